@@ -1,0 +1,1 @@
+"""Who spent what, and was it allowed. Imports `metering` and below."""

@@ -1,0 +1,84 @@
+"""Every error the package raises on purpose.
+
+    LlmCostError
+     ├─ SettingsError        a bad option, marker, ini value or amount
+     ├─ PriceError
+     │   ├─ UnknownModelError    no price for this model on this date
+     │   └─ RateCardError        a bad price file: path, model, key, value
+     ├─ PayloadError         a payload that is not JSON: the path inside it
+     ├─ UsageDataError       a response we cannot read: dotted path, expected, got
+     ├─ RecordingError       a recorded file we cannot read: file and place
+     ├─ CountError           counting impossible, refused, or not recorded
+     │   └─ CountCassetteError   a damaged or foreign count cassette: file and place
+     ├─ LedgerError          an unreadable or newer ledger, or conflicting shards
+     └─ ReconcileError       the bill could not be fetched or compared
+
+A broken ceiling is not an error but a `Verdict`. Only `plugin/` and `cli.py` translate
+these into exit codes and test failures. This module imports nothing.
+"""
+
+from __future__ import annotations
+
+
+class LlmCostError(Exception):
+    """Base of all; its text is complete and needs no traceback to be understood."""
+
+
+class SettingsError(LlmCostError):
+    """An option, marker, environment variable, ini value or amount that makes no sense."""
+
+
+class PriceError(LlmCostError):
+    """Something cannot be priced."""
+
+
+class UnknownModelError(PriceError, LookupError):
+    """No price for this model on this date; never taken for $0."""
+
+    def __init__(self, message: str, *, model: str, nearest: tuple[str, ...] = ()) -> None:
+        """Keep the model as asked for and the nearest known ids."""
+        super().__init__(message)
+        self.model = model
+        self.nearest = nearest
+
+
+class RateCardError(PriceError):
+    """A price file that does not hold what it should; names file, model, key and value."""
+
+
+class PayloadError(LlmCostError):
+    """A payload that is not JSON; `path` says where inside it."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        """Keep the dotted path of the offending value."""
+        super().__init__(message)
+        self.path = path
+
+
+class UsageDataError(LlmCostError):
+    """A response's usage that does not have the documented shape; `path` says where."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        """Keep the dotted path of the offending value."""
+        super().__init__(message)
+        self.path = path
+
+
+class RecordingError(LlmCostError):
+    """A recorded file that cannot be read; names the file and the place."""
+
+
+class CountError(LlmCostError):
+    """A payload's tokens could not be counted; the text says what would help."""
+
+
+class CountCassetteError(CountError):
+    """A count cassette that is damaged or not ours; the file is left as it was."""
+
+
+class LedgerError(LlmCostError):
+    """A ledger file that cannot be read or merged; names the file and the reason."""
+
+
+class ReconcileError(LlmCostError):
+    """The organisation's usage or cost could not be fetched or compared."""

@@ -1,0 +1,1 @@
+"""Where tokens come from: payloads, counts, captured traffic. Imports `pricing` and below."""

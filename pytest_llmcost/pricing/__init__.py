@@ -1,0 +1,1 @@
+"""What tokens cost: usage in, an itemised bill out. Imports only `errors`."""

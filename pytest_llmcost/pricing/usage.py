@@ -1,0 +1,91 @@
+"""Token quantities by billing category, and what else the bill depends on.
+
+Data flow: a response's `usage` -> `Leg`s of `Usage` and a `Context` -> `RateCard.price`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+LegKind = Literal["message", "compaction", "advisor", "declined"]
+Platform = Literal[
+    "bedrock", "bedrock-regional", "vertex", "vertex-regional", "foundry", "foundry-us"
+]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Token quantities of one or many requests; adds up with `+` and `sum`.
+
+    Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
+    """
+
+    input_tokens: Count = 0
+    """Uncached input alone, as Anthropic says it; caches come on top."""
+    cache_write_5m_tokens: Count = 0
+    cache_write_1h_tokens: Count = 0
+    cache_read_tokens: Count = 0
+    output_tokens: Count = 0
+    """Thinking included."""
+    web_search_requests: Count = 0
+    """Searches that succeeded; failed ones are free."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The whole prompt: uncached input, cache writes and cache reads."""
+        return self.input_tokens + self.cached_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Cache writes and reads together."""
+        return self.cache_write_5m_tokens + self.cache_write_1h_tokens + self.cache_read_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        if not isinstance(other, Usage):
+            return NotImplemented
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            cache_write_5m_tokens=self.cache_write_5m_tokens + other.cache_write_5m_tokens,
+            cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            web_search_requests=self.web_search_requests + other.web_search_requests,
+        )
+
+    def __radd__(self, other: Usage | int) -> Usage:
+        return self if other == 0 else NotImplemented
+
+    def __bool__(self) -> bool:
+        return bool(self.prompt_tokens or self.output_tokens or self.web_search_requests)
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """What the price of a request depends on besides its model and its tokens."""
+
+    service_tier: str | None = None
+    """`standard`, `priority` or `batch`, as the response says."""
+    speed: str | None = None
+    """`standard` or `fast`, as the response says, whatever was asked for."""
+    inference_geo: str | None = None
+    """`us`, `global`, `not_available`, or nothing."""
+    platform: Platform | None = None
+    """The cloud and whether the endpoint was a regional one; nothing is Anthropic's own API."""
+
+
+class Leg(msgspec.Struct, frozen=True, kw_only=True):
+    """One sampling pass of a request with a model and a length band of its own.
+
+    Legs are what one pays for: their prices add up to the call's. Most calls have one.
+    """
+
+    kind: LegKind = "message"
+    model: str
+    usage: Usage
+    refusal: str | None = None
+    """Refused before any output: the category, `unspecified` where none is given.
+    Whether that is billed depends on the date."""
+    band_tokens: int | None = None
+    """Prompt length that chooses the band, where it is not this leg's own."""
