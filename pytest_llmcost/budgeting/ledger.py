@@ -58,6 +58,8 @@ class FixtureRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over one model's legs."""
+
     usd: Decimal
     live_usd: Decimal
     calls: int
@@ -78,6 +80,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """When and how the run went; the only part that differs between equal runs."""
+
     started_at: str | None = None
     finished_at: str | None = None
     exit_status: int | None = None

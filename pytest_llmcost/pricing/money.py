@@ -1,12 +1,12 @@
 """Exact US dollars: text to `Decimal` and back, never through a binary fraction.
 
-Data flow: a user's amount -> `parse_usd` -> Decimal -> `plain_usd` (files) or `format_usd` (people).
+Data flow: a user's amount -> `parse_usd` -> Decimal -> `plain_usd` (files), `format_usd` (people).
 """
 
 from __future__ import annotations
 
 import re
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal, localcontext
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 from pytest_llmcost.errors import SettingsError
 
@@ -15,6 +15,7 @@ _QUANTITY = re.compile(r"(?P<number>\d[\d_,]*(?:\.\d*)?|\.\d+)\s*(?P<unit>[kKmM]
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 _MOST_DIGITS = 40
 """More than any amount of money has; a longer one would make exact sums slow without end."""
+_WIDE = Context(prec=3 * _MOST_DIGITS)
 
 
 def parse_usd(value: object) -> Decimal:
@@ -119,8 +120,7 @@ def _compare(left: Decimal, right: Decimal) -> int:
 
 
 def _rounded(amount: Decimal, places: int) -> Decimal:
-    with localcontext(prec=_MOST_DIGITS * 3, rounding=ROUND_HALF_EVEN):
-        return amount.quantize(Decimal(1).scaleb(-places))
+    return amount.quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN, _WIDE)
 
 
 def format_share(part: Decimal, whole: Decimal) -> str:
