@@ -75,6 +75,18 @@ def parse_quantity(value: object) -> int:
     return int(number)
 
 
+def parse_percent(text: str) -> Decimal:
+    """Read a percentage, `80%` or `12.5 %`, as a share: 0.8, 0.125.
+
+    Raises:
+        SettingsError: when it is no percentage.
+    """
+    number = text.strip().removesuffix("%").strip()
+    if not text.strip().endswith("%") or not _AMOUNT.fullmatch(number) or number[-1] in "c¢":
+        raise SettingsError(f'{text!r} is not a percentage; write "80%"')
+    return Decimal(number.lstrip("$").replace(",", "").replace("_", "")).scaleb(-2)
+
+
 def plain_usd(amount: Decimal) -> str:
     """Write an amount for a file: plain digits, no exponent, no trailing zeros, `0` for zero.
 

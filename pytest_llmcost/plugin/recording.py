@@ -1,0 +1,94 @@
+"""What pytest-recording says of a test: its cassette folder, its name, its record mode.
+
+Everything here works without pytest-recording too, on the same defaults, so that
+`-p no:recording` (beside pytest-vcr or cassetter) changes no path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_llmcost.settings import Settings
+
+SUFFIX = ".llmcost.yaml"
+LIVE = "live"
+"""The mode of `--disable-recording`: count over the network, read and write no cassette."""
+
+
+def record_mode(item: pytest.Item | None, config: pytest.Config, settings: Settings) -> str:
+    """How counts of a test are recorded: our flag, else pytest-recording's mode, else `none`."""
+    if config.getoption("disable_recording", False):
+        return LIVE
+    if settings.record_mode is not None:
+        return settings.record_mode
+    flag = config.getoption("record_mode", None)
+    if flag:
+        return str(flag)
+    return _marked_mode(item) if item is not None else "none"
+
+
+def _marked_mode(item: pytest.Item) -> str:
+    """The vcr marker's or `vcr_config`'s mode, which apply to tests marked with vcr alone."""
+    marks = list(item.iter_markers("vcr"))
+    for mark in marks:
+        if "record_mode" in mark.kwargs:
+            return _mode_name(mark.kwargs["record_mode"])
+    if not marks:
+        return "none"
+    vcr_config = fixture_value(item, "vcr_config")
+    if isinstance(vcr_config, Mapping) and vcr_config.get("record_mode"):
+        return _mode_name(vcr_config["record_mode"])
+    return "none"
+
+
+def _mode_name(mode: object) -> str:
+    """VCR takes its enumeration as well as a plain string."""
+    return str(getattr(mode, "value", mode)).lower()
+
+
+def cassette_path(item: pytest.Item) -> Path:
+    """The count cassette of a test, beside the test's own cassette."""
+    folder = fixture_value(item, "vcr_cassette_dir") or _default_folder(item)
+    name = fixture_value(item, "default_cassette_name") or _default_name(item)
+    path = Path(str(folder)) / f"{name}{SUFFIX}"
+    return path if path.is_absolute() else item.config.invocation_params.dir / path
+
+
+def fixture_cassette_path(config: pytest.Config, baseid: str, scope: str, name: str) -> Path:
+    """The count cassette of a fixture wider than a function, under the node that defines it."""
+    base = config.rootpath / baseid.partition("::")[0]
+    folder = base.parent / "cassettes" / base.stem if base.suffix == ".py" else base / "cassettes"
+    return folder / f"{scope}.{name}{SUFFIX}"
+
+
+def fixture_value(item: pytest.Item, name: str) -> Any:
+    """The value of a fixture in this test; None where it does not exist.
+
+    Only an item's own request can ask for a fixture that the test does not name, and only a
+    fixture honours a user's override in a conftest.
+    """
+    request = getattr(item, "_request", None)
+    if request is None:
+        return None
+    try:
+        return request.getfixturevalue(name)
+    except pytest.FixtureLookupError:
+        return None
+
+
+def _default_folder(item: pytest.Item) -> Path:
+    return item.path.parent / "cassettes" / item.path.stem
+
+
+def _default_name(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("default_cassette")
+    if marker is not None and marker.args:
+        return str(marker.args[0])
+    holder = getattr(item, "cls", None)
+    name = f"{holder.__name__}.{item.name}" if holder else item.name
+    # The characters that pytest-recording takes out, so that both agree on the name.
+    return name.translate({ord(character): "-" for character in r"<>?%*:|\"'/\\"})

@@ -1,0 +1,102 @@
+"""The words of a broken ceiling: the numbers, where it was set, the largest call, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+
+from pytest_llmcost.budgeting.budget import Kind, Verdict
+from pytest_llmcost.metering.call import Call
+from pytest_llmcost.pricing.money import format_usd
+
+_NOUNS: dict[Kind, str] = {
+    "usd": "cost",
+    "input_tokens": "input tokens",
+    "output_tokens": "output tokens",
+    "calls": "calls",
+}
+
+
+def format_amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None) -> str:
+    """Write a quantity of any kind for a person: `$0.0312`, `8,120`."""
+    return format_usd(amount, against=against) if kind == "usd" else f"{int(amount):,}"
+
+
+def render_headline(verdict: Verdict) -> str:
+    """Say a verdict in one line that begins with the numbers, short enough for 80 columns.
+
+    Example: `cost $0.0312 > $0.02 max_cost`.
+    """
+    limit = format_amount(verdict.kind, verdict.limit)
+    noun = _NOUNS[verdict.kind]
+    if verdict.state == "exceeded":
+        prefix = "" if verdict.actual == verdict.low else "at least "
+        low = format_amount(verdict.kind, verdict.low, against=verdict.limit)
+        return f"{noun} {prefix}{low} > {limit} {verdict.label}"
+    if verdict.state == "within":
+        high = format_amount(verdict.kind, verdict.high or verdict.low, against=verdict.limit)
+        return f"{noun} {high} <= {limit} {verdict.label}"
+    return f"{noun} unverified against {limit} {verdict.label}: {_known(verdict)}"
+
+
+def _known(verdict: Verdict) -> str:
+    if verdict.high is not None:
+        low = format_amount(verdict.kind, verdict.low, against=verdict.limit)
+        high = format_amount(verdict.kind, verdict.high, against=verdict.limit)
+        return f"between {low} and {high}"
+    if verdict.low:
+        low = format_amount(verdict.kind, verdict.low, against=verdict.limit)
+        return f"at least {low}, the rest unknown"
+    return "no call was seen" if not verdict.reasons else "unknown"
+
+
+def render_failure(verdict: Verdict, calls: Sequence[Call]) -> str:
+    """Say why a ceiling failed a test, in a few lines that need no traceback."""
+    lines = [render_headline(verdict), f"ceiling set at {verdict.origin}{_stated_reason(verdict)}"]
+    largest = max(calls, key=_weight, default=None)
+    if largest is not None:
+        others = f" (of {len(calls)})" if len(calls) > 1 else ""
+        lines.append(f"largest call{others}: {render_call(largest)}")
+    lines += verdict.reasons
+    lines.append(_advice(verdict))
+    return "\n".join(line for line in lines if line)
+
+
+def _stated_reason(verdict: Verdict) -> str:
+    return f" ({verdict.reason})" if verdict.reason else ""
+
+
+def _weight(call: Call) -> tuple[Decimal, int]:
+    usage = call.billed_usage
+    return (call.usd_low, usage.prompt_tokens + usage.output_tokens)
+
+
+def render_call(call: Call) -> str:
+    """Describe a call in a line: `claude-opus-4-7, 8,120 in + 412 out = $0.0298`."""
+    usage = call.billed_usage
+    tokens = f"{usage.prompt_tokens:,} in"
+    if usage.cached_tokens:
+        tokens += f" ({usage.cached_tokens:,} cached)"
+    if usage.output_tokens:
+        tokens += f" + {usage.output_tokens:,} out"
+    if usage.web_search_requests:
+        tokens += f" + {usage.web_search_requests:,} searches"
+    price = "no price" if call.usd is None else format_usd(call.usd)
+    evidence = "" if call.evidence == "billed" else f" ({call.evidence})"
+    return f"{call.model}, {tokens} = {price}{evidence}"
+
+
+def _advice(verdict: Verdict) -> str:
+    if verdict.state == "exceeded":
+        return "Shorten the prompt, or raise the ceiling if the price is right."
+    if not verdict.reasons:
+        return (
+            "The test made no Claude call that was seen. Hand the payload to llmcost.count(...) or "
+            "the response to llmcost.record(...), or take the ceiling away."
+        )
+    return ""
+
+
+def render_reasons(reasons: Iterable[str]) -> str:
+    """Join the reasons of an unverified verdict for one line."""
+    return "; ".join(reasons)

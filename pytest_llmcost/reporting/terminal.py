@@ -1,0 +1,287 @@
+"""The summary at the end of a run, as lines of styled text; pytest's writer prints them.
+
+Data flow: Report -> `fold` into rows -> `render_summary` -> Lines. Pure: sees only the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from pytest_llmcost.budgeting.budget import Verdict
+from pytest_llmcost.budgeting.ledger import Report, TestRow
+from pytest_llmcost.metering.call import Call
+from pytest_llmcost.pricing.money import format_share, format_usd
+from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.reporting.failure import render_headline
+
+_BAR_CELLS = 5
+_NARROWEST_NAME = 20
+_STATE_COLOURS = {"exceeded": "red", "unverified": "yellow", "within": "green"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of output and how pytest's terminal writer should paint it."""
+
+    text: str
+    markup: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a test, a fixture, or several cases folded into one."""
+
+    name: str
+    calls: int
+    usage: Usage
+    usd: Decimal
+    unpriced: int
+    verdict: Verdict | None = None
+    input_only: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """How the summary is to look."""
+
+    width: int = 80
+    rows: int = 10
+    per: int = 1
+    warn_at: Decimal | None = None
+    unicode: bool = True
+    extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Further columns: title -> row name -> cell."""
+
+
+def fold(report: Report) -> list[Row]:
+    """Make the table's rows, dearest first; cases of a parametrised test and reruns as one."""
+    groups: dict[str, list[TestRow]] = {}
+    for test in report.tests:
+        if test.calls or test.verdict is not None:
+            groups.setdefault(test.nodeid.partition("[")[0], []).append(test)
+    rows = [_fold_tests(base, tests) for base, tests in groups.items()]
+    fixtures: dict[str, list[Call]] = {}
+    for fixture in report.fixtures:
+        name = f"fixture {fixture.name} ({fixture.scope})"
+        fixtures.setdefault(name, []).extend(fixture.calls)
+    if report.outside_tests:
+        fixtures["outside tests"] = list(report.outside_tests)
+    rows += [_row(name, calls) for name, calls in fixtures.items() if calls]
+    return sorted(rows, key=lambda row: (-row.usd, -row.unpriced, -row.calls, row.name))
+
+
+def _fold_tests(base: str, tests: Sequence[TestRow]) -> Row:
+    cases = {test.nodeid for test in tests}
+    attempts = max(test.attempt for test in tests)
+    name = next(iter(cases)) if len(cases) == 1 else f"{base}[{len(cases)} cases]"
+    if attempts > 1:
+        name += f" ({attempts} attempts)"
+    verdicts = [test.verdict for test in tests if test.verdict is not None]
+    calls = [call for test in tests for call in test.calls]
+    return _row(name, calls, max(verdicts, key=_badness, default=None))
+
+
+def _badness(verdict: Verdict) -> tuple[int, Decimal]:
+    rank = ("within", "unverified", "exceeded").index(verdict.state)
+    return (rank, verdict.low / verdict.limit if verdict.limit else verdict.low)
+
+
+def _row(name: str, calls: Iterable[Call], verdict: Verdict | None = None) -> Row:
+    calls = list(calls)
+    return Row(
+        name=name,
+        calls=len(calls),
+        usage=sum((call.billed_usage for call in calls), Usage()),
+        usd=sum((call.usd_low if call.usd is None else call.usd for call in calls), Decimal(0)),
+        unpriced=sum(call.usd is None for call in calls),
+        verdict=verdict,
+        input_only=any("input-only" in call.caveats for call in calls),
+    )
+
+
+def render_summary(report: Report, view: View) -> list[Line]:
+    """Render the whole section; empty when nothing was counted and no ceiling applied."""
+    rows = fold(report)
+    if not rows and not report.verdicts:
+        return []
+    lines = _table(rows, view) if rows else []
+    if len(report.totals.by_model) > 1:
+        lines += [Line(""), *_models(report, view)]
+    return [*lines, Line(""), *_totals(report, view), *_verdicts(report), *_notes(report, rows)]
+
+
+def render_short(report: Report) -> str:
+    """Say it all in one line, for `-q`; empty when nothing was counted."""
+    totals = report.totals
+    if not totals.calls and not report.verdicts:
+        return ""
+    unpriced = f", {totals.unpriced_calls} without a price" if totals.unpriced_calls else ""
+    parts = [
+        f"llmcost: {_at_least(report)}{format_usd(totals.usd)} for {_count(totals.calls, 'call')}"
+        f"{unpriced}, live spend {format_usd(totals.live_usd)}"
+    ]
+    parts += [f"{each.scope} {each.state}: {render_headline(each)}" for each in report.verdicts]
+    return "; ".join(parts)
+
+
+def _table(rows: Sequence[Row], view: View) -> list[Line]:
+    shown = rows[: view.rows] if view.rows else rows
+    heads = ["calls", "input", "cached", "output", f"USD{_per(view)}", "ceiling", ""]
+    cells = [_cells(row, view) for row in shown]
+    for title, column in view.extra.items():
+        heads.insert(5, title)
+        for row, line in zip(shown, cells, strict=True):
+            line.insert(5, column.get(row.name, ""))
+    lines = list(_aligned("test", heads, [row.name for row in shown], cells, view))
+    painted = [Line(lines[0], {"bold": True})]
+    painted += [Line(text, _paint(row, view)) for row, text in zip(shown, lines[1:], strict=True)]
+    hidden = rows[len(shown) :]
+    if hidden:
+        usd = sum((row.usd for row in hidden), Decimal(0))
+        more = f"... {len(hidden)} more, {format_usd(usd * view.per)} (--llmcost-rows 0 shows all)"
+        painted.append(Line(more))
+    return painted
+
+
+def _per(view: View) -> str:
+    return f"/{view.per:,}" if view.per != 1 else ""
+
+
+def _cells(row: Row, view: View) -> list[str]:
+    usage = row.usage
+    output = (
+        "input only" if row.input_only and not usage.output_tokens else f"{usage.output_tokens:,}"
+    )
+    ceiling, share = _ceiling(row, view)
+    return [
+        f"{row.calls:,}",
+        f"{usage.prompt_tokens:,}",
+        f"{usage.cached_tokens:,}",
+        output,
+        _price(row, view),
+        ceiling,
+        share,
+    ]
+
+
+def _price(row: Row, view: View) -> str:
+    verdict = row.verdict
+    against = verdict.limit if verdict and verdict.kind == "usd" and view.per == 1 else None
+    text = format_usd(row.usd * view.per, against=against)
+    if not row.unpriced:
+        return text
+    return f"{text}+?" if row.usd else "?"
+
+
+def _ceiling(row: Row, view: View) -> tuple[str, str]:
+    verdict = row.verdict
+    if verdict is None:
+        return "", ""
+    limit = format_usd(verdict.limit) if verdict.kind == "usd" else f"{int(verdict.limit):,}"
+    if verdict.state == "unverified":
+        return limit, "unverified"
+    used = verdict.high if verdict.state == "within" and verdict.high is not None else verdict.low
+    return limit, f"{format_share(used, verdict.limit):>5} {_bar(used, verdict.limit, view)}"
+
+
+def _bar(used: Decimal, limit: Decimal, view: View) -> str:
+    share = min(used / limit, Decimal(1)) if limit else Decimal(bool(used))
+    full = int(share * _BAR_CELLS)
+    solid, empty = ("█", "░") if view.unicode else ("#", ".")
+    return solid * full + empty * (_BAR_CELLS - full)
+
+
+def _paint(row: Row, view: View) -> dict[str, bool]:
+    verdict = row.verdict
+    if verdict is None:
+        return {"yellow": True} if row.unpriced else {}
+    if verdict.state == "within":
+        used = verdict.low
+        warns = view.warn_at is not None and used >= view.warn_at * verdict.limit
+        return {"yellow": True} if warns else {}
+    return {_STATE_COLOURS[verdict.state]: True}
+
+
+def _aligned(
+    name_head: str,
+    heads: Sequence[str],
+    names: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    view: View,
+) -> Iterator[str]:
+    """Numbers to the right, the name takes what is left and is cut in the middle if it must."""
+    widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
+    numbers = sum(width + 2 for width in widths if width)
+    room = max(_NARROWEST_NAME, view.width - numbers - 1)
+    name_width = min(room, max(len(name_head), *(len(name) for name in names)))
+    for name, line in zip([name_head, *names], [heads, *cells], strict=True):
+        columns = [f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True) if width]
+        yield "  ".join([f"{_cut(name, name_width):<{name_width}}", *columns]).rstrip()
+
+
+def _cut(name: str, width: int) -> str:
+    """Keep the end of a node id, which tells tests apart."""
+    return name if len(name) <= width else "..." + name[3 - width :]
+
+
+def _models(report: Report, view: View) -> list[Line]:
+    ranked = sorted(report.totals.by_model.items(), key=lambda each: (-each[1].usd, each[0]))
+    cells = [
+        [
+            f"{total.calls:,}",
+            f"{total.usage.prompt_tokens:,}",
+            f"{total.usage.cached_tokens:,}",
+            f"{total.usage.output_tokens:,}",
+            format_usd(total.usd * view.per),
+        ]
+        for _, total in ranked
+    ]
+    heads = ["calls", "input", "cached", "output", f"USD{_per(view)}"]
+    texts = list(_aligned("model", heads, [name for name, _ in ranked], cells, view))
+    return [Line(texts[0], {"bold": True}), *(Line(text) for text in texts[1:])]
+
+
+def _totals(report: Report, view: View) -> list[Line]:
+    totals = report.totals
+    per = f" per {view.per:,}" if view.per != 1 else ""
+    text = (
+        f"total {_at_least(report)}{format_usd(totals.usd * view.per)}{per} at list price, "
+        f"{_count(totals.calls, 'call')}; live spend {format_usd(totals.live_usd)}"
+    )
+    lines = [Line(text, {"bold": True})]
+    if totals.unpriced_calls:
+        text = (
+            f"{_count(totals.unpriced_calls, 'call')} without a price: the total is a lower bound"
+        )
+        lines.append(Line(text, {"yellow": True}))
+    basis = "" if report.cache_basis == "as-billed" else f", cache priced {report.cache_basis}"
+    version = report.rate_card.version
+    lines.append(Line(f"prices of {report.price_date}, rate card {version}{basis}"))
+    return lines
+
+
+def _at_least(report: Report) -> str:
+    return "at least " if report.totals.unpriced_calls else ""
+
+
+def _verdicts(report: Report) -> Iterator[Line]:
+    for verdict in report.verdicts:
+        text = f"{verdict.scope} {verdict.state}: {render_headline(verdict)} ({verdict.origin})"
+        bold = verdict.state != "within"
+        yield Line(text, {_STATE_COLOURS[verdict.state]: True, "bold": bold})
+        if verdict.state == "unverified":
+            yield from (Line(f"  {reason}", {"yellow": True}) for reason in verdict.reasons)
+
+
+def _notes(report: Report, rows: Sequence[Row]) -> Iterator[Line]:
+    if any(row.input_only for row in rows):
+        yield Line("input only: no output is priced there; pass output_tokens= to count(...)")
+    if report.incomplete:
+        yield Line(f"incomplete run: {', '.join(report.incomplete)}", {"yellow": True})
+    yield from (Line(note, {"yellow": True}) for note in report.notes)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
