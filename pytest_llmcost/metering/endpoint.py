@@ -1,0 +1,136 @@
+"""Endpoint: which request is a Claude call, told by method and path whatever the host.
+
+Data flow: method and URL of a request -> `recognise` -> Endpoint -> capture, `llmcost price`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from pytest_llmcost.pricing.usage import Platform
+
+Kind = Literal["messages", "count_tokens", "batch_create", "batch_results"]
+
+_DIRECT = re.compile(
+    r"(?:^|/)v1/messages(?:/(?P<count>count_tokens)"
+    r"|/(?P<batches>batches)(?:/(?P<batch>[^/]+)/results)?)?/?$"
+)
+_BEDROCK = re.compile(
+    r"/model/(?P<model>.+)/(?P<verb>invoke|invoke-with-response-stream|count-tokens)/?$"
+)
+_VERTEX = re.compile(
+    r"(?:/locations/(?P<location>[^/]+))?/publishers/anthropic/models/"
+    r"(?P<model>[^/]+):(?P<verb>rawPredict|streamRawPredict)$"
+)
+_OPAQUE_PROFILE = re.compile(r"^arn:[^/]*:(?:application-inference-profile|prompt-router)/")
+_UNKNOWN = "unknown-endpoint: "
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request is, as far as its method and URL tell."""
+
+    kind: Kind
+    platform: Platform | None = None
+    """The cloud; nothing is Anthropic's own API, or a host that charges its list price."""
+    model: str | None = None
+    """The model as the URL spells it, decoded; the body names it elsewhere."""
+    stream: bool | None = None
+    """Whether the URL asks for a stream; None where only the body says so."""
+    batch_id: str | None = None
+    caveat: str | None = None
+    """Why the platform's regional premium is not known, where it is not."""
+
+
+def recognise(method: str, url: str) -> Endpoint | None:
+    """Tell which Claude endpoint a request goes to; None for any other.
+
+    Works under any host and any gateway prefix, with or without a query.
+
+    Source: https://platform.claude.com/docs/en/api/messages and the SDK's Bedrock and Vertex
+    clients, release 2.12.0, read 2026-11-22.
+
+    Example:
+        >>> recognise("POST", "https://gateway.example/anthropic/v1/messages?beta=true").kind
+        'messages'
+    """
+    if "messages" not in url and "/model" not in url:
+        return None
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # an unclosed bracket, say, in a hand-edited recording
+        return None
+    if match := _DIRECT.search(parts.path):
+        return _direct_endpoint(method.upper(), match, parts.hostname or "")
+    if method.upper() != "POST":
+        return None
+    if match := _BEDROCK.search(parts.path):
+        return _bedrock_endpoint(unquote(match["model"]), match["verb"])
+    if match := _VERTEX.search(parts.path):
+        return _vertex_endpoint(unquote(match["model"]), match["verb"], match["location"])
+    return None
+
+
+def _direct_endpoint(method: str, match: re.Match[str], host: str) -> Endpoint | None:
+    if match["batch"]:
+        if method != "GET":
+            return None
+        return Endpoint(
+            kind="batch_results", platform=_host_platform(host), batch_id=unquote(match["batch"])
+        )
+    if method != "POST":
+        return None
+    kind: Kind = "count_tokens" if match["count"] else "messages"
+    if match["batches"]:
+        kind = "batch_create"
+    return Endpoint(kind=kind, platform=_host_platform(host))
+
+
+def _host_platform(host: str) -> Platform | None:
+    """The cloud behind Anthropic's own paths; the model, hence the region, is in the body."""
+    if host.startswith("bedrock-mantle."):
+        return "bedrock"
+    if host.endswith((".services.ai.azure.com", ".cognitiveservices.azure.com")):
+        return "foundry"
+    return None
+
+
+def _bedrock_endpoint(model: str, verb: str) -> Endpoint | None:
+    if not _may_be_claude(model):
+        return None
+    if verb == "count-tokens":
+        return Endpoint(kind="count_tokens", platform="bedrock", model=model, stream=False)
+    platform, caveat = bedrock_platform(model)
+    return Endpoint(
+        kind="messages", platform=platform, model=model, stream=verb != "invoke", caveat=caveat
+    )
+
+
+def _may_be_claude(model: str) -> bool:
+    return "claude" in model or "anthropic" in model or bool(_OPAQUE_PROFILE.match(model))
+
+
+def bedrock_platform(model: str) -> tuple[Platform, str | None]:
+    """Tell a global Bedrock id from a regional one; a caveat where the id hides it.
+
+    Every id without the `global.` prefix is regional. Whether that costs more depends on the
+    model's generation, which the rate card knows.
+
+    Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08
+    """
+    if _OPAQUE_PROFILE.match(model):
+        return "bedrock", f"{_UNKNOWN}{model} does not say whether it is global or regional"
+    name = model.rpartition("/")[2]
+    return ("bedrock" if name.startswith("global.") else "bedrock-regional"), None
+
+
+def _vertex_endpoint(model: str, verb: str, location: str | None) -> Endpoint:
+    if model == "count-tokens":
+        return Endpoint(kind="count_tokens", platform="vertex", stream=False)
+    caveat = None if location else f"{_UNKNOWN}the URL names no location"
+    platform: Platform = "vertex" if location in (None, "global") else "vertex-regional"
+    stream = verb == "streamRawPredict"
+    return Endpoint(kind="messages", platform=platform, model=model, stream=stream, caveat=caveat)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+
+from pytest_llmcost.metering.endpoint import Endpoint, recognise
+
+BEDROCK = "https://bedrock-runtime.us-east-1.amazonaws.com"
+VERTEX = "https://us-east5-aiplatform.googleapis.com/v1/projects/p/locations"
+CLAUDE = "publishers/anthropic/models/claude-opus-4-7"
+PROFILE = "arn:aws:bedrock:us-east-1:123456789012:"
+
+
+def seen(url: str, method: str = "POST") -> Endpoint:
+    endpoint = recognise(method, url)
+    assert endpoint is not None
+    return endpoint
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.anthropic.com/v1/messages",
+        "https://api.anthropic.com/v1/messages?beta=true",
+        "https://api.anthropic.com/v1/messages/",
+        "http://localhost:4000/anthropic/v1/messages",
+        "https://gateway.example/team/a%20b/anthropic/v1/messages?beta=true&x=1",
+        "https://aws-external-anthropic.us-east-1.api.aws/v1/messages",
+    ],
+)
+def test_messages_are_known_under_any_host_prefix_and_query(url: str) -> None:
+    assert seen(url) == Endpoint(kind="messages")
+
+
+@pytest.mark.parametrize(
+    ("method", "url"),
+    [
+        ("GET", "https://api.anthropic.com/v1/messages"),
+        ("POST", "https://api.mail.example/v3/list/messages"),
+        ("POST", "https://api.example/v1/messages/42/reactions"),
+        ("POST", "https://api.example/v1/messages_archive"),
+        ("POST", "https://api.example/xv1/messages"),
+        ("GET", "https://api.anthropic.com/v1/messages/batches"),
+        ("GET", "https://api.anthropic.com/v1/messages/batches/msgbatch_1"),
+        ("POST", "https://api.anthropic.com/v1/messages/batches/msgbatch_1/cancel"),
+        ("POST", "https://api.anthropic.com/v1/messages/batches/msgbatch_1/results"),
+        ("DELETE", "https://api.anthropic.com/v1/messages/batches/msgbatch_1"),
+        ("GET", "https://api.anthropic.com/v1/models"),
+        ("POST", f"{BEDROCK}/model/amazon.titan-text-express-v1/invoke"),
+        ("POST", f"{BEDROCK}/model/anthropic.claude-v2/converse"),
+        ("GET", f"{BEDROCK}/model/anthropic.claude-v2/invoke"),
+        ("POST", f"{VERTEX}/global/publishers/mistralai/models/mistral-large:rawPredict"),
+        ("POST", f"{VERTEX}/global/publishers/google/models/gemini:generateContent"),
+        ("POST", "not a url"),
+        ("POST", "https://[::1/v1/messages"),
+        ("POST", ""),
+    ],
+)
+def test_other_requests_are_not_claude_calls(method: str, url: str) -> None:
+    assert recognise(method, url) is None
+
+
+def test_the_method_may_be_spelt_in_small_letters() -> None:
+    assert recognise("post", "https://api.anthropic.com/v1/messages") is not None
+
+
+def test_counting_and_batches_are_told_apart_from_messages() -> None:
+    base = "https://api.anthropic.com/v1/messages"
+    assert seen(f"{base}/count_tokens?beta=true").kind == "count_tokens"
+    assert seen(f"{base}/batches?beta=true").kind == "batch_create"
+    results = seen(f"{base}/batches/msgbatch_1/results", "GET")
+    assert (results.kind, results.batch_id) == ("batch_results", "msgbatch_1")
+
+
+def test_foundry_and_mantle_are_known_by_their_hosts() -> None:
+    assert seen("https://x.services.ai.azure.com/anthropic/v1/messages").platform == "foundry"
+    mantle = seen("https://bedrock-mantle.us-east-1.api.aws/anthropic/v1/messages")
+    assert (mantle.platform, mantle.model) == ("bedrock", None)
+
+
+@pytest.mark.parametrize(
+    ("model", "platform"),
+    [
+        ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", "bedrock-regional"),
+        ("anthropic.claude-3-haiku-20240307-v1%3A0", "bedrock-regional"),
+        ("global.anthropic.claude-opus-4-6-v1", "bedrock"),
+        (f"{PROFILE}inference-profile%2Fglobal.anthropic.claude-opus-4-6-v1", "bedrock"),
+        (f"{PROFILE}inference-profile%2Feu.anthropic.claude-opus-4-6-v1", "bedrock-regional"),
+        (f"{PROFILE}inference-profile/eu.anthropic.claude-opus-4-6-v1", "bedrock-regional"),
+    ],
+)
+def test_bedrock_ids_tell_global_from_regional(model: str, platform: str) -> None:
+    endpoint = seen(f"{BEDROCK}/model/{model}/invoke")
+    assert endpoint.platform == platform
+    assert endpoint.model == model.replace("%3A", ":").replace("%2F", "/")
+    assert endpoint.stream is False
+    assert endpoint.caveat is None
+
+
+def test_an_opaque_inference_profile_is_an_unknown_endpoint() -> None:
+    model = f"{PROFILE}application-inference-profile%2Fabc123"
+    endpoint = seen(f"{BEDROCK}/model/{model}/invoke-with-response-stream")
+    assert endpoint.stream is True
+    assert endpoint.platform == "bedrock"
+    assert endpoint.caveat is not None
+    assert endpoint.caveat.startswith("unknown-endpoint: ")
+
+
+def test_bedrock_counts_its_own_way() -> None:
+    model = "anthropic.claude-opus-4-6-v1"
+    assert seen(f"{BEDROCK}/model/{model}/count-tokens").kind == "count_tokens"
+
+
+@pytest.mark.parametrize(
+    ("location", "platform"), [("global", "vertex"), ("us-east5", "vertex-regional")]
+)
+def test_vertex_locations_tell_global_from_regional(location: str, platform: str) -> None:
+    endpoint = seen(f"{VERTEX}/{location}/{CLAUDE}:rawPredict")
+    assert (endpoint.platform, endpoint.model) == (platform, "claude-opus-4-7")
+    assert endpoint.stream is False
+    assert seen(f"{VERTEX}/{location}/{CLAUDE}:streamRawPredict").stream is True
+
+
+def test_vertex_decodes_dated_ids_and_counts_at_a_model_of_its_own() -> None:
+    dated = "publishers/anthropic/models/claude-opus-4-1%4020250805"
+    assert seen(f"{VERTEX}/us/{dated}:rawPredict").model == "claude-opus-4-1@20250805"
+    counting = "publishers/anthropic/models/count-tokens"
+    assert seen(f"{VERTEX}/us/{counting}:rawPredict").kind == "count_tokens"
+
+
+def test_vertex_without_a_location_is_an_unknown_endpoint() -> None:
+    endpoint = seen(f"https://gateway.example/{CLAUDE}:rawPredict")
+    assert endpoint.platform == "vertex"
+    assert endpoint.caveat == "unknown-endpoint: the URL names no location"
