@@ -13,8 +13,16 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 LegKind = Literal["message", "compaction", "advisor", "declined"]
 Platform = Literal[
-    "bedrock", "bedrock-regional", "vertex", "vertex-regional", "foundry", "foundry-us"
+    "bedrock",
+    "bedrock-regional",
+    "bedrock-unknown",
+    "vertex",
+    "vertex-regional",
+    "vertex-unknown",
+    "foundry",
+    "foundry-us",
 ]
+"""A cloud and its kind of endpoint; `-unknown` where nothing says whether it was a regional one."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,3 +97,9 @@ class Leg(msgspec.Struct, frozen=True, kw_only=True):
     Whether that is billed depends on the date."""
     band_tokens: int | None = None
     """Prompt length that chooses the band, where it is not this leg's own."""
+    sums_calls: bool = False
+    """Several sampling calls in one sum, so that the band of each is unknown."""
+    most_output_tokens: int | None = None
+    """What the output may have come to, where the end of a stream was not seen."""
+    read_lifetime: Literal["5m", "1h"] | None = None
+    """How long the cache entries live that it reads, where the request says so."""
