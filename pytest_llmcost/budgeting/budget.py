@@ -1,19 +1,23 @@
 """Budget and Verdict: a ceiling, and whether what was spent kept below it.
 
-Data flow: calls -> `spend_of` -> `check` against a Budget -> Verdict, decided once and stored.
+Data flow: calls -> `settled` -> `spend_of` -> `check` against a Budget -> Verdict, decided once
+and stored; exit status, terminal and files all show that one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Literal
 
 import msgspec
 
+from pytest_llmcost.budgeting.doubts import COUNT_COMMAND, Doubts, bounds_of, doubts_of
+from pytest_llmcost.budgeting.doubts import Kind as Kind
 from pytest_llmcost.metering.call import Call
+from pytest_llmcost.pricing.money import EXACT
 
-Kind = Literal["usd", "input_tokens", "output_tokens", "calls"]
 Scope = Literal["suite", "test", "block", "place", "increase"]
 State = Literal["within", "exceeded", "unverified"]
 
@@ -31,6 +35,10 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     label: str = "max_cost"
     """What the user called it: the marker, option or ini key."""
     reason: str | None = None
+    pattern: str | None = None
+    """Of a place: the glob over node ids whose sum is limited."""
+    warn_at: Decimal | None = None
+    """The share of the limit from which reports warn; it never fails anything."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,11 +53,20 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     high: Decimal | None
     state: State
     reasons: tuple[str, ...] = ()
-    """Why it is not exact, each once, sorted."""
+    """Why it is not exact, each once, sorted; an unverified one without any saw no call."""
     origin: str
     label: str = "max_cost"
     reason: str | None = None
     """The reason that the user gave for the ceiling."""
+    pattern: str | None = None
+    warn_at: Decimal | None = None
+
+    @property
+    def is_near(self) -> bool:
+        """Within the limit, but at or over the share of it from which the user wants a warning."""
+        if self.state != "within" or self.warn_at is None or not self.high:
+            return False
+        return self.high >= EXACT.multiply(self.limit, self.warn_at)
 
 
 class Spend(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,14 +78,136 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
 
 
-def spend_of(calls: Iterable[Call], kind: Kind) -> Spend:
-    """Sum one quantity over calls, with bounds; an unknown part makes the high bound unknown."""
-    raise NotImplementedError
+class Tally:
+    """A running sum of one quantity with its bounds and doubts; `Spend` is what comes out."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.low = Decimal(0)
+        self.actual: Decimal | None = Decimal(0)
+        self.high: Decimal | None = Decimal(0)
+        self.doubts = Doubts()
+
+    def add(self, call: Call) -> None:
+        """Count one call in; an unknown part makes the sum's high bound unknown for good."""
+        self._add_bounds(*bounds_of(call, self.kind))
+        for doubt in doubts_of(call, self.kind):
+            self.doubts.add(doubt)
+
+    def add_all(self, calls: Iterable[Call]) -> Tally:
+        """Count all calls in, and return the tally itself."""
+        for call in calls:
+            self.add(call)
+        return self
+
+    def add_dearest(self, rivals: Iterable[Tally]) -> None:
+        """Count in the dearest of several tallies of the same thing, bound by bound."""
+        rivals = list(rivals)
+        self._add_bounds(
+            max(each.low for each in rivals),
+            _most(each.actual for each in rivals),
+            _most(each.high for each in rivals),
+        )
+        for each in rivals:
+            self.doubts.update(each.doubts)
+
+    def _add_bounds(self, low: Decimal, actual: Decimal | None, high: Decimal | None) -> None:
+        self.low = EXACT.add(self.low, low)
+        self.actual = _sum_known(self.actual, actual)
+        self.high = _sum_known(self.high, high)
+
+    def spend(self, count_command: str = COUNT_COMMAND) -> Spend:
+        """Close the sum; the command is what the reasons name to count a changed prompt."""
+        reasons = self.doubts.explain(count_command)
+        return Spend(actual=self.actual, low=self.low, high=self.high, reasons=reasons)
+
+
+def _sum_known(left: Decimal | None, right: Decimal | None) -> Decimal | None:
+    return None if left is None or right is None else EXACT.add(left, right)
+
+
+def _most(amounts: Iterable[Decimal | None]) -> Decimal | None:
+    known = []
+    for amount in amounts:
+        if amount is None:
+            return None
+        known.append(amount)
+    return max(known)
+
+
+def spend_of(calls: Iterable[Call], kind: Kind, *, count_command: str = COUNT_COMMAND) -> Spend:
+    """Sum one quantity over calls, with bounds; an unknown part makes the high bound unknown.
+
+    Tokens are those of every leg one pays for, the whole prompt for `input_tokens`, caches
+    included. The command is the one that the reasons give for counting a changed prompt; a
+    test's own id in it makes it ready to paste.
+    """
+    return Tally(kind).add_all(calls).spend(count_command)
 
 
 def check(budget: Budget, spend: Spend, *, saw_calls: bool = True) -> Verdict:
     """Judge a spend: low above the limit is exceeded, high within it is within, else unverified.
 
-    The limit itself passes. A required budget that saw no call is unverified.
+    The limit itself passes. A required budget that saw no call is unverified, and has no
+    reasons: nothing is known at all.
     """
-    raise NotImplementedError
+    if budget.required and not saw_calls:
+        spend = Spend(actual=None, low=Decimal(0), high=None)
+    return judge(budget, spend, state_of(budget.limit, spend))
+
+
+def state_of(limit: Decimal, spend: Spend) -> State:
+    """Say how a spend stands to a limit; the one place that compares the two."""
+    if spend.low > limit:
+        return "exceeded"
+    if spend.high is not None and spend.high <= limit:
+        return "within"
+    return "unverified"
+
+
+def judge(budget: Budget, spend: Spend, state: State) -> Verdict:
+    """Join a budget, what was spent and how that stands to it into a verdict."""
+    return Verdict(
+        scope=budget.scope,
+        kind=budget.kind,
+        limit=budget.limit,
+        actual=spend.actual,
+        low=spend.low,
+        high=spend.high,
+        state=state,
+        reasons=spend.reasons,
+        origin=budget.origin,
+        label=budget.label,
+        reason=budget.reason,
+        pattern=budget.pattern,
+        warn_at=budget.warn_at,
+    )
+
+
+def settled(calls: Iterable[Call]) -> tuple[Call, ...]:
+    """Leave out counts of a payload that was sent too, for one is the forecast of the other.
+
+    Of one fingerprint, n counts and m sends are max(n, m) calls, in whatever order they came:
+    all that were sent, and the dearest of the counts that are left over. Give it the calls of
+    one owner, such as one attempt of a test.
+    """
+    calls = tuple(calls)
+    sent = Counter(
+        call.fingerprint for call in calls if call.fingerprint and call.evidence != "counted"
+    )
+    if not sent:
+        return calls
+    fulfilled = set(_fulfilled(calls, sent))
+    return tuple(call for place, call in enumerate(calls) if place not in fulfilled)
+
+
+def _fulfilled(calls: Sequence[Call], sent: Mapping[str, int]) -> Iterator[int]:
+    """Yield the places of the counts that sends make up for, the cheapest of each payload."""
+    counts: dict[str, list[tuple[bool, Decimal, int]]] = {}
+    for place, call in enumerate(calls):
+        fingerprint = call.fingerprint or ""
+        if call.evidence == "counted" and fingerprint in sent:
+            price = (call.usd is None, call.usd or Decimal(0), place)
+            counts.setdefault(fingerprint, []).append(price)
+    for fingerprint, prices in counts.items():
+        yield from (place for _, _, place in sorted(prices)[: sent[fingerprint]])

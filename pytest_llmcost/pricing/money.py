@@ -16,6 +16,8 @@ _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 _MOST_DIGITS = 40
 """More than any amount of money has; a longer one would make exact sums slow without end."""
 _WIDE = Context(prec=3 * _MOST_DIGITS)
+EXACT = _WIDE
+"""For sums and products of money: never rounds, whatever the caller's own decimal context."""
 
 
 def parse_usd(value: object) -> Decimal:
