@@ -27,7 +27,6 @@ _VERTEX = re.compile(
     r"(?P<model>[^/]+):(?P<verb>rawPredict|streamRawPredict)$"
 )
 _OPAQUE_PROFILE = re.compile(r"^arn:[^/]*:(?:application-inference-profile|prompt-router)/")
-_UNKNOWN = "unknown-endpoint: "
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,8 +40,6 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool | None = None
     """Whether the URL asks for a stream; None where only the body says so."""
     batch_id: str | None = None
-    caveat: str | None = None
-    """Why the platform's regional premium is not known, where it is not."""
 
 
 def recognise(method: str, url: str) -> Endpoint | None:
@@ -103,9 +100,11 @@ def _bedrock_endpoint(model: str, verb: str) -> Endpoint | None:
         return None
     if verb == "count-tokens":
         return Endpoint(kind="count_tokens", platform="bedrock", model=model, stream=False)
-    platform, caveat = bedrock_platform(model)
     return Endpoint(
-        kind="messages", platform=platform, model=model, stream=verb != "invoke", caveat=caveat
+        kind="messages",
+        platform=bedrock_platform(model),
+        model=model,
+        stream=verb != "invoke",
     )
 
 
@@ -113,8 +112,8 @@ def _may_be_claude(model: str) -> bool:
     return "claude" in model or "anthropic" in model or bool(_OPAQUE_PROFILE.match(model))
 
 
-def bedrock_platform(model: str) -> tuple[Platform, str | None]:
-    """Tell a global Bedrock id from a regional one; a caveat where the id hides it.
+def bedrock_platform(model: str) -> Platform:
+    """Tell a global Bedrock id from a regional one, and from one that hides which it is.
 
     Every id without the `global.` prefix is regional. Whether that costs more depends on the
     model's generation, which the rate card knows.
@@ -122,15 +121,17 @@ def bedrock_platform(model: str) -> tuple[Platform, str | None]:
     Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08
     """
     if _OPAQUE_PROFILE.match(model):
-        return "bedrock", f"{_UNKNOWN}{model} does not say whether it is global or regional"
+        return "bedrock-unknown"
     name = model.rpartition("/")[2]
-    return ("bedrock" if name.startswith("global.") else "bedrock-regional"), None
+    return "bedrock" if name.startswith("global.") else "bedrock-regional"
 
 
 def _vertex_endpoint(model: str, verb: str, location: str | None) -> Endpoint:
     if model == "count-tokens":
         return Endpoint(kind="count_tokens", platform="vertex", stream=False)
-    caveat = None if location else f"{_UNKNOWN}the URL names no location"
-    platform: Platform = "vertex" if location in (None, "global") else "vertex-regional"
-    stream = verb == "streamRawPredict"
-    return Endpoint(kind="messages", platform=platform, model=model, stream=stream, caveat=caveat)
+    platform: Platform = "vertex" if location == "global" else "vertex-regional"
+    if location is None:
+        platform = "vertex-unknown"
+    return Endpoint(
+        kind="messages", platform=platform, model=model, stream=verb == "streamRawPredict"
+    )
