@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_llmcost.errors import ReconcileError
+from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.reconcile.bill import (
+    CostRow,
+    UsageRow,
+    read_page,
+    read_saved_pages,
+    usd_of_cents,
+)
+
+USAGE_ROW: dict[str, Any] = {
+    "uncached_input_tokens": 1500,
+    "cache_read_input_tokens": 200,
+    "cache_creation": {"ephemeral_1h_input_tokens": 1000, "ephemeral_5m_input_tokens": 500},
+    "output_tokens": 50,
+    "server_tool_use": {"web_search_requests": 10},
+    "model": "claude-opus-4-7",
+}
+
+
+def answer(*rows: dict[str, Any], has_more: bool = False, **bucket: Any) -> str:
+    span = {"starting_at": "2026-11-22T00:00:00Z", "ending_at": "2026-11-23T00:00:00Z"}
+    data = [{**span, "results": rows, **bucket}]
+    next_page = "page_2" if has_more else None
+    return json.dumps({"data": data, "has_more": has_more, "next_page": next_page})
+
+
+@pytest.mark.parametrize(
+    ("cents", "usd"),
+    [("123.45", "1.2345"), ("1", "0.01"), ("0", "0"), ("0.0001", "0.000001"), ("-50", "-0.5")],
+)
+def test_an_amount_in_cents_is_a_hundredth_of_it_in_dollars(cents: str, usd: str) -> None:
+    assert usd_of_cents(cents) == Decimal(usd)
+
+
+def test_a_hundred_cents_are_one_dollar_and_not_a_hundred() -> None:
+    row = read_page(answer({"amount": "100.00", "currency": "USD"}), CostRow, source="cost")
+    assert row.data[0].results[0].usd == 1
+
+
+@given(st.decimals(min_value=0, max_value=10**9, places=6))
+def test_cents_become_dollars_exactly(cents: Decimal) -> None:
+    assert usd_of_cents(str(cents)) * 100 == cents
+
+
+@pytest.mark.parametrize("amount", ["", "$1.20", "1,200.50", "1e3", "NaN", " 5", "12.", "१"])
+def test_what_is_no_decimal_string_of_cents_is_refused(amount: str) -> None:
+    with pytest.raises(ReconcileError, match="cents as a decimal string"):
+        usd_of_cents(amount)
+
+
+def test_another_currency_is_refused() -> None:
+    row = CostRow(amount="5", currency="EUR")
+    with pytest.raises(ReconcileError, match="'EUR'"):
+        _ = row.usd
+
+
+def test_a_usage_row_is_read_in_our_categories() -> None:
+    page = read_page(answer(USAGE_ROW), UsageRow, source="usage")
+    assert page.data[0].starting_at == datetime(2026, 11, 22, tzinfo=timezone.utc)
+    assert page.data[0].results[0].usage == Usage(
+        input_tokens=1500,
+        cache_write_5m_tokens=500,
+        cache_write_1h_tokens=1000,
+        cache_read_tokens=200,
+        output_tokens=50,
+        web_search_requests=10,
+    )
+
+
+def test_dimensions_that_came_later_are_ignored() -> None:
+    page = read_page(answer({**USAGE_ROW, "colour": "red"}), UsageRow, source="usage")
+    assert page.data[0].results[0].model == "claude-opus-4-7"
+
+
+@pytest.mark.parametrize(
+    ("row", "where"),
+    [
+        ({**USAGE_ROW, "output_tokens": "50"}, "output_tokens"),
+        ({**USAGE_ROW, "output_tokens": -1}, "output_tokens"),
+        ({**USAGE_ROW, "cache_creation": None}, "cache_creation"),
+        ({**USAGE_ROW, "model": 5}, "model"),
+        ({"model": "claude-opus-4-7"}, "uncached_input_tokens"),
+    ],
+)
+def test_a_malformed_row_is_an_error_that_names_the_place(row: dict[str, Any], where: str) -> None:
+    with pytest.raises(ReconcileError, match="usage.json.*" + where) as caught:
+        read_page(answer(row), UsageRow, source="usage.json")
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<html>", "malformed"),
+        ("{}", "data"),
+        ('{"data": [], "has_more": "no"}', "has_more"),
+        (answer(starting_at="yesterday"), "starting_at"),
+        (answer(starting_at="2026-11-22T00:00:00"), "starting_at"),
+    ],
+)
+def test_what_is_no_answer_of_the_api_is_an_error(text: str, said: str) -> None:
+    with pytest.raises(ReconcileError, match=said):
+        read_page(text, UsageRow, source="usage.json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        answer(USAGE_ROW),
+        f"[{answer(USAGE_ROW)}]",
+        json.dumps(json.loads(answer(USAGE_ROW)), indent=2),
+    ],
+)
+def test_a_saved_answer_may_stand_alone_or_in_a_list(text: str) -> None:
+    assert len(read_saved_pages(text.encode(), UsageRow, source="usage.json")) == 1
+
+
+@pytest.mark.parametrize("form", ["[{},{}]", "{}\n{}\n", "{}\n\n{}"])
+def test_saved_pages_are_read_one_after_another(form: str) -> None:
+    text = form.format(answer(USAGE_ROW, has_more=True), answer(USAGE_ROW))
+    assert len(read_saved_pages(text.encode(), UsageRow, source="usage.json")) == 2
+
+
+@pytest.mark.parametrize("text", [answer(USAGE_ROW, has_more=True), "[]"])
+def test_saved_answers_that_stop_early_are_refused(text: str) -> None:
+    with pytest.raises(ReconcileError, match=r"usage\.json: the last of \d saved answers"):
+        read_saved_pages(text.encode(), UsageRow, source="usage.json")
+
+
+@pytest.mark.parametrize("text", ["", "[", "[1", "nonsense"])
+def test_a_saved_file_that_is_no_json_is_refused(text: str) -> None:
+    with pytest.raises(ReconcileError, match=r"usage\.json"):
+        read_saved_pages(text.encode(), UsageRow, source="usage.json")
