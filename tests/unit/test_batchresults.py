@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded_traffic import body_of, needs_traffic, recorded_lines
+
+from pytest_llmcost.metering.batchresults import BatchResult, BatchResultsReader
+
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "model": "claude-haiku-4-5",
+    "content": [{"type": "text", "text": "a long answer"}],
+    "usage": {"input_tokens": 20, "output_tokens": 5, "service_tier": "batch"},
+}
+
+
+def line(custom_id: str, **result: Any) -> bytes:
+    return json.dumps({"custom_id": custom_id, "result": result}).encode()
+
+
+def read(body: bytes, size: int = 10_000) -> list[BatchResult]:
+    reader = BatchResultsReader()
+    for start in range(0, len(body), size):
+        reader.feed(body[start : start + size])
+    reader.close()
+    return reader.drain()
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+def test_lines_cut_anywhere_are_results(size: int, ending: bytes) -> None:
+    body = ending.join(
+        [line("a", type="succeeded", message=MESSAGE), line("b", type="errored", error={}), b""]
+    )
+    first, second = read(body, size)
+    assert (first.custom_id, first.outcome) == ("a", "succeeded")
+    assert first.body is not None
+    assert first.body["usage"] == MESSAGE["usage"]
+    assert first.body["content"] == [{"type": "text", "text": "x"}]
+    assert second == BatchResult(custom_id="b", outcome="errored")
+
+
+def test_a_last_line_without_its_end_counts_and_drained_results_come_once() -> None:
+    reader = BatchResultsReader()
+    reader.feed(line("a", type="expired") + b"\n" + line("b", type="canceled"))
+    assert [result.custom_id for result in reader.drain()] == ["a"]
+    reader.close()
+    assert [result.custom_id for result in reader.drain()] == ["b"]
+    assert reader.drain() == []
+
+
+def test_a_result_of_an_unknown_shape_is_unreadable_and_not_lost() -> None:
+    body = b"\n".join([line("a", type="succeeded"), line("b", type="novel")])
+    assert [result.outcome for result in read(body)] == ["unreadable", "unreadable"]
+
+
+@pytest.mark.parametrize(
+    "noise", [b"", b"\n\n", b"null", b"{}", b"[]", b'{"custom_id": 1}', b"\xff"]
+)
+def test_lines_that_are_no_result_are_passed_over(noise: bytes) -> None:
+    assert read(noise) == []
+
+
+@given(st.lists(st.binary(max_size=50)))
+def test_arbitrary_bytes_never_raise(chunks: list[bytes]) -> None:
+    reader = BatchResultsReader()
+    for chunk in chunks:
+        reader.feed(chunk)
+    reader.close()
+    assert reader.drain() == []
+
+
+@needs_traffic
+def test_recorded_results_are_read() -> None:
+    lines = [
+        recorded
+        for recorded in recorded_lines()
+        if recorded["endpoint"] == "batches_results" and recorded["status"] == 200
+    ]
+    assert len(lines) == 3
+    for recorded in lines:
+        body = body_of(recorded)
+        results = read(body, 13)
+        assert [result.outcome for result in results] == ["succeeded"] * body.count(b'"custom_id"')
