@@ -10,36 +10,35 @@ from decimal import Decimal
 from typing import Literal
 
 from pytest_llmcost.metering.call import Call
+from pytest_llmcost.pricing.caveats import CAVEATS, caveat_name, may_be_lower
 
 Kind = Literal["usd", "input_tokens", "output_tokens", "calls"]
 
 COUNT_COMMAND = "pytest --llmcost-record-mode=new_episodes"
 """What counts changed prompts and records the counts; free, for it sends `count_tokens` alone."""
 
-_HARMLESS = frozenset({"input-only", "declared-price", "retired-model", "ended-fast-mode"})
-"""Worth saying, but the figure stands; an output that was never asked for is another matter."""
+_BOTH: frozenset[Kind] = frozenset({"input_tokens", "output_tokens"})
+_INPUT: frozenset[Kind] = frozenset({"input_tokens"})
+_OUTPUT: frozenset[Kind] = frozenset({"output_tokens"})
 
-_UNSEEN: Mapping[str, frozenset[Kind]] = {
-    "stale": frozenset({"input_tokens"}),
-    "not-comparable": frozenset({"input_tokens"}),
-    "open-batch": frozenset({"input_tokens", "output_tokens"}),
-    "lost-answer": frozenset({"input_tokens", "output_tokens"}),
-    "unreadable-response": frozenset({"input_tokens", "output_tokens"}),
+_TOKENS: Mapping[str, frozenset[Kind]] = {
+    "stale": _INPUT,
+    "not-comparable": _INPUT,
+    "left-out": _INPUT,
+    "unknown-field": _INPUT,
+    "truncated-stream": _OUTPUT,
+    "cut-reply": _OUTPUT,
+    "other-tokenizer": _OUTPUT,
+    "unbounded-output": _OUTPUT,
+    "input-only": _OUTPUT,
+    "first-call-only": _BOTH,
+    "advisor-without-entry": _BOTH,
+    "fallback-without-entry": _BOTH,
+    "open-batch": _BOTH,
+    "lost-answer": _BOTH,
+    "unreadable-response": _BOTH,
 }
-"""Caveats under which the stated tokens say nothing of the true ones, not even a lower bound."""
-
-_PARTLY: Mapping[str, frozenset[Kind]] = {
-    "truncated-stream": frozenset({"output_tokens"}),
-    "cut-reply": frozenset({"output_tokens"}),
-    "other-tokenizer": frozenset({"output_tokens"}),
-    "input-only": frozenset({"output_tokens"}),
-    "unbounded-output": frozenset({"output_tokens"}),
-    "left-out": frozenset({"input_tokens"}),
-    "unknown-field": frozenset({"input_tokens"}),
-    "first-call-only": frozenset({"input_tokens", "output_tokens"}),
-    "advisor-without-entry": frozenset({"input_tokens", "output_tokens"}),
-}
-"""Caveats under which the stated tokens are a lower bound."""
+"""Which stated tokens a caveat puts in doubt; those not named here concern the price alone."""
 
 _SENTENCES: Mapping[str, str] = {
     "stale": "the prompt changed since its reply was recorded{detail}, and has no token count; "
@@ -63,14 +62,19 @@ _SENTENCES: Mapping[str, str] = {
     "unreadable-response": "a reply's usage could not be read{detail}; "
     "state it with llmcost.record(...)",
     "unknown-model": "no price for a model{detail}; add it to a price file (--llmcost-prices)",
-    "priority-tier": "priced at list rates, but served in the priority tier{detail}",
     "code-execution-hours": "code execution is billed by the hour too, which no reply states",
-    "advisor-fast": "an advisor's call under fast mode is priced at standard rates{detail}",
+    "unknown-speed": "fast mode was asked for, and the reply does not say whether it was{detail}",
+    "unknown-tier": "no price is published for the service tier{detail}; see llmcost_prices",
+    "advisor-fast": "nobody knows whether a fast request's advisor is fast too{detail}",
     "advisor-without-entry": "an advisor was asked, but the usage does not list it{detail}",
+    "fallback-without-entry": "a declined attempt is missing in the usage{detail}",
     "band-on-total": "the length band was chosen on the total of several requests{detail}",
-    "unknown-endpoint": "the endpoint is not known, and may have a premium{detail}",
-    "unknown-geography": "the geography is not known, and may have a premium{detail}",
+    "unknown-endpoint": "a regional endpoint has a premium, and this may be one{detail}",
+    "unknown-geography": "no factor is known for the place of inference{detail}",
+    "unknown-refusal": "a refusal is of a kind that may be billed or not{detail}",
+    "unknown-usage": "the usage has a quantity without a price{detail}; update pytest-llmcost",
 }
+"""What became uncertain, and what would settle it where something would."""
 
 _UNEXPLAINED = "what a call cost is unknown; state it with llmcost.record(...)"
 
@@ -83,9 +87,10 @@ def bounds_of(call: Call, kind: Kind) -> tuple[Decimal, Decimal | None, Decimal 
         return Decimal(1), Decimal(1), Decimal(1)
     usage = call.billed_usage
     tokens = Decimal(usage.prompt_tokens if kind == "input_tokens" else usage.output_tokens)
-    if not call.legs or _has(call, _UNSEEN, kind):
+    doubts = [each for each in _caveats(call) if _concerns(each, kind)]
+    if not call.legs or any(map(may_be_lower, doubts)):
         return Decimal(0), None, None
-    return tokens, tokens, None if _has(call, _PARTLY, kind) else tokens
+    return tokens, tokens, None if doubts else tokens
 
 
 def doubts_of(call: Call, kind: Kind) -> Iterator[str]:
@@ -93,28 +98,21 @@ def doubts_of(call: Call, kind: Kind) -> Iterator[str]:
     low, best, high = bounds_of(call, kind)
     if best is not None and low == best == high:
         return
-    found = [each for each in _caveats(call) if _concerns(_name(each), kind)]
-    yield from found or [""]
-
-
-def _has(call: Call, table: Mapping[str, frozenset[Kind]], kind: Kind) -> bool:
-    return any(kind in table.get(_name(each), ()) for each in _caveats(call))
+    yield from [each for each in _caveats(call) if _concerns(each, kind)] or [""]
 
 
 def _caveats(call: Call) -> tuple[str, ...]:
-    if call.evidence == "stale" and not any(_name(each) == "stale" for each in call.caveats):
+    if call.evidence == "stale" and not any(caveat_name(each) == "stale" for each in call.caveats):
         return ("stale", *call.caveats)
     return call.caveats
 
 
-def _name(caveat: str) -> str:
-    return caveat.partition(":")[0]
-
-
-def _concerns(name: str, kind: Kind) -> bool:
+def _concerns(caveat: str, kind: Kind) -> bool:
+    """Whether a caveat puts a quantity in doubt; one of a newer version does so with all."""
+    name = caveat_name(caveat)
     if kind == "usd":
-        return name not in _HARMLESS
-    return kind in _UNSEEN.get(name, ()) or kind in _PARTLY.get(name, ())
+        return name not in CAVEATS or CAVEATS[name].direction != "none"
+    return kind in _TOKENS.get(name, () if name in CAVEATS else _BOTH)
 
 
 class Doubts:

@@ -1,31 +1,35 @@
-"""Ledger: every call of a run with its owner; JSON in and out.
+"""Ledger: every call of a run with its owner, the one mutable value of the house.
 
-Data flow: calls and verdicts -> Ledger -> `Report` (frozen, what files hold) -> renderers.
-`Report` is the one format on the wire between workers, in shard files, reports and baselines.
+Data flow: calls, outcomes and verdicts -> Ledger (on a worker: -> fragment -> the controller's
+Ledger) -> `report` -> Report, frozen. Counts that were sent too are settled on the way out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from decimal import Decimal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
 
 import msgspec
 
-from pytest_llmcost.budgeting.budget import Verdict
+from pytest_llmcost.budgeting.budget import Budget, Verdict, settled
+from pytest_llmcost.budgeting.ledger_file import read_report as read_report
+from pytest_llmcost.budgeting.ledger_file import write_report as write_report
+from pytest_llmcost.budgeting.report import SCHEMA as SCHEMA
+from pytest_llmcost.budgeting.report import CardId as CardId
+from pytest_llmcost.budgeting.report import FixtureRow as FixtureRow
+from pytest_llmcost.budgeting.report import ModelTotals as ModelTotals
+from pytest_llmcost.budgeting.report import Payload as Payload
+from pytest_llmcost.budgeting.report import Report as Report
+from pytest_llmcost.budgeting.report import Run as Run
+from pytest_llmcost.budgeting.report import TestRow as TestRow
+from pytest_llmcost.budgeting.report import Totals as Totals
+from pytest_llmcost.budgeting.totals import Rows, decide, sort_rows, sum_totals, sum_usd
 from pytest_llmcost.metering.call import Call
-from pytest_llmcost.pricing.usage import Usage
-
-SCHEMA = "pytest-llmcost/1"
 
 
-class Payload(msgspec.Struct, frozen=True, kw_only=True):
-    """What a fingerprint stands for: its model, and a short digest of every part."""
-
-    model: str
-    parts: Mapping[str, str] = {}
-
-
-class TestRow(msgspec.Struct, frozen=True, kw_only=True):
+class TestOwner(msgspec.Struct, frozen=True, kw_only=True, tag="test"):
     """One attempt of one test."""
 
     __test__ = False
@@ -35,85 +39,230 @@ class TestRow(msgspec.Struct, frozen=True, kw_only=True):
     line: int | None = None
     """Counted from 1."""
     attempt: int = 1
-    outcome: str = ""
-    usd: Decimal | None = None
-    verdict: Verdict | None = None
-    """The decisive ceiling of the test: the worst of all that apply."""
-    blocks: tuple[Verdict, ...] = ()
-    """Every further ceiling: other quantities of the marker, and `budget(...)` blocks."""
-    calls: tuple[Call, ...] = ()
+    worker: str | None = None
 
 
-class FixtureRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One set-up (and teardown) of a fixture wider than a function."""
+class FixtureOwner(msgspec.Struct, frozen=True, kw_only=True, tag="fixture"):
+    """A fixture wider than a function, in one process: its set-ups and teardowns."""
 
     name: str
     scope: str
     baseid: str = ""
-    """The node under which it is defined; empty for the whole session."""
-    worker: str | None = None
+    node: str = ""
+    """The module, class or package it is set up for; empty for the whole session. Set-ups for
+    the same node by several workers are one and the same; those for two modules are two."""
     param: str | None = None
-    usd: Decimal | None = None
+    worker: str | None = None
+
+
+class Outside(msgspec.Struct, frozen=True, kw_only=True, tag="outside"):
+    """Nobody: calls at import, in a plugin, between tests."""
+
+
+Owner = TestOwner | FixtureOwner | Outside
+OUTSIDE = Outside()
+
+
+@dataclass
+class _Account:
+    """What one owner has spent so far, and how it went."""
+
+    calls: list[Call] = field(default_factory=list)
+    outcome: str = ""
+    verdict: Verdict | None = None
+    blocks: tuple[Verdict, ...] = ()
+    sent: int = 0
+    """How many of the calls have left with a fragment."""
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """News of one owner, as they go from a worker to the controller."""
+
+    owner: TestOwner | FixtureOwner | Outside
     calls: tuple[Call, ...] = ()
+    outcome: str = ""
+    verdict: Verdict | None = None
+    blocks: tuple[Verdict, ...] = ()
 
 
-class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums over one model's legs."""
+class _Fragment(msgspec.Struct, frozen=True, kw_only=True):
+    """All news since the last fragment."""
 
-    usd: Decimal
-    live_usd: Decimal
-    calls: int
-    usage: Usage
-
-
-class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums over a whole run."""
-
-    usd: Decimal = Decimal(0)
-    """List price of what could be priced; a lower bound when `unpriced_calls` is above 0."""
-    live_usd: Decimal = Decimal(0)
-    """What this run itself spent: every call that went over the network, or may have."""
-    calls: int = 0
-    unpriced_calls: int = 0
-    usage: Usage = Usage()
-    by_model: Mapping[str, ModelTotals] = {}
-
-
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """When and how the run went; the only part that differs between equal runs."""
-
-    started_at: str | None = None
-    finished_at: str | None = None
-    exit_status: int | None = None
-    workers: int = 0
-
-
-class CardId(msgspec.Struct, frozen=True, kw_only=True):
-    """Which prices were used."""
-
-    version: str = ""
-    sha256: str = ""
-    sources: tuple[str, ...] = ()
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole run, as every file holds it."""
-
-    schema: str = SCHEMA
-    generator: Mapping[str, str] = {}
-    run: Run = Run()
-    complete: bool = True
-    incomplete: tuple[str, ...] = ()
-    price_date: str = ""
-    cache_basis: str = "as-billed"
-    rate_card: CardId = CardId()
-    totals: Totals = Totals()
-    verdicts: tuple[Verdict, ...] = ()
-    """Ceilings over several tests: the suite's, places', increases'."""
-    comparison: object | None = None
+    entries: tuple[_Entry, ...] = ()
     payloads: Mapping[str, Payload] = {}
-    tests: tuple[TestRow, ...] = ()
-    fixtures: tuple[FixtureRow, ...] = ()
-    outside_tests: tuple[Call, ...] = ()
-    notes: tuple[str, ...] = ()
-    """What a reader should know: tier cliffs, stale prices, what could not be compared."""
+
+
+class Ledger:
+    """Calls by owner; safe to add to from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._accounts: dict[Owner, _Account] = {}
+        self._payloads: dict[str, Payload] = {}
+        self._news: dict[Owner, None] = {}
+        self._new_payloads: dict[str, Payload] = {}
+
+    def add(self, owner: Owner, call: Call, payload: Payload | None = None) -> None:
+        """Book a priced call on its owner, with what its fingerprint stands for where known."""
+        with self._lock:
+            self._account(owner).calls.append(call)
+            if payload is not None and call.fingerprint is not None:
+                self._payloads[call.fingerprint] = payload
+                self._new_payloads[call.fingerprint] = payload
+
+    def judge(
+        self,
+        owner: Owner,
+        *,
+        outcome: str = "",
+        verdict: Verdict | None = None,
+        blocks: Iterable[Verdict] = (),
+    ) -> None:
+        """Note a test's outcome and its verdicts; what is left out stays as it was."""
+        with self._lock:
+            account = self._account(owner)
+            account.outcome = outcome or account.outcome
+            account.verdict = verdict or account.verdict
+            account.blocks = tuple(blocks) or account.blocks
+
+    def _account(self, owner: Owner) -> _Account:
+        self._news[owner] = None
+        return self._accounts.setdefault(owner, _Account())
+
+    def calls(self, owner: Owner) -> tuple[Call, ...]:
+        """Return the calls of one owner so far, counts that were sent too settled."""
+        with self._lock:
+            account = self._accounts.get(owner)
+            return settled(account.calls) if account else ()
+
+    def take_fragment(self) -> dict[str, Any] | None:
+        """Return all news since the last time, in builtins that cross processes; None for none."""
+        with self._lock:
+            entries = tuple(self._entry(owner) for owner in self._news)
+            fragment = _Fragment(entries=entries, payloads=self._new_payloads)
+            self._news, self._new_payloads = {}, {}
+        if not entries:
+            return None
+        builtins: dict[str, Any] = msgspec.to_builtins(fragment, str_keys=True)
+        return builtins
+
+    def _entry(self, owner: Owner) -> _Entry:
+        account = self._accounts[owner]
+        unsent = tuple(account.calls[account.sent :])
+        account.sent = len(account.calls)
+        return _Entry(
+            owner=owner,
+            calls=unsent,
+            outcome=account.outcome,
+            verdict=account.verdict,
+            blocks=account.blocks,
+        )
+
+    def absorb(self, fragment: Mapping[str, Any], *, worker: str | None = None) -> None:
+        """Book what another process sent; the worker's name tells equal attempts apart."""
+        news = msgspec.convert(fragment, _Fragment)
+        for entry in news.entries:
+            owner = entry.owner
+            if not isinstance(owner, Outside):
+                owner = msgspec.structs.replace(owner, worker=owner.worker or worker)
+            for call in entry.calls:
+                payload = news.payloads.get(call.fingerprint or "")
+                self.add(owner, call, payload)
+            self.judge(owner, outcome=entry.outcome, verdict=entry.verdict, blocks=entry.blocks)
+
+    def report(
+        self,
+        *,
+        price_date: str,
+        rate_card: CardId,
+        run: Run | None = None,
+        generator: Mapping[str, str] | None = None,
+        cache_basis: str = "as-billed",
+        incomplete: Iterable[str] = (),
+        budgets: Iterable[Budget] = (),
+        notes: Iterable[str] = (),
+    ) -> Report:
+        """Close the books: sorted rows, totals, and the verdicts of ceilings over several tests."""
+        rows = self._rows()
+        incomplete = tuple(sorted(set(incomplete)))
+        return Report(
+            generator=generator or {},
+            run=run or Run(),
+            complete=not incomplete,
+            incomplete=incomplete,
+            price_date=price_date,
+            cache_basis=cache_basis,
+            rate_card=rate_card,
+            totals=sum_totals(rows),
+            verdicts=decide(budgets, rows),
+            payloads=self._known_payloads(),
+            tests=tuple(rows.tests),
+            fixtures=tuple(rows.fixtures),
+            outside_tests=tuple(rows.outside),
+            notes=tuple(sorted(set(notes))),
+        )
+
+    def _rows(self) -> Rows:
+        with self._lock:
+            accounts = dict(self._accounts)
+        fixtures = [
+            _fixture_row(owner, settled(account.calls))
+            for owner, account in accounts.items()
+            if isinstance(owner, FixtureOwner) and account.calls
+        ]
+        outside = accounts.get(OUTSIDE, _Account()).calls
+        return sort_rows(_number(_test_rows(accounts)), fixtures, settled(outside))
+
+    def _known_payloads(self) -> dict[str, Payload]:
+        with self._lock:
+            return {key: self._payloads[key] for key in sorted(self._payloads)}
+
+
+def _test_rows(accounts: Mapping[Owner, _Account]) -> Iterator[tuple[TestOwner, TestRow]]:
+    """Make the rows of the tests that have a call or a ceiling."""
+    for owner, account in accounts.items():
+        if not isinstance(owner, TestOwner):
+            continue
+        if account.calls or account.verdict or account.blocks:
+            calls = settled(account.calls)
+            yield (
+                owner,
+                TestRow(
+                    nodeid=owner.nodeid,
+                    path=owner.path,
+                    line=owner.line,
+                    attempt=owner.attempt,
+                    outcome=account.outcome,
+                    usd=sum_usd(calls),
+                    verdict=account.verdict,
+                    blocks=account.blocks,
+                    calls=calls,
+                ),
+            )
+
+
+def _number(rows: Iterable[tuple[TestOwner, TestRow]]) -> Iterator[TestRow]:
+    """Number the attempts on: two workers that ran the same test both called theirs the first."""
+    last: dict[str, int] = {}
+    for _, row in sorted(rows, key=_attempt_key):
+        attempt = max(row.attempt, last.get(row.nodeid, 0) + 1)
+        last[row.nodeid] = attempt
+        yield row if attempt == row.attempt else msgspec.structs.replace(row, attempt=attempt)
+
+
+def _attempt_key(owned: tuple[TestOwner, TestRow]) -> tuple[str, int, str]:
+    owner, _ = owned
+    return owner.nodeid, owner.attempt, owner.worker or ""
+
+
+def _fixture_row(owner: FixtureOwner, calls: tuple[Call, ...]) -> FixtureRow:
+    return FixtureRow(
+        name=owner.name,
+        scope=owner.scope,
+        baseid=owner.baseid,
+        node=owner.node,
+        param=owner.param,
+        worker=owner.worker,
+        usd=sum_usd(calls),
+        calls=calls,
+    )

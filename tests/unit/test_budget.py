@@ -16,8 +16,10 @@ from pytest_llmcost.budgeting.budget import (
     spend_of,
 )
 from pytest_llmcost.metering.call import Call, Evidence, PricedLeg
+from pytest_llmcost.pricing.caveats import CAVEATS
 from pytest_llmcost.pricing.usage import Usage
 
+UNEXPLAINED = "what a call cost is unknown; state it with llmcost.record(...)"
 A_THOUSANDTH_OF_A_MICRO_DOLLAR = Decimal("0.000000001")
 
 
@@ -52,7 +54,7 @@ class TestSpend:
     def test_of_an_unpriced_call_is_a_lower_bound(self) -> None:
         spend = spend_of([priced("0.1"), priced(None)], "usd")
         assert figures(spend) == (Decimal("0.1"), None, None)
-        assert spend.reasons == ("what a call cost is unknown; state it with llmcost.record(...)",)
+        assert spend.reasons == (UNEXPLAINED,)
 
     def test_never_rounds_whatever_the_callers_decimal_context(self) -> None:
         with localcontext() as context:
@@ -99,7 +101,9 @@ class TestSpend:
             ("input-only", "output_tokens", 3, None),
             ("stale: system", "input_tokens", 0, None),
             ("stale: system", "output_tokens", 3, 3),
-            ("open-batch", "output_tokens", 0, None),
+            ("open-batch", "output_tokens", 3, None),
+            ("other-tokenizer", "output_tokens", 0, None),
+            ("from-a-newer-version", "output_tokens", 0, None),
             ("priority-tier", "input_tokens", 8, 8),
         ],
     )
@@ -137,6 +141,12 @@ class TestReasons:
         (reason,) = spend_of([call], "usd").reasons
         assert "read to its end" in reason
         assert spend_of([priced("1", caveats=("retired-model",))], "usd").reasons == ()
+
+    def test_exist_for_every_caveat_that_opens_a_bound(self) -> None:
+        for name, caveat in CAVEATS.items():
+            (reason,) = spend_of([priced(None, caveats=(f"{name}: a detail",))], "usd").reasons
+            assert (reason == UNEXPLAINED) == (caveat.direction == "none")
+            assert len(reason) > len(name) + 12 or name == "unknown-model"
 
     def test_pass_on_a_caveat_that_has_no_sentence_here(self) -> None:
         assert spend_of([priced(None, caveats=("odd: {0}",))], "usd").reasons == ("odd ({0})",)

@@ -1,0 +1,258 @@
+"""Ledger files: a Report as JSON, written so that equal runs give equal bytes, and read back.
+
+Data flow: Report -> `render_json` -> `write_file`; a path -> `read_report` -> Report. Money is
+text in plain digits; keys are sorted. Source: docs/ledger.md, docs/ledger.schema.json.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pytest_llmcost.budgeting.report import SCHEMA, Report, all_verdicts, calls_of
+from pytest_llmcost.errors import LedgerError
+from pytest_llmcost.pricing.money import plain_usd
+
+_LISTS = ("fixtures", "outside_tests", "tests")
+"""What grows with the run; written row by row, so that a long run needs no second copy of it."""
+
+_RARE = frozenset(
+    {
+        "at",
+        "band_tokens",
+        "most_output_tokens",
+        "param",
+        "pattern",
+        "read_lifetime",
+        "reason",
+        "refusal",
+        "sums_calls",
+        "warn_at",
+    }
+)
+"""Left out while they say nothing (null or false)."""
+
+_SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")
+_WIDEST_EXPONENT = 60
+
+
+class _Head(msgspec.Struct):
+    schema: str
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_report = msgspec.json.Decoder(Report).decode
+
+
+def read_report(path: str | os.PathLike[str]) -> Report:
+    """Read a ledger; keys that this version does not know are passed over.
+
+    Raises:
+        LedgerError: the file cannot be read, is damaged, of a newer schema, or no ledger.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return parse_report(data, str(path))
+
+
+def parse_report(data: bytes, source: str) -> Report:
+    """Read a ledger's JSON; the source names it in errors.
+
+    Raises:
+        LedgerError: as `read_report`.
+    """
+    try:
+        _check_schema(_decode_head(data).schema, source)
+        report = _decode_report(data)
+    except (msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise LedgerError(f"{source}: is no ledger of ours, or damaged ({error})") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise LedgerError(f"{source}: is damaged, not JSON to its end ({error})") from None
+    _check_amounts(report, source)
+    return report
+
+
+def _check_schema(schema: str, source: str) -> None:
+    if schema == SCHEMA:
+        return
+    match = _SCHEMA_NAME.fullmatch(schema)
+    if match is not None and int(match["version"]) > int(SCHEMA.rpartition("/")[2]):
+        raise LedgerError(
+            f"{source}: has the schema {schema}, newer than {SCHEMA}, the newest that this "
+            "version reads; update pytest-llmcost"
+        )
+    raise LedgerError(f"{source}: has the schema {schema!r}, not {SCHEMA}; it is no ledger of ours")
+
+
+def _check_amounts(report: Report, source: str) -> None:
+    """Refuse amounts that no price can be: negative, infinite, or of a thousand digits."""
+    for amount in _spent(report):
+        if amount is not None and not (_is_sane(amount) and amount >= 0):
+            raise LedgerError(f"{source}: is damaged, {_shown(amount)} is no amount of money")
+    for amount in _stated(report):
+        if amount is not None and not _is_sane(amount):
+            raise LedgerError(f"{source}: is damaged, {_shown(amount)} is no amount")
+
+
+def _is_sane(amount: Decimal) -> bool:
+    return amount.is_finite() and abs(amount.adjusted()) <= _WIDEST_EXPONENT
+
+
+def _shown(amount: Decimal) -> str:
+    text = str(amount)
+    return text if len(text) < 40 else f"{text[:40]}..."
+
+
+def _spent(report: Report) -> Iterator[Decimal | None]:
+    yield from (report.totals.usd, report.totals.live_usd)
+    for total in report.totals.by_model.values():
+        yield from (total.usd, total.live_usd)
+    for test in report.tests:
+        yield test.usd
+    for fixture in report.fixtures:
+        yield fixture.usd
+    for call in calls_of(report):
+        yield from (call.usd, call.usd_low, call.usd_high, call.declared_usd)
+        for leg in call.legs:
+            yield leg.usd
+
+
+def _stated(report: Report) -> Iterator[Decimal | None]:
+    """Yield limits and differences; these may be negative."""
+    for verdict in all_verdicts(report):
+        yield from (verdict.limit, verdict.actual, verdict.low, verdict.high, verdict.warn_at)
+    comparison = report.comparison
+    if comparison is not None:
+        yield from (comparison.base_usd_then, comparison.base_usd, comparison.head_usd)
+        yield from (comparison.price_change_usd, comparison.change_usd)
+        yield from (comparison.low_usd, comparison.high_usd)
+        for change in comparison.changes:
+            yield from (change.base_usd, change.head_usd, change.usd)
+
+
+def write_report(report: Report, path: str | os.PathLike[str]) -> None:
+    """Write a ledger as JSON, whole or not at all; its folders are made.
+
+    Raises:
+        LedgerError: the file cannot be written.
+    """
+    write_file(path, _chunks(report))
+
+
+def render_json(report: Report) -> bytes:
+    """Render a ledger as JSON: sorted, indented by one space, ending in a line feed."""
+    return b"".join(_chunks(report))
+
+
+def to_json(value: Any) -> Any:
+    """Make builtins of a value of ours: keys sorted, money as text in plain digits."""
+    return _plain(msgspec.to_builtins(value, builtin_types=(Decimal,), order="sorted"))
+
+
+def _plain(value: Any) -> Any:
+    kind = type(value)
+    if kind is dict:
+        return {
+            key: _plain(each)
+            for key, each in value.items()
+            if key not in _RARE or (each is not None and each is not False)
+        }
+    if kind is list or kind is tuple:
+        return [_plain(each) for each in value]
+    return plain_usd(value) if kind is Decimal else value
+
+
+def _chunks(report: Report) -> Iterator[bytes]:
+    opening = b"{"
+    for name in sorted(report.__struct_fields__):
+        yield opening + b"\n " + msgspec.json.encode(name) + b": "
+        value = getattr(report, name)
+        yield from _rows(value) if name in _LISTS else [_indented(value, 1)]
+        opening = b","
+    yield b"\n}\n"
+
+
+def _rows(rows: Iterable[Any]) -> Iterator[bytes]:
+    joint = b"["
+    for row in rows:
+        yield joint + b"\n  " + _indented(row, 2)
+        joint = b","
+    yield b"[]" if joint == b"[" else b"\n ]"
+
+
+def _indented(value: Any, depth: int) -> bytes:
+    try:
+        text = msgspec.json.encode(to_json(value), order="sorted")
+    except UnicodeEncodeError:  # a node id from a file name that is no UTF-8
+        text = msgspec.json.encode(_escape(to_json(value)), order="sorted")
+    return msgspec.json.format(text, indent=1).replace(b"\n", b"\n" + b" " * depth)
+
+
+def _escape(value: Any) -> Any:
+    """Write what is no character as its escape sequence, in every text of a value."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list):
+        return [_escape(each) for each in value]
+    if isinstance(value, dict):
+        return {_escape(key): _escape(each) for key, each in value.items()}
+    return value
+
+
+def write_file(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> None:
+    """Write a file by way of a temporary one beside it, so that nobody ever sees half of it.
+
+    Raises:
+        LedgerError: the file cannot be written; what stood there before is left as it was.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(prefix=f".{target.name[:64]}.", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.writelines(chunks)
+            os.chmod(draft, _ordinary_mode(target))
+            os.replace(draft, target)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def _ordinary_mode(target: Path) -> int:
+    """The mode of the file that is replaced, else what a plain `open` would have given it."""
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def ledger_schema() -> dict[str, Any]:
+    """Make the JSON Schema of ledgers from the types."""
+    schema = msgspec.json.schema(Report, ref_template="#/$defs/{name}")
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = f"A ledger of pytest-llmcost, schema {SCHEMA}"
+    plain: dict[str, Any] = _with_plain_decimals(schema)
+    return plain
+
+
+def _with_plain_decimals(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_with_plain_decimals(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("format") == "decimal":
+        return {"type": "string", "pattern": r"^-?\d+(\.\d+)?$"}
+    return {key: _with_plain_decimals(each) for key, each in node.items()}

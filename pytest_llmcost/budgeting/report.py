@@ -1,0 +1,161 @@
+"""Report: a whole run as a frozen value, the one format that files and workers exchange.
+
+Data flow: Ledger -> Report -> renderers, JSON, `merge`, `compare`. Field names are JSON keys,
+and a promise; keys added later have defaults, so that older files can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+
+import msgspec
+
+from pytest_llmcost.budgeting.budget import Verdict
+from pytest_llmcost.budgeting.comparison import Comparison
+from pytest_llmcost.metering.call import Call
+from pytest_llmcost.pricing.usage import Usage
+
+SCHEMA = "pytest-llmcost/1"
+
+
+class Payload(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fingerprint stands for: its model, and a short digest of every part."""
+
+    model: str
+    parts: Mapping[str, str] = {}
+
+
+class TestRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of one test."""
+
+    __test__ = False
+
+    nodeid: str
+    path: str = ""
+    line: int | None = None
+    """Counted from 1."""
+    attempt: int = 1
+    outcome: str = ""
+    usd: Decimal = Decimal(0)
+    """List price of what could be priced."""
+    verdict: Verdict | None = None
+    """The decisive ceiling of the test: the worst of all that apply."""
+    blocks: tuple[Verdict, ...] = ()
+    """Every further ceiling: other quantities of the marker, and `budget(...)` blocks."""
+    calls: tuple[Call, ...] = ()
+
+
+class FixtureRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The set-ups (and teardowns) of a fixture wider than a function, in one process."""
+
+    name: str
+    scope: str
+    baseid: str = ""
+    """The node under which it is defined; empty for the whole session."""
+    node: str = ""
+    """The module, class or package it was set up for; empty for the whole session."""
+    worker: str | None = None
+    param: str | None = None
+    usd: Decimal = Decimal(0)
+    calls: tuple[Call, ...] = ()
+
+
+class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over one model's legs."""
+
+    usd: Decimal = Decimal(0)
+    live_usd: Decimal = Decimal(0)
+    calls: int = 0
+    """Calls in which the model had a leg."""
+    usage: Usage = Usage()
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over a whole run; a fixture that several workers set up counts once, at its dearest."""
+
+    usd: Decimal = Decimal(0)
+    """List price of what could be priced; a lower bound when `unpriced_calls` is above 0."""
+    live_usd: Decimal = Decimal(0)
+    """What this run itself spent: every call that went over the network, or may have; all
+    set-ups of every fixture."""
+    calls: int = 0
+    unpriced_calls: int = 0
+    usage: Usage = Usage()
+    by_model: Mapping[str, ModelTotals] = {}
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """When and how the run went; the only part that differs between equal runs."""
+
+    started_at: str | None = None
+    finished_at: str | None = None
+    exit_status: int | None = None
+    workers: int = 0
+
+
+class CardId(msgspec.Struct, frozen=True, kw_only=True):
+    """Which prices were used."""
+
+    version: str = ""
+    sha256: str = ""
+    sources: tuple[str, ...] = ()
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole run, as every file holds it."""
+
+    schema: str = SCHEMA
+    generator: Mapping[str, str] = {}
+    run: Run = Run()
+    complete: bool = True
+    incomplete: tuple[str, ...] = ()
+    price_date: str = ""
+    cache_basis: str = "as-billed"
+    rate_card: CardId = CardId()
+    totals: Totals = Totals()
+    verdicts: tuple[Verdict, ...] = ()
+    """Ceilings over several tests: the suite's and places'."""
+    comparison: Comparison | None = None
+    """With the verdicts on increases in it."""
+    payloads: Mapping[str, Payload] = {}
+    tests: tuple[TestRow, ...] = ()
+    fixtures: tuple[FixtureRow, ...] = ()
+    outside_tests: tuple[Call, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a reader should know: tier cliffs, stale prices, what could not be compared."""
+
+
+def calls_of(report: Report) -> Iterator[Call]:
+    """Yield every call of a run, every set-up of a fixture included."""
+    for test in report.tests:
+        yield from test.calls
+    for fixture in report.fixtures:
+        yield from fixture.calls
+    yield from report.outside_tests
+
+
+def run_verdicts(report: Report) -> Iterator[Verdict]:
+    """Yield the verdicts on more than one test: suite, places, increases of suite and tests.
+
+    An exceeded or unverified one among them is what fails a run whose tests all passed.
+    """
+    yield from report.verdicts
+    if report.comparison is not None:
+        yield from report.comparison.verdicts
+        for change in report.comparison.changes:
+            yield from change.verdicts
+
+
+def all_verdicts(report: Report) -> Iterator[Verdict]:
+    """Yield every verdict of a run, the tests' own last."""
+    yield from run_verdicts(report)
+    for test in report.tests:
+        yield from own_verdicts(test)
+
+
+def own_verdicts(test: TestRow) -> Iterator[Verdict]:
+    """Yield the verdicts on one attempt of a test, the decisive one first."""
+    if test.verdict is not None:
+        yield test.verdict
+    yield from test.blocks

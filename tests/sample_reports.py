@@ -1,0 +1,82 @@
+"""Calls, reports and verdicts for tests of what is made of them: small, exact, and readable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from pytest_llmcost.budgeting.budget import Budget
+from pytest_llmcost.budgeting.ledger import OUTSIDE, FixtureOwner, Ledger, Owner, TestOwner
+from pytest_llmcost.budgeting.report import CardId, Payload, Report
+from pytest_llmcost.metering.call import Call, PricedLeg
+from pytest_llmcost.pricing.usage import Usage
+
+MODEL = "claude-opus-4-7"
+CARD = CardId(version="2026-11-20", sha256="c0ffee", sources=("built in",))
+
+
+def make_call(usd: str | None, **fields: Any) -> Call:
+    """A call of an exact price, or of none at all; its one leg costs all of it."""
+    amount = None if usd is None else Decimal(usd)
+    model = fields.get("model", MODEL)
+    usage = fields.pop("usage", Usage(input_tokens=100))
+    whole: dict[str, Any] = {
+        "model": model,
+        "evidence": "billed",
+        "phase": "call",
+        "usage": usage,
+        "legs": (PricedLeg(model=model, usage=usage, usd=amount),),
+        "usd": amount,
+        "usd_low": amount or Decimal(0),
+        "usd_high": amount,
+    }
+    return Call(**{**whole, **fields})
+
+
+def make_budget(limit: str, **fields: Any) -> Budget:
+    """A ceiling on a test in dollars, unless said otherwise."""
+    whole: dict[str, Any] = {"scope": "test", "limit": Decimal(limit), "origin": "t.py:3"}
+    return Budget(**{**whole, **fields})
+
+
+def suite_budget(limit: str) -> Budget:
+    return make_budget(limit, scope="suite", origin="--llmcost-max-suite", label="max_suite")
+
+
+def a_test(nodeid: str, **fields: Any) -> TestOwner:
+    path = nodeid.partition("::")[0]
+    return TestOwner(**{"nodeid": nodeid, "path": path, "line": 7, **fields})
+
+
+def a_fixture(name: str = "client", **fields: Any) -> FixtureOwner:
+    return FixtureOwner(**{"name": name, "scope": "session", **fields})
+
+
+def make_report(
+    spent: Mapping[Owner, Iterable[Call]],
+    *,
+    budgets: Iterable[Budget] = (),
+    payloads: Mapping[str, Payload] | None = None,
+    **fields: Any,
+) -> Report:
+    """Book calls on their owners and close the books."""
+    ledger = Ledger()
+    for owner, calls in spent.items():
+        for call in calls:
+            ledger.add(owner, call, (payloads or {}).get(call.fingerprint or ""))
+    whole: dict[str, Any] = {"price_date": "2026-11-22", "rate_card": CARD}
+    return ledger.report(budgets=budgets, **{**whole, **fields})
+
+
+__all__ = [
+    "CARD",
+    "MODEL",
+    "OUTSIDE",
+    "a_fixture",
+    "a_test",
+    "make_budget",
+    "make_call",
+    "make_report",
+    "suite_budget",
+]

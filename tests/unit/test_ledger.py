@@ -1,0 +1,448 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sample_reports import (
+    CARD,
+    OUTSIDE,
+    a_fixture,
+    a_test,
+    make_budget,
+    make_call,
+    make_report,
+    suite_budget,
+)
+
+from pytest_llmcost.budgeting.budget import check, spend_of
+from pytest_llmcost.budgeting.ledger import Ledger, Owner, Payload, Report, Run
+from pytest_llmcost.budgeting.ledger_file import (
+    parse_report,
+    read_report,
+    render_json,
+    write_file,
+    write_report,
+)
+from pytest_llmcost.errors import LedgerError
+from pytest_llmcost.metering.call import Call, PricedLeg
+from pytest_llmcost.pricing.usage import Usage
+
+A, B = a_test("tests/test_a.py::test_one"), a_test("tests/test_a.py::test_two[x|y]")
+BUILTINS = (dict, list, tuple, str, int, bool, type(None))
+
+
+def only_builtins(value: object) -> bool:
+    if type(value) is dict:
+        return all(type(key) is str and only_builtins(each) for key, each in value.items())
+    if type(value) in (list, tuple):
+        return all(map(only_builtins, value))  # type: ignore[call-overload]
+    return type(value) in BUILTINS
+
+
+def close(ledger: Ledger, **fields: object) -> Report:
+    return ledger.report(price_date="2026-11-22", rate_card=CARD, **fields)  # type: ignore[arg-type]
+
+
+class TestTotals:
+    def test_sum_tests_fixtures_and_the_rest(self) -> None:
+        report = make_report(
+            {
+                A: [make_call("1"), make_call("2")],
+                a_fixture(): [make_call("4")],
+                OUTSIDE: [make_call("8")],
+            }
+        )
+        assert (report.totals.usd, report.totals.calls) == (Decimal(15), 4)
+        assert [row.usd for row in report.tests] == [Decimal(3)]
+        assert report.fixtures[0].usd == 4
+
+    def test_count_what_has_no_price_apart(self) -> None:
+        totals = make_report({A: [make_call("1"), make_call(None)]}).totals
+        assert (totals.usd, totals.unpriced_calls, totals.calls) == (Decimal(1), 1, 2)
+
+    def test_count_live_and_unknown_as_live_spend(self) -> None:
+        calls = [make_call("1", live=True), make_call("2", live=None), make_call("4", live=False)]
+        assert make_report({A: calls}).totals.live_usd == 3
+
+    def test_split_a_call_by_its_legs_models(self) -> None:
+        legs = (
+            PricedLeg(model="opus", usage=Usage(input_tokens=10), usd=Decimal(2)),
+            PricedLeg(model="haiku", kind="advisor", usage=Usage(output_tokens=5), usd=Decimal(1)),
+            PricedLeg(model="opus", kind="compaction", usage=Usage(input_tokens=1), usd=Decimal(3)),
+        )
+        totals = make_report({A: [make_call("6", model="opus", legs=legs, live=True)]}).totals
+        opus, haiku = totals.by_model["opus"], totals.by_model["haiku"]
+        assert (opus.usd, opus.live_usd, opus.calls) == (Decimal(5), Decimal(5), 1)
+        assert (haiku.usd, haiku.calls, haiku.usage.output_tokens) == (Decimal(1), 1, 5)
+        assert totals.usage == Usage(input_tokens=11, output_tokens=5)
+
+    def test_book_a_stated_price_on_the_calls_own_model(self) -> None:
+        call = make_call("2", model="agent", legs=(), evidence="declared", declared_usd=Decimal(2))
+        assert make_report({A: [call]}).totals.by_model["agent"].usd == 2
+
+    def test_leave_unbilled_refusals_out_of_the_tokens(self) -> None:
+        leg = PricedLeg(model="m", usage=Usage(input_tokens=9), refusal="cyber", usd=Decimal(0))
+        assert not make_report({A: [make_call("0", legs=(leg,))]}).totals.usage
+
+    def test_are_exact_however_many_cents_there_are(self) -> None:
+        calls = [make_call("0.000000000000000000000000000001"), make_call("1000000")]
+        assert str(make_report({A: calls}).totals.usd) == "1000000.000000000000000000000000000001"
+
+    def test_of_models_add_up_to_the_whole(self) -> None:
+        calls = [make_call("1", model="a"), make_call(None, model="b"), make_call("3", model="c")]
+        totals = make_report({A: calls}).totals
+        assert sum(each.usd for each in totals.by_model.values()) == totals.usd
+        assert list(totals.by_model) == ["a", "b", "c"]
+
+
+class TestSharedFixtures:
+    def test_count_once_at_their_dearest_but_are_all_live_spend(self) -> None:
+        report = make_report(
+            {
+                a_fixture(worker="gw0"): [make_call("1", live=True)],
+                a_fixture(worker="gw1"): [make_call("3", live=True)],
+            },
+            budgets=[suite_budget("3")],
+        )
+        assert report.totals.usd == 3
+        assert report.totals.live_usd == 4
+        assert report.totals.calls == 1
+        assert report.verdicts[0].state == "within"
+        assert [row.worker for row in report.fixtures] == ["gw0", "gw1"]
+
+    @pytest.mark.parametrize(
+        "differing", [{"name": "other"}, {"node": "b.py"}, {"param": "x"}, {"baseid": "tests/b"}]
+    )
+    def test_are_not_the_same_when_anything_but_the_worker_differs(
+        self, differing: dict[str, str]
+    ) -> None:
+        first, second = a_fixture(worker="gw0"), a_fixture(**{"worker": "gw1", **differing})
+        assert make_report({first: [make_call("1")], second: [make_call("3")]}).totals.usd == 4
+
+    def test_are_unpriced_when_any_set_up_is(self) -> None:
+        spent: dict[Owner, list[Call]] = {
+            a_fixture(worker="gw0"): [make_call("3")],
+            a_fixture(worker="gw1"): [make_call(None)],
+        }
+        report = make_report(spent, budgets=[suite_budget("5")])
+        assert report.totals.usd == 3
+        assert report.totals.unpriced_calls == 1
+        assert report.verdicts[0].state == "unverified"
+        assert make_report(spent, budgets=[suite_budget("2")]).verdicts[0].state == "exceeded"
+
+
+class TestRows:
+    def test_list_tests_with_a_call_or_a_ceiling(self) -> None:
+        ledger = Ledger()
+        ledger.judge(A, outcome="passed")
+        ledger.judge(B, outcome="passed", verdict=check(make_budget("1"), spend_of([], "usd")))
+        assert [row.nodeid for row in close(ledger).tests] == [B.nodeid]
+
+    def test_keep_every_attempt(self) -> None:
+        again = a_test(A.nodeid, attempt=2)
+        report = make_report({again: [make_call("2")], A: [make_call("1")]})
+        assert [(row.attempt, int(row.usd)) for row in report.tests] == [(1, 1), (2, 2)]
+        assert report.totals.usd == 3
+
+    def test_settle_counts_that_were_sent_too(self) -> None:
+        counted = make_call("1", fingerprint="1:a", evidence="counted")
+        report = make_report({A: [counted, make_call("2", fingerprint="1:a")]})
+        assert report.totals.usd == 2
+        assert report.tests[0].calls[0].evidence == "billed"
+
+    def test_keep_what_a_test_was_told_last(self) -> None:
+        ledger = Ledger()
+        verdict = check(make_budget("1"), spend_of([], "usd"))
+        ledger.judge(A, outcome="passed", verdict=verdict, blocks=[verdict])
+        ledger.judge(A, outcome="failed")
+        (row,) = close(ledger).tests
+        assert (row.outcome, row.verdict, row.blocks) == ("failed", verdict, (verdict,))
+
+    def test_say_what_keeps_a_run_from_being_complete(self) -> None:
+        report = make_report({}, incomplete=["interrupted", "deselected", "interrupted"])
+        assert (report.complete, report.incomplete) == (False, ("deselected", "interrupted"))
+        assert make_report({}).complete
+
+
+class TestPlacesAndSuite:
+    def test_are_judged_together_suite_first(self) -> None:
+        place = make_budget("1", scope="place", pattern="tests/a/**", label="tests/a/**")
+        report = make_report(
+            {
+                a_test("tests/a/test_x.py::test_1"): [make_call("1")],
+                a_test("tests/b/test_y.py::test_2"): [make_call("2")],
+                a_fixture("shared", baseid="tests/a"): [make_call("0.5")],
+                a_fixture("other", scope="module", node="tests/b/test_y.py"): [make_call("4")],
+                OUTSIDE: [make_call("8")],
+            },
+            budgets=[place, suite_budget("15.5")],
+        )
+        suite, at_place = report.verdicts
+        assert (suite.scope, suite.state, suite.actual) == ("suite", "within", Decimal("15.5"))
+        assert (at_place.state, at_place.actual) == ("exceeded", Decimal("1.5"))
+
+
+class TestWorkers:
+    def test_send_builtins_alone_and_nothing_twice(self) -> None:
+        worker, controller = Ledger(), Ledger()
+        worker.add(A, make_call("0.0000001", live=None, fingerprint="1:a"), Payload(model="m"))
+        first = worker.take_fragment()
+        worker.add(A, make_call("2"))
+        worker.judge(A, outcome="passed", verdict=check(make_budget("1"), spend_of([], "usd")))
+        second = worker.take_fragment()
+        assert worker.take_fragment() is None
+        for fragment in (first, second):
+            assert fragment is not None
+            assert only_builtins(fragment)
+            controller.absorb(fragment, worker="gw0")
+        assert render_json(close(controller)) == render_json(close(worker))
+
+    def test_may_speak_in_any_order(self) -> None:
+        fragments = []
+        for name, usd in (("gw0", "1"), ("gw1", "2"), ("gw2", "3")):
+            worker = Ledger()
+            worker.add(a_test(f"t.py::test_{name}"), make_call(usd))
+            worker.add(a_fixture(), make_call(usd))
+            worker.add(OUTSIDE, make_call(usd))
+            fragments.append((name, worker.take_fragment()))
+        files = set()
+        for order in (fragments, fragments[::-1], fragments[1:] + fragments[:1]):
+            controller = Ledger()
+            for name, fragment in order:
+                assert fragment is not None
+                controller.absorb(fragment, worker=name)
+            files.add(render_json(close(controller)))
+        assert len(files) == 1
+
+    def test_that_ran_the_same_test_have_made_two_attempts(self) -> None:
+        controller = Ledger()
+        for name in ("gw1", "gw0"):
+            worker = Ledger()
+            worker.add(A, make_call("1"))
+            fragment = worker.take_fragment()
+            assert fragment is not None
+            controller.absorb(fragment, worker=name)
+        assert [row.attempt for row in close(controller).tests] == [1, 2]
+
+    def test_keep_a_gap_where_an_attempt_had_nothing_to_say(self) -> None:
+        report = make_report({a_test(A.nodeid, attempt=3): [make_call("1")]})
+        assert [row.attempt for row in report.tests] == [3]
+
+    def test_settle_across_fragments(self) -> None:
+        worker, controller = Ledger(), Ledger()
+        for call in (
+            make_call("1", fingerprint="1:a", evidence="counted", phase="setup"),
+            make_call("2", fingerprint="1:a"),
+        ):
+            worker.add(A, call)
+            fragment = worker.take_fragment()
+            assert fragment is not None
+            controller.absorb(fragment, worker="gw0")
+        assert close(controller).totals.usd == 2
+        assert len(worker.calls(A)) == 1
+        assert worker.calls(B) == ()
+
+
+class TestThreads:
+    def test_lose_no_call_between_them(self) -> None:
+        worker, controller = Ledger(), Ledger()
+
+        def spend(_: int) -> None:
+            worker.add(A, make_call("1"))
+
+        with ThreadPoolExecutor(8) as pool:
+            for _ in pool.map(spend, range(400)):
+                if fragment := worker.take_fragment():
+                    controller.absorb(fragment)
+        if fragment := worker.take_fragment():
+            controller.absorb(fragment)
+        assert close(controller).totals.calls == 400
+
+    @given(st.permutations([make_call(str(i), fingerprint=f"1:{i % 2}") for i in range(5)]))
+    def test_never_change_a_byte(self, calls: list[Call]) -> None:
+        in_order = sorted(calls, key=lambda call: call.usd_low)
+        assert render_json(make_report({A: calls, OUTSIDE: calls})) == render_json(
+            make_report({A: in_order, OUTSIDE: in_order})
+        )
+
+
+def a_full_report() -> Report:
+    return make_report(
+        {
+            A: [
+                make_call(
+                    "0.0000001",
+                    fingerprint="1:a",
+                    caveats=("input-only",),
+                    live=True,
+                    at="2026-11-22T10:00:00Z",
+                )
+            ],
+            B: [make_call(None, phase=None)],
+            a_fixture(worker="gw0", param="p"): [make_call("1.50", phase="setup")],
+            OUTSIDE: [make_call("2", live=None)],
+        },
+        budgets=[suite_budget("1")],
+        payloads={"1:a": Payload(model="m", parts={"system": "0a1b2c3d"})},
+        run=Run(started_at="2026-11-22T10:00:00Z", exit_status=1, workers=2),
+        generator={"pytest-llmcost": "0.1.0"},
+        notes=["b", "a"],
+    )
+
+
+class TestFiles:
+    def test_come_back_as_they_were(self, tmp_path: Path) -> None:
+        report = a_full_report()
+        write_report(report, tmp_path / "deep" / "er" / "cost.json")
+        assert read_report(tmp_path / "deep" / "er" / "cost.json") == report
+
+    def test_have_the_promised_keys(self) -> None:
+        data = json.loads(render_json(a_full_report()))
+        assert {
+            "schema", "generator", "run", "complete", "incomplete", "price_date", "cache_basis",
+            "rate_card", "totals", "verdicts", "comparison", "payloads", "tests", "fixtures",
+            "outside_tests",
+        } <= set(data)  # fmt: skip
+        assert set(data["run"]) == {"started_at", "finished_at", "exit_status", "workers"}
+        assert {
+            "nodeid",
+            "path",
+            "line",
+            "attempt",
+            "outcome",
+            "usd",
+            "verdict",
+            "blocks",
+            "calls",
+        } == set(data["tests"][0])
+        assert {"name", "scope", "baseid", "worker", "usd", "calls"} <= set(data["fixtures"][0])
+        assert set(data["tests"][0]["calls"][0]) == {
+            "model", "fingerprint", "evidence", "phase", "live", "at", "stream", "attempts",
+            "usage", "legs", "context", "usd", "usd_low", "usd_high", "declared_usd", "caveats",
+        }  # fmt: skip
+        assert set(data["tests"][1]["calls"][0]["legs"][0]) == {"kind", "model", "usage", "usd"}
+        assert {
+            "scope",
+            "kind",
+            "limit",
+            "actual",
+            "low",
+            "high",
+            "state",
+            "reasons",
+            "origin",
+        } <= set(data["verdicts"][0])
+        assert data["payloads"] == {"1:a": {"model": "m", "parts": {"system": "0a1b2c3d"}}}
+        assert data["schema"] == "pytest-llmcost/1"
+
+    def test_write_money_in_plain_digits(self) -> None:
+        data = json.loads(render_json(a_full_report()))
+        assert data["tests"][0]["usd"] == "0.0000001"
+        assert data["fixtures"][0]["usd"] == "1.5"
+        assert data["tests"][1]["calls"][0]["usd"] is None
+        assert data["verdicts"][0]["limit"] == "1"
+
+    def test_are_sorted_and_end_in_a_line_feed(self) -> None:
+        text = render_json(a_full_report()).decode()
+        assert (
+            text
+            == json.dumps(json.loads(text), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        )
+
+    def test_of_equal_runs_differ_in_run_alone(self) -> None:
+        first = json.loads(render_json(make_report({A: [make_call("1")]}, run=Run(workers=2))))
+        second = json.loads(render_json(make_report({A: [make_call("1")]})))
+        assert {key for key in first if first[key] != second[key]} == {"run"}
+
+    def test_keep_names_that_are_hostile(self) -> None:
+        nodeid = 'tests/t.py::test["usd":"1E-7"|`@x`\x00\ud7ff\U0001f600]'
+        report = make_report({a_test(nodeid): [make_call("1")]})
+        assert parse_report(render_json(report), "x").tests[0].nodeid == nodeid
+
+    def test_escape_what_is_no_character(self) -> None:
+        calls = [make_call("1", model="\ud800"), make_call("2", model="\ud800")]
+        report = make_report({a_test("tests/t\udc80.py::test"): calls})
+        assert parse_report(render_json(report), "x").tests[0].nodeid == "tests/t\\udc80.py::test"
+
+    def test_pass_over_keys_of_a_later_version(self) -> None:
+        data = json.loads(render_json(a_full_report()))
+        data["later"] = data["tests"][0]["later"] = data["tests"][0]["calls"][0]["later"] = {"x": 1}
+        assert parse_report(json.dumps(data).encode(), "x") == a_full_report()
+
+    def test_may_lack_keys_that_came_later(self) -> None:
+        report = parse_report(b'{"schema": "pytest-llmcost/1", "tests": [{"nodeid": "a"}]}', "x")
+        assert report.tests[0].nodeid == "a"
+
+    @pytest.mark.parametrize(
+        ("data", "said"),
+        [
+            (b"", "damaged"),
+            (b'{"schema": "pytest-llmcost/1", "tests": [', "damaged"),
+            (b'{"schema": "pytest-llmcost/2"}', "newer than pytest-llmcost/1"),
+            (b'{"schema": "pytest-llmcost/0"}', "no ledger of ours"),
+            (b'{"schema": "cyclonedx"}', "no ledger of ours"),
+            (b'{"a": 1}', "no ledger of ours, or damaged"),
+            (b"[]", "no ledger of ours, or damaged"),
+            (b"interactions: []", "damaged"),
+            (b"\xff\xfe", "damaged"),
+            (b'{"schema": "pytest-llmcost/1", "tests": [{"nodeid": 3}]}', "$.tests[0].nodeid"),
+            (b'{"schema": "pytest-llmcost/1", "totals": {"usd": "NaN"}}', "NaN"),
+            (b'{"schema": "pytest-llmcost/1", "totals": {"usd": "-1"}}', "-1"),
+            (b'{"schema": "pytest-llmcost/1", "totals": {"usd": "1E+999"}}', "1E+999"),
+            (
+                b'{"schema": "pytest-llmcost/1", "tests": [{"nodeid": "a", "usd": "Infinity"}]}',
+                "Infin",
+            ),
+            (b"[" * 100_000, "damaged"),
+        ],
+    )
+    def test_that_are_no_ledgers_say_so(self, data: bytes, said: str, tmp_path: Path) -> None:
+        path = tmp_path / "odd.json"
+        path.write_bytes(data)
+        with pytest.raises(LedgerError, match=r"odd\.json") as raised:
+            read_report(path)
+        assert said in str(raised.value)
+
+    def test_refuse_limits_that_are_no_number(self) -> None:
+        text = render_json(a_full_report()).decode().replace('"limit": "1"', '"limit": "sNaN"')
+        with pytest.raises(LedgerError, match="sNaN is no amount"):
+            parse_report(text.encode(), "x")
+
+    def test_that_are_not_there_say_so(self, tmp_path: Path) -> None:
+        with pytest.raises(LedgerError, match="No such file"):
+            read_report(tmp_path / "none.json")
+
+    def test_are_written_whole_or_not_at_all(self, tmp_path: Path) -> None:
+        path = tmp_path / "cost.json"
+        path.write_text("before")
+
+        def breaking() -> object:
+            yield b"half"
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            write_file(path, breaking())  # type: ignore[arg-type]
+        assert [each.name for each in tmp_path.iterdir()] == ["cost.json"]
+        assert path.read_text() == "before"
+
+    def test_that_cannot_be_written_say_so(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(LedgerError, match="cannot be written"):
+            write_report(a_full_report(), tmp_path / "file" / "cost.json")
+
+    def test_have_an_ordinary_mode_and_keep_the_one_they_had(self, tmp_path: Path) -> None:
+        path = tmp_path / "cost.json"
+        write_file(path, [b"1"])
+        plain = tmp_path / "plain"
+        plain.touch()
+        assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+        os.chmod(path, 0o640)
+        write_file(path, [b"2"])
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import jsonschema
+import pytest
+from sample_reports import OUTSIDE, a_fixture, a_test, make_call, make_report, suite_budget
+
+from pytest_llmcost.budgeting.ledger_file import ledger_schema, render_json
+from pytest_llmcost.budgeting.report import Payload, Report
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "ledger.schema.json"
+
+
+def render_schema() -> str:
+    return json.dumps(ledger_schema(), indent=1, sort_keys=True) + "\n"
+
+
+def a_report() -> Report:
+    return make_report(
+        {
+            a_test("t.py::test"): [make_call("1", fingerprint="1:a"), make_call(None)],
+            a_fixture(): [make_call("0.0000001")],
+            OUTSIDE: [make_call("2")],
+        },
+        budgets=[suite_budget("1")],
+        payloads={"1:a": Payload(model="m", parts={"system": "0a1b2c3d"})},
+    )
+
+
+def test_the_published_schema_is_what_the_types_say() -> None:
+    if os.environ.get("UPDATE_GOLDEN"):
+        PUBLISHED.write_text(render_schema())
+    assert PUBLISHED.read_text() == render_schema()
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(ledger_schema())
+
+
+@pytest.mark.parametrize("report", [a_report(), Report()], ids=["full", "empty"])
+def test_ledgers_are_valid(report: Report) -> None:
+    jsonschema.validate(json.loads(render_json(report)), ledger_schema())
+
+
+@pytest.mark.parametrize("usd", ["1E-7", "", "$1", 1, "NaN"])
+def test_amounts_that_are_no_plain_digits_are_not_valid(usd: object) -> None:
+    ledger = json.loads(render_json(a_report()))
+    ledger["tests"][0]["calls"][0]["usd"] = usd
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(ledger, ledger_schema())
+
+
+def test_the_schema_tells_money_from_text() -> None:
+    call = ledger_schema()["$defs"]["Call"]["properties"]
+    assert call["usd_low"]["pattern"]
+    assert "pattern" not in call["model"]
