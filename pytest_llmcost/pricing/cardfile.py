@@ -1,0 +1,236 @@
+"""Price files: TOML text to checked values; errors name file, model, key and value.
+
+Data flow: `anthropic.toml` and a user's own file -> `read_card_file` -> CardFile -> RateCard.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from pytest_llmcost.errors import RateCardError
+
+RATE_KEYS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
+"""The rates of a row, by their keys in the file; US dollars per million tokens."""
+_S = TypeVar("_S", bound=msgspec.Struct)
+_MOST_DIGITS = 15
+"""More than any rate needs; it keeps the arithmetic exact within `money.EXACT`."""
+_PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.(?P<key>[^.\[\]]+)|\[(?P<index>\d+)\]")
+_NAMED = re.compile(r"(?:unknown|required) field `(?P<key>[^`]+)`")
+
+
+class RateRow(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename={"from_on": "from", "until_on": "until"},
+):
+    """One dated row: five rates, or a factor on whatever rates are in force.
+
+    Units: US dollars per million tokens; dates are UTC days.
+    """
+
+    from_on: date
+    until_on: date | None = None
+    """The first day on which it no longer holds."""
+    speed: str | None = None
+    """`fast`, or nothing for the standard speed; on a factor, nothing is every speed."""
+    above: int | None = None
+    """Holds for prompts longer than this; on a factor, nothing is every length."""
+    input: Decimal | None = None
+    cache_write_5m: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+    cache_read: Decimal | None = None
+    output: Decimal | None = None
+    factor: Decimal | None = None
+    sources: tuple[str, ...] = ()
+    checked_on: date | None = None
+
+    def holds_on(self, on: date) -> bool:
+        """Tell whether the row is in force on a day."""
+        return self.from_on <= on and (self.until_on is None or on < self.until_on)
+
+
+class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a file says of one model; in a user's file only what it adds or changes."""
+
+    aliases: tuple[str, ...] = ()
+    bedrock: str | None = None
+    """Its id on Bedrock, without a geography prefix."""
+    vertex: str | None = None
+    """Its id on Google Cloud, where that differs from Anthropic's."""
+    geography: Mapping[str, Decimal] = {}
+    """Factor by `usage.inference_geo`."""
+    regional: Decimal | None = None
+    """Factor of a cloud's regional and multi-region endpoints."""
+    min_cacheable_tokens: int | None = None
+    tokenizer: str | None = None
+    """Models of one name count the same text alike."""
+    retires_on: date | None = None
+    """The first day on which it is no longer served; its last rates stay."""
+    rates: tuple[RateRow, ...] = ()
+
+
+class RefusalRule(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename={"from_on": "from"},
+):
+    """Which refusals before any output are billed, from a day on."""
+
+    from_on: date
+    billed: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+    """Known to be free; where this is empty, every category not billed is."""
+    sources: tuple[str, ...] = ()
+    checked_on: date | None = None
+
+
+class CodeExecution(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What container time costs; no response shows it, so it is a caveat and never a charge."""
+
+    usd_per_hour: Decimal
+    free_hours_per_month: int
+    minimum_minutes: int
+    free_beside: tuple[str, ...]
+    """Tools beside which it is free, each as `name_date`; later dates count too."""
+
+
+class CardFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A price file: the shipped card, or a user's changes to it."""
+
+    version: str | None = None
+    checked_on: date | None = None
+    batch_factor: Decimal | None = None
+    web_search_usd_per_1000: Decimal | None = None
+    geographies_at_list: tuple[str, ...] = ()
+    bedrock_prefixes: tuple[str, ...] = ()
+    bedrock_global_prefix: str | None = None
+    refusals: tuple[RefusalRule, ...] = ()
+    code_execution: CodeExecution | None = None
+    sources: Mapping[str, str] = {}
+    models: Mapping[str, ModelEntry] = {}
+
+
+class _Settings(CardFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything but the models, which are read one by one so that errors can name theirs."""
+
+
+def read_card_file(path: Path) -> tuple[CardFile, bytes]:
+    """Read a price file and return it with its bytes.
+
+    Raises:
+        RateCardError: when it cannot be read, is not TOML, or holds what it should not.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RateCardError(f"price file {path}: {error.strerror or error}") from error
+    return parse_card_file(data, origin=str(path)), data
+
+
+def parse_card_file(data: bytes, *, origin: str) -> CardFile:
+    """Parse the bytes of a price file; `origin` names it in errors."""
+    import tomli
+
+    try:
+        raw = tomli.loads(data.decode("utf-8"), parse_float=Decimal)
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RateCardError(f"price file {origin}: not TOML: {error}") from error
+    models = raw.pop("models", {})
+    if not isinstance(models, dict):
+        raise RateCardError(f"price file {origin}: models: expected a table, got {models!r}")
+    settings = _convert(raw, _Settings, origin)
+    fields = {name: getattr(settings, name) for name in CardFile.__struct_fields__}
+    entries = {name: _parse_model(name, entry, origin) for name, entry in models.items()}
+    return CardFile(**(fields | {"models": entries}))
+
+
+def _parse_model(name: str, raw: object, origin: str) -> ModelEntry:
+    where = f'{origin}: model "{name}"'
+    entry = _convert(raw, ModelEntry, where)
+    for number, row in enumerate(entry.rates, start=1):
+        _check_row(row, f"{where}: rates row {number} (from {row.from_on})")
+    return entry
+
+
+def _convert(raw: object, kind: type[_S], where: str) -> _S:
+    try:
+        value = msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise RateCardError(f"price file {where}: {_explain(str(error), raw)}") from error
+    _check_amounts(msgspec.to_builtins(value, builtin_types=(Decimal, date)), where)
+    return value
+
+
+def _explain(text: str, raw: object) -> str:
+    """Turn msgspec's message and its path into the key, the value and what was expected."""
+    match = _PLACE.fullmatch(text)
+    assert match is not None  # the pattern matches every text
+    keys = [step["key"] or step["index"] for step in _STEP.finditer(match["path"] or "")]
+    named = _NAMED.search(match["what"])
+    if named:
+        keys.append(named["key"])
+    value = _look_up(raw, keys)
+    where = "".join(f"[{key}]" if key.isdigit() else f".{key}" for key in keys).lstrip(".")
+    shown = "" if value is _MISSING else f", got {value!r}"
+    return f"{where or 'entry'}: {match['what']}{shown}"
+
+
+_MISSING = object()
+
+
+def _look_up(raw: object, keys: list[str]) -> object:
+    for key in keys:
+        if isinstance(raw, list) and key.isdigit():
+            raw = raw[int(key)]
+        elif isinstance(raw, dict):
+            raw = raw.get(key, _MISSING)
+        else:
+            return _MISSING
+    return raw
+
+
+def _check_amounts(raw: object, where: str) -> None:
+    for path, number in _numbers(raw, ""):
+        if not number.is_finite() or number < 0 or len(number.as_tuple().digits) > _MOST_DIGITS:
+            raise RateCardError(
+                f"price file {where}: {path}: expected an amount of at least 0 with at most "
+                f"{_MOST_DIGITS} digits, got {number}"
+            )
+
+
+def _numbers(raw: object, path: str) -> Iterator[tuple[str, Decimal]]:
+    if isinstance(raw, dict):
+        for key, value in raw.items():
+            yield from _numbers(value, f"{path}.{key}".lstrip("."))
+    elif isinstance(raw, (list, tuple)):
+        for index, value in enumerate(raw):
+            yield from _numbers(value, f"{path}[{index}]")
+    elif isinstance(raw, (int, Decimal)):
+        yield path, Decimal(raw)
+
+
+def _check_row(row: RateRow, where: str) -> None:
+    given = [key for key in RATE_KEYS if getattr(row, key) is not None]
+    if row.until_on is not None and row.until_on <= row.from_on:
+        raise RateCardError(f"price file {where}: until: {row.until_on} is not after from")
+    if row.factor is not None and given:
+        raise RateCardError(
+            f"price file {where}: factor: give rates or a factor on the rates in force, "
+            f"not both; got factor = {row.factor} and {given[0]} = {getattr(row, given[0])}"
+        )
+    if row.factor is None and not given:
+        raise RateCardError(
+            f"price file {where}: gives no rate; write {', '.join(RATE_KEYS)}, or a factor"
+        )

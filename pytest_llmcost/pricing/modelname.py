@@ -1,0 +1,87 @@
+"""Model names as Anthropic, its clouds and its users spell them; only exact names resolve.
+
+Data flow: a name from a request, a response or a URL -> `Names.find` -> Resolved, or nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from pytest_llmcost.pricing.cardfile import CardFile, ModelEntry
+from pytest_llmcost.pricing.usage import Platform
+
+_LONG_CONTEXT = re.compile(r"\[1m\]$", re.IGNORECASE)
+_BEDROCK_ARN = re.compile(
+    r"arn:[^:]*:bedrock:[^:]*:[^:]*:(?:foundation-model|inference-profile)/(?P<id>.+)"
+)
+
+
+class Resolved(NamedTuple):
+    """A model's exact id, and what its spelling tells about the endpoint."""
+
+    model: str
+    platform: Platform | None = None
+    """The cloud whose spelling it is; nothing for Anthropic's own ids and aliases."""
+
+    @property
+    def regional(self) -> bool | None:
+        """Whether the spelling says a regional endpoint; None where it does not say."""
+        if self.platform in ("bedrock", "bedrock-regional"):
+            return self.platform == "bedrock-regional"
+        return None
+
+
+class Names:
+    """Every spelling of every model of a card, from memory once built."""
+
+    def __init__(self, card: CardFile) -> None:
+        self._index = dict(_spellings(card))
+        self._ids = tuple(card.models)
+
+    def find(self, name: str) -> Resolved | None:
+        """Return the model that a name stands for; nothing for any other name.
+
+        `[1m]` at the end, ARNs of Bedrock's own inference profiles and percent signs of a
+        URL are understood; a prefix or a part of a known name is not.
+
+        Source: https://platform.claude.com/docs/en/about-claude/models/model-ids-and-versions
+        and Bedrock's list of inference profiles, read 2026-11-22.
+        """
+        if name in self._index:
+            return self._index[name]
+        plain = _LONG_CONTEXT.sub("", unquote(name.strip()))
+        if arn := _BEDROCK_ARN.fullmatch(plain):
+            plain = arn["id"]
+        return self._index.get(plain)
+
+    def nearest(self, name: str, count: int = 3) -> tuple[str, ...]:
+        """Return the known ids most like a name, the most alike first."""
+        close = difflib.get_close_matches(name, self._index, n=len(self._index), cutoff=0)
+        models = dict.fromkeys(self._index[spelling].model for spelling in close)
+        return tuple(models)[:count]
+
+
+def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
+    """Yield what each name stands for; a later one of the same name wins."""
+    for model, entry in card.models.items():
+        yield from ((alias, Resolved(model)) for alias in entry.aliases)
+    for model, entry in card.models.items():
+        yield from _cloud_spellings(model, entry, card)
+    for model in card.models:  # an id is never an alias of something else
+        yield model, Resolved(model)
+
+
+def _cloud_spellings(
+    model: str, entry: ModelEntry, card: CardFile
+) -> Iterator[tuple[str, Resolved]]:
+    if entry.vertex is not None:
+        yield entry.vertex, Resolved(model, "vertex-unknown")
+    if entry.bedrock is not None:
+        yield entry.bedrock, Resolved(model, "bedrock-regional")
+        for prefix in card.bedrock_prefixes:
+            yield f"{prefix}.{entry.bedrock}", Resolved(model, "bedrock-regional")
+        yield f"{card.bedrock_global_prefix}.{entry.bedrock}", Resolved(model, "bedrock")

@@ -1,0 +1,229 @@
+"""RateCard: dated prices of every model, with all that a bill depends on.
+
+Data flow: `anthropic.toml` and a user's price files -> RateCard; legs, a context and a date ->
+`RateCard.price` -> Cost. Nothing here knows today's date.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import date
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+
+from pytest_llmcost.errors import UnknownModelError
+from pytest_llmcost.pricing.bill import Basis, Charge, Cost, LegCost, bill_leg, total
+from pytest_llmcost.pricing.cardfile import CodeExecution, ModelEntry, read_card_file
+from pytest_llmcost.pricing.modelname import Names, Resolved
+from pytest_llmcost.pricing.override import Contents, lay_over
+from pytest_llmcost.pricing.rates import STANDARD, Rates, rates_on, speeds_of
+from pytest_llmcost.pricing.tariff import Tariff, tariff_of
+from pytest_llmcost.pricing.usage import Context, Leg, LegKind
+
+__all__ = [
+    "Basis",
+    "Charge",
+    "Cliff",
+    "Cost",
+    "LegCost",
+    "RateCard",
+    "Rates",
+    "Resolved",
+    "shipped_card",
+]
+
+_SHIPPED = Path(__file__).with_name("anthropic.toml")
+
+
+class Cliff(msgspec.Struct, frozen=True, kw_only=True):
+    """The next length band above a prompt: one token more than `above` moves the whole request."""
+
+    above: int
+    rates: Rates
+    beyond: Rates
+
+
+class RateCard:
+    """Dated prices of all models: `shipped_card()`, or that with a user's own laid over it.
+
+    A card never changes; what it has worked out once it answers from memory.
+    """
+
+    def __init__(self, contents: Contents, *, version: str, sha256: str) -> None:
+        self.version = version
+        """The shipped card's version, then the name of each price file laid over it."""
+        self.sha256 = sha256
+        """Of the shipped file and each price file, in order."""
+        self._settings, self._layers = contents
+        self._names = Names(self._settings)
+        self._rates: dict[tuple[str, date, str], tuple[Rates, ...]] = {}
+        self._nearest: dict[str, tuple[str, ...]] = {}
+        self._tariffs: dict[tuple[str, LegKind, Context, date], Tariff] = {}
+
+    @property
+    def checked_on(self) -> date:
+        """When the shipped prices were last compared with their sources."""
+        assert self._settings.checked_on is not None  # the shipped card says it; a test holds it
+        return self._settings.checked_on
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where the prices come from."""
+        return tuple(self._settings.sources.values())
+
+    @property
+    def models(self) -> Mapping[str, ModelEntry]:
+        """What the card says of each model, by exact id; rows of a price file behind the others."""
+        return self._settings.models
+
+    @property
+    def code_execution(self) -> CodeExecution | None:
+        """What container time costs, which no response shows."""
+        return self._settings.code_execution
+
+    def with_overrides(self, path: str | Path) -> RateCard:
+        """Return this card with a user's price file laid over it; its rows come first.
+
+        Raises:
+            RateCardError: naming file, model, key and value of what is wrong.
+        """
+        path = Path(path)
+        change, data = read_card_file(path)
+        contents = lay_over(Contents(self._settings, self._layers), change, origin=str(path))
+        return RateCard(
+            contents,
+            version=f"{self.version}+{path.name}",
+            sha256=hashlib.sha256(self.sha256.encode() + data).hexdigest(),
+        )
+
+    def resolve(self, name: str) -> Resolved:
+        """Return the model that a name stands for: an exact id, an alias or a cloud's spelling.
+
+        Raises:
+            UnknownModelError: naming the nearest known ids and how to add this one.
+        """
+        found = self._names.find(name)
+        if found is None:
+            raise self._unknown_model(name)
+        return found
+
+    def _unknown_model(self, name: str) -> UnknownModelError:
+        if name not in self._nearest:  # a search through all names, once for each unknown one
+            self._nearest[name] = self._names.nearest(name)
+        nearest = self._nearest[name]
+        return UnknownModelError(
+            f"no price for model {name!r} in rate card {self.version}; nearest known: "
+            f"{', '.join(nearest)}. Add it to a TOML file, as a name of one of them "
+            f'([models."{nearest[0]}"] aliases = ["{name}"]) or with rates of its own '
+            f'([models."{name}"] rates = [...]), and give that with --llmcost-prices',
+            model=name,
+            nearest=nearest,
+        )
+
+    def rates(
+        self, model: str, *, on: date, speed: str | None = None, prompt_tokens: int = 0
+    ) -> Rates:
+        """Return what a model's tokens cost on a day, for a prompt of that length.
+
+        Raises:
+            UnknownModelError: unknown, not yet priced on that day, or never at that speed.
+        """
+        bands = self.bands(model, on=on, speed=speed)
+        return [rates for rates in bands if not rates.above or prompt_tokens > rates.above][-1]
+
+    def bands(self, model: str, *, on: date, speed: str | None = None) -> tuple[Rates, ...]:
+        """Return a model's rates on a day at one speed, one for each length band."""
+        key = (self.resolve(model).model, on, speed or STANDARD)
+        if key not in self._rates:
+            self._rates[key] = rates_on(key[0], self._layers[key[0]], on, key[2])
+        return self._rates[key]
+
+    def speeds(self, model: str) -> tuple[str, ...]:
+        """Return the speeds that a model has or had rates for, the standard one first."""
+        return speeds_of(self._layers[self.resolve(model).model])
+
+    def cliff(
+        self, model: str, *, on: date, prompt_tokens: int, speed: str | None = None
+    ) -> Cliff | None:
+        """Return the next length band above a prompt; nothing where there is none."""
+        bands = self.bands(model, on=on, speed=speed)
+        for rates, beyond in pairwise(bands):
+            if prompt_tokens <= beyond.above:
+                return Cliff(above=beyond.above, rates=rates, beyond=beyond)
+        return None
+
+    def min_cacheable_tokens(self, model: str, on: date) -> int | None:
+        """Return how long a prompt's prefix must be to be cached; None where unknown."""
+        self.bands(model, on=on)
+        return self.models[self.resolve(model).model].min_cacheable_tokens
+
+    def tokenizer(self, model: str) -> str | None:
+        """Return the name of a model's tokenizer; models of one name count text alike."""
+        return self.models[self.resolve(model).model].tokenizer
+
+    def price(
+        self, legs: Sequence[Leg], context: Context, *, on: date, basis: Basis = "as-billed"
+    ) -> Cost:
+        """Price one request: its legs, at list price on a day.
+
+        Raises:
+            UnknownModelError: when a leg's model has no price; nothing is ever taken for $0.
+        """
+        return total([self.price_leg(leg, context, on=on, basis=basis) for leg in legs])
+
+    def price_leg(
+        self, leg: Leg, context: Context, *, on: date, basis: Basis = "as-billed"
+    ) -> LegCost:
+        """Price one leg of a request, as `price` does."""
+        tariff = self._tariff(leg, context, on)
+        if tariff.model != leg.model:
+            leg = msgspec.structs.replace(leg, model=tariff.model)
+        billed = True if leg.refusal is None else self.is_refusal_billed(leg.refusal, on)
+        return bill_leg(leg, tariff, basis=basis, refusal_billed=billed)
+
+    def is_refusal_billed(self, category: str, on: date) -> bool | None:
+        """Tell whether a refusal before any output is charged; None where that is unknown.
+
+        Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
+        """
+        rules = [rule for rule in self._settings.refusals if rule.from_on <= on]
+        if not rules:
+            return True
+        rule = max(rules, key=lambda rule: rule.from_on)
+        if category in rule.billed:
+            return True
+        return None if rule.free and category not in rule.free else False
+
+    def _tariff(self, leg: Leg, context: Context, on: date) -> Tariff:
+        key = (leg.model, leg.kind, context, on)
+        tariff = self._tariffs.get(key)
+        if tariff is None:
+            tariff = self._tariffs[key] = self._work_out_tariff(leg, context, on)
+        return tariff
+
+    def _work_out_tariff(self, leg: Leg, context: Context, on: date) -> Tariff:
+        model = self.resolve(leg.model).model
+        asked = context.speed or STANDARD
+        has_speed = asked in self.speeds(model)
+        # Which speed an advisor ran at is not stated; a declined or compacting model other than
+        # the serving one may have no such speed.
+        speed = STANDARD if leg.kind != "message" and not has_speed else asked
+        bands = self.bands(model, on=on, speed=STANDARD if leg.kind == "advisor" else speed)
+        dearer = None
+        if leg.kind == "advisor" and speed != STANDARD:
+            dearer = self.bands(model, on=on, speed=speed)
+        return tariff_of(self._settings, bands, context, on, dearer=dearer)
+
+
+@cache
+def shipped_card() -> RateCard:
+    """Return the prices that come with the package."""
+    card, data = read_card_file(_SHIPPED)
+    assert card.version is not None  # a test holds it
+    layers = {model: (entry.rates,) for model, entry in card.models.items()}
+    sha256 = hashlib.sha256(data).hexdigest()
+    return RateCard(Contents(card, layers), version=card.version, sha256=sha256)
