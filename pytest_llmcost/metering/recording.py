@@ -1,0 +1,252 @@
+"""Recorded files, whoever wrote them: cassettes of several recorders, responses, streams.
+
+Data flow: a file's bytes -> `read_recordings` -> Recorded exchanges -> calls. Reading never runs
+anything: YAML tags that name Python objects come out as plain data.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from pytest_llmcost.errors import RecordingError
+from pytest_llmcost.metering.recordedbody import (
+    UndecodableBody,
+    decode_body,
+    is_event_stream,
+    parsed_json,
+    unzip,
+)
+
+_INTERACTIONS = ("interactions", "http_interactions")
+"""vcrpy, go-vcr and cassetter; vcr for Ruby and for R."""
+_STREAM_EVENTS = ("message_start", "message_delta", "content_block_start", "content_block_delta")
+_CONTAINERS = ("results", "responses")
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """One exchange as a file holds it; a bare response has no method, URL and request."""
+
+    source: str
+    """`path#index`, the index counted from 0 over all that the file holds."""
+    method: str | None = None
+    url: str | None = None
+    status: int = 200
+    request: Mapping[str, Any] | None = None
+    """The request's JSON, where it was recorded and is an object."""
+    content_type: str | None = None
+    body: bytes = b""
+    """Of the response, decompressed."""
+    problem: str | None = None
+    """Why there is no body, though there was one."""
+
+
+def read_recordings(data: bytes, path: str) -> tuple[Recorded, ...]:
+    """Read whatever a file holds, told by its content and not by its name.
+
+    Raises:
+        RecordingError: when it is none of the known forms; names file and place.
+    """
+    data = _decompress(data, path)
+    if is_event_stream(data):
+        kind = "application/vnd.amazon.eventstream" if data[:1] == b"\0" else "text/event-stream"
+        return (Recorded(source=f"{path}#0", content_type=kind, body=data),)
+    found = [*_entries(_parse(data, path), path)]
+    if not found:
+        raise RecordingError(
+            f"{path}: neither a cassette nor a Messages response, event stream or batch result"
+        )
+    return tuple(
+        msgspec.structs.replace(each, source=f"{path}#{index}") for index, each in enumerate(found)
+    )
+
+
+def _decompress(data: bytes, path: str) -> bytes:
+    try:
+        return unzip(data).removeprefix(b"\xef\xbb\xbf")
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordingError(f"{path}: looks gzip-compressed, but is not: {error}") from None
+
+
+def _parse(data: bytes, path: str) -> object:
+    """JSON, JSON Lines or YAML, whichever it is."""
+    if not data.strip():
+        raise RecordingError(f"{path}: the file is empty")
+    if data.lstrip()[:1] not in b"{[":
+        return _parse_yaml(data, path)
+    value = parsed_json(data)
+    if value is not None:
+        return value
+    lines = [(number, line) for number, line in enumerate(data.splitlines(), 1) if line.strip()]
+    values = [(number, parsed_json(line)) for number, line in lines]
+    bad = [number for number, each in values if each is None]
+    if not bad:
+        return [each for _, each in values]
+    if len(bad) < len(values):
+        raise RecordingError(f"{path}, line {bad[0]}: not JSON, though other lines are")
+    return _parse_yaml(data, path)
+
+
+def _parse_yaml(data: bytes, path: str) -> object:
+    import yaml
+
+    try:
+        return yaml.load(data, Loader=_tolerant_loader())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
+        raise RecordingError(f"{path}{place}: {what}") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordingError(f"{path}: cannot be read as YAML: {error}") from None
+
+
+def _tolerant_loader() -> Any:
+    """Return PyYAML's safe C loader, taught to read every unknown tag as the data under it.
+
+    vcrpy's own loader refuses tags that name Python objects, which some recorders left in headers.
+    """
+    import yaml
+
+    safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader: Any = type("_TolerantLoader", (safe,), {})
+    loader.add_multi_constructor("", _construct_plain)
+    return loader
+
+
+def _construct_plain(loader: Any, suffix: str, node: Any) -> object:
+    if suffix == "!binary":  # as Ruby writes it
+        return loader.construct_yaml_binary(node)
+    if node.id == "mapping":
+        return loader.construct_mapping(node, deep=True)
+    if node.id == "sequence":
+        return loader.construct_sequence(node, deep=True)
+    return loader.construct_scalar(node)
+
+
+def _entries(value: object, path: str) -> Iterator[Recorded]:
+    """Find every exchange, response and batch result in a parsed file."""
+    if isinstance(value, list):
+        yield from _listed(value, path)
+    elif isinstance(value, dict):
+        yield from _single(value, path)
+        for name in _CONTAINERS:
+            if isinstance(value.get(name), list):
+                yield from _listed(value[name], path)
+
+
+def _listed(values: Sequence[object], path: str) -> Iterator[Recorded]:
+    """A list is one stream if it holds events, else each element stands for itself."""
+    if any(isinstance(each, dict) and each.get("type") in _STREAM_EVENTS for each in values):
+        lines = b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in values)
+        yield Recorded(source=path, content_type="text/event-stream", body=lines)
+        return
+    for each in values:
+        if isinstance(each, dict):
+            yield from _single(each, path)
+
+
+def _single(value: Mapping[str, Any], path: str) -> Iterator[Recorded]:
+    interactions = _interactions_of(value)
+    if interactions is not None:
+        yield from (_interaction(each, path) for each in interactions)
+    elif _is_answer(value):
+        yield _bare(value)
+
+
+def _is_answer(value: Mapping[str, Any]) -> bool:
+    if value.get("type") in ("message", "error") or "usage" in value:
+        return True
+    return "custom_id" in value and "result" in value
+
+
+def _bare(value: Mapping[str, Any]) -> Recorded:
+    status = 400 if value.get("type") == "error" else 200
+    kind = "application/x-jsonl" if "custom_id" in value else "application/json"
+    return Recorded(source="", status=status, content_type=kind, body=json.dumps(value).encode())
+
+
+def _interactions_of(value: Mapping[str, Any]) -> list[Any] | None:
+    for name in _INTERACTIONS:
+        if name in value:
+            return value[name] if isinstance(value[name], list) else []
+    log = value.get("log")
+    if isinstance(log, dict) and isinstance(log.get("entries"), list):
+        return list(log["entries"])
+    if isinstance(value.get("request"), dict) and isinstance(value.get("response"), dict):
+        return [value]
+    return None
+
+
+def _interaction(entry: object, path: str) -> Recorded:
+    request, response = _part(entry, "request"), _part(entry, "response")
+    headers = {str(k).lower(): v for k, v in _headers(response).items()}
+    body, problem = b"", None
+    try:
+        body = decode_body(_body_of(response), encoding=_first(headers.get("content-encoding")))
+    except UndecodableBody as error:
+        problem = str(error)
+    return Recorded(
+        source=path,
+        method=str(request.get("method") or "POST").upper(),
+        url=str(request.get("uri") or request.get("url") or ""),
+        status=_status(response),
+        request=_request_json(request),
+        content_type=_first(headers.get("content-type"))
+        or _first(_part(response, "content").get("mimeType")),
+        body=body,
+        problem=problem,
+    )
+
+
+def _part(entry: object, name: str) -> Mapping[str, Any]:
+    part = entry.get(name) if isinstance(entry, dict) else None
+    return part if isinstance(part, dict) else {}
+
+
+def _headers(response: Mapping[str, Any]) -> dict[str, Any]:
+    """Headers as a mapping; archives (HAR) list them as names with values."""
+    headers = response.get("headers")
+    if isinstance(headers, list):
+        pairs = [each for each in headers if isinstance(each, dict) and "name" in each]
+        return {each["name"]: each.get("value") for each in pairs}
+    return headers if isinstance(headers, dict) else {}
+
+
+def _first(value: object) -> str | None:
+    """A header's value: recorders keep it as text, as bytes, or as a list of either."""
+    while isinstance(value, (list, tuple)):
+        value = value[0] if value else None
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    return value if isinstance(value, str) else None
+
+
+def _status(response: Mapping[str, Any]) -> int:
+    """`{code: 200}`, `{status_code: 200}`, `code: 200`, `status_code: 200` or `200 OK`."""
+    status = response.get("status")
+    nested = status if isinstance(status, dict) else response
+    for value in (nested.get("code"), nested.get("status_code"), status):
+        text = str(value).split(" ")[0]
+        if text.isdigit():
+            return int(text)
+    return 200
+
+
+def _body_of(message: Mapping[str, Any]) -> object:
+    for name in ("parsed_body", "body", "content", "postData"):
+        if message.get(name) not in (None, ""):
+            return message[name]
+    return None
+
+
+def _request_json(request: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    try:
+        value = parsed_json(decode_body(_body_of(request)))
+    except UndecodableBody:
+        return None
+    return value if isinstance(value, dict) else None

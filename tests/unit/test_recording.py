@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded_traffic import RESPONSES_PATH, body_of, needs_traffic, recorded_lines
+
+from pytest_llmcost.errors import RecordingError
+from pytest_llmcost.metering.recording import Recorded, read_recordings
+
+CASSETTES_PATH = RESPONSES_PATH.parent / "cassettes"
+URL = "https://api.anthropic.com/v1/messages"
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "model": "claude-opus-4-7",
+    "usage": {"input_tokens": 10, "output_tokens": 5},
+}
+TEXT = json.dumps(MESSAGE)
+ASKED = {"model": "claude-opus-4-7", "max_tokens": 9, "messages": []}
+STREAM = b'event: message_start\ndata: {"type":"message_start","message":{}}\n\n'
+
+
+def read(data: object, path: str = "a.yaml") -> tuple[Recorded, ...]:
+    if isinstance(data, bytes):
+        return read_recordings(data, path)
+    return read_recordings(yaml.safe_dump(data).encode(), path)
+
+
+def only(data: object) -> Recorded:
+    [recorded] = read(data)
+    return recorded
+
+
+def vcrpy(response_body: object, **response: Any) -> dict[str, Any]:
+    request = {"method": "POST", "uri": URL, "body": json.dumps(ASKED), "headers": {}}
+    headers = {"content-type": ["application/json"]}
+    status = {"code": 200, "message": "OK"}
+    full = {"status": status, "headers": headers, "body": response_body, **response}
+    return {"version": 1, "interactions": [{"request": request, "response": full}]}
+
+
+def parsed(**body: Any) -> dict[str, Any]:
+    request = {"method": "POST", "uri": URL, "headers": {}, "parsed_body": ASKED}
+    status = {"code": 200, "message": "OK"}
+    response = {"status": status, "headers": {}, "parsed_body": body}
+    return {"version": 1, "interactions": [{"request": request, "response": response}]}
+
+
+def ruby() -> dict[str, Any]:
+    request = {
+        "method": "post",
+        "uri": URL,
+        "body": {"encoding": "UTF-8", "string": json.dumps(ASKED)},
+    }
+    response = {
+        "status": {"code": 200, "message": "OK"},
+        "headers": {"Content-Type": ["application/json"]},
+        "body": {"encoding": "ASCII-8BIT", "string": TEXT},
+    }
+    return {"http_interactions": [{"request": request, "response": response}]}
+
+
+def golang() -> dict[str, Any]:
+    request = {"method": "POST", "url": URL, "body": json.dumps(ASKED), "proto": "HTTP/1.1"}
+    response = {
+        "body": TEXT,
+        "headers": {"Content-Type": ["application/json"]},
+        "status": "200 OK",
+        "code": 200,
+    }
+    return {"version": 2, "interactions": [{"id": 0, "request": request, "response": response}]}
+
+
+def archive() -> dict[str, Any]:
+    request = {"method": "POST", "url": URL, "postData": {"text": json.dumps(ASKED)}}
+    content = {
+        "size": 9,
+        "mimeType": "application/json",
+        "encoding": "base64",
+        "text": base64.b64encode(TEXT.encode()).decode(),
+    }
+    headers = [{"name": "Content-Type", "value": "application/json"}]
+    response = {"status": 200, "headers": headers, "content": content}
+    return {"log": {"entries": [{"request": request, "response": response}]}}
+
+
+RECORDERS = {
+    "vcrpy": vcrpy({"string": TEXT}),
+    "parsed bodies": parsed(**MESSAGE),
+    "vcr for Ruby": ruby(),
+    "go-vcr": golang(),
+    "HTTP archive": archive(),
+    "one exchange": golang()["interactions"][0],
+}
+
+
+@pytest.mark.parametrize("form", RECORDERS.values(), ids=RECORDERS)
+@pytest.mark.parametrize("dump", [json.dumps, yaml.safe_dump], ids=["JSON", "YAML"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gz"])
+def test_what_a_recorder_wrote_is_read_as_the_exchange_it_was(
+    form: object, dump: Any, pack: Any
+) -> None:
+    recorded = only(pack(dump(form).encode()))
+    assert (recorded.method, recorded.url, recorded.status) == ("POST", URL, 200)
+    assert recorded.request == ASKED
+    assert json.loads(recorded.body) == MESSAGE
+    assert recorded.problem is None
+
+
+def test_exchanges_are_numbered_from_zero_behind_the_files_path() -> None:
+    data = vcrpy({"string": TEXT})
+    data["interactions"] *= 2
+    sources = [each.source for each in read(data, "tests/c.yaml")]
+    assert sources == ["tests/c.yaml#0", "tests/c.yaml#1"]
+
+
+ZIPPED = gzip.compress(TEXT.encode())
+BODIES = {
+    "text": {"string": TEXT},
+    "bytes": {"string": TEXT.encode()},
+    "gzip bytes": {"string": ZIPPED},
+    "gzip twice": {"string": gzip.compress(ZIPPED)},
+    "gzip in hex": {"string": ZIPPED.hex()},
+    "text in hex": TEXT.encode().hex().upper(),
+    "gzip in base64": {"string": base64.b64encode(ZIPPED).decode()},
+    "named base64": {"base64_string": base64.encodebytes(TEXT.encode()).decode()},
+    "plain text": TEXT,
+    "object": MESSAGE,
+}
+
+
+@pytest.mark.parametrize("stored", BODIES.values(), ids=BODIES)
+def test_a_body_is_read_however_it_is_stored(stored: object) -> None:
+    assert json.loads(only(vcrpy(stored)).body) == MESSAGE
+
+
+def test_gzip_that_was_stored_as_latin_1_text_is_read() -> None:
+    data = json.dumps(vcrpy({"string": ZIPPED.decode("latin-1")})).encode()
+    assert json.loads(only(data).body) == MESSAGE
+
+
+def test_a_deflated_body_is_inflated() -> None:
+    data = vcrpy(
+        {"string": zlib.compress(TEXT.encode())}, headers={"Content-Encoding": ["deflate"]}
+    )
+    assert json.loads(only(data).body) == MESSAGE
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate"])
+def test_a_header_of_a_compression_that_the_recorder_undid_does_not_matter(encoding: str) -> None:
+    recorded = only(vcrpy({"string": TEXT}, headers={"content-encoding": encoding}))
+    assert json.loads(recorded.body) == MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("stored", "headers", "said"),
+    [
+        ({"string": ZIPPED[:20]}, {}, "damaged"),
+        ({"string": b"\x0b\x02\x80"}, {"content-encoding": ["br"]}, "compressed with br"),
+        ({"string": b"\x01\x02"}, {"content-encoding": b"deflate"}, "damaged"),
+        ({"base64_string": "?"}, {}, "not"),
+        ({"base64_string": "abc"}, {}, "base64"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_a_problem_of_that_exchange_alone(
+    stored: object, headers: dict[str, object], said: str
+) -> None:
+    data = vcrpy(stored, headers=headers)
+    data["interactions"] += vcrpy({"string": TEXT})["interactions"]
+    damaged, sound = read(data)
+    assert said in (damaged.problem or "")
+    assert damaged.body == b""
+    assert json.loads(sound.body) == MESSAGE
+
+
+@pytest.mark.parametrize("text", ["deadbeef" * 4, "QUJDRUZHSElKS0xNTk9QUVJTVFU=", "", "1f8b"])
+def test_text_that_only_looks_encoded_stays_as_it_is(text: str) -> None:
+    assert only(vcrpy({"string": text})).body == text.encode()
+
+
+TAGGED = f"""
+interactions:
+- request:
+    body: !!binary |
+      {base64.b64encode(json.dumps(ASKED).encode()).decode()}
+    headers: !!python/object/apply:httpx2.Headers
+    - [[a, b]]
+    method: !!python/object/apply:builtins.str [POST]
+    uri: {URL}
+  response:
+    body:
+      string: !binary |-
+        {base64.b64encode(TEXT.encode()).decode()}
+    headers:
+      Content-Type: !!python/tuple [!!python/str application/json]
+      x: !!python/object:some.Thing {{a: 1}}
+      y: !!python/name:os.system
+    status: !!python/object/new:builtins.dict
+      code: 201
+version: 1
+"""
+
+
+def test_python_tags_come_out_as_plain_data() -> None:
+    recorded = only(TAGGED.encode())
+    assert recorded.request == ASKED
+    assert recorded.content_type == "application/json"
+    assert recorded.status == 201
+    assert json.loads(recorded.body) == MESSAGE
+
+
+def test_python_tags_never_run_anything(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    text = f"interactions: [!!python/object/apply:pathlib.Path.touch [{trace}]]\n"
+    read(text.encode())
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("response", "status"),
+    [
+        ({"status": {"code": 429}}, 429),
+        ({"status": {"status_code": 429}}, 429),
+        ({"status": "429 Too Many Requests"}, 429),
+        ({"status": 429}, 429),
+        ({"status": None, "status_code": 429}, 429),
+        ({"status": None}, 200),
+    ],
+)
+def test_every_recorders_status_is_read(response: dict[str, Any], status: int) -> None:
+    assert only(vcrpy({"string": "{}"}, **response)).status == status
+
+
+@pytest.mark.parametrize("part", [None, "text", []])
+def test_an_exchange_without_its_parts_is_still_one(part: object) -> None:
+    recorded = only({"interactions": [{"request": part, "response": part}, part][:1]})
+    assert recorded.body == b""
+    assert recorded.request is None
+
+
+BARE = {
+    "object": (TEXT, 1),
+    "indented": (json.dumps(MESSAGE, indent=1), 1),
+    "list": (json.dumps([MESSAGE, MESSAGE]), 2),
+    "one a line": (f"{TEXT}\n\n{TEXT}\n", 2),
+    "with a byte order mark": ("\ufeff" + TEXT, 1),
+    "in YAML": (yaml.safe_dump(MESSAGE), 1),
+    "in results": (json.dumps({"results": [MESSAGE]}), 1),
+}
+
+
+@pytest.mark.parametrize(("text", "count"), BARE.values(), ids=BARE)
+def test_responses_alone_are_read(text: str, count: int) -> None:
+    recorded = read(text.encode(), "r.json")
+    assert [each.source for each in recorded] == [f"r.json#{n}" for n in range(count)]
+    assert all(json.loads(each.body) == MESSAGE for each in recorded)
+    assert all(each.url is None for each in recorded)
+
+
+def test_batch_result_lines_are_read_one_by_one() -> None:
+    line = {"custom_id": "a", "result": {"type": "succeeded", "message": MESSAGE}}
+    data = f"{json.dumps(line)}\n{json.dumps({**line, 'custom_id': 'b'})}\n".encode()
+    recorded = read(data)
+    assert [json.loads(each.body)["custom_id"] for each in recorded] == ["a", "b"]
+    assert recorded[0].content_type == "application/x-jsonl"
+
+
+def test_an_error_response_alone_is_not_taken_for_a_success() -> None:
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
+    assert only(json.dumps(error).encode()).status == 400
+
+
+@pytest.mark.parametrize("data", [STREAM, b"\xef\xbb\xbf" + STREAM, b": hi\n\n" + STREAM])
+def test_an_event_stream_is_one_response(data: bytes) -> None:
+    recorded = only(data)
+    assert recorded.content_type == "text/event-stream"
+    assert STREAM in recorded.body
+
+
+def test_aws_frames_are_one_response() -> None:
+    recorded = only(b"\x00\x00\x01\x02rest")
+    assert recorded.content_type == "application/vnd.amazon.eventstream"
+
+
+def test_events_without_their_frame_are_one_stream() -> None:
+    events: list[object] = [{"type": "message_start", "message": MESSAGE}, {"type": "message_stop"}]
+    text = "\n".join(json.dumps(each) for each in events)
+    recorded = only(text.encode())
+    assert recorded.content_type == "text/event-stream"
+    assert recorded.body.startswith(b'data: {"type": "message_start"')
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "f: the file is empty"),
+        (b" \n", "f: the file is empty"),
+        (b"hello", "f: neither a cassette nor"),
+        (b"[1, 2]", "f: neither a cassette nor"),
+        (b'{"a": 1}', "f: neither a cassette nor"),
+        (b"a: [1\nb: 2", "f, line 2: "),
+        (b"a: \x00", "f: "),
+        (b'{"a": 1}\n{"b"\n', "f, line 2: not JSON"),
+        (b"\x1f\x8bnonsense", "f: looks gzip-compressed"),
+        (b"? {a: b}\n: c", "f"),
+        (b"[" * 900, "f"),
+        (b"- " * 900, "f"),
+    ],
+)
+def test_what_is_no_recording_is_an_error_that_names_the_file(data: bytes, said: str) -> None:
+    with pytest.raises(RecordingError) as caught:
+        read_recordings(data, "f")
+    assert str(caught.value).startswith(said)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    with contextlib.suppress(RecordingError):
+        read_recordings(data, "f")
+
+
+@needs_traffic
+def test_public_cassettes_give_the_bodies_that_were_sent() -> None:
+    lines = {line["id"]: line for line in recorded_lines()}
+    compared = 0
+    for path in sorted(CASSETTES_PATH.rglob("*.yaml")):
+        name = path.relative_to(CASSETTES_PATH).as_posix()
+        for recorded in read_recordings(path.read_bytes(), name):
+            line = lines.get(recorded.source)
+            if line is not None:
+                assert recorded.body == body_of(line), recorded.source
+                assert recorded.request == line["request"], recorded.source
+                assert recorded.status == line["status"], recorded.source
+                assert recorded.content_type == line["content_type"], recorded.source
+                compared += 1
+    assert compared == 200
