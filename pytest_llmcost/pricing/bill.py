@@ -114,7 +114,9 @@ def bill_leg(
     usage = on_basis(leg, basis)
     billed = usage if refusal_billed else _NOTHING
     rates = _band(tariff.bands, leg)
-    usd = low = high = _amount(billed, rates, tariff.factor, tariff.search_usd)
+    usd = _amount(billed, rates, tariff.factor, tariff.search_usd)
+    low: Decimal = usd
+    high: Decimal | None = usd
     if _is_doubtful(leg, tariff, refusal_billed):
         low = _lowest(leg, tariff, billed)
         high = _highest(leg, tariff, _NOTHING if refusal_billed is False else usage)

@@ -120,18 +120,16 @@ def _geography(settings: CardFile, entry: ModelEntry, context: Context) -> _Fact
 
 def _endpoint(entry: ModelEntry, context: Context) -> _Factor:
     """A model without a regional factor costs the same at every endpoint."""
-    platform = context.platform or ""
-    if entry.regional is None or not platform.endswith(("-regional", "-unknown")):
+    cloud, _, endpoint = (context.platform or "").partition("-")
+    if entry.regional is None or endpoint not in ("regional", "unknown"):
         return _Factor()
-    if platform.endswith("-regional"):
+    if endpoint == "regional":
         return _known(entry.regional)
-    return _Factor(
-        high=max(entry.regional, _ONE), caveat=f"unknown-endpoint: {platform.partition('-')[0]}"
-    )
+    return _Factor(high=max(entry.regional, _ONE), caveat=f"unknown-endpoint: {cloud}")
 
 
 def _model_caveats(rates: Rates, entry: ModelEntry, on: date) -> Iterator[str]:
     if entry.retires_on is not None and entry.retires_on <= on:
-        yield f"retired-model: {rates.model}, {entry.retires_on}"
+        yield f"retired-model: {rates.model} on {entry.retires_on}"
     if rates.ended_on is not None:
-        yield f"ended-fast-mode: {rates.model}, {rates.ended_on}"
+        yield f"ended-fast-mode: {rates.model} on {rates.ended_on}"
