@@ -135,6 +135,14 @@ class Ledger:
             account = self._accounts.get(owner)
             return settled(account.calls) if account else ()
 
+    def __bool__(self) -> bool:
+        return bool(self._accounts)
+
+    def row(self, owner: TestOwner) -> TestRow:
+        """Return how one attempt of a test stands so far."""
+        with self._lock:
+            return _test_row(owner, self._accounts.get(owner, _Account()))
+
     def take_fragment(self) -> dict[str, Any] | None:
         """Return all news since the last time, in builtins that cross processes; None for none."""
         with self._lock:
@@ -224,21 +232,22 @@ def _test_rows(accounts: Mapping[Owner, _Account]) -> Iterator[tuple[TestOwner, 
         if not isinstance(owner, TestOwner):
             continue
         if account.calls or account.verdict or account.blocks:
-            calls = settled(account.calls)
-            yield (
-                owner,
-                TestRow(
-                    nodeid=owner.nodeid,
-                    path=owner.path,
-                    line=owner.line,
-                    attempt=owner.attempt,
-                    outcome=account.outcome,
-                    usd=sum_usd(calls),
-                    verdict=account.verdict,
-                    blocks=account.blocks,
-                    calls=calls,
-                ),
-            )
+            yield owner, _test_row(owner, account)
+
+
+def _test_row(owner: TestOwner, account: _Account) -> TestRow:
+    calls = settled(account.calls)
+    return TestRow(
+        nodeid=owner.nodeid,
+        path=owner.path,
+        line=owner.line,
+        attempt=owner.attempt,
+        outcome=account.outcome,
+        usd=sum_usd(calls),
+        verdict=account.verdict,
+        blocks=account.blocks,
+        calls=calls,
+    )
 
 
 def _number(rows: Iterable[tuple[TestOwner, TestRow]]) -> Iterator[TestRow]:
