@@ -1,0 +1,151 @@
+"""From what callers hand in to the plain JSON that would be sent."""
+
+from __future__ import annotations
+
+import base64
+import enum
+import io
+from collections import OrderedDict
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_llmcost.errors import PayloadError
+from pytest_llmcost.metering.json_value import canonical, to_json_value
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=("Cs",))),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.text(st.characters(exclude_categories=("Cs",))), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(JSON)
+def test_json_stays_what_it_is(value: Any) -> None:
+    assert to_json_value(value) == value
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(), max_size=6), st.randoms())
+def test_the_order_of_keys_does_not_change_the_canonical_form(
+    value: dict[str, int], shuffler: Any
+) -> None:
+    keys = list(value)
+    shuffler.shuffle(keys)
+    assert canonical({key: value[key] for key in keys}) == canonical(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        ((1, 2), [1, 2]),
+        ((part for part in "ab"), ["a", "b"]),
+        (map(str, (1, 2)), ["1", "2"]),
+        ({"a": 1}.values(), [1]),
+        (OrderedDict(a=(1,)), {"a": [1]}),
+        (MappingProxyType({"a": 1}), {"a": 1}),
+        (Colour.RED, "red"),
+        (Level.LOW, 1),
+        (True, True),
+        (date(2026, 11, 22), "2026-11-22"),
+        (type("Text", (str,), {})("x"), "x"),
+        (type("Number", (float,), {})(1.5), 1.5),
+    ],
+)
+def test_other_containers_and_scalars_are_sent_as_json(value: object, plain: object) -> None:
+    found = to_json_value(value)
+    assert found == plain
+    assert type(found) is type(plain)
+
+
+def test_sdk_objects_are_dumped_as_the_sdk_sends_them() -> None:
+    types = pytest.importorskip("anthropic.types")
+    block = types.ToolUseBlock(type="tool_use", id="toolu_1", name="find", input={"q": "x"})
+    assert to_json_value({"content": [block]}) == {
+        "content": [{"type": "tool_use", "id": "toolu_1", "name": "find", "input": {"q": "x"}}]
+    }
+
+
+def test_what_the_sdk_leaves_away_is_left_away() -> None:
+    anthropic = pytest.importorskip("anthropic")
+    sent = to_json_value({"a": anthropic.NOT_GIVEN, "b": anthropic.omit, "c": None})
+    assert sent == {"c": None}
+
+
+def test_an_sdk_tool_made_from_a_function_is_sent_as_its_definition() -> None:
+    anthropic = pytest.importorskip("anthropic")
+
+    def find(query: str) -> str:
+        """Find something."""
+        return query
+
+    (tool,) = to_json_value({"tools": [anthropic.beta_tool(find)]})["tools"]
+    assert (tool["name"], tool["description"]) == ("find", "Find something.")
+
+
+def test_files_in_a_base64_source_are_read_and_left_for_the_caller(tmp_path: Path) -> None:
+    path = tmp_path / "cat.png"
+    path.write_bytes(b"pixels")
+    opened = io.BytesIO(b"pixels")
+    for data in (path, opened, opened):
+        source = {"type": "base64", "media_type": "image/png", "data": data}
+        assert to_json_value(source)["data"] == base64.b64encode(b"pixels").decode()
+
+
+def circle() -> dict[str, Any]:
+    content: list[Any] = []
+    content.append({"again": content})
+    return {"messages": content}
+
+
+def tower() -> object:
+    value: object = "top"
+    for _ in range(500):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "message"),
+    [
+        ({"a": [{"b": b"x"}]}, "a.0.b", "is of type bytes.*base64"),
+        ({"a": float("nan")}, "a", "is nan, which JSON cannot say"),
+        ({"a": [1, float("inf")]}, "a.1", "is inf"),
+        ({"a": {1, 2}}, "a", "set.*pass a list"),
+        ({"a": object()}, "a", "of type object, which is not JSON"),
+        ({"a": Decimal(1)}, "a", "Decimal"),
+        ({"a": dict}, "a", "the class dict.*JSON schema"),
+        ({"a": {1: "x"}}, "a.1", "the key 1 in a is of type int"),
+        ({"a": "\ud800"}, "a", "half a surrogate pair at character 0"),
+        ({"\ud800": 1}, "\ud800", "half a surrogate pair"),
+        (circle(), "messages.0.again", "contains itself"),
+        (tower(), ".".join("0" * 100), "nested 100 levels deep"),
+        (object(), "", "the payload is of type object"),
+        ({"a": io.BytesIO(b"x")}, "a", "BytesIO"),
+    ],
+)
+def test_what_is_not_json_is_named_with_its_path(value: object, path: str, message: str) -> None:
+    with pytest.raises(PayloadError, match=message) as caught:
+        to_json_value(value)
+    assert caught.value.path == path
+
+
+def test_the_same_object_twice_is_no_circle() -> None:
+    shared = {"type": "text", "text": "x"}
+    assert to_json_value([shared, shared]) == [shared, shared]

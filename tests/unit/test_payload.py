@@ -1,0 +1,245 @@
+"""Fingerprints, digests of parts, and what differs between two payloads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_llmcost.errors import PayloadError, UnknownModelError
+from pytest_llmcost.metering.countable import countable
+from pytest_llmcost.metering.payload import (
+    changed_parts,
+    describe_changes,
+    digest_parts,
+    fingerprint,
+    read_payload,
+    replace_model,
+)
+
+HELLO: dict[str, Any] = {
+    "model": "claude-opus-4-7",
+    "max_tokens": 100,
+    "system": "Be brief.",
+    "tools": [{"name": "find", "input_schema": {"type": "object"}}],
+    "messages": [{"role": "user", "content": "Hello"}],
+}
+IGNORED = {
+    "stream": True,
+    "metadata": {"user_id": "u"},
+    "diagnostics": {},
+    "stop_sequences": ["x"],
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "top_k": 5,
+    "max_tokens": 7,
+    "user_profile_id": "p",
+    "workspace_id": "w",
+    "anthropic_version": "bedrock-2023-05-31",
+    "timeout": 5,
+}
+COUNTED = {
+    "model": "claude-opus-4-8",
+    "system": "Be briefer.",
+    "messages": [],
+    "tools": [],
+    "tool_choice": {"type": "any"},
+    "thinking": {"type": "adaptive"},
+    "output_config": {"effort": "low"},
+    "speed": "fast",
+    "service_tier": "auto",
+    "inference_geo": "us",
+    "container": "c",
+    "cache_control": {"type": "ephemeral"},
+    "mcp_servers": [{"name": "m", "type": "url", "url": "https://example.test"}],
+    "context_management": {},
+    "fallbacks": [],
+    "never_heard_of": 1,
+    "betas": ["a-2026-01-01"],
+}
+
+
+def print_of(**changes: Any) -> str:
+    return read_payload({**HELLO, **changes}).fingerprint
+
+
+def test_the_recipe_is_pinned() -> None:
+    # A change here makes every recorded count of every user a miss: raise RECIPE with it.
+    expected = "1:3f29ab6ff6bb8f3c"
+    assert print_of()[:18] == expected
+
+
+@pytest.mark.parametrize("key", IGNORED)
+def test_what_changes_no_token_and_no_rate_is_not_in_the_fingerprint(key: str) -> None:
+    assert print_of(**{key: IGNORED[key]}) == print_of()
+
+
+@pytest.mark.parametrize("key", COUNTED)
+def test_everything_else_is_in_the_fingerprint(key: str) -> None:
+    assert print_of(**{key: COUNTED[key]}) != print_of()
+
+
+@given(st.dictionaries(st.sampled_from(sorted(IGNORED)), st.integers(1, 9)), st.randoms())
+def test_neither_order_nor_ignored_keys_matter(extra: dict[str, int], shuffler: Any) -> None:
+    items = list({**HELLO, **extra}.items())
+    shuffler.shuffle(items)
+    assert read_payload(dict(items)).fingerprint == print_of()
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",)), min_size=1))
+def test_any_other_text_is_another_fingerprint(text: str) -> None:
+    changed = print_of(messages=[{"role": "user", "content": "Hello" + text}])
+    assert changed != print_of()
+
+
+def test_an_alias_and_the_id_it_stands_for_are_one_payload() -> None:
+    ids = {"claude-sonnet-4-5": "claude-sonnet-4-5-20250929"}
+
+    def resolve(name: str) -> str:
+        return ids.get(name, name)
+
+    alias = read_payload({**HELLO, "model": "claude-sonnet-4-5"}, resolve=resolve)
+    exact = read_payload({**HELLO, "model": "claude-sonnet-4-5-20250929"}, resolve=resolve)
+    assert alias.fingerprint == exact.fingerprint
+    assert alias.model == exact.model == "claude-sonnet-4-5-20250929"
+    assert alias.body["model"] == "claude-sonnet-4-5", "it is sent as it was asked for"
+
+
+def test_a_model_without_a_price_still_has_a_fingerprint() -> None:
+    def resolve(name: str) -> str:
+        raise UnknownModelError("unknown", model=name)
+
+    assert read_payload({**HELLO, "model": "mine"}, resolve=resolve).model == "mine"
+
+
+def test_the_model_may_come_from_the_url() -> None:
+    body = {key: value for key, value in HELLO.items() if key != "model"}
+    bedrock = read_payload(
+        {**body, "anthropic_version": "bedrock-2023-05-31"},
+        model="us.anthropic.claude-opus-4-7",
+        resolve=lambda name: "claude-opus-4-7",
+    )
+    assert bedrock.fingerprint == print_of()
+
+
+def test_a_payload_without_a_model_is_refused() -> None:
+    with pytest.raises(PayloadError, match="names no model"):
+        read_payload({"messages": []})
+
+
+def test_a_payload_must_be_a_mapping() -> None:
+    with pytest.raises(PayloadError, match="mapping of keywords, not list"):
+        read_payload([("model", "x")])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"betas": ["b-2", "a-1", "b-2"]},
+        {"anthropic_beta": ["a-1", "b-2"]},
+        {"extra_headers": {"Anthropic-Beta": "b-2, a-1"}},
+        {"betas": ["a-1"], "extra_headers": {"anthropic-beta": "b-2"}},
+        {"extra_body": {"betas": ["a-1", "b-2"]}},
+    ],
+)
+def test_betas_count_wherever_they_stand(given: dict[str, Any]) -> None:
+    payload = read_payload({**HELLO, **given})
+    assert payload.betas == ("a-1", "b-2")
+    assert payload.fingerprint == read_payload(HELLO, betas=["b-2", "a-1"]).fingerprint
+    assert payload.needs_beta
+    assert not {"betas", "anthropic_beta", "extra_headers"} & payload.body.keys()
+
+
+def test_request_options_of_the_sdk_are_understood() -> None:
+    options = {"extra_body": {"speed": "fast"}, "extra_query": {"x": "1"}, "timeout": 3}
+    assert print_of(**options) == print_of(speed="fast")
+
+
+def test_whose_request_it_is_goes_out_as_headers() -> None:
+    payload = read_payload({**HELLO, "workspace_id": "wrkspc_1", "user_profile_id": None})
+    assert payload.headers == {"anthropic-workspace-id": "wrkspc_1"}
+    assert "workspace_id" not in payload.body
+
+
+def test_a_log_in_token_of_an_mcp_server_is_in_no_hash() -> None:
+    def server(token: str, name: str = "m") -> list[dict[str, str]]:
+        return [{"name": name, "url": "https://example.test", "authorization_token": token}]
+
+    one, two = (read_payload({**HELLO, "mcp_servers": server(token)}) for token in ("a", "b"))
+    assert (one.fingerprint, one.parts) == (two.fingerprint, two.parts)
+    assert one.body["mcp_servers"][0]["authorization_token"] == "a", "it is still sent"
+    other = read_payload({**HELLO, "mcp_servers": server("a", "n")})
+    assert other.fingerprint != one.fingerprint
+
+
+def test_a_generator_is_read_once_and_counted_whole() -> None:
+    turns = ({"role": "user", "content": text} for text in ("Hello",))
+    payload = read_payload({**HELLO, "messages": turns})
+    assert payload.fingerprint == print_of()
+    assert payload.body["messages"] == HELLO["messages"]
+
+
+def test_each_part_has_a_digest_of_its_own() -> None:
+    parts = read_payload({**HELLO, "thinking": {"type": "adaptive"}, "betas": ["a"]}).parts
+    assert list(parts) == ["model", "system", "tools.find", "messages.0", "betas", "thinking"]
+    assert all(len(digest) == 8 for digest in parts.values())
+
+
+def test_tools_without_a_name_or_with_the_same_one_are_told_apart() -> None:
+    tools = [
+        {"name": "find"},
+        {"name": "find"},
+        {"type": "mcp_toolset", "mcp_server_name": "m"},
+        {"type": "computer_toolset_20260801"},
+        {},
+    ]
+    parts = digest_parts({"model": "m", "tools": tools, "messages": []})
+    assert list(parts)[1:] == [
+        "tools.find",
+        "tools.find'",
+        "tools.m",
+        "tools.computer_toolset_20260801",
+        "tools.4",
+    ]
+
+
+def test_odd_shapes_still_have_digests() -> None:
+    assert list(digest_parts({"model": "m", "tools": "x", "messages": "y"})) == [
+        "model",
+        "tools",
+        "messages",
+    ]
+    assert fingerprint({"model": "m", "mcp_servers": ["x"]})
+
+
+def test_changes_are_told_in_words_and_in_order() -> None:
+    old = read_payload({**HELLO, "messages": [*HELLO["messages"]] * 12, "speed": "fast"}).parts
+    tools = [{"name": "search"}]
+    new = read_payload({**HELLO, "system": "x", "tools": tools, "thinking": {}}).parts
+    changes = changed_parts(old, new)
+    assert changes[:3] == ["system", "tools.search (new)", "tools.find (removed)"]
+    assert changes[3:14] == [f"messages.{index} (removed)" for index in range(1, 12)]
+    assert changes[14:] == ["thinking (new)", "speed (removed)"]
+    assert describe_changes(changes, most=1) == "system and 15 more"
+    assert changed_parts(old, old) == []
+
+
+def test_another_model_changes_nothing_but_the_model() -> None:
+    payload = read_payload(HELLO)
+    other = replace_model(payload, "claude-opus-4-6")
+    assert changed_parts(payload.parts, other.parts) == ["model"]
+    assert other.body["messages"] == payload.body["messages"]
+
+
+def test_count_tokens_gets_what_it_takes_and_no_more() -> None:
+    body = read_payload({**HELLO, **{key: COUNTED[key] for key in COUNTED if key != "betas"}}).body
+    general, unknown = countable(body, beta=False)
+    assert sorted(general) == [
+        "cache_control", "messages", "model", "output_config", "speed", "system", "thinking",
+        "tool_choice", "tools",
+    ]  # fmt: skip
+    beta, unknown_too = countable(body, beta=True)
+    assert beta.keys() - general.keys() == {"context_management", "mcp_servers"}
+    assert unknown == unknown_too == ("never_heard_of",)
