@@ -6,24 +6,41 @@ its price and bounds -> the ledger.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import date
 from decimal import Decimal
 from typing import Literal
 
 import msgspec
 
-from pytest_llmcost.pricing.usage import Context, Leg, Usage
+from pytest_llmcost.errors import UnknownModelError
+from pytest_llmcost.pricing.bill import Basis, LegCost, total
+from pytest_llmcost.pricing.caveats import (
+    caveat_name,
+    may_be_higher,
+    may_be_lower,
+    without_card_caveats,
+)
+from pytest_llmcost.pricing.ratecard import RateCard
+from pytest_llmcost.pricing.usage import Context, Leg, Platform, Usage
 
 Evidence = Literal["billed", "counted", "recounted", "stale", "declared"]
 Phase = Literal["setup", "call", "teardown"]
 
+_ZERO = Decimal(0)
+_UNKNOWN_ENDPOINT: Mapping[str, Platform] = {
+    "bedrock": "bedrock-unknown",
+    "vertex": "vertex-unknown",
+}
 
-class PricedLeg(Leg, frozen=True, kw_only=True):
+
+class PricedLeg(Leg, frozen=True, kw_only=True, gc=False):
     """A leg with its list price in US dollars; nothing where it cannot be priced."""
 
     usd: Decimal | None = None
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
+class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One billable request: its usage, where the numbers come from, its price and its bounds."""
 
     model: str
@@ -60,3 +77,73 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 def _is_billed(leg: PricedLeg) -> bool:
     return leg.refusal is None or leg.usd != 0
+
+
+def price_call(call: Call, card: RateCard, *, on: date, basis: Basis = "as-billed") -> Call:
+    """Return a call with its list price, bounds and the card's caveats; may be priced again.
+
+    Without a price for one of its models the call's price is unknown, never zero, and what the
+    other legs cost is its low bound. Never raises for an unknown model.
+    """
+    kept = without_card_caveats(call.caveats)
+    if not call.legs:
+        low, high = _bounds(kept, call.declared_usd or _ZERO, call.declared_usd)
+        return msgspec.structs.replace(
+            call, usd=call.declared_usd, usd_low=low, usd_high=high, caveats=kept
+        )
+    context = _context_of(call, card)
+    priced = [_price_leg(leg, card, context, on, basis) for leg in call.legs]
+    unknown = {f"unknown-model: {leg}" for leg in priced if isinstance(leg, UnknownModelError)}
+    cost = total([leg for leg in priced if isinstance(leg, LegCost)])
+    exact = kept
+    if any(leg.most_output_tokens is not None for leg in call.legs):
+        exact = tuple(each for each in kept if caveat_name(each) != "truncated-stream")
+    low, high = _bounds(exact, cost.low, None if unknown else cost.high)
+    found = card.find(call.model)
+    return msgspec.structs.replace(
+        call,
+        model=found.model if found else call.model,
+        context=context,
+        legs=tuple(map(_priced, call.legs, priced)),
+        usd=None if unknown else cost.usd,
+        usd_low=low,
+        usd_high=high,
+        caveats=tuple(sorted({*kept, *cost.caveats, *unknown})),
+    )
+
+
+def _price_leg(
+    leg: Leg, card: RateCard, context: Context, on: date, basis: Basis
+) -> LegCost | UnknownModelError:
+    try:
+        return card.price_leg(leg, context, on=on, basis=basis)
+    except UnknownModelError as error:
+        return error
+
+
+def _priced(leg: PricedLeg, cost: LegCost | UnknownModelError) -> PricedLeg:
+    if isinstance(cost, UnknownModelError):
+        return msgspec.structs.replace(leg, usd=None)
+    return msgspec.structs.replace(leg, model=cost.leg.model, usd=cost.usd)
+
+
+def _bounds(
+    caveats: tuple[str, ...], low: Decimal, high: Decimal | None
+) -> tuple[Decimal, Decimal | None]:
+    """Open the bounds as the caveats say that did not come from the card."""
+    if any(map(may_be_lower, caveats)):
+        low = _ZERO
+    return low, None if any(map(may_be_higher, caveats)) else high
+
+
+def _context_of(call: Call, card: RateCard) -> Context:
+    """Return what the price depends on, with what the model's spelling tells of the endpoint."""
+    platform = call.context.platform
+    if platform is None:
+        found = [card.find(name) for name in (call.model, *(leg.model for leg in call.legs))]
+        platform = next((each.platform for each in found if each and each.platform), None)
+    elif any(caveat_name(each) == "unknown-endpoint" for each in call.caveats):
+        platform = _UNKNOWN_ENDPOINT.get(platform, platform)
+    if platform == call.context.platform:
+        return call.context
+    return msgspec.structs.replace(call.context, platform=platform)

@@ -111,6 +111,10 @@ class RateCard:
             raise self._unknown_model(name)
         return found
 
+    def find(self, name: str) -> Resolved | None:
+        """Return the model that a name stands for, as `resolve` does; nothing for an unknown."""
+        return self._names.find(name)
+
     def _unknown_model(self, name: str) -> UnknownModelError:
         if name not in self._nearest:  # a search through all names, once for each unknown one
             self._nearest[name] = self._names.nearest(name)

@@ -25,7 +25,7 @@ Platform = Literal[
 """A cloud and its kind of endpoint; `-unknown` where nothing says whether it was a regional one."""
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Token quantities of one or many requests; adds up with `+` and `sum`.
 
     Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
@@ -70,7 +70,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.prompt_tokens or self.output_tokens or self.web_search_requests)
 
 
-class Context(msgspec.Struct, frozen=True, kw_only=True):
+class Context(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the price of a request depends on besides its model and its tokens."""
 
     service_tier: str | None = None
@@ -83,7 +83,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The cloud and whether the endpoint was a regional one; nothing is Anthropic's own API."""
 
 
-class Leg(msgspec.Struct, frozen=True, kw_only=True):
+class Leg(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One sampling pass of a request with a model and a length band of its own.
 
     Legs are what one pays for: their prices add up to the call's. Most calls have one.

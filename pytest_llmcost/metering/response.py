@@ -1,0 +1,200 @@
+"""Responses: the body of a Messages response to the Call that it bills.
+
+Data flow: a message, whole or merged from a stream, or a batch's result -> `read_message` ->
+Call with legs and caveats, unpriced. `read_usage` reads one usage alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from pytest_llmcost.errors import UsageDataError
+from pytest_llmcost.metering.call import Call, PricedLeg
+from pytest_llmcost.metering.contents import (
+    Blocks,
+    Fallback,
+    advisor_calls,
+    blocks_of,
+    fallbacks_of,
+    has_server_loop,
+    is_code_free,
+    last_words,
+    read_lifetime,
+    runs_code,
+    runs_server_tools,
+    says_something,
+)
+from pytest_llmcost.metering.iterations import (
+    UNSPECIFIED,
+    Pass,
+    added_legs,
+    declined_legs,
+    message_legs,
+    read_passes,
+    serving_model,
+    split_passes,
+    unknown_kinds,
+)
+from pytest_llmcost.metering.usagedata import mapping_at, read_usage, text_at, unknown_quantities
+from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.pricing.usage import Context, Leg, Platform, Usage
+
+__all__ = ["read_message", "read_usage"]
+
+
+class _Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """What was read of a response, before anything is concluded from it."""
+
+    body: Mapping[str, object]
+    raw: Mapping[str, object]
+    """Its `usage`."""
+    usage: Usage
+    passes: list[Pass]
+    blocks: Blocks
+    fallbacks: list[Fallback]
+    request: Mapping[str, object] | None
+    truncated: bool
+
+
+def read_message(
+    body: Mapping[str, object],
+    *,
+    model: str | None = None,
+    platform: Platform | None = None,
+    batch: bool | None = None,
+    truncated: bool = False,
+    stream: bool = False,
+    request: Mapping[str, object] | None = None,
+) -> Call:
+    """Read what a response bills: its legs, what their price depends on, and what it hides.
+
+    Args:
+        body: the message; of a stream, what its events add up to.
+        model: as the request or the URL names it; the response's own name comes first.
+        platform: the cloud and kind of endpoint, as the URL tells.
+        batch: whether it is a batch's result, where the response does not say so itself.
+        truncated: whether the stream ended before its final usage.
+        stream: whether it was streamed; only noted.
+        request: the payload, where it is known; it tells what the response leaves open.
+
+    Raises:
+        UsageDataError: naming the path of what cannot be read.
+    """
+    reading = _read(body, request, truncated)
+    named = model or text_at(request or {}, "model")
+    serving = serving_model(reading.passes, reading.fallbacks) or text_at(body, "model") or named
+    if not serving:
+        raise UsageDataError("model: expected the model's name, got nothing", path="model")
+    declined, served = split_passes(reading.passes)
+    requested = serving
+    if declined or reading.fallbacks:
+        requested = named or text_at(body, "model") or serving
+    legs = _message_legs(reading, served, serving)
+    legs += added_legs(reading.passes, requested=requested)
+    refused, untold = declined_legs(declined, reading.fallbacks, requested=requested)
+    legs += refused
+    caveats = {*_caveats(reading), *(f"fallback-without-entry: {f.declined}" for f in untold)}
+    return Call(
+        model=serving,
+        evidence="billed",
+        stream=stream,
+        usage=reading.usage,
+        legs=tuple(map(_unpriced, _worth_keeping(legs))),
+        context=_context(reading.raw, platform or _platform_of(named), batch),
+        caveats=tuple(sorted(caveats)),
+    )
+
+
+def _read(
+    body: Mapping[str, object], request: Mapping[str, object] | None, truncated: bool
+) -> _Reading:
+    raw = mapping_at(body, "usage", "message")
+    blocks = blocks_of(body)
+    return _Reading(
+        body=body,
+        raw=raw,
+        usage=read_usage(raw),
+        passes=read_passes(raw),
+        blocks=blocks,
+        fallbacks=fallbacks_of(blocks),
+        request=request,
+        truncated=truncated,
+    )
+
+
+def _message_legs(reading: _Reading, served: list[Pass], model: str) -> list[Leg]:
+    looped = has_server_loop(reading.blocks, reading.raw)
+    legs = message_legs(reading.usage, served, model=model, looped=looped)
+    changes: dict[str, object] = {"refusal": _refusal(reading)}
+    request = reading.request
+    if request is not None:
+        changes["most_output_tokens"] = _most_output_tokens(reading, request)
+        if reading.usage.cache_read_tokens:
+            changes["read_lifetime"] = read_lifetime(request)
+    return [msgspec.structs.replace(leg, **changes) for leg in legs]
+
+
+def _refusal(reading: _Reading) -> str | None:
+    """Return the category of a refusal before any output; nothing for any other answer.
+
+    It is one when the content holds no block that says something, whatever `output_tokens` is.
+
+    Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
+    """
+    if reading.body.get("stop_reason") != "refusal":
+        return None
+    if any(says_something(block) for block in last_words(reading.blocks)):
+        return None
+    details = reading.body.get("stop_details")
+    category = text_at(details, "category") if isinstance(details, Mapping) else None
+    return category or UNSPECIFIED
+
+
+def _most_output_tokens(reading: _Reading, request: Mapping[str, object]) -> int | None:
+    """Return what the output of a cut stream may have come to: the request's `max_tokens`."""
+    most = request.get("max_tokens")
+    if not reading.truncated or not isinstance(most, int) or runs_server_tools(request):
+        return None
+    return most
+
+
+def _caveats(reading: _Reading) -> Iterator[str]:
+    if reading.truncated:
+        yield "truncated-stream"
+    entries = sum(each.kind == "advisor_message" for each in reading.passes)
+    if advisor_calls(reading.blocks) > entries:
+        yield "advisor-without-entry"
+    terms = shipped_card().code_execution
+    if runs_code(reading.blocks, reading.request) and not is_code_free(reading.request, terms):
+        yield "code-execution-hours"
+    for unknown in (*unknown_quantities(reading.raw), *unknown_kinds(reading.passes)):
+        yield f"unknown-usage: {unknown}"
+    asked = text_at(reading.request or {}, "speed")
+    if asked == "fast" and text_at(reading.raw, "speed") is None:
+        yield "unknown-speed"
+
+
+def _context(raw: Mapping[str, object], platform: Platform | None, batch: bool | None) -> Context:
+    return Context(
+        service_tier="batch" if batch else text_at(raw, "service_tier"),
+        speed=text_at(raw, "speed"),
+        inference_geo=text_at(raw, "inference_geo"),
+        platform=platform,
+    )
+
+
+def _platform_of(model: str | None) -> Platform | None:
+    """Return the cloud that a model's spelling tells of."""
+    found = shipped_card().find(model) if model else None
+    return found.platform if found else None
+
+
+def _worth_keeping(legs: list[Leg]) -> list[Leg]:
+    """Drop passes that used nothing, but keep one leg so that the call has a price."""
+    return [leg for leg in legs if leg.usage] or legs[:1]
+
+
+def _unpriced(leg: Leg) -> PricedLeg:
+    return PricedLeg(**{name: getattr(leg, name) for name in leg.__struct_fields__})
