@@ -9,6 +9,7 @@
      ├─ UsageDataError       a response we cannot read: dotted path, expected, got
      ├─ RecordingError       a recorded file we cannot read: file and place
      ├─ CountError           counting impossible, refused, or not recorded
+     │   ├─ CountMissingError    this payload's count is not recorded: what changed, and the command
      │   └─ CountCassetteError   a damaged or foreign count cassette: file and place
      ├─ LedgerError          an unreadable or newer ledger, or conflicting shards
      └─ ReconcileError       the bill could not be fetched or compared
@@ -70,6 +71,19 @@ class RecordingError(LlmCostError):
 
 class CountError(LlmCostError):
     """A payload's tokens could not be counted; the text says what would help."""
+
+
+class CountMissingError(CountError):
+    """No count of exactly this payload is recorded, and recording one was not asked for."""
+
+    def __init__(
+        self, message: str, *, fingerprint: str, changed: tuple[str, ...], command: str
+    ) -> None:
+        """Keep the payload, what differs from the nearest recorded one, and the remedy."""
+        super().__init__(message)
+        self.fingerprint = fingerprint
+        self.changed = changed
+        self.command = command
 
 
 class CountCassetteError(CountError):

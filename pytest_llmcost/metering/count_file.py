@@ -1,0 +1,179 @@
+"""The format of count cassettes, which is VCR's, and reading it strictly without VCR.
+
+Data flow: file -> `read_entries` -> {fingerprint: Entry} -> CountCassette.
+
+Shape: a VCR cassette whose interactions are POSTs to the canonical count_tokens address. The
+recorded request's body is JSON with `fingerprint`, `model`, `asked_by`, `parts` (a digest of
+each) and, where something could not be counted, `left_out`; never the prompt. The response's
+body is `{"input_tokens": n}`. Interactions are sorted by fingerprint, a line for each value,
+so that two branches merge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pytest_llmcost.errors import CountCassetteError
+
+URI = "https://api.anthropic.com/v1/messages/count_tokens"
+"""Whatever host was asked: a private gateway's name stays out of the file."""
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One recorded count."""
+
+    fingerprint: str
+    model: str
+    asked_by: tuple[str, ...]
+    """The tests and fixtures that count this payload, sorted."""
+    parts: Mapping[str, str]
+    left_out: tuple[str, ...] = ()
+    input_tokens: int
+
+
+class _Body(msgspec.Struct, kw_only=True):
+    """What the recorded request's body holds."""
+
+    fingerprint: str
+    model: str
+    asked_by: tuple[str, ...]
+    parts: dict[str, str]
+    left_out: tuple[str, ...] = ()
+
+
+class _Counted(msgspec.Struct):
+    input_tokens: int
+
+
+class _Damage(Exception):
+    """What is wrong with one interaction, before the file's name is known."""
+
+
+def read_entries(path: Path) -> dict[str, Entry]:
+    """All counts of a file by fingerprint; none where there is no file, or an empty one.
+
+    Raises:
+        CountCassetteError: when it cannot be read or is not a count cassette; names the
+            place. The file is left as it is.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise CountCassetteError(f"{show_path(path)} cannot be read: {error}") from None
+    if not text.strip():
+        return {}
+    return _read_interactions(_load_yaml(text, path), text, path)
+
+
+def _load_yaml(text: str, path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_safe_loader())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        hint = "; it holds unresolved merge conflicts" if "\n<<<<<<< " in f"\n{text}" else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise CountCassetteError(
+            f"{show_path(path)}{place} is not YAML ({problem}){hint}; restore it, or delete it "
+            "and record again"
+        ) from None
+
+
+def _safe_loader() -> Any:
+    import yaml
+
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _read_interactions(document: Any, text: str, path: Path) -> dict[str, Entry]:
+    interactions = document.get("interactions") if isinstance(document, dict) else None
+    if not isinstance(interactions, list):
+        raise CountCassetteError(
+            f"{show_path(path)} is not a count cassette: it has no list of interactions; "
+            "restore it, or delete it and record again"
+        )
+    entries: dict[str, Entry] = {}
+    for index, interaction in enumerate(interactions):
+        try:
+            entry = _read_interaction(interaction)
+            _check_agrees(entries.get(entry.fingerprint), entry)
+        except _Damage as damage:
+            raise CountCassetteError(
+                f"{show_path(path)}, interaction {index + 1}{_line_of(text, index)}: {damage}; "
+                "restore the file, or delete it and record again"
+            ) from None
+        entries[entry.fingerprint] = entry
+    return entries
+
+
+def _read_interaction(interaction: Any) -> Entry:
+    request = _get(interaction, "request", dict)
+    method, uri = _get(request, "method", str, "request."), _get(request, "uri", str, "request.")
+    if (method, uri) != ("POST", URI):
+        raise _Damage(f"{method} {uri} is not a recorded count; this is another cassette")
+    response = _get(interaction, "response", dict)
+    status = _get(response, "status", dict, "response.").get("code")
+    if status != 200:
+        raise _Damage(f"response.status.code: expected 200, got {status!r}")
+    told = _get(_get(response, "body", dict, "response."), "string", str, "response.body.")
+    body = _decode(_get(request, "body", str, "request."), _Body, "request.body")
+    counted = _decode(told, _Counted, "response.body.string")
+    if counted.input_tokens < 0:
+        raise _Damage(f"response.body.string: {counted.input_tokens} tokens is less than nothing")
+    return Entry(
+        fingerprint=body.fingerprint,
+        model=body.model,
+        asked_by=body.asked_by,
+        parts=body.parts,
+        left_out=body.left_out,
+        input_tokens=counted.input_tokens,
+    )
+
+
+def _get(mapping: Any, key: str, kind: type, path: str = "") -> Any:
+    value = mapping.get(key) if isinstance(mapping, dict) else None
+    if not isinstance(value, kind):
+        raise _Damage(f"{path}{key}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _decode(text: str, kind: type[Any], path: str) -> Any:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise _Damage(f"{path}: {error}") from None
+
+
+def _check_agrees(before: Entry | None, entry: Entry) -> None:
+    if before is not None and before.input_tokens != entry.input_tokens:
+        raise _Damage(
+            f"{entry.fingerprint[:12]} is recorded twice, with {before.input_tokens} and "
+            f"{entry.input_tokens} tokens; delete one of them"
+        )
+
+
+def _line_of(text: str, index: int) -> str:
+    """Where an interaction starts; looked up only to say so, as it takes a second reading."""
+    import yaml
+
+    root: Any = yaml.compose(text, Loader=_safe_loader())
+    for key, value in root.value:
+        if key.value == "interactions":
+            return f" (line {value.value[index].start_mark.line + 1})"
+    return ""
+
+
+def show_path(path: Path) -> str:
+    """The path as a person types it: relative where it lies below the working directory."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

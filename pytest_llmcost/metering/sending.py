@@ -1,0 +1,125 @@
+"""Requests of our own go out past every recorder: VCR's patches, and our own capture.
+
+VCR patches the transports of httpx and httpx2 for the whole process while a cassette is open. A
+count must not be answered from, or written into, a user's cassette; and a cassette of ours
+would catch their concurrent requests. So no patch is touched and no cassette opened: the
+client is copied with transports that call what VCR has wrapped.
+
+Capture asks `OWN_REQUEST` whether the request that passes is one of ours.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MethodType
+from typing import Any
+
+OWN_REQUEST: ContextVar[bool] = ContextVar("pytest_llmcost_own_request", default=False)
+"""True in the context that sends a request of ours, which nobody is billed for."""
+
+
+@contextmanager
+def own_request() -> Iterator[None]:
+    """Mark what is sent inside as ours."""
+    token = OWN_REQUEST.set(True)
+    try:
+        yield
+    finally:
+        OWN_REQUEST.reset(token)
+
+
+def past_recorders(client: Any) -> Any:
+    """The same SDK client, its requests unseen by VCR: same key, address, retries, transport.
+
+    Returned as it is where it is no client of the SDK's. Closing the copy closes nothing: the
+    connections are the original's.
+
+    Raises:
+        NetworkBlocked: by the copy's requests, where a plugin forbids connections.
+    """
+    http_client = getattr(client, "_client", None)
+    copied = getattr(client, "with_options", None)
+    if not hasattr(http_client, "_transport") or copied is None:
+        return client
+    return copied(http_client=_unrecorded(http_client))
+
+
+def _unrecorded(http_client: Any) -> Any:
+    """A copy of an httpx or httpx2 client on the same, unwrapped transports."""
+    unrecorded = copy.copy(http_client)
+    unrecorded._transport = _Unwrapped.around(http_client._transport)
+    unrecorded._mounts = {
+        pattern: transport and _Unwrapped.around(transport)
+        for pattern, transport in http_client._mounts.items()
+    }
+    # vcrpy 6 and 7 wrap this method of the client, later ones the transports.
+    inner = _beneath_vcr(type(http_client)._send_single_request)
+    unrecorded._send_single_request = MethodType(inner, unrecorded)
+    return unrecorded
+
+
+class NetworkBlocked(BaseException):
+    """A plugin forbids connections. No Exception, for the SDK would retry and wait in vain."""
+
+
+class _Unwrapped:
+    """A transport, or a connection pool, whose `handle_request` is the one before VCR."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    @classmethod
+    def around(cls, transport: Any, levels: int = 4) -> _Unwrapped:
+        """Wrap a transport, and those inside it (vcrpy 8.0 wraps httpcore's pools)."""
+        inside = {
+            name: cls.around(value, levels - 1)
+            for name, value in getattr(transport, "__dict__", {}).items()
+            if levels and callable(getattr(type(value), "handle_request", None))
+        }
+        if inside:
+            transport = copy.copy(transport)
+            transport.__dict__.update(inside)
+        return cls(transport)
+
+    def handle_request(self, request: Any) -> Any:
+        """Send, looking up the method anew: a cassette may have been opened meanwhile."""
+        inner = self._inner
+        try:
+            return _beneath_vcr(type(inner).handle_request)(inner, request)
+        except RuntimeError as error:
+            if _forbids_connections(error):
+                raise NetworkBlocked(str(error)) from None
+            raise
+
+    def __enter__(self) -> _Unwrapped:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Leave the connections open: they are the original client's."""
+
+    def close(self) -> None:
+        """Leave the connections open: they are the original client's."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def _beneath_vcr(method: Callable[..., Any]) -> Callable[..., Any]:
+    """What VCR has wrapped, or the method itself where it has not."""
+    found = method
+    layer: Any = method
+    while layer is not None:
+        wrapped = getattr(layer, "__wrapped__", None)
+        if getattr(layer, "__globals__", {}).get("__name__", "").startswith("vcr."):
+            found = wrapped or found
+        layer = wrapped
+    return found
+
+
+def _forbids_connections(error: RuntimeError) -> bool:
+    """Whether pytest-recording (a plain RuntimeError) or pytest-socket raised this."""
+    named = type(error).__name__ in ("SocketBlockedError", "SocketConnectBlockedError")
+    return named or str(error).startswith("Network is disabled")

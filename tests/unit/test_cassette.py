@@ -1,0 +1,313 @@
+"""Count cassettes as files: bytes, damage, merging, locks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pytest_llmcost.errors import CountCassetteError
+from pytest_llmcost.metering import cassette as cassette_module
+from pytest_llmcost.metering.cassette import CountCassette, Entry, read_entries, write_entries
+
+
+def entry(name: str = "aa", tokens: int = 7, *askers: str, **changes: Any) -> Entry:
+    made = Entry(
+        fingerprint=f"1:{name}",
+        model="claude-opus-4-7",
+        asked_by=askers or ("test_one",),
+        parts={"model": "m", "system": name},
+        input_tokens=tokens,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "cassettes" / "test_one.llmcost.yaml"
+
+
+def test_what_is_written_is_read(path: Path) -> None:
+    entries = [entry("bb", left_out=("tools.web_search",)), entry("aa", 0, "b", "c")]
+    write_entries(path, entries)
+    assert read_entries(path) == {one.fingerprint: one for one in entries}
+
+
+def test_the_file_is_pinned(path: Path) -> None:
+    write_entries(path, [entry(left_out=("mcp_servers",))])
+    assert path.read_bytes().decode() == textwrap.dedent("""\
+        interactions:
+        - request:
+            body: |-
+              {
+               "fingerprint": "1:aa",
+               "model": "claude-opus-4-7",
+               "asked_by": [
+                "test_one"
+               ],
+               "parts": {
+                "model": "m",
+                "system": "aa"
+               },
+               "left_out": [
+                "mcp_servers"
+               ]
+              }
+            headers: {}
+            method: POST
+            uri: https://api.anthropic.com/v1/messages/count_tokens
+          response:
+            body:
+              string: '{"input_tokens": 7}'
+            headers:
+              content-type:
+              - application/json
+            status:
+              code: 200
+              message: OK
+        version: 1
+        """)
+
+
+def test_the_order_of_recording_does_not_show(path: Path, tmp_path: Path) -> None:
+    entries = [entry(name) for name in "cab"]
+    write_entries(path, entries)
+    write_entries(tmp_path / "other.yaml", reversed(entries))
+    assert path.read_bytes() == (tmp_path / "other.yaml").read_bytes()
+
+
+def test_vcr_itself_can_load_it(path: Path) -> None:
+    vcr_cassette = pytest.importorskip("vcr.cassette")
+    write_entries(path, [entry()])
+    loaded = vcr_cassette.Cassette.load(path=str(path))
+    (request,), (response,) = loaded.requests, loaded.responses
+    assert (request.method, request.path) == ("POST", "/v1/messages/count_tokens")
+    assert response["body"]["string"] == b'{"input_tokens": 7}'
+
+
+def test_no_file_and_an_empty_file_hold_nothing(path: Path) -> None:
+    assert not CountCassette.load(path).entries
+    path.parent.mkdir()
+    path.write_text("\n")
+    assert not CountCassette.load(path).entries
+
+
+GOOD = """\
+interactions:
+- request:
+    body: '{"fingerprint": "1:aa", "model": "m", "asked_by": [], "parts": {}}'
+    method: POST
+    uri: https://api.anthropic.com/v1/messages/count_tokens
+  response:
+    body: {string: '{"input_tokens": 7}'}
+    status: {code: 200}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("interactions: [", r"test_one.llmcost.yaml, line \d is not YAML .*delete it"),
+        ("<<<<<<< ours\ninteractions: []\n", "line 2 is not YAML.*unresolved merge conflicts"),
+        ("- request: {}", "it has no list of interactions"),
+        ("interactions: 3", "it has no list of interactions"),
+        ("!!python/object/apply:os.getcwd []", "line 1 is not YAML"),
+        (GOOD.replace("count_tokens", ""), r"interaction 1 \(line 2\): POST .* another cassette"),
+        (GOOD.replace("POST", "GET"), "GET https.* is not a recorded count"),
+        (GOOD.replace("code: 200", "code: 500"), "response.status.code: expected 200, got 500"),
+        (GOOD.replace("{code: 200}", "200"), "response.status: expected dict, got int"),
+        (GOOD.replace("    method: POST\n", ""), "request.method: expected str, got NoneType"),
+        (GOOD.replace('"model": "m", ', ""), "request.body: .*missing required field `model`"),
+        (GOOD.replace("}}'", "}'"), "request.body: "),
+        (GOOD.replace(": 7", ': "7"'), r"response.body.string: Expected `int`, got `str`"),
+        (GOOD.replace(": 7", ": -7"), "-7 tokens is less than nothing"),
+        (GOOD.replace("- request", "- 3\n- request"), r"interaction 1 \(line 2\): request: expec"),
+        (GOOD + GOOD.partition("\n")[2].replace(": 7", ": 8"), "twice, with 7 and 8 tokens"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_named_with_the_place_and_left_alone(
+    path: Path, text: str, message: str
+) -> None:
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(CountCassetteError, match=message):
+        CountCassette.load(path)
+    assert path.read_text() == text
+
+
+def test_a_file_that_is_not_text_is_an_error(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CountCassetteError, match="cannot be read"):
+        CountCassette.load(path)
+
+
+def test_the_same_count_twice_is_what_a_merge_leaves(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text(GOOD + GOOD.partition("\n")[2])
+    assert CountCassette.load(path).entries["1:aa"].input_tokens == 7
+
+
+def test_a_file_damaged_meanwhile_is_not_overwritten(path: Path) -> None:
+    write_entries(path, [entry()])
+    cassette = CountCassette.load(path)
+    path.write_text("interactions: [")
+    cassette.put(entry("bb"))
+    with pytest.raises(CountCassetteError, match="not YAML"):
+        cassette.save()
+    assert path.read_text() == "interactions: ["
+
+
+def test_saving_without_news_touches_nothing(path: Path) -> None:
+    cassette = CountCassette.load(path)
+    cassette.save()
+    assert not path.exists()
+    write_entries(path, [entry()])
+    os.utime(path, (1, 1))
+    again = CountCassette.load(path)
+    again.put(entry())
+    again.save()
+    assert path.stat().st_mtime == 1
+
+
+def test_two_cassettes_on_one_file_merge(path: Path) -> None:
+    one, two = CountCassette.load(path), CountCassette.load(path)
+    one.put(entry("aa", 7, "test_one"))
+    two.put(entry("aa", 7, "test_two"))
+    two.put(entry("bb", 8, "test_two"))
+    one.save()
+    two.save()
+    entries = CountCassette.load(path).entries
+    assert entries["1:aa"].asked_by == ("test_one", "test_two")
+    assert sorted(entries) == ["1:aa", "1:bb"]
+
+
+def test_pruning_takes_off_the_askers_own_entries_alone(path: Path) -> None:
+    write_entries(path, [entry("aa"), entry("bb"), entry("cc", 1, "test_one", "test_two")])
+    cassette = CountCassette.load(path)
+    cassette.prune("test_one", keep={"1:aa"})
+    assert sorted(cassette.entries) == ["1:aa", "1:cc"]
+    cassette.save()
+    entries = CountCassette.load(path).entries
+    assert sorted(entries) == ["1:aa", "1:cc"]
+    assert entries["1:cc"].asked_by == ("test_two",)
+
+
+def test_pruning_everything_removes_the_file(path: Path) -> None:
+    write_entries(path, [entry()])
+    cassette = CountCassette.load(path)
+    cassette.prune("test_one", keep=())
+    cassette.save()
+    assert not path.exists()
+
+
+def test_the_nearest_payload_is_the_askers_own_most_alike(path: Path) -> None:
+    parts = {"model": "m", "system": "x", "messages.0": "y"}
+    write_entries(
+        path,
+        [
+            entry("other", 1, "test_two", parts=parts),
+            entry("far", 1, parts={"model": "n"}),
+            entry("near", 1, parts={**parts, "system": "z"}),
+        ],
+    )
+    cassette = CountCassette.load(path)
+    assert cassette.nearest(parts, "test_one") == cassette.find("1:near")
+    assert cassette.nearest(parts, "test_two") == cassette.find("1:other")
+    assert CountCassette.load(path.with_name("none")).nearest(parts, "x") is None
+
+
+def test_many_processes_on_one_file_lose_nothing(path: Path) -> None:
+    script = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from pytest_llmcost.metering.cassette import CountCassette, Entry
+        for number in range(5):
+            cassette = CountCassette.load(Path(sys.argv[1]))
+            name = f"{sys.argv[2]}{number}"
+            cassette.put(Entry(fingerprint=name, model="m", asked_by=(name,), parts={},
+                               input_tokens=number))
+            cassette.save()
+    """)
+    running = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in "abc"]
+    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert len(CountCassette.load(path).entries) == 15
+    assert [left.name for left in path.parent.iterdir()] == [path.name]
+
+
+def test_threads_on_one_cassette_lose_nothing(path: Path) -> None:
+    cassette = CountCassette.load(path)
+
+    def record(number: int) -> None:
+        cassette.put(entry(str(number), number))
+        cassette.save_soon()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(record, range(40)))
+    cassette.save()
+    assert len(CountCassette.load(path).entries) == 40
+
+
+def test_saving_soon_does_not_take_all_the_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced: list[object] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: (replaced.append(paths), replace(*paths)))
+    cassette = CountCassette.load(path)
+    for number in range(200):
+        cassette.put(entry(str(number)))
+        cassette.save_soon()
+    cassette.save()
+    assert 2 <= len(replaced) < 100
+    assert len(CountCassette.load(path).entries) == 200
+
+
+def test_a_folder_that_cannot_be_written_is_named(path: Path) -> None:
+    path.parent.write_text("a file where the folder should be")
+    with pytest.raises(CountCassetteError, match=r"cannot be written: .*writable"):
+        write_entries(path, [entry()])
+
+
+def test_a_lock_that_is_not_given_is_an_error_and_not_a_hang(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cassette_module, "_LOCK_SECONDS", 0.1)
+    cassette = CountCassette.load(path)
+    cassette.put(entry())
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with cassette_module._locked(path):
+            held.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(30)
+    with pytest.raises(CountCassetteError, match="written by another process"):
+        cassette.save()
+    done.set()
+    thread.join()
+    cassette.save()
+    assert path.exists()
+
+
+def test_permissions_and_links_are_kept(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "kept.yaml"
+    write_entries(target, [entry("aa")])
+    target.chmod(0o640)
+    path.parent.mkdir()
+    path.symlink_to(target)
+    write_entries(path, [entry("bb")])
+    assert path.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert sorted(read_entries(target)) == ["1:bb"]
