@@ -106,8 +106,8 @@ def added_legs(passes: Sequence[Pass], *, requested: str) -> list[Leg]:
 
 def declined_legs(
     declined: Sequence[Pass], fallbacks: Sequence[Fallback], *, requested: str
-) -> tuple[list[Leg], list[Fallback]]:
-    """Return the legs of declined attempts, and the fallbacks that no entry tells of.
+) -> list[Leg]:
+    """Return the legs of declined attempts; one without usage where only the content tells of it.
 
     An attempt is paired with the change of model that names it; what it had said by then tells
     whether it was refused before any output.
@@ -116,10 +116,15 @@ def declined_legs(
     left = list(fallbacks)
     for each in declined:
         change = next((f for f in left if each.model in (None, f.declined)), None)
-        refusal: str | None = UNSPECIFIED
         if change is not None:
             left.remove(change)
-            refusal = None if change.spoke else change.category or UNSPECIFIED
         model = each.model or (change.declined if change else None) or requested
-        legs.append(Leg(kind="declined", model=model, usage=each.usage, refusal=refusal))
-    return legs, left
+        legs.append(_declined(model, each.usage, change))
+    legs += [_declined(change.declined or requested, Usage(), change) for change in left]
+    return legs
+
+
+def _declined(model: str, usage: Usage, change: Fallback | None) -> Leg:
+    category = (change.category if change else None) or UNSPECIFIED
+    refusal = None if change and change.spoke else category
+    return Leg(kind="declined", model=model, usage=usage, refusal=refusal)

@@ -93,9 +93,7 @@ def read_message(
         requested = named or text_at(body, "model") or serving
     legs = _message_legs(reading, served, serving)
     legs += added_legs(reading.passes, requested=requested)
-    refused, untold = declined_legs(declined, reading.fallbacks, requested=requested)
-    legs += refused
-    caveats = {*_caveats(reading), *(f"fallback-without-entry: {f.declined}" for f in untold)}
+    legs += declined_legs(declined, reading.fallbacks, requested=requested)
     return Call(
         model=serving,
         evidence="billed",
@@ -103,7 +101,7 @@ def read_message(
         usage=reading.usage,
         legs=tuple(map(_unpriced, _worth_keeping(legs))),
         context=_context(reading.raw, platform or _platform_of(named), batch),
-        caveats=tuple(sorted(caveats)),
+        caveats=tuple(sorted(set(_caveats(reading)))),
     )
 
 
@@ -193,7 +191,7 @@ def _platform_of(model: str | None) -> Platform | None:
 
 def _worth_keeping(legs: list[Leg]) -> list[Leg]:
     """Drop passes that used nothing, but keep one leg so that the call has a price."""
-    return [leg for leg in legs if leg.usage] or legs[:1]
+    return [leg for leg in legs if leg.usage or leg.kind == "declined"] or legs[:1]
 
 
 def _unpriced(leg: Leg) -> PricedLeg:

@@ -119,7 +119,7 @@ def bill_leg(
     high: Decimal | None = usd
     if _is_doubtful(leg, tariff, refusal_billed):
         low = _lowest(leg, tariff, billed)
-        high = _highest(leg, tariff, _NOTHING if refusal_billed is False else usage)
+        high = _ZERO if refusal_billed is False else _highest(leg, tariff, usage)
     return LegCost(
         leg=leg,
         billed=billed,
@@ -137,6 +137,8 @@ def _leg_caveats(leg: Leg, rates: Rates, refusal_billed: bool | None) -> tuple[s
     caveats = []
     if refusal_billed is None:
         caveats.append(f"unknown-refusal: {leg.refusal}")
+    if _is_untold(leg) and refusal_billed is not False:
+        caveats.append(f"fallback-without-entry: {leg.model}")
     if leg.sums_calls and rates.above:
         caveats.append(f"band-on-total: {leg.model} above {rates.above:,} prompt tokens")
     return tuple(caveats)
@@ -218,8 +220,14 @@ def _is_doubtful(leg: Leg, tariff: Tariff, refusal_billed: bool | None) -> bool:
         or leg.most_output_tokens is not None
         or refusal_billed is None
         or tariff.dearer is not None
+        or _is_untold(leg)
         or not tariff.factor_low == tariff.factor == tariff.factor_high
     )
+
+
+def _is_untold(leg: Leg) -> bool:
+    """Tell whether the response names this attempt, but not what it used."""
+    return leg.kind == "declined" and not leg.usage
 
 
 def _lowest(leg: Leg, tariff: Tariff, usage: Usage) -> Decimal:
@@ -228,7 +236,7 @@ def _lowest(leg: Leg, tariff: Tariff, usage: Usage) -> Decimal:
 
 
 def _highest(leg: Leg, tariff: Tariff, usage: Usage) -> Decimal | None:
-    if tariff.factor_high is None:
+    if tariff.factor_high is None or _is_untold(leg):
         return None
     if leg.most_output_tokens is not None:
         most = max(usage.output_tokens, leg.most_output_tokens)

@@ -38,7 +38,6 @@ _READING = (
     Caveat("unbounded-output", "higher", "Nothing says how long the reply may get"),
     Caveat("code-execution-hours", "higher", "Container time is billed but shown in no response"),
     Caveat("advisor-without-entry", "higher", "The advisor spoke, but its tokens are not in usage"),
-    Caveat("fallback-without-entry", "higher", "A declined attempt's tokens are not in usage"),
     Caveat("other-tokenizer", "either", "The output was recorded with another tokenizer"),
     Caveat("cut-reply", "higher", "The recorded reply was cut by a limit that has changed since"),
     Caveat("open-batch", "higher", "The batch's results have not been seen"),
@@ -60,6 +59,7 @@ _PRICING = (
         True,
     ),
     Caveat("unknown-geography", "higher", "No factor is known for this place of inference", True),
+    Caveat("fallback-without-entry", "higher", "A billed attempt's tokens are not in usage", True),
     Caveat("unknown-refusal", "higher", "Unknown whether this kind of refusal is billed", True),
     Caveat(
         "band-on-total", "lower", "The length band was chosen on the sum of several calls", True
