@@ -12,10 +12,11 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
+from pytest_llmcost.budgeting.pool import Pool
 from pytest_llmcost.budgeting.report import SCHEMA, Report, all_verdicts, calls_of
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.pricing.money import plain_usd
@@ -43,12 +44,11 @@ _SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")
 _WIDEST_EXPONENT = 60
 
 
-class _Head(msgspec.Struct):
-    schema: str
-
-
-_decode_head = msgspec.json.Decoder(_Head).decode
-_decode_report = msgspec.json.Decoder(Report).decode
+_TYPES = {field.name: field.type for field in msgspec.structs.fields(Report)}
+_decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_LIST_DECODER = msgspec.json.Decoder(list[msgspec.Raw])
+_DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in _TYPES.items()}
+_ROW_DECODERS = {name: msgspec.json.Decoder(get_args(_TYPES[name])[0]) for name in _LISTS}
 
 
 def read_report(path: str | os.PathLike[str]) -> Report:
@@ -71,14 +71,34 @@ def parse_report(data: bytes, source: str) -> Report:
         LedgerError: as `read_report`.
     """
     try:
-        _check_schema(_decode_head(data).schema, source)
-        report = _decode_report(data)
+        raw = _decode_keys(data)
+        _check_schema(_DECODERS["schema"].decode(raw.get("schema", b'""')), source)
+        report = Report(**{name: _decode(name, raw[name]) for name in _TYPES if name in raw})
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise LedgerError(f"{source}: is no ledger of ours, or damaged ({error})") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise LedgerError(f"{source}: is damaged, not JSON to its end ({error})") from None
     _check_amounts(report, source)
     return report
+
+
+def _decode(name: str, raw: msgspec.Raw) -> Any:
+    if name not in _LISTS:
+        return _decode_at(f"$.{name}", _DECODERS[name], raw)
+    rows = _decode_at(f"$.{name}", _LIST_DECODER, raw)
+    pool = Pool()
+    decoder = _ROW_DECODERS[name]
+    return tuple(
+        pool.share(_decode_at(f"$.{name}[{place}]", decoder, row)) for place, row in enumerate(rows)
+    )
+
+
+def _decode_at(place: str, decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> Any:
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        text, found, inner = str(error).partition(" - at `$")
+        raise msgspec.ValidationError(f"{text} - at `{place}{inner if found else '`'}") from None
 
 
 def _check_schema(schema: str, source: str) -> None:
@@ -154,21 +174,32 @@ def render_json(report: Report) -> bytes:
 
 
 def to_json(value: Any) -> Any:
-    """Make builtins of a value of ours: keys sorted, money as text in plain digits."""
-    return _plain(msgspec.to_builtins(value, builtin_types=(Decimal,), order="sorted"))
+    """Make builtins of a value of ours, money as text in plain digits."""
+    whole = [msgspec.to_builtins(value, builtin_types=(Decimal,))]
+    _make_plain_list(whole)
+    return whole[0]
 
 
-def _plain(value: Any) -> Any:
-    kind = type(value)
-    if kind is dict:
-        return {
-            key: _plain(each)
-            for key, each in value.items()
-            if key not in _RARE or (each is not None and each is not False)
-        }
-    if kind is list or kind is tuple:
-        return [_plain(each) for each in value]
-    return plain_usd(value) if kind is Decimal else value
+def _make_plain(node: dict[str, Any]) -> None:
+    """Turn amounts into text and drop rare keys that say nothing, in place: this runs hot."""
+    for key in _RARE & node.keys():
+        if node[key] is None or node[key] is False:
+            del node[key]
+    for key, each in node.items():
+        if type(each) is dict:
+            _make_plain(each)
+        elif type(each) is Decimal:
+            node[key] = plain_usd(each)
+        elif type(each) is list or type(each) is tuple:
+            _make_plain_list(each)
+
+
+def _make_plain_list(nodes: Iterable[Any]) -> None:
+    for node in nodes:
+        if type(node) is dict:
+            _make_plain(node)
+        elif type(node) is list or type(node) is tuple:
+            _make_plain_list(node)
 
 
 def _chunks(report: Report) -> Iterator[bytes]:
@@ -201,7 +232,7 @@ def _escape(value: Any) -> Any:
     """Write what is no character as its escape sequence, in every text of a value."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_escape(each) for each in value]
     if isinstance(value, dict):
         return {_escape(key): _escape(each) for key, each in value.items()}

@@ -388,7 +388,7 @@ class TestFiles:
             (b'{"schema": "pytest-llmcost/2"}', "newer than pytest-llmcost/1"),
             (b'{"schema": "pytest-llmcost/0"}', "no ledger of ours"),
             (b'{"schema": "cyclonedx"}', "no ledger of ours"),
-            (b'{"a": 1}', "no ledger of ours, or damaged"),
+            (b'{"a": 1}', "no ledger of ours"),
             (b"[]", "no ledger of ours, or damaged"),
             (b"interactions: []", "damaged"),
             (b"\xff\xfe", "damaged"),

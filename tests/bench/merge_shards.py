@@ -1,0 +1,98 @@
+"""What merging costs: time and peak memory for many calls in many shards, read from disk.
+
+Run: `python tests/bench/merge_shards.py [CALLS:SHARDS ...]`. Each size runs in a process of its
+own, which reads the shards, merges them and writes the result, as `llmcost merge` does.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+from pytest_llmcost.budgeting.budget import Budget
+from pytest_llmcost.budgeting.ledger import CardId, Ledger, Payload, TestOwner
+from pytest_llmcost.budgeting.ledger_file import read_report, write_report
+from pytest_llmcost.budgeting.merge import merge_reports
+from pytest_llmcost.budgeting.report import Report
+from pytest_llmcost.metering.call import Call, PricedLeg
+from pytest_llmcost.pricing.usage import Usage
+
+SIZES = ("10000:10", "100000:1", "100000:100", "100000:1000", "1000000:1000")
+CALLS_PER_TEST = 4
+
+
+def make_shards(folder: Path, calls: int, shards: int) -> None:
+    """Write shards with calls whose ids, tokens and amounts are all different."""
+    chance = random.Random(7)
+    budget = Budget(scope="suite", limit=Decimal(1_000_000), origin="--llmcost-max-suite")
+    for shard in range(shards):
+        ledger = Ledger()
+        for number in range(calls // shards):
+            test = number // CALLS_PER_TEST
+            nodeid = f"tests/agents/test_{shard % 50}.py::test_case[{shard}-{test}]"
+            call = make_call(chance)
+            payload = Payload(model=call.model, parts={"system": "0a1b2c3d", "messages.0": "4e5f"})
+            ledger.add(TestOwner(nodeid=nodeid, path="t.py", line=test), call, payload)
+        report = ledger.report(price_date="2026-11-22", rate_card=CardId(), budgets=[budget])
+        write_report(report, folder / f"shard-{shard}.json")
+
+
+def make_call(chance: random.Random) -> Call:
+    usage = Usage(
+        input_tokens=chance.randrange(50_000),
+        cache_read_tokens=chance.randrange(50_000),
+        output_tokens=chance.randrange(5_000),
+    )
+    usd = Decimal(usage.input_tokens * 5 + usage.output_tokens * 25).scaleb(-6)
+    model = chance.choice(("claude-opus-4-7", "claude-haiku-5-5"))
+    return Call(
+        model=model,
+        fingerprint=f"1:{chance.getrandbits(256):064x}",
+        evidence="billed",
+        phase="call",
+        usage=usage,
+        legs=(PricedLeg(model=model, usage=usage, usd=usd),),
+        usd=usd,
+        usd_low=usd,
+        usd_high=usd,
+    )
+
+
+def merge(folder: Path) -> None:
+    """Merge a folder's shards and print what it took."""
+    began = time.perf_counter()
+    report = merge_reports(_read(folder))
+    write_report(report, folder / "all.json")
+    took = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    size = (folder / "all.json").stat().st_size / 1e6
+    print(f"{report.totals.calls:>9,} calls {took:7.2f} s {peak:7.0f} MB (file {size:.0f} MB)")  # noqa: T201
+
+
+def _read(folder: Path) -> Iterator[tuple[str, Report]]:
+    for path in sorted(folder.glob("shard-*.json")):
+        yield path.name, read_report(path)
+
+
+def main(sizes: list[str]) -> None:
+    """Measure every size in a process of its own."""
+    for size in sizes or SIZES:
+        calls, shards = map(int, size.split(":"))
+        with tempfile.TemporaryDirectory() as folder:
+            make_shards(Path(folder), calls, shards)
+            print(f"{shards:>5} shards", end=" ", flush=True)  # noqa: T201
+            subprocess.run([sys.executable, __file__, "--merge", folder], check=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--merge"]:
+        merge(Path(sys.argv[2]))
+    else:
+        main(sys.argv[1:])

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from sample_reports import (
+    CARD,
+    OUTSIDE,
+    a_fixture,
+    a_test,
+    make_budget,
+    make_call,
+    make_report,
+    suite_budget,
+)
+
+from pytest_llmcost.budgeting.comparison import Comparison
+from pytest_llmcost.budgeting.ledger import Owner
+from pytest_llmcost.budgeting.ledger_file import parse_report, render_json
+from pytest_llmcost.budgeting.merge import NOT_COMPARED, merge_reports
+from pytest_llmcost.budgeting.report import CardId, Payload, Report, Run
+from pytest_llmcost.errors import LedgerError
+from pytest_llmcost.metering.call import Call
+
+Shards = list[tuple[str, Report]]
+
+
+def shard(number: int, *, usd: str = "1", limit: str | None = "10", **fields: Any) -> Report:
+    spent: dict[Owner, list[Call]] = {
+        a_test(f"tests/a/test_{number}.py::test"): [make_call(usd, fingerprint=f"1:{number}")],
+        a_fixture(worker="gw0"): [make_call(str(number), live=True)],
+        OUTSIDE: [make_call("0.1", live=True)],
+    }
+    return make_report(
+        spent,
+        budgets=[] if limit is None else [suite_budget(limit)],
+        payloads={f"1:{number}": Payload(model="m", parts={"system": f"{number}"})},
+        **fields,
+    )
+
+
+def named(*reports: Report) -> Shards:
+    return [(f"shard-{place}.json", report) for place, report in enumerate(reports)]
+
+
+class TestSums:
+    def test_are_those_of_a_single_run(self) -> None:
+        merged = merge_reports(named(shard(1), shard(2, usd="2"), shard(3)))
+        assert len(merged.tests) == 3
+        assert merged.totals.usd == Decimal("7.3")  # 4 of tests, 0.3 outside, the dearest fixture
+        assert merged.totals.live_usd == Decimal("6.3")  # all three set-ups
+        assert set(merged.payloads) == {"1:1", "1:2", "1:3"}
+
+    def test_of_one_shard_are_its_own(self) -> None:
+        alone = shard(1)
+        assert render_json(merge_reports(named(alone))) == render_json(alone)
+
+    def test_of_merged_shards_can_be_merged_on(self) -> None:
+        one, two, three = shard(1), shard(2), shard(3)
+        by_steps = merge_reports(named(merge_reports(named(one, two)), three))
+        assert render_json(by_steps) == render_json(merge_reports(named(one, two, three)))
+
+    @given(st.permutations(range(5)))
+    def test_never_depend_on_the_order(self, order: list[int]) -> None:
+        shards = [
+            shard(
+                number,
+                usd=f"0.{number}",
+                incomplete=["deselected"] if number % 2 else [],
+                run=Run(started_at=f"2026-11-22T10:0{number}:00Z", workers=number),
+                notes=[f"note {number % 3}"],
+                generator={"pytest": f"9.{number % 2}"},
+            )
+            for number in range(5)
+        ]
+        merged = render_json(merge_reports(named(*(shards[each] for each in order))))
+        assert merged == render_json(merge_reports(named(*shards)))
+
+    def test_of_nothing_are_refused(self) -> None:
+        with pytest.raises(LedgerError, match="nothing to merge"):
+            merge_reports([])
+
+
+class TestConflicts:
+    def test_of_the_same_attempt_name_it_and_both_files(self) -> None:
+        with pytest.raises(LedgerError) as raised:
+            merge_reports([("a.json", shard(1)), ("b.json", shard(2)), ("c.json", shard(1))])
+        assert "attempt 1 of tests/a/test_1.py::test is both in a.json and in c.json" in str(
+            raised.value
+        )
+
+    def test_do_not_arise_between_attempts(self) -> None:
+        first = make_report({a_test("t.py::test"): [make_call("1")]})
+        second = make_report({a_test("t.py::test", attempt=2): [make_call("1")]})
+        assert len(merge_reports(named(first, second)).tests) == 2
+
+    @pytest.mark.parametrize(
+        ("fields", "said"),
+        [
+            ({"price_date": "2026-11-23"}, "price date: shard-0.json has 2026-11-22, shard-1.json"),
+            ({"cache_basis": "cold"}, "cache basis: shard-0.json has as-billed, shard-1.json"),
+            ({"rate_card": CardId(version="x", sha256="y")}, "rate card: shard-0.json has 2026"),
+        ],
+    )
+    def test_of_prices_name_both_files(self, fields: dict[str, Any], said: str) -> None:
+        with pytest.raises(LedgerError) as raised:
+            merge_reports(named(shard(1), shard(2, **fields)))
+        assert said in str(raised.value)
+
+    def test_of_ceilings_name_both_files(self) -> None:
+        with pytest.raises(LedgerError, match=r"the suite: shard-0\.json has 10, shard-2\.json"):
+            merge_reports(named(shard(1), shard(2), shard(3, limit="11")))
+
+    def test_of_payloads_are_settled_whatever_the_order(self) -> None:
+        one = replace(shard(1), payloads={"1:x": Payload(model="a")})
+        two = replace(shard(2), payloads={"1:x": Payload(model="b")})
+        assert merge_reports(named(one, two)).payloads == merge_reports(named(two, one)).payloads
+
+    def test_of_card_files_on_other_machines_are_none(self) -> None:
+        moved = replace(shard(2), rate_card=replace(CARD, sources=("elsewhere",)))
+        assert merge_reports(named(shard(1), moved)).rate_card.sources == ("built in", "elsewhere")
+
+
+class TestVerdicts:
+    @pytest.mark.parametrize(("limit", "state"), [("4.2", "within"), ("4.199999999", "exceeded")])
+    def test_are_decided_anew_over_all_shards(self, limit: str, state: str) -> None:
+        merged = merge_reports(named(shard(1, limit=limit), shard(2, limit=limit)))
+        (verdict,) = merged.verdicts
+        assert (verdict.state, verdict.actual) == (state, Decimal("4.2"))
+        assert verdict.origin == "--llmcost-max-suite"
+
+    def test_hold_for_a_shard_that_forgot_the_ceiling(self) -> None:
+        merged = merge_reports(named(shard(1, limit="2"), shard(2, limit=None)))
+        assert merged.verdicts[0].state == "exceeded"
+
+    def test_are_of_the_limit_that_merge_was_given(self) -> None:
+        given_budget = make_budget("1", scope="suite", origin="--max-suite", label="max_suite")
+        merged = merge_reports(
+            named(shard(1, limit="10"), shard(2, limit="20")), max_suite=given_budget
+        )
+        assert [(int(each.limit), each.state) for each in merged.verdicts] == [(1, "exceeded")]
+
+    def test_are_none_where_nobody_set_a_ceiling(self) -> None:
+        assert merge_reports(named(shard(1, limit=None), shard(2, limit=None))).verdicts == ()
+
+    def test_are_unverified_when_a_shard_has_an_unknown_call(self) -> None:
+        unknown = make_report({a_test("t.py::test"): [make_call(None)]})
+        merged = merge_reports(named(shard(1), unknown))
+        assert merged.verdicts[0].state == "unverified"
+
+    def test_on_places_are_decided_anew_too(self) -> None:
+        place = make_budget(
+            "1.5", scope="place", pattern="tests/a/**", origin="ini", warn_at=Decimal("0.8")
+        )
+        shards = [
+            make_report(
+                {a_test(f"tests/a/test_{each}.py::test"): [make_call("1")]}, budgets=[place]
+            )
+            for each in range(2)
+        ]
+        assert [each.verdicts[0].state for each in shards] == ["within", "within"]
+        (verdict,) = merge_reports(named(*shards), max_suite=suite_budget("9")).verdicts[1:]
+        assert (verdict.state, verdict.pattern, verdict.warn_at) == (
+            "exceeded",
+            "tests/a/**",
+            Decimal("0.8"),
+        )
+
+    def test_on_places_need_one_limit(self) -> None:
+        shards = [
+            make_report({}, budgets=[make_budget(limit, scope="place", pattern="a/**")])
+            for limit in ("1", "2")
+        ]
+        with pytest.raises(LedgerError, match=r"the place a/\*\*"):
+            merge_reports(named(*shards), max_suite=suite_budget("1"))
+
+
+class TestRuns:
+    @pytest.mark.parametrize(
+        ("statuses", "merged"),
+        [
+            ([0, 0], 0),
+            ([0, 1], 1),
+            ([1, 2], 2),
+            ([0, 5], 0),
+            ([5, 5], 5),
+            ([None, 0], 0),
+            ([None, None], None),
+        ],
+    )
+    def test_end_as_badly_as_the_worst(
+        self, statuses: list[int | None], merged: int | None
+    ) -> None:
+        shards = [
+            shard(place, run=Run(exit_status=status)) for place, status in enumerate(statuses)
+        ]
+        assert merge_reports(named(*shards)).run.exit_status == merged
+
+    def test_fail_when_the_ceiling_over_all_is_broken(self) -> None:
+        shards = [shard(each, limit="2", run=Run(exit_status=0)) for each in (1, 2)]
+        assert merge_reports(named(*shards)).run.exit_status == 1
+
+    def test_span_the_time_of_all(self) -> None:
+        first = shard(1, run=Run(started_at="2026-11-22T10:00:00Z", workers=2))
+        second = shard(
+            2,
+            run=Run(
+                started_at="2026-11-22T09:00:00Z", finished_at="2026-11-22T11:00:00Z", workers=3
+            ),
+        )
+        run = merge_reports(named(first, second)).run
+        assert (run.started_at, run.finished_at, run.workers) == (
+            "2026-11-22T09:00:00Z",
+            "2026-11-22T11:00:00Z",
+            5,
+        )
+
+    def test_are_incomplete_when_one_is(self) -> None:
+        shards = named(shard(1, incomplete=["deselected"]), shard(2, incomplete=["interrupted"]))
+        assert merge_reports(shards).incomplete == ("deselected", "interrupted")
+        assert merge_reports(shards, is_whole=True).incomplete == ("interrupted",)
+
+    def test_are_complete_when_the_shards_were_the_whole_suite(self) -> None:
+        shards = named(shard(1, incomplete=["deselected"]), shard(2, incomplete=["deselected"]))
+        assert not merge_reports(shards).complete
+        assert merge_reports(shards, is_whole=True).complete
+
+    def test_lose_their_comparisons_and_say_so(self) -> None:
+        compared = replace(shard(1), comparison=Comparison())
+        merged = merge_reports(named(compared, shard(2)))
+        assert merged.comparison is None
+        assert merged.notes == (NOT_COMPARED,)
+
+
+def test_a_merged_ledger_reads_as_any_other() -> None:
+    merged = merge_reports(named(shard(1), shard(2)))
+    assert parse_report(render_json(merged), "all.json") == merged
+    assert json.loads(render_json(merged))["totals"]["calls"] == 5
