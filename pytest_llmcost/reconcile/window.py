@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from pytest_llmcost.budgeting.ledger import Report
+from pytest_llmcost.budgeting.report import Report
 from pytest_llmcost.errors import ReconcileError
 from pytest_llmcost.metering.call import Call
 
