@@ -12,11 +12,11 @@ from pytest_llmcost.errors import SettingsError
 
 _AMOUNT = re.compile(r"\$?(?P<number>\d[\d_,]*(?:\.\d*)?|\.\d+)(?P<cents>\s*[c¢])?", re.ASCII)
 _QUANTITY = re.compile(r"(?P<number>\d[\d_,]*(?:\.\d*)?|\.\d+)\s*(?P<unit>[kKmM]?)", re.ASCII)
+_PERCENT = re.compile(r"(?P<number>\d[\d_,]*(?:\.\d*)?|\.\d+)\s*%", re.ASCII)
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 _MOST_DIGITS = 40
 """More than any amount of money has; a longer one would make exact sums slow without end."""
-_WIDE = Context(prec=3 * _MOST_DIGITS)
-EXACT = _WIDE
+EXACT = Context(prec=3 * _MOST_DIGITS)
 """For sums and products of money: never rounds, whatever the caller's own decimal context."""
 
 
@@ -37,7 +37,7 @@ def parse_usd(value: object) -> Decimal:
         raise SettingsError(
             f'{value!r} is not an amount of money; write 0.05, "0.05", "$0.05" or "5c"'
         )
-    return amount
+    return amount.copy_abs()  # a negative zero is zero
 
 
 def _parse_amount(value: object) -> Decimal | None:
@@ -46,18 +46,25 @@ def _parse_amount(value: object) -> Decimal | None:
     if isinstance(value, (int, Decimal)):
         return Decimal(value)
     if isinstance(value, float):
-        return Decimal(repr(value))
+        return Decimal(float.__repr__(value))  # NumPy's floats have a repr of their own
     match = _AMOUNT.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         return None
-    amount = Decimal(match["number"].replace(",", "").replace("_", ""))
-    return amount.scaleb(-2) if match["cents"] else amount
+    amount = _plain_number(match["number"])
+    return EXACT.scaleb(amount, -2) if match["cents"] else amount
+
+
+def _plain_number(text: str) -> Decimal:
+    """Read digits that may be grouped by commas or underscores."""
+    return Decimal(text.replace(",", "").replace("_", ""))
 
 
 def _digits(amount: Decimal) -> int:
     """How many digits the amount has when written without an exponent."""
     _, digits, exponent = amount.as_tuple()
-    return len(digits) + abs(exponent) if isinstance(exponent, int) else _MOST_DIGITS + 1
+    if not isinstance(exponent, int):  # not a number, or infinite
+        return _MOST_DIGITS + 1
+    return max(len(digits) + exponent, len(digits), -exponent)
 
 
 def parse_quantity(value: object) -> int:
@@ -66,15 +73,24 @@ def parse_quantity(value: object) -> int:
     Raises:
         SettingsError: when it is no whole number, or negative.
     """
-    number: Decimal | None = None
-    if isinstance(value, int) and not isinstance(value, bool):
-        number = Decimal(value)
-    elif isinstance(value, str) and (match := _QUANTITY.fullmatch(value.strip())):
-        digits = match["number"].replace(",", "").replace("_", "")
-        number = Decimal(digits) * _UNITS[match["unit"].lower()]
-    if number is None or number < 0 or number != number.to_integral_value():
+    number = _parse_number(value)
+    if (
+        number is None
+        or number < 0
+        or _digits(number) > _MOST_DIGITS
+        or number != number.to_integral_value()
+    ):
         raise SettingsError(f'{value!r} is not a whole number; write 8000, "8k" or "1.5M"')
     return int(number)
+
+
+def _parse_number(value: object) -> Decimal | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Decimal(value)
+    match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return None
+    return EXACT.multiply(_plain_number(match["number"]), _UNITS[match["unit"].lower()])
 
 
 def parse_percent(text: str) -> Decimal:
@@ -83,10 +99,10 @@ def parse_percent(text: str) -> Decimal:
     Raises:
         SettingsError: when it is no percentage.
     """
-    number = text.strip().removesuffix("%").strip()
-    if not text.strip().endswith("%") or not _AMOUNT.fullmatch(number) or number[-1] in "c¢":
+    match = _PERCENT.fullmatch(text.strip())
+    if match is None or len(text) > _MOST_DIGITS:
         raise SettingsError(f'{text!r} is not a percentage; write "80%"')
-    return Decimal(number.lstrip("$").replace(",", "").replace("_", "")).scaleb(-2)
+    return EXACT.scaleb(_plain_number(match["number"]), -2)
 
 
 def plain_usd(amount: Decimal) -> str:
@@ -106,18 +122,36 @@ def format_usd(amount: Decimal, *, against: Decimal | None = None) -> str:
     """Write an amount for a person: `$0.0312`, four decimals or as many as the truth needs.
 
     A non-zero amount never shows as zero; one that differs from `against` (its ceiling)
-    never shows as equal to it, nor on its other side.
+    never shows as equal to it, nor on its other side, and one that equals it shows in full.
 
     Example:
         >>> format_usd(Decimal("0.0200004"), against=Decimal("0.02"))
         '$0.0200004'
     """
+    if amount == against:
+        return _for_people(amount)
     places = 4
     while not _faithful(amount, against, places):
         places += 1
-    text = format(_rounded(amount, places), ",f")
-    whole, _, fraction = text.partition(".")
-    return f"${whole}.{fraction.rstrip('0').ljust(2, '0')}"
+    return _for_people(_rounded(amount, places))
+
+
+def format_whole_usd(amount: Decimal) -> str:
+    """Write an amount for a person with every digit it has, as a ceiling that someone set.
+
+    Next to it, what `format_usd` writes `against` it is never on the wrong side.
+
+    Example:
+        >>> format_whole_usd(Decimal("0.00123456"))
+        '$0.00123456'
+    """
+    return _for_people(amount)
+
+
+def _for_people(amount: Decimal) -> str:
+    sign = "-" if amount < 0 else ""
+    whole, _, fraction = format(amount.copy_abs(), ",f").partition(".")
+    return f"{sign}${whole}.{fraction.rstrip('0').ljust(2, '0')}"
 
 
 def _faithful(amount: Decimal, against: Decimal | None, places: int) -> bool:
@@ -134,7 +168,7 @@ def _compare(left: Decimal, right: Decimal) -> int:
 
 
 def _rounded(amount: Decimal, places: int) -> Decimal:
-    return amount.quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN, _WIDE)
+    return amount.quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN, EXACT)
 
 
 def format_share(part: Decimal, whole: Decimal) -> str:
@@ -147,5 +181,5 @@ def format_share(part: Decimal, whole: Decimal) -> str:
     if not whole:
         return "-"
     rounding = ROUND_FLOOR if part < whole else ROUND_CEILING
-    percent = (part * 100 / whole).quantize(Decimal(1), rounding=rounding)
-    return f"{percent}%"
+    percent = EXACT.divide(EXACT.multiply(part, 100), whole)
+    return f"{percent.to_integral_value(rounding=rounding):f}%"

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from decimal import Decimal, localcontext
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.pricing.money import (
+    EXACT,
+    format_share,
+    format_usd,
+    format_whole_usd,
+    parse_percent,
+    parse_quantity,
+    parse_usd,
+    plain_usd,
+)
+
+AMOUNTS = st.decimals(min_value=0, max_value=10**9, allow_nan=False, allow_infinity=False).filter(
+    lambda amount: abs(amount.as_tuple().exponent) <= 20
+)  # type: ignore[arg-type]
+
+
+class OddFloat(float):
+    def __repr__(self) -> str:
+        return f"odd.float({float(self)})"
+
+
+@pytest.mark.parametrize(
+    ("written", "usd"),
+    [
+        (0.02, "0.02"),
+        (0.1 + 0.2, "0.30000000000000004"),
+        (3, "3"),
+        (0, "0"),
+        (Decimal("0.020"), "0.02"),
+        (Decimal("-0"), "0"),
+        ("0.02", "0.02"),
+        ("$0.02", "0.02"),
+        (" $0.02 ", "0.02"),
+        (".5", "0.5"),
+        ("5.", "5"),
+        ("2c", "0.02"),
+        ("2 ¢", "0.02"),
+        ("0.5c", "0.005"),
+        ("$1,250.50", "1250.5"),
+        ("1_000", "1000"),
+        (OddFloat(0.5), "0.5"),
+    ],
+)
+def test_an_amount_is_read_as_it_is_written(written: object, usd: str) -> None:
+    assert plain_usd(parse_usd(written)) == usd
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "cheap", "", "-1", "$-1", "1$", "0.02 USD", "1e-3", "0x1", "٣", "c", "$", "1..2", "2cc",
+        None, True, False, [], b"1", -1, -0.5, Decimal(-1),
+        float("nan"), float("inf"), Decimal("NaN"), Decimal("Infinity"), Decimal("sNaN"),
+        "9" * 41, Decimal("1E+50"), Decimal("1E-50"), 10**40,
+    ],
+)  # fmt: skip
+def test_what_is_no_amount_says_how_to_write_one(written: object) -> None:
+    with pytest.raises(SettingsError, match=r'is not an amount of money; write 0\.05, "0\.05"'):
+        parse_usd(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "tokens"),
+    [
+        (8000, 8000), (0, 0), ("8000", 8000), ("8_000", 8000), ("8,000", 8000), ("8k", 8000),
+        ("8 K", 8000), ("1.5M", 1_500_000), ("0.0005k", None), ("1.2345k", None), ("1.234k", 1234),
+        (-1, None), ("-1", None), (8000.0, None), (True, None), ("8g", None), ("", None),
+        (None, None), ("9" * 41, None), ("9" * 40, 10**40 - 1), ("9" * 39 + "k", None),
+    ],
+)  # fmt: skip
+def test_a_quantity_is_a_whole_number(written: object, tokens: int | None) -> None:
+    if tokens is not None:
+        assert parse_quantity(written) == tokens
+        return
+    with pytest.raises(SettingsError, match="is not a whole number"):
+        parse_quantity(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "share"),
+    [("80%", "0.8"), ("12.5 %", "0.125"), (" 0% ", "0"), ("150%", "1.5"), (".5%", "0.005")],
+)
+def test_a_percentage_is_a_share(written: str, share: str) -> None:
+    assert parse_percent(written) == Decimal(share)
+
+
+@pytest.mark.parametrize("written", ["80", "%", "-1%", "$5%", "5c%", "a%", "1e2%", "9" * 50 + "%"])
+def test_what_is_no_percentage_says_so(written: str) -> None:
+    with pytest.raises(SettingsError, match="is not a percentage"):
+        parse_percent(written)
+
+
+@pytest.mark.parametrize(
+    ("usd", "text"),
+    [("0", "0"), ("-0.00", "0"), ("1.500E-7", "0.00000015"), ("1E+3", "1000"), ("10.00", "10"),
+     ("100", "100"), ("0.10", "0.1"), ("-1.50", "-1.5")],
+)  # fmt: skip
+def test_a_file_gets_plain_digits(usd: str, text: str) -> None:
+    assert plain_usd(Decimal(usd)) == text
+
+
+@pytest.mark.parametrize(
+    ("usd", "text"),
+    [("0", "$0.00"), ("-0.00", "$0.00"), ("0.0312", "$0.0312"), ("0.03124", "$0.0312"),
+     ("0.03125", "$0.0312"), ("0.031251", "$0.0313"), ("1.5", "$1.50"), ("2", "$2.00"),
+     ("0.00001", "$0.00001"), ("0.0000149", "$0.00001"), ("1234567.891", "$1,234,567.891"),
+     ("-0.5", "-$0.50"), ("1E+3", "$1,000.00"), ("0.00000000000001", "$0.00000000000001")],
+)  # fmt: skip
+def test_a_person_gets_four_decimals_or_what_it_takes_not_to_read_zero(usd: str, text: str) -> None:
+    assert format_usd(Decimal(usd)) == text
+
+
+@pytest.mark.parametrize(
+    ("usd", "limit", "text"),
+    [
+        ("0.02", "0.02", "$0.02"),
+        ("0.0200004", "0.02", "$0.0200004"),
+        ("0.0199999", "0.02", "$0.0199999"),
+        ("0.03", "0.02", "$0.03"),
+        ("0.00001", "0", "$0.00001"),
+        ("0.02000000001", "0.02", "$0.02000000001"),
+        ("0.009901", "0.009901", "$0.009901"),
+    ],
+)
+def test_beside_a_ceiling_an_amount_shows_on_which_side_it_is(
+    usd: str, limit: str, text: str
+) -> None:
+    assert format_usd(Decimal(usd), against=Decimal(limit)) == text
+
+
+def test_a_ceiling_shows_every_digit_that_was_set() -> None:
+    assert format_whole_usd(Decimal("0.00123456")) == "$0.00123456"
+    assert format_whole_usd(Decimal("1E-7")) == "$0.0000001"
+    assert format_whole_usd(Decimal(1)) == "$1.00"
+
+
+def shown(text: str) -> Decimal:
+    return Decimal(text.replace("$", "").replace(",", ""))
+
+
+@given(AMOUNTS)
+def test_what_is_not_zero_never_shows_as_zero(amount: Decimal) -> None:
+    assert bool(shown(format_usd(amount))) == bool(amount)
+
+
+@given(AMOUNTS, AMOUNTS)
+def test_an_amount_never_shows_on_the_wrong_side_of_its_ceiling(
+    amount: Decimal, limit: Decimal
+) -> None:
+    true = (amount > limit) - (amount < limit)
+    seen = shown(format_usd(amount, against=limit))
+    for ceiling in (format_whole_usd(limit), format_usd(limit, against=amount)):
+        assert (seen > shown(ceiling)) - (seen < shown(ceiling)) == true
+
+
+@given(AMOUNTS)
+def test_plain_digits_read_back_to_the_same_amount(amount: Decimal) -> None:
+    text = plain_usd(amount)
+    assert "e" not in text.lower()
+    assert not ("." in text and text.endswith("0"))
+    assert parse_usd(text) == amount
+
+
+@given(AMOUNTS, st.integers(min_value=1, max_value=6))
+def test_the_callers_own_decimal_context_changes_nothing(amount: Decimal, prec: int) -> None:
+    text = plain_usd(amount)
+    before = (parse_usd(text + "c"), format_usd(amount), format_share(amount, Decimal("0.7")))
+    with localcontext() as context:
+        context.prec = prec
+        after = (parse_usd(text + "c"), format_usd(amount), format_share(amount, Decimal("0.7")))
+        assert parse_quantity("1.234567M") == 1_234_567
+        assert parse_percent("12.34567%") == Decimal("0.1234567")
+        assert EXACT.add(Decimal(10**12), Decimal("0.000001")) == Decimal("1000000000000.000001")
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [("1", "1", "100%"), ("0.999", "1", "99%"), ("1.0001", "1", "101%"), ("0", "1", "0%"),
+     ("0.5", "0", "-"), ("0", "0", "-"), ("2", "1", "200%"), ("1E+30", "1E-10", f"1{'0' * 42}%"),
+     ("0." + "9" * 35, "1", "99%")],
+)  # fmt: skip
+def test_a_share_reads_100_percent_only_when_it_is(part: str, whole: str, text: str) -> None:
+    assert format_share(Decimal(part), Decimal(whole)) == text
