@@ -10,7 +10,9 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decima
 
 from pytest_llmcost.errors import SettingsError
 
-_AMOUNT = re.compile(r"\$?(?P<number>\d[\d_,]*(?:\.\d*)?|\.\d+)(?P<cents>\s*[c¢])?", re.ASCII)
+_AMOUNT = re.compile(
+    r"(?P<dollars>\$)?(?P<number>\d[\d_,]*(?:\.\d*)?|\.\d+)(?P<cents>\s*[c¢])?", re.ASCII
+)
 _QUANTITY = re.compile(r"(?P<number>\d[\d_,]*(?:\.\d*)?|\.\d+)\s*(?P<unit>[kKmM]?)", re.ASCII)
 _PERCENT = re.compile(r"(?P<number>\d[\d_,]*(?:\.\d*)?|\.\d+)\s*%", re.ASCII)
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
@@ -48,7 +50,7 @@ def _parse_amount(value: object) -> Decimal | None:
     if isinstance(value, float):
         return Decimal(float.__repr__(value))  # NumPy's floats have a repr of their own
     match = _AMOUNT.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
+    if match is None or (match["dollars"] and match["cents"]):
         return None
     amount = _plain_number(match["number"])
     return EXACT.scaleb(amount, -2) if match["cents"] else amount
