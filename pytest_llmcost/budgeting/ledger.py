@@ -73,6 +73,8 @@ class _Account:
     blocks: tuple[Verdict, ...] = ()
     sent: int = 0
     """How many of the calls have left with a fragment."""
+    withdrawn: list[Call] = field(default_factory=list)
+    """Calls that have left, and are to be taken back."""
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +82,7 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     owner: TestOwner | FixtureOwner | Outside
     calls: tuple[Call, ...] = ()
+    withdrawn: tuple[Call, ...] = ()
     outcome: str = ""
     verdict: Verdict | None = None
     blocks: tuple[Verdict, ...] = ()
@@ -109,6 +112,18 @@ class Ledger:
             if payload is not None and call.fingerprint is not None:
                 self._payloads[call.fingerprint] = payload
                 self._new_payloads[call.fingerprint] = payload
+
+    def withdraw(self, owner: Owner, call: Call) -> None:
+        """Take back a call that has turned out otherwise: a stream that went on, a batch."""
+        with self._lock:
+            account = self._account(owner)
+            if call not in account.calls:
+                return
+            place = account.calls.index(call)
+            del account.calls[place]
+            if place < account.sent:
+                account.sent -= 1
+                account.withdrawn.append(call)
 
     def judge(
         self,
@@ -158,9 +173,11 @@ class Ledger:
         account = self._accounts[owner]
         unsent = tuple(account.calls[account.sent :])
         account.sent = len(account.calls)
+        withdrawn, account.withdrawn = tuple(account.withdrawn), []
         return _Entry(
             owner=owner,
             calls=unsent,
+            withdrawn=withdrawn,
             outcome=account.outcome,
             verdict=account.verdict,
             blocks=account.blocks,
@@ -173,6 +190,8 @@ class Ledger:
             owner = entry.owner
             if not isinstance(owner, Outside):
                 owner = msgspec.structs.replace(owner, worker=owner.worker or worker)
+            for call in entry.withdrawn:
+                self.withdraw(owner, call)
             for call in entry.calls:
                 payload = news.payloads.get(call.fingerprint or "")
                 self.add(owner, call, payload)

@@ -1,0 +1,198 @@
+"""Baseline: a run against an earlier one, prices apart from prompts.
+
+Data flow: two Reports and today's RateCard -> `compare` -> Comparison with its verdicts; a
+complete Report -> `write_baseline`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from datetime import date
+from decimal import Decimal
+from typing import NamedTuple, TypeVar, cast, get_args
+
+from msgspec.structs import replace
+
+from pytest_llmcost.budgeting.budget import Verdict, spend_of
+from pytest_llmcost.budgeting.comparison import Change, Comparison
+from pytest_llmcost.budgeting.differences import (
+    Key,
+    Pair,
+    Spender,
+    change_in,
+    difference_of,
+    pair_up,
+    spenders_of,
+    token_differences,
+)
+from pytest_llmcost.budgeting.increase import Difference, IncreaseLimit, check_increase
+from pytest_llmcost.budgeting.ledger_file import write_report
+from pytest_llmcost.budgeting.report import FixtureRow, Report, TestRow
+from pytest_llmcost.budgeting.totals import sum_usd
+from pytest_llmcost.errors import LedgerError
+from pytest_llmcost.metering.call import Call, price_call
+from pytest_llmcost.pricing.bill import Basis
+from pytest_llmcost.pricing.money import EXACT
+from pytest_llmcost.pricing.ratecard import RateCard
+
+
+def write_baseline(report: Report, path: str | os.PathLike[str]) -> None:
+    """Write a run as the baseline of later ones, without its own comparison.
+
+    Raises:
+        LedgerError: the run is a partial one, or the file cannot be written.
+    """
+    if not report.complete:
+        raise LedgerError(
+            f"{path}: is left as it was, for this run is not complete "
+            f"({', '.join(report.incomplete)}); only a whole run can be a baseline"
+        )
+    write_report(replace(report, comparison=None), path)
+
+
+def compare(
+    base: Report,
+    head: Report,
+    card: RateCard,
+    *,
+    limits: Iterable[IncreaseLimit] = (),
+    test_limits: Iterable[IncreaseLimit] = (),
+) -> Comparison:
+    """Compare a run with an earlier one, both at the prices of the run's date.
+
+    Of reruns the last attempt counts, of a fixture that several workers set up the dearest
+    set-up. Of a partial run only the tests and fixtures that ran are compared. `limits` hold
+    for the run, in which a new test is an increase; `test_limits` for each test that both runs
+    have.
+
+    Raises:
+        LedgerError: the run does not say on which date it was priced.
+    """
+    limits, test_limits = tuple(limits), tuple(test_limits)
+    sides = _sides(base, head, card)
+    pairs = pair_up(sides.base, sides.head)
+    payloads = (base.payloads, head.payloads)
+    found = [(pair, change) for pair in pairs if (change := change_in(pair, payloads))]
+    changes = [replace(change, verdicts=_judge_test(pair, test_limits)) for pair, change in found]
+    difference = difference_of(pairs)
+    base_usd = sum_usd(_calls(sides.base))
+    base_usd_then = sum_usd(_calls(sides.then))
+    return Comparison(
+        base_price_date=base.price_date,
+        base_rate_card=base.rate_card.version,
+        partial=not head.complete,
+        base_usd_then=base_usd_then,
+        base_usd=base_usd,
+        head_usd=sum_usd(_calls(sides.head)),
+        price_change_usd=EXACT.subtract(base_usd, base_usd_then),
+        change_usd=difference.actual,
+        low_usd=difference.low,
+        high_usd=difference.high,
+        tokens=token_differences(pairs),
+        unchanged=len(pairs) - len(changes),
+        changes=tuple(sorted(changes, key=_weight)),
+        verdicts=_judge(limits, _calls(sides.base), difference),
+        notes=tuple(_notes(base, head, card)),
+    )
+
+
+class _Sides(NamedTuple):
+    """Who spent what: in the baseline at its own prices and at today's, and now."""
+
+    then: Mapping[Key, Spender]
+    base: Mapping[Key, Spender]
+    head: Mapping[Key, Spender]
+
+
+def _sides(base: Report, head: Report, card: RateCard) -> _Sides:
+    """Price both sides alike; of a partial run leave out of the baseline what did not run."""
+    same_card = head.rate_card.sha256 == card.sha256
+    now = spenders_of(head if same_card else reprice(head, card, like=head))
+    then, before = spenders_of(base), spenders_of(reprice(base, card, like=head))
+    if head.complete:
+        return _Sides(then, before, now)
+    ran = {key for key, spender in now.items() if spender.kind != "outside"}
+    return _Sides(_only(then, ran), _only(before, ran), _only(now, ran))
+
+
+def _only(spenders: Mapping[Key, Spender], keys: Container[Key]) -> dict[Key, Spender]:
+    return {key: spenders[key] for key in spenders if key in keys}
+
+
+def _calls(spenders: Mapping[Key, Spender]) -> Iterator[Call]:
+    for spender in spenders.values():
+        yield from spender.calls
+
+
+def _judge(
+    limits: Iterable[IncreaseLimit], base: Iterable[Call], difference: Difference
+) -> tuple[Verdict, ...]:
+    spend = spend_of(base, "usd")
+    return tuple(check_increase(limit, spend, difference) for limit in limits)
+
+
+def _judge_test(pair: Pair, limits: Iterable[IncreaseLimit]) -> tuple[Verdict, ...]:
+    """Judge what a test adds; a new one has nothing to add to, and counts for the run alone."""
+    if pair.base is None or pair.head is None or pair.head.kind != "test":
+        return ()
+    return _judge(limits, pair.base.calls, difference_of([pair]))
+
+
+def _weight(change: Change) -> tuple[bool, Decimal, str, str]:
+    return change.usd is not None, -(change.usd or Decimal(0)), change.kind, change.name
+
+
+def _notes(base: Report, head: Report, card: RateCard) -> Iterator[str]:
+    if not base.complete:
+        yield (
+            f"the baseline is a partial run ({', '.join(base.incomplete)}); what it left out "
+            "counts as new"
+        )
+    if not head.complete:
+        yield f"a partial run ({', '.join(head.incomplete)}); only what ran is compared"
+    if head.rate_card.sha256 != card.sha256:
+        yield (
+            f"the run was priced with the rate card {head.rate_card.version}; both sides are "
+            f"compared at the prices of {card.version}"
+        )
+
+
+def reprice(report: Report, card: RateCard, *, like: Report) -> Report:
+    """Price all calls of a report anew, on the date and the cache basis of another one."""
+    on, basis = _price_date(like), _basis(like)
+
+    def price_all(calls: Sequence[Call]) -> tuple[Call, ...]:
+        return tuple(price_call(call, card, on=on, basis=basis) for call in calls)
+
+    def price_row(row: _Row) -> _Row:
+        calls = price_all(row.calls)
+        return replace(row, calls=calls, usd=sum_usd(calls))
+
+    return replace(
+        report,
+        tests=tuple(map(price_row, report.tests)),
+        fixtures=tuple(map(price_row, report.fixtures)),
+        outside_tests=price_all(report.outside_tests),
+    )
+
+
+_Row = TypeVar("_Row", TestRow, FixtureRow)
+
+
+def _price_date(report: Report) -> date:
+    try:
+        return date.fromisoformat(report.price_date)
+    except ValueError:
+        raise LedgerError(
+            f"the ledger's price_date is {report.price_date!r}, no date such as 2026-11-22"
+        ) from None
+
+
+def _basis(report: Report) -> Basis:
+    for basis in get_args(Basis):
+        if basis == report.cache_basis:
+            return cast(Basis, basis)
+    raise LedgerError(
+        f"the ledger's cache_basis is {report.cache_basis!r}, none of {', '.join(get_args(Basis))}"
+    )
