@@ -75,6 +75,10 @@ class RateCard:
         """Where the prices come from."""
         return tuple(self._settings.sources.values())
 
+    def source_url(self, name: str) -> str:
+        """Return the address of what a row names as its source; the name where it has none."""
+        return self._settings.sources.get(name, name)
+
     @property
     def models(self) -> Mapping[str, ModelEntry]:
         """What the card says of each model, by exact id; rows of a price file behind the others."""

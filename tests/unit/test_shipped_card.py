@@ -1,0 +1,188 @@
+"""The shipped prices, pinned: whoever changes the past, or forgets a source, sees it here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pytest_llmcost.errors import UnknownModelError
+from pytest_llmcost.pricing.cardfile import RATE_KEYS
+from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.pricing.usage import Context, Leg, Usage
+
+PINS_PATH = Path(__file__).parents[1] / "data" / "pinned_rates.txt"
+MILLION = 1_000_000
+ONE_DAY = timedelta(days=1)
+CATEGORIES = (
+    "input_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "cache_read_tokens",
+    "output_tokens",
+)
+
+
+class Pin(NamedTuple):
+    model: str
+    from_on: date
+    until_on: date | None
+    speed: str
+    above: int
+    rates: tuple[Decimal, ...]
+
+    @property
+    def days(self) -> Iterator[date]:
+        yield self.from_on
+        if self.until_on:
+            yield self.until_on - ONE_DAY
+
+
+def pins() -> list[Pin]:
+    lines = PINS_PATH.read_text(encoding="ascii").splitlines()
+    return [read_pin(line.split()) for line in lines if not line.startswith("#")]
+
+
+def read_pin(words: list[str]) -> Pin:
+    model, from_on, until_on, speed, above, *rates = words
+    until = None if until_on == "-" else date.fromisoformat(until_on)
+    usd = tuple(map(Decimal, rates))
+    return Pin(model, date.fromisoformat(from_on), until, speed, int(above), usd)
+
+
+PINS = pins()
+BANDS = [pin for pin in PINS if pin.above]
+
+
+def usd_of(pin: Pin, on: date, usage: Usage, band_tokens: int | None = None) -> Decimal:
+    leg = Leg(model=pin.model, usage=usage, band_tokens=band_tokens)
+    return shipped_card().price([leg], Context(speed=pin.speed), on=on).usd
+
+
+@pytest.mark.parametrize("pin", PINS, ids=lambda pin: f"{pin.model}-{pin.from_on}-{pin.speed}")
+def test_a_million_of_each_category_costs_what_is_pinned(pin: Pin) -> None:
+    assert len(pin.rates) == len(CATEGORIES)
+    for on in pin.days:
+        for category, usd in zip(CATEGORIES, pin.rates, strict=True):
+            million = Usage(**{category: MILLION})
+            assert usd_of(pin, on, million, band_tokens=pin.above + 1) == usd
+
+
+@pytest.mark.parametrize("pin", BANDS, ids=lambda pin: f"{pin.model}-{pin.speed}")
+def test_a_prompt_of_exactly_the_threshold_is_still_in_the_lower_band(pin: Pin) -> None:
+    lower = next(each for each in PINS if each[:1] + each[3:5] == (pin.model, pin.speed, 0))
+    for on in pin.days:
+        for tokens, expected in ((pin.above, lower), (pin.above + 1, pin)):
+            usage = Usage(
+                input_tokens=tokens - 30,
+                cache_write_5m_tokens=10,
+                cache_write_1h_tokens=10,
+                cache_read_tokens=10,
+                output_tokens=500,
+            )
+            quantities = (tokens - 30, 10, 10, 10, 500)
+            usd = sum(q * rate for q, rate in zip(quantities, expected.rates, strict=True))
+            assert usd_of(pin, on, usage) == usd / MILLION
+
+
+@pytest.mark.parametrize("pin", BANDS, ids=lambda pin: f"{pin.model}-{pin.speed}")
+def test_a_band_that_ended_leaves_the_ordinary_rates(pin: Pin) -> None:
+    if pin.until_on is None:
+        assert pin.model == "claude-haiku-5-5"  # the only band today
+        return
+    bands = shipped_card().bands(pin.model, on=pin.until_on, speed="standard")
+    assert [rates.above for rates in bands] == [0]
+
+
+def test_every_row_of_the_card_is_pinned_and_every_pin_is_a_row() -> None:
+    rows = {
+        (model, row.from_on, row.until_on, row.speed or "standard", row.above or 0)
+        for model, entry in shipped_card().models.items()
+        for row in entry.rates
+    }
+    # A row that a later one replaces is pinned with the day on which it did.
+    pinned = {
+        (*pin[:2], None, *pin[3:5]) if pin.speed == "standard" and not pin.above else pin[:5]
+        for pin in PINS
+    }
+    assert rows == pinned
+
+
+@pytest.mark.parametrize("model", shipped_card().models)
+def test_before_its_first_day_a_model_has_no_price(model: str) -> None:
+    first = min(pin.from_on for pin in PINS if pin.model == model)
+    with pytest.raises(
+        UnknownModelError, match=rf"{model} on .*: its first rates are from {first}"
+    ):
+        shipped_card().rates(model, on=first - ONE_DAY)
+
+
+def test_every_row_names_its_sources_and_the_day_it_was_checked() -> None:
+    card = shipped_card()
+    for model, entry in card.models.items():
+        for row in entry.rates:
+            assert row.sources, model
+            assert all(card.source_url(name) in card.sources for name in row.sources), model
+            assert row.checked_on is not None, model
+            assert row.from_on <= row.checked_on <= card.checked_on, model
+    assert all(url.startswith("https://") for url in card.sources)
+
+
+def test_every_rate_lies_in_a_sane_band() -> None:
+    for model, entry in shipped_card().models.items():
+        for row in entry.rates:
+            rates = [getattr(row, key) for key in RATE_KEYS]
+            cheap, write_5m, write_1h, read, output = rates
+            assert Decimal("0.005") <= read < cheap < write_5m < write_1h < output <= 300, model
+            assert Decimal("3.75") <= output / cheap <= 5, model
+            assert Decimal("1.2") <= write_5m / cheap <= Decimal("1.25"), model
+            assert write_1h == 2 * cheap, model
+            assert Decimal("0.025") <= read / cheap <= Decimal("0.12"), model
+
+
+def test_every_model_says_what_its_price_and_cache_depend_on() -> None:
+    for model, entry in shipped_card().models.items():
+        assert entry.min_cacheable_tokens in (512, 1024, 2048, 4096), model
+        assert entry.tokenizer in ("opus-4-7", "before-opus-4-7"), model
+        assert set(entry.geography.values()) <= {Decimal("1.1")}, model
+        assert entry.regional in (None, Decimal("1.1")), model
+
+
+@pytest.mark.parametrize(
+    ("model", "has_geography", "has_regional"),
+    [
+        ("claude-opus-4-6", True, True),
+        ("claude-sonnet-4-6", True, True),
+        ("claude-haiku-5-5", True, True),
+        ("claude-opus-4-5", False, True),
+        ("claude-sonnet-4-5", False, True),
+        ("claude-haiku-4-5", False, True),
+        ("claude-opus-4-1", False, False),
+        ("claude-sonnet-4-0", False, False),
+        ("claude-3-5-haiku-latest", False, False),
+    ],
+)
+def test_geography_costs_more_from_4_6_on_and_regions_from_4_5_on(
+    model: str, has_geography: bool, has_regional: bool
+) -> None:
+    entry = shipped_card().models[shipped_card().resolve(model).model]
+    assert ("us" in entry.geography, entry.regional is not None) == (has_geography, has_regional)
+
+
+def test_the_rates_of_opus_4_7_are_as_published() -> None:
+    rates = shipped_card().rates("claude-opus-4-7", on=date(2026, 11, 22))
+    published = ("5", "6.25", "10", "0.50", "25")
+    assert [getattr(rates, key) for key in RATE_KEYS] == list(map(Decimal, published))
+
+
+def test_models_of_one_family_that_differ_in_one_rate_are_told_apart() -> None:
+    on = date(2026, 11, 22)
+    reads = [
+        shipped_card().rates(model, on=on).cache_read
+        for model in ("claude-fable-5", "claude-fable-5-1", "claude-fable-5-2")
+    ]
+    assert reads == [Decimal(1), Decimal("0.25"), Decimal("0.20")]
