@@ -1,4 +1,4 @@
-"""The max_cost marker: from decorators on functions, classes and modules to Budgets."""
+"""Ceilings: from max_cost on functions, classes and modules, and from settings, to Budgets."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_llmcost.budgeting.budget import Budget, Kind
+from pytest_llmcost.budgeting.places import parse_place
 from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.pricing.bill import Basis
 from pytest_llmcost.pricing.money import parse_quantity, parse_usd
 from pytest_llmcost.settings import CACHE_BASES, Settings
+
+if TYPE_CHECKING:
+    import _pytest.nodes
 
 NAME = "max_cost"
 HELP = (
@@ -35,7 +41,7 @@ class Ceilings:
     """All ceilings of one test, the decisive one (money) first, and the basis they use."""
 
     budgets: tuple[Budget, ...] = ()
-    cache: str | None = None
+    cache: Basis | None = None
 
 
 def ceilings_of(item: pytest.Item, settings: Settings) -> Ceilings:
@@ -45,7 +51,7 @@ def ceilings_of(item: pytest.Item, settings: Settings) -> Ceilings:
         SettingsError: a marker whose arguments make no sense; names the place.
     """
     limits: dict[Kind, Budget] = {}
-    cache: str | None = None
+    cache: Basis | None = None
     for node, mark in item.iter_markers_with_node(NAME):
         stated = _read_mark(mark, node, is_own=node is item)
         for budget in stated.budgets:
@@ -56,13 +62,31 @@ def ceilings_of(item: pytest.Item, settings: Settings) -> Ceilings:
     return Ceilings(tuple(limits[kind] for kind in _PARSERS if kind in limits), cache)
 
 
+def budgets_of(settings: Settings) -> list[Budget]:
+    """The ceilings over several tests: the suite's and those of places.
+
+    Raises:
+        SettingsError: a line of `llmcost_budgets` that makes no sense.
+    """
+    origin = settings.origin("budgets")
+    places = [parse_place(line, origin, warn_at=settings.warn_at) for line in settings.budgets]
+    if settings.max_suite is None:
+        return places
+    suite = Budget(
+        scope="suite",
+        limit=settings.max_suite,
+        origin=settings.origin("max_suite"),
+        label="max_suite",
+        warn_at=settings.warn_at,
+    )
+    return [suite, *places]
+
+
 def _default_ceiling(limit: Decimal, origin: str) -> Budget:
     return Budget(scope="test", limit=limit, origin=origin, label="max_test")
 
 
-def _read_mark(
-    mark: pytest.Mark, node: pytest.Collector | pytest.Item, *, is_own: bool
-) -> Ceilings:
+def _read_mark(mark: pytest.Mark, node: _pytest.nodes.Node, *, is_own: bool) -> Ceilings:
     origin = _origin(node)
     try:
         stated = dict(_stated(mark))
@@ -120,14 +144,14 @@ def _reason(mark: pytest.Mark) -> str | None:
     return reason
 
 
-def _cache(mark: pytest.Mark) -> str | None:
-    cache = mark.kwargs.get("cache")
+def _cache(mark: pytest.Mark) -> Basis | None:
+    cache: Basis | None = mark.kwargs.get("cache")
     if cache is not None and cache not in CACHE_BASES:
         raise SettingsError(f"cache={cache!r} is none of {', '.join(CACHE_BASES)}")
     return cache
 
 
-def _origin(node: pytest.Collector | pytest.Item) -> str:
+def _origin(node: _pytest.nodes.Node) -> str:
     """Where the marker stands, `file:line` as far as it can be told."""
     if isinstance(node, pytest.Item):
         path, line, _ = node.location
@@ -142,7 +166,7 @@ def _origin(node: pytest.Collector | pytest.Item) -> str:
         return f"{path}::{node.name}"
 
 
-def _relative(node: pytest.Collector) -> str:
+def _relative(node: _pytest.nodes.Node) -> str:
     path = Path(node.path)
     root = node.config.rootpath
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

@@ -17,10 +17,10 @@ def add_options(parser: pytest.Parser) -> None:
     for option in OPTIONS:
         if option.flag:
             _add_flag(group, option)
-        kind = "linelist" if option.repeatable else "string"
-        # An unset linelist reads as [], an unset string as None: both mean "not stated".
-        default = [] if option.repeatable else None
-        parser.addini(option.ini, option.help, type=kind, default=default)  # type: ignore[arg-type]
+        if option.repeatable:
+            parser.addini(option.ini, option.help, type="linelist", default=[])
+        else:  # an unset string reads as None: a default would look like a value that was set
+            parser.addini(option.ini, option.help, type="string", default=None)
 
 
 def _add_flag(group: pytest.OptionGroup, option: Option) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 
 from pytest_llmcost.budgeting.budget import Kind, Verdict
@@ -97,6 +97,9 @@ def _advice(verdict: Verdict) -> str:
     return ""
 
 
-def render_reasons(reasons: Iterable[str]) -> str:
-    """Join the reasons of an unverified verdict for one line."""
-    return "; ".join(reasons)
+def render_section(calls: Sequence[Call], verdict: Verdict | None) -> str:
+    """Say what a test cost that failed by itself: each call, and how its ceiling stands."""
+    lines = [render_call(call) for call in calls]
+    if verdict is not None:
+        lines.append(f"{verdict.state}: {render_headline(verdict)} ({verdict.origin})")
+    return "\n".join(lines)

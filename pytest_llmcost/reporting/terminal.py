@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from math import ceil
 
 from pytest_llmcost.budgeting.budget import Verdict
 from pytest_llmcost.budgeting.ledger import Report, TestRow
@@ -188,7 +189,7 @@ def _ceiling(row: Row, view: View) -> tuple[str, str]:
 
 def _bar(used: Decimal, limit: Decimal, view: View) -> str:
     share = min(used / limit, Decimal(1)) if limit else Decimal(bool(used))
-    full = int(share * _BAR_CELLS)
+    full = ceil(share * _BAR_CELLS)
     solid, empty = ("█", "░") if view.unicode else ("#", ".")
     return solid * full + empty * (_BAR_CELLS - full)
 

@@ -1,0 +1,88 @@
+"""Hooks that other plugins and the initial conftest may implement.
+
+They count only from plugins and from conftests that pytest loads at its start (the rootdir's and
+those of the folders named on the command line), because prices and payloads of a run must not
+depend on which folder is collected first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_llmcost.budgeting.ledger import Report
+    from pytest_llmcost.metering.call import Call
+    from pytest_llmcost.pricing.ratecard import RateCard
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_llmcost_rate_card(config: pytest.Config, card: RateCard) -> RateCard | None:
+    """Replace the prices of the run, once, before the first call is priced.
+
+    Args:
+        config: the run's configuration.
+        card: the shipped card, with the rows of `--llmcost-prices` already in.
+
+    Returns:
+        The card to use, or None to leave it to the next plugin.
+
+    Example::
+
+        def pytest_llmcost_rate_card(config, card):
+            return card.with_overrides(company_price_file())
+    """
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_llmcost_normalize_payload(
+    payload: Mapping[str, Any], item: pytest.Item | None
+) -> Mapping[str, Any] | None:
+    """Take out of a payload what differs on purpose between runs: dates, ids, paths.
+
+    The result stands in for the payload wherever two are compared and where a count is looked up
+    or recorded; what is sent to `count_tokens` is the payload itself. Called for the payload sent
+    now and for the one in the cassette.
+
+    Args:
+        payload: as sent to `messages.create`; do not change it, return another one.
+        item: the test that sent it, or None outside of tests.
+
+    Returns:
+        The normalised payload, or None to leave it to the next plugin.
+
+    Example::
+
+        def pytest_llmcost_normalize_payload(payload, item):
+            return {**payload, "system": re.sub(r"Today is .*", "Today is", payload["system"])}
+    """
+
+
+def pytest_llmcost_call(call: Call, item: pytest.Item | None) -> None:
+    """Observe a priced call, in the process that made it.
+
+    Args:
+        call: with its usage, price, bounds and caveats.
+        item: the test that made it, or None for shared fixtures and outside of tests.
+
+    Example::
+
+        def pytest_llmcost_call(call, item):
+            logging.getLogger("cost").info("%s %s", call.model, call.usd)
+    """
+
+
+def pytest_llmcost_report(report: Report, config: pytest.Config) -> None:
+    """Observe the finished report, once, where files are written: never in an xdist worker.
+
+    Args:
+        report: the whole run, as the ledger file holds it.
+        config: the run's configuration.
+
+    Example::
+
+        def pytest_llmcost_report(report, config):
+            upload(report.totals.usd)
+    """

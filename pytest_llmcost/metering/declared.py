@@ -1,0 +1,86 @@
+"""What a test states itself, where nothing could be seen: mocked methods, boto3, subprocesses.
+
+Data flow: a Message, a usage, an agent's result -> `read_declared` -> Call, evidence `declared`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from msgspec.structs import replace
+
+from pytest_llmcost.errors import UsageDataError
+from pytest_llmcost.metering.call import Call, PricedLeg
+from pytest_llmcost.metering.json_value import to_json_value
+from pytest_llmcost.metering.response import read_message, read_usage
+from pytest_llmcost.pricing.money import parse_usd
+
+_UNKNOWN_MODEL = "unknown"
+
+
+def read_declared(response: Any, *, model: str | None = None, usd: Decimal | None = None) -> Call:
+    """Read a call from what stands in for its response.
+
+    Shape: a Messages response, an SDK `Message` or a stream's final message (`usage` and
+    `model`); a usage alone (`input_tokens`, ...); an agent's result (`total_cost_usd`).
+
+    Raises:
+        UsageDataError: none of these, or one whose usage cannot be read.
+    """
+    body = _as_mapping(response)
+    stated = usd if usd is not None else _stated_usd(body)
+    if "usage" in body and ("model" in body or model) and stated is None:
+        call = read_message({**body, **({"model": model} if model else {})}, model=model)
+        return replace(call, evidence="declared", live=False)
+    usage = body.get("usage") or (body if "input_tokens" in body else None)
+    if usage is None and stated is None:
+        raise UsageDataError(
+            "record takes a Messages response, a usage, or a result with total_cost_usd; "
+            f"got {type(response).__name__} with {', '.join(sorted(body)) or 'nothing in it'}",
+            path="usage",
+        )
+    if model is None and stated is None:
+        raise UsageDataError("a usage alone names no model; add model=", path="model")
+    return _declared(usage, model, stated)
+
+
+def _declared(usage: Any, model: str | None, stated: Decimal | None) -> Call:
+    """A stated price takes the place of every leg, so that nothing is priced twice."""
+    known = read_usage(usage) if isinstance(usage, Mapping) else None
+    if stated is not None:
+        call = Call(
+            model=model or _UNKNOWN_MODEL,
+            evidence="declared",
+            declared_usd=stated,
+            caveats=("declared-price",),
+        )
+        return call if known is None else replace(call, usage=known)
+    assert model is not None
+    assert known is not None
+    legs = (PricedLeg(model=model, usage=known),)
+    return Call(model=model, evidence="declared", usage=known, legs=legs)
+
+
+def _as_mapping(response: Any) -> Mapping[str, Any]:
+    dumped = to_json_value(response) if not hasattr(response, "__dataclass_fields__") else None
+    if dumped is None:
+        # The Agent SDK's results are dataclasses with more in them than JSON.
+        dumped = {
+            name: getattr(response, name)
+            for name in ("usage", "total_cost_usd", "model")
+            if getattr(response, name, None) is not None
+        }
+    if not isinstance(dumped, Mapping):
+        raise UsageDataError(
+            f"record takes a Messages response or a usage, not {type(response).__name__}",
+            path="",
+        )
+    return dumped
+
+
+def _stated_usd(body: Mapping[str, Any]) -> Decimal | None:
+    """An agent's own total, which covers all that it called."""
+    total = body.get("total_cost_usd")
+    return None if total is None else parse_usd(total)

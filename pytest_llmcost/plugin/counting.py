@@ -1,0 +1,174 @@
+"""Counting for a test: its cassette, its mode, its client; and pricing what was counted.
+
+Data flow: payload -> `Counting.count` (the test's count cassette, else the API) -> Count ->
+`counted_call` -> Call -> `Run.book`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import pytest
+from msgspec.structs import replace
+
+from pytest_llmcost.budgeting.ledger import FixtureOwner, Owner
+from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.metering.call import Call, PricedLeg
+from pytest_llmcost.metering.cassette import CountCassette
+from pytest_llmcost.metering.counter import Asker, Count, Counter, Mode, make_client
+from pytest_llmcost.metering.endpoint import bedrock_platform
+from pytest_llmcost.metering.payload import Payload, read_payload
+from pytest_llmcost.plugin.recording import cassette_path, fixture_cassette_path, record_mode
+from pytest_llmcost.pricing.usage import Context, Usage
+
+if TYPE_CHECKING:
+    from pytest_llmcost.plugin.run import Run, Seat
+
+
+class Desk(NamedTuple):
+    """Where the counts of one owner come from and go to."""
+
+    cassette: CountCassette
+    mode: Mode
+    asker: Asker
+
+
+class Counting:
+    """The run's counter, and the cassettes of the owners that are counting."""
+
+    def __init__(self, run: Run) -> None:
+        """Make nothing yet: neither client nor cassette."""
+        self._run = run
+        self._desks: dict[Owner, Desk] = {}
+        self._asked: dict[Owner, set[str]] = {}
+        self._new_askers: set[str] = set()
+        self.counter = Counter(self._make_client)
+
+    def count(self, seat: Seat, payload: Payload) -> Count:
+        """Count a payload for its owner as the owner's mode allows.
+
+        Raises:
+            CountError: not recorded and not allowed to ask, or the API did not count it.
+        """
+        desk = self._desk(seat)
+        self._asked.setdefault(seat.owner, set()).add(payload.fingerprint)
+        return self.counter.count(payload, cassette=desk.cassette, mode=desk.mode, asker=desk.asker)
+
+    def close(self, owner: Owner) -> None:
+        """Save what an owner has recorded; `rewrite` lets go of what it no longer asks for."""
+        desk = self._desks.pop(owner, None)
+        asked = self._asked.pop(owner, set())
+        if desk is None or desk.mode in ("none", "live"):
+            return
+        if desk.mode == "rewrite":
+            desk.cassette.prune(desk.asker.name, asked)
+        desk.cassette.save()
+
+    def close_all(self) -> None:
+        """Save everyone's."""
+        for owner in list(self._desks):
+            self.close(owner)
+
+    def _desk(self, seat: Seat) -> Desk:
+        desk = self._desks.get(seat.owner)
+        if desk is None:
+            cassette, asker = CountCassette.load(self._path(seat)), self._asker(seat)
+            desk = Desk(cassette, self._mode(seat, cassette, asker), asker)
+            self._desks[seat.owner] = desk
+        return desk
+
+    def _mode(self, seat: Seat, cassette: CountCassette, asker: Asker) -> Mode:
+        mode = cast("Mode", record_mode(seat.item, self._run.config, self._run.settings))
+        if mode != "once":
+            return mode
+        # `once` is once a session: a rerun may count what the first attempt did not come to.
+        if not cassette.has_recorded(asker.name):
+            self._new_askers.add(asker.name)
+        return "new_episodes" if asker.name in self._new_askers else "once"
+
+    def _path(self, seat: Seat) -> Path:
+        if seat.item is not None:
+            return cassette_path(seat.item)
+        config = self._run.config
+        if isinstance(seat.owner, FixtureOwner):
+            return fixture_cassette_path(
+                config, seat.owner.baseid, seat.owner.scope, seat.owner.name
+            )
+        return fixture_cassette_path(config, "", "session", "outside-tests")
+
+    def _asker(self, seat: Seat) -> Asker:
+        if seat.item is not None:
+            return Asker(self._run.nodeid(seat.item))
+        if isinstance(seat.owner, FixtureOwner):
+            owner = seat.owner
+            return Asker(f"{owner.baseid}::{owner.name}", run=owner.node or owner.baseid or ".")
+        return Asker("outside-tests", run=".")
+
+    def _make_client(self) -> object:
+        """The user's `llmcost_client`, which any test can ask for; the default outside of tests."""
+        item = self._run.seat.item
+        request = getattr(item, "_request", None)
+        return make_client() if request is None else request.getfixturevalue("llmcost_client")
+
+
+def read_normalised(
+    run: Run, body: Mapping[str, Any], item: pytest.Item | None, **how: Any
+) -> Payload:
+    """Read a payload that is sent as it is, and told from others as the user's hook makes it.
+
+    Raises:
+        PayloadError: it is not JSON.
+    """
+    sent = read_payload(body, resolve=run.exact_model, **how)
+    stand_in = run.config.hook.pytest_llmcost_normalize_payload(payload=sent.body, item=item)
+    if stand_in is None:
+        return sent
+    told = read_payload(
+        stand_in, resolve=run.exact_model, **{"model": sent.model, **how, "betas": sent.betas}
+    )
+    return replace(sent, fingerprint=told.fingerprint, parts=told.parts)
+
+
+def counted_call(count: Count, payload: Payload, output_tokens: int | str | None) -> Call:
+    """Make the call that a count foretells; without an output, of the input alone.
+
+    Raises:
+        SettingsError: an output that is no number, or `"max"` without a `max_tokens`.
+    """
+    output, caveats = _output(payload, output_tokens)
+    usage = Usage(input_tokens=count.input_tokens, output_tokens=output)
+    return Call(
+        model=payload.model,
+        fingerprint=payload.fingerprint,
+        evidence="counted",
+        usage=usage,
+        legs=(PricedLeg(model=payload.model, usage=usage),),
+        context=_context(payload),
+        caveats=tuple(sorted({*count.caveats, *caveats})),
+    )
+
+
+def _output(payload: Payload, output_tokens: int | str | None) -> tuple[int, tuple[str, ...]]:
+    if output_tokens is None:
+        return 0, ("input-only",)
+    if output_tokens == "max":
+        most = payload.body.get("max_tokens")
+        if not isinstance(most, int):
+            raise SettingsError('output_tokens="max", but the payload has no max_tokens')
+        return most, ()
+    if isinstance(output_tokens, bool) or not isinstance(output_tokens, int) or output_tokens < 0:
+        raise SettingsError(f'output_tokens={output_tokens!r} is neither a number nor "max"')
+    return output_tokens, ()
+
+
+def _context(payload: Payload) -> Context:
+    """What the payload asks for that changes its price; a response may say otherwise."""
+    asked = str(payload.body.get("model", ""))
+    speed, geography = payload.body.get("speed"), payload.body.get("inference_geo")
+    return Context(
+        speed=speed if isinstance(speed, str) else None,
+        inference_geo=geography if isinstance(geography, str) else None,
+        platform=bedrock_platform(asked) if "anthropic." in asked else None,
+    )

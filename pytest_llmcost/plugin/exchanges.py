@@ -1,0 +1,70 @@
+"""What was sent against what was recorded: the outgrown cassette, seen and priced anew.
+
+Data flow: Exchange -> fingerprint of what is sent now, and of what the cassette played -> the same:
+`billed`; changed: counted anew, `recounted`; changed without a count: `stale`, unknown.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from pytest_llmcost.errors import CountError, PayloadError
+from pytest_llmcost.metering.call import Call
+from pytest_llmcost.metering.payload import Payload, changed_parts, describe_changes
+from pytest_llmcost.plugin.counting import read_normalised
+
+if TYPE_CHECKING:
+    from pytest_llmcost.metering.exchange import Exchange
+    from pytest_llmcost.plugin.run import Run, Seat
+
+Metered = tuple[Call | None, Payload | None]
+
+
+def read_exchange(run: Run, seat: Seat, exchange: Exchange) -> Metered:
+    """Make a call of an exchange, with the payload that its fingerprint stands for."""
+    call = exchange.call
+    if call is None or exchange.payload is None:
+        return call, None
+    how = {"betas": exchange.betas, "model": exchange.endpoint.model}
+    try:
+        payload = read_normalised(run, exchange.payload, seat.item, **how)
+    except PayloadError:  # the API will have refused it, too
+        return call, None
+    call = replace(call, fingerprint=payload.fingerprint)
+    replay = exchange.replay
+    if replay is None or replay.is_same:
+        return call, payload
+    if replay.body is None:
+        return _not_comparable(run, call, replay.obstacle or "nothing is known of it"), payload
+    recorded = read_normalised(run, replay.body, seat.item, **how)
+    if recorded.fingerprint == payload.fingerprint:
+        return call, payload
+    return _outgrown(run, seat, exchange, call, payload, recorded), payload
+
+
+def _not_comparable(run: Run, call: Call, obstacle: str) -> Call:
+    run.notes.add(
+        f"replayed replies cannot be checked against what is sent now: {obstacle}; keep the "
+        "request's body in the cassette (see docs/capture.md)"
+    )
+    return _with_caveat(call, f"not-comparable: {obstacle}")
+
+
+def _outgrown(
+    run: Run, seat: Seat, exchange: Exchange, call: Call, payload: Payload, recorded: Payload
+) -> Call:
+    changes = describe_changes(changed_parts(recorded.parts, payload.parts)) or "the payload"
+    try:
+        count = run.counting.count(seat, payload)
+    except CountError:
+        # Without its legs it has no price: yesterday's would be taken for today's.
+        return _with_caveat(replace(call, evidence="stale", legs=()), f"stale: {changes}")
+    from pytest_llmcost.metering.recount import recount
+
+    return recount(call, count, sent=payload, recorded=recorded, exchange=exchange)
+
+
+def _with_caveat(call: Call, caveat: str) -> Call:
+    return replace(call, caveats=tuple(sorted({*call.caveats, caveat})))

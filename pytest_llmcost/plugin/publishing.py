@@ -1,0 +1,81 @@
+"""What leaves a run for others: report files, the job summary, annotations, the new baseline.
+
+Data flow: Report -> renderers -> files. A file that cannot be written is an error of the run,
+told in the summary; it never hides another one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pytest_llmcost.budgeting.ledger import Report, write_report
+from pytest_llmcost.budgeting.ledger_file import write_file
+from pytest_llmcost.errors import LlmCostError
+from pytest_llmcost.plugin.run import Run
+
+
+def publish(run: Run, report: Report) -> list[str]:
+    """Write what was asked for; return what could not be written, a line each."""
+    from pytest_llmcost.budgeting.baseline import write_baseline
+
+    problems = [_attempt(partial(_write, path, report)) for path in run.settings.report]
+    if run.settings.update_baseline and run.settings.baseline is not None:
+        problems.append(_attempt(partial(write_baseline, report, run.settings.baseline)))
+    if _is_github(run):
+        problems.append(_attempt(partial(_write_job_summary, report)))
+    _add_suite_properties(run.config, report)
+    return [problem for problem in problems if problem]
+
+
+def _attempt(write: Callable[[], None]) -> str:
+    try:
+        write()
+    except (LlmCostError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _write(path: Path, report: Report) -> None:
+    if path.suffix == ".json":
+        write_report(report, path)
+    else:
+        from pytest_llmcost.reporting.markdown import render_markdown
+
+        write_file(path, [render_markdown(report).encode()])
+
+
+def _is_github(run: Run) -> bool:
+    return run.settings.github and os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def _write_job_summary(report: Report) -> None:
+    from pytest_llmcost.reporting.github import append_summary
+
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        append_summary(Path(path), report)
+
+
+def mark_files(run: Run, report: Report) -> Iterator[str]:
+    """The workflow commands that mark broken ceilings in the pull request's files."""
+    if _is_github(run):
+        from pytest_llmcost.reporting.github import render_annotations
+
+        yield from render_annotations(report)
+
+
+def _add_suite_properties(config: pytest.Config, report: Report) -> None:
+    """Hand the totals to pytest's own JUnit file, through what `record_testsuite_property` uses."""
+    from _pytest.junitxml import xml_key
+
+    xml = config.stash.get(xml_key, None)
+    if xml is not None:
+        from pytest_llmcost.reporting.junit import suite_properties
+
+        for name, value in suite_properties(report):
+            xml.add_global_property(name, value)

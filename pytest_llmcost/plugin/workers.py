@@ -1,0 +1,73 @@
+"""pytest-xdist: what crosses from workers to the controller, as exact builtins alone.
+
+A worker's calls leave with the next report that is logged, because rerunning plugins make reports
+that they never log; what is left at its end goes with its output. A crash loses one phase at most.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_llmcost.plugin.run import Run
+
+_KEY = "llmcost"
+
+
+class Worker:
+    """The hooks in a worker process."""
+
+    def __init__(self, run: Run) -> None:
+        """Send the run's calls to the controller."""
+        self.run = run
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Put on the report what came since the last one."""
+        fragment = self.run.ledger.take_fragment()
+        if fragment is not None:
+            report.llmcost = fragment  # type: ignore[attr-defined]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Send the rest: calls outside of tests, and why the run is not complete."""
+        self.run.settle()
+        session.config.workeroutput[_KEY] = {  # type: ignore[attr-defined]
+            "ledger": self.run.ledger.take_fragment(),
+            "incomplete": sorted(self.run.incomplete),
+            "notes": sorted(self.run.notes),
+        }
+
+
+class Controller:
+    """The hooks in the process that workers report to; idle in a run without workers."""
+
+    def __init__(self, run: Run) -> None:
+        """Gather the workers' calls into the run's ledger."""
+        self.run = run
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take in what a worker put on its report."""
+        fragment = getattr(report, _KEY, None)
+        if fragment is not None:
+            self.run.ledger.absorb(fragment)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Send the price date, so that a run around midnight has one."""
+        self.run.workers += 1
+        node.workerinput[_KEY] = {"price_date": self.run.price_date.isoformat()}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """Take in a worker's last words; one that has none has crashed."""
+        output = getattr(node, "workeroutput", {}).get(_KEY)
+        if output is None:
+            self.run.incomplete.add("worker-crashed")
+            return
+        if output["ledger"] is not None:
+            self.run.ledger.absorb(output["ledger"])
+        self.run.incomplete.update(output["incomplete"])
+        self.run.notes.update(output["notes"])

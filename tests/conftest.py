@@ -1,0 +1,95 @@
+"""Shared by all tests: pytester with only the plugins a test names, and the stand-in API."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import httpx
+import msgspec
+import pytest
+import trio
+import vcr.cassette  # type: ignore[import-untyped]
+import yaml
+from standin import StandIn
+
+pytest_plugins = ["pytester"]
+
+# In-process runs forget what they import; C extensions do not survive that, and it is slow.
+LOADED_FOR_GOOD = (anthropic, httpx, msgspec, trio, vcr.cassette, yaml)
+
+
+@pytest.fixture(autouse=True)
+def _no_key_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may ever reach the real API, or write to a real job summary."""
+    for name in [*os.environ]:
+        if name.startswith(("ANTHROPIC_", "PYTEST_LLMCOST_", "GITHUB_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def standin() -> Iterator[StandIn]:
+    """A Messages API of our own on loopback, deterministic and scriptable."""
+    with StandIn() as server:
+        yield server
+
+
+class Project:
+    """A scratch project of a user, run by pytest with just the plugins that a test names."""
+
+    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pytester = pytester
+        self.path = pytester.path
+        self._monkeypatch = monkeypatch
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+        monkeypatch.setenv("COLUMNS", "100")
+
+    def write(self, **files: str) -> Project:
+        """Write files; `test_app` is `test_app.py`, `pytest_ini` is `pytest.ini`."""
+        for name, text in files.items():
+            file_name = "pytest.ini" if name == "pytest_ini" else f"{name.replace('__', '/')}.py"
+            path = self.path / file_name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return self
+
+    def online(self, standin: StandIn) -> Project:
+        """Give the project a key, and the stand-in as the API."""
+        self._monkeypatch.setenv("ANTHROPIC_BASE_URL", standin.url)
+        self._monkeypatch.setenv("ANTHROPIC_API_KEY", "key-for-the-stand-in")
+        return self
+
+    def run(self, *args: str, plugins: tuple[str, ...] = ()) -> pytest.RunResult:
+        """Run pytest in this process, which is fast."""
+        return self.pytester.runpytest_inprocess(*_arguments(args, plugins))
+
+    def run_apart(self, *args: str, plugins: tuple[str, ...] = ()) -> pytest.RunResult:
+        """Run pytest in a process of its own."""
+        return self.pytester.runpytest_subprocess(*_arguments(args, plugins))
+
+    def record(self, *args: str, **how: tuple[str, ...]) -> pytest.RunResult:
+        """Run once with permission to count, and check that this worked."""
+        result = self.run("--llmcost-record-mode=once", *args, **how)
+        assert "errors" not in result.parseoutcomes(), result.stdout.str()
+        return result
+
+    def ledger(self, name: str = "ledger.json") -> dict[str, Any]:
+        """Read a report that a run wrote."""
+        parsed: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        return parsed
+
+
+def _arguments(args: tuple[str, ...], plugins: tuple[str, ...]) -> list[str]:
+    loaded = [each for name in ("llmcost", *plugins) for each in ("-p", name)]
+    return [*loaded, "-p", "no:cacheprovider", *args]
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A scratch project without network, key or neighbours."""
+    return Project(pytester, monkeypatch)

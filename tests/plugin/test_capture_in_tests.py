@@ -1,0 +1,121 @@
+"""Calls of the code under test, seen without a word of it in the test."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Project
+from standin import StandIn
+
+APP = """
+    import anthropic
+    import pytest
+    from pytest_llmcost import max_cost
+
+    def ask(words=10, client=None, **more):
+        client = client or anthropic.Anthropic(max_retries=0)
+        return client.messages.create(
+            model="claude-opus-4-7", max_tokens=100,
+            messages=[{"role": "user", "content": "word " * words}], **more)
+"""
+
+
+def test_a_live_call_is_seen_priced_and_judged(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=APP
+        + """
+    @max_cost("$0.000001")
+    def test_dear():
+        ask()
+
+    @max_cost("$1", calls=1)
+    def test_cheap():
+        ask()
+    """
+    )
+    result = project.run("--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["FAILED test_app.py::test_dear - cost $* > $0.000001 max_cost"])
+    totals = project.ledger()["totals"]
+    assert totals["calls"] == 2
+    assert totals["usd"] == totals["live_usd"] != "0"
+
+
+def test_counted_then_sent_is_one_call(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=APP
+        + """
+    @max_cost("$1", calls=1)
+    def test_one(llmcost):
+        llmcost.count(model="claude-opus-4-7", max_tokens=100,
+                      messages=[{"role": "user", "content": "word " * 10}])
+        ask()
+        assert [call.evidence for call in llmcost.calls] == ["billed"]
+        assert llmcost.usd == llmcost.calls[0].usd
+    """
+    )
+    project.run("--llmcost-record-mode=once").assert_outcomes(passed=1)
+
+
+def test_a_wider_fixture_owns_what_it_spends(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=APP
+        + """
+    @pytest.fixture(scope="module")
+    def primed():
+        ask(words=50)
+        yield
+        ask(words=60)
+
+    @max_cost("$1", calls=1)
+    def test_first(primed):
+        ask()
+
+    @max_cost("$1", calls=1)
+    def test_second(primed):
+        ask()
+    """
+    )
+    result = project.run("--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=2)
+    ledger = project.ledger()
+    (fixture,) = ledger["fixtures"]
+    assert (fixture["name"], fixture["scope"]) == ("primed", "module")
+    assert [call["phase"] for call in fixture["calls"]] == ["setup", "teardown"]
+    assert [len(test["calls"]) for test in ledger["tests"]] == [1, 1]
+
+
+def test_a_call_from_a_background_thread_is_the_running_test_s(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=APP
+        + """
+    import threading
+
+    @max_cost("$1", calls=3)
+    def test_threads():
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    """
+    )
+    result = project.run()
+    result.stdout.fnmatch_lines(["FAILED test_app.py::test_threads - calls 4 > 3 max_cost"])
+
+
+def test_a_call_outside_of_tests_is_nobody_s(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=APP
+        + """
+    ask()
+
+    def test_nothing():
+        pass
+    """
+    )
+    result = project.run("--llmcost-max-suite=$0.000001")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["outside tests *", "suite exceeded: cost $* > $0.000001 max_suite*"]
+    )

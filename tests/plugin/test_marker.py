@@ -1,0 +1,281 @@
+"""`max_cost`: where it may stand, what it takes, how it fails."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Project
+from standin import StandIn
+
+PAYLOAD = """
+    from pytest_llmcost import max_cost
+    import pytest
+
+    def payload(words=100, model="claude-opus-4-7"):
+        return {
+            "model": model,
+            "max_tokens": 100,
+            "messages": [{"role": "user", "content": "word " * words}],
+        }
+"""
+
+
+def test_a_prompt_over_its_ceiling_fails_its_test_and_says_why(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    @max_cost("$0.0001", reason="triage is cheap")
+    def test_dear(llmcost):
+        llmcost.count(payload(words=1000))
+
+    @max_cost("$0.10")
+    def test_cheap(llmcost):
+        llmcost.count(payload())
+    """
+    )
+    result = project.record()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.re_match_lines(
+        [
+            r"cost \$0\.\d+ > \$0\.0001 max_cost",
+            r"ceiling set at test_app\.py:\d+ \(triage is cheap\)",
+            r"largest call: claude-opus-4-7, 3,\d+ in = \$0\.\d+ \(counted\)",
+            r"FAILED test_app\.py::test_dear - cost \$0\.\d+ > \$0\.0001 max_cost",
+        ]
+    )
+
+
+def test_a_recorded_count_needs_neither_key_nor_network(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    @max_cost("$0.10")
+    def test_cheap(llmcost):
+        assert llmcost.count(payload()).evidence == "counted"
+    """
+    )
+    project.record()
+    seen = len(standin.requests)
+    result = project.run()
+    result.assert_outcomes(passed=1)
+    assert len(standin.requests) == seen
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ("max_cost", "takes an amount"),
+        ("max_cost()", "takes an amount"),
+        ("max_cost('cheap')", "'cheap' is not an amount"),
+        ("max_cost(-1)", "-1 is not an amount"),
+        ("max_cost('$1', '$2')", "takes an amount"),
+        ("max_cost('$1', usd='$2')", "takes an amount"),
+        ("max_cost(tokens=3)", "takes an amount"),
+        ("max_cost(input_tokens='many')", "input_tokens='many' is not a whole number"),
+        ("max_cost('$1', reason=3)", "reason=3 is not text"),
+        ("max_cost('$1', cache='hot')", "cache='hot' is none of"),
+        ("max_cost(float('nan'))", "is not an amount"),
+    ],
+)
+def test_a_wrong_marker_is_a_collection_error_that_names_the_test(
+    project: Project, marker: str, message: str
+) -> None:
+    project.write(
+        test_app=f"""
+    from pytest_llmcost import max_cost
+
+    @{marker}
+    def test_wrong():
+        pass
+    """
+    )
+    result = project.run("--strict-markers")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"*test_app.py::test_wrong: test_app.py:4: max_cost: *{message}*"])
+
+
+def test_markers_combine_by_quantity_and_the_nearest_that_states_it_wins(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    pytestmark = max_cost("$0.00001", calls=1)
+
+    @max_cost(input_tokens="1k")
+    class TestTriage:
+        @max_cost("$1")
+        def test_money_is_its_own(self, llmcost):
+            llmcost.count(payload())
+
+        @max_cost("$1")
+        def test_tokens_are_the_class_s(self, llmcost):
+            llmcost.count(payload(words=2000))
+
+        @max_cost("$1")
+        def test_calls_are_the_module_s(self, llmcost):
+            llmcost.count(payload(words=10))
+            llmcost.count(payload(words=11))
+
+        def test_money_is_the_module_s(self, llmcost):
+            llmcost.count(payload())
+    """
+    )
+    result = project.record()
+    result.assert_outcomes(passed=1, failed=3)
+    result.stdout.re_match_lines(
+        [
+            r"FAILED .*test_tokens_are_the_class_s - input tokens 6,\d+ > 1,000 max_cost",
+            r"FAILED .*test_calls_are_the_module_s - calls 2 > 1 max_cost",
+            r"FAILED .*test_money_is_the_module_s - cost \$0\.\d+ > \$0\.00001 max_cost",
+        ]
+    )
+
+
+def test_a_breach_under_xfail_is_an_xfail_also_when_strict(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    @max_cost("$0.00001")
+    @pytest.mark.xfail(reason="on purpose")
+    def test_lax(llmcost):
+        llmcost.count(payload())
+
+    @max_cost("$0.00001")
+    @pytest.mark.xfail(strict=True)
+    def test_strict(llmcost):
+        llmcost.count(payload())
+    """
+    )
+    result = project.record("--llmcost-report=ledger.json")
+    result.assert_outcomes(xfailed=2)
+    tests = project.ledger()["tests"]
+    assert [each["verdict"]["state"] for each in tests] == ["exceeded", "exceeded"]
+    assert [each["outcome"] for each in tests] == ["xfailed", "xfailed"]
+
+
+def test_a_marked_test_that_makes_no_call_is_unverified(project: Project) -> None:
+    project.write(
+        test_app="""
+    from pytest_llmcost import max_cost
+    import pytest
+
+    @max_cost("$1")
+    def test_nothing():
+        pass
+
+    @max_cost("$1")
+    def test_skipped():
+        pytest.skip("not today")
+
+    @max_cost("$1")
+    class TestInherited:
+        def test_nothing_either(self):
+            pass
+    """
+    )
+    result = project.run()
+    result.assert_outcomes(passed=1, failed=1, skipped=1)
+    result.stdout.fnmatch_lines(
+        ["FAILED test_app.py::test_nothing - cost unverified against $1.00 max_cost: no call*"]
+    )
+    project.run("--llmcost-unverified=warn").assert_outcomes(passed=2, skipped=1)
+
+
+def test_a_test_that_fails_by_itself_gets_no_second_failure_but_the_figures(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    @max_cost("$0.00001")
+    def test_wrong(llmcost):
+        llmcost.count(payload())
+        assert 1 == 2
+    """
+    )
+    result = project.record()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*assert 1 == 2*", "*- llmcost -*", "claude-opus-4-7, *in = $*", "exceeded: cost *"]
+    )
+    result.stdout.fnmatch_lines(["FAILED test_app.py::test_wrong - assert 1 == 2"])
+
+
+def test_unittest_and_parameters_and_async_tests_have_ceilings_too(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    import unittest
+
+    class TestOld(unittest.TestCase):
+        @pytest.fixture(autouse=True)
+        def _llmcost(self, llmcost):
+            self.llmcost = llmcost
+
+        @max_cost("$0.00001")
+        def test_dear(self):
+            self.llmcost.count(payload())
+
+        @max_cost("$0.00001")
+        def test_wrong(self):
+            self.llmcost.count(payload())
+            self.fail("by itself")
+
+        @max_cost("$1")
+        def test_cheap(self):
+            self.llmcost.count(payload())
+
+    @pytest.mark.parametrize("words", [
+        pytest.param(10, marks=max_cost("$1")),
+        pytest.param(1000, marks=max_cost("$0.00001")),
+    ])
+    def test_each(llmcost, words):
+        llmcost.count(payload(words))
+
+    @pytest.mark.anyio
+    @max_cost("$0.00001")
+    async def test_async(llmcost):
+        await llmcost.acount(payload())
+
+    @pytest.fixture(params=["asyncio", "trio"])
+    def anyio_backend(request):
+        return request.param
+    """
+    )
+    result = project.record(plugins=("anyio",))
+    result.assert_outcomes(passed=2, failed=5)
+    result.stdout.fnmatch_lines(
+        [
+            "FAILED test_app.py::TestOld::test_dear - cost *",
+            "FAILED test_app.py::TestOld::test_wrong - AssertionError: by itself",
+            "FAILED test_app.py::test_each[[]1000[]] - cost *",
+            "FAILED test_app.py::test_async[[]asyncio[]] - cost *",
+            "FAILED test_app.py::test_async[[]trio[]] - cost *",
+        ]
+    )
+
+
+def test_money_spent_in_teardown_fails_the_teardown(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    @pytest.fixture
+    def late(llmcost):
+        yield
+        llmcost.count(payload(words=1000))
+
+    @max_cost("$0.001")
+    def test_early(llmcost, late):
+        llmcost.count(payload(words=10))
+    """
+    )
+    result = project.run("--llmcost-record-mode=once")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["ERROR test_app.py::test_early - cost $* > $0.001 max_cost"])
