@@ -11,7 +11,7 @@ import shlex
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -154,6 +154,8 @@ class Counter:
             try:
                 tokens = _send(client, body, betas, payload.headers)
                 return _Answer(tokens, tuple(sorted(left_out)))
+            except CountError:
+                raise
             except NetworkBlocked as blocked:
                 raise explain_block(str(blocked), _host(client)) from None
             except Exception as error:  # noqa: BLE001 - the SDK's, httpx's and credentials' all
@@ -195,7 +197,13 @@ def _send(
             counted = unseen.beta.messages.count_tokens(betas=list(betas), **asked)
         else:
             counted = unseen.messages.count_tokens(**asked)
-    return cast("int", counted.input_tokens)
+    tokens = getattr(counted, "input_tokens", None)
+    if not isinstance(tokens, int):
+        raise CountError(
+            f"{_host(client)} answered without a number of tokens ({counted!r:.200}); it may not "
+            "be the Messages API: check ANTHROPIC_BASE_URL or the fixture llmcost_client"
+        )
+    return tokens
 
 
 def _model_for(client: object, payload: Payload) -> str:

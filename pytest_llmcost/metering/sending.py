@@ -11,6 +11,8 @@ Capture asks `OWN_REQUEST` whether the request that passes is one of ours.
 from __future__ import annotations
 
 import copy
+import socket
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -89,8 +91,9 @@ class _Unwrapped:
         inner = self._inner
         try:
             return _beneath_vcr(type(inner).handle_request)(inner, request)
-        except RuntimeError as error:
+        except (RuntimeError, UserWarning) as error:
             if _forbids_connections(error):
+                _close_sockets(error)
                 raise NetworkBlocked(str(error)) from None
             raise
 
@@ -119,7 +122,21 @@ def _beneath_vcr(method: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
-def _forbids_connections(error: RuntimeError) -> bool:
-    """Whether pytest-recording (a plain RuntimeError) or pytest-socket raised this."""
+def _forbids_connections(error: Exception) -> bool:
+    """Whether pytest-recording (a plain RuntimeError) or pytest-socket raised this.
+
+    pytest-socket warns first, and suites that turn warnings into errors see only that.
+    """
     named = type(error).__name__ in ("SocketBlockedError", "SocketConnectBlockedError")
-    return named or str(error).startswith("Network is disabled")
+    return named or str(error).startswith(("Network is disabled", "A test tried to use socket"))
+
+
+def _close_sockets(error: Exception) -> None:
+    """Close what the standard library leaves open when a connect fails with no OSError.
+
+    Otherwise the socket's ResourceWarning would be the news in suites with warnings as errors.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        left_open = frame.f_locals.get("sock")
+        if isinstance(left_open, socket.SocketType):
+            left_open.close()

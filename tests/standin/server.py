@@ -138,7 +138,8 @@ class StandIn:
             return answer_error(400, "anthropic-version: header is required")
         if message := self._refuse_key(seen.headers):
             return answer_error(401, message)
-        beta = seen.query.get("beta") == "true"
+        # the SDK once said so in the query, and since 2.0 in the header alone
+        beta = seen.query.get("beta") == "true" or bool(seen.headers.get("anthropic-beta"))
         if seen.method == "POST" and seen.path == "/v1/messages/count_tokens":
             return answer_count(seen.body, beta=beta, refused=self.refused)
         if seen.method == "POST" and seen.path == "/v1/messages":
