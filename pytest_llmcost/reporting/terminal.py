@@ -19,6 +19,8 @@ from pytest_llmcost.reporting.failure import render_headline
 
 _BAR_CELLS = 5
 _NARROWEST_NAME = 20
+_ROOMY = 100
+"""A terminal so wide leaves a second blank between columns."""
 _STATE_COLOURS = {"exceeded": "red", "unverified": "yellow", "within": "green"}
 
 
@@ -170,10 +172,16 @@ def _cells(row: Row, view: View) -> list[str]:
 def _price(row: Row, view: View) -> str:
     verdict = row.verdict
     against = verdict.limit if verdict and verdict.kind == "usd" and view.per == 1 else None
-    text = format_usd(row.usd * view.per, against=against)
+    text = _padded(format_usd(row.usd * view.per, against=against))
     if not row.unpriced:
         return text
     return f"{text}+?" if row.usd else "?"
+
+
+def _padded(amount: str) -> str:
+    """Give an amount four decimals, so that a column of them can be compared at a glance."""
+    whole, _, decimals = amount.partition(".")
+    return f"{whole}.{decimals.ljust(4, '0')}"
 
 
 def _ceiling(row: Row, view: View) -> tuple[str, str]:
@@ -184,7 +192,7 @@ def _ceiling(row: Row, view: View) -> tuple[str, str]:
     if verdict.state == "unverified":
         return limit, "unverified"
     used = verdict.high if verdict.state == "within" and verdict.high is not None else verdict.low
-    return limit, f"{format_share(used, verdict.limit):>5} {_bar(used, verdict.limit, view)}"
+    return limit, f"{format_share(used, verdict.limit):>4} {_bar(used, verdict.limit, view)}"
 
 
 def _bar(used: Decimal, limit: Decimal, view: View) -> str:
@@ -212,14 +220,15 @@ def _aligned(
     cells: Sequence[Sequence[str]],
     view: View,
 ) -> Iterator[str]:
-    """Numbers to the right, the name takes what is left and is cut in the middle if it must."""
+    """Numbers to the right, the name takes what is left and is cut in front if it must."""
     widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
-    numbers = sum(width + 2 for width in widths if width)
-    room = max(_NARROWEST_NAME, view.width - numbers - 1)
+    gap = "  " if view.width >= _ROOMY else " "
+    numbers = sum(width + len(gap) for width in widths if width)
+    room = max(_NARROWEST_NAME, view.width - numbers)
     name_width = min(room, max(len(name_head), *(len(name) for name in names)))
     for name, line in zip([name_head, *names], [heads, *cells], strict=True):
         columns = [f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True) if width]
-        yield "  ".join([f"{_cut(name, name_width):<{name_width}}", *columns]).rstrip()
+        yield gap.join([f"{_cut(name, name_width):<{name_width}}", *columns]).rstrip()
 
 
 def _cut(name: str, width: int) -> str:
@@ -235,7 +244,7 @@ def _models(report: Report, view: View) -> list[Line]:
             f"{total.usage.prompt_tokens:,}",
             f"{total.usage.cached_tokens:,}",
             f"{total.usage.output_tokens:,}",
-            format_usd(total.usd * view.per),
+            _padded(format_usd(total.usd * view.per)),
         ]
         for _, total in ranked
     ]

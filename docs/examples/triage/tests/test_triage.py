@@ -13,13 +13,13 @@ TICKETS = {
 }
 
 
-@max_cost("$0.02")
+@max_cost("$0.03")
 def test_a_short_ticket_in_the_worst_case(llmcost: LlmCost) -> None:
     counted = llmcost.count(build_payload("My bell is broken."), output_tokens="max")
-    assert counted.input_tokens < 1_500
+    assert counted.input_tokens < 2_000
 
 
-@max_cost("$0.01", reason="a routing decision is about 90 tokens")
+@max_cost("$0.02", reason="a routing decision is about 90 tokens")
 @pytest.mark.parametrize("topic", TICKETS)
 def test_a_ticket_of_each_kind(llmcost: LlmCost, topic: str) -> None:
     llmcost.count(build_payload(TICKETS[topic]), output_tokens=90)
@@ -31,8 +31,12 @@ def test_a_long_history_stays_within_its_tokens(llmcost: LlmCost) -> None:
     llmcost.count(build_payload("Is anybody there?", history=history))
 
 
-@max_cost("$0.01")
-@pytest.mark.xfail(reason="over its ceiling on purpose: this is what a breach looks like")
+@max_cost("$0.04")
+@pytest.mark.xfail(
+    raises=pytest.fail.Exception,
+    strict=True,
+    reason="over its ceiling on purpose: this is what a breach looks like",
+)
 def test_a_whole_mailbox_is_too_expensive(llmcost: LlmCost) -> None:
     history = [f"Mail {number}: my bike makes a noise when it rains." for number in range(200)]
     llmcost.count(build_payload("Can you hear me now?", history=history), output_tokens=90)
