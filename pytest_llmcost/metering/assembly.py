@@ -57,8 +57,15 @@ def reduce_block(block: Mapping[str, object]) -> dict[str, object]:
     reduced = {key: block[key] for key in _KEPT_KEYS if key in block}
     for key in _FILLED_KEYS:
         if key in block:
-            reduced[key] = "x" if block[key] else ""
+            reduced[key] = _reduce(block[key])
     return reduced
+
+
+def _reduce(value: object) -> object:
+    """Keep whether it is empty; of a tool's result its type, which tells an error."""
+    if isinstance(value, dict) and "type" in value:
+        return {"type": value["type"]}
+    return "x" if value else ""
 
 
 class Assembly:

@@ -5,6 +5,7 @@ Data flow: method and URL of a request -> `recognise` -> Endpoint -> capture, `l
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -42,6 +43,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     batch_id: str | None = None
 
 
+@functools.lru_cache(maxsize=256)
 def recognise(method: str, url: str) -> Endpoint | None:
     """Tell which Claude endpoint a request goes to; None for any other.
 

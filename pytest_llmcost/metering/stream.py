@@ -132,7 +132,9 @@ class StreamReader:
 
 def _last_boundary(data: bytes) -> int:
     """Where the last whole event ends: behind its blank line; 0 where none does."""
-    end = max(data.rfind(b"\n\n"), data.rfind(b"\n\r"), data.rfind(b"\r\r"))
+    end = data.rfind(b"\n\n")
+    if b"\r" in data:  # two searches from behind that hardly any stream is worth
+        end = max(end, data.rfind(b"\n\r"), data.rfind(b"\r\r"))
     return end + 2 if end >= 0 else 0
 
 

@@ -174,9 +174,10 @@ def test_blocks_keep_what_a_bill_depends_on_and_nothing_else() -> None:
     fallback = {"type": "fallback", "from": {"model": "a"}, "to": {"model": "b"}, "trigger": None}
     advisor = {"type": "server_tool_use", "id": "s", "name": "advisor", "input": {"long": "text"}}
     result = {"type": "web_search_tool_result", "tool_use_id": "s", "content": [{"url": "u"}]}
+    advice = {"type": "advisor_tool_result", "content": {"type": "advisor_tool_result_error"}}
     starts = [
         {"type": "content_block_start", "index": index, "content_block": block}
-        for index, block in enumerate([fallback, advisor, result], start=1)
+        for index, block in enumerate([fallback, advisor, result, advice], start=1)
     ]
     (message,) = read(StreamReader(), [events(START, TEXT, *starts, FINAL, STOP)])
     assert message.body["content"] == [
@@ -184,6 +185,7 @@ def test_blocks_keep_what_a_bill_depends_on_and_nothing_else() -> None:
         fallback,
         {"type": "server_tool_use", "name": "advisor"},
         {"type": "web_search_tool_result", "content": "x"},
+        advice,
     ]
 
 

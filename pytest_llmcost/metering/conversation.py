@@ -1,0 +1,272 @@
+"""Conversation: one request of the code under test, from `send` to the last byte of its answer.
+
+Data flow: `begin` -> `replayed`, `failed` or `answered` -> `feed` -> `close` -> `Desk.conclude`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from pytest_llmcost.errors import UsageDataError
+from pytest_llmcost.metering.assembly import decode_json
+from pytest_llmcost.metering.batchresults import BatchResult, BatchResultsReader
+from pytest_llmcost.metering.call import Call
+from pytest_llmcost.metering.endpoint import Endpoint
+from pytest_llmcost.metering.exchange import Exchange, read_answer, unknown_call
+from pytest_llmcost.metering.library import Library
+from pytest_llmcost.metering.replay import Replay
+from pytest_llmcost.metering.stream import Reader, reader_for
+
+_LOST = frozenset(
+    {
+        "ReadTimeout", "ReadError", "WriteTimeout", "WriteError", "RemoteProtocolError",
+        "DecodingError", "CancelledError", "Cancelled",
+    }
+)  # fmt: skip
+"""Errors behind which the API may have worked, and billed; the others stop a request on its way."""
+
+
+class Desk(Protocol):
+    """Where conversations report."""
+
+    def conclude(self, talk: Conversation) -> None:
+        """Its answer is complete, or will not be read on."""
+
+    def keep_lost(self, talk: Conversation, lost: int) -> None:
+        """It is over without an answer to price, and so many of its attempts may be billed."""
+
+    def note(self, talk: Conversation, error: Exception) -> None:
+        """Something of ours went wrong."""
+
+
+class Conversation:
+    """One request on its way, and what becomes of it; the code under test never sees it fail.
+
+    While the request is under way only what must be is done; the answer is read by `read`,
+    which the capture calls when somebody wants to know.
+    """
+
+    lost_before = 0
+    """Attempts of the same call before this one that got no answer."""
+    relays = False
+    """Whether answering it took another Claude call in this process: that one counts."""
+    told: Exchange | None = None
+    """What the sink was told before it was over."""
+    is_over = False
+    live: bool | None = None
+    replay: Replay | None = None
+    _reader: Reader | BatchResultsReader | None = None
+    _headers: Any = None
+    _body: bytes | None = None
+    _exhausted = True
+
+    def __init__(
+        self,
+        desk: Desk,
+        client: Any,
+        request: Any,
+        endpoint: Endpoint,
+        owner: object,
+        sent_at: float,
+    ) -> None:
+        """Begin with the client and the request that are about to be used."""
+        self._desk = desk
+        self.client = client
+        self.request = request
+        self.endpoint = endpoint
+        self.owner = owner
+        self.sent_at = sent_at
+        """Seconds since 1970."""
+
+    # What the seam calls
+
+    def replayed(self, read: Callable[[bytes], Replay | None]) -> None:
+        """A cassette plays a response."""
+        self._guard(self._replayed, read)
+
+    def failed(self, error: BaseException, library: Library) -> None:
+        """No response came."""
+        self._guard(self._failed, error, library)
+
+    def answered(self, response: Any, library: Library) -> None:
+        """A response came, its body perhaps not read yet."""
+        self._guard(self._answered, response, library)
+
+    # What the tee calls
+
+    def feed(self, chunk: bytes) -> None:
+        """Some of the body passes."""
+        if not self.is_over:
+            self._guard(self._feed, chunk)
+
+    def close(self, *, exhausted: bool) -> None:
+        """The body has ended, or nobody will read on."""
+        if not self.is_over:
+            self._guard(self._close, exhausted)
+
+    def _guard(self, step: Callable[..., None], *args: Any) -> None:
+        try:
+            step(*args)
+        except Exception as error:  # noqa: BLE001 - the code under test must not see ours
+            self._desk.note(self, error)
+
+    def _replayed(self, read: Callable[[bytes], Replay | None]) -> None:
+        self.replay = read(_content(self.request)) or self.replay
+
+    def _failed(self, error: BaseException, library: Library) -> None:
+        self.live = library.is_live(self.client, self.request, None)
+        is_lost = any(kind.__name__ in _LOST for kind in type(error).__mro__)
+        self._desk.keep_lost(self, self.lost_before + is_lost)
+
+    def _answered(self, response: Any, library: Library) -> None:
+        self.live = library.is_live(self.client, self.request, response)
+        if self.replay is not None:
+            self._settle_replay()
+        if not 200 <= response.status_code < 300:
+            self._desk.keep_lost(self, self.lost_before)
+            return
+        self._headers = response.headers
+        self._body = getattr(response, "_content", None)
+        if self._body is None and self.endpoint.kind != "count_tokens":
+            self._reader = self._choose_reader()
+            library.attach(response, self)
+        else:
+            self._desk.conclude(self)
+
+    def _settle_replay(self) -> None:
+        """What came over a socket was not replayed; what was replayed is not live."""
+        if self.live:
+            self.replay = None
+        else:
+            self.live = False
+
+    def _choose_reader(self) -> Reader | BatchResultsReader | None:
+        if self.endpoint.kind == "batch_results":
+            return BatchResultsReader()
+        if self.endpoint.kind == "messages":
+            return reader_for(self._headers.get("content-type"))
+        return None
+
+    def _feed(self, chunk: bytes) -> None:
+        if self._reader is not None:
+            self._reader.feed(chunk)
+        else:
+            self._body = (self._body or b"") + chunk
+
+    def _close(self, exhausted: bool) -> None:
+        self._exhausted = exhausted
+        self._desk.conclude(self)
+
+    # What the capture asks for, later
+
+    @property
+    def receipt(self) -> bytes:
+        """The whole body of a small answer."""
+        return self._body or b""
+
+    def read(self) -> Exchange | None:
+        """Read the answer, once it is complete; None where it cost nothing and says nothing."""
+        if self._reader is None and self._body is not None:
+            self._reader = self._choose_reader()
+            if self._reader is not None:
+                self._reader.feed(self._body)
+        if self._reader is not None:
+            self._reader.close()
+        if self.endpoint.kind != "messages" or isinstance(self._reader, BatchResultsReader):
+            return self.exchange(None)
+        return self._read(self._reader, self._exhausted)
+
+    def read_so_far(self) -> Exchange | None:
+        """Read what has passed of a message: a lower bound, or an unknown."""
+        if self.endpoint.kind != "messages" or isinstance(self._reader, BatchResultsReader):
+            return None
+        if self._reader is None:
+            return self.unknown("lost-answer: still under way when its owner was judged")
+        reader = copy.deepcopy(self._reader)
+        reader.close()
+        return self._read(reader, exhausted=False)
+
+    def take_results(self) -> list[BatchResult]:
+        """Return the results of a batch that have passed since the last time."""
+        return self._reader.drain() if isinstance(self._reader, BatchResultsReader) else []
+
+    def unknown(self, caveat: str) -> Exchange:
+        """Return an exchange of which no cost is known."""
+        return self.exchange(unknown_call(self.endpoint, self.payload, caveat))
+
+    def exchange(self, call: Call | None, *, messages: int = 1) -> Exchange:
+        """Return the exchange with what is known of the request."""
+        return Exchange(
+            endpoint=self.endpoint,
+            call=None if call is None else self._complete(call),
+            payload=self.payload,
+            betas=_betas(self.request),
+            replay=self.replay,
+            live=self.live,
+            messages=messages,
+            replaces=self.told,
+        )
+
+    @functools.cached_property
+    def attempts(self) -> int:
+        """How often the client has sent this call by now."""
+        count = self.request.headers.get("x-stainless-retry-count", "0")
+        return 1 + (int(count) if count.isdecimal() else 0)
+
+    @functools.cached_property
+    def payload(self) -> Mapping[str, Any] | None:
+        """The request's JSON."""
+        value = decode_json(_content(self.request))
+        return value if isinstance(value, dict) else None
+
+    def _complete(self, call: Call) -> Call:
+        caveats = {*call.caveats, "lost-answer"} if self.lost_before else call.caveats
+        return replace(
+            call,
+            live=self.live,
+            at=None if self.live is False else _utc(self.sent_at),
+            stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
+            attempts=self.attempts,
+            caveats=tuple(sorted(caveats)),
+        )
+
+    def _read(self, reader: Reader | None, exhausted: bool) -> Exchange | None:
+        messages = reader.messages if reader is not None else ()
+        if not any(message.body.get("usage") for message in messages) and not self._is_ours():
+            return None
+        if not messages and reader is not None and reader.error is not None:
+            return None
+        if not messages:
+            return self.unknown("unreadable-response" if exhausted else "truncated-stream")
+        try:
+            call = read_answer(messages, endpoint=self.endpoint, payload=self.payload)
+        except UsageDataError as error:
+            return self.unknown(f"unreadable-response: {error}")
+        return self.exchange(call, messages=len(messages))
+
+    def _is_ours(self) -> bool:
+        """Whether it is a Claude call beyond its path, which any mail service may have too."""
+        if self.endpoint.model is not None or "anthropic-version" in self.request.headers:
+            return True
+        return {"model", "messages", "max_tokens"} <= (self.payload or {}).keys()
+
+
+def _content(request: Any) -> bytes:
+    """The request's body; a stream that nobody has read is left alone."""
+    content: bytes = getattr(request, "_content", b"")
+    return content
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _betas(request: Any) -> tuple[str, ...]:
+    names = request.headers.get("anthropic-beta", "").split(",")
+    return tuple(sorted({name.strip() for name in names} - {""}))

@@ -1,0 +1,82 @@
+"""ImportWatcher: tells when a module has been imported, without importing it.
+
+Data flow: `import httpx` somewhere -> the module is executed -> our callback gets it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+Notice = Callable[[ModuleType], None]
+
+
+class ImportWatcher(MetaPathFinder):
+    """A finder that finds nothing itself: it lets the others find, and listens."""
+
+    def __init__(self, notices: Mapping[str, Notice]) -> None:
+        """Watch for these modules by their full names."""
+        self._notices = notices
+
+    def install(self) -> None:
+        """Notice what is imported from now on, and at once what has been already."""
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+        for name, notice in self._notices.items():
+            module = sys.modules.get(name)
+            if module is not None:
+                notice(module)
+
+    def remove(self) -> None:
+        """Stop listening."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        """Find a watched module through the other finders, with a loader that listens."""
+        notice = self._notices.get(fullname)
+        if notice is None:
+            return None
+        spec = self._find_elsewhere(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Listening(spec.loader, notice)
+        return spec
+
+    def _find_elsewhere(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None
+    ) -> ModuleSpec | None:
+        for finder in sys.meta_path:
+            if finder is not self and hasattr(finder, "find_spec"):
+                spec = finder.find_spec(fullname, path, target)
+                if spec is not None:
+                    return spec
+        return None
+
+
+class _Listening(Loader):
+    """Stands in for a loader until its module is executed, and then puts it back."""
+
+    def __init__(self, loader: Loader, notice: Notice) -> None:
+        self._loader = loader
+        self._notice = notice
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        self._notice(module)

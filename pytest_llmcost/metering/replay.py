@@ -1,0 +1,80 @@
+"""Replay: the recorded request to which a cassette's response belongs.
+
+Data flow: the cassette library plays a response -> the request it was recorded for -> Replay ->
+comparison with what is sent now. With VCR's default matching a prompt may have grown a
+hundredfold and the cassette still reports yesterday's usage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from pytest_llmcost.metering.assembly import decode_json
+from pytest_llmcost.metering.endpoint import recognise
+from pytest_llmcost.metering.payload import fingerprint
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the request that was recorded with the response just played."""
+
+    body: Mapping[str, Any] | None = None
+    """Its JSON; None where it cannot be compared with."""
+    is_same: bool = False
+    """Byte for byte what is sent now."""
+    obstacle: str | None = None
+    """Why it cannot be compared with, for people; None where it can."""
+
+
+def read_vcr_replay(cassette: Any, request: Any, response: Any, sent: bytes) -> Replay | None:
+    """Tell what VCR recorded with a response of its own; None where it is no Claude call.
+
+    The recorded request is found by the identity of its response, which holds when several
+    threads replay at once. VCR's filters have run over what was recorded, so a filter that
+    changes what counts hides whether the prompt has changed.
+    """
+    if recognise(request.method, request.uri) is None:
+        return None
+    recorded = next((asked for asked, told in cassette.data if told is response), None)
+    body = _as_bytes(getattr(recorded, "body", None))
+    if not body:
+        return Replay(obstacle="the cassette holds no request body")
+    if body == sent:
+        return Replay(body=_as_mapping(body), is_same=True)
+    parsed = _as_mapping(body)
+    if parsed is None:
+        return Replay(obstacle="the recorded request body is not JSON")
+    if _is_hidden(_as_mapping(_filtered(cassette, request)), _as_mapping(sent), parsed):
+        return Replay(obstacle="a filter of the cassette changes the request body")
+    return Replay(body=parsed)
+
+
+def _is_hidden(
+    filtered: Mapping[str, Any] | None, sent: Mapping[str, Any] | None, recorded: Mapping[str, Any]
+) -> bool:
+    """Whether what was recorded agrees with what is sent only where the filter has been."""
+    if sent is None or filtered == sent:
+        return False
+    if filtered is None:
+        return True
+    if fingerprint(filtered) == fingerprint(sent):
+        return False
+    return fingerprint(filtered) == fingerprint(recorded)
+
+
+def _filtered(cassette: Any, request: Any) -> bytes:
+    kept = cassette.filter_request(request)
+    return _as_bytes(getattr(kept, "body", None))
+
+
+def _as_bytes(body: object) -> bytes:
+    if isinstance(body, str):
+        return body.encode("utf-8", "surrogatepass")
+    return bytes(body) if isinstance(body, (bytes, bytearray)) else b""
+
+
+def _as_mapping(body: bytes) -> Mapping[str, Any] | None:
+    value = decode_json(body)
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,143 @@
+"""What the tests of capture share: a sink, bodies as from a socket, and clients of every kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import httpx
+import httpx2
+
+from pytest_llmcost.metering.call import Call
+from pytest_llmcost.metering.capture import Capture
+from pytest_llmcost.metering.exchange import Exchange
+
+LIBRARIES: tuple[ModuleType, ...] = (httpx, httpx2)
+URL = "https://api.anthropic.com/v1/messages"
+HEADERS = {"anthropic-version": "2023-06-01"}
+ASKED: dict[str, Any] = {
+    "model": "claude-opus-4-7",
+    "max_tokens": 100,
+    "messages": [{"role": "user", "content": "Hi"}],
+}
+USAGE: dict[str, Any] = {"input_tokens": 25, "output_tokens": 11, "service_tier": "standard"}
+MESSAGE: dict[str, Any] = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude-opus-4-7",
+    "content": [{"type": "text", "text": "Hello there"}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": USAGE,
+}
+JSON_BODY = json.dumps(MESSAGE).encode()
+
+
+def event(**data: Any) -> bytes:
+    return f"event: {data['type']}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+START = event(
+    type="message_start",
+    message={**MESSAGE, "content": [], "usage": {**USAGE, "output_tokens": 1}},
+)
+TEXT = event(
+    type="content_block_start", index=0, content_block={"type": "text", "text": ""}
+) + event(type="content_block_delta", index=0, delta={"type": "text_delta", "text": "Hello there"})
+FINAL = event(type="content_block_stop", index=0) + event(
+    type="message_delta",
+    delta={"stop_reason": "end_turn", "stop_sequence": None},
+    usage={"output_tokens": 11},
+)
+STOP = event(type="message_stop")
+SSE_BODY = START + TEXT + FINAL + STOP
+
+
+class Purse:
+    """A sink that keeps what it sees."""
+
+    def __init__(self, owner: object = "the test") -> None:
+        self.now: object = owner
+        self.capture = Capture(self, clock=lambda: 1_700_000_000.0)
+        self._seen: list[tuple[object, Exchange]] = []
+
+    def owner(self) -> object:
+        return self.now
+
+    def saw(self, owner: object, exchange: Exchange) -> None:
+        self._seen.append((owner, exchange))
+
+    @property
+    def seen(self) -> list[tuple[object, Exchange]]:
+        self.capture.drain()
+        return self._seen
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        return [exchange for _, exchange in self.seen]
+
+    @property
+    def calls(self) -> list[Call]:
+        return [exchange.call for exchange in self.exchanges if exchange.call is not None]
+
+    @property
+    def call(self) -> Call:
+        (call,) = self.calls
+        return call
+
+
+@contextmanager
+def capturing(owner: object = "the test") -> Iterator[Purse]:
+    purse = Purse(owner)
+    purse.capture.install()
+    try:
+        yield purse
+        purse.capture.drain()
+        assert purse.capture.failures == []
+    finally:
+        purse.capture.disable()
+
+
+def chunks(library: ModuleType, pieces: Iterable[bytes], fail: Exception | None = None) -> Any:
+    """A body that comes in pieces, as from a socket, and may break off."""
+
+    class Chunks(library.SyncByteStream, library.AsyncByteStream):  # type: ignore[name-defined,misc]
+        def __iter__(self) -> Iterator[bytes]:
+            yield from pieces
+            if fail:
+                raise fail
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for piece in pieces:
+                yield piece
+            if fail:
+                raise fail
+
+    return Chunks()
+
+
+def respond(library: ModuleType, *pieces: bytes, **options: Any) -> Callable[[Any], Any]:
+    """Answer with these pieces, streamed; `kind`, `status`, `headers`, `fail`."""
+    kind = options.get("kind", "text/event-stream")
+    headers = {"content-type": kind} if kind else {}
+
+    def handler(request: Any) -> Any:
+        return library.Response(
+            options.get("status", 200),
+            headers={**headers, **options.get("headers", {})},
+            stream=chunks(library, pieces, options.get("fail")),
+        )
+
+    return handler
+
+
+def client_of(library: ModuleType, handler: Callable[[Any], Any]) -> Any:
+    return library.Client(transport=library.MockTransport(handler))
+
+
+def async_client_of(library: ModuleType, handler: Callable[[Any], Any]) -> Any:
+    return library.AsyncClient(transport=library.MockTransport(handler))
