@@ -61,9 +61,9 @@ def live_runs(reports: Iterable[Report]) -> tuple[tuple[Report, tuple[Call, ...]
     if not live:
         replayed = sum(1 for report in reports for _ in calls_of(report))
         raise ReconcileError(
-            f"nothing to reconcile: the {len(reports)} ledgers hold {replayed} calls, and all of "
-            "them were replayed or counted, which costs nothing; reconcile the ledger of a run "
-            "that went to the API (a recording run, --record-mode=rewrite, or --disable-recording)"
+            f"nothing to reconcile: all calls of the ledgers ({replayed:,}) were replayed or "
+            "counted, which costs nothing; reconcile the ledger of a run that went to the API (a "
+            "recording run, --record-mode=rewrite, or --disable-recording)"
         )
     return live
 

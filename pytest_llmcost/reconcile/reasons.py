@@ -73,14 +73,14 @@ def _billed_more(evidence: Evidence, over: Sequence[UsageLine]) -> Iterator[str]
     unseen = sum(call.is_lower_bound for call in evidence.calls)
     if unseen:
         yield (
-            f"{unseen} live calls were cut off or never answered, so the ledger has only part of "
-            "their tokens; the bill has all of them"
+            f"of {unseen:,} live calls the answer was cut off or never came, so the ledger has "
+            "only part of their tokens; the bill has all of them"
         )
     retried = sum(call.call.attempts > 1 for call in evidence.calls)
     if retried:
         yield (
-            f"cold retries: {retried} live calls were sent more than once; an attempt that timed "
-            "out here may have been completed, and billed, there"
+            f"cold retries: {retried:,} of the live calls were sent more than once; an attempt "
+            "that timed out here may have been completed, and billed, there"
         )
     if evidence.terms.bucket_width != "1m":
         yield (
@@ -110,8 +110,8 @@ def _billed_less(evidence: Evidence, under: Sequence[UsageLine]) -> Iterator[str
     unknown = sum(call.call.live is None for call in evidence.calls)
     if unknown:
         yield (
-            f"{unknown} live calls went through a transport that does not tell whether it is the "
-            "network; they count as live"
+            f"{unknown:,} of the live calls went through a transport that does not tell whether "
+            "it is the network; they count as live"
         )
     if any(each.call.context.service_tier == "batch" for each in evidence.calls):
         yield "batches are billed when they are processed, not when their results are fetched"

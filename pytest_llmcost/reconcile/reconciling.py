@@ -154,7 +154,9 @@ def _cost_rows(buckets: Iterable[Bucket[CostRow]], terms: Terms) -> list[CostRow
 def _notes(plan: Plan, has_cost: bool) -> tuple[str, ...]:
     notes = []
     if plan.replayed_calls:
-        notes.append(f"{plan.replayed_calls} replayed or counted calls left out: they cost nothing")
+        notes.append(
+            f"calls left out as replayed or counted, which is free: {plan.replayed_calls:,}"
+        )
     if not plan.terms.filters.api_key_ids and not plan.terms.filters.workspace_ids:
         notes.append("without --api-key-id and --workspace-id: the usage of the whole organisation")
     if has_cost and not plan.terms.whole_days:

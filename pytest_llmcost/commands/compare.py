@@ -1,0 +1,127 @@
+"""Compare a ledger with an earlier one: what grew, by how much, and whether it may."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from decimal import Decimal
+
+from pytest_llmcost.budgeting.baseline import compare
+from pytest_llmcost.budgeting.budget import Verdict
+from pytest_llmcost.budgeting.comparison import Change, Comparison
+from pytest_llmcost.budgeting.increase import IncreaseLimit, parse_increase
+from pytest_llmcost.budgeting.ledger_file import read_report, to_json
+from pytest_llmcost.commands.console import Console
+from pytest_llmcost.commands.prices import add_prices_option, read_card
+from pytest_llmcost.commands.table import render_table
+from pytest_llmcost.pricing.money import format_usd
+from pytest_llmcost.reporting.failure import render_headline
+
+_HEADS = ("changed", "before", "now", "difference", "what differs")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("base", help="the earlier ledger")
+    parser.add_argument("head", help="the ledger to judge")
+    add_limit = parser.add_argument
+    add_limit(
+        "--max-increase",
+        action="append",
+        default=[],
+        metavar="LIMIT",
+        help="most that the run may add, 10%% or $0.05; of several, either breaks",
+    )
+    add_limit(
+        "--max-test-increase",
+        action="append",
+        default=[],
+        metavar="LIMIT",
+        help="most that any single test may add",
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    add_prices_option(parser)
+
+
+def run(arguments: Namespace, console: Console) -> int:
+    """Compare, print, and return 1 when an increase is exceeded or unverified."""
+    comparison = compare(
+        read_report(arguments.base),
+        read_report(arguments.head),
+        read_card(arguments.prices),
+        limits=_limits(arguments.max_increase, "max_increase"),
+        test_limits=_limits(arguments.max_test_increase, "max_test_increase"),
+    )
+    if arguments.format == "json":
+        console.print(json.dumps(to_json(comparison), indent=2))
+    else:
+        console.print("\n".join(_render(comparison)))
+    return 1 if any(verdict.state != "within" for verdict in _verdicts(comparison)) else 0
+
+
+def _limits(texts: list[str], label: str) -> list[IncreaseLimit]:
+    origin = f"--{label.replace('_', '-')}"
+    return [parse_increase(text, origin=origin, label=label) for text in texts]
+
+
+def _verdicts(comparison: Comparison) -> Iterator[Verdict]:
+    yield from comparison.verdicts
+    for change in comparison.changes:
+        yield from change.verdicts
+
+
+def _render(comparison: Comparison) -> Iterator[str]:
+    base, head = comparison.base_usd, comparison.head_usd
+    share = f" ({(head - base) / base:+.1%})" if base and comparison.change_usd else ""
+    yield (
+        f"{_signed(comparison.change_usd)}{share}: {format_usd(base)} before, "
+        f"{format_usd(head)} now, {comparison.unchanged:,} unchanged"
+    )
+    if comparison.price_change_usd:
+        yield (
+            f"prices alone: {_signed(comparison.price_change_usd)} since "
+            f"{comparison.base_price_date}, for the same calls; left out above"
+        )
+    if comparison.changes:
+        rows = [_row(change) for change in comparison.changes]
+        yield from ("", render_table(_HEADS, rows, notes=1), "")
+    for verdict in comparison.verdicts:
+        yield _verdict(verdict, "suite")
+    for change in comparison.changes:
+        yield from (_verdict(verdict, change.name) for verdict in change.verdicts)
+    yield from comparison.notes
+
+
+def _verdict(verdict: Verdict, name: str) -> str:
+    reasons = f" ({'; '.join(verdict.reasons)})" if verdict.state == "unverified" else ""
+    return f"{name}: increase {verdict.state}, {render_headline(verdict)}{reasons}"
+
+
+def _row(change: Change) -> list[str]:
+    return [
+        change.name,
+        "-" if change.status == "new" else format_usd(change.base_usd),
+        "-" if change.status == "removed" else format_usd(change.head_usd),
+        _signed(change.usd),
+        ", ".join(_what_differs(change)),
+    ]
+
+
+def _what_differs(change: Change) -> Iterator[str]:
+    if change.status != "changed":
+        yield change.status
+        return
+    for category, tokens in change.tokens.items():
+        yield f"{category.removesuffix('_tokens')} {tokens:+,}"
+    if change.calls:
+        yield f"calls {change.calls:+,}"
+    yield from change.parts
+
+
+def _signed(usd: Decimal | None) -> str:
+    """Write a difference with its sign; a question mark where it is unknown."""
+    if usd is None:
+        return "?"
+    sign = "-" if usd < 0 else "+" if usd else ""
+    return f"{sign}{format_usd(abs(usd))}"

@@ -1,0 +1,74 @@
+"""Add up the ledgers of one suite's shards, and judge the suite as a whole."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+
+from pytest_llmcost.budgeting.budget import Budget, Verdict
+from pytest_llmcost.budgeting.ledger_file import read_report, render_json, write_report
+from pytest_llmcost.budgeting.merge import merge_reports
+from pytest_llmcost.budgeting.report import Report
+from pytest_llmcost.commands.console import Console
+from pytest_llmcost.commands.table import format_count
+from pytest_llmcost.pricing.money import format_usd, parse_usd
+from pytest_llmcost.reporting.failure import render_headline
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("shard", nargs="+", help="a JSON report of --llmcost-report")
+    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the merged ledger")
+    parser.add_argument(
+        "--max-suite",
+        metavar="USD",
+        help="ceiling of the whole suite (default: the one that the shards have in common)",
+    )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="the shards together are the whole suite, whatever each of them left out",
+    )
+
+
+def run(arguments: Namespace, console: Console) -> int:
+    """Merge, write and judge; return 1 when a ceiling is exceeded or unverified."""
+    limit = None if arguments.max_suite is None else _budget(arguments.max_suite)
+    shards = ((path, read_report(path)) for path in arguments.shard)
+    report = merge_reports(shards, max_suite=limit, is_whole=arguments.whole)
+    if arguments.output:
+        write_report(report, arguments.output)
+        console.print(_describe(report, arguments))
+    else:
+        console.print(render_json(report).decode().rstrip("\n"))
+        console.note(_describe(report, arguments))
+    return 1 if any(_fails(verdict) for verdict in report.verdicts) else 0
+
+
+def _budget(text: str) -> Budget:
+    return Budget(scope="suite", limit=parse_usd(text), origin="--max-suite", label="max_suite")
+
+
+def _fails(verdict: Verdict) -> bool:
+    return verdict.state != "within"
+
+
+def _describe(report: Report, arguments: Namespace) -> str:
+    totals = report.totals
+    least = "at least " if totals.unpriced_calls else ""
+    into = f" into {arguments.output}" if arguments.output else ""
+    line = (
+        f"merged {format_count(len(arguments.shard), 'ledger')}{into}: "
+        f"{format_count(len(report.tests), 'test attempt')}, "
+        f"{format_count(totals.calls, 'call')}, {least}{format_usd(totals.usd)}, "
+        f"live spend {format_usd(totals.live_usd)}"
+    )
+    return "\n".join([line, *_verdict_lines(report)])
+
+
+def _verdict_lines(report: Report) -> Iterator[str]:
+    for verdict in report.verdicts:
+        yield f"{verdict.scope} {verdict.state}: {render_headline(verdict)} ({verdict.origin})"
+        yield from (f"  {reason}" for reason in verdict.reasons)
+    if not report.complete:
+        yield f"incomplete: {', '.join(report.incomplete)}"

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from sample_reports import MODEL
+
+from pytest_llmcost.cli import main
+
+COMMANDS = ("price", "rates", "merge", "compare", "reconcile")
+
+
+def llmcost(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest_llmcost.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def test_it_knows_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"llmcost {version('pytest-llmcost')}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: llmcost {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["buy"], ["rates", "--colour"]])
+def test_bad_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: llmcost")
+
+
+def test_an_error_of_ours_is_one_message_and_exits_with_2() -> None:
+    done = llmcost("rates", "claude-opus-9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("llmcost: no price for model 'claude-opus-9'")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_accident() -> None:
+    script = f"{sys.executable} -m pytest_llmcost.cli rates | head -n 1"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("model")
+    assert done.stderr == ""
+
+
+def test_a_closed_pipe_at_once_is_no_accident() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest_llmcost.cli", "rates"],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_an_interrupt_ends_it_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting:
+        @property
+        def buffer(self) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", Interrupting())
+    assert main(["price", "-"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_it_loads_neither_pytest_nor_a_client_nor_vcr(tmp_path: Path) -> None:
+    usage = {"input_tokens": 1, "output_tokens": 1}
+    message = {"type": "message", "model": MODEL, "usage": usage}
+    (tmp_path / "r.json").write_text(json.dumps(message))
+    code = (
+        "import sys; from pytest_llmcost.cli import main; "
+        f"main(['price', {str(tmp_path / 'r.json')!r}]); main(['rates']); "
+        "print(sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stderr.replace("'", '"')))
+    assert loaded.isdisjoint({"pytest", "_pytest", "anthropic", "httpx", "httpx2", "vcr", "yaml"})

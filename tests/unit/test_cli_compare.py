@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sample_reports import a_fixture, a_test, make_report
+
+from pytest_llmcost.budgeting.ledger import Owner
+from pytest_llmcost.budgeting.ledger_file import write_report
+from pytest_llmcost.budgeting.report import CardId, Payload, Report
+from pytest_llmcost.cli import main
+from pytest_llmcost.metering.call import Call, PricedLeg, price_call
+from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.settings import parse_date
+
+MODEL = "claude-opus-4-7"
+ON = "2026-11-22"
+CARD = CardId(version=shipped_card().version, sha256=shipped_card().sha256)
+
+
+def call(output_tokens: int, *, model: str = MODEL, fingerprint: str | None = None) -> Call:
+    """A million output tokens are $25."""
+    usage = Usage(output_tokens=output_tokens)
+    leg = PricedLeg(model=model, usage=usage)
+    unpriced = Call(
+        model=model, evidence="billed", usage=usage, legs=(leg,), fingerprint=fingerprint
+    )
+    return price_call(unpriced, shipped_card(), on=parse_date(ON))
+
+
+def base() -> Report:
+    spent: dict[Owner, list[Call]] = {
+        a_test("t.py::test_grows"): [call(1000, fingerprint="1:a")],
+        a_test("t.py::test_gone"): [call(100)],
+        a_test("t.py::test_same"): [call(100)],
+        a_fixture("client"): [call(100)],
+    }
+    payloads = {"1:a": Payload(model=MODEL, parts={"system": "aaaaaaaa"})}
+    return make_report(spent, price_date=ON, rate_card=CARD, payloads=payloads)
+
+
+def head() -> Report:
+    spent: dict[Owner, list[Call]] = {
+        a_test("t.py::test_grows"): [call(2000, fingerprint="1:b"), call(100)],
+        a_test("t.py::test_new"): [call(400)],
+        a_test("t.py::test_same"): [call(100)],
+        a_fixture("client"): [call(100)],
+    }
+    payloads = {"1:b": Payload(model=MODEL, parts={"system": "bbbbbbbb"})}
+    return make_report(spent, price_date=ON, rate_card=CARD, payloads=payloads)
+
+
+@pytest.fixture
+def ledgers(tmp_path: Path) -> list[str]:
+    write_report(base(), tmp_path / "base.json")
+    write_report(head(), tmp_path / "head.json")
+    return [str(tmp_path / "base.json"), str(tmp_path / "head.json")]
+
+
+def test_what_grew_is_shown_with_what_made_it_grow(
+    ledgers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", *ledgers]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("+$0.035 (+107.7%): $0.0325 before, $0.0675 now, 2 unchanged")
+    assert [line.split(maxsplit=4) for line in lines[2:6]] == [
+        ["changed", "before", "now", "difference", "what differs"],
+        ["t.py::test_grows", "$0.025", "$0.0525", "+$0.0275", "output +1,100, calls +1, system"],
+        ["t.py::test_new", "-", "$0.01", "+$0.01", "new"],
+        ["t.py::test_gone", "$0.0025", "-", "-$0.0025", "removed"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [
+        (["--max-increase", "$0.035"], 0),
+        (["--max-increase", "$0.0349"], 1),
+        (["--max-increase", "108%"], 0),
+        (["--max-increase", "107%"], 1),
+        (["--max-increase", "108%", "--max-increase", "1c"], 1),
+        (["--max-test-increase", "110%"], 0),
+        (["--max-test-increase", "109%"], 1),
+    ],
+)
+def test_an_increase_beyond_a_limit_exits_with_1(
+    ledgers: list[str], limits: list[str], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", *ledgers, *limits]) == status
+    assert ("increase exceeded, " in capsys.readouterr().out) == bool(status)
+
+
+def test_an_increase_that_cannot_be_told_fails(
+    ledgers: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown: dict[Owner, list[Call]] = {a_test("t.py::test_grows"): [call(5, model="claude-next")]}
+    write_report(make_report(unknown, price_date=ON, rate_card=CARD), tmp_path / "new.json")
+    assert main(["compare", ledgers[0], str(tmp_path / "new.json"), "--max-increase", "1"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("?: ")
+    assert "suite: increase unverified" in out
+
+
+def test_equal_runs_differ_in_nothing(
+    ledgers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", ledgers[0], ledgers[0], "--max-increase", "0%"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("$0.00: $0.0325 before, $0.0325 now, 4 unchanged\nsuite: increase within")
+
+
+def test_new_prices_are_told_apart_from_new_prompts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = Usage(cache_read_tokens=1_000_000)
+    leg = PricedLeg(model="claude-sonnet-5-5", usage=usage)
+    unpriced = Call(model="claude-sonnet-5-5", evidence="billed", usage=usage, legs=(leg,))
+    for on in ("2026-10-06", "2026-10-07"):
+        priced = price_call(unpriced, shipped_card(), on=parse_date(on))
+        report = make_report({a_test("t.py::a"): [priced]}, price_date=on, rate_card=CARD)
+        write_report(report, tmp_path / f"{on}.json")
+    paths = [str(tmp_path / f"{on}.json") for on in ("2026-10-06", "2026-10-07")]
+    assert main(["compare", *paths, "--max-increase", "0%"]) == 0
+    out = capsys.readouterr().out
+    assert "prices alone: -$0.10 since 2026-10-06, for the same calls" in out
+
+
+def test_json_is_the_ledgers_own_comparison(
+    ledgers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["compare", *ledgers, "--format", "json"])
+    comparison = json.loads(capsys.readouterr().out)
+    assert comparison["change_usd"] == "0.035"
+    assert comparison["changes"][0]["name"] == "t.py::test_grows"
+
+
+@pytest.mark.parametrize("limit", ["much", "-5%"])
+def test_a_limit_that_is_none_exits_with_2(
+    ledgers: list[str], limit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", *ledgers, f"--max-increase={limit}"]) == 2
+    assert repr(limit) in capsys.readouterr().err

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from sample_reports import a_test, make_call, make_report, suite_budget
+
+from pytest_llmcost.budgeting.ledger_file import read_report, write_report
+from pytest_llmcost.budgeting.report import Report
+from pytest_llmcost.cli import main
+
+
+def shard(number: int, usd: str | None = "0.5", *, limit: str | None = None) -> Report:
+    budgets = [suite_budget(limit)] if limit else []
+    return make_report({a_test(f"t{number}.py::test_a"): [make_call(usd)]}, budgets=budgets)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[str]:
+    for number in range(3):
+        write_report(shard(number, limit="2"), tmp_path / f"shard-{number}.json")
+    return [str(tmp_path / f"shard-{number}.json") for number in range(3)]
+
+
+def test_shards_are_added_up_into_one_file(
+    shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "all" / "all.json"
+    assert main(["merge", *shards, "-o", str(path)]) == 0
+    assert read_report(path).totals.usd == Decimal("1.5")
+    assert capsys.readouterr().out == (
+        f"merged 3 ledgers into {path}: 3 test attempts, 3 calls, $1.50, live spend $0.00\n"
+        "suite within: cost $1.50 <= $2.00 max_suite (--llmcost-max-suite)\n"
+    )
+
+
+def test_without_a_file_the_ledger_is_the_output(
+    shards: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["merge", *shards]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["totals"]["usd"] == "1.5"
+    assert err.startswith("llmcost: merged 3 ledgers: ")
+
+
+@pytest.mark.parametrize(("limit", "status"), [("$1.50", 0), ("$1.499999", 1), ("1", 1)])
+def test_the_suite_is_judged_anew(
+    shards: list[str], tmp_path: Path, limit: str, status: int
+) -> None:
+    path = tmp_path / "all.json"
+    assert main(["merge", *shards, "-o", str(path), "--max-suite", limit]) == status
+    [verdict] = read_report(path).verdicts
+    assert verdict.state == ("exceeded" if status else "within")
+
+
+def test_a_suite_that_cannot_be_verified_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, usd in enumerate(["0.5", None]):
+        write_report(shard(number, usd), tmp_path / f"{number}.json")
+    paths = [str(tmp_path / f"{number}.json") for number in range(2)]
+    assert main(["merge", *paths, "-o", str(tmp_path / "all.json"), "--max-suite", "9"]) == 1
+    out = capsys.readouterr().out
+    assert "at least $0.50" in out
+    assert "suite unverified: " in out
+
+
+def test_one_attempt_in_two_shards_is_an_error_that_names_both(
+    shards: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["merge", shards[0], shards[0]]) == 2
+    assert shards[0] in capsys.readouterr().err
+
+
+def test_an_incomplete_suite_says_so_unless_the_shards_are_the_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = make_report({a_test("t.py::a"): [make_call("1")]}, incomplete=("deselected",))
+    write_report(report, tmp_path / "part.json")
+    path = str(tmp_path / "all.json")
+    main(["merge", str(tmp_path / "part.json"), "-o", path])
+    assert "incomplete: deselected" in capsys.readouterr().out
+    main(["merge", str(tmp_path / "part.json"), "-o", path, "--whole"])
+    assert "incomplete: " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("limit", ["much", "-1"])
+def test_a_limit_that_is_none_exits_with_2(
+    shards: list[str], limit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["merge", *shards, f"--max-suite={limit}"]) == 2
+    assert "is not an amount of money" in capsys.readouterr().err

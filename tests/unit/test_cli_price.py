@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from recorded_traffic import RESPONSES_PATH, needs_traffic, recorded_lines
+
+from pytest_llmcost.cli import main
+
+CASSETTES_PATH = RESPONSES_PATH.parent / "cassettes"
+ON = ("--on", "2026-11-22")
+MODEL = "claude-opus-4-7"
+
+Run = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> SimpleNamespace:
+        status = main(["price", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(status=status, out=out, err=err)
+
+    return run
+
+
+def message(model: str = MODEL, **usage: Any) -> dict[str, Any]:
+    counts = {"input_tokens": 1000, "output_tokens": 100, **usage}
+    return {"id": "msg_1", "type": "message", "model": model, "content": [], "usage": counts}
+
+
+def write(path: Path, value: object) -> Path:
+    path.write_bytes(value if isinstance(value, bytes) else json.dumps(value).encode())
+    return path
+
+
+def cassette(*exchanges: tuple[str, int, object]) -> dict[str, Any]:
+    return {
+        "interactions": [
+            {
+                "request": {
+                    "method": "GET" if url.endswith("results") else "POST",
+                    "uri": f"https://api.anthropic.com/v1/{url}",
+                    "body": json.dumps({"model": MODEL}),
+                },
+                "response": {
+                    "status": {"code": status},
+                    "headers": {},
+                    "body": {"string": body if isinstance(body, str) else json.dumps(body)},
+                },
+            }
+            for url, status, body in exchanges
+        ]
+    }
+
+
+def test_a_row_has_exactly_the_ledgers_names_and_plain_amounts(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "r.json", message())
+    done = run(path, *ON, "--format", "json")
+    usage = {
+        "input_tokens": 1000,
+        "cache_write_5m_tokens": 0,
+        "cache_write_1h_tokens": 0,
+        "cache_read_tokens": 0,
+        "output_tokens": 100,
+        "web_search_requests": 0,
+    }
+    assert json.loads(done.out) == [
+        {
+            "source": f"{path}#0",
+            "model": MODEL,
+            "usage": usage,
+            "legs": [{"kind": "message", "model": MODEL, "usage": usage, "usd": "0.0075"}],
+            "context": {
+                "service_tier": None,
+                "speed": None,
+                "inference_geo": None,
+                "platform": None,
+            },
+            "usd": "0.0075",
+            "caveats": [],
+        }
+    ]
+    assert (done.status, done.err) == (0, "")
+
+
+def test_the_table_is_for_people(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(
+        tmp_path / "c.json",
+        cassette(
+            ("messages", 200, message(cache_read_input_tokens=4000)),
+            ("messages", 529, {"type": "error"}),
+            ("messages/count_tokens", 200, {"input_tokens": 1000}),
+            ("messages", 200, message("claude-3-5-haiku-latest")),
+            ("models", 200, {"data": []}),
+        ),
+    )
+    done = run("c.json", *ON)
+    assert done.out == (
+        "source    model                      input  cached  output      USD\n"
+        "c.json#0  claude-opus-4-7            5,000   4,000     100  $0.0095\n"
+        "c.json#1  claude-opus-4-7                                      free  status 529\n"
+        "c.json#2  claude-opus-4-7                                      free  count_tokens\n"
+        "c.json#3  claude-3-5-haiku-20241022  1,000       0     100  $0.0012  retired-model\n"
+        "\n"
+        "total $0.0107 at list price for 2 calls, 2 free; prices of 2026-11-22, "
+        "rate card 2026-11-22\n"
+    )
+
+
+def test_what_cannot_be_priced_is_listed_and_the_rest_still_printed(
+    run: Run, tmp_path: Path
+) -> None:
+    good = write(tmp_path / "good.json", message())
+    bad = write(tmp_path / "bad.json", cassette(("messages", 200, {"id": "msg_1", "text": "hi"})))
+    odd = write(tmp_path / "odd.json", message("claude-fable-9"))
+    wrong = write(tmp_path / "wrong.json", message(output_tokens="7"))
+    none = write(tmp_path / "none.json", b"hello")
+    missing = tmp_path / "missing.json"
+    done = run(bad, none, odd, missing, wrong, good, *ON, "--format", "json")
+    assert done.status == 1
+    assert [(each["model"], each["usd"]) for each in json.loads(done.out)] == [
+        ("claude-fable-9", None),
+        (MODEL, "0.0075"),
+    ]
+    problems = done.err.splitlines()
+    assert f"llmcost: {bad}#0: the response has no usage" in done.err
+    assert f"llmcost: {none}: neither a cassette nor" in done.err
+    assert f"llmcost: {odd}#0: unknown-model: no price for model 'claude-fable-9'" in done.err
+    assert f"llmcost: {missing}: cannot be read (No such file" in done.err
+    assert f"llmcost: {wrong}#0: " in done.err
+    assert "output_tokens" in done.err
+    assert len(problems) == 5
+
+
+def test_an_unpriced_call_makes_the_total_a_lower_bound(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "r.json", [message(), message("claude-fable-9")])
+    done = run(path, *ON)
+    assert "total at least $0.0075 at list price for 2 calls, 1 without a price" in done.out
+
+
+@pytest.mark.parametrize(("on", "usd"), [("2026-10-06", "0.2"), ("2026-10-07", "0.1")])
+def test_prices_are_those_of_the_day(run: Run, tmp_path: Path, on: str, usd: str) -> None:
+    usage = {"input_tokens": 0, "output_tokens": 0, "cache_read_input_tokens": 1_000_000}
+    path = write(tmp_path / "r.json", message("claude-sonnet-5-5", **usage))
+    [row] = json.loads(run(path, "--on", on, "--format", "json").out)
+    assert row["usd"] == usd
+
+
+def test_prices_of_ones_own_are_laid_over_the_shipped_ones(run: Run, tmp_path: Path) -> None:
+    prices = tmp_path / "mine.toml"
+    prices.write_text("[models.claude-opus-4-7]\nrates = [{ from = 2026-01-01, factor = 0.5 }]\n")
+    path = write(tmp_path / "r.json", message())
+    [row] = json.loads(run(path, *ON, "--prices", prices, "--format", "json").out)
+    assert row["usd"] == "0.00375"
+
+
+def test_standard_input_is_a_file_like_any_other(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = gzip.compress(json.dumps(message()).encode())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    [row] = json.loads(run("-", *ON, "--format", "json").out)
+    assert (row["source"], row["usd"]) == ("-#0", "0.0075")
+
+
+EVENTS = [
+    {"type": "message_start", "message": message(output_tokens=1)},
+    {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 40}},
+    {
+        "type": "message_delta",
+        "delta": {"stop_reason": "end_turn"},
+        "usage": {"output_tokens": 100},
+    },
+    {"type": "message_stop"},
+]
+
+
+def stream(events: list[Any]) -> bytes:
+    return "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events).encode()
+
+
+def test_a_streams_deltas_are_cumulative_and_never_added(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "s.sse", stream(EVENTS))
+    [row] = json.loads(run(path, *ON, "--format", "json").out)
+    assert (row["usage"]["output_tokens"], row["usd"]) == (100, "0.0075")
+
+
+def test_a_stream_that_was_cut_off_says_so(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "s.txt", stream(EVENTS[:1]))
+    done = run(path, *ON)
+    assert "truncated-stream" in done.out
+
+
+def test_a_stream_of_an_error_alone_cannot_be_priced(run: Run, tmp_path: Path) -> None:
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
+    done = run(write(tmp_path / "s.sse", stream([error])), *ON)
+    assert done.status == 1
+    assert "overloaded_error" in done.err
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [("", "no body"), ("{", "1 bytes without a usage"), ('{"a": 1}', "an object with a")],
+)
+def test_a_recorded_answer_without_a_usage_is_a_problem(
+    run: Run, tmp_path: Path, body: str, said: str
+) -> None:
+    done = run(write(tmp_path / "c.json", cassette(("messages", 200, body))), *ON)
+    assert done.status == 1
+    assert said in done.err
+
+
+def batch_line(kind: str, **result: Any) -> dict[str, Any]:
+    return {"custom_id": kind, "result": {"type": kind, **result}}
+
+
+BATCH = [
+    batch_line("succeeded", message=message(service_tier="batch")),
+    batch_line("errored", error={}),
+    batch_line("expired"),
+]
+
+
+def test_batch_results_cost_half_and_only_where_they_succeeded(run: Run, tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps(line) for line in BATCH).encode()
+    rows = json.loads(run(write(tmp_path / "b.jsonl", lines), *ON, "--format", "json").out)
+    assert [row["usd"] for row in rows] == ["0.00375", "0", "0"]
+
+
+def test_a_cassettes_batch_results_are_rows_of_one_source(run: Run, tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps(line) for line in BATCH)
+    data = cassette(
+        ("messages/batches", 200, {"id": "msgbatch_1", "processing_status": "in_progress"}),
+        ("messages/batches/msgbatch_1/results", 200, lines),
+    )
+    path = write(tmp_path / "c.json", data)
+    rows = json.loads(run(path, *ON, "--format", "json").out)
+    assert [row["source"] for row in rows] == [f"{path}#1"] * 3
+    assert rows[0]["usd"] == "0.00375"
+
+
+def test_a_batch_result_that_cannot_be_read_is_a_problem(run: Run, tmp_path: Path) -> None:
+    done = run(write(tmp_path / "b.jsonl", batch_line("succeeded", message="?")), *ON)
+    assert done.status == 1
+    assert "batch result 'succeeded' cannot be read" in done.err
+
+
+def test_a_cassette_without_claude_is_nothing_to_price_and_no_problem(
+    run: Run, tmp_path: Path
+) -> None:
+    done = run(write(tmp_path / "c.json", cassette(("models", 200, {}))), *ON)
+    assert (done.status, done.out) == (0, "no Claude call found\n")
+
+
+def test_a_body_that_cannot_be_decoded_is_a_problem_of_its_own(run: Run, tmp_path: Path) -> None:
+    data = cassette(("messages", 200, message()), ("messages", 200, message()))
+    data["interactions"][0]["response"]["body"] = {"base64_string": "?"}
+    done = run(write(tmp_path / "c.json", data), *ON, "--format", "json")
+    assert done.status == 1
+    assert "#0: the body is said to be base64" in done.err
+    assert len(json.loads(done.out)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [((), "required"), (("f", "--format", "xml"), "invalid choice")]
+)
+def test_bad_usage_exits_with_2(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["price", *arguments])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--on", "tomorrow", "'tomorrow' is not a date"),
+        ("--prices", "nowhere.toml", "nowhere.toml"),
+    ],
+)
+def test_a_bad_value_exits_with_2(run: Run, option: str, value: str, said: str) -> None:
+    done = run("f", option, value)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("llmcost: ")
+    assert said in done.err
+
+
+@needs_traffic
+def test_public_cassettes_cost_what_they_should_call_by_call(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(CASSETTES_PATH)
+    files = sorted(path.relative_to(CASSETTES_PATH) for path in CASSETTES_PATH.rglob("*.yaml"))
+    assert len(files) == 154
+    done = run(*files, *ON, "--format", "json")
+    costs: dict[str, list[str | None]] = {}
+    for row in json.loads(done.out):
+        costs.setdefault(row["source"], []).append(row["usd"])
+    names = {path.as_posix() for path in files}
+    lines = [line for line in recorded_lines() if line["id"].partition("#")[0] in names]
+    priced = [line for line in lines if line["list_usd"] is not None]
+    for line in priced:
+        assert sum(Decimal(usd or "NaN") for usd in costs[line["id"]]) == Decimal(
+            str(line["list_usd"])
+        ), line["id"]
+    assert (len(lines), len(priced)) == (200, 187)
+    # The others name models that no card ever had: Claude 2 and 3 Sonnet.
+    unpriced = [line["id"] for line in lines if line["list_usd"] is None]
+    assert all(costs[name] == [None] for name in unpriced)
+    assert done.status == 1

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_llmcost.cli import main
+
+ON = ("--on", "2026-11-22")
+
+
+def rates(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(["rates", *map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def rows(text: str, model: str) -> list[list[str]]:
+    return [line.split()[1:] for line in text.splitlines() if line.split()[:1] == [model]]
+
+
+def test_every_model_of_the_day_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    text = rates(capsys, *ON)
+    assert rows(text, "claude-opus-4-7")[0] == ["5", "6.25", "10", "0.5", "25"]
+    assert text.endswith(
+        "US dollars per million tokens on 2026-11-22, rate card 2026-11-22, checked on 2026-11-22\n"
+    )
+
+
+def test_speeds_bands_and_ends_are_rows_and_remarks(capsys: pytest.CaptureFixture[str]) -> None:
+    text = rates(capsys, *ON)
+    assert rows(text, "claude-haiku-5-5")[1][:2] == ["above", "100,000"]
+    assert rows(text, "claude-opus-5")[1] == ["fast", "10", "12.5", "20", "1", "50"]
+    assert rows(text, "claude-opus-4-7")[1][:3] == ["fast", "ended", "2026-07-24"]
+    assert rows(text, "claude-3-opus-20240229")[0][:2] == ["retired", "2026-01-05"]
+
+
+def test_a_model_that_was_not_there_yet_has_no_row(capsys: pytest.CaptureFixture[str]) -> None:
+    text = rates(capsys, "--on", "2026-11-08")
+    assert rows(text, "claude-fable-5-2") == []
+    assert rows(text, "claude-fable-5-1") != []
+
+
+@pytest.mark.parametrize(("on", "read"), [("2026-10-06", "0.2"), ("2026-10-07", "0.1")])
+def test_rates_are_those_of_the_day(capsys: pytest.CaptureFixture[str], on: str, read: str) -> None:
+    text = rates(capsys, "claude-sonnet-5-5", "--on", on)
+    assert rows(text, "claude-sonnet-5-5")[0][3] == read
+
+
+def test_one_model_is_told_with_all_that_the_card_says_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert rates(capsys, "us.anthropic.claude-haiku-5-5", *ON) == (
+        "model                            input  5m write  1h write  read  output\n"
+        "claude-haiku-5-5                   0.1     0.125       0.2  0.01     0.5\n"
+        "claude-haiku-5-5  above 100,000    0.5     0.625         1  0.05     2.5\n"
+        "\n"
+        "these rates since 2026-10-07, checked on 2026-11-22\n"
+        "times 1.1 where inference_geo is 'us'\n"
+        "times 1.1 at a cloud's regional endpoint\n"
+        "prompts are cached from 512 tokens on\n"
+        "\n"
+        "US dollars per million tokens on 2026-11-22, rate card 2026-11-22, "
+        "checked on 2026-11-22\n"
+    )
+    assert "also called claude-opus-4-5" in rates(capsys, "claude-opus-4-5-20251101", *ON)
+    assert "retires on 2026-11-30" in rates(capsys, "claude-sonnet-4-5", *ON)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["opus-5"], "nearest known: claude-opus-5,"),
+        (["claude-fable-5-2", "--on", "2026-11-08"], "its first rates are from 2026-11-09"),
+        (["--diff", "nowhere.toml"], "nowhere.toml"),
+    ],
+)
+def test_what_has_no_rates_is_an_error(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["rates", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        "[models.claude-opus-4-6]\n"
+        "rates = [{ from = 2026-01-01, speed = 'standard', factor = 0.9 }]\n"
+        "[models.gateway]\n"
+        "rates = [{ from = 2026-01-01, input = 0, cache_write_5m = 1, cache_write_1h = 1, "
+        "cache_read = 1, output = 1 }]\n"
+    )
+    return path
+
+
+def test_a_price_file_is_shown_as_what_it_changes(
+    capsys: pytest.CaptureFixture[str], mine: Path
+) -> None:
+    text = rates(capsys, "--diff", mine, *ON)
+    assert rows(text, "claude-opus-4-6")[0] == ["input", "5", "4.5", "-10.0%"]
+    assert rows(text, "gateway")[1] == ["cache_write_5m", "-", "1", "new"]
+    assert len(text.splitlines()) == 1 + 5 + 5 + 2
+
+
+def test_a_diff_may_be_of_one_model(capsys: pytest.CaptureFixture[str], mine: Path) -> None:
+    assert rows(rates(capsys, "gateway", "--diff", mine, *ON), "claude-opus-4-6") == []
+    text = rates(capsys, "claude-opus-5", "--diff", mine, *ON)
+    assert text == f"{mine} changes no rate on 2026-11-22\n"
+
+
+def test_a_rate_that_was_nothing_has_no_percentage(
+    capsys: pytest.CaptureFixture[str], mine: Path, tmp_path: Path
+) -> None:
+    more = tmp_path / "more.toml"
+    more.write_text("[models.gateway]\nrates = [{ from = 2026-01-01, input = 2 }]\n")
+    text = rates(capsys, "--prices", mine, "--diff", more, *ON)
+    assert rows(text, "gateway") == [["input", "0", "2"]]
