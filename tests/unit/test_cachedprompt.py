@@ -1,0 +1,348 @@
+"""What caching costs, from counts of the payload cut at its breakpoints.
+
+The stand-in's counter joins text across borders, and its cache writes, reads and forgets: what
+it bills for two calls in a row is what the counts must foretell.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from standin import MODELS, StandIn
+from standin.cache import PromptCache
+from standin.models import Model, find_model
+from standin.prompt import count_blocks, lay_out
+from standin.rules import check_count
+
+from pytest_llmcost.errors import PayloadError
+from pytest_llmcost.metering.cachedprompt import (
+    CachedPrompt,
+    calls_until_it_pays,
+    opening_tokens_of,
+    split_prompt,
+)
+from pytest_llmcost.metering.cacheplan import plan_caching
+from pytest_llmcost.metering.cassette import CountCassette
+from pytest_llmcost.metering.counter import Asker, Counter
+from pytest_llmcost.metering.payload import read_payload
+from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.pricing.usage import Context, Leg, Usage
+
+FIVE = {"type": "ephemeral"}
+HOUR = {"type": "ephemeral", "ttl": "1h"}
+ON = date(2026, 11, 22)
+CARD = shipped_card()
+
+
+def text(words: str, control: Any = None) -> dict[str, Any]:
+    return {"type": "text", "text": words, **({"cache_control": control} if control else {})}
+
+
+def count_locally(body: dict[str, Any], model: Model) -> int:
+    """What the stand-in's count_tokens says, without the way there and back."""
+    assert check_count(body, beta=True, refused=()) is None
+    return count_blocks(lay_out(body, model), model)
+
+
+def foretell(body: dict[str, Any]) -> CachedPrompt:
+    payload = read_payload(body)
+    model = find_model(payload.model)
+    assert model is not None
+    plan = plan_caching(payload)
+    keep = ("max_tokens",)
+    counts = {
+        one.fingerprint: count_locally(
+            {key: value for key, value in one.body.items() if key not in keep}, model
+        )
+        for one in plan.payloads
+    }
+    return split_prompt(
+        plan,
+        counts,
+        min_cacheable_tokens=CARD.min_cacheable_tokens(payload.model, ON),
+        opening_tokens=opening_tokens_of(payload.model, CARD.tokenizer(payload.model)),
+    )
+
+
+def bill_twice(body: dict[str, Any]) -> list[Usage]:
+    """What the stand-in's cache bills for a first and a second call."""
+    model = find_model(body["model"])
+    assert model is not None
+    cache = PromptCache(lambda: 0.0)
+    billed = [cache.bill(body, model) for _ in range(2)]
+    return [
+        Usage(
+            input_tokens=one.input_tokens,
+            cache_write_5m_tokens=one.write_5m_tokens,
+            cache_write_1h_tokens=one.write_1h_tokens,
+            cache_read_tokens=one.read_tokens,
+        )
+        for one in billed
+    ]
+
+
+CALL = {"type": "tool_use", "id": "toolu_1", "name": "find", "input": {"query": "x"}}
+RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "found " * 900}
+TOOLS = [{"name": name, "input_schema": {"description": "word " * 900}} for name in ("find", "ask")]
+RULES = "rule " * 3000
+
+
+def payload(**changes: Any) -> dict[str, Any]:
+    asked: dict[str, Any] = {
+        "model": "claude-opus-4-7",
+        "max_tokens": 100,
+        "messages": [{"role": "user", "content": "Hello there"}],
+    }
+    return {**asked, **changes}
+
+
+def cached(*tools: int) -> list[dict[str, Any]]:
+    return [
+        {**tool, "cache_control": HOUR} if index in tools else tool
+        for index, tool in enumerate(TOOLS)
+    ]
+
+
+BARE = {key: value for key, value in payload().items() if key != "max_tokens"}
+CONVERSATION = [
+    {"role": "user", "content": [text("question " * 900, FIVE)]},
+    {"role": "assistant", "content": [text("answer " * 900, FIVE)]},
+    {"role": "user", "content": [text("so"), text("then " * 900, FIVE), text("more")]},
+]
+PAYLOADS = {
+    "without any": payload(system=RULES),
+    "system": payload(system=[text(RULES, FIVE)]),
+    "half of the system prompt": payload(system=[text(RULES, HOUR), text("today")]),
+    "tools and system": payload(tools=cached(1), system=[text(RULES, FIVE)]),
+    "half of the tools": payload(tools=cached(0), system=RULES),
+    "with a forced choice of a tool cut off": payload(
+        tools=cached(0), tool_choice={"type": "tool", "name": "ask"}
+    ),
+    "with a choice": payload(tools=cached(0), tool_choice={"type": "any"}),
+    "conversation": payload(messages=CONVERSATION, system=RULES),
+    "with thinking": payload(
+        messages=CONVERSATION, system=[text(RULES, HOUR)], thinking={"type": "adaptive"}
+    ),
+    "with a schema": payload(
+        system=[text(RULES, HOUR)], output_config={"format": {"schema": {"type": "object"}}}
+    ),
+    "automatic": payload(system=RULES, cache_control=FIVE),
+    "automatic behind the system's": payload(system=[text(RULES, HOUR)], cache_control=FIVE),
+    "after a tool's result": payload(
+        tools=TOOLS,
+        messages=[
+            {"role": "user", "content": "Find it"},
+            {"role": "assistant", "content": [CALL]},
+            {"role": "user", "content": [{**RESULT, "cache_control": FIVE}, text("and?")]},
+        ],
+    ),
+    "too short": payload(system=[text("short", FIVE)]),
+    "too short for one, long enough for the next": payload(
+        system=[text("short", HOUR), text(RULES, FIVE)]
+    ),
+    "words joined at the border": payload(
+        system=[text(RULES + "cache", HOUR), text("able " * 2500, FIVE), text("ly")]
+    ),
+}
+
+
+@pytest.mark.parametrize("model", ["claude-opus-4-7", "claude-sonnet-4-6", "claude-haiku-5-5"])
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_two_calls_in_a_row_are_billed_as_foretold(name: str, model: str) -> None:
+    body = {**PAYLOADS[name], "model": model}
+    foretold = foretell(body)
+    assert [foretold.cold, foretold.warm] == bill_twice(body)
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_segments_add_up_to_the_whole_to_the_token(name: str) -> None:
+    body = PAYLOADS[name]
+    asked = {key: value for key, value in body.items() if key != "max_tokens"}
+    foretold = foretell(body)
+    whole = count_locally(asked, MODELS["claude-opus-4-7"])
+    assert foretold.input_tokens == whole
+    assert foretold.none == Usage(input_tokens=whole)
+    for usage in (foretold.cold, foretold.warm):
+        assert usage.prompt_tokens == whole
+
+
+def test_adding_up_counts_of_the_parts_would_be_wrong() -> None:
+    model = MODELS["claude-opus-4-7"]
+    system = PAYLOADS["words joined at the border"]["system"]
+
+    def alone(*blocks: dict[str, Any]) -> int:
+        with_system = {**BARE, "system": list(blocks)}
+        return count_locally(with_system, model) - count_locally(BARE, model)
+
+    assert alone(*system) < sum(alone(block) for block in system)
+
+
+WORDS = st.builds(
+    lambda piece, times: piece * times, st.text("ab ,", min_size=1, max_size=8), st.integers(1, 500)
+)
+LIVES = st.lists(st.sampled_from([None, None, HOUR, FIVE]), min_size=6, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(words=st.lists(WORDS, min_size=6, max_size=6), lives=LIVES)
+def test_any_prompt_is_billed_as_foretold(words: list[str], lives: list[Any]) -> None:
+    controls = sorted(lives, key=lambda life: life is FIVE)[:6]
+    kept, left = [], 4
+    for control in controls:
+        kept.append(control if left else None)
+        left -= control is not None and left > 0
+    blocks = [text(said, control) for said, control in zip(words, kept, strict=True)]
+    body = payload(
+        model="claude-haiku-5-5",
+        system=blocks[:3],
+        messages=[{"role": "user", "content": blocks[3:]}],
+    )
+    foretold = foretell(body)
+    assert [foretold.cold, foretold.warm] == bill_twice(body)
+
+
+def test_a_prefix_too_short_is_said_to_be() -> None:
+    foretold = foretell(PAYLOADS["too short"])
+    assert foretold.cold == foretold.warm == foretold.none
+    (note,) = foretold.notes
+    assert note.startswith("the prefix up to system.0 is ")
+    assert note.endswith(" tokens, and claude-opus-4-7 caches none shorter than 2,048")
+
+
+def test_open_tool_calls_are_answered_and_said_to_be_only_nearly_exact() -> None:
+    second = {**CALL, "id": "toolu_2"}
+    both = [{**RESULT, "tool_use_id": name} for name in ("toolu_1", "toolu_2")]
+    for blocks, answers in (
+        ([CALL, {**second, "cache_control": FIVE}], both),
+        ([CALL, second], [{**both[0], "cache_control": FIVE}, both[1]]),
+    ):
+        body = payload(
+            tools=TOOLS,
+            system=RULES,
+            messages=[
+                {"role": "user", "content": "Find it"},
+                {"role": "assistant", "content": blocks},
+                {"role": "user", "content": answers},
+            ],
+        )
+        foretold, (billed, _) = foretell(body), bill_twice(body)
+        assert "a few tokens too many" in foretold.notes[0]
+        assert 0 <= foretold.cold.cache_write_5m_tokens - billed.cache_write_5m_tokens <= 10
+        assert foretold.input_tokens == billed.prompt_tokens
+
+
+def test_an_unknown_minimum_is_said_to_be_unknown() -> None:
+    asked = read_payload(PAYLOADS["system"])
+    plan = plan_caching(asked)
+    counts = {one.fingerprint: 10 - place for place, one in enumerate(plan.payloads)}
+    found = split_prompt(plan, counts, min_cacheable_tokens=None)
+    assert found.notes == ("how short a prefix claude-opus-4-7 still caches is not known",)
+    assert [segment.upto for segment in found.segments] == ["system.0", "end"]
+
+
+def test_moving_a_breakpoint_needs_no_new_count_of_the_others() -> None:
+    def prints(body: dict[str, Any]) -> set[str]:
+        plan = plan_caching(read_payload(body))
+        return {one.fingerprint for one in plan.payloads} - {plan.whole.fingerprint}
+
+    one = payload(tools=cached(1), system=[text(RULES, FIVE)])
+    two = payload(tools=cached(1), system=[text(RULES, HOUR)], speed="fast", max_tokens=3)
+    assert prints(one) == prints(two)
+    assert len(prints(one)) == 3
+
+
+def test_what_the_api_would_refuse_is_an_error_before_counting() -> None:
+    with pytest.raises(PayloadError, match="lives 1h"):
+        plan_caching(read_payload(payload(system=[text("a", FIVE), text("b", HOUR)])))
+
+
+@pytest.fixture
+def api() -> Iterator[StandIn]:
+    with StandIn() as api:
+        yield api
+
+
+def test_recorded_once_it_is_foretold_offline_and_agrees_with_the_bill(
+    api: StandIn, tmp_path: Path
+) -> None:
+    anthropic = pytest.importorskip("anthropic")
+    turns = [*CONVERSATION[:2], {"role": "user", "content": "And now?"}]
+    body = payload(tools=cached(1), system=[text(RULES, FIVE)], messages=turns)
+    plan = plan_caching(read_payload(body))
+    path = tmp_path / "test.llmcost.yaml"
+
+    def count(mode: Any, client: Any) -> CachedPrompt:
+        counter, cassette = Counter(lambda: client), CountCassette.load(path)
+        counts = {
+            one.fingerprint: counter.count(
+                one, cassette=cassette, mode=mode, asker=Asker("test")
+            ).input_tokens
+            for one in plan.payloads
+        }
+        cassette.save()
+        return split_prompt(plan, counts, min_cacheable_tokens=2048, opening_tokens=2)
+
+    with anthropic.Anthropic(base_url=api.url, api_key="any") as client:
+        foretold = count("new_episodes", client)
+        used = [json.loads(client.messages.create(**body).usage.to_json()) for _ in range(2)]
+    assert count("none", None) == foretold
+    assert len(api.counted) == len(plan.payloads) == 6
+    cold, warm = used
+    assert cold["cache_creation"] == {
+        "ephemeral_5m_input_tokens": foretold.cold.cache_write_5m_tokens,
+        "ephemeral_1h_input_tokens": foretold.cold.cache_write_1h_tokens,
+    }
+    assert warm["cache_read_input_tokens"] == foretold.warm.cache_read_tokens
+    assert cold["input_tokens"] == warm["input_tokens"] == foretold.warm.input_tokens
+
+
+@pytest.mark.parametrize(
+    ("cold", "warm", "none", "calls"),
+    [
+        ("6.25", "0.50", "5", 2),  # Opus 4.7, all of it for five minutes
+        ("10", "0.50", "5", 3),  # for an hour
+        ("8", "0.20", "8", 2),
+        ("5", "5", "5", None),  # nothing is long enough
+        ("6", "5", "5", None),
+        ("4", "4", "5", 1),
+        ("9.5", "0.5", "5", 3),  # equal after two calls
+        ("9.4999", "0.5", "5", 2),
+    ],
+)
+def test_the_calls_until_it_pays(cold: str, warm: str, none: str, calls: int | None) -> None:
+    prices = {"cold_usd": Decimal(cold), "warm_usd": Decimal(warm), "none_usd": Decimal(none)}
+    found = calls_until_it_pays(**prices)
+    assert found == calls
+    for number in range(1, 6):
+        with_cache = prices["cold_usd"] + (number - 1) * prices["warm_usd"]
+        pays = with_cache < number * prices["none_usd"]
+        assert pays is (calls is not None and number >= calls)
+
+
+def test_worked_example_with_opus_4_7s_prices() -> None:
+    """10,000 tokens cached, 500 not: 6.25 to write, 0.50 to read, 5 for plain input a million."""
+    plan = plan_caching(read_payload(PAYLOADS["system"]))
+    whole, prefix, placeholder = (one.fingerprint for one in plan.payloads)
+    counts = {whole: 10_500, prefix: 10_008, placeholder: 8}
+    prompt = split_prompt(plan, counts, min_cacheable_tokens=2048)
+
+    def usd(usage: Usage) -> Decimal:
+        leg = Leg(model="claude-opus-4-7", usage=usage)
+        return CARD.price([leg], Context(), on=ON).usd
+
+    assert usd(prompt.usage("cold")) == Decimal("0.065")  # 10,000 x 6.25 + 500 x 5
+    assert usd(prompt.usage("warm")) == Decimal("0.0075")  # 10,000 x 0.50 + 500 x 5
+    assert usd(prompt.usage("none")) == Decimal("0.0525")  # 10,500 x 5
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_the_tokens_that_open_an_answer_are_the_stand_ins(model: str) -> None:
+    assert opening_tokens_of(model, CARD.tokenizer(model)) == MODELS[model].opening_tokens
