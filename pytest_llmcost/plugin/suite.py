@@ -73,7 +73,7 @@ class Suite:
         writer = self.run.config.get_terminal_writer()
         lines = render_summary(report, self._view(writer.fullwidth, _encoding(writer)))
         if lines:
-            terminal.section("llmcost: what the Claude calls cost", blue=True)
+            terminal.write_sep("=", "llmcost: what the Claude calls cost", blue=True)
         for line in lines:
             terminal.write_line(line.text, **line.markup)
         for problem in self.problems:
