@@ -43,9 +43,12 @@ def lay_over(base: Contents, change: CardFile, *, origin: str) -> Contents:
         below = layers.get(model, ())
         where = f'{origin}: model "{model}"'
         layers[model] = (*below, tuple(_complete(row, below, where) for row in entry.rates))
-        if not any(layers[model]):
+        if all(row.factor is not None for rows in layers[model] for row in rows):
             raise RateCardError(f"price file {where}: a new model needs rates, got none")
-    return Contents(_merged(base.settings, change, models=models), layers)
+    settings = base.settings
+    # How old the shipped prices are is for nobody else to say.
+    kept = {"version": settings.version, "checked_on": settings.checked_on}
+    return Contents(_merged(settings, change, models=models, **kept), layers)
 
 
 def _check_aliases(settings: CardFile, change: CardFile, origin: str) -> None:

@@ -1,0 +1,287 @@
+"""A user's price file: what it may say, how it lies over the card, what its errors name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from pytest_llmcost.errors import RateCardError, UnknownModelError
+from pytest_llmcost.pricing.cardfile import RATE_KEYS
+from pytest_llmcost.pricing.ratecard import RateCard, shipped_card
+from pytest_llmcost.pricing.usage import Context, Leg, Usage
+
+ON = date(2026, 11, 22)
+FIVE = "input = 3, cache_write_5m = 3.75, cache_write_1h = 6, cache_read = 0.3, output = 15"
+
+Overlay = Callable[[str], RateCard]
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Overlay:
+    def lay(text: str, card: RateCard | None = None, name: str = "prices.toml") -> RateCard:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return (card or shipped_card()).with_overrides(path)
+
+    return lay
+
+
+def rates(card: RateCard, model: str, on: date = ON, speed: str | None = None) -> list[str]:
+    found = card.rates(model, on=on, speed=speed)
+    return [f"{getattr(found, key).normalize():f}" for key in RATE_KEYS]
+
+
+def test_a_new_model_has_the_rates_that_the_file_states(overlay: Overlay) -> None:
+    card = overlay(f'[models."acme/large"]\nrates = [{{ from = 2026-01-01, {FIVE} }}]')
+    assert rates(card, "acme/large") == ["3", "3.75", "6", "0.3", "15"]
+    assert "acme/large" not in shipped_card().models
+    with pytest.raises(UnknownModelError, match="its first rates are from 2026-01-01"):
+        card.rates("acme/large", on=date(2025, 12, 31))
+
+
+def test_amounts_may_be_quoted(overlay: Overlay) -> None:
+    card = overlay('[models.claude-opus-5-5]\nrates = [{ from = 2026-11-01, output = "18.50" }]')
+    assert rates(card, "claude-opus-5-5") == ["4", "5", "8", "0.2", "18.5"]
+
+
+def test_a_row_changes_what_it_states_from_its_day_on(overlay: Overlay) -> None:
+    card = overlay("[models.claude-opus-5-5]\nrates = [{ from = 2026-11-01, output = 18 }]")
+    assert rates(card, "claude-opus-5-5", date(2026, 10, 31)) == ["4", "5", "8", "0.2", "20"]
+    assert rates(card, "claude-opus-5-5", date(2026, 11, 1)) == ["4", "5", "8", "0.2", "18"]
+    assert rates(card, "claude-opus-5-5", ON, "fast") == ["8", "10", "16", "0.4", "40"]
+
+
+def test_a_row_that_ends_gives_way_to_the_card(overlay: Overlay) -> None:
+    card = overlay(
+        "[models.claude-opus-5-5]\nrates = [{ from = 2026-11-01, until = 2026-11-20, output = 18 }]"
+    )
+    assert rates(card, "claude-opus-5-5", date(2026, 11, 19))[-1] == "18"
+    assert rates(card, "claude-opus-5-5", date(2026, 11, 20))[-1] == "20"
+
+
+def test_an_older_row_of_yours_wins_over_a_newer_one_of_the_card(overlay: Overlay) -> None:
+    card = overlay(f"[models.claude-sonnet-5-5]\nrates = [{{ from = 2026-10-01, {FIVE} }}]")
+    assert rates(card, "claude-sonnet-5-5", date(2026, 9, 30))[3] == "0.2"
+    assert rates(card, "claude-sonnet-5-5", date(2026, 10, 7)) == ["3", "3.75", "6", "0.3", "15"]
+
+
+def test_a_factor_is_a_discount_on_every_rate_speed_and_band(overlay: Overlay) -> None:
+    card = overlay(
+        "[models.claude-opus-5-5]\nrates = [{ from = 2026-11-01, factor = 0.8 }]\n"
+        "[models.claude-haiku-5-5]\nrates = [{ from = 2026-11-01, factor = 0.5 }]"
+    )
+    assert rates(card, "claude-opus-5-5") == ["3.2", "4", "6.4", "0.16", "16"]
+    assert rates(card, "claude-opus-5-5", ON, "fast") == ["6.4", "8", "12.8", "0.32", "32"]
+    assert rates(card, "claude-opus-5-5", date(2026, 10, 31))[0] == "4"
+    beyond = card.rates("claude-haiku-5-5", on=ON, prompt_tokens=100_001)
+    assert (beyond.input, beyond.output) == (Decimal("0.25"), Decimal("1.25"))
+
+
+def test_a_factor_may_hold_for_one_speed_or_one_band(overlay: Overlay) -> None:
+    card = overlay(
+        '[models.claude-opus-5-5]\nrates = [{ from = 2026-11-01, speed = "fast", factor = 0.5 }]\n'
+        "[models.claude-haiku-5-5]\n"
+        "rates = [{ from = 2026-11-01, above = 100_000, factor = 0.5 }]"
+    )
+    assert rates(card, "claude-opus-5-5")[0] == "4"
+    assert rates(card, "claude-opus-5-5", ON, "fast")[0] == "4"
+    low, high = card.bands("claude-haiku-5-5", on=ON)
+    assert (low.input, high.input) == (Decimal("0.1"), Decimal("0.25"))
+
+
+def test_of_two_factors_the_later_holds(overlay: Overlay) -> None:
+    card = overlay(
+        "[models.claude-opus-5-5]\nrates = [\n"
+        "  { from = 2026-10-01, factor = 0.9 },\n"
+        "  { from = 2026-11-01, until = 2026-11-10, factor = 0.5 },\n"
+        "]"
+    )
+    days = (date(2026, 9, 30), date(2026, 10, 1), date(2026, 11, 1), date(2026, 11, 10))
+    assert [rates(card, "claude-opus-5-5", on)[0] for on in days] == ["4", "3.6", "2", "3.6"]
+
+
+def test_a_second_file_lies_over_the_first(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.toml", tmp_path / "b.toml"
+    first.write_text("[models.claude-opus-5-5]\nrates = [{ from = 2026-11-01, input = 3 }]")
+    second.write_text("[models.claude-opus-5-5]\nrates = [{ from = 2026-11-01, factor = 0.5 }]")
+    card = shipped_card().with_overrides(first).with_overrides(second)
+    assert rates(card, "claude-opus-5-5") == ["1.5", "2.5", "4", "0.1", "10"]
+    swapped = shipped_card().with_overrides(second).with_overrides(first)
+    assert rates(swapped, "claude-opus-5-5") == ["3", "2.5", "4", "0.1", "10"]
+
+
+def test_a_new_band_and_a_new_speed_need_all_rates(overlay: Overlay) -> None:
+    card = overlay(
+        "[models.claude-opus-5-5]\nrates = [\n"
+        f"  {{ from = 2026-11-01, above = 500_000, {FIVE} }},\n"
+        f'  {{ from = 2026-11-01, speed = "turbo", {FIVE} }},\n'
+        "]"
+    )
+    assert [each.above for each in card.bands("claude-opus-5-5", on=ON)] == [0, 500_000]
+    assert rates(card, "claude-opus-5-5", ON, "turbo")[-1] == "15"
+    assert card.speeds("claude-opus-5-5") == ("standard", "fast", "turbo")
+
+
+def test_aliases_are_names_of_gateways_and_deployments(overlay: Overlay) -> None:
+    card = overlay(
+        '[models.claude-opus-5-5]\naliases = ["acme/opus", "arn:aws:bedrock:eu-west-1:0:'
+        'application-inference-profile/abc"]'
+    )
+    assert card.resolve("acme/opus").model == "claude-opus-5-5"
+    assert card.resolve("acme/opus[1m]").model == "claude-opus-5-5"
+    profile = "arn:aws:bedrock:eu-west-1:0:application-inference-profile/abc"
+    assert card.resolve(profile).model == "claude-opus-5-5"
+    assert shipped_card().find("acme/opus") is None
+
+
+def test_an_alias_may_move_to_another_model(overlay: Overlay) -> None:
+    card = overlay('[models.claude-opus-5-5]\naliases = ["claude-3-opus-latest"]')
+    assert card.resolve("claude-3-opus-latest").model == "claude-opus-5-5"
+    assert card.models["claude-3-opus-20240229"].aliases == ()
+
+
+def test_a_model_may_be_named_by_its_alias(overlay: Overlay) -> None:
+    card = overlay("[models.claude-opus-4-5]\nrates = [{ from = 2026-01-01, output = 20 }]")
+    assert rates(card, "claude-opus-4-5-20251101")[-1] == "20"
+    assert "claude-opus-4-5" not in card.models
+
+
+def test_facts_of_a_model_and_of_the_card_can_be_changed(overlay: Overlay) -> None:
+    card = overlay(
+        "web_search_usd_per_1000 = 0\nbatch_factor = 0.4\n"
+        "[models.claude-opus-5-5]\n"
+        "geography = { eu = 1.2 }\nregional = 1.0\nmin_cacheable_tokens = 2_048\n"
+        "retires_on = 2026-11-01"
+    )
+    usage = Usage(input_tokens=1_000_000, web_search_requests=5)
+    legs = [Leg(model="claude-opus-5-5", usage=usage)]
+    context = Context(inference_geo="eu", platform="vertex-regional", service_tier="batch")
+    cost = card.price(legs, context, on=ON)
+    assert cost.usd == Decimal(4) * Decimal("0.4") * Decimal("1.2")
+    assert cost.caveats == ("retired-model: claude-opus-5-5 on 2026-11-01",)
+    assert card.min_cacheable_tokens("claude-opus-5-5", ON) == 2_048
+    us = card.price(legs, Context(inference_geo="us"), on=ON)
+    assert us.usd == Decimal("4.4")
+
+
+def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
+    shipped = shipped_card()
+    card = overlay(
+        'version = "7"\nchecked_on = 2020-01-01\n[sources]\ncontract = "https://contract.example"\n'
+        '[models.claude-opus-5-5]\naliases = ["acme"]'
+    )
+    assert card.version == f"{shipped.version}+prices.toml"
+    assert card.checked_on == shipped.checked_on
+    assert card.sources == (*shipped.sources, "https://contract.example")
+    assert card.source_url("contract") == "https://contract.example"
+    assert card.source_url("hearsay") == "hearsay"
+    assert len(card.sha256) == len(shipped.sha256) == 64
+    assert card.sha256 != shipped.sha256
+    assert overlay("").models == shipped.models
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a = [", ["not TOML"]),
+        ("models = 3", ["models: expected a table, got 3"]),
+        ("[models]\na = 3", ['model "a"', "got 3"]),
+        ("speed = 1", ["speed", "unknown field", "got 1"]),
+        ('[models.a]\ncolour = "red"', ['model "a"', "colour", "unknown field", "'red'"]),
+        ("[models.a]\nrates = 3", ['model "a"', "rates", "array", "got 3"]),
+        ("[models.a]\nrates = [{ input = 3 }]", ['model "a"', "rates[0].from", "required"]),
+        (
+            "[models.a]\nrates = [{ from = 2026-01-01, inptu = 3 }]",
+            ['model "a"', "rates[0].inptu", "got 3"],
+        ),
+        (
+            '[models.a]\nrates = [{ from = 2026-01-01, input = "cheap" }]',
+            ['model "a"', "rates[0].input", "'cheap'"],
+        ),
+        (
+            "[models.a]\nrates = [{ from = 2026-01-01, input = true }]",
+            ['model "a"', "rates[0].input", "True"],
+        ),
+        (
+            "[models.a]\nrates = [{ from = 2026-01-01, input = -3 }]",
+            ['model "a"', "rates[0].input", "at least 0", "got -3"],
+        ),
+        (
+            "[models.a]\nrates = [{ from = 2026-01-01, input = nan }]",
+            ['model "a"', "rates[0].input", "got NaN"],
+        ),
+        (
+            '[models.a]\nrates = [{ from = 2026-01-01, input = "inf" }]',
+            ['model "a"', "rates[0].input", "got Infinity"],
+        ),
+        (
+            "[models.a]\nrates = [{ from = 2026-01-01, input = 3.1234567890123456 }]",
+            ['model "a"', "rates[0].input", "15 digits"],
+        ),
+        (
+            "[models.a]\nrates = [{ from = 2026-01-01T00:00:00, input = 3 }]",
+            ['model "a"', "rates[0].from", "datetime"],
+        ),
+        (
+            "[models.a]\nrates = [{ from = 2026-01-01, above = -1, input = 3 }]",
+            ['model "a"', "rates[0].above", "got -1"],
+        ),
+        ("[models.a]\nrates = [{ from = 2026-01-01 }]", ['model "a"', "row 1", "gives no rate"]),
+        (
+            "[models.a]\nrates = [{ from = 2026-01-01, until = 2026-01-01, input = 3 }]",
+            ['model "a"', "row 1 (from 2026-01-01)", "until", "not after from"],
+        ),
+        (
+            "[models.claude-opus-5]\nrates = [{ from = 2026-11-01, input = 3, factor = 0.5 }]",
+            ['model "claude-opus-5"', "factor = 0.5", "input = 3"],
+        ),
+        ('[models.a]\ngeography = { us = "x" }', ['model "a"', "geography", "{'us': 'x'}"]),
+        ("[models.a]\ngeography = { us = -1 }", ['model "a"', "geography.us", "got -1"]),
+        ("batch_factor = -1", ["batch_factor", "got -1"]),
+        ("[models.a]\naliases = [3]", ['model "a"', "aliases[0]", "got 3"]),
+        ('[models.a]\naliases = ["b"]', ['model "a"', "a new model needs rates"]),
+        (
+            "[models.a]\nrates = [{ from = 2026-01-01, factor = 0.5 }]",
+            ['model "a"', "a new model needs rates"],
+        ),
+        (
+            "[models.a]\nrates = [{ from = 2026-01-01, input = 3, output = 4 }]",
+            ['model "a"', "from 2026-01-01", "cache_write_5m, cache_write_1h, cache_read: missing"],
+        ),
+        (
+            '[models.claude-sonnet-5]\nrates = [{ from = 2026-11-01, speed = "fast", input = 3 }]',
+            ['model "claude-sonnet-5"', "missing"],
+        ),
+        (
+            "[models.claude-opus-5]\nrates = [{ from = 2020-01-01, input = 3 }]",
+            ['model "claude-opus-5"', "missing"],
+        ),
+        (
+            '[models.claude-opus-5]\naliases = ["claude-opus-5-5"]',
+            ['model "claude-opus-5"', "'claude-opus-5-5' is a model of its own"],
+        ),
+    ],
+)
+def test_an_error_names_file_model_key_and_value(
+    overlay: Overlay, tmp_path: Path, text: str, names: list[str]
+) -> None:
+    with pytest.raises(RateCardError) as caught:
+        overlay(text)
+    message = str(caught.value)
+    assert message.startswith(f"price file {tmp_path / 'prices.toml'}: ")
+    assert "\n" not in message
+    for name in names:
+        assert name in message
+
+
+def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RateCardError, match=r"missing\.toml: No such file"):
+        shipped_card().with_overrides(tmp_path / "missing.toml")
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe")
+    with pytest.raises(RateCardError, match=r"binary\.toml: not TOML"):
+        shipped_card().with_overrides(str(binary))

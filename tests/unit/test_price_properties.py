@@ -1,0 +1,152 @@
+"""What holds of every price, whatever the usage, the model and the day."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from decimal import Decimal, localcontext
+from random import Random
+
+import msgspec
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pytest_llmcost.errors import UnknownModelError
+from pytest_llmcost.metering.call import Call, PricedLeg, price_call
+from pytest_llmcost.pricing.bill import Basis, Cost
+from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.pricing.usage import Context, Leg, Usage
+
+CARD = shipped_card()
+ON = date(2026, 11, 22)
+FIELDS = Usage.__struct_fields__
+
+counts = st.integers(min_value=0, max_value=300_000)
+usages = st.builds(Usage, **dict.fromkeys(FIELDS, counts))
+models = st.sampled_from(sorted(CARD.models))
+days = st.dates(min_value=date(2024, 1, 1), max_value=date(2027, 12, 31))
+contexts = st.builds(
+    Context,
+    service_tier=st.sampled_from([None, "standard", "batch", "priority", "flex"]),
+    speed=st.sampled_from([None, "standard", "fast"]),
+    inference_geo=st.sampled_from([None, "global", "not_available", "us", "mars"]),
+    platform=st.sampled_from([None, "bedrock-regional", "vertex-unknown", "foundry-us"]),
+)
+legs = st.builds(
+    Leg,
+    kind=st.sampled_from(["message", "compaction", "advisor", "declined"]),
+    model=models,
+    usage=usages,
+    refusal=st.sampled_from([None, None, None, "unspecified", "bio", "weather"]),
+    sums_calls=st.booleans(),
+    most_output_tokens=st.one_of(st.none(), counts),
+    read_lifetime=st.sampled_from([None, "5m", "1h"]),
+)
+bases: st.SearchStrategy[Basis] = st.sampled_from(["as-billed", "cold", "warm"])
+
+
+def price(leg: Leg, context: Context, on: date = ON, basis: Basis = "as-billed") -> Cost:
+    try:
+        return CARD.price([leg], context, on=on, basis=basis)
+    except UnknownModelError:
+        assume(False)
+        raise
+
+
+@given(legs, contexts, days, bases)
+def test_a_price_lies_between_its_bounds_and_its_charges_add_up_to_it(
+    leg: Leg, context: Context, on: date, basis: Basis
+) -> None:
+    cost = price(leg, context, on, basis)
+    assert 0 <= cost.low <= cost.usd
+    assert cost.high is None or cost.usd <= cost.high
+    assert sum(charge.usd for charge in cost.charges) == cost.usd
+    for charge in cost.charges:
+        assert charge.quantity * charge.usd_per_million == charge.usd * 1_000_000
+    assert all(type(amount) is Decimal for amount in (cost.usd, cost.low, cost.high or cost.usd))
+
+
+@given(models, usages, usages, contexts, st.sampled_from([1, 100_000, 100_001, 10**6]))
+def test_a_price_is_additive_within_a_band(
+    model: str, one: Usage, other: Usage, context: Context, band_tokens: int
+) -> None:
+    def usd(usage: Usage) -> Decimal:
+        return price(Leg(model=model, usage=usage, band_tokens=band_tokens), context).usd
+
+    assert usd(one + other) == usd(one) + usd(other)
+
+
+@given(models, usages, contexts, st.sampled_from(FIELDS), st.integers(1, 200_000), bases)
+def test_a_price_grows_with_every_category(
+    model: str, usage: Usage, context: Context, field: str, more: int, basis: Basis
+) -> None:
+    grown = msgspec.structs.replace(usage, **{field: getattr(usage, field) + more})
+    before = price(Leg(model=model, usage=usage), context, basis=basis)
+    after = price(Leg(model=model, usage=grown), context, basis=basis)
+    assert before.usd < after.usd
+    assert before.low <= after.low
+
+
+@given(st.lists(legs, max_size=4), contexts, st.randoms())
+def test_the_order_of_legs_and_of_calls_changes_nothing(
+    several: list[Leg], context: Context, random: Random
+) -> None:
+    one_by_one = [price(leg, context) for leg in several]
+    shuffled = list(several)
+    random.shuffle(shuffled)
+    together = CARD.price(shuffled, context, on=ON)
+    assert together.usd == sum(each.usd for each in one_by_one)
+    assert together.low == sum(each.low for each in one_by_one)
+    highs = [each.high for each in one_by_one if each.high is not None]
+    assert together.high == (sum(highs) if len(highs) == len(one_by_one) else None)
+    assert set(together.caveats) == {caveat for each in one_by_one for caveat in each.caveats}
+
+
+@given(legs, contexts, days)
+def test_a_cold_cache_never_costs_less_than_a_warm_one(
+    leg: Leg, context: Context, on: date
+) -> None:
+    warm, billed, cold = (
+        price(leg, context, on, basis).usd for basis in ("warm", "as-billed", "cold")
+    )
+    assert warm <= billed <= cold
+
+
+@given(legs, contexts, st.integers(min_value=1, max_value=8))
+def test_the_callers_own_decimal_context_changes_nothing(
+    leg: Leg, context: Context, prec: int
+) -> None:
+    expected = price(leg, context)
+    with localcontext() as decimals:
+        decimals.prec = prec
+        assert price(leg, context) == expected
+
+
+@given(legs, contexts, days, bases)
+def test_pricing_a_priced_call_again_changes_nothing(
+    leg: Leg, context: Context, on: date, basis: Basis
+) -> None:
+    call = Call(model=leg.model, evidence="billed", legs=(priced_leg(leg),), context=context)
+    once = price_call(call, CARD, on=on, basis=basis)
+    assert price_call(once, CARD, on=on, basis=basis) == once
+    assert price_call(once, CARD, on=ON) == price_call(call, CARD, on=ON)
+
+
+def priced_leg(leg: Leg) -> PricedLeg:
+    return PricedLeg(**{name: getattr(leg, name) for name in leg.__struct_fields__})
+
+
+@given(models, contexts, st.integers(min_value=0, max_value=900))
+def test_once_a_model_has_a_price_it_never_loses_it(
+    model: str, context: Context, later: int
+) -> None:
+    first = min(row.from_on for row in CARD.models[model].rates)
+    leg = Leg(model=model, usage=Usage(input_tokens=1))
+    context = msgspec.structs.replace(context, speed=None)
+    assert CARD.price([leg], context, on=first + timedelta(days=later)).usd > 0
+
+
+@pytest.mark.parametrize("model", CARD.models)
+def test_no_category_of_any_model_is_free(model: str) -> None:
+    for field in FIELDS:
+        assert CARD.price([Leg(model=model, usage=Usage(**{field: 1}))], Context(), on=ON).usd > 0

@@ -1,0 +1,204 @@
+"""What a rate card answers beside prices: names, rates, cliffs, tokenizers, caches."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+
+import pytest
+
+from pytest_llmcost.errors import UnknownModelError
+from pytest_llmcost.pricing.modelname import Resolved
+from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.pricing.usage import Context, Leg, Usage
+
+ON = date(2026, 11, 22)
+PROFILE = "arn:aws:bedrock:us-east-1:123456789012:inference-profile/"
+
+
+# Source: https://platform.claude.com/docs/en/about-claude/models/model-ids-and-versions and
+# Bedrock's inference profiles.
+@pytest.mark.parametrize(
+    ("name", "model", "platform"),
+    [
+        ("claude-fable-5", "claude-fable-5", None),
+        ("claude-fable-5-1", "claude-fable-5-1", None),
+        ("claude-fable-5-2", "claude-fable-5-2", None),
+        ("claude-opus-4-5", "claude-opus-4-5-20251101", None),
+        ("claude-sonnet-4-0", "claude-sonnet-4-20250514", None),
+        ("claude-3-7-sonnet-latest", "claude-3-7-sonnet-20250219", None),
+        ("claude-sonnet-4-5[1m]", "claude-sonnet-4-5-20250929", None),
+        ("claude-opus-5-5[1M]", "claude-opus-5-5", None),
+        (" claude-opus-5-5 ", "claude-opus-5-5", None),
+        ("anthropic.claude-opus-5-5", "claude-opus-5-5", "bedrock-regional"),
+        ("anthropic.claude-opus-4-6-v1", "claude-opus-4-6", "bedrock-regional"),
+        ("us.anthropic.claude-opus-4-6-v1", "claude-opus-4-6", "bedrock-regional"),
+        ("global.anthropic.claude-opus-4-6-v1", "claude-opus-4-6", "bedrock"),
+        (
+            "eu.anthropic.claude-sonnet-4-5-20250929-v1:0",
+            "claude-sonnet-4-5-20250929",
+            "bedrock-regional",
+        ),
+        (
+            "apac.anthropic.claude-3-5-sonnet-20241022-v2:0",
+            "claude-3-5-sonnet-20241022",
+            "bedrock-regional",
+        ),
+        ("jp.anthropic.claude-haiku-4-5-20251001-v1%3A0", "claude-haiku-4-5-20251001", ...),
+        ("au.anthropic.claude-haiku-4-5-20251001-v1:0[1m]", "claude-haiku-4-5-20251001", ...),
+        (f"{PROFILE}us.anthropic.claude-opus-4-6-v1", "claude-opus-4-6", "bedrock-regional"),
+        (f"{PROFILE}global.anthropic.claude-opus-5-5", "claude-opus-5-5", "bedrock"),
+        (
+            "arn%3Aaws%3Abedrock%3Aus-east-1%3A%3Afoundation-model%2Fanthropic.claude-opus-5-5",
+            "claude-opus-5-5",
+            "bedrock-regional",
+        ),
+        ("claude-sonnet-4-5@20250929", "claude-sonnet-4-5-20250929", "vertex-unknown"),
+        ("claude-3-5-sonnet-v2@20241022", "claude-3-5-sonnet-20241022", "vertex-unknown"),
+        ("claude-3-haiku-48k-20240307", "claude-3-haiku-20240307", None),
+    ],
+)
+def test_a_name_resolves_exactly_however_a_cloud_spells_it(
+    name: str, model: str, platform: object
+) -> None:
+    found = shipped_card().resolve(name)
+    assert found.model == model
+    assert found.platform == ("bedrock-regional" if platform is ... else platform)
+    assert shipped_card().find(name) == found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "claude-opus-5-6",
+        "claude-opus",
+        "claude",
+        "",
+        "Claude-Opus-5",
+        "claude-opus-5-5-20261001",
+        "claude-opus-4-6-20260205",
+        "xx.anthropic.claude-opus-5-5",
+        "us.global.anthropic.claude-opus-5-5",
+        "anthropic.claude-opus-5-5-v1:0",
+        "us.claude-opus-5-5",
+        "anthropic/claude-opus-5-5",
+        "claude-opus-5-5@20261001",
+        "[1m]",
+        f"{PROFILE.replace('inference', 'application-inference')}abc123",
+        "arn:aws:sagemaker:us-east-1:1:endpoint/anthropic.claude-opus-5-5",
+    ],
+)
+def test_anything_else_is_unknown_and_names_the_nearest_and_the_remedy(name: str) -> None:
+    with pytest.raises(UnknownModelError) as caught:
+        shipped_card().resolve(name)
+    error = caught.value
+    assert shipped_card().find(name) is None
+    assert error.model == name
+    assert len(set(error.nearest)) == 3
+    assert set(error.nearest) <= set(shipped_card().models)
+    assert f"no price for model {name!r}" in str(error)
+    assert ", ".join(error.nearest) in str(error)
+    assert f'[models."{error.nearest[0]}"] aliases = ["{name}"]' in str(error)
+    assert "--llmcost-prices" in str(error)
+
+
+def test_the_nearest_names_are_the_ones_a_person_meant() -> None:
+    with pytest.raises(UnknownModelError) as caught:
+        shipped_card().resolve("claude-opus-5-6")
+    assert caught.value.nearest[0] == "claude-opus-5-5"
+
+
+@pytest.mark.parametrize(
+    ("platform", "regional"),
+    [("bedrock", False), ("bedrock-regional", True), ("vertex-unknown", None), (None, None)],
+)
+def test_a_spelling_says_whether_the_endpoint_is_regional(
+    platform: object, regional: bool | None
+) -> None:
+    assert Resolved("claude-opus-5", platform).regional is regional  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "above", "usd"),
+    [(0, 0, "0.1"), (100_000, 0, "0.1"), (100_001, 100_000, "0.5"), (10**9, 100_000, "0.5")],
+)
+def test_rates_are_those_of_the_prompts_length(prompt_tokens: int, above: int, usd: str) -> None:
+    rates = shipped_card().rates("claude-haiku-5-5", on=ON, prompt_tokens=prompt_tokens)
+    assert (rates.above, rates.input) == (above, Decimal(usd))
+
+
+def test_rates_answer_to_any_name_and_say_where_they_come_from() -> None:
+    rates = shipped_card().rates("us.anthropic.claude-sonnet-4-5-20250929-v1:0", on=ON)
+    assert rates.model == "claude-sonnet-4-5-20250929"
+    assert rates.from_on == date(2025, 9, 29)
+    assert rates.checked_on == date(2026, 11, 22)
+    assert shipped_card().source_url(rates.sources[0]).startswith("https://platform.claude.com/")
+    assert rates.ended_on is None
+
+
+@pytest.mark.parametrize("prompt_tokens", [0, 95_000, 100_000])
+def test_the_next_band_above_a_prompt_is_its_cliff(prompt_tokens: int) -> None:
+    cliff = shipped_card().cliff("claude-haiku-5-5", on=ON, prompt_tokens=prompt_tokens)
+    assert cliff is not None
+    assert (cliff.above, cliff.rates.input, cliff.beyond.input) == (
+        100_000,
+        Decimal("0.1"),
+        Decimal("0.5"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt_tokens"), [("claude-haiku-5-5", 100_001), ("claude-opus-5-5", 1)]
+)
+def test_beyond_the_last_band_there_is_no_cliff(model: str, prompt_tokens: int) -> None:
+    assert shipped_card().cliff(model, on=ON, prompt_tokens=prompt_tokens) is None
+
+
+def test_the_speeds_of_a_model_are_those_it_ever_had() -> None:
+    assert shipped_card().speeds("claude-opus-4-6") == ("standard", "fast")
+    assert shipped_card().speeds("claude-sonnet-5") == ("standard",)
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens"), [("claude-opus-4-6", 4_096), ("claude-opus-4-8", 1_024)]
+)
+def test_a_cache_has_a_least_prefix(model: str, tokens: int) -> None:
+    assert shipped_card().min_cacheable_tokens(model, ON) == tokens
+
+
+def test_a_cache_has_no_least_prefix_before_the_model_is_there() -> None:
+    with pytest.raises(UnknownModelError, match="its first rates are from 2026-05-28"):
+        shipped_card().min_cacheable_tokens("claude-opus-4-8", date(2026, 1, 1))
+
+
+# Source: https://platform.claude.com/docs/en/release-notes/overview: Opus 4.7 brought a new one.
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("claude-opus-4-6", "claude-opus-4-7", False),
+        ("claude-opus-4-7", "claude-haiku-5-5", True),
+        ("claude-sonnet-4-6", "claude-sonnet-5", False),
+        ("claude-sonnet-4-6", "claude-3-5-haiku-latest", True),
+        ("claude-fable-5-2", "claude-mythos-preview", True),
+    ],
+)
+def test_models_of_one_tokenizer_count_alike(one: str, other: str, same: bool) -> None:
+    card = shipped_card()
+    assert (card.tokenizer(one) == card.tokenizer(other)) is same
+
+
+def test_the_shipped_card_is_read_once_and_says_what_it_is() -> None:
+    card = shipped_card()
+    assert shipped_card() is card
+    assert card.checked_on == date(2026, 11, 22)
+    assert card.version == "2026-11-22"
+    assert len(card.models) == 28
+    assert card.code_execution is not None
+    assert card.code_execution.usd_per_hour == Decimal("0.05")
+
+
+def test_a_price_worked_out_once_answers_for_every_later_call() -> None:
+    card = shipped_card()
+    legs = [Leg(model="claude-opus-5-5", usage=Usage(input_tokens=7))]
+    first = card.price(legs, Context(), on=ON).legs[0].rates
+    assert card.price(legs, Context(), on=ON).legs[0].rates is first
