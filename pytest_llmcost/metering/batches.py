@@ -15,7 +15,12 @@ from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.metering.assembly import StreamedMessage, decode_json
 from pytest_llmcost.metering.batchresults import BatchResult
 from pytest_llmcost.metering.endpoint import Endpoint
-from pytest_llmcost.metering.exchange import Exchange, read_answer, unknown_call
+from pytest_llmcost.metering.exchange import (
+    Exchange,
+    read_answer,
+    stop_reason_of,
+    unknown_call,
+)
 from pytest_llmcost.metering.replay import Replay
 
 Booking = tuple[object, Exchange]
@@ -109,11 +114,9 @@ def _read_result(asked: Exchange, result: BatchResult) -> Exchange:
     if result.outcome != "succeeded" and result.outcome != "unreadable":
         return replace(asked, call=None)
     payload: Mapping[str, Any] | None = asked.payload
+    messages = [StreamedMessage(body=result.body or {})]
     try:
-        if result.body is None:
-            raise UsageDataError("a batch result without a message", path="result.message")
-        message = StreamedMessage(body=result.body)
-        call = read_answer([message], endpoint=asked.endpoint, payload=payload, batch=True)
+        call = read_answer(messages, endpoint=asked.endpoint, payload=payload, batch=True)
     except UsageDataError as error:
         call = unknown_call(asked.endpoint, payload, f"unreadable-response: {error}")
-    return replace(asked, call=replace(call, live=asked.live))
+    return replace(asked, call=replace(call, live=asked.live), stop_reason=stop_reason_of(messages))

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from msgspec.structs import replace
 
 from pytest_llmcost.errors import UsageDataError
-from pytest_llmcost.metering.assembly import decode_json
+from pytest_llmcost.metering.assembly import StreamedMessage, decode_json
 from pytest_llmcost.metering.batchresults import BatchResult, BatchResultsReader
 from pytest_llmcost.metering.call import Call
 from pytest_llmcost.metering.endpoint import Endpoint
-from pytest_llmcost.metering.exchange import Exchange, read_answer, unknown_call
+from pytest_llmcost.metering.exchange import (
+    Exchange,
+    read_answer,
+    stop_reason_of,
+    unknown_call,
+)
 from pytest_llmcost.metering.library import Library
 from pytest_llmcost.metering.replay import Replay
 from pytest_llmcost.metering.stream import Reader, reader_for
@@ -200,7 +205,7 @@ class Conversation:
         """Return an exchange of which no cost is known."""
         return self.exchange(unknown_call(self.endpoint, self.payload, caveat))
 
-    def exchange(self, call: Call | None, *, messages: int = 1) -> Exchange:
+    def exchange(self, call: Call | None, *, messages: Sequence[StreamedMessage] = ()) -> Exchange:
         """Return the exchange with what is known of the request."""
         return Exchange(
             endpoint=self.endpoint,
@@ -209,7 +214,8 @@ class Conversation:
             betas=_betas(self.request),
             replay=self.replay,
             live=self.live,
-            messages=messages,
+            messages=max(1, len(messages)),
+            stop_reason=stop_reason_of(messages),
             replaces=self.told,
         )
 
@@ -248,7 +254,7 @@ class Conversation:
             call = read_answer(messages, endpoint=self.endpoint, payload=self.payload)
         except UsageDataError as error:
             return self.unknown(f"unreadable-response: {error}")
-        return self.exchange(call, messages=len(messages))
+        return self.exchange(call, messages=messages)
 
     def _is_ours(self) -> bool:
         """Whether it is a Claude call beyond its path, which any mail service may have too."""

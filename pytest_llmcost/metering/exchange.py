@@ -35,6 +35,8 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it went over the network in this run; None is unknown."""
     messages: int = 1
     """How many messages the answer held. A recount is for one."""
+    stop_reason: str | None = None
+    """Why the reply ended."""
     replaces: Exchange | None = None
     """What was said of the same request when its owner was settled, before it was complete."""
 
@@ -94,3 +96,9 @@ def platform_of(endpoint: Endpoint, model: str | None) -> Platform | None:
     if endpoint.platform == "bedrock" and endpoint.model is None and model is not None:
         return bedrock_platform(model)
     return endpoint.platform
+
+
+def stop_reason_of(messages: Sequence[StreamedMessage]) -> str | None:
+    """Return why the last message ended."""
+    reason = messages[-1].body.get("stop_reason") if messages else None
+    return reason if isinstance(reason, str) else None

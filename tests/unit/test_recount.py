@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from pytest_llmcost.metering.call import Call
+from pytest_llmcost.metering.counter import Count
+from pytest_llmcost.metering.endpoint import Endpoint
+from pytest_llmcost.metering.exchange import Exchange
+from pytest_llmcost.metering.payload import Payload, read_payload
+from pytest_llmcost.metering.recount import recount, spread
+from pytest_llmcost.metering.response import read_message
+from pytest_llmcost.pricing.usage import Usage
+
+SHORT: dict[str, Any] = {
+    "model": "claude-opus-4-7",
+    "max_tokens": 100,
+    "system": "Be brief.",
+    "messages": [{"role": "user", "content": "Hi"}],
+}
+LONG: dict[str, Any] = {**SHORT, "system": "Be brief. " * 500}
+EXCHANGE = Exchange(endpoint=Endpoint(kind="messages"), call=None)
+
+
+def reply(stop_reason: str = "end_turn", **usage: Any) -> Call:
+    return read_message(
+        {
+            "id": "msg_1",
+            "type": "message",
+            "model": "claude-opus-4-7",
+            "content": [{"type": "text", "text": "Hello"}],
+            "stop_reason": stop_reason,
+            "usage": {"input_tokens": 20, "output_tokens": 7, **usage},
+        }
+    )
+
+
+def count_of(payload: Payload, tokens: int, *caveats: str) -> Count:
+    return Count(
+        input_tokens=tokens,
+        model=payload.model,
+        fingerprint=payload.fingerprint,
+        parts=payload.parts,
+        caveats=caveats,
+    )
+
+
+def recounted(
+    call: Call,
+    sent: dict[str, Any],
+    recorded: dict[str, Any] = SHORT,
+    *,
+    tokens: int = 1_500,
+    caveats: tuple[str, ...] = (),
+    exchange: Exchange = EXCHANGE,
+) -> Call:
+    now, then = read_payload(sent), read_payload(recorded)
+    return recount(
+        call, count_of(now, tokens, *caveats), sent=now, recorded=then, exchange=exchange
+    )
+
+
+def test_a_grown_prompt_is_its_count_as_input_with_the_recorded_output() -> None:
+    call = recounted(reply(), LONG)
+    assert call.evidence == "recounted"
+    assert call.usage == Usage(input_tokens=1_500, output_tokens=7)
+    assert [leg.usage for leg in call.legs] == [call.usage]
+    assert call.caveats == ()
+
+
+def test_what_grew_is_uncached_and_what_was_cached_stays_so() -> None:
+    cached = reply(cache_read_input_tokens=900, cache_creation_input_tokens=60)
+    call = recounted(cached, LONG, tokens=1_000)
+    assert call.usage == Usage(
+        input_tokens=40, cache_read_tokens=900, cache_write_5m_tokens=60, output_tokens=7
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "left"),
+    [
+        (
+            100,
+            Usage(
+                input_tokens=10,
+                cache_read_tokens=50,
+                cache_write_5m_tokens=30,
+                cache_write_1h_tokens=10,
+            ),
+        ),
+        (
+            99,
+            Usage(
+                input_tokens=9,
+                cache_read_tokens=50,
+                cache_write_5m_tokens=30,
+                cache_write_1h_tokens=10,
+            ),
+        ),
+        (
+            90,
+            Usage(
+                input_tokens=0,
+                cache_read_tokens=50,
+                cache_write_5m_tokens=30,
+                cache_write_1h_tokens=10,
+            ),
+        ),
+        (
+            41,
+            Usage(
+                input_tokens=0,
+                cache_read_tokens=1,
+                cache_write_5m_tokens=30,
+                cache_write_1h_tokens=10,
+            ),
+        ),
+        (
+            40,
+            Usage(
+                input_tokens=0,
+                cache_read_tokens=0,
+                cache_write_5m_tokens=30,
+                cache_write_1h_tokens=10,
+            ),
+        ),
+        (
+            5,
+            Usage(
+                input_tokens=0,
+                cache_read_tokens=0,
+                cache_write_5m_tokens=0,
+                cache_write_1h_tokens=5,
+            ),
+        ),
+        (0, Usage()),
+    ],
+)
+def test_what_shrank_comes_off_uncached_input_then_reads_then_writes(
+    tokens: int, left: Usage
+) -> None:
+    usage = Usage(
+        input_tokens=10, cache_read_tokens=50, cache_write_5m_tokens=30, cache_write_1h_tokens=10
+    )
+    assert spread(usage, tokens) == left
+
+
+@given(
+    uncached=st.integers(0, 99),
+    reads=st.integers(0, 99),
+    writes=st.integers(0, 99),
+    hours=st.integers(0, 99),
+    tokens=st.integers(0, 500),
+)
+def test_a_spread_prompt_is_as_long_as_it_was_counted(
+    uncached: int, reads: int, writes: int, hours: int, tokens: int
+) -> None:
+    usage = Usage(
+        input_tokens=uncached,
+        cache_read_tokens=reads,
+        cache_write_5m_tokens=writes,
+        cache_write_1h_tokens=hours,
+        output_tokens=3,
+    )
+    assert spread(usage, tokens).prompt_tokens == tokens
+    assert spread(usage, tokens).output_tokens == 3
+    assert spread(usage, usage.prompt_tokens) == usage
+
+
+def test_another_model_is_priced_at_its_own_rates_and_tokenizers_are_told_apart() -> None:
+    same = recounted(reply(), {**SHORT, "model": "claude-opus-4-8"})
+    assert (same.model, same.legs[0].model) == ("claude-opus-4-8", "claude-opus-4-8")
+    assert same.caveats == ()
+    other = recounted(reply(), {**SHORT, "model": "claude-opus-4-6"})
+    assert other.caveats == ("other-tokenizer: recorded with claude-opus-4-7",)
+    unknown = recounted(reply(), {**SHORT, "model": "claude-next"})
+    assert unknown.caveats == ("other-tokenizer: recorded with claude-opus-4-7",)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "caveats"),
+    [
+        (100, 101, ("cut-reply: by max_tokens 100, now 101",)),
+        (100, 100, ()),
+        (100, 99, ()),
+        (None, 100, ("cut-reply: by max_tokens None, now 100",)),
+    ],
+)
+def test_a_reply_cut_by_a_limit_that_has_grown_is_a_lower_bound(
+    then: int | None, now: int, caveats: tuple[str, ...]
+) -> None:
+    recorded = {**SHORT, "max_tokens": then}
+    cut = replace(EXCHANGE, stop_reason="max_tokens")
+    sent = {**LONG, "max_tokens": now}
+    assert recounted(reply("max_tokens"), sent, recorded, exchange=cut).caveats == caveats
+    assert recounted(reply(), sent, recorded).caveats == ()
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"server_tool_use": {"web_search_requests": 1}},
+        {
+            "iterations": [
+                {"type": "message", "input_tokens": 8, "output_tokens": 3},
+                {"type": "message", "input_tokens": 12, "output_tokens": 4},
+            ]
+        },
+        {"iterations": [{"type": "compaction", "input_tokens": 9, "output_tokens": 1}]},
+    ],
+)
+def test_several_sampling_calls_cannot_be_recounted(usage: dict[str, Any]) -> None:
+    call = recounted(reply(**usage), LONG)
+    assert (call.evidence, call.legs) == ("stale", ())
+    (caveat,) = (each for each in call.caveats if each.startswith("stale: "))
+    assert "several sampling calls" in caveat
+    assert "system" in caveat
+
+
+def test_several_messages_and_refusals_cannot_be_recounted() -> None:
+    several = recounted(reply(), LONG, exchange=replace(EXCHANGE, messages=2))
+    assert several.evidence == "stale"
+    refused = read_message(
+        {
+            "type": "message",
+            "model": "claude-opus-4-7",
+            "content": [],
+            "stop_reason": "refusal",
+            "usage": {"input_tokens": 20, "output_tokens": 0},
+        }
+    )
+    assert recounted(refused, LONG).evidence == "stale"
+
+
+def test_what_the_count_left_out_stays_a_caveat() -> None:
+    tools = [{"type": "web_search_20250305", "name": "web_search"}]
+    call = recounted(reply(), {**SHORT, "tools": tools}, caveats=("left-out: tools.web_search",))
+    assert call.evidence == "recounted"
+    assert call.caveats == ("left-out: tools.web_search",)
+
+
+def test_geography_and_speed_are_priced_as_they_are_asked_for_now() -> None:
+    us = recounted(reply(), {**SHORT, "inference_geo": "us"})
+    assert us.context.inference_geo == "us"
+    was_us = recounted(reply(inference_geo="us"), SHORT, {**SHORT, "inference_geo": "us"})
+    assert was_us.context.inference_geo is None
+    unchanged = recounted(reply(inference_geo="us"), LONG)
+    assert unchanged.context.inference_geo == "us"
+    was_fast = recounted(reply(speed="fast"), SHORT, {**SHORT, "speed": "fast"})
+    assert was_fast.context.speed == "standard"
+    fast = recounted(reply(speed="standard"), {**SHORT, "speed": "fast"})
+    assert fast.caveats == ("unknown-speed",)
