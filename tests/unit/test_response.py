@@ -1,0 +1,646 @@
+"""What a response bills, by the rules of its kind."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from pytest_llmcost.errors import UsageDataError
+from pytest_llmcost.metering.call import Call, price_call
+from pytest_llmcost.metering.response import read_message
+from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.pricing.usage import Context, Usage
+
+ON = date(2026, 11, 22)
+TEXT = {"type": "text", "text": "Here you are."}
+ADVISED = [
+    {"type": "server_tool_use", "name": "advisor", "input": {}},
+    {"type": "advisor_tool_result", "content": {"type": "advisor_result", "text": "Do it."}},
+    TEXT,
+]
+
+
+def usage(tokens: int = 0, output: int = 0, **more: Any) -> dict[str, Any]:
+    return {"input_tokens": tokens, "output_tokens": output} | more
+
+
+def entry(kind: str, tokens: int, output: int, **more: Any) -> dict[str, Any]:
+    return usage(tokens, output, type=kind, **more)
+
+
+def body(raw: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    stated = {"model": "claude-opus-5", "content": [TEXT], "stop_reason": "end_turn"}
+    return stated | {"usage": raw or usage(1_000, 100)} | more
+
+
+def priced(call: Call, on: date = ON) -> Call:
+    return price_call(call, shipped_card(), on=on)
+
+
+def usd(message: dict[str, Any], on: date = ON, **more: Any) -> Decimal | None:
+    return priced(read_message(message, **more), on).usd
+
+
+def legs(call: Call) -> list[tuple[str, str, int, int]]:
+    return [
+        (leg.kind, leg.model, leg.usage.prompt_tokens, leg.usage.output_tokens) for leg in call.legs
+    ]
+
+
+def test_an_ordinary_response_is_one_leg_of_its_usage() -> None:
+    call = read_message(
+        body(usage(1_000, 100, service_tier="standard", speed="fast", inference_geo="us")),
+        stream=True,
+    )
+    assert legs(call) == [("message", "claude-opus-5", 1_000, 100)]
+    assert call.usage == Usage(input_tokens=1_000, output_tokens=100) == call.billed_usage
+    assert call.context == Context(service_tier="standard", speed="fast", inference_geo="us")
+    assert (call.model, call.evidence, call.stream, call.caveats) == (
+        "claude-opus-5",
+        "billed",
+        True,
+        (),
+    )
+    assert call.usd is None
+
+
+def test_the_model_is_the_responses_own_and_else_the_requests() -> None:
+    nameless = {"content": [], "usage": usage(1, 1)}
+    assert read_message(body(), model="claude-opus-4-8").model == "claude-opus-5"
+    assert read_message(nameless, model="claude-opus-4-8").model == "claude-opus-4-8"
+    assert read_message(nameless, request={"model": "claude-opus-4-7"}).model == "claude-opus-4-7"
+    with pytest.raises(UsageDataError, match="expected the model's name"):
+        read_message(nameless)
+
+
+@pytest.mark.parametrize(
+    ("name", "platform"),
+    [
+        ("us.anthropic.claude-opus-4-6-v1", "bedrock-regional"),
+        ("global.anthropic.claude-opus-4-6-v1", "bedrock"),
+        ("claude-opus-4-5@20251101", "vertex-unknown"),
+        ("claude-opus-5", None),
+        ("acme/opus", None),
+    ],
+)
+def test_a_requests_model_tells_of_the_endpoint_where_the_url_does_not(
+    name: str, platform: str | None
+) -> None:
+    assert read_message(body(), model=name).context.platform == platform
+    given = read_message(body(), model=name, platform="foundry")
+    assert given.context.platform == "foundry"
+
+
+def test_a_batchs_result_is_in_the_batch_tier_even_where_it_does_not_say_so() -> None:
+    assert usd(body(usage(1_000_000, 0)), batch=True) == Decimal("2.5")
+    assert usd(body(usage(1_000_000, 0, service_tier="batch"))) == Decimal("2.5")
+
+
+def test_recorders_of_other_languages_may_write_an_empty_object_for_null() -> None:
+    message = body(usage(1, 1, service_tier={}, speed={}), stop_details={}, stop_sequence={})
+    assert read_message(message).context == Context()
+
+
+# Source: https://platform.claude.com/docs/en/build-with-claude/compaction
+
+
+def test_a_compaction_is_added_to_the_answer() -> None:
+    iterations = [entry("compaction", 180_000, 3_500), entry("message", 23_000, 1_000)]
+    call = priced(read_message(body(usage(23_000, 1_000, iterations=iterations))))
+    assert legs(call) == [
+        ("message", "claude-opus-5", 23_000, 1_000),
+        ("compaction", "claude-opus-5", 180_000, 3_500),
+    ]
+    assert call.usd == Decimal("1.1275")
+    assert call.usage == Usage(input_tokens=23_000, output_tokens=1_000)
+
+
+def test_a_compaction_on_demand_is_billed_though_the_top_level_is_zero() -> None:
+    iterations = [entry("compaction", 180_000, 3_500)]
+    call = priced(read_message(body(usage(0, 0, iterations=iterations))))
+    assert legs(call) == [("compaction", "claude-opus-5", 180_000, 3_500)]
+    assert call.usd == Decimal("0.9875")
+    assert call.usage == Usage()
+
+
+def test_message_passes_are_the_bill_where_the_top_level_is_zero() -> None:
+    iterations = [entry("compaction", 180_000, 3_500), entry("message", 1_000, 100)]
+    searched = usage(0, 0, iterations=iterations, server_tool_use={"web_search_requests": 1})
+    call = priced(read_message(body(searched)))
+    assert legs(call)[0] == ("message", "claude-opus-5", 1_000, 100)
+    assert call.usd == Decimal("0.9875") + Decimal("0.0075") + Decimal("0.01")
+
+
+def test_a_compaction_takes_the_answers_speed_tier_and_geography() -> None:
+    iterations = [entry("compaction", 100_000, 0), entry("message", 0, 1_000)]
+    raw = usage(0, 1_000, iterations=iterations, speed="fast", inference_geo="us")
+    assert usd(body(raw)) == (Decimal("1.00") + Decimal("0.05")) * Decimal("1.1")
+
+
+# Source: https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool; the numbers
+# are those of a public recording of such a response.
+
+
+def test_an_advisor_is_added_at_its_own_models_rates() -> None:
+    iterations = [
+        entry("message", 1_051, 35),
+        entry("advisor_message", 2_728, 874, model="claude-opus-4-7"),
+        entry("message", 1_363, 3_165),
+    ]
+    call = priced(
+        read_message(
+            body(
+                usage(2_414, 3_200, iterations=iterations),
+                model="claude-sonnet-4-6",
+                content=ADVISED,
+            )
+        )
+    )
+    assert legs(call) == [
+        ("message", "claude-sonnet-4-6", 1_051, 35),
+        ("message", "claude-sonnet-4-6", 1_363, 3_165),
+        ("advisor", "claude-opus-4-7", 2_728, 874),
+    ]
+    assert call.usd == call.usd_low == call.usd_high == Decimal("0.090732")
+    assert call.caveats == ()
+
+
+def test_an_advisor_without_an_entry_leaves_a_lower_bound() -> None:
+    call = priced(read_message(body(content=ADVISED)))
+    assert call.caveats == ("advisor-without-entry",)
+    assert call.usd_low == call.usd
+    assert call.usd_high is None
+
+
+def test_an_advisor_that_failed_has_no_entry_and_costs_nothing() -> None:
+    failure = {"type": "advisor_tool_result", "content": {"type": "advisor_tool_result_error"}}
+    assert read_message(body(content=[ADVISED[0], failure, TEXT])).caveats == ()
+
+
+def test_an_advisors_entry_must_name_its_model() -> None:
+    iterations = [entry("message", 1, 1), entry("advisor_message", 1, 1)]
+    with pytest.raises(UsageDataError) as caught:
+        read_message(body(usage(1, 1, iterations=iterations)))
+    assert caught.value.path == "usage.iterations[1].model"
+
+
+# Bands: one sampling pass each, where the passes explain the top level.
+
+SEARCHED = [{"type": "server_tool_use", "name": "web_search", "input": {}}, TEXT]
+
+
+def haiku(raw: dict[str, Any], **more: Any) -> Call:
+    return priced(read_message(body(raw, model="claude-haiku-5-5", **more)))
+
+
+def test_each_sampling_pass_has_a_band_of_its_own() -> None:
+    iterations = [entry("message", 60_000, 100), entry("message", 120_000, 200)]
+    searches = {"web_search_requests": 3}
+    call = haiku(usage(180_000, 300, iterations=iterations, server_tool_use=searches))
+    assert [leg.usd for leg in call.legs] == [Decimal("0.03605"), Decimal("0.0605")]
+    assert call.legs[0].usage.web_search_requests == 3
+    assert call.usd == call.usd_low == call.usd_high
+    assert call.billed_usage == call.usage
+
+
+def test_caches_of_the_passes_add_up_by_lifetime() -> None:
+    def written(total: int, short: int, long: int) -> dict[str, Any]:
+        parts = {"ephemeral_5m_input_tokens": short, "ephemeral_1h_input_tokens": long}
+        return {"cache_creation_input_tokens": total, "cache_creation": parts}
+
+    iterations = [
+        entry("message", 10, 1, **written(50_000, 0, 50_000)),
+        entry("message", 20, 2, **written(60_000, 60_000, 0), cache_read_input_tokens=50_000),
+    ]
+    top = usage(30, 3, **written(110_000, 60_000, 50_000), cache_read_input_tokens=50_000)
+    assert len(haiku(top | {"iterations": iterations}).legs) == 2
+    other = haiku(top | written(110_000, 110_000, 0) | {"iterations": iterations})
+    assert len(other.legs) == 1
+
+
+@pytest.mark.parametrize(
+    "iterations", [[], None, [entry("message", 60_000, 100)], [entry("message", 1, 1)] * 2]
+)
+def test_without_passes_that_add_up_the_band_is_chosen_on_the_total(
+    iterations: list[dict[str, Any]] | None,
+) -> None:
+    call = haiku(usage(180_000, 300, iterations=iterations), content=SEARCHED)
+    assert call.usd == call.usd_high == Decimal("0.09075")
+    assert call.usd_low == Decimal("0.01815")
+    assert call.caveats == ("band-on-total: claude-haiku-5-5 above 100,000 prompt tokens",)
+
+
+@pytest.mark.parametrize(
+    ("content", "tools"),
+    [([{"type": "mcp_tool_use", "name": "x"}, TEXT], None), ([TEXT], {"web_fetch_requests": 1})],
+)
+def test_a_loop_shows_in_the_content_or_in_the_counts(
+    content: list[dict[str, Any]], tools: dict[str, int] | None
+) -> None:
+    call = haiku(usage(180_000, 300, server_tool_use=tools), content=content)
+    assert call.caveats != ()
+
+
+def test_a_single_long_prompt_is_exact() -> None:
+    call = haiku(usage(180_000, 300, server_tool_use={"web_search_requests": 0}))
+    assert call.usd == call.usd_low == call.usd_high == Decimal("0.09075")
+    assert call.caveats == ()
+
+
+def test_a_kind_of_pass_that_nobody_knows_is_named() -> None:
+    iterations = [entry("message", 1_000, 100), entry("oracle", 7, 7), entry("oracle", 7, 7)]
+    call = priced(read_message(body(usage(1_000, 100, iterations=iterations))))
+    assert call.caveats == ("unknown-usage: iterations of type oracle",)
+    assert call.usd_high is None
+
+
+def test_a_pass_without_a_type_is_a_message() -> None:
+    raw = usage(10, 1, iterations=[usage(4, 1), usage(6, 0)])
+    assert legs(read_message(body(raw))) == [
+        ("message", "claude-opus-5", 4, 1),
+        ("message", "claude-opus-5", 6, 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("iterations", "path"),
+    [
+        ("none", "usage.iterations"),
+        ({"type": "message"}, "usage.iterations"),
+        ([3], "usage.iterations[0]"),
+        ([usage(1, 1), {"input_tokens": 1}], "usage.iterations[1].output_tokens"),
+    ],
+)
+def test_passes_that_cannot_be_read_are_named(iterations: object, path: str) -> None:
+    with pytest.raises(UsageDataError) as caught:
+        read_message(body(usage(1, 1, iterations=iterations)))
+    assert caught.value.path == path
+
+
+# Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
+
+
+def refused(content: Any, category: object = "bio") -> dict[str, Any]:
+    details = {"type": "refusal", "category": category}
+    return body(usage(1_000, 5), content=content, stop_reason="refusal", stop_details=details)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        [{"type": "text", "text": ""}],
+        [{"type": "thinking", "thinking": "", "signature": ""}],
+        [{"type": "compaction", "content": None}],
+        [None, "odd"],
+        None,
+        "",
+    ],
+)
+def test_a_refusal_without_a_block_that_says_something_is_one_before_any_output(
+    content: Any,
+) -> None:
+    message = refused(content)
+    assert usd(message, date(2026, 9, 23)) == 0
+    assert usd(message, date(2026, 9, 24)) == Decimal("0.005125")
+    call = priced(read_message(message), date(2026, 9, 23))
+    assert call.legs[0].refusal == "bio"
+    assert call.usage.input_tokens == 1_000
+    assert call.billed_usage == Usage()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [TEXT],
+        [{"type": "text", "text": ""}, {"type": "tool_use", "name": "x", "input": {}}],
+        [{"type": "thinking", "thinking": "Hm", "signature": ""}],
+        [{"type": "thinking", "thinking": "", "signature": "x"}],
+        [{"type": "redacted_thinking", "data": "x"}],
+        "[REDACTED]",
+    ],
+)
+def test_a_refusal_after_some_output_is_always_billed(content: Any) -> None:
+    assert usd(refused(content, "cyber"), date(2026, 8, 1)) == Decimal("0.005125")
+
+
+@pytest.mark.parametrize("details", [None, {}, {"category": None}, "none"])
+def test_a_refusal_without_a_category_is_of_none(details: object) -> None:
+    call = read_message(body(content=[], stop_reason="refusal", stop_details=details))
+    assert call.legs[0].refusal == "unspecified"
+
+
+def fallback(
+    declined: str | None, serving: str | None, category: str | None = None
+) -> dict[str, Any]:
+    trigger = {"type": "refusal", "category": category}
+    return {
+        "type": "fallback",
+        "from": {"model": declined},
+        "to": {"model": serving},
+        "trigger": trigger,
+    }
+
+
+def fell_back(category: str | None, *before: dict[str, Any], named: str) -> dict[str, Any]:
+    iterations = [
+        entry("message", 408, 0, model="claude-fable-5"),
+        entry("fallback_message", 412, 264, model="claude-opus-4-8"),
+    ]
+    content = [*before, fallback("claude-fable-5", "claude-opus-4-8", category), TEXT]
+    return body(usage(412, 264, iterations=iterations), model=named, content=content)
+
+
+# The answer alone, 412 in and 264 out of Opus 4.8, is $0.00866; the declined prompt, 408 of
+# Fable 5, is $0.00408.
+@pytest.mark.parametrize("named", ["claude-opus-4-8", "claude-fable-5"])
+@pytest.mark.parametrize(
+    ("category", "before", "on", "expected"),
+    [
+        (None, [], ON, "0.00866"),
+        ("cyber", [], ON, "0.00866"),
+        ("bio", [], ON, "0.01274"),
+        ("bio", [], date(2026, 9, 23), "0.00866"),
+        ("cyber", [TEXT], ON, "0.01274"),
+        ("cyber", [{"type": "text", "text": ""}], ON, "0.00866"),
+    ],
+)
+def test_a_fallback_is_billed_once_and_what_declined_before_it_where_that_is_billed(
+    category: str | None, before: list[dict[str, Any]], on: date, expected: str, named: str
+) -> None:
+    call = priced(read_message(fell_back(category, *before, named=named)), on)
+    assert call.model == "claude-opus-4-8"
+    assert legs(call) == [
+        ("message", "claude-opus-4-8", 412, 264),
+        ("declined", "claude-fable-5", 408, 0),
+    ]
+    assert call.usd == call.usd_low == call.usd_high == Decimal(expected)
+    assert call.caveats == ()
+
+
+def test_a_stream_cut_after_a_fallback_is_priced_at_the_serving_model() -> None:
+    message = body(
+        usage(412, 1),
+        model="claude-fable-5",
+        content=[fallback("claude-fable-5", "claude-opus-4-8", "cyber"), TEXT],
+    )
+    call = priced(read_message(message, truncated=True))
+    assert legs(call) == [
+        ("message", "claude-opus-4-8", 412, 1),
+        ("declined", "claude-fable-5", 0, 0),
+    ]
+    assert call.caveats == ("truncated-stream",)
+
+
+@pytest.mark.parametrize(
+    ("category", "high", "caveats"),
+    [
+        ("cyber", Decimal("0.00866"), ()),
+        ("bio", None, ("fallback-without-entry: claude-fable-5",)),
+    ],
+)
+def test_a_declined_attempt_without_an_entry_is_open_only_where_it_is_billed(
+    category: str, high: Decimal | None, caveats: tuple[str, ...]
+) -> None:
+    message = body(
+        usage(412, 264),
+        model="claude-opus-4-8",
+        content=[fallback("claude-fable-5", "claude-opus-4-8", category), TEXT],
+    )
+    call = priced(read_message(message))
+    assert (call.usd, call.usd_high, call.caveats) == (Decimal("0.00866"), high, caveats)
+
+
+def test_a_chain_of_fallbacks_pairs_each_attempt_with_its_own_refusal() -> None:
+    iterations = [
+        entry("message", 100, 0),
+        entry("compaction", 50, 5),
+        entry("fallback_message", 200, 0, model="claude-fable-5-1"),
+        entry("fallback_message", 300, 30, model="claude-opus-4-8"),
+    ]
+    content = [
+        fallback("claude-fable-5", "claude-fable-5-1", "cyber"),
+        TEXT,
+        fallback("claude-fable-5-1", "claude-opus-4-8", "cyber"),
+        TEXT,
+    ]
+    message = body(usage(300, 30, iterations=iterations), model="claude-opus-4-8", content=content)
+    call = priced(read_message(message, model="claude-fable-5"))
+    assert [(leg.kind, leg.model, leg.refusal) for leg in call.legs] == [
+        ("message", "claude-opus-4-8", None),
+        ("compaction", "claude-fable-5", None),
+        ("declined", "claude-fable-5", "cyber"),
+        ("declined", "claude-fable-5-1", None),
+    ]
+    assert [leg.usd for leg in call.legs] == [
+        Decimal("0.00225"),
+        Decimal("0.00075"),
+        Decimal(0),
+        Decimal("0.002"),
+    ]
+
+
+def test_the_serving_model_may_sample_several_times() -> None:
+    iterations = [
+        entry("message", 100, 0, model="claude-fable-5"),
+        entry("fallback_message", 300, 30, model="claude-opus-4-8"),
+        entry("fallback_message", 400, 40, model="claude-opus-4-8"),
+        entry("message", 500, 50),
+    ]
+    message = body(usage(1_200, 120, iterations=iterations), content=[])
+    assert legs(read_message(message)) == [
+        ("message", "claude-opus-4-8", 300, 30),
+        ("message", "claude-opus-4-8", 400, 40),
+        ("message", "claude-opus-4-8", 500, 50),
+        ("declined", "claude-fable-5", 100, 0),
+    ]
+
+
+def test_a_chain_that_every_model_refused_is_a_refusal_of_the_last() -> None:
+    iterations = [
+        entry("message", 100, 0, model="claude-fable-5"),
+        entry("fallback_message", 300, 3, model="claude-opus-4-8"),
+    ]
+    message = body(
+        usage(300, 3, iterations=iterations),
+        content=[TEXT, fallback("claude-fable-5", "claude-opus-4-8", "bio")],
+        stop_reason="refusal",
+        stop_details={"category": "cyber"},
+    )
+    call = priced(read_message(message))
+    assert [(leg.kind, leg.refusal, leg.usd) for leg in call.legs] == [
+        ("message", "cyber", Decimal(0)),
+        ("declined", None, Decimal("0.001")),
+    ]
+
+
+def test_a_declined_attempt_without_any_name_is_the_requests() -> None:
+    iterations = [entry("message", 100, 0), entry("fallback_message", 300, 3)]
+    message = body(usage(300, 3, iterations=iterations), model="claude-opus-4-8", content=[])
+    call = read_message(message, request={"model": "claude-fable-5"})
+    assert legs(call) == [
+        ("message", "claude-opus-4-8", 300, 3),
+        ("declined", "claude-fable-5", 100, 0),
+    ]
+
+
+def test_a_block_may_name_the_model_that_its_entry_does_not() -> None:
+    iterations = [entry("message", 100, 0), entry("fallback_message", 300, 3)]
+    content = [{"type": "fallback", "from": {"model": "claude-fable-5"}}, TEXT]
+    message = body(usage(300, 3, iterations=iterations), model="claude-opus-4-8", content=content)
+    assert legs(read_message(message))[1] == ("declined", "claude-fable-5", 100, 0)
+
+
+# Streams that were cut
+
+
+@pytest.mark.parametrize(
+    ("request_", "high"),
+    [
+        (None, None),
+        ({"max_tokens": 200}, Decimal("0.01")),
+        ({"max_tokens": "200"}, None),
+        ({"max_tokens": 200, "tools": [{"name": "x"}]}, Decimal("0.01")),
+        ({"max_tokens": 200, "tools": [{"type": "custom", "name": "x"}]}, Decimal("0.01")),
+        ({"max_tokens": 200, "tools": [{"type": "web_search_20260209"}]}, None),
+        ({"max_tokens": 200, "mcp_servers": [{"url": "x"}]}, None),
+        ({"max_tokens": 200, "fallbacks": [{"model": "claude-opus-4-8"}]}, None),
+    ],
+)
+def test_a_cut_stream_is_bounded_by_its_requests_limit(
+    request_: dict[str, Any] | None, high: Decimal | None
+) -> None:
+    call = priced(read_message(body(usage(1_000, 1)), truncated=True, request=request_))
+    assert call.caveats == ("truncated-stream",)
+    assert call.usd == call.usd_low == Decimal("0.005025")
+    assert call.usd_high == high
+
+
+# What a response hides
+
+
+@pytest.mark.parametrize(
+    ("content", "tools", "caveats"),
+    [
+        (SEARCHED, [], ()),
+        ([{"type": "server_tool_use", "name": "code_execution"}], [], ("code-execution-hours",)),
+        (
+            [{"type": "bash_code_execution_tool_result", "content": {}}],
+            ["code_execution_20260521"],
+            ("code-execution-hours",),
+        ),
+        ([TEXT], ["code_execution_20260521"], ()),
+        (
+            [{"type": "server_tool_use", "name": "bash_code_execution"}],
+            ["code_execution_20260521", "web_search_20260209"],
+            (),
+        ),
+        ([{"type": "server_tool_use", "name": "code_execution"}], ["web_fetch_20270101"], ()),
+        (
+            [{"type": "server_tool_use", "name": "code_execution"}],
+            ["web_search_20250305"],
+            ("code-execution-hours",),
+        ),
+        (
+            [{"type": "server_tool_use", "name": "code_execution"}],
+            ["my_web_search_20260209", None],
+            ("code-execution-hours",),
+        ),
+    ],
+)
+def test_container_time_is_a_caveat_unless_a_newer_web_tool_makes_it_free(
+    content: list[dict[str, Any]], tools: list[str | None], caveats: tuple[str, ...]
+) -> None:
+    request = {"tools": [{"type": tool} for tool in tools] + ["odd"]}
+    assert read_message(body(content=content), request=request).caveats == caveats
+
+
+def test_container_time_without_a_request_is_a_caveat() -> None:
+    content = [{"type": "server_tool_use", "name": "code_execution"}]
+    call = priced(read_message(body(content=content)))
+    assert call.caveats == ("code-execution-hours",)
+    assert call.usd_high is None
+
+
+@pytest.mark.parametrize(
+    ("blocks", "caveats"),
+    [([{"type": "container_upload", "file_id": "x"}], ("code-execution-hours",)), ([TEXT], ())],
+)
+def test_a_container_is_charged_when_files_are_attached(
+    blocks: list[dict[str, Any]], caveats: tuple[str, ...]
+) -> None:
+    request = {
+        "tools": [{"type": "code_execution_20260521"}],
+        "messages": [{"content": "text"}, "odd", {"content": [*blocks, "odd"]}],
+    }
+    assert read_message(body(), request=request).caveats == caveats
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "caveats"),
+    [
+        ("fast", None, ("unknown-speed",)),
+        ("fast", "standard", ()),
+        ("fast", "fast", ()),
+        ("standard", None, ()),
+    ],
+)
+def test_a_speed_that_was_asked_for_and_not_confirmed_is_a_caveat(
+    asked: str, said: str | None, caveats: tuple[str, ...]
+) -> None:
+    request = {"speed": asked}
+    assert read_message(body(usage(1, 1, speed=said)), request=request).caveats == caveats
+
+
+def test_new_quantities_in_the_usage_are_named() -> None:
+    call = read_message(body(usage(1, 1, cache_creation={"ephemeral_24h_input_tokens": 5})))
+    assert call.caveats == ("unknown-usage: cache_creation.ephemeral_24h_input_tokens",)
+
+
+# How long cache entries live
+
+
+def mark(ttl: str | None = None) -> dict[str, Any]:
+    return {"cache_control": {"type": "ephemeral"} | ({"ttl": ttl} if ttl else {})}
+
+
+@pytest.mark.parametrize(
+    ("request_", "lifetime"),
+    [
+        (None, None),
+        ({}, None),
+        (mark(), "5m"),
+        (mark("1h"), "1h"),
+        ({"system": [mark("1h")], "messages": [{"content": [mark("1h")]}]}, "1h"),
+        ({"tools": (mark("1h"),), "messages": [{"content": [mark("5m")]}]}, None),
+        ({"cache_control": None}, None),
+    ],
+)
+def test_the_request_says_how_long_the_entries_live_that_are_read(
+    request_: dict[str, Any] | None, lifetime: str | None
+) -> None:
+    call = read_message(body(usage(1, 1, cache_read_input_tokens=9)), request=request_)
+    assert call.legs[0].read_lifetime == lifetime
+    assert read_message(body(), request=request_).legs[0].read_lifetime is None
+
+
+def test_a_usage_of_nothing_at_all_still_is_a_call() -> None:
+    call = priced(read_message(body(usage(0, 0))))
+    assert len(call.legs) == 1
+    assert call.usd == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [
+        ({"type": "error", "error": {"type": "overloaded_error"}}, "usage.input_tokens"),
+        (body() | {"usage": "none"}, "message.usage"),
+    ],
+)
+def test_what_is_no_message_is_named(message: dict[str, Any], path: str) -> None:
+    with pytest.raises(UsageDataError) as caught:
+        read_message(message)
+    assert caught.value.path == path
