@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, timedelta
 from decimal import Decimal, localcontext
 from random import Random
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.metering.call import Call, PricedLeg, price_call
+from pytest_llmcost.metering.response import read_message
+from pytest_llmcost.metering.stream import reader_for
 from pytest_llmcost.pricing.bill import Basis, Cost
 from pytest_llmcost.pricing.ratecard import shipped_card
 from pytest_llmcost.pricing.usage import Context, Leg, Usage
@@ -134,6 +137,54 @@ def test_pricing_a_priced_call_again_changes_nothing(
 
 def priced_leg(leg: Leg) -> PricedLeg:
     return PricedLeg(**{name: getattr(leg, name) for name in leg.__struct_fields__})
+
+
+@given(
+    models,
+    st.fixed_dictionaries(
+        {"service_tier": st.sampled_from(["standard", "batch"]), "input_tokens": counts},
+        optional={
+            "cache_creation_input_tokens": counts,
+            "cache_read_input_tokens": counts,
+            "cache_creation": st.fixed_dictionaries(
+                {"ephemeral_5m_input_tokens": counts, "ephemeral_1h_input_tokens": counts}
+            ),
+            "inference_geo": st.sampled_from([None, "us", "global"]),
+        },
+    ),
+    st.fixed_dictionaries(
+        {"output_tokens": counts},
+        optional={"input_tokens": counts, "cache_creation_input_tokens": counts},
+    ),
+    st.integers(min_value=1, max_value=500),
+)
+def test_a_streams_price_is_that_of_its_final_message(
+    model: str, start: dict[str, object], end: dict[str, object], size: int
+) -> None:
+    opening = {"id": "msg_1", "model": model, "content": [], "usage": {**start, "output_tokens": 1}}
+    delta = {"stop_reason": "end_turn"}
+    body = events(
+        {"type": "message_start", "message": opening},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hi"}},
+        {"type": "message_delta", "delta": delta, "usage": end},
+        {"type": "message_stop"},
+    )
+    reader = reader_for("text/event-stream")
+    for begin in range(0, len(body), size):
+        reader.feed(body[begin : begin + size])
+    reader.close()
+    (streamed,) = reader.messages
+    final = {"model": model, "content": [{"type": "text", "text": "Hi"}], "usage": {**start, **end}}
+    one, other = (
+        price_call(read_message(message), CARD, on=ON) for message in (streamed.body, final | delta)
+    )
+    assert (one.usd, one.usd_low, one.usd_high) == (other.usd, other.usd_low, other.usd_high)
+    assert one.usage == other.usage
+
+
+def events(*each: dict[str, object]) -> bytes:
+    return b"".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n".encode() for e in each)
 
 
 @given(models, contexts, st.integers(min_value=0, max_value=900))
