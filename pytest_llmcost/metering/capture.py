@@ -91,11 +91,12 @@ class Capture:
         with self._lock:
             self.drain()
             for talk in self._open_talks(lambda talk: matches(talk.owner)):
-                talk.told = self._tell(talk, talk.read_so_far())
+                talk.told = talk.read_so_far()
+                self._tell(talk.owner, talk.told)
             for lost in self._take_lost(lambda each: matches(each.talk.owner)):
-                self._tell(lost.talk, lost.talk.unknown("lost-answer"))
+                self._tell(lost.talk.owner, lost.talk.unknown("lost-answer"))
             for owner, exchange in self._batches.tell_open(matches):
-                self._sink.saw(owner, exchange)
+                self._tell(owner, exchange)
 
     def _open_talks(self, matches: Callable[[Conversation], bool]) -> list[Conversation]:
         return [talk for talk in [*self._under_way.values()] if talk.told is None and matches(talk)]
@@ -110,28 +111,31 @@ class Capture:
         elif exchange is None or (talk.relays and talk.live is not True):
             self._withdraw(talk)
         else:
-            self._tell(talk, exchange)
+            self._tell(talk.owner, exchange)
 
     def _settle_results(self, talk: Conversation) -> None:
         for result in talk.take_results():
             booking = self._batches.settle(talk.owner, talk.exchange(None), result)
             if booking is not None:
-                self._sink.saw(*booking)
+                self._tell(*booking)
 
     def _withdraw(self, talk: Conversation) -> None:
         """Nothing is to pay after all; say so if the sink believes otherwise."""
         if talk.told is not None:
-            self._tell(talk, replace(talk.told, call=None, replaces=talk.told))
+            self._tell(talk.owner, replace(talk.told, call=None, replaces=talk.told))
 
-    def _tell(self, talk: Conversation, exchange: Exchange | None) -> Exchange | None:
-        if exchange is not None:
-            self._sink.saw(talk.owner, exchange)
-        return exchange
+    def _tell(self, owner: object, exchange: Exchange | None) -> None:
+        if exchange is None:
+            return
+        try:
+            self._sink.saw(owner, exchange)
+        except Exception as error:  # noqa: BLE001 - a sink that fails must not lose other calls
+            self._keep_failure(error)
 
     def _report_failure(self, talk: Conversation, error: Exception) -> None:
         self._keep_failure(error)
         if talk.endpoint.kind == "messages":
-            self._tell(talk, talk.unknown(f"unreadable-response: {error!r}"))
+            self._tell(talk.owner, talk.unknown(f"unreadable-response: {error!r}"))
 
     # What the seam calls
 

@@ -1,0 +1,564 @@
+"""What capture sees of clients of httpx and httpx2, and what of it the code under test sees."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import gzip
+import pickle
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+from capture_kit import (
+    ASKED,
+    FINAL,
+    HEADERS,
+    JSON_BODY,
+    LIBRARIES,
+    SSE_BODY,
+    START,
+    STOP,
+    TEXT,
+    URL,
+    Purse,
+    async_client_of,
+    capturing,
+    client_of,
+    event,
+    respond,
+)
+
+from pytest_llmcost.pricing.usage import Usage
+
+BILLED = Usage(input_tokens=25, output_tokens=11)
+PIECES = [SSE_BODY[start : start + 40] for start in range(0, len(SSE_BODY), 40)]
+
+library_of = pytest.mark.parametrize("library", LIBRARIES, ids=lambda each: each.__name__)
+backend_of = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+
+def post(client: Any, **more: Any) -> Any:
+    return client.post(URL, json=ASKED, headers=HEADERS, **more)
+
+
+def stream(client: Any, **more: Any) -> Any:
+    return client.stream("POST", URL, json={**ASKED, "stream": True}, headers=HEADERS, **more)
+
+
+@library_of
+def test_a_whole_answer_is_a_call(library: ModuleType) -> None:
+    client = client_of(library, respond(library, JSON_BODY, kind="application/json"))
+    with capturing() as purse:
+        assert post(client).json()["id"] == "msg_1"
+    ((owner, exchange),) = purse.seen
+    assert owner == "the test"
+    assert exchange.endpoint.kind == "messages"
+    assert exchange.payload == ASKED
+    assert exchange.live is False
+    assert exchange.replay is None
+    assert (purse.call.usage, purse.call.stream, purse.call.at) == (BILLED, False, None)
+    assert purse.call.evidence == "billed"
+
+
+@library_of
+@backend_of
+def test_asynchronous_clients_are_seen_under_every_loop(library: ModuleType, backend: str) -> None:
+    async def main() -> list[bytes]:
+        whole = respond(library, JSON_BODY, kind="application/json")
+        async with async_client_of(library, whole) as client:
+            await post(client)
+        async with (
+            async_client_of(library, respond(library, *PIECES)) as client,
+            stream(client) as response,
+        ):
+            return [chunk async for chunk in response.aiter_bytes()]
+
+    with capturing() as purse:
+        assert anyio.run(main, backend=backend) == PIECES
+    assert [call.usage for call in purse.calls] == [BILLED, BILLED]
+    assert [call.stream for call in purse.calls] == [False, True]
+
+
+@library_of
+def test_the_bytes_of_a_stream_pass_one_by_one_and_unchanged(library: ModuleType) -> None:
+    served: list[bytes] = []
+
+    def slowly() -> Iterator[bytes]:
+        for piece in PIECES:
+            served.append(piece)
+            yield piece
+
+    client = client_of(library, respond(library, kind="text/event-stream"))
+    client._transport.handler = lambda request: library.Response(200, stream=Slow(slowly()))
+
+    class Slow(library.SyncByteStream):  # type: ignore[name-defined,misc]
+        def __init__(self, pieces: Iterator[bytes]) -> None:
+            self.pieces = pieces
+
+        def __iter__(self) -> Iterator[bytes]:
+            return self.pieces
+
+    with capturing() as purse, stream(client) as response:
+        got: list[bytes] = []
+        for chunk in response.iter_raw():
+            got.append(chunk)
+            assert served == got  # nothing is read ahead
+    assert got == PIECES
+    assert purse.call.usage == BILLED
+
+
+READINGS: dict[str, Callable[[Any], object]] = {
+    "read": lambda response: response.read(),
+    "read, then iterated": lambda response: (response.read(), [*response.iter_bytes()]),
+    "read twice": lambda response: (response.read(), response.read()),
+    "iter_bytes": lambda response: [*response.iter_bytes()],
+    "iter_bytes in blocks": lambda response: [*response.iter_bytes(7)],
+    "iter_text": lambda response: [*response.iter_text()],
+    "iter_lines": lambda response: [*response.iter_lines()],
+    "iter_raw": lambda response: [*response.iter_raw()],
+}
+
+
+@library_of
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "deflate, gzip", "br"])
+@pytest.mark.parametrize("reading", READINGS)
+def test_every_way_of_reading_gives_the_usage_once(
+    library: ModuleType, encoding: str, reading: str
+) -> None:
+    body = encode(encoding, SSE_BODY)
+    pieces = [body[start : start + 30] for start in range(0, len(body), 30)]
+    handler = respond(library, *pieces, headers={"content-encoding": encoding})
+    plain = read_with(client_of(library, handler), READINGS[reading])
+    with capturing() as purse:
+        assert read_with(client_of(library, handler), READINGS[reading]) == plain
+    assert (purse.call.usage, purse.call.caveats) == (BILLED, ())
+
+
+def encode(encoding: str, body: bytes) -> bytes:
+    if encoding == "gzip":
+        return gzip.compress(body)
+    if encoding == "deflate, gzip":
+        import zlib
+
+        return gzip.compress(zlib.compress(body))
+    if encoding == "br":
+        return bytes(pytest.importorskip("brotli").compress(body))
+    return body
+
+
+def read_with(client: Any, reading: Callable[[Any], object]) -> object:
+    with stream(client) as response:
+        return reading(response)
+
+
+@library_of
+def test_a_body_that_does_not_decode_is_left_to_the_caller(library: ModuleType) -> None:
+    handler = respond(library, b"no gzip at all", headers={"content-encoding": "gzip"})
+    with capturing() as purse, pytest.raises(library.DecodingError):
+        read_with(client_of(library, handler), READINGS["read"])
+    assert purse.call.legs == ()
+    assert purse.call.caveats == ("truncated-stream",)
+
+
+@library_of
+@pytest.mark.parametrize(
+    ("pieces", "usage", "caveats"),
+    [
+        ([START, TEXT, FINAL + STOP], Usage(input_tokens=25, output_tokens=1), 1),
+        ([START + TEXT + FINAL, STOP], BILLED, 0),
+    ],
+)
+def test_a_stream_left_early_is_truncated_unless_its_usage_has_passed(
+    library: ModuleType, pieces: list[bytes], usage: Usage, caveats: int
+) -> None:
+    client = client_of(library, respond(library, *pieces))
+    with capturing() as purse, stream(client) as response:
+        next(response.iter_bytes())
+    assert purse.call.usage == usage
+    assert purse.call.caveats == ("truncated-stream",) * caveats
+
+
+@library_of
+@backend_of
+def test_an_asynchronous_stream_left_early_is_truncated_and_warns_of_nothing_new(
+    library: ModuleType, backend: str
+) -> None:
+    async def main() -> None:
+        async with (
+            async_client_of(library, respond(library, *PIECES)) as client,
+            stream(client) as response,
+        ):
+            async for chunk in response.aiter_bytes():
+                assert chunk == PIECES[0]
+                break
+
+    def warnings_of_a_run() -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            anyio.run(main, backend=backend)
+            gc.collect()
+        return sorted(str(each.message) for each in caught)
+
+    without = warnings_of_a_run()  # httpx itself leaves generators to trio
+    with capturing() as purse:
+        assert warnings_of_a_run() == without
+    assert purse.call.caveats == ("truncated-stream",)
+    assert purse.call.legs == ()
+
+
+@library_of
+def test_a_response_that_was_never_read_is_of_unknown_cost(library: ModuleType) -> None:
+    with capturing() as purse, stream(client_of(library, respond(library, *PIECES))):
+        pass
+    assert (purse.call.legs, purse.call.caveats) == ((), ("truncated-stream",))
+    assert purse.call.model == "claude-opus-4-7"
+
+
+@library_of
+def test_a_stream_that_breaks_off_is_truncated_and_its_error_unchanged(library: ModuleType) -> None:
+    broken = library.ReadError("cut")
+    client = client_of(library, respond(library, START, TEXT, fail=broken))
+    with (
+        capturing() as purse,
+        pytest.raises(library.ReadError) as caught,
+        stream(client) as response,
+    ):
+        response.read()
+    assert caught.value is broken
+    assert purse.call.caveats == ("truncated-stream",)
+    assert purse.call.usage.input_tokens == 25
+
+
+@library_of
+def test_an_error_event_in_the_stream_ends_it(library: ModuleType) -> None:
+    error = event(type="error", error={"type": "overloaded_error", "message": "Overloaded"})
+    with capturing() as purse:
+        read_with(client_of(library, respond(library, START, error)), READINGS["read"])
+        read_with(client_of(library, respond(library, error)), READINGS["read"])
+    assert purse.call.caveats == ("truncated-stream",)
+
+
+@library_of
+def test_responses_pickle_and_copy_as_they_did(library: ModuleType) -> None:
+    client = client_of(library, respond(library, *PIECES))
+    with capturing() as purse, stream(client) as response:
+        response.read()
+        again = pickle.loads(pickle.dumps(response))
+        assert again.content == response.content == SSE_BODY
+        assert copy.copy(response).content == SSE_BODY
+        assert response.elapsed is not None
+    assert purse.call.usage == BILLED
+
+
+@library_of
+def test_a_hook_that_reads_the_response_changes_nothing(library: ModuleType) -> None:
+    def read_first(response: Any) -> None:
+        response.read()
+
+    client = library.Client(
+        transport=library.MockTransport(respond(library, *PIECES)),
+        event_hooks={"response": [read_first]},
+    )
+    with capturing() as purse:
+        read_with(client, READINGS["iter_lines"])
+    assert purse.call.usage == BILLED
+
+
+@library_of
+def test_a_stream_left_open_is_truncated_at_the_verdict_and_whole_later(
+    library: ModuleType,
+) -> None:
+    client = client_of(library, respond(library, START + TEXT, FINAL + STOP))
+    with capturing() as purse, stream(client) as response:
+        passing = response.iter_bytes()
+        next(passing)
+        purse.capture.settle(lambda owner: owner == "another test")
+        assert purse.calls == []
+        purse.capture.settle(lambda owner: owner == "the test")
+        purse.capture.settle()
+        assert purse.call.caveats == ("truncated-stream",)
+        assert [*passing] == [FINAL + STOP]
+        told, later = purse.exchanges
+        assert later.replaces is told
+        assert later.call is not None
+        assert (later.call.usage, later.call.caveats) == (BILLED, ())
+
+
+@library_of
+def test_a_request_without_an_answer_at_the_verdict_is_unknown_until_it_comes(
+    library: ModuleType,
+) -> None:
+    with capturing() as purse:
+
+        def judge_meanwhile(request: Any) -> Any:
+            purse.capture.settle()
+            return respond(library, JSON_BODY, kind="application/json")(request)
+
+        post(client_of(library, judge_meanwhile))
+        told, later = purse.exchanges
+        assert told.call is not None
+        assert told.call.caveats[0].startswith("lost-answer: ")
+        assert later.replaces is told
+        assert later.call is not None
+        assert later.call.usage == BILLED
+
+
+@library_of
+def test_what_was_told_as_open_and_turns_out_free_is_withdrawn(library: ModuleType) -> None:
+    with capturing() as purse:
+
+        def judge_meanwhile(request: Any) -> Any:
+            purse.capture.settle()
+            return library.Response(500)
+
+        post(client_of(library, judge_meanwhile))
+        told, later = purse.exchanges
+    assert later.call is None
+    assert later.replaces is told
+
+
+@library_of
+@pytest.mark.parametrize("status", [301, 400, 401, 404, 429, 500, 529])
+def test_answers_other_than_success_are_free(library: ModuleType, status: int) -> None:
+    handler = respond(library, b'{"type":"error"}', kind="application/json", status=status)
+    with capturing() as purse:
+        assert post(client_of(library, handler)).status_code == status
+    assert purse.seen == []
+
+
+@library_of
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [("ConnectError", 0), ("ConnectTimeout", 0), ("PoolTimeout", 0), ("ReadTimeout", 1)],
+)
+def test_a_request_that_was_lost_is_unknown_if_it_got_there(
+    library: ModuleType, error: str, calls: int
+) -> None:
+    def fail(request: Any) -> Any:
+        raise getattr(library, error)("no")
+
+    with capturing() as purse:
+        with pytest.raises(getattr(library, error)):
+            post(client_of(library, fail))
+        assert purse.calls == []  # the client may send it again
+        purse.capture.settle()
+    assert [call.caveats for call in purse.calls] == [("lost-answer",)] * calls
+    assert [call.legs for call in purse.calls] == [()] * calls
+
+
+def test_a_whole_answer_that_breaks_off_is_lost() -> None:
+    broken = respond(httpx2, b'{"type"', kind="application/json", fail=httpx2.ReadError("cut"))
+    with capturing() as purse:
+        with pytest.raises(httpx2.ReadError):
+            post(client_of(httpx2, broken))
+        purse.capture.settle()
+    assert purse.call.caveats == ("lost-answer",)
+
+
+@backend_of
+def test_a_cancelled_request_is_lost_and_its_cancellation_goes_on(backend: str) -> None:
+    async def main() -> bool:
+        async def never(request: Any) -> Any:
+            await anyio.sleep_forever()
+
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(never)) as client:
+            with anyio.move_on_after(0.01) as scope:
+                await post(client)
+        return scope.cancelled_caught
+
+    with capturing() as purse:
+        assert anyio.run(main, backend=backend)
+        purse.capture.settle()
+    assert purse.call.caveats == ("lost-answer",)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>busy</html>", b"{}", b'{"type":"message","usage":{"input_tokens":"x"}}']
+)
+def test_an_answer_nobody_can_read_is_of_unknown_cost(body: bytes) -> None:
+    with capturing() as purse:
+        post(client_of(httpx2, respond(httpx2, body, kind="application/json")))
+    assert purse.call.legs == ()
+    assert purse.call.caveats[0].startswith("unreadable-response")
+
+
+def test_other_services_with_such_a_path_are_no_claude_calls() -> None:
+    mail = respond(httpx2, b'{"id": 3, "type": "message"}', kind="application/json")
+    with capturing() as purse:
+        client_of(httpx2, mail).post("https://mail.example/v1/messages", json={"to": "a@b"})
+        client_of(httpx2, mail).get("https://mail.example/v1/messages")
+        client_of(httpx2, mail).post("https://mail.example/v1/send", json=ASKED)
+    assert purse.seen == []
+
+
+def test_a_request_whose_body_is_a_stream_is_left_alone() -> None:
+    def body() -> Iterator[bytes]:
+        yield b'{"model":'
+        yield b'"m"}'
+
+    class Streaming(httpx2.BaseTransport):
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            assert isinstance(request.stream, httpx2.SyncByteStream)
+            assert b"".join(request.stream) == b'{"model":"m"}'
+            return httpx2.Response(200, content=JSON_BODY)
+
+    with capturing() as purse:
+        httpx2.Client(transport=Streaming()).post(URL, content=body(), headers=HEADERS)
+    (exchange,) = purse.exchanges
+    assert (exchange.payload, exchange.live) == (None, None)
+    assert purse.call.usage == BILLED
+
+
+def test_redirects_and_refused_log_ins_inside_one_send_are_one_call() -> None:
+    class LogIn(httpx2.Auth):
+        def auth_flow(self, request: httpx2.Request) -> Any:
+            response = yield request
+            if response.status_code == 401:
+                request.headers["x-api-key"] = "fresh"
+                yield request
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        if request.url.host == "api.anthropic.com":
+            return httpx2.Response(307, headers={"location": "https://eu.example/v1/messages"})
+        if "x-api-key" not in request.headers:
+            return httpx2.Response(401)
+        return httpx2.Response(200, content=JSON_BODY)
+
+    with capturing() as purse:
+        post(client_of(httpx2, handler), follow_redirects=True, auth=LogIn())
+    assert purse.call.usage == BILLED
+
+
+def test_counts_are_seen_and_cost_nothing() -> None:
+    counted = respond(httpx2, b'{"input_tokens": 9}', kind="application/json")
+    with capturing() as purse:
+        client_of(httpx2, counted).post(f"{URL}/count_tokens", json=ASKED)
+    (exchange,) = purse.exchanges
+    assert (exchange.endpoint.kind, exchange.call) == ("count_tokens", None)
+
+
+def test_betas_come_from_the_header() -> None:
+    client = client_of(httpx2, respond(httpx2, JSON_BODY, kind="application/json"))
+    with capturing() as purse:
+        client.post(URL, json=ASKED, headers={**HEADERS, "anthropic-beta": "b, a,b,"})
+    assert purse.exchanges[0].betas == ("a", "b")
+
+
+def test_each_owner_gets_the_calls_it_sent_and_threads_send_for_who_is_running() -> None:
+    client = client_of(httpx2, respond(httpx2, JSON_BODY, kind="application/json"))
+    with capturing() as purse:
+        purse.now = "one"
+        threads = [threading.Thread(target=post, args=(client,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        purse.now = "two"
+        post(client)
+    assert [owner for owner, _ in purse.seen] == ["one"] * 8 + ["two"]
+
+
+def test_the_owner_is_who_sent_it_and_not_who_reads_it() -> None:
+    with capturing() as purse:
+        purse.now = "sender"
+        with stream(client_of(httpx2, respond(httpx2, *PIECES))) as response:
+            purse.now = "reader"
+            response.read()
+    assert [owner for owner, _ in purse.seen] == ["sender"]
+
+
+@backend_of
+def test_many_streams_at_once_do_not_mix(backend: str) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        tokens = int(request.headers["x-tokens"])
+        final = event(
+            type="message_delta",
+            delta={"stop_reason": "end_turn"},
+            usage={"output_tokens": tokens},
+        )
+        return respond(httpx2, START, TEXT, final, STOP)(request)  # type: ignore[no-any-return]
+
+    async def ask(client: httpx2.AsyncClient, tokens: int) -> None:
+        headers = {**HEADERS, "x-tokens": str(tokens)}
+        async with client.stream("POST", URL, json=ASKED, headers=headers) as response:
+            async for _ in response.aiter_bytes():
+                await anyio.sleep(0)
+
+    async def main() -> None:
+        async with async_client_of(httpx2, answer) as client, anyio.create_task_group() as group:
+            for tokens in range(1, 21):
+                group.start_soon(ask, client, tokens)
+
+    with capturing() as purse:
+        anyio.run(main, backend=backend)
+    assert sorted(call.usage.output_tokens for call in purse.calls) == [*range(1, 21)]
+
+
+class Faulty(Purse):
+    """A sink with a bug."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def owner(self) -> object:
+        if self.where == "owner":
+            raise RuntimeError("no owner")
+        return super().owner()
+
+    def saw(self, owner: object, exchange: Any) -> None:
+        raise RuntimeError("no place")
+
+
+@pytest.mark.parametrize("where", ["owner", "saw"])
+def test_a_sink_that_fails_never_reaches_the_code_under_test(where: str) -> None:
+    purse = Faulty(where)
+    client = client_of(httpx2, respond(httpx2, *PIECES))
+    purse.capture.install()
+    try:
+        assert read_with(client, READINGS["read"]) == SSE_BODY
+        purse.capture.drain()
+        purse.capture.settle()
+    finally:
+        purse.capture.disable()
+    assert purse.capture.failures
+    assert all(text.startswith("RuntimeError: no ") for text in purse.capture.failures)
+
+
+def test_a_failure_of_our_own_is_a_call_of_unknown_cost() -> None:
+    class Odd(httpx2.Client):
+        def _transport_for_url(self, url: httpx2.URL) -> Any:
+            if self.is_asked_again:
+                raise TypeError("only once")
+            self.is_asked_again = True
+            return super()._transport_for_url(url)
+
+        is_asked_again = False
+
+    purse = Purse()
+    client = Odd(transport=httpx2.MockTransport(respond(httpx2, *PIECES)))
+    purse.capture.install()
+    try:
+        assert read_with(client, READINGS["read"]) == SSE_BODY
+    finally:
+        purse.capture.disable()
+    assert len(purse.capture.failures) == 1
+    assert purse.call.legs == ()
+    assert purse.call.caveats[0].startswith("unreadable-response: TypeError")
+
+
+def test_a_gateway_of_ones_own_and_the_call_behind_it_are_one_call() -> None:
+    upstream = client_of(httpx2, respond(httpx2, JSON_BODY, kind="application/json"))
+
+    def gateway(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, content=post(upstream).content)
+
+    with capturing() as purse:
+        post(client_of(httpx2, gateway))
+    assert len(purse.calls) == 1
