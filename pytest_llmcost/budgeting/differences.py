@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from pytest_llmcost.budgeting.budget import spend_of
 from pytest_llmcost.budgeting.comparison import Change
 from pytest_llmcost.budgeting.increase import Difference, subtract
-from pytest_llmcost.budgeting.report import FixtureRow, Payload, Report, TestRow
+from pytest_llmcost.budgeting.report import Payload, Report, TestRow, fixture_name
 from pytest_llmcost.budgeting.totals import dearest, fixture_key, shared_fixtures, sum_usd
 from pytest_llmcost.metering.call import Call
 from pytest_llmcost.metering.payload import changed_parts
@@ -59,13 +59,6 @@ def spenders_of(report: Report) -> dict[Key, Spender]:
 
 def _test_spender(test: TestRow) -> Spender:
     return Spender(kind="test", name=test.nodeid, path=test.path, line=test.line, calls=test.calls)
-
-
-def fixture_name(row: FixtureRow) -> str:
-    """Name a shared fixture: where it belongs to, its own name, its parameter, its scope."""
-    place = row.node or row.baseid
-    param = "" if row.param is None else f"[{row.param}]"
-    return f"{place}{'::' if place else ''}{row.name}{param} ({row.scope} fixture)"
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):

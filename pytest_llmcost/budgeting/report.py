@@ -126,6 +126,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a reader should know: tier cliffs, stale prices, what could not be compared."""
 
 
+def fixture_name(row: FixtureRow) -> str:
+    """Name a shared fixture: where it belongs to, its own name, its parameter, its scope."""
+    place = row.node or row.baseid
+    param = "" if row.param is None else f"[{row.param}]"
+    return f"{place}{'::' if place else ''}{row.name}{param} ({row.scope} fixture)"
+
+
 def calls_of(report: Report) -> Iterator[Call]:
     """Yield every call of a run, every set-up of a fixture included."""
     for test in report.tests:

@@ -1,0 +1,80 @@
+"""Escape: foreign text, such as the name of a test, made harmless in Markdown and HTML.
+
+A name may hold anything: pipes, backticks, tags, mentions, escape sequences. What could mean
+something is written as a character reference, which Markdown never reads as markup.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+
+MOST_CHARACTERS = 300
+"""Of a name or a sentence; more than anyone reads."""
+
+_SPACE = re.compile(r"\s+")
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_REFERENCES = {each: _NAMED.get(each, f"&#{ord(each)};") for each in string.punctuation}
+_JOINED = {"@": "&#64;&#8203;", "#": "&#35;&#8203;"}
+"""With a space of no width behind, no forge takes them for a mention or a reference."""
+
+
+def _table(harmless: str, **others: str) -> dict[int, str]:
+    kept = {each: text for each, text in _REFERENCES.items() if each not in harmless}
+    return str.maketrans({**kept, **others})
+
+
+_IN_CODE = _table("_/.:,=-")
+_IN_PROSE = _table("_/.:,;=()?'%$>-", **_JOINED)
+
+_LEFT_OVER = re.compile(r"(?<![^\W_])_|_(?![^\W_])|(?<=:)/|(?<=www)\.|\$(?!\d)", re.IGNORECASE)
+"""What means something by its place alone: emphasis, addresses, formulas."""
+
+
+def clean(text: str, most: int = MOST_CHARACTERS) -> str:
+    r"""Put text on one line, show what is invisible (`\x1b`), and cut what is too long.
+
+    Example:
+        >>> clean("a\tb\x1b[31m")
+        'a b\\x1b[31m'
+    """
+    line = text[: most + 1]
+    if not line.isprintable():
+        line = "".join(map(_show, _SPACE.sub(" ", line))).strip()
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def _show(character: str) -> str:
+    if unicodedata.category(character) not in _INVISIBLE:
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+def code(text: str) -> str:
+    """Write a name as code, in a table cell or a sentence of Markdown.
+
+    Example:
+        >>> code("t.py::test_a[x|y]")
+        '<code>t.py::test_a&#91;x&#124;y&#93;</code>'
+    """
+    return f"<code>{_escape(clean(text), _IN_CODE)}</code>"
+
+
+def prose(text: str, most: int = MOST_CHARACTERS) -> str:
+    """Write a sentence with foreign parts as plain text of Markdown.
+
+    Example:
+        >>> prose("ask @team, cost $1 > $0.50")
+        'ask &#64;&#8203;team, cost $1 > $0.50'
+    """
+    return _escape(clean(text, most), _IN_PROSE)
+
+
+def _escape(text: str, table: dict[int, str]) -> str:
+    return _LEFT_OVER.sub(_reference, text.translate(table))
+
+
+def _reference(match: re.Match[str]) -> str:
+    return _REFERENCES[match.group()]

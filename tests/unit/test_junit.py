@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from hostile_report import judge
+from msgspec.structs import replace
+from sample_reports import a_test, make_call, make_report, suite_budget
+
+from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.reporting.junit import suite_properties, test_properties
+
+
+def test_a_test_states_cost_tokens_limits_and_verdict() -> None:
+    call = make_call("0.0000001", usage=Usage(input_tokens=5, cache_read_tokens=3, output_tokens=2))
+    (row,) = make_report({a_test("t"): [call]}).tests
+    row = replace(
+        row, verdict=judge("0.02", call), blocks=(judge("10", call, kind="input_tokens"),)
+    )
+    properties = dict(test_properties(row))
+    assert properties["llmcost_usd"] == "0.0000001"
+    assert properties["llmcost_limit_usd"] == "0.02"
+    assert properties["llmcost_limit_input_tokens"] == "10"
+    assert properties["llmcost_input_tokens"] == "8"
+    assert properties["llmcost_output_tokens"] == "2"
+    assert properties["llmcost_calls"] == "1"
+    assert properties["llmcost_verdict"] == "within"
+    assert "llmcost_unpriced_calls" not in properties
+
+
+def test_a_test_says_what_has_no_price() -> None:
+    (row,) = make_report({a_test("t"): [make_call("1"), make_call(None)]}).tests
+    properties = dict(test_properties(row))
+    assert properties["llmcost_unpriced_calls"] == "1"
+    assert "llmcost_verdict" not in properties
+
+
+def test_the_suite_states_its_totals_and_its_verdict() -> None:
+    report = make_report(
+        {a_test("t"): [make_call("1", live=True), make_call("2")]}, budgets=[suite_budget("2.5")]
+    )
+    properties = dict(suite_properties(report))
+    assert properties["llmcost_usd"] == "3"
+    assert properties["llmcost_live_usd"] == "1"
+    assert properties["llmcost_limit_usd"] == "2.5"
+    assert properties["llmcost_verdict"] == "exceeded"
+    assert properties["llmcost_price_date"] == "2026-11-22"
+
+
+def test_the_suite_has_no_verdict_without_a_ceiling() -> None:
+    assert "llmcost_verdict" not in dict(suite_properties(make_report({})))
