@@ -17,6 +17,7 @@ from pytest_llmcost.commands.table import (
     render_table,
 )
 from pytest_llmcost.pricing.money import format_usd, plain_usd
+from pytest_llmcost.pricing.usage import Usage
 from pytest_llmcost.reconcile.comparison import Apart, CostLine, Reconciliation, UsageLine
 
 _USAGE_HEADS = ("model", "category", "ledger", "reported", "difference")
@@ -129,16 +130,16 @@ def _lists(outcome: Reconciliation) -> Iterator[tuple[str, list[str]]]:
 
 
 def _apart(apart: Apart) -> str:
-    size = ""
+    return f"{apart.source}: {_size(apart)}, {apart.what}"
+
+
+def _size(apart: Apart) -> str:
     if apart.calls is not None:
-        size = format_count(apart.calls, "live call")
-    if apart.usage is not None:
-        size = (
-            f"{apart.usage.prompt_tokens:,} prompt and {apart.usage.output_tokens:,} output tokens"
-        )
+        return format_count(apart.calls, "live call")
     if apart.usd is not None:
-        size = format_usd(apart.usd)
-    return f"{apart.source}: {size}, {apart.what}"
+        return format_usd(apart.usd)
+    usage = apart.usage or Usage()
+    return f"{usage.prompt_tokens:,} prompt and {usage.output_tokens:,} output tokens"
 
 
 def _bullets(lines: list[str], mark: str) -> str:

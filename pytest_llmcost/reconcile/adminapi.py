@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
@@ -177,7 +177,7 @@ class AdminApi:
         kind = ReconcileError
         try:
             return self._client.get(
-                path, cast_to=str, options={"params": query, "follow_redirects": False}
+                f"{path}?{_query(query)}", cast_to=str, options={"follow_redirects": False}
             )
         except APIStatusError as error:
             problem = _explain(error, path)
@@ -224,6 +224,12 @@ def _client(key: str, base_url: str) -> Anthropic:
         "anthropic-beta": _SPEED_BETA,
     }
     return Anthropic(api_key=key, base_url=base_url, default_headers=headers)
+
+
+def _query(parameters: Mapping[str, object]) -> str:
+    """Write a query; SDK 2 puts the brackets behind a list's name itself, older ones do not."""
+    named = {f"{k}[]" if isinstance(v, list) else k: v for k, v in parameters.items()}
+    return urlencode(named, doseq=True)
 
 
 def _rfc3339(instant: datetime) -> str:

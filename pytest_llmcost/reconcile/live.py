@@ -98,9 +98,9 @@ def _apart(call: Call) -> str | None:
         return f"on {cloud}, which the cloud's own bill holds"
     if call.context.service_tier not in LISTED_TIERS:
         return f"service tier {call.context.service_tier}, which has no list price"
-    if call.evidence != "billed" or not call.legs:
+    if call.evidence != "billed":
         return f"tokens {call.evidence}, not read from a response"
-    return None
+    return None if call.legs else "without a usage that could be read"
 
 
 def resolve_model(model: str, card: RateCard) -> str:

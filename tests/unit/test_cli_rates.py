@@ -103,6 +103,13 @@ def test_a_price_file_is_shown_as_what_it_changes(
     assert len(text.splitlines()) == 1 + 5 + 5 + 2
 
 
+def test_a_model_of_ones_own_has_no_more_than_was_said_of_it(
+    capsys: pytest.CaptureFixture[str], mine: Path
+) -> None:
+    text = rates(capsys, "gateway", "--prices", mine, *ON)
+    assert "these rates since 2026-01-01, checked on no known day\n\n" in text
+
+
 def test_a_diff_may_be_of_one_model(capsys: pytest.CaptureFixture[str], mine: Path) -> None:
     assert rows(rates(capsys, "gateway", "--diff", mine, *ON), "claude-opus-4-6") == []
     text = rates(capsys, "claude-opus-5", "--diff", mine, *ON)

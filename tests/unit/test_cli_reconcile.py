@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sample_reports import OUTSIDE, a_test, make_call, make_report
 from standin_admin import (
     ADMIN_KEY,
@@ -26,8 +27,8 @@ from pytest_llmcost.cli import main
 from pytest_llmcost.commands import reconcile
 from pytest_llmcost.commands.console import Console
 from pytest_llmcost.commands.reconcile import Clock
-from pytest_llmcost.metering.call import Call
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.metering.call import Call, PricedLeg
+from pytest_llmcost.pricing.usage import Context, Usage
 from pytest_llmcost.reconcile.adminapi import AskedTooOften
 
 CALLED_AT = datetime(2026, 11, 20, 12, 0, 30, tzinfo=timezone.utc)
@@ -169,6 +170,47 @@ def test_what_differs_exits_with_1_and_says_what_may_be_the_reason(
         "- calls left out as replayed or counted, which is free: 1\n"
         "- without --api-key-id and --workspace-id: the usage of the whole organisation\n"
     )
+
+
+def test_what_stands_on_one_side_alone_is_listed_with_its_size(
+    organisation: Organisation, tmp_path: Path
+) -> None:
+    organisation.booked = [booked()]
+    organisation.charged = [Charged(at=CALLED_AT, cost_type="session_usage", cents="40")]
+    cloud = Context(platform="bedrock")
+    calls = [live(), replace(live(), context=cloud), replace(live(), legs=(), model="claude-next")]
+    write_report(make_report({OUTSIDE: calls}), tmp_path / "ledger.json")
+    status, out, _ = run(str(tmp_path / "ledger.json"))
+    assert status == 0
+    assert (
+        "not comparable:\n"
+        "  - ledger: 1 live call, on bedrock, which the cloud's own bill holds\n"
+        "  - ledger: 1 live call, without a usage that could be read\n"
+        "  - cost report: $0.40, cost type session_usage\n"
+    ) in out
+
+
+def test_calls_without_a_price_make_the_sum_a_lower_bound(
+    organisation: Organisation, tmp_path: Path
+) -> None:
+    organisation.booked = [booked(), booked(model="claude-next", cents="3")]
+    legs = (PricedLeg(model="claude-next", usage=USAGE),)
+    calls = [live(), replace(live(), legs=legs)]
+    write_report(make_report({OUTSIDE: calls}), tmp_path / "ledger.json")
+    status, out, _ = run(str(tmp_path / "ledger.json"))
+    assert status == 0
+    assert "2 live calls of 1 ledger, at least $0.0095 at list price on their own dates " in out
+    assert "claude-next" in out
+
+
+def test_less_than_was_spent_is_a_negative_difference(
+    organisation: Organisation, ledger: str
+) -> None:
+    organisation.booked = [booked(output_tokens=99, cents="0.9")]
+    status, out, _ = run(ledger)
+    assert status == 1
+    assert "claude-opus-4-7  output_tokens         100        99        -1 !" in out
+    assert [MODEL, "$0.0095", "$0.009", "-$0.0005"] in [line.split() for line in out.splitlines()]
 
 
 def test_json_has_every_field_and_money_as_text(organisation: Organisation, ledger: str) -> None:
@@ -321,6 +363,15 @@ def test_saved_answers_need_neither_a_key_nor_the_network(
     assert main(["reconcile", ledger, "--usage", usage, *key]) == 0
     assert "$0.019 " not in capsys.readouterr().out
     assert organisation.requests == []
+
+
+def test_where_all_agrees_there_is_nothing_to_remark(saved: Path) -> None:
+    write_report(make_report({OUTSIDE: [live()]}), saved / "live.json")
+    arguments = (str(saved / "live.json"), "--usage", str(saved / "usage.json"))
+    status, out, err = run(*arguments, "--api-key-id", "apikey_ci", "--format", "md")
+    assert (status, err) == (0, "")
+    assert out.startswith("### ✅ The bill agrees\n")
+    assert out.endswith("| claude-opus-4-7 | output\\_tokens | 100 | 100 | 0 |\n")
 
 
 @pytest.mark.parametrize(

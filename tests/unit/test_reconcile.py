@@ -243,7 +243,7 @@ def test_a_call_that_may_have_been_live_counts_as_live() -> None:
         ({"context": Context(service_tier="priority")}, "service tier priority"),
         ({"context": Context(service_tier="flex")}, "service tier flex"),
         ({"evidence": "counted"}, "tokens counted"),
-        ({"legs": ()}, "not read from a response"),
+        ({"legs": ()}, "without a usage"),
     ],
 )
 def test_what_cannot_stand_in_the_report_is_set_apart(fields: dict[str, Any], said: str) -> None:
@@ -297,7 +297,8 @@ def test_the_run_itself_bounds_the_window_where_it_says_when_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hours", "width"), [(23, "1m"), (24, "1m"), (25, "1h"), (168, "1h"), (169, "1d")]
+    ("hours", "width"),
+    [(23, "1m"), (24, "1m"), (25, "1h"), (168, "1h"), (169, "1d"), (40 * 24, "1d")],
 )
 def test_the_width_of_the_buckets_follows_from_the_longest_run(hours: int, width: str) -> None:
     ends = datetime(2026, 11, 1, tzinfo=timezone.utc) + timedelta(hours=hours)

@@ -196,6 +196,16 @@ def test_a_page_that_leads_to_itself_is_an_error(organisation: Organisation) -> 
         connect(organisation).usage([HOUR], "1m", Filters())
 
 
+def test_pages_without_end_are_an_error(
+    organisation: Organisation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_llmcost.reconcile.adminapi._MOST_PAGES", 3)
+    page = '{"data": [], "has_more": true, "next_page": "page_%d"}'
+    organisation.raw_answers = [page % number for number in range(4)]
+    with pytest.raises(ReconcileError, match="more than 3 pages"):
+        connect(organisation).usage([HOUR], "1m", Filters())
+
+
 def test_an_unreachable_api_is_told_with_its_host() -> None:
     environment = {"ANTHROPIC_ADMIN_KEY": ADMIN_KEY, "ANTHROPIC_BASE_URL": "http://127.0.0.1:1"}
     with pytest.raises(ReconcileError, match=r"could not reach 127\.0\.0\.1") as caught:

@@ -136,6 +136,7 @@ BODIES = {
     "named base64": {"base64_string": base64.encodebytes(TEXT.encode()).decode()},
     "plain text": TEXT,
     "object": MESSAGE,
+    "list of one": {"text": TEXT, "mimeType": "application/json"},
 }
 
 
@@ -170,6 +171,7 @@ def test_a_header_of_a_compression_that_the_recorder_undid_does_not_matter(encod
         ({"string": b"\x01\x02"}, {"content-encoding": b"deflate"}, "damaged"),
         ({"base64_string": "?"}, {}, "not"),
         ({"base64_string": "abc"}, {}, "base64"),
+        ({None: 1}, {}, "no JSON"),
     ],
 )
 def test_a_body_that_cannot_be_read_is_a_problem_of_that_exchange_alone(
@@ -183,7 +185,9 @@ def test_a_body_that_cannot_be_read_is_a_problem_of_that_exchange_alone(
     assert json.loads(sound.body) == MESSAGE
 
 
-@pytest.mark.parametrize("text", ["deadbeef" * 4, "QUJDRUZHSElKS0xNTk9QUVJTVFU=", "", "1f8b"])
+@pytest.mark.parametrize(
+    "text", ["deadbeef" * 4, "QUJDRUZHSElKS0xNTk9QUVJTVFU=", "A_safe-variant-of-it_", "", "1f8b"]
+)
 def test_text_that_only_looks_encoded_stays_as_it_is(text: str) -> None:
     assert only(vcrpy({"string": text})).body == text.encode()
 
@@ -239,6 +243,16 @@ def test_python_tags_never_run_anything(tmp_path: Path) -> None:
 )
 def test_every_recorders_status_is_read(response: dict[str, Any], status: int) -> None:
     assert only(vcrpy({"string": "{}"}, **response)).status == status
+
+
+def test_a_parsed_body_that_is_a_list_is_one_too() -> None:
+    assert json.loads(only(vcrpy([1, 2])).body) == [1, 2]
+
+
+def test_a_request_whose_body_cannot_be_read_is_none() -> None:
+    data = vcrpy({"string": TEXT})
+    data["interactions"][0]["request"]["body"] = {"base64_string": "?"}
+    assert only(data).request is None
 
 
 @pytest.mark.parametrize("part", [None, "text", []])
@@ -313,6 +327,7 @@ def test_events_without_their_frame_are_one_stream() -> None:
         (b'{"a": 1}\n{"b"\n', "f, line 2: not JSON"),
         (b"\x1f\x8bnonsense", "f: looks gzip-compressed"),
         (b"? {a: b}\n: c", "f"),
+        (b"a: 2001-99-99", "f: cannot be read as YAML: month must be"),
         (b"[" * 900, "f"),
         (b"- " * 900, "f"),
     ],
