@@ -74,6 +74,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     min_cacheable_tokens: int | None = None
     tokenizer: str | None = None
     """Models of one name count the same text alike."""
+    rejects: tuple[str, ...] = ()
+    """Features of a request that are an error there, by the names of `metering/features.py`."""
     retires_on: date | None = None
     """The first day on which it is no longer served; its last rates stay."""
     rates: tuple[RateRow, ...] = ()
@@ -194,10 +196,9 @@ def _look_up(raw: object, keys: list[str]) -> object:
     for key in keys:
         if isinstance(raw, list) and key.isdigit():
             raw = raw[int(key)]
-        elif isinstance(raw, dict):
-            raw = raw.get(key, _MISSING)
         else:
-            return _MISSING
+            assert isinstance(raw, dict)  # the path leads through lists and tables
+            raw = raw.get(key, _MISSING)
     return raw
 
 
