@@ -64,8 +64,7 @@ def _plain_number(text: str) -> Decimal:
 def _digits(amount: Decimal) -> int:
     """How many digits the amount has when written without an exponent."""
     _, digits, exponent = amount.as_tuple()
-    if not isinstance(exponent, int):  # not a number, or infinite
-        return _MOST_DIGITS + 1
+    assert isinstance(exponent, int)  # finite
     return max(len(digits) + exponent, len(digits), -exponent)
 
 

@@ -104,6 +104,34 @@ def test_of_two_factors_the_later_holds(overlay: Overlay) -> None:
     assert [rates(card, "claude-opus-5-5", on)[0] for on in days] == ["4", "3.6", "2", "3.6"]
 
 
+def test_rows_may_stand_in_any_order(overlay: Overlay) -> None:
+    card = overlay(
+        "[models.claude-opus-5-5]\nrates = [\n"
+        "  { from = 2026-11-10, input = 2 },\n"
+        "  { from = 2026-11-01, input = 3 },\n"
+        "]"
+    )
+    days = (date(2026, 11, 9), date(2026, 11, 10))
+    assert [rates(card, "claude-opus-5-5", on)[0] for on in days] == ["3", "2"]
+
+
+def test_of_two_rows_of_one_day_the_last_holds(overlay: Overlay) -> None:
+    card = overlay(
+        "[models.claude-opus-5-5]\nrates = [\n"
+        "  { from = 2026-11-10, input = 2 },\n"
+        "  { from = 2026-11-10, input = 3 },\n"
+        "]"
+    )
+    assert rates(card, "claude-opus-5-5")[0] == "3"
+
+
+def test_a_model_whose_last_row_has_ended_has_no_price(overlay: Overlay) -> None:
+    row = f"{{ from = 2026-01-01, until = 2026-06-01, {FIVE} }}"
+    card = overlay(f'[models."acme/large"]\nrates = [{row}]')
+    with pytest.raises(UnknownModelError, match="its last rates ended before that day"):
+        card.rates("acme/large", on=ON)
+
+
 def test_a_second_file_lies_over_the_first(tmp_path: Path) -> None:
     first, second = tmp_path / "a.toml", tmp_path / "b.toml"
     first.write_text("[models.claude-opus-5-5]\nrates = [{ from = 2026-11-01, input = 3 }]")
