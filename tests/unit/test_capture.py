@@ -198,16 +198,15 @@ def test_an_asynchronous_stream_left_early_is_truncated_and_warns_of_nothing_new
                 assert chunk == PIECES[0]
                 break
 
-    def warnings_of_a_run() -> list[str]:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            anyio.run(main, backend=backend)
-            gc.collect()
-        return sorted(str(each.message) for each in caught)
-
-    without = warnings_of_a_run()  # httpx itself leaves generators to trio
-    with capturing() as purse:
-        assert warnings_of_a_run() == without
+    with capturing() as purse, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        anyio.run(main, backend=backend)
+        gc.collect()
+    # The generators of httpx itself that a `break` leaves to trio.
+    assert {str(each.message).partition("' was")[0] for each in caught} <= {
+        f"Async generator '{library.__name__}._models.Response.aiter_{kind}"
+        for kind in ("raw", "bytes")
+    }
     assert purse.call.caveats == ("truncated-stream",)
     assert purse.call.legs == ()
 

@@ -1,0 +1,239 @@
+"""Getting in and out of the process: wrapping, nesting, import hooks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import httpx2
+import pytest
+from capture_kit import (
+    JSON_BODY,
+    LIBRARIES,
+    URL,
+    Purse,
+    capturing,
+    client_of,
+    respond,
+)
+
+WHOLE = respond(httpx2, JSON_BODY, kind="application/json")
+ASK = {"model": "m", "messages": [], "max_tokens": 1}
+
+
+def ask(library: Any = httpx2) -> None:
+    client_of(library, respond(library, JSON_BODY, kind="application/json")).post(URL, json=ASK)
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda each: each.__name__)
+def test_on_exit_the_classes_are_as_they_were(library: Any) -> None:
+    before = (library.Client.send, library.AsyncClient.send, [*sys.meta_path])
+    with capturing():
+        assert library.Client.send is not before[0]
+        assert library.Client.send.__name__ == "send"
+    assert (library.Client.send, library.AsyncClient.send, [*sys.meta_path]) == before
+
+
+def test_of_nested_captures_the_innermost_hears() -> None:
+    with capturing("outer") as outer:
+        ask()
+        with capturing("inner") as inner:
+            ask()
+        ask()
+    assert ([owner for owner, _ in outer.seen], [owner for owner, _ in inner.seen]) == (
+        ["outer", "outer"],
+        ["inner"],
+    )
+
+
+def test_captures_may_end_in_any_order() -> None:
+    original = httpx2.Client.send
+    first, second = Purse("first"), Purse("second")
+    first.capture.install()
+    second.capture.install()
+    first.capture.disable()
+    ask()
+    second.capture.disable()
+    first.capture.disable()
+    assert httpx2.Client.send is original
+    assert (len(first.calls), len(second.calls)) == (0, 1)
+
+
+def test_a_wrapper_that_was_wrapped_stays_and_is_deaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    client_class: Any = httpx2.Client
+    original = client_class.send
+    theirs: list[object] = []
+    purse = Purse()
+    purse.capture.install()
+    ours = client_class.send
+
+    def send(client: httpx2.Client, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        theirs.append(request)
+        return ours(client, request, **options)
+
+    monkeypatch.setattr(client_class, "send", send)
+    purse.capture.disable()
+    assert client_class.send is send
+    ask()
+    assert (len(theirs), purse.calls) == (1, [])
+    with capturing() as again:  # two wrappers of ours in one chain, and still one call
+        ask()
+    assert (len(theirs), len(again.calls), purse.calls) == (2, 1, [])
+    assert client_class.send is send
+    monkeypatch.undo()
+    client_class.send = original
+
+
+def test_subclasses_and_their_own_send_are_seen_once() -> None:
+    class Logging(httpx2.Client):
+        def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+            return super().send(request, **options)
+
+    with capturing() as purse:
+        Logging(transport=httpx2.MockTransport(WHOLE)).post(URL, json=ASK)
+    assert len(purse.calls) == 1
+
+
+def test_the_request_may_be_a_keyword() -> None:
+    client = client_of(httpx2, WHOLE)
+    with capturing() as purse:
+        client.send(request=client.build_request("POST", URL, json=ASK))
+    assert len(purse.calls) == 1
+
+
+def test_a_traceback_of_the_code_under_test_does_not_show_us() -> None:
+    def fail(request: Any) -> Any:
+        raise httpx2.ConnectError("no")
+
+    with capturing(), pytest.raises(httpx2.ConnectError) as caught:
+        client_of(httpx2, fail).post(URL, json=ASK)
+    names = [
+        entry.path.name
+        for entry in caught.traceback.filter(lambda entry: not entry.ishidden(caught))
+        if hasattr(entry.path, "name")
+    ]
+    assert "seam.py" not in names
+
+
+def run_python(code: str) -> str:
+    script = "import sys\nsys.path.insert(0, 'tests')\n" + textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+PURSE = """
+from pytest_llmcost.metering.capture import Capture
+class Purse:
+    seen = []
+    def owner(self): return None
+    def saw(self, owner, exchange): self.seen.append(exchange)
+purse = Purse()
+capture = Capture(purse, clock=lambda: 0.0)
+ASK = {"model": "m", "messages": [], "max_tokens": 1}
+BODY = b'{"type": "message", "model": "m", "usage": {"input_tokens": 1, "output_tokens": 1}}'
+def ask(library):
+    answer = library.MockTransport(lambda request: library.Response(200, content=BODY))
+    library.Client(transport=answer).post("https://x.example/v1/messages", json=ASK)
+"""
+
+
+def test_libraries_imported_later_are_seen_and_none_is_imported_for_that() -> None:
+    out = run_python(
+        PURSE
+        + """
+capture.install()
+assert not {"httpx", "httpx2", "vcr", "anthropic", "wrapt"} & set(sys.modules)
+import importlib.util
+assert importlib.util.find_spec("httpx").origin.endswith("__init__.py")
+assert "httpx" not in sys.modules
+import httpx, httpx2
+from importlib.machinery import SourceFileLoader
+for library in (httpx, httpx2):
+    assert type(library.__spec__.loader) is type(library.__loader__) is SourceFileLoader
+    ask(library)
+capture.drain()
+print(len(purse.seen), capture.failures)
+capture.disable()
+ask(httpx)
+capture.drain()
+print(len(purse.seen))
+"""
+    )
+    assert out.split("\n") == ["2 []", "2", ""]
+
+
+def test_two_names_of_one_library_are_one_seam() -> None:
+    out = run_python(
+        PURSE
+        + """
+capture.install()
+import httpx2
+httpx2.alias_httpx()
+import httpx
+assert httpx is httpx2
+ask(httpx)
+capture.drain()
+print(len(purse.seen))
+capture.disable()
+assert httpx2.Client.send.__module__ == "httpx2._client"
+"""
+    )
+    assert out == "1\n"
+
+
+def test_an_alias_from_before_is_one_seam_too() -> None:
+    out = run_python(
+        PURSE
+        + """
+import httpx2
+httpx2.alias_httpx()
+import httpx
+capture.install()
+ask(httpx)
+ask(httpx2)
+capture.drain()
+print(len(purse.seen))
+"""
+    )
+    assert out == "2\n"
+
+
+def test_a_stub_of_that_name_and_a_missing_module_are_left_alone() -> None:
+    out = run_python(
+        PURSE
+        + """
+import types
+sys.modules["httpx"] = types.ModuleType("httpx")
+sys.modules["httpx2"] = None
+capture.install()
+try:
+    import httpx2
+except ImportError:
+    print("missing")
+capture.disable()
+"""
+    )
+    assert out == "missing\n"
+
+
+def test_a_module_that_fails_to_import_fails_as_it_would() -> None:
+    out = run_python(
+        PURSE
+        + """
+import pathlib, tempfile
+with tempfile.TemporaryDirectory() as folder:
+    pathlib.Path(folder, "httpx.py").write_text("raise ValueError('broken')")
+    sys.path.insert(0, folder)
+    capture.install()
+    try:
+        import httpx
+    except ValueError as error:
+        print(error)
+"""
+    )
+    assert out == "broken\n"
