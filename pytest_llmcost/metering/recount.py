@@ -56,6 +56,7 @@ def recount(
     usage = spread(leg.usage, count.input_tokens)
     caveats = {*call.caveats, *count.caveats}
     caveats.update(_reply_caveats(sent, recorded, exchange, tokenizer or _shipped_tokenizer))
+    caveats.add(f"changed-prompt: {_changes(sent, recorded)}")
     if sent.body.get("speed") == "fast" != recorded.body.get("speed"):
         caveats.add("unknown-speed")  # fast may be asked for and not given
     return replace(
@@ -74,9 +75,12 @@ def stale(call: Call, *, sent: Payload, recorded: Payload, obstacle: str = "") -
 
     It keeps no legs: yesterday's price would be taken for today's.
     """
-    changes = describe_changes(changed_parts(recorded.parts, sent.parts)) or "the payload"
-    text = f"stale: {changes}" + (f" ({obstacle})" if obstacle else "")
+    text = f"stale: {_changes(sent, recorded)}" + (f" ({obstacle})" if obstacle else "")
     return replace(call, evidence="stale", legs=(), caveats=tuple(sorted({*call.caveats, text})))
+
+
+def _changes(sent: Payload, recorded: Payload) -> str:
+    return describe_changes(changed_parts(recorded.parts, sent.parts)) or "the payload"
 
 
 def spread(usage: Usage, prompt_tokens: int) -> Usage:

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from pytest_llmcost.errors import CountError, PayloadError
 from pytest_llmcost.metering.call import Call
-from pytest_llmcost.metering.payload import Payload, changed_parts, describe_changes
+from pytest_llmcost.metering.payload import Payload
+from pytest_llmcost.metering.recount import recount, stale
 from pytest_llmcost.plugin.counting import read_normalised
 
 if TYPE_CHECKING:
@@ -55,15 +56,13 @@ def _not_comparable(run: Run, call: Call, obstacle: str) -> Call:
 def _outgrown(
     run: Run, seat: Seat, exchange: Exchange, call: Call, payload: Payload, recorded: Payload
 ) -> Call:
-    changes = describe_changes(changed_parts(recorded.parts, payload.parts)) or "the payload"
     try:
         count = run.counting.count(seat, payload)
     except CountError:
-        # Without its legs it has no price: yesterday's would be taken for today's.
-        return _with_caveat(replace(call, evidence="stale", legs=()), f"stale: {changes}")
-    from pytest_llmcost.metering.recount import recount
-
-    return recount(call, count, sent=payload, recorded=recorded, exchange=exchange)
+        return stale(call, sent=payload, recorded=recorded)
+    return recount(
+        call, count, sent=payload, recorded=recorded, exchange=exchange, tokenizer=run.tokenizer
+    )
 
 
 def _with_caveat(call: Call, caveat: str) -> Call:

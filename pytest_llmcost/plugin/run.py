@@ -99,6 +99,10 @@ class Run:
         """Whether the baseline must be there; the run that is to write it can do without."""
         return baseline.exists() or not self.settings.update_baseline
 
+    def tokenizer(self, model: str) -> str | None:
+        """The name of a model's tokenizer; None where the card does not know it."""
+        return self.card.tokenizer(model) if self.card.find(model) else None
+
     def listen(self) -> None:
         """See every Messages call of this process from now on."""
         from pytest_llmcost.metering.capture import Capture

@@ -7,7 +7,8 @@ from decimal import Decimal
 
 from pytest_llmcost.budgeting.budget import Kind, Verdict
 from pytest_llmcost.metering.call import Call
-from pytest_llmcost.pricing.money import format_usd
+from pytest_llmcost.pricing.caveats import caveat_name
+from pytest_llmcost.pricing.money import format_usd, format_whole_usd
 
 _NOUNS: dict[Kind, str] = {
     "usd": "cost",
@@ -22,12 +23,19 @@ def format_amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None
     return format_usd(amount, against=against) if kind == "usd" else f"{int(amount):,}"
 
 
+def format_limit(verdict: Verdict) -> str:
+    """Write a ceiling with every digit it has, or amounts beside it would seem on its other side."""
+    if verdict.kind == "usd":
+        return format_whole_usd(verdict.limit)
+    return format_amount(verdict.kind, verdict.limit)
+
+
 def render_headline(verdict: Verdict) -> str:
     """Say a verdict in one line that begins with the numbers, short enough for 80 columns.
 
     Example: `cost $0.0312 > $0.02 max_cost`.
     """
-    limit = format_amount(verdict.kind, verdict.limit)
+    limit = format_limit(verdict)
     noun = _NOUNS[verdict.kind]
     if verdict.state == "exceeded":
         prefix = "" if verdict.actual == verdict.low else "at least "
@@ -57,9 +65,21 @@ def render_failure(verdict: Verdict, calls: Sequence[Call]) -> str:
     if largest is not None:
         others = f" (of {len(calls)})" if len(calls) > 1 else ""
         lines.append(f"largest call{others}: {render_call(largest)}")
+    lines += _changed_prompts(calls)
     lines += verdict.reasons
     lines.append(_advice(verdict))
     return "\n".join(line for line in lines if line)
+
+
+def _changed_prompts(calls: Sequence[Call]) -> list[str]:
+    """Name what grew: the very thing that a replayed reply hides."""
+    details = {
+        text.partition(": ")[2]
+        for call in calls
+        for text in call.caveats
+        if caveat_name(text) == "changed-prompt"
+    }
+    return [f"changed since the reply was recorded: {each}" for each in sorted(details)]
 
 
 def _stated_reason(verdict: Verdict) -> str:

@@ -1,0 +1,159 @@
+"""The demonstration: a prompt grows, the cassette replays yesterday's reply, and the run fails."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Project
+from standin import StandIn
+
+APP = """
+    import anthropic
+
+    SYSTEM = "You triage support tickets. " * {paragraphs}
+    TOOLS = [{{"name": "route", "input_schema": {{"type": "object"}}}}{more_tools}]
+
+    def triage(ticket):
+        return anthropic.Anthropic(max_retries=0).messages.create(
+            model="{model}", max_tokens={max_tokens}, system=SYSTEM, tools=TOOLS,
+            messages=[{{"role": "user", "content": ticket}}])
+"""
+TEST = """
+    import pytest
+    from app import triage
+    from pytest_llmcost import max_cost
+
+    @pytest.mark.vcr
+    @max_cost("$0.005")
+    def test_triage():
+        assert triage("My bell is broken.").content
+"""
+CONFTEST = """
+    import pytest
+
+    @pytest.fixture(scope="session")
+    def vcr_config():
+        return {"filter_headers": ["authorization", "x-api-key"]}
+"""
+SERVER_TOOL = ', {"type": "web_search_20250305", "name": "web_search"}'
+
+
+def write_app(
+    project: Project,
+    paragraphs: int = 10,
+    more_tools: str = "",
+    model: str = "claude-opus-4-7",
+    max_tokens: int = 100,
+) -> None:
+    project.write(
+        app=APP.format(
+            paragraphs=paragraphs, more_tools=more_tools, model=model, max_tokens=max_tokens
+        )
+    )
+
+
+@pytest.fixture
+def replayed(project: Project, standin: StandIn) -> Project:
+    """A project whose reply is in a cassette, and whose server is then far away."""
+    project.online(standin).write(conftest=CONFTEST, test_app=TEST)
+    write_app(project)
+    result = project.run("--record-mode=once", plugins=("recording",))
+    result.assert_outcomes(passed=1)
+    return project
+
+
+def replay(project: Project, *args: str) -> pytest.RunResult:
+    return project.run("--llmcost-report=ledger.json", *args, plugins=("recording",))
+
+
+def test_an_unchanged_prompt_is_billed_as_recorded(replayed: Project, standin: StandIn) -> None:
+    seen = len(standin.requests)
+    replay(replayed).assert_outcomes(passed=1)
+    (call,) = replayed.ledger()["tests"][0]["calls"]
+    assert (call["evidence"], call["live"]) == ("billed", False)
+    assert replayed.ledger()["totals"]["live_usd"] == "0"
+    assert len(standin.requests) == seen
+
+
+def test_a_prompt_that_has_grown_tenfold_fails_without_a_count_and_names_what_grew(
+    replayed: Project, standin: StandIn
+) -> None:
+    write_app(replayed, paragraphs=100)
+    seen = len(standin.requests)
+    result = replay(replayed)
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines(
+        [
+            r"cost unverified against \$0\.005 max_cost: .*",
+            r".*the prompt changed since its reply was recorded \(system\).*",
+        ]
+    )
+    assert "--llmcost-record-mode=new_episodes" in result.stdout.str()
+    assert len(standin.requests) == seen, "nothing goes out in record mode none"
+    (call,) = replayed.ledger()["tests"][0]["calls"]
+    assert (call["evidence"], call["usd"], call["usd_high"]) == ("stale", None, None)
+
+
+def test_a_prompt_that_has_grown_tenfold_fails_at_its_new_price_once_counted(
+    replayed: Project, standin: StandIn
+) -> None:
+    write_app(replayed, paragraphs=100)
+    cassette = replayed.path / "cassettes" / "test_app" / "test_triage.yaml"
+    before = cassette.read_bytes()
+    replay(replayed, "--llmcost-record-mode=new_episodes").assert_outcomes(failed=1)
+    assert cassette.read_bytes() == before, "the user's cassette is theirs"
+    assert [seen.path for seen in standin.requests][-1].startswith("/v1/messages/count_tokens")
+    result = replay(replayed)
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines(
+        [
+            r"cost \$0\.\d+ > \$0\.005 max_cost",
+            r"largest call: claude-opus-4-7, 2,\d+ in \+ 5 out = \$0\.\d+ \(recounted\)",
+            r"changed since the reply was recorded: system",
+        ]
+    )
+    (call,) = replayed.ledger()["tests"][0]["calls"]
+    counted = standin.counted[-1].body
+    assert call["evidence"] == "recounted"
+    assert call["usage"]["input_tokens"] > 500
+    assert counted["system"].startswith("You triage")
+
+
+def test_a_server_tool_that_was_added_is_seen(replayed: Project) -> None:
+    write_app(replayed, more_tools=SERVER_TOOL)
+    result = replay(replayed)
+    result.assert_outcomes(failed=1)
+    assert "tools.web_search (new)" in result.stdout.str()
+
+
+def test_a_shorter_prompt_passes_at_its_new_price(replayed: Project) -> None:
+    write_app(replayed, paragraphs=2)
+    replay(replayed, "--llmcost-record-mode=new_episodes").assert_outcomes(passed=1)
+    replay(replayed).assert_outcomes(passed=1)
+    (call,) = replayed.ledger()["tests"][0]["calls"]
+    assert call["evidence"] == "recounted"
+
+
+def test_another_model_is_priced_at_its_own_rates_and_its_output_is_a_bound(
+    replayed: Project,
+) -> None:
+    write_app(replayed, model="claude-sonnet-4-6")
+    result = replay(replayed, "--llmcost-record-mode=new_episodes")
+    result.assert_outcomes(failed=1)
+    (call,) = replayed.ledger()["tests"][0]["calls"]
+    assert call["model"] == "claude-sonnet-4-6"
+    assert any(caveat.startswith("other-tokenizer") for caveat in call["caveats"])
+
+
+def test_dates_in_a_prompt_can_be_normalised(replayed: Project) -> None:
+    write_app(replayed, paragraphs=11)
+    replayed.write(
+        conftest=CONFTEST
+        + """
+    def pytest_llmcost_normalize_payload(payload, item):
+        assert item is None or item.name == "test_triage"
+        return {**payload, "system": "the same"}
+    """
+    )
+    replay(replayed).assert_outcomes(passed=1)
+    (call,) = replayed.ledger()["tests"][0]["calls"]
+    assert call["evidence"] == "billed"
