@@ -14,7 +14,7 @@ import pytest
 
 from pytest_llmcost.budgeting.budget import Verdict, check, spend_of
 from pytest_llmcost.budgeting.ledger import FixtureOwner, TestOwner
-from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.errors import LlmCostError, SettingsError
 from pytest_llmcost.metering.call import Phase
 from pytest_llmcost.plugin.marker import ceilings_of
 from pytest_llmcost.plugin.run import Run, Seat
@@ -174,6 +174,9 @@ class Watch:
         report = yield
         if has_row and (report.when != "teardown" or report.failed):
             ledger.judge(owner, outcome=_outcome(report))
+        error = call.excinfo.value if report.failed and call.excinfo else None
+        if isinstance(error, LlmCostError):
+            _shorten(report, error)
         if report.failed and owner in self.run.broken:
             _place(report, item)
         elif report.failed and calls:
@@ -214,3 +217,10 @@ def _place(report: pytest.TestReport, item: pytest.Item) -> None:
     if crash is not None and crash.message.startswith(_FAILED):
         crash.message = crash.message.removeprefix(_FAILED)
         crash.path, crash.lineno = str(item.path), (item.location[1] or 0) + 1
+
+
+def _shorten(report: pytest.TestReport, error: LlmCostError) -> None:
+    """Let the summary's line begin with what happened: an error's module path fills it."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        crash.message = str(error)

@@ -279,3 +279,18 @@ def test_money_spent_in_teardown_fails_the_teardown(project: Project, standin: S
     result = project.run("--llmcost-record-mode=once")
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["ERROR test_app.py::test_early - cost $* > $0.001 max_cost"])
+
+
+def test_a_missing_count_shows_in_the_short_summary_as_what_it_is(project: Project) -> None:
+    project.write(
+        test_app=PAYLOAD
+        + """
+    def test_missing(llmcost):
+        llmcost.count(payload())
+    """
+    )
+    result = project.run()
+    result.stdout.fnmatch_lines(
+        ["FAILED test_app.py::test_missing - no recorded token count for this payload of claude*"]
+    )
+    assert "counter.py" not in result.stdout.str(), "our own frames only hide the user's line"
