@@ -72,6 +72,20 @@ class RecordingError(LlmCostError):
 class CountError(LlmCostError):
     """A payload's tokens could not be counted; the text says what would help."""
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        may_pass: bool = False,
+    ) -> None:
+        """Keep the HTTP status where there is one, and whether trying again may help."""
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+        self.may_pass = may_pass
+
 
 class CountMissingError(CountError):
     """No count of exactly this payload is recorded, and recording one was not asked for."""

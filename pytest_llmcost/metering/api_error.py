@@ -56,7 +56,9 @@ def explain_failure(error: BaseException, *, model: str, host: str) -> CountErro
     """Say why counting failed and what would help."""
     status = status_of(error)
     if status is not None:
-        return CountError(_explain_status(error, status, model))
+        said = _explain_status(error, status, model)
+        passing = status in (408, 409, 429) or status >= 500
+        return CountError(said, status=status, retry_after=retry_after(error), may_pass=passing)
     if isinstance(error, TypeError) and "authentication" in str(error):
         return CountError(f"no credentials to count {model} with: {_REMEDIES[401]}")
     if "Bedrock" in str(error):
@@ -66,7 +68,7 @@ def explain_failure(error: BaseException, *, model: str, host: str) -> CountErro
             "anthropic.AnthropicBedrockMantle() to stay on AWS"
         )
     if type(error).__name__ in ("APITimeoutError", "APIConnectionError"):
-        return CountError(_explain_connection(error, host))
+        return CountError(_explain_connection(error, host), may_pass=True)
     text = without_secrets(str(error))
     return CountError(f"counting {model} failed: {type(error).__name__}: {text}")
 

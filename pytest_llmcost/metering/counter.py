@@ -7,26 +7,33 @@ Data flow: Payload -> the cassette, by fingerprint -> else, where the mode allow
 from __future__ import annotations
 
 import inspect
-import shlex
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import msgspec
-
-from pytest_llmcost.errors import CountError, CountMissingError
+from pytest_llmcost.errors import CountError
 from pytest_llmcost.metering.api_error import (
     explain_block,
     explain_failure,
     message_of,
     status_of,
 )
-from pytest_llmcost.metering.cassette import CountCassette, Entry
-from pytest_llmcost.metering.count_file import show_path
+from pytest_llmcost.metering.cassette import CountCassette
+from pytest_llmcost.metering.count import (
+    MODES,
+    Answer,
+    Asker,
+    Count,
+    Mode,
+    explain_missing,
+    make_count,
+    make_entry,
+    recorded_answer,
+)
 from pytest_llmcost.metering.countable import NEEDS_BETA, countable
-from pytest_llmcost.metering.payload import Payload, changed_parts, describe_changes
-from pytest_llmcost.metering.refusal import Trimmed, leave_out, sampling_tools
+from pytest_llmcost.metering.payload import Payload
+from pytest_llmcost.metering.refusal import Trimmed, leave_out
 from pytest_llmcost.metering.sending import (
     OWN_REQUEST,
     NetworkBlocked,
@@ -36,47 +43,7 @@ from pytest_llmcost.metering.sending import (
 
 __all__ = ["MODES", "OWN_REQUEST", "Asker", "Count", "Counter", "Mode", "make_client"]
 
-Mode = Literal["none", "once", "new_episodes", "all", "rewrite", "live"]
-MODES: tuple[Mode, ...] = ("none", "once", "new_episodes", "all", "rewrite", "live")
-"""pytest-recording's, and `live` (--disable-recording): count, read nothing, write nothing."""
-
 _MOST_REFUSALS = 30
-
-
-class Asker(NamedTuple):
-    """Who counts: a test's node id, or a fixture's name."""
-
-    name: str
-    """As it stands in the cassette."""
-    run: str | None = None
-    """What to give to pytest to have it counted; nothing where it is the name."""
-    options: tuple[str, ...] = ()
-    """Further options that the count needs, `--llmcost-model X` say."""
-
-    @property
-    def command(self) -> str:
-        """The exact command that records its counts."""
-        words = ["pytest", self.run or self.name, *self.options]
-        return f"{shlex.join(words)} --llmcost-record-mode=new_episodes"
-
-
-class Count(msgspec.Struct, frozen=True, kw_only=True):
-    """How many tokens a payload is."""
-
-    input_tokens: int
-    """The whole prompt; a lower bound where something is left out."""
-    model: str
-    fingerprint: str
-    parts: Mapping[str, str]
-    left_out: tuple[str, ...] = ()
-    caveats: tuple[str, ...] = ()
-    recorded: bool = False
-    """From a cassette, not from the API in this run."""
-
-
-class _Answer(NamedTuple):
-    input_tokens: int
-    left_out: tuple[str, ...]
 
 
 class Counter:
@@ -90,15 +57,28 @@ class Counter:
         """Take what makes a synchronous SDK client; it is called once, when first needed."""
         self._make_client = make_client
         self._client: object | None = None
-        self._memo: dict[str, Future[_Answer]] = {}
+        self._memo: dict[str, Future[Answer]] = {}
         self._lock = threading.Lock()
         self.requests = 0
         """How many counts the API was asked for, retries and refusals not counted."""
 
     def count(
-        self, payload: Payload, *, cassette: CountCassette, mode: Mode, asker: Asker
+        self,
+        payload: Payload,
+        *,
+        cassette: CountCassette,
+        mode: Mode,
+        asker: Asker,
+        retries: int | None = None,
     ) -> Count:
         """Count a payload as the mode allows; what the API says is saved at once.
+
+        Args:
+            payload: What would be sent.
+            cassette: The asker's.
+            mode: What may be asked and written.
+            asker: Whose count it is.
+            retries: How often the SDK tries again; the client's own setting unless given.
 
         Raises:
             CountMissingError: not recorded, and the mode forbids to ask.
@@ -106,26 +86,26 @@ class Counter:
             CountError: the API did not count it; the text says what to do.
         """
         if mode == "live":
-            return _count_of(payload, self.ask(payload), recorded=False)
+            return make_count(payload, self.ask(payload, retries), recorded=False)
         known = None if mode in ("all", "rewrite") else cassette.find(payload.fingerprint)
         if known is None and not may_record(cassette, mode, asker):
-            raise _missing(payload, cassette, mode, asker)
-        answer = _Answer(known.input_tokens, known.left_out) if known else self.ask(payload)
+            raise explain_missing(payload, cassette, mode, asker)
+        answer = recorded_answer(known) if known else self.ask(payload, retries)
         if may_record(cassette, mode, asker):
-            cassette.put(_entry(payload, answer, asker))
+            cassette.put(make_entry(payload, answer, asker))
             cassette.save_soon()
-        return _count_of(payload, answer, recorded=known is not None)
+        return make_count(payload, answer, recorded=known is not None)
 
-    def ask(self, payload: Payload) -> _Answer:
+    def ask(self, payload: Payload, retries: int | None = None) -> Answer:
         """Ask the API, unless it was asked the same in this session."""
         with self._lock:
             waiting = self._memo.get(payload.fingerprint)
             if waiting is None:
-                self._memo[payload.fingerprint] = mine = Future[_Answer]()
+                self._memo[payload.fingerprint] = mine = Future[Answer]()
         if waiting is not None:
             return waiting.result()
         try:
-            mine.set_result(self._request(payload))
+            mine.set_result(self._request(payload, retries))
         except BaseException as error:
             del self._memo[payload.fingerprint]
             mine.set_exception(error)
@@ -143,8 +123,9 @@ class Counter:
                 self._client = _checked_client(self._make_client())
             return self._client
 
-    def _request(self, payload: Payload) -> _Answer:
+    def _request(self, payload: Payload, retries: int | None) -> Answer:
         client = self.client()
+        options = {} if retries is None else {"max_retries": retries}
         body, betas = countable(payload.body, beta=payload.needs_beta)[0], payload.betas
         body["model"] = _model_for(client, payload)
         left_out: list[str] = []
@@ -152,8 +133,8 @@ class Counter:
             self.requests += 1
         while True:
             try:
-                tokens = _send(client, body, betas, payload.headers)
-                return _Answer(tokens, tuple(sorted(left_out)))
+                tokens = _send(past_recorders(client, **options), body, betas, payload.headers)
+                return Answer(tokens, tuple(sorted(left_out)))
             except CountError:
                 raise
             except NetworkBlocked as blocked:
@@ -184,7 +165,7 @@ def _explain(error: Exception, payload: Payload, client: object) -> CountError:
 def _send(
     client: Any, body: Mapping[str, Any], betas: tuple[str, ...], headers: Mapping[str, str]
 ) -> int:
-    """One call of the SDK's `count_tokens`, unseen by VCR and by our capture."""
+    """One call of the SDK's `count_tokens`, marked as ours."""
     rest = {key: value for key, value in body.items() if key not in ("model", "messages")}
     asked: dict[str, Any] = {"model": body["model"], "messages": body.get("messages", [])}
     if rest:  # as the SDK's own extra, so that an older one takes what it does not know
@@ -192,11 +173,10 @@ def _send(
     if headers:
         asked["extra_headers"] = dict(headers)
     with own_request():
-        unseen = past_recorders(client)
         if betas or not NEEDS_BETA.isdisjoint(rest):
-            counted = unseen.beta.messages.count_tokens(betas=list(betas), **asked)
+            counted = client.beta.messages.count_tokens(betas=list(betas), **asked)
         else:
-            counted = unseen.messages.count_tokens(**asked)
+            counted = client.messages.count_tokens(**asked)
     tokens = getattr(counted, "input_tokens", None)
     if not isinstance(tokens, int):
         raise CountError(
@@ -239,66 +219,3 @@ def make_client() -> object:
     import anthropic
 
     return anthropic.Anthropic()
-
-
-def _entry(payload: Payload, answer: _Answer, asker: Asker) -> Entry:
-    return Entry(
-        fingerprint=payload.fingerprint,
-        model=payload.model,
-        asked_by=(asker.name,),
-        parts=payload.parts,
-        left_out=answer.left_out,
-        input_tokens=answer.input_tokens,
-    )
-
-
-def _count_of(payload: Payload, answer: _Answer, *, recorded: bool) -> Count:
-    return Count(
-        input_tokens=answer.input_tokens,
-        model=payload.model,
-        fingerprint=payload.fingerprint,
-        parts=payload.parts,
-        left_out=answer.left_out,
-        caveats=_caveats(payload, answer.left_out),
-        recorded=recorded,
-    )
-
-
-def _caveats(payload: Payload, left_out: tuple[str, ...]) -> tuple[str, ...]:
-    counted, unknown = countable(payload.body, beta=True)
-    sampled = sorted(
-        {name for name in sampling_tools(counted)} - {part.partition(".")[2] for part in left_out}
-    )
-    return tuple(
-        sorted(
-            [
-                *(f"left-out: {part}" for part in left_out),
-                *(f"unknown-field: {key}" for key in unknown),
-                *(f"first-call-only: {name}" for name in sampled),
-            ]
-        )
-    )
-
-
-def _missing(
-    payload: Payload, cassette: CountCassette, mode: Mode, asker: Asker
-) -> CountMissingError:
-    nearest = cassette.nearest(payload.parts, asker.name)
-    changed = tuple(changed_parts(nearest.parts, payload.parts)) if nearest else ()
-    where = show_path(cassette.path)
-    if nearest is None:
-        compared = f"{where} holds no counts yet"
-    else:
-        others = "" if asker.name in nearest.asked_by else f" of {nearest.asked_by[0]}"
-        compared = (
-            f"changed against the nearest payload{others} in {where}: "
-            f"{describe_changes(changed) or 'only what has no digest'}"
-        )
-    return CountMissingError(
-        f"no recorded token count for this payload of {payload.model} "
-        f"({payload.fingerprint[:10]}, record mode {mode}); {compared}. "
-        f"Count it, free of charge: {asker.command}",
-        fingerprint=payload.fingerprint,
-        changed=changed,
-        command=asker.command,
-    )

@@ -33,11 +33,11 @@ def own_request() -> Iterator[None]:
         OWN_REQUEST.reset(token)
 
 
-def past_recorders(client: Any) -> Any:
-    """The same SDK client, its requests unseen by VCR: same key, address, retries, transport.
+def past_recorders(client: Any, **options: Any) -> Any:
+    """The same SDK client, its requests unseen by VCR: same key, address, transport, settings.
 
-    Returned as it is where it is no client of the SDK's. Closing the copy closes nothing: the
-    connections are the original's.
+    Options are those of its `with_options`. Returned as it is where it is none of the SDK's.
+    Closing the copy closes nothing: the connections are the original's.
 
     Raises:
         NetworkBlocked: by the copy's requests, where a plugin forbids connections.
@@ -46,7 +46,7 @@ def past_recorders(client: Any) -> Any:
     copied = getattr(client, "with_options", None)
     if not hasattr(http_client, "_transport") or copied is None:
         return client
-    return copied(http_client=_unrecorded(http_client))
+    return copied(http_client=_unrecorded(http_client), **options)
 
 
 def _unrecorded(http_client: Any) -> Any:

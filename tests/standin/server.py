@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from weakref import WeakSet
 
 from standin.answers import (
     Answer,
@@ -85,7 +87,7 @@ class StandIn:
         self._steps: deque[Step] = deque()
         self._lock = threading.Lock()
         self._open = 0
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _Server | None = None
 
     @property
     def url(self) -> str:
@@ -111,10 +113,11 @@ class StandIn:
         return self
 
     def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening, and hang up on everybody."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
+            self._server.hang_up()
 
     def __enter__(self) -> StandIn:
         return self.start()
@@ -172,8 +175,24 @@ class StandIn:
 
 
 class _Server(ThreadingHTTPServer):
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._connections: WeakSet[socket.socket] = WeakSet()
+
     daemon_threads = True
     request_queue_size = 128
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection, and remember it."""
+        connection, address = super().get_request()
+        self._connections.add(connection)
+        return connection, address
+
+    def hang_up(self) -> None:
+        """End every connection that a client keeps open."""
+        for connection in tuple(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that go away are part of the tests, and no news."""
@@ -235,4 +254,4 @@ class _Handler(BaseHTTPRequestHandler):
     def _hang_up(self) -> None:
         self.close_connection = True
         with suppress(OSError):
-            self.connection.shutdown(2)
+            self.connection.shutdown(socket.SHUT_RDWR)
