@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from decimal import Decimal
+
+from msgspec.structs import replace
 
 from pytest_llmcost.budgeting.baseline import compare
 from pytest_llmcost.budgeting.budget import Verdict
@@ -16,7 +17,9 @@ from pytest_llmcost.commands.console import Console
 from pytest_llmcost.commands.prices import add_prices_option, read_card
 from pytest_llmcost.commands.table import render_table
 from pytest_llmcost.pricing.money import format_usd
+from pytest_llmcost.reporting.changes import format_signed
 from pytest_llmcost.reporting.failure import render_headline
+from pytest_llmcost.reporting.markdown import render_markdown
 
 _HEADS = ("changed", "before", "now", "difference", "what differs")
 
@@ -40,21 +43,29 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="LIMIT",
         help="most that any single test may add",
     )
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "--format",
+        choices=("text", "json", "md"),
+        default="text",
+        help="md is the ledger to judge as a pull-request comment, with what it changes",
+    )
     add_prices_option(parser)
 
 
 def run(arguments: Namespace, console: Console) -> int:
     """Compare, print, and return 1 when an increase is exceeded or unverified."""
+    head = read_report(arguments.head)
     comparison = compare(
         read_report(arguments.base),
-        read_report(arguments.head),
+        head,
         read_card(arguments.prices),
         limits=_limits(arguments.max_increase, "max_increase"),
         test_limits=_limits(arguments.max_test_increase, "max_test_increase"),
     )
     if arguments.format == "json":
         console.print(json.dumps(to_json(comparison), indent=2))
+    elif arguments.format == "md":
+        console.print(render_markdown(replace(head, comparison=comparison)).rstrip("\n"))
     else:
         console.print("\n".join(_render(comparison)))
     return 1 if any(verdict.state != "within" for verdict in _verdicts(comparison)) else 0
@@ -75,12 +86,12 @@ def _render(comparison: Comparison) -> Iterator[str]:
     base, head = comparison.base_usd, comparison.head_usd
     share = f" ({(head - base) / base:+.1%})" if base and comparison.change_usd else ""
     yield (
-        f"{_signed(comparison.change_usd)}{share}: {format_usd(base)} before, "
+        f"{format_signed(comparison.change_usd)}{share}: {format_usd(base)} before, "
         f"{format_usd(head)} now, {comparison.unchanged:,} unchanged"
     )
     if comparison.price_change_usd:
         yield (
-            f"prices alone: {_signed(comparison.price_change_usd)} since "
+            f"prices alone: {format_signed(comparison.price_change_usd)} since "
             f"{comparison.base_price_date}, for the same calls; left out above"
         )
     if comparison.changes:
@@ -103,7 +114,7 @@ def _row(change: Change) -> list[str]:
         change.name,
         "-" if change.status == "new" else format_usd(change.base_usd),
         "-" if change.status == "removed" else format_usd(change.head_usd),
-        _signed(change.usd),
+        format_signed(change.usd),
         ", ".join(_what_differs(change)),
     ]
 
@@ -117,11 +128,3 @@ def _what_differs(change: Change) -> Iterator[str]:
     if change.calls:
         yield f"calls {change.calls:+,}"
     yield from change.parts
-
-
-def _signed(usd: Decimal | None) -> str:
-    """Write a difference with its sign; a question mark where it is unknown."""
-    if usd is None:
-        return "?"
-    sign = "-" if usd < 0 else "+" if usd else ""
-    return f"{sign}{format_usd(abs(usd))}"

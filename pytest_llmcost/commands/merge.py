@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from pathlib import Path
 
 from pytest_llmcost.budgeting.budget import Budget, Verdict
-from pytest_llmcost.budgeting.ledger_file import read_report, render_json, write_report
+from pytest_llmcost.budgeting.ledger_file import read_report, render_json, write_file, write_report
 from pytest_llmcost.budgeting.merge import merge_reports
 from pytest_llmcost.budgeting.report import Report
 from pytest_llmcost.commands.console import Console
 from pytest_llmcost.commands.table import format_count
 from pytest_llmcost.pricing.money import format_usd, parse_usd
 from pytest_llmcost.reporting.failure import render_headline
+from pytest_llmcost.reporting.markdown import render_markdown
+from pytest_llmcost.settings import parse_report_path
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("shard", nargs="+", help="a JSON report of --llmcost-report")
-    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the merged ledger")
+    parser.add_argument(
+        "-o",
+        "--output",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="where to write the merged ledger, or with the suffix .md a pull-request comment; "
+        "repeatable",
+    )
     parser.add_argument(
         "--max-suite",
         metavar="USD",
@@ -34,15 +45,24 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, console: Console) -> int:
     """Merge, write and judge; return 1 when a ceiling is exceeded or unverified."""
     limit = None if arguments.max_suite is None else _budget(arguments.max_suite)
+    paths = [parse_report_path(text) for text in arguments.output]
     shards = ((path, read_report(path)) for path in arguments.shard)
     report = merge_reports(shards, max_suite=limit, is_whole=arguments.whole)
-    if arguments.output:
-        write_report(report, arguments.output)
+    for path in paths:
+        _write(report, path)
+    if paths:
         console.print(_describe(report, arguments))
     else:
         console.print(render_json(report).decode().rstrip("\n"))
         console.note(_describe(report, arguments))
     return 1 if any(_fails(verdict) for verdict in report.verdicts) else 0
+
+
+def _write(report: Report, path: Path) -> None:
+    if path.suffix == ".json":
+        write_report(report, path)
+    else:
+        write_file(path, [render_markdown(report).encode()])
 
 
 def _budget(text: str) -> Budget:
@@ -56,7 +76,7 @@ def _fails(verdict: Verdict) -> bool:
 def _describe(report: Report, arguments: Namespace) -> str:
     totals = report.totals
     least = "at least " if totals.unpriced_calls else ""
-    into = f" into {arguments.output}" if arguments.output else ""
+    into = f" into {', '.join(arguments.output)}" if arguments.output else ""
     line = (
         f"merged {format_count(len(arguments.shard), 'ledger')}{into}: "
         f"{format_count(len(report.tests), 'test attempt')}, "

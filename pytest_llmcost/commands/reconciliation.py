@@ -6,22 +6,21 @@ Data flow: Reconciliation -> `render` -> the command's output.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 
 from pytest_llmcost.budgeting.ledger_file import to_json
-from pytest_llmcost.commands.table import (
-    escape_cell,
-    format_count,
-    render_markdown_table,
-    render_table,
-)
+from pytest_llmcost.commands.table import format_count
+from pytest_llmcost.commands.table import render_table as render_text_table
 from pytest_llmcost.pricing.money import format_usd, plain_usd
 from pytest_llmcost.pricing.usage import Usage
 from pytest_llmcost.reconcile.comparison import Apart, CostLine, Reconciliation, UsageLine
+from pytest_llmcost.reporting.changes import format_signed, render_row, render_table
+from pytest_llmcost.reporting.escape import prose
 
-_USAGE_HEADS = ("model", "category", "ledger", "reported", "difference")
-_COST_HEADS = ("cost", "ledger", "reported", "difference")
+_USAGE_HEADS = ("model", "category", "ledger:", "reported:", "difference:")
+_COST_HEADS = ("cost", "ledger:", "reported:", "difference:")
+"""A colon marks a column of numbers."""
 
 
 def render(outcome: Reconciliation, form: str) -> str:
@@ -39,31 +38,35 @@ def _render_json(outcome: Reconciliation) -> str:
 
 
 def _render_text(outcome: Reconciliation) -> str:
-    parts = [
-        f"{outcome.state}: {_headline(outcome)}\n{_asked(outcome)}",
-        render_table(_USAGE_HEADS, [_usage_row(line) for line in outcome.usage], names=2),
+    parts = [f"{outcome.state}: {_headline(outcome)}\n{_asked(outcome)}"]
+    parts += [
+        render_text_table([head.rstrip(":") for head in heads], rows, names=names)
+        for heads, rows, names in _tables(outcome)
     ]
-    if outcome.cost:
-        rows = [_cost_row(line) for line in outcome.cost]
-        parts.append(render_table(_COST_HEADS, rows))
     parts += [f"{title}:\n{_bullets(lines, '  - ')}" for title, lines in _lists(outcome)]
     return "\n\n".join(parts)
 
 
 def _render_markdown(outcome: Reconciliation) -> str:
     mark = "✅" if outcome.state == "agrees" else "❌"
-    usage = [_usage_row(line) for line in outcome.usage]
     parts = [
         f"### {mark} The bill {outcome.state}",
         f"{_headline(outcome)}.",
-        escape_cell(_asked(outcome)),
-        render_markdown_table(_USAGE_HEADS, usage, names=2),
+        prose(_asked(outcome)),
     ]
-    if outcome.cost:
-        parts.append(render_markdown_table(_COST_HEADS, [_cost_row(line) for line in outcome.cost]))
+    for heads, rows, names in _tables(outcome):
+        cells = [render_row(*map(prose, row[:names]), *row[names:]) for row in rows]
+        parts.append("\n".join(render_table(heads, cells)))
     for title, lines in _lists(outcome):
-        parts += [f"**{title}**", _bullets([escape_cell(line) for line in lines], "- ")]
+        parts += [f"**{title}**", _bullets([prose(line) for line in lines], "- ")]
     return "\n\n".join(parts)
+
+
+def _tables(outcome: Reconciliation) -> Iterator[tuple[Sequence[str], list[list[str]], int]]:
+    """Heads, rows, and how many of their columns are names."""
+    yield _USAGE_HEADS, [_usage_row(line) for line in outcome.usage], 2
+    if outcome.cost:
+        yield _COST_HEADS, [_cost_row(line) for line in outcome.cost], 1
 
 
 def _headline(outcome: Reconciliation) -> str:
@@ -101,9 +104,7 @@ def _usage_row(line: UsageLine) -> list[str]:
 def _cost_row(line: CostLine) -> list[str]:
     if line.ledger_usd is None:
         return [line.item, "-", format_usd(line.reported_usd), "-"]
-    difference = line.reported_usd - line.ledger_usd
-    sign = "-" if difference < 0 else "+" if difference else ""
-    shown = f"{sign}{format_usd(abs(difference))}"
+    shown = format_signed(line.reported_usd - line.ledger_usd)
     ledger, reported = _told_apart(line.ledger_usd, line.reported_usd)
     return [
         line.item,

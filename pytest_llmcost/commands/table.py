@@ -1,4 +1,4 @@
-"""Tables and counts as text, for a terminal and for Markdown. Imports nothing of ours."""
+"""Tables and counts as plain text. Imports nothing of ours."""
 
 from __future__ import annotations
 
@@ -19,22 +19,6 @@ def render_table(
         ).rstrip()
         for line in lines
     )
-
-
-def render_markdown_table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1
-) -> str:
-    """Write a pipe table, aligned as `render_table` does."""
-    rule = ["---" if column < names else "---:" for column in range(len(heads))]
-    lines = [heads, rule, *([escape_cell(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def escape_cell(text: str) -> str:
-    """Keep text from being read as Markdown or HTML, and on one line of a table."""
-    for mark in "\\`*_{}[]<>|#@~":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
 
 
 def format_count(number: int, noun: str) -> str:

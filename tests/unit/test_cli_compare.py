@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from sample_reports import a_fixture, a_test, make_report
+from sample_reports import a_fixture, a_test, make_call, make_report
 
 from pytest_llmcost.budgeting.ledger import Owner
 from pytest_llmcost.budgeting.ledger_file import write_report
@@ -99,7 +99,7 @@ def test_an_increase_that_cannot_be_told_fails(
     write_report(make_report(unknown, price_date=ON, rate_card=CARD), tmp_path / "new.json")
     assert main(["compare", ledgers[0], str(tmp_path / "new.json"), "--max-increase", "1"]) == 1
     out = capsys.readouterr().out
-    assert out.startswith("?: ")
+    assert out.startswith("unknown: ")
     assert "suite: increase unverified" in out
 
 
@@ -108,7 +108,9 @@ def test_equal_runs_differ_in_nothing(
 ) -> None:
     assert main(["compare", ledgers[0], ledgers[0], "--max-increase", "0%"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("$0.00: $0.0325 before, $0.0325 now, 4 unchanged\nsuite: increase within")
+    assert out.startswith(
+        "±$0.00: $0.0325 before, $0.0325 now, 4 unchanged\nsuite: increase within"
+    )
 
 
 def test_new_prices_are_told_apart_from_new_prompts(
@@ -142,3 +144,15 @@ def test_a_limit_that_is_none_exits_with_2(
 ) -> None:
     assert main(["compare", *ledgers, f"--max-increase={limit}"]) == 2
     assert repr(limit) in capsys.readouterr().err
+
+
+def test_markdown_is_the_comment_of_a_pull_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(tmp_path / name) for name in ("base.json", "head.json")]
+    for path, usd in zip(paths, ("1", "2"), strict=True):
+        write_report(make_report({a_test("t.py::test"): [make_call(usd)]}), path)
+    assert main(["compare", *paths, "--format", "md"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("<!-- pytest-llmcost -->\n### What the prompts cost")
+    assert "Against the baseline" in out

@@ -86,9 +86,28 @@ def test_an_incomplete_suite_says_so_unless_the_shards_are_the_whole(
     assert "incomplete: " not in capsys.readouterr().out
 
 
+def test_a_file_of_an_unknown_form_exits_with_2_before_anything_is_written(
+    shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = ["-o", str(tmp_path / "all.json"), "-o", "all.txt"]
+    assert main(["merge", *shards, *outputs]) == 2
+    assert "'all.txt' has no known suffix" in capsys.readouterr().err
+    assert not (tmp_path / "all.json").exists()
+
+
 @pytest.mark.parametrize("limit", ["much", "-1"])
 def test_a_limit_that_is_none_exits_with_2(
     shards: list[str], limit: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["merge", *shards, f"--max-suite={limit}"]) == 2
     assert "is not an amount of money" in capsys.readouterr().err
+
+
+def test_a_comment_may_be_written_beside_the_ledger(
+    shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, comment = tmp_path / "all.json", tmp_path / "cost.md"
+    assert main(["merge", *shards, "-o", str(ledger), "-o", str(comment)]) == 0
+    assert read_report(ledger).totals.usd == Decimal("1.5")
+    assert "What the prompts cost: within 1 ceiling" in comment.read_text(encoding="utf-8")
+    assert f"into {ledger}, {comment}:" in capsys.readouterr().out

@@ -317,3 +317,40 @@ def test_public_cassettes_cost_what_they_should_call_by_call(
     unpriced = [line["id"] for line in lines if line["list_usd"] is None]
     assert all(costs[name] == [None] for name in unpriced)
     assert done.status == 1
+
+
+@needs_traffic
+def test_every_public_response_costs_what_it_should_from_a_cassette_of_its_own(
+    run: Run, tmp_path: Path
+) -> None:
+    lines = recorded_lines()
+    path = write(tmp_path / "all.json", {"interactions": [recorded(line) for line in lines]})
+    rows = json.loads(run(path, *ON, "--format", "json").out)
+    costs: dict[int, list[str | None]] = {}
+    for row in rows:
+        costs.setdefault(int(row["source"].rpartition("#")[2]), []).append(row["usd"])
+    priced = [(n, line) for n, line in enumerate(lines) if line["list_usd"] is not None]
+    assert len(priced) == 684
+    for number, line in priced:
+        assert sum(Decimal(usd or "NaN") for usd in costs[number]) == Decimal(
+            str(line["list_usd"])
+        ), line["id"]
+
+
+def recorded(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of the traffic as one exchange of a cassette."""
+    host, path = line["host"] or "api.anthropic.com", line["path"] or "/v1/messages"
+    body = {"base64_string": line["body_base64"]} if line["body"] is None else line["body"]
+    method = "GET" if line["endpoint"] == "batches_results" else "POST"
+    return {
+        "request": {
+            "method": method,
+            "uri": f"https://{host}{path}",
+            "parsed_body": line["request"],
+        },
+        "response": {
+            "status": {"code": line["status"]},
+            "headers": {"content-type": [line["content_type"]]},
+            "body": body,
+        },
+    }

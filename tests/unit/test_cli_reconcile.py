@@ -115,7 +115,7 @@ def test_what_agrees_exits_with_0_and_shows_both_sides(
         "claude-opus-4-7  output_tokens         100       100           0\n"
         "\n"
         "cost              ledger  reported  difference\n"
-        "claude-opus-4-7  $0.0095   $0.0095       $0.00\n"
+        "claude-opus-4-7  $0.0095   $0.0095      ±$0.00\n"
         "code execution         -     $0.05           -\n"
         "\n"
         "notes:\n"
@@ -144,9 +144,9 @@ def test_what_differs_exits_with_1_and_says_what_may_be_the_reason(
         "\n"
         "| model | category | ledger | reported | difference |\n"
         "| --- | --- | ---: | ---: | ---: |\n"
-        "| claude-opus-4-7 | input\\_tokens | 1,000 | 1,007 | +7 ! |\n"
-        "| claude-opus-4-7 | cache\\_read\\_tokens | 4,000 | 8,000 | +4,000 ! |\n"
-        "| claude-opus-4-7 | output\\_tokens | 100 | 200 | +100 ! |\n"
+        "| claude-opus-4-7 | input_tokens | 1,000 | 1,007 | +7 ! |\n"
+        "| claude-opus-4-7 | cache_read_tokens | 4,000 | 8,000 | +4,000 ! |\n"
+        "| claude-opus-4-7 | output_tokens | 100 | 200 | +100 ! |\n"
         "\n"
         "| cost | ledger | reported | difference |\n"
         "| --- | ---: | ---: | ---: |\n"
@@ -371,7 +371,7 @@ def test_where_all_agrees_there_is_nothing_to_remark(saved: Path) -> None:
     status, out, err = run(*arguments, "--api-key-id", "apikey_ci", "--format", "md")
     assert (status, err) == (0, "")
     assert out.startswith("### ✅ The bill agrees\n")
-    assert out.endswith("| claude-opus-4-7 | output\\_tokens | 100 | 100 | 0 |\n")
+    assert out.endswith("| claude-opus-4-7 | output_tokens | 100 | 100 | 0 |\n")
 
 
 @pytest.mark.parametrize(
