@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from pytest_llmcost.budgeting.cliffs import cliff_notes
 from pytest_llmcost.budgeting.ledger import Report, read_report
 from pytest_llmcost.budgeting.ledger import Run as RunRecord
 from pytest_llmcost.plugin.marker import budgets_of
@@ -43,6 +44,8 @@ def close(run: Run, session: pytest.Session) -> Report:
         budgets=budgets_of(run.settings),
         notes=[*run.notes, *_notes(run)],
     )
+    near = cliff_notes(report, run.card, run.price_date) if run.ledger else ()
+    report = replace(report, notes=(*report.notes, *near))
     baseline = run.settings.baseline
     if baseline is None or not run.needs(baseline):
         return report
@@ -94,6 +97,7 @@ def _what_is_missing(session: pytest.Session) -> Iterator[str]:
 
 
 def _notes(run: Run) -> Iterator[str]:
+    yield from (f"not understood, so of unknown cost: {each}" for each in run.failures)
     age = (run.price_date - run.card.checked_on).days if run.ledger else 0
     if age > _STALE_CARD_DAYS:
         yield (

@@ -110,6 +110,11 @@ class Run:
         self._capture = Capture(self, clock=time.time)
         self._capture.install()
 
+    @property
+    def failures(self) -> Sequence[str]:
+        """What capture failed to follow; the calls concerned are booked as unknown."""
+        return () if self._capture is None else tuple(self._capture.failures)
+
     def stop_listening(self) -> None:
         """Leave the process as it was."""
         if self._capture is not None:

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+
+import pytest
+
+from pytest_llmcost.budgeting.cliffs import cliff_notes
+from pytest_llmcost.budgeting.report import FixtureRow, Report, TestRow
+from pytest_llmcost.metering.call import Call, PricedLeg
+from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.pricing.usage import Usage
+
+ON = date(2026, 11, 22)
+
+
+def call(tokens: int, model: str = "claude-haiku-5-5") -> Call:
+    usage = Usage(input_tokens=tokens, output_tokens=1_000)
+    return Call(
+        model=model, evidence="billed", usage=usage, legs=(PricedLeg(model=model, usage=usage),)
+    )
+
+
+def notes_of(*calls: Call) -> tuple[str, ...]:
+    report = Report(tests=(TestRow(nodeid="test_a.py::test_a", calls=calls),))
+    return cliff_notes(report, shipped_card(), ON)
+
+
+@pytest.mark.parametrize(("tokens", "is_near"), [(89_999, False), (90_000, True), (100_000, True)])
+def test_a_prompt_within_ten_percent_under_a_band_is_noted(tokens: int, is_near: bool) -> None:
+    assert bool(notes_of(call(tokens))) is is_near
+
+
+def test_a_prompt_above_the_last_band_or_of_a_flat_model_is_not_noted() -> None:
+    assert notes_of(call(100_001), call(99_000, "claude-opus-5"), call(99_000, "nobody")) == ()
+
+
+def test_the_note_says_what_crossing_costs() -> None:
+    """100,000 in at $0.10 and 1,000 out at $0.50; above, five times as much."""
+    (note,) = notes_of(call(100_000))
+    assert note == (
+        "test_a.py::test_a: a prompt of 100,000 tokens is 0 under the band of claude-haiku-5-5; "
+        "above 100,000 the request costs $0.0525 instead of $0.0105"
+    )
+    assert Decimal("0.0525") == 5 * Decimal("0.0105")
+
+
+def test_fixtures_and_calls_of_nobody_count_and_many_notes_are_cut() -> None:
+    fixture = FixtureRow(name="index", scope="session", calls=(call(99_999),))
+    tests = tuple(
+        TestRow(nodeid=f"test_a.py::test_{number}", calls=(call(99_000 + number),))
+        for number in range(6)
+    )
+    report = Report(fixtures=(fixture,), tests=tests, outside_tests=(call(99_998),))
+    notes = cliff_notes(report, shipped_card(), ON)
+    assert [note.partition(":")[0] for note in notes[:2]] == ["fixture index", "outside tests"]
+    assert notes[-1] == "3 more prompts are just under a length band"
