@@ -24,7 +24,7 @@ def format_amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None
 
 
 def format_limit(verdict: Verdict) -> str:
-    """Write a ceiling with every digit it has, or amounts beside it would seem on its other side."""
+    """Write a ceiling with every digit it has; rounded, amounts might seem on its other side."""
     if verdict.kind == "usd":
         return format_whole_usd(verdict.limit)
     return format_amount(verdict.kind, verdict.limit)

@@ -20,7 +20,7 @@ from pytest_llmcost.reporting.changes import (
     render_table,
 )
 from pytest_llmcost.reporting.escape import code, prose
-from pytest_llmcost.reporting.failure import format_amount, render_headline
+from pytest_llmcost.reporting.failure import format_limit, render_headline
 from pytest_llmcost.reporting.marks import Mark, marks_of
 
 MARKER = "<!-- pytest-llmcost -->"
@@ -181,11 +181,15 @@ def _money_cells(
     price = format_usd(usd, against=against) + unknown
     if verdict is None:
         return price, "", "", ""
+    return price, format_limit(verdict), _used(verdict), _SIGNS[verdict.state]
+
+
+def _used(verdict: Verdict) -> str:
+    """The share of the ceiling that decided; nothing where nothing is decided."""
+    if verdict.state == "unverified":
+        return ""
     used = verdict.high if verdict.state == "within" else verdict.low
-    share = (
-        "" if used is None or verdict.state == "unverified" else format_share(used, verdict.limit)
-    )
-    return price, format_amount(verdict.kind, verdict.limit), share, _SIGNS[verdict.state]
+    return format_share(used or Decimal(0), verdict.limit)
 
 
 _MODEL_HEADS = ("model", "calls:", "input:", "cached:", "output:", "USD:")

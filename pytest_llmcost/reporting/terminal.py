@@ -12,10 +12,11 @@ from math import ceil
 
 from pytest_llmcost.budgeting.budget import Verdict
 from pytest_llmcost.budgeting.ledger import Report, TestRow
+from pytest_llmcost.budgeting.totals import dearest, shared_fixtures
 from pytest_llmcost.metering.call import Call
 from pytest_llmcost.pricing.money import format_share, format_usd
 from pytest_llmcost.pricing.usage import Usage
-from pytest_llmcost.reporting.failure import render_headline
+from pytest_llmcost.reporting.failure import format_limit, render_headline
 
 _BAR_CELLS = 5
 _NARROWEST_NAME = 20
@@ -66,8 +67,10 @@ def fold(report: Report) -> list[Row]:
             groups.setdefault(test.nodeid.partition("[")[0], []).append(test)
     rows = [_fold_tests(base, tests) for base, tests in groups.items()]
     fixtures: dict[str, list[Call]] = {}
-    for fixture in report.fixtures:
-        name = f"fixture {fixture.name} ({fixture.scope})"
+    for set_ups in shared_fixtures(report.fixtures):
+        fixture = dearest(set_ups)
+        often = f", dearest of {len(set_ups)}" if len(set_ups) > 1 else ""
+        name = f"fixture {fixture.name} ({fixture.scope}{often})"
         fixtures.setdefault(name, []).extend(fixture.calls)
     if report.outside_tests:
         fixtures["outside tests"] = list(report.outside_tests)
@@ -188,7 +191,7 @@ def _ceiling(row: Row, view: View) -> tuple[str, str]:
     verdict = row.verdict
     if verdict is None:
         return "", ""
-    limit = format_usd(verdict.limit) if verdict.kind == "usd" else f"{int(verdict.limit):,}"
+    limit = format_limit(verdict)
     if verdict.state == "unverified":
         return limit, "unverified"
     used = verdict.high if verdict.state == "within" and verdict.high is not None else verdict.low

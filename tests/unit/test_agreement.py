@@ -1,0 +1,124 @@
+"""What the ledger holds, what people read, and what fails the build are one and the same."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from sample_reports import a_fixture, a_test, make_budget, make_call, make_report, suite_budget
+
+from pytest_llmcost.budgeting.budget import check, spend_of
+from pytest_llmcost.budgeting.ledger import Owner
+from pytest_llmcost.budgeting.ledger_file import parse_report, render_json, write_report
+from pytest_llmcost.budgeting.merge import merge_reports
+from pytest_llmcost.budgeting.report import Report, run_verdicts
+from pytest_llmcost.cli import main
+from pytest_llmcost.metering.call import Call
+from pytest_llmcost.reporting.failure import render_headline
+from pytest_llmcost.reporting.github import render_annotations
+from pytest_llmcost.reporting.junit import suite_properties
+from pytest_llmcost.reporting.markdown import render_markdown
+from pytest_llmcost.reporting.terminal import View, fold, render_short, render_summary
+
+STEP = Decimal("0.000000001")
+"""A thousandth of a micro-dollar."""
+AMOUNT = re.compile(r"\$([\d,]+\.\d+)")
+
+LIMITS = st.decimals("0", "1000", places=9).map(lambda limit: limit.quantize(STEP))
+SPENT = st.tuples(LIMITS, st.integers(-3, 3), st.integers(1, 4)).filter(
+    lambda case: case[0] + case[1] * STEP >= 0
+)
+
+
+def run(spent: Decimal, limit: Decimal, parts: int) -> Report:
+    """A suite, a place and a test, all with one ceiling, and spending the same in some calls."""
+    piece = (spent / parts).quantize(STEP)
+    amounts = [piece] * (parts - 1)
+    calls = [make_call(str(each)) for each in [*amounts, spent - sum(amounts)] if each >= 0]
+    place = make_budget(str(limit), scope="place", pattern="t.py", label="t.py")
+    report = make_report({a_test("t.py::test"): calls}, budgets=[suite_budget(str(limit)), place])
+    verdict = check(make_budget(str(limit)), spend_of(calls, "usd"))
+    return replace(report, tests=tuple(replace(row, verdict=verdict) for row in report.tests))
+
+
+def as_shown(line: str) -> tuple[Decimal, Decimal]:
+    spent, limit = AMOUNT.findall(line)[:2]
+    return Decimal(spent.replace(",", "")), Decimal(limit.replace(",", ""))
+
+
+@given(SPENT)
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_every_report_says_what_the_ledger_says(case: tuple[Decimal, int, int]) -> None:
+    limit, steps, parts = case
+    report = run(limit + steps * STEP, limit, parts)
+    is_over = report.totals.usd > limit
+    state = "exceeded" if is_over else "within"
+
+    assert {verdict.state for verdict in run_verdicts(report)} == {state}
+    assert report.tests[0].verdict is not None
+    assert report.tests[0].verdict.state == state
+
+    for verdict in report.verdicts:
+        shown, shown_limit = as_shown(render_headline(verdict))
+        assert shown_limit == limit
+        assert (shown > shown_limit) == is_over
+        assert (shown == shown_limit) == (report.totals.usd == limit)
+
+    comment = render_markdown(report)
+    assert (f"3 ceilings {state}" in comment) == is_over
+    assert ("within 3 ceilings" in comment) != is_over
+    assert bool(render_annotations(report)) == is_over
+    assert dict(suite_properties(report))["llmcost_verdict"] == state
+    assert f"suite {state}" in render_short(report)
+    summary = [line.text for line in render_summary(report, View())]
+    assert any(f"suite {state}" in line for line in summary)
+
+
+@given(SPENT)
+@settings(deadline=None)
+def test_files_and_merged_shards_decide_the_same(case: tuple[Decimal, int, int]) -> None:
+    limit, steps, parts = case
+    report = run(limit + steps * STEP, limit, parts)
+    again = parse_report(render_json(report), "x")
+    assert again == report
+    assert merge_reports([("x", again)]).verdicts == report.verdicts
+
+
+@given(SPENT)
+@settings(max_examples=25, deadline=None)
+def test_the_command_fails_exactly_when_the_file_says_exceeded(
+    case: tuple[Decimal, int, int],
+) -> None:
+    limit, steps, parts = case
+    report = run(limit + steps * STEP, limit, parts)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard.json"
+        write_report(report, path)
+        status = main(["merge", str(path), "-o", str(path)])
+    assert status == (1 if report.verdicts[0].state == "exceeded" else 0)
+
+
+@pytest.mark.parametrize("limit", ["0", "0.02", "1000"])
+def test_an_unknown_call_is_never_shown_as_within(limit: str) -> None:
+    report = make_report({a_test("t.py::test"): [make_call(None)]}, budgets=[suite_budget(limit)])
+    assert report.verdicts[0].state == "unverified"
+    assert "unverified" in render_markdown(report)
+    assert "unverified" in render_annotations(report)[0]
+    assert "suite unverified" in render_short(report)
+
+
+def test_the_table_counts_a_shared_fixture_as_the_total_does() -> None:
+    spent: dict[Owner, list[Call]] = {
+        a_fixture(worker="gw0"): [make_call("1")],
+        a_fixture(worker="gw1"): [make_call("3")],
+    }
+    report = make_report(spent)
+    (row,) = fold(report)
+    assert row.usd == report.totals.usd == 3
+    assert row.name == "fixture client (session, dearest of 2)"
