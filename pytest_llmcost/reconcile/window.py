@@ -50,8 +50,8 @@ def parse_instant(text: str) -> datetime:
         ReconcileError: when it is not one.
     """
     try:
-        instant = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
+        instant = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
         raise ReconcileError(f"{text!r} in the ledger is not a date and time") from None
     return instant.replace(tzinfo=instant.tzinfo or timezone.utc).astimezone(timezone.utc)
 
