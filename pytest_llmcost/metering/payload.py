@@ -119,14 +119,20 @@ def _without_options(payload: JsonValue) -> dict[str, JsonValue]:
     body = {key: payload[key] for key in payload if key not in ("timeout", "extra_query")} | extra
     named = {name.lower(): value for name, value in headers.items()}
     if "anthropic-beta" in named:
-        body["betas"] = [*(body.get("betas") or []), *named["anthropic-beta"].split(",")]
+        body["betas"] = [*_listed(body.get("betas")), *_listed(named["anthropic-beta"])]
     return body
 
 
+def _listed(betas: JsonValue) -> list[str]:
+    """Names from a list, or from a header's text."""
+    names = betas.split(",") if isinstance(betas, str) else betas or []
+    return [str(name).strip() for name in names]
+
+
 def _pop_betas(body: dict[str, JsonValue], more: Iterable[str]) -> tuple[str, ...]:
-    listed = [*(body.pop("betas", None) or []), *(body.pop("anthropic_beta", None) or [])]
+    own = [*_listed(body.pop("betas", None)), *_listed(body.pop("anthropic_beta", None))]
     body.pop("anthropic_version", None)  # the clouds' version of the protocol
-    return tuple(sorted({str(name).strip() for name in (*listed, *more)} - {""}))
+    return tuple(sorted({*own, *_listed(more)} - {""}))
 
 
 def _exact_model(name: str, resolve: Callable[[str], str] | None) -> str:

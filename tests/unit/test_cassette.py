@@ -261,7 +261,12 @@ def test_saving_soon_does_not_take_all_the_time(
 ) -> None:
     replaced: list[object] = []
     replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda *paths: (replaced.append(paths), replace(*paths)))
+
+    def note(*paths: str) -> None:
+        replaced.append(paths)
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", note)
     cassette = CountCassette.load(path)
     for number in range(200):
         cassette.put(entry(str(number)))

@@ -138,6 +138,7 @@ def test_a_payload_must_be_a_mapping() -> None:
     "given",
     [
         {"betas": ["b-2", "a-1", "b-2"]},
+        {"betas": "b-2, a-1"},
         {"anthropic_beta": ["a-1", "b-2"]},
         {"extra_headers": {"Anthropic-Beta": "b-2, a-1"}},
         {"betas": ["a-1"], "extra_headers": {"anthropic-beta": "b-2"}},
@@ -148,6 +149,7 @@ def test_betas_count_wherever_they_stand(given: dict[str, Any]) -> None:
     payload = read_payload({**HELLO, **given})
     assert payload.betas == ("a-1", "b-2")
     assert payload.fingerprint == read_payload(HELLO, betas=["b-2", "a-1"]).fingerprint
+    assert payload.fingerprint == read_payload(HELLO, betas="b-2,a-1").fingerprint
     assert payload.needs_beta
     assert not {"betas", "anthropic_beta", "extra_headers"} & payload.body.keys()
 
