@@ -54,11 +54,14 @@ def _is_github(run: Run) -> bool:
 
 
 def _write_job_summary(report: Report) -> None:
-    from pytest_llmcost.reporting.github import append_summary
+    """Append, for the file is shared by all steps of the job."""
+    from pytest_llmcost.reporting.github import render_job_summary
 
-    path = os.environ.get("GITHUB_STEP_SUMMARY")
-    if path:
-        append_summary(Path(path), report)
+    path = Path(os.environ.get("GITHUB_STEP_SUMMARY", ""))
+    if path.name:
+        used = path.stat().st_size if path.exists() else 0
+        with path.open("a", encoding="utf-8") as summary:
+            summary.write(render_job_summary(report, used_bytes=used))
 
 
 def mark_files(run: Run, report: Report) -> Iterator[str]:
@@ -66,7 +69,10 @@ def mark_files(run: Run, report: Report) -> Iterator[str]:
     if _is_github(run):
         from pytest_llmcost.reporting.github import render_annotations
 
-        yield from render_annotations(report)
+        root = os.path.relpath(run.config.rootpath, os.environ.get("GITHUB_WORKSPACE", "."))
+        yield from render_annotations(
+            report, unverified=run.settings.unverified, root=Path(root).as_posix()
+        )
 
 
 def _add_suite_properties(config: pytest.Config, report: Report) -> None:

@@ -25,6 +25,15 @@ def marks_of(report: Report) -> Iterator[Mark]:
 
     A breach that is expected, under `xfail`, is none.
     """
+    yield from marks_of_run(report)
+    for test in _last_attempts(report.tests):
+        if test.outcome != "xfailed":
+            for verdict in own_verdicts(test):
+                yield Mark(verdict, "", test.nodeid, test.path, test.line)
+
+
+def marks_of_run(report: Report) -> Iterator[Mark]:
+    """Yield the ceilings over several tests, and increases: what fails a run by itself."""
     for verdict in report.verdicts:
         yield Mark(verdict, verdict.scope, verdict.pattern or "")
     comparison = report.comparison or Comparison()
@@ -32,10 +41,6 @@ def marks_of(report: Report) -> Iterator[Mark]:
     for change in comparison.changes:
         for verdict in change.verdicts:
             yield Mark(verdict, "increase of", change.name, change.path, change.line)
-    for test in _last_attempts(report.tests):
-        if test.outcome != "xfailed":
-            for verdict in own_verdicts(test):
-                yield Mark(verdict, "", test.nodeid, test.path, test.line)
 
 
 def _last_attempts(tests: Iterable[TestRow]) -> list[TestRow]:

@@ -17,20 +17,15 @@ from pytest_llmcost.metering.call import Call
 from pytest_llmcost.pricing.money import format_share, format_usd
 from pytest_llmcost.pricing.usage import Usage
 from pytest_llmcost.reporting.failure import format_limit, render_headline
+from pytest_llmcost.reporting.line import Line
+from pytest_llmcost.reporting.marks import Mark, marks_of_run
+from pytest_llmcost.reporting.trend import render_trend
 
 _BAR_CELLS = 5
 _NARROWEST_NAME = 20
 _ROOMY = 100
 """A terminal so wide leaves a second blank between columns."""
 _STATE_COLOURS = {"exceeded": "red", "unverified": "yellow", "within": "green"}
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of output and how pytest's terminal writer should paint it."""
-
-    text: str
-    markup: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -280,12 +275,21 @@ def _at_least(report: Report) -> str:
 
 
 def _verdicts(report: Report) -> Iterator[Line]:
-    for verdict in report.verdicts:
-        text = f"{verdict.scope} {verdict.state}: {render_headline(verdict)} ({verdict.origin})"
-        bold = verdict.state != "within"
-        yield Line(text, {_STATE_COLOURS[verdict.state]: True, "bold": bold})
+    if report.comparison is not None:
+        yield from render_trend(report.comparison)
+    for mark in marks_of_run(report):
+        verdict = mark.verdict
+        colour = "yellow" if verdict.is_near else _STATE_COLOURS[verdict.state]
+        yield Line(_say(mark), {colour: True, "bold": verdict.state != "within"})
         if verdict.state == "unverified":
             yield from (Line(f"  {reason}", {"yellow": True}) for reason in verdict.reasons)
+
+
+def _say(mark: Mark) -> str:
+    verdict = mark.verdict
+    about = " ".join(filter(None, (mark.words, mark.name)))
+    near = f", over {verdict.warn_at:.0%} of it" if verdict.is_near else ""
+    return f"{about} {verdict.state}: {render_headline(verdict)}{near} ({verdict.origin})"
 
 
 def _notes(report: Report, rows: Sequence[Row]) -> Iterator[Line]:
