@@ -1,0 +1,64 @@
+"""The price files that the documentation shows do what it says they do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from pytest_llmcost.pricing.ratecard import RateCard, shipped_card
+
+PAGE = (Path(__file__).parents[2] / "docs" / "prices.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def _discount(card: RateCard) -> list[Decimal]:
+    days = (date(2026, 6, 30), date(2026, 7, 1), date(2026, 11, 1), date(2027, 11, 1))
+    return [card.rates("claude-opus-4-7", on=day).output for day in days]
+
+
+def _rates(card: RateCard) -> list[Decimal]:
+    on = date(2026, 11, 1)
+    low, high = card.bands("claude-haiku-5-5", on=on)
+    fast = card.rates("claude-opus-5-5", on=on, speed="fast")
+    return [low.input, low.output, high.input, high.output, high.cache_read, fast.output]
+
+
+def _gateway(card: RateCard) -> list[Decimal]:
+    assert card.resolve("acme/assistant").model == "claude-sonnet-5-5"
+    profile = "arn:aws:bedrock:eu-central-1:123456789012:application-inference-profile/a1b2c3d4e5f6"
+    return [card.rates(profile, on=date(2026, 11, 22)).output]
+
+
+def _new_model(card: RateCard) -> list[Decimal]:
+    regional = card.models["acme/large"].regional
+    assert regional is not None
+    return [card.rates("acme/large-latest", on=date(2026, 11, 1)).output, regional]
+
+
+@pytest.mark.parametrize(
+    ("block", "read", "expected"),
+    list(
+        zip(
+            BLOCKS,
+            (_discount, _rates, _gateway, _new_model),
+            (
+                ["25", "21.25", "20", "21.25"],
+                ["0.1", "0.4", "0.3", "1.5", "0.05", "35"],
+                ["10"],
+                ["15", "1.1"],
+            ),
+            strict=True,
+        )
+    ),
+)
+def test_a_price_file_of_the_documentation_does_what_it_says(
+    tmp_path: Path, block: str, read: Callable[[RateCard], list[Decimal]], expected: list[str]
+) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text(block, encoding="utf-8")
+    assert read(shipped_card().with_overrides(path)) == list(map(Decimal, expected))
