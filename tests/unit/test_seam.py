@@ -71,7 +71,7 @@ def test_a_wrapper_that_was_wrapped_stays_and_is_deaf(monkeypatch: pytest.Monkey
 
     def send(client: httpx2.Client, request: httpx2.Request, **options: Any) -> httpx2.Response:
         theirs.append(request)
-        return ours(client, request, **options)
+        return ours(client, request, **options)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(client_class, "send", send)
     purse.capture.disable()
