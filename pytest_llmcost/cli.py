@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentParser
+from argparse import Action, ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="llmcost", description="What Claude API calls cost.")
-    parser.add_argument("--version", action="version", version=f"llmcost {_version()}")
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show it and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, purpose in _COMMANDS.items():
         module = _load(name)
@@ -61,10 +61,14 @@ def _load(name: str) -> ModuleType:
     return import_module(f"pytest_llmcost.commands.{name}")
 
 
-def _version() -> str:
-    from importlib.metadata import version
+class _ShowVersion(Action):
+    """Looks the version up only when asked for: reading package metadata is slow."""
 
-    return version("pytest-llmcost")
+    def __call__(self, parser: ArgumentParser, *_: object) -> None:
+        from pytest_llmcost import __version__
+
+        print(f"llmcost {__version__}")
+        parser.exit()
 
 
 if __name__ == "__main__":
