@@ -271,4 +271,5 @@ def describe_changes(changes: Sequence[str], most: int = 6) -> str:
 def replace_model(payload: Payload, model: str, *, exact: str | None = None) -> Payload:
     """The same payload for another model, as a count for comparison needs it."""
     body: dict[str, Any] = {**payload.body, "model": model}
-    return read_payload(body, betas=payload.betas, resolve=lambda name: exact or name)
+    other = read_payload(body, betas=payload.betas, resolve=lambda name: exact or name)
+    return msgspec.structs.replace(other, headers=payload.headers)

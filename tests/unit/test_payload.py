@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from standin import StandIn
 
 from pytest_llmcost.errors import PayloadError, UnknownModelError
 from pytest_llmcost.metering.countable import countable
@@ -229,8 +231,9 @@ def test_changes_are_told_in_words_and_in_order() -> None:
 
 
 def test_another_model_changes_nothing_but_the_model() -> None:
-    payload = read_payload(HELLO)
+    payload = read_payload({**HELLO, "workspace_id": "wrkspc_1", "betas": ["a-1"]})
     other = replace_model(payload, "claude-opus-4-6")
+    assert (other.headers, other.betas) == (payload.headers, payload.betas)
     assert changed_parts(payload.parts, other.parts) == ["model"]
     assert other.body["messages"] == payload.body["messages"]
 
@@ -245,3 +248,54 @@ def test_count_tokens_gets_what_it_takes_and_no_more() -> None:
     beta, unknown_too = countable(body, beta=True)
     assert beta.keys() - general.keys() == {"context_management", "mcp_servers"}
     assert unknown == unknown_too == ("never_heard_of",)
+
+
+def test_what_a_test_counts_is_what_the_sdk_then_sends(tmp_path: Path) -> None:
+    """SDK objects, generators, files, omit, betas and extras: one fingerprint on both ways."""
+    anthropic = pytest.importorskip("anthropic")
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(b"pixels")
+    said = anthropic.types.Message.model_validate(
+        {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": "claude-opus-4-7",
+            "content": [
+                {"type": "thinking", "thinking": "Let me look", "signature": "s"},
+                {"type": "tool_use", "id": "toolu_1", "name": "find", "input": {"q": "é"}},
+            ],
+            "stop_reason": "tool_use",
+            "usage": {"input_tokens": 1, "output_tokens": 1},
+        }
+    )
+
+    def asked() -> dict[str, Any]:
+        source = {"type": "base64", "media_type": "image/png", "data": picture}
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "found"}
+        return {
+            **HELLO,
+            "extra_headers": {"anthropic-beta": "context-1m-2025-08-07"},
+            "tool_choice": anthropic.NOT_GIVEN,
+            "tools": tuple(HELLO["tools"]),
+            "extra_body": {"speed": "fast"},
+            "messages": (
+                turn
+                for turn in (
+                    {"role": "user", "content": [{"type": "image", "source": source}]},
+                    {"role": "assistant", "content": said.content},
+                    {"role": "user", "content": (part for part in (result,))},
+                )
+            ),
+        }
+
+    with (
+        StandIn() as api,
+        anthropic.Anthropic(base_url=api.url, api_key="any", max_retries=0) as client,
+    ):
+        client.messages.create(**asked())
+    (sent,) = api.requests
+    captured = read_payload(sent.body, betas=[sent.headers["anthropic-beta"]])
+    counted = read_payload(asked())
+    assert captured.parts == counted.parts
+    assert captured.fingerprint == counted.fingerprint
