@@ -150,7 +150,7 @@ def _identity(call: Call) -> Call | None:
     """What makes a call the same in two runs; None for one that may not be, made anew each time."""
     if call.live is not False or call.fingerprint is None:
         return None
-    return replace(call, phase=None, at=None, stream=False, attempts=1)
+    return replace(call, phase=None, at=None, stream=False, attempts=1, max_tokens=None)
 
 
 def _changed_parts(

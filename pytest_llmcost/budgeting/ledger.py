@@ -110,8 +110,17 @@ class Ledger:
         with self._lock:
             self._account(owner).calls.append(call)
             if payload is not None and call.fingerprint is not None:
-                self._payloads[call.fingerprint] = payload
-                self._new_payloads[call.fingerprint] = payload
+                self._learn(call.fingerprint, payload)
+
+    def learn(self, fingerprint: str, payload: Payload) -> None:
+        """Note what has become known of a payload after its call was booked."""
+        with self._lock:
+            self._learn(fingerprint, payload)
+
+    def _learn(self, fingerprint: str, payload: Payload) -> None:
+        known = self._payloads.get(fingerprint, payload)
+        joined = known if known == payload else known.joined(payload)
+        self._payloads[fingerprint] = self._new_payloads[fingerprint] = joined
 
     def withdraw(self, owner: Owner, call: Call) -> None:
         """Take back a call that has turned out otherwise: a stream that went on, a batch."""
@@ -164,7 +173,7 @@ class Ledger:
             entries = tuple(self._entry(owner) for owner in self._news)
             fragment = _Fragment(entries=entries, payloads=self._new_payloads)
             self._news, self._new_payloads = {}, {}
-        if not entries:
+        if not entries and not fragment.payloads:
             return None
         builtins: dict[str, Any] = msgspec.to_builtins(fragment, str_keys=True)
         return builtins
@@ -186,6 +195,8 @@ class Ledger:
     def absorb(self, fragment: Mapping[str, Any], *, worker: str | None = None) -> None:
         """Book what another process sent; the worker's name tells equal attempts apart."""
         news = msgspec.convert(fragment, _Fragment)
+        for fingerprint, payload in news.payloads.items():
+            self.learn(fingerprint, payload)
         for entry in news.entries:
             owner = entry.owner
             if not isinstance(owner, Outside):
@@ -193,8 +204,7 @@ class Ledger:
             for call in entry.withdrawn:
                 self.withdraw(owner, call)
             for call in entry.calls:
-                payload = news.payloads.get(call.fingerprint or "")
-                self.add(owner, call, payload)
+                self.add(owner, call)
             self.judge(owner, outcome=entry.outcome, verdict=entry.verdict, blocks=entry.blocks)
 
     def report(

@@ -28,6 +28,7 @@ _RARE = frozenset(
     {
         "at",
         "band_tokens",
+        "max_tokens",
         "most_output_tokens",
         "param",
         "pattern",
@@ -140,6 +141,9 @@ def _spent(report: Report) -> Iterator[Decimal | None]:
         yield test.usd
     for fixture in report.fixtures:
         yield fixture.usd
+    for switch in report.what_if:
+        for figures in (switch, *switch.rows):
+            yield from (figures.usd, figures.usd_then)
     for call in calls_of(report):
         yield from (call.usd, call.usd_low, call.usd_high, call.declared_usd)
         for leg in call.legs:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.budgeting.budget import Budget, Verdict
 from pytest_llmcost.budgeting.report import CardId, FixtureRow, Payload, Report, Run, TestRow
+from pytest_llmcost.budgeting.switch import Switch, merge_switches
 from pytest_llmcost.budgeting.totals import decide, sort_rows, sum_totals
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.metering.call import Call
@@ -36,6 +37,7 @@ class _Pile:
     notes: set[str] = field(default_factory=set)
     ceilings: dict[tuple[str, str, str], list[tuple[str, Verdict]]] = field(default_factory=dict)
     payloads: dict[str, Payload] = field(default_factory=dict)
+    what_if: list[Sequence[Switch]] = field(default_factory=list)
     tests: dict[tuple[str, int], tuple[str, TestRow]] = field(default_factory=dict)
     fixtures: list[FixtureRow] = field(default_factory=list)
     outside: list[Call] = field(default_factory=list)
@@ -115,7 +117,8 @@ def _add_facts(pile: _Pile, source: str, report: Report) -> None:
     for fingerprint, payload in report.payloads.items():
         known = pile.payloads.setdefault(fingerprint, payload)
         if known != payload:
-            pile.payloads[fingerprint] = min(known, payload, key=repr)
+            pile.payloads[fingerprint] = known.joined(payload)
+    pile.what_if.append(report.what_if)
     for verdict in report.verdicts:
         key = (verdict.scope, verdict.kind, verdict.pattern or "")
         pile.ceilings.setdefault(key, []).append((source, verdict))
@@ -179,6 +182,7 @@ def _close(pile: _Pile, first: Report, budgets: Iterable[Budget]) -> Report:
         tests=tuple(rows.tests),
         fixtures=tuple(rows.fixtures),
         outside_tests=tuple(rows.outside),
+        what_if=merge_switches(pile.what_if),
         notes=tuple(sorted(pile.notes)),
     )
 

@@ -8,22 +8,67 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from typing import TypeVar
 
 import msgspec
 
 from pytest_llmcost.budgeting.budget import Verdict
 from pytest_llmcost.budgeting.comparison import Comparison
+from pytest_llmcost.budgeting.switch import Switch
 from pytest_llmcost.metering.call import Call
 from pytest_llmcost.pricing.usage import Usage
 
 SCHEMA = "pytest-llmcost/1"
 
 
-class Payload(msgspec.Struct, frozen=True, kw_only=True):
-    """What a fingerprint stands for: its model, and a short digest of every part."""
+class Payload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a fingerprint stands for: its model, and a short digest of every part.
+
+    What is known of it besides is there only where somebody asked.
+    """
 
     model: str
     parts: Mapping[str, str] = {}
+    counts: Mapping[str, int] = {}
+    """Another model -> the tokens that this prompt is there."""
+    rejected: Mapping[str, str] = {}
+    """Another model -> what it rejects, so that there is no count."""
+    dropped: Mapping[str, str] = {}
+    """Another model -> settings it rejects that have no tokens; the count holds without them."""
+    task_budget: int | None = None
+    """Tokens that the model is told to keep to; advisory."""
+    breakpoints: int = 0
+    """How many cached prefixes the prompt asks for."""
+    cached: Mapping[str, int] = {}
+    """Life of a cache entry, `5m` or `1h` -> the tokens that a first call writes, where counted."""
+
+    def joined(self, other: Payload) -> Payload:
+        """Return all that two sources know of the same payload, whichever came first."""
+        base = min(self, other, key=lambda each: (each.model, sorted(each.parts.items())))
+        return msgspec.structs.replace(
+            base,
+            counts=_joined(self.counts, other.counts),
+            rejected=_joined(self.rejected, other.rejected),
+            dropped=_joined(self.dropped, other.dropped),
+            task_budget=_larger(self.task_budget, other.task_budget),
+            breakpoints=max(self.breakpoints, other.breakpoints),
+            cached=_joined(self.cached, other.cached),
+        )
+
+
+_AnyValue = TypeVar("_AnyValue", int, str)
+
+
+def _joined(one: Mapping[str, _AnyValue], other: Mapping[str, _AnyValue]) -> dict[str, _AnyValue]:
+    """Both, sorted; where they differ the greater, so that their order never shows."""
+    return {
+        key: max(found[key] for found in (one, other) if key in found)
+        for key in sorted({*one, *other})
+    }
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    return max((each for each in (one, other) if each is not None), default=None)
 
 
 class TestRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +167,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     tests: tuple[TestRow, ...] = ()
     fixtures: tuple[FixtureRow, ...] = ()
     outside_tests: tuple[Call, ...] = ()
+    what_if: tuple[Switch, ...] = ()
+    """The run on other models, where it was asked for, sorted by model."""
     notes: tuple[str, ...] = ()
     """What a reader should know: tier cliffs, stale prices, what could not be compared."""
 

@@ -58,6 +58,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     usage: Usage = Usage()
     """What the response's top level states, in our categories."""
     legs: tuple[PricedLeg, ...] = ()
+    max_tokens: int | None = None
+    """The most that its reply may be; None where the request is unknown or does not bound it."""
     context: Context = Context()
     usd: Decimal | None = None
     """List price on the price date; None where it is unknown, never zero for that."""

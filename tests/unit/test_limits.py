@@ -1,0 +1,79 @@
+"""What a payload says of how much its answer may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_llmcost.metering.limits import count_breakpoints, longest_reply, task_budget_of
+
+PLAIN: dict[str, Any] = {
+    "model": "claude-opus-4-7",
+    "max_tokens": 100,
+    "messages": [{"role": "user", "content": "hi"}],
+}
+CACHED = {"type": "text", "text": "rules", "cache_control": {"type": "ephemeral"}}
+HOUR = {"type": "text", "text": "rules", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "longest"),
+    [
+        ({}, 100),
+        ({"max_tokens": 0}, 0),
+        ({"max_tokens": None}, None),
+        ({"max_tokens": "100"}, None),
+        ({"max_tokens": True}, None),
+        ({"max_tokens": -1}, None),
+        ({"tools": [{"name": "find", "input_schema": {}}]}, 100),
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, 100),
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, None),
+        ({"mcp_servers": [{"name": "files", "url": "https://example.com"}]}, None),
+        ({"fallbacks": [{"model": "claude-opus-5"}]}, None),
+        ({"compaction": {"type": "auto"}}, None),
+    ],
+)
+def test_max_tokens_bounds_the_reply_unless_the_server_calls_again(
+    change: dict[str, Any], longest: int | None
+) -> None:
+    assert longest_reply({**PLAIN, **change}) == longest
+
+
+def test_without_max_tokens_nothing_bounds_the_reply() -> None:
+    assert longest_reply({"model": "m", "messages": []}) is None
+
+
+@pytest.mark.parametrize(
+    ("budget", "tokens"),
+    [
+        ({"type": "tokens", "total": 64_000}, 64_000),
+        ({"type": "tokens", "total": 64_000, "remaining": 12_000}, 12_000),
+        ({"type": "tokens"}, None),
+        ("64k", None),
+        (None, None),
+    ],
+)
+def test_a_task_budget_is_what_remains_of_it(budget: object, tokens: int | None) -> None:
+    assert task_budget_of({**PLAIN, "output_config": {"task_budget": budget}}) == tokens
+
+
+def test_without_a_task_budget_there_is_none() -> None:
+    assert task_budget_of(PLAIN) is None
+    assert task_budget_of({**PLAIN, "output_config": "high"}) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "number"),
+    [
+        ({}, 0),
+        ({"cache_control": {"type": "ephemeral"}}, 1),
+        ({"system": [CACHED]}, 1),
+        ({"system": [CACHED], "cache_control": {"type": "ephemeral"}}, 2),
+        ({"system": [CACHED, HOUR]}, 0),
+    ],
+)
+def test_breakpoints_are_counted_and_wrong_ones_left_to_the_api(
+    change: dict[str, Any], number: int
+) -> None:
+    assert count_breakpoints({**PLAIN, **change}) == number
