@@ -136,7 +136,7 @@ def read_lifetime(request: Mapping[str, object]) -> Literal["5m", "1h"] | None:
 def _cache_marks(value: object) -> Iterator[Mapping[str, object]]:
     if isinstance(value, Mapping):
         mark = value.get("cache_control")
-        if isinstance(mark, Mapping):
+        if isinstance(mark, Mapping) and mark.get("type") == "ephemeral":
             yield mark
         for part in value.values():
             yield from _cache_marks(part)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 from decimal import Decimal
 from functools import reduce
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -114,8 +115,9 @@ def _geography(settings: CardFile, entry: ModelEntry, context: Context) -> _Fact
         return _Factor()
     if geography in entry.geography:
         return _known(entry.geography[geography])
-    dearest = max(f for each in settings.models.values() for f in each.geography.values())
-    return _Factor(high=max(dearest, _ONE), caveat=f"unknown-geography: {geography}")
+    known = (each.geography.values() for each in settings.models.values())
+    dearest = max(chain([_ONE], *known))
+    return _Factor(high=dearest, caveat=f"unknown-geography: {geography}")
 
 
 def _endpoint(entry: ModelEntry, context: Context) -> _Factor:

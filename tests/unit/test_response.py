@@ -617,6 +617,7 @@ def mark(ttl: str | None = None) -> dict[str, Any]:
         ({"system": [mark("1h")], "messages": [{"content": [mark("1h")]}]}, "1h"),
         ({"tools": (mark("1h"),), "messages": [{"content": [mark("5m")]}]}, None),
         ({"cache_control": None}, None),
+        ({"tools": [{"input_schema": {"cache_control": {"type": "string"}}}]}, None),
     ],
 )
 def test_the_request_says_how_long_the_entries_live_that_are_read(
