@@ -1,0 +1,471 @@
+"""Everything the SDK does, seen at the seam: against mocks, and against the stand-in's sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anthropic
+import anyio
+import httpx2
+import pytest
+from capture_kit import (
+    ASKED,
+    FINAL,
+    JSON_BODY,
+    MESSAGE,
+    SSE_BODY,
+    START,
+    STOP,
+    TEXT,
+    USAGE,
+    Purse,
+    capturing,
+    event,
+    respond,
+)
+from pydantic import BaseModel
+from standin import StandIn, Step, fault, rate_limited
+
+from pytest_llmcost.metering.call import Call
+from pytest_llmcost.pricing.usage import Usage
+
+BILLED = Usage(input_tokens=25, output_tokens=11)
+WHOLE = respond(httpx2, JSON_BODY, kind="application/json")
+STREAMED = respond(httpx2, START, TEXT, FINAL, STOP)
+
+
+def sdk(handler: Callable[[Any], Any] = WHOLE, **options: Any) -> anthropic.Anthropic:
+    http_client = httpx2.Client(transport=httpx2.MockTransport(handler))
+    return anthropic.Anthropic(api_key="none", http_client=http_client, **options)
+
+
+def async_sdk(handler: Callable[[Any], Any] = WHOLE) -> anthropic.AsyncAnthropic:
+    http_client = httpx2.AsyncClient(transport=httpx2.MockTransport(handler))
+    return anthropic.AsyncAnthropic(api_key="none", http_client=http_client)
+
+
+def consume_stream() -> None:
+    with sdk(STREAMED).messages.stream(**ASKED) as stream:
+        assert "".join(stream.text_stream) == "Hello there"
+        assert stream.get_final_message().usage.output_tokens == 11
+
+
+def consume_streaming_response(handler: Callable[[Any], Any], **more: Any) -> None:
+    with sdk(handler).messages.with_streaming_response.create(**ASKED, **more) as response:
+        assert response.read() in (JSON_BODY, SSE_BODY)
+
+
+WAYS: dict[str, Callable[[], object]] = {
+    "create": lambda: sdk().messages.create(**ASKED),
+    "create(stream=True)": lambda: [*sdk(STREAMED).messages.create(**ASKED, stream=True)],
+    "stream": consume_stream,
+    "with_raw_response": lambda: sdk().messages.with_raw_response.create(**ASKED).parse(),
+    "with_streaming_response, JSON": lambda: consume_streaming_response(WHOLE),
+    "with_streaming_response, events": lambda: consume_streaming_response(STREAMED, stream=True),
+    "beta": lambda: sdk().beta.messages.create(**ASKED, betas=["b-2026-01-01"]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_ask_is_one_call(way: str) -> None:
+    with capturing() as purse:
+        WAYS[way]()
+    (exchange,) = purse.exchanges
+    assert (purse.call.usage, purse.call.caveats, purse.call.attempts) == (BILLED, (), 1)
+    assert exchange.betas == (("b-2026-01-01",) if way == "beta" else ())
+    assert purse.call.stream is ("stream" in (exchange.payload or {}))
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_every_way_to_ask_asynchronously_is_one_call(backend: str) -> None:
+    async def main() -> None:
+        await async_sdk().messages.create(**ASKED)
+        async for _ in await async_sdk(STREAMED).messages.create(**ASKED, stream=True):
+            pass
+        async with async_sdk(STREAMED).messages.stream(**ASKED) as stream:
+            assert (await stream.get_final_message()).usage.output_tokens == 11
+        raw = await async_sdk().messages.with_raw_response.create(**ASKED)
+        await raw.parse()
+        ask = async_sdk().messages.with_streaming_response.create(**ASKED)
+        async with ask as response:
+            await response.read()
+
+    with capturing() as purse:
+        anyio.run(main, backend=backend)
+    assert [call.usage for call in purse.calls] == [BILLED] * 5
+
+
+def test_parsed_output_is_a_call() -> None:
+    class Greeting(BaseModel):
+        text: str
+
+    content = [{"type": "text", "text": '{"text": "Hi"}'}]
+    body = json.dumps({**MESSAGE, "content": content}).encode()
+    with capturing() as purse:
+        client = sdk(respond(httpx2, body, kind="application/json"))
+        assert client.messages.parse(**ASKED, output_format=Greeting).parsed_output is not None
+    assert purse.call.usage == BILLED
+
+
+def test_a_tool_runner_is_a_call_for_each_turn() -> None:
+    use = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"place": "here"}}
+    turns = [{**MESSAGE, "content": [use], "stop_reason": "tool_use"}, MESSAGE]
+    handler = iter(turns)
+
+    @anthropic.beta_tool
+    def weather(place: str) -> str:
+        """The weather.
+
+        Args:
+            place: Where.
+        """
+        return f"fine {place}"
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json=next(handler))
+
+    with capturing() as purse:
+        sdk(answer).beta.messages.tool_runner(**ASKED, tools=[weather]).until_done()
+    assert [call.usage for call in purse.calls] == [BILLED, BILLED]
+
+
+def test_a_stream_closed_early_is_truncated() -> None:
+    with capturing() as purse, sdk(STREAMED).messages.create(**ASKED, stream=True) as stream:
+        next(iter(stream))
+    assert purse.call.caveats == ("truncated-stream",)
+    assert purse.call.usage == Usage(input_tokens=25, output_tokens=1)
+
+
+def test_an_error_in_the_middle_of_a_stream_reaches_the_caller_and_truncates() -> None:
+    error = event(type="error", error={"type": "overloaded_error", "message": "Overloaded"})
+    client = sdk(respond(httpx2, START, TEXT, error))
+    with capturing() as purse, pytest.raises(anthropic.APIStatusError):
+        [*client.messages.create(**ASKED, stream=True)]
+    assert purse.call.caveats == ("truncated-stream",)
+
+
+# Attempts of one call
+
+
+_clients: list[anthropic.Anthropic] = []
+
+
+def quick(api: StandIn, **options: Any) -> anthropic.Anthropic:
+    _clients.append(anthropic.Anthropic(base_url=api.url, api_key="none", **options))
+    return _clients[-1]
+
+
+@pytest.fixture(autouse=True)
+def _no_socket_left_open() -> Iterator[None]:
+    yield
+    while _clients:
+        _clients.pop().close()
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "anthropic._base_client.BaseClient._calculate_retry_timeout", lambda *args: 0.0
+    )
+
+
+def test_refused_attempts_are_free_and_joined_with_the_one_that_was_answered() -> None:
+    with StandIn() as api, capturing() as purse:
+        api.script(rate_limited(), fault(529))
+        quick(api).messages.create(**ASKED)
+        purse.capture.settle()
+    assert (purse.call.attempts, purse.call.caveats) == (3, ())
+    assert purse.call.usage.output_tokens > 0
+
+
+def test_a_lost_attempt_makes_the_call_a_lower_bound() -> None:
+    with StandIn() as api, capturing() as purse:
+        api.script(Step(cut_after_bytes=0), fault(500))
+        quick(api).messages.create(**ASKED)
+        purse.capture.settle()
+    assert (purse.call.attempts, purse.call.caveats) == (3, ("lost-answer",))
+    assert purse.call.legs != ()
+
+
+def test_a_call_that_never_got_an_answer_is_unknown_once() -> None:
+    with StandIn() as api, capturing() as purse:
+        api.script(*[Step(cut_after_bytes=0)] * 3)
+        with pytest.raises(anthropic.APIConnectionError):
+            quick(api).messages.create(**ASKED)
+        purse.capture.settle()
+        purse.capture.settle()
+    assert (purse.call.attempts, purse.call.caveats) == (3, ("lost-answer",))
+    assert (purse.call.legs, purse.call.live) == ((), None)
+
+
+def test_attempts_of_two_calls_that_are_the_same_are_not_mixed() -> None:
+    with StandIn() as api, capturing() as purse:
+        api.script(Step(cut_after_bytes=0))
+        quick(api).messages.create(**ASKED)
+        quick(api).messages.create(**ASKED)
+        purse.capture.settle()
+    assert [(call.attempts, call.caveats) for call in purse.calls] == [
+        (2, ("lost-answer",)),
+        (1, ()),
+    ]
+
+
+def test_a_call_that_is_refused_for_good_is_nothing() -> None:
+    with StandIn() as api, capturing() as purse:
+        api.script(*[fault(529)] * 3)
+        with pytest.raises(anthropic.APIStatusError):
+            quick(api).messages.create(**ASKED)
+        purse.capture.settle()
+    assert purse.seen == []
+
+
+# Live or not
+
+
+def test_what_came_over_a_socket_is_live_and_has_its_time() -> None:
+    with StandIn() as api, capturing() as purse:
+        quick(api).messages.create(**ASKED)
+        [*quick(api).messages.create(**ASKED, stream=True)]
+    assert [(call.live, call.at) for call in purse.calls] == [(True, "2023-11-14T22:13:20Z")] * 2
+
+
+def test_asynchronous_sockets_are_live_too() -> None:
+    async def main(api: StandIn) -> None:
+        async with anthropic.AsyncAnthropic(base_url=api.url, api_key="none") as client:
+            await client.messages.create(**ASKED)
+
+    with StandIn() as api, capturing() as purse:
+        asyncio.run(main(api))
+    assert purse.call.live is True
+
+
+def test_mocks_and_applications_in_the_process_are_not_live() -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": JSON_BODY})
+
+    async def main() -> None:
+        client = httpx2.AsyncClient(transport=httpx2.ASGITransport(application))
+        await anthropic.AsyncAnthropic(api_key="none", http_client=client).messages.create(**ASKED)
+
+    with capturing() as purse:
+        asyncio.run(main())
+        sdk().messages.create(**ASKED)
+    assert [call.live for call in purse.calls] == [False, False]
+    assert [call.at for call in purse.calls] == [None, None]
+
+
+def test_a_transport_of_ones_own_is_unknown_unless_it_passes_the_socket_on() -> None:
+    class Canned(httpx2.BaseTransport):
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            return httpx2.Response(200, content=JSON_BODY)
+
+    class Logging(httpx2.BaseTransport):
+        inner = httpx2.HTTPTransport()
+
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            return self.inner.handle_request(request)
+
+    with StandIn() as api, capturing() as purse:
+        for transport in (Canned(), Logging()):
+            with httpx2.Client(transport=transport) as http_client:
+                quick(api, http_client=http_client).messages.create(**ASKED)
+    assert [call.live for call in purse.calls] == [None, True]
+
+
+# Batches
+
+PARAMS = {**ASKED, "model": "claude-haiku-4-5"}
+REQUESTS = [{"custom_id": name, "params": PARAMS} for name in ("a", "b", "c")]
+
+
+def batch_api(*lines: dict[str, Any]) -> Callable[[httpx2.Request], httpx2.Response]:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.method == "POST":
+            return httpx2.Response(200, json=batch())
+        if request.url.path.endswith("/results"):
+            body = "".join(json.dumps(line) + "\n" for line in lines).encode()
+            kind = "application/x-jsonl"
+            return respond(httpx2, body[:50], body[50:], kind=kind)(request)  # type: ignore[no-any-return]
+        return httpx2.Response(200, json=batch())
+
+    return answer
+
+
+def batch() -> dict[str, Any]:
+    return {
+        "id": "msgbatch_1",
+        "type": "message_batch",
+        "processing_status": "ended",
+        "results_url": "https://api.anthropic.com/v1/messages/batches/msgbatch_1/results",
+    }
+
+
+def result(custom_id: str, kind: str = "succeeded") -> dict[str, Any]:
+    outcome: dict[str, Any] = {"type": kind}
+    if kind == "succeeded":
+        outcome["message"] = {**MESSAGE, "usage": {**USAGE, "service_tier": "batch"}}
+    return {"custom_id": custom_id, "result": outcome}
+
+
+def test_a_batch_is_settled_by_its_results_once() -> None:
+    client = sdk(batch_api(result("b"), result("a"), result("c", "errored")))
+    with capturing() as purse:
+        created = client.messages.batches.create(requests=REQUESTS)  # type: ignore[arg-type]
+        for _ in range(2):
+            assert len([*client.messages.batches.results(created.id)]) == 3
+        purse.capture.settle()
+    assert [(call.usage, call.caveats) for call in purse.calls] == [(BILLED, ())] * 2
+    assert {call.context.service_tier for call in purse.calls} == {"batch"}
+    assert all((exchange.payload or {})["model"] == PARAMS["model"] for exchange in purse.exchanges)
+
+
+def test_a_batch_without_results_is_one_unknown_call_for_each_request() -> None:
+    with capturing() as purse:
+        sdk(batch_api()).messages.batches.create(requests=REQUESTS)  # type: ignore[arg-type]
+        assert purse.calls == []
+        purse.capture.settle()
+        purse.capture.settle()
+    assert [call.caveats for call in purse.calls] == [("open-batch",)] * 3
+    assert {call.model for call in purse.calls} == {"claude-haiku-4-5"}
+
+
+def test_results_that_come_after_the_verdict_replace_what_was_told_for_their_owner() -> None:
+    client = sdk(batch_api(result("a"), result("b", "expired")))
+    with capturing() as purse:
+        purse.now = "creator"
+        client.messages.batches.create(requests=REQUESTS)  # type: ignore[arg-type]
+        purse.capture.settle(lambda owner: owner == "creator")
+        told = purse.exchanges
+        purse.now = "reader"
+        [*client.messages.batches.results("msgbatch_1")]
+        (one, settled), (other, free) = purse.seen[3:]
+    assert (one, other) == ("creator", "creator")
+    assert settled.replaces is told[0]
+    assert settled.call is not None
+    assert settled.call.usage == BILLED
+    assert free.replaces is told[1]
+    assert free.call is None
+
+
+def test_results_of_a_batch_created_elsewhere_belong_to_who_reads_them_once() -> None:
+    client = sdk(batch_api(result("a"), result("b", "canceled")))
+    with capturing() as purse:
+        for reader in ("one", "two"):
+            purse.now = reader
+            for _ in range(2):
+                [*client.messages.batches.results("msgbatch_1")]
+    assert [owner for owner, exchange in purse.seen if exchange.call] == ["one", "two"]
+
+
+def test_a_batch_that_is_created_again_is_open_again() -> None:
+    client = sdk(batch_api(result("a")))
+    with capturing() as purse:
+        for _ in range(2):
+            client.messages.batches.create(requests=REQUESTS[:1])  # type: ignore[arg-type]
+            [*client.messages.batches.results("msgbatch_1")]
+        purse.capture.settle()
+    assert [call.usage for call in purse.calls] == [BILLED, BILLED]
+
+
+def test_results_left_early_settle_what_was_read() -> None:
+    client = sdk(batch_api(result("a"), result("b")))
+    with capturing() as purse:
+        client.messages.batches.create(requests=REQUESTS[:2])  # type: ignore[arg-type]
+        results = client.messages.batches.results("msgbatch_1")
+        assert next(iter(results)).custom_id == "a"
+        purse.capture.settle()
+    # What has passed has passed: the second line came in the same piece.
+    assert {call.caveats for call in purse.calls} <= {(), ("open-batch",)}
+    assert purse.calls[0].usage == BILLED
+
+
+def test_the_stand_in_s_batches_over_sockets() -> None:
+    with StandIn() as api, capturing() as purse:
+        client = quick(api)
+        created = client.messages.batches.create(requests=REQUESTS)  # type: ignore[arg-type]
+        found = [*client.messages.batches.results(created.id)]
+        purse.capture.settle()
+    assert len(found) == 3
+    assert [call.live for call in purse.calls] == [True] * 3
+    assert all(call.usage.output_tokens for call in purse.calls)
+
+
+# Other platforms and counts
+
+
+def test_bedrock_vertex_and_foundry_name_model_and_region_in_the_url() -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, content=JSON_BODY)
+
+    def http_client() -> httpx2.Client:
+        return httpx2.Client(transport=httpx2.MockTransport(answer))
+
+    bedrock = anthropic.AnthropicBedrock(
+        aws_access_key="none",
+        aws_secret_key="none",
+        aws_region="eu-west-1",
+        http_client=http_client(),
+    )
+    vertex = anthropic.AnthropicVertex(
+        region="europe-west1", project_id="p", access_token="none", http_client=http_client()
+    )
+    foundry = anthropic.AnthropicFoundry(resource="r", api_key="none", http_client=http_client())
+    with capturing() as purse:
+        for client, model in (
+            (bedrock, "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"),
+            (bedrock, "global.anthropic.claude-sonnet-4-5-20250929-v1:0"),
+            (vertex, "claude-opus-4-7"),
+            (foundry, "claude-opus-4-7"),
+        ):
+            client.messages.create(**{**ASKED, "model": model})
+    assert [call.context.platform for call in purse.calls] == [
+        "bedrock-regional",
+        "bedrock",
+        "vertex-regional",
+        "foundry",
+    ]
+    assert purse.exchanges[2].endpoint.model == "claude-opus-4-7"
+
+
+def test_vertex_counts_at_a_model_of_their_own_and_costs_nothing() -> None:
+    http_client = httpx2.Client(
+        transport=httpx2.MockTransport(
+            lambda request: httpx2.Response(200, json={"input_tokens": 3})
+        )
+    )
+    vertex = anthropic.AnthropicVertex(
+        region="global", project_id="p", access_token="none", http_client=http_client
+    )
+    with capturing() as purse:
+        vertex.messages.count_tokens(model=ASKED["model"], messages=ASKED["messages"])
+        asked = {"model": ASKED["model"], "messages": ASKED["messages"]}
+        sdk(lambda request: httpx2.Response(200, json={"input_tokens": 3})).messages.count_tokens(
+            **asked
+        )
+    assert [(one.endpoint.kind, one.call) for one in purse.exchanges] == [
+        ("count_tokens", None)
+    ] * 2
+
+
+def test_counts_of_our_own_are_not_seen() -> None:
+    from pytest_llmcost.metering.sending import own_request
+
+    with capturing() as purse, own_request():
+        sdk().messages.create(**ASKED)
+    assert purse.seen == []
+
+
+def test_a_client_of_module_scope_serves_whoever_is_running() -> None:
+    client = sdk()
+    with capturing() as purse:
+        calls: list[Call] = []
+        for name in ("one", "two"):
+            purse.now = name
+            client.messages.create(**ASKED)
+            calls.append(purse.calls[-1])
+    assert [owner for owner, _ in purse.seen] == ["one", "two"]
+    assert isinstance(purse, Purse)
