@@ -16,6 +16,7 @@ from pytest_llmcost.budgeting.totals import dearest, shared_fixtures
 from pytest_llmcost.metering.call import Call
 from pytest_llmcost.pricing.money import format_share, format_usd
 from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.reporting.escape import clean
 from pytest_llmcost.reporting.failure import format_limit, render_headline
 from pytest_llmcost.reporting.line import Line
 from pytest_llmcost.reporting.marks import Mark, marks_of_run
@@ -25,6 +26,8 @@ _BAR_CELLS = 5
 _NARROWEST_NAME = 20
 _ROOMY = 100
 """A terminal so wide leaves a second blank between columns."""
+_LONGEST = 2_000
+"""A reason may hold a command, which is of no use when it is cut."""
 _STATE_COLOURS = {"exceeded": "red", "unverified": "yellow", "within": "green"}
 
 
@@ -92,7 +95,7 @@ def _badness(verdict: Verdict) -> tuple[int, Decimal]:
 def _row(name: str, calls: Iterable[Call], verdict: Verdict | None = None) -> Row:
     calls = list(calls)
     return Row(
-        name=name,
+        name=clean(name),
         calls=len(calls),
         usage=sum((call.billed_usage for call in calls), Usage()),
         usd=sum((call.usd_low if call.usd is None else call.usd for call in calls), Decimal(0)),
@@ -110,7 +113,8 @@ def render_summary(report: Report, view: View) -> list[Line]:
     lines = _table(rows, view) if rows else []
     if len(report.totals.by_model) > 1:
         lines += [Line(""), *_models(report, view)]
-    return [*lines, Line(""), *_totals(report, view), *_verdicts(report), *_notes(report, rows)]
+    tail = [*_totals(report, view), *_verdicts(report), *_notes(report, rows)]
+    return [*lines, Line(""), *(Line(clean(line.text, _LONGEST), line.markup) for line in tail)]
 
 
 def render_short(report: Report) -> str:
@@ -123,8 +127,7 @@ def render_short(report: Report) -> str:
         f"llmcost: {_at_least(report)}{format_usd(totals.usd)} for {_count(totals.calls, 'call')}"
         f"{unpriced}, live spend {format_usd(totals.live_usd)}"
     ]
-    parts += [f"{each.scope} {each.state}: {render_headline(each)}" for each in report.verdicts]
-    return "; ".join(parts)
+    return clean("; ".join([*parts, *(_say(mark) for mark in marks_of_run(report))]), _LONGEST)
 
 
 def _table(rows: Sequence[Row], view: View) -> list[Line]:
@@ -287,7 +290,8 @@ def _verdicts(report: Report) -> Iterator[Line]:
 
 def _say(mark: Mark) -> str:
     verdict = mark.verdict
-    about = " ".join(filter(None, (mark.words, mark.name)))
+    name = "" if mark.name == verdict.label else mark.name
+    about = " ".join(filter(None, (mark.words, name)))
     near = f", over {verdict.warn_at:.0%} of it" if verdict.is_near else ""
     return f"{about} {verdict.state}: {render_headline(verdict)}{near} ({verdict.origin})"
 

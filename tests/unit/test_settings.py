@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.settings import OPTIONS, Settings, parse_bool, resolve
+
+INI_FOLDER = Path("/project")
+
+
+def settle(
+    flags: dict[str, object] | None = None,
+    env: dict[str, str] | None = None,
+    ini: dict[str, str | list[str] | None] | None = None,
+) -> Settings:
+    return resolve(flags or {}, env or {}, ini or {}, INI_FOLDER)
+
+
+def test_nothing_stated_is_the_defaults_of_the_table() -> None:
+    settings = settle()
+    assert settings == Settings()
+    for option in OPTIONS:
+        assert getattr(settings, option.name) == option.default
+        assert settings.origin(option.name) == "default"
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_ini_file() -> None:
+    flags: dict[str, object] = {"max_test": "$0.01"}
+    env = {"PYTEST_LLMCOST_MAX_TEST": "$0.02"}
+    ini: dict[str, str | list[str] | None] = {"max_test": "$0.03"}
+    for given, amount, origin in (
+        ((flags, env, ini), "0.01", "--llmcost-max-test"),
+        (({}, env, ini), "0.02", "PYTEST_LLMCOST_MAX_TEST"),
+        (({}, {}, ini), "0.03", "llmcost_max_test"),
+    ):
+        settings = settle(*given)
+        assert settings.max_test == Decimal(amount)
+        assert settings.origin("max_test") == origin
+
+
+def test_an_empty_value_is_none_at_all() -> None:
+    settings = settle({"report": []}, {"PYTEST_LLMCOST_MAX_TEST": ""}, {"max_test": " "})
+    assert (settings.max_test, settings.report) == (None, ())
+
+
+def test_lists_come_as_lines_or_with_commas() -> None:
+    ini: dict[str, str | list[str] | None] = {"budgets": ["tests/** = $1", "", "x = $2"]}
+    assert settle(ini=ini).budgets == ("tests/** = $1", "x = $2")
+    env = {"PYTEST_LLMCOST_MODEL": "claude-opus-5-5, claude-opus-5\nclaude-opus-4-8"}
+    assert settle(env=env).model == ("claude-opus-5-5", "claude-opus-5", "claude-opus-4-8")
+
+
+def test_paths_of_the_ini_file_are_relative_to_it_and_those_of_flags_to_where_one_is() -> None:
+    ini: dict[str, str | list[str] | None] = {"baseline": "base.json", "report": ["out/cost.md"]}
+    settings = settle(ini=ini)
+    assert settings.baseline == INI_FOLDER / "base.json"
+    assert settings.report == (INI_FOLDER / "out" / "cost.md",)
+    assert settle({"baseline": "base.json"}).baseline == Path("base.json")
+    assert settle({"baseline": "/abs/base.json"}).baseline == Path("/abs/base.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("max_suite", "2c", Decimal("0.02")),
+        ("warn_at", "80%", Decimal("0.8")),
+        ("price_date", "2026-11-22", date(2026, 11, 22)),
+        ("record_mode", "new_episodes", "new_episodes"),
+        ("cache", "cold", "cold"),
+        ("unverified", "warn", "warn"),
+        ("rows", "0", 0),
+        ("per", "1k", 1000),
+        ("github", "no", False),
+        ("disabled", "yes", True),
+    ],
+)
+def test_each_kind_of_value_is_read(name: str, text: str, value: object) -> None:
+    assert getattr(settle(ini={name: text}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("max_suite", "cheap", "is not an amount of money"),
+        ("max_test", "-1", "is not an amount of money"),
+        ("warn_at", "0.8", "is not a percentage"),
+        ("price_date", "22.11.2026", "is not a date"),
+        ("record_mode", "always", "is none of none, once, new_episodes, all, rewrite"),
+        ("cache", "hot", "is none of as-billed, cold, warm"),
+        ("rows", "-1", "is not a whole number"),
+        ("github", "perhaps", "is neither true nor false"),
+    ],
+)
+def test_a_wrong_value_names_where_it_stands(name: str, text: str, words: str) -> None:
+    option = next(option for option in OPTIONS if option.name == name)
+    with pytest.raises(SettingsError, match=f"^{option.env}: '{text}' {words}"):
+        settle(env={option.env: text})
+    with pytest.raises(SettingsError, match=f"^{option.ini}: "):
+        settle(ini={name: text})
+
+
+@pytest.mark.parametrize("path", ["ledger", "ledger.yaml", "ledger.JSON"])
+def test_a_report_needs_a_suffix_that_says_what_it_is(path: str) -> None:
+    with pytest.raises(SettingsError, match=r"ends in \.json or \.md"):
+        settle({"report": [path]})
+
+
+@pytest.mark.parametrize("limit", ["10%", "$0.05", "5c"])
+def test_an_increase_is_a_share_or_an_amount(limit: str) -> None:
+    assert settle({"max_increase": [limit]}).max_increase == (limit,)
+
+
+@pytest.mark.parametrize("limit", ["ten", "10 percent", "%"])
+def test_any_other_increase_is_wrong(limit: str) -> None:
+    with pytest.raises(SettingsError, match="--llmcost-max-increase"):
+        settle({"max_increase": [limit]})
+
+
+@pytest.mark.parametrize("text", ["1", "TRUE", " yes ", "on"])
+def test_words_for_true(text: str) -> None:
+    assert parse_bool(text)
+
+
+def test_no_two_options_share_a_name_and_each_has_its_prefix() -> None:
+    flags = [option.flag for option in OPTIONS if option.flag]
+    assert len(set(flags)) == len(flags)
+    assert all(flag.startswith(("--llmcost-", "--no-llmcost")) for flag in flags)
+    assert {option.name for option in OPTIONS} == set(Settings.__dataclass_fields__) - {"origins"}
