@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import textwrap
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import anthropic
@@ -17,10 +19,18 @@ import vcr.cassette  # type: ignore[import-untyped]
 import yaml
 from standin import StandIn
 
+import pytest_llmcost
+
 pytest_plugins = ["pytester"]
 
 # In-process runs forget what they import; C extensions do not survive that, and it is slow.
-LOADED_FOR_GOOD = (anthropic, httpx, msgspec, trio, vcr.cassette, yaml)
+LOADED_FOR_GOOD = (
+    *(anthropic, httpx, msgspec, trio, vcr.cassette, yaml),
+    *(
+        import_module(module.name)
+        for module in pkgutil.walk_packages(pytest_llmcost.__path__, "pytest_llmcost.")
+    ),
+)
 
 
 @pytest.fixture(autouse=True)

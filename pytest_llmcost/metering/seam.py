@@ -75,8 +75,9 @@ _seam = _Seam()
 
 
 def open_seam(ear: Ear) -> None:
-    """Listen: wrap what is imported now, and whatever will be."""
-    _seam.ears.append(ear)
+    """Listen: wrap what is imported now, and whatever will be; again only wraps what is new."""
+    if ear not in _seam.ears:
+        _seam.ears.append(ear)
     _seam.watcher.install()
 
 

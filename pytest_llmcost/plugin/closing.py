@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from pytest_llmcost.budgeting.cliffs import cliff_notes
 from pytest_llmcost.budgeting.ledger import Report, read_report
 from pytest_llmcost.budgeting.ledger import Run as RunRecord
+from pytest_llmcost.budgeting.report import run_verdicts
 from pytest_llmcost.plugin.marker import budgets_of
 from pytest_llmcost.plugin.run import Run, utc_now
 from pytest_llmcost.pricing.ratecard import RateCard
@@ -23,20 +24,14 @@ from pytest_llmcost.settings import Settings
 _STALE_CARD_DAYS = 90
 
 
-def has_books(run: Run) -> bool:
-    """Whether there is anything to close: a call, a ceiling, or a file that was asked for."""
-    settings = run.settings
-    asked = (settings.max_suite, settings.budgets, settings.report, settings.baseline)
-    return bool(run.ledger) or any(each not in (None, ()) for each in asked)
-
-
 def close(run: Run, session: pytest.Session) -> Report:
     """Sum up a run and decide every ceiling over several tests."""
     run.settle()
+    run.books.put_all_away()
     run.incomplete.update(_what_is_missing(session))
-    report = run.ledger.report(
+    report = run.books.ledger.report(
         price_date=run.price_date.isoformat(),
-        rate_card=run.card_id,
+        rate_card=run.books.card_id,
         run=_record(run, None),
         generator={name: version(name) for name in ("pytest-llmcost", "pytest")},
         cache_basis=run.settings.cache,
@@ -44,12 +39,11 @@ def close(run: Run, session: pytest.Session) -> Report:
         budgets=budgets_of(run.settings),
         notes=[*run.notes, *_notes(run)],
     )
-    near = cliff_notes(report, run.card, run.price_date) if run.ledger else ()
+    near = cliff_notes(report, run.books.card, run.price_date) if run.books.ledger else ()
     report = replace(report, notes=(*report.notes, *near))
-    baseline = run.settings.baseline
-    if baseline is None or not run.needs(baseline):
+    if run.baseline is None:
         return report
-    return _compared(run.settings, run.card, report, baseline)
+    return _compared(run.settings, run.books.card, report, run.baseline)
 
 
 def _compared(settings: Settings, card: RateCard, report: Report, baseline: Path) -> Report:
@@ -71,6 +65,11 @@ def _compared(settings: Settings, card: RateCard, report: Report, baseline: Path
         test_limits=limits["max_test_increase"],
     )
     return replace(report, comparison=comparison)
+
+
+def is_broken(run: Run, report: Report) -> bool:
+    """Whether a ceiling over several tests fails the run."""
+    return any(map(run.books.is_broken, run_verdicts(report)))
 
 
 def finish(run: Run, report: Report, exit_status: int) -> Report:
@@ -98,9 +97,9 @@ def _what_is_missing(session: pytest.Session) -> Iterator[str]:
 
 def _notes(run: Run) -> Iterator[str]:
     yield from (f"not understood, so of unknown cost: {each}" for each in run.failures)
-    age = (run.price_date - run.card.checked_on).days if run.ledger else 0
+    age = (run.price_date - run.books.card.checked_on).days if run.books.ledger else 0
     if age > _STALE_CARD_DAYS:
         yield (
             f"the rate card was checked {age} days before the price date "
-            f"({run.card.checked_on}): update pytest-llmcost, or see `llmcost rates`"
+            f"({run.books.card.checked_on}): update pytest-llmcost, or see `llmcost rates`"
         )

@@ -24,7 +24,8 @@ from pytest_llmcost.plugin.recording import cassette_path, fixture_cassette_path
 from pytest_llmcost.pricing.usage import Context, Usage
 
 if TYPE_CHECKING:
-    from pytest_llmcost.plugin.run import Run, Seat
+    from pytest_llmcost.plugin.run import Run
+    from pytest_llmcost.plugin.seats import Seat
 
 
 class Desk(NamedTuple):
@@ -121,12 +122,12 @@ def read_normalised(
     Raises:
         PayloadError: it is not JSON.
     """
-    sent = read_payload(body, resolve=run.exact_model, **how)
-    stand_in = run.config.hook.pytest_llmcost_normalize_payload(payload=sent.body, item=item)
+    sent = read_payload(body, resolve=run.books.exact_model, **how)
+    stand_in = run.hook("pytest_llmcost_normalize_payload")(payload=sent.body, item=item)
     if stand_in is None:
         return sent
     told = read_payload(
-        stand_in, resolve=run.exact_model, **{"model": sent.model, **how, "betas": sent.betas}
+        stand_in, resolve=run.books.exact_model, **{"model": sent.model, **how, "betas": sent.betas}
     )
     return replace(sent, fingerprint=told.fingerprint, parts=told.parts)
 

@@ -18,7 +18,8 @@ from pytest_llmcost.plugin.counting import read_normalised
 
 if TYPE_CHECKING:
     from pytest_llmcost.metering.exchange import Exchange
-    from pytest_llmcost.plugin.run import Run, Seat
+    from pytest_llmcost.plugin.run import Run
+    from pytest_llmcost.plugin.seats import Seat
 
 Metered = tuple[Call | None, Payload | None]
 
@@ -57,11 +58,16 @@ def _outgrown(
     run: Run, seat: Seat, exchange: Exchange, call: Call, payload: Payload, recorded: Payload
 ) -> Call:
     try:
-        count = run.counting.count(seat, payload)
+        count = run.books.counting.count(seat, payload)
     except CountError:
         return stale(call, sent=payload, recorded=recorded)
     return recount(
-        call, count, sent=payload, recorded=recorded, exchange=exchange, tokenizer=run.tokenizer
+        call,
+        count,
+        sent=payload,
+        recorded=recorded,
+        exchange=exchange,
+        tokenizer=run.books.tokenizer,
     )
 
 

@@ -20,14 +20,12 @@ from pytest_llmcost.budgeting.budget import Budget, check, settled, spend_of
 from pytest_llmcost.errors import LlmCostError, PriceError, SettingsError
 from pytest_llmcost.metering.call import Call
 from pytest_llmcost.metering.declared import read_declared
-from pytest_llmcost.plugin.run import KEY, Run
+from pytest_llmcost.plugin.judging import broken
+from pytest_llmcost.plugin.run import Run
 from pytest_llmcost.pricing.money import parse_usd
 from pytest_llmcost.pricing.usage import Usage
-from pytest_llmcost.reporting.failure import render_failure
 
 if TYPE_CHECKING:
-    import anthropic
-
     from pytest_llmcost.pricing.ratecard import Cost
 
 OFF = "llmcost is off (--no-llmcost), so there is no figure to look at"
@@ -70,7 +68,7 @@ class Counted:
         """
         call = self._known()
         assert self.run is not None
-        return self.run.cost_of(call)
+        return self.run.books.cost_of(call)
 
     @property
     def usd(self) -> Decimal:
@@ -134,12 +132,12 @@ class LlmCost:
         seat = run.seat
         try:
             payload = read_normalised(run, body, item)
-            count = run.counting.count(seat, payload)
+            count = run.books.counting.count(seat, payload)
             call = counted_call(count, payload, output_tokens)
         except LlmCostError as error:
             # The message says it all; our own frames would only hide the line that asked.
             raise error.with_traceback(None) from None
-        return Counted(run.book(seat, call, payload), run)
+        return Counted(run.books.book(seat, call, payload), run)
 
     async def acount(
         self,
@@ -174,7 +172,9 @@ class LlmCost:
             return Counted(None)
         stated = None if usd is None else parse_usd(usd)
 
-        call = self._run.book(self._run.seat, read_declared(response, model=model, usd=stated))
+        call = self._run.books.book(
+            self._run.seat, read_declared(response, model=model, usd=stated)
+        )
         return Counted(call, self._run)
 
     @property
@@ -182,7 +182,7 @@ class LlmCost:
         """The test's calls so far; a payload that was counted and then sent is one."""
         if self._run is None or self._item is None:
             return ()
-        return tuple(self._run.calls_of(self._run.seat.owner))
+        return tuple(self._run.books.calls_of(self._run.seat.holder))
 
     @property
     def usd(self) -> Decimal:
@@ -214,19 +214,22 @@ class LlmCost:
         if run is None or self._item is None:
             yield
             return
-        run.settle(run.seat.owner)
-        start = len(run.booked)
-        yield
-        run.settle(run.seat.owner)
-        calls = settled(run.booked[start:])
+        holder, booked = run.seat.holder, list[Call]()
+        run.settle(holder)
+        holder.open_blocks.append(booked)
+        try:
+            yield
+            run.settle(holder)
+        finally:
+            holder.open_blocks.remove(booked)
+        calls = settled(booked)
         origin = _caller()
         budget = Budget(scope="block", limit=amount, origin=origin, label="budget", reason=reason)
         command = run.count_command(self._item)
         verdict = check(budget, spend_of(calls, "usd", count_command=command))
-        run.blocks.append(verdict)
-        if run.is_broken(verdict):
-            run.broken.add(run.seat.owner)
-            pytest.fail(render_failure(verdict, calls), pytrace=False)
+        holder.add_block(verdict)
+        if run.books.is_broken(verdict):
+            raise broken(verdict, calls)
 
 
 def _caller() -> str:
@@ -244,20 +247,3 @@ def _caller() -> str:
 def _why_unpriced(calls: list[Call]) -> str:
     caveats = sorted({caveat for call in calls for caveat in call.caveats})
     return "no price: " + ("; ".join(caveats) or "unknown")
-
-
-@pytest.fixture
-def llmcost(request: pytest.FixtureRequest) -> LlmCost:
-    """Count and price what a test would send to Claude: `llmcost.count(payload)`."""
-    return LlmCost(request.config.stash.get(KEY, None), request.node)
-
-
-@pytest.fixture(scope="session")
-def llmcost_client() -> anthropic.Anthropic:
-    """The client that counts tokens, made only when a count must go out.
-
-    Override it in a conftest for a gateway, Foundry or Vertex; it must be a synchronous one.
-    """
-    import anthropic
-
-    return anthropic.Anthropic()

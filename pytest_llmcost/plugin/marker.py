@@ -14,19 +14,13 @@ import pytest
 from pytest_llmcost.budgeting.budget import Budget, Kind
 from pytest_llmcost.budgeting.places import parse_place
 from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.plugin.watch import MARKER
 from pytest_llmcost.pricing.bill import Basis
 from pytest_llmcost.pricing.money import parse_quantity, parse_usd
 from pytest_llmcost.settings import CACHE_BASES, Settings
 
 if TYPE_CHECKING:
     import _pytest.nodes
-
-NAME = "max_cost"
-HELP = (
-    'max_cost(usd, *, input_tokens=None, output_tokens=None, calls=None, cache=None, reason=""): '
-    'fail the test when its Claude calls cost more than usd ("$0.02", "2c", 0.02), or use more '
-    'tokens or calls ("8k") than stated. (pytest-llmcost)'
-)
 
 _PARSERS: dict[Kind, Callable[[object], Decimal]] = {
     "usd": parse_usd,
@@ -52,7 +46,7 @@ def ceilings_of(item: pytest.Item, settings: Settings) -> Ceilings:
     """
     limits: dict[Kind, Budget] = {}
     cache: Basis | None = None
-    for node, mark in item.iter_markers_with_node(NAME):
+    for node, mark in item.iter_markers_with_node(MARKER):
         stated = _read_mark(mark, node, is_own=node is item)
         for budget in stated.budgets:
             limits.setdefault(budget.kind, budget)

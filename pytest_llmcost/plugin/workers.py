@@ -25,16 +25,21 @@ class Worker:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Put on the report what came since the last one."""
-        fragment = self.run.ledger.take_fragment()
+        fragment = self._news()
         if fragment is not None:
             report.llmcost = fragment  # type: ignore[attr-defined]
+
+    def _news(self) -> dict[str, Any] | None:
+        return self.run.books.ledger.take_fragment() if self.run.has_books else None
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Send the rest: calls outside of tests, and why the run is not complete."""
         self.run.settle()
+        if self.run.has_books:
+            self.run.books.put_all_away()
         session.config.workeroutput[_KEY] = {  # type: ignore[attr-defined]
-            "ledger": self.run.ledger.take_fragment(),
+            "ledger": self._news(),
             "incomplete": sorted(self.run.incomplete),
             "notes": sorted(self.run.notes),
         }
@@ -52,7 +57,8 @@ class Controller:
         """Take in what a worker put on its report."""
         fragment = getattr(report, _KEY, None)
         if fragment is not None:
-            self.run.ledger.absorb(fragment)
+            worker = getattr(report, "worker_id", None)
+            self.run.books.ledger.absorb(fragment, worker=worker)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -68,6 +74,6 @@ class Controller:
             self.run.incomplete.add("worker-crashed")
             return
         if output["ledger"] is not None:
-            self.run.ledger.absorb(output["ledger"])
+            self.run.books.ledger.absorb(output["ledger"], worker=node.gateway.id)
         self.run.incomplete.update(output["incomplete"])
         self.run.notes.update(output["notes"])

@@ -1,0 +1,190 @@
+"""Books: what the calls of one session cost, by whoever made them.
+
+Data flow: an Exchange from capture, or a count from the fixture -> a priced Call -> the ledger;
+a test's ceilings -> its verdict -> the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.structs import replace
+
+from pytest_llmcost.budgeting.budget import Verdict, settled
+from pytest_llmcost.budgeting.ledger import CardId, Ledger
+from pytest_llmcost.budgeting.ledger import Payload as LedgerPayload
+from pytest_llmcost.metering.call import Call, price_call
+from pytest_llmcost.plugin.exchanges import read_exchange
+from pytest_llmcost.plugin.run import Run, checked_hook_result
+from pytest_llmcost.plugin.seats import Attempt, Holder, Seat
+from pytest_llmcost.pricing.bill import Basis
+from pytest_llmcost.pricing.caveats import caveat_name
+from pytest_llmcost.pricing.ratecard import Cost, RateCard, shipped_card
+
+if TYPE_CHECKING:
+    from pytest_llmcost.metering.exchange import Exchange
+    from pytest_llmcost.metering.payload import Payload
+    from pytest_llmcost.plugin.counting import Counting
+
+_RANK = ("within", "unverified", "exceeded")
+_OPEN = frozenset({"truncated-stream", "lost-answer", "open-batch"})
+"""Caveats of a call that may still turn out otherwise."""
+
+
+class _OpenCall(NamedTuple):
+    exchange: Exchange
+    call: Call
+    holder: Holder
+    blocks: list[list[Call]]
+    """Those `budget(...)` blocks that it counts for."""
+
+
+class Books:
+    """The ledger, and the prices that it is kept in."""
+
+    def __init__(self, run: Run) -> None:
+        """Begin empty; prices are read when the first call needs them."""
+        self.run = run
+        self.ledger = Ledger()
+        self._open: dict[int, _OpenCall] = {}
+        """What was booked before it was complete, by the identity of its exchange."""
+
+    @cached_property
+    def counting(self) -> Counting:
+        """The counter and the count cassettes; made when a first count is asked for."""
+        from pytest_llmcost.plugin.counting import Counting
+
+        return Counting(self.run)
+
+    def put_away(self, holder: Holder) -> None:
+        """Save what somebody has counted."""
+        if "counting" in self.__dict__:
+            self.counting.close(holder.owner)
+
+    def put_all_away(self) -> None:
+        """Save what everybody has counted."""
+        if "counting" in self.__dict__:
+            self.counting.close_all()
+
+    # Prices
+
+    @cached_property
+    def card(self) -> RateCard:
+        """The prices: shipped, then the user's file, then what a plugin makes of them."""
+        card, name = shipped_card(), "pytest_llmcost_rate_card"
+        if self.run.settings.prices is not None:
+            card = card.with_overrides(self.run.settings.prices)
+        replaced = self.run.hook(name)(config=self.run.config, card=card)
+        if replaced is None:
+            return card
+        checked: RateCard = checked_hook_result(replaced, RateCard, name)
+        return checked
+
+    @property
+    def card_id(self) -> CardId:
+        """Which prices these are, for the report."""
+        card = self.card
+        return CardId(version=card.version, sha256=card.sha256, sources=tuple(card.sources))
+
+    def exact_model(self, name: str) -> str:
+        """A model's exact id.
+
+        Raises:
+            UnknownModelError: no row and no alias of the card has this name.
+        """
+        return self.card.resolve(name).model
+
+    def tokenizer(self, model: str) -> str | None:
+        """The name of a model's tokenizer; None where the card does not know it."""
+        return self.card.tokenizer(model) if self.card.find(model) else None
+
+    def price(self, call: Call, basis: Basis | None = None) -> Call:
+        """Price a call on the run's date and basis, or on a basis of a marker's own."""
+        settings = self.run.settings
+        return price_call(call, self.card, on=self.run.price_date, basis=basis or settings.cache)
+
+    def cost_of(self, call: Call) -> Cost:
+        """The itemised bill of a call.
+
+        Raises:
+            UnknownModelError: one of its models has no price on the run's date.
+        """
+        basis = self.run.settings.cache
+        return self.card.price(call.legs, call.context, on=self.run.price_date, basis=basis)
+
+    # Calls
+
+    def saw(self, seat: Seat, exchange: Exchange) -> None:
+        """Meter and book an exchange, or what has become of one that was booked as open."""
+        blocks = self._take_back(exchange.replaces)
+        if blocks is None:
+            blocks = seat.holder.open_blocks
+        call, payload = exchange.call, None
+        with self.run.keeping_failures():
+            call, payload = read_exchange(self.run, seat, exchange)
+        if call is None:
+            return
+        booked = self._book(seat, call, payload, blocks)
+        if _OPEN.intersection(map(caveat_name, booked.caveats)):
+            self._open[id(exchange)] = _OpenCall(exchange, booked, seat.holder, [*blocks])
+        with self.run.keeping_failures():
+            self._tell(booked, seat)
+
+    def _take_back(self, replaced: Exchange | None) -> list[list[Call]] | None:
+        """Take out what was said before; return the blocks that it counted for."""
+        known = None if replaced is None else self._open.pop(id(replaced), None)
+        if known is None:
+            return None
+        self.ledger.withdraw(known.holder.owner, known.call)
+        for block in known.blocks:
+            block.remove(known.call)
+        return known.blocks
+
+    def book(self, seat: Seat, call: Call, payload: Payload | None = None) -> Call:
+        """Price a call and put it into the ledger."""
+        booked = self._book(seat, call, payload, seat.holder.open_blocks)
+        self._tell(booked, seat)
+        return booked
+
+    def _book(
+        self, seat: Seat, call: Call, payload: Payload | None, blocks: Iterable[list[Call]]
+    ) -> Call:
+        call = replace(self.price(call), phase=seat.phase)
+        known = None
+        if payload is not None:
+            known = LedgerPayload(model=payload.model, parts=payload.parts)
+        self.ledger.add(seat.owner, call, known)
+        seat.holder.is_touched = True
+        for block in blocks:
+            block.append(call)
+        return call
+
+    def _tell(self, call: Call, seat: Seat) -> None:
+        self.run.hook("pytest_llmcost_call")(call=call, item=seat.item)
+
+    def calls_of(self, holder: Holder, basis: Basis | None = None) -> Sequence[Call]:
+        """Somebody's calls so far, sent ones not counted twice; on another basis if asked."""
+        self.run.settle(holder)
+        calls = self.ledger.calls(holder.owner)
+        if basis is None or basis == self.run.settings.cache:
+            return calls
+        return settled(self.price(call, basis) for call in calls)
+
+    # Verdicts
+
+    def conclude(self, attempt: Attempt, verdicts: Iterable[Verdict]) -> Verdict | None:
+        """Store a test's verdicts, the worst as the decisive one, and return that."""
+        ranked = sorted(verdicts, key=lambda each: -_RANK.index(each.state))
+        worst, others = (ranked[0], ranked[1:]) if ranked else (None, [])
+        attempt.verdict = worst
+        if worst is not None or attempt.blocks:
+            self.ledger.judge(attempt.owner, verdict=worst, blocks=[*others, *attempt.blocks])
+        return worst
+
+    def is_broken(self, verdict: Verdict) -> bool:
+        """Whether a verdict fails what it is about; `unverified = warn` softens that one alone."""
+        if verdict.state == "unverified":
+            return self.run.settings.unverified == "fail"
+        return verdict.state == "exceeded"

@@ -1,0 +1,123 @@
+"""Whose call is it: the attempt of a test, a fixture that several tests share, or nobody.
+
+In every run of every suite these are made for each test, so nothing here costs anything before
+a call is made; then `owner` is what the ledger books under.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_llmcost.budgeting.budget import Verdict
+    from pytest_llmcost.budgeting.ledger import FixtureOwner, Owner, TestOwner
+    from pytest_llmcost.metering.call import Call, Phase
+
+
+class Holder:
+    """Somebody who may send requests; compared by identity."""
+
+    def __init__(self) -> None:
+        """Begin with nothing spent."""
+        self.is_touched = False
+        """Whether it has a call, a count or a block: only then it is in the books."""
+        self.blocks: list[Verdict] = []
+        """What became of `budget(...)` blocks that are through."""
+        self.open_blocks: list[list[Call]] = []
+        """The calls of blocks under way."""
+
+    def add_block(self, verdict: Verdict) -> None:
+        """Note what became of a block."""
+        self.is_touched = True
+        self.blocks.append(verdict)
+
+    @cached_property
+    def owner(self) -> Owner:
+        """Who it is to the ledger."""
+        from pytest_llmcost.budgeting.ledger import OUTSIDE
+
+        return OUTSIDE
+
+
+class Attempt(Holder):
+    """One attempt of one test, and what came of it."""
+
+    def __init__(self, item: pytest.Item, nodeid: str, number: int) -> None:
+        """Begin with no verdict."""
+        super().__init__()
+        self.item = item
+        self.nodeid = nodeid
+        self.number = number
+        self.verdict: Verdict | None = None
+        """The decisive one of the test's ceilings, once they are judged."""
+
+    @cached_property
+    def owner(self) -> TestOwner:
+        """Who it is to the ledger."""
+        from pytest_llmcost.budgeting.ledger import TestOwner
+
+        path, line, _ = self.item.location
+        return TestOwner(
+            nodeid=self.nodeid,
+            path=path,
+            line=None if line is None else line + 1,
+            attempt=self.number,
+        )
+
+
+class Shared(Holder):
+    """A fixture wider than a function, from its set-up to its teardown."""
+
+    def __init__(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest, worker: str | None
+    ) -> None:
+        """Speak for one set-up of a fixture, for the node that it is set up for."""
+        super().__init__()
+        self._fixture = fixturedef
+        self._node = request.node
+        self._param = _param_id(fixturedef, request)
+        self._worker = worker
+
+    @cached_property
+    def owner(self) -> FixtureOwner:
+        """Who it is to the ledger."""
+        from pytest_llmcost.budgeting.ledger import FixtureOwner
+
+        return FixtureOwner(
+            name=self._fixture.argname,
+            scope=self._fixture.scope,
+            baseid=self._fixture.baseid,
+            node=self._node.nodeid,
+            worker=self._worker,
+            param=self._param,
+        )
+
+
+def _param_id(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> str | None:
+    """What tells parameters apart, the same in every run: an object's address is not."""
+    if not hasattr(request, "param"):
+        return None
+    param = request.param
+    if isinstance(param, (str, int, float, bool, type(None))):
+        return repr(param)[:80]
+    return f"{fixturedef.argname}{getattr(request, 'param_index', '')}"
+
+
+class Seat(NamedTuple):
+    """Whose a request is, and when in their life it was sent."""
+
+    holder: Holder
+    phase: Phase | None = None
+    item: pytest.Item | None = None
+    """The test, for the user's hooks; None for shared fixtures and outside of tests."""
+
+    @property
+    def owner(self) -> Owner:
+        """Who it is to the ledger."""
+        return self.holder.owner
+
+
+NOBODY = Seat(Holder())

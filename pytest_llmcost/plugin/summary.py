@@ -1,0 +1,52 @@
+"""The summary on the terminal: what `reporting.terminal` renders, written by pytest's writer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from pytest_llmcost.budgeting.ledger import Report
+from pytest_llmcost.plugin.publishing import mark_files
+from pytest_llmcost.plugin.run import Run
+from pytest_llmcost.reporting.terminal import View, render_short, render_summary
+
+
+def write_summary(
+    run: Run, report: Report, problems: Sequence[str], terminal: pytest.TerminalReporter
+) -> None:
+    """Write the table and the verdicts, one line under `-q`; what went wrong in any case."""
+    if run.config.get_verbosity() < 0:
+        text = render_short(report)
+        if text:
+            terminal.write_line(text)
+    else:
+        _write_section(run, report, terminal)
+    for problem in problems:
+        terminal.write_line(f"not written: {problem}", red=True, bold=True)
+    for command in mark_files(run, report):
+        terminal.write_line(command)
+
+
+def _write_section(run: Run, report: Report, terminal: pytest.TerminalReporter) -> None:
+    writer = run.config.get_terminal_writer()
+    lines = render_summary(report, _view(run, writer.fullwidth, _encoding(writer)))
+    if lines:
+        terminal.write_sep("=", "llmcost: what the Claude calls cost", blue=True)
+    for line in lines:
+        terminal.write_line(line.text, **line.markup)
+
+
+def _view(run: Run, width: int, encoding: str) -> View:
+    settings = run.settings
+    return View(
+        width=width,
+        rows=settings.rows,
+        per=settings.per,
+        warn_at=settings.warn_at,
+        unicode=encoding.lower().replace("-", "").startswith("utf"),
+    )
+
+
+def _encoding(writer: object) -> str:
+    return getattr(getattr(writer, "_file", None), "encoding", None) or "utf-8"
