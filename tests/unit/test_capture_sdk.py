@@ -269,6 +269,9 @@ def test_a_transport_of_ones_own_is_unknown_unless_it_passes_the_socket_on() -> 
         def handle_request(self, request: httpx2.Request) -> httpx2.Response:
             return self.inner.handle_request(request)
 
+        def close(self) -> None:
+            self.inner.close()
+
     with StandIn() as api, capturing() as purse:
         for transport in (Canned(), Logging()):
             with httpx2.Client(transport=transport) as http_client:
