@@ -1,0 +1,137 @@
+"""What a call costs at most, cold and warm."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_llmcost.budgeting.columns import Column, Sum, reprice, sum_column
+from pytest_llmcost.budgeting.report import Payload
+from pytest_llmcost.metering.call import Call, PricedLeg, price_call
+from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.pricing.usage import Context, Usage
+
+NOV = date(2026, 11, 22)
+MODEL = "claude-opus-4-7"  # 5 in, 6.25 and 10 to write, 0.50 to read, 25 out
+
+
+def a_call(usage: Usage, *, leg: dict[str, Any] | None = None, **fields: Any) -> Call:
+    legs = (PricedLeg(model=MODEL, usage=usage, **(leg or {})),)
+    call = Call(**{
+        "model": MODEL, "fingerprint": "1:a", "evidence": "billed", "usage": usage, "legs": legs,
+        "max_tokens": 1_000, **fields,
+    })  # fmt: skip
+    return price_call(call, shipped_card(), on=NOV)
+
+
+def usd(call: Call, column: Column, payload: Payload | None = None) -> Decimal | None:
+    payloads = {} if payload is None else {"1:a": payload}
+    return reprice(call, column, payloads, shipped_card(), on=NOV)
+
+
+def test_the_worst_case_is_a_cold_cache_and_the_longest_reply() -> None:
+    call = a_call(Usage(input_tokens=1_000, cache_read_tokens=10_000, output_tokens=50))
+    # 1,000 x 5 + 10,000 x 6.25 + 1,000 x 25, per million
+    assert usd(call, "worst") == Decimal("0.0925")
+    assert usd(call, "cold") == Decimal("0.06875")
+    assert usd(call, "warm") == Decimal("0.01125")
+
+
+def test_without_caching_cold_and_warm_are_what_it_cost() -> None:
+    call = a_call(Usage(input_tokens=1_000, output_tokens=50))
+    assert usd(call, "cold") == usd(call, "warm") == call.usd
+
+
+COUNTED = a_call(
+    Usage(input_tokens=11_000), evidence="counted", caveats=("input-only",), max_tokens=100
+)
+
+
+def test_a_count_is_told_apart_by_what_its_breakpoints_cache() -> None:
+    payload = Payload(model=MODEL, breakpoints=2, cached={"5m": 4_000, "1h": 6_000})
+    # 1,000 x 5 + 4,000 x 6.25 + 6,000 x 10
+    assert usd(COUNTED, "cold", payload) == Decimal("0.09")
+    assert usd(COUNTED, "warm", payload) == Decimal("0.01")
+    assert usd(COUNTED, "worst", payload) == Decimal("0.0925")
+
+
+def test_lives_are_kept_even_where_the_count_was_booked_as_warm() -> None:
+    warm = a_call(Usage(input_tokens=1_000, cache_read_tokens=10_000), evidence="counted")
+    payload = Payload(model=MODEL, breakpoints=2, cached={"5m": 4_000, "1h": 6_000})
+    assert usd(warm, "cold", payload) == Decimal("0.09")
+
+
+@pytest.mark.parametrize("column", ["worst", "cold", "warm"])
+def test_breakpoints_that_nobody_counted_leave_it_unknown(column: Column) -> None:
+    assert usd(COUNTED, column, Payload(model=MODEL, breakpoints=1)) is None
+    assert usd(COUNTED, column, Payload(model=MODEL)) is not None
+
+
+def test_breakpoints_too_short_to_be_cached_change_nothing() -> None:
+    payload = Payload(model=MODEL, breakpoints=1, cached={"5m": 0, "1h": 0})
+    assert usd(COUNTED, "cold", payload) == usd(COUNTED, "warm", payload) == COUNTED.usd
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        a_call(Usage(input_tokens=1), max_tokens=None),
+        a_call(Usage(input_tokens=1), leg={"sums_calls": True}),
+        a_call(Usage(input_tokens=1), leg={"kind": "compaction"}),
+        a_call(Usage(), legs=(PricedLeg(model=MODEL, usage=Usage(input_tokens=1)),) * 2),
+        a_call(Usage(input_tokens=1), caveats=("left-out: tools.web_search",)),
+        a_call(Usage(input_tokens=1), context=Context(platform="bedrock-unknown", speed="warp")),
+    ],
+)
+def test_where_nothing_bounds_a_call_there_is_no_worst_case(call: Call) -> None:
+    assert usd(call, "worst") is None
+
+
+def test_a_stream_cut_short_has_a_worst_case_all_the_same() -> None:
+    call = a_call(Usage(input_tokens=1_000, output_tokens=3), caveats=("truncated-stream",))
+    assert call.usd_high is None
+    assert usd(call, "worst") == Decimal("0.03")
+
+
+def test_a_refusal_might_be_an_answer_the_next_time() -> None:
+    call = a_call(Usage(input_tokens=1_000), leg={"refusal": "cyber"})
+    assert call.usd == 0
+    assert usd(call, "worst") == Decimal("0.03")
+
+
+def test_an_endpoint_that_may_cost_more_is_taken_to() -> None:
+    call = a_call(Usage(input_tokens=1_000), context=Context(platform="bedrock-unknown"))
+    assert usd(call, "worst") == Decimal("0.033")
+
+
+tokens = st.integers(0, 10**6)
+
+
+@given(tokens, tokens, tokens, tokens, st.integers(0, 128_000))
+def test_nothing_costs_more_than_the_worst_case_nor_warm_more_than_cold(
+    plain: int, written: int, read: int, output: int, most: int
+) -> None:
+    usage = Usage(
+        input_tokens=plain,
+        cache_write_5m_tokens=written,
+        cache_read_tokens=read,
+        output_tokens=min(output, most),
+    )
+    call = a_call(usage, max_tokens=most)
+    worst, cold, warm = (usd(call, column) for column in ("worst", "cold", "warm"))
+    assert worst is not None
+    assert cold is not None
+    assert warm is not None
+    assert call.usd is not None
+    assert worst >= cold >= call.usd >= warm
+
+
+def test_a_sum_counts_what_it_does_not_know() -> None:
+    calls = [a_call(Usage(input_tokens=1_000)), a_call(Usage(input_tokens=1), max_tokens=None)]
+    assert sum_column(calls, lambda call: usd(call, "worst")) == Sum(Decimal("0.03"), 1)
+    assert sum_column([], lambda call: None) == Sum(Decimal(0), 0)
