@@ -84,22 +84,13 @@ def read_message(
     """
     reading = _read(body, request, truncated)
     named = model or text_at(request or {}, "model")
-    serving = serving_model(reading.passes, reading.fallbacks) or text_at(body, "model") or named
-    if not serving:
-        raise UsageDataError("model: expected the model's name, got nothing", path="model")
-    declined, served = split_passes(reading.passes)
-    requested = serving
-    if declined or reading.fallbacks:
-        requested = named or text_at(body, "model") or serving
-    legs = _message_legs(reading, served, serving)
-    legs += added_legs(reading.passes, requested=requested)
-    legs += declined_legs(declined, reading.fallbacks, requested=requested)
+    serving = _serving_model(reading, named)
     return Call(
         model=serving,
         evidence="billed",
         stream=stream,
         usage=reading.usage,
-        legs=tuple(map(_unpriced, _worth_keeping(legs))),
+        legs=tuple(map(_unpriced, _legs(reading, serving, named))),
         context=_context(reading.raw, platform or _platform_of(named), batch),
         caveats=tuple(sorted(set(_caveats(reading)))),
     )
@@ -120,6 +111,30 @@ def _read(
         request=request,
         truncated=truncated,
     )
+
+
+def _serving_model(reading: _Reading, named: str | None) -> str:
+    """Return the model that answered: the last fallback's, else the response's own name for it."""
+    serving = serving_model(reading.passes, reading.fallbacks)
+    serving = serving or text_at(reading.body, "model") or named
+    if not serving:
+        raise UsageDataError("model: expected the model's name, got nothing", path="model")
+    return serving
+
+
+def _legs(reading: _Reading, serving: str, named: str | None) -> list[Leg]:
+    """Return what is paid for: the answer, what ran beside it, what was declined before it.
+
+    Passes that used nothing are dropped, but one leg stays so that the call has a price.
+    """
+    declined, served = split_passes(reading.passes)
+    requested = serving
+    if declined or reading.fallbacks:
+        requested = named or text_at(reading.body, "model") or serving
+    legs = _message_legs(reading, served, serving)
+    legs += added_legs(reading.passes, requested=requested)
+    legs += declined_legs(declined, reading.fallbacks, requested=requested)
+    return [leg for leg in legs if leg.usage or leg.kind == "declined"] or legs[:1]
 
 
 def _message_legs(reading: _Reading, served: list[Pass], model: str) -> list[Leg]:
@@ -187,11 +202,6 @@ def _platform_of(model: str | None) -> Platform | None:
     """Return the cloud that a model's spelling tells of."""
     found = shipped_card().find(model) if model else None
     return found.platform if found else None
-
-
-def _worth_keeping(legs: list[Leg]) -> list[Leg]:
-    """Drop passes that used nothing, but keep one leg so that the call has a price."""
-    return [leg for leg in legs if leg.usage or leg.kind == "declined"] or legs[:1]
 
 
 def _unpriced(leg: Leg) -> PricedLeg:
