@@ -40,7 +40,6 @@ class Names:
 
     def __init__(self, card: CardFile) -> None:
         self._index = dict(_spellings(card))
-        self._ids = tuple(card.models)
 
     def find(self, name: str) -> Resolved | None:
         """Return the model that a name stands for; nothing for any other name.
@@ -68,9 +67,9 @@ class Names:
 def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
     """Yield what each name stands for; a later one of the same name wins."""
     for model, entry in card.models.items():
-        yield from ((alias, Resolved(model)) for alias in entry.aliases)
-    for model, entry in card.models.items():
         yield from _cloud_spellings(model, entry, card)
+    for model, entry in card.models.items():
+        yield from ((alias, Resolved(model)) for alias in entry.aliases)
     for model in card.models:  # an id is never an alias of something else
         yield model, Resolved(model)
 

@@ -166,6 +166,13 @@ def test_aliases_are_names_of_gateways_and_deployments(overlay: Overlay) -> None
     assert shipped_card().find("acme/opus") is None
 
 
+def test_an_alias_goes_before_a_clouds_spelling(overlay: Overlay) -> None:
+    name = "us.anthropic.claude-opus-5"
+    card = overlay(f'[models.claude-opus-5-5]\naliases = ["{name}"]')
+    assert card.resolve(name) == ("claude-opus-5-5", None)
+    assert card.resolve(f"eu{name[2:]}") == ("claude-opus-5", "bedrock-regional")
+
+
 def test_an_alias_may_move_to_another_model(overlay: Overlay) -> None:
     card = overlay('[models.claude-opus-5-5]\naliases = ["claude-3-opus-latest"]')
     assert card.resolve("claude-3-opus-latest").model == "claude-opus-5-5"
