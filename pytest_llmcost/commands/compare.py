@@ -14,6 +14,7 @@ from pytest_llmcost.budgeting.comparison import Change, Comparison
 from pytest_llmcost.budgeting.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.budgeting.ledger_file import read_report, to_json
 from pytest_llmcost.commands.console import Console
+from pytest_llmcost.commands.output import add_output_option, read_output_paths, write_output
 from pytest_llmcost.commands.prices import add_prices_option, read_card
 from pytest_llmcost.commands.table import render_table
 from pytest_llmcost.pricing.money import format_usd
@@ -49,11 +50,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         default="text",
         help="md is the ledger to judge as a pull-request comment, with what it changes",
     )
+    add_output_option(parser, "the ledger to judge, with the comparison in it")
     add_prices_option(parser)
 
 
 def run(arguments: Namespace, console: Console) -> int:
     """Compare, print, and return 1 when an increase is exceeded or unverified."""
+    paths = read_output_paths(arguments)
     head = read_report(arguments.head)
     comparison = compare(
         read_report(arguments.base),
@@ -68,6 +71,8 @@ def run(arguments: Namespace, console: Console) -> int:
         console.print(render_markdown(replace(head, comparison=comparison)).rstrip("\n"))
     else:
         console.print("\n".join(_render(comparison)))
+    for path in paths:
+        write_output(replace(head, comparison=comparison), path)
     return 1 if any(verdict.state != "within" for verdict in _verdicts(comparison)) else 0
 
 

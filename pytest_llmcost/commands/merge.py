@@ -4,32 +4,22 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from pathlib import Path
 
 from pytest_llmcost.budgeting.budget import Budget, Verdict
-from pytest_llmcost.budgeting.ledger_file import read_report, render_json, write_file, write_report
+from pytest_llmcost.budgeting.ledger_file import read_report, render_json
 from pytest_llmcost.budgeting.merge import merge_reports
 from pytest_llmcost.budgeting.report import Report
 from pytest_llmcost.commands.console import Console
+from pytest_llmcost.commands.output import add_output_option, read_output_paths, write_output
 from pytest_llmcost.commands.table import format_count
 from pytest_llmcost.pricing.money import format_usd, parse_usd
 from pytest_llmcost.reporting.failure import render_headline
-from pytest_llmcost.reporting.markdown import render_markdown
-from pytest_llmcost.settings import parse_report_path
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("shard", nargs="+", help="a JSON report of --llmcost-report")
-    parser.add_argument(
-        "-o",
-        "--output",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="where to write the merged ledger, or with the suffix .md a pull-request comment; "
-        "repeatable",
-    )
+    add_output_option(parser, "the merged ledger")
     parser.add_argument(
         "--max-suite",
         metavar="USD",
@@ -45,24 +35,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, console: Console) -> int:
     """Merge, write and judge; return 1 when a ceiling is exceeded or unverified."""
     limit = None if arguments.max_suite is None else _budget(arguments.max_suite)
-    paths = [parse_report_path(text) for text in arguments.output]
+    paths = read_output_paths(arguments)
     shards = ((path, read_report(path)) for path in arguments.shard)
     report = merge_reports(shards, max_suite=limit, is_whole=arguments.whole)
     for path in paths:
-        _write(report, path)
+        write_output(report, path)
     if paths:
         console.print(_describe(report, arguments))
     else:
         console.print(render_json(report).decode().rstrip("\n"))
         console.note(_describe(report, arguments))
     return 1 if any(_fails(verdict) for verdict in report.verdicts) else 0
-
-
-def _write(report: Report, path: Path) -> None:
-    if path.suffix == ".json":
-        write_report(report, path)
-    else:
-        write_file(path, [render_markdown(report).encode()])
 
 
 def _budget(text: str) -> Budget:

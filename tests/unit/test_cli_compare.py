@@ -7,7 +7,7 @@ import pytest
 from sample_reports import a_fixture, a_test, make_call, make_report
 
 from pytest_llmcost.budgeting.ledger import Owner
-from pytest_llmcost.budgeting.ledger_file import write_report
+from pytest_llmcost.budgeting.ledger_file import read_report, write_report
 from pytest_llmcost.budgeting.report import CardId, Payload, Report
 from pytest_llmcost.cli import main
 from pytest_llmcost.metering.call import Call, PricedLeg, price_call
@@ -156,3 +156,15 @@ def test_markdown_is_the_comment_of_a_pull_request(
     out = capsys.readouterr().out
     assert out.startswith("<!-- pytest-llmcost -->\n### What the prompts cost")
     assert "Against the baseline" in out
+
+
+def test_the_ledger_and_a_comment_are_written_with_the_comparison(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("base.json", "head.json")]
+    for path, usd in zip(paths, ("1", "2"), strict=True):
+        write_report(make_report({a_test("t.py::test"): [make_call(usd)]}), path)
+    ledger, comment = tmp_path / "out" / "cost.json", tmp_path / "out" / "cost.md"
+    assert main(["compare", *paths, "-o", str(ledger), "-o", str(comment)]) == 0
+    assert read_report(ledger).comparison is not None
+    text = comment.read_text(encoding="utf-8")
+    assert text.startswith("<!-- pytest-llmcost -->\n### What the prompts cost\n")
+    assert "Against the baseline" in text

@@ -1,0 +1,91 @@
+"""The workflow files of docs/ci.md are what they should be, as far as tools can tell."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+BLOCKS: list[str] = re.findall(
+    r"^```yaml\n(.*?)^```$", (DOCS / "ci.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+)
+GITHUB = [block for block in BLOCKS if "\njobs:\n" in block]
+GITLAB = [block for block in BLOCKS if block not in GITHUB]
+
+
+def scripts(node: object) -> Iterator[str]:
+    """Every piece of shell in a workflow."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get("run"), str):
+            yield node["run"]
+        script = node.get("script")
+        yield from script if isinstance(script, list) else ()
+    children = node.values() if isinstance(node, Mapping) else node
+    for child in children if not isinstance(node, str) and hasattr(children, "__iter__") else ():
+        yield from scripts(child)
+
+
+def test_there_are_workflows_for_both_forges() -> None:
+    assert len(GITHUB) == 3
+    assert len(GITLAB) == 1
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_block_is_yaml_with_shell_that_parses(block: str) -> None:
+    found = list(scripts(yaml.safe_load(block)))
+    assert found
+    for script in found:
+        checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
+        assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("block", GITHUB)
+def test_no_workflow_puts_foreign_text_into_its_shell(block: str) -> None:
+    assert not [script for script in scripts(yaml.safe_load(block)) if "${{" in script]
+
+
+@pytest.mark.parametrize("block", GITHUB)
+def test_no_workflow_has_more_rights_than_it_needs(block: str) -> None:
+    workflow: dict[Any, Any] = yaml.safe_load(block)
+    assert workflow["permissions"] in ({}, {"contents": "read"})
+    assert "pull_request_target" not in block
+    assert "secrets." not in block
+
+
+@pytest.mark.parametrize(
+    ("block", "schema"),
+    [*((each, "github-workflows") for each in GITHUB), *((each, "gitlab-ci") for each in GITLAB)],
+)
+def test_every_block_keeps_to_its_forges_schema(block: str, schema: str, tmp_path: Path) -> None:
+    pytest.importorskip("check_jsonschema", reason="check-jsonschema is not installed")
+    path = tmp_path / "workflow.yml"
+    path.write_text(block, encoding="utf-8")
+    command = ["check-jsonschema", "--builtin-schema", f"vendor.{schema}", str(path)]
+    checked = subprocess.run(command, text=True, capture_output=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.skipif(shutil.which("actionlint") is None, reason="actionlint is not installed")
+@pytest.mark.parametrize("block", GITHUB)
+def test_every_workflow_passes_the_linter(block: str) -> None:
+    checked = subprocess.run(["actionlint", "-"], input=block, text=True, capture_output=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_every_option_that_the_page_names_exists() -> None:
+    from pytest_llmcost.settings import OPTIONS
+
+    text = (DOCS / "ci.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--llmcost-[a-z-]+", text))
+    assert named
+    assert named <= {option.flag for option in OPTIONS}
+    assert set(re.findall(r"llmcost_[a-z_]+(?= =|`, a line)", text)) <= {
+        option.ini for option in OPTIONS
+    }
