@@ -1,0 +1,278 @@
+"""What a cassette played, learnt from VCR itself, whoever opened it and however it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import httpx2
+import pytest
+import vcr  # type: ignore[import-untyped]
+import yaml
+from capture_kit import ASKED, JSON_BODY, LIBRARIES, SSE_BODY, URL, capturing
+from msgspec import to_builtins
+
+from pytest_llmcost.metering.exchange import Exchange
+from pytest_llmcost.metering.replay import Replay
+
+LONGER = {**ASKED, "messages": [{"role": "user", "content": "Hi " * 5_000}]}
+KEPT = json.dumps(ASKED)
+
+
+def cassette_of(
+    path: Path, *bodies: str | None, reply: bytes = JSON_BODY, kind: str = "application/json"
+) -> Path:
+    interactions = [
+        {
+            "request": {"method": "POST", "uri": URL, "headers": {}, "body": body},
+            "response": {
+                "status": {"code": 200, "message": "OK"},
+                "headers": {"content-type": [kind]},
+                "body": {"string": reply.decode()},
+            },
+        }
+        for body in bodies
+    ]
+    path.write_text(yaml.safe_dump({"version": 1, "interactions": interactions}))
+    return path
+
+
+@pytest.fixture
+def cassette(tmp_path: Path) -> Path:
+    return cassette_of(tmp_path / "one.yaml", KEPT)
+
+
+def ask(asked: dict[str, Any] = ASKED, **options: Any) -> None:
+    with anthropic.Anthropic(api_key="none", max_retries=0, **options) as client:
+        client.messages.create(**asked)
+
+
+def replayed(cassette: Path, asked: dict[str, Any] = ASKED, **options: Any) -> Exchange:
+    with capturing() as purse, vcr.use_cassette(str(cassette), record_mode="none", **options):
+        ask(asked)
+    (exchange,) = purse.exchanges
+    assert exchange.live is False
+    assert exchange.call is not None
+    assert exchange.call.usage.input_tokens == 25
+    return exchange
+
+
+def replay_of(cassette: Path, asked: dict[str, Any] = ASKED, **options: Any) -> Replay:
+    replay = replayed(cassette, asked, **options).replay
+    assert replay is not None
+    return replay
+
+
+def test_a_grown_prompt_still_gets_yesterdays_reply_and_we_see_what_it_was_for(
+    cassette: Path,
+) -> None:
+    exchange = replayed(cassette, LONGER)
+    assert exchange.payload == LONGER
+    assert exchange.replay == Replay(body=ASKED)
+
+
+def test_the_same_bytes_are_told_from_the_same_payload(tmp_path: Path) -> None:
+    with capturing() as purse:
+
+        def keep(request: httpx2.Request) -> httpx2.Response:
+            return httpx2.Response(200, content=JSON_BODY)
+
+        ask(http_client=httpx2.Client(transport=httpx2.MockTransport(keep)))
+    sent = json.dumps(purse.exchanges[0].payload, separators=(",", ":"))
+    assert replay_of(cassette_of(tmp_path / "a.yaml", sent)) == Replay(body=ASKED, is_same=True)
+    assert replay_of(cassette_of(tmp_path / "b.yaml", KEPT)) == Replay(body=ASKED)
+
+
+@pytest.mark.parametrize("body", [None, "", "not JSON", "[1]"])
+def test_a_recording_without_a_usable_body_is_not_comparable(
+    tmp_path: Path, body: str | None
+) -> None:
+    replay = replay_of(cassette_of(tmp_path / "one.yaml", body))
+    assert replay.body is None
+    assert replay.obstacle is not None
+
+
+def test_a_filter_that_touches_headers_or_metadata_hides_nothing(cassette: Path) -> None:
+    asked = {**LONGER, "metadata": {"user_id": "u"}}
+
+    def without_metadata(request: Any) -> Any:
+        body = json.loads(request.body)
+        body.pop("metadata", None)
+        request.body = json.dumps(body)
+        return request
+
+    replay = replay_of(
+        cassette, asked, filter_headers=["x-api-key"], before_record_request=without_metadata
+    )
+    assert replay == Replay(body=ASKED)
+
+
+@pytest.mark.parametrize("words", [1, 5_000])
+def test_a_filter_that_replaces_the_prompt_makes_it_not_comparable(
+    tmp_path: Path, words: int
+) -> None:
+    hidden = {**ASKED, "messages": ["hidden"]}
+
+    def hide(request: Any) -> Any:
+        request.body = json.dumps({**json.loads(request.body), "messages": ["hidden"]})
+        return request
+
+    cassette = cassette_of(tmp_path / "one.yaml", json.dumps(hidden))
+    asked = {**ASKED, "messages": [{"role": "user", "content": "Hi " * words}]}
+    replay = replay_of(cassette, asked, before_record_request=hide)
+    assert replay == Replay(obstacle="a filter of the cassette changes the request body")
+    # What changes beside what is hidden is seen all the same.
+    changed = replay_of(cassette, {**asked, "model": "claude-opus-4-8"}, before_record_request=hide)
+    assert changed == Replay(body=hidden)
+
+
+def test_a_filter_that_drops_the_body_makes_it_not_comparable(tmp_path: Path) -> None:
+    def drop(request: Any) -> Any:
+        request.body = None
+        return request
+
+    cassette = cassette_of(tmp_path / "one.yaml", None)
+    replay = replay_of(cassette, before_record_request=drop)
+    assert replay == Replay(obstacle="the cassette holds no request body")
+
+
+class ParsedBodies:
+    """A serializer as pydantic-ai and others keep it: bodies as YAML, not as text."""
+
+    @staticmethod
+    def deserialize(text: str) -> Any:
+        data = yaml.safe_load(text)
+        for one in data["interactions"]:
+            one["request"]["body"] = json.dumps(one["request"].pop("parsed_body"))
+            reply = json.dumps(one["response"].pop("parsed_body"))
+            one["response"]["body"] = {"string": reply}
+        return data
+
+    @staticmethod
+    def serialize(data: Any) -> str:
+        return str(yaml.safe_dump(data))
+
+
+def test_serializers_that_keep_parsed_bodies_compare_as_json(tmp_path: Path) -> None:
+    cassette = cassette_of(tmp_path / "one.yaml", KEPT)
+    data = yaml.safe_load(cassette.read_text())
+    (one,) = data["interactions"]
+    one["request"]["parsed_body"] = json.loads(one["request"].pop("body"))
+    one["response"]["parsed_body"] = json.loads(one["response"].pop("body")["string"])
+    cassette.write_text(yaml.safe_dump(data))
+    recorder = vcr.VCR(serializer="parsed", record_mode="none")
+    recorder.register_serializer("parsed", ParsedBodies)
+    with capturing() as purse, recorder.use_cassette(str(cassette)):
+        ask(LONGER)
+    assert purse.exchanges[0].replay == Replay(body=ASKED)
+
+
+def test_streams_are_replayed_and_compared_too(tmp_path: Path) -> None:
+    cassette = cassette_of(tmp_path / "one.yaml", KEPT, reply=SSE_BODY, kind="text/event-stream")
+    with (
+        capturing() as purse,
+        vcr.use_cassette(str(cassette), record_mode="none"),
+        anthropic.Anthropic(api_key="none") as client,
+        client.messages.stream(**LONGER) as stream,
+    ):
+        assert stream.get_final_text() == "Hello there"
+    assert purse.exchanges[0].replay == Replay(body=ASKED)
+    assert purse.call.live is False
+
+
+def test_asynchronous_replays_each_find_their_own_recording(tmp_path: Path) -> None:
+    bodies = [json.dumps({**ASKED, "max_tokens": number}) for number in range(1, 9)]
+    cassette = cassette_of(tmp_path / "many.yaml", *bodies)
+
+    async def main() -> None:
+        async with anthropic.AsyncAnthropic(api_key="none") as client:
+            await asyncio.gather(
+                *(client.messages.create(**{**ASKED, "max_tokens": 99}) for _ in bodies)
+            )
+
+    with capturing() as purse, vcr.use_cassette(str(cassette), record_mode="none") as opened:
+        asyncio.run(main())
+    assert opened.play_count == len(bodies)
+    found = [exchange.replay.body for exchange in purse.exchanges if exchange.replay]
+    assert sorted(body["max_tokens"] for body in found if body) == [*range(1, 9)]
+
+
+def test_threads_each_find_their_own_recording(tmp_path: Path) -> None:
+    cassette = cassette_of(tmp_path / "many.yaml", *[KEPT] * 8)
+    with capturing() as purse, vcr.use_cassette(str(cassette), record_mode="none"):
+        threads = [threading.Thread(target=ask, args=(LONGER,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [exchange.replay for exchange in purse.exchanges] == [Replay(body=ASKED)] * 8
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda each: each.__name__)
+def test_both_libraries_without_the_sdk(library: Any, cassette: Path) -> None:
+    with (
+        capturing() as purse,
+        vcr.use_cassette(str(cassette), record_mode="none"),
+        library.Client() as client,
+    ):
+        client.post(URL, json=LONGER, headers={"anthropic-version": "2023-06-01"})
+    assert purse.exchanges[0].replay == Replay(body=ASKED)
+    assert purse.call.live is False
+
+
+def test_the_cassette_keeps_its_counts_and_its_bytes(cassette: Path) -> None:
+    before = cassette.read_bytes()
+    with capturing(), vcr.use_cassette(str(cassette), record_mode="once") as opened:
+        ask(LONGER)
+        assert (opened.play_count, opened.all_played, opened.dirty) == (1, True, False)
+    assert cassette.read_bytes() == before
+
+
+def test_what_the_cassette_lacks_fails_as_it_would_and_is_nothing(cassette: Path) -> None:
+    with capturing() as purse, vcr.use_cassette(str(cassette), record_mode="none"):
+        ask()
+        with pytest.raises(anthropic.APIConnectionError):
+            ask()
+        purse.capture.settle()
+    assert len(purse.calls) == 1
+
+
+def test_recording_is_live_and_its_replay_is_not(tmp_path: Path, standin: Any) -> None:
+    path = str(tmp_path / "new.yaml")
+    with capturing() as purse:
+        for _ in range(2):
+            with vcr.use_cassette(path, record_mode="once"):
+                ask(base_url=standin.url)
+    recorded, replayed = purse.exchanges
+    assert (recorded.live, recorded.replay) == (True, None)
+    assert (replayed.live, replayed.replay) == (False, Replay(body=ASKED, is_same=True))
+    assert recorded.call is not None
+    assert replayed.call is not None
+    assert to_builtins(recorded.call.usage) == to_builtins(replayed.call.usage)
+
+
+def test_other_requests_of_the_cassette_are_no_business_of_ours(tmp_path: Path) -> None:
+    cassette = cassette_of(tmp_path / "one.yaml", KEPT)
+    data = yaml.safe_load(cassette.read_text())
+    token = json.loads(json.dumps(data["interactions"][0]))
+    token["request"]["uri"] = "https://login.example/token"
+    data["interactions"].insert(0, token)
+    cassette.write_text(yaml.safe_dump(data))
+
+    class LogIn(httpx.Auth):
+        def auth_flow(self, request: httpx.Request) -> Any:
+            yield httpx.Request("POST", "https://login.example/token", content=b"{}")
+            yield request
+
+    with (
+        capturing() as purse,
+        vcr.use_cassette(str(cassette), record_mode="none"),
+        httpx.Client(auth=LogIn()) as client,
+    ):
+        client.post(URL, json=LONGER, headers={"anthropic-version": "2023-06-01"})
+    assert [exchange.replay for exchange in purse.exchanges] == [Replay(body=ASKED)]
