@@ -215,16 +215,22 @@ class RateCard:
 
     def _work_out_tariff(self, leg: Leg, context: Context, on: date) -> Tariff:
         model = self.resolve(leg.model).model
-        asked = context.speed or STANDARD
-        has_speed = asked in self.speeds(model)
-        # Which speed an advisor ran at is not stated; a declined or compacting model other than
-        # the serving one may have no such speed.
-        speed = STANDARD if leg.kind != "message" and not has_speed else asked
-        bands = self.bands(model, on=on, speed=STANDARD if leg.kind == "advisor" else speed)
-        dearer = None
-        if leg.kind == "advisor" and speed != STANDARD:
-            dearer = self.bands(model, on=on, speed=speed)
-        return tariff_of(self._settings, bands, context, on, dearer=dearer)
+        speed = context.speed or STANDARD
+        if leg.kind == "message" or speed == STANDARD:
+            bands = self.bands(model, on=on, speed=speed)
+            return tariff_of(self._settings, bands, context, on)
+        standard, same = self.bands(model, on=on), self._bands_at(model, on, speed)
+        if leg.kind == "advisor":  # nothing states at which speed it ran
+            return tariff_of(self._settings, standard, context, on, dearer=same)
+        # What declined or compacted may be another model than the one that answered at this speed.
+        return tariff_of(self._settings, same or standard, context, on)
+
+    def _bands_at(self, model: str, on: date, speed: str) -> tuple[Rates, ...] | None:
+        """Return a model's rates at a speed; nothing where it has none."""
+        try:
+            return self.bands(model, on=on, speed=speed)
+        except UnknownModelError:
+            return None
 
 
 @cache

@@ -343,6 +343,12 @@ def test_what_ran_beside_a_fast_answer_was_fast_where_its_model_can_be(
     assert price(model, leg={"kind": kind}, speed="fast").usd == Decimal(usd)
 
 
+@pytest.mark.parametrize("kind", ["compaction", "declined", "advisor"])
+def test_what_ran_beside_a_fast_answer_before_its_model_could_be_fast_was_not(kind: str) -> None:
+    cost = price("claude-opus-4-7", on=date(2026, 5, 11), leg={"kind": kind}, speed="fast")
+    assert (*bounds(cost), cost.caveats) == ("30", "30", "30", ())
+
+
 def test_a_declined_attempt_that_no_entry_tells_of_is_open_where_it_is_billed() -> None:
     open_ended = price(usage=Usage(), leg={"kind": "declined", "refusal": "bio"})
     assert bounds(open_ended) == ("0", "0", None)
