@@ -151,6 +151,13 @@ class TestComparison:
         )
         assert only_change(compare(base, head, CARD)).parts == ("tools.b", "tools.a")
 
+    def test_has_nothing_to_pair_a_call_with_that_was_added(self) -> None:
+        parts = {name: Payload(model="m", parts={"system": name}) for name in ("1:x", "1:y", "1:z")}
+        base = report({A: [call(1, "1:x")]}, payloads=parts)
+        head = report({A: [call(1, "1:y"), call(1, "1:z")]}, payloads=parts)
+        change = only_change(compare(base, head, CARD))
+        assert (change.parts, change.calls) == (("system",), 1)
+
     def test_pairs_very_many_payloads_as_they_come(self) -> None:
         def many(letter: str) -> Report:
             names = [f"1:{letter}{number:03}" for number in range(101)]

@@ -250,6 +250,57 @@ class TestWorkers:
         assert worker.calls(B) == ()
 
 
+class TestSecondThoughts:
+    def test_take_a_call_back_before_it_has_left(self) -> None:
+        ledger = Ledger()
+        ledger.add(A, make_call("1"))
+        ledger.withdraw(A, make_call("1"))
+        assert ledger.calls(A) == ()
+        fragment = ledger.take_fragment()
+        assert fragment is not None
+        assert fragment["entries"][0]["withdrawn"] == ()
+
+    def test_take_a_call_back_that_the_controller_has_already(self) -> None:
+        worker, controller = Ledger(), Ledger()
+        worker.add(A, make_call(None))
+        worker.add(A, make_call("2"))
+        send(worker, controller)
+        worker.withdraw(A, make_call(None))
+        worker.add(A, make_call("3"))
+        send(worker, controller)
+        for ledger in (worker, controller):
+            assert close(ledger).totals.usd == 5
+            assert close(ledger).totals.unpriced_calls == 0
+
+    def test_take_nothing_back_that_was_never_booked(self) -> None:
+        ledger = Ledger()
+        ledger.withdraw(A, make_call("1"))
+        assert close(ledger).tests == ()
+
+    def test_may_learn_of_a_payload_after_its_call(self) -> None:
+        worker, controller = Ledger(), Ledger()
+        worker.add(A, make_call("1", fingerprint="1:a"), Payload(model="m", parts={"system": "x"}))
+        send(worker, controller)
+        worker.learn("1:a", Payload(model="m", parts={"system": "x"}, counts={"n": 7}))
+        send(worker, controller)
+        (payload,) = close(controller).payloads.values()
+        assert payload == Payload(model="m", parts={"system": "x"}, counts={"n": 7})
+
+    def test_show_one_attempt_while_it_runs(self) -> None:
+        ledger = Ledger()
+        assert not ledger
+        assert ledger.row(A).calls == ()
+        ledger.add(A, make_call("1"))
+        assert ledger
+        assert ledger.row(A).usd == 1
+
+
+def send(worker: Ledger, controller: Ledger) -> None:
+    fragment = worker.take_fragment()
+    assert fragment is not None
+    controller.absorb(fragment, worker="gw0")
+
+
 class TestThreads:
     def test_lose_no_call_between_them(self) -> None:
         worker, controller = Ledger(), Ledger()
@@ -409,6 +460,15 @@ class TestFiles:
         with pytest.raises(LedgerError, match=r"odd\.json") as raised:
             read_report(path)
         assert said in str(raised.value)
+
+    def test_keep_unlike_parts_of_a_call_apart(self) -> None:
+        legs = (
+            PricedLeg(model="a", usage=Usage(input_tokens=1), usd=Decimal(1)),
+            PricedLeg(model="b", usage=Usage(input_tokens=2), usd=Decimal(2)),
+        )
+        bounded = make_call("3", legs=legs, usd_low=Decimal(1), usd_high=Decimal(9))
+        report = make_report({A: [bounded]})
+        assert parse_report(render_json(report), "x") == report
 
     def test_refuse_limits_that_are_no_number(self) -> None:
         text = render_json(a_full_report()).decode().replace('"limit": "1"', '"limit": "sNaN"')

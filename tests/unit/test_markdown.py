@@ -109,6 +109,13 @@ class TestAmounts:
         assert render_difference(shrunk).startswith("**-$0.25** (-25.0%): ")
 
 
+def test_a_comparison_without_changes_is_one_sentence() -> None:
+    report = replace(make_report({}), comparison=Comparison(unchanged=3))
+    assert "#### Against the baseline\n\n**±$0.00**: $0.00 → $0.00, 3 unchanged.\n\n<sub>" in (
+        render_markdown(report)
+    )
+
+
 class TestSize:
     def big(self, number: int = 1500, name: str = "`|@" * 50) -> Report:
         call = make_call(None, caveats=(f"odd: {name}",))

@@ -20,7 +20,7 @@ from sample_reports import (
 )
 
 from pytest_llmcost.budgeting.comparison import Comparison
-from pytest_llmcost.budgeting.ledger import Owner
+from pytest_llmcost.budgeting.ledger import Ledger, Owner
 from pytest_llmcost.budgeting.ledger_file import parse_report, render_json
 from pytest_llmcost.budgeting.merge import NOT_COMPARED, merge_reports
 from pytest_llmcost.budgeting.report import CardId, Payload, Report, Run
@@ -241,3 +241,45 @@ def test_a_merged_ledger_reads_as_any_other() -> None:
     merged = merge_reports(named(shard(1), shard(2)))
     assert parse_report(render_json(merged), "all.json") == merged
     assert json.loads(render_json(merged))["totals"]["calls"] == 5
+
+
+SPENT = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [a_test("a.py::one"), a_test("b.py::two", attempt=2), a_fixture("f"), OUTSIDE]
+        ),
+        st.integers(0, 10**9).map(lambda nanos: str(Decimal(nanos).scaleb(-9))) | st.none(),
+        st.sampled_from([True, False, None]),
+        st.sampled_from(["1:a", "1:b", None]),
+        st.sampled_from(["billed", "counted", "recounted"]),
+    ),
+    max_size=12,
+)
+
+
+@given(SPENT, st.data())
+def test_shards_and_workers_add_up_to_what_one_process_would_have_written(
+    spent: list[tuple[Owner, str | None, bool | None, str | None, str]], data: st.DataObject
+) -> None:
+    owners = list({owner: None for owner, *_ in spent})
+    places = {owner: data.draw(st.integers(0, 2)) for owner in owners}
+    budgets = [suite_budget("1"), make_budget("0.5", scope="place", pattern="a.py", label="a.py")]
+    whole, controller = Ledger(), Ledger()
+    parts, workers = [Ledger() for _ in range(3)], [Ledger() for _ in range(3)]
+    for owner, usd, live, fingerprint, evidence in spent:
+        call = make_call(usd, live=live, fingerprint=fingerprint, evidence=evidence)
+        for ledger in (whole, parts[places[owner]], workers[places[owner]]):
+            ledger.add(owner, call)
+        if data.draw(st.booleans()) and (fragment := workers[places[owner]].take_fragment()):
+            controller.absorb(fragment)
+    for worker in workers:
+        if fragment := worker.take_fragment():
+            controller.absorb(fragment)
+
+    def close(ledger: Ledger) -> Report:
+        return ledger.report(price_date="2026-11-22", rate_card=CARD, budgets=budgets)
+
+    expected = render_json(close(whole))
+    assert render_json(close(controller)) == expected
+    merged = merge_reports(named(*map(close, parts)))
+    assert render_json(replace(merged, run=Run())) == expected
