@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pytest_llmcost.errors import CountError
 
 _SECRET = re.compile(r"sk-ant-[\w-]+|(?i:bearer|x-api-key:?)\s+[\w.~+/=-]{8,}")
+_ACCOUNT = re.compile(r"credit|billing|organi[sz]ation|workspace|usage limit", re.IGNORECASE)
+"""Refusals with the same status that say nothing of the payload."""
 _OVERRIDE = "override the fixture llmcost_client"
 _REMEDIES = {
     401: f"set ANTHROPIC_API_KEY to a valid key, or {_OVERRIDE} to make a client that has one",
@@ -56,6 +58,8 @@ def explain_failure(error: BaseException, *, model: str, host: str) -> CountErro
     """Say why counting failed and what would help."""
     status = status_of(error)
     if status is not None:
+        if status == 400:
+            return explain_refusal(message_of(error), model)
         said = _explain_status(error, status, model)
         passing = status in (408, 409, 429) or status >= 500
         return CountError(said, status=status, retry_after=retry_after(error), may_pass=passing)
@@ -73,13 +77,18 @@ def explain_failure(error: BaseException, *, model: str, host: str) -> CountErro
     return CountError(f"counting {model} failed: {type(error).__name__}: {text}")
 
 
+def explain_refusal(said: str, model: str) -> CountError:
+    """Say that a payload is refused, now or when it was recorded (400)."""
+    return CountError(
+        f"the API refused to count this payload for {model} (400): {said}. "
+        "`messages.create` would most likely refuse it as well; correct the payload",
+        status=400,
+        refusal=None if _ACCOUNT.search(said) else said,
+    )
+
+
 def _explain_status(error: BaseException, status: int, model: str) -> str:
     said = message_of(error)
-    if status == 400:
-        return (
-            f"the API refused to count this payload for {model} (400): {said}. "
-            "`messages.create` would most likely refuse it as well; correct the payload"
-        )
     remedy = _REMEDIES.get(status) or _REMEDIES[529]
     seconds = retry_after(error)
     wait = f" (retry after {seconds:g} s)" if seconds is not None else ""

@@ -217,18 +217,26 @@ def _save_through_vcr(path: Path, entries: Iterable[Entry]) -> None:
 
 def _request_body(entry: Entry) -> bytes:
     told: dict[str, Any] = msgspec.to_builtins(entry)
-    del told["input_tokens"]
+    del told["input_tokens"], told["refused"]
     if not entry.left_out:
         del told["left_out"]
     return json.dumps(told, indent=1).encode()
 
 
 def _response(entry: Entry) -> dict[str, Any]:
+    status, body = (200, "OK"), {"input_tokens": entry.input_tokens}
+    if entry.refused is not None:
+        status, body = (400, "Bad Request"), _error_body(entry.refused)
     return {
-        "status": {"code": 200, "message": "OK"},
+        "status": dict(zip(("code", "message"), status, strict=True)),
         "headers": {"content-type": ["application/json"]},
-        "body": {"string": json.dumps({"input_tokens": entry.input_tokens}).encode()},
+        "body": {"string": json.dumps(body).encode()},
     }
+
+
+def _error_body(said: str) -> dict[str, Any]:
+    """What the API answers when it refuses a request."""
+    return {"type": "error", "error": {"type": "invalid_request_error", "message": said}}
 
 
 class _Serializer:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from pytest_llmcost.errors import CountMissingError
+from pytest_llmcost.metering.api_error import explain_refusal
 from pytest_llmcost.metering.cassette import CountCassette, Entry
 from pytest_llmcost.metering.count_file import show_path
 from pytest_llmcost.metering.countable import countable
@@ -21,6 +22,9 @@ from pytest_llmcost.metering.refusal import sampling_tools
 Mode = Literal["none", "once", "new_episodes", "all", "rewrite", "live"]
 MODES: tuple[Mode, ...] = ("none", "once", "new_episodes", "all", "rewrite", "live")
 """pytest-recording's, and `live` (--disable-recording): count, read nothing, write nothing."""
+
+
+_LONGEST_REFUSAL = 300
 
 
 class Asker(NamedTuple):
@@ -62,7 +66,13 @@ class Answer(NamedTuple):
 
 
 def recorded_answer(entry: Entry) -> Answer:
-    """What the API once said."""
+    """What the API once said.
+
+    Raises:
+        CountError: it refused the payload.
+    """
+    if entry.refused is not None:
+        raise explain_refusal(entry.refused, entry.model)
     return Answer(entry.input_tokens, entry.left_out)
 
 
@@ -75,6 +85,17 @@ def make_entry(payload: Payload, answer: Answer, asker: Asker) -> Entry:
         parts=payload.parts,
         left_out=answer.left_out,
         input_tokens=answer.input_tokens,
+    )
+
+
+def make_refusal(payload: Payload, said: str, asker: Asker) -> Entry:
+    """What goes into the cassette of a payload that the API does not take for this model."""
+    return Entry(
+        fingerprint=payload.fingerprint,
+        model=payload.model,
+        asked_by=(asker.name,),
+        parts=payload.parts,
+        refused=said[:_LONGEST_REFUSAL],
     )
 
 

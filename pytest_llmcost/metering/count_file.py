@@ -5,8 +5,9 @@ Data flow: file -> `read_entries` -> {fingerprint: Entry} -> CountCassette.
 Shape: a VCR cassette whose interactions are POSTs to the canonical count_tokens address. The
 recorded request's body is JSON with `fingerprint`, `model`, `asked_by`, `parts` (a digest of
 each) and, where something could not be counted, `left_out`; never the prompt. The response's
-body is `{"input_tokens": n}`. Interactions are sorted by fingerprint, a line for each value,
-so that two branches merge.
+body is `{"input_tokens": n}`; or, with status 400, the API's error, where `--llmcost-model` asked
+for a model that does not take the payload. Interactions are sorted by fingerprint, a line for
+each value, so that two branches merge.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """The tests and fixtures that count this payload, sorted."""
     parts: Mapping[str, str]
     left_out: tuple[str, ...] = ()
-    input_tokens: int
+    input_tokens: int = 0
+    refused: str | None = None
+    """What the API said where it did not count the payload for this model (400)."""
 
 
 class _Body(msgspec.Struct, kw_only=True):
@@ -47,6 +50,14 @@ class _Body(msgspec.Struct, kw_only=True):
 
 class _Counted(msgspec.Struct):
     input_tokens: int
+
+
+class _Error(msgspec.Struct):
+    message: str
+
+
+class _Refused(msgspec.Struct):
+    error: _Error
 
 
 class _Damage(Exception):
@@ -121,21 +132,30 @@ def _read_interaction(interaction: Any) -> Entry:
         raise _Damage(f"{method} {uri} is not a recorded count; this is another cassette")
     response = _get(interaction, "response", dict)
     status = _get(response, "status", dict, "response.").get("code")
-    if status != 200:
-        raise _Damage(f"response.status.code: expected 200, got {status!r}")
+    if status not in (200, 400):
+        raise _Damage(f"response.status.code: expected 200 or 400, got {status!r}")
     told = _get(_get(response, "body", dict, "response."), "string", str, "response.body.")
     body = _decode(_get(request, "body", str, "request."), _Body, "request.body")
-    counted = _decode(told, _Counted, "response.body.string")
-    if counted.input_tokens < 0:
-        raise _Damage(f"response.body.string: {counted.input_tokens} tokens is less than nothing")
+    tokens, refused = _read_answer(told, status)
     return Entry(
         fingerprint=body.fingerprint,
         model=body.model,
         asked_by=body.asked_by,
         parts=body.parts,
         left_out=body.left_out,
-        input_tokens=counted.input_tokens,
+        input_tokens=tokens,
+        refused=refused,
     )
+
+
+def _read_answer(told: str, status: int) -> tuple[int, str | None]:
+    if status == 400:
+        refused: _Refused = _decode(told, _Refused, "response.body.string")
+        return 0, refused.error.message
+    counted: _Counted = _decode(told, _Counted, "response.body.string")
+    if counted.input_tokens < 0:
+        raise _Damage(f"response.body.string: {counted.input_tokens} tokens is less than nothing")
+    return counted.input_tokens, None
 
 
 def _get(mapping: Any, key: str, kind: type, path: str = "") -> Any:
@@ -153,7 +173,10 @@ def _decode(text: str, kind: type[Any], path: str) -> Any:
 
 
 def _check_agrees(before: Entry | None, entry: Entry) -> None:
-    if before is not None and before.input_tokens != entry.input_tokens:
+    if before is not None and (before.input_tokens, before.refused) != (
+        entry.input_tokens,
+        entry.refused,
+    ):
         raise _Damage(
             f"{entry.fingerprint[:12]} is recorded twice, with {before.input_tokens} and "
             f"{entry.input_tokens} tokens; delete one of them"

@@ -1,0 +1,103 @@
+"""A payload that a model does not take: recorded like a count, so that offline says the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from standin import StandIn, fault
+
+from pytest_llmcost.errors import CountCassetteError, CountError
+from pytest_llmcost.metering.api_error import explain_refusal
+from pytest_llmcost.metering.cassette import CountCassette, read_entries, write_entries
+from pytest_llmcost.metering.count import Asker, make_refusal
+from pytest_llmcost.metering.counter import Counter
+from pytest_llmcost.metering.countmany import Job, count_all
+from pytest_llmcost.metering.payload import Payload, read_payload
+
+anthropic = pytest.importorskip("anthropic")
+
+ASKER = Asker("test_one")
+SAID = 'tool_choice: "any" is not supported by this model'
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "test_one.llmcost.yaml"
+
+
+@pytest.fixture
+def counter(standin: StandIn) -> Iterator[Counter]:
+    with anthropic.Anthropic(base_url=standin.url, api_key="any") as client:
+        yield Counter(lambda: client)
+
+
+def payload(text: str = "hi") -> Payload:
+    return read_payload(
+        {"model": "claude-opus-4-7", "messages": [{"role": "user", "content": text}]}
+    )
+
+
+def test_what_is_written_is_read(path: Path) -> None:
+    refusal = make_refusal(payload(), SAID, ASKER)
+    write_entries(path, [refusal])
+    assert read_entries(path) == {refusal.fingerprint: refusal}
+    assert "code: 400" in path.read_text()
+
+
+def test_a_recorded_refusal_is_told_as_the_live_one_was_and_asks_nobody(
+    path: Path, standin: StandIn, counter: Counter
+) -> None:
+    standin.script(fault(400, SAID))
+    (live,) = count_all(counter, [Job(payload(), CountCassette.load(path), "new_episodes", ASKER)])
+    assert isinstance(live, CountError)
+    assert live.refusal == SAID
+    write_entries(path, [make_refusal(payload(), SAID, ASKER)])
+    asked = len(standin.requests)
+    for mode in ("none", "new_episodes"):
+        with pytest.raises(CountError) as recorded:
+            counter.count(
+                payload(), cassette=CountCassette.load(path), mode=mode, asker=ASKER
+            )  # fmt: skip
+        assert str(recorded.value) == str(live)
+    assert len(standin.requests) == asked
+
+
+def test_asking_for_everything_anew_asks_again(
+    path: Path, standin: StandIn, counter: Counter
+) -> None:
+    write_entries(path, [make_refusal(payload(), SAID, ASKER)])
+    count = counter.count(payload(), cassette=CountCassette.load(path), mode="all", asker=ASKER)
+    assert count.input_tokens > 0
+    assert read_entries(path)[payload().fingerprint].refused is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Your credit balance is too low to access the Anthropic API.",
+        "This organization has been disabled.",
+        "You have reached your specified API usage limits.",
+    ],
+)
+def test_an_account_in_trouble_is_no_refusal_of_the_payload(said: str) -> None:
+    assert explain_refusal(said, "claude-opus-4-7").refusal is None
+    assert explain_refusal(said, "claude-opus-4-7").status == 400
+
+
+def test_a_refusal_is_cut_where_it_would_get_long() -> None:
+    refused = make_refusal(payload(), "x" * 5_000, ASKER).refused
+    assert refused is not None
+    assert len(refused) == 300
+
+
+@pytest.mark.parametrize("body", ["{}", '{"error": {}}', '{"input_tokens": 3}'])
+def test_a_damaged_refusal_is_named(path: Path, body: str) -> None:
+    write_entries(path, [make_refusal(payload(), "no", ASKER)])
+    text = path.read_text()
+    start = text.index("'{") if "'{" in text else text.index('"{')
+    end = text.index("\n", start)
+    path.write_text(f"{text[:start]}'{body}'{text[end:]}")
+    with pytest.raises(CountCassetteError, match=r"interaction 1 .*response\.body\.string"):
+        read_entries(path)
