@@ -17,7 +17,7 @@ from typing import Any, get_args
 import msgspec
 
 from pytest_llmcost.budgeting.pool import Pool
-from pytest_llmcost.budgeting.report import SCHEMA, Report, all_verdicts, calls_of
+from pytest_llmcost.budgeting.report import SCHEMA, Payload, Report, all_verdicts, calls_of
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.pricing.money import plain_usd
 
@@ -46,7 +46,8 @@ _WIDEST_EXPONENT = 60
 
 
 _TYPES = {field.name: field.type for field in msgspec.structs.fields(Report)}
-_decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_KEYS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_PAYLOAD_DECODER = msgspec.json.Decoder(Payload)
 _LIST_DECODER = msgspec.json.Decoder(list[msgspec.Raw])
 _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in _TYPES.items()}
 _ROW_DECODERS = {name: msgspec.json.Decoder(get_args(_TYPES[name])[0]) for name in _LISTS}
@@ -72,7 +73,7 @@ def parse_report(data: bytes, source: str) -> Report:
         LedgerError: as `read_report`.
     """
     try:
-        raw = _decode_keys(data)
+        raw = _KEYS_DECODER.decode(data)
         _check_schema(_DECODERS["schema"].decode(raw.get("schema", b'""')), source)
         report = Report(**{name: _decode(name, raw[name]) for name in _TYPES if name in raw})
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
@@ -84,14 +85,20 @@ def parse_report(data: bytes, source: str) -> Report:
 
 
 def _decode(name: str, raw: msgspec.Raw) -> Any:
-    if name not in _LISTS:
-        return _decode_at(f"$.{name}", _DECODERS[name], raw)
-    rows = _decode_at(f"$.{name}", _LIST_DECODER, raw)
     pool = Pool()
-    decoder = _ROW_DECODERS[name]
-    return tuple(
-        pool.share(_decode_at(f"$.{name}[{place}]", decoder, row)) for place, row in enumerate(rows)
-    )
+    if name in _LISTS:
+        rows = enumerate(_decode_at(f"$.{name}", _LIST_DECODER, raw))
+        decoder = _ROW_DECODERS[name]
+        return tuple(
+            pool.share(_decode_at(f"$.{name}[{place}]", decoder, row)) for place, row in rows
+        )
+    if name == "payloads":
+        found = _decode_at("$.payloads", _KEYS_DECODER, raw)
+        return {
+            key: pool.share_payload(_decode_at("$.payloads[...]", _PAYLOAD_DECODER, payload))
+            for key, payload in found.items()
+        }
+    return _decode_at(f"$.{name}", _DECODERS[name], raw)
 
 
 def _decode_at(place: str, decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> Any:

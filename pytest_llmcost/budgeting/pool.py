@@ -9,10 +9,14 @@ from typing import Any, TypeVar
 
 from msgspec.structs import force_setattr
 
-from pytest_llmcost.budgeting.report import FixtureRow, TestRow
+from pytest_llmcost.budgeting.report import FixtureRow, Payload, TestRow
 from pytest_llmcost.metering.call import Call
 
 _Row = TypeVar("_Row", TestRow, FixtureRow, Call)
+
+
+_MAPPINGS = ("parts", "counts", "rejected", "dropped", "cached")
+_NOTHING: dict[str, Any] = {}
 
 
 class Pool:
@@ -32,6 +36,15 @@ class Pool:
         for call in row.calls:
             self._share_call(call)
         return row
+
+    def share_payload(self, payload: Payload) -> Payload:
+        """Make a payload refer to equal names, digests and empty mappings seen before."""
+        self._reuse(payload, "model")
+        for name in _MAPPINGS:
+            facts = getattr(payload, name)
+            pooled = {key: self._seen.setdefault(fact, fact) for key, fact in facts.items()}
+            force_setattr(payload, name, pooled or _NOTHING)
+        return payload
 
     def _share_call(self, call: Call) -> None:
         self._reuse(call, "model")

@@ -21,7 +21,7 @@ from pytest_llmcost.pricing.usage import Usage
 SCHEMA = "pytest-llmcost/1"
 
 
-class Payload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Payload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a fingerprint stands for: its model, and a short digest of every part.
 
     What is known of it besides is there only where somebody asked.
@@ -71,7 +71,7 @@ def _larger(one: int | None, other: int | None) -> int | None:
     return max((each for each in (one, other) if each is not None), default=None)
 
 
-class TestRow(msgspec.Struct, frozen=True, kw_only=True):
+class TestRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One attempt of one test."""
 
     __test__ = False
