@@ -14,18 +14,16 @@ from pytest_llmcost.budgeting.budget import Verdict
 from pytest_llmcost.budgeting.ledger import Report, TestRow
 from pytest_llmcost.budgeting.totals import dearest, shared_fixtures
 from pytest_llmcost.metering.call import Call
-from pytest_llmcost.pricing.money import format_share, format_usd
+from pytest_llmcost.pricing.money import format_share, format_usd, format_whole_usd
 from pytest_llmcost.pricing.usage import Usage
 from pytest_llmcost.reporting.escape import clean
 from pytest_llmcost.reporting.failure import format_limit, render_headline
 from pytest_llmcost.reporting.line import Line
 from pytest_llmcost.reporting.marks import Mark, marks_of_run
+from pytest_llmcost.reporting.table import align, column_usd
 from pytest_llmcost.reporting.trend import render_trend
 
 _BAR_CELLS = 5
-_NARROWEST_NAME = 20
-_ROOMY = 100
-"""A terminal so wide leaves a second blank between columns."""
 _LONGEST = 2_000
 """A reason may hold a command, which is of no use when it is cut."""
 _STATE_COLOURS = {"exceeded": "red", "unverified": "yellow", "within": "green"}
@@ -138,7 +136,7 @@ def _table(rows: Sequence[Row], view: View) -> list[Line]:
         heads.insert(5, title)
         for row, line in zip(shown, cells, strict=True):
             line.insert(5, column.get(row.name, ""))
-    lines = list(_aligned("test", heads, [row.name for row in shown], cells, view))
+    lines = list(align("test", heads, [row.name for row in shown], cells, view.width))
     painted = [Line(lines[0], {"bold": True})]
     painted += [Line(text, _paint(row, view)) for row, text in zip(shown, lines[1:], strict=True)]
     hidden = rows[len(shown) :]
@@ -173,16 +171,10 @@ def _cells(row: Row, view: View) -> list[str]:
 def _price(row: Row, view: View) -> str:
     verdict = row.verdict
     against = verdict.limit if verdict and verdict.kind == "usd" and view.per == 1 else None
-    text = _padded(format_usd(row.usd * view.per, against=against))
+    text = column_usd(row.usd * view.per, against=against)
     if not row.unpriced:
         return text
     return f"{text}+?" if row.usd else "?"
-
-
-def _padded(amount: str) -> str:
-    """Give an amount four decimals, so that a column of them can be compared at a glance."""
-    whole, _, decimals = amount.partition(".")
-    return f"{whole}.{decimals.ljust(4, '0')}"
 
 
 def _ceiling(row: Row, view: View) -> tuple[str, str]:
@@ -214,29 +206,6 @@ def _paint(row: Row, view: View) -> dict[str, bool]:
     return {_STATE_COLOURS[verdict.state]: True}
 
 
-def _aligned(
-    name_head: str,
-    heads: Sequence[str],
-    names: Sequence[str],
-    cells: Sequence[Sequence[str]],
-    view: View,
-) -> Iterator[str]:
-    """Numbers to the right, the name takes what is left and is cut in front if it must."""
-    widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
-    gap = "  " if view.width >= _ROOMY else " "
-    numbers = sum(width + len(gap) for width in widths if width)
-    room = max(_NARROWEST_NAME, view.width - numbers)
-    name_width = min(room, max(len(name_head), *(len(name) for name in names)))
-    for name, line in zip([name_head, *names], [heads, *cells], strict=True):
-        columns = [f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True) if width]
-        yield gap.join([f"{_cut(name, name_width):<{name_width}}", *columns]).rstrip()
-
-
-def _cut(name: str, width: int) -> str:
-    """Keep the end of a node id, which tells tests apart."""
-    return name if len(name) <= width else "..." + name[3 - width :]
-
-
 def _models(report: Report, view: View) -> list[Line]:
     ranked = sorted(report.totals.by_model.items(), key=lambda each: (-each[1].usd, each[0]))
     cells = [
@@ -245,12 +214,12 @@ def _models(report: Report, view: View) -> list[Line]:
             f"{total.usage.prompt_tokens:,}",
             f"{total.usage.cached_tokens:,}",
             f"{total.usage.output_tokens:,}",
-            _padded(format_usd(total.usd * view.per)),
+            column_usd(total.usd * view.per),
         ]
         for _, total in ranked
     ]
     heads = ["calls", "input", "cached", "output", f"USD{_per(view)}"]
-    texts = list(_aligned("model", heads, [name for name, _ in ranked], cells, view))
+    texts = list(align("model", heads, [name for name, _ in ranked], cells, view.width))
     return [Line(texts[0], {"bold": True}), *(Line(text) for text in texts[1:])]
 
 
