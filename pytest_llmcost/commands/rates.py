@@ -109,6 +109,8 @@ def _facts(card: RateCard, model: str, rates: Rates) -> Iterator[str]:
         yield f"prompts are cached from {entry.min_cacheable_tokens:,} tokens on"
     if entry.retires_on:
         yield f"retires on {entry.retires_on}; the last rates stay"
+    for source in rates.sources:
+        yield f"source: {card.source_url(source)}"
 
 
 def _render_changes(card: RateCard, changed: RateCard, arguments: Namespace, on: date) -> str:
