@@ -1,0 +1,58 @@
+"""Tables for the terminal: a name, then numbers, in lines no wider than the terminal.
+
+Data flow: names and cells -> `align` -> lines of text -> pytest's writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+
+from pytest_llmcost.pricing.money import format_usd
+
+_NARROWEST_NAME = 20
+_ROOMY = 100
+"""A terminal so wide leaves a second blank between columns."""
+
+
+def align(
+    name_head: str,
+    heads: Sequence[str],
+    names: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    width: int,
+) -> Iterator[str]:
+    """Numbers to the right, the name takes what is left and is cut in front if it must."""
+    widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
+    gap = "  " if width >= _ROOMY else " "
+    numbers = sum(width + len(gap) for width in widths if width)
+    room = max(_NARROWEST_NAME, width - numbers)
+    name_width = min(room, max(len(name_head), *(len(name) for name in names)))
+    for name, line in zip([name_head, *names], [heads, *cells], strict=True):
+        columns = [f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True) if width]
+        yield gap.join([f"{_cut(name, name_width):<{name_width}}", *columns]).rstrip()
+
+
+def _cut(name: str, width: int) -> str:
+    """Keep the end of a node id, which tells tests apart."""
+    return name if len(name) <= width else "..." + name[3 - width :]
+
+
+def fits(heads: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> bool:
+    """Tell whether these columns leave enough of a line for a name."""
+    widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
+    gap = 2 if width >= _ROOMY else 1
+    return sum(width + gap for width in widths if width) + _NARROWEST_NAME <= width
+
+
+def column_usd(amount: Decimal, *, against: Decimal | None = None) -> str:
+    """Write an amount with at least four decimals, so that a column can be compared at a glance."""
+    whole, _, decimals = format_usd(amount, against=against).partition(".")
+    return f"{whole}.{decimals.ljust(4, '0')}"
+
+
+def column_partly_usd(amount: Decimal | None, unknown: int, per: int = 1) -> str:
+    """Write what is known of an amount, with a question mark where something is not."""
+    if not unknown:
+        return column_usd((amount or Decimal(0)) * per)
+    return f"{column_usd(amount * per)}+?" if amount else "?"
