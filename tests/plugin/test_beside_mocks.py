@@ -1,0 +1,142 @@
+"""Beside respx, pytest-httpx, MockTransport and pytest-socket: what they answer is priced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import Project
+from standin import StandIn
+
+STRICT = ("-W", "error", "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning")
+"""Warnings are errors, but for the one that runs in one process bring about themselves."""
+
+SENT = """
+    import httpx
+
+    URL = "https://api.anthropic.com/v1/messages"
+    REPLY = {
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-opus-4-7",
+        "content": [{"type": "text", "text": "Hello"}], "stop_reason": "end_turn",
+        "usage": {"input_tokens": 1000, "output_tokens": 100},
+    }
+
+    def ask(**options):
+        with httpx.Client(**options) as client:
+            return client.post(
+                URL, headers={"anthropic-version": "2023-06-01"},
+                json={"model": "claude-opus-4-7", "max_tokens": 9, "messages": []}).json()
+"""
+BILLED = "0.0075"
+"""1,000 tokens at $5 and 100 at $25 per million."""
+
+
+def check(project: Project, *plugins: str, calls: int = 1) -> None:
+    result = project.run(*STRICT, "--llmcost-report=ledger.json", plugins=plugins)
+    result.assert_outcomes(passed=1)
+    (test,) = project.ledger()["tests"]
+    assert [(call["usd"], call["live"]) for call in test["calls"]] == [(BILLED, False)] * calls
+
+
+def test_respx(project: Project) -> None:
+    pytest.importorskip("respx")
+    project.write(
+        app=SENT,
+        test_app="""
+        import httpx
+        from app import REPLY, URL, ask
+        from pytest_llmcost import max_cost
+
+        @max_cost("$0.0075")
+        def test_mocked(respx_mock):
+            route = respx_mock.post(URL).mock(return_value=httpx.Response(200, json=REPLY))
+            assert ask()["id"] == "msg_1"
+            assert route.call_count == 1
+        """,
+    )
+    check(project, "respx")
+
+
+def test_pytest_httpx(project: Project) -> None:
+    pytest.importorskip("pytest_httpx")
+    project.write(
+        app=SENT,
+        test_app="""
+        from app import REPLY, URL, ask
+        from pytest_llmcost import max_cost
+
+        @max_cost("$0.0075")
+        def test_mocked(httpx_mock):
+            httpx_mock.add_response(url=URL, json=REPLY)
+            assert ask()["id"] == "msg_1"
+            assert len(httpx_mock.get_requests()) == 1
+        """,
+    )
+    check(project, "pytest_httpx")
+
+
+def test_mock_transports_of_both_libraries(project: Project) -> None:
+    project.write(
+        app=SENT,
+        test_app="""
+        import anthropic
+        import httpx
+        import httpx2
+        from app import REPLY, ask
+        from pytest_llmcost import max_cost
+
+        @max_cost("$0.0150")
+        def test_mocked():
+            ask(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=REPLY)))
+            mock = httpx2.MockTransport(lambda request: httpx2.Response(200, json=REPLY))
+            client = anthropic.Anthropic(api_key="none", http_client=httpx2.Client(transport=mock))
+            client.messages.create(model="claude-opus-4-7", max_tokens=9, messages=[])
+        """,
+    )
+    check(project, calls=2)
+
+
+def test_pytest_socket_lets_mocks_through_and_blocks_the_rest(
+    project: Project, standin: StandIn
+) -> None:
+    pytest.importorskip("pytest_socket")
+    project.online(standin).write(
+        app=SENT,
+        test_app="""
+        import anthropic
+        import httpx
+        import pytest
+        from app import REPLY, ask
+        from pytest_llmcost import max_cost
+
+        @max_cost("$0.0075")
+        @pytest.mark.filterwarnings("default")  # pytest-socket warns of what it blocks
+        def test_blocked(socket_disabled):
+            ask(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=REPLY)))
+            with anthropic.Anthropic(max_retries=1) as client:
+                with pytest.raises(anthropic.APIConnectionError) as caught:
+                    client.messages.create(model="claude-opus-4-7", max_tokens=9, messages=[])
+            assert type(caught.value.__cause__).__name__ == "SocketBlockedError"
+        """,
+    )
+    check(project, "socket")
+    assert standin.requests == []
+
+
+def test_a_mock_of_the_sdk_s_method_is_no_traffic(project: Project) -> None:
+    project.write(
+        test_app="""
+        from unittest import mock
+        import anthropic
+
+        def test_mocked():
+            client = anthropic.Anthropic(api_key="none")
+            with mock.patch.object(client.messages, "create") as create:
+                client.messages.create(model="claude-opus-4-7", max_tokens=9, messages=[])
+            create.assert_called_once()
+        """
+    )
+    result = project.run(*STRICT, "--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=1)
+    tests: list[dict[str, Any]] = project.ledger()["tests"]
+    assert [test["calls"] for test in tests] in ([], [[]])
