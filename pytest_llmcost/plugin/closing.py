@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.budgeting.cliffs import cliff_notes
+from pytest_llmcost.budgeting.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.budgeting.ledger import Report, read_report
 from pytest_llmcost.budgeting.ledger import Run as RunRecord
 from pytest_llmcost.budgeting.report import run_verdicts
@@ -48,23 +49,23 @@ def close(run: Run, session: pytest.Session) -> Report:
 
 def _compared(settings: Settings, card: RateCard, report: Report, baseline: Path) -> Report:
     from pytest_llmcost.budgeting.baseline import compare
-    from pytest_llmcost.budgeting.increase import parse_increase
 
-    limits = {
-        label: [
-            parse_increase(text, origin=settings.origin(label), label=label)
-            for text in getattr(settings, label)
-        ]
-        for label in ("max_increase", "max_test_increase")
-    }
     comparison = compare(
         read_report(baseline),
         report,
         card,
-        limits=limits["max_increase"],
-        test_limits=limits["max_test_increase"],
+        limits=_increase_limits(settings, "max_increase"),
+        test_limits=_increase_limits(settings, "max_test_increase"),
     )
     return replace(report, comparison=comparison)
+
+
+def _increase_limits(settings: Settings, label: str) -> list[IncreaseLimit]:
+    """What may be added to the baseline; whatever it is, where it is being accepted."""
+    if settings.update_baseline:
+        return []
+    origin = settings.origin(label)
+    return [parse_increase(text, origin=origin, label=label) for text in getattr(settings, label)]
 
 
 def is_broken(run: Run, report: Report) -> bool:
@@ -90,9 +91,21 @@ def _what_is_missing(session: pytest.Session) -> Iterator[str]:
     """Why the run may not stand for the whole suite."""
     if session.shouldstop or session.shouldfail:
         yield "stopped"
-    given = [Path(arg.partition("::")[0]) for arg in session.config.args]
-    if any("::" in arg for arg in session.config.args) or any(path.is_file() for path in given):
+    if not _covers_suite(session.config):
         yield "selected"
+
+
+def _covers_suite(config: pytest.Config) -> bool:
+    """Whether what pytest was told to run is all that it would run by itself.
+
+    Without `testpaths` nobody knows what that is, and folders are taken for all of it.
+    """
+    here = config.invocation_params.dir
+    if any("::" in arg or (here / arg).is_file() for arg in config.args):
+        return False
+    given = [(here / arg).resolve() for arg in config.args]
+    whole = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
+    return all(any(path.is_relative_to(folder) for folder in given) for path in whole)
 
 
 def _notes(run: Run) -> Iterator[str]:

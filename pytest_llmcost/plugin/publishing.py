@@ -13,19 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from pytest_llmcost.budgeting.ledger import Report, write_report
+from pytest_llmcost.budgeting.ledger import Report, TestRow, write_report
 from pytest_llmcost.budgeting.ledger_file import write_file
-from pytest_llmcost.errors import LlmCostError
+from pytest_llmcost.budgeting.report import own_verdicts
+from pytest_llmcost.errors import LedgerError, LlmCostError
 from pytest_llmcost.plugin.run import Run
 
 
 def publish(run: Run, report: Report) -> list[str]:
     """Write what was asked for; return what could not be written, a line each."""
-    from pytest_llmcost.budgeting.baseline import write_baseline
-
     problems = [_attempt(partial(_write, path, report)) for path in run.settings.report]
     if run.settings.update_baseline and run.settings.baseline is not None:
-        problems.append(_attempt(partial(write_baseline, report, run.settings.baseline)))
+        problems.append(_attempt(partial(_accept, run.settings.baseline, report)))
     if _is_github(run):
         problems.append(_attempt(partial(_write_job_summary, report)))
     _add_suite_properties(run.config, report)
@@ -47,6 +46,27 @@ def _write(path: Path, report: Report) -> None:
         from pytest_llmcost.reporting.markdown import render_markdown
 
         write_file(path, [render_markdown(report).encode()])
+
+
+def _accept(baseline: Path, report: Report) -> None:
+    """Write the run as the new baseline, unless tests failed before they had sent all."""
+    from pytest_llmcost.budgeting.baseline import write_baseline
+
+    last = {test.nodeid: test for test in sorted(report.tests, key=lambda test: test.attempt)}
+    failed = [nodeid for nodeid in sorted(last) if _failed_by_itself(last[nodeid])]
+    if failed:
+        raise LedgerError(
+            f"{baseline}: is left as it was, for {failed[0]} failed"
+            f"{f' and {len(failed) - 1} more' if len(failed) > 1 else ''}: what a failing test "
+            "costs is not what it will cost"
+        )
+    write_baseline(report, baseline)
+
+
+def _failed_by_itself(test: TestRow) -> bool:
+    """Whether a test failed for another reason than its ceiling."""
+    is_within = all(verdict.state == "within" for verdict in own_verdicts(test))
+    return test.outcome in ("failed", "error") and is_within
 
 
 def _is_github(run: Run) -> bool:

@@ -36,7 +36,7 @@ def render_headline(verdict: Verdict) -> str:
     Example: `cost $0.0312 > $0.02 max_cost`.
     """
     limit = format_limit(verdict)
-    noun = _NOUNS[verdict.kind]
+    noun = "added cost" if verdict.scope == "increase" else _NOUNS[verdict.kind]
     if verdict.state == "exceeded":
         prefix = "" if verdict.actual == verdict.low else "at least "
         low = format_amount(verdict.kind, verdict.low, against=verdict.limit)
