@@ -6,6 +6,7 @@ Data flow: `import httpx` somewhere -> the module is executed -> our callback ge
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -20,6 +21,8 @@ class ImportWatcher(MetaPathFinder):
     def __init__(self, notices: Mapping[str, Notice]) -> None:
         """Watch for these modules by their full names."""
         self._notices = notices
+        self._asking: set[tuple[int, str]] = set()
+        """Thread and module we are asking the others for, one of whom may ask us in turn."""
 
     def install(self) -> None:
         """Notice what is imported from now on, and at once what has been already."""
@@ -43,9 +46,14 @@ class ImportWatcher(MetaPathFinder):
     ) -> ModuleSpec | None:
         """Find a watched module through the other finders, with a loader that listens."""
         notice = self._notices.get(fullname)
-        if notice is None:
+        asking = (threading.get_ident(), fullname)
+        if notice is None or asking in self._asking:
             return None
-        spec = self._find_elsewhere(fullname, path, target)
+        self._asking.add(asking)
+        try:
+            spec = self._find_elsewhere(fullname, path, target)
+        finally:
+            self._asking.discard(asking)
         if spec is not None and spec.loader is not None:
             spec.loader = _Listening(spec.loader, notice)
         return spec

@@ -61,6 +61,17 @@ def test_captures_may_end_in_any_order() -> None:
     assert (len(first.calls), len(second.calls)) == (0, 1)
 
 
+def test_installing_twice_listens_once() -> None:
+    original = httpx2.Client.send
+    purse = Purse()
+    purse.capture.install()
+    purse.capture.install()
+    ask()
+    purse.capture.disable()
+    assert httpx2.Client.send is original
+    assert len(purse.calls) == 1
+
+
 def test_a_wrapper_that_was_wrapped_stays_and_is_deaf(monkeypatch: pytest.MonkeyPatch) -> None:
     client_class: Any = httpx2.Client
     original = client_class.send
@@ -165,6 +176,30 @@ print(len(purse.seen))
 """
     )
     assert out.split("\n") == ["2 []", "2", ""]
+
+
+def test_several_watchers_hear_of_one_import() -> None:
+    out = run_python(
+        """
+from pytest_llmcost.metering.imports import ImportWatcher
+heard = []
+watchers = [
+    ImportWatcher({"colorsys": lambda module, name=name: heard.append((name, module.__name__))})
+    for name in ("first", "second", "third")
+]
+for watcher in watchers:
+    watcher.install()
+import colorsys
+from importlib.machinery import SourceFileLoader
+assert type(colorsys.__spec__.loader) is type(colorsys.__loader__) is SourceFileLoader
+print(heard)
+for watcher in watchers:
+    watcher.remove()
+    watcher.remove()
+assert not any(isinstance(finder, ImportWatcher) for finder in sys.meta_path)
+"""
+    )
+    assert out == "[('first', 'colorsys'), ('second', 'colorsys'), ('third', 'colorsys')]\n"
 
 
 def test_two_names_of_one_library_are_one_seam() -> None:
