@@ -40,9 +40,9 @@ def switch_model(report: Report, model: str, card: RateCard, *, on: date) -> Swi
         on: The run's price date.
     """
     asked = _Asked(report.payloads, model, card, on, cast("Basis", report.cache_basis))
-    rows = [_row(asked, *each) for each in _spenders(report)]
+    rows = [_row(asked, *each) for each in spenders_of(report)]
     used = _known(
-        report, (call.fingerprint for _, _, _, calls in _spenders(report) for call in calls)
+        report, (call.fingerprint for _, _, _, calls in spenders_of(report) for call in calls)
     )
     return make_switch(
         model,
@@ -66,10 +66,10 @@ def obstacle_of(call: Call) -> str | None:
     return None
 
 
-_Spender = tuple[Literal["test", "fixture", "outside"], str, int, Sequence[Call]]
+Spender = tuple[Literal["test", "fixture", "outside"], str, int, Sequence[Call]]
 
 
-def _spenders(report: Report) -> Iterator[_Spender]:
+def spenders_of(report: Report) -> Iterator[Spender]:
     """Yield whoever has calls; of a fixture that several workers set up, the dearest set-up."""
     for test in report.tests:
         if test.calls:

@@ -22,6 +22,7 @@ from pytest_llmcost.reporting.changes import (
 from pytest_llmcost.reporting.escape import code, prose
 from pytest_llmcost.reporting.failure import format_limit, render_headline
 from pytest_llmcost.reporting.marks import Mark, marks_of
+from pytest_llmcost.reporting.whatif import render_section
 
 MARKER = "<!-- pytest-llmcost -->"
 """The first line, by which a workflow finds the comment that it is to update."""
@@ -49,10 +50,11 @@ def render_markdown(report: Report, *, most_bytes: int = COMMENT_BYTES) -> str:
     verdicts, room = _fit(list(_verdict_lines(report)), room // 2, room)
     notes, room = _fit(list(_footer(report)), room // 4, room)
     changes, room = _fit(_changes(report), room // 2, room)
+    what_if, room = _fit(_what_if(report), room // 2, room)
     models, room = _fit(list(_models(report)), room // 4, room)
     rows, room = _fit(list(_rows(report)), room, room)
     lines = [MARKER, _heading(report), "", _totals(report)]
-    lines += [*_section(verdicts), *_section(changes)]
+    lines += [*_section(verdicts), *_section(changes), *_section(what_if)]
     lines += _folded(f"What each test costs ({len(report.tests):,})", _HEADS, rows)
     lines += _folded("By model", _MODEL_HEADS, models)
     return "\n".join([*lines, *_section(notes)]) + "\n"
@@ -106,6 +108,11 @@ def _totals(report: Report) -> str:
 
 def _changes(report: Report) -> list[str]:
     return list(render_changes(report.comparison)) if report.comparison else []
+
+
+def _what_if(report: Report) -> list[str]:
+    sections = [[*render_section(switch), ""] for switch in report.what_if]
+    return [line for section in sections for line in section][:-1]
 
 
 def _verdict_lines(report: Report) -> Iterator[str]:

@@ -38,11 +38,35 @@ def _cut(name: str, width: int) -> str:
     return name if len(name) <= width else "..." + name[3 - width :]
 
 
-def fits(heads: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> bool:
-    """Tell whether these columns leave enough of a line for a name."""
-    widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
+def narrowed(
+    heads: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    width: int,
+    dispensable: Sequence[str],
+) -> tuple[list[str], list[list[str]]]:
+    """Leave out columns until the rest leaves enough of a line for a name.
+
+    They go in the order given, those without a single cell before them.
+    """
+    kept = list(range(len(heads)))
+    empty = [head for place, head in enumerate(heads) if not any(line[place] for line in cells)]
+    for head in (*(each for each in dispensable if each in empty), *dispensable):
+        if _fits(*_chosen(heads, cells, kept), width):
+            break
+        kept = [place for place in kept if heads[place] != head]
+    return _chosen(heads, cells, kept)
+
+
+def _chosen(
+    heads: Sequence[str], cells: Sequence[Sequence[str]], kept: Sequence[int]
+) -> tuple[list[str], list[list[str]]]:
+    return [heads[place] for place in kept], [[line[place] for place in kept] for line in cells]
+
+
+def _fits(heads: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> bool:
     gap = 2 if width >= _ROOMY else 1
-    return sum(width + gap for width in widths if width) + _NARROWEST_NAME <= width
+    widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
+    return sum(each + gap for each in widths if each) + _NARROWEST_NAME <= width
 
 
 def column_usd(amount: Decimal, *, against: Decimal | None = None) -> str:

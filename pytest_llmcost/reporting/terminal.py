@@ -14,18 +14,21 @@ from pytest_llmcost.budgeting.budget import Verdict
 from pytest_llmcost.budgeting.ledger import Report, TestRow
 from pytest_llmcost.budgeting.totals import dearest, shared_fixtures
 from pytest_llmcost.metering.call import Call
-from pytest_llmcost.pricing.money import format_share, format_usd, format_whole_usd
+from pytest_llmcost.pricing.money import format_share, format_usd
 from pytest_llmcost.pricing.usage import Usage
 from pytest_llmcost.reporting.escape import clean
 from pytest_llmcost.reporting.failure import format_limit, render_headline
 from pytest_llmcost.reporting.line import Line
 from pytest_llmcost.reporting.marks import Mark, marks_of_run
-from pytest_llmcost.reporting.table import align, column_usd
+from pytest_llmcost.reporting.table import align, column_usd, narrowed
 from pytest_llmcost.reporting.trend import render_trend
+from pytest_llmcost.reporting.whatif import render_switch
 
 _BAR_CELLS = 5
 _LONGEST = 2_000
 """A reason may hold a command, which is of no use when it is cut."""
+_DISPENSABLE = ("", "cached", "calls", "ceiling", "output")
+"""What goes first where further columns need the room; a row's colour tells of its ceiling."""
 _STATE_COLOURS = {"exceeded": "red", "unverified": "yellow", "within": "green"}
 
 
@@ -40,6 +43,8 @@ class Row:
     unpriced: int
     verdict: Verdict | None = None
     input_only: bool = False
+    made: tuple[Call, ...] = ()
+    """The calls themselves."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class View:
     unicode: bool = True
     extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Further columns: title -> row name -> cell."""
+    extra_notes: Sequence[str] = ()
+    """What these columns say, and what they leave out."""
 
 
 def fold(report: Report) -> list[Row]:
@@ -100,6 +107,7 @@ def _row(name: str, calls: Iterable[Call], verdict: Verdict | None = None) -> Ro
         unpriced=sum(call.usd is None for call in calls),
         verdict=verdict,
         input_only=any("input-only" in call.caveats for call in calls),
+        made=tuple(calls),
     )
 
 
@@ -111,7 +119,11 @@ def render_summary(report: Report, view: View) -> list[Line]:
     lines = _table(rows, view) if rows else []
     if len(report.totals.by_model) > 1:
         lines += [Line(""), *_models(report, view)]
+    for switch in report.what_if:
+        found = render_switch(switch, width=view.width, rows=view.rows, per=view.per)
+        lines += [Line(""), *found]
     tail = [*_totals(report, view), *_verdicts(report), *_notes(report, rows)]
+    tail[1:1] = map(Line, view.extra_notes)
     return [*lines, Line(""), *(Line(clean(line.text, _LONGEST), line.markup) for line in tail)]
 
 
@@ -132,10 +144,12 @@ def _table(rows: Sequence[Row], view: View) -> list[Line]:
     shown = rows[: view.rows] if view.rows else rows
     heads = ["calls", "input", "cached", "output", f"USD{_per(view)}", "ceiling", ""]
     cells = [_cells(row, view) for row in shown]
-    for title, column in view.extra.items():
-        heads.insert(5, title)
+    for place, (title, column) in enumerate(view.extra.items(), start=5):
+        heads.insert(place, f"{title}{_per(view)}")
         for row, line in zip(shown, cells, strict=True):
-            line.insert(5, column.get(row.name, ""))
+            line.insert(place, column.get(row.name, ""))
+    if view.extra:
+        heads, cells = narrowed(heads, cells, view.width, _DISPENSABLE)
     lines = list(align("test", heads, [row.name for row in shown], cells, view.width))
     painted = [Line(lines[0], {"bold": True})]
     painted += [Line(text, _paint(row, view)) for row, text in zip(shown, lines[1:], strict=True)]
