@@ -8,11 +8,11 @@ Imports no pytest: `plugin/options.py` hands the values in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.pricing.money import parse_percent, parse_quantity, parse_usd
@@ -70,8 +70,7 @@ def parse_increase(text: str) -> str:
     return text.strip()
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):  # dataclasses are several times as dear to make, in every run
     """One setting and every way to state it."""
 
     name: str
@@ -265,8 +264,7 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What the run is to do, with each value's origin in `origins`."""
 
     disabled: bool = False
@@ -289,7 +287,7 @@ class Settings:
     per: int = 1
     rows: int = 10
     github: bool = True
-    origins: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = MappingProxyType({})
 
     def origin(self, name: str) -> str:
         """Where a setting was stated: its flag, variable or ini key, or `default`."""

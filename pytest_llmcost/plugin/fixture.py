@@ -227,7 +227,8 @@ class LlmCost:
         budget = Budget(scope="block", limit=amount, origin=origin, label="budget", reason=reason)
         command = run.count_command(self._item)
         verdict = check(budget, spend_of(calls, "usd", count_command=command))
-        holder.add_block(verdict)
+        holder.is_touched = True
+        holder.blocks.append(verdict)
         if run.books.is_broken(verdict):
             raise broken(verdict, calls)
 

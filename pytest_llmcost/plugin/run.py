@@ -123,9 +123,13 @@ class Run:
         self.books.saw(owner, exchange)
 
     def drain(self) -> None:
-        """Book what is complete."""
-        if self._capture is not None:
-            self._capture.drain()
+        """Book what is complete; raises what a user's hook raised over it."""
+        if self._capture is None:
+            return
+        self._capture.drain()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
 
     def settle(self, holder: Holder | None = None) -> None:
         """Book what has been seen of somebody, or of everyone, the incomplete as unknown."""
@@ -184,21 +188,33 @@ class Run:
         number = self._attempts[nodeid] = self._attempts.get(nodeid, 0) + 1
         return Attempt(item, nodeid, number)
 
+    def sit(self, seat: Seat) -> None:
+        """Make a test the owner of what is sent from now on."""
+        self.seat = seat
+
+    def rise(self, attempt: Attempt) -> None:
+        """A test is over: what is sent from now on is nobody's."""
+        self.seat = NOBODY
+        self._close(attempt)
+
     def enter(self, seat: Seat) -> None:
-        """Make someone the owner of what is sent from now on."""
+        """Make a fixture the owner, in the midst of somebody else's phase."""
         self._outer.append(self.seat)
         self.seat = seat
 
     def leave(self) -> None:
-        """Book what the owner sent, and give the seat back to the one before."""
+        """Give the seat back to whoever had it before."""
         left = self.seat
         self.seat = self._outer.pop() if self._outer else NOBODY
+        if left.phase == "teardown":
+            self._close(left.holder)
+        else:
+            self.drain()
+
+    def _close(self, holder: Holder) -> None:
         self.drain()
-        if left.phase == "teardown" and self.has_books:
-            self.books.put_away(left.holder)
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+        if holder.is_touched:
+            self.books.put_away(holder)
 
     # What users' hooks say
 

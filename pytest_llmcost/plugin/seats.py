@@ -24,15 +24,16 @@ class Holder:
         """Begin with nothing spent."""
         self.is_touched = False
         """Whether it has a call, a count or a block: only then it is in the books."""
-        self.blocks: list[Verdict] = []
-        """What became of `budget(...)` blocks that are through."""
-        self.open_blocks: list[list[Call]] = []
-        """The calls of blocks under way."""
 
-    def add_block(self, verdict: Verdict) -> None:
-        """Note what became of a block."""
-        self.is_touched = True
-        self.blocks.append(verdict)
+    @cached_property
+    def blocks(self) -> list[Verdict]:
+        """What became of `budget(...)` blocks that are through."""
+        return []
+
+    @cached_property
+    def open_blocks(self) -> list[list[Call]]:
+        """The calls of blocks under way."""
+        return []
 
     @cached_property
     def owner(self) -> Owner:
@@ -47,7 +48,7 @@ class Attempt(Holder):
 
     def __init__(self, item: pytest.Item, nodeid: str, number: int) -> None:
         """Begin with no verdict."""
-        super().__init__()
+        self.is_touched = False
         self.item = item
         self.nodeid = nodeid
         self.number = number

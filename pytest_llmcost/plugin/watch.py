@@ -20,7 +20,6 @@ from pytest_llmcost.plugin.seats import Attempt, Seat, Shared
 
 if TYPE_CHECKING:
     from pytest_llmcost.budgeting.budget import Verdict
-    from pytest_llmcost.metering.call import Phase
 
 MARKER = "max_cost"
 MARKER_HELP = (
@@ -75,22 +74,24 @@ class Watch:
 
     # Phases
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Begin an attempt: everything from here on is the test's, but for wider fixtures."""
-        self._attempt = self.run.begin(item)
-        return (yield from self._phase(self._attempt, "setup"))
+        self._attempt = attempt = self.run.begin(item)
+        self.run.sit(Seat(attempt, "setup", item))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Judge the test once its body has run; one that failed by itself fails only for that."""
         attempt = self._attempt_of(item)
+        self.run.sit(Seat(attempt, "call", item))
         passed = False
         try:
-            result = yield from self._phase(attempt, "call")
+            result = yield
             # unittest keeps its outcome on the item instead of raising it.
             passed = not getattr(item, "_excinfo", None)
         finally:
+            self.run.drain()
             verdict = self._judge(attempt, needs_calls=passed)
         if passed and verdict is not None and self.run.books.is_broken(verdict):
             self._fail(attempt, verdict)
@@ -100,7 +101,11 @@ class Watch:
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Judge again, for fixtures may spend on their way out."""
         attempt = self._attempt_of(item)
-        result = yield from self._phase(attempt, "teardown")
+        self.run.sit(Seat(attempt, "teardown", item))
+        try:
+            result = yield
+        finally:
+            self.run.rise(attempt)
         before = attempt.verdict
         if before is None:
             return result
@@ -114,13 +119,6 @@ class Watch:
         if self._attempt is None or self._attempt.item is not item:
             self._attempt = self.run.begin(item)
         return self._attempt
-
-    def _phase(self, attempt: Attempt, phase: Phase) -> Generator[None, object, object]:
-        self.run.enter(Seat(attempt, phase, attempt.item))
-        try:
-            return (yield)
-        finally:
-            self.run.leave()
 
     # Verdicts
 
@@ -177,7 +175,8 @@ class Watch:
         attempt = self._attempt_of(item)
         if not attempt.is_touched and attempt.verdict is None:
             report = yield
-            _shorten(report, call)
+            if call.excinfo is not None:
+                _shorten(report, call)
             return report
         from pytest_llmcost.plugin.judging import add_properties, note
 

@@ -45,6 +45,20 @@ class Worker:
         }
 
 
+class _Inbox:
+    """The hook that takes in what workers put on their reports."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        fragment = getattr(report, _KEY, None)
+        if fragment is not None:
+            worker = getattr(report, "worker_id", None)
+            self.run.books.ledger.absorb(fragment, worker=worker)
+
+
 class Controller:
     """The hooks in the process that workers report to; idle in a run without workers."""
 
@@ -52,17 +66,11 @@ class Controller:
         """Gather the workers' calls into the run's ledger."""
         self.run = run
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take in what a worker put on its report."""
-        fragment = getattr(report, _KEY, None)
-        if fragment is not None:
-            worker = getattr(report, "worker_id", None)
-            self.run.books.ledger.absorb(fragment, worker=worker)
-
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Send the price date, so that a run around midnight has one."""
+        if not self.run.workers:
+            self.run.config.pluginmanager.register(_Inbox(self.run), "llmcost-inbox")
         self.run.workers += 1
         node.workerinput[_KEY] = {"price_date": self.run.price_date.isoformat()}
 
