@@ -80,22 +80,31 @@ class Batches:
 
 
 def _requests(created: Exchange) -> Iterator[tuple[str, Exchange]]:
-    """One open exchange per request of the batch, with what was recorded for it."""
+    """One open exchange per request of the batch, with what was recorded for it.
+
+    A batch of which nobody could read what it asks for is one request that stays open.
+    """
     listed = (created.payload or {}).get("requests")
-    for request in listed if isinstance(listed, list) else []:
-        custom_id, params = request.get("custom_id"), request.get("params")
-        if isinstance(custom_id, str) and isinstance(params, dict):
-            endpoint = Endpoint(kind="messages", platform=created.endpoint.platform)
-            yield (
-                custom_id,
-                replace(
-                    created,
-                    endpoint=endpoint,
-                    call=replace(unknown_call(endpoint, params, "open-batch"), live=created.live),
-                    payload=params,
-                    replay=_recorded_request(created.replay, custom_id),
-                ),
-            )
+    if not isinstance(listed, list):
+        yield "", _opened(created, {}, created.replay)
+        return
+    for request in listed:
+        params = request.get("params") if isinstance(request, dict) else None
+        if isinstance(params, dict):
+            custom_id = str(request.get("custom_id"))
+            yield custom_id, _opened(created, params, _recorded_request(created.replay, custom_id))
+
+
+def _opened(created: Exchange, params: dict[str, Any], replay: Replay | None) -> Exchange:
+    endpoint = Endpoint(kind="messages", platform=created.endpoint.platform)
+    call = unknown_call(endpoint, params, "open-batch")
+    return replace(
+        created,
+        endpoint=endpoint,
+        call=replace(call, live=created.live, at=created.at),
+        payload=params or None,
+        replay=replay,
+    )
 
 
 def _recorded_request(replay: Replay | None, custom_id: str) -> Replay | None:
@@ -111,7 +120,7 @@ def _recorded_request(replay: Replay | None, custom_id: str) -> Replay | None:
 
 
 def _read_result(asked: Exchange, result: BatchResult) -> Exchange:
-    if result.outcome != "succeeded" and result.outcome != "unreadable":
+    if result.outcome not in ("succeeded", "unreadable"):
         return replace(asked, call=None)
     payload: Mapping[str, Any] | None = asked.payload
     messages = [StreamedMessage(body=result.body or {})]
@@ -119,4 +128,5 @@ def _read_result(asked: Exchange, result: BatchResult) -> Exchange:
         call = read_answer(messages, endpoint=asked.endpoint, payload=payload, batch=True)
     except UsageDataError as error:
         call = unknown_call(asked.endpoint, payload, f"unreadable-response: {error}")
-    return replace(asked, call=replace(call, live=asked.live), stop_reason=stop_reason_of(messages))
+    call = replace(call, live=asked.live, at=asked.at)
+    return replace(asked, call=call, stop_reason=stop_reason_of(messages))

@@ -214,6 +214,7 @@ class Conversation:
             betas=_betas(self.request),
             replay=self.replay,
             live=self.live,
+            at=self._at,
             messages=max(1, len(messages)),
             stop_reason=stop_reason_of(messages),
             replaces=self.told,
@@ -231,12 +232,16 @@ class Conversation:
         value = decode_json(_content(self.request))
         return value if isinstance(value, dict) else None
 
+    @property
+    def _at(self) -> str | None:
+        return None if self.live is False else _utc(self.sent_at)
+
     def _complete(self, call: Call) -> Call:
         caveats = {*call.caveats, "lost-answer"} if self.lost_before else call.caveats
         return replace(
             call,
             live=self.live,
-            at=None if self.live is False else _utc(self.sent_at),
+            at=self._at,
             stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
             attempts=self.attempts,
             caveats=tuple(sorted(caveats)),

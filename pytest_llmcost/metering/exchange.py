@@ -33,6 +33,8 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """The recorded request whose response was played; None where nothing was replayed."""
     live: bool | None = False
     """Whether it went over the network in this run; None is unknown."""
+    at: str | None = None
+    """When it was sent, UTC; None unless it was, or may have been, live."""
     messages: int = 1
     """How many messages the answer held. A recount is for one."""
     stop_reason: str | None = None

@@ -7,6 +7,7 @@ import gc
 import gzip
 import pickle
 import threading
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -561,3 +562,26 @@ def test_a_gateway_of_ones_own_and_the_call_behind_it_are_one_call() -> None:
     with capturing() as purse:
         post(client_of(httpx2, gateway))
     assert len(purse.calls) == 1
+
+
+def test_memory_stays_flat_while_a_long_stream_passes() -> None:
+    piece = TEXT.partition(b"\n\n")[2] * 200
+
+    class Long(httpx2.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield START + TEXT
+            for _ in range(50_000_000 // len(piece)):
+                yield piece
+            yield FINAL + STOP
+
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(200, stream=Long()))
+    with capturing() as purse, stream(httpx2.Client(transport=transport)) as response:
+        tracemalloc.start()
+        try:
+            passed = sum(len(chunk) for chunk in response.iter_bytes())
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert passed > 49_000_000
+    assert peak < 1_000_000
+    assert purse.call.usage == BILLED

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
 import anyio
 import httpx2
 import pytest
+import vcr  # type: ignore[import-untyped]
+import yaml
 from capture_kit import (
     ASKED,
     FINAL,
@@ -386,6 +389,67 @@ def test_results_left_early_settle_what_was_read() -> None:
     assert purse.calls[0].usage == BILLED
 
 
+def test_a_batch_whose_requests_nobody_could_read_stays_open() -> None:
+    class Streaming(httpx2.BaseTransport):
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            return httpx2.Response(200, json=batch())
+
+    def body() -> Iterator[bytes]:
+        yield json.dumps({"requests": REQUESTS}).encode()
+
+    with capturing() as purse:
+        client = httpx2.Client(transport=Streaming())
+        client.post("https://api.anthropic.com/v1/messages/batches", content=body())
+        purse.capture.settle()
+    assert (purse.call.model, purse.call.caveats) == ("unknown", ("open-batch",))
+
+
+def test_odd_requests_and_results_of_a_batch_are_survived() -> None:
+    odd = {"custom_id": "a", "result": {"type": "succeeded", "message": {"usage": {}}}}
+    client = httpx2.Client(transport=httpx2.MockTransport(batch_api(odd)))
+    url = "https://api.anthropic.com/v1/messages/batches"
+    with capturing() as purse:
+        client.post(url, json={"requests": [None, {}, {"custom_id": "a", "params": PARAMS}]})
+        client.get(f"{url}/msgbatch_1/results")
+        purse.capture.settle()
+    assert purse.call.caveats[0].startswith("unreadable-response: ")
+
+
+@pytest.mark.parametrize("recorded", [None, "a", "other"])
+def test_a_replayed_batch_is_compared_request_by_request(
+    tmp_path: Path, recorded: str | None
+) -> None:
+    kept = [{"custom_id": recorded, "params": {**PARAMS, "max_tokens": 1}}] if recorded else None
+    url = "https://api.anthropic.com/v1/messages/batches"
+    interaction = {
+        "request": {
+            "method": "POST",
+            "uri": url,
+            "headers": {},
+            "body": json.dumps({"requests": kept}) if kept else None,
+        },
+        "response": {
+            "status": {"code": 200, "message": "OK"},
+            "headers": {},
+            "body": {"string": json.dumps(batch())},
+        },
+    }
+    path = tmp_path / "batch.yaml"
+    path.write_text(yaml.safe_dump({"version": 1, "interactions": [interaction]}))
+    with (
+        capturing() as purse,
+        vcr.use_cassette(str(path), record_mode="none"),
+        anthropic.Anthropic(api_key="none") as client,
+    ):
+        client.messages.batches.create(requests=REQUESTS[:1])  # type: ignore[arg-type]
+        purse.capture.settle()
+    (exchange,) = purse.exchanges
+    assert exchange.replay is not None
+    body = {**PARAMS, "max_tokens": 1} if recorded == "a" else None
+    assert (exchange.replay.body, exchange.payload) == (body, PARAMS)
+    assert (exchange.replay.obstacle is None) is (recorded == "a")
+
+
 def test_the_stand_in_s_batches_over_sockets() -> None:
     with StandIn() as api, capturing() as purse:
         client = quick(api)
@@ -393,7 +457,7 @@ def test_the_stand_in_s_batches_over_sockets() -> None:
         found = [*client.messages.batches.results(created.id)]
         purse.capture.settle()
     assert len(found) == 3
-    assert [call.live for call in purse.calls] == [True] * 3
+    assert [(call.live, call.at is None) for call in purse.calls] == [(True, False)] * 3
     assert all(call.usage.output_tokens for call in purse.calls)
 
 

@@ -272,3 +272,32 @@ with tempfile.TemporaryDirectory() as folder:
 """
     )
     assert out == "broken\n"
+
+
+def test_cassetter_is_heard_wherever_it_keeps_its_cassettes() -> None:
+    out = run_python(
+        PURSE
+        + """
+import pathlib, tempfile, httpx
+capture.install()
+with tempfile.TemporaryDirectory() as folder:
+    package = pathlib.Path(folder, "cassetter")
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "cassette.py").write_text(
+        "class Cassette:\\n    def match(self, *request): return 0, 'response'\\n"
+    )
+    sys.path.insert(0, folder)
+    from cassetter.cassette import Cassette
+    def replay(request):
+        assert Cassette().match("POST", str(request.url), {}, b"") == (0, "response")
+        return httpx.Response(200, content=BODY)
+    assert Cassette().match() == (0, "response")
+    client = httpx.Client(transport=httpx.MockTransport(replay))
+    client.post("https://x.example/v1/messages", json=ASK)
+capture.drain()
+(exchange,) = purse.seen
+print(exchange.replay.obstacle, exchange.live)
+"""
+    )
+    assert out == "cassetter replayed it False\n"
