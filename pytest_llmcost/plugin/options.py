@@ -25,10 +25,9 @@ def add_options(parser: pytest.Parser) -> None:
 
 def _add_flag(group: pytest.OptionGroup, option: Option) -> None:
     assert option.flag is not None
+    text = option.help.replace("%", "%%")  # argparse formats it, other than an ini key's
     if option.switch:
-        group.addoption(
-            option.flag, dest=option.ini, action="store_true", default=None, help=option.help
-        )
+        group.addoption(option.flag, dest=option.ini, action="store_true", default=None, help=text)
     else:
         group.addoption(
             option.flag,
@@ -36,7 +35,7 @@ def _add_flag(group: pytest.OptionGroup, option: Option) -> None:
             action="append" if option.repeatable else "store",
             default=None,
             metavar=option.metavar,
-            help=option.help,
+            help=text,
         )
 
 
@@ -57,8 +56,10 @@ def read_settings(config: pytest.Config) -> Settings:
 
 def _ini(config: pytest.Config, option: Option) -> str | list[str] | None:
     try:
-        value = config.getini(option.ini)
-    except TypeError as error:
+        value: str | list[str] | None = config.getini(option.ini)
+    except (TypeError, pytest.UsageError) as error:
         # pytest's native TOML table is strictly typed: `llmcost_max_test = 0.02` is no string.
-        raise SettingsError(f'{option.ini}: {error}; write it in quotes, as "$0.02"') from None
-    return value  # type: ignore[no-any-return]
+        how = '["...", "..."], a list of texts' if option.repeatable else '"...", in quotes'
+        message = f"{option.ini}: {error}; write it as {option.ini} = {how}"
+        raise SettingsError(message) from None
+    return value

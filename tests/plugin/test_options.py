@@ -1,0 +1,355 @@
+"""Options: every one by flag, environment and ini file; what wrong values say; what help shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Project
+from standin import StandIn
+
+from pytest_llmcost.budgeting.ledger import Report, write_report
+from pytest_llmcost.plugin.run import KEY
+from pytest_llmcost.settings import OPTIONS, Settings
+
+VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
+    # two values of each as one writes them, and what they are read as; paths by their names
+    "disabled": ("false", "no", False, False),
+    "max_test": ("$0.02", "3c", Decimal("0.02"), Decimal("0.03")),
+    "max_suite": ("1.5", "$2", Decimal("1.5"), Decimal(2)),
+    "budgets": ("tests/** = $1", "a/b = 2c", ("tests/** = $1",), ("a/b = 2c",)),
+    "warn_at": ("80%", "50%", Decimal("0.8"), Decimal("0.5")),
+    "unverified": ("warn", "fail", "warn", "fail"),
+    "record_mode": ("once", "rewrite", "once", "rewrite"),
+    "prices": ("a.toml", "b.toml", "a.toml", "b.toml"),
+    "price_date": ("2026-11-01", "2026-10-01", date(2026, 11, 1), date(2026, 10, 1)),
+    "cache": ("cold", "warm", "cold", "warm"),
+    "report": ("a.json", "b.md", ("a.json",), ("b.md",)),
+    "baseline": ("a.json", "b.json", "a.json", "b.json"),
+    "max_increase": ("10%", "$0.05", ("10%",), ("$0.05",)),
+    "max_test_increase": ("10%", "$0.05", ("10%",), ("$0.05",)),
+    "update_baseline": ("true", "no", True, False),
+    "model": ("claude-opus-4-7", "claude-opus-5", ("claude-opus-4-7",), ("claude-opus-5",)),
+    "columns": ("cold", "warm", ("cold",), ("warm",)),
+    "per": ("1000", "10k", 1000, 10_000),
+    "rows": ("0", "3", 0, 3),
+    "github": ("no", "yes", False, True),
+}
+SWITCHES = {"disabled", "update_baseline"}
+
+
+class Files:
+    """Writes settings in every place that pytest reads, and settles them as a run does."""
+
+    def __init__(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.project = project
+        self.monkeypatch = monkeypatch
+        for name in ("a", "b"):
+            write_report(Report(price_date="2026-11-22"), project.path / f"{name}.json")
+            (project.path / f"{name}.toml").write_text("", encoding="utf-8")
+
+    def write_ini(self, texts: Mapping[str, str], name: str = "pytest.ini") -> None:
+        head = "[tool:pytest]" if name == "setup.cfg" else "[pytest]"
+        lines = [f"llmcost_{option} =\n    {text}" for option, text in texts.items()]
+        (self.project.path / name).write_text("\n".join([head, *lines]), encoding="utf-8")
+
+    def write_toml(self, table: str, texts: Mapping[str, str]) -> None:
+        lists = {option.name for option in OPTIONS if option.repeatable}
+        lines = [
+            f"llmcost_{name} = " + (f'["{text}"]' if name in lists else f'"{text}"')
+            for name, text in texts.items()
+        ]
+        text = "\n".join([table, *lines])
+        (self.project.path / "pyproject.toml").write_text(text, encoding="utf-8")
+
+    def set_environment(self, texts: Mapping[str, str]) -> None:
+        for name, text in texts.items():
+            self.monkeypatch.setenv(f"PYTEST_LLMCOST_{name.upper()}", text)
+
+    def settle(self, *args: str) -> Settings:
+        config = self.project.pytester.parseconfigure("-p", "llmcost", *args)
+        return config.stash[KEY].settings
+
+
+@pytest.fixture
+def files(project: Project, monkeypatch: pytest.MonkeyPatch) -> Files:
+    return Files(project, monkeypatch)
+
+
+def texts(which: int) -> dict[str, str]:
+    return {name: value[which] for name, value in VALUES.items()}
+
+
+def found(settings: Settings) -> dict[str, Any]:
+    return {name: named(getattr(settings, name)) for name in VALUES}
+
+
+def expected(which: int) -> dict[str, Any]:
+    return {name: value[which + 2] for name, value in VALUES.items()}
+
+
+def named(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(named, value))
+    return value.name if isinstance(value, Path) else value
+
+
+def test_every_option_is_tried_here() -> None:
+    assert set(VALUES) == {option.name for option in OPTIONS} == set(Settings._fields) - {"origins"}
+
+
+@pytest.mark.parametrize("name", ["pytest.ini", "tox.ini", "setup.cfg"])
+def test_every_option_has_an_ini_key(files: Files, name: str) -> None:
+    files.write_ini(texts(0), name)
+    settings = files.settle()
+    assert found(settings) == expected(0)
+    assert {settings.origin(name) for name in VALUES} == {f"llmcost_{name}" for name in VALUES}
+
+
+@pytest.mark.parametrize("table", ["[tool.pytest.ini_options]", "[tool.pytest]"])
+def test_every_option_can_stand_in_pyproject_toml(files: Files, table: str) -> None:
+    if table == "[tool.pytest]" and pytest.version_tuple < (9,):
+        pytest.skip("the native table is new in pytest 9")
+    files.write_toml(table, texts(1))
+    assert found(files.settle()) == expected(1)
+
+
+def test_the_environment_wins_over_the_ini_file_and_a_flag_over_both(files: Files) -> None:
+    files.write_ini(texts(0))
+    files.set_environment(texts(1))
+    settings = files.settle()
+    assert found(settings) == expected(1)
+    flags = [
+        f"{option.flag}={VALUES[option.name][0]}"
+        for option in OPTIONS
+        if option.flag and option.name not in SWITCHES
+    ]
+    settings = files.settle(*flags, "--llmcost-update-baseline")
+    budgets = {"budgets": expected(1)["budgets"]}  # a place has no flag
+    assert found(settings) == {**expected(0), **budgets}
+    assert settings.origin("max_test") == "--llmcost-max-test"
+    assert settings.origin("budgets") == "PYTEST_LLMCOST_BUDGETS"
+
+
+def test_pytest_s_own_override_of_an_ini_key_holds_too(files: Files) -> None:
+    files.write_ini({"max_test": "$1"})
+    assert files.settle("-o", "llmcost_max_test=$0.5").max_test == Decimal("0.5")
+
+
+def test_a_repeated_flag_makes_a_list(files: Files) -> None:
+    settings = files.settle("--llmcost-report=a.json", "--llmcost-report", "b.md")
+    assert named(settings.report) == ("a.json", "b.md")
+
+
+WRONG = [
+    ("max_test", "cheap", "'cheap' is not an amount of money"),
+    ("max_suite", "-1", "is not an amount of money"),
+    ("warn_at", "80", "'80' is not a percentage"),
+    ("unverified", "maybe", "'maybe' is none of fail, warn"),
+    ("record_mode", "sometimes", "'sometimes' is none of none, once"),
+    ("price_date", "22.11.2026", "is not a date; write it as 2026-11-22"),
+    ("report", "ledger.xml", "ends in .json or .md"),
+    ("columns", "green", "'green' is none of worst, cold, warm"),
+    ("per", "many", "'many' is not a whole number"),
+    ("github", "perhaps", "'perhaps' is neither true nor false"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "words"), WRONG)
+def test_a_wrong_value_ends_with_a_usage_error_that_names_its_place(
+    files: Files, name: str, text: str, words: str
+) -> None:
+    (option,) = (option for option in OPTIONS if option.name == name)
+    files.project.write(test_app="def test_nothing(): pass")
+    result = files.project.run(f"{option.flag}={text}")
+    check_usage_error(result, f"ERROR: {option.flag}: *{words}*")
+    files.monkeypatch.setenv(option.env, text)
+    check_usage_error(files.project.run(), f"ERROR: {option.env}: *{words}*")
+    files.monkeypatch.delenv(option.env)
+    files.write_ini({name: text})
+    check_usage_error(files.project.run(), f"ERROR: {option.ini}: *{words}*")
+
+
+def check_usage_error(result: pytest.RunResult, line: str) -> None:
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([line.replace("[", "[[]")])
+    assert "Traceback" not in result.stderr.str()
+
+
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="the native table is new in pytest 9")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "llmcost_max_test = 0.02",
+        "llmcost_max_suite = 1",
+        "llmcost_github = false",
+        "llmcost_price_date = 2026-11-22",
+        'llmcost_max_test = ["$1"]',
+        'llmcost_budgets = "tests/** = $1"',
+        'llmcost_model = ["claude-opus-4-7", 3]',
+    ],
+)
+def test_the_native_table_wants_text_and_we_say_how_to_write_it(files: Files, line: str) -> None:
+    files.project.write(test_app="def test_nothing(): pass")
+    (files.project.path / "pyproject.toml").write_text(f"[tool.pytest]\n{line}\n")
+    key = line.partition(" ")[0]
+    is_list = key in ("llmcost_budgets", "llmcost_model")
+    how = '["...", "..."], a list of texts' if is_list else '"...", in quotes'
+    check_usage_error(files.project.run(), f"ERROR: {key}: *; write it as {key} = {how}")
+
+
+def test_paths_are_relative_to_where_they_are_stated(files: Files) -> None:
+    folder = files.project.path / "sub"
+    folder.mkdir()
+    files.write_ini({"report": "out/cost.json"})
+    files.monkeypatch.chdir(folder)
+    assert files.settle().report == (files.project.path / "out" / "cost.json",)
+    (path,) = files.settle("--llmcost-report=cost.json").report
+    assert path.absolute() == folder / "cost.json"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--llmcost-prices=none.toml"], "price file none.toml: *"),
+        (["--llmcost-prices=broken.toml"], "price file broken.toml: not TOML*"),
+        (["--llmcost-baseline=none.json"], "none.json*"),
+        (["--llmcost-baseline=broken.toml"], "broken.toml*"),
+        (["--llmcost-model=claude-opus-99"], "*claude-opus-99*"),
+        (["-o", "llmcost_budgets=tests/**"], "llmcost_budgets*tests/[*][*]*"),
+    ],
+)
+def test_what_settings_name_is_read_before_a_test_is_spent(
+    files: Files, args: list[str], words: str
+) -> None:
+    (files.project.path / "broken.toml").write_text("models = [", encoding="utf-8")
+    files.project.write(test_app="def test_nothing(): open('ran', 'w')")
+    result = files.project.run(*args)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {words}"])
+    assert not (files.project.path / "ran").exists()
+
+
+ASKS = """
+    from pytest_llmcost import max_cost
+
+    PAYLOAD = {"model": "claude-opus-4-7", "max_tokens": 10,
+               "messages": [{"role": "user", "content": "word " * 100}]}
+
+    @max_cost("$0.0000001")
+    def test_counts(llmcost):
+        llmcost.count(PAYLOAD)
+
+    def test_looks(llmcost):
+        assert llmcost.count(PAYLOAD).usd > 0
+        raise AssertionError("unreachable when off")
+"""
+
+
+@pytest.mark.parametrize("how", ["flag", "environment", "ini"])
+def test_turned_off_marker_and_fixture_are_known_and_nothing_is_counted(
+    files: Files, standin: StandIn, how: str
+) -> None:
+    files.project.online(standin).write(test_app=ASKS)
+    args = ["--strict-markers", "--llmcost-report=ledger.json", "--llmcost-record-mode=all"]
+    if how == "flag":
+        args.append("--no-llmcost")
+    elif how == "environment":
+        files.set_environment({"disabled": "1"})
+    else:
+        files.write_ini({"disabled": "on"})
+    result = files.project.run(*args, "-rs")
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED * llmcost is off (--no-llmcost), so *"])
+    result.stdout.no_fnmatch_line("*what the Claude calls cost*")
+    assert standin.requests == []
+    assert not (files.project.path / "ledger.json").exists()
+
+
+def test_turned_off_a_user_s_call_still_works_and_nobody_listens(
+    files: Files, standin: StandIn
+) -> None:
+    files.project.online(standin).write(
+        test_app="""
+    import anthropic
+    from pytest_llmcost import max_cost
+    from pytest_llmcost.metering.seam import _seam
+
+    @max_cost("$0.0000001")
+    def test_sends(llmcost):
+        anthropic.Anthropic().messages.create(
+            model="claude-opus-4-7", max_tokens=10, messages=[{"role": "user", "content": "Hi"}])
+        with llmcost.budget("$0"):
+            pass
+        assert llmcost.calls == ()
+        assert llmcost.usd == 0 and llmcost.usage.prompt_tokens == 0
+        assert _seam.ears == []
+    """
+    )
+    files.project.run("--no-llmcost").assert_outcomes(passed=1)
+
+
+def test_a_price_file_and_a_price_date_price_the_run(files: Files, standin: StandIn) -> None:
+    (files.project.path / "ours.toml").write_text(
+        """
+        [models.claude-opus-4-7]
+        rates = [{ from = 2026-11-01, input = 1000 }]
+        """,
+        encoding="utf-8",
+    )
+    files.write_ini({"prices": "ours.toml"})
+    files.project.online(standin).write(
+        test_app="""
+    def test_counts(llmcost):
+        llmcost.count(model="claude-opus-4-7", messages=[{"role": "user", "content": "Hi"}])
+    """
+    )
+    prices = {}
+    for day in ("2026-10-31", "2026-11-01"):
+        result = files.project.record(f"--llmcost-price-date={day}", "--llmcost-report=l.json")
+        result.stdout.fnmatch_lines([f"prices of {day}, rate card *"])
+        ledger = files.project.ledger("l.json")
+        assert any("ours.toml" in source for source in ledger["rate_card"]["sources"])
+        prices[day] = Decimal(ledger["totals"]["usd"])
+    assert prices["2026-11-01"] == prices["2026-10-31"] / 5 * 1000
+
+
+def test_help_markers_and_fixtures_read_well(project: Project) -> None:
+    help_text = project.run("--help").stdout.str()
+    flags = [option.flag for option in OPTIONS if option.flag]
+    positions = [help_text.index(f"  {flag}") for flag in flags]
+    assert positions == sorted(positions)
+    assert "such as 80%.\n" in help_text.replace("\n" + " " * 24, " ")
+    for option in OPTIONS:
+        assert f"\n  {option.ini} (" in help_text
+    markers = project.run("--markers").stdout.str()
+    assert "@pytest.mark.max_cost(usd, *, input_tokens=None, output_tokens=None" in markers
+    project.run("--fixtures").stdout.fnmatch_lines(
+        [
+            "llmcost -- *plugin/__init__.py:*",
+            "    Count and price what a test would send to Claude: `llmcost.count(payload)`.",
+            "llmcost_client [[]session scope[]] -- *",
+            "    The client that counts tokens, made only when a count must go out.",
+        ]
+    )
+
+
+def test_an_empty_environment_variable_is_none_at_all(files: Files) -> None:
+    files.set_environment(dict.fromkeys(VALUES, ""))
+    assert files.settle() == Settings()
+
+
+def test_it_all_holds_under_strict_config_and_warnings_as_errors(files: Files) -> None:
+    files.write_ini({"max_test": "$1"})
+    files.project.write(test_app="def test_nothing(): pass")
+    result = files.project.run("--strict-config", "--strict-markers", "-W", "error")
+    result.assert_outcomes(passed=1)
+
+
+def test_the_environment_of_the_tests_has_none_of_ours() -> None:
+    assert [name for name in os.environ if name.startswith("PYTEST_LLMCOST_")] == []
