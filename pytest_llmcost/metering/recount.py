@@ -55,7 +55,7 @@ def recount(
     model = leg.model if sent.model == recorded.model else sent.model
     usage = spread(leg.usage, count.input_tokens)
     caveats = {*call.caveats, *count.caveats}
-    caveats.update(_reply_caveats(sent, recorded, exchange, tokenizer or _shipped_tokenizer))
+    caveats.update(reply_caveats(sent, recorded, exchange, tokenizer or shipped_tokenizer))
     caveats.add(f"changed-prompt: {_changes(sent, recorded)}")
     if sent.body.get("speed") == "fast" != recorded.body.get("speed"):
         caveats.add("unknown-speed")  # fast may be asked for and not given
@@ -116,12 +116,13 @@ def _obstacle(call: Call, exchange: Exchange) -> str | None:
     return None
 
 
-def _reply_caveats(
+def reply_caveats(
     sent: Payload,
     recorded: Payload,
     exchange: Exchange,
     tokenizer: Callable[[str], str | None],
 ) -> set[str]:
+    """Say in which way the recorded reply is not the one that would come now."""
     caveats = set()
     if sent.model != recorded.model:
         then, now = tokenizer(recorded.model), tokenizer(sent.model)
@@ -144,6 +145,7 @@ def _context(context: Context, sent: Payload, recorded: Payload) -> Context:
     return context
 
 
-def _shipped_tokenizer(model: str) -> str | None:
+def shipped_tokenizer(model: str) -> str | None:
+    """The name of a model's tokenizer; None where the shipped card does not know it."""
     card = shipped_card()
     return card.tokenizer(model) if card.find(model) else None

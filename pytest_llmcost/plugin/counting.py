@@ -18,6 +18,7 @@ from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.metering.call import Call, PricedLeg
 from pytest_llmcost.metering.cassette import CountCassette
 from pytest_llmcost.metering.counter import Asker, Count, Counter, Mode, make_client
+from pytest_llmcost.metering.countmany import Job
 from pytest_llmcost.metering.endpoint import bedrock_platform
 from pytest_llmcost.metering.payload import Payload, read_payload
 from pytest_llmcost.plugin.recording import cassette_path, fixture_cassette_path, record_mode
@@ -56,6 +57,17 @@ class Counting:
         desk = self._desk(seat)
         self._asked.setdefault(seat.owner, set()).add(payload.fingerprint)
         return self.counter.count(payload, cassette=desk.cassette, mode=desk.mode, asker=desk.asker)
+
+    def job(self, seat: Seat, payload: Payload) -> Job:
+        """Everything that counting a payload for its owner takes, to be done later."""
+        desk = self._desk(seat)
+        self._asked.setdefault(seat.owner, set()).add(payload.fingerprint)
+        return Job(payload, *desk)
+
+    def make_ready(self, seat: Seat) -> None:
+        """Make the client now, if a count of this owner may go out at all."""
+        if self._desk(seat).mode != "none":
+            self.counter.client()
 
     def close(self, owner: Owner) -> None:
         """Save what an owner has recorded; `rewrite` lets go of what it no longer asks for."""
@@ -132,14 +144,10 @@ def read_normalised(
     return replace(sent, fingerprint=told.fingerprint, parts=told.parts)
 
 
-def counted_call(count: Count, payload: Payload, output_tokens: int | str | None) -> Call:
-    """Make the call that a count foretells; without an output, of the input alone.
-
-    Raises:
-        SettingsError: an output that is no number, or `"max"` without a `max_tokens`.
-    """
-    output, caveats = _output(payload, output_tokens)
-    usage = Usage(input_tokens=count.input_tokens, output_tokens=output)
+def counted_call(count: Count, payload: Payload, output_tokens: int | None) -> Call:
+    """Make the call that a count foretells; without an output, of the input alone."""
+    caveats = ("input-only",) if output_tokens is None else ()
+    usage = Usage(input_tokens=count.input_tokens, output_tokens=output_tokens or 0)
     return Call(
         model=payload.model,
         fingerprint=payload.fingerprint,
@@ -151,17 +159,22 @@ def counted_call(count: Count, payload: Payload, output_tokens: int | str | None
     )
 
 
-def _output(payload: Payload, output_tokens: int | str | None) -> tuple[int, tuple[str, ...]]:
-    if output_tokens is None:
-        return 0, ("input-only",)
+def read_output(payload: Payload, output_tokens: int | str | None) -> int | None:
+    """How long a reply is taken to be: a number, or the payload's `max_tokens` for `"max"`.
+
+    Raises:
+        SettingsError: neither of them, or `"max"` without a `max_tokens`.
+    """
     if output_tokens == "max":
         most = payload.body.get("max_tokens")
         if not isinstance(most, int):
             raise SettingsError('output_tokens="max", but the payload has no max_tokens')
-        return most, ()
+        return most
+    if output_tokens is None:
+        return None
     if isinstance(output_tokens, bool) or not isinstance(output_tokens, int) or output_tokens < 0:
         raise SettingsError(f'output_tokens={output_tokens!r} is neither a number nor "max"')
-    return output_tokens, ()
+    return output_tokens
 
 
 def _context(payload: Payload) -> Context:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from pytest_llmcost.errors import CountError, PayloadError
 from pytest_llmcost.metering.call import Call
 from pytest_llmcost.metering.payload import Payload
-from pytest_llmcost.metering.recount import recount, stale
+from pytest_llmcost.metering.recount import recount, reply_caveats, stale
 from pytest_llmcost.plugin.counting import read_normalised
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ def read_exchange(run: Run, seat: Seat, exchange: Exchange) -> Metered:
         return _not_comparable(run, call, replay.obstacle or "nothing is known of it"), payload
     recorded = read_normalised(run, replay.body, seat.item, **how)
     if recorded.fingerprint == payload.fingerprint:
-        return call, payload
+        # The prompt is the same; a reply that was cut may be longer now.
+        cut = reply_caveats(payload, recorded, exchange, run.books.tokenizer)
+        return _with_caveats(call, *cut), payload
     return _outgrown(run, seat, exchange, call, payload, recorded), payload
 
 
@@ -51,7 +53,7 @@ def _not_comparable(run: Run, call: Call, obstacle: str) -> Call:
         f"replayed replies cannot be checked against what is sent now: {obstacle}; keep the "
         "request's body in the cassette (see docs/capture.md)"
     )
-    return _with_caveat(call, f"not-comparable: {obstacle}")
+    return _with_caveats(call, f"not-comparable: {obstacle}")
 
 
 def _outgrown(
@@ -71,5 +73,5 @@ def _outgrown(
     )
 
 
-def _with_caveat(call: Call, caveat: str) -> Call:
-    return replace(call, caveats=tuple(sorted({*call.caveats, caveat})))
+def _with_caveats(call: Call, *caveats: str) -> Call:
+    return replace(call, caveats=tuple(sorted({*call.caveats, *caveats})))

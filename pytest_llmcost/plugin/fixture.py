@@ -126,14 +126,14 @@ class LlmCost:
     def _count(
         self, run: Run, item: pytest.Item, body: Mapping[str, Any], output_tokens: int | str | None
     ) -> Counted:
-        from pytest_llmcost.plugin.counting import counted_call, read_normalised
+        from pytest_llmcost.plugin.counting import counted_call, read_normalised, read_output
 
         __tracebackhide__ = True
         seat = run.seat
         try:
             payload = read_normalised(run, body, item)
-            count = run.books.counting.count(seat, payload)
-            call = counted_call(count, payload, output_tokens)
+            output = read_output(payload, output_tokens)
+            call = counted_call(run.books.counting.count(seat, payload), payload, output)
         except LlmCostError as error:
             # The message says it all; our own frames would only hide the line that asked.
             raise error.with_traceback(None) from None
@@ -150,6 +150,9 @@ class LlmCost:
         """Count in a thread, so that an event loop goes on; everything else as `count`."""
         from anyio import to_thread  # comes with the SDK; asyncio and trio alike
 
+        if self._run is not None and self._item is not None:
+            # A fixture, such as the client, is set up in the thread that runs the tests alone.
+            self._run.books.counting.make_ready(self._run.seat)
         return await to_thread.run_sync(
             lambda: self.count(payload, output_tokens=output_tokens, cache=cache, **keywords)
         )
@@ -168,14 +171,15 @@ class LlmCost:
         Raises:
             UsageDataError: the response has no usage that can be read.
         """
+        __tracebackhide__ = True
         if self._run is None or self._item is None:
             return Counted(None)
-        stated = None if usd is None else parse_usd(usd)
-
-        call = self._run.books.book(
-            self._run.seat, read_declared(response, model=model, usd=stated)
-        )
-        return Counted(call, self._run)
+        try:
+            stated = None if usd is None else parse_usd(usd)
+            call = read_declared(response, model=model, usd=stated)
+        except LlmCostError as error:
+            raise error.with_traceback(None) from None
+        return Counted(self._run.books.book(self._run.seat, call), self._run)
 
     @property
     def calls(self) -> tuple[Call, ...]:

@@ -157,3 +157,19 @@ def test_dates_in_a_prompt_can_be_normalised(replayed: Project) -> None:
     replay(replayed).assert_outcomes(passed=1)
     (call,) = replayed.ledger()["tests"][0]["calls"]
     assert call["evidence"] == "billed"
+
+
+def test_a_reply_that_was_cut_by_a_limit_that_has_grown_is_a_lower_bound(
+    replayed: Project,
+) -> None:
+    cassette = replayed.path / "cassettes" / "test_app" / "test_triage.yaml"
+    text = cassette.read_text(encoding="utf-8")
+    cut = text.replace('"stop_reason": "end_turn"', '"stop_reason": "max_tokens"')
+    assert cut != text
+    cassette.write_text(cut, encoding="utf-8")
+    replay(replayed).assert_outcomes(passed=1)
+    write_app(replayed, max_tokens=200)
+    replay(replayed).assert_outcomes(failed=1)
+    (call,) = replayed.ledger()["tests"][0]["calls"]
+    assert call["evidence"] == "billed"
+    assert call["caveats"] == ["cut-reply: by max_tokens 100, now 200"]

@@ -129,4 +129,4 @@ def test_no_two_options_share_a_name_and_each_has_its_prefix() -> None:
     flags = [option.flag for option in OPTIONS if option.flag]
     assert len(set(flags)) == len(flags)
     assert all(flag.startswith(("--llmcost-", "--no-llmcost")) for flag in flags)
-    assert {option.name for option in OPTIONS} == set(Settings.__dataclass_fields__) - {"origins"}
+    assert {option.name for option in OPTIONS} == set(Settings._fields) - {"origins"}

@@ -1,0 +1,179 @@
+"""The `llmcost` fixture: what it gives, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Project
+from standin import StandIn
+
+PAYLOAD = """
+    from decimal import Decimal
+    import pytest
+    from pytest_llmcost import max_cost
+
+    PAYLOAD = {
+        "model": "claude-opus-4-7", "max_tokens": 100,
+        "messages": [{"role": "user", "content": "word " * 10}],
+    }
+"""
+
+
+def run(project: Project, standin: StandIn, test: str, *args: str) -> pytest.RunResult:
+    project.online(standin).write(test_app=PAYLOAD + test)
+    return project.run("--llmcost-record-mode=new_episodes", *args)
+
+
+def test_a_count_has_tokens_a_price_and_an_itemised_bill(
+    project: Project, standin: StandIn
+) -> None:
+    run(
+        project,
+        standin,
+        """
+    def test_count(llmcost):
+        counted = llmcost.count(PAYLOAD, output_tokens=40)
+        assert counted.input_tokens == 36
+        assert counted.usd == Decimal("0.00118") == (36 * 5 + 40 * 25) / Decimal(1_000_000)
+        assert [(each.category, each.quantity) for each in counted.cost.charges] == [
+            ("input_tokens", 36), ("output_tokens", 40)]
+        assert sum(each.usd for each in counted.cost.charges) == counted.usd
+        assert counted.evidence == "counted"
+        assert counted.caveats == ()
+        assert counted.fingerprint.startswith("1:")
+        assert llmcost.usd == counted.usd
+        assert llmcost.usage.output_tokens == 40
+        worst = llmcost.count(PAYLOAD, output_tokens="max")
+        assert worst.cost.charges[1].quantity == 100
+        assert llmcost.count(**PAYLOAD).caveats == ("input-only",)
+    """,
+    ).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("count(PAYLOAD, model='x')", "count takes a payload or keywords, not both"),
+        ("count(PAYLOAD, output_tokens=-1)", "output_tokens=-1 is neither a number nor"),
+        ("count(PAYLOAD, output_tokens='most')", "output_tokens='most' is neither"),
+        ("count(messages=[])", "the payload names no model"),
+        (
+            "count(model='claude-opus-4-7', messages=[], output_tokens='max')",
+            "the payload has no max_tokens",
+        ),
+        ("count({**PAYLOAD, 'system': b'x'})", "system"),
+        ("record(3)", "record takes a Messages response or a usage"),
+        ("record({'input_tokens': 3, 'output_tokens': 1})", "a usage alone names no model"),
+        ("record({'usage': {'input_tokens': '3'}}, model='claude-opus-4-7')", "usage.input_tokens"),
+    ],
+)
+def test_what_makes_no_sense_is_said_without_our_own_frames(
+    project: Project, standin: StandIn, call: str, words: str
+) -> None:
+    result = run(project, standin, f"\n    def test_wrong(llmcost):\n        llmcost.{call}\n")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"E  *{words}*"])
+    assert "/pytest_llmcost/" not in result.stdout.str()
+    assert standin.requests == []
+
+
+def test_a_model_without_a_price_counts_but_has_no_price(
+    project: Project, standin: StandIn
+) -> None:
+    result = run(
+        project,
+        standin,
+        """
+    from pytest_llmcost import LlmCostError
+
+    @max_cost(input_tokens="1k")
+    def test_tokens_are_known(llmcost):
+        counted = llmcost.count({**PAYLOAD, "model": "claude-opus-4-7"})
+        assert counted.input_tokens
+
+    @max_cost("$1")
+    def test_declared(llmcost):
+        recorded = llmcost.record({"input_tokens": 10, "output_tokens": 1}, model="claude-nova")
+        with pytest.raises(LlmCostError, match="claude-nova"):
+            recorded.usd
+        with pytest.raises(LlmCostError, match="no price"):
+            llmcost.usd
+    """,
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*cost unverified against $1.00 max_cost*"])
+
+
+def test_what_cannot_be_seen_can_be_stated(project: Project, standin: StandIn) -> None:
+    run(
+        project,
+        standin,
+        """
+    from dataclasses import dataclass
+    from anthropic.types import Message, Usage
+
+    @dataclass
+    class AgentResult:
+        total_cost_usd: float
+        usage: object = None
+
+    @max_cost("$0.20", calls=4)
+    def test_declared(llmcost):
+        message = Message(
+            id="msg_1", type="message", role="assistant", model="claude-opus-4-7", content=[],
+            usage=Usage(input_tokens=1000, output_tokens=100))
+        assert llmcost.record(message).usd == Decimal("0.0075")
+        assert llmcost.record(message.usage, model="claude-opus-4-7").usd == Decimal("0.0075")
+        assert llmcost.record(AgentResult(0.0125)).call.declared_usd == Decimal("0.0125")
+        assert llmcost.record({"total_cost_usd": "0.02"}).call.evidence == "declared"
+        assert llmcost.usd == Decimal("0.0475")
+    """,
+    ).assert_outcomes(passed=1)
+
+
+def test_a_block_has_a_ceiling_of_its_own(project: Project, standin: StandIn) -> None:
+    result = run(
+        project,
+        standin,
+        """
+    @max_cost("$1")
+    def test_blocks(llmcost):
+        with llmcost.budget("$0.01"):
+            llmcost.count(PAYLOAD)
+        llmcost.count({**PAYLOAD, "system": "word " * 100})
+        with llmcost.budget("$0.0001", reason="a small step"):
+            llmcost.count({**PAYLOAD, "system": "word " * 50})
+    """,
+        "--llmcost-report=ledger.json",
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines(
+        [r"cost \$0\.\d+ > \$0\.0001 budget", r"ceiling set at .*test_app\.py:\d+ \(a small step\)"]
+    )
+    (test,) = project.ledger()["tests"]
+    assert [each["state"] for each in test["blocks"]] == ["within", "exceeded"]
+    assert test["verdict"]["state"] == "within"
+
+
+def test_turned_off_it_counts_nothing_and_a_test_that_looks_is_skipped(
+    project: Project, standin: StandIn
+) -> None:
+    result = run(
+        project,
+        standin,
+        """
+    @max_cost("$0.00001")
+    def test_counts(llmcost):
+        llmcost.count(PAYLOAD)
+        with llmcost.budget("$0.00001"):
+            llmcost.record({"input_tokens": 3, "output_tokens": 1}, model="x")
+        assert llmcost.calls == ()
+
+    def test_looks(llmcost):
+        assert llmcost.count(PAYLOAD).usd
+    """,
+        "--no-llmcost",
+        "--strict-markers",
+    )
+    result.assert_outcomes(passed=1, skipped=1)
+    assert standin.requests == []
+    result.stdout.no_fnmatch_line("*llmcost: what*")

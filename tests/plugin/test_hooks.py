@@ -1,0 +1,105 @@
+"""The hooks, as plugins and initial conftests implement them."""
+
+from __future__ import annotations
+
+import json
+
+from conftest import Project
+from standin import StandIn
+
+COUNTING = """
+    from pytest_llmcost import max_cost
+
+    @max_cost("$1")
+    def test_counting(llmcost):
+        llmcost.count(model="claude-opus-4-7", system="Today is {day}",
+                      messages=[{{"role": "user", "content": "Hello"}}])
+"""
+
+
+def count(project: Project, standin: StandIn, conftest: str, day: str = "Monday") -> None:
+    project.online(standin).write(conftest=conftest, test_app=COUNTING.format(day=day))
+    project.record("--llmcost-report=ledger.json").assert_outcomes(passed=1)
+
+
+def test_a_rate_card_of_ones_own_prices_the_whole_run(project: Project, standin: StandIn) -> None:
+    (project.path / "ours.toml").write_text(
+        "[models.claude-opus-4-7]\nrates = [{ from = 2026-01-01, factor = 0.5 }]\n",
+        encoding="utf-8",
+    )
+    count(project, standin, "")
+    full = json.loads((project.path / "ledger.json").read_text())["totals"]["usd"]
+    count(
+        project,
+        standin,
+        """
+    def pytest_llmcost_rate_card(config, card):
+        return card.with_overrides(config.rootpath / "ours.toml")
+    """,
+    )
+    ledger = project.ledger()
+    assert float(ledger["totals"]["usd"]) == float(full) / 2
+    assert "ours" in ledger["rate_card"]["version"]
+
+
+def test_what_is_no_rate_card_is_a_usage_error(project: Project) -> None:
+    project.write(
+        conftest="def pytest_llmcost_rate_card(config, card): return 3",
+        test_app="def test_nothing(): pass",
+    )
+    result = project.run()
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*pytest_llmcost_rate_card returned int, not a RateCard*"])
+
+
+def test_a_normalised_payload_is_the_same_on_every_day(project: Project, standin: StandIn) -> None:
+    conftest = """
+    import re
+
+    def pytest_llmcost_normalize_payload(payload, item):
+        assert item.name == "test_counting"
+        return {**payload, "system": re.sub("Today is .*", "Today", payload["system"])}
+    """
+    count(project, standin, conftest)
+    seen = standin.counted[-1].body["system"]
+    assert seen == "Today is Monday", "what is counted is the payload itself"
+    project.write(test_app=COUNTING.format(day="Tuesday"))
+    project.run().assert_outcomes(passed=1)
+
+
+def test_each_call_and_the_report_are_observed(project: Project, standin: StandIn) -> None:
+    count(
+        project,
+        standin,
+        """
+    def pytest_llmcost_call(call, item):
+        print(f"CALL {call.model} {call.usd} {item.name}")
+
+    def pytest_llmcost_report(report, config):
+        print(f"REPORT {report.totals.calls} {report.run.exit_status}")
+    """,
+    )
+    result = project.run("-s")
+    result.stdout.re_match_lines([r".*CALL claude-opus-4-7 0\.\d+ test_counting", r"\.REPORT 1 0"])
+
+
+def test_a_hook_that_fails_fails_the_test_it_was_called_for(
+    project: Project, standin: StandIn
+) -> None:
+    count(project, standin, "")
+    project.write(conftest="def pytest_llmcost_call(call, item): raise ValueError('no')")
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*ValueError: no*"])
+
+
+def test_a_conftest_that_comes_with_the_collection_is_told_that_it_does_not_count(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        deep__deeper__conftest="def pytest_llmcost_call(call, item): raise ValueError",
+        deep__deeper__test_app=COUNTING.format(day="Monday"),
+    )
+    result = project.record()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*pytest_llmcost_call in *conftest.py: not called*"])

@@ -1,0 +1,45 @@
+"""JUnit XML, written by pytest itself."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from conftest import Project
+from standin import StandIn
+
+
+def test_each_test_and_the_suite_say_what_they_cost(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app="""
+    from pytest_llmcost import max_cost
+
+    @max_cost("$0.00001", input_tokens="1k")
+    def test_dear(llmcost):
+        llmcost.count(model="claude-opus-4-7", messages=[{"role": "user", "content": "Hi"}])
+
+    def test_free():
+        pass
+    """
+    )
+    project.run(
+        "--llmcost-record-mode=once", "--llmcost-max-suite=$1", "--junitxml=junit.xml"
+    ).assert_outcomes(passed=1, failed=1)
+    tree = ElementTree.parse(project.path / "junit.xml")
+    suite = properties(tree.find("testsuite/properties"))
+    dear, free = tree.findall(".//testcase")
+    told = properties(dear.find("properties"))
+    assert told["llmcost_usd"] == suite["llmcost_usd"] != "0"
+    assert told["llmcost_limit_usd"] == "0.00001"
+    assert told["llmcost_limit_input_tokens"] == "1000"
+    assert told["llmcost_verdict"] == "exceeded"
+    assert suite["llmcost_limit_usd"] == "1"
+    assert suite["llmcost_verdict"] == "within"
+    assert free.find("properties") is None
+    failure = dear.find("failure")
+    assert failure is not None
+    assert failure.get("message", "").startswith("cost $")
+
+
+def properties(element: ElementTree.Element | None) -> dict[str, str]:
+    assert element is not None
+    return {each.get("name", ""): each.get("value", "") for each in element}
