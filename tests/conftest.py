@@ -76,7 +76,8 @@ class Project:
 
     def run(self, *args: str, plugins: tuple[str, ...] = ()) -> pytest.RunResult:
         """Run pytest in this process, which is fast."""
-        return self.pytester.runpytest_inprocess(*_arguments(args, plugins))
+        arguments = _arguments(args, plugins)
+        return self.pytester.runpytest_inprocess(*arguments, no_reraise_ctrlc=True)
 
     def run_apart(self, *args: str, plugins: tuple[str, ...] = ()) -> pytest.RunResult:
         """Run pytest in a process of its own."""

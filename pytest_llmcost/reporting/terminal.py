@@ -66,7 +66,7 @@ def fold(report: Report) -> list[Row]:
     """Make the table's rows, dearest first; cases of a parametrised test and reruns as one."""
     groups: dict[str, list[TestRow]] = {}
     for test in report.tests:
-        if test.calls or test.verdict is not None:
+        if _is_news(test):
             groups.setdefault(test.nodeid.partition("[")[0], []).append(test)
     rows = [_fold_tests(base, tests) for base, tests in groups.items()]
     fixtures: dict[str, list[Call]] = {}
@@ -79,6 +79,11 @@ def fold(report: Report) -> list[Row]:
         fixtures["outside tests"] = list(report.outside_tests)
     rows += [_row(name, calls) for name, calls in fixtures.items() if calls]
     return sorted(rows, key=lambda row: (-row.usd, -row.unpriced, -row.calls, row.name))
+
+
+def _is_news(test: TestRow) -> bool:
+    """Whether a row says anything: one of a thousand idle tests under a common ceiling does not."""
+    return bool(test.calls) or (test.verdict is not None and test.verdict.state != "within")
 
 
 def _fold_tests(base: str, tests: Sequence[TestRow]) -> Row:
@@ -112,9 +117,9 @@ def _row(name: str, calls: Iterable[Call], verdict: Verdict | None = None) -> Ro
 
 
 def render_summary(report: Report, view: View) -> list[Line]:
-    """Render the whole section; empty when nothing was counted and no ceiling applied."""
+    """Render the whole section; empty when nothing was counted and no ceiling is broken."""
     rows = fold(report)
-    if not rows and not report.verdicts:
+    if not rows and _is_quiet(report):
         return []
     lines = _table(rows, view) if rows else []
     if len(report.totals.by_model) > 1:
@@ -130,7 +135,7 @@ def render_summary(report: Report, view: View) -> list[Line]:
 def render_short(report: Report) -> str:
     """Say it all in one line, for `-q`; empty when nothing was counted."""
     totals = report.totals
-    if not totals.calls and not report.verdicts:
+    if not totals.calls and _is_quiet(report):
         return ""
     unpriced = f", {totals.unpriced_calls} without a price" if totals.unpriced_calls else ""
     parts = [
@@ -138,6 +143,12 @@ def render_short(report: Report) -> str:
         f"{unpriced}, live spend {format_usd(totals.live_usd)}"
     ]
     return clean("; ".join([*parts, *(_say(mark) for mark in marks_of_run(report))]), _LONGEST)
+
+
+def _is_quiet(report: Report) -> bool:
+    """Whether nothing but the calls themselves would be worth a line."""
+    kept = all(verdict.state == "within" for verdict in report.verdicts)
+    return kept and report.comparison is None and not report.notes
 
 
 def _table(rows: Sequence[Row], view: View) -> list[Line]:
