@@ -1,0 +1,391 @@
+"""The end of a run: ceilings over several tests, exit statuses, what is printed and written."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from conftest import Project
+from standin import StandIn
+
+SPENDS = """
+    import pytest
+    from pytest_llmcost import max_cost
+
+    USAGE = {"input_tokens": 1000, "output_tokens": 0}  # half a cent
+
+    def spend(llmcost, times=1):
+        for _ in range(times):
+            llmcost.record(USAGE, model="claude-opus-4-7")
+"""
+TWO = (
+    SPENDS
+    + """
+    def test_one(llmcost):
+        spend(llmcost)
+
+    def test_two(llmcost):
+        spend(llmcost)
+"""
+)
+"""A cent in all."""
+CALLS_ON_IMPORT = """
+    import anthropic
+
+    anthropic.Anthropic().messages.create(
+        model="claude-opus-4-7", max_tokens=10, messages=[{"role": "user", "content": "Hi"}])
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "state", "status"),
+    [
+        ("$0.01", "within", pytest.ExitCode.OK),
+        ("$0.009999999", "exceeded", pytest.ExitCode.TESTS_FAILED),
+        ("$0.010000001", "within", pytest.ExitCode.OK),
+        ("0", "exceeded", pytest.ExitCode.TESTS_FAILED),
+    ],
+)
+def test_a_suite_may_spend_its_ceiling_and_not_a_nanodollar_more(
+    project: Project, limit: str, state: str, status: pytest.ExitCode
+) -> None:
+    project.write(test_app=TWO)
+    result = project.run(f"--llmcost-max-suite={limit}", "--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=2)
+    assert result.ret == status
+    result.stdout.fnmatch_lines([f"suite {state}: *max_suite (--llmcost-max-suite)"])
+    ledger = project.ledger()
+    (verdict,) = ledger["verdicts"]
+    assert (verdict["state"], ledger["run"]["exit_status"]) == (state, status)
+    assert (ledger["complete"], ledger["incomplete"]) == (True, [])
+
+
+@pytest.mark.parametrize("quiet", ["-q", "-qq"])
+def test_quietly_it_is_one_line(project: Project, quiet: str) -> None:
+    project.write(test_app=TWO)
+    result = project.run(quiet, "--llmcost-max-suite=0.001")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    ours = [line for line in result.outlines if "llmcost" in line or "$" in line]
+    assert len(ours) == 1
+    assert ours[0].startswith("llmcost: $0.01 for 2 calls, live spend $0.00; suite exceeded: cost ")
+
+
+def test_without_a_terminal_the_exit_status_and_the_file_still_tell(project: Project) -> None:
+    project.write(test_app=TWO)
+    result = project.run(
+        "-p", "no:terminal", "--llmcost-max-suite=0.001", "--llmcost-report=ledger.json"
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert result.stdout.str() == ""
+    assert project.ledger()["verdicts"][0]["state"] == "exceeded"
+
+
+ENDINGS = {
+    "interrupted": (
+        "def test_three(): raise KeyboardInterrupt",
+        [],
+        pytest.ExitCode.INTERRUPTED,
+        ["interrupted"],
+    ),
+    "exit": (
+        "def test_three(): pytest.exit('enough')",
+        [],
+        pytest.ExitCode.INTERRUPTED,
+        ["interrupted"],
+    ),
+    "exit with a status": (
+        "def test_three(): pytest.exit('enough', returncode=7)",
+        [],
+        7,
+        ["interrupted"],
+    ),
+    "stopped at the first failure": (
+        "def test_three(): assert 0\n    def test_four(): pass",
+        ["-x"],
+        pytest.ExitCode.TESTS_FAILED,
+        ["interrupted", "stopped"],
+    ),
+    "deselected": (
+        "def test_three(): pass",
+        ["-k", "not three"],
+        pytest.ExitCode.TESTS_FAILED,
+        ["deselected"],
+    ),
+    "selected": (
+        "def test_three(): pass",
+        ["test_app.py::test_one", "test_app.py::test_two"],
+        pytest.ExitCode.TESTS_FAILED,
+        ["selected"],
+    ),
+    "a file": ("", ["test_app.py"], pytest.ExitCode.TESTS_FAILED, ["selected"]),
+    "failed by itself": (
+        "def test_three(): assert 0",
+        [],
+        pytest.ExitCode.TESTS_FAILED,
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+def test_a_broken_ceiling_only_ever_turns_success_into_failure(project: Project, how: str) -> None:
+    more, args, status, incomplete = ENDINGS[how]
+    project.write(test_app=f"{TWO}\n    {more}\n")
+    result = project.run("--llmcost-max-suite=0.001", "--llmcost-report=ledger.json", *args)
+    assert result.ret == status
+    ledger = project.ledger()
+    assert ledger["run"]["exit_status"] == status
+    assert ledger["incomplete"] == incomplete
+    assert ledger["totals"]["usd"] == "0.01"
+    assert [each["state"] for each in ledger["verdicts"]] == ["exceeded"]
+
+
+def test_without_tests_the_status_stays_that_of_a_run_without_tests(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(conftest=CALLS_ON_IMPORT)
+    result = project.run("--llmcost-max-suite=0.000001", "--llmcost-report=ledger.json")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    (call,) = project.ledger()["outside_tests"]
+    assert call["live"] is True
+    result.stdout.fnmatch_lines(["outside tests *", "suite exceeded: *"])
+
+
+def test_collection_errors_keep_their_status_and_the_run_is_not_complete(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=TWO, test_bad=CALLS_ON_IMPORT + "    import nothing_such"
+    )
+    args = ["--llmcost-max-suite=0.000001", "--llmcost-report=ledger.json"]
+    result = project.run(*args)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    ledger = project.ledger()
+    assert ledger["incomplete"] == ["collection-errors", "interrupted"]
+    assert len(ledger["outside_tests"]) == 1
+    result = project.run(*args, "--continue-on-collection-errors")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert project.ledger()["incomplete"] == ["collection-errors"]
+
+
+def test_a_usage_error_keeps_its_status(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(conftest=CALLS_ON_IMPORT)
+    result = project.run("nowhere.py", "--llmcost-max-suite=0.000001")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_an_internal_error_keeps_its_status_and_the_report_is_written(project: Project) -> None:
+    project.write(
+        test_app=TWO,
+        conftest="""
+    def pytest_runtest_logfinish(nodeid):
+        if nodeid.endswith("two"):
+            raise RuntimeError("a plugin's own")
+    """,
+    )
+    result = project.run("--llmcost-max-suite=0.001", "--llmcost-report=ledger.json")
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    assert project.ledger()["incomplete"] == ["interrupted"]
+
+
+@pytest.mark.parametrize("how", ["--collect-only", "--setup-plan", "--setup-only"])
+def test_nothing_is_judged_that_does_not_run(project: Project, how: str) -> None:
+    project.write(
+        test_app=SPENDS
+        + """
+    @max_cost("$1")
+    def test_one(llmcost):
+        spend(llmcost)
+    """
+    )
+    result = project.run(how, "--llmcost-max-suite=0", "--llmcost-report=ledger.json")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.no_fnmatch_line("*exceeded*")
+    result.stdout.no_fnmatch_line("*unverified*")
+    if how == "--collect-only":
+        assert not (project.path / "ledger.json").exists()
+
+
+def test_a_suite_without_any_use_prints_and_writes_nothing_of_ours(project: Project) -> None:
+    project.write(test_app="def test_plain(): pass")
+    for args in ([], ["-v"], ["-q"], ["-rA"]):
+        result = project.run(*args)
+        assert result.ret == pytest.ExitCode.OK
+        lines = [line for line in result.outlines if not line.startswith("plugins:")]
+        assert not any("llmcost" in line or "$" in line for line in lines)
+
+
+@pytest.mark.parametrize("setting", ["--llmcost-max-test=$1", "--llmcost-max-suite=$1"])
+def test_a_ceiling_in_the_settings_prints_nothing_where_nothing_is_counted(
+    project: Project, setting: str
+) -> None:
+    project.write(test_app="def test_plain(): pass")
+    for quiet in ([], ["-q"]):
+        result = project.run(setting, *quiet)
+        assert result.ret == pytest.ExitCode.OK
+        lines = [line for line in result.outlines if not line.startswith("plugins:")]
+        assert not any("llmcost" in line or "$" in line for line in lines)
+
+
+def test_an_empty_suite_has_an_empty_report(project: Project) -> None:
+    result = project.run("--llmcost-report=out/deep/ledger.json")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    ledger = project.ledger("out/deep/ledger.json")
+    assert (ledger["totals"]["calls"], ledger["tests"], ledger["complete"]) == (0, [], True)
+
+
+def test_a_report_that_cannot_be_written_fails_the_run_and_says_why(project: Project) -> None:
+    project.write(test_app=TWO)
+    (project.path / "file").write_text("in the way")
+    for quiet in ([], ["-q"]):
+        result = project.run(
+            "--llmcost-report=file/ledger.json", "--llmcost-report=good.json", *quiet
+        )
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.stdout.fnmatch_lines(["not written: *file/ledger.json*"])
+        assert project.ledger("good.json")["totals"]["usd"] == "0.01"
+
+
+def test_max_test_is_the_ceiling_of_tests_without_a_marker(project: Project) -> None:
+    project.write(
+        test_app=SPENDS
+        + """
+    def test_dear(llmcost):
+        spend(llmcost, 2)
+
+    def test_cheap(llmcost):
+        spend(llmcost)
+
+    def test_idle():
+        pass
+
+    @max_cost("$1")
+    def test_marked(llmcost):
+        spend(llmcost, 3)
+
+    @max_cost(calls=9)
+    def test_marked_for_calls_alone(llmcost):
+        spend(llmcost, 3)
+    """
+    )
+    result = project.run("--llmcost-max-test=$0.005", "--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=3, failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "ceiling set at --llmcost-max-test",
+            "FAILED test_app.py::test_dear - cost $0.01 > $0.005 max_test",
+            "FAILED test_app.py::test_marked_for_calls_alone - cost $0.015 > $0.005 max_test",
+        ]
+    )
+    verdicts = {each["nodeid"]: each["verdict"]["state"] for each in project.ledger()["tests"]}
+    assert verdicts["test_app.py::test_idle"] == "within"
+
+
+def test_places_have_ceilings_on_the_sum_of_what_matches(project: Project) -> None:
+    project.write(
+        pytest_ini="""
+    [pytest]
+    llmcost_budgets =
+        agents/** = $0.01
+        **/test_more.py = $1
+        nothing/** = $0.01
+    """,
+        agents__test_app=TWO,
+        agents__test_more=TWO.replace("test_two", "test_three"),
+        test_other=TWO,
+    )
+    result = project.run("--llmcost-report=ledger.json", "--import-mode=importlib")
+    result.assert_outcomes(passed=6)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    verdicts = {each["pattern"]: each for each in project.ledger()["verdicts"]}
+    assert [verdicts[key]["state"] for key in ("agents/**", "**/test_more.py", "nothing/**")] == [
+        "exceeded",
+        "within",
+        "within",
+    ]
+    assert verdicts["agents/**"]["actual"] == "0.02"
+    assert verdicts["agents/**"]["origin"] == "llmcost_budgets"
+
+
+@pytest.mark.parametrize(("share", "near"), [("100%", True), ("50%", True), ("100.1%", False)])
+def test_a_warning_threshold_shows_but_never_fails(
+    project: Project, share: str, near: bool
+) -> None:
+    project.write(test_app=TWO)
+    result = project.run("--llmcost-max-suite=$0.01", f"--llmcost-warn-at={share}", "--color=yes")
+    assert result.ret == pytest.ExitCode.OK
+    (line,) = (line for line in result.outlines if "suite within" in line)
+    assert ("\x1b[33m" in line) == near
+
+
+UNVERIFIED = (
+    SPENDS
+    + """
+    @max_cost("$1")
+    def test_unknown(llmcost):
+        llmcost.record(USAGE, model="claude-opus-99")
+"""
+)
+
+
+def test_an_unverified_ceiling_fails_and_can_be_softened_and_an_exceeded_one_not(
+    project: Project,
+) -> None:
+    project.write(test_app=UNVERIFIED)
+    result = project.run("--llmcost-max-suite=$1")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["suite unverified: *", "  no price for model 'claude-opus-99'*"])
+    result = project.run("--llmcost-max-suite=$1", "--llmcost-unverified=warn")
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["*test_unknown*unverified*", "suite unverified: *"])
+    project.write(test_app=UNVERIFIED + "        spend(llmcost, 300)\n")
+    result = project.run("--llmcost-max-suite=$1", "--llmcost-unverified=warn")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["suite exceeded: cost at least $1.50 > $1.00 max_suite *"])
+
+
+def test_the_summary_and_the_file_name_the_same_figures(project: Project) -> None:
+    project.write(test_app=TWO)
+    result = project.run("--llmcost-max-suite=0.009", "--llmcost-report=ledger.json", "-v")
+    totals = project.ledger()["totals"]
+    assert Decimal(totals["usd"]) == Decimal("0.01")
+    result.stdout.fnmatch_lines(
+        ["total $0.01 at list price, 2 calls; live spend $0.00", "suite exceeded: cost $0.01 > *"]
+    )
+
+
+def test_last_failed_runs_are_not_complete(project: Project) -> None:
+    project.write(test_app=TWO, test_bad="def test_bad(): assert 0")
+    with_cache = ["-p", "cacheprovider", "--llmcost-report=ledger.json"]
+    project.run(*with_cache)
+    assert project.ledger()["complete"] is True
+    project.write(test_bad="def test_bad(): pass")
+    result = project.run(*with_cache, "--lf")
+    result.assert_outcomes(passed=1)
+    assert project.ledger()["incomplete"] == ["selected"]
+
+
+@pytest.mark.parametrize(
+    ("args", "complete"),
+    [
+        ([], True),
+        (["tests"], True),
+        (["."], True),
+        (["tests/unit"], False),
+        (["tests/unit", "tests/other"], True),
+        (["tests", "--ignore=tests/unit"], False),
+        (["tests", "--deselect=tests/unit/test_app.py::test_one"], False),
+        (["tests", "--ignore-glob=*other*"], False),
+    ],
+)
+def test_a_run_over_a_part_of_the_test_paths_is_not_complete(
+    project: Project, args: list[str], complete: bool
+) -> None:
+    project.write(
+        pytest_ini="[pytest]\ntestpaths = tests/unit tests/other",
+        tests__unit__test_app=TWO,
+        tests__other__test_other="def test_other(): pass",
+    )
+    project.run("--llmcost-report=ledger.json", *args)
+    assert project.ledger()["complete"] is complete
