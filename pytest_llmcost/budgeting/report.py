@@ -35,6 +35,8 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     """Another model -> what it rejects, so that there is no count."""
     dropped: Mapping[str, str] = {}
     """Another model -> settings it rejects that have no tokens; the count holds without them."""
+    left_out: Mapping[str, str] = {}
+    """Another model -> the parts that the count leaves out, so that it is too low."""
     task_budget: int | None = None
     """Tokens that the model is told to keep to; advisory."""
     breakpoints: int = 0
@@ -50,6 +52,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
             counts=_joined(self.counts, other.counts),
             rejected=_joined(self.rejected, other.rejected),
             dropped=_joined(self.dropped, other.dropped),
+            left_out=_joined(self.left_out, other.left_out),
             task_budget=_larger(self.task_budget, other.task_budget),
             breakpoints=max(self.breakpoints, other.breakpoints),
             cached=_joined(self.cached, other.cached),

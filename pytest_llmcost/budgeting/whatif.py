@@ -181,6 +181,8 @@ def _move(asked: _Asked, call: Call) -> _Pair | str:
     if tokens is None:
         asked.missing.add(fingerprint)
         return f"its prompt is not counted for {asked.model}"
+    if asked.model in payload.left_out and call.evidence != "counted":
+        return f"its prompt is counted without {payload.left_out[asked.model]}"
     return _priced(asked, call, payload, tokens)
 
 

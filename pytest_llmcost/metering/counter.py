@@ -113,13 +113,13 @@ class Counter:
         return mine.result()
 
     def client(self) -> Any:
-        """The SDK client, made when first needed.
+        """The SDK client, made when first needed, and anew once it has been closed.
 
         Raises:
             CountError: when it is an asynchronous one, or cannot count.
         """
         with self._lock:
-            if self._client is None:
+            if self._client is None or _is_closed(self._client):
                 self._client = _checked_client(self._make_client())
             return self._client
 
@@ -192,6 +192,11 @@ def _model_for(client: object, payload: Payload) -> str:
     of_cloud = "anthropic." in asked or not set("@:[").isdisjoint(asked)
     at_cloud = type(client).__name__.startswith(("AnthropicVertex", "AnthropicBedrock"))
     return payload.model if of_cloud and not at_cloud else asked
+
+
+def _is_closed(client: object) -> bool:
+    is_closed = getattr(client, "is_closed", None)
+    return callable(is_closed) and bool(is_closed())
 
 
 def _checked_client(client: object) -> object:

@@ -16,6 +16,7 @@ from pytest_llmcost.budgeting.budget import Verdict, settled
 from pytest_llmcost.budgeting.ledger import CardId, Ledger
 from pytest_llmcost.budgeting.ledger import Payload as LedgerPayload
 from pytest_llmcost.metering.call import Call, price_call
+from pytest_llmcost.metering.limits import count_breakpoints, longest_reply, task_budget_of
 from pytest_llmcost.plugin.exchanges import read_exchange
 from pytest_llmcost.plugin.run import Run, checked_hook_result
 from pytest_llmcost.plugin.seats import Attempt, Holder, Seat
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_llmcost.metering.exchange import Exchange
     from pytest_llmcost.metering.payload import Payload
     from pytest_llmcost.plugin.counting import Counting
+    from pytest_llmcost.plugin.othermodels import OtherModels
 
 _RANK = ("within", "unverified", "exceeded")
 _OPEN = frozenset({"truncated-stream", "lost-answer", "open-batch"})
@@ -39,6 +41,16 @@ class _OpenCall(NamedTuple):
     holder: Holder
     blocks: list[list[Call]]
     """Those `budget(...)` blocks that it counts for."""
+
+
+def describe(payload: Payload) -> LedgerPayload:
+    """What the ledger holds of a payload from the start."""
+    return LedgerPayload(
+        model=payload.model,
+        parts=payload.parts,
+        task_budget=task_budget_of(payload.body),
+        breakpoints=count_breakpoints(payload.body),
+    )
 
 
 class Books:
@@ -57,6 +69,15 @@ class Books:
         from pytest_llmcost.plugin.counting import Counting
 
         return Counting(self.run)
+
+    @cached_property
+    def other_models(self) -> OtherModels | None:
+        """The models of `--llmcost-model`; None without any."""
+        if not self.run.settings.model:
+            return None
+        from pytest_llmcost.plugin.othermodels import OtherModels
+
+        return OtherModels(self)
 
     def put_away(self, holder: Holder) -> None:
         """Save what somebody has counted."""
@@ -131,6 +152,7 @@ class Books:
             self._open[id(exchange)] = _OpenCall(exchange, booked, seat.holder, [*blocks])
         with self.run.keeping_failures():
             self._tell(booked, seat)
+            self._look_up(booked, seat, payload)
 
     def _take_back(self, replaced: Exchange | None) -> list[list[Call]] | None:
         """Take out what was said before; return the blocks that it counted for."""
@@ -146,6 +168,7 @@ class Books:
         """Price a call and put it into the ledger."""
         booked = self._book(seat, call, payload, seat.holder.open_blocks)
         self._tell(booked, seat)
+        self._look_up(booked, seat, payload)
         return booked
 
     def _book(
@@ -154,12 +177,17 @@ class Books:
         call = replace(self.price(call), phase=seat.phase)
         known = None
         if payload is not None:
-            known = LedgerPayload(model=payload.model, parts=payload.parts)
+            known = describe(payload)
+            call = replace(call, max_tokens=longest_reply(payload.body))
         self.ledger.add(seat.owner, call, known)
         seat.holder.is_touched = True
         for block in blocks:
             block.append(call)
         return call
+
+    def _look_up(self, call: Call, seat: Seat, payload: Payload | None) -> None:
+        if self.other_models is not None and payload is not None:
+            self.other_models.look_up(seat, call, payload)
 
     def _tell(self, call: Call, seat: Seat) -> None:
         self.run.hook("pytest_llmcost_call")(call=call, item=seat.item)

@@ -17,8 +17,10 @@ from pytest_llmcost.budgeting.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.budgeting.ledger import Report, read_report
 from pytest_llmcost.budgeting.ledger import Run as RunRecord
 from pytest_llmcost.budgeting.report import run_verdicts
+from pytest_llmcost.budgeting.taskbudgets import task_budget_notes
 from pytest_llmcost.plugin.marker import budgets_of
 from pytest_llmcost.plugin.run import Run, utc_now
+from pytest_llmcost.plugin.whatif import with_what_if
 from pytest_llmcost.pricing.ratecard import RateCard
 from pytest_llmcost.settings import Settings
 
@@ -40,8 +42,11 @@ def close(run: Run, session: pytest.Session) -> Report:
         budgets=budgets_of(run.settings),
         notes=[*run.notes, *_notes(run)],
     )
+    if run.settings.model:
+        report = with_what_if(run, report)
     near = cliff_notes(report, run.books.card, run.price_date) if run.books.ledger else ()
-    report = replace(report, notes=(*report.notes, *near))
+    budgets = task_budget_notes(report, run.books.card, on=run.price_date)
+    report = replace(report, notes=(*report.notes, *near, *budgets))
     if run.baseline is None:
         return report
     return _compared(run.settings, run.books.card, report, run.baseline)
@@ -100,7 +105,9 @@ def _covers_suite(config: pytest.Config) -> bool:
 
     Without `testpaths` nobody knows what that is, and folders are taken for all of it.
     """
-    here = config.invocation_params.dir
+    here, told = config.invocation_params.dir, config.invocation_params.args
+    if config.getoption("lf", False) or any(str(arg).startswith("--ignore") for arg in told):
+        return False  # neither is told to `pytest_deselected`
     if any("::" in arg or (here / arg).is_file() for arg in config.args):
         return False
     given = [(here / arg).resolve() for arg in config.args]

@@ -46,6 +46,7 @@ class Counting:
         self._desks: dict[Owner, Desk] = {}
         self._asked: dict[Owner, set[str]] = {}
         self._new_askers: set[str] = set()
+        self._own_client: Any = None
         self.counter = Counter(self._make_client)
 
     def count(self, seat: Seat, payload: Payload) -> Count:
@@ -80,9 +81,11 @@ class Counting:
         desk.cassette.save()
 
     def close_all(self) -> None:
-        """Save everyone's."""
+        """Save everyone's, and close the client that no fixture closes."""
         for owner in list(self._desks):
             self.close(owner)
+        if self._own_client is not None:
+            self._own_client.close()
 
     def _desk(self, seat: Seat) -> Desk:
         desk = self._desks.get(seat.owner)
@@ -123,7 +126,10 @@ class Counting:
         """The user's `llmcost_client`, which any test can ask for; the default outside of tests."""
         item = self._run.seat.item
         request = getattr(item, "_request", None)
-        return make_client() if request is None else request.getfixturevalue("llmcost_client")
+        if request is not None:
+            return request.getfixturevalue("llmcost_client")
+        self._own_client = make_client()
+        return self._own_client
 
 
 def read_normalised(

@@ -1,0 +1,382 @@
+"""`--llmcost-model`: the same prompts counted for another model, from the tests' own cassettes."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from conftest import Project
+from standin import StandIn, Step, fault
+
+PAYLOAD = """
+    import anthropic
+    import pytest
+    from pytest_llmcost import max_cost
+
+    def payload(text="word", model="claude-opus-4-6", **more):
+        content = f"Sort this ticket, please: {text} " * 40
+        messages = [{"role": "user", "content": content}]
+        return {"model": model, "max_tokens": 100, "messages": messages, **more}
+"""
+COUNTED = (
+    PAYLOAD
+    + """
+    @pytest.mark.parametrize("text", ["bell", "brake"])
+    def test_counted(llmcost, text):
+        llmcost.count(payload(text), output_tokens=20)
+
+    def test_sent():
+        anthropic.Anthropic().messages.create(**payload("sent"))
+"""
+)
+NEW = "--llmcost-model=claude-opus-4-7"
+REPORT = "--llmcost-report=ledger.json"
+COUNT = "--llmcost-record-mode=new_episodes"
+
+
+def what_if(project: Project) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = project.ledger()["what_if"]
+    return found
+
+
+def test_a_run_is_counted_again_for_another_model_then_against_now(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(test_app=COUNTED)
+    result = project.run(COUNT, NEW, REPORT)
+    result.assert_outcomes(passed=3)
+    (switch,) = what_if(project)
+    assert switch["model"] == "claude-opus-4-7"
+    assert (switch["calls"], switch["unknown_calls"], switch["missing"]) == (3, 0, 0)
+    assert switch["input_tokens_then"] > switch["input_tokens"], "the tokenizer cuts finer"
+    assert {row["name"] for row in switch["rows"]} == {
+        "test_app.py::test_counted[bell]",
+        "test_app.py::test_counted[brake]",
+        "test_app.py::test_sent",
+    }
+    bodies = [one.body for one in standin.counted]
+    assert (
+        sorted(body["model"] for body in bodies)
+        == ["claude-opus-4-6"] * 2 + ["claude-opus-4-7"] * 3
+    )
+    sums = {
+        body["model"]: sum(
+            json.loads(counted_by(standin, other))
+            for other in bodies
+            if other["model"] == body["model"]
+        )
+        for body in bodies
+    }
+    assert switch["input_tokens_then"] == sums["claude-opus-4-7"]
+    then = Decimal(switch["input_tokens_then"]) * 5 / 10**6
+    output = sum(
+        call["usage"]["output_tokens"]
+        for test in project.ledger()["tests"]
+        for call in test["calls"]
+    )
+    assert Decimal(switch["usd_then"]) == then + Decimal(output) * 25 / 10**6
+    result.stdout.fnmatch_lines(
+        [
+            "if it were claude-opus-4-7: the same prompts counted anew, output as it is now",
+            "test * input * then * USD * then*",
+            "test_app.py::test_counted?2 cases? *+*%*",
+            "total *+*%*",
+            "claude-opus-4-7 has another tokenizer than claude-opus-4-6: *",
+        ]
+    )
+
+
+def counted_by(standin: StandIn, body: dict[str, Any]) -> str:
+    from standin.models import find_model
+    from standin.prompt import count_blocks, lay_out
+
+    model = find_model(body["model"])
+    assert model is not None
+    return str(count_blocks(lay_out(body, model), model))
+
+
+def test_offline_gives_the_same_figures_and_asks_nobody(project: Project, standin: StandIn) -> None:
+    tests = COUNTED.replace("def test_sent", "def not_test_sent")
+    project.online(standin).write(test_app=tests)
+    project.run(COUNT, NEW, REPORT).assert_outcomes(passed=2)
+    live, asked = what_if(project), len(standin.requests)
+    project.run(NEW, REPORT).assert_outcomes(passed=2)
+    assert what_if(project) == live
+    assert len(standin.requests) == asked
+
+
+def test_two_models_cost_no_more_requests_than_twice_the_payloads_and_the_base(
+    project: Project, standin: StandIn
+) -> None:
+    tests = (
+        COUNTED
+        + """
+    def test_the_same_again(llmcost):
+        llmcost.count(payload("bell"))
+        llmcost.count(payload("bell"), output_tokens="max")
+    """
+    )
+    project.online(standin).write(test_app=tests)
+    project.run(
+        COUNT, NEW, "--llmcost-model", "claude-haiku-4-5", "--llmcost-model",
+        "claude-haiku-4-5-20251001", REPORT,
+    ).assert_outcomes(passed=4)  # fmt: skip
+    assert len(standin.counted) == 3 * 2 + 2
+    assert [switch["model"] for switch in what_if(project)] == [
+        "claude-haiku-4-5-20251001",
+        "claude-opus-4-7",
+    ]
+    assert all(switch["calls"] == 5 for switch in what_if(project))
+
+
+def test_what_is_missing_is_listed_with_the_one_command_that_counts_it_all(
+    project: Project, standin: StandIn
+) -> None:
+    tests = COUNTED.replace("def test_sent", "def not_test_sent")
+    project.online(standin).write(test_app=tests)
+    project.record()
+    asked = len(standin.requests)
+    result = project.run(NEW, REPORT, "--llmcost-record-mode=none")
+    result.assert_outcomes(passed=2)
+    assert len(standin.requests) == asked
+    (switch,) = what_if(project)
+    assert (switch["calls"], switch["unknown_calls"], switch["missing"]) == (0, 2, 2)
+    assert switch["usd_then"] is None
+    output = result.stdout.str()
+    assert "no figure: its prompt is not counted for claude-opus-4-7" in output
+    command = next(
+        line.partition("free: ")[2]
+        for line in output.splitlines()
+        if line.startswith("prompts not counted yet: 2 for claude-opus-4-7")
+    )
+    assert "--llmcost-record-mode=none" not in command
+    project.run(*command.split()[1:]).assert_outcomes(passed=2)
+    project.run(NEW, REPORT).assert_outcomes(passed=2)
+    assert what_if(project)[0]["calls"] == 2
+
+
+def test_models_from_the_ini_file_are_in_the_command(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD + "    def test_counted(llmcost): llmcost.count(payload())\n",
+        pytest_ini="[pytest]\nllmcost_model =\n    claude-opus-4-7\n",
+    )
+    project.record()
+    (project.path / "cassettes").rename(project.path / "elsewhere")
+    project.run("--llmcost-record-mode=once", "-p", "no:llmcost")
+    (project.path / "elsewhere").rename(project.path / "cassettes")
+    result = project.run("--llmcost-model=claude-haiku-5-5")
+    result.stdout.fnmatch_lines(["prompts not counted yet: 1 for claude-haiku-5-5;*"])
+
+
+FEATURES = (
+    PAYLOAD
+    + """
+    TOOLS = [{"name": "find", "input_schema": {"type": "object"}}]
+
+    def test_forced(llmcost):
+        llmcost.count(payload(tools=TOOLS, tool_choice={"type": "any"}))
+
+    def test_prefilled(llmcost):
+        messages = [*payload()["messages"], {"role": "assistant", "content": "{"}]
+        llmcost.count(payload(model="claude-haiku-4-5", messages=messages))
+
+    def test_sampled(llmcost):
+        llmcost.count(payload(temperature=0))
+"""
+)
+
+
+def test_what_a_model_is_known_to_reject_is_named_instead_of_priced(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(test_app=FEATURES)
+    result = project.run(COUNT, "--llmcost-model=claude-opus-5-5", REPORT)
+    result.assert_outcomes(passed=3)
+    (switch,) = what_if(project)
+    assert switch["rejected"] == {
+        "prefill (the last message is the assistant's)": 1,
+        'tool_choice "any"': 1,
+    }
+    assert switch["dropped"] == {"temperature": 1}
+    rows = {row["name"].partition("::")[2]: row for row in switch["rows"]}
+    assert rows["test_forced"]["usd_then"] is None
+    assert rows["test_prefilled"]["usd_then"] is None
+    assert rows["test_sampled"]["usd_then"] is not None
+    asked = [one.body for one in standin.counted if one.body["model"] == "claude-opus-5-5"]
+    assert len(asked) == 1, "what is known needs no request"
+    result.stdout.fnmatch_lines(
+        [
+            'no figure: claude-opus-5-5 rejects tool_choice "any" (test_app.py::test_forced)',
+            "claude-opus-5-5 rejects temperature: 1 payload priced without",
+        ]
+    )
+
+
+def test_what_only_the_api_knows_is_recorded_and_offline_says_the_same(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    def test_one(llmcost):
+        llmcost.count(payload())
+
+    def test_two(llmcost):
+        llmcost.count(payload())
+    """
+    )
+    project.record()
+    standin.script(fault(400, "messages.0: this model takes no tickets"))
+    project.run(COUNT, NEW, REPORT).assert_outcomes(passed=2)
+    live, asked = what_if(project), len(standin.requests)
+    assert live[0]["rejected"] == {"the payload: messages.0: this model takes no tickets": 1}
+    assert live[0]["usd_then"] is None
+    assert asked == 2, "asked once for both tests"
+    for mode in ("none", "new_episodes"):
+        project.run(f"--llmcost-record-mode={mode}", NEW, REPORT).assert_outcomes(passed=2)
+        assert what_if(project) == live
+    assert len(standin.requests) == asked
+
+
+def test_an_account_in_trouble_is_noted_and_not_recorded(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD + "    def test_one(llmcost): llmcost.count(payload())\n"
+    )
+    project.record()
+    standin.script(fault(400, "Your credit balance is too low"))
+    result = project.run(COUNT, NEW, REPORT)
+    result.assert_outcomes(passed=1)
+    assert what_if(project)[0]["missing"] == 1
+    result.stdout.fnmatch_lines(["not counted for claude-opus-4-7: *credit balance is too low*"])
+    project.run(COUNT, NEW, REPORT).assert_outcomes(passed=1)
+    assert what_if(project)[0]["calls"] == 1
+
+
+def test_workers_give_the_same_figures(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(test_app=COUNTED)
+    project.run_apart(COUNT, NEW, REPORT).assert_outcomes(passed=3)
+    alone = what_if(project)
+    project.run_apart(NEW, REPORT, COUNT, "-n2", plugins=("xdist.plugin",)).assert_outcomes(
+        passed=3
+    )
+    assert what_if(project) == alone
+
+
+def test_workers_count_what_is_missing_too(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(test_app=COUNTED)
+    project.run_apart(COUNT, NEW, REPORT, "-n2", plugins=("xdist.plugin",)).assert_outcomes(
+        passed=3
+    )
+    (switch,) = what_if(project)
+    assert (switch["calls"], switch["missing"]) == (3, 0)
+    standin.stop()
+    tests = COUNTED.replace("def test_sent", "def not_test_sent")
+    project.write(test_app=tests)
+    project.run(NEW, REPORT).assert_outcomes(passed=2)
+    assert what_if(project)[0]["calls"] == 2
+
+
+def test_many_are_counted_at_once(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    @pytest.mark.parametrize("number", range(24))
+    def test_one(llmcost, number):
+        llmcost.count(payload(f"ticket {number}"))
+    """
+    )
+    project.record()
+    standin.script(*[Step(delay_seconds=0.05)] * 24)
+    standin.most_at_once = 0
+    project.run(COUNT, NEW, REPORT).assert_outcomes(passed=24)
+    assert 3 < standin.most_at_once <= 8
+    assert what_if(project)[0]["calls"] == 24
+
+
+def test_the_users_client_counts_even_if_it_is_closed_with_the_session(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        conftest="""
+    import anthropic
+    import pytest
+
+    @pytest.fixture(scope="session")
+    def llmcost_client():
+        with anthropic.Anthropic(default_headers={"x-mine": "yes"}) as client:
+            yield client
+    """,
+        test_app=PAYLOAD + "    def test_one(llmcost): llmcost.count(payload())\n",
+    )
+    project.run(COUNT, NEW, REPORT).assert_outcomes(passed=1)
+    assert what_if(project)[0]["calls"] == 1
+    assert [one.headers.get("x-mine") for one in standin.counted] == ["yes", "yes"]
+
+
+def test_what_differs_on_purpose_is_normalised_for_the_other_model_too(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        conftest="""
+    import re
+
+    def pytest_llmcost_normalize_payload(payload, item):
+        return {**payload, "system": re.sub("at .*", "at some time", payload["system"])}
+    """,
+        test_app=PAYLOAD
+        + """
+    import time
+
+    def test_one(llmcost):
+        llmcost.count(payload(system=f"It is at {time.time_ns()}"))
+    """,
+    )
+    project.run(COUNT, NEW, REPORT).assert_outcomes(passed=1)
+    asked = len(standin.requests)
+    project.run(NEW, REPORT).assert_outcomes(passed=1)
+    assert what_if(project)[0]["calls"] == 1
+    assert len(standin.requests) == asked
+
+
+def test_a_call_made_in_a_teardown_is_counted_too(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    @pytest.fixture(scope="session", autouse=True)
+    def late():
+        yield
+        anthropic.Anthropic().messages.create(**payload("late"))
+
+    @pytest.fixture
+    def farewell():
+        yield
+        anthropic.Anthropic().messages.create(**payload("farewell"))
+
+    def test_one(farewell):
+        anthropic.Anthropic().messages.create(**payload("now"))
+    """
+    )
+    project.run(COUNT, NEW, REPORT).assert_outcomes(passed=1)
+    (switch,) = what_if(project)
+    assert (switch["calls"], switch["unknown_calls"]) == (3, 0)
+    project.run(NEW, REPORT).assert_outcomes(passed=1)
+    assert what_if(project)[0]["calls"] == 3
+
+
+def test_a_model_that_nobody_knows_is_a_usage_error(project: Project) -> None:
+    project.write(test_app="def test_one(): pass")
+    result = project.run("--llmcost-model=claude-opus-47")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*claude-opus-47*nearest known: claude-opus-4-7*"])
+
+
+def test_the_comment_shows_it(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD + "    def test_one(llmcost): llmcost.count(payload())\n"
+    )
+    project.run(COUNT, NEW, "--llmcost-report=cost.md").assert_outcomes(passed=1)
+    assert "#### If it were <code>claude-opus-4-7</code>" in (project.path / "cost.md").read_text()
