@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pkgutil
+import sys
 import textwrap
 from collections.abc import Iterator
 from importlib import import_module
@@ -58,6 +59,9 @@ class Project:
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
         monkeypatch.setenv("COLUMNS", "100")
+        # A file that is written twice in a second, with the same size, would run as it was first.
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
 
     def write(self, **files: str) -> Project:
         """Write files; `test_app` is `test_app.py`, `pytest_ini` is `pytest.ini`."""

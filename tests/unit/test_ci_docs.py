@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,8 @@ def test_every_block_keeps_to_its_forges_schema(block: str, schema: str, tmp_pat
     pytest.importorskip("check_jsonschema", reason="check-jsonschema is not installed")
     path = tmp_path / "workflow.yml"
     path.write_text(block, encoding="utf-8")
-    command = ["check-jsonschema", "--builtin-schema", f"vendor.{schema}", str(path)]
-    checked = subprocess.run(command, text=True, capture_output=True)
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}"]
+    checked = subprocess.run([*command, str(path)], text=True, capture_output=True)
     assert checked.returncode == 0, checked.stdout
 
 
