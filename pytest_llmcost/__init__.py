@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pytest_llmcost.budgeting.ledger import Report
     from pytest_llmcost.errors import LlmCostError
     from pytest_llmcost.metering.call import Call
-    from pytest_llmcost.plugin.fixture import Counted, LlmCost
+    from pytest_llmcost.plugin.counted import Counted
+    from pytest_llmcost.plugin.fixture import LlmCost
     from pytest_llmcost.pricing.ratecard import Cost, RateCard, Rates
     from pytest_llmcost.pricing.usage import Usage
 
@@ -43,7 +44,7 @@ _HOMES = {
     "Budget": "budgeting.budget",
     "Call": "metering.call",
     "Cost": "pricing.ratecard",
-    "Counted": "plugin.fixture",
+    "Counted": "plugin.counted",
     "LlmCost": "plugin.fixture",
     "LlmCostError": "errors",
     "RateCard": "pricing.ratecard",

@@ -61,6 +61,14 @@ def parse_report_path(text: str) -> Path:
     return path
 
 
+def parse_scale(text: str) -> int:
+    """Read how many runs a price is shown for: `1000` or `1k`, one at least."""
+    number = parse_quantity(text)
+    if number < 1:
+        raise SettingsError(f"{text!r} runs cost nothing; write 1000 or 1k")
+    return number
+
+
 def parse_increase(text: str) -> str:
     """Check a limit on an increase, `10%` or an amount of money, and keep its text."""
     if text.strip().endswith("%"):
@@ -239,7 +247,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "per",
-        parse_quantity,
+        parse_scale,
         "Show prices per so many runs, such as 1000.",
         default=1,
         flag="--llmcost-per",

@@ -23,6 +23,7 @@ from pytest_llmcost.plugin.seats import Attempt, Holder, Seat
 from pytest_llmcost.pricing.bill import Basis
 from pytest_llmcost.pricing.caveats import caveat_name
 from pytest_llmcost.pricing.ratecard import Cost, RateCard, shipped_card
+from pytest_llmcost.pricing.usage import Context, Leg
 
 if TYPE_CHECKING:
     from pytest_llmcost.metering.exchange import Exchange
@@ -132,8 +133,15 @@ class Books:
         Raises:
             UnknownModelError: one of its models has no price on the run's date.
         """
-        basis = self.run.settings.cache
-        return self.card.price(call.legs, call.context, on=self.run.price_date, basis=basis)
+        return self.bill(call.legs, call.context, basis=self.run.settings.cache)
+
+    def bill(self, legs: Sequence[Leg], context: Context, basis: Basis = "as-billed") -> Cost:
+        """The itemised bill of a request's legs.
+
+        Raises:
+            UnknownModelError: one of the models has no price on the run's date.
+        """
+        return self.card.price(legs, context, on=self.run.price_date, basis=basis)
 
     # Calls
 

@@ -17,6 +17,7 @@ from pytest_llmcost.budgeting.ledger import FixtureOwner, Owner
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.metering.call import Call, PricedLeg
 from pytest_llmcost.metering.cassette import CountCassette
+from pytest_llmcost.metering.contents import read_lifetime
 from pytest_llmcost.metering.counter import Asker, Count, Counter, Mode, make_client
 from pytest_llmcost.metering.countmany import Job
 from pytest_llmcost.metering.endpoint import bedrock_platform
@@ -116,11 +117,13 @@ class Counting:
 
     def _asker(self, seat: Seat) -> Asker:
         if seat.item is not None:
-            return Asker(self._run.nodeid(seat.item))
+            nodeid = self._run.nodeid(seat.item)
+            return Asker(nodeid, run=self._run.count_target(nodeid))
         if isinstance(seat.owner, FixtureOwner):
             owner = seat.owner
-            return Asker(f"{owner.baseid}::{owner.name}", run=owner.node or owner.baseid or ".")
-        return Asker("outside-tests", run=".")
+            target = self._run.count_target(owner.node or owner.baseid)
+            return Asker(f"{owner.baseid}::{owner.name}", run=target)
+        return Asker("outside-tests", run=self._run.count_target(""))
 
     def _make_client(self) -> object:
         """The user's `llmcost_client`, which any test can ask for; the default outside of tests."""
@@ -150,16 +153,23 @@ def read_normalised(
     return replace(sent, fingerprint=told.fingerprint, parts=told.parts)
 
 
-def counted_call(count: Count, payload: Payload, output_tokens: int | None) -> Call:
-    """Make the call that a count foretells; without an output, of the input alone."""
+def counted_call(
+    count: Count, payload: Payload, output_tokens: int | None, prompt: Usage | None = None
+) -> Call:
+    """Make the call that a count foretells; without an output, of the input alone.
+
+    The prompt is plain input, unless it is told apart by what the cache does.
+    """
     caveats = ("input-only",) if output_tokens is None else ()
-    usage = Usage(input_tokens=count.input_tokens, output_tokens=output_tokens or 0)
+    prompt = prompt or Usage(input_tokens=count.input_tokens)
+    usage = replace(prompt, output_tokens=output_tokens or 0)
+    lifetime = read_lifetime(payload.body) if prompt.cache_read_tokens else None
     return Call(
         model=payload.model,
         fingerprint=payload.fingerprint,
         evidence="counted",
         usage=usage,
-        legs=(PricedLeg(model=payload.model, usage=usage),),
+        legs=(PricedLeg(model=payload.model, usage=usage, read_lifetime=lifetime),),
         context=_context(payload),
         caveats=tuple(sorted({*count.caveats, *caveats})),
     )

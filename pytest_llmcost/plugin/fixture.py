@@ -9,10 +9,9 @@ import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -20,69 +19,14 @@ from pytest_llmcost.budgeting.budget import Budget, check, settled, spend_of
 from pytest_llmcost.errors import LlmCostError, PriceError, SettingsError
 from pytest_llmcost.metering.call import Call
 from pytest_llmcost.metering.declared import read_declared
+from pytest_llmcost.plugin.counted import OFF as OFF
+from pytest_llmcost.plugin.counted import Counted
 from pytest_llmcost.plugin.judging import broken
 from pytest_llmcost.plugin.run import Run
 from pytest_llmcost.pricing.money import parse_usd
 from pytest_llmcost.pricing.usage import Usage
 
-if TYPE_CHECKING:
-    from pytest_llmcost.pricing.ratecard import Cost
-
-OFF = "llmcost is off (--no-llmcost), so there is no figure to look at"
-"""A test that looks at a figure is skipped then; one that only counts runs on."""
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What a payload costs, from a count of its tokens."""
-
-    call: Call | None
-    run: Run | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def input_tokens(self) -> int:
-        """The whole prompt in tokens, as `count_tokens` says."""
-        return self._known().usage.prompt_tokens
-
-    @property
-    def fingerprint(self) -> str | None:
-        """What tells this payload from others."""
-        return self._known().fingerprint
-
-    @property
-    def evidence(self) -> str:
-        """`counted`."""
-        return self._known().evidence
-
-    @property
-    def caveats(self) -> tuple[str, ...]:
-        """Why the figure is a bound, if it is one."""
-        return self._known().caveats
-
-    @property
-    def cost(self) -> Cost:
-        """The itemised bill, with its bounds.
-
-        Raises:
-            PriceError: the model has no price; the message names the nearest that have one.
-        """
-        call = self._known()
-        assert self.run is not None
-        return self.run.books.cost_of(call)
-
-    @property
-    def usd(self) -> Decimal:
-        """The list price in US dollars.
-
-        Raises:
-            PriceError: the model has no price.
-        """
-        return self.cost.usd
-
-    def _known(self) -> Call:
-        if self.call is None:
-            pytest.skip(OFF)
-        return self.call
+CacheState = Literal["cold", "warm", "none"]
 
 
 class LlmCost:
@@ -98,7 +42,7 @@ class LlmCost:
         payload: Mapping[str, Any] | None = None,
         *,
         output_tokens: int | str | None = None,
-        cache: Literal["cold", "warm", "none"] | None = None,
+        cache: CacheState | None = None,
         **keywords: Any,
     ) -> Counted:
         """Count what one would send to `messages.create`, and price it.
@@ -107,8 +51,9 @@ class LlmCost:
             payload: the keywords of `messages.create` as one mapping, or give them as keywords.
             output_tokens: how long the reply will be, in tokens, or `"max"` for the payload's
                 `max_tokens`, the worst case; without it the input alone is priced.
-            cache: price the prompt's cached prefixes as written (`cold`), as read (`warm`), or
-                as plain input (`none`).
+            cache: count the prompt's cached prefixes too, and price them as written (`cold`), as
+                read (`warm`), or as plain input (`none`); without it as the test's or the run's
+                cache basis says, else as plain input.
             keywords: the payload, where it is not given as a mapping.
 
         Raises:
@@ -121,11 +66,17 @@ class LlmCost:
         body = keywords if payload is None else payload
         if self._run is None or self._item is None:
             return Counted(None)
-        return self._count(self._run, self._item, body, output_tokens)
+        return self._count(self._run, self._item, body, output_tokens, cache)
 
     def _count(
-        self, run: Run, item: pytest.Item, body: Mapping[str, Any], output_tokens: int | str | None
+        self,
+        run: Run,
+        item: pytest.Item,
+        body: Mapping[str, Any],
+        output_tokens: int | str | None,
+        cache: CacheState | None,
     ) -> Counted:
+        from pytest_llmcost.plugin.cachedcount import count_payload
         from pytest_llmcost.plugin.counting import counted_call, read_normalised, read_output
 
         __tracebackhide__ = True
@@ -133,18 +84,19 @@ class LlmCost:
         try:
             payload = read_normalised(run, body, item)
             output = read_output(payload, output_tokens)
-            call = counted_call(run.books.counting.count(seat, payload), payload, output)
+            whole, prompt, usage = count_payload(run, seat, payload, item, cache)
+            call = counted_call(whole, payload, output, usage)
         except LlmCostError as error:
             # The message says it all; our own frames would only hide the line that asked.
             raise error.with_traceback(None) from None
-        return Counted(run.books.book(seat, call, payload), run)
+        return Counted(run.books.book(seat, call, payload), run, prompt)
 
     async def acount(
         self,
         payload: Mapping[str, Any] | None = None,
         *,
         output_tokens: int | str | None = None,
-        cache: Literal["cold", "warm", "none"] | None = None,
+        cache: CacheState | None = None,
         **keywords: Any,
     ) -> Counted:
         """Count in a thread, so that an event loop goes on; everything else as `count`."""

@@ -9,6 +9,7 @@ import pytest
 from pytest_llmcost.budgeting.ledger import Report
 from pytest_llmcost.plugin.publishing import mark_files
 from pytest_llmcost.plugin.run import Run
+from pytest_llmcost.plugin.whatif import with_columns
 from pytest_llmcost.reporting.terminal import View, render_short, render_summary
 
 
@@ -30,7 +31,8 @@ def write_summary(
 
 def _write_section(run: Run, report: Report, terminal: pytest.TerminalReporter) -> None:
     writer = run.config.get_terminal_writer()
-    lines = render_summary(report, _view(run, writer.fullwidth, _encoding(writer)))
+    view = _view(run, writer.fullwidth, _encoding(writer))
+    lines = render_summary(report, with_columns(run, report, view))
     if lines:
         terminal.write_sep("=", "llmcost: what the Claude calls cost", blue=True)
     for line in lines:

@@ -1,0 +1,228 @@
+"""`count(..., cache=...)`: what caching costs and saves, foretold from counts alone."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from conftest import Project
+from standin import StandIn
+
+PAYLOAD = """
+    import anthropic
+    import pytest
+    from decimal import Decimal
+    from pytest_llmcost import max_cost
+
+    HOUR = {"type": "ephemeral", "ttl": "1h"}
+    FIVE = {"type": "ephemeral"}
+
+    def payload(rules=900, model="claude-opus-4-7", **more):
+        return {
+            "model": model,
+            "max_tokens": 100,
+            "tools": [
+                {"name": "find", "description": "Finds. " * 600, "cache_control": HOUR,
+                 "input_schema": {"type": "object"}},
+            ],
+            "system": [
+                {"type": "text", "text": "Sort the tickets. " * rules, "cache_control": FIVE},
+            ],
+            "messages": [{"role": "user", "content": "My bell is broken, and so is the brake."}],
+            **more,
+        }
+
+    def send():
+        return anthropic.Anthropic().messages.create(**payload())
+"""
+COUNT = "--llmcost-record-mode=new_episodes"
+REPORT = "--llmcost-report=ledger.json"
+
+
+def test_cold_and_warm_are_what_two_calls_in_a_row_are_then_billed(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    def test_cache(llmcost):
+        counted = llmcost.count(payload(), cache="cold", output_tokens=5)
+        send()
+        send()
+        sent = [call for call in llmcost.calls if call.evidence == "billed"]
+        cold, warm = sorted(sent, key=lambda call: call.usage.cache_read_tokens)
+        assert counted.call.usage == cold.usage
+        assert counted.cold.usd == cold.usd == counted.usd
+        assert counted.warm.usd == warm.usd
+        assert warm.usage.cache_read_tokens == sum(
+            part.tokens for part in counted.segments if part.ttl
+        )
+        assert sum(part.tokens for part in counted.segments) == counted.input_tokens
+        assert [(part.upto, part.ttl) for part in counted.segments] == [
+            ("tools.0", "1h"), ("system.0", "5m"), ("end", None),
+        ]
+        assert counted.cache_notes == ()
+    """
+    )
+    project.run(COUNT).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("state", ["cold", "warm", "none"])
+def test_each_state_is_priced_and_recorded(project: Project, standin: StandIn, state: str) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + f"""
+    def test_cache(llmcost):
+        counted = llmcost.count(payload(), cache={state!r})
+        bills = {{"cold": counted.cold, "warm": counted.warm, "none": counted.uncached}}
+        assert counted.usd == bills[{state!r}].usd
+        assert counted.warm.usd < counted.uncached.usd < counted.cold.usd
+    """
+    )
+    project.run(COUNT, REPORT).assert_outcomes(passed=1)
+    live, asked = project.ledger()["tests"], len(standin.requests)
+    project.run(REPORT).assert_outcomes(passed=1)
+    assert project.ledger()["tests"] == live
+    assert len(standin.requests) == asked
+
+
+def test_the_number_of_calls_from_which_it_pays_is_right_to_the_call(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    def test_cache(llmcost):
+        counted = llmcost.count(payload(), cache="cold", output_tokens=50)
+        number = counted.calls_until_caching_pays
+        cold, warm, plain = counted.cold.usd, counted.warm.usd, counted.uncached.usd
+        assert cold + (number - 1) * warm < number * plain
+        assert cold + (number - 2) * warm >= (number - 1) * plain
+
+    def test_nothing_cached(llmcost):
+        plain = payload()
+        plain["tools"], plain["system"] = [], "Sort."
+        counted = llmcost.count(plain, cache="cold")
+        assert counted.calls_until_caching_pays is None
+        assert counted.cold.usd == counted.warm.usd == counted.uncached.usd
+    """
+    )
+    project.run(COUNT).assert_outcomes(passed=2)
+
+
+def test_a_prefix_too_short_for_the_model_is_said(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    def test_cache(llmcost):
+        short = payload(rules=1)
+        short["tools"] = []
+        counted = llmcost.count(short, cache="warm")
+        assert "caches none shorter than 2,048" in counted.cache_notes[0]
+        assert counted.warm.usd == counted.uncached.usd
+        assert llmcost.count({**short, "model": "claude-opus-5"}, cache="warm").input_tokens
+    """
+    )
+    project.run(COUNT).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("basis", ["cold", "warm"])
+def test_a_marker_s_basis_is_that_of_counts_too(
+    project: Project, standin: StandIn, basis: str
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + f"""
+    @max_cost("$0.02", cache={basis!r})
+    def test_marked(llmcost):
+        llmcost.count(payload())
+
+    def test_stated(llmcost):
+        llmcost.count(payload(), cache={basis!r})
+    """
+    )
+    result = project.run(COUNT, REPORT)
+    stated = {test["nodeid"]: test for test in project.ledger()["tests"]}
+    marked = stated["test_app.py::test_marked"]
+    assert marked["verdict"]["actual"] == stated["test_app.py::test_stated"]["usd"]
+    result.assert_outcomes(**({"passed": 1, "failed": 1} if basis == "cold" else {"passed": 2}))
+
+
+def test_the_run_s_basis_is_that_of_counts_too_and_a_miss_says_what_records_it(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD + "    def test_one(llmcost): llmcost.count(payload())\n"
+    )
+    project.run(COUNT, REPORT).assert_outcomes(passed=1)
+    plain = Decimal(project.ledger()["totals"]["usd"])
+    result = project.run("--llmcost-cache=cold")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*no recorded token count of the cached prefixes (tools.0, system.0) of this payload "
+            "of claude-opus-4-7 (record mode none). Count them, free of charge: pytest "
+            "test_app.py::test_one --llmcost-cache=cold --llmcost-record-mode=new_episodes*"
+        ]
+    )
+    project.run("test_app.py::test_one", "--llmcost-cache=cold", COUNT)
+    project.run("--llmcost-cache=cold", REPORT).assert_outcomes(passed=1)
+    assert Decimal(project.ledger()["totals"]["usd"]) > plain
+    project.run("--llmcost-cache=warm", REPORT).assert_outcomes(passed=1)
+    assert Decimal(project.ledger()["totals"]["usd"]) < plain
+    project.run(REPORT).assert_outcomes(passed=1)
+    assert Decimal(project.ledger()["totals"]["usd"]) == plain
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ('llmcost.count(payload(), cache="hot")', "cache='hot' is none of cold, warm, none"),
+        ("llmcost.count(payload()).cold", "the cached prefixes were not counted"),
+        ("llmcost.count(payload()).segments", "the cached prefixes were not counted"),
+        (
+            'llmcost.count({**payload(), "cache_control": HOUR}, cache="cold")',
+            "lives 1h and comes after",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_said(
+    project: Project, standin: StandIn, code: str, message: str
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD + f"    def test_one(llmcost):\n        {code}\n"
+    )
+    result = project.run(COUNT)
+    result.assert_outcomes(failed=1)
+    assert message in result.stdout.str()
+
+
+def test_acount_does_it_too(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    @pytest.mark.anyio
+    async def test_one(llmcost):
+        counted = await llmcost.acount(payload(), cache="warm")
+        assert counted.warm.usd == counted.usd
+
+    @pytest.fixture
+    def anyio_backend():
+        return "asyncio"
+    """
+    )
+    project.run(COUNT, plugins=("anyio",)).assert_outcomes(passed=1)
+
+
+def test_without_llmcost_a_test_that_looks_is_skipped(project: Project) -> None:
+    project.write(
+        test_app=PAYLOAD
+        + """
+    def test_counts(llmcost):
+        llmcost.count(payload(), cache="cold")
+
+    def test_looks(llmcost):
+        llmcost.count(payload(), cache="cold").cold
+    """
+    )
+    project.run("--no-llmcost").assert_outcomes(passed=1, skipped=1)
