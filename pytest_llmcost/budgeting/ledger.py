@@ -43,7 +43,7 @@ class TestOwner(msgspec.Struct, frozen=True, kw_only=True, tag="test"):
 
 
 class FixtureOwner(msgspec.Struct, frozen=True, kw_only=True, tag="fixture"):
-    """A fixture wider than a function, in one process: its set-ups and teardowns."""
+    """One set-up of a fixture wider than a function, and its teardown, in one process."""
 
     name: str
     scope: str
@@ -53,6 +53,8 @@ class FixtureOwner(msgspec.Struct, frozen=True, kw_only=True, tag="fixture"):
     the same node by several workers are one and the same; those for two modules are two."""
     param: str | None = None
     worker: str | None = None
+    set_up: int = 1
+    """Counts the set-ups in this process: a rerun or a shuffled order may need another."""
 
 
 class Outside(msgspec.Struct, frozen=True, kw_only=True, tag="outside"):
@@ -207,6 +209,17 @@ class Ledger:
                 self.add(owner, call)
             self.judge(owner, outcome=entry.outcome, verdict=entry.verdict, blocks=entry.blocks)
 
+    def fail_last(self, nodeid: str, *, worker: str) -> None:
+        """Note that a worker died in a test; what it had told of it by then sounds better."""
+        with self._lock:
+            attempts = [
+                owner
+                for owner in self._accounts
+                if isinstance(owner, TestOwner) and (owner.nodeid, owner.worker) == (nodeid, worker)
+            ]
+            if attempts:
+                self._accounts[max(attempts, key=lambda owner: owner.attempt)].outcome = "failed"
+
     def report(
         self,
         *,
@@ -288,9 +301,11 @@ def _number(rows: Iterable[tuple[TestOwner, TestRow]]) -> Iterator[TestRow]:
         yield row if attempt == row.attempt else msgspec.structs.replace(row, attempt=attempt)
 
 
-def _attempt_key(owned: tuple[TestOwner, TestRow]) -> tuple[str, int, str]:
+def _attempt_key(owned: tuple[TestOwner, TestRow]) -> tuple[str, int, int, str]:
+    """Of equal attempts the one of the older worker first: gw10 took over where gw2 died."""
     owner, _ = owned
-    return owner.nodeid, owner.attempt, owner.worker or ""
+    worker = owner.worker or ""
+    return owner.nodeid, owner.attempt, len(worker), worker
 
 
 def _fixture_row(owner: FixtureOwner, calls: tuple[Call, ...]) -> FixtureRow:

@@ -95,7 +95,7 @@ class TestRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class FixtureRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The set-ups (and teardowns) of a fixture wider than a function, in one process."""
+    """One set-up (and teardown) of a fixture wider than a function, in one process."""
 
     name: str
     scope: str
@@ -120,7 +120,7 @@ class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums over a whole run; a fixture that several workers set up counts once, at its dearest."""
+    """Sums over a whole run; a fixture set up several times counts once, at its dearest."""
 
     usd: Decimal = Decimal(0)
     """List price of what could be priced; a lower bound when `unpriced_calls` is above 0."""

@@ -40,7 +40,7 @@ def close(run: Run, session: pytest.Session) -> Report:
         cache_basis=run.settings.cache,
         incomplete=run.incomplete,
         budgets=budgets_of(run.settings),
-        notes=[*run.notes, *_notes(run)],
+        notes=[*run.all_notes, *_notes(run)],
     )
     if run.settings.model:
         report = with_what_if(run, report)
@@ -116,7 +116,6 @@ def _covers_suite(config: pytest.Config) -> bool:
 
 
 def _notes(run: Run) -> Iterator[str]:
-    yield from (f"not understood, so of unknown cost: {each}" for each in run.failures)
     age = (run.price_date - run.books.card.checked_on).days if run.books.ledger else 0
     if age > _STALE_CARD_DAYS:
         yield (

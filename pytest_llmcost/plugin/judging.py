@@ -70,7 +70,7 @@ def note(
     """Note the outcome; show on a failed report what the test cost."""
     ledger = run.books.ledger
     if report.when != "teardown" or report.failed:
-        ledger.judge(attempt.owner, outcome=_outcome(report))
+        ledger.judge(attempt.owner, outcome=_outcome(attempt, report))
     if not report.failed:
         return
     if call.excinfo is not None and isinstance(call.excinfo.value, _Broken):
@@ -81,7 +81,9 @@ def note(
         report.sections.append(("llmcost", render_section(calls, attempt.verdict)))
 
 
-def _outcome(report: pytest.TestReport) -> str:
+def _outcome(attempt: Attempt, report: pytest.TestReport) -> str:
+    if attempt.has_failed and report.passed:  # all but a subtest
+        return "failed"
     if hasattr(report, "wasxfail"):
         return "xpassed" if report.passed else "xfailed"
     return "error" if report.failed and report.when != "call" else str(report.outcome)

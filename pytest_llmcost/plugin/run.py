@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
 from functools import cached_property
@@ -122,11 +122,14 @@ class Run:
         assert isinstance(owner, Seat)
         self.books.saw(owner, exchange)
 
+    def catch_up(self) -> None:
+        """Book what is complete."""
+        if self._capture is not None:
+            self._capture.drain()
+
     def drain(self) -> None:
         """Book what is complete; raises what a user's hook raised over it."""
-        if self._capture is None:
-            return
-        self._capture.drain()
+        self.catch_up()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -141,9 +144,10 @@ class Run:
             self._capture.settle(lambda seat: isinstance(seat, Seat) and seat.holder is holder)
 
     @property
-    def failures(self) -> Sequence[str]:
-        """What capture failed to follow; the calls concerned are booked as unknown."""
-        return () if self._capture is None else tuple(self._capture.failures)
+    def all_notes(self) -> set[str]:
+        """What a reader should know; of what capture failed to follow, that it is unknown."""
+        failures = () if self._capture is None else self._capture.failures
+        return {*self.notes, *(f"not understood, so of unknown cost: {each}" for each in failures)}
 
     # Where we are
 

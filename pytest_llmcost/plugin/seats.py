@@ -6,6 +6,7 @@ a call is made; then `owner` is what the ledger books under.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,6 +55,8 @@ class Attempt(Holder):
         self.number = number
         self.verdict: Verdict | None = None
         """The decisive one of the test's ceilings, once they are judged."""
+        self.has_failed = False
+        """Whether any report said so, a subtest's too, whatever comes after."""
 
     @cached_property
     def owner(self) -> TestOwner:
@@ -73,14 +76,18 @@ class Shared(Holder):
     """A fixture wider than a function, from its set-up to its teardown."""
 
     def __init__(
-        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest, worker: str | None
+        self,
+        fixturedef: pytest.FixtureDef[Any],
+        request: pytest.FixtureRequest,
+        worker: str | None,
+        set_up: int,
     ) -> None:
         """Speak for one set-up of a fixture, for the node that it is set up for."""
         super().__init__()
         self._fixture = fixturedef
-        self._node = request.node
-        self._param = _param_id(fixturedef, request)
+        self._request = request
         self._worker = worker
+        self._set_up = set_up
 
     @cached_property
     def owner(self) -> FixtureOwner:
@@ -91,20 +98,47 @@ class Shared(Holder):
             name=self._fixture.argname,
             scope=self._fixture.scope,
             baseid=self._fixture.baseid,
-            node=self._node.nodeid,
+            node=self._request.node.nodeid,
             worker=self._worker,
-            param=self._param,
+            param=", ".join(_params(self._fixture, self._request)) or None,
+            set_up=self._set_up,
         )
 
 
-def _param_id(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> str | None:
+def _params(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Iterator[str]:
+    """What a fixture is set up for: its own parameter, and those of the fixtures it needs.
+
+    Another parameter makes another fixture; the same one over again is the same fixture.
+    """
+    if hasattr(request, "param"):
+        yield _show_param(request.param, fixturedef.argname, getattr(request, "param_index", ""))
+    item = getattr(request, "_pyfuncitem", None)
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None:
+        for name in _needs(fixturedef, item._fixtureinfo.name2fixturedefs):  # type: ignore[union-attr]
+            if name in callspec.params:
+                index = callspec.indices.get(name, "")
+                yield f"{name}={_show_param(callspec.params[name], name, index)}"
+
+
+def _needs(
+    fixturedef: pytest.FixtureDef[Any], known: Mapping[str, Sequence[pytest.FixtureDef[Any]]]
+) -> list[str]:
+    """The names of all that a fixture asks for, and that what it asks for does."""
+    found: set[str] = set()
+    waiting = [fixturedef]
+    while waiting:
+        for name in set(waiting.pop().argnames) - {fixturedef.argname} - found:
+            found.add(name)
+            waiting += known.get(name, ())
+    return sorted(found)
+
+
+def _show_param(param: object, name: str, index: object) -> str:
     """What tells parameters apart, the same in every run: an object's address is not."""
-    if not hasattr(request, "param"):
-        return None
-    param = request.param
     if isinstance(param, (str, int, float, bool, type(None))):
         return repr(param)[:80]
-    return f"{fixturedef.argname}{getattr(request, 'param_index', '')}"
+    return f"{name}{index}"
 
 
 class Seat(NamedTuple):

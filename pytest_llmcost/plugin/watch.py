@@ -38,6 +38,7 @@ class Watch:
         self.is_started = False
         """Whether the plugins and conftests that count are all there."""
         self._attempt: Attempt | None = None
+        self._set_ups: dict[pytest.FixtureDef[Any], int] = {}
 
     @pytest.hookimpl
     def pytest_plugin_registered(self, plugin: object, plugin_name: str) -> None:
@@ -156,7 +157,8 @@ class Watch:
         if fixturedef.scope == "function":
             return (yield)
         run = self.run
-        shared = Shared(fixturedef, request, run.worker)
+        set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
+        shared = Shared(fixturedef, request, run.worker, set_up)
         fixturedef.addfinalizer(run.leave)
         run.enter(Seat(shared, "setup"))
         try:
@@ -179,6 +181,7 @@ class Watch:
                 _shorten(report, call)
             return report
         from pytest_llmcost.plugin.judging import add_properties, note
+                attempt.has_failed |= report.failed
 
         if call.when == "teardown":
             add_properties(self.run, attempt)
@@ -186,6 +189,7 @@ class Watch:
         note(self.run, attempt, report, call)
         _shorten(report, call)
         return report
+        attempt.has_failed |= report.failed
 
 
 def _shorten(report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:

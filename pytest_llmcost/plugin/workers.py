@@ -1,11 +1,13 @@
-"""pytest-xdist: what crosses from workers to the controller, as exact builtins alone.
+"""pytest-xdist: what crosses from workers to the controller, as ASCII JSON in a plain string.
 
 A worker's calls leave with the next report that is logged, because rerunning plugins make reports
 that they never log; what is left at its end goes with its output. A crash loses one phase at most.
+JSON, because execnet refuses the half characters that a payload may hold, and encodes slower.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -25,9 +27,10 @@ class Worker:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Put on the report what came since the last one."""
+        self.run.catch_up()
         fragment = self._news()
         if fragment is not None:
-            report.llmcost = fragment  # type: ignore[attr-defined]
+            report.llmcost = json.dumps(fragment)  # type: ignore[attr-defined]
 
     def _news(self) -> dict[str, Any] | None:
         return self.run.books.ledger.take_fragment() if self.run.has_books else None
@@ -38,11 +41,12 @@ class Worker:
         self.run.settle()
         if self.run.has_books:
             self.run.books.put_all_away()
-        session.config.workeroutput[_KEY] = {  # type: ignore[attr-defined]
+        last_words = {
             "ledger": self._news(),
             "incomplete": sorted(self.run.incomplete),
-            "notes": sorted(self.run.notes),
+            "notes": sorted(self.run.all_notes),
         }
+        session.config.workeroutput[_KEY] = json.dumps(last_words)  # type: ignore[attr-defined]
 
 
 class _Inbox:
@@ -53,10 +57,23 @@ class _Inbox:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        fragment = getattr(report, _KEY, None)
+        """Take it off the report, too: others that write reports down have no use for it."""
+        fragment = report.__dict__.pop(_KEY, None)
         if fragment is not None:
             worker = getattr(report, "worker_id", None)
-            self.run.books.ledger.absorb(fragment, worker=worker)
+            self.run.books.ledger.absorb(json.loads(fragment), worker=worker)
+        if report.when not in _PHASES and self.run.has_books:
+            self._note_crash(report)
+
+    def _note_crash(self, report: pytest.TestReport) -> None:
+        """Let a test that killed its worker not stand there as passed, for its setup had."""
+        node = getattr(report, "node", None)
+        if node is not None:
+            for nodeid in {report.nodeid, report.nodeid.rpartition("@")[0]}:
+                self.run.books.ledger.fail_last(nodeid, worker=node.gateway.id)
+
+
+_PHASES = ("setup", "call", "teardown")
 
 
 class Controller:
@@ -77,11 +94,14 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """Take in a worker's last words; one that has none has crashed."""
-        output = getattr(node, "workeroutput", {}).get(_KEY)
-        if output is None:
+        output = getattr(node, "workeroutput", {})
+        if _KEY not in output:
             self.run.incomplete.add("worker-crashed")
             return
-        if output["ledger"] is not None:
-            self.run.books.ledger.absorb(output["ledger"], worker=node.gateway.id)
-        self.run.incomplete.update(output["incomplete"])
-        self.run.notes.update(output["notes"])
+        if output[_KEY] is None:  # of one that was interrupted xdist tells twice
+            return
+        last_words, output[_KEY] = json.loads(output[_KEY]), None
+        if last_words["ledger"] is not None:
+            self.run.books.ledger.absorb(last_words["ledger"], worker=node.gateway.id)
+        self.run.incomplete.update(last_words["incomplete"])
+        self.run.notes.update(last_words["notes"])

@@ -35,6 +35,7 @@ from pytest_llmcost.metering.call import Call, PricedLeg
 from pytest_llmcost.pricing.usage import Usage
 
 A, B = a_test("tests/test_a.py::test_one"), a_test("tests/test_a.py::test_two[x|y]")
+TOOK_OVER = {"gw10": "10", "gw2": "2"}
 BUILTINS = (dict, list, tuple, str, int, bool, type(None))
 
 
@@ -125,6 +126,14 @@ class TestSharedFixtures:
     ) -> None:
         first, second = a_fixture(worker="gw0"), a_fixture(**{"worker": "gw1", **differing})
         assert make_report({first: [make_call("1")], second: [make_call("3")]}).totals.usd == 4
+
+    def test_count_once_also_when_one_process_set_them_up_again(self) -> None:
+        spent: dict[Owner, list[Call]] = {
+            a_fixture(set_up=1): [make_call("1", live=True), make_call("1", live=True)],
+            a_fixture(set_up=2): [make_call("3", live=True)],
+        }
+        totals = make_report(spent).totals
+        assert (totals.usd, totals.live_usd, totals.calls) == (Decimal(3), Decimal(5), 1)
 
     def test_are_unpriced_when_any_set_up_is(self) -> None:
         spent: dict[Owner, list[Call]] = {
@@ -230,6 +239,22 @@ class TestWorkers:
             assert fragment is not None
             controller.absorb(fragment, worker=name)
         assert [row.attempt for row in close(controller).tests] == [1, 2]
+
+    def test_count_the_attempt_of_the_worker_that_took_over_as_the_later_one(self) -> None:
+        report = make_report(
+            {a_test(A.nodeid, worker=name): [make_call(usd)] for name, usd in TOOK_OVER.items()}
+        )
+        assert [(row.attempt, str(row.usd)) for row in report.tests] == [(1, "2"), (2, "10")]
+
+    def test_that_died_in_a_test_have_failed_its_last_attempt(self) -> None:
+        ledger = Ledger()
+        for attempt, worker in ((1, "gw0"), (2, "gw0"), (1, "gw1")):
+            owner = a_test(A.nodeid, attempt=attempt, worker=worker)
+            ledger.add(owner, make_call("1"))
+            ledger.judge(owner, outcome="passed")
+        ledger.fail_last(A.nodeid, worker="gw0")
+        ledger.fail_last("nobody's", worker="gw0")
+        assert [row.outcome for row in close(ledger).tests] == ["passed", "passed", "failed"]
 
     def test_keep_a_gap_where_an_attempt_had_nothing_to_say(self) -> None:
         report = make_report({a_test(A.nodeid, attempt=3): [make_call("1")]})
