@@ -6,6 +6,8 @@ Everything here works without pytest-recording too, on the same defaults, so tha
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import pytest
 from pytest_llmcost.settings import Settings
 
 SUFFIX = ".llmcost.yaml"
+_LONGEST_NAME = 255
+"""Bytes; that of nearly every file system."""
 LIVE = "live"
 """The mode of `--disable-recording`: count over the network, read and write no cassette."""
 
@@ -54,7 +58,7 @@ def cassette_path(item: pytest.Item) -> Path:
     """The count cassette of a test, beside the test's own cassette."""
     folder = fixture_value(item, "vcr_cassette_dir") or _default_folder(item)
     name = fixture_value(item, "default_cassette_name") or _default_name(item)
-    path = Path(str(folder)) / f"{name}{SUFFIX}"
+    path = Path(str(folder)) / _file_name(str(name))
     return path if path.is_absolute() else item.config.invocation_params.dir / path
 
 
@@ -62,7 +66,17 @@ def fixture_cassette_path(config: pytest.Config, baseid: str, scope: str, name: 
     """The count cassette of a fixture wider than a function, under the node that defines it."""
     base = config.rootpath / baseid.partition("::")[0]
     folder = base.parent / "cassettes" / base.stem if base.suffix == ".py" else base / "cassettes"
-    return folder / f"{scope}.{name}{SUFFIX}"
+    return folder / _file_name(f"{scope}.{name}")
+
+
+def _file_name(name: str) -> str:
+    """A name that a file system takes; a longer one ends in its digest, as pytest-recording's."""
+    folder, slash, last = name.rpartition("/")
+    if len(os.fsencode(last + SUFFIX)) > _LONGEST_NAME:
+        digest = hashlib.sha256(os.fsencode(last)).hexdigest()[:32]
+        room = _LONGEST_NAME - len(f"...{digest}{SUFFIX}")
+        last = os.fsencode(last)[:room].decode(errors="ignore") + f"...{digest}"
+    return f"{folder}{slash}{last}{SUFFIX}"
 
 
 def fixture_value(item: pytest.Item, name: str) -> Any:
