@@ -5,6 +5,7 @@ Loaded in every run of every suite where the package is installed, so it imports
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +29,7 @@ __all__ = [
     "pytest_addhooks",
     "pytest_addoption",
     "pytest_configure",
-    "pytest_unconfigure",
+    "pytest_load_initial_conftests",
 ]
 
 
@@ -42,19 +43,33 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(hookspecs)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Listen before a conftest is imported, for it may send requests right then."""
+    _begin(early_config)
+
+
+def _begin(config: pytest.Config) -> Run:
+    """Make the run and listen; a session around this one gets its calls back at the end."""
+    run = config.stash[KEY] = Run(config)
+    run.listen()
+    config.add_cleanup(run.stop_listening)
+    return run
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin a run, unless it is turned off; the marker is known either way."""
+    """Settle the options of the run, or turn it off; the marker is known either way."""
     config.addinivalue_line("markers", MARKER_HELP)
-    settings = read_settings(config)
+    run = config.stash.get(KEY, None) or _begin(config)
+    run.settings = settings = read_settings(config)
     if settings.disabled:
+        del config.stash[KEY]
+        run.stop_listening()
         return
-    run = Run(config, settings)
     try:
         run.check_settings()
     except LlmCostError as error:
         raise pytest.UsageError(str(error)) from None
-    config.stash[KEY] = run
-    run.listen()
     register = config.pluginmanager.register
     watch = Watch(run)
     register(watch, "llmcost-watch")
@@ -63,14 +78,11 @@ def pytest_configure(config: pytest.Config) -> None:
         register(Suite(run), "llmcost-suite")
     else:
         register(Worker(run), "llmcost-worker")
+    if settings.model:
+        from pytest_llmcost.plugin.othermodels import CountAtTheEnd
+
+        register(CountAtTheEnd(run), "llmcost-other-models")
     watch.is_started = True
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop listening; a session around this one gets its calls back."""
-    run = config.stash.get(KEY, None)
-    if run is not None:
-        run.stop_listening()
 
 
 @pytest.fixture
@@ -82,11 +94,12 @@ def llmcost(request: pytest.FixtureRequest) -> LlmCost:
 
 
 @pytest.fixture(scope="session")
-def llmcost_client() -> anthropic.Anthropic:
+def llmcost_client() -> Iterator[anthropic.Anthropic]:
     """The client that counts tokens, made only when a count must go out.
 
     Override it in a conftest for a gateway, Foundry or Vertex; it must be a synchronous one.
     """
     import anthropic
 
-    return anthropic.Anthropic()
+    with anthropic.Anthropic() as client:
+        yield client

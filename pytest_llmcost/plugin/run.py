@@ -36,10 +36,10 @@ _CLIENTS = ("httpx", "httpx2")
 class Run:
     """What one session knows; hooks set `seat`, calls are booked under it."""
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
-        """Begin with nothing seen and nobody running."""
+    def __init__(self, config: pytest.Config) -> None:
+        """Begin with nothing seen and nobody running; the settings come a little later."""
         self.config = config
-        self.settings = settings
+        self.settings = Settings()
         self.started_at = utc_now()
         self.workers = 0
         self.incomplete: set[str] = set()

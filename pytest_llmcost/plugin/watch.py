@@ -84,6 +84,7 @@ class Watch:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Judge the test once its body has run; one that failed by itself fails only for that."""
+        __tracebackhide__ = True
         attempt = self._attempt_of(item)
         self.run.sit(Seat(attempt, "call", item))
         passed = False
@@ -101,6 +102,7 @@ class Watch:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Judge again, for fixtures may spend on their way out."""
+        __tracebackhide__ = True
         attempt = self._attempt_of(item)
         self.run.sit(Seat(attempt, "teardown", item))
         try:
@@ -154,6 +156,7 @@ class Watch:
 
         Finalizers run last in, first out: ours come after and before the fixture's own.
         """
+        __tracebackhide__ = True
         if fixturedef.scope == "function":
             return (yield)
         run = self.run
@@ -178,18 +181,18 @@ class Watch:
         if not attempt.is_touched and attempt.verdict is None:
             report = yield
             if call.excinfo is not None:
+                attempt.has_failed |= report.failed
                 _shorten(report, call)
             return report
         from pytest_llmcost.plugin.judging import add_properties, note
-                attempt.has_failed |= report.failed
 
         if call.when == "teardown":
             add_properties(self.run, attempt)
         report = yield
+        attempt.has_failed |= report.failed
         note(self.run, attempt, report, call)
         _shorten(report, call)
         return report
-        attempt.has_failed |= report.failed
 
 
 def _shorten(report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
