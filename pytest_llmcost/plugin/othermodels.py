@@ -16,7 +16,7 @@ from pytest_llmcost.budgeting.ledger import Payload as LedgerPayload
 from pytest_llmcost.budgeting.whatif import obstacle_of
 from pytest_llmcost.errors import CountError
 from pytest_llmcost.metering.call import Call
-from pytest_llmcost.metering.count import Count, make_refusal
+from pytest_llmcost.metering.count import Count, make_count, make_refusal, recorded_answer
 from pytest_llmcost.metering.countmany import Job, Outcome, count_all
 from pytest_llmcost.metering.features import find_rejections
 from pytest_llmcost.metering.payload import Payload
@@ -106,6 +106,9 @@ class OtherModels:
         except CountError as error:  # there is no client
             self._books.run.notes.add(f"not counted for another model: {error}")
             return
+        except KeyboardInterrupt:
+            self._learn_recorded(first)
+            raise
         for (fingerprint, jobs), outcome in zip(waiting.items(), outcomes, strict=True):
             if isinstance(outcome, CountError) and outcome.status is None and not is_last:
                 self._waiting[fingerprint] = jobs
@@ -115,6 +118,14 @@ class OtherModels:
                 count_all(counter, jobs[1:])  # from memory, into each test's own cassette
             elif outcome.refusal is not None:
                 _record_refusal(jobs, outcome.refusal)
+
+    def _learn_recorded(self, jobs: Iterable[Job]) -> None:
+        """Take what was counted before an interrupt, which is in the cassettes by now."""
+        for job in jobs:
+            entry = job.cassette.find(job.payload.fingerprint)
+            if entry is not None and entry.refused is None:
+                count = make_count(job.payload, recorded_answer(entry), recorded=True)
+                self._learn(job.payload.fingerprint, job.payload.model, count)
 
     def _learn(self, fingerprint: str, model: str, outcome: Outcome) -> None:
         for known, news in self._stands_for.pop(fingerprint, {}).items():

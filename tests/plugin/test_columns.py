@@ -119,9 +119,9 @@ def test_a_billed_call_s_columns_follow_its_usage(project: Project, standin: Sta
         test_app=PAYLOAD
         + """
     def test_sent():
-        client = anthropic.Anthropic()
-        client.messages.create(**payload(**CACHED))
-        client.messages.create(**payload(**CACHED))
+        with anthropic.Anthropic() as client:
+            client.messages.create(**payload(**CACHED))
+            client.messages.create(**payload(**CACHED))
     """
     )
     result = project.run(*ALL)

@@ -33,7 +33,8 @@ PAYLOAD = """
         }
 
     def send():
-        return anthropic.Anthropic().messages.create(**payload())
+        with anthropic.Anthropic() as client:
+            client.messages.create(**payload())
 """
 COUNT = "--llmcost-record-mode=new_episodes"
 REPORT = "--llmcost-report=ledger.json"

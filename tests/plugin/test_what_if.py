@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
+import subprocess
+import sys
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +19,10 @@ PAYLOAD = """
     import anthropic
     import pytest
     from pytest_llmcost import max_cost
+
+    def send(text):
+        with anthropic.Anthropic() as client:
+            client.messages.create(**payload(text))
 
     def payload(text="word", model="claude-opus-4-6", **more):
         content = f"Sort this ticket, please: {text} " * 40
@@ -28,7 +37,7 @@ COUNTED = (
         llmcost.count(payload(text), output_tokens=20)
 
     def test_sent():
-        anthropic.Anthropic().messages.create(**payload("sent"))
+        send("sent")
 """
 )
 NEW = "--llmcost-model=claude-opus-4-7"
@@ -349,15 +358,15 @@ def test_a_call_made_in_a_teardown_is_counted_too(project: Project, standin: Sta
     @pytest.fixture(scope="session", autouse=True)
     def late():
         yield
-        anthropic.Anthropic().messages.create(**payload("late"))
+        send("late")
 
     @pytest.fixture
     def farewell():
         yield
-        anthropic.Anthropic().messages.create(**payload("farewell"))
+        send("farewell")
 
     def test_one(farewell):
-        anthropic.Anthropic().messages.create(**payload("now"))
+        send("now")
     """
     )
     project.run(COUNT, NEW, REPORT).assert_outcomes(passed=1)
@@ -380,3 +389,104 @@ def test_the_comment_shows_it(project: Project, standin: StandIn) -> None:
     )
     project.run(COUNT, NEW, "--llmcost-report=cost.md").assert_outcomes(passed=1)
     assert "#### If it were <code>claude-opus-4-7</code>" in (project.path / "cost.md").read_text()
+
+
+MANY = (
+    PAYLOAD
+    + """
+    @pytest.mark.parametrize("number", range(40))
+    def test_one(llmcost, number):
+        llmcost.count(payload(f"ticket {number}"))
+    """
+)
+
+
+def recorded(project: Project, model: str) -> int:
+    files = (project.path / "cassettes").rglob("*.llmcost.yaml")
+    return sum(f'"model": "{model}"' in file.read_text() for file in files)
+
+
+def test_an_interrupt_keeps_what_was_counted_and_the_next_run_counts_the_rest(
+    project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.online(standin).write(
+        conftest="""
+    import os, signal, threading
+
+    def pytest_runtest_call(item):
+        if os.environ.get("INTERRUPT") and item.name == "test_one[39]":
+            threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    """,
+        test_app=MANY,
+    )
+    project.record()
+    standin.script(*[Step(delay_seconds=0.2)] * 40)
+    monkeypatch.setenv("INTERRUPT", "yes")
+    result = project.run_apart(COUNT, NEW, REPORT)
+    monkeypatch.delenv("INTERRUPT")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    kept = recorded(project, "claude-opus-4-7")
+    assert 0 < kept < 40
+    assert kept == sum(one.body["model"] == "claude-opus-4-7" for one in standin.counted)
+    missing = f"prompts not counted yet: {40 - kept} for claude-opus-4-7; *"
+    result.stdout.fnmatch_lines([missing])
+    project.run(COUNT, NEW, REPORT).assert_outcomes(passed=40)
+    assert what_if(project)[0]["calls"] == 40
+    asked = [one for one in standin.counted if one.body["model"] == "claude-opus-4-7"]
+    assert len(asked) == 40, "nothing was counted twice"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+def test_a_terminal_shows_a_counter_and_a_file_does_not(project: Project, standin: StandIn) -> None:
+    import pty
+
+    project.online(standin).write(test_app=MANY)
+    project.record()
+    command = [sys.executable, "-m", "pytest", "-p", "llmcost", COUNT, NEW]
+    ours, theirs = pty.openpty()
+    done = subprocess.run(command, cwd=project.path, stdout=theirs, stderr=theirs, check=False)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):
+        while chunk := os.read(ours, 1 << 16):
+            shown += chunk
+    os.close(ours)
+    assert done.returncode == 0
+    assert re.search(rb"\rllmcost: counted \d+/40(, \d+/s(, \d+ s left)?)? \[ *\d+%\]", shown)
+    assert b"llmcost: counted 40/40" in shown
+    project.run_apart("--llmcost-record-mode=all", NEW).stdout.no_fnmatch_line("*counted*/40*")
+
+
+def test_everything_anew_and_rewriting_keep_one_count_for_each_model(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(test_app=COUNTED.replace("def test_sent", "def not_test_sent"))
+    for mode in ("once", "all", "rewrite"):
+        before = len(standin.counted)
+        project.run(f"--llmcost-record-mode={mode}", NEW, REPORT).assert_outcomes(passed=2)
+        assert what_if(project)[0]["calls"] == 2
+        assert len(standin.counted) - before == 4
+        assert recorded(project, "claude-opus-4-7") == 2
+        assert recorded(project, "claude-opus-4-6") == 2
+    project.run("--llmcost-record-mode=rewrite").assert_outcomes(passed=2)
+    assert recorded(project, "claude-opus-4-7") == 0, "nobody asks for them any more"
+    project.run("--llmcost-record-mode=once", NEW, REPORT).assert_outcomes(passed=2)
+    assert what_if(project)[0]["missing"] == 2, "once is once for a test"
+
+
+def test_a_test_that_forbids_connections_does_not_keep_the_rest_from_being_counted(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    def test_one(llmcost):
+        llmcost.count(payload())
+
+    @pytest.mark.block_network
+    def test_last():
+        pass
+    """
+    )
+    project.run(COUNT, NEW, REPORT, plugins=("recording",)).assert_outcomes(passed=2)
+    assert what_if(project)[0]["calls"] == 1
