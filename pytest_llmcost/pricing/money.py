@@ -10,11 +10,11 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decima
 
 from pytest_llmcost.errors import SettingsError
 
-_AMOUNT = re.compile(
-    r"(?P<dollars>\$)?(?P<number>\d[\d_,]*(?:\.\d*)?|\.\d+)(?P<cents>\s*[c¢])?", re.ASCII
-)
-_QUANTITY = re.compile(r"(?P<number>\d[\d_,]*(?:\.\d*)?|\.\d+)\s*(?P<unit>[kKmM]?)", re.ASCII)
-_PERCENT = re.compile(r"(?P<number>\d[\d_,]*(?:\.\d*)?|\.\d+)\s*%", re.ASCII)
+_NUMBER = r"(?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+|\d[\d_]*)(?:\.\d*)?|\.\d+)"
+"""A comma only ever groups thousands: taken for that, a decimal comma would multiply by hundred."""
+_AMOUNT = re.compile(rf"(?P<dollars>\$)?{_NUMBER}(?P<cents>\s*[c¢])?", re.ASCII)
+_QUANTITY = re.compile(rf"{_NUMBER}\s*(?P<unit>[kKmM]?)", re.ASCII)
+_PERCENT = re.compile(rf"{_NUMBER}\s*%", re.ASCII)
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 _MOST_DIGITS = 40
 """More than any amount of money has; a longer one would make exact sums slow without end."""
@@ -38,6 +38,7 @@ def parse_usd(value: object) -> Decimal:
     if amount is None or not amount.is_finite() or amount < 0 or _digits(amount) > _MOST_DIGITS:
         raise SettingsError(
             f'{value!r} is not an amount of money; write 0.05, "0.05", "$0.05" or "5c"'
+            f"{_comma_hint(value)}"
         )
     return amount.copy_abs()  # a negative zero is zero
 
@@ -61,6 +62,12 @@ def _plain_number(text: str) -> Decimal:
     return Decimal(text.replace(",", "").replace("_", ""))
 
 
+def _comma_hint(value: object) -> str:
+    if not isinstance(value, str) or "," not in value:
+        return ""
+    return "; decimals stand behind a point, and a comma only groups thousands (1,000)"
+
+
 def _digits(amount: Decimal) -> int:
     """How many digits the amount has when written without an exponent."""
     _, digits, exponent = amount.as_tuple()
@@ -81,7 +88,9 @@ def parse_quantity(value: object) -> int:
         or _digits(number) > _MOST_DIGITS
         or number != number.to_integral_value()
     ):
-        raise SettingsError(f'{value!r} is not a whole number; write 8000, "8k" or "1.5M"')
+        raise SettingsError(
+            f'{value!r} is not a whole number; write 8000, "8k" or "1.5M"{_comma_hint(value)}'
+        )
     return int(number)
 
 
@@ -102,7 +111,7 @@ def parse_percent(text: str) -> Decimal:
     """
     match = _PERCENT.fullmatch(text.strip())
     if match is None or len(text) > _MOST_DIGITS:
-        raise SettingsError(f'{text!r} is not a percentage; write "80%"')
+        raise SettingsError(f'{text!r} is not a percentage; write "80%"{_comma_hint(text)}')
     return EXACT.scaleb(_plain_number(match["number"]), -2)
 
 

@@ -71,6 +71,31 @@ def test_what_is_no_amount_says_how_to_write_one(written: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "written",
+    [
+        "$0,02",
+        "0,02",
+        "0,020",
+        "1,5",
+        "1,50c",
+        "1,0000",
+        "1,000,00",
+        "1_0,000",
+        "1,",
+        ",5",
+        "1.0,5",
+    ],
+)
+def test_a_decimal_comma_is_never_read_as_thousands(written: str) -> None:
+    with pytest.raises(SettingsError, match="decimals stand behind a point"):
+        parse_usd(written)
+    with pytest.raises(SettingsError, match="decimals stand behind a point"):
+        parse_quantity(written.strip("$c"))
+    with pytest.raises(SettingsError, match="decimals stand behind a point"):
+        parse_percent(f"{written.strip('$c')}%")
+
+
+@pytest.mark.parametrize(
     ("written", "tokens"),
     [
         (8000, 8000), (0, 0), ("8000", 8000), ("8_000", 8000), ("8,000", 8000), ("8k", 8000),
