@@ -1,0 +1,192 @@
+"""docs/caching.md and docs/migration.md: their suites run, and print what the pages show."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from conftest import Project
+from standin import StandIn
+
+from pytest_llmcost.metering.cachedprompt import calls_until_it_pays
+from pytest_llmcost.metering.features import FEATURES
+from pytest_llmcost.pricing.money import format_usd
+from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.pricing.usage import Context, Leg, Usage
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+MODEL = "claude-opus-4-7"
+ON = date(2026, 11, 22)
+
+SUITE = re.compile(r"<!-- suite: (?P<name>\w+) -->\n```python\n(?P<code>.*?)^```$", re.M | re.S)
+OUTPUT = re.compile(
+    r"(?P<start><!-- output: (?P<name>\w+) (?P<args>.*?) -->\n```text\n)(?P<text>.*?)(?=^```$)",
+    re.M | re.S,
+)
+
+
+def outputs() -> list[tuple[str, str, str]]:
+    return [
+        (page, match["name"], match["args"])
+        for page in ("caching.md", "migration.md")
+        for match in OUTPUT.finditer((DOCS / page).read_text(encoding="utf-8"))
+    ]
+
+
+@pytest.mark.parametrize(("page", "name", "args"), outputs())
+def test_the_pages_show_what_their_suites_print(
+    project: Project,
+    standin: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    page: str,
+    name: str,
+    args: str,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = (DOCS / page).read_text(encoding="utf-8")
+    (suite,) = (match["code"] for match in SUITE.finditer(text) if match["name"] == name)
+    (project.path / "tests").mkdir()
+    (project.path / "tests" / "test_triage.py").write_text(suite, encoding="utf-8")
+    date_of_page = "--llmcost-price-date=2026-11-22"
+    result = project.online(standin).run(
+        "--llmcost-record-mode=new_episodes", date_of_page, *args.split()
+    )
+    assert result.ret == pytest.ExitCode.OK, result.stdout.str()
+    printed = _section(result.stdout.lines)
+    if os.environ.get("UPDATE_GOLDEN"):
+        _write(DOCS / page, args, printed)
+        return
+    (shown,) = (match["text"] for match in OUTPUT.finditer(text) if match["args"] == args)
+    assert shown == printed
+
+
+LEDGER = re.compile(r"(<!-- ledger: migration -->\n```json\n)(?P<text>.*?)(?=^```$)", re.M | re.S)
+
+
+def test_the_page_shows_the_ledger_of_its_suite(project: Project, standin: StandIn) -> None:
+    text = (DOCS / "migration.md").read_text(encoding="utf-8")
+    (suite,) = (match["code"] for match in SUITE.finditer(text))
+    (project.path / "tests").mkdir()
+    (project.path / "tests" / "test_triage.py").write_text(suite, encoding="utf-8")
+    project.online(standin).run(
+        "--llmcost-record-mode=new_episodes",
+        "--llmcost-price-date=2026-11-22",
+        "--llmcost-model=claude-opus-4-7",
+        "--llmcost-report=ledger.json",
+    )
+    (switch,) = project.ledger()["what_if"]
+    switch["rows"] = [row for row in switch["rows"] if row["name"].endswith(("lookup", "thinking"))]
+    written = json.dumps({"what_if": [switch]}, indent=1) + "\n"
+    if os.environ.get("UPDATE_GOLDEN"):
+        text = LEDGER.sub(lambda match: match[1] + written, text)
+        (DOCS / "migration.md").write_text(text, encoding="utf-8")
+        return
+    shown = LEDGER.search(text)
+    assert shown is not None
+    assert shown["text"] == written
+
+
+def _section(lines: list[str]) -> str:
+    start = next(place for place, line in enumerate(lines) if "llmcost: what" in line)
+    end = next(place for place, line in enumerate(lines) if " passed in " in line)
+    return "\n".join(lines[start:end]) + "\n"
+
+
+def _write(path: Path, args: str, printed: str) -> None:
+    def put(match: re.Match[str]) -> str:
+        return match["start"] + (printed if match["args"] == args else match["text"])
+
+    path.write_text(OUTPUT.sub(put, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def usd(usage: Usage) -> Decimal:
+    card = shipped_card()
+    return card.price([Leg(model=MODEL, usage=usage)], Context(), on=ON).usd
+
+
+INPUT = Decimal(5)
+FACTORS = {"5 minutes": Decimal("1.25"), "an hour": Decimal(2), "not cached": Decimal(1)}
+"""Of the documentation: what a write costs, as a multiple of input; a read costs a tenth."""
+
+
+def by_formula(name: str, *, warm: bool) -> Decimal:
+    factor = FACTORS[name] if not warm or name == "not cached" else Decimal("0.1")
+    return (2_000 * INPUT + 18_000 * INPUT * factor) / 10**6
+
+
+def by_card(name: str, *, warm: bool) -> Decimal:
+    if name == "not cached":
+        return usd(Usage(input_tokens=20_000))
+    if warm:
+        return usd(Usage(input_tokens=2_000, cache_read_tokens=18_000))
+    kind = {"5 minutes": "cache_write_5m_tokens", "an hour": "cache_write_1h_tokens"}[name]
+    return usd(Usage(input_tokens=2_000, **{kind: 18_000}))
+
+
+@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("warm", [False, True])
+def test_the_card_agrees_with_the_documentation_s_formula(name: str, *, warm: bool) -> None:
+    assert by_card(name, warm=warm) == by_formula(name, warm=warm)
+
+
+def test_the_worked_examples_are_worked_right() -> None:
+    rows = [("the first call (cold)", 1, 0), ("each later call (warm)", 0, 1)]
+    rows.append(("ten calls, one of them cold", 1, 9))
+    lines = ["| | 5 minutes | an hour | not cached |", "|---|---:|---:|---:|"]
+    for title, cold, warm in rows:
+        sums = [
+            cold * by_card(name, warm=False) + warm * by_card(name, warm=True) for name in FACTORS
+        ]
+        lines.append(f"| {title} | {' | '.join(map(format_usd, sums))} |")
+    pays = [
+        calls_until_it_pays(
+            cold_usd=by_card(name, warm=False),
+            warm_usd=by_card(name, warm=True),
+            none_usd=by_card("not cached", warm=False),
+        )
+        for name in ("5 minutes", "an hour")
+    ]
+    lines.append(f"| cheaper than no caching from | {pays[0]} calls | {pays[1]} calls | |")
+    assert "\n".join(lines) in (DOCS / "caching.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_prices_is_the_cards() -> None:
+    rates = shipped_card().rates(MODEL, on=ON)
+    text = (DOCS / "caching.md").read_text(encoding="utf-8")
+    for title, rate in (
+        ("input", rates.input),
+        ("write, kept for 5 minutes", rates.cache_write_5m),
+        ("write, kept for an hour", rates.cache_write_1h),
+        ("read", rates.cache_read),
+    ):
+        factor = f"{(rate / rates.input).normalize():f}"
+        assert f"| {title} | {factor} | ${rate:.2f} |" in text
+    assert f"| output | | ${rates.output:.2f} |" in text
+
+
+REJECTED = {
+    "`thinking` with a fixed budget (`enabled`)": "thinking.enabled",
+    "`thinking` `adaptive`": "thinking.adaptive",
+    "forced `tool_choice` (`any`, `tool`)": "tool_choice.forced",
+    "`temperature`, `top_p`, `top_k`": "sampling",
+    "a prefilled answer": "prefill",
+    "`task_budget`": "task_budget",
+    "`inference_geo`": "inference_geo",
+    "`thinking` `disabled`": "thinking.disabled",
+}
+
+
+def test_the_page_names_every_feature_that_the_card_knows() -> None:
+    text = (DOCS / "migration.md").read_text(encoding="utf-8")
+    assert all(f"| {title} |" in text for title in REJECTED)
+    assert {*REJECTED.values(), "thinking.disabled.xhigh"} == set(FEATURES)
+    rejecting = {model for model, entry in shipped_card().models.items() if "tools." in str(entry)}
+    assert rejecting == {
+        "claude-fable-5-2", "claude-mythos-5-2", "claude-opus-5-5", "claude-opus-5",
+        "claude-haiku-5-5",
+    }  # fmt: skip
