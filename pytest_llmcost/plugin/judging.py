@@ -34,7 +34,12 @@ _Broken.__qualname__ = _Broken.__name__ = "Failed"
 
 def broken(verdict: Verdict, calls: Sequence[Call]) -> _Broken:
     """Make the failure of a test, or of a block of it, that broke its ceiling."""
-    return _Broken(render_failure(verdict, calls), pytrace=False)
+    return _Broken(_sendable(render_failure(verdict, calls)), pytrace=False)
+
+
+def _sendable(text: str) -> str:
+    """Spell out half characters, which a model's name may hold: a report with one ends a worker."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def judge(run: Run, attempt: Attempt, *, needs_calls: bool) -> Verdict | None:
@@ -78,7 +83,8 @@ def note(
         return
     calls = ledger.calls(attempt.owner)
     if calls:
-        report.sections.append(("llmcost", render_section(calls, attempt.verdict)))
+        text = _sendable(render_section(calls, attempt.verdict))
+        report.sections.append(("llmcost", text))
 
 
 def _outcome(attempt: Attempt, report: pytest.TestReport) -> str:

@@ -178,6 +178,8 @@ class Watch:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Note the outcome; show what the test cost on its report."""
         attempt = self._attempt_of(item)
+        if call.excinfo is not None:  # a set-up that fails has spent, too
+            self.run.catch_up()
         if not attempt.is_touched and attempt.verdict is None:
             report = yield
             if call.excinfo is not None:

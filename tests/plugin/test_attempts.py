@@ -1,0 +1,418 @@
+"""Attempts of a test and set-ups of a fixture: rerun, repeated, shuffled, or left out."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from conftest import Project
+from spending_suite import APP, without_workers
+from standin import StandIn
+
+RERUNNERS: dict[str, tuple[str, ...]] = {
+    "rerunfailures": ("--reruns=2",),
+    "flaky": ("--force-flaky", "--max-runs=3"),
+}
+SPEND = """
+    import pytest
+    from pytest_llmcost import max_cost
+
+    def spend(llmcost, cents):
+        usage = {"input_tokens": 2000 * cents, "output_tokens": 0}
+        llmcost.record(usage, model="claude-opus-4-7")
+
+    def attempts(seen=[]):
+        seen.append(1)
+        return len(seen)
+"""
+
+
+def rerun(project: Project, rerunner: str, *args: str) -> pytest.RunResult:
+    more = ("xdist",) if "-n2" in args else ()
+    given = ("--llmcost-report=ledger.json", *RERUNNERS[rerunner], *args)
+    return project.run(*given, plugins=(rerunner, *more))
+
+
+def rows(project: Project, *keys: str) -> list[tuple[Any, ...]]:
+    return [tuple(row[key] for key in keys) for row in project.ledger()["tests"]]
+
+
+def states(project: Project) -> list[str | None]:
+    return [row["verdict"] and row["verdict"]["state"] for row in project.ledger()["tests"]]
+
+
+@pytest.mark.parametrize("rerunner", RERUNNERS)
+class TestReruns:
+    @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "two workers"])
+    def test_all_count_for_the_suite_and_the_last_for_the_baseline(
+        self, project: Project, rerunner: str, workers: tuple[str, ...]
+    ) -> None:
+        app = """
+    @max_cost("$0.04")
+    def test_settles(llmcost):
+        number = attempts()
+        spend(llmcost, {cents})
+        assert number == {passes_at}
+    """
+        baseline = "--llmcost-baseline=base.json"
+        project.write(test_app=SPEND + app.format(cents="2", passes_at=1))
+        result = rerun(project, rerunner, baseline, "--llmcost-update-baseline")
+        assert result.ret == pytest.ExitCode.OK
+        project.write(test_app=SPEND + app.format(cents="5 - number", passes_at=3))
+        limits = ("--llmcost-max-increase=0%", "--llmcost-max-test-increase=0%")
+        args = (baseline, *limits, *workers)
+        result = rerun(project, rerunner, "--llmcost-max-suite=$0.09", *args)
+        assert result.ret == pytest.ExitCode.OK, result.stdout.str()
+        assert rows(project, "attempt", "outcome", "usd") == [
+            *[(1, "failed", "0.04"), (2, "failed", "0.03"), (3, "passed", "0.02")]
+        ]
+        assert states(project) == ["within"] * 3
+        ledger = project.ledger()
+        assert (ledger["totals"]["usd"], ledger["comparison"]["change_usd"]) == ("0.09", "0")
+        result = rerun(project, rerunner, "--llmcost-max-suite=$0.089", *args)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        assert "failed" not in result.parseoutcomes()
+
+    def test_that_set_up_a_shared_fixture_anew_count_it_once_and_pay_for_it_each_time(
+        self, project: Project, standin: StandIn, rerunner: str
+    ) -> None:
+        project.online(standin).write(
+            app=APP,
+            test_app=SPEND
+            + """
+    from app import ask_live
+
+    @pytest.fixture(scope="module")
+    def primed():
+        ask_live(100)
+        yield
+        ask_live(50)
+
+    @pytest.fixture(scope="module")
+    def breaks(primed):
+        ask_live(10)
+        assert attempts() == 3, "not yet"
+
+    def test_last(breaks, llmcost):
+        spend(llmcost, 1)
+    """,
+        )
+        result = rerun(project, rerunner)
+        assert result.ret == pytest.ExitCode.OK, result.stdout.str()
+        ledger = project.ledger()
+        found = [(row["name"], Decimal(row["usd"])) for row in ledger["fixtures"]]
+        assert len(set(found)) == 2, "every set-up of each costs the same"
+        assert [name for name, _ in found].count("breaks") == 3
+        once = sum(usd for _, usd in set(found))
+        assert Decimal(ledger["totals"]["usd"]) == once + Decimal("0.01")
+        assert Decimal(ledger["totals"]["live_usd"]) == sum(usd for _, usd in found) > once
+        result.stdout.fnmatch_lines(["fixture breaks (module, dearest of 3) *"])
+
+    def test_for_a_set_up_that_failed_have_spent_in_it_and_are_an_error(
+        self, project: Project, rerunner: str
+    ) -> None:
+        project.write(
+            app=APP,
+            test_app=SPEND
+            + """
+    from app import ask
+
+    @pytest.fixture
+    def breaks():
+        ask(2000)
+        assert attempts() == 2, "not yet"
+
+    def test_it(breaks, llmcost):
+        spend(llmcost, 1)
+    """,
+        )
+        assert rerun(project, rerunner).ret == pytest.ExitCode.OK
+        assert rows(project, "attempt", "outcome", "usd") == [
+            (1, "error", "0.01025"),
+            (2, "passed", "0.02025"),
+        ]
+
+
+def test_a_fixture_is_another_for_every_parameter_of_what_it_needs(project: Project) -> None:
+    project.write(
+        app=APP,
+        test_app="""
+    import pytest
+    from app import ask
+
+    @pytest.fixture(scope="session", params=["small", "large"])
+    def engine(request):
+        return request.param
+
+    @pytest.fixture(scope="session", params=[object(), object()])
+    def way(request):
+        return request.param
+
+    @pytest.fixture(scope="session")
+    def between(engine):
+        return engine
+
+    @pytest.fixture(scope="module", params=[None, 1.5])
+    def primed(between, way, request):
+        ask(100)
+
+    @pytest.mark.parametrize("words", [1, 2])
+    def test_it(primed, words):
+        pass
+    """,
+    )
+    project.run("--llmcost-report=ledger.json").assert_outcomes(passed=16)
+    ledger = project.ledger()
+    assert [row["param"] for row in ledger["fixtures"]] == [
+        f"{own}, engine='{engine}', way=way{way}"
+        for own in ("1.5", "None")
+        for engine in ("large", "small")
+        for way in (0, 1)
+    ]
+    assert ledger["totals"]["calls"] == 8
+
+
+def test_flaky_may_want_more_than_one_success(project: Project) -> None:
+    project.write(
+        test_app=SPEND
+        + """
+    @max_cost("$0.02")
+    @pytest.mark.flaky(max_runs=3, min_passes=2)
+    def test_twice(llmcost):
+        spend(llmcost, attempts())
+    """
+    )
+    project.run("--llmcost-report=ledger.json", plugins=("flaky",)).assert_outcomes(passed=1)
+    assert rows(project, "attempt", "outcome", "usd") == [
+        (1, "passed", "0.01"),
+        (2, "passed", "0.02"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "attempts"), [("--only-rerun=Failed: cost", 3), ("--rerun-except=Failed: cost", 1)]
+)
+def test_a_broken_ceiling_can_be_told_from_other_failures_by_its_words(
+    project: Project, option: str, attempts: int
+) -> None:
+    project.write(
+        test_app=SPEND
+        + """
+    @max_cost("$0.01")
+    def test_dear(llmcost):
+        spend(llmcost, 2)
+    """
+    )
+    assert rerun(project, "rerunfailures", option).ret == pytest.ExitCode.TESTS_FAILED
+    assert rows(project, "attempt") == [(number + 1,) for number in range(attempts)]
+
+
+def test_a_ceiling_broken_in_teardown_is_rerun_and_every_attempt_is_judged_anew(
+    project: Project,
+) -> None:
+    project.write(
+        test_app=SPEND
+        + """
+    @pytest.fixture
+    def late(llmcost):
+        yield
+        spend(llmcost, 3 - attempts())
+
+    @max_cost("$0.01", calls=2)
+    def test_it(late, llmcost):
+        with llmcost.budget("$0.01"):
+            spend(llmcost, 0)
+    """
+    )
+    assert rerun(project, "rerunfailures").ret == pytest.ExitCode.OK
+    assert rows(project, "attempt", "outcome") == [(1, "error"), (2, "passed")]
+    assert states(project) == ["exceeded", "within"]
+    assert [len(row["blocks"]) for row in project.ledger()["tests"]] == [2, 2]
+
+
+def test_a_failed_subtest_is_a_failure_of_its_attempt(project: Project) -> None:
+    project.write(
+        test_app=SPEND
+        + """
+    import unittest
+
+    class TestParts(unittest.TestCase):
+        @pytest.fixture(autouse=True)
+        def _llmcost(self, llmcost):
+            self.llmcost = llmcost
+
+        def test_it(self):
+            with self.subTest("one"):
+                assert False
+            spend(self.llmcost, 1)
+
+        def test_other(self):
+            spend(self.llmcost, 1)
+            with self.subTest("one"):
+                assert False
+    """
+    )
+    result = project.run(
+        "--llmcost-report=ledger.json",
+        "--llmcost-baseline=base.json",
+        "--llmcost-update-baseline",
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert {row[0] for row in rows(project, "outcome")} == {"failed"}
+    result.stdout.fnmatch_lines(["not written: *is left as it was, for *test_* failed*"])
+
+
+def test_a_rerun_may_record_what_the_attempt_before_did_not_come_to(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=SPEND
+        + """
+    def test_it(llmcost):
+        for words in range(attempts()):
+            llmcost.count(model="claude-opus-4-7", messages=[
+                {"role": "user", "content": "word " * (words + 1)}])
+        assert words == 1, "not yet"
+    """
+    )
+    result = rerun(project, "rerunfailures", "--llmcost-record-mode=once")
+    assert result.ret == pytest.ExitCode.OK, result.stdout.str()
+    assert len(standin.counted) == 2
+    assert [len(row["calls"]) for row in project.ledger()["tests"]] == [1, 2]
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "two workers"])
+@pytest.mark.parametrize("scope", ["function", "session"])
+def test_a_repeated_test_is_as_many_tests_that_share_their_fixtures(
+    project: Project, workers: tuple[str, ...], scope: str
+) -> None:
+    project.write(
+        app=APP,
+        test_app=SPEND
+        + """
+    from app import ask
+
+    @pytest.fixture(scope="module")
+    def primed():
+        ask(1990)
+
+    @max_cost("$0.01")
+    def test_often(llmcost, primed):
+        spend(llmcost, 1)
+
+    @max_cost("$0.01")
+    def test_dear(llmcost, primed):
+        spend(llmcost, 2)
+    """,
+    )
+    args = ("--count=3", f"--repeat-scope={scope}", "--llmcost-report=ledger.json", *workers)
+    project.run(*args, plugins=("repeat", "xdist")).assert_outcomes(passed=3, failed=3)
+    repeats = [f"{number}-3" for number in (1, 2, 3)]
+    assert rows(project, "nodeid", "attempt", "usd") == [
+        *[(f"test_app.py::test_dear[{each}]", 1, "0.02") for each in repeats],
+        *[(f"test_app.py::test_often[{each}]", 1, "0.01") for each in repeats],
+    ]
+    assert states(project) == ["exceeded"] * 3 + ["within"] * 3
+    assert project.ledger()["totals"]["usd"] == "0.1002", "the fixture once"
+
+
+SHUFFLED = """
+    import pytest
+    from app import ask
+    from pytest_llmcost import max_cost
+
+    @pytest.fixture(scope="module")
+    def primed():
+        ask({first})
+        yield
+        ask({first} + 1)
+
+    @pytest.mark.parametrize("words", [1, 2, 3])
+    @max_cost("$0.00026")
+    def test_it(primed, together, words):
+        ask(words)
+"""
+
+
+@pytest.mark.parametrize("how", ["by randomly", "across modules"])
+def test_no_order_changes_a_byte_of_what_is_told(
+    project: Project, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    project.write(
+        app=APP,
+        conftest="""
+    import os
+    import random
+    import pytest
+    from app import ask
+
+    @pytest.fixture(scope="session", params=["one", "other"])
+    def together(request):
+        ask(50 if request.param == "one" else 60)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(items):
+        if os.environ.get("SEED"):
+            random.Random(int(os.environ["SEED"])).shuffle(items)
+    """,
+        test_one=SHUFFLED.format(first=1000),
+        test_two=SHUFFLED.format(first=2000),
+    )
+    told = {tell(project)}
+    for seed in ("1", "2", "3"):
+        if how == "across modules":
+            monkeypatch.setenv("SEED", seed)
+            told.add(tell(project))
+        else:
+            told.add(tell(project, "-p", "randomly", f"--randomly-seed={seed}"))
+    assert len(told) == 1
+
+
+def tell(project: Project, *args: str) -> str:
+    """The ledger but for `run` and how often a fixture was set up, and the verdicts' lines."""
+    result = project.run("--llmcost-report=ledger.json", "--llmcost-max-suite=$0.01", *args)
+    result.assert_outcomes(passed=8, failed=4)
+    lines = [line for line in result.outlines if line.startswith(("total ", "suite "))]
+    return json.dumps([without_workers(project.ledger()), lines], sort_keys=True)
+
+
+@pytest.mark.parametrize(
+    ("args", "reasons"),
+    [
+        ((), []),
+        (("-k", "first or second"), ["deselected"]),
+        (("-m", "slow"), ["deselected"]),
+        (("-x",), ["interrupted", "stopped"]),
+        (("-p", "stepwise", "-p", "cacheprovider", "--sw"), ["interrupted", "stopped"]),
+        (("-n2", "-k", "first or second"), ["deselected"]),
+        (("-n2", "--maxfail=1", "-k", "not first"), ["deselected", "interrupted", "stopped"]),
+    ],
+)
+def test_a_run_that_left_tests_out_says_why_and_is_no_baseline(
+    project: Project, args: tuple[str, ...], reasons: list[str]
+) -> None:
+    project.write(
+        pytest_ini="[pytest]\nmarkers = slow",
+        test_app=SPEND
+        + """
+    def test_first(llmcost):
+        spend(llmcost, 1)
+
+    @pytest.mark.slow
+    @max_cost("$0.01")
+    def test_second(llmcost):
+        spend(llmcost, 2)
+
+    def test_third(llmcost):
+        spend(llmcost, 3)
+    """,
+    )
+    update = ("--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    result = project.run("--llmcost-report=ledger.json", *update, *args, plugins=("xdist",))
+    ledger = project.ledger()
+    assert (ledger["complete"], ledger["incomplete"]) == (not reasons, reasons)
+    assert (project.path / "base.json").exists() == (not reasons)
+    if reasons:
+        result.stdout.fnmatch_lines(["not written: *base.json: is left as it was*"])
