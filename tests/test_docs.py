@@ -44,7 +44,8 @@ def test_python_in_the_documentation_runs(project: Project, standin: StandIn, bl
     """Tests are collected, hooks are used by a test that counts, fixtures and the rest run."""
     if "def test_" in block.code:
         project.write(test_page=block.code)
-        result = project.run("--collect-only", "-q", "--strict-markers")
+        plugins = ("recording",) if "mark.vcr" in block.code else ()
+        result = project.run("--collect-only", "-q", "--strict-markers", plugins=plugins)
         assert result.ret == pytest.ExitCode.OK, result.stdout.str()
         return
     if "def pytest_llmcost_" in block.code:

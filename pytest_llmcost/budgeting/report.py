@@ -192,6 +192,13 @@ def calls_of(report: Report) -> Iterator[Call]:
     yield from report.outside_tests
 
 
+def unpriced_models(report: Report) -> frozenset[str]:
+    """The models of which some call has no price; what they cost in all is a lower bound."""
+    unpriced = [call for call in calls_of(report) if call.usd is None]
+    legs = {leg.model for call in unpriced for leg in call.legs if leg.usd is None}
+    return frozenset(legs | {call.model for call in unpriced if not call.legs})
+
+
 def run_verdicts(report: Report) -> Iterator[Verdict]:
     """Yield the verdicts on more than one test: suite, places, increases of suite and tests.
 

@@ -18,8 +18,7 @@ def write_summary(
 ) -> None:
     """Write the table and the verdicts, one line under `-q`; what went wrong in any case."""
     if run.config.get_verbosity() < 0:
-        text = render_short(report)
-        if text:
+        for text in render_short(report):
             terminal.write_line(text)
     else:
         _write_section(run, report, terminal)

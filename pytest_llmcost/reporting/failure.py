@@ -9,6 +9,7 @@ from pytest_llmcost.budgeting.budget import Kind, Verdict
 from pytest_llmcost.metering.call import Call
 from pytest_llmcost.pricing.caveats import caveat_name
 from pytest_llmcost.pricing.money import format_usd, format_whole_usd
+from pytest_llmcost.reporting.escape import clean
 
 _NOUNS: dict[Kind, str] = {
     "usd": "cost",
@@ -60,7 +61,7 @@ def _known(verdict: Verdict) -> str:
 
 def render_failure(verdict: Verdict, calls: Sequence[Call]) -> str:
     """Say why a ceiling failed a test, in a few lines that need no traceback."""
-    lines = [render_headline(verdict), f"ceiling set at {verdict.origin}{_stated_reason(verdict)}"]
+    lines = [render_headline(verdict), f"ceiling set {_where(verdict)}{_stated_reason(verdict)}"]
     largest = max(calls, key=_weight, default=None)
     if largest is not None:
         others = f" (of {len(calls)})" if len(calls) > 1 else ""
@@ -82,6 +83,11 @@ def _changed_prompts(calls: Sequence[Call]) -> list[str]:
     return [f"changed since the reply was recorded: {each}" for each in sorted(details)]
 
 
+def _where(verdict: Verdict) -> str:
+    """A place in a file, or the option, variable or key that sets it."""
+    return f"{'at' if ':' in verdict.origin or '.py' in verdict.origin else 'by'} {verdict.origin}"
+
+
 def _stated_reason(verdict: Verdict) -> str:
     return f" ({verdict.reason})" if verdict.reason else ""
 
@@ -94,7 +100,8 @@ def _weight(call: Call) -> tuple[Decimal, int]:
 def render_call(call: Call) -> str:
     """Describe a call in a line: `claude-opus-4-7, 8,120 in + 412 out = $0.0298`."""
     usage = call.billed_usage
-    tokens = f"{usage.prompt_tokens:,} in"
+    is_known = bool(call.legs) or call.usd is not None
+    tokens = f"{usage.prompt_tokens:,} in" if is_known else "tokens unknown"
     if usage.cached_tokens:
         tokens += f" ({usage.cached_tokens:,} cached)"
     if usage.output_tokens:
@@ -103,7 +110,7 @@ def render_call(call: Call) -> str:
         tokens += f" + {usage.web_search_requests:,} searches"
     price = "no price" if call.usd is None else format_usd(call.usd)
     evidence = "" if call.evidence == "billed" else f" ({call.evidence})"
-    return f"{call.model}, {tokens} = {price}{evidence}"
+    return f"{clean(call.model)}, {tokens} = {price}{evidence}"
 
 
 def _advice(verdict: Verdict) -> str:

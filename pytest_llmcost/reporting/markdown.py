@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from pytest_llmcost.budgeting.budget import State, Verdict
-from pytest_llmcost.budgeting.report import FixtureRow, Report, fixture_name
+from pytest_llmcost.budgeting.report import FixtureRow, Report, fixture_name, unpriced_models
 from pytest_llmcost.budgeting.totals import dearest, shared_fixtures, sum_usd
 from pytest_llmcost.metering.call import Call
 from pytest_llmcost.pricing.money import format_share, format_usd
@@ -31,6 +31,7 @@ COMMENT_BYTES = 65_000
 """A comment on GitHub may have 65,536 characters."""
 
 _SIGNS: dict[State, str] = {"exceeded": "❌", "unverified": "⚠️", "within": "✅"}
+_NEAR = "⚠️"
 _RANK: tuple[State, ...] = ("exceeded", "unverified", "within")
 _FIXED_BYTES = 4_000
 """What heading, totals and the heads of tables take at most."""
@@ -188,7 +189,8 @@ def _money_cells(
     price = format_usd(usd, against=against) + unknown
     if verdict is None:
         return price, "", "", ""
-    return price, format_limit(verdict), _used(verdict), _SIGNS[verdict.state]
+    sign = _NEAR if verdict.is_near else _SIGNS[verdict.state]
+    return price, format_limit(verdict), _used(verdict), sign
 
 
 def _used(verdict: Verdict) -> str:
@@ -204,9 +206,13 @@ _MODEL_HEADS = ("model", "calls:", "input:", "cached:", "output:", "USD:")
 
 def _models(report: Report) -> Iterator[str]:
     ranked = sorted(report.totals.by_model.items(), key=lambda each: (-each[1].usd, each[0]))
+    unpriced = unpriced_models(report)
     for name, total in ranked[:50]:
+        price = format_usd(total.usd) + " + ?" if total.usd else "?"
+        if name not in unpriced:
+            price = format_usd(total.usd)
         cells = _token_cells(total.usage)
-        yield render_row(code(name), f"{total.calls:,}", *cells, format_usd(total.usd))
+        yield render_row(code(name), f"{total.calls:,}", *cells, price)
 
 
 def _folded(title: str, heads: Sequence[str], rows: Sequence[str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ Data flow: names and cells -> `align` -> lines of text -> pytest's writer.
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
@@ -27,10 +28,21 @@ def align(
     gap = "  " if width >= _ROOMY else " "
     numbers = sum(width + len(gap) for width in widths if width)
     room = max(_NARROWEST_NAME, width - numbers)
+    names = _shortened(names, room)
     name_width = min(room, max(len(name_head), *(len(name) for name in names)))
     for name, line in zip([name_head, *names], [heads, *cells], strict=True):
         columns = [f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True) if width]
         yield gap.join([f"{_cut(name, name_width):<{name_width}}", *columns]).rstrip()
+
+
+def _shortened(names: Sequence[str], room: int) -> Sequence[str]:
+    """Drop the folder or the file that all tests are in, where a name would not fit with it."""
+    files = {name.partition("::")[0] for name in names if "::" in name}
+    if not files or all(len(name) <= room for name in names):
+        return names
+    folder = os.path.commonpath([os.path.dirname(file) for file in files])
+    prefix = f"{files.pop()}::" if len(files) == 1 else f"{folder}/"
+    return [name.removeprefix(prefix) for name in names]
 
 
 def _cut(name: str, width: int) -> str:

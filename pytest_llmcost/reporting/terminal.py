@@ -6,12 +6,13 @@ Data flow: Report -> `fold` into rows -> `render_summary` -> Lines. Pure: sees o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from math import ceil
 
 from pytest_llmcost.budgeting.budget import Verdict
 from pytest_llmcost.budgeting.ledger import Report, TestRow
+from pytest_llmcost.budgeting.report import calls_of, unpriced_models
 from pytest_llmcost.budgeting.totals import dearest, shared_fixtures
 from pytest_llmcost.metering.call import Call
 from pytest_llmcost.pricing.money import format_share, format_usd
@@ -20,7 +21,7 @@ from pytest_llmcost.reporting.escape import clean
 from pytest_llmcost.reporting.failure import format_limit, render_headline
 from pytest_llmcost.reporting.line import Line
 from pytest_llmcost.reporting.marks import Mark, marks_of_run
-from pytest_llmcost.reporting.table import align, column_usd, narrowed
+from pytest_llmcost.reporting.table import align, column_partly_usd, column_usd, narrowed
 from pytest_llmcost.reporting.trend import render_trend
 from pytest_llmcost.reporting.whatif import render_switch
 
@@ -43,8 +44,19 @@ class Row:
     unpriced: int
     verdict: Verdict | None = None
     input_only: bool = False
+    cases: int = 1
     made: tuple[Call, ...] = ()
     """The calls themselves."""
+
+    @property
+    def is_lower_bound(self) -> bool:
+        """Whether nothing bounds what it may cost."""
+        return any(call.usd_high is None for call in self.made)
+
+    @property
+    def is_partly_unknown(self) -> bool:
+        """Whether the tokens of one of its calls are not known at all."""
+        return any(call.usd is None and not call.legs for call in self.made)
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ def _fold_tests(base: str, tests: Sequence[TestRow]) -> Row:
         name += f" ({attempts} attempts)"
     verdicts = [test.verdict for test in tests if test.verdict is not None]
     calls = [call for test in tests for call in test.calls]
-    return _row(name, calls, max(verdicts, key=_badness, default=None))
+    return replace(_row(name, calls, max(verdicts, key=_badness, default=None)), cases=len(cases))
 
 
 def _badness(verdict: Verdict) -> tuple[int, Decimal]:
@@ -132,17 +144,17 @@ def render_summary(report: Report, view: View) -> list[Line]:
     return [*lines, Line(""), *(Line(clean(line.text, _LONGEST), line.markup) for line in tail)]
 
 
-def render_short(report: Report) -> str:
-    """Say it all in one line, for `-q`; empty when nothing was counted."""
+def render_short(report: Report) -> list[str]:
+    """Say it all in a line, with one for each ceiling, for `-q`; none when nothing was seen."""
     totals = report.totals
     if not totals.calls and _is_quiet(report):
-        return ""
+        return []
     unpriced = f", {totals.unpriced_calls} without a price" if totals.unpriced_calls else ""
-    parts = [
+    text = (
         f"llmcost: {_at_least(report)}{format_usd(totals.usd)} for {_count(totals.calls, 'call')}"
         f"{unpriced}, live spend {format_usd(totals.live_usd)}"
-    ]
-    return clean("; ".join([*parts, *(_say(mark) for mark in marks_of_run(report))]), _LONGEST)
+    )
+    return [clean(line, _LONGEST) for line in (text, *map(_say, marks_of_run(report)))]
 
 
 def _is_quiet(report: Report) -> bool:
@@ -178,13 +190,13 @@ def _per(view: View) -> str:
 
 def _cells(row: Row, view: View) -> list[str]:
     usage = row.usage
-    output = (
-        "input only" if row.input_only and not usage.output_tokens else f"{usage.output_tokens:,}"
-    )
+    output = _tokens(usage.output_tokens, row)
+    if row.input_only and not usage.output_tokens:
+        output = "input only"
     ceiling, share = _ceiling(row, view)
     return [
         f"{row.calls:,}",
-        f"{usage.prompt_tokens:,}",
+        _tokens(usage.prompt_tokens, row),
         f"{usage.cached_tokens:,}",
         output,
         _price(row, view),
@@ -193,12 +205,19 @@ def _cells(row: Row, view: View) -> list[str]:
     ]
 
 
+def _tokens(number: int, row: Row) -> str:
+    """Write what is known of a number of tokens; what is not is never shown as zero."""
+    if not row.is_partly_unknown:
+        return f"{number:,}"
+    return f"{number:,}+?" if number else "?"
+
+
 def _price(row: Row, view: View) -> str:
     verdict = row.verdict
     against = verdict.limit if verdict and verdict.kind == "usd" and view.per == 1 else None
     text = column_usd(row.usd * view.per, against=against)
     if not row.unpriced:
-        return text
+        return f"{text}+" if row.is_lower_bound else text
     return f"{text}+?" if row.usd else "?"
 
 
@@ -206,11 +225,22 @@ def _ceiling(row: Row, view: View) -> tuple[str, str]:
     verdict = row.verdict
     if verdict is None:
         return "", ""
-    limit = format_limit(verdict)
+    limit = (f"{row.cases}x" if row.cases > 1 else "") + format_limit(verdict)
     if verdict.state == "unverified":
         return limit, "unverified"
     used = verdict.high if verdict.state == "within" and verdict.high is not None else verdict.low
-    return limit, f"{format_share(used, verdict.limit):>4} {_bar(used, verdict.limit, view)}"
+    share = format_share(used, verdict.limit)
+    shown = share if len(share) <= len("999%") else ">999%"
+    near = " !" if _is_near(row, view) else ""
+    return limit, f"{shown:>4} {_bar(used, verdict.limit, view)}{near}"
+
+
+def _is_near(row: Row, view: View) -> bool:
+    """Whether a ceiling holds, but is reached to the share from which one wants a warning."""
+    verdict = row.verdict
+    if verdict is None or verdict.state != "within" or view.warn_at is None:
+        return False
+    return bool(verdict.low) and verdict.low >= view.warn_at * verdict.limit
 
 
 def _bar(used: Decimal, limit: Decimal, view: View) -> str:
@@ -225,23 +255,22 @@ def _paint(row: Row, view: View) -> dict[str, bool]:
     if verdict is None:
         return {"yellow": True} if row.unpriced else {}
     if verdict.state == "within":
-        used = verdict.low
-        warns = view.warn_at is not None and used >= view.warn_at * verdict.limit
-        return {"yellow": True} if warns else {}
+        return {"yellow": True} if _is_near(row, view) else {}
     return {_STATE_COLOURS[verdict.state]: True}
 
 
 def _models(report: Report, view: View) -> list[Line]:
     ranked = sorted(report.totals.by_model.items(), key=lambda each: (-each[1].usd, each[0]))
+    unpriced = unpriced_models(report)
     cells = [
         [
             f"{total.calls:,}",
             f"{total.usage.prompt_tokens:,}",
             f"{total.usage.cached_tokens:,}",
             f"{total.usage.output_tokens:,}",
-            column_usd(total.usd * view.per),
+            column_partly_usd(total.usd, name in unpriced, view.per),
         ]
-        for _, total in ranked
+        for name, total in ranked
     ]
     heads = ["calls", "input", "cached", "output", f"USD{_per(view)}"]
     texts = list(align("model", heads, [name for name, _ in ranked], cells, view.width))
@@ -268,7 +297,7 @@ def _totals(report: Report, view: View) -> list[Line]:
 
 
 def _at_least(report: Report) -> str:
-    return "at least " if report.totals.unpriced_calls else ""
+    return "at least " if any(call.usd_high is None for call in calls_of(report)) else ""
 
 
 def _verdicts(report: Report) -> Iterator[Line]:
@@ -294,7 +323,8 @@ def _notes(report: Report, rows: Sequence[Row]) -> Iterator[Line]:
     if any(row.input_only for row in rows):
         yield Line("input only: no output is priced there; pass output_tokens= to count(...)")
     if report.incomplete:
-        yield Line(f"incomplete run: {', '.join(report.incomplete)}", {"yellow": True})
+        why = ", ".join(report.incomplete)
+        yield Line(f"not the whole suite ({why}): totals and ceilings are of what ran")
     yield from (Line(note, {"yellow": True}) for note in report.notes)
 
 
