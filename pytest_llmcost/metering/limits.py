@@ -26,6 +26,9 @@ def longest_reply(body: Mapping[str, JsonValue]) -> int | None:
     most = body.get("max_tokens")
     if not isinstance(most, int) or isinstance(most, bool) or most < 0:
         return None
+    lists = (body.get("tools"), body.get("mcp_servers"))
+    if not all(each is None or isinstance(each, list) for each in lists):
+        return None
     if any(sampling_tools(body)) or any(body.get(key) for key in _MORE_CALLS):
         return None
     return most

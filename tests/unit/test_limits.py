@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pytest_llmcost.metering.features import find_rejections
 from pytest_llmcost.metering.limits import count_breakpoints, longest_reply, task_budget_of
+from pytest_llmcost.pricing.ratecard import shipped_card
 
 PLAIN: dict[str, Any] = {
     "model": "claude-opus-4-7",
@@ -32,6 +37,8 @@ HOUR = {"type": "text", "text": "rules", "cache_control": {"type": "ephemeral", 
         ({"mcp_servers": [{"name": "files", "url": "https://example.com"}]}, None),
         ({"fallbacks": [{"model": "claude-opus-5"}]}, None),
         ({"compaction": {"type": "auto"}}, None),
+        ({"tools": 5}, None),
+        ({"mcp_servers": "files"}, None),
     ],
 )
 def test_max_tokens_bounds_the_reply_unless_the_server_calls_again(
@@ -77,3 +84,25 @@ def test_breakpoints_are_counted_and_wrong_ones_left_to_the_api(
     change: dict[str, Any], number: int
 ) -> None:
     assert count_breakpoints({**PLAIN, **change}) == number
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["auto", "ephemeral", "user"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "content", "role", "cache_control", "ttl", "total"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+KEYS = ["tools", "system", "messages", "max_tokens", "output_config", "cache_control", "thinking"]
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), anything))
+def test_no_payload_of_the_code_under_test_makes_it_fail_here(body: dict[str, Any]) -> None:
+    longest = longest_reply(body)
+    assert longest is None or longest >= 0
+    assert 0 <= count_breakpoints(body) <= 4
+    task_budget_of(body)
+    find_rejections(body, "claude-opus-5-5", shipped_card(), on=date(2026, 11, 22))
