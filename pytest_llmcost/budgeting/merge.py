@@ -67,7 +67,7 @@ def merge_reports(
     if pile.first is None:
         raise LedgerError("there is nothing to merge; name at least one ledger")
     if is_whole:
-        pile.incomplete.discard("deselected")
+        pile.incomplete -= {"deselected", "selected"}
     return _close(pile, pile.first[1], _budgets(pile, max_suite))
 
 
@@ -98,7 +98,7 @@ def _add_rows(pile: _Pile, source: str, report: Report) -> None:
         if key in pile.tests:
             raise LedgerError(
                 f"attempt {test.attempt} of {test.nodeid} is both in {pile.tests[key][0]} and in "
-                f"{source}; each test belongs into one shard, and each shard is merged once"
+                f"{source}; each test belongs in one shard, and each shard is merged once"
             )
         pile.tests[key] = (source, test)
     pile.fixtures += report.fixtures

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from pytest_llmcost.budgeting.ledger_file import read_report
+from pytest_llmcost.budgeting.report import Report
 from pytest_llmcost.commands.console import Console
 from pytest_llmcost.commands.prices import add_prices_option, read_card
 from pytest_llmcost.commands.reconciliation import render
@@ -66,7 +67,7 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
         raise SettingsError("--cost FILE goes with --usage FILE; usage is what decides")
     card = read_card(arguments.prices)
     what = plan(
-        [read_report(path) for path in arguments.ledger],
+        _read_ledgers(arguments.ledger),
         card,
         filters=Filters(
             api_key_ids=tuple(arguments.api_key_id), workspace_ids=tuple(arguments.workspace_id)
@@ -81,6 +82,20 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
         outcome = asking.until_complete() if arguments.wait else asking.once()
     console.print(render(outcome, arguments.format))
     return 0 if outcome.state == "agrees" else 1
+
+
+def _read_ledgers(paths: Sequence[str]) -> list[Report]:
+    """Read the ledgers, each run once: twice, its calls would be booked twice."""
+    seen: dict[tuple[object, ...], str] = {}
+    reports = []
+    for path in paths:
+        report = read_report(path)
+        key = (report.run.started_at, report.run.finished_at, repr(report.totals))
+        if key in seen:
+            raise ReconcileError(f"{path} is the same run as {seen[key]}; name each run once")
+        seen[key] = path
+        reports.append(report)
+    return reports
 
 
 def _from_files(what: Plan, card: RateCard, usage: str, cost: str | None) -> Reconciliation:

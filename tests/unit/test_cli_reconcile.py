@@ -407,3 +407,10 @@ def test_a_file_that_is_no_ledger_is_refused(
     (tmp_path / "x.json").write_text("{}")
     assert main(["reconcile", str(tmp_path / "x.json")]) == 2
     assert "x.json" in capsys.readouterr().err
+
+
+def test_the_same_run_twice_is_refused_before_anything_is_asked(
+    organisation: Organisation, ledger: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reconcile", ledger, ledger]) == 2
+    assert "is the same run as" in capsys.readouterr().err
