@@ -67,7 +67,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     usd_high: Decimal | None = None
     """None where nothing bounds it."""
     declared_usd: Decimal | None = None
-    """A price the test stated itself; it is the call's price where there are no legs."""
+    """A price the test stated itself; it is the call's price, and its legs have none."""
     caveats: tuple[str, ...] = ()
     """Sorted; each the name of a `Caveat`, with a detail behind a colon where there is one."""
 
@@ -88,7 +88,7 @@ def price_call(call: Call, card: RateCard, *, on: date, basis: Basis = "as-bille
     other legs cost is its low bound. Never raises for an unknown model.
     """
     kept = without_card_caveats(call.caveats)
-    if not call.legs:
+    if not call.legs or call.declared_usd is not None:
         low, high = _bounds(kept, call.declared_usd or _ZERO, call.declared_usd)
         return msgspec.structs.replace(
             call, usd=call.declared_usd, usd_low=low, usd_high=high, caveats=kept

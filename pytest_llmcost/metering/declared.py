@@ -12,9 +12,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from pytest_llmcost.errors import UsageDataError
-from pytest_llmcost.metering.call import Call, PricedLeg
+from pytest_llmcost.metering.call import Call
 from pytest_llmcost.metering.json_value import to_json_value
-from pytest_llmcost.metering.response import read_message, read_usage
+from pytest_llmcost.metering.response import read_message
+from pytest_llmcost.metering.usagedata import text_at
 from pytest_llmcost.pricing.money import parse_usd
 
 _UNKNOWN_MODEL = "unknown"
@@ -30,37 +31,32 @@ def read_declared(response: Any, *, model: str | None = None, usd: Decimal | Non
         UsageDataError: none of these, or one whose usage cannot be read.
     """
     body = _as_mapping(response)
-    stated = usd if usd is not None else _stated_usd(body)
-    if "usage" in body and ("model" in body or model) and stated is None:
-        call = read_message({**body, **({"model": model} if model else {})}, model=model)
-        return replace(call, evidence="declared", live=False)
+    total = _stated_usd(body)
+    stated = usd if usd is not None else total
     usage = body.get("usage") or (body if "input_tokens" in body else None)
+    name = model or text_at(body, "model")
     if usage is None and stated is None:
         raise UsageDataError(
             "record takes a Messages response, a usage, or a result with total_cost_usd; "
             f"got {type(response).__name__} with {', '.join(sorted(body)) or 'nothing in it'}",
             path="usage",
         )
-    if model is None and stated is None:
+    if usage is None:
+        return _stated(Call(model=name or _UNKNOWN_MODEL, evidence="declared"), stated)
+    if name is None and stated is None:
         raise UsageDataError("a usage alone names no model; add model=", path="model")
-    return _declared(usage, model, stated)
+    message = {**({} if usage is body else body), "usage": usage, "model": name or _UNKNOWN_MODEL}
+    call = replace(read_message(message, model=model), evidence="declared", live=False)
+    if stated is None:
+        return call
+    if total is not None or call.caveats:  # more was called than this usage tells of
+        call = replace(call, legs=())
+    return _stated(call, stated)
 
 
-def _declared(usage: Any, model: str | None, stated: Decimal | None) -> Call:
-    """A stated price takes the place of every leg, so that nothing is priced twice."""
-    known = read_usage(usage) if isinstance(usage, Mapping) else None
-    if stated is not None:
-        call = Call(
-            model=model or _UNKNOWN_MODEL,
-            evidence="declared",
-            declared_usd=stated,
-            caveats=("declared-price",),
-        )
-        return call if known is None else replace(call, usage=known)
-    assert model is not None
-    assert known is not None
-    legs = (PricedLeg(model=model, usage=known),)
-    return Call(model=model, evidence="declared", usage=known, legs=legs)
+def _stated(call: Call, usd: Decimal | None) -> Call:
+    """A stated price takes the place of every leg's, so that nothing is priced twice."""
+    return replace(call, declared_usd=usd, caveats=("declared-price",))
 
 
 def _as_mapping(response: Any) -> Mapping[str, Any]:

@@ -37,7 +37,13 @@ from pytest_llmcost.metering.iterations import (
     split_passes,
     unknown_kinds,
 )
-from pytest_llmcost.metering.usagedata import mapping_at, read_usage, text_at, unknown_quantities
+from pytest_llmcost.metering.usagedata import (
+    mapping_at,
+    read_usage,
+    term_at,
+    text_at,
+    unknown_quantities,
+)
 from pytest_llmcost.pricing.ratecard import shipped_card
 from pytest_llmcost.pricing.usage import Context, Leg, Platform, Usage
 
@@ -91,7 +97,7 @@ def read_message(
         stream=stream,
         usage=reading.usage,
         legs=tuple(map(_unpriced, _legs(reading, serving, named))),
-        context=_context(reading.raw, platform or _platform_of(named), batch),
+        context=_context(reading, platform or _platform_of(named), batch),
         caveats=tuple(sorted(set(_caveats(reading)))),
     )
 
@@ -185,17 +191,27 @@ def _caveats(reading: _Reading) -> Iterator[str]:
     for unknown in (*unknown_quantities(reading.raw), *unknown_kinds(reading.passes)):
         yield f"unknown-usage: {unknown}"
     asked = text_at(reading.request or {}, "speed")
-    if asked == "fast" and text_at(reading.raw, "speed") is None:
+    if asked == "fast" and term_at(reading.raw, "speed") is None:
         yield "unknown-speed"
 
 
-def _context(raw: Mapping[str, object], platform: Platform | None, batch: bool | None) -> Context:
+def _context(reading: _Reading, platform: Platform | None, batch: bool | None) -> Context:
+    tier = term_at(reading.raw, "service_tier")
     return Context(
-        service_tier="batch" if batch else text_at(raw, "service_tier"),
-        speed=text_at(raw, "speed"),
-        inference_geo=text_at(raw, "inference_geo"),
+        service_tier="batch" if batch else tier,
+        speed=term_at(reading.raw, "speed"),
+        inference_geo=term_at(reading.raw, "inference_geo") or _asked_geography(reading.request),
         platform=platform,
     )
+
+
+def _asked_geography(request: Mapping[str, object] | None) -> str | None:
+    """Return a geography that no factor is known for, where only the request speaks of one.
+
+    The price stays the list price; whether the premium was paid is what its bound leaves open.
+    """
+    asked = text_at(request or {}, "inference_geo")
+    return f"asked-{asked}" if asked and not shipped_card().is_at_list(asked) else None
 
 
 def _platform_of(model: str | None) -> Platform | None:

@@ -11,6 +11,16 @@ from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.pricing.usage import Usage
 
 _SPLIT_KEYS = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+_COUNT_KEYS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
+)
+_COUNTED = ("_tokens", "_requests")
+"""How the names of quantities end."""
+_MOST = 10**15
+"""More than anyone is billed for in one response, and little enough for exact arithmetic."""
 _TOOL_KEYS = ("web_search_requests", "web_fetch_requests", "code_execution_requests")
 
 
@@ -24,7 +34,7 @@ def read_usage(raw: Mapping[str, object], *, path: str = "usage") -> Usage:
     Shape: Anthropic's `usage`; all but `input_tokens` and `output_tokens` may be null or missing.
 
     Raises:
-        UsageDataError: naming the path of what is not a whole number of at least 0.
+        UsageDataError: naming the path of what is not a whole number from 0 to 10^15.
 
     Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching and the usage
     types of the SDK, release 2.12.0, read 2026-11-22.
@@ -52,11 +62,20 @@ def read_usage(raw: Mapping[str, object], *, path: str = "usage") -> Usage:
 
 
 def unknown_quantities(raw: Mapping[str, object]) -> Iterator[str]:
-    """Name the quantities that no price is known for: a new cache lifetime, a new server tool."""
+    """Name the quantities that no price is known for: a new cache lifetime, tool or kind of token.
+
+    `output_tokens_details` only divides up `output_tokens`.
+    """
+    for key, value in raw.items():
+        if value and key.endswith(_COUNTED) and key not in _COUNT_KEYS:
+            yield key
     for table, known in (("cache_creation", _SPLIT_KEYS), ("server_tool_use", _TOOL_KEYS)):
         for key, value in mapping_at(raw, table, "usage").items():
             if key not in known and value:
                 yield f"{table}.{key}"
+    for index, entry in enumerate(list_at(raw, "iterations", "usage")):
+        if isinstance(entry, Mapping):
+            yield from (f"iterations[{index}].{each}" for each in unknown_quantities(entry))
 
 
 def mapping_at(raw: Mapping[str, object], key: str, path: str) -> Mapping[str, object]:
@@ -88,6 +107,17 @@ def text_at(raw: Mapping[str, object], key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def term_at(raw: Mapping[str, object], key: str) -> str | None:
+    """Return what a usage says of the terms it is billed by: its tier, speed or geography.
+
+    Raises:
+        UsageDataError: for what is neither text nor nothing; the price may depend on it.
+    """
+    if raw.get(key) and not isinstance(raw[key], str):
+        raise _error(f"usage.{key}", "text", raw[key])
+    return text_at(raw, key) or None
+
+
 def _count(raw: Mapping[str, object], key: str, path: str) -> int:
     count = _optional_count(raw, key, path)
     if count is None:
@@ -101,9 +131,14 @@ def _optional_count(raw: Mapping[str, object], key: str, path: str) -> int | Non
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise _error(f"{path}.{key}", "a whole number >= 0", value)
+    if value > _MOST:
+        raise _error(f"{path}.{key}", "at most 10^15", value)
     return value
 
 
 def _error(path: str, expected: str, value: object) -> UsageDataError:
-    shown = "nothing" if value is None else repr(value)
+    try:
+        shown = "nothing" if value is None else repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        shown = "a number with thousands of digits"
     return UsageDataError(f"{path}: expected {expected}, got {shown:.80}", path=path)

@@ -89,6 +89,10 @@ class RateCard:
         """What container time costs, which no response shows."""
         return self._settings.code_execution
 
+    def is_at_list(self, geography: str) -> bool:
+        """Tell whether inference in a geography costs the list price with every model."""
+        return geography in self._settings.geographies_at_list
+
     def with_overrides(self, path: str | Path) -> RateCard:
         """Return this card with a user's price file laid over it; its rows come first.
 

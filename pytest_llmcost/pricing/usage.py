@@ -78,7 +78,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     speed: str | None = None
     """`standard` or `fast`, as the response says, whatever was asked for."""
     inference_geo: str | None = None
-    """`us`, `global`, `not_available`, or nothing."""
+    """`us`, `global`, `not_available`, or nothing; `asked-us` where the response does not say."""
     platform: Platform | None = None
     """The cloud and whether the endpoint was a regional one; nothing is Anthropic's own API."""
 

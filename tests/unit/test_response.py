@@ -67,6 +67,36 @@ def test_an_ordinary_response_is_one_leg_of_its_usage() -> None:
     assert call.usd is None
 
 
+@pytest.mark.parametrize("key", ["service_tier", "speed", "inference_geo"])
+def test_terms_that_are_no_text_are_an_error_and_never_the_standard_ones(key: str) -> None:
+    for odd in (7, {"a": 1}, ["fast"], True):
+        with pytest.raises(UsageDataError, match=rf"usage\.{key}: expected text, got"):
+            read_message(body(usage(1_000, 100, **{key: odd})))
+    empties: tuple[object, ...] = (None, {}, "")
+    for empty in empties:  # recorders in other languages write an empty object for a null
+        assert read_message(body(usage(1_000, 100, **{key: empty}))).context == Context()
+
+
+def test_a_geography_asked_for_and_not_stated_opens_the_high_bound_alone() -> None:
+    silent, request = body(usage(1_000_000, 0)), {"inference_geo": "us"}
+    call = priced(read_message(silent, request=request))
+    assert (call.usd, call.usd_low, call.usd_high) == (Decimal(5), Decimal(5), Decimal("5.5"))
+    assert call.caveats == ("unknown-geography: asked-us",)
+
+
+@pytest.mark.parametrize("asked", ["global", None, ""])
+def test_a_geography_without_a_premium_needs_no_answer(asked: str | None) -> None:
+    call = priced(read_message(body(), request={"inference_geo": asked}))
+    assert (call.usd_high, call.caveats) == (call.usd, ())
+
+
+@pytest.mark.parametrize(("stated", "high"), [("us", "5.5"), ("not_available", "5")])
+def test_a_stated_geography_settles_what_was_asked_for(stated: str, high: str) -> None:
+    message = body(usage(1_000_000, 0, inference_geo=stated))
+    call = priced(read_message(message, request={"inference_geo": "us"}))
+    assert (call.usd, call.usd_high, call.caveats) == (Decimal(high), Decimal(high), ())
+
+
 def test_the_model_is_the_responses_own_and_else_the_requests() -> None:
     nameless = {"content": [], "usage": usage(1, 1)}
     assert read_message(body(), model="claude-opus-4-8").model == "claude-opus-5"

@@ -111,6 +111,14 @@ def test_an_error_names_the_path_what_was_expected_and_what_came(
     assert str(caught.value).endswith(f", got {got}")
 
 
+@pytest.mark.parametrize("key", ["input_tokens", "output_tokens", "cache_read_input_tokens"])
+def test_no_response_has_more_tokens_than_exact_arithmetic_can_take(key: str) -> None:
+    assert read_usage(raw(**{key: 10**15}))
+    for absurd in (10**15 + 1, 10**150, 10**5_000):
+        with pytest.raises(UsageDataError, match=r"expected at most 10\^15, got"):
+            read_usage(raw(**{key: absurd}))
+
+
 def test_a_long_value_is_cut_in_an_error() -> None:
     with pytest.raises(UsageDataError) as caught:
         read_usage(raw(input_tokens="1" * 10_000))
@@ -131,6 +139,19 @@ def test_a_long_value_is_cut_in_an_error() -> None:
             [],
         ),
         (raw(server_tool_use={"oracle_requests": 1}), ["server_tool_use.oracle_requests"]),
+        (raw(audio_input_tokens=0, oracle_requests=None), []),
+        (raw(audio_input_tokens=9, oracle_requests=1), ["audio_input_tokens", "oracle_requests"]),
+        (raw(cache_read_input_tokens=9, cache_creation_input_tokens=9), []),
+        (raw(output_tokens_details={"thinking_tokens": 4}), []),
+        (raw(iterations=[raw(type="message", model="m")]), []),
+        (
+            raw(iterations=[raw(), raw(type="message", audio_input_tokens=9)]),
+            ["iterations[1].audio_input_tokens"],
+        ),
+        (
+            raw(iterations=[raw(cache_creation={"ephemeral_24h_input_tokens": 7})]),
+            ["iterations[0].cache_creation.ephemeral_24h_input_tokens"],
+        ),
     ],
 )
 def test_quantities_without_a_known_price_are_named(

@@ -1,0 +1,91 @@
+"""What a test states itself is read like a response, and a stated price stays the price."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from pytest_llmcost.budgeting.budget import spend_of
+from pytest_llmcost.errors import UsageDataError
+from pytest_llmcost.metering.call import Call, price_call
+from pytest_llmcost.metering.declared import read_declared
+from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.pricing.usage import Usage
+
+ON = date(2026, 11, 22)
+MODEL = "claude-opus-4-7"
+
+
+def usage(tokens: int, output: int = 0, **more: Any) -> dict[str, Any]:
+    return {"input_tokens": tokens, "output_tokens": output} | more
+
+
+def recorded(response: Any, **more: Any) -> Call:
+    call = price_call(read_declared(response, **more), shipped_card(), on=ON)
+    assert (call.evidence, call.live) == ("declared", False)
+    return call
+
+
+@pytest.mark.parametrize(
+    ("more", "usd"),
+    [
+        ({}, "5"),
+        ({"inference_geo": "us"}, "5.5"),
+        ({"service_tier": "batch"}, "2.5"),
+        ({"server_tool_use": {"web_search_requests": 100}}, "6"),
+        ({"iterations": [usage(1_000_000), usage(1_000_000, type="compaction")]}, "10"),
+    ],
+)
+def test_a_usage_alone_is_billed_by_all_that_it_says(more: dict[str, Any], usd: str) -> None:
+    call = recorded(usage(1_000_000, **more), model=MODEL)
+    assert (call.usd, call.usd_high) == (Decimal(usd), Decimal(usd))
+    assert recorded({"usage": usage(1_000_000, **more), "model": MODEL}).usd == call.usd
+
+
+def test_a_usage_alone_has_the_doubts_of_a_response() -> None:
+    call = recorded(usage(1_000, audio_input_tokens=10**6), model=MODEL)
+    assert call.caveats == ("unknown-usage: audio_input_tokens",)
+    assert call.usd_high is None
+
+
+def test_a_stated_price_stays_the_price_and_the_responses_tokens_are_kept() -> None:
+    message = {"model": MODEL, "usage": usage(1_000, 10, inference_geo="us")}
+    call = recorded(message, usd=Decimal("0.5"))
+    assert (call.model, call.usage) == (MODEL, Usage(input_tokens=1_000, output_tokens=10))
+    assert call.usd == call.usd_low == call.usd_high == Decimal("0.5")
+    assert [leg.usd for leg in call.legs] == [None]
+    assert call.caveats == ("declared-price",)
+    assert spend_of([call], "input_tokens").high == 1_000
+    assert spend_of([call], "output_tokens").high == 10
+
+
+def test_a_stated_price_needs_no_model_and_no_usage() -> None:
+    assert recorded(usage(1_000), usd=Decimal(1)).usd == Decimal(1)
+    call = recorded({}, usd=Decimal(1), model=MODEL)
+    assert (call.model, call.usd, call.legs) == (MODEL, Decimal(1), ())
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"total_cost_usd": 0.5, "usage": usage(1_000)},
+        {"model": MODEL, "usage": usage(1_000, audio_input_tokens=9)},
+    ],
+)
+def test_tokens_that_may_not_be_all_leave_a_token_ceiling_open(response: Any) -> None:
+    call = recorded(response, usd=Decimal("0.5"))
+    assert (call.usd, call.usd_high) == (Decimal("0.5"), Decimal("0.5"))
+    assert spend_of([call], "input_tokens").high is None
+
+
+def test_an_agents_total_is_its_price() -> None:
+    call = recorded({"total_cost_usd": 0.25, "usage": usage(1_000), "model": MODEL})
+    assert (call.usd, call.model, call.usage.input_tokens) == (Decimal("0.25"), MODEL, 1_000)
+
+
+def test_a_usage_without_a_model_or_a_price_is_refused() -> None:
+    with pytest.raises(UsageDataError, match="names no model; add model="):
+        read_declared(usage(1_000))
