@@ -16,6 +16,7 @@ import msgspec
 from pytest_llmcost.budgeting.doubts import COUNT_COMMAND, Doubts, bounds_of, doubts_of
 from pytest_llmcost.budgeting.doubts import Kind as Kind
 from pytest_llmcost.metering.call import Call
+from pytest_llmcost.pricing.caveats import caveat_name
 from pytest_llmcost.pricing.money import EXACT
 
 Scope = Literal["suite", "test", "block", "place", "increase"]
@@ -184,14 +185,20 @@ def judge(budget: Budget, spend: Spend, state: State) -> Verdict:
     )
 
 
+def is_uncounted(call: Call) -> bool:
+    """Whether it stands for a count that failed."""
+    return not call.legs and any(caveat_name(each) == "uncounted" for each in call.caveats)
+
+
 def settled(calls: Iterable[Call]) -> tuple[Call, ...]:
     """Leave out counts of a payload that was sent too, for one is the forecast of the other.
 
     Of one fingerprint, n counts and m sends are max(n, m) calls, in whatever order they came:
-    all that were sent, and the dearest of the counts that are left over. Give it the calls of
-    one owner, such as one attempt of a test.
+    all that were sent, and the dearest of the counts that are left over. A count that failed
+    stands for its payload only as long as nothing else does. Give it the calls of one owner,
+    such as one attempt of a test.
     """
-    calls = tuple(calls)
+    calls = _without_settled_failures(tuple(calls))
     sent = Counter(
         call.fingerprint for call in calls if call.fingerprint and call.evidence != "counted"
     )
@@ -199,6 +206,21 @@ def settled(calls: Iterable[Call]) -> tuple[Call, ...]:
         return calls
     fulfilled = set(_fulfilled(calls, sent))
     return tuple(call for place, call in enumerate(calls) if place not in fulfilled)
+
+
+def _without_settled_failures(calls: tuple[Call, ...]) -> tuple[Call, ...]:
+    """Leave out counts that failed where the payload was counted or sent, or failed before."""
+    failed = [is_uncounted(call) for call in calls]
+    if not any(failed):
+        return calls
+    known = {call.fingerprint for call, failure in zip(calls, failed, strict=True) if not failure}
+    kept = []
+    for call, failure in zip(calls, failed, strict=True):
+        if failure and call.fingerprint in known:
+            continue
+        kept.append(call)
+        known.add(call.fingerprint)
+    return tuple(kept)
 
 
 def _fulfilled(calls: Sequence[Call], sent: Mapping[str, int]) -> Iterator[int]:

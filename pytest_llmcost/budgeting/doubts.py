@@ -23,6 +23,7 @@ _OUTPUT: frozenset[Kind] = frozenset({"output_tokens"})
 
 _TOKENS: Mapping[str, frozenset[Kind]] = {
     "stale": _INPUT,
+    "uncounted": _BOTH,
     "not-comparable": _INPUT,
     "left-out": _INPUT,
     "unknown-field": _INPUT,
@@ -43,6 +44,7 @@ _TOKENS: Mapping[str, frozenset[Kind]] = {
 _SENTENCES: Mapping[str, str] = {
     "stale": "the prompt changed since its reply was recorded{detail}, and has no token count; "
     "count it, free: {command}",
+    "uncounted": "a payload could not be counted{detail}; count it, free: {command}",
     "not-comparable": "the recorded request cannot be compared with what is sent now{detail}; "
     "record it with its body in the cassette",
     "truncated-stream": "a streamed reply was not read to its end{detail}; read it to the end, "

@@ -14,7 +14,12 @@ import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.budgeting.ledger import FixtureOwner, Owner
-from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.errors import (
+    CountCassetteError,
+    CountError,
+    CountMissingError,
+    SettingsError,
+)
 from pytest_llmcost.metering.call import Call, PricedLeg
 from pytest_llmcost.metering.cassette import CountCassette
 from pytest_llmcost.metering.contents import read_lifetime
@@ -130,9 +135,20 @@ class Counting:
         item = self._run.seat.item
         request = getattr(item, "_request", None)
         if request is not None:
-            return request.getfixturevalue("llmcost_client")
+            return self._fixture_client(request)
         self._own_client = make_client()
         return self._own_client
+
+    def _fixture_client(self, request: pytest.FixtureRequest) -> object:
+        try:
+            return request.getfixturevalue("llmcost_client")
+        except Exception as error:
+            if self._run.seat.phase != "teardown":
+                raise
+            raise CountError(
+                f"llmcost_client cannot be made in the last teardown ({error}); let the fixture "
+                "that sends there ask for it"
+            ) from None
 
 
 def read_normalised(
@@ -173,6 +189,25 @@ def counted_call(
         context=_context(payload),
         caveats=tuple(sorted({*count.caveats, *caveats})),
     )
+
+
+def uncounted_call(payload: Payload, error: CountError) -> Call:
+    """Make the call of a payload whose count failed: of unknown price, never of none."""
+    return Call(
+        model=payload.model,
+        fingerprint=payload.fingerprint,
+        evidence="counted",
+        context=_context(payload),
+        caveats=(f"uncounted: {_why_uncounted(error)}",),
+    )
+
+
+def _why_uncounted(error: CountError) -> str:
+    if isinstance(error, CountMissingError):
+        return "no recorded count"
+    if isinstance(error, CountCassetteError):
+        return "the count cassette cannot be read"
+    return "the API could not be asked" if error.status is None else f"HTTP {error.status}"
 
 
 def read_output(payload: Payload, output_tokens: int | str | None) -> int | None:

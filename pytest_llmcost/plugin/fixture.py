@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pytest
 
 from pytest_llmcost.budgeting.budget import Budget, check, settled, spend_of
-from pytest_llmcost.errors import LlmCostError, PriceError, SettingsError
+from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
 from pytest_llmcost.metering.call import Call
 from pytest_llmcost.metering.declared import read_declared
 from pytest_llmcost.plugin.counted import OFF as OFF
@@ -77,14 +77,24 @@ class LlmCost:
         cache: CacheState | None,
     ) -> Counted:
         from pytest_llmcost.plugin.cachedcount import count_payload
-        from pytest_llmcost.plugin.counting import counted_call, read_normalised, read_output
+        from pytest_llmcost.plugin.counting import (
+            counted_call,
+            read_normalised,
+            read_output,
+            uncounted_call,
+        )
 
         __tracebackhide__ = True
         seat = run.seat
         try:
             payload = read_normalised(run, body, item)
             output = read_output(payload, output_tokens)
-            whole, prompt, usage = count_payload(run, seat, payload, item, cache)
+            try:
+                whole, prompt, usage = count_payload(run, seat, payload, item, cache)
+            except CountError as error:
+                # Whoever catches it, or fails by it, has not made the payload free of charge.
+                run.books.book(seat, uncounted_call(payload, error))
+                raise
             call = counted_call(whole, payload, output, usage)
         except LlmCostError as error:
             # The message says it all; our own frames would only hide the line that asked.
@@ -104,7 +114,8 @@ class LlmCost:
 
         if self._run is not None and self._item is not None:
             # A fixture, such as the client, is set up in the thread that runs the tests alone.
-            self._run.books.counting.make_ready(self._run.seat)
+            with contextlib.suppress(CountError):  # counting meets it again, and books it
+                self._run.books.counting.make_ready(self._run.seat)
         return await to_thread.run_sync(
             lambda: self.count(payload, output_tokens=output_tokens, cache=cache, **keywords)
         )

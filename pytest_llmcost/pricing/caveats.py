@@ -43,6 +43,7 @@ _READING = (
     Caveat("open-batch", "higher", "The batch's results have not been seen"),
     Caveat("not-comparable", "either", "The two runs did not measure the same thing"),
     Caveat("stale", "either", "The payload has changed and no count of the new one is to be had"),
+    Caveat("uncounted", "either", "Counting this payload failed, so its price is unknown"),
     Caveat("changed-prompt", "none", "The prompt changed since its reply was recorded"),
     Caveat("declared-price", "none", "The test stated this price itself"),
 )

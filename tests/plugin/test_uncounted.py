@@ -1,0 +1,128 @@
+"""A count that fails: its payload is of unknown price, whatever the test makes of the error."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Project
+from standin import StandIn, fault
+
+APP = """
+    from pytest_llmcost import max_cost
+    from pytest_llmcost.errors import CountError
+    import anthropic
+    import pytest
+
+    REQUEST = {
+        "model": "claude-opus-4-7",
+        "max_tokens": 100,
+        "messages": [{"role": "user", "content": "word " * 100}],
+    }
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "with pytest.raises(CountError): llmcost.count(REQUEST)",
+        "try: llmcost.count(REQUEST)\n        except CountError: pass",
+    ],
+)
+def test_a_caught_failure_leaves_the_ceiling_unverified(project: Project, body: str) -> None:
+    project.write(
+        test_app=f"""{APP}
+    @max_cost("$1")
+    def test_caught(llmcost):
+        {body}
+    """
+    )
+    result = project.run("--llmcost-max-suite=$1", "--llmcost-report=ledger.json")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "a payload could not be counted (no recorded count); count it, free: pytest *",
+            "suite unverified: *",
+        ]
+    )
+    ledger = project.ledger()
+    (test,) = ledger["tests"]
+    assert test["verdict"]["state"] == ledger["verdicts"][0]["state"] == "unverified"
+    assert [call["caveats"] for call in test["calls"]] == [["uncounted: no recorded count"]]
+    assert ledger["totals"]["unpriced_calls"] == 1
+
+
+@pytest.mark.parametrize("kind", ["input_tokens", "output_tokens"])
+def test_its_tokens_are_unknown_too(project: Project, kind: str) -> None:
+    project.write(
+        test_app=f"""{APP}
+    @max_cost({kind}="1k")
+    def test_caught(llmcost):
+        with pytest.raises(CountError):
+            llmcost.count(REQUEST)
+    """
+    )
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["a payload could not be counted (no recorded count)*"])
+
+
+def test_the_suite_of_a_test_that_fails_by_it_is_unverified(project: Project) -> None:
+    project.write(
+        test_app=f"""{APP}
+    def test_missing(llmcost):
+        llmcost.count(REQUEST)
+    """
+    )
+    result = project.run("--llmcost-max-suite=$1")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["suite unverified: *"])
+
+
+def test_what_the_api_refused_is_named_and_a_later_count_settles_it(
+    project: Project, standin: StandIn
+) -> None:
+    standin.script(fault(401))
+    project.online(standin).write(
+        test_app=f"""{APP}
+    @max_cost("$1", calls=1)
+    def test_again(llmcost):
+        with pytest.raises(CountError):
+            llmcost.count(REQUEST)
+        assert [call.caveats for call in llmcost.calls] == [("uncounted: HTTP 401",)]
+        llmcost.count(REQUEST, output_tokens=3)
+        assert [call.caveats for call in llmcost.calls] == [()]
+    """
+    )
+    result = project.record("--llmcost-max-suite=$1")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["suite within: *"])
+
+
+def test_sending_it_settles_it_too(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=f"""{APP}
+    @max_cost("$1", calls=1)
+    def test_sent(llmcost):
+        for _ in range(2):
+            with pytest.raises(CountError):
+                llmcost.count(REQUEST)
+        anthropic.Anthropic().messages.create(**REQUEST)
+    """
+    )
+    project.run().assert_outcomes(passed=1)
+
+
+def test_what_is_no_payload_at_all_is_no_call(project: Project) -> None:
+    project.write(
+        test_app=f"""{APP}
+    from pytest_llmcost.errors import LlmCostError
+
+    def test_wrong(llmcost):
+        for how in ({{"cache": "hot"}}, {{"output_tokens": -1}}):
+            with pytest.raises(LlmCostError):
+                llmcost.count(REQUEST, **how)
+        with pytest.raises(LlmCostError):
+            llmcost.count({{**REQUEST, "messages": object()}})
+        assert llmcost.calls == ()
+    """
+    )
+    project.run().assert_outcomes(passed=1)
