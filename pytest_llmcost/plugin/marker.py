@@ -46,7 +46,7 @@ def ceilings_of(item: pytest.Item, settings: Settings) -> Ceilings:
     """
     limits: dict[Kind, Budget] = {}
     cache: Basis | None = None
-    for node, mark in item.iter_markers_with_node(MARKER):
+    for node, mark in _nearest_first(item):
         stated = _read_mark(mark, node, is_own=node is item)
         for budget in stated.budgets:
             limits.setdefault(budget.kind, budget)
@@ -54,6 +54,14 @@ def ceilings_of(item: pytest.Item, settings: Settings) -> Ceilings:
     if "usd" not in limits and settings.max_test is not None:
         limits["usd"] = _default_ceiling(settings.max_test, settings.origin("max_test"))
     return Ceilings(tuple(limits[kind] for kind in _PARSERS if kind in limits), cache)
+
+
+def _nearest_first(item: pytest.Item) -> list[tuple[_pytest.nodes.Node, pytest.Mark]]:
+    """All markers of a test; those of its parameters are nearer than the function's own."""
+    callspec = getattr(item, "callspec", None)
+    params = () if callspec is None else tuple(callspec.marks)
+    found = list(item.iter_markers_with_node(MARKER))
+    return sorted(found, key=lambda each: not any(each[1] is mark for mark in params))
 
 
 def budgets_of(settings: Settings) -> list[Budget]:
@@ -108,7 +116,7 @@ def _stated(mark: pytest.Mark) -> Iterator[tuple[Kind, Decimal]]:
         raise SettingsError(_usage(mark))
     if mark.args:
         amounts["usd"] = mark.args[0]
-    if not set(amounts) & set(_PARSERS):
+    if all(amounts.get(kind) is None for kind in _PARSERS):
         raise SettingsError(_usage(mark))
     for kind, parse in _PARSERS.items():
         if amounts.get(kind) is not None:

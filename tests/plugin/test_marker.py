@@ -67,6 +67,9 @@ def test_a_recorded_count_needs_neither_key_nor_network(project: Project, standi
     [
         ("max_cost", "takes an amount"),
         ("max_cost()", "takes an amount"),
+        ("max_cost(None)", "takes an amount"),
+        ("max_cost(usd=None)", "takes an amount"),
+        ("max_cost(input_tokens=None)", "takes an amount"),
         ("max_cost('cheap')", "'cheap' is not an amount"),
         ("max_cost(-1)", "-1 is not an amount"),
         ("max_cost('$1', '$2')", "takes an amount"),
@@ -294,3 +297,25 @@ def test_a_missing_count_shows_in_the_short_summary_as_what_it_is(project: Proje
         ["FAILED test_app.py::test_missing - no recorded token count for this payload of claude*"]
     )
     assert "counter.py" not in result.stdout.str(), "our own frames only hide the user's line"
+
+
+@pytest.mark.parametrize("decorators", [("words", "ceiling"), ("ceiling", "words")])
+def test_a_parameter_s_ceiling_is_nearer_than_its_function_s(
+    project: Project, standin: StandIn, decorators: tuple[str, str]
+) -> None:
+    stated = {
+        "words": '@pytest.mark.parametrize("n", [pytest.param(1, marks=max_cost("$0.00001")), 2])',
+        "ceiling": '@max_cost("$1", calls=1)',
+    }
+    first, second = (stated[each] for each in decorators)
+    project.online(standin).write(
+        test_app=f"""{PAYLOAD}
+    {first}
+    {second}
+    def test_each(llmcost, n):
+        llmcost.count(payload())
+    """
+    )
+    result = project.record()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["FAILED test_app.py::test_each[[]1[]] - cost $* > $0.00001 *"])
