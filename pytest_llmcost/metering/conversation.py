@@ -25,16 +25,9 @@ from pytest_llmcost.metering.exchange import (
     unknown_call,
 )
 from pytest_llmcost.metering.library import Library
+from pytest_llmcost.metering.lostanswer import read_failure
 from pytest_llmcost.metering.replay import Replay
 from pytest_llmcost.metering.stream import Reader, reader_for
-
-_LOST = frozenset(
-    {
-        "ReadTimeout", "ReadError", "WriteTimeout", "WriteError", "RemoteProtocolError",
-        "DecodingError", "CancelledError", "Cancelled",
-    }
-)  # fmt: skip
-"""Errors behind which the API may have worked, and billed; the others stop a request on its way."""
 
 
 class Desk(Protocol):
@@ -125,9 +118,12 @@ class Conversation:
         self.replay = read(_content(self.request)) or self.replay
 
     def _failed(self, error: BaseException, library: Library) -> None:
+        failure = read_failure(error)
+        if failure.response is not None:
+            self._answered(failure.response, library)
+            return
         self.live = library.is_live(self.client, self.request, None)
-        is_lost = any(kind.__name__ in _LOST for kind in type(error).__mro__)
-        self._desk.keep_lost(self, self.lost_before + is_lost)
+        self._desk.keep_lost(self, self.lost_before + failure.is_lost)
 
     def _answered(self, response: Any, library: Library) -> None:
         self.live = library.is_live(self.client, self.request, response)

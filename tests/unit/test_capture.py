@@ -335,7 +335,19 @@ def test_answers_other_than_success_are_free(library: ModuleType, status: int) -
 @library_of
 @pytest.mark.parametrize(
     ("error", "calls"),
-    [("ConnectError", 0), ("ConnectTimeout", 0), ("PoolTimeout", 0), ("ReadTimeout", 1)],
+    [
+        ("ConnectError", 0),
+        ("ConnectTimeout", 0),
+        ("PoolTimeout", 0),
+        ("ProxyError", 0),
+        ("UnsupportedProtocol", 0),
+        ("LocalProtocolError", 0),
+        ("InvalidURL", 0),
+        ("ReadTimeout", 1),
+        ("WriteError", 1),
+        ("RemoteProtocolError", 1),
+        ("TimeoutException", 1),
+    ],
 )
 def test_a_request_that_was_lost_is_unknown_if_it_got_there(
     library: ModuleType, error: str, calls: int
@@ -350,6 +362,96 @@ def test_a_request_that_was_lost_is_unknown_if_it_got_there(
         purse.capture.settle()
     assert [call.caveats for call in purse.calls] == [("lost-answer",)] * calls
     assert [call.legs for call in purse.calls] == [()] * calls
+
+
+class Alarm(Exception):
+    """What a test's own time limit raises, out of whatever is running."""
+
+
+@library_of
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [
+        (Alarm(), 1),
+        (ConnectionResetError("peer"), 1),
+        (TimeoutError("read timed out"), 1),
+        (KeyboardInterrupt(), 1),
+        (ConnectionRefusedError(), 0),
+        (RuntimeError("Network is disabled for host 'api.anthropic.com'"), 0),
+    ],
+    ids=repr,
+)
+def test_whatever_a_wait_is_ended_with_it_may_be_billed(
+    library: ModuleType, error: BaseException, calls: int
+) -> None:
+    def fail(request: Any) -> Any:
+        raise error
+
+    with capturing() as purse:
+        with pytest.raises(type(error)):
+            post(client_of(library, fail))
+        purse.capture.settle()
+    assert [call.caveats for call in purse.calls] == [("lost-answer",)] * calls
+
+
+@library_of
+@pytest.mark.parametrize("backend", [None, "asyncio", "trio"])
+@pytest.mark.parametrize(
+    ("when", "status", "caveats"),
+    [
+        ("request", 200, []),
+        ("response", 200, [("lost-answer",)]),
+        ("response, read", 200, [()]),
+        ("response, read", 500, []),
+    ],
+)
+def test_a_hook_that_raises_leaves_what_is_known_by_then(
+    library: ModuleType,
+    backend: str | None,
+    when: str,
+    status: int,
+    caveats: list[tuple[str, ...]],
+) -> None:
+    def forbid(message: Any) -> None:
+        if when.endswith("read"):
+            message.read()
+        raise Alarm
+
+    async def async_forbid(message: Any) -> None:
+        if when.endswith("read"):
+            await message.aread()
+        raise Alarm
+
+    async def post_async() -> None:
+        async with async_client_of(library, answer) as client:
+            client.event_hooks = {when.partition(",")[0]: [async_forbid]}
+            await post(client)
+
+    def post_with_hook() -> None:
+        if backend:
+            anyio.run(post_async, backend=backend)
+            return
+        client = client_of(library, answer)
+        client.event_hooks = {when.partition(",")[0]: [forbid]}
+        post(client)
+
+    answer = respond(library, SSE_BODY, status=status)
+    with capturing() as purse:
+        with pytest.raises(Alarm):
+            post_with_hook()
+        purse.capture.settle()
+    assert [call.caveats for call in purse.calls] == caveats
+    assert all(call.usage == BILLED for call in purse.calls if not call.caveats)
+
+
+def test_a_closed_client_sends_nothing() -> None:
+    client = client_of(httpx2, respond(httpx2, JSON_BODY, kind="application/json"))
+    client.close()
+    with capturing() as purse:
+        with pytest.raises(RuntimeError):
+            post(client)
+        purse.capture.settle()
+    assert purse.seen == []
 
 
 def test_a_whole_answer_that_breaks_off_is_lost() -> None:
