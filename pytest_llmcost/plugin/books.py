@@ -61,6 +61,8 @@ class Books:
         """Begin empty; prices are read when the first call needs them."""
         self.run = run
         self.ledger = Ledger()
+        self.changes = 0
+        """How often something was booked in this process or taken back."""
         self._open: dict[int, _OpenCall] = {}
         """What was booked before it was complete, by the identity of its exchange."""
 
@@ -168,6 +170,7 @@ class Books:
         if known is None:
             return None
         self.ledger.withdraw(known.holder.owner, known.call)
+        self.changes += 1
         for block in known.blocks:
             block.remove(known.call)
         return known.blocks
@@ -188,6 +191,7 @@ class Books:
             known = describe(payload)
             call = replace(call, max_tokens=longest_reply(payload.body))
         self.ledger.add(seat.owner, call, known)
+        self.changes += 1
         seat.holder.is_touched = True
         for block in blocks:
             block.append(call)
@@ -214,7 +218,7 @@ class Books:
         """Store a test's verdicts, the worst as the decisive one, and return that."""
         ranked = sorted(verdicts, key=lambda each: -_RANK.index(each.state))
         worst, others = (ranked[0], ranked[1:]) if ranked else (None, [])
-        attempt.verdict = worst
+        attempt.verdict, attempt.others = worst, others
         if worst is not None or attempt.blocks:
             self.ledger.judge(attempt.owner, verdict=worst, blocks=[*others, *attempt.blocks])
         return worst

@@ -27,7 +27,6 @@ def publish(run: Run, report: Report) -> list[str]:
         problems.append(_attempt(partial(_accept, run.settings.baseline, report)))
     if _is_github(run):
         problems.append(_attempt(partial(_write_job_summary, report)))
-    _add_suite_properties(run.config, report)
     return [problem for problem in problems if problem]
 
 
@@ -95,12 +94,12 @@ def mark_files(run: Run, report: Report) -> Iterator[str]:
         )
 
 
-def _add_suite_properties(config: pytest.Config, report: Report) -> None:
+def add_suite_properties(config: pytest.Config, report: Report | None) -> None:
     """Hand the totals to pytest's own JUnit file, through what `record_testsuite_property` uses."""
     from _pytest.junitxml import xml_key
 
     xml = config.stash.get(xml_key, None)
-    if xml is not None:
+    if xml is not None and report is not None:
         from pytest_llmcost.reporting.junit import suite_properties
 
         for name, value in suite_properties(report):

@@ -26,6 +26,7 @@ class Suite:
         self.report: Report | None = None
         self.problems: list[str] = []
         """Files that could not be written."""
+        self._closed_with: tuple[object, ...] = ()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -35,30 +36,54 @@ class Suite:
         except BaseException:
             self.run.incomplete.add("interrupted")
             raise
-        if self._has_something(session):
-            from pytest_llmcost.plugin.closing import close, is_broken
-
-            self.report = close(self.run, session)
-            # The exit status and other plugins read this; it only turns success into failure,
-            # and a run without tests is none.
-            session.testsfailed += bool(session.testscollected and is_broken(self.run, self.report))
+        # The exit status and other plugins read this; it only turns success into failure.
+        session.testsfailed += self._close(session) and self._is_broken(session)
         return result
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write every file, also after an interrupt."""
-        if not self._has_something(session):
-            return
-        from pytest_llmcost.plugin.closing import close, finish
-        from pytest_llmcost.plugin.publishing import publish
-
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(
+        self, session: pytest.Session, exitstatus: int
+    ) -> Generator[None, object, object]:
+        """Write every file, also after an interrupt, when the last fixtures are torn down."""
         if exitstatus == pytest.ExitCode.INTERRUPTED:
             self.run.incomplete.add("interrupted")
-        if self.report is None or self.run.incomplete - set(self.report.incomplete):
+        if self._close(session):
+            from pytest_llmcost.plugin.publishing import add_suite_properties
+
+            add_suite_properties(self.run.config, self.report)  # JUnit is about to be written
+        result = yield
+        if self._close(session):
+            self._publish(session, exitstatus)
+        return result
+
+    def _close(self, session: pytest.Session) -> bool:
+        """Close the books, over again if there is news; whether there is anything in them."""
+        if session.config.option.collectonly:
+            return False
+        self.run.catch_up()
+        news = (self.run.has_books and self.run.books.changes, *sorted(self.run.incomplete))
+        if self._has_something() and (self.report is None or self._closed_with != news):
+            from pytest_llmcost.plugin.closing import close
+
             self.report = close(self.run, session)
+            self._closed_with = news
+        return self.report is not None
+
+    def _is_broken(self, session: pytest.Session) -> bool:
+        """Whether a ceiling over several tests fails the run; one without tests is none."""
+        from pytest_llmcost.plugin.closing import is_broken
+
+        assert self.report is not None
+        return bool(session.testscollected) and is_broken(self.run, self.report)
+
+    def _publish(self, session: pytest.Session, exitstatus: int) -> None:
+        from pytest_llmcost.plugin.closing import finish
+        from pytest_llmcost.plugin.publishing import publish
+
+        assert self.report is not None
         self.report = finish(self.run, self.report, int(exitstatus))
         self.problems = publish(self.run, self.report)
-        if self.problems and exitstatus == pytest.ExitCode.OK:
+        if exitstatus == pytest.ExitCode.OK and (self.problems or self._is_broken(session)):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self.run.hook("pytest_llmcost_report")(report=self.report, config=self.run.config)
 
@@ -70,10 +95,8 @@ class Suite:
 
             write_summary(self.run, self.report, self.problems, terminalreporter)
 
-    def _has_something(self, session: pytest.Session) -> bool:
+    def _has_something(self) -> bool:
         """Whether there is anything to close: a call, a ceiling, or a file that was asked for."""
-        if session.config.option.collectonly:
-            return False
         settings = self.run.settings
         asked = (settings.max_suite, settings.budgets, settings.report, settings.baseline)
         has_calls = self.run.has_books and bool(self.run.books.ledger)
