@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-Notice = Callable[[ModuleType], None]
+Notice = Callable[[ModuleType], object]
+"""Gets a module; returns False where the module lacks what the notice is for, as one does that is
+only half imported: then it is called again until it does not. Else it may be called again, too."""
 
 
 class ImportWatcher(MetaPathFinder):
@@ -21,6 +23,8 @@ class ImportWatcher(MetaPathFinder):
     def __init__(self, notices: Mapping[str, Notice]) -> None:
         """Watch for these modules by their full names."""
         self._notices = notices
+        self.incomplete: set[str] = set()
+        """What had been imported in part when we looked."""
         self._asking: set[tuple[int, str]] = set()
         """Thread and module we are asking the others for, one of whom may ask us in turn."""
 
@@ -28,13 +32,27 @@ class ImportWatcher(MetaPathFinder):
         """Notice what is imported from now on, and at once what has been already."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
-        for name, notice in self._notices.items():
+        self._look_at(self._notices)
+
+    def look_again(self) -> None:
+        """Notice what was incomplete, if it is complete by now.
+
+        A module may be half imported when we come, and import what makes us come: `vcr.cassette`
+        imports httpx2. Nobody tells us of its end.
+        """
+        self._look_at(self.incomplete)
+
+    def _look_at(self, names: Iterable[str]) -> None:
+        for name in [*names]:
             module = sys.modules.get(name)
-            if module is not None:
-                notice(module)
+            if module is not None and self._notices[name](module) is False:
+                self.incomplete.add(name)
+            else:
+                self.incomplete.discard(name)
 
     def remove(self) -> None:
         """Stop listening."""
+        self.incomplete.clear()
         if self in sys.meta_path:
             sys.meta_path.remove(self)
 

@@ -28,6 +28,13 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """Why it cannot be compared with, for people; None where it can."""
 
 
+def read_vcr_promise(request: Any) -> Replay | None:
+    """Tell what is known once VCR has a response for a request: nothing yet, but that it has."""
+    if recognise(request.method, request.uri) is None:
+        return None
+    return Replay(obstacle="VCR does not tell which recording it replayed")
+
+
 def read_vcr_replay(cassette: Any, request: Any, response: Any, sent: bytes) -> Replay | None:
     """Tell what VCR recorded with a response of its own; None where it is no Claude call.
 

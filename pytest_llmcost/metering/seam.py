@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pytest_llmcost.metering.imports import ImportWatcher
 from pytest_llmcost.metering.library import Library, is_http_library
-from pytest_llmcost.metering.replay import Replay, read_vcr_replay
+from pytest_llmcost.metering.replay import Replay, read_vcr_promise, read_vcr_replay
 from pytest_llmcost.metering.talk import UNDER_WAY, Talk
 
 
@@ -40,17 +40,24 @@ class _Seam:
             }
         )
 
-    def wrap_clients(self, module: ModuleType) -> None:
-        if is_http_library(module):
-            library = Library(module)
-            self.put(module.Client, "send", functools.partial(_wrap_send, library))
-            self.put(module.AsyncClient, "send", functools.partial(_wrap_async_send, library))
+    def wrap_clients(self, module: ModuleType) -> bool:
+        if not is_http_library(module):
+            return False
+        library = Library(module)
+        self.put(module.Client, "send", functools.partial(_wrap_send, library))
+        self.put(module.AsyncClient, "send", functools.partial(_wrap_async_send, library))
+        return True
 
-    def wrap_vcr(self, module: ModuleType) -> None:
-        self.put(getattr(module, "Cassette", None), "play_response", _wrap_play_response)
+    def wrap_vcr(self, module: ModuleType) -> bool:
+        cassette = getattr(module, "Cassette", None)
+        self.put(cassette, "can_play_response_for", _wrap_can_play)
+        self.put(cassette, "play_response", _wrap_play_response)
+        return cassette is not None
 
-    def wrap_cassetter(self, module: ModuleType) -> None:
-        self.put(getattr(module, "Cassette", None), "match", _wrap_match)
+    def wrap_cassetter(self, module: ModuleType) -> bool:
+        cassette = getattr(module, "Cassette", None)
+        self.put(cassette, "match", _wrap_match)
+        return cassette is not None
 
     def put(self, owner: object, name: str, wrap: Callable[[Any], object]) -> None:
         """Wrap once by identity: two names of one module are one class."""
@@ -92,6 +99,8 @@ def close_seam(ear: Ear) -> None:
 def _begin(client: Any, request: Any, outer: Talk | None) -> Talk | None:
     if not _seam.ears or request is None or (outer is not None and outer.request is request):
         return None  # nobody listens, or a second wrapper of ours sees the same request
+    if _seam.watcher.incomplete:
+        _seam.watcher.look_again()
     return _seam.ears[-1].begin(client, request)
 
 
@@ -139,6 +148,21 @@ def _wrap_async_send(
         return response
 
     return send
+
+
+def _wrap_can_play(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A cassette of a kind of its own may play its responses without telling us which."""
+
+    @functools.wraps(original)
+    def can_play_response_for(cassette: Any, request: Any) -> Any:
+        __tracebackhide__ = True
+        can_play = original(cassette, request)
+        talk = UNDER_WAY.get()
+        if talk is not None and can_play:
+            talk.replayed(lambda sent: read_vcr_promise(request))
+        return can_play
+
+    return can_play_response_for
 
 
 def _wrap_play_response(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ import vcr  # type: ignore[import-untyped]
 import yaml
 from capture_kit import ASKED, JSON_BODY, LIBRARIES, SSE_BODY, URL, capturing
 from msgspec import to_builtins
+from vcr.cassette import Cassette  # type: ignore[import-untyped]
 
 from pytest_llmcost.metering.exchange import Exchange
 from pytest_llmcost.metering.replay import Replay
@@ -276,3 +277,16 @@ def test_other_requests_of_the_cassette_are_no_business_of_ours(tmp_path: Path) 
     ):
         client.post(URL, json=LONGER, headers={"anthropic-version": "2023-06-01"})
     assert [exchange.replay for exchange in purse.exchanges] == [Replay(body=ASKED)]
+
+
+def test_a_cassette_of_a_kind_of_its_own_is_not_comparable(cassette: Path) -> None:
+    class Own(Cassette):  # type: ignore[misc]
+        def play_response(self, request: Any) -> Any:
+            return self.responses_of(request)[0]
+
+    with capturing() as purse, vcr.use_cassette(str(cassette), record_mode="none") as opened:
+        opened.__class__ = Own
+        ask(LONGER)
+    (exchange,) = purse.exchanges
+    assert exchange.live is False
+    assert exchange.replay == Replay(obstacle="VCR does not tell which recording it replayed")

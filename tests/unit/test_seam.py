@@ -301,3 +301,46 @@ print(exchange.replay.obstacle, exchange.live)
 """
     )
     assert out == "cassetter replayed it False\n"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    ["import vcr", "import anthropic, vcr", "import vcr, anthropic", "import vcr.patch, httpx"],
+)
+def test_a_replay_is_seen_whichever_was_imported_first(imports: str) -> None:
+    """VCR imports the HTTP libraries while `vcr.cassette` is half imported, and these call us."""
+    out = run_python(
+        PURSE
+        + """
+import pathlib, tempfile
+from pytest_llmcost.metering.imports import ImportWatcher
+clients = dict.fromkeys(("httpx", "httpx2"), lambda module: capture.install())
+ImportWatcher(clients).install()
+CASSETTE = '''
+version: 1
+interactions:
+- request: {method: POST, uri: "https://api.anthropic.com/v1/messages", headers: {},
+    body: '{"model": "m", "messages": [], "max_tokens": 1}'}
+  response:
+    status: {code: 200, message: OK}
+    headers: {content-type: [application/json]}
+    body: {string: '{"type": "message", "model": "m", "content": [],
+      "usage": {"input_tokens": 1, "output_tokens": 1}}'}
+'''
+"""
+        + imports
+        + """
+import vcr
+with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder, "one.yaml")
+    path.write_text(CASSETTE)
+    with vcr.use_cassette(str(path), record_mode="none"):
+        import anthropic
+        with anthropic.Anthropic(api_key="none", max_retries=0) as client:
+            client.messages.create(**{**ASK, "messages": [{"role": "user", "content": "Hi"}]})
+capture.drain()
+(exchange,) = purse.seen
+print(exchange.live, exchange.replay.body == ASK, capture.failures)
+"""
+    )
+    assert out == "False True []\n"
