@@ -93,6 +93,8 @@ class Option(NamedTuple):  # dataclasses are several times as dear to make, in e
     """A list: the flag may be given again, the ini key has a line for each."""
     switch: bool = False
     """The flag takes no value."""
+    is_limit: bool = False
+    """Stated empty, as by a variable that is not set, it would silently limit nothing."""
     is_path: bool = False
     """An ini value is relative to the ini file's folder, a flag's to the current one."""
 
@@ -122,6 +124,7 @@ OPTIONS: tuple[Option, ...] = (
         "Ceiling of every test without a max_cost of its own, such as $0.02.",
         flag="--llmcost-max-test",
         metavar="USD",
+        is_limit=True,
     ),
     Option(
         "max_suite",
@@ -129,6 +132,7 @@ OPTIONS: tuple[Option, ...] = (
         "Ceiling of the whole run; over it, the run fails.",
         flag="--llmcost-max-suite",
         metavar="USD",
+        is_limit=True,
     ),
     Option(
         "budgets",
@@ -136,6 +140,7 @@ OPTIONS: tuple[Option, ...] = (
         "Ceilings by place, a line each: `tests/agents/** = $0.50`.",
         repeatable=True,
         default=(),
+        is_limit=True,
     ),
     Option(
         "warn_at",
@@ -143,6 +148,7 @@ OPTIONS: tuple[Option, ...] = (
         "Share of a ceiling from which the summary warns, such as 80%.",
         flag="--llmcost-warn-at",
         metavar="PERCENT",
+        is_limit=True,
     ),
     Option(
         "unverified",
@@ -209,6 +215,7 @@ OPTIONS: tuple[Option, ...] = (
         flag="--llmcost-max-increase",
         metavar="LIMIT",
         repeatable=True,
+        is_limit=True,
     ),
     Option(
         "max_test_increase",
@@ -218,6 +225,7 @@ OPTIONS: tuple[Option, ...] = (
         flag="--llmcost-max-test-increase",
         metavar="LIMIT",
         repeatable=True,
+        is_limit=True,
     ),
     Option(
         "update_baseline",
@@ -317,11 +325,34 @@ def resolve(
     origins: dict[str, str] = {}
     for option in OPTIONS:
         for origin, texts, folder in _sources(option, flags, env, ini, ini_folder):
+            if option.is_limit and _is_blank(flags, env, ini, option, origin):
+                raise SettingsError(f"{origin}: is empty, so it limits nothing; {_EMPTY}")
             if texts:
                 values[option.name] = _parse_all(option, texts, origin, folder)
                 origins[option.name] = origin
                 break
     return Settings(**values, origins=origins)
+
+
+_EMPTY = "state a limit, or leave it away (a shell's variable that is not set is empty, too)"
+
+
+def _is_blank(
+    flags: Mapping[str, Any],
+    env: Mapping[str, str],
+    ini: Mapping[str, str | Sequence[str] | None],
+    option: Option,
+    origin: str,
+) -> bool:
+    """Whether a source states an option without a value, or a flag one of several so."""
+    if origin == option.env:
+        text = env.get(option.env)
+        return text is not None and not _split(option, text)
+    value = ini.get(option.name) if origin == option.ini else flags.get(option.name)
+    if value is None or isinstance(value, bool):
+        return False
+    blank = [not str(each).strip() for each in ([value] if isinstance(value, str) else value)]
+    return bool(blank) and (all(blank) if origin == option.ini else any(blank))
 
 
 def _sources(

@@ -339,8 +339,9 @@ def test_help_markers_and_fixtures_read_well(project: Project) -> None:
     )
 
 
-def test_an_empty_environment_variable_is_none_at_all(files: Files) -> None:
-    files.set_environment(dict.fromkeys(VALUES, ""))
+def test_an_empty_environment_variable_is_none_at_all_but_for_a_limit(files: Files) -> None:
+    limits = {option.name for option in OPTIONS if option.is_limit}
+    files.set_environment(dict.fromkeys(set(VALUES) - limits, ""))
     assert files.settle() == Settings()
 
 

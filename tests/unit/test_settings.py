@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.settings import OPTIONS, Settings, parse_bool, resolve
+from pytest_llmcost.settings import OPTIONS, Option, Settings, parse_bool, resolve
 
 INI_FOLDER = Path("/project")
 
@@ -43,8 +43,34 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_ini_file() -> None:
 
 
 def test_an_empty_value_is_none_at_all() -> None:
-    settings = settle({"report": []}, {"PYTEST_LLMCOST_MAX_TEST": ""}, {"max_test": " "})
-    assert (settings.max_test, settings.report) == (None, ())
+    settings = settle({"report": []}, {"PYTEST_LLMCOST_PRICES": ""}, {"prices": " "})
+    assert (settings.prices, settings.report) == (None, ())
+
+
+LIMITS = ("max_test", "max_suite", "budgets", "warn_at", "max_increase", "max_test_increase")
+
+
+@pytest.mark.parametrize("option", [each for each in OPTIONS if each.name in LIMITS])
+def test_an_empty_limit_is_a_mistake_and_not_the_absence_of_one(option: Option) -> None:
+    empty: tuple[str, str | list[str]] = ("", [""] if option.repeatable else " ")
+    for text in ("", " \n"):
+        with pytest.raises(SettingsError, match=f"^{option.env}: is empty"):
+            settle(env={option.env: text})
+    for value in empty:
+        with pytest.raises(SettingsError, match=f"^{option.ini}: is empty"):
+            settle(ini={option.name: value})
+        if option.flag:
+            with pytest.raises(SettingsError, match=f"^{option.flag}: is empty"):
+                settle(flags={option.name: value})
+    absent = settle(ini={option.name: [] if option.repeatable else None})
+    assert not getattr(absent, option.name)
+
+
+def test_one_of_several_limits_may_not_be_empty_and_one_that_is_overruled_may() -> None:
+    with pytest.raises(SettingsError, match=r"^--llmcost-max-increase: is empty"):
+        settle({"max_increase": ["10%", ""]})
+    settings = settle({"max_suite": "$1"}, {"PYTEST_LLMCOST_MAX_SUITE": ""}, {"max_suite": ""})
+    assert settings.max_suite == 1
 
 
 def test_lists_come_as_lines_or_with_commas() -> None:
