@@ -21,6 +21,9 @@ RATE_KEYS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output"
 _S = TypeVar("_S", bound=msgspec.Struct)
 _MOST_DIGITS = 15
 """More than any rate needs; it keeps the arithmetic exact within `money.EXACT`."""
+_LEAST_RATE = Decimal("0.0001")
+"""Nobody sells a million tokens for less: such an amount is one of a single token."""
+_LEAST_FACTOR = Decimal("0.001")
 _PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.(?P<key>[^.\[\]]+)|\[(?P<index>\d+)\]")
 _NAMED = re.compile(r"(?:unknown|required) field `(?P<key>[^`]+)`")
@@ -147,12 +150,14 @@ def parse_card_file(data: bytes, *, origin: str) -> CardFile:
 
     try:
         raw = tomli.loads(data.decode("utf-8"), parse_float=Decimal)
-    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RateCardError(f"price file {origin}: not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # of tomli, of UTF-8, of a number without end
+        hint = "; names with / or : need quotes" if "table declaration" in str(error) else ""
+        raise RateCardError(f"price file {origin}: not TOML: {error}{hint}") from error
     models = raw.pop("models", {})
     if not isinstance(models, dict):
         raise RateCardError(f"price file {origin}: models: expected a table, got {models!r}")
     settings = _convert(raw, _Settings, origin)
+    _check_factor(settings.batch_factor, f"{origin}: batch_factor")
     fields = {name: getattr(settings, name) for name in CardFile.__struct_fields__}
     entries = {name: _parse_model(name, entry, origin) for name, entry in models.items()}
     return CardFile(**(fields | {"models": entries}))
@@ -160,10 +165,24 @@ def parse_card_file(data: bytes, *, origin: str) -> CardFile:
 
 def _parse_model(name: str, raw: object, origin: str) -> ModelEntry:
     where = f'{origin}: model "{name}"'
+    _check_quotes(name, raw, where)
     entry = _convert(raw, ModelEntry, where)
+    _check_factor(entry.regional, f"{where}: regional")
+    for place, factor in entry.geography.items():
+        _check_factor(factor, f"{where}: geography.{place}")
     for number, row in enumerate(entry.rates, start=1):
         _check_row(row, f"{where}: rates row {number} (from {row.from_on})")
     return entry
+
+
+def _check_quotes(name: str, raw: object, where: str) -> None:
+    """A point in a name without quotes makes a table in a table: opus-4.7 is a 7 in opus-4."""
+    for key, value in raw.items() if isinstance(raw, dict) else ():
+        if isinstance(value, dict) and key not in ModelEntry.__struct_fields__:
+            raise RateCardError(
+                f"price file {where}: {key}: unknown field; a model's name with a point in it "
+                f'needs quotes: [models."{name}.{key}"]'
+            )
 
 
 def _convert(raw: object, kind: type[_S], where: str) -> _S:
@@ -186,7 +205,10 @@ def _explain(text: str, raw: object) -> str:
     value = _look_up(raw, keys)
     where = "".join(f"[{key}]" if key.isdigit() else f".{key}" for key in keys).lstrip(".")
     shown = "" if value is _MISSING else f", got {value!r}"
-    return f"{where or 'entry'}: {match['what']}{shown}"
+    what = match["what"]
+    if named:
+        what = "required, but missing" if "missing" in what else "unknown field"
+    return f"{where or 'entry'}: {what}{shown}"
 
 
 _MISSING = object()
@@ -204,11 +226,23 @@ def _look_up(raw: object, keys: list[str]) -> object:
 
 def _check_amounts(raw: object, where: str) -> None:
     for path, number in _numbers(raw, ""):
-        if not number.is_finite() or number < 0 or len(number.as_tuple().digits) > _MOST_DIGITS:
+        if not number.is_finite() or number < 0 or _digits(number) > _MOST_DIGITS:
             raise RateCardError(
                 f"price file {where}: {path}: expected an amount of at least 0 with at most "
-                f"{_MOST_DIGITS} digits, got {number}"
+                f"{_MOST_DIGITS} digits, got {_shown(number)}"
             )
+
+
+def _shown(number: Decimal) -> str:
+    text = str(number)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _digits(number: Decimal) -> int:
+    """How many digits a finite number has when written without an exponent."""
+    _, digits, exponent = number.as_tuple()
+    assert isinstance(exponent, int)
+    return max(len(digits) + exponent, len(digits), -exponent)
 
 
 def _numbers(raw: object, path: str) -> Iterator[tuple[str, Decimal]]:
@@ -231,7 +265,22 @@ def _check_row(row: RateRow, where: str) -> None:
             f"price file {where}: factor: give rates or a factor on the rates in force, "
             f"not both; got factor = {row.factor} and {given[0]} = {getattr(row, given[0])}"
         )
+    _check_factor(row.factor, f"{where}: factor")
+    for key in given:
+        if 0 < getattr(row, key) < _LEAST_RATE:
+            raise RateCardError(
+                f"price file {where}: {key}: {getattr(row, key):f} is too little; rates are US "
+                "dollars per million tokens, and this may be the price of one"
+            )
     if row.factor is None and not given:
         raise RateCardError(
             f"price file {where}: gives no rate; write {', '.join(RATE_KEYS)}, or a factor"
+        )
+
+
+def _check_factor(factor: Decimal | None, where: str) -> None:
+    if factor is not None and factor < _LEAST_FACTOR:
+        raise RateCardError(
+            f"price file {where}: expected a factor of at least {_LEAST_FACTOR}, got {factor}; "
+            "prices are multiplied by it, so 0.8 is a discount of 20 %"
         )

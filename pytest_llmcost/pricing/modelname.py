@@ -19,6 +19,9 @@ _BEDROCK_ARN = re.compile(
     r"arn:[^:]*:bedrock:[^:]*:[^:]*:(?:foundation-model|inference-profile)/(?P<id>.+)"
 )
 
+_MOST_SHOWN = 200
+"""Characters of a name; longer than any."""
+
 
 class Resolved(NamedTuple):
     """A model's exact id, and what its spelling tells about the endpoint."""
@@ -33,6 +36,25 @@ class Resolved(NamedTuple):
         if self.platform in ("bedrock", "bedrock-regional"):
             return self.platform == "bedrock-regional"
         return None
+
+
+def show_name(name: str) -> str:
+    r"""Write a foreign name for people: what is invisible is escaped, what is endless is cut.
+
+    Example:
+        >>> show_name("claude\x1b[31m")
+        'claude\\x1b[31m'
+    """
+    shown = name[:_MOST_SHOWN]
+    if not shown.isprintable():
+        shown = "".join(map(_show, shown))
+    return shown if len(name) <= _MOST_SHOWN else f"{shown}..."
+
+
+def _show(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 class Names:

@@ -5,17 +5,20 @@ Data flow: Contents of a card, a user's CardFile -> `lay_over` -> Contents with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from pytest_llmcost.errors import RateCardError
 from pytest_llmcost.pricing.cardfile import RATE_KEYS, CardFile, ModelEntry, RateRow
+from pytest_llmcost.pricing.modelname import Names
 from pytest_llmcost.pricing.money import EXACT
 from pytest_llmcost.pricing.rates import STANDARD, Layers, row_on
 
 _NO_MODEL = ModelEntry()
+_TOO_CHEAP = 1_000
+"""No discount divides a rate by so much; a wrong unit does."""
 
 
 class Contents(NamedTuple):
@@ -29,14 +32,13 @@ def lay_over(base: Contents, change: CardFile, *, origin: str) -> Contents:
     """Lay a price file over a card; what it leaves out stays as it was.
 
     Raises:
-        RateCardError: when a row of a new model lacks a rate, or an alias is a model's own id.
+        RateCardError: when a row of a new model lacks a rate or one of a known model is absurdly
+            cheap, or an alias already names another model.
     """
     _check_aliases(base.settings, change, origin)
+    _check_named_once(base.settings, change, origin)
     named = {_own_id(base.settings, name): entry for name, entry in change.models.items()}
-    taken = {alias for entry in named.values() for alias in entry.aliases}
-    models = {
-        model: _without_aliases(entry, taken) for model, entry in base.settings.models.items()
-    }
+    models = dict(base.settings.models)
     layers = dict(base.layers)
     for model, entry in named.items():
         models[model] = _merged(models.get(model, _NO_MODEL), entry)
@@ -52,24 +54,42 @@ def lay_over(base: Contents, change: CardFile, *, origin: str) -> Contents:
 
 
 def _check_aliases(settings: CardFile, change: CardFile, origin: str) -> None:
+    """A name never moves silently from one model to another: that would re-price its calls."""
     ids = {*settings.models, *change.models}
+    names = Names(settings)
+    owners: dict[str, str] = {}
     for name, entry in change.models.items():
+        where = f'price file {origin}: model "{name}": aliases'
+        model = _own_id(settings, name)
         for alias in entry.aliases:
+            known = names.find(alias)
+            if not alias.strip():
+                raise RateCardError(f"{where}: {alias!r} is no name")
             if alias in ids:
-                raise RateCardError(
-                    f'price file {origin}: model "{name}": aliases: {alias!r} is a model of its own'
-                )
+                raise RateCardError(f"{where}: {alias!r} is a model of its own")
+            if known is not None and known.model != model:
+                raise RateCardError(f"{where}: {alias!r} already names {known.model}")
+            if owners.setdefault(alias, model) != model:
+                raise RateCardError(f"{where}: {alias!r} already names {owners[alias]}")
+
+
+def _check_named_once(settings: CardFile, change: CardFile, origin: str) -> None:
+    """A model's id and one of its aliases are one model; of two tables one would be lost."""
+    seen: dict[str, str] = {}
+    for name in change.models:
+        model = _own_id(settings, name)
+        if model in seen:
+            raise RateCardError(
+                f'price file {origin}: model "{name}": is the same model as "{seen[model]}"; '
+                "put both into one table"
+            )
+        seen[model] = name
 
 
 def _own_id(settings: CardFile, name: str) -> str:
     """Return the id of a model that a file names by one of its aliases."""
     owners = (model for model, entry in settings.models.items() if name in entry.aliases)
     return name if name in settings.models else next(owners, name)
-
-
-def _without_aliases(entry: ModelEntry, taken: Iterable[str]) -> ModelEntry:
-    aliases = tuple(alias for alias in entry.aliases if alias not in taken)
-    return msgspec.structs.replace(entry, aliases=aliases)
 
 
 _S = TypeVar("_S", CardFile, ModelEntry)
@@ -91,6 +111,7 @@ def _merged(base: _S, change: _S, **fixed: object) -> _S:
 
 def _complete(row: RateRow, below: Layers, where: str) -> RateRow:
     """Fill in what a row leaves out from the row that it replaces on its first day."""
+    _check_cheapness(row, below, where)
     missing = [key for key in RATE_KEYS if getattr(row, key) is None]
     if row.factor is not None or not missing:
         return row
@@ -103,3 +124,19 @@ def _complete(row: RateRow, below: Layers, where: str) -> RateRow:
     replaced, factor = found
     rest = {key: EXACT.multiply(getattr(replaced, key), factor) for key in missing}
     return msgspec.structs.replace(row, **rest)
+
+
+def _check_cheapness(row: RateRow, below: Layers, where: str) -> None:
+    """Rates for one token, or for a thousand, instead of a million are the likeliest mistake."""
+    known = [each for rows in below for each in rows if each.factor is None]
+    for key in RATE_KEYS:
+        rate = getattr(row, key)
+        # A gateway may well have its caches for nothing.
+        if not known or rate is None or (rate == 0 and key.startswith("cache_")):
+            continue
+        least = min(getattr(each, key) for each in known)
+        if rate * _TOO_CHEAP <= least:
+            raise RateCardError(
+                f"price file {where}: rates row from {row.from_on}: {key}: {rate:f} is less than a "
+                f"thousandth of the {least:f} known so far; rates are US dollars per million tokens"
+            )

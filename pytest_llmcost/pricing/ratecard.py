@@ -18,7 +18,7 @@ import msgspec
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.pricing.bill import Basis, Charge, Cost, LegCost, bill_leg, total
 from pytest_llmcost.pricing.cardfile import CodeExecution, ModelEntry, read_card_file
-from pytest_llmcost.pricing.modelname import Names, Resolved
+from pytest_llmcost.pricing.modelname import Names, Resolved, show_name
 from pytest_llmcost.pricing.override import Contents, lay_over
 from pytest_llmcost.pricing.rates import STANDARD, Rates, rates_on, speeds_of
 from pytest_llmcost.pricing.tariff import Tariff, tariff_of
@@ -127,11 +127,12 @@ class RateCard:
         if name not in self._nearest:  # a search through all names, once for each unknown one
             self._nearest[name] = self._names.nearest(name)
         nearest = self._nearest[name]
+        shown = show_name(name)
         return UnknownModelError(
-            f"no price for model {name!r} in rate card {self.version}; nearest known: "
+            f"no price for model '{shown}' in rate card {self.version}; nearest known: "
             f"{', '.join(nearest)}. Add it to a TOML file, as a name of one of them "
-            f'([models."{nearest[0]}"] aliases = ["{name}"]) or with rates of its own '
-            f'([models."{name}"] rates = [...]), and give that with --llmcost-prices',
+            f'([models."{nearest[0]}"] aliases = ["{shown}"]) or with rates of its own '
+            f'([models."{shown}"] rates = [...]), and give that with --llmcost-prices',
             model=name,
             nearest=nearest,
         )

@@ -17,7 +17,7 @@ from pytest_llmcost.pricing.usage import Context, Leg, Usage
 ON = date(2026, 11, 22)
 FIVE = "input = 3, cache_write_5m = 3.75, cache_write_1h = 6, cache_read = 0.3, output = 15"
 
-Overlay = Callable[[str], RateCard]
+Overlay = Callable[..., RateCard]
 
 
 @pytest.fixture
@@ -166,17 +166,35 @@ def test_aliases_are_names_of_gateways_and_deployments(overlay: Overlay) -> None
     assert shipped_card().find("acme/opus") is None
 
 
-def test_an_alias_goes_before_a_clouds_spelling(overlay: Overlay) -> None:
+def test_an_alias_goes_before_a_clouds_spelling_of_the_same_model(overlay: Overlay) -> None:
     name = "us.anthropic.claude-opus-5"
-    card = overlay(f'[models.claude-opus-5-5]\naliases = ["{name}"]')
-    assert card.resolve(name) == ("claude-opus-5-5", None)
+    card = overlay(f'[models.claude-opus-5]\naliases = ["{name}"]')
+    assert card.resolve(name) == ("claude-opus-5", None)
     assert card.resolve(f"eu{name[2:]}") == ("claude-opus-5", "bedrock-regional")
 
 
-def test_an_alias_may_move_to_another_model(overlay: Overlay) -> None:
-    card = overlay('[models.claude-opus-5-5]\naliases = ["claude-3-opus-latest"]')
-    assert card.resolve("claude-3-opus-latest").model == "claude-opus-5-5"
-    assert card.models["claude-3-opus-20240229"].aliases == ()
+@pytest.mark.parametrize(
+    ("alias", "owner"),
+    [
+        ("claude-opus-4-5", "claude-opus-4-5-20251101"),
+        ("claude-3-opus-latest", "claude-3-opus-20240229"),
+        ("us.anthropic.claude-opus-5", "claude-opus-5"),
+        ("claude-opus-4-5[1m]", "claude-opus-4-5-20251101"),
+    ],
+)
+def test_a_name_never_moves_to_another_model(overlay: Overlay, alias: str, owner: str) -> None:
+    with pytest.raises(RateCardError, match=rf"aliases: '.*' already names {owner}$"):
+        overlay(f'[models.claude-haiku-4-5]\naliases = ["{alias}"]')
+    with pytest.raises(RateCardError, match=f"already names {owner}$"):
+        overlay(f'[models.z]\naliases = ["{alias}"]\nrates = [{{ from = 2026-01-01, {FIVE} }}]')
+
+
+def test_a_name_may_be_stated_again_but_a_second_file_moves_it_nowhere(overlay: Overlay) -> None:
+    card = overlay('[models.claude-opus-5]\naliases = ["acme"]')
+    again = overlay('[models.claude-opus-5]\naliases = ["acme"]', card)
+    assert again.resolve("acme").model == "claude-opus-5"
+    with pytest.raises(RateCardError, match=r"'acme' already names claude-opus-5$"):
+        overlay('[models.claude-haiku-4-5]\naliases = ["acme"]', card)
 
 
 def test_a_model_may_be_named_by_its_alias(overlay: Overlay) -> None:
@@ -299,6 +317,49 @@ def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
             '[models.claude-opus-5]\naliases = ["claude-opus-5-5"]',
             ['model "claude-opus-5"', "'claude-opus-5-5' is a model of its own"],
         ),
+        (
+            '[models.claude-opus-5]\naliases = ["a"]\n[models.claude-haiku-4-5]\naliases = ["a"]',
+            ['model "claude-haiku-4-5"', "aliases: 'a' already names claude-opus-5"],
+        ),
+        ('[models.claude-opus-5]\naliases = [" "]', ["aliases: ' ' is no name"]),
+        (
+            "[models.claude-haiku-4-5]\nretires_on = 2030-01-01\n"
+            "[models.claude-haiku-4-5-20251001]\nregional = 2",
+            ['is the same model as "claude-haiku-4-5"'],
+        ),
+        (
+            "[models.claude-opus-4.7]\nrates = [{ from = 2026-11-01, input = 3 }]",
+            ['model "claude-opus-4"', 'needs quotes: [models."claude-opus-4.7"]'],
+        ),
+        ("[models.acme/a]\nregional = 1", ["not TOML", "names with / or : need quotes"]),
+        (f"batch_factor = {'9' * 5_000}", ["not TOML", "4300"]),
+        ("batch_factor = 0", ["batch_factor: expected a factor of at least 0.001, got 0"]),
+        ("[models.a]\ngeography = { us = 0 }", ["geography.us: expected a factor", "got 0"]),
+        ("[models.a]\nregional = 0.0001", ["regional: expected a factor", "got 0.0001"]),
+        (
+            "[models.claude-opus-5]\nrates = [{ from = 2026-11-01, factor = 0 }]",
+            ['model "claude-opus-5"', "row 1", "factor: expected a factor", "got 0"],
+        ),
+        (
+            "[models.a]\nrates = [{ from = 2026-01-01, input = 1e300 }]",
+            ["rates[0].input", "15 digits", "got 1E+300"],
+        ),
+        (
+            "[models.a]\nrates = [{ from = 2026-01-01, input = 1e-300 }]",
+            ["rates[0].input", "15 digits", "got 1E-300"],
+        ),
+        (
+            "[models.a]\nrates = [{ from = 2026-01-01, output = 0.000025 }]",
+            ['model "a"', "row 1", "output: 0.000025 is too little", "dollars per million tokens"],
+        ),
+        (
+            "[models.claude-opus-5]\nrates = [{ from = 2026-11-01, input = 0.005 }]",
+            ['model "claude-opus-5"', "input: 0.005", "the 5 known", "dollars per million tokens"],
+        ),
+        (
+            "[models.claude-opus-5]\nrates = [{ from = 2026-11-01, output = 0 }]",
+            ['model "claude-opus-5"', "output: 0 is less", "dollars per million tokens"],
+        ),
     ],
 )
 def test_an_error_names_file_model_key_and_value(
@@ -311,6 +372,15 @@ def test_an_error_names_file_model_key_and_value(
     assert "\n" not in message
     for name in names:
         assert name in message
+
+
+def test_a_cheap_gateway_and_a_free_model_of_ones_own_are_possible(overlay: Overlay) -> None:
+    row = "from = 2026-11-01, input = 0.0051, cache_write_5m = 0, cache_read = 0"
+    card = overlay(f"[models.claude-opus-5]\nrates = [{{ {row} }}]")
+    assert rates(card, "claude-opus-5")[:2] == ["0.0051", "0"]
+    free = ", ".join(f"{key} = 0" for key in RATE_KEYS)
+    card = overlay(f'[models."acme/local"]\nrates = [{{ from = 2026-11-01, {free} }}]')
+    assert rates(card, "acme/local") == ["0"] * 5
 
 
 def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:

@@ -202,3 +202,15 @@ def test_a_price_worked_out_once_answers_for_every_later_call() -> None:
     legs = [Leg(model="claude-opus-5-5", usage=Usage(input_tokens=7))]
     first = card.price(legs, Context(), on=ON).legs[0].rates
     assert card.price(legs, Context(), on=ON).legs[0].rates is first
+
+
+def test_an_unknown_models_name_is_shown_without_what_a_terminal_or_a_file_chokes_on() -> None:
+    name = "claude\x1b[31mX\n::error::\ud800\u202e" + "y" * 1_000
+    with pytest.raises(UnknownModelError) as caught:
+        shipped_card().resolve(name)
+    text = str(caught.value)
+    assert text.isprintable()
+    assert text.encode()
+    assert r"'claude\x1b[31mX\n::error::\ud800\u202eyyy" in text
+    assert len(text) < 2_000
+    assert caught.value.model == name
