@@ -19,12 +19,14 @@ from msgspec.structs import replace
 from pytest_llmcost.metering.batches import Batches
 from pytest_llmcost.metering.conversation import Conversation
 from pytest_llmcost.metering.endpoint import recognise
-from pytest_llmcost.metering.exchange import Exchange
+from pytest_llmcost.metering.exchange import Exchange, model_of
 from pytest_llmcost.metering.seam import close_seam, open_seam
 from pytest_llmcost.metering.sending import OWN_REQUEST
 from pytest_llmcost.metering.talk import UNDER_WAY
 
 _MOST_FAILURES = 20
+_PROMPT = ("system", "tools", "messages", "max_tokens")
+"""What a gateway passes on as it is, while it changes the rest of a payload."""
 
 
 class Sink(Protocol):
@@ -108,10 +110,14 @@ class Capture:
             self._batches.create(talk.owner, exchange, talk.receipt)
         elif kind == "batch_results":
             self._settle_results(talk)
-        elif exchange is None or (talk.relays and talk.live is not True):
+        elif exchange is None:
             self._withdraw(talk)
         else:
-            self._tell(talk.owner, exchange)
+            _mark_relay(talk, exchange)
+            if talk.relays and talk.live is not True:
+                self._withdraw(talk)
+            else:
+                self._tell(talk.owner, exchange)
 
     def _settle_results(self, talk: Conversation) -> None:
         for result in talk.take_results():
@@ -156,7 +162,7 @@ class Capture:
     def _follow(self, talk: Conversation) -> None:
         outer = UNDER_WAY.get()
         if isinstance(outer, Conversation):
-            outer.relays = True
+            talk.outer = outer
         for lost in self._take_lost(lambda each: _is_retry(talk, each.talk)):
             talk.lost_before += lost.count
         self._under_way[id(talk)] = talk
@@ -201,6 +207,28 @@ class Capture:
     def _keep_failure(self, error: Exception) -> None:
         if len(self.failures) < _MOST_FAILURES:
             self.failures.append(f"{type(error).__name__}: {error}")
+
+
+def _mark_relay(talk: Conversation, exchange: Exchange) -> None:
+    """Let a call take the place of the one around it if it is that very call, passed on.
+
+    Hooks make calls of their own inside another's `send`: counts, and questions about the
+    prompt. Those come on top.
+    """
+    outer = talk.outer
+    if outer is not None and exchange.call is not None and _passes_on(talk, outer):
+        outer.relays = True
+
+
+def _passes_on(talk: Conversation, outer: Conversation) -> bool:
+    """Whether both ask one model the same; a cloud's name for it contains the plain one."""
+    inner_payload, outer_payload = talk.payload or {}, outer.payload or {}
+    model = model_of(talk.endpoint, inner_payload)
+    asked = model_of(outer.endpoint, outer_payload)
+    if model is None or asked is None or not (model in asked or asked in model):
+        return False
+    same = (inner_payload.get(part) == outer_payload.get(part) for part in _PROMPT)
+    return outer.endpoint.kind == "messages" and all(same)
 
 
 def _is_retry(talk: Conversation, lost: Conversation) -> bool:

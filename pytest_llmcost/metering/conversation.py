@@ -52,8 +52,10 @@ class Conversation:
 
     lost_before = 0
     """Attempts of the same call before this one that got no answer."""
+    outer: Conversation | None = None
+    """The one inside whose `send` this one was sent."""
     relays = False
-    """Whether answering it took another Claude call in this process: that one counts."""
+    """Whether it was passed on by another Claude call in this process: that one counts."""
     told: Exchange | None = None
     """What the sink was told before it was over."""
     is_over = False

@@ -666,6 +666,51 @@ def test_a_gateway_of_ones_own_and_the_call_behind_it_are_one_call() -> None:
     assert len(purse.calls) == 1
 
 
+@pytest.mark.parametrize("inner_status", [200, 500])
+def test_a_gateway_that_rewrites_is_one_call_if_the_call_behind_it_succeeded(
+    inner_status: int,
+) -> None:
+    whole = respond(httpx2, JSON_BODY, kind="application/json", status=inner_status)
+    bedrock = "https://bedrock-runtime.us-east-1.amazonaws.com/model/anthropic.{}/invoke"
+    kept = {key: value for key, value in ASKED.items() if key != "model"}
+
+    def gateway(request: httpx2.Request) -> httpx2.Response:
+        client_of(httpx2, whole).post(bedrock.format(ASKED["model"]), json=kept)
+        return httpx2.Response(200, content=JSON_BODY)
+
+    def first_gateway(request: httpx2.Request) -> httpx2.Response:
+        return post(client_of(httpx2, gateway))  # type: ignore[no-any-return]
+
+    with capturing() as purse:
+        post(client_of(httpx2, first_gateway))
+    assert len(purse.calls) == 1
+    platform = purse.exchanges[0].endpoint.platform
+    assert platform == ("bedrock-regional" if inner_status == 200 else None)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "calls"),
+    [
+        ("/count_tokens", {}, 1),
+        ("", {"model": "claude-haiku-4-5"}, 2),
+        ("", {"messages": [{"role": "user", "content": "Is this rude?"}]}, 2),
+    ],
+)
+def test_what_a_hook_asks_first_comes_on_top_and_takes_no_call_s_place(
+    path: str, asked: dict[str, Any], calls: int
+) -> None:
+    whole = respond(httpx2, JSON_BODY, kind="application/json")
+
+    def guard(request: httpx2.Request) -> None:
+        client_of(httpx2, whole).post(URL + path, json={**ASKED, **asked}, headers=HEADERS)
+
+    client = client_of(httpx2, whole)
+    client.event_hooks = {"request": [guard]}
+    with capturing() as purse:
+        post(client)
+    assert [call.usage for call in purse.calls] == [BILLED] * calls
+
+
 def test_memory_stays_flat_while_a_long_stream_passes() -> None:
     piece = TEXT.partition(b"\n\n")[2] * 200
 
