@@ -150,9 +150,9 @@ def check(budget: Budget, spend: Spend, *, saw_calls: bool = True) -> Verdict:
     """Judge a spend: low above the limit is exceeded, high within it is within, else unverified.
 
     The limit itself passes. A required budget that saw no call is unverified, and has no
-    reasons: nothing is known at all.
+    reasons: nothing is known at all. One on the number of calls is kept by making none.
     """
-    if budget.required and not saw_calls:
+    if budget.required and not saw_calls and budget.kind != "calls":
         spend = Spend(actual=None, low=Decimal(0), high=None)
     return judge(budget, spend, state_of(budget.limit, spend))
 

@@ -184,18 +184,19 @@ class LlmCost:
         holder, booked = run.seat.holder, list[Call]()
         run.settle(holder)
         holder.open_blocks.append(booked)
-        try:
-            yield
-            run.settle(holder)
-        finally:
-            holder.open_blocks.remove(booked)
-        calls = settled(booked)
         origin = _caller()
         budget = Budget(scope="block", limit=amount, origin=origin, label="budget", reason=reason)
-        command = run.count_command(self._item)
-        verdict = check(budget, spend_of(calls, "usd", count_command=command))
-        holder.is_touched = True
-        holder.blocks.append(verdict)
+        try:
+            yield
+        finally:  # what a block has spent by the time it raises is spent
+            run.settle(holder)
+            # By identity: a block inside this one may hold the very same calls.
+            holder.open_blocks[:] = [each for each in holder.open_blocks if each is not booked]
+            calls = settled(booked)
+            command = run.count_command(self._item)
+            verdict = check(budget, spend_of(calls, "usd", count_command=command))
+            holder.is_touched = True
+            holder.blocks.append(verdict)
         if run.books.is_broken(verdict):
             raise broken(verdict, calls)
 

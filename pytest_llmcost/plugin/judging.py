@@ -32,9 +32,9 @@ class _Broken(Failed):
 _Broken.__qualname__ = _Broken.__name__ = "Failed"
 
 
-def broken(verdict: Verdict, calls: Sequence[Call]) -> _Broken:
-    """Make the failure of a test, or of a block of it, that broke its ceiling."""
-    return _Broken(_sendable(render_failure(verdict, calls)), pytrace=False)
+def broken(verdict: Verdict, calls: Sequence[Call], others: Sequence[Verdict] = ()) -> _Broken:
+    """Make the failure of a test, or of a block of it, that broke its ceiling, and maybe others."""
+    return _Broken(_sendable(render_failure(verdict, calls, others)), pytrace=False)
 
 
 def _sendable(text: str) -> str:

@@ -55,8 +55,16 @@ class Attempt(Holder):
         self.number = number
         self.verdict: Verdict | None = None
         """The decisive one of the test's ceilings, once they are judged."""
+        self.others: Sequence[Verdict] = ()
+        """Those of its other ceilings, the worst first."""
         self.has_failed = False
         """Whether any report said so, a subtest's too, whatever comes after."""
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """All that was judged so far, the decisive one first, blocks last."""
+        decisive = () if self.verdict is None else (self.verdict,)
+        return [*decisive, *self.others, *self.blocks]
 
     @cached_property
     def owner(self) -> TestOwner:

@@ -93,10 +93,12 @@ class Watch:
             # unittest keeps its outcome on the item instead of raising it.
             passed = not getattr(item, "_excinfo", None)
         finally:
-            self.run.drain()
-            verdict = self._judge(attempt, needs_calls=passed)
-        if passed and verdict is not None and self.run.books.is_broken(verdict):
-            self._fail(attempt, verdict)
+            try:
+                self.run.drain()
+            finally:
+                self._judge(attempt, needs_calls=passed)
+        if passed and (found := self._broken(attempt)):
+            self._fail(attempt, found)
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -105,17 +107,32 @@ class Watch:
         __tracebackhide__ = True
         attempt = self._attempt_of(item)
         self.run.sit(Seat(attempt, "teardown", item))
+        before, was_broken = attempt.verdict, bool(self._broken(attempt))
         try:
             result = yield
-        finally:
-            self.run.rise(attempt)
-        before = attempt.verdict
-        if before is None:
-            return result
-        verdict = self._judge(attempt, needs_calls=before.state == "unverified")
-        if verdict is not None and self._is_worse(verdict, before):
-            self._fail(attempt, verdict)
+        except (pytest.skip.Exception, pytest.xfail.Exception):
+            # They say nothing of the money, so they must not hide that.
+            self._judge_again(attempt, before)
+            if was_broken or not self._broken(attempt):
+                raise
+            result = None
+        except BaseException:
+            self._judge_again(attempt, before)
+            raise
+        else:
+            self._judge_again(attempt, before)
+        if not was_broken and (worse := self._broken(attempt)):
+            self._fail(attempt, worse)
         return result
+
+    def _judge_again(self, attempt: Attempt, before: Verdict | None) -> None:
+        """Store what a judged test's ceilings say at its very end."""
+        try:
+            self.run.rise(attempt)
+        finally:
+            if before is not None or attempt.blocks:
+                needs_calls = before is not None and before.state == "unverified"
+                self._judge(attempt, needs_calls=needs_calls)
 
     def _attempt_of(self, item: pytest.Item) -> Attempt:
         """The attempt under way; a plugin may run phases without the ones before."""
@@ -125,26 +142,26 @@ class Watch:
 
     # Verdicts
 
-    def _judge(self, attempt: Attempt, *, needs_calls: bool) -> Verdict | None:
-        """Decide every ceiling of the test once, store it, and return the decisive one."""
-        if not (attempt.is_touched or self._has_ceiling(attempt.item)):
-            return None
-        from pytest_llmcost.plugin.judging import judge
+    def _judge(self, attempt: Attempt, *, needs_calls: bool) -> None:
+        """Decide every ceiling of the test once, and store it."""
+        if attempt.is_touched or self._has_ceiling(attempt.item):
+            from pytest_llmcost.plugin.judging import judge
 
-        return judge(self.run, attempt, needs_calls=needs_calls)
+            judge(self.run, attempt, needs_calls=needs_calls)
+
+    def _broken(self, attempt: Attempt) -> list[Verdict]:
+        """What fails the test of what was judged so far, the decisive one first."""
+        verdicts = attempt.verdicts
+        return [each for each in verdicts if self.run.books.is_broken(each)] if verdicts else []
 
     def _has_ceiling(self, item: pytest.Item) -> bool:
         has_default = self.run.settings.max_test is not None
         return has_default or next(item.iter_markers(MARKER), None) is not None
 
-    def _is_worse(self, verdict: Verdict, before: Verdict) -> bool:
-        is_broken = self.run.books.is_broken
-        return is_broken(verdict) and not is_broken(before)
-
-    def _fail(self, attempt: Attempt, verdict: Verdict) -> None:
+    def _fail(self, attempt: Attempt, found: Sequence[Verdict]) -> None:
         from pytest_llmcost.plugin.judging import broken
 
-        raise broken(verdict, self.run.books.ledger.calls(attempt.owner))
+        raise broken(found[0], self.run.books.ledger.calls(attempt.owner), found[1:])
 
     # Shared fixtures
 

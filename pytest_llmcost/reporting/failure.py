@@ -59,13 +59,17 @@ def _known(verdict: Verdict) -> str:
     return "no call was seen" if not verdict.reasons else "unknown"
 
 
-def render_failure(verdict: Verdict, calls: Sequence[Call]) -> str:
-    """Say why a ceiling failed a test, in a few lines that need no traceback."""
+def render_failure(verdict: Verdict, calls: Sequence[Call], others: Sequence[Verdict] = ()) -> str:
+    """Say why a ceiling failed a test, in a few lines that need no traceback.
+
+    The others are further ceilings that it broke, a line each.
+    """
     lines = [render_headline(verdict), f"ceiling set {_where(verdict)}{_stated_reason(verdict)}"]
+    lines += [f"also {render_headline(each)}, set {_where(each)}" for each in others]
     largest = max(calls, key=_weight, default=None)
     if largest is not None:
-        others = f" (of {len(calls)})" if len(calls) > 1 else ""
-        lines.append(f"largest call{others}: {render_call(largest)}")
+        out_of = f" (of {len(calls)})" if len(calls) > 1 else ""
+        lines.append(f"largest call{out_of}: {render_call(largest)}")
     lines += _changed_prompts(calls)
     lines += verdict.reasons
     lines.append(_advice(verdict))

@@ -1,0 +1,192 @@
+"""What a test or its fixtures may do on the way, and that no ceiling is got round by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import Project
+
+SPENDS = """
+    import pytest
+    from pytest_llmcost import max_cost
+
+    USAGE = {"input_tokens": 1000, "output_tokens": 0}  # half a cent
+
+    def spend(llmcost, times=1):
+        for _ in range(times):
+            llmcost.record(USAGE, model="claude-opus-4-7")
+"""
+
+
+def verdict_of(project: Project) -> dict[str, Any]:
+    (test,) = project.ledger()["tests"]
+    verdict: dict[str, Any] = test["verdict"]
+    return verdict
+
+
+@pytest.mark.parametrize("way_out", ['pytest.skip("late")', 'pytest.xfail("late")'])
+def test_what_a_teardown_spends_counts_though_it_skips(project: Project, way_out: str) -> None:
+    project.write(
+        test_app=f"""{SPENDS}
+    @pytest.fixture
+    def late(llmcost):
+        yield
+        spend(llmcost, 5)
+        {way_out}
+
+    @max_cost("$0.01")
+    def test_early(llmcost, late):
+        spend(llmcost)
+    """
+    )
+    result = project.run("--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["ERROR test_app.py::test_early - cost $0.03 > $0.01 max_cost"])
+    assert verdict_of(project)["state"] == "exceeded"
+
+
+def test_a_skip_in_a_teardown_stays_one_within_the_ceiling(project: Project) -> None:
+    project.write(
+        test_app=f"""{SPENDS}
+    @pytest.fixture
+    def late(llmcost):
+        yield
+        pytest.skip("late")
+
+    @max_cost("$0.01")
+    def test_early(llmcost, late):
+        spend(llmcost)
+    """
+    )
+    project.run().assert_outcomes(passed=1, skipped=1)
+
+
+def test_a_teardown_that_fails_by_itself_stores_the_new_verdict(project: Project) -> None:
+    project.write(
+        test_app=f"""{SPENDS}
+    @pytest.fixture
+    def late(llmcost):
+        yield
+        spend(llmcost, 5)
+        raise RuntimeError("by itself")
+
+    @max_cost("$0.01")
+    def test_early(llmcost, late):
+        spend(llmcost)
+    """
+    )
+    result = project.run("--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["ERROR test_app.py::test_early - RuntimeError: by itself"])
+    assert (verdict_of(project)["state"], verdict_of(project)["actual"]) == ("exceeded", "0.03")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        """with pytest.raises(ValueError):
+            with llmcost.budget("$0.001"):
+                spend(llmcost)
+                raise ValueError""",
+        """try:
+            with llmcost.budget("$0.001"):
+                spend(llmcost)
+        except BaseException:
+            pass""",
+    ],
+)
+@pytest.mark.parametrize("ceiling", ["", '@max_cost("$1")'])
+def test_a_broken_block_fails_its_test_whatever_becomes_of_its_error(
+    project: Project, body: str, ceiling: str
+) -> None:
+    project.write(
+        test_app=f"""{SPENDS}
+    {ceiling}
+    def test_block(llmcost):
+        {body}
+    """
+    )
+    result = project.run("--llmcost-report=ledger.json")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["FAILED *::test_block - cost $0.005 > $0.001 budget"])
+    (test,) = project.ledger()["tests"]
+    assert [block["state"] for block in test["blocks"]] == ["exceeded"]
+
+
+def test_a_block_that_raises_within_its_ceiling_is_noted_and_fails_nothing(
+    project: Project,
+) -> None:
+    project.write(
+        test_app=f"""{SPENDS}
+    def test_block(llmcost):
+        with pytest.raises(ValueError):
+            with llmcost.budget("$1"):
+                spend(llmcost)
+                raise ValueError
+    """
+    )
+    project.run("--llmcost-report=ledger.json").assert_outcomes(passed=1)
+    (test,) = project.ledger()["tests"]
+    assert [block["state"] for block in test["blocks"]] == ["within"]
+
+
+def test_a_block_goes_on_when_one_inside_it_that_spent_as_much_is_through(
+    project: Project,
+) -> None:
+    project.write(
+        test_app=f"""{SPENDS}
+    def test_block(llmcost):
+        with llmcost.budget("$0.001"):
+            with llmcost.budget("$0.001"):
+                pass
+            spend(llmcost)
+    """
+    )
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["ceiling set at test_app.py:12"])
+
+
+def test_all_that_a_test_broke_is_named_money_first(project: Project) -> None:
+    project.write(
+        test_app=f"""{SPENDS}
+    @max_cost("$0.001", input_tokens=900, output_tokens=3, calls=1)
+    def test_much(llmcost):
+        spend(llmcost, 2)
+    """
+    )
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "cost $0.01 > $0.001 max_cost",
+            "ceiling set at test_app.py:11",
+            "also input tokens 2,000 > 900 max_cost, set at test_app.py:11",
+            "also calls 2 > 1 max_cost, set at test_app.py:11",
+        ],
+        consecutive=True,
+    )
+    result.stdout.no_fnmatch_line("also output tokens*")
+
+
+@pytest.mark.parametrize("limit", [0, 3])
+def test_a_ceiling_on_calls_is_kept_by_making_none(project: Project, limit: int) -> None:
+    project.write(
+        test_app=f"""{SPENDS}
+    @max_cost(calls={limit})
+    def test_none():
+        pass
+
+    @max_cost(calls=0)
+    def test_one(llmcost):
+        spend(llmcost)
+
+    @max_cost("$1", calls={limit})
+    def test_money_wants_a_call():
+        pass
+    """
+    )
+    result = project.run()
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(["FAILED *::test_one - calls 1 > 0 max_cost"])
