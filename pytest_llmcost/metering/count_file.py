@@ -19,9 +19,15 @@ from typing import Any
 import msgspec
 
 from pytest_llmcost.errors import CountCassetteError
+from pytest_llmcost.metering.nesting import MOST_LEVELS, find_too_deep
 
 URI = "https://api.anthropic.com/v1/messages/count_tokens"
 """Whatever host was asked: a private gateway's name stays out of the file."""
+
+
+_VERSION = 1
+"""Of VCR's cassettes."""
+_MOST_TOKENS = 10**15
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +91,11 @@ def read_entries(path: Path) -> dict[str, Entry]:
 def _load_yaml(text: str, path: Path) -> Any:
     import yaml
 
+    if (line := find_too_deep(text)) is not None:
+        raise CountCassetteError(
+            f"{show_path(path)}, line {line}: nested more than {MOST_LEVELS:,} levels deep, which "
+            "is no count cassette; restore it, or delete it and record again"
+        )
     try:
         return yaml.load(text, Loader=_safe_loader())
     except yaml.YAMLError as error:
@@ -110,6 +121,12 @@ def _read_interactions(document: Any, text: str, path: Path) -> dict[str, Entry]
         raise CountCassetteError(
             f"{show_path(path)} is not a count cassette: it has no list of interactions; "
             "restore it, or delete it and record again"
+        )
+    version = document.get("version", _VERSION)
+    if version != _VERSION:
+        raise CountCassetteError(
+            f"{show_path(path)} is of version {version!r}, and {_VERSION} is understood; update "
+            "pytest-llmcost, or delete the file and record again"
         )
     entries: dict[str, Entry] = {}
     for index, interaction in enumerate(interactions):
@@ -153,8 +170,11 @@ def _read_answer(told: str, status: int) -> tuple[int, str | None]:
         refused: _Refused = _decode(told, _Refused, "response.body.string")
         return 0, refused.error.message
     counted: _Counted = _decode(told, _Counted, "response.body.string")
-    if counted.input_tokens < 0:
-        raise _Damage(f"response.body.string: {counted.input_tokens} tokens is less than nothing")
+    if not 0 < counted.input_tokens <= _MOST_TOKENS:
+        raise _Damage(
+            f"response.body.string: {counted.input_tokens} input tokens; no prompt has so few or "
+            "so many"
+        )
     return counted.input_tokens, None
 
 

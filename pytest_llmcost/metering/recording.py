@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from pytest_llmcost.errors import RecordingError
+from pytest_llmcost.metering.nesting import MOST_LEVELS, find_too_deep
 from pytest_llmcost.metering.recordedbody import (
     UndecodableBody,
     decode_body,
@@ -94,6 +95,10 @@ def _parse(data: bytes, path: str) -> object:
 def _parse_yaml(data: bytes, path: str) -> object:
     import yaml
 
+    if (line := find_too_deep(data)) is not None:
+        raise RecordingError(
+            f"{path}, line {line}: nested more than {MOST_LEVELS:,} levels deep, as no recording is"
+        )
     try:
         return yaml.load(data, Loader=_tolerant_loader())
     except yaml.YAMLError as error:

@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read(path: Path) -> None:
-    entries = [entry("bb", left_out=("tools.web_search",)), entry("aa", 0, "b", "c")]
+    entries = [entry("bb", left_out=("tools.web_search",)), entry("aa", 1, "b", "c")]
     write_entries(path, entries)
     assert read_entries(path) == {one.fingerprint: one for one in entries}
 
@@ -122,13 +122,20 @@ interactions:
         ("!!python/object/apply:os.getcwd []", "line 1 is not YAML"),
         (GOOD.replace("count_tokens", ""), r"interaction 1 \(line 2\): POST .* another cassette"),
         (GOOD.replace("POST", "GET"), "GET https.* is not a recorded count"),
-        (GOOD.replace("code: 200", "code: 500"), "response.status.code: expected 200 or 400, got 500"),
+        (
+            GOOD.replace("code: 200", "code: 500"),
+            "response.status.code: expected 200 or 400, got 500",
+        ),
         (GOOD.replace("{code: 200}", "200"), "response.status: expected dict, got int"),
         (GOOD.replace("    method: POST\n", ""), "request.method: expected str, got NoneType"),
         (GOOD.replace('"model": "m", ', ""), "request.body: .*missing required field `model`"),
         (GOOD.replace("}}'", "}'"), "request.body: "),
         (GOOD.replace(": 7", ': "7"'), r"response.body.string: Expected `int`, got `str`"),
-        (GOOD.replace(": 7", ": -7"), "-7 tokens is less than nothing"),
+        (GOOD.replace(": 7", ": -7"), "-7 input tokens; no prompt has so few"),
+        (GOOD.replace(": 7", ": 0"), "0 input tokens; no prompt has so few"),
+        (GOOD.replace(": 7", ": 1000000000000001"), "no prompt has so few or so many"),
+        (f"version: 2\n{GOOD}", "is of version 2, and 1 is understood"),
+        (f"version: '1'\n{GOOD}", "is of version '1', and 1 is understood"),
         (GOOD.replace("- request", "- 3\n- request"), r"interaction 1 \(line 2\): request: expec"),
         (GOOD + GOOD.partition("\n")[2].replace(": 7", ": 8"), "twice, with 7 and 8 tokens"),
     ],
@@ -230,7 +237,7 @@ def test_many_processes_on_one_file_lose_nothing(path: Path) -> None:
         import sys
         from pathlib import Path
         from pytest_llmcost.metering.cassette import CountCassette, Entry
-        for number in range(5):
+        for number in range(1, 6):
             cassette = CountCassette.load(Path(sys.argv[1]))
             name = f"{sys.argv[2]}{number}"
             cassette.put(Entry(fingerprint=name, model="m", asked_by=(name,), parts={},
@@ -247,7 +254,7 @@ def test_threads_on_one_cassette_lose_nothing(path: Path) -> None:
     cassette = CountCassette.load(path)
 
     def record(number: int) -> None:
-        cassette.put(entry(str(number), number))
+        cassette.put(entry(str(number), number + 1))
         cassette.save_soon()
 
     with ThreadPoolExecutor(8) as pool:
