@@ -1,0 +1,347 @@
+"""Every kind of test that pytest runs: subtests, doctests, unittest's, and items of one's own."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Project
+
+SPENDS = """
+    import unittest
+    import pytest
+    from pytest_llmcost import max_cost
+
+    def spend(llmcost, tokens=1000):
+        llmcost.record({"input_tokens": tokens, "output_tokens": 0}, model="claude-opus-4-7")
+"""
+
+
+def test_subtests_are_part_of_their_test(project: Project) -> None:
+    project.write(
+        test_app=SPENDS
+        + """
+    @max_cost("$0.012")
+    def test_all_pass_and_together_cost_too_much(subtests, llmcost):
+        for number in range(3):
+            with subtests.test(number=number):
+                spend(llmcost)
+
+    @max_cost("$0.001")
+    def test_one_fails(subtests, llmcost):
+        with subtests.test("first"):
+            spend(llmcost)
+            assert 0
+        with subtests.test("second"):
+            spend(llmcost)
+
+    def test_a_block_in_one(subtests, llmcost):
+        with subtests.test("dear"):
+            with llmcost.budget("$0.001"):
+                spend(llmcost)
+        with subtests.test("cheap"):
+            with llmcost.budget("$0.005"):
+                spend(llmcost)
+
+    def test_skipped_in_part(subtests, llmcost):
+        with subtests.test("skipped"):
+            pytest.skip("not today")
+        spend(llmcost)
+    """
+    )
+    for args, plugins in (((), ()), (("-n1",), ("xdist",))):
+        result = project.run("--llmcost-report=ledger.json", *args, plugins=plugins)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        found = {
+            test["nodeid"].rpartition("::")[2]: (
+                test["usd"],
+                test["verdict"] and test["verdict"]["state"],
+                [block["state"] for block in test.get("blocks", [])],
+                test["outcome"],
+            )
+            for test in project.ledger()["tests"]
+        }
+        assert found == {
+            "test_all_pass_and_together_cost_too_much": ("0.015", "exceeded", [], "failed"),
+            "test_one_fails": ("0.01", "exceeded", [], "failed"),
+            "test_a_block_in_one": ("0.01", None, ["exceeded", "within"], "failed"),
+            "test_skipped_in_part": ("0.005", None, [], "passed"),
+        }
+        result.stdout.fnmatch_lines(["*test_all_pass_and_together* - cost $0.015 > $0.012 *"])
+
+
+def test_unittest_s_own_kinds(project: Project) -> None:
+    project.write(
+        test_app=SPENDS
+        + """
+    @max_cost("$0.001")
+    class TestOld(unittest.TestCase):
+        @pytest.fixture(autouse=True)
+        def _given(self, llmcost):
+            self.llmcost = llmcost
+
+        def test_subtests(self):
+            for number in range(2):
+                with self.subTest(number=number):
+                    spend(self.llmcost)
+
+        def test_a_subtest_fails(self):
+            with self.subTest("wrong"):
+                spend(self.llmcost)
+                self.fail("by itself")
+
+        def test_skips(self):
+            spend(self.llmcost)
+            self.skipTest("not today")
+
+        @unittest.expectedFailure
+        def test_expected(self):
+            spend(self.llmcost)
+            self.fail("by itself")
+
+        @unittest.expectedFailure
+        def test_unexpected(self):
+            spend(self.llmcost)
+
+        @unittest.skip("never")
+        def test_never(self):
+            pass
+
+    class TestAsync(unittest.IsolatedAsyncioTestCase):
+        @pytest.fixture(autouse=True)
+        def _given(self, llmcost):
+            self.llmcost = llmcost
+
+        @max_cost("$0.001")
+        async def test_async(self):
+            spend(self.llmcost)
+
+        @max_cost("$0.001")
+        async def test_cleans_up(self):
+            async def clean_up():
+                spend(self.llmcost)
+            self.addAsyncCleanup(clean_up)
+    """
+    )
+    result = project.run("-rA", "--llmcost-report=ledger.json")
+    found = {
+        test["nodeid"].rpartition("::")[2]: (test["verdict"]["state"], test["outcome"])
+        for test in project.ledger()["tests"]
+    }
+    assert found == {
+        "test_subtests": ("exceeded", "failed"),
+        "test_a_subtest_fails": ("exceeded", "failed"),
+        "test_skips": ("exceeded", "skipped"),
+        "test_expected": ("exceeded", "xfailed"),
+        "test_unexpected": ("exceeded", "failed"),
+        "test_never": ("within", "skipped"),
+        "test_async": ("exceeded", "failed"),
+        "test_cleans_up": ("exceeded", "failed"),
+    }
+    result.stdout.fnmatch_lines_random(
+        [
+            "FAILED test_app.py::TestOld::test_subtests - cost $0.01 > $0.001 max_cost",
+            "FAILED test_app.py::TestAsync::test_cleans_up - cost $0.005 > $0.001 max_cost",
+        ]
+    )
+
+
+def test_doctests_can_count_and_have_the_ceiling_of_the_settings(project: Project) -> None:
+    project.write(
+        app='''
+    def triage():
+        """
+        >>> llmcost = getfixture("llmcost")
+        >>> spent = llmcost.record({"input_tokens": 1000, "output_tokens": 0},
+        ...                        model="claude-opus-4-7")
+        >>> llmcost.usd
+        Decimal('0.005000')
+        """
+    ''',
+    )
+    (project.path / "guide.txt").write_text(
+        ">>> llmcost = getfixture('llmcost')\n"
+        ">>> _ = llmcost.record({'input_tokens': 1, 'output_tokens': 0}, model='claude-opus-4-7')\n"
+    )
+    (project.path / "test_guide.txt").write_bytes((project.path / "guide.txt").read_bytes())
+    result = project.run("--doctest-modules", "--llmcost-max-test=$0.001")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["FAILED app.py::app.triage - cost $0.005 > $0.001 max_test"])
+
+
+YAML = """
+    import httpx
+    import pytest
+
+    def pytest_collect_file(parent, file_path):
+        if file_path.suffix == ".yaml" and file_path.name.startswith("test"):
+            return YamlFile.from_parent(parent, path=file_path)
+
+    class YamlFile(pytest.File):
+        def collect(self):
+            for name in ("cheap", "dear", "idle"):
+                item = YamlItem.from_parent(self, name=name)
+                if name != "cheap":
+                    item.add_marker(pytest.mark.max_cost("$0.0000001"))
+                yield item
+
+    class YamlItem(pytest.Item):
+        def runtest(self):
+            if self.name != "idle":
+                httpx.Client(transport=httpx.MockTransport(answer)).post(
+                    "https://api.anthropic.com/v1/messages",
+                    json={"model": "claude-opus-4-7", "max_tokens": 10,
+                          "messages": [{"role": "user", "content": self.name}]})
+
+        def repr_failure(self, excinfo):
+            return f"our own words: {excinfo.value}"
+
+        def reportinfo(self):
+            return self.path, None, f"case {self.name}"
+
+    def answer(request):
+        return httpx.Response(200, json={
+            "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-opus-4-7",
+            "content": [], "stop_reason": "end_turn",
+            "usage": {"input_tokens": 1000, "output_tokens": 0}})
+"""
+
+
+def test_items_that_are_no_functions(project: Project) -> None:
+    project.write(conftest=YAML)
+    (project.path / "test_cases.yaml").write_text("")
+    result = project.run("--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=1, failed=2)
+    tests = project.ledger()["tests"]
+    assert [(test["nodeid"], test["line"]) for test in tests] == [
+        ("test_cases.yaml::cheap", None),
+        ("test_cases.yaml::dear", None),
+        ("test_cases.yaml::idle", None),
+    ]
+    assert tests[1]["verdict"]["origin"] == "test_cases.yaml"
+    result.stdout.fnmatch_lines(["our own words: cost $0.005 > $0.0000001 max_cost"])
+
+
+def test_a_marker_that_is_added_while_the_test_is_set_up_holds(project: Project) -> None:
+    project.write(
+        test_app=SPENDS
+        + """
+    @pytest.fixture
+    def limited(request):
+        request.node.add_marker(max_cost("$0.001"))
+
+    @pytest.fixture
+    def wrongly_limited(request):
+        request.node.add_marker(pytest.mark.max_cost("cheap"))
+
+    def test_dear(limited, llmcost):
+        spend(llmcost)
+
+    def test_wrong(wrongly_limited, llmcost):
+        spend(llmcost)
+    """
+    )
+    result = project.run()
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "FAILED test_app.py::test_dear - cost $0.005 > $0.001 max_cost",
+            "FAILED test_app.py::test_wrong - *max_cost: 'cheap' is not an amount*",
+        ]
+    )
+
+
+def test_what_skips_or_is_not_run_after_spending_gets_no_failure(project: Project) -> None:
+    project.write(
+        test_app=SPENDS
+        + """
+    pytestmark = max_cost("$0.001")
+
+    def test_skips(llmcost):
+        spend(llmcost)
+        pytest.skip("not today")
+
+    def test_expects(llmcost):
+        spend(llmcost)
+        pytest.xfail("known")
+
+    @pytest.mark.xfail(run=False)
+    def test_not_run(llmcost):
+        spend(llmcost)
+
+    @pytest.mark.xfail(raises=ZeroDivisionError)
+    def test_fails_otherwise_than_expected(llmcost):
+        spend(llmcost)
+    """
+    )
+    result = project.run("--llmcost-report=ledger.json")
+    result.assert_outcomes(skipped=1, xfailed=2, failed=1)
+    states = {
+        test["nodeid"].rpartition("::")[2]: (test["verdict"]["state"], test["outcome"])
+        for test in project.ledger()["tests"]
+    }
+    assert states == {
+        "test_skips": ("exceeded", "skipped"),
+        "test_expects": ("exceeded", "xfailed"),
+        "test_fails_otherwise_than_expected": ("exceeded", "failed"),
+    }
+
+
+def test_a_failure_of_ours_can_be_caught_like_any_other(project: Project) -> None:
+    project.write(
+        test_app=SPENDS
+        + """
+    from pytest_llmcost import LlmCostError
+    from pytest_llmcost.errors import CountError, CountMissingError
+
+    def test_count(llmcost):
+        with pytest.raises(CountError, match="no recorded token count") as caught:
+            llmcost.count(model="claude-opus-4-7", messages=[])
+        assert isinstance(caught.value, CountMissingError)
+        assert caught.value.command.startswith("pytest test_app.py::test_count ")
+
+    def test_fails_by_itself_after_a_caught_block(llmcost):
+        with pytest.raises(pytest.fail.Exception):
+            with llmcost.budget("$0.001"):
+                spend(llmcost)
+        pytest.fail("by itself")
+    """
+    )
+    result = project.run()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*- llmcost -*", "FAILED test_app.py::test_fails_by_itself_* - Failed: by itself"]
+    )
+
+
+@pytest.mark.parametrize("mode", ["prepend", "append", "importlib"])
+def test_every_import_mode_and_warnings_as_errors(project: Project, mode: str) -> None:
+    source = (
+        SPENDS
+        + """
+    @max_cost("$1")
+    class TestIt:
+        def test_it(self, llmcost):
+            spend(llmcost)
+    """
+    )
+    project.write(one__test_app=source)
+    if mode == "importlib":
+        project.write(two__test_app=source)
+    result = project.run(f"--import-mode={mode}", "-W", "error", "--strict-markers")
+    result.assert_outcomes(passed=2 if mode == "importlib" else 1, warnings=0)
+
+
+def test_pdb_and_tracebacks_of_every_style_are_no_trouble(project: Project) -> None:
+    project.write(
+        test_app=SPENDS
+        + """
+    @max_cost("$0.001")
+    def test_dear(llmcost):
+        spend(llmcost)
+    """
+    )
+    for style in ("auto", "long", "short", "line", "native", "no"):
+        result = project.run(f"--tb={style}")
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["FAILED *test_dear - cost $0.005 > $0.001 max_cost"])
+        assert "watch.py" not in result.stdout.str()
+        assert "judging.py" not in result.stdout.str()
