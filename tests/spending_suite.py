@@ -209,7 +209,9 @@ def write_files(path: Path, files: Mapping[str, str]) -> None:
         target.write_text(textwrap.dedent(text), encoding="utf-8")
 
 
-def run_suite(path: Path, *args: str, plugins: tuple[str, ...] = (), **env: str) -> Ran:
+def run_suite(
+    path: Path, *args: str, plugins: tuple[str, ...] = (), env: Mapping[str, str] | None = None
+) -> Ran:
     """Run the suite in a folder, with our plugin and those named alone, and write `ledger.json`."""
     loaded = [each for name in ("llmcost", *plugins) for each in ("-p", name)]
     given = [*loaded, "-p", "no:cacheprovider", "--llmcost-report=ledger.json", *args]
@@ -219,7 +221,7 @@ def run_suite(path: Path, *args: str, plugins: tuple[str, ...] = (), **env: str)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *given],
         cwd=path,
-        env={**_clean_environment(), **env},
+        env={**_clean_environment(), **(env or {})},
         capture_output=True,
         encoding="utf-8",
         errors="replace",
