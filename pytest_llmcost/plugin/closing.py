@@ -16,6 +16,7 @@ from pytest_llmcost.budgeting.cliffs import cliff_notes
 from pytest_llmcost.budgeting.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.budgeting.ledger import Report, read_report
 from pytest_llmcost.budgeting.ledger import Run as RunRecord
+from pytest_llmcost.budgeting.places import matches, parse_place
 from pytest_llmcost.budgeting.report import run_verdicts
 from pytest_llmcost.budgeting.taskbudgets import task_budget_notes
 from pytest_llmcost.plugin.marker import budgets_of
@@ -46,10 +47,30 @@ def close(run: Run, session: pytest.Session) -> Report:
         report = with_what_if(run, report)
     near = cliff_notes(report, run.books.card, run.price_date) if run.books.ledger else ()
     budgets = task_budget_notes(report, run.books.card, on=run.price_date)
-    report = replace(report, notes=(*report.notes, *near, *budgets))
+    idle = _idle_places(run, session) if report.complete else ()
+    report = replace(report, notes=(*report.notes, *near, *budgets, *idle))
     if run.baseline is None:
         return report
     return _compared(run.settings, run.books.card, report, run.baseline)
+
+
+def _idle_places(run: Run, session: pytest.Session) -> Iterator[str]:
+    """Tell of ceilings by place that hold for no test at all: a folder that was renamed, say."""
+    if not (run.settings.budgets and session.testscollected):
+        return
+    nodeids = _nodeids(run, session)
+    for line in run.settings.budgets:
+        place = parse_place(line, run.settings.origin("budgets"))
+        if not any(matches(place.pattern or "", nodeid) for nodeid in nodeids):
+            yield f"{place.origin}: {place.pattern} matches no test, so it limits nothing"
+
+
+def _nodeids(run: Run, session: pytest.Session) -> set[str]:
+    """All tests of a run; with workers nobody but the terminal knows here what they ran."""
+    terminal = session.config.pluginmanager.getplugin("terminalreporter")
+    stats = getattr(terminal, "stats", {})
+    told = {getattr(report, "nodeid", "") for reports in stats.values() for report in reports}
+    return {run.nodeid(item) for item in session.items} | told
 
 
 def _compared(settings: Settings, card: RateCard, report: Report, baseline: Path) -> Report:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_llmcost.budgeting.budget import is_uncounted
 from pytest_llmcost.budgeting.ledger import Report, TestRow, write_report
 from pytest_llmcost.budgeting.ledger_file import write_file
 from pytest_llmcost.budgeting.report import own_verdicts
@@ -65,7 +66,8 @@ def _accept(baseline: Path, report: Report) -> None:
 def _failed_by_itself(test: TestRow) -> bool:
     """Whether a test failed for another reason than its ceiling."""
     is_within = all(verdict.state == "within" for verdict in own_verdicts(test))
-    return test.outcome in ("failed", "error") and is_within
+    is_stopped = any(map(is_uncounted, test.calls))  # the error ended the test, most likely
+    return test.outcome in ("failed", "error") and (is_within or is_stopped)
 
 
 def _is_github(run: Run) -> bool:

@@ -72,6 +72,7 @@ class Run:
             LlmCostError: a price file, a baseline or a ceiling by place that makes no sense.
         """
         settings = self.settings
+        self._check_baseline()
         if settings.budgets:
             from pytest_llmcost.plugin.marker import budgets_of
 
@@ -84,6 +85,18 @@ class Run:
             _ = self.books.card
         for model in settings.model:
             self.books.exact_model(model)
+
+    def _check_baseline(self) -> None:
+        """Let nobody ask for a comparison with nothing; an ini file may leave that to CI."""
+        if self.settings.baseline is not None:
+            return
+        for name in ("max_increase", "max_test_increase", "update_baseline"):
+            origin = self.settings.origin(name)
+            if getattr(self.settings, name) and not origin.startswith("llmcost_"):
+                raise SettingsError(
+                    f"{origin}: there is no baseline, so it does nothing; name the ledger of an "
+                    "earlier run with --llmcost-baseline"
+                )
 
     @property
     def baseline(self) -> Path | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pytest_llmcost.budgeting.budget import Verdict
     from pytest_llmcost.budgeting.ledger import FixtureOwner, Owner, TestOwner
     from pytest_llmcost.metering.call import Call, Phase
+
+_LONGEST_PARAM = 80
 
 
 class Holder:
@@ -145,8 +148,16 @@ def _needs(
 def _show_param(param: object, name: str, index: object) -> str:
     """What tells parameters apart, the same in every run: an object's address is not."""
     if isinstance(param, (str, int, float, bool, type(None))):
-        return repr(param)[:80]
+        return _shorten(repr(param))
     return f"{name}{index}"
+
+
+def _shorten(text: str) -> str:
+    """Cut a long text; what is cut still tells it apart from one that begins the same."""
+    if len(text) <= _LONGEST_PARAM:
+        return text
+    digest = sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
+    return f"{text[:_LONGEST_PARAM]}... {digest}"
 
 
 class Seat(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_llmcost.budgeting.ledger import Report
+from pytest_llmcost.budgeting.report import own_verdicts
 from pytest_llmcost.plugin.publishing import mark_files
 from pytest_llmcost.plugin.run import Run
 from pytest_llmcost.plugin.whatif import with_columns
@@ -22,10 +23,26 @@ def write_summary(
             terminal.write_line(text)
     else:
         _write_section(run, report, terminal)
+    if run.settings.unverified == "warn" and (number := _count_let_pass(report)):
+        tests = "1 test" if number == 1 else f"{number:,} tests"
+        text = f"{tests} unverified, let pass by llmcost_unverified=warn"
+        terminal.write_line(text, yellow=True, bold=True)
     for problem in problems:
         terminal.write_line(f"not written: {problem}", red=True, bold=True)
     for command in mark_files(run, report):
         terminal.write_line(command)
+
+
+def _count_let_pass(report: Report) -> int:
+    """Count the tests that passed although nobody knows whether they kept a ceiling."""
+    return len(
+        {
+            test.nodeid
+            for test in report.tests
+            if test.outcome == "passed"
+            and any(verdict.state == "unverified" for verdict in own_verdicts(test))
+        }
+    )
 
 
 def _write_section(run: Run, report: Report, terminal: pytest.TerminalReporter) -> None:

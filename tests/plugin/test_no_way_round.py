@@ -190,3 +190,105 @@ def test_a_ceiling_on_calls_is_kept_by_making_none(project: Project, limit: int)
     result = project.run()
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(["FAILED *::test_one - calls 1 > 0 max_cost"])
+
+
+def test_long_parameters_that_begin_the_same_are_different_fixtures(project: Project) -> None:
+    project.write(
+        test_app=f"""{SPENDS}
+    LONG = "You are a helpful assistant of the support desk, and " * 3
+
+    @pytest.fixture(scope="module", params=[LONG + "brief.", LONG + "wordy."], ids=["a", "b"])
+    def reply(request):
+        from pytest_llmcost.plugin.run import KEY
+        from pytest_llmcost.plugin.fixture import LlmCost
+        spend(LlmCost(request.config.stash[KEY], request.node))
+
+    def test_one(reply):
+        pass
+    """
+    )
+    project.run("--llmcost-report=ledger.json").assert_outcomes(passed=2)
+    params = {row["param"] for row in project.ledger()["fixtures"]}
+    assert len(params) == 2
+    assert all(len(param) < 120 for param in params)
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("--llmcost-max-increase=10%", "--llmcost-max-increase"),
+        ("--llmcost-max-test-increase=10%", "--llmcost-max-test-increase"),
+        ("--llmcost-update-baseline", "--llmcost-update-baseline"),
+    ],
+)
+def test_a_comparison_with_nothing_is_a_usage_error(
+    project: Project, given: str, origin: str
+) -> None:
+    project.write(test_app="def test_nothing(): pass")
+    result = project.run(given)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {origin}: there is no baseline*--llmcost-baseline"])
+
+
+def test_an_ini_file_may_limit_what_only_ci_compares(project: Project) -> None:
+    project.write(
+        test_app="def test_nothing(): pass",
+        pytest_ini="[pytest]\nllmcost_max_increase = 10%\n",
+    )
+    project.run().assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n1",)])
+def test_a_place_without_a_test_is_told(project: Project, workers: tuple[str, ...]) -> None:
+    project.write(
+        test_app="def test_nothing(): pass",
+        pytest_ini="""
+        [pytest]
+        llmcost_budgets =
+            tests/agents/** = $1
+            test_app.py = $1
+        """,
+    )
+    result = project.run(
+        "--llmcost-report=ledger.json", *workers, plugins=("xdist",) if workers else ()
+    )
+    result.assert_outcomes(passed=1)
+    note = "llmcost_budgets: tests/agents/** matches no test, so it limits nothing"
+    assert project.ledger()["notes"] == [note]
+    project.run("-k", "nothing", "test_app.py", "--llmcost-report=ledger.json")
+    assert project.ledger()["notes"] == []
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_what_is_let_pass_unverified_is_told(project: Project, quiet: tuple[str, ...]) -> None:
+    project.write(
+        test_app=f"""{SPENDS}
+    @max_cost("$1")
+    def test_one():
+        pass
+
+    @max_cost("$1")
+    def test_other(llmcost):
+        spend(llmcost)
+    """
+    )
+    result = project.run("--llmcost-unverified=warn", *quiet)
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["1 test unverified, let pass by llmcost_unverified=warn"])
+    result = project.run("--llmcost-unverified=warn", *quiet, "-k", "other")
+    result.stdout.no_fnmatch_line("*let pass*")
+
+
+def test_no_baseline_is_made_of_a_test_that_a_missing_count_ended(project: Project) -> None:
+    project.write(
+        test_app=f"""{SPENDS}
+    @max_cost("$1")
+    def test_missing(llmcost):
+        llmcost.count(model="claude-opus-4-7", messages=[{{"role": "user", "content": "Hi"}}])
+        spend(llmcost)
+    """
+    )
+    result = project.run("--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["not written: *is left as it was*"])
+    assert not (project.path / "base.json").exists()
