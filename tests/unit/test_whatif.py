@@ -15,7 +15,7 @@ from sample_reports import OUTSIDE, a_fixture, a_test, make_report
 from pytest_llmcost.budgeting.ledger_file import parse_report, render_json
 from pytest_llmcost.budgeting.merge import merge_reports
 from pytest_llmcost.budgeting.report import Payload, Report
-from pytest_llmcost.budgeting.switch import Switch, SwitchRow
+from pytest_llmcost.budgeting.switch import Switch, SwitchRow, merge_switches
 from pytest_llmcost.budgeting.whatif import (
     NO_PAYLOAD,
     NO_PRICE_NOW,
@@ -256,3 +256,19 @@ class TestInFiles:
 def test_a_row_is_unknown_until_told_otherwise() -> None:
     row = SwitchRow(name="x")
     assert row.usd_then is None
+
+
+def test_a_count_of_less_than_the_prompt_prices_no_reply_that_was_billed_in_full() -> None:
+    call = priced(Usage(input_tokens=1_000))
+    payload = known(counts={NEW: 900}, left_out={NEW: "tools.web_search"})
+    switch = switched(call, payloads={"1:a": payload})
+    assert switch.rows[0].reasons == ("its prompt is counted without tools.web_search",)
+    assert switch.usd_then is None
+
+
+def test_what_shards_reject_adds_up() -> None:
+    call = priced(Usage(input_tokens=10))
+    payload = known(rejected={NEW: "prefill"})
+    switch = switched(call, payloads={"1:a": payload})
+    (merged,) = merge_switches([[switch], [switch]])
+    assert merged.rejected == {"prefill": 2}
