@@ -49,7 +49,7 @@ def render_switch(switch: Switch, *, width: int = 80, rows: int = 10, per: int =
     """Render one model's table, and below it what is in no figure and why."""
     folded = fold_switch(switch.rows)
     shown = folded[:rows] if rows else folded
-    lines = [Line(f"if it were {switch.model}: the same prompts counted anew, output as it is now")]
+    lines = [Line(f"if it were {switch.model}: same prompts counted anew, output as now")]
     heads = ["input", "then", "", f"USD{f'/{per:,}' if per != 1 else ''}", "then", ""]
     names = [clean(row.name) for row in shown]
     cells = [_cells(row.figures, per) for row in shown]

@@ -51,10 +51,10 @@ def test_worst_cold_and_warm_stand_beside_the_price(project: Project, standin: S
     lines = result.stdout.lines
     head = next(line for line in lines if line.startswith("test "))
     assert "USD worst cold warm" in " ".join(head.split())
-    usd, worst, cold, warm = amounts(next(line for line in lines if "::test_plain" in line))
+    usd, worst, cold, warm = amounts(next(line for line in lines if "test_plain " in line))
     assert worst == usd + Decimal("0.025"), "1,000 tokens at $25 per million"
     assert usd == cold == warm
-    usd, worst, cold, warm = amounts(next(line for line in lines if "::test_cached" in line))
+    usd, worst, cold, warm = amounts(next(line for line in lines if "test_cached " in line))
     assert usd == warm < cold < worst
     result.stdout.fnmatch_lines(
         [
@@ -78,13 +78,13 @@ def test_breakpoints_are_counted_for_the_columns_where_that_is_allowed_and_said_
     project.run(COUNT).assert_outcomes(passed=1)
     result = project.run(*ALL)
     result.assert_outcomes(passed=1)
-    row = next(line for line in result.stdout.lines if "::test_cached" in line)
+    row = next(line for line in result.stdout.lines if "test_cached " in line)
     assert row.split()[-3:] == ["?", "?", "?"]
     note = next(line for line in result.stdout.lines if "breakpoints not counted yet" in line)
     command = note.partition("free: ")[2]
     project.run(*command.split()[1:]).assert_outcomes(passed=1)
     result = project.run(*ALL)
-    row = next(line for line in result.stdout.lines if "::test_cached" in line)
+    row = next(line for line in result.stdout.lines if "test_cached " in line)
     usd, worst, cold, warm = amounts(row)
     assert warm < usd < cold < worst
     assert "breakpoints not counted" not in result.stdout.str()
@@ -108,7 +108,7 @@ def test_server_tools_and_no_max_tokens_have_no_worst_case(
     )
     result = project.run(COUNT, "--llmcost-columns=worst")
     for name in ("test_loops", "test_open"):
-        assert next(line for line in result.stdout.lines if f"::{name}" in line).endswith("?")
+        assert next(line for line in result.stdout.lines if f"{name} " in line).endswith("?")
     result.stdout.fnmatch_lines(
         ["worst at least $0.00: *; 2 calls unknown (no max_tokens, server tools*"]
     )
@@ -152,7 +152,7 @@ def test_a_price_per_thousand_scales_all_that_is_shown_and_nothing_else(
     result.assert_outcomes(passed=1)
     head = next(line for line in result.stdout.lines if line.startswith("test "))
     assert {"USD/1,000", "worst/1,000"} <= set(head.split())
-    row = next(line for line in result.stdout.lines if "::test_plain" in line)
+    row = next(line for line in result.stdout.lines if "test_plain " in line)
     usd, worst, ceiling = amounts(row)
     exact = Decimal(project.ledger()["totals"]["usd"])
     assert usd == exact * 1_000

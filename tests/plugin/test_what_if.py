@@ -88,7 +88,7 @@ def test_a_run_is_counted_again_for_another_model_then_against_now(
     assert Decimal(switch["usd_then"]) == then + Decimal(output) * 25 / 10**6
     result.stdout.fnmatch_lines(
         [
-            "if it were claude-opus-4-7: the same prompts counted anew, output as it is now",
+            "if it were claude-opus-4-7: same prompts counted anew, output as now",
             "test * input * then * USD * then*",
             "test_app.py::test_counted?2 cases? *+*%*",
             "total *+*%*",
