@@ -28,9 +28,12 @@ from pytest_llmcost.metering.recording import read_recordings
 from pytest_llmcost.pricing.caveats import caveat_name
 from pytest_llmcost.pricing.money import format_usd
 from pytest_llmcost.pricing.ratecard import RateCard
+from pytest_llmcost.reporting.escape import clean
 
 _HEADS = ("source", "model", "input", "cached", "output", "USD", "")
 _STANDARD_INPUT = "-"
+_MOST_CHARACTERS = 2_000
+"""Of a problem; a name in it may be without end."""
 
 
 _FREE = Call(model="", evidence="billed", usd=Decimal(0))
@@ -73,7 +76,7 @@ def run(arguments: Namespace, console: Console) -> int:
     is_json = arguments.format == "json"
     console.print(_render_json(rows) if is_json else _render_text(rows, card, on))
     for problem in problems:
-        console.note(problem)
+        console.note(clean(problem, _MOST_CHARACTERS))
     return 1 if problems else 0
 
 
@@ -135,11 +138,12 @@ def _render_text(rows: Sequence[Priced], card: RateCard, on: date) -> str:
 
 def _cells(row: Priced) -> list[str]:
     if row.call is None:
-        return [row.source, row.model or "-", "", "", "", "free", row.free or ""]
+        free = clean(row.free or "")
+        return [clean(row.source), clean(row.model or "-"), "", "", "", "free", free]
     usage = row.call.billed_usage
     return [
-        row.source,
-        row.call.model,
+        clean(row.source),
+        clean(row.call.model),
         f"{usage.prompt_tokens:,}",
         f"{usage.cached_tokens:,}",
         f"{usage.output_tokens:,}",

@@ -354,3 +354,24 @@ def recorded(line: dict[str, Any]) -> dict[str, Any]:
             "body": body,
         },
     }
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_models_name_never_reaches_the_terminal_or_breaks_the_output(
+    tmp_path: Path, run: Run, form: str
+) -> None:
+    path = write(tmp_path / "odd.json", message("claude\x1b[31m\n::error::\ud800"))
+    result = run(path, *ON, "--format", form)
+    assert result.status == 1
+    for text in (result.out, result.err):
+        assert text.replace("\n", "").isprintable()
+        assert "\n::error" not in text
+        assert text.encode()
+    assert r"claude\x1b[31m\n::error::\ud800" in result.err
+
+
+def test_more_tokens_than_anyone_is_billed_for_are_no_price(tmp_path: Path, run: Run) -> None:
+    path = write(tmp_path / "huge.json", message(input_tokens=10**150))
+    result = run(path, *ON)
+    assert result.status == 1
+    assert "usage.input_tokens: expected at most 10^15, got 1000" in result.err
