@@ -21,6 +21,8 @@ JsonValue: TypeAlias = Any
 
 _MOST_LEVELS = 100
 """Deeper than any real payload; below the interpreter's own limit, so that we can say where."""
+_TOO_LARGE = 10**1_000
+"""A whole number of more digits than any API's, and of fewer than Python refuses to write."""
 
 
 def to_json_value(value: object, path: str = "") -> JsonValue:
@@ -94,7 +96,7 @@ def _convert_subclass(value: str | float, path: str) -> JsonValue:
     if isinstance(value, str):
         return _check_text(str.__str__(value), path)
     if isinstance(value, int):
-        return int.__index__(value)
+        return _check_size(int.__index__(value), path)
     return _check_number(float.__float__(value), path)
 
 
@@ -132,6 +134,16 @@ def _check_number(value: float, path: str) -> float:
     return value
 
 
+def _check_size(value: int, path: str) -> int:
+    """Python writes no number of more than 4,300 digits, so it could be neither sent nor hashed."""
+    if abs(value) >= _TOO_LARGE:
+        raise PayloadError(
+            f"{_at(path)} is a whole number of {value.bit_length():,} bits; no API takes that",
+            path=path,
+        )
+    return value
+
+
 def _keep(value: Any, path: str) -> Any:
     return value
 
@@ -139,7 +151,7 @@ def _keep(value: Any, path: str) -> Any:
 _SCALARS: dict[type, Callable[[Any, str], JsonValue]] = {
     str: _check_text,
     float: _check_number,
-    int: _keep,
+    int: _check_size,
     bool: _keep,
     type(None): _keep,
 }

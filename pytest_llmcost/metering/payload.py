@@ -114,25 +114,35 @@ def _without_options(payload: JsonValue) -> dict[str, JsonValue]:
         raise PayloadError(
             f"a payload is a mapping of keywords, not {type(payload).__name__}", path=""
         )
-    extra = payload.pop("extra_body", None) or {}
-    headers = payload.pop("extra_headers", None) or {}
+    extra, headers = _pop_table(payload, "extra_body"), _pop_table(payload, "extra_headers")
     body = {key: payload[key] for key in payload if key not in ("timeout", "extra_query")} | extra
     named = {name.lower(): value for name, value in headers.items()}
     if "anthropic-beta" in named:
-        body["betas"] = [*_listed(body.get("betas")), *_listed(named["anthropic-beta"])]
+        told = _listed(named["anthropic-beta"], "extra_headers.anthropic-beta")
+        body["betas"] = [*_listed(body.get("betas")), *told]
     return body
 
 
-def _listed(betas: JsonValue) -> list[str]:
+def _pop_table(payload: dict[str, JsonValue], key: str) -> dict[str, JsonValue]:
+    table = payload.pop(key, None) or {}
+    if not isinstance(table, dict):
+        raise PayloadError(f"{key} is a {type(table).__name__}; it takes a mapping", path=key)
+    return table
+
+
+def _listed(betas: JsonValue, path: str = "betas") -> list[str]:
     """Names from a list, or from a header's text."""
     names = betas.split(",") if isinstance(betas, str) else betas or []
-    return [str(name).strip() for name in names]
+    if not isinstance(names, (list, tuple)) or not all(isinstance(each, str) for each in names):
+        raise PayloadError(f"{path} takes a list of names, got {names!r:.80}", path=path)
+    return [name.strip() for name in names]
 
 
 def _pop_betas(body: dict[str, JsonValue], more: Iterable[str]) -> tuple[str, ...]:
-    own = [*_listed(body.pop("betas", None)), *_listed(body.pop("anthropic_beta", None))]
+    own = _listed(body.pop("betas", None))
+    own += _listed(body.pop("anthropic_beta", None), "anthropic_beta")
     body.pop("anthropic_version", None)  # the clouds' version of the protocol
-    return tuple(sorted({*own, *_listed(more)} - {""}))
+    return tuple(sorted({*own, *_listed(more if isinstance(more, str) else list(more))} - {""}))
 
 
 def _exact_model(name: str, resolve: Callable[[str], str] | None) -> str:
@@ -177,7 +187,7 @@ def _prompt(payload: Mapping[str, JsonValue]) -> Iterator[tuple[str, JsonValue]]
 
 
 def _without_token(server: JsonValue) -> JsonValue:
-    """A log-in token changes with every log-in, and belongs into no file, not even hashed."""
+    """A log-in token changes with every log-in, and belongs in no file, not even hashed."""
     if not isinstance(server, dict):
         return server
     return {key: value for key, value in server.items() if key != "authorization_token"}

@@ -149,3 +149,14 @@ def test_what_is_not_json_is_named_with_its_path(value: object, path: str, messa
 def test_the_same_object_twice_is_no_circle() -> None:
     shared = {"type": "text", "text": "x"}
     assert to_json_value([shared, shared]) == [shared, shared]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_number_too_large_to_be_written_is_named_by_its_path(sign: int) -> None:
+    class Level(enum.IntEnum):
+        ABSURD = sign * 10**5_000
+
+    assert to_json_value({"a": sign * 10**999}) == {"a": sign * 10**999}
+    for absurd in (sign * 10**1_000, sign * 10**5_000, Level.ABSURD):
+        with pytest.raises(PayloadError, match=r"a\.0 is a whole number of [\d,]+ bits"):
+            to_json_value({"a": [absurd]})

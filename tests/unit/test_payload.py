@@ -156,6 +156,25 @@ def test_betas_count_wherever_they_stand(given: dict[str, Any]) -> None:
     assert not {"betas", "anthropic_beta", "extra_headers"} & payload.body.keys()
 
 
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ({"extra_body": [1]}, "extra_body"),
+        ({"extra_body": "a"}, "extra_body"),
+        ({"extra_headers": [("anthropic-beta", "a")]}, "extra_headers"),
+        ({"extra_headers": {"anthropic-beta": {"a": 1}}}, "extra_headers.anthropic-beta"),
+        ({"betas": 5}, "betas"),
+        ({"betas": True}, "betas"),
+        ({"betas": [None]}, "betas"),
+        ({"anthropic_beta": {"a": 1}}, "anthropic_beta"),
+    ],
+)
+def test_options_of_another_shape_are_named(given: dict[str, Any], path: str) -> None:
+    with pytest.raises(PayloadError, match=path) as caught:
+        read_payload({**HELLO, **given})
+    assert caught.value.path == path
+
+
 def test_request_options_of_the_sdk_are_understood() -> None:
     options = {"extra_body": {"speed": "fast"}, "extra_query": {"x": "1"}, "timeout": 3}
     assert print_of(**options) == print_of(speed="fast")
