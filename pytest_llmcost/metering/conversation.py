@@ -26,7 +26,7 @@ from pytest_llmcost.metering.exchange import (
 )
 from pytest_llmcost.metering.library import Library
 from pytest_llmcost.metering.lostanswer import read_failure
-from pytest_llmcost.metering.replay import Replay
+from pytest_llmcost.metering.replay import Replay, read_betas
 from pytest_llmcost.metering.stream import Reader, reader_for
 
 
@@ -209,7 +209,7 @@ class Conversation:
             endpoint=self.endpoint,
             call=None if call is None else self._complete(call),
             payload=self.payload,
-            betas=_betas(self.request),
+            betas=read_betas(self.request.headers.get("anthropic-beta", "")),
             replay=self.replay,
             live=self.live,
             at=self._at,
@@ -274,8 +274,3 @@ def _content(request: Any) -> bytes:
 
 def _utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _betas(request: Any) -> tuple[str, ...]:
-    names = request.headers.get("anthropic-beta", "").split(",")
-    return tuple(sorted({name.strip() for name in names} - {""}))

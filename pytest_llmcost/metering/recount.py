@@ -132,7 +132,16 @@ def reply_caveats(
         then_most, now_most = recorded.body.get("max_tokens"), sent.body.get("max_tokens")
         if not (isinstance(then_most, int) and isinstance(now_most, int) and now_most <= then_most):
             caveats.add(f"cut-reply: by max_tokens {then_most}, now {now_most}")
+    if exchange.stop_reason == "stop_sequence":
+        gone = [text for text in _stop_sequences(recorded) if text not in _stop_sequences(sent)]
+        if gone:
+            caveats.add(f"cut-reply: by one of stop_sequences, now without {gone[0]!r}")
     return caveats
+
+
+def _stop_sequences(payload: Payload) -> list[object]:
+    texts = payload.body.get("stop_sequences")
+    return texts if isinstance(texts, list) else []
 
 
 def _context(context: Context, sent: Payload, recorded: Payload) -> Context:

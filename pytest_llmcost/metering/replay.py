@@ -22,8 +22,12 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
     body: Mapping[str, Any] | None = None
     """Its JSON; None where it cannot be compared with."""
+    model: str | None = None
+    """The model where its URL named it (Bedrock, Google Cloud)."""
+    betas: tuple[str, ...] | None = ()
+    """From its `anthropic-beta` header; None where a filter of the cassette hides them."""
     is_same: bool = False
-    """Byte for byte what is sent now."""
+    """Byte for byte what is sent now, under the same names of model and betas."""
     obstacle: str | None = None
     """Why it cannot be compared with, for people; None where it can."""
 
@@ -46,16 +50,49 @@ def read_vcr_replay(cassette: Any, request: Any, response: Any, sent: bytes) -> 
         return None
     recorded = next((asked for asked, told in cassette.data if told is response), None)
     body = _as_bytes(getattr(recorded, "body", None))
-    if not body:
+    if recorded is None or not body:
         return Replay(obstacle="the cassette holds no request body")
-    if body == sent:
-        return Replay(body=_as_mapping(body), is_same=True)
+    sent = sent or _as_bytes(request.body)  # a stream, which VCR has read to the end
+    model, betas = _model(recorded), _recorded_betas(cassette, request, recorded)
+    is_same = body == sent and model == _model(request) and betas == _betas(request)
     parsed = _as_mapping(body)
-    if parsed is None:
+    if parsed is None and not is_same:
         return Replay(obstacle="the recorded request body is not JSON")
-    if _is_hidden(_as_mapping(_filtered(cassette, request)), _as_mapping(sent), parsed):
+    if body != sent and _hides_body(cassette, request, sent, parsed or {}):
         return Replay(obstacle="a filter of the cassette changes the request body")
-    return Replay(body=parsed)
+    return Replay(body=parsed, model=model, betas=betas, is_same=is_same)
+
+
+def _hides_body(cassette: Any, request: Any, sent: bytes, recorded: Mapping[str, Any]) -> bool:
+    return _is_hidden(_as_mapping(_filtered(cassette, request)), _as_mapping(sent), recorded)
+
+
+def _model(request: Any) -> str | None:
+    endpoint = recognise(request.method, request.uri)
+    return endpoint.model if endpoint is not None else None
+
+
+def _recorded_betas(cassette: Any, request: Any, recorded: Any) -> tuple[str, ...] | None:
+    found, now = _betas(recorded), _betas(request)
+    if found != now and _betas(cassette.filter_request(request)) != now:
+        return None
+    return found
+
+
+def _betas(request: Any) -> tuple[str, ...]:
+    """From a header whose value VCR keeps as a text or as a list of texts; () without a request."""
+    found = getattr(request, "headers", {}).get("anthropic-beta") or ""
+    return read_betas(found if isinstance(found, str) else ",".join(map(str, found)))
+
+
+def read_betas(header: str) -> tuple[str, ...]:
+    """Return the names in an `anthropic-beta` header, sorted, each once.
+
+    Example:
+        >>> read_betas("b, a,b,")
+        ('a', 'b')
+    """
+    return tuple(sorted({name.strip() for name in header.split(",")} - {""}))
 
 
 def _is_hidden(

@@ -6,6 +6,7 @@ Data flow: payload -> `Counting.count` (the test's count cassette, else the API)
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -18,6 +19,7 @@ from pytest_llmcost.errors import (
     CountCassetteError,
     CountError,
     CountMissingError,
+    PayloadError,
     SettingsError,
 )
 from pytest_llmcost.metering.call import Call, PricedLeg
@@ -158,14 +160,22 @@ def read_normalised(
 
     Raises:
         PayloadError: it is not JSON.
+        SettingsError: the hook's result is not.
     """
     sent = read_payload(body, resolve=run.books.exact_model, **how)
-    stand_in = run.hook("pytest_llmcost_normalize_payload")(payload=sent.body, item=item)
+    # A copy: what a hook changes in place must not change what is counted.
+    given = copy.deepcopy(sent.body)
+    stand_in = run.hook("pytest_llmcost_normalize_payload")(payload=given, item=item)
     if stand_in is None:
         return sent
-    told = read_payload(
-        stand_in, resolve=run.books.exact_model, **{"model": sent.model, **how, "betas": sent.betas}
-    )
+    how = {**how, "model": how.get("model") or sent.model, "betas": sent.betas}
+    try:
+        told = read_payload(stand_in, resolve=run.books.exact_model, **how)
+    except PayloadError as error:
+        raise SettingsError(
+            f"pytest_llmcost_normalize_payload returned what is not a payload: {error}; "
+            "return plain JSON, as messages.create takes it, or None to leave it as it is"
+        ) from error
     return replace(sent, fingerprint=told.fingerprint, parts=told.parts)
 
 

@@ -173,3 +173,73 @@ def test_a_reply_that_was_cut_by_a_limit_that_has_grown_is_a_lower_bound(
     (call,) = replayed.ledger()["tests"][0]["calls"]
     assert call["evidence"] == "billed"
     assert call["caveats"] == ["cut-reply: by max_tokens 100, now 200"]
+
+
+RAW = """
+    import gzip, json
+    import httpx2
+    import pytest
+    from pytest_llmcost import max_cost
+
+    ASKED = {{"model": "claude-opus-4-7", "max_tokens": 100,
+             "messages": [{{"role": "user", "content": "word " * {words}}}]}}
+    DEEP = []
+    for _ in range({levels}):
+        DEEP = [DEEP]
+    if DEEP:
+        ASKED["tools"] = DEEP
+    BODY = json.dumps(ASKED).encode()
+
+    @pytest.mark.vcr
+    @max_cost("$0.05")
+    def test_raw():
+        headers = {{"anthropic-version": "2023-06-01", "x-api-key": "none",
+                   "content-type": "application/json"}}
+        url = {url!r} + "/v1/messages"
+        response = httpx2.post(url, content={content}, headers=headers)
+        assert response.status_code == 200
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "levels"), [("iter([BODY])", 0), ("gzip.compress(BODY, mtime=0)", 0), ("BODY", 120)]
+)
+def test_what_cannot_be_read_is_not_comparable_once_it_changes(
+    project: Project, standin: StandIn, content: str, levels: int
+) -> None:
+    project.online(standin).write(
+        conftest=CONFTEST,
+        test_app=RAW.format(words=1, levels=0, url=standin.url, content="BODY"),
+    )
+    project.run("--record-mode=once", plugins=("recording",)).assert_outcomes(passed=1)
+    changed = RAW.format(words=5_000, levels=levels, url=standin.url, content=content)
+    project.write(test_app=changed)
+    replay(project).assert_outcomes(failed=1)
+    (call,) = project.ledger()["tests"][0]["calls"]
+    assert call["caveats"] == ["not-comparable: what is sent now cannot be read"]
+
+
+def test_a_normaliser_that_returns_no_payload_fails_the_test(replayed: Project) -> None:
+    hook = """
+    def pytest_llmcost_normalize_payload(payload, item):
+        return {**payload, "messages": {1, 2}}
+    """
+    replayed.write(conftest=CONFTEST + hook)
+    write_app(replayed, paragraphs=11)
+    result = replay(replayed)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*pytest_llmcost_normalize_payload returned what is not a *"])
+
+
+def test_what_a_normaliser_changes_in_place_is_counted_as_it_was_sent(
+    replayed: Project, standin: StandIn
+) -> None:
+    hook = """
+    def pytest_llmcost_normalize_payload(payload, item):
+        payload["messages"][0]["content"] = "the same"
+        return payload
+    """
+    replayed.write(conftest=CONFTEST + hook)
+    write_app(replayed, paragraphs=11)
+    replay(replayed, "--llmcost-record-mode=new_episodes").assert_outcomes(passed=1)
+    assert standin.counted[-1].body["messages"][0]["content"] == "My bell is broken."

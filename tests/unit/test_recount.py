@@ -207,6 +207,27 @@ def test_a_reply_cut_by_a_limit_that_has_grown_is_a_lower_bound(
 
 
 @pytest.mark.parametrize(
+    ("then", "now", "is_bound"),
+    [
+        (["END"], ["END"], False),
+        (["END"], ["STOP", "END"], False),
+        (["END"], ["STOP"], True),
+        (["END", "STOP"], ["END"], True),
+        (["END"], None, True),
+        (None, None, False),
+    ],
+)
+def test_a_reply_ended_by_a_stop_sequence_that_is_gone_is_a_lower_bound(
+    then: list[str] | None, now: list[str] | None, is_bound: bool
+) -> None:
+    recorded, sent = {**SHORT, "stop_sequences": then}, {**LONG, "stop_sequences": now}
+    ended = replace(EXCHANGE, stop_reason="stop_sequence")
+    found = others(recounted(reply("stop_sequence"), sent, recorded, exchange=ended))
+    assert [caveat.partition(":")[0] for caveat in found] == ["cut-reply"] * is_bound
+    assert others(recounted(reply(), sent, recorded)) == ()
+
+
+@pytest.mark.parametrize(
     "usage",
     [
         {"server_tool_use": {"web_search_requests": 1}},

@@ -142,6 +142,73 @@ def test_a_filter_that_drops_the_body_makes_it_not_comparable(tmp_path: Path) ->
     assert replay == Replay(obstacle="the cassette holds no request body")
 
 
+BEDROCK = "https://bedrock-runtime.us-east-1.amazonaws.com/model/anthropic.claude-{}/invoke"
+
+
+@pytest.mark.parametrize("model", ["haiku-4-5", "opus-4-7"])
+def test_a_model_that_only_the_url_names_is_part_of_what_was_recorded(
+    tmp_path: Path, model: str
+) -> None:
+    cassette = cassette_of(tmp_path / "one.yaml", KEPT)
+    recorded = BEDROCK.format("haiku-4-5")
+    cassette.write_text(cassette.read_text().replace(URL, recorded))
+    with (
+        capturing() as purse,
+        vcr.use_cassette(str(cassette), record_mode="none", match_on=["method"]),
+        httpx2.Client() as client,
+    ):
+        client.post(BEDROCK.format(model), content=KEPT.encode())
+    (exchange,) = purse.exchanges
+    assert exchange.replay == Replay(
+        body=ASKED, model="anthropic.claude-haiku-4-5", is_same=model == "haiku-4-5"
+    )
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "filters", "betas"),
+    [
+        (None, None, [], ()),
+        (None, "new", [], ()),
+        ("b,a", None, [], ("a", "b")),
+        ("b,a", "a, b", [], ("a", "b")),
+        (None, "new", ["anthropic-beta"], None),
+        ("HIDDEN", "new", [("anthropic-beta", "HIDDEN")], None),
+    ],
+)
+def test_betas_are_compared_unless_a_filter_hides_them(
+    tmp_path: Path, then: str | None, now: str | None, filters: list[Any], betas: Any
+) -> None:
+    cassette = cassette_of(tmp_path / "one.yaml", KEPT)
+    data = yaml.safe_load(cassette.read_text())
+    data["interactions"][0]["request"]["headers"] = {"Anthropic-Beta": [then]} if then else {}
+    cassette.write_text(yaml.safe_dump(data))
+    with (
+        capturing() as purse,
+        vcr.use_cassette(str(cassette), record_mode="none", filter_headers=filters),
+        httpx2.Client() as client,
+    ):
+        headers = {"anthropic-beta": now} if now else {}
+        client.post(URL, content=KEPT.encode(), headers=headers)
+    (exchange,) = purse.exchanges
+    is_same = betas is not None and betas == exchange.betas
+    assert exchange.replay == Replay(body=ASKED, betas=betas, is_same=is_same)
+
+
+def test_a_body_that_is_a_stream_is_compared_byte_for_byte(cassette: Path) -> None:
+    with (
+        capturing() as purse,
+        vcr.use_cassette(str(cassette), record_mode="none", allow_playback_repeats=True),
+        httpx2.Client() as client,
+    ):
+        for body in (KEPT, json.dumps(LONGER)):
+            client.post(URL, content=iter([body.encode()]), headers={"anthropic-version": "1"})
+    assert [exchange.payload for exchange in purse.exchanges] == [None, None]
+    assert [exchange.replay and exchange.replay.is_same for exchange in purse.exchanges] == [
+        True,
+        False,
+    ]
+
+
 class ParsedBodies:
     """A serializer as pydantic-ai and others keep it: bodies as YAML, not as text."""
 
