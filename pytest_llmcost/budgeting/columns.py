@@ -83,7 +83,7 @@ def _split(call: Call, payload: Payload | None) -> Call | None:
         cache_write_1h_tokens=long,
         output_tokens=leg.usage.output_tokens,
     )
-    return replace(call, usage=usage, legs=(replace(leg, usage=usage),))
+    return replace(call, usage=usage, legs=(replace(leg, usage=usage, may_cache=None),))
 
 
 def _price(call: Call, basis: Basis, card: RateCard, on: date) -> Call:

@@ -63,6 +63,8 @@ _SENTENCES: Mapping[str, str] = {
     "state it with llmcost.record(...)",
     "unreadable-response": "a reply's usage could not be read{detail}; "
     "state it with llmcost.record(...)",
+    "cache-unpriced": "a prompt with cache_control was counted without saying what is cached; "
+    'say llmcost.count(..., cache="cold"), or "warm", or "none"',
     "unknown-model": "no price for a model{detail}; add it to a price file (--llmcost-prices)",
     "code-execution-hours": "code execution is billed by the hour too, which no reply states",
     "unknown-speed": "fast mode was asked for, and the reply does not say whether it was{detail}",

@@ -29,6 +29,7 @@ _RARE = frozenset(
         "at",
         "band_tokens",
         "max_tokens",
+        "may_cache",
         "most_output_tokens",
         "param",
         "pattern",

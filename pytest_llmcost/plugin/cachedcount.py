@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from pytest_llmcost.budgeting.report import Payload as LedgerPayload
 from pytest_llmcost.errors import CountError, CountMissingError, SettingsError, UnknownModelError
 from pytest_llmcost.metering.cachedprompt import CachedPrompt, opening_tokens_of, split_prompt
 from pytest_llmcost.metering.cacheplan import CachePlan, plan_caching
+from pytest_llmcost.metering.call import Call
+from pytest_llmcost.metering.contents import read_lifetime
 from pytest_llmcost.metering.count import Count
 from pytest_llmcost.metering.countmany import Job, count_all
 from pytest_llmcost.metering.limits import count_breakpoints
@@ -93,6 +96,18 @@ def _who_asks(run: Run, item: pytest.Item, payload: Payload, state: State | None
     if basis is None and run.settings.cache != "as-billed":
         return _Asked(run.settings.cache, "run")
     return _Asked(None, "columns" if run.settings.columns else "nobody")
+
+
+def with_cache_bounds(run: Run, payload: Payload, call: Call) -> Call:
+    """Let a prompt with breakpoints that was priced as plain input be bounded, not exact."""
+    if not count_breakpoints(payload.body):
+        return call
+    least = _least(run, payload.model)
+    if least is not None and call.usage.prompt_tokens < least:
+        return call  # too short to be cached at all
+    lifetime = read_lifetime(payload.body) or "1h"  # the dearest of several
+    legs = tuple(replace(leg, may_cache=lifetime) for leg in call.legs)
+    return replace(call, legs=legs)
 
 
 def _split(run: Run, seat: Seat, plan: CachePlan, asked: _Asked) -> CachedPrompt:

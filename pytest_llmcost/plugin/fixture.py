@@ -76,7 +76,7 @@ class LlmCost:
         output_tokens: int | str | None,
         cache: CacheState | None,
     ) -> Counted:
-        from pytest_llmcost.plugin.cachedcount import count_payload
+        from pytest_llmcost.plugin.cachedcount import count_payload, with_cache_bounds
         from pytest_llmcost.plugin.counting import (
             counted_call,
             read_normalised,
@@ -96,6 +96,8 @@ class LlmCost:
                 run.books.book(seat, uncounted_call(payload, error))
                 raise
             call = counted_call(whole, payload, output, usage)
+            if usage is None:
+                call = with_cache_bounds(run, payload, call)
         except LlmCostError as error:
             # The message says it all; our own frames would only hide the line that asked.
             raise error.with_traceback(None) from None

@@ -139,6 +139,8 @@ def _leg_caveats(leg: Leg, rates: Rates, refusal_billed: bool | None) -> tuple[s
         caveats.append(f"unknown-refusal: {leg.refusal}")
     if _is_untold(leg) and refusal_billed is not False:
         caveats.append(f"fallback-without-entry: {leg.model}")
+    if leg.may_cache is not None and leg.usage.input_tokens:
+        caveats.append("cache-unpriced")
     if leg.sums_calls and rates.above:
         caveats.append(f"band-on-total: {leg.model} above {rates.above:,} prompt tokens")
     return tuple(caveats)
@@ -217,6 +219,7 @@ def _amount(usage: Usage, rates: Rates, factor: Decimal, search_usd: Decimal) ->
 def _is_doubtful(leg: Leg, tariff: Tariff, refusal_billed: bool | None) -> bool:
     return (
         leg.sums_calls
+        or leg.may_cache is not None
         or leg.most_output_tokens is not None
         or refusal_billed is None
         or tariff.dearer is not None
@@ -232,7 +235,15 @@ def _is_untold(leg: Leg) -> bool:
 
 def _lowest(leg: Leg, tariff: Tariff, usage: Usage) -> Decimal:
     rates = tariff.bands[0] if leg.sums_calls else _band(tariff.bands, leg)
+    if leg.may_cache is not None and rates.cache_read < rates.input:
+        usage = _cached_as(usage, "cache_read_tokens")
     return _amount(usage, rates, tariff.factor_low, tariff.search_usd)
+
+
+def _cached_as(usage: Usage, category: str) -> Usage:
+    """Take all plain input for cached instead."""
+    tokens = getattr(usage, category) + usage.input_tokens
+    return msgspec.structs.replace(usage, **{"input_tokens": 0, category: tokens})
 
 
 def _highest(leg: Leg, tariff: Tariff, usage: Usage) -> Decimal | None:
@@ -242,4 +253,6 @@ def _highest(leg: Leg, tariff: Tariff, usage: Usage) -> Decimal | None:
         most = max(usage.output_tokens, leg.most_output_tokens)
         usage = msgspec.structs.replace(usage, output_tokens=most)
     rates = _band(tariff.dearer or tariff.bands, leg)
+    if leg.may_cache is not None:
+        usage = _cached_as(usage, f"cache_write_{leg.may_cache}_tokens")
     return _amount(usage, rates, tariff.factor_high, tariff.search_usd)

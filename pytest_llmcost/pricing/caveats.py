@@ -50,6 +50,7 @@ _READING = (
 
 _PRICING = (
     Caveat("unknown-model", "either", "The card has no price for this model on this date", True),
+    Caveat("cache-unpriced", "either", "The prompt is cached, and was priced as plain input", True),
     Caveat("retired-model", "none", "Retired; its last rates were used", True),
     Caveat("ended-fast-mode", "none", "Fast mode has ended; its last rates were used", True),
     Caveat("priority-tier", "none", "Priced as the same tokens at the standard tier", True),

@@ -103,3 +103,5 @@ class Leg(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the output may have come to, where the end of a stream was not seen."""
     read_lifetime: Literal["5m", "1h"] | None = None
     """How long the cache entries live that it reads, where the request says so."""
+    may_cache: Literal["5m", "1h"] | None = None
+    """Any of its plain input may be written to the cache for so long, or read from it."""

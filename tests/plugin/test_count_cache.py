@@ -227,3 +227,45 @@ def test_without_llmcost_a_test_that_looks_is_skipped(project: Project) -> None:
     """
     )
     project.run("--no-llmcost").assert_outcomes(passed=1, skipped=1)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "factor"), [(None, Decimal("1.25")), ("5m", Decimal("1.25")), ("1h", Decimal(2))]
+)
+def test_a_cached_prompt_that_nobody_asked_how_is_bounded_by_writing_and_reading_it(
+    project: Project, standin: StandIn, ttl: str | None, factor: Decimal
+) -> None:
+    control = {"type": "ephemeral", **({"ttl": ttl} if ttl else {})}
+    project.online(standin).write(
+        test_app=f"""
+    from pytest_llmcost import max_cost
+
+    def payload(words):
+        system = [{{"type": "text", "text": "word " * words, "cache_control": {control}}}]
+        return {{"model": "claude-opus-4-7", "max_tokens": 9, "system": system,
+                "messages": [{{"role": "user", "content": "Hi"}}]}}
+
+    @max_cost("$1")
+    def test_long(llmcost):
+        llmcost.count(payload(5000))
+
+    @max_cost("$1")
+    def test_short(llmcost):
+        llmcost.count(payload(5))
+
+    @max_cost("$1")
+    def test_stated(llmcost):
+        llmcost.count(payload(5000), cache="none")
+    """
+    )
+    result = project.run("--llmcost-record-mode=once", "--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=3)
+    calls = {test["nodeid"]: test["calls"][0] for test in project.ledger()["tests"]}
+    long = calls["test_app.py::test_long"]
+    usd, low, high = (Decimal(long[name]) for name in ("usd", "usd_low", "usd_high"))
+    assert (low / usd, high / usd) == (Decimal("0.1"), factor)
+    assert "cache-unpriced" in long["caveats"]
+    for name in ("short", "stated"):
+        call = calls[f"test_app.py::test_{name}"]
+        assert call["usd_low"] == call["usd"] == call["usd_high"]
+        assert "cache-unpriced" not in call["caveats"]
