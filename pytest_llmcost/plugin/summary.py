@@ -19,8 +19,9 @@ def write_summary(
 ) -> None:
     """Write the table and the verdicts, one line under `-q`; what went wrong in any case."""
     if run.config.get_verbosity() < 0:
-        for text in render_short(report):
-            terminal.write_line(text)
+        lines = render_short(report)
+        if lines:
+            terminal.write_line("; ".join(lines))
     else:
         _write_section(run, report, terminal)
     if run.settings.unverified == "warn" and (number := _count_let_pass(report)):

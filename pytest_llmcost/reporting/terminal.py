@@ -145,7 +145,7 @@ def render_summary(report: Report, view: View) -> list[Line]:
 
 
 def render_short(report: Report) -> list[str]:
-    """Say it all in a line, with one for each ceiling, for `-q`; none when nothing was seen."""
+    """Say it all, for `-q`: the totals, then each ceiling; nothing when nothing was seen."""
     totals = report.totals
     if not totals.calls and _is_quiet(report):
         return []

@@ -61,13 +61,14 @@ def test_a_suite_may_spend_its_ceiling_and_not_a_nanodollar_more(
 
 
 @pytest.mark.parametrize("quiet", ["-q", "-qq"])
-def test_quietly_it_is_one_line(project: Project, quiet: str) -> None:
+def test_quietly_it_is_a_line_and_one_for_each_broken_ceiling(project: Project, quiet: str) -> None:
     project.write(test_app=TWO)
     result = project.run(quiet, "--llmcost-max-suite=0.001")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     ours = [line for line in result.outlines if "llmcost" in line or "$" in line]
-    assert len(ours) == 1
-    assert ours[0].startswith("llmcost: $0.01 for 2 calls, live spend $0.00; suite exceeded: cost ")
+    total, ceiling = ours
+    assert total == "llmcost: $0.01 for 2 calls, live spend $0.00"
+    assert ceiling.startswith("suite exceeded: cost $0.01 > $0.001 max_suite")
 
 
 def test_without_a_terminal_the_exit_status_and_the_file_still_tell(project: Project) -> None:
@@ -272,7 +273,7 @@ def test_max_test_is_the_ceiling_of_tests_without_a_marker(project: Project) -> 
     result.assert_outcomes(passed=3, failed=2)
     result.stdout.fnmatch_lines(
         [
-            "ceiling set at --llmcost-max-test",
+            "ceiling set by --llmcost-max-test",
             "FAILED test_app.py::test_dear - cost $0.01 > $0.005 max_test",
             "FAILED test_app.py::test_marked_for_calls_alone - cost $0.015 > $0.005 max_test",
         ]
@@ -389,3 +390,17 @@ def test_a_run_over_a_part_of_the_test_paths_is_not_complete(
     )
     project.run("--llmcost-report=ledger.json", *args)
     assert project.ledger()["complete"] is complete
+
+
+def test_leaving_early_with_status_0_does_not_get_round_the_suite_s_ceiling(
+    project: Project,
+) -> None:
+    project.write(
+        test_app=TWO
+        + """
+    def test_zz_exit():
+        pytest.exit("done early", returncode=0)
+    """
+    )
+    assert project.run("--llmcost-max-suite=$1").ret == pytest.ExitCode.OK
+    assert project.run("--llmcost-max-suite=0.001").ret == pytest.ExitCode.TESTS_FAILED
