@@ -490,3 +490,72 @@ def test_a_test_that_forbids_connections_does_not_keep_the_rest_from_being_count
     )
     project.run(COUNT, NEW, REPORT, plugins=("recording",)).assert_outcomes(passed=2)
     assert what_if(project)[0]["calls"] == 1
+
+
+def test_without_recording_it_is_counted_and_nothing_is_written(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD + "    def test_one(llmcost): llmcost.count(payload())\n"
+    )
+    result = project.run("--disable-recording", NEW, REPORT, plugins=("recording",))
+    result.assert_outcomes(passed=1)
+    assert what_if(project)[0]["calls"] == 1
+    assert not (project.path / "cassettes").exists()
+
+
+def test_a_client_that_cannot_count_is_told_and_fails_no_test(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        conftest="""
+    import pytest
+
+    @pytest.fixture(scope="session")
+    def llmcost_client():
+        return object()
+    """,
+        test_app=PAYLOAD + "    def test_sent(): send('now')\n",
+    )
+    result = project.run(COUNT, NEW, REPORT)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["not counted for claude-opus-4-7: *no messages.count_tokens*"])
+    assert what_if(project)[0]["missing"] == 1
+
+
+def test_a_part_that_only_counting_refuses_leaves_a_billed_call_unknown(
+    project: Project, standin: StandIn
+) -> None:
+    standin.refused = ["server_tools"]
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    SEARCH = [{"type": "web_search_20250305", "name": "web_search"}]
+
+    def test_sent():
+        with anthropic.Anthropic() as client:
+            client.messages.create(**payload(tools=SEARCH))
+
+    def test_counted(llmcost):
+        llmcost.count(payload(tools=SEARCH), output_tokens=1)
+    """
+    )
+    for mode in ("new_episodes", "none"):
+        project.run(f"--llmcost-record-mode={mode}", NEW, REPORT).assert_outcomes(passed=2)
+        rows = {row["name"].partition("::")[2]: row for row in what_if(project)[0]["rows"]}
+        assert rows["test_sent"]["reasons"] == ["its prompt is counted without tools.web_search"]
+        assert rows["test_counted"]["usd_then"] is not None, "both sides leave it out"
+
+
+def test_an_api_out_of_reach_is_told_and_the_run_goes_on(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD + "    def test_one(llmcost): llmcost.count(payload())\n"
+    )
+    project.record()
+    standin.stop()
+    result = project.run(COUNT, NEW, REPORT)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["not counted for claude-opus-4-7: no answer from 127.0.0.1 *"])
+    assert what_if(project)[0]["missing"] == 1
