@@ -61,14 +61,12 @@ def test_a_suite_may_spend_its_ceiling_and_not_a_nanodollar_more(
 
 
 @pytest.mark.parametrize("quiet", ["-q", "-qq"])
-def test_quietly_it_is_a_line_and_one_for_each_broken_ceiling(project: Project, quiet: str) -> None:
+def test_quietly_it_is_one_line(project: Project, quiet: str) -> None:
     project.write(test_app=TWO)
     result = project.run(quiet, "--llmcost-max-suite=0.001")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    ours = [line for line in result.outlines if "llmcost" in line or "$" in line]
-    total, ceiling = ours
-    assert total == "llmcost: $0.01 for 2 calls, live spend $0.00"
-    assert ceiling.startswith("suite exceeded: cost $0.01 > $0.001 max_suite")
+    (ours,) = (line for line in result.outlines if "llmcost" in line or "$" in line)
+    assert ours.startswith("llmcost: $0.01 for 2 calls, live spend $0.00; suite exceeded: cost ")
 
 
 def test_without_a_terminal_the_exit_status_and_the_file_still_tell(project: Project) -> None:
