@@ -50,10 +50,9 @@ def properties(project: Project) -> dict[str, list[list[tuple[str, str]]]]:
     return found
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)])
 @pytest.mark.parametrize("plugin", RERUNS)
 def test_every_attempt_is_in_the_ledger_and_in_the_spend_and_junit_has_the_last(
-    project: Project, plugin: str, workers: tuple[str, ...]
+    project: Project, plugin: str
 ) -> None:
     plugins, flags = RERUNS[plugin]
     project.write(
@@ -75,13 +74,8 @@ def test_every_attempt_is_in_the_ledger_and_in_the_spend_and_junit_has_the_last(
         pass
     """
     )
-    loaded = [*plugins, *(["xdist"] if workers else [])]
     result = project.run(
-        "--llmcost-report=ledger.json",
-        "--junitxml=junit.xml",
-        *flags,
-        *workers,
-        plugins=tuple(loaded),
+        "--llmcost-report=ledger.json", "--junitxml=junit.xml", *flags, plugins=plugins
     )
     outcomes = result.parseoutcomes()
     assert (outcomes["passed"], outcomes["failed"]) == (3, 1)
@@ -156,12 +150,11 @@ def test_repeats_are_tests_of_their_own(project: Project) -> None:
         spend(llmcost)
     """
     )
-    for workers, plugins in (((), ("repeat",)), (("-n2",), ("repeat", "xdist"))):
-        project.run("--count=3", "--llmcost-report=ledger.json", *workers, plugins=plugins)
-        found = attempts(project.ledger())
-        assert [(name, number, state) for name, number, _, _, state in found] == [
-            (f"test_it[{number}-3]", 1, "within") for number in (1, 2, 3)
-        ]
+    project.run("--count=3", "--llmcost-report=ledger.json", plugins=("repeat",))
+    found = attempts(project.ledger())
+    assert [(name, number, state) for name, number, _, _, state in found] == [
+        (f"test_it[{number}-3]", 1, "within") for number in (1, 2, 3)
+    ]
 
 
 def test_a_fixture_that_is_set_up_again_for_a_rerun_owns_both(project: Project) -> None:

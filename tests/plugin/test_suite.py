@@ -61,7 +61,7 @@ def test_a_suite_may_spend_its_ceiling_and_not_a_nanodollar_more(
 
 
 @pytest.mark.parametrize("quiet", ["-q", "-qq"])
-def test_quietly_it_is_one_line(project: Project, quiet: str) -> None:
+def test_quietly_it_is_a_line_and_one_for_each_ceiling(project: Project, quiet: str) -> None:
     project.write(test_app=TWO)
     result = project.run(quiet, "--llmcost-max-suite=0.001")
     assert result.ret == pytest.ExitCode.TESTS_FAILED

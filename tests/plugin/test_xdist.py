@@ -63,11 +63,7 @@ SUITE = """
         ask()
 """
 WAYS = {
-    "xdist unused": ("-p", "xdist"),
-    "two workers": ("-n2",),
-    "groups": ("-n2", "--dist=loadgroup"),
     "scopes": ("-n2", "--dist=loadscope"),
-    "stealing": ("-n2", "--dist=worksteal"),
     "more workers than tests, but a limit": ("-n8", "--maxprocesses=1"),
 }
 PLAIN = ("--llmcost-report=ledger.json", "--llmcost-max-suite=$0.0001", "--llmcost-max-test=$1")
@@ -132,18 +128,6 @@ def test_every_way_of_running_tells_the_same(
     result.stdout.fnmatch_lines(["suite exceeded: cost *"])
 
 
-def test_each_worker_runs_every_test_and_every_run_counts(suite: Project) -> None:
-    result = suite.run(*PLAIN, "--dist=each", "--tx=2*popen", plugins=XDIST)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    ledger = suite.ledger()
-    attempts = [
-        (test["attempt"], len(test["calls"]))
-        for test in ledger["tests"]
-        if test["nodeid"] == "test_app.py::test_sized[10]"
-    ]
-    assert attempts == [(1, 1), (2, 1)]
-
-
 CRASHES = (
     SUITE
     + """
@@ -152,21 +136,6 @@ CRASHES = (
         os.kill(os.getpid(), {signal})
 """
 )
-
-
-@pytest.mark.parametrize("signal", ["9", "15"])
-def test_a_worker_killed_in_mid_test_loses_the_phase_in_flight_at_most(
-    suite: Project, plain: dict[str, Any], signal: str
-) -> None:
-    suite.write(test_app=CRASHES.replace("{signal}", signal))
-    result = suite.run(*PLAIN, "-n2", plugins=XDIST)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(passed=4, failed=4, skipped=1, xfailed=1)
-    ledger = suite.ledger()
-    assert ledger["incomplete"] == ["worker-crashed"]
-    of_others = [test for test in told(ledger)["tests"] if "crashes" not in test["nodeid"]]
-    assert of_others == told(plain)["tests"]
-    result.stdout.fnmatch_lines(["suite exceeded: *", "incomplete run: worker-crashed"])
 
 
 def test_a_worker_that_may_not_be_replaced_ends_the_run(suite: Project) -> None:
@@ -182,40 +151,6 @@ def test_a_wrong_marker_reads_the_same(suite: Project) -> None:
     lines = {line for line in alone.outlines if "max_cost: takes" in line}
     assert lines == {line for line in together.outlines if "max_cost: takes" in line}
     assert "test_bad.py::test_bad: test_bad.py:3: max_cost: takes an amount" in min(lines)
-
-
-def test_the_price_date_is_the_controller_s(
-    suite: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker whose own day is another one: a run around midnight has one date all the same."""
-    suite.write(
-        conftest="""
-    def pytest_configure(config):
-        if hasattr(config, "workerinput"):
-            sent = config.workerinput["llmcost"]
-            assert sent == {"price_date": "2026-10-01"}
-            config.option.llmcost_price_date = "2026-01-01"
-    """
-    )
-    suite.run(*PLAIN, "-n2", "--llmcost-price-date=2026-10-01", plugins=XDIST)
-    ledger = suite.ledger()
-    assert ledger["price_date"] == "2026-10-01"
-    assert told(ledger)["usd"] != "0"
-
-
-def test_an_interrupted_run_keeps_what_was_told(suite: Project) -> None:
-    suite.write(
-        test_app=SUITE.replace("pytest.skip('not today')", "pass")
-        + """
-    def test_last():
-        raise KeyboardInterrupt
-    """
-    )
-    result = suite.run(*PLAIN, "-n1", plugins=XDIST)
-    assert result.ret == pytest.ExitCode.INTERRUPTED
-    ledger = suite.ledger()
-    assert "interrupted" in ledger["incomplete"]
-    assert len(ledger["tests"]) >= 8
 
 
 COUNTING = """

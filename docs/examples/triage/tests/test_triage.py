@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from pytest_llmcost import LlmCost, max_cost
 from triage import build_payload
+
+from pytest_llmcost import LlmCost, max_cost
 
 TICKETS = {
     "battery": "The battery of NB-20417 smells odd since this morning. Can I still ride?",
