@@ -7,6 +7,7 @@ import os
 import pkgutil
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -62,9 +63,8 @@ class Project:
         # What runs in processes of its own is compiled once, also where nothing may be written.
         monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(pytester.path.parent / "pycache"))
-        # A file that is written twice in a second, with the same size, would run as it was first.
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
-        monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        self._written_at = time.time()
 
     def write(self, **files: str) -> Project:
         """Write files; `test_app` is `test_app.py`, `pytest_ini` is `pytest.ini`."""
@@ -73,6 +73,9 @@ class Project:
             path = self.path / file_name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(textwrap.dedent(text), encoding="utf-8")
+            # Written twice in a second, with the same size, it would run as it was first.
+            self._written_at += 1
+            os.utime(path, (self._written_at, self._written_at))
         return self
 
     def online(self, standin: StandIn) -> Project:

@@ -84,6 +84,10 @@ EVERYTHING = {
         def primed(engine):
             ask(600 if engine == "small" else 700)
     """,
+    "tests/agents/conftest.py": """
+        def pytest_llmcost_call(call, item):
+            raise LookupError("too late to count")
+    """,
     "tests/agents/test_agents.py": """
         import pytest
         from app import ask
@@ -221,7 +225,7 @@ def run_suite(
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *given],
         cwd=path,
-        env={**_clean_environment(), **(env or {})},
+        env={**_clean_environment(path.parent / "pycache"), **(env or {})},
         capture_output=True,
         encoding="utf-8",
         errors="replace",
@@ -230,10 +234,12 @@ def run_suite(
     return Ran(path, done.returncode, done.stdout + done.stderr)
 
 
-def _clean_environment() -> dict[str, str]:
-    ours = ("ANTHROPIC_", "PYTEST_", "GITHUB_")
+def _clean_environment(pycache: Path) -> dict[str, str]:
+    """Nothing of ours, and what Python compiles kept for the next run."""
+    ours = ("ANTHROPIC_", "PYTEST_", "GITHUB_", "PYTHONDONTWRITEBYTECODE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**kept, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "100"}
+    added = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPYCACHEPREFIX": str(pycache)}
+    return {**kept, **added, "COLUMNS": "100"}
 
 
 def without_workers(ledger: Mapping[str, Any]) -> dict[str, Any]:
