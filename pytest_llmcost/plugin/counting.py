@@ -52,7 +52,8 @@ class Counting:
         """Make nothing yet: neither client nor cassette."""
         self._run = run
         self._desks: dict[Owner, Desk] = {}
-        self._asked: dict[Owner, set[str]] = {}
+        self._asked: dict[str, set[str]] = {}
+        """By the asker's name, over all attempts of a test and all set-ups of a fixture."""
         self._new_askers: set[str] = set()
         self._own_client: Any = None
         self.counter = Counter(self._make_client)
@@ -64,13 +65,13 @@ class Counting:
             CountError: not recorded and not allowed to ask, or the API did not count it.
         """
         desk = self._desk(seat)
-        self._asked.setdefault(seat.owner, set()).add(payload.fingerprint)
+        self._asked.setdefault(desk.asker.name, set()).add(payload.fingerprint)
         return self.counter.count(payload, cassette=desk.cassette, mode=desk.mode, asker=desk.asker)
 
     def job(self, seat: Seat, payload: Payload) -> Job:
         """Everything that counting a payload for its owner takes, to be done later."""
         desk = self._desk(seat)
-        self._asked.setdefault(seat.owner, set()).add(payload.fingerprint)
+        self._asked.setdefault(desk.asker.name, set()).add(payload.fingerprint)
         return Job(payload, *desk)
 
     def make_ready(self, seat: Seat) -> None:
@@ -81,11 +82,10 @@ class Counting:
     def close(self, owner: Owner) -> None:
         """Save what an owner has recorded; `rewrite` lets go of what it no longer asks for."""
         desk = self._desks.pop(owner, None)
-        asked = self._asked.pop(owner, set())
         if desk is None or desk.mode in ("none", "live"):
             return
         if desk.mode == "rewrite":
-            desk.cassette.prune(desk.asker.name, asked)
+            desk.cassette.prune(desk.asker.name, self._asked.get(desk.asker.name, set()))
         desk.cassette.save()
 
     def close_all(self) -> None:
@@ -129,7 +129,9 @@ class Counting:
         if isinstance(seat.owner, FixtureOwner):
             owner = seat.owner
             target = self._run.count_target(owner.node or owner.baseid)
-            return Asker(f"{owner.baseid}::{owner.name}", run=target)
+            # Modules and parameters share the file; what one asked for is not another's to drop.
+            param = f"[{owner.param}]" if owner.param else ""
+            return Asker(f"{owner.node or owner.baseid}::{owner.name}{param}", run=target)
         return Asker("outside-tests", run=self._run.count_target(""))
 
     def _make_client(self) -> object:

@@ -283,6 +283,64 @@ def test_a_rerun_may_record_what_the_attempt_before_did_not_come_to(
     assert [len(row["calls"]) for row in project.ledger()["tests"]] == [1, 2]
 
 
+def test_rewriting_keeps_what_every_attempt_of_a_test_has_counted(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        test_app=SPEND
+        + """
+    def test_it(llmcost):
+        number = attempts()
+        llmcost.count(model="claude-opus-4-7", messages=[
+            {"role": "user", "content": "word " * number}])
+        assert number == 2, "not yet"
+    """
+    )
+    assert rerun(project, "rerunfailures", "--llmcost-record-mode=rewrite").ret == 0
+    assert rerun(project, "rerunfailures").ret == 0
+    assert [len(row["calls"]) for row in project.ledger()["tests"]] == [1, 1]
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "two workers"])
+def test_rewriting_keeps_what_every_set_up_of_a_fixture_has_counted(
+    project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch, workers: tuple[str, ...]
+) -> None:
+    """Two modules and two parameters share the fixture, and so its count cassette."""
+    test = """
+    def test_one(primed): pass
+    def test_two(primed): pass
+    """
+    project.online(standin).write(
+        app=APP,
+        conftest="""
+    import os
+    import pytest
+    import vcr
+    from app import ask_live
+
+    @pytest.fixture(scope="module", params=[1, 2])
+    def primed(request):
+        name = f"{request.node.name}.{request.param}"
+        words = 10 * request.param + len(request.node.name) + int(os.environ["GROWN"])
+        with vcr.use_cassette(f"{name}.yaml", match_on=["method"]):
+            ask_live(words)
+    """,
+        test_a=test,
+        test_ab=test,
+    )
+    monkeypatch.setenv("GROWN", "0")
+    project.run().assert_outcomes(passed=8)
+    monkeypatch.setenv("GROWN", "100")
+    for mode in ("--llmcost-record-mode=rewrite", "--llmcost-record-mode=none"):
+        args = (mode, "--llmcost-report=ledger.json", *workers)
+        project.run(*args, plugins=("xdist",)).assert_outcomes(passed=8)
+        found = project.ledger()["fixtures"]
+        assert {call["evidence"] for row in found for call in row["calls"]} == {"recounted"}
+        assert {(row["node"], row["param"]) for row in found} == {
+            (node, param) for node in ("test_a.py", "test_ab.py") for param in ("1", "2")
+        }
+
+
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "two workers"])
 @pytest.mark.parametrize("scope", ["function", "session"])
 def test_a_repeated_test_is_as_many_tests_that_share_their_fixtures(
