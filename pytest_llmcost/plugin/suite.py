@@ -61,7 +61,12 @@ class Suite:
         if session.config.option.collectonly:
             return False
         self.run.catch_up()
-        news = (self.run.has_books and self.run.books.changes, *sorted(self.run.incomplete))
+        if failure := self.run.take_failure():
+            self.run.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
+        news = (
+            self.run.has_books and self.run.books.changes,
+            *sorted(self.run.incomplete | self.run.notes),
+        )
         if self._has_something() and (self.report is None or self._closed_with != news):
             from pytest_llmcost.plugin.closing import close
 

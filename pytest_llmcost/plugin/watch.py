@@ -130,7 +130,7 @@ class Watch:
         try:
             self.run.rise(attempt)
         finally:
-            if before is not None or attempt.blocks:
+            if before is not None or (attempt.is_touched and attempt.blocks):
                 needs_calls = before is not None and before.state == "unverified"
                 self._judge(attempt, needs_calls=needs_calls)
 
@@ -151,8 +151,9 @@ class Watch:
 
     def _broken(self, attempt: Attempt) -> list[Verdict]:
         """What fails the test of what was judged so far, the decisive one first."""
-        verdicts = attempt.verdicts
-        return [each for each in verdicts if self.run.books.is_broken(each)] if verdicts else []
+        if not attempt.is_touched and attempt.verdict is None:
+            return []
+        return [each for each in attempt.verdicts if self.run.books.is_broken(each)]
 
     def _has_ceiling(self, item: pytest.Item) -> bool:
         has_default = self.run.settings.max_test is not None

@@ -103,3 +103,29 @@ def test_a_conftest_that_comes_with_the_collection_is_told_that_it_does_not_coun
     result = project.record()
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*pytest_llmcost_call in *conftest.py: not called*"])
+
+
+def test_a_hook_that_fails_where_no_test_is_left_is_told_of(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        conftest="""
+    import anthropic
+
+    HELLO = {"role": "user", "content": "Hi"}
+
+    def pytest_llmcost_call(call, item):
+        assert item is None
+        raise ValueError("no")
+
+    def pytest_sessionfinish():
+        with anthropic.Anthropic() as client:
+            client.messages.create(model="claude-opus-4-7", max_tokens=10, messages=[HELLO])
+    """,
+        test_app="def test_plain(): pass",
+    )
+    result = project.run()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["outside tests *", "a pytest_llmcost hook failed outside of tests: ValueError('no')"]
+    )
