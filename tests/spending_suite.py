@@ -239,7 +239,7 @@ def _clean_environment(pycache: Path) -> dict[str, str]:
     ours = ("ANTHROPIC_", "PYTEST_", "GITHUB_", "PYTHONDONTWRITEBYTECODE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     added = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPYCACHEPREFIX": str(pycache)}
-    return {**kept, **added, "COLUMNS": "100"}
+    return {**kept, **added, "COLUMNS": "200"}
 
 
 def without_workers(ledger: Mapping[str, Any]) -> dict[str, Any]:

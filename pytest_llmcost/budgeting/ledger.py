@@ -210,12 +210,17 @@ class Ledger:
             self.judge(owner, outcome=entry.outcome, verdict=entry.verdict, blocks=entry.blocks)
 
     def fail_last(self, nodeid: str, *, worker: str) -> None:
-        """Note that a worker died in a test; what it had told of it by then sounds better."""
+        """Note that a worker died in a test; what it had told of it by then sounds better.
+
+        xdist's name for the test may have the name of its group behind an `@`.
+        """
         with self._lock:
             attempts = [
                 owner
                 for owner in self._accounts
-                if isinstance(owner, TestOwner) and (owner.nodeid, owner.worker) == (nodeid, worker)
+                if isinstance(owner, TestOwner)
+                and owner.worker == worker
+                and f"{nodeid}@".startswith(f"{owner.nodeid}@")
             ]
             if attempts:
                 self._accounts[max(attempts, key=lambda owner: owner.attempt)].outcome = "failed"

@@ -69,8 +69,7 @@ class _Inbox:
         """Let a test that killed its worker not stand there as passed, for its setup had."""
         node = getattr(report, "node", None)
         if node is not None:
-            for nodeid in {report.nodeid, report.nodeid.rpartition("@")[0]}:
-                self.run.books.ledger.fail_last(nodeid, worker=node.gateway.id)
+            self.run.books.ledger.fail_last(report.nodeid, worker=node.gateway.id)
 
 
 _PHASES = ("setup", "call", "teardown")

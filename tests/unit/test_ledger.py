@@ -246,14 +246,15 @@ class TestWorkers:
         )
         assert [(row.attempt, str(row.usd)) for row in report.tests] == [(1, "2"), (2, "10")]
 
-    def test_that_died_in_a_test_have_failed_its_last_attempt(self) -> None:
+    @pytest.mark.parametrize("group", ["", "@group", "@x@y"])
+    def test_that_died_in_a_test_have_failed_its_last_attempt(self, group: str) -> None:
         ledger = Ledger()
         for attempt, worker in ((1, "gw0"), (2, "gw0"), (1, "gw1")):
             owner = a_test(A.nodeid, attempt=attempt, worker=worker)
             ledger.add(owner, make_call("1"))
             ledger.judge(owner, outcome="passed")
-        ledger.fail_last(A.nodeid, worker="gw0")
-        ledger.fail_last("nobody's", worker="gw0")
+        ledger.fail_last(A.nodeid + group, worker="gw0")
+        ledger.fail_last(A.nodeid + "_of_another_name", worker="gw1")
         assert [row.outcome for row in close(ledger).tests] == ["passed", "passed", "failed"]
 
     def test_keep_a_gap_where_an_attempt_had_nothing_to_say(self) -> None:
