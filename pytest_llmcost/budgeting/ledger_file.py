@@ -20,6 +20,7 @@ from pytest_llmcost.budgeting.pool import Pool
 from pytest_llmcost.budgeting.report import SCHEMA, Payload, Report, all_verdicts, calls_of
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.pricing.money import plain_usd
+from pytest_llmcost.pricing.usage import find_impossible
 
 _LISTS = ("fixtures", "outside_tests", "tests")
 """What grows with the run; written row by row, so that a long run needs no second copy of it."""
@@ -82,6 +83,9 @@ def parse_report(data: bytes, source: str) -> Report:
     except (msgspec.DecodeError, RecursionError) as error:
         raise LedgerError(f"{source}: is damaged, not JSON to its end ({error})") from None
     _check_amounts(report, source)
+    for call in calls_of(report):
+        if (impossible := find_impossible(call.legs)) is not None:
+            raise LedgerError(f"{source}: is damaged, a call has {impossible}")
     return report
 
 

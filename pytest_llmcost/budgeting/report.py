@@ -16,7 +16,7 @@ from pytest_llmcost.budgeting.budget import Verdict
 from pytest_llmcost.budgeting.comparison import Comparison
 from pytest_llmcost.budgeting.switch import Switch
 from pytest_llmcost.metering.call import Call
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.pricing.usage import Count, PromptCount, Usage
 
 SCHEMA = "pytest-llmcost/1"
 
@@ -29,7 +29,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
 
     model: str
     parts: Mapping[str, str] = {}
-    counts: Mapping[str, int] = {}
+    counts: Mapping[str, PromptCount] = {}
     """Another model -> the tokens that this prompt is there."""
     rejected: Mapping[str, str] = {}
     """Another model -> what it rejects, so that there is no count."""
@@ -41,7 +41,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     """Tokens that the model is told to keep to; advisory."""
     breakpoints: int = 0
     """How many cached prefixes the prompt asks for."""
-    cached: Mapping[str, int] = {}
+    cached: Mapping[str, Count] = {}
     """Life of a cache entry, `5m` or `1h` -> the tokens that a first call writes, where counted."""
 
     def joined(self, other: Payload) -> Payload:

@@ -14,7 +14,8 @@ import msgspec
 _MOST_MESSAGES = 1_000
 _MOST_BLOCKS = 500
 """More than any response has; what a broken stream sends beyond is left out."""
-_KEPT_KEYS = ("type", "name", "from", "to", "trigger")
+_KEPT_KEYS = ("type", "name", "from", "to", "trigger", "caller")
+_INPUT_KEYS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _FILLED_KEYS = ("text", "thinking", "signature", "data", "content")
 """Of these only whether they are empty matters: it tells a refusal before any output."""
 _FILLING_KEYS = {
@@ -34,6 +35,8 @@ class StreamedMessage(msgspec.Struct, frozen=True, kw_only=True):
     """The final message; `content` is reduced to what a bill depends on where it was streamed."""
     truncated: bool = False
     """Whether the stream ended before the final usage: its output is a lower bound."""
+    withdrawn: str | None = None
+    """An input count that the end of the stream states as 0, after a greater one before."""
 
 
 def decode_json(data: bytes | bytearray | str) -> object:
@@ -86,6 +89,8 @@ class Assembly:
         """Blocks by index that are empty so far; while there are any, deltas matter."""
         self._body: dict[str, object] | None = None
         self._final = False
+        self._stated: set[str] = set()
+        """Input counts that some event of the open message has stated above 0."""
 
     def take(self, event: object) -> None:
         """Take one decoded event; what is no event is passed over."""
@@ -110,8 +115,13 @@ class Assembly:
         if self._body is None:
             return
         if len(self.messages) < _MOST_MESSAGES:
-            self.messages.append(StreamedMessage(body=self._body, truncated=not self._final))
+            self.messages.append(
+                StreamedMessage(
+                    body=self._body, truncated=not self._final, withdrawn=self._withdrawn()
+                )
+            )
         self._body, self._final = None, False
+        self._stated.clear()
         self.hungry.clear()
 
     def _start(self, message: object) -> None:
@@ -122,12 +132,12 @@ class Assembly:
             and self._body.get("id")
             and self._body["id"] == message.get("id")
         ):
-            _overlay_usage(self._body, message.get("usage"))
+            self._overlay_usage(self._body, message.get("usage"))
             return
         self.finish()
         self._body = dict(message)
         self._body["usage"] = {}
-        _overlay_usage(self._body, message.get("usage"))
+        self._overlay_usage(self._body, message.get("usage"))
         content = message.get("content")
         blocks = content if isinstance(content, list) else []
         self._body["content"] = [
@@ -140,8 +150,23 @@ class Assembly:
         delta = event.get("delta")
         if isinstance(delta, dict):
             self._body.update({key: value for key, value in delta.items() if value is not None})
-        stated = _overlay_usage(self._body, event.get("usage"))
+        stated = self._overlay_usage(self._body, event.get("usage"))
         self._final = self._final or (stated and self._body.get("stop_reason") is not None)
+
+    def _overlay_usage(self, body: dict[str, object], stated: object) -> bool:
+        """Overwrite what is restated; null restates nothing. Tells whether there was any usage."""
+        usage = body["usage"]
+        if not isinstance(stated, dict) or not isinstance(usage, dict):
+            return False
+        usage.update({key: value for key, value in stated.items() if value is not None})
+        self._stated.update(key for key in _INPUT_KEYS if usage.get(key))
+        return True
+
+    def _withdrawn(self) -> str | None:
+        usage = self._body["usage"] if self._body is not None else None
+        if not isinstance(usage, dict):
+            return None
+        return next((key for key in _INPUT_KEYS if key in self._stated and not usage[key]), None)
 
     def _start_block(self, event: dict[str, object]) -> None:
         block = event.get("content_block")
@@ -165,15 +190,6 @@ class Assembly:
         if key and delta.get(key):
             block[key] = "x"
             del self.hungry[_index(event)]
-
-
-def _overlay_usage(body: dict[str, object], stated: object) -> bool:
-    """Overwrite what is restated; null restates nothing. Tells whether there was any usage."""
-    usage = body["usage"]
-    if not isinstance(stated, dict) or not isinstance(usage, dict):
-        return False
-    usage.update({key: value for key, value in stated.items() if value is not None})
-    return True
 
 
 def _index(event: dict[str, object]) -> int:

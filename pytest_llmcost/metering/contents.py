@@ -67,6 +67,21 @@ def says_something(block: Mapping[str, object]) -> bool:
     return fillings is None or any(block.get(key) for key in fillings)
 
 
+def only_resumes_code(blocks: Blocks) -> bool:
+    """Tell whether an answer only hands on the tool calls of code that has run on.
+
+    The model was not sampled for it, so its usage is nothing but zeros.
+
+    Source: recorded traffic of anthropics/anthropic-sdk-python and vercel/ai, and
+    https://platform.claude.com/docs/en/agents-and-tools/tool-use/programmatic-tool-calling
+    """
+    return bool(blocks) and all(
+        block.get("type") == "tool_use"
+        and (text_at(_part(block, "caller"), "type") or "").startswith("code_execution")
+        for block in blocks
+    )
+
+
 def advisor_calls(blocks: Blocks) -> int:
     """Count the advisor calls that gave advice; one that failed is not billed."""
     asked = sum(_is_tool_use(block, ("advisor",)) for block in blocks)

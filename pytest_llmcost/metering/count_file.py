@@ -20,6 +20,7 @@ import msgspec
 
 from pytest_llmcost.errors import CountCassetteError
 from pytest_llmcost.metering.nesting import MOST_LEVELS, find_too_deep
+from pytest_llmcost.pricing.usage import is_quantity
 
 URI = "https://api.anthropic.com/v1/messages/count_tokens"
 """Whatever host was asked: a private gateway's name stays out of the file."""
@@ -27,7 +28,6 @@ URI = "https://api.anthropic.com/v1/messages/count_tokens"
 
 _VERSION = 1
 """Of VCR's cassettes."""
-_MOST_TOKENS = 10**15
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,7 +170,7 @@ def _read_answer(told: str, status: int) -> tuple[int, str | None]:
         refused: _Refused = _decode(told, _Refused, "response.body.string")
         return 0, refused.error.message
     counted: _Counted = _decode(told, _Counted, "response.body.string")
-    if not 0 < counted.input_tokens <= _MOST_TOKENS:
+    if not is_quantity(counted.input_tokens, least=1):
         raise _Damage(
             f"response.body.string: {counted.input_tokens} input tokens; no prompt has so few or "
             "so many"

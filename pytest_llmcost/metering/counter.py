@@ -40,6 +40,7 @@ from pytest_llmcost.metering.sending import (
     own_request,
     past_recorders,
 )
+from pytest_llmcost.pricing.usage import is_quantity
 
 __all__ = ["MODES", "OWN_REQUEST", "Asker", "Count", "Counter", "Mode", "make_client"]
 
@@ -178,10 +179,11 @@ def _send(
         else:
             counted = client.messages.count_tokens(**asked)
     tokens = getattr(counted, "input_tokens", None)
-    if not isinstance(tokens, int):
+    if not is_quantity(tokens, least=1):
         raise CountError(
-            f"{_host(client)} answered without a number of tokens ({counted!r:.200}); it may not "
-            "be the Messages API: check ANTHROPIC_BASE_URL or the fixture llmcost_client"
+            f"{_host(client)} answered without a number of tokens that a prompt can have "
+            f"({counted!r:.200}); it may not be the Messages API: check ANTHROPIC_BASE_URL or the "
+            "fixture llmcost_client"
         )
     return tokens
 

@@ -46,7 +46,13 @@ def read_declared(response: Any, *, model: str | None = None, usd: Decimal | Non
     if name is None and stated is None:
         raise UsageDataError("a usage alone names no model; add model=", path="model")
     message = {**({} if usage is body else body), "usage": usage, "model": name or _UNKNOWN_MODEL}
-    call = replace(read_message(message, model=model), evidence="declared", live=False)
+    try:
+        call = replace(read_message(message, model=model), evidence="declared", live=False)
+    except UsageDataError:
+        if stated is None:
+            raise
+        # An agent that failed at once, or has asked another model, states zeros beside its total.
+        return _stated(Call(model=name or _UNKNOWN_MODEL, evidence="declared"), stated)
     if stated is None:
         return call
     if total is not None or call.caveats:  # more was called than this usage tells of

@@ -63,6 +63,7 @@ def read_answer(
             platform=platform_of(endpoint, model),
             batch=batch,
             truncated=message.truncated,
+            withdrawn=message.withdrawn,
             request=payload,
         )
         for message in messages

@@ -21,6 +21,7 @@ from pytest_llmcost.metering.contents import (
     has_server_loop,
     is_code_free,
     last_words,
+    only_resumes_code,
     read_lifetime,
     runs_code,
     runs_server_tools,
@@ -45,7 +46,7 @@ from pytest_llmcost.metering.usagedata import (
     unknown_quantities,
 )
 from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Context, Leg, Platform, Usage
+from pytest_llmcost.pricing.usage import Context, Leg, Platform, Usage, find_impossible
 
 __all__ = ["read_message", "read_usage"]
 
@@ -71,6 +72,7 @@ def read_message(
     platform: Platform | None = None,
     batch: bool | None = None,
     truncated: bool = False,
+    withdrawn: str | None = None,
     stream: bool = False,
     request: Mapping[str, object] | None = None,
 ) -> Call:
@@ -82,13 +84,19 @@ def read_message(
         platform: the cloud and kind of endpoint, as the URL tells.
         batch: whether it is a batch's result, where the response does not say so itself.
         truncated: whether the stream ended before its final usage.
+        withdrawn: the input count that a stream restated as 0, see `StreamedMessage`.
         stream: whether it was streamed; only noted.
         request: the payload, where it is known; it tells what the response leaves open.
 
     Raises:
-        UsageDataError: naming the path of what cannot be read.
+        UsageDataError: naming the path of what cannot be read, or what no request can have used.
     """
     reading = _read(body, request, truncated)
+    if withdrawn and not reading.passes:  # a compaction may leave less; its passes say so
+        raise UsageDataError(
+            f"usage.{withdrawn}: restated as 0 at the end of the stream, after more before",
+            path=f"usage.{withdrawn}",
+        )
     named = model or text_at(request or {}, "model")
     serving = _serving_model(reading, named)
     return Call(
@@ -131,7 +139,8 @@ def _serving_model(reading: _Reading, named: str | None) -> str:
 def _legs(reading: _Reading, serving: str, named: str | None) -> list[Leg]:
     """Return what is paid for: the answer, what ran beside it, what was declined before it.
 
-    Passes that used nothing are dropped, but one leg stays so that the call has a price.
+    Passes that used nothing are dropped. The answer itself stays, for it has had a prompt; unless
+    it was a compaction alone, on demand.
     """
     declined, served = split_passes(reading.passes)
     requested = serving
@@ -140,7 +149,14 @@ def _legs(reading: _Reading, serving: str, named: str | None) -> list[Leg]:
     legs = _message_legs(reading, served, serving)
     legs += added_legs(reading.passes, requested=requested)
     legs += declined_legs(declined, reading.fallbacks, requested=requested)
-    return [leg for leg in legs if leg.usage or leg.kind == "declined"] or legs[:1]
+    answer, told = legs[0], [leg for leg in legs if leg.usage or leg.kind == "declined"]
+    if not any(leg.kind in ("message", "compaction") for leg in told):
+        if only_resumes_code(reading.blocks):
+            answer = msgspec.structs.replace(answer, kind="resumed")
+        told.insert(0, answer)
+    if (impossible := find_impossible(told)) is not None:
+        raise UsageDataError(f"usage: {impossible}", path="usage")
+    return told
 
 
 def _message_legs(reading: _Reading, served: list[Pass], model: str) -> list[Leg]:

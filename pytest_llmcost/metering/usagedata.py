@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_llmcost.errors import UsageDataError
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.pricing.usage import Usage, is_quantity
 
 _SPLIT_KEYS = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 _COUNT_KEYS = (
@@ -19,8 +19,7 @@ _COUNT_KEYS = (
 )
 _COUNTED = ("_tokens", "_requests")
 """How the names of quantities end."""
-_MOST = 10**15
-"""More than anyone is billed for in one response, and little enough for exact arithmetic."""
+_EXPECTED = "a whole number from 0 to 10^9"
 _TOOL_KEYS = ("web_search_requests", "web_fetch_requests", "code_execution_requests")
 
 
@@ -34,7 +33,7 @@ def read_usage(raw: Mapping[str, object], *, path: str = "usage") -> Usage:
     Shape: Anthropic's `usage`; all but `input_tokens` and `output_tokens` may be null or missing.
 
     Raises:
-        UsageDataError: naming the path of what is not a whole number from 0 to 10^15.
+        UsageDataError: naming the path of what is not a whole number from 0 to 10^9.
 
     Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching and the usage
     types of the SDK, release 2.12.0, read 2026-11-22.
@@ -121,7 +120,7 @@ def term_at(raw: Mapping[str, object], key: str) -> str | None:
 def _count(raw: Mapping[str, object], key: str, path: str) -> int:
     count = _optional_count(raw, key, path)
     if count is None:
-        raise _error(f"{path}.{key}", "a whole number >= 0", raw.get(key))
+        raise _error(f"{path}.{key}", _EXPECTED, raw.get(key))
     return count
 
 
@@ -129,10 +128,8 @@ def _optional_count(raw: Mapping[str, object], key: str, path: str) -> int | Non
     value = raw.get(key)
     if value is None:
         return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _error(f"{path}.{key}", "a whole number >= 0", value)
-    if value > _MOST:
-        raise _error(f"{path}.{key}", "at most 10^15", value)
+    if not is_quantity(value):
+        raise _error(f"{path}.{key}", _EXPECTED, value)
     return value
 
 

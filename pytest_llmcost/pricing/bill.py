@@ -229,8 +229,8 @@ def _is_doubtful(leg: Leg, tariff: Tariff, refusal_billed: bool | None) -> bool:
 
 
 def _is_untold(leg: Leg) -> bool:
-    """Tell whether the response names this attempt, but not what it used."""
-    return leg.kind == "declined" and not leg.usage
+    """Tell whether the response names this attempt, or refusal, but not what it used."""
+    return (leg.kind == "declined" or leg.refusal is not None) and not leg.usage
 
 
 def _lowest(leg: Leg, tariff: Tariff, usage: Usage) -> Decimal:

@@ -5,13 +5,20 @@ Data flow: a response's `usage` -> `Leg`s of `Usage` and a `Context` -> `RateCar
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Literal, TypeGuard
 
 import msgspec
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
-LegKind = Literal["message", "compaction", "advisor", "declined"]
+MOST_TOKENS = 10**9
+"""A thousand times the largest context window: no answer and no prompt has more."""
+PromptCount = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
+"""What `count_tokens` may say."""
+
+LegKind = Literal["message", "compaction", "advisor", "declined", "resumed"]
+"""`resumed`: code of an earlier answer ran on and called a tool; the model was not sampled."""
 Platform = Literal[
     "bedrock",
     "bedrock-regional",
@@ -105,3 +112,28 @@ class Leg(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How long the cache entries live that it reads, where the request says so."""
     may_cache: Literal["5m", "1h"] | None = None
     """Any of its plain input may be written to the cache for so long, or read from it."""
+
+
+def is_quantity(value: object, *, least: int = 0) -> TypeGuard[int]:
+    """Return whether a value can be a number of tokens or searches; `true` is none."""
+    return type(value) is int and least <= value <= MOST_TOKENS
+
+
+def find_impossible(legs: Iterable[Leg]) -> str | None:
+    """Return what no request can have used among these legs; None where there is nothing.
+
+    Every pass of the model has a prompt. A leg without any usage is one that nothing is known
+    of (declined, refused before any output) or one without such a pass.
+    """
+    for leg in legs:
+        usage = leg.usage
+        most = max(getattr(usage, name) for name in usage.__struct_fields__)
+        if not is_quantity(most):
+            return f"more than {MOST_TOKENS:,} tokens of {leg.model}, which no request can use"
+        is_silent = leg.kind in ("declined", "resumed") or leg.refusal is not None
+        if not usage.prompt_tokens and (usage or not is_silent):
+            return (
+                f"{usage.output_tokens:,} output tokens of {leg.model} for a prompt of 0 tokens, "
+                "but no prompt is empty"
+            )
+    return None

@@ -140,3 +140,30 @@ def test_a_mock_of_the_sdk_s_method_is_no_traffic(project: Project) -> None:
     result.assert_outcomes(passed=1)
     tests: list[dict[str, Any]] = project.ledger()["tests"]
     assert [test["calls"] for test in tests] in ([], [[]])
+
+
+@pytest.mark.parametrize("usage", ["(0, 0)", "(0, 503)", "(-7, 5)", "(True, 5)", "(10**30, 5)"])
+def test_a_mock_that_states_what_no_request_can_use_leaves_a_budget_unverified(
+    project: Project, usage: str
+) -> None:
+    project.write(
+        app=SENT,
+        test_app=f"""
+        import httpx
+        from app import REPLY, ask
+        from pytest_llmcost import max_cost
+
+        @max_cost("$100")
+        def test_mocked():
+            stated = dict(zip(("input_tokens", "output_tokens"), {usage}))
+            def answer(request):
+                return httpx.Response(200, json={{**REPLY, "usage": stated}})
+            ask(transport=httpx.MockTransport(answer))
+        """,
+    )
+    result = project.run("--llmcost-report=ledger.json")
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines([r".*cost unverified against \$100\.00 max_cost.*"])
+    (test,) = project.ledger()["tests"]
+    assert test["verdict"]["state"] == "unverified"
+    assert [call["usd"] for call in test["calls"]] == [None]

@@ -307,6 +307,17 @@ def test_a_failure_says_what_to_do_and_tells_no_key(desk: Desk, step: Step, mess
     assert not desk.path.exists()
 
 
+@pytest.mark.parametrize("counted", [0, -7, True, False, 10**30, 7.5, None, "7"])
+def test_a_number_that_no_prompt_can_have_is_refused_and_not_written(
+    desk: Desk, counted: object
+) -> None:
+    desk.api.script(Step(answer_json({"input_tokens": counted})))
+    with pytest.raises(CountError, match="without a number of tokens that a prompt can have"):
+        desk.count()
+    assert not desk.path.exists()
+    assert desk.count().input_tokens > 0, "the next one is asked for anew"
+
+
 def test_rate_limits_are_obeyed_by_the_sdk(desk: Desk) -> None:
     desk.counter = Counter(lambda: desk.client(max_retries=2))
     desk.api.script(rate_limited("0.05"), fault(529, retry_after="0.05"))

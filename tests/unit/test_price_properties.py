@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.metering.call import Call, PricedLeg, price_call
-from pytest_llmcost.metering.response import read_message
+from pytest_llmcost.metering.response import read_message, read_usage
 from pytest_llmcost.metering.stream import reader_for
 from pytest_llmcost.pricing.bill import Basis, Cost
 from pytest_llmcost.pricing.ratecard import shipped_card
@@ -161,6 +161,7 @@ def priced_leg(leg: Leg) -> PricedLeg:
 def test_a_streams_price_is_that_of_its_final_message(
     model: str, start: dict[str, object], end: dict[str, object], size: int
 ) -> None:
+    assume(read_usage({**start, **end}).prompt_tokens)  # without one it is no usage at all
     opening = {"id": "msg_1", "model": model, "content": [], "usage": {**start, "output_tokens": 1}}
     delta = {"stop_reason": "end_turn"}
     body = events(
