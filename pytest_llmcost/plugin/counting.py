@@ -30,7 +30,7 @@ from pytest_llmcost.metering.countmany import Job
 from pytest_llmcost.metering.endpoint import bedrock_platform
 from pytest_llmcost.metering.payload import Payload, read_payload
 from pytest_llmcost.plugin.recording import cassette_path, fixture_cassette_path, record_mode
-from pytest_llmcost.pricing.usage import Context, Usage
+from pytest_llmcost.pricing.usage import Context, Usage, is_quantity
 
 if TYPE_CHECKING:
     from pytest_llmcost.plugin.run import Run
@@ -230,13 +230,15 @@ def read_output(payload: Payload, output_tokens: int | str | None) -> int | None
     """
     if output_tokens == "max":
         most = payload.body.get("max_tokens")
-        if not isinstance(most, int):
-            raise SettingsError('output_tokens="max", but the payload has no max_tokens')
+        if not is_quantity(most):
+            raise SettingsError('output_tokens="max", but the payload has no usable max_tokens')
         return most
     if output_tokens is None:
         return None
-    if isinstance(output_tokens, bool) or not isinstance(output_tokens, int) or output_tokens < 0:
-        raise SettingsError(f'output_tokens={output_tokens!r} is neither a number nor "max"')
+    if not is_quantity(output_tokens):
+        raise SettingsError(
+            f'output_tokens={output_tokens!r:.80} is neither a number from 0 to 10^9 nor "max"'
+        )
     return output_tokens
 
 

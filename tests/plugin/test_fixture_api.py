@@ -53,16 +53,26 @@ def test_a_count_has_tokens_a_price_and_an_itemised_bill(
     ("call", "words"),
     [
         ("count(PAYLOAD, model='x')", "count takes a payload or keywords, not both"),
-        ("count(PAYLOAD, output_tokens=-1)", "output_tokens=-1 is neither a number nor"),
+        ("count(PAYLOAD, output_tokens=-1)", "output_tokens=-1 is neither a number from 0 to"),
+        ("count(PAYLOAD, output_tokens=True)", "output_tokens=True is neither a number from"),
+        ("count(PAYLOAD, output_tokens=10**30)", "is neither a number from 0 to 10^9 nor"),
+        (
+            "count({**PAYLOAD, 'max_tokens': -7}, output_tokens='max')",
+            "the payload has no usable max_tokens",
+        ),
         ("count(PAYLOAD, output_tokens='most')", "output_tokens='most' is neither"),
         ("count(messages=[])", "the payload names no model"),
         (
             "count(model='claude-opus-4-7', messages=[], output_tokens='max')",
-            "the payload has no max_tokens",
+            "the payload has no usable max_tokens",
         ),
         ("count({**PAYLOAD, 'system': b'x'})", "system"),
         ("record(3)", "record takes a Messages response or a usage"),
         ("record({'input_tokens': 3, 'output_tokens': 1})", "a usage alone names no model"),
+        (
+            "record({'input_tokens': 0, 'output_tokens': 0}, model='claude-opus-4-7')",
+            "usage: 0 output tokens of claude-opus-4-7 for a prompt of 0 tokens",
+        ),
         ("record({'usage': {'input_tokens': '3'}}, model='claude-opus-4-7')", "usage.input_tokens"),
     ],
 )
