@@ -20,9 +20,9 @@ ON = "2026-11-22"
 CARD = CardId(version=shipped_card().version, sha256=shipped_card().sha256)
 
 
-def call(output_tokens: int, *, model: str = MODEL, fingerprint: str | None = None) -> Call:
-    """A million output tokens are $25."""
-    usage = Usage(output_tokens=output_tokens)
+def call(units: int, *, model: str = MODEL, fingerprint: str | None = None) -> Call:
+    """A unit is five tokens of input: a million units are $25."""
+    usage = Usage(input_tokens=5 * units)
     leg = PricedLeg(model=model, usage=usage)
     unpriced = Call(
         model=model, evidence="billed", usage=usage, legs=(leg,), fingerprint=fingerprint
@@ -67,7 +67,7 @@ def test_what_grew_is_shown_with_what_made_it_grow(
     assert lines[0].startswith("+$0.035 (+107.7%): $0.0325 before, $0.0675 now, 2 unchanged")
     assert [line.split(maxsplit=4) for line in lines[2:6]] == [
         ["changed", "before", "now", "difference", "what differs"],
-        ["t.py::test_grows", "$0.025", "$0.0525", "+$0.0275", "output +1,100, calls +1, system"],
+        ["t.py::test_grows", "$0.025", "$0.0525", "+$0.0275", "input +5,500, calls +1, system"],
         ["t.py::test_new", "-", "$0.01", "+$0.01", "new"],
         ["t.py::test_gone", "$0.0025", "-", "-$0.0025", "removed"],
     ]
