@@ -1,0 +1,57 @@
+"""Inputs built from public bug reports, beside the repository, where they are there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES_PATH = Path(__file__).resolve().parents[1].parent / "shared" / "cases"
+FAIL_TODAY = {
+    "06",
+    "19",
+    "20",
+    "22",
+    "23",
+    "27",
+    "29",
+    "30",
+    "38",
+    "41",
+    "43",
+    "44",
+}
+"""Numbers of the cases that are not right yet; whoever mends one deletes its line."""
+
+
+def cases() -> list[object]:
+    """Return a parameter for each case, or one that is skipped when there are none."""
+    names = sorted(path.parent.name for path in CASES_PATH.glob("[0-9]*/cmd.sh"))
+    if not names:
+        skip = pytest.mark.skip(reason="the public cases are not beside this repository")
+        return [pytest.param("none", marks=skip)]
+    fails = pytest.mark.xfail(strict=True, reason="the right value is not reached yet")
+    return [
+        pytest.param(name, marks=[fails] if name.partition("-")[0] in FAIL_TODAY else [])
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", cases())
+def test_a_case_from_a_public_bug_report_has_its_right_value(name: str) -> None:
+    outer = ("ANTHROPIC_", "PYTEST_", "GITHUB_")
+    env = {key: value for key, value in os.environ.items() if not key.startswith(outer)}
+    # The case runs the pytest and the llmcost of the environment that runs this test.
+    env["VENV"] = str(Path(sys.executable).parent.parent)
+    done = subprocess.run(
+        [str(CASES_PATH / "run.sh"), "-v", name],
+        env=env,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=150,
+    )
+    assert done.stdout.startswith(f"PASS {name}\n"), done.stdout + done.stderr
