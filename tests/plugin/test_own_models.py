@@ -1,0 +1,150 @@
+"""A model of one's own price file has its own ids and its own premiums, wherever it is met."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Project
+
+from pytest_llmcost.cli import main
+
+PRICES = """
+[models.acme-large]
+bedrock = "anthropic.acme-large-v1:0"
+vertex = "acme-large"
+regional = 1.1
+rates = [{ from = 2026-01-01, input = 10, cache_write_5m = 12.5, cache_write_1h = 20,
+           cache_read = 1, output = 50 }]
+"""
+USD = {
+    "us.anthropic.acme-large-v1:0": "0.011",
+    "eu.anthropic.acme-large-v1:0": "0.011",
+    "anthropic.acme-large-v1:0": "0.011",
+    "global.anthropic.acme-large-v1:0": "0.01",
+}
+"""1,000 tokens at $10 per million, with a tenth more but at the global endpoint."""
+REGIONAL = [name for name in USD if not name.startswith("global.")]
+APP = """
+    import httpx
+    import pytest
+    from pytest_llmcost import max_cost
+
+    REPLY = {{"id": "msg_1", "type": "message", "role": "assistant", "model": {said!r},
+             "content": [], "stop_reason": "end_turn",
+             "usage": {{"input_tokens": 1000, "output_tokens": 0}}}}
+
+    def mock(request):
+        return httpx.Response(200, json=REPLY)
+
+    @max_cost("{limit}")
+    def test_it(llmcost):
+        {body}
+"""
+CAPTURED = """with httpx.Client(transport=httpx.MockTransport(mock)) as client:
+            client.post("https://bedrock-runtime.us-east-1.amazonaws.com/model/{name}/invoke",
+                        json={{"anthropic_version": "bedrock-2023-05-31", "max_tokens": 9,
+                              "messages": [{{"role": "user", "content": "hi"}}]}})"""
+GATEWAY = """with httpx.Client(transport=httpx.MockTransport(mock)) as client:
+            client.post("https://{host}/v1/messages",
+                        json={{"model": {name!r}, "max_tokens": 9,
+                              "messages": [{{"role": "user", "content": "hi"}}]}})"""
+HOW = {
+    "captured at a gateway": GATEWAY.replace("{host}", "gateway.example"),
+    "captured at Bedrock's Messages API": GATEWAY.replace(
+        "{host}", "bedrock-mantle.us-east-1.api.aws/anthropic"
+    ),
+    "captured": CAPTURED,
+    "captured, with its id quoted": CAPTURED.replace("{name}", "{quoted}"),
+    "a message is declared": "llmcost.record(REPLY)",
+    "a usage is declared": "llmcost.record(REPLY['usage'], model={name!r})",
+}
+no_premium = pytest.mark.xfail(
+    strict=True, reason="a model of one's own price file is read without its premium"
+)
+
+
+def run(project: Project, how: str, name: str, limit: str) -> tuple[pytest.RunResult, Any]:
+    quoted = name.replace(":", "%3A")
+    body = HOW[how].format(name=name, quoted=quoted)
+    said = "acme-large" if how.startswith("captured") else name
+    project.write(test_app=APP.format(said=said, body=body, limit=limit))
+    (project.path / "prices.toml").write_text(PRICES)
+    result = project.run("--llmcost-prices=prices.toml", "--llmcost-report=ledger.json")
+    (test,) = project.ledger()["tests"]
+    return result, test
+
+
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=[no_premium] if "gateway" in how else []) for how in HOW]
+)
+@pytest.mark.parametrize("name", REGIONAL)
+def test_a_regional_id_has_the_premium(project: Project, how: str, name: str) -> None:
+    result, test = run(project, how, name, "$0.0105")
+    result.assert_outcomes(failed=1)
+    assert (test["usd"], test["verdict"]["state"]) == (USD[name], "exceeded")
+    (call,) = test["calls"]
+    assert (call["model"], call["usd_low"], call["usd_high"]) == ("acme-large", "0.011", "0.011")
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_the_global_id_has_none(project: Project, how: str) -> None:
+    name = "global.anthropic.acme-large-v1:0"
+    result, test = run(project, how, name, "$0.0105")
+    result.assert_outcomes(passed=1)
+    assert (test["usd"], test["verdict"]["state"]) == (USD[name], "within")
+
+
+def price(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: object
+) -> tuple[str, str, list[str]]:
+    prices, path = tmp_path / "prices.toml", tmp_path / "file.json"
+    prices.write_text(PRICES)
+    path.write_text(json.dumps(file))
+    assert main(["price", str(path), f"--prices={prices}", "--on=2026-11-22", "--format=json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    return row["model"], row["usd"], row["caveats"]
+
+
+def response(name: str) -> dict[str, Any]:
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": name,
+        "content": [],
+        "usage": {"input_tokens": 1000, "output_tokens": 0},
+    }
+
+
+@pytest.mark.parametrize("name", USD)
+def test_the_command_prices_a_response_of_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert price(tmp_path, capsys, response(name)) == ("acme-large", USD[name], [])
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[no_premium] if name in REGIONAL else []) for name in USD]
+)
+def test_the_command_prices_a_recording_by_what_was_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    asked = {"model": name, "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    recorded = {
+        "request": {
+            "method": "POST",
+            "uri": "https://gateway.example/v1/messages",
+            "headers": {},
+            "body": json.dumps(asked),
+        },
+        "response": {
+            "status": {"code": 200, "message": "OK"},
+            "headers": {"content-type": ["application/json"]},
+            "body": {"string": json.dumps(response("acme-large"))},
+        },
+    }
+    cassette = {"version": 1, "interactions": [recorded]}
+    assert price(tmp_path, capsys, cassette) == ("acme-large", USD[name], [])
