@@ -17,7 +17,7 @@ from pytest_llmcost.budgeting.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.budgeting.ledger import Report, read_report
 from pytest_llmcost.budgeting.ledger import Run as RunRecord
 from pytest_llmcost.budgeting.places import matches, parse_place
-from pytest_llmcost.budgeting.report import run_verdicts
+from pytest_llmcost.budgeting.report import own_verdicts, run_verdicts
 from pytest_llmcost.budgeting.taskbudgets import task_budget_notes
 from pytest_llmcost.plugin.marker import budgets_of
 from pytest_llmcost.plugin.run import Run, utc_now
@@ -48,7 +48,11 @@ def close(run: Run, session: pytest.Session) -> Report:
     near = cliff_notes(report, run.books.card, run.price_date) if run.books.ledger else ()
     budgets = task_budget_notes(report, run.books.card, on=run.price_date)
     idle = _idle_places(run, session) if report.complete else ()
-    report = replace(report, notes=(*report.notes, *near, *budgets, *idle))
+    cut_off = [
+        f"{nodeid} exceeded its ceiling, and the run ended before this could fail it"
+        for nodeid in _cut_off(report)
+    ]
+    report = replace(report, notes=(*report.notes, *near, *budgets, *idle, *cut_off))
     if run.baseline is None:
         return report
     return _compared(run.settings, run.books.card, report, run.baseline)
@@ -95,8 +99,19 @@ def _increase_limits(settings: Settings, label: str) -> list[IncreaseLimit]:
 
 
 def is_broken(run: Run, report: Report) -> bool:
-    """Whether a ceiling over several tests fails the run."""
-    return any(map(run.books.is_broken, run_verdicts(report)))
+    """Whether a ceiling over several tests fails the run, or one that its test had no time to."""
+    return any(map(run.books.is_broken, run_verdicts(report))) or bool(_cut_off(report))
+
+
+def _cut_off(report: Report) -> list[str]:
+    """The tests that exceeded a ceiling and did not fail: `pytest.exit()` ended the run in them."""
+    last = {test.nodeid: test for test in report.tests}
+    return [
+        test.nodeid
+        for test in last.values()
+        if test.outcome in ("", "passed", "skipped")
+        and any(verdict.state == "exceeded" for verdict in own_verdicts(test))
+    ]
 
 
 def finish(run: Run, report: Report, exit_status: int) -> Report:

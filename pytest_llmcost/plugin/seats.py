@@ -60,6 +60,10 @@ class Attempt(Holder):
         """The decisive one of the test's ceilings, once they are judged."""
         self.others: Sequence[Verdict] = ()
         """Those of its other ceilings, the worst first."""
+        self.is_skipped = False
+        """Whether its set-up or body ended with a skip."""
+        self.is_xfailed = False
+        """Whether its set-up or body ended with `pytest.xfail()`."""
         self.has_failed = False
         """Whether any report said so, a subtest's too, whatever comes after."""
 

@@ -7,6 +7,7 @@ in most suites all of them, pass by here without anything being loaded or comput
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
@@ -75,11 +76,19 @@ class Watch:
 
     # Phases
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin an attempt: everything from here on is the test's, but for wider fixtures."""
+        __tracebackhide__ = True
         self._attempt = attempt = self.run.begin(item)
         self.run.sit(Seat(attempt, "setup", item))
+        try:
+            return (yield)
+        except BaseException as error:
+            self.run.catch_up()
+            if attempt.is_touched:  # nothing was spent where a mark skips, as in many suites
+                self._end(attempt, error)
+            raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -87,19 +96,33 @@ class Watch:
         __tracebackhide__ = True
         attempt = self._attempt_of(item)
         self.run.sit(Seat(attempt, "call", item))
-        passed = False
         try:
             result = yield
-            # unittest keeps its outcome on the item instead of raising it.
-            passed = not getattr(item, "_excinfo", None)
-        finally:
-            try:
-                self.run.drain()
-            finally:
-                self._judge(attempt, needs_calls=passed)
-        if passed and (found := self._broken(attempt)):
-            self._fail(attempt, found)
+        except BaseException as error:
+            self._drain_and_end(attempt, error)
+            raise
+        # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
+        kept = getattr(item, "_excinfo", None)
+        self._drain_and_end(attempt, kept[0].value if kept else None)
         return result
+
+    def _drain_and_end(self, attempt: Attempt, error: BaseException | None) -> None:
+        __tracebackhide__ = True
+        try:
+            self.run.drain()
+        finally:
+            self._end(attempt, error)
+
+    def _end(self, attempt: Attempt, error: BaseException | None) -> None:
+        """Judge a test by how its set-up or body ended; raise a breach that a skip would hide."""
+        __tracebackhide__ = True
+        attempt.is_skipped = _is_skip(error)
+        attempt.is_xfailed = isinstance(error, pytest.xfail.Exception)
+        self._judge(attempt, needs_calls=error is None)
+        if (error is None or attempt.is_skipped) and (found := self._broken(attempt)):
+            # pytest would report unittest's skip in place of what is raised here.
+            vars(attempt.item).pop("_excinfo", None)
+            self._fail(attempt, found)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -110,15 +133,13 @@ class Watch:
         before, was_broken = attempt.verdict, bool(self._broken(attempt))
         try:
             result = yield
-        except (pytest.skip.Exception, pytest.xfail.Exception):
-            # They say nothing of the money, so they must not hide that.
+        except BaseException as error:
             self._judge_again(attempt, before)
-            if was_broken or not self._broken(attempt):
+            # A skip or xfail here says nothing about the money, so it must not hide a breach.
+            is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)
+            if not is_excuse or was_broken or not self._broken(attempt):
                 raise
             result = None
-        except BaseException:
-            self._judge_again(attempt, before)
-            raise
         else:
             self._judge_again(attempt, before)
         if not was_broken and (worse := self._broken(attempt)):
@@ -130,7 +151,9 @@ class Watch:
         try:
             self.run.rise(attempt)
         finally:
-            if before is not None or (attempt.is_touched and attempt.blocks):
+            # A set-up that skipped before it had spent was not judged; a fixture still may spend.
+            is_open = attempt.blocks or not attempt.has_failed
+            if before is not None or (attempt.is_touched and is_open):
                 needs_calls = before is not None and before.state == "unverified"
                 self._judge(attempt, needs_calls=needs_calls)
 
@@ -150,10 +173,19 @@ class Watch:
             judge(self.run, attempt, needs_calls=needs_calls)
 
     def _broken(self, attempt: Attempt) -> list[Verdict]:
-        """What fails the test of what was judged so far, the decisive one first."""
-        if not attempt.is_touched and attempt.verdict is None:
+        """What fails the test of what was judged so far, the decisive one first.
+
+        A skipped test had no chance to show that it keeps a ceiling, so only what is exceeded
+        fails it; one that ended with `pytest.xfail()` stays an xfail.
+        """
+        if attempt.is_xfailed or (not attempt.is_touched and attempt.verdict is None):
             return []
-        return [each for each in attempt.verdicts if self.run.books.is_broken(each)]
+        return [
+            each
+            for each in attempt.verdicts
+            if each.state == "exceeded"
+            or (not attempt.is_skipped and self.run.books.is_broken(each))
+        ]
 
     def _has_ceiling(self, item: pytest.Item) -> bool:
         has_default = self.run.settings.max_test is not None
@@ -162,7 +194,8 @@ class Watch:
     def _fail(self, attempt: Attempt, found: Sequence[Verdict]) -> None:
         from pytest_llmcost.plugin.judging import broken
 
-        raise broken(found[0], self.run.books.ledger.calls(attempt.owner), found[1:])
+        calls = self.run.books.ledger.calls(attempt.owner)
+        raise broken(found[0], calls, found[1:]) from None
 
     # Shared fixtures
 
@@ -213,6 +246,13 @@ class Watch:
         note(self.run, attempt, report, call)
         _shorten(report, call)
         return report
+
+
+def _is_skip(error: BaseException | None) -> bool:
+    """Whether pytest will report an error as a skip; unittest's own kind anywhere, as pytest."""
+    unittest = sys.modules.get("unittest")
+    kinds = (pytest.skip.Exception, *((unittest.SkipTest,) if unittest else ()))
+    return isinstance(error, kinds)
 
 
 def _shorten(report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
