@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import combinations
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -46,8 +48,8 @@ def ceilings_of(item: pytest.Item, settings: Settings) -> Ceilings:
     """
     limits: dict[Kind, Budget] = {}
     cache: Basis | None = None
-    for node, mark in _nearest_first(item):
-        stated = _read_mark(mark, node, is_own=node is item)
+    for node, holder, mark in _nearest_first(item):
+        stated = _read_mark(mark, _origin(node, holder), is_own=node is item)
         for budget in stated.budgets:
             limits.setdefault(budget.kind, budget)
         cache = cache or stated.cache
@@ -56,12 +58,70 @@ def ceilings_of(item: pytest.Item, settings: Settings) -> Ceilings:
     return Ceilings(tuple(limits[kind] for kind in _PARSERS if kind in limits), cache)
 
 
-def _nearest_first(item: pytest.Item) -> list[tuple[_pytest.nodes.Node, pytest.Mark]]:
-    """All markers of a test; those of its parameters are nearer than the function's own."""
+def check_marks(item: pytest.Item) -> None:
+    """Refuse two markers on one function, class or module that set the same quantity.
+
+    This is for the time of collection. What parameters, hooks and tests add is on no object, so
+    it may set what the object's own marker sets.
+
+    Raises:
+        SettingsError: there are two; names the place and both.
+    """
+    for node in item.listchain():
+        for holder, marks in _marked_objects(node):
+            for one, other in combinations(marks, 2):
+                both = sorted(dict(_stated(one)).keys() & dict(_stated(other)).keys())
+                if both:
+                    raise SettingsError(
+                        f"{_origin(node, holder)}: two max_cost markers set the same limit "
+                        f"({', '.join(both)}): {_show(one)} and {_show(other)}; remove one of them"
+                    )
+
+
+def _nearest_first(
+    item: pytest.Item,
+) -> Iterator[tuple[_pytest.nodes.Node, object, pytest.Mark]]:
+    """All markers of a test, each with its node and the object that the marker is on.
+
+    A parameter's are nearer than the function's own; a class's are nearer than its bases', in
+    the order of the MRO, where pytest has the bases first.
+    """
     callspec = getattr(item, "callspec", None)
     params = () if callspec is None else tuple(callspec.marks)
-    found = list(item.iter_markers_with_node(MARKER))
-    return sorted(found, key=lambda each: not any(each[1] is mark for mark in params))
+    for node in reversed(item.listchain()):
+        found: list[tuple[int, object, pytest.Mark]] = []
+        # Not of an item: unittest's makes its instance anew where it is asked for after the end.
+        classes = list(_marked_objects(node)) if isinstance(node, pytest.Class) else []
+        for mark in node.own_markers:
+            if mark.name == MARKER:
+                # What a hook has added to the node is as near as what is on the class itself.
+                distance = -1 if _is_among(mark, params) else 0
+                holder: object = None
+                for place, (cls, own) in enumerate(classes):
+                    if _is_among(mark, own):
+                        distance, holder = place, cls
+                        break
+                found.append((distance, holder, mark))
+        yield from ((node, holder, mark) for _, holder, mark in sorted(found, key=itemgetter(0)))
+
+
+def _is_among(mark: pytest.Mark, marks: Iterable[pytest.Mark]) -> bool:
+    """Whether it is one of them, itself: equal marks may stand in several places."""
+    return any(mark is each for each in marks)
+
+
+def _marked_objects(node: _pytest.nodes.Node) -> Iterator[tuple[object, list[pytest.Mark]]]:
+    """A node's function, class or module, and the class's bases, each with its own markers."""
+    obj = getattr(node, "obj", None)
+    marked: list[tuple[object, Any]]
+    if inspect.isclass(obj):
+        marked = [(cls, vars(cls).get("pytestmark", [])) for cls in obj.__mro__]
+    else:
+        marked = [(obj, getattr(obj, "pytestmark", []))]
+    for holder, stated in marked:
+        listed = stated if isinstance(stated, list) else [stated]
+        marks: list[Any] = [getattr(each, "mark", each) for each in listed]
+        yield holder, [mark for mark in marks if getattr(mark, "name", None) == MARKER]
 
 
 def budgets_of(settings: Settings) -> list[Budget]:
@@ -88,8 +148,7 @@ def _default_ceiling(limit: Decimal, origin: str) -> Budget:
     return Budget(scope="test", limit=limit, origin=origin, label="max_test")
 
 
-def _read_mark(mark: pytest.Mark, node: _pytest.nodes.Node, *, is_own: bool) -> Ceilings:
-    origin = _origin(node)
+def _read_mark(mark: pytest.Mark, origin: str, *, is_own: bool) -> Ceilings:
     try:
         stated = dict(_stated(mark))
         reason = _reason(mark)
@@ -131,12 +190,16 @@ def _named(kind: Kind, parse: Callable[[object], Decimal], value: object) -> Dec
 
 
 def _usage(mark: pytest.Mark) -> str:
-    given = [repr(arg) for arg in mark.args]
-    given += [f"{name}={value!r}" for name, value in mark.kwargs.items()]
     return (
         'takes an amount such as "$0.05" and optionally input_tokens=, output_tokens=, calls=, '
-        f"cache= and reason=; got max_cost({', '.join(given)})"
+        f"cache= and reason=; got {_show(mark)}"
     )
+
+
+def _show(mark: pytest.Mark) -> str:
+    given = [repr(arg) for arg in mark.args]
+    given += [f"{name}={value!r}" for name, value in mark.kwargs.items()]
+    return f"max_cost({', '.join(given)})"
 
 
 def _reason(mark: pytest.Mark) -> str | None:
@@ -153,22 +216,21 @@ def _cache(mark: pytest.Mark) -> Basis | None:
     return cache
 
 
-def _origin(node: _pytest.nodes.Node) -> str:
+def _origin(node: _pytest.nodes.Node, holder: object = None) -> str:
     """Where the marker stands, `file:line` as far as it can be told."""
     if isinstance(node, pytest.Item):
         path, line, _ = node.location
         return path if line is None else f"{path}:{line + 1}"
-    path = _relative(node)
-    holder = getattr(node, "obj", None)
+    holder = holder or getattr(node, "obj", None)
     if not inspect.isclass(holder):
-        return path
+        return _relative(node.path, node)
     try:
+        path = _relative(Path(inspect.getsourcefile(holder) or node.path), node)
         return f"{path}:{inspect.getsourcelines(holder)[1]}"
     except (OSError, TypeError):
-        return f"{path}::{node.name}"
+        return f"{_relative(node.path, node)}::{holder.__name__}"
 
 
-def _relative(node: _pytest.nodes.Node) -> str:
-    path = Path(node.path)
+def _relative(path: Path, node: _pytest.nodes.Node) -> str:
     root = node.config.rootpath
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

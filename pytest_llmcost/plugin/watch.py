@@ -272,9 +272,10 @@ def _problems(
         if not isinstance(node, pytest.Item):
             continue
         if is_inherited or any(mark.name == MARKER for mark in node.own_markers):
-            from pytest_llmcost.plugin.marker import ceilings_of
+            from pytest_llmcost.plugin.marker import ceilings_of, check_marks
 
             try:
                 ceilings_of(node, run.settings)
+                check_marks(node)
             except SettingsError as error:
                 yield f"{node.nodeid}: {error}"
