@@ -75,7 +75,8 @@ def _company_prices() -> str:
 @pytest.mark.parametrize("block", list(blocks("ini")), ids=str)
 def test_settings_in_the_documentation_are_accepted(project: Project, block: Block) -> None:
     code = block.code if "llmcost" in block.code else block.code + "llmcost_rows = 5\n"
-    project.write(pytest_ini=code, test_page="def test_nothing(): pass")
+    tests = ("test_page", "tests__test_triage", "tests__agents__test_agents")
+    project.write(pytest_ini=code, **dict.fromkeys(tests, "def test_nothing(): pass"))
     result = project.run("--strict-config")
     assert result.ret == pytest.ExitCode.OK, result.stdout.str() + result.stderr.str()
 

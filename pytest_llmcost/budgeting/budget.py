@@ -38,6 +38,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     pattern: str | None = None
     """Of a place: the glob over node ids whose sum is limited."""
+    idle: bool = False
+    """Of a place: no test matches the glob, so what it is to limit is unknown."""
     warn_at: Decimal | None = None
     """The share of the limit from which reports warn; it never fails anything."""
 
@@ -68,6 +70,11 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         if self.state != "within" or self.warn_at is None or not self.high:
             return False
         return self.high >= EXACT.multiply(self.limit, self.warn_at)
+
+    @property
+    def saw_nothing(self) -> bool:
+        """Unverified because nothing was there to limit: no call, or no test for a place."""
+        return self.state == "unverified" and self.high is None and not self.reasons
 
 
 class Spend(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,9 +157,11 @@ def check(budget: Budget, spend: Spend, *, saw_calls: bool = True) -> Verdict:
     """Judge a spend: low above the limit is exceeded, high within it is within, else unverified.
 
     The limit itself passes. A required budget that saw no call is unverified, and has no
-    reasons: nothing is known at all. One on the number of calls is kept by making none.
+    reasons: nothing is known at all. One on the number of calls is kept by making none. So is
+    one of a place that no test matches.
     """
-    if budget.required and not saw_calls and budget.kind != "calls":
+    saw_no_call = budget.required and not saw_calls and budget.kind != "calls"
+    if saw_no_call or (budget.idle and not spend.high and spend.actual == 0):
         spend = Spend(actual=None, low=Decimal(0), high=None)
     return judge(budget, spend, state_of(budget.limit, spend))
 

@@ -152,6 +152,7 @@ def _common_budget(stated: Sequence[tuple[str, Verdict]]) -> Budget:
         label=chosen.label,
         reason=chosen.reason,
         pattern=chosen.pattern,
+        idle=all(each.saw_nothing for _, each in stated),
         warn_at=chosen.warn_at,
     )
 

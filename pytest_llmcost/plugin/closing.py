@@ -16,7 +16,6 @@ from pytest_llmcost.budgeting.cliffs import cliff_notes
 from pytest_llmcost.budgeting.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.budgeting.ledger import Report, read_report
 from pytest_llmcost.budgeting.ledger import Run as RunRecord
-from pytest_llmcost.budgeting.places import matches, parse_place
 from pytest_llmcost.budgeting.report import own_verdicts, run_verdicts
 from pytest_llmcost.budgeting.taskbudgets import task_budget_notes
 from pytest_llmcost.plugin.marker import budgets_of
@@ -40,41 +39,24 @@ def close(run: Run, session: pytest.Session) -> Report:
         generator={name: version(name) for name in ("pytest-llmcost", "pytest")},
         cache_basis=run.settings.cache,
         incomplete=run.incomplete,
-        budgets=budgets_of(run.settings),
+        budgets=[
+            replace(budget, idle=budget.pattern in run.idle_places)
+            for budget in budgets_of(run.settings)
+        ],
         notes=[*run.all_notes, *_notes(run)],
     )
     if run.settings.model:
         report = with_what_if(run, report)
     near = cliff_notes(report, run.books.card, run.price_date) if run.books.ledger else ()
     budgets = task_budget_notes(report, run.books.card, on=run.price_date)
-    idle = _idle_places(run, session) if report.complete else ()
     cut_off = [
         f"{nodeid} exceeded its ceiling, and the run ended before this could fail it"
         for nodeid in _cut_off(report)
     ]
-    report = replace(report, notes=(*report.notes, *near, *budgets, *idle, *cut_off))
+    report = replace(report, notes=(*report.notes, *near, *budgets, *cut_off))
     if run.baseline is None:
         return report
     return _compared(run.settings, run.books.card, report, run.baseline)
-
-
-def _idle_places(run: Run, session: pytest.Session) -> Iterator[str]:
-    """Tell of ceilings by place that hold for no test at all: a folder that was renamed, say."""
-    if not (run.settings.budgets and session.testscollected):
-        return
-    nodeids = _nodeids(run, session)
-    for line in run.settings.budgets:
-        place = parse_place(line, run.settings.origin("budgets"))
-        if not any(matches(place.pattern or "", nodeid) for nodeid in nodeids):
-            yield f"{place.origin}: {place.pattern} matches no test, so it limits nothing"
-
-
-def _nodeids(run: Run, session: pytest.Session) -> set[str]:
-    """All tests of a run; with workers nobody but the terminal knows here what they ran."""
-    terminal = session.config.pluginmanager.getplugin("terminalreporter")
-    stats = getattr(terminal, "stats", {})
-    told = {getattr(report, "nodeid", "") for reports in stats.values() for report in reports}
-    return {run.nodeid(item) for item in session.items} | told
 
 
 def _compared(settings: Settings, card: RateCard, report: Report, baseline: Path) -> Report:

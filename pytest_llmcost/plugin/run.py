@@ -44,6 +44,8 @@ class Run:
         self.workers = 0
         self.incomplete: set[str] = set()
         self.notes: set[str] = set()
+        self.idle_places: set[str] = set()
+        """The globs of ceilings by place that match no test."""
         self.seat = NOBODY
         self.late_conftests: set[object] = set()
         """Conftests that came with the collection; our hooks do not count there."""

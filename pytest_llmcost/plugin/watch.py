@@ -68,6 +68,17 @@ class Watch:
             self.run.incomplete.add("collection-errors")
         return report
 
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, items: Sequence[pytest.Item]
+    ) -> Generator[None, None, None]:
+        """Look which ceilings by place are for no test, while no test is deselected yet."""
+        if self.run.settings.budgets:
+            from pytest_llmcost.plugin.idleplaces import idle_places
+
+            self.run.idle_places.update(idle_places(self.run, session, items))
+        yield
+
     @pytest.hookimpl
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """A run that left tests out is not complete."""

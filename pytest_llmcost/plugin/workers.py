@@ -45,6 +45,7 @@ class Worker:
             "ledger": self._news(),
             "incomplete": sorted(self.run.incomplete),
             "notes": sorted(self.run.all_notes),
+            "idle_places": sorted(self.run.idle_places),
         }
         session.config.workeroutput[_KEY] = json.dumps(last_words)  # type: ignore[attr-defined]
 
@@ -104,3 +105,4 @@ class Controller:
             self.run.books.ledger.absorb(last_words["ledger"], worker=node.gateway.id)
         self.run.incomplete.update(last_words["incomplete"])
         self.run.notes.update(last_words["notes"])
+        self.run.idle_places.update(last_words["idle_places"])

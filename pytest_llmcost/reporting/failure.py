@@ -56,7 +56,9 @@ def _known(verdict: Verdict) -> str:
     if verdict.low:
         low = format_amount(verdict.kind, verdict.low, against=verdict.limit)
         return f"at least {low}, the rest unknown"
-    return "no call was seen" if not verdict.reasons else "unknown"
+    if not verdict.saw_nothing:
+        return "unknown"
+    return "no test matches it" if verdict.pattern else "no call was seen"
 
 
 def render_failure(verdict: Verdict, calls: Sequence[Call], others: Sequence[Verdict] = ()) -> str:

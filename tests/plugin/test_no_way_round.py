@@ -238,27 +238,6 @@ def test_an_ini_file_may_limit_what_only_ci_compares(project: Project) -> None:
     project.run().assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("workers", [(), ("-n1",)])
-def test_a_place_without_a_test_is_told(project: Project, workers: tuple[str, ...]) -> None:
-    project.write(
-        test_app="def test_nothing(): pass",
-        pytest_ini="""
-        [pytest]
-        llmcost_budgets =
-            tests/agents/** = $1
-            test_app.py = $1
-        """,
-    )
-    result = project.run(
-        "--llmcost-report=ledger.json", *workers, plugins=("xdist",) if workers else ()
-    )
-    result.assert_outcomes(passed=1)
-    note = "llmcost_budgets: tests/agents/** matches no test, so it limits nothing"
-    assert project.ledger()["notes"] == [note]
-    project.run("-k", "nothing", "test_app.py", "--llmcost-report=ledger.json")
-    assert project.ledger()["notes"] == []
-
-
 @pytest.mark.parametrize("quiet", [(), ("-q",)])
 def test_what_is_let_pass_unverified_is_told(project: Project, quiet: tuple[str, ...]) -> None:
     project.write(

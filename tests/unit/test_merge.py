@@ -171,6 +171,19 @@ class TestVerdicts:
             Decimal("0.8"),
         )
 
+    @pytest.mark.parametrize(
+        ("idle", "state"), [((True, True), "unverified"), ((True, False), "within")]
+    )
+    def test_on_places_stay_unverified_where_no_shard_had_a_test_for_them(
+        self, idle: tuple[bool, bool], state: str
+    ) -> None:
+        shards = [
+            make_report({}, budgets=[make_budget("1", scope="place", pattern="a/**", idle=each)])
+            for each in idle
+        ]
+        (verdict,) = merge_reports(named(*shards)).verdicts
+        assert verdict.state == state
+
     def test_on_places_need_one_limit(self) -> None:
         shards = [
             make_report({}, budgets=[make_budget(limit, scope="place", pattern="a/**")])
