@@ -29,7 +29,7 @@ from pytest_llmcost.budgeting.differences import (
 from pytest_llmcost.budgeting.increase import Difference, IncreaseLimit, check_increase
 from pytest_llmcost.budgeting.ledger_file import write_report
 from pytest_llmcost.budgeting.report import FixtureRow, Report, TestRow
-from pytest_llmcost.budgeting.totals import sum_usd
+from pytest_llmcost.budgeting.totals import fixture_key, sort_rows, sum_totals, sum_usd
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.metering.call import Call, price_call
 from pytest_llmcost.pricing.bill import Basis
@@ -49,6 +49,44 @@ def write_baseline(report: Report, path: str | os.PathLike[str]) -> None:
             f"({', '.join(report.incomplete)}); only a whole run can be a baseline"
         )
     write_report(replace(report, comparison=None), path)
+
+
+def keep_rows(report: Report, old: Report, not_passed: Iterable[str], card: RateCard) -> Report:
+    """Return a run in which tests that did not pass have the rows of an older one, if it has any.
+
+    `not_passed` are node ids, also of modules and classes that were skipped whole. A shared
+    fixture that was not set up stays if one of these tests may use it: nobody else asked for it.
+    The old rows are priced anew, like the run's own.
+    """
+    nodes = tuple(not_passed)
+    old = reprice(old, card, like=report)
+    tests = [test for test in old.tests if any(_is_in(test.nodeid, node) for node in nodes)]
+    known = set(map(fixture_key, report.fixtures))
+    fixtures = [
+        row
+        for row in old.fixtures
+        if fixture_key(row) not in known
+        and any(
+            _is_in(node, row.node or row.baseid) or _is_in(row.node or row.baseid, node)
+            for node in nodes
+        )
+    ]
+    kept = {test.nodeid for test in tests}
+    tests += [test for test in report.tests if test.nodeid not in kept]
+    payloads = {**old.payloads, **report.payloads}
+    rows = sort_rows(tests, [*report.fixtures, *fixtures], report.outside_tests)
+    return replace(
+        report,
+        totals=sum_totals(rows),
+        payloads={key: payloads[key] for key in sorted(payloads)},
+        tests=tuple(rows.tests),
+        fixtures=tuple(rows.fixtures),
+    )
+
+
+def _is_in(nodeid: str, node: str) -> bool:
+    """Whether a test is one, or is in a folder, file or class; the empty name is the whole run."""
+    return not node or nodeid == node or nodeid.startswith((f"{node}/", f"{node}::"))
 
 
 def compare(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pytest_llmcost.budgeting.budget import is_uncounted
-from pytest_llmcost.budgeting.ledger import Report, TestRow, write_report
+from pytest_llmcost.budgeting.ledger import Report, TestRow, read_report, write_report
 from pytest_llmcost.budgeting.ledger_file import write_file
 from pytest_llmcost.budgeting.report import own_verdicts
 from pytest_llmcost.errors import LedgerError, LlmCostError
@@ -25,7 +25,7 @@ def publish(run: Run, report: Report) -> list[str]:
     """Write what was asked for; return what could not be written, a line each."""
     problems = [_attempt(partial(_write, path, report)) for path in run.settings.report]
     if run.settings.update_baseline and run.settings.baseline is not None:
-        problems.append(_attempt(partial(_accept, run.settings.baseline, report)))
+        problems.append(_attempt(partial(_accept, run, run.settings.baseline, report)))
     if _is_github(run):
         problems.append(_attempt(partial(_write_job_summary, report)))
     return [problem for problem in problems if problem]
@@ -48,18 +48,25 @@ def _write(path: Path, report: Report) -> None:
         write_file(path, [render_markdown(report).encode()])
 
 
-def _accept(baseline: Path, report: Report) -> None:
-    """Write the run as the new baseline, unless tests failed before they had sent all."""
-    from pytest_llmcost.budgeting.baseline import write_baseline
+def _accept(run: Run, baseline: Path, report: Report) -> None:
+    """Write the run as the new baseline; tests that did not pass keep what they had in the old.
 
+    One that failed before it had sent all, and has nothing to keep, makes that impossible.
+    """
+    from pytest_llmcost.budgeting.baseline import keep_rows, write_baseline
+
+    old = None if run.baseline is None else read_report(baseline)
+    kept = set() if old is None else {test.nodeid for test in old.tests} & run.not_passed
     last = {test.nodeid: test for test in sorted(report.tests, key=lambda test: test.attempt)}
-    failed = [nodeid for nodeid in sorted(last) if _failed_by_itself(last[nodeid])]
+    failed = [each for each in sorted(last) if _failed_by_itself(last[each]) and each not in kept]
     if failed:
         raise LedgerError(
             f"{baseline}: is left as it was, for {failed[0]} failed"
             f"{f' and {len(failed) - 1} more' if len(failed) > 1 else ''}: what a failing test "
             "costs is not what it will cost"
         )
+    if old is not None and report.complete:
+        report = keep_rows(report, old, run.not_passed, run.books.card)
     write_baseline(report, baseline)
 
 

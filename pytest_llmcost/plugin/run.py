@@ -44,6 +44,8 @@ class Run:
         self.workers = 0
         self.incomplete: set[str] = set()
         self.notes: set[str] = set()
+        self.not_passed: set[str] = set()
+        """Tests that were skipped or failed, and modules and classes that were skipped whole."""
         self.idle_places: set[str] = set()
         """The globs of ceilings by place that match no test."""
         self.seat = NOBODY

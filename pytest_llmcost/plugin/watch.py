@@ -66,6 +66,8 @@ class Watch:
             report.result = []
         if report.failed:
             self.run.incomplete.add("collection-errors")
+        elif report.skipped:
+            self.run.not_passed.add(collector.nodeid)
         return report
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -247,6 +249,7 @@ class Watch:
             if call.excinfo is not None:
                 attempt.has_failed |= report.failed
                 _shorten(report, call)
+            self._note_passing(attempt, report)
             return report
         from pytest_llmcost.plugin.judging import add_properties, note
 
@@ -256,7 +259,17 @@ class Watch:
         attempt.has_failed |= report.failed
         note(self.run, attempt, report, call)
         _shorten(report, call)
+        self._note_passing(attempt, report)
         return report
+
+    def _note_passing(self, attempt: Attempt, report: pytest.TestReport) -> None:
+        """Note whether the test has passed so far; of several attempts the last one counts."""
+        is_skipped = report.skipped and report.when != "teardown"
+        if report.failed or (is_skipped and not hasattr(report, "wasxfail")):
+            self.run.not_passed.add(attempt.nodeid)
+        elif report.when != "teardown" and not attempt.has_failed:
+            # A new attempt, or a test that passed although one of its subtests was skipped.
+            self.run.not_passed.discard(attempt.nodeid)
 
 
 def _is_skip(error: BaseException | None) -> bool:

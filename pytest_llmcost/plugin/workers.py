@@ -45,6 +45,7 @@ class Worker:
             "ledger": self._news(),
             "incomplete": sorted(self.run.incomplete),
             "notes": sorted(self.run.all_notes),
+            "not_passed": sorted(self.run.not_passed),
             "idle_places": sorted(self.run.idle_places),
         }
         session.config.workeroutput[_KEY] = json.dumps(last_words)  # type: ignore[attr-defined]
@@ -105,4 +106,5 @@ class Controller:
             self.run.books.ledger.absorb(last_words["ledger"], worker=node.gateway.id)
         self.run.incomplete.update(last_words["incomplete"])
         self.run.notes.update(last_words["notes"])
+        self.run.not_passed.update(last_words["not_passed"])
         self.run.idle_places.update(last_words["idle_places"])

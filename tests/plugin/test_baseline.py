@@ -162,3 +162,154 @@ def test_a_baseline_that_is_not_there_is_a_usage_error_unless_it_is_being_made(
     newer = project.run("--llmcost-baseline=base.json")
     assert newer.ret == pytest.ExitCode.USAGE_ERROR
     newer.stderr.fnmatch_lines(["*base.json*newer than pytest-llmcost/1*"])
+
+
+KEEPING = """
+    import os
+
+    import pytest
+    from pytest_llmcost.plugin.fixture import LlmCost
+    from pytest_llmcost.plugin.run import KEY
+
+    DONE = os.environ.get("HOW", "passes") == "passes"
+
+    def spend(llmcost, tokens):
+        usage = {"input_tokens": tokens, "output_tokens": 0}
+        llmcost.record(usage, model="claude-opus-4-7")
+
+    @pytest.fixture(scope="module")
+    def shared(request):
+        spend(LlmCost(request.config.stash[KEY], request.node), 700)
+
+    def test_other(llmcost):
+        spend(llmcost, 300 if DONE else 400)
+"""
+ENDINGS = {
+    "skips at once": "if not DONE: pytest.skip()",
+    "skips after a part": "spend(llmcost, 10); DONE or pytest.skip()",
+    "fails at once": "assert DONE",
+    "fails after a part": "spend(llmcost, 10); assert DONE",
+}
+WAYS = {"alone": (), "xdist": ("-n2",)}
+
+
+def rows(project: Project) -> dict[str, Decimal]:
+    ledger = project.ledger("base.json")
+    found = {test["nodeid"].rpartition("::")[2]: test["usd"] for test in ledger["tests"]}
+    found |= {fixture["name"]: fixture["usd"] for fixture in ledger["fixtures"]}
+    assert Decimal(ledger["totals"]["usd"]) == sum(map(Decimal, found.values()))
+    return {name: Decimal(usd) for name, usd in found.items()}
+
+
+def run_keeping(
+    project: Project, monkeypatch: pytest.MonkeyPatch, way: str, *args: str, how: str = "passes"
+) -> pytest.RunResult:
+    monkeypatch.setenv("HOW", how)
+    plugins = ("xdist",) if WAYS[way] else ()
+    return project.run("--llmcost-baseline=base.json", *WAYS[way], *args, plugins=plugins)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("how", ENDINGS)
+def test_a_test_that_does_not_pass_keeps_its_rows_in_the_baseline(
+    project: Project, monkeypatch: pytest.MonkeyPatch, how: str, way: str
+) -> None:
+    source = f"""{KEEPING}
+    def test_it(llmcost, shared):
+        {ENDINGS[how]}
+        spend(llmcost, 500)
+
+    def test_gone(llmcost):
+        spend(llmcost, 100)
+    """
+    project.write(test_app=source)
+    assert run_keeping(project, monkeypatch, way, "--llmcost-update-baseline").ret == 0
+    before = rows(project)
+    project.write(test_app=source.partition("def test_gone")[0])
+    result = run_keeping(project, monkeypatch, way, "--llmcost-update-baseline", how="ends")
+    result.stdout.no_fnmatch_line("not written*")
+    assert rows(project) == {
+        "test_it": before["test_it"],
+        "shared": before["shared"],
+        "test_other": Decimal("0.002"),
+    }
+    again = run_keeping(project, monkeypatch, way, "--llmcost-max-increase=0%")
+    assert again.ret == pytest.ExitCode.OK
+    kept = (project.path / "base.json").read_bytes()
+    refused = run_keeping(project, monkeypatch, way, "-k", "it", "--llmcost-update-baseline")
+    refused.stdout.fnmatch_lines(["not written: *base.json: is left as it was*"])
+    assert (project.path / "base.json").read_bytes() == kept
+
+
+SKIPPED_WHOLE = {
+    "a fixture": """
+    @pytest.fixture(autouse=True)
+    def _needs():
+        if not DONE: pytest.skip()
+    """,
+    "a marker": "pytestmark = pytest.mark.skipif(not DONE, reason='no key')",
+    "a module": "if not DONE: pytest.skip('no key', allow_module_level=True)",
+    "an import": "if not DONE: pytest.importorskip('no_such_module')",
+    "a session fixture": """
+    @pytest.fixture(autouse=True, scope="session")
+    def _needs():
+        if not DONE: pytest.skip()
+    """,
+}
+
+
+@pytest.mark.parametrize("what", SKIPPED_WHOLE)
+def test_tests_that_are_skipped_together_keep_their_rows_and_their_fixtures(
+    project: Project, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    source = f"""{KEEPING}
+    {SKIPPED_WHOLE[what]}
+    def test_it(llmcost, shared):
+        spend(llmcost, 500)
+    """
+    project.write(test_app=source, test_second=KEEPING.replace("test_other", "test_second"))
+    run_keeping(project, monkeypatch, "alone", "--llmcost-update-baseline")
+    before = rows(project)
+    run_keeping(project, monkeypatch, "alone", "--llmcost-update-baseline", how="skips")
+    assert rows(project) == {**before, "test_second": Decimal("0.002")}
+
+
+def test_a_test_that_passes_in_the_end_or_fails_as_expected_has_new_rows(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write(
+        test_app=f"""{KEEPING}
+    ATTEMPTS = []
+
+    def test_flaky(llmcost):
+        spend(llmcost, 100 if DONE else 200)
+        ATTEMPTS.append(1)
+        assert DONE or len(ATTEMPTS) == 2
+
+    def test_parts(llmcost, subtests):
+        spend(llmcost, 100 if DONE else 200)
+        with subtests.test("skipped"):
+            pytest.skip()
+
+    @pytest.fixture
+    def late():
+        yield
+        pytest.skip()
+
+    def test_late(llmcost, late):
+        spend(llmcost, 100 if DONE else 200)
+
+    @pytest.mark.xfail
+    def test_known(llmcost):
+        spend(llmcost, 100 if DONE else 200)
+        assert False
+    """
+    )
+    run_keeping(project, monkeypatch, "alone", "--llmcost-update-baseline")
+    update = ("--llmcost-baseline=base.json", "--llmcost-update-baseline", "--reruns=1")
+    monkeypatch.setenv("HOW", "otherwise")
+    assert project.run(*update, plugins=("rerunfailures",)).ret == pytest.ExitCode.OK
+    tests = project.ledger("base.json")["tests"]
+    usd = {test["nodeid"].rpartition("::")[2]: test["usd"] for test in tests}
+    changed = ("test_flaky", "test_known", "test_late", "test_parts")
+    assert usd == {**dict.fromkeys(changed, "0.001"), "test_other": "0.002"}
