@@ -45,6 +45,11 @@ _RARE = frozenset(
 
 _SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")
 _WIDEST_EXPONENT = 60
+_ODD_AMOUNT = re.compile(
+    rb'"(?:[a-z_]*usd[a-z_]*|limit|actual|low|high|warn_at)"\s*:\s*'
+    rb'("[^"]*[_\s\\\x80-\xff][^"]*")'
+)
+"""An amount that `Decimal` reads although it is no plain number: `1_0`, ` 10 `, `\uff11`."""
 
 
 _TYPES = {field.name: field.type for field in msgspec.structs.fields(Report)}
@@ -82,6 +87,9 @@ def parse_report(data: bytes, source: str) -> Report:
         raise LedgerError(f"{source}: is no ledger of ours, or damaged ({error})") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise LedgerError(f"{source}: is damaged, not JSON to its end ({error})") from None
+    if (odd := _ODD_AMOUNT.search(data)) is not None:
+        shown = odd[1].decode("utf-8", "replace")
+        raise LedgerError(f"{source}: is damaged, {_shown(shown)} is no amount of money")
     _check_amounts(report, source)
     for call in calls_of(report):
         if (impossible := find_impossible(call.legs)) is not None:
@@ -140,7 +148,7 @@ def _is_sane(amount: Decimal) -> bool:
     return amount.is_finite() and abs(amount.adjusted()) <= _WIDEST_EXPONENT
 
 
-def _shown(amount: Decimal) -> str:
+def _shown(amount: object) -> str:
     text = str(amount)
     return text if len(text) < 40 else f"{text[:40]}..."
 

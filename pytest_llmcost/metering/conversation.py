@@ -28,6 +28,7 @@ from pytest_llmcost.metering.library import Library
 from pytest_llmcost.metering.lostanswer import read_failure
 from pytest_llmcost.metering.replay import Replay, read_betas
 from pytest_llmcost.metering.stream import Reader, reader_for
+from pytest_llmcost.pricing.money import read_digits
 
 
 class Desk(Protocol):
@@ -222,7 +223,7 @@ class Conversation:
     def attempts(self) -> int:
         """How often the client has sent this call by now."""
         count = self.request.headers.get("x-stainless-retry-count", "0")
-        return 1 + (int(count) if count.isdecimal() else 0)
+        return 1 + (read_digits(count) or 0)
 
     @functools.cached_property
     def payload(self) -> Mapping[str, Any] | None:

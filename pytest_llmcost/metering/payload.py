@@ -15,6 +15,7 @@ import msgspec
 from pytest_llmcost.errors import PayloadError, UnknownModelError
 from pytest_llmcost.metering.countable import NEEDS_BETA, countable
 from pytest_llmcost.metering.json_value import JsonValue, canonical, to_json_value
+from pytest_llmcost.pricing.money import read_digits
 
 __all__ = [
     "Payload",
@@ -263,8 +264,7 @@ _ORDER = ("model", "system", "tools", "messages")
 def _place(change: str) -> tuple[int, int]:
     group, _, rest = change.partition(" ")[0].partition(".")
     rank = _ORDER.index(group) if group in _ORDER else len(_ORDER)
-    number = int(rest) if group == "messages" and rest.isdigit() else 0
-    return rank, number
+    return rank, (read_digits(rest) or 0) if group == "messages" else 0
 
 
 def describe_changes(changes: Sequence[str], most: int = 6) -> str:

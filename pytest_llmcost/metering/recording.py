@@ -22,6 +22,7 @@ from pytest_llmcost.metering.recordedbody import (
     parsed_json,
     unzip,
 )
+from pytest_llmcost.pricing.money import read_digits
 
 _INTERACTIONS = ("interactions", "http_interactions")
 """vcrpy, go-vcr and cassetter; vcr for Ruby and for R."""
@@ -236,9 +237,9 @@ def _status(response: Mapping[str, Any]) -> int:
     status = response.get("status")
     nested = status if isinstance(status, dict) else response
     for value in (nested.get("code"), nested.get("status_code"), status):
-        text = str(value).split(" ")[0]
-        if text.isdigit():
-            return int(text)
+        code = read_digits(str(value).split(" ")[0])
+        if code is not None:
+            return code
     return 200
 
 

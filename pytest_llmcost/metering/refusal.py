@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pytest_llmcost.metering.json_value import JsonValue
 from pytest_llmcost.metering.payload import tool_name
+from pytest_llmcost.pricing.money import read_digits
 
 _REFUSING = re.compile(
     r"not (?:yet |currently )?(?:supported|permitted|allowed|available|accepted)|unsupported"
@@ -158,7 +159,7 @@ def _inner_index(rest: list[str], block: Mapping[str, Any]) -> int | None:
     if block.get("type") != "tool_result" or "content" not in rest:
         return None
     after = rest[rest.index("content") + 1 :]
-    return int(after[0]) if after and after[0].isdigit() else None
+    return read_digits(after[0]) if after else None
 
 
 def _only_counting_refuses(block: Mapping[str, Any], message: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,6 +24,8 @@ _MOST_DIGITS = 15
 _LEAST_RATE = Decimal("0.0001")
 """Nobody sells a million tokens for less: such an amount is one of a single token."""
 _LEAST_FACTOR = Decimal("0.001")
+_PLAIN = re.compile(r"[0-9.eE+-]+")
+"""What an amount in quotes may be written with; `Decimal` also reads `1_0` and ` 10 `."""
 _PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.(?P<key>[^.\[\]]+)|\[(?P<index>\d+)\]")
 _NAMED = re.compile(r"(?:unknown|required) field `(?P<key>[^`]+)`")
@@ -190,7 +192,7 @@ def _convert(raw: object, kind: type[_S], where: str) -> _S:
         value = msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         raise RateCardError(f"price file {where}: {_explain(str(error), raw)}") from error
-    _check_amounts(msgspec.to_builtins(value, builtin_types=(Decimal, date)), where)
+    _check_amounts(msgspec.to_builtins(value, builtin_types=(Decimal, date)), raw, where)
     return value
 
 
@@ -224,16 +226,17 @@ def _look_up(raw: object, keys: list[str]) -> object:
     return raw
 
 
-def _check_amounts(raw: object, where: str) -> None:
-    for path, number in _numbers(raw, ""):
-        if not number.is_finite() or number < 0 or _digits(number) > _MOST_DIGITS:
+def _check_amounts(value: object, raw: object, where: str) -> None:
+    for path, number, written in _numbers(value, raw, ""):
+        is_plain = not isinstance(written, str) or _PLAIN.fullmatch(written)
+        if not is_plain or not number.is_finite() or number < 0 or _digits(number) > _MOST_DIGITS:
             raise RateCardError(
                 f"price file {where}: {path}: expected an amount of at least 0 with at most "
-                f"{_MOST_DIGITS} digits, got {_shown(number)}"
+                f"{_MOST_DIGITS} digits, got {_shown(number if is_plain else written)}"
             )
 
 
-def _shown(number: Decimal) -> str:
+def _shown(number: object) -> str:
     text = str(number)
     return text if len(text) <= 40 else f"{text[:40]}..."
 
@@ -245,15 +248,17 @@ def _digits(number: Decimal) -> int:
     return max(len(digits) + exponent, len(digits), -exponent)
 
 
-def _numbers(raw: object, path: str) -> Iterator[tuple[str, Decimal]]:
-    if isinstance(raw, dict):
-        for key, value in raw.items():
-            yield from _numbers(value, f"{path}.{key}".lstrip("."))
-    elif isinstance(raw, (list, tuple)):
-        for index, value in enumerate(raw):
-            yield from _numbers(value, f"{path}[{index}]")
-    elif isinstance(raw, (int, Decimal)):
-        yield path, Decimal(raw)
+def _numbers(value: object, raw: Any, path: str) -> Iterator[tuple[str, Decimal, object]]:
+    """Yield every number with its path, and as the file has it."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if key in raw:  # else it is a default of ours
+                yield from _numbers(each, raw[key], f"{path}.{key}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for index, each in enumerate(value):
+            yield from _numbers(each, raw[index], f"{path}[{index}]")
+    elif isinstance(value, (int, Decimal)):
+        yield path, Decimal(value), raw
 
 
 def _check_row(row: RateRow, where: str) -> None:

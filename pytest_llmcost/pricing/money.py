@@ -10,7 +10,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decima
 
 from pytest_llmcost.errors import SettingsError
 
-_NUMBER = r"(?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+|\d[\d_]*)(?:\.\d*)?|\.\d+)"
+_NUMBER = r"(?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
 """A comma only ever groups thousands: taken for that, a decimal comma would multiply by hundred."""
 _AMOUNT = re.compile(rf"(?P<dollars>\$)?{_NUMBER}(?P<cents>\s*[c¢])?", re.ASCII)
 _QUANTITY = re.compile(rf"{_NUMBER}\s*(?P<unit>[kKmM]?)", re.ASCII)
@@ -58,8 +58,8 @@ def _parse_amount(value: object) -> Decimal | None:
 
 
 def _plain_number(text: str) -> Decimal:
-    """Read digits that may be grouped by commas or underscores."""
-    return Decimal(text.replace(",", "").replace("_", ""))
+    """Read digits that may be grouped by commas."""
+    return Decimal(text.replace(",", ""))
 
 
 def _comma_hint(value: object) -> str:
@@ -76,7 +76,7 @@ def _digits(amount: Decimal) -> int:
 
 
 def parse_quantity(value: object) -> int:
-    """Read a whole number of tokens or calls: `8000`, `"8_000"`, `"8k"` or `"1.5M"`.
+    """Read a whole number of tokens or calls: `8000`, `"8,000"`, `"8k"` or `"1.5M"`.
 
     Raises:
         SettingsError: when it is no whole number, or negative.
@@ -101,6 +101,18 @@ def _parse_number(value: object) -> Decimal | None:
     if match is None:
         return None
     return EXACT.multiply(_plain_number(match["number"]), _UNITS[match["unit"].lower()])
+
+
+def read_digits(text: str) -> int | None:
+    """Return the whole number that a text of a few plain digits is, and None for any other text.
+
+    `int` also reads `1_0`, ` 10 ` and the digits of every script, and fails on 5,000 digits.
+
+    Example:
+        >>> read_digits("200"), read_digits("2_0"), read_digits("²")
+        (200, None, None)
+    """
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 def parse_percent(text: str) -> Decimal:

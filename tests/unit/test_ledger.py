@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -495,6 +496,15 @@ class TestFiles:
         bounded = make_call("3", legs=legs, usd_low=Decimal(1), usd_high=Decimal(9))
         report = make_report({A: [bounded]})
         assert parse_report(render_json(report), "x") == report
+
+    @pytest.mark.parametrize("written", ["1_0", " 1", "\uff11", r"\uff11", "1\t"])
+    @pytest.mark.parametrize("key", ["limit", "usd", "usd_high"])
+    def test_refuse_amounts_that_are_no_plain_number(self, key: str, written: str) -> None:
+        text = render_json(a_full_report()).decode()
+        damaged = re.sub(rf'"{key}": "[0-9.]+"', lambda _: f'"{key}": "{written}"', text)
+        assert damaged != text
+        with pytest.raises(LedgerError, match="is damaged"):
+            parse_report(damaged.encode(), "x")
 
     def test_refuse_limits_that_are_no_number(self) -> None:
         text = render_json(a_full_report()).decode().replace('"limit": "1"', '"limit": "sNaN"')

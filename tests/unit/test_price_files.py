@@ -48,6 +48,16 @@ def test_amounts_may_be_quoted(overlay: Overlay) -> None:
     assert rates(card, "claude-opus-5-5") == ["4", "5", "8", "0.2", "18.5"]
 
 
+@pytest.mark.parametrize(
+    "written", ["1_0", "1_0_", " 10 ", "\uff11\uff10", "1 0", "NaN", "Infinity"]
+)
+def test_a_quoted_amount_is_a_plain_number(written: str, overlay: Overlay) -> None:
+    with pytest.raises(RateCardError, match=r"output"):
+        overlay(
+            f'[models.claude-opus-5-5]\nrates = [{{ from = 2026-11-01, output = "{written}" }}]'
+        )
+
+
 def test_a_row_changes_what_it_states_from_its_day_on(overlay: Overlay) -> None:
     card = overlay("[models.claude-opus-5-5]\nrates = [{ from = 2026-11-01, output = 18 }]")
     assert rates(card, "claude-opus-5-5", date(2026, 10, 31)) == ["4", "5", "8", "0.2", "20"]
@@ -269,7 +279,7 @@ def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
         ),
         (
             '[models.a]\nrates = [{ from = 2026-01-01, input = "inf" }]',
-            ['model "a"', "rates[0].input", "got Infinity"],
+            ['model "a"', "rates[0].input", "got inf"],
         ),
         (
             "[models.a]\nrates = [{ from = 2026-01-01, input = 3.1234567890123456 }]",

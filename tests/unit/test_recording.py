@@ -239,6 +239,9 @@ def test_python_tags_never_run_anything(tmp_path: Path) -> None:
         ({"status": 429}, 429),
         ({"status": None, "status_code": 429}, 429),
         ({"status": None}, 200),
+        ({"status": "²"}, 200),
+        ({"status": "4_2_9"}, 200),
+        ({"status": "9" * 5_000}, 200),
     ],
 )
 def test_every_recorders_status_is_read(response: dict[str, Any], status: int) -> None:
