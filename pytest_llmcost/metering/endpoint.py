@@ -27,6 +27,8 @@ _VERTEX = re.compile(
     r"(?:/locations/(?P<location>[^/]+))?/publishers/anthropic/models/"
     r"(?P<model>[^/]+):(?P<verb>rawPredict|streamRawPredict)$"
 )
+_GOVERNMENT = re.compile(r"arn:aws-us-gov:|(?:.*[/:])?us-gov[.-]")
+"""A model id of AWS GovCloud (US), or an ARN with its partition or one of its regions."""
 _OPAQUE_PROFILE = re.compile(r"^arn:[^/]*:(?:application-inference-profile|prompt-router)/")
 
 
@@ -67,7 +69,8 @@ def recognise(method: str, url: str) -> Endpoint | None:
     if method.upper() != "POST":
         return None
     if match := _BEDROCK.search(parts.path):
-        return _bedrock_endpoint(unquote(match["model"]), match["verb"])
+        host = parts.hostname or ""
+        return _bedrock_endpoint(unquote(match["model"]), match["verb"], host)
     if match := _VERTEX.search(parts.path):
         return _vertex_endpoint(unquote(match["model"]), match["verb"], match["location"])
     return None
@@ -91,20 +94,25 @@ def _direct_endpoint(method: str, match: re.Match[str], host: str) -> Endpoint |
 def _host_platform(host: str) -> Platform | None:
     """The cloud behind Anthropic's own paths; the model, hence the region, is in the body."""
     if host.startswith("bedrock-mantle."):
-        return "bedrock"
+        return "bedrock-gov" if _is_government(host) else "bedrock"
     if host.endswith((".services.ai.azure.com", ".cognitiveservices.azure.com")):
         return "foundry"
     return None
 
 
-def _bedrock_endpoint(model: str, verb: str) -> Endpoint | None:
+def _is_government(host: str) -> bool:
+    """Tell a host in a region of AWS GovCloud (US): `us-gov-west-1` or `us-gov-east-1`."""
+    return ".us-gov-" in host
+
+
+def _bedrock_endpoint(model: str, verb: str, host: str) -> Endpoint | None:
     if not _may_be_claude(model):
         return None
     if verb == "count-tokens":
         return Endpoint(kind="count_tokens", platform="bedrock", model=model, stream=False)
     return Endpoint(
         kind="messages",
-        platform=bedrock_platform(model),
+        platform="bedrock-gov" if _is_government(host) else bedrock_platform(model),
         model=model,
         stream=verb != "invoke",
     )
@@ -115,13 +123,15 @@ def _may_be_claude(model: str) -> bool:
 
 
 def bedrock_platform(model: str) -> Platform:
-    """Tell a global Bedrock id from a regional one, and from one that hides which it is.
+    """Tell a global Bedrock id from a regional one, from GovCloud's, and from an opaque one.
 
     Every id without the `global.` prefix is regional. Whether that costs more depends on the
     model's generation, which the rate card knows.
 
     Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08
     """
+    if _GOVERNMENT.match(model):
+        return "bedrock-gov"
     if _OPAQUE_PROFILE.match(model):
         return "bedrock-unknown"
     name = model.rpartition("/")[2]

@@ -123,6 +123,9 @@ class CardFile(msgspec.Struct, frozen=True, kw_only=True):
     geographies_at_list: tuple[str, ...] = ()
     bedrock_prefixes: tuple[str, ...] = ()
     bedrock_global_prefix: str | None = None
+    bedrock_gov_prefix: str | None = None
+    bedrock_gov_factor: Decimal | None = None
+    """Of every model's tokens in AWS GovCloud (US), in place of its regional factor."""
     refusals: tuple[RefusalRule, ...] = ()
     code_execution: CodeExecution | None = None
     sources: Mapping[str, str] = {}
@@ -160,6 +163,7 @@ def parse_card_file(data: bytes, *, origin: str) -> CardFile:
         raise RateCardError(f"price file {origin}: models: expected a table, got {models!r}")
     settings = _convert(raw, _Settings, origin)
     _check_factor(settings.batch_factor, f"{origin}: batch_factor")
+    _check_factor(settings.bedrock_gov_factor, f"{origin}: bedrock_gov_factor")
     fields = {name: getattr(settings, name) for name in CardFile.__struct_fields__}
     entries = {name: _parse_model(name, entry, origin) for name, entry in models.items()}
     return CardFile(**(fields | {"models": entries}))

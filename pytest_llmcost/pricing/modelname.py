@@ -16,9 +16,10 @@ from pytest_llmcost.pricing.usage import Platform
 
 _LONG_CONTEXT = re.compile(r"\[1m\]$", re.IGNORECASE)
 _BEDROCK_ARN = re.compile(
-    r"arn:[^:]*:bedrock:[^:]*:[^:]*:(?:foundation-model|inference-profile)/(?P<id>.+)"
+    r"arn:(?P<partition>[^:]*):bedrock:[^:]*:[^:]*:(?:foundation-model|inference-profile)/(?P<id>.+)"
 )
 
+_VERSION = re.compile(r"-(\d{1,2})-(\d{1,2})(?!\d)")
 _MOST_SHOWN = 200
 """Characters of a name; longer than any."""
 
@@ -33,8 +34,8 @@ class Resolved(NamedTuple):
     @property
     def regional(self) -> bool | None:
         """Whether the spelling says a regional endpoint; None where it does not say."""
-        if self.platform in ("bedrock", "bedrock-regional"):
-            return self.platform == "bedrock-regional"
+        if self.platform in ("bedrock", "bedrock-regional", "bedrock-gov"):
+            return self.platform != "bedrock"
         return None
 
 
@@ -67,17 +68,22 @@ class Names:
         """Return the model that a name stands for; nothing for any other name.
 
         `[1m]` at the end, ARNs of Bedrock's own inference profiles and percent signs of a
-        URL are understood; a prefix or a part of a known name is not.
+        URL are understood, and so are Google Cloud's `name@default` and the `anthropic/name` of
+        gateways (OpenRouter's also with a point, `anthropic/claude-sonnet-5.5`). A prefix or a
+        part of a known name is not.
 
         Source: https://platform.claude.com/docs/en/about-claude/models/model-ids-and-versions
-        and Bedrock's list of inference profiles, read 2026-11-22.
+        and Bedrock's list of inference profiles, read 2026-11-22; public configurations of
+        Google Cloud tools and gateways, read 2026-11-25.
         """
         if name in self._index:
             return self._index[name]
         plain = _LONG_CONTEXT.sub("", unquote(name.strip()))
-        if arn := _BEDROCK_ARN.fullmatch(plain):
-            plain = arn["id"]
-        return self._index.get(plain)
+        arn = _BEDROCK_ARN.fullmatch(plain)
+        found = self._index.get(arn["id"] if arn else plain)
+        if found and arn and arn["partition"] == "aws-us-gov":
+            return found._replace(platform="bedrock-gov")
+        return found
 
     def nearest(self, name: str, count: int = 3) -> tuple[str, ...]:
         """Return the known ids most like a name, the most alike first."""
@@ -90,6 +96,7 @@ def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
     """Yield what each name stands for; a later one of the same name wins."""
     for model, entry in card.models.items():
         yield from _cloud_spellings(model, entry, card)
+        yield from _gateway_spellings(model, entry)
     for model, entry in card.models.items():
         yield from ((alias, Resolved(model)) for alias in entry.aliases)
     for model in card.models:  # an id is never an alias of something else
@@ -99,6 +106,8 @@ def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
 def _cloud_spellings(
     model: str, entry: ModelEntry, card: CardFile
 ) -> Iterator[tuple[str, Resolved]]:
+    at_google = entry.vertex or model
+    yield f"{at_google.partition('@')[0]}@default", Resolved(model, "vertex-unknown")
     if entry.vertex is not None:
         yield entry.vertex, Resolved(model, "vertex-unknown")
     if entry.bedrock is not None:
@@ -106,3 +115,12 @@ def _cloud_spellings(
         for prefix in card.bedrock_prefixes:
             yield f"{prefix}.{entry.bedrock}", Resolved(model, "bedrock-regional")
         yield f"{card.bedrock_global_prefix}.{entry.bedrock}", Resolved(model, "bedrock")
+        if card.bedrock_gov_prefix is not None:
+            yield f"{card.bedrock_gov_prefix}.{entry.bedrock}", Resolved(model, "bedrock-gov")
+
+
+def _gateway_spellings(model: str, entry: ModelEntry) -> Iterator[tuple[str, Resolved]]:
+    for name in (model, *entry.aliases):
+        if name.startswith("claude-"):
+            yield f"anthropic/{name}", Resolved(model)
+            yield "anthropic/" + _VERSION.sub(r"-\1.\2", name), Resolved(model)

@@ -70,7 +70,7 @@ def tariff_of(
     factors = (
         _tier(settings, context),
         _geography(settings, entry, context),
-        _endpoint(entry, context),
+        _endpoint(settings, entry, context),
     )
     caveats = [factor.caveat for factor in factors if factor.caveat]
     caveats += _model_caveats(bands[0], entry, on)
@@ -120,9 +120,11 @@ def _geography(settings: CardFile, entry: ModelEntry, context: Context) -> _Fact
     return _Factor(high=dearest, caveat=f"unknown-geography: {geography}")
 
 
-def _endpoint(entry: ModelEntry, context: Context) -> _Factor:
-    """A model without a regional factor costs the same at every endpoint."""
+def _endpoint(settings: CardFile, entry: ModelEntry, context: Context) -> _Factor:
+    """A model without a regional factor costs the same at every endpoint but GovCloud's."""
     cloud, _, endpoint = (context.platform or "").partition("-")
+    if endpoint == "gov":
+        return _known(settings.bedrock_gov_factor)
     if entry.regional is None or endpoint not in ("regional", "unknown"):
         return _Factor()
     if endpoint == "regional":

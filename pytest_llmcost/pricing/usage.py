@@ -22,6 +22,7 @@ LegKind = Literal["message", "compaction", "advisor", "declined", "resumed"]
 Platform = Literal[
     "bedrock",
     "bedrock-regional",
+    "bedrock-gov",
     "bedrock-unknown",
     "vertex",
     "vertex-regional",

@@ -113,6 +113,8 @@ def test_a_published_or_recomputed_figure_is_met_exactly(usd: str, cost: Cost) -
         ({"platform": "bedrock"}, "1"),
         ({"platform": "vertex"}, "1"),
         ({"platform": "bedrock-regional"}, "1.1"),
+        ({"platform": "bedrock-gov"}, "1.2"),
+        ({"platform": "bedrock-gov", "service_tier": "batch"}, "0.6"),
         ({"platform": "vertex-regional"}, "1.1"),
         ({"platform": "vertex-regional", "inference_geo": "us"}, "1.21"),
         ({"platform": "vertex-regional", "inference_geo": "us", "service_tier": "batch"}, "0.605"),

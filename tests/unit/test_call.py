@@ -118,6 +118,7 @@ def test_caveats_of_reading_and_pricing_stand_together_sorted() -> None:
     ("model", "platform", "usd"),
     [
         ("us.anthropic.claude-opus-5-5", "bedrock-regional", "4.4"),
+        ("us-gov.anthropic.claude-opus-5-5", "bedrock-gov", "4.8"),
         ("global.anthropic.claude-opus-5-5", "bedrock", "4"),
         ("claude-opus-5-5", None, "4"),
     ],

@@ -232,6 +232,7 @@ def test_whose_workspace_it_is_goes_out_as_a_header(desk: Desk) -> None:
         ("claude-sonnet-4-5", "claude-sonnet-4-5"),
         ("eu.anthropic.claude-sonnet-4-5-20250929-v1:0", "claude-sonnet-4-5-20250929"),
         ("claude-sonnet-4-5@20250929", "claude-sonnet-4-5-20250929"),
+        ("claude-sonnet-4-5@default", "claude-sonnet-4-5-20250929"),
     ],
 )
 def test_a_clouds_name_of_a_model_is_resolved_for_anthropics_own_api(

@@ -102,6 +102,23 @@ def test_an_opaque_inference_profile_is_an_unknown_endpoint() -> None:
     assert endpoint.platform == "bedrock-unknown"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"{BEDROCK}/model/us-gov.anthropic.claude-sonnet-4-5-20250929-v1:0/invoke",
+        f"{BEDROCK}/model/arn:aws-us-gov:bedrock:us-gov-west-1:1:inference-profile%2F"
+        "us-gov.anthropic.claude-opus-4-6-v1/invoke",
+        f"{BEDROCK}/model/arn:aws-us-gov:bedrock:us-gov-west-1:1:application-inference-profile%2F"
+        "abc/invoke",
+        "https://bedrock-runtime.us-gov-west-1.amazonaws.com/model/anthropic.claude-opus-4-6-v1/invoke",
+        "https://bedrock-runtime-fips.us-gov-east-1.amazonaws.com/model/anthropic.claude-v2/invoke",
+        "https://bedrock-mantle.us-gov-west-1.api.aws/anthropic/v1/messages",
+    ],
+)
+def test_govcloud_is_known_by_its_ids_its_arns_and_its_hosts(url: str) -> None:
+    assert seen(url).platform == "bedrock-gov"
+
+
 def test_bedrock_counts_its_own_way() -> None:
     model = "anthropic.claude-opus-4-6-v1"
     assert seen(f"{BEDROCK}/model/{model}/count-tokens").kind == "count_tokens"

@@ -56,6 +56,26 @@ PROFILE = "arn:aws:bedrock:us-east-1:123456789012:inference-profile/"
         ("claude-sonnet-4-5@20250929", "claude-sonnet-4-5-20250929", "vertex-unknown"),
         ("claude-3-5-sonnet-v2@20241022", "claude-3-5-sonnet-20241022", "vertex-unknown"),
         ("claude-3-haiku-48k-20240307", "claude-3-haiku-20240307", None),
+        ("claude-opus-4-6@default", "claude-opus-4-6", "vertex-unknown"),
+        ("claude-sonnet-5-5@default", "claude-sonnet-5-5", "vertex-unknown"),
+        ("claude-opus-4-5@default", "claude-opus-4-5-20251101", "vertex-unknown"),
+        ("claude-3-5-sonnet-v2@default", "claude-3-5-sonnet-20241022", "vertex-unknown"),
+        ("anthropic/claude-sonnet-5-5", "claude-sonnet-5-5", None),
+        ("anthropic/claude-sonnet-5.5", "claude-sonnet-5-5", None),
+        ("anthropic/claude-opus-4.5", "claude-opus-4-5-20251101", None),
+        ("anthropic/claude-opus-4-5-20251101", "claude-opus-4-5-20251101", None),
+        ("us-gov.anthropic.claude-opus-4-6-v1", "claude-opus-4-6", "bedrock-gov"),
+        (
+            "arn:aws-us-gov:bedrock:us-gov-west-1:1:inference-profile/"
+            "us-gov.anthropic.claude-sonnet-4-5-20250929-v1:0",
+            "claude-sonnet-4-5-20250929",
+            "bedrock-gov",
+        ),
+        (
+            "arn:aws-us-gov:bedrock:us-gov-east-1::foundation-model/anthropic.claude-opus-5-5",
+            "claude-opus-5-5",
+            "bedrock-gov",
+        ),
     ],
 )
 def test_a_name_resolves_exactly_however_a_cloud_spells_it(
@@ -81,7 +101,12 @@ def test_a_name_resolves_exactly_however_a_cloud_spells_it(
         "us.global.anthropic.claude-opus-5-5",
         "anthropic.claude-opus-5-5-v1:0",
         "us.claude-opus-5-5",
-        "anthropic/claude-opus-5-5",
+        "openai/claude-opus-5-5",
+        "anthropic/claude-opus-5.6",
+        "anthropic/anthropic.claude-opus-5-5",
+        "claude-sonnet-5.5",
+        "claude-opus-5-6@default",
+        "xx-gov.anthropic.claude-opus-5-5",
         "claude-opus-5-5@20261001",
         "[1m]",
         f"{PROFILE.replace('inference', 'application-inference')}abc123",
@@ -110,7 +135,13 @@ def test_the_nearest_names_are_the_ones_a_person_meant() -> None:
 
 @pytest.mark.parametrize(
     ("platform", "regional"),
-    [("bedrock", False), ("bedrock-regional", True), ("vertex-unknown", None), (None, None)],
+    [
+        ("bedrock", False),
+        ("bedrock-regional", True),
+        ("bedrock-gov", True),
+        ("vertex-unknown", None),
+        (None, None),
+    ],
 )
 def test_a_spelling_says_whether_the_endpoint_is_regional(
     platform: object, regional: bool | None
