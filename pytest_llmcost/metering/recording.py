@@ -45,6 +45,10 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """Of the response, decompressed."""
     problem: str | None = None
     """Why there is no body, though there was one."""
+    message: tuple[str, str] | None = None
+    """A bare response's id and model; logs may hold one response several times while it grows."""
+    output_tokens: int = 0
+    """Of a bare response, as far as it has grown."""
 
 
 def read_recordings(data: bytes, path: str) -> tuple[Recorded, ...]:
@@ -62,9 +66,22 @@ def read_recordings(data: bytes, path: str) -> tuple[Recorded, ...]:
         raise RecordingError(
             f"{path}: neither a cassette nor a Messages response, event stream or batch result"
         )
-    return tuple(
+    numbered = [
         msgspec.structs.replace(each, source=f"{path}#{index}") for index, each in enumerate(found)
-    )
+    ]
+    return tuple(_once_each(numbered))
+
+
+def _once_each(recordings: Sequence[Recorded]) -> Iterator[Recorded]:
+    """Leave out earlier states of a response: of one message, the longest reply counts."""
+    longest: dict[object, Recorded] = {}
+    for each in recordings:
+        before = longest.get(each.message)
+        if before is None or each.output_tokens >= before.output_tokens:
+            longest[each.message] = each
+    for each in recordings:
+        if each.message is None or longest[each.message] is each:
+            yield each
 
 
 def _decompress(data: bytes, path: str) -> bytes:
@@ -173,7 +190,16 @@ def _is_answer(value: Mapping[str, Any]) -> bool:
 def _bare(value: Mapping[str, Any]) -> Recorded:
     status = 400 if value.get("type") == "error" else 200
     kind = "application/x-jsonl" if "custom_id" in value else "application/json"
-    return Recorded(source="", status=status, content_type=kind, body=json.dumps(value).encode())
+    name, model = value.get("id"), value.get("model")
+    tokens = _part(value, "usage").get("output_tokens")
+    return Recorded(
+        source="",
+        status=status,
+        content_type=kind,
+        body=json.dumps(value).encode(),
+        message=(name, model) if isinstance(name, str) and isinstance(model, str) else None,
+        output_tokens=tokens if isinstance(tokens, int) else 0,
+    )
 
 
 def _interactions_of(value: Mapping[str, Any]) -> list[Any] | None:

@@ -268,8 +268,9 @@ def test_an_exchange_without_its_parts_is_still_one(part: object) -> None:
 BARE = {
     "object": (TEXT, 1),
     "indented": (json.dumps(MESSAGE, indent=1), 1),
-    "list": (json.dumps([MESSAGE, MESSAGE]), 2),
-    "one a line": (f"{TEXT}\n\n{TEXT}\n", 2),
+    "list": (json.dumps([MESSAGE, MESSAGE | {"id": "msg_2"}]), 2),
+    "one a line": (f"{TEXT}\n\n{TEXT.replace('msg_1', 'msg_2')}\n", 2),
+    "without ids": (json.dumps([MESSAGE | {"id": None}] * 2), 2),
     "with a byte order mark": ("\ufeff" + TEXT, 1),
     "in YAML": (yaml.safe_dump(MESSAGE), 1),
     "in results": (json.dumps({"results": [MESSAGE]}), 1),
@@ -280,8 +281,21 @@ BARE = {
 def test_responses_alone_are_read(text: str, count: int) -> None:
     recorded = read(text.encode(), "r.json")
     assert [each.source for each in recorded] == [f"r.json#{n}" for n in range(count)]
-    assert all(json.loads(each.body) == MESSAGE for each in recorded)
+    assert all(json.loads(each.body) | {"id": "msg_1"} == MESSAGE for each in recorded)
     assert all(each.url is None for each in recorded)
+
+
+@pytest.mark.parametrize("replies", [(2, 5), (5, 2), (5, 5), (1, 2, 5, 3)])
+def test_a_response_that_a_log_holds_several_times_is_one(replies: tuple[int, ...]) -> None:
+    states = [MESSAGE | {"usage": {"input_tokens": 10, "output_tokens": n}} for n in replies]
+    other = MESSAGE | {"id": "msg_2"}
+    lines = [json.dumps(each) for each in (states[0], other, *states[1:])]
+    kept = [json.loads(each.body) for each in read("\n".join(lines).encode(), "log.jsonl")]
+    assert sorted(kept, key=lambda each: str(each["id"])) == [MESSAGE, other]
+
+
+def test_two_recorded_requests_are_two_calls_whatever_id_was_copied_into_both() -> None:
+    assert len(read({"interactions": [vcrpy(TEXT)["interactions"][0]] * 2})) == 2
 
 
 def test_batch_result_lines_are_read_one_by_one() -> None:
