@@ -60,6 +60,15 @@ def read_declared(response: Any, *, model: str | None = None, usd: Decimal | Non
     return _stated(call, stated)
 
 
+def session_of(response: Any) -> str | None:
+    """Return the session of an agent's result: its `total_cost_usd` is that session's so far.
+
+    Source: https://github.com/anthropics/claude-code/issues/83239, read 2026-11-25.
+    """
+    body = _as_mapping(response)
+    return text_at(body, "session_id") if body.get("total_cost_usd") is not None else None
+
+
 def _stated(call: Call, usd: Decimal | None) -> Call:
     """A stated price takes the place of every leg's, so that nothing is priced twice."""
     return replace(call, declared_usd=usd, caveats=("declared-price",))
@@ -71,7 +80,7 @@ def _as_mapping(response: Any) -> Mapping[str, Any]:
         # The Agent SDK's results are dataclasses with more in them than JSON.
         dumped = {
             name: getattr(response, name)
-            for name in ("usage", "total_cost_usd", "model")
+            for name in ("usage", "total_cost_usd", "model", "session_id")
             if getattr(response, name, None) is not None
         }
     if not isinstance(dumped, Mapping):

@@ -7,6 +7,7 @@ a test's ceilings -> its verdict -> the ledger.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,7 @@ from pytest_llmcost.plugin.run import Run, checked_hook_result
 from pytest_llmcost.plugin.seats import Attempt, Holder, Seat
 from pytest_llmcost.pricing.bill import Basis
 from pytest_llmcost.pricing.caveats import caveat_name
+from pytest_llmcost.pricing.money import EXACT
 from pytest_llmcost.pricing.ratecard import Cost, RateCard, shipped_card
 from pytest_llmcost.pricing.usage import Context, Leg
 
@@ -180,6 +182,19 @@ class Books:
         booked = self._book(seat, call, payload, seat.holder.open_blocks)
         self._tell(booked, seat)
         self._look_up(booked, seat, payload)
+        return booked
+
+    def book_declared(self, seat: Seat, call: Call, session: str | None) -> Call:
+        """Book a stated call; of an agent's session only what its running total has grown by."""
+        total = call.declared_usd
+        if session is None or total is None:
+            return self.book(seat, call)
+        sessions = seat.holder.sessions
+        so_far, last = sessions.get(session, (Decimal(0), None))
+        if last is not None and total <= so_far:
+            return last
+        booked = self.book(seat, replace(call, declared_usd=EXACT.subtract(total, so_far)))
+        sessions[session] = (total, booked)
         return booked
 
     def _book(

@@ -18,7 +18,7 @@ import pytest
 from pytest_llmcost.budgeting.budget import Budget, check, settled, spend_of
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
 from pytest_llmcost.metering.call import Call
-from pytest_llmcost.metering.declared import read_declared
+from pytest_llmcost.metering.declared import read_declared, session_of
 from pytest_llmcost.plugin.counted import OFF as OFF
 from pytest_llmcost.plugin.counted import Counted
 from pytest_llmcost.plugin.judging import broken
@@ -129,7 +129,8 @@ class LlmCost:
 
         Args:
             response: an SDK `Message`, a usage object or mapping, or an agent's result with
-                `total_cost_usd`.
+                `total_cost_usd`. Results with the same `session_id` state a running total, so only
+                what the total has grown by within this test is added.
             model: the model, where the response does not name it.
             usd: the price itself, where you know it better.
 
@@ -142,9 +143,10 @@ class LlmCost:
         try:
             stated = None if usd is None else parse_usd(usd)
             call = read_declared(response, model=model, usd=stated)
+            session = session_of(response) if stated is None else None
         except LlmCostError as error:
             raise error.with_traceback(None) from None
-        return Counted(self._run.books.book(self._run.seat, call), self._run)
+        return Counted(self._run.books.book_declared(self._run.seat, call, session), self._run)
 
     @property
     def calls(self) -> tuple[Call, ...]:

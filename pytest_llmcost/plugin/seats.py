@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from pytest_llmcost.budgeting.budget import Verdict
     from pytest_llmcost.budgeting.ledger import FixtureOwner, Owner, TestOwner
     from pytest_llmcost.metering.call import Call, Phase
@@ -38,6 +40,11 @@ class Holder:
     def open_blocks(self) -> list[list[Call]]:
         """The calls of blocks under way."""
         return []
+
+    @cached_property
+    def sessions(self) -> dict[str, tuple[Decimal, Call]]:
+        """The highest running total of each agent's session, and the call booked for it."""
+        return {}
 
     @cached_property
     def owner(self) -> Owner:

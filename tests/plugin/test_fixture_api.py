@@ -140,6 +140,55 @@ def test_what_cannot_be_seen_can_be_stated(project: Project, standin: StandIn) -
     ).assert_outcomes(passed=1)
 
 
+def test_results_of_one_agents_session_are_a_running_total(
+    project: Project, standin: StandIn
+) -> None:
+    run(
+        project,
+        standin,
+        """
+    from dataclasses import dataclass
+
+    def result(total, session, **more):
+        return {"session_id": session, "total_cost_usd": total, **more}
+
+    @dataclass
+    class ResultMessage:
+        total_cost_usd: float
+        session_id: str
+
+    @pytest.mark.parametrize(
+        "totals", [(0.01, 0.02, 0.03), (0.03, 0.01, 0.02), (0.03, 0.03), (0, 0.03)])
+    @pytest.mark.parametrize("make", [result, ResultMessage])
+    @max_cost("$0.03")
+    def test_one_session(llmcost, make, totals):
+        for total in totals:
+            llmcost.record(make(total, "s"))
+        assert llmcost.usd == Decimal("0.03")
+
+    @max_cost("$0.04")
+    def test_two_sessions_and_a_result_without_one(llmcost):
+        for total, session in [(0.01, "a"), (0.01, "b"), (0.01, None), (0.01, None)]:
+            llmcost.record(result(total, session))
+        assert llmcost.usd == Decimal("0.04")
+
+    def test_a_block_holds_what_the_session_has_grown_by(llmcost):
+        llmcost.record(result(0.05, "s"))
+        with llmcost.budget("$0.01"):
+            llmcost.record(result(0.06, "s"))
+        with llmcost.budget("$0"):
+            assert llmcost.record(result(0.06, "s")).call.usd == Decimal("0.01")
+
+    def test_messages_of_a_session_and_stated_prices_add_up(llmcost):
+        usage = {"input_tokens": 1000, "output_tokens": 100}
+        for _ in range(2):
+            llmcost.record({"session_id": "s", "usage": usage, "model": "claude-opus-4-7"})
+            llmcost.record(result(0.01, "s"), usd="0.01")
+        assert llmcost.usd == Decimal("0.035")
+    """,
+    ).assert_outcomes(passed=11)
+
+
 def test_a_block_has_a_ceiling_of_its_own(project: Project, standin: StandIn) -> None:
     result = run(
         project,
