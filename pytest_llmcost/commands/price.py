@@ -23,6 +23,7 @@ from pytest_llmcost.commands.prices import (
 from pytest_llmcost.commands.table import format_count, render_table
 from pytest_llmcost.errors import RecordingError
 from pytest_llmcost.metering.call import Call, price_call
+from pytest_llmcost.metering.recordedbody import MOST_BYTES
 from pytest_llmcost.metering.recordedcall import Found, read_calls
 from pytest_llmcost.metering.recording import read_recordings
 from pytest_llmcost.pricing.caveats import caveat_name
@@ -83,8 +84,9 @@ def run(arguments: Namespace, console: Console) -> int:
 def _bytes(path: str) -> bytes:
     try:
         if path == _STANDARD_INPUT:
-            return sys.stdin.buffer.read()
-        return Path(path).read_bytes()
+            return sys.stdin.buffer.read(MOST_BYTES + 1)
+        with Path(path).open("rb") as file:
+            return file.read(MOST_BYTES + 1)
     except OSError as error:
         raise RecordingError(f"{path}: cannot be read ({error.strerror or error})") from None
 

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from pytest_llmcost.errors import CountCassetteError
-from pytest_llmcost.metering.nesting import MOST_LEVELS, find_too_deep
+from pytest_llmcost.metering.yaml_file import MOST_BYTES, YamlError, find_item_line, load_yaml
 from pytest_llmcost.pricing.usage import is_quantity
 
 URI = "https://api.anthropic.com/v1/messages/count_tokens"
@@ -78,7 +78,8 @@ def read_entries(path: Path) -> dict[str, Entry]:
             place. The file is left as it is.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1).decode()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
@@ -89,30 +90,14 @@ def read_entries(path: Path) -> dict[str, Entry]:
 
 
 def _load_yaml(text: str, path: Path) -> Any:
-    import yaml
-
-    if (line := find_too_deep(text)) is not None:
-        raise CountCassetteError(
-            f"{show_path(path)}, line {line}: nested more than {MOST_LEVELS:,} levels deep, which "
-            "is no count cassette; restore it, or delete it and record again"
-        )
     try:
-        return yaml.load(text, Loader=_safe_loader())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
+        return load_yaml(text)
+    except YamlError as error:
         hint = "; it holds unresolved merge conflicts" if "\n<<<<<<< " in f"\n{text}" else ""
-        problem = getattr(error, "problem", None) or str(error)
         raise CountCassetteError(
-            f"{show_path(path)}{place} is not YAML ({problem}){hint}; restore it, or delete it "
-            "and record again"
+            f"{show_path(path)}{error.place} is not YAML ({error.problem}){hint}; restore it, or "
+            "delete it and record again"
         ) from None
-
-
-def _safe_loader() -> Any:
-    import yaml
-
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _read_interactions(document: Any, text: str, path: Path) -> dict[str, Entry]:
@@ -125,8 +110,8 @@ def _read_interactions(document: Any, text: str, path: Path) -> dict[str, Entry]
     version = document.get("version", _VERSION)
     if version != _VERSION:
         raise CountCassetteError(
-            f"{show_path(path)} is of version {version!r}, and {_VERSION} is understood; update "
-            "pytest-llmcost, or delete the file and record again"
+            f"{show_path(path)} is of version {version!r:.40}, and {_VERSION} is understood; "
+            "update pytest-llmcost, or delete the file and record again"
         )
     entries: dict[str, Entry] = {}
     for index, interaction in enumerate(interactions):
@@ -134,9 +119,11 @@ def _read_interactions(document: Any, text: str, path: Path) -> dict[str, Entry]
             entry = _read_interaction(interaction)
             _check_agrees(entries.get(entry.fingerprint), entry)
         except _Damage as damage:
+            line = find_item_line(text, "interactions", index)
+            place = "" if line is None else f" (line {line})"
             raise CountCassetteError(
-                f"{show_path(path)}, interaction {index + 1}{_line_of(text, index)}: {damage}; "
-                "restore the file, or delete it and record again"
+                f"{show_path(path)}, interaction {index + 1}{place}: {damage}; restore the file, "
+                "or delete it and record again"
             ) from None
         entries[entry.fingerprint] = entry
     return entries
@@ -188,7 +175,7 @@ def _get(mapping: Any, key: str, kind: type, path: str = "") -> Any:
 def _decode(text: str, kind: type[Any], path: str) -> Any:
     try:
         return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # of msgspec, or half a surrogate pair
         raise _Damage(f"{path}: {error}") from None
 
 
@@ -201,17 +188,6 @@ def _check_agrees(before: Entry | None, entry: Entry) -> None:
             f"{entry.fingerprint[:12]} is recorded twice, with {before.input_tokens} and "
             f"{entry.input_tokens} tokens; delete one of them"
         )
-
-
-def _line_of(text: str, index: int) -> str:
-    """Where an interaction starts; looked up only to say so, as it takes a second reading."""
-    import yaml
-
-    root: Any = yaml.compose(text, Loader=_safe_loader())
-    for key, value in root.value:
-        if key.value == "interactions":
-            return f" (line {value.value[index].start_mark.line + 1})"
-    return ""
 
 
 def show_path(path: Path) -> str:

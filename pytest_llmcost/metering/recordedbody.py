@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Mapping
@@ -25,11 +26,46 @@ _STARTS = (b"{", b"[", b"event:", b"data:", _GZIP, b"\0\0")
 """How a response body begins that anybody could price."""
 
 
+MOST_BYTES = 100_000_000
+"""Of a file, and of all bodies in it together, unpacked."""
+_MOST_VALUES = 2_000_000
+"""Of a file's JSON, and of all bodies' together: each takes up to 200 bytes of memory."""
+_MOST_LAYERS = 4
+"""Of gzip, one in the other; a file can be made that unpacks to itself for ever."""
+
+
 class UndecodableBody(ValueError):
     """A body that was stored in a way nobody here can read."""
 
 
-def decode_body(value: object, *, encoding: str | None = None) -> bytes:
+class TooLarge(Exception):
+    """More than is read of one file; the message says what and how much."""
+
+
+class Allowance:
+    """How much more of one file may be unpacked."""
+
+    def __init__(self) -> None:
+        """Allow all that is read of one file."""
+        self.bytes = MOST_BYTES
+        self._values = _MOST_VALUES
+
+    def take(self, data: bytes) -> bytes:
+        """Return the data, if they are not too many bytes or too many values of JSON.
+
+        Raises:
+            TooLarge: saying what there is too much of.
+        """
+        self.bytes -= len(data)
+        self._values -= sum(map(data.count, (b",", b"[", b"{")))
+        if self.bytes < 0:
+            raise TooLarge(f"unpacks to more than {MOST_BYTES:,} bytes, which is not read")
+        if self._values < 0:
+            raise TooLarge(f"holds more than {_MOST_VALUES:,} values, which is not read")
+        return data
+
+
+def decode_body(value: object, allowance: Allowance, *, encoding: str | None = None) -> bytes:
     """Return a body's bytes, whichever way it is stored.
 
     Shape: text; bytes (`!!binary`); text in hex or base64; a mapping with `string`,
@@ -37,21 +73,23 @@ def decode_body(value: object, *, encoding: str | None = None) -> bytes:
 
     Args:
         value: what the recorder stored.
+        allowance: what may still be unpacked of this file.
         encoding: the response's `content-encoding`; many recorders undo it and keep the header.
 
     Raises:
         UndecodableBody: when it is compressed or encoded beyond reading.
+        TooLarge: when it is more than is read of one file.
     """
     data = _stored_bytes(value)
     try:
-        data = unzip(data)
+        data = unzip(data, allowance)
         if encoding == "deflate" and not data.lstrip().startswith(_STARTS):
-            data = zlib.decompress(data)
+            data = _inflate(data, allowance)
     except (OSError, EOFError, zlib.error) as error:
         raise UndecodableBody(f"the compressed body is damaged: {error}") from None
     if encoding in ("br", "zstd") and data and not data.lstrip().startswith(_STARTS):
         raise UndecodableBody(f"the body is compressed with {encoding}; record it uncompressed")
-    return data
+    return allowance.take(data)
 
 
 def _stored_bytes(value: object) -> bytes:
@@ -107,15 +145,29 @@ def _if_body(decoded: bytes, text: str) -> bytes:
 def _json_bytes(value: object) -> bytes:
     try:
         return msgspec.json.encode(value)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UndecodableBody(f"the parsed body is no JSON: {error}") from None
 
 
-def unzip(data: bytes) -> bytes:
+def unzip(data: bytes, allowance: Allowance) -> bytes:
     """Undo gzip, however often it was applied; anything else is returned as it is."""
-    while data.startswith(_GZIP):
-        data = gzip.decompress(data)
-    return data
+    for _ in range(_MOST_LAYERS):
+        if not data.startswith(_GZIP):
+            return data
+        data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(allowance.bytes + 1)
+        if len(data) > allowance.bytes:
+            allowance.take(data)
+    raise TooLarge(f"is packed with gzip {_MOST_LAYERS} times or more, which is not read")
+
+
+def _inflate(data: bytes, allowance: Allowance) -> bytes:
+    unpacker = zlib.decompressobj()
+    unpacked = unpacker.decompress(data, allowance.bytes + 1)
+    if len(unpacked) > allowance.bytes:
+        allowance.take(unpacked)
+    if not unpacker.eof:
+        raise EOFError("it ends too early")
+    return unpacked
 
 
 def is_event_stream(data: bytes) -> bool:

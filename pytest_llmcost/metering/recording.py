@@ -14,14 +14,16 @@ from typing import Any
 import msgspec
 
 from pytest_llmcost.errors import RecordingError
-from pytest_llmcost.metering.nesting import MOST_LEVELS, find_too_deep
 from pytest_llmcost.metering.recordedbody import (
+    Allowance,
+    TooLarge,
     UndecodableBody,
     decode_body,
     is_event_stream,
     parsed_json,
     unzip,
 )
+from pytest_llmcost.metering.yaml_file import YamlError, load_yaml
 from pytest_llmcost.pricing.money import read_digits
 
 _INTERACTIONS = ("interactions", "http_interactions")
@@ -57,19 +59,26 @@ def read_recordings(data: bytes, path: str) -> tuple[Recorded, ...]:
     Raises:
         RecordingError: when it is none of the known forms; names file and place.
     """
-    data = _decompress(data, path)
+    try:
+        return tuple(_once_each(_read(_unpacked(data, path), path)))
+    except TooLarge as error:
+        raise RecordingError(f"{path}: {error}") from None
+    except RecursionError:
+        raise RecordingError(f"{path}: nested too deeply") from None
+
+
+def _read(data: bytes, path: str) -> list[Recorded]:
     if is_event_stream(data):
         kind = "application/vnd.amazon.eventstream" if data[:1] == b"\0" else "text/event-stream"
-        return (Recorded(source=f"{path}#0", content_type=kind, body=data),)
-    found = [*_entries(_parse(data, path), path)]
+        return [Recorded(source=f"{path}#0", content_type=kind, body=data)]
+    found = [*_entries(_parse(data, path), path, Allowance())]
     if not found:
         raise RecordingError(
             f"{path}: neither a cassette nor a Messages response, event stream or batch result"
         )
-    numbered = [
+    return [
         msgspec.structs.replace(each, source=f"{path}#{index}") for index, each in enumerate(found)
     ]
-    return tuple(_once_each(numbered))
 
 
 def _once_each(recordings: Sequence[Recorded]) -> Iterator[Recorded]:
@@ -84,9 +93,10 @@ def _once_each(recordings: Sequence[Recorded]) -> Iterator[Recorded]:
             yield each
 
 
-def _decompress(data: bytes, path: str) -> bytes:
+def _unpacked(data: bytes, path: str) -> bytes:
+    allowance = Allowance()
     try:
-        return unzip(data).removeprefix(b"\xef\xbb\xbf")
+        return allowance.take(unzip(data, allowance)).removeprefix(b"\xef\xbb\xbf")
     except (OSError, EOFError, zlib.error) as error:
         raise RecordingError(f"{path}: looks gzip-compressed, but is not: {error}") from None
 
@@ -111,72 +121,38 @@ def _parse(data: bytes, path: str) -> object:
 
 
 def _parse_yaml(data: bytes, path: str) -> object:
-    import yaml
-
-    if (line := find_too_deep(data)) is not None:
-        raise RecordingError(
-            f"{path}, line {line}: nested more than {MOST_LEVELS:,} levels deep, as no recording is"
-        )
     try:
-        return yaml.load(data, Loader=_tolerant_loader())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
-        raise RecordingError(f"{path}{place}: {what}") from None
-    except (ValueError, RecursionError) as error:
-        raise RecordingError(f"{path}: cannot be read as YAML: {error}") from None
+        return load_yaml(data, any_tag=True)
+    except YamlError as error:
+        raise RecordingError(f"{path}{error.place}: {error.problem}") from None
 
 
-def _tolerant_loader() -> Any:
-    """Return PyYAML's safe C loader, taught to read every unknown tag as the data under it.
-
-    vcrpy's own loader refuses tags that name Python objects, which some recorders left in headers.
-    """
-    import yaml
-
-    safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    loader: Any = type("_TolerantLoader", (safe,), {})
-    loader.add_multi_constructor("", _construct_plain)
-    return loader
-
-
-def _construct_plain(loader: Any, suffix: str, node: Any) -> object:
-    if suffix == "!binary":  # as Ruby writes it
-        return loader.construct_yaml_binary(node)
-    if node.id == "mapping":
-        return loader.construct_mapping(node, deep=True)
-    if node.id == "sequence":
-        return loader.construct_sequence(node, deep=True)
-    return loader.construct_scalar(node)
-
-
-def _entries(value: object, path: str) -> Iterator[Recorded]:
+def _entries(value: object, path: str, allowance: Allowance) -> Iterator[Recorded]:
     """Find every exchange, response and batch result in a parsed file."""
     if isinstance(value, list):
-        yield from _listed(value, path)
+        yield from _listed(value, path, allowance)
     elif isinstance(value, dict):
-        yield from _single(value, path)
+        yield from _single(value, path, allowance)
         for name in _CONTAINERS:
             if isinstance(value.get(name), list):
-                yield from _listed(value[name], path)
+                yield from _listed(value[name], path, allowance)
 
 
-def _listed(values: Sequence[object], path: str) -> Iterator[Recorded]:
+def _listed(values: Sequence[object], path: str, allowance: Allowance) -> Iterator[Recorded]:
     """A list is one stream if it holds events, else each element stands for itself."""
     if any(isinstance(each, dict) and each.get("type") in _STREAM_EVENTS for each in values):
-        lines = b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in values)
+        lines = b"".join(b"data: " + _json(each) + b"\n\n" for each in values)
         yield Recorded(source=path, content_type="text/event-stream", body=lines)
         return
     for each in values:
         if isinstance(each, dict):
-            yield from _single(each, path)
+            yield from _single(each, path, allowance)
 
 
-def _single(value: Mapping[str, Any], path: str) -> Iterator[Recorded]:
+def _single(value: Mapping[str, Any], path: str, allowance: Allowance) -> Iterator[Recorded]:
     interactions = _interactions_of(value)
     if interactions is not None:
-        yield from (_interaction(each, path) for each in interactions)
+        yield from (_interaction(each, path, allowance) for each in interactions)
     elif _is_answer(value):
         yield _bare(value)
 
@@ -196,10 +172,15 @@ def _bare(value: Mapping[str, Any]) -> Recorded:
         source="",
         status=status,
         content_type=kind,
-        body=json.dumps(value).encode(),
+        body=_json(value),
         message=(name, model) if isinstance(name, str) and isinstance(model, str) else None,
         output_tokens=tokens if isinstance(tokens, int) else 0,
     )
+
+
+def _json(value: object) -> bytes:
+    """Write a parsed value as JSON; bytes and odd keys of YAML are no part of a response."""
+    return json.dumps(value, default=repr, skipkeys=True).encode()
 
 
 def _interactions_of(value: Mapping[str, Any]) -> list[Any] | None:
@@ -214,12 +195,13 @@ def _interactions_of(value: Mapping[str, Any]) -> list[Any] | None:
     return None
 
 
-def _interaction(entry: object, path: str) -> Recorded:
+def _interaction(entry: object, path: str, allowance: Allowance) -> Recorded:
     request, response = _part(entry, "request"), _part(entry, "response")
     headers = {str(k).lower(): v for k, v in _headers(response).items()}
     body, problem = b"", None
     try:
-        body = decode_body(_body_of(response), encoding=_first(headers.get("content-encoding")))
+        encoding = _first(headers.get("content-encoding"))
+        body = decode_body(_body_of(response), allowance, encoding=encoding)
     except UndecodableBody as error:
         problem = str(error)
     return Recorded(
@@ -227,7 +209,7 @@ def _interaction(entry: object, path: str) -> Recorded:
         method=str(request.get("method") or "POST").upper(),
         url=str(request.get("uri") or request.get("url") or ""),
         status=_status(response),
-        request=_request_json(request),
+        request=_request_json(request, allowance),
         content_type=_first(headers.get("content-type"))
         or _first(_part(response, "content").get("mimeType")),
         body=body,
@@ -276,9 +258,9 @@ def _body_of(message: Mapping[str, Any]) -> object:
     return None
 
 
-def _request_json(request: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _request_json(request: Mapping[str, Any], allowance: Allowance) -> Mapping[str, Any] | None:
     try:
-        value = parsed_json(decode_body(_body_of(request)))
+        value = parsed_json(decode_body(_body_of(request), allowance))
     except UndecodableBody:
         return None
     return value if isinstance(value, dict) else None

@@ -21,6 +21,9 @@ RATE_KEYS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output"
 _S = TypeVar("_S", bound=msgspec.Struct)
 _MOST_DIGITS = 15
 """More than any rate needs; it keeps the arithmetic exact within `money.EXACT`."""
+_MOST_BYTES = 1_000_000
+"""Of a price file; the shipped one has 22,000."""
+_MOST_SHOWN = 200
 _LEAST_RATE = Decimal("0.0001")
 """Nobody sells a million tokens for less: such an amount is one of a single token."""
 _LEAST_FACTOR = Decimal("0.001")
@@ -143,9 +146,12 @@ def read_card_file(path: Path) -> tuple[CardFile, bytes]:
         RateCardError: when it cannot be read, is not TOML, or holds what it should not.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise RateCardError(f"price file {path}: {error.strerror or error}") from error
+    if len(data) > _MOST_BYTES:
+        raise RateCardError(f"price file {path}: more than {_MOST_BYTES:,} bytes are not read")
     return parse_card_file(data, origin=str(path)), data
 
 
@@ -155,12 +161,12 @@ def parse_card_file(data: bytes, *, origin: str) -> CardFile:
 
     try:
         raw = tomli.loads(data.decode("utf-8"), parse_float=Decimal)
-    except (ValueError, RecursionError) as error:  # of tomli, of UTF-8, of a number without end
+    except (ValueError, ArithmeticError, RecursionError) as error:  # of a number without end, too
         hint = "; names with / or : need quotes" if "table declaration" in str(error) else ""
         raise RateCardError(f"price file {origin}: not TOML: {error}{hint}") from error
     models = raw.pop("models", {})
     if not isinstance(models, dict):
-        raise RateCardError(f"price file {origin}: models: expected a table, got {models!r}")
+        raise RateCardError(f"price file {origin}: models: expected a table, got {_quoted(models)}")
     settings = _convert(raw, _Settings, origin)
     _check_factor(settings.batch_factor, f"{origin}: batch_factor")
     _check_factor(settings.bedrock_gov_factor, f"{origin}: bedrock_gov_factor")
@@ -210,7 +216,7 @@ def _explain(text: str, raw: object) -> str:
         keys.append(named["key"])
     value = _look_up(raw, keys)
     where = "".join(f"[{key}]" if key.isdigit() else f".{key}" for key in keys).lstrip(".")
-    shown = "" if value is _MISSING else f", got {value!r}"
+    shown = "" if value is _MISSING else f", got {_quoted(value)}"
     what = match["what"]
     if named:
         what = "required, but missing" if "missing" in what else "unknown field"
@@ -243,6 +249,14 @@ def _check_amounts(value: object, raw: object, where: str) -> None:
 def _shown(number: object) -> str:
     text = str(number)
     return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _quoted(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # in hexadecimal, it may have more digits than Python writes
+        return "a number of more than 4,300 digits"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _digits(number: Decimal) -> int:

@@ -1,0 +1,156 @@
+"""YAML from anybody: read within bounds, as plain data, with one kind of error.
+
+Data flow: the text of a cassette -> `load_yaml` -> dict, list, str, bytes, int, float, bool, None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+MOST_BYTES = 20_000_000
+"""Of a YAML file. PyYAML takes far longer over a file, and more memory, than a JSON parser."""
+MOST_NODES = 500_000
+"""Keys, values and collections, aliases written out; each takes up to half a kilobyte."""
+MOST_CHARACTERS = 100_000_000
+"""Of all texts together, aliases written out."""
+_MOST_DIGITS = 1_000
+"""Python neither reads nor writes a whole number of more than 4,300."""
+_TAG = "tag:yaml.org,2002:"
+
+
+class YamlError(ValueError):
+    """What is wrong with a text that should be YAML, and the line, counted from 1, if known."""
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        """Keep both, for messages that name the file."""
+        super().__init__(problem)
+        self.problem = problem
+        self.place = "" if line is None else f", line {line}"
+
+
+def load_yaml(data: bytes | str, *, any_tag: bool = False) -> Any:
+    """Read one YAML document. Dates stay text, and a set is a mapping to nothing.
+
+    Args:
+        data: the file's content.
+        any_tag: read a tag that is unknown, for example of a Python object, as the data under it.
+
+    Raises:
+        YamlError: it is no YAML, or too large, too deep, circular, or a value is malformed.
+    """
+    import yaml
+
+    return _guarded(data, lambda loader: yaml.load(data, Loader=loader), any_tag=any_tag)
+
+
+def find_item_line(text: str, key: str, index: int) -> int | None:
+    """Return the line on which an element of a list under a top-level key starts."""
+    import yaml
+
+    root = _guarded(text, lambda loader: yaml.compose(text, Loader=loader), any_tag=False)
+    for name, value in root.value:
+        if name.value == key and value.id == "sequence" and index < len(value.value):
+            return int(value.value[index].start_mark.line) + 1
+    return None  # it came by a merge key
+
+
+def _guarded(data: bytes | str, read: Callable[[Any], Any], *, any_tag: bool) -> Any:
+    import yaml
+
+    if len(data) > MOST_BYTES:
+        raise YamlError(f"more than {MOST_BYTES:,} bytes of YAML are not read")
+    try:
+        return read(_loader(any_tag))
+    except YamlError:
+        raise
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        what = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
+        raise YamlError(str(what), mark.line + 1 if mark else None) from None
+    except RecursionError:
+        raise YamlError("nested too deeply") from None
+    except ValueError as error:  # half a surrogate pair
+        raise YamlError(str(error)) from None
+
+
+class _Bounds:
+    """Mixed into a loader: counts what it composes, and has one error for odd values."""
+
+    def __init__(self) -> None:
+        self.anchors: dict[str, Any] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        """Of what an anchor stands for, once that is complete."""
+        self._nodes = self._characters = 0
+
+    def compose_node(self: Any, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        anchor, nodes, characters = event.anchor, self._nodes, self._characters
+        if not hasattr(event, "tag"):  # an alias
+            if anchor in self.anchors and anchor not in self._sizes:
+                raise YamlError(f"{anchor!r} contains itself", event.start_mark.line + 1)
+            self._grow(*self._sizes.get(anchor, (0, 0)), event)
+            return super().compose_node(parent, index)  # type: ignore[misc]
+        self._grow(1, len(getattr(event, "value", "")), event)
+        node = super().compose_node(parent, index)  # type: ignore[misc]
+        if anchor is not None:
+            self._sizes[anchor] = (self._nodes - nodes, self._characters - characters)
+        return node
+
+    def _grow(self, nodes: int, characters: int, event: Any) -> None:
+        self._nodes += nodes
+        self._characters += characters
+        if self._nodes > MOST_NODES or self._characters > MOST_CHARACTERS:
+            raise YamlError(
+                f"more than {MOST_NODES:,} values or {MOST_CHARACTERS:,} characters are not read",
+                event.start_mark.line + 1,
+            )
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)  # type: ignore[misc]
+        except (LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, YamlError):
+                raise
+            kind, value = node.tag.removeprefix(_TAG), str(node.value)[:40]
+            raise YamlError(f"{value!r} is no {kind}", node.start_mark.line + 1) from None
+
+
+@cache
+def _loader(any_tag: bool) -> Any:
+    """Make a safe loader. Its composer is Python's: in C, nesting overflows the stack."""
+    import yaml
+    from yaml.composer import Composer
+
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    def start(loader: Any, data: bytes | str) -> None:
+        base.__init__(loader, data)
+        _Bounds.__init__(loader)
+
+    loader: Any = type("_Loader", (_Bounds, Composer, base), {"__init__": start})
+    loader.add_constructor(f"{_TAG}int", _construct_int)
+    for kind in ("timestamp", "set", "omap", "pairs"):
+        loader.add_constructor(_TAG + kind, _construct_plain)
+    if any_tag:
+        loader.add_multi_constructor("", lambda loader, _, node: _construct_plain(loader, node))
+    return loader
+
+
+def _construct_int(loader: Any, node: Any) -> int:
+    if len(node.value) > _MOST_DIGITS:
+        raise ValueError("too many digits")
+    number: int = loader.construct_yaml_int(node)
+    return number
+
+
+def _construct_plain(loader: Any, node: Any) -> object:
+    """Read the data under a tag, such as a date's text."""
+    if node.tag == "!binary":  # as Ruby writes it
+        return loader.construct_yaml_binary(node)
+    if node.id == "mapping":
+        return loader.construct_mapping(node, deep=True)
+    if node.id == "sequence":
+        return loader.construct_sequence(node, deep=True)
+    return loader.construct_scalar(node)
