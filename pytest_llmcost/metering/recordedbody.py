@@ -59,9 +59,9 @@ class Allowance:
         self.bytes -= len(data)
         self._values -= sum(map(data.count, (b",", b"[", b"{")))
         if self.bytes < 0:
-            raise TooLarge(f"unpacks to more than {MOST_BYTES:,} bytes, which is not read")
+            raise TooLarge(f"unpacks to more than {MOST_BYTES:,} bytes, the limit")
         if self._values < 0:
-            raise TooLarge(f"holds more than {_MOST_VALUES:,} values, which is not read")
+            raise TooLarge(f"holds more than {_MOST_VALUES:,} JSON values, the limit")
         return data
 
 
@@ -157,7 +157,7 @@ def unzip(data: bytes, allowance: Allowance) -> bytes:
         data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(allowance.bytes + 1)
         if len(data) > allowance.bytes:
             allowance.take(data)
-    raise TooLarge(f"is packed with gzip {_MOST_LAYERS} times or more, which is not read")
+    raise TooLarge(f"is compressed with gzip {_MOST_LAYERS} times or more")
 
 
 def _inflate(data: bytes, allowance: Allowance) -> bytes:

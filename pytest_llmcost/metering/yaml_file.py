@@ -60,7 +60,7 @@ def _guarded(data: bytes | str, read: Callable[[Any], Any], *, any_tag: bool) ->
     import yaml
 
     if len(data) > MOST_BYTES:
-        raise YamlError(f"more than {MOST_BYTES:,} bytes of YAML are not read")
+        raise YamlError(f"larger than {MOST_BYTES:,} bytes, the limit for YAML")
     try:
         return read(_loader(any_tag))
     except YamlError:
@@ -89,7 +89,7 @@ class _Bounds:
         anchor, nodes, characters = event.anchor, self._nodes, self._characters
         if not hasattr(event, "tag"):  # an alias
             if anchor in self.anchors and anchor not in self._sizes:
-                raise YamlError(f"{anchor!r} contains itself", event.start_mark.line + 1)
+                raise YamlError(f"alias {anchor!r} refers to itself", event.start_mark.line + 1)
             self._grow(*self._sizes.get(anchor, (0, 0)), event)
             return super().compose_node(parent, index)  # type: ignore[misc]
         self._grow(1, len(getattr(event, "value", "")), event)
@@ -103,7 +103,7 @@ class _Bounds:
         self._characters += characters
         if self._nodes > MOST_NODES or self._characters > MOST_CHARACTERS:
             raise YamlError(
-                f"more than {MOST_NODES:,} values or {MOST_CHARACTERS:,} characters are not read",
+                f"more than {MOST_NODES:,} values or {MOST_CHARACTERS:,} characters, the limit",
                 event.start_mark.line + 1,
             )
 
@@ -114,7 +114,7 @@ class _Bounds:
             if isinstance(error, YamlError):
                 raise
             kind, value = node.tag.removeprefix(_TAG), str(node.value)[:40]
-            raise YamlError(f"{value!r} is no {kind}", node.start_mark.line + 1) from None
+            raise YamlError(f"{value!r} is not a valid {kind}", node.start_mark.line + 1) from None
 
 
 @cache

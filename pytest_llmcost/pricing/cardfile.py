@@ -151,7 +151,7 @@ def read_card_file(path: Path) -> tuple[CardFile, bytes]:
     except OSError as error:
         raise RateCardError(f"price file {path}: {error.strerror or error}") from error
     if len(data) > _MOST_BYTES:
-        raise RateCardError(f"price file {path}: more than {_MOST_BYTES:,} bytes are not read")
+        raise RateCardError(f"price file {path}: larger than {_MOST_BYTES:,} bytes, the limit")
     return parse_card_file(data, origin=str(path)), data
 
 
