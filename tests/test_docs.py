@@ -87,7 +87,7 @@ def _options_table() -> str:
 
 
 def _names(option: Option) -> str:
-    value = "" if option.switch or not option.metavar else f" {option.metavar}"
+    value = "" if option.switch or not option.metavar else f"={option.metavar}"
     flag = f"`{option.flag}{value}`<br>".replace("|", "\\|") if option.flag else ""
     return f"{flag}`{option.ini}`<br>`{option.env}`"
 

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_llmcost import hookspecs
 from pytest_llmcost.errors import LlmCostError
-from pytest_llmcost.plugin.options import add_options, read_settings
+from pytest_llmcost.plugin.options import add_options, check_rootdir, read_settings
 from pytest_llmcost.plugin.run import KEY, Run
 from pytest_llmcost.plugin.suite import Suite
 from pytest_llmcost.plugin.watch import MARKER_HELP, Watch
@@ -66,6 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
         del config.stash[KEY]
         run.stop_listening()
         return
+    if run.worker is None:
+        check_rootdir(config)
     try:
         run.check_settings()
     except LlmCostError as error:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from _pytest.config import get_config
+from _pytest.config.findpaths import determine_setup
 
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.settings import OPTIONS, Option, Settings, resolve
@@ -52,6 +57,54 @@ def read_settings(config: pytest.Config) -> Settings:
         return resolve(flags, os.environ, ini, Path(ini_folder))
     except SettingsError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def check_rootdir(config: pytest.Config) -> None:
+    """Refuse a separate value of ours that pytest took for the path of a test.
+
+    pytest looks for its rootdir before it knows any plugin's options. In `--llmcost-report PATH`
+    an existing PATH is then an argument, and may lead to another rootdir and ini file: every ini
+    setting of the project would be gone without a word.
+    Source: https://github.com/pytest-dev/pytest/issues/5610
+
+    Raises:
+        pytest.UsageError: the rootdir or the ini file would be another one without our values.
+    """
+    here = config.invocation_params.dir
+    ours: dict[str, str] = {}
+    for option in OPTIONS:
+        stated = None if option.switch else config.getoption(option.ini, None)
+        for value in [stated] if isinstance(stated, str) else stated or ():
+            if os.path.exists(here / value):
+                ours[value] = f"{option.flag}={value}"
+    if not ours:
+        return
+    # As pytest did: the parser knows none of the plugins' options yet.
+    args = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *config.invocation_params.args]
+    known, unknown = get_config()._parser.parse_known_and_unknown_args(args)
+    taken = [arg for arg in (*known.file_or_dir, *unknown) if not arg.startswith("-")]
+
+    def find(paths: Sequence[str]) -> tuple[Path, Path | None]:
+        given = {
+            "inifile": known.inifilename,
+            "override_ini": known.override_ini,
+            "args": paths,
+            "rootdir_cmd_arg": known.rootdir or None,
+            "invocation_dir": here,
+        }
+        accepted = inspect.signature(determine_setup).parameters  # not the same in all versions
+        return determine_setup(**{name: given[name] for name in accepted if name in given})[:2]
+
+    rootdir, inifile = find([arg for arg in taken if arg not in ours])
+    found = (config.rootpath, config.inipath)
+    if found != (rootdir, inifile) and found == find(taken):
+        mistaken = [arg for arg in taken if arg in ours]
+        raise pytest.UsageError(
+            f"pytest took {', '.join(mistaken)} for the path of a test, and so it uses "
+            f"{found[1] or f'no ini file (rootdir {found[0]})'} instead of "
+            f"{inifile or f'no ini file (rootdir {rootdir})'}; "
+            f"write {' '.join(ours[arg] for arg in mistaken)}"
+        )
 
 
 def _ini(config: pytest.Config, option: Option) -> str | list[str] | None:

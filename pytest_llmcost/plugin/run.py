@@ -99,7 +99,7 @@ class Run:
             if getattr(self.settings, name) and not origin.startswith("llmcost_"):
                 raise SettingsError(
                     f"{origin}: there is no baseline, so it does nothing; name the ledger of an "
-                    "earlier run with --llmcost-baseline"
+                    "earlier run with --llmcost-baseline=PATH"
                 )
 
     @property

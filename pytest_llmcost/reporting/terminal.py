@@ -179,7 +179,7 @@ def _table(rows: Sequence[Row], view: View) -> list[Line]:
     hidden = rows[len(shown) :]
     if hidden:
         usd = sum((row.usd for row in hidden), Decimal(0))
-        more = f"... {len(hidden)} more, {format_usd(usd * view.per)} (--llmcost-rows 0 shows all)"
+        more = f"... {len(hidden)} more, {format_usd(usd * view.per)} (--llmcost-rows=0 shows all)"
         painted.append(Line(more))
     return painted
 

@@ -56,7 +56,7 @@ def render_switch(switch: Switch, *, width: int = 80, rows: int = 10, per: int =
     texts = list(align("test", heads, [*names, "total"], [*cells, _cells(switch, per)], width))
     lines += [Line(texts[0], {"bold": True}), *map(Line, texts[1:-1])]
     if len(folded) > len(shown):
-        lines.append(Line(f"... {len(folded) - len(shown)} more (--llmcost-rows 0 shows all)"))
+        lines.append(Line(f"... {len(folded) - len(shown)} more (--llmcost-rows=0 shows all)"))
     lines.append(Line(texts[-1], {"bold": True}))
     return [*lines, *(Line(text, {"yellow": True}) for text in _remarks(switch))]
 

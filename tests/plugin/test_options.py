@@ -354,3 +354,79 @@ def test_it_all_holds_under_strict_config_and_warnings_as_errors(files: Files) -
 
 def test_the_environment_of_the_tests_has_none_of_ours() -> None:
     assert [name for name in os.environ if name.startswith("PYTEST_LLMCOST_")] == []
+
+
+# A value that pytest takes for the path of a test
+
+
+@pytest.fixture
+def neighbour(project: Project) -> str:
+    """A project that has a budget in its ini file, and a folder beside it with earlier reports."""
+    elsewhere = project.path.parent / f"{project.path.name}-elsewhere"
+    elsewhere.mkdir()
+    write_report(Report(price_date="2026-11-22"), elsewhere / "cost.json")
+    (elsewhere / "prices.toml").write_text("", encoding="utf-8")
+    (elsewhere / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    (elsewhere / "1").mkdir()
+    project.write(pytest_ini="[pytest]\nllmcost_max_suite = $0", test_app="def test_a(): pass")
+    return f"../{elsewhere.name}"
+
+
+SEPARATE = [
+    ("--llmcost-report", "cost.json"),
+    ("--llmcost-baseline", "cost.json"),
+    ("--llmcost-prices", "prices.toml"),
+]
+
+
+@pytest.mark.parametrize(("flag", "file"), SEPARATE)
+@pytest.mark.parametrize("with_ini", [True, False], ids=["another ini file", "none"])
+@pytest.mark.parametrize("rootdir", [(), ("--rootdir=.",)], ids=["", "rootdir"])
+def test_a_value_that_moves_the_rootdir_away_is_an_error_that_says_what_to_type(
+    project: Project, neighbour: str, flag: str, file: str, with_ini: bool, rootdir: tuple[str, ...]
+) -> None:
+    if not with_ini:
+        (project.path / neighbour / "pytest.ini").unlink()
+    path = f"{neighbour}/{file}"
+    result = project.run(flag, path, *rootdir)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{path}*{project.path / 'pytest.ini'}*{flag}={path}*"])
+    assert project.run(f"{flag}={path}", *rootdir).ret == 0
+
+
+def test_so_is_one_that_comes_from_the_environment(
+    project: Project, neighbour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", f"--llmcost-report {neighbour}/cost.json")
+    assert project.run().ret == pytest.ExitCode.USAGE_ERROR
+    monkeypatch.setenv("PYTEST_ADDOPTS", f"--llmcost-report={neighbour}/cost.json")
+    assert project.run().ret == 0
+
+
+def test_and_one_that_is_no_path_but_has_the_name_of_a_folder(
+    project: Project, neighbour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path / neighbour)
+    (project.path / neighbour / "1" / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    result = project.run("--llmcost-max-suite", "1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--llmcost-max-suite=1*"])
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--llmcost-report", "cost.json"),
+        ("--llmcost-report", "{neighbour}/new.json"),
+        ("test_app.py", "--llmcost-report", "{neighbour}/cost.json"),
+        ("-c", "pytest.ini", "--rootdir=.", "--llmcost-report", "{neighbour}/cost.json"),
+        ("{neighbour}", "--llmcost-report={neighbour}/cost.json"),
+    ],
+    ids=" ".join,
+)
+def test_a_value_that_leaves_the_rootdir_as_it_is_is_fine(
+    project: Project, neighbour: str, args: tuple[str, ...]
+) -> None:
+    write_report(Report(price_date="2026-11-22"), project.path / "cost.json")
+    result = project.run(*(each.replace("{neighbour}", neighbour) for each in args))
+    assert result.ret in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
