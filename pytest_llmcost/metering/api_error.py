@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from pytest_llmcost.errors import CountError
+from pytest_llmcost.pricing.arn import mask_account
 
 _SECRET = re.compile(r"sk-ant-[\w-]+|(?i:bearer|x-api-key:?)\s+[\w.~+/=-]{8,}")
 _ACCOUNT = re.compile(r"credit|billing|organi[sz]ation|workspace|usage limit", re.IGNORECASE)
@@ -41,8 +42,8 @@ def message_of(error: BaseException) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Black out anything that looks like a credential."""
-    return _SECRET.sub("[key]", text)
+    """Black out anything that looks like a credential, and the account in ARNs of AWS."""
+    return mask_account(_SECRET.sub("[key]", text))
 
 
 def retry_after(error: BaseException) -> float | None:

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from pytest_llmcost.errors import UnknownModelError
+from pytest_llmcost.pricing.arn import mask_account
 from pytest_llmcost.pricing.bill import Basis, LegCost, total
 from pytest_llmcost.pricing.caveats import (
     caveat_name,
@@ -87,6 +88,7 @@ def price_call(call: Call, card: RateCard, *, on: date, basis: Basis = "as-bille
     Without a price for one of its models the call's price is unknown, never zero, and what the
     other legs cost is its low bound. Never raises for an unknown model.
     """
+    call = _without_accounts(call)
     kept = without_card_caveats(call.caveats)
     if not call.legs or call.declared_usd is not None:
         low, high = _bounds(kept, call.declared_usd or _ZERO, call.declared_usd)
@@ -111,6 +113,19 @@ def price_call(call: Call, card: RateCard, *, on: date, basis: Basis = "as-bille
         usd_low=low,
         usd_high=high,
         caveats=tuple(sorted({*kept, *cost.caveats, *unknown})),
+    )
+
+
+def _without_accounts(call: Call) -> Call:
+    """Mask the AWS account in the names of models: what is priced gets into files."""
+    if not any("arn" in name.lower() for name in (call.model, *(leg.model for leg in call.legs))):
+        return call
+    return msgspec.structs.replace(
+        call,
+        model=mask_account(call.model),
+        legs=tuple(
+            msgspec.structs.replace(leg, model=mask_account(leg.model)) for leg in call.legs
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from pytest_llmcost.metering.call import Call
 from pytest_llmcost.metering.endpoint import Endpoint, bedrock_platform
 from pytest_llmcost.metering.replay import Replay
 from pytest_llmcost.metering.response import read_message
+from pytest_llmcost.pricing.arn import mask_account
 from pytest_llmcost.pricing.usage import Platform, Usage
 
 
@@ -89,9 +90,9 @@ def unknown_call(endpoint: Endpoint, payload: Mapping[str, Any] | None, caveat: 
 
 
 def model_of(endpoint: Endpoint, payload: Mapping[str, Any] | None) -> str | None:
-    """Return the model that was asked for, from the URL or the body."""
+    """Return the model that was asked for, from the URL or the body, without an account id."""
     asked = endpoint.model or (payload or {}).get("model")
-    return asked if isinstance(asked, str) else None
+    return mask_account(asked) if isinstance(asked, str) else None
 
 
 def platform_of(endpoint: Endpoint, model: str | None) -> Platform | None:

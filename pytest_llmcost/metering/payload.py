@@ -15,6 +15,7 @@ import msgspec
 from pytest_llmcost.errors import PayloadError, UnknownModelError
 from pytest_llmcost.metering.countable import NEEDS_BETA, countable
 from pytest_llmcost.metering.json_value import JsonValue, canonical, to_json_value
+from pytest_llmcost.pricing.arn import mask_account
 from pytest_llmcost.pricing.money import read_digits
 
 __all__ = [
@@ -148,9 +149,9 @@ def _pop_betas(body: dict[str, JsonValue], more: Iterable[str]) -> tuple[str, ..
 
 def _exact_model(name: str, resolve: Callable[[str], str] | None) -> str:
     try:
-        return resolve(name) if resolve else name
+        return resolve(name) if resolve else mask_account(name)
     except UnknownModelError:
-        return name  # it has no price, but it can be counted and told apart
+        return mask_account(name)  # it has no price, but it can be counted and told apart
 
 
 def fingerprint(

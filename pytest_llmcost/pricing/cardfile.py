@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from pytest_llmcost.errors import RateCardError
+from pytest_llmcost.pricing.arn import mask_account
 
 RATE_KEYS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
 """The rates of a row, by their keys in the file; US dollars per million tokens."""
@@ -171,7 +172,14 @@ def parse_card_file(data: bytes, *, origin: str) -> CardFile:
     _check_factor(settings.batch_factor, f"{origin}: batch_factor")
     _check_factor(settings.bedrock_gov_factor, f"{origin}: bedrock_gov_factor")
     fields = {name: getattr(settings, name) for name in CardFile.__struct_fields__}
-    entries = {name: _parse_model(name, entry, origin) for name, entry in models.items()}
+    # Without account ids from here on: names of a card get into ledgers and messages.
+    masked = {mask_account(name): entry for name, entry in models.items()}
+    if len(masked) < len(models):
+        raise RateCardError(
+            f"price file {origin}: models: two names differ only in their AWS account; "
+            "put both into one table"
+        )
+    entries = {name: _parse_model(name, entry, origin) for name, entry in masked.items()}
     return CardFile(**(fields | {"models": entries}))
 
 
@@ -179,6 +187,7 @@ def _parse_model(name: str, raw: object, origin: str) -> ModelEntry:
     where = f'{origin}: model "{name}"'
     _check_quotes(name, raw, where)
     entry = _convert(raw, ModelEntry, where)
+    entry = msgspec.structs.replace(entry, aliases=tuple(map(mask_account, entry.aliases)))
     _check_factor(entry.regional, f"{where}: regional")
     for place, factor in entry.geography.items():
         _check_factor(factor, f"{where}: geography.{place}")

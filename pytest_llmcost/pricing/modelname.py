@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from pytest_llmcost.pricing.arn import mask_account
 from pytest_llmcost.pricing.cardfile import CardFile, ModelEntry
 from pytest_llmcost.pricing.usage import Platform
 
@@ -40,12 +41,13 @@ class Resolved(NamedTuple):
 
 
 def show_name(name: str) -> str:
-    r"""Write a foreign name for people: what is invisible is escaped, what is endless is cut.
+    r"""Write a foreign name for people: no account id, nothing invisible, nothing endless.
 
     Example:
         >>> show_name("claude\x1b[31m")
         'claude\\x1b[31m'
     """
+    name = mask_account(name)
     shown = name[:_MOST_SHOWN]
     if not shown.isprintable():
         shown = "".join(map(_show, shown))
@@ -70,7 +72,7 @@ class Names:
         `[1m]` at the end, ARNs of Bedrock's own inference profiles and percent signs of a
         URL are understood, and so are Google Cloud's `name@default` and the `anthropic/name` of
         gateways (OpenRouter's also with a point, `anthropic/claude-sonnet-5.5`). A prefix or a
-        part of a known name is not.
+        part of a known name is not. A card holds ARNs without their account id.
 
         Source: https://platform.claude.com/docs/en/about-claude/models/model-ids-and-versions
         and Bedrock's list of inference profiles, read 2026-11-22; public configurations of
@@ -78,7 +80,7 @@ class Names:
         """
         if name in self._index:
             return self._index[name]
-        plain = _LONG_CONTEXT.sub("", unquote(name.strip()))
+        plain = mask_account(_LONG_CONTEXT.sub("", unquote(name.strip())))
         arn = _BEDROCK_ARN.fullmatch(plain)
         found = self._index.get(arn["id"] if arn else plain)
         if found and arn and arn["partition"] == "aws-us-gov":

@@ -375,3 +375,11 @@ def test_more_tokens_than_anyone_is_billed_for_are_no_price(tmp_path: Path, run:
     result = run(path, *ON)
     assert result.status == 1
     assert "usage.input_tokens: expected a whole number from 0 to 10^9, got 1000" in result.err
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_an_aws_account_is_not_printed(run: Run, tmp_path: Path, format: str) -> None:
+    profile = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc"
+    done = run(write(tmp_path / "r.json", message(profile)), *ON, "--format", format)
+    assert "123456789012" not in done.out + done.err
+    assert "us-east-1:ACCOUNT:application-inference-profile/abc" in done.out + done.err

@@ -400,3 +400,26 @@ def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe")
     with pytest.raises(RateCardError, match=r"binary\.toml: not TOML"):
         shipped_card().with_overrides(str(binary))
+
+
+def test_an_arn_in_a_price_file_holds_with_its_account_and_without(overlay: Overlay) -> None:
+    profile = "arn:aws:bedrock:eu-west-1:123456789012:application-inference-profile/"
+    masked = profile.replace("123456789012", "ACCOUNT")
+    card = overlay(
+        f'[models.claude-opus-5-5]\naliases = ["{profile}a"]\n'
+        f'[models."{profile}b"]\nrates = [{{ from = 2026-01-01, {FIVE} }}]'
+    )
+    assert card.resolve(f"{profile}a").model == "claude-opus-5-5"
+    assert card.resolve(f"{masked}a").model == "claude-opus-5-5"
+    assert card.resolve(f"{profile}b").model == f"{masked}b"
+    assert card.resolve(f"{masked}b").model == f"{masked}b"
+
+
+def test_two_accounts_for_one_profile_are_not_two_models(overlay: Overlay) -> None:
+    tables = "".join(
+        f'[models."arn:aws:bedrock:eu-west-1:{account}:application-inference-profile/a"]\n'
+        f"rates = [{{ from = 2026-01-01, {FIVE} }}]\n"
+        for account in ("123456789012", "210987654321")
+    )
+    with pytest.raises(RateCardError, match="differ only in their AWS account"):
+        overlay(tables)

@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from pytest_llmcost.errors import UnknownModelError
+from pytest_llmcost.metering.call import Call, PricedLeg, price_call
 from pytest_llmcost.pricing.modelname import Resolved
 from pytest_llmcost.pricing.ratecard import shipped_card
 from pytest_llmcost.pricing.usage import Context, Leg, Usage
@@ -109,7 +110,7 @@ def test_a_name_resolves_exactly_however_a_cloud_spells_it(
         "xx-gov.anthropic.claude-opus-5-5",
         "claude-opus-5-5@20261001",
         "[1m]",
-        f"{PROFILE.replace('inference', 'application-inference')}abc123",
+        "arn:aws:bedrock:us-east-1:ACCOUNT:application-inference-profile/abc123",
         "arn:aws:sagemaker:us-east-1:1:endpoint/anthropic.claude-opus-5-5",
     ],
 )
@@ -245,3 +246,32 @@ def test_an_unknown_models_name_is_shown_without_what_a_terminal_or_a_file_choke
     assert r"'claude\x1b[31mX\n::error::\ud800\u202eyyy" in text
     assert len(text) < 2_000
     assert caught.value.model == name
+
+
+ACCOUNT = "123456789012"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc123",
+        "arn:aws-us-gov:bedrock:us-gov-west-1:123456789012:application-inference-profile/abc123",
+        "arn%3Aaws%3Abedrock%3Aus-east-1%3A123456789012%3Aprompt-router%2Fabc123",
+        "arn:aws:sagemaker:us-east-1:123456789012:endpoint/anthropic.claude-opus-5-5",
+        "bedrock/arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc123",
+    ],
+)
+def test_an_unknown_arn_is_named_without_its_account(name: str) -> None:
+    with pytest.raises(UnknownModelError) as caught:
+        shipped_card().resolve(name)
+    assert ACCOUNT not in str(caught.value)
+    assert "abc123" in str(caught.value) or "claude-opus-5-5" in str(caught.value)
+    priced = price_call(
+        Call(model=name, evidence="billed", legs=(PricedLeg(model=name, usage=Usage()),)),
+        shipped_card(),
+        on=ON,
+    )
+    assert ACCOUNT not in repr(priced)
+    assert ACCOUNT not in repr(
+        price_call(Call(model=name, evidence="declared"), shipped_card(), on=ON)
+    )
