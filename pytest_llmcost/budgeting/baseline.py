@@ -29,7 +29,7 @@ from pytest_llmcost.budgeting.differences import (
 from pytest_llmcost.budgeting.increase import Difference, IncreaseLimit, check_increase
 from pytest_llmcost.budgeting.ledger_file import write_report
 from pytest_llmcost.budgeting.report import FixtureRow, Report, TestRow
-from pytest_llmcost.budgeting.totals import fixture_key, sort_rows, sum_totals, sum_usd
+from pytest_llmcost.budgeting.totals import fixture_key, open_above, sort_rows, sum_totals, sum_usd
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.metering.call import Call, price_call
 from pytest_llmcost.pricing.bill import Basis
@@ -130,7 +130,7 @@ def compare(
         tokens=token_differences(pairs),
         unchanged=len(pairs) - len(changes),
         changes=tuple(sorted(changes, key=_weight)),
-        verdicts=_judge(limits, _calls(sides.base), difference),
+        verdicts=_judge(limits, _calls(sides.base), open_above(difference, head.lost_calls)),
         notes=tuple(_notes(base, head, card)),
     )
 

@@ -234,22 +234,24 @@ class Ledger:
         generator: Mapping[str, str] | None = None,
         cache_basis: str = "as-billed",
         incomplete: Iterable[str] = (),
+        lost_calls: Iterable[str] = (),
         budgets: Iterable[Budget] = (),
         notes: Iterable[str] = (),
     ) -> Report:
         """Close the books: sorted rows, totals, and the verdicts of ceilings over several tests."""
         rows = self._rows()
-        incomplete = tuple(sorted(set(incomplete)))
+        incomplete, lost_calls = tuple(sorted(set(incomplete))), tuple(sorted(set(lost_calls)))
         return Report(
             generator=generator or {},
             run=run or Run(),
             complete=not incomplete,
             incomplete=incomplete,
+            lost_calls=lost_calls,
             price_date=price_date,
             cache_basis=cache_basis,
             rate_card=rate_card,
             totals=sum_totals(rows),
-            verdicts=decide(budgets, rows),
+            verdicts=decide(budgets, rows, lost_calls=lost_calls),
             payloads=self._known_payloads(),
             tests=tuple(rows.tests),
             fixtures=tuple(rows.fixtures),

@@ -33,6 +33,7 @@ class _Pile:
     generator: dict[str, set[str]] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     incomplete: set[str] = field(default_factory=set)
+    lost_calls: set[str] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
     notes: set[str] = field(default_factory=set)
     ceilings: dict[tuple[str, str, str], list[tuple[str, Verdict]]] = field(default_factory=dict)
@@ -108,6 +109,7 @@ def _add_rows(pile: _Pile, source: str, report: Report) -> None:
 def _add_facts(pile: _Pile, source: str, report: Report) -> None:
     pile.runs.append(report.run)
     pile.incomplete.update(report.incomplete)
+    pile.lost_calls.update(report.lost_calls)
     pile.sources.update(report.rate_card.sources)
     pile.notes.update(report.notes)
     if report.comparison is not None:
@@ -166,7 +168,7 @@ def _describe(verdict: Verdict) -> str:
 
 def _close(pile: _Pile, first: Report, budgets: Iterable[Budget]) -> Report:
     rows = sort_rows((row for _, row in pile.tests.values()), pile.fixtures, pile.outside)
-    verdicts = decide(budgets, rows)
+    verdicts = decide(budgets, rows, lost_calls=pile.lost_calls)
     return Report(
         generator={
             name: ", ".join(sorted(pile.generator[name])) for name in sorted(pile.generator)
@@ -174,6 +176,7 @@ def _close(pile: _Pile, first: Report, budgets: Iterable[Budget]) -> Report:
         run=_merge_runs(pile.runs, is_broken=any(each.state != "within" for each in verdicts)),
         complete=not pile.incomplete,
         incomplete=tuple(sorted(pile.incomplete)),
+        lost_calls=tuple(sorted(pile.lost_calls)),
         price_date=first.price_date,
         cache_basis=first.cache_basis,
         rate_card=replace(first.rate_card, sources=tuple(sorted(pile.sources))),

@@ -158,6 +158,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     run: Run = Run()
     complete: bool = True
     incomplete: tuple[str, ...] = ()
+    lost_calls: tuple[str, ...] = ()
+    """Why calls may be missing that were made: `worker-crashed` or `interrupted`. What the run
+    cost then has no upper bound; a run that only left tests out has one."""
     price_date: str = ""
     cache_basis: str = "as-billed"
     rate_card: CardId = CardId()

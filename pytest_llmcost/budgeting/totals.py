@@ -16,6 +16,7 @@ import msgspec
 
 from pytest_llmcost.budgeting.budget import Budget, Spend, Tally, Verdict, check
 from pytest_llmcost.budgeting.doubts import Kind
+from pytest_llmcost.budgeting.increase import Difference
 from pytest_llmcost.budgeting.places import fixture_matches, matches
 from pytest_llmcost.budgeting.report import FixtureRow, ModelTotals, TestRow, Totals
 from pytest_llmcost.metering.call import Call
@@ -23,6 +24,7 @@ from pytest_llmcost.pricing.money import EXACT
 from pytest_llmcost.pricing.usage import Usage
 
 _AnyRow = TypeVar("_AnyRow", TestRow, FixtureRow)
+_AnySpend = TypeVar("_AnySpend", Spend, Difference)
 
 
 class Rows(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,9 +132,31 @@ def spend_in(rows: Rows, kind: Kind = "usd", pattern: str | None = None) -> Spen
     return tally.spend()
 
 
-def decide(budgets: Iterable[Budget], rows: Rows) -> tuple[Verdict, ...]:
+_LOST = {
+    "worker-crashed": "a pytest-xdist worker crashed, and the calls that it had not reported yet "
+    "are unknown; see why it crashed, then run again",
+    "interrupted": "the run was interrupted, and the calls under way then are unknown; run again",
+}
+
+
+def open_above(spend: _AnySpend, lost_calls: Iterable[str]) -> _AnySpend:
+    """Take the upper bound off a sum over a run that has lost calls, and say why."""
+    why: set[str] = {_LOST.get(each, f"calls were lost ({each})") for each in lost_calls}
+    if not why:
+        return spend
+    reasons = tuple(sorted({*spend.reasons, *why}))
+    return msgspec.structs.replace(spend, actual=None, high=None, reasons=reasons)
+
+
+def decide(
+    budgets: Iterable[Budget], rows: Rows, *, lost_calls: Iterable[str] = ()
+) -> tuple[Verdict, ...]:
     """Judge the ceilings over several tests: the suite's first, then those of places."""
-    verdicts = [check(each, spend_in(rows, each.kind, each.pattern)) for each in budgets]
+    lost_calls = tuple(lost_calls)
+    verdicts = [
+        check(each, open_above(spend_in(rows, each.kind, each.pattern), lost_calls))
+        for each in budgets
+    ]
     return tuple(sorted(verdicts, key=_verdict_key))
 
 

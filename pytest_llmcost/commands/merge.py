@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pytest_llmcost.budgeting.budget import Budget, Verdict
 from pytest_llmcost.budgeting.ledger_file import read_report, render_json
 from pytest_llmcost.budgeting.merge import merge_reports
-from pytest_llmcost.budgeting.report import Report
+from pytest_llmcost.budgeting.report import Report, TestRow, own_verdicts
 from pytest_llmcost.commands.console import Console
 from pytest_llmcost.commands.output import add_output_option, read_output_paths, write_output
 from pytest_llmcost.commands.table import format_count
@@ -33,7 +33,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, console: Console) -> int:
-    """Merge, write and judge; return 1 when a ceiling is exceeded or unverified."""
+    """Merge, write and judge; return 1 when a ceiling is exceeded or unverified.
+
+    A suite that is said to be whole is not when a shard has lost calls.
+    """
     limit = None if arguments.max_suite is None else _budget(arguments.max_suite)
     paths = read_output_paths(arguments)
     shards = ((path, read_report(path)) for path in arguments.shard)
@@ -45,7 +48,9 @@ def run(arguments: Namespace, console: Console) -> int:
     else:
         console.print(render_json(report).decode().rstrip("\n"))
         console.note(_describe(report, arguments))
-    return 1 if any(_fails(verdict) for verdict in report.verdicts) else 0
+    is_broken = any(_fails(verdict) for verdict in report.verdicts)
+    has_lost = arguments.whole and bool(report.lost_calls)
+    return 1 if is_broken or has_lost or any(_broken_tests(report)) else 0
 
 
 def _budget(text: str) -> Budget:
@@ -54,6 +59,21 @@ def _budget(text: str) -> Budget:
 
 def _fails(verdict: Verdict) -> bool:
     return verdict.state != "within"
+
+
+def _broken_tests(report: Report) -> Iterator[tuple[TestRow, Verdict]]:
+    """Yield the tests that failed by a budget of their own; of reruns the last attempt counts.
+
+    A shard may have been told to let unverified ones pass (`llmcost_unverified = warn`).
+    """
+    last = {test.nodeid: test for test in report.tests}  # sorted by attempt
+    for test in last.values():
+        failed = test.outcome in ("failed", "error")
+        for verdict in own_verdicts(test):
+            is_hard = verdict.state == "exceeded" and test.outcome != "xfailed"
+            if is_hard or (failed and verdict.state == "unverified"):
+                yield test, verdict
+                break
 
 
 def _describe(report: Report, arguments: Namespace) -> str:
@@ -73,5 +93,7 @@ def _verdict_lines(report: Report) -> Iterator[str]:
     for verdict in report.verdicts:
         yield f"{verdict.scope} {verdict.state}: {render_headline(verdict)} ({verdict.origin})"
         yield from (f"  {reason}" for reason in verdict.reasons)
+    for test, verdict in _broken_tests(report):
+        yield f"{test.nodeid} {verdict.state}: {render_headline(verdict)} ({verdict.origin})"
     if not report.complete:
         yield f"incomplete: {', '.join(report.incomplete)}"

@@ -39,6 +39,7 @@ def close(run: Run, session: pytest.Session) -> Report:
         generator={name: version(name) for name in ("pytest-llmcost", "pytest")},
         cache_basis=run.settings.cache,
         incomplete=run.incomplete,
+        lost_calls=run.lost_calls,
         budgets=[
             replace(budget, idle=budget.pattern in run.idle_places)
             for budget in budgets_of(run.settings)

@@ -43,6 +43,9 @@ class Run:
         self.started_at = utc_now()
         self.workers = 0
         self.incomplete: set[str] = set()
+        """Why the run does not stand for the whole suite."""
+        self.lost_calls: set[str] = set()
+        """Why calls that were made may be missing; what was spent then has no upper bound."""
         self.notes: set[str] = set()
         self.not_passed: set[str] = set()
         """Tests that were skipped or failed, and modules and classes that were skipped whole."""

@@ -33,8 +33,12 @@ class Suite:
         """Judge the suite once all tests have run, while a failure still sets the exit status."""
         try:
             result = yield
-        except BaseException:
+        except BaseException as error:
             self.run.incomplete.add("interrupted")
+            # `-x`, `--maxfail` and `pytest.exit()` end a run between two tests, calls complete.
+            is_orderly = session.shouldstop or session.shouldfail
+            if not (is_orderly or isinstance(error, pytest.exit.Exception)):
+                self.run.lost_calls.add("interrupted")
             raise
         # The exit status and other plugins read this; it only turns success into failure.
         session.testsfailed += self._close(session) and self._is_broken(session)

@@ -98,6 +98,7 @@ class Controller:
         output = getattr(node, "workeroutput", {})
         if _KEY not in output:
             self.run.incomplete.add("worker-crashed")
+            self.run.lost_calls.add("worker-crashed")
             return
         if output[_KEY] is None:  # of one that was interrupted xdist tells twice
             return

@@ -311,6 +311,39 @@ def test_a_worker_that_dies_takes_the_phase_in_flight_with_it_and_no_more(
     assert Decimal(ledger["totals"]["usd"]) == in_tests + in_fixture
 
 
+BUDGETS = ("--llmcost-max-suite=$1", "-o", "llmcost_budgets=test_unlucky.py = $1")
+
+
+@pytest.mark.parametrize("how", ["crash", "interrupt"])
+def test_what_a_run_that_has_lost_calls_cost_has_no_upper_bound(
+    unlucky: tuple[Path, dict[str, Any]], how: str
+) -> None:
+    path, _ = unlucky
+    ran = run_suite(path, "-n1", *BUDGETS, plugins=XDIST, env={"HOW": how})
+    ledger = ran.ledger()
+    assert ledger["lost_calls"] == ["worker-crashed" if how == "crash" else "interrupted"]
+    assert [each["state"] for each in ledger["verdicts"]] == ["unverified"] * 2
+    assert [each["high"] for each in ledger["verdicts"]] == [None] * 2
+    assert all(each["reasons"] for each in ledger["verdicts"])
+    # What is known can still be too much.
+    low = ("--llmcost-max-suite=$0.000001",)
+    (verdict,) = run_suite(path, "-n1", *low, plugins=XDIST, env={"HOW": how}).ledger()["verdicts"]
+    assert verdict["state"] == "exceeded"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("-x",), ("-n1", "-x"), ("-n2", "--maxfail=1"), ("-k", "stops"), ("-n1", "-k", "stops")],
+)
+def test_a_run_that_only_left_tests_out_is_judged_by_what_ran(
+    unlucky: tuple[Path, dict[str, Any]], args: tuple[str, ...]
+) -> None:
+    ran = run_suite(unlucky[0], *args, *BUDGETS, plugins=XDIST, env={"HOW": "fail"})
+    ledger = ran.ledger()
+    assert ledger["lost_calls"] == []
+    assert [each["state"] for each in ledger["verdicts"]] == ["within"] * 2
+
+
 def cut_off(row: dict[str, Any]) -> dict[str, Any]:
     """What a test that takes its worker down leaves behind: what its set-up had spent."""
     if "test_other" in row["nodeid"] or "test_stops" in row["nodeid"]:

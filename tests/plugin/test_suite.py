@@ -69,6 +69,19 @@ def test_quietly_it_is_a_line_and_one_for_each_ceiling(project: Project, quiet: 
     assert ours.startswith("llmcost: $0.01 for 2 calls, live spend $0.00; suite exceeded: cost ")
 
 
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [("raise KeyboardInterrupt", "unverified"), ("pytest.exit('enough')", "within")],
+)
+def test_only_an_interrupt_leaves_open_what_was_spent_in_all(
+    project: Project, end: str, state: str
+) -> None:
+    project.write(test_app=f"{TWO}\n    def test_three(): {end}\n")
+    project.run("--llmcost-max-suite=$1", "--llmcost-report=ledger.json")
+    (verdict,) = project.ledger()["verdicts"]
+    assert (verdict["state"], verdict["low"]) == (state, "0.01")
+
+
 def test_without_a_terminal_the_exit_status_and_the_file_still_tell(project: Project) -> None:
     project.write(test_app=TWO)
     result = project.run(

@@ -208,6 +208,12 @@ class TestPartialRuns:
         assert comparison.verdicts[0].state == "exceeded"
         assert "only what ran is compared" in comparison.notes[0]
 
+    def test_that_have_lost_calls_may_have_added_anything(self) -> None:
+        base = report({A: [call(1000)]})
+        head = report({A: [call(1000)]}, incomplete=["interrupted"], lost_calls=["interrupted"])
+        (verdict,) = compare(base, head, CARD, limits=[parse_increase("$1")]).verdicts
+        assert (verdict.state, verdict.high) == ("unverified", None)
+
     def test_are_said_to_be_poor_baselines(self) -> None:
         base = report({A: [call(1)]}, incomplete=["interrupted"])
         assert "baseline is a partial run (interrupted)" in compare(base, base, CARD).notes[0]

@@ -5,8 +5,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from sample_reports import a_test, make_call, make_report, suite_budget
+from msgspec.structs import replace
+from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
 
+from pytest_llmcost.budgeting.budget import check, spend_of
 from pytest_llmcost.budgeting.ledger_file import read_report, write_report
 from pytest_llmcost.budgeting.report import Report
 from pytest_llmcost.cli import main
@@ -111,3 +113,63 @@ def test_a_comment_may_be_written_beside_the_ledger(
     assert read_report(ledger).totals.usd == Decimal("1.5")
     assert "What the prompts cost: within 1 ceiling" in comment.read_text(encoding="utf-8")
     assert f"into {ledger}, {comment}:" in capsys.readouterr().out
+
+
+def test_a_suite_that_has_lost_calls_is_not_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = make_report(
+        {a_test("t.py::a"): [make_call("1")]},
+        incomplete=["worker-crashed"],
+        lost_calls=["worker-crashed"],
+    )
+    write_report(report, tmp_path / "part.json")
+    merge = ["merge", str(tmp_path / "part.json"), "-o", str(tmp_path / "all.json")]
+    assert main(merge) == 0
+    assert main([*merge, "--whole"]) == 1
+    assert "incomplete: worker-crashed" in capsys.readouterr().out
+    assert main([*merge, "--max-suite=9"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "limit", "usd", "status"),
+    [
+        ("failed", "0.5", "1", 1),
+        ("passed", "0.5", "1", 1),
+        ("skipped", "0.5", "1", 1),
+        ("xfailed", "0.5", "1", 0),
+        ("failed", "2", None, 1),
+        ("error", "2", None, 1),
+        ("passed", "2", None, 0),  # llmcost_unverified = warn
+        ("failed", "2", "1", 0),  # by something else than its budget
+    ],
+)
+@pytest.mark.parametrize("as_block", [False, True])
+def test_a_test_that_failed_its_budget_in_a_shard_fails_the_merge(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    outcome: str,
+    limit: str,
+    usd: str | None,
+    status: int,
+    as_block: bool,
+) -> None:
+    calls = [make_call(usd)]
+    verdict = check(make_budget(limit), spend_of(calls, "usd"))
+    told = {"blocks": (verdict,)} if as_block else {"verdict": verdict}
+    report = make_report({a_test("t.py::a"): calls})
+    report = replace(report, tests=(replace(report.tests[0], outcome=outcome, **told),))
+    write_report(report, tmp_path / "part.json")
+    args = ["merge", str(tmp_path / "part.json"), "-o", str(tmp_path / "all.json"), "--whole"]
+    assert main(args) == status
+    assert ("t.py::a " in capsys.readouterr().out) is bool(status)
+
+
+def test_a_rerun_that_kept_its_budget_makes_up_for_the_attempt_before(tmp_path: Path) -> None:
+    calls = [make_call("1")]
+    verdict = check(make_budget("0.5"), spend_of(calls, "usd"))
+    report = make_report({a_test("t.py::a"): calls, a_test("t.py::a", attempt=2): calls})
+    first, second = report.tests
+    tests = (replace(first, outcome="failed", verdict=verdict), replace(second, outcome="passed"))
+    write_report(replace(report, tests=tests), tmp_path / "part.json")
+    assert main(["merge", str(tmp_path / "part.json"), "-o", str(tmp_path / "all.json")]) == 0

@@ -296,3 +296,23 @@ def test_shards_and_workers_add_up_to_what_one_process_would_have_written(
     assert render_json(close(controller)) == expected
     merged = merge_reports(named(*map(close, parts)))
     assert render_json(replace(merged, run=Run())) == expected
+
+
+class TestLostCalls:
+    def test_open_the_suites_bound_whatever_is_merged_with_them(self) -> None:
+        lost = shard(1, incomplete=["worker-crashed"], lost_calls=["worker-crashed"])
+        merged = merge_reports(named(lost, shard(2)), is_whole=True)
+        merged = merge_reports(named(merged, shard(3)), is_whole=True)
+        assert merged.lost_calls == ("worker-crashed",)
+        (verdict,) = merged.verdicts
+        assert (verdict.state, verdict.actual, verdict.high) == ("unverified", None, None)
+        assert verdict.low == merged.totals.usd
+        assert "worker crashed" in verdict.reasons[0]
+
+    def test_do_not_hide_what_is_known_to_be_too_much(self) -> None:
+        lost = shard(1, limit="0.5", lost_calls=["interrupted"])
+        assert merge_reports(named(lost)).verdicts[0].state == "exceeded"
+
+    def test_for_a_reason_of_a_later_version_do_so_too(self) -> None:
+        merged = merge_reports(named(shard(1, lost_calls=["something-new"])))
+        assert merged.verdicts[0].state == "unverified"
