@@ -139,5 +139,15 @@ def client_of(library: ModuleType, handler: Callable[[Any], Any]) -> Any:
     return library.Client(transport=library.MockTransport(handler))
 
 
+def own_client_of(library: ModuleType, handler: Callable[[Any], Any]) -> Any:
+    """A client with a transport of the user's own, of which nothing tells whether it sends."""
+
+    class Own(library.BaseTransport):  # type: ignore[name-defined,misc]
+        def handle_request(self, request: Any) -> Any:
+            return handler(request)
+
+    return library.Client(transport=Own())
+
+
 def async_client_of(library: ModuleType, handler: Callable[[Any], Any]) -> Any:
     return library.AsyncClient(transport=library.MockTransport(handler))

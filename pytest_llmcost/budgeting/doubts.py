@@ -94,6 +94,10 @@ def bounds_of(call: Call, kind: Kind) -> tuple[Decimal, Decimal | None, Decimal 
     doubts = [each for each in _caveats(call) if _concerns(each, kind)]
     if not call.legs or any(map(may_be_lower, doubts)):
         return Decimal(0), None, None
+    lost = call.lost_usage
+    if lost is not None and all(caveat_name(each) == "lost-answer" for each in doubts):
+        each = lost.prompt_tokens if kind == "input_tokens" else lost.output_tokens
+        return tokens, tokens, tokens + (call.lost_attempts or 0) * each
     return tokens, tokens, None if doubts else tokens
 
 

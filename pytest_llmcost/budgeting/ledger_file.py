@@ -30,6 +30,7 @@ _RARE = frozenset(
         "at",
         "band_tokens",
         "max_tokens",
+        "lost_attempts",
         "may_cache",
         "most_output_tokens",
         "param",

@@ -15,13 +15,14 @@ import msgspec
 
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.pricing.arn import mask_account
-from pytest_llmcost.pricing.bill import Basis, LegCost, total
+from pytest_llmcost.pricing.bill import Basis, LegCost, on_basis, total
 from pytest_llmcost.pricing.caveats import (
     caveat_name,
     may_be_higher,
     may_be_lower,
     without_card_caveats,
 )
+from pytest_llmcost.pricing.money import EXACT
 from pytest_llmcost.pricing.ratecard import RateCard
 from pytest_llmcost.pricing.usage import Context, Leg, Platform, Usage
 
@@ -56,6 +57,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stream: bool = False
     attempts: int = 1
     """How often the client sent it before an answer came."""
+    lost_attempts: int | None = None
+    """How many of them got no answer, and may be billed all the same; None for none."""
     usage: Usage = Usage()
     """What the response's top level states, in our categories."""
     legs: tuple[PricedLeg, ...] = ()
@@ -71,6 +74,18 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A price the test stated itself; it is the call's price, and its legs have none."""
     caveats: tuple[str, ...] = ()
     """Sorted; each the name of a `Caveat`, with a detail behind a colon where there is one."""
+
+    @property
+    def lost_usage(self) -> Usage | None:
+        """The most that each of its lost attempts used; None where nothing bounds them.
+
+        They had the same prompt, at worst none of it cached yet, and replies of `max_tokens`.
+        """
+        if not self.lost_attempts or self.max_tokens is None or len(self.legs) != 1:
+            return None
+        return msgspec.structs.replace(
+            on_basis(self.legs[0], "cold"), output_tokens=self.max_tokens
+        )
 
     @property
     def billed_usage(self) -> Usage:
@@ -99,10 +114,20 @@ def price_call(call: Call, card: RateCard, *, on: date, basis: Basis = "as-bille
     priced = [_price_leg(leg, card, context, on, basis) for leg in call.legs]
     unknown = {f"unknown-model: {leg}" for leg in priced if isinstance(leg, UnknownModelError)}
     cost = total([leg for leg in priced if isinstance(leg, LegCost)])
-    exact = kept
+    bounded = set()
     if any(leg.most_output_tokens is not None for leg in call.legs):
-        exact = tuple(each for each in kept if caveat_name(each) != "truncated-stream")
-    low, high = _bounds(exact, cost.low, None if unknown else cost.high)
+        bounded.add("truncated-stream")
+    highest = None if unknown else cost.high
+    if call.lost_usage is not None and highest is not None:
+        bounded.add("lost-answer")
+        lost = msgspec.structs.replace(
+            call.legs[0], usage=call.lost_usage, refusal=None, most_output_tokens=None
+        )
+        each = card.price_leg(lost, context, on=on).high
+        attempts = call.lost_attempts or 0
+        highest = None if each is None else EXACT.fma(each, attempts, highest)
+    exact = tuple(each for each in kept if caveat_name(each) not in bounded)
+    low, high = _bounds(exact, cost.low, highest)
     found = card.find(call.model)
     return msgspec.structs.replace(
         call,

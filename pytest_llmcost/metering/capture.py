@@ -25,6 +25,8 @@ from pytest_llmcost.metering.sending import OWN_REQUEST
 from pytest_llmcost.metering.talk import UNDER_WAY
 
 _MOST_FAILURES = 20
+_BILLED = ("messages", "batch_create")
+"""Kinds of requests that a budget is for; counts are not."""
 _PROMPT = ("system", "tools", "messages", "max_tokens")
 """What a gateway passes on as it is, while it changes the rest of a payload."""
 
@@ -126,9 +128,11 @@ class Capture:
                 self._tell(*booking)
 
     def _withdraw(self, talk: Conversation) -> None:
-        """Nothing is to pay after all; say so if the sink believes otherwise."""
+        """Tell the sink of a request that costs nothing, whatever it was told before."""
         if talk.told is not None:
             self._tell(talk.owner, replace(talk.told, call=None, replaces=talk.told))
+        elif talk.is_seen and talk.is_ours and talk.endpoint.kind in _BILLED:
+            self._tell(talk.owner, talk.exchange(None))
 
     def _tell(self, owner: object, exchange: Exchange | None) -> None:
         if exchange is None:
@@ -186,11 +190,12 @@ class Capture:
         """End an attempt without an answer; keep it for the next if any may have been billed."""
         if not self._end(talk):
             return
+        if not lost:
+            talk.is_free = True
+            self._complete.append(talk)
+            return
         with self._lock:
-            if lost:
-                self._lost.append(_Lost(talk, lost))
-            else:
-                self._withdraw(talk)
+            self._lost.append(_Lost(talk, lost))
 
     def note(self, talk: Conversation, error: Exception) -> None:
         """Keep a call that we failed to follow; it is unknown."""

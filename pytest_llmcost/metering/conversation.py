@@ -60,6 +60,10 @@ class Conversation:
     told: Exchange | None = None
     """What the sink was told before it was over."""
     is_over = False
+    is_free = False
+    """Whether it is over, was refused or never sent, and costs nothing."""
+    is_seen = True
+    """Whether anybody took it: a blocked request shows nobody that the code under test works."""
     live: bool | None = None
     replay: Replay | None = None
     _reader: Reader | BatchResultsReader | None = None
@@ -122,11 +126,14 @@ class Conversation:
 
     def _failed(self, error: BaseException, library: Library) -> None:
         failure = read_failure(error)
-        if failure.response is not None:
+        if failure.is_read:
             self._answered(failure.response, library)
             return
-        self.live = library.is_live(self.client, self.request, None)
-        self._desk.keep_lost(self, self.lost_before + failure.is_lost)
+        self.live = library.is_live(self.client, self.request, failure.response, error)
+        self.is_seen = failure.is_seen
+        # What a mock or a recorder has raised was never sent, so it cannot be billed.
+        is_lost = failure.is_lost and self.live is not False
+        self._desk.keep_lost(self, self.lost_before + is_lost)
 
     def _answered(self, response: Any, library: Library) -> None:
         self.live = library.is_live(self.client, self.request, response)
@@ -176,6 +183,8 @@ class Conversation:
 
     def read(self) -> Exchange | None:
         """Read the answer, once it is complete; None where it cost nothing and says nothing."""
+        if self.is_free:
+            return None
         if self._reader is None and self._body is not None:
             self._reader = self._choose_reader()
             if self._reader is not None:
@@ -243,15 +252,16 @@ class Conversation:
             at=self._at,
             stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
             attempts=self.attempts,
+            lost_attempts=self.lost_before or None,
             caveats=tuple(sorted(caveats)),
         )
 
     def _read(self, reader: Reader | None, exhausted: bool) -> Exchange | None:
         messages = reader.messages if reader is not None else ()
-        if not any(message.body.get("usage") for message in messages) and not self._is_ours():
+        if not any(message.body.get("usage") for message in messages) and not self.is_ours:
             return None
-        if not messages and reader is not None and reader.error is not None:
-            return None
+        if not messages and (self._is_broken_by_a_mock() or (reader and reader.error)):
+            return None  # nothing was sampled
         if not messages:
             return self.unknown("unreadable-response" if exhausted else "truncated-stream")
         try:
@@ -260,7 +270,13 @@ class Conversation:
             return self.unknown(f"unreadable-response: {error}")
         return self.exchange(call, messages=messages)
 
-    def _is_ours(self) -> bool:
+    def _is_broken_by_a_mock(self) -> bool:
+        """Whether a mock sent what is no JSON at all; JSON without a usage may be an oversight."""
+        is_mock = self.live is False and self.replay is None
+        return is_mock and self._body is not None and decode_json(self._body) is None
+
+    @property
+    def is_ours(self) -> bool:
         """Whether it is a Claude call beyond its path, which any mail service may have too."""
         if self.endpoint.model is not None or "anthropic-version" in self.request.headers:
             return True

@@ -24,8 +24,8 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoint: Endpoint
     call: Call | None
-    """Not priced yet, evidence `billed`; None where it costs nothing: a count, a batch's request
-    that failed."""
+    """Not priced yet, evidence `billed`; None where it costs nothing: a count, a request that
+    was refused or answered by a mock's exception, a batch's request that failed."""
     payload: Mapping[str, Any] | None = None
     """The request's JSON; None where its body could not be read."""
     betas: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+from pytest_llmcost.metering.lostanswer import was_on_the_wire
 from pytest_llmcost.metering.tee import Listener, async_tee, decoding_of, sync_tee
 
 _CLASSES = ("Client", "AsyncClient", "SyncByteStream", "AsyncByteStream")
@@ -35,11 +36,14 @@ class Library:
         tee = self._async_tee if isinstance(inner, self._async_stream) else self._sync_tee
         response.stream = tee(inner, listener, decoding_of(response))
 
-    def is_live(self, client: Any, request: Any, response: Any) -> bool | None:
-        """Tell whether a response came over the network in this run; None where nothing tells.
+    def is_live(
+        self, client: Any, request: Any, response: Any, error: BaseException | None = None
+    ) -> bool | None:
+        """Tell whether a request went over the network in this run; None where nothing tells.
 
         One that came over a socket carries httpcore's `network_stream`; replayed and mocked ones
-        do not: right in all cases tried, vcrpy 8 and 9, respx and pytest-httpx included.
+        do not: right in all cases tried, vcrpy 8 and 9, respx and pytest-httpx included. Without
+        a response the exception tells: a mock's has not been where sockets are.
         """
         if response is not None and "network_stream" in response.extensions:
             return True
@@ -47,6 +51,8 @@ class Library:
         transport = find(request.url) if find is not None else None
         if isinstance(transport, self._mocks):
             return False
+        if response is None and isinstance(transport, self._own) and error is not None:
+            return was_on_the_wire(error)
         # The library's own transport, but no socket: patched, to replay or to mock.
         return False if type(transport) in self._own and response is not None else None
 

@@ -151,6 +151,7 @@ class Books:
 
     def saw(self, seat: Seat, exchange: Exchange) -> None:
         """Meter and book an exchange, or what has become of one that was booked as open."""
+        seat.holder.has_requests |= exchange.endpoint.kind != "count_tokens"
         blocks = self._take_back(exchange.replaces)
         if blocks is None:
             blocks = seat.holder.open_blocks
@@ -200,11 +201,11 @@ class Books:
     def _book(
         self, seat: Seat, call: Call, payload: Payload | None, blocks: Iterable[list[Call]]
     ) -> Call:
-        call = replace(self.price(call), phase=seat.phase)
         known = None
         if payload is not None:
             known = describe(payload)
             call = replace(call, max_tokens=longest_reply(payload.body))
+        call = replace(self.price(call), phase=seat.phase)
         self.ledger.add(seat.owner, call, known)
         self.changes += 1
         seat.holder.is_touched = True

@@ -49,7 +49,7 @@ def judge(run: Run, attempt: Attempt, *, needs_calls: bool) -> Verdict | None:
     except SettingsError as error:  # a marker that was added while the test ran
         pytest.fail(str(error), pytrace=False)
     calls = run.books.calls_of(attempt, ceilings.cache)
-    saw_calls = bool(calls) or not needs_calls
+    saw_calls = bool(calls) or attempt.has_requests or not needs_calls
     command = run.count_command(attempt.item)
     return run.books.conclude(
         attempt,

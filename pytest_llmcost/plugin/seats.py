@@ -30,6 +30,8 @@ class Holder:
         """Begin with nothing spent."""
         self.is_touched = False
         """Whether it has a call, a count or a block: only then it is in the books."""
+        self.has_requests = False
+        """Whether it has sent a request that a budget is for, be it a free one."""
 
     @cached_property
     def blocks(self) -> list[Verdict]:
@@ -59,7 +61,7 @@ class Attempt(Holder):
 
     def __init__(self, item: pytest.Item, nodeid: str, number: int) -> None:
         """Begin with no verdict."""
-        self.is_touched = False
+        super().__init__()
         self.item = item
         self.nodeid = nodeid
         self.number = number

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Project
 from spending_suite import APP, without_workers
-from standin import StandIn
+from standin import StandIn, Step
 
 RERUNNERS: dict[str, tuple[str, ...]] = {
     "rerunfailures": ("--reruns=2",),
@@ -475,3 +475,31 @@ def test_a_run_that_left_tests_out_says_why_and_is_no_baseline(
     assert (project.path / "base.json").exists() == (not reasons)
     if reasons:
         result.stdout.fnmatch_lines(["not written: *base.json: is left as it was*"])
+
+
+@pytest.mark.parametrize(("limit", "state"), [("$0.01", "within"), ("$0.0005", "unverified")])
+def test_a_lost_attempt_before_an_answer_costs_its_prompt_and_max_tokens_at_most(
+    project: Project, standin: StandIn, limit: str, state: str
+) -> None:
+    standin.script(Step(cut_after_bytes=0))
+    project.online(standin).write(
+        test_app="""
+    import anthropic
+
+    def test_a():
+        with anthropic.Anthropic() as client:
+            client.messages.create(model="claude-opus-4-7", max_tokens=50, messages=[
+                {"role": "user", "content": "Hi"}])
+    """
+    )
+    project.run(f"--llmcost-max-suite={limit}", "--llmcost-report=ledger.json")
+    ledger = project.ledger()
+    (verdict,) = ledger["verdicts"]
+    (call,) = ledger["tests"][0]["calls"]
+    assert (call["attempts"], call["lost_attempts"]) == (2, 1)
+    assert (verdict["state"], verdict["low"], verdict["high"]) == (
+        state,
+        call["usd"],
+        call["usd_high"],
+    )
+    assert Decimal(call["usd_high"]) >= Decimal(call["usd"]) + 50 * Decimal("0.000025")

@@ -167,3 +167,140 @@ def test_a_mock_that_states_what_no_request_can_use_leaves_a_budget_unverified(
     (test,) = project.ledger()["tests"]
     assert test["verdict"]["state"] == "unverified"
     assert [call["usd"] for call in test["calls"]] == [None]
+
+
+ERRORS = """
+    import json
+    import anthropic
+    import httpx2
+    import httpx
+    import pytest
+    from pytest_llmcost import max_cost
+
+    URL = "https://api.anthropic.com/v1/messages"
+    ASKED = dict(model="claude-opus-4-7", max_tokens=9, messages=[{"role": "user", "content": "a"}])
+    HEAD = {"anthropic-version": "2023-06-01"}
+    OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
+
+    def sdk(handler, retries=0):
+        http = httpx2.Client(transport=httpx2.MockTransport(handler))
+        return anthropic.Anthropic(api_key="none", http_client=http, max_retries=retries)
+
+    def timing_out(request):
+        raise httpx2.ReadTimeout("too slow")
+
+    @max_cost("$0.01")
+    def test_time_out():
+        with pytest.raises(anthropic.APITimeoutError):
+            sdk(timing_out).messages.create(**ASKED)
+
+    @pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
+    @max_cost("$0.01")
+    def test_refused(status):
+        with pytest.raises(anthropic.APIStatusError):
+            sdk(lambda request: httpx2.Response(status, json=OVERLOADED)).messages.create(**ASKED)
+
+    @max_cost("$0.01", calls=1)
+    def test_error_body():
+        httpx2.Client(transport=httpx2.MockTransport(
+            lambda request: httpx2.Response(200, json=OVERLOADED)
+        )).post(URL, json=ASKED, headers=HEAD)
+
+    @max_cost("$0.01")
+    def test_broken_json():
+        broken = lambda request: httpx2.Response(
+            200, content=b'{"id": "msg', headers={"content-type": "application/json"})
+        with pytest.raises(Exception):
+            sdk(broken).messages.create(**ASKED)
+
+    @max_cost("$0.01")
+    def test_error_event():
+        events = b'event: error\\ndata: ' + json.dumps(OVERLOADED).encode() + b'\\n\\n'
+        stream = lambda request: httpx2.Response(
+            200, content=events, headers={"content-type": "text/event-stream"})
+        with pytest.raises(anthropic.APIStatusError):
+            [*sdk(stream).messages.create(**ASKED, stream=True)]
+"""
+
+
+def test_mocked_errors_are_requests_that_cost_nothing(project: Project) -> None:
+    project.write(test_app=ERRORS)
+    result = project.run("--llmcost-max-suite=$0.01", "--llmcost-report=r.json")
+    result.assert_outcomes(passed=9)
+    ledger = project.ledger("r.json")
+    assert ledger["totals"]["calls"] == 0
+    verdicts = [*ledger["verdicts"], *(row["verdict"] for row in ledger["tests"])]
+    assert {(each["state"], each["actual"], each["high"]) for each in verdicts} == {
+        ("within", "0", "0")
+    }
+
+
+def test_a_time_out_of_respx_is_one_too(project: Project) -> None:
+    pytest.importorskip("respx")
+    project.write(
+        test_app="""
+        import httpx
+        import pytest
+        import respx
+        from pytest_llmcost import max_cost
+
+        @max_cost("$0.01")
+        @pytest.mark.parametrize("error", [httpx.ReadTimeout, httpx.ConnectError, OSError("reset")])
+        def test_time_out(error):
+            with respx.mock:
+                respx.post("https://api.anthropic.com/v1/messages").mock(side_effect=error)
+                with pytest.raises((httpx.HTTPError, OSError)):
+                    httpx.post("https://api.anthropic.com/v1/messages", json={
+                        "model": "m", "max_tokens": 1, "messages": []})
+        """
+    )
+    project.run("--llmcost-max-suite=$0.01").assert_outcomes(passed=3)
+
+
+def test_a_time_out_of_pytest_httpx_is_one_too(project: Project) -> None:
+    pytest.importorskip("pytest_httpx")
+    project.write(
+        test_app="""
+        import httpx
+        import pytest
+        from pytest_llmcost import max_cost
+
+        @max_cost("$0.01")
+        @pytest.mark.parametrize("error", [httpx.ReadTimeout, httpx.RemoteProtocolError])
+        def test_time_out(httpx_mock, error):
+            httpx_mock.add_exception(error("no"))
+            with pytest.raises(error):
+                httpx.post("https://api.anthropic.com/v1/messages", json={
+                    "model": "m", "max_tokens": 1, "messages": []})
+        """
+    )
+    project.run("--llmcost-max-suite=$0.01", plugins=("pytest_httpx",)).assert_outcomes(passed=2)
+
+
+def test_a_test_that_sends_nothing_has_still_shown_nothing(project: Project) -> None:
+    project.write(
+        test_app="""
+        import httpx2
+        from pytest_llmcost import max_cost
+
+        @max_cost("$0.01")
+        def test_nothing():
+            pass
+
+        @max_cost("$0.01")
+        def test_counts_alone():
+            httpx2.Client(transport=httpx2.MockTransport(
+                lambda request: httpx2.Response(200, json={"input_tokens": 3})
+            )).post("https://api.anthropic.com/v1/messages/count_tokens",
+                json={"model": "m", "messages": []}, headers={"anthropic-version": "2023-06-01"})
+
+        @max_cost("$0.01")
+        def test_mail():
+            httpx2.Client(transport=httpx2.MockTransport(
+                lambda request: httpx2.Response(404)
+            )).post("https://mail.example/v1/messages", json={"to": "a@b"})
+        """
+    )
+    result = project.run()
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(["*no call was seen*"])

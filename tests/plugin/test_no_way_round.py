@@ -227,7 +227,7 @@ def test_a_comparison_with_nothing_is_a_usage_error(
     project.write(test_app="def test_nothing(): pass")
     result = project.run(given)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: {origin}: there is no baseline*--llmcost-baseline"])
+    result.stderr.fnmatch_lines([f"ERROR: {origin}: there is no baseline*--llmcost-baseline=PATH"])
 
 
 def test_an_ini_file_may_limit_what_only_ci_compares(project: Project) -> None:

@@ -32,6 +32,7 @@ from capture_kit import (
     capturing,
     client_of,
     event,
+    own_client_of,
     respond,
 )
 
@@ -50,6 +51,10 @@ def post(client: Any, **more: Any) -> Any:
 
 def stream(client: Any, **more: Any) -> Any:
     return client.stream("POST", URL, json={**ASKED, "stream": True}, headers=HEADERS, **more)
+
+
+class Alarm(Exception):
+    """What a test's own time limit raises, out of whatever is running."""
 
 
 @library_of
@@ -329,7 +334,7 @@ def test_answers_other_than_success_are_free(library: ModuleType, status: int) -
     handler = respond(library, b'{"type":"error"}', kind="application/json", status=status)
     with capturing() as purse:
         assert post(client_of(library, handler)).status_code == status
-    assert purse.seen == []
+    assert [exchange.call for exchange in purse.exchanges] == [None]
 
 
 @library_of
@@ -357,15 +362,11 @@ def test_a_request_that_was_lost_is_unknown_if_it_got_there(
 
     with capturing() as purse:
         with pytest.raises(getattr(library, error)):
-            post(client_of(library, fail))
+            post(own_client_of(library, fail))
         assert purse.calls == []  # the client may send it again
         purse.capture.settle()
     assert [call.caveats for call in purse.calls] == [("lost-answer",)] * calls
     assert [call.legs for call in purse.calls] == [()] * calls
-
-
-class Alarm(Exception):
-    """What a test's own time limit raises, out of whatever is running."""
 
 
 @library_of
@@ -389,9 +390,62 @@ def test_whatever_a_wait_is_ended_with_it_may_be_billed(
 
     with capturing() as purse:
         with pytest.raises(type(error)):
-            post(client_of(library, fail))
+            post(own_client_of(library, fail))
         purse.capture.settle()
     assert [call.caveats for call in purse.calls] == [("lost-answer",)] * calls
+
+
+@library_of
+@pytest.mark.parametrize("backend", [None, "asyncio", "trio"])
+@pytest.mark.parametrize(
+    "error", ["ReadTimeout", "ConnectTimeout", "WriteError", "RemoteProtocolError", Alarm()]
+)
+def test_what_a_mock_raises_is_seen_and_free(
+    library: ModuleType, backend: str | None, error: str | Exception
+) -> None:
+    def fail(request: Any) -> Any:
+        raise getattr(library, error)("no") if isinstance(error, str) else error
+
+    async def post_async() -> None:
+        async with async_client_of(library, fail) as client:
+            await post(client)
+
+    with capturing() as purse:
+        with pytest.raises((library.HTTPError, Alarm)):
+            anyio.run(post_async, backend=backend) if backend else post(client_of(library, fail))
+        purse.capture.settle()
+    assert [exchange.call for exchange in purse.exchanges] == [None]
+
+
+@library_of
+@pytest.mark.parametrize("error", ["ReadTimeout", "ConnectError", Alarm()])
+def test_so_is_what_a_patch_of_the_transport_raises(
+    library: ModuleType, error: str | Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> Any:
+        raise getattr(library, error)("no") if isinstance(error, str) else error
+
+    monkeypatch.setattr(library.HTTPTransport, "handle_request", fail)
+    with capturing() as purse, library.Client() as client:
+        with pytest.raises((library.HTTPError, Alarm)):
+            post(client)
+        purse.capture.settle()
+    assert [exchange.call for exchange in purse.exchanges] == [None]
+
+
+@library_of
+def test_a_request_that_is_turned_away_is_not_even_seen(library: ModuleType) -> None:
+    class UnhandledHTTPRequestError(Exception):
+        """As a recorder raises it that has nothing for this request."""
+
+    def fail(request: Any) -> Any:
+        raise UnhandledHTTPRequestError
+
+    with capturing() as purse:
+        with pytest.raises(UnhandledHTTPRequestError):
+            post(client_of(library, fail))
+        purse.capture.settle()
+    assert purse.seen == []
 
 
 @library_of
@@ -400,7 +454,7 @@ def test_whatever_a_wait_is_ended_with_it_may_be_billed(
     ("when", "status", "caveats"),
     [
         ("request", 200, []),
-        ("response", 200, [("lost-answer",)]),
+        ("response", 200, []),
         ("response, read", 200, [()]),
         ("response, read", 500, []),
     ],
@@ -454,13 +508,16 @@ def test_a_closed_client_sends_nothing() -> None:
     assert purse.seen == []
 
 
-def test_a_whole_answer_that_breaks_off_is_lost() -> None:
+@pytest.mark.parametrize(("connect", "calls"), [(own_client_of, 1), (client_of, 0)])
+def test_a_whole_answer_that_breaks_off_is_lost_but_for_a_mocks(
+    connect: Callable[..., Any], calls: int
+) -> None:
     broken = respond(httpx2, b'{"type"', kind="application/json", fail=httpx2.ReadError("cut"))
     with capturing() as purse:
         with pytest.raises(httpx2.ReadError):
-            post(client_of(httpx2, broken))
+            post(connect(httpx2, broken))
         purse.capture.settle()
-    assert purse.call.caveats == ("lost-answer",)
+    assert [call.caveats for call in purse.calls] == [("lost-answer",)] * calls
 
 
 @backend_of
@@ -469,7 +526,10 @@ def test_a_cancelled_request_is_lost_and_its_cancellation_goes_on(backend: str) 
         async def never(request: Any) -> Any:
             await anyio.sleep_forever()
 
-        async with httpx2.AsyncClient(transport=httpx2.MockTransport(never)) as client:
+        class Own(httpx2.AsyncBaseTransport):
+            handle_async_request = staticmethod(never)
+
+        async with httpx2.AsyncClient(transport=Own()) as client:
             with anyio.move_on_after(0.01) as scope:
                 await post(client)
         return scope.cancelled_caught
@@ -485,9 +545,50 @@ def test_a_cancelled_request_is_lost_and_its_cancellation_goes_on(backend: str) 
 )
 def test_an_answer_nobody_can_read_is_of_unknown_cost(body: bytes) -> None:
     with capturing() as purse:
-        post(client_of(httpx2, respond(httpx2, body, kind="application/json")))
+        post(own_client_of(httpx2, respond(httpx2, body, kind="application/json")))
     assert purse.call.legs == ()
     assert purse.call.caveats[0].startswith("unreadable-response")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream", None])
+@pytest.mark.parametrize("body", [b"", b"<html>busy</html>", b'{"type": "message", "usa'])
+def test_broken_json_of_a_mock_is_seen_and_free(body: bytes, kind: str | None) -> None:
+    with capturing() as purse:
+        post(client_of(httpx2, respond(httpx2, body, kind=kind)))
+    assert [exchange.call for exchange in purse.exchanges] == [None]
+
+
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"type":"message","usage":{"input_tokens":"x"}}', b'{"type":"message"}']
+)
+def test_a_mocks_answer_without_a_usage_may_be_an_oversight_and_is_unknown(body: bytes) -> None:
+    with capturing() as purse:
+        post(client_of(httpx2, respond(httpx2, body, kind="application/json")))
+    assert purse.call.caveats[0].startswith("unreadable-response")
+
+
+ERROR = event(type="error", error={"type": "overloaded_error", "message": "Overloaded"})
+
+
+@pytest.mark.parametrize("connect", [own_client_of, client_of])
+@pytest.mark.parametrize(
+    ("body", "is_free"),
+    [
+        (ERROR, True),
+        (event(type="ping") + ERROR, True),
+        (START + ERROR, False),  # the prompt has been read by then
+        (START + TEXT + ERROR, False),
+        (START + TEXT + FINAL + STOP, False),
+        (START, False),
+    ],
+)
+def test_a_stream_that_ends_in_an_error_is_free_if_nothing_was_sampled(
+    connect: Callable[..., Any], body: bytes, is_free: bool
+) -> None:
+    with capturing() as purse:
+        post(connect(httpx2, respond(httpx2, body)))
+    (exchange,) = purse.exchanges
+    assert (exchange.call is None) is is_free
 
 
 def test_other_services_with_such_a_path_are_no_claude_calls() -> None:
@@ -683,8 +784,7 @@ def test_a_gateway_that_rewrites_is_one_call_if_the_call_behind_it_succeeded(
 
     with capturing() as purse:
         post(client_of(httpx2, first_gateway))
-    assert len(purse.calls) == 1
-    platform = purse.exchanges[0].endpoint.platform
+    (platform,) = [each.endpoint.platform for each in purse.exchanges if each.call is not None]
     assert platform == ("bedrock-regional" if inner_status == 200 else None)
 
 

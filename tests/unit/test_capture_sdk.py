@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import socket
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import anthropic
@@ -18,6 +22,7 @@ from capture_kit import (
     ASKED,
     FINAL,
     JSON_BODY,
+    LIBRARIES,
     MESSAGE,
     SSE_BODY,
     START,
@@ -29,10 +34,13 @@ from capture_kit import (
     event,
     respond,
 )
+from msgspec.structs import replace
 from pydantic import BaseModel
 from standin import StandIn, Step, fault, rate_limited
 
-from pytest_llmcost.metering.call import Call
+from pytest_llmcost.budgeting.doubts import bounds_of
+from pytest_llmcost.metering.call import Call, price_call
+from pytest_llmcost.pricing.ratecard import shipped_card
 from pytest_llmcost.pricing.usage import Usage
 
 BILLED = Usage(input_tokens=25, output_tokens=11)
@@ -201,7 +209,67 @@ def test_a_call_that_never_got_an_answer_is_unknown_once() -> None:
         purse.capture.settle()
         purse.capture.settle()
     assert (purse.call.attempts, purse.call.caveats) == (3, ("lost-answer",))
-    assert (purse.call.legs, purse.call.live) == ((), None)
+    assert (purse.call.legs, purse.call.live) == ((), True)
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.__name__)
+@pytest.mark.parametrize("how", ["time-out", "alarm", "asyncio", "trio"])
+def test_a_wait_for_a_socket_that_ends_without_an_answer_is_lost(
+    library: ModuleType, how: str
+) -> None:
+    def send(address: str) -> None:
+        with library.Client(timeout=0.1 if how == "time-out" else 9) as client:
+            client.post(f"{address}/v1/messages", json=ASKED)
+
+    async def send_async(address: str) -> None:
+        async with library.AsyncClient(timeout=9) as client:
+            with anyio.move_on_after(0.2):
+                await client.post(f"{address}/v1/messages", json=ASKED)
+        raise Alarm
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    is_async = how in ("asyncio", "trio")
+    with socket.create_server(("127.0.0.1", 0)) as server, capturing() as purse:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        before = signal.signal(signal.SIGALRM, ring)
+        try:
+            if how == "alarm":
+                signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises((Alarm, library.ReadTimeout)):
+                anyio.run(send_async, address, backend=how) if is_async else send(address)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        purse.capture.settle()
+    assert (purse.call.caveats, purse.call.live) == (("lost-answer",), True)
+
+
+class Alarm(Exception):
+    """What a test's own time limit raises, out of whatever is running."""
+
+
+def test_an_attempt_that_was_lost_before_one_that_was_answered_has_a_bound() -> None:
+    with StandIn() as api, capturing() as purse:
+        api.script(Step(cut_after_bytes=0), Step(cut_after_bytes=0))
+        quick(api).messages.create(**ASKED)
+        purse.capture.settle()
+    found = replace(purse.call, max_tokens=ASKED["max_tokens"])
+    card, on = shipped_card(), date(2026, 11, 22)
+    call = price_call(found, card, on=on)
+    assert (call.attempts, call.lost_attempts) == (3, 2)
+    alone = price_call(replace(found, lost_attempts=None, caveats=()), card, on=on)
+    (leg,) = alone.legs
+    dearest = replace(leg, usage=replace(leg.usage, output_tokens=ASKED["max_tokens"]))
+    lost = price_call(replace(alone, legs=(dearest,)), card, on=on).usd
+    assert alone.usd is not None
+    assert lost is not None
+    assert (call.usd, call.usd_low, call.usd_high) == (alone.usd, alone.usd, alone.usd + 2 * lost)
+    assert bounds_of(call, "output_tokens")[2] == leg.usage.output_tokens + 2 * ASKED["max_tokens"]
+    assert bounds_of(call, "input_tokens")[2] == 3 * leg.usage.prompt_tokens
+    # Where nothing bounds a reply, nothing bounds the attempt.
+    assert price_call(replace(found, max_tokens=None), card, on=on).usd_high is None
 
 
 def test_attempts_of_two_calls_that_are_the_same_are_not_mixed() -> None:
@@ -222,7 +290,7 @@ def test_a_call_that_is_refused_for_good_is_nothing() -> None:
         with pytest.raises(anthropic.APIStatusError):
             quick(api).messages.create(**ASKED)
         purse.capture.settle()
-    assert purse.seen == []
+    assert [exchange.call for exchange in purse.exchanges] == [None] * 3
 
 
 # Live or not
