@@ -21,6 +21,7 @@ RECORD_MODES = ("none", "once", "new_episodes", "all", "rewrite")
 CACHE_BASES = ("as-billed", "cold", "warm")
 COLUMNS = ("worst", "cold", "warm")
 REPORT_SUFFIXES = (".json", ".md")
+_MOST_SECONDS = 86_400
 
 
 def parse_choice(*choices: str) -> Callable[[str], str]:
@@ -67,6 +68,19 @@ def parse_scale(text: str) -> int:
     if number < 1:
         raise SettingsError(f"{text!r} runs cost nothing; write 1000 or 1k")
     return number
+
+
+def parse_seconds(text: str) -> float:
+    """Read how long something may take, in seconds: `60`, or `0.5`; a day at most."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise SettingsError(
+            f"{text!r} is not a number of seconds between 0 and {_MOST_SECONDS:,}; write 60"
+        )
+    return seconds
 
 
 def parse_increase(text: str) -> str:
@@ -165,6 +179,15 @@ OPTIONS: tuple[Option, ...] = (
         "is free. Default: pytest-recording's mode, else none.",
         flag="--llmcost-record-mode",
         metavar="MODE",
+    ),
+    Option(
+        "count_timeout",
+        parse_seconds,
+        "Seconds that a single count may take in all, with retries and pauses that the API asks "
+        "for. Default 60.",
+        default=60.0,
+        flag="--llmcost-count-timeout",
+        metavar="SECONDS",
     ),
     Option(
         "prices",
@@ -290,6 +313,7 @@ class Settings(NamedTuple):
     warn_at: Decimal | None = None
     unverified: Literal["fail", "warn"] = "fail"
     record_mode: str | None = None
+    count_timeout: float = 60.0
     prices: Path | None = None
     price_date: date | None = None
     cache: Literal["as-billed", "cold", "warm"] = "as-billed"

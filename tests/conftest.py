@@ -89,9 +89,11 @@ class Project:
         arguments = _arguments(args, plugins)
         return self.pytester.runpytest_inprocess(*arguments, no_reraise_ctrlc=True)
 
-    def run_apart(self, *args: str, plugins: tuple[str, ...] = ()) -> pytest.RunResult:
-        """Run pytest in a process of its own."""
-        return self.pytester.runpytest_subprocess(*_arguments(args, plugins))
+    def run_apart(
+        self, *args: str, plugins: tuple[str, ...] = (), timeout: float | None = None
+    ) -> pytest.RunResult:
+        """Run pytest in a process of its own, which has so many seconds to end."""
+        return self.pytester.runpytest_subprocess(*_arguments(args, plugins), timeout=timeout)
 
     def record(self, *args: str, **how: tuple[str, ...]) -> pytest.RunResult:
         """Run once with permission to count, and check that this worked."""

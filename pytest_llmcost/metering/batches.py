@@ -38,7 +38,7 @@ class _Open(msgspec.Struct):
 
 
 class Batches:
-    """The batches of a run. Not thread-safe; its owner locks."""
+    """The batches of a run, as its exchanges are told: one at a time."""
 
     def __init__(self) -> None:
         self._open: dict[_Key, _Open] = {}
@@ -73,7 +73,7 @@ class Batches:
 
     def tell_open(self, matches: Callable[[object], bool]) -> Iterator[Booking]:
         """Yield the open requests of matching owners that nobody has been told of."""
-        for opened in self._open.values():
+        for opened in [*self._open.values()]:
             if not opened.is_told and matches(opened.owner):
                 opened.is_told = True
                 yield opened.owner, opened.exchange

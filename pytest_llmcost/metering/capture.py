@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -60,9 +61,12 @@ class Capture:
         """What went wrong on our side, for the summary; the calls concerned are unknown."""
         self._sink = sink
         self._clock = clock
+        # Held for a moment, and never while the sink is told. One that the same thread may take
+        # again, for the garbage collector may close a response in the midst of it.
         self._lock = threading.RLock()
         self._under_way: dict[int, Conversation] = {}
-        self._complete: deque[Conversation] = deque()
+        self._news: deque[Callable[[], None]] = deque()
+        """What became of conversations, in the order in which it did."""
         self._lost: list[_Lost] = []
         self._batches = Batches()
 
@@ -75,16 +79,19 @@ class Capture:
         close_seam(self)
 
     def drain(self) -> None:
-        """Tell the sink of every exchange that is complete, each once."""
-        with self._lock:
-            while self._complete:
-                talk = self._complete.popleft()
-                try:
-                    self._report(talk)
-                except Exception as error:  # noqa: BLE001 - one bad answer must not hide others
-                    self._report_failure(talk, error)
-            for talk in self._open_talks(lambda talk: talk.endpoint.kind == "batch_results"):
-                self._settle_results(talk)
+        """Tell the sink of every exchange that is complete, each once.
+
+        No lock is held: the sink runs code of the user's, which may send, drain, or wait for
+        threads that do.
+        """
+        while True:
+            try:
+                tell = self._news.popleft()
+            except IndexError:
+                break
+            tell()
+        for talk in self._open_talks(lambda talk: talk.endpoint.kind == "batch_results"):
+            self._settle_results(talk)
 
     def settle(self, matches: Callable[[object], bool] = lambda owner: True) -> None:
         """Drain, then tell the sink what is still open, for owners about to be judged.
@@ -92,20 +99,25 @@ class Capture:
         An open stream is truncated; a request without an answer and a batch without results are
         unknown. What becomes of them later comes with `replaces`.
         """
-        with self._lock:
-            self.drain()
-            for talk in self._open_talks(lambda talk: matches(talk.owner)):
-                talk.told = talk.read_so_far()
-                self._tell(talk.owner, talk.told)
-            for lost in self._take_lost(lambda each: matches(each.talk.owner)):
-                self._tell(lost.talk.owner, lost.talk.unknown("lost-answer"))
-            for owner, exchange in self._batches.tell_open(matches):
-                self._tell(owner, exchange)
+        self.drain()
+        for talk in self._open_talks(lambda talk: matches(talk.owner)):
+            talk.told = talk.read_so_far()
+            self._tell(talk.owner, talk.told)
+        for lost in self._take_lost(lambda each: matches(each.talk.owner)):
+            self._tell(lost.talk.owner, lost.talk.unknown("lost-answer"))
+        for owner, exchange in self._batches.tell_open(matches):
+            self._tell(owner, exchange)
 
     def _open_talks(self, matches: Callable[[Conversation], bool]) -> list[Conversation]:
         return [talk for talk in [*self._under_way.values()] if talk.told is None and matches(talk)]
 
     def _report(self, talk: Conversation) -> None:
+        try:
+            self._read(talk)
+        except Exception as error:  # noqa: BLE001 - one bad answer must not hide others
+            self._report_failure(talk, error)
+
+    def _read(self, talk: Conversation) -> None:
         kind = talk.endpoint.kind
         exchange = talk.read()
         if kind == "batch_create" and exchange is not None:
@@ -184,7 +196,7 @@ class Capture:
     def conclude(self, talk: Conversation) -> None:
         """Keep a complete answer."""
         if self._end(talk):
-            self._complete.append(talk)
+            self._news.append(partial(self._report, talk))
 
     def keep_lost(self, talk: Conversation, lost: int) -> None:
         """End an attempt without an answer; keep it for the next if any may have been billed."""
@@ -192,7 +204,7 @@ class Capture:
             return
         if not lost:
             talk.is_free = True
-            self._complete.append(talk)
+            self._news.append(partial(self._report, talk))
             return
         with self._lock:
             self._lost.append(_Lost(talk, lost))
@@ -200,8 +212,7 @@ class Capture:
     def note(self, talk: Conversation, error: Exception) -> None:
         """Keep a call that we failed to follow; it is unknown."""
         if self._end(talk):
-            with self._lock:
-                self._report_failure(talk, error)
+            self._news.append(partial(self._report_failure, talk, error))
 
     def _end(self, talk: Conversation) -> bool:
         was_open = not talk.is_over

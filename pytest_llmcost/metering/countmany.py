@@ -17,13 +17,13 @@ from typing import NamedTuple, TypeAlias
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError
 from pytest_llmcost.metering.cassette import CountCassette
 from pytest_llmcost.metering.counter import Asker, Count, Counter, Mode, may_record
+from pytest_llmcost.metering.patience import SILENT_SECONDS, Patience
 from pytest_llmcost.metering.payload import Payload
 
 AT_ONCE = 8
 _MOST_ATTEMPTS = 6
 _MOST_CONNECTIONS = 3
 """Attempts where no answer comes at all."""
-_LONGEST_PAUSE_SECONDS = 60.0
 _WAKING_SECONDS = 0.5
 _PATIENCE_SECONDS = 5.0
 """How long an interrupt waits for the counts that are under way."""
@@ -135,7 +135,7 @@ class _Run:
                 asked[future] = index
                 future.add_done_callback(finished.put)
             for _ in range(len(asked)):
-                done = _next(finished)
+                done = self._next(finished)
                 self._note(asked[done], done.result())
         finally:
             self._pause.end()
@@ -148,22 +148,26 @@ class _Run:
 
     def _attempt(self, job: Job) -> Outcome:
         outcome: Outcome = CountError("interrupted before it was counted")
+        patience = Patience(self._counter.seconds)
         for attempt in range(_MOST_ATTEMPTS):
             if not self._pause.wait():
                 return self._pause.reason or outcome
-            outcome = self._count(job)
+            outcome = self._count(job, patience)
             if not isinstance(outcome, CountError) or not outcome.may_pass:
                 break
             if outcome.status is None and attempt == _MOST_CONNECTIONS - 1:
                 break
             told = outcome.retry_after
             seconds = 2.0**attempt / 2 if told is None else told
-            self._pause.all_for(min(seconds, _LONGEST_PAUSE_SECONDS))
+            patience.left -= seconds
+            if patience.left <= 0:
+                break
+            self._pause.all_for(seconds)
         if isinstance(outcome, CountError) and _concerns_all(outcome):
             self._pause.end(outcome)
         return outcome
 
-    def _count(self, job: Job) -> Outcome:
+    def _count(self, job: Job, patience: Patience | None = None) -> Outcome:
         try:
             return self._counter.count(
                 job.payload,
@@ -171,9 +175,23 @@ class _Run:
                 mode=job.mode,
                 asker=job.asker,
                 retries=0,  # one pause for all, which an interrupt can end
+                patience=patience,
             )
         except CountError as error:
             return error.with_traceback(None)
+
+    def _next(self, finished: Queue[Future[Outcome]]) -> Future[Outcome]:
+        """The next one, waiting with a time-out: on Windows an interrupt ends no wait without."""
+        waited = 0.0
+        while True:
+            with suppress(Empty):
+                return finished.get(timeout=_WAKING_SECONDS)
+            waited += _WAKING_SECONDS
+            if waited == SILENT_SECONDS and self._counter.waiting is not None:
+                self._counter.waiting(
+                    f"llmcost: waiting for {len(self.waiting):,} counts, for "
+                    f"{self._counter.seconds:g} s each at most (--llmcost-count-timeout)"
+                )
 
     def _note(self, index: int, outcome: Outcome) -> None:
         self.outcomes[index] = outcome
@@ -200,13 +218,6 @@ def _concerns_all(error: CountError) -> bool:
     return error.status not in _ITS_OWN
 
 
-def _next(finished: Queue[Future[Outcome]]) -> Future[Outcome]:
-    """The next one, waiting with a time-out: on Windows an interrupt ends no wait without."""
-    while True:
-        with suppress(Empty):
-            return finished.get(timeout=_WAKING_SECONDS)
-
-
 class _Pause:
     """A pause that all threads keep, and that an end cuts short."""
 
@@ -224,8 +235,11 @@ class _Pause:
 
     def wait(self) -> bool:
         """Wait while there is a pause; also, may one go on."""
-        while (left := self._until - time.monotonic()) > 0 and not self._ended.is_set():
-            self._ended.wait(left)
+        waited_until = 0.0  # a clock that a test has stopped makes no pause longer
+        while (left := self._until - time.monotonic()) > 0 and waited_until != self._until:
+            waited_until = self._until
+            if self._ended.wait(left):
+                break
         return not self._ended.is_set()
 
     def end(self, reason: CountError | None = None) -> None:

@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 OWN_REQUEST: ContextVar[bool] = ContextVar("pytest_llmcost_own_request", default=False)
 """True in the context that sends a request of ours, which nobody is billed for."""
+_LONGEST_BODY = 65_536
+"""Bytes of a body, as sent; packed by gzip, they unpack to 64 MB at most."""
 
 
 @contextmanager
@@ -33,7 +35,17 @@ def own_request() -> Iterator[None]:
         OWN_REQUEST.reset(token)
 
 
-def past_recorders(client: Any, **options: Any) -> Any:
+class Watcher(Protocol):
+    """Who waits for an answer."""
+
+    left: float
+    """The seconds for which it still waits."""
+
+    def hear(self, response: Any) -> None:
+        """An answer's status and headers are there."""
+
+
+def past_recorders(client: Any, watcher: Watcher, **options: Any) -> Any:
     """The same SDK client, its requests unseen by VCR: same key, address, transport, settings.
 
     Options are those of its `with_options`. Returned as it is where it is none of the SDK's.
@@ -46,15 +58,15 @@ def past_recorders(client: Any, **options: Any) -> Any:
     copied = getattr(client, "with_options", None)
     if not hasattr(http_client, "_transport") or copied is None:
         return client
-    return copied(http_client=_unrecorded(http_client), **options)
+    return copied(http_client=_unrecorded(http_client, watcher), **options)
 
 
-def _unrecorded(http_client: Any) -> Any:
+def _unrecorded(http_client: Any, watcher: Watcher) -> Any:
     """A copy of an httpx or httpx2 client on the same, unwrapped transports."""
     unrecorded = copy.copy(http_client)
-    unrecorded._transport = _Unwrapped.around(http_client._transport)
+    unrecorded._transport = _Watched(_Unwrapped.around(http_client._transport), watcher)
     unrecorded._mounts = {
-        pattern: transport and _Unwrapped.around(transport)
+        pattern: transport and _Watched(_Unwrapped.around(transport), watcher)
         for pattern, transport in http_client._mounts.items()
     }
     # vcrpy 6 and 7 wrap this method of the client, later ones the transports.
@@ -65,6 +77,10 @@ def _unrecorded(http_client: Any) -> Any:
 
 class NetworkBlocked(BaseException):
     """A plugin forbids connections. No Exception, for the SDK would retry and wait in vain."""
+
+
+class _GivenUp(BaseException):
+    """Nobody waits any more. No Exception, for the SDK would retry."""
 
 
 class _Unwrapped:
@@ -108,6 +124,50 @@ class _Unwrapped:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+class _Watched(_Unwrapped):
+    """A client's transport: what it answers is watched, and not read at length."""
+
+    def __init__(self, inner: _Unwrapped, watcher: Watcher) -> None:
+        super().__init__(inner)
+        self._watcher = watcher
+
+    def handle_request(self, request: Any) -> Any:
+        """Send, unless the count was given up between two attempts of the SDK's."""
+        if self._watcher.left <= 0:
+            raise _GivenUp
+        response = self._inner.handle_request(request)
+        self._watcher.hear(response)
+        if not hasattr(response, "_content"):
+            response.stream = _shortened(response.stream, self._watcher)
+        return response
+
+
+def _shortened(stream: Any, watcher: Watcher) -> Any:
+    """The beginning of a body. A count, or an error of the API, is far shorter than this."""
+    kinds = (kind for kind in type(stream).__mro__ if kind.__name__ == "SyncByteStream")
+    base: Any = next(kinds, object)
+
+    class Shortened(base):  # type: ignore[misc]
+        @property
+        def elapsed(self) -> Any:  # httpx2 asks its streams for it
+            return getattr(stream, "elapsed", None)
+
+        def __iter__(self) -> Iterator[bytes]:
+            left = _LONGEST_BODY
+            for chunk in stream:
+                if watcher.left <= 0:
+                    raise _GivenUp
+                yield chunk[:left]
+                left -= len(chunk)
+                if left <= 0:
+                    return
+
+        def close(self) -> None:
+            stream.close()
+
+    return Shortened()
 
 
 def _beneath_vcr(method: Callable[..., Any]) -> Callable[..., Any]:

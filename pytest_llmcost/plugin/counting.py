@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -22,6 +23,7 @@ from pytest_llmcost.errors import (
     PayloadError,
     SettingsError,
 )
+from pytest_llmcost.metering.api_error import without_secrets
 from pytest_llmcost.metering.call import Call, PricedLeg
 from pytest_llmcost.metering.cassette import CountCassette
 from pytest_llmcost.metering.contents import read_lifetime
@@ -29,6 +31,7 @@ from pytest_llmcost.metering.counter import Asker, Count, Counter, Mode, make_cl
 from pytest_llmcost.metering.countmany import Job
 from pytest_llmcost.metering.endpoint import bedrock_platform
 from pytest_llmcost.metering.payload import Payload, read_payload
+from pytest_llmcost.plugin.progress import show_waiting
 from pytest_llmcost.plugin.recording import cassette_path, fixture_cassette_path, record_mode
 from pytest_llmcost.pricing.usage import Context, Usage, is_quantity
 
@@ -56,7 +59,11 @@ class Counting:
         """By the asker's name, over all attempts of a test and all set-ups of a fixture."""
         self._new_askers: set[str] = set()
         self._own_client: Any = None
-        self.counter = Counter(self._make_client)
+        self.counter = Counter(
+            self._make_client,
+            seconds=run.settings.count_timeout,
+            waiting=partial(show_waiting, run.config),
+        )
 
     def count(self, seat: Seat, payload: Payload) -> Count:
         """Count a payload for its owner as the owner's mode allows.
@@ -89,9 +96,15 @@ class Counting:
         desk.cassette.save()
 
     def close_all(self) -> None:
-        """Save everyone's, and close the client that no fixture closes."""
+        """Save everyone's, and close the client that no fixture closes.
+
+        No test is left to fail by a cassette that cannot be written, so it is a note.
+        """
         for owner in list(self._desks):
-            self.close(owner)
+            try:
+                self.close(owner)
+            except CountCassetteError as error:
+                self._run.notes.add(f"counts were not saved: {error}")
         if self._own_client is not None:
             self._own_client.close()
 
@@ -144,15 +157,22 @@ class Counting:
         return self._own_client
 
     def _fixture_client(self, request: pytest.FixtureRequest) -> object:
-        try:
-            return request.getfixturevalue("llmcost_client")
-        except Exception as error:
-            if self._run.seat.phase != "teardown":
-                raise
-            raise CountError(
-                f"llmcost_client cannot be made in the last teardown ({error}); let the fixture "
-                "that sends there ask for it"
-            ) from None
+        with self._run.reporting() as is_asked_by_test:
+            try:
+                return request.getfixturevalue("llmcost_client")
+            except (pytest.skip.Exception, pytest.fail.Exception) as outcome:
+                if is_asked_by_test:
+                    raise
+                # Nobody in the test asked: it is the count that fails, and not the test.
+                raise CountError(f"llmcost_client cannot be made: {outcome}") from None
+            except Exception as error:
+                if self._run.seat.phase != "teardown":
+                    raise
+                text = without_secrets(str(error))
+                raise CountError(
+                    f"llmcost_client cannot be made in the last teardown ({text}); let the "
+                    "fixture that sends there ask for it"
+                ) from None
 
 
 def read_normalised(

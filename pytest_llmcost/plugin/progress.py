@@ -1,12 +1,12 @@
 """Progress of a long recording: a counter on the terminal, in the style of pytest's own.
 
-Nothing is shown where the output is no terminal, in workers, and under `-q`.
+No counter is shown where the output is no terminal, in workers, and under `-q`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import pytest
 
@@ -23,13 +23,27 @@ def showing_progress(config: pytest.Config) -> Iterator[Callable[[Progress], Non
     if terminal is None or not terminal.isatty or config.get_verbosity() < 0:
         yield None
         return
-    capture = config.pluginmanager.get_plugin("capturemanager")
-    with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
+    with _uncaptured(config):
         shown = _Shown(terminal)
         try:
             yield shown.show
         finally:
             shown.end()
+
+
+def show_waiting(config: pytest.Config, text: str) -> None:
+    """Say what a count is waiting for, on any terminal and in any log, but not in workers."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        with _uncaptured(config):
+            terminal.ensure_newline()
+            terminal.write_line(text)
+            terminal.flush()
+
+
+def _uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    return nullcontext() if capture is None else capture.global_and_fixture_disabled()
 
 
 class _Shown:

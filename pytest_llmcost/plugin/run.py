@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import pytest
 
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.metering.imports import ImportWatcher
+from pytest_llmcost.metering.turn import Turn
 from pytest_llmcost.plugin.seats import NOBODY, Attempt, Holder, Seat
 from pytest_llmcost.settings import Settings
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 KEY = pytest.StashKey["Run"]()
 _CLIENTS = ("httpx", "httpx2")
+_LONG_WAIT, _SHORT_WAIT = 300.0, 5.0
+"""Seconds for which a thread waits while another one books, the main one longer."""
 
 
 class Run:
@@ -59,6 +63,7 @@ class Run:
         self._capture: Capture | None = None
         self._watcher = ImportWatcher(dict.fromkeys(_CLIENTS, self._capture_client))
         self._failure: Exception | None = None
+        self._reporting = Turn()
 
     @cached_property
     def books(self) -> Books:
@@ -144,13 +149,16 @@ class Run:
 
     def catch_up(self) -> None:
         """Book what is complete."""
-        if self._capture is not None:
-            self._capture.drain()
+        if self._capture is None:
+            return
+        with self.reporting() as mine:
+            if mine and self._capture is not None:
+                self._capture.drain()
 
     def drain(self) -> None:
         """Book what is complete; raises what a user's hook raised over it."""
         self.catch_up()
-        if self._failure is not None:
+        if self._failure is not None and not self._reporting.is_mine:
             failure, self._failure = self._failure, None
             raise failure
 
@@ -158,10 +166,29 @@ class Run:
         """Book what has been seen of somebody, or of everyone, the incomplete as unknown."""
         if self._capture is None:
             return
-        if holder is None:
-            self._capture.settle()
-        else:
-            self._capture.settle(lambda seat: isinstance(seat, Seat) and seat.holder is holder)
+        with self.reporting() as mine:
+            if not mine or self._capture is None:
+                return
+            if holder is None:
+                self._capture.settle()
+            else:
+                self._capture.settle(lambda seat: isinstance(seat, Seat) and seat.holder is holder)
+
+    @contextmanager
+    def reporting(self) -> Iterator[bool]:
+        """Book, or make the client, and book nothing else meanwhile; gives whether to go on.
+
+        Counting, fixtures and hooks send requests themselves and bring us back here. What they
+        have sent is booked by whoever is at it already, once that is done.
+        """
+        if self._reporting.is_mine:
+            yield False
+            return
+        # Verdicts are due in the main thread: it waits until others have booked. They in turn
+        # may be what a hook in the main thread is waiting for, so that they soon go ahead.
+        is_main = threading.current_thread() is threading.main_thread()
+        with self._reporting.taken(_LONG_WAIT if is_main else _SHORT_WAIT):
+            yield True
 
     @property
     def all_notes(self) -> set[str]:

@@ -749,6 +749,7 @@ def test_a_failure_of_our_own_is_a_call_of_unknown_cost() -> None:
     purse.capture.install()
     try:
         assert read_with(client, READINGS["read"]) == SSE_BODY
+        purse.capture.drain()
     finally:
         purse.capture.disable()
     assert len(purse.capture.failures) == 1
