@@ -14,6 +14,8 @@ from typing import Any
 
 import anthropic
 import anyio
+import httpcore  # noqa: F401 - before a run inside a test imports it, which would be a second copy
+import httpcore2  # noqa: F401
 import httpx2
 import pytest
 import vcr  # type: ignore[import-untyped]
