@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_llmcost.budgeting.budget import Budget, Verdict
-    from pytest_llmcost.budgeting.ledger import Report
+    from pytest_llmcost.budgets.budget import Budget, Verdict
+    from pytest_llmcost.call import Call
     from pytest_llmcost.errors import LlmCostError
-    from pytest_llmcost.metering.call import Call
-    from pytest_llmcost.plugin.counted import Counted
-    from pytest_llmcost.plugin.fixture import LlmCost
-    from pytest_llmcost.pricing.ratecard import Cost, RateCard, Rates
-    from pytest_llmcost.pricing.usage import Usage
+    from pytest_llmcost.ledger.ledger import Ledger
+    from pytest_llmcost.plugin.fixture import Counted, LlmCost
+    from pytest_llmcost.prices.bill import Cost
+    from pytest_llmcost.prices.dated_rates import Rates
+    from pytest_llmcost.prices.rate_card import RateCard
+    from pytest_llmcost.prices.usage import Usage
 
     max_cost: pytest.MarkDecorator
     __version__: str
@@ -29,11 +30,11 @@ __all__ = [
     "Call",
     "Cost",
     "Counted",
+    "Ledger",
     "LlmCost",
     "LlmCostError",
     "RateCard",
     "Rates",
-    "Report",
     "Usage",
     "Verdict",
     "__version__",
@@ -41,17 +42,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Budget": "budgeting.budget",
-    "Call": "metering.call",
-    "Cost": "pricing.ratecard",
-    "Counted": "plugin.counted",
+    "Budget": "budgets.budget",
+    "Call": "call",
+    "Cost": "prices.bill",
+    "Counted": "plugin.fixture",
+    "Ledger": "ledger.ledger",
     "LlmCost": "plugin.fixture",
     "LlmCostError": "errors",
-    "RateCard": "pricing.ratecard",
-    "Rates": "pricing.ratecard",
-    "Report": "budgeting.ledger",
-    "Usage": "pricing.usage",
-    "Verdict": "budgeting.budget",
+    "RateCard": "prices.rate_card",
+    "Rates": "prices.rate_card",
+    "Usage": "prices.usage",
+    "Verdict": "budgets.budget",
 }
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_llmcost.budgeting.ledger import Report
-    from pytest_llmcost.metering.call import Call
-    from pytest_llmcost.pricing.ratecard import RateCard
+    from pytest_llmcost.call import Call
+    from pytest_llmcost.ledger.ledger import Ledger
+    from pytest_llmcost.prices.rate_card import RateCard
 
 
 @pytest.hookspec(firstresult=True)
@@ -74,7 +74,7 @@ def pytest_llmcost_call(call: Call, item: pytest.Item | None) -> None:
     """
 
 
-def pytest_llmcost_report(report: Report, config: pytest.Config) -> None:
+def pytest_llmcost_report(report: Ledger, config: pytest.Config) -> None:
     """Observe the finished report, once, where files are written: never in an xdist worker.
 
     Args:

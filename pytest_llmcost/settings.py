@@ -15,10 +15,10 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.pricing.money import parse_percent, parse_quantity, parse_usd
+from pytest_llmcost.money import parse_percent, parse_quantity, parse_usd
 
 RECORD_MODES = ("none", "once", "new_episodes", "all", "rewrite")
-CACHE_BASES = ("as-billed", "cold", "warm")
+CACHE_STATES = ("as-billed", "cold", "warm")
 COLUMNS = ("worst", "cold", "warm")
 REPORT_SUFFIXES = (".json", ".md")
 _MOST_SECONDS = 86_400
@@ -206,7 +206,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "cache",
-        parse_choice(*CACHE_BASES),
+        parse_choice(*CACHE_STATES),
         "Price the prompt cache as billed (default), as if cold, or as if warm.",
         default="as-billed",
         flag="--llmcost-cache",

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import httpx2
 
-from pytest_llmcost.metering.call import Call
-from pytest_llmcost.metering.capture import Capture
-from pytest_llmcost.metering.exchange import Exchange
+from pytest_llmcost.call import Call
+from pytest_llmcost.capture.capture import Capture
+from pytest_llmcost.capture.request import Exchange
 
 LIBRARIES: tuple[ModuleType, ...] = (httpx, httpx2)
 URL = "https://api.anthropic.com/v1/messages"

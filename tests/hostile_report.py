@@ -14,11 +14,11 @@ from sample_reports import (
     suite_budget,
 )
 
-from pytest_llmcost.budgeting.budget import Verdict, check, spend_of
-from pytest_llmcost.budgeting.comparison import Change, Comparison
-from pytest_llmcost.budgeting.ledger import CardId, Ledger, Report, Run
-from pytest_llmcost.metering.call import Call
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.budgets.budget import Verdict, check, spend_of
+from pytest_llmcost.call import Call
+from pytest_llmcost.ledger.builder import LedgerBuilder
+from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, RunRecord
+from pytest_llmcost.prices.usage import Usage
 
 HOSTILE = (
     "tests/t.py::test_x[a|b`c`<img src=x>@octocat #1 __b__ ![i](http://e.vil) "
@@ -32,7 +32,7 @@ def judge(limit: str, *calls: Call, **fields: object) -> Verdict:
     return check(budget, spend_of(calls, budget.kind), saw_calls=bool(calls))
 
 
-def hostile_report() -> Report:
+def hostile_report() -> Ledger:
     """Exceeded, unverified, nearly reached and expected ceilings; a comparison; hostile names."""
     dear = make_call(
         "0.0312", usage=Usage(input_tokens=5000, cache_read_tokens=200, output_tokens=40)
@@ -40,7 +40,7 @@ def hostile_report() -> Report:
     stale = make_call(None, evidence="stale", caveats=("stale: system, tools.`x`|y",))
     small = make_call("0.009", model="claude-haiku-5-5", live=True)
     warned = judge("0.01", small, warn_at=Decimal("0.8"))
-    ledger = Ledger()
+    ledger = LedgerBuilder()
     for owner, call, verdict, outcome in (
         (a_test(HOSTILE, line=12), dear, judge("0.02", dear), "failed"),
         (a_test(FIX, line=30), stale, judge("0.01", stale, label="max_test"), "failed"),
@@ -57,12 +57,12 @@ def hostile_report() -> Report:
     ledger.add(a_fixture("client", baseid="tests", worker="gw0"), make_call("0.5"))
     ledger.add(a_fixture("client", baseid="tests", worker="gw1"), make_call("0.4"))
     ledger.add(OUTSIDE, make_call("0.0000001"))
-    place = make_budget("0.01", scope="place", pattern="tests/**", label="tests/**", origin="ini")
-    report = ledger.report(
+    place = make_budget("0.01", scope="path", pattern="tests/**", label="tests/**", origin="ini")
+    report = ledger.ledger(
         price_date="2026-11-22",
         rate_card=CardId(version="2026-11-22"),
-        cache_basis="cold",
-        run=Run(exit_status=1, workers=2),
+        cache_state="cold",
+        run=RunRecord(exit_status=1, workers=2),
         budgets=[suite_budget("1"), place],
         incomplete=["deselected"],
         notes=["a prompt of 99,000 tokens is 1 % under <the> next band of `haiku`"],

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from pytest_llmcost.budgeting.budget import Budget
-from pytest_llmcost.budgeting.ledger import OUTSIDE, FixtureOwner, Ledger, Owner, TestOwner
-from pytest_llmcost.budgeting.report import CardId, Payload, Report
-from pytest_llmcost.metering.call import Call, PricedLeg
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.budgets.budget import Budget
+from pytest_llmcost.call import Call, PricedSamplingCall
+from pytest_llmcost.ledger.builder import OUTSIDE, FixtureOwner, LedgerBuilder, Owner, TestOwner
+from pytest_llmcost.ledger.ledger import CardId, Ledger, PayloadFacts
+from pytest_llmcost.prices.usage import Usage
 
 MODEL = "claude-opus-4-7"
 CARD = CardId(version="2026-11-20", sha256="c0ffee", sources=("built in",))
@@ -26,7 +26,7 @@ def make_call(usd: str | None, **fields: Any) -> Call:
         "evidence": "billed",
         "phase": "call",
         "usage": usage,
-        "legs": (PricedLeg(model=model, usage=usage, usd=amount),),
+        "sampling_calls": (PricedSamplingCall(model=model, usage=usage, usd=amount),),
         "usd": amount,
         "usd_low": amount or Decimal(0),
         "usd_high": amount,
@@ -57,16 +57,16 @@ def make_report(
     spent: Mapping[Owner, Iterable[Call]],
     *,
     budgets: Iterable[Budget] = (),
-    payloads: Mapping[str, Payload] | None = None,
+    payloads: Mapping[str, PayloadFacts] | None = None,
     **fields: Any,
-) -> Report:
+) -> Ledger:
     """Book calls on their owners and close the books."""
-    ledger = Ledger()
+    ledger = LedgerBuilder()
     for owner, calls in spent.items():
         for call in calls:
             ledger.add(owner, call, (payloads or {}).get(call.fingerprint or ""))
     whole: dict[str, Any] = {"price_date": "2026-11-22", "rate_card": CARD}
-    return ledger.report(budgets=budgets, **{**whole, **fields})
+    return ledger.ledger(budgets=budgets, **{**whole, **fields})
 
 
 __all__ = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_llmcost.cli import main
+from pytest_llmcost.cli.main import main
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FOLDERS = {"price.md": "examples/recorded", "reconcile.md": "examples/bill"}

@@ -12,25 +12,16 @@ import pytest
 
 from pytest_llmcost import hookspecs
 from pytest_llmcost.errors import LlmCostError
+from pytest_llmcost.plugin.item_hooks import MARKER_HELP, Watch
 from pytest_llmcost.plugin.options import add_options, check_rootdir, read_settings
-from pytest_llmcost.plugin.run import KEY, Run
-from pytest_llmcost.plugin.suite import Suite
-from pytest_llmcost.plugin.watch import MARKER_HELP, Watch
-from pytest_llmcost.plugin.workers import Controller, Worker
+from pytest_llmcost.plugin.session import KEY, Session
+from pytest_llmcost.plugin.session_hooks import Suite
+from pytest_llmcost.plugin.xdist import Controller, Worker
 
 if TYPE_CHECKING:
     import anthropic
 
     from pytest_llmcost.plugin.fixture import LlmCost
-
-__all__ = [
-    "llmcost",
-    "llmcost_client",
-    "pytest_addhooks",
-    "pytest_addoption",
-    "pytest_configure",
-    "pytest_load_initial_conftests",
-]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,9 +40,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     _begin(early_config)
 
 
-def _begin(config: pytest.Config) -> Run:
+def _begin(config: pytest.Config) -> Session:
     """Make the run and listen; a session around this one gets its calls back at the end."""
-    run = config.stash[KEY] = Run(config)
+    run = config.stash[KEY] = Session(config)
     run.listen()
     config.add_cleanup(run.stop_listening)
     return run
@@ -81,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         register(Worker(run), "llmcost-worker")
     if settings.model:
-        from pytest_llmcost.plugin.othermodels import CountAtTheEnd
+        from pytest_llmcost.plugin.other_models import CountAtTheEnd
 
         register(CountAtTheEnd(run), "llmcost-other-models")
     watch.is_started = True

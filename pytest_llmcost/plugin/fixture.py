@@ -1,6 +1,6 @@
-"""The `llmcost` fixture: count a payload, state a cost, look at what the test has spent.
+"""Counted: what a test is told of a payload that it counts.
 
-Data flow: payload -> `Run.count` -> a counted Call -> ledger -> `Counted`, what the test sees.
+Data flow: a counted Call, and what of its prompt is cached -> `Counted` -> tokens, bills.
 """
 
 from __future__ import annotations
@@ -9,30 +9,174 @@ import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from msgspec.structs import replace
 
-from pytest_llmcost.budgeting.budget import Budget, check, settled, spend_of
+from pytest_llmcost.budgets.budget import Budget, check, settled, spend_of
+from pytest_llmcost.call import Call
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
-from pytest_llmcost.metering.call import Call
-from pytest_llmcost.metering.declared import read_declared, session_of
-from pytest_llmcost.plugin.counted import OFF as OFF
-from pytest_llmcost.plugin.counted import Counted
-from pytest_llmcost.plugin.judging import broken
-from pytest_llmcost.plugin.run import Run
-from pytest_llmcost.pricing.money import parse_usd
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.money import parse_usd
+from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.plugin.verdicts import broken
+from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.responses.declared import read_declared, session_of
 
-CacheState = Literal["cold", "warm", "none"]
+if TYPE_CHECKING:
+    from pytest_llmcost.counting.segments import CachedPrompt, Segment
+    from pytest_llmcost.prices.bill import Cost
+
+
+OFF = "llmcost is off (--no-llmcost), so there is no figure to look at"
+"""A test that looks at a figure is skipped then; one that only counts runs on."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a payload costs, from a count of its tokens."""
+
+    call: Call | None
+    run: Session | None = field(default=None, repr=False, compare=False)
+    prompt: CachedPrompt | None = field(default=None, repr=False, compare=False)
+    """What of the prompt is cached, where `count(..., cache=...)` asked."""
+
+    @property
+    def input_tokens(self) -> int:
+        """The whole prompt in tokens, as `count_tokens` says."""
+        return self._known().usage.prompt_tokens
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What tells this payload from others."""
+        return self._known().fingerprint
+
+    @property
+    def evidence(self) -> str:
+        """`counted`."""
+        return self._known().evidence
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """Why the figure is a bound, if it is one."""
+        return self._known().caveats
+
+    @property
+    def cost(self) -> Cost:
+        """The itemised bill, with its bounds.
+
+        Raises:
+            PriceError: the model has no price; the message names the nearest that have one.
+        """
+        call = self._known()
+        assert self.run is not None
+        return self.run.books.cost_of(call)
+
+    @property
+    def usd(self) -> Decimal:
+        """The list price in US dollars.
+
+        Raises:
+            PriceError: the model has no price.
+        """
+        return self.cost.usd
+
+    # With cache=
+
+    @property
+    def cold(self) -> Cost:
+        """The bill of the first call, which writes everything that is cached.
+
+        Raises:
+            SettingsError: counted without `cache=`.
+            PriceError: the model has no price.
+        """
+        return self._cost_of(self._cached().cold)
+
+    @property
+    def warm(self) -> Cost:
+        """The bill of each later call within the life of the cache, which reads all of it.
+
+        Raises:
+            SettingsError: counted without `cache=`.
+            PriceError: the model has no price.
+        """
+        return self._cost_of(self._cached().warm)
+
+    @property
+    def uncached(self) -> Cost:
+        """The bill of a call without caching.
+
+        Raises:
+            SettingsError: counted without `cache=`.
+            PriceError: the model has no price.
+        """
+        return self._cost_of(self._cached().none)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The tokens up to each breakpoint and behind the last; together the whole prompt.
+
+        Raises:
+            SettingsError: counted without `cache=`.
+        """
+        return self._cached().segments
+
+    @property
+    def cache_notes(self) -> tuple[str, ...]:
+        """What is not cached and why: a prefix too short for the model, say.
+
+        Raises:
+            SettingsError: counted without `cache=`.
+        """
+        return self._cached().notes
+
+    @property
+    def calls_until_caching_pays(self) -> int | None:
+        """The number of calls from which caching is the cheaper; None if it never is.
+
+        Raises:
+            SettingsError: counted without `cache=`.
+            PriceError: the model has no price.
+        """
+        from pytest_llmcost.counting.segments import calls_until_it_pays
+
+        return calls_until_it_pays(
+            cold_usd=self.cold.usd, warm_usd=self.warm.usd, none_usd=self.uncached.usd
+        )
+
+    def _cached(self) -> CachedPrompt:
+        self._known()
+        if self.prompt is None:
+            raise SettingsError(
+                "the cached prefixes were not counted; say llmcost.count(..., "
+                'cache="cold"), or "warm", or "none"'
+            )
+        return self.prompt
+
+    def _cost_of(self, usage: Usage) -> Cost:
+        call = self._known()
+        assert self.run is not None
+        (sampling,) = call.sampling_calls
+        usage = replace(usage, output_tokens=sampling.usage.output_tokens)
+        return self.run.books.bill([replace(sampling, usage=usage)], call.context)
+
+    def _known(self) -> Call:
+        if self.call is None:
+            pytest.skip(OFF)
+        return self.call
+
+
+PricedState = Literal["cold", "warm", "none"]
 
 
 class LlmCost:
     """What a test may ask: made anew for every attempt of every test."""
 
-    def __init__(self, run: Run | None, item: pytest.Item | None) -> None:
+    def __init__(self, run: Session | None, item: pytest.Item | None) -> None:
         """Speak for one test; without a run, everything is off."""
         self._run = run
         self._item = item
@@ -42,7 +186,7 @@ class LlmCost:
         payload: Mapping[str, Any] | None = None,
         *,
         output_tokens: int | str | None = None,
-        cache: CacheState | None = None,
+        cache: PricedState | None = None,
         **keywords: Any,
     ) -> Counted:
         """Count what one would send to `messages.create`, and price it.
@@ -70,18 +214,19 @@ class LlmCost:
 
     def _count(
         self,
-        run: Run,
+        run: Session,
         item: pytest.Item,
         body: Mapping[str, Any],
         output_tokens: int | str | None,
-        cache: CacheState | None,
+        cache: PricedState | None,
     ) -> Counted:
-        from pytest_llmcost.plugin.cachedcount import count_payload, with_cache_bounds
-        from pytest_llmcost.plugin.counting import (
+        from pytest_llmcost.plugin.counts import (
+            count_payload,
             counted_call,
             read_normalised,
             read_output,
             uncounted_call,
+            with_cache_bounds,
         )
 
         __tracebackhide__ = True
@@ -108,7 +253,7 @@ class LlmCost:
         payload: Mapping[str, Any] | None = None,
         *,
         output_tokens: int | str | None = None,
-        cache: CacheState | None = None,
+        cache: PricedState | None = None,
         **keywords: Any,
     ) -> Counted:
         """Count in a thread, so that an event loop goes on; everything else as `count`."""

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_llmcost.budgeting.budget import Budget, Kind
-from pytest_llmcost.budgeting.places import parse_place
+from pytest_llmcost.budgets.budget import Budget, Kind
+from pytest_llmcost.budgets.path_globs import parse_path_budget
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.plugin.watch import MARKER
-from pytest_llmcost.pricing.bill import Basis
-from pytest_llmcost.pricing.money import parse_quantity, parse_usd
-from pytest_llmcost.settings import CACHE_BASES, Settings
+from pytest_llmcost.money import parse_quantity, parse_usd
+from pytest_llmcost.plugin.item_hooks import MARKER
+from pytest_llmcost.prices.bill import CacheState
+from pytest_llmcost.settings import CACHE_STATES, Settings
 
 if TYPE_CHECKING:
     import _pytest.nodes
+
 
 _PARSERS: dict[Kind, Callable[[object], Decimal]] = {
     "usd": parse_usd,
@@ -37,7 +38,7 @@ class Ceilings:
     """All ceilings of one test, the decisive one (money) first, and the basis they use."""
 
     budgets: tuple[Budget, ...] = ()
-    cache: Basis | None = None
+    cache: CacheState | None = None
 
 
 def ceilings_of(item: pytest.Item, settings: Settings) -> Ceilings:
@@ -47,7 +48,7 @@ def ceilings_of(item: pytest.Item, settings: Settings) -> Ceilings:
         SettingsError: a marker whose arguments make no sense; names the place.
     """
     limits: dict[Kind, Budget] = {}
-    cache: Basis | None = None
+    cache: CacheState | None = None
     for node, holder, mark in _nearest_first(item):
         stated = _read_mark(mark, _origin(node, holder), is_own=node is item)
         for budget in stated.budgets:
@@ -131,7 +132,9 @@ def budgets_of(settings: Settings) -> list[Budget]:
         SettingsError: a line of `llmcost_budgets` that makes no sense.
     """
     origin = settings.origin("budgets")
-    places = [parse_place(line, origin, warn_at=settings.warn_at) for line in settings.budgets]
+    places = [
+        parse_path_budget(line, origin, warn_at=settings.warn_at) for line in settings.budgets
+    ]
     if settings.max_suite is None:
         return places
     suite = Budget(
@@ -209,10 +212,10 @@ def _reason(mark: pytest.Mark) -> str | None:
     return reason
 
 
-def _cache(mark: pytest.Mark) -> Basis | None:
-    cache: Basis | None = mark.kwargs.get("cache")
-    if cache is not None and cache not in CACHE_BASES:
-        raise SettingsError(f"cache={cache!r} is none of {', '.join(CACHE_BASES)}")
+def _cache(mark: pytest.Mark) -> CacheState | None:
+    cache: CacheState | None = mark.kwargs.get("cache")
+    if cache is not None and cache not in CACHE_STATES:
+        raise SettingsError(f"cache={cache!r} is none of {', '.join(CACHE_STATES)}")
     return cache
 
 

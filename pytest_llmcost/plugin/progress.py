@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import pytest
 
-from pytest_llmcost.metering.countmany import Progress
+from pytest_llmcost.counting.client import Progress
 
 _SECONDS_BETWEEN = 0.1
 """Nobody reads faster, and a slow terminal must not slow the counting down."""

@@ -19,8 +19,8 @@ from typing import Any
 import anthropic
 import httpx2
 
-from pytest_llmcost.metering.capture import Capture
-from pytest_llmcost.metering.exchange import Exchange
+from pytest_llmcost.capture.capture import Capture
+from pytest_llmcost.capture.request import Exchange
 
 MESSAGE: dict[str, Any] = {
     "id": "msg_1",

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
-from pytest_llmcost.budgeting.budget import Budget
-from pytest_llmcost.budgeting.ledger import CardId, Ledger, Payload, TestOwner
-from pytest_llmcost.budgeting.ledger_file import read_report, write_report
-from pytest_llmcost.budgeting.merge import merge_reports
-from pytest_llmcost.budgeting.report import Report
-from pytest_llmcost.metering.call import Call, PricedLeg
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.budgets.budget import Budget
+from pytest_llmcost.call import Call, PricedSamplingCall
+from pytest_llmcost.ledger.builder import LedgerBuilder, TestOwner
+from pytest_llmcost.ledger.ledger import CardId, Ledger, PayloadFacts
+from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
+from pytest_llmcost.ledger.shards import merge_ledgers
+from pytest_llmcost.prices.usage import Usage
 
 SIZES = ("10000:10", "100000:1", "100000:100", "100000:1000", "1000000:1000")
 CALLS_PER_TEST = 4
@@ -33,15 +33,17 @@ def make_shards(folder: Path, calls: int, shards: int) -> None:
     chance = random.Random(7)
     budget = Budget(scope="suite", limit=Decimal(1_000_000), origin="--llmcost-max-suite")
     for shard in range(shards):
-        ledger = Ledger()
+        ledger = LedgerBuilder()
         for number in range(calls // shards):
             test = number // CALLS_PER_TEST
             nodeid = f"tests/agents/test_{shard % 50}.py::test_case[{shard}-{test}]"
             call = make_call(chance)
-            payload = Payload(model=call.model, parts={"system": "0a1b2c3d", "messages.0": "4e5f"})
+            payload = PayloadFacts(
+                model=call.model, parts={"system": "0a1b2c3d", "messages.0": "4e5f"}
+            )
             ledger.add(TestOwner(nodeid=nodeid, path="t.py", line=test), call, payload)
-        report = ledger.report(price_date="2026-11-22", rate_card=CardId(), budgets=[budget])
-        write_report(report, folder / f"shard-{shard}.json")
+        report = ledger.ledger(price_date="2026-11-22", rate_card=CardId(), budgets=[budget])
+        write_ledger(report, folder / f"shard-{shard}.json")
 
 
 def make_call(chance: random.Random) -> Call:
@@ -58,7 +60,7 @@ def make_call(chance: random.Random) -> Call:
         evidence="billed",
         phase="call",
         usage=usage,
-        legs=(PricedLeg(model=model, usage=usage, usd=usd),),
+        sampling_calls=(PricedSamplingCall(model=model, usage=usage, usd=usd),),
         usd=usd,
         usd_low=usd,
         usd_high=usd,
@@ -68,17 +70,17 @@ def make_call(chance: random.Random) -> Call:
 def merge(folder: Path) -> None:
     """Merge a folder's shards and print what it took."""
     began = time.perf_counter()
-    report = merge_reports(_read(folder))
-    write_report(report, folder / "all.json")
+    report = merge_ledgers(_read(folder))
+    write_ledger(report, folder / "all.json")
     took = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size = (folder / "all.json").stat().st_size / 1e6
     print(f"{report.totals.calls:>9,} calls {took:7.2f} s {peak:7.0f} MB (file {size:.0f} MB)")  # noqa: T201
 
 
-def _read(folder: Path) -> Iterator[tuple[str, Report]]:
+def _read(folder: Path) -> Iterator[tuple[str, Ledger]]:
     for path in sorted(folder.glob("shard-*.json")):
-        yield path.name, read_report(path)
+        yield path.name, read_ledger(path)
 
 
 def main(sizes: list[str]) -> None:

@@ -13,11 +13,11 @@ import pytest
 from conftest import Project
 from standin import StandIn
 
-from pytest_llmcost.metering.cachedprompt import calls_until_it_pays
-from pytest_llmcost.metering.features import FEATURES
-from pytest_llmcost.pricing.money import format_usd
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Context, Leg, Usage
+from pytest_llmcost.compare.model_support import FEATURES
+from pytest_llmcost.counting.segments import calls_until_it_pays
+from pytest_llmcost.money import format_usd
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MODEL = "claude-opus-4-7"
@@ -79,9 +79,9 @@ def test_the_page_shows_the_ledger_of_its_suite(project: Project, standin: Stand
         "--llmcost-model=claude-opus-4-7",
         "--llmcost-report=ledger.json",
     )
-    (switch,) = project.ledger()["what_if"]
-    switch["rows"] = [row for row in switch["rows"] if row["name"].endswith(("lookup", "thinking"))]
-    written = json.dumps({"what_if": [switch]}, indent=1) + "\n"
+    (other,) = project.ledger()["what_if"]
+    other["rows"] = [row for row in other["rows"] if row["name"].endswith(("lookup", "thinking"))]
+    written = json.dumps({"what_if": [other]}, indent=1) + "\n"
     if os.environ.get("UPDATE_GOLDEN"):
         text = LEDGER.sub(lambda match: match[1] + written, text)
         (DOCS / "migration.md").write_text(text, encoding="utf-8")
@@ -106,7 +106,7 @@ def _write(path: Path, args: str, printed: str) -> None:
 
 def usd(usage: Usage) -> Decimal:
     card = shipped_card()
-    return card.price([Leg(model=MODEL, usage=usage)], Context(), on=ON).usd
+    return card.price([SamplingCall(model=MODEL, usage=usage)], Terms(), on=ON).usd
 
 
 INPUT = Decimal(5)

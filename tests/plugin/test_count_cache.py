@@ -127,26 +127,28 @@ def test_a_prefix_too_short_for_the_model_is_said(project: Project, standin: Sta
     project.run(COUNT).assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("basis", ["cold", "warm"])
+@pytest.mark.parametrize("cache_state", ["cold", "warm"])
 def test_a_marker_s_basis_is_that_of_counts_too(
-    project: Project, standin: StandIn, basis: str
+    project: Project, standin: StandIn, cache_state: str
 ) -> None:
     project.online(standin).write(
         test_app=PAYLOAD
         + f"""
-    @max_cost("$0.02", cache={basis!r})
+    @max_cost("$0.02", cache={cache_state!r})
     def test_marked(llmcost):
         llmcost.count(payload())
 
     def test_stated(llmcost):
-        llmcost.count(payload(), cache={basis!r})
+        llmcost.count(payload(), cache={cache_state!r})
     """
     )
     result = project.run(COUNT, REPORT)
     stated = {test["nodeid"]: test for test in project.ledger()["tests"]}
     marked = stated["test_app.py::test_marked"]
     assert marked["verdict"]["actual"] == stated["test_app.py::test_stated"]["usd"]
-    result.assert_outcomes(**({"passed": 1, "failed": 1} if basis == "cold" else {"passed": 2}))
+    result.assert_outcomes(
+        **({"passed": 1, "failed": 1} if cache_state == "cold" else {"passed": 2})
+    )
 
 
 def test_the_run_s_basis_is_that_of_counts_too_and_a_miss_says_what_records_it(

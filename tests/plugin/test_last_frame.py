@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import Project
 
-from pytest_llmcost.cli import main
+from pytest_llmcost.cli.main import main
 
 START = {
     "type": "message_start",

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from conftest import Project
 
-from pytest_llmcost.cli import main
+from pytest_llmcost.cli.main import main
 
 APP = """
     import threading

@@ -13,8 +13,9 @@ import pytest
 from conftest import Project
 from standin import StandIn
 
-from pytest_llmcost.budgeting.ledger import Report, write_report
-from pytest_llmcost.plugin.run import KEY
+from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.ledger.ledger_file import write_ledger
+from pytest_llmcost.plugin.session import KEY
 from pytest_llmcost.settings import OPTIONS, Settings
 
 VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
@@ -50,7 +51,7 @@ class Files:
         self.project = project
         self.monkeypatch = monkeypatch
         for name in ("a", "b"):
-            write_report(Report(price_date="2026-11-22"), project.path / f"{name}.json")
+            write_ledger(Ledger(price_date="2026-11-22"), project.path / f"{name}.json")
             (project.path / f"{name}.toml").write_text("", encoding="utf-8")
 
     def write_ini(self, texts: Mapping[str, str], name: str = "pytest.ini") -> None:
@@ -278,7 +279,7 @@ def test_turned_off_a_user_s_call_still_works_and_nobody_listens(
         test_app="""
     import anthropic
     from pytest_llmcost import max_cost
-    from pytest_llmcost.metering.seam import _seam
+    from pytest_llmcost.capture.transports.httpx import _seam
 
     @max_cost("$0.0000001")
     def test_sends(llmcost):
@@ -364,7 +365,7 @@ def neighbour(project: Project) -> str:
     """A project that has a budget in its ini file, and a folder beside it with earlier reports."""
     elsewhere = project.path.parent / f"{project.path.name}-elsewhere"
     elsewhere.mkdir()
-    write_report(Report(price_date="2026-11-22"), elsewhere / "cost.json")
+    write_ledger(Ledger(price_date="2026-11-22"), elsewhere / "cost.json")
     (elsewhere / "prices.toml").write_text("", encoding="utf-8")
     (elsewhere / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     (elsewhere / "1").mkdir()
@@ -427,6 +428,6 @@ def test_and_one_that_is_no_path_but_has_the_name_of_a_folder(
 def test_a_value_that_leaves_the_rootdir_as_it_is_is_fine(
     project: Project, neighbour: str, args: tuple[str, ...]
 ) -> None:
-    write_report(Report(price_date="2026-11-22"), project.path / "cost.json")
+    write_ledger(Ledger(price_date="2026-11-22"), project.path / "cost.json")
     result = project.run(*(each.replace("{neighbour}", neighbour) for each in args))
     assert result.ret in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Project
 
-from pytest_llmcost.cli import main
+from pytest_llmcost.cli.main import main
 
 PRICES = """
 [models.acme-large]

@@ -13,7 +13,7 @@ from conftest import Project
 from standin import StandIn
 from standin_admin import ADMIN_KEY, Booked, Organisation, serve
 
-from pytest_llmcost.cli import main
+from pytest_llmcost.cli.main import main
 
 APP = """
     import json

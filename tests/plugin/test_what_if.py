@@ -45,7 +45,7 @@ REPORT = "--llmcost-report=ledger.json"
 COUNT = "--llmcost-record-mode=new_episodes"
 
 
-def what_if(project: Project) -> list[dict[str, Any]]:
+def other_models(project: Project) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = project.ledger()["what_if"]
     return found
 
@@ -56,11 +56,11 @@ def test_a_run_is_counted_again_for_another_model_then_against_now(
     project.online(standin).write(test_app=COUNTED)
     result = project.run(COUNT, NEW, REPORT)
     result.assert_outcomes(passed=3)
-    (switch,) = what_if(project)
-    assert switch["model"] == "claude-opus-4-7"
-    assert (switch["calls"], switch["unknown_calls"], switch["missing"]) == (3, 0, 0)
-    assert switch["input_tokens_then"] > switch["input_tokens"], "the tokenizer cuts finer"
-    assert {row["name"] for row in switch["rows"]} == {
+    (other,) = other_models(project)
+    assert other["model"] == "claude-opus-4-7"
+    assert (other["calls"], other["unknown_calls"], other["missing"]) == (3, 0, 0)
+    assert other["input_tokens_then"] > other["input_tokens"], "the tokenizer cuts finer"
+    assert {row["name"] for row in other["rows"]} == {
         "test_app.py::test_counted[bell]",
         "test_app.py::test_counted[brake]",
         "test_app.py::test_sent",
@@ -78,14 +78,14 @@ def test_a_run_is_counted_again_for_another_model_then_against_now(
         )
         for body in bodies
     }
-    assert switch["input_tokens_then"] == sums["claude-opus-4-7"]
-    then = Decimal(switch["input_tokens_then"]) * 5 / 10**6
+    assert other["input_tokens_then"] == sums["claude-opus-4-7"]
+    then = Decimal(other["input_tokens_then"]) * 5 / 10**6
     output = sum(
         call["usage"]["output_tokens"]
         for test in project.ledger()["tests"]
         for call in test["calls"]
     )
-    assert Decimal(switch["usd_then"]) == then + Decimal(output) * 25 / 10**6
+    assert Decimal(other["usd_then"]) == then + Decimal(output) * 25 / 10**6
     result.stdout.fnmatch_lines(
         [
             "if it were claude-opus-4-7: same prompts counted anew, output as now",
@@ -110,9 +110,9 @@ def test_offline_gives_the_same_figures_and_asks_nobody(project: Project, standi
     tests = COUNTED.replace("def test_sent", "def not_test_sent")
     project.online(standin).write(test_app=tests)
     project.run(COUNT, NEW, REPORT).assert_outcomes(passed=2)
-    live, asked = what_if(project), len(standin.requests)
+    live, asked = other_models(project), len(standin.requests)
     project.run(NEW, REPORT).assert_outcomes(passed=2)
-    assert what_if(project) == live
+    assert other_models(project) == live
     assert len(standin.requests) == asked
 
 
@@ -133,11 +133,11 @@ def test_two_models_cost_no_more_requests_than_twice_the_payloads_and_the_base(
         "claude-haiku-4-5-20251001", REPORT,
     ).assert_outcomes(passed=4)  # fmt: skip
     assert len(standin.counted) == 3 * 2 + 2
-    assert [switch["model"] for switch in what_if(project)] == [
+    assert [other["model"] for other in other_models(project)] == [
         "claude-haiku-4-5-20251001",
         "claude-opus-4-7",
     ]
-    assert all(switch["calls"] == 5 for switch in what_if(project))
+    assert all(other["calls"] == 5 for other in other_models(project))
 
 
 def test_what_is_missing_is_listed_with_the_one_command_that_counts_it_all(
@@ -150,9 +150,9 @@ def test_what_is_missing_is_listed_with_the_one_command_that_counts_it_all(
     result = project.run(NEW, REPORT, "--llmcost-record-mode=none")
     result.assert_outcomes(passed=2)
     assert len(standin.requests) == asked
-    (switch,) = what_if(project)
-    assert (switch["calls"], switch["unknown_calls"], switch["missing"]) == (0, 2, 2)
-    assert switch["usd_then"] is None
+    (other,) = other_models(project)
+    assert (other["calls"], other["unknown_calls"], other["missing"]) == (0, 2, 2)
+    assert other["usd_then"] is None
     output = result.stdout.str()
     assert "no figure: its prompt is not counted for claude-opus-4-7" in output
     command = next(
@@ -163,7 +163,7 @@ def test_what_is_missing_is_listed_with_the_one_command_that_counts_it_all(
     assert "--llmcost-record-mode=none" not in command
     project.run(*command.split()[1:]).assert_outcomes(passed=2)
     project.run(NEW, REPORT).assert_outcomes(passed=2)
-    assert what_if(project)[0]["calls"] == 2
+    assert other_models(project)[0]["calls"] == 2
 
 
 def test_models_from_the_ini_file_are_in_the_command(project: Project, standin: StandIn) -> None:
@@ -203,13 +203,13 @@ def test_what_a_model_is_known_to_reject_is_named_instead_of_priced(
     project.online(standin).write(test_app=FEATURES)
     result = project.run(COUNT, "--llmcost-model=claude-opus-5-5", REPORT)
     result.assert_outcomes(passed=3)
-    (switch,) = what_if(project)
-    assert switch["rejected"] == {
+    (other,) = other_models(project)
+    assert other["rejected"] == {
         "prefill (the last message is the assistant's)": 1,
         'tool_choice "any"': 1,
     }
-    assert switch["dropped"] == {"temperature": 1}
-    rows = {row["name"].partition("::")[2]: row for row in switch["rows"]}
+    assert other["dropped"] == {"temperature": 1}
+    rows = {row["name"].partition("::")[2]: row for row in other["rows"]}
     assert rows["test_forced"]["usd_then"] is None
     assert rows["test_prefilled"]["usd_then"] is None
     assert rows["test_sampled"]["usd_then"] is not None
@@ -239,13 +239,13 @@ def test_what_only_the_api_knows_is_recorded_and_offline_says_the_same(
     project.record()
     standin.script(fault(400, "messages.0: this model takes no tickets"))
     project.run(COUNT, NEW, REPORT).assert_outcomes(passed=2)
-    live, asked = what_if(project), len(standin.requests)
+    live, asked = other_models(project), len(standin.requests)
     assert live[0]["rejected"] == {"the payload: messages.0: this model takes no tickets": 1}
     assert live[0]["usd_then"] is None
     assert asked == 2, "asked once for both tests"
     for mode in ("none", "new_episodes"):
         project.run(f"--llmcost-record-mode={mode}", NEW, REPORT).assert_outcomes(passed=2)
-        assert what_if(project) == live
+        assert other_models(project) == live
     assert len(standin.requests) == asked
 
 
@@ -259,20 +259,20 @@ def test_an_account_in_trouble_is_noted_and_not_recorded(
     standin.script(fault(400, "Your credit balance is too low"))
     result = project.run(COUNT, NEW, REPORT)
     result.assert_outcomes(passed=1)
-    assert what_if(project)[0]["missing"] == 1
+    assert other_models(project)[0]["missing"] == 1
     result.stdout.fnmatch_lines(["not counted for claude-opus-4-7: *credit balance is too low*"])
     project.run(COUNT, NEW, REPORT).assert_outcomes(passed=1)
-    assert what_if(project)[0]["calls"] == 1
+    assert other_models(project)[0]["calls"] == 1
 
 
 def test_workers_give_the_same_figures(project: Project, standin: StandIn) -> None:
     project.online(standin).write(test_app=COUNTED)
     project.run_apart(COUNT, NEW, REPORT).assert_outcomes(passed=3)
-    alone = what_if(project)
+    alone = other_models(project)
     project.run_apart(NEW, REPORT, COUNT, "-n2", plugins=("xdist.plugin",)).assert_outcomes(
         passed=3
     )
-    assert what_if(project) == alone
+    assert other_models(project) == alone
 
 
 def test_workers_count_what_is_missing_too(project: Project, standin: StandIn) -> None:
@@ -280,13 +280,13 @@ def test_workers_count_what_is_missing_too(project: Project, standin: StandIn) -
     project.run_apart(COUNT, NEW, REPORT, "-n2", plugins=("xdist.plugin",)).assert_outcomes(
         passed=3
     )
-    (switch,) = what_if(project)
-    assert (switch["calls"], switch["missing"]) == (3, 0)
+    (other,) = other_models(project)
+    assert (other["calls"], other["missing"]) == (3, 0)
     standin.stop()
     tests = COUNTED.replace("def test_sent", "def not_test_sent")
     project.write(test_app=tests)
     project.run(NEW, REPORT).assert_outcomes(passed=2)
-    assert what_if(project)[0]["calls"] == 2
+    assert other_models(project)[0]["calls"] == 2
 
 
 def test_many_are_counted_at_once(project: Project, standin: StandIn) -> None:
@@ -303,7 +303,7 @@ def test_many_are_counted_at_once(project: Project, standin: StandIn) -> None:
     standin.most_at_once = 0
     project.run(COUNT, NEW, REPORT).assert_outcomes(passed=24)
     assert 3 < standin.most_at_once <= 8
-    assert what_if(project)[0]["calls"] == 24
+    assert other_models(project)[0]["calls"] == 24
 
 
 def test_the_users_client_counts_even_if_it_is_closed_with_the_session(
@@ -322,7 +322,7 @@ def test_the_users_client_counts_even_if_it_is_closed_with_the_session(
         test_app=PAYLOAD + "    def test_one(llmcost): llmcost.count(payload())\n",
     )
     project.run(COUNT, NEW, REPORT).assert_outcomes(passed=1)
-    assert what_if(project)[0]["calls"] == 1
+    assert other_models(project)[0]["calls"] == 1
     assert [one.headers.get("x-mine") for one in standin.counted] == ["yes", "yes"]
 
 
@@ -347,7 +347,7 @@ def test_what_differs_on_purpose_is_normalised_for_the_other_model_too(
     project.run(COUNT, NEW, REPORT).assert_outcomes(passed=1)
     asked = len(standin.requests)
     project.run(NEW, REPORT).assert_outcomes(passed=1)
-    assert what_if(project)[0]["calls"] == 1
+    assert other_models(project)[0]["calls"] == 1
     assert len(standin.requests) == asked
 
 
@@ -370,10 +370,10 @@ def test_a_call_made_in_a_teardown_is_counted_too(project: Project, standin: Sta
     """
     )
     project.run(COUNT, NEW, REPORT).assert_outcomes(passed=1)
-    (switch,) = what_if(project)
-    assert (switch["calls"], switch["unknown_calls"]) == (3, 0)
+    (other,) = other_models(project)
+    assert (other["calls"], other["unknown_calls"]) == (3, 0)
     project.run(NEW, REPORT).assert_outcomes(passed=1)
-    assert what_if(project)[0]["calls"] == 3
+    assert other_models(project)[0]["calls"] == 3
 
 
 def test_a_model_that_nobody_knows_is_a_usage_error(project: Project) -> None:
@@ -431,7 +431,7 @@ def test_an_interrupt_keeps_what_was_counted_and_the_next_run_counts_the_rest(
     missing = f"prompts not counted yet: {40 - kept} for claude-opus-4-7; *"
     result.stdout.fnmatch_lines([missing])
     project.run(COUNT, NEW, REPORT).assert_outcomes(passed=40)
-    assert what_if(project)[0]["calls"] == 40
+    assert other_models(project)[0]["calls"] == 40
     asked = [one for one in standin.counted if one.body["model"] == "claude-opus-4-7"]
     assert len(asked) == 40, "nothing was counted twice"
 
@@ -464,14 +464,14 @@ def test_everything_anew_and_rewriting_keep_one_count_for_each_model(
     for mode in ("once", "all", "rewrite"):
         before = len(standin.counted)
         project.run(f"--llmcost-record-mode={mode}", NEW, REPORT).assert_outcomes(passed=2)
-        assert what_if(project)[0]["calls"] == 2
+        assert other_models(project)[0]["calls"] == 2
         assert len(standin.counted) - before == 4
         assert recorded(project, "claude-opus-4-7") == 2
         assert recorded(project, "claude-opus-4-6") == 2
     project.run("--llmcost-record-mode=rewrite").assert_outcomes(passed=2)
     assert recorded(project, "claude-opus-4-7") == 0, "nobody asks for them any more"
     project.run("--llmcost-record-mode=once", NEW, REPORT).assert_outcomes(passed=2)
-    assert what_if(project)[0]["missing"] == 2, "once is once for a test"
+    assert other_models(project)[0]["missing"] == 2, "once is once for a test"
 
 
 def test_a_test_that_forbids_connections_does_not_keep_the_rest_from_being_counted(
@@ -489,7 +489,7 @@ def test_a_test_that_forbids_connections_does_not_keep_the_rest_from_being_count
     """
     )
     project.run(COUNT, NEW, REPORT, plugins=("recording",)).assert_outcomes(passed=2)
-    assert what_if(project)[0]["calls"] == 1
+    assert other_models(project)[0]["calls"] == 1
 
 
 def test_without_recording_it_is_counted_and_nothing_is_written(
@@ -500,7 +500,7 @@ def test_without_recording_it_is_counted_and_nothing_is_written(
     )
     result = project.run("--disable-recording", NEW, REPORT, plugins=("recording",))
     result.assert_outcomes(passed=1)
-    assert what_if(project)[0]["calls"] == 1
+    assert other_models(project)[0]["calls"] == 1
     assert not (project.path / "cassettes").exists()
 
 
@@ -520,7 +520,7 @@ def test_a_client_that_cannot_count_is_told_and_fails_no_test(
     result = project.run(COUNT, NEW, REPORT)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["not counted for claude-opus-4-7: *no messages.count_tokens*"])
-    assert what_if(project)[0]["missing"] == 1
+    assert other_models(project)[0]["missing"] == 1
 
 
 def test_a_part_that_only_counting_refuses_leaves_a_billed_call_unknown(
@@ -542,7 +542,7 @@ def test_a_part_that_only_counting_refuses_leaves_a_billed_call_unknown(
     )
     for mode in ("new_episodes", "none"):
         project.run(f"--llmcost-record-mode={mode}", NEW, REPORT).assert_outcomes(passed=2)
-        rows = {row["name"].partition("::")[2]: row for row in what_if(project)[0]["rows"]}
+        rows = {row["name"].partition("::")[2]: row for row in other_models(project)[0]["rows"]}
         assert rows["test_sent"]["reasons"] == ["its prompt is counted without tools.web_search"]
         assert rows["test_counted"]["usd_then"] is not None, "both sides leave it out"
 
@@ -558,4 +558,4 @@ def test_an_api_out_of_reach_is_told_and_the_run_goes_on(
     result = project.run(COUNT, NEW, REPORT)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["not counted for claude-opus-4-7: no answer from 127.0.0.1 *"])
-    assert what_if(project)[0]["missing"] == 1
+    assert other_models(project)[0]["missing"] == 1

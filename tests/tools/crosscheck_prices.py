@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.pricing.cardfile import RATE_KEYS
-from pytest_llmcost.pricing.ratecard import RateCard, Rates, shipped_card
-from pytest_llmcost.pricing.usage import Context, Leg, Usage
+from pytest_llmcost.prices.dated_rates import Rates
+from pytest_llmcost.prices.price_file import RATE_KEYS
+from pytest_llmcost.prices.rate_card import RateCard, shipped_card
+from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
 GENAI_PRICES_KEYS = {
     "input": "input_mtok",
@@ -111,9 +112,9 @@ def our_figures(card: RateCard, on: date) -> dict[Place, Decimal]:
         for rates in _rates_in_force(card, model, on):
             for key in RATE_KEYS:
                 found[Place(model, rates.speed, rates.above, key)] = getattr(rates, key)
-        leg = Leg(model=model, usage=Usage(web_search_requests=1_000))
+        sampling = SamplingCall(model=model, usage=Usage(web_search_requests=1_000))
         first = min(row.from_on for row in entry.rates)
-        fee = card.price([leg], Context(), on=max(on, first)).usd
+        fee = card.price([sampling], Terms(), on=max(on, first)).usd
         found[Place(model, "standard", 0, "web search")] = fee
         found[Place(model, "standard", 0, "us")] = entry.geography.get("us", Decimal(1))
     return found

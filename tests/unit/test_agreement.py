@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sample_reports import a_fixture, a_test, make_budget, make_call, make_report, suite_budget
 
-from pytest_llmcost.budgeting.budget import check, spend_of
-from pytest_llmcost.budgeting.ledger import Owner
-from pytest_llmcost.budgeting.ledger_file import parse_report, render_json, write_report
-from pytest_llmcost.budgeting.merge import merge_reports
-from pytest_llmcost.budgeting.report import Report, run_verdicts
-from pytest_llmcost.cli import main
-from pytest_llmcost.metering.call import Call
-from pytest_llmcost.reporting.failure import render_headline
-from pytest_llmcost.reporting.github import render_annotations
-from pytest_llmcost.reporting.junit import suite_properties
-from pytest_llmcost.reporting.markdown import render_markdown
-from pytest_llmcost.reporting.terminal import View, fold, render_short, render_summary
+from pytest_llmcost.budgets.budget import check, spend_of
+from pytest_llmcost.call import Call
+from pytest_llmcost.cli.main import main
+from pytest_llmcost.ledger.builder import Owner
+from pytest_llmcost.ledger.ledger import Ledger, run_verdicts
+from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json, write_ledger
+from pytest_llmcost.ledger.shards import merge_ledgers
+from pytest_llmcost.reports.github import render_annotations
+from pytest_llmcost.reports.junit import suite_properties
+from pytest_llmcost.reports.markdown import render_markdown
+from pytest_llmcost.reports.terminal import View, fold, render_short, render_summary
+from pytest_llmcost.reports.wording import render_headline
 
 STEP = Decimal("0.000000001")
 """A thousandth of a micro-dollar."""
@@ -36,12 +36,12 @@ SPENT = st.tuples(LIMITS, st.integers(-3, 3), st.integers(1, 4)).filter(
 )
 
 
-def run(spent: Decimal, limit: Decimal, parts: int) -> Report:
+def run(spent: Decimal, limit: Decimal, parts: int) -> Ledger:
     """A suite, a place and a test, all with one ceiling, and spending the same in some calls."""
     piece = (spent / parts).quantize(STEP)
     amounts = [piece] * (parts - 1)
     calls = [make_call(str(each)) for each in [*amounts, spent - sum(amounts)] if each >= 0]
-    place = make_budget(str(limit), scope="place", pattern="t.py", label="t.py")
+    place = make_budget(str(limit), scope="path", pattern="t.py", label="t.py")
     report = make_report({a_test("t.py::test"): calls}, budgets=[suite_budget(str(limit)), place])
     verdict = check(make_budget(str(limit)), spend_of(calls, "usd"))
     return replace(report, tests=tuple(replace(row, verdict=verdict) for row in report.tests))
@@ -85,9 +85,9 @@ def test_every_report_says_what_the_ledger_says(case: tuple[Decimal, int, int]) 
 def test_files_and_merged_shards_decide_the_same(case: tuple[Decimal, int, int]) -> None:
     limit, steps, parts = case
     report = run(limit + steps * STEP, limit, parts)
-    again = parse_report(render_json(report), "x")
+    again = parse_ledger(render_json(report), "x")
     assert again == report
-    assert merge_reports([("x", again)]).verdicts == report.verdicts
+    assert merge_ledgers([("x", again)]).verdicts == report.verdicts
 
 
 @given(SPENT)
@@ -99,7 +99,7 @@ def test_the_command_fails_exactly_when_the_file_says_exceeded(
     report = run(limit + steps * STEP, limit, parts)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shard.json"
-        write_report(report, path)
+        write_ledger(report, path)
         status = main(["merge", str(path), "-o", str(path)])
     assert status == (1 if report.verdicts[0].state == "exceeded" else 0)
 

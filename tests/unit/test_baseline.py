@@ -12,17 +12,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sample_reports import MODEL, OUTSIDE, a_fixture, a_test, make_report
 
-from pytest_llmcost.budgeting.baseline import compare, reprice, write_baseline
-from pytest_llmcost.budgeting.budget import State
-from pytest_llmcost.budgeting.comparison import Change, Comparison
-from pytest_llmcost.budgeting.increase import IncreaseLimit, parse_increase
-from pytest_llmcost.budgeting.ledger import Owner
-from pytest_llmcost.budgeting.ledger_file import parse_report, read_report, render_json
-from pytest_llmcost.budgeting.report import CardId, Payload, Report
+from pytest_llmcost.budgets.budget import State
+from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
+from pytest_llmcost.call import Call, PricedSamplingCall, price_call
+from pytest_llmcost.compare.baseline import compare, reprice, write_baseline
 from pytest_llmcost.errors import LedgerError, SettingsError
-from pytest_llmcost.metering.call import Call, PricedLeg, price_call
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.ledger.builder import Owner
+from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, PayloadFacts
+from pytest_llmcost.ledger.ledger_file import parse_ledger, read_ledger, render_json
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import Usage
 
 CARD = shipped_card()
 TODAY = "2026-11-22"
@@ -35,13 +34,13 @@ def call(tokens: int, fingerprint: str | None = "1:a", *, on: str = TODAY, **fie
     """A replayed call of so many input tokens, priced on a day."""
     model = fields.pop("model", MODEL)
     usage = fields.pop("usage", Usage(input_tokens=tokens))
-    legs = (PricedLeg(model=model, usage=usage),)
-    whole = {"model": model, "evidence": "billed", "usage": usage, "legs": legs}
+    sampling_calls = (PricedSamplingCall(model=model, usage=usage),)
+    whole = {"model": model, "evidence": "billed", "usage": usage, "sampling_calls": sampling_calls}
     bare = Call(**{**whole, "fingerprint": fingerprint, **fields})
     return price_call(bare, CARD, on=date.fromisoformat(on))
 
 
-def report(spent: dict[Any, Iterable[Call]], **fields: Any) -> Report:
+def report(spent: dict[Any, Iterable[Call]], **fields: Any) -> Ledger:
     owners: dict[Owner, Iterable[Call]] = spent
     card = CardId(version=CARD.version, sha256=CARD.sha256)
     return make_report(owners, **{"price_date": TODAY, "rate_card": card, **fields})
@@ -67,8 +66,12 @@ class TestComparison:
     def test_names_the_test_the_tokens_and_the_parts_that_grew(self) -> None:
         old = {"model": "m", "system": "aaaa", "messages.0": "bbbb"}
         new = {"model": "m", "system": "cccc", "messages.0": "bbbb", "tools.search": "dddd"}
-        base = report({A: [call(1000, "1:old")]}, payloads={"1:old": Payload(model="m", parts=old)})
-        head = report({A: [call(5000, "1:new")]}, payloads={"1:new": Payload(model="m", parts=new)})
+        base = report(
+            {A: [call(1000, "1:old")]}, payloads={"1:old": PayloadFacts(model="m", parts=old)}
+        )
+        head = report(
+            {A: [call(5000, "1:new")]}, payloads={"1:new": PayloadFacts(model="m", parts=new)}
+        )
         change = only_change(compare(base, head, CARD))
         assert (change.name, change.path, change.line) == (A.nodeid, A.path, A.line)
         assert (change.status, change.usd) == ("changed", tokens_usd(4000))
@@ -143,25 +146,27 @@ class TestComparison:
         later = {"1:p": {"system": "3", "tools.b": "9"}, "1:q": {"system": "1", "tools.a": "8"}}
         base = report(
             {A: [call(1, "1:x"), call(2, "1:y")]},
-            payloads={key: Payload(model="m", parts=value) for key, value in parts.items()},
+            payloads={key: PayloadFacts(model="m", parts=value) for key, value in parts.items()},
         )
         head = report(
             {A: [call(3, "1:p"), call(4, "1:q"), call(5, "1:z")]},
-            payloads={key: Payload(model="m", parts=value) for key, value in later.items()},
+            payloads={key: PayloadFacts(model="m", parts=value) for key, value in later.items()},
         )
         assert only_change(compare(base, head, CARD)).parts == ("tools.b", "tools.a")
 
     def test_has_nothing_to_pair_a_call_with_that_was_added(self) -> None:
-        parts = {name: Payload(model="m", parts={"system": name}) for name in ("1:x", "1:y", "1:z")}
+        parts = {
+            name: PayloadFacts(model="m", parts={"system": name}) for name in ("1:x", "1:y", "1:z")
+        }
         base = report({A: [call(1, "1:x")]}, payloads=parts)
         head = report({A: [call(1, "1:y"), call(1, "1:z")]}, payloads=parts)
         change = only_change(compare(base, head, CARD))
         assert (change.parts, change.calls) == (("system",), 1)
 
     def test_pairs_very_many_payloads_as_they_come(self) -> None:
-        def many(letter: str) -> Report:
+        def many(letter: str) -> Ledger:
             names = [f"1:{letter}{number:03}" for number in range(101)]
-            payloads = {each: Payload(model="m", parts={"system": each}) for each in names}
+            payloads = {each: PayloadFacts(model="m", parts={"system": each}) for each in names}
             return report({A: [call(1, each) for each in names]}, payloads=payloads)
 
         base, head = many("a"), many("b")
@@ -179,10 +184,10 @@ class TestComparison:
     def test_keeps_the_runs_cache_basis(self) -> None:
         usage = Usage(cache_read_tokens=1_000_000)
         base = report({A: [call(0, usage=usage)]})
-        head = report({A: []}, cache_basis="cold")
+        head = report({A: []}, cache_state="cold")
         assert compare(base, head, CARD).base_usd == Decimal("6.25")  # a 5-minute write
 
-    @pytest.mark.parametrize("field", ["price_date", "cache_basis"])
+    @pytest.mark.parametrize("field", ["price_date", "cache_state"])
     def test_refuses_a_ledger_that_does_not_say_how_it_was_priced(self, field: str) -> None:
         head = report({A: [call(1)]}, **{field: "odd"})
         with pytest.raises(LedgerError, match=f"{field} is 'odd'"):
@@ -194,7 +199,7 @@ class TestComparison:
         whole = replace(
             head, comparison=compare(base, head, CARD, limits=limits, test_limits=limits)
         )
-        assert parse_report(render_json(whole), "x") == whole
+        assert parse_ledger(render_json(whole), "x") == whole
 
 
 class TestPartialRuns:
@@ -230,7 +235,7 @@ class TestPartialRuns:
     ) -> None:
         whole = report({A: [call(1)]})
         write_baseline(replace(whole, comparison=Comparison()), tmp_path / "base.json")
-        assert read_report(tmp_path / "base.json") == whole
+        assert read_ledger(tmp_path / "base.json") == whole
 
 
 class TestLimits:

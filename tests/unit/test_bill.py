@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.pricing.bill import Basis, Cost
-from pytest_llmcost.pricing.money import plain_usd
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Context, Leg, Usage
+from pytest_llmcost.money import plain_usd
+from pytest_llmcost.prices.bill import CacheState, Cost
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
 ON = date(2026, 11, 22)
 MILLION = 1_000_000
@@ -25,12 +25,12 @@ def price(
     usage: Usage = MILLION_EACH_WAY,
     *,
     on: date = ON,
-    basis: Basis = "as-billed",
-    leg: dict[str, Any] | None = None,
+    cache_state: CacheState = "as-billed",
+    sampling: dict[str, Any] | None = None,
     **context: Any,
 ) -> Cost:
-    legs = [Leg(model=model, usage=usage, **(leg or {}))]
-    return shipped_card().price(legs, Context(**context), on=on, basis=basis)
+    sampling_calls = [SamplingCall(model=model, usage=usage, **(sampling or {}))]
+    return shipped_card().price(sampling_calls, Terms(**context), on=on, cache_state=cache_state)
 
 
 def bounds(cost: Cost) -> tuple[str, str, str | None]:
@@ -152,13 +152,17 @@ def test_the_charges_of_a_bill_add_up_to_it() -> None:
 
 
 def test_a_bill_of_several_legs_prices_each_by_its_own_model_and_band() -> None:
-    legs = [
-        Leg(model="claude-haiku-5-5", usage=Usage(input_tokens=100_000, output_tokens=100)),
-        Leg(model="claude-haiku-5-5", usage=Usage(input_tokens=100_001, output_tokens=100)),
-        Leg(kind="advisor", model="claude-opus-5", usage=Usage(input_tokens=1_000)),
+    sampling_calls = [
+        SamplingCall(
+            model="claude-haiku-5-5", usage=Usage(input_tokens=100_000, output_tokens=100)
+        ),
+        SamplingCall(
+            model="claude-haiku-5-5", usage=Usage(input_tokens=100_001, output_tokens=100)
+        ),
+        SamplingCall(kind="advisor", model="claude-opus-5", usage=Usage(input_tokens=1_000)),
     ]
-    cost = shipped_card().price(legs, Context(), on=ON)
-    assert [leg.usd for leg in cost.legs] == [
+    cost = shipped_card().price(sampling_calls, Terms(), on=ON)
+    assert [sampling.usd for sampling in cost.sampling_calls] == [
         Decimal("0.01005"),
         Decimal("0.0502505"),
         Decimal("0.005"),
@@ -168,7 +172,9 @@ def test_a_bill_of_several_legs_prices_each_by_its_own_model_and_band() -> None:
 
 def test_the_prompt_that_chooses_the_band_may_be_another_than_the_legs_own() -> None:
     usage = Usage(input_tokens=1_000)
-    assert price("claude-haiku-5-5", usage, leg={"band_tokens": 100_001}).usd == Decimal("0.0005")
+    assert price("claude-haiku-5-5", usage, sampling={"band_tokens": 100_001}).usd == Decimal(
+        "0.0005"
+    )
     assert price("claude-haiku-5-5", usage).usd == Decimal("0.0001")
 
 
@@ -257,14 +263,14 @@ FREE = Decimal(0)
 def test_a_refusal_before_any_output_is_billed_by_category_and_day(
     category: str, on: date, usd: Decimal
 ) -> None:
-    cost = price("claude-opus-4-5", on=on, leg={"refusal": category})
+    cost = price("claude-opus-4-5", on=on, sampling={"refusal": category})
     expected = usd / BILLED * 30
     assert cost.usd == cost.low == cost.high == expected
     assert bool(cost.charges) == bool(expected)
 
 
 def test_a_refusal_of_an_unknown_category_may_be_billed() -> None:
-    cost = price(leg={"refusal": "weather"})
+    cost = price(sampling={"refusal": "weather"})
     assert bounds(cost) == ("0", "0", "24")
     assert cost.caveats == ("unknown-refusal: weather",)
 
@@ -288,7 +294,7 @@ def test_a_refusal_of_an_unknown_category_may_be_billed() -> None:
         (price(service_tier="priority"), "24", "24", "priority-tier"),
         (price(service_tier="flex"), "0", None, "unknown-tier: flex"),
         (
-            price("claude-haiku-5-5", leg={"sums_calls": True}),
+            price("claude-haiku-5-5", sampling={"sums_calls": True}),
             "0.6",
             "3",
             "band-on-total: claude-haiku-5-5 above 100,000 prompt tokens",
@@ -313,27 +319,27 @@ def test_an_unknown_endpoint_leaves_the_price_of_an_old_model_exact() -> None:
 
 @pytest.mark.parametrize("tokens", [100_000, 99_999])
 def test_a_sum_of_calls_below_the_threshold_has_only_short_ones(tokens: int) -> None:
-    cost = price("claude-haiku-5-5", Usage(input_tokens=tokens), leg={"sums_calls": True})
+    cost = price("claude-haiku-5-5", Usage(input_tokens=tokens), sampling={"sums_calls": True})
     assert cost.low == cost.usd == cost.high
     assert cost.caveats == ()
 
 
 def test_a_cut_stream_costs_at_most_what_its_limit_allows() -> None:
     usage = Usage(input_tokens=1_000, output_tokens=1)
-    cost = price(usage=usage, leg={"most_output_tokens": 500})
+    cost = price(usage=usage, sampling={"most_output_tokens": 500})
     assert cost.low == cost.usd == Decimal("0.00402")
     assert cost.high == Decimal("0.014")
-    assert price(usage=usage, leg={"most_output_tokens": 0}).high == cost.usd
+    assert price(usage=usage, sampling={"most_output_tokens": 0}).high == cost.usd
 
 
 def test_the_advisor_of_a_fast_request_counts_as_standard_and_may_be_fast() -> None:
-    cost = price("claude-opus-5", leg={"kind": "advisor"}, speed="fast")
+    cost = price("claude-opus-5", sampling={"kind": "advisor"}, speed="fast")
     assert bounds(cost) == ("30", "30", "60")
     assert cost.caveats == ("advisor-fast: claude-opus-5",)
 
 
 def test_an_advisor_that_has_no_fast_mode_is_exact() -> None:
-    cost = price("claude-sonnet-5", leg={"kind": "advisor"}, speed="fast")
+    cost = price("claude-sonnet-5", sampling={"kind": "advisor"}, speed="fast")
     assert (*bounds(cost), cost.caveats) == ("12", "12", "12", ())
 
 
@@ -342,29 +348,29 @@ def test_an_advisor_that_has_no_fast_mode_is_exact() -> None:
 def test_what_ran_beside_a_fast_answer_was_fast_where_its_model_can_be(
     kind: str, model: str, usd: str
 ) -> None:
-    assert price(model, leg={"kind": kind}, speed="fast").usd == Decimal(usd)
+    assert price(model, sampling={"kind": kind}, speed="fast").usd == Decimal(usd)
 
 
 @pytest.mark.parametrize("kind", ["compaction", "declined", "advisor"])
 def test_what_ran_beside_a_fast_answer_before_its_model_could_be_fast_was_not(kind: str) -> None:
-    cost = price("claude-opus-4-7", on=date(2026, 5, 11), leg={"kind": kind}, speed="fast")
+    cost = price("claude-opus-4-7", on=date(2026, 5, 11), sampling={"kind": kind}, speed="fast")
     assert (*bounds(cost), cost.caveats) == ("30", "30", "30", ())
 
 
 def test_a_declined_attempt_that_no_entry_tells_of_is_open_where_it_is_billed() -> None:
-    open_ended = price(usage=Usage(), leg={"kind": "declined", "refusal": "bio"})
+    open_ended = price(usage=Usage(), sampling={"kind": "declined", "refusal": "bio"})
     assert bounds(open_ended) == ("0", "0", None)
     assert open_ended.caveats == ("fallback-without-entry: claude-opus-5-5",)
-    free = price(usage=Usage(), leg={"kind": "declined", "refusal": "cyber"})
+    free = price(usage=Usage(), sampling={"kind": "declined", "refusal": "cyber"})
     assert (*bounds(free), free.caveats) == ("0", "0", "0", ())
 
 
 def test_one_open_leg_opens_the_whole_bill() -> None:
-    legs = [
-        Leg(model="claude-opus-5-5", usage=MILLION_EACH_WAY),
-        Leg(kind="declined", model="claude-fable-5", usage=Usage()),
+    sampling_calls = [
+        SamplingCall(model="claude-opus-5-5", usage=MILLION_EACH_WAY),
+        SamplingCall(kind="declined", model="claude-fable-5", usage=Usage()),
     ]
-    cost = shipped_card().price(legs, Context(), on=ON)
+    cost = shipped_card().price(sampling_calls, Terms(), on=ON)
     assert bounds(cost) == ("24", "24", None)
 
 
@@ -376,7 +382,7 @@ READS = Usage(input_tokens=10, cache_read_tokens=1_000, output_tokens=5)
 
 
 @pytest.mark.parametrize(
-    ("usage", "basis", "same_as"),
+    ("usage", "cache_state", "same_as"),
     [
         (READS, "as-billed", READS),
         (READS, "cold", WRITES),
@@ -398,9 +404,9 @@ READS = Usage(input_tokens=10, cache_read_tokens=1_000, output_tokens=5)
     ],
 )
 def test_a_cold_basis_writes_what_was_read_and_a_warm_one_reads_what_was_written(
-    usage: Usage, basis: Basis, same_as: Usage
+    usage: Usage, cache_state: CacheState, same_as: Usage
 ) -> None:
-    assert price(usage=usage, basis=basis).usd == price(usage=same_as).usd
+    assert price(usage=usage, cache_state=cache_state).usd == price(usage=same_as).usd
 
 
 @pytest.mark.parametrize(
@@ -409,11 +415,11 @@ def test_a_cold_basis_writes_what_was_read_and_a_warm_one_reads_what_was_written
 def test_the_request_tells_how_long_the_entries_live_that_are_read(
     lifetime: str | None, same_as: Usage
 ) -> None:
-    leg = {"read_lifetime": lifetime}
-    assert price(usage=READS, basis="cold", leg=leg).usd == price(usage=same_as).usd
+    sampling = {"read_lifetime": lifetime}
+    assert price(usage=READS, cache_state="cold", sampling=sampling).usd == price(usage=same_as).usd
 
 
 def test_the_band_of_a_prompt_is_the_same_cold_and_warm() -> None:
     usage = Usage(cache_read_tokens=100_000, cache_write_5m_tokens=1)
-    cold = price("claude-haiku-5-5", usage, basis="cold")
+    cold = price("claude-haiku-5-5", usage, cache_state="cold")
     assert cold.usd == Decimal("0.625") * 100_001 / MILLION

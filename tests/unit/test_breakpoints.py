@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from pytest_llmcost.counting.limits import find_breakpoints
 from pytest_llmcost.errors import PayloadError
-from pytest_llmcost.metering.breakpoints import find_breakpoints
 
 FIVE = {"type": "ephemeral"}
 HOUR = {"type": "ephemeral", "ttl": "1h"}

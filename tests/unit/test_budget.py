@@ -6,18 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmcost.budgeting.budget import (
-    Budget,
-    Kind,
-    Spend,
-    Tally,
-    check,
-    settled,
-    spend_of,
-)
-from pytest_llmcost.metering.call import Call, Evidence, PricedLeg
-from pytest_llmcost.pricing.caveats import CAVEATS
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.budgets.budget import Budget, Kind, Spend, Tally, check, settled, spend_of
+from pytest_llmcost.call import Call, Evidence, PricedSamplingCall
+from pytest_llmcost.prices.caveats import CAVEATS
+from pytest_llmcost.prices.usage import Usage
 
 UNEXPLAINED = "what a call cost is unknown; state it with llmcost.record(...)"
 A_THOUSANDTH_OF_A_MICRO_DOLLAR = Decimal("0.000000001")
@@ -27,12 +19,17 @@ def priced(usd: str | None, **fields: object) -> Call:
     """A call of an exact price, or of none at all."""
     amount = None if usd is None else Decimal(usd)
     bounds = {"usd": amount, "usd_low": amount or Decimal(0), "usd_high": amount}
-    whole = {"model": "claude-opus-4-7", "evidence": "billed", "legs": legs_of(Usage()), **bounds}
+    whole = {
+        "model": "claude-opus-4-7",
+        "evidence": "billed",
+        "sampling_calls": legs_of(Usage()),
+        **bounds,
+    }
     return Call(**{**whole, **fields})  # type: ignore[arg-type]
 
 
-def legs_of(*usages: Usage) -> tuple[PricedLeg, ...]:
-    return tuple(PricedLeg(model="claude-opus-4-7", usage=usage) for usage in usages)
+def legs_of(*usages: Usage) -> tuple[PricedSamplingCall, ...]:
+    return tuple(PricedSamplingCall(model="claude-opus-4-7", usage=usage) for usage in usages)
 
 
 def figures(spend: Spend) -> tuple[object, object, object]:
@@ -66,28 +63,30 @@ class TestSpend:
         prompt = Usage(
             input_tokens=1, cache_write_5m_tokens=10, cache_write_1h_tokens=100, output_tokens=7
         )
-        call = priced("1", legs=legs_of(prompt, Usage(cache_read_tokens=1000)))
+        call = priced("1", sampling_calls=legs_of(prompt, Usage(cache_read_tokens=1000)))
         assert spend_of([call], "input_tokens").actual == 1111
         assert spend_of([call], "output_tokens").actual == 7
 
     def test_of_tokens_leaves_refusals_out_that_are_not_billed(self) -> None:
-        free = PricedLeg(
+        free = PricedSamplingCall(
             model="m", usage=Usage(input_tokens=5), refusal="unspecified", usd=Decimal(0)
         )
-        assert spend_of([priced("0", legs=(free,))], "input_tokens").high == 0
+        assert spend_of([priced("0", sampling_calls=(free,))], "input_tokens").high == 0
 
     @pytest.mark.parametrize("kind", ["input_tokens", "output_tokens"])
     def test_of_tokens_nobody_stated_is_unbounded(self, kind: Kind) -> None:
-        spend = spend_of([priced("1", legs=(), declared_usd=Decimal(1))], kind)
+        spend = spend_of([priced("1", sampling_calls=(), declared_usd=Decimal(1))], kind)
         assert figures(spend) == (0, None, None)
         assert spend.reasons
 
     def test_of_calls_is_exact_even_when_nothing_else_is_known(self) -> None:
-        calls = [priced(None, legs=()), priced(None, legs=(), attempts=3)]
+        calls = [priced(None, sampling_calls=()), priced(None, sampling_calls=(), attempts=3)]
         assert spend_of(calls, "calls") == Spend(actual=Decimal(2), low=Decimal(2), high=Decimal(2))
 
     def test_knows_the_tokens_of_a_model_without_a_price(self) -> None:
-        call = priced(None, legs=legs_of(Usage(input_tokens=5)), caveats=("unknown-model: who?",))
+        call = priced(
+            None, sampling_calls=legs_of(Usage(input_tokens=5)), caveats=("unknown-model: who?",)
+        )
         assert spend_of([call], "input_tokens").high == 5
         assert spend_of([call], "usd").reasons == ("who?",)
 
@@ -110,8 +109,8 @@ class TestSpend:
     def test_of_tokens_is_as_wide_as_its_caveat_says(
         self, caveat: str, kind: Kind, low: int, high: int | None
     ) -> None:
-        legs = legs_of(Usage(input_tokens=8, output_tokens=3))
-        spend = spend_of([priced("1", legs=legs, caveats=(caveat,))], kind)
+        sampling_calls = legs_of(Usage(input_tokens=8, output_tokens=3))
+        spend = spend_of([priced("1", sampling_calls=sampling_calls, caveats=(caveat,))], kind)
         assert (figures(spend)[0], figures(spend)[2]) == (low, high)
         assert bool(spend.reasons) == (high is None)
 
@@ -231,12 +230,12 @@ class TestFixturesUnderWorkers:
             Tally("usd").add_all([priced("3")]),
         ]
         tally = Tally("usd").add_all([priced("10")])
-        tally.add_dearest(rivals)
+        tally.add_most_expensive(rivals)
         assert tally.spend() == Spend(actual=Decimal(13), low=Decimal(13), high=Decimal(13))
 
     def test_are_bounded_by_the_known_and_open_by_the_unknown(self) -> None:
         tally = Tally("usd")
-        tally.add_dearest([Tally("usd").add_all([priced(each)]) for each in ("3", None)])
+        tally.add_most_expensive([Tally("usd").add_all([priced(each)]) for each in ("3", None)])
         spend = tally.spend()
         assert figures(spend) == (3, None, None)
         assert spend.reasons

@@ -22,19 +22,19 @@ from standin.models import Model, find_model
 from standin.prompt import count_blocks, lay_out
 from standin.rules import check_count
 
-from pytest_llmcost.errors import PayloadError
-from pytest_llmcost.metering.cachedprompt import (
+from pytest_llmcost.counting.cassette import CountCassette
+from pytest_llmcost.counting.client import Asker, Counter
+from pytest_llmcost.counting.payload import read_payload
+from pytest_llmcost.counting.segments import (
     CachedPrompt,
     calls_until_it_pays,
     opening_tokens_of,
+    plan_caching,
     split_prompt,
 )
-from pytest_llmcost.metering.cacheplan import plan_caching
-from pytest_llmcost.metering.cassette import CountCassette
-from pytest_llmcost.metering.counter import Asker, Counter
-from pytest_llmcost.metering.payload import read_payload
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Context, Leg, Usage
+from pytest_llmcost.errors import PayloadError
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
 FIVE = {"type": "ephemeral"}
 HOUR = {"type": "ephemeral", "ttl": "1h"}
@@ -335,8 +335,8 @@ def test_worked_example_with_opus_4_7s_prices() -> None:
     prompt = split_prompt(plan, counts, min_cacheable_tokens=2048)
 
     def usd(usage: Usage) -> Decimal:
-        leg = Leg(model="claude-opus-4-7", usage=usage)
-        return CARD.price([leg], Context(), on=ON).usd
+        sampling = SamplingCall(model="claude-opus-4-7", usage=usage)
+        return CARD.price([sampling], Terms(), on=ON).usd
 
     assert usd(prompt.usage("cold")) == Decimal("0.065")  # 10,000 x 6.25 + 500 x 5
     assert usd(prompt.usage("warm")) == Decimal("0.0075")  # 10,000 x 0.50 + 500 x 5

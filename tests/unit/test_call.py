@@ -10,21 +10,26 @@ from typing import Any
 import msgspec
 import pytest
 
-from pytest_llmcost.metering.call import Call, PricedLeg, price_call
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Context, Usage
+from pytest_llmcost.call import Call, PricedSamplingCall, price_call
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import Terms, Usage
 
 ON = date(2026, 11, 22)
 CARD = shipped_card()
 
 
-def leg(model: str = "claude-opus-5-5", tokens: int = 1_000_000, **more: Any) -> PricedLeg:
-    return PricedLeg(model=model, usage=Usage(input_tokens=tokens), **more)
+def sampling(
+    model: str = "claude-opus-5-5", tokens: int = 1_000_000, **more: Any
+) -> PricedSamplingCall:
+    return PricedSamplingCall(model=model, usage=Usage(input_tokens=tokens), **more)
 
 
-def call(*legs: PricedLeg, **more: Any) -> Call:
-    stated = {"model": legs[0].model if legs else "claude-opus-5-5", "evidence": "billed"}
-    return Call(**(stated | more), legs=legs)
+def call(*sampling_calls: PricedSamplingCall, **more: Any) -> Call:
+    stated = {
+        "model": sampling_calls[0].model if sampling_calls else "claude-opus-5-5",
+        "evidence": "billed",
+    }
+    return Call(**(stated | more), sampling_calls=sampling_calls)
 
 
 def bounds(one: Call) -> tuple[Decimal, Decimal | None, Decimal | None]:
@@ -32,34 +37,34 @@ def bounds(one: Call) -> tuple[Decimal, Decimal | None, Decimal | None]:
 
 
 def test_a_call_and_its_legs_get_their_price() -> None:
-    priced = price_call(call(leg(), leg("claude-opus-5", kind="advisor")), CARD, on=ON)
-    assert [each.usd for each in priced.legs] == [Decimal(4), Decimal(5)]
+    priced = price_call(call(sampling(), sampling("claude-opus-5", kind="advisor")), CARD, on=ON)
+    assert [each.usd for each in priced.sampling_calls] == [Decimal(4), Decimal(5)]
     assert bounds(priced) == (Decimal(9), Decimal(9), Decimal(9))
     assert priced.caveats == ()
 
 
 def test_names_become_exact_ids() -> None:
-    priced = price_call(call(leg("claude-opus-4-5")), CARD, on=ON)
-    assert priced.model == priced.legs[0].model == "claude-opus-4-5-20251101"
+    priced = price_call(call(sampling("claude-opus-4-5")), CARD, on=ON)
+    assert priced.model == priced.sampling_calls[0].model == "claude-opus-4-5-20251101"
 
 
 def test_an_unknown_model_is_unknown_and_never_free() -> None:
-    priced = price_call(call(leg("acme/large")), CARD, on=ON)
+    priced = price_call(call(sampling("acme/large")), CARD, on=ON)
     assert bounds(priced) == (Decimal(0), None, None)
-    assert priced.legs[0].usd is None
+    assert priced.sampling_calls[0].usd is None
     (caveat,) = priced.caveats
     assert caveat.startswith("unknown-model: no price for model 'acme/large'")
     assert "--llmcost-prices" in caveat
 
 
 def test_the_known_legs_of_an_unknown_price_are_its_low_bound() -> None:
-    priced = price_call(call(leg(), leg("acme/advisor", kind="advisor")), CARD, on=ON)
+    priced = price_call(call(sampling(), sampling("acme/advisor", kind="advisor")), CARD, on=ON)
     assert bounds(priced) == (Decimal(4), None, None)
-    assert [each.usd for each in priced.legs] == [Decimal(4), None]
+    assert [each.usd for each in priced.sampling_calls] == [Decimal(4), None]
 
 
 def test_before_its_first_day_a_model_is_unknown_and_says_since_when() -> None:
-    priced = price_call(call(leg()), CARD, on=date(2026, 9, 21))
+    priced = price_call(call(sampling()), CARD, on=date(2026, 9, 21))
     assert priced.usd is None
     assert "its first rates are from 2026-09-22" in priced.caveats[0]
 
@@ -67,7 +72,7 @@ def test_before_its_first_day_a_model_is_unknown_and_says_since_when() -> None:
 def test_an_unknown_model_that_a_price_file_adds_is_priced_anew(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text('[models.claude-opus-5-5]\naliases = ["acme/large"]')
-    unknown = price_call(call(leg("acme/large")), CARD, on=ON)
+    unknown = price_call(call(sampling("acme/large")), CARD, on=ON)
     priced = price_call(unknown, CARD.with_overrides(path), on=ON)
     assert bounds(priced) == (Decimal(4), Decimal(4), Decimal(4))
     assert priced.caveats == ()
@@ -87,7 +92,7 @@ def test_an_unknown_model_that_a_price_file_adds_is_priced_anew(tmp_path: Path) 
 def test_a_caveat_of_the_reading_opens_the_bounds_in_its_direction(
     caveat: str, low: str, high: str | None
 ) -> None:
-    priced = price_call(call(leg(), caveats=(caveat,)), CARD, on=ON)
+    priced = price_call(call(sampling(), caveats=(caveat,)), CARD, on=ON)
     assert priced.usd == 4
     assert priced.usd_low == Decimal(low)
     assert priced.usd_high == (None if high is None else Decimal(high))
@@ -95,7 +100,7 @@ def test_a_caveat_of_the_reading_opens_the_bounds_in_its_direction(
 
 
 def test_a_cut_stream_with_a_known_limit_stays_bounded() -> None:
-    bounded = leg("claude-opus-5-5", 1_000, most_output_tokens=1_000)
+    bounded = sampling("claude-opus-5-5", 1_000, most_output_tokens=1_000)
     priced = price_call(call(bounded, caveats=("truncated-stream",)), CARD, on=ON)
     assert bounds(priced) == (Decimal("0.004"), Decimal("0.004"), Decimal("0.024"))
     other = price_call(call(bounded, caveats=("left-out", "truncated-stream")), CARD, on=ON)
@@ -103,7 +108,7 @@ def test_a_cut_stream_with_a_known_limit_stays_bounded() -> None:
 
 
 def test_caveats_of_reading_and_pricing_stand_together_sorted() -> None:
-    old = call(leg("claude-opus-4-1"), caveats=("stale: x", "input-only"))
+    old = call(sampling("claude-opus-4-1"), caveats=("stale: x", "input-only"))
     priced = price_call(old, CARD, on=ON)
     assert priced.caveats == (
         "input-only",
@@ -126,13 +131,13 @@ def test_caveats_of_reading_and_pricing_stand_together_sorted() -> None:
 def test_a_clouds_spelling_tells_of_the_endpoint_and_is_remembered(
     model: str, platform: str | None, usd: str
 ) -> None:
-    priced = price_call(call(leg(model)), CARD, on=ON)
+    priced = price_call(call(sampling(model)), CARD, on=ON)
     assert (priced.usd, priced.context.platform) == (Decimal(usd), platform)
     assert price_call(priced, CARD, on=ON) == priced
 
 
 def test_an_endpoint_that_was_seen_goes_before_a_spelling() -> None:
-    seen = call(leg("us.anthropic.claude-opus-5-5"), context=Context(platform="foundry"))
+    seen = call(sampling("us.anthropic.claude-opus-5-5"), context=Terms(platform="foundry"))
     assert price_call(seen, CARD, on=ON).usd == 4
 
 
@@ -148,9 +153,9 @@ def test_an_endpoint_that_was_seen_goes_before_a_spelling() -> None:
 def test_an_endpoint_that_the_url_leaves_open_is_unknown(
     platform: str, known_as: str, high: str
 ) -> None:
-    context = Context(platform=platform)  # type: ignore[arg-type]
+    context = Terms(platform=platform)  # type: ignore[arg-type]
     caveats = ("unknown-endpoint: the URL names no location",)
-    priced = price_call(call(leg(), context=context, caveats=caveats), CARD, on=ON)
+    priced = price_call(call(sampling(), context=context, caveats=caveats), CARD, on=ON)
     assert priced.context.platform == known_as
     assert priced.usd_high == Decimal(high)
     assert bool(priced.caveats) == known_as.endswith("-unknown")
@@ -168,23 +173,25 @@ def test_a_call_that_nothing_is_known_of_has_no_price() -> None:
     assert bounds(lost) == (Decimal(0), None, None)
 
 
-@pytest.mark.parametrize(("basis", "usd"), [("as-billed", "0.2"), ("cold", "5"), ("warm", "0.2")])
-def test_a_call_is_priced_on_the_basis_that_is_asked_for(basis: Any, usd: str) -> None:
-    reads = PricedLeg(model="claude-opus-5-5", usage=Usage(cache_read_tokens=1_000_000))
-    priced = price_call(call(reads), CARD, on=ON, basis=basis)
+@pytest.mark.parametrize(
+    ("cache_state", "usd"), [("as-billed", "0.2"), ("cold", "5"), ("warm", "0.2")]
+)
+def test_a_call_is_priced_on_the_basis_that_is_asked_for(cache_state: Any, usd: str) -> None:
+    reads = PricedSamplingCall(model="claude-opus-5-5", usage=Usage(cache_read_tokens=1_000_000))
+    priced = price_call(call(reads), CARD, on=ON, cache_state=cache_state)
     assert priced.usd == Decimal(usd)
-    assert priced.legs[0].usage == reads.usage
+    assert priced.sampling_calls[0].usage == reads.usage
     assert price_call(priced, CARD, on=ON).usd == Decimal("0.2")
 
 
 def test_billed_usage_leaves_out_what_is_free() -> None:
-    one = call(leg(tokens=7), leg(tokens=5, kind="declined", refusal="cyber"))
+    one = call(sampling(tokens=7), sampling(tokens=5, kind="declined", refusal="cyber"))
     assert price_call(one, CARD, on=ON).billed_usage == Usage(input_tokens=7)
     assert price_call(one, CARD, on=date(2026, 10, 1)).billed_usage == Usage(input_tokens=7)
-    unknown = call(leg("acme", tokens=5, refusal="cyber"))
+    unknown = call(sampling("acme", tokens=5, refusal="cyber"))
     assert price_call(unknown, CARD, on=ON).billed_usage == Usage(input_tokens=5)
 
 
 def test_a_priced_call_survives_json() -> None:
-    priced = price_call(call(leg(), leg("acme", kind="advisor")), CARD, on=ON)
+    priced = price_call(call(sampling(), sampling("acme", kind="advisor")), CARD, on=ON)
     assert msgspec.json.decode(msgspec.json.encode(priced), type=Call) == priced

@@ -36,7 +36,7 @@ from capture_kit import (
     respond,
 )
 
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.prices.usage import Usage
 
 BILLED = Usage(input_tokens=25, output_tokens=11)
 PIECES = [SSE_BODY[start : start + 40] for start in range(0, len(SSE_BODY), 40)]
@@ -168,7 +168,7 @@ def test_a_body_that_does_not_decode_is_left_to_the_caller(library: ModuleType) 
     handler = respond(library, b"no gzip at all", headers={"content-encoding": "gzip"})
     with capturing() as purse, pytest.raises(library.DecodingError):
         read_with(client_of(library, handler), READINGS["read"])
-    assert purse.call.legs == ()
+    assert purse.call.sampling_calls == ()
     assert purse.call.caveats == ("truncated-stream",)
 
 
@@ -214,14 +214,14 @@ def test_an_asynchronous_stream_left_early_is_truncated_and_warns_of_nothing_new
         for kind in ("raw", "bytes")
     }
     assert purse.call.caveats == ("truncated-stream",)
-    assert purse.call.legs == ()
+    assert purse.call.sampling_calls == ()
 
 
 @library_of
 def test_a_response_that_was_never_read_is_of_unknown_cost(library: ModuleType) -> None:
     with capturing() as purse, stream(client_of(library, respond(library, *PIECES))):
         pass
-    assert (purse.call.legs, purse.call.caveats) == ((), ("truncated-stream",))
+    assert (purse.call.sampling_calls, purse.call.caveats) == ((), ("truncated-stream",))
     assert purse.call.model == "claude-opus-4-7"
 
 
@@ -366,7 +366,7 @@ def test_a_request_that_was_lost_is_unknown_if_it_got_there(
         assert purse.calls == []  # the client may send it again
         purse.capture.settle()
     assert [call.caveats for call in purse.calls] == [("lost-answer",)] * calls
-    assert [call.legs for call in purse.calls] == [()] * calls
+    assert [call.sampling_calls for call in purse.calls] == [()] * calls
 
 
 @library_of
@@ -546,7 +546,7 @@ def test_a_cancelled_request_is_lost_and_its_cancellation_goes_on(backend: str) 
 def test_an_answer_nobody_can_read_is_of_unknown_cost(body: bytes) -> None:
     with capturing() as purse:
         post(own_client_of(httpx2, respond(httpx2, body, kind="application/json")))
-    assert purse.call.legs == ()
+    assert purse.call.sampling_calls == ()
     assert purse.call.caveats[0].startswith("unreadable-response")
 
 
@@ -753,7 +753,7 @@ def test_a_failure_of_our_own_is_a_call_of_unknown_cost() -> None:
     finally:
         purse.capture.disable()
     assert len(purse.capture.failures) == 1
-    assert purse.call.legs == ()
+    assert purse.call.sampling_calls == ()
     assert purse.call.caveats[0].startswith("unreadable-response: TypeError")
 
 

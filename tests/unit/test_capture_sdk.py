@@ -40,10 +40,10 @@ from msgspec.structs import replace
 from pydantic import BaseModel
 from standin import StandIn, Step, fault, rate_limited
 
-from pytest_llmcost.budgeting.doubts import bounds_of
-from pytest_llmcost.metering.call import Call, price_call
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.budgets.budget import bounds_of
+from pytest_llmcost.call import Call, price_call
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import Usage
 
 BILLED = Usage(input_tokens=25, output_tokens=11)
 WHOLE = respond(httpx2, JSON_BODY, kind="application/json")
@@ -200,7 +200,7 @@ def test_a_lost_attempt_makes_the_call_a_lower_bound() -> None:
         quick(api).messages.create(**ASKED)
         purse.capture.settle()
     assert (purse.call.attempts, purse.call.caveats) == (3, ("lost-answer",))
-    assert purse.call.legs != ()
+    assert purse.call.sampling_calls != ()
 
 
 def test_a_call_that_never_got_an_answer_is_unknown_once() -> None:
@@ -211,7 +211,7 @@ def test_a_call_that_never_got_an_answer_is_unknown_once() -> None:
         purse.capture.settle()
         purse.capture.settle()
     assert (purse.call.attempts, purse.call.caveats) == (3, ("lost-answer",))
-    assert (purse.call.legs, purse.call.live) == ((), True)
+    assert (purse.call.sampling_calls, purse.call.live) == ((), True)
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.__name__)
@@ -262,14 +262,19 @@ def test_an_attempt_that_was_lost_before_one_that_was_answered_has_a_bound() -> 
     call = price_call(found, card, on=on)
     assert (call.attempts, call.lost_attempts) == (3, 2)
     alone = price_call(replace(found, lost_attempts=None, caveats=()), card, on=on)
-    (leg,) = alone.legs
-    dearest = replace(leg, usage=replace(leg.usage, output_tokens=ASKED["max_tokens"]))
-    lost = price_call(replace(alone, legs=(dearest,)), card, on=on).usd
+    (sampling,) = alone.sampling_calls
+    most_expensive = replace(
+        sampling, usage=replace(sampling.usage, output_tokens=ASKED["max_tokens"])
+    )
+    lost = price_call(replace(alone, sampling_calls=(most_expensive,)), card, on=on).usd
     assert alone.usd is not None
     assert lost is not None
     assert (call.usd, call.usd_low, call.usd_high) == (alone.usd, alone.usd, alone.usd + 2 * lost)
-    assert bounds_of(call, "output_tokens")[2] == leg.usage.output_tokens + 2 * ASKED["max_tokens"]
-    assert bounds_of(call, "input_tokens")[2] == 3 * leg.usage.prompt_tokens
+    assert (
+        bounds_of(call, "output_tokens")[2]
+        == sampling.usage.output_tokens + 2 * ASKED["max_tokens"]
+    )
+    assert bounds_of(call, "input_tokens")[2] == 3 * sampling.usage.prompt_tokens
     # Where nothing bounds a reply, nothing bounds the attempt.
     assert price_call(replace(found, max_tokens=None), card, on=on).usd_high is None
 
@@ -589,7 +594,7 @@ def test_vertex_counts_at_a_model_of_their_own_and_costs_nothing() -> None:
 
 
 def test_counts_of_our_own_are_not_seen() -> None:
-    from pytest_llmcost.metering.sending import own_request
+    from pytest_llmcost.counting.past_vcr import own_request
 
     with capturing() as purse, own_request():
         sdk().messages.create(**ASKED)

@@ -16,8 +16,8 @@ from capture_kit import ASKED, HEADERS, LIBRARIES, Purse, capturing, chunks
 from msgspec import to_builtins
 from recorded_traffic import billed_lines, body_of, needs_traffic
 
-from pytest_llmcost.metering.call import Call
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.call import Call
+from pytest_llmcost.prices.usage import Usage
 
 pytestmark = needs_traffic
 Line = dict[str, Any]
@@ -73,8 +73,8 @@ def check(purse: Purse, lines: list[Line]) -> int:
 
 def check_several(call: Call, line: Line) -> None:
     """The line states the last message; a call is all of them together."""
-    assert len(call.legs) > 1, line["id"]
-    assert call.legs[-1].usage == Usage(**line["usage"]), line["id"]
+    assert len(call.sampling_calls) > 1, line["id"]
+    assert call.sampling_calls[-1].usage == Usage(**line["usage"]), line["id"]
 
 
 def stated_by(lines: list[Line]) -> tuple[int, int]:
@@ -196,7 +196,7 @@ def test_streams_and_whole_messages_bill_the_same() -> None:
             transport = httpx2.MockTransport(server(httpx2, whole))
             sdk_of(line, http_client=httpx2.Client(transport=transport)).messages.create(**ASKED)
         one, other = streamed.call, posted.call
-        assert (one.usage, one.legs) == (other.usage, other.legs), line["id"]
+        assert (one.usage, one.sampling_calls) == (other.usage, other.sampling_calls), line["id"]
         assert (one.context, one.caveats) == (other.context, other.caveats), line["id"]
         compared += 1
     assert (len(lines), compared) == (285, 255)  # the SDK reads nothing of the others

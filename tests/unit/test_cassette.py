@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from pytest_llmcost.counting import cassette as cassette_module
+from pytest_llmcost.counting.cassette import CountCassette, Entry, read_entries, write_entries
 from pytest_llmcost.errors import CountCassetteError
-from pytest_llmcost.metering import cassette as cassette_module
-from pytest_llmcost.metering.cassette import CountCassette, Entry, read_entries, write_entries
 
 
 def entry(name: str = "aa", tokens: int = 7, *askers: str, **changes: Any) -> Entry:
@@ -238,7 +238,7 @@ def test_many_processes_on_one_file_lose_nothing(path: Path) -> None:
     script = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from pytest_llmcost.metering.cassette import CountCassette, Entry
+        from pytest_llmcost.counting.cassette import CountCassette, Entry
         for number in range(1, 6):
             cassette = CountCassette.load(Path(sys.argv[1]))
             name = f"{sys.argv[2]}{number}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_llmcost.pricing.caveats import (
+from pytest_llmcost.prices.caveats import (
     CAVEATS,
     caveat_name,
     may_be_higher,

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from sample_reports import MODEL
 
-from pytest_llmcost.cli import main
+from pytest_llmcost.cli.main import main
 
 COMMANDS = ("price", "rates", "merge", "compare", "reconcile")
 
 
 def llmcost(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest_llmcost.cli", *arguments]
+    command = [sys.executable, "-m", "pytest_llmcost.cli.main", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
 
@@ -51,7 +51,7 @@ def test_an_error_of_ours_is_one_message_and_exits_with_2() -> None:
 
 
 def test_a_reader_that_goes_away_is_no_accident() -> None:
-    script = f"{sys.executable} -m pytest_llmcost.cli rates | head -n 1"
+    script = f"{sys.executable} -m pytest_llmcost.cli.main rates | head -n 1"
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("model")
     assert done.stderr == ""
@@ -62,7 +62,7 @@ def test_a_closed_pipe_at_once_is_no_accident() -> None:
     os.close(read)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest_llmcost.cli", "rates"],
+            [sys.executable, "-m", "pytest_llmcost.cli.main", "rates"],
             stdout=write,
             stderr=subprocess.PIPE,
             text=True,
@@ -91,7 +91,7 @@ def test_it_loads_neither_pytest_nor_a_client_nor_vcr(tmp_path: Path) -> None:
     message = {"type": "message", "model": MODEL, "usage": usage}
     (tmp_path / "r.json").write_text(json.dumps(message))
     code = (
-        "import sys; from pytest_llmcost.cli import main; "
+        "import sys; from pytest_llmcost.cli.main import main; "
         f"main(['price', {str(tmp_path / 'r.json')!r}]); main(['rates']); "
         "print(sorted(sys.modules), file=sys.stderr)"
     )

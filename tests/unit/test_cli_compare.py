@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from sample_reports import a_fixture, a_test, make_call, make_report
 
-from pytest_llmcost.budgeting.ledger import Owner
-from pytest_llmcost.budgeting.ledger_file import read_report, write_report
-from pytest_llmcost.budgeting.report import CardId, Payload, Report
-from pytest_llmcost.cli import main
-from pytest_llmcost.metering.call import Call, PricedLeg, price_call
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.call import Call, PricedSamplingCall, price_call
+from pytest_llmcost.cli.main import main
+from pytest_llmcost.ledger.builder import Owner
+from pytest_llmcost.ledger.ledger import CardId, Ledger, PayloadFacts
+from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.settings import parse_date
 
 MODEL = "claude-opus-4-7"
@@ -23,39 +23,43 @@ CARD = CardId(version=shipped_card().version, sha256=shipped_card().sha256)
 def call(units: int, *, model: str = MODEL, fingerprint: str | None = None) -> Call:
     """A unit is five tokens of input: a million units are $25."""
     usage = Usage(input_tokens=5 * units)
-    leg = PricedLeg(model=model, usage=usage)
+    sampling = PricedSamplingCall(model=model, usage=usage)
     unpriced = Call(
-        model=model, evidence="billed", usage=usage, legs=(leg,), fingerprint=fingerprint
+        model=model,
+        evidence="billed",
+        usage=usage,
+        sampling_calls=(sampling,),
+        fingerprint=fingerprint,
     )
     return price_call(unpriced, shipped_card(), on=parse_date(ON))
 
 
-def base() -> Report:
+def base() -> Ledger:
     spent: dict[Owner, list[Call]] = {
         a_test("t.py::test_grows"): [call(1000, fingerprint="1:a")],
         a_test("t.py::test_gone"): [call(100)],
         a_test("t.py::test_same"): [call(100)],
         a_fixture("client"): [call(100)],
     }
-    payloads = {"1:a": Payload(model=MODEL, parts={"system": "aaaaaaaa"})}
+    payloads = {"1:a": PayloadFacts(model=MODEL, parts={"system": "aaaaaaaa"})}
     return make_report(spent, price_date=ON, rate_card=CARD, payloads=payloads)
 
 
-def head() -> Report:
+def head() -> Ledger:
     spent: dict[Owner, list[Call]] = {
         a_test("t.py::test_grows"): [call(2000, fingerprint="1:b"), call(100)],
         a_test("t.py::test_new"): [call(400)],
         a_test("t.py::test_same"): [call(100)],
         a_fixture("client"): [call(100)],
     }
-    payloads = {"1:b": Payload(model=MODEL, parts={"system": "bbbbbbbb"})}
+    payloads = {"1:b": PayloadFacts(model=MODEL, parts={"system": "bbbbbbbb"})}
     return make_report(spent, price_date=ON, rate_card=CARD, payloads=payloads)
 
 
 @pytest.fixture
 def ledgers(tmp_path: Path) -> list[str]:
-    write_report(base(), tmp_path / "base.json")
-    write_report(head(), tmp_path / "head.json")
+    write_ledger(base(), tmp_path / "base.json")
+    write_ledger(head(), tmp_path / "head.json")
     return [str(tmp_path / "base.json"), str(tmp_path / "head.json")]
 
 
@@ -96,7 +100,7 @@ def test_an_increase_that_cannot_be_told_fails(
     ledgers: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unknown: dict[Owner, list[Call]] = {a_test("t.py::test_grows"): [call(5, model="claude-next")]}
-    write_report(make_report(unknown, price_date=ON, rate_card=CARD), tmp_path / "new.json")
+    write_ledger(make_report(unknown, price_date=ON, rate_card=CARD), tmp_path / "new.json")
     assert main(["compare", ledgers[0], str(tmp_path / "new.json"), "--max-increase", "1"]) == 1
     out = capsys.readouterr().out
     assert out.startswith("unknown: ")
@@ -117,12 +121,14 @@ def test_new_prices_are_told_apart_from_new_prompts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usage = Usage(cache_read_tokens=1_000_000)
-    leg = PricedLeg(model="claude-sonnet-5-5", usage=usage)
-    unpriced = Call(model="claude-sonnet-5-5", evidence="billed", usage=usage, legs=(leg,))
+    sampling = PricedSamplingCall(model="claude-sonnet-5-5", usage=usage)
+    unpriced = Call(
+        model="claude-sonnet-5-5", evidence="billed", usage=usage, sampling_calls=(sampling,)
+    )
     for on in ("2026-10-06", "2026-10-07"):
         priced = price_call(unpriced, shipped_card(), on=parse_date(on))
         report = make_report({a_test("t.py::a"): [priced]}, price_date=on, rate_card=CARD)
-        write_report(report, tmp_path / f"{on}.json")
+        write_ledger(report, tmp_path / f"{on}.json")
     paths = [str(tmp_path / f"{on}.json") for on in ("2026-10-06", "2026-10-07")]
     assert main(["compare", *paths, "--max-increase", "0%"]) == 0
     out = capsys.readouterr().out
@@ -151,7 +157,7 @@ def test_markdown_is_the_comment_of_a_pull_request(
 ) -> None:
     paths = [str(tmp_path / name) for name in ("base.json", "head.json")]
     for path, usd in zip(paths, ("1", "2"), strict=True):
-        write_report(make_report({a_test("t.py::test"): [make_call(usd)]}), path)
+        write_ledger(make_report({a_test("t.py::test"): [make_call(usd)]}), path)
     assert main(["compare", *paths, "--format", "md"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("<!-- pytest-llmcost -->\n### What the prompts cost")
@@ -161,10 +167,10 @@ def test_markdown_is_the_comment_of_a_pull_request(
 def test_the_ledger_and_a_comment_are_written_with_the_comparison(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in ("base.json", "head.json")]
     for path, usd in zip(paths, ("1", "2"), strict=True):
-        write_report(make_report({a_test("t.py::test"): [make_call(usd)]}), path)
+        write_ledger(make_report({a_test("t.py::test"): [make_call(usd)]}), path)
     ledger, comment = tmp_path / "out" / "cost.json", tmp_path / "out" / "cost.md"
     assert main(["compare", *paths, "-o", str(ledger), "-o", str(comment)]) == 0
-    assert read_report(ledger).comparison is not None
+    assert read_ledger(ledger).comparison is not None
     text = comment.read_text(encoding="utf-8")
     assert text.startswith("<!-- pytest-llmcost -->\n### What the prompts cost\n")
     assert "Against the baseline" in text

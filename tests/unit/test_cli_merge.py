@@ -8,13 +8,13 @@ import pytest
 from msgspec.structs import replace
 from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
 
-from pytest_llmcost.budgeting.budget import check, spend_of
-from pytest_llmcost.budgeting.ledger_file import read_report, write_report
-from pytest_llmcost.budgeting.report import Report
-from pytest_llmcost.cli import main
+from pytest_llmcost.budgets.budget import check, spend_of
+from pytest_llmcost.cli.main import main
+from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
 
 
-def shard(number: int, usd: str | None = "0.5", *, limit: str | None = None) -> Report:
+def shard(number: int, usd: str | None = "0.5", *, limit: str | None = None) -> Ledger:
     budgets = [suite_budget(limit)] if limit else []
     return make_report({a_test(f"t{number}.py::test_a"): [make_call(usd)]}, budgets=budgets)
 
@@ -22,7 +22,7 @@ def shard(number: int, usd: str | None = "0.5", *, limit: str | None = None) -> 
 @pytest.fixture
 def shards(tmp_path: Path) -> list[str]:
     for number in range(3):
-        write_report(shard(number, limit="2"), tmp_path / f"shard-{number}.json")
+        write_ledger(shard(number, limit="2"), tmp_path / f"shard-{number}.json")
     return [str(tmp_path / f"shard-{number}.json") for number in range(3)]
 
 
@@ -31,7 +31,7 @@ def test_shards_are_added_up_into_one_file(
 ) -> None:
     path = tmp_path / "all" / "all.json"
     assert main(["merge", *shards, "-o", str(path)]) == 0
-    assert read_report(path).totals.usd == Decimal("1.5")
+    assert read_ledger(path).totals.usd == Decimal("1.5")
     assert capsys.readouterr().out == (
         f"merged 3 ledgers into {path}: 3 test attempts, 3 calls, $1.50, live spend $0.00\n"
         "suite within: cost $1.50 <= $2.00 max_suite (--llmcost-max-suite)\n"
@@ -53,7 +53,7 @@ def test_the_suite_is_judged_anew(
 ) -> None:
     path = tmp_path / "all.json"
     assert main(["merge", *shards, "-o", str(path), "--max-suite", limit]) == status
-    [verdict] = read_report(path).verdicts
+    [verdict] = read_ledger(path).verdicts
     assert verdict.state == ("exceeded" if status else "within")
 
 
@@ -61,7 +61,7 @@ def test_a_suite_that_cannot_be_verified_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, usd in enumerate(["0.5", None]):
-        write_report(shard(number, usd), tmp_path / f"{number}.json")
+        write_ledger(shard(number, usd), tmp_path / f"{number}.json")
     paths = [str(tmp_path / f"{number}.json") for number in range(2)]
     assert main(["merge", *paths, "-o", str(tmp_path / "all.json"), "--max-suite", "9"]) == 1
     out = capsys.readouterr().out
@@ -80,7 +80,7 @@ def test_an_incomplete_suite_says_so_unless_the_shards_are_the_whole(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = make_report({a_test("t.py::a"): [make_call("1")]}, incomplete=("deselected",))
-    write_report(report, tmp_path / "part.json")
+    write_ledger(report, tmp_path / "part.json")
     path = str(tmp_path / "all.json")
     main(["merge", str(tmp_path / "part.json"), "-o", path])
     assert "incomplete: deselected" in capsys.readouterr().out
@@ -110,7 +110,7 @@ def test_a_comment_may_be_written_beside_the_ledger(
 ) -> None:
     ledger, comment = tmp_path / "all.json", tmp_path / "cost.md"
     assert main(["merge", *shards, "-o", str(ledger), "-o", str(comment)]) == 0
-    assert read_report(ledger).totals.usd == Decimal("1.5")
+    assert read_ledger(ledger).totals.usd == Decimal("1.5")
     assert "What the prompts cost: within 1 ceiling" in comment.read_text(encoding="utf-8")
     assert f"into {ledger}, {comment}:" in capsys.readouterr().out
 
@@ -123,7 +123,7 @@ def test_a_suite_that_has_lost_calls_is_not_whole(
         incomplete=["worker-crashed"],
         lost_calls=["worker-crashed"],
     )
-    write_report(report, tmp_path / "part.json")
+    write_ledger(report, tmp_path / "part.json")
     merge = ["merge", str(tmp_path / "part.json"), "-o", str(tmp_path / "all.json")]
     assert main(merge) == 0
     assert main([*merge, "--whole"]) == 1
@@ -159,7 +159,7 @@ def test_a_test_that_failed_its_budget_in_a_shard_fails_the_merge(
     told = {"blocks": (verdict,)} if as_block else {"verdict": verdict}
     report = make_report({a_test("t.py::a"): calls})
     report = replace(report, tests=(replace(report.tests[0], outcome=outcome, **told),))
-    write_report(report, tmp_path / "part.json")
+    write_ledger(report, tmp_path / "part.json")
     args = ["merge", str(tmp_path / "part.json"), "-o", str(tmp_path / "all.json"), "--whole"]
     assert main(args) == status
     assert ("t.py::a " in capsys.readouterr().out) is bool(status)
@@ -171,5 +171,5 @@ def test_a_rerun_that_kept_its_budget_makes_up_for_the_attempt_before(tmp_path: 
     report = make_report({a_test("t.py::a"): calls, a_test("t.py::a", attempt=2): calls})
     first, second = report.tests
     tests = (replace(first, outcome="failed", verdict=verdict), replace(second, outcome="passed"))
-    write_report(replace(report, tests=tests), tmp_path / "part.json")
+    write_ledger(replace(report, tests=tests), tmp_path / "part.json")
     assert main(["merge", str(tmp_path / "part.json"), "-o", str(tmp_path / "all.json")]) == 0

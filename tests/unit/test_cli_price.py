@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from recorded_traffic import RESPONSES_PATH, needs_traffic, recorded_lines
 
-from pytest_llmcost.cli import main
+from pytest_llmcost.cli.main import main
 
 CASSETTES_PATH = RESPONSES_PATH.parent / "cassettes"
 ON = ("--on", "2026-11-22")
@@ -77,7 +77,9 @@ def test_a_row_has_exactly_the_ledgers_names_and_plain_amounts(run: Run, tmp_pat
             "source": f"{path}#0",
             "model": MODEL,
             "usage": usage,
-            "legs": [{"kind": "message", "model": MODEL, "usage": usage, "usd": "0.0075"}],
+            "sampling_calls": [
+                {"kind": "message", "model": MODEL, "usage": usage, "usd": "0.0075"}
+            ],
             "context": {
                 "service_tier": None,
                 "speed": None,

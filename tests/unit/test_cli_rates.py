@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_llmcost.cli import main
+from pytest_llmcost.cli.main import main
 
 ON = ("--on", "2026-11-22")
 

@@ -22,14 +22,14 @@ from standin_admin import (
     serve,
 )
 
-from pytest_llmcost.budgeting.ledger_file import write_report
-from pytest_llmcost.cli import main
-from pytest_llmcost.commands import reconcile
-from pytest_llmcost.commands.console import Console
-from pytest_llmcost.commands.reconcile import Clock
-from pytest_llmcost.metering.call import Call, PricedLeg
-from pytest_llmcost.pricing.usage import Context, Usage
-from pytest_llmcost.reconcile.adminapi import AskedTooOften
+from pytest_llmcost.call import Call, PricedSamplingCall
+from pytest_llmcost.cli import reconcile
+from pytest_llmcost.cli.main import main
+from pytest_llmcost.cli.options import Console
+from pytest_llmcost.cli.reconcile import Clock
+from pytest_llmcost.ledger.ledger_file import write_ledger
+from pytest_llmcost.prices.usage import Terms, Usage
+from pytest_llmcost.reconcile.admin_api import AskedTooOften
 
 CALLED_AT = datetime(2026, 11, 20, 12, 0, 30, tzinfo=timezone.utc)
 MODEL = "claude-opus-4-7"
@@ -79,7 +79,7 @@ def live() -> Call:
 @pytest.fixture
 def ledger(tmp_path: Path) -> str:
     report = make_report({a_test("t.py::test_a"): [live()], OUTSIDE: [make_call("1")]})
-    write_report(report, tmp_path / "ledger.json")
+    write_ledger(report, tmp_path / "ledger.json")
     return str(tmp_path / "ledger.json")
 
 
@@ -177,9 +177,13 @@ def test_what_stands_on_one_side_alone_is_listed_with_its_size(
 ) -> None:
     organisation.booked = [booked()]
     organisation.charged = [Charged(at=CALLED_AT, cost_type="session_usage", cents="40")]
-    cloud = Context(platform="bedrock")
-    calls = [live(), replace(live(), context=cloud), replace(live(), legs=(), model="claude-next")]
-    write_report(make_report({OUTSIDE: calls}), tmp_path / "ledger.json")
+    cloud = Terms(platform="bedrock")
+    calls = [
+        live(),
+        replace(live(), context=cloud),
+        replace(live(), sampling_calls=(), model="claude-next"),
+    ]
+    write_ledger(make_report({OUTSIDE: calls}), tmp_path / "ledger.json")
     status, out, _ = run(str(tmp_path / "ledger.json"))
     assert status == 0
     assert (
@@ -194,9 +198,9 @@ def test_calls_without_a_price_make_the_sum_a_lower_bound(
     organisation: Organisation, tmp_path: Path
 ) -> None:
     organisation.booked = [booked(), booked(model="claude-next", cents="3")]
-    legs = (PricedLeg(model="claude-next", usage=USAGE),)
-    calls = [live(), replace(live(), legs=legs)]
-    write_report(make_report({OUTSIDE: calls}), tmp_path / "ledger.json")
+    sampling_calls = (PricedSamplingCall(model="claude-next", usage=USAGE),)
+    calls = [live(), replace(live(), sampling_calls=sampling_calls)]
+    write_ledger(make_report({OUTSIDE: calls}), tmp_path / "ledger.json")
     status, out, _ = run(str(tmp_path / "ledger.json"))
     assert status == 0
     assert "2 live calls of 1 ledger, at least $0.0095 at list price on their own dates " in out
@@ -366,7 +370,7 @@ def test_saved_answers_need_neither_a_key_nor_the_network(
 
 
 def test_where_all_agrees_there_is_nothing_to_remark(saved: Path) -> None:
-    write_report(make_report({OUTSIDE: [live()]}), saved / "live.json")
+    write_ledger(make_report({OUTSIDE: [live()]}), saved / "live.json")
     arguments = (str(saved / "live.json"), "--usage", str(saved / "usage.json"))
     status, out, err = run(*arguments, "--api-key-id", "apikey_ci", "--format", "md")
     assert (status, err) == (0, "")
@@ -395,7 +399,7 @@ def test_what_cannot_be_done_exits_with_2(
 def test_a_ledger_without_live_calls_asks_nobody(
     organisation: Organisation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_report(make_report({OUTSIDE: [make_call("1")]}), tmp_path / "replayed.json")
+    write_ledger(make_report({OUTSIDE: [make_call("1")]}), tmp_path / "replayed.json")
     assert main(["reconcile", str(tmp_path / "replayed.json")]) == 2
     assert "nothing to reconcile" in capsys.readouterr().err
     assert organisation.requests == []

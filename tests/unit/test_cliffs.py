@@ -5,11 +5,11 @@ from decimal import Decimal
 
 import pytest
 
-from pytest_llmcost.budgeting.cliffs import cliff_notes
-from pytest_llmcost.budgeting.report import FixtureRow, Report, TestRow
-from pytest_llmcost.metering.call import Call, PricedLeg
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.call import Call, PricedSamplingCall
+from pytest_llmcost.ledger.ledger import FixtureRow, Ledger, TestRow
+from pytest_llmcost.ledger.notes import length_band_notes
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import Usage
 
 ON = date(2026, 11, 22)
 
@@ -17,13 +17,16 @@ ON = date(2026, 11, 22)
 def call(tokens: int, model: str = "claude-haiku-5-5") -> Call:
     usage = Usage(input_tokens=tokens, output_tokens=1_000)
     return Call(
-        model=model, evidence="billed", usage=usage, legs=(PricedLeg(model=model, usage=usage),)
+        model=model,
+        evidence="billed",
+        usage=usage,
+        sampling_calls=(PricedSamplingCall(model=model, usage=usage),),
     )
 
 
 def notes_of(*calls: Call) -> tuple[str, ...]:
-    report = Report(tests=(TestRow(nodeid="test_a.py::test_a", calls=calls),))
-    return cliff_notes(report, shipped_card(), ON)
+    report = Ledger(tests=(TestRow(nodeid="test_a.py::test_a", calls=calls),))
+    return length_band_notes(report, shipped_card(), ON)
 
 
 @pytest.mark.parametrize(("tokens", "is_near"), [(89_999, False), (90_000, True), (100_000, True)])
@@ -51,7 +54,7 @@ def test_fixtures_and_calls_of_nobody_count_and_many_notes_are_cut() -> None:
         TestRow(nodeid=f"test_a.py::test_{number}", calls=(call(99_000 + number),))
         for number in range(6)
     )
-    report = Report(fixtures=(fixture,), tests=tests, outside_tests=(call(99_998),))
-    notes = cliff_notes(report, shipped_card(), ON)
+    report = Ledger(fixtures=(fixture,), tests=tests, outside_tests=(call(99_998),))
+    notes = length_band_notes(report, shipped_card(), ON)
     assert [note.partition(":")[0] for note in notes[:2]] == ["fixture index", "outside tests"]
     assert notes[-1] == "3 more prompts are just under a length band"

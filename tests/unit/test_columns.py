@@ -10,26 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmcost.budgeting.columns import Column, Sum, reprice, sum_column
-from pytest_llmcost.budgeting.report import Payload
-from pytest_llmcost.metering.call import Call, PricedLeg, price_call
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Context, Usage
+from pytest_llmcost.call import Call, PricedSamplingCall, price_call
+from pytest_llmcost.compare.cache_states import Column, Sum, reprice, sum_column
+from pytest_llmcost.ledger.ledger import PayloadFacts
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import Terms, Usage
 
 NOV = date(2026, 11, 22)
 MODEL = "claude-opus-4-7"  # 5 in, 6.25 and 10 to write, 0.50 to read, 25 out
 
 
-def a_call(usage: Usage, *, leg: dict[str, Any] | None = None, **fields: Any) -> Call:
-    legs = (PricedLeg(model=MODEL, usage=usage, **(leg or {})),)
+def a_call(usage: Usage, *, sampling: dict[str, Any] | None = None, **fields: Any) -> Call:
+    sampling_calls = (PricedSamplingCall(model=MODEL, usage=usage, **(sampling or {})),)
     call = Call(**{
-        "model": MODEL, "fingerprint": "1:a", "evidence": "billed", "usage": usage, "legs": legs,
+        "model": MODEL, "fingerprint": "1:a", "evidence": "billed", "usage": usage, "sampling_calls": sampling_calls,
         "max_tokens": 1_000, **fields,
     })  # fmt: skip
     return price_call(call, shipped_card(), on=NOV)
 
 
-def usd(call: Call, column: Column, payload: Payload | None = None) -> Decimal | None:
+def usd(call: Call, column: Column, payload: PayloadFacts | None = None) -> Decimal | None:
     payloads = {} if payload is None else {"1:a": payload}
     return reprice(call, column, payloads, shipped_card(), on=NOV)
 
@@ -53,7 +53,7 @@ COUNTED = a_call(
 
 
 def test_a_count_is_told_apart_by_what_its_breakpoints_cache() -> None:
-    payload = Payload(model=MODEL, breakpoints=2, cached={"5m": 4_000, "1h": 6_000})
+    payload = PayloadFacts(model=MODEL, breakpoints=2, cached={"5m": 4_000, "1h": 6_000})
     # 1,000 x 5 + 4,000 x 6.25 + 6,000 x 10
     assert usd(COUNTED, "cold", payload) == Decimal("0.09")
     assert usd(COUNTED, "warm", payload) == Decimal("0.01")
@@ -62,18 +62,18 @@ def test_a_count_is_told_apart_by_what_its_breakpoints_cache() -> None:
 
 def test_lives_are_kept_even_where_the_count_was_booked_as_warm() -> None:
     warm = a_call(Usage(input_tokens=1_000, cache_read_tokens=10_000), evidence="counted")
-    payload = Payload(model=MODEL, breakpoints=2, cached={"5m": 4_000, "1h": 6_000})
+    payload = PayloadFacts(model=MODEL, breakpoints=2, cached={"5m": 4_000, "1h": 6_000})
     assert usd(warm, "cold", payload) == Decimal("0.09")
 
 
 @pytest.mark.parametrize("column", ["worst", "cold", "warm"])
 def test_breakpoints_that_nobody_counted_leave_it_unknown(column: Column) -> None:
-    assert usd(COUNTED, column, Payload(model=MODEL, breakpoints=1)) is None
-    assert usd(COUNTED, column, Payload(model=MODEL)) is not None
+    assert usd(COUNTED, column, PayloadFacts(model=MODEL, breakpoints=1)) is None
+    assert usd(COUNTED, column, PayloadFacts(model=MODEL)) is not None
 
 
 def test_breakpoints_too_short_to_be_cached_change_nothing() -> None:
-    payload = Payload(model=MODEL, breakpoints=1, cached={"5m": 0, "1h": 0})
+    payload = PayloadFacts(model=MODEL, breakpoints=1, cached={"5m": 0, "1h": 0})
     assert usd(COUNTED, "cold", payload) == usd(COUNTED, "warm", payload) == COUNTED.usd
 
 
@@ -81,11 +81,14 @@ def test_breakpoints_too_short_to_be_cached_change_nothing() -> None:
     "call",
     [
         a_call(Usage(input_tokens=1), max_tokens=None),
-        a_call(Usage(input_tokens=1), leg={"sums_calls": True}),
-        a_call(Usage(input_tokens=1), leg={"kind": "compaction"}),
-        a_call(Usage(), legs=(PricedLeg(model=MODEL, usage=Usage(input_tokens=1)),) * 2),
+        a_call(Usage(input_tokens=1), sampling={"sums_calls": True}),
+        a_call(Usage(input_tokens=1), sampling={"kind": "compaction"}),
+        a_call(
+            Usage(),
+            sampling_calls=(PricedSamplingCall(model=MODEL, usage=Usage(input_tokens=1)),) * 2,
+        ),
         a_call(Usage(input_tokens=1), caveats=("left-out: tools.web_search",)),
-        a_call(Usage(input_tokens=1), context=Context(platform="bedrock-unknown", speed="warp")),
+        a_call(Usage(input_tokens=1), context=Terms(platform="bedrock-unknown", speed="warp")),
     ],
 )
 def test_where_nothing_bounds_a_call_there_is_no_worst_case(call: Call) -> None:
@@ -99,13 +102,13 @@ def test_a_stream_cut_short_has_a_worst_case_all_the_same() -> None:
 
 
 def test_a_refusal_might_be_an_answer_the_next_time() -> None:
-    call = a_call(Usage(input_tokens=1_000), leg={"refusal": "cyber"})
+    call = a_call(Usage(input_tokens=1_000), sampling={"refusal": "cyber"})
     assert call.usd == 0
     assert usd(call, "worst") == Decimal("0.03")
 
 
 def test_an_endpoint_that_may_cost_more_is_taken_to() -> None:
-    call = a_call(Usage(input_tokens=1_000), context=Context(platform="bedrock-unknown"))
+    call = a_call(Usage(input_tokens=1_000), context=Terms(platform="bedrock-unknown"))
     assert usd(call, "worst") == Decimal("0.033")
 
 

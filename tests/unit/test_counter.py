@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from standin import StandIn, Step, answer_error, answer_json, fault, rate_limited
 
+from pytest_llmcost.counting.cassette import CountCassette
+from pytest_llmcost.counting.client import Asker, Count, Counter, Mode, make_client
+from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.errors import CountError, CountMissingError
-from pytest_llmcost.metering.cassette import CountCassette
-from pytest_llmcost.metering.counter import Asker, Count, Counter, Mode, make_client
-from pytest_llmcost.metering.payload import Payload, read_payload
 
 anthropic = pytest.importorskip("anthropic")
 

@@ -12,11 +12,19 @@ from typing import Any
 import pytest
 from standin import StandIn, Step, fault, rate_limited
 
+from pytest_llmcost.counting.cassette import CountCassette
+from pytest_llmcost.counting.client import (
+    Asker,
+    Count,
+    Counter,
+    Job,
+    Mode,
+    Outcome,
+    Progress,
+    count_all,
+)
+from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError
-from pytest_llmcost.metering.cassette import CountCassette
-from pytest_llmcost.metering.counter import Asker, Count, Counter, Mode
-from pytest_llmcost.metering.countmany import Job, Outcome, Progress, count_all
-from pytest_llmcost.metering.payload import read_payload
 
 anthropic = pytest.importorskip("anthropic")
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from pytest_llmcost.budgeting.budget import spend_of
+from pytest_llmcost.budgets.budget import spend_of
+from pytest_llmcost.call import Call, price_call
 from pytest_llmcost.errors import UsageDataError
-from pytest_llmcost.metering.call import Call, price_call
-from pytest_llmcost.metering.declared import read_declared
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.responses.declared import read_declared
 
 ON = date(2026, 11, 22)
 MODEL = "claude-opus-4-7"
@@ -56,7 +56,7 @@ def test_a_stated_price_stays_the_price_and_the_responses_tokens_are_kept() -> N
     call = recorded(message, usd=Decimal("0.5"))
     assert (call.model, call.usage) == (MODEL, Usage(input_tokens=1_000, output_tokens=10))
     assert call.usd == call.usd_low == call.usd_high == Decimal("0.5")
-    assert [leg.usd for leg in call.legs] == [None]
+    assert [sampling.usd for sampling in call.sampling_calls] == [None]
     assert call.caveats == ("declared-price",)
     assert spend_of([call], "input_tokens").high == 1_000
     assert spend_of([call], "output_tokens").high == 10
@@ -65,7 +65,7 @@ def test_a_stated_price_stays_the_price_and_the_responses_tokens_are_kept() -> N
 def test_a_stated_price_needs_no_model_and_no_usage() -> None:
     assert recorded(usage(1_000), usd=Decimal(1)).usd == Decimal(1)
     call = recorded({}, usd=Decimal(1), model=MODEL)
-    assert (call.model, call.usd, call.legs) == (MODEL, Decimal(1), ())
+    assert (call.model, call.usd, call.sampling_calls) == (MODEL, Decimal(1), ())
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_llmcost.metering.endpoint import Endpoint, recognise
+from pytest_llmcost.responses.endpoints import Endpoint, recognise
 
 BEDROCK = "https://bedrock-runtime.us-east-1.amazonaws.com"
 VERTEX = "https://us-east5-aiplatform.googleapis.com/v1/projects/p/locations"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmcost.metering.eventstream import EventStreamReader
+from pytest_llmcost.responses.stream import EventStreamReader
 
 START: dict[str, Any] = {
     "type": "message_start",

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_reports import make_call
 
-from pytest_llmcost.pricing.usage import Usage
-from pytest_llmcost.reporting.failure import (
+from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.reports.wording import (
     render_call,
     render_failure,
     render_headline,

@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 
-from pytest_llmcost.metering.features import FEATURES, Rejections, find_rejections, has_fast_mode
-from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.compare.model_support import (
+    FEATURES,
+    Rejections,
+    find_rejections,
+    has_fast_mode,
+)
+from pytest_llmcost.prices.rate_card import shipped_card
 
 NOV = date(2026, 11, 22)
 PLAIN: dict[str, Any] = {

@@ -8,15 +8,11 @@ from hostile_report import HOSTILE, hostile_report, judge
 from msgspec.structs import replace
 from sample_reports import a_test, make_call, make_report, suite_budget
 
-from pytest_llmcost.budgeting.report import Report
-from pytest_llmcost.reporting.github import (
-    MOST_ANNOTATIONS,
-    render_annotations,
-    render_job_summary,
-)
+from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.reports.github import MOST_ANNOTATIONS, render_annotations, render_job_summary
 
 
-def many(usds: list[str | None], outcome: str = "failed", **fields: object) -> Report:
+def many(usds: list[str | None], outcome: str = "failed", **fields: object) -> Ledger:
     report = make_report(
         {a_test(f"t.py::test_{n:02}"): [make_call(usd)] for n, usd in enumerate(usds)},
         budgets=[suite_budget("0.01")],

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_llmcost import cli
+from pytest_llmcost.cli import main
+from pytest_llmcost.counting.cassette import read_entries
 from pytest_llmcost.errors import CountCassetteError, RateCardError, RecordingError
-from pytest_llmcost.metering.count_file import read_entries
-from pytest_llmcost.metering.recording import read_recordings
-from pytest_llmcost.metering.yaml_file import MOST_BYTES, YamlError, load_yaml
-from pytest_llmcost.pricing.cardfile import read_card_file
+from pytest_llmcost.prices.price_file import read_card_file
+from pytest_llmcost.responses.recorded_files import read_recordings
+from pytest_llmcost.yaml_file import MOST_BYTES, YamlError, load_yaml
 
 URL = "https://api.anthropic.com/v1/messages"
 MB = 1_000_000
@@ -179,7 +179,7 @@ def test_an_odd_value_is_no_traceback_wherever_it_stands(
         for text in {place.replace("%s", value), at(place, value)}:
             path = tmp_path / "odd.yaml"
             path.write_text(text, encoding="utf-8")
-            assert cli.main(["price", str(path), "--on", "2026-11-22"]) in (0, 1), name
+            assert main.main(["price", str(path), "--on", "2026-11-22"]) in (0, 1), name
             capsys.readouterr()
             with pytest.raises(CountCassetteError):
                 read_entries(path)
@@ -234,11 +234,11 @@ def test_an_odd_number_in_json_is_no_traceback(
     usage = f'{{"type": "message", "model": "m", "usage": {{"input_tokens": {number}}}}}'
     path = tmp_path / "odd.json"
     path.write_text(usage)
-    assert cli.main(["price", str(path)]) == 1
+    assert main.main(["price", str(path)]) == 1
     path.write_text(
         f'{{"interactions": [{{"response": {{"status": {number}, "body": {usage}}}}}]}}'
     )
-    assert cli.main(["price", str(path)]) in (0, 1)
+    assert main.main(["price", str(path)]) in (0, 1)
     assert "Traceback" not in capsys.readouterr().err
 
 

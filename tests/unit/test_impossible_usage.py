@@ -12,20 +12,20 @@ import pytest
 from capture_kit import LIBRARIES, Purse, capturing
 from sample_reports import a_test, make_call, make_report
 
-from pytest_llmcost.budgeting.ledger_file import parse_report, render_json
-from pytest_llmcost.budgeting.report import Payload
-from pytest_llmcost.cli import main
+from pytest_llmcost.call import Call, PricedSamplingCall, price_call
+from pytest_llmcost.capture.batches import Batches
+from pytest_llmcost.capture.request import Exchange
+from pytest_llmcost.cli.main import main
 from pytest_llmcost.errors import LedgerError, UsageDataError
-from pytest_llmcost.metering.batches import Batches
-from pytest_llmcost.metering.batchresults import BatchResult
-from pytest_llmcost.metering.call import Call, PricedLeg, price_call
-from pytest_llmcost.metering.declared import read_declared
-from pytest_llmcost.metering.endpoint import recognise
-from pytest_llmcost.metering.exchange import Exchange, read_answer
-from pytest_llmcost.metering.response import read_message
-from pytest_llmcost.metering.stream import reader_for
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.ledger.ledger import PayloadFacts
+from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.responses.batch_results import BatchResult
+from pytest_llmcost.responses.declared import read_declared
+from pytest_llmcost.responses.endpoints import recognise
+from pytest_llmcost.responses.message import read_answer, read_message
+from pytest_llmcost.responses.stream import reader_for
 
 MODEL = "claude-opus-4-7"
 ON = date(2026, 11, 22)
@@ -141,11 +141,11 @@ RESUMED = {
 def test_code_that_runs_on_and_calls_a_tool_samples_nothing() -> None:
     call = price(read_message(message(usage(), content=[RESUMED], stop_reason="tool_use")))
     assert (call.usd, call.usd_high, call.caveats) == (FREE, FREE, ())
-    assert [leg.kind for leg in call.legs] == ["resumed"]
+    assert [sampling.kind for sampling in call.sampling_calls] == ["resumed"]
     streamed = price(read_stream(events(usage(), usage(), content=[RESUMED])))
     assert (streamed.usd, streamed.usd_high) == (FREE, FREE)
     report = make_report({a_test("t.py::test"): [call]})
-    assert parse_report(render_json(report), "x") == report
+    assert parse_ledger(render_json(report), "x") == report
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_stated_by_a_test_it_is_refused_unless_a_price_is_stated_too(
         with pytest.raises(UsageDataError):
             read_declared(response)
     call = price(read_declared(message(stated), usd=Decimal("0.5")))
-    assert (call.usd, call.usd_high, call.legs) == (Decimal("0.5"), Decimal("0.5"), ())
+    assert (call.usd, call.usd_high, call.sampling_calls) == (Decimal("0.5"), Decimal("0.5"), ())
     assert price(read_declared({"total_cost_usd": 0, "usage": usage()})).usd == 0
 
 
@@ -269,27 +269,27 @@ def test_in_a_file_to_be_priced_it_is_a_problem(
         {"usage": Usage(input_tokens=10**12), "usd": Decimal(1)},
     ],
 )
-def test_in_a_ledger_it_is_damage(leg: dict[str, Any]) -> None:
-    call = make_call("1", legs=(PricedLeg(model=MODEL, **leg),))
+def test_in_a_ledger_it_is_damage(sampling: dict[str, Any]) -> None:
+    call = make_call("1", sampling_calls=(PricedSamplingCall(model=MODEL, **sampling),))
     written = render_json(make_report({a_test("t.py::test"): [call]}))
     with pytest.raises(LedgerError, match=r"cost\.json: is damaged"):
-        parse_report(written, "cost.json")
+        parse_ledger(written, "cost.json")
 
 
 @pytest.mark.parametrize("tokens", [0, -7, True, 10**30, 7.5])
 def test_in_a_ledgers_counts_it_is_damage(tokens: Any) -> None:
-    counted = Payload(model="m", counts={"n": 1})
+    counted = PayloadFacts(model="m", counts={"n": 1})
     call = make_call("1", fingerprint="1:a")
     report = make_report({a_test("t.py::test"): [call]}, payloads={"1:a": counted})
     data = json.loads(render_json(report))
     data["payloads"]["1:a"]["counts"]["n"] = tokens
     with pytest.raises(LedgerError, match=r"cost\.json: is "):
-        parse_report(json.dumps(data).encode(), "cost.json")
+        parse_ledger(json.dumps(data).encode(), "cost.json")
 
 
 @pytest.mark.parametrize("tokens", [0, -7, True, 10**30, 7.5])
 def test_in_a_ledgers_usage_it_is_damage(tokens: Any) -> None:
     data = json.loads(render_json(make_report({a_test("t.py::test"): [make_call("1")]})))
-    data["tests"][0]["calls"][0]["legs"][0]["usage"]["input_tokens"] = tokens
+    data["tests"][0]["calls"][0]["sampling_calls"][0]["usage"]["input_tokens"] = tokens
     with pytest.raises(LedgerError, match=r"cost\.json: is "):
-        parse_report(json.dumps(data).encode(), "cost.json")
+        parse_ledger(json.dumps(data).encode(), "cost.json")

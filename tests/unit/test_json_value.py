@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_llmcost.errors import PayloadError
-from pytest_llmcost.metering.json_value import canonical, to_json_value
+from pytest_llmcost.json_values import canonical, to_json_value
 
 
 class Colour(str, enum.Enum):

@@ -4,8 +4,8 @@ from hostile_report import judge
 from msgspec.structs import replace
 from sample_reports import a_test, make_call, make_report, suite_budget
 
-from pytest_llmcost.pricing.usage import Usage
-from pytest_llmcost.reporting.junit import suite_properties, test_properties
+from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.reports.junit import suite_properties, test_properties
 
 
 def test_a_test_states_cost_tokens_limits_and_verdict() -> None:

@@ -22,18 +22,19 @@ from sample_reports import (
     suite_budget,
 )
 
-from pytest_llmcost.budgeting.budget import check, spend_of
-from pytest_llmcost.budgeting.ledger import Ledger, Owner, Payload, Report, Run
-from pytest_llmcost.budgeting.ledger_file import (
-    parse_report,
-    read_report,
+from pytest_llmcost.budgets.budget import check, spend_of
+from pytest_llmcost.call import Call, PricedSamplingCall
+from pytest_llmcost.errors import LedgerError
+from pytest_llmcost.ledger.builder import LedgerBuilder, Owner
+from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts, RunRecord
+from pytest_llmcost.ledger.ledger_file import (
+    parse_ledger,
+    read_ledger,
     render_json,
     write_file,
-    write_report,
+    write_ledger,
 )
-from pytest_llmcost.errors import LedgerError
-from pytest_llmcost.metering.call import Call, PricedLeg
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.prices.usage import Usage
 
 A, B = a_test("tests/test_a.py::test_one"), a_test("tests/test_a.py::test_two[x|y]")
 TOOK_OVER = {"gw10": "10", "gw2": "2"}
@@ -48,8 +49,8 @@ def only_builtins(value: object) -> bool:
     return type(value) in BUILTINS
 
 
-def close(ledger: Ledger, **fields: object) -> Report:
-    return ledger.report(price_date="2026-11-22", rate_card=CARD, **fields)  # type: ignore[arg-type]
+def close(ledger: LedgerBuilder, **fields: object) -> Ledger:
+    return ledger.ledger(price_date="2026-11-22", rate_card=CARD, **fields)  # type: ignore[arg-type]
 
 
 class TestTotals:
@@ -74,24 +75,34 @@ class TestTotals:
         assert make_report({A: calls}).totals.live_usd == 3
 
     def test_split_a_call_by_its_legs_models(self) -> None:
-        legs = (
-            PricedLeg(model="opus", usage=Usage(input_tokens=10), usd=Decimal(2)),
-            PricedLeg(model="haiku", kind="advisor", usage=Usage(output_tokens=5), usd=Decimal(1)),
-            PricedLeg(model="opus", kind="compaction", usage=Usage(input_tokens=1), usd=Decimal(3)),
+        sampling_calls = (
+            PricedSamplingCall(model="opus", usage=Usage(input_tokens=10), usd=Decimal(2)),
+            PricedSamplingCall(
+                model="haiku", kind="advisor", usage=Usage(output_tokens=5), usd=Decimal(1)
+            ),
+            PricedSamplingCall(
+                model="opus", kind="compaction", usage=Usage(input_tokens=1), usd=Decimal(3)
+            ),
         )
-        totals = make_report({A: [make_call("6", model="opus", legs=legs, live=True)]}).totals
+        totals = make_report(
+            {A: [make_call("6", model="opus", sampling_calls=sampling_calls, live=True)]}
+        ).totals
         opus, haiku = totals.by_model["opus"], totals.by_model["haiku"]
         assert (opus.usd, opus.live_usd, opus.calls) == (Decimal(5), Decimal(5), 1)
         assert (haiku.usd, haiku.calls, haiku.usage.output_tokens) == (Decimal(1), 1, 5)
         assert totals.usage == Usage(input_tokens=11, output_tokens=5)
 
     def test_book_a_stated_price_on_the_calls_own_model(self) -> None:
-        call = make_call("2", model="agent", legs=(), evidence="declared", declared_usd=Decimal(2))
+        call = make_call(
+            "2", model="agent", sampling_calls=(), evidence="declared", declared_usd=Decimal(2)
+        )
         assert make_report({A: [call]}).totals.by_model["agent"].usd == 2
 
     def test_leave_unbilled_refusals_out_of_the_tokens(self) -> None:
-        leg = PricedLeg(model="m", usage=Usage(input_tokens=9), refusal="cyber", usd=Decimal(0))
-        assert not make_report({A: [make_call("0", legs=(leg,))]}).totals.usage
+        sampling = PricedSamplingCall(
+            model="m", usage=Usage(input_tokens=9), refusal="cyber", usd=Decimal(0)
+        )
+        assert not make_report({A: [make_call("0", sampling_calls=(sampling,))]}).totals.usage
 
     def test_are_exact_however_many_cents_there_are(self) -> None:
         calls = [make_call("0.000000000000000000000000000001"), make_call("1000000")]
@@ -150,7 +161,7 @@ class TestSharedFixtures:
 
 class TestRows:
     def test_list_tests_with_a_call_or_a_ceiling(self) -> None:
-        ledger = Ledger()
+        ledger = LedgerBuilder()
         ledger.judge(A, outcome="passed")
         ledger.judge(B, outcome="passed", verdict=check(make_budget("1"), spend_of([], "usd")))
         assert [row.nodeid for row in close(ledger).tests] == [B.nodeid]
@@ -168,7 +179,7 @@ class TestRows:
         assert report.tests[0].calls[0].evidence == "billed"
 
     def test_keep_what_a_test_was_told_last(self) -> None:
-        ledger = Ledger()
+        ledger = LedgerBuilder()
         verdict = check(make_budget("1"), spend_of([], "usd"))
         ledger.judge(A, outcome="passed", verdict=verdict, blocks=[verdict])
         ledger.judge(A, outcome="failed")
@@ -183,7 +194,7 @@ class TestRows:
 
 class TestPlacesAndSuite:
     def test_are_judged_together_suite_first(self) -> None:
-        place = make_budget("1", scope="place", pattern="tests/a/**", label="tests/a/**")
+        place = make_budget("1", scope="path", pattern="tests/a/**", label="tests/a/**")
         report = make_report(
             {
                 a_test("tests/a/test_x.py::test_1"): [make_call("1")],
@@ -201,8 +212,8 @@ class TestPlacesAndSuite:
 
 class TestWorkers:
     def test_send_builtins_alone_and_nothing_twice(self) -> None:
-        worker, controller = Ledger(), Ledger()
-        worker.add(A, make_call("0.0000001", live=None, fingerprint="1:a"), Payload(model="m"))
+        worker, controller = LedgerBuilder(), LedgerBuilder()
+        worker.add(A, make_call("0.0000001", live=None, fingerprint="1:a"), PayloadFacts(model="m"))
         first = worker.take_fragment()
         worker.add(A, make_call("2"))
         worker.judge(A, outcome="passed", verdict=check(make_budget("1"), spend_of([], "usd")))
@@ -217,14 +228,14 @@ class TestWorkers:
     def test_may_speak_in_any_order(self) -> None:
         fragments = []
         for name, usd in (("gw0", "1"), ("gw1", "2"), ("gw2", "3")):
-            worker = Ledger()
+            worker = LedgerBuilder()
             worker.add(a_test(f"t.py::test_{name}"), make_call(usd))
             worker.add(a_fixture(), make_call(usd))
             worker.add(OUTSIDE, make_call(usd))
             fragments.append((name, worker.take_fragment()))
         files = set()
         for order in (fragments, fragments[::-1], fragments[1:] + fragments[:1]):
-            controller = Ledger()
+            controller = LedgerBuilder()
             for name, fragment in order:
                 assert fragment is not None
                 controller.absorb(fragment, worker=name)
@@ -232,9 +243,9 @@ class TestWorkers:
         assert len(files) == 1
 
     def test_that_ran_the_same_test_have_made_two_attempts(self) -> None:
-        controller = Ledger()
+        controller = LedgerBuilder()
         for name in ("gw1", "gw0"):
-            worker = Ledger()
+            worker = LedgerBuilder()
             worker.add(A, make_call("1"))
             fragment = worker.take_fragment()
             assert fragment is not None
@@ -249,7 +260,7 @@ class TestWorkers:
 
     @pytest.mark.parametrize("group", ["", "@group", "@x@y"])
     def test_that_died_in_a_test_have_failed_its_last_attempt(self, group: str) -> None:
-        ledger = Ledger()
+        ledger = LedgerBuilder()
         for attempt, worker in ((1, "gw0"), (2, "gw0"), (1, "gw1")):
             owner = a_test(A.nodeid, attempt=attempt, worker=worker)
             ledger.add(owner, make_call("1"))
@@ -263,7 +274,7 @@ class TestWorkers:
         assert [row.attempt for row in report.tests] == [3]
 
     def test_settle_across_fragments(self) -> None:
-        worker, controller = Ledger(), Ledger()
+        worker, controller = LedgerBuilder(), LedgerBuilder()
         for call in (
             make_call("1", fingerprint="1:a", evidence="counted", phase="setup"),
             make_call("2", fingerprint="1:a"),
@@ -279,7 +290,7 @@ class TestWorkers:
 
 class TestSecondThoughts:
     def test_take_a_call_back_before_it_has_left(self) -> None:
-        ledger = Ledger()
+        ledger = LedgerBuilder()
         ledger.add(A, make_call("1"))
         ledger.withdraw(A, make_call("1"))
         assert ledger.calls(A) == ()
@@ -288,7 +299,7 @@ class TestSecondThoughts:
         assert fragment["entries"][0]["withdrawn"] == ()
 
     def test_take_a_call_back_that_the_controller_has_already(self) -> None:
-        worker, controller = Ledger(), Ledger()
+        worker, controller = LedgerBuilder(), LedgerBuilder()
         worker.add(A, make_call(None))
         worker.add(A, make_call("2"))
         send(worker, controller)
@@ -300,21 +311,23 @@ class TestSecondThoughts:
             assert close(ledger).totals.unpriced_calls == 0
 
     def test_take_nothing_back_that_was_never_booked(self) -> None:
-        ledger = Ledger()
+        ledger = LedgerBuilder()
         ledger.withdraw(A, make_call("1"))
         assert close(ledger).tests == ()
 
     def test_may_learn_of_a_payload_after_its_call(self) -> None:
-        worker, controller = Ledger(), Ledger()
-        worker.add(A, make_call("1", fingerprint="1:a"), Payload(model="m", parts={"system": "x"}))
+        worker, controller = LedgerBuilder(), LedgerBuilder()
+        worker.add(
+            A, make_call("1", fingerprint="1:a"), PayloadFacts(model="m", parts={"system": "x"})
+        )
         send(worker, controller)
-        worker.learn("1:a", Payload(model="m", parts={"system": "x"}, counts={"n": 7}))
+        worker.learn("1:a", PayloadFacts(model="m", parts={"system": "x"}, counts={"n": 7}))
         send(worker, controller)
         (payload,) = close(controller).payloads.values()
-        assert payload == Payload(model="m", parts={"system": "x"}, counts={"n": 7})
+        assert payload == PayloadFacts(model="m", parts={"system": "x"}, counts={"n": 7})
 
     def test_show_one_attempt_while_it_runs(self) -> None:
-        ledger = Ledger()
+        ledger = LedgerBuilder()
         assert not ledger
         assert ledger.row(A).calls == ()
         ledger.add(A, make_call("1"))
@@ -322,7 +335,7 @@ class TestSecondThoughts:
         assert ledger.row(A).usd == 1
 
 
-def send(worker: Ledger, controller: Ledger) -> None:
+def send(worker: LedgerBuilder, controller: LedgerBuilder) -> None:
     fragment = worker.take_fragment()
     assert fragment is not None
     controller.absorb(fragment, worker="gw0")
@@ -330,7 +343,7 @@ def send(worker: Ledger, controller: Ledger) -> None:
 
 class TestThreads:
     def test_lose_no_call_between_them(self) -> None:
-        worker, controller = Ledger(), Ledger()
+        worker, controller = LedgerBuilder(), LedgerBuilder()
 
         def spend(_: int) -> None:
             worker.add(A, make_call("1"))
@@ -351,7 +364,7 @@ class TestThreads:
         )
 
 
-def a_full_report() -> Report:
+def a_full_report() -> Ledger:
     return make_report(
         {
             A: [
@@ -368,8 +381,8 @@ def a_full_report() -> Report:
             OUTSIDE: [make_call("2", live=None)],
         },
         budgets=[suite_budget("1")],
-        payloads={"1:a": Payload(model="m", parts={"system": "0a1b2c3d"})},
-        run=Run(started_at="2026-11-22T10:00:00Z", exit_status=1, workers=2),
+        payloads={"1:a": PayloadFacts(model="m", parts={"system": "0a1b2c3d"})},
+        run=RunRecord(started_at="2026-11-22T10:00:00Z", exit_status=1, workers=2),
         generator={"pytest-llmcost": "0.1.0"},
         notes=["b", "a"],
     )
@@ -378,13 +391,13 @@ def a_full_report() -> Report:
 class TestFiles:
     def test_come_back_as_they_were(self, tmp_path: Path) -> None:
         report = a_full_report()
-        write_report(report, tmp_path / "deep" / "er" / "cost.json")
-        assert read_report(tmp_path / "deep" / "er" / "cost.json") == report
+        write_ledger(report, tmp_path / "deep" / "er" / "cost.json")
+        assert read_ledger(tmp_path / "deep" / "er" / "cost.json") == report
 
     def test_have_the_promised_keys(self) -> None:
         data = json.loads(render_json(a_full_report()))
         assert {
-            "schema", "generator", "run", "complete", "incomplete", "price_date", "cache_basis",
+            "schema", "generator", "run", "complete", "incomplete", "price_date", "cache_state",
             "rate_card", "totals", "verdicts", "comparison", "payloads", "tests", "fixtures",
             "outside_tests",
         } <= set(data)  # fmt: skip
@@ -403,9 +416,14 @@ class TestFiles:
         assert {"name", "scope", "baseid", "worker", "usd", "calls"} <= set(data["fixtures"][0])
         assert set(data["tests"][0]["calls"][0]) == {
             "model", "fingerprint", "evidence", "phase", "live", "at", "stream", "attempts",
-            "usage", "legs", "context", "usd", "usd_low", "usd_high", "declared_usd", "caveats",
+            "usage", "sampling_calls", "context", "usd", "usd_low", "usd_high", "declared_usd", "caveats",
         }  # fmt: skip
-        assert set(data["tests"][1]["calls"][0]["legs"][0]) == {"kind", "model", "usage", "usd"}
+        assert set(data["tests"][1]["calls"][0]["sampling_calls"][0]) == {
+            "kind",
+            "model",
+            "usage",
+            "usd",
+        }
         assert {
             "scope",
             "kind",
@@ -435,27 +453,29 @@ class TestFiles:
         )
 
     def test_of_equal_runs_differ_in_run_alone(self) -> None:
-        first = json.loads(render_json(make_report({A: [make_call("1")]}, run=Run(workers=2))))
+        first = json.loads(
+            render_json(make_report({A: [make_call("1")]}, run=RunRecord(workers=2)))
+        )
         second = json.loads(render_json(make_report({A: [make_call("1")]})))
         assert {key for key in first if first[key] != second[key]} == {"run"}
 
     def test_keep_names_that_are_hostile(self) -> None:
         nodeid = 'tests/t.py::test["usd":"1E-7"|`@x`\x00\ud7ff\U0001f600]'
         report = make_report({a_test(nodeid): [make_call("1")]})
-        assert parse_report(render_json(report), "x").tests[0].nodeid == nodeid
+        assert parse_ledger(render_json(report), "x").tests[0].nodeid == nodeid
 
     def test_escape_what_is_no_character(self) -> None:
         calls = [make_call("1", model="\ud800"), make_call("2", model="\ud800")]
         report = make_report({a_test("tests/t\udc80.py::test"): calls})
-        assert parse_report(render_json(report), "x").tests[0].nodeid == "tests/t\\udc80.py::test"
+        assert parse_ledger(render_json(report), "x").tests[0].nodeid == "tests/t\\udc80.py::test"
 
     def test_pass_over_keys_of_a_later_version(self) -> None:
         data = json.loads(render_json(a_full_report()))
         data["later"] = data["tests"][0]["later"] = data["tests"][0]["calls"][0]["later"] = {"x": 1}
-        assert parse_report(json.dumps(data).encode(), "x") == a_full_report()
+        assert parse_ledger(json.dumps(data).encode(), "x") == a_full_report()
 
     def test_may_lack_keys_that_came_later(self) -> None:
-        report = parse_report(b'{"schema": "pytest-llmcost/1", "tests": [{"nodeid": "a"}]}', "x")
+        report = parse_ledger(b'{"schema": "pytest-llmcost/1", "tests": [{"nodeid": "a"}]}', "x")
         assert report.tests[0].nodeid == "a"
 
     @pytest.mark.parametrize(
@@ -485,17 +505,19 @@ class TestFiles:
         path = tmp_path / "odd.json"
         path.write_bytes(data)
         with pytest.raises(LedgerError, match=r"odd\.json") as raised:
-            read_report(path)
+            read_ledger(path)
         assert said in str(raised.value)
 
     def test_keep_unlike_parts_of_a_call_apart(self) -> None:
-        legs = (
-            PricedLeg(model="a", usage=Usage(input_tokens=1), usd=Decimal(1)),
-            PricedLeg(model="b", usage=Usage(input_tokens=2), usd=Decimal(2)),
+        sampling_calls = (
+            PricedSamplingCall(model="a", usage=Usage(input_tokens=1), usd=Decimal(1)),
+            PricedSamplingCall(model="b", usage=Usage(input_tokens=2), usd=Decimal(2)),
         )
-        bounded = make_call("3", legs=legs, usd_low=Decimal(1), usd_high=Decimal(9))
+        bounded = make_call(
+            "3", sampling_calls=sampling_calls, usd_low=Decimal(1), usd_high=Decimal(9)
+        )
         report = make_report({A: [bounded]})
-        assert parse_report(render_json(report), "x") == report
+        assert parse_ledger(render_json(report), "x") == report
 
     @pytest.mark.parametrize("written", ["1_0", " 1", "\uff11", r"\uff11", "1\t"])
     @pytest.mark.parametrize("key", ["limit", "usd", "usd_high"])
@@ -504,16 +526,16 @@ class TestFiles:
         damaged = re.sub(rf'"{key}": "[0-9.]+"', lambda _: f'"{key}": "{written}"', text)
         assert damaged != text
         with pytest.raises(LedgerError, match="is damaged"):
-            parse_report(damaged.encode(), "x")
+            parse_ledger(damaged.encode(), "x")
 
     def test_refuse_limits_that_are_no_number(self) -> None:
         text = render_json(a_full_report()).decode().replace('"limit": "1"', '"limit": "sNaN"')
         with pytest.raises(LedgerError, match="sNaN is no amount"):
-            parse_report(text.encode(), "x")
+            parse_ledger(text.encode(), "x")
 
     def test_that_are_not_there_say_so(self, tmp_path: Path) -> None:
         with pytest.raises(LedgerError, match="No such file"):
-            read_report(tmp_path / "none.json")
+            read_ledger(tmp_path / "none.json")
 
     def test_are_written_whole_or_not_at_all(self, tmp_path: Path) -> None:
         path = tmp_path / "cost.json"
@@ -531,7 +553,7 @@ class TestFiles:
     def test_that_cannot_be_written_say_so(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(LedgerError, match="cannot be written"):
-            write_report(a_full_report(), tmp_path / "file" / "cost.json")
+            write_ledger(a_full_report(), tmp_path / "file" / "cost.json")
 
     def test_have_an_ordinary_mode_and_keep_the_one_they_had(self, tmp_path: Path) -> None:
         path = tmp_path / "cost.json"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmcost.metering.features import find_rejections
-from pytest_llmcost.metering.limits import count_breakpoints, longest_reply, task_budget_of
-from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.compare.model_support import find_rejections
+from pytest_llmcost.counting.limits import count_breakpoints, longest_reply, task_budget_of
+from pytest_llmcost.prices.rate_card import shipped_card
 
 PLAIN: dict[str, Any] = {
     "model": "claude-opus-4-7",

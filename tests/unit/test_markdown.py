@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
 
-from pytest_llmcost.budgeting.comparison import Change, Comparison
-from pytest_llmcost.budgeting.report import Report
-from pytest_llmcost.reporting.changes import format_signed, render_difference
-from pytest_llmcost.reporting.escape import clean, code, prose
-from pytest_llmcost.reporting.markdown import COMMENT_BYTES, MARKER, render_markdown
+from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger
+from pytest_llmcost.reports.comparisons import format_signed, render_difference
+from pytest_llmcost.reports.escape import clean, code, prose
+from pytest_llmcost.reports.markdown import COMMENT_BYTES, MARKER, render_markdown
 
 NASTY = st.text(alphabet=st.sampled_from("ab/:._*`|<>&@#~[]()!\\$%_-+={}\n\r\t\x00\x1b\u202e "))
 
@@ -37,7 +36,7 @@ def test_a_run_without_ceilings_is_short() -> None:
 
 
 class TestHeading:
-    def heading(self, report: Report) -> str:
+    def heading(self, report: Ledger) -> str:
         lines = render_markdown(report).splitlines()
         assert lines[0] == MARKER
         return lines[1]
@@ -99,8 +98,10 @@ class TestAmounts:
     def test_of_new_prices_are_told_apart(self) -> None:
         comparison = Comparison(base_usd=Decimal(1), head_usd=Decimal(1))
         assert render_difference(comparison) == "**±$0.00**: $1.00 → $1.00, 0 unchanged."
-        dearer = replace(comparison, price_change_usd=Decimal("0.5"), base_price_date="2026-10-06")
-        assert "New prices since 2026-10-06 alone: +$0.50" in render_difference(dearer)
+        alternative = replace(
+            comparison, price_change_usd=Decimal("0.5"), base_price_date="2026-10-06"
+        )
+        assert "New prices since 2026-10-06 alone: +$0.50" in render_difference(alternative)
         grown = replace(comparison, change_usd=Decimal("0.25"), head_usd=Decimal("1.25"))
         assert render_difference(grown).startswith("**+$0.25** (+25.0%): ")
         shrunk = replace(comparison, change_usd=Decimal("-0.25"))
@@ -117,12 +118,12 @@ def test_a_comparison_without_changes_is_one_sentence() -> None:
 
 
 class TestSize:
-    def big(self, number: int = 1500, name: str = "`|@" * 50) -> Report:
+    def big(self, number: int = 1500, name: str = "`|@" * 50) -> Ledger:
         call = make_call(None, caveats=(f"odd: {name}",))
         report = make_report(
             {a_test(f"t.py::test_{each}_{name}"): [call] for each in range(number)},
             notes=[f"{each} {name}" for each in range(number)],
-            budgets=[make_budget("0", scope="place", pattern=name, label=name)],
+            budgets=[make_budget("0", scope="path", pattern=name, label=name)],
             incomplete=[name],
         )
         change = Change(name=name, status="new", base_usd=Decimal(0), head_usd=Decimal(1), usd=None)

@@ -19,18 +19,17 @@ from sample_reports import (
     suite_budget,
 )
 
-from pytest_llmcost.budgeting.comparison import Comparison
-from pytest_llmcost.budgeting.ledger import Ledger, Owner
-from pytest_llmcost.budgeting.ledger_file import parse_report, render_json
-from pytest_llmcost.budgeting.merge import NOT_COMPARED, merge_reports
-from pytest_llmcost.budgeting.report import CardId, Payload, Report, Run
+from pytest_llmcost.call import Call
 from pytest_llmcost.errors import LedgerError
-from pytest_llmcost.metering.call import Call
+from pytest_llmcost.ledger.builder import LedgerBuilder, Owner
+from pytest_llmcost.ledger.ledger import CardId, Comparison, Ledger, PayloadFacts, RunRecord
+from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json
+from pytest_llmcost.ledger.shards import NOT_COMPARED, merge_ledgers
 
-Shards = list[tuple[str, Report]]
+Shards = list[tuple[str, Ledger]]
 
 
-def shard(number: int, *, usd: str = "1", limit: str | None = "10", **fields: Any) -> Report:
+def shard(number: int, *, usd: str = "1", limit: str | None = "10", **fields: Any) -> Ledger:
     spent: dict[Owner, list[Call]] = {
         a_test(f"tests/a/test_{number}.py::test"): [make_call(usd, fingerprint=f"1:{number}")],
         a_fixture(worker="gw0"): [make_call(str(number), live=True)],
@@ -39,18 +38,18 @@ def shard(number: int, *, usd: str = "1", limit: str | None = "10", **fields: An
     return make_report(
         spent,
         budgets=[] if limit is None else [suite_budget(limit)],
-        payloads={f"1:{number}": Payload(model="m", parts={"system": f"{number}"})},
+        payloads={f"1:{number}": PayloadFacts(model="m", parts={"system": f"{number}"})},
         **fields,
     )
 
 
-def named(*reports: Report) -> Shards:
+def named(*reports: Ledger) -> Shards:
     return [(f"shard-{place}.json", report) for place, report in enumerate(reports)]
 
 
 class TestSums:
     def test_are_those_of_a_single_run(self) -> None:
-        merged = merge_reports(named(shard(1), shard(2, usd="2"), shard(3)))
+        merged = merge_ledgers(named(shard(1), shard(2, usd="2"), shard(3)))
         assert len(merged.tests) == 3
         assert merged.totals.usd == Decimal("7.3")  # 4 of tests, 0.3 outside, the dearest fixture
         assert merged.totals.live_usd == Decimal("6.3")  # all three set-ups
@@ -58,12 +57,12 @@ class TestSums:
 
     def test_of_one_shard_are_its_own(self) -> None:
         alone = shard(1)
-        assert render_json(merge_reports(named(alone))) == render_json(alone)
+        assert render_json(merge_ledgers(named(alone))) == render_json(alone)
 
     def test_of_merged_shards_can_be_merged_on(self) -> None:
         one, two, three = shard(1), shard(2), shard(3)
-        by_steps = merge_reports(named(merge_reports(named(one, two)), three))
-        assert render_json(by_steps) == render_json(merge_reports(named(one, two, three)))
+        by_steps = merge_ledgers(named(merge_ledgers(named(one, two)), three))
+        assert render_json(by_steps) == render_json(merge_ledgers(named(one, two, three)))
 
     @given(st.permutations(range(5)))
     def test_never_depend_on_the_order(self, order: list[int]) -> None:
@@ -72,24 +71,24 @@ class TestSums:
                 number,
                 usd=f"0.{number}",
                 incomplete=["deselected"] if number % 2 else [],
-                run=Run(started_at=f"2026-11-22T10:0{number}:00Z", workers=number),
+                run=RunRecord(started_at=f"2026-11-22T10:0{number}:00Z", workers=number),
                 notes=[f"note {number % 3}"],
                 generator={"pytest": f"9.{number % 2}"},
             )
             for number in range(5)
         ]
-        merged = render_json(merge_reports(named(*(shards[each] for each in order))))
-        assert merged == render_json(merge_reports(named(*shards)))
+        merged = render_json(merge_ledgers(named(*(shards[each] for each in order))))
+        assert merged == render_json(merge_ledgers(named(*shards)))
 
     def test_of_nothing_are_refused(self) -> None:
         with pytest.raises(LedgerError, match="nothing to merge"):
-            merge_reports([])
+            merge_ledgers([])
 
 
 class TestConflicts:
     def test_of_the_same_attempt_name_it_and_both_files(self) -> None:
         with pytest.raises(LedgerError) as raised:
-            merge_reports([("a.json", shard(1)), ("b.json", shard(2)), ("c.json", shard(1))])
+            merge_ledgers([("a.json", shard(1)), ("b.json", shard(2)), ("c.json", shard(1))])
         assert "attempt 1 of tests/a/test_1.py::test is both in a.json and in c.json" in str(
             raised.value
         )
@@ -97,65 +96,65 @@ class TestConflicts:
     def test_do_not_arise_between_attempts(self) -> None:
         first = make_report({a_test("t.py::test"): [make_call("1")]})
         second = make_report({a_test("t.py::test", attempt=2): [make_call("1")]})
-        assert len(merge_reports(named(first, second)).tests) == 2
+        assert len(merge_ledgers(named(first, second)).tests) == 2
 
     @pytest.mark.parametrize(
         ("fields", "said"),
         [
             ({"price_date": "2026-11-23"}, "price date: shard-0.json has 2026-11-22, shard-1.json"),
-            ({"cache_basis": "cold"}, "cache basis: shard-0.json has as-billed, shard-1.json"),
+            ({"cache_state": "cold"}, "cache basis: shard-0.json has as-billed, shard-1.json"),
             ({"rate_card": CardId(version="x", sha256="y")}, "rate card: shard-0.json has 2026"),
         ],
     )
     def test_of_prices_name_both_files(self, fields: dict[str, Any], said: str) -> None:
         with pytest.raises(LedgerError) as raised:
-            merge_reports(named(shard(1), shard(2, **fields)))
+            merge_ledgers(named(shard(1), shard(2, **fields)))
         assert said in str(raised.value)
 
     def test_of_ceilings_name_both_files(self) -> None:
         with pytest.raises(LedgerError, match=r"the suite: shard-0\.json has 10, shard-2\.json"):
-            merge_reports(named(shard(1), shard(2), shard(3, limit="11")))
+            merge_ledgers(named(shard(1), shard(2), shard(3, limit="11")))
 
     def test_of_payloads_are_settled_whatever_the_order(self) -> None:
-        one = replace(shard(1), payloads={"1:x": Payload(model="a")})
-        two = replace(shard(2), payloads={"1:x": Payload(model="b")})
-        assert merge_reports(named(one, two)).payloads == merge_reports(named(two, one)).payloads
+        one = replace(shard(1), payloads={"1:x": PayloadFacts(model="a")})
+        two = replace(shard(2), payloads={"1:x": PayloadFacts(model="b")})
+        assert merge_ledgers(named(one, two)).payloads == merge_ledgers(named(two, one)).payloads
 
     def test_of_card_files_on_other_machines_are_none(self) -> None:
         moved = replace(shard(2), rate_card=replace(CARD, sources=("elsewhere",)))
-        assert merge_reports(named(shard(1), moved)).rate_card.sources == ("built in", "elsewhere")
+        assert merge_ledgers(named(shard(1), moved)).rate_card.sources == ("built in", "elsewhere")
 
 
 class TestVerdicts:
     @pytest.mark.parametrize(("limit", "state"), [("4.2", "within"), ("4.199999999", "exceeded")])
     def test_are_decided_anew_over_all_shards(self, limit: str, state: str) -> None:
-        merged = merge_reports(named(shard(1, limit=limit), shard(2, limit=limit)))
+        merged = merge_ledgers(named(shard(1, limit=limit), shard(2, limit=limit)))
         (verdict,) = merged.verdicts
         assert (verdict.state, verdict.actual) == (state, Decimal("4.2"))
         assert verdict.origin == "--llmcost-max-suite"
 
     def test_hold_for_a_shard_that_forgot_the_ceiling(self) -> None:
-        merged = merge_reports(named(shard(1, limit="2"), shard(2, limit=None)))
+        merged = merge_ledgers(named(shard(1, limit="2"), shard(2, limit=None)))
         assert merged.verdicts[0].state == "exceeded"
 
     def test_are_of_the_limit_that_merge_was_given(self) -> None:
         given_budget = make_budget("1", scope="suite", origin="--max-suite", label="max_suite")
-        merged = merge_reports(
+        merged = merge_ledgers(
             named(shard(1, limit="10"), shard(2, limit="20")), max_suite=given_budget
         )
         assert [(int(each.limit), each.state) for each in merged.verdicts] == [(1, "exceeded")]
 
     def test_are_none_where_nobody_set_a_ceiling(self) -> None:
-        assert merge_reports(named(shard(1, limit=None), shard(2, limit=None))).verdicts == ()
+        assert merge_ledgers(named(shard(1, limit=None), shard(2, limit=None))).verdicts == ()
 
     def test_are_unverified_when_a_shard_has_an_unknown_call(self) -> None:
         unknown = make_report({a_test("t.py::test"): [make_call(None)]})
-        merged = merge_reports(named(shard(1), unknown))
+        merged = merge_ledgers(named(shard(1), unknown))
         assert merged.verdicts[0].state == "unverified"
 
     def test_on_places_are_decided_anew_too(self) -> None:
         place = make_budget(
-            "1.5", scope="place", pattern="tests/a/**", origin="ini", warn_at=Decimal("0.8")
+            "1.5", scope="path", pattern="tests/a/**", origin="ini", warn_at=Decimal("0.8")
         )
         shards = [
             make_report(
@@ -164,7 +163,7 @@ class TestVerdicts:
             for each in range(2)
         ]
         assert [each.verdicts[0].state for each in shards] == ["within", "within"]
-        (verdict,) = merge_reports(named(*shards), max_suite=suite_budget("9")).verdicts[1:]
+        (verdict,) = merge_ledgers(named(*shards), max_suite=suite_budget("9")).verdicts[1:]
         assert (verdict.state, verdict.pattern, verdict.warn_at) == (
             "exceeded",
             "tests/a/**",
@@ -178,19 +177,19 @@ class TestVerdicts:
         self, idle: tuple[bool, bool], state: str
     ) -> None:
         shards = [
-            make_report({}, budgets=[make_budget("1", scope="place", pattern="a/**", idle=each)])
+            make_report({}, budgets=[make_budget("1", scope="path", pattern="a/**", idle=each)])
             for each in idle
         ]
-        (verdict,) = merge_reports(named(*shards)).verdicts
+        (verdict,) = merge_ledgers(named(*shards)).verdicts
         assert verdict.state == state
 
     def test_on_places_need_one_limit(self) -> None:
         shards = [
-            make_report({}, budgets=[make_budget(limit, scope="place", pattern="a/**")])
+            make_report({}, budgets=[make_budget(limit, scope="path", pattern="a/**")])
             for limit in ("1", "2")
         ]
         with pytest.raises(LedgerError, match=r"the place a/\*\*"):
-            merge_reports(named(*shards), max_suite=suite_budget("1"))
+            merge_ledgers(named(*shards), max_suite=suite_budget("1"))
 
 
 class TestRuns:
@@ -210,23 +209,23 @@ class TestRuns:
         self, statuses: list[int | None], merged: int | None
     ) -> None:
         shards = [
-            shard(place, run=Run(exit_status=status)) for place, status in enumerate(statuses)
+            shard(place, run=RunRecord(exit_status=status)) for place, status in enumerate(statuses)
         ]
-        assert merge_reports(named(*shards)).run.exit_status == merged
+        assert merge_ledgers(named(*shards)).run.exit_status == merged
 
     def test_fail_when_the_ceiling_over_all_is_broken(self) -> None:
-        shards = [shard(each, limit="2", run=Run(exit_status=0)) for each in (1, 2)]
-        assert merge_reports(named(*shards)).run.exit_status == 1
+        shards = [shard(each, limit="2", run=RunRecord(exit_status=0)) for each in (1, 2)]
+        assert merge_ledgers(named(*shards)).run.exit_status == 1
 
     def test_span_the_time_of_all(self) -> None:
-        first = shard(1, run=Run(started_at="2026-11-22T10:00:00Z", workers=2))
+        first = shard(1, run=RunRecord(started_at="2026-11-22T10:00:00Z", workers=2))
         second = shard(
             2,
-            run=Run(
+            run=RunRecord(
                 started_at="2026-11-22T09:00:00Z", finished_at="2026-11-22T11:00:00Z", workers=3
             ),
         )
-        run = merge_reports(named(first, second)).run
+        run = merge_ledgers(named(first, second)).run
         assert (run.started_at, run.finished_at, run.workers) == (
             "2026-11-22T09:00:00Z",
             "2026-11-22T11:00:00Z",
@@ -235,24 +234,24 @@ class TestRuns:
 
     def test_are_incomplete_when_one_is(self) -> None:
         shards = named(shard(1, incomplete=["deselected"]), shard(2, incomplete=["interrupted"]))
-        assert merge_reports(shards).incomplete == ("deselected", "interrupted")
-        assert merge_reports(shards, is_whole=True).incomplete == ("interrupted",)
+        assert merge_ledgers(shards).incomplete == ("deselected", "interrupted")
+        assert merge_ledgers(shards, is_whole=True).incomplete == ("interrupted",)
 
     def test_are_complete_when_the_shards_were_the_whole_suite(self) -> None:
         shards = named(shard(1, incomplete=["deselected"]), shard(2, incomplete=["selected"]))
-        assert not merge_reports(shards).complete
-        assert merge_reports(shards, is_whole=True).complete
+        assert not merge_ledgers(shards).complete
+        assert merge_ledgers(shards, is_whole=True).complete
 
     def test_lose_their_comparisons_and_say_so(self) -> None:
         compared = replace(shard(1), comparison=Comparison())
-        merged = merge_reports(named(compared, shard(2)))
+        merged = merge_ledgers(named(compared, shard(2)))
         assert merged.comparison is None
         assert merged.notes == (NOT_COMPARED,)
 
 
 def test_a_merged_ledger_reads_as_any_other() -> None:
-    merged = merge_reports(named(shard(1), shard(2)))
-    assert parse_report(render_json(merged), "all.json") == merged
+    merged = merge_ledgers(named(shard(1), shard(2)))
+    assert parse_ledger(render_json(merged), "all.json") == merged
     assert json.loads(render_json(merged))["totals"]["calls"] == 5
 
 
@@ -276,9 +275,9 @@ def test_shards_and_workers_add_up_to_what_one_process_would_have_written(
 ) -> None:
     owners = list({owner: None for owner, *_ in spent})
     places = {owner: data.draw(st.integers(0, 2)) for owner in owners}
-    budgets = [suite_budget("1"), make_budget("0.5", scope="place", pattern="a.py", label="a.py")]
-    whole, controller = Ledger(), Ledger()
-    parts, workers = [Ledger() for _ in range(3)], [Ledger() for _ in range(3)]
+    budgets = [suite_budget("1"), make_budget("0.5", scope="path", pattern="a.py", label="a.py")]
+    whole, controller = LedgerBuilder(), LedgerBuilder()
+    parts, workers = [LedgerBuilder() for _ in range(3)], [LedgerBuilder() for _ in range(3)]
     for owner, usd, live, fingerprint, evidence in spent:
         call = make_call(usd, live=live, fingerprint=fingerprint, evidence=evidence)
         for ledger in (whole, parts[places[owner]], workers[places[owner]]):
@@ -289,20 +288,20 @@ def test_shards_and_workers_add_up_to_what_one_process_would_have_written(
         if fragment := worker.take_fragment():
             controller.absorb(fragment)
 
-    def close(ledger: Ledger) -> Report:
-        return ledger.report(price_date="2026-11-22", rate_card=CARD, budgets=budgets)
+    def close(ledger: LedgerBuilder) -> Ledger:
+        return ledger.ledger(price_date="2026-11-22", rate_card=CARD, budgets=budgets)
 
     expected = render_json(close(whole))
     assert render_json(close(controller)) == expected
-    merged = merge_reports(named(*map(close, parts)))
-    assert render_json(replace(merged, run=Run())) == expected
+    merged = merge_ledgers(named(*map(close, parts)))
+    assert render_json(replace(merged, run=RunRecord())) == expected
 
 
 class TestLostCalls:
     def test_open_the_suites_bound_whatever_is_merged_with_them(self) -> None:
         lost = shard(1, incomplete=["worker-crashed"], lost_calls=["worker-crashed"])
-        merged = merge_reports(named(lost, shard(2)), is_whole=True)
-        merged = merge_reports(named(merged, shard(3)), is_whole=True)
+        merged = merge_ledgers(named(lost, shard(2)), is_whole=True)
+        merged = merge_ledgers(named(merged, shard(3)), is_whole=True)
         assert merged.lost_calls == ("worker-crashed",)
         (verdict,) = merged.verdicts
         assert (verdict.state, verdict.actual, verdict.high) == ("unverified", None, None)
@@ -311,8 +310,8 @@ class TestLostCalls:
 
     def test_do_not_hide_what_is_known_to_be_too_much(self) -> None:
         lost = shard(1, limit="0.5", lost_calls=["interrupted"])
-        assert merge_reports(named(lost)).verdicts[0].state == "exceeded"
+        assert merge_ledgers(named(lost)).verdicts[0].state == "exceeded"
 
     def test_for_a_reason_of_a_later_version_do_so_too(self) -> None:
-        merged = merge_reports(named(shard(1, lost_calls=["something-new"])))
+        merged = merge_ledgers(named(shard(1, lost_calls=["something-new"])))
         assert merged.verdicts[0].state == "unverified"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.pricing.money import (
+from pytest_llmcost.money import (
     EXACT,
     format_share,
     format_usd,

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standin import StandIn
 
-from pytest_llmcost.errors import PayloadError, UnknownModelError
-from pytest_llmcost.metering.countable import countable
-from pytest_llmcost.metering.payload import (
+from pytest_llmcost.counting.payload import (
     changed_parts,
+    countable,
     describe_changes,
     digest_parts,
     fingerprint,
     read_payload,
     replace_model,
 )
+from pytest_llmcost.errors import PayloadError, UnknownModelError
 
 HELLO: dict[str, Any] = {
     "model": "claude-opus-4-7",

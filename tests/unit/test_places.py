@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmcost.budgeting.places import fixture_matches, matches, parse_place
-from pytest_llmcost.budgeting.report import FixtureRow
+from pytest_llmcost.budgets.path_globs import fixture_matches, matches, parse_path_budget
 from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.ledger.ledger import FixtureRow
 
 DEEP = "tests/agents/triage/test_a.py::TestX::test_y[p/q-::]"
 
@@ -82,13 +82,15 @@ class TestFixtures:
 
 class TestLines:
     def test_are_a_glob_and_an_amount(self) -> None:
-        budget = parse_place(" tests/agents/** = $0.50 ", "llmcost_budgets", warn_at=Decimal("0.8"))
-        assert (budget.scope, budget.kind, budget.limit) == ("place", "usd", Decimal("0.50"))
+        budget = parse_path_budget(
+            " tests/agents/** = $0.50 ", "llmcost_budgets", warn_at=Decimal("0.8")
+        )
+        assert (budget.scope, budget.kind, budget.limit) == ("path", "usd", Decimal("0.50"))
         assert (budget.pattern, budget.label) == ("tests/agents/**", "tests/agents/**")
         assert (budget.origin, budget.warn_at) == ("llmcost_budgets", Decimal("0.8"))
 
     def test_may_have_an_equals_sign_in_the_glob(self) -> None:
-        assert parse_place("t.py::test[a=b] = 5c", "ini").pattern == "t.py::test[a=b]"
+        assert parse_path_budget("t.py::test[a=b] = 5c", "ini").pattern == "t.py::test[a=b]"
 
     @pytest.mark.parametrize(
         ("line", "said"),
@@ -102,6 +104,6 @@ class TestLines:
     )
     def test_that_are_neither_say_where_they_stand(self, line: str, said: str) -> None:
         with pytest.raises(SettingsError) as raised:
-            parse_place(line, "llmcost_budgets")
+            parse_path_budget(line, "llmcost_budgets")
         assert said in str(raised.value)
         assert str(raised.value).startswith("llmcost_budgets: ")

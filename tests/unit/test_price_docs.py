@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_llmcost.pricing.ratecard import RateCard, shipped_card
+from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 
 PAGE = (Path(__file__).parents[2] / "docs" / "prices.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

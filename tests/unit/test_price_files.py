@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pytest_llmcost.errors import RateCardError, UnknownModelError
-from pytest_llmcost.pricing.cardfile import RATE_KEYS
-from pytest_llmcost.pricing.ratecard import RateCard, shipped_card
-from pytest_llmcost.pricing.usage import Context, Leg, Usage
+from pytest_llmcost.prices.price_file import RATE_KEYS
+from pytest_llmcost.prices.rate_card import RateCard, shipped_card
+from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
 ON = date(2026, 11, 22)
 FIVE = "input = 3, cache_write_5m = 3.75, cache_write_1h = 6, cache_read = 0.3, output = 15"
@@ -221,13 +221,13 @@ def test_facts_of_a_model_and_of_the_card_can_be_changed(overlay: Overlay) -> No
         "retires_on = 2026-11-01"
     )
     usage = Usage(input_tokens=1_000_000, web_search_requests=5)
-    legs = [Leg(model="claude-opus-5-5", usage=usage)]
-    context = Context(inference_geo="eu", platform="vertex-regional", service_tier="batch")
-    cost = card.price(legs, context, on=ON)
+    sampling_calls = [SamplingCall(model="claude-opus-5-5", usage=usage)]
+    context = Terms(inference_geo="eu", platform="vertex-regional", service_tier="batch")
+    cost = card.price(sampling_calls, context, on=ON)
     assert cost.usd == Decimal(4) * Decimal("0.4") * Decimal("1.2")
     assert cost.caveats == ("retired-model: claude-opus-5-5 on 2026-11-01",)
     assert card.min_cacheable_tokens("claude-opus-5-5", ON) == 2_048
-    us = card.price(legs, Context(inference_geo="us"), on=ON)
+    us = card.price(sampling_calls, Terms(inference_geo="us"), on=ON)
     assert us.usd == Decimal("4.4")
 
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from pytest_llmcost.call import Call, PricedSamplingCall, price_call
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.metering.call import Call, PricedLeg, price_call
-from pytest_llmcost.metering.response import read_message, read_usage
-from pytest_llmcost.metering.stream import reader_for
-from pytest_llmcost.pricing.bill import Basis, Cost
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Context, Leg, Usage
+from pytest_llmcost.prices.bill import CacheState, Cost
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
+from pytest_llmcost.responses.message import read_message, read_usage
+from pytest_llmcost.responses.stream import reader_for
 
 CARD = shipped_card()
 ON = date(2026, 11, 22)
@@ -29,14 +29,14 @@ usages = st.builds(Usage, **dict.fromkeys(FIELDS, counts))
 models = st.sampled_from(sorted(CARD.models))
 days = st.dates(min_value=date(2024, 1, 1), max_value=date(2027, 12, 31))
 contexts = st.builds(
-    Context,
+    Terms,
     service_tier=st.sampled_from([None, "standard", "batch", "priority", "flex"]),
     speed=st.sampled_from([None, "standard", "fast"]),
     inference_geo=st.sampled_from([None, "global", "not_available", "us", "mars"]),
     platform=st.sampled_from([None, "bedrock-regional", "vertex-unknown", "foundry-us"]),
 )
-legs = st.builds(
-    Leg,
+sampling_calls = st.builds(
+    SamplingCall,
     kind=st.sampled_from(["message", "compaction", "advisor", "declined"]),
     model=models,
     usage=usages,
@@ -45,22 +45,24 @@ legs = st.builds(
     most_output_tokens=st.one_of(st.none(), counts),
     read_lifetime=st.sampled_from([None, "5m", "1h"]),
 )
-bases: st.SearchStrategy[Basis] = st.sampled_from(["as-billed", "cold", "warm"])
+bases: st.SearchStrategy[CacheState] = st.sampled_from(["as-billed", "cold", "warm"])
 
 
-def price(leg: Leg, context: Context, on: date = ON, basis: Basis = "as-billed") -> Cost:
+def price(
+    sampling: SamplingCall, context: Terms, on: date = ON, cache_state: CacheState = "as-billed"
+) -> Cost:
     try:
-        return CARD.price([leg], context, on=on, basis=basis)
+        return CARD.price([sampling], context, on=on, cache_state=cache_state)
     except UnknownModelError:
         assume(False)
         raise
 
 
-@given(legs, contexts, days, bases)
+@given(sampling_calls, contexts, days, bases)
 def test_a_price_lies_between_its_bounds_and_its_charges_add_up_to_it(
-    leg: Leg, context: Context, on: date, basis: Basis
+    sampling: SamplingCall, context: Terms, on: date, cache_state: CacheState
 ) -> None:
-    cost = price(leg, context, on, basis)
+    cost = price(sampling, context, on, cache_state)
     assert 0 <= cost.low <= cost.usd
     assert cost.high is None or cost.usd <= cost.high
     assert sum(charge.usd for charge in cost.charges) == cost.usd
@@ -71,30 +73,30 @@ def test_a_price_lies_between_its_bounds_and_its_charges_add_up_to_it(
 
 @given(models, usages, usages, contexts, st.sampled_from([1, 100_000, 100_001, 10**6]))
 def test_a_price_is_additive_within_a_band(
-    model: str, one: Usage, other: Usage, context: Context, band_tokens: int
+    model: str, one: Usage, other: Usage, context: Terms, band_tokens: int
 ) -> None:
     def usd(usage: Usage) -> Decimal:
-        return price(Leg(model=model, usage=usage, band_tokens=band_tokens), context).usd
+        return price(SamplingCall(model=model, usage=usage, band_tokens=band_tokens), context).usd
 
     assert usd(one + other) == usd(one) + usd(other)
 
 
 @given(models, usages, contexts, st.sampled_from(FIELDS), st.integers(1, 200_000), bases)
 def test_a_price_grows_with_every_category(
-    model: str, usage: Usage, context: Context, field: str, more: int, basis: Basis
+    model: str, usage: Usage, context: Terms, field: str, more: int, cache_state: CacheState
 ) -> None:
     grown = msgspec.structs.replace(usage, **{field: getattr(usage, field) + more})
-    before = price(Leg(model=model, usage=usage), context, basis=basis)
-    after = price(Leg(model=model, usage=grown), context, basis=basis)
+    before = price(SamplingCall(model=model, usage=usage), context, cache_state=cache_state)
+    after = price(SamplingCall(model=model, usage=grown), context, cache_state=cache_state)
     assert before.usd < after.usd
     assert before.low <= after.low
 
 
-@given(st.lists(legs, max_size=4), contexts, st.randoms())
+@given(st.lists(sampling_calls, max_size=4), contexts, st.randoms())
 def test_the_order_of_legs_and_of_calls_changes_nothing(
-    several: list[Leg], context: Context, random: Random
+    several: list[SamplingCall], context: Terms, random: Random
 ) -> None:
-    one_by_one = [price(leg, context) for leg in several]
+    one_by_one = [price(sampling, context) for sampling in several]
     shuffled = list(several)
     random.shuffle(shuffled)
     together = CARD.price(shuffled, context, on=ON)
@@ -105,38 +107,46 @@ def test_the_order_of_legs_and_of_calls_changes_nothing(
     assert set(together.caveats) == {caveat for each in one_by_one for caveat in each.caveats}
 
 
-@given(legs, contexts, days)
+@given(sampling_calls, contexts, days)
 def test_a_cold_cache_never_costs_less_than_a_warm_one(
-    leg: Leg, context: Context, on: date
+    sampling: SamplingCall, context: Terms, on: date
 ) -> None:
     warm, billed, cold = (
-        price(leg, context, on, basis).usd for basis in ("warm", "as-billed", "cold")
+        price(sampling, context, on, cache_state).usd
+        for cache_state in ("warm", "as-billed", "cold")
     )
     assert warm <= billed <= cold
 
 
-@given(legs, contexts, st.integers(min_value=1, max_value=8))
+@given(sampling_calls, contexts, st.integers(min_value=1, max_value=8))
 def test_the_callers_own_decimal_context_changes_nothing(
-    leg: Leg, context: Context, prec: int
+    sampling: SamplingCall, context: Terms, prec: int
 ) -> None:
-    expected = price(leg, context)
+    expected = price(sampling, context)
     with localcontext() as decimals:
         decimals.prec = prec
-        assert price(leg, context) == expected
+        assert price(sampling, context) == expected
 
 
-@given(legs, contexts, days, bases)
+@given(sampling_calls, contexts, days, bases)
 def test_pricing_a_priced_call_again_changes_nothing(
-    leg: Leg, context: Context, on: date, basis: Basis
+    sampling: SamplingCall, context: Terms, on: date, cache_state: CacheState
 ) -> None:
-    call = Call(model=leg.model, evidence="billed", legs=(priced_leg(leg),), context=context)
-    once = price_call(call, CARD, on=on, basis=basis)
-    assert price_call(once, CARD, on=on, basis=basis) == once
+    call = Call(
+        model=sampling.model,
+        evidence="billed",
+        sampling_calls=(priced_leg(sampling),),
+        context=context,
+    )
+    once = price_call(call, CARD, on=on, cache_state=cache_state)
+    assert price_call(once, CARD, on=on, cache_state=cache_state) == once
     assert price_call(once, CARD, on=ON) == price_call(call, CARD, on=ON)
 
 
-def priced_leg(leg: Leg) -> PricedLeg:
-    return PricedLeg(**{name: getattr(leg, name) for name in leg.__struct_fields__})
+def priced_leg(sampling: SamplingCall) -> PricedSamplingCall:
+    return PricedSamplingCall(
+        **{name: getattr(sampling, name) for name in sampling.__struct_fields__}
+    )
 
 
 @given(
@@ -189,16 +199,17 @@ def events(*each: dict[str, object]) -> bytes:
 
 
 @given(models, contexts, st.integers(min_value=0, max_value=900))
-def test_once_a_model_has_a_price_it_never_loses_it(
-    model: str, context: Context, later: int
-) -> None:
+def test_once_a_model_has_a_price_it_never_loses_it(model: str, context: Terms, later: int) -> None:
     first = min(row.from_on for row in CARD.models[model].rates)
-    leg = Leg(model=model, usage=Usage(input_tokens=1))
+    sampling = SamplingCall(model=model, usage=Usage(input_tokens=1))
     context = msgspec.structs.replace(context, speed=None)
-    assert CARD.price([leg], context, on=first + timedelta(days=later)).usd > 0
+    assert CARD.price([sampling], context, on=first + timedelta(days=later)).usd > 0
 
 
 @pytest.mark.parametrize("model", CARD.models)
 def test_no_category_of_any_model_is_free(model: str) -> None:
     for field in FIELDS:
-        assert CARD.price([Leg(model=model, usage=Usage(**{field: 1}))], Context(), on=ON).usd > 0
+        assert (
+            CARD.price([SamplingCall(model=model, usage=Usage(**{field: 1}))], Terms(), on=ON).usd
+            > 0
+        )

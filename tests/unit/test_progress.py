@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_llmcost.metering.countmany import Progress
+from pytest_llmcost.counting.client import Progress
 from pytest_llmcost.plugin.progress import render_progress
 
 

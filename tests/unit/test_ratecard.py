@@ -7,11 +7,11 @@ from decimal import Decimal
 
 import pytest
 
+from pytest_llmcost.call import Call, PricedSamplingCall, price_call
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.metering.call import Call, PricedLeg, price_call
-from pytest_llmcost.pricing.modelname import Resolved
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Context, Leg, Usage
+from pytest_llmcost.prices.model_names import Resolved
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
 ON = date(2026, 11, 22)
 PROFILE = "arn:aws:bedrock:us-east-1:123456789012:inference-profile/"
@@ -170,9 +170,9 @@ def test_rates_answer_to_any_name_and_say_where_they_come_from() -> None:
 
 @pytest.mark.parametrize("prompt_tokens", [0, 95_000, 100_000])
 def test_the_next_band_above_a_prompt_is_its_cliff(prompt_tokens: int) -> None:
-    cliff = shipped_card().cliff("claude-haiku-5-5", on=ON, prompt_tokens=prompt_tokens)
-    assert cliff is not None
-    assert (cliff.above, cliff.rates.input, cliff.beyond.input) == (
+    next_band = shipped_card().next_band("claude-haiku-5-5", on=ON, prompt_tokens=prompt_tokens)
+    assert next_band is not None
+    assert (next_band.above, next_band.rates.input, next_band.beyond.input) == (
         100_000,
         Decimal("0.1"),
         Decimal("0.5"),
@@ -183,7 +183,7 @@ def test_the_next_band_above_a_prompt_is_its_cliff(prompt_tokens: int) -> None:
     ("model", "prompt_tokens"), [("claude-haiku-5-5", 100_001), ("claude-opus-5-5", 1)]
 )
 def test_beyond_the_last_band_there_is_no_cliff(model: str, prompt_tokens: int) -> None:
-    assert shipped_card().cliff(model, on=ON, prompt_tokens=prompt_tokens) is None
+    assert shipped_card().next_band(model, on=ON, prompt_tokens=prompt_tokens) is None
 
 
 def test_the_speeds_of_a_model_are_those_it_ever_had() -> None:
@@ -231,9 +231,9 @@ def test_the_shipped_card_is_read_once_and_says_what_it_is() -> None:
 
 def test_a_price_worked_out_once_answers_for_every_later_call() -> None:
     card = shipped_card()
-    legs = [Leg(model="claude-opus-5-5", usage=Usage(input_tokens=7))]
-    first = card.price(legs, Context(), on=ON).legs[0].rates
-    assert card.price(legs, Context(), on=ON).legs[0].rates is first
+    sampling_calls = [SamplingCall(model="claude-opus-5-5", usage=Usage(input_tokens=7))]
+    first = card.price(sampling_calls, Terms(), on=ON).sampling_calls[0].rates
+    assert card.price(sampling_calls, Terms(), on=ON).sampling_calls[0].rates is first
 
 
 def test_an_unknown_models_name_is_shown_without_what_a_terminal_or_a_file_chokes_on() -> None:
@@ -267,7 +267,11 @@ def test_an_unknown_arn_is_named_without_its_account(name: str) -> None:
     assert ACCOUNT not in str(caught.value)
     assert "abc123" in str(caught.value) or "claude-opus-5-5" in str(caught.value)
     priced = price_call(
-        Call(model=name, evidence="billed", legs=(PricedLeg(model=name, usage=Usage()),)),
+        Call(
+            model=name,
+            evidence="billed",
+            sampling_calls=(PricedSamplingCall(model=name, usage=Usage()),),
+        ),
         shipped_card(),
         on=ON,
     )

@@ -11,21 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_reports import OUTSIDE, a_fixture, a_test, make_call, make_report
 
-from pytest_llmcost.budgeting.report import Report, Run
+from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.errors import ReconcileError
-from pytest_llmcost.metering.call import Call, PricedLeg
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Context, Usage
-from pytest_llmcost.reconcile.adminapi import Filters
-from pytest_llmcost.reconcile.bill import (
+from pytest_llmcost.ledger.ledger import Ledger, RunRecord
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import Terms, Usage
+from pytest_llmcost.reconcile.admin_api import Filters
+from pytest_llmcost.reconcile.matching import (
+    CostLine,
+    Reconciliation,
+    is_short,
+    plan,
+    reconcile,
+    within,
+)
+from pytest_llmcost.reconcile.usage_report import (
     Bucket,
     CacheCreation,
     CostRow,
     ServerToolUse,
     UsageRow,
 )
-from pytest_llmcost.reconcile.comparison import CostLine, Reconciliation, within
-from pytest_llmcost.reconcile.reconciling import is_short, plan, reconcile
 
 OPUS, HAIKU = "claude-opus-4-7", "claude-haiku-5-5"
 NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=timezone.utc)
@@ -35,8 +41,13 @@ USAGE = Usage(input_tokens=1000, output_tokens=100)
 
 
 def live(usage: Usage = USAGE, *, model: str = OPUS, at: str | None = None, **fields: Any) -> Call:
-    legs = fields.pop("legs", (PricedLeg(model=model, usage=usage),))
-    whole = {"live": True, "at": at or "2026-11-20T12:00:30Z", "legs": legs, "usage": usage}
+    sampling_calls = fields.pop("sampling_calls", (PricedSamplingCall(model=model, usage=usage),))
+    whole = {
+        "live": True,
+        "at": at or "2026-11-20T12:00:30Z",
+        "sampling_calls": sampling_calls,
+        "usage": usage,
+    }
     return make_call(None, model=model, **{**whole, **fields})
 
 
@@ -44,7 +55,7 @@ def replayed() -> Call:
     return make_call("0.5", live=False)
 
 
-def ledger(*calls: Call, **fields: Any) -> Report:
+def ledger(*calls: Call, **fields: Any) -> Ledger:
     return make_report({a_test("t.py::test_a"): calls}, **fields)
 
 
@@ -79,7 +90,7 @@ def cents(amount: str, **fields: Any) -> CostRow:
 
 
 def compare(
-    reports: Report | Sequence[Report],
+    reports: Ledger | Sequence[Ledger],
     usage: Sequence[Bucket[UsageRow]],
     cost: Sequence[Bucket[CostRow]] | None = None,
     *,
@@ -90,7 +101,7 @@ def compare(
 ) -> Reconciliation:
     card = shipped_card()
     what = plan(
-        [reports] if isinstance(reports, Report) else reports,
+        [reports] if isinstance(reports, Ledger) else reports,
         card,
         filters=filters,
         tolerance=Decimal(tolerance),
@@ -172,17 +183,17 @@ def test_a_fixture_that_several_workers_set_up_is_billed_as_often() -> None:
 
 
 def test_every_leg_counts_under_its_own_model() -> None:
-    legs = (
-        PricedLeg(model=OPUS, usage=USAGE),
-        PricedLeg(kind="advisor", model=HAIKU, usage=Usage(input_tokens=7)),
+    sampling_calls = (
+        PricedSamplingCall(model=OPUS, usage=USAGE),
+        PricedSamplingCall(kind="advisor", model=HAIKU, usage=Usage(input_tokens=7)),
     )
     buckets = [minute(row(), row(Usage(input_tokens=7), model=HAIKU))]
-    assert compare(ledger(live(legs=legs)), buckets).state == "agrees"
+    assert compare(ledger(live(sampling_calls=sampling_calls)), buckets).state == "agrees"
 
 
 def test_a_refusal_that_is_free_is_on_no_bill() -> None:
-    free = PricedLeg(model=OPUS, usage=USAGE, refusal="cyber")
-    outcome = compare(ledger(live(legs=(free,)), live()), [minute(row())])
+    free = PricedSamplingCall(model=OPUS, usage=USAGE, refusal="cyber")
+    outcome = compare(ledger(live(sampling_calls=(free,)), live()), [minute(row())])
     assert outcome.state == "agrees"
     assert outcome.live_usd == Decimal("0.0075")
 
@@ -207,7 +218,7 @@ def test_each_call_is_priced_on_its_own_date() -> None:
 
 def test_a_call_without_an_instant_is_priced_on_the_runs_date() -> None:
     read = Usage(cache_read_tokens=1_000_000)
-    run = Run(started_at="2026-10-08T01:00:00Z", finished_at="2026-10-08T02:00:00Z")
+    run = RunRecord(started_at="2026-10-08T01:00:00Z", finished_at="2026-10-08T02:00:00Z")
     call = live(read, model="claude-sonnet-5-5")
     spent = ledger(but(call, at=None), run=run, price_date="2026-10-01")
     assert compare(spent, []).live_usd == Decimal("0.20")
@@ -239,11 +250,11 @@ def test_a_call_that_may_have_been_live_counts_as_live() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"context": Context(platform="bedrock-regional")}, "on bedrock"),
-        ({"context": Context(service_tier="priority")}, "service tier priority"),
-        ({"context": Context(service_tier="flex")}, "service tier flex"),
+        ({"context": Terms(platform="bedrock-regional")}, "on bedrock"),
+        ({"context": Terms(service_tier="priority")}, "service tier priority"),
+        ({"context": Terms(service_tier="flex")}, "service tier flex"),
         ({"evidence": "counted"}, "tokens counted"),
-        ({"legs": ()}, "without a usage"),
+        ({"sampling_calls": ()}, "without a usage"),
     ],
 )
 def test_what_cannot_stand_in_the_report_is_set_apart(fields: dict[str, Any], said: str) -> None:
@@ -256,7 +267,7 @@ def test_what_cannot_stand_in_the_report_is_set_apart(fields: dict[str, Any], sa
 
 def test_nothing_comparable_at_all_is_an_error() -> None:
     with pytest.raises(ReconcileError, match="on vertex"):
-        compare(ledger(live(context=Context(platform="vertex"))), [])
+        compare(ledger(live(context=Terms(platform="vertex"))), [])
 
 
 @pytest.mark.parametrize(
@@ -288,7 +299,7 @@ def test_a_request_is_found_in_a_bucket_shortly_after_it_was_sent() -> None:
 
 
 def test_the_run_itself_bounds_the_window_where_it_says_when_it_was() -> None:
-    run = Run(started_at="2026-11-20T11:58:10Z", finished_at="2026-11-20T12:03:00Z")
+    run = RunRecord(started_at="2026-11-20T11:58:10Z", finished_at="2026-11-20T12:03:00Z")
     [window] = compare(ledger(live(), run=run), [minute(row())]).terms.windows
     assert (window.starting_at, window.ending_at) == (
         datetime(2026, 11, 20, 11, 58, tzinfo=timezone.utc),
@@ -302,7 +313,7 @@ def test_the_run_itself_bounds_the_window_where_it_says_when_it_was() -> None:
 )
 def test_the_width_of_the_buckets_follows_from_the_longest_run(hours: int, width: str) -> None:
     ends = datetime(2026, 11, 1, tzinfo=timezone.utc) + timedelta(hours=hours)
-    run = Run(started_at="2026-11-01T00:00:00Z", finished_at=ends.isoformat())
+    run = RunRecord(started_at="2026-11-01T00:00:00Z", finished_at=ends.isoformat())
     at = "2026-11-01T00:00:00Z"
     outcome = compare(ledger(live(at=at), run=run), [])
     assert outcome.terms.bucket_width == width
@@ -470,12 +481,12 @@ def test_data_that_may_not_be_there_yet_is_named_as_a_reason(
 
 
 def test_nothing_reported_at_all_has_reasons_of_its_own() -> None:
-    outcome = compare(ledger(live(context=Context(service_tier="batch"))), [])
+    outcome = compare(ledger(live(context=Terms(service_tier="batch"))), [])
     assert any("nothing is reported at all" in reason for reason in outcome.likely_reasons)
     assert any("batches" in reason for reason in outcome.likely_reasons)
 
 
 def test_wide_buckets_are_named_as_a_reason() -> None:
-    run = Run(started_at="2026-11-18T00:00:00Z", finished_at="2026-11-21T00:00:00Z")
+    run = RunRecord(started_at="2026-11-18T00:00:00Z", finished_at="2026-11-21T00:00:00Z")
     outcome = compare(ledger(live(), run=run), [minute(row(), row())])
     assert any("buckets of 1h" in reason for reason in outcome.likely_reasons)

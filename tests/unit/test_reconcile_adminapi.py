@@ -18,8 +18,8 @@ from standin_admin import (
 )
 
 from pytest_llmcost.errors import ReconcileError
-from pytest_llmcost.reconcile.adminapi import AdminApi, AskedTooOften, Filters, read_admin_key
-from pytest_llmcost.reconcile.window import Width, Window
+from pytest_llmcost.reconcile.admin_api import AdminApi, AskedTooOften, Filters, read_admin_key
+from pytest_llmcost.reconcile.windows import Width, Window
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 HOUR = Window(starting_at=NOON, ending_at=NOON + timedelta(hours=1))

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_llmcost.errors import ReconcileError
-from pytest_llmcost.pricing.usage import Usage
-from pytest_llmcost.reconcile.bill import (
+from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.reconcile.usage_report import (
     CostRow,
     UsageRow,
     read_page,

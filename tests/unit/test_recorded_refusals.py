@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 from standin import StandIn, fault
 
+from pytest_llmcost.counting.api_error import explain_refusal
+from pytest_llmcost.counting.cassette import CountCassette, read_entries, write_entries
+from pytest_llmcost.counting.client import Asker, Counter, Job, count_all, make_refusal
+from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.errors import CountCassetteError, CountError
-from pytest_llmcost.metering.api_error import explain_refusal
-from pytest_llmcost.metering.cassette import CountCassette, read_entries, write_entries
-from pytest_llmcost.metering.count import Asker, make_refusal
-from pytest_llmcost.metering.counter import Counter
-from pytest_llmcost.metering.countmany import Job, count_all
-from pytest_llmcost.metering.payload import Payload, read_payload
 
 anthropic = pytest.importorskip("anthropic")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from recorded_traffic import RESPONSES_PATH, body_of, needs_traffic, recorded_lines
 
 from pytest_llmcost.errors import RecordingError
-from pytest_llmcost.metering.recording import Recorded, read_recordings
+from pytest_llmcost.responses.recorded_files import Recorded, read_recordings
 
 CASSETTES_PATH = RESPONSES_PATH.parent / "cassettes"
 URL = "https://api.anthropic.com/v1/messages"

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from pytest_llmcost.metering.call import Call
-from pytest_llmcost.metering.counter import Count
-from pytest_llmcost.metering.endpoint import Endpoint
-from pytest_llmcost.metering.exchange import Exchange
-from pytest_llmcost.metering.payload import Payload, read_payload
-from pytest_llmcost.metering.recount import recount, spread
-from pytest_llmcost.metering.response import read_message
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.call import Call
+from pytest_llmcost.capture.changed_prompt import recount, spread
+from pytest_llmcost.capture.request import Exchange
+from pytest_llmcost.counting.client import Count
+from pytest_llmcost.counting.payload import Payload, read_payload
+from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.responses.endpoints import Endpoint
+from pytest_llmcost.responses.message import read_message
 
 SHORT: dict[str, Any] = {
     "model": "claude-opus-4-7",
@@ -74,7 +74,7 @@ def test_a_grown_prompt_is_its_count_as_input_with_the_recorded_output() -> None
     call = recounted(reply(), LONG)
     assert call.evidence == "recounted"
     assert call.usage == Usage(input_tokens=1_500, output_tokens=7)
-    assert [leg.usage for leg in call.legs] == [call.usage]
+    assert [sampling.usage for sampling in call.sampling_calls] == [call.usage]
     assert others(call) == ()
 
 
@@ -179,7 +179,7 @@ def test_a_spread_prompt_is_as_long_as_it_was_counted(
 
 def test_another_model_is_priced_at_its_own_rates_and_tokenizers_are_told_apart() -> None:
     same = recounted(reply(), {**SHORT, "model": "claude-opus-4-8"})
-    assert (same.model, same.legs[0].model) == ("claude-opus-4-8", "claude-opus-4-8")
+    assert (same.model, same.sampling_calls[0].model) == ("claude-opus-4-8", "claude-opus-4-8")
     assert others(same) == ()
     other = recounted(reply(), {**SHORT, "model": "claude-opus-4-6"})
     assert others(other) == ("other-tokenizer: recorded with claude-opus-4-7",)
@@ -242,7 +242,7 @@ def test_a_reply_ended_by_a_stop_sequence_that_is_gone_is_a_lower_bound(
 )
 def test_several_sampling_calls_cannot_be_recounted(usage: dict[str, Any]) -> None:
     call = recounted(reply(**usage), LONG)
-    assert (call.evidence, call.legs) == ("stale", ())
+    assert (call.evidence, call.sampling_calls) == ("stale", ())
     (caveat,) = (each for each in call.caveats if each.startswith("stale: "))
     assert "several sampling calls" in caveat
     assert "system" in caveat

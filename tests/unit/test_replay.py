@@ -18,8 +18,8 @@ from capture_kit import ASKED, JSON_BODY, LIBRARIES, SSE_BODY, URL, capturing
 from msgspec import to_builtins
 from vcr.cassette import Cassette  # type: ignore[import-untyped]
 
-from pytest_llmcost.metering.exchange import Exchange
-from pytest_llmcost.metering.replay import Replay
+from pytest_llmcost.capture.replay import Replay
+from pytest_llmcost.capture.request import Exchange
 
 LONGER = {**ASKED, "messages": [{"role": "user", "content": "Hi " * 5_000}]}
 KEPT = json.dumps(ASKED)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from pytest_llmcost.call import Call, price_call
 from pytest_llmcost.errors import UsageDataError
-from pytest_llmcost.metering.call import Call, price_call
-from pytest_llmcost.metering.response import read_message
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Context, Usage
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import Terms, Usage
+from pytest_llmcost.responses.message import read_message
 
 ON = date(2026, 11, 22)
 TEXT = {"type": "text", "text": "Here you are."}
@@ -44,9 +44,10 @@ def usd(message: dict[str, Any], on: date = ON, **more: Any) -> Decimal | None:
     return priced(read_message(message, **more), on).usd
 
 
-def legs(call: Call) -> list[tuple[str, str, int, int]]:
+def sampling_calls(call: Call) -> list[tuple[str, str, int, int]]:
     return [
-        (leg.kind, leg.model, leg.usage.prompt_tokens, leg.usage.output_tokens) for leg in call.legs
+        (sampling.kind, sampling.model, sampling.usage.prompt_tokens, sampling.usage.output_tokens)
+        for sampling in call.sampling_calls
     ]
 
 
@@ -55,9 +56,9 @@ def test_an_ordinary_response_is_one_leg_of_its_usage() -> None:
         body(usage(1_000, 100, service_tier="standard", speed="fast", inference_geo="us")),
         stream=True,
     )
-    assert legs(call) == [("message", "claude-opus-5", 1_000, 100)]
+    assert sampling_calls(call) == [("message", "claude-opus-5", 1_000, 100)]
     assert call.usage == Usage(input_tokens=1_000, output_tokens=100) == call.billed_usage
-    assert call.context == Context(service_tier="standard", speed="fast", inference_geo="us")
+    assert call.context == Terms(service_tier="standard", speed="fast", inference_geo="us")
     assert (call.model, call.evidence, call.stream, call.caveats) == (
         "claude-opus-5",
         "billed",
@@ -74,7 +75,7 @@ def test_terms_that_are_no_text_are_an_error_and_never_the_standard_ones(key: st
             read_message(body(usage(1_000, 100, **{key: odd})))
     empties: tuple[object, ...] = (None, {}, "")
     for empty in empties:  # recorders in other languages write an empty object for a null
-        assert read_message(body(usage(1_000, 100, **{key: empty}))).context == Context()
+        assert read_message(body(usage(1_000, 100, **{key: empty}))).context == Terms()
 
 
 def test_a_geography_asked_for_and_not_stated_opens_the_high_bound_alone() -> None:
@@ -131,7 +132,7 @@ def test_a_batchs_result_is_in_the_batch_tier_even_where_it_does_not_say_so() ->
 
 def test_recorders_of_other_languages_may_write_an_empty_object_for_null() -> None:
     message = body(usage(1, 1, service_tier={}, speed={}), stop_details={}, stop_sequence={})
-    assert read_message(message).context == Context()
+    assert read_message(message).context == Terms()
 
 
 # Source: https://platform.claude.com/docs/en/build-with-claude/compaction
@@ -140,7 +141,7 @@ def test_recorders_of_other_languages_may_write_an_empty_object_for_null() -> No
 def test_a_compaction_is_added_to_the_answer() -> None:
     iterations = [entry("compaction", 180_000, 3_500), entry("message", 23_000, 1_000)]
     call = priced(read_message(body(usage(23_000, 1_000, iterations=iterations))))
-    assert legs(call) == [
+    assert sampling_calls(call) == [
         ("message", "claude-opus-5", 23_000, 1_000),
         ("compaction", "claude-opus-5", 180_000, 3_500),
     ]
@@ -151,7 +152,7 @@ def test_a_compaction_is_added_to_the_answer() -> None:
 def test_a_compaction_on_demand_is_billed_though_the_top_level_is_zero() -> None:
     iterations = [entry("compaction", 180_000, 3_500)]
     call = priced(read_message(body(usage(0, 0, iterations=iterations))))
-    assert legs(call) == [("compaction", "claude-opus-5", 180_000, 3_500)]
+    assert sampling_calls(call) == [("compaction", "claude-opus-5", 180_000, 3_500)]
     assert call.usd == Decimal("0.9875")
     assert call.usage == Usage()
 
@@ -160,7 +161,7 @@ def test_message_passes_are_the_bill_where_the_top_level_is_zero() -> None:
     iterations = [entry("compaction", 180_000, 3_500), entry("message", 1_000, 100)]
     searched = usage(0, 0, iterations=iterations, server_tool_use={"web_search_requests": 1})
     call = priced(read_message(body(searched)))
-    assert legs(call)[0] == ("message", "claude-opus-5", 1_000, 100)
+    assert sampling_calls(call)[0] == ("message", "claude-opus-5", 1_000, 100)
     assert call.usd == Decimal("0.9875") + Decimal("0.0075") + Decimal("0.01")
 
 
@@ -189,7 +190,7 @@ def test_an_advisor_is_added_at_its_own_models_rates() -> None:
             )
         )
     )
-    assert legs(call) == [
+    assert sampling_calls(call) == [
         ("message", "claude-sonnet-4-6", 1_051, 35),
         ("message", "claude-sonnet-4-6", 1_363, 3_165),
         ("advisor", "claude-opus-4-7", 2_728, 874),
@@ -230,8 +231,11 @@ def test_each_sampling_pass_has_a_band_of_its_own() -> None:
     iterations = [entry("message", 60_000, 100), entry("message", 120_000, 200)]
     searches = {"web_search_requests": 3}
     call = haiku(usage(180_000, 300, iterations=iterations, server_tool_use=searches))
-    assert [leg.usd for leg in call.legs] == [Decimal("0.03605"), Decimal("0.0605")]
-    assert call.legs[0].usage.web_search_requests == 3
+    assert [sampling.usd for sampling in call.sampling_calls] == [
+        Decimal("0.03605"),
+        Decimal("0.0605"),
+    ]
+    assert call.sampling_calls[0].usage.web_search_requests == 3
     assert call.usd == call.usd_low == call.usd_high
     assert call.billed_usage == call.usage
 
@@ -246,9 +250,9 @@ def test_caches_of_the_passes_add_up_by_lifetime() -> None:
         entry("message", 20, 2, **written(60_000, 60_000, 0), cache_read_input_tokens=50_000),
     ]
     top = usage(30, 3, **written(110_000, 60_000, 50_000), cache_read_input_tokens=50_000)
-    assert len(haiku(top | {"iterations": iterations}).legs) == 2
+    assert len(haiku(top | {"iterations": iterations}).sampling_calls) == 2
     other = haiku(top | written(110_000, 110_000, 0) | {"iterations": iterations})
-    assert len(other.legs) == 1
+    assert len(other.sampling_calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -289,7 +293,7 @@ def test_a_kind_of_pass_that_nobody_knows_is_named() -> None:
 
 def test_a_pass_without_a_type_is_a_message() -> None:
     raw = usage(10, 1, iterations=[usage(4, 1), usage(6, 0)])
-    assert legs(read_message(body(raw))) == [
+    assert sampling_calls(read_message(body(raw))) == [
         ("message", "claude-opus-5", 4, 1),
         ("message", "claude-opus-5", 6, 0),
     ]
@@ -337,7 +341,7 @@ def test_a_refusal_without_a_block_that_says_something_is_one_before_any_output(
     assert usd(message, date(2026, 9, 23)) == 0
     assert usd(message, date(2026, 9, 24)) == Decimal("0.005125")
     call = priced(read_message(message), date(2026, 9, 23))
-    assert call.legs[0].refusal == "bio"
+    assert call.sampling_calls[0].refusal == "bio"
     assert call.usage.input_tokens == 1_000
     assert call.billed_usage == Usage()
 
@@ -360,7 +364,7 @@ def test_a_refusal_after_some_output_is_always_billed(content: Any) -> None:
 @pytest.mark.parametrize("details", [None, {}, {"category": None}, "none"])
 def test_a_refusal_without_a_category_is_of_none(details: object) -> None:
     call = read_message(body(content=[], stop_reason="refusal", stop_details=details))
-    assert call.legs[0].refusal == "unspecified"
+    assert call.sampling_calls[0].refusal == "unspecified"
 
 
 def fallback(
@@ -403,7 +407,7 @@ def test_a_fallback_is_billed_once_and_what_declined_before_it_where_that_is_bil
 ) -> None:
     call = priced(read_message(fell_back(category, *before, named=named)), on)
     assert call.model == "claude-opus-4-8"
-    assert legs(call) == [
+    assert sampling_calls(call) == [
         ("message", "claude-opus-4-8", 412, 264),
         ("declined", "claude-fable-5", 408, 0),
     ]
@@ -418,7 +422,7 @@ def test_a_stream_cut_after_a_fallback_is_priced_at_the_serving_model() -> None:
         content=[fallback("claude-fable-5", "claude-opus-4-8", "cyber"), TEXT],
     )
     call = priced(read_message(message, truncated=True))
-    assert legs(call) == [
+    assert sampling_calls(call) == [
         ("message", "claude-opus-4-8", 412, 1),
         ("declined", "claude-fable-5", 0, 0),
     ]
@@ -459,13 +463,15 @@ def test_a_chain_of_fallbacks_pairs_each_attempt_with_its_own_refusal() -> None:
     ]
     message = body(usage(300, 30, iterations=iterations), model="claude-opus-4-8", content=content)
     call = priced(read_message(message, model="claude-fable-5"))
-    assert [(leg.kind, leg.model, leg.refusal) for leg in call.legs] == [
+    assert [
+        (sampling.kind, sampling.model, sampling.refusal) for sampling in call.sampling_calls
+    ] == [
         ("message", "claude-opus-4-8", None),
         ("compaction", "claude-fable-5", None),
         ("declined", "claude-fable-5", "cyber"),
         ("declined", "claude-fable-5-1", None),
     ]
-    assert [leg.usd for leg in call.legs] == [
+    assert [sampling.usd for sampling in call.sampling_calls] == [
         Decimal("0.00225"),
         Decimal("0.00075"),
         Decimal(0),
@@ -481,7 +487,7 @@ def test_the_serving_model_may_sample_several_times() -> None:
         entry("message", 500, 50),
     ]
     message = body(usage(1_200, 120, iterations=iterations), content=[])
-    assert legs(read_message(message)) == [
+    assert sampling_calls(read_message(message)) == [
         ("message", "claude-opus-4-8", 300, 30),
         ("message", "claude-opus-4-8", 400, 40),
         ("message", "claude-opus-4-8", 500, 50),
@@ -501,7 +507,9 @@ def test_a_chain_that_every_model_refused_is_a_refusal_of_the_last() -> None:
         stop_details={"category": "cyber"},
     )
     call = priced(read_message(message))
-    assert [(leg.kind, leg.refusal, leg.usd) for leg in call.legs] == [
+    assert [
+        (sampling.kind, sampling.refusal, sampling.usd) for sampling in call.sampling_calls
+    ] == [
         ("message", "cyber", Decimal(0)),
         ("declined", None, Decimal("0.001")),
     ]
@@ -511,7 +519,7 @@ def test_a_declined_attempt_without_any_name_is_the_requests() -> None:
     iterations = [entry("message", 100, 0), entry("fallback_message", 300, 3)]
     message = body(usage(300, 3, iterations=iterations), model="claude-opus-4-8", content=[])
     call = read_message(message, request={"model": "claude-fable-5"})
-    assert legs(call) == [
+    assert sampling_calls(call) == [
         ("message", "claude-opus-4-8", 300, 3),
         ("declined", "claude-fable-5", 100, 0),
     ]
@@ -521,7 +529,7 @@ def test_a_block_may_name_the_model_that_its_entry_does_not() -> None:
     iterations = [entry("message", 100, 0), entry("fallback_message", 300, 3)]
     content = [{"type": "fallback", "from": {"model": "claude-fable-5"}}, TEXT]
     message = body(usage(300, 3, iterations=iterations), model="claude-opus-4-8", content=content)
-    assert legs(read_message(message))[1] == ("declined", "claude-fable-5", 100, 0)
+    assert sampling_calls(read_message(message))[1] == ("declined", "claude-fable-5", 100, 0)
 
 
 # Streams that were cut
@@ -654,8 +662,8 @@ def test_the_request_says_how_long_the_entries_live_that_are_read(
     request_: dict[str, Any] | None, lifetime: str | None
 ) -> None:
     call = read_message(body(usage(1, 1, cache_read_input_tokens=9)), request=request_)
-    assert call.legs[0].read_lifetime == lifetime
-    assert read_message(body(), request=request_).legs[0].read_lifetime is None
+    assert call.sampling_calls[0].read_lifetime == lifetime
+    assert read_message(body(), request=request_).sampling_calls[0].read_lifetime is None
 
 
 @pytest.mark.parametrize(

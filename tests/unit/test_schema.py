@@ -8,8 +8,8 @@ import jsonschema
 import pytest
 from sample_reports import OUTSIDE, a_fixture, a_test, make_call, make_report, suite_budget
 
-from pytest_llmcost.budgeting.ledger_file import ledger_schema, render_json
-from pytest_llmcost.budgeting.report import Payload, Report
+from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts
+from pytest_llmcost.ledger.ledger_file import ledger_schema, render_json
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "ledger.schema.json"
 
@@ -18,7 +18,7 @@ def render_schema() -> str:
     return json.dumps(ledger_schema(), indent=1, sort_keys=True) + "\n"
 
 
-def a_report() -> Report:
+def a_report() -> Ledger:
     return make_report(
         {
             a_test("t.py::test"): [make_call("1", fingerprint="1:a"), make_call(None)],
@@ -26,7 +26,7 @@ def a_report() -> Report:
             OUTSIDE: [make_call("2")],
         },
         budgets=[suite_budget("1")],
-        payloads={"1:a": Payload(model="m", parts={"system": "0a1b2c3d"})},
+        payloads={"1:a": PayloadFacts(model="m", parts={"system": "0a1b2c3d"})},
     )
 
 
@@ -40,8 +40,8 @@ def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(ledger_schema())
 
 
-@pytest.mark.parametrize("report", [a_report(), Report()], ids=["full", "empty"])
-def test_ledgers_are_valid(report: Report) -> None:
+@pytest.mark.parametrize("report", [a_report(), Ledger()], ids=["full", "empty"])
+def test_ledgers_are_valid(report: Ledger) -> None:
     jsonschema.validate(json.loads(render_json(report)), ledger_schema())
 
 

@@ -138,7 +138,7 @@ def run_python(code: str) -> str:
 
 
 PURSE = """
-from pytest_llmcost.metering.capture import Capture
+from pytest_llmcost.capture.capture import Capture
 class Purse:
     seen = []
     def owner(self): return None
@@ -181,7 +181,7 @@ print(len(purse.seen))
 def test_several_watchers_hear_of_one_import() -> None:
     out = run_python(
         """
-from pytest_llmcost.metering.imports import ImportWatcher
+from pytest_llmcost.capture.import_hook import ImportWatcher
 heard = []
 watchers = [
     ImportWatcher({"colorsys": lambda module, name=name: heard.append((name, module.__name__))})
@@ -313,7 +313,7 @@ def test_a_replay_is_seen_whichever_was_imported_first(imports: str) -> None:
         PURSE
         + """
 import pathlib, tempfile
-from pytest_llmcost.metering.imports import ImportWatcher
+from pytest_llmcost.capture.import_hook import ImportWatcher
 clients = dict.fromkeys(("httpx", "httpx2"), lambda module: capture.install())
 ImportWatcher(clients).install()
 CASSETTE = '''

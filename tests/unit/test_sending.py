@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from standin import StandIn, Step
 
+from pytest_llmcost.counting.cassette import CountCassette
+from pytest_llmcost.counting.client import Asker, Counter
+from pytest_llmcost.counting.past_vcr import OWN_REQUEST
+from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.errors import CountError
-from pytest_llmcost.metering.cassette import CountCassette
-from pytest_llmcost.metering.counter import OWN_REQUEST, Asker, Counter
-from pytest_llmcost.metering.payload import Payload, read_payload
 
 vcr = pytest.importorskip("vcr")
 anthropic = pytest.importorskip("anthropic")

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import pytest
 
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.pricing.cardfile import RATE_KEYS
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.pricing.usage import Context, Leg, Usage
+from pytest_llmcost.prices.price_file import RATE_KEYS
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
 PINS_PATH = Path(__file__).parents[1] / "data" / "pinned_rates.txt"
 MILLION = 1_000_000
@@ -59,8 +59,8 @@ BANDS = [pin for pin in PINS if pin.above]
 
 
 def usd_of(pin: Pin, on: date, usage: Usage, band_tokens: int | None = None) -> Decimal:
-    leg = Leg(model=pin.model, usage=usage, band_tokens=band_tokens)
-    return shipped_card().price([leg], Context(speed=pin.speed), on=on).usd
+    sampling = SamplingCall(model=pin.model, usage=usage, band_tokens=band_tokens)
+    return shipped_card().price([sampling], Terms(speed=pin.speed), on=on).usd
 
 
 @pytest.mark.parametrize("pin", PINS, ids=lambda pin: f"{pin.model}-{pin.from_on}-{pin.speed}")

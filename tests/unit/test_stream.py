@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_traffic import billed_lines, body_of, needs_traffic
 
-from pytest_llmcost.metering.assembly import StreamedMessage
-from pytest_llmcost.metering.stream import Reader, StreamReader, reader_for
+from pytest_llmcost.responses.stream import Reader, StreamedMessage, StreamReader, reader_for
 
 START: dict[str, Any] = {
     "type": "message_start",

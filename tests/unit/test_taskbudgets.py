@@ -5,9 +5,9 @@ from datetime import date
 import msgspec
 from sample_reports import a_test, make_call, make_report
 
-from pytest_llmcost.budgeting.report import Payload, Report
-from pytest_llmcost.budgeting.taskbudgets import task_budget_notes
-from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts
+from pytest_llmcost.ledger.notes import task_budget_notes
+from pytest_llmcost.prices.rate_card import shipped_card
 
 ON = date(2026, 11, 22)
 
@@ -15,7 +15,7 @@ ON = date(2026, 11, 22)
 def notes_for(model: str) -> tuple[str, ...]:
     call = make_call("0.01", fingerprint="1:aa")
     report = make_report({a_test("t.py::test_agent"): [call]})
-    payloads = {"1:aa": Payload(model=model, task_budget=20_000)}
+    payloads = {"1:aa": PayloadFacts(model=model, task_budget=20_000)}
     return tuple(
         task_budget_notes(msgspec.structs.replace(report, payloads=payloads), shipped_card(), on=ON)
     )
@@ -34,4 +34,4 @@ def test_a_model_without_a_price_has_a_task_budget_without_one() -> None:
 
 
 def test_no_task_budget_is_no_note() -> None:
-    assert [*task_budget_notes(Report(), shipped_card(), on=ON)] == []
+    assert [*task_budget_notes(Ledger(), shipped_card(), on=ON)] == []

@@ -9,15 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_reports import a_test, make_call
 
-from pytest_llmcost.budgeting.ledger import CardId, Ledger, Report, TestRow
-from pytest_llmcost.budgeting.totals import Rows, sum_totals
-from pytest_llmcost.metering.call import Call
-from pytest_llmcost.pricing.usage import Usage
-from pytest_llmcost.reporting.terminal import View, fold, render_short, render_summary
+from pytest_llmcost.call import Call
+from pytest_llmcost.ledger.builder import LedgerBuilder
+from pytest_llmcost.ledger.ledger import CardId, Ledger, TestRow
+from pytest_llmcost.ledger.totals import Rows, sum_totals
+from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.reports.terminal import View, fold, render_short, render_summary
 
 
-def report_of(*tests: TestRow) -> Report:
-    return Report(tests=tests, totals=sum_totals(Rows(tests=tests)), price_date="2026-11-22")
+def report_of(*tests: TestRow) -> Ledger:
+    return Ledger(tests=tests, totals=sum_totals(Rows(tests=tests)), price_date="2026-11-22")
 
 
 def row(nodeid: str, *calls: Call, limit: str | None = None, attempt: int = 1) -> TestRow:
@@ -25,7 +26,7 @@ def row(nodeid: str, *calls: Call, limit: str | None = None, attempt: int = 1) -
     return TestRow(nodeid=nodeid, calls=calls, verdict=verdict, attempt=attempt)
 
 
-def text_of(report: Report, view: View | None = None) -> str:
+def text_of(report: Ledger, view: View | None = None) -> str:
     return "\n".join(line.text for line in render_summary(report, view or View())) + "\n"
 
 
@@ -45,8 +46,8 @@ def test_no_line_of_the_table_is_wider_than_the_terminal_and_nothing_hostile_is_
 
 
 def test_nothing_is_printed_when_nothing_was_counted() -> None:
-    assert render_summary(Report(), View()) == []
-    assert render_short(Report()) == []
+    assert render_summary(Ledger(), View()) == []
+    assert render_short(Ledger()) == []
 
 
 def test_cases_of_a_parametrised_test_are_one_row_and_so_are_reruns() -> None:
@@ -128,10 +129,10 @@ def test_quiet_runs_have_a_line_and_one_for_each_ceiling() -> None:
 
 
 def test_a_cache_basis_and_the_card_are_named() -> None:
-    ledger = Ledger()
+    ledger = LedgerBuilder()
     ledger.add(a_test("t.py::test_a"), make_call("1", usage=Usage(cache_read_tokens=7)))
-    report = ledger.report(
-        price_date="2026-11-22", rate_card=CardId(version="2026-11-22"), cache_basis="cold"
+    report = ledger.ledger(
+        price_date="2026-11-22", rate_card=CardId(version="2026-11-22"), cache_state="cold"
     )
     text = text_of(report)
     assert "prices of 2026-11-22, rate card 2026-11-22, cache priced cold" in text

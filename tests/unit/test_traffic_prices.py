@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from recorded_traffic import body_of, needs_traffic, recorded_lines
 
-from pytest_llmcost.metering.batchresults import BatchResultsReader
-from pytest_llmcost.metering.call import Call, price_call
-from pytest_llmcost.metering.endpoint import Endpoint, recognise
-from pytest_llmcost.metering.response import read_message
-from pytest_llmcost.metering.stream import reader_for
-from pytest_llmcost.pricing.ratecard import shipped_card
+from pytest_llmcost.call import Call, price_call
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.responses.batch_results import BatchResultsReader
+from pytest_llmcost.responses.endpoints import Endpoint, recognise
+from pytest_llmcost.responses.message import read_message
+from pytest_llmcost.responses.stream import reader_for
 
 pytestmark = needs_traffic
 
@@ -122,7 +122,7 @@ def test_a_merged_stream_costs_what_its_final_message_does() -> None:
     for line in lines_with(priced=True):
         if line["stream"] and line["usage_raw"] and not line["usage_raw"].get("iterations"):
             (call,) = priced_calls(line)
-            if call.legs[0].refusal is not None:
+            if call.sampling_calls[0].refusal is not None:
                 continue
             final = {"model": call.model, "content": [], "usage": line["usage_raw"]}
             whole = read_message(json.loads(json.dumps(final)), platform=call.context.platform)

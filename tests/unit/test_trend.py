@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from pytest_llmcost.budgeting.comparison import Change, Comparison
-from pytest_llmcost.reporting.trend import render_trend
+from pytest_llmcost.ledger.ledger import Change, Comparison
+from pytest_llmcost.reports.comparisons import render_trend
 
 
 def change(name: str, usd: str | None, **fields: object) -> Change:

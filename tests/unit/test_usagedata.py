@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_llmcost.errors import UsageDataError
-from pytest_llmcost.metering.usagedata import read_usage, unknown_quantities
-from pytest_llmcost.pricing.usage import Usage
+from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.responses.message import read_usage, unknown_quantities
 
 
 def raw(**more: Any) -> dict[str, Any]:

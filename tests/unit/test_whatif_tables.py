@@ -11,21 +11,19 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sample_reports import a_fixture, a_test, make_call, make_report
 
-from pytest_llmcost.budgeting.columns import Column
-from pytest_llmcost.budgeting.report import Report
-from pytest_llmcost.budgeting.switch import Switch, SwitchRow, make_switch
-from pytest_llmcost.metering.call import Call
-from pytest_llmcost.pricing.ratecard import shipped_card
-from pytest_llmcost.reporting.columns import extra_cells, extra_notes
-from pytest_llmcost.reporting.markdown import render_markdown
-from pytest_llmcost.reporting.table import narrowed
-from pytest_llmcost.reporting.terminal import View, render_summary
-from pytest_llmcost.reporting.whatif import fold_switch, format_growth, render_switch
+from pytest_llmcost.call import Call
+from pytest_llmcost.compare.cache_states import Column
+from pytest_llmcost.ledger.ledger import Ledger, OtherModel, OtherModelRow, make_other_model
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.reports.comparisons import fold_other_model, format_growth, render_other_model
+from pytest_llmcost.reports.markdown import render_markdown
+from pytest_llmcost.reports.tables import narrowed
+from pytest_llmcost.reports.terminal import View, extra_cells, extra_notes, render_summary
 
 MODEL = "claude-opus-5-5"
 
 
-def a_row(name: str, now: str = "0.01", then: str = "0.013", **fields: object) -> SwitchRow:
+def a_row(name: str, now: str = "0.01", then: str = "0.013", **fields: object) -> OtherModelRow:
     whole: dict[str, object] = {
         "calls": 1,
         "input_tokens": 1_000,
@@ -33,15 +31,15 @@ def a_row(name: str, now: str = "0.01", then: str = "0.013", **fields: object) -
         "usd": Decimal(now),
         "usd_then": Decimal(then),
     }
-    return SwitchRow(name=name, **{**whole, **fields})  # type: ignore[arg-type]
+    return OtherModelRow(name=name, **{**whole, **fields})  # type: ignore[arg-type]
 
 
-def unknown(name: str, reason: str = "not counted") -> SwitchRow:
-    return SwitchRow(name=name, unknown_calls=2, reasons=(reason,))
+def unknown(name: str, reason: str = "not counted") -> OtherModelRow:
+    return OtherModelRow(name=name, unknown_calls=2, reasons=(reason,))
 
 
-def a_switch() -> Switch:
-    return make_switch(
+def a_switch() -> OtherModel:
+    return make_other_model(
         MODEL,
         [
             a_row("tests/test_triage.py::test_refund"),
@@ -58,8 +56,8 @@ def a_switch() -> Switch:
     )
 
 
-def text_of(switch: Switch, **how: int) -> str:
-    return "\n".join(line.text for line in render_switch(switch, **how)) + "\n"
+def text_of(other: OtherModel, **how: int) -> str:
+    return "\n".join(line.text for line in render_other_model(other, **how)) + "\n"
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -69,20 +67,20 @@ def test_the_whole_table(width: int) -> None:
 
 def test_the_table_fits_the_terminal() -> None:
     longest = max(shipped_card().models, key=len)
-    long = make_switch(longest, [a_row("t.py::test_" + "x" * 200, "123.45", "234.56")])
+    long = make_other_model(longest, [a_row("t.py::test_" + "x" * 200, "123.45", "234.56")])
     table = text_of(long).splitlines()
     assert max(map(len, table)) <= 80
 
 
 def test_what_is_unknown_is_a_question_mark_and_never_a_price() -> None:
-    text = text_of(make_switch(MODEL, [unknown("t.py::test_a")]))
+    text = text_of(make_other_model(MODEL, [unknown("t.py::test_a")]))
     assert "$" not in text.replace("USD", "")
     assert text.splitlines()[2].split() == ["t.py::test_a", "?", "?", "?", "?"]
     assert "no figure: not counted (t.py::test_a)" in text
 
 
 def test_cases_and_attempts_are_one_row_dearest_first() -> None:
-    rows = fold_switch(
+    rows = fold_other_model(
         [
             a_row("t.py::test_a[1]"),
             a_row("t.py::test_a[2]"),
@@ -102,15 +100,15 @@ def test_cases_and_attempts_are_one_row_dearest_first() -> None:
 
 @pytest.mark.parametrize(("rows", "shown"), [(2, 2), (0, 5), (9, 5)])
 def test_as_many_rows_as_asked_for(rows: int, shown: int) -> None:
-    switch = make_switch(MODEL, [a_row(f"t.py::test_{number}") for number in range(5)])
-    text = text_of(switch, rows=rows)
+    other = make_other_model(MODEL, [a_row(f"t.py::test_{number}") for number in range(5)])
+    text = text_of(other, rows=rows)
     assert text.count("t.py::") == shown
     assert (f"... {5 - shown} more" in text) is (shown < 5)
     assert "total" in text
 
 
 def test_prices_can_be_those_of_a_thousand_runs() -> None:
-    text = text_of(make_switch(MODEL, [a_row("t.py::test_a")]), per=1_000)
+    text = text_of(make_other_model(MODEL, [a_row("t.py::test_a")]), per=1_000)
     assert "USD/1,000" in text
     assert "$10.0000" in text
     assert "$13.0000" in text
@@ -145,10 +143,10 @@ def test_growth_shows_its_sign_and_equal_only_when_it_is(now: int, then: int) ->
 
 
 class TestSummary:
-    def report(self) -> Report:
+    def report(self) -> Ledger:
         calls = [make_call("0.01"), make_call("0.02", max_tokens=100)]
         report = make_report({a_test("t.py::test_a"): calls, a_fixture(): calls[:1]})
-        return replace(report, what_if=(a_switch(),))
+        return replace(report, other_models=(a_switch(),))
 
     def test_it_has_a_table_for_each_model(self) -> None:
         text = "\n".join(line.text for line in render_summary(self.report(), View()))

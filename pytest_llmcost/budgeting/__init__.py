@@ -1,1 +1,0 @@
-"""Who spent what, and was it allowed. Imports `metering` and below."""

@@ -1,0 +1,75 @@
+"""The `llmcost` command: price recorded files, show rates, merge and compare ledgers, reconcile.
+
+Uses the core, never `plugin/` and never pytest. Exit status: 0 all is well; 1 a limit is broken,
+figures differ, or something could not be priced; 2 the command or its input is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Action, ArgumentParser
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+
+from pytest_llmcost.cli.options import Console
+from pytest_llmcost.errors import LlmCostError
+
+_COMMANDS = {
+    "price": "price recorded responses and cassettes",
+    "rates": "show what models cost",
+    "merge": "add up the ledgers of several shards",
+    "compare": "compare a ledger with an earlier one",
+    "reconcile": "compare ledgers with the organisation's bill",
+}
+_INTERRUPTED = 130
+"""What a shell reports for Ctrl-C."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.command.run(arguments, Console())
+        sys.stdout.flush()
+    except LlmCostError as error:
+        Console().note(str(error))
+        return 2
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (`| head`); keep Python from complaining about it once more on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="llmcost", description="What Claude API calls cost.")
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show it and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, purpose in _COMMANDS.items():
+        module = _load(name)
+        command = commands.add_parser(name, help=purpose, description=module.__doc__)
+        command.set_defaults(command=module)
+        module.add_arguments(command)
+    return parser
+
+
+def _load(name: str) -> ModuleType:
+    return import_module(f"pytest_llmcost.cli.{name}")
+
+
+class _ShowVersion(Action):
+    """Looks the version up only when asked for: reading package metadata is slow."""
+
+    def __call__(self, parser: ArgumentParser, *_: object) -> None:
+        from pytest_llmcost import __version__
+
+        print(f"llmcost {__version__}")
+        parser.exit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

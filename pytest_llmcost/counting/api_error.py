@@ -1,0 +1,187 @@
+"""What the SDK raises when a count fails -> a CountError that says what to do.
+
+Everything is told by attributes and class names: nothing here imports the SDK. No message ever
+holds a credential, whatever the SDK, the API or the HTTP library put into theirs.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+
+from pytest_llmcost.aws_arn import mask_account
+from pytest_llmcost.errors import CountError
+
+_NAME = (
+    r"[\w-]*(?:api[_ -]?key|access[_-]?key(?:[_-]?id)?|subscription-key|secret(?:[_-]?key)?|"
+    r"(?:access|auth|bearer|id|refresh|security|session)[_-]?token|password|authorization|cookie|"
+    r"x-amz-signature|x-amz-credential)"
+)
+_NAMED = re.compile(
+    # `signature` and `credential` are words, too, unless an equals sign follows.
+    rf"""(?P<name>(?:{_NAME}["'\\]*(?:\s*(?:=>|[:=])|(?<=["'])\s*,|%3[ad])|"""
+    r"""\b(?:signature|credential)(?:=|%3d))"""
+    r"""[\s\[(]*(?:\bb(?=["']))?["'\\]*"""
+    r"""(?:(?:bearer|basic|digest|token|negotiate)\s+)?)"""
+    r"""[^\s"'\\&,;<>)\]}]{4,}""",
+    re.IGNORECASE,
+)
+"""A credential behind its name: in a header, a query, JSON, or a list of pairs."""
+_SECRET = re.compile(
+    r"\bsk-[\w-]{6,}|\bAIza[\w-]{8,}|\bya29\.[\w.-]+|\b(?:AKIA|ASIA)[A-Z0-9]{8,}|"
+    r"\bgh[opsru]_\w{8,}|\beyJ[\w-]{8,}\.[\w.-]+|(?<=://)[^\s/@]+(?=@)|"
+    r"(?i:bearer|x-api-key:?)\s+[\w.~+/=-]{8,}"
+)
+"""A credential that is told by its form alone."""
+_HTML = re.compile(
+    r"\s*(?:\ufeff|<\?xml[^>]*>|<!--.*?-->|\s)*<(?:!doctype\s+html|html|head|body)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
+_LONGEST_TITLE = 80
+_LONGEST_TEXT = 500
+_ACCOUNT = re.compile(r"credit|billing|organi[sz]ation|workspace|usage limit", re.IGNORECASE)
+"""Refusals with the same status that say nothing of the payload."""
+_OVERRIDE = "override the fixture llmcost_client"
+_REMEDIES = {
+    401: f"set ANTHROPIC_API_KEY to a valid key, or {_OVERRIDE} to make a client that has one",
+    402: "see the organisation's billing settings",
+    403: f"use a key that may call this model, or {_OVERRIDE}",
+    404: f"check the model id; behind a gateway or on a cloud, {_OVERRIDE}",
+    413: "send a smaller payload; the API would not take it from the application either",
+    429: "wait, then run again; what has been counted so far is kept",
+    529: "run again later; what has been counted so far is kept",
+}
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status behind an error of the SDK's; None where no answer came."""
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def message_of(error: BaseException) -> str:
+    """The API's own words, without credentials, and without the pages that proxies send."""
+    body = getattr(error, "body", None)
+    inner = body.get("error") if isinstance(body, dict) else None
+    message = inner.get("message") if isinstance(inner, dict) else None
+    return show_body(str(message or error))
+
+
+def show_body(text: str) -> str:
+    """What fits into a message of an answer's text, without credentials."""
+    if _HTML.match(text):
+        title = _TITLE.search(text)
+        words = " ".join(without_secrets(html.unescape(title[1])).split()) if title else ""
+        return f'an HTML page titled "{words[:_LONGEST_TITLE]}"' if words else "an HTML page"
+    text = without_secrets(text)
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    return f"{text[:_LONGEST_TEXT]}... ({len(text):,} characters)"
+
+
+def without_secrets(text: str) -> str:
+    """Black out anything that looks like a credential, and the account in ARNs of AWS."""
+    text = _NAMED.sub(r"\g<name>[key]", text)
+    return mask_account(_SECRET.sub("[key]", text))
+
+
+def retry_after(error: BaseException) -> float | None:
+    """Seconds that the API asked to wait, where it did."""
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    return pause_of(headers) if headers else None
+
+
+def pause_of(headers: Mapping[str, str]) -> float | None:
+    """Seconds that an answer asks to wait, in any of the forms that the SDK knows."""
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        told = headers.get(name, "")
+        with suppress(ValueError):
+            seconds = float(told) / scale
+            return None if math.isnan(seconds) else max(0.0, seconds)
+    with suppress(ValueError, OverflowError):
+        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+    return None
+
+
+def show_seconds(seconds: float) -> str:
+    """Write a pause, however long.
+
+    Example:
+        >>> show_seconds(0.5), show_seconds(99_999_999)
+        ('0.5', '99,999,999')
+    """
+    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:g}"
+
+
+def explain_failure(error: BaseException, *, model: str, host: str, seconds: float) -> CountError:
+    """Say why counting failed and what would help; `seconds` is what a count may take."""
+    status = status_of(error)
+    if status is not None:
+        if status == 400:
+            return explain_refusal(message_of(error), model)
+        said = _explain_status(error, status, model, seconds)
+        passing = status in (408, 409, 429) or status >= 500
+        return CountError(said, status=status, retry_after=retry_after(error), may_pass=passing)
+    if isinstance(error, TypeError) and "authentication" in str(error):
+        return CountError(f"no credentials to count {model} with: {_REMEDIES[401]}")
+    if "Bedrock" in str(error):
+        return CountError(
+            "the Bedrock client of the SDK cannot count tokens; counting is free on Anthropic's "
+            f"own API: {_OVERRIDE} to return anthropic.Anthropic(), or "
+            "anthropic.AnthropicBedrockMantle() to stay on AWS"
+        )
+    if type(error).__name__ in ("APITimeoutError", "APIConnectionError"):
+        return CountError(_explain_connection(error, host), may_pass=True)
+    return CountError(f"counting {model} failed: {type(error).__name__}: {show_body(str(error))}")
+
+
+def explain_refusal(said: str, model: str) -> CountError:
+    """Say that a payload is refused, now or when it was recorded (400)."""
+    return CountError(
+        f"the API refused to count this payload for {model} (400): {show_body(said)}. "
+        "`messages.create` would most likely refuse it as well; correct the payload",
+        status=400,
+        refusal=None if _ACCOUNT.search(said) else said,
+    )
+
+
+def _explain_status(error: BaseException, status: int, model: str, most: float) -> str:
+    said = message_of(error)
+    remedy = _REMEDIES.get(status) or _REMEDIES[529]
+    seconds = retry_after(error)
+    wait = f" (retry after {show_seconds(seconds)} s)" if seconds is not None else ""
+    if seconds is not None and seconds > most:
+        remedy += f". A count waits for {most:g} s at most (--llmcost-count-timeout)"
+    return f"counting {model} failed with status {status}{wait}: {said}; {remedy}"
+
+
+def _explain_connection(error: BaseException, host: str) -> str:
+    causes = " <- ".join(
+        f"{type(cause).__name__}: {show_body(str(cause))}" for cause in _causes(error)
+    )
+    return (
+        f"no answer from {host} while counting ({causes or type(error).__name__}); check the "
+        "network, ANTHROPIC_BASE_URL and the proxy settings, then run again"
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The first cause alone; those below say the same in other words."""
+    if error.__cause__ is not None:
+        yield error.__cause__
+
+
+def explain_block(reason: str, host: str) -> CountError:
+    """Say that a plugin forbids connections."""
+    return CountError(
+        f"counting needs a connection to {host}, and this test forbids connections "
+        f"({show_body(reason)}); "
+        "allow that host (block_network(allowed_hosts=...), --allow-hosts), or run without "
+        "recording counts"
+    )

@@ -1,1 +1,0 @@
-"""Where tokens come from: payloads, counts, captured traffic. Imports `pricing` and below."""

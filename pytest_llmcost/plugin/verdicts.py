@@ -1,0 +1,103 @@
+"""What came of a test: its ceilings judged, its failure worded, its report filled in.
+
+Data flow: the test's calls and ceilings -> `judge` -> Verdict -> `broken`, the failure; the
+report of each phase -> `note` -> outcome, section; `add_properties` -> JUnit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from _pytest.outcomes import Failed
+
+from pytest_llmcost.budgets.budget import Verdict, check, spend_of
+from pytest_llmcost.call import Call
+from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.plugin.marker import ceilings_of
+from pytest_llmcost.plugin.owners import Attempt
+from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.reports.wording import render_failure, render_section
+
+_FAILED = "Failed: "
+"""What pytest puts in front of the words of `pytest.fail`."""
+
+
+class _Broken(Failed):
+    """A ceiling's failure, told apart from whatever else a test fails by."""
+
+    __module__ = "builtins"
+
+
+_Broken.__qualname__ = _Broken.__name__ = "Failed"
+
+
+def broken(verdict: Verdict, calls: Sequence[Call], others: Sequence[Verdict] = ()) -> _Broken:
+    """Make the failure of a test, or of a block of it, that broke its ceiling, and maybe others."""
+    return _Broken(_sendable(render_failure(verdict, calls, others)), pytrace=False)
+
+
+def _sendable(text: str) -> str:
+    """Spell out half characters, which a model's name may hold: a report with one ends a worker."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def judge(run: Session, attempt: Attempt, *, needs_calls: bool) -> Verdict | None:
+    """Decide every ceiling of a test once, store it, and return the decisive one."""
+    try:
+        ceilings = ceilings_of(attempt.item, run.settings)
+    except SettingsError as error:  # a marker that was added while the test ran
+        pytest.fail(str(error), pytrace=False)
+    calls = run.books.calls_of(attempt, ceilings.cache)
+    saw_calls = bool(calls) or attempt.has_requests or not needs_calls
+    command = run.count_command(attempt.item)
+    return run.books.conclude(
+        attempt,
+        [
+            check(budget, spend_of(calls, budget.kind, count_command=command), saw_calls=saw_calls)
+            for budget in ceilings.budgets
+        ],
+    )
+
+
+def add_properties(run: Session, attempt: Attempt) -> None:
+    """Hand the figures to JUnit; it shows the last attempt alone, so an earlier one's go."""
+    from pytest_llmcost.reports.junit import PROPERTY_PREFIX, test_properties
+
+    properties = attempt.item.user_properties
+    kept = [each for each in properties if not each[0].startswith(PROPERTY_PREFIX)]
+    properties[:] = [*kept, *test_properties(run.books.ledger.row(attempt.owner))]
+
+
+def note(
+    run: Session, attempt: Attempt, report: pytest.TestReport, call: pytest.CallInfo[None]
+) -> None:
+    """Note the outcome; show on a failed report what the test cost."""
+    ledger = run.books.ledger
+    if report.when != "teardown" or report.failed:
+        ledger.judge(attempt.owner, outcome=_outcome(attempt, report))
+    if not report.failed:
+        return
+    if call.excinfo is not None and isinstance(call.excinfo.value, _Broken):
+        _place(report, attempt.item)
+        return
+    calls = ledger.calls(attempt.owner)
+    if calls:
+        text = _sendable(render_section(calls, attempt.verdict))
+        report.sections.append(("llmcost", text))
+
+
+def _outcome(attempt: Attempt, report: pytest.TestReport) -> str:
+    if attempt.has_failed and report.passed:  # all but a subtest
+        return "failed"
+    if hasattr(report, "wasxfail"):
+        return "xpassed" if report.passed else "xfailed"
+    return "error" if report.failed and report.when != "call" else str(report.outcome)
+
+
+def _place(report: pytest.TestReport, item: pytest.Item) -> None:
+    """Let the summary's line begin with the numbers, and annotations point at the test."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None and crash.message.startswith(_FAILED):
+        crash.message = crash.message.removeprefix(_FAILED)
+        crash.path, crash.lineno = str(item.path), (item.location[1] or 0) + 1

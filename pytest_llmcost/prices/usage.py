@@ -1,0 +1,140 @@
+"""Token quantities by billing category, and what else the bill depends on.
+
+Data flow: a response's `usage` -> `Leg`s of `Usage` and a `Context` -> `RateCard.price`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal, TypeGuard
+
+import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+MOST_TOKENS = 10**9
+"""A thousand times the largest context window: no answer and no prompt has more."""
+PromptCount = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
+"""What `count_tokens` may say."""
+
+SamplingKind = Literal["message", "compaction", "advisor", "declined", "resumed"]
+"""`resumed`: code of an earlier answer ran on and called a tool; the model was not sampled."""
+Platform = Literal[
+    "bedrock",
+    "bedrock-regional",
+    "bedrock-gov",
+    "bedrock-unknown",
+    "vertex",
+    "vertex-regional",
+    "vertex-unknown",
+    "foundry",
+    "foundry-us",
+]
+"""A cloud and its kind of endpoint; `-unknown` where nothing says whether it was a regional one."""
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Token quantities of one or many requests; adds up with `+` and `sum`.
+
+    Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
+    """
+
+    input_tokens: Count = 0
+    """Uncached input alone, as Anthropic says it; caches come on top."""
+    cache_write_5m_tokens: Count = 0
+    cache_write_1h_tokens: Count = 0
+    cache_read_tokens: Count = 0
+    output_tokens: Count = 0
+    """Thinking included."""
+    web_search_requests: Count = 0
+    """Searches that succeeded; failed ones are free."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The whole prompt: uncached input, cache writes and cache reads."""
+        return self.input_tokens + self.cached_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Cache writes and reads together."""
+        return self.cache_write_5m_tokens + self.cache_write_1h_tokens + self.cache_read_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        if not isinstance(other, Usage):
+            return NotImplemented
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            cache_write_5m_tokens=self.cache_write_5m_tokens + other.cache_write_5m_tokens,
+            cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            web_search_requests=self.web_search_requests + other.web_search_requests,
+        )
+
+    def __radd__(self, other: Usage | int) -> Usage:
+        return self if other == 0 else NotImplemented
+
+    def __bool__(self) -> bool:
+        return bool(self.prompt_tokens or self.output_tokens or self.web_search_requests)
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What the price of a request depends on besides its model and its tokens."""
+
+    service_tier: str | None = None
+    """`standard`, `priority` or `batch`, as the response says."""
+    speed: str | None = None
+    """`standard` or `fast`, as the response says, whatever was asked for."""
+    inference_geo: str | None = None
+    """`us`, `global`, `not_available`, or nothing; `asked-us` where the response does not say."""
+    platform: Platform | None = None
+    """The cloud and whether the endpoint was a regional one; nothing is Anthropic's own API."""
+
+
+class SamplingCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One sampling pass of a request with a model and a length band of its own.
+
+    Legs are what one pays for: their prices add up to the call's. Most calls have one.
+    """
+
+    kind: SamplingKind = "message"
+    model: str
+    usage: Usage
+    refusal: str | None = None
+    """Refused before any output: the category, `unspecified` where none is given.
+    Whether that is billed depends on the date."""
+    band_tokens: int | None = None
+    """Prompt length that chooses the band, where it is not this leg's own."""
+    sums_calls: bool = False
+    """Several sampling calls in one sum, so that the band of each is unknown."""
+    most_output_tokens: int | None = None
+    """What the output may have come to, where the end of a stream was not seen."""
+    read_lifetime: Literal["5m", "1h"] | None = None
+    """How long the cache entries live that it reads, where the request says so."""
+    may_cache: Literal["5m", "1h"] | None = None
+    """Any of its plain input may be written to the cache for so long, or read from it."""
+
+
+def is_quantity(value: object, *, least: int = 0) -> TypeGuard[int]:
+    """Return whether a value can be a number of tokens or searches; `true` is none."""
+    return type(value) is int and least <= value <= MOST_TOKENS
+
+
+def find_impossible(sampling_calls: Iterable[SamplingCall]) -> str | None:
+    """Return what no request can have used among these legs; None where there is nothing.
+
+    Every pass of the model has a prompt. A leg without any usage is one that nothing is known
+    of (declined, refused before any output) or one without such a pass.
+    """
+    for sampling in sampling_calls:
+        usage = sampling.usage
+        most = max(getattr(usage, name) for name in usage.__struct_fields__)
+        if not is_quantity(most):
+            return f"more than {MOST_TOKENS:,} tokens of {sampling.model}, which no request can use"
+        is_silent = sampling.kind in ("declined", "resumed") or sampling.refusal is not None
+        if not usage.prompt_tokens and (usage or not is_silent):
+            return (
+                f"{usage.output_tokens:,} output tokens of {sampling.model} for a prompt of 0 tokens, "
+                "but no prompt is empty"
+            )
+    return None

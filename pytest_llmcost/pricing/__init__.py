@@ -1,1 +1,0 @@
-"""What tokens cost: usage in, an itemised bill out. Imports only `errors`."""

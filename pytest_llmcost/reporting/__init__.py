@@ -1,1 +1,0 @@
-"""One pure renderer per format; each sees only the ledger. Imports `budgeting` and below."""

@@ -1,0 +1,149 @@
+"""Endpoint: which request is a Claude call, told by method and path whatever the host.
+
+Data flow: method and URL of a request -> `recognise` -> Endpoint -> capture, `llmcost price`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from pytest_llmcost.prices.usage import Platform
+
+Kind = Literal["messages", "count_tokens", "batch_create", "batch_results"]
+
+_DIRECT = re.compile(
+    r"(?:^|/)v1/messages(?:/(?P<count>count_tokens)"
+    r"|/(?P<batches>batches)(?:/(?P<batch>[^/]+)/results)?)?/?$"
+)
+_BEDROCK = re.compile(
+    r"/model/(?P<model>.+)/(?P<verb>invoke|invoke-with-response-stream|count-tokens)/?$"
+)
+_VERTEX = re.compile(
+    r"(?:/locations/(?P<location>[^/]+))?/publishers/anthropic/models/"
+    r"(?P<model>[^/]+):(?P<verb>rawPredict|streamRawPredict)$"
+)
+_GOVERNMENT = re.compile(r"arn:aws-us-gov:|(?:.*[/:])?us-gov[.-]")
+"""A model id of AWS GovCloud (US), or an ARN with its partition or one of its regions."""
+_OPAQUE_PROFILE = re.compile(r"^arn:[^/]*:(?:application-inference-profile|prompt-router)/")
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request is, as far as its method and URL tell."""
+
+    kind: Kind
+    platform: Platform | None = None
+    """The cloud; nothing is Anthropic's own API, or a host that charges its list price."""
+    model: str | None = None
+    """The model as the URL spells it, decoded; the body names it elsewhere."""
+    stream: bool | None = None
+    """Whether the URL asks for a stream; None where only the body says so."""
+    batch_id: str | None = None
+
+
+@functools.lru_cache(maxsize=256)
+def recognise(method: str, url: str) -> Endpoint | None:
+    """Tell which Claude endpoint a request goes to; None for any other.
+
+    Works under any host and any gateway prefix, with or without a query.
+
+    Source: https://platform.claude.com/docs/en/api/messages and the SDK's Bedrock and Vertex
+    clients, release 2.12.0, read 2026-11-22.
+
+    Example:
+        >>> recognise("POST", "https://gateway.example/anthropic/v1/messages?beta=true").kind
+        'messages'
+    """
+    if "messages" not in url and "/model" not in url:
+        return None
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # an unclosed bracket, say, in a hand-edited recording
+        return None
+    if match := _DIRECT.search(parts.path):
+        return _direct_endpoint(method.upper(), match, parts.hostname or "")
+    if method.upper() != "POST":
+        return None
+    if match := _BEDROCK.search(parts.path):
+        host = parts.hostname or ""
+        return _bedrock_endpoint(unquote(match["model"]), match["verb"], host)
+    if match := _VERTEX.search(parts.path):
+        return _vertex_endpoint(unquote(match["model"]), match["verb"], match["location"])
+    return None
+
+
+def _direct_endpoint(method: str, match: re.Match[str], host: str) -> Endpoint | None:
+    if match["batch"]:
+        if method != "GET":
+            return None
+        return Endpoint(
+            kind="batch_results", platform=_host_platform(host), batch_id=unquote(match["batch"])
+        )
+    if method != "POST":
+        return None
+    kind: Kind = "count_tokens" if match["count"] else "messages"
+    if match["batches"]:
+        kind = "batch_create"
+    return Endpoint(kind=kind, platform=_host_platform(host))
+
+
+def _host_platform(host: str) -> Platform | None:
+    """The cloud behind Anthropic's own paths; the model, hence the region, is in the body."""
+    if host.startswith("bedrock-mantle."):
+        return "bedrock-gov" if _is_government(host) else "bedrock"
+    if host.endswith((".services.ai.azure.com", ".cognitiveservices.azure.com")):
+        return "foundry"
+    return None
+
+
+def _is_government(host: str) -> bool:
+    """Tell a host in a region of AWS GovCloud (US): `us-gov-west-1` or `us-gov-east-1`."""
+    return ".us-gov-" in host
+
+
+def _bedrock_endpoint(model: str, verb: str, host: str) -> Endpoint | None:
+    if not _may_be_claude(model):
+        return None
+    if verb == "count-tokens":
+        return Endpoint(kind="count_tokens", platform="bedrock", model=model, stream=False)
+    return Endpoint(
+        kind="messages",
+        platform="bedrock-gov" if _is_government(host) else bedrock_platform(model),
+        model=model,
+        stream=verb != "invoke",
+    )
+
+
+def _may_be_claude(model: str) -> bool:
+    return "claude" in model or "anthropic" in model or bool(_OPAQUE_PROFILE.match(model))
+
+
+def bedrock_platform(model: str) -> Platform:
+    """Tell a global Bedrock id from a regional one, from GovCloud's, and from an opaque one.
+
+    Every id without the `global.` prefix is regional. Whether that costs more depends on the
+    model's generation, which the rate card knows.
+
+    Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08
+    """
+    if _GOVERNMENT.match(model):
+        return "bedrock-gov"
+    if _OPAQUE_PROFILE.match(model):
+        return "bedrock-unknown"
+    name = model.rpartition("/")[2]
+    return "bedrock" if name.startswith("global.") else "bedrock-regional"
+
+
+def _vertex_endpoint(model: str, verb: str, location: str | None) -> Endpoint:
+    if model == "count-tokens":
+        return Endpoint(kind="count_tokens", platform="vertex", stream=False)
+    platform: Platform = "vertex" if location == "global" else "vertex-regional"
+    if location is None:
+        platform = "vertex-unknown"
+    return Endpoint(
+        kind="messages", platform=platform, model=model, stream=verb == "streamRawPredict"
+    )
