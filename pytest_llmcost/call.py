@@ -1,32 +1,29 @@
-"""Call: one billable request, whatever told us of it.
+"""Call: one billable request with its price, and the only way to make one.
 
-Data flow: a count, a response or a statement -> Call (unpriced) -> `price_call` -> Call with
-its price and bounds -> the ledger.
+A response says what was used (`Answer`); on a date, with a rate card, that becomes a `Call`. A call
+without a rate card does not exist, so nothing can add up calls that nobody has priced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from pytest_llmcost.aws_arn import mask_account
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import CacheState, SamplingCost, in_cache_state, total
-from pytest_llmcost.prices.caveats import (
-    caveat_name,
-    may_be_higher,
-    may_be_lower,
-    without_card_caveats,
-)
+from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import Platform, SamplingCall, Terms, Usage
+from pytest_llmcost.responses.message import Answer
 
-Evidence = Literal["billed", "counted", "recounted", "stale", "declared"]
+Evidence = Literal["billed", "counted", "recounted", "stale", "declared", "mocked"]
 Phase = Literal["setup", "call", "teardown"]
 
 _ZERO = Decimal(0)
@@ -37,7 +34,7 @@ _UNKNOWN_ENDPOINT: Mapping[str, Platform] = {
 
 
 class PricedSamplingCall(SamplingCall, frozen=True, kw_only=True, gc=False):
-    """A leg with its list price in US dollars; nothing where it cannot be priced."""
+    """A sampling call with its list price in US dollars; None where it cannot be priced."""
 
     usd: Decimal | None = None
 
@@ -71,141 +68,198 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     usd_high: Decimal | None = None
     """None where nothing bounds it."""
     declared_usd: Decimal | None = None
-    """A price the test stated itself; it is the call's price, and its legs have none."""
-    caveats: tuple[str, ...] = ()
-    """Sorted; each the name of a `Caveat`, with a detail behind a colon where there is one."""
-
-    @property
-    def lost_usage(self) -> Usage | None:
-        """The most that each of its lost attempts used; None where nothing bounds them.
-
-        They had the same prompt, at worst none of it cached yet, and replies of `max_tokens`.
-        """
-        if not self.lost_attempts or self.max_tokens is None or len(self.sampling_calls) != 1:
-            return None
-        return msgspec.structs.replace(
-            in_cache_state(self.sampling_calls[0], "cold"), output_tokens=self.max_tokens
-        )
+    """A price the test stated itself; it is the call's price, and its sampling calls have none."""
+    caveats: tuple[Caveat, ...] = ()
+    """Sorted; each the name of a rule, with a detail behind a colon where there is one."""
 
     @property
     def billed_usage(self) -> Usage:
-        """The tokens one pays for: all legs together, unbilled refusals left out."""
-        return sum(
-            (sampling.usage for sampling in self.sampling_calls if _is_billed(sampling)), Usage()
-        )
+        """The tokens that are charged: all sampling calls together, without unbilled refusals."""
+        return sum((each.usage for each in self.sampling_calls if is_billed(each)), Usage())
+
+    @property
+    def lost_usage(self) -> Usage | None:
+        """The most that each of its lost attempts used; None where nothing bounds them."""
+        return _lost_usage(self.lost_attempts, self.max_tokens, self.sampling_calls)
+
+    def has_caveat(self, *names: str) -> bool:
+        """Whether one of its caveats has one of these names."""
+        return any(caveat.name in names for caveat in self.caveats)
 
 
-def _is_billed(sampling: PricedSamplingCall) -> bool:
+def _lost_usage(
+    lost_attempts: int | None, max_tokens: int | None, sampling_calls: Sequence[SamplingCall]
+) -> Usage | None:
+    # They had the same prompt, at worst none of it cached yet, and replies of `max_tokens`.
+    if not lost_attempts or max_tokens is None or len(sampling_calls) != 1:
+        return None
+    return replace(in_cache_state(sampling_calls[0], "cold"), output_tokens=max_tokens)
+
+
+def is_billed(sampling: PricedSamplingCall) -> bool:
+    """Whether a sampling call is charged; some refusals before any output are not."""
     return sampling.refusal is None or sampling.usd != 0
 
 
-def price_call(
-    call: Call, card: RateCard, *, on: date, cache_state: CacheState = "as-billed"
+def price(
+    answer: Answer,
+    card: RateCard,
+    *,
+    on: date,
+    cache_state: CacheState = "as-billed",
+    evidence: Evidence = "billed",
+    lost_attempts: int | None = None,
+    max_tokens: int | None = None,
+    **facts: Any,
 ) -> Call:
-    """Return a call with its list price, bounds and the card's caveats; may be priced again.
+    """Price what a response said, or what a count predicts.
+
+    Args:
+        answer: What was used.
+        card: The rates.
+        on: The price date, UTC.
+        cache_state: How cache reads and writes count.
+        evidence: Where the numbers come from.
+        lost_attempts: How many attempts got no answer before this one did.
+        max_tokens: The most that its reply may be.
+        facts: Other fields of `Call`: fingerprint, live, at, attempts, phase.
+    """
+    own: set[str] = {*answer.caveats}
+    # Code that ran beside certain server tools is free: which ones, the rate card says.
+    if answer.code_beside is not None and not card.is_code_execution_free(answer.code_beside):
+        own.add("code-execution-hours")
+    # The response may name the model plainly where the request spelled it as a cloud does.
+    spellings = (answer.asked_model, answer.model, *(each.model for each in answer.sampling_calls))
+    fields = _price(
+        card,
+        on,
+        cache_state,
+        model=answer.model,
+        spellings=[name for name in spellings if name],
+        sampling_calls=answer.sampling_calls,
+        terms=answer.terms,
+        caveats=sorted_caveats(own),
+        declared_usd=answer.declared_usd,
+        lost_attempts=lost_attempts,
+        max_tokens=max_tokens,
+    )
+    return Call(
+        evidence=evidence,
+        lost_attempts=lost_attempts,
+        max_tokens=max_tokens,
+        usage=answer.usage,
+        stream=answer.stream,
+        declared_usd=answer.declared_usd,
+        **fields,
+        **facts,
+    )
+
+
+def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "as-billed") -> Call:
+    """Return the same request on another card, date or cache state; only its price changes."""
+    # What a card found is for the new card to find again; it was never the answer's own.
+    own = tuple(each for each in call.caveats if not each.rule.by_card)
+    terms = call.context
+    if call.has_caveat("unknown-endpoint"):
+        # A card without a regional multiplier prices the plain cloud; another may have one.
+        terms = replace(terms, platform=_UNKNOWN_ENDPOINT.get(terms.platform or "", terms.platform))
+    fields = _price(
+        card,
+        on,
+        cache_state,
+        model=call.model,
+        spellings=[call.model, *(each.model for each in call.sampling_calls)],
+        sampling_calls=call.sampling_calls,
+        terms=terms,
+        caveats=own,
+        declared_usd=call.declared_usd,
+        lost_attempts=call.lost_attempts,
+        max_tokens=call.max_tokens,
+    )
+    return replace(call, **fields)
+
+
+def _price(
+    card: RateCard,
+    on: date,
+    cache_state: CacheState,
+    *,
+    model: str,
+    spellings: Iterable[str],
+    sampling_calls: tuple[SamplingCall, ...],
+    terms: Terms,
+    caveats: tuple[Caveat, ...],
+    declared_usd: Decimal | None,
+    lost_attempts: int | None,
+    max_tokens: int | None,
+) -> dict[str, Any]:
+    """Return the fields of a call that depend on the card.
 
     Without a price for one of its models the call's price is unknown, never zero, and what the
-    other legs cost is its low bound. Never raises for an unknown model.
+    other sampling calls cost is its low bound.
     """
-    call = _without_accounts(call)
-    kept = without_card_caveats(call.caveats)
-    if not call.sampling_calls or call.declared_usd is not None:
-        low, high = _bounds(kept, call.declared_usd or _ZERO, call.declared_usd)
-        return msgspec.structs.replace(
-            call, usd=call.declared_usd, usd_low=low, usd_high=high, caveats=kept
-        )
-    context = _context_of(call, card)
-    priced = [
-        _price_sampling(sampling, card, context, on, cache_state)
-        for sampling in call.sampling_calls
-    ]
-    unknown = {
-        f"unknown-model: {sampling}"
-        for sampling in priced
-        if isinstance(sampling, UnknownModelError)
-    }
-    cost = total([sampling for sampling in priced if isinstance(sampling, SamplingCost)])
-    bounded = set()
-    if any(sampling.most_output_tokens is not None for sampling in call.sampling_calls):
-        bounded.add("truncated-stream")
-    highest = None if unknown else cost.high
-    if call.lost_usage is not None and highest is not None:
+    # What is priced gets into files; an ARN names an AWS account.
+    model = mask_account(model)
+    sampling_calls = tuple(replace(each, model=mask_account(each.model)) for each in sampling_calls)
+    found = card.find(model)
+    fields: dict[str, Any] = {"model": found.model if found else model, "context": terms}
+    if not sampling_calls or declared_usd is not None:
+        low, high = _open_bounds(caveats, declared_usd or _ZERO, declared_usd)
+        kept = tuple(_priced(each, None) for each in sampling_calls)
+        return {
+            **fields,
+            "model": model,
+            "sampling_calls": kept,
+            "usd": declared_usd,
+            "usd_low": low,
+            "usd_high": high,
+            "caveats": caveats,
+        }
+    if terms.platform is None:
+        clouds = (known.platform for name in spellings if (known := card.find(name)))
+        terms = replace(terms, platform=next(filter(None, clouds), None))
+    costs: list[SamplingCost | None] = []
+    unknown: set[str] = set()
+    for sampling in sampling_calls:
+        try:
+            costs.append(card.price_sampling(sampling, terms, on=on, cache_state=cache_state))
+        except UnknownModelError as error:
+            costs.append(None)
+            unknown.add(f"unknown-model: {error}")
+    cost = total([each for each in costs if each is not None])
+    high = None if unknown else cost.high
+    bounded: set[str] = set()
+    if any(each.most_output_tokens is not None for each in sampling_calls):
+        bounded.add("truncated-stream")  # by its `max_tokens`, which the card has used
+    lost = _lost_usage(lost_attempts, max_tokens, sampling_calls)
+    if lost is not None and high is not None:
         bounded.add("lost-answer")
-        lost = msgspec.structs.replace(
-            call.sampling_calls[0], usage=call.lost_usage, refusal=None, most_output_tokens=None
-        )
-        each = card.price_sampling(lost, context, on=on).high
-        attempts = call.lost_attempts or 0
-        highest = None if each is None else EXACT.fma(each, attempts, highest)
-    exact = tuple(each for each in kept if caveat_name(each) not in bounded)
-    low, high = _bounds(exact, cost.low, highest)
-    found = card.find(call.model)
-    return msgspec.structs.replace(
-        call,
-        model=found.model if found else call.model,
-        context=context,
-        sampling_calls=tuple(map(_priced, call.sampling_calls, priced)),
-        usd=None if unknown else cost.usd,
-        usd_low=low,
-        usd_high=high,
-        caveats=tuple(sorted({*kept, *cost.caveats, *unknown})),
-    )
+        attempt = replace(sampling_calls[0], usage=lost, refusal=None, most_output_tokens=None)
+        most = card.price_sampling(attempt, terms, on=on).high
+        high = None if most is None else EXACT.fma(most, lost_attempts or 0, high)
+    low, high = _open_bounds([each for each in caveats if each.name not in bounded], cost.low, high)
+    return {
+        **fields,
+        "context": terms,
+        "sampling_calls": tuple(map(_priced, sampling_calls, costs)),
+        "usd": None if unknown else cost.usd,
+        "usd_low": low,
+        "usd_high": high,
+        "caveats": sorted_caveats([*caveats, *cost.caveats, *unknown]),
+    }
 
 
-def _without_accounts(call: Call) -> Call:
-    """Mask the AWS account in the names of models: what is priced gets into files."""
-    if not any(
-        "arn" in name.lower()
-        for name in (call.model, *(sampling.model for sampling in call.sampling_calls))
-    ):
-        return call
-    return msgspec.structs.replace(
-        call,
-        model=mask_account(call.model),
-        sampling_calls=tuple(
-            msgspec.structs.replace(sampling, model=mask_account(sampling.model))
-            for sampling in call.sampling_calls
-        ),
-    )
+def _priced(sampling: SamplingCall, cost: SamplingCost | None) -> PricedSamplingCall:
+    fields = {name: getattr(sampling, name) for name in SamplingCall.__struct_fields__}
+    if cost is not None:
+        fields |= {"model": cost.sampling.model, "usd": cost.usd}
+    return PricedSamplingCall(**fields)
 
 
-def _price_sampling(
-    sampling: SamplingCall, card: RateCard, context: Terms, on: date, cache_state: CacheState
-) -> SamplingCost | UnknownModelError:
-    try:
-        return card.price_sampling(sampling, context, on=on, cache_state=cache_state)
-    except UnknownModelError as error:
-        return error
-
-
-def _priced(
-    sampling: PricedSamplingCall, cost: SamplingCost | UnknownModelError
-) -> PricedSamplingCall:
-    if isinstance(cost, UnknownModelError):
-        return msgspec.structs.replace(sampling, usd=None)
-    return msgspec.structs.replace(sampling, model=cost.sampling.model, usd=cost.usd)
-
-
-def _bounds(
-    caveats: tuple[str, ...], low: Decimal, high: Decimal | None
+def _open_bounds(
+    caveats: Iterable[Caveat], low: Decimal, high: Decimal | None
 ) -> tuple[Decimal, Decimal | None]:
     """Open the bounds as the caveats say that did not come from the card."""
-    if any(map(may_be_lower, caveats)):
+    if any(each.may_be_lower for each in caveats):
         low = _ZERO
-    return low, None if any(map(may_be_higher, caveats)) else high
-
-
-def _context_of(call: Call, card: RateCard) -> Terms:
-    """Return what the price depends on, with what the model's spelling tells of the endpoint."""
-    platform = call.context.platform
-    if platform is None:
-        found = [
-            card.find(name)
-            for name in (call.model, *(sampling.model for sampling in call.sampling_calls))
-        ]
-        platform = next((each.platform for each in found if each and each.platform), None)
-    elif any(caveat_name(each) == "unknown-endpoint" for each in call.caveats):
-        platform = _UNKNOWN_ENDPOINT.get(platform, platform)
-    if platform == call.context.platform:
-        return call.context
-    return msgspec.structs.replace(call.context, platform=platform)
+    return low, None if any(each.may_be_higher for each in caveats) else high

@@ -82,7 +82,7 @@ class Purse:
 
     @property
     def calls(self) -> list[Call]:
-        return [exchange.call for exchange in self.exchanges if exchange.call is not None]
+        return [exchange.call for exchange in self.exchanges if exchange.answer is not None]
 
     @property
     def call(self) -> Call:

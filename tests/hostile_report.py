@@ -18,6 +18,7 @@ from pytest_llmcost.budgets.budget import Verdict, check, spend_of
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.builder import LedgerBuilder
 from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, RunRecord
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 
 HOSTILE = (
@@ -37,7 +38,9 @@ def hostile_report() -> Ledger:
     dear = make_call(
         "0.0312", usage=Usage(input_tokens=5000, cache_read_tokens=200, output_tokens=40)
     )
-    stale = make_call(None, evidence="stale", caveats=("stale: system, tools.`x`|y",))
+    stale = make_call(
+        None, evidence="stale", caveats=sorted_caveats(("stale: system, tools.`x`|y",))
+    )
     small = make_call("0.009", model="claude-haiku-5-5", live=True)
     warned = judge("0.01", small, warn_at=Decimal("0.8"))
     ledger = LedgerBuilder()

@@ -17,7 +17,7 @@ from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.responses.batch_results import BatchResult
 from pytest_llmcost.responses.endpoints import Endpoint
-from pytest_llmcost.responses.message import read_answer, stop_reason_of, unknown_call
+from pytest_llmcost.responses.message import read_answer, unknown_answer
 from pytest_llmcost.responses.stream import StreamedMessage
 
 Booking = tuple[object, Exchange]
@@ -65,8 +65,8 @@ class Batches:
         asked = opened.exchange if opened is not None else results
         exchange = _read_result(asked, result)
         if opened is not None and opened.is_told:
-            return owner, replace(exchange, replaces=opened.exchange)
-        return None if exchange.call is None else (owner, exchange)
+            return owner, replace(exchange, supersedes=opened.exchange)
+        return None if exchange.answer is None else (owner, exchange)
 
     def tell_open(self, matches: Callable[[object], bool]) -> Iterator[Booking]:
         """Yield the open requests of matching owners that nobody has been told of."""
@@ -94,11 +94,10 @@ def _requests(created: Exchange) -> Iterator[tuple[str, Exchange]]:
 
 def _opened(created: Exchange, params: dict[str, Any], replay: Replay | None) -> Exchange:
     endpoint = Endpoint(kind="messages", platform=created.endpoint.platform)
-    call = unknown_call(endpoint, params, "open-batch")
     return replace(
         created,
         endpoint=endpoint,
-        call=replace(call, live=created.live, at=created.at),
+        answer=unknown_answer(endpoint, params, "open-batch"),
         payload=params or None,
         replay=replay,
     )
@@ -118,12 +117,11 @@ def _recorded_request(replay: Replay | None, custom_id: str) -> Replay | None:
 
 def _read_result(asked: Exchange, result: BatchResult) -> Exchange:
     if result.outcome not in ("succeeded", "unreadable"):
-        return replace(asked, call=None)
+        return replace(asked, answer=None)
     payload: Mapping[str, Any] | None = asked.payload
     messages = [StreamedMessage(body=result.body or {})]
     try:
-        call = read_answer(messages, endpoint=asked.endpoint, payload=payload, batch=True)
+        answer = read_answer(messages, endpoint=asked.endpoint, payload=payload, batch=True)
     except UsageDataError as error:
-        call = unknown_call(asked.endpoint, payload, f"unreadable-response: {error}")
-    call = replace(call, live=asked.live, at=asked.at)
-    return replace(asked, call=call, stop_reason=stop_reason_of(messages))
+        answer = unknown_answer(asked.endpoint, payload, f"unreadable-response: {error}")
+    return replace(asked, answer=answer)

@@ -96,7 +96,7 @@ class Capture:
         """Drain, then tell the sink what is still open, for owners about to be judged.
 
         An open stream is truncated; a request without an answer and a batch without results are
-        unknown. What becomes of them later comes with `replaces`.
+        unknown. What becomes of them later comes with `supersedes`.
         """
         self.drain()
         for talk in self._open_talks(lambda talk: matches(talk.owner)):
@@ -141,7 +141,7 @@ class Capture:
     def _withdraw(self, talk: Conversation) -> None:
         """Tell the sink of a request that costs nothing, whatever it was told before."""
         if talk.told is not None:
-            self._tell(talk.owner, replace(talk.told, call=None, replaces=talk.told))
+            self._tell(talk.owner, replace(talk.told, answer=None, supersedes=talk.told))
         elif talk.is_seen and talk.is_ours and talk.endpoint.kind in _BILLED:
             self._tell(talk.owner, talk.exchange(None))
 
@@ -231,7 +231,7 @@ def _mark_relay(talk: Conversation, exchange: Exchange) -> None:
     prompt. Those come on top.
     """
     outer = talk.outer
-    if outer is not None and exchange.call is not None and _passes_on(talk, outer):
+    if outer is not None and exchange.answer is not None and _passes_on(talk, outer):
         outer.relays = True
 
 

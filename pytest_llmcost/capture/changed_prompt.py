@@ -10,12 +10,11 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from pytest_llmcost.call import Call
-from pytest_llmcost.capture.request import Exchange
 from pytest_llmcost.counting.client import Count
 from pytest_llmcost.counting.payload import Payload, changed_parts, describe_changes
-from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Terms, Usage
+from pytest_llmcost.responses.message import Answer
 
 _TAKEN_FIRST = (
     "input_tokens",
@@ -27,57 +26,54 @@ _TAKEN_FIRST = (
 
 
 def recount(
-    call: Call,
+    answer: Answer,
     count: Count,
     *,
     sent: Payload,
     recorded: Payload,
-    exchange: Exchange,
-    tokenizer: Callable[[str], str | None] | None = None,
-) -> Call:
-    """Price what is sent now: its own count as input, the recorded reply as output.
+    tokenizer: Callable[[str], str | None],
+) -> Answer | None:
+    """Return what the recorded reply uses for the prompt that is sent now.
 
-    What the prompt grew by is uncached input. The model, and with it the rates, are those of what
-    is sent now.
+    Its input is the count of the new prompt, its output that of the recorded reply. What the prompt
+    grew by is uncached input. The model, and with it the rates, are those of what is sent now.
+    Return None where a count of the prompt does not give the new cost.
 
     Args:
-        call: What the replayed response bills, unpriced.
+        answer: What the replayed response said.
         count: `count_tokens` of the payload sent now.
         sent: The payload sent now.
         recorded: The payload that the response was recorded for.
-        exchange: Where the call comes from.
-        tokenizer: Model -> name of its tokenizer; the shipped card's by default.
+        tokenizer: Model -> name of its tokenizer, None where it is unknown.
     """
-    obstacle = _obstacle(call, exchange)
-    if obstacle is not None:
-        return stale(call, sent=sent, recorded=recorded, obstacle=obstacle)
-    (sampling,) = call.sampling_calls
-    model = sampling.model if sent.model == recorded.model else sent.model
+    if obstacle_to_recount(answer) is not None:
+        return None
+    (sampling,) = answer.sampling_calls
+    model = answer.model if sent.model == recorded.model else sent.model
     usage = spread(sampling.usage, count.input_tokens)
-    caveats = {*call.caveats, *count.caveats}
-    caveats.update(reply_caveats(sent, recorded, exchange, tokenizer or shipped_tokenizer))
+    caveats = {*answer.caveats, *count.caveats, *reply_caveats(answer, sent, recorded, tokenizer)}
     caveats.add(f"changed-prompt: {_changes(sent, recorded)}")
     if sent.body.get("speed") == "fast" != recorded.body.get("speed"):
         caveats.add("unknown-speed")  # fast may be asked for and not given
     return replace(
-        call,
+        answer,
         model=model,
-        evidence="recounted",
         usage=usage,
         sampling_calls=(replace(sampling, model=model, usage=usage),),
-        context=_context(call.context, sent, recorded),
-        caveats=tuple(sorted(caveats)),
+        terms=_terms_now(answer.terms, sent, recorded),
+        caveats=sorted_caveats(caveats),
     )
 
 
-def stale(call: Call, *, sent: Payload, recorded: Payload, obstacle: str = "") -> Call:
-    """Make an unknown of a call whose payload has changed and that no count can mend.
+def without_figures(answer: Answer, *, sent: Payload, recorded: Payload) -> Answer:
+    """Make an unknown of a reply whose prompt has changed and cannot be recounted.
 
-    It keeps no legs: yesterday's price would be taken for today's.
+    It keeps no sampling calls: yesterday's price would be taken for today's.
     """
+    obstacle = obstacle_to_recount(answer)
     text = f"stale: {_changes(sent, recorded)}" + (f" ({obstacle})" if obstacle else "")
     return replace(
-        call, evidence="stale", sampling_calls=(), caveats=tuple(sorted({*call.caveats, text}))
+        answer, sampling_calls=(), code_beside=None, caveats=sorted_caveats([*answer.caveats, text])
     )
 
 
@@ -104,13 +100,13 @@ def spread(usage: Usage, prompt_tokens: int) -> Usage:
     return replace(usage, **kept)
 
 
-def _obstacle(call: Call, exchange: Exchange) -> str | None:
-    """Why a count of the prompt does not give the call's new cost."""
-    if exchange.messages > 1:
+def obstacle_to_recount(answer: Answer) -> str | None:
+    """Return why a count of the prompt does not give a reply's new cost; None where it does."""
+    if len(answer.ids) > 1:
         return "the recorded answer holds several messages"
-    if len(call.sampling_calls) != 1 or call.sampling_calls[0].kind != "message":
+    if len(answer.sampling_calls) != 1 or answer.sampling_calls[0].kind != "message":
         return "the recorded answer took several sampling calls"
-    (sampling,) = call.sampling_calls
+    (sampling,) = answer.sampling_calls
     if sampling.sums_calls or sampling.usage.web_search_requests:
         return "the recorded answer took several sampling calls"
     if sampling.refusal is not None:
@@ -119,22 +115,22 @@ def _obstacle(call: Call, exchange: Exchange) -> str | None:
 
 
 def reply_caveats(
+    answer: Answer,
     sent: Payload,
     recorded: Payload,
-    exchange: Exchange,
     tokenizer: Callable[[str], str | None],
 ) -> set[str]:
-    """Say in which way the recorded reply is not the one that would come now."""
+    """Return in which ways the recorded reply is not the one that would come now."""
     caveats = set()
     if sent.model != recorded.model:
         then, now = tokenizer(recorded.model), tokenizer(sent.model)
         if then is None or then != now:
             caveats.add(f"other-tokenizer: recorded with {recorded.model}")
-    if exchange.stop_reason == "max_tokens":
+    if answer.stop_reason == "max_tokens":
         then_most, now_most = recorded.body.get("max_tokens"), sent.body.get("max_tokens")
         if not (isinstance(then_most, int) and isinstance(now_most, int) and now_most <= then_most):
             caveats.add(f"cut-reply: by max_tokens {then_most}, now {now_most}")
-    if exchange.stop_reason == "stop_sequence":
+    if answer.stop_reason == "stop_sequence":
         gone = [text for text in _stop_sequences(recorded) if text not in _stop_sequences(sent)]
         if gone:
             caveats.add(f"cut-reply: by one of stop_sequences, now without {gone[0]!r}")
@@ -146,17 +142,11 @@ def _stop_sequences(payload: Payload) -> list[object]:
     return texts if isinstance(texts, list) else []
 
 
-def _context(context: Terms, sent: Payload, recorded: Payload) -> Terms:
+def _terms_now(terms: Terms, sent: Payload, recorded: Payload) -> Terms:
     """What was asked for in another way than then is priced as it is asked for now."""
     if sent.body.get("inference_geo") != recorded.body.get("inference_geo"):
         asked = sent.body.get("inference_geo")
-        context = replace(context, inference_geo=asked if isinstance(asked, str) else None)
-    if context.speed == "fast" and sent.body.get("speed") != "fast":
-        context = replace(context, speed="standard")
-    return context
-
-
-def shipped_tokenizer(model: str) -> str | None:
-    """The name of a model's tokenizer; None where the shipped card does not know it."""
-    card = shipped_card()
-    return card.tokenizer(model) if card.find(model) else None
+        terms = replace(terms, inference_geo=asked if isinstance(asked, str) else None)
+    if terms.speed == "fast" and sent.body.get("speed") != "fast":
+        terms = replace(terms, speed="standard")
+    return terms

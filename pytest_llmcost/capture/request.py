@@ -7,37 +7,33 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
 import msgspec
 from msgspec.structs import replace
 
-from pytest_llmcost.call import Call
 from pytest_llmcost.capture.lost_answer import read_failure
 from pytest_llmcost.capture.replay import Replay, read_betas
 from pytest_llmcost.capture.transports.httpx import Library
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.responses.batch_results import BatchResult, BatchResultsReader
 from pytest_llmcost.responses.endpoints import Endpoint
-from pytest_llmcost.responses.message import (
-    read_answer,
-    stop_reason_of,
-    unknown_call,
-)
-from pytest_llmcost.responses.stream import Reader, StreamedMessage, reader_for
+from pytest_llmcost.responses.message import Answer, read_answer, unknown_answer
+from pytest_llmcost.responses.stream import Reader, reader_for
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """One request of the code under test and what came of it."""
 
     endpoint: Endpoint
-    call: Call | None
-    """Not priced yet, evidence `billed`; None where it costs nothing: a count, a request that
-    was refused or answered by a mock's exception, a batch's request that failed."""
+    answer: Answer | None
+    """What the response said; None where it costs nothing: a count, a request that was refused or
+    answered by a mock's exception, a batch's request that failed."""
     payload: Mapping[str, Any] | None = None
     """The request's JSON; None where its body could not be read."""
     betas: tuple[str, ...] = ()
@@ -48,11 +44,11 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it went over the network in this run; None is unknown."""
     at: str | None = None
     """When it was sent, UTC; None unless it was, or may have been, live."""
-    messages: int = 1
-    """How many messages the answer held. A recount is for one."""
-    stop_reason: str | None = None
-    """Why the reply ended."""
-    replaces: Exchange | None = None
+    attempts: int = 1
+    """How often the client has sent it by now."""
+    lost_attempts: int | None = None
+    """How many of the attempts got no answer; None for none."""
+    supersedes: Exchange | None = None
     """What was said of the same request when its owner was settled, before it was complete."""
 
 
@@ -236,21 +232,21 @@ class Conversation:
 
     def unknown(self, caveat: str) -> Exchange:
         """Return an exchange of which no cost is known."""
-        return self.exchange(unknown_call(self.endpoint, self.payload, caveat))
+        return self.exchange(unknown_answer(self.endpoint, self.payload, caveat))
 
-    def exchange(self, call: Call | None, *, messages: Sequence[StreamedMessage] = ()) -> Exchange:
+    def exchange(self, answer: Answer | None) -> Exchange:
         """Return the exchange with what is known of the request."""
         return Exchange(
             endpoint=self.endpoint,
-            call=None if call is None else self._complete(call),
+            answer=None if answer is None else self._complete(answer),
             payload=self.payload,
             betas=read_betas(self.request.headers.get("anthropic-beta", "")),
             replay=self.replay,
             live=self.live,
             at=self._at,
-            messages=max(1, len(messages)),
-            stop_reason=stop_reason_of(messages),
-            replaces=self.told,
+            attempts=self.attempts,
+            lost_attempts=self.lost_before or None,
+            supersedes=self.told,
         )
 
     @functools.cached_property
@@ -269,16 +265,12 @@ class Conversation:
     def _at(self) -> str | None:
         return None if self.live is False else _utc(self.sent_at)
 
-    def _complete(self, call: Call) -> Call:
-        caveats = {*call.caveats, "lost-answer"} if self.lost_before else call.caveats
+    def _complete(self, answer: Answer) -> Answer:
+        lost = ("lost-answer",) if self.lost_before else ()
         return replace(
-            call,
-            live=self.live,
-            at=self._at,
+            answer,
             stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
-            attempts=self.attempts,
-            lost_attempts=self.lost_before or None,
-            caveats=tuple(sorted(caveats)),
+            caveats=sorted_caveats([*answer.caveats, *lost]),
         )
 
     def _read(self, reader: Reader | None, exhausted: bool) -> Exchange | None:
@@ -290,10 +282,10 @@ class Conversation:
         if not messages:
             return self.unknown("unreadable-response" if exhausted else "truncated-stream")
         try:
-            call = read_answer(messages, endpoint=self.endpoint, payload=self.payload)
+            answer = read_answer(messages, endpoint=self.endpoint, payload=self.payload)
         except UsageDataError as error:
             return self.unknown(f"unreadable-response: {error}")
-        return self.exchange(call, messages=messages)
+        return self.exchange(answer)
 
     def _is_broken_by_a_mock(self) -> bool:
         """Whether a mock sent what is no JSON at all; JSON without a usage may be an oversight."""

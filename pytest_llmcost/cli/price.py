@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_llmcost.call import Call, price_call
+from pytest_llmcost.call import Call, price
 from pytest_llmcost.cli.options import (
     Console,
     add_date_option,
@@ -23,7 +23,6 @@ from pytest_llmcost.cli.options import (
 from pytest_llmcost.errors import RecordingError
 from pytest_llmcost.ledger.ledger_file import to_json
 from pytest_llmcost.money import format_usd
-from pytest_llmcost.prices.caveats import caveat_name
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import format_count, render_table
@@ -90,7 +89,7 @@ def _bytes(path: str) -> bytes:
 
 
 def _price(found: Found, card: RateCard, on: date) -> Priced:
-    call = None if found.call is None else price_call(found.call, card, on=on)
+    call = None if found.answer is None else price(found.answer, card, on=on)
     model = found.model if call is None else call.model
     return Priced(source=found.source, model=model, call=call, free=found.free)
 
@@ -148,7 +147,7 @@ def _cells(row: Priced) -> list[str]:
         f"{usage.cached_tokens:,}",
         f"{usage.output_tokens:,}",
         _shown(row.call),
-        ", ".join(dict.fromkeys(caveat_name(caveat) for caveat in row.call.caveats)),
+        ", ".join(dict.fromkeys(caveat.name for caveat in row.call.caveats)),
     ]
 
 

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import Verdict, spend_of
 from pytest_llmcost.budgets.increase import Difference, IncreaseLimit, check_increase
-from pytest_llmcost.call import Call, price_call
+from pytest_llmcost.call import Call
+from pytest_llmcost.call import reprice as reprice_call
 from pytest_llmcost.compare.pairing import (
     Key,
     Pair,
@@ -200,7 +201,7 @@ def reprice(ledger: Ledger, card: RateCard, *, like: Ledger) -> Ledger:
     on, cache_state = _price_date(like), _cache_state(like)
 
     def price_all(calls: Sequence[Call]) -> tuple[Call, ...]:
-        return tuple(price_call(call, card, on=on, cache_state=cache_state) for call in calls)
+        return tuple(reprice_call(call, card, on=on, cache_state=cache_state) for call in calls)
 
     def price_row(row: _Row) -> _Row:
         calls = price_all(row.calls)

@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
-from pytest_llmcost.call import Call, PricedSamplingCall, price_call
+from pytest_llmcost.call import Call, PricedSamplingCall
+from pytest_llmcost.call import reprice as reprice_call
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import CacheState
-from pytest_llmcost.prices.caveats import caveat_name
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import Usage
 
@@ -89,7 +89,7 @@ def _split(call: Call, payload: PayloadFacts | None) -> Call | None:
 
 
 def _price(call: Call, cache_state: CacheState, card: RateCard, on: date) -> Call:
-    return price_call(call, card, on=on, cache_state=cache_state)
+    return reprice_call(call, card, on=on, cache_state=cache_state)
 
 
 def _worst(call: Call, card: RateCard, on: date) -> Decimal | None:
@@ -99,7 +99,7 @@ def _worst(call: Call, card: RateCard, on: date) -> Decimal | None:
     if sampling.kind != "message" or sampling.sums_calls:
         return None
     longest = _longest(sampling, call.max_tokens)
-    settled = tuple(each for each in call.caveats if caveat_name(each) not in _OF_THE_REPLY)
+    settled = tuple(each for each in call.caveats if each.name not in _OF_THE_REPLY)
     call = replace(call, usage=longest.usage, sampling_calls=(longest,), caveats=settled)
     return _price(call, "cold", card, on).usd_high
 

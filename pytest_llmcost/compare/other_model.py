@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, cast
 
 from msgspec.structs import replace
 
-from pytest_llmcost.call import Call, price_call
+from pytest_llmcost.call import Call, reprice
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.ledger.ledger import (
     Ledger,
@@ -200,7 +200,7 @@ def _priced(asked: _Asked, call: Call, payload: PayloadFacts, tokens: int) -> _P
     context = call.context
     if "inference_geo" in payload.dropped.get(asked.model, ""):
         context = replace(context, inference_geo=None)
-    then = price_call(
+    then = reprice(
         replace(call, model=asked.model, usage=usage, sampling_calls=(moved,), context=context),
         asked.card,
         on=asked.on,

@@ -24,6 +24,7 @@ from pytest_llmcost.ledger.ledger import (
     TestRow,
 )
 from pytest_llmcost.ledger.totals import Rows, decide, sort_rows, sum_totals, sum_usd
+from pytest_llmcost.prices.caveats import decode_caveat, encode_caveat
 
 
 class TestOwner(msgspec.Struct, frozen=True, kw_only=True, tag="test"):
@@ -174,7 +175,9 @@ class LedgerBuilder:
             self._news, self._new_payloads = {}, {}
         if not entries and not fragment.payloads:
             return None
-        builtins: dict[str, Any] = msgspec.to_builtins(fragment, str_keys=True)
+        builtins: dict[str, Any] = msgspec.to_builtins(
+            fragment, str_keys=True, enc_hook=encode_caveat
+        )
         return builtins
 
     def _entry(self, owner: Owner) -> _Entry:
@@ -193,7 +196,7 @@ class LedgerBuilder:
 
     def absorb(self, fragment: Mapping[str, Any], *, worker: str | None = None) -> None:
         """Book what another process sent; the worker's name tells equal attempts apart."""
-        news = msgspec.convert(fragment, _Fragment)
+        news = msgspec.convert(fragment, _Fragment, dec_hook=decode_caveat)
         for fingerprint, payload in news.payloads.items():
             self.learn(fingerprint, payload)
         for entry in news.entries:

@@ -28,6 +28,7 @@ from pytest_llmcost.ledger.ledger import (
     calls_of,
 )
 from pytest_llmcost.money import plain_usd
+from pytest_llmcost.prices.caveats import decode_caveat, encode_caveat
 from pytest_llmcost.prices.usage import find_impossible
 
 _Row = TypeVar("_Row", TestRow, FixtureRow, Call)
@@ -117,8 +118,12 @@ _TYPES = {field.name: field.type for field in msgspec.structs.fields(Ledger)}
 _KEYS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _PAYLOAD_DECODER = msgspec.json.Decoder(PayloadFacts)
 _LIST_DECODER = msgspec.json.Decoder(list[msgspec.Raw])
-_DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in _TYPES.items()}
-_ROW_DECODERS = {name: msgspec.json.Decoder(get_args(_TYPES[name])[0]) for name in _LISTS}
+_DECODERS = {
+    name: msgspec.json.Decoder(kind, dec_hook=decode_caveat) for name, kind in _TYPES.items()
+}
+_ROW_DECODERS = {
+    name: msgspec.json.Decoder(get_args(_TYPES[name])[0], dec_hook=decode_caveat) for name in _LISTS
+}
 
 
 def read_ledger(path: str | os.PathLike[str]) -> Ledger:
@@ -260,7 +265,7 @@ def render_json(ledger: Ledger) -> bytes:
 
 def to_json(value: Any) -> Any:
     """Make builtins of a value of ours, money as text in plain digits."""
-    whole = [msgspec.to_builtins(value, builtin_types=(Decimal,))]
+    whole = [msgspec.to_builtins(value, builtin_types=(Decimal,), enc_hook=encode_caveat)]
     _make_plain_list(whole)
     return whole[0]
 
@@ -357,7 +362,9 @@ def _ordinary_mode(target: Path) -> int:
 
 def ledger_schema() -> dict[str, Any]:
     """Make the JSON Schema of ledgers from the types."""
-    schema = msgspec.json.schema(Ledger, ref_template="#/$defs/{name}")
+    schema = msgspec.json.schema(
+        Ledger, ref_template="#/$defs/{name}", schema_hook=lambda kind: {"type": "string"}
+    )
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = f"A ledger of pytest-llmcost, schema {SCHEMA}"
     plain: dict[str, Any] = _with_plain_decimals(schema)

@@ -27,6 +27,7 @@ from pytest_llmcost.ledger.ledger import (
     fixture_name,
 )
 from pytest_llmcost.money import EXACT
+from pytest_llmcost.prices.caveats import encode_caveat
 from pytest_llmcost.prices.usage import Usage
 
 _AnyRow = TypeVar("_AnyRow", TestRow, FixtureRow)
@@ -72,7 +73,7 @@ def sort_calls(calls: Iterable[Call]) -> tuple[Call, ...]:
 
 def _call_order(call: Call) -> tuple[int, str, bytes]:
     try:
-        rest = msgspec.json.encode(call)
+        rest = msgspec.json.encode(call, enc_hook=encode_caveat)
     except UnicodeEncodeError:  # a model's name with half a character in it
         rest = repr(call).encode("utf-8", "backslashreplace")
     return _PHASES.index(call.phase), call.fingerprint or "", rest

@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import Verdict, settled
-from pytest_llmcost.call import Call, price_call
-from pytest_llmcost.capture.changed_prompt import recount, reply_caveats, stale
+from pytest_llmcost.call import Call, Evidence, price, reprice
+from pytest_llmcost.capture.changed_prompt import (
+    obstacle_to_recount,
+    recount,
+    reply_caveats,
+    without_figures,
+)
 from pytest_llmcost.counting.limits import count_breakpoints, longest_reply, task_budget_of
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.errors import CountError, PayloadError
@@ -27,9 +32,10 @@ from pytest_llmcost.plugin.counts import read_normalised
 from pytest_llmcost.plugin.owners import Attempt, Holder, Seat
 from pytest_llmcost.plugin.session import Session, checked_hook_result
 from pytest_llmcost.prices.bill import CacheState, Cost
-from pytest_llmcost.prices.caveats import caveat_name
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms
+from pytest_llmcost.responses.message import Answer
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.replay import Replay
@@ -41,29 +47,43 @@ if TYPE_CHECKING:
     from pytest_llmcost.plugin.session import Session
 
 
-Metered = tuple[Call | None, Payload | None]
+class Metered(NamedTuple):
+    """A captured reply as it is to be priced."""
+
+    answer: Answer
+    evidence: Evidence = "billed"
+    payload: Payload | None = None
+    """What the fingerprint stands for; None where the request could not be read."""
 
 
-def read_exchange(run: Session, seat: Seat, exchange: Exchange) -> Metered:
-    """Make a call of an exchange, with the payload that its fingerprint stands for."""
-    call, replay = exchange.call, exchange.replay
-    if call is None:
-        return call, None
+def meter(run: Session, seat: Seat, exchange: Exchange, answer: Answer) -> Metered:
+    """Compare what was sent with what was recorded, and return what the reply uses now."""
+    replay = exchange.replay
     payload = _read_sent(run, seat, exchange)
-    if payload is not None:
-        call = replace(call, fingerprint=payload.fingerprint)
     if replay is None or replay.is_same:
-        return call, payload
+        return Metered(answer, payload=payload)
     if payload is None:
-        return _not_comparable(run, call, "what is sent now cannot be read"), None
+        return Metered(_not_comparable(run, answer, "what is sent now cannot be read"))
     recorded = _read_recorded(run, seat, exchange, replay)
     if recorded is None:
-        return _not_comparable(run, call, replay.obstacle or "nothing is known of it"), payload
+        obstacle = replay.obstacle or "nothing is known of it"
+        return Metered(_not_comparable(run, answer, obstacle), payload=payload)
+    tokenizer = run.books.tokenizer
     if recorded.fingerprint == payload.fingerprint:
         # The prompt is the same; a reply that was cut may be longer now.
-        cut = reply_caveats(payload, recorded, exchange, run.books.tokenizer)
-        return _with_caveats(call, *cut), payload
-    return _outgrown(run, seat, exchange, call, payload, recorded), payload
+        cut = reply_caveats(answer, payload, recorded, tokenizer)
+        return Metered(_with_caveats(answer, *cut), payload=payload)
+    recounted = None
+    try:
+        if obstacle_to_recount(answer) is None:
+            count = run.books.counting.count(seat, payload)
+            recounted = recount(answer, count, sent=payload, recorded=recorded, tokenizer=tokenizer)
+    except CountError:
+        pass  # not counted yet: the figure is unknown, and the caveat says how to count it
+    if recounted is not None:
+        return Metered(recounted, "recounted", payload)
+    unknown = without_figures(answer, sent=payload, recorded=recorded)
+    return Metered(unknown, "stale", payload)
 
 
 def _read_sent(run: Session, seat: Seat, exchange: Exchange) -> Payload | None:
@@ -88,33 +108,16 @@ def _read_recorded(run: Session, seat: Seat, exchange: Exchange, replay: Replay)
         return None
 
 
-def _not_comparable(run: Session, call: Call, obstacle: str) -> Call:
+def _not_comparable(run: Session, answer: Answer, obstacle: str) -> Answer:
     run.notes.add(
         f"replayed replies cannot be checked against what is sent now: {obstacle}; keep the "
         "request's body in the cassette (see docs/capture.md)"
     )
-    return _with_caveats(call, f"not-comparable: {obstacle}")
+    return _with_caveats(answer, f"not-comparable: {obstacle}")
 
 
-def _outgrown(
-    run: Session, seat: Seat, exchange: Exchange, call: Call, payload: Payload, recorded: Payload
-) -> Call:
-    try:
-        count = run.books.counting.count(seat, payload)
-    except CountError:
-        return stale(call, sent=payload, recorded=recorded)
-    return recount(
-        call,
-        count,
-        sent=payload,
-        recorded=recorded,
-        exchange=exchange,
-        tokenizer=run.books.tokenizer,
-    )
-
-
-def _with_caveats(call: Call, *caveats: str) -> Call:
-    return replace(call, caveats=tuple(sorted({*call.caveats, *caveats})))
+def _with_caveats(answer: Answer, *caveats: str) -> Answer:
+    return replace(answer, caveats=sorted_caveats([*answer.caveats, *caveats]))
 
 
 _RANK = ("within", "unverified", "exceeded")
@@ -210,12 +213,9 @@ class Books:
         """The name of a model's tokenizer; None where the card does not know it."""
         return self.card.tokenizer(model) if self.card.find(model) else None
 
-    def price(self, call: Call, cache_state: CacheState | None = None) -> Call:
-        """Price a call on the run's date and basis, or on a basis of a marker's own."""
-        settings = self.run.settings
-        return price_call(
-            call, self.card, on=self.run.price_date, cache_state=cache_state or settings.cache
-        )
+    def in_cache_state(self, call: Call, cache_state: CacheState) -> Call:
+        """Price a call again in the cache state that a marker asks for."""
+        return reprice(call, self.card, on=self.run.price_date, cache_state=cache_state)
 
     def cost_of(self, call: Call) -> Cost:
         """The itemised bill of a call.
@@ -245,16 +245,27 @@ class Books:
     def saw(self, seat: Seat, exchange: Exchange) -> None:
         """Meter and book an exchange, or what has become of one that was booked as open."""
         seat.holder.has_requests |= exchange.endpoint.kind != "count_tokens"
-        blocks = self._take_back(exchange.replaces)
+        blocks = self._take_back(exchange.supersedes)
         if blocks is None:
             blocks = seat.holder.open_blocks
-        call, payload = exchange.call, None
-        with self.run.keeping_failures():
-            call, payload = read_exchange(self.run, seat, exchange)
-        if call is None:
+        if exchange.answer is None:
             return
-        booked = self._book(seat, call, payload, blocks)
-        if _OPEN.intersection(map(caveat_name, booked.caveats)):
+        metered = Metered(exchange.answer)
+        with self.run.keeping_failures():
+            metered = meter(self.run, seat, exchange, exchange.answer)
+        payload = metered.payload
+        booked = self._book(
+            seat,
+            metered.answer,
+            payload,
+            blocks,
+            evidence=metered.evidence,
+            live=exchange.live,
+            at=exchange.at,
+            attempts=exchange.attempts,
+            lost_attempts=exchange.lost_attempts,
+        )
+        if booked.has_caveat(*_OPEN):
             self._open[id(exchange)] = _OpenCall(exchange, booked, seat.holder, [*blocks])
         with self.run.keeping_failures():
             self._tell(booked, seat)
@@ -271,35 +282,48 @@ class Books:
             block.remove(known.call)
         return known.blocks
 
-    def book(self, seat: Seat, call: Call, payload: Payload | None = None) -> Call:
-        """Price a call and put it into the ledger."""
-        booked = self._book(seat, call, payload, seat.holder.open_blocks)
+    def book(
+        self, seat: Seat, answer: Answer, payload: Payload | None = None, *, evidence: Evidence
+    ) -> Call:
+        """Price an answer and put it into the ledger."""
+        booked = self._book(seat, answer, payload, seat.holder.open_blocks, evidence=evidence)
         self._tell(booked, seat)
         self._look_up(booked, seat, payload)
         return booked
 
-    def book_declared(self, seat: Seat, call: Call, session: str | None) -> Call:
+    def book_declared(self, seat: Seat, answer: Answer, session: str | None) -> Call:
         """Book a stated call; of an agent's session only what its running total has grown by."""
-        total = call.declared_usd
+        total = answer.declared_usd
         if session is None or total is None:
-            return self.book(seat, call)
+            return self.book(seat, answer, evidence="declared")
         sessions = seat.holder.sessions
         so_far, last = sessions.get(session, (Decimal(0), None))
         if last is not None and total <= so_far:
             return last
-        booked = self.book(seat, replace(call, declared_usd=EXACT.subtract(total, so_far)))
+        grown = replace(answer, declared_usd=EXACT.subtract(total, so_far))
+        booked = self.book(seat, grown, evidence="declared")
         sessions[session] = (total, booked)
         return booked
 
     def _book(
-        self, seat: Seat, call: Call, payload: Payload | None, blocks: Iterable[list[Call]]
+        self,
+        seat: Seat,
+        answer: Answer,
+        payload: Payload | None,
+        blocks: Iterable[list[Call]],
+        **facts: Any,
     ) -> Call:
-        known = None
-        if payload is not None:
-            known = describe(payload)
-            call = replace(call, max_tokens=longest_reply(payload.body))
-        call = replace(self.price(call), phase=seat.phase)
-        self.ledger.add(seat.owner, call, known)
+        call = price(
+            answer,
+            self.card,
+            on=self.run.price_date,
+            cache_state=self.run.settings.cache,
+            phase=seat.phase,
+            fingerprint=payload.fingerprint if payload else None,
+            max_tokens=longest_reply(payload.body) if payload else None,
+            **facts,
+        )
+        self.ledger.add(seat.owner, call, describe(payload) if payload else None)
         self.changes += 1
         seat.holder.is_touched = True
         for block in blocks:
@@ -319,7 +343,7 @@ class Books:
         calls = self.ledger.calls(holder.owner)
         if cache_state is None or cache_state == self.run.settings.cache:
             return calls
-        return settled(self.price(call, cache_state) for call in calls)
+        return settled(self.in_cache_state(call, cache_state) for call in calls)
 
     # Verdicts
 

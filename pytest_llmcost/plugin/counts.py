@@ -1,7 +1,7 @@
 """Counting for a test: its cassette, its mode, its client; and pricing what was counted.
 
 Data flow: payload -> `Counting.count` (the test's count cassette, else the API) -> Count ->
-`counted_call` -> Call -> `Run.book`.
+`counted_answer` -> Answer -> `Run.book`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import pytest
 from msgspec.structs import replace
 
-from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.counting.api_error import without_secrets
 from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.counting.client import Asker, Count, Counter, Job, Mode, count_all, make_client
@@ -41,9 +40,10 @@ from pytest_llmcost.ledger.ledger import PayloadFacts as LedgerPayload
 from pytest_llmcost.plugin.marker import ceilings_of
 from pytest_llmcost.plugin.progress import show_waiting
 from pytest_llmcost.plugin.pytest_recording import cassette_path, fixture_cassette_path, record_mode
-from pytest_llmcost.prices.usage import Terms, Usage, is_quantity
+from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage, is_quantity
 from pytest_llmcost.responses.endpoints import bedrock_platform
-from pytest_llmcost.responses.message import read_lifetime
+from pytest_llmcost.responses.message import Answer, read_lifetime
 
 if TYPE_CHECKING:
     from pytest_llmcost.plugin.owners import Seat
@@ -211,39 +211,30 @@ def read_normalised(
     return replace(sent, fingerprint=told.fingerprint, parts=told.parts)
 
 
-def counted_call(
+def counted_answer(
     count: Count, payload: Payload, output_tokens: int | None, prompt: Usage | None = None
-) -> Call:
-    """Make the call that a count foretells; without an output, of the input alone.
+) -> Answer:
+    """Return what a count predicts; without an output, of the input alone.
 
-    The prompt is plain input, unless it is told apart by what the cache does.
+    The prompt is plain input, unless `prompt` splits it by what the cache does.
     """
     caveats = ("input-only",) if output_tokens is None else ()
     prompt = prompt or Usage(input_tokens=count.input_tokens)
     usage = replace(prompt, output_tokens=output_tokens or 0)
     lifetime = read_lifetime(payload.body) if prompt.cache_read_tokens else None
-    return Call(
+    return Answer(
         model=payload.model,
-        fingerprint=payload.fingerprint,
-        evidence="counted",
         usage=usage,
-        sampling_calls=(
-            PricedSamplingCall(model=payload.model, usage=usage, read_lifetime=lifetime),
-        ),
-        context=_context(payload),
-        caveats=tuple(sorted({*count.caveats, *caveats})),
+        sampling_calls=(SamplingCall(model=payload.model, usage=usage, read_lifetime=lifetime),),
+        terms=_terms(payload),
+        caveats=sorted_caveats([*count.caveats, *caveats]),
     )
 
 
-def uncounted_call(payload: Payload, error: CountError) -> Call:
-    """Make the call of a payload whose count failed: of unknown price, never of none."""
-    return Call(
-        model=payload.model,
-        fingerprint=payload.fingerprint,
-        evidence="counted",
-        context=_context(payload),
-        caveats=(f"uncounted: {_why_uncounted(error)}",),
-    )
+def uncounted_answer(payload: Payload, error: CountError) -> Answer:
+    """Return what is known of a payload whose count failed: an unknown price, not $0."""
+    caveat = f"uncounted: {_why_uncounted(error)}"
+    return Answer(model=payload.model, terms=_terms(payload), caveats=sorted_caveats([caveat]))
 
 
 def _why_uncounted(error: CountError) -> str:
@@ -274,7 +265,7 @@ def read_output(payload: Payload, output_tokens: int | str | None) -> int | None
     return output_tokens
 
 
-def _context(payload: Payload) -> Terms:
+def _terms(payload: Payload) -> Terms:
     """What the payload asks for that changes its price; a response may say otherwise."""
     asked = str(payload.body.get("model", ""))
     speed, geography = payload.body.get("speed"), payload.body.get("inference_geo")
@@ -353,18 +344,16 @@ def _who_asks(run: Session, item: pytest.Item, payload: Payload, state: State | 
     return _Asked(None, "columns" if run.settings.columns else "nobody")
 
 
-def with_cache_bounds(run: Session, payload: Payload, call: Call) -> Call:
-    """Let a prompt with breakpoints that was priced as plain input be bounded, not exact."""
+def with_cache_bounds(run: Session, payload: Payload, answer: Answer) -> Answer:
+    """Bound a prompt with breakpoints that is priced as plain input: it is not exact."""
     if not count_breakpoints(payload.body):
-        return call
+        return answer
     least = _least(run, payload.model)
-    if least is not None and call.usage.prompt_tokens < least:
-        return call  # too short to be cached at all
-    lifetime = read_lifetime(payload.body) or "1h"  # the dearest of several
-    sampling_calls = tuple(
-        replace(sampling, may_cache=lifetime) for sampling in call.sampling_calls
-    )
-    return replace(call, sampling_calls=sampling_calls)
+    if least is not None and answer.usage.prompt_tokens < least:
+        return answer  # too short to be cached at all
+    lifetime = read_lifetime(payload.body) or "1h"  # the most expensive of several
+    samplings = tuple(replace(each, may_cache=lifetime) for each in answer.sampling_calls)
+    return replace(answer, sampling_calls=samplings)
 
 
 def _split(run: Session, seat: Seat, plan: CachePlan, asked: _Asked) -> CachedPrompt:

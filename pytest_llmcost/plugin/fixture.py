@@ -222,10 +222,10 @@ class LlmCost:
     ) -> Counted:
         from pytest_llmcost.plugin.counts import (
             count_payload,
-            counted_call,
+            counted_answer,
             read_normalised,
             read_output,
-            uncounted_call,
+            uncounted_answer,
             with_cache_bounds,
         )
 
@@ -238,15 +238,15 @@ class LlmCost:
                 whole, prompt, usage = count_payload(run, seat, payload, item, cache)
             except CountError as error:
                 # Whoever catches it, or fails by it, has not made the payload free of charge.
-                run.books.book(seat, uncounted_call(payload, error))
+                run.books.book(seat, uncounted_answer(payload, error), payload, evidence="counted")
                 raise
-            call = counted_call(whole, payload, output, usage)
+            answer = counted_answer(whole, payload, output, usage)
             if usage is None:
-                call = with_cache_bounds(run, payload, call)
+                answer = with_cache_bounds(run, payload, answer)
         except LlmCostError as error:
             # The message says it all; our own frames would only hide the line that asked.
             raise error.with_traceback(None) from None
-        return Counted(run.books.book(seat, call, payload), run, prompt)
+        return Counted(run.books.book(seat, answer, payload, evidence="counted"), run, prompt)
 
     async def acount(
         self,
@@ -287,11 +287,11 @@ class LlmCost:
             return Counted(None)
         try:
             stated = None if usd is None else parse_usd(usd)
-            call = read_declared(response, model=model, usd=stated)
+            answer = read_declared(response, model=model, usd=stated)
             session = session_of(response) if stated is None else None
         except LlmCostError as error:
             raise error.with_traceback(None) from None
-        return Counted(self._run.books.book_declared(self._run.seat, call, session), self._run)
+        return Counted(self._run.books.book_declared(self._run.seat, answer, session), self._run)
 
     @property
     def calls(self) -> tuple[Call, ...]:

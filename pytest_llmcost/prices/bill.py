@@ -110,8 +110,10 @@ def _tier(settings: CardFile, context: Terms) -> _Factor:
 
 def _geography(settings: CardFile, entry: ModelEntry, context: Terms) -> _Factor:
     """Foundry's US data zone costs what Anthropic's US geography does."""
-    geography = "us" if context.platform == "foundry-us" else context.inference_geo
-    if not geography or geography in settings.geographies_at_list:
+    geography = "us" if context.platform == "foundry-us" else context.inference_geo or ""
+    # `asked-us`: only the request names it. At list price everywhere, it makes no difference.
+    named = geography.removeprefix("asked-")
+    if not named or named in settings.geographies_at_list:
         return _Factor()
     if geography in entry.geography:
         return _known(entry.geography[geography])

@@ -1,7 +1,7 @@
-"""Why a figure is a bound and not exact: every caveat has a name, a direction and a meaning.
+"""Why a figure is a bound and not exact: everything that is known of each caveat, in one table.
 
-A caveat on a call is the text `name`, or `name: detail`. Its direction says where the true cost
-may lie and so opens the call's low or high bound. `docs/caveats.md` lists them for people.
+A caveat on a call is the text `name`, or `name: detail`; ledgers hold that text. `docs/caveats.md`
+is written from the table.
 """
 
 from __future__ import annotations
@@ -11,101 +11,298 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 Direction = Literal["lower", "higher", "either", "none"]
+TokenKind = Literal["input_tokens", "output_tokens"]
+
+_INPUT: frozenset[TokenKind] = frozenset({"input_tokens"})
+_OUTPUT: frozenset[TokenKind] = frozenset({"output_tokens"})
+_BOTH = _INPUT | _OUTPUT
 
 
-class Caveat(NamedTuple):
-    """One reason why a figure is not the whole truth."""
+class Rule(NamedTuple):
+    """What one kind of caveat means."""
 
     name: str
     direction: Direction
     """Where the true cost may lie, seen from the figure; `none` leaves the figure exact."""
     meaning: str
-    """For people, one sentence."""
+    """For the documentation, one sentence without its full stop."""
+    sentence: str = ""
+    """For a message: what is uncertain and what settles it, with `{detail}` and `{command}`."""
+    tokens: frozenset[TokenKind] = frozenset()
+    """Which stated tokens it puts in doubt; without any it concerns the price alone."""
     by_card: bool = False
-    """Found by the rate card each time it prices the call, which then sets the bounds itself."""
+    """Found by the rate card each time it prices a call, which then sets the bounds itself."""
+    of_the_reply: bool = False
+    """About the length of the reply, which `max_tokens` bounds."""
 
 
 _READING = (
-    Caveat("truncated-stream", "higher", "The stream ended before its final usage; output unknown"),
-    Caveat("lost-answer", "higher", "The request was sent and no answer came; it may be billed"),
-    Caveat("unreadable-response", "either", "The response has no usage that could be read"),
-    Caveat("left-out", "higher", "count_tokens refused this part, so it was counted without it"),
-    Caveat("unknown-field", "higher", "The payload has a key whose tokens nobody counted"),
-    Caveat("unknown-usage", "higher", "The usage has a quantity that no price is known for"),
-    Caveat("unknown-speed", "higher", "Asked to be fast; the response does not say whether it was"),
-    Caveat("first-call-only", "higher", "Server tools: the count covers the first sampling call"),
-    Caveat("input-only", "none", "The prompt alone was priced, as asked"),
-    Caveat("unbounded-output", "higher", "Nothing says how long the reply may get"),
-    Caveat("code-execution-hours", "higher", "Container time is billed but shown in no response"),
-    Caveat("advisor-without-entry", "higher", "The advisor spoke, but its tokens are not in usage"),
-    Caveat("other-tokenizer", "either", "The output was recorded with another tokenizer"),
-    Caveat("cut-reply", "higher", "The recorded reply was cut by a limit that has changed since"),
-    Caveat("open-batch", "higher", "The batch's results have not been seen"),
-    Caveat("not-comparable", "either", "The two runs did not measure the same thing"),
-    Caveat("stale", "either", "The payload has changed and no count of the new one is to be had"),
-    Caveat("uncounted", "either", "Counting this payload failed, so its price is unknown"),
-    Caveat("changed-prompt", "none", "The prompt changed since its reply was recorded"),
-    Caveat("declared-price", "none", "The test stated this price itself"),
+    Rule(
+        "truncated-stream",
+        "higher",
+        "The stream ended before its final usage; output unknown",
+        "a streamed reply was not read to its end{detail}; read it to the end, or pass its final "
+        "message to llmcost.record(...)",
+        _OUTPUT,
+        of_the_reply=True,
+    ),
+    Rule(
+        "lost-answer",
+        "higher",
+        "The request was sent and no answer came; it may be billed",
+        "a request had no answer, which may be billed all the same{detail}; state its cost with "
+        "llmcost.record(...)",
+        _BOTH,
+    ),
+    Rule(
+        "unreadable-response",
+        "either",
+        "The response has no usage that could be read",
+        "the usage of a reply could not be read{detail}; state it with llmcost.record(...)",
+        _BOTH,
+    ),
+    Rule(
+        "left-out",
+        "higher",
+        "count_tokens refused this part, so it was counted without it",
+        "count_tokens refused a part of the payload{detail}, so the count is too low; a recorded "
+        "reply has the true usage",
+        _INPUT,
+    ),
+    Rule(
+        "unknown-field",
+        "higher",
+        "The payload has a key whose tokens are unknown",
+        "this version does not know a field of the payload{detail}; update pytest-llmcost",
+        _INPUT,
+    ),
+    Rule(
+        "unknown-usage",
+        "higher",
+        "The usage has a quantity that no price is known for",
+        "the usage has a quantity without a price{detail}; update pytest-llmcost",
+    ),
+    Rule(
+        "unknown-speed",
+        "higher",
+        "Asked to be fast; the response does not say whether it was",
+        "fast mode was asked for, and the reply does not say whether it was used{detail}",
+    ),
+    Rule(
+        "first-call-only",
+        "higher",
+        "Server tools: the count covers the first sampling call",
+        "the count covers only the first call of a server tool's loop{detail}; a recorded reply "
+        "has the true usage",
+        _BOTH,
+    ),
+    Rule(
+        "input-only",
+        "none",
+        "The prompt alone was priced, as asked",
+        "no output was counted; pass output_tokens= to llmcost.count(...)",
+        _OUTPUT,
+        of_the_reply=True,
+    ),
+    Rule(
+        "unbounded-output",
+        "higher",
+        "Nothing says how long the reply may get",
+        "nothing bounds the output{detail}; pass output_tokens= or max_tokens",
+        _OUTPUT,
+        of_the_reply=True,
+    ),
+    Rule(
+        "code-execution-hours",
+        "higher",
+        "Container time is billed but shown in no response",
+        "code execution is also billed by the hour, which no reply states",
+    ),
+    Rule(
+        "advisor-without-entry",
+        "higher",
+        "The advisor spoke, but its tokens are not in usage",
+        "an advisor was asked, but the usage does not list it{detail}",
+        _BOTH,
+    ),
+    Rule(
+        "other-tokenizer",
+        "either",
+        "The output was recorded with another tokenizer",
+        "the recorded reply was counted by another model's tokenizer{detail}; record it again",
+        _OUTPUT,
+        of_the_reply=True,
+    ),
+    Rule(
+        "cut-reply",
+        "higher",
+        "The recorded reply was cut by a limit that has changed since",
+        "the recorded reply was cut by a limit that has changed{detail}; record it again",
+        _OUTPUT,
+        of_the_reply=True,
+    ),
+    Rule(
+        "open-batch",
+        "higher",
+        "The batch's results have not been seen",
+        "a batch was created but its results were not read{detail}; read them",
+        _BOTH,
+    ),
+    Rule(
+        "not-comparable",
+        "either",
+        "The two runs did not measure the same thing",
+        "the recorded request cannot be compared with what is sent now{detail}; record it with its "
+        "body in the cassette",
+        _INPUT,
+    ),
+    Rule(
+        "stale",
+        "either",
+        "The payload has changed and there is no count of the new one",
+        "the prompt changed since its reply was recorded{detail} and is not counted yet; count it "
+        "(free): {command}",
+        _INPUT,
+    ),
+    Rule(
+        "uncounted",
+        "either",
+        "Counting this payload failed, so its price is unknown",
+        "a payload is not counted yet{detail}; count it (free): {command}",
+        _BOTH,
+    ),
+    Rule("changed-prompt", "none", "The prompt changed since its reply was recorded"),
+    Rule("declared-price", "none", "The test stated this price itself"),
 )
 
 _PRICING = (
-    Caveat("unknown-model", "either", "The card has no price for this model on this date", True),
-    Caveat("cache-unpriced", "either", "The prompt is cached, and was priced as plain input", True),
-    Caveat("retired-model", "none", "Retired; its last rates were used", True),
-    Caveat("ended-fast-mode", "none", "Fast mode has ended; its last rates were used", True),
-    Caveat("priority-tier", "none", "Priced as the same tokens at the standard tier", True),
-    Caveat("unknown-tier", "either", "No price is published for this service tier", True),
-    Caveat(
+    Rule(
+        "unknown-model",
+        "either",
+        "The card has no price for this model on this date",
+        "a model has no price{detail}; add it to a price file (--llmcost-prices=FILE)",
+        by_card=True,
+    ),
+    Rule(
+        "cache-unpriced",
+        "either",
+        "The prompt is cached, and was priced as plain input",
+        "a prompt with cache_control was counted without saying what is cached; pass "
+        'llmcost.count(..., cache="cold"), "warm" or "none"',
+        by_card=True,
+    ),
+    Rule("retired-model", "none", "Retired; its last rates were used", by_card=True),
+    Rule("ended-fast-mode", "none", "Fast mode has ended; its last rates were used", by_card=True),
+    Rule("priority-tier", "none", "Priced as the same tokens at the standard tier", by_card=True),
+    Rule(
+        "unknown-tier",
+        "either",
+        "No price is published for this service tier",
+        "no price is published for the service tier{detail}; see llmcost_prices",
+        by_card=True,
+    ),
+    Rule(
         "unknown-endpoint",
         "higher",
         "Regional endpoints cost more; unknown if it was one",
-        True,
+        "a regional endpoint costs more, and this may be one{detail}",
+        by_card=True,
     ),
-    Caveat("unknown-geography", "higher", "No factor is known for this place of inference", True),
-    Caveat("fallback-without-entry", "higher", "A billed attempt's tokens are not in usage", True),
-    Caveat("unknown-refusal", "higher", "Unknown whether this kind of refusal is billed", True),
-    Caveat(
-        "band-on-total", "lower", "The length band was chosen on the sum of several calls", True
+    Rule(
+        "unknown-geography",
+        "higher",
+        "No multiplier is known for this place of inference",
+        "no multiplier is known for the place of inference{detail}",
+        by_card=True,
     ),
-    Caveat("advisor-fast", "higher", "Unknown whether a fast request's advisor is fast too", True),
+    Rule(
+        "fallback-without-entry",
+        "higher",
+        "A billed attempt's tokens are not in usage",
+        "a declined attempt is missing in the usage{detail}",
+        _BOTH,
+        by_card=True,
+    ),
+    Rule(
+        "unknown-refusal",
+        "higher",
+        "Unknown whether this kind of refusal is billed",
+        "it is unknown whether this kind of refusal is billed{detail}",
+        by_card=True,
+    ),
+    Rule(
+        "band-on-total",
+        "lower",
+        "The length band was chosen on the sum of several calls",
+        "the length band was chosen on the total of several requests{detail}",
+        by_card=True,
+    ),
+    Rule(
+        "advisor-fast",
+        "higher",
+        "Unknown whether a fast request's advisor is fast too",
+        "it is unknown whether a fast request's advisor is fast too{detail}",
+        by_card=True,
+    ),
 )
 
-CAVEATS: Mapping[str, Caveat] = MappingProxyType(
-    {caveat.name: caveat for caveat in (*_READING, *_PRICING)}
-)
-"""Every caveat by name."""
+CAVEATS: Mapping[str, Rule] = MappingProxyType({rule.name: rule for rule in (*_READING, *_PRICING)})
+"""Every rule by name."""
+
+_FROM_A_NEWER_VERSION = Rule("", "either", "", tokens=_BOTH)
+"""What an unknown name means: it may be off in any direction."""
 
 
-def caveat_name(text: str) -> str:
-    """Return the name of a caveat as it stands on a call.
+class Caveat(str):
+    """One reason why a figure is not the whole truth: `name`, or `name: detail`.
 
     Example:
-        >>> caveat_name("left-out: tools.web_search")
-        'left-out'
+        >>> Caveat("left-out: tools.web_search").detail
+        'tools.web_search'
     """
-    return text.partition(":")[0]
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """What kind it is."""
+        return self.partition(":")[0]
+
+    @property
+    def detail(self) -> str:
+        """What it is about; empty where there is nothing to add."""
+        return self.partition(":")[2].strip()
+
+    @property
+    def rule(self) -> Rule:
+        """What is known of its kind; a name of a newer version may mean anything."""
+        return CAVEATS.get(self.name, _FROM_A_NEWER_VERSION)
+
+    @property
+    def may_be_lower(self) -> bool:
+        """Whether the true cost may lie below a figure with this caveat."""
+        return self.rule.direction in ("lower", "either")
+
+    @property
+    def may_be_higher(self) -> bool:
+        """Whether the true cost may lie above a figure with this caveat."""
+        return self.rule.direction in ("higher", "either")
 
 
-def may_be_lower(text: str) -> bool:
-    """Tell whether the true cost may lie below a figure with this caveat."""
-    return _direction(text) in ("lower", "either")
+def sorted_caveats(texts: Iterable[str]) -> tuple[Caveat, ...]:
+    """Return caveats sorted, each once."""
+    return tuple(map(Caveat, sorted(set(texts))))
 
 
-def may_be_higher(text: str) -> bool:
-    """Tell whether the true cost may lie above a figure with this caveat."""
-    return _direction(text) in ("higher", "either")
+def decode_caveat(kind: type, value: object) -> object:
+    """Decode caveats for msgspec, which does not know subclasses of str."""
+    if kind is Caveat and isinstance(value, str):
+        return Caveat(value)
+    raise NotImplementedError(f"no decoder for {kind}")
 
 
-def _direction(text: str) -> Direction:
-    # A name from a newer version is not understood, so nothing is known of its direction.
-    caveat = CAVEATS.get(caveat_name(text))
-    return caveat.direction if caveat else "either"
-
-
-def without_card_caveats(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the caveats that no rate card finds, for a call that is about to be priced anew."""
-    return tuple(
-        text
-        for text in texts
-        if not ((caveat := CAVEATS.get(caveat_name(text))) and caveat.by_card)
-    )
+def encode_caveat(value: object) -> object:
+    """Encode caveats for msgspec."""
+    if isinstance(value, Caveat):
+        return str(value)
+    raise NotImplementedError(f"no encoder for {type(value)}")

@@ -7,7 +7,8 @@ Data flow: `anthropic.toml` and a user's price files -> RateCard; legs, a contex
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from functools import cache
 from itertools import pairwise
@@ -27,7 +28,7 @@ from pytest_llmcost.prices.bill import (
 )
 from pytest_llmcost.prices.dated_rates import STANDARD, Rates, rates_on, speeds_of
 from pytest_llmcost.prices.model_names import Names, Resolved, show_name
-from pytest_llmcost.prices.price_file import CodeExecution, ModelEntry, read_card_file
+from pytest_llmcost.prices.price_file import ModelEntry, read_card_file
 from pytest_llmcost.prices.price_overlay import Contents, lay_over
 from pytest_llmcost.prices.usage import SamplingCall, SamplingKind, Terms
 
@@ -79,14 +80,15 @@ class RateCard:
         """What the card says of each model, by exact id; rows of a price file behind the others."""
         return self._settings.models
 
-    @property
-    def code_execution(self) -> CodeExecution | None:
-        """What container time costs, which no response shows."""
-        return self._settings.code_execution
+    def is_code_execution_free(self, tools: Iterable[str]) -> bool:
+        """Whether one of a request's tools, by type, makes its container time free.
 
-    def is_at_list(self, geography: str) -> bool:
-        """Tell whether inference in a geography costs the list price with every model."""
-        return geography in self._settings.geographies_at_list
+        Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08
+        """
+        known = self._settings.code_execution
+        if known is None:
+            return False
+        return any(_is_as_new(tool, free) for tool in tools for free in known.free_beside)
 
     def with_overrides(self, path: str | Path) -> RateCard:
         """Return this card with a user's price file laid over it; its rows come first.
@@ -246,6 +248,20 @@ class RateCard:
             return self.bands(model, on=on, speed=speed)
         except UnknownModelError:
             return None
+
+
+_DATED_TOOL = re.compile(r"(?P<name>[a-z_]+)_(?P<date>\d{8})")
+
+
+def _is_as_new(kind: str, known: str) -> bool:
+    """Whether a tool has the same name as another and is not older."""
+    tool, other = _DATED_TOOL.fullmatch(kind), _DATED_TOOL.fullmatch(known)
+    return (
+        tool is not None
+        and other is not None
+        and tool["name"] == other["name"]
+        and tool["date"] >= other["date"]
+    )
 
 
 @cache

@@ -16,7 +16,6 @@ import msgspec
 from pytest_llmcost.call import Call
 from pytest_llmcost.errors import ReconcileError, UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger, calls_of
-from pytest_llmcost.prices.caveats import caveat_name
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import SamplingCall, Usage
 from pytest_llmcost.reconcile.admin_api import Filters
@@ -48,7 +47,7 @@ class LiveCall(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_lower_bound(self) -> bool:
         """Whether some of its tokens were never seen."""
-        return any(caveat_name(caveat) in _LOWER_BOUNDS for caveat in self.call.caveats)
+        return any(caveat.name in _LOWER_BOUNDS for caveat in self.call.caveats)
 
 
 def live_runs(reports: Iterable[Ledger]) -> tuple[tuple[Ledger, tuple[Call, ...]], ...]:

@@ -10,7 +10,6 @@ from pytest_llmcost.budgets.budget import Kind, Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, own_verdicts
 from pytest_llmcost.money import format_usd, format_whole_usd
-from pytest_llmcost.prices.caveats import caveat_name
 from pytest_llmcost.reports.escape import clean
 
 _NOUNS: dict[Kind, str] = {
@@ -83,10 +82,7 @@ def render_failure(verdict: Verdict, calls: Sequence[Call], others: Sequence[Ver
 def _changed_prompts(calls: Sequence[Call]) -> list[str]:
     """Name what grew: the very thing that a replayed reply hides."""
     details = {
-        text.partition(": ")[2]
-        for call in calls
-        for text in call.caveats
-        if caveat_name(text) == "changed-prompt"
+        text.detail for call in calls for text in call.caveats if text.name == "changed-prompt"
     }
     return [f"changed since the reply was recorded: {each}" for each in sorted(details)]
 

@@ -11,17 +11,17 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from pytest_llmcost.call import Call
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.json_values import to_json_value
 from pytest_llmcost.money import parse_usd
-from pytest_llmcost.responses.message import read_message, text_at
+from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.responses.message import Answer, read_message, text_at
 
 _UNKNOWN_MODEL = "unknown"
 
 
-def read_declared(response: Any, *, model: str | None = None, usd: Decimal | None = None) -> Call:
-    """Read a call from what stands in for its response.
+def read_declared(response: Any, *, model: str | None = None, usd: Decimal | None = None) -> Answer:
+    """Read an answer from what stands in for its response.
 
     Shape: a Messages response, an SDK `Message` or a stream's final message (`usage` and
     `model`); a usage alone (`input_tokens`, ...); an agent's result (`total_cost_usd`).
@@ -41,22 +41,22 @@ def read_declared(response: Any, *, model: str | None = None, usd: Decimal | Non
             path="usage",
         )
     if usage is None:
-        return _stated(Call(model=name or _UNKNOWN_MODEL, evidence="declared"), stated)
+        return _stated(Answer(model=name or _UNKNOWN_MODEL), stated)
     if name is None and stated is None:
         raise UsageDataError("a usage alone names no model; add model=", path="model")
     message = {**({} if usage is body else body), "usage": usage, "model": name or _UNKNOWN_MODEL}
     try:
-        call = replace(read_message(message, model=model), evidence="declared", live=False)
+        answer = read_message(message, model=model)
     except UsageDataError:
         if stated is None:
             raise
         # An agent that failed at once, or has asked another model, states zeros beside its total.
-        return _stated(Call(model=name or _UNKNOWN_MODEL, evidence="declared"), stated)
+        return _stated(Answer(model=name or _UNKNOWN_MODEL), stated)
     if stated is None:
-        return call
-    if total is not None or call.caveats:  # more was called than this usage tells of
-        call = replace(call, sampling_calls=())
-    return _stated(call, stated)
+        return answer
+    if total is not None or answer.caveats:  # more was called than this usage says
+        answer = replace(answer, sampling_calls=())
+    return _stated(answer, stated)
 
 
 def session_of(response: Any) -> str | None:
@@ -68,9 +68,11 @@ def session_of(response: Any) -> str | None:
     return text_at(body, "session_id") if body.get("total_cost_usd") is not None else None
 
 
-def _stated(call: Call, usd: Decimal | None) -> Call:
-    """A stated price takes the place of every leg's, so that nothing is priced twice."""
-    return replace(call, declared_usd=usd, caveats=("declared-price",))
+def _stated(answer: Answer, usd: Decimal | None) -> Answer:
+    """Let a stated price stand for all sampling calls, so that nothing is priced twice."""
+    return replace(
+        answer, declared_usd=usd, code_beside=None, caveats=sorted_caveats(["declared-price"])
+    )
 
 
 def _as_mapping(response: Any) -> Mapping[str, Any]:

@@ -5,17 +5,16 @@ Data flow: the `usage` of a response, or an entry of its `iterations` -> `read_u
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from pytest_llmcost.aws_arn import mask_account
-from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.errors import UsageDataError
-from pytest_llmcost.prices.price_file import CodeExecution
-from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.usage import (
     Platform,
     SamplingCall,
@@ -162,7 +161,6 @@ Blocks = Sequence[Mapping[str, object]]
 
 _LOOPING = ("server_tool_use", "mcp_tool_use")
 _CODE_TOOLS = ("code_execution", "bash_code_execution", "text_editor_code_execution")
-_DATED_TOOL = re.compile(r"(?P<name>[a-z_]+)_(?P<date>\d{8})")
 _FILLINGS = {"text": ("text",), "thinking": ("thinking", "signature"), "compaction": ("content",)}
 """Blocks that may be empty, and where what they say would stand."""
 
@@ -255,27 +253,6 @@ def runs_code(blocks: Blocks, request: Mapping[str, object] | None) -> bool:
     if request is None or not any(kind.startswith("code_execution_") for kind in _tools(request)):
         return False
     return any(block.get("type") == "container_upload" for block in _sent_blocks(request))
-
-
-def is_code_free(request: Mapping[str, object] | None, terms: CodeExecution | None) -> bool:
-    """Tell whether the request's other tools make container time free.
-
-    Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08
-    """
-    if request is None or terms is None:
-        return False
-    return any(_is_as_new(kind, free) for kind in _tools(request) for free in terms.free_beside)
-
-
-def _is_as_new(kind: str, known: str) -> bool:
-    """Tell whether a tool is of the same name as another and not older."""
-    tool, other = _DATED_TOOL.fullmatch(kind), _DATED_TOOL.fullmatch(known)
-    return (
-        tool is not None
-        and other is not None
-        and tool["name"] == other["name"]
-        and tool["date"] >= other["date"]
-    )
 
 
 def runs_server_tools(request: Mapping[str, object]) -> bool:
@@ -448,6 +425,35 @@ def _declined(model: str, usage: Usage, change: Fallback | None) -> SamplingCall
     return SamplingCall(kind="declined", model=model, usage=usage, refusal=refusal)
 
 
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a response said it used, or what a count predicts; knows no rate card, price or date.
+
+    Several messages in one body are one answer with all their sampling calls and ids.
+    """
+
+    model: str
+    """As the response names it; the model that served, after a fallback."""
+    asked_model: str | None = None
+    """As the request, or its URL, names it."""
+    ids: tuple[str, ...] = ()
+    """Of the messages."""
+    usage: Usage = Usage()
+    """What the top level states, in our categories."""
+    sampling_calls: tuple[SamplingCall, ...] = ()
+    """What is paid for; without any, the cost is unknown or stated by the test."""
+    terms: Terms = Terms()
+    """What the price depends on besides model and tokens; those of the last message."""
+    stream: bool = False
+    stop_reason: str | None = None
+    declared_usd: Decimal | None = None
+    """A price that the test stated itself."""
+    session_id: str | None = None
+    """Of an agent's result, whose figures are the running total of its session."""
+    code_beside: tuple[str, ...] | None = None
+    """The tools of the request beside which a container may have run code; None if none ran."""
+    caveats: tuple[Caveat, ...] = ()
+
+
 class _Reading(msgspec.Struct, frozen=True, kw_only=True):
     """What was read of a response, before anything is concluded from it."""
 
@@ -472,8 +478,8 @@ def read_message(
     withdrawn: str | None = None,
     stream: bool = False,
     request: Mapping[str, object] | None = None,
-) -> Call:
-    """Read what a response bills: its legs, what their price depends on, and what it hides.
+) -> Answer:
+    """Read what a response bills: its sampling calls, what their price depends on, and what it hides.
 
     Args:
         body: the message; of a stream, what its events add up to.
@@ -496,14 +502,17 @@ def read_message(
         )
     named = model or text_at(request or {}, "model")
     serving = _serving_model(reading, named)
-    return Call(
+    return Answer(
         model=serving,
-        evidence="billed",
+        asked_model=named,
+        ids=(message_id,) if (message_id := text_at(body, "id")) else (),
         stream=stream,
+        stop_reason=text_at(body, "stop_reason"),
         usage=reading.usage,
-        sampling_calls=tuple(map(_unpriced, _samplings(reading, serving, named))),
-        context=_context(reading, platform or _platform_of(named), batch),
-        caveats=tuple(sorted(set(_caveats(reading)))),
+        sampling_calls=tuple(_samplings(reading, serving, named)),
+        terms=_terms(reading, platform, batch),
+        code_beside=_code_beside(reading),
+        caveats=sorted_caveats(_caveats(reading)),
     )
 
 
@@ -568,7 +577,7 @@ def _message_samplings(reading: _Reading, served: list[Pass], model: str) -> lis
         changes["most_output_tokens"] = _most_output_tokens(reading, request)
         if reading.usage.cache_read_tokens:
             changes["read_lifetime"] = read_lifetime(request)
-    return [msgspec.structs.replace(sampling, **changes) for sampling in sampling_calls]
+    return [replace(sampling, **changes) for sampling in sampling_calls]
 
 
 def _refusal(reading: _Reading) -> str | None:
@@ -601,9 +610,6 @@ def _caveats(reading: _Reading) -> Iterator[str]:
     entries = sum(each.kind == "advisor_message" for each in reading.passes)
     if advisor_calls(reading.blocks) > entries:
         yield "advisor-without-entry"
-    terms = shipped_card().code_execution
-    if runs_code(reading.blocks, reading.request) and not is_code_free(reading.request, terms):
-        yield "code-execution-hours"
     for unknown in (*unknown_quantities(reading.raw), *unknown_kinds(reading.passes)):
         yield f"unknown-usage: {unknown}"
     asked = text_at(reading.request or {}, "speed")
@@ -611,34 +617,22 @@ def _caveats(reading: _Reading) -> Iterator[str]:
         yield "unknown-speed"
 
 
-def _context(reading: _Reading, platform: Platform | None, batch: bool | None) -> Terms:
+def _code_beside(reading: _Reading) -> tuple[str, ...] | None:
+    if not runs_code(reading.blocks, reading.request):
+        return None
+    return tuple(_tools(reading.request or {}))
+
+
+def _terms(reading: _Reading, platform: Platform | None, batch: bool | None) -> Terms:
     tier = term_at(reading.raw, "service_tier")
+    asked_geography = text_at(reading.request or {}, "inference_geo")
     return Terms(
         service_tier="batch" if batch else tier,
         speed=term_at(reading.raw, "speed"),
-        inference_geo=term_at(reading.raw, "inference_geo") or _asked_geography(reading.request),
+        # Where only the request speaks of a geography, the premium may or may not have been paid.
+        inference_geo=term_at(reading.raw, "inference_geo")
+        or (f"asked-{asked_geography}" if asked_geography else None),
         platform=platform,
-    )
-
-
-def _asked_geography(request: Mapping[str, object] | None) -> str | None:
-    """Return a geography that no factor is known for, where only the request speaks of one.
-
-    The price stays the list price; whether the premium was paid is what its bound leaves open.
-    """
-    asked = text_at(request or {}, "inference_geo")
-    return f"asked-{asked}" if asked and not shipped_card().is_at_list(asked) else None
-
-
-def _platform_of(model: str | None) -> Platform | None:
-    """Return the cloud that a model's spelling tells of."""
-    found = shipped_card().find(model) if model else None
-    return found.platform if found else None
-
-
-def _unpriced(sampling: SamplingCall) -> PricedSamplingCall:
-    return PricedSamplingCall(
-        **{name: getattr(sampling, name) for name in sampling.__struct_fields__}
     )
 
 
@@ -648,14 +642,14 @@ def read_answer(
     endpoint: Endpoint,
     payload: Mapping[str, Any] | None,
     batch: bool | None = None,
-) -> Call:
-    """Read the call that an answer's messages state; several are legs of one call.
+) -> Answer:
+    """Read what a body's messages state; several are one answer.
 
     Raises:
         UsageDataError: when a usage does not have the documented shape.
     """
     model = model_of(endpoint, payload)
-    calls = [
+    answers = [
         read_message(
             message.body,
             model=model,
@@ -667,24 +661,24 @@ def read_answer(
         )
         for message in messages
     ]
-    return calls[0] if len(calls) == 1 else join_calls(calls)
+    return answers[0] if len(answers) == 1 else _joined(answers)
 
 
-def join_calls(calls: Sequence[Call]) -> Call:
-    """Make one call of several responses in one body; each leg keeps its own model and band."""
-    return msgspec.structs.replace(
-        calls[-1],
-        usage=sum((call.usage for call in calls), Usage()),
-        sampling_calls=tuple(sampling for call in calls for sampling in call.sampling_calls),
-        caveats=tuple(sorted({caveat for call in calls for caveat in call.caveats})),
+def _joined(answers: Sequence[Answer]) -> Answer:
+    """Make one answer of several responses in one body; each keeps its own model and band."""
+    return replace(
+        answers[-1],
+        ids=tuple(each for answer in answers for each in answer.ids),
+        usage=sum((answer.usage for answer in answers), Usage()),
+        sampling_calls=tuple(each for answer in answers for each in answer.sampling_calls),
+        caveats=sorted_caveats(caveat for answer in answers for caveat in answer.caveats),
     )
 
 
-def unknown_call(endpoint: Endpoint, payload: Mapping[str, Any] | None, caveat: str) -> Call:
-    """Return a call of which nothing is known but that it was made; it has no price, not $0."""
-    return Call(
-        model=model_of(endpoint, payload) or "unknown", evidence="billed", caveats=(caveat,)
-    )
+def unknown_answer(endpoint: Endpoint, payload: Mapping[str, Any] | None, caveat: str) -> Answer:
+    """Return an answer of which only the request is known: its cost is unknown, never $0."""
+    model = model_of(endpoint, payload)
+    return Answer(model=model or "unknown", asked_model=model, caveats=sorted_caveats([caveat]))
 
 
 def model_of(endpoint: Endpoint, payload: Mapping[str, Any] | None) -> str | None:
@@ -698,9 +692,3 @@ def platform_of(endpoint: Endpoint, model: str | None) -> Platform | None:
     if endpoint.platform == "bedrock" and endpoint.model is None and model is not None:
         return bedrock_platform(model)
     return endpoint.platform
-
-
-def stop_reason_of(messages: Sequence[StreamedMessage]) -> str | None:
-    """Return why the last message ended."""
-    reason = messages[-1].body.get("stop_reason") if messages else None
-    return reason if isinstance(reason, str) else None

@@ -17,13 +17,12 @@ from typing import Any
 
 import msgspec
 
-from pytest_llmcost.call import Call
 from pytest_llmcost.errors import RecordingError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.responses.batch_results import BatchResult, BatchResultsReader
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
-from pytest_llmcost.responses.message import model_of, read_answer
+from pytest_llmcost.responses.message import Answer, model_of, read_answer
 from pytest_llmcost.responses.stream import StreamedMessage, reader_for
 from pytest_llmcost.yaml_file import YamlError, load_yaml
 
@@ -437,7 +436,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What one recorded exchange comes to: a call, something free, or a problem."""
 
     source: str
-    call: Call | None = None
+    answer: Answer | None = None
     free: str | None = None
     """Why it costs nothing."""
     model: str | None = None
@@ -483,10 +482,10 @@ def _read_recordedcall(
     batch: bool | None = None,
 ) -> Found:
     try:
-        call = read_answer(messages, endpoint=endpoint, payload=recorded.request, batch=batch)
+        answer = read_answer(messages, endpoint=endpoint, payload=recorded.request, batch=batch)
     except UsageDataError as error:
         return msgspec.structs.replace(found, problem=str(error))
-    return msgspec.structs.replace(found, call=call, model=call.model)
+    return msgspec.structs.replace(found, answer=answer, model=answer.model)
 
 
 def _why_nothing(recorded: Recorded, error: str | None) -> str:

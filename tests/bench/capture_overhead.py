@@ -51,8 +51,8 @@ class Purse:
         return self
 
     def saw(self, owner: object, exchange: Exchange) -> None:
-        assert exchange.call is not None
-        assert exchange.call.usage.output_tokens == 11
+        assert exchange.answer is not None
+        assert exchange.answer.usage.output_tokens == 11
         self.calls += 1
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_llmcost.budgets.budget import Budget, Kind, Spend, Tally, check, settled, spend_of
 from pytest_llmcost.call import Call, Evidence, PricedSamplingCall
-from pytest_llmcost.prices.caveats import CAVEATS
+from pytest_llmcost.prices.caveats import CAVEATS, sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 
 UNEXPLAINED = "what a call cost is unknown; state it with llmcost.record(...)"
@@ -85,7 +85,9 @@ class TestSpend:
 
     def test_knows_the_tokens_of_a_model_without_a_price(self) -> None:
         call = priced(
-            None, sampling_calls=legs_of(Usage(input_tokens=5)), caveats=("unknown-model: who?",)
+            None,
+            sampling_calls=legs_of(Usage(input_tokens=5)),
+            caveats=sorted_caveats(("unknown-model: who?",)),
         )
         assert spend_of([call], "input_tokens").high == 5
         assert spend_of([call], "usd").reasons == ("who?",)
@@ -117,7 +119,9 @@ class TestSpend:
 
 class TestReasons:
     def test_name_what_changed_and_the_command_that_counts_it(self) -> None:
-        call = priced(None, evidence="stale", caveats=("stale: system, tools.search",))
+        call = priced(
+            None, evidence="stale", caveats=sorted_caveats(("stale: system, tools.search",))
+        )
         command = "pytest t.py::test_a --llmcost-record-mode=new_episodes"
         (reason,) = spend_of([call], "usd", count_command=command).reasons
         assert reason == (
@@ -129,26 +133,34 @@ class TestReasons:
         assert "prompt changed" in spend_of([priced(None, evidence="stale")], "usd").reasons[0]
 
     def test_fold_many_calls_into_one_sentence_whatever_their_order(self) -> None:
-        calls = [priced(None, caveats=(f"lost-answer: no. {i}",)) for i in range(1200)]
+        calls = [
+            priced(None, caveats=sorted_caveats((f"lost-answer: no. {i}",))) for i in range(1200)
+        ]
         (reason,) = spend_of(calls, "usd").reasons
         assert "(no. 0, ...)" in reason
         assert reason.endswith("(1,200 calls)")
         assert spend_of(reversed(calls), "usd").reasons == (reason,)
 
     def test_leave_out_what_does_not_make_a_figure_inexact(self) -> None:
-        call = priced(None, caveats=("input-only", "truncated-stream"))
+        call = priced(None, caveats=sorted_caveats(("input-only", "truncated-stream")))
         (reason,) = spend_of([call], "usd").reasons
         assert "read to its end" in reason
-        assert spend_of([priced("1", caveats=("retired-model",))], "usd").reasons == ()
+        assert (
+            spend_of([priced("1", caveats=sorted_caveats(("retired-model",)))], "usd").reasons == ()
+        )
 
     def test_exist_for_every_caveat_that_opens_a_bound(self) -> None:
         for name, caveat in CAVEATS.items():
-            (reason,) = spend_of([priced(None, caveats=(f"{name}: a detail",))], "usd").reasons
+            (reason,) = spend_of(
+                [priced(None, caveats=sorted_caveats((f"{name}: a detail",)))], "usd"
+            ).reasons
             assert (reason == UNEXPLAINED) == (caveat.direction == "none")
             assert len(reason) > len(name) + 12 or name == "unknown-model"
 
     def test_pass_on_a_caveat_that_has_no_sentence_here(self) -> None:
-        assert spend_of([priced(None, caveats=("odd: {0}",))], "usd").reasons == ("odd ({0})",)
+        assert spend_of([priced(None, caveats=sorted_caveats(("odd: {0}",)))], "usd").reasons == (
+            "odd ({0})",
+        )
 
 
 class TestVerdict:

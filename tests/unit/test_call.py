@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pytest_llmcost.call import Call, PricedSamplingCall, price_call
+from pytest_llmcost.call import Call, PricedSamplingCall, reprice
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
 
@@ -37,19 +38,19 @@ def bounds(one: Call) -> tuple[Decimal, Decimal | None, Decimal | None]:
 
 
 def test_a_call_and_its_legs_get_their_price() -> None:
-    priced = price_call(call(sampling(), sampling("claude-opus-5", kind="advisor")), CARD, on=ON)
+    priced = reprice(call(sampling(), sampling("claude-opus-5", kind="advisor")), CARD, on=ON)
     assert [each.usd for each in priced.sampling_calls] == [Decimal(4), Decimal(5)]
     assert bounds(priced) == (Decimal(9), Decimal(9), Decimal(9))
     assert priced.caveats == ()
 
 
 def test_names_become_exact_ids() -> None:
-    priced = price_call(call(sampling("claude-opus-4-5")), CARD, on=ON)
+    priced = reprice(call(sampling("claude-opus-4-5")), CARD, on=ON)
     assert priced.model == priced.sampling_calls[0].model == "claude-opus-4-5-20251101"
 
 
 def test_an_unknown_model_is_unknown_and_never_free() -> None:
-    priced = price_call(call(sampling("acme/large")), CARD, on=ON)
+    priced = reprice(call(sampling("acme/large")), CARD, on=ON)
     assert bounds(priced) == (Decimal(0), None, None)
     assert priced.sampling_calls[0].usd is None
     (caveat,) = priced.caveats
@@ -58,13 +59,13 @@ def test_an_unknown_model_is_unknown_and_never_free() -> None:
 
 
 def test_the_known_legs_of_an_unknown_price_are_its_low_bound() -> None:
-    priced = price_call(call(sampling(), sampling("acme/advisor", kind="advisor")), CARD, on=ON)
+    priced = reprice(call(sampling(), sampling("acme/advisor", kind="advisor")), CARD, on=ON)
     assert bounds(priced) == (Decimal(4), None, None)
     assert [each.usd for each in priced.sampling_calls] == [Decimal(4), None]
 
 
 def test_before_its_first_day_a_model_is_unknown_and_says_since_when() -> None:
-    priced = price_call(call(sampling()), CARD, on=date(2026, 9, 21))
+    priced = reprice(call(sampling()), CARD, on=date(2026, 9, 21))
     assert priced.usd is None
     assert "its first rates are from 2026-09-22" in priced.caveats[0]
 
@@ -72,8 +73,8 @@ def test_before_its_first_day_a_model_is_unknown_and_says_since_when() -> None:
 def test_an_unknown_model_that_a_price_file_adds_is_priced_anew(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text('[models.claude-opus-5-5]\naliases = ["acme/large"]')
-    unknown = price_call(call(sampling("acme/large")), CARD, on=ON)
-    priced = price_call(unknown, CARD.with_overrides(path), on=ON)
+    unknown = reprice(call(sampling("acme/large")), CARD, on=ON)
+    priced = reprice(unknown, CARD.with_overrides(path), on=ON)
     assert bounds(priced) == (Decimal(4), Decimal(4), Decimal(4))
     assert priced.caveats == ()
     assert priced.model == "claude-opus-5-5"
@@ -92,7 +93,7 @@ def test_an_unknown_model_that_a_price_file_adds_is_priced_anew(tmp_path: Path) 
 def test_a_caveat_of_the_reading_opens_the_bounds_in_its_direction(
     caveat: str, low: str, high: str | None
 ) -> None:
-    priced = price_call(call(sampling(), caveats=(caveat,)), CARD, on=ON)
+    priced = reprice(call(sampling(), caveats=(caveat,)), CARD, on=ON)
     assert priced.usd == 4
     assert priced.usd_low == Decimal(low)
     assert priced.usd_high == (None if high is None else Decimal(high))
@@ -101,21 +102,23 @@ def test_a_caveat_of_the_reading_opens_the_bounds_in_its_direction(
 
 def test_a_cut_stream_with_a_known_limit_stays_bounded() -> None:
     bounded = sampling("claude-opus-5-5", 1_000, most_output_tokens=1_000)
-    priced = price_call(call(bounded, caveats=("truncated-stream",)), CARD, on=ON)
+    priced = reprice(call(bounded, caveats=sorted_caveats(("truncated-stream",))), CARD, on=ON)
     assert bounds(priced) == (Decimal("0.004"), Decimal("0.004"), Decimal("0.024"))
-    other = price_call(call(bounded, caveats=("left-out", "truncated-stream")), CARD, on=ON)
+    other = reprice(
+        call(bounded, caveats=sorted_caveats(("left-out", "truncated-stream"))), CARD, on=ON
+    )
     assert other.usd_high is None
 
 
 def test_caveats_of_reading_and_pricing_stand_together_sorted() -> None:
-    old = call(sampling("claude-opus-4-1"), caveats=("stale: x", "input-only"))
-    priced = price_call(old, CARD, on=ON)
+    old = call(sampling("claude-opus-4-1"), caveats=sorted_caveats(("stale: x", "input-only")))
+    priced = reprice(old, CARD, on=ON)
     assert priced.caveats == (
         "input-only",
         "retired-model: claude-opus-4-1-20250805 on 2026-08-05",
         "stale: x",
     )
-    earlier = price_call(priced, CARD, on=date(2026, 8, 4))
+    earlier = reprice(priced, CARD, on=date(2026, 8, 4))
     assert earlier.caveats == ("input-only", "stale: x")
 
 
@@ -131,14 +134,14 @@ def test_caveats_of_reading_and_pricing_stand_together_sorted() -> None:
 def test_a_clouds_spelling_tells_of_the_endpoint_and_is_remembered(
     model: str, platform: str | None, usd: str
 ) -> None:
-    priced = price_call(call(sampling(model)), CARD, on=ON)
+    priced = reprice(call(sampling(model)), CARD, on=ON)
     assert (priced.usd, priced.context.platform) == (Decimal(usd), platform)
-    assert price_call(priced, CARD, on=ON) == priced
+    assert reprice(priced, CARD, on=ON) == priced
 
 
 def test_an_endpoint_that_was_seen_goes_before_a_spelling() -> None:
     seen = call(sampling("us.anthropic.claude-opus-5-5"), context=Terms(platform="foundry"))
-    assert price_call(seen, CARD, on=ON).usd == 4
+    assert reprice(seen, CARD, on=ON).usd == 4
 
 
 @pytest.mark.parametrize(
@@ -155,21 +158,21 @@ def test_an_endpoint_that_the_url_leaves_open_is_unknown(
 ) -> None:
     context = Terms(platform=platform)  # type: ignore[arg-type]
     caveats = ("unknown-endpoint: the URL names no location",)
-    priced = price_call(call(sampling(), context=context, caveats=caveats), CARD, on=ON)
+    priced = reprice(call(sampling(), context=context, caveats=caveats), CARD, on=ON)
     assert priced.context.platform == known_as
     assert priced.usd_high == Decimal(high)
     assert bool(priced.caveats) == known_as.endswith("-unknown")
 
 
 def test_a_declared_price_is_the_price_of_a_call_without_legs() -> None:
-    declared = call(declared_usd=Decimal("0.03"), caveats=("declared-price",))
-    priced = price_call(declared, CARD, on=ON)
+    declared = call(declared_usd=Decimal("0.03"), caveats=sorted_caveats(("declared-price",)))
+    priced = reprice(declared, CARD, on=ON)
     assert bounds(priced) == (Decimal("0.03"), Decimal("0.03"), Decimal("0.03"))
     assert priced.caveats == ("declared-price",)
 
 
 def test_a_call_that_nothing_is_known_of_has_no_price() -> None:
-    lost = price_call(call(caveats=("lost-answer",)), CARD, on=ON)
+    lost = reprice(call(caveats=sorted_caveats(("lost-answer",))), CARD, on=ON)
     assert bounds(lost) == (Decimal(0), None, None)
 
 
@@ -178,20 +181,20 @@ def test_a_call_that_nothing_is_known_of_has_no_price() -> None:
 )
 def test_a_call_is_priced_on_the_basis_that_is_asked_for(cache_state: Any, usd: str) -> None:
     reads = PricedSamplingCall(model="claude-opus-5-5", usage=Usage(cache_read_tokens=1_000_000))
-    priced = price_call(call(reads), CARD, on=ON, cache_state=cache_state)
+    priced = reprice(call(reads), CARD, on=ON, cache_state=cache_state)
     assert priced.usd == Decimal(usd)
     assert priced.sampling_calls[0].usage == reads.usage
-    assert price_call(priced, CARD, on=ON).usd == Decimal("0.2")
+    assert reprice(priced, CARD, on=ON).usd == Decimal("0.2")
 
 
 def test_billed_usage_leaves_out_what_is_free() -> None:
     one = call(sampling(tokens=7), sampling(tokens=5, kind="declined", refusal="cyber"))
-    assert price_call(one, CARD, on=ON).billed_usage == Usage(input_tokens=7)
-    assert price_call(one, CARD, on=date(2026, 10, 1)).billed_usage == Usage(input_tokens=7)
+    assert reprice(one, CARD, on=ON).billed_usage == Usage(input_tokens=7)
+    assert reprice(one, CARD, on=date(2026, 10, 1)).billed_usage == Usage(input_tokens=7)
     unknown = call(sampling("acme", tokens=5, refusal="cyber"))
-    assert price_call(unknown, CARD, on=ON).billed_usage == Usage(input_tokens=5)
+    assert reprice(unknown, CARD, on=ON).billed_usage == Usage(input_tokens=5)
 
 
 def test_a_priced_call_survives_json() -> None:
-    priced = price_call(call(sampling(), sampling("acme", kind="advisor")), CARD, on=ON)
+    priced = reprice(call(sampling(), sampling("acme", kind="advisor")), CARD, on=ON)
     assert msgspec.json.decode(msgspec.json.encode(priced), type=Call) == priced

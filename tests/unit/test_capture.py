@@ -290,7 +290,7 @@ def test_a_stream_left_open_is_truncated_at_the_verdict_and_whole_later(
         assert purse.call.caveats == ("truncated-stream",)
         assert [*passing] == [FINAL + STOP]
         told, later = purse.exchanges
-        assert later.replaces is told
+        assert later.supersedes is told
         assert later.call is not None
         assert (later.call.usage, later.call.caveats) == (BILLED, ())
 
@@ -309,7 +309,7 @@ def test_a_request_without_an_answer_at_the_verdict_is_unknown_until_it_comes(
         told, later = purse.exchanges
         assert told.call is not None
         assert told.call.caveats[0].startswith("lost-answer: ")
-        assert later.replaces is told
+        assert later.supersedes is told
         assert later.call is not None
         assert later.call.usage == BILLED
 
@@ -325,7 +325,7 @@ def test_what_was_told_as_open_and_turns_out_free_is_withdrawn(library: ModuleTy
         post(client_of(library, judge_meanwhile))
         told, later = purse.exchanges
     assert later.call is None
-    assert later.replaces is told
+    assert later.supersedes is told
 
 
 @library_of

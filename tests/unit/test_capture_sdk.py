@@ -425,10 +425,10 @@ def test_results_that_come_after_the_verdict_replace_what_was_told_for_their_own
         [*client.messages.batches.results("msgbatch_1")]
         (one, settled), (other, free) = purse.seen[3:]
     assert (one, other) == ("creator", "creator")
-    assert settled.replaces is told[0]
+    assert settled.supersedes is told[0]
     assert settled.call is not None
     assert settled.call.usage == BILLED
-    assert free.replaces is told[1]
+    assert free.supersedes is told[1]
     assert free.call is None
 
 

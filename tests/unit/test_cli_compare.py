@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sample_reports import a_fixture, a_test, make_call, make_report
 
-from pytest_llmcost.call import Call, PricedSamplingCall, price_call
+from pytest_llmcost.call import Call, PricedSamplingCall, reprice
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.ledger.builder import Owner
 from pytest_llmcost.ledger.ledger import CardId, Ledger, PayloadFacts
@@ -31,7 +31,7 @@ def call(units: int, *, model: str = MODEL, fingerprint: str | None = None) -> C
         sampling_calls=(sampling,),
         fingerprint=fingerprint,
     )
-    return price_call(unpriced, shipped_card(), on=parse_date(ON))
+    return reprice(unpriced, shipped_card(), on=parse_date(ON))
 
 
 def base() -> Ledger:
@@ -126,7 +126,7 @@ def test_new_prices_are_told_apart_from_new_prompts(
         model="claude-sonnet-5-5", evidence="billed", usage=usage, sampling_calls=(sampling,)
     )
     for on in ("2026-10-06", "2026-10-07"):
-        priced = price_call(unpriced, shipped_card(), on=parse_date(on))
+        priced = reprice(unpriced, shipped_card(), on=parse_date(on))
         report = make_report({a_test("t.py::a"): [priced]}, price_date=on, rate_card=CARD)
         write_ledger(report, tmp_path / f"{on}.json")
     paths = [str(tmp_path / f"{on}.json") for on in ("2026-10-06", "2026-10-07")]

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmcost.call import Call, PricedSamplingCall, price_call
+from pytest_llmcost.call import Call, PricedSamplingCall, reprice
 from pytest_llmcost.compare.cache_states import Column, Sum, reprice, sum_column
 from pytest_llmcost.ledger.ledger import PayloadFacts
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
 
@@ -26,7 +27,7 @@ def a_call(usage: Usage, *, sampling: dict[str, Any] | None = None, **fields: An
         "model": MODEL, "fingerprint": "1:a", "evidence": "billed", "usage": usage, "sampling_calls": sampling_calls,
         "max_tokens": 1_000, **fields,
     })  # fmt: skip
-    return price_call(call, shipped_card(), on=NOV)
+    return reprice(call, shipped_card(), on=NOV)
 
 
 def usd(call: Call, column: Column, payload: PayloadFacts | None = None) -> Decimal | None:
@@ -48,7 +49,10 @@ def test_without_caching_cold_and_warm_are_what_it_cost() -> None:
 
 
 COUNTED = a_call(
-    Usage(input_tokens=11_000), evidence="counted", caveats=("input-only",), max_tokens=100
+    Usage(input_tokens=11_000),
+    evidence="counted",
+    caveats=sorted_caveats(("input-only",)),
+    max_tokens=100,
 )
 
 
@@ -87,7 +91,7 @@ def test_breakpoints_too_short_to_be_cached_change_nothing() -> None:
             Usage(),
             sampling_calls=(PricedSamplingCall(model=MODEL, usage=Usage(input_tokens=1)),) * 2,
         ),
-        a_call(Usage(input_tokens=1), caveats=("left-out: tools.web_search",)),
+        a_call(Usage(input_tokens=1), caveats=sorted_caveats(("left-out: tools.web_search",))),
         a_call(Usage(input_tokens=1), context=Terms(platform="bedrock-unknown", speed="warp")),
     ],
 )
@@ -96,7 +100,9 @@ def test_where_nothing_bounds_a_call_there_is_no_worst_case(call: Call) -> None:
 
 
 def test_a_stream_cut_short_has_a_worst_case_all_the_same() -> None:
-    call = a_call(Usage(input_tokens=1_000, output_tokens=3), caveats=("truncated-stream",))
+    call = a_call(
+        Usage(input_tokens=1_000, output_tokens=3), caveats=sorted_caveats(("truncated-stream",))
+    )
     assert call.usd_high is None
     assert usd(call, "worst") == Decimal("0.03")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_llmcost.budgets.budget import spend_of
-from pytest_llmcost.call import Call, price_call
+from pytest_llmcost.call import Call, price
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
@@ -24,7 +24,7 @@ def usage(tokens: int, output: int = 0, **more: Any) -> dict[str, Any]:
 
 
 def recorded(response: Any, **more: Any) -> Call:
-    call = price_call(read_declared(response, **more), shipped_card(), on=ON)
+    call = price(read_declared(response, **more), shipped_card(), on=ON)
     assert (call.evidence, call.live) == ("declared", False)
     return call
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_reports import make_call
 
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.wording import (
     render_call,
@@ -47,7 +48,7 @@ def test_quantities_have_their_own_words(kind: str, limit: str, headline: str) -
 
 
 def test_what_is_only_known_in_part_says_so() -> None:
-    stale = make_call(None, evidence="stale", caveats=("stale: system",))
+    stale = make_call(None, evidence="stale", caveats=sorted_caveats(("stale: system",)))
     over = judge("0.02", make_call("0.03"), stale)
     assert render_headline(over) == "cost at least $0.03 > $0.02 max_cost"
     unsure = judge("0.05", make_call("0.03"), stale)
@@ -66,7 +67,9 @@ def test_a_test_that_made_no_call_is_told_how_to_make_one_seen() -> None:
 
 
 def test_what_changed_since_the_reply_was_recorded_is_named() -> None:
-    call = make_call("0.3", evidence="recounted", caveats=("changed-prompt: system, tools.find",))
+    call = make_call(
+        "0.3", evidence="recounted", caveats=sorted_caveats(("changed-prompt: system, tools.find",))
+    )
     text = render_failure(judge("0.1", call), [call])
     assert "changed since the reply was recorded: system, tools.find" in text.splitlines()
 

@@ -34,6 +34,7 @@ from pytest_llmcost.ledger.ledger_file import (
     write_file,
     write_ledger,
 )
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 
 A, B = a_test("tests/test_a.py::test_one"), a_test("tests/test_a.py::test_two[x|y]")
@@ -371,7 +372,7 @@ def a_full_report() -> Ledger:
                 make_call(
                     "0.0000001",
                     fingerprint="1:a",
-                    caveats=("input-only",),
+                    caveats=sorted_caveats(("input-only",)),
                     live=True,
                     at="2026-11-22T10:00:00Z",
                 )

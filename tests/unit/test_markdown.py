@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
 
 from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.reports.comparisons import format_signed, render_difference
 from pytest_llmcost.reports.escape import clean, code, prose
 from pytest_llmcost.reports.markdown import COMMENT_BYTES, MARKER, render_markdown
@@ -119,7 +120,7 @@ def test_a_comparison_without_changes_is_one_sentence() -> None:
 
 class TestSize:
     def big(self, number: int = 1500, name: str = "`|@" * 50) -> Ledger:
-        call = make_call(None, caveats=(f"odd: {name}",))
+        call = make_call(None, caveats=sorted_caveats((f"odd: {name}",)))
         report = make_report(
             {a_test(f"t.py::test_{each}_{name}"): [call] for each in range(number)},
             notes=[f"{each} {name}" for each in range(number)],

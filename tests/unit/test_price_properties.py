@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pytest_llmcost.call import Call, PricedSamplingCall, price_call
+from pytest_llmcost.call import Call, PricedSamplingCall, reprice
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.prices.bill import CacheState, Cost
 from pytest_llmcost.prices.rate_card import shipped_card
@@ -138,9 +138,9 @@ def test_pricing_a_priced_call_again_changes_nothing(
         sampling_calls=(priced_leg(sampling),),
         context=context,
     )
-    once = price_call(call, CARD, on=on, cache_state=cache_state)
-    assert price_call(once, CARD, on=on, cache_state=cache_state) == once
-    assert price_call(once, CARD, on=ON) == price_call(call, CARD, on=ON)
+    once = reprice(call, CARD, on=on, cache_state=cache_state)
+    assert reprice(once, CARD, on=on, cache_state=cache_state) == once
+    assert reprice(once, CARD, on=ON) == reprice(call, CARD, on=ON)
 
 
 def priced_leg(sampling: SamplingCall) -> PricedSamplingCall:
@@ -188,7 +188,7 @@ def test_a_streams_price_is_that_of_its_final_message(
     (streamed,) = reader.messages
     final = {"model": model, "content": [{"type": "text", "text": "Hi"}], "usage": {**start, **end}}
     one, other = (
-        price_call(read_message(message), CARD, on=ON) for message in (streamed.body, final | delta)
+        price(read_message(message), CARD, on=ON) for message in (streamed.body, final | delta)
     )
     assert (one.usd, one.usd_low, one.usd_high) == (other.usd, other.usd_low, other.usd_high)
     assert one.usage == other.usage

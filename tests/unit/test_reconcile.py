@@ -14,6 +14,7 @@ from sample_reports import OUTSIDE, a_fixture, a_test, make_call, make_report
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.errors import ReconcileError
 from pytest_llmcost.ledger.ledger import Ledger, RunRecord
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
 from pytest_llmcost.reconcile.admin_api import Filters
@@ -453,7 +454,7 @@ def test_a_model_without_a_price_cannot_agree_in_dollars() -> None:
 
 
 def test_answers_that_were_cut_off_are_named_as_a_reason() -> None:
-    cut = live(caveats=("truncated-stream",))
+    cut = live(caveats=sorted_caveats(("truncated-stream",)))
     outcome = compare(ledger(cut), [minute(row(Usage(input_tokens=1000, output_tokens=900)))])
     assert outcome.state == "differs"
     assert any("cut off" in reason for reason in outcome.likely_reasons)

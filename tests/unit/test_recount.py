@@ -12,6 +12,7 @@ from pytest_llmcost.capture.changed_prompt import recount, spread
 from pytest_llmcost.capture.request import Exchange
 from pytest_llmcost.counting.client import Count
 from pytest_llmcost.counting.payload import Payload, read_payload
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.endpoints import Endpoint
 from pytest_llmcost.responses.message import read_message
@@ -265,7 +266,9 @@ def test_several_messages_and_refusals_cannot_be_recounted() -> None:
 
 def test_what_the_count_left_out_stays_a_caveat() -> None:
     tools = [{"type": "web_search_20250305", "name": "web_search"}]
-    call = recounted(reply(), {**SHORT, "tools": tools}, caveats=("left-out: tools.web_search",))
+    call = recounted(
+        reply(), {**SHORT, "tools": tools}, caveats=sorted_caveats(("left-out: tools.web_search",))
+    )
     assert call.evidence == "recounted"
     assert others(call) == ("left-out: tools.web_search",)
 

@@ -58,8 +58,8 @@ def replayed(cassette: Path, asked: dict[str, Any] = ASKED, **options: Any) -> E
         ask(asked)
     (exchange,) = purse.exchanges
     assert exchange.live is False
-    assert exchange.call is not None
-    assert exchange.call.usage.input_tokens == 25
+    assert exchange.answer is not None
+    assert exchange.answer.usage.input_tokens == 25
     return exchange
 
 
@@ -319,9 +319,9 @@ def test_recording_is_live_and_its_replay_is_not(tmp_path: Path, standin: Any) -
     recorded, replayed = purse.exchanges
     assert (recorded.live, recorded.replay) == (True, None)
     assert (replayed.live, replayed.replay) == (False, Replay(body=ASKED, is_same=True))
-    assert recorded.call is not None
-    assert replayed.call is not None
-    assert to_builtins(recorded.call.usage) == to_builtins(replayed.call.usage)
+    assert recorded.answer is not None
+    assert replayed.answer is not None
+    assert to_builtins(recorded.answer.usage) == to_builtins(replayed.answer.usage)
 
 
 def test_other_requests_of_the_cassette_are_no_business_of_ours(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_llmcost.call import Call, price_call
+from pytest_llmcost.call import Call, price
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
@@ -37,7 +37,7 @@ def body(raw: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
 
 
 def priced(call: Call, on: date = ON) -> Call:
-    return price_call(call, shipped_card(), on=on)
+    return price(call, shipped_card(), on=on)
 
 
 def usd(message: dict[str, Any], on: date = ON, **more: Any) -> Decimal | None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from recorded_traffic import body_of, needs_traffic, recorded_lines
 
-from pytest_llmcost.call import Call, price_call
+from pytest_llmcost.call import Call, price
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.responses.batch_results import BatchResultsReader
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
@@ -56,7 +56,7 @@ def calls_of(line: dict[str, Any]) -> Iterator[Call]:
 
 
 def priced_calls(line: dict[str, Any]) -> list[Call]:
-    return [price_call(call, shipped_card(), on=ON) for call in calls_of(line)]
+    return [price(call, shipped_card(), on=ON) for call in calls_of(line)]
 
 
 def lines_with(priced: bool) -> list[dict[str, Any]]:
@@ -126,6 +126,6 @@ def test_a_merged_stream_costs_what_its_final_message_does() -> None:
                 continue
             final = {"model": call.model, "content": [], "usage": line["usage_raw"]}
             whole = read_message(json.loads(json.dumps(final)), platform=call.context.platform)
-            assert price_call(whole, shipped_card(), on=ON).usd == call.usd, line["id"]
+            assert price(whole, shipped_card(), on=ON).usd == call.usd, line["id"]
             compared += 1
     assert compared > 200

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sample_reports import OUTSIDE, a_fixture, a_test, make_report
 
-from pytest_llmcost.call import Call, PricedSamplingCall, price_call
+from pytest_llmcost.call import Call, PricedSamplingCall, reprice
 from pytest_llmcost.compare.other_model import (
     NO_PAYLOAD,
     NO_PRICE_NOW,
@@ -43,7 +43,7 @@ def priced(usage: Usage, *, model: str = OLD, **fields: Any) -> Call:
         "model": model, "fingerprint": "1:a", "evidence": "billed", "usage": usage, "sampling_calls": (sampling,),
         **fields,
     })  # fmt: skip
-    return price_call(call, shipped_card(), on=NOV)
+    return reprice(call, shipped_card(), on=NOV)
 
 
 def known(model: str = OLD, **fields: Any) -> PayloadFacts:
