@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import date
 from types import ModuleType
 from typing import Any
 
 import httpx
 import httpx2
 
-from pytest_llmcost.call import Call
+from pytest_llmcost.call import Call, price
 from pytest_llmcost.capture.capture import Capture
 from pytest_llmcost.capture.request import Exchange
+from pytest_llmcost.prices.rate_card import shipped_card
 
 LIBRARIES: tuple[ModuleType, ...] = (httpx, httpx2)
 URL = "https://api.anthropic.com/v1/messages"
@@ -35,6 +37,8 @@ MESSAGE: dict[str, Any] = {
     "usage": USAGE,
 }
 JSON_BODY = json.dumps(MESSAGE).encode()
+
+PRICE_DATE = date(2026, 11, 22)
 
 
 def event(**data: Any) -> bytes:
@@ -82,7 +86,19 @@ class Purse:
 
     @property
     def calls(self) -> list[Call]:
-        return [exchange.call for exchange in self.exchanges if exchange.answer is not None]
+        """What the exchanges cost."""
+        return [
+            price(
+                exchange.answer,
+                shipped_card(),
+                on=PRICE_DATE,
+                live=exchange.live,
+                at=exchange.at,
+                attempts=exchange.attempts,
+            )
+            for exchange in self.exchanges
+            if exchange.answer is not None
+        ]
 
     @property
     def call(self) -> Call:

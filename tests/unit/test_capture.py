@@ -291,8 +291,8 @@ def test_a_stream_left_open_is_truncated_at_the_verdict_and_whole_later(
         assert [*passing] == [FINAL + STOP]
         told, later = purse.exchanges
         assert later.supersedes is told
-        assert later.call is not None
-        assert (later.call.usage, later.call.caveats) == (BILLED, ())
+        assert later.answer is not None
+        assert (later.answer.usage, later.answer.caveats) == (BILLED, ())
 
 
 @library_of
@@ -307,11 +307,11 @@ def test_a_request_without_an_answer_at_the_verdict_is_unknown_until_it_comes(
 
         post(client_of(library, judge_meanwhile))
         told, later = purse.exchanges
-        assert told.call is not None
-        assert told.call.caveats[0].startswith("lost-answer: ")
+        assert told.answer is not None
+        assert told.answer.caveats[0].startswith("lost-answer: ")
         assert later.supersedes is told
-        assert later.call is not None
-        assert later.call.usage == BILLED
+        assert later.answer is not None
+        assert later.answer.usage == BILLED
 
 
 @library_of
@@ -324,7 +324,7 @@ def test_what_was_told_as_open_and_turns_out_free_is_withdrawn(library: ModuleTy
 
         post(client_of(library, judge_meanwhile))
         told, later = purse.exchanges
-    assert later.call is None
+    assert later.answer is None
     assert later.supersedes is told
 
 
@@ -643,7 +643,7 @@ def test_counts_are_seen_and_cost_nothing() -> None:
     with capturing() as purse:
         client_of(httpx2, counted).post(f"{URL}/count_tokens", json=ASKED)
     (exchange,) = purse.exchanges
-    assert (exchange.endpoint.kind, exchange.call) == ("count_tokens", None)
+    assert (exchange.endpoint.kind, exchange.answer) == ("count_tokens", None)
 
 
 def test_betas_come_from_the_header() -> None:

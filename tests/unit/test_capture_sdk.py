@@ -426,8 +426,8 @@ def test_results_that_come_after_the_verdict_replace_what_was_told_for_their_own
         (one, settled), (other, free) = purse.seen[3:]
     assert (one, other) == ("creator", "creator")
     assert settled.supersedes is told[0]
-    assert settled.call is not None
-    assert settled.call.usage == BILLED
+    assert settled.answer is not None
+    assert settled.answer.usage == BILLED
     assert free.supersedes is told[1]
     assert free.call is None
 
@@ -439,7 +439,7 @@ def test_results_of_a_batch_created_elsewhere_belong_to_who_reads_them_once() ->
             purse.now = reader
             for _ in range(2):
                 [*client.messages.batches.results("msgbatch_1")]
-    assert [owner for owner, exchange in purse.seen if exchange.call] == ["one", "two"]
+    assert [owner for owner, exchange in purse.seen if exchange.answer] == ["one", "two"]
 
 
 def test_a_batch_that_is_created_again_is_open_again() -> None:
@@ -588,7 +588,7 @@ def test_vertex_counts_at_a_model_of_their_own_and_costs_nothing() -> None:
         sdk(lambda request: httpx2.Response(200, json={"input_tokens": 3})).messages.count_tokens(
             **asked
         )
-    assert [(one.endpoint.kind, one.call) for one in purse.exchanges] == [
+    assert [(one.endpoint.kind, one.answer) for one in purse.exchanges] == [
         ("count_tokens", None)
     ] * 2
 

@@ -5,13 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_llmcost.prices.caveats import (
-    CAVEATS,
-    caveat_name,
-    may_be_higher,
-    may_be_lower,
-    without_card_caveats,
-)
+from pytest_llmcost.prices.caveats import CAVEATS, Caveat
 
 DOCS_PATH = Path(__file__).parents[2] / "docs" / "caveats.md"
 _ROW = re.compile(r"^\| `(?P<name>[a-z0-9-]+)` \| (?P<direction>\w+) \| (?P<meaning>.+) \|$", re.M)
@@ -19,23 +13,26 @@ _ROW = re.compile(r"^\| `(?P<name>[a-z0-9-]+)` \| (?P<direction>\w+) \| (?P<mean
 
 @pytest.mark.parametrize("name", CAVEATS)
 def test_a_caveat_is_known_by_its_name_and_opens_its_direction(name: str) -> None:
-    caveat = CAVEATS[name]
-    assert caveat.name == name == caveat_name(f"{name}: some detail: more")
-    assert may_be_lower(f"{name}: x") is (caveat.direction in ("lower", "either"))
-    assert may_be_higher(name) is (caveat.direction in ("higher", "either"))
-    assert len(caveat.meaning) < 80
-    assert not caveat.meaning.endswith(".")
+    caveat, rule = Caveat(f"{name}: some detail: more"), CAVEATS[name]
+    assert (caveat.name, caveat.detail, caveat.rule) == (name, "some detail: more", rule)
+    assert caveat.may_be_lower is (rule.direction in ("lower", "either"))
+    assert Caveat(name).may_be_higher is (rule.direction in ("higher", "either"))
+    assert len(rule.meaning) < 80
+    assert not rule.meaning.endswith(".")
 
 
 def test_a_caveat_of_a_newer_version_opens_both_directions() -> None:
-    assert may_be_lower("invented-later: x")
-    assert may_be_higher("invented-later: x")
-    assert without_card_caveats(["invented-later: x"]) == ("invented-later: x",)
+    caveat = Caveat("invented-later: x")
+    assert caveat.may_be_lower
+    assert caveat.may_be_higher
+    assert not caveat.rule.by_card
 
 
-def test_what_the_card_finds_is_left_out_before_it_prices_anew() -> None:
-    texts = ["unknown-model: a", "truncated-stream", "retired-model: b", "left-out: tools.x"]
-    assert without_card_caveats(texts) == ("truncated-stream", "left-out: tools.x")
+@pytest.mark.parametrize(
+    "name", [name for name, rule in CAVEATS.items() if rule.direction != "none"]
+)
+def test_what_opens_a_bound_has_a_sentence_for_a_message(name: str) -> None:
+    assert CAVEATS[name].sentence
 
 
 def test_the_documentation_lists_every_caveat_with_its_direction() -> None:

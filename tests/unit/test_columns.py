@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmcost.call import Call, PricedSamplingCall, reprice
+from pytest_llmcost.call import Call, PricedSamplingCall
+from pytest_llmcost.call import reprice as reprice_call
 from pytest_llmcost.compare.cache_states import Column, Sum, reprice, sum_column
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.prices.caveats import sorted_caveats
@@ -27,7 +28,7 @@ def a_call(usage: Usage, *, sampling: dict[str, Any] | None = None, **fields: An
         "model": MODEL, "fingerprint": "1:a", "evidence": "billed", "usage": usage, "sampling_calls": sampling_calls,
         "max_tokens": 1_000, **fields,
     })  # fmt: skip
-    return reprice(call, shipped_card(), on=NOV)
+    return reprice_call(call, shipped_card(), on=NOV)
 
 
 def usd(call: Call, column: Column, payload: PayloadFacts | None = None) -> Decimal | None:

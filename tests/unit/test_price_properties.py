@@ -13,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pytest_llmcost.call import Call, PricedSamplingCall, reprice
+from pytest_llmcost.call import price as price_answer
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.prices.bill import CacheState, Cost
 from pytest_llmcost.prices.rate_card import shipped_card
@@ -188,7 +189,8 @@ def test_a_streams_price_is_that_of_its_final_message(
     (streamed,) = reader.messages
     final = {"model": model, "content": [{"type": "text", "text": "Hi"}], "usage": {**start, **end}}
     one, other = (
-        price(read_message(message), CARD, on=ON) for message in (streamed.body, final | delta)
+        price_answer(read_message(message), CARD, on=ON)
+        for message in (streamed.body, final | delta)
     )
     assert (one.usd, one.usd_low, one.usd_high) == (other.usd, other.usd_low, other.usd_high)
     assert one.usage == other.usage

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -7,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from pytest_llmcost.call import Call
-from pytest_llmcost.capture.changed_prompt import recount, spread
-from pytest_llmcost.capture.request import Exchange
+from pytest_llmcost.call import Call, price
+from pytest_llmcost.capture.changed_prompt import recount, spread, without_figures
 from pytest_llmcost.counting.client import Count
 from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.responses.endpoints import Endpoint
-from pytest_llmcost.responses.message import read_message
+from pytest_llmcost.responses.message import Answer, read_message
 
+ON = date(2026, 11, 22)
 SHORT: dict[str, Any] = {
     "model": "claude-opus-4-7",
     "max_tokens": 100,
@@ -24,10 +25,9 @@ SHORT: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Hi"}],
 }
 LONG: dict[str, Any] = {**SHORT, "system": "Be brief. " * 500}
-EXCHANGE = Exchange(endpoint=Endpoint(kind="messages"), call=None)
 
 
-def reply(stop_reason: str = "end_turn", **usage: Any) -> Call:
+def reply(stop_reason: str = "end_turn", **usage: Any) -> Answer:
     return read_message(
         {
             "id": "msg_1",
@@ -57,18 +57,25 @@ def count_of(payload: Payload, tokens: int, *caveats: str) -> Count:
 
 
 def recounted(
-    call: Call,
+    answer: Answer,
     sent: dict[str, Any],
     recorded: dict[str, Any] = SHORT,
     *,
     tokens: int = 1_500,
     caveats: tuple[str, ...] = (),
-    exchange: Exchange = EXCHANGE,
 ) -> Call:
     now, then = read_payload(sent), read_payload(recorded)
-    return recount(
-        call, count_of(now, tokens, *caveats), sent=now, recorded=then, exchange=exchange
-    )
+    count = count_of(now, tokens, *caveats)
+    answer_now = recount(answer, count, sent=now, recorded=then, tokenizer=tokenizer)
+    if answer_now is None:
+        unknown = without_figures(answer, sent=now, recorded=then)
+        return price(unknown, shipped_card(), on=ON, evidence="stale")
+    return price(answer_now, shipped_card(), on=ON, evidence="recounted")
+
+
+def tokenizer(model: str) -> str | None:
+    card = shipped_card()
+    return card.tokenizer(model) if card.find(model) else None
 
 
 def test_a_grown_prompt_is_its_count_as_input_with_the_recorded_output() -> None:
@@ -250,7 +257,7 @@ def test_several_sampling_calls_cannot_be_recounted(usage: dict[str, Any]) -> No
 
 
 def test_several_messages_and_refusals_cannot_be_recounted() -> None:
-    several = recounted(reply(), LONG, exchange=replace(EXCHANGE, messages=2))
+    several = recounted(replace(reply(), ids=("msg_1", "msg_2")), LONG)
     assert several.evidence == "stale"
     refused = read_message(
         {

@@ -12,7 +12,7 @@ from pytest_llmcost.call import Call, price
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
-from pytest_llmcost.responses.message import read_message
+from pytest_llmcost.responses.message import Answer, read_message
 
 ON = date(2026, 11, 22)
 TEXT = {"type": "text", "text": "Here you are."}
@@ -36,15 +36,15 @@ def body(raw: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     return stated | {"usage": raw or usage(1_000, 100)} | more
 
 
-def priced(call: Call, on: date = ON) -> Call:
-    return price(call, shipped_card(), on=on)
+def priced(answer: Answer, on: date = ON) -> Call:
+    return price(answer, shipped_card(), on=on)
 
 
 def usd(message: dict[str, Any], on: date = ON, **more: Any) -> Decimal | None:
     return priced(read_message(message, **more), on).usd
 
 
-def sampling_calls(call: Call) -> list[tuple[str, str, int, int]]:
+def sampling_calls(call: Answer | Call) -> list[tuple[str, str, int, int]]:
     return [
         (sampling.kind, sampling.model, sampling.usage.prompt_tokens, sampling.usage.output_tokens)
         for sampling in call.sampling_calls
@@ -75,7 +75,7 @@ def test_terms_that_are_no_text_are_an_error_and_never_the_standard_ones(key: st
             read_message(body(usage(1_000, 100, **{key: odd})))
     empties: tuple[object, ...] = (None, {}, "")
     for empty in empties:  # recorders in other languages write an empty object for a null
-        assert read_message(body(usage(1_000, 100, **{key: empty}))).context == Terms()
+        assert read_message(body(usage(1_000, 100, **{key: empty}))).terms == Terms()
 
 
 def test_a_geography_asked_for_and_not_stated_opens_the_high_bound_alone() -> None:
@@ -120,7 +120,7 @@ def test_the_model_is_the_responses_own_and_else_the_requests() -> None:
 def test_a_requests_model_tells_of_the_endpoint_where_the_url_does_not(
     name: str, platform: str | None
 ) -> None:
-    assert read_message(body(), model=name).context.platform == platform
+    assert read_message(body(), model=name).terms.platform == platform
     given = read_message(body(), model=name, platform="foundry")
     assert given.context.platform == "foundry"
 
@@ -132,7 +132,7 @@ def test_a_batchs_result_is_in_the_batch_tier_even_where_it_does_not_say_so() ->
 
 def test_recorders_of_other_languages_may_write_an_empty_object_for_null() -> None:
     message = body(usage(1, 1, service_tier={}, speed={}), stop_details={}, stop_sequence={})
-    assert read_message(message).context == Terms()
+    assert read_message(message).terms == Terms()
 
 
 # Source: https://platform.claude.com/docs/en/build-with-claude/compaction

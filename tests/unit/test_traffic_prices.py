@@ -15,7 +15,7 @@ from pytest_llmcost.call import Call, price
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.responses.batch_results import BatchResultsReader
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
-from pytest_llmcost.responses.message import read_message
+from pytest_llmcost.responses.message import Answer, read_message
 from pytest_llmcost.responses.stream import reader_for
 
 pytestmark = needs_traffic
@@ -30,7 +30,7 @@ def endpoint_of(line: dict[str, Any]) -> Endpoint:
     return endpoint
 
 
-def calls_of(line: dict[str, Any]) -> Iterator[Call]:
+def answers_of(line: dict[str, Any]) -> Iterator[Answer]:
     endpoint = endpoint_of(line)
     if line["status"] >= 300 or endpoint.kind == "count_tokens":
         return  # errors and counts are free
@@ -56,7 +56,7 @@ def calls_of(line: dict[str, Any]) -> Iterator[Call]:
 
 
 def priced_calls(line: dict[str, Any]) -> list[Call]:
-    return [price(call, shipped_card(), on=ON) for call in calls_of(line)]
+    return [price(answer, shipped_card(), on=ON) for answer in answers_of(line)]
 
 
 def lines_with(priced: bool) -> list[dict[str, Any]]:
