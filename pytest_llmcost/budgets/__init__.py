@@ -1,1 +1,1 @@
-"""TODO"""
+"""Budgets and what became of them."""

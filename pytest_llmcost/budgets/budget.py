@@ -21,9 +21,6 @@ Kind = Literal["usd", "input_tokens", "output_tokens", "calls"]
 COUNT_COMMAND = "pytest --llmcost-record-mode=new_episodes"
 """What counts changed prompts and records the counts; free, for it sends `count_tokens` alone."""
 
-_BOTH: frozenset[Kind] = frozenset({"input_tokens", "output_tokens"})
-
-
 _UNEXPLAINED = "what a call cost is unknown; state it with llmcost.record(...)"
 
 

@@ -1,1 +1,1 @@
-"""TODO"""
+"""A run beside another run, another model or another cache state."""

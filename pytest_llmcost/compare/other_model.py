@@ -39,7 +39,7 @@ def on_other_model(ledger: Ledger, model: str, card: RateCard, *, on: date) -> O
     """Price a run's calls on another model, where their prompts have been counted for it.
 
     Args:
-        report: A run.
+        ledger: A run.
         model: The exact id of the other model.
         card: The run's prices.
         on: The run's price date.

@@ -1,1 +1,1 @@
-"""TODO"""
+"""How many tokens a prompt has, counted for free."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""What a run spent, and the files that hold it."""

@@ -232,9 +232,9 @@ def bill_sampling(
     """Price one leg.
 
     Args:
-        leg: with its model's exact id.
+        sampling: with its model's exact id.
         tariff: of that model for this kind of request on the price date.
-        basis: how cache reads and writes count.
+        cache_state: how cache reads and writes count.
         refusal_billed: whether a refusal before any output is charged; None is unknown, which
             counts as free, with the full price as the high bound.
     """

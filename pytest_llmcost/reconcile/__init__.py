@@ -1,1 +1,1 @@
-"""TODO"""
+"""Ledgers beside what Anthropic has billed."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""A ledger as text for people."""

@@ -102,7 +102,6 @@ def render_table(heads: Sequence[str], rows: Sequence[str]) -> list[str]:
 
 
 _MOST_CHANGES = 5
-_MOST_PARTS_trend = 6
 
 
 def render_trend(comparison: Comparison) -> Iterator[Line]:
@@ -115,7 +114,7 @@ def render_trend(comparison: Comparison) -> Iterator[Line]:
         text += f"; new prices alone {format_signed(comparison.price_change_usd)}, not in it"
     yield Line(text, {"bold": True})
     for change in comparison.changes[:_MOST_CHANGES]:
-        yield Line(f"  {format_signed(change.usd)} {change.name}: {_what_differs(change)}")
+        yield Line(f"  {format_signed(change.usd)} {change.name}: {_what_differs_trend(change)}")
     more = len(comparison.changes) - _MOST_CHANGES
     if more > 0:
         yield Line(f"  ... {more} more changes")
@@ -130,8 +129,8 @@ def _what_differs_trend(change: Change) -> str:
         for name, number in change.tokens.items()
     ]
     calls = [f"{change.calls:+,} calls"] if change.calls else []
-    parts = list(change.parts[:_MOST_PARTS_trend])
-    if len(change.parts) > _MOST_PARTS_trend:
+    parts = list(change.parts[:_MOST_PARTS])
+    if len(change.parts) > _MOST_PARTS:
         parts.append(f"{len(change.parts) - _MOST_PARTS} more parts")
     return ", ".join([*tokens, *calls, *parts])
 

@@ -1,1 +1,1 @@
-"""TODO"""
+"""What a response says it used."""

@@ -479,7 +479,7 @@ def read_message(
     stream: bool = False,
     request: Mapping[str, object] | None = None,
 ) -> Answer:
-    """Read what a response bills: its sampling calls, what their price depends on, and what it hides.
+    """Read what a response bills: its sampling calls, what their price depends on, what it hides.
 
     Args:
         body: the message; of a stream, what its events add up to.

@@ -14,7 +14,8 @@ from sample_reports import MODEL, OUTSIDE, a_fixture, a_test, make_report
 
 from pytest_llmcost.budgets.budget import State
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
-from pytest_llmcost.call import Call, PricedSamplingCall, reprice
+from pytest_llmcost.call import Call, PricedSamplingCall
+from pytest_llmcost.call import reprice as reprice_call
 from pytest_llmcost.compare.baseline import compare, reprice, write_baseline
 from pytest_llmcost.errors import LedgerError, SettingsError
 from pytest_llmcost.ledger.builder import Owner
@@ -37,7 +38,7 @@ def call(tokens: int, fingerprint: str | None = "1:a", *, on: str = TODAY, **fie
     sampling_calls = (PricedSamplingCall(model=model, usage=usage),)
     whole = {"model": model, "evidence": "billed", "usage": usage, "sampling_calls": sampling_calls}
     bare = Call(**{**whole, "fingerprint": fingerprint, **fields})
-    return reprice(bare, CARD, on=date.fromisoformat(on))
+    return reprice_call(bare, CARD, on=date.fromisoformat(on))
 
 
 def report(spent: dict[Any, Iterable[Call]], **fields: Any) -> Ledger:

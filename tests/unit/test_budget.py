@@ -112,7 +112,8 @@ class TestSpend:
         self, caveat: str, kind: Kind, low: int, high: int | None
     ) -> None:
         sampling_calls = legs_of(Usage(input_tokens=8, output_tokens=3))
-        spend = spend_of([priced("1", sampling_calls=sampling_calls, caveats=(caveat,))], kind)
+        caveats = sorted_caveats([caveat])
+        spend = spend_of([priced("1", sampling_calls=sampling_calls, caveats=caveats)], kind)
         assert (figures(spend)[0], figures(spend)[2]) == (low, high)
         assert bool(spend.reasons) == (high is None)
 
@@ -125,8 +126,8 @@ class TestReasons:
         command = "pytest t.py::test_a --llmcost-record-mode=new_episodes"
         (reason,) = spend_of([call], "usd", count_command=command).reasons
         assert reason == (
-            "the prompt changed since its reply was recorded (system, tools.search), and has no "
-            f"token count; count it, free: {command}"
+            "the prompt changed since its reply was recorded (system, tools.search) and is not "
+            f"counted yet; count it (free): {command}"
         )
 
     def test_say_stale_even_when_no_caveat_does(self) -> None:

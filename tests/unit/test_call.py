@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from pytest_llmcost.call import Call, PricedSamplingCall, reprice
-from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.prices.caveats import decode_caveat, encode_caveat, sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
 
@@ -93,7 +93,7 @@ def test_an_unknown_model_that_a_price_file_adds_is_priced_anew(tmp_path: Path) 
 def test_a_caveat_of_the_reading_opens_the_bounds_in_its_direction(
     caveat: str, low: str, high: str | None
 ) -> None:
-    priced = reprice(call(sampling(), caveats=(caveat,)), CARD, on=ON)
+    priced = reprice(call(sampling(), caveats=sorted_caveats([caveat])), CARD, on=ON)
     assert priced.usd == 4
     assert priced.usd_low == Decimal(low)
     assert priced.usd_high == (None if high is None else Decimal(high))
@@ -157,7 +157,7 @@ def test_an_endpoint_that_the_url_leaves_open_is_unknown(
     platform: str, known_as: str, high: str
 ) -> None:
     context = Terms(platform=platform)  # type: ignore[arg-type]
-    caveats = ("unknown-endpoint: the URL names no location",)
+    caveats = sorted_caveats(["unknown-endpoint: the URL names no location"])
     priced = reprice(call(sampling(), context=context, caveats=caveats), CARD, on=ON)
     assert priced.context.platform == known_as
     assert priced.usd_high == Decimal(high)
@@ -197,4 +197,5 @@ def test_billed_usage_leaves_out_what_is_free() -> None:
 
 def test_a_priced_call_survives_json() -> None:
     priced = reprice(call(sampling(), sampling("acme", kind="advisor")), CARD, on=ON)
-    assert msgspec.json.decode(msgspec.json.encode(priced), type=Call) == priced
+    text = msgspec.json.encode(priced, enc_hook=encode_caveat)
+    assert msgspec.json.decode(text, type=Call, dec_hook=decode_caveat) == priced

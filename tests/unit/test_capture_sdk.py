@@ -429,7 +429,7 @@ def test_results_that_come_after_the_verdict_replace_what_was_told_for_their_own
     assert settled.answer is not None
     assert settled.answer.usage == BILLED
     assert free.supersedes is told[1]
-    assert free.call is None
+    assert free.answer is None
 
 
 def test_results_of_a_batch_created_elsewhere_belong_to_who_reads_them_once() -> None:

@@ -25,8 +25,8 @@ MODEL = "claude-opus-4-7"  # 5 in, 6.25 and 10 to write, 0.50 to read, 25 out
 def a_call(usage: Usage, *, sampling: dict[str, Any] | None = None, **fields: Any) -> Call:
     sampling_calls = (PricedSamplingCall(model=MODEL, usage=usage, **(sampling or {})),)
     call = Call(**{
-        "model": MODEL, "fingerprint": "1:a", "evidence": "billed", "usage": usage, "sampling_calls": sampling_calls,
-        "max_tokens": 1_000, **fields,
+        "model": MODEL, "fingerprint": "1:a", "evidence": "billed", "usage": usage,
+        "sampling_calls": sampling_calls, "max_tokens": 1_000, **fields,
     })  # fmt: skip
     return reprice_call(call, shipped_card(), on=NOV)
 

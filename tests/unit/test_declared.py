@@ -24,7 +24,7 @@ def usage(tokens: int, output: int = 0, **more: Any) -> dict[str, Any]:
 
 
 def recorded(response: Any, **more: Any) -> Call:
-    call = price(read_declared(response, **more), shipped_card(), on=ON)
+    call = price(read_declared(response, **more), shipped_card(), on=ON, evidence="declared")
     assert (call.evidence, call.live) == ("declared", False)
     return call
 

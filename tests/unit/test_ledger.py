@@ -417,7 +417,8 @@ class TestFiles:
         assert {"name", "scope", "baseid", "worker", "usd", "calls"} <= set(data["fixtures"][0])
         assert set(data["tests"][0]["calls"][0]) == {
             "model", "fingerprint", "evidence", "phase", "live", "at", "stream", "attempts",
-            "usage", "sampling_calls", "context", "usd", "usd_low", "usd_high", "declared_usd", "caveats",
+            "usage", "sampling_calls", "context", "usd", "usd_low", "usd_high",
+            "declared_usd", "caveats",
         }  # fmt: skip
         assert set(data["tests"][1]["calls"][0]["sampling_calls"][0]) == {
             "kind",

@@ -102,7 +102,7 @@ class TestConflicts:
         ("fields", "said"),
         [
             ({"price_date": "2026-11-23"}, "price date: shard-0.json has 2026-11-22, shard-1.json"),
-            ({"cache_state": "cold"}, "cache basis: shard-0.json has as-billed, shard-1.json"),
+            ({"cache_state": "cold"}, "cache state: shard-0.json has as-billed, shard-1.json"),
             ({"rate_card": CardId(version="x", sha256="y")}, "rate card: shard-0.json has 2026"),
         ],
     )

@@ -199,7 +199,7 @@ def test_a_page_that_leads_to_itself_is_an_error(organisation: Organisation) -> 
 def test_pages_without_end_are_an_error(
     organisation: Organisation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_llmcost.reconcile.adminapi._MOST_PAGES", 3)
+    monkeypatch.setattr("pytest_llmcost.reconcile.admin_api._MOST_PAGES", 3)
     page = '{"data": [], "has_more": true, "next_page": "page_%d"}'
     organisation.raw_answers = [page % number for number in range(4)]
     with pytest.raises(ReconcileError, match="more than 3 pages"):

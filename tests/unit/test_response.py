@@ -52,20 +52,17 @@ def sampling_calls(call: Answer | Call) -> list[tuple[str, str, int, int]]:
 
 
 def test_an_ordinary_response_is_one_leg_of_its_usage() -> None:
-    call = read_message(
+    answer = read_message(
         body(usage(1_000, 100, service_tier="standard", speed="fast", inference_geo="us")),
         stream=True,
     )
-    assert sampling_calls(call) == [("message", "claude-opus-5", 1_000, 100)]
-    assert call.usage == Usage(input_tokens=1_000, output_tokens=100) == call.billed_usage
-    assert call.context == Terms(service_tier="standard", speed="fast", inference_geo="us")
-    assert (call.model, call.evidence, call.stream, call.caveats) == (
-        "claude-opus-5",
-        "billed",
-        True,
-        (),
-    )
-    assert call.usd is None
+    assert sampling_calls(answer) == [("message", "claude-opus-5", 1_000, 100)]
+    assert answer.usage == Usage(input_tokens=1_000, output_tokens=100)
+    assert answer.terms == Terms(service_tier="standard", speed="fast", inference_geo="us")
+    assert (answer.model, answer.stream, answer.caveats) == ("claude-opus-5", True, ())
+    call = priced(answer)
+    assert (call.usage, call.billed_usage) == (answer.usage, answer.usage)
+    assert (call.context, call.evidence, call.stream) == (answer.terms, "billed", True)
 
 
 @pytest.mark.parametrize("key", ["service_tier", "speed", "inference_geo"])
@@ -120,8 +117,8 @@ def test_the_model_is_the_responses_own_and_else_the_requests() -> None:
 def test_a_requests_model_tells_of_the_endpoint_where_the_url_does_not(
     name: str, platform: str | None
 ) -> None:
-    assert read_message(body(), model=name).terms.platform == platform
-    given = read_message(body(), model=name, platform="foundry")
+    assert priced(read_message(body(), model=name)).context.platform == platform
+    given = priced(read_message(body(), model=name, platform="foundry"))
     assert given.context.platform == "foundry"
 
 
@@ -593,7 +590,7 @@ def test_container_time_is_a_caveat_unless_a_newer_web_tool_makes_it_free(
     content: list[dict[str, Any]], tools: list[str | None], caveats: tuple[str, ...]
 ) -> None:
     request = {"tools": [{"type": tool} for tool in tools] + ["odd"]}
-    assert read_message(body(content=content), request=request).caveats == caveats
+    assert priced(read_message(body(content=content), request=request)).caveats == caveats
 
 
 def test_container_time_without_a_request_is_a_caveat() -> None:
@@ -614,7 +611,7 @@ def test_a_container_is_charged_when_files_are_attached(
         "tools": [{"type": "code_execution_20260521"}],
         "messages": [{"content": "text"}, "odd", {"content": [*blocks, "odd"]}],
     }
-    assert read_message(body(), request=request).caveats == caveats
+    assert priced(read_message(body(), request=request)).caveats == caveats
 
 
 @pytest.mark.parametrize(

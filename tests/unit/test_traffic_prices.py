@@ -83,7 +83,7 @@ def test_every_price_lies_between_its_bounds() -> None:
 def test_every_usage_is_the_one_that_was_recorded() -> None:
     for line in lines_with(priced=True):
         if line["usage"] is not None:
-            (call,) = calls_of(line)
+            (call,) = answers_of(line)
             read = {field: getattr(call.usage, field) for field in call.usage.__struct_fields__}
             assert read == line["usage"], line["id"]
 

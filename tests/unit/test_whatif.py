@@ -40,8 +40,8 @@ TEST = a_test("t.py::test")
 def priced(usage: Usage, *, model: str = OLD, **fields: Any) -> Call:
     sampling = PricedSamplingCall(model=model, usage=usage, **fields.pop("sampling", {}))
     call = Call(**{
-        "model": model, "fingerprint": "1:a", "evidence": "billed", "usage": usage, "sampling_calls": (sampling,),
-        **fields,
+        "model": model, "fingerprint": "1:a", "evidence": "billed", "usage": usage,
+        "sampling_calls": (sampling,), **fields,
     })  # fmt: skip
     return reprice(call, shipped_card(), on=NOV)
 

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The HTTP libraries and recorders that requests pass through."""

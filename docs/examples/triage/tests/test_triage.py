@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from triage import build_payload
 
-from pytest_llmcost.plugin.fixture import LlmCost
 from pytest_llmcost import max_cost
+from pytest_llmcost.plugin.fixture import LlmCost
 
 TICKETS = {
     "battery": "The battery of NB-20417 smells odd since this morning. Can I still ride?",
