@@ -1,7 +1,6 @@
-"""`llmcost reconcile`: ledgers against the organisation's usage and cost.
+"""Compare ledgers with the usage and cost that Anthropic reports for the organisation.
 
-Asks the Usage & Cost Admin API, or reads answers saved earlier; nothing else of the package
-touches a network outside of pytest.
+Asks the Usage & Cost Admin API with the key in ANTHROPIC_ADMIN_KEY, or reads saved answers.
 """
 
 from __future__ import annotations
@@ -13,28 +12,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 from pytest_llmcost.cli.options import Console, add_prices_option, read_card
 from pytest_llmcost.errors import ReconcileError, SettingsError
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.money import parse_percent
-from pytest_llmcost.prices.rate_card import RateCard
-from pytest_llmcost.reconcile.admin_api import AdminApi, AskedTooOften, Filters
+from pytest_llmcost.reconcile.admin_api import AdminApi, TooManyRequests
 from pytest_llmcost.reconcile.matching import (
     FRESH_AFTER,
-    Plan,
     Reconciliation,
-    is_short,
     last_call_at,
-    plan,
+    make_query,
     reconcile,
 )
 from pytest_llmcost.reconcile.render import render
-from pytest_llmcost.reconcile.usage_report import Bucket, CostRow, Row, UsageRow, read_saved_pages
+from pytest_llmcost.reconcile.usage_report import (
+    Bucket,
+    CostRow,
+    Filters,
+    Row,
+    UsageRow,
+    read_saved_pages,
+)
 
 _PAUSE = timedelta(minutes=1)
-"""The API asks for no more than one question a minute.
+"""The API asks for no more than one request a minute.
 
 Source: https://platform.claude.com/docs/en/manage-claude/usage-cost-api (2026-08-22)
 """
@@ -43,7 +47,7 @@ _PATIENCE = timedelta(minutes=20)
 
 @dataclass(frozen=True)
 class Clock:
-    """The time, and waiting for it to pass."""
+    """The time and how to wait; tests have their own."""
 
     now: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
     sleep: Callable[[float], None] = time.sleep
@@ -51,29 +55,28 @@ class Clock:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("ledger", nargs="+", help="a JSON report of --llmcost-report")
     add = parser.add_argument
-    add("--api-key-id", action="append", default=[], metavar="ID", help="the runs' own API key")
-    add("--workspace-id", action="append", default=[], metavar="ID", help="id, or `default`")
-    add(
-        "--tolerance", default="0%", metavar="N%%", help="how far apart tokens may be (default 0%%)"
-    )
-    add("--whole-days", action="store_true", help="the ledgers hold all of their UTC days' traffic")
+    ids: dict[str, Any] = {"action": "append", "default": [], "metavar": "ID"}
+    add("ledger", nargs="+", help="a JSON ledger written with --llmcost-report")
+    add("--api-key-id", **ids, help="compare usage of this API key only; repeatable")
+    add("--workspace-id", **ids, help="compare usage of this workspace only, or `default`")
+    add("--tolerance", default="0%", metavar="N%%", help="allowed difference (default: 0%%)")
+    add("--whole-days", action="store_true", help="the ledgers have all traffic of their UTC days")
     add("--wait", action="store_true", help="ask again, once a minute, until late data is there")
-    add("--usage", metavar="FILE", help="saved answers of usage_report/messages; asks nobody")
-    add("--cost", metavar="FILE", help="saved answers of cost_report")
+    add("--usage", metavar="FILE", help="saved answers of usage_report/messages; no network")
+    add("--cost", metavar="FILE", help="saved answers of cost_report, with --usage")
     add("--format", choices=("text", "md", "json"), default="text")
     add_prices_option(parser)
 
 
 def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
-    """Compare, print, and return 0 when they agree and 1 when not."""
+    """Compare, print the outcome, and return 0 if both sides agree and 1 if they differ."""
     if arguments.cost and not arguments.usage:
-        raise SettingsError("--cost FILE goes with --usage FILE; usage is what decides")
+        raise SettingsError("--cost FILE needs --usage FILE")
     card = read_card(arguments.prices)
-    what = plan(
-        _read_ledgers(arguments.ledger),
-        card,
+    ledgers = _read_ledgers(arguments.ledger)
+    query = make_query(
+        ledgers,
         filters=Filters(
             api_key_ids=tuple(arguments.api_key_id), workspace_ids=tuple(arguments.workspace_id)
         ),
@@ -81,39 +84,37 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
         whole_days=arguments.whole_days,
     )
     if arguments.usage:
-        outcome = _from_files(what, card, arguments.usage, arguments.cost)
+        usage = _read_saved(arguments.usage, UsageRow)
+        cost = _read_saved(arguments.cost, CostRow) if arguments.cost else None
+        outcome = reconcile(ledgers, query, usage, cost, card=card, asked_at=None)
     else:
-        asking = _Asking(what, card, AdminApi(os.environ), console, clock)
-        outcome = asking.until_complete() if arguments.wait else asking.once()
+        api = AdminApi(os.environ)
+
+        def ask() -> Reconciliation:
+            console.note(f"asking {api.host} for usage and cost")
+            usage = api.usage(query.windows, query.bucket_width, query.filters)
+            cost = api.cost(query.windows)
+            return reconcile(ledgers, query, usage, cost, card=card, asked_at=clock.now())
+
+        due = (last_call_at(ledgers) or clock.now()) + FRESH_AFTER
+        outcome = _ask_until_complete(ask, due, console, clock) if arguments.wait else ask()
     console.print(render(outcome, arguments.format))
     return 0 if outcome.state == "agrees" else 1
 
 
 def _read_ledgers(paths: Sequence[str]) -> list[Ledger]:
-    """Read the ledgers, each run once: twice, its calls would be booked twice."""
-    seen: dict[tuple[object, ...], str] = {}
-    reports = []
+    """Read the ledgers and refuse a run that is given twice: its calls would count twice."""
+    ledgers: dict[str, Ledger] = {}
     for path in paths:
         ledger = read_ledger(path)
-        key = (ledger.run.started_at, ledger.run.finished_at, repr(ledger.totals))
-        if key in seen:
-            raise ReconcileError(f"{path} is the same run as {seen[key]}; name each run once")
-        seen[key] = path
-        reports.append(ledger)
-    return reports
+        for other, known in ledgers.items():
+            if (known.run, known.totals) == (ledger.run, ledger.totals):
+                raise ReconcileError(f"{path} is the same run as {other}; name each run once")
+        ledgers[path] = ledger
+    return list(ledgers.values())
 
 
-def _from_files(what: Plan, card: RateCard, usage: str, cost: str | None) -> Reconciliation:
-    return reconcile(
-        what,
-        _read(usage, UsageRow),
-        _read(cost, CostRow) if cost else None,
-        card=card,
-        asked_at=None,
-    )
-
-
-def _read(path: str, row: type[Row]) -> tuple[Bucket[Row], ...]:
+def _read_saved(path: str, row: type[Row]) -> tuple[Bucket[Row], ...]:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -121,48 +122,26 @@ def _read(path: str, row: type[Row]) -> tuple[Bucket[Row], ...]:
     return read_saved_pages(data, row, source=path)
 
 
-@dataclass(frozen=True)
-class _Asking:
-    """One comparison with the API; asks for cost only once usage is complete."""
-
-    what: Plan
-    card: RateCard
-    api: AdminApi
-    console: Console
-    clock: Clock
-
-    def once(self) -> Reconciliation:
-        """Ask now."""
-        return self._ask()
-
-    def until_complete(self) -> Reconciliation:
-        """Ask once the data should be there, then every minute until it is, or patience ends."""
-        last = last_call_at(self.what.calls)
-        due = last + FRESH_AFTER if last else self.clock.now()
-        deadline = max(due, self.clock.now()) + _PATIENCE
-        self._wait_until(due, "usage takes about 5 min to appear")
-        while True:
-            try:
-                outcome = self._ask()
-            except AskedTooOften:
-                if self.clock.now() + _PAUSE > deadline:
-                    raise
-                reason = "asked too often"
-            else:
-                if not is_short(outcome) or self.clock.now() + _PAUSE > deadline:
-                    return outcome
-                reason = "usage that the ledgers have is not reported yet"
-            self._wait_until(self.clock.now() + _PAUSE, reason)
-
-    def _ask(self) -> Reconciliation:
-        terms = self.what.terms
-        self.console.note(f"asking {self.api.host} for usage and cost")
-        usage = self.api.usage(terms.windows, terms.bucket_width, terms.filters)
-        cost = self.api.cost(terms.windows)
-        return reconcile(self.what, usage, cost, card=self.card, asked_at=self.clock.now())
-
-    def _wait_until(self, due: datetime, reason: str) -> None:
-        """Sleep in steps of a minute at most, and say each time how long it will be."""
-        while (left := due - self.clock.now()) > timedelta(0):
-            self.console.note(f"{reason}; asking again in {left.total_seconds():.0f} s")
-            self.clock.sleep(min(left, _PAUSE).total_seconds())
+def _ask_until_complete(
+    ask: Callable[[], Reconciliation], due: datetime, console: Console, clock: Clock
+) -> Reconciliation:
+    """Ask when the data is due, then every minute until it is complete or patience ends."""
+    deadline = max(due, clock.now()) + _PATIENCE
+    reason = "usage takes about 5 min to appear"
+    while True:
+        # In steps of a minute, so that a CI log shows progress.
+        while (left := due - clock.now()) > timedelta(0):
+            console.note(f"{reason}; asking again in {left.total_seconds():.0f} s")
+            clock.sleep(min(left, _PAUSE).total_seconds())
+        is_last = clock.now() + _PAUSE > deadline
+        try:
+            outcome = ask()
+        except TooManyRequests:
+            if is_last:
+                raise
+            reason = "too many requests"
+        else:
+            if is_last or not outcome.is_short:
+                return outcome
+            reason = "some usage in the ledgers is not reported yet"
+        due = clock.now() + _PAUSE

@@ -1,6 +1,6 @@
-"""What the organisation was billed: the Admin API's answers, typed, and cents made dollars.
+"""The Admin API's answers about usage and cost, typed: their pages, buckets and rows.
 
-Data flow: an answer's text, fetched or saved -> `read_usage_pages`, `read_cost_pages` -> buckets.
+Knows no ledger and no network. Fields that are not compared are not declared and so ignored.
 
 Source: https://platform.claude.com/docs/en/api/admin/usage_report/retrieve_messages and
 https://platform.claude.com/docs/en/api/admin/cost_report/retrieve (2026-08-22).
@@ -21,6 +21,8 @@ from pytest_llmcost.prices.usage import Count, Usage
 from pytest_llmcost.reconcile.windows import Window
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+DEFAULT_WORKSPACE = "default"
+"""The user's name for the default workspace, whose id is null in the reports."""
 _CENTS = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?", re.ASCII)
 
 
@@ -38,7 +40,7 @@ class ServerToolUse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of one bucket under one combination of dimensions; null where not grouped by it."""
+    """Tokens of one bucket for one model, tier, key and workspace; null if not grouped by it."""
 
     uncached_input_tokens: Count
     cache_read_input_tokens: Count
@@ -47,9 +49,6 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     server_tool_use: ServerToolUse | None = None
     model: str | None = None
     service_tier: str | None = None
-    speed: str | None = None
-    inference_geo: str | None = None
-    context_window: str | None = None
     api_key_id: str | None = None
     workspace_id: str | None = None
 
@@ -68,12 +67,11 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CostRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One item of a day's bill; its amount is in cents."""
+    """One item of a day's bill."""
 
     amount: str
     currency: str
     cost_type: str | None = None
-    token_type: str | None = None
     model: str | None = None
     service_tier: str | None = None
     description: str | None = None
@@ -81,12 +79,18 @@ class CostRow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def usd(self) -> Decimal:
-        """The amount in US dollars."""
+        """The amount in US dollars; the API's is a decimal string of cents: "123.45" is $1.2345.
+
+        Raises:
+            ReconcileError: if it is not such a string, or not in US dollars.
+        """
         if self.currency != "USD":
+            raise ReconcileError(f"the cost report is in {self.currency!r}; list prices are in USD")
+        if not _CENTS.fullmatch(self.amount):
             raise ReconcileError(
-                f"the cost report is in {self.currency!r}, and list prices are in USD alone"
+                f"amount: expected cents as a decimal string such as '123.45', got {self.amount!r}"
             )
-        return usd_of_cents(self.amount)
+        return Decimal(self.amount).scaleb(-2)
 
 
 Row = TypeVar("Row", UsageRow, CostRow)
@@ -100,45 +104,44 @@ class Bucket(msgspec.Struct, Generic[Row], frozen=True, kw_only=True):
     results: tuple[Row, ...]
 
     def lies_in(self, windows: Sequence[Window]) -> bool:
-        """Whether some part of it belongs to one of the windows."""
-        span = Window(starting_at=self.starting_at, ending_at=self.ending_at)
-        return any(span.overlaps(window) for window in windows)
+        """Whether a part of it lies in one of the windows."""
+        return any(
+            self.starting_at < each.ending_at and each.starting_at < self.ending_at
+            for each in windows
+        )
 
 
 class Page(msgspec.Struct, Generic[Row], frozen=True, kw_only=True):
-    """One answer; `next_page` leads to the next one."""
+    """One answer; if `has_more` is set, `next_page` is the token of the following one."""
 
     data: tuple[Bucket[Row], ...]
     has_more: bool = False
     next_page: str | None = None
 
 
-def usd_of_cents(amount: str) -> Decimal:
-    """Return dollars for the API's decimal string of cents; the only place where this happens.
+class Filters(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose usage is compared; without any id it is that of the whole organisation."""
 
-    Units: cents in, US dollars out: "123.45" is $1.2345.
+    api_key_ids: tuple[str, ...] = ()
+    workspace_ids: tuple[str, ...] = ()
 
-    Raises:
-        ReconcileError: when it is not such a string.
+    def __bool__(self) -> bool:
+        return bool(self.api_key_ids or self.workspace_ids)
 
-    Source: https://platform.claude.com/docs/en/api/admin/cost_report/retrieve (2026-08-22)
-
-    Example:
-        >>> usd_of_cents("123.45")
-        Decimal('1.2345')
-    """
-    if not _CENTS.fullmatch(amount):
-        raise ReconcileError(
-            f"amount: expected cents as a decimal string such as '123.45', got {amount!r}"
-        )
-    return Decimal(amount).scaleb(-2)
+    def keeps(self, row: UsageRow | CostRow) -> bool:
+        """Whether to compare a row. The cost report has no API keys: only its workspace counts."""
+        if self.workspace_ids and (row.workspace_id or DEFAULT_WORKSPACE) not in self.workspace_ids:
+            return False
+        if isinstance(row, CostRow) or not self.api_key_ids:
+            return True
+        return row.api_key_id in self.api_key_ids
 
 
-def read_page(text: str | bytes, row: type[Row], *, source: str) -> Page[Row]:
-    """Decode one answer strictly; a missing or odd field is an error, never a zero.
+def read_page(text: str, row: type[Row], *, source: str) -> Page[Row]:
+    """Decode one answer strictly: a missing field is an error, never a zero.
 
     Raises:
-        ReconcileError: naming the source, the dotted path, what was expected and what was got.
+        ReconcileError: with the source and msgspec's own message.
     """
     try:
         page: Page[Row] = msgspec.json.decode(text, type=Page[row])  # type: ignore[valid-type]
@@ -148,40 +151,24 @@ def read_page(text: str | bytes, row: type[Row], *, source: str) -> Page[Row]:
 
 
 def read_saved_pages(text: bytes, row: type[Row], *, source: str) -> tuple[Bucket[Row], ...]:
-    """Decode saved answers: one, a list of them, or one a line.
+    """Decode saved answers: a single one, a JSON list, or one after another.
 
     Raises:
-        ReconcileError: when one is malformed, or the last of them is not the last page.
+        ReconcileError: if one is malformed, or the last one is not the last page.
     """
-    pages = [
-        read_page(part, row, source=f"{source}, page {number}")
-        for number, part in enumerate(_parts(text, source), 1)
-    ]
-    if not pages or pages[-1].has_more:
+    try:
+        if text.lstrip().startswith(b"["):
+            pages = msgspec.json.decode(text, type=list[Page[row]])  # type: ignore[valid-type]
+        else:
+            decoder = msgspec.json.Decoder(Page[row])  # type: ignore[valid-type]
+            pages = decoder.decode_lines(text)
+    except msgspec.DecodeError as error:
+        raise ReconcileError(f"{source}: not answers of the Usage & Cost API: {error}") from None
+    if not pages:
+        raise ReconcileError(f"{source}: contains no saved answer")
+    if pages[-1].has_more:
         raise ReconcileError(
-            f"{source}: the last of {len(pages)} saved answers says has_more; "
-            "save the following pages into it, too (a list of answers, or one a line)"
+            f"{source}: the last of {len(pages)} saved answers has a next page; "
+            "save the remaining pages in the same file"
         )
     return tuple(bucket for page in pages for bucket in page.data)
-
-
-def _parts(text: bytes, source: str) -> list[bytes]:
-    """The raw JSON of every saved answer; kept raw so that each is decoded once and strictly."""
-    stripped = text.strip()
-    try:
-        if stripped.startswith(b"["):
-            return [bytes(part) for part in msgspec.json.decode(stripped, type=list[msgspec.Raw])]
-        lines = stripped.splitlines()
-        if len(lines) > 1 and all(_is_json(line) for line in lines if line.strip()):
-            return [line for line in lines if line.strip()]
-    except msgspec.DecodeError as error:
-        raise ReconcileError(f"{source}: not JSON: {error}") from None
-    return [stripped]
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        msgspec.json.decode(line, type=msgspec.Raw)
-    except msgspec.DecodeError:
-        return False
-    return True

@@ -1,11 +1,8 @@
-"""When the runs of some ledgers took place, and in which buckets to ask for their usage.
-
-Data flow: reports -> `windows_of` -> disjoint Windows, snapped to one bucket width.
-"""
+"""When the runs of some ledgers took place, as whole buckets of Anthropic's usage report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Literal
 
@@ -22,32 +19,27 @@ BUCKETS: dict[Width, tuple[timedelta, int]] = {
     "1h": (timedelta(hours=1), 168),
     "1d": (timedelta(days=1), 31),
 }
-"""Each width's length and how many buckets one answer holds at most.
+"""The length of each width, and how many buckets one page holds at most.
 
 Source: https://platform.claude.com/docs/en/api/admin/usage_report/retrieve_messages (2026-08-22)
 """
 _LONGEST_ANSWER = timedelta(minutes=10)
-"""How long the SDK waits for an answer; usage may be booked when a request ends."""
-_TICK = timedelta(microseconds=1)
+"""The SDK's default timeout. The API may record usage when a request ends, not when it starts."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
-class Window(msgspec.Struct, frozen=True, kw_only=True, order=True):
-    """A span of time, UTC; its end is not part of it."""
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """A span of time in UTC, without its last instant."""
 
     starting_at: datetime
     ending_at: datetime
 
-    def overlaps(self, other: Window) -> bool:
-        """Whether the two have an instant in common."""
-        return self.starting_at < other.ending_at and other.starting_at < self.ending_at
-
 
 def parse_instant(text: str) -> datetime:
-    """Read a ledger's instant; without an offset it is UTC.
+    """Read a date and time from a ledger; without an offset it is UTC.
 
     Raises:
-        ReconcileError: when it is not one.
+        ReconcileError: if the text is not a date and time.
     """
     try:
         instant = msgspec.convert(text, datetime)
@@ -57,60 +49,49 @@ def parse_instant(text: str) -> datetime:
 
 
 def windows_of(
-    runs: Iterable[tuple[Ledger, tuple[Call, ...]]], *, whole_days: bool
+    runs: Iterable[tuple[Ledger, Sequence[Call]]], *, whole_days: bool
 ) -> tuple[Width, tuple[Window, ...]]:
-    """Return the bucket width and the disjoint windows in which the runs' live calls fell.
+    """Return the bucket width and the separate windows in which the live calls were made.
 
-    The width is the narrowest one that shows the longest run in a single answer; one for all
-    windows, so that no bucket is counted twice.
+    All windows have the same width, so that no bucket is counted twice. It is the narrowest one
+    for which the longest run fits on one page.
 
     Raises:
-        ReconcileError: when a run says nowhere when it took place.
+        ReconcileError: if neither a run nor its calls have a time.
     """
-    spans = [_span(ledger, calls) for ledger, calls in runs]
-    width = "1d" if whole_days else _width_for(max(end - start for start, end in spans))
-    return width, _merge(sorted(_snap(start, end, width) for start, end in spans))
+    spans = []
+    for ledger, calls in runs:
+        at = [parse_instant(call.at) for call in calls if call.at]
+        start, end = ledger.run.started_at, ledger.run.finished_at
+        starts = [*at, parse_instant(start)] if start else at
+        ends = [*at, parse_instant(end)] if end else [each + _LONGEST_ANSWER for each in at]
+        if not starts or not ends:
+            raise ReconcileError(
+                f"the time of {len(calls)} live calls is unknown: the ledger has no time for "
+                "them or for the run; write it again with --llmcost-report"
+            )
+        spans.append((min(starts), max(ends)))
+    longest = max(end - start for start, end in spans)
+    fitting = [width for width, (length, most) in BUCKETS.items() if longest <= length * most]
+    width: Width = fitting[0] if fitting and not whole_days else "1d"
+    return width, _cover(spans, width)
 
 
-def _span(ledger: Ledger, calls: tuple[Call, ...]) -> tuple[datetime, datetime]:
-    at = [parse_instant(call.at) for call in calls if call.at]
-    start, end = ledger.run.started_at, ledger.run.finished_at
-    starts = at + ([parse_instant(start)] if start else [])
-    ends = [parse_instant(end)] if end else [instant + _LONGEST_ANSWER for instant in at]
-    if not starts or not ends:
-        raise ReconcileError(
-            f"{len(calls)} live calls, but neither they nor the run say when they were made; "
-            "write the ledger with --llmcost-report of this version and reconcile that"
-        )
-    return min(starts), max(ends + at)
+def days_of(windows: Iterable[Window]) -> tuple[Window, ...]:
+    """Return the UTC days that the windows touch."""
+    tick = timedelta(microseconds=1)  # a window that ends at midnight does not touch the next day
+    return _cover([(each.starting_at, each.ending_at - tick) for each in windows], "1d")
 
 
-def _width_for(span: timedelta) -> Width:
-    for width, (length, most) in BUCKETS.items():
-        if span <= length * most:
-            return width
-    return "1d"
-
-
-def whole_days(windows: Iterable[Window]) -> tuple[Window, ...]:
-    """Return the UTC days of which some part lies in the windows."""
-    inside = ((each.starting_at, each.ending_at - _TICK) for each in windows)
-    return _merge(sorted(_snap(start, end, "1d") for start, end in inside))
-
-
-def _snap(start: datetime, end: datetime, width: Width) -> Window:
-    """Widen a span to whole buckets; an end on a border still belongs to the next bucket."""
+def _cover(spans: Iterable[tuple[datetime, datetime]], width: Width) -> tuple[Window, ...]:
+    """Widen the spans to whole buckets, both ends included, and join those that meet."""
     length, _ = BUCKETS[width]
-    first = (start - _EPOCH) // length
-    last = (end - _EPOCH) // length
-    return Window(starting_at=_EPOCH + first * length, ending_at=_EPOCH + (last + 1) * length)
-
-
-def _merge(windows: list[Window]) -> tuple[Window, ...]:
-    merged: list[Window] = []
-    for window in windows:
-        if merged and window.starting_at <= merged[-1].ending_at:
-            end = max(window.ending_at, merged[-1].ending_at)
-            window = Window(starting_at=merged.pop().starting_at, ending_at=end)
-        merged.append(window)
-    return tuple(merged)
+    windows: list[Window] = []
+    for start, end in sorted(spans):
+        first = _EPOCH + (start - _EPOCH) // length * length
+        after = _EPOCH + ((end - _EPOCH) // length + 1) * length
+        if windows and first <= windows[-1].ending_at:
+            last = windows.pop()
+            first, after = last.starting_at, max(after, last.ending_at)
+        windows.append(Window(starting_at=first, ending_at=after))
+    return tuple(windows)

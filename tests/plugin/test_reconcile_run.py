@@ -136,4 +136,4 @@ def test_runs_agree_with_the_bill_to_the_token_and_the_cent(
     assert main(["merge", *ledgers]) == 2  # one suite twice is no suite in two shards
     organisation.booked = organisation.booked[1:]
     assert main(command) == 1
-    assert "freshness" in capsys.readouterr().out
+    assert "late data" in capsys.readouterr().out

@@ -29,7 +29,7 @@ from pytest_llmcost.cli.options import Console
 from pytest_llmcost.cli.reconcile import Clock
 from pytest_llmcost.ledger.ledger_file import write_ledger
 from pytest_llmcost.prices.usage import Terms, Usage
-from pytest_llmcost.reconcile.admin_api import AskedTooOften
+from pytest_llmcost.reconcile.admin_api import TooManyRequests
 
 CALLED_AT = datetime(2026, 11, 20, 12, 0, 30, tzinfo=timezone.utc)
 MODEL = "claude-opus-4-7"
@@ -105,7 +105,7 @@ def test_what_agrees_exits_with_0_and_shows_both_sides(
     assert status == 0
     assert err == "llmcost: asking 127.0.0.1 for usage and cost\n"
     assert out == (
-        "agrees: 1 live call of 1 ledger, $0.0095 at list price on their own dates\n"
+        "agrees: 1 live call in 1 ledger, $0.0095 at the list prices of their dates\n"
         "2026-11-20 12:00 to 2026-11-20 12:11 UTC in buckets of 1m; apikey_ci; all workspaces; "
         "tolerance 0%\n"
         "\n"
@@ -119,8 +119,8 @@ def test_what_agrees_exits_with_0_and_shows_both_sides(
         "code execution         -     $0.05           -\n"
         "\n"
         "notes:\n"
-        "  - calls left out as replayed or counted, which is free: 1\n"
-        "  - cost is by UTC day and only shown; --whole-days lets it decide\n"
+        "  - replayed or counted calls, left out as free: 1\n"
+        "  - the cost report has whole UTC days, so cost is only shown; --whole-days checks it\n"
     )
 
 
@@ -137,7 +137,7 @@ def test_what_differs_exits_with_1_and_says_what_may_be_the_reason(
     assert out == (
         "### ❌ The bill differs\n"
         "\n"
-        "1 live call of 1 ledger, $0.0095 at list price on their own dates.\n"
+        "1 live call in 1 ledger, $0.0095 at the list prices of their dates.\n"
         "\n"
         "2026-11-20 00:00 to 2026-11-21 00:00 UTC in buckets of 1d; all API keys; "
         "all workspaces; tolerance 0%\n"
@@ -158,17 +158,14 @@ def test_what_differs_exits_with_1_and_says_what_may_be_the_reason(
         "\n"
         "**likely reasons**\n"
         "\n"
-        "- other traffic: without --api-key-id everybody's requests of these minutes are "
-        "reported; give the id of a key that only these runs use\n"
-        "- usage comes in buckets of 1d: what the key did shortly before or after the runs "
-        "is in it\n"
-        "- calls outside the ledger: made in subprocesses or other programs with the same key, "
-        "or with --no-llmcost\n"
+        "- other traffic: pass --api-key-id with an API key that only these runs use\n"
+        "- buckets of 1d: other requests shortly before or after the runs are in them\n"
+        "- calls outside the ledger: by subprocesses or other programs, or with --no-llmcost\n"
         "\n"
         "**notes**\n"
         "\n"
-        "- calls left out as replayed or counted, which is free: 1\n"
-        "- without --api-key-id and --workspace-id: the usage of the whole organisation\n"
+        "- replayed or counted calls, left out as free: 1\n"
+        "- no --api-key-id or --workspace-id: this is the usage of the whole organisation\n"
     )
 
 
@@ -188,8 +185,8 @@ def test_what_stands_on_one_side_alone_is_listed_with_its_size(
     assert status == 0
     assert (
         "not comparable:\n"
-        "  - ledger: 1 live call, on bedrock, which the cloud's own bill holds\n"
-        "  - ledger: 1 live call, without a usage that could be read\n"
+        "  - ledger: 1 live call, no readable usage\n"
+        "  - ledger: 1 live call, on bedrock, which bills it itself\n"
         "  - cost report: $0.40, cost type session_usage\n"
     ) in out
 
@@ -203,7 +200,7 @@ def test_calls_without_a_price_make_the_sum_a_lower_bound(
     write_ledger(make_report({OUTSIDE: calls}), tmp_path / "ledger.json")
     status, out, _ = run(str(tmp_path / "ledger.json"))
     assert status == 0
-    assert "2 live calls of 1 ledger, at least $0.0095 at list price on their own dates " in out
+    assert "2 live calls in 1 ledger, at least $0.0095 at the list prices of their dates " in out
     assert "claude-next" in out
 
 
@@ -279,9 +276,9 @@ def test_waiting_begins_when_the_data_may_be_there_and_goes_on_until_it_is(
         "llmcost: usage takes about 5 min to appear; asking again in 90 s",
         "llmcost: usage takes about 5 min to appear; asking again in 30 s",
         "llmcost: asking 127.0.0.1 for usage and cost",
-        "llmcost: usage that the ledgers have is not reported yet; asking again in 60 s",
+        "llmcost: some usage in the ledgers is not reported yet; asking again in 60 s",
         "llmcost: asking 127.0.0.1 for usage and cost",
-        "llmcost: usage that the ledgers have is not reported yet; asking again in 60 s",
+        "llmcost: some usage in the ledgers is not reported yet; asking again in 60 s",
         "llmcost: asking 127.0.0.1 for usage and cost",
     ]
 
@@ -309,7 +306,7 @@ def test_without_waiting_late_data_differ_and_the_reason_is_named(
 ) -> None:
     status, out, _ = run(ledger, now=CALLED_AT + timedelta(minutes=2))
     assert status == 1
-    assert "freshness: the last call was 2 min before the question" in out
+    assert "late data: usage takes 5 min, the last call was 2 min ago; use --wait" in out
 
 
 LIMIT = Refused(429, "rate_limit_error", "slow down", retry_after_ms="1")
@@ -321,7 +318,7 @@ def test_a_rate_limit_is_waited_out(organisation: Organisation, ledger: str) -> 
     hours = Hours(CALLED_AT + timedelta(hours=1))
     status, _, err = run(ledger, "--wait", hours=hours)
     assert (status, hours.slept) == (0, [60])
-    assert "asked too often; asking again in 60 s" in err
+    assert "too many requests; asking again in 60 s" in err
 
 
 def test_a_rate_limit_that_lasts_is_an_error(
@@ -334,7 +331,7 @@ def test_a_rate_limit_that_lasts_is_an_error(
 
 def test_an_endless_rate_limit_ends_the_waiting(organisation: Organisation, ledger: str) -> None:
     organisation.refusals = [LIMIT] * 1000
-    with pytest.raises(AskedTooOften):
+    with pytest.raises(TooManyRequests):
         run(ledger, "--wait")
 
 
@@ -381,7 +378,7 @@ def test_where_all_agrees_there_is_nothing_to_remark(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--cost", "cost.json"], "--cost FILE goes with --usage FILE"),
+        (["--cost", "cost.json"], "--cost FILE needs --usage FILE"),
         (["--usage", "nowhere.json"], "nowhere.json: cannot be read"),
         (["--tolerance", "much"], "'much' is not a percentage"),
         ([], "no Admin key: set ANTHROPIC_ADMIN_KEY"),

@@ -17,12 +17,10 @@ from pytest_llmcost.ledger.ledger import Ledger, RunRecord
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
-from pytest_llmcost.reconcile.admin_api import Filters
 from pytest_llmcost.reconcile.matching import (
     CostLine,
     Reconciliation,
-    is_short,
-    plan,
+    make_query,
     reconcile,
     within,
 )
@@ -30,6 +28,7 @@ from pytest_llmcost.reconcile.usage_report import (
     Bucket,
     CacheCreation,
     CostRow,
+    Filters,
     ServerToolUse,
     UsageRow,
 )
@@ -100,13 +99,9 @@ def compare(
     whole_days: bool = False,
     asked_at: datetime | None = None,
 ) -> Reconciliation:
-    card = shipped_card()
-    what = plan(
-        [reports] if isinstance(reports, Ledger) else reports,
-        card,
-        filters=filters,
-        tolerance=Decimal(tolerance),
-        whole_days=whole_days,
+    ledgers = [reports] if isinstance(reports, Ledger) else reports
+    query = make_query(
+        ledgers, filters=filters, tolerance=Decimal(tolerance), whole_days=whole_days
     )
     usage = [
         Bucket(
@@ -116,7 +111,7 @@ def compare(
         )
         for each in usage
     ]
-    return reconcile(what, usage, cost, card=card, asked_at=asked_at)
+    return reconcile(ledgers, query, usage, cost, card=shipped_card(), asked_at=asked_at)
 
 
 def own(usage_row: UsageRow) -> UsageRow:
@@ -183,7 +178,7 @@ def test_a_fixture_that_several_workers_set_up_is_billed_as_often() -> None:
     assert compare(report, [minute(row(), row(), row())]).state == "agrees"
 
 
-def test_every_leg_counts_under_its_own_model() -> None:
+def test_every_sampling_call_counts_under_its_own_model() -> None:
     sampling_calls = (
         PricedSamplingCall(model=OPUS, usage=USAGE),
         PricedSamplingCall(kind="advisor", model=HAIKU, usage=Usage(input_tokens=7)),
@@ -233,11 +228,11 @@ def test_replayed_calls_are_left_out_and_said_so() -> None:
     outcome = compare(ledger(live(), replayed(), replayed()), [minute(row())])
     assert outcome.state == "agrees"
     assert outcome.replayed_calls == 2
-    assert any("replayed or counted, which is free: 2" in note for note in outcome.notes)
+    assert any("left out as free: 2" in note for note in outcome.notes)
 
 
 def test_ledgers_without_a_live_call_are_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(ReconcileError, match=r"all calls of the ledgers \(3\).*--record-mode"):
+    with pytest.raises(ReconcileError, match=r"all calls in the ledgers \(3\).*--record-mode"):
         compare([ledger(replayed()), ledger(replayed(), replayed())], [])
 
 
@@ -255,7 +250,7 @@ def test_a_call_that_may_have_been_live_counts_as_live() -> None:
         ({"context": Terms(service_tier="priority")}, "service tier priority"),
         ({"context": Terms(service_tier="flex")}, "service tier flex"),
         ({"evidence": "counted"}, "tokens counted"),
-        ({"sampling_calls": ()}, "without a usage"),
+        ({"sampling_calls": ()}, "no readable usage"),
     ],
 )
 def test_what_cannot_stand_in_the_report_is_set_apart(fields: dict[str, Any], said: str) -> None:
@@ -329,7 +324,7 @@ def test_runs_far_apart_are_asked_for_one_by_one_and_overlapping_ones_together()
 
 
 def test_a_live_run_that_says_nowhere_when_it_was_is_an_error() -> None:
-    with pytest.raises(ReconcileError, match="1 live calls, but neither"):
+    with pytest.raises(ReconcileError, match="the time of 1 live calls is unknown"):
         compare(ledger(but(live(), at=None)), [])
 
 
@@ -346,11 +341,10 @@ def test_saved_rows_of_other_keys_and_workspaces_are_left_out() -> None:
 
 
 def test_saved_rows_that_do_not_say_whose_they_are_are_an_error() -> None:
-    card = shipped_card()
-    filters = Filters(api_key_ids=("apikey_ci",))
-    what = plan([ledger(live())], card, filters=filters, tolerance=Decimal(0), whole_days=False)
+    ledgers = [ledger(live())]
+    query = make_query(ledgers, filters=OWN_KEY, tolerance=Decimal(0), whole_days=False)
     with pytest.raises(ReconcileError, match=r"group_by\[\]=api_key_id"):
-        reconcile(what, [minute(row())], None, card=card, asked_at=None)
+        reconcile(ledgers, query, [minute(row())], None, card=shipped_card(), asked_at=None)
 
 
 def test_without_a_filter_the_whole_organisation_is_compared_and_that_is_said() -> None:
@@ -462,7 +456,7 @@ def test_answers_that_were_cut_off_are_named_as_a_reason() -> None:
 
 def test_retries_are_named_as_a_reason() -> None:
     outcome = compare(ledger(live(attempts=2)), [minute(row(), row())])
-    assert any("cold retries: 1 of" in reason for reason in outcome.likely_reasons)
+    assert any("more than once: 1" in reason for reason in outcome.likely_reasons)
 
 
 def test_prompt_tokens_that_moved_between_caches_are_named_as_a_reason() -> None:
@@ -477,8 +471,8 @@ def test_data_that_may_not_be_there_yet_is_named_as_a_reason(
 ) -> None:
     asked_at = None if minutes is None else NOON + timedelta(minutes=minutes)
     outcome = compare(ledger(live()), [], asked_at=asked_at)
-    assert is_short(outcome)
-    assert any("freshness" in reason for reason in outcome.likely_reasons) is is_fresh
+    assert outcome.is_short
+    assert any("late data" in reason for reason in outcome.likely_reasons) is is_fresh
 
 
 def test_nothing_reported_at_all_has_reasons_of_its_own() -> None:

@@ -16,7 +16,6 @@ from pytest_llmcost.reconcile.usage_report import (
     UsageRow,
     read_page,
     read_saved_pages,
-    usd_of_cents,
 )
 
 USAGE_ROW: dict[str, Any] = {
@@ -27,6 +26,10 @@ USAGE_ROW: dict[str, Any] = {
     "server_tool_use": {"web_search_requests": 10},
     "model": "claude-opus-4-7",
 }
+
+
+def cost(amount: str, *, currency: str = "USD") -> CostRow:
+    return CostRow(amount=amount, currency=currency)
 
 
 def answer(*rows: dict[str, Any], has_more: bool = False, **bucket: Any) -> str:
@@ -41,7 +44,7 @@ def answer(*rows: dict[str, Any], has_more: bool = False, **bucket: Any) -> str:
     [("123.45", "1.2345"), ("1", "0.01"), ("0", "0"), ("0.0001", "0.000001"), ("-50", "-0.5")],
 )
 def test_an_amount_in_cents_is_a_hundredth_of_it_in_dollars(cents: str, usd: str) -> None:
-    assert usd_of_cents(cents) == Decimal(usd)
+    assert cost(cents).usd == Decimal(usd)
 
 
 def test_a_hundred_cents_are_one_dollar_and_not_a_hundred() -> None:
@@ -51,19 +54,18 @@ def test_a_hundred_cents_are_one_dollar_and_not_a_hundred() -> None:
 
 @given(st.decimals(min_value=0, max_value=10**9, places=6))
 def test_cents_become_dollars_exactly(cents: Decimal) -> None:
-    assert usd_of_cents(str(cents)) * 100 == cents
+    assert cost(str(cents)).usd * 100 == cents
 
 
 @pytest.mark.parametrize("amount", ["", "$1.20", "1,200.50", "1e3", "NaN", " 5", "12.", "१"])
 def test_what_is_no_decimal_string_of_cents_is_refused(amount: str) -> None:
     with pytest.raises(ReconcileError, match="cents as a decimal string"):
-        usd_of_cents(amount)
+        _ = cost(amount).usd
 
 
 def test_another_currency_is_refused() -> None:
-    row = CostRow(amount="5", currency="EUR")
     with pytest.raises(ReconcileError, match="'EUR'"):
-        _ = row.usd
+        _ = cost("5", currency="EUR").usd
 
 
 def test_a_usage_row_is_read_in_our_categories() -> None:
@@ -133,13 +135,20 @@ def test_saved_pages_are_read_one_after_another(form: str) -> None:
     assert len(read_saved_pages(text.encode(), UsageRow, source="usage.json")) == 2
 
 
-@pytest.mark.parametrize("text", [answer(USAGE_ROW, has_more=True), "[]"])
-def test_saved_answers_that_stop_early_are_refused(text: str) -> None:
-    with pytest.raises(ReconcileError, match=r"usage\.json: the last of \d saved answers"):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (answer(USAGE_ROW, has_more=True), "the last of 1 saved answers has a next page"),
+        ("[]", "contains no saved answer"),
+        ("", "contains no saved answer"),
+    ],
+)
+def test_saved_answers_that_stop_early_are_refused(text: str, said: str) -> None:
+    with pytest.raises(ReconcileError, match=rf"usage\.json: {said}"):
         read_saved_pages(text.encode(), UsageRow, source="usage.json")
 
 
-@pytest.mark.parametrize("text", ["", "[", "[1", "nonsense"])
+@pytest.mark.parametrize("text", ["[", "[1", "nonsense"])
 def test_a_saved_file_that_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(ReconcileError, match=r"usage\.json"):
         read_saved_pages(text.encode(), UsageRow, source="usage.json")
