@@ -60,7 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("ledger", nargs="+", help="a JSON ledger written with --llmcost-report")
     add("--api-key-id", **ids, help="compare usage of this API key only; repeatable")
     add("--workspace-id", **ids, help="compare usage of this workspace only, or `default`")
-    add("--tolerance", default="0%", metavar="N%%", help="allowed difference (default: 0%%)")
+    add("--tolerance", default="0%", metavar="PERCENT", help="allowed difference (default: 0%%)")
     add("--whole-days", action="store_true", help="the ledgers have all traffic of their UTC days")
     add("--wait", action="store_true", help="ask again, once a minute, until late data is there")
     add("--usage", metavar="FILE", help="saved answers of usage_report/messages; no network")
@@ -96,7 +96,8 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
             cost = api.cost(query.windows)
             return reconcile(ledgers, query, usage, cost, card=card, asked_at=clock.now())
 
-        due = (last_call_at(ledgers) or clock.now()) + FRESH_AFTER
+        last = last_call_at(ledgers)
+        due = last + FRESH_AFTER if last else clock.now()
         outcome = _ask_until_complete(ask, due, console, clock) if arguments.wait else ask()
     console.print(render(outcome, arguments.format))
     return 0 if outcome.state == "agrees" else 1

@@ -223,7 +223,7 @@ def _not_reported(call: Call) -> str | None:
     """Say why Anthropic's report cannot have a live call, if so."""
     if call.context.platform:
         cloud = call.context.platform.partition("-")[0]
-        return f"on {cloud}, which bills it itself"
+        return f"on {cloud}, billed by that cloud"
     if call.context.service_tier not in _LISTED_TIERS:
         return f"service tier {call.context.service_tier}, which has no list price"
     if call.evidence != "billed":
@@ -268,8 +268,8 @@ def _select(
     """Return the rows of the windows that pass the filters."""
     inside = [row for each in buckets if each.lies_in(windows) for row in each.results]
     kept = [row for row in inside if filters.keeps(row)]
-    nameless = [row for row in inside if isinstance(row, UsageRow) and row.api_key_id is None]
-    if inside and not kept and len(nameless) == len(inside):
+    is_anonymous = all(isinstance(row, UsageRow) and row.api_key_id is None for row in inside)
+    if inside and not kept and is_anonymous:
         raise ReconcileError(
             f"none of the {len(inside)} rows of usage names its API key; save the report with "
             "group_by[]=api_key_id and group_by[]=workspace_id"

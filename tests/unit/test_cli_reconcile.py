@@ -186,7 +186,7 @@ def test_what_stands_on_one_side_alone_is_listed_with_its_size(
     assert (
         "not comparable:\n"
         "  - ledger: 1 live call, no readable usage\n"
-        "  - ledger: 1 live call, on bedrock, which bills it itself\n"
+        "  - ledger: 1 live call, on bedrock, billed by that cloud\n"
         "  - cost report: $0.40, cost type session_usage\n"
     ) in out
 
