@@ -163,7 +163,8 @@ class AdminApi:
         except APIStatusError as error:
             # A gateway's body may be a page of HTML; only the API's own words are repeated.
             detail = error.body.get("error") if isinstance(error.body, dict) else None
-            said = f' "{detail.get("message")}"' if isinstance(detail, dict) else ""
+            message = detail.get("message") if isinstance(detail, dict) else None
+            said = f' "{message}"' if message else ""
             remedy = _REMEDIES.get(error.status_code, "try again later")
             problem = f"{path} answered {error.status_code}{said}: {remedy}"
             if error.status_code == 429:
