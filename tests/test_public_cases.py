@@ -10,21 +10,8 @@ from pathlib import Path
 import pytest
 
 CASES_PATH = Path(__file__).resolve().parents[1].parent / "shared" / "cases"
-FAIL_TODAY = {
-    "06",
-    "19",
-    "20",
-    "22",
-    "23",
-    "27",
-    "29",
-    "30",
-    "38",
-    "41",
-    "43",
-    "44",
-}
-"""Numbers of the cases that are not right yet; whoever mends one deletes its line."""
+FAIL_TODAY = {"20", "23", "29", "41", "44"}
+"""Numbers of the cases that are not right yet; remove a number when its case is mended."""
 
 
 def cases() -> list[object]:
@@ -46,6 +33,9 @@ def test_a_case_from_a_public_bug_report_has_its_right_value(name: str) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith(outer)}
     # The case runs the pytest and the llmcost of the environment that runs this test.
     env["VENV"] = str(Path(sys.executable).parent.parent)
+    # cassetter and pytest-recording both add an option named record_mode, so pytest cannot start
+    # with both; the cases need the latter.
+    env["PYTEST_ADDOPTS"] = "-p no:cassetter"
     done = subprocess.run(
         [str(CASES_PATH / "run.sh"), "-v", name],
         env=env,

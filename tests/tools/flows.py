@@ -79,7 +79,7 @@ PAYLOAD = {
     "messages": [{"role": "user", "content": "Hello"}],
 }
 
-TEST = f"""
+TEST = """
 import anthropic, httpx, httpx2, pytest
 from flows import PAYLOAD, EVENTS, found, measure
 
@@ -90,7 +90,7 @@ def test_count(llmcost):
 
 def test_stream(llmcost):
     def answer(request):
-        headers = {{"content-type": "text/event-stream"}}
+        headers = {"content-type": "text/event-stream"}
         return MODULE.Response(200, headers=headers, stream=Chunks())
     class Chunks(MODULE.SyncByteStream):
         def __iter__(self):
@@ -168,4 +168,4 @@ if __name__ == "__main__":
         at_the_command_line(Path(scratch))
     for name, title in FLOWS.items():
         counter = found[name]
-        print(f"{title}: {len(counter.files)} files, {counter.crossings} crossings")
+        sys.stdout.write(f"{title}: {len(counter.files)} files, {counter.crossings} crossings\n")
