@@ -79,9 +79,9 @@ def test_the_page_shows_the_ledger_of_its_suite(project: Project, standin: Stand
         "--llmcost-model=claude-opus-4-7",
         "--llmcost-report=ledger.json",
     )
-    (other,) = project.ledger()["what_if"]
+    (other,) = project.ledger()["other_models"]
     other["rows"] = [row for row in other["rows"] if row["name"].endswith(("lookup", "thinking"))]
-    written = json.dumps({"what_if": [other]}, indent=1) + "\n"
+    written = json.dumps({"other_models": [other]}, indent=1) + "\n"
     if os.environ.get("UPDATE_GOLDEN"):
         text = LEDGER.sub(lambda match: match[1] + written, text)
         (DOCS / "migration.md").write_text(text, encoding="utf-8")

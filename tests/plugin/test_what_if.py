@@ -46,7 +46,7 @@ COUNT = "--llmcost-record-mode=new_episodes"
 
 
 def other_models(project: Project) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = project.ledger()["what_if"]
+    found: list[dict[str, Any]] = project.ledger()["other_models"]
     return found
 
 
