@@ -199,7 +199,7 @@ def test_long_parameters_that_begin_the_same_are_different_fixtures(project: Pro
 
     @pytest.fixture(scope="module", params=[LONG + "brief.", LONG + "wordy."], ids=["a", "b"])
     def reply(request):
-        from pytest_llmcost.plugin.run import KEY
+        from pytest_llmcost.plugin.session import KEY
         from pytest_llmcost.plugin.fixture import LlmCost
         spend(LlmCost(request.config.stash[KEY], request.node))
 
