@@ -201,23 +201,21 @@ def _price(
     # What is priced gets into files; an ARN names an AWS account.
     model = mask_account(model)
     sampling_calls = tuple(replace(each, model=mask_account(each.model)) for each in sampling_calls)
-    found = card.find(model)
-    fields: dict[str, Any] = {"model": found.model if found else model, "context": terms}
+    if terms.platform is None:
+        clouds = (known.platform for name in spellings if (known := card.find(name)))
+        terms = replace(terms, platform=next(filter(None, clouds), None))
     if not sampling_calls or declared_usd is not None:
         low, high = _open_bounds(caveats, declared_usd or _ZERO, declared_usd)
         kept = tuple(_priced(each, None) for each in sampling_calls)
         return {
-            **fields,
             "model": model,
+            "context": terms,
             "sampling_calls": kept,
             "usd": declared_usd,
             "usd_low": low,
             "usd_high": high,
             "caveats": caveats,
         }
-    if terms.platform is None:
-        clouds = (known.platform for name in spellings if (known := card.find(name)))
-        terms = replace(terms, platform=next(filter(None, clouds), None))
     costs: list[SamplingCost | None] = []
     unknown: set[str] = set()
     for sampling in sampling_calls:
@@ -238,8 +236,9 @@ def _price(
         most = card.price_sampling(attempt, terms, on=on).high
         high = None if most is None else EXACT.fma(most, lost_attempts or 0, high)
     low, high = _open_bounds([each for each in caveats if each.name not in bounded], cost.low, high)
+    found = card.find(model)
     return {
-        **fields,
+        "model": found.model if found else model,
         "context": terms,
         "sampling_calls": tuple(map(_priced, sampling_calls, costs)),
         "usd": None if unknown else cost.usd,

@@ -100,6 +100,7 @@ def _opened(created: Exchange, params: dict[str, Any], replay: Replay | None) ->
         answer=unknown_answer(endpoint, params, "open-batch"),
         payload=params or None,
         replay=replay,
+        attempts=1,  # how often the batch was sent is not how often its requests were
     )
 
 
@@ -124,4 +125,4 @@ def _read_result(asked: Exchange, result: BatchResult) -> Exchange:
         answer = read_answer(messages, endpoint=asked.endpoint, payload=payload, batch=True)
     except UsageDataError as error:
         answer = unknown_answer(asked.endpoint, payload, f"unreadable-response: {error}")
-    return replace(asked, answer=answer)
+    return replace(asked, answer=answer, attempts=1)

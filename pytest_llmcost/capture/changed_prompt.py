@@ -72,9 +72,7 @@ def without_figures(answer: Answer, *, sent: Payload, recorded: Payload) -> Answ
     """
     obstacle = obstacle_to_recount(answer)
     text = f"stale: {_changes(sent, recorded)}" + (f" ({obstacle})" if obstacle else "")
-    return replace(
-        answer, sampling_calls=(), code_beside=None, caveats=sorted_caveats([*answer.caveats, text])
-    )
+    return replace(answer, sampling_calls=(), caveats=sorted_caveats([*answer.caveats, text]))
 
 
 def _changes(sent: Payload, recorded: Payload) -> str:

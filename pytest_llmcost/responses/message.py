@@ -671,6 +671,8 @@ def _joined(answers: Sequence[Answer]) -> Answer:
         ids=tuple(each for answer in answers for each in answer.ids),
         usage=sum((answer.usage for answer in answers), Usage()),
         sampling_calls=tuple(each for answer in answers for each in answer.sampling_calls),
+        # All have the same request, so the same tools; code ran if any of them says so.
+        code_beside=next((a.code_beside for a in answers if a.code_beside is not None), None),
         caveats=sorted_caveats(caveat for answer in answers for caveat in answer.caveats),
     )
 

@@ -414,6 +414,21 @@ def test_a_batch_without_results_is_one_unknown_call_for_each_request() -> None:
     assert {call.model for call in purse.calls} == {"claude-haiku-4-5"}
 
 
+def test_a_batch_that_was_sent_twice_has_requests_that_were_sent_once() -> None:
+    api, failures = batch_api(result("a")), iter([True])
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        busy = request.method == "POST" and next(failures, False)
+        return httpx2.Response(529) if busy else api(request)
+
+    with capturing() as purse:
+        client = sdk(answer, max_retries=1)
+        client.messages.batches.create(requests=REQUESTS)  # type: ignore[arg-type]
+        [*client.messages.batches.results("msgbatch_1")]
+        purse.capture.settle()
+    assert [call.attempts for call in purse.calls] == [1, 1, 1]
+
+
 def test_results_that_come_after_the_verdict_replace_what_was_told_for_their_owner() -> None:
     client = sdk(batch_api(result("a"), result("b", "expired")))
     with capturing() as purse:

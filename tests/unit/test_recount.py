@@ -255,6 +255,15 @@ def test_several_sampling_calls_cannot_be_recounted(usage: dict[str, Any]) -> No
     assert "system" in caveat
 
 
+def test_what_cannot_be_recounted_keeps_its_caveats_and_its_cloud() -> None:
+    ran = replace(
+        reply(), asked_model="us.anthropic.claude-opus-4-7", sampling_calls=(), code_beside=()
+    )
+    call = recounted(ran, LONG)
+    assert call.context.platform == "bedrock-regional"
+    assert "code-execution-hours" in call.caveats
+
+
 def test_several_messages_and_refusals_cannot_be_recounted() -> None:
     several = recounted(replace(reply(), ids=("msg_1", "msg_2")), LONG)
     assert several.evidence == "stale"

@@ -12,7 +12,9 @@ from pytest_llmcost.call import Call, price
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
-from pytest_llmcost.responses.message import Answer, read_message
+from pytest_llmcost.responses.endpoints import Endpoint
+from pytest_llmcost.responses.message import Answer, read_answer, read_message
+from pytest_llmcost.responses.stream import StreamedMessage
 
 ON = date(2026, 11, 22)
 TEXT = {"type": "text", "text": "Here you are."}
@@ -591,6 +593,14 @@ def test_container_time_is_a_caveat_unless_a_newer_web_tool_makes_it_free(
 ) -> None:
     request = {"tools": [{"type": tool} for tool in tools] + ["odd"]}
     assert priced(read_message(body(content=content), request=request)).caveats == caveats
+
+
+def test_container_time_of_any_message_in_a_body_is_a_caveat_of_the_call() -> None:
+    ran = body(content=[{"type": "server_tool_use", "name": "code_execution"}])
+    for bodies in ([ran, body()], [body(), ran]):
+        messages = [StreamedMessage(body=each) for each in bodies]
+        answer = read_answer(messages, endpoint=Endpoint(kind="messages"), payload=None)
+        assert priced(answer).caveats == ("code-execution-hours",)
 
 
 def test_container_time_without_a_request_is_a_caveat() -> None:
