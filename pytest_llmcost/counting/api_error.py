@@ -18,7 +18,7 @@ from pytest_llmcost.aws_arn import mask_account
 from pytest_llmcost.errors import CountError
 
 _NAME = (
-    r"[\w-]*(?:api[_ -]?key|access[_-]?key(?:[_-]?id)?|subscription-key|secret(?:[_-]?key)?|"
+    r"(?:api[_ -]?key|access[_-]?key(?:[_-]?id)?|subscription-key|secret(?:[_-]?key)?|"
     r"(?:access|auth|bearer|id|refresh|security|session)[_-]?token|password|authorization|cookie|"
     r"x-amz-signature|x-amz-credential)"
 )
@@ -39,12 +39,14 @@ _SECRET = re.compile(
 )
 """A credential that is told by its form alone."""
 _HTML = re.compile(
-    r"\s*(?:\ufeff|<\?xml[^>]*>|<!--.*?-->|\s)*<(?:!doctype\s+html|html|head|body)\b",
+    r"(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b",
     re.IGNORECASE | re.DOTALL,
 )
 _TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
 _LONGEST_TITLE = 80
 _LONGEST_TEXT = 500
+_LONGEST_READ = 4_000
+"""Characters of an answer that are looked at: enough for a title, and for what is shown."""
 _ACCOUNT = re.compile(r"credit|billing|organi[sz]ation|workspace|usage limit", re.IGNORECASE)
 """Refusals with the same status that say nothing of the payload."""
 _OVERRIDE = "override the fixture llmcost_client"
@@ -75,14 +77,15 @@ def message_of(error: BaseException) -> str:
 
 def show_body(text: str) -> str:
     """What fits into a message of an answer's text, without credentials."""
-    if _HTML.match(text):
-        title = _TITLE.search(text)
+    start = text[:_LONGEST_READ].lstrip("\ufeff \t\r\n")
+    if _HTML.match(start):
+        title = _TITLE.search(start)
         words = " ".join(without_secrets(html.unescape(title[1])).split()) if title else ""
         return f'an HTML page titled "{words[:_LONGEST_TITLE]}"' if words else "an HTML page"
-    text = without_secrets(text)
-    if len(text) <= _LONGEST_TEXT:
-        return text
-    return f"{text[:_LONGEST_TEXT]}... ({len(text):,} characters)"
+    shown = without_secrets(text[:_LONGEST_READ])
+    if len(text) <= _LONGEST_READ and len(shown) <= _LONGEST_TEXT:
+        return shown
+    return f"{shown[:_LONGEST_TEXT]}... ({len(text):,} characters)"
 
 
 def without_secrets(text: str) -> str:

@@ -341,18 +341,25 @@ def _locked(path: Path) -> Iterator[None]:
     """
     import filelock
 
-    lock = filelock.FileLock(_lock_path(path))
     try:
+        lock = filelock.FileLock(_lock_path(path))
         lock.acquire(timeout=_LOCK_SECONDS)
-    except filelock.Timeout:
+    except filelock.Timeout as timeout:
         raise CountCassetteError(
             f"{show_path(path)} is being written by another process since more than "
-            f"{_LOCK_SECONDS:.0f} s ({lock.lock_file}); end it, then run again"
+            f"{_LOCK_SECONDS:.0f} s ({timeout.lock_file}); end it, then run again"
+        ) from None
+    except (OSError, NotImplementedError) as error:  # the latter where there are no locks at all
+        raise CountCassetteError(
+            f"{show_path(path)} cannot be locked: {error}. The lock is a file in the temporary "
+            "folder; make that writable, set TMPDIR to another one, or count without recording "
+            "(--disable-recording)"
         ) from None
     try:
         yield
     finally:
-        lock.release()
+        with suppress(OSError):  # closing the file frees it as well
+            lock.release()
 
 
 def _lock_path(path: Path) -> str:

@@ -29,7 +29,7 @@ from pytest_llmcost.counting.client import (
     recorded_answer,
 )
 from pytest_llmcost.counting.payload import Payload
-from pytest_llmcost.errors import CountError
+from pytest_llmcost.errors import CountCassetteError, CountError
 from pytest_llmcost.ledger.ledger import Ledger, OtherModel, calls_of
 from pytest_llmcost.ledger.ledger import PayloadFacts as LedgerPayload
 from pytest_llmcost.plugin.counts import read_normalised
@@ -132,7 +132,16 @@ class OtherModels:
             if isinstance(outcome, Count):
                 count_all(counter, jobs[1:])  # from memory, into each test's own cassette
             elif outcome.refusal is not None:
-                _record_refusal(jobs, outcome.refusal)
+                self._record_refusal(jobs, outcome.refusal)
+
+    def _record_refusal(self, jobs: Iterable[Job], said: str) -> None:
+        for job in jobs:
+            if job.mode in _KEEPS:
+                job.cassette.put(make_refusal(job.payload, said, job.asker))
+                try:
+                    job.cassette.save()
+                except CountCassetteError as error:
+                    self._books.run.notes.add(f"counts were not saved: {error}")
 
     def _learn_recorded(self, jobs: Iterable[Job]) -> None:
         """Take what was counted before an interrupt, which is in the cassettes by now."""
@@ -171,13 +180,6 @@ def _counted(
 
 def _refused(news: LedgerPayload, model: str, said: str) -> LedgerPayload:
     return replace(news, rejected={model: f"the payload: {said}"})
-
-
-def _record_refusal(jobs: Iterable[Job], said: str) -> None:
-    for job in jobs:
-        if job.mode in _KEEPS:
-            job.cassette.put(make_refusal(job.payload, said, job.asker))
-            job.cassette.save()
 
 
 class CountAtTheEnd:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import filelock
 import msgspec
 import pytest
 
@@ -313,6 +315,27 @@ def test_a_lock_that_is_not_given_is_an_error_and_not_a_hang(
     thread.join()
     cassette.save()
     assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOLCK, "No locks available"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        NotImplementedError("no flock here"),
+    ],
+)
+def test_a_lock_that_cannot_be_taken_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*args: object, **how: object) -> None:
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    cassette = CountCassette.load(path)
+    cassette.put(entry())
+    with pytest.raises(CountCassetteError, match=r"cannot be locked: .*TMPDIR"):
+        cassette.save()
 
 
 def test_permissions_and_links_are_kept(path: Path, tmp_path: Path) -> None:
