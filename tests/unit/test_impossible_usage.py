@@ -12,7 +12,8 @@ import pytest
 from capture_kit import LIBRARIES, Purse, capturing
 from sample_reports import a_test, make_call, make_report
 
-from pytest_llmcost.call import Call, PricedSamplingCall, price_call
+from pytest_llmcost.call import Call, PricedSamplingCall
+from pytest_llmcost.call import price as price_answer
 from pytest_llmcost.capture.batches import Batches
 from pytest_llmcost.capture.request import Exchange
 from pytest_llmcost.cli.main import main
@@ -24,7 +25,7 @@ from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.batch_results import BatchResult
 from pytest_llmcost.responses.declared import read_declared
 from pytest_llmcost.responses.endpoints import recognise
-from pytest_llmcost.responses.message import read_answer, read_message
+from pytest_llmcost.responses.message import Answer, read_answer, read_message
 from pytest_llmcost.responses.stream import reader_for
 
 MODEL = "claude-opus-4-7"
@@ -83,8 +84,8 @@ POSSIBLE = {
 each_impossible = pytest.mark.parametrize("stated", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
 
 
-def price(call: Call) -> Call:
-    return price_call(call, shipped_card(), on=ON)
+def price(answer: Answer, on: date = ON) -> Call:
+    return price_answer(answer, shipped_card(), on=on)
 
 
 def events(start: dict[str, Any], *ends: dict[str, Any], content: Any = ()) -> bytes:
@@ -98,7 +99,7 @@ def events(start: dict[str, Any], *ends: dict[str, Any], content: Any = ()) -> b
     return b"".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n".encode() for e in sent)
 
 
-def read_stream(body: bytes) -> Call:
+def read_stream(body: bytes) -> Answer:
     reader = reader_for("text/event-stream")
     reader.feed(body)
     reader.close()
@@ -126,7 +127,7 @@ def test_a_refusal_that_states_nothing_is_free_where_refusals_are() -> None:
     assert (price(call).usd, price(call).usd_high) == (FREE, FREE)
     call = read_message({**silent, "stop_details": {"category": "bio"}})
     assert (price(call).usd_high, len(price(call).caveats)) == (None, 1)
-    assert price_call(call, shipped_card(), on=date(2026, 9, 1)).usd_high == 0
+    assert price(call, date(2026, 9, 1)).usd_high == 0
 
 
 # Source: recorded traffic of anthropics/anthropic-sdk-python and vercel/ai.
@@ -214,7 +215,7 @@ def test_in_a_captured_answer_it_is_a_call_without_a_price(
 
 
 def assert_unknown(purse: Purse) -> None:
-    call = price(purse.call)
+    call = purse.call
     assert (call.usd, call.usd_low, call.usd_high) == (None, FREE, None)
     assert [each.partition(":")[0] for each in call.caveats] == ["unreadable-response"]
 
@@ -224,10 +225,10 @@ def test_in_a_batchs_result_it_is_a_call_without_a_price(stated: dict[str, Any])
     endpoint = recognise("GET", f"{URL}/batches/msgbatch_1/results")
     assert endpoint is not None
     result = BatchResult(custom_id="a", outcome="succeeded", body=message(stated))
-    booked = Batches().settle("me", Exchange(endpoint=endpoint, call=None), result)
+    booked = Batches().settle("me", Exchange(endpoint=endpoint, answer=None), result)
     assert booked is not None
-    assert booked[1].call is not None
-    call = price(booked[1].call)
+    assert booked[1].answer is not None
+    call = price(booked[1].answer)
     assert (call.usd, call.usd_high) == (None, None)
 
 
@@ -259,7 +260,7 @@ def test_in_a_file_to_be_priced_it_is_a_problem(
 
 
 @pytest.mark.parametrize(
-    "leg",
+    "sampling",
     [
         {"usage": Usage(), "usd": Decimal(0)},
         {"usage": Usage(output_tokens=503), "usd": Decimal("0.01")},

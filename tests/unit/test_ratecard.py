@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from pytest_llmcost.call import Call, PricedSamplingCall, price_call
+from pytest_llmcost.call import Call, PricedSamplingCall, reprice
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.prices.model_names import Resolved
 from pytest_llmcost.prices.rate_card import shipped_card
@@ -264,7 +264,7 @@ def test_an_unknown_arn_is_named_without_its_account(name: str) -> None:
         shipped_card().resolve(name)
     assert ACCOUNT not in str(caught.value)
     assert "abc123" in str(caught.value) or "claude-opus-5-5" in str(caught.value)
-    priced = price_call(
+    priced = reprice(
         Call(
             model=name,
             evidence="billed",
@@ -275,5 +275,5 @@ def test_an_unknown_arn_is_named_without_its_account(name: str) -> None:
     )
     assert ACCOUNT not in repr(priced)
     assert ACCOUNT not in repr(
-        price_call(Call(model=name, evidence="declared"), shipped_card(), on=ON)
+        reprice(Call(model=name, evidence="declared"), shipped_card(), on=ON)
     )
