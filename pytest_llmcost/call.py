@@ -14,11 +14,11 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from pytest_llmcost.aws_arn import mask_account
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import CacheState, SamplingCost, in_cache_state, total
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
+from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import Platform, SamplingCall, Terms, Usage
 from pytest_llmcost.responses.message import Answer

@@ -35,7 +35,8 @@ def parse_usd(value: object) -> Decimal:
         Decimal('0.02')
     """
     amount = _parse_amount(value)
-    if amount is None or not amount.is_finite() or amount < 0 or _digits(amount) > _MOST_DIGITS:
+    is_amount = amount is not None and amount.is_finite() and amount >= 0
+    if amount is None or not is_amount or count_digits(amount) > _MOST_DIGITS:
         raise SettingsError(
             f'{value!r} is not an amount of money; write 0.05, "0.05", "$0.05" or "5c"'
             f"{_comma_hint(value)}"
@@ -68,8 +69,8 @@ def _comma_hint(value: object) -> str:
     return "; decimals stand behind a point, and a comma only groups thousands (1,000)"
 
 
-def _digits(amount: Decimal) -> int:
-    """How many digits the amount has when written without an exponent."""
+def count_digits(amount: Decimal) -> int:
+    """Return how many digits a finite amount has when written without an exponent."""
     _, digits, exponent = amount.as_tuple()
     assert isinstance(exponent, int)  # finite
     return max(len(digits) + exponent, len(digits), -exponent)
@@ -85,7 +86,7 @@ def parse_quantity(value: object) -> int:
     if (
         number is None
         or number < 0
-        or _digits(number) > _MOST_DIGITS
+        or count_digits(number) > _MOST_DIGITS
         or number != number.to_integral_value()
     ):
         raise SettingsError(

@@ -16,7 +16,7 @@ from pytest_llmcost.cli.options import (
 )
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.money import plain_usd
-from pytest_llmcost.prices.dated_rates import Rates
+from pytest_llmcost.prices.bill import Rates
 from pytest_llmcost.prices.price_file import RATE_KEYS
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.reports.tables import render_table

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 
-from pytest_llmcost.aws_arn import mask_account
 from pytest_llmcost.errors import CountError
+from pytest_llmcost.prices.model_names import mask_account
 
 _NAME = (
     r"(?:api[_ -]?key|access[_-]?key(?:[_-]?id)?|subscription-key|secret(?:[_-]?key)?|"

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from pytest_llmcost.aws_arn import mask_account
 from pytest_llmcost.errors import PayloadError, UnknownModelError
 from pytest_llmcost.json_values import JsonValue, canonical, to_json_value
 from pytest_llmcost.money import read_digits
+from pytest_llmcost.prices.model_names import mask_account
 
 _ACCEPTED = frozenset(
     {

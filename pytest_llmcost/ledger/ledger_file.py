@@ -100,6 +100,8 @@ _RARE = frozenset(
         "reason",
         "refusal",
         "sums_calls",
+        "usage_high",
+        "usage_low",
         "warn_at",
     }
 )

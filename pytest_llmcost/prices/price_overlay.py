@@ -1,142 +1,139 @@
-"""Override: a user's price file laid over a card, checked against what it changes.
-
-Data flow: Contents of a card, a user's CardFile -> `lay_over` -> Contents with one more layer.
-"""
+"""A user's price file laid over a card: what it changes is checked, completed and merged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import TypeVar
 
-import msgspec
+from msgspec.structs import replace
 
 from pytest_llmcost.errors import RateCardError
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.dated_rates import STANDARD, Layers, row_on
-from pytest_llmcost.prices.model_names import Names
-from pytest_llmcost.prices.price_file import RATE_KEYS, CardFile, ModelEntry, RateRow
+from pytest_llmcost.prices.model_names import Resolved
+from pytest_llmcost.prices.price_file import (
+    RATE_KEYS,
+    STANDARD,
+    Amount,
+    CardFile,
+    Layers,
+    ModelEntry,
+    RateRow,
+    row_on,
+)
 
-_NO_MODEL = ModelEntry()
 _TOO_CHEAP = 1_000
 """No discount divides a rate by so much; a wrong unit does."""
+_LEAST_RATE = Decimal("0.0001")
+"""No model is so cheap for a million tokens: such an amount is the price of a single token."""
 
 
-class Contents(NamedTuple):
-    """What a card holds: its settings, and each model's rows by the file they come from."""
+def check_change(
+    card: CardFile,
+    layers: Mapping[str, Layers],
+    change: CardFile,
+    find: Callable[[str], Resolved | None],
+    *,
+    origin: str,
+) -> CardFile:
+    """Return a price file with exact ids and complete rows, ready to be laid over a card.
 
-    settings: CardFile
-    layers: Mapping[str, Layers]
-
-
-def lay_over(base: Contents, change: CardFile, *, origin: str) -> Contents:
-    """Lay a price file over a card; what it leaves out stays as it was.
+    Args:
+        card: What the card says so far.
+        layers: Each model's rows so far.
+        change: The price file.
+        find: Return the model of the card that a name stands for.
+        origin: Names the price file in errors.
 
     Raises:
-        RateCardError: when a row of a new model lacks a rate or one of a known model is absurdly
-            cheap, or an alias already names another model.
+        RateCardError: when a row of a new model lacks a rate, one is absurdly cheap, a model has
+            two tables, or an alias already names another model.
     """
-    _check_aliases(base.settings, change, origin)
-    _check_named_once(base.settings, change, origin)
-    named = {_own_id(base.settings, name): entry for name, entry in change.models.items()}
-    models = dict(base.settings.models)
-    layers = dict(base.layers)
-    for model, entry in named.items():
-        models[model] = _merged(models.get(model, _NO_MODEL), entry)
-        below = layers.get(model, ())
-        where = f'{origin}: model "{model}"'
-        layers[model] = (*below, tuple(_complete(row, below, where) for row in entry.rates))
-        if all(row.factor is not None for rows in layers[model] for row in rows):
-            raise RateCardError(f"price file {where}: a new model needs rates, got none")
-    settings = base.settings
-    # How old the shipped prices are is for nobody else to say.
-    kept = {"version": settings.version, "checked_on": settings.checked_on}
-    return Contents(_merged(settings, change, models=models, **kept), layers)
-
-
-def _check_aliases(settings: CardFile, change: CardFile, origin: str) -> None:
-    """A name never moves silently from one model to another: that would re-price its calls."""
-    ids = {*settings.models, *change.models}
-    names = Names(settings)
+    models: dict[str, ModelEntry] = {}
+    tables: dict[str, str] = {}
     owners: dict[str, str] = {}
     for name, entry in change.models.items():
-        where = f'price file {origin}: model "{name}": aliases'
-        model = _own_id(settings, name)
-        for alias in entry.aliases:
-            known = names.find(alias)
-            if not alias.strip():
-                raise RateCardError(f"{where}: {alias!r} is no name")
-            if alias in ids:
-                raise RateCardError(f"{where}: {alias!r} is a model of its own")
-            if known is not None and known.model != model:
-                raise RateCardError(f"{where}: {alias!r} already names {known.model}")
-            if owners.setdefault(alias, model) != model:
-                raise RateCardError(f"{where}: {alias!r} already names {owners[alias]}")
-
-
-def _check_named_once(settings: CardFile, change: CardFile, origin: str) -> None:
-    """A model's id and one of its aliases are one model; of two tables one would be lost."""
-    seen: dict[str, str] = {}
-    for name in change.models:
-        model = _own_id(settings, name)
-        if model in seen:
+        where = f'price file {origin}: model "{name}"'
+        model = _exact_id(card, name)
+        if model in models:  # of two tables one would be lost
             raise RateCardError(
-                f'price file {origin}: model "{name}": is the same model as "{seen[model]}"; '
-                "put both into one table"
+                f'{where}: is the same model as "{tables[model]}"; put both into one table'
             )
-        seen[model] = name
+        tables[model] = name
+        for alias in entry.aliases:
+            known = find(alias)
+            owner = owners.setdefault(alias, known.model if known else model)
+            if not alias.strip():
+                raise RateCardError(f"{where}: aliases: {alias!r} is no name")
+            if alias in card.models or alias in change.models:
+                raise RateCardError(f"{where}: aliases: {alias!r} is a model of its own")
+            # A name never moves silently from one model to another: it would re-price its calls.
+            if owner != model:
+                raise RateCardError(f"{where}: aliases: {alias!r} already names {owner}")
+        below = layers.get(model, ())
+        rows = tuple(_complete(row, below, where) for row in entry.rates)
+        if all(row.multiplier is not None for layer in (*below, rows) for row in layer):
+            raise RateCardError(f"{where}: a new model needs rates, got none")
+        models[model] = replace(entry, rates=rows)
+    return replace(change, models=models)
 
 
-def _own_id(settings: CardFile, name: str) -> str:
-    """Return the id of a model that a file names by one of its aliases."""
-    owners = (model for model, entry in settings.models.items() if name in entry.aliases)
-    return name if name in settings.models else next(owners, name)
+def _exact_id(card: CardFile, name: str) -> str:
+    """Return the id of a model that a file names by its id or by one of its aliases."""
+    owners = (model for model, entry in card.models.items() if name in entry.aliases)
+    return name if name in card.models else next(owners, name)
 
 
-_S = TypeVar("_S", CardFile, ModelEntry)
+def _complete(row: RateRow, below: Layers, where: str) -> RateRow:
+    """Fill in what a row leaves out from the row that it replaces on its first day."""
+    where = f"{where}: rates row from {row.from_on}"
+    known = [each for rows in below for each in rows if each.multiplier is None]
+    for key in RATE_KEYS:
+        _check_cheapness(key, getattr(row, key), [getattr(each, key) for each in known], where)
+    missing = [key for key in RATE_KEYS if getattr(row, key) is None]
+    if row.multiplier is not None or not missing:
+        return row
+    found = row_on(below, row.from_on, row.speed or STANDARD, row.above or 0)
+    if found is None:
+        raise RateCardError(
+            f"{where}: {', '.join(missing)}: missing, and there is no earlier row of that speed "
+            "and length to take them from"
+        )
+    replaced, multiplier = found
+    rest = {key: Amount(EXACT.multiply(getattr(replaced, key), multiplier)) for key in missing}
+    return replace(row, **rest)
 
 
-def _merged(base: _S, change: _S, **fixed: object) -> _S:
+def _check_cheapness(key: str, rate: Decimal | None, known: list[Decimal], where: str) -> None:
+    """Rates for one token, or for a thousand, instead of a million are the likeliest mistake."""
+    if rate is None or (rate == 0 and (not known or key.startswith("cache_"))):
+        return  # a local model may be free, and so may a gateway's cache
+    least = min(known) / _TOO_CHEAP if known else _LEAST_RATE
+    if rate <= least:
+        compared = f"a thousandth of the {min(known):f} known so far" if known else f"${least}"
+        raise RateCardError(
+            f"{where}: {key}: {rate:f} is not more than {compared}; rates are US dollars per "
+            "million tokens"
+        )
+
+
+_T = TypeVar("_T", CardFile, ModelEntry)
+
+
+def merged(base: _T, change: _T) -> _T:
     """Return `base` with what `change` states: tables and lists grow, single values give way."""
-    fields = {}
+    fields: dict[str, object] = {}
     for name in base.__struct_fields__:
         old, new = getattr(base, name), getattr(change, name)
-        if isinstance(old, Mapping):
+        if name in ("version", "checked_on"):
+            fields[name] = old  # how old the shipped prices are is not for a user's file to say
+        elif name == "models":
+            entries = {model: merged(old.get(model, ModelEntry()), new[model]) for model in new}
+            fields[name] = {**old, **entries}
+        elif isinstance(old, Mapping):
             fields[name] = {**old, **new}
         elif isinstance(old, tuple):
             fields[name] = old + new
         else:
             fields[name] = old if new is None else new
-    return msgspec.structs.replace(base, **(fields | fixed))
-
-
-def _complete(row: RateRow, below: Layers, where: str) -> RateRow:
-    """Fill in what a row leaves out from the row that it replaces on its first day."""
-    _check_cheapness(row, below, where)
-    missing = [key for key in RATE_KEYS if getattr(row, key) is None]
-    if row.factor is not None or not missing:
-        return row
-    found = row_on(below, row.from_on, row.speed or STANDARD, row.above or 0)
-    if found is None:
-        raise RateCardError(
-            f"price file {where}: rates row from {row.from_on}: {', '.join(missing)}: missing, "
-            "and there is no earlier row of that speed and length to take them from"
-        )
-    replaced, factor = found
-    rest = {key: EXACT.multiply(getattr(replaced, key), factor) for key in missing}
-    return msgspec.structs.replace(row, **rest)
-
-
-def _check_cheapness(row: RateRow, below: Layers, where: str) -> None:
-    """Rates for one token, or for a thousand, instead of a million are the likeliest mistake."""
-    known = [each for rows in below for each in rows if each.factor is None]
-    for key in RATE_KEYS:
-        rate = getattr(row, key)
-        # A gateway may well have its caches for nothing.
-        if not known or rate is None or (rate == 0 and key.startswith("cache_")):
-            continue
-        least = min(getattr(each, key) for each in known)
-        if rate * _TOO_CHEAP <= least:
-            raise RateCardError(
-                f"price file {where}: rates row from {row.from_on}: {key}: {rate:f} is less than a "
-                f"thousandth of the {least:f} known so far; rates are US dollars per million tokens"
-            )
+    return replace(base, **fields)

@@ -1,38 +1,46 @@
-"""RateCard: dated prices of every model, with all that a bill depends on.
-
-Data flow: `anthropic.toml` and a user's price files -> RateCard; legs, a context and a date ->
-`RateCard.price` -> Cost. Nothing here knows today's date.
-"""
+"""The rate card: dated prices of every model. Knows no responses, and never today's date."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, timedelta
+from functools import cache, reduce
 from itertools import pairwise
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from pytest_llmcost.errors import UnknownModelError
+from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import (
     CacheState,
     Cost,
+    PriceList,
+    Rates,
     SamplingCost,
-    Tariff,
     bill_sampling,
-    tariff_of,
+    price_list_of,
     total,
 )
-from pytest_llmcost.prices.dated_rates import STANDARD, Rates, rates_on, speeds_of
-from pytest_llmcost.prices.model_names import Names, Resolved, show_name
-from pytest_llmcost.prices.price_file import ModelEntry, read_card_file
-from pytest_llmcost.prices.price_overlay import Contents, lay_over
-from pytest_llmcost.prices.usage import SamplingCall, SamplingKind, Terms
+from pytest_llmcost.prices.model_names import Names, Resolved, show_name, spellings_of
+from pytest_llmcost.prices.price_file import (
+    RATE_KEYS,
+    STANDARD,
+    CardFile,
+    Layers,
+    ModelEntry,
+    RateRow,
+    read_card_file,
+    row_on,
+)
+from pytest_llmcost.prices.price_overlay import check_change, merged
+from pytest_llmcost.prices.usage import Platform, SamplingCall, SamplingKind, Terms
 
 _SHIPPED = Path(__file__).with_name("anthropic.toml")
+_DATED_TOOL = re.compile(r"(?P<name>[a-z_]+)_(?P<date>\d{8})")
 
 
 class NextBand(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,16 +57,18 @@ class RateCard:
     A card never changes; what it has worked out once it answers from memory.
     """
 
-    def __init__(self, contents: Contents, *, version: str, sha256: str) -> None:
+    def __init__(self, files: Sequence[CardFile], *, version: str, sha256: str) -> None:
+        """Lay each file over those before it; the first is the shipped one."""
         self.version = version
         """The shipped card's version, then the name of each price file laid over it."""
         self.sha256 = sha256
         """Of the shipped file and each price file, in order."""
-        self._settings, self._layers = contents
-        self._names = Names(self._settings)
-        self._rates: dict[tuple[str, date, str], tuple[Rates, ...]] = {}
-        self._nearest: dict[str, tuple[str, ...]] = {}
-        self._tariffs: dict[tuple[str, SamplingKind, Terms, date], Tariff] = {}
+        self._files = tuple(files)
+        self._settings = reduce(merged, files)
+        self._names = Names(_spellings(self._settings))
+        self._rates_on = cache(self._find_rates)
+        self._price_list = cache(self._find_price_list)
+        self._nearest = cache(self._names.nearest)  # a search through all names
 
     @property
     def checked_on(self) -> date:
@@ -72,7 +82,7 @@ class RateCard:
         return tuple(self._settings.sources.values())
 
     def source_url(self, name: str) -> str:
-        """Return the address of what a row names as its source; the name where it has none."""
+        """Return the address of what a row names as its source, or the name if it has none."""
         return self._settings.sources.get(name, name)
 
     @property
@@ -80,27 +90,18 @@ class RateCard:
         """What the card says of each model, by exact id; rows of a price file behind the others."""
         return self._settings.models
 
-    def is_code_execution_free(self, tools: Iterable[str]) -> bool:
-        """Whether one of a request's tools, by type, makes its container time free.
-
-        Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08
-        """
-        known = self._settings.code_execution
-        if known is None:
-            return False
-        return any(_is_as_new(tool, free) for tool in tools for free in known.free_beside)
-
     def with_overrides(self, path: str | Path) -> RateCard:
         """Return this card with a user's price file laid over it; its rows come first.
 
         Raises:
-            RateCardError: naming file, model, key and value of what is wrong.
+            RateCardError: naming file, model and key of what is wrong.
         """
         path = Path(path)
         change, data = read_card_file(path)
-        contents = lay_over(Contents(self._settings, self._layers), change, origin=str(path))
+        layers = {model: self._layers(model) for model in self.models}
+        change = check_change(self._settings, layers, change, self.find, origin=str(path))
         return RateCard(
-            contents,
+            (*self._files, change),
             version=f"{self.version}+{path.name}",
             sha256=hashlib.sha256(self.sha256.encode() + data).hexdigest(),
         )
@@ -112,20 +113,10 @@ class RateCard:
             UnknownModelError: naming the nearest known ids and how to add this one.
         """
         found = self._names.find(name)
-        if found is None:
-            raise self._unknown_model(name)
-        return found
-
-    def find(self, name: str) -> Resolved | None:
-        """Return the model that a name stands for, as `resolve` does; nothing for an unknown."""
-        return self._names.find(name)
-
-    def _unknown_model(self, name: str) -> UnknownModelError:
-        if name not in self._nearest:  # a search through all names, once for each unknown one
-            self._nearest[name] = self._names.nearest(name)
-        nearest = self._nearest[name]
-        shown = show_name(name)
-        return UnknownModelError(
+        if found is not None:
+            return found
+        nearest, shown = self._nearest(name), show_name(name)
+        raise UnknownModelError(
             f"no price for model '{shown}' in rate card {self.version}; nearest known: "
             f"{', '.join(nearest)}. Add it to a TOML file, as a name of one of them "
             f'([models."{nearest[0]}"] aliases = ["{shown}"]) or with rates of its own '
@@ -133,6 +124,12 @@ class RateCard:
             model=name,
             nearest=nearest,
         )
+
+    def find(self, name: str) -> Resolved | None:
+        """Return the model that a name stands for, as `resolve` does, or None if it is unknown."""
+        return self._names.find(name)
+
+    # Rates
 
     def rates(
         self, model: str, *, on: date, speed: str | None = None, prompt_tokens: int = 0
@@ -147,19 +144,18 @@ class RateCard:
 
     def bands(self, model: str, *, on: date, speed: str | None = None) -> tuple[Rates, ...]:
         """Return a model's rates on a day at one speed, one for each length band."""
-        key = (self.resolve(model).model, on, speed or STANDARD)
-        if key not in self._rates:
-            self._rates[key] = rates_on(key[0], self._layers[key[0]], on, key[2])
-        return self._rates[key]
+        return self._rates_on(self.resolve(model).model, on, speed or STANDARD)
 
     def speeds(self, model: str) -> tuple[str, ...]:
         """Return the speeds that a model has or had rates for, the standard one first."""
-        return speeds_of(self._layers[self.resolve(model).model])
+        rows = _rated(self._layers(self.resolve(model).model))
+        speeds = {row.speed or STANDARD for row in rows}
+        return tuple(sorted(speeds, key=lambda speed: (speed != STANDARD, speed)))
 
     def next_band(
         self, model: str, *, on: date, prompt_tokens: int, speed: str | None = None
     ) -> NextBand | None:
-        """Return the next length band above a prompt; nothing where there is none."""
+        """Return the next length band above a prompt, or None if there is none."""
         bands = self.bands(model, on=on, speed=speed)
         for rates, beyond in pairwise(bands):
             if prompt_tokens <= beyond.above:
@@ -167,51 +163,101 @@ class RateCard:
         return None
 
     def min_cacheable_tokens(self, model: str, on: date) -> int | None:
-        """Return how long a prompt's prefix must be to be cached; None where unknown."""
-        self.bands(model, on=on)
+        """Return how long a prompt's prefix must be to be cached, or None if that is unknown."""
+        self.bands(model, on=on)  # a model without a price on that day is an error
         return self.models[self.resolve(model).model].min_cacheable_tokens
 
     def tokenizer(self, model: str) -> str | None:
         """Return the name of a model's tokenizer; models of one name count text alike."""
         return self.models[self.resolve(model).model].tokenizer
 
+    def _layers(self, model: str) -> Layers:
+        return [file.models[model].rates for file in self._files if model in file.models]
+
+    def _find_rates(self, model: str, on: date, speed: str) -> tuple[Rates, ...]:
+        layers = self._layers(model)
+        rows = [row for row in _rated(layers) if (row.speed or STANDARD) == speed]
+        ended_on = None if speed == STANDARD else _ended_on(rows, on)
+        # The last rates of a fast mode that has ended stay, so that no suite fails by the clock.
+        day = ended_on - timedelta(days=1) if ended_on else on
+        bands = []
+        for above in sorted({row.above or 0 for row in rows}):
+            if found := row_on(layers, day, speed, above):
+                row, multiplier = found
+                amounts = {key: EXACT.multiply(getattr(row, key), multiplier) for key in RATE_KEYS}
+                bands.append(
+                    Rates(
+                        model=model,
+                        speed=speed,
+                        above=above,
+                        from_on=row.from_on,
+                        ended_on=ended_on,
+                        checked_on=row.checked_on,
+                        sources=row.sources,
+                        **amounts,
+                    )
+                )
+        if not bands or bands[0].above:
+            raise UnknownModelError(_why_none(model, rows, on, speed), model=model)
+        return tuple(bands)
+
+    # Prices
+
     def price(
         self,
         sampling_calls: Sequence[SamplingCall],
-        context: Terms,
+        terms: Terms,
         *,
         on: date,
         cache_state: CacheState = "as-billed",
     ) -> Cost:
-        """Price one request: its legs, at list price on a day.
+        """Price one request: its sampling calls, at list price on a day.
 
         Raises:
-            UnknownModelError: when a leg's model has no price; nothing is ever taken for $0.
+            UnknownModelError: when a model has no price; nothing is ever taken for $0.
         """
         return total(
             [
-                self.price_sampling(sampling, context, on=on, cache_state=cache_state)
-                for sampling in sampling_calls
+                self.price_sampling(each, terms, on=on, cache_state=cache_state)
+                for each in sampling_calls
             ]
         )
 
     def price_sampling(
         self,
         sampling: SamplingCall,
-        context: Terms,
+        terms: Terms,
         *,
         on: date,
         cache_state: CacheState = "as-billed",
     ) -> SamplingCost:
-        """Price one leg of a request, as `price` does."""
-        tariff = self._tariff(sampling, context, on)
-        if tariff.model != sampling.model:
-            sampling = msgspec.structs.replace(sampling, model=tariff.model)
-        billed = True if sampling.refusal is None else self.is_refusal_billed(sampling.refusal, on)
-        return bill_sampling(sampling, tariff, cache_state=cache_state, refusal_billed=billed)
+        """Price one sampling call of a request, as `price` does."""
+        prices = self._price_list(sampling.model, sampling.kind, terms, on)
+        model = prices.bands[0].model
+        if model != sampling.model:
+            sampling = replace(sampling, model=model)
+        billed = True if sampling.refusal is None else self._is_refusal_billed(sampling.refusal, on)
+        return bill_sampling(sampling, prices, cache_state=cache_state, refusal_billed=billed)
 
-    def is_refusal_billed(self, category: str, on: date) -> bool | None:
-        """Tell whether a refusal before any output is charged; None where that is unknown.
+    def _find_price_list(self, name: str, kind: SamplingKind, terms: Terms, on: date) -> PriceList:
+        speed = terms.speed or STANDARD
+        if kind == "message" or speed == STANDARD:
+            bands = self.bands(name, on=on, speed=speed)
+            return price_list_of(self._settings, bands, terms, on)
+        standard = self.bands(name, on=on)
+        try:
+            same = self.bands(name, on=on, speed=speed)
+        except UnknownModelError:
+            same = None
+        if kind == "advisor":
+            # An advisor's entry has no speed, and whether a fast request's advisor is fast is
+            # documented nowhere: the standard rates are the price, the fast ones the high bound.
+            return price_list_of(self._settings, standard, terms, on, alternative=same)
+        # What declined or compacted may be another model than the one that answered at this speed.
+        return price_list_of(self._settings, same or standard, terms, on)
+
+    def _is_refusal_billed(self, category: str, on: date) -> bool | None:
+        """Return whether a refusal before any output is charged; None if that is unknown.
 
         Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
         """
@@ -223,45 +269,61 @@ class RateCard:
             return True
         return None if rule.free and category not in rule.free else False
 
-    def _tariff(self, sampling: SamplingCall, context: Terms, on: date) -> Tariff:
-        key = (sampling.model, sampling.kind, context, on)
-        tariff = self._tariffs.get(key)
-        if tariff is None:
-            tariff = self._tariffs[key] = self._work_out_tariff(sampling, context, on)
-        return tariff
+    def is_code_execution_free(self, tools: Iterable[str]) -> bool:
+        """Return whether one of a request's tools, by type, makes its container time free.
 
-    def _work_out_tariff(self, sampling: SamplingCall, context: Terms, on: date) -> Tariff:
-        model = self.resolve(sampling.model).model
-        speed = context.speed or STANDARD
-        if sampling.kind == "message" or speed == STANDARD:
-            bands = self.bands(model, on=on, speed=speed)
-            return tariff_of(self._settings, bands, context, on)
-        standard, same = self.bands(model, on=on), self._bands_at(model, on, speed)
-        if sampling.kind == "advisor":  # nothing states at which speed it ran
-            return tariff_of(self._settings, standard, context, on, alternative=same)
-        # What declined or compacted may be another model than the one that answered at this speed.
-        return tariff_of(self._settings, same or standard, context, on)
-
-    def _bands_at(self, model: str, on: date, speed: str) -> tuple[Rates, ...] | None:
-        """Return a model's rates at a speed; nothing where it has none."""
-        try:
-            return self.bands(model, on=on, speed=speed)
-        except UnknownModelError:
-            return None
+        A tool does if it is one that the card names, or a later version of it.
+        Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
+        """
+        known = self._settings.code_execution
+        free = filter(None, map(_DATED_TOOL.fullmatch, known.free_beside if known else ()))
+        since = {tool["name"]: tool["date"] for tool in free}
+        return any(
+            tool["name"] in since and tool["date"] >= since[tool["name"]]
+            for tool in filter(None, map(_DATED_TOOL.fullmatch, tools))
+        )
 
 
-_DATED_TOOL = re.compile(r"(?P<name>[a-z_]+)_(?P<date>\d{8})")
+def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
+    """Yield what each name stands for; a later one of the same name wins."""
+    platforms: dict[str | None, Platform] = {
+        **dict.fromkeys(card.bedrock_prefixes, "bedrock-regional"),
+        card.bedrock_global_prefix: "bedrock",
+        card.bedrock_gov_prefix: "bedrock-gov",
+    }
+    prefixes = {prefix: platform for prefix, platform in platforms.items() if prefix is not None}
+    for model, entry in card.models.items():
+        yield from spellings_of(
+            model,
+            entry.aliases,
+            bedrock=entry.bedrock,
+            vertex=entry.vertex,
+            bedrock_prefixes=prefixes,
+        )
+    for model, entry in card.models.items():
+        yield from ((alias, Resolved(model)) for alias in entry.aliases)
+    for model in card.models:  # an id is never an alias of something else
+        yield model, Resolved(model)
 
 
-def _is_as_new(kind: str, known: str) -> bool:
-    """Whether a tool has the same name as another and is not older."""
-    tool, other = _DATED_TOOL.fullmatch(kind), _DATED_TOOL.fullmatch(known)
-    return (
-        tool is not None
-        and other is not None
-        and tool["name"] == other["name"]
-        and tool["date"] >= other["date"]
-    )
+def _rated(layers: Layers) -> list[RateRow]:
+    return [row for rows in layers for row in rows if row.multiplier is None]
+
+
+def _ended_on(rows: Sequence[RateRow], on: date) -> date | None:
+    """Return the day on which a speed ended, if it had ended by then."""
+    rows = [row for row in rows if not row.above and row.from_on <= on]
+    ends = [row.until_on for row in rows if row.until_on is not None and row.until_on <= on]
+    return max(ends) if rows and len(ends) == len(rows) else None
+
+
+def _why_none(model: str, rows: Sequence[RateRow], on: date, speed: str) -> str:
+    what = f"{model} on {on}" if speed == STANDARD else f"{model} at speed {speed!r} on {on}"
+    if not rows:
+        return f"no price for {what}: the rate card has no rates at that speed"
+    if all(row.from_on > on for row in rows):
+        return f"no price for {what}: its first rates are from {min(r.from_on for r in rows)}"
+    return f"no price for {what}: its last rates ended before that day"
 
 
 @cache
@@ -269,6 +331,4 @@ def shipped_card() -> RateCard:
     """Return the prices that come with the package."""
     card, data = read_card_file(_SHIPPED)
     assert card.version is not None  # a test holds it
-    layers = {model: (entry.rates,) for model, entry in card.models.items()}
-    sha256 = hashlib.sha256(data).hexdigest()
-    return RateCard(Contents(card, layers), version=card.version, sha256=sha256)
+    return RateCard([card], version=card.version, sha256=hashlib.sha256(data).hexdigest())

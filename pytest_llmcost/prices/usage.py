@@ -1,7 +1,4 @@
-"""Token quantities by billing category, and what else the bill depends on.
-
-Data flow: a response's `usage` -> `Leg`s of `Usage` and a `Context` -> `RateCard.price`.
-"""
+"""What a price depends on: token quantities by billing category, and the terms of a request."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 MOST_TOKENS = 10**9
 """A thousand times the largest context window: no answer and no prompt has more."""
 PromptCount = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
-"""What `count_tokens` may say."""
+"""What `count_tokens` may say: no prompt is empty."""
 
 SamplingKind = Literal["message", "compaction", "advisor", "declined", "resumed"]
 """`resumed`: code of an earlier answer ran on and called a tool; the model was not sampled."""
@@ -30,7 +27,9 @@ Platform = Literal[
     "foundry",
     "foundry-us",
 ]
-"""A cloud and its kind of endpoint; `-unknown` where nothing says whether it was a regional one."""
+"""A cloud and its kind of endpoint; `-unknown` if nothing says whether it was a regional one."""
+Lifetime = Literal["5m", "1h"]
+"""How long a cache entry lives."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -40,7 +39,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     input_tokens: Count = 0
-    """Uncached input alone, as Anthropic says it; caches come on top."""
+    """Uncached input alone, as in Anthropic's `usage`; cache writes and reads are not in it."""
     cache_write_5m_tokens: Count = 0
     cache_write_1h_tokens: Count = 0
     cache_read_tokens: Count = 0
@@ -86,32 +85,36 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     speed: str | None = None
     """`standard` or `fast`, as the response says, whatever was asked for."""
     inference_geo: str | None = None
-    """`us`, `global`, `not_available`, or nothing; `asked-us` where the response does not say."""
+    """`us`, `global`, `not_available`, or nothing; `asked-us` if only the request names it."""
     platform: Platform | None = None
     """The cloud and whether the endpoint was a regional one; nothing is Anthropic's own API."""
 
 
 class SamplingCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One sampling pass of a request with a model and a length band of its own.
+    """One pass of a model within a request, with a model and a length band of its own.
 
-    Legs are what one pays for: their prices add up to the call's. Most calls have one.
+    The prices of its sampling calls add up to the price of a request. Most requests have one.
     """
 
     kind: SamplingKind = "message"
     model: str
     usage: Usage
+    usage_low: Usage | None = None
+    """The least that it may have used, if the usage is not certain."""
+    usage_high: Usage | None = None
+    """The most that it may have used, for example where two places of a response disagree."""
     refusal: str | None = None
-    """Refused before any output: the category, `unspecified` where none is given.
+    """Refused before any output: the category, `unspecified` if the response gives none.
     Whether that is billed depends on the date."""
     band_tokens: int | None = None
-    """Prompt length that chooses the band, where it is not this leg's own."""
+    """Prompt length that chooses the length band, if it is not the one of this usage."""
     sums_calls: bool = False
-    """Several sampling calls in one sum, so that the band of each is unknown."""
+    """The usage is the sum of several sampling calls, so the band of each is unknown."""
     most_output_tokens: int | None = None
-    """What the output may have come to, where the end of a stream was not seen."""
-    read_lifetime: Literal["5m", "1h"] | None = None
-    """How long the cache entries live that it reads, where the request says so."""
-    may_cache: Literal["5m", "1h"] | None = None
+    """What the output may have come to, if the end of a stream was not seen."""
+    read_lifetime: Lifetime | None = None
+    """How long the cache entries live that it reads, if the request says so."""
+    may_cache: Lifetime | None = None
     """Any of its plain input may be written to the cache for so long, or read from it."""
 
 
@@ -121,20 +124,23 @@ def is_quantity(value: object, *, least: int = 0) -> TypeGuard[int]:
 
 
 def find_impossible(sampling_calls: Iterable[SamplingCall]) -> str | None:
-    """Return what no request can have used among these legs; None where there is nothing.
+    """Return what no request can have used among these sampling calls, or None.
 
-    Every pass of the model has a prompt. A leg without any usage is one that nothing is known
-    of (declined, refused before any output) or one without such a pass.
+    Every pass of the model has a prompt. Only three kinds may state no usage at all: one that was
+    declined, one that was refused before any output, and one that did not sample the model.
+
+    Gateways send usage of nothing but zeros; to take it for $0 would pass every budget.
+    Source: anthropics/claude-code#10843 and getpaseo/paseo#4294, read 2026-11-25.
     """
     for sampling in sampling_calls:
         usage = sampling.usage
-        most = max(getattr(usage, name) for name in usage.__struct_fields__)
-        if not is_quantity(most):
-            return f"more than {MOST_TOKENS:,} tokens of {sampling.model}, which no request can use"
+        model = sampling.model
+        if not is_quantity(max(getattr(usage, name) for name in usage.__struct_fields__)):
+            return f"more than {MOST_TOKENS:,} tokens of {model}, which no request can use"
         is_silent = sampling.kind in ("declined", "resumed") or sampling.refusal is not None
         if not usage.prompt_tokens and (usage or not is_silent):
             return (
-                f"{usage.output_tokens:,} output tokens of {sampling.model} for a prompt of 0 tokens, "
+                f"{usage.output_tokens:,} output tokens of {model} for a prompt of 0 tokens, "
                 "but no prompt is empty"
             )
     return None

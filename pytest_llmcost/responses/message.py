@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from pytest_llmcost.aws_arn import mask_account
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
+from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.usage import (
     Platform,
     SamplingCall,

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.prices.dated_rates import Rates
+from pytest_llmcost.prices.bill import Rates
 from pytest_llmcost.prices.price_file import RATE_KEYS
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage

@@ -87,8 +87,15 @@ def test_a_price_grows_with_every_category(
     model: str, usage: Usage, context: Terms, field: str, more: int, cache_state: CacheState
 ) -> None:
     grown = msgspec.structs.replace(usage, **{field: getattr(usage, field) + more})
-    before = price(SamplingCall(model=model, usage=usage), context, cache_state=cache_state)
-    after = price(SamplingCall(model=model, usage=grown), context, cache_state=cache_state)
+    # Otherwise what is written beside a read says how long its entries live.
+    before, after = (
+        price(
+            SamplingCall(model=model, usage=each, read_lifetime="5m"),
+            context,
+            cache_state=cache_state,
+        )
+        for each in (usage, grown)
+    )
     assert before.usd < after.usd
     assert before.low <= after.low
 

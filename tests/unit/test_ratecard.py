@@ -1,4 +1,4 @@
-"""What a rate card answers beside prices: names, rates, cliffs, tokenizers, caches."""
+"""What a rate card answers beside prices: names, rates, length bands, tokenizers, caches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from pytest_llmcost.call import Call, PricedSamplingCall, reprice
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.prices.model_names import Resolved
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
@@ -135,22 +134,6 @@ def test_the_nearest_names_are_the_ones_a_person_meant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("platform", "regional"),
-    [
-        ("bedrock", False),
-        ("bedrock-regional", True),
-        ("bedrock-gov", True),
-        ("vertex-unknown", None),
-        (None, None),
-    ],
-)
-def test_a_spelling_says_whether_the_endpoint_is_regional(
-    platform: object, regional: bool | None
-) -> None:
-    assert Resolved("claude-opus-5", platform).regional is regional  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
     ("prompt_tokens", "above", "usd"),
     [(0, 0, "0.1"), (100_000, 0, "0.1"), (100_001, 100_000, "0.5"), (10**9, 100_000, "0.5")],
 )
@@ -169,7 +152,7 @@ def test_rates_answer_to_any_name_and_say_where_they_come_from() -> None:
 
 
 @pytest.mark.parametrize("prompt_tokens", [0, 95_000, 100_000])
-def test_the_next_band_above_a_prompt_is_its_cliff(prompt_tokens: int) -> None:
+def test_the_next_band_above_a_prompt_is_a_length_band(prompt_tokens: int) -> None:
     next_band = shipped_card().next_band("claude-haiku-5-5", on=ON, prompt_tokens=prompt_tokens)
     assert next_band is not None
     assert (next_band.above, next_band.rates.input, next_band.beyond.input) == (
@@ -182,7 +165,7 @@ def test_the_next_band_above_a_prompt_is_its_cliff(prompt_tokens: int) -> None:
 @pytest.mark.parametrize(
     ("model", "prompt_tokens"), [("claude-haiku-5-5", 100_001), ("claude-opus-5-5", 1)]
 )
-def test_beyond_the_last_band_there_is_no_cliff(model: str, prompt_tokens: int) -> None:
+def test_beyond_the_last_band_there_is_no_other(model: str, prompt_tokens: int) -> None:
     assert shipped_card().next_band(model, on=ON, prompt_tokens=prompt_tokens) is None
 
 
