@@ -141,8 +141,10 @@ def plain_usd(amount: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def format_usd(amount: Decimal, *, against: Decimal | None = None) -> str:
+def format_usd(amount: Decimal | None, *, against: Decimal | None = None) -> str:
     """Write an amount for a person: `$0.0312`, four decimals or as many as the truth needs.
+
+    An unknown amount is `?`.
 
     A non-zero amount never shows as zero; one that differs from `against` (its ceiling)
     never shows as equal to it, nor on its other side, and one that equals it shows in full.
@@ -151,6 +153,8 @@ def format_usd(amount: Decimal, *, against: Decimal | None = None) -> str:
         >>> format_usd(Decimal("0.0200004"), against=Decimal("0.02"))
         '$0.0200004'
     """
+    if amount is None:
+        return "?"
     if amount == against:
         return _for_people(amount)
     places = 4

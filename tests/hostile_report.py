@@ -14,7 +14,9 @@ from sample_reports import (
     suite_budget,
 )
 
-from pytest_llmcost.budgets.budget import Verdict, check, spend_of
+from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.budget import Verdict
+from pytest_llmcost.budgets.budget import judge as judge_budget
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.builder import LedgerBuilder
 from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, RunRecord
@@ -30,7 +32,7 @@ FIX = "tests/t.py::test_fix"
 
 def judge(limit: str, *calls: Call, **fields: object) -> Verdict:
     budget = make_budget(limit, **{"origin": "tests/t.py:12", "required": True, **fields})
-    return check(budget, spend_of(calls, budget.kind), saw_calls=bool(calls))
+    return judge_budget(budget, Amounts.of(calls))
 
 
 def hostile_report() -> Ledger:

@@ -1,7 +1,4 @@
-"""Increase: a limit on what a run, or a test, may add to its baseline.
-
-Data flow: `10%` or `$0.05` -> `parse_increase` -> IncreaseLimit -> `check_increase` -> Verdict.
-"""
+"""How much a run, or a test, may add to its baseline."""
 
 from __future__ import annotations
 
@@ -9,7 +6,8 @@ from decimal import Decimal
 
 import msgspec
 
-from pytest_llmcost.budgets.budget import Budget, Spend, State, Verdict, judge
+from pytest_llmcost.amounts import Amounts, Range
+from pytest_llmcost.budgets.budget import Budget, Verdict, decide
 from pytest_llmcost.money import EXACT, parse_percent, parse_usd
 
 _ZERO = Decimal(0)
@@ -24,82 +22,61 @@ class IncreaseLimit(msgspec.Struct, frozen=True, kw_only=True):
     """As the user wrote it."""
     origin: str = ""
     label: str = "max_increase"
+    warn_at: Decimal | None = None
+
+    def of(self, base: Decimal | None) -> Decimal | None:
+        """Return what may be added to a baseline; None where that depends on what is unknown."""
+        if self.usd is not None or not self.share:
+            return self.usd or _ZERO
+        return None if base is None else EXACT.multiply(base, self.share)
 
 
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run adds, negative when it takes away; a bound of None is unknown."""
-
-    actual: Decimal | None = _ZERO
-    low: Decimal | None = _ZERO
-    high: Decimal | None = _ZERO
-    reasons: tuple[str, ...] = ()
-
-
-def parse_increase(text: str, *, origin: str = "", label: str = "max_increase") -> IncreaseLimit:
+def parse_increase(
+    text: str,
+    *,
+    origin: str = "",
+    label: str = "max_increase",
+    warn_at: Decimal | None = None,
+) -> IncreaseLimit:
     """Read a limit on an increase, `10%` or `$0.05`.
 
     Raises:
         SettingsError: when it is neither.
     """
-    if text.strip().endswith("%"):
-        share = parse_percent(text)
-        return IncreaseLimit(share=share, text=text.strip(), origin=origin, label=label)
-    return IncreaseLimit(usd=parse_usd(text), text=text.strip(), origin=origin, label=label)
-
-
-def subtract(head: Spend, base: Spend) -> Difference:
-    """Return what the one spend has more than the other, with its bounds."""
-    reasons = {*head.reasons, *(f"in the baseline: {reason}" for reason in base.reasons)}
-    return Difference(
-        actual=_minus(head.actual, base.actual),
-        low=_minus(head.low, base.high),
-        high=_minus(head.high, base.low),
-        reasons=tuple(sorted(reasons)),
+    is_share = text.strip().endswith("%")
+    return IncreaseLimit(
+        usd=None if is_share else parse_usd(text),
+        share=parse_percent(text) if is_share else None,
+        text=text.strip(),
+        origin=origin,
+        label=label,
+        warn_at=warn_at,
     )
 
 
-def _minus(left: Decimal | None, right: Decimal | None) -> Decimal | None:
-    return None if left is None or right is None else EXACT.subtract(left, right)
+def judge_increase(limit: IncreaseLimit, base: Amounts, change: Amounts) -> Verdict:
+    """Judge what was added to a baseline; spending less is an increase of nothing.
 
-
-def check_increase(limit: IncreaseLimit, base: Spend, difference: Difference) -> Verdict:
-    """Judge what was added to a baseline; taking away is an increase of nothing.
-
-    A share is one of the baseline's cost at today's prices; of an unknown cost it is one of
-    what is known.
+    A share is one of the baseline's cost at today's prices. Where that is not exact, the limit
+    lies between two bounds: the increase is exceeded above the higher one, and within the
+    budget up to the lower one.
     """
-    least, most = _allowed(limit, base.low), _allowed(limit, base.high)
-    allowed = least if base.actual is None else _allowed(limit, base.actual)
-    added = Spend(
-        actual=_at_least_nothing(difference.actual),
-        low=_at_least_nothing(difference.low) or _ZERO,
-        high=_at_least_nothing(difference.high),
-        reasons=difference.reasons,
-    )
+    before, added = base["usd"], change["usd"]
+    least, most = limit.of(before.low), limit.of(before.high)
     budget = Budget(
         scope="increase",
-        limit=allowed or _ZERO,
+        limit=(least if before.best is None else limit.of(before.best)) or _ZERO,
         origin=limit.origin,
         label=f"{limit.label} {limit.text}",
+        warn_at=limit.warn_at,
     )
-    return judge(budget, added, _state(added, least, most))
-
-
-def _allowed(limit: IncreaseLimit, base: Decimal | None) -> Decimal | None:
-    if limit.usd is not None:
-        return limit.usd
-    if not limit.share or base is None:
-        return None if limit.share else _ZERO
-    return EXACT.multiply(base, limit.share)
-
-
-def _state(added: Spend, least: Decimal | None, most: Decimal | None) -> State:
-    """Compare with the least and the most that may be added, as the baseline's cost bounds them."""
-    if most is not None and added.low > most:
-        return "exceeded"
-    if least is not None and added.high is not None and added.high <= least:
-        return "within"
-    return "unverified"
+    at_least_nothing = Range(
+        _at_least_nothing(added.low),
+        _at_least_nothing(added.best),
+        _at_least_nothing(added.high),
+        added.reasons,
+    )
+    return decide(budget, at_least_nothing, least, most)
 
 
 def _at_least_nothing(amount: Decimal | None) -> Decimal | None:

@@ -1,7 +1,4 @@
-"""Ceilings by place: `tests/agents/** = $0.50`, a glob over node ids and its limit.
-
-Data flow: an ini line -> `parse_place` -> Budget with a pattern -> `matches` node ids.
-"""
+"""Budgets of paths: `tests/agents/** = $0.50`, a glob over node ids and its limit."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from functools import lru_cache
 
 from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.ledger.ledger import FixtureRow
 from pytest_llmcost.money import parse_usd
 
 _WILDCARD = re.compile(r"\*\*|\*|\?")
@@ -29,7 +25,9 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
     pattern, found, amount = line.rpartition("=")
     pattern = _normalised(pattern.strip())
     if not found or not pattern:
-        raise SettingsError(f"{origin}: {line.strip()!r} is no `glob = amount`; {_EXAMPLE}")
+        raise SettingsError(
+            f"{origin}: {line.strip()!r} is no `glob = amount`; write `tests/agents/** = $0.50`"
+        )
     try:
         limit = parse_usd(amount.strip())
     except SettingsError as error:
@@ -44,7 +42,7 @@ def _normalised(pattern: str) -> str:
     path = _path_of(pattern)
     parts = path.replace("\\", "/").split("/")
     edges = (0, len(parts) - 1)
-    kept = [part for place, part in enumerate(parts) if part != "." and (part or place in edges)]
+    kept = [part for at, part in enumerate(parts) if part != "." and (part or at in edges)]
     written = "/".join(kept) or ("**" if path else "")
     return written + pattern[len(path) :]
 
@@ -54,11 +52,8 @@ def _path_of(pattern: str) -> str:
     return pattern.partition("::" if "::" in pattern else "[")[0]
 
 
-_EXAMPLE = "write `tests/agents/** = $0.50`"
-
-
 def matches(pattern: str, nodeid: str) -> bool:
-    """Whether a glob holds for a node id, `path/to/test_file.py::Class::test[param]`.
+    """Return whether a glob holds for a node id, `path/to/test_file.py::Class::test[param]`.
 
     `**` stands for anything, `*` and `?` for anything but `/`; brackets are themselves. What
     names a file, a class or a test also holds for all that is in it, and without a wildcard
@@ -72,7 +67,7 @@ def matches(pattern: str, nodeid: str) -> bool:
 
 
 def may_hold_in(pattern: str, path: str) -> bool:
-    """Whether a glob may hold for a test of a file, whatever tests are in it.
+    """Return whether a glob may hold for a test of a file, whatever tests are in it.
 
     Example:
         >>> may_hold_in("tests/**::test_a*", "tests/agents/test_triage.py")
@@ -131,13 +126,12 @@ def _pieces(pattern: str) -> Iterator[tuple[str, str]]:
         yield piece, _MEANINGS.get(piece) or re.escape(piece)
 
 
-def fixture_matches(pattern: str, fixture: FixtureRow) -> bool:
-    """Whether a glob holds for a shared fixture, by the node it is for, else defined under.
+def fixture_matches(pattern: str, name: str, node: str) -> bool:
+    """Return whether a glob holds for a shared fixture, by its name and the node it belongs to.
 
     Example:
         A session fixture of `tests/agents/conftest.py` is `tests/agents/<its name>`, one of a
         module is `tests/agents/test_triage.py::<its name>`.
     """
-    node = fixture.node or fixture.baseid
     joints = ("::", "/") if node else ("",)
-    return any(matches(pattern, f"{node}{joint}{fixture.name}") for joint in joints)
+    return any(matches(pattern, f"{node}{joint}{name}") for joint in joints)

@@ -94,7 +94,9 @@ def _verdicts(comparison: Comparison) -> Iterator[Verdict]:
 
 def _render(comparison: Comparison) -> Iterator[str]:
     base, head = comparison.base_usd, comparison.head_usd
-    share = f" ({(head - base) / base:+.1%})" if base and comparison.change_usd else ""
+    share = ""
+    if base and head is not None and comparison.change_usd:
+        share = f" ({(head - base) / base:+.1%})"
     yield (
         f"{format_signed(comparison.change_usd)}{share}: {format_usd(base)} before, "
         f"{format_usd(head)} now, {comparison.unchanged:,} unchanged"

@@ -47,17 +47,13 @@ def run(arguments: Namespace, console: Console) -> int:
     else:
         console.print(render_json(ledger).decode().rstrip("\n"))
         console.note(_describe(ledger, arguments))
-    is_broken = any(_fails(verdict) for verdict in ledger.verdicts)
+    is_broken = any(each.fails(ledger.unverified) for each in ledger.verdicts)
     has_lost = arguments.whole and bool(ledger.lost_calls)
     return 1 if is_broken or has_lost or any(_broken_tests(ledger)) else 0
 
 
 def _budget(text: str) -> Budget:
     return Budget(scope="suite", limit=parse_usd(text), origin="--max-suite", label="max_suite")
-
-
-def _fails(verdict: Verdict) -> bool:
-    return verdict.state != "within"
 
 
 def _broken_tests(ledger: Ledger) -> Iterator[tuple[TestRow, Verdict]]:
@@ -77,7 +73,7 @@ def _broken_tests(ledger: Ledger) -> Iterator[tuple[TestRow, Verdict]]:
 
 def _describe(ledger: Ledger, arguments: Namespace) -> str:
     totals = ledger.totals
-    least = "at least " if totals.unpriced_calls else ""
+    least = "at least " if totals.unpriced_calls and totals.usd is not None else ""
     into = f" into {', '.join(arguments.output)}" if arguments.output else ""
     line = (
         f"merged {format_count(len(arguments.shard), 'ledger')}{into}: "

@@ -1,40 +1,29 @@
-"""Baseline: a run against an earlier one, prices apart from prompts.
-
-Data flow: two Reports and today's RateCard -> `compare` -> Comparison with its verdicts; a
-complete Report -> `write_baseline`.
-"""
+"""A run against an earlier one; a change of prices is kept apart from one of prompts."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import date
 from decimal import Decimal
-from typing import NamedTuple, TypeVar, cast, get_args
+from typing import TypeVar, cast, get_args
 
 from msgspec.structs import replace
 
-from pytest_llmcost.budgets.budget import Verdict, spend_of
-from pytest_llmcost.budgets.increase import Difference, IncreaseLimit, check_increase
-from pytest_llmcost.call import Call
-from pytest_llmcost.call import reprice as reprice_call
-from pytest_llmcost.compare.pairing import (
-    Key,
-    Pair,
-    Spender,
-    change_in,
-    difference_of,
-    pair_up,
-    spenders_of,
-    token_differences,
-)
+from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.increase import IncreaseLimit, judge_increase
+from pytest_llmcost.call import reprice
+from pytest_llmcost.compare.pairing import Pair, Spenders, differing_parts, pair_up
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import Change, Comparison, FixtureRow, Ledger, TestRow
 from pytest_llmcost.ledger.ledger_file import write_ledger
-from pytest_llmcost.ledger.totals import fixture_key, open_above, sort_rows, sum_totals, sum_usd
+from pytest_llmcost.ledger.totals import fixture_key, spenders_of, summed
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.prices.rate_card import RateCard
+from pytest_llmcost.prices.usage import Usage
+
+_ZERO = Decimal(0)
 
 
 def write_baseline(ledger: Ledger, path: str | os.PathLike[str]) -> None:
@@ -45,7 +34,7 @@ def write_baseline(ledger: Ledger, path: str | os.PathLike[str]) -> None:
     """
     if not ledger.complete:
         raise LedgerError(
-            f"{path}: is left as it was, for this run is not complete "
+            f"{path}: is left as it was, because this run is not complete "
             f"({', '.join(ledger.incomplete)}); only a whole run can be a baseline"
         )
     write_ledger(replace(ledger, comparison=None), path)
@@ -55,33 +44,39 @@ def keep_rows(ledger: Ledger, old: Ledger, not_passed: Iterable[str], card: Rate
     """Return a run in which tests that did not pass have the rows of an older one, if it has any.
 
     `not_passed` are node ids, also of modules and classes that were skipped whole. A shared
-    fixture that was not set up stays if one of these tests may use it: nobody else asked for it.
-    The old rows are priced anew, like the run's own.
+    fixture that was not set up stays if one of these tests may use it, because no other test
+    asked for it. The old rows are priced anew, like the run's own.
     """
-    nodes = tuple(not_passed)
-    old = reprice(old, card, like=ledger)
+    on, cache_state, nodes = _price_date(ledger), _cache_state(ledger), tuple(not_passed)
+
+    def priced(row: _Row) -> _Row:
+        calls = tuple(reprice(call, card, on=on, cache_state=cache_state) for call in row.calls)
+        return replace(row, calls=calls, usd=Amounts.of(calls).usd)
+
+    def may_use(node: str) -> bool:
+        return any(_is_in(each, node) or _is_in(node, each) for each in nodes)
+
     tests = [test for test in old.tests if any(_is_in(test.nodeid, node) for node in nodes)]
-    known = set(map(fixture_key, ledger.fixtures))
+    kept, known = {test.nodeid for test in tests}, set(map(fixture_key, ledger.fixtures))
     fixtures = [
         row
         for row in old.fixtures
-        if fixture_key(row) not in known
-        and any(
-            _is_in(node, row.node or row.baseid) or _is_in(row.node or row.baseid, node)
-            for node in nodes
-        )
+        if fixture_key(row) not in known and may_use(row.node or row.baseid)
     ]
-    kept = {test.nodeid for test in tests}
-    tests += [test for test in ledger.tests if test.nodeid not in kept]
-    payloads = {**old.payloads, **ledger.payloads}
-    rows = sort_rows(tests, [*ledger.fixtures, *fixtures], ledger.outside_tests)
-    return replace(
-        ledger,
-        totals=sum_totals(rows),
-        payloads={key: payloads[key] for key in sorted(payloads)},
-        tests=tuple(rows.tests),
-        fixtures=tuple(rows.fixtures),
+    return summed(
+        replace(
+            ledger,
+            payloads=dict(sorted({**old.payloads, **ledger.payloads}.items())),
+            tests=(
+                *map(priced, tests),
+                *(test for test in ledger.tests if test.nodeid not in kept),
+            ),
+            fixtures=(*ledger.fixtures, *map(priced, fixtures)),
+        )
     )
+
+
+_Row = TypeVar("_Row", TestRow, FixtureRow)
 
 
 def _is_in(nodeid: str, node: str) -> bool:
@@ -99,86 +94,118 @@ def compare(
 ) -> Comparison:
     """Compare a run with an earlier one, both at the prices of the run's date.
 
-    Of reruns the last attempt counts, of a fixture that several workers set up the dearest
-    set-up. Of a partial run only the tests and fixtures that ran are compared. `limits` hold
-    for the run, in which a new test is an increase; `test_limits` for each test that both runs
-    have.
+    Reruns count once, by the last attempt; a fixture that several workers set up counts once, by
+    the most expensive set-up. In a partial run only the tests and fixtures that ran are compared.
+    `limits` are for the run, in which a new test is an increase; `test_limits` are for each test
+    that both runs have.
 
     Raises:
-        LedgerError: the run does not say on which date it was priced.
+        LedgerError: the run does not say on which date or in which cache state it was priced.
     """
-    limits, test_limits = tuple(limits), tuple(test_limits)
-    sides = _sides(base, head, card)
-    pairs = pair_up(sides.base, sides.head)
-    payloads = (base.payloads, head.payloads)
-    found = [(pair, change) for pair in pairs if (change := change_in(pair, payloads))]
-    changes = [replace(change, verdicts=_judge_test(pair, test_limits)) for pair, change in found]
-    difference = difference_of(pairs)
-    base_usd = sum_usd(_calls(sides.base))
-    base_usd_then = sum_usd(_calls(sides.then))
+    on, cache_state = _price_date(head), _cache_state(head)
+
+    def priced_now(spenders: Spenders) -> Spenders:
+        return {
+            key: replace(
+                spender,
+                calls=tuple(
+                    reprice(call, card, on=on, cache_state=cache_state) for call in spender.calls
+                ),
+            )
+            for key, spender in spenders.items()
+        }
+
+    # Attempts of a test have the same key, and the last one comes last.
+    now: Spenders = {each.key: each for each in spenders_of(head)}
+    then: Spenders = {each.key: each for each in spenders_of(base)}
+    if head.rate_card.sha256 != card.sha256:
+        now = priced_now(now)
+    if not head.complete:
+        ran = {key for key, spender in now.items() if spender.kind != "outside"}
+        now = {key: spender for key, spender in now.items() if key in ran}
+        then = {key: spender for key, spender in then.items() if key in ran}
+    before = priced_now(then)
+
+    pairs = pair_up(before, now)
+    test_limits = tuple(test_limits)
+    changes = [
+        change
+        for pair in pairs
+        if (change := _change_in(pair, base, head, test_limits)) is not None
+    ]
+    was, would_be, is_now = (_amounts(each) for each in (then, before, now))
+    whole = Pair(
+        before=tuple(call for pair in pairs for call in pair.before),
+        after=tuple(call for pair in pairs for call in pair.after),
+    ).change
+    added = whole.with_lost_calls(head.lost_calls)
+    price_change = None
+    if was.usd is not None and would_be.usd is not None and was.unpriced == would_be.unpriced:
+        price_change = EXACT.subtract(would_be.usd, was.usd)
     return Comparison(
         base_price_date=base.price_date,
         base_rate_card=base.rate_card.version,
         partial=not head.complete,
-        base_usd_then=base_usd_then,
-        base_usd=base_usd,
-        head_usd=sum_usd(_calls(sides.head)),
-        price_change_usd=EXACT.subtract(base_usd, base_usd_then),
-        change_usd=difference.actual,
-        low_usd=difference.low,
-        high_usd=difference.high,
-        tokens=token_differences(pairs),
+        base_usd_then=was.usd,
+        base_usd=would_be.usd,
+        head_usd=is_now.usd,
+        price_change_usd=price_change,
+        change_usd=whole.usd,
+        low_usd=whole["usd"].low,
+        high_usd=whole["usd"].high,
+        tokens=_differing_tokens(whole),
         unchanged=len(pairs) - len(changes),
         changes=tuple(sorted(changes, key=_weight)),
-        verdicts=_judge(limits, _calls(sides.base), open_above(difference, head.lost_calls)),
+        verdicts=tuple(judge_increase(limit, would_be, added) for limit in limits),
         notes=tuple(_notes(base, head, card)),
     )
 
 
-class _Sides(NamedTuple):
-    """Who spent what: in the baseline at its own prices and at today's, and now."""
-
-    then: Mapping[Key, Spender]
-    base: Mapping[Key, Spender]
-    head: Mapping[Key, Spender]
+def _amounts(spenders: Spenders) -> Amounts:
+    return Amounts.of(call for spender in spenders.values() for call in spender.calls)
 
 
-def _sides(base: Ledger, head: Ledger, card: RateCard) -> _Sides:
-    """Price both sides alike; of a partial run leave out of the baseline what did not run."""
-    same_card = head.rate_card.sha256 == card.sha256
-    now = spenders_of(head if same_card else reprice(head, card, like=head))
-    then, before = spenders_of(base), spenders_of(reprice(base, card, like=head))
-    if head.complete:
-        return _Sides(then, before, now)
-    ran = {key for key, spender in now.items() if spender.kind != "outside"}
-    return _Sides(_only(then, ran), _only(before, ran), _only(now, ran))
+def _differing_tokens(change: Amounts) -> dict[str, int]:
+    quantities = {name: getattr(change.usage, name) for name in Usage.__struct_fields__}
+    return {name: number for name, number in quantities.items() if number}
 
 
-def _only(spenders: Mapping[Key, Spender], keys: Container[Key]) -> dict[Key, Spender]:
-    return {key: spenders[key] for key in spenders if key in keys}
+def _change_in(
+    pair: Pair, base: Ledger, head: Ledger, limits: Iterable[IncreaseLimit]
+) -> Change | None:
+    """Return what changed for one owner, and in which parts of its payloads; None for nothing.
 
-
-def _calls(spenders: Mapping[Key, Spender]) -> Iterator[Call]:
-    for spender in spenders.values():
-        yield from spender.calls
-
-
-def _judge(
-    limits: Iterable[IncreaseLimit], base: Iterable[Call], difference: Difference
-) -> tuple[Verdict, ...]:
-    spend = spend_of(base, "usd")
-    return tuple(check_increase(limit, spend, difference) for limit in limits)
-
-
-def _judge_test(pair: Pair, limits: Iterable[IncreaseLimit]) -> tuple[Verdict, ...]:
-    """Judge what a test adds; a new one has nothing to add to, and counts for the run alone."""
-    if pair.base is None or pair.head is None or pair.head.kind != "test":
-        return ()
-    return _judge(limits, pair.base.calls, difference_of([pair]))
+    A new test has nothing to add to, so it counts for the run alone.
+    """
+    owner = pair.head or pair.base
+    if owner is None or not (pair.before or pair.after):
+        return None
+    change = pair.change
+    tokens = _differing_tokens(change)
+    if change.usd == 0 and not tokens and not change.calls:
+        return None
+    old = Amounts.of(pair.base.calls if pair.base else ())
+    is_common_test = owner.kind == "test" and pair.base is not None and pair.head is not None
+    return Change(
+        kind=owner.kind,
+        name=owner.name,
+        path=owner.path,
+        line=owner.line,
+        status="new" if pair.base is None else "removed" if pair.head is None else "changed",
+        base_usd=old.usd,
+        head_usd=Amounts.of(pair.head.calls if pair.head else ()).usd,
+        usd=change.usd,
+        tokens=tokens,
+        calls=change.calls,
+        parts=differing_parts(pair, base.payloads, head.payloads),
+        verdicts=tuple(
+            judge_increase(limit, old, change) for limit in (limits if is_common_test else ())
+        ),
+    )
 
 
 def _weight(change: Change) -> tuple[bool, Decimal, str, str]:
-    return change.usd is not None, -(change.usd or Decimal(0)), change.kind, change.name
+    return change.usd is not None, -(change.usd or _ZERO), change.kind, change.name
 
 
 def _notes(base: Ledger, head: Ledger, card: RateCard) -> Iterator[str]:
@@ -196,28 +223,6 @@ def _notes(base: Ledger, head: Ledger, card: RateCard) -> Iterator[str]:
         )
 
 
-def reprice(ledger: Ledger, card: RateCard, *, like: Ledger) -> Ledger:
-    """Price all calls of a report anew, on the date and the cache basis of another one."""
-    on, cache_state = _price_date(like), _cache_state(like)
-
-    def price_all(calls: Sequence[Call]) -> tuple[Call, ...]:
-        return tuple(reprice_call(call, card, on=on, cache_state=cache_state) for call in calls)
-
-    def price_row(row: _Row) -> _Row:
-        calls = price_all(row.calls)
-        return replace(row, calls=calls, usd=sum_usd(calls))
-
-    return replace(
-        ledger,
-        tests=tuple(map(price_row, ledger.tests)),
-        fixtures=tuple(map(price_row, ledger.fixtures)),
-        outside_tests=price_all(ledger.outside_tests),
-    )
-
-
-_Row = TypeVar("_Row", TestRow, FixtureRow)
-
-
 def _price_date(ledger: Ledger) -> date:
     try:
         return date.fromisoformat(ledger.price_date)
@@ -228,10 +233,9 @@ def _price_date(ledger: Ledger) -> date:
 
 
 def _cache_state(ledger: Ledger) -> CacheState:
-    for cache_state in get_args(CacheState):
-        if cache_state == ledger.cache_state:
-            return cast(CacheState, cache_state)
-    raise LedgerError(
-        f"the ledger's cache_state is {ledger.cache_state!r}, none of "
-        f"{', '.join(get_args(CacheState))}"
-    )
+    if ledger.cache_state not in get_args(CacheState):
+        raise LedgerError(
+            f"the ledger's cache_state is {ledger.cache_state!r}, none of "
+            f"{', '.join(get_args(CacheState))}"
+        )
+    return cast("CacheState", ledger.cache_state)

@@ -1,6 +1,6 @@
 """What of a payload another model rejects: settings that must change before one can switch.
 
-Data flow: a payload's body and the names that the rate card lists for a model -> Rejections.
+The rate card lists names of features for each model; what each name means is said here.
 
 Source: the migration guides under https://platform.claude.com/docs/en/models, and
 https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
@@ -8,7 +8,7 @@ https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -23,9 +23,9 @@ class Rejections(NamedTuple):
     """What a model rejects of a payload, in words."""
 
     blocking: tuple[str, ...] = ()
-    """Without these the prompt would be another one: what it costs there is unknown."""
+    """Without these the prompt would be another one, so its cost on the model is unknown."""
     harmless: tuple[str, ...] = ()
-    """Settings without tokens; once they are gone the rest costs what is said."""
+    """Settings without tokens; the rest of the payload is priced without them."""
 
 
 def find_rejections(
@@ -36,7 +36,7 @@ def find_rejections(
     Args:
         body: The payload.
         model: A model's exact id.
-        card: Says what each model rejects, and which have a fast mode.
+        card: States what each model rejects, and which have a fast mode.
         on: The day of the switch.
     """
     blocking: list[str] = []
@@ -44,78 +44,58 @@ def find_rejections(
     entry = card.models.get(model)
     for name in entry.rejects if entry else ():
         found = harmless if name in _HARMLESS else blocking
-        found += _named(name, body)
+        if name.startswith("tools."):
+            found += _tools(body, name.removeprefix("tools."))
+        elif name in FEATURES:  # a price file may name features of a later version
+            found += FEATURES[name](body)
     if body.get("speed") == "fast" and not has_fast_mode(card, model, on):
         blocking.append('speed "fast"')
     return Rejections(tuple(blocking), tuple(harmless))
 
 
 def has_fast_mode(card: RateCard, model: str, on: date) -> bool:
-    """Tell whether a model runs in fast mode on a day; one that has ended is an error."""
+    """Return whether a model runs in fast mode on a day; where it has ended, it is an error."""
     try:
         return all(rates.ended_on is None for rates in card.bands(model, on=on, speed="fast"))
     except UnknownModelError:
         return False
 
 
-def _named(name: str, body: Body) -> Iterable[str]:
-    if name.startswith("tools."):
-        return _tools(body, name.removeprefix("tools."))
-    return FEATURES[name](body) if name in FEATURES else ()
+def _sampling(body: Body) -> list[str]:
+    # Default values are accepted.
+    settings = [key for key in ("temperature", "top_p") if body.get(key) not in (None, 1)]
+    return settings + ["top_k"] * (body.get("top_k") is not None)
 
 
-def _sampling(body: Body) -> Iterator[str]:
-    """Only values that are not the default are rejected."""
-    for key in ("temperature", "top_p"):
-        if body.get(key) not in (None, 1):
-            yield key
-    if body.get("top_k") is not None:
-        yield "top_k"
-
-
-def _geography(body: Body) -> Iterator[str]:
-    if body.get("inference_geo"):
-        yield "inference_geo"
-
-
-def _task_budget(body: Body) -> Iterator[str]:
-    if _part(body, "output_config").get("task_budget"):
-        yield "output_config.task_budget"
-
-
-def _thinking(kind: str) -> Callable[[Body], Iterator[str]]:
-    def find(body: Body) -> Iterator[str]:
-        if _part(body, "thinking").get("type") == kind:
-            yield f'thinking "{kind}"'
+def _thinking(kind: str, efforts: tuple[str, ...] = ()) -> Callable[[Body], list[str]]:
+    def find(body: Body) -> list[str]:
+        effort = _part(body, "output_config").get("effort")
+        if _part(body, "thinking").get("type") != kind or (efforts and effort not in efforts):
+            return []
+        return [f'thinking "{kind}"' + (f' with effort "{effort}"' if efforts else "")]
 
     return find
 
 
-def _thinking_off_with_effort(body: Body) -> Iterator[str]:
-    effort = _part(body, "output_config").get("effort")
-    if effort in ("xhigh", "max") and _part(body, "thinking").get("type") == "disabled":
-        yield f'thinking "disabled" with effort "{effort}"'
-
-
-def _forced_choice(body: Body) -> Iterator[str]:
+def _forced_choice(body: Body) -> list[str]:
     kind = _part(body, "tool_choice").get("type")
-    if kind in ("any", "tool"):
-        yield f'tool_choice "{kind}"'
+    return [f'tool_choice "{kind}"'] if kind in ("any", "tool") else []
 
 
-def _prefill(body: Body) -> Iterator[str]:
+def _prefill(body: Body) -> list[str]:
     messages = body.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else None
-    if isinstance(last, Mapping) and last.get("role") == "assistant":
-        yield "prefill (the last message is the assistant's)"
+    is_prefill = isinstance(last, Mapping) and last.get("role") == "assistant"
+    return ["prefill (the last message is the assistant's)"] if is_prefill else []
 
 
-def _tools(body: Body, kind: str) -> Iterator[str]:
+def _tools(body: Body, kind: str) -> list[str]:
     tools = body.get("tools")
-    for tool in tools if isinstance(tools, list) else []:
-        found = str(tool.get("type")) if isinstance(tool, Mapping) else ""
-        if found == kind or found.startswith(f"{kind}_"):
-            yield f"tool {found}"
+    types = [
+        str(tool.get("type")) if isinstance(tool, Mapping) else ""
+        for tool in (tools if isinstance(tools, list) else ())
+    ]
+    return [f"tool {each}" for each in types if each == kind or each.startswith(f"{kind}_")]
 
 
 def _part(body: Body, key: str) -> Mapping[str, Any]:
@@ -123,14 +103,16 @@ def _part(body: Body, key: str) -> Mapping[str, Any]:
     return part if isinstance(part, Mapping) else {}
 
 
-FEATURES: Mapping[str, Callable[[Body], Iterator[str]]] = {
-    "inference_geo": _geography,
+FEATURES: Mapping[str, Callable[[Body], list[str]]] = {
+    "inference_geo": lambda body: ["inference_geo"] if body.get("inference_geo") else [],
     "prefill": _prefill,
     "sampling": _sampling,
-    "task_budget": _task_budget,
+    "task_budget": lambda body: (
+        ["output_config.task_budget"] if _part(body, "output_config").get("task_budget") else []
+    ),
     "thinking.adaptive": _thinking("adaptive"),
     "thinking.disabled": _thinking("disabled"),
-    "thinking.disabled.xhigh": _thinking_off_with_effort,
+    "thinking.disabled.xhigh": _thinking("disabled", ("xhigh", "max")),
     "thinking.enabled": _thinking("enabled"),
     "tool_choice.forced": _forced_choice,
 }

@@ -1,29 +1,22 @@
-"""What if: the calls of a run on another model, by counts of the same prompts for it.
+"""The calls of a run on another model, by counts of the same prompts for it.
 
-Data flow: Report with the counts in its payloads, RateCard -> `switch_model` -> Switch. Pure.
-The reply stays as it was recorded or stated: nobody can know what the other model would say.
+The reply stays as it was recorded or stated, because the other model's reply is unknown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
 from datetime import date
-from decimal import Decimal
-from typing import Literal, NamedTuple, cast
+from typing import cast
 
 from msgspec.structs import replace
 
+from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, reprice
+from pytest_llmcost.compare.pairing import Pair, under_change
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.ledger.ledger import (
-    Ledger,
-    OtherModel,
-    OtherModelRow,
-    PayloadFacts,
-    make_other_model,
-)
-from pytest_llmcost.ledger.totals import spenders_of
-from pytest_llmcost.money import EXACT
+from pytest_llmcost.ledger.ledger import Ledger, OtherModel, OtherModelRow, make_other_model
+from pytest_llmcost.ledger.totals import Spender, spenders_of
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import Usage
@@ -44,184 +37,114 @@ def on_other_model(ledger: Ledger, model: str, card: RateCard, *, on: date) -> O
         card: The run's prices.
         on: The run's price date.
     """
-    asked = _Asked(ledger.payloads, model, card, on, cast("CacheState", ledger.cache_state))
-    rows = [_row(asked, *each) for each in spenders_of(ledger)]
-    used = _known(
-        ledger, (call.fingerprint for _, _, _, calls in spenders_of(ledger) for call in calls)
-    )
+    spenders = [each for each in spenders_of(ledger) if each.calls]
+    move = _Move(ledger, model, card, on)
+    rows = [_row(spender, under_change(spender.calls, move)) for spender in spenders]
+    used = {call.fingerprint for spender in spenders for call in spender.calls}
+    payloads = [payload for key, payload in ledger.payloads.items() if key in used]
     return make_other_model(
         model,
         rows,
-        missing=len(asked.missing),
-        rejected=_tally(payload.rejected.get(model) for payload in used),
-        dropped=_tally(payload.dropped.get(model) for payload in used),
-        notes=asked.notes,
+        missing=len(move.missing),
+        rejected=Counter(each.rejected[model] for each in payloads if model in each.rejected),
+        dropped=Counter(each.dropped[model] for each in payloads if model in each.dropped),
+        notes=move.notes,
+    )
+
+
+def _row(spender: Spender, pair: Pair) -> OtherModelRow:
+    row = OtherModelRow(
+        kind=spender.kind,
+        name=spender.name,
+        attempt=spender.attempt,
+        unknown_calls=len(pair.obstacles),
+        reasons=tuple(sorted(set(pair.obstacles))),
+    )
+    if not pair.before:
+        return row
+    now, then = Amounts.of(pair.before), Amounts.of(pair.after)
+    return replace(
+        row,
+        calls=now.calls,
+        input_tokens=now.usage.prompt_tokens,
+        input_tokens_then=then.usage.prompt_tokens,
+        usd=now.usd,
+        usd_then=then.usd,
     )
 
 
 def obstacle_of(call: Call) -> str | None:
-    """Say why a call cannot be moved to another model by a count of its prompt, if it cannot."""
+    """Return why a count of its prompt cannot move a call to another model; None if it can."""
     if call.fingerprint is None:
         return NO_PAYLOAD
     if call.usd is None or not call.sampling_calls:
         return NO_PRICE_NOW
     (sampling, *more) = call.sampling_calls
-    if (
-        more
-        or sampling.kind != "message"
-        or sampling.sums_calls
-        or sampling.usage.web_search_requests
-    ):
+    is_plain = sampling.kind == "message" and not sampling.sums_calls
+    if more or not is_plain or sampling.usage.web_search_requests:
         return SEVERAL_PASSES
     return None
 
 
-def _known(ledger: Ledger, fingerprints: Iterable[str | None]) -> list[PayloadFacts]:
-    found = {fingerprint for fingerprint in fingerprints if fingerprint in ledger.payloads}
-    return [ledger.payloads[fingerprint] for fingerprint in found if fingerprint is not None]
+class _Move:
+    """Moves calls to another model; collects what is missing for that, and what to note."""
 
-
-def _tally(texts: Iterable[str | None]) -> dict[str, int]:
-    numbers: dict[str, int] = {}
-    for text in texts:
-        if text is not None:
-            numbers[text] = numbers.get(text, 0) + 1
-    return numbers
-
-
-class _Asked:
-    """What is asked of every call, and what is found out on the way."""
-
-    def __init__(
-        self,
-        payloads: Mapping[str, PayloadFacts],
-        model: str,
-        card: RateCard,
-        on: date,
-        cache_state: CacheState,
-    ) -> None:
-        self.payloads, self.model, self.card, self.on, self.cache_state = (
-            payloads,
-            model,
-            card,
-            on,
-            cache_state,
-        )
-        self.least = _least_cacheable(card, model, on)
+    def __init__(self, ledger: Ledger, model: str, card: RateCard, on: date) -> None:
+        self.payloads, self.model, self.card, self.on = ledger.payloads, model, card, on
+        self.cache_state = cast("CacheState", ledger.cache_state)
+        try:
+            self.least_cacheable = card.min_cacheable_tokens(model, on) or 0
+        except UnknownModelError:  # no price on that day: each call will say so
+            self.least_cacheable = 0
         self.missing: set[str] = set()
         self.notes: set[str] = set()
 
-
-def _least_cacheable(card: RateCard, model: str, on: date) -> int:
-    try:
-        return card.min_cacheable_tokens(model, on) or 0
-    except UnknownModelError:  # no price on that day: each call will say so
-        return 0
-
-
-class _Pair(NamedTuple):
-    """A call now and then."""
-
-    now: Call
-    then: Call
-
-
-def _row(
-    asked: _Asked,
-    kind: Literal["test", "fixture", "outside"],
-    name: str,
-    attempt: int,
-    calls: Sequence[Call],
-) -> OtherModelRow:
-    moved = [_move(asked, call) for call in calls]
-    pairs = [each for each in moved if isinstance(each, _Pair)]
-    reasons = sorted({each for each in moved if isinstance(each, str)})
-    if not pairs:
-        return OtherModelRow(
-            kind=kind,
-            name=name,
-            attempt=attempt,
-            unknown_calls=len(calls),
-            reasons=tuple(reasons),
+    def __call__(self, call: Call) -> Call | str:
+        """Return the call as it would be on the model, or why that is unknown."""
+        obstacle = obstacle_of(call)
+        if obstacle is not None:
+            return obstacle
+        fingerprint = call.fingerprint or ""
+        payload = self.payloads.get(fingerprint)
+        if payload is None:
+            return NO_PAYLOAD
+        if payload.model == self.model:
+            return call
+        if self.model in payload.rejected:
+            return f"{self.model} rejects {payload.rejected[self.model]}"
+        tokens = payload.counts.get(self.model)
+        if tokens is None:
+            self.missing.add(fingerprint)
+            return f"its prompt is not counted for {self.model}"
+        if self.model in payload.left_out and call.evidence != "counted":
+            return f"its prompt is counted without {payload.left_out[self.model]}"
+        (sampling,) = call.sampling_calls
+        usage = scale_prompt(sampling.usage, tokens)
+        if 0 < usage.cached_tokens < self.least_cacheable:
+            usage = Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
+            self.notes.add(
+                f"{self.model} caches no prefix shorter than {self.least_cacheable:,} tokens: "
+                "shorter ones are priced uncached there"
+            )
+        terms = call.context
+        if "inference_geo" in payload.dropped.get(self.model, ""):
+            terms = replace(terms, inference_geo=None)
+        moved = replace(sampling, model=self.model, usage=usage, band_tokens=None)
+        changed = replace(
+            call, model=self.model, usage=usage, sampling_calls=(moved,), context=terms
         )
-    return OtherModelRow(
-        kind=kind,
-        name=name,
-        attempt=attempt,
-        calls=len(pairs),
-        unknown_calls=len(calls) - len(pairs),
-        input_tokens=sum(pair.now.billed_usage.prompt_tokens for pair in pairs),
-        input_tokens_then=sum(pair.then.billed_usage.prompt_tokens for pair in pairs),
-        usd=_sum_usd(pair.now for pair in pairs),
-        usd_then=_sum_usd(pair.then for pair in pairs),
-        reasons=tuple(reasons),
-    )
-
-
-def _sum_usd(calls: Iterable[Call]) -> Decimal:
-    total = Decimal(0)
-    for call in calls:
-        total = EXACT.add(total, call.usd or Decimal(0))  # priced, or it would be no pair
-    return total
-
-
-def _move(asked: _Asked, call: Call) -> _Pair | str:
-    """Return a call as it is and as it would be, or why the latter is unknown."""
-    obstacle = obstacle_of(call)
-    if obstacle is not None:
-        return obstacle
-    fingerprint = call.fingerprint or ""
-    payload = asked.payloads.get(fingerprint)
-    if payload is None:
-        return NO_PAYLOAD
-    if payload.model == asked.model:
-        return _Pair(call, call)
-    if asked.model in payload.rejected:
-        return f"{asked.model} rejects {payload.rejected[asked.model]}"
-    tokens = payload.counts.get(asked.model)
-    if tokens is None:
-        asked.missing.add(fingerprint)
-        return f"its prompt is not counted for {asked.model}"
-    if asked.model in payload.left_out and call.evidence != "counted":
-        return f"its prompt is counted without {payload.left_out[asked.model]}"
-    return _priced(asked, call, payload, tokens)
-
-
-def _priced(asked: _Asked, call: Call, payload: PayloadFacts, tokens: int) -> _Pair | str:
-    (sampling,) = call.sampling_calls
-    usage = scale_prompt(sampling.usage, tokens)
-    if 0 < usage.cached_tokens < asked.least:
-        usage = _uncached(usage)
-        asked.notes.add(
-            f"{asked.model} caches no prefix shorter than {asked.least:,} tokens: shorter ones "
-            "are priced uncached there"
-        )
-    moved = replace(sampling, model=asked.model, usage=usage, band_tokens=None)
-    context = call.context
-    if "inference_geo" in payload.dropped.get(asked.model, ""):
-        context = replace(context, inference_geo=None)
-    then = reprice(
-        replace(call, model=asked.model, usage=usage, sampling_calls=(moved,), context=context),
-        asked.card,
-        on=asked.on,
-        cache_state=asked.cache_state,
-    )
-    new = set(then.caveats) - set(call.caveats)
-    if then.usd is None:
-        return "; ".join(sorted(new)) or f"no price on {asked.model}"
-    asked.notes.update(new)
-    _note_tokenizer(asked, call)
-    return _Pair(call, then)
-
-
-def _note_tokenizer(asked: _Asked, call: Call) -> None:
-    found = asked.card.find(call.model)
-    before = asked.card.tokenizer(found.model) if found else None
-    if found and before != asked.card.tokenizer(asked.model):
-        asked.notes.add(
-            f"{asked.model} has another tokenizer than {found.model}: the same reply would be "
-            "another number of tokens, too, which is not in these figures"
-        )
+        then = reprice(changed, self.card, on=self.on, cache_state=self.cache_state)
+        new = set(then.caveats) - set(call.caveats)
+        if then.usd is None:
+            return "; ".join(sorted(new)) or f"no price on {self.model}"
+        self.notes.update(new)
+        found = self.card.find(call.model)
+        if found and self.card.tokenizer(found.model) != self.card.tokenizer(self.model):
+            self.notes.add(
+                f"{self.model} has another tokenizer than {found.model}: the same reply would be "
+                "another number of tokens, too, which is not in these figures"
+            )
+        return then
 
 
 def scale_prompt(usage: Usage, prompt_tokens: int) -> Usage:
@@ -240,17 +163,6 @@ def scale_prompt(usage: Usage, prompt_tokens: int) -> Usage:
     shares = {kind: getattr(usage, kind) * prompt_tokens for kind in _KINDS}
     scaled = {kind: share // whole for kind, share in shares.items()}
     left = prompt_tokens - sum(scaled.values())
-    by_loss = sorted(_KINDS, key=lambda kind: (-(shares[kind] % whole), _KINDS.index(kind)))
-    for kind in by_loss[:left]:
+    for kind in sorted(_KINDS, key=lambda kind: -(shares[kind] % whole))[:left]:
         scaled[kind] += 1
     return replace(usage, **scaled)
-
-
-def _uncached(usage: Usage) -> Usage:
-    return replace(
-        usage,
-        input_tokens=usage.prompt_tokens,
-        cache_write_5m_tokens=0,
-        cache_write_1h_tokens=0,
-        cache_read_tokens=0,
-    )

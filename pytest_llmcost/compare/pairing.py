@@ -1,139 +1,78 @@
-"""Differences: what one test, fixture or the rest spends now, against what it spent before.
+"""Calls before and after a change, paired, so that what is the same in both cancels out.
 
-Data flow: two Reports -> Spenders by key -> pairs -> `compare_spenders` -> Change. Calls that
-are the same in both cancel out, whatever is unknown of them.
+Two runs are paired by owner, and then by call. A single run is paired with itself, call by
+call, under a change such as another model.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
-from operator import attrgetter
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
-from pytest_llmcost.budgets.budget import spend_of
-from pytest_llmcost.budgets.increase import Difference, subtract
+from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.payload import changed_parts
-from pytest_llmcost.ledger.ledger import Change, Ledger, PayloadFacts, TestRow, fixture_name
-from pytest_llmcost.ledger.totals import fixture_key, most_expensive, shared_fixtures, sum_usd
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.ledger.ledger import PayloadFacts
+from pytest_llmcost.ledger.totals import Spender
 
 _MOST_PAIRINGS = 10_000
-"""Above this, calls are paired as they come instead of each with its likest."""
+"""Above this, payloads are paired in their order instead of each with the most similar one."""
 
-Key = tuple[str | None, ...]
+Spenders = Mapping[tuple[str | None, ...], Spender]
 Payloads = Mapping[str, PayloadFacts]
 
 
-class Spender(msgspec.Struct, frozen=True, kw_only=True):
-    """A test's last attempt, a shared fixture's dearest set-up, or the calls outside tests."""
-
-    kind: Literal["test", "fixture", "outside"]
-    name: str
-    path: str = ""
-    line: int | None = None
-    calls: tuple[Call, ...]
-
-
-def spenders_of(ledger: Ledger) -> dict[Key, Spender]:
-    """Return who spent what in a run, by what stays the same from run to run."""
-    spenders: dict[Key, Spender] = {}
-    for test in sorted(ledger.tests, key=attrgetter("attempt")):
-        spenders["test", test.nodeid] = _test_spender(test)
-    for rows in shared_fixtures(ledger.fixtures):
-        row = most_expensive(rows)
-        key = ("fixture", *fixture_key(row))
-        spenders[key] = Spender(kind="fixture", name=fixture_name(row), calls=row.calls)
-    if ledger.outside_tests:
-        spenders["outside",] = Spender(
-            kind="outside", name="outside tests", calls=ledger.outside_tests
-        )
-    return spenders
-
-
-def _test_spender(test: TestRow) -> Spender:
-    return Spender(kind="test", name=test.nodeid, path=test.path, line=test.line, calls=test.calls)
-
-
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """A spender before and now, and the calls of each that the other does not have."""
+    """What one owner's calls were before a change and are after it."""
 
-    base: Spender | None
-    head: Spender | None
-    before: tuple[Call, ...]
-    after: tuple[Call, ...]
+    base: Spender | None = None
+    head: Spender | None = None
+    before: tuple[Call, ...] = ()
+    """Without the calls that are the same in both runs."""
+    after: tuple[Call, ...] = ()
+    obstacles: tuple[str, ...] = ()
+    """Of each call that cannot be compared, the reason; it is on neither side."""
+
+    @property
+    def change(self) -> Amounts:
+        """What comes on top, negative where it is less."""
+        return Amounts.of(self.after) - Amounts.of(self.before)
 
 
-def pair_up(base: Mapping[Key, Spender], head: Mapping[Key, Spender]) -> list[Pair]:
-    """Bring together what was and what is, by key, in an order of its own."""
-    keys = sorted({**base, **head}, key=str)
-    return [_pair(base.get(key), head.get(key)) for key in keys]
+def under_change(calls: Iterable[Call], change: Callable[[Call], Call | str]) -> Pair:
+    """Pair calls with themselves under a change, which returns a call or why it is unknown."""
+    before, after, obstacles = [], [], []
+    for call in calls:
+        changed = change(call)
+        if isinstance(changed, str):
+            obstacles.append(changed)
+        else:
+            before.append(call)
+            after.append(changed)
+    return Pair(before=tuple(before), after=tuple(after), obstacles=tuple(obstacles))
+
+
+def pair_up(base: Spenders, head: Spenders) -> list[Pair]:
+    """Pair the owners of two runs, whatever the order of either."""
+    return [_pair(base.get(key), head.get(key)) for key in sorted({**base, **head}, key=str)]
 
 
 def _pair(base: Spender | None, head: Spender | None) -> Pair:
-    before, after = _without_common(base.calls if base else (), head.calls if head else ())
-    return Pair(base=base, head=head, before=before, after=after)
+    old, new = base.calls if base else (), head.calls if head else ()
+    common = Counter(filter(None, map(_identity, old)))
+    common &= Counter(filter(None, map(_identity, new)))
+    before, after = _without(old, common.copy()), _without(new, common)
+    return Pair(base=base, head=head, before=tuple(before), after=tuple(after))
 
 
-def difference_of(pairs: Iterable[Pair]) -> Difference:
-    """Return what all pairs together cost more than before."""
-    pairs = tuple(pairs)
-    after = spend_of((call for pair in pairs for call in pair.after), "usd")
-    before = spend_of((call for pair in pairs for call in pair.before), "usd")
-    return subtract(after, before)
-
-
-def token_differences(pairs: Iterable[Pair]) -> dict[str, int]:
-    """Return how many tokens more all pairs together have, by category, without the zeros."""
-    sums = dict.fromkeys(Usage.__struct_fields__, 0)
-    for pair in pairs:
-        for sign, calls in ((1, pair.after), (-1, pair.before)):
-            for name, number in _tokens(calls):
-                sums[name] += sign * number
-    return {name: number for name, number in sums.items() if number}
-
-
-def _tokens(calls: Iterable[Call]) -> Iterator[tuple[str, int]]:
-    usage = sum((call.billed_usage for call in calls), Usage())
-    for name in Usage.__struct_fields__:
-        yield name, getattr(usage, name)
-
-
-def change_in(pair: Pair, payloads: tuple[Payloads, Payloads]) -> Change | None:
-    """Return what has changed and which parts of the payloads have; None when nothing has."""
-    difference, tokens = difference_of([pair]), token_differences([pair])
-    base, head = pair.base, pair.head
-    someone = head or base
-    calls = len(pair.after) - len(pair.before)
-    if someone is None or not (difference.actual != 0 or tokens or calls):
+def _identity(call: Call) -> Call | None:
+    """Return what a replayed call is in two runs; None for one that may be made anew each time."""
+    if call.live is not False or call.fingerprint is None:
         return None
-    return Change(
-        kind=someone.kind,
-        name=someone.name,
-        path=someone.path,
-        line=someone.line,
-        status="changed" if base and head else "new" if head else "removed",
-        base_usd=sum_usd(base.calls) if base else Decimal(0),
-        head_usd=sum_usd(head.calls) if head else Decimal(0),
-        usd=difference.actual,
-        tokens=tokens,
-        calls=calls,
-        parts=tuple(dict.fromkeys(_changed_parts(pair.before, pair.after, payloads))),
-    )
-
-
-def _without_common(
-    base: Sequence[Call], head: Sequence[Call]
-) -> tuple[tuple[Call, ...], tuple[Call, ...]]:
-    """Leave out what both have: a replayed call is the same one, so it adds nothing."""
-    common = Counter(filter(None, map(_identity, base)))
-    common &= Counter(filter(None, map(_identity, head)))
-    return tuple(_without(base, common.copy())), tuple(_without(head, common))
+    return replace(call, phase=None, at=None, stream=False, attempts=1, max_tokens=None)
 
 
 def _without(calls: Iterable[Call], common: Counter[Call]) -> Iterator[Call]:
@@ -145,32 +84,26 @@ def _without(calls: Iterable[Call], common: Counter[Call]) -> Iterator[Call]:
             yield call
 
 
-def _identity(call: Call) -> Call | None:
-    """What makes a call the same in two runs; None for one that may not be, made anew each time."""
-    if call.live is not False or call.fingerprint is None:
-        return None
-    return replace(call, phase=None, at=None, stream=False, attempts=1, max_tokens=None)
-
-
-def _changed_parts(
-    before: Sequence[Call], after: Sequence[Call], payloads: tuple[Payloads, Payloads]
-) -> Iterator[str]:
-    """Yield what differs between each payload and the likest of the ones before it."""
-    old, new = list(_known(before, payloads[0])), list(_known(after, payloads[1]))
-    as_they_come = len(old) * len(new) > _MOST_PAIRINGS
+def differing_parts(pair: Pair, base: Payloads, head: Payloads) -> tuple[str, ...]:
+    """Return what differs between each new payload and the most similar one before it."""
+    old = list(filter(None, (base.get(call.fingerprint or "") for call in pair.before)))
+    new = list(filter(None, (head.get(call.fingerprint or "") for call in pair.after)))
+    in_order = len(old) * len(new) > _MOST_PAIRINGS
+    parts: dict[str, None] = {}
     for payload in new:
         if not old:
-            return
-        likest = old[0] if as_they_come else max(old, key=lambda each: _alike(each, payload))
-        old.remove(likest)
-        yield from changed_parts(likest.parts, payload.parts)
+            break
+        similar = old[0] if in_order else _most_similar(payload, old)
+        old.remove(similar)
+        parts.update(dict.fromkeys(changed_parts(similar.parts, payload.parts)))
+    return tuple(parts)
 
 
-def _known(calls: Iterable[Call], payloads: Payloads) -> Iterator[PayloadFacts]:
-    return filter(None, (payloads.get(call.fingerprint or "") for call in calls))
+def _most_similar(payload: PayloadFacts, others: Sequence[PayloadFacts]) -> PayloadFacts:
+    """Return the payload with most parts in common; the model is one of the parts."""
 
+    def alike(other: PayloadFacts) -> int:
+        same = sum(payload.parts.get(name) == digest for name, digest in other.parts.items())
+        return same + (other.model == payload.model)
 
-def _alike(left: PayloadFacts, right: PayloadFacts) -> int:
-    """How many parts two payloads have in common; a model of the same name is one of them."""
-    same = sum(right.parts.get(name) == digest for name, digest in left.parts.items())
-    return same + (left.model == right.model)
+    return max(others, key=alike)

@@ -1,8 +1,8 @@
-"""Comparison: a run against an earlier one, as reports hold it; `baseline` makes it."""
+"""The ledger of a run: its rows, totals, verdicts and comparisons, as every file holds them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Literal, TypeVar
 
@@ -13,82 +13,214 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.usage import Count, PromptCount, Usage
 
-Status = Literal["new", "removed", "changed"]
+SCHEMA = "pytest-llmcost/1"
+
+OwnerKind = Literal["test", "fixture", "outside"]
+_ZERO = Decimal(0)
+
+
+class PayloadFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What a fingerprint stands for: its model, and a short digest of every part.
+
+    Everything else is there only where it was asked for.
+    """
+
+    model: str
+    parts: Mapping[str, str] = {}
+    counts: Mapping[str, PromptCount] = {}
+    """Another model -> the tokens that this prompt is there."""
+    rejected: Mapping[str, str] = {}
+    """Another model -> what it rejects, so that there is no count."""
+    dropped: Mapping[str, str] = {}
+    """Another model -> settings it rejects that have no tokens; the count holds without them."""
+    left_out: Mapping[str, str] = {}
+    """Another model -> the parts that the count leaves out, so that it is too low."""
+    task_budget: int | None = None
+    """Tokens that the model is told to keep to; advisory."""
+    breakpoints: int = 0
+    """How many cached prefixes the prompt asks for."""
+    cached: Mapping[str, Count] = {}
+    """Life of a cache entry, `5m` or `1h` -> the tokens that a first call writes, where counted."""
+
+    def joined(self, other: PayloadFacts) -> PayloadFacts:
+        """Return all that two sources know of the same payload, whichever came first."""
+        base = min(self, other, key=lambda each: (each.model, sorted(each.parts.items())))
+        budgets = [each.task_budget for each in (self, other) if each.task_budget is not None]
+        return msgspec.structs.replace(
+            base,
+            counts=_union(self.counts, other.counts),
+            rejected=_union(self.rejected, other.rejected),
+            dropped=_union(self.dropped, other.dropped),
+            left_out=_union(self.left_out, other.left_out),
+            task_budget=max(budgets, default=None),
+            breakpoints=max(self.breakpoints, other.breakpoints),
+            cached=_union(self.cached, other.cached),
+        )
+
+
+_Fact = TypeVar("_Fact", int, str)
+
+
+def _union(one: Mapping[str, _Fact], other: Mapping[str, _Fact]) -> dict[str, _Fact]:
+    """Both, sorted; where they differ the greater, so that their order never shows."""
+    return {
+        key: max(found[key] for found in (one, other) if key in found)
+        for key in sorted({*one, *other})
+    }
+
+
+class TestRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One attempt of one test."""
+
+    __test__ = False
+
+    nodeid: str
+    path: str = ""
+    line: int | None = None
+    """Counted from 1."""
+    attempt: int = 1
+    outcome: str = ""
+    usd: Decimal | None = _ZERO
+    """List price of what could be priced; null where nothing could."""
+    verdict: Verdict | None = None
+    """The decisive budget of the test: the worst of all that apply."""
+    blocks: tuple[Verdict, ...] = ()
+    """Every further budget: other quantities of the marker, and `budget(...)` blocks."""
+    calls: tuple[Call, ...] = ()
+
+
+class FixtureRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One set-up (and teardown) of a fixture wider than a function, in one process."""
+
+    name: str
+    scope: str
+    baseid: str = ""
+    """The node under which it is defined; empty for the whole session."""
+    node: str = ""
+    """The module, class or package it was set up for; empty for the whole session."""
+    worker: str | None = None
+    param: str | None = None
+    usd: Decimal | None = _ZERO
+    """List price of what could be priced; null where nothing could."""
+    calls: tuple[Call, ...] = ()
+
+
+class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over one model's sampling calls."""
+
+    usd: Decimal | None = _ZERO
+    """List price of what could be priced; null where nothing could."""
+    live_usd: Decimal | None = _ZERO
+    """What this run itself spent: every call that went over the network, or may have; all
+    set-ups of every fixture."""
+    calls: int = 0
+    """Calls in which the model took part."""
+    usage: Usage = Usage()
+
+
+class Totals(ModelTotals, frozen=True, kw_only=True):
+    """Sums over a whole run; a fixture set up several times counts once, by its most expensive."""
+
+    unpriced_calls: int = 0
+    """Above 0, the list price is a lower bound."""
+    by_model: Mapping[str, ModelTotals] = {}
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one test, one shared fixture, or the calls outside tests."""
+    """What changed in one test, one shared fixture, or the calls outside tests."""
 
-    kind: Literal["test", "fixture", "outside"] = "test"
+    kind: OwnerKind = "test"
     name: str
     """The node id; a fixture's name with the node it belongs to."""
     path: str = ""
     line: int | None = None
-    status: Status
-    base_usd: Decimal
-    """At today's prices; a lower bound where something has no price."""
-    head_usd: Decimal
+    status: Literal["new", "removed", "changed"]
+    base_usd: Decimal | None
+    """At today's prices; a lower bound where something has no price, null where nothing has."""
+    head_usd: Decimal | None
     usd: Decimal | None
-    """What it adds to the bill, negative when it takes away; None where that is unknown."""
+    """What it adds to the bill, negative when it costs less; null where that is unknown."""
     tokens: Mapping[str, int] = {}
     """By billing category, the differences that are not zero."""
     calls: int = 0
     parts: tuple[str, ...] = ()
-    """Of the payloads, the parts that differ."""
+    """The parts of the payloads that differ."""
     verdicts: tuple[Verdict, ...] = ()
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """A run against its baseline, over the tests that both could have run.
 
-    `price_change_usd` is what new prices make of the old calls, `change_usd` what the new
-    calls add at those prices; so the one is the vendor's doing and the other one's own.
+    `price_change_usd` is what new prices add to the baseline's calls; `change_usd` is what the
+    run's calls add at those prices.
     """
 
     base_price_date: str = ""
     base_rate_card: str = ""
     """The card's version."""
     partial: bool = False
-    """The run left tests out; then only those that ran are compared."""
-    base_usd_then: Decimal = Decimal(0)
-    """The baseline's calls at its own prices."""
-    base_usd: Decimal = Decimal(0)
+    """The run left tests out; only those that ran are compared."""
+    base_usd_then: Decimal | None = _ZERO
+    """The baseline's calls at its own prices; a lower bound where something has no price, null
+    where nothing has. The same holds for the other two."""
+    base_usd: Decimal | None = _ZERO
     """The same calls at today's prices."""
-    head_usd: Decimal = Decimal(0)
-    price_change_usd: Decimal = Decimal(0)
-    change_usd: Decimal | None = Decimal(0)
-    """None where part of it is unknown; the bounds hold then."""
-    low_usd: Decimal | None = Decimal(0)
-    high_usd: Decimal | None = Decimal(0)
+    head_usd: Decimal | None = _ZERO
+    price_change_usd: Decimal | None = _ZERO
+    """Null where the baseline's calls have no price on one of the two days."""
+    change_usd: Decimal | None = _ZERO
+    """Null where part of it is unknown; it then lies between the bounds."""
+    low_usd: Decimal | None = _ZERO
+    high_usd: Decimal | None = _ZERO
     tokens: Mapping[str, int] = {}
     unchanged: int = 0
-    """Tests, fixtures and the like that cost what they did, call by call."""
+    """Tests, fixtures and the like that cost the same, call by call."""
     changes: tuple[Change, ...] = ()
-    """What adds most comes first."""
+    """The one that adds most comes first."""
     verdicts: tuple[Verdict, ...] = ()
     """Of scope `increase`, for the run as a whole."""
     notes: tuple[str, ...] = ()
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """Now and then, over the calls that could be compared; nothing where none could."""
+    """This model and the other one, over the calls that could be compared; null where none could.
+
+    The sum of two covers the calls of both.
+    """
 
     calls: int = 0
-    """Those compared: the figures are of these alone, now as well as then."""
+    """Those compared; the figures are of these alone, for both models."""
     unknown_calls: int = 0
-    """Those that could not be; they are in none of the figures."""
+    """Those that could not be compared; they are in none of the figures."""
     input_tokens: int | None = None
-    """The whole prompts as they are now."""
+    """The whole prompts as they are."""
     input_tokens_then: int | None = None
+    """The same prompts on the other model."""
     usd: Decimal | None = None
-    """List price now; the output is the same now and then, as recorded or stated."""
+    """List price; the output is the same on both models, as recorded or stated."""
     usd_then: Decimal | None = None
+
+    def __add__(self, other: Figures) -> Figures:
+        def total(one: Decimal | None, two: Decimal | None) -> Decimal | None:
+            return two if one is None else one if two is None else EXACT.add(one, two)
+
+        def tokens(one: int | None, two: int | None) -> int | None:
+            return two if one is None else one if two is None else one + two
+
+        return Figures(
+            calls=self.calls + other.calls,
+            unknown_calls=self.unknown_calls + other.unknown_calls,
+            input_tokens=tokens(self.input_tokens, other.input_tokens),
+            input_tokens_then=tokens(self.input_tokens_then, other.input_tokens_then),
+            usd=total(self.usd, other.usd),
+            usd_then=total(self.usd_then, other.usd_then),
+        )
 
 
 class OtherModelRow(Figures, frozen=True, kw_only=True):
-    """One attempt of a test, a shared fixture, or what belongs to nobody."""
+    """One attempt of a test, a shared fixture, or the calls outside tests."""
 
-    kind: Literal["test", "fixture", "outside"] = "test"
+    kind: OwnerKind = "test"
     name: str
     attempt: int = 1
     reasons: tuple[str, ...] = ()
@@ -113,32 +245,6 @@ class OtherModel(Figures, frozen=True, kw_only=True):
 _KINDS = ("test", "fixture", "outside")
 
 
-def sum_figures(rows: Iterable[Figures]) -> Figures:
-    """Add up figures; unknown calls stay apart."""
-    rows = list(rows)
-    return Figures(
-        calls=sum(row.calls for row in rows),
-        unknown_calls=sum(row.unknown_calls for row in rows),
-        input_tokens=_sum_tokens(row.input_tokens for row in rows),
-        input_tokens_then=_sum_tokens(row.input_tokens_then for row in rows),
-        usd=_sum_usd(row.usd for row in rows),
-        usd_then=_sum_usd(row.usd_then for row in rows),
-    )
-
-
-def _sum_tokens(numbers: Iterable[int | None]) -> int | None:
-    known = [number for number in numbers if number is not None]
-    return sum(known) if known else None
-
-
-def _sum_usd(amounts: Iterable[Decimal | None]) -> Decimal | None:
-    total: Decimal | None = None
-    for amount in amounts:
-        if amount is not None:
-            total = EXACT.add(total or Decimal(0), amount)
-    return total
-
-
 def make_other_model(
     model: str,
     rows: Iterable[OtherModelRow],
@@ -149,206 +255,16 @@ def make_other_model(
     notes: Iterable[str] = (),
 ) -> OtherModel:
     """Sort the rows and add them up."""
-    ordered = tuple(sorted(rows, key=_row_order))
-    totals = sum_figures(ordered)
+    ordered = sorted(rows, key=lambda row: (_KINDS.index(row.kind), row.name, row.attempt))
     return OtherModel(
-        **{name: getattr(totals, name) for name in Figures.__struct_fields__},
+        **msgspec.structs.asdict(sum(ordered, Figures())),
         model=model,
-        rows=ordered,
+        rows=tuple(ordered),
         missing=missing,
-        rejected=_sorted(rejected or {}),
-        dropped=_sorted(dropped or {}),
+        rejected=dict(sorted((rejected or {}).items())),
+        dropped=dict(sorted((dropped or {}).items())),
         notes=tuple(sorted(set(notes))),
     )
-
-
-def _row_order(row: OtherModelRow) -> tuple[int, str, int]:
-    return _KINDS.index(row.kind), row.name, row.attempt
-
-
-def _sorted(numbers: Mapping[str, int]) -> dict[str, int]:
-    return {name: numbers[name] for name in sorted(numbers)}
-
-
-def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherModel, ...]:
-    """Add up what the shards of a run found out, model by model.
-
-    A fixture that several shards set up counts once, at its dearest. A payload that several
-    shards sent and lack the count of is missing in each.
-    """
-    models = sorted({other.model for shard in shards for other in shard})
-    return tuple(_merge(model, shards) for model in models)
-
-
-def _merge(model: str, shards: Sequence[Sequence[OtherModel]]) -> OtherModel:
-    found = [other for shard in shards for other in shard if other.model == model]
-    notes = {note for other in found for note in other.notes}
-    if len(found) < len(shards):
-        notes.add(f"{len(shards) - len(found)} of {len(shards)} shards did not ask for {model}")
-    return make_other_model(
-        model,
-        _once(row for other in found for row in other.rows),
-        missing=sum(other.missing for other in found),
-        rejected=_added(other.rejected for other in found),
-        dropped=_added(other.dropped for other in found),
-        notes=notes,
-    )
-
-
-def _once(rows: Iterable[OtherModelRow]) -> list[OtherModelRow]:
-    """Keep tests as they are, and of a fixture's or nobody's rows what stands for all."""
-    kept: list[OtherModelRow] = []
-    fixtures: dict[str, OtherModelRow] = {}
-    outside: list[OtherModelRow] = []
-    for row in rows:
-        if row.kind == "fixture":
-            rival = fixtures.get(row.name, row)
-            fixtures[row.name] = max(rival, row, key=_expense)
-        else:
-            (outside if row.kind == "outside" else kept).append(row)
-    if outside:
-        kept.append(_joined(outside))
-    return [*kept, *fixtures.values()]
-
-
-def _expense(row: OtherModelRow) -> tuple[Decimal, Decimal, int, str]:
-    nothing = Decimal(0)
-    return row.usd or nothing, row.usd_then or nothing, row.unknown_calls, repr(row)
-
-
-def _joined(rows: Sequence[OtherModelRow]) -> OtherModelRow:
-    totals = sum_figures(rows)
-    return OtherModelRow(
-        **{name: getattr(totals, name) for name in Figures.__struct_fields__},
-        kind=rows[0].kind,
-        name=rows[0].name,
-        reasons=tuple(sorted({reason for row in rows for reason in row.reasons})),
-    )
-
-
-def _added(shards: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for numbers in shards:
-        for name, number in numbers.items():
-            total[name] = total.get(name, 0) + number
-    return total
-
-
-SCHEMA = "pytest-llmcost/1"
-
-
-class PayloadFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """What a fingerprint stands for: its model, and a short digest of every part.
-
-    What is known of it besides is there only where somebody asked.
-    """
-
-    model: str
-    parts: Mapping[str, str] = {}
-    counts: Mapping[str, PromptCount] = {}
-    """Another model -> the tokens that this prompt is there."""
-    rejected: Mapping[str, str] = {}
-    """Another model -> what it rejects, so that there is no count."""
-    dropped: Mapping[str, str] = {}
-    """Another model -> settings it rejects that have no tokens; the count holds without them."""
-    left_out: Mapping[str, str] = {}
-    """Another model -> the parts that the count leaves out, so that it is too low."""
-    task_budget: int | None = None
-    """Tokens that the model is told to keep to; advisory."""
-    breakpoints: int = 0
-    """How many cached prefixes the prompt asks for."""
-    cached: Mapping[str, Count] = {}
-    """Life of a cache entry, `5m` or `1h` -> the tokens that a first call writes, where counted."""
-
-    def joined(self, other: PayloadFacts) -> PayloadFacts:
-        """Return all that two sources know of the same payload, whichever came first."""
-        base = min(self, other, key=lambda each: (each.model, sorted(each.parts.items())))
-        return msgspec.structs.replace(
-            base,
-            counts=_joined_report(self.counts, other.counts),
-            rejected=_joined_report(self.rejected, other.rejected),
-            dropped=_joined_report(self.dropped, other.dropped),
-            left_out=_joined_report(self.left_out, other.left_out),
-            task_budget=_larger(self.task_budget, other.task_budget),
-            breakpoints=max(self.breakpoints, other.breakpoints),
-            cached=_joined_report(self.cached, other.cached),
-        )
-
-
-_AnyValue = TypeVar("_AnyValue", int, str)
-
-
-def _joined_report(
-    one: Mapping[str, _AnyValue], other: Mapping[str, _AnyValue]
-) -> dict[str, _AnyValue]:
-    """Both, sorted; where they differ the greater, so that their order never shows."""
-    return {
-        key: max(found[key] for found in (one, other) if key in found)
-        for key in sorted({*one, *other})
-    }
-
-
-def _larger(one: int | None, other: int | None) -> int | None:
-    return max((each for each in (one, other) if each is not None), default=None)
-
-
-class TestRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One attempt of one test."""
-
-    __test__ = False
-
-    nodeid: str
-    path: str = ""
-    line: int | None = None
-    """Counted from 1."""
-    attempt: int = 1
-    outcome: str = ""
-    usd: Decimal = Decimal(0)
-    """List price of what could be priced."""
-    verdict: Verdict | None = None
-    """The decisive ceiling of the test: the worst of all that apply."""
-    blocks: tuple[Verdict, ...] = ()
-    """Every further ceiling: other quantities of the marker, and `budget(...)` blocks."""
-    calls: tuple[Call, ...] = ()
-
-
-class FixtureRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One set-up (and teardown) of a fixture wider than a function, in one process."""
-
-    name: str
-    scope: str
-    baseid: str = ""
-    """The node under which it is defined; empty for the whole session."""
-    node: str = ""
-    """The module, class or package it was set up for; empty for the whole session."""
-    worker: str | None = None
-    param: str | None = None
-    usd: Decimal = Decimal(0)
-    calls: tuple[Call, ...] = ()
-
-
-class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums over one model's legs."""
-
-    usd: Decimal = Decimal(0)
-    live_usd: Decimal = Decimal(0)
-    calls: int = 0
-    """Calls in which the model had a leg."""
-    usage: Usage = Usage()
-
-
-class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums over a whole run; a fixture set up several times counts once, at its dearest."""
-
-    usd: Decimal = Decimal(0)
-    """List price of what could be priced; a lower bound when `unpriced_calls` is above 0."""
-    live_usd: Decimal = Decimal(0)
-    """What this run itself spent: every call that went over the network, or may have; all
-    set-ups of every fixture."""
-    calls: int = 0
-    unpriced_calls: int = 0
-    usage: Usage = Usage()
-    by_model: Mapping[str, ModelTotals] = {}
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -382,11 +298,13 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     price_date: str = ""
     cache_state: str = "as-billed"
     rate_card: CardId = CardId()
+    unverified: Literal["fail", "warn"] = "fail"
+    """The setting `llmcost_unverified`: whether a budget that could not be checked fails."""
     totals: Totals = Totals()
     verdicts: tuple[Verdict, ...] = ()
-    """Ceilings over several tests: the suite's and places'."""
+    """Budgets over several tests: the suite's and those of paths."""
     comparison: Comparison | None = None
-    """With the verdicts on increases in it."""
+    """Against the baseline, with the verdicts on increases in it."""
     payloads: Mapping[str, PayloadFacts] = {}
     tests: tuple[TestRow, ...] = ()
     fixtures: tuple[FixtureRow, ...] = ()
@@ -394,14 +312,14 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     other_models: tuple[OtherModel, ...] = ()
     """The run on other models, where it was asked for, sorted by model."""
     notes: tuple[str, ...] = ()
-    """What a reader should know: tier cliffs, stale prices, what could not be compared."""
+    """What a reader should know: length bands, old prices, calls that could not be compared."""
 
 
 def fixture_name(row: FixtureRow) -> str:
-    """Name a shared fixture: where it belongs to, its own name, its parameter, its scope."""
-    place = row.node or row.baseid
+    """Name a shared fixture: the node it belongs to, its own name, its parameter, its scope."""
+    node = row.node or row.baseid
     param = "" if row.param is None else f"[{row.param}]"
-    return f"{place}{'::' if place else ''}{row.name}{param} ({row.scope} fixture)"
+    return f"{node}{'::' if node else ''}{row.name}{param} ({row.scope} fixture)"
 
 
 def calls_of(ledger: Ledger) -> Iterator[Call]:
@@ -414,19 +332,21 @@ def calls_of(ledger: Ledger) -> Iterator[Call]:
 
 
 def unpriced_models(ledger: Ledger) -> frozenset[str]:
-    """The models of which some call has no price; what they cost in all is a lower bound."""
-    unpriced = [call for call in calls_of(ledger) if call.usd is None]
-    sampling_calls = {
-        sampling.model
-        for call in unpriced
-        for sampling in call.sampling_calls
-        if sampling.usd is None
-    }
-    return frozenset(sampling_calls | {call.model for call in unpriced if not call.sampling_calls})
+    """Return the models of which some call has no price: what they cost is a lower bound."""
+    return frozenset(
+        model
+        for call in calls_of(ledger)
+        if call.usd is None
+        for model in (
+            [each.model for each in call.sampling_calls if each.usd is None]
+            if call.sampling_calls
+            else [call.model]
+        )
+    )
 
 
 def run_verdicts(ledger: Ledger) -> Iterator[Verdict]:
-    """Yield the verdicts on more than one test: suite, places, increases of suite and tests.
+    """Yield the verdicts on more than one test: suite, paths, increases of suite and tests.
 
     An exceeded or unverified one among them is what fails a run whose tests all passed.
     """
@@ -435,13 +355,6 @@ def run_verdicts(ledger: Ledger) -> Iterator[Verdict]:
         yield from ledger.comparison.verdicts
         for change in ledger.comparison.changes:
             yield from change.verdicts
-
-
-def all_verdicts(ledger: Ledger) -> Iterator[Verdict]:
-    """Yield every verdict of a run, the tests' own last."""
-    yield from run_verdicts(ledger)
-    for test in ledger.tests:
-        yield from own_verdicts(test)
 
 
 def own_verdicts(test: TestRow) -> Iterator[Verdict]:

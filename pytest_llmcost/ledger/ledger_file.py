@@ -1,97 +1,34 @@
-"""Pool: equal parts of the many calls of a ledger, kept once; it halves what a long one takes.
-
-Used on values that have just been read and that nobody has seen yet.
-"""
+"""The JSON of a ledger: reading, writing, and its schema."""
 
 from __future__ import annotations
 
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import msgspec
-from msgspec.structs import force_setattr
 
-from pytest_llmcost.call import Call
 from pytest_llmcost.errors import LedgerError
-from pytest_llmcost.ledger.ledger import (
-    SCHEMA,
-    FixtureRow,
-    Ledger,
-    PayloadFacts,
-    TestRow,
-    all_verdicts,
-    calls_of,
-)
+from pytest_llmcost.ledger.ledger import SCHEMA, Ledger, calls_of
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.caveats import decode_caveat, encode_caveat
 from pytest_llmcost.prices.usage import find_impossible
 
-_Row = TypeVar("_Row", TestRow, FixtureRow, Call)
-
-
-_MAPPINGS = ("parts", "counts", "rejected", "dropped", "cached")
-_NOTHING: dict[str, Any] = {}
-
-
-class Pool:
-    """Values seen so far, by themselves."""
-
-    def __init__(self) -> None:
-        self._seen: dict[Any, Any] = {}
-
-    def share(self, row: _Row) -> _Row:
-        """Make a row, or a call, refer to equal values that were seen before; return it."""
-        if isinstance(row, Call):
-            self._share_call(row)
-            return row
-        if isinstance(row, TestRow):
-            self._reuse(row, "path")
-            self._reuse(row, "outcome")
-        for call in row.calls:
-            self._share_call(call)
-        return row
-
-    def share_payload(self, payload: PayloadFacts) -> PayloadFacts:
-        """Make a payload refer to equal names, digests and empty mappings seen before."""
-        self._reuse(payload, "model")
-        for name in _MAPPINGS:
-            facts = getattr(payload, name)
-            pooled = {key: self._seen.setdefault(fact, fact) for key, fact in facts.items()}
-            force_setattr(payload, name, pooled or _NOTHING)
-        return payload
-
-    def _share_call(self, call: Call) -> None:
-        self._reuse(call, "model")
-        self._reuse(call, "context")
-        for sampling in call.sampling_calls:
-            self._reuse(sampling, "model")
-            if sampling.usage == call.usage:
-                force_setattr(sampling, "usage", call.usage)
-            if sampling.usd == call.usd:
-                force_setattr(sampling, "usd", call.usd)
-        for name in ("usd_low", "usd_high"):
-            if getattr(call, name) == call.usd:
-                force_setattr(call, name, call.usd)
-
-    def _reuse(self, owner: Any, name: str) -> None:
-        value = getattr(owner, name)
-        force_setattr(owner, name, self._seen.setdefault(value, value))
-
-
 _LISTS = ("fixtures", "outside_tests", "tests")
-"""What grows with the run; written row by row, so that a long run needs no second copy of it."""
+"""What grows with the run. It is written row by row, so that a long run needs no second copy."""
 
 _RARE = frozenset(
     {
         "at",
         "band_tokens",
-        "max_tokens",
+        "idle",
         "lost_attempts",
+        "max_tokens",
         "may_cache",
         "most_output_tokens",
         "param",
@@ -99,16 +36,18 @@ _RARE = frozenset(
         "read_lifetime",
         "reason",
         "refusal",
+        "required",
         "sums_calls",
         "usage_high",
         "usage_low",
         "warn_at",
     }
 )
-"""Left out while they say nothing (null or false)."""
+"""Left out where they are null or false."""
 
 _SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")
 _WIDEST_EXPONENT = 60
+"""No amount of money has more digits; adding up wider ones would be slow without end."""
 _ODD_AMOUNT = re.compile(
     rb'"(?:[a-z_]*usd[a-z_]*|limit|actual|low|high|warn_at)"\s*:\s*'
     rb'("[^"]*[_\s\\\x80-\xff][^"]*")'
@@ -116,20 +55,12 @@ _ODD_AMOUNT = re.compile(
 """An amount that `Decimal` reads although it is no plain number: `1_0`, ` 10 `, `\uff11`."""
 
 
-_TYPES = {field.name: field.type for field in msgspec.structs.fields(Ledger)}
-_KEYS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_PAYLOAD_DECODER = msgspec.json.Decoder(PayloadFacts)
-_LIST_DECODER = msgspec.json.Decoder(list[msgspec.Raw])
-_DECODERS = {
-    name: msgspec.json.Decoder(kind, dec_hook=decode_caveat) for name, kind in _TYPES.items()
-}
-_ROW_DECODERS = {
-    name: msgspec.json.Decoder(get_args(_TYPES[name])[0], dec_hook=decode_caveat) for name in _LISTS
-}
+class _Envelope(msgspec.Struct):
+    schema: str = ""
 
 
 def read_ledger(path: str | os.PathLike[str]) -> Ledger:
-    """Read a ledger; keys that this version does not know are passed over.
+    """Read a ledger; keys that this version does not know are ignored.
 
     Raises:
         LedgerError: the file cannot be read, is damaged, of a newer schema, or no ledger.
@@ -145,110 +76,68 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
     """Read a ledger's JSON; the source names it in errors.
 
     Raises:
-        LedgerError: as `read_report`.
+        LedgerError: as `read_ledger`.
     """
     try:
-        raw = _KEYS_DECODER.decode(data)
-        _check_schema(_DECODERS["schema"].decode(raw.get("schema", b'""')), source)
-        ledger = Ledger(**{name: _decode(name, raw[name]) for name in _TYPES if name in raw})
+        _check_schema(msgspec.json.decode(data, type=_Envelope).schema, source)
+        ledger = msgspec.json.decode(data, type=Ledger, dec_hook=decode_caveat)
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise LedgerError(f"{source}: is no ledger of ours, or damaged ({error})") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise LedgerError(f"{source}: is damaged, not JSON to its end ({error})") from None
     if (odd := _ODD_AMOUNT.search(data)) is not None:
-        shown = odd[1].decode("utf-8", "replace")
-        raise LedgerError(f"{source}: is damaged, {_shown(shown)} is no amount of money")
-    _check_amounts(ledger, source)
+        raise _no_amount(odd[1].decode("utf-8", "replace"), source)
+    for name in _amount_fields(Ledger):
+        # Only differences to a baseline can be negative.
+        _check_amounts(getattr(ledger, name), source, is_signed=name == "comparison")
     for call in calls_of(ledger):
         if (impossible := find_impossible(call.sampling_calls)) is not None:
             raise LedgerError(f"{source}: is damaged, a call has {impossible}")
     return ledger
 
 
-def _decode(name: str, raw: msgspec.Raw) -> Any:
-    pool = Pool()
-    if name in _LISTS:
-        rows = enumerate(_decode_at(f"$.{name}", _LIST_DECODER, raw))
-        decoder = _ROW_DECODERS[name]
-        return tuple(
-            pool.share(_decode_at(f"$.{name}[{place}]", decoder, row)) for place, row in rows
-        )
-    if name == "payloads":
-        found = _decode_at("$.payloads", _KEYS_DECODER, raw)
-        return {
-            key: pool.share_payload(_decode_at("$.payloads[...]", _PAYLOAD_DECODER, payload))
-            for key, payload in found.items()
-        }
-    return _decode_at(f"$.{name}", _DECODERS[name], raw)
-
-
-def _decode_at(place: str, decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> Any:
-    try:
-        return decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        text, found, inner = str(error).partition(" - at `$")
-        raise msgspec.ValidationError(f"{text} - at `{place}{inner if found else '`'}") from None
+def _no_amount(text: str, source: str) -> LedgerError:
+    shown = text if len(text) < 40 else f"{text[:40]}..."
+    return LedgerError(f"{source}: is damaged, {shown} is no amount of money")
 
 
 def _check_schema(schema: str, source: str) -> None:
-    if schema == SCHEMA:
-        return
     match = _SCHEMA_NAME.fullmatch(schema)
     if match is not None and int(match["version"]) > int(SCHEMA.rpartition("/")[2]):
         raise LedgerError(
             f"{source}: has the schema {schema}, newer than {SCHEMA}, the newest that this "
             "version reads; update pytest-llmcost"
         )
-    raise LedgerError(f"{source}: has the schema {schema!r}, not {SCHEMA}; it is no ledger of ours")
+    if schema != SCHEMA:
+        raise LedgerError(
+            f"{source}: has the schema {schema!r}, not {SCHEMA}; it is no ledger of ours"
+        )
 
 
-def _check_amounts(ledger: Ledger, source: str) -> None:
-    """Refuse amounts that no price can be: negative, infinite, or of a thousand digits."""
-    for amount in _spent(ledger):
-        if amount is not None and not (_is_sane(amount) and amount >= 0):
-            raise LedgerError(f"{source}: is damaged, {_shown(amount)} is no amount of money")
-    for amount in _stated(ledger):
-        if amount is not None and not _is_sane(amount):
-            raise LedgerError(f"{source}: is damaged, {_shown(amount)} is no amount")
+def _check_amounts(value: Any, source: str, *, is_signed: bool) -> None:
+    """Refuse an amount that no price can be: negative, infinite, or of a thousand digits."""
+    if isinstance(value, Decimal):
+        is_sane = value.is_finite() and abs(value.adjusted()) <= _WIDEST_EXPONENT
+        if not is_sane or (value < 0 and not is_signed):
+            raise _no_amount(str(value), source)
+    elif isinstance(value, msgspec.Struct):
+        for name in _amount_fields(type(value)):
+            _check_amounts(getattr(value, name), source, is_signed=is_signed)
+    elif value is not None:
+        for each in value.values() if isinstance(value, Mapping) else value:
+            _check_amounts(each, source, is_signed=is_signed)
 
 
-def _is_sane(amount: Decimal) -> bool:
-    return amount.is_finite() and abs(amount.adjusted()) <= _WIDEST_EXPONENT
+@cache
+def _amount_fields(struct: type[msgspec.Struct]) -> tuple[str, ...]:
+    """Name the fields of a type that are amounts, or have amounts in them."""
+    return tuple(field.name for field in msgspec.structs.fields(struct) if _has_amounts(field.type))
 
 
-def _shown(amount: object) -> str:
-    text = str(amount)
-    return text if len(text) < 40 else f"{text[:40]}..."
-
-
-def _spent(ledger: Ledger) -> Iterator[Decimal | None]:
-    yield from (ledger.totals.usd, ledger.totals.live_usd)
-    for total in ledger.totals.by_model.values():
-        yield from (total.usd, total.live_usd)
-    for test in ledger.tests:
-        yield test.usd
-    for fixture in ledger.fixtures:
-        yield fixture.usd
-    for other in ledger.other_models:
-        for figures in (other, *other.rows):
-            yield from (figures.usd, figures.usd_then)
-    for call in calls_of(ledger):
-        yield from (call.usd, call.usd_low, call.usd_high, call.declared_usd)
-        for sampling in call.sampling_calls:
-            yield sampling.usd
-
-
-def _stated(ledger: Ledger) -> Iterator[Decimal | None]:
-    """Yield limits and differences; these may be negative."""
-    for verdict in all_verdicts(ledger):
-        yield from (verdict.limit, verdict.actual, verdict.low, verdict.high, verdict.warn_at)
-    comparison = ledger.comparison
-    if comparison is not None:
-        yield from (comparison.base_usd_then, comparison.base_usd, comparison.head_usd)
-        yield from (comparison.price_change_usd, comparison.change_usd)
-        yield from (comparison.low_usd, comparison.high_usd)
-        for change in comparison.changes:
-            yield from (change.base_usd, change.head_usd, change.usd)
+def _has_amounts(kind: Any) -> bool:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return bool(_amount_fields(kind))
+    return kind is Decimal or any(map(_has_amounts, get_args(kind)))
 
 
 def write_ledger(ledger: Ledger, path: str | os.PathLike[str]) -> None:
@@ -268,30 +157,24 @@ def render_json(ledger: Ledger) -> bytes:
 def to_json(value: Any) -> Any:
     """Make builtins of a value of ours, money as text in plain digits."""
     whole = [msgspec.to_builtins(value, builtin_types=(Decimal,), enc_hook=encode_caveat)]
-    _make_plain_list(whole)
+    _make_plain(whole)
     return whole[0]
 
 
-def _make_plain(node: dict[str, Any]) -> None:
+def _make_plain(node: Any) -> None:
     """Turn amounts into text and drop rare keys that say nothing, in place: this runs hot."""
-    for key in _RARE & node.keys():
-        if node[key] is None or node[key] is False:
-            del node[key]
-    for key, each in node.items():
-        if type(each) is dict:
+    if type(node) is dict:
+        for key in _RARE & node.keys():
+            if node[key] is None or node[key] is False:
+                del node[key]
+        for key, each in node.items():
+            if type(each) is Decimal:
+                node[key] = plain_usd(each)
+            else:
+                _make_plain(each)
+    elif type(node) is list or type(node) is tuple:
+        for each in node:
             _make_plain(each)
-        elif type(each) is Decimal:
-            node[key] = plain_usd(each)
-        elif type(each) is list or type(each) is tuple:
-            _make_plain_list(each)
-
-
-def _make_plain_list(nodes: Iterable[Any]) -> None:
-    for node in nodes:
-        if type(node) is dict:
-            _make_plain(node)
-        elif type(node) is list or type(node) is tuple:
-            _make_plain_list(node)
 
 
 def _chunks(ledger: Ledger) -> Iterator[bytes]:
@@ -299,17 +182,16 @@ def _chunks(ledger: Ledger) -> Iterator[bytes]:
     for name in sorted(ledger.__struct_fields__):
         yield opening + b"\n " + msgspec.json.encode(name) + b": "
         value = getattr(ledger, name)
-        yield from _rows(value) if name in _LISTS else [_indented(value, 1)]
+        if name in _LISTS and value:
+            joint = b"["
+            for row in value:
+                yield joint + b"\n  " + _indented(row, 2)
+                joint = b","
+            yield b"\n ]"
+        else:
+            yield _indented(value, 1)
         opening = b","
     yield b"\n}\n"
-
-
-def _rows(rows: Iterable[Any]) -> Iterator[bytes]:
-    joint = b"["
-    for row in rows:
-        yield joint + b"\n  " + _indented(row, 2)
-        joint = b","
-    yield b"[]" if joint == b"[" else b"\n ]"
 
 
 def _indented(value: Any, depth: int) -> bytes:
@@ -321,7 +203,7 @@ def _indented(value: Any, depth: int) -> bytes:
 
 
 def _escape(value: Any) -> Any:
-    """Write what is no character as its escape sequence, in every text of a value."""
+    """Write half characters as their escape sequences, in every text of a value."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, (list, tuple)):
@@ -332,7 +214,7 @@ def _escape(value: Any) -> Any:
 
 
 def write_file(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> None:
-    """Write a file by way of a temporary one beside it, so that nobody ever sees half of it.
+    """Write a file by way of a temporary one beside it, so that no reader ever sees half of it.
 
     Raises:
         LedgerError: the file cannot be written; what stood there before is left as it was.
@@ -354,7 +236,7 @@ def write_file(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> None:
 
 
 def _ordinary_mode(target: Path) -> int:
-    """The mode of the file that is replaced, else what a plain `open` would have given it."""
+    """Return the mode of the file that is replaced, or else the one that `open` would give it."""
     if target.exists():
         return target.stat().st_mode & 0o777
     mask = os.umask(0)
@@ -363,7 +245,7 @@ def _ordinary_mode(target: Path) -> int:
 
 
 def ledger_schema() -> dict[str, Any]:
-    """Make the JSON Schema of ledgers from the types."""
+    """Return the JSON Schema of ledgers, made from the types."""
     schema = msgspec.json.schema(
         Ledger, ref_template="#/$defs/{name}", schema_hook=lambda kind: {"type": "string"}
     )

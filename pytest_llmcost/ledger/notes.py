@@ -1,14 +1,10 @@
-"""Cliffs: prompts just under the length from which every token of the request costs more.
-
-Data flow: a Report's calls and the RateCard -> `cliff_notes` -> sentences for the summary.
-"""
+"""What a reader of a run should know: prompts just under a length band, and task budgets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -20,97 +16,72 @@ from pytest_llmcost.money import EXACT, format_usd
 from pytest_llmcost.prices.rate_card import RateCard
 
 _NEAR = Decimal("0.9")
-"""From this share of a threshold on, a prompt is worth a note."""
+"""A prompt of this share of a length band is worth a note."""
 _MOST_NOTES = 5
-
-
-class _Near(NamedTuple):
-    rise_usd: Decimal
-    note: str
-
-
-def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ...]:
-    """Say which prompts are within 10% under a length band, and what crossing it costs.
-
-    The most expensive crossings first, at most five; the rest are counted.
-    """
-    found = sorted(set(_near_bands(ledger, card, on)), key=lambda near: (-near.rise_usd, near.note))
-    notes = [near.note for near in found[:_MOST_NOTES]]
-    if len(found) > _MOST_NOTES:
-        notes.append(f"{len(found) - _MOST_NOTES} more prompts are just under a length band")
-    return tuple(notes)
-
-
-def _near_bands(ledger: Ledger, card: RateCard, on: date) -> Iterator[_Near]:
-    owners = [(test.nodeid, test.calls) for test in ledger.tests]
-    owners += [(f"fixture {fixture.name}", fixture.calls) for fixture in ledger.fixtures]
-    for name, calls in [*owners, ("outside tests", ledger.outside_tests)]:
-        for call in calls:
-            for sampling in call.sampling_calls:
-                near = _near_band(name, call, sampling, card, on)
-                if near is not None:
-                    yield near
-
-
-def _near_band(
-    name: str, call: Call, sampling: PricedSamplingCall, card: RateCard, on: date
-) -> _Near | None:
-    tokens = sampling.usage.prompt_tokens if sampling.band_tokens is None else sampling.band_tokens
-    try:
-        next_band = card.next_band(
-            sampling.model, on=on, prompt_tokens=tokens, speed=call.context.speed
-        )
-        if next_band is None or tokens < _NEAR * next_band.above:
-            return None
-        here = card.price_sampling(sampling, call.context, on=on)
-        beyond = card.price_sampling(
-            replace(sampling, band_tokens=next_band.above + 1), call.context, on=on
-        )
-    except UnknownModelError:
-        return None
-    return _Near(
-        beyond.usd - here.usd,
-        f"{name}: a prompt of {tokens:,} tokens is {next_band.above - tokens:,} under the band of "
-        f"{sampling.model}; above {next_band.above:,} the request costs {format_usd(beyond.usd)} "
-        f"instead of {format_usd(here.usd)}",
-    )
-
-
 _MOST_NAMES = 3
 _MILLION = 6
 
 
-def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[str]:
-    """Yield a sentence for each task budget that a run's payloads state, with who states it.
+def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ...]:
+    """Note the prompts that are within 10% under a length band, and what crossing it costs.
 
-    The tokens are thinking, tool calls, their results and text together, over a whole task; what
-    they cost at most is all of them as output, which is the dearest kind.
+    The most expensive crossings come first, at most five; the rest are counted.
     """
-    who: dict[tuple[str, int], dict[str, None]] = {}
-    for _, name, _, calls in spenders_of(ledger):
-        for call in calls:
+    found: set[tuple[Decimal, str]] = set()
+    for spender in spenders_of(ledger):
+        for call in spender.calls:
+            for sampling in call.sampling_calls:
+                found.update(_near_band(spender.name, call, sampling, card, on))
+    notes = [note for _, note in sorted(found)]
+    more = len(notes) - _MOST_NOTES
+    hidden = [f"{more} more prompts are just under a length band"] if more > 0 else []
+    return (*notes[:_MOST_NOTES], *hidden)
+
+
+def _near_band(
+    name: str, call: Call, sampling: PricedSamplingCall, card: RateCard, on: date
+) -> Iterator[tuple[Decimal, str]]:
+    tokens = sampling.usage.prompt_tokens if sampling.band_tokens is None else sampling.band_tokens
+    try:
+        band = card.next_band(sampling.model, on=on, prompt_tokens=tokens, speed=call.context.speed)
+        if band is None or tokens < _NEAR * band.above:
+            return
+        here = card.price_sampling(sampling, call.context, on=on).usd
+        longer = replace(sampling, band_tokens=band.above + 1)
+        beyond = card.price_sampling(longer, call.context, on=on).usd
+    except UnknownModelError:
+        return
+    note = (
+        f"{name}: a prompt of {tokens:,} tokens is {band.above - tokens:,} under the band of "
+        f"{sampling.model}; above {band.above:,} the request costs {format_usd(beyond)} "
+        f"instead of {format_usd(here)}"
+    )
+    yield EXACT.subtract(here, beyond), note
+
+
+def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[str]:
+    """Yield a sentence for each task budget in a run's payloads, with the tests that state it.
+
+    Its tokens are thinking, tool calls, their results and text together, over a whole task; their
+    highest price is that of output, which is the most expensive kind.
+    """
+    tests: dict[tuple[str, int], dict[str, None]] = {}
+    for spender in spenders_of(ledger):
+        for call in spender.calls:
             payload = ledger.payloads.get(call.fingerprint or "")
             if payload is not None and payload.task_budget is not None:
                 key = (payload.model, payload.task_budget)
-                who.setdefault(key, {})[name.partition("[")[0]] = None
-    for (model, tokens), names in sorted(who.items()):
-        yield _note(model, tokens, [*names], card, on)
-
-
-def _note(model: str, tokens: int, names: list[str], card: RateCard, on: date) -> str:
-    shown = ", ".join(names[:_MOST_NAMES])
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    usd = _as_output(model, tokens, card, on)
-    price = "" if usd is None else f"; all of it as output of {model} would be {format_usd(usd)}"
-    return (
-        f"task budget of {tokens:,} tokens in {shown}{more}: advisory, nothing enforces it, so it "
-        f"bounds no price{price}"
-    )
-
-
-def _as_output(model: str, tokens: int, card: RateCard, on: date) -> Decimal | None:
-    try:
-        rate = card.rates(model, on=on).output
-    except UnknownModelError:
-        return None
-    return EXACT.scaleb(EXACT.multiply(rate, tokens), -_MILLION)
+                tests.setdefault(key, {})[spender.name.partition("[")[0]] = None
+    for (model, tokens), names in sorted(tests.items()):
+        shown = ", ".join([*names][:_MOST_NAMES])
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        try:
+            rate = card.rates(model, on=on).output
+            usd = EXACT.scaleb(EXACT.multiply(rate, tokens), -_MILLION)
+            price = f"; all of it as output of {model} would be {format_usd(usd)}"
+        except UnknownModelError:
+            price = ""
+        yield (
+            f"task budget of {tokens:,} tokens in {shown}{more}: advisory, nothing enforces it, "
+            f"so it bounds no price{price}"
+        )

@@ -1,55 +1,48 @@
-"""Merge: any number of shards' ledgers into the one that a single run would have written.
+"""Any number of shards' ledgers added up to the one that a single run would have written.
 
-Data flow: (file, Report) pairs -> `merge_reports` -> Report, its ceilings decided anew. The
-order of the shards never shows in the result.
+The order of the shards never shows in the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import NamedTuple
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from pytest_llmcost.budgets.budget import Budget, Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
     CardId,
+    Figures,
     FixtureRow,
     Ledger,
     OtherModel,
+    OtherModelRow,
     PayloadFacts,
     RunRecord,
     TestRow,
-    merge_other_models,
+    make_other_model,
 )
-from pytest_llmcost.ledger.totals import decide, sort_rows, sum_totals
+from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.money import plain_usd
 
 NOT_COMPARED = (
     "the shards' comparisons with a baseline do not add up; compare the merged ledger: "
     "llmcost compare"
 )
+_NO_TESTS = 5
+"""pytest's exit status when it found no tests."""
 
 
-@dataclass
-class _Pile:
-    """The shards so far, with the file that each test and each ceiling came from."""
+class _Shard(NamedTuple):
+    """What is kept of a shard besides its rows."""
 
-    first: tuple[str, Ledger] | None = None
-    generator: dict[str, set[str]] = field(default_factory=dict)
-    runs: list[RunRecord] = field(default_factory=list)
-    incomplete: set[str] = field(default_factory=set)
-    lost_calls: set[str] = field(default_factory=set)
-    sources: set[str] = field(default_factory=set)
-    notes: set[str] = field(default_factory=set)
-    ceilings: dict[tuple[str, str, str], list[tuple[str, Verdict]]] = field(default_factory=dict)
-    payloads: dict[str, PayloadFacts] = field(default_factory=dict)
-    other_models: list[Sequence[OtherModel]] = field(default_factory=list)
-    tests: dict[tuple[str, int], tuple[str, TestRow]] = field(default_factory=dict)
-    fixtures: list[FixtureRow] = field(default_factory=list)
-    outside: list[Call] = field(default_factory=list)
+    source: str
+    facts: Ledger
 
 
 def merge_ledgers(
@@ -60,147 +53,129 @@ def merge_ledgers(
 ) -> Ledger:
     """Add up the ledgers of one suite's shards, each with the name of its file.
 
-    The suite is judged by `max_suite`, else by the ceiling that the shards have in common; so is
-    each place. `is_whole` says that the shards together are the whole suite: what each left to
-    the others then counts as run.
+    The suite is judged by `max_suite`, or else by the budget that the shards have in common; so
+    is each path. `is_whole` states that the shards together are the whole suite: what each of
+    them left to the others counts as run.
 
     Raises:
         LedgerError: no shard at all; one attempt of a test in two of them; shards of different
-            prices or ceilings. Names the files.
+            prices, settings or budgets. Names the files.
     """
-    pile = _Pile()
+    seen: list[_Shard] = []
+    tests: dict[tuple[str, int], tuple[str, TestRow]] = {}
+    fixtures: list[FixtureRow] = []
+    outside: list[Call] = []
+    payloads: dict[str, PayloadFacts] = {}
     for source, ledger in shards:
-        _check_same_prices(pile, source, ledger)
-        _add_rows(pile, source, ledger)
-        _add_facts(pile, source, ledger)
-    if pile.first is None:
+        if seen:
+            _check_alike(seen[0], _Shard(source, ledger))
+        for test in ledger.tests:
+            key = (test.nodeid, test.attempt)
+            if key in tests:
+                raise LedgerError(
+                    f"attempt {test.attempt} of {test.nodeid} is both in {tests[key][0]} and in "
+                    f"{source}; each test belongs in one shard, and each shard is merged once"
+                )
+            tests[key] = (source, test)
+        fixtures += ledger.fixtures
+        outside += ledger.outside_tests
+        for fingerprint, payload in ledger.payloads.items():
+            known = payloads.setdefault(fingerprint, payload)
+            if known != payload:
+                payloads[fingerprint] = known.joined(payload)
+        facts = replace(ledger, tests=(), fixtures=(), outside_tests=(), payloads={})
+        seen.append(_Shard(source, facts))
+    if not seen:
         raise LedgerError("there is nothing to merge; name at least one ledger")
+    incomplete = {why for each in seen for why in each.facts.incomplete}
     if is_whole:
-        pile.incomplete -= {"deselected", "selected"}
-    return _close(pile, pile.first[1], _budgets(pile, max_suite))
-
-
-def _check_same_prices(pile: _Pile, source: str, ledger: Ledger) -> None:
-    if pile.first is None:
-        pile.first = (source, ledger)
-    first, other = pile.first
-    asked: tuple[tuple[str, Callable[[Ledger], str]], ...] = (
-        ("price date", lambda each: each.price_date),
-        ("cache state", lambda each: each.cache_state),
-        ("rate card", lambda each: _describe_card(each.rate_card)),
+        incomplete -= {"deselected", "selected"}
+    notes = {note for each in seen for note in each.facts.notes}
+    if any(each.facts.comparison is not None for each in seen):
+        notes.add(NOT_COMPARED)
+    like = seen[0].facts
+    sources = {source for each in seen for source in each.facts.rate_card.sources}
+    merged = closed(
+        Ledger(
+            generator=_generators(each.facts.generator for each in seen),
+            complete=not incomplete,
+            incomplete=tuple(sorted(incomplete)),
+            lost_calls=tuple(sorted({why for each in seen for why in each.facts.lost_calls})),
+            price_date=like.price_date,
+            cache_state=like.cache_state,
+            rate_card=replace(like.rate_card, sources=tuple(sorted(sources))),
+            unverified=like.unverified,
+            payloads=dict(sorted(payloads.items())),
+            tests=tuple(test for _, test in tests.values()),
+            fixtures=tuple(fixtures),
+            outside_tests=tuple(outside),
+            other_models=merge_other_models([each.facts.other_models for each in seen]),
+            notes=tuple(sorted(notes)),
+        ),
+        _budgets(seen, max_suite),
     )
-    for name, read in asked:
-        if read(ledger) != read(other):
+    is_broken = any(each.fails(merged.unverified) for each in merged.verdicts)
+    return replace(merged, run=_run([each.facts.run for each in seen], is_broken=is_broken))
+
+
+def _check_alike(first: _Shard, other: _Shard) -> None:
+    """Refuse shards whose figures cannot be added up, or whose verdicts mean different things."""
+
+    def card(card: CardId) -> str:
+        return f"{card.version} (sha256 {card.sha256[:12]})"
+
+    for name, one, two in (
+        ("price date", first.facts.price_date, other.facts.price_date),
+        ("cache state", first.facts.cache_state, other.facts.cache_state),
+        ("rate card", card(first.facts.rate_card), card(other.facts.rate_card)),
+        ("llmcost_unverified", first.facts.unverified, other.facts.unverified),
+    ):
+        if one != two:
             raise LedgerError(
-                f"shards must have the same {name}: {first} has {read(other)}, {source} has "
-                f"{read(ledger)}; run all shards with the same settings"
+                f"shards must have the same {name}: {first.source} has {one}, {other.source} has "
+                f"{two}; run all shards with the same settings"
             )
 
 
-def _describe_card(card: CardId) -> str:
-    return f"{card.version} (sha256 {card.sha256[:12]})"
+def _generators(generators: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Join the versions that wrote the shards; a merged shard names several."""
+    versions: dict[str, set[str]] = {}
+    for generator in generators:
+        for name, found in generator.items():
+            versions.setdefault(name, set()).update(found.split(", "))
+    return {name: ", ".join(sorted(versions[name])) for name in sorted(versions)}
 
 
-def _add_rows(pile: _Pile, source: str, ledger: Ledger) -> None:
-    for test in ledger.tests:
-        key = (test.nodeid, test.attempt)
-        if key in pile.tests:
-            raise LedgerError(
-                f"attempt {test.attempt} of {test.nodeid} is both in {pile.tests[key][0]} and in "
-                f"{source}; each test belongs in one shard, and each shard is merged once"
-            )
-        pile.tests[key] = (source, test)
-    pile.fixtures += ledger.fixtures
-    pile.outside += ledger.outside_tests
-
-
-def _add_facts(pile: _Pile, source: str, ledger: Ledger) -> None:
-    pile.runs.append(ledger.run)
-    pile.incomplete.update(ledger.incomplete)
-    pile.lost_calls.update(ledger.lost_calls)
-    pile.sources.update(ledger.rate_card.sources)
-    pile.notes.update(ledger.notes)
-    if ledger.comparison is not None:
-        pile.notes.add(NOT_COMPARED)
-    for name, versions in ledger.generator.items():
-        pile.generator.setdefault(name, set()).update(versions.split(", "))
-    for fingerprint, payload in ledger.payloads.items():
-        known = pile.payloads.setdefault(fingerprint, payload)
-        if known != payload:
-            pile.payloads[fingerprint] = known.joined(payload)
-    pile.other_models.append(ledger.other_models)
-    for verdict in ledger.verdicts:
-        key = (verdict.scope, verdict.kind, verdict.pattern or "")
-        pile.ceilings.setdefault(key, []).append((source, verdict))
-
-
-def _budgets(pile: _Pile, max_suite: Budget | None) -> list[Budget]:
-    budgets = [] if max_suite is None else [max_suite]
-    for _, stated in sorted(pile.ceilings.items()):
-        verdict = stated[0][1]
-        if max_suite is None or (verdict.scope, verdict.kind) != ("suite", max_suite.kind):
-            budgets.append(_common_budget(stated))
+def _budgets(shards: Iterable[_Shard], max_suite: Budget | None) -> list[Budget]:
+    """Return the budgets over several tests; the verdicts of the shards hold them."""
+    stated: dict[tuple[str, str, str], list[tuple[str, Verdict]]] = {}
+    for source, facts in shards:
+        for verdict in facts.verdicts:
+            key = (verdict.scope, verdict.kind, verdict.pattern or "")
+            stated.setdefault(key, []).append((source, verdict))
+    if max_suite is not None:
+        stated.pop(("suite", max_suite.kind, ""), None)
+    budgets: list[Budget] = [] if max_suite is None else [max_suite]
+    for _, verdicts in sorted(stated.items()):
+        first, verdict = verdicts[0]
+        for source, other in verdicts:
+            if other.limit != verdict.limit:
+                is_suite = verdict.scope == "suite"
+                about = "the suite" if is_suite else f"the path {verdict.pattern}"
+                raise LedgerError(
+                    f"shards must have the same budget for {about}: {first} has "
+                    f"{plain_usd(verdict.limit)}, {source} has {plain_usd(other.limit)}; run all "
+                    "shards with the same settings"
+                    f"{', or give merge the limit: --max-suite' if is_suite else ''}"
+                )
+        chosen = min((each for _, each in verdicts), key=lambda each: (each.origin, repr(each)))
+        # A path is without any test only if it is so in every shard.
+        budgets.append(replace(chosen, idle=all(each.idle for _, each in verdicts)))
     return budgets
 
 
-def _common_budget(stated: Sequence[tuple[str, Verdict]]) -> Budget:
-    """Make a ceiling out of the verdicts that shards gave on it; they agree on the limit."""
-    (first, verdict), *others = stated
-    for source, other in others:
-        if other.limit != verdict.limit:
-            raise LedgerError(
-                f"shards must have the same ceiling for {_describe(verdict)}: {first} has "
-                f"{plain_usd(verdict.limit)}, {source} has {plain_usd(other.limit)}; run all "
-                f"shards with the same settings{_OR_GIVE_IT if verdict.scope == 'suite' else ''}"
-            )
-    chosen = min((each for _, each in stated), key=lambda each: (each.origin, repr(each)))
-    return Budget(
-        scope=chosen.scope,
-        kind=chosen.kind,
-        limit=chosen.limit,
-        origin=chosen.origin,
-        label=chosen.label,
-        reason=chosen.reason,
-        pattern=chosen.pattern,
-        idle=all(each.saw_nothing for _, each in stated),
-        warn_at=chosen.warn_at,
-    )
-
-
-_OR_GIVE_IT = ", or give merge the limit: --max-suite"
-
-
-def _describe(verdict: Verdict) -> str:
-    return f"the place {verdict.pattern}" if verdict.pattern else f"the {verdict.scope}"
-
-
-def _close(pile: _Pile, first: Ledger, budgets: Iterable[Budget]) -> Ledger:
-    rows = sort_rows((row for _, row in pile.tests.values()), pile.fixtures, pile.outside)
-    verdicts = decide(budgets, rows, lost_calls=pile.lost_calls)
-    return Ledger(
-        generator={
-            name: ", ".join(sorted(pile.generator[name])) for name in sorted(pile.generator)
-        },
-        run=_merge_runs(pile.runs, is_broken=any(each.state != "within" for each in verdicts)),
-        complete=not pile.incomplete,
-        incomplete=tuple(sorted(pile.incomplete)),
-        lost_calls=tuple(sorted(pile.lost_calls)),
-        price_date=first.price_date,
-        cache_state=first.cache_state,
-        rate_card=replace(first.rate_card, sources=tuple(sorted(pile.sources))),
-        totals=sum_totals(rows),
-        verdicts=verdicts,
-        payloads={key: pile.payloads[key] for key in sorted(pile.payloads)},
-        tests=tuple(rows.tests),
-        fixtures=tuple(rows.fixtures),
-        outside_tests=tuple(rows.outside),
-        other_models=merge_other_models(pile.other_models),
-        notes=tuple(sorted(pile.notes)),
-    )
-
-
-def _merge_runs(runs: Sequence[RunRecord], *, is_broken: bool) -> RunRecord:
-    """Span all runs; the worst exit status, where one shard without tests says nothing."""
+def _run(runs: Sequence[RunRecord], *, is_broken: bool) -> RunRecord:
+    """Span all runs; the exit status is the worst, and a shard without tests has none."""
     statuses = [run.exit_status for run in runs if run.exit_status is not None]
     statuses = [each for each in statuses if each != _NO_TESTS] or statuses
     worst = max(statuses, default=None)
@@ -212,5 +187,49 @@ def _merge_runs(runs: Sequence[RunRecord], *, is_broken: bool) -> RunRecord:
     )
 
 
-_NO_TESTS = 5
-"""pytest's exit status when it found none."""
+def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherModel, ...]:
+    """Add up what the shards of a run found out, model by model.
+
+    A fixture that several shards set up counts once, by its most expensive set-up. A payload that
+    several shards sent without its count is missing in each.
+    """
+    merged = []
+    for model in sorted({other.model for shard in shards for other in shard}):
+        found = [other for shard in shards for other in shard if other.model == model]
+        notes = {note for other in found for note in other.notes}
+        if len(found) < len(shards):
+            notes.add(f"{len(shards) - len(found)} of {len(shards)} shards did not ask for {model}")
+        merged.append(
+            make_other_model(
+                model,
+                _merged_rows(row for other in found for row in other.rows),
+                missing=sum(other.missing for other in found),
+                rejected=sum((Counter(other.rejected) for other in found), Counter()),
+                dropped=sum((Counter(other.dropped) for other in found), Counter()),
+                notes=notes,
+            )
+        )
+    return tuple(merged)
+
+
+def _merged_rows(rows: Iterable[OtherModelRow]) -> list[OtherModelRow]:
+    kept: list[OtherModelRow] = []
+    joined: dict[tuple[str, str], OtherModelRow] = {}
+    for row in rows:
+        key = (row.kind, row.name)
+        if row.kind == "test":
+            kept.append(row)
+        elif key not in joined:
+            joined[key] = row
+        elif row.kind == "fixture":
+            joined[key] = max(joined[key], row, key=_expense)
+        else:
+            reasons = {*joined[key].reasons, *row.reasons}
+            figures: Figures = joined[key] + row
+            joined[key] = replace(row, **asdict(figures), reasons=tuple(sorted(reasons)))
+    return [*kept, *joined.values()]
+
+
+def _expense(row: OtherModelRow) -> tuple[Decimal, Decimal, int, str]:
+    nothing = Decimal(0)
+    return row.usd or nothing, row.usd_then or nothing, row.unknown_calls, repr(row)

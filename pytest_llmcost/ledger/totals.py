@@ -1,7 +1,7 @@
-"""Totals and verdicts over many tests: what a run cost, and whether its ceilings hold.
+"""What a whole run, a path, or one owner in it comes to.
 
-Data flow: rows of a Report -> `sum_totals`, and with Budgets -> `decide` -> Verdicts. A fixture
-that several workers or shards set up counts once, at its dearest, but for the live spend.
+A fixture that several workers or shards set up counts once, by its most expensive set-up; only
+the live spend has all of them, because each was paid for.
 """
 
 from __future__ import annotations
@@ -10,63 +10,67 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from operator import attrgetter
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
-from pytest_llmcost.budgets.budget import Budget, Kind, Spend, Tally, Verdict, check
-from pytest_llmcost.budgets.increase import Difference
+from pytest_llmcost.amounts import Amounts, most
+from pytest_llmcost.budgets.budget import Budget, Verdict, judge
 from pytest_llmcost.budgets.path_globs import fixture_matches, matches
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import (
     FixtureRow,
     Ledger,
     ModelTotals,
+    OwnerKind,
     TestRow,
     Totals,
+    calls_of,
     fixture_name,
 )
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.caveats import encode_caveat
-from pytest_llmcost.prices.usage import Usage
 
-_AnyRow = TypeVar("_AnyRow", TestRow, FixtureRow)
-_AnySpend = TypeVar("_AnySpend", Spend, Difference)
-
-
-class Rows(msgspec.Struct, frozen=True, kw_only=True):
-    """Every call of a run with its owner, sorted."""
-
-    tests: Sequence[TestRow] = ()
-    fixtures: Sequence[FixtureRow] = ()
-    outside: Sequence[Call] = ()
-
-
+_Row = TypeVar("_Row", TestRow, FixtureRow)
 _PHASES = (None, "setup", "call", "teardown")
+_ZERO = Decimal(0)
+
+fixture_key = attrgetter("name", "scope", "baseid", "node", "param")
+"""What set-ups of the same fixture in several processes have in common."""
 
 
-def sort_rows(
-    tests: Iterable[TestRow], fixtures: Iterable[FixtureRow], outside: Iterable[Call]
-) -> Rows:
-    """Put rows, and the calls in them, into an order that no thread or worker can change."""
-    return Rows(
-        tests=sorted(map(_with_sorted_calls, tests), key=attrgetter("nodeid", "attempt")),
-        fixtures=sorted(map(_with_sorted_calls, fixtures), key=_fixture_order),
-        outside=sort_calls(outside),
+def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
+    """Sort the rows of a ledger, add them up, and judge the budgets over several tests."""
+    ledger = summed(ledger)
+    verdicts = [
+        judge(each, amounts_of(ledger, each.pattern).with_lost_calls(ledger.lost_calls))
+        for each in budgets
+    ]
+    return replace(ledger, verdicts=tuple(sorted(verdicts, key=_verdict_order)))
+
+
+def summed(ledger: Ledger) -> Ledger:
+    """Sort the rows of a ledger and add them up.
+
+    The order is one that no thread, worker or shard can change.
+    """
+    ledger = replace(
+        ledger,
+        tests=tuple(
+            sorted(map(_with_sorted_calls, ledger.tests), key=attrgetter("nodeid", "attempt"))
+        ),
+        fixtures=tuple(sorted(map(_with_sorted_calls, ledger.fixtures), key=_fixture_order)),
+        outside_tests=_sorted_calls(ledger.outside_tests),
     )
+    return replace(ledger, totals=_totals(ledger))
 
 
-def _with_sorted_calls(row: _AnyRow) -> _AnyRow:
-    if len(row.calls) < 2:
-        return row
-    return msgspec.structs.replace(row, calls=sort_calls(row.calls))
+def _with_sorted_calls(row: _Row) -> _Row:
+    return row if len(row.calls) < 2 else replace(row, calls=_sorted_calls(row.calls))
 
 
-def _fixture_order(row: FixtureRow) -> tuple[str, ...]:
-    return *(text or "" for text in fixture_key(row)), row.worker or "", repr(row.calls)
-
-
-def sort_calls(calls: Iterable[Call]) -> tuple[Call, ...]:
+def _sorted_calls(calls: Iterable[Call]) -> tuple[Call, ...]:
     """Sort calls by phase, then by payload, then by all the rest."""
     return tuple(sorted(calls, key=_call_order))
 
@@ -79,16 +83,13 @@ def _call_order(call: Call) -> tuple[int, str, bytes]:
     return _PHASES.index(call.phase), call.fingerprint or "", rest
 
 
-def sum_usd(calls: Iterable[Call]) -> Decimal:
-    """Add up the list prices; of a call without one, what it costs at least."""
-    total = Decimal(0)
-    for call in calls:
-        total = EXACT.add(total, call.usd_low if call.usd is None else call.usd)
-    return total
+def _fixture_order(row: FixtureRow) -> tuple[str, ...]:
+    return *(text or "" for text in fixture_key(row)), row.worker or "", repr(row.calls)
 
 
-fixture_key = attrgetter("name", "scope", "baseid", "node", "param")
-"""What makes set-ups in several processes the same fixture's."""
+def _verdict_order(verdict: Verdict) -> tuple[bool, str, str, Decimal, str]:
+    pattern = verdict.pattern or ""
+    return verdict.scope != "suite", pattern, verdict.kind, verdict.limit, verdict.origin
 
 
 def shared_fixtures(fixtures: Iterable[FixtureRow]) -> list[list[FixtureRow]]:
@@ -100,126 +101,102 @@ def shared_fixtures(fixtures: Iterable[FixtureRow]) -> list[list[FixtureRow]]:
 
 
 def most_expensive(rows: Sequence[FixtureRow]) -> FixtureRow:
-    """Return the one that stands for all set-ups of a fixture: the dearest, of equals the first."""
-    return max(rows, key=lambda row: (sum_usd(row.calls), _unpriced(row.calls)))
+    """Return the row that stands for all set-ups of a fixture; of equals the first."""
+    if len(rows) == 1:
+        return rows[0]
+
+    def expense(row: FixtureRow) -> tuple[Decimal, int]:
+        amounts = Amounts.of(row.calls)
+        return amounts.priced_usd, amounts.unpriced
+
+    return max(rows, key=expense)
 
 
-def _unpriced(calls: Iterable[Call]) -> int:
-    return sum(call.usd is None for call in calls)
+class Spender(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of a test, a shared fixture's most expensive set-up, or the calls outside."""
+
+    kind: OwnerKind
+    name: str
+    attempt: int = 1
+    path: str = ""
+    line: int | None = None
+    key: tuple[str | None, ...]
+    """What stays the same from run to run; all attempts of a test have the same."""
+    calls: tuple[Call, ...]
 
 
-def counted_calls(rows: Rows) -> Iterator[Call]:
+def spenders_of(ledger: Ledger) -> Iterator[Spender]:
+    """Yield each owner in a run with the calls that count, a test's last attempt last."""
+    for test in sorted(ledger.tests, key=attrgetter("nodeid", "attempt")):
+        yield Spender(
+            kind="test",
+            name=test.nodeid,
+            attempt=test.attempt,
+            path=test.path,
+            line=test.line,
+            key=("test", test.nodeid),
+            calls=test.calls,
+        )
+    for group in shared_fixtures(ledger.fixtures):
+        row = most_expensive(group)
+        key = ("fixture", *fixture_key(row))
+        yield Spender(kind="fixture", name=fixture_name(row), key=key, calls=row.calls)
+    if ledger.outside_tests:
+        yield Spender(
+            kind="outside", name="outside tests", key=("outside",), calls=ledger.outside_tests
+        )
+
+
+def counted_calls(ledger: Ledger) -> Iterator[Call]:
     """Yield the calls that count: of a fixture that several workers set up, one set-up's."""
-    for test in rows.tests:
-        yield from test.calls
-    for group in shared_fixtures(rows.fixtures):
-        yield from most_expensive(group).calls
-    yield from rows.outside
+    for spender in spenders_of(ledger):
+        yield from spender.calls
 
 
-def _all_calls(rows: Rows) -> Iterator[Call]:
-    for test in rows.tests:
-        yield from test.calls
-    for fixture in rows.fixtures:
-        yield from fixture.calls
-    yield from rows.outside
+def amounts_of(ledger: Ledger, pattern: str | None = None) -> Amounts:
+    """Add up a run, or the part of it that a glob over node ids names."""
+
+    def plain_calls() -> Iterator[Call]:
+        for test in ledger.tests:
+            if pattern is None or matches(pattern, test.nodeid):
+                yield from test.calls
+        if pattern is None:
+            yield from ledger.outside_tests
+
+    total = Amounts.of(plain_calls())
+    for group in shared_fixtures(ledger.fixtures):
+        first = group[0]
+        if pattern is None or fixture_matches(pattern, first.name, first.node or first.baseid):
+            total += most([Amounts.of(row.calls) for row in group])
+    return total
 
 
-def spend_in(rows: Rows, kind: Kind = "usd", pattern: str | None = None) -> Spend:
-    """Sum one quantity over a run, or over the place that a glob names."""
-    tally = Tally(kind)
-    for test in rows.tests:
-        if pattern is None or matches(pattern, test.nodeid):
-            tally.add_all(test.calls)
-    for group in shared_fixtures(rows.fixtures):
-        if pattern is None or fixture_matches(pattern, group[0]):
-            tally.add_most_expensive(Tally(kind).add_all(row.calls) for row in group)
-    if pattern is None:
-        tally.add_all(rows.outside)
-    return tally.spend()
-
-
-_LOST = {
-    "worker-crashed": "a pytest-xdist worker crashed, and the calls that it had not reported yet "
-    "are unknown; see why it crashed, then run again",
-    "interrupted": "the run was interrupted, and the calls under way then are unknown; run again",
-}
-
-
-def open_above(spend: _AnySpend, lost_calls: Iterable[str]) -> _AnySpend:
-    """Take the upper bound off a sum over a run that has lost calls, and say why."""
-    why: set[str] = {_LOST.get(each, f"calls were lost ({each})") for each in lost_calls}
-    if not why:
-        return spend
-    reasons = tuple(sorted({*spend.reasons, *why}))
-    return msgspec.structs.replace(spend, actual=None, high=None, reasons=reasons)
-
-
-def decide(
-    budgets: Iterable[Budget], rows: Rows, *, lost_calls: Iterable[str] = ()
-) -> tuple[Verdict, ...]:
-    """Judge the ceilings over several tests: the suite's first, then those of places."""
-    lost_calls = tuple(lost_calls)
-    verdicts = [
-        check(each, open_above(spend_in(rows, each.kind, each.pattern), lost_calls))
-        for each in budgets
-    ]
-    return tuple(sorted(verdicts, key=_verdict_key))
-
-
-def _verdict_key(verdict: Verdict) -> tuple[bool, str, str, Decimal, str]:
-    place = verdict.pattern or ""
-    return verdict.scope != "suite", place, verdict.kind, verdict.limit, verdict.origin
-
-
-class _Sum:
-    """A running sum of money, tokens and calls."""
-
-    __slots__ = ("calls", "live_usd", "tokens", "usd")
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.usd = self.live_usd = Decimal(0)
-        self.tokens = [0] * len(_CATEGORIES)
-
-    def add_usage(self, usage: Usage) -> None:
-        for place, number in enumerate(_quantities(usage)):
-            if number:
-                self.tokens[place] += number
-
-    @property
-    def usage(self) -> Usage:
-        return Usage(**dict(zip(_CATEGORIES, self.tokens, strict=True)))
-
-
-_CATEGORIES = Usage.__struct_fields__
-_quantities = attrgetter(*_CATEGORIES)
-
-
-def sum_totals(rows: Rows) -> Totals:
-    """Add up a run: money, tokens and calls, in all and by model."""
-    whole = _Sum()
-    models: defaultdict[str, _Sum] = defaultdict(_Sum)
-    for call in counted_calls(rows):
-        shares = list(_shares(call))
-        whole.calls += 1
-        for model, usd, usage in shares:
-            for each in (whole, models[model]):
-                each.usd = EXACT.add(each.usd, usd)
-                each.add_usage(usage)
-        for model in {model for model, _, _ in shares}:
-            models[model].calls += 1
-    for call in filter(is_live, _all_calls(rows)):
-        for model, usd, _ in _shares(call):
-            for each in (whole, models[model]):
-                each.live_usd = EXACT.add(each.live_usd, usd)
+def _totals(ledger: Ledger) -> Totals:
+    whole = amounts_of(ledger)
+    counted: defaultdict[str, list[Call]] = defaultdict(list)
+    live: defaultdict[str, list[Call]] = defaultdict(list)
+    for call in counted_calls(ledger):
+        for model, share in _shares(call):
+            counted[model].append(share)
+    for call in filter(is_live, calls_of(ledger)):
+        for model, share in _shares(call):
+            live[model].append(share)
+    by_model = {}
+    for model in sorted({*counted, *live}):
+        amounts = Amounts.of(counted[model])
+        by_model[model] = ModelTotals(
+            usd=amounts.usd,
+            live_usd=Amounts.of(live[model]).usd,
+            calls=amounts.calls,
+            usage=amounts.usage,
+        )
     return Totals(
         usd=whole.usd,
         live_usd=whole.live_usd,
         calls=whole.calls,
-        unpriced_calls=_count_unpriced(rows),
+        unpriced_calls=whole.unpriced,
         usage=whole.usage,
-        by_model={name: _model_totals(models[name]) for name in sorted(models)},
+        by_model=by_model,
     )
 
 
@@ -228,39 +205,30 @@ def is_live(call: Call) -> bool:
     return call.live is not False
 
 
-def _shares(call: Call) -> Iterator[tuple[str, Decimal, Usage]]:
-    """Split a call into its models' shares of money and billed tokens, one for each leg."""
+def _shares(call: Call) -> Iterator[tuple[str, Call]]:
+    """Split a call into what each of its models did and costs; the shares add up to the call.
+
+    The call's own model comes last and takes the rest, such as a price that the test stated.
+    """
+    others = dict.fromkeys(each.model for each in call.sampling_calls if each.model != call.model)
+    if not others:
+        yield call.model, call
+        return
     rest = call.usd_low if call.usd is None else call.usd
-    for sampling in call.sampling_calls:
-        usd = Decimal(0) if call.usd is None or sampling.usd is None else sampling.usd
+    for model in (*others, call.model):
+        own = tuple(each for each in call.sampling_calls if each.model == model)
+        if model == call.model:
+            usd = rest
+        else:
+            usd = _ZERO
+            for each in own:
+                usd = EXACT.add(usd, each.usd or _ZERO)
+            if call.usd is None:  # a caveat may have lowered the bound of the call as a whole
+                usd = min(usd, rest)
         rest = EXACT.subtract(rest, usd)
-        unbilled = sampling.refusal is not None and sampling.usd == 0
-        yield sampling.model, usd, Usage() if unbilled else sampling.usage
-    if rest or not call.sampling_calls:
-        yield call.model, rest, Usage()
-
-
-def _count_unpriced(rows: Rows) -> int:
-    """Count the calls without a price; of a shared fixture, the most in any set-up."""
-    known = sum(_unpriced(test.calls) for test in rows.tests) + _unpriced(rows.outside)
-    groups = shared_fixtures(rows.fixtures)
-    return known + sum(max(_unpriced(row.calls) for row in group) for group in groups)
-
-
-def _model_totals(share: _Sum) -> ModelTotals:
-    return ModelTotals(usd=share.usd, live_usd=share.live_usd, calls=share.calls, usage=share.usage)
-
-
-Spender = tuple[Literal["test", "fixture", "outside"], str, int, Sequence[Call]]
-
-
-def spenders_of(ledger: Ledger) -> Iterator[Spender]:
-    """Yield whoever has calls; of a fixture that several workers set up, the dearest set-up."""
-    for test in ledger.tests:
-        if test.calls:
-            yield "test", test.nodeid, test.attempt, test.calls
-    for group in shared_fixtures(ledger.fixtures):
-        fixture = most_expensive(group)
-        yield "fixture", fixture_name(fixture), 1, fixture.calls
-    if ledger.outside_tests:
-        yield "outside", "outside tests", 1, ledger.outside_tests
+        is_priced = call.usd is not None or all(each.usd is not None for each in own)
+        if own or usd:
+            yield (
+                model,
+                replace(call, sampling_calls=own, usd=usd if is_priced else None, usd_low=usd),
+            )

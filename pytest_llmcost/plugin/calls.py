@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
-from pytest_llmcost.budgets.budget import Verdict, settled
+from pytest_llmcost.amounts import settled
+from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call, Evidence, price, reprice
 from pytest_llmcost.capture.changed_prompt import (
     obstacle_to_recount,
@@ -358,6 +359,4 @@ class Books:
 
     def is_broken(self, verdict: Verdict) -> bool:
         """Whether a verdict fails what it is about; `unverified = warn` softens that one alone."""
-        if verdict.state == "unverified":
-            return self.run.settings.unverified == "fail"
-        return verdict.state == "exceeded"
+        return verdict.fails(self.run.settings.unverified)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from msgspec.structs import replace
 
-from pytest_llmcost.budgets.budget import Budget, check, settled, spend_of
+from pytest_llmcost.amounts import Amounts, settled
+from pytest_llmcost.budgets.budget import Budget, judge
 from pytest_llmcost.call import Call
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
 from pytest_llmcost.money import parse_usd
@@ -334,7 +335,14 @@ class LlmCost:
         run.settle(holder)
         holder.open_blocks.append(booked)
         origin = _caller()
-        budget = Budget(scope="block", limit=amount, origin=origin, label="budget", reason=reason)
+        budget = Budget(
+            scope="block",
+            limit=amount,
+            origin=origin,
+            label="budget",
+            reason=reason,
+            warn_at=run.settings.warn_at,
+        )
         try:
             yield
         finally:  # what a block has spent by the time it raises is spent
@@ -343,7 +351,7 @@ class LlmCost:
             holder.open_blocks[:] = [each for each in holder.open_blocks if each is not booked]
             calls = settled(booked)
             command = run.count_command(self._item)
-            verdict = check(budget, spend_of(calls, "usd", count_command=command))
+            verdict = judge(budget, Amounts.of(calls), count_command=command)
             holder.is_touched = True
             holder.blocks.append(verdict)
         if run.books.is_broken(verdict):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_llmcost.budgets.budget import Budget, Kind
+from pytest_llmcost.amounts import Kind
+from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.budgets.path_globs import parse_path_budget
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import parse_quantity, parse_usd
@@ -50,12 +51,19 @@ def ceilings_of(item: pytest.Item, settings: Settings) -> Ceilings:
     limits: dict[Kind, Budget] = {}
     cache: CacheState | None = None
     for node, holder, mark in _nearest_first(item):
-        stated = _read_mark(mark, _origin(node, holder), is_own=node is item)
+        origin = _origin(node, holder)
+        stated = _read_mark(mark, origin, is_own=node is item, warn_at=settings.warn_at)
         for budget in stated.budgets:
             limits.setdefault(budget.kind, budget)
         cache = cache or stated.cache
     if "usd" not in limits and settings.max_test is not None:
-        limits["usd"] = _default_ceiling(settings.max_test, settings.origin("max_test"))
+        limits["usd"] = Budget(
+            scope="test",
+            limit=settings.max_test,
+            origin=settings.origin("max_test"),
+            label="max_test",
+            warn_at=settings.warn_at,
+        )
     return Ceilings(tuple(limits[kind] for kind in _PARSERS if kind in limits), cache)
 
 
@@ -147,11 +155,9 @@ def budgets_of(settings: Settings) -> list[Budget]:
     return [suite, *places]
 
 
-def _default_ceiling(limit: Decimal, origin: str) -> Budget:
-    return Budget(scope="test", limit=limit, origin=origin, label="max_test")
-
-
-def _read_mark(mark: pytest.Mark, origin: str, *, is_own: bool) -> Ceilings:
+def _read_mark(
+    mark: pytest.Mark, origin: str, *, is_own: bool, warn_at: Decimal | None = None
+) -> Ceilings:
     try:
         stated = dict(_stated(mark))
         reason = _reason(mark)
@@ -163,6 +169,7 @@ def _read_mark(mark: pytest.Mark, origin: str, *, is_own: bool) -> Ceilings:
                 origin=origin,
                 required=is_own,
                 reason=reason,
+                warn_at=warn_at,
             )
             for kind, limit in stated.items()
         )

@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, cast
 
 import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.call import Call
-from pytest_llmcost.compare.cache_states import Column, reprice
+from pytest_llmcost.compare.cache_states import Column, in_column
 from pytest_llmcost.compare.model_support import find_rejections
 from pytest_llmcost.compare.other_model import obstacle_of, on_other_model
 from pytest_llmcost.counting.client import (
@@ -235,9 +234,8 @@ def with_columns(run: Session, report: Ledger, view: View) -> View:
     if not columns:
         return view
 
-    def price(call: Call, column: Column) -> Decimal | None:
-        card, on = run.books.card, run.price_date
-        return reprice(call, column, report.payloads, card, on=on)
+    def price(call: Call, column: Column) -> Call | str:
+        return in_column(call, column, report.payloads, run.books.card, on=run.price_date)
 
     notes = extra_notes(report, columns, price, per=view.per)
     if any(

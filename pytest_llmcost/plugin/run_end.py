@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from pytest_llmcost.budgets.budget import is_uncounted
+from pytest_llmcost.amounts import is_uncounted
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.errors import LedgerError, LlmCostError
 from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts, run_verdicts
@@ -42,6 +42,7 @@ def close(run: Session, session: pytest.Session) -> Ledger:
         run=_record(run, None),
         generator={name: version(name) for name in ("pytest-llmcost", "pytest")},
         cache_state=run.settings.cache,
+        unverified=run.settings.unverified,
         incomplete=run.incomplete,
         lost_calls=run.lost_calls,
         budgets=[
@@ -82,7 +83,10 @@ def _increase_limits(settings: Settings, label: str) -> list[IncreaseLimit]:
     if settings.update_baseline:
         return []
     origin = settings.origin(label)
-    return [parse_increase(text, origin=origin, label=label) for text in getattr(settings, label)]
+    return [
+        parse_increase(text, origin=origin, label=label, warn_at=settings.warn_at)
+        for text in getattr(settings, label)
+    ]
 
 
 def is_broken(run: Session, report: Ledger) -> bool:
@@ -289,7 +293,6 @@ def _view(run: Session, width: int, encoding: str) -> View:
         width=width,
         rows=settings.rows,
         per=settings.per,
-        warn_at=settings.warn_at,
         unicode=encoding.lower().replace("-", "").startswith("utf"),
     )
 

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 
 import pytest
 from _pytest.outcomes import Failed
+from msgspec.structs import replace
 
-from pytest_llmcost.budgets.budget import Verdict, check, spend_of
+from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.budget import Verdict
+from pytest_llmcost.budgets.budget import judge as judge_budget
 from pytest_llmcost.call import Call
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.plugin.marker import ceilings_of
@@ -48,13 +51,18 @@ def judge(run: Session, attempt: Attempt, *, needs_calls: bool) -> Verdict | Non
         ceilings = ceilings_of(attempt.item, run.settings)
     except SettingsError as error:  # a marker that was added while the test ran
         pytest.fail(str(error), pytrace=False)
-    calls = run.books.calls_of(attempt, ceilings.cache)
-    saw_calls = bool(calls) or attempt.has_requests or not needs_calls
+    amounts = Amounts.of(run.books.calls_of(attempt, ceilings.cache))
+    if attempt.has_requests:  # a request that cannot have been billed is no call
+        amounts = replace(amounts, requests=max(amounts.requests, 1))
     command = run.count_command(attempt.item)
     return run.books.conclude(
         attempt,
         [
-            check(budget, spend_of(calls, budget.kind, count_command=command), saw_calls=saw_calls)
+            judge_budget(
+                replace(budget, required=budget.required and needs_calls),
+                amounts,
+                count_command=command,
+            )
             for budget in ceilings.budgets
         ],
     )

@@ -15,7 +15,6 @@ from pytest_llmcost.ledger.ledger import (
     Figures,
     OtherModel,
     OtherModelRow,
-    sum_figures,
 )
 from pytest_llmcost.money import EXACT, format_usd
 from pytest_llmcost.reports.escape import clean, code, prose
@@ -152,7 +151,7 @@ def fold_other_model(rows: Sequence[OtherModelRow]) -> list[Folded]:
     for row in rows:
         base = row.name.partition("[")[0] if row.kind == "test" else row.name
         groups.setdefault((row.kind, base), []).append(row)
-    folded = [Folded(_name(base, each), sum_figures(each)) for (_, base), each in groups.items()]
+    folded = [Folded(_name(base, each), sum(each, Figures())) for (_, base), each in groups.items()]
     return sorted(folded, key=lambda row: (-(row.figures.usd or Decimal(0)), row.name))
 
 

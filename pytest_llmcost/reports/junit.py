@@ -36,8 +36,10 @@ test_properties.__test__ = False  # type: ignore[attr-defined]
 def suite_properties(ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Yield the totals of a run, and how the suite's ceiling stands."""
     totals = ledger.totals
-    yield "llmcost_usd", plain_usd(totals.usd)
-    yield "llmcost_live_usd", plain_usd(totals.live_usd)
+    if totals.usd is not None:
+        yield "llmcost_usd", plain_usd(totals.usd)
+    if totals.live_usd is not None:
+        yield "llmcost_live_usd", plain_usd(totals.live_usd)
     yield "llmcost_calls", str(totals.calls)
     yield "llmcost_unpriced_calls", str(totals.unpriced_calls)
     yield "llmcost_input_tokens", str(totals.usage.prompt_tokens)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
+from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import State, Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import FixtureRow, Ledger, fixture_name, unpriced_models
-from pytest_llmcost.ledger.totals import most_expensive, shared_fixtures, sum_usd
+from pytest_llmcost.ledger.totals import most_expensive, shared_fixtures
 from pytest_llmcost.money import format_share, format_usd
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.comparisons import (
@@ -94,7 +95,7 @@ def _count(number: int, noun: str) -> str:
 
 def _totals(ledger: Ledger) -> str:
     totals = ledger.totals
-    least = "at least " if totals.unpriced_calls else ""
+    least = "at least " if totals.unpriced_calls and totals.usd is not None else ""
     text = (
         f"{least}**{format_usd(totals.usd)}** at list price for {_count(totals.calls, 'call')}; "
         f"live spend of this run {format_usd(totals.live_usd)}"
@@ -152,7 +153,7 @@ _HEADS = ("test", "calls:", "input:", "cached:", "output:", "USD:", "ceiling:", 
 
 def _rows(ledger: Ledger) -> Iterator[str]:
     """Yield a row for each attempt, fixture and the rest, dearest first."""
-    rows: list[tuple[Decimal, str, Sequence[Call], Verdict | None]] = []
+    rows: list[tuple[Decimal | None, str, Sequence[Call], Verdict | None]] = []
     for test in ledger.tests:
         again = f" attempt {test.attempt}" if test.attempt > 1 else ""
         rows.append((test.usd, code(test.nodeid) + again, test.calls, test.verdict))
@@ -161,8 +162,8 @@ def _rows(ledger: Ledger) -> Iterator[str]:
         rows.append((row.usd, _fixture_cell(row, len(group)), row.calls, None))
     outside = ledger.outside_tests
     if outside:
-        rows.append((sum_usd(outside), "outside tests", outside, None))
-    for usd, name, calls, verdict in sorted(rows, key=lambda row: (-row[0], row[1])):
+        rows.append((Amounts.of(outside).usd, "outside tests", outside, None))
+    for usd, name, calls, verdict in sorted(rows, key=lambda row: (-(row[0] or 0), row[1])):
         yield render_row(name, *_usage_cells(calls), *_money_cells(usd, calls, verdict))
 
 
@@ -181,10 +182,10 @@ def _token_cells(usage: Usage) -> tuple[str, str, str]:
 
 
 def _money_cells(
-    usd: Decimal, calls: Sequence[Call], verdict: Verdict | None
+    usd: Decimal | None, calls: Sequence[Call], verdict: Verdict | None
 ) -> tuple[str, str, str, str]:
     against = verdict.limit if verdict and verdict.kind == "usd" else None
-    unknown = " + ?" if any(call.usd is None for call in calls) else ""
+    unknown = " + ?" if usd is not None and any(call.usd is None for call in calls) else ""
     price = format_usd(usd, against=against) + unknown
     if verdict is None:
         return price, "", "", ""
@@ -204,7 +205,7 @@ _MODEL_HEADS = ("model", "calls:", "input:", "cached:", "output:", "USD:")
 
 
 def _models(ledger: Ledger) -> Iterator[str]:
-    ranked = sorted(ledger.totals.by_model.items(), key=lambda each: (-each[1].usd, each[0]))
+    ranked = sorted(ledger.totals.by_model.items(), key=lambda each: (-(each[1].usd or 0), each[0]))
     unpriced = unpriced_models(ledger)
     for name, total in ranked[:50]:
         price = format_usd(total.usd) + " + ?" if total.usd else "?"

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from functools import partial
 from math import ceil
 
+from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
-from pytest_llmcost.compare.cache_states import Column, Sum, sum_column
+from pytest_llmcost.compare.cache_states import Column
+from pytest_llmcost.compare.pairing import under_change
 from pytest_llmcost.ledger.ledger import Ledger, TestRow, calls_of, unpriced_models
-from pytest_llmcost.ledger.totals import Rows, counted_calls, most_expensive, shared_fixtures
+from pytest_llmcost.ledger.totals import counted_calls, most_expensive, shared_fixtures
 from pytest_llmcost.money import format_share, format_usd
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.comparisons import render_other_model, render_trend
@@ -64,7 +65,6 @@ class View:
     width: int = 80
     rows: int = 10
     per: int = 1
-    warn_at: Decimal | None = None
     unicode: bool = True
     extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Further columns: title -> row name -> cell."""
@@ -173,11 +173,14 @@ def _table(rows: Sequence[Row], view: View) -> list[Line]:
         heads, cells = narrowed(heads, cells, view.width, _DISPENSABLE)
     lines = list(align("test", heads, [row.name for row in shown], cells, view.width))
     painted = [Line(lines[0], {"bold": True})]
-    painted += [Line(text, _paint(row, view)) for row, text in zip(shown, lines[1:], strict=True)]
+    painted += [Line(text, _paint(row)) for row, text in zip(shown, lines[1:], strict=True)]
     hidden = rows[len(shown) :]
     if hidden:
         usd = sum((row.usd for row in hidden), Decimal(0))
-        more = f"... {len(hidden)} more, {format_usd(usd * view.per)} (--llmcost-rows=0 shows all)"
+        unknown = sum(row.unpriced for row in hidden)
+        price = format_usd(usd * view.per if usd or not unknown else None)
+        price += "+?" if usd and unknown else ""
+        more = f"... {len(hidden)} more, {price} (--llmcost-rows=0 shows all)"
         painted.append(Line(more))
     return painted
 
@@ -229,16 +232,8 @@ def _ceiling(row: Row, view: View) -> tuple[str, str]:
     used = verdict.high if verdict.state == "within" and verdict.high is not None else verdict.low
     share = format_share(used, verdict.limit)
     shown = share if len(share) <= len("999%") else ">999%"
-    near = " !" if _is_near(row, view) else ""
+    near = " !" if verdict.is_near else ""
     return limit, f"{shown:>4} {_bar(used, verdict.limit, view)}{near}"
-
-
-def _is_near(row: Row, view: View) -> bool:
-    """Whether a ceiling holds, but is reached to the share from which one wants a warning."""
-    verdict = row.verdict
-    if verdict is None or verdict.state != "within" or view.warn_at is None:
-        return False
-    return bool(verdict.low) and verdict.low >= view.warn_at * verdict.limit
 
 
 def _bar(used: Decimal, limit: Decimal, view: View) -> str:
@@ -248,17 +243,17 @@ def _bar(used: Decimal, limit: Decimal, view: View) -> str:
     return solid * full + empty * (_BAR_CELLS - full)
 
 
-def _paint(row: Row, view: View) -> dict[str, bool]:
+def _paint(row: Row) -> dict[str, bool]:
     verdict = row.verdict
     if verdict is None:
         return {"yellow": True} if row.unpriced else {}
     if verdict.state == "within":
-        return {"yellow": True} if _is_near(row, view) else {}
+        return {"yellow": True} if verdict.is_near else {}
     return {_STATE_COLOURS[verdict.state]: True}
 
 
 def _models(ledger: Ledger, view: View) -> list[Line]:
-    ranked = sorted(ledger.totals.by_model.items(), key=lambda each: (-each[1].usd, each[0]))
+    ranked = sorted(ledger.totals.by_model.items(), key=lambda each: (-(each[1].usd or 0), each[0]))
     unpriced = unpriced_models(ledger)
     cells = [
         [
@@ -278,8 +273,9 @@ def _models(ledger: Ledger, view: View) -> list[Line]:
 def _totals(ledger: Ledger, view: View) -> list[Line]:
     totals = ledger.totals
     per = f" per {view.per:,}" if view.per != 1 else ""
+    total = None if totals.usd is None else totals.usd * view.per
     text = (
-        f"total {_at_least(ledger)}{format_usd(totals.usd * view.per)}{per} at list price, "
+        f"total {_at_least(ledger)}{format_usd(total)}{per} at list price, "
         f"{_count(totals.calls, 'call')}; live spend {format_usd(totals.live_usd)}"
     )
     lines = [Line(text, {"bold": True})]
@@ -297,6 +293,8 @@ def _totals(ledger: Ledger, view: View) -> list[Line]:
 
 
 def _at_least(ledger: Ledger) -> str:
+    if ledger.totals.usd is None:
+        return ""
     return "at least " if any(call.usd_high is None for call in calls_of(ledger)) else ""
 
 
@@ -332,7 +330,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-Price = Callable[[Call, Column], Decimal | None]
+Price = Callable[[Call, Column], Call | str]
 
 _MEANINGS: Mapping[Column, str] = {
     "worst": "cold cache and replies of max_tokens",
@@ -353,42 +351,36 @@ def extra_cells(
     rows = fold(ledger)
     return {
         column: {
-            row.name: _cell(sum_column(row.made, partial(_price_columns, price, column)), per)
+            row.name: column_partly_usd(usd or None, unknown, per)
             for row in rows
             if row.made
+            for usd, unknown in [_in_column(row.made, price, column)]
         }
         for column in columns
     }
 
 
-def _price_columns(price: Price, column: Column, call: Call) -> Decimal | None:
-    return price(call, column)
-
-
-def _cell(total: Sum, per: int) -> str:
-    return column_partly_usd(total.usd or None, total.unknown_calls, per)
+def _in_column(calls: Iterable[Call], price: Price, column: Column) -> tuple[Decimal | None, int]:
+    """Return what calls cost in a column, and how many of them are not in that."""
+    pair = under_change(calls, lambda call: price(call, column))
+    usd = Amounts.of(pair.after).usd if pair.after or not pair.obstacles else None
+    return usd, len(pair.obstacles)
 
 
 def extra_notes(
     ledger: Ledger, columns: Sequence[Column], price: Price, *, per: int = 1
 ) -> list[str]:
     """Say what each column means, what the run comes to in it, and what it leaves out."""
-    calls = list(
-        counted_calls(
-            Rows(tests=ledger.tests, fixtures=ledger.fixtures, outside=ledger.outside_tests)
-        )
-    )
-    return [
-        _note(column, sum_column(calls, partial(_price_columns, price, column)), per)
-        for column in columns
-    ]
+    calls = list(counted_calls(ledger))
+    return [_note(column, *_in_column(calls, price, column), per) for column in columns]
 
 
-def _note(column: Column, total: Sum, per: int) -> str:
-    least = "at least " if total.unknown_calls else ""
+def _note(column: Column, usd: Decimal | None, unknown: int, per: int) -> str:
+    least = "at least " if unknown and usd is not None else ""
     scale = f" per {per:,}" if per != 1 else ""
-    text = f"{column} {least}{format_usd(total.usd * per)}{scale}: {_MEANINGS[column]}"
-    if total.unknown_calls:
-        calls = "1 call" if total.unknown_calls == 1 else f"{total.unknown_calls:,} calls"
+    shown = "?" if usd is None else format_usd(usd * per)
+    text = f"{column} {least}{shown}{scale}: {_MEANINGS[column]}"
+    if unknown:
+        calls = "1 call" if unknown == 1 else f"{unknown:,} calls"
         text += f"; {calls} unknown ({_UNKNOWN[column]})"
     return text

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from pytest_llmcost.budgets.budget import Kind, Verdict
+from pytest_llmcost.amounts import Kind
+from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, own_verdicts
 from pytest_llmcost.money import format_usd, format_whole_usd

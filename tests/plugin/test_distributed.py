@@ -72,7 +72,7 @@ class TestEveryWayToDistribute:
         assert ledger["tests"] == expected
         assert without_workers(ledger)["fixtures"] == without_workers(before)["fixtures"]
         assert len(ledger["fixtures"]) == 2 * len(before["fixtures"])
-        in_tests = sum(Decimal(row["usd"]) for row in before["tests"])
+        in_tests = sum(Decimal(row["usd"] or 0) for row in before["tests"])
         assert Decimal(ledger["totals"]["usd"]) == Decimal(before["totals"]["usd"]) + in_tests
 
 

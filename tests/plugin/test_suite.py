@@ -330,6 +330,32 @@ def test_a_warning_threshold_shows_but_never_fails(
     assert ("\x1b[33m" in line) == near
 
 
+NEAR = (
+    SPENDS
+    + """
+    @max_cost("$0.01")
+    def test_near(llmcost):
+        spend(llmcost)
+        with llmcost.budget("$0.005"):
+            spend(llmcost)
+"""
+)
+
+
+def test_every_report_agrees_on_a_test_that_has_nearly_reached_its_budget(
+    project: Project,
+) -> None:
+    project.write(test_app=NEAR)
+    options = ("--llmcost-report=ledger.json", "--llmcost-report=cost.md")
+    result = project.run("--llmcost-warn-at=80%", *options)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["test_app.py::test_near * 100% █████ !"])
+    (row,) = project.ledger()["tests"]
+    assert [each["warn_at"] for each in (row["verdict"], *row["blocks"])] == ["0.8", "0.8"]
+    comment = (project.path / "cost.md").read_text(encoding="utf-8")
+    assert "nearly reached" in comment
+
+
 UNVERIFIED = (
     SPENDS
     + """

@@ -16,7 +16,7 @@ from pytest_llmcost.budgets.budget import State
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.call import reprice as reprice_call
-from pytest_llmcost.compare.baseline import compare, reprice, write_baseline
+from pytest_llmcost.compare.baseline import compare, write_baseline
 from pytest_llmcost.errors import LedgerError, SettingsError
 from pytest_llmcost.ledger.builder import Owner
 from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, PayloadFacts
@@ -361,6 +361,16 @@ class TestUnknowns:
         nameless = [unknown(None)]
         assert self.states(nameless, nameless) == ["unverified", "unverified"]
 
+    def test_are_never_a_price_of_nothing(self) -> None:
+        comparison = compare(
+            report({A: [unknown("1:b")]}), report({A: [unknown("1:c"), call(1)]}), CARD
+        )
+        assert (comparison.base_usd_then, comparison.base_usd) == (None, None)
+        assert comparison.price_change_usd is None
+        assert comparison.head_usd == tokens_usd(1)
+        change = only_change(comparison)
+        assert (change.base_usd, change.head_usd, change.usd) == (None, tokens_usd(1), None)
+
     def test_do_not_hide_a_known_breach(self) -> None:
         head = [unknown("1:x"), call(100_000, "1:b")]
         assert self.states([call(1000)], head) == ["exceeded", "exceeded"]
@@ -374,8 +384,3 @@ class TestUnknowns:
         zero: list[IncreaseLimit] = [parse_increase("0%")]
         base = [unknown("1:x")]
         assert self.states(base, [unknown("1:x"), call(1, "1:b")], zero) == ["exceeded"]
-
-
-def test_repricing_keeps_everything_but_prices() -> None:
-    then = report({A: [call(1000, on="2026-11-01")], OUTSIDE: [call(1)], a_fixture(): [call(2)]})
-    assert reprice(then, CARD, like=report({})) == then

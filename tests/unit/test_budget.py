@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal, localcontext
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmcost.budgets.budget import Budget, Kind, Spend, Tally, check, settled, spend_of
+from pytest_llmcost.amounts import NO_REASONS, Amounts, Kind, Range, most, settled
+from pytest_llmcost.budgets.budget import Budget, decide, judge
 from pytest_llmcost.call import Call, Evidence, PricedSamplingCall
 from pytest_llmcost.prices.caveats import CAVEATS, sorted_caveats
 from pytest_llmcost.prices.usage import Usage
@@ -32,8 +34,20 @@ def legs_of(*usages: Usage) -> tuple[PricedSamplingCall, ...]:
     return tuple(PricedSamplingCall(model="claude-opus-4-7", usage=usage) for usage in usages)
 
 
-def figures(spend: Spend) -> tuple[object, object, object]:
-    return spend.low, spend.actual, spend.high
+def spent(calls: Iterable[Call], kind: Kind = "usd") -> Range:
+    return Amounts.of(calls)[kind]
+
+
+def reasons(calls: Iterable[Call], kind: Kind = "usd", **how: str) -> tuple[str, ...]:
+    return spent(calls, kind).reasons.explain(**how)
+
+
+def figures(spend: Range) -> tuple[object, object, object]:
+    return spend.low, spend.best, spend.high
+
+
+def exactly(number: str) -> Range:
+    return Range(Decimal(number), Decimal(number), Decimal(number))
 
 
 def dollars(limit: str, **fields: object) -> Budget:
@@ -42,46 +56,47 @@ def dollars(limit: str, **fields: object) -> Budget:
 
 class TestSpend:
     def test_is_exact_when_every_call_is(self) -> None:
-        spend = spend_of([priced("0.1"), priced("0.2")], "usd")
-        assert spend == Spend(actual=Decimal("0.3"), low=Decimal("0.3"), high=Decimal("0.3"))
+        spend = spent([priced("0.1"), priced("0.2")], "usd")
+        assert spend == exactly("0.3")
 
     def test_of_nothing_is_nothing(self) -> None:
-        assert spend_of([], "usd") == Spend(actual=Decimal(0), low=Decimal(0), high=Decimal(0))
+        assert Amounts.of([]) == Amounts()
+        assert spent([]) == exactly("0")
 
     def test_of_an_unpriced_call_is_a_lower_bound(self) -> None:
-        spend = spend_of([priced("0.1"), priced(None)], "usd")
+        spend = spent([priced("0.1"), priced(None)], "usd")
         assert figures(spend) == (Decimal("0.1"), None, None)
-        assert spend.reasons == (UNEXPLAINED,)
+        assert spend.reasons.explain() == (UNEXPLAINED,)
 
     def test_never_rounds_whatever_the_callers_decimal_context(self) -> None:
         with localcontext() as context:
             context.prec = 3
-            spend = spend_of([priced("1234.5678"), priced("0.0000001")], "usd")
-        assert spend.actual == Decimal("1234.5678001")
+            spend = spent([priced("1234.5678"), priced("0.0000001")], "usd")
+        assert spend.best == Decimal("1234.5678001")
 
     def test_of_input_tokens_is_the_whole_prompt_of_every_leg(self) -> None:
         prompt = Usage(
             input_tokens=1, cache_write_5m_tokens=10, cache_write_1h_tokens=100, output_tokens=7
         )
         call = priced("1", sampling_calls=legs_of(prompt, Usage(cache_read_tokens=1000)))
-        assert spend_of([call], "input_tokens").actual == 1111
-        assert spend_of([call], "output_tokens").actual == 7
+        assert spent([call], "input_tokens").best == 1111
+        assert spent([call], "output_tokens").best == 7
 
     def test_of_tokens_leaves_refusals_out_that_are_not_billed(self) -> None:
         free = PricedSamplingCall(
             model="m", usage=Usage(input_tokens=5), refusal="unspecified", usd=Decimal(0)
         )
-        assert spend_of([priced("0", sampling_calls=(free,))], "input_tokens").high == 0
+        assert spent([priced("0", sampling_calls=(free,))], "input_tokens").high == 0
 
     @pytest.mark.parametrize("kind", ["input_tokens", "output_tokens"])
     def test_of_tokens_nobody_stated_is_unbounded(self, kind: Kind) -> None:
-        spend = spend_of([priced("1", sampling_calls=(), declared_usd=Decimal(1))], kind)
+        spend = spent([priced("1", sampling_calls=(), declared_usd=Decimal(1))], kind)
         assert figures(spend) == (0, None, None)
         assert spend.reasons
 
     def test_of_calls_is_exact_even_when_nothing_else_is_known(self) -> None:
         calls = [priced(None, sampling_calls=()), priced(None, sampling_calls=(), attempts=3)]
-        assert spend_of(calls, "calls") == Spend(actual=Decimal(2), low=Decimal(2), high=Decimal(2))
+        assert spent(calls, "calls") == exactly("2")
 
     def test_knows_the_tokens_of_a_model_without_a_price(self) -> None:
         call = priced(
@@ -89,8 +104,8 @@ class TestSpend:
             sampling_calls=legs_of(Usage(input_tokens=5)),
             caveats=sorted_caveats(("unknown-model: who?",)),
         )
-        assert spend_of([call], "input_tokens").high == 5
-        assert spend_of([call], "usd").reasons == ("who?",)
+        assert spent([call], "input_tokens").high == 5
+        assert reasons([call]) == ("who?",)
 
     @pytest.mark.parametrize(
         ("caveat", "kind", "low", "high"),
@@ -113,7 +128,7 @@ class TestSpend:
     ) -> None:
         sampling_calls = legs_of(Usage(input_tokens=8, output_tokens=3))
         caveats = sorted_caveats([caveat])
-        spend = spend_of([priced("1", sampling_calls=sampling_calls, caveats=caveats)], kind)
+        spend = spent([priced("1", sampling_calls=sampling_calls, caveats=caveats)], kind)
         assert (figures(spend)[0], figures(spend)[2]) == (low, high)
         assert bool(spend.reasons) == (high is None)
 
@@ -124,44 +139,38 @@ class TestReasons:
             None, evidence="stale", caveats=sorted_caveats(("stale: system, tools.search",))
         )
         command = "pytest t.py::test_a --llmcost-record-mode=new_episodes"
-        (reason,) = spend_of([call], "usd", count_command=command).reasons
+        (reason,) = reasons([call], "usd", count_command=command)
         assert reason == (
             "the prompt changed since its reply was recorded (system, tools.search) and is not "
             f"counted yet; count it (free): {command}"
         )
 
     def test_say_stale_even_when_no_caveat_does(self) -> None:
-        assert "prompt changed" in spend_of([priced(None, evidence="stale")], "usd").reasons[0]
+        assert "prompt changed" in reasons([priced(None, evidence="stale")])[0]
 
     def test_fold_many_calls_into_one_sentence_whatever_their_order(self) -> None:
         calls = [
             priced(None, caveats=sorted_caveats((f"lost-answer: no. {i}",))) for i in range(1200)
         ]
-        (reason,) = spend_of(calls, "usd").reasons
+        (reason,) = reasons(calls)
         assert "(no. 0, ...)" in reason
         assert reason.endswith("(1,200 calls)")
-        assert spend_of(reversed(calls), "usd").reasons == (reason,)
+        assert reasons(reversed(calls)) == (reason,)
 
     def test_leave_out_what_does_not_make_a_figure_inexact(self) -> None:
         call = priced(None, caveats=sorted_caveats(("input-only", "truncated-stream")))
-        (reason,) = spend_of([call], "usd").reasons
+        (reason,) = reasons([call])
         assert "read to its end" in reason
-        assert (
-            spend_of([priced("1", caveats=sorted_caveats(("retired-model",)))], "usd").reasons == ()
-        )
+        assert reasons([priced("1", caveats=sorted_caveats(("retired-model",)))]) == ()
 
     def test_exist_for_every_caveat_that_opens_a_bound(self) -> None:
         for name, caveat in CAVEATS.items():
-            (reason,) = spend_of(
-                [priced(None, caveats=sorted_caveats((f"{name}: a detail",)))], "usd"
-            ).reasons
+            (reason,) = reasons([priced(None, caveats=sorted_caveats((f"{name}: a detail",)))])
             assert (reason == UNEXPLAINED) == (caveat.direction == "none")
             assert len(reason) > len(name) + 12 or name == "unknown-model"
 
     def test_pass_on_a_caveat_that_has_no_sentence_here(self) -> None:
-        assert spend_of([priced(None, caveats=sorted_caveats(("odd: {0}",)))], "usd").reasons == (
-            "odd ({0})",
-        )
+        assert reasons([priced(None, caveats=sorted_caveats(("odd: {0}",)))]) == ("odd ({0})",)
 
 
 class TestVerdict:
@@ -177,12 +186,12 @@ class TestVerdict:
         ],
     )
     def test_lets_the_limit_itself_pass(self, low: str, high: str | None, state: str) -> None:
-        spend = Spend(actual=None, low=Decimal(low), high=None if high is None else Decimal(high))
-        assert check(dollars("0.02"), spend).state == state
+        limit = Decimal("0.02")
+        between = Range(Decimal(low), None, None if high is None else Decimal(high))
+        assert decide(dollars("0.02"), between, limit, limit).state == state
 
     def test_of_a_required_budget_without_calls_is_unverified(self) -> None:
-        nothing = spend_of([], "usd")
-        verdict = check(dollars("0.02", required=True), nothing, saw_calls=False)
+        verdict = judge(dollars("0.02", required=True), Amounts())
         assert (verdict.state, verdict.actual, verdict.high, verdict.reasons) == (
             "unverified",
             None,
@@ -191,13 +200,13 @@ class TestVerdict:
         )
 
     def test_of_an_inherited_budget_without_calls_holds_for_nothing(self) -> None:
-        verdict = check(dollars("0"), spend_of([], "usd"), saw_calls=False)
+        verdict = judge(dollars("0"), Amounts())
         assert verdict.state == "within"
         assert verdict.actual == 0
 
     def test_keeps_where_the_budget_was_set_and_why(self) -> None:
         budget = dollars("1", label="max_suite", reason="agreed", pattern="tests/**")
-        verdict = check(budget, spend_of([], "usd"))
+        verdict = judge(budget, Amounts.of([]))
         assert (verdict.origin, verdict.label, verdict.reason, verdict.pattern) == (
             "t.py:3",
             "max_suite",
@@ -213,10 +222,10 @@ class TestVerdict:
         self, spent: str, near: bool
     ) -> None:
         budget = dollars("1", warn_at=Decimal("0.8"))
-        assert check(budget, spend_of([priced(spent)], "usd")).is_near is near
+        assert judge(budget, Amounts.of([priced(spent)])).is_near is near
 
     def test_never_warns_unasked(self) -> None:
-        assert not check(dollars("1"), spend_of([priced("1")], "usd")).is_near
+        assert not judge(dollars("1"), Amounts.of([priced("1")])).is_near
 
     @given(
         steps=st.integers(-3, 3),
@@ -230,28 +239,79 @@ class TestVerdict:
         rest = limit + steps * A_THOUSANDTH_OF_A_MICRO_DOLLAR - sum(nanos)
         amounts = [*nanos, rest] if rest >= 0 else [max(limit + steps * Decimal("1e-9"), limit)]
         total = sum(amounts)
-        verdict = check(
-            dollars(str(limit)), spend_of([priced(str(each)) for each in amounts], "usd")
-        )
+        spend = Amounts.of(priced(str(each)) for each in amounts)
+        verdict = judge(dollars(str(limit)), spend)
         assert verdict.state == ("exceeded" if total > limit else "within")
 
 
 class TestFixturesUnderWorkers:
-    def test_count_once_at_their_dearest(self) -> None:
-        rivals = [
-            Tally("usd").add_all([priced("1"), priced("1")]),
-            Tally("usd").add_all([priced("3")]),
-        ]
-        tally = Tally("usd").add_all([priced("10")])
-        tally.add_most_expensive(rivals)
-        assert tally.spend() == Spend(actual=Decimal(13), low=Decimal(13), high=Decimal(13))
+    def test_count_once_by_the_most_expensive(self) -> None:
+        set_ups = [Amounts.of([priced("1"), priced("1")]), Amounts.of([priced("3")])]
+        total = Amounts.of([priced("10")]) + most(set_ups)
+        assert total["usd"] == exactly("13")
+        assert (total.usd, total.calls) == (13, 2)
 
     def test_are_bounded_by_the_known_and_open_by_the_unknown(self) -> None:
-        tally = Tally("usd")
-        tally.add_most_expensive([Tally("usd").add_all([priced(each)]) for each in ("3", None)])
-        spend = tally.spend()
-        assert figures(spend) == (3, None, None)
-        assert spend.reasons
+        total = Amounts() + most([Amounts.of([priced(each)]) for each in ("3", None)])
+        assert figures(total["usd"]) == (3, None, None)
+        assert total["usd"].reasons
+        assert (total.usd, total.unpriced) == (3, 1)
+
+    def test_are_all_live_spend(self) -> None:
+        set_ups = [Amounts.of([priced(each, live=True)]) for each in ("1", "3")]
+        assert most(set_ups).live_usd == 4
+
+
+class TestUnknown:
+    def test_is_no_amount_of_money(self) -> None:
+        unknown = Amounts.of([priced(None, live=True)])
+        assert (unknown.usd, unknown.live_usd, unknown.unpriced) == (None, None, 1)
+
+    def test_beside_the_known_leaves_a_lower_bound(self) -> None:
+        assert Amounts.of([priced(None), priced("1")]).usd == 1
+        assert (Amounts.of([priced(None)]) + Amounts.of([priced("1")])).usd == 1
+
+    def test_cost_of_something_that_cost_nothing_is_nothing(self) -> None:
+        assert Amounts.of([priced("0")]).usd == 0
+
+
+AMOUNTS = st.lists(
+    st.tuples(
+        st.none() | st.decimals("0", "9", places=3),
+        st.sampled_from([(), ("left-out: a",), ("left-out: b",), ("truncated-stream",)]),
+        st.sampled_from([True, False, None]),
+    ).map(
+        lambda each: priced(
+            None if each[0] is None else str(each[0]), caveats=sorted_caveats(each[1]), live=each[2]
+        )
+    ),
+    max_size=4,
+)
+
+
+class TestSums:
+    @given(AMOUNTS, AMOUNTS)
+    def test_of_sums_are_the_sum_of_all(self, some: list[Call], more: list[Call]) -> None:
+        assert Amounts.of(some) + Amounts.of(more) == Amounts.of([*some, *more])
+
+    @given(AMOUNTS)
+    def test_minus_nothing_are_what_they_are(self, calls: list[Call]) -> None:
+        amounts = Amounts.of(calls)
+        assert (amounts - Amounts()).ranges == amounts.ranges
+
+    def test_may_become_less(self) -> None:
+        usage = Usage(input_tokens=7)
+        less = Amounts.of([priced("1")]) - Amounts.of([priced("3", sampling_calls=legs_of(usage))])
+        assert less["usd"] == exactly("-2")
+        assert less.usd == -2
+        assert less.usage.input_tokens == -7
+        assert less["usd"].reasons == NO_REASONS
+
+    def test_differ_by_no_more_than_the_bounds_let_them(self) -> None:
+        change = Amounts.of([priced("5")]) - Amounts.of([priced("2"), priced(None)])
+        assert figures(change["usd"]) == (None, None, 3)
+        assert change.usd is None
+        assert change["usd"].reasons.explain() == (f"in the baseline: {UNEXPLAINED}",)
 
 
 def seen(fingerprint: str | None, evidence: Evidence, usd: str | None = "1") -> Call:

@@ -8,9 +8,10 @@ import pytest
 from msgspec.structs import replace
 from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
 
-from pytest_llmcost.budgets.budget import check, spend_of
+from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.budget import judge
 from pytest_llmcost.cli.main import main
-from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.ledger.ledger import Ledger, RunRecord
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
 
 
@@ -67,6 +68,34 @@ def test_a_suite_that_cannot_be_verified_fails(
     out = capsys.readouterr().out
     assert "at least $0.50" in out
     assert "suite unverified: " in out
+
+
+@pytest.mark.parametrize(("setting", "status"), [("fail", 1), ("warn", 0)])
+def test_the_setting_of_the_runs_decides_whether_what_could_not_be_checked_fails(
+    tmp_path: Path, setting: str, status: int
+) -> None:
+    for number, usd in enumerate(["0.5", None]):
+        report = replace(
+            shard(number, usd, limit="9"),
+            unverified=setting,  # type: ignore[arg-type]
+            run=RunRecord(exit_status=0),
+        )
+        write_ledger(report, tmp_path / f"{number}.json")
+    paths, path = [str(tmp_path / f"{number}.json") for number in range(2)], tmp_path / "all.json"
+    assert main(["merge", *paths, "-o", str(path)]) == status
+    merged = read_ledger(path)
+    assert (merged.unverified, merged.verdicts[0].state) == (setting, "unverified")
+    assert merged.run.exit_status == status
+    # What is exceeded fails, whatever the setting.
+    assert main(["merge", *paths, "-o", str(path), "--max-suite", "0.4"]) == 1
+
+
+def test_a_suite_of_which_nothing_is_known_has_no_price(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ledger(shard(0, None), tmp_path / "0.json")
+    assert main(["merge", str(tmp_path / "0.json"), "-o", str(tmp_path / "all.json")]) == 0
+    assert ": 1 test attempt, 1 call, ?, live spend $0.00" in capsys.readouterr().out
 
 
 def test_one_attempt_in_two_shards_is_an_error_that_names_both(
@@ -155,7 +184,7 @@ def test_a_test_that_failed_its_budget_in_a_shard_fails_the_merge(
     as_block: bool,
 ) -> None:
     calls = [make_call(usd)]
-    verdict = check(make_budget(limit), spend_of(calls, "usd"))
+    verdict = judge(make_budget(limit), Amounts.of(calls))
     told = {"blocks": (verdict,)} if as_block else {"verdict": verdict}
     report = make_report({a_test("t.py::a"): calls})
     report = replace(report, tests=(replace(report.tests[0], outcome=outcome, **told),))
@@ -167,7 +196,7 @@ def test_a_test_that_failed_its_budget_in_a_shard_fails_the_merge(
 
 def test_a_rerun_that_kept_its_budget_makes_up_for_the_attempt_before(tmp_path: Path) -> None:
     calls = [make_call("1")]
-    verdict = check(make_budget("0.5"), spend_of(calls, "usd"))
+    verdict = judge(make_budget("0.5"), Amounts.of(calls))
     report = make_report({a_test("t.py::a"): calls, a_test("t.py::a", attempt=2): calls})
     first, second = report.tests
     tests = (replace(first, outcome="failed", verdict=verdict), replace(second, outcome="passed"))

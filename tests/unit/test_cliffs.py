@@ -56,5 +56,8 @@ def test_fixtures_and_calls_of_nobody_count_and_many_notes_are_cut() -> None:
     )
     report = Ledger(fixtures=(fixture,), tests=tests, outside_tests=(call(99_998),))
     notes = length_band_notes(report, shipped_card(), ON)
-    assert [note.partition(":")[0] for note in notes[:2]] == ["fixture index", "outside tests"]
+    assert [note.partition(":")[0] for note in notes[:2]] == [
+        "index (session fixture)",
+        "outside tests",
+    ]
     assert notes[-1] == "3 more prompts are just under a length band"

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.call import reprice as reprice_call
-from pytest_llmcost.compare.cache_states import Column, Sum, reprice, sum_column
+from pytest_llmcost.compare.cache_states import Column, in_column
+from pytest_llmcost.compare.pairing import under_change
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
@@ -33,7 +35,8 @@ def a_call(usage: Usage, *, sampling: dict[str, Any] | None = None, **fields: An
 
 def usd(call: Call, column: Column, payload: PayloadFacts | None = None) -> Decimal | None:
     payloads = {} if payload is None else {"1:a": payload}
-    return reprice(call, column, payloads, shipped_card(), on=NOV)
+    changed = in_column(call, column, payloads, shipped_card(), on=NOV)
+    return None if isinstance(changed, str) else changed.usd
 
 
 def test_the_worst_case_is_a_cold_cache_and_the_longest_reply() -> None:
@@ -141,7 +144,9 @@ def test_nothing_costs_more_than_the_worst_case_nor_warm_more_than_cold(
     assert worst >= cold >= call.usd >= warm
 
 
-def test_a_sum_counts_what_it_does_not_know() -> None:
+def test_a_sum_leaves_out_what_it_does_not_know_and_gives_the_reason() -> None:
     calls = [a_call(Usage(input_tokens=1_000)), a_call(Usage(input_tokens=1), max_tokens=None)]
-    assert sum_column(calls, lambda call: usd(call, "worst")) == Sum(Decimal("0.03"), 1)
-    assert sum_column([], lambda call: None) == Sum(Decimal(0), 0)
+    pair = under_change(calls, lambda call: in_column(call, "worst", {}, shipped_card(), on=NOV))
+    assert Amounts.of(pair.after).usd == Decimal("0.03")
+    assert pair.before == (calls[0],)
+    assert pair.obstacles == ("no max_tokens",)

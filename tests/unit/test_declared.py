@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_llmcost.budgets.budget import spend_of
+from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, price
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.rate_card import shipped_card
@@ -58,8 +58,8 @@ def test_a_stated_price_stays_the_price_and_the_responses_tokens_are_kept() -> N
     assert call.usd == call.usd_low == call.usd_high == Decimal("0.5")
     assert [sampling.usd for sampling in call.sampling_calls] == [None]
     assert call.caveats == ("declared-price",)
-    assert spend_of([call], "input_tokens").high == 1_000
-    assert spend_of([call], "output_tokens").high == 10
+    assert Amounts.of([call])["input_tokens"].high == 1_000
+    assert Amounts.of([call])["output_tokens"].high == 10
 
 
 def test_a_stated_price_needs_no_model_and_no_usage() -> None:
@@ -78,7 +78,7 @@ def test_a_stated_price_needs_no_model_and_no_usage() -> None:
 def test_tokens_that_may_not_be_all_leave_a_token_ceiling_open(response: Any) -> None:
     call = recorded(response, usd=Decimal("0.5"))
     assert (call.usd, call.usd_high) == (Decimal("0.5"), Decimal("0.5"))
-    assert spend_of([call], "input_tokens").high is None
+    assert Amounts.of([call])["input_tokens"].high is None
 
 
 def test_an_agents_total_is_its_price() -> None:

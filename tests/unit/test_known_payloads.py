@@ -62,7 +62,7 @@ def test_what_is_learnt_after_the_call_has_left_crosses_processes_too() -> None:
     second = worker.take_fragment()
     assert first is not None
     assert second is not None
-    assert not second["entries"]
+    assert not second["accounts"]
     controller.absorb(second)
     controller.absorb(first)
     assert known(controller) == known(worker)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sample_reports import (
     CARD,
     OUTSIDE,
@@ -22,11 +23,12 @@ from sample_reports import (
     suite_budget,
 )
 
-from pytest_llmcost.budgets.budget import check, spend_of
+from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.budget import judge
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.builder import LedgerBuilder, Owner
-from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts, RunRecord
+from pytest_llmcost.ledger.ledger import Comparison, Ledger, PayloadFacts, RunRecord
 from pytest_llmcost.ledger.ledger_file import (
     parse_ledger,
     read_ledger,
@@ -105,6 +107,27 @@ class TestTotals:
         )
         assert not make_report({A: [make_call("0", sampling_calls=(sampling,))]}).totals.usage
 
+    def test_split_what_is_known_of_a_call_from_what_is_not(self) -> None:
+        sampling_calls = (
+            PricedSamplingCall(model="unheard-of", usage=Usage(input_tokens=10)),
+            PricedSamplingCall(model="haiku", kind="advisor", usage=Usage(), usd=Decimal(2)),
+        )
+        call = make_call(
+            None, model="unheard-of", sampling_calls=sampling_calls, usd_low=Decimal(2)
+        )
+        totals = make_report({A: [call]}).totals
+        assert {name: each.usd for name, each in totals.by_model.items()} == {
+            "haiku": Decimal(2),
+            "unheard-of": None,
+        }
+        assert totals.usd == 2
+
+    def test_of_nothing_but_the_unknown_are_unknown(self) -> None:
+        report = make_report({A: [make_call(None, live=True)], a_fixture(): [make_call(None)]})
+        totals = report.totals
+        assert (totals.usd, totals.live_usd, totals.unpriced_calls) == (None, None, 2)
+        assert (report.tests[0].usd, report.fixtures[0].usd) == (None, None)
+
     def test_are_exact_however_many_cents_there_are(self) -> None:
         calls = [make_call("0.000000000000000000000000000001"), make_call("1000000")]
         assert str(make_report({A: calls}).totals.usd) == "1000000.000000000000000000000000000001"
@@ -112,7 +135,8 @@ class TestTotals:
     def test_of_models_add_up_to_the_whole(self) -> None:
         calls = [make_call("1", model="a"), make_call(None, model="b"), make_call("3", model="c")]
         totals = make_report({A: calls}).totals
-        assert sum(each.usd for each in totals.by_model.values()) == totals.usd
+        assert sum(each.usd or 0 for each in totals.by_model.values()) == totals.usd
+        assert totals.by_model["b"].usd is None
         assert list(totals.by_model) == ["a", "b", "c"]
 
 
@@ -164,7 +188,7 @@ class TestRows:
     def test_list_tests_with_a_call_or_a_ceiling(self) -> None:
         ledger = LedgerBuilder()
         ledger.judge(A, outcome="passed")
-        ledger.judge(B, outcome="passed", verdict=check(make_budget("1"), spend_of([], "usd")))
+        ledger.judge(B, outcome="passed", verdict=judge(make_budget("1"), Amounts.of([])))
         assert [row.nodeid for row in close(ledger).tests] == [B.nodeid]
 
     def test_keep_every_attempt(self) -> None:
@@ -181,7 +205,7 @@ class TestRows:
 
     def test_keep_what_a_test_was_told_last(self) -> None:
         ledger = LedgerBuilder()
-        verdict = check(make_budget("1"), spend_of([], "usd"))
+        verdict = judge(make_budget("1"), Amounts.of([]))
         ledger.judge(A, outcome="passed", verdict=verdict, blocks=[verdict])
         ledger.judge(A, outcome="failed")
         (row,) = close(ledger).tests
@@ -217,7 +241,7 @@ class TestWorkers:
         worker.add(A, make_call("0.0000001", live=None, fingerprint="1:a"), PayloadFacts(model="m"))
         first = worker.take_fragment()
         worker.add(A, make_call("2"))
-        worker.judge(A, outcome="passed", verdict=check(make_budget("1"), spend_of([], "usd")))
+        worker.judge(A, outcome="passed", verdict=judge(make_budget("1"), Amounts.of([])))
         second = worker.take_fragment()
         assert worker.take_fragment() is None
         for fragment in (first, second):
@@ -242,6 +266,21 @@ class TestWorkers:
                 controller.absorb(fragment, worker=name)
             files.add(render_json(close(controller)))
         assert len(files) == 1
+
+    def test_send_what_has_changed_of_an_owner_as_a_whole(self) -> None:
+        controller = LedgerBuilder()
+        for name in ("gw0", "gw1"):
+            worker = LedgerBuilder()
+            for owner in (OUTSIDE, a_fixture(), A):
+                worker.add(owner, make_call("1"))
+            send(worker, controller, name)
+            worker.withdraw(OUTSIDE, make_call("1"))
+            worker.add(OUTSIDE, make_call("2"))
+            worker.add(OUTSIDE, make_call("4"))
+            send(worker, controller, name)
+        ledger = close(controller)
+        assert sorted(int(call.usd or 0) for call in ledger.outside_tests) == [2, 2, 4, 4]
+        assert [int(row.usd or 0) for row in (*ledger.tests, *ledger.fixtures)] == [1, 1, 1, 1]
 
     def test_that_ran_the_same_test_have_made_two_attempts(self) -> None:
         controller = LedgerBuilder()
@@ -297,7 +336,7 @@ class TestSecondThoughts:
         assert ledger.calls(A) == ()
         fragment = ledger.take_fragment()
         assert fragment is not None
-        assert fragment["entries"][0]["withdrawn"] == ()
+        assert fragment["accounts"][0]["calls"] == []
 
     def test_take_a_call_back_that_the_controller_has_already(self) -> None:
         worker, controller = LedgerBuilder(), LedgerBuilder()
@@ -336,10 +375,10 @@ class TestSecondThoughts:
         assert ledger.row(A).usd == 1
 
 
-def send(worker: LedgerBuilder, controller: LedgerBuilder) -> None:
+def send(worker: LedgerBuilder, controller: LedgerBuilder, name: str = "gw0") -> None:
     fragment = worker.take_fragment()
     assert fragment is not None
-    controller.absorb(fragment, worker="gw0")
+    controller.absorb(fragment, worker=name)
 
 
 class TestThreads:
@@ -534,6 +573,26 @@ class TestFiles:
         text = render_json(a_full_report()).decode().replace('"limit": "1"', '"limit": "sNaN"')
         with pytest.raises(LedgerError, match="sNaN is no amount"):
             parse_ledger(text.encode(), "x")
+
+    @pytest.mark.parametrize("path", ["calls", "totals.by_model", "sampling_calls", "verdicts"])
+    def test_refuse_amounts_that_are_no_price_wherever_they_stand(self, path: str) -> None:
+        data = json.loads(render_json(a_full_report()))
+        call = data["tests"][0]["calls"][0]
+        place, name = {
+            "calls": (call, "usd_high"),
+            "totals.by_model": (data["totals"]["by_model"]["claude-opus-4-7"], "live_usd"),
+            "sampling_calls": (call["sampling_calls"][0], "usd"),
+            "verdicts": (data["verdicts"][0], "high"),
+        }[path]
+        for amount in ("-0.1", "NaN", "-Infinity", "1E+999"):
+            place[name] = amount
+            with pytest.raises(LedgerError, match=f"is damaged, {re.escape(amount)} is no amount"):
+                parse_ledger(json.dumps(data).encode(), "x")
+
+    def test_may_have_become_cheaper(self) -> None:
+        less = Comparison(change_usd=Decimal("-0.1"), low_usd=None, base_usd=None)
+        report = replace(a_full_report(), comparison=less)
+        assert parse_ledger(render_json(report), "x") == report
 
     def test_that_are_not_there_say_so(self, tmp_path: Path) -> None:
         with pytest.raises(LedgerError, match="No such file"):

@@ -104,6 +104,7 @@ class TestConflicts:
             ({"price_date": "2026-11-23"}, "price date: shard-0.json has 2026-11-22, shard-1.json"),
             ({"cache_state": "cold"}, "cache state: shard-0.json has as-billed, shard-1.json"),
             ({"rate_card": CardId(version="x", sha256="y")}, "rate card: shard-0.json has 2026"),
+            ({"unverified": "warn"}, "llmcost_unverified: shard-0.json has fail, shard-1.json"),
         ],
     )
     def test_of_prices_name_both_files(self, fields: dict[str, Any], said: str) -> None:
@@ -188,7 +189,7 @@ class TestVerdicts:
             make_report({}, budgets=[make_budget(limit, scope="path", pattern="a/**")])
             for limit in ("1", "2")
         ]
-        with pytest.raises(LedgerError, match=r"the place a/\*\*"):
+        with pytest.raises(LedgerError, match=r"the path a/\*\*"):
             merge_ledgers(named(*shards), max_suite=suite_budget("1"))
 
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from pytest_llmcost.budgets.path_globs import fixture_matches, matches, parse_path_budget
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.ledger.ledger import FixtureRow
 
 DEEP = "tests/agents/triage/test_a.py::TestX::test_y[p/q-::]"
 
@@ -69,15 +68,12 @@ class TestGlob:
 
 class TestFixtures:
     def test_belong_to_the_node_they_are_set_up_for_else_where_they_are_defined(self) -> None:
-        of_module = FixtureRow(name="f", scope="module", node="tests/a/test_x.py", baseid="tests")
-        of_session = FixtureRow(name="f", scope="session", baseid="tests/a")
-        everywhere = FixtureRow(name="f", scope="session")
-        assert fixture_matches("tests/a/**", of_module)
-        assert fixture_matches("tests/a/test_x.py", of_module)
-        assert fixture_matches("tests/a/**", of_session)
-        assert not fixture_matches("tests/b/**", of_session)
-        assert fixture_matches("**", everywhere)
-        assert not fixture_matches("tests/**", everywhere)
+        assert fixture_matches("tests/a/**", "f", "tests/a/test_x.py")
+        assert fixture_matches("tests/a/test_x.py", "f", "tests/a/test_x.py")
+        assert fixture_matches("tests/a/**", "f", "tests/a")
+        assert not fixture_matches("tests/b/**", "f", "tests/a")
+        assert fixture_matches("**", "f", "")
+        assert not fixture_matches("tests/**", "f", "")
 
 
 class TestLines:

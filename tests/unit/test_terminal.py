@@ -12,13 +12,13 @@ from sample_reports import a_test, make_call
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.builder import LedgerBuilder
 from pytest_llmcost.ledger.ledger import CardId, Ledger, TestRow
-from pytest_llmcost.ledger.totals import Rows, sum_totals
+from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.terminal import View, fold, render_short, render_summary
 
 
 def report_of(*tests: TestRow) -> Ledger:
-    return Ledger(tests=tests, totals=sum_totals(Rows(tests=tests)), price_date="2026-11-22")
+    return closed(Ledger(tests=tests, price_date="2026-11-22"))
 
 
 def row(nodeid: str, *calls: Call, limit: str | None = None, attempt: int = 1) -> TestRow:
@@ -32,7 +32,7 @@ def text_of(report: Ledger, view: View | None = None) -> str:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_whole_summary(width: int) -> None:
-    text = text_of(hostile_report(), View(width=width, warn_at=Decimal("0.8")))
+    text = text_of(hostile_report(), View(width=width))
     assert_golden(f"summary-{width}.txt", text)
 
 

@@ -25,10 +25,9 @@ from pytest_llmcost.ledger.ledger import (
     OtherModel,
     OtherModelRow,
     PayloadFacts,
-    merge_other_models,
 )
 from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json
-from pytest_llmcost.ledger.shards import merge_ledgers
+from pytest_llmcost.ledger.shards import merge_ledgers, merge_other_models
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
 

@@ -159,8 +159,8 @@ class TestSummary:
         assert "<b>" not in text
         assert_golden("what-if.md", text)
 
-    def price(self, call: Call, column: Column) -> Decimal | None:
-        return None if call.max_tokens is None else Decimal("0.5")
+    def price(self, call: Call, column: Column) -> Call | str:
+        return "no max_tokens" if call.max_tokens is None else make_call("0.5")
 
     def test_further_columns_stand_beside_the_price(self) -> None:
         report = self.report()

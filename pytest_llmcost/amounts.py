@@ -1,0 +1,394 @@
+"""What any number of calls come to, with bounds, and the reasons why it is not exact.
+
+This is the only way to add up calls. It knows calls and caveats, and must know neither whose
+calls they are nor what was allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Literal, get_args
+
+import msgspec
+
+from pytest_llmcost.call import Call
+from pytest_llmcost.money import EXACT
+from pytest_llmcost.prices.caveats import CAVEATS, Caveat, TokenKind
+from pytest_llmcost.prices.usage import Usage
+
+Kind = Literal["usd", "input_tokens", "output_tokens", "calls"]
+"""What can be limited."""
+
+COUNT_COMMAND = "pytest --llmcost-record-mode=new_episodes"
+"""Counts changed prompts and records the counts; free, because it only asks `count_tokens`."""
+
+_ZERO = Decimal(0)
+
+_UNEXPLAINED = "what a call cost is unknown; state it with llmcost.record(...)"
+
+_LOST = {
+    "worker-crashed": "a pytest-xdist worker crashed, and the calls that it had not reported yet "
+    "are unknown; see why it crashed, then run again",
+    "interrupted": "the run was interrupted, and the calls under way then are unknown; run again",
+}
+
+
+class Reasons:
+    """Why a sum is not exact: caveats of many calls by name, in constant memory.
+
+    For each name, how many calls have it and the first and the last of their details in
+    alphabetical order, so that the order of the calls never shows.
+    """
+
+    __slots__ = ("_seen",)
+
+    def __init__(self, seen: Mapping[tuple[str, str], tuple[int, str, str]] | None = None) -> None:
+        self._seen = dict(seen or {})
+
+    def note(self, caveat: Caveat) -> None:
+        """Add a caveat of one call."""
+        self._add(("", caveat.name), 1, caveat.detail, caveat.detail)
+
+    def __or__(self, other: Reasons) -> Reasons:
+        if not self or not other:
+            return self or other
+        joined = Reasons(self._seen)
+        for key, seen in other._seen.items():
+            joined._add(key, *seen)
+        return joined
+
+    def _add(self, key: tuple[str, str], number: int, first: str, last: str) -> None:
+        seen, least, greatest = self._seen.get(key, (0, first, last))
+        self._seen[key] = (seen + number, min(least, first), max(greatest, last))
+
+    def with_sentence(self, text: str) -> Reasons:
+        """Return these reasons and one that is a sentence already."""
+        return self | Reasons({("", text): (1, "", "")})
+
+    def of_baseline(self) -> Reasons:
+        """Return the same reasons, said of the baseline."""
+        side = "in the baseline: "
+        return Reasons({(side, name): seen for (_, name), seen in self._seen.items()})
+
+    def __bool__(self) -> bool:
+        return bool(self._seen)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reasons) and self._seen == other._seen
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def explain(self, count_command: str = COUNT_COMMAND) -> tuple[str, ...]:
+        """Write each as a sentence that says what would settle it; sorted."""
+        return tuple(
+            sorted(
+                side + _sentence(name, *seen, count_command)
+                for (side, name), seen in self._seen.items()
+            )
+        )
+
+
+def _sentence(name: str, number: int, detail: str, other: str, command: str) -> str:
+    if name == "unknown-model" and detail:
+        text = detail  # the error itself, which names the nearest models and the remedy
+    else:
+        shown = f" ({detail}{', ...' if other != detail else ''})" if detail or other else ""
+        rule = CAVEATS.get(name)
+        template = (rule.sentence if rule else name + "{detail}") if name else _UNEXPLAINED
+        text = template.replace("{command}", command).replace("{detail}", shown)
+    return f"{text} ({number:,} calls)" if number > 1 else text
+
+
+NO_REASONS = Reasons()
+
+
+class Range(msgspec.Struct, frozen=True):
+    """A quantity: the least that it can be, the best figure and the most; None is unknown."""
+
+    low: Decimal | None = _ZERO
+    best: Decimal | None = _ZERO
+    high: Decimal | None = _ZERO
+    reasons: Reasons = NO_REASONS
+
+    def __add__(self, other: Range) -> Range:
+        return Range(
+            _known(EXACT.add, self.low, other.low),
+            _known(EXACT.add, self.best, other.best),
+            _known(EXACT.add, self.high, other.high),
+            self.reasons | other.reasons,
+        )
+
+    def __sub__(self, baseline: Range) -> Range:
+        return Range(
+            _known(EXACT.subtract, self.low, baseline.high),
+            _known(EXACT.subtract, self.best, baseline.best),
+            _known(EXACT.subtract, self.high, baseline.low),
+            self.reasons | baseline.reasons.of_baseline(),
+        )
+
+
+def _known(
+    join: Callable[[Decimal, Decimal], Decimal], left: Decimal | None, right: Decimal | None
+) -> Decimal | None:
+    return None if left is None or right is None else join(left, right)
+
+
+_NOTHING: Mapping[Kind, Range] = MappingProxyType({kind: Range() for kind in get_args(Kind)})
+
+
+class Amounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What some calls come to. `amounts[kind]` is what a limit is compared with.
+
+    `Amounts()` is nothing at all. The difference of two has signed quantities, and its money is
+    unknown where that of either is not exact.
+    """
+
+    requests: int = 0
+    """Requests to Claude that were seen, also those that can cost nothing."""
+    calls: int = 0
+    usage: Usage = Usage()
+    """The tokens that are paid for, in all sampling calls."""
+    priced_usd: Decimal = _ZERO
+    """The list prices; of a call without one, what it costs at least."""
+    unpriced: int = 0
+    """Calls whose list price is unknown."""
+    live_priced_usd: Decimal = _ZERO
+    live_unpriced: int = 0
+    """The same of the calls that went over the network in this run, or may have."""
+    ranges: Mapping[Kind, Range] = _NOTHING
+
+    def __getitem__(self, kind: Kind) -> Range:
+        return self.ranges[kind]
+
+    @property
+    def usd(self) -> Decimal | None:
+        """The list price; at least that where some have none, and None where nothing is known."""
+        return self.priced_usd if self.priced_usd or not self.unpriced else None
+
+    @property
+    def live_usd(self) -> Decimal | None:
+        """What this run itself has spent, known as far as `usd` is."""
+        return self.live_priced_usd if self.live_priced_usd or not self.live_unpriced else None
+
+    @staticmethod
+    def of(calls: Iterable[Call]) -> Amounts:
+        """Add up calls.
+
+        Tokens are those of every sampling call that is paid for; `input_tokens` is the whole
+        prompt, caches included.
+        """
+        add = EXACT.add  # never rounds, whatever the caller's own decimal context
+        number = unpriced = live_unpriced = 0
+        fresh = written_5m = written_1h = read = written_out = searches = 0
+        priced = live = low = _ZERO
+        high: Decimal | None = _ZERO
+        money, inputs, outputs = Reasons(), _TokenSum("input_tokens"), _TokenSum("output_tokens")
+        for call in calls:
+            number += 1
+            usd, usd_low, usd_high = call.usd, call.usd_low, call.usd_high
+            known = usd_low if usd is None else usd
+            priced = add(priced, known)
+            low = add(low, usd_low)
+            if high is not None:
+                high = None if usd_high is None else add(high, usd_high)
+            if usd is None:
+                unpriced += 1
+            if call.live is not False:  # None: it may have gone over the network
+                live = add(live, known)
+                live_unpriced += usd is None
+            prompt = output = 0
+            for sampling in call.sampling_calls:
+                if sampling.refusal is not None and sampling.usd == 0:
+                    continue  # a refusal before any output that is not billed: its tokens are free
+                usage = sampling.usage
+                fresh += usage.input_tokens
+                written_5m += usage.cache_write_5m_tokens
+                written_1h += usage.cache_write_1h_tokens
+                read += usage.cache_read_tokens
+                searches += usage.web_search_requests
+                prompt += usage.prompt_tokens
+                output += usage.output_tokens
+            written_out += output
+            if call.caveats or call.evidence == "stale" or not call.sampling_calls:
+                caveats = call.caveats
+                if call.evidence == "stale" and not call.has_caveat("stale"):
+                    caveats = (Caveat("stale"), *caveats)
+                inputs.add(prompt, call, caveats)
+                outputs.add(output, call, caveats)
+            else:
+                caveats = ()
+                inputs.low += prompt
+                outputs.low += output
+            if usd is None or usd_high is None or not usd_low == usd == usd_high:
+                found = [each for each in caveats if each.rule.direction != "none"]
+                for caveat in found or [Caveat("")]:
+                    money.note(caveat)
+        count = Decimal(number)
+        return Amounts(
+            requests=number,
+            calls=number,
+            usage=Usage(
+                input_tokens=fresh,
+                cache_write_5m_tokens=written_5m,
+                cache_write_1h_tokens=written_1h,
+                cache_read_tokens=read,
+                output_tokens=written_out,
+                web_search_requests=searches,
+            ),
+            priced_usd=priced,
+            unpriced=unpriced,
+            live_priced_usd=live,
+            live_unpriced=live_unpriced,
+            ranges={
+                "usd": Range(low, None if unpriced else priced, high, money),
+                "input_tokens": inputs.range(),
+                "output_tokens": outputs.range(),
+                "calls": Range(count, count, count),
+            },
+        )
+
+    def with_lost_calls(self, why: Iterable[str]) -> Amounts:
+        """Take off the upper bounds if calls were made that are not in it, and give the reason."""
+        ranges = dict(self.ranges)
+        for each in why:
+            text = _LOST.get(each, f"calls were lost ({each})")
+            for kind, spent in ranges.items():
+                reasons = spent.reasons.with_sentence(text)
+                ranges[kind] = Range(spent.low, None, None, reasons)
+        return msgspec.structs.replace(self, ranges=ranges)
+
+    def __add__(self, other: Amounts) -> Amounts:
+        return Amounts(
+            requests=self.requests + other.requests,
+            calls=self.calls + other.calls,
+            usage=self.usage + other.usage,
+            priced_usd=EXACT.add(self.priced_usd, other.priced_usd),
+            unpriced=self.unpriced + other.unpriced,
+            live_priced_usd=EXACT.add(self.live_priced_usd, other.live_priced_usd),
+            live_unpriced=self.live_unpriced + other.live_unpriced,
+            ranges={kind: self[kind] + other[kind] for kind in self.ranges},
+        )
+
+    def __sub__(self, baseline: Amounts) -> Amounts:
+        """Return what this has more than the baseline, negative where it has less."""
+        ranges = {kind: self[kind] - baseline[kind] for kind in self.ranges}
+        live_unpriced = self.live_unpriced + baseline.live_unpriced
+        live = EXACT.subtract(self.live_priced_usd, baseline.live_priced_usd)
+        return Amounts(
+            requests=self.requests - baseline.requests,
+            calls=self.calls - baseline.calls,
+            usage=Usage(
+                **{
+                    name: getattr(self.usage, name) - getattr(baseline.usage, name)
+                    for name in Usage.__struct_fields__
+                }
+            ),
+            priced_usd=ranges["usd"].best or _ZERO,
+            unpriced=self.unpriced + baseline.unpriced,
+            live_priced_usd=_ZERO if live_unpriced else live,
+            live_unpriced=live_unpriced,
+            ranges=ranges,
+        )
+
+
+class _TokenSum:
+    """A running sum of tokens; an unknown part makes its bounds unknown for good."""
+
+    __slots__ = ("is_bounded", "is_known", "kind", "lost", "low", "reasons")
+
+    def __init__(self, kind: TokenKind) -> None:
+        self.kind, self.reasons = kind, Reasons()
+        self.low = self.lost = 0
+        self.is_known = self.is_bounded = True
+
+    def add(self, tokens: int, call: Call, caveats: Iterable[Caveat]) -> None:
+        found = [each for each in caveats if self.kind in each.rule.tokens]
+        lost = call.lost_usage
+        if not call.sampling_calls or any(each.may_be_lower for each in found):
+            self.is_known = self.is_bounded = False
+            found = found or [Caveat("")]
+        else:
+            self.low += tokens
+            if lost is not None and all(each.name == "lost-answer" for each in found):
+                # Attempts without an answer may be billed, at worst with the longest reply.
+                most = lost.prompt_tokens if self.kind == "input_tokens" else lost.output_tokens
+                self.lost += (call.lost_attempts or 0) * most
+            elif found:
+                self.is_bounded = False
+        for caveat in found:
+            self.reasons.note(caveat)
+
+    def range(self) -> Range:
+        low, high = Decimal(self.low), Decimal(self.low + self.lost)
+        best = low if self.is_known else None
+        return Range(low, best, high if self.is_bounded else None, self.reasons)
+
+
+def most(alternatives: Sequence[Amounts]) -> Amounts:
+    """Return what stands for several alternatives, such as set-ups of one fixture in two workers.
+
+    Each bound is the highest of all. Calls and tokens are those of the most expensive one. The
+    live spend is the sum, because each of them was paid for.
+    """
+    if len(alternatives) == 1:
+        return alternatives[0]
+    first = max(alternatives, key=lambda each: (each.priced_usd, each.unpriced))
+    live = _ZERO
+    for each in alternatives:
+        live = EXACT.add(live, each.live_priced_usd)
+    return msgspec.structs.replace(
+        first,
+        unpriced=max(each.unpriced for each in alternatives),
+        live_priced_usd=live,
+        live_unpriced=sum(each.live_unpriced for each in alternatives),
+        ranges={kind: _highest([each[kind] for each in alternatives]) for kind in first.ranges},
+    )
+
+
+def _highest(ranges: Sequence[Range]) -> Range:
+    reasons = NO_REASONS
+    for each in ranges:
+        reasons |= each.reasons
+    return Range(
+        _greatest([each.low for each in ranges]),
+        _greatest([each.best for each in ranges]),
+        _greatest([each.high for each in ranges]),
+        reasons,
+    )
+
+
+def _greatest(amounts: Sequence[Decimal | None]) -> Decimal | None:
+    known = [each for each in amounts if each is not None]
+    return max(known) if len(known) == len(amounts) else None
+
+
+def is_uncounted(call: Call) -> bool:
+    """Return whether a call stands for a count that failed."""
+    return not call.sampling_calls and call.has_caveat("uncounted")
+
+
+def settled(calls: Iterable[Call]) -> tuple[Call, ...]:
+    """Leave out counts of a payload that was sent too: a count is the estimate of a request.
+
+    Of one fingerprint, n counts and m requests are max(n, m) calls, in whatever order they came:
+    all requests, and the most expensive of the counts that are left over. A failed count stands
+    for its payload only while there is nothing else. The calls must be those of one owner, such
+    as one attempt of a test.
+    """
+    calls = tuple(calls)
+    payloads: dict[str, list[int]] = {}
+    for index, call in enumerate(calls):
+        if call.fingerprint:
+            payloads.setdefault(call.fingerprint, []).append(index)
+    dropped: set[int] = set()
+    for indices in payloads.values():
+        if len(indices) > 1:
+            failed = [index for index in indices if is_uncounted(calls[index])]
+            rest = [index for index in indices if index not in failed]
+            dropped.update(failed if rest else failed[1:])
+            counts = [index for index in rest if calls[index].evidence == "counted"]
+            counts.sort(key=lambda index: (calls[index].usd is None, calls[index].usd or _ZERO))
+            dropped.update(counts[: len(rest) - len(counts)])
+    return tuple(call for index, call in enumerate(calls) if index not in dropped)
