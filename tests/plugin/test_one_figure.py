@@ -77,7 +77,6 @@ def comment_of(project: Project) -> list[str]:
 class TestWarnings:
     """From which share of its budget a test is nearly over it."""
 
-    @pytest.mark.xfail(strict=True, reason="each report decides by a formula of its own")
     @pytest.mark.parametrize("by", ["marker", "option"])
     def test_terminal_comment_and_ledger_warn_of_the_same_tests(
         self, project: Project, by: str
@@ -98,7 +97,6 @@ class TestWarnings:
         assert ledger_warns(project) == near
         assert comment_warns(project) == near
 
-    @pytest.mark.xfail(strict=True, reason="each report decides by a formula of its own")
     def test_they_agree_where_the_cost_is_between_two_bounds(self, project: Project) -> None:
         text = """
             import json
@@ -322,14 +320,12 @@ class TestUnknown:
         (row,) = (line for line in comment_of(project) if "<code>claude-haiku-4-5</code>" in line)
         assert row.startswith("| <code>claude-haiku-4-5</code> | 1 | ? | ? | ? | ? |")
 
-    @pytest.mark.xfail(strict=True, reason=UNKNOWN)
     def test_in_the_line_of_the_rows_that_are_left_out(self, project: Project) -> None:
         result = run(project, UNREADABLE, "--llmcost-rows=1")
         (line,) = (line for line in result.outlines if "1 more" in line)
         assert "?" in line
         assert no_zero_money([line])
 
-    @pytest.mark.xfail(strict=True, reason=UNKNOWN)
     def test_in_junit(self, project: Project) -> None:
         run(project, UNREADABLE)
         told = junit_of(project, "test_unknown")
@@ -337,7 +333,6 @@ class TestUnknown:
         assert (told["llmcost_input_tokens"], told["llmcost_output_tokens"]) == ("?", "?")
         assert junit_of(project, "test_known[0]")["llmcost_usd"] == "0.005"
 
-    @pytest.mark.xfail(strict=True, reason=UNKNOWN)
     @pytest.mark.parametrize(
         ("before", "now"),
         [("call(1000)", "unreadable()"), ("unreadable()", "call(1000)")],
@@ -388,9 +383,6 @@ def no_zero_money(lines: Iterable[str]) -> bool:
 class TestMerge:
     """The shards have the setting with them."""
 
-    @pytest.mark.xfail(
-        strict=True, reason="the ledger does not hold what an unverified budget does"
-    )
     @pytest.mark.parametrize("by", ["option", "ini", "environment"])
     def test_an_unverified_suite_warns_where_the_runs_have_warned(
         self, project: Project, monkeypatch: pytest.MonkeyPatch, by: str
