@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 
+from pytest_llmcost.amounts import Amounts, Kind
 from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
 from pytest_llmcost.money import plain_usd
-from pytest_llmcost.prices.usage import Usage
 
 PROPERTY_PREFIX = "llmcost_"
 """Every property of ours begins with it."""
@@ -14,15 +15,18 @@ PROPERTY_PREFIX = "llmcost_"
 
 def test_properties(row: TestRow) -> Iterator[tuple[str, str]]:
     """Yield what one attempt of a test cost and used, and how its ceilings stand."""
-    usage = sum((call.billed_usage for call in row.calls), Usage())
-    unpriced = sum(call.usd is None for call in row.calls)
-    if row.usd is not None:
-        yield "llmcost_usd", plain_usd(row.usd)
-    if unpriced:
-        yield "llmcost_unpriced_calls", str(unpriced)
-    yield "llmcost_calls", str(len(row.calls))
-    yield "llmcost_input_tokens", str(usage.prompt_tokens)
-    yield "llmcost_output_tokens", str(usage.output_tokens)
+    amounts = Amounts.of(row.calls)
+    yield "llmcost_usd", _known(amounts.usd)
+    if amounts.unpriced:
+        yield "llmcost_unpriced_calls", str(amounts.unpriced)
+    yield "llmcost_calls", str(amounts.calls)
+    tokens: dict[Kind, int] = {
+        "input_tokens": amounts.usage.prompt_tokens,
+        "output_tokens": amounts.usage.output_tokens,
+    }
+    for kind, number in tokens.items():
+        is_unknown = amounts[kind].best is None and not number
+        yield f"llmcost_{kind}", "?" if is_unknown else str(number)
     for verdict in own_verdicts(row):
         if verdict.scope == "test":
             yield f"llmcost_limit_{verdict.kind}", plain_usd(verdict.limit)
@@ -33,13 +37,15 @@ def test_properties(row: TestRow) -> Iterator[tuple[str, str]]:
 test_properties.__test__ = False  # type: ignore[attr-defined]
 
 
+def _known(usd: Decimal | None) -> str:
+    return "?" if usd is None else plain_usd(usd)
+
+
 def suite_properties(ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Yield the totals of a run, and how the suite's ceiling stands."""
     totals = ledger.totals
-    if totals.usd is not None:
-        yield "llmcost_usd", plain_usd(totals.usd)
-    if totals.live_usd is not None:
-        yield "llmcost_live_usd", plain_usd(totals.live_usd)
+    yield "llmcost_usd", _known(totals.usd)
+    yield "llmcost_live_usd", _known(totals.live_usd)
     yield "llmcost_calls", str(totals.calls)
     yield "llmcost_unpriced_calls", str(totals.unpriced_calls)
     yield "llmcost_input_tokens", str(totals.usage.prompt_tokens)
