@@ -77,14 +77,12 @@ class CountError(LlmCostError):
         message: str,
         *,
         status: int | None = None,
-        retry_after: float | None = None,
         may_pass: bool = False,
         refusal: str | None = None,
     ) -> None:
         """Keep the HTTP status where there is one, and whether trying again may help."""
         super().__init__(message)
         self.status = status
-        self.retry_after = retry_after
         self.may_pass = may_pass
         self.refusal = refusal
         """What the API said, where it refused this payload for this model."""

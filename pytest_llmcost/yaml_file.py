@@ -1,11 +1,7 @@
-"""YAML from anybody: read within bounds, as plain data, with one kind of error.
-
-Data flow: the text of a cassette -> `load_yaml` -> dict, list, str, bytes, int, float, bool, None.
-"""
+"""YAML of any origin: read within bounds, as plain data, with one kind of error."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -42,27 +38,10 @@ def load_yaml(data: bytes | str, *, any_tag: bool = False) -> Any:
     """
     import yaml
 
-    return _guarded(data, lambda loader: yaml.load(data, Loader=loader), any_tag=any_tag)
-
-
-def find_item_line(text: str, key: str, index: int) -> int | None:
-    """Return the line on which an element of a list under a top-level key starts."""
-    import yaml
-
-    root = _guarded(text, lambda loader: yaml.compose(text, Loader=loader), any_tag=False)
-    for name, value in root.value:
-        if name.value == key and value.id == "sequence" and index < len(value.value):
-            return int(value.value[index].start_mark.line) + 1
-    return None  # it came by a merge key
-
-
-def _guarded(data: bytes | str, read: Callable[[Any], Any], *, any_tag: bool) -> Any:
-    import yaml
-
     if len(data) > MOST_BYTES:
         raise YamlError(f"larger than {MOST_BYTES:,} bytes, the limit for YAML")
     try:
-        return read(_loader(any_tag))
+        return yaml.load(data, Loader=_loader(any_tag))
     except YamlError:
         raise
     except yaml.YAMLError as error:
@@ -129,20 +108,19 @@ def _loader(any_tag: bool) -> Any:
         base.__init__(loader, data)
         _Bounds.__init__(loader)
 
+    def construct_int(loader: Any, node: Any) -> int:
+        if len(node.value) > _MOST_DIGITS:
+            raise ValueError("too many digits")
+        number: int = loader.construct_yaml_int(node)
+        return number
+
     loader: Any = type("_Loader", (_Bounds, Composer, base), {"__init__": start})
-    loader.add_constructor(f"{_TAG}int", _construct_int)
+    loader.add_constructor(f"{_TAG}int", construct_int)
     for kind in ("timestamp", "set", "omap", "pairs"):
         loader.add_constructor(_TAG + kind, _construct_plain)
     if any_tag:
         loader.add_multi_constructor("", lambda loader, _, node: _construct_plain(loader, node))
     return loader
-
-
-def _construct_int(loader: Any, node: Any) -> int:
-    if len(node.value) > _MOST_DIGITS:
-        raise ValueError("too many digits")
-    number: int = loader.construct_yaml_int(node)
-    return number
 
 
 def _construct_plain(loader: Any, node: Any) -> object:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from pytest_llmcost.counting.client import Count
+from pytest_llmcost.counting.cassette import Count
+from pytest_llmcost.counting.client import caveats_of
 from pytest_llmcost.counting.payload import Payload, changed_parts, describe_changes
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Terms, Usage
@@ -51,7 +52,8 @@ def recount(
     (sampling,) = answer.sampling_calls
     model = answer.model if sent.model == recorded.model else sent.model
     usage = spread(sampling.usage, count.input_tokens)
-    caveats = {*answer.caveats, *count.caveats, *reply_caveats(answer, sent, recorded, tokenizer)}
+    caveats = {*answer.caveats, *caveats_of(sent, count)}
+    caveats |= reply_caveats(answer, sent, recorded, tokenizer)
     caveats.add(f"changed-prompt: {_changes(sent, recorded)}")
     if sent.body.get("speed") == "fast" != recorded.body.get("speed"):
         caveats.add("unknown-speed")  # fast may be asked for and not given

@@ -1,6 +1,6 @@
-"""What the SDK raises when a count fails -> a CountError that says what to do.
+"""Errors of the API and the SDK, explained: what happened and what to do.
 
-Everything is told by attributes and class names: nothing here imports the SDK. No message ever
+Everything is read from attributes and class names: nothing here imports the SDK. No message ever
 holds a credential, whatever the SDK, the API or the HTTP library put into theirs.
 """
 
@@ -10,7 +10,7 @@ import html
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 
@@ -37,7 +37,7 @@ _SECRET = re.compile(
     r"\bgh[opsru]_\w{8,}|\beyJ[\w-]{8,}\.[\w.-]+|(?<=://)[^\s/@]+(?=@)|"
     r"(?i:bearer|x-api-key:?)\s+[\w.~+/=-]{8,}"
 )
-"""A credential that is told by its form alone."""
+"""A credential that is known by its form alone."""
 _HTML = re.compile(
     r"(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b",
     re.IGNORECASE | re.DOTALL,
@@ -48,7 +48,7 @@ _LONGEST_TEXT = 500
 _LONGEST_READ = 4_000
 """Characters of an answer that are looked at: enough for a title, and for what is shown."""
 _ACCOUNT = re.compile(r"credit|billing|organi[sz]ation|workspace|usage limit", re.IGNORECASE)
-"""Refusals with the same status that say nothing of the payload."""
+"""Refusals with the same status that are not about the payload."""
 _OVERRIDE = "override the fixture llmcost_client"
 _REMEDIES = {
     401: f"set ANTHROPIC_API_KEY to a valid key, or {_OVERRIDE} to make a client that has one",
@@ -62,13 +62,13 @@ _REMEDIES = {
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status behind an error of the SDK's; None where no answer came."""
+    """Return the HTTP status behind an error of the SDK's; None if no answer came."""
     status = getattr(error, "status_code", None)
     return status if isinstance(status, int) else None
 
 
 def message_of(error: BaseException) -> str:
-    """The API's own words, without credentials, and without the pages that proxies send."""
+    """Return the API's own words, without credentials, and without the pages that proxies send."""
     body = getattr(error, "body", None)
     inner = body.get("error") if isinstance(body, dict) else None
     message = inner.get("message") if isinstance(inner, dict) else None
@@ -76,7 +76,7 @@ def message_of(error: BaseException) -> str:
 
 
 def show_body(text: str) -> str:
-    """What fits into a message of an answer's text, without credentials."""
+    """Return what fits into a message of an answer's text, without credentials."""
     start = text[:_LONGEST_READ].lstrip("\ufeff \t\r\n")
     if _HTML.match(start):
         title = _TITLE.search(start)
@@ -94,14 +94,8 @@ def without_secrets(text: str) -> str:
     return mask_account(_SECRET.sub("[key]", text))
 
 
-def retry_after(error: BaseException) -> float | None:
-    """Seconds that the API asked to wait, where it did."""
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    return pause_of(headers) if headers else None
-
-
 def pause_of(headers: Mapping[str, str]) -> float | None:
-    """Seconds that an answer asks to wait, in any of the forms that the SDK knows."""
+    """Return the seconds that an answer asks to wait, in any of the forms that the SDK knows."""
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         told = headers.get(name, "")
         with suppress(ValueError):
@@ -123,14 +117,22 @@ def show_seconds(seconds: float) -> str:
 
 
 def explain_failure(error: BaseException, *, model: str, host: str, seconds: float) -> CountError:
-    """Say why counting failed and what would help; `seconds` is what a count may take."""
-    status = status_of(error)
+    """Explain why counting failed and what would help; `seconds` is what a count may take."""
+    status, said = status_of(error), message_of(error)
+    if status == 400:
+        return explain_refusal(said, model)
     if status is not None:
-        if status == 400:
-            return explain_refusal(message_of(error), model)
-        said = _explain_status(error, status, model, seconds)
-        passing = status in (408, 409, 429) or status >= 500
-        return CountError(said, status=status, retry_after=retry_after(error), may_pass=passing)
+        headers = getattr(getattr(error, "response", None), "headers", None)
+        pause = pause_of(headers) if headers else None
+        remedy = _REMEDIES.get(status) or _REMEDIES[529]
+        if pause is not None and pause > seconds:
+            remedy += f". A count waits for {seconds:g} s at most (--llmcost-count-timeout)"
+        after = f" (retry after {show_seconds(pause)} s)" if pause is not None else ""
+        return CountError(
+            f"counting {model} failed with status {status}{after}: {said}; {remedy}",
+            status=status,
+            may_pass=status in (408, 409, 429) or status >= 500,
+        )
     if isinstance(error, TypeError) and "authentication" in str(error):
         return CountError(f"no credentials to count {model} with: {_REMEDIES[401]}")
     if "Bedrock" in str(error):
@@ -140,12 +142,18 @@ def explain_failure(error: BaseException, *, model: str, host: str, seconds: flo
             "anthropic.AnthropicBedrockMantle() to stay on AWS"
         )
     if type(error).__name__ in ("APITimeoutError", "APIConnectionError"):
-        return CountError(_explain_connection(error, host), may_pass=True)
-    return CountError(f"counting {model} failed: {type(error).__name__}: {show_body(str(error))}")
+        cause = error.__cause__  # the causes below say the same in other words
+        why = f"{type(cause).__name__}: {show_body(str(cause))}" if cause else type(error).__name__
+        return CountError(
+            f"no answer from {host} while counting ({why}); check the network, "
+            "ANTHROPIC_BASE_URL and the proxy settings, then run again",
+            may_pass=True,
+        )
+    return CountError(f"counting {model} failed: {type(error).__name__}: {said}")
 
 
 def explain_refusal(said: str, model: str) -> CountError:
-    """Say that a payload is refused, now or when it was recorded (400)."""
+    """Explain that a payload is refused, now or when it was recorded (400)."""
     return CountError(
         f"the API refused to count this payload for {model} (400): {show_body(said)}. "
         "`messages.create` would most likely refuse it as well; correct the payload",
@@ -154,34 +162,8 @@ def explain_refusal(said: str, model: str) -> CountError:
     )
 
 
-def _explain_status(error: BaseException, status: int, model: str, most: float) -> str:
-    said = message_of(error)
-    remedy = _REMEDIES.get(status) or _REMEDIES[529]
-    seconds = retry_after(error)
-    wait = f" (retry after {show_seconds(seconds)} s)" if seconds is not None else ""
-    if seconds is not None and seconds > most:
-        remedy += f". A count waits for {most:g} s at most (--llmcost-count-timeout)"
-    return f"counting {model} failed with status {status}{wait}: {said}; {remedy}"
-
-
-def _explain_connection(error: BaseException, host: str) -> str:
-    causes = " <- ".join(
-        f"{type(cause).__name__}: {show_body(str(cause))}" for cause in _causes(error)
-    )
-    return (
-        f"no answer from {host} while counting ({causes or type(error).__name__}); check the "
-        "network, ANTHROPIC_BASE_URL and the proxy settings, then run again"
-    )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The first cause alone; those below say the same in other words."""
-    if error.__cause__ is not None:
-        yield error.__cause__
-
-
 def explain_block(reason: str, host: str) -> CountError:
-    """Say that a plugin forbids connections."""
+    """Explain that a plugin forbids connections."""
     return CountError(
         f"counting needs a connection to {host}, and this test forbids connections "
         f"({show_body(reason)}); "

@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MethodType
-from typing import Any, Protocol
+from typing import Any
+
+from pytest_llmcost.counting.patience import Patience
 
 OWN_REQUEST: ContextVar[bool] = ContextVar("pytest_llmcost_own_request", default=False)
-"""True in the context that sends a request of ours, which nobody is billed for."""
+"""True in the context that sends a request of ours, which is not billed."""
 _LONGEST_BODY = 65_536
 """Bytes of a body, as sent; packed by gzip, they unpack to 64 MB at most."""
 
@@ -35,72 +37,53 @@ def own_request() -> Iterator[None]:
         OWN_REQUEST.reset(token)
 
 
-class Watcher(Protocol):
-    """Who waits for an answer."""
-
-    left: float
-    """The seconds for which it still waits."""
-
-    def hear(self, response: Any) -> None:
-        """An answer's status and headers are there."""
-
-
-def past_recorders(client: Any, watcher: Watcher, **options: Any) -> Any:
-    """The same SDK client, its requests unseen by VCR: same key, address, transport, settings.
-
-    Options are those of its `with_options`. Returned as it is where it is none of the SDK's.
-    Closing the copy closes nothing: the connections are the original's.
-
-    Raises:
-        NetworkBlocked: by the copy's requests, where a plugin forbids connections.
-    """
-    http_client = getattr(client, "_client", None)
-    copied = getattr(client, "with_options", None)
-    if not hasattr(http_client, "_transport") or copied is None:
-        return client
-    return copied(http_client=_unrecorded(http_client, watcher), **options)
-
-
-def _unrecorded(http_client: Any, watcher: Watcher) -> Any:
-    """A copy of an httpx or httpx2 client on the same, unwrapped transports."""
-    unrecorded = copy.copy(http_client)
-    unrecorded._transport = _Watched(_Unwrapped.around(http_client._transport), watcher)
-    unrecorded._mounts = {
-        pattern: transport and _Watched(_Unwrapped.around(transport), watcher)
-        for pattern, transport in http_client._mounts.items()
-    }
-    # vcrpy 6 and 7 wrap this method of the client, later ones the transports.
-    inner = _beneath_vcr(type(http_client)._send_single_request)
-    unrecorded._send_single_request = MethodType(inner, unrecorded)
-    return unrecorded
-
-
 class NetworkBlocked(BaseException):
     """A plugin forbids connections. No Exception, for the SDK would retry and wait in vain."""
 
 
 class _GivenUp(BaseException):
-    """Nobody waits any more. No Exception, for the SDK would retry."""
+    """The count's time is up. No Exception, for the SDK would retry."""
+
+
+def past_recorders(client: Any, patience: Patience, **options: Any) -> Any:
+    """Return the same SDK client, its requests unseen by VCR: same key, address, transports.
+
+    Options are those of its `with_options`. A client that is not the SDK's is returned as it is.
+    Closing the copy closes nothing: the connections are the original's.
+
+    Raises:
+        NetworkBlocked: by the copy's requests, if a plugin forbids connections.
+    """
+    http_client: Any = getattr(client, "_client", None)
+    copied = getattr(client, "with_options", None)
+    if not hasattr(http_client, "_transport") or copied is None:
+        return client
+    unrecorded = copy.copy(http_client)
+    unrecorded._transport = _Watched(http_client._transport, patience)
+    unrecorded._mounts = {
+        pattern: transport and _Watched(transport, patience)
+        for pattern, transport in http_client._mounts.items()
+    }
+    # vcrpy 6 and 7 wrap this method of the client, later ones the transports.
+    inner = _beneath_vcr(type(http_client)._send_single_request)
+    unrecorded._send_single_request = MethodType(inner, unrecorded)
+    return copied(http_client=unrecorded, **options)
 
 
 class _Unwrapped:
     """A transport, or a connection pool, whose `handle_request` is the one before VCR."""
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    @classmethod
-    def around(cls, transport: Any, levels: int = 4) -> _Unwrapped:
-        """Wrap a transport, and those inside it (vcrpy 8.0 wraps httpcore's pools)."""
+    def __init__(self, inner: Any, levels: int = 4) -> None:
+        # Also those inside it: vcrpy 8.0 wraps httpcore's pools, which a transport keeps.
         inside = {
-            name: cls.around(value, levels - 1)
-            for name, value in getattr(transport, "__dict__", {}).items()
+            name: _Unwrapped(value, levels - 1)
+            for name, value in getattr(inner, "__dict__", {}).items()
             if levels and callable(getattr(type(value), "handle_request", None))
         }
         if inside:
-            transport = copy.copy(transport)
-            transport.__dict__.update(inside)
-        return cls(transport)
+            inner = copy.copy(inner)
+            inner.__dict__.update(inside)
+        self._inner = inner
 
     def handle_request(self, request: Any) -> Any:
         """Send, looking up the method anew: a cassette may have been opened meanwhile."""
@@ -109,7 +92,12 @@ class _Unwrapped:
             return _beneath_vcr(type(inner).handle_request)(inner, request)
         except (RuntimeError, UserWarning) as error:
             if _forbids_connections(error):
-                _close_sockets(error)
+                # The standard library leaves the socket open if a connect fails with no OSError;
+                # its ResourceWarning fails suites that turn warnings into errors.
+                for frame, _ in traceback.walk_tb(error.__traceback__):
+                    left_open = frame.f_locals.get("sock")
+                    if isinstance(left_open, socket.SocketType):
+                        left_open.close()
                 raise NetworkBlocked(str(error)) from None
             raise
 
@@ -127,25 +115,25 @@ class _Unwrapped:
 
 
 class _Watched(_Unwrapped):
-    """A client's transport: what it answers is watched, and not read at length."""
+    """A client's transport: its answers are timed, and not read at length."""
 
-    def __init__(self, inner: _Unwrapped, watcher: Watcher) -> None:
+    def __init__(self, inner: Any, patience: Patience) -> None:
         super().__init__(inner)
-        self._watcher = watcher
+        self._patience = patience
 
     def handle_request(self, request: Any) -> Any:
         """Send, unless the count was given up between two attempts of the SDK's."""
-        if self._watcher.left <= 0:
+        if self._patience.left <= 0:
             raise _GivenUp
-        response = self._inner.handle_request(request)
-        self._watcher.hear(response)
+        response = super().handle_request(request)
+        self._patience.hear(response)
         if not hasattr(response, "_content"):
-            response.stream = _shortened(response.stream, self._watcher)
+            response.stream = _shortened(response.stream, self._patience)
         return response
 
 
-def _shortened(stream: Any, watcher: Watcher) -> Any:
-    """The beginning of a body. A count, or an error of the API, is far shorter than this."""
+def _shortened(stream: Any, patience: Patience) -> Any:
+    """Return the beginning of a body: a count, or an error of the API, is far shorter."""
     kinds = (kind for kind in type(stream).__mro__ if kind.__name__ == "SyncByteStream")
     base: Any = next(kinds, object)
 
@@ -157,7 +145,7 @@ def _shortened(stream: Any, watcher: Watcher) -> Any:
         def __iter__(self) -> Iterator[bytes]:
             left = _LONGEST_BODY
             for chunk in stream:
-                if watcher.left <= 0:
+                if patience.left <= 0:
                     raise _GivenUp
                 yield chunk[:left]
                 left -= len(chunk)
@@ -171,7 +159,7 @@ def _shortened(stream: Any, watcher: Watcher) -> Any:
 
 
 def _beneath_vcr(method: Callable[..., Any]) -> Callable[..., Any]:
-    """What VCR has wrapped, or the method itself where it has not."""
+    """Return what VCR has wrapped, or the method itself if VCR has not."""
     found = method
     layer: Any = method
     while layer is not None:
@@ -183,20 +171,9 @@ def _beneath_vcr(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _forbids_connections(error: Exception) -> bool:
-    """Whether pytest-recording (a plain RuntimeError) or pytest-socket raised this.
+    """Return whether pytest-recording (a plain RuntimeError) or pytest-socket raised this.
 
     pytest-socket warns first, and suites that turn warnings into errors see only that.
     """
     named = type(error).__name__ in ("SocketBlockedError", "SocketConnectBlockedError")
     return named or str(error).startswith(("Network is disabled", "A test tried to use socket"))
-
-
-def _close_sockets(error: Exception) -> None:
-    """Close what the standard library leaves open when a connect fails with no OSError.
-
-    Otherwise the socket's ResourceWarning would be the news in suites with warnings as errors.
-    """
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        left_open = frame.f_locals.get("sock")
-        if isinstance(left_open, socket.SocketType):
-            left_open.close()

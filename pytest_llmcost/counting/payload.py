@@ -1,85 +1,74 @@
-"""What `count_tokens` takes of a payload, and what it is counted without.
+"""A payload, read once: what goes out, and everything that other code asks of it.
 
-Data flow: a payload's body -> `countable` -> the body to count and what nobody counted;
-a refusal (HTTP 400) -> `leave_out` -> the body without what the refusal names.
+Two payloads have one fingerprint if they are the same prompt at the same price, however they are
+spelled. Knows no cassette, client or rate card.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 
+from pytest_llmcost.counting.prompt import (
+    TIERS,
+    Breakpoint,
+    Place,
+    Prompt,
+    Ttl,
+    as_list,
+    cache_settings,
+    read_prompt,
+)
 from pytest_llmcost.errors import PayloadError, UnknownModelError
 from pytest_llmcost.json_values import JsonValue, canonical, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import mask_account
 
-_ACCEPTED = frozenset(
-    {
-        "messages", "model", "cache_control", "output_config", "output_format", "speed", "system",
-        "thinking", "tool_choice", "tools",
-    }
-)  # fmt: skip
-NEEDS_BETA = frozenset({"billing_policy", "compaction", "context_management", "mcp_servers"})
-"""Accepted on the beta route alone."""
-
-_FOR_CREATE = frozenset(
-    {
-        "max_tokens", "container", "diagnostics", "inference_geo", "metadata", "service_tier",
-        "stop_sequences", "stream", "temperature", "top_p", "top_k",
-        "fallback_credit_token", "fallbacks", "thread",
-        "anthropic_version", "anthropic_beta", "betas", "user_profile_id", "workspace_id",
-    }
-)  # fmt: skip
-"""No tokens of the prompt: for `create` alone, or not part of the body."""
-
-
-def countable(
-    body: Mapping[str, JsonValue], *, beta: bool
-) -> tuple[dict[str, JsonValue], tuple[str, ...]]:
-    """Keep what `count_tokens` takes; also return the keys that nobody knows, sorted.
-
-    Server tools, toolsets and `mcp_servers` are kept: they are tried, not presumed refused.
-
-    Source: the parameters of count_tokens in anthropic 2.12.0, read 2026-11-22.
-    """
-    accepted = _ACCEPTED | NEEDS_BETA if beta else _ACCEPTED
-    kept = {key: value for key, value in body.items() if key in accepted}
-    unknown = body.keys() - _ACCEPTED - NEEDS_BETA - _FOR_CREATE
-    return kept, tuple(sorted(unknown))
-
-
-RECIPE = "1"
-"""The fingerprint's version; a changed recipe is a new number, and old recordings are misses."""
-
-_WITHOUT_EFFECT = frozenset(
-    {
-        "stream", "metadata", "diagnostics", "stop_sequences", "temperature", "top_p", "top_k",
-        "max_tokens",
-    }
-)  # fmt: skip
-"""Changes neither the prompt's tokens nor a rate."""
+RECIPE = "2"
+"""The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
 
 _HEADERS = {
     "user_profile_id": "anthropic-user-profile-id",
     "workspace_id": "anthropic-workspace-id",
 }
 """Keywords that the SDK sends as headers: whose request it is, not what it costs."""
-
-_NOT_PROMPT = _WITHOUT_EFFECT | _HEADERS.keys() | {"model", "betas", "anthropic_version"}
+_NOT_PROMPT = frozenset(
+    {
+        "stream", "metadata", "diagnostics", "stop_sequences", "temperature", "top_p", "top_k",
+        "max_tokens", "model", "betas", "anthropic_version", *_HEADERS,
+    }
+)  # fmt: skip
+"""Changes neither the prompt's tokens nor a rate."""
+_SEVERAL_CALLS = ("mcp_servers", "fallbacks", "compaction", "context_management", "container")
+"""With these, one request may be several sampling calls, or another model's."""
+_SAMPLING_TOOLS = (
+    "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
+)  # fmt: skip
 _DIGEST_DIGITS = 8
 
 
+class Prefix(NamedTuple):
+    """The prompt up to and including one block, as the cache sees it: byte by byte, unmarked."""
+
+    place: Place
+    ttl: Ttl | None
+    """How long it is cached; None if no breakpoint stands here."""
+    digest: str
+    parts: Mapping[str, str]
+    """A digest of each block and of each setting that breaks the cache, by its path; see
+    `changed_parts`."""
+
+
 class Payload(msgspec.Struct, frozen=True, kw_only=True):
-    """One payload in plain JSON, with everything that tells it from another."""
+    """One payload in plain JSON, with everything that distinguishes it from another."""
 
     body: Mapping[str, JsonValue]
     """As it goes out in JSON, without `betas`; the model as it was asked for."""
     model: str
-    """The exact id where the name is known, else the name."""
+    """The exact id if the name is known, otherwise the name."""
     betas: tuple[str, ...] = ()
     """Sorted, each once."""
     headers: Mapping[str, str] = {}
@@ -87,11 +76,82 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
     parts: Mapping[str, str]
     """Part -> digest, in the prompt's order: model, system, tools, messages, the rest."""
+    breakpoints: tuple[Breakpoint, ...] = ()
+    """Where the prompt is cached, in its order, the automatic breakpoint included."""
 
     @property
-    def needs_beta(self) -> bool:
-        """Whether only the beta route takes it."""
-        return bool(self.betas) or not NEEDS_BETA.isdisjoint(self.body)
+    def longest_reply(self) -> int | None:
+        """The most output tokens that one request can be billed; None if nothing bounds it.
+
+        `max_tokens`, thinking included, bounds one sampling call. What runs on the server makes
+        several of them.
+        """
+        most = self.body.get("max_tokens")
+        if not isinstance(most, int) or isinstance(most, bool) or most < 0:
+            return None
+        tools = self.body.get("tools")
+        is_odd = tools is not None and not isinstance(tools, list)
+        if is_odd or self.sampling_tools or any(self.body.get(key) for key in _SEVERAL_CALLS):
+            return None
+        return most
+
+    @property
+    def sampling_tools(self) -> tuple[str, ...]:
+        """The names of the tools that make one request sample several times, sorted."""
+        names = {
+            tool_name(tool, index)
+            for index, tool in enumerate(as_list(self.body.get("tools")))
+            if is_server_tool(tool) and str(tool["type"]).startswith(_SAMPLING_TOOLS)
+        }
+        servers = as_list(self.body.get("mcp_servers"))
+        names |= {str(each.get("name", "mcp")) for each in servers if isinstance(each, dict)}
+        return tuple(sorted(names))
+
+    @property
+    def task_budget(self) -> int | None:
+        """The tokens that the model is told to keep to, over the whole loop of a task.
+
+        Advisory: nothing enforces it, and usage does not show it.
+
+        Source: https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
+        """
+        config = self.body.get("output_config")
+        budget = config.get("task_budget") if isinstance(config, Mapping) else None
+        if not isinstance(budget, Mapping):
+            return None
+        tokens = budget.get("remaining") or budget.get("total")
+        return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
+
+    @property
+    def prefixes(self) -> tuple[Prefix, ...]:
+        """The cached prefixes, one for each breakpoint."""
+        prompt = read_prompt(self.body, self.model)
+        return tuple(self._prefix(prompt, point.place, point.ttl) for point in self.breakpoints)
+
+    def prefix_to(self, place: Place) -> Prefix:
+        """Return the prefix that ends with a block, for comparison with another payload's."""
+        lives = {point.place: point.ttl for point in self.breakpoints}
+        return self._prefix(read_prompt(self.body, self.model), place, lives.get(place))
+
+    def _prefix(self, prompt: Prompt, place: Place, ttl: Ttl | None) -> Prefix:
+        whole, parts = hashlib.sha256(self.model.encode()), {"model": _short(self.model)}
+
+        def add(name: str, value: JsonValue) -> None:
+            # In the order of keys as sent: the cache has another prefix if they are reordered.
+            encoded = canonical(value, sort_keys=False)
+            parts[name] = _digest(encoded)
+            whole.update(b"%d:%b" % (len(encoded), encoded))
+
+        blocks = list(prompt.blocks())
+        for tier in TIERS[: TIERS.index(place.group) + 1]:
+            for name, value in cache_settings(prompt, tier).items():
+                add(name, value)
+            names = dict(tool_names(prompt.tools)) if tier == "tools" else {}
+            for at, block in blocks:
+                if at.group == tier and at.order <= place.order:
+                    role = prompt.messages[at.number].get("role") if tier == "messages" else tier
+                    add(names.get(at.number, str(at)), [role, block])
+        return Prefix(place, ttl, whole.hexdigest(), parts)
 
 
 def read_payload(
@@ -103,34 +163,45 @@ def read_payload(
 ) -> Payload:
     """Read what a caller or a captured request would send; iterators in it are read once.
 
-    Betas come from `betas`, from the payload's own key (Bedrock's `anthropic_beta`, too), and
+    Betas come from `betas`, from the payload's own key (also Bedrock's `anthropic_beta`), and
     from an `anthropic-beta` header in `extra_headers`. The SDK's request options are
     understood as the SDK does: `extra_body` is laid over the payload.
 
     Args:
         payload: What `messages.create` takes.
         betas: Beta names from the request's header.
-        model: The model where the URL names it (Bedrock, Google Cloud).
+        model: The model if the URL names it (Bedrock, Google Cloud).
         resolve: Name -> exact id, as `RateCard` does it; an unknown name stays as it is.
 
     Raises:
-        PayloadError: when it is not JSON, or names no model.
+        PayloadError: it is not JSON, or names no model.
     """
     body = _without_options(to_json_value(payload))
-    found = _pop_betas(body, betas)
+    names = _listed(body.pop("betas", None)) + _listed(
+        body.pop("anthropic_beta", None), "anthropic_beta"
+    )
+    names += _listed(betas if isinstance(betas, str) else list(betas))
+    found = tuple(sorted({*names} - {""}))
+    body.pop("anthropic_version", None)  # the clouds' version of the protocol
     asked = body.get("model") or model
     if not isinstance(asked, str):
         raise PayloadError("the payload names no model; add model=", path="model")
     body["model"] = asked
     headers = {_HEADERS[key]: str(body.pop(key)) for key in _HEADERS if body.get(key)}
-    exact = _exact_model(asked, resolve)
+    try:
+        exact = resolve(asked) if resolve else mask_account(asked)
+    except UnknownModelError:  # it has no price, but it can be counted and compared
+        exact = mask_account(asked)
+    prompt = read_prompt(body, exact)
+    identity, parts = _identify(prompt, exact, found)
     return Payload(
         body=body,
         model=exact,
         betas=found,
         headers=headers,
-        fingerprint=fingerprint(body, betas=found, model=exact),
-        parts=digest_parts(body, betas=found, model=exact),
+        fingerprint=identity,
+        parts=parts,
+        breakpoints=prompt.breakpoints,
     )
 
 
@@ -139,118 +210,144 @@ def _without_options(payload: JsonValue) -> dict[str, JsonValue]:
         raise PayloadError(
             f"a payload is a mapping of keywords, not {type(payload).__name__}", path=""
         )
-    extra, headers = _pop_table(payload, "extra_body"), _pop_table(payload, "extra_headers")
-    body = {key: payload[key] for key in payload if key not in ("timeout", "extra_query")} | extra
-    named = {name.lower(): value for name, value in headers.items()}
+    tables: dict[str, dict[str, JsonValue]] = {}
+    for key in ("extra_body", "extra_headers"):
+        tables[key] = payload.pop(key, None) or {}
+        if not isinstance(tables[key], dict):
+            raise PayloadError(f"{key} is a {type(tables[key]).__name__}, not a mapping", path=key)
+    body = {key: payload[key] for key in payload if key not in ("timeout", "extra_query")}
+    body |= tables["extra_body"]
+    named = {name.lower(): value for name, value in tables["extra_headers"].items()}
     if "anthropic-beta" in named:
         told = _listed(named["anthropic-beta"], "extra_headers.anthropic-beta")
         body["betas"] = [*_listed(body.get("betas")), *told]
     return body
 
 
-def _pop_table(payload: dict[str, JsonValue], key: str) -> dict[str, JsonValue]:
-    table = payload.pop(key, None) or {}
-    if not isinstance(table, dict):
-        raise PayloadError(f"{key} is a {type(table).__name__}; it takes a mapping", path=key)
-    return table
-
-
 def _listed(betas: JsonValue, path: str = "betas") -> list[str]:
-    """Names from a list, or from a header's text."""
+    """Return names from a list, or from a header's text."""
     names = betas.split(",") if isinstance(betas, str) else betas or []
     if not isinstance(names, (list, tuple)) or not all(isinstance(each, str) for each in names):
         raise PayloadError(f"{path} takes a list of names, got {names!r:.80}", path=path)
     return [name.strip() for name in names]
 
 
-def _pop_betas(body: dict[str, JsonValue], more: Iterable[str]) -> tuple[str, ...]:
-    own = _listed(body.pop("betas", None))
-    own += _listed(body.pop("anthropic_beta", None), "anthropic_beta")
-    body.pop("anthropic_version", None)  # the clouds' version of the protocol
-    return tuple(sorted({*own, *_listed(more if isinstance(more, str) else list(more))} - {""}))
-
-
-def _exact_model(name: str, resolve: Callable[[str], str] | None) -> str:
-    try:
-        return resolve(name) if resolve else mask_account(name)
-    except UnknownModelError:
-        return mask_account(name)  # it has no price, but it can be counted and told apart
-
-
 def fingerprint(
     payload: Mapping[str, JsonValue], *, betas: Iterable[str] = (), model: str | None = None
 ) -> str:
-    """The recipe's version and a SHA-256 over all that can change tokens or price.
+    """Return the recipe's version and a SHA-256 over all that can change tokens or price.
 
-    Without `stream`, `metadata`, `diagnostics`, `stop_sequences`, sampling settings,
-    `max_tokens`, what the SDK sends as headers of identity, and the tokens that log in to MCP
-    servers. What `count_tokens` refuses is in it, so adding a server tool is seen.
+    Left out are sampling settings, `stream`, `metadata`, `max_tokens` and the like, whose
+    request it is, and the tokens that log in to MCP servers. What `count_tokens` refuses is
+    included, so that a new server tool is noticed.
 
     Args:
         payload: Plain JSON, as `to_json_value` gives it.
         betas: In any order.
-        model: The exact id; without it the payload's own name counts.
+        model: The exact id; the payload's own name unless given.
 
     Example:
         >>> one = fingerprint({"model": "m", "messages": [], "max_tokens": 9})
         >>> one == fingerprint({"messages": [], "model": "m"})
         True
     """
-    told_apart = dict(_prompt(payload))
-    told_apart["model"] = model or payload.get("model")
-    if names := sorted(set(betas) | set(payload.get("betas") or ())):
-        told_apart["betas"] = names
-    return f"{RECIPE}:{hashlib.sha256(canonical(told_apart)).hexdigest()}"
+    names = tuple(sorted({*betas, *as_list(payload.get("betas"))}))
+    exact = str(model or payload.get("model"))
+    return _identify(read_prompt(payload, exact), exact, names)[0]
 
 
-def _prompt(payload: Mapping[str, JsonValue]) -> Iterator[tuple[str, JsonValue]]:
-    for key, value in payload.items():
+def _identify(prompt: Prompt, model: str, betas: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    """Return a fingerprint, which is made of the digests of the parts, and the short digests."""
+    whole, parts = hashlib.sha256(), {}
+    for name, value in _parts(prompt, model, betas):
+        digest = hashlib.sha256(canonical(value)).hexdigest()
+        # Messages are known by their order alone: what the API joins has other numbers.
+        group = name.partition(".")[0] if name.startswith("messages.") else name
+        whole.update(f"{group}={digest};".encode())
+        parts[name] = digest[:_DIGEST_DIGITS]
+    return f"{RECIPE}:{whole.hexdigest()}", parts
+
+
+def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> Iterator[tuple[str, JsonValue]]:
+    """Yield `model`, `system`, `tools.<name>`, `messages.<index>`, then the rest by name."""
+    yield "model", model
+    if prompt.system not in (None, []):
+        yield "system", prompt.system
+    if isinstance(prompt.tools, list):
+        for index, name in tool_names(prompt.tools):
+            yield name, prompt.tools[index]
+    elif prompt.tools is not None:
+        yield "tools", prompt.tools
+    if isinstance(prompt.messages, list):
+        yield from _turns(prompt.messages)
+    elif prompt.messages is not None:
+        yield "messages", prompt.messages
+    if betas:
+        yield "betas", betas
+    if prompt.marks:
+        yield "cache_control", [[str(place), mark] for place, mark in prompt.marks.items()]
+    for key in sorted(prompt.settings.keys() - _NOT_PROMPT):
+        value = prompt.settings[key]
         if key == "mcp_servers" and isinstance(value, list):
-            value = [_without_token(server) for server in value]
-        if key not in _NOT_PROMPT:
-            yield key, value
+            # A log-in token changes with every log-in, and belongs in no file, not even hashed.
+            value = [
+                {name: item for name, item in server.items() if name != "authorization_token"}
+                if isinstance(server, dict)
+                else server
+                for server in value
+            ]
+        yield key, value
 
 
-def _without_token(server: JsonValue) -> JsonValue:
-    """A log-in token changes with every log-in, and belongs in no file, not even hashed."""
-    if not isinstance(server, dict):
-        return server
-    return {key: value for key, value in server.items() if key != "authorization_token"}
+def _turns(messages: Sequence[JsonValue]) -> Iterator[tuple[str, JsonValue]]:
+    """Yield the messages, those joined that the API joins: of one role, one after the other.
 
-
-def digest_parts(
-    payload: Mapping[str, JsonValue], *, betas: Iterable[str] = (), model: str | None = None
-) -> dict[str, str]:
-    """A short digest of each part, by which two payloads can be compared without their text.
-
-    Shape: `model`, `system`, `tools.<name>`, `messages.<index>`, then every other key.
+    Source: https://platform.claude.com/docs/en/api/messages/create, messages: "consecutive `user`
+    or `assistant` turns in your request will be combined into a single turn".
     """
-    prompt = dict(_prompt(payload))
-    parts: dict[str, JsonValue] = {"model": model or payload.get("model")}
-    if "system" in prompt:
-        parts["system"] = prompt.pop("system")
-    parts |= _tool_parts(prompt.pop("tools", None))
-    parts |= _message_parts(prompt.pop("messages", None))
-    if names := sorted(set(betas) | set(payload.get("betas") or ())):
-        parts["betas"] = names
-    parts |= dict(sorted(prompt.items()))
-    return {name: _digest(value) for name, value in parts.items()}
+    turn: JsonValue = None
+    name = ""
+    for index, message in enumerate(messages):
+        if _can_join(message) and _can_join(turn) and message["role"] == turn["role"]:
+            turn = {"role": turn["role"], "content": [*turn["content"], *message["content"]]}
+            continue
+        if name:
+            yield name, turn
+        name, turn = f"messages.{index}", message
+    if name:
+        yield name, turn
 
 
-def _tool_parts(tools: JsonValue) -> dict[str, JsonValue]:
-    if not isinstance(tools, list):
-        return {} if tools is None else {"tools": tools}
-    parts: dict[str, JsonValue] = {}
-    for index, tool in enumerate(tools):
+def _can_join(message: JsonValue) -> bool:
+    return (
+        isinstance(message, dict)
+        and message.keys() == {"role", "content"}
+        and message["role"] in ("user", "assistant")
+        and isinstance(message["content"], list)
+    )
+
+
+def _digest(encoded: bytes) -> str:
+    return hashlib.sha256(encoded).hexdigest()[:_DIGEST_DIGITS]
+
+
+def _short(value: JsonValue) -> str:
+    return _digest(canonical(value))
+
+
+def tool_names(tools: JsonValue) -> Iterator[tuple[int, str]]:
+    """Yield the part's name of each tool; a name that is there already gets a prime."""
+    seen: set[str] = set()
+    for index, tool in enumerate(as_list(tools)):
         name = f"tools.{tool_name(tool, index)}"
-        while name in parts:
+        while name in seen:
             name += "'"
-        parts[name] = tool
-    return parts
+        seen.add(name)
+        yield index, name
 
 
 def tool_name(tool: JsonValue, index: int) -> str:
-    """What to call a tool: its name, its MCP server's, its type, or its place."""
+    """Return what to call a tool: its name, its MCP server's, its type, or its number."""
     if isinstance(tool, dict):
         for key in ("name", "mcp_server_name", "type"):
             if isinstance(tool.get(key), str):
@@ -258,18 +355,13 @@ def tool_name(tool: JsonValue, index: int) -> str:
     return str(index)
 
 
-def _message_parts(messages: JsonValue) -> dict[str, JsonValue]:
-    if not isinstance(messages, list):
-        return {} if messages is None else {"messages": messages}
-    return {f"messages.{index}": message for index, message in enumerate(messages)}
-
-
-def _digest(value: JsonValue) -> str:
-    return hashlib.sha256(canonical(value)).hexdigest()[:_DIGEST_DIGITS]
+def is_server_tool(tool: JsonValue) -> bool:
+    """Return whether Anthropic defines this tool, rather than the caller's own schema."""
+    return isinstance(tool, dict) and (tool.get("type") or "custom") != "custom"
 
 
 def changed_parts(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """What differs from the old payload to the new one, in words and in the prompt's order.
+    """Return what differs from the old payload to the new one, in words and in prompt order.
 
     Example:
         >>> changed_parts({"system": "a", "messages.1": "b"}, {"system": "c", "tools.find": "d"})
@@ -292,7 +384,7 @@ def _place(change: str) -> tuple[int, int]:
 
 
 def describe_changes(changes: Sequence[str], most: int = 6) -> str:
-    """The changed parts as one phrase, cut where it would get long.
+    """Return the changed parts as one phrase, cut if it would get long.
 
     Example:
         >>> describe_changes(["system", "messages.0", "messages.1"], most=2)
@@ -300,29 +392,3 @@ def describe_changes(changes: Sequence[str], most: int = 6) -> str:
     """
     shown = ", ".join(changes[:most])
     return f"{shown} and {len(changes) - most} more" if len(changes) > most else shown
-
-
-def replace_model(payload: Payload, model: str, *, exact: str | None = None) -> Payload:
-    """The same payload for another model, as a count for comparison needs it."""
-    body: dict[str, Any] = {**payload.body, "model": model}
-    other = read_payload(body, betas=payload.betas, resolve=lambda name: exact or name)
-    return msgspec.structs.replace(other, headers=payload.headers)
-
-
-_SAMPLING_TOOLS = (
-    "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
-)  # fmt: skip
-
-
-def runs_elsewhere(tool: JsonValue) -> bool:
-    """Whether Anthropic defines this tool, rather than the caller's own schema."""
-    return isinstance(tool, dict) and (tool.get("type") or "custom") != "custom"
-
-
-def sampling_tools(body: Mapping[str, JsonValue]) -> Iterator[str]:
-    """Names of the tools that make one request sample several times."""
-    for index, tool in enumerate(body.get("tools") or []):
-        if runs_elsewhere(tool) and str(tool["type"]).startswith(_SAMPLING_TOOLS):
-            yield tool_name(tool, index)
-    for server in body.get("mcp_servers") or []:
-        yield str(server.get("name", "mcp")) if isinstance(server, dict) else "mcp"

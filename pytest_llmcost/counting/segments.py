@@ -1,28 +1,26 @@
-"""What to count to know what caching a prompt costs: the payload cut at its breakpoints.
-
-Data flow: Payload -> `plan_caching` -> CachePlan, the payloads to count -> `split_prompt`.
+"""What caching a prompt costs: the payload cut at its breakpoints, each cut counted.
 
 Each cut is counted from the beginning of the prompt, never by itself, for tokens join across
 borders; a segment is the difference between two prefixes, so that segments add up to the whole.
+Knows no prices and no cassettes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from pytest_llmcost.counting.limits import Breakpoint, Place, Ttl, find_breakpoints
 from pytest_llmcost.counting.payload import Payload, read_payload
+from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.prices.usage import Usage
 
 _PLACEHOLDER: Mapping[str, JsonValue] = {"role": "user", "content": "."}
-"""A prompt needs a message. This one closes a cut that has none, or ends with an answer, and is
-counted alone as well, to be taken off."""
-
+"""A prompt needs a message. This one closes a cut that has no message, or ends with an answer; it
+is counted alone as well, and subtracted."""
 _MESSAGE_SETTINGS = ("thinking", "output_config", "output_format", "context_management")
 """Hidden prompt behind tools and system: the cache of those two outlives a change of them."""
 
@@ -35,7 +33,7 @@ class Cut(NamedTuple):
     closed: bool
     """With the placeholder behind it, which counts for nothing."""
     exact: bool = True
-    """False where open tool calls had to be answered, which counts for a few tokens."""
+    """False if open tool calls had to be answered, which counts for a few tokens."""
 
 
 class CachePlan(NamedTuple):
@@ -55,52 +53,49 @@ class CachePlan(NamedTuple):
 
 
 def plan_caching(
-    payload: Payload, *, read: Callable[[Mapping[str, Any]], Payload] | None = None
+    payload: Payload,
+    *,
+    points: Sequence[Breakpoint] | None = None,
+    read: Callable[[Mapping[str, Any]], Payload] | None = None,
 ) -> CachePlan:
-    """Cut a payload at its breakpoints.
+    """Cut a payload.
 
     Args:
         payload: What would be sent.
+        points: Where to cut, in the prompt's order; at the payload's own breakpoints unless given.
         read: Makes a Payload of a cut's body; `read_payload` with the payload's own model
             and betas unless given.
-
-    Raises:
-        PayloadError: breakpoints that the API would refuse.
     """
 
     def read_here(body: Mapping[str, Any]) -> Payload:
         return read_payload(body, betas=payload.betas, resolve=lambda _: payload.model)
 
     read = read or read_here
-    points = find_breakpoints(payload.body)
-    cuts = tuple(_cut(payload, point, read) for point in points)
-    return CachePlan(payload, cuts, read({"model": payload.body["model"], "messages": [_ph()]}))
+    points = payload.breakpoints if points is None else points
+    placeholder = read({"model": payload.body["model"], "messages": [{**_PLACEHOLDER}]})
+    return CachePlan(payload, tuple(_cut(payload, each, read) for each in points), placeholder)
 
 
 def _cut(payload: Payload, point: Breakpoint, read: Callable[[Mapping[str, Any]], Payload]) -> Cut:
     body, place = payload.body, point.place
-    if _is_last(body, place):
-        return Cut(point, payload, closed=False)
+    messages = body.get("messages") or []
+    if place.group == "messages" and place.number == len(messages) - 1:
+        content = messages[-1]["content"]
+        if isinstance(content, str) or place.block == len(content) - 1:
+            return Cut(point, payload, closed=False)  # nothing of the prompt comes after it
     kept = {"model": body["model"], **_tools_of(body, place)}
     if place.group != "tools" and "system" in body:
-        kept["system"] = _system_of(body["system"], place)
+        system = body["system"]
+        is_cut = place.group == "system" and isinstance(system, list)
+        kept["system"] = _unmarked(system[: place.number + 1] if is_cut else system)
     if place.group != "messages":
-        return Cut(point, read({**kept, "messages": [_ph()]}), closed=True)
+        return Cut(point, read({**kept, "messages": [{**_PLACEHOLDER}]}), closed=True)
     kept |= {key: body[key] for key in _MESSAGE_SETTINGS if key in body}
-    turns, closed, exact = _close(_turns_of(body["messages"], place))
+    *turns, last = messages[: place.number + 1]
+    if isinstance(last["content"], list) and place.block is not None:
+        last = {**last, "content": last["content"][: place.block + 1]}
+    turns, closed, exact = _close(_unmarked([*turns, last]))
     return Cut(point, read({**kept, "messages": turns}), closed, exact)
-
-
-def _ph() -> dict[str, JsonValue]:
-    return dict(_PLACEHOLDER)
-
-
-def _is_last(body: Mapping[str, JsonValue], place: Place) -> bool:
-    """Whether nothing of the prompt comes after this block."""
-    messages = body.get("messages") or []
-    if place.group != "messages" or place.number != len(messages) - 1:
-        return False
-    return place.block is None or place.block == len(messages[-1]["content"]) - 1
 
 
 def _tools_of(body: Mapping[str, JsonValue], place: Place) -> dict[str, JsonValue]:
@@ -108,7 +103,7 @@ def _tools_of(body: Mapping[str, JsonValue], place: Place) -> dict[str, JsonValu
     kept = tools[: place.number + 1] if place.group == "tools" else tools
     if not kept:
         return {}
-    found: dict[str, JsonValue] = {"tools": _plain(kept)}
+    found: dict[str, JsonValue] = {"tools": _unmarked(kept)}
     for key in ("tool_choice", "mcp_servers"):
         if body.get(key) is not None:
             found[key] = body[key]
@@ -118,35 +113,22 @@ def _tools_of(body: Mapping[str, JsonValue], place: Place) -> dict[str, JsonValu
     return found
 
 
-def _system_of(system: JsonValue, place: Place) -> JsonValue:
-    if place.group == "system" and isinstance(system, list):
-        return _plain(system[: place.number + 1])
-    return _plain(system)
-
-
-def _turns_of(messages: list[JsonValue], place: Place) -> list[JsonValue]:
-    *before, last = messages[: place.number + 1]
-    if place.block is not None:
-        last = {**last, "content": last["content"][: place.block + 1]}
-    return [_plain(turn) for turn in (*before, last)]
-
-
-def _plain(value: JsonValue) -> JsonValue:
-    """Without breakpoints, which count for nothing: moving one needs no new count."""
+def _unmarked(value: JsonValue) -> JsonValue:
+    """Remove breakpoints, which count for nothing: moving one needs no new count."""
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_unmarked(item) for item in value]
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if key != "cache_control"}
+        return {key: _unmarked(item) for key, item in value.items() if key != "cache_control"}
     return value
 
 
 def _close(turns: list[JsonValue]) -> tuple[list[JsonValue], bool, bool]:
-    """Make a cut conversation one that the API takes: also, is it closed, is it exact."""
+    """Make cut messages ones that the API takes; also return whether closed, and exact."""
     last = turns[-1]
     if last["role"] == "assistant":
         open_calls = _ids(last, "tool_use", "id")
         if not open_calls:
-            return [*turns, _ph()], True, True
+            return [*turns, {**_PLACEHOLDER}], True, True
         return [*turns, {"role": "user", "content": _answers(open_calls)}], True, False
     asked = _ids(turns[-2], "tool_use", "id") if len(turns) > 1 else []
     given = _ids(last, "tool_result", "tool_use_id")
@@ -212,7 +194,7 @@ class CachedPrompt(msgspec.Struct, frozen=True, kw_only=True):
         return Usage(input_tokens=self.input_tokens)
 
     def usage(self, cache_state: Literal["cold", "warm", "none"]) -> Usage:
-        """The usage of a call on one of the three bases."""
+        """Return the usage of a call in a state of the cache."""
         return {"cold": self.cold, "warm": self.warm, "none": self.none}[cache_state]
 
     def _tokens(self, ttl: Ttl | None) -> int:
@@ -226,7 +208,7 @@ def split_prompt(
     min_cacheable_tokens: int | None,
     opening_tokens: int = 0,
 ) -> CachedPrompt:
-    """Tell a prompt's segments apart, from the counts of a plan's payloads.
+    """Return a prompt's segments, from the counts of a plan's payloads.
 
     Args:
         plan: From `plan_caching`.
@@ -240,30 +222,18 @@ def split_prompt(
     for cut in plan.cuts:
         prefix = counts[cut.payload.fingerprint] - (closing if cut.closed else opening_tokens)
         ends.append(min(max(prefix, ends[-1] if ends else 0), whole))
-    lives = _lives(plan, ends, min_cacheable_tokens)
-    starts = [0, *ends]
-    segments = [
-        Segment(upto=str(cut.point.place), tokens=end - start, ttl=ttl)
-        for cut, start, end, ttl in zip(plan.cuts, starts, ends, lives, strict=False)
-    ]
-    rest = Segment(upto="end", tokens=whole - starts[-1])
-    return CachedPrompt(
-        segments=(*segments, rest), notes=tuple(_notes(plan, ends, min_cacheable_tokens))
-    )
-
-
-def _lives(plan: CachePlan, ends: list[int], least: int | None) -> list[Ttl | None]:
-    """How long each segment lives: a prefix too short is cached with the next longer one."""
-    lives: list[Ttl | None] = []
+    segments = [Segment(upto="end", tokens=whole - (ends[-1] if ends else 0))]
     ttl: Ttl | None = None
-    for cut, end in zip(reversed(plan.cuts), reversed(ends), strict=True):
-        if end and end >= (least or 0):
-            ttl = cut.point.ttl
-        lives.append(ttl)
-    return lives[::-1]
+    begins = [0, *ends][: len(ends)]
+    for cut, end, begin in zip(plan.cuts[::-1], ends[::-1], begins[::-1], strict=True):
+        if end and end >= (min_cacheable_tokens or 0):
+            ttl = cut.point.ttl  # a prefix too short is cached with the next longer one
+        segments.insert(0, Segment(upto=str(cut.point.place), tokens=end - begin, ttl=ttl))
+    notes = _notes(plan, ends, min_cacheable_tokens)
+    return CachedPrompt(segments=tuple(segments), notes=tuple(notes))
 
 
-def _notes(plan: CachePlan, ends: list[int], least: int | None) -> list[str]:
+def _notes(plan: CachePlan, ends: Sequence[int], least: int | None) -> list[str]:
     notes = []
     for cut, end in zip(plan.cuts, ends, strict=True):
         if least is not None and end < least:
@@ -279,7 +249,7 @@ def _notes(plan: CachePlan, ends: list[int], least: int | None) -> list[str]:
 
 
 def opening_tokens_of(model: str, tokenizer: str | None) -> int:
-    """How many tokens open the answer: billed as input even if all of the prompt is cached.
+    """Return how many tokens open the answer: billed as input even if all of it is cached.
 
     Counting cannot tell them from the prompt's last message.
 

@@ -22,7 +22,6 @@ from pytest_llmcost.capture.changed_prompt import (
     reply_caveats,
     without_figures,
 )
-from pytest_llmcost.counting.limits import count_breakpoints, longest_reply, task_budget_of
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.errors import CountError, PayloadError
 from pytest_llmcost.ledger.builder import LedgerBuilder
@@ -139,8 +138,8 @@ def describe(payload: Payload) -> LedgerPayload:
     return LedgerPayload(
         model=payload.model,
         parts=payload.parts,
-        task_budget=task_budget_of(payload.body),
-        breakpoints=count_breakpoints(payload.body),
+        task_budget=payload.task_budget,
+        breakpoints=len(payload.breakpoints),
     )
 
 
@@ -321,7 +320,7 @@ class Books:
             cache_state=self.run.settings.cache,
             phase=seat.phase,
             fingerprint=payload.fingerprint if payload else None,
-            max_tokens=longest_reply(payload.body) if payload else None,
+            max_tokens=payload.longest_reply if payload else None,
             **facts,
         )
         self.ledger.add(seat.owner, call, describe(payload) if payload else None)

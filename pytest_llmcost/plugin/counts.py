@@ -16,9 +16,16 @@ import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.counting.api_error import without_secrets
-from pytest_llmcost.counting.cassette import CountCassette
-from pytest_llmcost.counting.client import Asker, Count, Counter, Job, Mode, count_all, make_client
-from pytest_llmcost.counting.limits import count_breakpoints
+from pytest_llmcost.counting.cassette import Count, CountCassette
+from pytest_llmcost.counting.client import (
+    Asker,
+    Counter,
+    Job,
+    Mode,
+    caveats_of,
+    count_all,
+    make_client,
+)
 from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.counting.segments import (
     CachedPrompt,
@@ -195,9 +202,11 @@ def read_normalised(
         SettingsError: the hook's result is not.
     """
     sent = read_payload(body, resolve=run.books.exact_model, **how)
+    hook = run.hook("pytest_llmcost_normalize_payload")
+    if not hook.get_hookimpls():
+        return sent
     # A copy: what a hook changes in place must not change what is counted.
-    given = copy.deepcopy(sent.body)
-    stand_in = run.hook("pytest_llmcost_normalize_payload")(payload=given, item=item)
+    stand_in = hook(payload=copy.deepcopy(sent.body), item=item)
     if stand_in is None:
         return sent
     how = {**how, "model": how.get("model") or sent.model, "betas": sent.betas}
@@ -227,7 +236,7 @@ def counted_answer(
         usage=usage,
         sampling_calls=(SamplingCall(model=payload.model, usage=usage, read_lifetime=lifetime),),
         terms=_terms(payload),
-        caveats=sorted_caveats([*count.caveats, *caveats]),
+        caveats=sorted_caveats([*caveats_of(payload, count), *caveats]),
     )
 
 
@@ -334,7 +343,7 @@ def count_payload(
 def _who_asks(run: Session, item: pytest.Item, payload: Payload, state: State | None) -> _Asked:
     if state is not None:
         return _Asked(state, "test")
-    if not count_breakpoints(payload.body):
+    if not payload.breakpoints:
         return _Asked(None, "nobody")
     cache_state = ceilings_of(item, run.settings).cache
     if cache_state in ("cold", "warm"):
@@ -346,7 +355,7 @@ def _who_asks(run: Session, item: pytest.Item, payload: Payload, state: State | 
 
 def with_cache_bounds(run: Session, payload: Payload, answer: Answer) -> Answer:
     """Bound a prompt with breakpoints that is priced as plain input: it is not exact."""
-    if not count_breakpoints(payload.body):
+    if not payload.breakpoints:
         return answer
     least = _least(run, payload.model)
     if least is not None and answer.usage.prompt_tokens < least:
@@ -360,7 +369,11 @@ def _split(run: Session, seat: Seat, plan: CachePlan, asked: _Asked) -> CachedPr
     books, model = run.books, plan.whole.model
     jobs = [books.counting.job(seat, part) for part in plan.payloads]
     outcomes = count_all(books.counting.counter, jobs)
-    counts = {one.fingerprint: one.input_tokens for one in outcomes if isinstance(one, Count)}
+    counts = {
+        job.payload.fingerprint: one.input_tokens
+        for job, one in zip(jobs, outcomes, strict=True)
+        if isinstance(one, Count)
+    }
     errors = [one for one in outcomes if isinstance(one, CountError)]
     if errors:
         raise _explain(run, plan, jobs, errors, asked)

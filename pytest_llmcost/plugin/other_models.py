@@ -18,15 +18,8 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import Column, in_column
 from pytest_llmcost.compare.model_support import find_rejections
 from pytest_llmcost.compare.other_model import obstacle_of, on_other_model
-from pytest_llmcost.counting.client import (
-    Count,
-    Job,
-    Outcome,
-    count_all,
-    make_count,
-    make_refusal,
-    recorded_answer,
-)
+from pytest_llmcost.counting.cassette import Count, Entry
+from pytest_llmcost.counting.client import Job, Outcome, count_all
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.errors import CountCassetteError, CountError
 from pytest_llmcost.ledger.ledger import Ledger, OtherModel, calls_of
@@ -136,7 +129,7 @@ class OtherModels:
     def _record_refusal(self, jobs: Iterable[Job], said: str) -> None:
         for job in jobs:
             if job.mode in _KEEPS:
-                job.cassette.put(make_refusal(job.payload, said, job.asker))
+                job.cassette.put(Entry.of(job.payload, Count(refused=said), job.asker.name))
                 try:
                     job.cassette.save()
                 except CountCassetteError as error:
@@ -147,8 +140,7 @@ class OtherModels:
         for job in jobs:
             entry = job.cassette.find(job.payload.fingerprint)
             if entry is not None and entry.refused is None:
-                count = make_count(job.payload, recorded_answer(entry), recorded=True)
-                self._learn(job.payload.fingerprint, job.payload.model, count)
+                self._learn(job.payload.fingerprint, job.payload.model, entry)
 
     def _learn(self, fingerprint: str, model: str, outcome: Outcome) -> None:
         for known, news in self._stands_for.pop(fingerprint, {}).items():

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_llmcost.capture.import_hook import ImportWatcher
-from pytest_llmcost.counting.patience import Turn
+from pytest_llmcost.counting.turn import Turn
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.plugin.owners import NOBODY, Attempt, Holder, Seat
 from pytest_llmcost.settings import Settings

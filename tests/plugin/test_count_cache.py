@@ -185,7 +185,7 @@ def test_the_run_s_basis_is_that_of_counts_too_and_a_miss_says_what_records_it(
         ("llmcost.count(payload()).segments", "the cached prefixes were not counted"),
         (
             'llmcost.count({**payload(), "cache_control": HOUR}, cache="cold")',
-            "lives 1h and comes after",
+            "must not come after a ttl='5m'",
         ),
     ],
 )

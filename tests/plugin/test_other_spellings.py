@@ -44,10 +44,6 @@ BETA = "interleaved-thinking-2025-05-14"
 AS_RECORDED = Decimal("0.00018")
 """10 tokens in at $3 and 10 out at $15 per million."""
 
-other_spelling = pytest.mark.xfail(
-    strict=True, reason="another spelling of a prompt is taken for another prompt"
-)
-
 
 def ask(content: Any = "Hi there.", **more: Any) -> Body:
     return {
@@ -220,7 +216,6 @@ def replay_all(
     return rows
 
 
-@other_spelling
 @pytest.mark.parametrize("turned", [False, True], ids=["one-for-other", "other-for-one"])
 def test_another_spelling_is_the_same_prompt(project: Project, turned: bool) -> None:
     rows = replay_all(project, SAME, turned=turned)
@@ -276,7 +271,6 @@ def test_what_is_no_spelling_stays_a_change(project: Project, turned: bool) -> N
 ASKED = {**VERSION, "anthropic-beta": BETA}
 
 
-@other_spelling
 @pytest.mark.parametrize(
     "left",
     [
@@ -295,7 +289,6 @@ def test_a_recording_without_its_headers_says_nothing_of_betas(
     assert read(one_row(project, exchange)) == NOTHING_CHANGED
 
 
-@other_spelling
 def test_a_format_that_moved_needs_no_beta_any_more_where_the_headers_are_gone(
     project: Project,
 ) -> None:

@@ -16,14 +16,14 @@ import filelock
 import msgspec
 import pytest
 
-from pytest_llmcost.counting import cassette as cassette_module
+from pytest_llmcost import files
 from pytest_llmcost.counting.cassette import CountCassette, Entry, read_entries, write_entries
 from pytest_llmcost.errors import CountCassetteError
 
 
 def entry(name: str = "aa", tokens: int = 7, *askers: str, **changes: Any) -> Entry:
     made = Entry(
-        fingerprint=f"1:{name}",
+        fingerprint=f"2:{name}",
         model="claude-opus-4-7",
         asked_by=askers or ("test_one",),
         parts={"model": "m", "system": name},
@@ -50,7 +50,7 @@ def test_the_file_is_pinned(path: Path) -> None:
         - request:
             body: |-
               {
-               "fingerprint": "1:aa",
+               "fingerprint": "2:aa",
                "model": "claude-opus-4-7",
                "asked_by": [
                 "test_one"
@@ -105,7 +105,7 @@ def test_no_file_and_an_empty_file_hold_nothing(path: Path) -> None:
 GOOD = """\
 interactions:
 - request:
-    body: '{"fingerprint": "1:aa", "model": "m", "asked_by": [], "parts": {}}'
+    body: '{"fingerprint": "2:aa", "model": "m", "asked_by": [], "parts": {}}'
     method: POST
     uri: https://api.anthropic.com/v1/messages/count_tokens
   response:
@@ -119,28 +119,43 @@ interactions:
     [
         ("interactions: [", r"test_one.llmcost.yaml, line \d is not YAML .*delete it"),
         ("<<<<<<< ours\ninteractions: []\n", "line 2 is not YAML.*unresolved merge conflicts"),
-        ("- request: {}", "it has no list of interactions"),
-        ("interactions: 3", "it has no list of interactions"),
+        ("- request: {}", "not a count cassette: Expected `object`, got `array`"),
+        ("interactions: 3", "Expected `array`, got `int` - at `[$].interactions`"),
         ("!!python/object/apply:os.getcwd []", "line 1 is not YAML"),
-        (GOOD.replace("count_tokens", ""), r"interaction 1 \(line 2\): POST .* another cassette"),
-        (GOOD.replace("POST", "GET"), "GET https.* is not a recorded count"),
+        (
+            GOOD.replace("count_tokens", ""),
+            r"not a count cassette: .* `\$.interactions\[0\].request.uri`",
+        ),
+        (
+            GOOD.replace("POST", "GET"),
+            r"cassette: Invalid enum value .GET.*request.method`",
+        ),
         (
             GOOD.replace("code: 200", "code: 500"),
-            "response.status.code: expected 200 or 400, got 500",
+            r"Invalid enum value 500 - at `[$].*response.status.code`",
         ),
-        (GOOD.replace("{code: 200}", "200"), "response.status: expected dict, got int"),
-        (GOOD.replace("    method: POST\n", ""), "request.method: expected str, got NoneType"),
-        (GOOD.replace('"model": "m", ', ""), "request.body: .*missing required field `model`"),
-        (GOOD.replace("}}'", "}'"), "request.body: "),
-        (GOOD.replace(": 7", ': "7"'), r"response.body.string: Expected `int`, got `str`"),
+        (
+            GOOD.replace("{code: 200}", "200"),
+            "`object`, got `int` - at `[$].*response.status`",
+        ),
+        (GOOD.replace("    method: POST\n", ""), "missing required field `method`"),
+        (GOOD.replace('"model": "m", ', ""), "interaction 1: .*missing required field `model`"),
+        (GOOD.replace("}}'", "}'"), "interaction 1: Input data was truncated"),
+        (
+            GOOD.replace(": 7", ': "7"'),
+            r"interaction 1: Expected `int`, got `str`",
+        ),
         (GOOD.replace(": 7", ": -7"), "-7 input tokens; no prompt has so few"),
         (GOOD.replace(": 7", ": 0"), "0 input tokens; no prompt has so few"),
-        (GOOD.replace(": 7", ": true"), r"response.body.string: Expected `int`, got `bool`"),
+        (
+            GOOD.replace(": 7", ": true"),
+            r"interaction 1: Expected `int`, got `bool`",
+        ),
         (GOOD.replace(": 7", ": 1000000001"), "no prompt has so few or so many"),
-        (GOOD.replace(": 7", f": {10**30}"), "no prompt has so few or so many"),
-        (f"version: 2\n{GOOD}", "is of version 2, and 1 is understood"),
-        (f"version: '1'\n{GOOD}", "is of version '1', and 1 is understood"),
-        (GOOD.replace("- request", "- 3\n- request"), r"interaction 1 \(line 2\): request: expec"),
+        (GOOD.replace(": 7", f": {10**30}"), "interaction 1: "),
+        (f"version: 2\n{GOOD}", "Invalid enum value 2 - at `[$].version`"),
+        (f"version: '1'\n{GOOD}", "Expected `int`, got `str` - at `[$].version`"),
+        (GOOD.replace("- request", "- 3\n- request"), r"got `int` - at `[$].interactions\[0\]`"),
         (GOOD + GOOD.partition("\n")[2].replace(": 7", ": 8"), "twice, with 7 and 8 tokens"),
     ],
 )
@@ -164,7 +179,7 @@ def test_a_file_that_is_not_text_is_an_error(path: Path) -> None:
 def test_the_same_count_twice_is_what_a_merge_leaves(path: Path) -> None:
     path.parent.mkdir()
     path.write_text(GOOD + GOOD.partition("\n")[2])
-    assert CountCassette.load(path).entries["1:aa"].input_tokens == 7
+    assert CountCassette.load(path).entries["2:aa"].input_tokens == 7
 
 
 def test_a_file_damaged_meanwhile_is_not_overwritten(path: Path) -> None:
@@ -197,19 +212,19 @@ def test_two_cassettes_on_one_file_merge(path: Path) -> None:
     one.save()
     two.save()
     entries = CountCassette.load(path).entries
-    assert entries["1:aa"].asked_by == ("test_one", "test_two")
-    assert sorted(entries) == ["1:aa", "1:bb"]
+    assert entries["2:aa"].asked_by == ("test_one", "test_two")
+    assert sorted(entries) == ["2:aa", "2:bb"]
 
 
 def test_pruning_takes_off_the_askers_own_entries_alone(path: Path) -> None:
     write_entries(path, [entry("aa"), entry("bb"), entry("cc", 1, "test_one", "test_two")])
     cassette = CountCassette.load(path)
-    cassette.prune("test_one", keep={"1:aa"})
-    assert sorted(cassette.entries) == ["1:aa", "1:cc"]
+    cassette.prune("test_one", keep={"2:aa"})
+    assert sorted(cassette.entries) == ["2:aa", "2:cc"]
     cassette.save()
     entries = CountCassette.load(path).entries
-    assert sorted(entries) == ["1:aa", "1:cc"]
-    assert entries["1:cc"].asked_by == ("test_two",)
+    assert sorted(entries) == ["2:aa", "2:cc"]
+    assert entries["2:cc"].asked_by == ("test_two",)
 
 
 def test_pruning_everything_removes_the_file(path: Path) -> None:
@@ -231,8 +246,8 @@ def test_the_nearest_payload_is_the_askers_own_most_alike(path: Path) -> None:
         ],
     )
     cassette = CountCassette.load(path)
-    assert cassette.nearest(parts, "test_one") == cassette.find("1:near")
-    assert cassette.nearest(parts, "test_two") == cassette.find("1:other")
+    assert cassette.nearest(parts, "test_one") == cassette.find("2:near")
+    assert cassette.nearest(parts, "test_two") == cassette.find("2:other")
     assert CountCassette.load(path.with_name("none")).nearest(parts, "x") is None
 
 
@@ -296,20 +311,20 @@ def test_a_folder_that_cannot_be_written_is_named(path: Path) -> None:
 def test_a_lock_that_is_not_given_is_an_error_and_not_a_hang(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cassette_module, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
     cassette = CountCassette.load(path)
     cassette.put(entry())
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with cassette_module._locked(path):
+        with files.locked(path):
             held.set()
             done.wait(30)
 
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait(30)
-    with pytest.raises(CountCassetteError, match="written by another process"):
+    with pytest.raises(CountCassetteError, match="locked by another process"):
         cassette.save()
     done.set()
     thread.join()
@@ -347,4 +362,4 @@ def test_permissions_and_links_are_kept(path: Path, tmp_path: Path) -> None:
     write_entries(path, [entry("bb")])
     assert path.is_symlink()
     assert target.stat().st_mode & 0o777 == 0o640
-    assert sorted(read_entries(target)) == ["1:bb"]
+    assert sorted(read_entries(target)) == ["2:bb"]

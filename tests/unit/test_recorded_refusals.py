@@ -9,8 +9,14 @@ import pytest
 from standin import StandIn, fault
 
 from pytest_llmcost.counting.api_error import explain_refusal
-from pytest_llmcost.counting.cassette import CountCassette, read_entries, write_entries
-from pytest_llmcost.counting.client import Asker, Counter, Job, count_all, make_refusal
+from pytest_llmcost.counting.cassette import (
+    Count,
+    CountCassette,
+    Entry,
+    read_entries,
+    write_entries,
+)
+from pytest_llmcost.counting.client import Asker, Counter, Job, count_all
 from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.errors import CountCassetteError, CountError
 
@@ -37,8 +43,12 @@ def payload(text: str = "hi") -> Payload:
     )
 
 
+def refusal_of(said: str) -> Entry:
+    return Entry.of(payload(), Count(refused=said), ASKER.name)
+
+
 def test_what_is_written_is_read(path: Path) -> None:
-    refusal = make_refusal(payload(), SAID, ASKER)
+    refusal = refusal_of(SAID)
     write_entries(path, [refusal])
     assert read_entries(path) == {refusal.fingerprint: refusal}
     assert "code: 400" in path.read_text()
@@ -51,7 +61,7 @@ def test_a_recorded_refusal_is_told_as_the_live_one_was_and_asks_nobody(
     (live,) = count_all(counter, [Job(payload(), CountCassette.load(path), "new_episodes", ASKER)])
     assert isinstance(live, CountError)
     assert live.refusal == SAID
-    write_entries(path, [make_refusal(payload(), SAID, ASKER)])
+    write_entries(path, [refusal_of(SAID)])
     asked = len(standin.requests)
     for mode in ("none", "new_episodes"):
         with pytest.raises(CountError) as recorded:
@@ -65,7 +75,7 @@ def test_a_recorded_refusal_is_told_as_the_live_one_was_and_asks_nobody(
 def test_asking_for_everything_anew_asks_again(
     path: Path, standin: StandIn, counter: Counter
 ) -> None:
-    write_entries(path, [make_refusal(payload(), SAID, ASKER)])
+    write_entries(path, [refusal_of(SAID)])
     count = counter.count(payload(), cassette=CountCassette.load(path), mode="all", asker=ASKER)
     assert count.input_tokens > 0
     assert read_entries(path)[payload().fingerprint].refused is None
@@ -85,17 +95,17 @@ def test_an_account_in_trouble_is_no_refusal_of_the_payload(said: str) -> None:
 
 
 def test_a_refusal_is_cut_where_it_would_get_long() -> None:
-    refused = make_refusal(payload(), "x" * 5_000, ASKER).refused
+    refused = refusal_of("x" * 5_000).refused
     assert refused is not None
     assert len(refused) == 300
 
 
 @pytest.mark.parametrize("body", ["{}", '{"error": {}}', '{"input_tokens": 3}'])
 def test_a_damaged_refusal_is_named(path: Path, body: str) -> None:
-    write_entries(path, [make_refusal(payload(), "no", ASKER)])
+    write_entries(path, [refusal_of("no")])
     text = path.read_text()
     start = text.index("'{") if "'{" in text else text.index('"{')
     end = text.index("\n", start)
     path.write_text(f"{text[:start]}'{body}'{text[end:]}")
-    with pytest.raises(CountCassetteError, match=r"interaction 1 .*response\.body\.string"):
+    with pytest.raises(CountCassetteError, match=r"interaction 1: .*missing required field"):
         read_entries(path)

@@ -10,9 +10,8 @@ from msgspec.structs import replace
 
 from pytest_llmcost.call import Call, price
 from pytest_llmcost.capture.changed_prompt import recount, spread, without_figures
-from pytest_llmcost.counting.client import Count
-from pytest_llmcost.counting.payload import Payload, read_payload
-from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.counting.cassette import Count
+from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.message import Answer, read_message
@@ -46,26 +45,16 @@ def others(call: Call) -> tuple[str, ...]:
     return tuple(each for each in call.caveats if not each.startswith("changed-prompt"))
 
 
-def count_of(payload: Payload, tokens: int, *caveats: str) -> Count:
-    return Count(
-        input_tokens=tokens,
-        model=payload.model,
-        fingerprint=payload.fingerprint,
-        parts=payload.parts,
-        caveats=caveats,
-    )
-
-
 def recounted(
     answer: Answer,
     sent: dict[str, Any],
     recorded: dict[str, Any] = SHORT,
     *,
     tokens: int = 1_500,
-    caveats: tuple[str, ...] = (),
+    left_out: tuple[str, ...] = (),
 ) -> Call:
     now, then = read_payload(sent), read_payload(recorded)
-    count = count_of(now, tokens, *caveats)
+    count = Count(input_tokens=tokens, left_out=left_out)
     answer_now = recount(answer, count, sent=now, recorded=then, tokenizer=tokenizer)
     if answer_now is None:
         unknown = without_figures(answer, sent=now, recorded=then)
@@ -281,9 +270,7 @@ def test_several_messages_and_refusals_cannot_be_recounted() -> None:
 
 def test_what_the_count_left_out_stays_a_caveat() -> None:
     tools = [{"type": "web_search_20250305", "name": "web_search"}]
-    call = recounted(
-        reply(), {**SHORT, "tools": tools}, caveats=sorted_caveats(("left-out: tools.web_search",))
-    )
+    call = recounted(reply(), {**SHORT, "tools": tools}, left_out=("tools.web_search",))
     assert call.evidence == "recounted"
     assert others(call) == ("left-out: tools.web_search",)
 

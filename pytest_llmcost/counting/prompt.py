@@ -1,0 +1,313 @@
+"""A payload's prompt in its one spelling, and where it is cached.
+
+The API takes many spellings of one prompt: a text or a list of one text block, a default that is
+set or not set. What is compared, fingerprinted and cut is this form, in which equal prompts are
+equal. What is sent stays as it was written. Knows nothing of counts, hashes and files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple, cast
+
+from pytest_llmcost.json_values import JsonValue
+
+Ttl = Literal["5m", "1h"]
+Tier = Literal["tools", "system", "messages"]
+TIERS: tuple[Tier, ...] = ("tools", "system", "messages")
+
+API = "https://platform.claude.com/docs/en/api/messages/create"
+DOCS = "https://platform.claude.com/docs/en"
+SDK = "anthropic.types of anthropic 2.14.0"
+
+
+class Default(NamedTuple):
+    """An entry that means the same as its absence."""
+
+    of: str
+    """`request`, `tool`, `tool_choice`, `output_config`, `cache_control`, or a block's type."""
+    key: str
+    value: JsonValue
+    source: str
+
+
+DEFAULTS = (
+    Default("request", "service_tier", "auto", f"{API}, service_tier: defaults to auto"),
+    Default("request", "speed", "standard", f"{DOCS}/build-with-claude/fast-mode"),
+    Default("request", "tools", [], f"{SDK}, MessageCreateParams.tools: an iterable"),
+    Default("request", "mcp_servers", [], f"{SDK}, beta MessageCreateParams.mcp_servers"),
+    Default("request", "output_config", {}, f"{SDK}, OutputConfigParam: every key is optional"),
+    Default("tool", "type", "custom", f"{SDK}, ToolParam.type: Optional[Literal['custom']]"),
+    Default("tool", "strict", False, f"{API}, tools: defaults to false"),
+    Default("tool", "defer_loading", False, f"{API}, tools: defaults to false"),
+    Default("tool", "citations", {"enabled": False}, f"{SDK}, WebFetchTool*: disabled by default"),
+    Default("tool", "response_inclusion", "full", f"{SDK}, WebSearchTool20260318Param: default"),
+    Default("tool", "configs", {}, f"{SDK}, ComputerToolset20260801Param: {{}} is absent"),
+    Default("tool_choice", "disable_parallel_tool_use", False, f"{SDK}, ToolChoice*: false"),
+    Default("tool_result", "is_error", False, f"{API}, tool_result.is_error: defaults to false"),
+    Default("document", "citations", {"enabled": False}, f"{API}, citations: off by default"),
+    Default("search_result", "citations", {"enabled": False}, f"{API}, citations: off by default"),
+    Default("cache_control", "ttl", "5m", f"{SDK}, CacheControlEphemeralParam.ttl: defaults to 5m"),
+)
+"""Beside these: null is absence wherever the SDK's types say Optional, which is in all of these
+objects; in a tool's schema and in its input null is a value. Read 2026-11-25."""
+
+_DEFAULTS: dict[str, dict[str, JsonValue]] = {}
+for _default in DEFAULTS:
+    _DEFAULTS.setdefault(_default.of, {})[_default.key] = _default.value
+_NO_DEFAULTS: dict[str, JsonValue] = {}
+
+
+class Place(NamedTuple):
+    """A block of the prompt: a tool, a block of the system prompt, or a message's block."""
+
+    group: Tier
+    number: int
+    block: int | None = None
+    """Within a message, also if that is one text; None outside of messages."""
+
+    def __str__(self) -> str:
+        within = f".content.{self.block}" if self.block is not None else ""
+        return f"{self.group}.{self.number}{within}"
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Its position in the prompt."""
+        return TIERS.index(self.group), self.number, self.block or 0
+
+
+class Breakpoint(NamedTuple):
+    """The prompt is cached up to and including the block at `place`."""
+
+    place: Place
+    ttl: Ttl = "5m"
+
+
+class Prompt(NamedTuple):
+    """A payload's prompt in its one spelling, keys in the order in which they were sent."""
+
+    tools: JsonValue
+    """A list; what else a payload holds there is kept as it is."""
+    system: JsonValue
+    messages: JsonValue
+    settings: dict[str, JsonValue]
+    """All other entries of the payload."""
+    marks: dict[Place, JsonValue]
+    """Each `cache_control`, in the prompt's order."""
+
+    @property
+    def breakpoints(self) -> tuple[Breakpoint, ...]:
+        """Where the prompt is cached; a lifetime that does not exist is the API's to refuse."""
+        lives = {place: _ttl(mark) for place, mark in self.marks.items()}
+        return tuple(
+            Breakpoint(place, cast("Ttl", ttl)) for place, ttl in lives.items() if ttl is not None
+        )
+
+    def blocks(self) -> Iterator[tuple[Place, JsonValue]]:
+        """Yield every block of the prompt in order: tools, then system, then messages."""
+        for tier, values in (("tools", self.tools), ("system", self.system)):
+            for index, value in enumerate(as_list(values)):
+                yield Place(cast("Tier", tier), index), value
+        for index, message in enumerate(as_list(self.messages)):
+            content = message.get("content") if isinstance(message, dict) else None
+            for number, block in enumerate(as_list(content)):
+                yield Place("messages", index, number), block
+
+
+def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
+    """Read a payload's prompt; `model` decides which settings are defaults."""
+    marks: dict[Place, JsonValue] = {}
+    tools, system, messages = (body.get(tier) for tier in TIERS)
+    prompt = Prompt(
+        tools=_blocks_at("tools", tools, marks),
+        system=_blocks_at("system", _as_blocks(system), marks),
+        messages=_messages(messages, marks),
+        settings=_settings(body, model),
+        marks=marks,
+    )
+    if automatic := body.get("cache_control"):
+        # The API sets it on the last block that can be cached, as if it stood there.
+        # https://platform.claude.com/docs/en/build-with-claude/prompt-caching
+        last = [place for place, block in prompt.blocks() if _can_be_cached(block)][-1:]
+        for place in last:
+            marks.setdefault(place, _without_defaults(automatic, "cache_control"))
+    if len(marks) > 1:
+        ordered = sorted(marks.items(), key=lambda item: item[0].order)
+        marks.clear()
+        marks.update(ordered)
+    return prompt
+
+
+def as_list(value: JsonValue) -> list[JsonValue]:
+    """Return a list, or an empty one for anything else that a payload holds in its place."""
+    return value if isinstance(value, list) else []
+
+
+def _as_blocks(content: JsonValue) -> JsonValue:
+    """A text is short for one text block: in messages, system, tool results and documents.
+
+    Source: the API reference and the SDK's `Union[str, Iterable[...]]` of each.
+    """
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _blocks_at(tier: Tier, values: JsonValue, marks: dict[Place, JsonValue]) -> JsonValue:
+    if not isinstance(values, list):
+        return values
+    return [_block(value, Place(tier, index), marks) for index, value in enumerate(values)]
+
+
+def _messages(messages: JsonValue, marks: dict[Place, JsonValue]) -> JsonValue:
+    if not isinstance(messages, list):
+        return messages
+    found = []
+    for index, message in enumerate(messages):
+        content = _as_blocks(message.get("content")) if isinstance(message, dict) else None
+        if isinstance(content, list):
+            blocks = [
+                _block(block, Place("messages", index, number), marks)
+                for number, block in enumerate(content)
+            ]
+            message = {key: blocks if key == "content" else value for key, value in message.items()}
+        found.append(message)
+    return found
+
+
+def _block(value: JsonValue, place: Place, marks: dict[Place, JsonValue]) -> JsonValue:
+    """Spell a tool or a block; its breakpoint, and those inside of it, are noted at its end."""
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("type")
+    defaults = _DEFAULTS["tool"] if place.group == "tools" else _NO_DEFAULTS
+    if isinstance(kind, str) and place.group != "tools":
+        defaults = _DEFAULTS.get(kind, _NO_DEFAULTS)
+    found = {}
+    for key, item in value.items():
+        if item is None or (key in defaults and _is_same(item, defaults[key])):
+            continue
+        if key == "cache_control":
+            marks[place] = _without_defaults(item, "cache_control")
+            continue
+        if key == "content" and place.group != "tools":
+            item = _as_blocks(item) if kind == "tool_result" else item
+            if isinstance(item, list):
+                item = [_block(inner, place, marks) for inner in item]
+        elif key == "source" and isinstance(item, dict) and "content" in item:
+            item = _block({**item, "content": _as_blocks(item["content"])}, place, marks)
+        found[key] = item
+    return found
+
+
+def _without_defaults(value: JsonValue, of: str) -> JsonValue:
+    if not isinstance(value, dict):
+        return value
+    defaults = _DEFAULTS.get(of, _NO_DEFAULTS)
+    return {
+        key: item
+        for key, item in value.items()
+        if item is not None and not (key in defaults and _is_same(item, defaults[key]))
+    }
+
+
+def _is_same(one: JsonValue, other: JsonValue) -> bool:
+    return type(one) is type(other) and bool(one == other)  # 0 is not false
+
+
+_THINKS_IF_ASKED = re.compile(r"claude-(3|[a-z]+-4)\b")
+_THINKS_BY_ITSELF = re.compile(r"claude-([a-z]+-5|mythos-preview)\b")
+_MEDIUM_EFFORT = re.compile(r"claude-(opus|haiku)-5-5\b")
+
+
+def _settings(body: Mapping[str, JsonValue], model: str) -> dict[str, JsonValue]:
+    """Spell what is neither tools, system nor messages."""
+    settings: dict[str, JsonValue] = _without_defaults(
+        {key: value for key, value in body.items() if key not in TIERS}, "request"
+    )
+    settings.pop("cache_control", None)
+
+    # Moved: https://platform.claude.com/docs/en/build-with-claude/structured-outputs
+    config = settings.pop("output_config", None)
+    if "output_format" in settings and (config is None or isinstance(config, dict)):
+        config = {"format": settings.pop("output_format"), **(config or {})}
+    config = _without_defaults(config, "output_config")
+    if isinstance(config, dict):
+        # "Equivalent to not setting the parameter", by the model's own default:
+        # https://platform.claude.com/docs/en/build-with-claude/effort
+        if config.get("effort") == ("medium" if _MEDIUM_EFFORT.match(model) else "high"):
+            del config["effort"]
+        # anthropic.types.beta.BetaTokenTaskBudgetParam: defaults to total
+        budget = _without_defaults(config.get("task_budget"), "task_budget")
+        if isinstance(budget, dict):
+            if "total" in budget and _is_same(budget.get("remaining"), budget["total"]):
+                del budget["remaining"]
+            config["task_budget"] = budget
+    if config is not None and config != {}:
+        settings["output_config"] = config
+
+    # `auto` is the default if there are tools, `none` if there are none:
+    # https://platform.claude.com/docs/en/agents-and-tools/tool-use/define-tools
+    choice = _without_defaults(settings.pop("tool_choice", None), "tool_choice")
+    has_tools = bool(body.get("tools") or body.get("mcp_servers"))
+    if choice is not None and choice != {"type": "auto" if has_tools else "none"}:
+        settings["tool_choice"] = choice
+
+    # Models of generations 3 and 4 think if asked to, later ones unless told not to:
+    # https://platform.claude.com/docs/en/build-with-claude/thinking
+    thinking = _without_defaults(settings.pop("thinking", None), "thinking")
+    is_default = (thinking == {"type": "disabled"} and _THINKS_IF_ASKED.match(model)) or (
+        thinking == {"type": "adaptive"} and _THINKS_BY_ITSELF.match(model)
+    )
+    if thinking is not None and not is_default:
+        settings["thinking"] = thinking
+    return settings
+
+
+def _can_be_cached(block: JsonValue) -> bool:
+    """Whether the API sets an automatic breakpoint here: not on thinking, nor an empty text."""
+    if not isinstance(block, dict) or block.get("type") in ("thinking", "redacted_thinking"):
+        return False
+    return block.get("type") != "text" or bool(block.get("text"))
+
+
+def _ttl(mark: JsonValue) -> str | None:
+    ttl = mark.get("ttl", "5m") if isinstance(mark, dict) else None
+    return ttl if ttl in ("5m", "1h") else None
+
+
+def _citations_or_images(blocks: Iterable[JsonValue]) -> Iterator[str]:
+    for block in blocks:
+        if isinstance(block, dict):
+            if block.get("type") == "image":
+                yield "images"
+            if isinstance(block.get("citations"), dict) and block["citations"].get("enabled"):
+                yield "citations"
+            yield from _citations_or_images(as_list(block.get("content")))
+
+
+def cache_settings(prompt: Prompt, tier: Tier) -> dict[str, JsonValue]:
+    """Return what breaks the cache of this tier and of those behind it, beside its blocks.
+
+    Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching, "What
+    invalidates the cache"; for the format, .../structured-outputs; for effort, .../effort.
+    """
+    config = prompt.settings.get("output_config")
+    config = config if isinstance(config, dict) else {}
+    used = set(_citations_or_images(block for _, block in prompt.blocks()))
+    found: dict[str, JsonValue]
+    if tier == "tools":
+        found = {"mcp_servers": prompt.settings.get("mcp_servers")}
+    elif tier == "system":
+        found = {
+            "speed": prompt.settings.get("speed"),
+            "output_config.format": config.get("format"),
+            "citations": "citations" in used or None,
+        }
+    else:
+        found = {
+            "tool_choice": prompt.settings.get("tool_choice"),
+            "thinking": prompt.settings.get("thinking"),
+            "output_config.effort": config.get("effort"),
+            "images": "images" in used or None,
+        }
+    return {name: value for name, value in found.items() if value is not None}

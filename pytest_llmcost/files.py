@@ -1,0 +1,86 @@
+"""Files that several processes write: changed under a lock, and replaced at once.
+
+Readers see the old file or the new one, never a part. Knows nothing of what the files hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+LOCK_SECONDS = 60.0
+
+
+class LockError(OSError):
+    """A file cannot be locked; the text goes on after the file's name."""
+
+
+def show_path(path: Path) -> str:
+    """Return the path as a person types it: relative if it is below the working directory."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+def write_atomic(path: Path, chunks: Iterable[bytes]) -> None:
+    """Replace a file by one that is complete; missing folders are made.
+
+    A link is followed, and the permissions of an existing file are kept.
+
+    Raises:
+        OSError: it cannot be written; the old file is then still there.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the file, because a rename is atomic only within one file system.
+    draft = target.with_name(f".{secrets.token_hex(8)}.llmcost.tmp")
+    try:
+        with draft.open("xb") as file:
+            file.writelines(chunks)
+        with suppress(FileNotFoundError):
+            draft.chmod(target.stat().st_mode)
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes off a file.
+
+    The lock is the operating system's, on a file in the temporary folder, so that nothing lies
+    beside the user's file and the lock of a process that died is free.
+
+    Raises:
+        LockError: the file cannot be locked.
+    """
+    import filelock
+
+    user = getattr(os, "getuid", lambda: "user")()
+    folder = Path(tempfile.gettempdir()) / f"pytest-llmcost-{user}"
+    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        lock = filelock.FileLock(folder / f"{name}.lock")
+        lock.acquire(timeout=LOCK_SECONDS)
+    except filelock.Timeout as timeout:
+        raise LockError(
+            f"has been locked by another process for more than {LOCK_SECONDS:g} s "
+            f"({timeout.lock_file}); end that process, then run again"
+        ) from None
+    except (OSError, NotImplementedError) as error:  # the latter if there are no locks at all
+        raise LockError(
+            f"cannot be locked: {error}. The lock is a file in the temporary folder; make that "
+            "writable, or set TMPDIR to another one"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # closing the file frees it as well
+            lock.release()
