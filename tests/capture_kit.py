@@ -14,7 +14,7 @@ import httpx2
 
 from pytest_llmcost.call import Call, price
 from pytest_llmcost.capture.capture import Capture
-from pytest_llmcost.capture.request import Exchange
+from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.prices.rate_card import shipped_card
 
 LIBRARIES: tuple[ModuleType, ...] = (httpx, httpx2)
@@ -38,6 +38,7 @@ MESSAGE: dict[str, Any] = {
 }
 JSON_BODY = json.dumps(MESSAGE).encode()
 
+SENT_AT = 1_700_000_000.0
 PRICE_DATE = date(2026, 11, 22)
 
 
@@ -62,42 +63,44 @@ SSE_BODY = START + TEXT + FINAL + STOP
 
 
 class Purse:
-    """A sink that keeps what it sees."""
+    """Keeps what is reported."""
 
     def __init__(self, owner: object = "the test") -> None:
         self.now: object = owner
-        self.capture = Capture(self, clock=lambda: 1_700_000_000.0)
-        self._seen: list[tuple[object, Exchange]] = []
+        self.capture = Capture(
+            owner=lambda: self.owner(), report=lambda each: self.saw(each), clock=lambda: SENT_AT
+        )
+        self._seen: list[CapturedRequest] = []
 
     def owner(self) -> object:
         return self.now
 
-    def saw(self, owner: object, exchange: Exchange) -> None:
-        self._seen.append((owner, exchange))
+    def saw(self, request: CapturedRequest) -> None:
+        self._seen.append(request)
 
     @property
-    def seen(self) -> list[tuple[object, Exchange]]:
+    def seen(self) -> list[CapturedRequest]:
         self.capture.drain()
         return self._seen
 
     @property
-    def exchanges(self) -> list[Exchange]:
-        return [exchange for _, exchange in self.seen]
+    def owners(self) -> list[object]:
+        return [request.owner for request in self.seen]
 
     @property
     def calls(self) -> list[Call]:
-        """What the exchanges cost."""
+        """What the requests cost."""
         return [
             price(
-                exchange.answer,
+                request.answer,
                 shipped_card(),
                 on=PRICE_DATE,
-                live=exchange.live,
-                at=exchange.at,
-                attempts=exchange.attempts,
+                live=request.live,
+                at=request.at,
+                attempts=request.attempts,
             )
-            for exchange in self.exchanges
-            if exchange.answer is not None
+            for request in self.seen
+            if request.answer is not None
         ]
 
     @property

@@ -1,6 +1,6 @@
-"""ImportWatcher: tells when a module has been imported, without importing it.
+"""Tell when a module has been imported, without importing it.
 
-Data flow: `import httpx` somewhere -> the module is executed -> our callback gets it.
+Knows nothing of what is done with the module; `transports/` has the table.
 """
 
 from __future__ import annotations
@@ -12,49 +12,49 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-Notice = Callable[[ModuleType], object]
-"""Gets a module; returns False where the module lacks what the notice is for, as one does that is
-only half imported: then it is called again until it does not. Else it may be called again, too."""
+Callback = Callable[[ModuleType], object]
+"""Takes a module, perhaps again and again. Returns False while the module lacks what it is needed
+for, as a module that is only half imported does; then it is called again later."""
 
 
 class ImportWatcher(MetaPathFinder):
-    """A finder that finds nothing itself: it lets the others find, and listens."""
+    """Meta-path finder that delegates to the others and calls back after a module has run."""
 
-    def __init__(self, notices: Mapping[str, Notice]) -> None:
+    def __init__(self, callbacks: Mapping[str, Callback]) -> None:
         """Watch for these modules by their full names."""
-        self._notices = notices
+        self._callbacks = callbacks
         self.incomplete: set[str] = set()
-        """What had been imported in part when we looked."""
-        self._asking: set[tuple[int, str]] = set()
-        """Thread and module we are asking the others for, one of whom may ask us in turn."""
+        """The modules that were half imported at the last look."""
+        self._searching: set[tuple[int, str]] = set()
+        """Thread and module of each search: another finder may search through us in turn."""
 
     def install(self) -> None:
-        """Notice what is imported from now on, and at once what has been already."""
+        """Call back for each module that is imported already, and for the others as they are."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
-        self._look_at(self._notices)
+        self._look_at(self._callbacks)
+
+    def remove(self) -> None:
+        """Stop watching."""
+        self.incomplete.clear()
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
 
     def look_again(self) -> None:
-        """Notice what was incomplete, if it is complete by now.
+        """Call back for the modules that were half imported, if they are complete by now.
 
-        A module may be half imported when we come, and import what makes us come: `vcr.cassette`
-        imports httpx2. Nobody tells us of its end.
+        `vcr.cassette` imports httpx2, whose callback finds VCR half imported. Nothing announces the
+        end of such an import.
         """
         self._look_at(self.incomplete)
 
     def _look_at(self, names: Iterable[str]) -> None:
         for name in [*names]:
             module = sys.modules.get(name)
-            if module is not None and self._notices[name](module) is False:
+            if module is not None and self._callbacks[name](module) is False:
                 self.incomplete.add(name)
             else:
                 self.incomplete.discard(name)
-
-    def remove(self) -> None:
-        """Stop listening."""
-        self.incomplete.clear()
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
 
     def find_spec(
         self,
@@ -62,37 +62,30 @@ class ImportWatcher(MetaPathFinder):
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """Find a watched module through the other finders, with a loader that listens."""
-        notice = self._notices.get(fullname)
-        asking = (threading.get_ident(), fullname)
-        if notice is None or asking in self._asking:
+        """Find a watched module through the other finders, with a loader that calls back."""
+        search = (threading.get_ident(), fullname)
+        if fullname not in self._callbacks or search in self._searching:
             return None
-        self._asking.add(asking)
+        self._searching.add(search)
         try:
-            spec = self._find_elsewhere(fullname, path, target)
+            for finder in sys.meta_path:
+                if finder is not self and hasattr(finder, "find_spec"):
+                    spec = finder.find_spec(fullname, path, target)
+                    if spec is not None:
+                        if spec.loader is not None:
+                            spec.loader = _Loader(spec.loader, self._callbacks[fullname])
+                        return spec
         finally:
-            self._asking.discard(asking)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Listening(spec.loader, notice)
-        return spec
-
-    def _find_elsewhere(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None
-    ) -> ModuleSpec | None:
-        for finder in sys.meta_path:
-            if finder is not self and hasattr(finder, "find_spec"):
-                spec = finder.find_spec(fullname, path, target)
-                if spec is not None:
-                    return spec
+            self._searching.discard(search)
         return None
 
 
-class _Listening(Loader):
-    """Stands in for a loader until its module is executed, and then puts it back."""
+class _Loader(Loader):
+    """Stands in for a loader until the module is executed, and then puts the real one back."""
 
-    def __init__(self, loader: Loader, notice: Notice) -> None:
+    def __init__(self, loader: Loader, callback: Callback) -> None:
         self._loader = loader
-        self._notice = notice
+        self._callback = callback
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._loader, name)
@@ -105,4 +98,4 @@ class _Listening(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        self._notice(module)
+        self._callback(module)

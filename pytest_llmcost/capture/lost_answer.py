@@ -1,20 +1,16 @@
-"""What an exception out of `send` tells: never sent, answered all the same, or lost on the way.
-
-Data flow: the exception and its traceback -> `read_failure` -> Failure -> Conversation.
+"""What an exception out of a client tells: never sent, answered all the same, or lost on the way.
 
 A request is presumed to have reached the API, and to be billed there, unless something says that
-it did not: whoever interrupts a wait (an alarm, a time limit, a transport of one's own) raises
-what they like, and the API works on.
+it did not: whatever ends a wait (an alarm, a time limit, a transport of one's own) raises what it
+likes, and the API works on.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from traceback import walk_tb
 from types import FrameType
-from typing import Any
-
-import msgspec
+from typing import Any, NamedTuple
 
 _NEVER_SENT = frozenset(
     {
@@ -23,7 +19,7 @@ _NEVER_SENT = frozenset(
         "LocalProtocolError", "InvalidURL", "ConnectionRefusedError", "gaierror",
     }
 )  # fmt: skip
-"""Errors, by name, behind which the API has certainly not seen the request."""
+"""Names of errors after which the API has certainly not seen the request."""
 
 _TURNED_AWAY = frozenset(
     {
@@ -31,52 +27,47 @@ _TURNED_AWAY = frozenset(
         "AllMockedAssertionError", "SocketBlockedError", "SocketConnectBlockedError",
     }
 )  # fmt: skip
-"""Errors, by name, of whoever replays, mocks or blocks, and has nothing for this request."""
+"""Names of errors of recorders, mocks and blockers that have nothing for the request."""
 
 _TURNED_AWAY_TEXTS = ("Network is disabled", "No response can be found for ")
-"""Where the class says nothing: pytest-recording's `RuntimeError`, pytest-httpx's time-out."""
+"""If the class says nothing: pytest-recording's `RuntimeError`, pytest-httpx's time-out."""
 
-_LIBRARIES = ("httpx._client", "httpx2._client")
+_CLIENTS = ("httpx._client", "httpx2._client")
+_AROUND_THE_REQUEST = ("send", "_send_handling_auth", "_send_handling_redirects")
+"""The clients' own functions around `_send_single_request`, which calls a transport. If one of them
+is the last of the client's in the traceback, a hook, a log-in or the client itself has raised."""
 _ON_THE_WIRE = re.compile(r"httpcore2?\._(sync|async)\.http(11|2)")
-"""What writes a request to a socket, and reads its answer; no mock and no recorder gets there."""
-_BEFORE_THE_WIRE = ("send", "_send_handling_auth", "_send_handling_redirects")
-"""The clients' own functions around `_send_single_request`, which hands over to a transport."""
+"""The modules that write to a socket and read from it. No mock and no recorder gets there."""
 
 
-class Failure(msgspec.Struct, frozen=True):
+class Failure(NamedTuple):
     """What became of a request that raised."""
 
-    is_lost: bool
-    """Whether the API may have worked on it, and billed it, if it went out at all."""
+    may_be_billed: bool
+    """If it went out at all."""
     is_seen: bool = True
-    """Whether anybody took the request, be it a mock that raised."""
+    """Whether the request reached anything, for example a mock that raised."""
     response: Any = None
-    """A successful answer, where the exception came after it."""
-    is_read: bool = False
-    """Whether all of that answer had been read."""
+    """The answer, if the exception came after it."""
 
 
 def read_failure(error: BaseException) -> Failure:
-    """Tell what an exception out of `send` says of the request.
-
-    Hooks and log-in flows run inside `send`, before and after the request itself: the traceback
-    tells on which side of it they raised, and holds the response they raised over.
-    """
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if kinds & _TURNED_AWAY or str(error).startswith(_TURNED_AWAY_TEXTS):
-        return Failure(is_lost=False, is_seen=False)
-    if kinds & _NEVER_SENT:
-        return Failure(is_lost=False)
-    frames = [frame for frame in _frames(error) if _module(frame) in _LIBRARIES]
-    if not frames or frames[-1].f_code.co_name not in _BEFORE_THE_WIRE:
-        return Failure(is_lost=True)
-    response = next((seen for seen in map(_response_of, reversed(frames)) if seen), None)
-    if response is None:
-        return Failure(is_lost=False, is_seen=False)
-    if not 200 <= response.status_code < 300:
-        return Failure(is_lost=False)
-    is_read = getattr(response, "_content", None) is not None
-    return Failure(is_lost=not is_read, response=response, is_read=is_read)
+    """Tell what an exception says of the request that it ended."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & _TURNED_AWAY or str(error).startswith(_TURNED_AWAY_TEXTS):
+        return Failure(may_be_billed=False, is_seen=False)
+    if names & _NEVER_SENT:
+        return Failure(may_be_billed=False)
+    frames = [frame for frame, _ in walk_tb(error.__traceback__) if _module(frame) in _CLIENTS]
+    if not frames or frames[-1].f_code.co_name not in _AROUND_THE_REQUEST:
+        return Failure(may_be_billed=True)
+    # Hooks run before and after the request: only the local variable tells which it was. Taking
+    # each for lost would make every test of a guard that refuses to send an unverified one.
+    for frame in reversed(frames):
+        response = frame.f_locals.get("response")
+        if isinstance(getattr(response, "status_code", None), int):
+            return Failure(may_be_billed=True, response=response)
+    return Failure(may_be_billed=False, is_seen=False)
 
 
 def was_on_the_wire(error: BaseException) -> bool:
@@ -87,25 +78,12 @@ def was_on_the_wire(error: BaseException) -> bool:
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and not any(cause is each for each in seen):
-        if any(_ON_THE_WIRE.match(_module(frame)) for frame in _frames(cause)):
+        if any(_ON_THE_WIRE.match(_module(frame)) for frame, _ in walk_tb(cause.__traceback__)):
             return True
         seen.append(cause)
         cause = cause.__cause__ or cause.__context__
     return False
 
 
-def _frames(error: BaseException) -> Iterator[FrameType]:
-    """The frames that an exception went through, outermost first."""
-    step = error.__traceback__
-    while step is not None:
-        yield step.tb_frame
-        step = step.tb_next
-
-
 def _module(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__"))
-
-
-def _response_of(frame: FrameType) -> Any:
-    response = frame.f_locals.get("response")
-    return response if isinstance(getattr(response, "status_code", None), int) else None

@@ -1,13 +1,14 @@
-"""Replay: the recorded request to which a cassette's response belongs.
+"""Replay: the recorded request to which the response belongs that counts.
 
-Data flow: the cassette library plays a response -> the request it was recorded for -> Replay ->
-comparison with what is sent now. With VCR's default matching a prompt may have grown a
-hundredfold and the cassette still reports yesterday's usage.
+VCR matches method and URL by default: a prompt may have grown a hundredfold, and the cassette still
+plays yesterday's reply. It also writes concurrent calls in the order in which they ended and plays
+them in the order in which they are sent. So of a cassette's recordings the one counts whose request
+equals what is sent, whichever VCR has played; only if there is none has the prompt changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,71 +19,171 @@ from pytest_llmcost.responses.endpoints import recognise
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of the request that was recorded with the response just played."""
+    """What is known of the request that was recorded with the response that counts."""
 
     body: Mapping[str, Any] | None = None
-    """Its JSON; None where it cannot be compared with."""
+    """Its JSON; None if it cannot be compared."""
     model: str | None = None
-    """The model where its URL named it (Bedrock, Google Cloud)."""
+    """The model if its URL named it (Bedrock, Google Cloud)."""
     betas: tuple[str, ...] | None = ()
-    """From its `anthropic-beta` header; None where a filter of the cassette hides them."""
+    """From its `anthropic-beta` header; None if a filter of the cassette hides them."""
     is_same: bool = False
     """Byte for byte what is sent now, under the same names of model and betas."""
     obstacle: str | None = None
-    """Why it cannot be compared with, for people; None where it can."""
+    """Why it cannot be compared, for people."""
 
 
-def read_vcr_promise(request: Any) -> Replay | None:
+class Recordings:
+    """What this run knows of one opened cassette, by the index of the recording."""
+
+    def __init__(self) -> None:
+        self.claimed: set[int] = set()
+        """Those whose responses count for calls of this run."""
+        self.fingerprints: dict[tuple[int, tuple[str, ...]], object] = {}
+        """Of recorded requests, with these betas."""
+        self._bodies: dict[int, Mapping[str, Any] | None] = {}
+
+    def body(self, index: int, cassette: Any) -> Mapping[str, Any] | None:
+        """Return the JSON of a recorded request; None if it is none."""
+        if index not in self._bodies:
+            self._bodies[index] = _as_mapping(_as_bytes(cassette.data[index][0].body))
+        return self._bodies[index]
+
+
+Fingerprint = Callable[[Mapping[str, Any], tuple[str, ...], "str | None"], object]
+"""Body, betas and the URL's model -> what equals if the requests do; None if it cannot be read."""
+
+
+class VcrPlay:
+    """A response that VCR has played for a request."""
+
+    def __init__(self, cassette: Any, request: Any, response: Any, sent: bytes) -> None:
+        """Keep VCR's own objects; the recording is found by the identity of its response.
+
+        That holds when several threads replay at once.
+        """
+        self.cassette = cassette
+        self._request = request
+        self._sent = sent or _as_bytes(request.body)  # a stream, which VCR has read to the end
+        # `data` is public by habit alone: pairs of recorded request and response, only appended to.
+        pairs = enumerate(cassette.data)
+        self._played = next((index for index, (_, told) in pairs if told is response), None)
+
+    def choose(
+        self, recordings: Recordings, fingerprint_of: Fingerprint, *, may_differ: bool
+    ) -> int | None:
+        """Return the index of the recording that counts, and claim it if its request is equal.
+
+        Return None if no equal one is left, unless another may be taken: all calls claim first.
+        """
+        if self._played is None or not self._sent:
+            return self._played
+        claimed = set() if self.cassette.allow_playback_repeats else recordings.claimed
+        in_order = [self._played, *range(len(self.cassette.data))]
+        free = [index for index in in_order if index not in claimed and self._is_alike(index)]
+        # A cassette that is rewound plays once more what has been claimed.
+        equal = self._find_equal([*free, self._played], recordings, fingerprint_of)
+        if equal is not None:
+            recordings.claimed.add(equal)
+        elif may_differ:
+            return next(iter(free), self._played)
+        return equal
+
+    def _find_equal(
+        self, indices: Sequence[int], recordings: Recordings, fingerprint_of: Fingerprint
+    ) -> int | None:
+        """Find the same request, or else one that differs in nothing that costs."""
+        for index in indices:
+            if self._is_same(self.cassette.data[index][0]):
+                return index
+        sent, betas, model = _as_mapping(self._sent), _betas(self._request), _model(self._request)
+        bodies = {index: recordings.body(index, self.cassette) for index in indices}
+        if sent is None or not any(bodies.values()):
+            return None
+        for index, body in bodies.items():
+            if body == sent and _model(self.cassette.data[index][0]) == model:
+                return index
+        now = fingerprint_of(sent, betas, model)
+        for index, body in bodies.items():
+            recorded = self.cassette.data[index][0]
+            known = self._betas_of(recorded)
+            # Betas that a filter hides are no difference.
+            key = (index, betas if known is None else known)
+            if body is not None and key not in recordings.fingerprints:
+                recordings.fingerprints[key] = fingerprint_of(body, key[1], _model(recorded))
+            if now is not None and now == recordings.fingerprints.get(key):
+                return index
+        return None
+
+    def _is_alike(self, index: int) -> bool:
+        return _kind(self.cassette.data[index][0]) == _kind(self._request)
+
+    def response(self, index: int) -> Any:
+        """Return a recorded response; None if it is the one that was played."""
+        return None if index == self._played else self.cassette.data[index][1]
+
+    def describe(self, index: int | None) -> Replay:
+        """Tell what is known of a recording.
+
+        VCR's filters have run over what was recorded, so a filter that changes what counts hides
+        whether the prompt has changed.
+        """
+        recorded = None if index is None else self.cassette.data[index][0]
+        body = _as_bytes(getattr(recorded, "body", None))
+        if recorded is None or not body:
+            return Replay(obstacle="the cassette holds no request body")
+        is_same = self._is_same(recorded)
+        parsed = _as_mapping(body)
+        if parsed is None and not is_same:
+            return Replay(obstacle="the recorded request body is not JSON")
+        if body != self._sent and self._is_hidden(parsed or {}):
+            return Replay(obstacle="a filter of the cassette changes the request body")
+        return Replay(
+            body=parsed, model=_model(recorded), betas=self._betas_of(recorded), is_same=is_same
+        )
+
+    def _is_same(self, recorded: Any) -> bool:
+        same_names = _model(recorded) == _model(self._request)
+        same_betas = self._betas_of(recorded) == _betas(self._request)
+        return _as_bytes(recorded.body) == self._sent and same_names and same_betas
+
+    def _betas_of(self, recorded: Any) -> tuple[str, ...] | None:
+        found, now = _betas(recorded), _betas(self._request)
+        if found != now and _betas(self.cassette.filter_request(self._request)) != now:
+            return None
+        return found
+
+    def _is_hidden(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether what was recorded agrees with what is sent only where the filter has been."""
+        kept = self.cassette.filter_request(self._request)
+        filtered, sent = (
+            _as_mapping(_as_bytes(getattr(kept, "body", None))),
+            _as_mapping(self._sent),
+        )
+        if sent is None or filtered == sent:
+            return False
+        if filtered is None:
+            return True
+        if fingerprint(filtered) == fingerprint(sent):
+            return False
+        return fingerprint(filtered) == fingerprint(recorded)
+
+
+def vcr_obstacle(sent: bytes, request: Any) -> Replay | None:
     """Tell what is known once VCR has a response for a request: nothing yet, but that it has."""
-    if recognise(request.method, request.uri) is None:
-        return None
-    return Replay(obstacle="VCR does not tell which recording it replayed")
+    return (
+        Replay(obstacle="VCR does not tell which recording it replayed") if _kind(request) else None
+    )
 
 
-def read_vcr_replay(cassette: Any, request: Any, response: Any, sent: bytes) -> Replay | None:
-    """Tell what VCR recorded with a response of its own; None where it is no Claude call.
-
-    The recorded request is found by the identity of its response, which holds when several
-    threads replay at once. VCR's filters have run over what was recorded, so a filter that
-    changes what counts hides whether the prompt has changed.
-    """
-    if recognise(request.method, request.uri) is None:
-        return None
-    recorded = next((asked for asked, told in cassette.data if told is response), None)
-    body = _as_bytes(getattr(recorded, "body", None))
-    if recorded is None or not body:
-        return Replay(obstacle="the cassette holds no request body")
-    sent = sent or _as_bytes(request.body)  # a stream, which VCR has read to the end
-    model, betas = _model(recorded), _recorded_betas(cassette, request, recorded)
-    is_same = body == sent and model == _model(request) and betas == _betas(request)
-    parsed = _as_mapping(body)
-    if parsed is None and not is_same:
-        return Replay(obstacle="the recorded request body is not JSON")
-    if body != sent and _hides_body(cassette, request, sent, parsed or {}):
-        return Replay(obstacle="a filter of the cassette changes the request body")
-    return Replay(body=parsed, model=model, betas=betas, is_same=is_same)
+def vcr_play(sent: bytes, cassette: Any, request: Any, response: Any) -> VcrPlay | None:
+    """Keep what VCR plays; None for what is no Claude call, as a log-in inside one."""
+    return VcrPlay(cassette, request, response, sent) if _kind(request) else None
 
 
-def _hides_body(cassette: Any, request: Any, sent: bytes, recorded: Mapping[str, Any]) -> bool:
-    return _is_hidden(_as_mapping(_filtered(cassette, request)), _as_mapping(sent), recorded)
-
-
-def _model(request: Any) -> str | None:
-    endpoint = recognise(request.method, request.uri)
-    return endpoint.model if endpoint is not None else None
-
-
-def _recorded_betas(cassette: Any, request: Any, recorded: Any) -> tuple[str, ...] | None:
-    found, now = _betas(recorded), _betas(request)
-    if found != now and _betas(cassette.filter_request(request)) != now:
-        return None
-    return found
-
-
-def _betas(request: Any) -> tuple[str, ...]:
-    """From a header whose value VCR keeps as a text or as a list of texts; () without a request."""
-    found = getattr(request, "headers", {}).get("anthropic-beta") or ""
-    return read_betas(found if isinstance(found, str) else ",".join(map(str, found)))
+def cassetter_obstacle(sent: bytes) -> Replay:
+    """Tell what is known of what cassetter plays."""
+    return Replay(obstacle="cassetter replayed it")
 
 
 def read_betas(header: str) -> tuple[str, ...]:
@@ -95,22 +196,20 @@ def read_betas(header: str) -> tuple[str, ...]:
     return tuple(sorted({name.strip() for name in header.split(",")} - {""}))
 
 
-def _is_hidden(
-    filtered: Mapping[str, Any] | None, sent: Mapping[str, Any] | None, recorded: Mapping[str, Any]
-) -> bool:
-    """Whether what was recorded agrees with what is sent only where the filter has been."""
-    if sent is None or filtered == sent:
-        return False
-    if filtered is None:
-        return True
-    if fingerprint(filtered) == fingerprint(sent):
-        return False
-    return fingerprint(filtered) == fingerprint(recorded)
+def _kind(request: Any) -> str | None:
+    endpoint = recognise(request.method, request.uri)
+    return endpoint.kind if endpoint is not None else None
 
 
-def _filtered(cassette: Any, request: Any) -> bytes:
-    kept = cassette.filter_request(request)
-    return _as_bytes(getattr(kept, "body", None))
+def _model(request: Any) -> str | None:
+    endpoint = recognise(request.method, request.uri)
+    return endpoint.model if endpoint is not None else None
+
+
+def _betas(request: Any) -> tuple[str, ...]:
+    """From a header whose value VCR keeps as a text or as a list of texts; () without a request."""
+    found = getattr(request, "headers", {}).get("anthropic-beta") or ""
+    return read_betas(found if isinstance(found, str) else ",".join(map(str, found)))
 
 
 def _as_bytes(body: object) -> bytes:

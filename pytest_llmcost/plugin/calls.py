@@ -1,6 +1,6 @@
 """What was sent against what was recorded: the outgrown cassette, seen and priced anew.
 
-Data flow: Exchange -> fingerprint of what is sent now, and of what the cassette played -> the same:
+What is sent now is compared with the recorded request: the same:
 `billed`; changed: counted anew, `recounted`; changed without a count: `stale`, unknown.
 """
 
@@ -39,7 +39,7 @@ from pytest_llmcost.responses.message import Answer
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.replay import Replay
-    from pytest_llmcost.capture.request import Exchange
+    from pytest_llmcost.capture.request import CapturedRequest
     from pytest_llmcost.counting.payload import Payload
     from pytest_llmcost.plugin.counts import Counting
     from pytest_llmcost.plugin.other_models import OtherModels
@@ -56,15 +56,15 @@ class Metered(NamedTuple):
     """What the fingerprint stands for; None where the request could not be read."""
 
 
-def meter(run: Session, seat: Seat, exchange: Exchange, answer: Answer) -> Metered:
+def meter(run: Session, seat: Seat, request: CapturedRequest, answer: Answer) -> Metered:
     """Compare what was sent with what was recorded, and return what the reply uses now."""
-    replay = exchange.replay
-    payload = _read_sent(run, seat, exchange)
+    replay = request.replay
+    payload = _read_sent(run, seat, request)
     if replay is None or replay.is_same:
         return Metered(answer, payload=payload)
     if payload is None:
         return Metered(_not_comparable(run, answer, "what is sent now cannot be read"))
-    recorded = _read_recorded(run, seat, exchange, replay)
+    recorded = _read_recorded(run, seat, request, replay)
     if recorded is None:
         obstacle = replay.obstacle or "nothing is known of it"
         return Metered(_not_comparable(run, answer, obstacle), payload=payload)
@@ -86,22 +86,24 @@ def meter(run: Session, seat: Seat, exchange: Exchange, answer: Answer) -> Meter
     return Metered(unknown, "stale", payload)
 
 
-def _read_sent(run: Session, seat: Seat, exchange: Exchange) -> Payload | None:
-    if exchange.payload is None:
+def _read_sent(run: Session, seat: Seat, request: CapturedRequest) -> Payload | None:
+    if request.payload is None:
         return None
-    how = {"betas": exchange.betas, "model": exchange.endpoint.model}
+    how = {"betas": request.betas, "model": request.endpoint.model}
     try:
-        return read_normalised(run, exchange.payload, seat.item, **how)
+        return read_normalised(run, request.payload, seat.item, **how)
     except PayloadError:  # live, the API will have refused it, too
         return None
 
 
-def _read_recorded(run: Session, seat: Seat, exchange: Exchange, replay: Replay) -> Payload | None:
+def _read_recorded(
+    run: Session, seat: Seat, request: CapturedRequest, replay: Replay
+) -> Payload | None:
     """Where the cassette hides its betas, they are taken for those of today."""
     if replay.body is None:
         return None
-    betas = exchange.betas if replay.betas is None else replay.betas
-    how = {"betas": betas, "model": replay.model or exchange.endpoint.model}
+    betas = request.betas if replay.betas is None else replay.betas
+    how = {"betas": betas, "model": replay.model or request.endpoint.model}
     try:
         return read_normalised(run, replay.body, seat.item, **how)
     except PayloadError:
@@ -126,7 +128,7 @@ _OPEN = frozenset({"truncated-stream", "lost-answer", "open-batch"})
 
 
 class _OpenCall(NamedTuple):
-    exchange: Exchange
+    request: CapturedRequest
     call: Call
     holder: Holder
     blocks: list[list[Call]]
@@ -153,7 +155,7 @@ class Books:
         self.changes = 0
         """How often something was booked in this process or taken back."""
         self._open: dict[int, _OpenCall] = {}
-        """What was booked before it was complete, by the identity of its exchange."""
+        """What was booked before it was complete, by the identity of its request."""
 
     @cached_property
     def counting(self) -> Counting:
@@ -242,17 +244,17 @@ class Books:
 
     # Calls
 
-    def saw(self, seat: Seat, exchange: Exchange) -> None:
-        """Meter and book an exchange, or what has become of one that was booked as open."""
-        seat.holder.has_requests |= exchange.endpoint.kind != "count_tokens"
-        blocks = self._take_back(exchange.supersedes)
+    def saw(self, seat: Seat, request: CapturedRequest) -> None:
+        """Meter and book a request, or what has become of one that was booked as open."""
+        seat.holder.has_requests |= request.endpoint.kind != "count_tokens"
+        blocks = self._take_back(request.supersedes)
         if blocks is None:
             blocks = seat.holder.open_blocks
-        if exchange.answer is None:
+        if request.answer is None:
             return
-        metered = Metered(exchange.answer)
+        metered = Metered(request.answer)
         with self.run.keeping_failures():
-            metered = meter(self.run, seat, exchange, exchange.answer)
+            metered = meter(self.run, seat, request, request.answer)
         payload = metered.payload
         booked = self._book(
             seat,
@@ -260,18 +262,18 @@ class Books:
             payload,
             blocks,
             evidence=metered.evidence,
-            live=exchange.live,
-            at=exchange.at,
-            attempts=exchange.attempts,
-            lost_attempts=exchange.lost_attempts,
+            live=request.live,
+            at=request.at,
+            attempts=request.attempts,
+            lost_attempts=request.lost_attempts,
         )
         if booked.has_caveat(*_OPEN):
-            self._open[id(exchange)] = _OpenCall(exchange, booked, seat.holder, [*blocks])
+            self._open[id(request)] = _OpenCall(request, booked, seat.holder, [*blocks])
         with self.run.keeping_failures():
             self._tell(booked, seat)
             self._look_up(booked, seat, payload)
 
-    def _take_back(self, replaced: Exchange | None) -> list[list[Call]] | None:
+    def _take_back(self, replaced: CapturedRequest | None) -> list[list[Call]] | None:
         """Take out what was said before; return the blocks that it counted for."""
         known = None if replaced is None else self._open.pop(id(replaced), None)
         if known is None:

@@ -1,6 +1,6 @@
 """Run: one pytest session, and who is running in it; what all hooks share.
 
-Data flow: hooks set `seat` -> a request is sent, capture asks whose -> its Exchange -> `Books`.
+Hooks set `seat`; a request is sent, capture asks whose it is, and reports what became of it.
 The books, and with them everything that knows of prices, are opened when something is to be
 booked; a suite that sends nothing to Claude never gets that far.
 """
@@ -11,7 +11,7 @@ import os
 import shlex
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
 from functools import cached_property
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_llmcost.capture.import_hook import ImportWatcher
+from pytest_llmcost.capture.children import Children
+from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.counting.turn import Turn
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.plugin.owners import NOBODY, Attempt, Holder, Seat
@@ -28,12 +29,12 @@ from pytest_llmcost.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.capture import Capture
-    from pytest_llmcost.capture.request import Exchange
+    from pytest_llmcost.capture.replay import Fingerprint
+    from pytest_llmcost.capture.request import CapturedRequest
     from pytest_llmcost.plugin.calls import Books
 
 
 KEY = pytest.StashKey["Session"]()
-_CLIENTS = ("httpx", "httpx2")
 _LONG_WAIT, _SHORT_WAIT = 300.0, 5.0
 """Seconds for which a thread waits while another one books, the main one longer."""
 
@@ -62,7 +63,8 @@ class Session:
         self._outer: list[Seat] = []
         self._attempts: dict[str, int] = {}
         self._capture: Capture | None = None
-        self._watcher = ImportWatcher(dict.fromkeys(_CLIENTS, self._capture_client))
+        self._making_capture = threading.Lock()
+        self._children: Children | None = None
         self._failure: Exception | None = None
         self._reporting = Turn()
 
@@ -122,31 +124,52 @@ class Session:
     # Listening
 
     def listen(self) -> None:
-        """See every Messages call of this process from now on, once it imports a client."""
-        self._watcher.install()
+        """See every Messages call of this process from now on."""
+        self._children = Children()
+        follow(self._begin)
 
-    def _capture_client(self, module: object) -> None:
-        if self._capture is None:
-            from pytest_llmcost.capture.capture import Capture
+    def _begin(self, **sent: Any) -> CapturedRequest | None:
+        """Follow a request; the capture and all that it imports is made for the first one."""
+        with self._making_capture:
+            if self._capture is None:
+                from pytest_llmcost.capture.capture import Capture
 
-            self._capture = Capture(self, clock=time.time)
-        self._capture.install()
+                self._capture = Capture(
+                    owner=lambda: self.seat,
+                    report=self._saw,
+                    clock=time.time,
+                    fingerprint=self._fingerprint,
+                )
+        request = self._capture.begin(**sent)
+        if request is not None and self._children is not None:
+            self._children.note()
+        return request
 
     def stop_listening(self) -> None:
         """Leave the process as it was."""
-        self._watcher.remove()
-        if self._capture is not None:
-            self._capture.disable()
-            self._capture = None
+        unfollow(self._begin)
+        self._capture = None
 
-    def owner(self) -> Seat:
-        """Whose the request is that is being sent now; asked from any thread or task."""
-        return self.seat
-
-    def saw(self, owner: object, exchange: Exchange) -> None:
+    def _saw(self, request: CapturedRequest) -> None:
         """Book what came of a request."""
-        assert isinstance(owner, Seat)
-        self.books.saw(owner, exchange)
+        assert isinstance(request.owner, Seat)
+        self.books.saw(request.owner, request)
+
+    def _fingerprint(self, request: CapturedRequest) -> Fingerprint:
+        """What equal requests have in common, once the user's hook has normalised them."""
+        from pytest_llmcost.plugin.counts import read_normalised
+
+        def fingerprint(
+            body: Mapping[str, Any], betas: tuple[str, ...], model: str | None
+        ) -> str | None:
+            assert isinstance(request.owner, Seat)
+            try:
+                item = request.owner.item
+                return read_normalised(self, body, item, betas=betas, model=model).fingerprint
+            except Exception:  # noqa: BLE001 - the user's hook; it is called again, and then it tells
+                return None
+
+        return fingerprint
 
     def catch_up(self) -> None:
         """Book what is complete."""
@@ -165,6 +188,9 @@ class Session:
 
     def settle(self, holder: Holder | None = None) -> None:
         """Book what has been seen of somebody, or of everyone, the incomplete as unknown."""
+        if self._children is not None and self._children.have_sent:
+            self.incomplete.add("forked-child")
+            self.lost_calls.add("forked-child")
         if self._capture is None:
             return
         with self.reporting() as mine:

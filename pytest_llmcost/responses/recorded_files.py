@@ -314,7 +314,7 @@ def _listed(values: Sequence[object], path: str, allowance: Allowance) -> Iterat
 def _single(value: Mapping[str, Any], path: str, allowance: Allowance) -> Iterator[Recorded]:
     interactions = _interactions_of(value)
     if interactions is not None:
-        yield from (_interaction(each, path, allowance) for each in interactions)
+        yield from (read_interaction(each, path, allowance) for each in interactions)
     elif _is_answer(value):
         yield _bare(value)
 
@@ -357,7 +357,8 @@ def _interactions_of(value: Mapping[str, Any]) -> list[Any] | None:
     return None
 
 
-def _interaction(entry: object, path: str, allowance: Allowance) -> Recorded:
+def read_interaction(entry: object, path: str, allowance: Allowance) -> Recorded:
+    """Read one recorded request with its response, in whichever way the recorder keeps them."""
     request, response = _part(entry, "request"), _part(entry, "response")
     headers = {str(k).lower(): v for k, v in _headers(response).items()}
     body, problem = b"", None

@@ -20,7 +20,7 @@ import anthropic
 import httpx2
 
 from pytest_llmcost.capture.capture import Capture
-from pytest_llmcost.capture.request import Exchange
+from pytest_llmcost.capture.request import CapturedRequest
 
 MESSAGE: dict[str, Any] = {
     "id": "msg_1",
@@ -42,17 +42,14 @@ ASKED: dict[str, Any] = {
 
 
 class Purse:
-    """A sink that only counts."""
+    """Only counts."""
 
     def __init__(self) -> None:
         self.calls = 0
 
-    def owner(self) -> object:
-        return self
-
-    def saw(self, owner: object, exchange: Exchange) -> None:
-        assert exchange.answer is not None
-        assert exchange.answer.usage.output_tokens == 11
+    def report(self, request: CapturedRequest) -> None:
+        assert request.answer is not None
+        assert request.answer.usage.output_tokens == 11
         self.calls += 1
 
 
@@ -142,7 +139,7 @@ def compare(
     name: str, call: Callable[[], None], *, blocks: int, times: int, most: float | None
 ) -> bool:
     purse = Purse()
-    capture = Capture(purse, clock=time.time)
+    capture = Capture(owner=lambda: purse, report=purse.report, clock=time.time)
     seconds(call, times)
     without, with_, later = [], [], []
     for _ in range(blocks):

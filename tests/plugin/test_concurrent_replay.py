@@ -51,7 +51,6 @@ KINDS = {
     "streams": "[asked(3000, stream=True), asked(10, stream=True)]",
     "three": "[asked(3000), asked(10), asked(400, 'claude-haiku-4-5')]",
 }
-WRONG_REPLY = "a replayed call is priced by the reply that VCR played, whosever it is"
 MODEL = "claude-sonnet-4-6"
 """$3 and $15 per million tokens."""
 
@@ -68,7 +67,6 @@ def states(project: Project) -> list[str]:
     return [test["verdict"]["state"] for test in project.ledger()["tests"]]
 
 
-@pytest.mark.xfail(strict=True, reason=WRONG_REPLY)
 @pytest.mark.parametrize("kind", KINDS)
 def test_concurrent_calls_cost_in_replay_what_they_cost_live(
     project: Project, standin: StandIn, kind: str
@@ -152,7 +150,6 @@ A_LONG = interaction("A", 1000, 1000)  # $0.018
 B = interaction("B", 3000, 100)  # $0.0105
 
 
-@pytest.mark.xfail(strict=True, reason=WRONG_REPLY)
 @pytest.mark.parametrize(
     "recorded",
     [(B, A_SHORT, A_LONG), (A_SHORT, B, A_LONG), (B, A_LONG, A_SHORT)],
@@ -196,7 +193,6 @@ def test_a_recording_that_another_call_has_claimed_is_nobody_else_s(project: Pro
     result.stdout.fnmatch_lines(["*prompt changed*messages.0*"])
 
 
-@pytest.mark.xfail(strict=True, reason=WRONG_REPLY)
 def test_a_prompt_that_changed_is_told_from_one_that_was_played_out_of_order(
     project: Project,
 ) -> None:
@@ -217,7 +213,6 @@ def test_a_prompt_that_changed_is_told_from_one_that_was_played_out_of_order(
     assert by_evidence == {"billed": "0.0045", "stale": None}
 
 
-@pytest.mark.xfail(strict=True, reason=WRONG_REPLY)
 def test_two_tests_that_share_a_cassette_both_cost_what_is_in_it(project: Project) -> None:
     write_cassette(project, "shared", B, A_SHORT)
     project.write(

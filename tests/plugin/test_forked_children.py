@@ -11,7 +11,6 @@ from spending_suite import APP
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
-UNSEEN = "what a forked child spends is lost, and nothing says so"
 KINDS = {
     "os.fork": """
         import os
@@ -109,7 +108,6 @@ def run(project: Project, test_app: str, **files: str) -> tuple[pytest.RunResult
     return result, project.ledger()
 
 
-@pytest.mark.xfail(strict=True, reason=UNSEEN)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_suite_whose_child_has_broken_its_budget_does_not_pass(
     project: Project, kind: str
@@ -122,7 +120,6 @@ def test_a_suite_whose_child_has_broken_its_budget_does_not_pass(
     assert result.ret == ledger["run"]["exit_status"] == pytest.ExitCode.TESTS_FAILED
 
 
-@pytest.mark.xfail(strict=True, reason=UNSEEN)
 def test_a_child_that_did_not_come_back_leaves_the_run_without_an_upper_bound(
     project: Project,
 ) -> None:

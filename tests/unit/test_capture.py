@@ -62,12 +62,12 @@ def test_a_whole_answer_is_a_call(library: ModuleType) -> None:
     client = client_of(library, respond(library, JSON_BODY, kind="application/json"))
     with capturing() as purse:
         assert post(client).json()["id"] == "msg_1"
-    ((owner, exchange),) = purse.seen
-    assert owner == "the test"
-    assert exchange.endpoint.kind == "messages"
-    assert exchange.payload == ASKED
-    assert exchange.live is False
-    assert exchange.replay is None
+    (request,) = purse.seen
+    assert request.owner == "the test"
+    assert request.endpoint.kind == "messages"
+    assert request.payload == ASKED
+    assert request.live is False
+    assert request.replay is None
     assert (purse.call.usage, purse.call.stream, purse.call.at) == (BILLED, False, None)
     assert purse.call.evidence == "billed"
 
@@ -289,7 +289,7 @@ def test_a_stream_left_open_is_truncated_at_the_verdict_and_whole_later(
         purse.capture.settle()
         assert purse.call.caveats == ("truncated-stream",)
         assert [*passing] == [FINAL + STOP]
-        told, later = purse.exchanges
+        told, later = purse.seen
         assert later.supersedes is told
         assert later.answer is not None
         assert (later.answer.usage, later.answer.caveats) == (BILLED, ())
@@ -306,7 +306,7 @@ def test_a_request_without_an_answer_at_the_verdict_is_unknown_until_it_comes(
             return respond(library, JSON_BODY, kind="application/json")(request)
 
         post(client_of(library, judge_meanwhile))
-        told, later = purse.exchanges
+        told, later = purse.seen
         assert told.answer is not None
         assert told.answer.caveats[0].startswith("lost-answer: ")
         assert later.supersedes is told
@@ -323,7 +323,7 @@ def test_what_was_told_as_open_and_turns_out_free_is_withdrawn(library: ModuleTy
             return library.Response(500)
 
         post(client_of(library, judge_meanwhile))
-        told, later = purse.exchanges
+        told, later = purse.seen
     assert later.answer is None
     assert later.supersedes is told
 
@@ -334,7 +334,7 @@ def test_answers_other_than_success_are_free(library: ModuleType, status: int) -
     handler = respond(library, b'{"type":"error"}', kind="application/json", status=status)
     with capturing() as purse:
         assert post(client_of(library, handler)).status_code == status
-    assert [exchange.call for exchange in purse.exchanges] == [None]
+    assert [request.answer for request in purse.seen] == [None]
 
 
 @library_of
@@ -414,7 +414,7 @@ def test_what_a_mock_raises_is_seen_and_free(
         with pytest.raises((library.HTTPError, Alarm)):
             anyio.run(post_async, backend=backend) if backend else post(client_of(library, fail))
         purse.capture.settle()
-    assert [exchange.call for exchange in purse.exchanges] == [None]
+    assert [request.answer for request in purse.seen] == [None]
 
 
 @library_of
@@ -430,7 +430,7 @@ def test_so_is_what_a_patch_of_the_transport_raises(
         with pytest.raises((library.HTTPError, Alarm)):
             post(client)
         purse.capture.settle()
-    assert [exchange.call for exchange in purse.exchanges] == [None]
+    assert [request.answer for request in purse.seen] == [None]
 
 
 @library_of
@@ -555,7 +555,7 @@ def test_an_answer_nobody_can_read_is_of_unknown_cost(body: bytes) -> None:
 def test_broken_json_of_a_mock_is_seen_and_free(body: bytes, kind: str | None) -> None:
     with capturing() as purse:
         post(client_of(httpx2, respond(httpx2, body, kind=kind)))
-    assert [exchange.call for exchange in purse.exchanges] == [None]
+    assert [request.answer for request in purse.seen] == [None]
 
 
 @pytest.mark.parametrize(
@@ -587,8 +587,8 @@ def test_a_stream_that_ends_in_an_error_is_free_if_nothing_was_sampled(
 ) -> None:
     with capturing() as purse:
         post(connect(httpx2, respond(httpx2, body)))
-    (exchange,) = purse.exchanges
-    assert (exchange.call is None) is is_free
+    (request,) = purse.seen
+    assert (request.answer is None) is is_free
 
 
 def test_other_services_with_such_a_path_are_no_claude_calls() -> None:
@@ -613,8 +613,8 @@ def test_a_request_whose_body_is_a_stream_is_left_alone() -> None:
 
     with capturing() as purse:
         httpx2.Client(transport=Streaming()).post(URL, content=body(), headers=HEADERS)
-    (exchange,) = purse.exchanges
-    assert (exchange.payload, exchange.live) == (None, None)
+    (request,) = purse.seen
+    assert (request.payload, request.live) == (None, None)
     assert purse.call.usage == BILLED
 
 
@@ -642,15 +642,15 @@ def test_counts_are_seen_and_cost_nothing() -> None:
     counted = respond(httpx2, b'{"input_tokens": 9}', kind="application/json")
     with capturing() as purse:
         client_of(httpx2, counted).post(f"{URL}/count_tokens", json=ASKED)
-    (exchange,) = purse.exchanges
-    assert (exchange.endpoint.kind, exchange.answer) == ("count_tokens", None)
+    (request,) = purse.seen
+    assert (request.endpoint.kind, request.answer) == ("count_tokens", None)
 
 
 def test_betas_come_from_the_header() -> None:
     client = client_of(httpx2, respond(httpx2, JSON_BODY, kind="application/json"))
     with capturing() as purse:
         client.post(URL, json=ASKED, headers={**HEADERS, "anthropic-beta": "b, a,b,"})
-    assert purse.exchanges[0].betas == ("a", "b")
+    assert purse.seen[0].betas == ("a", "b")
 
 
 def test_each_owner_gets_the_calls_it_sent_and_threads_send_for_who_is_running() -> None:
@@ -664,7 +664,7 @@ def test_each_owner_gets_the_calls_it_sent_and_threads_send_for_who_is_running()
             thread.join()
         purse.now = "two"
         post(client)
-    assert [owner for owner, _ in purse.seen] == ["one"] * 8 + ["two"]
+    assert purse.owners == ["one"] * 8 + ["two"]
 
 
 def test_the_owner_is_who_sent_it_and_not_who_reads_it() -> None:
@@ -673,7 +673,7 @@ def test_the_owner_is_who_sent_it_and_not_who_reads_it() -> None:
         with stream(client_of(httpx2, respond(httpx2, *PIECES))) as response:
             purse.now = "reader"
             response.read()
-    assert [owner for owner, _ in purse.seen] == ["sender"]
+    assert purse.owners == ["sender"]
 
 
 @backend_of
@@ -715,7 +715,7 @@ class Faulty(Purse):
             raise RuntimeError("no owner")
         return super().owner()
 
-    def saw(self, owner: object, exchange: Any) -> None:
+    def saw(self, request: Any) -> None:
         raise RuntimeError("no place")
 
 
@@ -785,7 +785,7 @@ def test_a_gateway_that_rewrites_is_one_call_if_the_call_behind_it_succeeded(
 
     with capturing() as purse:
         post(client_of(httpx2, first_gateway))
-    (platform,) = [each.endpoint.platform for each in purse.exchanges if each.call is not None]
+    (platform,) = [each.endpoint.platform for each in purse.seen if each.answer is not None]
     assert platform == ("bedrock-regional" if inner_status == 200 else None)
 
 

@@ -41,9 +41,10 @@ from pydantic import BaseModel
 from standin import StandIn, Step, fault, rate_limited
 
 from pytest_llmcost.budgets.budget import bounds_of
-from pytest_llmcost.call import Call, price_call
+from pytest_llmcost.call import Call, price
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.responses.message import Answer
 
 BILLED = Usage(input_tokens=25, output_tokens=11)
 WHOLE = respond(httpx2, JSON_BODY, kind="application/json")
@@ -86,10 +87,10 @@ WAYS: dict[str, Callable[[], object]] = {
 def test_every_way_to_ask_is_one_call(way: str) -> None:
     with capturing() as purse:
         WAYS[way]()
-    (exchange,) = purse.exchanges
+    (request,) = purse.seen
     assert (purse.call.usage, purse.call.caveats, purse.call.attempts) == (BILLED, (), 1)
-    assert exchange.betas == (("b-2026-01-01",) if way == "beta" else ())
-    assert purse.call.stream is ("stream" in (exchange.payload or {}))
+    assert request.betas == (("b-2026-01-01",) if way == "beta" else ())
+    assert purse.call.stream is ("stream" in (request.payload or {}))
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -257,26 +258,27 @@ def test_an_attempt_that_was_lost_before_one_that_was_answered_has_a_bound() -> 
         api.script(Step(cut_after_bytes=0), Step(cut_after_bytes=0))
         quick(api).messages.create(**ASKED)
         purse.capture.settle()
-    found = replace(purse.call, max_tokens=ASKED["max_tokens"])
-    card, on = shipped_card(), date(2026, 11, 22)
-    call = price_call(found, card, on=on)
-    assert (call.attempts, call.lost_attempts) == (3, 2)
-    alone = price_call(replace(found, lost_attempts=None, caveats=()), card, on=on)
+    (request,) = purse.seen
+    assert (request.attempts, request.lost_attempts) == (3, 2)
+    answer = request.answer
+    assert answer is not None
+    most = ASKED["max_tokens"]
+
+    def priced(answer: Answer, **facts: Any) -> Call:
+        return price(answer, shipped_card(), on=date(2026, 11, 22), **facts)
+
+    call = priced(answer, lost_attempts=2, max_tokens=most)
+    alone = replace(answer, caveats=())
     (sampling,) = alone.sampling_calls
-    most_expensive = replace(
-        sampling, usage=replace(sampling.usage, output_tokens=ASKED["max_tokens"])
-    )
-    lost = price_call(replace(alone, sampling_calls=(most_expensive,)), card, on=on).usd
-    assert alone.usd is not None
+    longest = replace(sampling, usage=replace(sampling.usage, output_tokens=most))
+    usd, lost = priced(alone).usd, priced(replace(alone, sampling_calls=(longest,))).usd
+    assert usd is not None
     assert lost is not None
-    assert (call.usd, call.usd_low, call.usd_high) == (alone.usd, alone.usd, alone.usd + 2 * lost)
-    assert (
-        bounds_of(call, "output_tokens")[2]
-        == sampling.usage.output_tokens + 2 * ASKED["max_tokens"]
-    )
+    assert (call.usd, call.usd_low, call.usd_high) == (usd, usd, usd + 2 * lost)
+    assert bounds_of(call, "output_tokens")[2] == sampling.usage.output_tokens + 2 * most
     assert bounds_of(call, "input_tokens")[2] == 3 * sampling.usage.prompt_tokens
-    # Where nothing bounds a reply, nothing bounds the attempt.
-    assert price_call(replace(found, max_tokens=None), card, on=on).usd_high is None
+    # If nothing bounds a reply, nothing bounds the attempt.
+    assert priced(answer, lost_attempts=2).usd_high is None
 
 
 def test_attempts_of_two_calls_that_are_the_same_are_not_mixed() -> None:
@@ -297,7 +299,7 @@ def test_a_call_that_is_refused_for_good_is_nothing() -> None:
         with pytest.raises(anthropic.APIStatusError):
             quick(api).messages.create(**ASKED)
         purse.capture.settle()
-    assert [exchange.call for exchange in purse.exchanges] == [None] * 3
+    assert [request.answer for request in purse.seen] == [None] * 3
 
 
 # Live or not
@@ -401,7 +403,7 @@ def test_a_batch_is_settled_by_its_results_once() -> None:
         purse.capture.settle()
     assert [(call.usage, call.caveats) for call in purse.calls] == [(BILLED, ())] * 2
     assert {call.context.service_tier for call in purse.calls} == {"batch"}
-    assert all((exchange.payload or {})["model"] == PARAMS["model"] for exchange in purse.exchanges)
+    assert all((request.payload or {})["model"] == PARAMS["model"] for request in purse.seen)
 
 
 def test_a_batch_without_results_is_one_unknown_call_for_each_request() -> None:
@@ -435,11 +437,11 @@ def test_results_that_come_after_the_verdict_replace_what_was_told_for_their_own
         purse.now = "creator"
         client.messages.batches.create(requests=REQUESTS)  # type: ignore[arg-type]
         purse.capture.settle(lambda owner: owner == "creator")
-        told = purse.exchanges
+        told = [*purse.seen]
         purse.now = "reader"
         [*client.messages.batches.results("msgbatch_1")]
-        (one, settled), (other, free) = purse.seen[3:]
-    assert (one, other) == ("creator", "creator")
+        settled, free = purse.seen[3:]
+    assert (settled.owner, free.owner) == ("creator", "creator")
     assert settled.supersedes is told[0]
     assert settled.answer is not None
     assert settled.answer.usage == BILLED
@@ -454,7 +456,7 @@ def test_results_of_a_batch_created_elsewhere_belong_to_who_reads_them_once() ->
             purse.now = reader
             for _ in range(2):
                 [*client.messages.batches.results("msgbatch_1")]
-    assert [owner for owner, exchange in purse.seen if exchange.answer] == ["one", "two"]
+    assert [each.owner for each in purse.seen if each.answer] == ["one", "two"]
 
 
 def test_a_batch_that_is_created_again_is_open_again() -> None:
@@ -533,11 +535,11 @@ def test_a_replayed_batch_is_compared_request_by_request(
     ):
         client.messages.batches.create(requests=REQUESTS[:1])  # type: ignore[arg-type]
         purse.capture.settle()
-    (exchange,) = purse.exchanges
-    assert exchange.replay is not None
+    (request,) = purse.seen
+    assert request.replay is not None
     body = {**PARAMS, "max_tokens": 1} if recorded == "a" else None
-    assert (exchange.replay.body, exchange.payload) == (body, PARAMS)
-    assert (exchange.replay.obstacle is None) is (recorded == "a")
+    assert (request.replay.body, request.payload) == (body, PARAMS)
+    assert (request.replay.obstacle is None) is (recorded == "a")
 
 
 def test_the_stand_in_s_batches_over_sockets() -> None:
@@ -585,7 +587,7 @@ def test_bedrock_vertex_and_foundry_name_model_and_region_in_the_url() -> None:
         "vertex-regional",
         "foundry",
     ]
-    assert purse.exchanges[2].endpoint.model == "claude-opus-4-7"
+    assert purse.seen[2].endpoint.model == "claude-opus-4-7"
 
 
 def test_vertex_counts_at_a_model_of_their_own_and_costs_nothing() -> None:
@@ -603,9 +605,7 @@ def test_vertex_counts_at_a_model_of_their_own_and_costs_nothing() -> None:
         sdk(lambda request: httpx2.Response(200, json={"input_tokens": 3})).messages.count_tokens(
             **asked
         )
-    assert [(one.endpoint.kind, one.answer) for one in purse.exchanges] == [
-        ("count_tokens", None)
-    ] * 2
+    assert [(one.endpoint.kind, one.answer) for one in purse.seen] == [("count_tokens", None)] * 2
 
 
 def test_counts_of_our_own_are_not_seen() -> None:
@@ -624,5 +624,5 @@ def test_a_client_of_module_scope_serves_whoever_is_running() -> None:
             purse.now = name
             client.messages.create(**ASKED)
             calls.append(purse.calls[-1])
-    assert [owner for owner, _ in purse.seen] == ["one", "two"]
+    assert purse.owners == ["one", "two"]
     assert isinstance(purse, Purse)

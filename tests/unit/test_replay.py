@@ -19,7 +19,7 @@ from msgspec import to_builtins
 from vcr.cassette import Cassette  # type: ignore[import-untyped]
 
 from pytest_llmcost.capture.replay import Replay
-from pytest_llmcost.capture.request import Exchange
+from pytest_llmcost.capture.request import CapturedRequest
 
 LONGER = {**ASKED, "messages": [{"role": "user", "content": "Hi " * 5_000}]}
 KEPT = json.dumps(ASKED)
@@ -53,14 +53,14 @@ def ask(asked: dict[str, Any] = ASKED, **options: Any) -> None:
         client.messages.create(**asked)
 
 
-def replayed(cassette: Path, asked: dict[str, Any] = ASKED, **options: Any) -> Exchange:
+def replayed(cassette: Path, asked: dict[str, Any] = ASKED, **options: Any) -> CapturedRequest:
     with capturing() as purse, vcr.use_cassette(str(cassette), record_mode="none", **options):
         ask(asked)
-    (exchange,) = purse.exchanges
-    assert exchange.live is False
-    assert exchange.answer is not None
-    assert exchange.answer.usage.input_tokens == 25
-    return exchange
+    (request,) = purse.seen
+    assert request.live is False
+    assert request.answer is not None
+    assert request.answer.usage.input_tokens == 25
+    return request
 
 
 def replay_of(cassette: Path, asked: dict[str, Any] = ASKED, **options: Any) -> Replay:
@@ -72,9 +72,9 @@ def replay_of(cassette: Path, asked: dict[str, Any] = ASKED, **options: Any) -> 
 def test_a_grown_prompt_still_gets_yesterdays_reply_and_we_see_what_it_was_for(
     cassette: Path,
 ) -> None:
-    exchange = replayed(cassette, LONGER)
-    assert exchange.payload == LONGER
-    assert exchange.replay == Replay(body=ASKED)
+    request = replayed(cassette, LONGER)
+    assert request.payload == LONGER
+    assert request.replay == Replay(body=ASKED)
 
 
 def test_the_same_bytes_are_told_from_the_same_payload(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_same_bytes_are_told_from_the_same_payload(tmp_path: Path) -> None:
             return httpx2.Response(200, content=JSON_BODY)
 
         ask(http_client=httpx2.Client(transport=httpx2.MockTransport(keep)))
-    sent = json.dumps(purse.exchanges[0].payload, separators=(",", ":"))
+    sent = json.dumps(purse.seen[0].payload, separators=(",", ":"))
     assert replay_of(cassette_of(tmp_path / "a.yaml", sent)) == Replay(body=ASKED, is_same=True)
     assert replay_of(cassette_of(tmp_path / "b.yaml", KEPT)) == Replay(body=ASKED)
 
@@ -158,8 +158,8 @@ def test_a_model_that_only_the_url_names_is_part_of_what_was_recorded(
         httpx2.Client() as client,
     ):
         client.post(BEDROCK.format(model), content=KEPT.encode())
-    (exchange,) = purse.exchanges
-    assert exchange.replay == Replay(
+    (request,) = purse.seen
+    assert request.replay == Replay(
         body=ASKED, model="anthropic.claude-haiku-4-5", is_same=model == "haiku-4-5"
     )
 
@@ -189,9 +189,9 @@ def test_betas_are_compared_unless_a_filter_hides_them(
     ):
         headers = {"anthropic-beta": now} if now else {}
         client.post(URL, content=KEPT.encode(), headers=headers)
-    (exchange,) = purse.exchanges
-    is_same = betas is not None and betas == exchange.betas
-    assert exchange.replay == Replay(body=ASKED, betas=betas, is_same=is_same)
+    (request,) = purse.seen
+    is_same = betas is not None and betas == request.betas
+    assert request.replay == Replay(body=ASKED, betas=betas, is_same=is_same)
 
 
 def test_a_body_that_is_a_stream_is_compared_byte_for_byte(cassette: Path) -> None:
@@ -202,8 +202,8 @@ def test_a_body_that_is_a_stream_is_compared_byte_for_byte(cassette: Path) -> No
     ):
         for body in (KEPT, json.dumps(LONGER)):
             client.post(URL, content=iter([body.encode()]), headers={"anthropic-version": "1"})
-    assert [exchange.payload for exchange in purse.exchanges] == [None, None]
-    assert [exchange.replay and exchange.replay.is_same for exchange in purse.exchanges] == [
+    assert [request.payload for request in purse.seen] == [None, None]
+    assert [request.replay and request.replay.is_same for request in purse.seen] == [
         True,
         False,
     ]
@@ -237,7 +237,7 @@ def test_serializers_that_keep_parsed_bodies_compare_as_json(tmp_path: Path) -> 
     recorder.register_serializer("parsed", ParsedBodies)
     with capturing() as purse, recorder.use_cassette(str(cassette)):
         ask(LONGER)
-    assert purse.exchanges[0].replay == Replay(body=ASKED)
+    assert purse.seen[0].replay == Replay(body=ASKED)
 
 
 def test_streams_are_replayed_and_compared_too(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_streams_are_replayed_and_compared_too(tmp_path: Path) -> None:
         client.messages.stream(**LONGER) as stream,
     ):
         assert stream.get_final_text() == "Hello there"
-    assert purse.exchanges[0].replay == Replay(body=ASKED)
+    assert purse.seen[0].replay == Replay(body=ASKED)
     assert purse.call.live is False
 
 
@@ -266,7 +266,7 @@ def test_asynchronous_replays_each_find_their_own_recording(tmp_path: Path) -> N
     with capturing() as purse, vcr.use_cassette(str(cassette), record_mode="none") as opened:
         asyncio.run(main())
     assert opened.play_count == len(bodies)
-    found = [exchange.replay.body for exchange in purse.exchanges if exchange.replay]
+    found = [request.replay.body for request in purse.seen if request.replay]
     assert sorted(body["max_tokens"] for body in found if body) == [*range(1, 9)]
 
 
@@ -278,7 +278,7 @@ def test_threads_each_find_their_own_recording(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert [exchange.replay for exchange in purse.exchanges] == [Replay(body=ASKED)] * 8
+    assert [request.replay for request in purse.seen] == [Replay(body=ASKED)] * 8
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda each: each.__name__)
@@ -289,7 +289,7 @@ def test_both_libraries_without_the_sdk(library: Any, cassette: Path) -> None:
         library.Client() as client,
     ):
         client.post(URL, json=LONGER, headers={"anthropic-version": "2023-06-01"})
-    assert purse.exchanges[0].replay == Replay(body=ASKED)
+    assert purse.seen[0].replay == Replay(body=ASKED)
     assert purse.call.live is False
 
 
@@ -316,7 +316,7 @@ def test_recording_is_live_and_its_replay_is_not(tmp_path: Path, standin: Any) -
         for _ in range(2):
             with vcr.use_cassette(path, record_mode="once"):
                 ask(base_url=standin.url)
-    recorded, replayed = purse.exchanges
+    recorded, replayed = purse.seen
     assert (recorded.live, recorded.replay) == (True, None)
     assert (replayed.live, replayed.replay) == (False, Replay(body=ASKED, is_same=True))
     assert recorded.answer is not None
@@ -343,7 +343,7 @@ def test_other_requests_of_the_cassette_are_no_business_of_ours(tmp_path: Path) 
         httpx.Client(auth=LogIn()) as client,
     ):
         client.post(URL, json=LONGER, headers={"anthropic-version": "2023-06-01"})
-    assert [exchange.replay for exchange in purse.exchanges] == [Replay(body=ASKED)]
+    assert [request.replay for request in purse.seen] == [Replay(body=ASKED)]
 
 
 def test_a_cassette_of_a_kind_of_its_own_is_not_comparable(cassette: Path) -> None:
@@ -354,6 +354,6 @@ def test_a_cassette_of_a_kind_of_its_own_is_not_comparable(cassette: Path) -> No
     with capturing() as purse, vcr.use_cassette(str(cassette), record_mode="none") as opened:
         opened.__class__ = Own
         ask(LONGER)
-    (exchange,) = purse.exchanges
-    assert exchange.live is False
-    assert exchange.replay == Replay(obstacle="VCR does not tell which recording it replayed")
+    (request,) = purse.seen
+    assert request.live is False
+    assert request.replay == Replay(obstacle="VCR does not tell which recording it replayed")

@@ -1,1 +1,93 @@
-"""The HTTP libraries and recorders that requests pass through."""
+"""What is wrapped in this process, and which captures follow the requests that pass there.
+
+One file a library. Each turns what its library does into the same calls: `begin` when something is
+sent, then on the captured request `replayed` if a recorder plays a response, `failed` or
+`answered`, `feed` for each piece of a body that is read later, and `close`.
+
+This module is the one with state of the whole process. It is light, for an HTTP library may be
+imported by a suite that never calls Claude, and it knows nothing of any library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pytest_llmcost.capture.import_hook import ImportWatcher
+
+if TYPE_CHECKING:
+    from pytest_llmcost.capture.request import CapturedRequest
+
+_FILES = {
+    "httpx": "httpx",
+    "httpx2": "httpx",
+    "vcr.cassette": "recorders",
+    "cassetter.cassette": "recorders",
+}
+"""Module to watch for -> the file here whose `wrap(module)` wraps it."""
+
+CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
+"""The request that is being sent in this context."""
+
+Begin = Callable[..., "CapturedRequest | None"]
+"""As `Capture.begin`; returns None if what is about to be sent is no Claude call."""
+
+_captures: list[Begin] = []
+"""Captures nest, as pytest does in the tests of plugins; the last one follows the request."""
+_wrapped: list[tuple[type, str, object, object]] = []
+"""Class, attribute, the original, our wrapper."""
+
+
+def follow(begin: Begin) -> None:
+    """Follow requests from now on: wrap what is imported now, and later what will be."""
+    if begin not in _captures:
+        _captures.append(begin)
+    _WATCHER.install()
+
+
+def unfollow(begin: Begin) -> None:
+    """Stop following; the last capture restores the original methods.
+
+    If another library wrapped ours, leave it in place, disabled.
+    """
+    if begin in _captures:
+        _captures.remove(begin)
+    if _captures:
+        return
+    for owner, name, original, wrapper in reversed(_wrapped):
+        if vars(owner).get(name) is wrapper:
+            setattr(owner, name, original)
+    _wrapped.clear()
+    _WATCHER.remove()
+
+
+def begin(source: Any, **sent: Any) -> CapturedRequest | None:
+    """Let the innermost capture follow a request; `source` is the library's own object for it."""
+    outer = CURRENT.get()
+    if not _captures or (outer is not None and outer.source is source):
+        return None  # the same request: a subclass has called the wrapped method of its base
+    if _WATCHER.incomplete:
+        _WATCHER.look_again()
+    return _captures[-1](source=source, **sent)
+
+
+def wrap_method(owner: object, name: str, wrapper_of: Callable[[Any], object]) -> None:
+    """Replace a method by a wrapper, once: two names of one library are one class."""
+    original = vars(owner).get(name) if isinstance(owner, type) else None
+    if original is None or any(original is ours for _, _, _, ours in _wrapped):
+        return
+    assert isinstance(owner, type)
+    wrapper = wrapper_of(original)
+    setattr(owner, name, wrapper)
+    _wrapped.append((owner, name, original, wrapper))
+
+
+def _wrap(file: str, module: ModuleType) -> object:
+    return import_module(f"{__name__}.{file}").wrap(module)
+
+
+_WATCHER = ImportWatcher({name: partial(_wrap, file) for name, file in _FILES.items()})
