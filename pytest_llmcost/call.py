@@ -229,6 +229,8 @@ def _price(
     bounded: set[str] = set()
     if any(each.most_output_tokens is not None for each in sampling_calls):
         bounded.add("truncated-stream")  # by its `max_tokens`, which the card has used
+    if any(each.usage_low is not None for each in sampling_calls):
+        bounded.add("changed-cache")  # by a read in place of the write
     lost = _lost_usage(lost_attempts, max_tokens, sampling_calls)
     if lost is not None and high is not None:
         bounded.add("lost-answer")

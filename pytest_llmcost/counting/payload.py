@@ -78,6 +78,8 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     """Part -> digest, in the prompt's order: model, system, tools, messages, the rest."""
     breakpoints: tuple[Breakpoint, ...] = ()
     """Where the prompt is cached, in its order, the automatic breakpoint included."""
+    compared: Mapping[str, JsonValue] | None = None
+    """What a user's hook has made of the body, by which two payloads are compared."""
 
     @property
     def longest_reply(self) -> int | None:
@@ -125,13 +127,14 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
         """The cached prefixes, one for each breakpoint."""
-        prompt = read_prompt(self.body, self.model)
+        prompt = read_prompt(self.compared or self.body, self.model)
         return tuple(self._prefix(prompt, point.place, point.ttl) for point in self.breakpoints)
 
     def prefix_to(self, place: Place) -> Prefix:
         """Return the prefix that ends with a block, for comparison with another payload's."""
         lives = {point.place: point.ttl for point in self.breakpoints}
-        return self._prefix(read_prompt(self.body, self.model), place, lives.get(place))
+        prompt = read_prompt(self.compared or self.body, self.model)
+        return self._prefix(prompt, place, lives.get(place))
 
     def _prefix(self, prompt: Prompt, place: Place, ttl: Ttl | None) -> Prefix:
         whole, parts = hashlib.sha256(self.model.encode()), {"model": _short(self.model)}

@@ -6,7 +6,7 @@ What is sent now is compared with the recorded request: the same:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,18 +17,22 @@ from pytest_llmcost.amounts import settled
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call, Evidence, price, reprice
 from pytest_llmcost.capture.changed_prompt import (
+    is_as_recorded,
+    left_in_the_cache,
     obstacle_to_recount,
+    plan_recount,
     recount,
     reply_caveats,
     without_figures,
 )
+from pytest_llmcost.counting.client import caveats_of
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.errors import CountError, PayloadError
 from pytest_llmcost.ledger.builder import LedgerBuilder
 from pytest_llmcost.ledger.ledger import CardId
 from pytest_llmcost.ledger.ledger import PayloadFacts as LedgerPayload
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.plugin.counts import read_normalised
+from pytest_llmcost.plugin.counts import read_normalised, split
 from pytest_llmcost.plugin.owners import Attempt, Holder, Seat
 from pytest_llmcost.plugin.session import Session, checked_hook_result
 from pytest_llmcost.prices.bill import CacheState, Cost
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from pytest_llmcost.capture.replay import Replay
     from pytest_llmcost.capture.request import CapturedRequest
     from pytest_llmcost.counting.payload import Payload
+    from pytest_llmcost.counting.segments import CachedPrompt
     from pytest_llmcost.plugin.counts import Counting
     from pytest_llmcost.plugin.other_models import OtherModels
     from pytest_llmcost.plugin.owners import Seat
@@ -68,22 +73,48 @@ def meter(run: Session, seat: Seat, request: CapturedRequest, answer: Answer) ->
     if recorded is None:
         obstacle = replay.obstacle or "nothing is known of it"
         return Metered(_not_comparable(run, answer, obstacle), payload=payload)
+    metered = _compared(run, seat, answer, payload, recorded)
+    left = left_in_the_cache(answer.usage, metered.answer.usage, sent=payload, recorded=recorded)
+    if left is not None and metered.evidence != "stale":
+        seat.holder.cached_prefixes.append(left)
+    return metered
+
+
+def _compared(
+    run: Session, seat: Seat, answer: Answer, payload: Payload, recorded: Payload
+) -> Metered:
+    """Return what a replayed reply uses for the payload that is sent now."""
     tokenizer = run.books.tokenizer
-    if recorded.fingerprint == payload.fingerprint:
+    if is_as_recorded(answer, sent=payload, recorded=recorded):
         # The prompt is the same; a reply that was cut may be longer now.
         cut = reply_caveats(answer, payload, recorded, tokenizer)
         return Metered(_with_caveats(answer, *cut), payload=payload)
-    recounted = None
+    unknown = Metered(without_figures(answer, sent=payload, recorded=recorded), "stale", payload)
+    if obstacle_to_recount(answer) is not None:
+        return unknown
+
+    def read_cut(body: Mapping[str, Any]) -> Payload:
+        return read_normalised(run, body, seat.item, betas=payload.betas)
+
+    plan = plan_recount(payload, recorded, read=read_cut)
+    prompt: CachedPrompt | None = None
+    caveats: tuple[str, ...] = ()
     try:
-        if obstacle_to_recount(answer) is None:
-            count = run.books.counting.count(seat, payload)
-            recounted = recount(answer, count, sent=payload, recorded=recorded, tokenizer=tokenizer)
+        if plan is not None:
+            caveats = caveats_of(payload, run.books.counting.count(seat, payload))
+            prompt = split(run, seat, plan)
     except CountError:
-        pass  # not counted yet: the figure is unknown, and the caveat says how to count it
-    if recounted is not None:
-        return Metered(recounted, "recounted", payload)
-    unknown = without_figures(answer, sent=payload, recorded=recorded)
-    return Metered(unknown, "stale", payload)
+        return unknown  # not counted yet; the caveat says how to count it
+    recounted = recount(
+        answer,
+        prompt,
+        sent=payload,
+        recorded=recorded,
+        earlier=seat.holder.cached_prefixes,
+        caveats=caveats,
+        tokenizer=tokenizer,
+    )
+    return Metered(recounted, "recounted", payload)
 
 
 def _read_sent(run: Session, seat: Seat, request: CapturedRequest) -> Payload | None:

@@ -217,7 +217,7 @@ def read_normalised(
             f"pytest_llmcost_normalize_payload returned what is not a payload: {error}; "
             "return plain JSON, as messages.create takes it, or None to leave it as it is"
         ) from error
-    return replace(sent, fingerprint=told.fingerprint, parts=told.parts)
+    return replace(sent, fingerprint=told.fingerprint, parts=told.parts, compared=told.body)
 
 
 def counted_answer(
@@ -326,7 +326,7 @@ def count_payload(
     )
     whole = run.books.counting.count(seat, payload)
     try:
-        prompt = _split(run, seat, plan, asked)
+        prompt = split(run, seat, plan, asked)
     except CountError:
         if asked.by != "columns":
             raise
@@ -365,7 +365,12 @@ def with_cache_bounds(run: Session, payload: Payload, answer: Answer) -> Answer:
     return replace(answer, sampling_calls=samplings)
 
 
-def _split(run: Session, seat: Seat, plan: CachePlan, asked: _Asked) -> CachedPrompt:
+def split(run: Session, seat: Seat, plan: CachePlan, asked: _Asked | None = None) -> CachedPrompt:
+    """Count all that a plan needs, and return the prompt by what is cached of it.
+
+    Raises:
+        CountError: not recorded and not allowed to ask, or the API did not count it.
+    """
     books, model = run.books, plan.whole.model
     jobs = [books.counting.job(seat, part) for part in plan.payloads]
     outcomes = count_all(books.counting.counter, jobs)
@@ -393,14 +398,18 @@ def _least(run: Session, model: str) -> int | None:
 
 
 def _explain(
-    run: Session, plan: CachePlan, jobs: Sequence[Job], errors: Sequence[CountError], asked: _Asked
+    run: Session,
+    plan: CachePlan,
+    jobs: Sequence[Job],
+    errors: Sequence[CountError],
+    asked: _Asked | None,
 ) -> CountError:
     """Say what is missing of a prompt whose whole is known, and what records it."""
     for error in errors:
         if not isinstance(error, CountMissingError):
             return error
     asker = jobs[0].asker
-    if asked.by == "run":
+    if asked is not None and asked.by == "run":
         asker = asker._replace(options=(f"--llmcost-cache={run.settings.cache}",))
     places = ", ".join(str(cut.point.place) for cut in plan.cuts)
     return CountMissingError(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pytest_llmcost.budgets.budget import Verdict
     from pytest_llmcost.call import Call, Phase
+    from pytest_llmcost.capture.changed_prompt import CachedPrefix
     from pytest_llmcost.ledger.builder import FixtureOwner, Owner, TestOwner
 
 
@@ -48,6 +49,11 @@ class Holder:
     def sessions(self) -> dict[str, tuple[Decimal, Call]]:
         """The highest running total of each agent's session, and the call booked for it."""
         return {}
+
+    @cached_property
+    def cached_prefixes(self) -> list[CachedPrefix]:
+        """What its replayed calls have left in the prompt cache, oldest first."""
+        return []
 
     @cached_property
     def owner(self) -> Owner:

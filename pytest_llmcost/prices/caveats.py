@@ -171,6 +171,13 @@ _READING = (
         "a payload is not counted yet{detail}; count it (free): {command}",
         _BOTH,
     ),
+    Rule(
+        "changed-cache",
+        "lower",
+        "The cached prefix changed since it was read, so it may have to be written again",
+        "the cached prefix changed{detail}, so it is either read or written again; an earlier call "
+        "of the test that writes it would settle this",
+    ),
     Rule("changed-prompt", "none", "The prompt changed since its reply was recorded"),
     Rule("declared-price", "none", "The test stated this price itself"),
 )

@@ -35,10 +35,6 @@ HOUR = {"type": "ephemeral", "ttl": "1h"}
 BOOK = "All that there is to know of bells. " * 300
 LETTER = "My bell is broken, and this is its story. " * 300
 
-changed_cache = pytest.mark.xfail(
-    strict=True, reason="a changed use of the cache keeps the recorded cache tokens"
-)
-
 
 @pytest.fixture(autouse=True)
 def online(project: Project, standin: StandIn) -> Project:
@@ -125,7 +121,6 @@ def automatic(body: Body) -> Body:
 # Without marks, with others
 
 
-@changed_cache
 @pytest.mark.parametrize("state", [cold, warm], ids=["written", "read"])
 @pytest.mark.parametrize("spelling", ["blocks", "automatic"])
 def test_without_cache_control_all_is_uncached_input(
@@ -140,7 +135,6 @@ def test_without_cache_control_all_is_uncached_input(
     assert_exact(row, usd(cold(sent)))
 
 
-@changed_cache
 @pytest.mark.parametrize(("then", "now"), [(CACHED, HOUR), (HOUR, CACHED)], ids=["1h", "5m"])
 def test_another_lifetime_is_written_at_its_own_rate(
     project: Project, then: dict[str, str], now: dict[str, str]
@@ -151,7 +145,6 @@ def test_another_lifetime_is_written_at_its_own_rate(
     assert_exact(row, usd(cold(sent)))
 
 
-@changed_cache
 @pytest.mark.parametrize("state", [cold, warm], ids=["written", "read"])
 def test_marks_that_have_moved_change_nothing(
     project: Project, state: Callable[[Body], Billed]
@@ -181,7 +174,6 @@ def test_an_unchanged_prefix_keeps_its_tokens_and_the_rest_comes_after_it(
     assert_exact(row, usd(state(sent)))
 
 
-@changed_cache
 @pytest.mark.parametrize("words", [300, 30], ids=["longer", "shorter"])
 def test_what_has_grown_before_a_breakpoint_is_written_and_no_plain_input(
     project: Project, words: int
@@ -230,7 +222,6 @@ CHANGES: dict[str, tuple[Body, Body, str]] = {
 }  # fmt: skip
 
 
-@changed_cache
 @pytest.mark.parametrize(("recorded", "sent", "where"), CHANGES.values(), ids=CHANGES)
 def test_a_prefix_that_was_read_and_has_changed_lies_between_read_and_written(
     project: Project, recorded: Body, sent: Body, where: str
@@ -240,7 +231,6 @@ def test_a_prefix_that_was_read_and_has_changed_lies_between_read_and_written(
     assert_told(row, where)
 
 
-@changed_cache
 def test_a_budget_between_the_bounds_of_a_changed_prefix_cannot_be_checked(
     project: Project,
 ) -> None:
@@ -252,7 +242,6 @@ def test_a_budget_between_the_bounds_of_a_changed_prefix_cannot_be_checked(
     assert count_and_replay(project)["one"]["verdict"]["state"] == "unverified"
 
 
-@changed_cache
 def test_what_comes_before_the_change_is_read_as_it_was(project: Project) -> None:
     sent = everything(messages=[user(text(LETTER.upper(), CACHED)), *QUESTION])
     row = one_row(project, Exchange(everything(), sent, usage(warm(everything()))))
@@ -278,7 +267,6 @@ INVALIDATING: dict[str, tuple[Body, Body]] = {
 }
 
 
-@changed_cache
 @pytest.mark.parametrize("setting", INVALIDATING)
 def test_a_setting_that_breaks_the_messages_cache_leaves_tools_and_system_read(
     project: Project, setting: str
@@ -330,7 +318,6 @@ def run_through(bodies: Sequence[Body]) -> list[Billed]:
     return [cache.bill(body) for body in bodies]
 
 
-@changed_cache
 @pytest.mark.parametrize("moving", [False, True], ids=["system-alone", "and-what-was-said"])
 @pytest.mark.parametrize("edit", ["longer", "shorter"])
 def test_an_agent_of_ten_turns_with_an_edited_system_prompt_is_verified_once_counted(
@@ -351,7 +338,6 @@ def test_an_agent_of_ten_turns_with_an_edited_system_prompt_is_verified_once_cou
     assert_exact(row, usd(*run_through(now)))
 
 
-@changed_cache
 def test_what_another_test_wrote_is_no_proof_of_a_read(project: Project) -> None:
     """Tests run alone and in any order, so each must hold by itself."""
     then, now = talk(BOOK, 2, moving=False), talk(f"{BOOK}And more.", 2, moving=False)

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pytest_llmcost.call import Call, price
-from pytest_llmcost.capture.changed_prompt import recount, spread, without_figures
+from pytest_llmcost.capture.changed_prompt import obstacle_to_recount, recount, without_figures
 from pytest_llmcost.counting.cassette import Count
+from pytest_llmcost.counting.client import caveats_of
 from pytest_llmcost.counting.payload import read_payload
+from pytest_llmcost.counting.segments import CachedPrompt, Segment
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.message import Answer, read_message
@@ -54,11 +56,17 @@ def recounted(
     left_out: tuple[str, ...] = (),
 ) -> Call:
     now, then = read_payload(sent), read_payload(recorded)
-    count = Count(input_tokens=tokens, left_out=left_out)
-    answer_now = recount(answer, count, sent=now, recorded=then, tokenizer=tokenizer)
-    if answer_now is None:
+    if obstacle_to_recount(answer) is not None:
         unknown = without_figures(answer, sent=now, recorded=then)
         return price(unknown, shipped_card(), on=ON, evidence="stale")
+    answer_now = recount(
+        answer,
+        CachedPrompt(segments=(Segment(upto="end", tokens=tokens),)),
+        sent=now,
+        recorded=then,
+        caveats=caveats_of(now, Count(input_tokens=tokens, left_out=left_out)),
+        tokenizer=tokenizer,
+    )
     return price(answer_now, shipped_card(), on=ON, evidence="recounted")
 
 
@@ -83,95 +91,26 @@ def test_what_grew_is_uncached_and_what_was_cached_stays_so() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("tokens", "left"),
-    [
-        (
-            100,
-            Usage(
-                input_tokens=10,
-                cache_read_tokens=50,
-                cache_write_5m_tokens=30,
-                cache_write_1h_tokens=10,
-            ),
-        ),
-        (
-            99,
-            Usage(
-                input_tokens=9,
-                cache_read_tokens=50,
-                cache_write_5m_tokens=30,
-                cache_write_1h_tokens=10,
-            ),
-        ),
-        (
-            90,
-            Usage(
-                input_tokens=0,
-                cache_read_tokens=50,
-                cache_write_5m_tokens=30,
-                cache_write_1h_tokens=10,
-            ),
-        ),
-        (
-            41,
-            Usage(
-                input_tokens=0,
-                cache_read_tokens=1,
-                cache_write_5m_tokens=30,
-                cache_write_1h_tokens=10,
-            ),
-        ),
-        (
-            40,
-            Usage(
-                input_tokens=0,
-                cache_read_tokens=0,
-                cache_write_5m_tokens=30,
-                cache_write_1h_tokens=10,
-            ),
-        ),
-        (
-            5,
-            Usage(
-                input_tokens=0,
-                cache_read_tokens=0,
-                cache_write_5m_tokens=0,
-                cache_write_1h_tokens=5,
-            ),
-        ),
-        (0, Usage()),
-    ],
-)
-def test_what_shrank_comes_off_uncached_input_then_reads_then_writes(
-    tokens: int, left: Usage
-) -> None:
-    usage = Usage(
-        input_tokens=10, cache_read_tokens=50, cache_write_5m_tokens=30, cache_write_1h_tokens=10
-    )
-    assert spread(usage, tokens) == left
+def test_a_prompt_shorter_than_what_was_cached_without_a_mark_is_uncached() -> None:
+    cached = reply(cache_read_input_tokens=900, cache_creation_input_tokens=60)
+    call = recounted(cached, LONG, tokens=500)
+    assert call.usage == Usage(input_tokens=500, output_tokens=7)
 
 
 @given(
-    uncached=st.integers(0, 99),
+    uncached=st.integers(1, 99),
     reads=st.integers(0, 99),
     writes=st.integers(0, 99),
-    hours=st.integers(0, 99),
-    tokens=st.integers(0, 500),
+    tokens=st.integers(1, 500),
 )
-def test_a_spread_prompt_is_as_long_as_it_was_counted(
-    uncached: int, reads: int, writes: int, hours: int, tokens: int
+def test_a_recounted_prompt_is_as_long_as_it_was_counted(
+    uncached: int, reads: int, writes: int, tokens: int
 ) -> None:
-    usage = Usage(
-        input_tokens=uncached,
-        cache_read_tokens=reads,
-        cache_write_5m_tokens=writes,
-        cache_write_1h_tokens=hours,
-        output_tokens=3,
+    answer = reply(
+        input_tokens=uncached, cache_read_input_tokens=reads, cache_creation_input_tokens=writes
     )
-    assert spread(usage, tokens).prompt_tokens == tokens
-    assert spread(usage, tokens).output_tokens == 3
-    assert spread(usage, usage.prompt_tokens) == usage
+    usage = recounted(answer, LONG, tokens=tokens).usage
+    assert (usage.prompt_tokens, usage.output_tokens) == (tokens, 7)
 
 
 def test_another_model_is_priced_at_its_own_rates_and_tokenizers_are_told_apart() -> None:
