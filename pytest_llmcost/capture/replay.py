@@ -8,6 +8,7 @@ equals what is sent, whichever VCR has played; only if there is none has the pro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,10 @@ import msgspec
 from pytest_llmcost.counting.payload import fingerprint
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.responses.endpoints import recognise
+
+_VERSION = re.compile(r"\d{4}-\d\d-\d\d")
+_BETA = re.compile(r"[a-z][a-z\d.-]*")
+"""`REDACTED` and the like are no betas."""
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +31,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     """The model if its URL named it (Bedrock, Google Cloud)."""
     betas: tuple[str, ...] | None = ()
-    """From its `anthropic-beta` header; None if a filter of the cassette hides them."""
+    """From its `anthropic-beta` header; None if a filter of the cassette hides or redacts it."""
     is_same: bool = False
     """Byte for byte what is sent now, under the same names of model and betas."""
     obstacle: str | None = None
@@ -149,6 +154,10 @@ class VcrPlay:
 
     def _betas_of(self, recorded: Any) -> tuple[str, ...] | None:
         found, now = _betas(recorded), _betas(self._request)
+        # Every client sends its version: without it, or redacted, the headers say nothing.
+        version = _header(recorded, "anthropic-version")
+        if not _VERSION.fullmatch(version) or not all(map(_BETA.fullmatch, found)):
+            return None
         if found != now and _betas(self.cassette.filter_request(self._request)) != now:
             return None
         return found
@@ -207,9 +216,13 @@ def _model(request: Any) -> str | None:
 
 
 def _betas(request: Any) -> tuple[str, ...]:
-    """From a header whose value VCR keeps as a text or as a list of texts; () without a request."""
-    found = getattr(request, "headers", {}).get("anthropic-beta") or ""
-    return read_betas(found if isinstance(found, str) else ",".join(map(str, found)))
+    return read_betas(_header(request, "anthropic-beta"))
+
+
+def _header(request: Any, name: str) -> str:
+    """Return a header that VCR keeps as a text or as a list of texts; "" without a request."""
+    found = getattr(request, "headers", {}).get(name) or ""
+    return found if isinstance(found, str) else ",".join(map(str, found))
 
 
 def _as_bytes(body: object) -> bytes:

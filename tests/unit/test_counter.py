@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from standin import StandIn, Step, answer_error, answer_json, fault, rate_limited
 
-from pytest_llmcost.counting.cassette import Count, CountCassette
+from pytest_llmcost.counting.cassette import Count, CountCassette, Entry, write_entries
 from pytest_llmcost.counting.client import Asker, Counter, Mode, caveats_of, make_client
 from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.errors import CountError, CountMissingError
@@ -425,3 +426,40 @@ def test_counting_in_many_threads_records_everything(desk: Desk) -> None:
     assert len(desk.made) == 1
     again = desk.fresh()
     assert [again.count(one, "none").input_tokens for one in asked] == counts
+
+
+def outdated(path: Path, *askers: str) -> None:
+    """Write a cassette as an earlier version of the plugin has written it."""
+    entries = []
+    for number, asker in enumerate(askers):
+        entry = Entry.of(payload(str(number)), Count(input_tokens=9), asker)
+        entries.append(replace(entry, fingerprint=f"1:{number}"))
+    write_entries(path, entries)
+
+
+@pytest.mark.parametrize("mode", ["none", "once"])
+def test_counts_of_an_earlier_recipe_are_refused_with_the_command_that_renews_them(
+    desk: Desk, mode: Mode
+) -> None:
+    outdated(desk.path, ME.name)
+    with pytest.raises(CountMissingError, match=r"earlier recipe, .* uses recipe 2") as caught:
+        desk.fresh().count(mode=mode)
+    assert caught.value.command == (
+        "pytest 'tests/test_triage.py::test_refund[big one]' --llmcost-record-mode=rewrite"
+    )
+    assert str(caught.value).endswith(caught.value.command)
+    assert desk.api.counted == []
+
+
+def test_rewriting_renews_the_counts_of_an_earlier_recipe(desk: Desk) -> None:
+    outdated(desk.path, ME.name, "test_other")
+    renewed = desk.fresh()
+    renewed.count(mode="rewrite")
+    renewed.cassette.prune(ME.name, {payload().fingerprint})
+    renewed.cassette.save()
+    assert sorted(desk.fresh().cassette.entries) == ["1:1", payload().fingerprint]
+    assert desk.fresh().count(mode="none").input_tokens > 0
+    with pytest.raises(CountMissingError, match="earlier recipe"):
+        desk.fresh().count(payload("x"), "none", Asker("test_other"))
+    with pytest.raises(CountMissingError, match="changed against the nearest"):
+        desk.fresh().count(payload("x"), "none")

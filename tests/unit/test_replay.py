@@ -23,6 +23,7 @@ from pytest_llmcost.capture.request import CapturedRequest
 
 LONGER = {**ASKED, "messages": [{"role": "user", "content": "Hi " * 5_000}]}
 KEPT = json.dumps(ASKED)
+VERSION = {"anthropic-version": ["2023-06-01"]}
 
 
 def cassette_of(
@@ -30,7 +31,7 @@ def cassette_of(
 ) -> Path:
     interactions = [
         {
-            "request": {"method": "POST", "uri": URL, "headers": {}, "body": body},
+            "request": {"method": "POST", "uri": URL, "headers": VERSION, "body": body},
             "response": {
                 "status": {"code": 200, "message": "OK"},
                 "headers": {"content-type": [kind]},
@@ -180,7 +181,8 @@ def test_betas_are_compared_unless_a_filter_hides_them(
 ) -> None:
     cassette = cassette_of(tmp_path / "one.yaml", KEPT)
     data = yaml.safe_load(cassette.read_text())
-    data["interactions"][0]["request"]["headers"] = {"Anthropic-Beta": [then]} if then else {}
+    recorded = {"Anthropic-Beta": [then]} if then else {}
+    data["interactions"][0]["request"]["headers"] = {**VERSION, **recorded}
     cassette.write_text(yaml.safe_dump(data))
     with (
         capturing() as purse,
