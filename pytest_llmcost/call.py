@@ -6,7 +6,7 @@ without a rate card does not exist, so nothing can add up calls that nobody has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import date
 from decimal import Decimal
 from typing import Any, Literal
@@ -27,6 +27,12 @@ Evidence = Literal["billed", "counted", "recounted", "stale", "declared", "mocke
 Phase = Literal["setup", "call", "teardown"]
 
 _ZERO = Decimal(0)
+_BOUNDED_BY = {
+    "truncated-stream": "most_output_tokens",
+    "usage-disagrees": "usage_high",
+    "changed-cache": "usage_low",
+}
+"""Caveats whose bound a sampling call states, in this field, so that the bill has it already."""
 _UNKNOWN_ENDPOINT: Mapping[str, Platform] = {
     "bedrock": "bedrock-unknown",
     "vertex": "vertex-unknown",
@@ -79,25 +85,20 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def lost_usage(self) -> Usage | None:
-        """The most that each of its lost attempts used; None where nothing bounds them."""
-        return _lost_usage(self.lost_attempts, self.max_tokens, self.sampling_calls)
+        """The most that each of its lost attempts used, or None if nothing bounds them."""
+        # They had the same prompt, at worst none of it cached yet, and replies of `max_tokens`.
+        if not self.lost_attempts or self.max_tokens is None or len(self.sampling_calls) != 1:
+            return None
+        uncached = in_cache_state(self.sampling_calls[0], "cold")
+        return replace(uncached, output_tokens=self.max_tokens)
 
     def has_caveat(self, *names: str) -> bool:
-        """Whether one of its caveats has one of these names."""
+        """Return whether one of its caveats has one of these names."""
         return any(caveat.name in names for caveat in self.caveats)
 
 
-def _lost_usage(
-    lost_attempts: int | None, max_tokens: int | None, sampling_calls: Sequence[SamplingCall]
-) -> Usage | None:
-    # They had the same prompt, at worst none of it cached yet, and replies of `max_tokens`.
-    if not lost_attempts or max_tokens is None or len(sampling_calls) != 1:
-        return None
-    return replace(in_cache_state(sampling_calls[0], "cold"), output_tokens=max_tokens)
-
-
 def is_billed(sampling: PricedSamplingCall) -> bool:
-    """Whether a sampling call is charged; some refusals before any output are not."""
+    """Return whether a sampling call is charged; some refusals before any output are not."""
     return sampling.refusal is None or sampling.usd != 0
 
 
@@ -108,8 +109,6 @@ def price(
     on: date,
     cache_state: CacheState = "as-billed",
     evidence: Evidence = "billed",
-    lost_attempts: int | None = None,
-    max_tokens: int | None = None,
     **facts: Any,
 ) -> Call:
     """Price what a response said, or what a count predicts.
@@ -120,134 +119,92 @@ def price(
         on: The price date, UTC.
         cache_state: How cache reads and writes count.
         evidence: Where the numbers come from.
-        lost_attempts: How many attempts got no answer before this one did.
-        max_tokens: The most that its reply may be.
-        facts: Other fields of `Call`: fingerprint, live, at, attempts, phase.
+        facts: Other fields of `Call`: fingerprint, live, at, attempts, lost_attempts, max_tokens,
+            phase.
     """
-    own: set[str] = {*answer.caveats}
+    caveats: set[str] = {*answer.caveats}
     # Code that ran beside certain server tools is free: which ones, the rate card says.
     if answer.code_beside is not None and not card.is_code_execution_free(answer.code_beside):
-        own.add("code-execution-hours")
+        caveats.add("code-execution-hours")
     # The response may name the model plainly where the request spelled it as a cloud does.
     spellings = (answer.asked_model, answer.model, *(each.model for each in answer.sampling_calls))
-    fields = _price(
-        card,
-        on,
-        cache_state,
+    read = Call(
         model=answer.model,
-        spellings=[name for name in spellings if name],
-        sampling_calls=answer.sampling_calls,
-        terms=answer.terms,
-        caveats=sorted_caveats(own),
-        declared_usd=answer.declared_usd,
-        lost_attempts=lost_attempts,
-        max_tokens=max_tokens,
-    )
-    return Call(
         evidence=evidence,
-        lost_attempts=lost_attempts,
-        max_tokens=max_tokens,
         usage=answer.usage,
+        sampling_calls=tuple(_priced(each, None) for each in answer.sampling_calls),
+        context=_with_platform(answer.terms, spellings, card),
         stream=answer.stream,
         declared_usd=answer.declared_usd,
-        **fields,
+        caveats=sorted_caveats(caveats),
         **facts,
     )
+    return reprice(read, card, on=on, cache_state=cache_state)
 
 
 def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "as-billed") -> Call:
-    """Return the same request on another card, date or cache state; only its price changes."""
-    # What a card found is for the new card to find again; it was never the answer's own.
-    own = tuple(each for each in call.caveats if not each.rule.by_card)
-    terms = call.context
-    if call.has_caveat("unknown-endpoint"):
-        # A card without a regional multiplier prices the plain cloud; another may have one.
-        terms = replace(terms, platform=_UNKNOWN_ENDPOINT.get(terms.platform or "", terms.platform))
-    fields = _price(
-        card,
-        on,
-        cache_state,
-        model=call.model,
-        spellings=[call.model, *(each.model for each in call.sampling_calls)],
-        sampling_calls=call.sampling_calls,
-        terms=terms,
-        caveats=own,
-        declared_usd=call.declared_usd,
-        lost_attempts=call.lost_attempts,
-        max_tokens=call.max_tokens,
-    )
-    return replace(call, **fields)
-
-
-def _price(
-    card: RateCard,
-    on: date,
-    cache_state: CacheState,
-    *,
-    model: str,
-    spellings: Iterable[str],
-    sampling_calls: tuple[SamplingCall, ...],
-    terms: Terms,
-    caveats: tuple[Caveat, ...],
-    declared_usd: Decimal | None,
-    lost_attempts: int | None,
-    max_tokens: int | None,
-) -> dict[str, Any]:
-    """Return the fields of a call that depend on the card.
+    """Return the same request on another card, date or cache state; only its price changes.
 
     Without a price for one of its models the call's price is unknown, never zero, and what the
     other sampling calls cost is its low bound.
     """
+    # What a card found is for the new card to find again; it was never the answer's own.
+    own = [each for each in call.caveats if not each.rule.by_card]
+    terms = call.context
+    if call.has_caveat("unknown-endpoint"):
+        # A card without a regional multiplier prices the plain cloud; another may have one.
+        terms = replace(terms, platform=_UNKNOWN_ENDPOINT.get(terms.platform or "", terms.platform))
+    terms = _with_platform(terms, [call.model, *(s.model for s in call.sampling_calls)], card)
     # What is priced gets into files; an ARN names an AWS account.
-    model = mask_account(model)
-    sampling_calls = tuple(replace(each, model=mask_account(each.model)) for each in sampling_calls)
-    if terms.platform is None:
-        clouds = (known.platform for name in spellings if (known := card.find(name)))
-        terms = replace(terms, platform=next(filter(None, clouds), None))
-    if not sampling_calls or declared_usd is not None:
-        low, high = _open_bounds(caveats, declared_usd or _ZERO, declared_usd)
-        kept = tuple(_priced(each, None) for each in sampling_calls)
-        return {
-            "model": model,
-            "context": terms,
-            "sampling_calls": kept,
-            "usd": declared_usd,
-            "usd_low": low,
-            "usd_high": high,
-            "caveats": caveats,
-        }
+    call = replace(
+        call,
+        model=mask_account(call.model),
+        context=terms,
+        sampling_calls=tuple(
+            replace(each, model=mask_account(each.model), usd=None) for each in call.sampling_calls
+        ),
+        caveats=tuple(own),
+    )
+    if not call.sampling_calls or call.declared_usd is not None:
+        return _bounded(call, call.declared_usd, call.declared_usd or _ZERO, call.declared_usd, own)
     costs: list[SamplingCost | None] = []
-    unknown: set[str] = set()
-    for sampling in sampling_calls:
+    found: set[str] = set()
+    for sampling in call.sampling_calls:
         try:
             costs.append(card.price_sampling(sampling, terms, on=on, cache_state=cache_state))
         except UnknownModelError as error:
             costs.append(None)
-            unknown.add(f"unknown-model: {error}")
+            found.add(f"unknown-model: {error}")
     cost = total([each for each in costs if each is not None])
-    high = None if unknown else cost.high
-    bounded: set[str] = set()
-    if any(each.most_output_tokens is not None for each in sampling_calls):
-        bounded.add("truncated-stream")  # by its `max_tokens`, which the card has used
-    if any(each.usage_low is not None for each in sampling_calls):
-        bounded.add("changed-cache")  # by a read in place of the write
-    lost = _lost_usage(lost_attempts, max_tokens, sampling_calls)
+    usd, high = (cost.usd, cost.high) if None not in costs else (None, None)
+    bounded = {
+        name
+        for name, field in _BOUNDED_BY.items()
+        if any(getattr(each, field) is not None for each in call.sampling_calls)
+    }
+    lost = call.lost_usage
     if lost is not None and high is not None:
         bounded.add("lost-answer")
-        attempt = replace(sampling_calls[0], usage=lost, refusal=None, most_output_tokens=None)
+        uncertain = dict.fromkeys(("refusal", "usage_low", "usage_high", "most_output_tokens"))
+        attempt = replace(call.sampling_calls[0], usage=lost, **uncertain)
         most = card.price_sampling(attempt, terms, on=on).high
-        high = None if most is None else EXACT.fma(most, lost_attempts or 0, high)
-    low, high = _open_bounds([each for each in caveats if each.name not in bounded], cost.low, high)
-    found = card.find(model)
-    return {
-        "model": found.model if found else model,
-        "context": terms,
-        "sampling_calls": tuple(map(_priced, sampling_calls, costs)),
-        "usd": None if unknown else cost.usd,
-        "usd_low": low,
-        "usd_high": high,
-        "caveats": sorted_caveats([*caveats, *cost.caveats, *unknown]),
-    }
+        high = None if most is None else EXACT.fma(most, call.lost_attempts or 0, high)
+    resolved = card.find(call.model)
+    priced = replace(
+        call,
+        model=resolved.model if resolved else call.model,
+        sampling_calls=tuple(map(_priced, call.sampling_calls, costs)),
+        caveats=sorted_caveats([*own, *cost.caveats, *found]),
+    )
+    return _bounded(priced, usd, cost.low, high, [each for each in own if each.name not in bounded])
+
+
+def _with_platform(terms: Terms, spellings: Iterable[str | None], card: RateCard) -> Terms:
+    """Let a model's spelling say which cloud it is at, if nothing else does."""
+    if terms.platform is not None:
+        return terms
+    clouds = (known.platform for name in spellings if name and (known := card.find(name)))
+    return replace(terms, platform=next(filter(None, clouds), None))
 
 
 def _priced(sampling: SamplingCall, cost: SamplingCost | None) -> PricedSamplingCall:
@@ -257,10 +214,11 @@ def _priced(sampling: SamplingCall, cost: SamplingCost | None) -> PricedSampling
     return PricedSamplingCall(**fields)
 
 
-def _open_bounds(
-    caveats: Iterable[Caveat], low: Decimal, high: Decimal | None
-) -> tuple[Decimal, Decimal | None]:
-    """Open the bounds as the caveats say that did not come from the card."""
-    if any(each.may_be_lower for each in caveats):
-        low = _ZERO
-    return low, None if any(each.may_be_higher for each in caveats) else high
+def _bounded(
+    call: Call, usd: Decimal | None, low: Decimal, high: Decimal | None, caveats: Iterable[Caveat]
+) -> Call:
+    """Return a call with its price, the bounds open as the answer's caveats say."""
+    for each in caveats:
+        low = _ZERO if each.may_be_lower else low
+        high = None if each.may_be_higher else high
+    return replace(call, usd=usd, usd_low=low, usd_high=high)

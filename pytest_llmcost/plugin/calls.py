@@ -324,9 +324,9 @@ class Books:
         self._look_up(booked, seat, payload)
         return booked
 
-    def book_declared(self, seat: Seat, answer: Answer, session: str | None) -> Call:
+    def book_declared(self, seat: Seat, answer: Answer) -> Call:
         """Book a stated call; of an agent's session only what its running total has grown by."""
-        total = answer.declared_usd
+        total, session = answer.declared_usd, answer.session_id
         if session is None or total is None:
             return self.book(seat, answer, evidence="declared")
         sessions = seat.holder.sessions

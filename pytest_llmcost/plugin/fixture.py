@@ -25,7 +25,7 @@ from pytest_llmcost.money import parse_usd
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.plugin.verdicts import broken
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.responses.declared import read_declared, session_of
+from pytest_llmcost.responses.declared import read_declared
 
 if TYPE_CHECKING:
     from pytest_llmcost.counting.segments import CachedPrompt, Segment
@@ -289,10 +289,9 @@ class LlmCost:
         try:
             stated = None if usd is None else parse_usd(usd)
             answer = read_declared(response, model=model, usd=stated)
-            session = session_of(response) if stated is None else None
         except LlmCostError as error:
             raise error.with_traceback(None) from None
-        return Counted(self._run.books.book_declared(self._run.seat, answer, session), self._run)
+        return Counted(self._run.books.book_declared(self._run.seat, answer), self._run)
 
     @property
     def calls(self) -> tuple[Call, ...]:

@@ -83,6 +83,13 @@ _READING = (
         "the usage has a quantity without a price{detail}; update pytest-llmcost",
     ),
     Rule(
+        "usage-disagrees",
+        "higher",
+        "Two places of the response state different usage",
+        "two places of a response disagree{detail}; state the usage with llmcost.record(...)",
+        _BOTH,
+    ),
+    Rule(
         "unknown-speed",
         "higher",
         "Asked to be fast; the response does not say whether it was",

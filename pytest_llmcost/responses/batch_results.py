@@ -1,7 +1,4 @@
-"""BatchResultsReader: a batch's results, one JSON line each, read as they pass.
-
-Data flow: chunks -> lines -> BatchResult -> `read_message` with `batch=True`.
-"""
+"""A batch's results, one JSON line each, read as they pass."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchResultsReader:
-    """Reads JSON Lines cut anywhere; lines that are no result are passed over.
+    """Reads JSON Lines cut anywhere; lines that are no result are ignored.
 
     Shape: `{"custom_id", "result": {"type", "message": {...}}}` a line, in any order.
 
@@ -73,16 +70,11 @@ def _parse_result(line: object) -> BatchResult | None:
         return None
     outcome, message = result.get("type"), result.get("message")
     if outcome == "succeeded" and isinstance(message, dict):
-        return BatchResult(custom_id=custom_id, outcome="succeeded", body=_reduce_message(message))
+        content = message.get("content")
+        blocks = content if isinstance(content, list) else []
+        reduced = [reduce_block(block) for block in blocks if isinstance(block, dict)]
+        body = {**message, "content": reduced}
+        return BatchResult(custom_id=custom_id, outcome="succeeded", body=body)
     if outcome in _OUTCOMES[1:]:
         return BatchResult(custom_id=custom_id, outcome=outcome)
     return BatchResult(custom_id=custom_id, outcome="unreadable")
-
-
-def _reduce_message(message: dict[str, object]) -> dict[str, object]:
-    content = message.get("content")
-    blocks = content if isinstance(content, list) else []
-    return {
-        **message,
-        "content": [reduce_block(block) for block in blocks if isinstance(block, dict)],
-    }

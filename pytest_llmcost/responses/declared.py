@@ -1,7 +1,4 @@
-"""What a test states itself, where nothing could be seen: mocked methods, boto3, subprocesses.
-
-Data flow: a Message, a usage, an agent's result -> `read_declared` -> Call, evidence `declared`.
-"""
+"""What a test states itself, if nothing could be seen: mocked methods, boto3, subprocesses."""
 
 from __future__ import annotations
 
@@ -15,9 +12,9 @@ from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.json_values import to_json_value
 from pytest_llmcost.money import parse_usd
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.responses.message import Answer, read_message, text_at
+from pytest_llmcost.responses.message import Answer, read_message
 
-_UNKNOWN_MODEL = "unknown"
+_FIELDS = ("usage", "total_cost_usd", "model", "session_id")
 
 
 def read_declared(response: Any, *, model: str | None = None, usd: Decimal | None = None) -> Answer:
@@ -30,60 +27,49 @@ def read_declared(response: Any, *, model: str | None = None, usd: Decimal | Non
         UsageDataError: none of these, or one whose usage cannot be read.
     """
     body = _as_mapping(response)
-    total = _stated_usd(body)
+    total = None if body.get("total_cost_usd") is None else parse_usd(body["total_cost_usd"])
     stated = usd if usd is not None else total
     usage = body.get("usage") or (body if "input_tokens" in body else None)
-    name = model or text_at(body, "model")
+    name = model or _text(body.get("model"))
     if usage is None and stated is None:
         raise UsageDataError(
             "record takes a Messages response, a usage, or a result with total_cost_usd; "
             f"got {type(response).__name__} with {', '.join(sorted(body)) or 'nothing in it'}",
             path="usage",
         )
-    if usage is None:
-        return _stated(Answer(model=name or _UNKNOWN_MODEL), stated)
     if name is None and stated is None:
         raise UsageDataError("a usage alone names no model; add model=", path="model")
-    message = {**({} if usage is body else body), "usage": usage, "model": name or _UNKNOWN_MODEL}
-    try:
-        answer = read_message(message, model=model)
-    except UsageDataError:
-        if stated is None:
-            raise
-        # An agent that failed at once, or has asked another model, states zeros beside its total.
-        return _stated(Answer(model=name or _UNKNOWN_MODEL), stated)
+    answer = Answer(model=name or "unknown")
+    if usage is not None:
+        message = {**({} if usage is body else body), "usage": usage, "model": answer.model}
+        try:
+            answer = read_message(message, model=model)
+        except UsageDataError:
+            # An agent that failed at once, or has asked another model, states zeros beside its
+            # total: then the total is all that is known.
+            if stated is None:
+                raise
     if stated is None:
         return answer
     if total is not None or answer.caveats:  # more was called than this usage says
         answer = replace(answer, sampling_calls=())
-    return _stated(answer, stated)
-
-
-def session_of(response: Any) -> str | None:
-    """Return the session of an agent's result: its `total_cost_usd` is that session's so far.
-
-    Source: https://github.com/anthropics/claude-code/issues/83239, read 2026-11-25.
-    """
-    body = _as_mapping(response)
-    return text_at(body, "session_id") if body.get("total_cost_usd") is not None else None
-
-
-def _stated(answer: Answer, usd: Decimal | None) -> Answer:
-    """Let a stated price stand for all sampling calls, so that nothing is priced twice."""
     return replace(
-        answer, declared_usd=usd, code_beside=None, caveats=sorted_caveats(["declared-price"])
+        answer,
+        declared_usd=stated,
+        # The total of an agent's result is that of its session so far, not of this turn.
+        # Source: https://github.com/anthropics/claude-code/issues/83239, read 2026-11-25.
+        session_id=None if usd is not None else _text(body.get("session_id")),
+        code_beside=None,
+        caveats=sorted_caveats(["declared-price"]),
     )
 
 
 def _as_mapping(response: Any) -> Mapping[str, Any]:
-    dumped = to_json_value(response) if not hasattr(response, "__dataclass_fields__") else None
-    if dumped is None:
+    if hasattr(response, "__dataclass_fields__"):
         # The Agent SDK's results are dataclasses with more in them than JSON.
-        dumped = {
-            name: getattr(response, name)
-            for name in ("usage", "total_cost_usd", "model", "session_id")
-            if getattr(response, name, None) is not None
-        }
+        fields = {name: getattr(response, name, None) for name in _FIELDS}
+        return {name: value for name, value in fields.items() if value is not None}
+    dumped = to_json_value(response)
     if not isinstance(dumped, Mapping):
         raise UsageDataError(
             f"record takes a Messages response or a usage, not {type(response).__name__}",
@@ -92,7 +78,5 @@ def _as_mapping(response: Any) -> Mapping[str, Any]:
     return dumped
 
 
-def _stated_usd(body: Mapping[str, Any]) -> Decimal | None:
-    """An agent's own total, which covers all that it called."""
-    total = body.get("total_cost_usd")
-    return None if total is None else parse_usd(total)
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,21 +1,22 @@
-"""Assembly: a stream's events put together again to what its final message would bill.
+"""Response bodies as they pass, to their final messages; only what a bill depends on is kept.
 
-Data flow: decoded events -> `Assembly.take` -> StreamedMessage -> `read_message`. Only what a
-bill depends on is kept, so memory does not grow with the text that passes.
+Knows events and frames, and no prices. Memory does not grow with the text that passes.
 """
 
 from __future__ import annotations
 
 import binascii
+import contextlib
 import struct
 import zlib
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any
 
 import msgspec
 
 from pytest_llmcost.json_values import decode_json
+from pytest_llmcost.prices.usage import is_quantity
 
 _MOST_MESSAGES = 1_000
 _MOST_BLOCKS = 500
@@ -23,41 +24,47 @@ _MOST_BLOCKS = 500
 _KEPT_KEYS = ("type", "name", "from", "to", "trigger", "caller")
 _INPUT_KEYS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _FILLED_KEYS = ("text", "thinking", "signature", "data", "content")
-"""Of these only whether they are empty matters: it tells a refusal before any output."""
+"""Of these only whether they are empty matters: it shows a refusal before any output."""
 _FILLING_KEYS = {
     "text_delta": "text",
     "thinking_delta": "thinking",
     "signature_delta": "signature",
     "compaction_delta": "content",
 }
-_HUNGRY_TYPES = frozenset({"text", "thinking", "compaction"})
+_FILLED_TYPES = frozenset({"text", "thinking", "compaction"})
+_METRICS = {
+    "inputTokenCount": "input_tokens",
+    "outputTokenCount": "output_tokens",
+    "cacheReadInputTokenCount": "cache_read_input_tokens",
+    "cacheWriteInputTokenCount": "cache_creation_input_tokens",
+}
+"""The names in Bedrock's `amazon-bedrock-invocationMetrics`."""
+_BOM = b"\xef\xbb\xbf"
 
 
 class StreamedMessage(msgspec.Struct, frozen=True, kw_only=True):
     """One message of a response body, shaped as the API would have sent it whole."""
 
-    body: Mapping[str, object]
-    """The final message; `content` is reduced to what a bill depends on where it was streamed."""
+    body: Mapping[str, Any]
+    """The final message; `content` is reduced to what a bill depends on if it was streamed."""
     truncated: bool = False
     """Whether the stream ended before the final usage: its output is a lower bound."""
     withdrawn: str | None = None
     """An input count that the end of the stream states as 0, after a greater one before."""
+    at_most: Mapping[str, int] = {}
+    """Counts of the usage that the last event states higher than the final usage does."""
 
 
-def reduce_block(block: Mapping[str, object]) -> dict[str, object]:
+def reduce_block(block: Mapping[str, Any]) -> dict[str, Any]:
     """Reduce a content block to what a bill depends on: what it is, and whether it is empty."""
     reduced = {key: block[key] for key in _KEPT_KEYS if key in block}
     for key in _FILLED_KEYS:
-        if key in block:
-            reduced[key] = _reduce(block[key])
+        value = block.get(key)
+        if isinstance(value, dict) and "type" in value:
+            reduced[key] = {"type": value["type"]}  # of a tool's result, it tells an error
+        elif key in block:
+            reduced[key] = "x" if value else ""
     return reduced
-
-
-def _reduce(value: object) -> object:
-    """Keep whether it is empty; of a tool's result its type, which tells an error."""
-    if isinstance(value, dict) and "type" in value:
-        return {"type": value["type"]}
-    return "x" if value else ""
 
 
 class Assembly:
@@ -73,16 +80,19 @@ class Assembly:
     def __init__(self) -> None:
         self.messages: list[StreamedMessage] = []
         self.error: str | None = None
-        """The type of an `error` event, where one came."""
-        self.hungry: dict[object, dict[str, object]] = {}
+        """The type of an `error` event, if one came."""
+        self.empty_blocks: dict[object, dict[str, Any]] = {}
         """Blocks by index that are empty so far; while there are any, deltas matter."""
-        self._body: dict[str, object] | None = None
+        self._body: dict[str, Any] | None = None
+        self._usage: dict[str, Any] = {}
         self._final = False
+        """Whether the final usage has been seen."""
         self._stated: set[str] = set()
         """Input counts that some event of the open message has stated above 0."""
+        self._at_most: dict[str, int] = {}
 
     def take(self, event: object) -> None:
-        """Take one decoded event; what is no event is passed over."""
+        """Take one decoded event; anything else is ignored."""
         if not isinstance(event, dict):
             return
         kind = event.get("type")
@@ -95,204 +105,109 @@ class Assembly:
         elif kind == "message_delta":
             self._overlay(event)
         elif kind == "message_stop":
-            self.finish()
+            self._stop(event)
         elif kind == "error":
-            self.error = _error_type(event)
+            error = event.get("error")
+            self.error = str(error.get("type")) if isinstance(error, dict) else "error"
 
     def finish(self) -> None:
         """End the open message, as `message_stop` or the end of the stream does."""
-        if self._body is None:
-            return
-        if len(self.messages) < _MOST_MESSAGES:
+        if self._body is not None and len(self.messages) < _MOST_MESSAGES:
+            gone = (key for key in _INPUT_KEYS if key in self._stated and not self._usage[key])
             self.messages.append(
                 StreamedMessage(
-                    body=self._body, truncated=not self._final, withdrawn=self._withdrawn()
+                    body=self._body,
+                    truncated=not self._final,
+                    withdrawn=next(gone, None),
+                    at_most=self._at_most,
                 )
             )
-        self._body, self._final = None, False
+        self._body, self._usage, self._final = None, {}, False
+        self._at_most = {}
         self._stated.clear()
-        self.hungry.clear()
+        self.empty_blocks.clear()
 
     def _start(self, message: object) -> None:
         if not isinstance(message, dict):
             return
-        if (
-            self._body is not None
-            and self._body.get("id")
-            and self._body["id"] == message.get("id")
-        ):
-            self._overlay_usage(self._body, message.get("usage"))
-            return
-        self.finish()
-        self._body = dict(message)
-        self._body["usage"] = {}
-        self._overlay_usage(self._body, message.get("usage"))
-        content = message.get("content")
-        blocks = content if isinstance(content, list) else []
-        self._body["content"] = [
-            reduce_block(block) for block in blocks[:_MOST_BLOCKS] if isinstance(block, dict)
-        ]
+        if self._body is None or not message.get("id") or self._body.get("id") != message["id"]:
+            self.finish()
+            content = message.get("content")
+            blocks = content[:_MOST_BLOCKS] if isinstance(content, list) else []
+            reduced = [reduce_block(block) for block in blocks if isinstance(block, dict)]
+            self._body = {**message, "usage": self._usage, "content": reduced}
+        self._restate(message.get("usage"))
 
-    def _overlay(self, event: dict[str, object]) -> None:
+    def _overlay(self, event: dict[str, Any]) -> None:
         if self._body is None:
             return
         delta = event.get("delta")
         if isinstance(delta, dict):
             self._body.update({key: value for key, value in delta.items() if value is not None})
-        stated = self._overlay_usage(self._body, event.get("usage"))
-        self._final = self._final or (stated and self._body.get("stop_reason") is not None)
+        if self._restate(event.get("usage")) and self._body.get("stop_reason") is not None:
+            self._final = True
 
-    def _overlay_usage(self, body: dict[str, object], stated: object) -> bool:
-        """Overwrite what is restated; null restates nothing. Tells whether there was any usage."""
-        usage = body["usage"]
-        if not isinstance(stated, dict) or not isinstance(usage, dict):
+    def _restate(self, stated: object) -> bool:
+        """Overwrite what is restated; null restates nothing. Return whether it is a usage."""
+        if not isinstance(stated, dict):
             return False
-        usage.update({key: value for key, value in stated.items() if value is not None})
-        self._stated.update(key for key in _INPUT_KEYS if usage.get(key))
+        self._usage.update({key: value for key, value in stated.items() if value is not None})
+        self._stated.update(key for key in _INPUT_KEYS if self._usage.get(key))
         return True
 
-    def _withdrawn(self) -> str | None:
-        usage = self._body["usage"] if self._body is not None else None
-        if not isinstance(usage, dict):
-            return None
-        return next((key for key in _INPUT_KEYS if key in self._stated and not usage[key]), None)
+    def _stop(self, event: dict[str, Any]) -> None:
+        """Take what the last event says, and end the message.
 
-    def _start_block(self, event: dict[str, object]) -> None:
+        On Bedrock the cache counts may stand in its metrics, or in a usage of its own, alone.
+        What the final usage states is cumulative, and a smaller figure here does not replace it; no
+        rule says which of the two is right if this one is higher, so it is what may have been used.
+        Source: BerriAI/litellm#34373, #36878 and #24850, read 2026-11-25.
+        """
+        metrics, usage = event.get("amazon-bedrock-invocationMetrics"), event.get("usage")
+        for stated, names in ((usage, {}), (metrics, _METRICS)):
+            if self._body is None or not isinstance(stated, dict):
+                continue
+            known = [key for key in stated if key in names] if names else [*stated]
+            counts = {names.get(key, key): stated[key] for key in known if stated[key] is not None}
+            if not self._final:
+                self._final = self._restate(counts) and is_quantity(counts.get("output_tokens"))
+                continue
+            for key, value in counts.items():
+                before = self._usage.setdefault(key, value)
+                if is_quantity(before) and is_quantity(value) and value > before:
+                    self._at_most[key] = max(value, self._at_most.get(key, 0))
+        self.finish()
+
+    def _start_block(self, event: dict[str, Any]) -> None:
         block = event.get("content_block")
         if self._body is None or not isinstance(block, dict):
             return
         content = self._body["content"]
-        if not isinstance(content, list) or len(content) >= _MOST_BLOCKS:
+        if len(content) >= _MOST_BLOCKS:
             return
         reduced = reduce_block(block)
         content.append(reduced)
-        if reduced.get("type") in _HUNGRY_TYPES and not any(
-            reduced.get(key) for key in _FILLED_KEYS
-        ):
-            self.hungry[_index(event)] = reduced
+        is_empty = not any(reduced.get(key) for key in _FILLED_KEYS)
+        if is_empty and reduced.get("type") in _FILLED_TYPES:
+            self.empty_blocks[_index(event)] = reduced
 
-    def _fill(self, event: dict[str, object]) -> None:
-        block, delta = self.hungry.get(_index(event)), event.get("delta")
+    def _fill(self, event: dict[str, Any]) -> None:
+        block, delta = self.empty_blocks.get(_index(event)), event.get("delta")
         if block is None or not isinstance(delta, dict):
             return
         key = _FILLING_KEYS.get(str(delta.get("type")))
         if key and delta.get(key):
             block[key] = "x"
-            del self.hungry[_index(event)]
+            del self.empty_blocks[_index(event)]
 
 
-def _index(event: dict[str, object]) -> int:
+def _index(event: dict[str, Any]) -> int:
     index = event.get("index")
     return index if isinstance(index, int) else -1
 
 
-def _error_type(event: dict[str, object]) -> str:
-    error = event.get("error")
-    return str(error.get("type")) if isinstance(error, dict) else "error"
-
-
-_PRELUDE = struct.Struct("!III")
-_LARGEST_FRAME = 24 * 1024 * 1024
-"""Bytes; the format's own limit is 16 MB of payload and 128 kB of headers."""
-_CHECKSUM = 4
-
-
-class EventStreamReader:
-    """Reads `application/vnd.amazon.eventstream`; what does not check ends the reading.
-
-    A frame is: total length, headers' length, checksum of these two; headers; payload; checksum.
-
-    Source: https://docs.aws.amazon.com/AmazonS3/latest/API/RESTSelectObjectAppendix.html
-    """
-
-    def __init__(self) -> None:
-        self._assembly = Assembly()
-        self._tail = bytearray()
-        self._broken = False
-
-    @property
-    def messages(self) -> Sequence[StreamedMessage]:
-        """The messages that have ended."""
-        return self._assembly.messages
-
-    @property
-    def error(self) -> str | None:
-        """The type of an `error` event or of an exception frame, where one came."""
-        return self._assembly.error
-
-    def feed(self, chunk: bytes) -> None:
-        """Read the frames that have become whole."""
-        if self._broken:
-            return
-        self._tail += chunk
-        start = 0
-        while (length := self._frame_length(start)) and start + length <= len(self._tail):
-            self._read_frame(bytes(self._tail[start : start + length]))
-            start += length
-        del self._tail[:start]
-
-    def close(self) -> None:
-        """End the open message; half a frame is dropped."""
-        self._tail.clear()
-        self._assembly.finish()
-
-    def _frame_length(self, start: int) -> int:
-        """The length of the frame that begins here; 0 until it can be told."""
-        if len(self._tail) - start < _PRELUDE.size:
-            return 0
-        total, headers, checksum = _PRELUDE.unpack_from(self._tail, start)
-        smallest = _PRELUDE.size + headers + _CHECKSUM
-        if zlib.crc32(self._tail[start : start + 8]) == checksum and (
-            smallest <= total <= _LARGEST_FRAME
-        ):
-            return int(total)
-        self._broken = True
-        self._tail.clear()
-        return 0
-
-    def _read_frame(self, frame: bytes) -> None:
-        _, headers, _ = _PRELUDE.unpack_from(frame)
-        start = _PRELUDE.size + headers
-        payload = decode_json(frame[start:-_CHECKSUM])
-        if b":exception-type" in frame[_PRELUDE.size : start]:
-            self._assembly.take({"type": "error", "error": {"type": "exception"}})
-        elif isinstance(payload, dict) and isinstance(payload.get("bytes"), str):
-            self._assembly.take(_decode_event(payload["bytes"]))
-
-
-def _decode_event(encoded: str) -> object:
-    try:
-        return decode_json(b64decode(encoded))
-    except (binascii.Error, ValueError):
-        return None
-
-
-_LARGEST_EVENT = 4 * 1024 * 1024
-"""Bytes. Only content that no bill depends on comes in larger events; they are passed over."""
-_LARGEST_JSON = 256 * 1024 * 1024
-_BOM = b"\xef\xbb\xbf"
-
-
-class Reader(Protocol):
-    """Reads one response body."""
-
-    @property
-    def messages(self) -> Sequence[StreamedMessage]:
-        """The messages that have ended; all of them once it is closed."""
-
-    @property
-    def error(self) -> str | None:
-        """The type of the error that the body states, where it states one."""
-
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes, cut anywhere."""
-
-    def close(self) -> None:
-        """The body has ended, or nobody will read on; may be called again."""
-
-
 def reader_for(content_type: str | None) -> Reader:
-    """Choose the reader of a body; one that the type does not tell is known by its first byte."""
+    """Choose the reader of a body; one of another type is known by its first byte."""
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind == "text/event-stream":
         return StreamReader()
@@ -301,7 +216,32 @@ def reader_for(content_type: str | None) -> Reader:
     return _SniffingReader()
 
 
-class StreamReader:
+class Reader:
+    """Reads one response body, fed in pieces that are cut anywhere."""
+
+    def __init__(self) -> None:
+        self._assembly = Assembly()
+
+    @property
+    def messages(self) -> Sequence[StreamedMessage]:
+        """The messages that have ended; all of them once it is closed."""
+        return self._assembly.messages
+
+    @property
+    def error(self) -> str | None:
+        """The type of the error that the body states, if it states one."""
+        return self._assembly.error
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the open message: the body has ended, or will not be read on."""
+        self._assembly.finish()
+
+
+class StreamReader(Reader):
     r"""Reads server-sent events: `\n`, `\r\n` or `\r`, comments, pings, data over several lines.
 
     Whole stretches without an event that matters are skipped without being split, so reading
@@ -310,140 +250,163 @@ class StreamReader:
     Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
 
+    _LARGEST_EVENT = 4 * 1024 * 1024
+    """Bytes. Only content that no bill depends on comes in larger events; they are skipped."""
+
     def __init__(self) -> None:
-        self._assembly = Assembly()
+        super().__init__()
         self._tail = bytearray()
-        self._last = _BOM[:0]
+        self._last = b""
         self._skipping = False
-
-    @property
-    def messages(self) -> Sequence[StreamedMessage]:
-        """The messages that have ended."""
-        return self._assembly.messages
-
-    @property
-    def error(self) -> str | None:
-        """The type of an `error` event, where one came."""
-        return self._assembly.error
 
     def feed(self, chunk: bytes) -> None:
         """Read what has become whole events, keep the rest for later."""
         if chunk.endswith(b"\n\n") and not self._tail and not self._skipping:
             self._last = b"\n"
             self._read(chunk)  # whole events, as a server sends them: nothing to keep
-        elif chunk:
-            self._feed_part(chunk)
-
-    def _feed_part(self, chunk: bytes) -> None:
+            return
+        # A boundary may be cut in two, so the last byte of the chunk before is looked at again.
         end = _last_boundary(self._last + chunk) - len(self._last)
-        self._last = chunk[-1:]
-        if end <= 0:
-            self._keep(chunk)
-        elif self._tail or self._skipping:
+        self._last = chunk[-1:] or self._last
+        if end > 0:
             self._read(b"" if self._skipping else bytes(self._tail) + chunk[:end])
             self._tail[:] = chunk[end:]
             self._skipping = False
-        else:
-            self._read(chunk[:end])
-            self._tail += chunk[end:]
+        elif not self._skipping:
+            self._tail += chunk
+            if len(self._tail) > self._LARGEST_EVENT:
+                self._tail.clear()
+                self._skipping = True
 
     def close(self) -> None:
         """Read a last event that lacks its blank line, as hand-kept recordings often do."""
         self._read(bytes(self._tail) + b"\n\n")
         self._tail.clear()
-        self._assembly.finish()
-
-    def _keep(self, chunk: bytes) -> None:
-        if self._skipping:
-            return
-        self._tail += chunk
-        if len(self._tail) > _LARGEST_EVENT:
-            self._tail.clear()
-            self._skipping = True
+        super().close()
 
     def _read(self, region: bytes) -> None:
         if not self._matters(region):
             return
         data: list[bytes] = []
         for line in region.removeprefix(_BOM).splitlines():
-            if not line:
-                self._dispatch(b"\n".join(data))
-                data.clear()
-            elif line.startswith(b"data:"):
+            if line.startswith(b"data:"):
                 data.append(line[5:])
-
-    def _dispatch(self, data: bytes) -> None:
-        if data and self._matters(data):
-            self._assembly.take(decode_json(data))
+            elif not line:
+                event = b"\n".join(data)
+                data.clear()
+                if self._matters(event):
+                    self._assembly.take(decode_json(event))
 
     def _matters(self, data: bytes) -> bool:
         return (
             b"message_" in data
             or b"content_block_start" in data
             or b"error" in data
-            or bool(self._assembly.hungry)
+            or bool(data and self._assembly.empty_blocks)
         )
 
 
 def _last_boundary(data: bytes) -> int:
-    """Where the last whole event ends: behind its blank line; 0 where none does."""
+    """Return where the last whole event ends: behind its blank line, or 0 if none does."""
     end = data.rfind(b"\n\n")
-    if b"\r" in data:  # two searches from behind that hardly any stream is worth
+    if b"\r" in data:  # two searches from behind that hardly any stream needs
         end = max(end, data.rfind(b"\n\r"), data.rfind(b"\r\r"))
     return end + 2 if end >= 0 else 0
 
 
-class _JsonReader:
-    """Reads a whole JSON body when it has ended."""
+class EventStreamReader(Reader):
+    """Reads `application/vnd.amazon.eventstream`; a frame with a wrong checksum ends the reading.
+
+    A frame is: total length, headers' length, checksum of these two; headers; payload; checksum.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/API/RESTSelectObjectAppendix.html
+    """
+
+    _PRELUDE = struct.Struct("!III")
+    _CHECKSUM = 4
+    _LARGEST_FRAME = 24 * 1024 * 1024
+    """Bytes; the format's own limit is 16 MB of payload and 128 kB of headers."""
 
     def __init__(self) -> None:
-        self.messages: list[StreamedMessage] = []
-        self.error: str | None = None
+        super().__init__()
+        self._tail = bytearray()
+        self._broken = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Read the frames that have become whole."""
+        if self._broken:
+            return
+        self._tail += chunk
+        start = 0
+        while len(self._tail) - start >= self._PRELUDE.size:
+            total, headers, checksum = self._PRELUDE.unpack_from(self._tail, start)
+            smallest = self._PRELUDE.size + headers + self._CHECKSUM
+            is_sound = zlib.crc32(self._tail[start : start + 8]) == checksum
+            if not is_sound or not smallest <= total <= self._LARGEST_FRAME:
+                self._broken = True
+                self._tail.clear()
+                return
+            if start + total > len(self._tail):
+                break
+            self._read_frame(bytes(self._tail[start : start + total]), headers)
+            start += total
+        del self._tail[:start]
+
+    def close(self) -> None:
+        """End the open message; half a frame is dropped."""
+        self._tail.clear()
+        super().close()
+
+    def _read_frame(self, frame: bytes, headers: int) -> None:
+        start = self._PRELUDE.size + headers
+        payload = decode_json(frame[start : -self._CHECKSUM])
+        if b":exception-type" in frame[self._PRELUDE.size : start]:
+            self._assembly.take({"type": "error", "error": {"type": "exception"}})
+        elif isinstance(payload, dict) and isinstance(payload.get("bytes"), str):
+            with contextlib.suppress(binascii.Error, ValueError):
+                self._assembly.take(decode_json(b64decode(payload["bytes"])))
+
+
+class _JsonReader(Reader):
+    """Reads a whole JSON body when it has ended."""
+
+    _LARGEST = 256 * 1024 * 1024
+
+    def __init__(self) -> None:
+        super().__init__()
         self._body = bytearray()
 
     def feed(self, chunk: bytes) -> None:
-        if len(self._body) <= _LARGEST_JSON:
+        if len(self._body) <= self._LARGEST:
             self._body += chunk
 
     def close(self) -> None:
         body = decode_json(self._body) if self._body else None
         self._body.clear()
-        if not isinstance(body, dict):
-            return
-        if body.get("type") == "error":
-            self.error = "error"
-        elif body.get("type") == "message" or "usage" in body:
-            self.messages.append(StreamedMessage(body=body))
+        if isinstance(body, dict):
+            if body.get("type") == "error":
+                self._assembly.error = "error"
+            elif body.get("type") == "message" or "usage" in body:
+                self._assembly.messages.append(StreamedMessage(body=body))
 
 
-class _SniffingReader:
+class _SniffingReader(Reader):
     """Chooses by the first byte that is not white space: JSON, AWS frames, or events."""
 
-    def __init__(self) -> None:
-        self._chosen: Reader | None = None
-
-    @property
-    def messages(self) -> Sequence[StreamedMessage]:
-        return self._chosen.messages if self._chosen else ()
-
-    @property
-    def error(self) -> str | None:
-        return self._chosen.error if self._chosen else None
+    _chosen: Reader | None = None
 
     def feed(self, chunk: bytes) -> None:
         if self._chosen is None:
             first = chunk.lstrip().removeprefix(_BOM).lstrip()[:1]
             if not first:
                 return
-            self._chosen = _choose(first)
+            if first in b"{[":
+                self._chosen = _JsonReader()
+            else:
+                self._chosen = EventStreamReader() if first == b"\0" else StreamReader()
+            self._assembly = self._chosen._assembly
         self._chosen.feed(chunk)
 
     def close(self) -> None:
-        if self._chosen:
+        if self._chosen is not None:
             self._chosen.close()
-
-
-def _choose(first: bytes) -> Reader:
-    if first in b"{[":
-        return _JsonReader()
-    return EventStreamReader() if first == b"\x00" else StreamReader()

@@ -61,9 +61,6 @@ HOW = {
     "a message is declared": "llmcost.record(REPLY)",
     "a usage is declared": "llmcost.record(REPLY['usage'], model={name!r})",
 }
-no_premium = pytest.mark.xfail(
-    strict=True, reason="a model of one's own price file is read without its premium"
-)
 
 
 def run(project: Project, how: str, name: str, limit: str) -> tuple[pytest.RunResult, Any]:
@@ -77,9 +74,7 @@ def run(project: Project, how: str, name: str, limit: str) -> tuple[pytest.RunRe
     return result, test
 
 
-@pytest.mark.parametrize(
-    "how", [pytest.param(how, marks=[no_premium] if "gateway" in how else []) for how in HOW]
-)
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", REGIONAL)
 def test_a_regional_id_has_the_premium(project: Project, how: str, name: str) -> None:
     result, test = run(project, how, name, "$0.0105")
@@ -126,9 +121,7 @@ def test_the_command_prices_a_response_of_each(
     assert price(tmp_path, capsys, response(name)) == ("acme-large", USD[name], [])
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[no_premium] if name in REGIONAL else []) for name in USD]
-)
+@pytest.mark.parametrize("name", USD)
 def test_the_command_prices_a_recording_by_what_was_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

@@ -70,7 +70,7 @@ def test_an_ordinary_response_is_one_leg_of_its_usage() -> None:
 @pytest.mark.parametrize("key", ["service_tier", "speed", "inference_geo"])
 def test_terms_that_are_no_text_are_an_error_and_never_the_standard_ones(key: str) -> None:
     for odd in (7, {"a": 1}, ["fast"], True):
-        with pytest.raises(UsageDataError, match=rf"usage\.{key}: expected text, got"):
+        with pytest.raises(UsageDataError, match=rf"usage\.{key}: "):
             read_message(body(usage(1_000, 100, **{key: odd})))
     empties: tuple[object, ...] = (None, {}, "")
     for empty in empties:  # recorders in other languages write an empty object for a null
@@ -304,7 +304,7 @@ def test_a_pass_without_a_type_is_a_message() -> None:
         ("none", "usage.iterations"),
         ({"type": "message"}, "usage.iterations"),
         ([3], "usage.iterations[0]"),
-        ([usage(1, 1), {"input_tokens": 1}], "usage.iterations[1].output_tokens"),
+        ([usage(1, 1), {"input_tokens": 1}], "usage.iterations[1]"),
     ],
 )
 def test_passes_that_cannot_be_read_are_named(iterations: object, path: str) -> None:
@@ -676,8 +676,8 @@ def test_the_request_says_how_long_the_entries_live_that_are_read(
 @pytest.mark.parametrize(
     ("message", "path"),
     [
-        ({"type": "error", "error": {"type": "overloaded_error"}}, "usage.input_tokens"),
-        (body() | {"usage": "none"}, "message.usage"),
+        ({"type": "error", "error": {"type": "overloaded_error"}}, "usage"),
+        (body() | {"usage": "none"}, "usage"),
     ],
 )
 def test_what_is_no_message_is_named(message: dict[str, Any], path: str) -> None:
