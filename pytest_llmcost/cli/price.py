@@ -10,8 +10,6 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
-import msgspec
-
 from pytest_llmcost.call import Call, price
 from pytest_llmcost.cli.options import (
     Console,
@@ -36,14 +34,8 @@ _MOST_CHARACTERS = 2_000
 
 _FREE = Call(model="", evidence="billed", usd=Decimal(0))
 
-
-class Priced(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the result; `call` is None where it costs nothing."""
-
-    source: str
-    model: str | None
-    call: Call | None
-    free: str | None = None
+_Row = tuple[Found, Call | None]
+"""What a file holds, with its price; None if it costs nothing."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -57,7 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, console: Console) -> int:
     """Price and print everything that can be; return 1 if something could not."""
     card, on = read_card(arguments.prices), read_date(arguments.on)
-    rows: list[Priced] = []
+    rows: list[_Row] = []
     problems: list[str] = []
     for path in arguments.file:
         try:
@@ -69,8 +61,11 @@ def run(arguments: Namespace, console: Console) -> int:
             if found.problem:
                 problems.append(f"{found.source}: {found.problem}")
             else:
-                rows.append(_price(found, card, on))
-    problems += [_unpriced(row) for row in rows if row.call and row.call.usd is None]
+                answer = found.answer
+                rows.append((found, None if answer is None else price(answer, card, on=on)))
+    for found, call in rows:
+        if call is not None and call.usd is None:
+            problems.append(f"{found.source}: {'; '.join(call.caveats) or 'no price'}")
     is_json = arguments.format == "json"
     console.print(_render_json(rows) if is_json else _render_text(rows, card, on))
     for problem in problems:
@@ -88,27 +83,17 @@ def _bytes(path: str) -> bytes:
         raise RecordingError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _price(found: Found, card: RateCard, on: date) -> Priced:
-    call = None if found.answer is None else price(found.answer, card, on=on)
-    model = found.model if call is None else call.model
-    return Priced(source=found.source, model=model, call=call, free=found.free)
+def _render_json(rows: Iterable[_Row]) -> str:
+    """One object a call, with the ledger's names; what is free has no sampling calls."""
+    return json.dumps([to_json(_object(*row)) for row in rows], indent=2)
 
 
-def _unpriced(row: Priced) -> str:
-    caveats = row.call.caveats if row.call else ()
-    return f"{row.source}: {'; '.join(caveats) or 'no price'}"
-
-
-def _render_json(rows: Iterable[Priced]) -> str:
-    """One object a call, with the ledger's names; what is free has no legs and costs 0."""
-    return json.dumps([to_json(_row(row)) for row in rows], indent=2)
-
-
-def _row(row: Priced) -> dict[str, object]:
-    call = row.call or _FREE
+def _object(found: Found, call: Call | None) -> dict[str, object]:
+    model = call.model if call else found.model
+    call = call or _FREE
     return {
-        "source": row.source,
-        "model": row.model,
+        "source": found.source,
+        "model": model,
         "usage": call.usage,
         "sampling_calls": call.sampling_calls,
         "context": call.context,
@@ -117,11 +102,11 @@ def _row(row: Priced) -> dict[str, object]:
     }
 
 
-def _render_text(rows: Sequence[Priced], card: RateCard, on: date) -> str:
+def _render_text(rows: Sequence[_Row], card: RateCard, on: date) -> str:
     if not rows:
         return "no Claude call found"
-    table = render_table(_HEADS, [_cells(row) for row in rows], names=2, notes=1)
-    calls = [row.call for row in rows if row.call]
+    table = render_table(_HEADS, [_cells(*row) for row in rows], names=2, notes=1)
+    calls = [call for _, call in rows if call]
     total = sum((call.usd for call in calls if call.usd is not None), Decimal(0))
     unpriced = sum(call.usd is None for call in calls)
     least = "at least " if any(map(_is_least, calls)) else ""
@@ -135,28 +120,23 @@ def _render_text(rows: Sequence[Priced], card: RateCard, on: date) -> str:
     return f"{table}\n\n{footer}"
 
 
-def _cells(row: Priced) -> list[str]:
-    if row.call is None:
-        free = clean(row.free or "")
-        return [clean(row.source), clean(row.model or "-"), "", "", "", "free", free]
-    usage = row.call.billed_usage
+def _cells(found: Found, call: Call | None) -> list[str]:
+    if call is None:
+        free = clean(found.free or "")
+        return [clean(found.source), clean(found.model or "-"), "", "", "", "free", free]
+    usage = call.billed_usage
+    usd = "?" if call.usd is None else f"{format_usd(call.usd)}{'+' if _is_least(call) else ''}"
     return [
-        clean(row.source),
-        clean(row.call.model),
+        clean(found.source),
+        clean(call.model),
         f"{usage.prompt_tokens:,}",
         f"{usage.cached_tokens:,}",
         f"{usage.output_tokens:,}",
-        _shown(row.call),
-        ", ".join(dict.fromkeys(caveat.name for caveat in row.call.caveats)),
+        usd,
+        ", ".join(dict.fromkeys(caveat.name for caveat in call.caveats)),
     ]
 
 
-def _shown(call: Call) -> str:
-    if call.usd is None:
-        return "?"
-    return f"{format_usd(call.usd)}{'+' if _is_least(call) else ''}"
-
-
 def _is_least(call: Call) -> bool:
-    """Whether the true cost may be higher than the price, or nobody knows."""
+    """Return whether the true cost may be higher than the price, or is unknown."""
     return call.usd is None or call.usd_high is None or call.usd_high > call.usd

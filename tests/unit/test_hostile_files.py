@@ -69,8 +69,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 MEASURED = """
 import re, sys
 from pathlib import Path
-from pytest_llmcost import cli
-status = cli.main(["price", sys.argv[1], "--on", "2026-11-22"])
+from pytest_llmcost.cli.main import main
+status = main(["price", sys.argv[1], "--on", "2026-11-22"])
 most = re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())
 print(status, int(most[1]) // 1_000)
 """
