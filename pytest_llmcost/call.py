@@ -122,21 +122,24 @@ def price(
         facts: Other fields of `Call`: fingerprint, live, at, attempts, lost_attempts, max_tokens,
             phase.
     """
-    caveats: set[str] = {*answer.caveats}
+    caveats = answer.caveats
     # Code that ran beside certain server tools is free: which ones, the rate card says.
     if answer.code_beside is not None and not card.is_code_execution_free(answer.code_beside):
-        caveats.add("code-execution-hours")
-    # The response may name the model plainly where the request spelled it as a cloud does.
-    spellings = (answer.asked_model, answer.model, *(each.model for each in answer.sampling_calls))
+        caveats = sorted_caveats([*caveats, "code-execution-hours"])
+    terms = answer.terms
+    if terms.platform is None and answer.asked_model is not None:
+        # The response may name the model plainly where the request spelled it as a cloud does.
+        asked = card.find(answer.asked_model)
+        terms = replace(terms, platform=asked.platform if asked else None)
     read = Call(
         model=answer.model,
         evidence=evidence,
         usage=answer.usage,
         sampling_calls=tuple(_priced(each, None) for each in answer.sampling_calls),
-        context=_with_platform(answer.terms, spellings, card),
+        context=terms,
         stream=answer.stream,
         declared_usd=answer.declared_usd,
-        caveats=sorted_caveats(caveats),
+        caveats=caveats,
         **facts,
     )
     return reprice(read, card, on=on, cache_state=cache_state)
@@ -154,7 +157,12 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
     if call.has_caveat("unknown-endpoint"):
         # A card without a regional multiplier prices the plain cloud; another may have one.
         terms = replace(terms, platform=_UNKNOWN_ENDPOINT.get(terms.platform or "", terms.platform))
-    terms = _with_platform(terms, [call.model, *(s.model for s in call.sampling_calls)], card)
+    names = dict.fromkeys([call.model, *(each.model for each in call.sampling_calls)])
+    known = {name: card.find(name) for name in names}
+    if terms.platform is None:  # a model's spelling may name the cloud if nothing else does
+        clouds = (found.platform for found in known.values() if found)
+        terms = replace(terms, platform=next(filter(None, clouds), None))
+    resolved = known[call.model]
     # What is priced gets into files; an ARN names an AWS account.
     call = replace(
         call,
@@ -189,7 +197,6 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
         attempt = replace(call.sampling_calls[0], usage=lost, **uncertain)
         most = card.price_sampling(attempt, terms, on=on).high
         high = None if most is None else EXACT.fma(most, call.lost_attempts or 0, high)
-    resolved = card.find(call.model)
     priced = replace(
         call,
         model=resolved.model if resolved else call.model,
@@ -197,14 +204,6 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
         caveats=sorted_caveats([*own, *cost.caveats, *found]),
     )
     return _bounded(priced, usd, cost.low, high, [each for each in own if each.name not in bounded])
-
-
-def _with_platform(terms: Terms, spellings: Iterable[str | None], card: RateCard) -> Terms:
-    """Let a model's spelling say which cloud it is at, if nothing else does."""
-    if terms.platform is not None:
-        return terms
-    clouds = (known.platform for name in spellings if name and (known := card.find(name)))
-    return replace(terms, platform=next(filter(None, clouds), None))
 
 
 def _priced(sampling: SamplingCall, cost: SamplingCost | None) -> PricedSamplingCall:

@@ -362,6 +362,8 @@ def _band(bands: tuple[Rates, ...], sampling: SamplingCall, usage: Usage) -> Rat
     A prompt of exactly the threshold is still in the lower band.
     Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
     """
+    if len(bands) == 1:
+        return bands[0]
     length = usage.prompt_tokens if sampling.band_tokens is None else sampling.band_tokens
     return [rates for rates in bands if not rates.above or length > rates.above][-1]
 
@@ -369,10 +371,9 @@ def _band(bands: tuple[Rates, ...], sampling: SamplingCall, usage: Usage) -> Rat
 def _amount(usage: Usage, rates: Rates, multiplier: Decimal, search_usd: Decimal) -> Decimal:
     amount = EXACT.multiply(rates.input, usage.input_tokens)
     amount = EXACT.fma(rates.output, usage.output_tokens, amount)
-    if usage.cached_tokens:
-        amount = EXACT.fma(rates.cache_write_5m, usage.cache_write_5m_tokens, amount)
-        amount = EXACT.fma(rates.cache_write_1h, usage.cache_write_1h_tokens, amount)
-        amount = EXACT.fma(rates.cache_read, usage.cache_read_tokens, amount)
+    amount = EXACT.fma(rates.cache_write_5m, usage.cache_write_5m_tokens, amount)
+    amount = EXACT.fma(rates.cache_write_1h, usage.cache_write_1h_tokens, amount)
+    amount = EXACT.fma(rates.cache_read, usage.cache_read_tokens, amount)
     amount = EXACT.scaleb(EXACT.multiply(amount, multiplier), -_MILLION)
     return EXACT.fma(search_usd, usage.web_search_requests, amount)
 

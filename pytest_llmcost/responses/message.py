@@ -290,7 +290,7 @@ def read_message(
             platform=platform,
         ),
         code_beside=tuple(_tools(asked)) if _runs_code(blocks, asked) else None,
-        caveats=sorted_caveats(_caveats(stated, raw, blocks, asked, truncated, at_most)),
+        caveats=sorted_caveats({*_caveats(stated, raw, blocks, asked, truncated, at_most)}),
     )
 
 
