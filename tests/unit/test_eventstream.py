@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmcost.responses.stream import EventStreamReader
+from pytest_llmcost.responses.stream import EventStreamReader, StreamedMessage
 
 START: dict[str, Any] = {
     "type": "message_start",
@@ -62,6 +62,57 @@ def test_frames_cut_anywhere_give_the_final_usage(size: int) -> None:
         {"input_tokens": 9, "output_tokens": 44},
         False,
     )
+
+
+METRICS = "amazon-bedrock-invocationMetrics"
+AGREES = {"inputTokenCount": 9, "outputTokenCount": 44, "invocationLatency": 7}
+CACHED = {"cacheReadInputTokenCount": 500, "cacheWriteInputTokenCount": 60}
+
+
+def last(*sent: dict[str, Any]) -> StreamedMessage:
+    reader = EventStreamReader()
+    reader.feed(b"".join(map(chunk, sent)))
+    (message,) = reader.messages
+    return message
+
+
+# Source: BerriAI/litellm#34373, #36878 and #24850.
+@pytest.mark.parametrize(
+    ("stop", "more", "at_most"),
+    [
+        ({METRICS: AGREES}, {}, {}),
+        (
+            {METRICS: AGREES | CACHED},
+            {"cache_read_input_tokens": 500, "cache_creation_input_tokens": 60},
+            {},
+        ),
+        ({"usage": {"cache_read_input_tokens": 500}}, {"cache_read_input_tokens": 500}, {}),
+        (
+            {"usage": {"cache_read_input_tokens": 500}, METRICS: AGREES | CACHED},
+            {"cache_read_input_tokens": 500, "cache_creation_input_tokens": 60},
+            {},
+        ),
+        ({METRICS: {"inputTokenCount": 509}}, {}, {"input_tokens": 509}),
+        ({"usage": {"output_tokens": 45}, METRICS: {"outputTokenCount": 46}}, {}, 46),
+        ({METRICS: {"inputTokenCount": 0, "outputTokenCount": 4}}, {}, {}),
+        ({METRICS: {"inputTokenCount": "many"}}, {}, {}),
+        ({METRICS: 3, "usage": []}, {}, {}),
+    ],
+)
+def test_the_last_event_adds_what_is_not_stated_and_bounds_what_it_states_higher(
+    stop: dict[str, Any], more: dict[str, int], at_most: Any
+) -> None:
+    message = last(START, FINAL, {"type": "message_stop", **stop})
+    assert message.body["usage"] == {"input_tokens": 9, "output_tokens": 44} | more
+    assert message.at_most == ({"output_tokens": at_most} if at_most == 46 else at_most)
+    assert (message.truncated, message.withdrawn) == (False, None)
+
+
+def test_a_final_usage_in_the_last_event_alone_is_the_final_one() -> None:
+    stop = {"type": "message_stop", METRICS: AGREES | CACHED}
+    message = last(START, stop)
+    assert (message.body["usage"]["output_tokens"], message.truncated) == (44, False)
+    assert (message.body["usage"]["cache_read_input_tokens"], message.at_most) == (500, {})
 
 
 def test_an_exception_frame_is_an_error_and_the_message_truncated() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_llmcost.call import Call, price
+from pytest_llmcost.call import Call, price, reprice
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
@@ -529,6 +529,38 @@ def test_a_block_may_name_the_model_that_its_entry_does_not() -> None:
     content = [{"type": "fallback", "from": {"model": "claude-fable-5"}}, TEXT]
     message = body(usage(300, 3, iterations=iterations), model="claude-opus-4-8", content=content)
     assert sampling_calls(read_message(message))[1] == ("declined", "claude-fable-5", 100, 0)
+
+
+# Two places that disagree
+
+
+@pytest.mark.parametrize(
+    ("request_", "high"),
+    [
+        (None, "0.0099625"),
+        ({"cache_control": {"type": "ephemeral"}}, "0.00625"),
+        ({"cache_control": {"type": "ephemeral", "ttl": "1h"}}, "0.01"),
+    ],
+)
+def test_what_another_place_states_higher_is_the_high_bound(
+    request_: dict[str, Any] | None, high: str
+) -> None:
+    raw = usage(0, 0, cache_creation_input_tokens=10)
+    at_most = {"cache_creation_input_tokens": 1_000}
+    call = priced(read_message(body(raw), request=request_, at_most=at_most))
+    assert call.usd == call.usd_low
+    assert call.usd_high == Decimal(high)
+    assert call.caveats == ("usage-disagrees: cache_creation_input_tokens",)
+    assert reprice(call, shipped_card(), on=ON) == call
+
+
+def test_writes_without_a_split_live_as_long_as_the_request_asks() -> None:
+    raw = usage(0, 0, cache_creation_input_tokens=1_000_000)
+    long = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    assert usd(body(raw), request=long) == Decimal(10)
+    assert usd(body(raw)) == Decimal("6.25")
+    split = {"cache_creation": {"ephemeral_5m_input_tokens": 1_000_000}}
+    assert usd(body(raw | split), request=long) == Decimal("6.25")
 
 
 # Streams that were cut
