@@ -1,7 +1,7 @@
 """Why a figure is a bound and not exact: everything that is known of each caveat, in one table.
 
-A caveat on a call is the text `name`, or `name: detail`; ledgers hold that text. `docs/caveats.md`
-is written from the table.
+A caveat on a call is the text `name`, or `name: detail`; ledgers hold that text. A test holds
+`docs/caveats.md` to the table. Knows nothing of the rooms that find caveats.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Rule(NamedTuple):
 
     name: str
     direction: Direction
-    """Where the true cost may lie, seen from the figure; `none` leaves the figure exact."""
+    """On which side of the figure the true cost may lie; `none` leaves the figure exact."""
     meaning: str
     """For the documentation, one sentence without its full stop."""
     sentence: str = ""
-    """For a message: what is uncertain and what settles it, with `{detail}` and `{command}`."""
+    """For a message: what is uncertain and how to resolve it, with `{detail}` and `{command}`."""
     tokens: frozenset[TokenKind] = frozenset()
-    """Which stated tokens it puts in doubt; without any it concerns the price alone."""
+    """Which stated tokens it makes uncertain; without any it concerns the price alone."""
     by_card: bool = False
     """Found by the rate card each time it prices a call, which then sets the bounds itself."""
     of_the_reply: bool = False
@@ -40,7 +40,7 @@ _READING = (
     Rule(
         "truncated-stream",
         "higher",
-        "The stream ended before its final usage; output unknown",
+        "The stream ended before its final usage, so its output is unknown",
         "a streamed reply was not read to its end{detail}; read it to the end, or pass its final "
         "message to llmcost.record(...)",
         _OUTPUT,
@@ -49,23 +49,23 @@ _READING = (
     Rule(
         "lost-answer",
         "higher",
-        "The request was sent and no answer came; it may be billed",
-        "a request had no answer, which may be billed all the same{detail}; state its cost with "
+        "The request got no answer and may have been billed",
+        "a request got no answer and may have been billed{detail}; record its cost with "
         "llmcost.record(...)",
         _BOTH,
     ),
     Rule(
         "unreadable-response",
         "either",
-        "The response has no usage that could be read",
-        "the usage of a reply could not be read{detail}; state it with llmcost.record(...)",
+        "The response has no usage that can be read",
+        "the usage of a reply cannot be read{detail}; record it with llmcost.record(...)",
         _BOTH,
     ),
     Rule(
         "left-out",
         "higher",
-        "count_tokens refused this part, so it was counted without it",
-        "count_tokens refused a part of the payload{detail}, so the count is too low; a recorded "
+        "count_tokens rejected this part, so it is not counted",
+        "count_tokens rejected a part of the payload{detail}, so the count is too low; a recorded "
         "reply has the true usage",
         _INPUT,
     ),
@@ -79,7 +79,7 @@ _READING = (
     Rule(
         "unknown-usage",
         "higher",
-        "The usage has a quantity that no price is known for",
+        "The usage has a quantity without a known price",
         "the usage has a quantity without a price{detail}; update pytest-llmcost",
     ),
     Rule(
@@ -92,8 +92,8 @@ _READING = (
     Rule(
         "unknown-speed",
         "higher",
-        "Asked to be fast; the response does not say whether it was",
-        "fast mode was asked for, and the reply does not say whether it was used{detail}",
+        "Fast mode was requested, and the response does not confirm it",
+        "fast mode was requested, and the reply does not say whether it was used{detail}",
     ),
     Rule(
         "first-call-only",
@@ -114,22 +114,22 @@ _READING = (
     Rule(
         "unbounded-output",
         "higher",
-        "Nothing says how long the reply may get",
-        "nothing bounds the output{detail}; pass output_tokens= or max_tokens",
+        "Nothing limits the length of the reply",
+        "nothing limits the output{detail}; pass output_tokens= or max_tokens",
         _OUTPUT,
         of_the_reply=True,
     ),
     Rule(
         "code-execution-hours",
         "higher",
-        "Container time is billed but shown in no response",
-        "code execution is also billed by the hour, which no reply states",
+        "Container time is billed but not shown in responses",
+        "code execution is also billed by the hour, which replies do not state",
     ),
     Rule(
         "advisor-without-entry",
         "higher",
-        "The advisor spoke, but its tokens are not in usage",
-        "an advisor was asked, but the usage does not list it{detail}",
+        "An advisor answered, but its tokens are not in the usage",
+        "an advisor answered, but the usage does not list its tokens{detail}",
         _BOTH,
     ),
     Rule(
@@ -151,14 +151,14 @@ _READING = (
     Rule(
         "open-batch",
         "higher",
-        "The batch's results have not been seen",
+        "The results of the batch were not read",
         "a batch was created but its results were not read{detail}; read them",
         _BOTH,
     ),
     Rule(
         "not-comparable",
         "either",
-        "The two runs did not measure the same thing",
+        "The recorded request cannot be compared with the new one",
         "the recorded request cannot be compared with what is sent now{detail}; record it with its "
         "body in the cassette",
         _INPUT,
@@ -166,7 +166,7 @@ _READING = (
     Rule(
         "stale",
         "either",
-        "The payload has changed and there is no count of the new one",
+        "The payload has changed, and the new one is not counted yet",
         "the prompt changed since its reply was recorded{detail} and is not counted yet; count it "
         "(free): {command}",
         _INPUT,
@@ -205,9 +205,9 @@ _PRICING = (
         'llmcost.count(..., cache="cold"), "warm" or "none"',
         by_card=True,
     ),
-    Rule("retired-model", "none", "Retired; its last rates were used", by_card=True),
+    Rule("retired-model", "none", "The model is retired; its last rates were used", by_card=True),
     Rule("ended-fast-mode", "none", "Fast mode has ended; its last rates were used", by_card=True),
-    Rule("priority-tier", "none", "Priced as the same tokens at the standard tier", by_card=True),
+    Rule("priority-tier", "none", "Priority tokens are priced at the standard tier", by_card=True),
     Rule(
         "unknown-tier",
         "either",
@@ -218,8 +218,8 @@ _PRICING = (
     Rule(
         "unknown-endpoint",
         "higher",
-        "Regional endpoints cost more; unknown if it was one",
-        "a regional endpoint costs more, and this may be one{detail}",
+        "The endpoint may be a regional one, which costs more",
+        "the endpoint may be a regional one, which costs more{detail}",
         by_card=True,
     ),
     Rule(
@@ -232,29 +232,29 @@ _PRICING = (
     Rule(
         "fallback-without-entry",
         "higher",
-        "A billed attempt's tokens are not in usage",
-        "a declined attempt is missing in the usage{detail}",
+        "A declined attempt is billed, but its tokens are not in the usage",
+        "a declined attempt is billed, but its tokens are not in the usage{detail}",
         _BOTH,
         by_card=True,
     ),
     Rule(
         "unknown-refusal",
         "higher",
-        "Unknown whether this kind of refusal is billed",
+        "It is unknown whether this kind of refusal is billed",
         "it is unknown whether this kind of refusal is billed{detail}",
         by_card=True,
     ),
     Rule(
         "band-on-total",
         "lower",
-        "The length band was chosen on the sum of several calls",
-        "the length band was chosen on the total of several requests{detail}",
+        "The length band was chosen by the sum of several sampling calls",
+        "the length band was chosen by the sum of several sampling calls{detail}",
         by_card=True,
     ),
     Rule(
         "advisor-fast",
         "higher",
-        "Unknown whether a fast request's advisor is fast too",
+        "It is unknown whether a fast request's advisor is fast too",
         "it is unknown whether a fast request's advisor is fast too{detail}",
         by_card=True,
     ),
@@ -264,7 +264,7 @@ CAVEATS: Mapping[str, Rule] = MappingProxyType({rule.name: rule for rule in (*_R
 """Every rule by name."""
 
 _FROM_A_NEWER_VERSION = Rule("", "either", "", tokens=_BOTH)
-"""What an unknown name means: it may be off in any direction."""
+"""An unknown name: the figure may be off in either direction."""
 
 
 class Caveat(str):

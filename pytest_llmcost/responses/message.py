@@ -265,7 +265,7 @@ def read_message(
     answering = _answering(top, served, is_loop=_is_loop(blocks, raw))
     answering = [replace(each, model=serving, **facts) for each in answering]
     if at_most:
-        less, most = stated.usage, _decode({**raw, **at_most}, _Counts).usage
+        less, most = stated.usage, read_usage({**raw, **at_most})
         raised = {key: max(0, getattr(most, key) - getattr(less, key)) for key in _CATEGORIES}
         if read_lifetime(asked) != "5m":  # what was written may live for an hour, which costs more
             raised["cache_write_1h_tokens"] += raised.pop("cache_write_5m_tokens")
