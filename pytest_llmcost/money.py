@@ -1,6 +1,6 @@
 """Exact US dollars: text to `Decimal` and back, never through a binary fraction.
 
-Data flow: a user's amount -> `parse_usd` -> Decimal -> `plain_usd` (files), `format_usd` (people).
+Also quantities and percentages as users write them. Knows nothing of prices.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decima
 from pytest_llmcost.errors import SettingsError
 
 _NUMBER = r"(?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
-"""A comma only ever groups thousands: taken for that, a decimal comma would multiply by hundred."""
+"""A comma only groups thousands: to accept it also as a decimal comma could multiply by hundred."""
 _AMOUNT = re.compile(rf"(?P<dollars>\$)?{_NUMBER}(?P<cents>\s*[c¢])?", re.ASCII)
 _QUANTITY = re.compile(rf"{_NUMBER}\s*(?P<unit>[kKmM]?)", re.ASCII)
 _PERCENT = re.compile(rf"{_NUMBER}\s*%", re.ASCII)
@@ -146,8 +146,8 @@ def format_usd(amount: Decimal | None, *, against: Decimal | None = None) -> str
 
     An unknown amount is `?`.
 
-    A non-zero amount never shows as zero; one that differs from `against` (its ceiling)
-    never shows as equal to it, nor on its other side, and one that equals it shows in full.
+    A non-zero amount never shows as zero. One that differs from `against`, its limit, never shows
+    as equal to it or on its other side, and one that equals it shows in full.
 
     Example:
         >>> format_usd(Decimal("0.0200004"), against=Decimal("0.02"))
@@ -156,26 +156,22 @@ def format_usd(amount: Decimal | None, *, against: Decimal | None = None) -> str
     if amount is None:
         return "?"
     if amount == against:
-        return _for_people(amount)
+        return format_whole_usd(amount)
     places = 4
     while not _faithful(amount, against, places):
         places += 1
-    return _for_people(_rounded(amount, places))
+    return format_whole_usd(_rounded(amount, places))
 
 
 def format_whole_usd(amount: Decimal) -> str:
-    """Write an amount for a person with every digit it has, as a ceiling that someone set.
+    """Write an amount for a person with every digit it has, for example a limit.
 
-    Next to it, what `format_usd` writes `against` it is never on the wrong side.
+    What `format_usd` writes `against` it is never on its wrong side.
 
     Example:
         >>> format_whole_usd(Decimal("0.00123456"))
         '$0.00123456'
     """
-    return _for_people(amount)
-
-
-def _for_people(amount: Decimal) -> str:
     sign = "-" if amount < 0 else ""
     whole, _, fraction = format(amount.copy_abs(), ",f").partition(".")
     return f"{sign}${whole}.{fraction.rstrip('0').ljust(2, '0')}"
@@ -185,13 +181,7 @@ def _faithful(amount: Decimal, against: Decimal | None, places: int) -> bool:
     shown = _rounded(amount, places)
     if bool(shown) != bool(amount):
         return False
-    return against is None or _compare(shown, _rounded(against, places)) == _compare(
-        amount, against
-    )
-
-
-def _compare(left: Decimal, right: Decimal) -> int:
-    return (left > right) - (left < right)
+    return against is None or shown.compare(_rounded(against, places)) == amount.compare(against)
 
 
 def _rounded(amount: Decimal, places: int) -> Decimal:

@@ -1,1 +1,1 @@
-"""What tokens cost: the rate card and the rules of the bill."""
+"""What tokens cost: dated rates and the rules of the bill; knows no responses, tests or HTTP."""

@@ -1,1 +1,1 @@
-"""What a response says it used."""
+"""What a response says it used: how answers arrive and are recorded; knows no price or date."""

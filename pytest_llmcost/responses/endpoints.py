@@ -1,7 +1,4 @@
-"""Endpoint: which request is a Claude call, told by method and path whatever the host.
-
-Data flow: method and URL of a request -> `recognise` -> Endpoint -> capture, `llmcost price`.
-"""
+"""Which request is a Claude call, and on which platform: by method and path, whatever the host."""
 
 from __future__ import annotations
 
@@ -33,21 +30,21 @@ _OPAQUE_PROFILE = re.compile(r"^arn:[^/]*:(?:application-inference-profile|promp
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request is, as far as its method and URL tell."""
+    """What a request is, as far as its method and URL say."""
 
     kind: Kind
     platform: Platform | None = None
     """The cloud; nothing is Anthropic's own API, or a host that charges its list price."""
     model: str | None = None
-    """The model as the URL spells it, decoded; the body names it elsewhere."""
+    """The model as the URL spells it, decoded; elsewhere the body names it."""
     stream: bool | None = None
-    """Whether the URL asks for a stream; None where only the body says so."""
+    """Whether the URL asks for a stream; None if only the body says so."""
     batch_id: str | None = None
 
 
 @functools.lru_cache(maxsize=256)
 def recognise(method: str, url: str) -> Endpoint | None:
-    """Tell which Claude endpoint a request goes to; None for any other.
+    """Return which Claude endpoint a request goes to, or None for any other request.
 
     Works under any host and any gateway prefix, with or without a query.
 
@@ -62,14 +59,14 @@ def recognise(method: str, url: str) -> Endpoint | None:
         return None
     try:
         parts = urlsplit(url)
-    except ValueError:  # an unclosed bracket, say, in a hand-edited recording
+    except ValueError:  # for example an unclosed bracket in a hand-edited recording
         return None
+    host, method = parts.hostname or "", method.upper()
     if match := _DIRECT.search(parts.path):
-        return _direct_endpoint(method.upper(), match, parts.hostname or "")
-    if method.upper() != "POST":
+        return _direct_endpoint(method, match, host)
+    if method != "POST":
         return None
     if match := _BEDROCK.search(parts.path):
-        host = parts.hostname or ""
         return _bedrock_endpoint(unquote(match["model"]), match["verb"], host)
     if match := _VERTEX.search(parts.path):
         return _vertex_endpoint(unquote(match["model"]), match["verb"], match["location"])
@@ -77,53 +74,36 @@ def recognise(method: str, url: str) -> Endpoint | None:
 
 
 def _direct_endpoint(method: str, match: re.Match[str], host: str) -> Endpoint | None:
-    if match["batch"]:
-        if method != "GET":
-            return None
-        return Endpoint(
-            kind="batch_results", platform=_host_platform(host), batch_id=unquote(match["batch"])
-        )
-    if method != "POST":
+    # Clouds have Anthropic's own paths, too; the model, hence the region, is then in the body.
+    platform: Platform | None = None
+    if host.startswith("bedrock-mantle."):
+        platform = "bedrock-gov" if ".us-gov-" in host else "bedrock"
+    elif host.endswith((".services.ai.azure.com", ".cognitiveservices.azure.com")):
+        platform = "foundry"
+    if match["batch"] and method == "GET":
+        batch = unquote(match["batch"])
+        return Endpoint(kind="batch_results", platform=platform, batch_id=batch)
+    if match["batch"] or method != "POST":
         return None
     kind: Kind = "count_tokens" if match["count"] else "messages"
-    if match["batches"]:
-        kind = "batch_create"
-    return Endpoint(kind=kind, platform=_host_platform(host))
-
-
-def _host_platform(host: str) -> Platform | None:
-    """The cloud behind Anthropic's own paths; the model, hence the region, is in the body."""
-    if host.startswith("bedrock-mantle."):
-        return "bedrock-gov" if _is_government(host) else "bedrock"
-    if host.endswith((".services.ai.azure.com", ".cognitiveservices.azure.com")):
-        return "foundry"
-    return None
-
-
-def _is_government(host: str) -> bool:
-    """Tell a host in a region of AWS GovCloud (US): `us-gov-west-1` or `us-gov-east-1`."""
-    return ".us-gov-" in host
+    return Endpoint(kind="batch_create" if match["batches"] else kind, platform=platform)
 
 
 def _bedrock_endpoint(model: str, verb: str, host: str) -> Endpoint | None:
-    if not _may_be_claude(model):
+    if "claude" not in model and "anthropic" not in model and not _OPAQUE_PROFILE.match(model):
         return None
     if verb == "count-tokens":
         return Endpoint(kind="count_tokens", platform="bedrock", model=model, stream=False)
     return Endpoint(
         kind="messages",
-        platform="bedrock-gov" if _is_government(host) else bedrock_platform(model),
+        platform="bedrock-gov" if ".us-gov-" in host else bedrock_platform(model),
         model=model,
         stream=verb != "invoke",
     )
 
 
-def _may_be_claude(model: str) -> bool:
-    return "claude" in model or "anthropic" in model or bool(_OPAQUE_PROFILE.match(model))
-
-
 def bedrock_platform(model: str) -> Platform:
-    """Tell a global Bedrock id from a regional one, from GovCloud's, and from an opaque one.
+    """Return whether a Bedrock id is a global, a regional, a GovCloud or an opaque one.
 
     Every id without the `global.` prefix is regional. Whether that costs more depends on the
     model's generation, which the rate card knows.
@@ -141,9 +121,11 @@ def bedrock_platform(model: str) -> Platform:
 def _vertex_endpoint(model: str, verb: str, location: str | None) -> Endpoint:
     if model == "count-tokens":
         return Endpoint(kind="count_tokens", platform="vertex", stream=False)
+    # Every location but `global` is regional. Source: the same page.
     platform: Platform = "vertex" if location == "global" else "vertex-regional"
-    if location is None:
-        platform = "vertex-unknown"
     return Endpoint(
-        kind="messages", platform=platform, model=model, stream=verb == "streamRawPredict"
+        kind="messages",
+        platform="vertex-unknown" if location is None else platform,
+        model=model,
+        stream=verb == "streamRawPredict",
     )
