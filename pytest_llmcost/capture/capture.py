@@ -74,32 +74,26 @@ class Capture:
 
     # What transports and requests call, in the way of the code under test
 
-    def begin(
-        self,
-        *,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        sent: bytes,
-        source: object,
-        client: object,
-    ) -> CapturedRequest | None:
-        """Follow a request if it is a Claude call, and not one of our own counts."""
+    def begin(self, *, method: str, url: str, **sent: Any) -> CapturedRequest | None:
+        """Follow a request if it is a Claude call, and not one of our own counts.
+
+        Args:
+            method: Of HTTP.
+            url: In full.
+            sent: The fields of `CapturedRequest` that the transport knows.
+        """
         try:
             endpoint = recognise(method, url)
             if endpoint is None or OWN_REQUEST.get():
                 return None
             request = CapturedRequest(
-                endpoint,
-                source=source,
-                client=client,
-                sent=sent,
-                headers=headers,
+                endpoint=endpoint,
                 owner=self._owner(),
                 sent_at=self._clock(),
                 over=self._end,
+                outer=CURRENT.get(),
+                **sent,
             )
-            request.outer = CURRENT.get()
             for lost in self._take_lost(request.is_retry_of):
                 request.lost_attempts = (lost.lost_attempts or 0) + lost.is_lost
             self._open.add(request)

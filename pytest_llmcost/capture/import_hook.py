@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 Callback = Callable[[ModuleType], object]
-"""Takes a module, perhaps again and again. Returns False while the module lacks what it is needed
-for, as a module that is only half imported does; then it is called again later."""
 
 
 class ImportWatcher(MetaPathFinder):
@@ -23,38 +21,21 @@ class ImportWatcher(MetaPathFinder):
     def __init__(self, callbacks: Mapping[str, Callback]) -> None:
         """Watch for these modules by their full names."""
         self._callbacks = callbacks
-        self.incomplete: set[str] = set()
-        """The modules that were half imported at the last look."""
         self._searching: set[tuple[int, str]] = set()
         """Thread and module of each search: another finder may search through us in turn."""
 
     def install(self) -> None:
-        """Call back for each module that is imported already, and for the others as they are."""
+        """Call back for each module that is imported already, and for the others when they are."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
-        self._look_at(self._callbacks)
+        for name, callback in self._callbacks.items():
+            if sys.modules.get(name) is not None:
+                callback(sys.modules[name])
 
     def remove(self) -> None:
         """Stop watching."""
-        self.incomplete.clear()
         if self in sys.meta_path:
             sys.meta_path.remove(self)
-
-    def look_again(self) -> None:
-        """Call back for the modules that were half imported, if they are complete by now.
-
-        `vcr.cassette` imports httpx2, whose callback finds VCR half imported. Nothing announces the
-        end of such an import.
-        """
-        self._look_at(self.incomplete)
-
-    def _look_at(self, names: Iterable[str]) -> None:
-        for name in [*names]:
-            module = sys.modules.get(name)
-            if module is not None and self._callbacks[name](module) is False:
-                self.incomplete.add(name)
-            else:
-                self.incomplete.discard(name)
 
     def find_spec(
         self,

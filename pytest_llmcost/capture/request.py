@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
@@ -47,78 +48,60 @@ def guarded(step: _Step) -> _Step:
     return safe_step  # type: ignore[return-value]
 
 
+@dataclass(eq=False, kw_only=True)
 class CapturedRequest:
     """One request of the code under test.
 
     It is reported once, or again with `supersedes` if it was judged before it was over.
     """
 
+    endpoint: Endpoint
+    source: object
+    """The library's own object for it."""
+    client: object
+    """Who sends it, and would send it again."""
+    sent: bytes
+    """Its body, as far as it is known: a stream that has not been read is left alone."""
+    headers: Mapping[str, str]
+    """Of the request, looked up in any case."""
+    owner: object
+    sent_at: float
+    """Seconds since 1970."""
+    over: Callable[[CapturedRequest], None]
+    """Called once, when nothing more will come."""
+    outer: CapturedRequest | None = None
+    """The request inside whose `send` this one was sent."""
     answer: Answer | None = None
     """What the response said. None if it costs nothing: a count, a refused request, one that a mock
     answered with an exception, a request of a batch that failed."""
     live: bool | None = None
     """Whether it went over the network in this run; None is unknown."""
+    play: VcrPlay | Replay | None = None
+    """What a recorder has played, until it is known which recording counts."""
     replay: Replay | None = None
     """The recorded request whose response counts; None if nothing was replayed."""
     lost_attempts: int | None = None
     """How many attempts before this one got no answer and may be billed; None for none."""
     supersedes: CapturedRequest | None = None
     """What was reported of it before it was over."""
-    outer: CapturedRequest | None = None
-    """The one inside whose `send` this one was sent."""
-    is_passed_on: bool = False
-    """Whether another Claude call in this process passed it on, and counts instead."""
-    is_over = False
-    is_answered = False
-    """Whether a successful response came; without one it is free, or lost."""
-    is_lost = False
-    """Whether it may be billed although no response came."""
-    is_seen = True
-    """Whether it reached anything. A blocked request does not show that the tested code works."""
     error: Exception | None = None
     """What went wrong on our side."""
-    play: VcrPlay | Replay | None = None
-    """What a recorder has played, until it is known which recording counts."""
+    is_over: bool = False
+    is_answered: bool = False
+    """Whether a successful response came; without one it is free, or lost."""
+    is_lost: bool = False
+    """Whether it may be billed although no response came."""
+    is_seen: bool = True
+    """Whether it reached anything. A blocked request does not show that the tested code works."""
+    is_passed_on: bool = False
+    """Whether another Claude call in this process passed it on, and counts instead."""
     _reader: Reader | BatchResultsReader | None = None
     _content: bytes | None = None
-    """A whole answer, until it is read."""
-    _content_type: str | None = None
-    _is_whole = True
-    _is_recorded = False
+    """A batch's receipt, or a whole answer until it is read: bytes or usage, never both."""
+    _response_headers: Mapping[str, str] | None = None
+    _is_whole: bool = True
+    _is_recorded: bool = False
     """Whether a recorded response is read in the place of what passes."""
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        source: object,
-        client: object,
-        sent: bytes,
-        headers: Mapping[str, str],
-        owner: object,
-        sent_at: float,
-        over: Callable[[CapturedRequest], None],
-    ) -> None:
-        """Begin.
-
-        Args:
-            endpoint: What its URL says.
-            source: The library's own object for it.
-            client: Who sends it, and would send it again.
-            sent: Its body, as far as it is known; a stream that has not been read is left alone.
-            headers: Of the request, looked up in any case.
-            owner: Whose it is.
-            sent_at: Seconds since 1970.
-            over: Is called once, when nothing more will come.
-        """
-        self.endpoint = endpoint
-        self.source = source
-        self.client = client
-        self.sent = sent
-        self.headers = headers
-        self.owner = owner
-        self.sent_at = sent_at
-        self._over = over
 
     # What was sent
 
@@ -189,31 +172,31 @@ class CapturedRequest:
         self,
         *,
         status: int,
-        content_type: str | None,
+        headers: Mapping[str, str],
         live: bool | None,
         content: bytes | None = None,
-        attach: Callable[[CapturedRequest], None] | None = None,
     ) -> None:
-        """A response came; `attach` lets what the code under test reads of it pass to `feed`."""
+        """A response came. If it is not over with that, what is read of it is to be fed."""
         self.live = live
         if live:
             self.play = None  # what came over a socket was not replayed
         elif self.play is not None:
             self.live = False
         self.is_answered = 200 <= status < 300
-        self._content_type, self._content = content_type, content
+        self._response_headers, self._content = headers, content
         if not self.is_answered or content is not None or self.endpoint.kind == "count_tokens":
             self._end()
-        elif attach is not None:
-            self._reader = self._new_reader()
-            attach(self)
+        else:
+            self._start_reading()
 
     @guarded
     def feed(self, chunk: bytes) -> None:
         """Some of the body passes."""
+        if self._is_recorded:
+            return
         if self._reader is not None:
             self._reader.feed(chunk)
-        elif not self._is_recorded:  # the receipt of a batch
+        else:
             self._content = (self._content or b"") + chunk
 
     @guarded
@@ -224,73 +207,26 @@ class CapturedRequest:
 
     def _end(self) -> None:
         self.is_over = True
-        self._over(self)
-
-    def _new_reader(self) -> Reader | BatchResultsReader | None:
-        if self.endpoint.kind == "batch_results":
-            return BatchResultsReader()
-        return reader_for(self._content_type) if self.endpoint.kind == "messages" else None
+        self.over(self)
 
     # What the capture asks for, afterwards
 
     def use(self, recorded: Recorded) -> None:
         """Read a recorded response in the place of what passed."""
         self.is_answered = 200 <= recorded.status < 300
-        self._content, self._content_type = recorded.body, recorded.content_type
+        self._response_headers = {"content-type": recorded.content_type or ""}
+        self._content = recorded.body
         self._reader, self._is_recorded = None, True
 
     def read(self) -> None:
         """Read what the response used; `answer` stays None if it costs nothing."""
         if self.endpoint.kind != "messages" or not self.is_answered:
             return
-        content, self._content = self._content, None
-        if self._reader is None:
-            self._reader = reader_for(self._content_type)
-            self._reader.feed(content or b"")
-        assert not isinstance(self._reader, BatchResultsReader)
-        reader, self._reader = self._reader, None
+        content = self._content
+        reader = self._start_reading()
+        assert reader is not None
+        assert not isinstance(reader, BatchResultsReader)
         reader.close()
-        self._read(reader, content)
-
-    def so_far(self) -> CapturedRequest:
-        """Return what is known of a message that is still under way."""
-        request = self.variant(_reader=copy.deepcopy(self._reader))
-        if self._reader is None and self._content is None:
-            request.set_unknown("lost-answer: still under way when its owner was judged")
-        else:
-            request._is_whole = self._is_recorded
-            request.read()
-        return request
-
-    def take_results(self) -> list[BatchResult]:
-        """Return the results of a batch that have passed since the last time."""
-        if self.endpoint.kind != "batch_results" or not self.is_answered:
-            return []
-        if self._reader is None:
-            self._reader = BatchResultsReader()
-            self._reader.feed(self._content or b"")
-            self._content = None
-        assert isinstance(self._reader, BatchResultsReader)
-        if self.is_over:
-            self._reader.close()
-        return self._reader.drain()
-
-    @property
-    def receipt(self) -> bytes:
-        """The whole body of a small answer."""
-        return self._content or b""
-
-    def set_unknown(self, caveat: str) -> None:
-        """Note that its cost is unknown, and why."""
-        self._set(unknown_answer(self.endpoint, self.payload, caveat))
-
-    def variant(self, **changes: Any) -> CapturedRequest:
-        """Return the same request with other facts: a part of it, or what is known by now."""
-        other = copy.copy(self)
-        vars(other).update(changes)
-        return other
-
-    def _read(self, reader: Reader, content: bytes | None) -> None:
         messages = reader.messages
         if not any(message.body.get("usage") for message in messages) and not self.is_claude:
             return
@@ -305,6 +241,48 @@ class CapturedRequest:
             self._set(read_answer(messages, endpoint=self.endpoint, payload=self.payload))
         except UsageDataError as error:
             self.set_unknown(f"unreadable-response: {error}")
+
+    def so_far(self) -> CapturedRequest:
+        """Return what is known of a message that is still under way."""
+        request = self.variant(_reader=copy.deepcopy(self._reader), _is_whole=self._is_recorded)
+        if request.is_answered:
+            request.read()
+        else:
+            request.set_unknown("lost-answer: still under way when its owner was judged")
+        return request
+
+    def take_results(self) -> list[BatchResult]:
+        """Return the results of a batch that have passed since the last time."""
+        reader = self._start_reading() if self.is_answered else None
+        if not isinstance(reader, BatchResultsReader):
+            return []
+        if self.is_over:
+            reader.close()
+        return reader.drain()
+
+    @property
+    def receipt(self) -> bytes:
+        """The whole body of a small answer."""
+        return self._content or b""
+
+    def _start_reading(self) -> Reader | BatchResultsReader | None:
+        if self._reader is None and self.endpoint.kind in ("messages", "batch_results"):
+            is_message = self.endpoint.kind == "messages"
+            kind = (self._response_headers or {}).get("content-type")
+            self._reader = reader_for(kind) if is_message else BatchResultsReader()
+            self._reader.feed(self._content or b"")
+            self._content = None
+        return self._reader
+
+    def set_unknown(self, caveat: str) -> None:
+        """Note that its cost is unknown, and why."""
+        self._set(unknown_answer(self.endpoint, self.payload, caveat))
+
+    def variant(self, **changes: Any) -> CapturedRequest:
+        """Return the same request with other facts: a part of it, or what is known by now."""
+        other = copy.copy(self)
+        vars(other).update(changes)
+        return other
 
     def _set(self, answer: Answer) -> None:
         self.answer = replace(

@@ -40,7 +40,7 @@ from msgspec.structs import replace
 from pydantic import BaseModel
 from standin import StandIn, Step, fault, rate_limited
 
-from pytest_llmcost.budgets.budget import bounds_of
+from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, price
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
@@ -275,8 +275,9 @@ def test_an_attempt_that_was_lost_before_one_that_was_answered_has_a_bound() -> 
     assert usd is not None
     assert lost is not None
     assert (call.usd, call.usd_low, call.usd_high) == (usd, usd, usd + 2 * lost)
-    assert bounds_of(call, "output_tokens")[2] == sampling.usage.output_tokens + 2 * most
-    assert bounds_of(call, "input_tokens")[2] == 3 * sampling.usage.prompt_tokens
+    amounts = Amounts.of([call])
+    assert amounts["output_tokens"].high == sampling.usage.output_tokens + 2 * most
+    assert amounts["input_tokens"].high == 3 * sampling.usage.prompt_tokens
     # If nothing bounds a reply, nothing bounds the attempt.
     assert priced(answer, lost_attempts=2).usd_high is None
 

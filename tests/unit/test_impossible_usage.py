@@ -8,21 +8,19 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
-from capture_kit import LIBRARIES, Purse, capturing
+from capture_kit import LIBRARIES, Purse, capturing, client_of, respond
 from sample_reports import a_test, make_call, make_report
 
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.call import price as price_answer
-from pytest_llmcost.capture.batches import Batches
-from pytest_llmcost.capture.request import Exchange
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.errors import LedgerError, UsageDataError
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.responses.batch_results import BatchResult
 from pytest_llmcost.responses.declared import read_declared
 from pytest_llmcost.responses.endpoints import recognise
 from pytest_llmcost.responses.message import Answer, read_answer, read_message
@@ -222,13 +220,13 @@ def assert_unknown(purse: Purse) -> None:
 
 @each_impossible
 def test_in_a_batchs_result_it_is_a_call_without_a_price(stated: dict[str, Any]) -> None:
-    endpoint = recognise("GET", f"{URL}/batches/msgbatch_1/results")
-    assert endpoint is not None
-    result = BatchResult(custom_id="a", outcome="succeeded", body=message(stated))
-    booked = Batches().settle("me", Exchange(endpoint=endpoint, answer=None), result)
-    assert booked is not None
-    assert booked[1].answer is not None
-    call = price(booked[1].answer)
+    line = {"custom_id": "a", "result": {"type": "succeeded", "message": message(stated)}}
+    results = respond(httpx2, json.dumps(line).encode(), kind="application/x-jsonl")
+    with capturing() as purse:
+        client_of(httpx2, results).get(f"{URL}/batches/msgbatch_1/results")
+    (request,) = purse.seen
+    assert request.answer is not None
+    call = price(request.answer)
     assert (call.usd, call.usd_high) == (None, None)
 
 

@@ -10,6 +10,7 @@ imported by a suite that never calls Claude, and it knows nothing of any library
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
@@ -22,13 +23,11 @@ from pytest_llmcost.capture.import_hook import ImportWatcher
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
 
-_FILES = {
-    "httpx": "httpx",
-    "httpx2": "httpx",
-    "vcr.cassette": "recorders",
-    "cassetter.cassette": "recorders",
-}
-"""Module to watch for -> the file here whose `wrap(module)` wraps it."""
+_CLIENTS = {"httpx": "httpx", "httpx2": "httpx"}
+"""Library -> the file here whose `wrap(module)` wraps it as soon as it is imported."""
+_recorders: dict[str, ModuleType | None] = {"vcr.cassette": None, "cassetter.cassette": None}
+"""Recorder -> its module once it is wrapped: when something is sent, for what may play the
+answer is imported by then, and VCR is half imported while it imports httpx2."""
 
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
 """The request that is being sent in this context."""
@@ -62,6 +61,7 @@ def unfollow(begin: Begin) -> None:
         if vars(owner).get(name) is wrapper:
             setattr(owner, name, original)
     _wrapped.clear()
+    _recorders.update(dict.fromkeys(_recorders))
     _WATCHER.remove()
 
 
@@ -70,8 +70,11 @@ def begin(source: Any, **sent: Any) -> CapturedRequest | None:
     outer = CURRENT.get()
     if not _captures or (outer is not None and outer.source is source):
         return None  # the same request: a subclass has called the wrapped method of its base
-    if _WATCHER.incomplete:
-        _WATCHER.look_again()
+    for name, wrapped in _recorders.items():
+        module = sys.modules.get(name)
+        if module is not wrapped and module is not None:
+            _recorders[name] = module
+            _wrap("recorders", module)
     return _captures[-1](source=source, **sent)
 
 
@@ -86,8 +89,8 @@ def wrap_method(owner: object, name: str, wrapper_of: Callable[[Any], object]) -
     _wrapped.append((owner, name, original, wrapper))
 
 
-def _wrap(file: str, module: ModuleType) -> object:
-    return import_module(f"{__name__}.{file}").wrap(module)
+def _wrap(file: str, module: ModuleType) -> None:
+    import_module(f"{__name__}.{file}").wrap(module)
 
 
-_WATCHER = ImportWatcher({name: partial(_wrap, file) for name, file in _FILES.items()})
+_WATCHER = ImportWatcher({name: partial(_wrap, file) for name, file in _CLIENTS.items()})

@@ -21,14 +21,12 @@ _MOCKS = ("MockTransport", "ASGITransport", "WSGITransport")
 _OWN = ("HTTPTransport", "AsyncHTTPTransport")
 
 
-def wrap(module: ModuleType) -> bool:
-    """Wrap `send` of both clients; not of a test's stub of that name, or of half a module."""
-    if not all(isinstance(getattr(module, name, None), type) for name in _CLASSES):
-        return False
-    library = _Library(module)
-    wrap_method(module.Client, "send", library.wrap_send)
-    wrap_method(module.AsyncClient, "send", library.wrap_async_send)
-    return True
+def wrap(module: ModuleType) -> None:
+    """Wrap `send` of both clients, unless the module is a test's stub of that name."""
+    if all(isinstance(getattr(module, name, None), type) for name in _CLASSES):
+        library = _Library(module)
+        wrap_method(module.Client, "send", library.wrap_send)
+        wrap_method(module.AsyncClient, "send", library.wrap_async_send)
 
 
 class _Library:
@@ -139,24 +137,21 @@ def _failed(captured: CapturedRequest, library: _Library, request: Any, error: A
 def _answered(captured: CapturedRequest, library: _Library, request: Any, response: Any) -> None:
     captured.answered(
         status=response.status_code,
-        content_type=response.headers.get("content-type"),
+        headers=response.headers,
         live=library.is_live(captured.client, request, response),
         content=_content(response),
-        attach=functools.partial(_attach, library, response),
     )
+    if not captured.is_over:
+        # No pickle of a response contains its stream.
+        inner = response.stream
+        tee = library.async_tee if isinstance(inner, library.async_stream) else library.tee
+        response.stream = tee(inner, captured, _decoder(response))
 
 
 def _content(response: Any) -> bytes | None:
     """Return the body if it has been read. Private: `content` raises if it has not."""
     content: bytes | None = getattr(response, "_content", None)
     return content
-
-
-def _attach(library: _Library, response: Any, captured: CapturedRequest) -> None:
-    """Replace `response.stream` alone, which no pickle of a response contains."""
-    inner = response.stream
-    tee = library.async_tee if isinstance(inner, library.async_stream) else library.tee
-    response.stream = tee(inner, captured, _decoder(response))
 
 
 def _decoder(response: Any) -> Any:

@@ -11,7 +11,7 @@ from pytest_llmcost.capture.replay import cassetter_obstacle, vcr_obstacle, vcr_
 from pytest_llmcost.capture.transports import CURRENT, wrap_method
 
 
-def wrap(module: ModuleType) -> bool:
+def wrap(module: ModuleType) -> None:
     """Wrap the methods of a recorder's `Cassette` that play a response."""
     cassette = getattr(module, "Cassette", None)
     if module.__name__ == "vcr.cassette":
@@ -20,7 +20,6 @@ def wrap(module: ModuleType) -> bool:
         wrap_method(cassette, "play_response", _wrap_play)
     else:
         wrap_method(cassette, "match", _wrap_match)
-    return cassette is not None  # else the module is half imported
 
 
 def _wrap_can_play(original: Callable[..., Any]) -> Callable[..., Any]:
