@@ -1,8 +1,7 @@
-"""Every option, declared once: flag, ini key, environment variable, parser, default, help.
+"""Every option, declared once: its flag, ini key, environment variable, parser, default and help.
 
-Data flow: flags, environment and ini values -> `resolve` -> Settings, frozen, each with the
-origin it came from. Flags win over the environment, that over ini keys, those over defaults.
-Imports no pytest: `plugin/options.py` hands the values in.
+Knows how settings are spelled and which source wins, and must know neither pytest nor what the
+settings are for: `plugin/options.py` hands the values in.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ CACHE_STATES = ("as-billed", "cold", "warm")
 COLUMNS = ("worst", "cold", "warm")
 REPORT_SUFFIXES = (".json", ".md")
 _MOST_SECONDS = 86_400
+_HERE = Path()
 
 
 def parse_choice(*choices: str) -> Callable[[str], str]:
@@ -58,7 +58,7 @@ def parse_report_path(text: str) -> Path:
     path = Path(text)
     if path.suffix not in REPORT_SUFFIXES:
         formats = " or ".join(REPORT_SUFFIXES)
-        raise SettingsError(f"{text!r} has no known suffix; a report ends in {formats}")
+        raise SettingsError(f"{text!r} has no known suffix; the name of a report ends in {formats}")
     return path
 
 
@@ -66,7 +66,7 @@ def parse_scale(text: str) -> int:
     """Read how many runs a price is shown for: `1000` or `1k`, one at least."""
     number = parse_quantity(text)
     if number < 1:
-        raise SettingsError(f"{text!r} runs cost nothing; write 1000 or 1k")
+        raise SettingsError(f"{text!r} is less than 1 run; write 1000 or 1k")
     return number
 
 
@@ -92,25 +92,31 @@ def parse_increase(text: str) -> str:
     return text.strip()
 
 
-class Option(NamedTuple):  # dataclasses are several times as dear to make, in every run
-    """One setting and every way to state it."""
+class Option(NamedTuple):  # making a dataclass takes several times as long, in every run
+    """One setting and every way to set it."""
 
     name: str
-    """The ini key and environment variable follow from it: `llmcost_<name>`."""
+    """The ini key and the environment variable follow from it: `llmcost_<name>`."""
     parse: Callable[[str], Any]
     help: str
-    default: Any = None
-    flag: str | None = None
-    """The command line's name for it; None where it is an ini key alone."""
     metavar: str | None = None
+    """What the help shows for the flag's value; without one, and not a switch, there is no flag."""
     repeatable: bool = False
-    """A list: the flag may be given again, the ini key has a line for each."""
+    """A list: the flag may be given several times, the ini key has one value per line."""
     switch: bool = False
     """The flag takes no value."""
     is_limit: bool = False
-    """Stated empty, as by a variable that is not set, it would silently limit nothing."""
+    """An empty value, for example from an unset shell variable, would silently limit nothing."""
     is_path: bool = False
     """An ini value is relative to the ini file's folder, a flag's to the current one."""
+
+    @property
+    def flag(self) -> str | None:
+        """The command line's name for it."""
+        if self.name == "disabled":
+            return "--no-llmcost"
+        has_flag = self.switch or self.metavar is not None
+        return f"--llmcost-{self.name.replace('_', '-')}" if has_flag else None
 
     @property
     def ini(self) -> str:
@@ -127,115 +133,91 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "disabled",
         parse_bool,
-        "Turn pytest-llmcost off; marker and fixture stay known, and nothing is counted.",
-        default=False,
-        flag="--no-llmcost",
+        "Turn pytest-llmcost off. The marker and the fixture stay known; nothing is counted.",
         switch=True,
     ),
     Option(
         "max_test",
         parse_usd,
-        "Ceiling of every test without a max_cost of its own, such as $0.02.",
-        flag="--llmcost-max-test",
+        "Budget of every test that has no max_cost marker, for example $0.02.",
         metavar="USD",
         is_limit=True,
     ),
     Option(
         "max_suite",
         parse_usd,
-        "Ceiling of the whole run; over it, the run fails.",
-        flag="--llmcost-max-suite",
+        "Budget of the whole run. The run fails if it costs more.",
         metavar="USD",
         is_limit=True,
     ),
     Option(
         "budgets",
         str,
-        "Ceilings by place, a line each: `tests/agents/** = $0.50`.",
+        "Path budgets, one per line: `tests/agents/** = $0.50`.",
         repeatable=True,
-        default=(),
         is_limit=True,
     ),
     Option(
         "warn_at",
         parse_percent,
-        "Share of a ceiling from which the summary warns, such as 80%.",
-        flag="--llmcost-warn-at",
+        "Share of a budget from which the reports warn, for example 80%.",
         metavar="PERCENT",
         is_limit=True,
     ),
     Option(
         "unverified",
         parse_choice("fail", "warn"),
-        "What an unverified ceiling does: fail (default), or warn alone.",
-        default="fail",
-        flag="--llmcost-unverified",
+        "What happens if a budget cannot be checked: fail (default), or only warn.",
         metavar="fail|warn",
     ),
     Option(
         "record_mode",
         parse_choice(*RECORD_MODES),
-        f"How counts are recorded: {', '.join(RECORD_MODES)}. Sends count_tokens alone, which "
-        "is free. Default: pytest-recording's mode, else none.",
-        flag="--llmcost-record-mode",
+        f"How token counts are recorded: {', '.join(RECORD_MODES)}. Only count_tokens is "
+        "called, which is free. Default: pytest-recording's mode, otherwise none.",
         metavar="MODE",
     ),
     Option(
         "count_timeout",
         parse_seconds,
-        "Seconds that a single count may take in all, with retries and pauses that the API asks "
+        "Seconds that one count may take, including retries and the pauses that the API asks "
         "for. Default 60.",
-        default=60.0,
-        flag="--llmcost-count-timeout",
         metavar="SECONDS",
     ),
     Option(
         "prices",
         Path,
-        "TOML file with prices of your own: new models, other rates, discounts.",
-        flag="--llmcost-prices",
+        "TOML file with your own prices: new models, other rates, discounts.",
         metavar="FILE",
         is_path=True,
     ),
     Option(
         "price_date",
         parse_date,
-        "Price everything as of this date; default today, UTC.",
-        flag="--llmcost-price-date",
+        "Price everything as of this date. Default: today, UTC.",
         metavar="DATE",
     ),
     Option(
         "cache",
         parse_choice(*CACHE_STATES),
         "Price the prompt cache as billed (default), as if cold, or as if warm.",
-        default="as-billed",
-        flag="--llmcost-cache",
         metavar="as-billed|cold|warm",
     ),
     Option(
         "report",
         parse_report_path,
-        "Write the ledger (.json) or a pull-request comment (.md); repeatable.",
-        default=(),
-        flag="--llmcost-report",
+        "Write the ledger (.json) or a pull-request comment (.md) to this path. Repeatable.",
         metavar="PATH",
         repeatable=True,
         is_path=True,
     ),
     Option(
-        "baseline",
-        Path,
-        "Ledger of an earlier run to compare with.",
-        flag="--llmcost-baseline",
-        metavar="PATH",
-        is_path=True,
+        "baseline", Path, "Ledger of an earlier run to compare with.", metavar="PATH", is_path=True
     ),
     Option(
         "max_increase",
         parse_increase,
-        "Most that the suite may add to its baseline: 10% or $0.05; repeatable.",
-        default=(),
-        flag="--llmcost-max-increase",
+        "How much more than its baseline the suite may cost: 10% or $0.05. Repeatable.",
         metavar="LIMIT",
         repeatable=True,
         is_limit=True,
@@ -243,9 +225,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "max_test_increase",
         parse_increase,
-        "Most that a single test may add to its baseline: 10% or $0.05; repeatable.",
-        default=(),
-        flag="--llmcost-max-test-increase",
+        "How much more than its baseline a single test may cost: 10% or $0.05. Repeatable.",
         metavar="LIMIT",
         repeatable=True,
         is_limit=True,
@@ -253,58 +233,41 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "update_baseline",
         parse_bool,
-        "Accept this run as the new baseline; only a complete one is written.",
-        default=False,
-        flag="--llmcost-update-baseline",
+        "Write this run as the new baseline, if it is complete.",
         switch=True,
     ),
     Option(
         "model",
         str,
-        "Count every payload for this model too, and show what it would cost; repeatable.",
-        default=(),
-        flag="--llmcost-model",
+        "Count every prompt for this model too, and show what it would cost. Repeatable.",
         metavar="MODEL",
         repeatable=True,
     ),
     Option(
         "columns",
         parse_choice(*COLUMNS),
-        f"Further columns of the summary: {', '.join(COLUMNS)}; repeatable.",
-        default=(),
-        flag="--llmcost-columns",
+        f"Add a column to the summary: {', '.join(COLUMNS)}. Repeatable.",
         metavar="COLUMN",
         repeatable=True,
     ),
-    Option(
-        "per",
-        parse_scale,
-        "Show prices per so many runs, such as 1000.",
-        default=1,
-        flag="--llmcost-per",
-        metavar="N",
-    ),
+    Option("per", parse_scale, "Show prices per this many runs, for example 1000.", metavar="N"),
     Option(
         "rows",
         parse_quantity,
-        "Rows of the summary's table; 0 shows all. Default 10.",
-        default=10,
-        flag="--llmcost-rows",
+        "Rows of the table in the summary; 0 shows all. Default 10.",
         metavar="N",
     ),
     Option(
         "github",
         parse_bool,
-        "Write a job summary and annotations under GitHub Actions; default yes.",
-        default=True,
-        flag="--llmcost-github",
+        "Write a job summary and annotations if GitHub Actions runs pytest. Default yes.",
         metavar="yes|no",
     ),
 )
 
 
 class Settings(NamedTuple):
-    """What the run is to do, with each value's origin in `origins`."""
+    """The value of every option, and where each was set; the defaults stand here alone."""
 
     disabled: bool = False
     max_test: Decimal | None = None
@@ -330,7 +293,7 @@ class Settings(NamedTuple):
     origins: Mapping[str, str] = MappingProxyType({})
 
     def origin(self, name: str) -> str:
-        """Where a setting was stated: its flag, variable or ini key, or `default`."""
+        """Where a setting was set: its flag, variable or ini key, or `default`."""
         return self.origins.get(name, "default")
 
 
@@ -340,78 +303,46 @@ def resolve(
     ini: Mapping[str, str | Sequence[str] | None],
     ini_folder: Path,
 ) -> Settings:
-    """Settle every option from its sources, all keyed by the option's name but `env`.
+    """Settle every option: a flag wins over the environment, that over the ini file.
+
+    Flags and ini values are keyed by the option's name.
 
     Raises:
-        SettingsError: a value that makes no sense; names the flag, variable or key.
+        SettingsError: a wrong value; the message names the flag, variable or key.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for option in OPTIONS:
-        for origin, texts, folder in _sources(option, flags, env, ini, ini_folder):
-            if option.is_limit and _is_blank(flags, env, ini, option, origin):
-                raise SettingsError(f"{origin}: is empty, so it limits nothing; {_EMPTY}")
-            if texts:
-                values[option.name] = _parse_all(option, texts, origin, folder)
+        for origin, stated, folder in (
+            (option.flag, flags.get(option.name), _HERE),
+            (option.env, env.get(option.env), _HERE),
+            (option.ini, ini.get(option.name), ini_folder),
+        ):
+            if stated is None or stated is False or origin is None:
+                continue
+            texts = _texts(stated, is_list=option.repeatable and origin == option.env)
+            filled = [text for text in texts if text]
+            # One empty flag of several is a mistake; an ini file may have an empty line.
+            is_empty = not filled or (origin == option.flag and len(filled) < len(texts))
+            if option.is_limit and texts and is_empty:
+                raise SettingsError(
+                    f"{origin}: is empty. Set a limit or remove the option (an unset shell "
+                    "variable expands to an empty string)."
+                )
+            if filled:
+                parsed = [_parse(option, text, origin, folder) for text in filled]
+                values[option.name] = tuple(parsed) if option.repeatable else parsed[-1]
                 origins[option.name] = origin
                 break
     return Settings(**values, origins=origins)
 
 
-_EMPTY = "state a limit, or leave it away (a shell's variable that is not set is empty, too)"
-
-
-def _is_blank(
-    flags: Mapping[str, Any],
-    env: Mapping[str, str],
-    ini: Mapping[str, str | Sequence[str] | None],
-    option: Option,
-    origin: str,
-) -> bool:
-    """Whether a source states an option without a value, or a flag one of several so."""
-    if origin == option.env:
-        text = env.get(option.env)
-        return text is not None and not _split(option, text)
-    value = ini.get(option.name) if origin == option.ini else flags.get(option.name)
-    if value is None or isinstance(value, bool):
-        return False
-    blank = [not str(each).strip() for each in ([value] if isinstance(value, str) else value)]
-    return bool(blank) and (all(blank) if origin == option.ini else any(blank))
-
-
-def _sources(
-    option: Option,
-    flags: Mapping[str, Any],
-    env: Mapping[str, str],
-    ini: Mapping[str, str | Sequence[str] | None],
-    ini_folder: Path,
-) -> list[tuple[str, list[str], Path]]:
-    here = Path()
-    return [
-        (option.flag or "", _texts(flags.get(option.name)), here),
-        (option.env, _split(option, env.get(option.env)), here),
-        (option.ini, _texts(ini.get(option.name)), ini_folder),
-    ]
-
-
-def _split(option: Option, text: str | None) -> list[str]:
-    """An environment variable holds a list as lines, or with commas between."""
-    if not text:
-        return []
-    parts = text.replace("\n", ",").split(",") if option.repeatable else [text]
-    return [part.strip() for part in parts if part.strip()]
-
-
-def _texts(value: Any) -> list[str]:
-    if value is None or value is False:
-        return []
-    values = [value] if isinstance(value, (str, bool)) else list(value)
-    return [str(each).strip() for each in values if str(each).strip()]
-
-
-def _parse_all(option: Option, texts: Sequence[str], origin: str, folder: Path) -> Any:
-    values = [_parse(option, text, origin, folder) for text in texts]
-    return tuple(values) if option.repeatable else values[-1]
+def _texts(stated: Any, *, is_list: bool) -> list[str]:
+    """Return what a source states; a list in an environment variable has lines or commas."""
+    if is_list:
+        stated = stated.replace("\n", ",").split(",")
+    listed = stated if isinstance(stated, (list, tuple)) else [stated]
+    return [str(each).strip() for each in listed]
 
 
 def _parse(option: Option, text: str, origin: str, folder: Path) -> Any:
