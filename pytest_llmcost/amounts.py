@@ -21,7 +21,7 @@ from pytest_llmcost.prices.usage import Usage
 Kind = Literal["usd", "input_tokens", "output_tokens", "calls"]
 """What can be limited."""
 
-COUNT_COMMAND = "pytest --llmcost-record-mode=new_episodes"
+COUNT_COMMAND = "pytest --llmcost-record-mode=rewrite"
 """Counts changed prompts and records the counts; free, because it only asks `count_tokens`."""
 
 _ZERO = Decimal(0)

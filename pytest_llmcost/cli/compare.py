@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from typing import Any
 
 from msgspec.structs import replace
 
-from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.cli.options import (
     Console,
@@ -19,37 +19,26 @@ from pytest_llmcost.cli.options import (
     write_output,
 )
 from pytest_llmcost.compare.baseline import compare
-from pytest_llmcost.ledger.ledger import Change, Comparison
+from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
-from pytest_llmcost.money import format_usd
-from pytest_llmcost.reports.comparisons import format_signed
+from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.markdown import render_markdown
-from pytest_llmcost.reports.tables import render_table
-from pytest_llmcost.reports.wording import render_headline
-
-_HEADS = ("changed", "before", "now", "difference", "what differs")
+from pytest_llmcost.reports.terminal import render_verdicts
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("base", help="the earlier ledger")
-    parser.add_argument("head", help="the ledger to judge")
-    add_limit = parser.add_argument
-    add_limit(
+    add = parser.add_argument
+    add("base", help="the earlier ledger")
+    add("head", help="the ledger to judge")
+    limit: dict[str, Any] = {"action": "append", "default": [], "metavar": "LIMIT"}
+    add(
         "--max-increase",
-        action="append",
-        default=[],
-        metavar="LIMIT",
-        help="most that the run may add, 10%% or $0.05; of several, either breaks",
+        **limit,
+        help="the most that the run may add, 10%% or $0.05; if repeated, all of them hold",
     )
-    add_limit(
-        "--max-test-increase",
-        action="append",
-        default=[],
-        metavar="LIMIT",
-        help="most that any single test may add",
-    )
-    parser.add_argument(
+    add("--max-test-increase", **limit, help="the most that any single test may add")
+    add(
         "--format",
         choices=("text", "json", "md"),
         default="text",
@@ -60,7 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, console: Console) -> int:
-    """Compare, print, and return 1 when an increase is exceeded or unverified."""
+    """Compare, print, and return 1 if an increase is exceeded or could not be checked."""
     paths = read_output_paths(arguments)
     head = read_ledger(arguments.head)
     comparison = compare(
@@ -70,15 +59,20 @@ def run(arguments: Namespace, console: Console) -> int:
         limits=_limits(arguments.max_increase, "max_increase"),
         test_limits=_limits(arguments.max_test_increase, "max_test_increase"),
     )
+    compared = replace(head, comparison=comparison)
     if arguments.format == "json":
         console.print(json.dumps(to_json(comparison), indent=2))
     elif arguments.format == "md":
-        console.print(render_markdown(replace(head, comparison=comparison)).rstrip("\n"))
+        console.print(render_markdown(compared).rstrip("\n"))
     else:
-        console.print("\n".join(_render(comparison)))
+        console.print(_render(comparison))
     for path in paths:
-        write_output(replace(head, comparison=comparison), path)
-    return 1 if any(verdict.state != "within" for verdict in _verdicts(comparison)) else 0
+        write_output(compared, path)
+    verdicts = [
+        *comparison.verdicts,
+        *(each for row in comparison.changes for each in row.verdicts),
+    ]
+    return 1 if any(verdict.state != "within" for verdict in verdicts) else 0
 
 
 def _limits(texts: list[str], label: str) -> list[IncreaseLimit]:
@@ -86,57 +80,8 @@ def _limits(texts: list[str], label: str) -> list[IncreaseLimit]:
     return [parse_increase(text, origin=origin, label=label) for text in texts]
 
 
-def _verdicts(comparison: Comparison) -> Iterator[Verdict]:
-    yield from comparison.verdicts
-    for change in comparison.changes:
-        yield from change.verdicts
-
-
-def _render(comparison: Comparison) -> Iterator[str]:
-    base, head = comparison.base_usd, comparison.head_usd
-    share = ""
-    if base and head is not None and comparison.change_usd:
-        share = f" ({(head - base) / base:+.1%})"
-    yield (
-        f"{format_signed(comparison.change_usd)}{share}: {format_usd(base)} before, "
-        f"{format_usd(head)} now, {comparison.unchanged:,} unchanged"
-    )
-    if comparison.price_change_usd:
-        yield (
-            f"prices alone: {format_signed(comparison.price_change_usd)} since "
-            f"{comparison.base_price_date}, for the same calls; left out above"
-        )
-    if comparison.changes:
-        rows = [_row(change) for change in comparison.changes]
-        yield from ("", render_table(_HEADS, rows, notes=1), "")
-    for verdict in comparison.verdicts:
-        yield _verdict(verdict, "suite")
-    for change in comparison.changes:
-        yield from (_verdict(verdict, change.name) for verdict in change.verdicts)
-    yield from comparison.notes
-
-
-def _verdict(verdict: Verdict, name: str) -> str:
-    reasons = f" ({'; '.join(verdict.reasons)})" if verdict.state == "unverified" else ""
-    return f"{name}: increase {verdict.state}, {render_headline(verdict)}{reasons}"
-
-
-def _row(change: Change) -> list[str]:
-    return [
-        change.name,
-        "-" if change.status == "new" else format_usd(change.base_usd),
-        "-" if change.status == "removed" else format_usd(change.head_usd),
-        format_signed(change.usd),
-        ", ".join(_what_differs(change)),
-    ]
-
-
-def _what_differs(change: Change) -> Iterator[str]:
-    if change.status != "changed":
-        yield change.status
-        return
-    for category, tokens in change.tokens.items():
-        yield f"{category.removesuffix('_tokens')} {tokens:+,}"
-    if change.calls:
-        yield f"calls {change.calls:+,}"
-    yield from change.parts
+def _render(comparison: Comparison) -> str:
+    width = shutil.get_terminal_size().columns
+    lines = render_comparison(comparison, width, most=0)
+    verdicts = render_verdicts(Ledger(comparison=comparison), width)
+    return "\n".join(line.text for line in [*lines, *verdicts])

@@ -1,7 +1,8 @@
 """The `llmcost` command: price recorded files, show rates, merge and compare ledgers, reconcile.
 
-Uses the core, never `plugin/` and never pytest. Exit status: 0 all is well; 1 a limit is broken,
-figures differ, or something could not be priced; 2 the command or its input is wrong.
+It must not import pytest or `plugin/`, and imports a subcommand only when that is called. Exit
+status: 0 all is well; 1 a budget is broken, figures differ, or something has no price; 2 the
+command or its input is wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import sys
 from argparse import Action, ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
-from types import ModuleType
 
 from pytest_llmcost.cli.options import Console
 from pytest_llmcost.errors import LlmCostError
@@ -29,7 +29,8 @@ _INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser(words).parse_args(words)
     try:
         status: int = arguments.command.run(arguments, Console())
         sys.stdout.flush()
@@ -45,20 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> ArgumentParser:
+def _parser(words: Sequence[str]) -> ArgumentParser:
     parser = ArgumentParser(prog="llmcost", description="What Claude API calls cost.")
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show it and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, purpose in _COMMANDS.items():
-        module = _load(name)
-        command = commands.add_parser(name, help=purpose, description=module.__doc__)
-        command.set_defaults(command=module)
-        module.add_arguments(command)
+        if name == next(iter(words), None):
+            module = import_module(f"pytest_llmcost.cli.{name}")
+            command = commands.add_parser(name, help=purpose, description=module.__doc__)
+            command.set_defaults(command=module)
+            module.add_arguments(command)
+        else:
+            commands.add_parser(name, help=purpose)
     return parser
-
-
-def _load(name: str) -> ModuleType:
-    return import_module(f"pytest_llmcost.cli.{name}")
 
 
 class _ShowVersion(Action):

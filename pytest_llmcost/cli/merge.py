@@ -10,9 +10,9 @@ from pytest_llmcost.cli.options import Console, add_output_option, read_output_p
 from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
-from pytest_llmcost.money import format_usd, parse_usd
+from pytest_llmcost.money import parse_usd
 from pytest_llmcost.reports.tables import format_count
-from pytest_llmcost.reports.wording import render_headline
+from pytest_llmcost.reports.wording import describe_partial, describe_total, dollars, sentence
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--max-suite",
         metavar="USD",
-        help="ceiling of the whole suite (default: the one that the shards have in common)",
+        help="the budget of the whole suite (default: the one that all shards have)",
     )
     parser.add_argument(
         "--whole",
@@ -32,9 +32,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, console: Console) -> int:
-    """Merge, write and judge; return 1 when a ceiling is exceeded or unverified.
+    """Merge, write and judge; return 1 if a budget is exceeded or could not be checked.
 
-    A suite that is said to be whole is not when a shard has lost calls.
+    A suite is not whole if one of its shards lost calls.
     """
     limit = None if arguments.max_suite is None else _budget(arguments.max_suite)
     paths = read_output_paths(arguments)
@@ -59,7 +59,7 @@ def _budget(text: str) -> Budget:
 def _broken_tests(ledger: Ledger) -> Iterator[tuple[TestRow, Verdict]]:
     """Yield the tests that failed by a budget of their own; of reruns the last attempt counts.
 
-    A shard may have been told to let unverified ones pass (`llmcost_unverified = warn`).
+    A test may have passed although its budget could not be checked (`llmcost_unverified = warn`).
     """
     last = {test.nodeid: test for test in ledger.tests}  # sorted by attempt
     for test in last.values():
@@ -73,22 +73,21 @@ def _broken_tests(ledger: Ledger) -> Iterator[tuple[TestRow, Verdict]]:
 
 def _describe(ledger: Ledger, arguments: Namespace) -> str:
     totals = ledger.totals
-    least = "at least " if totals.unpriced_calls and totals.usd is not None else ""
     into = f" into {', '.join(arguments.output)}" if arguments.output else ""
     line = (
         f"merged {format_count(len(arguments.shard), 'ledger')}{into}: "
         f"{format_count(len(ledger.tests), 'test attempt')}, "
-        f"{format_count(totals.calls, 'call')}, {least}{format_usd(totals.usd)}, "
-        f"live spend {format_usd(totals.live_usd)}"
+        f"{format_count(totals.calls, 'call')}, {describe_total(ledger)} at list price, "
+        f"{dollars(totals.live_usd)} spent live"
     )
     return "\n".join([line, *_verdict_lines(ledger)])
 
 
 def _verdict_lines(ledger: Ledger) -> Iterator[str]:
     for verdict in ledger.verdicts:
-        yield f"{verdict.scope} {verdict.state}: {render_headline(verdict)} ({verdict.origin})"
+        yield sentence(verdict)
         yield from (f"  {reason}" for reason in verdict.reasons)
     for test, verdict in _broken_tests(ledger):
-        yield f"{test.nodeid} {verdict.state}: {render_headline(verdict)} ({verdict.origin})"
+        yield f"{test.nodeid}: {sentence(verdict)}"
     if not ledger.complete:
-        yield f"incomplete: {', '.join(ledger.incomplete)}"
+        yield describe_partial(ledger)

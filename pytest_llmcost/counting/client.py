@@ -95,7 +95,7 @@ class Asker(NamedTuple):
     @property
     def command(self) -> str:
         """The command that records its counts."""
-        return self.command_in("new_episodes")
+        return self.command_in("rewrite")
 
     def command_in(self, mode: Mode) -> str:
         """Return the command that counts in a mode."""

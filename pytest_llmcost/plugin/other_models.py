@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
 import pytest
@@ -27,7 +28,7 @@ from pytest_llmcost.ledger.ledger import PayloadFacts as LedgerPayload
 from pytest_llmcost.plugin.counts import read_normalised
 from pytest_llmcost.plugin.progress import showing_progress
 from pytest_llmcost.plugin.session import Session
-from pytest_llmcost.reports.terminal import View, extra_cells, extra_notes
+from pytest_llmcost.reports.terminal import View
 
 if TYPE_CHECKING:
     from pytest_llmcost.plugin.calls import Books
@@ -222,21 +223,19 @@ def _missing(run: Session, switches: Sequence[OtherModel]) -> str:
 
 def with_columns(run: Session, report: Ledger, view: View) -> View:
     """Add the columns that were asked for to the summary's table."""
-    columns = list(dict.fromkeys(cast("tuple[Column, ...]", run.settings.columns)))
-    if not columns:
-        return view
 
-    def price(call: Call, column: Column) -> Call | str:
+    def price(column: Column, call: Call) -> Call | str:
         return in_column(call, column, report.payloads, run.books.card, on=run.price_date)
 
-    notes = extra_notes(report, columns, price, per=view.per)
-    if any(
+    columns = dict.fromkeys(cast("tuple[Column, ...]", run.settings.columns))
+    notes = []
+    if columns and any(
         _lacks_cuts(report.payloads.get(call.fingerprint or ""), call) for call in calls_of(report)
     ):
         command = record_command(run, _given_again(run, "columns"))
         notes.append(f"cache breakpoints not counted yet; count them all, free: {command}")
-    cells = extra_cells(report, columns, price, per=view.per)
-    return dataclasses.replace(view, extra=cells, extra_notes=notes)
+    priced = {column: partial(price, column) for column in columns}
+    return dataclasses.replace(view, columns=priced, notes=notes)
 
 
 def _lacks_cuts(payload: LedgerPayload | None, call: Call) -> bool:

@@ -250,9 +250,8 @@ def write_summary(
 ) -> None:
     """Write the table and the verdicts, one line under `-q`; what went wrong in any case."""
     if run.config.get_verbosity() < 0:
-        lines = render_short(report)
-        if lines:
-            terminal.write_line("; ".join(lines))
+        if line := render_short(report):
+            terminal.write_line(line)
     else:
         _write_section(run, report, terminal)
     if run.settings.unverified == "warn" and (number := _count_let_pass(report)):
@@ -282,7 +281,7 @@ def _write_section(run: Session, report: Ledger, terminal: pytest.TerminalReport
     view = _view(run, writer.fullwidth, _encoding(writer))
     lines = render_summary(report, with_columns(run, report, view))
     if lines:
-        terminal.write_sep("=", "llmcost: what the Claude calls cost", blue=True)
+        terminal.write_sep("=", "llmcost", blue=True)
     for line in lines:
         terminal.write_line(line.text, **line.markup)
 

@@ -256,7 +256,7 @@ class Session:
     def count_command(self, item: pytest.Item | None) -> str:
         """The command that counts what a test sends, and records it; free."""
         words = ["pytest", *([] if item is None else [self.count_target(self.nodeid(item))])]
-        return f"{shlex.join(words)} --llmcost-record-mode=new_episodes"
+        return f"{shlex.join(words)} --llmcost-record-mode=rewrite"
 
     # Who is running
 

@@ -9,10 +9,9 @@ from pytest_llmcost.ledger.ledger_file import to_json
 from pytest_llmcost.money import format_usd, plain_usd
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reconcile.matching import Apart, CostLine, Reconciliation, UsageLine
-from pytest_llmcost.reports.comparisons import format_signed, render_row, render_table
 from pytest_llmcost.reports.escape import prose
-from pytest_llmcost.reports.tables import format_count
-from pytest_llmcost.reports.tables import render_table as render_text_table
+from pytest_llmcost.reports.tables import format_count, markdown_row, markdown_table, render_table
+from pytest_llmcost.reports.wording import signed
 
 _USAGE_HEADS: tuple[str, ...] = ("model", "category", "ledger:", "reported:", "difference:")
 _COST_HEADS: tuple[str, ...] = ("cost", "ledger:", "reported:", "difference:")
@@ -30,7 +29,7 @@ def render(outcome: Reconciliation, form: str) -> str:
         parts = [f"{outcome.state}: {_headline(outcome)}\n{_query(outcome)}"]
         for heads, rows, names in tables:
             titles = [head.rstrip(":") for head in heads]
-            parts.append(render_text_table(titles, rows, names=names))
+            parts.append(render_table(titles, rows, names=names))
         parts += ["\n  - ".join([f"{title}:", *lines]) for title, lines in _lists(outcome)]
     else:
         mark = "✅" if outcome.state == "agrees" else "❌"
@@ -38,8 +37,8 @@ def render(outcome: Reconciliation, form: str) -> str:
         parts.append(prose(_query(outcome)))
         for heads, rows, names in tables:
             # Numbers are ours; names are not, and could be markup.
-            cells = [render_row(*map(prose, row[:names]), *row[names:]) for row in rows]
-            parts.append("\n".join(render_table(heads, cells)))
+            cells = [markdown_row(*map(prose, row[:names]), *row[names:]) for row in rows]
+            parts.append("\n".join(markdown_table(heads, cells)))
         for title, lines in _lists(outcome):
             parts += [f"**{title}**", "\n".join(f"- {prose(line)}" for line in lines)]
     return "\n\n".join(parts)
@@ -85,7 +84,7 @@ def _cost_row(line: CostLine) -> list[str]:
         # Different amounts get as many digits as it takes to see that they differ.
         ledger = format_usd(line.ledger_usd, against=line.reported_usd)
         reported = format_usd(line.reported_usd, against=line.ledger_usd)
-    shown = format_signed(line.reported_usd - line.ledger_usd)
+    shown = signed(line.reported_usd - line.ledger_usd)
     return [
         line.item,
         ledger,

@@ -1,7 +1,5 @@
 """GitHub Actions: annotations on the lines of the tests, and the job's summary.
 
-Data flow: Report -> `render_annotations` -> workflow commands for standard output;
-Report -> `render_job_summary` -> Markdown for the file that GITHUB_STEP_SUMMARY names.
 Source: https://docs.github.com/en/actions/reference/workflow-commands-for-github-actions
 """
 
@@ -10,17 +8,17 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Literal
 
-from pytest_llmcost.budgets.budget import Verdict
-from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.ledger.ledger import Ledger, TestRow
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.markdown import render_markdown
-from pytest_llmcost.reports.wording import Mark, marks_of, render_headline
+from pytest_llmcost.reports.wording import Mark, marks_of, not_counted, sentence
 
 MOST_ANNOTATIONS = 10
 """GitHub shows ten errors of a step, and drops the rest."""
 
 _SUMMARY_BYTES = 1_000_000
 """A step's summary may have 1 MiB; above that GitHub drops it whole."""
+_TITLES = {"exceeded": "LLM cost over budget", "unverified": "LLM cost could not be checked"}
 
 
 def render_job_summary(ledger: Ledger, *, used_bytes: int = 0) -> str:
@@ -31,47 +29,57 @@ def render_job_summary(ledger: Ledger, *, used_bytes: int = 0) -> str:
 def render_annotations(
     ledger: Ledger, *, unverified: Literal["fail", "warn"] = "fail", root: str = ""
 ) -> list[str]:
-    """Render the broken ceilings as workflow commands, the dearest first, at most ten.
+    """Render the broken budgets as workflow commands, the most expensive first, at most ten.
 
-    Those over the whole run come before all others. `root` is pytest's root folder relative to
-    the repository's, `services/api` say; unverified ceilings are warnings where they do not fail.
+    Budgets over the whole run come first. Tests that all lack a count share one annotation, on the
+    first of them. `root` is pytest's root folder relative to the repository's, for example
+    `services/api`.
     """
-    broken = [mark for mark in marks_of(ledger) if mark.verdict.state != "within"]
-    return [
-        _command(mark, "error" if _is_error(mark.verdict, unverified) else "warning", root)
-        for mark in sorted(broken, key=lambda mark: _urgency(mark, unverified))[:MOST_ANNOTATIONS]
+
+    def urgency(mark: Mark) -> tuple[bool, bool, bool, Decimal, str]:
+        verdict = mark.verdict
+        level = _level(mark, unverified)
+        return level != "error", bool(mark.path), verdict.kind != "usd", -verdict.low, mark.name
+
+    cause = not_counted(ledger)
+    marks = [mark for mark in marks_of(ledger) if mark.verdict.state != "within"]
+    if cause is not None:
+        marks = [mark for mark in marks if not _is_in(mark, cause.nodeids)]
+    commands = [
+        _command(_level(mark, unverified), mark.verdict.state, _text(mark), mark, root)
+        for mark in sorted(marks, key=urgency)
     ]
+    if cause is not None:
+        first = cause.tests[0]
+        level = "error" if unverified == "fail" else "warning"
+        text = "\n".join(filter(None, cause.lines()))
+        commands.insert(0, _command(level, "unverified", text, first, root))
+    return commands[:MOST_ANNOTATIONS]
 
 
-def _is_error(verdict: Verdict, unverified: str) -> bool:
-    return verdict.state == "exceeded" or unverified == "fail"
+def _is_in(mark: Mark, nodeids: frozenset[str]) -> bool:
+    return mark.verdict.state == "unverified" and mark.name in nodeids
 
 
-def _urgency(mark: Mark, unverified: str) -> tuple[bool, bool, bool, Decimal, str]:
+def _level(mark: Mark, unverified: str) -> str:
+    return "error" if mark.verdict.state == "exceeded" or unverified == "fail" else "warning"
+
+
+def _text(mark: Mark) -> str:
     verdict = mark.verdict
-    return (
-        not _is_error(verdict, unverified),
-        bool(mark.path),
-        verdict.kind != "usd",
-        -verdict.low,
-        mark.name,
-    )
-
-
-def _command(mark: Mark, level: str, root: str) -> str:
-    verdict = mark.verdict
-    about = " ".join(filter(None, (mark.words, clean(mark.name))))
-    text = f"{about}: {render_headline(verdict)}"
-    if verdict.origin:
-        text += f" ({verdict.origin})"
+    name = f"{clean(mark.name)}: " if mark.name else ""
     reasons = verdict.reasons if verdict.state == "unverified" else ()
-    message = "\n".join(clean(each, 500) for each in (text, *reasons))
-    properties = {"title": f"LLM cost {verdict.state}"}
-    if mark.path:
-        properties["file"] = f"{root.rstrip('/')}/{mark.path}" if root.strip("./") else mark.path
-        properties["line"] = str(mark.line or 1)
-    stated = ",".join(f"{key}={_escape_property(properties[key])}" for key in sorted(properties))
-    return f"::{level} {stated}::{_escape(message)}"
+    return "\n".join([f"{name}{sentence(verdict)}", *reasons])
+
+
+def _command(level: str, state: str, text: str, where: Mark | TestRow, root: str) -> str:
+    message = "\n".join(clean(each, 500) for each in text.split("\n"))
+    properties = {"title": _TITLES[state]}
+    if where.path:
+        path = f"{root.rstrip('/')}/{where.path}" if root.strip("./") else where.path
+        properties |= {"file": path, "line": str(where.line or 1)}
+    told = ",".join(f"{key}={_escape_property(properties[key])}" for key in sorted(properties))
+    return f"::{level} {told}::{_escape(message)}"
 
 
 def _escape(text: str) -> str:

@@ -8,13 +8,14 @@ from decimal import Decimal
 from pytest_llmcost.amounts import Amounts, Kind
 from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
 from pytest_llmcost.money import plain_usd
+from pytest_llmcost.reports.wording import UNKNOWN
 
 PROPERTY_PREFIX = "llmcost_"
 """Every property of ours begins with it."""
 
 
 def test_properties(row: TestRow) -> Iterator[tuple[str, str]]:
-    """Yield what one attempt of a test cost and used, and how its ceilings stand."""
+    """Yield what one attempt of a test cost and used, and whether it kept its budgets."""
     amounts = Amounts.of(row.calls)
     yield "llmcost_usd", _known(amounts.usd)
     if amounts.unpriced:
@@ -26,7 +27,7 @@ def test_properties(row: TestRow) -> Iterator[tuple[str, str]]:
     }
     for kind, number in tokens.items():
         is_unknown = amounts[kind].best is None and not number
-        yield f"llmcost_{kind}", "?" if is_unknown else str(number)
+        yield f"llmcost_{kind}", UNKNOWN if is_unknown else str(number)
     for verdict in own_verdicts(row):
         if verdict.scope == "test":
             yield f"llmcost_limit_{verdict.kind}", plain_usd(verdict.limit)
@@ -38,11 +39,11 @@ test_properties.__test__ = False  # type: ignore[attr-defined]
 
 
 def _known(usd: Decimal | None) -> str:
-    return "?" if usd is None else plain_usd(usd)
+    return UNKNOWN if usd is None else plain_usd(usd)
 
 
 def suite_properties(ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Yield the totals of a run, and how the suite's ceiling stands."""
+    """Yield the totals of a run, and whether the suite kept its budget."""
     totals = ledger.totals
     yield "llmcost_usd", _known(totals.usd)
     yield "llmcost_live_usd", _known(totals.live_usd)

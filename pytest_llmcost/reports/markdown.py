@@ -1,28 +1,27 @@
-"""Markdown: a run as a pull-request comment or job summary; verdict first, details folded.
-
-Data flow: Report -> `render_markdown` -> text that fits in as many bytes as asked for.
-"""
+"""A run as a pull-request comment or job summary: the verdict first, details folded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 
-from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.budgets.budget import State, Verdict
-from pytest_llmcost.call import Call
-from pytest_llmcost.ledger.ledger import FixtureRow, Ledger, fixture_name, unpriced_models
-from pytest_llmcost.ledger.totals import most_expensive, shared_fixtures
-from pytest_llmcost.money import format_share, format_usd
+from pytest_llmcost.ledger.ledger import Ledger, unpriced_models
+from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reports.comparisons import (
-    render_changes,
-    render_row,
-    render_section,
-    render_table,
-)
+from pytest_llmcost.reports.comparisons import comparison_section, other_model_section
 from pytest_llmcost.reports.escape import code, prose
-from pytest_llmcost.reports.wording import Mark, format_limit, marks_of, render_headline
+from pytest_llmcost.reports.rows import OUTSIDE, Row, rows_of
+from pytest_llmcost.reports.tables import format_count, markdown_row, markdown_table, token_cell
+from pytest_llmcost.reports.wording import (
+    Mark,
+    describe_total,
+    dollars,
+    growth,
+    is_least,
+    limit_of,
+    marks_of,
+    not_counted,
+    sentence,
+)
 
 MARKER = "<!-- pytest-llmcost -->"
 """The first line, by which a workflow finds the comment that it is to update."""
@@ -30,9 +29,8 @@ MARKER = "<!-- pytest-llmcost -->"
 COMMENT_BYTES = 65_000
 """A comment on GitHub may have 65,536 characters."""
 
-_SIGNS: dict[State, str] = {"exceeded": "❌", "unverified": "⚠️", "within": "✅"}
-_NEAR = "⚠️"
-_RANK: tuple[State, ...] = ("exceeded", "unverified", "within")
+_SIGNS = {"exceeded": "❌", "unverified": "❓", "near": "⚠️", "within": "✅"}
+_ROW_SIGNS = {"over": "❌", "unknown": "❓", "near": "⚠️"}
 _FIXED_BYTES = 4_000
 """What heading, totals and the heads of tables take at most."""
 _MOST_REASONS = 3
@@ -41,34 +39,42 @@ _SAYING_SO = 100
 
 
 def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
-    """Render a run in at most so many bytes; what does not fit is left out, and that is said.
+    """Render a run in at most so many bytes; a line says how much was left out for that.
 
     Empty when there is not even room for the verdict.
     """
     room = most_bytes - _FIXED_BYTES
     if room < _FIXED_BYTES:
         return ""
-    verdicts, room = _fit(list(_verdict_lines(ledger)), room // 2, room)
-    notes, room = _fit(list(_footer(ledger)), room // 4, room)
-    changes, room = _fit(_changes(ledger), room // 2, room)
-    other_models, room = _fit(_other_models(ledger), room // 2, room)
+    rows_told = rows_of(ledger)
+    changes = list(comparison_section(ledger.comparison)) if ledger.comparison else []
+    others = [line for other in ledger.other_models for line in [*other_model_section(other), ""]]
+    verdicts, room = _fit(list(_verdicts(ledger)), room // 2, room)
+    notes, room = _fit([f"- {prose(note)}" for note in ledger.notes], room // 4, room)
+    changes, room = _fit(changes, room // 2, room)
+    others, room = _fit(others[:-1], room // 2, room)
     models, room = _fit(list(_models(ledger)), room // 4, room)
-    rows, room = _fit(list(_rows(ledger)), room, room)
+    rows, room = _fit(list(map(_row, rows_told)), room, room)
     lines = [MARKER, _heading(ledger), "", _totals(ledger)]
-    lines += [*_section(verdicts), *_section(changes), *_section(other_models)]
-    lines += _folded(f"What each test costs ({len(ledger.tests):,})", _HEADS, rows)
+    for section in (verdicts, changes, others):
+        lines += ["", *section] if section else []
+    lines += _folded(f"What each test costs ({len(rows_told):,})", _HEADS, rows)
     lines += _folded("By model", _MODEL_HEADS, models)
-    return "\n".join([*lines, *_section(notes)]) + "\n"
+    lines += [
+        "",
+        f"<sub>Prices of {prose(ledger.price_date, most=20)}{_cache_state(ledger)}.</sub>",
+    ]
+    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 
 def _fit(lines: Sequence[str], most: int, room: int) -> tuple[list[str], int]:
     """Keep the lines that fit into `most` bytes; return them and the room that is then left."""
     used, kept = 0, []
-    for place, line in enumerate(lines):
+    for number, line in enumerate(lines):
         size = len(line.encode()) + 1
         if used + size > most - _SAYING_SO:
             start = "| " if line.startswith("|") else "- "
-            kept.append(f"{start}… {len(lines) - place:,} more left out; the JSON report has all")
+            kept.append(f"{start}… {len(lines) - number:,} more left out; the JSON report has all")
             return kept, room - used - _SAYING_SO
         used += size
         kept.append(line)
@@ -76,159 +82,123 @@ def _fit(lines: Sequence[str], most: int, room: int) -> tuple[list[str], int]:
 
 
 def _heading(ledger: Ledger) -> str:
+    """Say what merging changes, if there is a baseline, and how many budgets are broken."""
     states = [mark.verdict.state for mark in marks_of(ledger)]
-    counts = {state: states.count(state) for state in _RANK}
-    if not states:
-        return "### What the prompts cost"
-    if not counts["exceeded"] and not counts["unverified"]:
-        return (
-            f"### {_SIGNS['within']} What the prompts cost: within {_count(len(states), 'ceiling')}"
-        )
-    said = [f"{_count(counts[state], 'ceiling')} {state}" for state in _RANK[:2] if counts[state]]
-    worst = next(state for state in _RANK if counts[state])
-    return f"### {_SIGNS[worst]} What the prompts cost: {', '.join(said)}"
+    exceeded, unverified = states.count("exceeded"), states.count("unverified")
+    told = [f"{format_count(exceeded, 'budget')} exceeded"] if exceeded else []
+    told += [f"{format_count(unverified, 'budget')} could not be checked"] if unverified else []
+    if states and not told:
+        told = [
+            f"within {'its' if len(states) == 1 else 'all'} {format_count(len(states), 'budget')}"
+        ]
+    worst = "exceeded" if exceeded else "unverified" if unverified else "within"
+    sign = f"{_SIGNS[worst]} " if states else ""
+    return f"### {sign}{' · '.join([_headline(ledger), *told])}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def _headline(ledger: Ledger) -> str:
+    comparison = ledger.comparison
+    if comparison is None:
+        known = ledger.totals.usd is not None
+        return f"The prompts cost {describe_total(ledger) if known else 'an unknown amount'}"
+    change = comparison.change_usd
+    what = "the tests that ran" if comparison.partial else "the suite"
+    if not change:
+        return f"Merging {'changes' if change is None else 'does not change'} the cost of {what}"
+    grown = growth(comparison.base_usd, comparison.head_usd)
+    share = f" ({grown})" if grown not in ("", "=") else ""
+    amount = f"{dollars(abs(change))}{share}"
+    return f"Merging adds {amount} to {what}" if change > 0 else f"Merging saves {amount} in {what}"
 
 
 def _totals(ledger: Ledger) -> str:
     totals = ledger.totals
-    least = "at least " if totals.unpriced_calls and totals.usd is not None else ""
-    text = (
-        f"{least}**{format_usd(totals.usd)}** at list price for {_count(totals.calls, 'call')}; "
-        f"live spend of this run {format_usd(totals.live_usd)}"
-    )
+    text = f"**{describe_total(ledger)}** at list price for {format_count(totals.calls, 'call')}"
     if totals.unpriced_calls:
-        text += f"; {_count(totals.unpriced_calls, 'call')} without a price"
+        text += f", {totals.unpriced_calls:,} of them of unknown cost"
+    text += f"; {dollars(totals.live_usd)} spent live in this run"
     if ledger.incomplete:
         text += f". A partial run: {prose(', '.join(ledger.incomplete), most=80)}"
     return text + "."
 
 
-def _changes(ledger: Ledger) -> list[str]:
-    return list(render_changes(ledger.comparison)) if ledger.comparison else []
-
-
-def _other_models(ledger: Ledger) -> list[str]:
-    sections = [[*render_section(other), ""] for other in ledger.other_models]
-    return [line for section in sections for line in section][:-1]
-
-
-def _verdict_lines(ledger: Ledger) -> Iterator[str]:
-    """Yield the broken ceilings, then those nearly reached, then those on the run that hold."""
-    marks = list(marks_of(ledger))
-    for state in _RANK[:2]:
-        yield from (line for mark in marks if mark.verdict.state == state for line in _say(mark))
-    yield from (line for mark in marks if mark.verdict.is_near for line in _say(mark))
-    for mark in marks:
-        if mark.verdict.state == "within" and not mark.verdict.is_near and mark.words in _OF_RUN:
-            yield from _say(mark)
-
-
-_OF_RUN = ("suite", "path", "increase")
-
-
-def _say(mark: Mark) -> Iterator[str]:
-    verdict = mark.verdict
-    sign = "⚠️ nearly reached," if verdict.is_near else _SIGNS[verdict.state]
-    line = f"- {sign} {_about(mark)}: {prose(render_headline(verdict))}"
-    yield f"{line} ({prose(verdict.origin)})" if verdict.origin else line
-    if verdict.state == "unverified":
-        yield from (f"  - {prose(reason)}" for reason in verdict.reasons[:_MOST_REASONS])
-
-
-def _about(mark: Mark) -> str:
-    return " ".join(filter(None, (mark.words, code(mark.name) if mark.name else "")))
-
-
-def _section(lines: Sequence[str]) -> Iterator[str]:
-    if lines:
-        yield from ("", *lines)
-
-
-_HEADS = ("test", "calls:", "input:", "cached:", "output:", "USD:", "ceiling:", "used:", "")
-
-
-def _rows(ledger: Ledger) -> Iterator[str]:
-    """Yield a row for each attempt, fixture and the rest, dearest first."""
-    rows: list[tuple[Decimal | None, str, Sequence[Call], Verdict | None]] = []
-    for test in ledger.tests:
-        again = f" attempt {test.attempt}" if test.attempt > 1 else ""
-        rows.append((test.usd, code(test.nodeid) + again, test.calls, test.verdict))
-    for group in shared_fixtures(ledger.fixtures):
-        row = most_expensive(group)
-        rows.append((row.usd, _fixture_cell(row, len(group)), row.calls, None))
-    outside = ledger.outside_tests
-    if outside:
-        rows.append((Amounts.of(outside).usd, "outside tests", outside, None))
-    for usd, name, calls, verdict in sorted(rows, key=lambda row: (-(row[0] or 0), row[1])):
-        yield render_row(name, *_usage_cells(calls), *_money_cells(usd, calls, verdict))
-
-
-def _fixture_cell(fixture: FixtureRow, set_ups: int) -> str:
-    name = code(fixture_name(fixture))
-    return f"{name} set up {set_ups} times, counted once" if set_ups > 1 else name
-
-
-def _usage_cells(calls: Sequence[Call]) -> tuple[str, ...]:
-    usage = sum((call.billed_usage for call in calls), Usage())
-    return f"{len(calls):,}", *_token_cells(usage)
-
-
-def _token_cells(usage: Usage) -> tuple[str, str, str]:
-    return f"{usage.prompt_tokens:,}", f"{usage.cached_tokens:,}", f"{usage.output_tokens:,}"
-
-
-def _money_cells(
-    usd: Decimal | None, calls: Sequence[Call], verdict: Verdict | None
-) -> tuple[str, str, str, str]:
-    against = verdict.limit if verdict and verdict.kind == "usd" else None
-    unknown = " + ?" if usd is not None and any(call.usd is None for call in calls) else ""
-    price = format_usd(usd, against=against) + unknown
-    if verdict is None:
-        return price, "", "", ""
-    sign = _NEAR if verdict.is_near else _SIGNS[verdict.state]
-    return price, format_limit(verdict), _used(verdict), sign
-
-
-def _used(verdict: Verdict) -> str:
-    """The share of the ceiling that decided; nothing where nothing is decided."""
-    if verdict.state == "unverified":
+def _cache_state(ledger: Ledger) -> str:
+    if ledger.cache_state == "as-billed":
         return ""
-    used = verdict.high if verdict.state == "within" else verdict.low
-    return format_share(used or Decimal(0), verdict.limit)
+    return f", cache priced {prose(ledger.cache_state, most=40)}"
 
 
-_MODEL_HEADS = ("model", "calls:", "input:", "cached:", "output:", "USD:")
+def _verdicts(ledger: Ledger) -> Iterator[str]:
+    """Yield the broken budgets, then those nearly reached, then those on the run that are kept."""
+    marks = list(marks_of(ledger))
+    cause = not_counted(ledger)
+    grouped = cause.nodeids if cause else frozenset()
+    for mark in marks:
+        if mark.verdict.state == "exceeded":
+            yield _say(mark, "exceeded")
+    if cause:
+        first, changed, command = cause.lines()
+        yield f"- {_SIGNS['unverified']} {prose(first)}"
+        yield from (f"  - {prose(text)}" for text in (changed, command) if text)
+    for mark in marks:
+        if mark.verdict.state == "unverified" and mark.name not in grouped:
+            yield _say(mark, "unverified")
+            yield from (f"  - {prose(each)}" for each in mark.verdict.reasons[:_MOST_REASONS])
+    yield from (_say(mark, "near") for mark in marks if mark.verdict.is_near)
+    for mark in marks:
+        is_kept = mark.verdict.state == "within" and not mark.verdict.is_near
+        if is_kept and mark.is_of_run and not mark.name:
+            yield _say(mark, "within")
+
+
+def _say(mark: Mark, sign: str) -> str:
+    name = f"{code(mark.name)}: " if mark.name else ""
+    return f"- {_SIGNS[sign]} {name}{prose(sentence(mark.verdict))}"
+
+
+_TOKEN_HEADS = ("calls:", "input:", "cache written:", "cache read:", "output:", "cost:")
+_HEADS = ("test", *_TOKEN_HEADS, "budget:", "used:")
+_MODEL_HEADS = ("model", *_TOKEN_HEADS)
+
+
+def _row(row: Row) -> str:
+    verdict, spent = row.verdict, row.spent
+    against = verdict.limit if verdict and verdict.kind == "usd" else None
+    usd = dollars(row.usd, is_least=is_least(spent), against=against)
+    name = code(row.name if row.group in (OUTSIDE, row.name) else f"{row.group}::{row.name}")
+    tokens = _tokens(spent.usage, spent["input_tokens"].best is None)
+    sign = f"{_ROW_SIGNS[row.mark]} " if row.mark else ""
+    cells = [f"{sign}{name}", f"{spent.calls:,}", *tokens, usd, *_budget(row)]
+    return markdown_row(*cells)
+
+
+def _budget(row: Row) -> tuple[str, str]:
+    verdict = row.verdict
+    if verdict is None:
+        return "", ""
+    if verdict.state == "unverified":
+        return limit_of(verdict), "?"
+    used = verdict.high if verdict.state == "within" and verdict.high is not None else verdict.low
+    return limit_of(verdict), format_share(used, verdict.limit)
+
+
+def _tokens(usage: Usage, is_partial: bool) -> Iterator[str]:
+    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    for number in (usage.prompt_tokens, written, usage.cache_read_tokens, usage.output_tokens):
+        yield token_cell(number, is_least=is_partial)
 
 
 def _models(ledger: Ledger) -> Iterator[str]:
-    ranked = sorted(ledger.totals.by_model.items(), key=lambda each: (-(each[1].usd or 0), each[0]))
+    models = ledger.totals.by_model
     unpriced = unpriced_models(ledger)
-    for name, total in ranked[:50]:
-        price = format_usd(total.usd) + " + ?" if total.usd else "?"
-        if name not in unpriced:
-            price = format_usd(total.usd)
-        cells = _token_cells(total.usage)
-        yield render_row(code(name), f"{total.calls:,}", *cells, price)
+    for name in sorted(models, key=lambda each: (-(models[each].usd or 0), each))[:50]:
+        total, is_partial = models[name], name in unpriced
+        usd = dollars(total.usd, is_least=is_partial)
+        tokens = _tokens(total.usage, is_partial)
+        yield markdown_row(code(name), f"{total.calls:,}", *tokens, usd)
 
 
 def _folded(title: str, heads: Sequence[str], rows: Sequence[str]) -> Iterator[str]:
     if rows:
-        yield from ("", f"<details><summary>{title}</summary>", "", *render_table(heads, rows))
+        yield from ("", f"<details><summary>{title}</summary>", "", *markdown_table(heads, rows))
         yield from ("", "</details>")
-
-
-def _footer(ledger: Ledger) -> Iterator[str]:
-    cache_state = (
-        "" if ledger.cache_state == "as-billed" else f", cache priced {ledger.cache_state}"
-    )
-    yield (
-        f"<sub>Prices of {prose(ledger.price_date, most=20)}, rate card "
-        f"{prose(ledger.rate_card.version, most=80)}{prose(cache_state, most=40)}.</sub>"
-    )
-    if ledger.notes:
-        yield ""
-        yield from (f"- {prose(note)}" for note in ledger.notes)

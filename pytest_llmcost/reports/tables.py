@@ -1,13 +1,21 @@
-"""Tables and counts as plain text. Imports nothing of ours."""
+"""Tables as plain text and as Markdown, and the form of the figures in them. Knows no ledger."""
 
 from __future__ import annotations
 
-import os.path
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from pytest_llmcost.money import format_usd
+_GAP = "  "
+
+
+@dataclass(frozen=True)
+class Line:
+    """Text and its markup: `bold`, `red`, ..."""
+
+    text: str
+    markup: Mapping[str, bool] = field(default_factory=dict)
 
 
 def render_table(
@@ -15,15 +23,89 @@ def render_table(
 ) -> str:
     """Align columns: `names` first and `notes` last ones to the left, numbers to the right."""
     lines = [list(heads), *map(list, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    widths = _widths(lines)
     numbers = range(names, len(heads) - notes)
     return "\n".join(
-        "  ".join(
+        _GAP.join(
             cell.rjust(width) if column in numbers else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+
+@dataclass(frozen=True)
+class GroupedRow:
+    """One row of a table whose rows stand in groups, such as tests under their files."""
+
+    group: str
+    name: str
+    cells: Sequence[str]
+    markup: Mapping[str, bool] = field(default_factory=dict)
+    note: str = ""
+    """What is to be said below it."""
+
+
+def render_groups(heads: Sequence[str], rows: Sequence[GroupedRow], width: int) -> Iterator[Line]:
+    """Render rows under the title of their group, numbers to the right, names whole.
+
+    Groups come in the order of their first rows. A name that leaves no room for its numbers has a
+    line of its own.
+    """
+    widths = _widths([heads, *(row.cells for row in rows)])
+    room = width - sum(len(_GAP) + each for each in widths)
+    names = [*(row.name for row in rows), rows[0].group]
+    name_width = max((len(each) for each in names if len(each) <= room), default=0)
+
+    def lines(name: str, cells: Sequence[str], markup: Mapping[str, bool]) -> Iterator[Line]:
+        numbers = "".join(f"{_GAP}{cell:>{each}}" for cell, each in zip(cells, widths, strict=True))
+        if len(name) > name_width:
+            yield Line(name, markup)
+            name = ""
+        if name or numbers.strip():
+            yield Line(f"{name:<{name_width}}{numbers}".rstrip(), markup)
+
+    titles = heads
+    for group in dict.fromkeys(row.group for row in rows):
+        yield from lines(group, titles, {"bold": True})
+        titles = [""] * len(heads)
+        for row in rows:
+            if row.group == group:
+                yield from lines(row.name, row.cells, row.markup)
+                if row.note:
+                    yield from map(Line, wrap(row.note, width, indent=4))
+
+
+def wrap(text: str, width: int, *, indent: int = 0) -> list[str]:
+    """Break a sentence into lines; a command in it stays whole, on a line of its own."""
+    before, colon, command = text.partition(": pytest ")
+    pad = " " * indent
+    lines = textwrap.wrap(
+        f"{before}:" if colon else before,
+        width,
+        initial_indent=pad,
+        subsequent_indent=f"{pad}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    if colon and len(lines) == 1 and len(lines[0]) + len(command) + len(" pytest ") <= width:
+        return [f"{lines[0]} pytest {command}"]
+    return [*lines, *([f"{pad}  pytest {command}"] if colon else [])]
+
+
+def markdown_row(*cells: str) -> str:
+    """Write one row of a Markdown table, of cells that are escaped already."""
+    return f"| {' | '.join(cells)} |"
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[str]) -> list[str]:
+    """Put heads over rows; a head that ends in a colon is over numbers."""
+    rule = markdown_row(*("---:" if head.endswith(":") else "---" for head in heads))
+    return [markdown_row(*(head.removesuffix(":") for head in heads)), rule, *rows]
 
 
 def format_count(number: int, noun: str) -> str:
@@ -36,92 +118,35 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-@dataclass(frozen=True)
-class Line:
-    """Text and its markup: `bold`, `red`, ..."""
+def usd_cell(usd: Decimal | None, *, is_least: bool = False, per: int = 1) -> str:
+    """Write an amount with four decimals, so that a column lines up.
 
-    text: str
-    markup: Mapping[str, bool] = field(default_factory=dict)
-
-
-_NARROWEST_NAME = 20
-_ROOMY = 100
-"""A terminal so wide leaves a second blank between columns."""
-
-
-def align(
-    name_head: str,
-    heads: Sequence[str],
-    names: Sequence[str],
-    cells: Sequence[Sequence[str]],
-    width: int,
-) -> Iterator[str]:
-    """Numbers to the right, the name takes what is left and is cut in front if it must."""
-    widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
-    gap = "  " if width >= _ROOMY else " "
-    numbers = sum(width + len(gap) for width in widths if width)
-    room = max(_NARROWEST_NAME, width - numbers)
-    names = _shortened(names, room)
-    name_width = min(room, max(len(name_head), *(len(name) for name in names)))
-    for name, line in zip([name_head, *names], [heads, *cells], strict=True):
-        columns = [f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True) if width]
-        yield gap.join([f"{_cut(name, name_width):<{name_width}}", *columns]).rstrip()
-
-
-def _shortened(names: Sequence[str], room: int) -> Sequence[str]:
-    """Drop the folder or the file that all tests are in, where a name would not fit with it."""
-    files = {name.partition("::")[0] for name in names if "::" in name}
-    if not files or all(len(name) <= room for name in names):
-        return names
-    folder = os.path.commonpath([os.path.dirname(file) for file in files])
-    prefix = f"{files.pop()}::" if len(files) == 1 else f"{folder}/"
-    return [name.removeprefix(prefix) for name in names]
-
-
-def _cut(name: str, width: int) -> str:
-    """Keep the end of a node id, which tells tests apart."""
-    return name if len(name) <= width else "..." + name[3 - width :]
-
-
-def narrowed(
-    heads: Sequence[str],
-    cells: Sequence[Sequence[str]],
-    width: int,
-    dispensable: Sequence[str],
-) -> tuple[list[str], list[list[str]]]:
-    """Leave out columns until the rest leaves enough of a line for a name.
-
-    They go in the order given, those without a single cell before them.
+    Example:
+        >>> usd_cell(Decimal("0.5")), usd_cell(Decimal("0.5"), is_least=True), usd_cell(None)
+        ('$0.5000', '≥$0.5000', '?')
     """
-    kept = list(range(len(heads)))
-    empty = [head for place, head in enumerate(heads) if not any(line[place] for line in cells)]
-    for head in (*(each for each in dispensable if each in empty), *dispensable):
-        if _fits(*_chosen(heads, cells, kept), width):
-            break
-        kept = [place for place in kept if heads[place] != head]
-    return _chosen(heads, cells, kept)
+    if usd is None:
+        return "?"
+    if 0 < usd * per < Decimal("0.00005"):
+        return "<$0.0001"
+    return f"{'≥' if is_least else ''}${usd * per:,.4f}"
 
 
-def _chosen(
-    heads: Sequence[str], cells: Sequence[Sequence[str]], kept: Sequence[int]
-) -> tuple[list[str], list[list[str]]]:
-    return [heads[place] for place in kept], [[line[place] for place in kept] for line in cells]
+def signed_cell(usd: Decimal | None) -> str:
+    """Write a difference as `usd_cell` writes an amount.
+
+    Example:
+        >>> signed_cell(Decimal("-0.5"))
+        '-$0.5000'
+    """
+    if usd is None:
+        return "?"
+    sign = "-" if usd < 0 else "+" if usd else "±"
+    return f"{sign}{usd_cell(abs(usd))}"
 
 
-def _fits(heads: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> bool:
-    gap = 2 if width >= _ROOMY else 1
-    widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
-    return sum(each + gap for each in widths if each) + _NARROWEST_NAME <= width
-
-
-def column_usd(amount: Decimal, *, against: Decimal | None = None) -> str:
-    """Write an amount with at least four decimals, so that a column can be compared at a glance."""
-    whole, _, decimals = format_usd(amount, against=against).partition(".")
-    return f"{whole}.{decimals.ljust(4, '0')}"
-
-
-def column_partly_usd(amount: Decimal | None, unknown: int, per: int = 1) -> str:
-    """Write what is known of an amount, with a question mark where something is not."""
-    if not unknown:
-        return column_usd((amount or Decimal(0)) * per)
-    return f"{column_usd(amount * per)}+?" if amount else "?"
+def token_cell(number: int, *, is_least: bool = False) -> str:
+    """Write a number of tokens as far as it is known; what is unknown is never shown as zero."""
+    if not is_least:
+        return f"{number:,}"
+    return f"≥{number:,}" if number else "?"

@@ -1,61 +1,56 @@
-"""The summary at the end of a run, as lines of styled text; pytest's writer prints them.
-
-Data flow: Report -> `fold` into rows -> `render_summary` -> Lines. Pure: sees only the ledger.
-"""
+"""The summary at the end of a run, as lines of styled text that pytest's writer prints."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
-from math import ceil
+from itertools import chain
 
 from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.compare.pairing import under_change
-from pytest_llmcost.ledger.ledger import Ledger, TestRow, calls_of, unpriced_models
-from pytest_llmcost.ledger.totals import counted_calls, most_expensive, shared_fixtures
-from pytest_llmcost.money import format_share, format_usd
-from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reports.comparisons import render_other_model, render_trend
+from pytest_llmcost.ledger.ledger import Ledger, unpriced_models
+from pytest_llmcost.ledger.totals import amounts_of, counted_calls
+from pytest_llmcost.money import format_share
+from pytest_llmcost.reports.comparisons import render_comparison, render_other_model
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.tables import Line, align, column_partly_usd, column_usd, narrowed
-from pytest_llmcost.reports.wording import Mark, format_limit, marks_of_run, render_headline
+from pytest_llmcost.reports.rows import Row, rows_of, shown
+from pytest_llmcost.reports.tables import (
+    GroupedRow,
+    Line,
+    format_count,
+    render_groups,
+    token_cell,
+    usd_cell,
+    wrap,
+)
+from pytest_llmcost.reports.wording import (
+    describe_partial,
+    describe_total,
+    dollars,
+    is_least,
+    is_not_counted,
+    limit_of,
+    marks_of,
+    marks_of_run,
+    not_counted,
+    sentence,
+    split_reason,
+)
 
-_BAR_CELLS = 5
 _LONGEST = 2_000
 """A reason may hold a command, which is of no use when it is cut."""
-_DISPENSABLE = ("", "cached", "calls", "ceiling", "output")
-"""What goes first where further columns need the room; a row's colour tells of its ceiling."""
-_STATE_COLOURS = {"exceeded": "red", "unverified": "yellow", "within": "green"}
+_MARKS = {"over": "✗", "unknown": "?", "near": "!"}
+_COLOURS = {"over": "red", "unknown": "yellow", "near": "yellow"}
+_NAME_WIDTH = 44
+"""A table gets further columns if a name of this width still has room beside them."""
+_ASCII = str.maketrans({"✗": "x", "✓": "ok", "≥": ">=", "…": "...", "·": "-", "→": "->", "±": "+-"})
 
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a test, a fixture, or several cases folded into one."""
-
-    name: str
-    calls: int
-    usage: Usage
-    usd: Decimal
-    unpriced: int
-    verdict: Verdict | None = None
-    input_only: bool = False
-    cases: int = 1
-    made: tuple[Call, ...] = ()
-    """The calls themselves."""
-
-    @property
-    def is_lower_bound(self) -> bool:
-        """Whether nothing bounds what it may cost."""
-        return any(call.usd_high is None for call in self.made)
-
-    @property
-    def is_partly_unknown(self) -> bool:
-        """Whether the tokens of one of its calls are not known at all."""
-        return any(call.usd is None and not call.sampling_calls for call in self.made)
+Pricing = Callable[[Call], Call | str]
+"""Returns a call as it would be in another state, or why that is unknown."""
 
 
 @dataclass(frozen=True)
@@ -66,93 +61,54 @@ class View:
     rows: int = 10
     per: int = 1
     unicode: bool = True
-    extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Further columns: title -> row name -> cell."""
-    extra_notes: Sequence[str] = ()
-    """What these columns say, and what they leave out."""
+    columns: Mapping[Column, Pricing] = field(default_factory=dict)
+    """Further columns: `worst`, `cold`, `warm`, and how each prices a call."""
+    notes: Sequence[str] = ()
+    """What is missing in these columns."""
 
-
-def fold(ledger: Ledger) -> list[Row]:
-    """Make the table's rows, dearest first; cases of a parametrised test and reruns as one."""
-    groups: dict[str, list[TestRow]] = {}
-    for test in ledger.tests:
-        if _is_news(test):
-            groups.setdefault(test.nodeid.partition("[")[0], []).append(test)
-    rows = [_fold_tests(base, tests) for base, tests in groups.items()]
-    fixtures: dict[str, list[Call]] = {}
-    for set_ups in shared_fixtures(ledger.fixtures):
-        fixture = most_expensive(set_ups)
-        often = f", dearest of {len(set_ups)}" if len(set_ups) > 1 else ""
-        name = f"fixture {fixture.name} ({fixture.scope}{often})"
-        fixtures.setdefault(name, []).extend(fixture.calls)
-    if ledger.outside_tests:
-        fixtures["outside tests"] = list(ledger.outside_tests)
-    rows += [_row(name, calls) for name, calls in fixtures.items() if calls]
-    return sorted(rows, key=lambda row: (-row.usd, -row.unpriced, -row.calls, row.name))
-
-
-def _is_news(test: TestRow) -> bool:
-    """Whether a row says anything: one of a thousand idle tests under a common ceiling does not."""
-    return bool(test.calls) or (test.verdict is not None and test.verdict.state != "within")
-
-
-def _fold_tests(base: str, tests: Sequence[TestRow]) -> Row:
-    cases = {test.nodeid for test in tests}
-    attempts = max(test.attempt for test in tests)
-    name = next(iter(cases)) if len(cases) == 1 else f"{base}[{len(cases)} cases]"
-    if attempts > 1:
-        name += f" ({attempts} attempts)"
-    verdicts = [test.verdict for test in tests if test.verdict is not None]
-    calls = [call for test in tests for call in test.calls]
-    return replace(_row(name, calls, max(verdicts, key=_badness, default=None)), cases=len(cases))
-
-
-def _badness(verdict: Verdict) -> tuple[int, Decimal]:
-    rank = ("within", "unverified", "exceeded").index(verdict.state)
-    return (rank, verdict.low / verdict.limit if verdict.limit else verdict.low)
-
-
-def _row(name: str, calls: Iterable[Call], verdict: Verdict | None = None) -> Row:
-    calls = list(calls)
-    return Row(
-        name=clean(name),
-        calls=len(calls),
-        usage=sum((call.billed_usage for call in calls), Usage()),
-        usd=sum((call.usd_low if call.usd is None else call.usd for call in calls), Decimal(0)),
-        unpriced=sum(call.usd is None for call in calls),
-        verdict=verdict,
-        input_only=any("input-only" in call.caveats for call in calls),
-        made=tuple(calls),
-    )
+    def text(self, line: str) -> str:
+        """Write a line so that the terminal can show it."""
+        return line if self.unicode else line.translate(_ASCII)
 
 
 def render_summary(ledger: Ledger, view: View) -> list[Line]:
-    """Render the whole section; empty when nothing was counted and no ceiling is broken."""
-    rows = fold(ledger)
+    """Render the whole section; empty when nothing was counted and no budget is broken."""
+    rows = rows_of(ledger)
     if not rows and _is_quiet(ledger):
         return []
-    lines = _table(rows, view) if rows else []
-    if len(ledger.totals.by_model) > 1:
-        lines += [Line(""), *_models(ledger, view)]
+    lines = [*_not_counted(ledger, view), *(_table(rows, view) if rows else [])]
     for other in ledger.other_models:
         found = render_other_model(other, width=view.width, rows=view.rows, per=view.per)
         lines += [Line(""), *found]
-    tail = [*_totals(ledger, view), *_verdicts(ledger), *_notes(ledger, rows)]
-    tail[1:1] = map(Line, view.extra_notes)
-    return [*lines, Line(""), *(Line(clean(line.text, _LONGEST), line.markup) for line in tail)]
+    lines += [Line(""), *_total(ledger, view), *_columns(ledger, view)]
+    if ledger.comparison is not None:
+        lines += render_comparison(ledger.comparison, view.width)
+    lines += [*render_verdicts(ledger, view.width), *_remarks(ledger, view), *_notes(ledger, view)]
+    return [Line(view.text(clean(line.text, _LONGEST)), line.markup) for line in _spaced(lines)]
 
 
-def render_short(ledger: Ledger) -> list[str]:
-    """Say it all, for `-q`: the totals, then each ceiling; nothing when nothing was seen."""
+def _spaced(lines: Iterable[Line]) -> Iterator[Line]:
+    """Leave out blank lines at the beginning."""
+    is_first = True
+    for line in lines:
+        if line.text or not is_first:
+            is_first = False
+            yield line
+
+
+def render_short(ledger: Ledger) -> str:
+    """Say it all in one line, for `-q`; empty when nothing was seen."""
     totals = ledger.totals
     if not totals.calls and _is_quiet(ledger):
-        return []
-    unpriced = f", {totals.unpriced_calls} without a price" if totals.unpriced_calls else ""
-    text = (
-        f"llmcost: {_at_least(ledger)}{format_usd(totals.usd)} for {_count(totals.calls, 'call')}"
-        f"{unpriced}, live spend {format_usd(totals.live_usd)}"
-    )
-    return [clean(line, _LONGEST) for line in (text, *map(_say, marks_of_run(ledger)))]
+        return ""
+    total = describe_total(ledger)
+    suite = next((each for each in ledger.verdicts if each.scope == "suite"), None)
+    of = f" of {limit_of(suite)}" if suite is not None and suite.kind == "usd" else ""
+    states = [mark.verdict.state for mark in marks_of(ledger)]
+    told = [f"{states.count('exceeded')} over"] if "exceeded" in states else []
+    told += [f"{states.count('unverified')} not checked"] if "unverified" in states else []
+    told += [f"{dollars(totals.live_usd)} spent live"] if totals.live_usd else []
+    return ", ".join([f"llmcost: {total}{of}", *told])
 
 
 def _is_quiet(ledger: Ledger) -> bool:
@@ -161,226 +117,196 @@ def _is_quiet(ledger: Ledger) -> bool:
     return kept and ledger.comparison is None and not ledger.notes
 
 
-def _table(rows: Sequence[Row], view: View) -> list[Line]:
-    shown = rows[: view.rows] if view.rows else rows
-    heads = ["calls", "input", "cached", "output", f"USD{_per(view)}", "ceiling", ""]
-    cells = [_cells(row, view) for row in shown]
-    for place, (title, column) in enumerate(view.extra.items(), start=5):
-        heads.insert(place, f"{title}{_per(view)}")
-        for row, line in zip(shown, cells, strict=True):
-            line.insert(place, column.get(row.name, ""))
-    if view.extra:
-        heads, cells = narrowed(heads, cells, view.width, _DISPENSABLE)
-    lines = list(align("test", heads, [row.name for row in shown], cells, view.width))
-    painted = [Line(lines[0], {"bold": True})]
-    painted += [Line(text, _paint(row)) for row, text in zip(shown, lines[1:], strict=True)]
-    hidden = rows[len(shown) :]
-    if hidden:
-        usd = sum((row.usd for row in hidden), Decimal(0))
-        unknown = sum(row.unpriced for row in hidden)
-        price = format_usd(usd * view.per if usd or not unknown else None)
-        price += "+?" if usd and unknown else ""
-        more = f"... {len(hidden)} more, {price} (--llmcost-rows=0 shows all)"
-        painted.append(Line(more))
-    return painted
+def _not_counted(ledger: Ledger, view: View) -> Iterator[Line]:
+    cause = not_counted(ledger)
+    if cause is None:
+        return
+    first, changed, command = cause.lines()
+    yield from (Line(text, {"yellow": True, "bold": True}) for text in wrap(first, view.width))
+    for text in filter(None, (changed, command)):
+        yield from map(Line, wrap(text, view.width, indent=2))
+    yield Line("")
 
 
-def _per(view: View) -> str:
-    return f"/{view.per:,}" if view.per != 1 else ""
+# The table
+
+_OPTIONAL = ("input", "output", "calls", "cache written", "cache read")
+"""What a wider terminal shows, the most telling column first."""
 
 
-def _cells(row: Row, view: View) -> list[str]:
-    usage = row.usage
-    output = _tokens(usage.output_tokens, row)
-    if row.input_only and not usage.output_tokens:
-        output = "input only"
-    ceiling, share = _ceiling(row, view)
-    return [
-        f"{row.calls:,}",
-        _tokens(usage.prompt_tokens, row),
-        f"{usage.cached_tokens:,}",
-        output,
-        _price(row, view),
-        ceiling,
-        share,
+def _table(rows: Sequence[Row], view: View) -> Iterator[Line]:
+    kept, hidden = shown(rows, view.rows)
+    cells = [{head: view.text(cell) for head, cell in _cells(row, view).items()} for row in kept]
+    heads = [head for head in cells[0] if any(_says_something(head, line[head]) for line in cells)]
+    heads = _fitting(heads, cells, view.width)
+    table = [
+        GroupedRow(
+            row.group,
+            f"{view.text(_MARKS.get(row.mark, ' '))} {row.name}",
+            [line[head] for head in heads],
+            {_COLOURS[row.mark]: True} if row.mark else {},
+        )
+        for row, line in zip(kept, cells, strict=True)
     ]
+    yield from render_groups(heads, table, view.width)
+    if hidden:
+        rest = sum((row.total for row in hidden), Amounts())
+        yield Line(f"… {len(hidden):,} more, {_scaled(rest, view)} (--llmcost-rows=0 shows all)")
 
 
-def _tokens(number: int, row: Row) -> str:
-    """Write what is known of a number of tokens; what is not is never shown as zero."""
-    if not row.is_partly_unknown:
-        return f"{number:,}"
-    return f"{number:,}+?" if number else "?"
+def _says_something(head: str, cell: str) -> bool:
+    return cell not in (("", "0", "?") if head.startswith("cache") else ("", "0"))
 
 
-def _price(row: Row, view: View) -> str:
-    verdict = row.verdict
-    against = verdict.limit if verdict and verdict.kind == "usd" and view.per == 1 else None
-    text = column_usd(row.usd * view.per, against=against)
-    if not row.unpriced:
-        return f"{text}+" if row.is_lower_bound else text
-    return f"{text}+?" if row.usd else "?"
+def _fitting(heads: Sequence[str], cells: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """Leave out optional columns, the least telling first, until a name has room."""
+    kept = list(heads)
+
+    def taken() -> int:
+        return sum(2 + max(len(each), *(len(line[each]) for line in cells)) for each in kept)
+
+    for head in reversed(_OPTIONAL):
+        if head in kept and taken() + _NAME_WIDTH > width:
+            kept.remove(head)
+    if "used" in kept and taken() > width:
+        kept.remove("used")  # the mark is left
+    return kept
 
 
-def _ceiling(row: Row, view: View) -> tuple[str, str]:
+def _cells(row: Row, view: View) -> dict[str, str]:
+    spent, usage = row.spent, row.spent.usage
+    per = f"/{view.per:,}" if view.per != 1 else ""
+    is_partial = spent["input_tokens"].best is None
+    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    budget, used = _budget(row)
+    cells = {
+        "calls": f"{spent.calls:,}",
+        "input": token_cell(usage.prompt_tokens, is_least=is_partial),
+        "cache written": token_cell(written, is_least=is_partial),
+        "cache read": token_cell(usage.cache_read_tokens, is_least=is_partial),
+        "output": token_cell(usage.output_tokens, is_least=is_partial),
+        f"cost{per}": usd_cell(row.usd, is_least=is_least(spent), per=view.per),
+    }
+    for name, price in view.columns.items():
+        usd, unknown = _priced(row.calls, price)
+        cells[name] = usd_cell(usd, is_least=bool(unknown), per=view.per)
+    return {**cells, "budget": budget, "used": used}
+
+
+def _budget(row: Row) -> tuple[str, str]:
     verdict = row.verdict
     if verdict is None:
         return "", ""
-    limit = (f"{row.cases}x" if row.cases > 1 else "") + format_limit(verdict)
+    limit = re.sub(" tokens?", "", limit_of(verdict))
     if verdict.state == "unverified":
-        return limit, "unverified"
+        return limit, "?"
     used = verdict.high if verdict.state == "within" and verdict.high is not None else verdict.low
     share = format_share(used, verdict.limit)
-    shown = share if len(share) <= len("999%") else ">999%"
-    near = " !" if verdict.is_near else ""
-    return limit, f"{shown:>4} {_bar(used, verdict.limit, view)}{near}"
+    return limit, share if len(share) <= len("9999%") else ">9999%"
 
 
-def _bar(used: Decimal, limit: Decimal, view: View) -> str:
-    share = min(used / limit, Decimal(1)) if limit else Decimal(bool(used))
-    full = ceil(share * _BAR_CELLS)
-    solid, empty = ("█", "░") if view.unicode else ("#", ".")
-    return solid * full + empty * (_BAR_CELLS - full)
+def _priced(calls: Iterable[Call], price: Pricing) -> tuple[Decimal | None, int]:
+    """Return what calls cost in another state, and of how many of them that is unknown."""
+    pair = under_change(calls, price)
+    amounts = Amounts.of(pair.after)
+    unknown = len(pair.obstacles) + amounts.unpriced
+    return (amounts.usd if pair.after or not unknown else None), unknown
 
 
-def _paint(row: Row) -> dict[str, bool]:
-    verdict = row.verdict
-    if verdict is None:
-        return {"yellow": True} if row.unpriced else {}
-    if verdict.state == "within":
-        return {"yellow": True} if verdict.is_near else {}
-    return {_STATE_COLOURS[verdict.state]: True}
+# Below it
 
 
-def _models(ledger: Ledger, view: View) -> list[Line]:
-    ranked = sorted(ledger.totals.by_model.items(), key=lambda each: (-(each[1].usd or 0), each[0]))
-    unpriced = unpriced_models(ledger)
-    cells = [
-        [
-            f"{total.calls:,}",
-            f"{total.usage.prompt_tokens:,}",
-            f"{total.usage.cached_tokens:,}",
-            f"{total.usage.output_tokens:,}",
-            column_partly_usd(total.usd, name in unpriced, view.per),
-        ]
-        for name, total in ranked
-    ]
-    heads = ["calls", "input", "cached", "output", f"USD{_per(view)}"]
-    texts = list(align("model", heads, [name for name, _ in ranked], cells, view.width))
-    return [Line(texts[0], {"bold": True}), *(Line(text) for text in texts[1:])]
+def _scaled(amounts: Amounts, view: View) -> str:
+    usd = None if amounts.usd is None else amounts.usd * view.per
+    return dollars(usd, is_least=is_least(amounts))
 
 
-def _totals(ledger: Ledger, view: View) -> list[Line]:
+def _total(ledger: Ledger, view: View) -> Iterator[Line]:
+    """Say what the run costs at list price, and how much of it each model."""
     totals = ledger.totals
-    per = f" per {view.per:,}" if view.per != 1 else ""
-    total = None if totals.usd is None else totals.usd * view.per
-    text = (
-        f"total {_at_least(ledger)}{format_usd(total)}{per} at list price, "
-        f"{_count(totals.calls, 'call')}; live spend {format_usd(totals.live_usd)}"
-    )
-    lines = [Line(text, {"bold": True})]
+    per = f" per {view.per:,} runs" if view.per != 1 else ""
+    total, calls = _scaled(amounts_of(ledger), view), format_count(totals.calls, "call")
+    text = f"{total}{per} at list price, {calls}"
     if totals.unpriced_calls:
-        text = (
-            f"{_count(totals.unpriced_calls, 'call')} without a price: the total is a lower bound"
-        )
-        lines.append(Line(text, {"yellow": True}))
-    cache_state = (
-        "" if ledger.cache_state == "as-billed" else f", cache priced {ledger.cache_state}"
-    )
-    version = ledger.rate_card.version
-    lines.append(Line(f"prices of {ledger.price_date}, rate card {version}{cache_state}"))
-    return lines
+        text += f" ({totals.unpriced_calls:,} of unknown cost)"
+    if ledger.cache_state != "as-billed":
+        text += f", cache priced {ledger.cache_state}"
+    if len(totals.by_model) > 1:
+        text += f": {', '.join(_models(ledger, view))}"
+    yield from (Line(each, {"bold": True}) for each in wrap(text, view.width))
 
 
-def _at_least(ledger: Ledger) -> str:
-    if ledger.totals.usd is None:
-        return ""
-    return "at least " if any(call.usd_high is None for call in calls_of(ledger)) else ""
+def _models(ledger: Ledger, view: View) -> Iterator[str]:
+    unpriced = unpriced_models(ledger)
+    models = ledger.totals.by_model
+    for name in sorted(models, key=lambda each: (-(models[each].usd or 0), each)):
+        usd = models[name].usd
+        yield f"{clean(name)} {usd_cell(usd, is_least=name in unpriced, per=view.per)}"
 
 
-def _verdicts(ledger: Ledger) -> Iterator[Line]:
-    if ledger.comparison is not None:
-        yield from render_trend(ledger.comparison)
-    for mark in marks_of_run(ledger):
-        verdict = mark.verdict
-        colour = "yellow" if verdict.is_near else _STATE_COLOURS[verdict.state]
-        yield Line(_say(mark), {colour: True, "bold": verdict.state != "within"})
-        if verdict.state == "unverified":
-            yield from (Line(f"  {reason}", {"yellow": True}) for reason in verdict.reasons)
-
-
-def _say(mark: Mark) -> str:
-    verdict = mark.verdict
-    name = "" if mark.name == verdict.label else mark.name
-    about = " ".join(filter(None, (mark.words, name)))
-    near = f", over {verdict.warn_at:.0%} of it" if verdict.is_near else ""
-    return f"{about} {verdict.state}: {render_headline(verdict)}{near} ({verdict.origin})"
-
-
-def _notes(ledger: Ledger, rows: Sequence[Row]) -> Iterator[Line]:
-    if any(row.input_only for row in rows):
-        yield Line("input only: no output is priced there; pass output_tokens= to count(...)")
-    if ledger.incomplete:
-        why = ", ".join(ledger.incomplete)
-        yield Line(f"not the whole suite ({why}): totals and ceilings are of what ran")
-    yield from (Line(note, {"yellow": True}) for note in ledger.notes)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-Price = Callable[[Call, Column], Call | str]
-
-_MEANINGS: Mapping[Column, str] = {
+_MEANINGS = {
     "worst": "cold cache and replies of max_tokens",
     "cold": "all that is cached is written",
     "warm": "all that is cached is read",
 }
-_UNKNOWN: Mapping[Column, str] = {
-    "worst": "no max_tokens, server tools, or cache breakpoints that are not counted apart",
-    "cold": "no price, or cache breakpoints that are not counted apart",
-    "warm": "no price, or cache breakpoints that are not counted apart",
+_NO_CUTS = "no price, or cache breakpoints that are not counted"
+_UNKNOWN = {
+    "worst": "no max_tokens, server tools, or cache breakpoints that are not counted",
+    "cold": _NO_CUTS,
+    "warm": _NO_CUTS,
 }
 
 
-def extra_cells(
-    ledger: Ledger, columns: Sequence[Column], price: Price, *, per: int = 1
-) -> dict[str, dict[str, str]]:
-    """Make the cells of further columns: title -> row of the summary's table -> cell."""
-    rows = fold(ledger)
-    return {
-        column: {
-            row.name: column_partly_usd(usd or None, unknown, per)
-            for row in rows
-            if row.made
-            for usd, unknown in [_in_column(row.made, price, column)]
-        }
-        for column in columns
-    }
-
-
-def _in_column(calls: Iterable[Call], price: Price, column: Column) -> tuple[Decimal | None, int]:
-    """Return what calls cost in a column, and how many of them are not in that."""
-    pair = under_change(calls, lambda call: price(call, column))
-    usd = Amounts.of(pair.after).usd if pair.after or not pair.obstacles else None
-    return usd, len(pair.obstacles)
-
-
-def extra_notes(
-    ledger: Ledger, columns: Sequence[Column], price: Price, *, per: int = 1
-) -> list[str]:
-    """Say what each column means, what the run comes to in it, and what it leaves out."""
+def _columns(ledger: Ledger, view: View) -> Iterator[Line]:
+    """Say what each further column means, what the run costs in it, and what it leaves out."""
     calls = list(counted_calls(ledger))
-    return [_note(column, *_in_column(calls, price, column), per) for column in columns]
+    per = f" per {view.per:,} runs" if view.per != 1 else ""
+    for name, price in view.columns.items():
+        usd, unknown = _priced(calls, price)
+        total = dollars(None if usd is None else usd * view.per, is_least=bool(unknown))
+        text = f"{name} {total}{per}: {_MEANINGS[name]}"
+        if unknown:
+            text += f"; {format_count(unknown, 'call')} unknown ({_UNKNOWN[name]})"
+        yield from map(Line, wrap(text, view.width))
+    for note in view.notes:
+        yield from map(Line, wrap(note, view.width))
 
 
-def _note(column: Column, usd: Decimal | None, unknown: int, per: int) -> str:
-    least = "at least " if unknown and usd is not None else ""
-    scale = f" per {per:,}" if per != 1 else ""
-    shown = "?" if usd is None else format_usd(usd * per)
-    text = f"{column} {least}{shown}{scale}: {_MEANINGS[column]}"
-    if unknown:
-        calls = "1 call" if unknown == 1 else f"{unknown:,} calls"
-        text += f"; {calls} unknown ({_UNKNOWN[column]})"
-    return text
+def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
+    """Say what became of the budgets over several tests, and of increases."""
+    is_told = not_counted(ledger) is not None
+    for mark in marks_of_run(ledger):
+        verdict = mark.verdict
+        name = {"exceeded": "over", "unverified": "unknown"}.get(verdict.state)
+        name = name or ("near" if verdict.is_near else "")
+        markup = {_COLOURS[name]: True, "bold": True} if name else {"green": True}
+        about = f"{clean(mark.name)}: " if mark.name else ""
+        text = f"{_MARKS.get(name, '✓')} {about}{sentence(verdict)}"
+        yield from (Line(each, markup) for each in wrap(text, width))
+        if verdict.state == "unverified" and not (is_told and is_not_counted(verdict)):
+            for text in filter(None, chain.from_iterable(map(split_reason, verdict.reasons))):
+                yield from map(Line, wrap(text, width, indent=2))
+
+
+def _remarks(ledger: Ledger, view: View) -> Iterator[Line]:
+    states = [mark.verdict.state for mark in marks_of(ledger) if not mark.is_of_run]
+    number = states.count("unverified")
+    unchecked = [f"{format_count(number, 'budget')} could not be checked"] if number else []
+    live = f"{dollars(ledger.totals.live_usd)} spent live"
+    text = " · ".join([*unchecked, live, f"prices of {ledger.price_date}"])
+    yield from map(Line, wrap(text, view.width))
+
+
+def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
+    notes = []
+    number = sum("input-only" in call.caveats for call in counted_calls(ledger))
+    if number:
+        are = "is" if number == 1 else "are"
+        text = "priced without output; pass output_tokens= to llmcost.count(...)"
+        notes.append(f"{format_count(number, 'call')} {are} {text}")
+    for note in filter(None, [*notes, describe_partial(ledger)]):
+        yield from map(Line, wrap(note, view.width))
+    for note in ledger.notes:
+        yield from (
+            Line(text, {"yellow": True}) for text in wrap(clean(note, _LONGEST), view.width)
+        )

@@ -1,100 +1,250 @@
-"""The words of a broken ceiling: the numbers, where it was set, the largest call, what to do."""
+"""Every sentence about budgets and calls, and the form of every number that people read.
+
+Plain text, also for terminals without Unicode. It must not know where the text is shown: Markdown
+escapes it, the terminal adds marks and colours.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from decimal import Decimal
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import ROUND_CEILING, Decimal
 from typing import NamedTuple
 
-from pytest_llmcost.amounts import Kind
+from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, own_verdicts
-from pytest_llmcost.money import format_usd, format_whole_usd
+from pytest_llmcost.ledger.totals import amounts_of
+from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.tables import format_count
+
+UNKNOWN = "?"
+"""What is not known, in every table and file; never zero."""
 
 _NOUNS: dict[Kind, str] = {
     "usd": "cost",
-    "input_tokens": "input tokens",
-    "output_tokens": "output tokens",
-    "calls": "calls",
+    "input_tokens": "input token",
+    "output_tokens": "output token",
+    "calls": "call",
 }
 
+# Numbers
 
-def format_amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None) -> str:
-    """Write a quantity of any kind for a person: `$0.0312`, `8,120`."""
+
+def dollars(usd: Decimal | None, *, is_least: bool = False, against: Decimal | None = None) -> str:
+    """Write an amount within a sentence: `$0.0312`, `at least $0.0312`, `?`.
+
+    Example:
+        >>> dollars(Decimal("0.5"), is_least=True)
+        'at least $0.50'
+    """
+    if usd is None:
+        return UNKNOWN
+    shown = format_usd(usd, against=against)
+    return f"at least {shown}" if is_least else shown
+
+
+def signed(usd: Decimal | None) -> str:
+    """Write a difference with its sign: `+$0.05`, `-$0.05`, `±$0.00`, `?`."""
+    if usd is None:
+        return UNKNOWN
+    sign = "-" if usd < 0 else "+" if usd else "±"
+    return f"{sign}{format_usd(abs(usd))}"
+
+
+def percent(part: Decimal, whole: Decimal) -> str:
+    """Write how much one amount is of another.
+
+    Example:
+        >>> percent(Decimal("0.0013"), Decimal("0.01"))
+        '13 %'
+    """
+    share = EXACT.divide(EXACT.multiply(abs(part), 100), whole)
+    if share >= Decimal("0.95"):
+        return f"{share.quantize(Decimal(1)):,} %"
+    return f"{share.quantize(Decimal('0.1'))} %" if share >= Decimal("0.05") else "under 0.1 %"
+
+
+def growth(before: Decimal | int | None, after: Decimal | int | None) -> str:
+    """Write by how much something grew; `=` if it is exactly equal, nothing if that is unknown.
+
+    Example:
+        >>> growth(1_000, 1_310)
+        '+31 %'
+    """
+    if before is None or after is None or (not before and after):
+        return ""
+    if before == after:
+        return "="
+    change = EXACT.subtract(Decimal(after), Decimal(before))
+    return f"{'+' if change > 0 else '-'}{percent(change, Decimal(before))}"
+
+
+def _amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None) -> str:
     return format_usd(amount, against=against) if kind == "usd" else f"{int(amount):,}"
 
 
-def format_limit(verdict: Verdict) -> str:
-    """Write a ceiling with every digit it has; rounded, amounts might seem on its other side."""
+def limit_of(verdict: Verdict) -> str:
+    """Write a limit with all its digits; a rounded one might seem kept when it is not."""
     if verdict.kind == "usd":
         return format_whole_usd(verdict.limit)
-    return format_amount(verdict.kind, verdict.limit)
+    return format_count(int(verdict.limit), _NOUNS[verdict.kind])
 
 
-def render_headline(verdict: Verdict) -> str:
-    """Say a verdict in one line that begins with the numbers, short enough for 80 columns.
+# Budgets
 
-    Example: `cost $0.0312 > $0.02 max_cost`.
+
+def sentence(verdict: Verdict) -> str:
+    """Say what became of a budget, the amount first, and where it was set.
+
+    Example: `$0.0113 is $0.0013 (13 %) over the $0.01 budget set at tests/test_rag.py:12`.
     """
-    limit = format_limit(verdict)
-    noun = "added cost" if verdict.scope == "increase" else _NOUNS[verdict.kind]
-    if verdict.state == "exceeded":
-        prefix = "" if verdict.actual == verdict.low else "at least "
-        low = format_amount(verdict.kind, verdict.low, against=verdict.limit)
-        return f"{noun} {prefix}{low} > {limit} {verdict.label}"
+    limit, budget = verdict.limit, _budget(verdict)
+    if verdict.state == "unverified":
+        return f"cannot check {budget}: {_what_is_unknown(verdict)}"
     if verdict.state == "within":
-        high = format_amount(verdict.kind, verdict.high or verdict.low, against=verdict.limit)
-        return f"{noun} {high} <= {limit} {verdict.label}"
-    return f"{noun} unverified against {limit} {verdict.label}: {_known(verdict)}"
+        spent = verdict.low if verdict.high is None else verdict.high
+        used = f" ({percent(spent, limit)} used)" if limit else ""
+        return f"{_quantity(verdict, spent)} {_is(verdict, spent)} within {budget}{used}"
+    over = EXACT.subtract(verdict.low, limit)
+    share = f" ({percent(over, limit)})" if limit else ""
+    return (
+        f"{_least(verdict)}{_quantity(verdict, verdict.low)} {_is(verdict, verdict.low)} "
+        f"{_amount(verdict.kind, over)}{share} over {budget}"
+    )
 
 
-def _known(verdict: Verdict) -> str:
+def _least(verdict: Verdict) -> str:
+    return "" if verdict.actual == verdict.low else "at least "
+
+
+def _is(verdict: Verdict, amount: Decimal) -> str:
+    return "is" if verdict.kind == "usd" or amount == 1 else "are"
+
+
+def short_sentence(verdict: Verdict) -> str:
+    """Say what became of a budget in so few words that pytest's short summary has room for it.
+
+    Example: `$0.0113 > $0.01 budget (+13 %)`.
+    """
+    budget = f"{limit_of(verdict)} {_name(verdict)}"
+    if verdict.state == "unverified":
+        if is_not_counted(verdict):
+            return f"not counted yet: {budget}"
+        return f"not checked: {budget}, {_what_is_unknown(verdict)}"
+    more = growth(verdict.limit, verdict.low)
+    low = _amount(verdict.kind, verdict.low, against=verdict.limit)
+    sign = ">" if verdict.state == "exceeded" else "<="
+    return f"{_least(verdict)}{low} {sign} {budget}{f' ({more})' if more else ''}"
+
+
+def _name(verdict: Verdict) -> str:
+    names = {"suite": "suite budget", "increase": "increase limit"}
+    return names.get(
+        verdict.scope, f"budget for {verdict.pattern}" if verdict.pattern else "budget"
+    )
+
+
+def _budget(verdict: Verdict) -> str:
+    """Name a budget with its limit, where it was set, and the user's reason for it."""
+    limit, name = limit_of(verdict), _name(verdict)
+    before, budget, after = name.partition("budget")
+    text = f"the {limit} {name}"
+    if verdict.kind != "usd":
+        text = f"the {before}{budget} of {limit}{after}"
+    if verdict.origin:  # a line of a file, or the option, variable or key
+        at = "at" if ":" in verdict.origin or ".py" in verdict.origin else "by"
+        text += f" set {at} {verdict.origin}"
+    return f"{text} ({verdict.reason})" if verdict.reason else text
+
+
+def _quantity(verdict: Verdict, amount: Decimal) -> str:
+    if verdict.kind == "usd":
+        shown = format_usd(amount, against=verdict.limit)
+        return f"+{shown}" if verdict.scope == "increase" and amount >= 0 else shown
+    return format_count(int(amount), _NOUNS[verdict.kind])
+
+
+def _what_is_unknown(verdict: Verdict) -> str:
+    if is_not_counted(verdict):
+        return "a prompt is not counted yet"
+    if verdict.saw_nothing:
+        return "no test matches it" if verdict.pattern else "no Claude call was seen"
+    kind = verdict.kind
+    what = {"usd": "the cost", "calls": "the number of calls"}.get(kind)
+    what = what or f"the number of {_NOUNS[kind]}s"
+    low = _amount(kind, verdict.low, against=verdict.limit)
     if verdict.high is not None:
-        low = format_amount(verdict.kind, verdict.low, against=verdict.limit)
-        high = format_amount(verdict.kind, verdict.high, against=verdict.limit)
-        return f"between {low} and {high}"
-    if verdict.low:
-        low = format_amount(verdict.kind, verdict.low, against=verdict.limit)
-        return f"at least {low}, the rest unknown"
-    if not verdict.saw_nothing:
-        return "unknown"
-    return "no test matches it" if verdict.pattern else "no call was seen"
+        high = _amount(kind, verdict.high, against=verdict.limit)
+        return f"{what} is between {low} and {high}"
+    return f"{what} is at least {low}, the rest is unknown" if verdict.low else f"{what} is unknown"
+
+
+_COUNT_IT = "count it (free): "
+"""How the sentences of the caveats `stale` and `uncounted` introduce their command."""
+
+
+def is_not_counted(verdict: Verdict) -> bool:
+    """Whether a count, which is free, may be all that a verdict lacks."""
+    return verdict.state == "unverified" and any(_COUNT_IT in each for each in verdict.reasons)
+
+
+_NUMBER = re.compile(r" \([\d,]+ calls\)$")
+
+
+def split_reason(reason: str) -> tuple[str, str]:
+    """Split a reason into what is wrong, and what to do about it where that is known."""
+    number = _NUMBER.search(reason)
+    what, _, remedy = reason[: number.start() if number else None].rpartition("; ")
+    if not what or what.count("(") != what.count(")"):  # a semicolon inside a detail
+        return reason, ""
+    return what + (number.group() if number else ""), remedy
+
+
+# A test's failure
 
 
 def render_failure(verdict: Verdict, calls: Sequence[Call], others: Sequence[Verdict] = ()) -> str:
-    """Say why a ceiling failed a test, in a few lines that need no traceback.
+    """Explain a broken budget of a test in a few lines that need no traceback.
 
-    The others are further ceilings that it broke, a line each.
+    The others are further budgets that the test broke, a line each.
     """
-    lines = [render_headline(verdict), f"ceiling set {_where(verdict)}{_stated_reason(verdict)}"]
-    lines += [f"also {render_headline(each)}, set {_where(each)}" for each in others]
+    facts = [*_causes(verdict, calls), *(("also", sentence(each)) for each in others)]
+    advice = _advice(verdict)
+    return "\n".join([sentence(verdict), *_facts(facts), *(["", advice] if advice else [])])
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> Iterator[str]:
+    if facts:
+        yield ""
+    for label, text in facts:
+        yield f"  {label:<16}  {text}"
+
+
+def _causes(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
+    for parts in sorted({changed_parts(call) for call in calls} - {""}):
+        yield "changed", f"{parts} (since it was recorded)"
     largest = max(calls, key=_weight, default=None)
-    if largest is not None:
-        out_of = f" (of {len(calls)})" if len(calls) > 1 else ""
-        lines.append(f"largest call{out_of}: {render_call(largest)}")
-    lines += _changed_prompts(calls)
-    lines += verdict.reasons
-    lines.append(_advice(verdict))
-    return "\n".join(line for line in lines if line)
+    if largest is not None and verdict.state == "exceeded":
+        label = f"largest of {len(calls)}" if len(calls) > 1 else "the call"
+        yield label, describe_call(largest)
+    for reason in verdict.reasons:
+        what, remedy = split_reason(reason)
+        if remedy.startswith(_COUNT_IT):
+            yield "count it (free)", remedy.removeprefix(_COUNT_IT)
+        else:
+            yield "unknown", what
+            if remedy:
+                yield "to settle it", remedy
 
 
-def _changed_prompts(calls: Sequence[Call]) -> list[str]:
-    """Name what grew: the very thing that a replayed reply hides."""
-    details = {
-        text.detail for call in calls for text in call.caveats if text.name == "changed-prompt"
-    }
-    return [f"changed since the reply was recorded: {each}" for each in sorted(details)]
-
-
-def _where(verdict: Verdict) -> str:
-    """A place in a file, or the option, variable or key that sets it."""
-    return f"{'at' if ':' in verdict.origin or '.py' in verdict.origin else 'by'} {verdict.origin}"
-
-
-def _stated_reason(verdict: Verdict) -> str:
-    return f" ({verdict.reason})" if verdict.reason else ""
+def changed_parts(call: Call) -> str:
+    """Name the parts of a prompt that changed since it was recorded; empty if none did."""
+    details = [each.detail for each in call.caveats if each.name in ("changed-prompt", "stale")]
+    return details[0] if details else ""
 
 
 def _weight(call: Call) -> tuple[Decimal, int]:
@@ -102,76 +252,183 @@ def _weight(call: Call) -> tuple[Decimal, int]:
     return (call.usd_low, usage.prompt_tokens + usage.output_tokens)
 
 
-def render_call(call: Call) -> str:
-    """Describe a call in a line: `claude-opus-4-7, 8,120 in + 412 out = $0.0298`."""
-    usage = call.billed_usage
-    is_known = bool(call.sampling_calls) or call.usd is not None
-    tokens = f"{usage.prompt_tokens:,} in" if is_known else "tokens unknown"
-    if usage.cached_tokens:
-        tokens += f" ({usage.cached_tokens:,} cached)"
-    if usage.output_tokens:
-        tokens += f" + {usage.output_tokens:,} out"
-    if usage.web_search_requests:
-        tokens += f" + {usage.web_search_requests:,} searches"
-    price = "no price" if call.usd is None else format_usd(call.usd)
+def describe_call(call: Call) -> str:
+    """Describe a call in a line: `claude-opus-4-7, 8,120 input + 412 output tokens, $0.0298`."""
+    model, usage = clean(call.model), call.billed_usage
+    if not call.sampling_calls and call.usd is None:
+        is_counted = not call.has_caveat("stale", "uncounted")
+        return f"{model}: {'cost unknown' if is_counted else 'not counted yet'}"
+    tokens = f"{usage.prompt_tokens:,} input"
+    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    cached = {"written to cache": written, "read from cache": usage.cache_read_tokens}
+    told = ", ".join(f"{number:,} {what}" for what, number in cached.items() if number)
+    tokens += f" ({told})" if told else ""
+    tokens += f" + {usage.output_tokens:,} output" if usage.output_tokens else ""
+    searches = usage.web_search_requests
+    tokens += f" tokens + {format_count(searches, 'web search request')}" if searches else " tokens"
+    price = "cost unknown" if call.usd is None else format_usd(call.usd)
     evidence = "" if call.evidence == "billed" else f" ({call.evidence})"
-    return f"{clean(call.model)}, {tokens} = {price}{evidence}"
+    return f"{model}, {tokens}, {price}{evidence}"
+
+
+_SAVINGS: Mapping[Kind, str] = {
+    "output_tokens": "Shorten the reply",
+    "calls": "Make fewer calls",
+}
 
 
 def _advice(verdict: Verdict) -> str:
     if verdict.state == "exceeded":
-        return "Shorten the prompt, or raise the ceiling if the price is right."
-    if not verdict.reasons:
+        save = _SAVINGS.get(verdict.kind, "Shorten the prompt")
+        if verdict.actual is None:
+            return f"{save}, or raise the budget if the price is right."
+        return f"{save}, or accept the price with a new budget: {_new_budget(verdict)}"
+    if verdict.saw_nothing:
         return (
-            "The test made no Claude call that was seen. Hand the payload to llmcost.count(...) or "
-            "the response to llmcost.record(...), or take the ceiling away."
+            "Pass the payload to llmcost.count(...) or the response to llmcost.record(...), or "
+            "remove the marker."
         )
     return ""
 
 
+def _new_budget(verdict: Verdict) -> str:
+    """The smallest round budget that the test keeps, as it is written at the test."""
+    spent = verdict.low if verdict.actual is None else verdict.actual
+    # Two digits: enough to stay close, few enough to read as a budget and not as a measurement.
+    step = Decimal(1).scaleb(max(spent.adjusted() - 1, -9 if verdict.kind == "usd" else 0))
+    limit = EXACT.multiply((spent / step).to_integral_value(ROUND_CEILING), step)
+    if verdict.kind != "usd":
+        return f"@max_cost({verdict.kind}={int(limit):_})"
+    shown = format_whole_usd(limit).replace(",", "")
+    return f'{"llmcost.budget" if verdict.scope == "block" else "@max_cost"}("{shown}")'
+
+
 def render_section(calls: Sequence[Call], verdict: Verdict | None) -> str:
-    """Say what a test cost that failed by itself: each call, and how its ceiling stands."""
-    lines = [render_call(call) for call in calls]
-    if verdict is not None:
-        lines.append(f"{verdict.state}: {render_headline(verdict)} ({verdict.origin})")
-    return "\n".join(lines)
+    """Say what a test cost that failed by itself: each call, and what became of its budget."""
+    lines = [describe_call(call) for call in calls]
+    return "\n".join([*lines, *([sentence(verdict)] if verdict is not None else [])])
+
+
+# A run
+
+
+def is_least(amounts: Amounts) -> bool:
+    """Whether some calls may have cost more than their list price."""
+    return bool(amounts.unpriced) or amounts["usd"].high is None
+
+
+def describe_total(ledger: Ledger) -> str:
+    """Write the list price of a run."""
+    return dollars(ledger.totals.usd, is_least=is_least(amounts_of(ledger)))
+
+
+def describe_partial(ledger: Ledger) -> str:
+    """Say that a run left tests out, and why; empty if it did not."""
+    if not ledger.incomplete:
+        return ""
+    why = ", ".join(ledger.incomplete)
+    return f"partial run ({why}): totals and budgets cover only the tests that ran"
 
 
 class Mark(NamedTuple):
-    """A verdict and what it is about, in our words and in a name that is not ours."""
+    """A verdict, and the test, fixture or file that it is about."""
 
     verdict: Verdict
-    words: str = ""
     name: str = ""
+    """Empty for the budget of a suite or a path, whose sentence names it."""
     path: str = ""
     line: int | None = None
 
+    @property
+    def is_of_run(self) -> bool:
+        """Whether it is about several tests, so that no test fails by it."""
+        return self.verdict.scope in ("suite", "path", "increase")
+
 
 def marks_of(ledger: Ledger) -> Iterator[Mark]:
-    """Yield the ceilings over the run, increases, and those of each test's last attempt.
+    """Yield the budgets over the run, increases, and those of each test's last attempt.
 
-    A breach that is expected, under `xfail`, is none.
+    A broken budget that is expected, under `xfail`, is left out.
     """
     yield from marks_of_run(ledger)
-    for test in _last_attempts(ledger.tests):
+    for test in last_attempts(ledger.tests):
         if test.outcome != "xfailed":
             for verdict in own_verdicts(test):
-                yield Mark(verdict, "", test.nodeid, test.path, test.line)
+                yield Mark(verdict, test.nodeid, test.path, test.line)
 
 
 def marks_of_run(ledger: Ledger) -> Iterator[Mark]:
-    """Yield the ceilings over several tests, and increases: what fails a run by itself."""
-    for verdict in ledger.verdicts:
-        yield Mark(verdict, verdict.scope, verdict.pattern or "")
+    """Yield the budgets over several tests, and increases: what fails a run by itself."""
+    yield from map(Mark, ledger.verdicts)
     comparison = ledger.comparison or Comparison()
-    yield from (Mark(verdict, "increase") for verdict in comparison.verdicts)
+    yield from map(Mark, comparison.verdicts)
     for change in comparison.changes:
         for verdict in change.verdicts:
-            yield Mark(verdict, "increase of", change.name, change.path, change.line)
+            yield Mark(verdict, change.name, change.path, change.line)
 
 
-def _last_attempts(tests: Iterable[TestRow]) -> list[TestRow]:
+def last_attempts(tests: Iterable[TestRow]) -> list[TestRow]:
+    """Return the last attempt of each test, which decides whether it passed."""
     last: dict[str, TestRow] = {}
     for test in sorted(tests, key=lambda each: each.attempt):
         last[test.nodeid] = test
     return [last[nodeid] for nodeid in sorted(last)]
+
+
+class NotCounted(NamedTuple):
+    """Tests that fail for one cause: their prompts are not counted."""
+
+    tests: tuple[TestRow, ...]
+    parts: tuple[tuple[str, int], ...]
+    """Each changed part with the number of tests in which it changed, the most frequent first."""
+
+    @property
+    def nodeids(self) -> frozenset[str]:
+        """The tests' ids."""
+        return frozenset(test.nodeid for test in self.tests)
+
+    def lines(self) -> tuple[str, str, str]:
+        """Say how many tests, what changed in them, and the command that counts them all."""
+        number = len(self.tests)
+        why = "their prompts changed and are not counted yet"
+        if not self.parts:
+            why = "their prompts are not counted yet"
+        shown = self.parts[:_MOST_PARTS]
+        all_or = [f"{part} in {'all ' if each == number else ''}{each:,}" for part, each in shown]
+        more = len(self.parts) - len(shown)
+        changed = ", ".join([*all_or, *([f"{more:,} more parts"] if more else [])])
+        return (
+            f"{format_count(number, 'test')} cannot be checked: {why}.",
+            f"changed: {changed}" if changed else "",
+            f"count them all (free): {self.command}",
+        )
+
+    @property
+    def command(self) -> str:
+        """The command that counts the prompts of these tests and few others."""
+        files = sorted({test.nodeid.partition("::")[0] for test in self.tests})
+        first, *rest = shlex.split(COUNT_COMMAND)
+        return shlex.join([first, *(files if len(files) <= _MOST_FILES else []), *rest])
+
+
+_MOST_PARTS = 6
+_MOST_FILES = 3
+"""With more of them, a command that counts the whole suite is the better one to read."""
+
+
+def not_counted(ledger: Ledger) -> NotCounted | None:
+    """Find the tests that share this cause; None if they are not several."""
+    tests, parts = [], dict[str, int]()
+    for test in last_attempts(ledger.tests):
+        lacking = [call for call in test.calls if call.has_caveat("stale", "uncounted")]
+        states = {each.state for each in own_verdicts(test)}
+        if not states and test.outcome == "failed":  # by the missing count itself
+            states = {"unverified"}
+        if not lacking or "unverified" not in states or test.outcome == "xfailed":
+            continue
+        tests.append(test)
+        for part in {part for call in lacking for part in changed_parts(call).split(", ") if part}:
+            parts[part] = parts.get(part, 0) + 1
+    if len(tests) < 2:
+        return None
+    return NotCounted(tuple(tests), tuple(sorted(parts.items(), key=lambda each: (-each[1], each))))

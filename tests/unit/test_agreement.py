@@ -24,8 +24,9 @@ from pytest_llmcost.ledger.shards import merge_ledgers
 from pytest_llmcost.reports.github import render_annotations
 from pytest_llmcost.reports.junit import suite_properties
 from pytest_llmcost.reports.markdown import render_markdown
-from pytest_llmcost.reports.terminal import View, fold, render_short, render_summary
-from pytest_llmcost.reports.wording import render_headline
+from pytest_llmcost.reports.rows import rows_of
+from pytest_llmcost.reports.terminal import View, render_short, render_summary
+from pytest_llmcost.reports.wording import sentence
 
 STEP = Decimal("0.000000001")
 """A thousandth of a micro-dollar."""
@@ -48,8 +49,9 @@ def run(spent: Decimal, limit: Decimal, parts: int) -> Ledger:
     return replace(report, tests=tuple(replace(row, verdict=verdict) for row in report.tests))
 
 
-def as_shown(line: str) -> tuple[Decimal, Decimal]:
-    spent, limit = AMOUNT.findall(line)[:2]
+def as_shown(text: str, origin: str) -> tuple[Decimal, Decimal]:
+    """The first amount and the last one before the place where the budget was set."""
+    spent, *_, limit = AMOUNT.findall(text.partition(origin)[0])
     return Decimal(spent.replace(",", "")), Decimal(limit.replace(",", ""))
 
 
@@ -66,19 +68,21 @@ def test_every_report_says_what_the_ledger_says(case: tuple[Decimal, int, int]) 
     assert report.tests[0].verdict.state == state
 
     for verdict in report.verdicts:
-        shown, shown_limit = as_shown(render_headline(verdict))
+        text = sentence(verdict)
+        shown, shown_limit = as_shown(text, verdict.origin)
         assert shown_limit == limit
+        assert (" over the " in text) == is_over
         assert (shown > shown_limit) == is_over
         assert (shown == shown_limit) == (report.totals.usd == limit)
 
     comment = render_markdown(report)
-    assert (f"3 ceilings {state}" in comment) == is_over
-    assert ("within 3 ceilings" in comment) != is_over
+    assert ("3 budgets exceeded" in comment) == is_over
+    assert ("within all 3 budgets" in comment) != is_over
     assert bool(render_annotations(report)) == is_over
     assert dict(suite_properties(report))["llmcost_verdict"] == state
-    assert any(line.startswith(f"suite {state}") for line in render_short(report))
-    summary = [line.text for line in render_summary(report, View())]
-    assert any(f"suite {state}" in line for line in summary)
+    assert (", 3 over" in render_short(report)) == is_over
+    summary = " ".join(line.text.strip() for line in render_summary(report, View()))
+    assert summary.count("✗ ") == (3 if is_over else 0)
 
 
 @given(SPENT)
@@ -109,9 +113,9 @@ def test_the_command_fails_exactly_when_the_file_says_exceeded(
 def test_an_unknown_call_is_never_shown_as_within(limit: str) -> None:
     report = make_report({a_test("t.py::test"): [make_call(None)]}, budgets=[suite_budget(limit)])
     assert report.verdicts[0].state == "unverified"
-    assert "unverified" in render_markdown(report)
-    assert "unverified" in render_annotations(report)[0]
-    assert any("suite unverified" in line for line in render_short(report))
+    assert "could not be checked" in render_markdown(report)
+    assert "could not be checked" in render_annotations(report)[0]
+    assert "1 not checked" in render_short(report)
 
 
 def test_the_table_counts_a_shared_fixture_as_the_total_does() -> None:
@@ -120,6 +124,6 @@ def test_the_table_counts_a_shared_fixture_as_the_total_does() -> None:
         a_fixture(worker="gw1"): [make_call("3")],
     }
     report = make_report(spent)
-    (row,) = fold(report)
-    assert row.usd == report.totals.usd == 3
-    assert row.name == "fixture client (session, dearest of 2)"
+    (row,) = rows_of(report)
+    assert row.spent.usd == report.totals.usd == 3
+    assert row.name == "client (session fixture, most expensive of 2)"

@@ -34,8 +34,9 @@ def test_shards_are_added_up_into_one_file(
     assert main(["merge", *shards, "-o", str(path)]) == 0
     assert read_ledger(path).totals.usd == Decimal("1.5")
     assert capsys.readouterr().out == (
-        f"merged 3 ledgers into {path}: 3 test attempts, 3 calls, $1.50, live spend $0.00\n"
-        "suite within: cost $1.50 <= $2.00 max_suite (--llmcost-max-suite)\n"
+        f"merged 3 ledgers into {path}: 3 test attempts, 3 calls, $1.50 at list price, "
+        "$0.00 spent live\n"
+        "$1.50 is within the $2.00 suite budget set by --llmcost-max-suite (75 % used)\n"
     )
 
 
@@ -67,7 +68,7 @@ def test_a_suite_that_cannot_be_verified_fails(
     assert main(["merge", *paths, "-o", str(tmp_path / "all.json"), "--max-suite", "9"]) == 1
     out = capsys.readouterr().out
     assert "at least $0.50" in out
-    assert "suite unverified: " in out
+    assert "cannot check the $9.00 suite budget set by --max-suite" in out
 
 
 @pytest.mark.parametrize(("setting", "status"), [("fail", 1), ("warn", 0)])
@@ -95,7 +96,7 @@ def test_a_suite_of_which_nothing_is_known_has_no_price(
 ) -> None:
     write_ledger(shard(0, None), tmp_path / "0.json")
     assert main(["merge", str(tmp_path / "0.json"), "-o", str(tmp_path / "all.json")]) == 0
-    assert ": 1 test attempt, 1 call, ?, live spend $0.00" in capsys.readouterr().out
+    assert ": 1 test attempt, 1 call, ? at list price, $0.00 spent live" in capsys.readouterr().out
 
 
 def test_one_attempt_in_two_shards_is_an_error_that_names_both(
@@ -112,9 +113,9 @@ def test_an_incomplete_suite_says_so_unless_the_shards_are_the_whole(
     write_ledger(report, tmp_path / "part.json")
     path = str(tmp_path / "all.json")
     main(["merge", str(tmp_path / "part.json"), "-o", path])
-    assert "incomplete: deselected" in capsys.readouterr().out
+    assert "partial run (deselected)" in capsys.readouterr().out
     main(["merge", str(tmp_path / "part.json"), "-o", path, "--whole"])
-    assert "incomplete: " not in capsys.readouterr().out
+    assert "partial run" not in capsys.readouterr().out
 
 
 def test_a_file_of_an_unknown_form_exits_with_2_before_anything_is_written(
@@ -140,7 +141,7 @@ def test_a_comment_may_be_written_beside_the_ledger(
     ledger, comment = tmp_path / "all.json", tmp_path / "cost.md"
     assert main(["merge", *shards, "-o", str(ledger), "-o", str(comment)]) == 0
     assert read_ledger(ledger).totals.usd == Decimal("1.5")
-    assert "What the prompts cost: within 1 ceiling" in comment.read_text(encoding="utf-8")
+    assert "The prompts cost $1.50 · within its 1 budget" in comment.read_text(encoding="utf-8")
     assert f"into {ledger}, {comment}:" in capsys.readouterr().out
 
 
@@ -156,7 +157,7 @@ def test_a_suite_that_has_lost_calls_is_not_whole(
     merge = ["merge", str(tmp_path / "part.json"), "-o", str(tmp_path / "all.json")]
     assert main(merge) == 0
     assert main([*merge, "--whole"]) == 1
-    assert "incomplete: worker-crashed" in capsys.readouterr().out
+    assert "partial run (worker-crashed)" in capsys.readouterr().out
     assert main([*merge, "--max-suite=9"]) == 1
 
 
@@ -191,7 +192,7 @@ def test_a_test_that_failed_its_budget_in_a_shard_fails_the_merge(
     write_ledger(report, tmp_path / "part.json")
     args = ["merge", str(tmp_path / "part.json"), "-o", str(tmp_path / "all.json"), "--whole"]
     assert main(args) == status
-    assert ("t.py::a " in capsys.readouterr().out) is bool(status)
+    assert ("t.py::a: " in capsys.readouterr().out) is bool(status)
 
 
 def test_a_rerun_that_kept_its_budget_makes_up_for_the_attempt_before(tmp_path: Path) -> None:

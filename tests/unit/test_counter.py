@@ -112,7 +112,7 @@ def test_a_miss_says_what_changed_and_how_to_record_it(desk: Desk) -> None:
     text = str(caught.value)
     assert "system, tools.web_search (new)" in text
     command = (
-        "pytest 'tests/test_triage.py::test_refund[big one]' --llmcost-record-mode=new_episodes"
+        "pytest 'tests/test_triage.py::test_refund[big one]' --llmcost-record-mode=rewrite"
     )
     assert text.endswith(command)
     assert caught.value.changed == ("system", "tools.web_search (new)")
@@ -125,7 +125,7 @@ def test_a_miss_without_a_recording_says_so(desk: Desk) -> None:
     with pytest.raises(CountMissingError, match="holds no counts yet") as caught:
         desk.count(mode="none", asker=asker)
     assert caught.value.command == (
-        "pytest tests/test_a.py --llmcost-model m --llmcost-record-mode=new_episodes"
+        "pytest tests/test_a.py --llmcost-model m --llmcost-record-mode=rewrite"
     )
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
+from golden_files import assert_golden
 from hostile_report import judge
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,11 +12,55 @@ from sample_reports import make_call
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.wording import (
-    render_call,
+    describe_call,
+    growth,
+    percent,
     render_failure,
-    render_headline,
     render_section,
+    sentence,
+    short_sentence,
+    signed,
 )
+
+STALE = make_call(
+    None,
+    evidence="stale",
+    sampling_calls=(),
+    caveats=sorted_caveats(["stale: system, tools.search_orders"]),
+)
+
+
+def failures() -> str:
+    """Each state of a budget as a test's failure shows it."""
+    small = make_call("0.0014")
+    large = make_call("0.0298", usage=Usage(input_tokens=8_120, output_tokens=412))
+    again = make_call(
+        "0.3", evidence="recounted", caveats=sorted_caveats(["changed-prompt: system, tools.find"])
+    )
+    cut = make_call(
+        "0.01", usd_high=None, caveats=sorted_caveats(["truncated-stream: no message_stop"])
+    )
+    where = {"origin": "tests/test_rag.py:12"}
+    cases = (
+        ("over", [small, large], judge("0.02", small, large, reason="triage is cheap", **where)),
+        ("a changed prompt", [again], judge("0.1", again, **where)),
+        ("not counted yet", [STALE], judge("0.05", STALE, **where)),
+        ("at least over", [large, STALE], judge("0.02", large, STALE, **where)),
+        ("could not be checked", [cut], judge("0.02", cut, **where)),
+        ("no call", [], judge("0.05", **where)),
+        ("tokens", [large], judge("5000", large, kind="input_tokens", **where)),
+        ("calls", [small, large], judge("1", small, large, kind="calls", **where)),
+        ("a block", [large], judge("0.01", large, scope="block", label="budget", **where)),
+        ("an option", [large], judge("0.01", large, label="max_test", origin="--llmcost-max-test")),
+    )
+    parts = [f"{name}\n---\n{render_failure(verdict, calls)}\n" for name, calls, verdict in cases]
+    others = [judge("1", small, large, kind="calls", **where)]
+    parts.append(f"and more\n---\n{render_failure(cases[0][2], [small, large], others)}\n")
+    return "\n".join(parts)
+
+
+def test_failures_look_like_this() -> None:
+    assert_golden("failures.txt", failures())
 
 
 def test_a_breach_says_the_numbers_the_place_the_largest_call_and_what_to_do() -> None:
@@ -23,46 +68,89 @@ def test_a_breach_says_the_numbers_the_place_the_largest_call_and_what_to_do() -
     large = make_call("0.0298", usage=Usage(input_tokens=8_120, output_tokens=412))
     verdict = judge("0.02", small, large, origin="tests/t.py:12", reason="triage is cheap")
     assert render_failure(verdict, [small, large]).splitlines() == [
-        "cost $0.0312 > $0.02 max_cost",
-        "ceiling set at tests/t.py:12 (triage is cheap)",
-        "largest call (of 2): claude-opus-4-7, 8,120 in + 412 out = $0.0298",
-        "Shorten the prompt, or raise the ceiling if the price is right.",
+        "$0.0312 is $0.0112 (56 %) over the $0.02 budget set at tests/t.py:12 (triage is cheap)",
+        "",
+        "  largest of 2      claude-opus-4-7, 8,120 input + 412 output tokens, $0.0298",
+        "",
+        'Shorten the prompt, or accept the price with a new budget: @max_cost("$0.032")',
     ]
 
 
-def test_the_headline_fits_a_short_summary() -> None:
-    assert len(render_headline(judge("0.02", make_call("0.0312")))) < 40
-
-
 @pytest.mark.parametrize(
-    ("kind", "limit", "headline"),
+    ("kind", "limit", "said", "short"),
     [
-        ("calls", "1", "calls 2 > 1 max_cost"),
-        ("input_tokens", "8000", "input tokens 16,240 > 8,000 max_cost"),
-        ("output_tokens", "500", "output tokens 824 > 500 max_cost"),
+        ("usd", "0.01", "$0.02 is $0.01 (100 %) over the $0.01 budget", "$0.02 > $0.01 budget"),
+        ("calls", "1", "2 calls are 1 (100 %) over the budget of 1 call", "2 > 1 call budget"),
+        (
+            "input_tokens",
+            "8000",
+            "16,240 input tokens are 8,240 (103 %) over the budget of 8,000 input tokens",
+            "16,240 > 8,000 input tokens budget",
+        ),
+        (
+            "output_tokens",
+            "500",
+            "824 output tokens are 324 (65 %) over the budget of 500 output tokens",
+            "824 > 500 output tokens budget",
+        ),
     ],
 )
-def test_quantities_have_their_own_words(kind: str, limit: str, headline: str) -> None:
+def test_quantities_have_their_own_words(kind: str, limit: str, said: str, short: str) -> None:
     call = make_call("0.01", usage=Usage(input_tokens=8_120, output_tokens=412))
-    assert render_headline(judge(limit, call, call, kind=kind)) == headline
+    verdict = judge(limit, call, call, kind=kind, origin="")
+    assert sentence(verdict) == said
+    assert short_sentence(verdict).rpartition(" (+")[0] == short
+
+
+class TestShortSentence:
+    def test_begins_with_what_matters_and_fits_the_short_summary(self) -> None:
+        short = short_sentence(judge("0.01", make_call("0.0113")))
+        assert short == "$0.0113 > $0.01 budget (+13 %)"
+
+    def test_of_a_prompt_that_is_not_counted(self) -> None:
+        assert short_sentence(judge("0.05", STALE)) == "not counted yet: $0.05 budget"
+
+    def test_of_a_budget_that_cannot_be_checked(self) -> None:
+        call = make_call("0.01", usd_high=None, caveats=sorted_caveats(["truncated-stream"]))
+        assert short_sentence(judge("0.02", call)) == (
+            "not checked: $0.02 budget, the cost is at least $0.01, the rest is unknown"
+        )
+        assert short_sentence(judge("0.02")) == "not checked: $0.02 budget, no Claude call was seen"
+
+    def test_of_a_suite_and_a_path(self) -> None:
+        call = make_call("0.2")
+        assert short_sentence(judge("0.15", call, scope="suite")).startswith("$0.20 > $0.15 suite")
+        path = judge("0.15", call, scope="path", pattern="tests/**")
+        assert short_sentence(path) == "$0.20 > $0.15 budget for tests/** (+33 %)"
 
 
 def test_what_is_only_known_in_part_says_so() -> None:
-    stale = make_call(None, evidence="stale", caveats=sorted_caveats(("stale: system",)))
-    over = judge("0.02", make_call("0.03"), stale)
-    assert render_headline(over) == "cost at least $0.03 > $0.02 max_cost"
-    unsure = judge("0.05", make_call("0.03"), stale)
-    assert render_headline(unsure) == (
-        "cost unverified against $0.05 max_cost: at least $0.03, the rest unknown"
+    over = judge("0.02", make_call("0.03"), STALE, origin="")
+    assert sentence(over) == "at least $0.03 is $0.01 (50 %) over the $0.02 budget"
+    unsure = judge("0.05", make_call("0.03"), make_call(None), origin="")
+    assert sentence(unsure) == (
+        "cannot check the $0.05 budget: the cost is at least $0.03, the rest is unknown"
     )
-    text = render_failure(unsure, [stale])
-    assert "the prompt changed since its reply was recorded (system)" in text
-    assert "--llmcost-record-mode=new_episodes" in text
+
+
+def test_a_prompt_that_is_not_counted_says_what_changed_and_how_to_count_it() -> None:
+    text = render_failure(judge("0.05", STALE, origin="t.py:3"), [STALE])
+    assert text.splitlines() == [
+        "cannot check the $0.05 budget set at t.py:3: a prompt is not counted yet",
+        "",
+        "  changed           system, tools.search_orders (since it was recorded)",
+        "  count it (free)   pytest --llmcost-record-mode=rewrite",
+    ]
+
+
+def test_two_prompts_that_are_not_counted_have_a_command_that_can_be_pasted() -> None:
+    text = render_failure(judge("0.05", STALE, STALE), [STALE, STALE])
+    assert text.endswith("count it (free)   pytest --llmcost-record-mode=rewrite")
 
 
 def test_a_test_that_made_no_call_is_told_how_to_make_one_seen() -> None:
     text = render_failure(judge("0.05"), [])
-    assert "no call was seen" in text
+    assert "no Claude call was seen" in text
     assert "llmcost.count(...)" in text
 
 
@@ -71,28 +159,93 @@ def test_what_changed_since_the_reply_was_recorded_is_named() -> None:
         "0.3", evidence="recounted", caveats=sorted_caveats(("changed-prompt: system, tools.find",))
     )
     text = render_failure(judge("0.1", call), [call])
-    assert "changed since the reply was recorded: system, tools.find" in text.splitlines()
+    assert "  changed           system, tools.find (since it was recorded)" in text.splitlines()
 
 
 def test_a_call_is_described_with_all_that_one_pays_for() -> None:
-    usage = Usage(input_tokens=10, cache_read_tokens=90, output_tokens=5, web_search_requests=2)
-    assert render_call(make_call("0.0201", usage=usage, evidence="counted")) == (
-        "claude-opus-4-7, 100 in (90 cached) + 5 out + 2 searches = $0.0201 (counted)"
+    usage = Usage(
+        input_tokens=10,
+        cache_read_tokens=70,
+        cache_write_1h_tokens=20,
+        output_tokens=5,
+        web_search_requests=2,
     )
-    assert render_call(make_call(None)).endswith("= no price")
+    assert describe_call(make_call("0.0201", usage=usage, evidence="counted")) == (
+        "claude-opus-4-7, 100 input (20 written to cache, 70 read from cache) + 5 output tokens + "
+        "2 web search requests, $0.0201 (counted)"
+    )
+    assert describe_call(make_call(None)).endswith(", cost unknown")
+    assert describe_call(STALE) == "claude-opus-4-7: not counted yet"
+    assert describe_call(make_call(None, sampling_calls=())) == "claude-opus-4-7: cost unknown"
 
 
-def test_a_test_that_fails_by_itself_gets_its_calls_and_its_ceiling() -> None:
+def test_a_test_that_fails_by_itself_gets_its_calls_and_its_budget() -> None:
     call = make_call("0.0298")
-    assert render_section([call], None) == render_call(call)
+    assert render_section([call], None) == describe_call(call)
     section = render_section([call], judge("0.02", call, origin="tests/t.py:12"))
-    assert section.endswith("exceeded: cost $0.0298 > $0.02 max_cost (tests/t.py:12)")
+    assert section.endswith("$0.0298 is $0.0098 (49 %) over the $0.02 budget set at tests/t.py:12")
+
+
+@pytest.mark.parametrize(
+    ("spent", "kind", "advised"),
+    [
+        ("0.0113", "usd", '@max_cost("$0.012")'),
+        ("0.0000001", "usd", '@max_cost("$0.0000001")'),
+        ("12", "usd", '@max_cost("$12.00")'),
+        ("5620", "input_tokens", "@max_cost(input_tokens=5_700)"),
+        ("3", "calls", "@max_cost(calls=3)"),
+    ],
+)
+def test_the_new_budget_is_round_and_kept(spent: str, kind: str, advised: str) -> None:
+    calls = [make_call(spent if kind == "usd" else "1", usage=Usage(input_tokens=5620))]
+    calls *= 3 if kind == "calls" else 1
+    text = render_failure(judge("0", *calls, kind=kind), calls)
+    assert text.endswith(f"new budget: {advised}")
 
 
 @given(amount=st.integers(1, 10**12), limit=st.integers(0, 10**12))
-def test_a_headline_never_shows_two_equal_amounts_for_a_breach(amount: int, limit: int) -> None:
-    spent, ceiling = Decimal(amount).scaleb(-12), Decimal(limit).scaleb(-12)
-    verdict = judge(str(ceiling), make_call(str(spent)))
-    shown, sign, against = render_headline(verdict).split()[1:4]
+def test_a_sentence_never_shows_two_equal_amounts_for_a_breach(amount: int, limit: int) -> None:
+    spent, most = Decimal(amount).scaleb(-12), Decimal(limit).scaleb(-12)
+    verdict = judge(str(most), make_call(str(spent)), origin="")
+    shown, sign, against = short_sentence(verdict).split()[:3]
     left, right = (Decimal(each.strip("$").replace(",", "")) for each in (shown, against))
     assert (left > right) is (sign == ">") is (verdict.state == "exceeded")
+    assert sentence(verdict).startswith(shown)
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(
+        ("now", "then", "shown"),
+        [
+            (100, 131, "+31 %"),
+            (100, 50, "-50 %"),
+            (100, 100, "="),
+            (1_000, 1_004, "+0.4 %"),
+            (100_000, 100_001, "+under 0.1 %"),
+            (100_000, 99_999, "-under 0.1 %"),
+            (1, 21, "+2,000 %"),
+            (0, 5, ""),
+            (0, 0, "="),
+            (None, 5, ""),
+            (5, None, ""),
+        ],
+    )
+    def test_growth(self, now: int | None, then: int | None, shown: str) -> None:
+        assert growth(now, then) == shown
+
+    @given(st.integers(1, 10**9), st.integers(0, 10**9))
+    def test_growth_shows_its_sign_and_equal_only_when_it_is(self, now: int, then: int) -> None:
+        shown = growth(now, then)
+        assert (shown == "=") is (now == then)
+        assert shown.startswith("+") is (then > now)
+        assert shown.startswith("-") is (then < now)
+
+    @pytest.mark.parametrize(
+        ("usd", "shown"),
+        [(None, "?"), ("0", "±$0.00"), ("-0.00001", "-$0.00001"), ("2", "+$2.00")],
+    )
+    def test_differences_have_a_sign(self, usd: str | None, shown: str) -> None:
+        assert signed(None if usd is None else Decimal(usd)) == shown
+
+    def test_percentages_never_show_zero(self) -> None:
+        assert percent(Decimal("0.00001"), Decimal(1)) == "under 0.1 %"

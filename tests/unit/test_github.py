@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from sample_reports import a_test, make_call, make_report, suite_budget
 
 from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.reports.github import MOST_ANNOTATIONS, render_annotations, render_job_summary
 
 
@@ -29,16 +30,18 @@ def test_annotations_look_like_this() -> None:
 
 
 class TestAnnotations:
-    def test_are_at_most_ten_the_run_first_then_the_dearest(self) -> None:
+    def test_are_at_most_ten_the_run_first_then_the_most_expensive(self) -> None:
         lines = render_annotations(many([str(Decimal(n) / 100) for n in range(1, 20)]))
         assert len(lines) == MOST_ANNOTATIONS
-        assert lines[0].startswith("::error title=LLM cost exceeded::suite: cost $1.90 > ")
-        assert "test_18: cost $0.19" in lines[1]
-        assert "test_10: cost $0.11" in lines[9]
+        assert lines[0].startswith("::error title=LLM cost over budget::$1.90 is $1.89 ")
+        assert "test_18: $0.19 is" in lines[1]
+        assert "test_10: $0.11 is" in lines[9]
 
     def test_stand_on_the_tests_line(self) -> None:
         line = render_annotations(many(["0.02"]))[1]
-        assert line.startswith("::error file=t.py,line=7,title=LLM cost exceeded::t.py::test_00: ")
+        assert line.startswith(
+            "::error file=t.py,line=7,title=LLM cost over budget::t.py::test_00: "
+        )
 
     @pytest.mark.parametrize(
         ("root", "path"),
@@ -77,13 +80,24 @@ class TestAnnotations:
             assert command.split(" ", 1)[0] in ("error", "warning")
             assert "\n" not in message
 
+    def test_of_one_cause_are_one_on_the_first_test(self) -> None:
+        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
+        report = make_report({a_test(f"t.py::test_{each}"): [stale] for each in range(12)})
+        rows = [replace(row, outcome="failed", verdict=judge("1", stale)) for row in report.tests]
+        (line,) = render_annotations(replace(report, tests=tuple(rows)))
+        assert line.startswith(
+            "::error file=t.py,line=7,title=LLM cost could not be checked::12 tests cannot be "
+            "checked: their prompts changed and are not counted yet.%0Achanged: system in all 12"
+        )
+        assert line.endswith("pytest t.py --llmcost-record-mode=rewrite")
+
     def test_escape_what_would_end_a_property(self) -> None:
         odd = a_test("a,b:c%.py::test", line=3)
         report = make_report({odd: [make_call("1")]})
         row = replace(report.tests[0], verdict=judge("0.1", *report.tests[0].calls))
         (line,) = render_annotations(replace(report, tests=(row,)))
         assert line.startswith("::error file=a%2Cb%3Ac%25.py,line=3,")
-        assert "a,b:c%25.py::test: cost" in line
+        assert "a,b:c%25.py::test: $1.00 is" in line
 
     def test_show_the_hostile_name_without_its_control_characters(self) -> None:
         lines = [line for line in render_annotations(hostile_report()) if "octocat" in line]
@@ -94,7 +108,7 @@ class TestAnnotations:
 
 class TestJobSummary:
     def test_is_the_comment_with_more_room(self) -> None:
-        assert "What the prompts cost" in render_job_summary(hostile_report())
+        assert "### ❌ Merging adds" in render_job_summary(hostile_report())
 
     def test_leaves_room_for_what_is_there_already(self) -> None:
         report = many(["0.01"] * 9000)

@@ -29,7 +29,17 @@ def test_a_test_says_what_has_no_price() -> None:
     (row,) = make_report({a_test("t"): [make_call("1"), make_call(None)]}).tests
     properties = dict(test_properties(row))
     assert properties["llmcost_unpriced_calls"] == "1"
+    assert properties["llmcost_usd"] == "1"
     assert "llmcost_verdict" not in properties
+
+
+def test_what_is_unknown_is_a_question_mark() -> None:
+    report = make_report({a_test("t"): [make_call(None, sampling_calls=())]})
+    properties = dict(test_properties(report.tests[0]))
+    for name in ("usd", "input_tokens", "output_tokens"):
+        assert properties[f"llmcost_{name}"] == "?"
+    assert properties["llmcost_calls"] == "1"
+    assert dict(suite_properties(report))["llmcost_usd"] == "?"
 
 
 def test_the_suite_states_its_totals_and_its_verdict() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import re
 from decimal import Decimal
 
 import pytest
@@ -7,14 +9,19 @@ from golden_files import assert_golden
 from hostile_report import HOSTILE, hostile_report, judge
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_reports import a_test, make_call
+from msgspec.structs import replace
+from sample_reports import a_test, make_call, make_report, suite_budget
+from sample_run import sample_run
 
 from pytest_llmcost.call import Call
+from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.ledger.builder import LedgerBuilder
 from pytest_llmcost.ledger.ledger import CardId, Ledger, TestRow
 from pytest_llmcost.ledger.totals import closed
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reports.terminal import View, fold, render_short, render_summary
+from pytest_llmcost.reports.rows import rows_of
+from pytest_llmcost.reports.terminal import View, render_short, render_summary
 
 
 def report_of(*tests: TestRow) -> Ledger:
@@ -26,114 +33,285 @@ def row(nodeid: str, *calls: Call, limit: str | None = None, attempt: int = 1) -
     return TestRow(nodeid=nodeid, calls=calls, verdict=verdict, attempt=attempt)
 
 
+def lines_of(report: Ledger, view: View | None = None) -> list[str]:
+    return [line.text for line in render_summary(report, view or View())]
+
+
 def text_of(report: Ledger, view: View | None = None) -> str:
-    return "\n".join(line.text for line in render_summary(report, view or View())) + "\n"
+    return "\n".join(lines_of(report, view)) + "\n"
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_whole_summary(width: int) -> None:
-    text = text_of(hostile_report(), View(width=width))
-    assert_golden(f"summary-{width}.txt", text)
+def line_with(text: str, report: Ledger, view: View | None = None) -> str:
+    return next(line for line in lines_of(report, view) if text in line)
 
 
-def test_no_line_of_the_table_is_wider_than_the_terminal_and_nothing_hostile_is_printed() -> None:
-    for width in (80, 100, 200):
-        lines = render_summary(hostile_report(), View(width=width))
-        table = [line.text for line in lines if line.text.endswith(("█", "░", "unverified"))]
-        assert table
-        assert max(map(len, table)) <= width
-    assert not any(ord(character) < 32 for line in lines for character in line.text)
+@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("name", ["run", "hostile"])
+def test_the_whole_summary(name: str, width: int) -> None:
+    ledger = sample_run() if name == "run" else hostile_report()
+    assert_golden(f"summary-{name}-{width}.txt", text_of(ledger, View(width=width)))
+
+
+def test_the_summary_of_a_terminal_without_unicode() -> None:
+    text = text_of(sample_run(), View(unicode=False))
+    assert text.isascii()
+    assert_golden("summary-run-ascii.txt", text)
+
+
+class TestWidths:
+    COLUMNS: tuple[Column, ...] = ("worst", "cold", "warm")
+
+    @pytest.mark.parametrize("width", range(60, 201, 10))
+    def test_no_line_wraps_and_columns_line_up_with_any_options(self, width: int) -> None:
+        for number, per, rows in itertools.product(range(4), (1, 1000), (0, 3)):
+            prices = dict.fromkeys(self.COLUMNS[:number], lambda call: call)
+            view = View(width=width, per=per, rows=rows, columns=prices)
+            lines = lines_of(sample_run(), view)
+            commands = [line for line in lines if line.lstrip().startswith("pytest ")]
+            names = [line for line in lines if len(line.split()) < 3 and "::" not in line]
+            assert max(len(line) for line in lines if line not in [*commands, *names]) <= width
+            head = next(line for line in lines if " cost" in line)
+            costs = [
+                found.end()
+                for line in lines[: lines.index("")]
+                if (found := re.search(r"\$[\d,]+\.\d{4}(?!\S)", line)) and line[0] != "…"
+            ]
+            assert set(costs) == {re.search(r" cost\S*", head).end()}  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize("width", [60, 80, 140, 200])
+    def test_names_are_whole(self, width: int) -> None:
+        long = "tests/t.py::TestAll::test_" + "x" * 120
+        assert "TestAll::test_" + "x" * 120 in text_of(report_of(row(long, make_call("1"))))
+
+    @pytest.mark.parametrize("width", [60, 80, 140])
+    def test_further_columns_and_bills_keep_the_budget(self, width: int) -> None:
+        prices = dict.fromkeys(self.COLUMNS, lambda call: call)
+        report = report_of(row("t.py::test_a", make_call("0.5"), limit="1"))
+        text = text_of(report, View(width=width, per=1000, columns=prices))
+        assert re.search(r"cost/1,000 +worst +cold +warm +budget", text)
+        assert re.search(r"(\$500\.0000 +){4}\$1\.00", text)
+
+
+def test_nothing_hostile_is_printed() -> None:
+    lines = lines_of(hostile_report())
+    assert not any(ord(character) < 32 for line in lines for character in line)
 
 
 def test_nothing_is_printed_when_nothing_was_counted() -> None:
     assert render_summary(Ledger(), View()) == []
-    assert render_short(Ledger()) == []
+    assert render_short(Ledger()) == ""
 
 
-def test_cases_of_a_parametrised_test_are_one_row_and_so_are_reruns() -> None:
-    rows = fold(
-        report_of(
-            row("t.py::test_a[1]", make_call("0.1")),
-            row("t.py::test_a[2]", make_call("0.2")),
-            row("t.py::test_b", make_call("0.01"), attempt=1),
-            row("t.py::test_b", make_call("0.01"), attempt=2),
-            row("t.py::test_c[only]", make_call("0.001")),
+class TestRows:
+    def test_cases_are_one_row_that_shows_the_most_expensive_and_so_are_attempts(self) -> None:
+        rows = rows_of(
+            report_of(
+                row("t.py::test_a[1]", make_call("0.1")),
+                row("t.py::test_a[2]", make_call("0.2")),
+                row("t.py::test_b", make_call("0.01"), attempt=1),
+                row("t.py::test_b", make_call("0.01"), attempt=2),
+                row("t.py::test_c[only]", make_call("0.001")),
+            )
         )
-    )
-    assert [(each.name, each.calls, each.usd) for each in rows] == [
-        ("t.py::test_a[2 cases]", 2, Decimal("0.3")),
-        ("t.py::test_b (2 attempts)", 2, Decimal("0.02")),
-        ("t.py::test_c[only]", 1, Decimal("0.001")),
-    ]
+        assert [(each.name, each.spent.usd, each.total.usd) for each in rows] == [
+            ("test_a (2 cases, most expensive)", Decimal("0.2"), Decimal("0.3")),
+            ("test_b (2 attempts, most expensive)", Decimal("0.01"), Decimal("0.02")),
+            ("test_c[only]", Decimal("0.001"), Decimal("0.001")),
+        ]
 
-
-def test_the_worst_verdict_of_folded_cases_is_shown() -> None:
-    (folded,) = fold(
-        report_of(
-            row("t.py::test_a[1]", make_call("0.1"), limit="0.05"),
-            row("t.py::test_a[2]", make_call("0.2"), limit="1"),
+    def test_a_case_over_its_budget_is_named(self) -> None:
+        over, rest = rows_of(
+            report_of(
+                row("t.py::test_a[1]", make_call("0.1"), limit="0.05"),
+                row("t.py::test_a[2]", make_call("0.2"), limit="1"),
+                row("t.py::test_a[3]", make_call("0.1"), limit="1"),
+            )
         )
-    )
-    assert folded.verdict is not None
-    assert folded.verdict.state == "exceeded"
+        assert (over.name, over.mark) == ("test_a[1]", "over")
+        assert (rest.name, rest.mark) == ("test_a (2 cases, most expensive)", "")
+
+    def test_a_rerun_that_kept_its_budget_has_no_mark(self) -> None:
+        rows = rows_of(
+            report_of(
+                row("t.py::test_b", make_call("2"), limit="1", attempt=1),
+                row("t.py::test_b", make_call("1"), limit="1", attempt=2),
+            )
+        )
+        assert [each.mark for each in rows] == [""]
+
+    def test_an_expected_failure_has_no_mark(self) -> None:
+        test = replace(row("t.py::test_a", make_call("2"), limit="1"), outcome="xfailed")
+        assert line_with("test_a", report_of(test)).startswith("  test_a")
+
+    def test_files_with_broken_budgets_come_first_and_broken_ones_first_in_them(self) -> None:
+        text = text_of(
+            report_of(
+                row("a.py::test_dear", make_call("9")),
+                row("b.py::test_unknown", make_call(None), limit="1"),
+                row("c.py::test_dear", make_call("5")),
+                row("c.py::test_over", make_call("0.2"), limit="0.1"),
+            )
+        )
+        found = re.findall(r"^(?:[✗?] |  )?\w+(?:\.py)?(?= |$)", text, re.MULTILINE)[:7]
+        assert [each.strip() for each in found] == [
+            "c.py",
+            "✗ test_over",
+            "test_dear",
+            "b.py",
+            "? test_unknown",
+            "a.py",
+            "test_dear",
+        ]
+
+    @pytest.mark.parametrize(("rows", "shown"), [(3, 3), (10, 10), (0, 12), (12, 12), (99, 12)])
+    def test_as_many_as_asked_for_and_a_line_for_the_rest(self, rows: int, shown: int) -> None:
+        tests = [row(f"t.py::test_{number:02}", make_call("0.01")) for number in range(12)]
+        text = text_of(report_of(*tests), View(rows=rows))
+        assert text.count("  test_") == shown
+        assert (f"… {12 - shown} more" in text) is (shown < 12)
+
+    def test_a_broken_budget_is_shown_however_few_rows_there_are(self) -> None:
+        tests = [row(f"t.py::test_{number}", make_call("1")) for number in range(5)]
+        over = [row(f"u.py::over_{number}", make_call("0.2"), limit="0.1") for number in range(3)]
+        text = text_of(report_of(*tests, *over), View(rows=1))
+        assert text.count("✗ over_") == 3
+        assert "… 5 more, $5.00" in text
+
+    def test_the_rest_counts_every_case_and_never_a_zero_for_what_is_unknown(self) -> None:
+        tests = [row(f"t.py::test_a[{number}]", make_call("0.01")) for number in range(3)]
+        dear = row("t.py::test_dear", make_call("1"))
+        assert "… 1 more, $0.03" in text_of(report_of(dear, *tests), View(rows=1))
+        unknown = row("t.py::test_unknown", make_call(None))
+        assert "… 1 more, ? " in text_of(report_of(dear, unknown), View(rows=1))
+        assert "… 2 more, at least $0.03 " in text_of(
+            report_of(dear, unknown, *tests), View(rows=1)
+        )
 
 
-@pytest.mark.parametrize(("rows", "shown"), [(3, 3), (10, 10), (0, 12), (12, 12), (99, 12)])
-def test_as_many_rows_as_asked_for_and_a_line_for_the_rest(rows: int, shown: int) -> None:
-    tests = [row(f"t.py::test_{number:02}", make_call("0.01")) for number in range(12)]
-    text = text_of(report_of(*tests), View(rows=rows))
-    assert text.count("t.py::test_") == shown
-    assert (f"... {12 - shown} more" in text) is (shown < 12)
+class TestUnknown:
+    def test_is_a_question_mark_and_never_zero(self) -> None:
+        report = report_of(
+            row("t.py::test_a", make_call(None)), row("t.py::test_b", make_call("1"))
+        )
+        line = line_with("test_a", report)
+        assert "?" in line
+        assert "$0" not in line
+        assert "at least $1.00 at list price, 2 calls (1 of unknown cost)" in text_of(report)
 
+    def test_tokens_are_unknown_too(self) -> None:
+        nothing = make_call(None, sampling_calls=())
+        known = make_call("1", usage=Usage(input_tokens=1234, output_tokens=5))
+        report = report_of(row("t.py::test_a", nothing), row("t.py::test_b", nothing, known))
+        view = View(width=140)
+        assert line_with("test_a", report, view).split() == ["test_a", "1", "?", "?", "?"]
+        cells = line_with("test_b", report, view).split()
+        assert cells == ["test_b", "2", "≥1,234", "≥5", "≥$1.0000"]
 
-def test_what_has_no_price_is_never_shown_as_zero() -> None:
-    unknown = make_call(None)
-    text = text_of(report_of(row("t.py::test_a", unknown), row("t.py::test_b", make_call("1"))))
-    line = next(line for line in text.splitlines() if "test_a" in line)
-    assert "?" in line
-    assert "$0" not in line
-    assert "1 call without a price: the total is a lower bound" in text
-    assert "total at least $1.00" in text
+    def test_a_total_of_nothing_known_is_unknown(self) -> None:
+        report = report_of(row("t.py::test_a", make_call(None)))
+        assert "? at list price, 1 call (1 of unknown cost)" in text_of(report)
+        assert render_short(report) == "llmcost: ?"
 
 
 def test_a_price_per_thousand_runs_reads_as_a_bill() -> None:
     text = text_of(report_of(row("t.py::test_a", make_call("0.0012"))), View(per=1000))
-    assert "USD/1,000" in text
+    assert "cost/1,000" in text
     assert "$1.2000" in text
-    assert "total $1.20 per 1,000 at list price" in text
+    assert "$1.20 per 1,000 runs at list price" in text
 
 
-def test_a_terminal_without_unicode_gets_plain_bars() -> None:
-    text = text_of(report_of(row("t.py::test_a", make_call("0.5"), limit="1")), View(unicode=False))
-    assert "50% ###.." in text
-    assert text.isascii()
+def test_decimals_line_up_and_nothing_small_shows_as_zero() -> None:
+    report = report_of(
+        row("t.py::test_a", make_call("0.0669"), limit="0.05"),
+        row("t.py::test_b", make_call("0.00965659"), limit="0.009"),
+        row("t.py::test_c", make_call("0.0000001")),
+    )
+    lines = lines_of(report, View(width=60))[:4]
+    assert [line.split()[-3 if line[0] != " " else -1] for line in lines[1:]] == [
+        "$0.0669",
+        "$0.0097",
+        "<$0.0001",
+    ]
+
+
+def test_each_kind_of_budget_has_its_unit() -> None:
+    usage = Usage(input_tokens=2933, output_tokens=412)
+    call = make_call("0.02", usage=usage)
+    for kind, limit, cells in (
+        ("input_tokens", "4000", ["4,000", "input", "73%"]),
+        ("output_tokens", "500", ["500", "output", "82%"]),
+        ("calls", "3", ["3", "calls", "33%"]),
+    ):
+        test = TestRow(nodeid="t.py::a", calls=(call,), verdict=judge(limit, call, kind=kind))
+        found = line_with("  a ", report_of(test)).split()
+        assert found[-3:] == cells
 
 
 @given(cents=st.integers(1, 10_000), limit=st.integers(1, 10_000))
-def test_the_share_and_the_colour_agree_with_the_verdict(cents: int, limit: int) -> None:
+def test_the_share_the_mark_and_the_colour_agree_with_the_verdict(cents: int, limit: int) -> None:
     call = make_call(str(Decimal(cents) / 100_000_000))
     report = report_of(row("t.py::test_a", call, limit=str(Decimal(limit) / 100_000_000)))
     line = next(each for each in render_summary(report, View()) if "test_a" in each.text)
-    share = line.text.rpartition("%")[0].split()[-1].replace(">999", "1000")
+    share = line.text.rpartition("%")[0].split()[-1].replace(">9999", "10000")
     assert (int(share) > 100) is (cents > limit)
     assert (int(share) == 100) is (cents == limit)
-    assert bool(line.markup.get("red")) is (cents > limit)
+    assert line.text.startswith("✗") is bool(line.markup.get("red")) is (cents > limit)
 
 
-def test_quiet_runs_have_a_line_and_one_for_each_ceiling() -> None:
-    first, *others = render_short(hostile_report())
-    assert first.startswith("llmcost: at least $")
-    assert "live spend" in first
-    assert others[0].startswith("suite unverified: cost unverified against $1.00 max_suite")
-    assert all("\n" not in line for line in others)
+class TestOneCause:
+    def uncounted(self, number: int, *parts: str) -> Ledger:
+        call = make_call(
+            None, evidence="stale", caveats=sorted_caveats([f"stale: {', '.join(parts)}"])
+        )
+        rows = [row(f"tests/t.py::test_{each}", call, limit="0.05") for each in range(number)]
+        return report_of(*(replace(each, outcome="failed") for each in rows))
+
+    def test_is_named_once_with_what_changed_and_one_command(self) -> None:
+        lines = lines_of(self.uncounted(12, "system", "tools.find (new)"))
+        assert lines[:4] == [
+            "12 tests cannot be checked: their prompts changed and are not counted yet.",
+            "  changed: system in all 12, tools.find (new) in all 12",
+            "  count them all (free): pytest tests/t.py --llmcost-record-mode=rewrite",
+            "",
+        ]
+
+    def test_a_part_that_changed_in_some_says_in_how_many(self) -> None:
+        ledger = self.uncounted(2, "system")
+        other = self.uncounted(3, "system", "messages.0").tests[2]
+        lines = lines_of(replace(ledger, tests=(*ledger.tests, other)))
+        assert "  changed: system in all 3, messages.0 in 1" in lines
+
+    def test_one_test_is_no_group(self) -> None:
+        assert "cannot be checked" not in lines_of(self.uncounted(1, "system"))[0]
+
+    def test_an_expected_failure_is_not_in_it(self) -> None:
+        ledger = self.uncounted(2, "system")
+        first, second = ledger.tests
+        ledger = replace(ledger, tests=(first, replace(second, outcome="xfailed")))
+        assert "cannot be checked" not in lines_of(ledger)[0]
 
 
-def test_a_cache_basis_and_the_card_are_named() -> None:
+class TestShort:
+    def test_is_one_line_with_the_total_its_budget_and_what_is_broken(self) -> None:
+        assert render_short(sample_run()) == (
+            "llmcost: at least $0.1633 of $0.15, 2 over, 1 not checked"
+        )
+        assert render_short(hostile_report()).endswith(", $0.009 spent live")
+
+    def test_has_no_more_than_there_is(self) -> None:
+        assert render_short(report_of(row("t.py::a", make_call("0.5")))) == "llmcost: $0.50"
+        report = make_report({a_test("t"): [make_call("1")]}, budgets=[suite_budget("1")])
+        assert render_short(report) == "llmcost: $1.00 of $1.00"
+
+
+def test_a_cache_state_and_one_date_are_named() -> None:
     ledger = LedgerBuilder()
     ledger.add(a_test("t.py::test_a"), make_call("1", usage=Usage(cache_read_tokens=7)))
     report = ledger.ledger(
-        price_date="2026-11-22", rate_card=CardId(version="2026-11-22"), cache_state="cold"
+        price_date="2026-11-25", rate_card=CardId(version="2026-11-22"), cache_state="cold"
     )
     text = text_of(report)
-    assert "prices of 2026-11-22, rate card 2026-11-22, cache priced cold" in text
+    assert "$1.00 at list price, 1 call, cache priced cold\n" in text
+    assert "$0.00 spent live · prices of 2026-11-25\n" in text
+    assert "2026-11-22" not in text
     assert HOSTILE not in text
