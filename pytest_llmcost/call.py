@@ -45,6 +45,15 @@ class PricedSamplingCall(SamplingCall, frozen=True, kw_only=True, gc=False):
     usd: Decimal | None = None
 
 
+class Before(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a call used and cost as recorded, before its prompt changed."""
+
+    input_tokens: int
+    """The whole prompt, caches included."""
+    usd: Decimal | None = None
+    """At the prices of the run that found the change; None where it is unknown."""
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One billable request: its usage, where the numbers come from, its price and its bounds."""
 
@@ -75,6 +84,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """None where nothing bounds it."""
     declared_usd: Decimal | None = None
     """A price the test stated itself; it is the call's price, and its sampling calls have none."""
+    before: Before | None = None
+    """Only where the prompt changed since it was recorded, and the recording says so."""
     caveats: tuple[Caveat, ...] = ()
     """Sorted; each the name of a rule, with a detail behind a colon where there is one."""
 
@@ -131,6 +142,10 @@ def price(
         # The response may name the model plainly where the request spelled it as a cloud does.
         asked = card.find(answer.asked_model)
         terms = replace(terms, platform=asked.platform if asked else None)
+    before = None
+    if answer.before is not None:
+        old = price(answer.before, card, on=on, cache_state=cache_state)
+        before = Before(input_tokens=old.billed_usage.prompt_tokens, usd=old.usd)
     read = Call(
         model=answer.model,
         evidence=evidence,
@@ -140,6 +155,7 @@ def price(
         stream=answer.stream,
         declared_usd=answer.declared_usd,
         caveats=caveats,
+        before=before,
         **facts,
     )
     return reprice(read, card, on=on, cache_state=cache_state)

@@ -92,13 +92,26 @@ class CountMissingError(CountError):
     """No count of exactly this payload is recorded, and recording one was not asked for."""
 
     def __init__(
-        self, message: str, *, fingerprint: str, changed: tuple[str, ...], command: str
+        self,
+        message: str,
+        *,
+        fingerprint: str,
+        changed: tuple[str, ...],
+        command: str,
+        before: int | None = None,
+        what: str = "a prompt is",
     ) -> None:
-        """Keep the payload, what differs from the nearest recorded one, and the remedy."""
+        """Keep the payload, what differs from the nearest recorded one, and the remedy.
+
+        `before` is the number of tokens that were counted before the payload changed; `what` is
+        what is not counted, with its verb.
+        """
         super().__init__(message)
         self.fingerprint = fingerprint
         self.changed = changed
         self.command = command
+        self.before = before
+        self.what = what
 
 
 class CountCassetteError(CountError):

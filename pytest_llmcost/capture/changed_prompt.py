@@ -118,6 +118,7 @@ def recount(
         sampling_calls=(replace(sampling, model=model, usage=usage, usage_low=least),),
         terms=_terms_now(answer.terms, sent, recorded),
         caveats=sorted_caveats(notes),
+        before=answer,
     )
 
 
@@ -128,7 +129,8 @@ def without_figures(answer: Answer, *, sent: Payload, recorded: Payload) -> Answ
     """
     obstacle = obstacle_to_recount(answer)
     text = f"stale: {describe_parts(sent, recorded)}" + (f" ({obstacle})" if obstacle else "")
-    return replace(answer, sampling_calls=(), caveats=sorted_caveats([*answer.caveats, text]))
+    caveats = sorted_caveats([*answer.caveats, text])
+    return replace(answer, sampling_calls=(), caveats=caveats, before=answer)
 
 
 def describe_parts(sent: Payload, recorded: Payload) -> str:

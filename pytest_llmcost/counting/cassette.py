@@ -40,6 +40,8 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[str, ...] = ()
     refused: str | None = None
     """What the API said (400)."""
+    before: int | None = None
+    """The tokens that were recorded before the payload changed; never in a file."""
 
 
 class Entry(Count, frozen=True, kw_only=True):
@@ -258,9 +260,7 @@ class CountCassette:
         """Use `load`; this takes the entries as they are in the file."""
         self.path = path
         self._entries = dict(entries)
-        self._first_askers = frozenset(
-            asker for entry in entries.values() for asker in entry.asked_by
-        )
+        self._first = tuple(entries.values())
         self._pending: dict[str, Entry] = {}
         self._released: set[tuple[str, str]] = set()
         self._lock = threading.RLock()
@@ -282,7 +282,21 @@ class CountCassette:
 
     def has_recorded(self, asker: str) -> bool:
         """Return whether the file held counts of this asker when it was loaded."""
-        return asker in self._first_askers
+        return any(asker in each.asked_by for each in self._first)
+
+    def tokens_before(self, payload: Payload, asker: str) -> int | None:
+        """Return what the only payload of this asker was counted as, if it has changed.
+
+        Of several payloads, which one became this one is unknown.
+        """
+        own = [
+            each
+            for each in self._first
+            if asker in each.asked_by and each.model == payload.model and each.refused is None
+        ]
+        if len(own) != 1 or own[0].fingerprint == payload.fingerprint:
+            return None
+        return own[0].input_tokens
 
     def is_outdated(self, asker: str) -> bool:
         """Return whether this asker's counts are all of another recipe, hence of no use now."""

@@ -14,6 +14,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from msgspec.structs import replace
+
 from pytest_llmcost.counting.api_error import (
     explain_block,
     explain_failure,
@@ -138,6 +140,7 @@ def explain_missing(
         fingerprint=payload.fingerprint,
         changed=changed,
         command=command,
+        before=cassette.tokens_before(payload, asker.name),
     )
 
 
@@ -202,7 +205,10 @@ class Counter:
         if records:
             cassette.put(Entry.of(payload, count, asker.name))
             cassette.save_soon()
-        return count
+        if known is not None:
+            return count
+        counted: Count = replace(count, before=cassette.tokens_before(payload, asker.name))
+        return counted
 
     def ask(
         self, payload: Payload, retries: int | None = None, patience: Patience | None = None

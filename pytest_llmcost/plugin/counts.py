@@ -26,7 +26,7 @@ from pytest_llmcost.counting.client import (
     count_all,
     make_client,
 )
-from pytest_llmcost.counting.payload import Payload, read_payload
+from pytest_llmcost.counting.payload import Payload, describe_changes, read_payload
 from pytest_llmcost.counting.segments import (
     CachedPrompt,
     CachePlan,
@@ -237,18 +237,36 @@ def counted_answer(
         sampling_calls=(SamplingCall(model=payload.model, usage=usage, read_lifetime=lifetime),),
         terms=_terms(payload),
         caveats=sorted_caveats([*caveats_of(payload, count), *caveats]),
+        before=_counted_before(payload, count.before, output_tokens),
     )
+
+
+def _counted_before(
+    payload: Payload, tokens: int | None, output_tokens: int | None
+) -> Answer | None:
+    if tokens is None:
+        return None
+    usage = Usage(input_tokens=tokens, output_tokens=output_tokens or 0)
+    sampling = SamplingCall(model=payload.model, usage=usage)
+    return Answer(model=payload.model, sampling_calls=(sampling,), terms=_terms(payload))
 
 
 def uncounted_answer(payload: Payload, error: CountError) -> Answer:
     """Return what is known of a payload whose count failed: an unknown price, not $0."""
     caveat = f"uncounted: {_why_uncounted(error)}"
-    return Answer(model=payload.model, terms=_terms(payload), caveats=sorted_caveats([caveat]))
+    tokens = error.before if isinstance(error, CountMissingError) else None
+    return Answer(
+        model=payload.model,
+        terms=_terms(payload),
+        caveats=sorted_caveats([caveat]),
+        before=_counted_before(payload, tokens, None),
+    )
 
 
 def _why_uncounted(error: CountError) -> str:
     if isinstance(error, CountMissingError):
-        return "no recorded count"
+        changes = describe_changes(error.changed)
+        return f"changed: {changes}" if changes else "no recorded count"
     if isinstance(error, CountCassetteError):
         return "the count cassette cannot be read"
     return "the API could not be asked" if error.status is None else f"HTTP {error.status}"
@@ -419,4 +437,5 @@ def _explain(
         fingerprint=plan.whole.fingerprint,
         changed=(),
         command=asker.command,
+        what=f"the cached prefixes ({places}) of a prompt are",
     )

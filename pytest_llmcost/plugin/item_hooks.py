@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_llmcost.errors import LlmCostError, SettingsError
+from pytest_llmcost.errors import CountMissingError, LlmCostError, SettingsError
 from pytest_llmcost.plugin.owners import Attempt, Seat, Shared
 from pytest_llmcost.plugin.session import Session
 
@@ -284,7 +284,8 @@ def _shorten(report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
     """Let the summary's line begin with what happened: an error's module path fills it."""
     error = call.excinfo.value if report.failed and call.excinfo else None
     crash = getattr(report.longrepr, "reprcrash", None)
-    if crash is not None and isinstance(error, LlmCostError):
+    is_ours = isinstance(error, LlmCostError) and not isinstance(error, CountMissingError)
+    if crash is not None and is_ours:
         crash.message = str(error)
 
 

@@ -26,6 +26,7 @@ from pytest_llmcost.plugin.other_models import with_columns, with_other_models
 from pytest_llmcost.plugin.session import Session, utc_now
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
+from pytest_llmcost.reports.wording import run_failures
 from pytest_llmcost.settings import Settings
 
 _STALE_CARD_DAYS = 90
@@ -256,12 +257,21 @@ def write_summary(
         _write_section(run, report, terminal)
     if run.settings.unverified == "warn" and (number := _count_let_pass(report)):
         tests = "1 test" if number == 1 else f"{number:,} tests"
-        text = f"{tests} unverified, let pass by llmcost_unverified=warn"
+        text = f"{tests} passed with an unverified budget (llmcost_unverified=warn)"
         terminal.write_line(text, yellow=True, bold=True)
     for problem in problems:
         terminal.write_line(f"not written: {problem}", red=True, bold=True)
     for command in mark_files(run, report):
         terminal.write_line(command)
+
+
+def write_run_failures(report: Ledger, terminal: pytest.TerminalReporter) -> None:
+    """End pytest's short summary with the budgets that no test fails by."""
+    lines = list(run_failures(report))
+    if lines and not (terminal.stats.get("failed") or terminal.stats.get("error")):
+        terminal.write_sep("=", "short test summary info", cyan=True, bold=True)
+    for line in lines:
+        terminal.write_line(line, red=True)
 
 
 def _count_let_pass(report: Ledger) -> int:

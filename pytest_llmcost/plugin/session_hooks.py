@@ -103,6 +103,21 @@ class Suite:
 
             write_summary(self.run, self.report, self.problems, terminalreporter)
 
+    @pytest.hookimpl(specname="pytest_terminal_summary", wrapper=True, tryfirst=True)
+    def pytest_terminal_summary_ends(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> Generator[None, object, object]:
+        """Write what fails the run by itself beside the failed tests, where people look last.
+
+        Outside of all wrappers: pytest's own writes the short summary once the hooks are through.
+        """
+        result = yield
+        if self.report is not None:
+            from pytest_llmcost.plugin.run_end import write_run_failures
+
+            write_run_failures(self.report, terminalreporter)
+        return result
+
     def _has_something(self) -> bool:
         """Whether there is anything to close: a call, a ceiling, or a file that was asked for."""
         settings = self.run.settings

@@ -6,6 +6,7 @@ report of each phase -> `note` -> outcome, section; `add_properties` -> JUnit.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import pytest
@@ -16,11 +17,16 @@ from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.budgets.budget import judge as judge_budget
 from pytest_llmcost.call import Call
-from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.errors import CountMissingError, SettingsError
 from pytest_llmcost.plugin.marker import ceilings_of
 from pytest_llmcost.plugin.owners import Attempt
 from pytest_llmcost.plugin.session import Session
-from pytest_llmcost.reports.wording import render_failure, render_section
+from pytest_llmcost.reports.wording import (
+    render_failure,
+    render_missing_count,
+    render_section,
+    short_sentence,
+)
 
 _FAILED = "Failed: "
 """What pytest puts in front of the words of `pytest.fail`."""
@@ -30,6 +36,8 @@ class _Broken(Failed):
     """A ceiling's failure, told apart from whatever else a test fails by."""
 
     __module__ = "builtins"
+    short = ""
+    """For the line of pytest's short summary."""
 
 
 _Broken.__qualname__ = _Broken.__name__ = "Failed"
@@ -37,7 +45,13 @@ _Broken.__qualname__ = _Broken.__name__ = "Failed"
 
 def broken(verdict: Verdict, calls: Sequence[Call], others: Sequence[Verdict] = ()) -> _Broken:
     """Make the failure of a test, or of a block of it, that broke its ceiling, and maybe others."""
-    return _Broken(_sendable(render_failure(verdict, calls, others)), pytrace=False)
+    return _failed(render_failure(verdict, calls, others), short_sentence(verdict))
+
+
+def _failed(text: str, short: str) -> _Broken:
+    failed = _Broken(_sendable(text), pytrace=False)
+    failed.short = _sendable(short)
+    return failed
 
 
 def _sendable(text: str) -> str:
@@ -86,8 +100,14 @@ def note(
         ledger.judge(attempt.owner, outcome=_outcome(attempt, report))
     if not report.failed:
         return
-    if call.excinfo is not None and isinstance(call.excinfo.value, _Broken):
-        _place(report, attempt.item)
+    error = call.excinfo.value if call.excinfo is not None else None
+    if call.excinfo is not None and isinstance(error, CountMissingError):
+        # A traceback would bury what is missing, and the command.
+        text, short = render_missing_count(error, attempt.verdict, _line_of(call.excinfo))
+        error = _failed(text, short).with_traceback(error.__traceback__)
+        report.longrepr = attempt.item.repr_failure(pytest.ExceptionInfo.from_exception(error))
+    if isinstance(error, _Broken):
+        _place(report, attempt.item, error.short)
         return
     calls = ledger.calls(attempt.owner)
     if calls:
@@ -103,9 +123,15 @@ def _outcome(attempt: Attempt, report: pytest.TestReport) -> str:
     return "error" if report.failed and report.when != "call" else str(report.outcome)
 
 
-def _place(report: pytest.TestReport, item: pytest.Item) -> None:
+def _line_of(info: pytest.ExceptionInfo[BaseException]) -> str:
+    """The last line of the user's own on the way to an error."""
+    frames = info.traceback.filter(info)
+    return os.path.relpath(f"{frames[-1].path}:{frames[-1].lineno + 1}") if frames else ""
+
+
+def _place(report: pytest.TestReport, item: pytest.Item, short: str) -> None:
     """Let the summary's line begin with the numbers, and annotations point at the test."""
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None and crash.message.startswith(_FAILED):
-        crash.message = crash.message.removeprefix(_FAILED)
+        crash.message = short
         crash.path, crash.lineno = str(item.path), (item.location[1] or 0) + 1

@@ -12,9 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
+from pytest_llmcost.counting.payload import describe_changes
+from pytest_llmcost.errors import CountMissingError
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, own_verdicts
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
@@ -212,9 +216,29 @@ def render_failure(verdict: Verdict, calls: Sequence[Call], others: Sequence[Ver
 
     The others are further budgets that the test broke, a line each.
     """
-    facts = [*_causes(verdict, calls), *(("also", sentence(each)) for each in others)]
+    facts = [*_causes(verdict, calls)]
+    for each in others:
+        is_same = each.origin == verdict.origin
+        facts.append(("also", sentence(replace(each, origin="", reason=None) if is_same else each)))
     advice = _advice(verdict)
     return "\n".join([sentence(verdict), *_facts(facts), *(["", advice] if advice else [])])
+
+
+def render_missing_count(
+    error: CountMissingError, verdict: Verdict | None, asked_at: str
+) -> tuple[str, str]:
+    """Explain a count that a test asked for and that is not recorded; return a short form, too."""
+    changed = describe_changes(error.changed)
+    what = f"{error.what} not counted yet"
+    short = f"not counted yet{f': {changed} changed' if changed else ''}"
+    if verdict is not None and verdict.state == "unverified":
+        what = f"cannot check {_budget(verdict)}: {what}"
+        short = short_sentence(verdict)
+    facts = [("asked for at", asked_at)] if asked_at else []
+    facts += [("recorded", f"{error.before:,} input tokens")] if error.before is not None else []
+    facts += [("changed", f"{changed} (since it was counted)")] if changed else []
+    facts.append(("count it (free)", error.command))
+    return "\n".join([what, *_facts(facts)]), short
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -225,10 +249,20 @@ def _facts(facts: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def _causes(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
-    for parts in sorted({changed_parts(call) for call in calls} - {""}):
-        yield "changed", f"{parts} (since it was recorded)"
+    changed = [call for call in calls if changed_parts(call)]
+    grown = [call for call in calls if call.before is not None and call.sampling_calls]
+    if grown:
+        yield _growth(grown)
+    for call in changed:
+        if call.before is not None and not call.sampling_calls:
+            before = f"{call.before.input_tokens:,} input tokens, {dollars(call.before.usd)}"
+            yield "recorded", before
+    for parts in sorted({changed_parts(call) for call in changed}):
+        is_only = changed == grown and len(changed) == 1 and ", " not in parts
+        tokens = _tokens_added(changed[0]) if is_only else None
+        yield "changed", f"{parts} ({'since it was recorded' if tokens is None else tokens})"
     largest = max(calls, key=_weight, default=None)
-    if largest is not None and verdict.state == "exceeded":
+    if largest is not None and verdict.state == "exceeded" and [largest] != grown:
         label = f"largest of {len(calls)}" if len(calls) > 1 else "the call"
         yield label, describe_call(largest)
     for reason in verdict.reasons:
@@ -241,10 +275,34 @@ def _causes(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]
                 yield "to settle it", remedy
 
 
+def _growth(calls: Sequence[Call]) -> tuple[str, str]:
+    """Say how much the changed prompts grew, and what that costs."""
+    before = sum(call.before.input_tokens for call in calls if call.before)
+    now = sum(call.billed_usage.prompt_tokens for call in calls)
+    cost_before = [call.before.usd for call in calls if call.before and call.before.usd is not None]
+    grown = growth(before, now)
+    share = f" ({grown})" if grown not in ("", "=") else ""
+    text = f"{before:,} -> {now:,} input tokens{share}"
+    if len(cost_before) == len(calls):
+        cost = Amounts.of(calls).usd
+        text += f", {dollars(sum(cost_before, Decimal(0)))} -> {dollars(cost)}"
+    verb = "grew" if now > before else "shrank" if now < before else "changed"
+    return f"the prompt {verb}" if len(calls) == 1 else f"{len(calls)} prompts {verb}", text
+
+
+def _tokens_added(call: Call) -> str:
+    before = call.before.input_tokens if call.before else 0
+    return f"{call.billed_usage.prompt_tokens - before:+,} tokens"
+
+
 def changed_parts(call: Call) -> str:
     """Name the parts of a prompt that changed since it was recorded; empty if none did."""
-    details = [each.detail for each in call.caveats if each.name in ("changed-prompt", "stale")]
-    return details[0] if details else ""
+    for each in call.caveats:
+        if each.name in ("changed-prompt", "stale"):
+            return each.detail
+        if each.name == "uncounted" and each.detail.startswith("changed: "):
+            return each.detail.removeprefix("changed: ")
+    return ""
 
 
 def _weight(call: Call) -> tuple[Decimal, int]:
@@ -373,6 +431,14 @@ def last_attempts(tests: Iterable[TestRow]) -> list[TestRow]:
     for test in sorted(tests, key=lambda each: each.attempt):
         last[test.nodeid] = test
     return [last[nodeid] for nodeid in sorted(last)]
+
+
+def run_failures(ledger: Ledger) -> Iterator[str]:
+    """Yield a line for each budget that fails a run by itself, as pytest has one for each test."""
+    for mark in marks_of_run(ledger):
+        verdict = mark.verdict
+        if verdict.fails(ledger.unverified):
+            yield f"FAILED {clean(mark.name or verdict.origin)} - {short_sentence(verdict)}"
 
 
 class NotCounted(NamedTuple):

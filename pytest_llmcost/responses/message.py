@@ -148,6 +148,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     code_beside: tuple[str, ...] | None = None
     """The tools of the request beside which a container may have run code; None if none ran."""
     caveats: tuple[Caveat, ...] = ()
+    before: Answer | None = None
+    """What it was as recorded, or counted, before the prompt changed."""
 
 
 def read_answer(

@@ -7,8 +7,10 @@ from golden_files import assert_golden
 from hostile_report import judge
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sample_reports import make_call
 
+from pytest_llmcost.call import Before, Call
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.wording import (
@@ -35,16 +37,26 @@ def failures() -> str:
     small = make_call("0.0014")
     large = make_call("0.0298", usage=Usage(input_tokens=8_120, output_tokens=412))
     again = make_call(
-        "0.3", evidence="recounted", caveats=sorted_caveats(["changed-prompt: system, tools.find"])
+        "0.0113",
+        usage=Usage(input_tokens=5_620),
+        evidence="recounted",
+        caveats=sorted_caveats(["changed-prompt: system"]),
+        before=Before(input_tokens=2_764, usd=Decimal("0.0056")),
     )
+    shorter = replace(
+        again, usage=Usage(input_tokens=1_000), before=replace(again.before, usd=None)
+    )
+    stale = replace(STALE, before=Before(input_tokens=2_764, usd=Decimal("0.0056")))
     cut = make_call(
         "0.01", usd_high=None, caveats=sorted_caveats(["truncated-stream: no message_stop"])
     )
     where = {"origin": "tests/test_rag.py:12"}
     cases = (
         ("over", [small, large], judge("0.02", small, large, reason="triage is cheap", **where)),
-        ("a changed prompt", [again], judge("0.1", again, **where)),
-        ("not counted yet", [STALE], judge("0.05", STALE, **where)),
+        ("a changed prompt", [again], judge("0.01", again, **where)),
+        ("two changed prompts", [again, again], judge("0.01", again, again, **where)),
+        ("a changed prompt, no price before", [shorter], judge("0.01", shorter, **where)),
+        ("not counted yet", [stale], judge("0.05", stale, **where)),
         ("at least over", [large, STALE], judge("0.02", large, STALE, **where)),
         ("could not be checked", [cut], judge("0.02", cut, **where)),
         ("no call", [], judge("0.05", **where)),
@@ -160,6 +172,40 @@ def test_what_changed_since_the_reply_was_recorded_is_named() -> None:
     )
     text = render_failure(judge("0.1", call), [call])
     assert "  changed           system, tools.find (since it was recorded)" in text.splitlines()
+
+
+class TestGrowth:
+    def call(self, tokens: int = 5_620, parts: str = "system") -> Call:
+        return make_call(
+            "0.0113",
+            usage=Usage(input_tokens=tokens),
+            evidence="recounted",
+            caveats=sorted_caveats([f"changed-prompt: {parts}"]),
+            before=Before(input_tokens=2_764, usd=Decimal("0.0056")),
+        )
+
+    def lines(self, *calls: Call) -> list[str]:
+        return [line.strip() for line in render_failure(judge("0.01", *calls), calls).splitlines()]
+
+    def test_of_a_changed_prompt_is_said_in_tokens_and_money(self) -> None:
+        lines = self.lines(self.call())
+        assert "the prompt grew   2,764 -> 5,620 input tokens (+103 %), $0.0056 -> $0.0113" in lines
+        assert "changed           system (+2,856 tokens)" in lines
+
+    def test_is_not_said_of_one_part_among_several(self) -> None:
+        lines = self.lines(self.call(parts="system, tools.find"))
+        assert "changed           system, tools.find (since it was recorded)" in lines
+
+    def test_of_several_prompts_is_added_up(self) -> None:
+        lines = self.lines(self.call(), self.call(1_000))
+        assert "2 prompts grew    5,528 -> 6,620 input tokens (+20 %), $0.0112 -> $0.0226" in lines
+
+    def test_may_be_negative(self) -> None:
+        assert any(line.startswith("the prompt shrank") for line in self.lines(self.call(10)))
+
+    def test_of_a_prompt_that_is_not_counted_yet_shows_what_was_recorded(self) -> None:
+        stale = replace(STALE, before=Before(input_tokens=2_764, usd=Decimal("0.0056")))
+        assert "recorded          2,764 input tokens, $0.0056" in self.lines(stale)
 
 
 def test_a_call_is_described_with_all_that_one_pays_for() -> None:

@@ -456,6 +456,7 @@ class TestFiles:
         assert {"name", "scope", "baseid", "worker", "usd", "calls"} <= set(data["fixtures"][0])
         assert set(data["tests"][0]["calls"][0]) == {
             "model", "fingerprint", "evidence", "phase", "live", "at", "stream", "attempts",
+            "before",
             "usage", "sampling_calls", "context", "usd", "usd_low", "usd_high",
             "declared_usd", "caveats",
         }  # fmt: skip
