@@ -1,17 +1,12 @@
-"""docs/caching.md and docs/migration.md: their suites run, and print what the pages show."""
+"""The pages on cached prompts and on other models: their arithmetic and tables are right."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from conftest import Project
-from standin import StandIn
 
 from pytest_llmcost.compare.model_support import FEATURES
 from pytest_llmcost.counting.segments import calls_until_it_pays
@@ -19,89 +14,9 @@ from pytest_llmcost.money import format_usd
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "how-to"
 MODEL = "claude-opus-4-7"
 ON = date(2026, 11, 22)
-
-SUITE = re.compile(r"<!-- suite: (?P<name>\w+) -->\n```python\n(?P<code>.*?)^```$", re.M | re.S)
-OUTPUT = re.compile(
-    r"(?P<start><!-- output: (?P<name>\w+) (?P<args>.*?) -->\n```text\n)(?P<text>.*?)(?=^```$)",
-    re.M | re.S,
-)
-
-
-def outputs() -> list[tuple[str, str, str]]:
-    return [
-        (page, match["name"], match["args"])
-        for page in ("caching.md", "migration.md")
-        for match in OUTPUT.finditer((DOCS / page).read_text(encoding="utf-8"))
-    ]
-
-
-@pytest.mark.parametrize(("page", "name", "args"), outputs())
-def test_the_pages_show_what_their_suites_print(
-    project: Project,
-    standin: StandIn,
-    monkeypatch: pytest.MonkeyPatch,
-    page: str,
-    name: str,
-    args: str,
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    text = (DOCS / page).read_text(encoding="utf-8")
-    (suite,) = (match["code"] for match in SUITE.finditer(text) if match["name"] == name)
-    (project.path / "tests").mkdir()
-    (project.path / "tests" / "test_triage.py").write_text(suite, encoding="utf-8")
-    date_of_page = "--llmcost-price-date=2026-11-22"
-    result = project.online(standin).run(
-        "--llmcost-record-mode=new_episodes", date_of_page, *args.split()
-    )
-    assert result.ret == pytest.ExitCode.OK, result.stdout.str()
-    printed = _section(result.stdout.lines)
-    if os.environ.get("UPDATE_GOLDEN"):
-        _write(DOCS / page, args, printed)
-        return
-    (shown,) = (match["text"] for match in OUTPUT.finditer(text) if match["args"] == args)
-    assert shown == printed
-
-
-LEDGER = re.compile(r"(<!-- ledger: migration -->\n```json\n)(?P<text>.*?)(?=^```$)", re.M | re.S)
-
-
-def test_the_page_shows_the_ledger_of_its_suite(project: Project, standin: StandIn) -> None:
-    text = (DOCS / "migration.md").read_text(encoding="utf-8")
-    (suite,) = (match["code"] for match in SUITE.finditer(text))
-    (project.path / "tests").mkdir()
-    (project.path / "tests" / "test_triage.py").write_text(suite, encoding="utf-8")
-    project.online(standin).run(
-        "--llmcost-record-mode=new_episodes",
-        "--llmcost-price-date=2026-11-22",
-        "--llmcost-model=claude-opus-4-7",
-        "--llmcost-report=ledger.json",
-    )
-    (other,) = project.ledger()["other_models"]
-    other["rows"] = [row for row in other["rows"] if row["name"].endswith(("lookup", "thinking"))]
-    written = json.dumps({"other_models": [other]}, indent=1) + "\n"
-    if os.environ.get("UPDATE_GOLDEN"):
-        text = LEDGER.sub(lambda match: match[1] + written, text)
-        (DOCS / "migration.md").write_text(text, encoding="utf-8")
-        return
-    shown = LEDGER.search(text)
-    assert shown is not None
-    assert shown["text"] == written
-
-
-def _section(lines: list[str]) -> str:
-    start = next(place for place, line in enumerate(lines) if "llmcost: what" in line)
-    end = next(place for place, line in enumerate(lines) if " passed in " in line)
-    return "\n".join(lines[start:end]) + "\n"
-
-
-def _write(path: Path, args: str, printed: str) -> None:
-    def put(match: re.Match[str]) -> str:
-        return match["start"] + (printed if match["args"] == args else match["text"])
-
-    path.write_text(OUTPUT.sub(put, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def usd(usage: Usage) -> Decimal:
@@ -152,12 +67,12 @@ def test_the_worked_examples_are_worked_right() -> None:
         for name in ("5 minutes", "an hour")
     ]
     lines.append(f"| cheaper than no caching from | {pays[0]} calls | {pays[1]} calls | |")
-    assert "\n".join(lines) in (DOCS / "caching.md").read_text(encoding="utf-8")
+    assert "\n".join(lines) in (DOCS / "cached-prompts.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_prices_is_the_cards() -> None:
     rates = shipped_card().rates(MODEL, on=ON)
-    text = (DOCS / "caching.md").read_text(encoding="utf-8")
+    text = (DOCS / "cached-prompts.md").read_text(encoding="utf-8")
     for title, rate in (
         ("input", rates.input),
         ("write, kept for 5 minutes", rates.cache_write_5m),
@@ -182,7 +97,7 @@ REJECTED = {
 
 
 def test_the_page_names_every_feature_that_the_card_knows() -> None:
-    text = (DOCS / "migration.md").read_text(encoding="utf-8")
+    text = (DOCS / "switch-the-model.md").read_text(encoding="utf-8")
     assert all(f"| {title} |" in text for title in REJECTED)
     assert {*REJECTED.values(), "thinking.disabled.xhigh"} == set(FEATURES)
     rejecting = {model for model, entry in shipped_card().models.items() if "tools." in str(entry)}

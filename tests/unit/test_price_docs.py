@@ -12,7 +12,7 @@ import pytest
 
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 
-PAGE = (Path(__file__).parents[2] / "docs" / "prices.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "prices.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 

@@ -1,0 +1,265 @@
+"""The pages of the documentation, and what their examples really print.
+
+A comment before a fenced block says what the block is; the same walk tests the pages and, for
+`tests/tools/update_docs.py`, writes them:
+
+    <!-- file: PATH -->        write the block to a file of the page's scratch project
+    <!-- run -->               run its `$ ` lines there; `run: 1` expects that exit status, and
+                               `run: 1 without a key` has no ANTHROPIC_API_KEY
+    <!-- output: SECTION -->   what the last run printed: `failures`, `llmcost`, `short`
+    <!-- console: FOLDER -->   `$ llmcost ...` lines with their output, run in a folder of docs/
+    <!-- example: FOLDER -->   the table that the example in this folder prints
+    <!-- shown: PAGE NAME -->  the same as `<!-- output: SECTION as NAME -->` on another page
+    <!-- needs: MODULE -->     a block that is read only where the module is installed
+
+`<!-- table: NAME -->` begins a table made from the code, up to `<!-- end of table -->`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pytest_llmcost.cli.main import main
+from pytest_llmcost.settings import OPTIONS, Option
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+NOT_PAGES = DOCS / "examples"
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(page for page in sorted(DOCS.rglob("*.md")) if NOT_PAGES not in page.parents),
+]
+_BLOCK = re.compile(
+    r"(?P<head>(?:<!-- (?P<kind>\w+)(?:: (?P<argument>.*?))? -->\n+)?```(?P<language>\w+)\n)"
+    r"(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+_TABLE = re.compile(
+    r"(?P<start><!-- table: (?P<name>[\w ]+) -->\n+)(?P<rows>.*?)(?=\n*<!-- end of table -->)", re.S
+)
+_RULE = re.compile(r"=+ (.+?) =+")
+_CHANGING = re.compile(r"(rate card |checked on |updated )[\d-]+|( in )\d+\.\d+s")
+
+
+class Block(NamedTuple):
+    """One fenced block of a page."""
+
+    page: Path
+    line: int
+    kind: str
+    argument: str
+    language: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{name_of(self.page)}:{self.line}"
+
+
+def name_of(page: Path) -> str:
+    """The name of a page in test ids: its path within docs/, or the file's."""
+    return page.relative_to(DOCS if DOCS in page.parents else ROOT).as_posix()
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """Return the fenced blocks of a page."""
+    text = page.read_text(encoding="utf-8")
+    return [_block(page, text, match) for match in _BLOCK.finditer(text)]
+
+
+def _block(page: Path, text: str, match: re.Match[str]) -> Block:
+    line = text.count("\n", 0, match.start("code")) + 1
+    known = [match[name] or "" for name in ("kind", "argument", "language", "code")]
+    return Block(page, line, *known)
+
+
+def blocks(*languages: str) -> Iterator[Block]:
+    """Yield all blocks of the documentation in one of these languages."""
+    for page in PAGES:
+        yield from (block for block in blocks_of(page) if block.language in languages)
+
+
+def plain(text: str) -> str:
+    """Leave out what changes without any change of this project: durations and the card's date."""
+    return _CHANGING.sub(r"\1\2...", text).strip()
+
+
+# What the blocks should hold
+
+
+class Walk:
+    """One page's examples, done in order in a scratch folder, as a reader would do them."""
+
+    def __init__(self, folder: Path, api_url: str) -> None:
+        """Use a folder that is empty, and the stand-in API at this address."""
+        self.folder = folder
+        self._api_url = api_url
+        self._printed = ""
+
+    def real_code(self, block: Block) -> str:
+        """Do what the block is about, and return what it should hold."""
+        if block.kind == "file":
+            return self._write(block)
+        if block.kind == "run":
+            return self._run(block)
+        if block.kind == "output":
+            return sections(self._printed, block.argument)
+        if block.kind == "console":
+            return real_console(block.code, DOCS / block.argument)
+        if block.kind == "example":
+            return self._example(DOCS / block.argument)
+        if block.kind == "shown":
+            return named_output(*block.argument.split())
+        return block.code
+
+    def _write(self, block: Block) -> str:
+        path = self.folder / block.argument
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.code, encoding="utf-8")
+        return block.code
+
+    def _run(self, block: Block) -> str:
+        status, _, how = block.argument.partition(" ")
+        for command in re.findall(r"^\$ (.+)$", block.code, re.MULTILINE):
+            done = self._do(command, self.folder, has_key=how != "without a key")
+            self._printed = done.stdout
+            printed = f"{block}: {command}\n{done.stdout}{done.stderr}"
+            assert done.returncode == int(status or 0), printed
+        return block.code
+
+    def _do(
+        self, command: str, folder: Path, *, has_key: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", command],
+            cwd=folder,
+            env=_environment(self._api_url, has_key=has_key),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+        )
+
+    def _example(self, source: Path) -> str:
+        folder = self.folder / source.name
+        shutil.copytree(source, folder)
+        done = self._do("pytest", folder, has_key=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return sections(done.stdout, "llmcost")
+
+
+def _environment(api_url: str, *, has_key: bool) -> dict[str, str]:
+    """Nothing of ours from outside; only the plugins that a newcomer has; one day's prices."""
+    ours = ("ANTHROPIC_", "PYTEST_", "GITHUB_")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    env["COLUMNS"] = "80"
+    # A file that is written twice within a second must not run as it was first.
+    env["PYTHONDONTWRITEBYTECODE"] = "1"
+    env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    env["PYTEST_ADDOPTS"] = "-p llmcost -p recording -p no:cacheprovider --color=no"
+    env["PYTEST_LLMCOST_PRICE_DATE"] = "2026-11-22"
+    env["ANTHROPIC_BASE_URL"] = api_url
+    if has_key:
+        env["ANTHROPIC_API_KEY"] = "key-for-the-stand-in"
+    return env
+
+
+_TITLES = {"failures": "FAILURES", "llmcost": "llmcost", "short": "short test summary info"}
+
+
+def sections(printed: str, wanted: str) -> str:
+    """Return some sections of what pytest printed; `failures` is without its rule."""
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in printed.splitlines():
+        rule = _RULE.fullmatch(line)
+        if rule:
+            name = next((name for name, title in _TITLES.items() if rule[1].startswith(title)), "")
+            lines = found.setdefault(name, [])
+            if name == "failures":
+                continue
+        lines.append(line.rstrip())
+    names = wanted.partition(" as ")[0].split()
+    assert all(found.get(name) for name in names), f"no {names} in:\n{printed}"
+    return "\n\n".join("\n".join(found[name]).strip("\n") for name in names) + "\n"
+
+
+def named_output(page: str, name: str) -> str:
+    """Return the block that another page calls by this name."""
+    (block,) = (block for block in blocks_of(DOCS / page) if block.argument.endswith(f" as {name}"))
+    return block.code
+
+
+def real_console(code: str, folder: Path) -> str:
+    """Return the block's commands, each with what `llmcost` prints in that folder."""
+    shown = []
+    for command in re.findall(r"^\$ llmcost (.+)$", code, re.MULTILINE):
+        printed = io.StringIO()
+        with (
+            _inside(folder),
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+        ):
+            main(shlex.split(command))
+        shown.append(f"$ llmcost {command}\n{printed.getvalue()}")
+    return "\n".join(shown)
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+# Tables made from the code
+
+
+def options_table() -> str:
+    """Every option with its three names."""
+    rows = [f"| {_option_names(option)} | {option.help} |" for option in OPTIONS]
+    return "\n".join(["| flag, ini key, environment variable | what it does |", "|---|---|", *rows])
+
+
+def _option_names(option: Option) -> str:
+    value = "" if option.switch or not option.metavar else f"={option.metavar}"
+    flag = f"`{option.flag}{value}`<br>".replace("|", "\\|") if option.flag else ""
+    return f"{flag}`{option.ini}`<br>`{option.env}`"
+
+
+TABLES: Mapping[str, Callable[[], str]] = {"options": options_table}
+"""Each table by the name that its page uses."""
+
+
+def tables_of(page: Path) -> list[tuple[str, str]]:
+    """Return the tables of a page that are made from the code: name and rows."""
+    text = page.read_text(encoding="utf-8")
+    return [(match["name"], match["rows"]) for match in _TABLE.finditer(text)]
+
+
+# Writing
+
+
+def rewritten(page: Path, walk: Walk) -> str:
+    """Return the page's text with every block and table as it should be."""
+    text = page.read_text(encoding="utf-8")
+
+    def with_code(match: re.Match[str]) -> str:
+        block = _block(page, text, match)
+        real = walk.real_code(block)
+        return match["head"] + (block.code if plain(real) == plain(block.code) else real) + "```"
+
+    written = _BLOCK.sub(with_code, text)
+    return _TABLE.sub(lambda match: match["start"] + TABLES[match["name"]](), written)
