@@ -26,10 +26,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from pytest_llmcost.amounts import COUNT_COMMAND
 from pytest_llmcost.cli.main import main
+from pytest_llmcost.prices.caveats import CAVEATS
 from pytest_llmcost.settings import OPTIONS, Option
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -239,7 +242,25 @@ def _option_names(option: Option) -> str:
     return f"{flag}`{option.ini}`<br>`{option.env}`"
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"options": options_table}
+def caveats_table(*, by_card: bool) -> str:
+    """Every caveat with its direction, its meaning, its words in a message, and what settles it."""
+    lines = ["| caveat | true cost | meaning, and the words of the message | what settles it |"]
+    lines.append("|---|---|---|---|")
+    for rule in CAVEATS.values():
+        if rule.by_card is by_card:
+            said, _, remedy = rule.sentence.replace("{detail}", "").partition("; ")
+            words = f"<br>“{said.replace(' {command}', ' ...')}”" if said else ""
+            remedy = (remedy[:1].upper() + remedy[1:]).replace("{command}", f"`{COUNT_COMMAND}`")
+            cells = (f"`{rule.name}`", rule.direction, f"{rule.meaning}.{words}", remedy)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "options": options_table,
+    "caveats of usage": partial(caveats_table, by_card=False),
+    "caveats of prices": partial(caveats_table, by_card=True),
+}
 """Each table by the name that its page uses."""
 
 

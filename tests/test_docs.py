@@ -29,6 +29,7 @@ from doc_pages import (
 )
 from standin import StandIn
 
+from pytest_llmcost.prices.caveats import CAVEATS
 from pytest_llmcost.settings import OPTIONS
 
 UPDATE = "run: python tests/tools/update_docs.py"
@@ -52,6 +53,13 @@ def test_a_table_is_made_from_the_code() -> None:
     assert set(shown) == set(TABLES)
     for name, rows in shown.items():
         assert rows == TABLES[name](), f"the table {name} differs; {UPDATE}"
+
+
+def test_the_page_on_caveats_explains_only_caveats_that_exist() -> None:
+    text = (DOCS / "caveats.md").read_text(encoding="utf-8").partition("## More about")[2]
+    explained = set(re.findall(r"`([a-z-]+)`(?=.*\n:)", text))
+    assert explained
+    assert explained <= set(CAVEATS)
 
 
 def loose(*languages: str) -> list[Block]:

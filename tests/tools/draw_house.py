@@ -17,8 +17,6 @@ PACKAGE = ROOT / "pytest_llmcost"
 PICTURE = ROOT / "docs" / "house.svg"
 FOUNDATION = {"errors", "money", "json_values", "files", "nesting", "yaml_file", "aws_arn"}
 """Small modules without pytest, HTTP and prices, which every room may use; drawn as one box."""
-NOT_YET = {("budgets", "ledger")}
-"""Imports that go upward and are still to be removed; they are not drawn."""
 WIDTH, HEIGHT, ACROSS, DOWN = 132, 40, 24, 34
 """Of a box, and the gaps between boxes."""
 
@@ -43,8 +41,7 @@ def rooms() -> dict[str, set[str]]:
                 _room(name.split(".")[1]) for name in names if name.startswith("pytest_llmcost.")
             }
     known = set(found)
-    upward = {room: {target for own, target in NOT_YET if own == room} for room in known}
-    return {room: (targets & known) - {room} - upward[room] for room, targets in found.items()}
+    return {room: (targets & known) - {room} for room, targets in found.items()}
 
 
 def _room(name: str) -> str:

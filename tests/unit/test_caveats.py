@@ -1,14 +1,8 @@
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 
 from pytest_llmcost.prices.caveats import CAVEATS, Caveat
-
-DOCS_PATH = Path(__file__).parents[2] / "docs" / "caveats.md"
-_ROW = re.compile(r"^\| `(?P<name>[a-z0-9-]+)` \| (?P<direction>\w+) \| (?P<meaning>.+) \|$", re.M)
 
 
 @pytest.mark.parametrize("name", CAVEATS)
@@ -33,15 +27,3 @@ def test_a_caveat_of_a_newer_version_opens_both_directions() -> None:
 )
 def test_what_opens_a_bound_has_a_sentence_for_a_message(name: str) -> None:
     assert CAVEATS[name].sentence
-
-
-def test_the_documentation_lists_every_caveat_with_its_direction() -> None:
-    documented = {
-        match["name"]: (match["direction"], match["meaning"])
-        for match in _ROW.finditer(DOCS_PATH.read_text(encoding="utf-8"))
-    }
-    assert {name: direction for name, (direction, _) in documented.items()} == {
-        name: caveat.direction for name, caveat in CAVEATS.items()
-    }
-    for name, caveat in CAVEATS.items():
-        assert documented[name][1].startswith(f"{caveat.meaning}.")
