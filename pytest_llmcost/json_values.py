@@ -81,13 +81,18 @@ def _convert(value: Any, level: int) -> JsonValue:
     return _convert(_sdk_fields(value), level + 1)
 
 
+_FIELDS = (str, dict, list, int, bool)
+
+
 def _convert_mapping(value: Mapping[Any, Any], level: int) -> dict[str, JsonValue]:
     found = {}
     key: object = None
     try:
         for key, item in value.items():
-            if type(key) is str and type(item) is str and key.isascii() and item.isascii():
-                found[key] = item
+            kind = type(item)
+            if type(key) is str and key.isascii() and kind in _FIELDS:  # all but a few
+                is_plain = kind is str and item.isascii()
+                found[key] = item if is_plain else _convert(item, level)
                 continue
             if not isinstance(key, str):
                 raise _NotJson(f"has a key {_of_type(key)[3:]}; JSON has text keys only")

@@ -142,7 +142,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
         ) from None
     except msgspec.ValidationError as error:
         raise CountCassetteError(
-            f"{show_path(path)} is not a count cassette: {error}; {_REMEDY}"
+            f"{show_path(path)} is not a count cassette: {error!s:.300}; {_REMEDY}"
         ) from None
     entries: dict[str, Entry] = {}
     for number, interaction in enumerate(file_read.interactions, start=1):
@@ -156,7 +156,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
                 )
         except (ValueError, RecursionError) as error:  # of msgspec, or half a surrogate pair
             raise CountCassetteError(
-                f"{show_path(path)}, interaction {number}: {error}; {_REMEDY}"
+                f"{show_path(path)}, interaction {number}: {error!s:.300}; {_REMEDY}"
             ) from None
         entries[entry.fingerprint] = _joined(before, entry)  # twice is what a merge leaves
     return entries

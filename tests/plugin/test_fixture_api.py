@@ -39,7 +39,7 @@ def test_a_count_has_tokens_a_price_and_an_itemised_bill(
         assert sum(each.usd for each in counted.cost.charges) == counted.usd
         assert counted.evidence == "counted"
         assert counted.caveats == ()
-        assert counted.fingerprint.startswith("1:")
+        assert counted.fingerprint.startswith("2:")
         assert llmcost.usd == counted.usd
         assert llmcost.usage.output_tokens == 40
         worst = llmcost.count(PAYLOAD, output_tokens="max")

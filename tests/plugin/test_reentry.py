@@ -84,7 +84,7 @@ def test_a_client_whose_making_sends_a_request_counts_and_the_request_is_booked(
         .replace("@max_cost", "MESSAGES = [{'role': 'user', 'content': 'Hello'}]\n\n    @max_cost"),
     )
     count(changed).assert_outcomes(passed=1)
-    assert evidence(changed) == ["counted", "billed", "billed"]
+    assert sorted(evidence(changed)) == ["billed", "billed", "counted"]
     (fixture,) = changed.ledger()["fixtures"]
     assert (fixture["name"], fixture["calls"][0]["evidence"]) == ("llmcost_client", "billed")
 
@@ -109,7 +109,7 @@ def test_a_client_whose_making_sends_a_changed_prompt_leaves_none_uncounted(
         """,
     )
     count(changed).assert_outcomes(passed=1)
-    assert evidence(changed)[-2:] == ["recounted", "recounted"]
+    assert evidence(changed).count("recounted") == 2
     (fixture,) = changed.ledger()["fixtures"]
     assert fixture["calls"][0]["evidence"] == "recounted"
 
