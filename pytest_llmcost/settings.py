@@ -171,6 +171,13 @@ OPTIONS: tuple[Option, ...] = (
         metavar="fail|warn",
     ),
     Option(
+        "mocks",
+        parse_choice("trust", "count"),
+        "How a mock's answer is priced: by what it says (trust, default), or with the input from a "
+        "count of what is sent (count).",
+        metavar="trust|count",
+    ),
+    Option(
         "record_mode",
         parse_choice(*RECORD_MODES),
         f"How token counts are recorded: {', '.join(RECORD_MODES)}. Only count_tokens is "
@@ -275,6 +282,7 @@ class Settings(NamedTuple):
     budgets: tuple[str, ...] = ()
     warn_at: Decimal | None = None
     unverified: Literal["fail", "warn"] = "fail"
+    mocks: Literal["trust", "count"] = "trust"
     record_mode: str | None = None
     count_timeout: float = 60.0
     prices: Path | None = None

@@ -240,7 +240,8 @@ class CapturedRequest:
         try:
             self._set(read_answer(messages, endpoint=self.endpoint, payload=self.payload))
         except UsageDataError as error:
-            self.set_unknown(f"unreadable-response: {error}")
+            ids = tuple(str(each.body["id"]) for each in messages if each.body.get("id"))
+            self.set_unknown(f"unreadable-response: {error}", ids)
 
     def so_far(self) -> CapturedRequest:
         """Return what is known of a message that is still under way."""
@@ -274,9 +275,9 @@ class CapturedRequest:
             self._content = None
         return self._reader
 
-    def set_unknown(self, caveat: str) -> None:
-        """Note that its cost is unknown, and why."""
-        self._set(unknown_answer(self.endpoint, self.payload, caveat))
+    def set_unknown(self, caveat: str, ids: tuple[str, ...] = ()) -> None:
+        """Note that its cost is unknown, and why; of messages with these ids, if it has some."""
+        self._set(replace(unknown_answer(self.endpoint, self.payload, caveat), ids=ids))
 
     def variant(self, **changes: Any) -> CapturedRequest:
         """Return the same request with other facts: a part of it, or what is known by now."""

@@ -293,8 +293,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool = True
     incomplete: tuple[str, ...] = ()
     lost_calls: tuple[str, ...] = ()
-    """Why calls may be missing that were made: `worker-crashed` or `interrupted`. What the run
-    cost then has no upper bound; a run that only left tests out has one."""
+    """Why calls may be missing that were made: `worker-crashed`, `interrupted` or `forked-child`.
+    What the run cost then has no upper bound; a run that only left tests out has one."""
     price_date: str = ""
     cache_state: str = "as-billed"
     rate_card: CardId = CardId()

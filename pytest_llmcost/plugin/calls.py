@@ -65,6 +65,8 @@ def meter(run: Session, seat: Seat, request: CapturedRequest, answer: Answer) ->
     """Compare what was sent with what was recorded, and return what the reply uses now."""
     replay = request.replay
     payload = _read_sent(run, seat, request)
+    if request.is_mocked:
+        return _mocked(run, seat, answer, payload)
     if replay is None or replay.is_same:
         return Metered(answer, payload=payload)
     if payload is None:
@@ -115,6 +117,28 @@ def _compared(
         tokenizer=tokenizer,
     )
     return Metered(recounted, "recounted", payload)
+
+
+def _mocked(run: Session, seat: Seat, answer: Answer, payload: Payload | None) -> Metered:
+    """Trust a mock's figures, or take the input from a count, as `llmcost_mocks` says."""
+    if run.settings.mocks == "trust" or not answer.sampling_calls:
+        return Metered(answer, "mocked", payload)
+    obstacle = "the request cannot be read" if payload is None else obstacle_to_recount(answer)
+    if payload is not None and obstacle is None:
+        try:
+            count = run.books.counting.count(seat, payload)
+        except CountError:
+            obstacle = "the answer is a mock's"
+        else:
+            (sampling,) = answer.sampling_calls
+            usage = sampling.usage
+            # A count says nothing of the cache; what the mock reads or writes there is part of it.
+            usage = replace(usage, input_tokens=max(0, count.input_tokens - usage.cached_tokens))
+            counted = replace(answer, usage=usage, sampling_calls=(replace(sampling, usage=usage),))
+            caveats = caveats_of(payload, count)
+            return Metered(_with_caveats(counted, *caveats), "recounted", payload)
+    unknown = replace(answer, sampling_calls=())
+    return Metered(_with_caveats(unknown, f"uncounted: {obstacle}"), "mocked", payload)
 
 
 def _read_sent(run: Session, seat: Seat, request: CapturedRequest) -> Payload | None:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from pytest_llmcost.amounts import is_uncounted
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.errors import LedgerError, LlmCostError
-from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts, run_verdicts
+from pytest_llmcost.ledger.ledger import Ledger, TestRow, calls_of, own_verdicts, run_verdicts
 from pytest_llmcost.ledger.ledger import RunRecord as RunRecord
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_file, write_ledger
 from pytest_llmcost.ledger.notes import length_band_notes, task_budget_notes
@@ -60,7 +60,8 @@ def close(run: Session, session: pytest.Session) -> Ledger:
         f"{nodeid} exceeded its ceiling, and the run ended before this could fail it"
         for nodeid in _cut_off(report)
     ]
-    report = replace(report, notes=(*report.notes, *near, *budgets, *cut_off))
+    notes = (*report.notes, *near, *budgets, *cut_off, *_mock_notes(run, report))
+    report = replace(report, notes=notes)
     if run.baseline is None:
         return report
     return _compared(run.settings, run.books.card, report, run.baseline)
@@ -149,6 +150,15 @@ def _notes(run: Session) -> Iterator[str]:
         yield (
             f"the rate card was checked {age} days before the price date "
             f"({run.books.card.checked_on}): update pytest-llmcost, or see `llmcost rates`"
+        )
+
+
+def _mock_notes(run: Session, report: Ledger) -> Iterator[str]:
+    mocked = sum(call.evidence == "mocked" for call in calls_of(report))
+    if mocked and run.settings.mocks == "trust":
+        yield (
+            f"{mocked:,} call{'s' if mocked > 1 else ''} cost what a mock says, whatever is sent; "
+            "with --llmcost-mocks=count the input is counted"
         )
 
 

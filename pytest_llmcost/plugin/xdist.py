@@ -44,6 +44,7 @@ class Worker:
         last_words = {
             "ledger": self._news(),
             "incomplete": sorted(self.run.incomplete),
+            "lost_calls": sorted(self.run.lost_calls),
             "notes": sorted(self.run.all_notes),
             "not_passed": sorted(self.run.not_passed),
             "idle_places": sorted(self.run.idle_places),
@@ -106,6 +107,7 @@ class Controller:
         if last_words["ledger"] is not None:
             self.run.books.ledger.absorb(last_words["ledger"], worker=node.gateway.id)
         self.run.incomplete.update(last_words["incomplete"])
+        self.run.lost_calls.update(last_words["lost_calls"])
         self.run.notes.update(last_words["notes"])
         self.run.not_passed.update(last_words["not_passed"])
         self.run.idle_places.update(last_words["idle_places"])

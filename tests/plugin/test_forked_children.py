@@ -144,6 +144,18 @@ def test_a_child_that_did_not_come_back_leaves_the_run_without_an_upper_bound(
     result.stdout.fnmatch_lines(["*fork*"])
 
 
+def test_a_child_of_a_worker_is_seen_too(project: Project) -> None:
+    pytest.importorskip("xdist")
+    project.write(app=APP, test_app=KINDS["os.fork"])
+    result = project.run_apart(
+        *("-W", "ignore::DeprecationWarning", "-n1"),
+        *("--llmcost-max-suite=$0.001", "--llmcost-report=ledger.json"),
+        plugins=("xdist.plugin",),
+    )
+    assert project.ledger()["lost_calls"] == ["forked-child"]
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
 def test_another_program_is_no_forked_child(project: Project) -> None:
     text = """
         import subprocess

@@ -78,7 +78,6 @@ MOCKS = {
     """,
 }
 PLUGINS = {"respx": ("respx",), "pytest_httpx": ("pytest_httpx",)}
-BELIEVED = "what a mock says is taken for what was billed"
 
 
 def calls_of(project: Project) -> list[dict[str, Any]]:
@@ -90,7 +89,6 @@ def lines_on_mocks(result: pytest.RunResult) -> list[str]:
     return [line for line in result.outlines if re.search(r"\b\d+ calls?\b.*\bmock", line)]
 
 
-@pytest.mark.xfail(strict=True, reason=BELIEVED)
 @pytest.mark.parametrize("kind", MOCKS)
 def test_the_answer_of_a_mock_is_mocked_and_neither_live_nor_billed(
     project: Project, kind: str
@@ -106,7 +104,6 @@ def test_the_answer_of_a_mock_is_mocked_and_neither_live_nor_billed(
     assert "1 call " in line
 
 
-@pytest.mark.xfail(strict=True, reason=BELIEVED)
 def test_what_is_live_or_replayed_rests_on_no_mock(project: Project, standin: StandIn) -> None:
     project.online(standin).write(
         app=APP,
@@ -188,7 +185,6 @@ COUNT: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="there is no such setting: a mock is always believed")
 @pytest.mark.parametrize("where", COUNT)
 def test_whoever_distrusts_mocks_has_the_input_from_a_count_of_what_is_sent(
     project: Project, standin: StandIn, where: str
@@ -209,7 +205,6 @@ def test_whoever_distrusts_mocks_has_the_input_from_a_count_of_what_is_sent(
     assert standin.counted
 
 
-@pytest.mark.xfail(strict=True, reason="there is no such setting: a mock is always believed")
 def test_whoever_distrusts_mocks_and_has_no_count_cannot_verify(project: Project) -> None:
     project.write(app=APP, test_app=LONG_PROMPT)
     result = project.run("--llmcost-report=ledger.json", "--llmcost-mocks=count")
@@ -218,7 +213,6 @@ def test_whoever_distrusts_mocks_and_has_no_count_cannot_verify(project: Project
     result.stdout.fnmatch_lines(["*--llmcost-record-mode=*"])
 
 
-@pytest.mark.xfail(strict=True, reason="there is no such setting: a mock is always believed")
 def test_by_default_and_on_demand_mocks_are_trusted(project: Project) -> None:
     project.write(app=APP, test_app=LONG_PROMPT)
     result = project.run("--llmcost-report=ledger.json", "--llmcost-mocks=trust")
@@ -230,7 +224,6 @@ def test_by_default_and_on_demand_mocks_are_trusted(project: Project) -> None:
     assert project.ledger()["tests"] == trusted
 
 
-@pytest.mark.xfail(strict=True, reason="there is no such setting: a mock is always believed")
 def test_any_other_trust_is_an_error_that_names_the_choices(project: Project) -> None:
     project.write(app=APP, test_app=LONG_PROMPT)
     result = project.run("--llmcost-mocks=perhaps")
