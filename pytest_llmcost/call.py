@@ -1,7 +1,7 @@
 """Call: one billable request with its price, and the only way to make one.
 
-A response says what was used (`Answer`); on a date, with a rate card, that becomes a `Call`. A call
-without a rate card does not exist, so nothing can add up calls that nobody has priced.
+A response says what was used (`Answer`); on a date, with a rate card, that becomes a `Call`. There is
+no call without a price list, so calls without a price cannot be added up by mistake.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _UNKNOWN_ENDPOINT: Mapping[str, Platform] = {
 
 
 class PricedSamplingCall(SamplingCall, frozen=True, kw_only=True, gc=False):
-    """A sampling call with its list price in US dollars; None where it cannot be priced."""
+    """A sampling call with its list price in US dollars; None if it cannot be priced."""
 
     usd: Decimal | None = None
 
@@ -65,29 +65,29 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     live: bool | None = False
     """Whether it went over the network in this run; None is unknown and counts as live."""
     at: str | None = None
-    """When it was made, UTC, live calls only."""
+    """When it was made, UTC; of live calls only."""
     stream: bool = False
     attempts: int = 1
     """How often the client sent it before an answer came."""
     lost_attempts: int | None = None
-    """How many of them got no answer, and may be billed all the same; None for none."""
+    """How many of them got no answer and may have been billed; None for none."""
     usage: Usage = Usage()
     """What the response's top level states, in our categories."""
     sampling_calls: tuple[PricedSamplingCall, ...] = ()
     max_tokens: int | None = None
-    """The most that its reply may be; None where the request is unknown or does not bound it."""
+    """The most that its reply may be; None if the request is unknown or does not limit it."""
     context: Terms = Terms()
     usd: Decimal | None = None
-    """List price on the price date; None where it is unknown, never zero for that."""
+    """List price on the price date; None if it is unknown, never zero."""
     usd_low: Decimal = Decimal(0)
     usd_high: Decimal | None = None
-    """None where nothing bounds it."""
+    """None if nothing bounds it."""
     declared_usd: Decimal | None = None
     """A price the test stated itself; it is the call's price, and its sampling calls have none."""
     before: Before | None = None
     """Only where the prompt changed since it was recorded, and the recording says so."""
     caveats: tuple[Caveat, ...] = ()
-    """Sorted; each the name of a rule, with a detail behind a colon where there is one."""
+    """Sorted; each the name of a rule, with a detail after a colon if there is one."""
 
     @property
     def billed_usage(self) -> Usage:

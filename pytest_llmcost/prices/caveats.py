@@ -284,7 +284,7 @@ class Caveat(str):
 
     @property
     def detail(self) -> str:
-        """What it is about; empty where there is nothing to add."""
+        """What it is about; empty if there is nothing to add."""
         return self.partition(":")[2].strip()
 
     @property

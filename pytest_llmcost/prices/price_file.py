@@ -83,7 +83,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     bedrock: str | None = None
     """Its id on Bedrock, without a geography prefix."""
     vertex: str | None = None
-    """Its id on Google Cloud, where that differs from Anthropic's."""
+    """Its id on Google Cloud, if that differs from Anthropic's."""
     geography: Mapping[str, Multiplier] = {}
     """Multiplier by `usage.inference_geo`."""
     regional: Multiplier | None = None

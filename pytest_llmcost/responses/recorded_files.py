@@ -1,4 +1,4 @@
-"""Files of recorders, to requests with their answers: told by their content, not by their name.
+"""Files of recorders to requests with their answers, recognised by content and not by name.
 
 Knows how recorders store an exchange; what an answer says it used is `message.py`'s.
 """
