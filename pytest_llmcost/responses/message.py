@@ -38,6 +38,8 @@ _FILLINGS = {"text": ("text",), "thinking": ("thinking", "signature"), "compacti
 """Blocks that may be empty, and the keys that hold what they say."""
 _CATEGORIES = Usage.__struct_fields__
 _PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+_MISSING = re.compile(r"missing required field `(?P<field>\w+)`")
 
 _Body = Mapping[str, Any]
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
@@ -296,14 +298,27 @@ def read_message(
     )
 
 
-def _decode(raw: object, kind: type[_S]) -> _S:
+def _decode(raw: Any, kind: type[_S]) -> _S:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         match = _PLACE.fullmatch(str(error))
         assert match is not None  # the pattern matches every text
-        path = f"usage{match['path'] or ''}"
-        raise UsageDataError(f"{path}: {match['what']}", path=path) from None
+        what, path = match["what"], f"usage{match['path'] or ''}"
+        if missing := _MISSING.search(what):
+            path = f"{path}.{missing['field']}"
+        elif "got" not in what:  # out of range: msgspec says the limit alone
+            for name, index in _STEP.findall(path):
+                raw = raw[name or int(index)]
+            what = f"{what}, got {_shown(raw)}"
+        raise UsageDataError(f"{path}: {what}", path=path) from None
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number with thousands of digits"
 
 
 def read_usage(raw: _Body) -> Usage:
