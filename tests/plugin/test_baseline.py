@@ -68,9 +68,9 @@ def test_a_grown_prompt_fails_the_run_though_every_test_passes_and_names_what_gr
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.re_match_lines(
         [
-            r"against the baseline \+\$0\.\d+: \$0\.\d+ -> \$0\.\d+",
+            r"\+\$0\.\d+ against the baseline \(\+.*\): \$0\.\d+ → \$0\.\d+, .*",
             r"  \+\$0\.\d+ test_app\.py::test_each\[10\]: \+\d+ input, system",
-            r"increase exceeded: added cost \$0\.\d+ > \$0\.\d+ max_increase 10% .*",
+            r"✗ \+\$0\.\d+ is \$0\.\d+ .* over the \$0\.\d+ increase limit set .*",
         ]
     )
     assert Decimal(accepted.ledger()["comparison"]["change_usd"]) > 0

@@ -163,7 +163,7 @@ def test_a_mock_that_states_what_no_request_can_use_leaves_a_budget_unverified(
     )
     result = project.run("--llmcost-report=ledger.json")
     result.assert_outcomes(failed=1)
-    result.stdout.re_match_lines([r".*cost unverified against \$100\.00 max_cost.*"])
+    result.stdout.re_match_lines([r"cannot check the \$100\.00 budget set at .*"])
     (test,) = project.ledger()["tests"]
     assert test["verdict"]["state"] == "unverified"
     assert [call["usd"] for call in test["calls"]] == [None]

@@ -34,7 +34,7 @@ def test_a_live_call_is_seen_priced_and_judged(project: Project, standin: StandI
     )
     result = project.run("--llmcost-report=ledger.json")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["FAILED test_app.py::test_dear - cost $* > $0.000001 max_cost"])
+    result.stdout.fnmatch_lines(["FAILED test_app.py::test_dear - $* > $0.000001 budget*"])
     totals = project.ledger()["totals"]
     assert totals["calls"] == 2
     assert totals["usd"] == totals["live_usd"] != "0"
@@ -117,5 +117,5 @@ def test_a_call_outside_of_tests_is_nobody_s(project: Project, standin: StandIn)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
-        ["outside tests *", "suite exceeded: cost $* > $0.000001 max_suite*"]
+        ["  outside tests *", "✗ $* over the $0.000001 suite budget *"]
     )

@@ -49,8 +49,8 @@ def test_worst_cold_and_warm_stand_beside_the_price(project: Project, standin: S
     result = project.run(COUNT, *ALL)
     result.assert_outcomes(passed=2)
     lines = result.stdout.lines
-    head = next(line for line in lines if line.startswith("test "))
-    assert "USD worst cold warm" in " ".join(head.split())
+    head = next(line for line in lines if line.startswith("test_app.py "))
+    assert "cost worst cold warm" in " ".join(head.split())
     usd, worst, cold, warm = amounts(next(line for line in lines if "test_plain " in line))
     assert worst == usd + Decimal("0.025"), "1,000 tokens at $25 per million"
     assert usd == cold == warm
@@ -148,8 +148,8 @@ def test_a_price_per_thousand_scales_all_that_is_shown_and_nothing_else(
     model = "--llmcost-model=claude-haiku-5-5"
     result = project.run(COUNT, "--llmcost-columns=worst", report, model, *args)
     result.assert_outcomes(passed=1)
-    head = next(line for line in result.stdout.lines if line.startswith("test "))
-    assert {"USD/1,000", "worst/1,000"} <= set(head.split())
+    head = next(line for line in result.stdout.lines if line.startswith("test_app.py "))
+    assert {"cost/1,000", "worst"} <= set(head.split())
     row = next(line for line in result.stdout.lines if "test_plain " in line)
     usd, worst, ceiling = amounts(row)
     exact = Decimal(project.ledger()["totals"]["usd"])
@@ -158,10 +158,10 @@ def test_a_price_per_thousand_scales_all_that_is_shown_and_nothing_else(
     assert ceiling == Decimal("0.01")
     result.stdout.fnmatch_lines(
         [
-            "if it were claude-haiku-5-5: *",
-            "test * USD/1,000 *",
-            f"total ${float(exact) * 1_000:.2f} per 1,000 at list price, 1 call; live spend $0.00",
-            "worst $* per 1,000: *",
+            "on claude-haiku-5-5: the same prompts *",
+            "test_app.py * cost/1,000 *",
+            f"${float(exact) * 1_000:.2f} per 1,000 runs at list price, 1 call",
+            "worst $* per 1,000 runs: *",
         ]
     )
 
@@ -192,7 +192,7 @@ def test_without_columns_there_are_none(project: Project, standin: StandIn) -> N
         test_app=PAYLOAD + "    def test_plain(llmcost): llmcost.count(payload())\n"
     )
     result = project.run(COUNT)
-    assert not re.search("worst|cold|warm|task budget|if it were", result.stdout.str())
+    assert not re.search("worst|cold|warm|task budget|same prompts", result.stdout.str())
 
 
 @pytest.mark.parametrize("value", ["0", "many", "-1"])

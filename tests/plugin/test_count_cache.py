@@ -163,9 +163,9 @@ def test_the_run_s_basis_is_that_of_counts_too_and_a_miss_says_what_records_it(
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "*no recorded token count of the cached prefixes (tools.0, system.0) of this payload "
-            "of claude-opus-4-7 (record mode none). Count them, free of charge: pytest "
-            "test_app.py::test_one --llmcost-cache=cold --llmcost-record-mode=new_episodes*"
+            "the cached prefixes (tools.0, system.0) of a prompt are not counted yet",
+            "  count it (free) * pytest test_app.py::test_one --llmcost-cache=cold "
+            "--llmcost-record-mode=rewrite",
         ]
     )
     project.run("test_app.py::test_one", "--llmcost-cache=cold", COUNT)

@@ -404,7 +404,7 @@ def test_a_session_inside_a_test_gets_its_own_calls_and_the_outer_one_is_unharme
         result = pytester.runpytest_inprocess(
             "-p", "llmcost", "-p", "no:cacheprovider", "--llmcost-max-suite=$0.0000001")
         result.assert_outcomes(failed=1)
-        result.stdout.fnmatch_lines(["*total $* 2 calls; *", "suite exceeded: *"])
+        result.stdout.fnmatch_lines(["$* at list price, 2 calls*", "✗ * over the * suite budget *"])
         ask(2)
         assert len(llmcost.calls) == 2
 
@@ -460,7 +460,7 @@ def test_what_the_last_fixtures_spend_after_an_interrupt_is_in_the_report(online
     assert result.ret == pytest.ExitCode.INTERRUPTED
     ledger = online.ledger()
     assert owned(ledger) == {"test_one": ["call"], "wide session": ALL_THREE, "nobody": []}
-    result.stdout.fnmatch_lines(["total $* 3 calls; *", "suite exceeded: *"])
+    result.stdout.fnmatch_lines(["$* at list price, 3 calls*", "✗ * over the * suite budget *"])
 
 
 LATE = (

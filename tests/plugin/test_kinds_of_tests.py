@@ -65,7 +65,7 @@ def test_subtests_are_part_of_their_test(project: Project) -> None:
             "test_a_block_in_one": ("0.01", None, ["exceeded", "within"], "failed"),
             "test_skipped_in_part": ("0.005", None, [], "passed"),
         }
-        result.stdout.fnmatch_lines(["*test_all_pass_and_together* - cost $0.015 > $0.012 *"])
+        result.stdout.fnmatch_lines(["*test_all_pass_and_together* - $0.015 > $0.012 budget*"])
 
 
 def test_unittest_s_own_kinds(project: Project) -> None:
@@ -138,8 +138,8 @@ def test_unittest_s_own_kinds(project: Project) -> None:
     }
     result.stdout.fnmatch_lines_random(
         [
-            "FAILED test_app.py::TestOld::test_subtests - cost $0.01 > $0.001 max_cost",
-            "FAILED test_app.py::TestAsync::test_cleans_up - cost $0.005 > $0.001 max_cost",
+            "FAILED test_app.py::TestOld::test_subtests - $0.01 > $0.001 budget*",
+            "FAILED test_app.py::TestAsync::test_cleans_up - $0.005 > $0.001 budget*",
         ]
     )
 
@@ -164,7 +164,7 @@ def test_doctests_can_count_and_have_the_ceiling_of_the_settings(project: Projec
     (project.path / "test_guide.txt").write_bytes((project.path / "guide.txt").read_bytes())
     result = project.run("--doctest-modules", "--llmcost-max-test=$0.001")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["FAILED app.py::app.triage - cost $0.005 > $0.001 max_test"])
+    result.stdout.fnmatch_lines(["FAILED app.py::app.triage - $0.005 > $0.001 budget*"])
 
 
 YAML = """
@@ -217,7 +217,7 @@ def test_items_that_are_no_functions(project: Project) -> None:
         ("test_cases.yaml::idle", None),
     ]
     assert tests[1]["verdict"]["origin"] == "test_cases.yaml"
-    result.stdout.fnmatch_lines(["our own words: cost $0.005 > $0.0000001 max_cost"])
+    result.stdout.fnmatch_lines(["our own words: $0.005 is * over the $0.0000001 budget set by test_cases.yaml"])
 
 
 def test_a_marker_that_is_added_while_the_test_is_set_up_holds(project: Project) -> None:
@@ -243,7 +243,7 @@ def test_a_marker_that_is_added_while_the_test_is_set_up_holds(project: Project)
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         [
-            "FAILED test_app.py::test_dear - cost $0.005 > $0.001 max_cost",
+            "FAILED test_app.py::test_dear - $0.005 > $0.001 budget*",
             "FAILED test_app.py::test_wrong - *max_cost: 'cheap' is not an amount*",
         ]
     )
@@ -339,6 +339,6 @@ def test_pdb_and_tracebacks_of_every_style_are_no_trouble(project: Project) -> N
     for style in ("auto", "long", "short", "line", "native", "no"):
         result = project.run(f"--tb={style}")
         result.assert_outcomes(failed=1)
-        result.stdout.fnmatch_lines(["FAILED *test_dear - cost $0.005 > $0.001 max_cost"])
+        result.stdout.fnmatch_lines(["FAILED *test_dear - $0.005 > $0.001 budget*"])
         assert "watch.py" not in result.stdout.str()
         assert "judging.py" not in result.stdout.str()

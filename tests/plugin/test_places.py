@@ -150,7 +150,7 @@ def test_what_is_missing_is_told(project: Project) -> None:
     make(project, "tests/typo/**")
     result = project.run()
     result.stdout.fnmatch_lines(
-        ["place unverified: cost unverified against $1.00 tests/typo/[*][*]: no test matches it *"]
+        ["[?] cannot check the $1.00 budget for tests/typo/[*][*] *: no test matches it*"]
     )
 
 

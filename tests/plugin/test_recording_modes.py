@@ -72,10 +72,8 @@ def test_mode_none_never_goes_out_even_with_a_key(online: Project, standin: Stan
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(
             [
-                "E *no recorded token count for this payload of claude-opus-4-7 (2:????????, "
-                "record mode none); cassettes/test_app/test_one.llmcost.yaml holds no counts yet. "
-                "Count it, free of charge: pytest test_app.py::test_one "
-                "--llmcost-record-mode=new_episodes"
+                "a prompt is not counted yet",
+                "  count it (free) * pytest test_app.py::test_one --llmcost-record-mode=rewrite",
             ]
         )
     assert standin.requests == []

@@ -61,12 +61,14 @@ def test_a_suite_may_spend_its_ceiling_and_not_a_nanodollar_more(
 
 
 @pytest.mark.parametrize("quiet", ["-q", "-qq"])
-def test_quietly_it_is_a_line_and_one_for_each_ceiling(project: Project, quiet: str) -> None:
+def test_quietly_it_is_a_line_and_one_for_each_broken_budget(project: Project, quiet: str) -> None:
     project.write(test_app=TWO)
     result = project.run(quiet, "--llmcost-max-suite=0.001")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    (ours,) = (line for line in result.outlines if "llmcost" in line or "$" in line)
-    assert ours.startswith("llmcost: $0.01 for 2 calls, live spend $0.00; suite exceeded: cost ")
+    assert [line for line in result.outlines if "llmcost" in line or "$" in line] == [
+        "llmcost: $0.01 of $0.001, 1 over",
+        "FAILED --llmcost-max-suite - $0.01 > $0.001 suite budget (+900 %)",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_without_tests_the_status_stays_that_of_a_run_without_tests(
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
     (call,) = project.ledger()["outside_tests"]
     assert call["live"] is True
-    result.stdout.fnmatch_lines(["outside tests *", "suite exceeded: *"])
+    result.stdout.fnmatch_lines(["outside tests *", "✗ * over the * suite budget *"])
 
 
 def test_collection_errors_keep_their_status_and_the_run_is_not_complete(
@@ -284,9 +286,9 @@ def test_max_test_is_the_ceiling_of_tests_without_a_marker(project: Project) -> 
     result.assert_outcomes(passed=3, failed=2)
     result.stdout.fnmatch_lines(
         [
-            "ceiling set by --llmcost-max-test",
-            "FAILED test_app.py::test_dear - cost $0.01 > $0.005 max_test",
-            "FAILED test_app.py::test_marked_for_calls_alone - cost $0.015 > $0.005 max_test",
+            "* budget set by --llmcost-max-test",
+            "FAILED test_app.py::test_dear - $0.01 > $0.005 budget*",
+            "FAILED test_app.py::test_marked_for_calls_alone - $0.015 > $0.005 budget*",
         ]
     )
     verdicts = {each["nodeid"]: each["verdict"]["state"] for each in project.ledger()["tests"]}
@@ -372,15 +374,15 @@ def test_an_unverified_ceiling_fails_and_can_be_softened_and_an_exceeded_one_not
     project.write(test_app=UNVERIFIED)
     result = project.run("--llmcost-max-suite=$1")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["suite unverified: *", "  no price for model 'claude-opus-99'*"])
+    result.stdout.fnmatch_lines(["[?] cannot check the * suite budget *", "  no price for model 'claude-opus-99'*"])
     result = project.run("--llmcost-max-suite=$1", "--llmcost-unverified=warn")
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.OK
-    result.stdout.fnmatch_lines(["*test_unknown*unverified*", "suite unverified: *"])
+    result.stdout.fnmatch_lines(["*test_unknown*unverified*", "[?] cannot check the * suite budget *"])
     project.write(test_app=UNVERIFIED + "        spend(llmcost, 300)\n")
     result = project.run("--llmcost-max-suite=$1", "--llmcost-unverified=warn")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["suite exceeded: cost at least $1.50 > $1.00 max_suite *"])
+    result.stdout.fnmatch_lines(["✗ at least $1.50 is $0.50 (50 %) over the $1.00 suite budget *"])
 
 
 def test_the_summary_and_the_file_name_the_same_figures(project: Project) -> None:
@@ -389,7 +391,7 @@ def test_the_summary_and_the_file_name_the_same_figures(project: Project) -> Non
     totals = project.ledger()["totals"]
     assert Decimal(totals["usd"]) == Decimal("0.01")
     result.stdout.fnmatch_lines(
-        ["total $0.01 at list price, 2 calls; live spend $0.00", "suite exceeded: cost $0.01 > *"]
+        ["$0.01 at list price, 2 calls", "✗ $0.01 is * over the * suite budget *"]
     )
 
 

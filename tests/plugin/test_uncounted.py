@@ -40,7 +40,7 @@ def test_a_caught_failure_leaves_the_ceiling_unverified(project: Project, body: 
     result.stdout.fnmatch_lines(
         [
             "a payload is not counted yet (no recorded count); count it (free): pytest *",
-            "suite unverified: *",
+            "[?] cannot check the * suite budget *",
         ]
     )
     ledger = project.ledger()
@@ -74,7 +74,7 @@ def test_the_suite_of_a_test_that_fails_by_it_is_unverified(project: Project) ->
     )
     result = project.run("--llmcost-max-suite=$1")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["suite unverified: *"])
+    result.stdout.fnmatch_lines(["[?] cannot check the * suite budget *"])
 
 
 def test_what_the_api_refused_is_named_and_a_later_count_settles_it(

@@ -88,10 +88,10 @@ def test_a_run_is_counted_again_for_another_model_then_against_now(
     assert Decimal(other["usd_then"]) == then + Decimal(output) * 25 / 10**6
     result.stdout.fnmatch_lines(
         [
-            "if it were claude-opus-4-7: same prompts counted anew, output as now",
-            "test * input * then * USD * then*",
-            "test_app.py::test_counted?2 cases? *+*%*",
-            "total *+*%*",
+            "on claude-opus-4-7: the same prompts counted for it, output as it is now",
+            "test_app.py * input * then * cost * then*",
+            "  test_counted (2 cases) *+*%*",
+            "all of them *+*%*",
             "claude-opus-4-7 has another tokenizer than claude-opus-4-6: *",
         ]
     )

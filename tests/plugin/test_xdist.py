@@ -125,7 +125,7 @@ def test_every_way_of_running_tells_the_same(
     assert live == Decimal(plain["totals"]["live_usd"]) + (set_ups - 1) * shared
     if set_ups > 1:
         result.stdout.fnmatch_lines(["* primed (session, dearest of 2) *"])
-    result.stdout.fnmatch_lines(["suite exceeded: cost *"])
+    result.stdout.fnmatch_lines(["✗ * over the * suite budget *"])
 
 
 CRASHES = (
