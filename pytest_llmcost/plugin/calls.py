@@ -168,7 +168,7 @@ def _read_recorded(
 def _not_comparable(run: Session, answer: Answer, obstacle: str) -> Answer:
     run.notes.add(
         f"replayed replies cannot be checked against what is sent now: {obstacle}; keep the "
-        "request's body in the cassette (see docs/capture.md)"
+        "request's body in the cassette (see docs/how-it-works/changed-prompts.md)"
     )
     return _with_caveats(answer, f"not-comparable: {obstacle}")
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from doc_pages import PAGES, ROOT, Walk, name_of, rewritten
+from doc_pages import PAGES, Walk, blocks_of, name_of, rewritten
 from standin import StandIn
 
 
 def main() -> None:
     """Rewrite the pages named on the command line, or all of them."""
     wanted = sys.argv[1:]
-    for page in sorted(PAGES, key=lambda page: page.parent == ROOT):  # README copies from docs/
+    for page in sorted(PAGES, key=copies):  # those last that show what another page shows
         if wanted and name_of(page) not in wanted:
             continue
         with tempfile.TemporaryDirectory() as folder, StandIn() as api:
@@ -30,6 +30,11 @@ def main() -> None:
         if text != page.read_text(encoding="utf-8"):
             page.write_text(text, encoding="utf-8", newline="\n")
             print(name_of(page))  # noqa: T201 - the pages that changed
+
+
+def copies(page: Path) -> bool:
+    """Whether a page shows the output of another one."""
+    return any(block.kind == "shown" for block in blocks_of(page))
 
 
 if __name__ == "__main__":
