@@ -37,7 +37,7 @@ def test_a_long_history_stays_within_its_tokens(llmcost: LlmCost) -> None:
 @pytest.mark.xfail(
     raises=pytest.fail.Exception,
     strict=True,
-    reason="over its ceiling on purpose: this is what a breach looks like",
+    reason="over its budget on purpose: this is what a failure looks like",
 )
 def test_a_whole_mailbox_is_too_expensive(llmcost: LlmCost) -> None:
     history = [f"Mail {number}: my bike makes a noise when it rains." for number in range(200)]
