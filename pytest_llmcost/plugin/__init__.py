@@ -1,4 +1,4 @@
-"""The entry point: options, marker, fixtures, and the hooks of a run.
+"""The entry point: options, marker, fixtures, and the hooks of a session.
 
 Loaded in every run of every suite where the package is installed, so it imports nothing heavy.
 """
@@ -6,21 +6,24 @@ Loaded in every run of every suite where the package is installed, so it imports
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_llmcost import hookspecs
+from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.errors import LlmCostError
-from pytest_llmcost.plugin.item_hooks import MARKER_HELP, Watch
-from pytest_llmcost.plugin.options import add_options, check_rootdir, read_settings
-from pytest_llmcost.plugin.session import KEY, Session
-from pytest_llmcost.plugin.session_hooks import Suite
+from pytest_llmcost.plugin.item_hooks import ItemHooks
+from pytest_llmcost.plugin.options import MARKER_HELP, add_options, check_rootdir, read_settings
+from pytest_llmcost.plugin.session import KEY, Session, check_settings
+from pytest_llmcost.plugin.session_hooks import SessionHooks
 from pytest_llmcost.plugin.xdist import Controller, Worker
 
 if TYPE_CHECKING:
     import anthropic
 
+    from pytest_llmcost.capture.request import CapturedRequest
     from pytest_llmcost.plugin.fixture import LlmCost
 
 
@@ -36,46 +39,55 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Listen before a conftest is imported, for it may send requests right then."""
+    """Begin to capture before a conftest is imported, because it may send requests."""
     _begin(early_config)
 
 
 def _begin(config: pytest.Config) -> Session:
-    """Make the run and listen; a session around this one gets its calls back at the end."""
-    run = config.stash[KEY] = Session(config)
-    run.listen()
-    config.add_cleanup(run.stop_listening)
-    return run
+    """Make the session and capture; a session around this one gets its calls back at the end."""
+    session = config.stash[KEY] = Session(config)
+    begin = partial(_follow, session)
+    follow(begin)
+    config.add_cleanup(partial(unfollow, begin))
+    return session
+
+
+def _follow(session: Session, **sent: Any) -> CapturedRequest | None:
+    """Follow a request; the capture, and all that it imports, is made for the first one."""
+    if session.settings.disabled:
+        return None
+    from pytest_llmcost.plugin.calls import capture_of
+
+    return capture_of(session).begin(**sent)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Settle the options of the run, or turn it off; the marker is known either way."""
+    """Settle the options of the run, or turn the plugin off; the marker is known either way."""
     config.addinivalue_line("markers", MARKER_HELP)
-    run = config.stash.get(KEY, None) or _begin(config)
-    run.settings = settings = read_settings(config)
+    session = config.stash.get(KEY, None) or _begin(config)
+    session.settings = settings = read_settings(config)
     if settings.disabled:
         del config.stash[KEY]
-        run.stop_listening()
         return
-    if run.worker is None:
+    if session.worker is None:
         check_rootdir(config)
     try:
-        run.check_settings()
+        check_settings(session)
     except LlmCostError as error:
         raise pytest.UsageError(str(error)) from None
     register = config.pluginmanager.register
-    watch = Watch(run)
-    register(watch, "llmcost-watch")
-    if run.worker is None:
-        register(Controller(run), "llmcost-controller")
-        register(Suite(run), "llmcost-suite")
+    item_hooks = ItemHooks(session)
+    register(item_hooks, "llmcost-items")
+    if session.worker is None:
+        register(Controller(session), "llmcost-controller")
+        register(SessionHooks(session), "llmcost-session")
     else:
-        register(Worker(run), "llmcost-worker")
+        register(Worker(session), "llmcost-worker")
     if settings.model:
-        from pytest_llmcost.plugin.other_models import CountAtTheEnd
+        from pytest_llmcost.plugin.other_models import OtherModels
 
-        register(CountAtTheEnd(run), "llmcost-other-models")
-    watch.is_started = True
+        register(OtherModels(session), "llmcost-other-models")
+    item_hooks.is_started = True
 
 
 @pytest.fixture

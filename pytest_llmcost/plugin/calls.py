@@ -1,21 +1,23 @@
-"""What was sent against what was recorded: the outgrown cassette, seen and priced anew.
+"""Recording calls: what was captured, counted or declared, priced and put into the ledger.
 
-What is sent now is compared with the recorded request: the same:
-`billed`; changed: counted anew, `recounted`; changed without a count: `stale`, unknown.
+A replayed reply counts for what was sent when it was recorded; here alone the two are compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+import time
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
+import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.amounts import settled
-from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call, Evidence, price, reprice
+from pytest_llmcost.capture.capture import Capture
 from pytest_llmcost.capture.changed_prompt import (
     is_as_recorded,
     left_in_the_cache,
@@ -25,31 +27,105 @@ from pytest_llmcost.capture.changed_prompt import (
     reply_caveats,
     without_figures,
 )
-from pytest_llmcost.counting.client import caveats_of
-from pytest_llmcost.counting.payload import Payload
-from pytest_llmcost.errors import CountError, PayloadError
-from pytest_llmcost.ledger.builder import LedgerBuilder
-from pytest_llmcost.ledger.ledger import CardId
-from pytest_llmcost.ledger.ledger import PayloadFacts as LedgerPayload
+from pytest_llmcost.capture.replay import Fingerprint
+from pytest_llmcost.capture.request import CapturedRequest
+from pytest_llmcost.counting.cassette import Count
+from pytest_llmcost.counting.client import caveats_of, count_all
+from pytest_llmcost.counting.payload import Payload, read_payload
+from pytest_llmcost.counting.segments import (
+    CachedPrompt,
+    CachePlan,
+    opening_tokens_of,
+    split_prompt,
+)
+from pytest_llmcost.errors import (
+    CountError,
+    CountMissingError,
+    PayloadError,
+    SettingsError,
+    UnknownModelError,
+)
+from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.plugin.counts import read_normalised, split
-from pytest_llmcost.plugin.owners import Attempt, Holder, Seat
-from pytest_llmcost.plugin.session import Session, checked_hook_result
-from pytest_llmcost.prices.bill import CacheState, Cost
+from pytest_llmcost.plugin.owners import Owner, Sender, TestAttempt, Unfinished
+from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.prices.rate_card import RateCard, shipped_card
-from pytest_llmcost.prices.usage import SamplingCall, Terms
 from pytest_llmcost.responses.message import Answer
 
-if TYPE_CHECKING:
-    from pytest_llmcost.capture.replay import Replay
-    from pytest_llmcost.capture.request import CapturedRequest
-    from pytest_llmcost.counting.payload import Payload
-    from pytest_llmcost.counting.segments import CachedPrompt
-    from pytest_llmcost.plugin.counts import Counting
-    from pytest_llmcost.plugin.other_models import OtherModels
-    from pytest_llmcost.plugin.owners import Seat
-    from pytest_llmcost.plugin.session import Session
+_UNFINISHED = ("truncated-stream", "lost-answer", "open-batch", "unreadable-response")
+"""Caveats of a call that may still turn out otherwise, or be stated by the test."""
+
+
+def capture_of(session: Session) -> Capture:
+    """Return the session's capture; made, with all that it imports, for the first request."""
+    with session.lock:
+        if session.capture is None:
+            session.capture = Capture(
+                owner=partial(_owner_of_request, session),
+                report=partial(record_captured, session),
+                clock=time.time,
+                fingerprint=partial(_fingerprint, session),
+            )
+        return session.capture
+
+
+def _owner_of_request(session: Session) -> Sender:
+    session.note_sent()
+    return session.sender()
+
+
+def _fingerprint(session: Session, request: CapturedRequest) -> Fingerprint:
+    """Return what gives equal requests one fingerprint, as the user's hook normalises them."""
+
+    def fingerprint(
+        body: Mapping[str, Any], betas: tuple[str, ...], model: str | None
+    ) -> str | None:
+        item = _sender_of(request).owner.item
+        try:
+            return read_normalised(session, body, item, betas=betas, model=model).fingerprint
+        except Exception:  # noqa: BLE001 - of the user's hook; it is called again, and raises again
+            return None
+
+    return fingerprint
+
+
+def _sender_of(request: CapturedRequest) -> Sender:
+    assert isinstance(request.owner, Sender)
+    return request.owner
+
+
+def record_captured(session: Session, request: CapturedRequest) -> None:
+    """Record a captured request, or what has become of one that was recorded before."""
+    sender = _sender_of(request)
+    owner = sender.owner
+    owner.has_requests |= request.endpoint.kind != "count_tokens"
+    before = [each for each in owner.unfinished if each.captured is request.supersedes]
+    for each in before:
+        _withdraw(session, owner, each)
+    if request.answer is None:
+        return
+    metered = Metered(request.answer)
+    with session.keeping_failures():
+        metered = meter(session, owner, request, request.answer)
+    blocks = before[0].blocks if before else [*owner.open_blocks]
+    call = _record(
+        session,
+        sender,
+        metered.answer,
+        blocks,
+        metered.payload,
+        evidence=metered.evidence,
+        live=request.live,
+        at=request.at,
+        attempts=request.attempts,
+        lost_attempts=request.lost_attempts,
+    )
+    if call.has_caveat(*_UNFINISHED):
+        is_doubtful = _is_doubtful(call)
+        owner.unfinished.append(Unfinished(request, request.answer, call, blocks, is_doubtful))
+    with session.keeping_failures():
+        _announce(session, sender, call, metered.payload)
 
 
 class Metered(NamedTuple):
@@ -58,53 +134,56 @@ class Metered(NamedTuple):
     answer: Answer
     evidence: Evidence = "billed"
     payload: Payload | None = None
-    """What the fingerprint stands for; None where the request could not be read."""
+    """What was sent; None if it could not be read."""
 
 
-def meter(run: Session, seat: Seat, request: CapturedRequest, answer: Answer) -> Metered:
+def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answer) -> Metered:
     """Compare what was sent with what was recorded, and return what the reply uses now."""
-    replay = request.replay
-    payload = _read_sent(run, seat, request)
+    replay, model = request.replay, request.endpoint.model
+    payload = _read_if_possible(session, owner, request.payload, betas=request.betas, model=model)
     if request.is_mocked:
-        return _mocked(run, seat, answer, payload)
+        return _mocked(session, owner, answer, payload)
     if replay is None or replay.is_same:
         return Metered(answer, payload=payload)
     if payload is None:
-        return Metered(_not_comparable(run, answer, "what is sent now cannot be read"))
-    recorded = _read_recorded(run, seat, request, replay)
+        return Metered(_not_comparable(session, answer, "what is sent now cannot be read"))
+    # If the cassette hides its betas, they are taken for those of today.
+    betas = request.betas if replay.betas is None else replay.betas
+    recorded = _read_if_possible(
+        session, owner, replay.body, betas=betas, model=replay.model or model
+    )
     if recorded is None:
-        obstacle = replay.obstacle or "nothing is known of it"
-        return Metered(_not_comparable(run, answer, obstacle), payload=payload)
-    metered = _compared(run, seat, answer, payload, recorded)
+        obstacle = replay.obstacle or "the recorded request is unknown"
+        return Metered(_not_comparable(session, answer, obstacle), payload=payload)
+    metered = _compare(session, owner, answer, payload, recorded)
     left = left_in_the_cache(answer.usage, metered.answer.usage, sent=payload, recorded=recorded)
     if left is not None and metered.evidence != "stale":
-        seat.holder.cached_prefixes.append(left)
+        owner.cached_prefixes.append(left)
     return metered
 
 
-def _compared(
-    run: Session, seat: Seat, answer: Answer, payload: Payload, recorded: Payload
+def _compare(
+    session: Session, owner: Owner, answer: Answer, payload: Payload, recorded: Payload
 ) -> Metered:
     """Return what a replayed reply uses for the payload that is sent now."""
-    tokenizer = run.books.tokenizer
     if is_as_recorded(answer, sent=payload, recorded=recorded):
         # The prompt is the same; a reply that was cut may be longer now.
-        cut = reply_caveats(answer, payload, recorded, tokenizer)
+        cut = reply_caveats(answer, payload, recorded, session.tokenizer)
         return Metered(_with_caveats(answer, *cut), payload=payload)
     unknown = Metered(without_figures(answer, sent=payload, recorded=recorded), "stale", payload)
     if obstacle_to_recount(answer) is not None:
         return unknown
 
     def read_cut(body: Mapping[str, Any]) -> Payload:
-        return read_normalised(run, body, seat.item, betas=payload.betas)
+        return read_normalised(session, body, owner.item, betas=payload.betas)
 
     plan = plan_recount(payload, recorded, read=read_cut)
     prompt: CachedPrompt | None = None
     caveats: tuple[str, ...] = ()
     try:
         if plan is not None:
-            caveats = caveats_of(payload, run.books.counting.count(seat, payload))
-            prompt = split(run, seat, plan)
+            caveats = caveats_of(payload, session.counts.count(owner, payload))
+            prompt = split(session, owner, plan)
     except CountError:
         return unknown  # not counted yet; the caveat says how to count it
     recounted = recount(
@@ -112,21 +191,21 @@ def _compared(
         prompt,
         sent=payload,
         recorded=recorded,
-        earlier=seat.holder.cached_prefixes,
+        earlier=owner.cached_prefixes,
         caveats=caveats,
-        tokenizer=tokenizer,
+        tokenizer=session.tokenizer,
     )
     return Metered(recounted, "recounted", payload)
 
 
-def _mocked(run: Session, seat: Seat, answer: Answer, payload: Payload | None) -> Metered:
+def _mocked(session: Session, owner: Owner, answer: Answer, payload: Payload | None) -> Metered:
     """Trust a mock's figures, or take the input from a count, as `llmcost_mocks` says."""
-    if run.settings.mocks == "trust" or not answer.sampling_calls:
+    if session.settings.mocks == "trust" or not answer.sampling_calls:
         return Metered(answer, "mocked", payload)
     obstacle = "the request cannot be read" if payload is None else obstacle_to_recount(answer)
     if payload is not None and obstacle is None:
         try:
-            count = run.books.counting.count(seat, payload)
+            count = session.counts.count(owner, payload)
         except CountError:
             obstacle = "the answer is a mock's"
         else:
@@ -141,32 +220,17 @@ def _mocked(run: Session, seat: Seat, answer: Answer, payload: Payload | None) -
     return Metered(_with_caveats(unknown, f"uncounted: {obstacle}"), "mocked", payload)
 
 
-def _read_sent(run: Session, seat: Seat, request: CapturedRequest) -> Payload | None:
-    if request.payload is None:
-        return None
-    how = {"betas": request.betas, "model": request.endpoint.model}
-    try:
-        return read_normalised(run, request.payload, seat.item, **how)
-    except PayloadError:  # live, the API will have refused it, too
-        return None
-
-
-def _read_recorded(
-    run: Session, seat: Seat, request: CapturedRequest, replay: Replay
+def _read_if_possible(
+    session: Session, owner: Owner, body: Mapping[str, Any] | None, **how: Any
 ) -> Payload | None:
-    """Where the cassette hides its betas, they are taken for those of today."""
-    if replay.body is None:
-        return None
-    betas = request.betas if replay.betas is None else replay.betas
-    how = {"betas": betas, "model": replay.model or request.endpoint.model}
     try:
-        return read_normalised(run, replay.body, seat.item, **how)
-    except PayloadError:
+        return None if body is None else read_normalised(session, body, owner.item, **how)
+    except PayloadError:  # a live API will have refused it, too
         return None
 
 
-def _not_comparable(run: Session, answer: Answer, obstacle: str) -> Answer:
-    run.notes.add(
+def _not_comparable(session: Session, answer: Answer, obstacle: str) -> Answer:
+    session.notes.add(
         f"replayed replies cannot be checked against what is sent now: {obstacle}; keep the "
         "request's body in the cassette (see docs/how-it-works/changed-prompts.md)"
     )
@@ -177,242 +241,216 @@ def _with_caveats(answer: Answer, *caveats: str) -> Answer:
     return replace(answer, caveats=sorted_caveats([*answer.caveats, *caveats]))
 
 
-_RANK = ("within", "unverified", "exceeded")
-_OPEN = frozenset({"truncated-stream", "lost-answer", "open-batch"})
-"""Caveats of a call that may still turn out otherwise."""
+def read_normalised(
+    session: Session, body: Mapping[str, Any], item: pytest.Item | None, **how: Any
+) -> Payload:
+    """Read a payload as it is sent, with the fingerprint that the user's hook gives it.
+
+    Raises:
+        PayloadError: it is not JSON.
+        SettingsError: the hook's result is not.
+    """
+    sent = read_payload(body, resolve=session.exact_model, **how)
+    hook = session.hook("pytest_llmcost_normalize_payload")
+    if not hook.get_hookimpls():
+        return sent
+    # A copy: what a hook changes in place must not change what is counted.
+    normalised = hook(payload=copy.deepcopy(sent.body), item=item)
+    if normalised is None:
+        return sent
+    how = {**how, "model": how.get("model") or sent.model, "betas": sent.betas}
+    try:
+        read = read_payload(normalised, resolve=session.exact_model, **how)
+    except PayloadError as error:
+        raise SettingsError(
+            f"pytest_llmcost_normalize_payload returned what is not a payload: {error}; "
+            "return plain JSON, as messages.create takes it, or None to leave it as it is"
+        ) from error
+    return replace(sent, fingerprint=read.fingerprint, parts=read.parts, compared=read.body)
 
 
-class _OpenCall(NamedTuple):
-    request: CapturedRequest
-    call: Call
-    holder: Holder
-    blocks: list[list[Call]]
-    """Those `budget(...)` blocks that it counts for."""
+def record(session: Session, answer: Answer, payload: Payload | None, evidence: Evidence) -> Call:
+    """Price an answer for the owner that is running, and put it into the ledger."""
+    sender = session.sender()
+    call = _record(session, sender, answer, [*sender.owner.open_blocks], payload, evidence=evidence)
+    _announce(session, sender, call, payload)
+    return call
 
 
-def describe(payload: Payload) -> LedgerPayload:
-    """What the ledger holds of a payload from the start."""
-    return LedgerPayload(
-        model=payload.model,
-        parts=payload.parts,
-        task_budget=payload.task_budget,
-        breakpoints=len(payload.breakpoints),
+def declare(session: Session, answer: Answer) -> Call:
+    """Record what the test states itself, in place of the doubtful call that it settles.
+
+    A message settles the doubtful call with its id, a usage without an id the only doubtful call
+    of the test. Of an agent's session, what its running total has grown by is added.
+    """
+    owner, total, agent_session = session.owner, answer.declared_usd, answer.session_id
+    if agent_session is not None and total is not None:
+        so_far, last = owner.agent_totals.get(agent_session, (Decimal(0), None))
+        if last is not None and total <= so_far:
+            return last
+        growth = replace(answer, declared_usd=EXACT.subtract(total, so_far))
+        call = record(session, growth, None, "declared")
+        owner.agent_totals[agent_session] = (total, call)
+        return call
+    session.settle(owner)
+    doubtful = _doubtful_call(owner, answer)
+    if doubtful is None:
+        return record(session, answer, None, "declared")
+    _withdraw(session, owner, doubtful)
+    before, lost = doubtful.call, doubtful.call.lost_attempts
+    sender = Sender(owner, before.phase)
+    call = _record(
+        session,
+        sender,
+        _with_caveats(answer, "lost-answer") if lost else answer,
+        doubtful.blocks,
+        evidence="declared",
+        fingerprint=before.fingerprint,
+        max_tokens=before.max_tokens,
+        live=before.live,
+        at=before.at,
+        attempts=before.attempts,
+        lost_attempts=lost,
+    )
+    # Kept, because its stream may still be read to the end, and says the same once more.
+    owner.unfinished.append(doubtful._replace(call=call, is_doubtful=False))
+    _announce(session, sender, call, None)
+    return call
+
+
+def _doubtful_call(owner: Owner, answer: Answer) -> Unfinished | None:
+    doubtful = [each for each in owner.unfinished if each.is_doubtful]
+    if answer.ids:
+        doubtful = [each for each in doubtful if set(each.answer.ids) == set(answer.ids)]
+    return doubtful[0] if len(doubtful) == 1 else None
+
+
+def _is_doubtful(call: Call) -> bool:
+    """Return whether what one reply used is unknown, so that the test may state it."""
+    if call.has_caveat("truncated-stream", "unreadable-response"):
+        return True
+    # Beside sampling calls it is about attempts before the answer.
+    return call.has_caveat("lost-answer") and not call.sampling_calls
+
+
+def _record(
+    session: Session,
+    sender: Sender,
+    answer: Answer,
+    blocks: Sequence[list[Call]],
+    payload: Payload | None = None,
+    **facts: Any,
+) -> Call:
+    known: PayloadFacts | None = None
+    if payload is not None:
+        known = PayloadFacts(
+            model=payload.model,
+            parts=payload.parts,
+            task_budget=payload.task_budget,
+            breakpoints=len(payload.breakpoints),
+        )
+        facts |= {
+            "fingerprint": payload.fingerprint,
+            "max_tokens": payload.longest_reply,
+        }
+    call = price(
+        answer,
+        session.card,
+        on=session.price_date,
+        cache_state=session.settings.cache,
+        phase=sender.phase,
+        **facts,
+    )
+    session.ledger.add(sender.owner.key, call, known)
+    for block in blocks:
+        block.append(call)
+    sender.owner.has_spent = True
+    _note_change(session, sender.owner)
+    return call
+
+
+def _withdraw(session: Session, owner: Owner, unfinished: Unfinished) -> None:
+    """Take back a call that has turned out otherwise."""
+    # By identity: equal calls are not the same.
+    owner.unfinished[:] = [each for each in owner.unfinished if each is not unfinished]
+    session.ledger.withdraw(owner.key, unfinished.call)
+    for block in unfinished.blocks:
+        block.remove(unfinished.call)
+    _note_change(session, owner)
+
+
+def _note_change(session: Session, owner: Owner) -> None:
+    session.changes += 1
+    if isinstance(owner, TestAttempt) and owner.is_over:
+        session.changed_late[owner] = None
+
+
+def _announce(session: Session, sender: Sender, call: Call, payload: Payload | None) -> None:
+    session.hook("pytest_llmcost_call")(call=call, item=sender.owner.item)
+    if payload is not None:
+        for callback in session.after_call:
+            callback(sender, call, payload)
+
+
+def calls_of(
+    session: Session, owner: Owner, cache_state: CacheState | None = None
+) -> Sequence[Call]:
+    """Return an owner's calls so far, in another cache state if asked.
+
+    A payload that was counted and then sent is one call.
+    """
+    session.settle(owner)
+    calls = session.ledger.calls(owner.key)
+    if cache_state is None or cache_state == session.settings.cache:
+        return calls
+    card, on = session.card, session.price_date
+    return settled(reprice(call, card, on=on, cache_state=cache_state) for call in calls)
+
+
+def split(
+    session: Session, owner: Owner, plan: CachePlan, options: tuple[str, ...] = ()
+) -> CachedPrompt:
+    """Count all that a plan needs, and return the prompt by what is cached of it.
+
+    The options are further ones that the command needs which counts it.
+
+    Raises:
+        CountError: not recorded and not allowed to ask, or the API did not count it.
+    """
+    counts, model = session.counts, plan.whole.model
+    jobs = [counts.job(owner, part) for part in plan.payloads]
+    outcomes = count_all(counts.counter, jobs)
+    errors = [each for each in outcomes if isinstance(each, CountError)]
+    for error in errors:
+        if not isinstance(error, CountMissingError):
+            raise error
+    if errors:  # the whole is recorded, and its prefixes are not
+        command = jobs[0].asker._replace(options=options).command
+        places = ", ".join(str(cut.point.place) for cut in plan.cuts)
+        raise CountMissingError(
+            f"no recorded token count of the cached prefixes ({places}) of this payload of "
+            f"{model} (record mode {jobs[0].mode}). Count them, free of charge: {command}",
+            fingerprint=plan.whole.fingerprint,
+            changed=(),
+            command=command,
+            what=f"the cached prefixes ({places}) of a prompt are",
+        )
+    tokens = {
+        job.payload.fingerprint: each.input_tokens
+        for job, each in zip(jobs, outcomes, strict=True)
+        if isinstance(each, Count)
+    }
+    return split_prompt(
+        plan,
+        tokens,
+        min_cacheable_tokens=least_cacheable(session, model),
+        opening_tokens=opening_tokens_of(model, session.tokenizer(model)),
     )
 
 
-class Books:
-    """The ledger, and the prices that it is kept in."""
-
-    def __init__(self, run: Session) -> None:
-        """Begin empty; prices are read when the first call needs them."""
-        self.run = run
-        self.ledger = LedgerBuilder()
-        self.changes = 0
-        """How often something was booked in this process or taken back."""
-        self._open: dict[int, _OpenCall] = {}
-        """What was booked before it was complete, by the identity of its request."""
-
-    @cached_property
-    def counting(self) -> Counting:
-        """The counter and the count cassettes; made when a first count is asked for."""
-        from pytest_llmcost.plugin.counts import Counting
-
-        return Counting(self.run)
-
-    @cached_property
-    def other_models(self) -> OtherModels | None:
-        """The models of `--llmcost-model`; None without any."""
-        if not self.run.settings.model:
-            return None
-        from pytest_llmcost.plugin.other_models import OtherModels
-
-        return OtherModels(self)
-
-    def put_away(self, holder: Holder) -> None:
-        """Save what somebody has counted."""
-        if "counting" in self.__dict__:
-            self.counting.close(holder.owner)
-
-    def put_all_away(self) -> None:
-        """Save what everybody has counted."""
-        if "counting" in self.__dict__:
-            self.counting.close_all()
-
-    # Prices
-
-    @cached_property
-    def card(self) -> RateCard:
-        """The prices: shipped, then the user's file, then what a plugin makes of them."""
-        card, name = shipped_card(), "pytest_llmcost_rate_card"
-        if self.run.settings.prices is not None:
-            card = card.with_overrides(self.run.settings.prices)
-        replaced = self.run.hook(name)(config=self.run.config, card=card)
-        if replaced is None:
-            return card
-        checked: RateCard = checked_hook_result(replaced, RateCard, name)
-        return checked
-
-    @property
-    def card_id(self) -> CardId:
-        """Which prices these are, for the report."""
-        card = self.card
-        return CardId(version=card.version, sha256=card.sha256, sources=tuple(card.sources))
-
-    def exact_model(self, name: str) -> str:
-        """A model's exact id.
-
-        Raises:
-            UnknownModelError: no row and no alias of the card has this name.
-        """
-        return self.card.resolve(name).model
-
-    def tokenizer(self, model: str) -> str | None:
-        """The name of a model's tokenizer; None where the card does not know it."""
-        return self.card.tokenizer(model) if self.card.find(model) else None
-
-    def in_cache_state(self, call: Call, cache_state: CacheState) -> Call:
-        """Price a call again in the cache state that a marker asks for."""
-        return reprice(call, self.card, on=self.run.price_date, cache_state=cache_state)
-
-    def cost_of(self, call: Call) -> Cost:
-        """The itemised bill of a call.
-
-        Raises:
-            UnknownModelError: one of its models has no price on the run's date.
-        """
-        return self.bill(call.sampling_calls, call.context, cache_state=self.run.settings.cache)
-
-    def bill(
-        self,
-        sampling_calls: Sequence[SamplingCall],
-        context: Terms,
-        cache_state: CacheState = "as-billed",
-    ) -> Cost:
-        """The itemised bill of a request's legs.
-
-        Raises:
-            UnknownModelError: one of the models has no price on the run's date.
-        """
-        return self.card.price(
-            sampling_calls, context, on=self.run.price_date, cache_state=cache_state
-        )
-
-    # Calls
-
-    def saw(self, seat: Seat, request: CapturedRequest) -> None:
-        """Meter and book a request, or what has become of one that was booked as open."""
-        seat.holder.has_requests |= request.endpoint.kind != "count_tokens"
-        blocks = self._take_back(request.supersedes)
-        if blocks is None:
-            blocks = seat.holder.open_blocks
-        if request.answer is None:
-            return
-        metered = Metered(request.answer)
-        with self.run.keeping_failures():
-            metered = meter(self.run, seat, request, request.answer)
-        payload = metered.payload
-        booked = self._book(
-            seat,
-            metered.answer,
-            payload,
-            blocks,
-            evidence=metered.evidence,
-            live=request.live,
-            at=request.at,
-            attempts=request.attempts,
-            lost_attempts=request.lost_attempts,
-        )
-        if booked.has_caveat(*_OPEN):
-            self._open[id(request)] = _OpenCall(request, booked, seat.holder, [*blocks])
-        with self.run.keeping_failures():
-            self._tell(booked, seat)
-            self._look_up(booked, seat, payload)
-
-    def _take_back(self, replaced: CapturedRequest | None) -> list[list[Call]] | None:
-        """Take out what was said before; return the blocks that it counted for."""
-        known = None if replaced is None else self._open.pop(id(replaced), None)
-        if known is None:
-            return None
-        self.ledger.withdraw(known.holder.owner, known.call)
-        self.changes += 1
-        for block in known.blocks:
-            block.remove(known.call)
-        return known.blocks
-
-    def book(
-        self, seat: Seat, answer: Answer, payload: Payload | None = None, *, evidence: Evidence
-    ) -> Call:
-        """Price an answer and put it into the ledger."""
-        booked = self._book(seat, answer, payload, seat.holder.open_blocks, evidence=evidence)
-        self._tell(booked, seat)
-        self._look_up(booked, seat, payload)
-        return booked
-
-    def book_declared(self, seat: Seat, answer: Answer) -> Call:
-        """Book a stated call; of an agent's session only what its running total has grown by."""
-        total, session = answer.declared_usd, answer.session_id
-        if session is None or total is None:
-            return self.book(seat, answer, evidence="declared")
-        sessions = seat.holder.sessions
-        so_far, last = sessions.get(session, (Decimal(0), None))
-        if last is not None and total <= so_far:
-            return last
-        grown = replace(answer, declared_usd=EXACT.subtract(total, so_far))
-        booked = self.book(seat, grown, evidence="declared")
-        sessions[session] = (total, booked)
-        return booked
-
-    def _book(
-        self,
-        seat: Seat,
-        answer: Answer,
-        payload: Payload | None,
-        blocks: Iterable[list[Call]],
-        **facts: Any,
-    ) -> Call:
-        call = price(
-            answer,
-            self.card,
-            on=self.run.price_date,
-            cache_state=self.run.settings.cache,
-            phase=seat.phase,
-            fingerprint=payload.fingerprint if payload else None,
-            max_tokens=payload.longest_reply if payload else None,
-            **facts,
-        )
-        self.ledger.add(seat.owner, call, describe(payload) if payload else None)
-        self.changes += 1
-        seat.holder.is_touched = True
-        for block in blocks:
-            block.append(call)
-        return call
-
-    def _look_up(self, call: Call, seat: Seat, payload: Payload | None) -> None:
-        if self.other_models is not None and payload is not None:
-            self.other_models.look_up(seat, call, payload)
-
-    def _tell(self, call: Call, seat: Seat) -> None:
-        self.run.hook("pytest_llmcost_call")(call=call, item=seat.item)
-
-    def calls_of(self, holder: Holder, cache_state: CacheState | None = None) -> Sequence[Call]:
-        """Somebody's calls so far, sent ones not counted twice; on another basis if asked."""
-        self.run.settle(holder)
-        calls = self.ledger.calls(holder.owner)
-        if cache_state is None or cache_state == self.run.settings.cache:
-            return calls
-        return settled(self.in_cache_state(call, cache_state) for call in calls)
-
-    # Verdicts
-
-    def conclude(self, attempt: Attempt, verdicts: Iterable[Verdict]) -> Verdict | None:
-        """Store a test's verdicts, the worst as the decisive one, and return that."""
-        ranked = sorted(verdicts, key=lambda each: -_RANK.index(each.state))
-        worst, others = (ranked[0], ranked[1:]) if ranked else (None, [])
-        attempt.verdict, attempt.others = worst, others
-        if worst is not None or attempt.blocks:
-            self.ledger.judge(attempt.owner, verdict=worst, blocks=[*others, *attempt.blocks])
-        return worst
-
-    def is_broken(self, verdict: Verdict) -> bool:
-        """Whether a verdict fails what it is about; `unverified = warn` softens that one alone."""
-        return verdict.fails(self.run.settings.unverified)
+def least_cacheable(session: Session, model: str) -> int | None:
+    """Return the least number of tokens that a model caches; None if it is unknown."""
+    try:
+        return session.card.min_cacheable_tokens(model, session.price_date)
+    except UnknownModelError:
+        return None

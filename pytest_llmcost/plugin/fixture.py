@@ -1,30 +1,36 @@
-"""Counted: what a test is told of a payload that it counts.
-
-Data flow: a counted Call, and what of its prompt is cached -> `Counted` -> tokens, bills.
-"""
+"""The `llmcost` fixture: what a test can count, state and limit, and what it is told."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import Amounts, settled
-from pytest_llmcost.budgets.budget import Budget, judge
+from pytest_llmcost.amounts import settled
+from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.call import Call
+from pytest_llmcost.counting.segments import calls_until_it_pays
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
 from pytest_llmcost.money import parse_usd
+from pytest_llmcost.plugin.calls import calls_of, declare, read_normalised, record
+from pytest_llmcost.plugin.expected_answer import (
+    PromptState,
+    expect_answer,
+    read_output,
+    uncounted_answer,
+)
 from pytest_llmcost.plugin.session import Session
-from pytest_llmcost.plugin.verdicts import broken
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.plugin.verdicts import budget_failure, judge_budget
+from pytest_llmcost.prices.bill import CacheState
+from pytest_llmcost.prices.usage import SamplingCall, Usage
 from pytest_llmcost.responses.declared import read_declared
 
 if TYPE_CHECKING:
@@ -38,21 +44,25 @@ OFF = "llmcost is off (--no-llmcost), so there is no figure to look at"
 
 @dataclass(frozen=True)
 class Counted:
-    """What a payload costs, from a count of its tokens."""
+    """What a payload costs, by a count of its tokens.
+
+    A figure raises PriceError if the model has no price; one of the cache raises SettingsError if
+    the payload was counted without `cache=`.
+    """
 
     call: Call | None
-    run: Session | None = field(default=None, repr=False, compare=False)
+    session: Session | None = field(default=None, repr=False, compare=False)
     prompt: CachedPrompt | None = field(default=None, repr=False, compare=False)
-    """What of the prompt is cached, where `count(..., cache=...)` asked."""
+    """What of the prompt is cached, if `count(..., cache=...)` asked."""
 
     @property
     def input_tokens(self) -> int:
-        """The whole prompt in tokens, as `count_tokens` says."""
+        """The whole prompt in tokens, as `count_tokens` states it."""
         return self._known().usage.prompt_tokens
 
     @property
     def fingerprint(self) -> str | None:
-        """What tells this payload from others."""
+        """Tells this payload from others."""
         return self._known().fingerprint
 
     @property
@@ -67,84 +77,46 @@ class Counted:
 
     @property
     def cost(self) -> Cost:
-        """The itemised bill, with its bounds.
-
-        Raises:
-            PriceError: the model has no price; the message names the nearest that have one.
-        """
+        """The itemised bill, with its bounds."""
         call = self._known()
-        assert self.run is not None
-        return self.run.books.cost_of(call)
+        assert self.session is not None
+        return self._bill(call.sampling_calls, self.session.settings.cache)
 
     @property
     def usd(self) -> Decimal:
-        """The list price in US dollars.
-
-        Raises:
-            PriceError: the model has no price.
-        """
+        """The list price in US dollars."""
         return self.cost.usd
 
     # With cache=
 
     @property
     def cold(self) -> Cost:
-        """The bill of the first call, which writes everything that is cached.
-
-        Raises:
-            SettingsError: counted without `cache=`.
-            PriceError: the model has no price.
-        """
-        return self._cost_of(self._cached().cold)
+        """The bill of the first call, which writes everything that is cached."""
+        return self._bill_of(self._cached().cold)
 
     @property
     def warm(self) -> Cost:
-        """The bill of each later call within the life of the cache, which reads all of it.
-
-        Raises:
-            SettingsError: counted without `cache=`.
-            PriceError: the model has no price.
-        """
-        return self._cost_of(self._cached().warm)
+        """The bill of each later call within the life of the cache, which reads all of it."""
+        return self._bill_of(self._cached().warm)
 
     @property
     def uncached(self) -> Cost:
-        """The bill of a call without caching.
-
-        Raises:
-            SettingsError: counted without `cache=`.
-            PriceError: the model has no price.
-        """
-        return self._cost_of(self._cached().none)
+        """The bill of a call without caching."""
+        return self._bill_of(self._cached().none)
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """The tokens up to each breakpoint and behind the last; together the whole prompt.
-
-        Raises:
-            SettingsError: counted without `cache=`.
-        """
+        """The tokens up to each breakpoint and after the last; together the whole prompt."""
         return self._cached().segments
 
     @property
     def cache_notes(self) -> tuple[str, ...]:
-        """What is not cached and why: a prefix too short for the model, say.
-
-        Raises:
-            SettingsError: counted without `cache=`.
-        """
+        """What is not cached and why, for example a prefix that is too short for the model."""
         return self._cached().notes
 
     @property
     def calls_until_caching_pays(self) -> int | None:
-        """The number of calls from which caching is the cheaper; None if it never is.
-
-        Raises:
-            SettingsError: counted without `cache=`.
-            PriceError: the model has no price.
-        """
-        from pytest_llmcost.counting.segments import calls_until_it_pays
-
+        """The number of calls from which caching is cheaper; None if it never is."""
         return calls_until_it_pays(
             cold_usd=self.cold.usd, warm_usd=self.warm.usd, none_usd=self.uncached.usd
         )
@@ -153,17 +125,22 @@ class Counted:
         self._known()
         if self.prompt is None:
             raise SettingsError(
-                "the cached prefixes were not counted; say llmcost.count(..., "
+                "the cached prefixes were not counted; write llmcost.count(..., "
                 'cache="cold"), or "warm", or "none"'
             )
         return self.prompt
 
-    def _cost_of(self, usage: Usage) -> Cost:
-        call = self._known()
-        assert self.run is not None
-        (sampling,) = call.sampling_calls
+    def _bill_of(self, usage: Usage) -> Cost:
+        (sampling,) = self._known().sampling_calls
         usage = replace(usage, output_tokens=sampling.usage.output_tokens)
-        return self.run.books.bill([replace(sampling, usage=usage)], call.context)
+        return self._bill([replace(sampling, usage=usage)], "as-billed")
+
+    def _bill(self, sampling_calls: Sequence[SamplingCall], cache_state: CacheState) -> Cost:
+        call, session = self._known(), self.session
+        assert session is not None
+        return session.card.price(
+            sampling_calls, call.context, on=session.price_date, cache_state=cache_state
+        )
 
     def _known(self) -> Call:
         if self.call is None:
@@ -171,15 +148,12 @@ class Counted:
         return self.call
 
 
-PricedState = Literal["cold", "warm", "none"]
-
-
 class LlmCost:
-    """What a test may ask: made anew for every attempt of every test."""
+    """What a test can ask; made anew for every attempt of every test."""
 
-    def __init__(self, run: Session | None, item: pytest.Item | None) -> None:
-        """Speak for one test; without a run, everything is off."""
-        self._run = run
+    def __init__(self, session: Session | None, item: pytest.Item) -> None:
+        """Work for one test; without a session, everything is off."""
+        self._session = session
         self._item = item
 
     def count(
@@ -187,7 +161,7 @@ class LlmCost:
         payload: Mapping[str, Any] | None = None,
         *,
         output_tokens: int | str | None = None,
-        cache: PricedState | None = None,
+        cache: PromptState | None = None,
         **keywords: Any,
     ) -> Counted:
         """Count what one would send to `messages.create`, and price it.
@@ -197,9 +171,9 @@ class LlmCost:
             output_tokens: how long the reply will be, in tokens, or `"max"` for the payload's
                 `max_tokens`, the worst case; without it the input alone is priced.
             cache: count the prompt's cached prefixes too, and price them as written (`cold`), as
-                read (`warm`), or as plain input (`none`); without it as the test's or the run's
-                cache basis says, else as plain input.
-            keywords: the payload, where it is not given as a mapping.
+                read (`warm`), or as plain input (`none`). By default the cache state of the test's
+                marker or of the run applies, otherwise plain input.
+            keywords: the payload, if it is not given as a mapping.
 
         Raises:
             CountError: no recorded count and no permission to go online, or the API refused.
@@ -208,62 +182,48 @@ class LlmCost:
         __tracebackhide__ = True
         if payload is not None and keywords:
             raise SettingsError("count takes a payload or keywords, not both")
-        body = keywords if payload is None else payload
-        if self._run is None or self._item is None:
+        if self._session is None:
             return Counted(None)
-        return self._count(self._run, self._item, body, output_tokens, cache)
-
-    def _count(
-        self,
-        run: Session,
-        item: pytest.Item,
-        body: Mapping[str, Any],
-        output_tokens: int | str | None,
-        cache: PricedState | None,
-    ) -> Counted:
-        from pytest_llmcost.plugin.counts import (
-            count_payload,
-            counted_answer,
-            read_normalised,
-            read_output,
-            uncounted_answer,
-            with_cache_bounds,
-        )
-
-        __tracebackhide__ = True
-        seat = run.seat
         try:
-            payload = read_normalised(run, body, item)
-            output = read_output(payload, output_tokens)
-            try:
-                whole, prompt, usage = count_payload(run, seat, payload, item, cache)
-            except CountError as error:
-                # Whoever catches it, or fails by it, has not made the payload free of charge.
-                run.books.book(seat, uncounted_answer(payload, error), payload, evidence="counted")
-                raise
-            answer = counted_answer(whole, payload, output, usage)
-            if usage is None:
-                answer = with_cache_bounds(run, payload, answer)
+            return self._count(
+                self._session, keywords if payload is None else payload, output_tokens, cache
+            )
         except LlmCostError as error:
             # The message says it all; our own frames would only hide the line that asked.
             raise error.with_traceback(None) from None
-        return Counted(run.books.book(seat, answer, payload, evidence="counted"), run, prompt)
+
+    def _count(
+        self,
+        session: Session,
+        body: Mapping[str, Any],
+        output_tokens: int | str | None,
+        cache: PromptState | None,
+    ) -> Counted:
+        payload = read_normalised(session, body, self._item)
+        output = read_output(payload, output_tokens)
+        try:
+            answer, prompt = expect_answer(session, payload, self._item, output, cache)
+        except CountError as error:
+            # The payload does not become free if the test catches this, or fails by it.
+            record(session, uncounted_answer(payload, error), payload, "counted")
+            raise
+        return Counted(record(session, answer, payload, "counted"), session, prompt)
 
     async def acount(
         self,
         payload: Mapping[str, Any] | None = None,
         *,
         output_tokens: int | str | None = None,
-        cache: PricedState | None = None,
+        cache: PromptState | None = None,
         **keywords: Any,
     ) -> Counted:
-        """Count in a thread, so that an event loop goes on; everything else as `count`."""
+        """Count in a thread, so that an event loop goes on; otherwise as `count`."""
         from anyio import to_thread  # comes with the SDK; asyncio and trio alike
 
-        if self._run is not None and self._item is not None:
+        if self._session is not None:
             # A fixture, such as the client, is set up in the thread that runs the tests alone.
-            with contextlib.suppress(CountError):  # counting meets it again, and books it
-                self._run.books.counting.make_ready(self._run.seat)
+            with contextlib.suppress(CountError):  # counting meets it again, and records it
+                self._session.counts.make_client_ready(self._session.owner)
         return await to_thread.run_sync(
             lambda: self.count(payload, output_tokens=output_tokens, cache=cache, **keywords)
         )
@@ -273,92 +233,93 @@ class LlmCost:
     ) -> Counted:
         """State what a call cost that cannot be seen: a mocked SDK method, boto3, a subprocess.
 
+        If the cost of a call of this test is unknown, for example because its stream was not read
+        to its end, its message takes the place of that call. So does a usage without an id, if
+        there is only one such call.
+
         Args:
             response: an SDK `Message`, a usage object or mapping, or an agent's result with
                 `total_cost_usd`. Results with the same `session_id` state a running total, so only
                 what the total has grown by within this test is added.
-            model: the model, where the response does not name it.
-            usd: the price itself, where you know it better.
+            model: the model, if the response does not name it.
+            usd: the price itself, if you know it better.
 
         Raises:
             UsageDataError: the response has no usage that can be read.
         """
         __tracebackhide__ = True
-        if self._run is None or self._item is None:
+        if self._session is None:
             return Counted(None)
         try:
             stated = None if usd is None else parse_usd(usd)
             answer = read_declared(response, model=model, usd=stated)
         except LlmCostError as error:
             raise error.with_traceback(None) from None
-        return Counted(self._run.books.book_declared(self._run.seat, answer), self._run)
+        return Counted(declare(self._session, answer), self._session)
 
     @property
     def calls(self) -> tuple[Call, ...]:
         """The test's calls so far; a payload that was counted and then sent is one."""
-        if self._run is None or self._item is None:
-            return ()
-        return tuple(self._run.books.calls_of(self._run.seat.holder))
+        return () if self._session is None else tuple(calls_of(self._session, self._session.owner))
 
     @property
     def usd(self) -> Decimal:
-        """What the test has cost so far at list price.
+        """The list price of the test so far.
 
         Raises:
             PriceError: a call has no price; the message says why.
         """
-        unpriced = [call for call in self.calls if call.usd is None]
+        calls = self.calls
+        unpriced = [call for call in calls if call.usd is None]
         if unpriced:
-            raise PriceError(_why_unpriced(unpriced))
-        return sum((call.usd for call in self.calls if call.usd is not None), Decimal(0))
+            caveats = sorted({caveat for call in unpriced for caveat in call.caveats})
+            raise PriceError("no price: " + ("; ".join(caveats) or "unknown"))
+        return sum((call.usd for call in calls if call.usd is not None), Decimal(0))
 
     @property
     def usage(self) -> Usage:
-        """The tokens of the test so far, of everything one pays for."""
+        """The tokens of the test so far that are paid for."""
         return sum((call.billed_usage for call in self.calls), Usage())
 
     @contextmanager
     def budget(self, limit: object, *, reason: str | None = None) -> Iterator[None]:
-        """Give the calls inside the block a ceiling of their own.
+        """Give the calls inside the block a budget of their own.
 
         Args:
             limit: an amount, such as `"$0.01"`.
             reason: why this much, for whoever reads the failure.
         """
-        amount = parse_usd(limit)
-        run = self._run
-        if run is None or self._item is None:
+        amount, session = parse_usd(limit), self._session
+        if session is None:
             yield
             return
-        holder, booked = run.seat.holder, list[Call]()
-        run.settle(holder)
-        holder.open_blocks.append(booked)
-        origin = _caller()
+        owner, calls = session.owner, list[Call]()
+        session.settle(owner)
+        owner.open_blocks.append(calls)
         budget = Budget(
             scope="block",
             limit=amount,
-            origin=origin,
+            origin=_caller(),
             label="budget",
             reason=reason,
-            warn_at=run.settings.warn_at,
+            warn_at=session.settings.warn_at,
         )
         try:
             yield
         finally:  # what a block has spent by the time it raises is spent
-            run.settle(holder)
+            session.settle(owner)
             # By identity: a block inside this one may hold the very same calls.
-            holder.open_blocks[:] = [each for each in holder.open_blocks if each is not booked]
-            calls = settled(booked)
-            command = run.count_command(self._item)
-            verdict = judge(budget, Amounts.of(calls), count_command=command)
-            holder.is_touched = True
-            holder.blocks.append(verdict)
-        if run.books.is_broken(verdict):
-            raise broken(verdict, calls)
+            owner.open_blocks[:] = [each for each in owner.open_blocks if each is not calls]
+            spent = settled(calls)
+            verdict = judge_budget(session, owner, budget, spent, needs_calls=False)
+            owner.has_spent = True
+            owner.blocks.append(verdict)
+        if verdict.fails(session.settings.unverified):
+            raise budget_failure(verdict, spent)
 
 
 def _caller() -> str:
-    """Where the block stands: the first frame outside of this file and of contextlib."""
+    """Return where the block stands: the first frame outside of this file and of contextlib."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename in (__file__, contextlib.__file__):
         frame = frame.f_back
@@ -367,8 +328,3 @@ def _caller() -> str:
     path = Path(frame.f_code.co_filename)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     return f"{shown}:{frame.f_lineno}"
-
-
-def _why_unpriced(calls: list[Call]) -> str:
-    caveats = sorted({caveat for call in calls for caveat in call.caveats})
-    return "no price: " + ("; ".join(caveats) or "unknown")

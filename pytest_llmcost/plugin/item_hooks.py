@@ -1,14 +1,13 @@
-"""Who is running, and did the test keep its ceilings: the hooks around every test.
+"""The hooks around every test: who is running, and whether the test kept its budgets.
 
-Data flow: phases and fixtures set `Run.seat` -> calls reach the books -> at the end of a test's
-body `judge` -> a failure, a section, properties. Tests that neither spend nor have a ceiling,
-in most suites all of them, pass by here without anything being loaded or computed.
+They are registered in every run of every suite. A test that neither spends nor has a budget, in
+most suites all of them, passes through without an object made or a module loaded.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,224 +15,219 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_llmcost.errors import CountMissingError, LlmCostError, SettingsError
-from pytest_llmcost.plugin.owners import Attempt, Seat, Shared
+from pytest_llmcost.plugin.options import MARKER
+from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt, nodeid_of
 from pytest_llmcost.plugin.session import Session
 
 if TYPE_CHECKING:
+    import _pytest.nodes
+
     from pytest_llmcost.budgets.budget import Verdict
 
 
-MARKER = "max_cost"
-MARKER_HELP = (
-    'max_cost(usd, *, input_tokens=None, output_tokens=None, calls=None, cache=None, reason=""): '
-    'fail the test when its Claude calls cost more than usd ("$0.02", "2c", 0.02), or use more '
-    'tokens or calls ("8k") than stated. (pytest-llmcost)'
-)
+class ItemHooks:
+    """The hooks of one session around its tests."""
 
-
-class Watch:
-    """The hooks of one run around its tests; what they learn is in `Run`."""
-
-    def __init__(self, run: Session) -> None:
-        """Watch the tests of a run."""
-        self.run = run
+    def __init__(self, session: Session) -> None:
+        """Watch the tests of a session."""
+        self.session = session
         self.is_started = False
-        """Whether the plugins and conftests that count are all there."""
-        self._attempt: Attempt | None = None
+        """Whether all plugins and conftests are loaded whose hooks count."""
         self._set_ups: dict[pytest.FixtureDef[Any], int] = {}
+
+    # Collection
 
     @pytest.hookimpl
     def pytest_plugin_registered(self, plugin: object, plugin_name: str) -> None:
-        """Tell conftests that come with the collection: no price may depend on their order."""
+        """Ignore hooks in conftests that the collection loads: prices must not depend on order."""
         if self.is_started and Path(plugin_name).name == "conftest.py":
-            named = sorted(name for name in vars(plugin) if name.startswith("pytest_llmcost_"))
-            if named:
-                self.run.late_conftests.add(plugin)
-                self.run.notes.add(
-                    f"{', '.join(named)} in {plugin_name}: not called, for hooks of "
-                    "pytest-llmcost count in plugins and in the topmost conftest alone"
+            names = sorted(name for name in vars(plugin) if name.startswith("pytest_llmcost_"))
+            if names:
+                self.session.late_conftests.add(plugin)
+                self.session.notes.add(
+                    f"{', '.join(names)} in {plugin_name}: ignored; hooks of pytest-llmcost must "
+                    "be in a plugin or in the rootdir conftest"
                 )
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Turn a marker that makes no sense into a collection error, the same with workers."""
+        """Make a wrong marker a collection error, the same with workers."""
         report = yield
-        problems = list(_problems(self.run, collector, report.result or []))
+        problems = list(self._problems(collector, report.result or []))
         if problems:
             report.outcome = "failed"
             report.longrepr = "\n".join(problems)
             report.result = []
         if report.failed:
-            self.run.incomplete.add("collection-errors")
+            self.session.incomplete.add("collection-errors")
         elif report.skipped:
-            self.run.not_passed.add(collector.nodeid)
+            self.session.not_passed.add(collector.nodeid)
         return report
+
+    def _problems(self, collector: pytest.Collector, nodes: Sequence[object]) -> Iterator[str]:
+        is_inherited = _has_marker(collector)
+        for node in nodes:
+            if isinstance(node, pytest.Item) and (is_inherited or _has_marker(node)):
+                from pytest_llmcost.plugin.marker import check_markers
+
+                try:
+                    check_markers(node, self.session.settings)
+                except SettingsError as error:
+                    yield f"{node.nodeid}: {error}"
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(
         self, session: pytest.Session, items: Sequence[pytest.Item]
     ) -> Generator[None, None, None]:
-        """Look which ceilings by place are for no test, while no test is deselected yet."""
-        if self.run.settings.budgets:
-            from pytest_llmcost.plugin.unmatched_globs import idle_places
+        """Find the path budgets that match no test, while no test is deselected yet."""
+        settings = self.session.settings
+        if settings.budgets:
+            from pytest_llmcost.plugin.unmatched_globs import unmatched_globs
 
-            self.run.idle_places.update(idle_places(self.run, session, items))
+            self.session.unmatched_globs.update(unmatched_globs(settings, session, items))
         yield
 
     @pytest.hookimpl
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        """A run that left tests out is not complete."""
+        """Note that the run is partial."""
         if items:
-            self.run.incomplete.add("deselected")
+            self.session.incomplete.add("deselected")
 
     # Phases
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Begin an attempt: everything from here on is the test's, but for wider fixtures."""
+        """Begin an attempt; a set-up that ends early may have spent."""
         __tracebackhide__ = True
-        self._attempt = attempt = self.run.begin(item)
-        self.run.sit(Seat(attempt, "setup", item))
+        self.session.begin(item)
         try:
             return (yield)
         except BaseException as error:
-            self.run.catch_up()
-            if attempt.is_touched:  # nothing was spent where a mark skips, as in many suites
-                self._end(attempt, error)
+            self.session.catch_up()
+            attempt = self.session.known_attempt(item)
+            if attempt is not None and attempt.has_spent:
+                self._judge(attempt, error)
             raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Judge the test once its body has run; one that failed by itself fails only for that."""
+        """Judge a test when its body has run; a test that has failed itself fails only by that."""
         __tracebackhide__ = True
-        attempt = self._attempt_of(item)
-        self.run.sit(Seat(attempt, "call", item))
+        self.session.enter(item, "call")
         try:
             result = yield
         except BaseException as error:
-            self._drain_and_end(attempt, error)
+            self._end_body(item, error)
             raise
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
-        self._drain_and_end(attempt, kept[0].value if kept else None)
+        self._end_body(item, kept[0].value if kept else None)
         return result
 
-    def _drain_and_end(self, attempt: Attempt, error: BaseException | None) -> None:
+    def _end_body(self, item: pytest.Item, error: BaseException | None) -> None:
         __tracebackhide__ = True
         try:
-            self.run.drain()
+            self.session.drain()
         finally:
-            self._end(attempt, error)
+            attempt = self._attempt_to_judge(item)
+            if attempt is not None:
+                self._judge(attempt, error)
 
-    def _end(self, attempt: Attempt, error: BaseException | None) -> None:
-        """Judge a test by how its set-up or body ended; raise a breach that a skip would hide."""
+    def _attempt_to_judge(self, item: pytest.Item) -> TestAttempt | None:
+        """Return the attempt of a test that has spent or has a budget; None for most tests."""
+        # Markers may have been added while the test ran.
+        if self.session.settings.max_test is not None or _has_marker(item):
+            return self.session.attempt_of(item)
+        attempt = self.session.known_attempt(item)
+        return attempt if attempt is not None and attempt.has_spent else None
+
+    def _judge(self, attempt: TestAttempt, error: BaseException | None) -> None:
+        """Judge a test by how its set-up or body ended; raise what a skip would hide."""
         __tracebackhide__ = True
+        from pytest_llmcost.plugin.verdicts import judge
+
         attempt.is_skipped = _is_skip(error)
         attempt.is_xfailed = isinstance(error, pytest.xfail.Exception)
-        self._judge(attempt, needs_calls=error is None)
-        if (error is None or attempt.is_skipped) and (found := self._broken(attempt)):
+        judge(self.session, attempt, needs_calls=error is None)
+        if (error is None or attempt.is_skipped) and (broken := self._broken(attempt)):
             # pytest would report unittest's skip in place of what is raised here.
             vars(attempt.item).pop("_excinfo", None)
-            self._fail(attempt, found)
+            self._fail(attempt, broken)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Judge again, for fixtures may spend on their way out."""
+        """Judge again, because fixtures may spend in their teardown."""
         __tracebackhide__ = True
-        attempt = self._attempt_of(item)
-        self.run.sit(Seat(attempt, "teardown", item))
-        before, was_broken = attempt.verdict, bool(self._broken(attempt))
+        self.session.enter(item, "teardown")
+        was_broken = bool(self._broken(self.session.known_attempt(item)))
         try:
             result = yield
         except BaseException as error:
-            self._judge_again(attempt, before)
-            # A skip or xfail here says nothing about the money, so it must not hide a breach.
+            # A skip or xfail raised in teardown must not hide a broken budget.
             is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)
-            if not is_excuse or was_broken or not self._broken(attempt):
-                raise
-            result = None
-        else:
-            self._judge_again(attempt, before)
-        if not was_broken and (worse := self._broken(attempt)):
-            self._fail(attempt, worse)
+            self._end_teardown(item, may_fail=is_excuse and not was_broken)
+            raise
+        self._end_teardown(item, may_fail=not was_broken)
         return result
 
-    def _judge_again(self, attempt: Attempt, before: Verdict | None) -> None:
-        """Store what a judged test's ceilings say at its very end."""
+    def _end_teardown(self, item: pytest.Item, *, may_fail: bool) -> None:
+        """End the attempt; raise a budget that was kept until the teardown."""
+        __tracebackhide__ = True
+        attempt = self.session.known_attempt(item)
         try:
-            self.run.rise(attempt)
+            self.session.end(item)
         finally:
-            # A set-up that skipped before it had spent was not judged; a fixture still may spend.
-            is_open = attempt.blocks or not attempt.has_failed
-            if before is not None or (attempt.is_touched and is_open):
-                needs_calls = before is not None and before.state == "unverified"
-                self._judge(attempt, needs_calls=needs_calls)
+            if attempt is not None:
+                before = attempt.verdicts[:1]
+                # A set-up that skipped before it had spent was not judged; fixtures may spend.
+                is_open = attempt.blocks or not attempt.has_failed
+                if before or (attempt.has_spent and is_open):
+                    from pytest_llmcost.plugin.verdicts import judge
 
-    def _attempt_of(self, item: pytest.Item) -> Attempt:
-        """The attempt under way; a plugin may run phases without the ones before."""
-        if self._attempt is None or self._attempt.item is not item:
-            self._attempt = self.run.begin(item)
-        return self._attempt
+                    needs_calls = bool(before) and before[0].state == "unverified"
+                    judge(self.session, attempt, needs_calls=needs_calls)
+        if may_fail and attempt is not None and (broken := self._broken(attempt)):
+            self._fail(attempt, broken)
 
-    # Verdicts
-
-    def _judge(self, attempt: Attempt, *, needs_calls: bool) -> None:
-        """Decide every ceiling of the test once, and store it."""
-        if attempt.is_touched or self._has_ceiling(attempt.item):
-            from pytest_llmcost.plugin.verdicts import judge
-
-            judge(self.run, attempt, needs_calls=needs_calls)
-
-    def _broken(self, attempt: Attempt) -> list[Verdict]:
-        """What fails the test of what was judged so far, the decisive one first.
-
-        A skipped test had no chance to show that it keeps a ceiling, so only what is exceeded
-        fails it; one that ended with `pytest.xfail()` stays an xfail.
-        """
-        if attempt.is_xfailed or (not attempt.is_touched and attempt.verdict is None):
+    def _broken(self, attempt: TestAttempt | None) -> list[Verdict]:
+        if attempt is None or not (attempt.verdicts or attempt.blocks):
             return []
-        return [
-            each
-            for each in attempt.verdicts
-            if each.state == "exceeded"
-            or (not attempt.is_skipped and self.run.books.is_broken(each))
-        ]
+        from pytest_llmcost.plugin.verdicts import broken_verdicts
 
-    def _has_ceiling(self, item: pytest.Item) -> bool:
-        has_default = self.run.settings.max_test is not None
-        return has_default or next(item.iter_markers(MARKER), None) is not None
+        return broken_verdicts(attempt, self.session.settings)
 
-    def _fail(self, attempt: Attempt, found: Sequence[Verdict]) -> None:
-        from pytest_llmcost.plugin.verdicts import broken
+    def _fail(self, attempt: TestAttempt, broken: Sequence[Verdict]) -> None:
+        __tracebackhide__ = True
+        from pytest_llmcost.plugin.verdicts import budget_failure
 
-        calls = self.run.books.ledger.calls(attempt.owner)
-        raise broken(found[0], calls, found[1:]) from None
+        calls = self.session.ledger.calls(attempt.key)
+        raise budget_failure(broken[0], calls, broken[1:]) from None
 
-    # Shared fixtures
+    # Fixtures
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, object, object]:
-        """A fixture wider than a function owns what its set-up and teardown spend.
+        """Let a fixture wider than a function own what its set-up and teardown spend.
 
         Finalizers run last in, first out: ours come after and before the fixture's own.
         """
         __tracebackhide__ = True
         if fixturedef.scope == "function":
             return (yield)
-        run = self.run
+        session = self.session
         set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
-        shared = Shared(fixturedef, request, run.worker, set_up)
-        fixturedef.addfinalizer(run.leave)
-        run.enter(Seat(shared, "setup"))
+        fixture = SharedFixture(fixturedef, request, set_up)
+        fixturedef.addfinalizer(session.pop)
+        session.push(fixture, "setup")
         try:
             return (yield)
         finally:
-            run.leave()
-            fixturedef.addfinalizer(partial(run.enter, Seat(shared, "teardown")))
+            session.pop()
+            fixturedef.addfinalizer(partial(session.push, fixture, "teardown"))
 
     # Reports
 
@@ -242,39 +236,54 @@ class Watch:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Note the outcome; show what the test cost on its report."""
-        attempt = self._attempt_of(item)
-        if call.excinfo is not None:  # a set-up that fails has spent, too
-            self.run.catch_up()
-        if not attempt.is_touched and attempt.verdict is None:
+        session = self.session
+        if call.excinfo is not None:
+            session.catch_up()  # a set-up that fails may have spent
+        attempt = session.known_attempt(item)
+        if attempt is not None and call.when == "teardown":
+            session.settle(attempt)  # of what is still under way, it is known that it is unknown
+        if attempt is None or not (attempt.has_spent or attempt.verdicts):
             report = yield
-            if call.excinfo is not None:
-                attempt.has_failed |= report.failed
-                _shorten(report, call)
-            self._note_passing(attempt, report)
-            return report
-        from pytest_llmcost.plugin.verdicts import add_properties, note
+        else:
+            from pytest_llmcost.plugin.verdicts import add_properties, note_report
 
-        if call.when == "teardown":
-            add_properties(self.run, attempt)
-        report = yield
-        attempt.has_failed |= report.failed
-        note(self.run, attempt, report, call)
-        _shorten(report, call)
-        self._note_passing(attempt, report)
+            if call.when == "teardown":
+                add_properties(session, attempt)
+            report = yield
+            attempt.has_failed |= report.failed
+            note_report(session, attempt, report, call)
+        if report.outcome != "passed" or session.not_passed:
+            _shorten(report, call)
+            self._note_passing(item, report)
         return report
 
-    def _note_passing(self, attempt: Attempt, report: pytest.TestReport) -> None:
-        """Note whether the test has passed so far; of several attempts the last one counts."""
+    def _note_passing(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Note whether a test has passed so far; of several attempts the last one counts."""
+        not_passed = self.session.not_passed
+        if report.failed:
+            self.session.attempt_of(item).has_failed = True
         is_skipped = report.skipped and report.when != "teardown"
         if report.failed or (is_skipped and not hasattr(report, "wasxfail")):
-            self.run.not_passed.add(attempt.nodeid)
-        elif report.when != "teardown" and not attempt.has_failed:
+            not_passed.add(nodeid_of(item))
+        elif not_passed and report.when != "teardown":
             # A new attempt, or a test that passed although one of its subtests was skipped.
-            self.run.not_passed.discard(attempt.nodeid)
+            attempt = self.session.known_attempt(item)
+            if attempt is None or not attempt.has_failed:
+                not_passed.discard(nodeid_of(item))
+
+
+def _has_marker(node: _pytest.nodes.Node | None) -> bool:
+    """Return whether a node or one around it has a marker of ours; faster than `iter_markers`."""
+    while node is not None:
+        for mark in node.own_markers:
+            if mark.name == MARKER:
+                return True
+        node = node.parent
+    return False
 
 
 def _is_skip(error: BaseException | None) -> bool:
-    """Whether pytest will report an error as a skip; unittest's own kind anywhere, as pytest."""
+    """Return whether pytest will report an error as a skip; of unittest's kind it reports any."""
     unittest = sys.modules.get("unittest")
     kinds = (pytest.skip.Exception, *((unittest.SkipTest,) if unittest else ()))
     return isinstance(error, kinds)
@@ -287,21 +296,3 @@ def _shorten(report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
     is_ours = isinstance(error, LlmCostError) and not isinstance(error, CountMissingError)
     if crash is not None and is_ours:
         crash.message = str(error)
-
-
-def _problems(
-    run: Session, collector: pytest.Collector, nodes: Sequence[object]
-) -> Generator[str, None, None]:
-    """What is wrong with the markers of a collector's tests; most have none."""
-    is_inherited = next(collector.iter_markers(MARKER), None) is not None
-    for node in nodes:
-        if not isinstance(node, pytest.Item):
-            continue
-        if is_inherited or any(mark.name == MARKER for mark in node.own_markers):
-            from pytest_llmcost.plugin.marker import ceilings_of, check_marks
-
-            try:
-                ceilings_of(node, run.settings)
-                check_marks(node)
-            except SettingsError as error:
-                yield f"{node.nodeid}: {error}"

@@ -1,4 +1,4 @@
-"""The options table as pytest's flags and ini keys, and back as Settings."""
+"""The options and the marker as pytest knows them: flags and ini keys, and back as Settings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.config import get_config
@@ -15,56 +16,63 @@ from _pytest.config.findpaths import determine_setup
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.settings import OPTIONS, Option, Settings, resolve
 
+MARKER = "max_cost"
+MARKER_HELP = (
+    'max_cost(usd, *, input_tokens=None, output_tokens=None, calls=None, cache=None, reason=""): '
+    'fail the test if its Claude calls cost more than usd ("$0.02", "2c", 0.02), or use more '
+    'tokens or calls ("8k") than allowed. (pytest-llmcost)'
+)
+
 
 def add_options(parser: pytest.Parser) -> None:
-    """Declare every flag and ini key; all default to None, so that unset is told from set."""
+    """Declare every flag and ini key; all default to None, to tell unset from set."""
     group = parser.getgroup("llmcost", "cost of Claude calls (pytest-llmcost)")
     for option in OPTIONS:
         if option.flag:
-            _add_flag(group, option)
+            how: dict[str, Any] = {"action": "store_true"}
+            if not option.switch:
+                action = "append" if option.repeatable else "store"
+                how = {"action": action, "metavar": option.metavar}
+            text = option.help.replace("%", "%%")  # argparse formats it, unlike an ini key's
+            group.addoption(option.flag, dest=option.ini, default=None, help=text, **how)
         if option.repeatable:
             parser.addini(option.ini, option.help, type="linelist", default=[])
-        else:  # an unset string reads as None: a default would look like a value that was set
+        else:
             parser.addini(option.ini, option.help, type="string", default=None)
-
-
-def _add_flag(group: pytest.OptionGroup, option: Option) -> None:
-    assert option.flag is not None
-    text = option.help.replace("%", "%%")  # argparse formats it, other than an ini key's
-    if option.switch:
-        group.addoption(option.flag, dest=option.ini, action="store_true", default=None, help=text)
-    else:
-        group.addoption(
-            option.flag,
-            dest=option.ini,
-            action="append" if option.repeatable else "store",
-            default=None,
-            metavar=option.metavar,
-            help=text,
-        )
 
 
 def read_settings(config: pytest.Config) -> Settings:
     """Settle all options of this run.
 
     Raises:
-        pytest.UsageError: a value that makes no sense, naming the flag, variable or ini key.
+        pytest.UsageError: a wrong value; the message names the flag, variable or ini key.
     """
     flags = {option.name: config.getoption(option.ini, None) for option in OPTIONS}
     ini_folder = config.inipath.parent if config.inipath else config.rootpath
     try:
-        ini = {option.name: _ini(config, option) for option in OPTIONS}
+        ini = {option.name: _read_ini(config, option) for option in OPTIONS}
         return resolve(flags, os.environ, ini, Path(ini_folder))
     except SettingsError as error:
         raise pytest.UsageError(str(error)) from None
 
 
+def _read_ini(config: pytest.Config, option: Option) -> str | list[str] | None:
+    try:
+        value: str | list[str] | None = config.getini(option.ini)
+    except (TypeError, pytest.UsageError) as error:
+        # pytest's native TOML table is strictly typed: `llmcost_max_test = 0.02` is no string.
+        how = '["...", "..."], a list of texts' if option.repeatable else '"...", in quotes'
+        message = f"{option.ini}: {error}; write it as {option.ini} = {how}"
+        raise SettingsError(message) from None
+    return value
+
+
 def check_rootdir(config: pytest.Config) -> None:
-    """Refuse a separate value of ours that pytest took for the path of a test.
+    """Refuse the value of an option that pytest took for the path of a test.
 
     pytest looks for its rootdir before it knows any plugin's options. In `--llmcost-report PATH`
-    an existing PATH is then an argument, and may lead to another rootdir and ini file: every ini
-    setting of the project would be gone without a word.
+    an existing PATH is then an argument, and may lead to another rootdir and ini file: all ini
+    settings of the project would silently be lost.
     Source: https://github.com/pytest-dev/pytest/issues/5610
 
     Raises:
@@ -105,14 +113,3 @@ def check_rootdir(config: pytest.Config) -> None:
             f"{inifile or f'no ini file (rootdir {rootdir})'}; "
             f"write {' '.join(ours[arg] for arg in mistaken)}"
         )
-
-
-def _ini(config: pytest.Config, option: Option) -> str | list[str] | None:
-    try:
-        value: str | list[str] | None = config.getini(option.ini)
-    except (TypeError, pytest.UsageError) as error:
-        # pytest's native TOML table is strictly typed: `llmcost_max_test = 0.02` is no string.
-        how = '["...", "..."], a list of texts' if option.repeatable else '"...", in quotes'
-        message = f"{option.ini}: {error}; write it as {option.ini} = {how}"
-        raise SettingsError(message) from None
-    return value

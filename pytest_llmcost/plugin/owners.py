@@ -1,7 +1,7 @@
-"""Whose call is it: the attempt of a test, a fixture that several tests share, or nobody.
+"""Whose call it is: an attempt of a test, a fixture that several tests share, or neither.
 
-In every run of every suite these are made for each test, so nothing here costs anything before
-a call is made; then `owner` is what the ledger books under.
+Made only once something is sent, counted or limited. Owners know pytest's items and fixtures,
+and must know nothing of prices.
 """
 
 from __future__ import annotations
@@ -19,79 +19,79 @@ if TYPE_CHECKING:
     from pytest_llmcost.budgets.budget import Verdict
     from pytest_llmcost.call import Call, Phase
     from pytest_llmcost.capture.changed_prompt import CachedPrefix
-    from pytest_llmcost.ledger.builder import FixtureOwner, Owner, TestOwner
-
+    from pytest_llmcost.capture.request import CapturedRequest
+    from pytest_llmcost.ledger import builder
+    from pytest_llmcost.responses.message import Answer
 
 _LONGEST_PARAM = 80
 
 
-class Holder:
-    """Somebody who may send requests; compared by identity."""
+class Unfinished(NamedTuple):
+    """A call that was recorded before its answer was complete, or without one."""
+
+    captured: CapturedRequest
+    answer: Answer
+    call: Call
+    blocks: Sequence[list[Call]]
+    """The `budget(...)` blocks that it counts for."""
+    is_doubtful: bool = True
+    """Whether what it cost is still unknown; not after `llmcost.record(...)` has stated it."""
+
+
+class Owner:
+    """Who has sent a request; compared by identity."""
+
+    item: pytest.Item | None = None
+    """The test, for the user's hooks; None for shared fixtures and outside of tests."""
 
     def __init__(self) -> None:
-        """Begin with nothing spent."""
-        self.is_touched = False
-        """Whether it has a call, a count or a block: only then it is in the books."""
+        self.has_spent = False
+        """Whether it has a call, a count or a block, and so is in the ledger."""
         self.has_requests = False
-        """Whether it has sent a request that a budget is for, be it a free one."""
+        """Whether it has sent a request that a budget is for, even a free one."""
+        self.blocks: list[Verdict] = []
+        """Of its finished `budget(...)` blocks."""
+        self.open_blocks: list[list[Call]] = []
+        """The calls of its blocks under way."""
+        self.unfinished: list[Unfinished] = []
+        self.cached_prefixes: list[CachedPrefix] = []
+        """What its replayed calls have left in the prompt cache, the oldest first."""
+        self.agent_totals: dict[str, tuple[Decimal, Call]] = {}
+        """By the session of an agent: its highest running total, and the call recorded for it."""
 
     @cached_property
-    def blocks(self) -> list[Verdict]:
-        """What became of `budget(...)` blocks that are through."""
-        return []
-
-    @cached_property
-    def open_blocks(self) -> list[list[Call]]:
-        """The calls of blocks under way."""
-        return []
-
-    @cached_property
-    def sessions(self) -> dict[str, tuple[Decimal, Call]]:
-        """The highest running total of each agent's session, and the call booked for it."""
-        return {}
-
-    @cached_property
-    def cached_prefixes(self) -> list[CachedPrefix]:
-        """What its replayed calls have left in the prompt cache, oldest first."""
-        return []
-
-    @cached_property
-    def owner(self) -> Owner:
-        """Who it is to the ledger."""
+    def key(self) -> builder.Owner:
+        """Its name in the ledger."""
         from pytest_llmcost.ledger.builder import OUTSIDE
 
         return OUTSIDE
 
 
-class Attempt(Holder):
+class TestAttempt(Owner):
     """One attempt of one test, and what came of it."""
 
-    def __init__(self, item: pytest.Item, nodeid: str, number: int) -> None:
-        """Begin with no verdict."""
+    __test__ = False
+    item: pytest.Item
+
+    def __init__(self, item: pytest.Item, number: int) -> None:
         super().__init__()
         self.item = item
-        self.nodeid = nodeid
+        self.nodeid = nodeid_of(item)
         self.number = number
-        self.verdict: Verdict | None = None
-        """The decisive one of the test's ceilings, once they are judged."""
-        self.others: Sequence[Verdict] = ()
-        """Those of its other ceilings, the worst first."""
+        self.verdicts: list[Verdict] = []
+        """On the budgets of the test, the worst first."""
         self.is_skipped = False
         """Whether its set-up or body ended with a skip."""
         self.is_xfailed = False
         """Whether its set-up or body ended with `pytest.xfail()`."""
         self.has_failed = False
-        """Whether any report said so, a subtest's too, whatever comes after."""
-
-    @property
-    def verdicts(self) -> list[Verdict]:
-        """All that was judged so far, the decisive one first, blocks last."""
-        decisive = () if self.verdict is None else (self.verdict,)
-        return [*decisive, *self.others, *self.blocks]
+        """Whether any of its reports has failed, including those of subtests."""
+        self.is_over = False
+        """Whether its teardown has ended; what it has sent may still get its answer."""
 
     @cached_property
-    def owner(self) -> TestOwner:
-        """Who it is to the ledger."""
+    def key(self) -> builder.TestOwner:
+        """Its name in the ledger."""
         from pytest_llmcost.ledger.builder import TestOwner
 
         path, line, _ = self.item.location
@@ -103,26 +103,20 @@ class Attempt(Holder):
         )
 
 
-class Shared(Holder):
-    """A fixture wider than a function, from its set-up to its teardown."""
+class SharedFixture(Owner):
+    """One set-up of a fixture wider than a function, and its teardown."""
 
     def __init__(
-        self,
-        fixturedef: pytest.FixtureDef[Any],
-        request: pytest.FixtureRequest,
-        worker: str | None,
-        set_up: int,
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest, set_up: int
     ) -> None:
-        """Speak for one set-up of a fixture, for the node that it is set up for."""
         super().__init__()
         self._fixture = fixturedef
         self._request = request
-        self._worker = worker
         self._set_up = set_up
 
     @cached_property
-    def owner(self) -> FixtureOwner:
-        """Who it is to the ledger."""
+    def key(self) -> builder.FixtureOwner:
+        """Its name in the ledger."""
         from pytest_llmcost.ledger.builder import FixtureOwner
 
         return FixtureOwner(
@@ -130,16 +124,42 @@ class Shared(Holder):
             scope=self._fixture.scope,
             baseid=self._fixture.baseid,
             node=self._request.node.nodeid,
-            worker=self._worker,
+            worker=worker_of(self._request.config),
             param=", ".join(_params(self._fixture, self._request)) or None,
             set_up=self._set_up,
         )
 
 
-def _params(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Iterator[str]:
-    """What a fixture is set up for: its own parameter, and those of the fixtures it needs.
+OUTSIDE = Owner()
+"""Owns what is sent at import, in plugins and between tests."""
 
-    Another parameter makes another fixture; the same one over again is the same fixture.
+
+class Sender(NamedTuple):
+    """Who sends a request, and in which phase; capture gives it back with the answer."""
+
+    owner: Owner
+    phase: Phase | None = None
+
+
+def worker_of(config: pytest.Config) -> str | None:
+    """Return the name of this xdist worker; None in the process that owns the run."""
+    workerinput = getattr(config, "workerinput", None)
+    return None if workerinput is None else str(workerinput["workerid"])
+
+
+def nodeid_of(item: pytest.Item) -> str:
+    """Return a test's own id, without the group that xdist's loadgroup appends in workers."""
+    if item.parent is not None and worker_of(item.config) is not None:
+        own = f"{item.parent.nodeid}::{item.name}"
+        if item.nodeid.startswith(f"{own}@"):
+            return own
+    return item.nodeid
+
+
+def _params(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Iterator[str]:
+    """Yield the parameters that a fixture is set up for: its own, and those of fixtures it needs.
+
+    Another parameter makes another fixture; the same one again is the same fixture.
     """
     if hasattr(request, "param"):
         yield _show_param(request.param, fixturedef.argname, getattr(request, "param_index", ""))
@@ -155,7 +175,7 @@ def _params(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) 
 def _needs(
     fixturedef: pytest.FixtureDef[Any], known: Mapping[str, Sequence[pytest.FixtureDef[Any]]]
 ) -> list[str]:
-    """The names of all that a fixture asks for, and that what it asks for does."""
+    """Return the names of all fixtures that a fixture needs, directly or not; sorted."""
     found: set[str] = set()
     waiting = [fixturedef]
     while waiting:
@@ -166,32 +186,11 @@ def _needs(
 
 
 def _show_param(param: object, name: str, index: object) -> str:
-    """What tells parameters apart, the same in every run: an object's address is not."""
-    if isinstance(param, (str, int, float, bool, type(None))):
-        return _shorten(repr(param))
-    return f"{name}{index}"
-
-
-def _shorten(text: str) -> str:
-    """Cut a long text; what is cut still tells it apart from one that begins the same."""
+    """Return what tells parameters apart and is the same in every run, unlike an address."""
+    if not isinstance(param, (str, int, float, bool, type(None))):
+        return f"{name}{index}"
+    text = repr(param)
     if len(text) <= _LONGEST_PARAM:
         return text
     digest = sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
     return f"{text[:_LONGEST_PARAM]}... {digest}"
-
-
-class Seat(NamedTuple):
-    """Whose a request is, and when in their life it was sent."""
-
-    holder: Holder
-    phase: Phase | None = None
-    item: pytest.Item | None = None
-    """The test, for the user's hooks; None for shared fixtures and outside of tests."""
-
-    @property
-    def owner(self) -> Owner:
-        """Who it is to the ledger."""
-        return self.holder.owner
-
-
-NOBODY = Seat(Holder())

@@ -1,49 +1,54 @@
-"""Run: one pytest session, and who is running in it; what all hooks share.
+"""Session: the state of the plugin in one pytest session, shared by all its hooks.
 
-Hooks set `seat`; a request is sent, capture asks whose it is, and reports what became of it.
-The books, and with them everything that knows of prices, are opened when something is to be
-booked; a suite that sends nothing to Claude never gets that far.
+The light half says who is running. The heavy half, everything that knows of prices, is made when
+it is first needed; a suite that sends nothing to Claude never gets that far. Session must not
+know what is recorded, judged or reported: those modules know the session.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from pytest_llmcost.capture.children import Children
-from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.counting.turn import Turn
-from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.plugin.owners import NOBODY, Attempt, Holder, Seat
+from pytest_llmcost.errors import CountError, SettingsError
+from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, worker_of
 from pytest_llmcost.settings import Settings
 
 if TYPE_CHECKING:
+    from pytest_llmcost.call import Call, Phase
     from pytest_llmcost.capture.capture import Capture
-    from pytest_llmcost.capture.replay import Fingerprint
-    from pytest_llmcost.capture.request import CapturedRequest
-    from pytest_llmcost.plugin.calls import Books
-
+    from pytest_llmcost.counting.payload import Payload
+    from pytest_llmcost.ledger.builder import LedgerBuilder
+    from pytest_llmcost.plugin.counts import Counts
+    from pytest_llmcost.prices.rate_card import RateCard
 
 KEY = pytest.StashKey["Session"]()
 _LONG_WAIT, _SHORT_WAIT = 300.0, 5.0
-"""Seconds for which a thread waits while another one books, the main one longer."""
+"""Seconds for which the main thread, and any other, waits while another one records calls."""
+
+
+class Spending(NamedTuple):
+    """The heavy half of a session."""
+
+    card: RateCard
+    ledger: LedgerBuilder
+    counts: Counts
 
 
 class Session:
-    """What one session knows; hooks set `seat`, calls are booked under it."""
+    """The settings of a session, who is running in it, and what it has spent so far."""
 
     def __init__(self, config: pytest.Config) -> None:
-        """Begin with nothing seen and nobody running; the settings come a little later."""
+        """Begin with nothing seen; the settings are read a little later."""
         self.config = config
         self.settings = Settings()
         self.started_at = utc_now()
@@ -51,253 +56,283 @@ class Session:
         self.incomplete: set[str] = set()
         """Why the run does not stand for the whole suite."""
         self.lost_calls: set[str] = set()
-        """Why calls that were made may be missing; what was spent then has no upper bound."""
+        """Why calls may be missing; what was spent then has no upper bound."""
         self.notes: set[str] = set()
         self.not_passed: set[str] = set()
         """Tests that were skipped or failed, and modules and classes that were skipped whole."""
-        self.idle_places: set[str] = set()
-        """The globs of ceilings by place that match no test."""
-        self.seat = NOBODY
+        self.unmatched_globs: set[str] = set()
+        """The path budgets that match no test."""
         self.late_conftests: set[object] = set()
-        """Conftests that came with the collection; our hooks do not count there."""
-        self._outer: list[Seat] = []
+        """Conftests that were loaded by the collection; our hooks in them are ignored."""
+        self.changes = 0
+        """How often a call was recorded or withdrawn in this process."""
+        self.changed_late: dict[TestAttempt, None] = {}
+        """Tests whose calls have changed since their teardown."""
+        self.after_call: list[Callable[[Sender, Call, Payload], None]] = []
+        """Called after a call whose payload is known was recorded."""
+        self.capture: Capture | None = None
+        self.has_sent = False
+        """Whether a request was captured, so that there may be something to record."""
+        self.outside = Owner()
+        self.test: pytest.Item | None = None
+        self._phase: Phase | None = None
+        self._attempt: TestAttempt | None = None
         self._attempts: dict[str, int] = {}
-        self._capture: Capture | None = None
-        self._making_capture = threading.Lock()
-        self._children: Children | None = None
+        self._fixtures: list[Sender] = []
+        """Fixtures wider than a function that are being set up or torn down, the innermost last."""
+        self._spending: Spending | None = None
+        self._own_client: Any = None
         self._failure: Exception | None = None
-        self._reporting = Turn()
-
-    @cached_property
-    def books(self) -> Books:
-        """What everything cost."""
-        from pytest_llmcost.plugin.calls import Books
-
-        return Books(self)
-
-    @property
-    def has_books(self) -> bool:
-        """Whether anything was ever booked or judged."""
-        return "books" in self.__dict__
-
-    def check_settings(self) -> None:
-        """Read what the settings name, so that a mistake is told before a test is spent.
-
-        Raises:
-            LlmCostError: a price file, a baseline or a ceiling by place that makes no sense.
-        """
-        settings = self.settings
-        self._check_baseline()
-        if settings.budgets:
-            from pytest_llmcost.plugin.marker import budgets_of
-
-            budgets_of(settings)
-        if self.worker is None and self.baseline is not None:
-            from pytest_llmcost.ledger.ledger_file import read_ledger
-
-            read_ledger(self.baseline)
-        if settings.prices is not None or self.config.hook.pytest_llmcost_rate_card.get_hookimpls():
-            _ = self.books.card
-        for model in settings.model:
-            self.books.exact_model(model)
-
-    def _check_baseline(self) -> None:
-        """Let nobody ask for a comparison with nothing; an ini file may leave that to CI."""
-        if self.settings.baseline is not None:
-            return
-        for name in ("max_increase", "max_test_increase", "update_baseline"):
-            origin = self.settings.origin(name)
-            if getattr(self.settings, name) and not origin.startswith("llmcost_"):
-                raise SettingsError(
-                    f"{origin}: there is no baseline, so it does nothing; name the ledger of an "
-                    "earlier run with --llmcost-baseline=PATH"
-                )
-
-    @property
-    def baseline(self) -> Path | None:
-        """The ledger to compare with; the run that is to write it first can do without."""
-        path = self.settings.baseline
-        if path is None or (self.settings.update_baseline and not path.exists()):
-            return None
-        return path
-
-    # Listening
-
-    def listen(self) -> None:
-        """See every Messages call of this process from now on."""
         self._children = Children()
-        follow(self._begin)
-
-    def _begin(self, **sent: Any) -> CapturedRequest | None:
-        """Follow a request; the capture and all that it imports is made for the first one."""
-        with self._making_capture:
-            if self._capture is None:
-                from pytest_llmcost.capture.capture import Capture
-
-                self._capture = Capture(
-                    owner=lambda: self.seat,
-                    report=self._saw,
-                    clock=time.time,
-                    fingerprint=self._fingerprint,
-                )
-        request = self._capture.begin(**sent)
-        if request is not None and self._children is not None:
-            self._children.note()
-        return request
-
-    def stop_listening(self) -> None:
-        """Leave the process as it was."""
-        unfollow(self._begin)
-        self._capture = None
-
-    def _saw(self, request: CapturedRequest) -> None:
-        """Book what came of a request."""
-        assert isinstance(request.owner, Seat)
-        self.books.saw(request.owner, request)
-
-    def _fingerprint(self, request: CapturedRequest) -> Fingerprint:
-        """What equal requests have in common, once the user's hook has normalised them."""
-        from pytest_llmcost.plugin.counts import read_normalised
-
-        def fingerprint(
-            body: Mapping[str, Any], betas: tuple[str, ...], model: str | None
-        ) -> str | None:
-            assert isinstance(request.owner, Seat)
-            try:
-                item = request.owner.item
-                return read_normalised(self, body, item, betas=betas, model=model).fingerprint
-            except Exception:  # noqa: BLE001 - the user's hook; it is called again, and then it tells
-                return None
-
-        return fingerprint
-
-    def catch_up(self) -> None:
-        """Book what is complete."""
-        if self._capture is None:
-            return
-        with self.reporting() as mine:
-            if mine and self._capture is not None:
-                self._capture.drain()
-
-    def drain(self) -> None:
-        """Book what is complete; raises what a user's hook raised over it."""
-        self.catch_up()
-        if self._failure is not None and not self._reporting.is_mine:
-            failure, self._failure = self._failure, None
-            raise failure
-
-    def settle(self, holder: Holder | None = None) -> None:
-        """Book what has been seen of somebody, or of everyone, the incomplete as unknown."""
-        if self._children is not None and self._children.have_sent:
-            self.incomplete.add("forked-child")
-            self.lost_calls.add("forked-child")
-        if self._capture is None:
-            return
-        with self.reporting() as mine:
-            if not mine or self._capture is None:
-                return
-            if holder is None:
-                self._capture.settle()
-            else:
-                self._capture.settle(lambda seat: isinstance(seat, Seat) and seat.holder is holder)
-
-    @contextmanager
-    def reporting(self) -> Iterator[bool]:
-        """Book, or make the client, and book nothing else meanwhile; gives whether to go on.
-
-        Counting, fixtures and hooks send requests themselves and bring us back here. What they
-        have sent is booked by whoever is at it already, once that is done.
-        """
-        if self._reporting.is_mine:
-            yield False
-            return
-        # Verdicts are due in the main thread: it waits until others have booked. They in turn
-        # may be what a hook in the main thread is waiting for, so that they soon go ahead.
-        is_main = threading.current_thread() is threading.main_thread()
-        with self._reporting.taken(_LONG_WAIT if is_main else _SHORT_WAIT):
-            yield True
-
-    @property
-    def all_notes(self) -> set[str]:
-        """What a reader should know; of what capture failed to follow, that it is unknown."""
-        failures = () if self._capture is None else self._capture.failures
-        return {*self.notes, *(f"not understood, so of unknown cost: {each}" for each in failures)}
-
-    # Where we are
+        self._turn = Turn()
+        self.lock = threading.Lock()
+        """Held for a moment, never while code of the user runs."""
 
     @cached_property
     def worker(self) -> str | None:
-        """The name of this xdist worker; None in the process that owns the run."""
-        workerinput = getattr(self.config, "workerinput", None)
-        return None if workerinput is None else str(workerinput["workerid"])
+        """The name of this xdist worker, which xdist sets late; None in the process of the run."""
+        return worker_of(self.config)
 
     @cached_property
     def price_date(self) -> date:
-        """The one UTC date on which everything is priced; the controller's, in a worker."""
+        """The UTC date as of which everything is priced; in a worker the controller's."""
         sent = getattr(self.config, "workerinput", {}).get("llmcost")
         if sent is not None:
             return date.fromisoformat(sent["price_date"])
         return self.settings.price_date or datetime.now(timezone.utc).date()
 
-    def nodeid(self, item: pytest.Item) -> str:
-        """A test's own id, without the group that xdist's loadgroup hangs behind it."""
-        if self.worker is not None and item.parent is not None:
-            own = f"{item.parent.nodeid}::{item.name}"
-            if item.nodeid.startswith(f"{own}@"):
-                return own
-        return item.nodeid
+    @property
+    def baseline(self) -> Path | None:
+        """The ledger to compare with; None if this run is to write the first one."""
+        path = self.settings.baseline
+        if path is None or (self.settings.update_baseline and not path.exists()):
+            return None
+        return path
 
-    def count_target(self, nodeid: str) -> str:
-        """What to give to pytest, in the folder where it was started, to run a test."""
-        path, separator, names = nodeid.partition("::")
-        here = self.config.invocation_params.dir
-        return os.path.relpath(self.config.rootpath / path, here) + separator + names
+    # The heavy half
 
-    def count_command(self, item: pytest.Item | None) -> str:
-        """The command that counts what a test sends, and records it; free."""
-        words = ["pytest", *([] if item is None else [self.count_target(self.nodeid(item))])]
-        return f"{shlex.join(words)} --llmcost-record-mode=rewrite"
+    @property
+    def has_spending(self) -> bool:
+        """Whether the heavy half was needed."""
+        return self._spending is not None
+
+    @property
+    def spending(self) -> Spending:
+        """The heavy half; here alone it is made."""
+        if self._spending is None:
+            from pytest_llmcost.ledger.builder import LedgerBuilder
+            from pytest_llmcost.plugin.counts import Counts
+
+            counts = Counts(self.config, self.settings, self._make_client, self.notes)
+            made = Spending(self._read_card(), LedgerBuilder(), counts)
+            with self.lock:
+                self._spending = self._spending or made
+        return self._spending
+
+    @property
+    def card(self) -> RateCard:
+        """The prices of this session."""
+        return self.spending.card
+
+    @property
+    def ledger(self) -> LedgerBuilder:
+        """Every call so far, by owner."""
+        return self.spending.ledger
+
+    @property
+    def counts(self) -> Counts:
+        """The token counts of this session."""
+        return self.spending.counts
+
+    def _read_card(self) -> RateCard:
+        """Read the shipped prices, then the user's file, then ask the hook."""
+        from pytest_llmcost.prices.rate_card import RateCard, shipped_card
+
+        card, name = shipped_card(), "pytest_llmcost_rate_card"
+        if self.settings.prices is not None:
+            card = card.with_overrides(self.settings.prices)
+        replaced = self.hook(name)(config=self.config, card=card)
+        if replaced is None:
+            return card
+        if not isinstance(replaced, RateCard):
+            raise SettingsError(f"{name} returned {type(replaced).__name__}, not a RateCard")
+        return replaced
+
+    def exact_model(self, name: str) -> str:
+        """Return a model's exact id.
+
+        Raises:
+            UnknownModelError: the card has no row and no alias of this name.
+        """
+        return self.card.resolve(name).model
+
+    def tokenizer(self, model: str) -> str | None:
+        """Return the name of a model's tokenizer; None if the card does not know it."""
+        return self.card.tokenizer(model) if self.card.find(model) else None
+
+    def _make_client(self) -> object:
+        """Make the user's `llmcost_client`, which any test can ask for; outside a default one."""
+        from pytest_llmcost.counting.api_error import without_secrets
+        from pytest_llmcost.counting.client import make_client
+
+        sender = self.sender()
+        request = getattr(sender.owner.item, "_request", None)
+        if request is None:
+            self._own_client = make_client()
+            return self._own_client
+        with self.recording() as is_asked_by_test:
+            try:
+                return request.getfixturevalue("llmcost_client")
+            except (pytest.skip.Exception, pytest.fail.Exception) as outcome:
+                if is_asked_by_test:
+                    raise
+                # The test has not asked for the client: the count fails, and not the test.
+                raise CountError(f"llmcost_client cannot be made: {outcome}") from None
+            except Exception as error:
+                if sender.phase != "teardown":
+                    raise
+                text = without_secrets(str(error))
+                raise CountError(
+                    f"llmcost_client cannot be made in the last teardown ({text}); let the "
+                    "fixture that sends there ask for it"
+                ) from None
+
+    def save_counts(self) -> None:
+        """Save all counts at the end, and close the client that no fixture closes."""
+        if self._spending is not None:
+            self.counts.save_all()
+        if self._own_client is not None:
+            self._own_client.close()
 
     # Who is running
 
-    def begin(self, item: pytest.Item) -> Attempt:
-        """Start the next attempt of a test."""
-        nodeid = self.nodeid(item)
-        number = self._attempts[nodeid] = self._attempts.get(nodeid, 0) + 1
-        return Attempt(item, nodeid, number)
+    @property
+    def owner(self) -> Owner:
+        """Whose is what is sent now."""
+        return self.sender().owner
 
-    def sit(self, seat: Seat) -> None:
-        """Make a test the owner of what is sent from now on."""
-        self.seat = seat
+    def sender(self) -> Sender:
+        """Return whose a request is that is sent now; asked from any thread or task."""
+        if self._fixtures:
+            return self._fixtures[-1]
+        test, phase = self.test, self._phase
+        return Sender(self.outside) if test is None else Sender(self.attempt_of(test), phase)
 
-    def rise(self, attempt: Attempt) -> None:
-        """A test is over: what is sent from now on is nobody's."""
-        self.seat = NOBODY
-        self._close(attempt)
+    def begin(self, item: pytest.Item) -> None:
+        """Begin the next attempt of a test. This makes no object: most tests send nothing."""
+        nodeid = item.nodeid
+        self._attempts[nodeid] = self._attempts.get(nodeid, 0) + 1
+        self._attempt = None
+        self.test, self._phase = item, "setup"
 
-    def enter(self, seat: Seat) -> None:
-        """Make a fixture the owner, in the midst of somebody else's phase."""
-        self._outer.append(self.seat)
-        self.seat = seat
+    def enter(self, item: pytest.Item, phase: Phase) -> None:
+        """Begin the next phase of a test; a plugin may run phases without the ones before."""
+        if self.test is not item:
+            self.begin(item)
+        self._phase = phase
 
-    def leave(self) -> None:
-        """Give the seat back to whoever had it before."""
-        left = self.seat
-        self.seat = self._outer.pop() if self._outer else NOBODY
-        if left.phase == "teardown":
-            self._close(left.holder)
-        else:
+    def known_attempt(self, item: pytest.Item) -> TestAttempt | None:
+        """Return the attempt of a test under way, if it has sent, counted or limited anything."""
+        attempt = self._attempt
+        return attempt if attempt is not None and attempt.item is item else None
+
+    def attempt_of(self, item: pytest.Item) -> TestAttempt:
+        """Return the attempt of a test under way."""
+        with self.lock:
+            attempt = self.known_attempt(item)
+            if attempt is None:
+                attempt = TestAttempt(item, self._attempts.get(item.nodeid, 1))
+                if item is self.test:  # not so if a thread has outlived its test
+                    self._attempt = attempt
+            return attempt
+
+    def end(self, item: pytest.Item) -> None:
+        """End a test's teardown: what is sent from now on is not the test's."""
+        self.test = self._phase = None
+        try:
             self.drain()
+        finally:
+            attempt = self.known_attempt(item)
+            if attempt is not None:
+                attempt.is_over = True
+        if attempt is not None and attempt.has_spent:
+            self.counts.save(attempt)
 
-    def _close(self, holder: Holder) -> None:
+    def push(self, fixture: SharedFixture, phase: Phase) -> None:
+        """Make a wider fixture the owner, in the midst of a phase of a test."""
+        self._fixtures.append(Sender(fixture, phase))
+
+    def pop(self) -> None:
+        """End what `push` began."""
+        ended = self._fixtures.pop() if self._fixtures else None
         self.drain()
-        if holder.is_touched:
-            self.books.put_away(holder)
+        if ended is not None and ended.phase == "teardown" and ended.owner.has_spent:
+            self.counts.save(ended.owner)
 
-    # What users' hooks say
+    # Recording what was captured
+
+    def note_sent(self) -> None:
+        """Note that this process, perhaps a forked child, is sending a request to Claude."""
+        self.has_sent = True
+        self._children.note()
+
+    def catch_up(self) -> None:
+        """Record what is complete."""
+        if self.has_sent and self.capture is not None:
+            with self.recording() as may_record:
+                if may_record and self.capture is not None:
+                    self.capture.drain()
+
+    def drain(self) -> None:
+        """Record what is complete.
+
+        Raises:
+            Exception: whatever a hook of the user has raised meanwhile.
+        """
+        self.catch_up()
+        if self._failure is not None and not self._turn.is_mine:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def settle(self, owner: Owner | None = None) -> None:
+        """Record all that was seen of an owner, or of all; what is incomplete as unknown."""
+        if self._children.have_sent:
+            self.incomplete.add("forked-child")
+            self.lost_calls.add("forked-child")
+        if self.has_sent and self.capture is not None:
+            with self.recording() as may_record:
+                if may_record and self.capture is not None:
+                    self.capture.settle(
+                        lambda sender: isinstance(sender, Sender) and owner in (None, sender.owner)
+                    )
+
+    @contextmanager
+    def recording(self) -> Iterator[bool]:
+        """Take the turn to record, or to make the client; yield whether to go on.
+
+        Counting, fixtures and hooks send requests themselves and bring us back here. Their
+        requests are recorded by whoever has the turn already, once that is done.
+        """
+        if self._turn.is_mine:
+            yield False
+            return
+        # Verdicts are due in the main thread: it waits until others have recorded. They in turn
+        # may be what a hook in the main thread is waiting for, so they go ahead soon.
+        is_main = threading.current_thread() is threading.main_thread()
+        with self._turn.taken(_LONG_WAIT if is_main else _SHORT_WAIT):
+            yield True
+
+    @property
+    def all_notes(self) -> set[str]:
+        """What a reader should know, with the requests that capture failed to follow."""
+        failures = () if self.capture is None else self.capture.failures
+        text = "internal error while reading a request; its cost is unknown: "
+        return {*self.notes, *(text + each for each in failures)}
+
+    # Hooks of the user
 
     def hook(self, name: str) -> Any:
-        """A hook of ours, as plugins and initial conftests implement it, others not."""
+        """Return a hook of ours, as plugins and initial conftests implement it."""
         if not self.late_conftests:
             return getattr(self.config.hook, name)
         return self.config.pluginmanager.subset_hook_caller(name, self.late_conftests)
@@ -307,26 +342,46 @@ class Session:
         """Keep what a user's hook raises for the end of the phase, where a test can fail by it."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is theirs
+        except Exception as error:  # noqa: BLE001 - the hook's own error, whatever it is
             self._failure = self._failure or error
 
     def take_failure(self) -> Exception | None:
-        """What no test is left to fail by."""
+        """Return a failure that came too late for a test to fail by it."""
         failure, self._failure = self._failure, None
         return failure
 
 
-def utc_now() -> str:
-    """The time, UTC, to the second."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def checked_hook_result(value: Any, expected: type, hook: str) -> Any:
-    """Return what a hook returned.
+def check_settings(session: Session) -> None:
+    """Read what the settings name, so that a mistake is an error before anything is spent.
 
     Raises:
-        SettingsError: it is of another type.
+        LlmCostError: a wrong price file, baseline, path budget or model.
     """
-    if not isinstance(value, expected):
-        raise SettingsError(f"{hook} returned {type(value).__name__}, not a {expected.__name__}")
-    return value
+    settings = session.settings
+    if settings.baseline is None:
+        # In an ini file it is allowed: CI may add the baseline.
+        for name in ("max_increase", "max_test_increase", "update_baseline"):
+            origin = settings.origin(name)
+            if getattr(settings, name) and not origin.startswith("llmcost_"):
+                raise SettingsError(
+                    f"{origin}: needs a baseline; name the ledger of an earlier run with "
+                    "--llmcost-baseline=PATH"
+                )
+    if settings.budgets:
+        from pytest_llmcost.plugin.marker import budgets_of_run
+
+        budgets_of_run(settings)
+    if session.worker is None and session.baseline is not None:
+        from pytest_llmcost.ledger.ledger_file import read_ledger
+
+        read_ledger(session.baseline)
+    has_hook = session.config.hook.pytest_llmcost_rate_card.get_hookimpls()
+    if settings.prices is not None or has_hook or settings.model:
+        for model in settings.model:
+            session.exact_model(model)
+        _ = session.card
+
+
+def utc_now() -> str:
+    """Return the time, UTC, to the second."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,7 +1,6 @@
-"""The end of a run: ceilings over several tests, report files, the summary.
+"""The hooks around a whole session: budgets over several tests, report files, the summary.
 
-Data flow: books -> `close` -> Report with its verdicts, decided once -> exit status, files,
-terminal. Only in the process that owns the run, never in a worker.
+Only in the process that owns the run, never in a worker.
 """
 
 from __future__ import annotations
@@ -17,28 +16,29 @@ if TYPE_CHECKING:
     from pytest_llmcost.ledger.ledger import Ledger
 
 
-class Suite:
-    """The hooks of one run around its whole session."""
+class SessionHooks:
+    """The hooks of one session at its end."""
 
-    def __init__(self, run: Session) -> None:
-        """Close this run when its tests are through."""
-        self.run = run
-        self.report: Ledger | None = None
+    def __init__(self, session: Session) -> None:
+        """Close this session when its tests have run."""
+        self.session = session
+        self.ledger: Ledger | None = None
         self.problems: list[str] = []
         """Files that could not be written."""
         self._closed_with: tuple[object, ...] = ()
+        self._finished: pytest.Session | None = None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Judge the suite once all tests have run, while a failure still sets the exit status."""
+        """Judge the suite when all tests have run, while a failure still sets the exit status."""
         try:
             result = yield
         except BaseException as error:
-            self.run.incomplete.add("interrupted")
+            self.session.incomplete.add("interrupted")
             # `-x`, `--maxfail` and `pytest.exit()` end a run between two tests, calls complete.
             is_orderly = session.shouldstop or session.shouldfail
             if not (is_orderly or isinstance(error, pytest.exit.Exception)):
-                self.run.lost_calls.add("interrupted")
+                self.session.lost_calls.add("interrupted")
             raise
         # The exit status and other plugins read this; it only turns success into failure.
         session.testsfailed += self._close(session) and self._is_broken(session)
@@ -48,60 +48,60 @@ class Suite:
     def pytest_sessionfinish(
         self, session: pytest.Session, exitstatus: int
     ) -> Generator[None, object, object]:
-        """Write every file, also after an interrupt, when the last fixtures are torn down."""
+        """Write every file when the last fixtures are torn down, however the session ends.
+
+        The innermost wrapper: pytest's own prints the summary after this.
+        """
         if exitstatus == pytest.ExitCode.INTERRUPTED:
-            self.run.incomplete.add("interrupted")
+            self.session.incomplete.add("interrupted")
         if self._close(session):
-            from pytest_llmcost.plugin.run_end import add_suite_properties
+            from pytest_llmcost.plugin.run_end import add_junit_properties
 
-            add_suite_properties(self.run.config, self.report)  # JUnit is about to be written
-        result = yield
-        if self._close(session):
-            self._publish(session, exitstatus)
-        return result
+            assert self.ledger is not None
+            add_junit_properties(self.session.config, self.ledger)  # pytest is about to write it
+        try:
+            return (yield)
+        finally:  # another plugin may call `pytest.exit()` here
+            self._finished = session
+            if self._close(session):
+                self._publish(session)
+                hook = self.session.hook("pytest_llmcost_report")
+                hook(report=self.ledger, config=self.session.config)
 
-    def _close(self, session: pytest.Session) -> bool:
-        """Close the books, over again if there is news; whether there is anything in them."""
-        if session.config.option.collectonly:
-            return False
-        self.run.catch_up()
-        if failure := self.run.take_failure():
-            self.run.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
-        news = (
-            self.run.has_books and self.run.books.changes,
-            *sorted(self.run.incomplete | self.run.notes),
-        )
-        if self._has_something() and (self.report is None or self._closed_with != news):
-            from pytest_llmcost.plugin.run_end import close
-
-            self.report = close(self.run, session)
-            self._closed_with = news
-        return self.report is not None
-
-    def _is_broken(self, session: pytest.Session) -> bool:
-        """Whether a ceiling over several tests fails the run; one without tests is none."""
-        from pytest_llmcost.plugin.run_end import is_broken
-
-        assert self.report is not None
-        return bool(session.testscollected) and is_broken(self.run, self.report)
-
-    def _publish(self, session: pytest.Session, exitstatus: int) -> None:
-        from pytest_llmcost.plugin.run_end import finish, publish
-
-        assert self.report is not None
-        self.report = finish(self.run, self.report, int(exitstatus))
-        self.problems = publish(self.run, self.report)
-        if exitstatus == pytest.ExitCode.OK and (self.problems or self._is_broken(session)):
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        self.run.hook("pytest_llmcost_report")(report=self.report, config=self.run.config)
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        """Have the last word on the exit status, and let the ledger name the final one."""
+        if self._finished is None:
+            return
+        before = self.ledger
+        if self._close(self._finished):
+            if self.ledger is not before:  # another plugin has spent since
+                self._publish(self._finished)
+            self._settle_status(self._finished)
 
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the summary; nothing when nothing was counted."""
-        if self.report is not None:
+        """Print the summary; nothing if nothing was counted."""
+        if self.ledger is not None:
             from pytest_llmcost.plugin.run_end import write_summary
 
-            write_summary(self.run, self.report, self.problems, terminalreporter)
+            write_summary(self.session, self.ledger, self.problems, terminalreporter)
+
+    def _close(self, session: pytest.Session) -> bool:
+        """Make the ledger of the run, again if there is news; return whether there is one."""
+        if session.config.option.collectonly:
+            return False
+        self.session.catch_up()
+        if failure := self.session.take_failure():
+            self.session.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
+        notes = self.session.incomplete | self.session.notes
+        news = (self.session.changes, *sorted(notes))
+        if self._has_something() and (self.ledger is None or self._closed_with != news):
+            from pytest_llmcost.plugin.run_end import close
+
+            self.ledger = close(self.session, session)
+            self._closed_with = news
+        return self.ledger is not None
 
     @pytest.hookimpl(specname="pytest_terminal_summary", wrapper=True, tryfirst=True)
     def pytest_terminal_summary_ends(
@@ -112,15 +112,50 @@ class Suite:
         Outside of all wrappers: pytest's own writes the short summary once the hooks are through.
         """
         result = yield
-        if self.report is not None:
+        if self.ledger is not None:
             from pytest_llmcost.plugin.run_end import write_run_failures
 
-            write_run_failures(self.report, terminalreporter)
+            write_run_failures(self.ledger, terminalreporter)
         return result
 
     def _has_something(self) -> bool:
-        """Whether there is anything to close: a call, a ceiling, or a file that was asked for."""
-        settings = self.run.settings
+        """Return whether there is a call, a budget, or a file that was asked for."""
+        settings = self.session.settings
         asked = (settings.max_suite, settings.budgets, settings.report, settings.baseline)
-        has_calls = self.run.has_books and bool(self.run.books.ledger)
+        has_calls = self.session.has_spending and bool(self.session.ledger)
         return has_calls or any(each not in (None, ()) for each in asked)
+
+    def _is_broken(self, session: pytest.Session) -> bool:
+        """Return whether a budget fails the run; a run without tests keeps all."""
+        from pytest_llmcost.plugin.run_end import is_run_broken
+
+        assert self.ledger is not None
+        return bool(session.testscollected) and is_run_broken(self.ledger, self.session.settings)
+
+    def _publish(self, session: pytest.Session) -> None:
+        from pytest_llmcost.plugin.run_end import publish, with_exit_status
+
+        assert self.ledger is not None
+        self.problems = []
+        status = self._exit_status(session)
+        self.ledger = with_exit_status(self.session, self.ledger, status)
+        self.problems = publish(self.session, self.ledger)
+        self._settle_status(session)
+
+    def _exit_status(self, session: pytest.Session) -> int:
+        """Return the status, with success turned into failure by a budget or an unwritten file."""
+        if session.exitstatus == pytest.ExitCode.OK and (self.problems or self._is_broken(session)):
+            return int(pytest.ExitCode.TESTS_FAILED)
+        return int(session.exitstatus)
+
+    def _settle_status(self, session: pytest.Session) -> None:
+        """Set the exit status; write the ledger again if it names another one."""
+        from pytest_llmcost.plugin.run_end import with_exit_status, write_ledgers
+
+        assert self.ledger is not None
+        status = self._exit_status(session)
+        if session.exitstatus != status:
+            session.exitstatus = status
+        if self.ledger.run.exit_status != status:
+            self.ledger = with_exit_status(self.session, self.ledger, status)
+            self.problems += write_ledgers(self.session, self.ledger)

@@ -1,6 +1,6 @@
-"""Ceilings by place that limit nothing: a folder that was renamed, a name that is misspelt.
+"""Path budgets that limit nothing, because a folder was renamed or a name is misspelt.
 
-Decided where the tests are collected, in a worker under xdist, before any of them is deselected.
+Decided where the tests are collected, in a worker under xdist, before any test is deselected.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from pathlib import Path
 import pytest
 
 from pytest_llmcost.budgets.path_globs import folder_of, matches, may_hold_in
-from pytest_llmcost.plugin.marker import budgets_of
-from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.plugin.marker import budgets_of_run
+from pytest_llmcost.plugin.owners import nodeid_of
+from pytest_llmcost.settings import Settings
 
 
-def idle_places(
-    run: Session, session: pytest.Session, items: Sequence[pytest.Item]
+def unmatched_globs(
+    settings: Settings, session: pytest.Session, items: Sequence[pytest.Item]
 ) -> Iterator[str]:
     """Yield the globs that match neither a collected test nor a test file that was left out."""
-    nodeids = {run.nodeid(item) for item in items}
+    nodeids = {nodeid_of(item) for item in items}
     config = session.config
-    is_cut = config.getoption("lf", False) or any("::" in arg for arg in config.args)
-    # Of a file that was collected in part, as of one that was not, other tests may match.
-    whole = set() if is_cut else {nodeid.partition("::")[0] for nodeid in nodeids}
-    for pattern in {budget.pattern for budget in budgets_of(run.settings) if budget.pattern}:
+    is_partial = config.getoption("lf", False) or any("::" in arg for arg in config.args)
+    # A file that was collected in part, or not at all, may have other tests that match.
+    whole = set() if is_partial else {nodeid.partition("::")[0] for nodeid in nodeids}
+    for pattern in {budget.pattern for budget in budgets_of_run(settings) if budget.pattern}:
         if not any(matches(pattern, nodeid) for nodeid in nodeids):
             files = _test_files(session, pattern)
             if not any(matches(pattern, each) or each not in whole for each in files):
@@ -34,7 +35,7 @@ def idle_places(
 
 
 def _test_files(session: pytest.Session, pattern: str) -> Iterator[str]:
-    """Yield the test files, as pytest and its plugins see it, that a glob may hold in."""
+    """Yield the test files, as pytest and its plugins see them, in which a glob may hold."""
     root = session.config.rootpath
     skipped: list[str] = session.config.getini("norecursedirs")
     for folder, folders, files in os.walk(root / folder_of(pattern)):

@@ -1,8 +1,4 @@
-"""What came of a test: its ceilings judged, its failure worded, its report filled in.
-
-Data flow: the test's calls and ceilings -> `judge` -> Verdict -> `broken`, the failure; the
-report of each phase -> `note` -> outcome, section; `add_properties` -> JUnit.
-"""
+"""What came of a test: its budgets judged, its failure worded, its report filled in."""
 
 from __future__ import annotations
 
@@ -14,108 +10,181 @@ from _pytest.outcomes import Failed
 from msgspec.structs import replace
 
 from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.budgets.budget import Verdict
-from pytest_llmcost.budgets.budget import judge as judge_budget
+from pytest_llmcost.budgets.budget import Budget, Verdict
+from pytest_llmcost.budgets.budget import judge as judge_amounts
 from pytest_llmcost.call import Call
 from pytest_llmcost.errors import CountMissingError, SettingsError
-from pytest_llmcost.plugin.marker import ceilings_of
-from pytest_llmcost.plugin.owners import Attempt
+from pytest_llmcost.plugin.calls import calls_of
+from pytest_llmcost.plugin.commands import count_command
+from pytest_llmcost.plugin.marker import limits_of
+from pytest_llmcost.plugin.owners import Owner, TestAttempt
 from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.reports.junit import PROPERTY_PREFIX, test_properties
 from pytest_llmcost.reports.wording import (
     render_failure,
     render_missing_count,
     render_section,
     short_sentence,
 )
+from pytest_llmcost.settings import Settings
 
 _FAILED = "Failed: "
-"""What pytest puts in front of the words of `pytest.fail`."""
+"""What pytest puts in front of the text of `pytest.fail`."""
+_RANK = ("within", "unverified", "exceeded")
 
 
-class _Broken(Failed):
-    """A ceiling's failure, told apart from whatever else a test fails by."""
+class _BudgetFailed(Failed):
+    """The failure of a budget, to tell it from everything else that a test fails by."""
 
     __module__ = "builtins"
     short = ""
     """For the line of pytest's short summary."""
 
 
-_Broken.__qualname__ = _Broken.__name__ = "Failed"
+_BudgetFailed.__qualname__ = _BudgetFailed.__name__ = "Failed"
 
 
-def broken(verdict: Verdict, calls: Sequence[Call], others: Sequence[Verdict] = ()) -> _Broken:
-    """Make the failure of a test, or of a block of it, that broke its ceiling, and maybe others."""
-    return _failed(render_failure(verdict, calls, others), short_sentence(verdict))
+def budget_failure(
+    verdict: Verdict, calls: Sequence[Call], others: Sequence[Verdict] = ()
+) -> _BudgetFailed:
+    """Return the failure of a test, or of a block of it, by a budget, and perhaps others."""
+    return _failure(render_failure(verdict, calls, others), short_sentence(verdict))
 
 
-def _failed(text: str, short: str) -> _Broken:
-    failed = _Broken(_sendable(text), pytrace=False)
+def _failure(text: str, short: str) -> _BudgetFailed:
+    failed = _BudgetFailed(_sendable(text), pytrace=False)
     failed.short = _sendable(short)
     return failed
 
 
 def _sendable(text: str) -> str:
-    """Spell out half characters, which a model's name may hold: a report with one ends a worker."""
+    """Spell out lone surrogates, for example in a model's name: they would end an xdist worker."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def judge(run: Session, attempt: Attempt, *, needs_calls: bool) -> Verdict | None:
-    """Decide every ceiling of a test once, store it, and return the decisive one."""
-    try:
-        ceilings = ceilings_of(attempt.item, run.settings)
-    except SettingsError as error:  # a marker that was added while the test ran
-        pytest.fail(str(error), pytrace=False)
-    amounts = Amounts.of(run.books.calls_of(attempt, ceilings.cache))
-    if attempt.has_requests:  # a request that cannot have been billed is no call
+def judge_budget(
+    session: Session, owner: Owner, budget: Budget, calls: Sequence[Call], *, needs_calls: bool
+) -> Verdict:
+    """Return what became of a budget of a test, or of a block of it."""
+    nodeid = owner.nodeid if isinstance(owner, TestAttempt) else ""
+    amounts = Amounts.of(calls)
+    if owner.has_requests:  # a request that cannot have been billed is no call
         amounts = replace(amounts, requests=max(amounts.requests, 1))
-    command = run.count_command(attempt.item)
-    return run.books.conclude(
-        attempt,
-        [
-            judge_budget(
-                replace(budget, required=budget.required and needs_calls),
-                amounts,
-                count_command=command,
-            )
-            for budget in ceilings.budgets
-        ],
+    return judge_amounts(
+        replace(budget, required=budget.required and needs_calls),
+        amounts,
+        count_command=count_command(session.config, nodeid),
     )
 
 
-def add_properties(run: Session, attempt: Attempt) -> None:
-    """Hand the figures to JUnit; it shows the last attempt alone, so an earlier one's go."""
-    from pytest_llmcost.reports.junit import PROPERTY_PREFIX, test_properties
+def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
+    """Judge every budget of a test, and store the verdicts.
 
+    Args:
+        session: The plugin's session.
+        attempt: The test.
+        needs_calls: Whether a marker on a test that has sent nothing is a budget unverified.
+    """
+    try:
+        attempt.verdicts = _verdicts(session, attempt, needs_calls)
+    except SettingsError as error:  # a marker that was added while the test ran
+        pytest.fail(str(error), pytrace=False)
+    _store(session, attempt)
+
+
+def judge_late(session: Session) -> None:
+    """Judge again the tests whose calls have changed since their end.
+
+    The figures are those of now, but no verdict becomes better: the test has failed by it.
+    """
+    session.settle()
+    for attempt in session.changed_late:
+        if attempt.verdicts:
+            before = {verdict.kind: verdict for verdict in attempt.verdicts}
+            attempt.verdicts = [
+                _worse(verdict, before.get(verdict.kind, verdict))
+                for verdict in _verdicts(session, attempt, needs_calls=False)
+            ]
+            _store(session, attempt)
+    session.changed_late.clear()
+
+
+def _worse(now: Verdict, before: Verdict) -> Verdict:
+    if _RANK.index(now.state) >= _RANK.index(before.state):
+        return now
+    return replace(now, state=before.state, reasons=before.reasons)
+
+
+def _verdicts(session: Session, attempt: TestAttempt, needs_calls: bool) -> list[Verdict]:
+    limits = limits_of(attempt.item, session.settings)
+    calls = calls_of(session, attempt, limits.cache)
+    return [
+        judge_budget(session, attempt, budget, calls, needs_calls=needs_calls)
+        for budget in limits.budgets
+    ]
+
+
+def _store(session: Session, attempt: TestAttempt) -> None:
+    attempt.verdicts.sort(key=lambda each: -_RANK.index(each.state))
+    blocks = [*attempt.verdicts[1:], *attempt.blocks]
+    if attempt.verdicts or blocks:
+        worst = attempt.verdicts[0] if attempt.verdicts else None
+        session.ledger.judge(attempt.key, verdict=worst, blocks=blocks)
+
+
+def broken_verdicts(attempt: TestAttempt, settings: Settings) -> list[Verdict]:
+    """Return the verdicts that fail a test, the worst first, those of blocks last.
+
+    A skipped test had no chance to show that it keeps a budget, so it fails only by what is
+    exceeded; one that ended with `pytest.xfail()` stays an xfail.
+    """
+    if attempt.is_xfailed:
+        return []
+    return [
+        each
+        for each in (*attempt.verdicts, *attempt.blocks)
+        if each.state == "exceeded" or (not attempt.is_skipped and each.fails(settings.unverified))
+    ]
+
+
+def add_properties(session: Session, attempt: TestAttempt) -> None:
+    """Pass the figures to JUnit, which shows the last attempt alone, so without earlier ones."""
     properties = attempt.item.user_properties
     kept = [each for each in properties if not each[0].startswith(PROPERTY_PREFIX)]
-    properties[:] = [*kept, *test_properties(run.books.ledger.row(attempt.owner))]
+    properties[:] = [*kept, *test_properties(session.ledger.row(attempt.key))]
 
 
-def note(
-    run: Session, attempt: Attempt, report: pytest.TestReport, call: pytest.CallInfo[None]
+def note_report(
+    session: Session,
+    attempt: TestAttempt,
+    report: pytest.TestReport,
+    call: pytest.CallInfo[None],
 ) -> None:
     """Note the outcome; show on a failed report what the test cost."""
-    ledger = run.books.ledger
     if report.when != "teardown" or report.failed:
-        ledger.judge(attempt.owner, outcome=_outcome(attempt, report))
+        session.ledger.judge(attempt.key, outcome=_outcome(attempt, report))
     if not report.failed:
         return
+    verdict = attempt.verdicts[0] if attempt.verdicts else None
     error = call.excinfo.value if call.excinfo is not None else None
     if call.excinfo is not None and isinstance(error, CountMissingError):
         # A traceback would bury what is missing, and the command.
-        text, short = render_missing_count(error, attempt.verdict, _line_of(call.excinfo))
-        error = _failed(text, short).with_traceback(error.__traceback__)
+        text, short = render_missing_count(error, verdict, _line_of(call.excinfo))
+        error = _failure(text, short).with_traceback(error.__traceback__)
         report.longrepr = attempt.item.repr_failure(pytest.ExceptionInfo.from_exception(error))
-    if isinstance(error, _Broken):
-        _place(report, attempt.item, error.short)
+    if isinstance(error, _BudgetFailed):
+        # Let the summary's line begin with the numbers, and annotations point at the test.
+        crash = getattr(report.longrepr, "reprcrash", None)
+        if crash is not None and crash.message.startswith(_FAILED):
+            crash.message = error.short
+            crash.path, crash.lineno = str(attempt.item.path), (attempt.item.location[1] or 0) + 1
         return
-    calls = ledger.calls(attempt.owner)
+    calls = session.ledger.calls(attempt.key)
     if calls:
-        text = _sendable(render_section(calls, attempt.verdict))
-        report.sections.append(("llmcost", text))
+        report.sections.append(("llmcost", _sendable(render_section(calls, verdict))))
 
 
-def _outcome(attempt: Attempt, report: pytest.TestReport) -> str:
+def _outcome(attempt: TestAttempt, report: pytest.TestReport) -> str:
     if attempt.has_failed and report.passed:  # all but a subtest
         return "failed"
     if hasattr(report, "wasxfail"):
@@ -124,14 +193,6 @@ def _outcome(attempt: Attempt, report: pytest.TestReport) -> str:
 
 
 def _line_of(info: pytest.ExceptionInfo[BaseException]) -> str:
-    """The last line of the user's own on the way to an error."""
+    """Return the last line of the user's own on the way to an error."""
     frames = info.traceback.filter(info)
     return os.path.relpath(f"{frames[-1].path}:{frames[-1].lineno + 1}") if frames else ""
-
-
-def _place(report: pytest.TestReport, item: pytest.Item, short: str) -> None:
-    """Let the summary's line begin with the numbers, and annotations point at the test."""
-    crash = getattr(report.longrepr, "reprcrash", None)
-    if crash is not None and crash.message.startswith(_FAILED):
-        crash.message = short
-        crash.path, crash.lineno = str(item.path), (item.location[1] or 0) + 1

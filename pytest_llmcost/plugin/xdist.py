@@ -1,8 +1,8 @@
 """pytest-xdist: what crosses from workers to the controller, as ASCII JSON in a plain string.
 
-A worker's calls leave with the next report that is logged, because rerunning plugins make reports
-that they never log; what is left at its end goes with its output. A crash loses one phase at most.
-JSON, because execnet refuses the half characters that a payload may hold, and encodes slower.
+A worker's news leave with the next report that is logged, because rerunning plugins make reports
+that they never log; the rest goes with the worker's output. A crash loses one phase at most.
+JSON, because execnet refuses the lone surrogates that a payload may hold, and encodes more slowly.
 """
 
 from __future__ import annotations
@@ -15,99 +15,90 @@ import pytest
 from pytest_llmcost.plugin.session import Session
 
 _KEY = "llmcost"
+_PHASES = ("setup", "call", "teardown")
+_SETS = ("incomplete", "lost_calls", "notes", "not_passed", "unmatched_globs")
+"""Sets of the session that the controller joins."""
 
 
 class Worker:
     """The hooks in a worker process."""
 
-    def __init__(self, run: Session) -> None:
-        """Send the run's calls to the controller."""
-        self.run = run
+    def __init__(self, session: Session) -> None:
+        """Send the session's calls to the controller."""
+        self.session = session
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Put on the report what came since the last one."""
-        self.run.catch_up()
-        fragment = self._news()
-        if fragment is not None:
-            report.llmcost = json.dumps(fragment)  # type: ignore[attr-defined]
-
-    def _news(self) -> dict[str, Any] | None:
-        return self.run.books.ledger.take_fragment() if self.run.has_books else None
+        """Put on the report what is new since the last one."""
+        self.session.catch_up()
+        if self.session.has_spending:
+            fragment = self.session.ledger.take_fragment()
+            if fragment is not None:
+                report.llmcost = json.dumps(fragment)  # type: ignore[attr-defined]
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Send the rest: calls outside of tests, and why the run is not complete."""
-        self.run.settle()
-        if self.run.has_books:
-            self.run.books.put_all_away()
-        last_words = {
-            "ledger": self._news(),
-            "incomplete": sorted(self.run.incomplete),
-            "lost_calls": sorted(self.run.lost_calls),
-            "notes": sorted(self.run.all_notes),
-            "not_passed": sorted(self.run.not_passed),
-            "idle_places": sorted(self.run.idle_places),
-        }
-        session.config.workeroutput[_KEY] = json.dumps(last_words)  # type: ignore[attr-defined]
+        self.session.settle()
+        fragment = None
+        if self.session.has_spending:
+            from pytest_llmcost.plugin.verdicts import judge_late
 
-
-class _Inbox:
-    """The hook that takes in what workers put on their reports."""
-
-    def __init__(self, run: Session) -> None:
-        self.run = run
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take it off the report, too: others that write reports down have no use for it."""
-        fragment = report.__dict__.pop(_KEY, None)
-        if fragment is not None:
-            worker = getattr(report, "worker_id", None)
-            self.run.books.ledger.absorb(json.loads(fragment), worker=worker)
-        if report.when not in _PHASES and self.run.has_books:
-            self._note_crash(report)
-
-    def _note_crash(self, report: pytest.TestReport) -> None:
-        """Let a test that killed its worker not stand there as passed, for its setup had."""
-        node = getattr(report, "node", None)
-        if node is not None:
-            self.run.books.ledger.fail_last(report.nodeid, worker=node.gateway.id)
-
-
-_PHASES = ("setup", "call", "teardown")
+            judge_late(self.session)
+            self.session.save_counts()
+            fragment = self.session.ledger.take_fragment()
+        output: dict[str, Any] = {name: sorted(getattr(self.session, name)) for name in _SETS}
+        output |= {"ledger": fragment, "notes": sorted(self.session.all_notes)}
+        session.config.workeroutput[_KEY] = json.dumps(output)  # type: ignore[attr-defined]
 
 
 class Controller:
     """The hooks in the process that workers report to; idle in a run without workers."""
 
-    def __init__(self, run: Session) -> None:
-        """Gather the workers' calls into the run's ledger."""
-        self.run = run
+    def __init__(self, session: Session) -> None:
+        """Gather the workers' calls into the session's ledger."""
+        self.session = session
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Send the price date, so that a run around midnight has one."""
-        if not self.run.workers:
-            self.run.config.pluginmanager.register(_Inbox(self.run), "llmcost-inbox")
-        self.run.workers += 1
-        node.workerinput[_KEY] = {"price_date": self.run.price_date.isoformat()}
+        if not self.session.workers:
+            self.session.config.pluginmanager.register(_Inbox(self.session), "llmcost-inbox")
+        self.session.workers += 1
+        node.workerinput[_KEY] = {"price_date": self.session.price_date.isoformat()}
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """Take in a worker's last words; one that has none has crashed."""
+        """Take in a worker's output; one that has none has crashed."""
         output = getattr(node, "workeroutput", {})
         if _KEY not in output:
-            self.run.incomplete.add("worker-crashed")
-            self.run.lost_calls.add("worker-crashed")
+            self.session.incomplete.add("worker-crashed")
+            self.session.lost_calls.add("worker-crashed")
             return
-        if output[_KEY] is None:  # of one that was interrupted xdist tells twice
+        if output[_KEY] is None:  # xdist reports an interrupted worker twice
             return
-        last_words, output[_KEY] = json.loads(output[_KEY]), None
-        if last_words["ledger"] is not None:
-            self.run.books.ledger.absorb(last_words["ledger"], worker=node.gateway.id)
-        self.run.incomplete.update(last_words["incomplete"])
-        self.run.lost_calls.update(last_words["lost_calls"])
-        self.run.notes.update(last_words["notes"])
-        self.run.not_passed.update(last_words["not_passed"])
-        self.run.idle_places.update(last_words["idle_places"])
+        sent, output[_KEY] = json.loads(output[_KEY]), None
+        if sent["ledger"] is not None:
+            self.session.ledger.absorb(sent["ledger"], worker=node.gateway.id)
+            self.session.changes += 1
+        for name in _SETS:
+            getattr(self.session, name).update(sent[name])
+
+
+class _Inbox:
+    """The hook that takes in what workers put on their reports."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take it off the report, too: plugins that write reports down have no use for it."""
+        fragment = report.__dict__.pop(_KEY, None)
+        if fragment is not None:
+            worker = getattr(report, "worker_id", None)
+            self.session.ledger.absorb(json.loads(fragment), worker=worker)
+        node = getattr(report, "node", None)
+        if report.when not in _PHASES and node is not None and self.session.has_spending:
+            # The test has killed its worker; its set-up had passed.
+            self.session.ledger.fail_last(report.nodeid, worker=node.gateway.id)

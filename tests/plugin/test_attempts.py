@@ -262,7 +262,7 @@ def test_a_failed_subtest_is_a_failure_of_its_attempt(project: Project) -> None:
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert {row[0] for row in rows(project, "outcome")} == {"failed"}
-    result.stdout.fnmatch_lines(["not written: *is left as it was, for *test_* failed*"])
+    result.stdout.fnmatch_lines(["not written: *not updated, because *test_* failed*"])
 
 
 def test_a_rerun_may_record_what_the_attempt_before_did_not_come_to(

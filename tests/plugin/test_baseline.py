@@ -124,7 +124,7 @@ def test_a_run_with_a_failing_test_accepts_nothing(accepted: Project) -> None:
     """,
     )
     result = compare(accepted, "--llmcost-update-baseline")
-    result.stdout.fnmatch_lines(["not written: *is left as it was, for *::test_broken failed*"])
+    result.stdout.fnmatch_lines(["not written: *not updated, because *::test_broken failed*"])
     assert (accepted.path / "base.json").read_bytes() == before
 
 
@@ -169,7 +169,7 @@ KEEPING = """
 
     import pytest
     from pytest_llmcost.plugin.fixture import LlmCost
-    from pytest_llmcost.plugin.run import KEY
+    from pytest_llmcost.plugin.session import KEY
 
     DONE = os.environ.get("HOW", "passes") == "passes"
 

@@ -104,7 +104,6 @@ def run(project: Project, body: str) -> tuple[pytest.RunResult, dict[str, Any]]:
     return result, test
 
 
-@pytest.mark.xfail(strict=True, reason="what is declared is added beside the call in doubt")
 @pytest.mark.parametrize("kind", SETTLED)
 def test_a_doubtful_call_is_settled(project: Project, kind: str) -> None:
     body, calls, usd = SETTLED[kind]
@@ -129,7 +128,6 @@ def test_a_call_that_is_in_no_doubt_is_not_replaced_by_a_usage(project: Project)
     assert (len(test["calls"]), test["usd"]) == (2, "0.009")
 
 
-@pytest.mark.xfail(strict=True, reason="what is declared is added beside the call in doubt")
 def test_an_answer_that_was_lost_on_its_way_is_settled_by_a_usage(
     project: Project, standin: StandIn
 ) -> None:

@@ -217,7 +217,9 @@ def test_items_that_are_no_functions(project: Project) -> None:
         ("test_cases.yaml::idle", None),
     ]
     assert tests[1]["verdict"]["origin"] == "test_cases.yaml"
-    result.stdout.fnmatch_lines(["our own words: $0.005 is * over the $0.0000001 budget set by test_cases.yaml"])
+    result.stdout.fnmatch_lines(
+        ["our own words: $0.005 is * over the $0.0000001 budget set by test_cases.yaml"]
+    )
 
 
 def test_a_marker_that_is_added_while_the_test_is_set_up_holds(project: Project) -> None:

@@ -292,9 +292,7 @@ def test_a_missing_count_shows_in_the_short_summary_as_what_it_is(project: Proje
     """
     )
     result = project.run()
-    result.stdout.fnmatch_lines(
-        ["FAILED test_app.py::test_missing - not counted yet"]
-    )
+    result.stdout.fnmatch_lines(["FAILED test_app.py::test_missing - not counted yet"])
     assert "counter.py" not in result.stdout.str(), "our own frames only hide the user's line"
 
 

@@ -160,7 +160,7 @@ def test_a_glob_for_a_shared_fixture_alone_is_judged(project: Project) -> None:
         tests__agents__conftest="""
     import pytest
     from pytest_llmcost.plugin.fixture import LlmCost
-    from pytest_llmcost.plugin.run import KEY
+    from pytest_llmcost.plugin.session import KEY
 
     @pytest.fixture(scope="session", autouse=True)
     def warm(request):

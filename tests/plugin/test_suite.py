@@ -374,11 +374,15 @@ def test_an_unverified_ceiling_fails_and_can_be_softened_and_an_exceeded_one_not
     project.write(test_app=UNVERIFIED)
     result = project.run("--llmcost-max-suite=$1")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["[?] cannot check the * suite budget *", "  no price for model 'claude-opus-99'*"])
+    result.stdout.fnmatch_lines(
+        ["[?] cannot check the * suite budget *", "  no price for model 'claude-opus-99'*"]
+    )
     result = project.run("--llmcost-max-suite=$1", "--llmcost-unverified=warn")
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.OK
-    result.stdout.fnmatch_lines(["*test_unknown*unverified*", "[?] cannot check the * suite budget *"])
+    result.stdout.fnmatch_lines(
+        ["*test_unknown*unverified*", "[?] cannot check the * suite budget *"]
+    )
     project.write(test_app=UNVERIFIED + "        spend(llmcost, 300)\n")
     result = project.run("--llmcost-max-suite=$1", "--llmcost-unverified=warn")
     result.assert_outcomes(failed=1)

@@ -111,9 +111,7 @@ def test_a_miss_says_what_changed_and_how_to_record_it(desk: Desk) -> None:
         desk.count(changed, mode="none")
     text = str(caught.value)
     assert "system, tools.web_search (new)" in text
-    command = (
-        "pytest 'tests/test_triage.py::test_refund[big one]' --llmcost-record-mode=rewrite"
-    )
+    command = "pytest 'tests/test_triage.py::test_refund[big one]' --llmcost-record-mode=rewrite"
     assert text.endswith(command)
     assert caught.value.changed == ("system", "tools.web_search (new)")
     assert caught.value.fingerprint == changed.fingerprint

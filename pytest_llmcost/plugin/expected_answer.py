@@ -1,0 +1,174 @@
+"""The answer that a payload is expected to get: its count, and what of it is cached."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import pytest
+from msgspec.structs import replace
+
+from pytest_llmcost.counting.client import caveats_of
+from pytest_llmcost.counting.payload import Payload, describe_changes
+from pytest_llmcost.counting.segments import CachedPrompt, plan_caching
+from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError, SettingsError
+from pytest_llmcost.ledger.ledger import PayloadFacts
+from pytest_llmcost.plugin.calls import least_cacheable, read_normalised, split
+from pytest_llmcost.plugin.marker import limits_of
+from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage, is_quantity
+from pytest_llmcost.responses.endpoints import bedrock_platform
+from pytest_llmcost.responses.message import Answer, read_lifetime
+
+PromptState = Literal["cold", "warm", "none"]
+_STATES = ("cold", "warm", "none")
+
+
+class _Request(NamedTuple):
+    """Which state of the cache is to be priced, and who asks for it."""
+
+    state: PromptState | None = None
+    by: Literal["test", "marker", "run", "columns"] | None = None
+
+
+def expect_answer(
+    session: Session,
+    payload: Payload,
+    item: pytest.Item,
+    output_tokens: int | None,
+    state: PromptState | None,
+) -> tuple[Answer, CachedPrompt | None]:
+    """Count a payload, and its cached prefixes if the test, its marker or the run asks for them.
+
+    Without an output, the answer is that of the input alone.
+
+    Raises:
+        SettingsError: no such state.
+        PayloadError: breakpoints that the API would refuse.
+        CountError: not recorded and not allowed to ask, or the API did not count it.
+    """
+    if state is not None and state not in _STATES:
+        raise SettingsError(f"cache={state!r} is none of {', '.join(_STATES)}")
+    owner, asked = session.owner, _who_asks(session, item, payload, state)
+    plan = None
+    if asked.by is not None:
+        plan = plan_caching(
+            payload, read=lambda body: read_normalised(session, body, item, betas=payload.betas)
+        )
+    count = session.counts.count(owner, payload)
+    prompt, usage = None, None
+    if plan is not None:
+        try:
+            by_run = (f"--llmcost-cache={session.settings.cache}",) if asked.by == "run" else ()
+            prompt = split(session, owner, plan, by_run)
+        except CountError:
+            if asked.by != "columns":  # a column that cannot be filled fails no test
+                raise
+    if prompt is not None:
+        written = {
+            "5m": prompt.cold.cache_write_5m_tokens,
+            "1h": prompt.cold.cache_write_1h_tokens,
+        }
+        facts = PayloadFacts(model=payload.model, parts=payload.parts, cached=written)
+        session.ledger.learn(payload.fingerprint, facts)
+        usage = prompt.usage(asked.state) if asked.state else None
+    caveats = ("input-only",) if output_tokens is None else ()
+    may_cache = None if usage else _may_cache(session, payload, count.input_tokens)
+    usage = replace(
+        usage or Usage(input_tokens=count.input_tokens), output_tokens=output_tokens or 0
+    )
+    sampling = SamplingCall(
+        model=payload.model,
+        usage=usage,
+        read_lifetime=read_lifetime(payload.body) if usage.cache_read_tokens else None,
+        may_cache=may_cache,
+    )
+    answer = Answer(
+        model=payload.model,
+        usage=usage,
+        sampling_calls=(sampling,),
+        terms=_terms(payload),
+        caveats=sorted_caveats([*caveats_of(payload, count), *caveats]),
+        before=_counted_before(payload, count.before, output_tokens),
+    )
+    return answer, prompt
+
+
+def _counted_before(
+    payload: Payload, tokens: int | None, output_tokens: int | None
+) -> Answer | None:
+    """Return what the payload was expected to use before it changed."""
+    if tokens is None:
+        return None
+    usage = Usage(input_tokens=tokens, output_tokens=output_tokens or 0)
+    sampling = SamplingCall(model=payload.model, usage=usage)
+    return Answer(model=payload.model, sampling_calls=(sampling,), terms=_terms(payload))
+
+
+def uncounted_answer(payload: Payload, error: CountError) -> Answer:
+    """Return what is known of a payload whose count failed: an unknown price, not $0."""
+    before = None
+    if isinstance(error, CountMissingError):
+        changes = describe_changes(error.changed)
+        why = f"changed: {changes}" if changes else "no recorded count"
+        before = _counted_before(payload, error.before, None)
+    elif isinstance(error, CountCassetteError):
+        why = "the count cassette cannot be read"
+    else:
+        why = "the API could not be asked" if error.status is None else f"HTTP {error.status}"
+    caveats = sorted_caveats([f"uncounted: {why}"])
+    return Answer(model=payload.model, terms=_terms(payload), caveats=caveats, before=before)
+
+
+def read_output(payload: Payload, output_tokens: int | str | None) -> int | None:
+    """Return how long a reply is taken to be; `"max"` is the payload's `max_tokens`.
+
+    Raises:
+        SettingsError: not a number of tokens, or `"max"` without a `max_tokens`.
+    """
+    if output_tokens == "max":
+        most = payload.body.get("max_tokens")
+        if not is_quantity(most):
+            raise SettingsError('output_tokens="max", but the payload has no usable max_tokens')
+        return most
+    if output_tokens is not None and not is_quantity(output_tokens):
+        raise SettingsError(
+            f'output_tokens={output_tokens!r:.80} is neither a number from 0 to 10^9 nor "max"'
+        )
+    return output_tokens
+
+
+def _terms(payload: Payload) -> Terms:
+    """Return what the payload asks for that changes its price; a response may say otherwise."""
+    asked = str(payload.body.get("model", ""))
+    speed, geography = payload.body.get("speed"), payload.body.get("inference_geo")
+    return Terms(
+        speed=speed if isinstance(speed, str) else None,
+        inference_geo=geography if isinstance(geography, str) else None,
+        platform=bedrock_platform(asked) if "anthropic." in asked else None,
+    )
+
+
+def _who_asks(
+    session: Session, item: pytest.Item, payload: Payload, state: PromptState | None
+) -> _Request:
+    if state is not None:
+        return _Request(state, "test")
+    if not payload.breakpoints:
+        return _Request()
+    cache = limits_of(item, session.settings).cache
+    if cache in ("cold", "warm"):
+        return _Request(cache, "marker")
+    if cache is None and session.settings.cache != "as-billed":
+        return _Request(session.settings.cache, "run")
+    return _Request(None, "columns" if session.settings.columns else None)
+
+
+def _may_cache(session: Session, payload: Payload, tokens: int) -> Literal["5m", "1h"] | None:
+    """Return the lifetime at which a prompt priced as plain input may be cached: it is a bound."""
+    if not payload.breakpoints:
+        return None
+    least = least_cacheable(session, payload.model)
+    if least is not None and tokens < least:
+        return None  # too short to be cached at all
+    return read_lifetime(payload.body) or "1h"  # the most expensive of several
