@@ -1,7 +1,7 @@
 """Call: one billable request with its price, and the only way to make one.
 
-A response says what was used (`Answer`); on a date, with a rate card, that becomes a `Call`. There is
-no call without a price list, so calls without a price cannot be added up by mistake.
+A response says what was used (`Answer`); on a date, with a rate card, that becomes a `Call`. There
+is no call without a price list, so calls without a price cannot be added up by mistake.
 """
 
 from __future__ import annotations
