@@ -51,6 +51,7 @@ from pytest_llmcost.plugin.owners import Owner, Sender, TestAttempt, Unfinished
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.message import Answer
 
 _UNFINISHED = ("truncated-stream", "lost-answer", "open-batch", "unreadable-response")
@@ -211,7 +212,10 @@ def _mocked(session: Session, owner: Owner, answer: Answer, payload: Payload | N
         else:
             (sampling,) = answer.sampling_calls
             usage = sampling.usage
-            # A count says nothing of the cache; what the mock reads or writes there is part of it.
+            # A count says nothing of the cache: a prompt that marks nothing is uncached, and of one
+            # that does, what the mock reads or writes is a part.
+            if not payload.breakpoints:
+                usage = Usage(output_tokens=usage.output_tokens)
             usage = replace(usage, input_tokens=max(0, count.input_tokens - usage.cached_tokens))
             counted = replace(answer, usage=usage, sampling_calls=(replace(sampling, usage=usage),))
             caveats = caveats_of(payload, count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from typing import Any
@@ -190,7 +191,7 @@ def test_a_recording_that_another_call_has_claimed_is_nobody_else_s(project: Pro
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert states(project) == ["unverified"]
     assert [call["usd"] for call in calls_of(project)] == ["0.0045", None]
-    result.stdout.fnmatch_lines(["*prompt changed*messages.0*"])
+    result.stdout.fnmatch_lines(["*changed*messages.0*"])
 
 
 def test_a_prompt_that_changed_is_told_from_one_that_was_played_out_of_order(
@@ -230,3 +231,67 @@ def test_two_tests_that_share_a_cassette_both_cost_what_is_in_it(project: Projec
     result.assert_outcomes(passed=2)
     assert states(project) == ["within"] * 2
     assert spent(project) == {(MODEL, "0.0045"): 2, (MODEL, "0.0105"): 2}
+
+
+def test_a_changed_prompt_takes_what_the_others_have_left(project: Project) -> None:
+    """Both are sent before either is reported; VCR plays each the recording of the other."""
+    write_cassette(project, "test_two", B, A_SHORT)
+    project.write(
+        test_app=SENDS
+        + """
+    @pytest.mark.vcr
+    @max_cost("$1")
+    def test_two():
+        send("A, changed", "B")
+    """
+    )
+    project.run("--llmcost-report=ledger.json", plugins=RECORDING)
+    changed, same = sorted(calls_of(project), key=lambda call: call["evidence"] == "billed")
+    assert (same["evidence"], same["usd"]) == ("billed", "0.0105")
+    assert (changed["evidence"], changed["usage"]["input_tokens"]) == ("stale", 1000)
+
+
+def test_requests_that_a_hook_makes_equal_are_equal(project: Project) -> None:
+    write_cassette(project, "test_two", interaction("B on Monday", 3000, 100), A_SHORT)
+    project.write(
+        conftest="""
+        def pytest_llmcost_normalize_payload(payload):
+            content = payload["messages"][0]["content"].partition(" on ")[0]
+            return {**payload, "messages": [{"role": "user", "content": content}]}
+        """,
+        test_app=SENDS
+        + """
+    @pytest.mark.vcr
+    @max_cost("$0.015")
+    def test_two():
+        send("A", "B on Friday")
+    """,
+    )
+    result = project.run("--llmcost-report=ledger.json", plugins=RECORDING)
+    result.assert_outcomes(passed=1)
+    assert spent(project) == {(MODEL, "0.0045"): 1, (MODEL, "0.0105"): 1}
+
+
+def test_a_response_that_was_recorded_compressed_is_read_in_the_place_of_another(
+    project: Project,
+) -> None:
+    packed = interaction("A", 1000, 100)
+    packed["response"]["headers"] = {
+        "content-type": ["application/json"],
+        "content-encoding": ["gzip"],
+    }
+    body = packed["response"]["body"]
+    body["string"] = gzip.compress(body["string"].encode())
+    write_cassette(project, "test_two", B, packed)
+    project.write(
+        test_app=SENDS
+        + """
+    @pytest.mark.vcr
+    @max_cost("$0.015")
+    def test_two():
+        send("A", "B")
+    """
+    )
+    result = project.run("--llmcost-report=ledger.json", plugins=RECORDING)
+    result.assert_outcomes(passed=1)
+    assert spent(project) == {(MODEL, "0.0045"): 1, (MODEL, "0.0105"): 1}

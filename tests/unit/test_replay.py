@@ -359,3 +359,30 @@ def test_a_cassette_of_a_kind_of_its_own_is_not_comparable(cassette: Path) -> No
     (request,) = purse.seen
     assert request.live is False
     assert request.replay == Replay(obstacle="VCR does not tell which recording it replayed")
+
+
+def test_a_cassette_that_plays_again_is_claimed_again(cassette: Path) -> None:
+    with (
+        capturing() as purse,
+        vcr.use_cassette(str(cassette), record_mode="none") as opened,
+    ):
+        for _ in range(2):
+            ask()
+            opened.rewind()
+    with (
+        capturing() as again,
+        vcr.use_cassette(str(cassette), record_mode="none", allow_playback_repeats=True),
+    ):
+        ask()
+        ask()
+    assert [each.replay for each in (*purse.seen, *again.seen)] == [Replay(body=ASKED)] * 4
+
+
+def test_of_equal_requests_the_very_same_comes_first(tmp_path: Path) -> None:
+    """`max_tokens` costs nothing by itself, but tells how the reply was cut."""
+    longer = {**ASKED, "max_tokens": 200}
+    cassette = cassette_of(tmp_path / "two.yaml", KEPT, json.dumps(longer))
+    with capturing() as purse, vcr.use_cassette(str(cassette), record_mode="none"):
+        ask(longer)
+        ask(ASKED)
+    assert [each.replay and each.replay.body for each in purse.seen] == [longer, ASKED]
