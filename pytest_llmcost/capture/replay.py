@@ -176,19 +176,19 @@ class VcrPlay:
         return fingerprint(filtered) == fingerprint(recorded)
 
 
-def vcr_obstacle(sent: bytes, request: Any) -> Replay | None:
+def vcr_obstacle(sent: bytes, can_play: object, cassette: Any, request: Any) -> Replay | None:
     """Tell what is known once VCR has a response for a request: nothing yet, but that it has."""
-    return (
-        Replay(obstacle="VCR does not tell which recording it replayed") if _kind(request) else None
-    )
+    if not can_play or _kind(request) is None:
+        return None
+    return Replay(obstacle="VCR does not tell which recording it replayed")
 
 
-def vcr_play(sent: bytes, cassette: Any, request: Any, response: Any) -> VcrPlay | None:
+def vcr_play(sent: bytes, response: Any, cassette: Any, request: Any) -> VcrPlay | None:
     """Keep what VCR plays; None for what is no Claude call, as a log-in inside one."""
     return VcrPlay(cassette, request, response, sent) if _kind(request) else None
 
 
-def cassetter_obstacle(sent: bytes) -> Replay:
+def cassetter_obstacle(sent: bytes, *played: Any, **how: Any) -> Replay:
     """Tell what is known of what cassetter plays."""
     return Replay(obstacle="cassetter replayed it")
 

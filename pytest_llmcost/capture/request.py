@@ -155,9 +155,11 @@ class CapturedRequest:
     # What its transport calls, in the way of the request
 
     @guarded
-    def replayed(self, read: Callable[..., VcrPlay | Replay | None], *args: Any) -> None:
+    def replayed(
+        self, read: Callable[..., VcrPlay | Replay | None], *args: Any, **kwargs: Any
+    ) -> None:
         """A recorder plays a response; `read` tells what is known of the recording."""
-        self.play = read(self.sent, *args) or self.play
+        self.play = read(self.sent, *args, **kwargs) or self.play
 
     @guarded
     def failed(self, *, may_be_billed: bool, is_seen: bool, live: bool | None) -> None:
