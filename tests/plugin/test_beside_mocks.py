@@ -303,4 +303,4 @@ def test_a_test_that_sends_nothing_has_still_shown_nothing(project: Project) -> 
     )
     result = project.run()
     result.assert_outcomes(failed=3)
-    result.stdout.fnmatch_lines(["*no call was seen*"])
+    result.stdout.fnmatch_lines(["*no Claude call was seen*"])
