@@ -294,6 +294,8 @@ class CountCassette:
             for each in self._first
             if asker in each.asked_by and each.model == payload.model and each.refused is None
         ]
+        # Of an earlier recipe it may be the same payload.
+        own = [each for each in own if _is_current(each.fingerprint)]
         if len(own) != 1 or own[0].fingerprint == payload.fingerprint:
             return None
         return own[0].input_tokens
