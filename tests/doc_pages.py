@@ -128,6 +128,8 @@ class Walk:
         path = self.folder / block.argument
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.code, encoding="utf-8")
+        # A file that is written twice within a second must not run as it was first.
+        shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
         return block.code
 
     def _run(self, block: Block) -> str:
@@ -165,8 +167,7 @@ def _environment(api_url: str, *, has_key: bool) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     env["COLUMNS"] = "80"
-    # A file that is written twice within a second must not run as it was first.
-    env["PYTHONDONTWRITEBYTECODE"] = "1"
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     env["PYTEST_ADDOPTS"] = "-p llmcost -p recording -p no:cacheprovider --color=no"
     env["PYTEST_LLMCOST_PRICE_DATE"] = "2026-11-22"
