@@ -106,7 +106,7 @@ class ItemHooks:
             return (yield)
         except BaseException as error:
             self.session.catch_up()
-            attempt = self.session.known_attempt(item)
+            attempt = self.session.attempt
             if attempt is not None and attempt.has_spent:
                 self._judge(attempt, error)
             raise
@@ -128,20 +128,15 @@ class ItemHooks:
 
     def _end_body(self, item: pytest.Item, error: BaseException | None) -> None:
         __tracebackhide__ = True
+        session = self.session
         try:
-            self.session.drain()
+            session.drain()
         finally:
-            attempt = self._attempt_to_judge(item)
-            if attempt is not None:
+            # Markers may have been added while the test ran.
+            has_budget = session.settings.max_test is not None or _has_marker(item)
+            attempt = session.attempt_of(item) if has_budget else session.attempt
+            if attempt is not None and (has_budget or attempt.has_spent):
                 self._judge(attempt, error)
-
-    def _attempt_to_judge(self, item: pytest.Item) -> TestAttempt | None:
-        """Return the attempt of a test that has spent or has a budget; None for most tests."""
-        # Markers may have been added while the test ran.
-        if self.session.settings.max_test is not None or _has_marker(item):
-            return self.session.attempt_of(item)
-        attempt = self.session.known_attempt(item)
-        return attempt if attempt is not None and attempt.has_spent else None
 
     def _judge(self, attempt: TestAttempt, error: BaseException | None) -> None:
         """Judge a test by how its set-up or body ended; raise what a skip would hide."""
@@ -161,38 +156,41 @@ class ItemHooks:
         """Judge again, because fixtures may spend in their teardown."""
         __tracebackhide__ = True
         self.session.enter(item, "teardown")
-        was_broken = bool(self._broken(self.session.known_attempt(item)))
+        attempt = self.session.attempt
+        was_broken = attempt is not None and bool(self._broken(attempt))
         try:
             result = yield
         except BaseException as error:
             # A skip or xfail raised in teardown must not hide a broken budget.
             is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)
-            self._end_teardown(item, may_fail=is_excuse and not was_broken)
+            self._end_teardown(may_fail=is_excuse and not was_broken)
             raise
-        self._end_teardown(item, may_fail=not was_broken)
+        self._end_teardown(may_fail=not was_broken)
         return result
 
-    def _end_teardown(self, item: pytest.Item, *, may_fail: bool) -> None:
+    def _end_teardown(self, *, may_fail: bool) -> None:
         """End the attempt; raise a budget that was kept until the teardown."""
         __tracebackhide__ = True
-        attempt = self.session.known_attempt(item)
+        attempt = self.session.attempt
+        if attempt is None:
+            self.session.end()
+            return
+        before = attempt.verdicts[:1]
         try:
-            self.session.end(item)
+            self.session.end()
         finally:
-            if attempt is not None:
-                before = attempt.verdicts[:1]
-                # A set-up that skipped before it had spent was not judged; fixtures may spend.
-                is_open = attempt.blocks or not attempt.has_failed
-                if before or (attempt.has_spent and is_open):
-                    from pytest_llmcost.plugin.verdicts import judge
+            # A set-up that skipped before it had spent was not judged; fixtures may spend.
+            is_open = attempt.blocks or not attempt.has_failed
+            if before or (attempt.has_spent and is_open):
+                from pytest_llmcost.plugin.verdicts import judge
 
-                    needs_calls = bool(before) and before[0].state == "unverified"
-                    judge(self.session, attempt, needs_calls=needs_calls)
-        if may_fail and attempt is not None and (broken := self._broken(attempt)):
+                needs_calls = bool(before) and before[0].state == "unverified"
+                judge(self.session, attempt, needs_calls=needs_calls)
+        if may_fail and (broken := self._broken(attempt)):
             self._fail(attempt, broken)
 
-    def _broken(self, attempt: TestAttempt | None) -> list[Verdict]:
-        if attempt is None or not (attempt.verdicts or attempt.blocks):
+    def _broken(self, attempt: TestAttempt) -> list[Verdict]:
+        if not (attempt.verdicts or attempt.blocks):
             return []
         from pytest_llmcost.plugin.verdicts import broken_verdicts
 
@@ -239,22 +237,31 @@ class ItemHooks:
         session = self.session
         if call.excinfo is not None:
             session.catch_up()  # a set-up that fails may have spent
-        attempt = session.known_attempt(item)
-        if attempt is not None and call.when == "teardown":
-            session.settle(attempt)  # of what is still under way, it is known that it is unknown
-        if attempt is None or not (attempt.has_spent or attempt.verdicts):
+        attempt = session.attempt
+        if attempt is None or attempt.item is not item:
             report = yield
         else:
-            from pytest_llmcost.plugin.verdicts import add_properties, note_report
-
-            if call.when == "teardown":
-                add_properties(session, attempt)
-            report = yield
-            attempt.has_failed |= report.failed
-            note_report(session, attempt, report, call)
+            report = yield from self._report_spending(attempt, call)
         if report.outcome != "passed" or session.not_passed:
             _shorten(report, call)
             self._note_passing(item, report)
+        return report
+
+    def _report_spending(
+        self, attempt: TestAttempt, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        session, is_last = self.session, call.when == "teardown"
+        if is_last:
+            session.settle(attempt)  # of what is still under way, it is known that it is unknown
+        if not (attempt.has_spent or attempt.verdicts):
+            return (yield)
+        from pytest_llmcost.plugin.verdicts import add_properties, note_report
+
+        if is_last:
+            add_properties(session, attempt)
+        report = yield
+        attempt.has_failed |= report.failed
+        note_report(session, attempt, report, call)
         return report
 
     def _note_passing(self, item: pytest.Item, report: pytest.TestReport) -> None:
@@ -267,7 +274,7 @@ class ItemHooks:
             not_passed.add(nodeid_of(item))
         elif not_passed and report.when != "teardown":
             # A new attempt, or a test that passed although one of its subtests was skipped.
-            attempt = self.session.known_attempt(item)
+            attempt = self.session.attempt
             if attempt is None or not attempt.has_failed:
                 not_passed.discard(nodeid_of(item))
 

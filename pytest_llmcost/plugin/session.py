@@ -73,10 +73,11 @@ class Session:
         self.capture: Capture | None = None
         self.has_sent = False
         """Whether a request was captured, so that there may be something to record."""
-        self.outside = Owner()
         self.test: pytest.Item | None = None
-        self._phase: Phase | None = None
-        self._attempt: TestAttempt | None = None
+        self.phase: Phase | None = None
+        self.attempt: TestAttempt | None = None
+        """Of the running test, until the next one begins; None if it needs none."""
+        self.outside = Owner()
         self._attempts: dict[str, int] = {}
         self._fixtures: list[Sender] = []
         """Fixtures wider than a function that are being set up or torn down, the innermost last."""
@@ -215,44 +216,39 @@ class Session:
         """Return whose a request is that is sent now; asked from any thread or task."""
         if self._fixtures:
             return self._fixtures[-1]
-        test, phase = self.test, self._phase
+        test, phase = self.test, self.phase
         return Sender(self.outside) if test is None else Sender(self.attempt_of(test), phase)
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
         nodeid = item.nodeid
         self._attempts[nodeid] = self._attempts.get(nodeid, 0) + 1
-        self._attempt = None
-        self.test, self._phase = item, "setup"
+        self.attempt = None
+        self.test, self.phase = item, "setup"
 
     def enter(self, item: pytest.Item, phase: Phase) -> None:
         """Begin the next phase of a test; a plugin may run phases without the ones before."""
         if self.test is not item:
             self.begin(item)
-        self._phase = phase
-
-    def known_attempt(self, item: pytest.Item) -> TestAttempt | None:
-        """Return the attempt of a test under way, if it has sent, counted or limited anything."""
-        attempt = self._attempt
-        return attempt if attempt is not None and attempt.item is item else None
+        self.phase = phase
 
     def attempt_of(self, item: pytest.Item) -> TestAttempt:
         """Return the attempt of a test under way."""
         with self.lock:
-            attempt = self.known_attempt(item)
-            if attempt is None:
+            attempt = self.attempt
+            if attempt is None or attempt.item is not item:
                 attempt = TestAttempt(item, self._attempts.get(item.nodeid, 1))
                 if item is self.test:  # not so if a thread has outlived its test
-                    self._attempt = attempt
+                    self.attempt = attempt
             return attempt
 
-    def end(self, item: pytest.Item) -> None:
+    def end(self) -> None:
         """End a test's teardown: what is sent from now on is not the test's."""
-        self.test = self._phase = None
+        self.test = self.phase = None
         try:
             self.drain()
         finally:
-            attempt = self.known_attempt(item)
+            attempt = self.attempt
             if attempt is not None:
                 attempt.is_over = True
         if attempt is not None and attempt.has_spent:
@@ -289,6 +285,8 @@ class Session:
         Raises:
             Exception: whatever a hook of the user has raised meanwhile.
         """
+        if not self.has_sent:
+            return
         self.catch_up()
         if self._failure is not None and not self._turn.is_mine:
             failure, self._failure = self._failure, None
