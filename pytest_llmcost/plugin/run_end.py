@@ -292,6 +292,7 @@ def write_summary(
             width=writer.fullwidth,
             rows=settings.rows,
             per=settings.per,
+            root=os.path.relpath(config.rootpath, config.invocation_params.dir),
             unicode=encoding.lower().replace("-", "").startswith("utf"),
         )
         if rendered := render_summary(ledger, with_columns(session, ledger, view)):

@@ -36,11 +36,18 @@ _MOST_PARTS = 6
 
 def describe_difference(comparison: Comparison) -> tuple[str, str]:
     """Say what a run adds, and how: `+$0.05`, ` (+12 %): $0.40 → $0.45, 3 unchanged`."""
-    base, head = comparison.base_usd, comparison.head_usd
-    grown = growth(base, head) if comparison.change_usd else ""
+    base, head, change = comparison.base_usd, comparison.head_usd, change_of(comparison)
+    grown = growth(base, head) if change else ""
     share = f" ({grown})" if grown not in ("", "=") else ""
     figures = f"{dollars(base)} → {dollars(head)}"
-    return signed(comparison.change_usd), f"{share}: {figures}, {comparison.unchanged:,} unchanged"
+    return signed(change), f"{share}: {figures}, {comparison.unchanged:,} unchanged"
+
+
+def change_of(comparison: Comparison) -> Decimal | None:
+    """Return what a run adds; None also if nothing is known of it before and after."""
+    if comparison.base_usd is None and comparison.head_usd is None:
+        return None
+    return comparison.change_usd
 
 
 def describe_new_prices(comparison: Comparison) -> str:

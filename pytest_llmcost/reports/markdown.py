@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pytest_llmcost.ledger.ledger import Ledger, unpriced_models
 from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reports.comparisons import comparison_section, other_model_section
+from pytest_llmcost.reports.comparisons import change_of, comparison_section, other_model_section
 from pytest_llmcost.reports.escape import code, prose
 from pytest_llmcost.reports.rows import OUTSIDE, Row, rows_of
 from pytest_llmcost.reports.tables import format_count, markdown_row, markdown_table, token_cell
@@ -101,10 +101,11 @@ def _headline(ledger: Ledger) -> str:
     if comparison is None:
         known = ledger.totals.usd is not None
         return f"The prompts cost {describe_total(ledger) if known else 'an unknown amount'}"
-    change = comparison.change_usd
+    change = change_of(comparison)
     what = "the tests that ran" if comparison.partial else "the suite"
     if not change:
-        return f"Merging {'changes' if change is None else 'does not change'} the cost of {what}"
+        how = "adds an unknown amount to" if change is None else "does not change the cost of"
+        return f"Merging {how} {what}"
     grown = growth(comparison.base_usd, comparison.head_usd)
     share = f" ({grown})" if grown not in ("", "=") else ""
     amount = f"{dollars(abs(change))}{share}"

@@ -61,6 +61,8 @@ class View:
     rows: int = 10
     per: int = 1
     unicode: bool = True
+    root: str = ""
+    """The way to pytest's root folder, for commands that are to be pasted."""
     columns: Mapping[Column, Pricing] = field(default_factory=dict)
     """Further columns: `worst`, `cold`, `warm`, and how each prices a call."""
     notes: Sequence[str] = ()
@@ -121,7 +123,7 @@ def _not_counted(ledger: Ledger, view: View) -> Iterator[Line]:
     cause = not_counted(ledger)
     if cause is None:
         return
-    first, changed, command = cause.lines()
+    first, changed, command = cause.lines(view.root)
     yield from (Line(text, {"yellow": True, "bold": True}) for text in wrap(first, view.width))
     for text in filter(None, (changed, command)):
         yield from map(Line, wrap(text, view.width, indent=2))

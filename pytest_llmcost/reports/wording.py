@@ -6,6 +6,7 @@ escapes it, the terminal adds marks and colours.
 
 from __future__ import annotations
 
+import os.path
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -134,7 +135,8 @@ def short_sentence(verdict: Verdict) -> str:
 
     Example: `$0.0113 > $0.01 budget (+13 %)`.
     """
-    budget = f"{limit_of(verdict)} {_name(verdict)}"
+    budget = limit_of(verdict)
+    budget += f" {_name(verdict)}" if verdict.kind == "usd" else ""
     if verdict.state == "unverified":
         if is_not_counted(verdict):
             return f"not counted yet: {budget}"
@@ -453,8 +455,11 @@ class NotCounted(NamedTuple):
         """The tests' ids."""
         return frozenset(test.nodeid for test in self.tests)
 
-    def lines(self) -> tuple[str, str, str]:
-        """Say how many tests, what changed in them, and the command that counts them all."""
+    def lines(self, root: str = "") -> tuple[str, str, str]:
+        """Say how many tests, what changed in them, and the command that counts them all.
+
+        `root` is the way to pytest's root folder from where the command is to be typed.
+        """
         number = len(self.tests)
         why = "their prompts changed and are not counted yet"
         if not self.parts:
@@ -466,13 +471,16 @@ class NotCounted(NamedTuple):
         return (
             f"{format_count(number, 'test')} cannot be checked: {why}.",
             f"changed: {changed}" if changed else "",
-            f"count them all (free): {self.command}",
+            f"count them all (free): {self._command(root)}",
         )
 
-    @property
-    def command(self) -> str:
-        """The command that counts the prompts of these tests and few others."""
-        files = sorted({test.nodeid.partition("::")[0] for test in self.tests})
+    def _command(self, root: str) -> str:
+        files = sorted(
+            {
+                os.path.normpath(f"{root or '.'}/{test.nodeid.partition('::')[0]}")
+                for test in self.tests
+            }
+        )
         first, *rest = shlex.split(COUNT_COMMAND)
         return shlex.join([first, *(files if len(files) <= _MOST_FILES else []), *rest])
 

@@ -129,8 +129,8 @@ def test_markers_combine_by_quantity_and_the_nearest_that_states_it_wins(
     result.assert_outcomes(passed=1, failed=3)
     result.stdout.re_match_lines(
         [
-            r"FAILED .*test_tokens_are_the_class_s - input tokens 6,\d+ > 1,000 max_cost",
-            r"FAILED .*test_calls_are_the_module_s - calls 2 > 1 max_cost",
+            r"FAILED .*test_tokens_are_the_class_s - 6,\d+ > 1,000 input tokens .*",
+            r"FAILED .*test_calls_are_the_module_s - 2 > 1 call \(\+100 %\)",
             r"FAILED .*test_money_is_the_module_s - \$0\.\d+ > \$0\.00001 budget \(\+[\d,]+ %\)",
         ]
     )

@@ -120,11 +120,11 @@ class TestWarnings:
 
 
 def terminal_warns(result: pytest.RunResult) -> set[str]:
-    return names_in(result.outlines, r"^(?:\S+::)?(test_\S+) .*!$")
+    return names_in(result.outlines, r"^! (test_\S+) ")
 
 
 def comment_warns(project: Project) -> set[str]:
-    return names_in(comment_of(project), r"^\| <code>\S*::(test_\S+)</code> .*⚠️ \|$")
+    return names_in(comment_of(project), r"^\| ⚠️ <code>\S*::(test_\S+)</code> ")
 
 
 def ledger_warns(project: Project) -> set[str]:
@@ -325,16 +325,14 @@ UNREADABLE = """
 class TestUnknown:
     """What is unknown is a question mark, never a zero."""
 
-    @pytest.mark.xfail(strict=True, reason=UNKNOWN)
     def test_in_the_table_of_tests_and_of_models(self, project: Project) -> None:
         result = run(project, UNREADABLE, "-k", "test_unknown")
-        result.stdout.re_match_lines([r"\S*test_unknown +1 +\? +\? +\? +\?"])
+        result.stdout.re_match_lines([r"  test_unknown +1 +\? +\? +\?$"])
         (row,) = (line for line in comment_of(project) if "test_unknown</code>" in line)
         assert "| 1 | ? | ? | ? | ? |" in row
         assert no_zero_money(result.outlines)
         assert no_zero_money(comment_of(project))
 
-    @pytest.mark.xfail(strict=True, reason=UNKNOWN)
     def test_by_model(self, project: Project) -> None:
         text = """
             from app import *
@@ -350,7 +348,7 @@ class TestUnknown:
                     it.post(URL, json={**BODY, "model": "claude-haiku-4-5"})
         """
         result = run(project, text)
-        result.stdout.re_match_lines([r"claude-haiku-4-5 +1 +\? +\? +\? +\?"])
+        result.stdout.re_match_lines([r".* claude-haiku-4-5 \?$"])
         (row,) = (line for line in comment_of(project) if "<code>claude-haiku-4-5</code>" in line)
         assert row.startswith("| <code>claude-haiku-4-5</code> | 1 | ? | ? | ? | ? |")
 
@@ -374,7 +372,7 @@ class TestUnknown:
     )
     def test_beside_a_baseline(self, project: Project, before: str, now: str) -> None:
         result = compared(project, before, now)
-        figures = {"call(1000)": "$0.005", "unreadable()": "?"}
+        figures = {"call(1000)": "$0.0050", "unreadable()": "?"}
         assert any(
             f"test_it</code> | {figures[before]} | {figures[now]} |" in line
             for line in comment_of(project)
@@ -382,7 +380,6 @@ class TestUnknown:
         for lines in (comment_of(project), result.outlines, compare_command()):
             assert no_zero_money(lines)
 
-    @pytest.mark.xfail(strict=True, reason=UNKNOWN)
     def test_unknown_against_unknown(self, project: Project) -> None:
         result = compared(project, "unreadable()", "unreadable()")
         for lines in (comment_of(project), result.outlines, compare_command()):
@@ -407,10 +404,9 @@ def compare_command() -> list[str]:
 
 
 def no_zero_money(lines: Iterable[str]) -> bool:
-    """Whether no line says of a cost that it is nothing; a live spend of nothing is known."""
+    """Whether no line says of a cost that it is nothing; nothing spent live is known."""
     return not any(
-        re.search(r"\$0\.0+(?!\d)", re.sub(r"live spend (of this run )?\S+", "", line))
-        for line in lines
+        re.search(r"\$0\.0+(?!\d)", re.sub(r"\S+ spent live", "", line)) for line in lines
     )
 
 

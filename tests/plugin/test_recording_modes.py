@@ -124,8 +124,7 @@ def test_a_changed_prompt_is_a_miss_and_the_printed_command_repairs_it(
     result = online.run(f"--llmcost-record-mode={mode}")
     result.assert_outcomes(failed=1)
     text = result.stdout.str()
-    assert "changed against the nearest payload in" in text
-    assert "llmcost.yaml: messages.0. Count it" in text
+    assert "  changed           messages.0 (since it was counted)" in text
     run_command(online, text).assert_outcomes(passed=1)
     online.run().assert_outcomes(passed=1)
     assert len(standin.counted) == 2
@@ -134,9 +133,9 @@ def test_a_changed_prompt_is_a_miss_and_the_printed_command_repairs_it(
 def run_command(project: Project, text: str) -> pytest.RunResult:
     """Paste the command that a failure prints, as a shell would take it apart."""
     (command,) = {
-        line.partition("free of charge: ")[2]
+        line.partition("(free) ")[2]
         for line in text.splitlines()
-        if "free of charge: " in line and line.startswith("E ")
+        if line.startswith("  count it (free) ")
     }
     program, *args = shlex.split(command)
     assert program == "pytest"
@@ -160,9 +159,9 @@ def test_the_printed_command_can_be_pasted_whatever_a_test_is_called(
     online.write(**{"some dir__test_app": AWKWARD})
     result = online.run("-k", "it or say or ls")
     commands = {
-        line.partition("free of charge: ")[2]
+        line.partition("(free) ")[2]
         for line in result.outlines
-        if line.startswith("E ") and "free of charge" in line
+        if line.startswith("  count it (free) ")
     }
     failed = result.parseoutcomes()["failed"]
     assert len(commands) == failed > 0
@@ -178,7 +177,7 @@ def test_from_another_folder_the_command_names_the_test_from_there(
     monkeypatch.chdir(online.path / "sub")
     result = online.run()
     result.stdout.fnmatch_lines(
-        ["E *: pytest test_app.py::test_one --llmcost-record-mode=new_episodes"]
+        ["  count it (free) *pytest test_app.py::test_one --llmcost-record-mode=rewrite"]
     )
     run_command(online, result.stdout.str()).assert_outcomes(passed=1)
     monkeypatch.chdir(online.path / "other")

@@ -64,7 +64,7 @@ def test_what_a_test_exceeded_before_it_skipped_fails_it(
     result.stdout.fnmatch_lines_random(
         [
             "FAILED test_app.py::test_0 - $0.005 > $0.001 budget*",
-            "also calls 1 > 0 max_cost, set at test_app.py:*",
+            "  also *1 call is 1 over the budget of 0 calls*",
             "FAILED test_app.py::test_4 - $0.005 > $0.001 budget*",
             "FAILED test_app.py::test_5 - $0.005 > $0.001 budget*",
         ]

@@ -39,7 +39,8 @@ def test_a_caught_failure_leaves_the_ceiling_unverified(project: Project, body: 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "a payload is not counted yet (no recorded count); count it (free): pytest *",
+            "cannot check the * budget set at *: a prompt is not counted yet",
+            "  count it (free) *pytest *",
             "[?] cannot check the * suite budget *",
         ]
     )
@@ -62,7 +63,7 @@ def test_its_tokens_are_unknown_too(project: Project, kind: str) -> None:
     )
     result = project.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["a payload is not counted yet (no recorded count)*"])
+    result.stdout.fnmatch_lines(["cannot check the budget of *: a prompt is not counted yet"])
 
 
 def test_the_suite_of_a_test_that_fails_by_it_is_unverified(project: Project) -> None:
@@ -94,7 +95,7 @@ def test_what_the_api_refused_is_named_and_a_later_count_settles_it(
     )
     result = project.record("--llmcost-max-suite=$1")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["suite within: *"])
+    result.stdout.fnmatch_lines(["✓ * is within the * suite budget *"])
 
 
 def test_sending_it_settles_it_too(project: Project, standin: StandIn) -> None:

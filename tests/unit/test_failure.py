@@ -92,18 +92,18 @@ def test_a_breach_says_the_numbers_the_place_the_largest_call_and_what_to_do() -
     ("kind", "limit", "said", "short"),
     [
         ("usd", "0.01", "$0.02 is $0.01 (100 %) over the $0.01 budget", "$0.02 > $0.01 budget"),
-        ("calls", "1", "2 calls are 1 (100 %) over the budget of 1 call", "2 > 1 call budget"),
+        ("calls", "1", "2 calls are 1 (100 %) over the budget of 1 call", "2 > 1 call"),
         (
             "input_tokens",
             "8000",
             "16,240 input tokens are 8,240 (103 %) over the budget of 8,000 input tokens",
-            "16,240 > 8,000 input tokens budget",
+            "16,240 > 8,000 input tokens",
         ),
         (
             "output_tokens",
             "500",
             "824 output tokens are 324 (65 %) over the budget of 500 output tokens",
-            "824 > 500 output tokens budget",
+            "824 > 500 output tokens",
         ),
     ],
 )

@@ -111,7 +111,7 @@ class TestBaseline:
         tiny = self.text(change_usd=Decimal("0.00001"), head_usd=Decimal("1.00001"))
         assert "**+$0.00001** (+under 0.1 %): " in tiny
         unknown = self.text(change_usd=None)
-        assert "### Merging changes the cost of the suite\n" in unknown
+        assert "### Merging adds an unknown amount to the suite\n" in unknown
         assert "**?**: $1.00 → $1.00" in unknown
 
     def test_new_prices_are_told_apart(self) -> None:
