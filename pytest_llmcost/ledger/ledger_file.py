@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any, get_args
 import msgspec
 
 from pytest_llmcost.errors import LedgerError
+from pytest_llmcost.files import write_atomic
 from pytest_llmcost.ledger.ledger import SCHEMA, Ledger, calls_of
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.caveats import decode_caveat, encode_caveat
@@ -214,34 +214,15 @@ def _escape(value: Any) -> Any:
 
 
 def write_file(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> None:
-    """Write a file by way of a temporary one beside it, so that no reader ever sees half of it.
+    """Replace a file by one that is complete, so that no reader ever sees half of it.
 
     Raises:
         LedgerError: the file cannot be written; what stood there before is left as it was.
     """
-    target = Path(path)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=f".{target.name[:64]}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.writelines(chunks)
-            os.chmod(draft, _ordinary_mode(target))
-            os.replace(draft, target)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
+        write_atomic(Path(path), chunks)
     except OSError as error:
         raise LedgerError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
-def _ordinary_mode(target: Path) -> int:
-    """Return the mode of the file that is replaced, or else the one that `open` would give it."""
-    if target.exists():
-        return target.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
 
 
 def ledger_schema() -> dict[str, Any]:

@@ -106,7 +106,7 @@ def test_stream(llmcost):
 """
 
 _USAGE = {"input_tokens": 20, "output_tokens": 1}
-_MESSAGE = {
+_MESSAGE: dict[str, Any] = {
     "id": "msg_1",
     "type": "message",
     "role": "assistant",

@@ -60,7 +60,7 @@ def as_shown(text: str, origin: str) -> tuple[Decimal, Decimal]:
 def test_every_report_says_what_the_ledger_says(case: tuple[Decimal, int, int]) -> None:
     limit, steps, parts = case
     report = run(limit + steps * STEP, limit, parts)
-    is_over = report.totals.usd > limit
+    is_over = (report.totals.usd or 0) > limit
     state = "exceeded" if is_over else "within"
 
     assert {verdict.state for verdict in run_verdicts(report)} == {state}

@@ -249,13 +249,13 @@ class TestFixturesUnderWorkers:
         set_ups = [Amounts.of([priced("1"), priced("1")]), Amounts.of([priced("3")])]
         total = Amounts.of([priced("10")]) + most(set_ups)
         assert total["usd"] == exactly("13")
-        assert (total.usd, total.calls) == (13, 2)
+        assert (total.usd, total.calls) == (Decimal(13), 2)
 
     def test_are_bounded_by_the_known_and_open_by_the_unknown(self) -> None:
         total = Amounts() + most([Amounts.of([priced(each)]) for each in ("3", None)])
         assert figures(total["usd"]) == (3, None, None)
         assert total["usd"].reasons
-        assert (total.usd, total.unpriced) == (3, 1)
+        assert (total.usd, total.unpriced) == (Decimal(3), 1)
 
     def test_are_all_live_spend(self) -> None:
         set_ups = [Amounts.of([priced(each, live=True)]) for each in ("1", "3")]

@@ -78,7 +78,7 @@ def test_the_setting_of_the_runs_decides_whether_what_could_not_be_checked_fails
     for number, usd in enumerate(["0.5", None]):
         report = replace(
             shard(number, usd, limit="9"),
-            unverified=setting,  # type: ignore[arg-type]
+            unverified=setting,
             run=RunRecord(exit_status=0),
         )
         write_ledger(report, tmp_path / f"{number}.json")

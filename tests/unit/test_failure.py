@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sample_reports import make_call
 
+from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Before, Call
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
@@ -44,14 +45,14 @@ def failures() -> str:
         before=Before(input_tokens=2_764, usd=Decimal("0.0056")),
     )
     shorter = replace(
-        again, usage=Usage(input_tokens=1_000), before=replace(again.before, usd=None)
+        again, usage=Usage(input_tokens=1_000), before=Before(input_tokens=2_764, usd=None)
     )
     stale = replace(STALE, before=Before(input_tokens=2_764, usd=Decimal("0.0056")))
     cut = make_call(
         "0.01", usd_high=None, caveats=sorted_caveats(["truncated-stream: no message_stop"])
     )
     where = {"origin": "tests/test_rag.py:12"}
-    cases = (
+    cases: tuple[tuple[str, list[Call], Verdict], ...] = (
         ("over", [small, large], judge("0.02", small, large, reason="triage is cheap", **where)),
         ("a changed prompt", [again], judge("0.01", again, **where)),
         ("two changed prompts", [again, again], judge("0.01", again, again, **where)),
