@@ -197,7 +197,7 @@ class ItemHooks:
         return broken_verdicts(attempt, self.session.settings)
 
     def _fail(self, attempt: TestAttempt, broken: Sequence[Verdict]) -> None:
-        __tracebackhide__ = True
+        # Not hidden: where all frames are, pytest adds a line that says so.
         from pytest_llmcost.plugin.verdicts import budget_failure
 
         calls = self.session.ledger.calls(attempt.key)

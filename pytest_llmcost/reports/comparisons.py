@@ -210,7 +210,7 @@ def render_other_model(
     for row in most:
         group, name = _split_name(row.name)
         table.append(GroupedRow(group, f"  {name}", _cells(row.figures, per)))
-    table.append(GroupedRow("all of them", "", _cells(other, per), {"bold": True}))
+    table.append(GroupedRow("", "total", _cells(other, per), {"bold": True}))
     cost = f"cost/{per:,}" if per != 1 else "cost"
     yield from render_groups(["input", "then", "", cost, "then", ""], table, width)
     if len(folded) > len(most):

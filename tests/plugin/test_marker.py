@@ -255,11 +255,11 @@ def test_unittest_and_parameters_and_async_tests_have_ceilings_too(
     result.assert_outcomes(passed=2, failed=5)
     result.stdout.fnmatch_lines(
         [
-            "FAILED test_app.py::TestOld::test_dear - cost *",
+            "FAILED test_app.py::TestOld::test_dear - $* > $* budget*",
             "FAILED test_app.py::TestOld::test_wrong - AssertionError: by itself",
-            "FAILED test_app.py::test_each[[]1000[]] - cost *",
-            "FAILED test_app.py::test_async[[]asyncio[]] - cost *",
-            "FAILED test_app.py::test_async[[]trio[]] - cost *",
+            "FAILED test_app.py::test_each[[]1000[]] - $* > $* budget*",
+            "FAILED test_app.py::test_async[[]asyncio[]] - $* > $* budget*",
+            "FAILED test_app.py::test_async[[]trio[]] - $* > $* budget*",
         ]
     )
 

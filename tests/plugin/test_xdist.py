@@ -124,7 +124,9 @@ def test_every_way_of_running_tells_the_same(
     live = Decimal(ledger["totals"]["live_usd"])
     assert live == Decimal(plain["totals"]["live_usd"]) + (set_ups - 1) * shared
     if set_ups > 1:
-        result.stdout.fnmatch_lines(["* primed (session, dearest of 2) *"])
+        result.stdout.fnmatch_lines(
+            ["  primed (session fixture of test_app.py, most expensive of 2)*"]
+        )
     result.stdout.fnmatch_lines(["✗ * over the * suite budget *"])
 
 
@@ -214,7 +216,7 @@ def test_the_command_of_a_miss_has_no_group_in_it(project: Project, standin: Sta
     )
     result = project.run("-n1", "--dist=loadgroup", plugins=XDIST)
     result.stdout.fnmatch_lines(
-        ["E *Count it, free of charge: pytest test_app.py::test_counted --llmcost-record-mode=*"]
+        ["  count it (free) *pytest test_app.py::test_counted --llmcost-record-mode=*"]
     )
 
 

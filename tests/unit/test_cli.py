@@ -86,6 +86,20 @@ def test_an_interrupt_ends_it_quietly(
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_imports_no_other_one(command: str) -> None:
+    code = (
+        "import sys; from pytest_llmcost.cli.main import main\n"
+        f"try: main([{command!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in sys.modules if name.startswith('pytest_llmcost.cli.')], "
+        "file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.rpartition(".")[2] for name in json.loads(done.stderr.replace("'", '"'))}
+    assert loaded & set(COMMANDS) == {command}
+
+
 def test_it_loads_neither_pytest_nor_a_client_nor_vcr(tmp_path: Path) -> None:
     usage = {"input_tokens": 1, "output_tokens": 1}
     message = {"type": "message", "model": MODEL, "usage": usage}

@@ -275,6 +275,10 @@ class TestOneCause:
             "",
         ]
 
+    def test_the_command_is_to_be_typed_where_pytest_was_started(self) -> None:
+        text = text_of(self.uncounted(2, "system"), View(root=".."))
+        assert "pytest ../tests/t.py --llmcost-record-mode=rewrite" in text
+
     def test_a_part_that_changed_in_some_says_in_how_many(self) -> None:
         ledger = self.uncounted(2, "system")
         other = self.uncounted(3, "system", "messages.0").tests[2]
