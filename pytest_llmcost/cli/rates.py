@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 
@@ -26,7 +27,10 @@ _HEADS = ("model", "", "input", "5m write", "1h write", "read", "output")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("model", nargs="?", help="one model, by any name that the card knows")
+    parser.add_argument(
+        "model", nargs="?", help="one model by any of its names, or a part of the names of several"
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--diff", metavar="FILE", help="show what a price file of yours changes")
     add_date_option(parser)
     add_prices_option(parser)
@@ -37,15 +41,40 @@ def run(arguments: Namespace, console: Console) -> int:
     card, on = read_card(arguments.prices), read_date(arguments.on)
     if arguments.diff:
         console.print(_render_changes(card, card.with_overrides(arguments.diff), arguments, on))
-    elif arguments.model:
-        console.print(_render_model(card, arguments.model, on))
+        return 0
+    models = _models(card, arguments.model)
+    if arguments.format == "json":
+        rates = [each for model in models for each in _rates_of(card, model, on)]
+        console.print(json.dumps([_as_json(each, on) for each in rates], indent=2))
+    elif arguments.model and len(models) == 1:
+        console.print(_render_model(card, models[0], on))
     else:
-        console.print(_render_all(card, on))
+        console.print(_render_all(card, models, on))
     return 0
 
 
-def _render_all(card: RateCard, on: date) -> str:
-    rows = [_row(rates, on, card) for model in card.models for rates in _rates_of(card, model, on)]
+def _models(card: RateCard, name: str | None) -> list[str]:
+    """Return the models that a name means: one by a name of its own, else all that contain it."""
+    if name is None:
+        return [*card.models]
+    if card.find(name) is None and (found := [each for each in card.models if name in each]):
+        return found
+    return [card.resolve(name).model]
+
+
+def _as_json(rates: Rates, on: date) -> dict[str, object]:
+    """Return rates with the names of a price file; dollars per million tokens as text."""
+    return {
+        "model": rates.model,
+        "on": on.isoformat(),
+        "speed": rates.speed,
+        "above": rates.above,
+        **{key: _amount(rates, key) for key in RATE_KEYS},
+    }
+
+
+def _render_all(card: RateCard, models: Sequence[str], on: date) -> str:
+    rows = [_row(rates, on, card) for model in models for rates in _rates_of(card, model, on)]
     return f"{render_table(_HEADS, rows, names=2)}\n\n{_footer(card, on)}"
 
 
@@ -88,8 +117,7 @@ def _amount(rates: Rates, key: str) -> str:
     return plain_usd(amount)
 
 
-def _render_model(card: RateCard, name: str, on: date) -> str:
-    model = card.resolve(name).model
+def _render_model(card: RateCard, model: str, on: date) -> str:
     card.rates(model, on=on)  # no price at all on that day is an error that says why
     rates = [*_rates_of(card, model, on)]
     rows = [_row(each, on, card) for each in rates]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_one_model_is_told_with_all_that_the_card_says_of_it(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["opus-5"], "nearest known: claude-opus-5,"),
+        (["opsu-5"], "nearest known: claude-opus-5,"),
         (["claude-fable-5-2", "--on", "2026-11-08"], "its first rates are from 2026-11-09"),
         (["--diff", "nowhere.toml"], "nowhere.toml"),
     ],
@@ -84,6 +85,29 @@ def test_what_has_no_rates_is_an_error(
 ) -> None:
     assert main(["rates", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_part_of_a_name_shows_all_models_that_have_it(capsys: pytest.CaptureFixture[str]) -> None:
+    text = rates(capsys, "opus-5", *ON)
+    models = {line.split()[0] for line in text.splitlines()[1:] if line.startswith("claude")}
+    assert {"claude-opus-5", "claude-opus-5-5"} <= models
+    assert all("opus-5" in model for model in models)
+
+
+def test_rates_are_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(rates(capsys, "haiku-5-5", "--format=json", *ON))
+    assert [each["above"] for each in found] == [0, 100_000]
+    assert found[0] == {
+        "model": "claude-haiku-5-5",
+        "on": "2026-11-22",
+        "speed": "standard",
+        "above": 0,
+        "input": "0.1",
+        "cache_write_5m": "0.125",
+        "cache_write_1h": "0.2",
+        "cache_read": "0.01",
+        "output": "0.5",
+    }
 
 
 @pytest.fixture
