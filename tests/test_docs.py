@@ -197,6 +197,13 @@ def test_the_picture_of_the_house_is_drawn_from_the_imports() -> None:
     assert drawn.stdout == picture.read_text(encoding="utf-8"), f"run: python {command}"
 
 
+def test_contributing_names_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    names = re.findall(r"(?<![\w./])(?:tests|pytest_llmcost|docs)/[\w/]+(?:\.\w+)?", text)
+    assert len(names) > 15
+    assert [name for name in names if not (ROOT / name).exists()] == []
+
+
 def test_the_page_on_architecture_names_files_that_exist() -> None:
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     for row in re.findall(r"^\| .+ \|$", text, re.MULTILINE):

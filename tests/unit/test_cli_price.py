@@ -13,6 +13,7 @@ import pytest
 from recorded_traffic import RESPONSES_PATH, needs_traffic, recorded_lines
 
 from pytest_llmcost.cli.main import main
+from pytest_llmcost.prices.rate_card import shipped_card
 
 CASSETTES_PATH = RESPONSES_PATH.parent / "cassettes"
 ON = ("--on", "2026-11-22")
@@ -114,7 +115,7 @@ def test_the_table_is_for_people(run: Run, tmp_path: Path, monkeypatch: pytest.M
         "c.json#3  claude-3-5-haiku-20241022  1,000       0     100  $0.0012  retired-model\n"
         "\n"
         "total $0.0107 at list price for 2 calls, 2 free; prices of 2026-11-22, "
-        "rate card 2026-11-22\n"
+        f"rate card {shipped_card().version}\n"
     )
 
 

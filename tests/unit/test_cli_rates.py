@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 
 from pytest_llmcost.cli.main import main
+from pytest_llmcost.prices.rate_card import shipped_card
 
 ON = ("--on", "2026-11-22")
+CARD_LINE = (
+    f"US dollars per million tokens on 2026-11-22, rate card {shipped_card().version}, "
+    f"checked on {shipped_card().checked_on}\n"
+)
 
 
 def rates(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -22,9 +27,7 @@ def rows(text: str, model: str) -> list[list[str]]:
 def test_every_model_of_the_day_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     text = rates(capsys, *ON)
     assert rows(text, "claude-opus-4-7")[0] == ["5", "6.25", "10", "0.5", "25"]
-    assert text.endswith(
-        "US dollars per million tokens on 2026-11-22, rate card 2026-11-22, checked on 2026-11-22\n"
-    )
+    assert text.endswith(CARD_LINE)
 
 
 def test_speeds_bands_and_ends_are_rows_and_remarks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,8 +68,7 @@ def test_one_model_is_told_with_all_that_the_card_says_of_it(
         "source: https://github.com/BerriAI/litellm\n"
         "source: https://github.com/kurofune/claudit/releases\n"
         "\n"
-        "US dollars per million tokens on 2026-11-22, rate card 2026-11-22, "
-        "checked on 2026-11-22\n"
+        f"{CARD_LINE}"
     )
     assert "also called claude-opus-4-5" in rates(capsys, "claude-opus-4-5-20251101", *ON)
     assert "retires on 2026-11-30" in rates(capsys, "claude-sonnet-4-5", *ON)

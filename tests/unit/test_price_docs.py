@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_llmcost.prices import rate_card
+from pytest_llmcost.prices.price_file import RATE_KEYS, read_card_file
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "prices.md").read_text(encoding="utf-8")
@@ -62,3 +65,18 @@ def test_a_price_file_of_the_documentation_does_what_it_says(
     path = tmp_path / "prices.toml"
     path.write_text(block, encoding="utf-8")
     assert read(shipped_card().with_overrides(path)) == list(map(Decimal, expected))
+
+
+def test_a_model_that_contributing_adds_is_priced_and_pinned_as_shown(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    block = re.findall(r"^ *```toml\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)[0]
+    (pin,) = re.findall(r"^ +(claude-\S+ +\d{4}-.+)$", page, re.MULTILINE)
+    shipped = Path(rate_card.__file__).with_name("anthropic.toml").read_text(encoding="utf-8")
+    path = tmp_path / "anthropic.toml"
+    path.write_text(shipped + textwrap.dedent(block), encoding="utf-8")
+    card, _ = read_card_file(path)
+    name, from_on, _, _, _, *amounts = pin.split()
+    (row,) = card.models[name].rates
+    assert row.from_on == date.fromisoformat(from_on)
+    assert [getattr(row, key) for key in RATE_KEYS] == list(map(Decimal, amounts))
+    assert set(row.sources) <= set(card.sources)
