@@ -201,6 +201,7 @@ class ItemHooks:
         from pytest_llmcost.plugin.verdicts import budget_failure
 
         calls = self.session.ledger.calls(attempt.key)
+        # This frame is not hidden: if all are, pytest adds a line about that to the message.
         raise budget_failure(broken[0], calls, broken[1:]) from None
 
     # Fixtures
