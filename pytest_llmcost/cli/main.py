@@ -1,4 +1,4 @@
-"""The `llmcost` command: price recorded files, show rates, merge and compare ledgers, reconcile.
+"""The `llmcost` command: prices of recorded files, ledgers, the bill, settings, recorded counts.
 
 It must not import pytest or `plugin/`, and imports a subcommand only when that is called. Exit
 status: 0 all is well; 1 a budget is broken, figures differ, or something has no price; 2 the
@@ -17,10 +17,12 @@ from pytest_llmcost.cli.options import Console
 from pytest_llmcost.errors import LlmCostError
 
 _COMMANDS = {
+    "init": "write a first budget into pytest's settings",
     "price": "price recorded responses and cassettes",
     "rates": "show what models cost",
     "merge": "add up the ledgers of several shards",
     "compare": "compare a ledger with an earlier one",
+    "prune": "remove recorded counts of tests that no longer exist",
     "reconcile": "compare ledgers with the organisation's bill",
 }
 _INTERRUPTED = 130
