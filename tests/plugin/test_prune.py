@@ -29,9 +29,11 @@ TESTS = """
 """
 
 
-@pytest.fixture(autouse=True)
-def _plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def project(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The same project, for a pytest that the command starts."""
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p llmcost")
+    return project
 
 
 @pytest.fixture
@@ -203,10 +205,21 @@ def test_the_counts_of_test_files_that_were_not_collected_stay_and_are_named(
     suite.write(
         pytest_ini="[pytest]\ntestpaths = tests\n",
         tests__test_skipped="import pytest\npytest.importorskip('not_there')\n",
+        tests__test_class="""
+            import pytest
+
+            class TestLater:
+                def pytest_generate_tests(self, metafunc):
+                    pytest.skip("later")
+
+                def test_kind(self, kind):
+                    pass
+        """,
         more__test_more="def test_more(): pass\n",
         other__test_a="def test_other(): pass\n",
     )
     counts(suite, "tests/cassettes/skipped", "tests/test_skipped.py::test_one")
+    counts(suite, "tests/cassettes/later", "tests/test_class.py::TestLater::test_kind[a]")
     counts(suite, "more/cassettes/more", "more/test_more.py::test_gone")
     # Recorded with `other/` as the rootdir.
     counts(suite, "other/cassettes/other", "test_a.py::test_other")
@@ -215,8 +228,9 @@ def test_the_counts_of_test_files_that_were_not_collected_stay_and_are_named(
         "stay:\n"
         "  more/test_more.py\n"
         "  test_a.py\n"
+        "  tests/test_class.py\n"
         "  tests/test_skipped.py\n"
-        "removed 0 counts and 0 whole files; 3 counts stay\n"
+        "removed 0 counts and 0 whole files; 4 counts stay\n"
     )
 
 
@@ -301,7 +315,11 @@ def test_no_tests_at_all_is_no_reason_to_remove_everything(
     assert gone.exists()
 
 
-def test_collecting_writes_no_reports(suite: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    suite.write(pytest_ini="[pytest]\nllmcost_report = cost.json\nllmcost_max_suite = $1\n")
+def test_settings_of_ours_neither_hinder_collecting_nor_make_it_write(
+    suite: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite.write(
+        pytest_ini="[pytest]\nllmcost_report = cost.json\nllmcost_baseline = not-there.json\n"
+    )
     prune(capsys)
     assert not (suite.path / "cost.json").exists()
