@@ -42,7 +42,8 @@ _LINES = (
 _PYPROJECT = ("tool", "pytest", "ini_options")
 _NAMES = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 """Where pytest looks, the first one wins; pytest 9 has these and two before."""
-_NEXT = """Next:
+_NEXT = """
+Next:
 
   pytest --llmcost-record-mode=rewrite   # count the prompts: free, needs ANTHROPIC_API_KEY
   pytest                                 # check the budgets: offline, needs no key"""

@@ -21,7 +21,7 @@ llmcost_max_suite = "$1.00"
 llmcost_max_increase = ["10%"]
 """
 INI = TOML.replace('"', "").replace("[10%]", "10%")
-NEXT = """\
+NEXT = """
 Next:
 
   pytest --llmcost-record-mode=rewrite   # count the prompts: free, needs ANTHROPIC_API_KEY
