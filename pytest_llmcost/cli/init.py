@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,30 +15,14 @@ from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.files import show_path, write_atomic
 from pytest_llmcost.reports.tables import format_count
 
-
-class _Line(NamedTuple):
-    """One setting, in the two syntaxes, with a comment that both know."""
-
-    key: str
-    toml: str
-    ini: str
-    comment: str
-
-
-_LINES = (
-    _Line(
-        "llmcost_max_suite",
-        '"$1.00"',
+_SETTINGS: dict[str, tuple[str | list[str], str]] = {
+    "llmcost_max_suite": (
         "$1.00",
         "What the prompts of the whole suite may cost together. Set your own limit.",
     ),
-    _Line(
-        "llmcost_max_increase",
-        '["10%"]',
-        "10%",
-        "What a change may add, in a run with --llmcost-baseline.",
-    ),
-)
+    "llmcost_max_increase": (["10%"], "What a change may add, in a run with --llmcost-baseline."),
+}
+"""Values and comments by key."""
 _PYPROJECT = ("tool", "pytest", "ini_options")
 _NAMES = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 """Where pytest looks, the first one wins; pytest 9 has these and two before."""
@@ -75,11 +59,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, console: Console) -> int:
     """Show the lines that are missing; write them if that was asked for."""
     place = _find_place(Path.cwd())
-    name, settings = show_path(place.path), _lookup(_parse(place), place.table) or {}
-    for line in _LINES:
-        if line.key in settings:
-            console.print(f"{name} already sets {line.key}; it stays as it is")
-    missing = [line for line in _LINES if line.key not in settings]
+    name, known = show_path(place.path), _lookup(_parse(place), place.table) or {}
+    for key in (key for key in _SETTINGS if key in known):
+        console.print(f"{name} already sets {key}; it stays as it is")
+    missing = [key for key in _SETTINGS if key not in known]
     if missing:
         text, number, added = _add(place, missing)
         where = f", after line {number}" if number else ""
@@ -161,7 +144,7 @@ def _lookup(document: Any, table: Sequence[str]) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def _add(place: _Place, lines: Sequence[_Line]) -> tuple[str, int, list[str]]:
+def _add(place: _Place, keys: Sequence[str]) -> tuple[str, int, list[str]]:
     """Return the text with the lines, the number of the line before them, and what was added.
 
     A text that looks like the table's header may stand elsewhere, for example in a string.
@@ -172,10 +155,10 @@ def _add(place: _Place, lines: Sequence[_Line]) -> tuple[str, int, list[str]]:
     """
     end = "\r\n" if "\r\n" in place.text else "\n"
     block = []
-    for line in lines:
-        value = line.toml if place.is_toml else line.ini
-        block += [f"# {line.comment}", f"{line.key} = {value}"]
-    expected = _expected(place, lines)
+    for key in keys:
+        value = json.dumps(_SETTINGS[key][0]) if place.is_toml else _ini_value(key)
+        block += [f"# {_SETTINGS[key][1]}", f"{key} = {value}"]
+    expected = _expected(place, keys)
     for at, added in _candidates(place, block):
         before = place.text[:at]
         if before and not before.endswith("\n"):
@@ -206,18 +189,20 @@ def _candidates(place: _Place, block: list[str]) -> Iterator[tuple[int, list[str
     yield len(place.text), [*([""] if place.text.strip() else []), place.header, *block]
 
 
-def _expected(place: _Place, lines: Sequence[_Line]) -> dict[str, Any] | None:
+def _expected(place: _Place, keys: Sequence[str]) -> dict[str, Any] | None:
     """Return what the file should hold; None if the table's place is taken by something else."""
-    import tomli
-
-    document = node = deepcopy(_parse(place))
-    for key in place.table:
-        node = node.setdefault(key, {})
+    document = node = _parse(place)
+    for name in place.table:
+        node = node.setdefault(name, {})
         if not isinstance(node, dict):
             return None
-    for line in lines:
-        node[line.key] = tomli.loads(f"x = {line.toml}")["x"] if place.is_toml else line.ini
+    node.update({key: _SETTINGS[key][0] if place.is_toml else _ini_value(key) for key in keys})
     return document
+
+
+def _ini_value(key: str) -> str:
+    value = _SETTINGS[key][0]
+    return value if isinstance(value, str) else " ".join(value)
 
 
 def _write(path: Path, text: str) -> None:

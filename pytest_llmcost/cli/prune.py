@@ -74,10 +74,11 @@ def run(arguments: Namespace, console: Console) -> int:
     unsure: set[str] = set()
     for path in sorted({each for folder in folders for each in _cassettes(folder.resolve())}):
         try:
-            pruned = _prune(path, collected, dry_run=arguments.dry_run)
+            cassette = CountCassette.load(path)
         except CountCassetteError as error:
             console.note(f"left alone: {error}")
             continue
+        pruned = _prune(cassette, collected, dry_run=arguments.dry_run)
         removed += len(pruned.dead)
         kept += pruned.counts - len(pruned.dead)
         unsure |= pruned.unsure
@@ -119,12 +120,11 @@ def _cassettes(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if name.endswith(_SUFFIX))
 
 
-def _prune(path: Path, collected: _Collected, *, dry_run: bool) -> _Pruned:
+def _prune(cassette: CountCassette, collected: _Collected, *, dry_run: bool) -> _Pruned:
     """Find the dead counts of a file, and take them out if allowed to."""
-    cassette = CountCassette.load(path)
     entries = cassette.entries.values()
     askers = {asker for entry in entries for asker in entry.asked_by}
-    exists = {asker: _exists(asker, path, collected) for asker in askers}
+    exists = {asker: _exists(asker, cassette.path, collected) for asker in askers}
     dead = [
         entry
         for entry in entries

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import Project
 from standin import StandIn
 
+from pytest_llmcost import files
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.counting.cassette import Entry, read_entries, write_entries
 
@@ -271,6 +273,19 @@ def test_a_file_that_is_not_understood_is_named_and_left_alone(
     said = prune(capsys)
     assert "llmcost: left alone: odd.llmcost.yaml is not a count cassette" in said
     assert (odd.exists(), vcr.exists(), gone.exists()) == (True, True, False)
+
+
+def test_a_file_that_cannot_be_changed_is_an_error(
+    suite: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who prunes in a script must not take what is left for removed."""
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
+    gone = counts(suite, "tests/cassettes/gone", GONE)
+    with ThreadPoolExecutor(1) as other, files.locked(gone):
+        said = other.submit(prune, capsys, status=2).result()
+    assert "gone.llmcost.yaml has been locked by another process" in said
+    assert "removed" not in said
+    assert gone.exists()
 
 
 def test_only_the_folders_given_are_pruned(
