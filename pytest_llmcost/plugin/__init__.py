@@ -48,14 +48,13 @@ def _begin(config: pytest.Config) -> Session:
     session = config.stash[KEY] = Session(config)
     begin = partial(_follow, session)
     follow(begin)
-    config.add_cleanup(partial(unfollow, begin))
+    session.stop_following = partial(unfollow, begin)
+    config.add_cleanup(session.stop_following)
     return session
 
 
 def _follow(session: Session, **sent: Any) -> CapturedRequest | None:
     """Follow a request; the capture, and all that it imports, is made for the first one."""
-    if session.settings.disabled:
-        return None
     from pytest_llmcost.plugin.calls import capture_of
 
     return capture_of(session).begin(**sent)
@@ -68,6 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     session.settings = settings = read_settings(config)
     if settings.disabled:
         del config.stash[KEY]
+        session.stop_following()
         return
     if session.worker is None:
         check_rootdir(config)

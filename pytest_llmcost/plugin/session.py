@@ -71,6 +71,7 @@ class Session:
         self.after_call: list[Callable[[Sender, Call, Payload], None]] = []
         """Called after a call whose payload is known was recorded."""
         self.capture: Capture | None = None
+        self.stop_following: Callable[[], None] = lambda: None
         self.has_sent = False
         """Whether a request was captured, so that there may be something to record."""
         self.test: pytest.Item | None = None
