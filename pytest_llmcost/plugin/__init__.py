@@ -16,6 +16,7 @@ from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.plugin.item_hooks import ItemHooks
 from pytest_llmcost.plugin.options import MARKER_HELP, add_options, check_rootdir, read_settings
+from pytest_llmcost.plugin.rivals import check_coming, check_loaded
 from pytest_llmcost.plugin.session import KEY, Session, check_settings
 from pytest_llmcost.plugin.session_hooks import SessionHooks
 from pytest_llmcost.plugin.xdist import Controller, Worker
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from pytest_llmcost.plugin.fixture import LlmCost
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare flags and ini keys."""
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare flags and ini keys; refuse a plugin that would end pytest while it is loaded."""
+    check_coming(pluginmanager)
     add_options(parser)
 
 
@@ -40,6 +42,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Begin to capture before a conftest is imported, because it may send requests."""
+    check_loaded(early_config.pluginmanager)
     _begin(early_config)
 
 

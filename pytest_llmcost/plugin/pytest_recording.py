@@ -56,7 +56,8 @@ def _mode_name(mode: object) -> str:
 
 def cassette_path(item: pytest.Item) -> Path:
     """The count cassette of a test, beside the test's own cassette."""
-    folder = fixture_value(item, "vcr_cassette_dir") or _default_folder(item)
+    is_ours = not _is_pytest_vcrs(item, "vcr_cassette_dir")
+    folder = (fixture_value(item, "vcr_cassette_dir") if is_ours else None) or _default_folder(item)
     name = fixture_value(item, "default_cassette_name") or _default_name(item)
     path = Path(str(folder)) / _file_name(str(name))
     return path if path.is_absolute() else item.config.invocation_params.dir / path
@@ -92,6 +93,16 @@ def fixture_value(item: pytest.Item, name: str) -> Any:
         return request.getfixturevalue(name)
     except pytest.FixtureLookupError:
         return None
+
+
+def _is_pytest_vcrs(item: pytest.Item, name: str) -> bool:
+    """Whether a fixture is pytest-vcr's own, whose folder is not that of pytest-recording.
+
+    Only what a user overrides moves counts: people without pytest-vcr must find them as well.
+    """
+    manager = getattr(item.session, "_fixturemanager", None)
+    found = (manager.getfixturedefs(name, item) if manager is not None else None) or ()
+    return [each.func.__module__ for each in found][-1:] == ["pytest_vcr"]
 
 
 def _default_folder(item: pytest.Item) -> Path:
