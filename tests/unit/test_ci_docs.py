@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import Project
+from standin import StandIn
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = ("start.md", *(f"how-to/{name}.md" for name in ("gate-a-pull-request", "shards", "gitlab")))
@@ -92,3 +95,63 @@ def test_every_run_of_pytest_has_a_key_to_replay_with(block: str) -> None:
         script for script in scripts(yaml.safe_load(block)) if re.search(r"\bpytest\b(?!-)", script)
     ]
     assert not runs or "ANTHROPIC_API_KEY: not-used" in block
+
+
+REPLAYED = """
+    import anthropic
+    import pytest
+    from pytest_llmcost import max_cost
+
+    @pytest.fixture(scope="module")
+    def vcr_config():
+        return {"filter_headers": ["authorization", "x-api-key"]}
+
+    @pytest.mark.vcr
+    @max_cost("$0.01")
+    def test_replayed():
+        with anthropic.Anthropic(max_retries=0) as client:
+            assert client.messages.create(
+                model="claude-opus-4-7", max_tokens=9, messages=[{"role": "user", "content": "a"}])
+"""
+
+
+def runs_of_pytest(workflow: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Every piece of shell that runs pytest without further plugins, with its environment."""
+    for job in workflow["jobs"].values():
+        for step in job["steps"]:
+            if re.search(r"^\s*pytest\b(?!.*--splits)", step.get("run", ""), re.MULTILINE):
+                yield step["run"], {**job.get("env", {}), **step.get("env", {})}
+
+
+def test_a_suite_that_replays_passes_with_every_recipe_as_it_stands(
+    project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.online(standin).write(test_app=REPLAYED)
+    project.run("--record-mode=once", plugins=("recording",)).assert_outcomes(passed=1)
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p llmcost -p recording")
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
+    runs = [run for block in GITHUB for run in runs_of_pytest(yaml.safe_load(block))]
+    assert len(runs) == 3
+    for script, environment in runs:
+        done = subprocess.run(
+            ["bash", "-e", "-c", script], env={**os.environ, **environment}, cwd=project.path,
+            text=True, capture_output=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert len(standin.requests) == 1, "only the recording was sent"
+
+
+PAGES_WITH_SETTINGS = [
+    page
+    for page in sorted((DOCS.parent / "README.md", *DOCS.rglob("*.md")))
+    if "[tool.pytest" in page.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_SETTINGS, ids=lambda page: page.stem)
+def test_settings_are_shown_for_pyproject_toml_first(page: Path) -> None:
+    forms = re.findall(
+        r"\[tool\.pytest[.\w]*\]|^\[pytest\]", page.read_text(encoding="utf-8"), re.M
+    )
+    assert forms[0] == "[tool.pytest.ini_options]"
