@@ -100,11 +100,12 @@ class CountMissingError(CountError):
         command: str,
         before: int | None = None,
         what: str = "a prompt is",
+        suspicious: str = "",
     ) -> None:
         """Keep the payload, what differs from the nearest recorded one, and the remedy.
 
         `before` is the number of tokens that were counted before the payload changed; `what` is
-        what is not counted, with its verb.
+        what is not counted, with its verb; `suspicious` names what may differ in every run.
         """
         super().__init__(message)
         self.fingerprint = fingerprint
@@ -112,6 +113,7 @@ class CountMissingError(CountError):
         self.command = command
         self.before = before
         self.what = what
+        self.suspicious = suspicious
 
 
 class CountCassetteError(CountError):

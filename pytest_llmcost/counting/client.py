@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
+from datetime import datetime, timezone
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
@@ -35,6 +36,7 @@ from pytest_llmcost.counting.patience import SILENT_SECONDS, Patience, start
 from pytest_llmcost.counting.payload import RECIPE, Payload, changed_parts, describe_changes
 from pytest_llmcost.counting.refused import leave_out
 from pytest_llmcost.counting.turn import Turn
+from pytest_llmcost.counting.volatile import describe_suspicious
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError
 from pytest_llmcost.files import show_path
 from pytest_llmcost.prices.usage import is_quantity
@@ -141,6 +143,7 @@ def explain_missing(
         changed=changed,
         command=command,
         before=cassette.tokens_before(payload, asker.name),
+        suspicious=describe_suspicious(payload, changed, datetime.now(timezone.utc)),
     )
 
 

@@ -125,6 +125,12 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
         return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
 
     @property
+    def values(self) -> dict[str, JsonValue]:
+        """What the digests in `parts` are of, by the same names."""
+        prompt = read_prompt(self.compared or self.body, self.model)
+        return dict(_parts(prompt, self.model, self.betas))
+
+    @property
     def prefixes(self) -> tuple[Prefix, ...]:
         """The cached prefixes, one for each breakpoint."""
         prompt = read_prompt(self.compared or self.body, self.model)

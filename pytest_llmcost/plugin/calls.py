@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ from pytest_llmcost.counting.segments import (
     opening_tokens_of,
     split_prompt,
 )
+from pytest_llmcost.counting.volatile import describe_volatile
 from pytest_llmcost.errors import (
     CountError,
     CountMissingError,
@@ -157,6 +159,10 @@ def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answ
         obstacle = replay.obstacle or "the recorded request is unknown"
         return Metered(_not_comparable(session, answer, obstacle), payload=payload)
     metered = _compare(session, owner, answer, payload, recorded)
+    if metered.answer.before is not None:
+        places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
+        if places:
+            metered = metered._replace(answer=_with_caveats(metered.answer, f"volatile: {places}"))
     left = left_in_the_cache(answer.usage, metered.answer.usage, sent=payload, recorded=recorded)
     if left is not None and metered.evidence != "stale":
         owner.cached_prefixes.append(left)

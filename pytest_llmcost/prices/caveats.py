@@ -186,6 +186,7 @@ _READING = (
         "of the test that writes it would settle this",
     ),
     Rule("changed-prompt", "none", "The prompt changed since its reply was recorded"),
+    Rule("volatile", "none", "Part of the prompt differs in every run, as a clock or a random id"),
     Rule("declared-price", "none", "The test stated this price itself"),
 )
 

@@ -239,8 +239,14 @@ def render_missing_count(
     facts = [("asked for at", asked_at)] if asked_at else []
     facts += [("recorded", f"{error.before:,} input tokens")] if error.before is not None else []
     facts += [("changed", f"{changed} (since it was counted)")] if changed else []
+    if error.suspicious:
+        facts.append(("possible cause", f"may differ in every run: {error.suspicious}"))
+        facts.append(("if so, remove it", _BY_HOOK))
     facts.append(("count it (free)", error.command))
     return "\n".join([what, *_facts(facts)]), short
+
+
+_BY_HOOK = "in the hook pytest_llmcost_normalize_payload, for comparisons alone"
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -263,6 +269,10 @@ def _causes(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]
         is_only = changed == grown and len(changed) == 1 and ", " not in parts
         tokens = _tokens_added(changed[0]) if is_only else None
         yield "changed", f"{parts} ({'since it was recorded' if tokens is None else tokens})"
+    volatile = {each.detail for call in calls for each in call.caveats if each.name == "volatile"}
+    if volatile:
+        yield "cause", f"differs in every run: {'; '.join(sorted(volatile))}"
+        yield "remove it", _BY_HOOK
     largest = max(calls, key=_weight, default=None)
     if largest is not None and verdict.state == "exceeded" and [largest] != grown:
         label = f"largest of {len(calls)}" if len(calls) > 1 else "the call"

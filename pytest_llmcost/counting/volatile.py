@@ -1,0 +1,184 @@
+"""Parts of a prompt that differ in every run: a clock, or a random id.
+
+It takes two texts of one place to know it: an ordinary edit, also of a date or beside one, must
+not be taken for a clock. A text alone gives a hint. No text of a prompt leaves this module, only
+places in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from datetime import datetime, timedelta, timezone
+from typing import NamedTuple
+
+from pytest_llmcost.counting.payload import Payload
+from pytest_llmcost.json_values import JsonValue
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = rf"(?:{'|'.join(_MONTHS)})[a-z]*"
+_WEEKDAY = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,? )"
+_DAY = r"\d\d?(?:st|nd|rd|th)?"
+_TIME = r"\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?(?: ?[ap]m)?"
+_FORMS = {
+    "uuid": r"[\da-f]{8}-(?:[\da-f]{4}-){3}[\da-f]{12}",
+    "moment": rf"\d{{4}}-\d\d-\d\d[t ]{_TIME}(?:z|[+-]\d\d:?\d\d)?"
+    rf"|{_WEEKDAY}{_MONTH} +\d\d? {_TIME} \d{{4}}",
+    "day": rf"{_WEEKDAY}?(?:\d{{4}}-\d\d-\d\d|\d{{4}}/\d\d/\d\d|\d\d?[./-]\d\d?[./-]\d{{4}}"
+    rf"|{_MONTH} {_DAY},? \d{{4}}|{_DAY} {_MONTH},? \d{{4}})",
+    "time": _TIME,
+    "epoch": r"1\d{9}(?:\d{3}|\d{6}|\d{9}|\.\d+)?",
+    "hex": r"(?=[a-f]*\d)(?=\d*[a-f])[\da-f]{8,64}",
+}
+_ANY = "|".join(f"(?P<{kind}>{form})" for kind, form in _FORMS.items())
+_TOKEN = re.compile(rf"(?<![\da-z])(?:{_ANY})(?![\da-z])", re.IGNORECASE)
+_NAMES = {"uuid": "an id", "hex": "an id", "day": "a date"}
+_LONGEST = 200_000
+"""Characters; a longer text is a file and not a prompt."""
+
+
+class Span(NamedTuple):
+    """Characters of a text, the first of which has the number 1."""
+
+    start: int
+    end: int
+    kind: str
+    """`a date`, `a time` or `an id`."""
+
+    def __str__(self) -> str:
+        return f"characters {self.start}-{self.end} ({self.kind})"
+
+
+def volatile_spans(before: str, now: str, at: datetime) -> list[Span]:
+    """Return where two texts differ, if they differ in nothing but clocks and random ids.
+
+    A date counts if the new one is that of the run, and a time if it is that or has odd seconds:
+    another date or a round time is somebody's edit.
+
+    Args:
+        before: The recorded text.
+        now: The text sent now.
+        at: The time of the run, aware.
+
+    Example:
+        >>> at = datetime(2026, 11, 25, tzinfo=timezone.utc)
+        >>> [str(span) for span in volatile_spans("It is 09:41:07.", "It is 10:02:33.", at)]
+        ['characters 7-14 (a time)']
+    """
+    if max(len(before), len(now)) > _LONGEST or _skeleton(before) != _skeleton(now):
+        return []
+    pairs = zip(_TOKEN.finditer(before), _TOKEN.finditer(now), strict=True)
+    changed = [(old, new) for old, new in pairs if old.group() != new.group()]
+    if all(_differs_in_every_run(old, new, at) for old, new in changed):
+        return [_span(new) for _, new in changed]
+    return []
+
+
+def suspicious_span(now: str, at: datetime) -> Span | None:
+    """Return where a text has the present date or time, or else a UUID."""
+    if len(now) > _LONGEST:
+        return None
+    tokens = list(_TOKEN.finditer(now))
+    clocks = (token for token in tokens if _is_of_the_run(token, at))
+    ids = (token for token in tokens if token.lastgroup == "uuid")
+    found = next(clocks, None) or next(ids, None)
+    return _span(found) if found is not None else None
+
+
+def describe_volatile(before: Payload, now: Payload, at: datetime) -> str:
+    """Name the places at which a payload differs from its recording in every run; empty if none.
+
+    Example: `system, characters 31-38 (a time)`.
+    """
+    old, places = before.values, []
+    for name, value in now.values.items():
+        for place, one, other in _texts(name, old.get(name), value):
+            places += [f"{place}, {span}" for span in volatile_spans(one, other, at)]
+    return _listed(places)
+
+
+def describe_suspicious(now: Payload, changed: Collection[str], at: datetime) -> str:
+    """Name what may differ in every run, in the changed parts of a payload; empty if nothing."""
+    places = []
+    for name, value in now.values.items():
+        if name in changed:
+            for place, _, text in _texts(name, None, value):
+                span = suspicious_span(text, at)
+                places += [f"{place}, {span}"] if span is not None else []
+    return _listed(places)
+
+
+def _listed(places: list[str], most: int = 2) -> str:
+    more = len(places) - most
+    return "; ".join(places[:most]) + (f"; {more} more" if more > 0 else "")
+
+
+def _texts(place: str, before: JsonValue, now: JsonValue) -> Iterator[tuple[str, str, str]]:
+    """Yield each text of a value with its place and the text that stood there before."""
+    if before == now:
+        return
+    if isinstance(now, str):
+        yield place, before if isinstance(before, str) else "", now
+    elif isinstance(now, dict):
+        old = before if isinstance(before, dict) else {}
+        for key, value in now.items():
+            yield from _texts(
+                place if key in ("content", "text") else f"{place}.{key}", old.get(key), value
+            )
+    elif isinstance(now, (list, tuple)):
+        olds = before if isinstance(before, (list, tuple)) and len(before) == len(now) else ()
+        for index, value in enumerate(now):
+            yield from _texts(
+                f"{place}.{index}" if len(now) > 1 else place,
+                olds[index] if olds else None,
+                value,
+            )
+
+
+def _skeleton(text: str) -> str:
+    return _TOKEN.sub(lambda token: f"\0{token.lastgroup}\0", text)
+
+
+def _span(token: re.Match[str]) -> Span:
+    return Span(token.start() + 1, token.end(), _NAMES.get(str(token.lastgroup), "a time"))
+
+
+def _differs_in_every_run(old: re.Match[str], new: re.Match[str], at: datetime) -> bool:
+    kind = new.lastgroup
+    if kind in ("uuid", "hex"):
+        return len(old.group()) == len(new.group())
+    seconds = re.search(r":\d\d:(\d\d)", new.group())
+    is_odd = seconds is not None and seconds[1] not in ("00", "59")
+    return (is_odd and kind in ("moment", "time")) or _is_of_the_run(new, at)
+
+
+def _is_of_the_run(token: re.Match[str], at: datetime) -> bool:
+    """Whether a token is the date or the time of the run, in UTC or in the local zone."""
+    kind, text = token.lastgroup, token.group()
+    if kind == "epoch":
+        return abs(float(text[:10]) - at.timestamp()) < timedelta(days=1).total_seconds()
+    if kind in ("moment", "day"):
+        return _is_today(text[:10] if text[:4].isdigit() else re.sub(_TIME, "", text), at)
+    return kind == "time" and any(
+        _is_minute(text, each) for each in (at.astimezone(timezone.utc), at.astimezone())
+    )
+
+
+def _is_today(text: str, at: datetime) -> bool:
+    """Whether a date, in any order, is today's; beside the date line, that of a day beside it."""
+    numbers = sorted(map(int, re.findall(r"\d+", text)))
+    month = re.search("|".join(_MONTHS), text, re.IGNORECASE)
+    for days in (-1, 0, 1):
+        day = at + timedelta(days=days)
+        if month is None and numbers == sorted((day.year, day.month, day.day)):
+            return True
+        if month is not None and numbers == [day.day, day.year]:
+            return _MONTHS[day.month - 1] == month.group().lower()
+    return False
+
+
+def _is_minute(text: str, at: datetime) -> bool:
+    hour, minute = map(int, re.findall(r"\d+", text)[:2])
+    half = text[-2:].lower()
+    hour = hour % 12 + 12 * (half == "pm") if half in ("am", "pm") else hour
+    return abs(hour * 60 + minute - at.hour * 60 - at.minute) <= 2
