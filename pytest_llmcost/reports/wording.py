@@ -459,6 +459,8 @@ class NotCounted(NamedTuple):
     tests: tuple[TestRow, ...]
     parts: tuple[tuple[str, int], ...]
     """Each changed part with the number of tests in which it changed, the most frequent first."""
+    volatile: int = 0
+    """In how many tests a prompt differs in every run, so that a count will be missing again."""
 
     @property
     def nodeids(self) -> frozenset[str]:
@@ -478,6 +480,9 @@ class NotCounted(NamedTuple):
         all_or = [f"{part} in {'all ' if each == number else ''}{each:,}" for part, each in shown]
         more = len(self.parts) - len(shown)
         changed = ", ".join([*all_or, *([f"{more:,} more parts"] if more else [])])
+        if self.volatile:
+            every = "all " if self.volatile == number else ""
+            changed += f"; differs in every run in {every}{self.volatile:,}: see the failures"
         return (
             f"{format_count(number, 'test')} cannot be checked: {why}.",
             f"changed: {changed}" if changed else "",
@@ -502,7 +507,7 @@ _MOST_FILES = 3
 
 def not_counted(ledger: Ledger) -> NotCounted | None:
     """Find the tests that share this cause; None if they are not several."""
-    tests, parts = [], dict[str, int]()
+    tests, parts, volatile = [], dict[str, int](), 0
     for test in last_attempts(ledger.tests):
         lacking = [call for call in test.calls if call.has_caveat("stale", "uncounted")]
         states = {each.state for each in own_verdicts(test)}
@@ -511,8 +516,10 @@ def not_counted(ledger: Ledger) -> NotCounted | None:
         if not lacking or "unverified" not in states or test.outcome == "xfailed":
             continue
         tests.append(test)
+        volatile += any(call.has_caveat("volatile") for call in lacking)
         for part in {part for call in lacking for part in changed_parts(call).split(", ") if part}:
             parts[part] = parts.get(part, 0) + 1
     if len(tests) < 2:
         return None
-    return NotCounted(tuple(tests), tuple(sorted(parts.items(), key=lambda each: (-each[1], each))))
+    most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
+    return NotCounted(tuple(tests), tuple(most_frequent), volatile)

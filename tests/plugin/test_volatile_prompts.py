@@ -136,3 +136,15 @@ def test_an_edit_of_another_part_names_no_cause_either(online: Project) -> None:
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines([r"  changed +messages\.0 .*"])
     assert "every run" not in result.stdout.str()
+
+
+def test_the_summary_says_it_once_for_all_tests_with_this_cause(online: Project) -> None:
+    each = "@pytest.mark.parametrize('number', range(3))\n    @pytest.mark.vcr"
+    test = (REPLAYED % CLOCK).replace("@pytest.mark.vcr", each).replace("d()", "d(number)")
+    online.write(test_app=test)
+    online.run("--record-mode=once", plugins=("recording",)).assert_outcomes(passed=3)
+    result = online.run(plugins=("recording",))
+    result.assert_outcomes(failed=3)
+    result.stdout.re_match_lines(
+        ["  changed: system in all 3; differs in every run in all 3: see .*"]
+    )
