@@ -20,12 +20,12 @@ from pytest_llmcost.ledger.ledger import (
     Ledger,
     RunRecord,
     TestRow,
-    calls_of,
     own_verdicts,
     run_verdicts,
 )
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_file, write_ledger
 from pytest_llmcost.ledger.notes import length_band_notes, task_budget_notes
+from pytest_llmcost.ledger.totals import counted_calls
 from pytest_llmcost.plugin.marker import budgets_of_run
 from pytest_llmcost.plugin.other_models import with_columns, with_other_models
 from pytest_llmcost.plugin.session import Session, utc_now
@@ -162,7 +162,7 @@ def _covers_suite(config: pytest.Config) -> bool:
 
 
 def _mock_notes(ledger: Ledger, settings: Settings) -> Iterator[str]:
-    mocked = sum(call.evidence == "mocked" for call in calls_of(ledger))
+    mocked = sum(call.evidence == "mocked" for call in counted_calls(ledger))
     if mocked and settings.mocks == "trust":
         yield (
             f"{mocked:,} call{'s' if mocked > 1 else ''} cost what a mock says, whatever is sent; "

@@ -38,6 +38,7 @@ from pytest_llmcost.reports.wording import (
     marks_of_run,
     not_counted,
     sentence,
+    short_sentence,
     split_reason,
 )
 
@@ -105,12 +106,13 @@ def render_short(ledger: Ledger) -> str:
         return ""
     total = describe_total(ledger)
     suite = next((each for each in ledger.verdicts if each.scope == "suite"), None)
-    of = f" of {limit_of(suite)}" if suite is not None and suite.kind == "usd" else ""
+    if suite is not None and suite.kind == "usd" and suite.state != "unverified":
+        total = short_sentence(suite)
     states = [mark.verdict.state for mark in marks_of(ledger)]
     told = [f"{states.count('exceeded')} over"] if "exceeded" in states else []
     told += [f"{states.count('unverified')} not checked"] if "unverified" in states else []
     told += [f"{dollars(totals.live_usd)} spent live"] if totals.live_usd else []
-    return ", ".join([f"llmcost: {total}{of}", *told])
+    return ", ".join([f"llmcost: {total}", *told])
 
 
 def _is_quiet(ledger: Ledger) -> bool:
@@ -295,7 +297,11 @@ def _remarks(ledger: Ledger, view: View) -> Iterator[Line]:
     number = states.count("unverified")
     unchecked = [f"{format_count(number, 'budget')} could not be checked"] if number else []
     live = f"{dollars(ledger.totals.live_usd)} spent live"
-    text = " · ".join([*unchecked, live, f"prices of {ledger.price_date}"])
+    prices = f"prices of {ledger.price_date}"
+    _, *own = ledger.rate_card.version.split("+")  # a user's price files follow the shipped card
+    if own:
+        prices += f" with {' and '.join(own)}"
+    text = " · ".join([*unchecked, live, prices])
     yield from map(Line, wrap(text, view.width))
 
 

@@ -133,7 +133,7 @@ def _is(verdict: Verdict, amount: Decimal) -> str:
 def short_sentence(verdict: Verdict) -> str:
     """Say what became of a budget in so few words that pytest's short summary has room for it.
 
-    Example: `$0.0113 > $0.01 budget (+13 %)`.
+    Examples: `$0.0113 > $0.01 budget (+13 %)`, `cost $0.0225 <= $0.03 max_suite`.
     """
     budget = limit_of(verdict)
     budget += f" {_name(verdict)}" if verdict.kind == "usd" else ""
@@ -144,7 +144,10 @@ def short_sentence(verdict: Verdict) -> str:
     more = growth(verdict.limit, verdict.low)
     low = _amount(verdict.kind, verdict.low, against=verdict.limit)
     sign = ">" if verdict.state == "exceeded" else "<="
-    return f"{_least(verdict)}{low} {sign} {budget}{f' ({more})' if more else ''}"
+    more = f" ({more})" if more else ""
+    if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
+        return f"cost {_least(verdict)}{low} {sign} {limit_of(verdict)} max_suite{more}"
+    return f"{_least(verdict)}{low} {sign} {budget}{more}"
 
 
 def _name(verdict: Verdict) -> str:

@@ -108,7 +108,9 @@ class TestReruns:
         once = sum(usd for _, usd in set(found))
         assert Decimal(ledger["totals"]["usd"]) == once + Decimal("0.01")
         assert Decimal(ledger["totals"]["live_usd"]) == sum(usd for _, usd in found) > once
-        result.stdout.fnmatch_lines(["fixture breaks (module, dearest of 3) *"])
+        result.stdout.fnmatch_lines(
+            ["  breaks (module fixture of test_app.py, most expensive of 3) *"]
+        )
 
     def test_for_a_set_up_that_failed_have_spent_in_it_and_are_an_error(
         self, project: Project, rerunner: str
@@ -193,7 +195,7 @@ def test_flaky_may_want_more_than_one_success(project: Project) -> None:
 
 @pytest.mark.parametrize(
     ("option", "attempts"),
-    [("--only-rerun=cost .* max_cost", 3), ("--rerun-except=cost .* max_cost", 1)],
+    [("--only-rerun=over the .* budget", 3), ("--rerun-except=over the .* budget", 1)],
 )
 def test_a_broken_ceiling_can_be_told_from_other_failures_by_its_words(
     project: Project, option: str, attempts: int
@@ -221,10 +223,10 @@ def test_a_ceiling_broken_in_teardown_is_rerun_and_every_attempt_is_judged_anew(
         yield
         spend(llmcost, 3 - attempts())
 
-    @max_cost("$0.01", calls=2)
+    @max_cost("$0.02", calls=2)
     def test_it(late, llmcost):
         with llmcost.budget("$0.01"):
-            spend(llmcost, 0)
+            spend(llmcost, 1)
     """
     )
     assert rerun(project, "rerunfailures").ret == pytest.ExitCode.OK

@@ -176,8 +176,8 @@ class TestTwoWorkers:
 
     def test_say_so(self, both: tuple[Ran, Ran]) -> None:
         _, ran = both
-        assert len(ran.lines(r"fixture shared \(session, dearest of 2\)")) == 1
-        assert len(ran.lines(r"\S+ primed \(module, dearest of 2\)")) == 1
+        assert len(ran.lines(r"  shared \(session fixture, most expensive of 2\)")) == 1
+        assert len(ran.lines(r"  primed \(module fixture of \S+, most expensive of 2\)")) == 1
         written = (ran.path / "cost.md").read_text()
         assert written.count("set up 2 times, counted once") == 2
 

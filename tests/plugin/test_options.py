@@ -317,7 +317,7 @@ def test_a_price_file_and_a_price_date_price_the_run(files: Files, standin: Stan
     prices = {}
     for day in ("2026-10-31", "2026-11-01"):
         result = files.project.record(f"--llmcost-price-date={day}", "--llmcost-report=l.json")
-        result.stdout.fnmatch_lines([f"prices of {day}, rate card *+ours.toml"])
+        result.stdout.fnmatch_lines([f"*prices of {day} with ours.toml"])
         ledger = files.project.ledger("l.json")
         assert ledger["rate_card"]["version"].endswith("+ours.toml")
         prices[day] = Decimal(ledger["totals"]["usd"])

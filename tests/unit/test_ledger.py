@@ -280,7 +280,12 @@ class TestWorkers:
             send(worker, controller, name)
         ledger = close(controller)
         assert sorted(int(call.usd or 0) for call in ledger.outside_tests) == [2, 2, 4, 4]
-        assert [int(row.usd or 0) for rows in (ledger.tests, ledger.fixtures) for row in rows] == [1, 1, 1, 1]
+        assert [int(row.usd or 0) for rows in (ledger.tests, ledger.fixtures) for row in rows] == [
+            1,
+            1,
+            1,
+            1,
+        ]
 
     def test_that_ran_the_same_test_have_made_two_attempts(self) -> None:
         controller = LedgerBuilder()

@@ -305,7 +305,7 @@ class TestShort:
     def test_has_no_more_than_there_is(self) -> None:
         assert render_short(report_of(row("t.py::a", make_call("0.5")))) == "llmcost: $0.50"
         report = make_report({a_test("t"): [make_call("1")]}, budgets=[suite_budget("1")])
-        assert render_short(report) == "llmcost: $1.00 of $1.00"
+        assert render_short(report) == "llmcost: cost $1.00 <= $1.00 max_suite"
 
 
 def test_a_cache_state_and_one_date_are_named() -> None:
