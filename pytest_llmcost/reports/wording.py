@@ -141,9 +141,10 @@ def short_sentence(verdict: Verdict) -> str:
         if is_not_counted(verdict):
             return f"not counted yet: {budget}"
         return f"not checked: {budget}, {_what_is_unknown(verdict)}"
-    more = growth(verdict.limit, verdict.low)
     low = _amount(verdict.kind, verdict.low, against=verdict.limit)
-    sign = ">" if verdict.state == "exceeded" else "<="
+    is_over = verdict.state == "exceeded"
+    sign = ">" if is_over else "<="
+    more = growth(verdict.limit, verdict.low) if is_over else ""
     more = f" ({more})" if more else ""
     if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
         return f"cost {_least(verdict)}{low} {sign} {limit_of(verdict)} max_suite{more}"
