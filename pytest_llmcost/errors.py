@@ -36,11 +36,11 @@ class PriceError(LlmCostError):
 class UnknownModelError(PriceError, LookupError):
     """No price for this model on this date; never taken for $0."""
 
-    def __init__(self, message: str, *, model: str, nearest: tuple[str, ...] = ()) -> None:
-        """Keep the model as asked for and the nearest known ids."""
+    def __init__(self, message: str, *, model: str, likely: str | None = None) -> None:
+        """Keep the model as asked for and the id that it probably misspells."""
         super().__init__(message)
         self.model = model
-        self.nearest = nearest
+        self.likely = likely
 
 
 class RateCardError(PriceError):

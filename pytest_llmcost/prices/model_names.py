@@ -84,11 +84,15 @@ class Names:
             return found._replace(platform="bedrock-gov")
         return found
 
-    def nearest(self, name: str, count: int = 3) -> tuple[str, ...]:
-        """Return the known ids most like a name, the most alike first."""
-        close = difflib.get_close_matches(name, self._index, n=len(self._index), cutoff=0)
-        models = dict.fromkeys(self._index[spelling].model for spelling in close)
-        return tuple(models)[:count]
+    def likely(self, name: str) -> str | None:
+        """Return the id that a name misspells, or None. With other digits it is another model."""
+        close = difflib.get_close_matches(name, self._index, n=len(self._index), cutoff=0.8)
+        found = (self._index[each].model for each in close if _digits(each) == _digits(name))
+        return next(found, None)
+
+
+def _digits(name: str) -> str:
+    return "".join(filter(str.isdigit, name))
 
 
 def spellings_of(

@@ -68,7 +68,7 @@ class RateCard:
         self._names = Names(_spellings(self._settings))
         self._rates_on = cache(self._find_rates)
         self._price_list = cache(self._find_price_list)
-        self._nearest = cache(self._names.nearest)  # a search through all names
+        self._likely = cache(self._names.likely)  # a search through all names
 
     @property
     def checked_on(self) -> date:
@@ -110,19 +110,18 @@ class RateCard:
         """Return the model that a name stands for: an exact id, an alias or a cloud's spelling.
 
         Raises:
-            UnknownModelError: naming the nearest known ids and how to add this one.
+            UnknownModelError: saying how to add it, and which id it may misspell.
         """
         found = self._names.find(name)
         if found is not None:
             return found
-        nearest, shown = self._nearest(name), show_name(name)
+        likely, shown = self._likely(name), show_name(name)
+        remedy = f"Did you mean {likely}? If not, add" if likely else "Add"
         raise UnknownModelError(
-            f"no price for model '{shown}' in rate card {self.version}; nearest known: "
-            f"{', '.join(nearest)}. Add it to a TOML file, as a name of one of them "
-            f'([models."{nearest[0]}"] aliases = ["{shown}"]) or with rates of its own '
-            f'([models."{shown}"] rates = [...]), and give that with --llmcost-prices',
+            f"no price for model '{shown}' in rate card {self.version}. {remedy} its rates to a "
+            f'TOML file ([models."{shown}"] rates = [...]) and pass that with --llmcost-prices',
             model=name,
-            nearest=nearest,
+            likely=likely,
         )
 
     def find(self, name: str) -> Resolved | None:

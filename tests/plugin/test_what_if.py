@@ -380,7 +380,7 @@ def test_a_model_that_nobody_knows_is_a_usage_error(project: Project) -> None:
     project.write(test_app="def test_one(): pass")
     result = project.run("--llmcost-model=claude-opus-47")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*claude-opus-47*nearest known: claude-opus-4-7*"])
+    result.stderr.fnmatch_lines(["*claude-opus-47*Did you mean claude-opus-4-7?*"])
 
 
 def test_the_comment_shows_it(project: Project, standin: StandIn) -> None:

@@ -77,7 +77,7 @@ def test_one_model_is_told_with_all_that_the_card_says_of_it(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["opsu-5"], "nearest known: claude-opus-5,"),
+        (["claude-opsu-5"], "Did you mean claude-opus-5?"),
         (["claude-fable-5-2", "--on", "2026-11-08"], "its first rates are from 2026-11-09"),
         (["--diff", "nowhere.toml"], "nowhere.toml"),
     ],
