@@ -108,15 +108,58 @@ def test_the_table_is_for_people(run: Run, tmp_path: Path, monkeypatch: pytest.M
     )
     done = run("c.json", *ON)
     assert done.out == (
-        "source    model                      input  cached  output      USD\n"
-        "c.json#0  claude-opus-4-7            5,000   4,000     100  $0.0095\n"
-        "c.json#1  claude-opus-4-7                                      free  status 529\n"
-        "c.json#2  claude-opus-4-7                                      free  count_tokens\n"
-        "c.json#3  claude-3-5-haiku-20241022  1,000       0     100  $0.0012  retired-model\n"
+        "c.json                               input   read  written  output     cost\n"
+        "  #0 claude-opus-4-7                 5,000  4,000        0     100  $0.0095\n"
+        "  #1 claude-opus-4-7 (status 529)                                      free\n"
+        "  #2 claude-opus-4-7 (count_tokens)                                    free\n"
+        "  #3 claude-3-5-haiku-20241022 (retired-model)\n"
+        "                                     1,000      0        0     100  $0.0012\n"
         "\n"
-        "total $0.0107 at list price for 2 calls, 2 free; prices of 2026-11-22, "
-        f"rate card {shipped_card().version}\n"
+        "total $0.0107 at list price for 2 calls, 2 free; prices of 2026-11-22, rate card\n"
+        f"  {shipped_card().version}\n"
     )
+
+
+def test_a_folder_is_priced_by_file_or_by_model_and_long_paths_lose_their_first_folders(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    deep = tmp_path / "tests" / ("a" * 40) / "cassettes"
+    deep.mkdir(parents=True)
+    write(deep / "small.json", message(input_tokens=10))
+    write(deep / "large.json", [message(), message("claude-haiku-4-5")])
+    (deep / "large.llmcost.yaml").write_text("counts of our own, no recording")
+    (deep / "notes.txt").write_text("no recording either")
+    done = run("tests", *ON, "--by", "file")
+    assert (done.status, done.err) == (0, "")
+    assert done.out == (
+        "file                        calls  input  read  written  output     cost\n"
+        "  .../cassettes/large.json      2  2,000     0        0     200  $0.0090\n"
+        "  .../cassettes/small.json      1     10     0        0     100  $0.0026\n"
+        "\n"
+        "total $0.0116 at list price for 3 calls; prices of 2026-11-22, rate card\n"
+        f"  {shipped_card().version}\n"
+    )
+    rows = [line.split() for line in run("tests", *ON, "--by", "model").out.splitlines()[1:3]]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [
+        (MODEL, "2", "$0.0100"),
+        ("claude-haiku-4-5", "1", "$0.0015"),
+    ]
+
+
+def test_no_line_is_wider_than_the_terminal_unless_a_name_is(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "/".join(["a_folder_of_thirty_characters_"] * 5)
+    folder.mkdir(parents=True)
+    write(folder / "r.json", [message(input_tokens=10**8), message("claude-fable-9")])
+    for width in (60, 80, 140):
+        monkeypatch.setenv("COLUMNS", str(width))
+        for by in ("call", "file", "model"):
+            lines = run(".", *ON, "--by", by).out.splitlines()
+            assert max(map(len, lines)) <= width
+            assert any("100,00" in line for line in lines)  # no number is broken
 
 
 def test_what_cannot_be_priced_is_listed_and_the_rest_still_printed(
