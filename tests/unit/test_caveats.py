@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_llmcost.prices.caveats import CAVEATS, Caveat
+from pytest_llmcost.prices.caveats import CAVEATS, Caveat, decode_caveat, encode_caveat
 
 
 @pytest.mark.parametrize("name", CAVEATS)
@@ -27,3 +27,11 @@ def test_a_caveat_of_a_newer_version_opens_both_directions() -> None:
 )
 def test_what_opens_a_bound_has_a_sentence_for_a_message(name: str) -> None:
     assert CAVEATS[name].sentence
+
+
+def test_msgspec_s_hooks_take_nothing_but_caveats() -> None:
+    assert decode_caveat(Caveat, "batched") == Caveat("batched")
+    with pytest.raises(NotImplementedError, match="decoder"):
+        decode_caveat(bytes, "batched")
+    with pytest.raises(NotImplementedError, match="encoder"):
+        encode_caveat(object())

@@ -143,7 +143,7 @@ def test_a_folder_is_priced_by_file_or_by_model_and_long_paths_lose_their_first_
     rows = [line.split() for line in run("tests", *ON, "--by", "model").out.splitlines()[1:3]]
     assert [(row[0], row[1], row[-1]) for row in rows] == [
         (MODEL, "2", "$0.0100"),
-        ("claude-haiku-4-5", "1", "$0.0015"),
+        ("claude-haiku-4-5-20251001", "1", "$0.0015"),
     ]
 
 

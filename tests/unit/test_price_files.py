@@ -305,6 +305,7 @@ def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
             "[models.claude-opus-5]\nrates = [{ from = 2026-11-01, input = 3, factor = 0.5 }]",
             ['model "claude-opus-5"', "factor = 0.5", "input = 3"],
         ),
+        ('[models.a]\ngeography = { us = "1.2.3" }', ['model "a"', "geography", "got '1.2.3'"]),
         ('[models.a]\ngeography = { us = "x" }', ['model "a"', "geography", "got 'x'"]),
         ("[models.a]\ngeography = { us = -1 }", ['model "a"', "geography", "got -1"]),
         ("batch_factor = -1", ["batch_factor", "got -1"]),
