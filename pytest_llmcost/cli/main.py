@@ -22,6 +22,7 @@ _COMMANDS = {
     "rates": "show what models cost",
     "merge": "add up the ledgers of several shards",
     "compare": "compare a ledger with an earlier one",
+    "render": "draw the reports of a run again",
     "prune": "remove recorded counts of tests that no longer exist",
     "reconcile": "compare ledgers with the organisation's bill",
 }

@@ -1,0 +1,94 @@
+"""Reports that are drawn again from a ledger are those that the run wrote."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Project
+from sample_reports import a_test, make_call, make_report, suite_budget
+from sample_run import sample_run
+from standin import StandIn
+
+from pytest_llmcost.cli.main import main
+from pytest_llmcost.ledger.ledger_file import write_ledger
+
+TESTS = """
+    import pytest
+
+    @pytest.mark.parametrize("number", range(12))
+    def test_counts(llmcost, number):
+        text = "word " * number + "end"
+        llmcost.count(model="claude-sonnet-5-5", messages=[{"role": "user", "content": text}])
+
+    @pytest.mark.max_cost("$0.0000001")
+    def test_is_over(llmcost):
+        llmcost.count(model="claude-opus-4-7", messages=[{"role": "user", "content": "Hello"}])
+"""
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> str:
+    report = make_report({a_test("t.py::a"): [make_call("1.25")]}, budgets=[suite_budget("2")])
+    write_ledger(report, tmp_path / "cost.json")
+    return str(tmp_path / "cost.json")
+
+
+def test_it_draws_what_the_run_wrote(
+    project: Project, standin: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.online(standin).write(test_app=TESTS)
+    result = project.record("--llmcost-report=cost.json", "--llmcost-report=cost.md")
+    printed = result.stdout.str()
+    summary = re.search(r"=+ llmcost =+\n(.*?)\n=+ ", printed, re.DOTALL)
+    assert summary
+    capsys.readouterr()
+    outputs = ["-o", "again.json", "-o", "again.md", "-o", "-"]
+    assert main(["render", "cost.json", *outputs]) == 0
+    drawn = capsys.readouterr().out
+    assert "✗" in drawn
+    assert drawn.rstrip("\n") == summary[1].rstrip("\n")
+    for suffix in ("json", "md"):
+        again, first = (project.path / f"{name}.{suffix}" for name in ("again", "cost"))
+        assert again.read_bytes() == first.read_bytes()
+
+
+def test_without_an_output_it_prints_the_summary(
+    ledger: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["render", ledger]) == 0
+    out = capsys.readouterr().out
+    assert "$1.25 at list price, 1 call" in out
+    assert "$1.25 is within the $2.00 suite budget" in out
+
+
+def test_the_number_of_rows_can_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_ledger(sample_run(), tmp_path / "cost.json")
+    main(["render", str(tmp_path / "cost.json"), "--rows=1"])
+    few = capsys.readouterr().out
+    main(["render", str(tmp_path / "cost.json"), "--llmcost-rows=0"])
+    assert " more, " in few
+    assert " more, " not in capsys.readouterr().out
+
+
+def test_a_run_without_calls_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_ledger(make_report({}), tmp_path / "cost.json")
+    assert main(["render", str(tmp_path / "cost.json")]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "has no Claude calls" in err
+
+
+def test_an_unknown_form_exits_with_2_before_anything_is_written(
+    ledger: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comment = tmp_path / "cost.md"
+    assert main(["render", ledger, "-o", str(comment), "-o", "cost.txt"]) == 2
+    assert "'cost.txt' has no known suffix" in capsys.readouterr().err
+    assert not comment.exists()
+
+
+def test_what_is_no_ledger_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["render", str(tmp_path / "none.json")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
