@@ -23,6 +23,7 @@ _COMMANDS = {
     "merge": "add up the ledgers of several shards",
     "compare": "compare a ledger with an earlier one",
     "render": "draw the reports of a run again",
+    "badge": "write a run's total as a badge, or for a trend",
     "prune": "remove recorded counts of tests that no longer exist",
     "reconcile": "compare ledgers with the organisation's bill",
 }

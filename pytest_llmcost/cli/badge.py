@@ -1,0 +1,92 @@
+"""Write a run's total as a badge, or its figures for a tool that draws their trend."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.cli.options import Console
+from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.ledger.ledger_file import read_ledger, write_file
+from pytest_llmcost.ledger.totals import amounts_of
+from pytest_llmcost.money import plain_usd
+from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.wording import describe_total, is_least, last_attempts, marks_of
+
+_LABEL = "prompts"
+_TOTAL = "total"
+_LONGEST = 2_000
+"""Of a name, which must stay different from all others."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    add = parser.add_argument
+    add("ledger", help="a JSON ledger written with --llmcost-report")
+    add("-o", "--output", metavar="FILE", help="where to write (default: print it)")
+    add("--label", default=_LABEL, help="the left side of the badge (default: %(default)s)")
+    add(
+        "--format",
+        choices=("shields", "benchmark-action"),
+        default="shields",
+        help="a badge for shields.io's endpoint, or the list that benchmark-action reads as "
+        "customSmallerIsBetter (default: %(default)s)",
+    )
+
+
+def run(arguments: Namespace, console: Console) -> int:
+    """Read the ledger, and write or print the JSON."""
+    ledger = read_ledger(arguments.ledger)
+    is_badge = arguments.format == "shields"
+    told = _badge(ledger, arguments.label) if is_badge else list(_trend(ledger))
+    text = msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n"
+    if arguments.output:
+        write_file(arguments.output, [text])
+    else:
+        console.print(text.decode().rstrip("\n"))
+    return 0
+
+
+def _badge(ledger: Ledger, label: str) -> dict[str, Any]:
+    """Return the badge: the total as in every report, in the colour of the budgets.
+
+    Source: the schema at https://shields.io/badges/endpoint-badge (2026-11-25)
+    """
+    return {
+        "schemaVersion": 1,
+        "label": clean(label),
+        "message": describe_total(ledger),
+        "color": _color(ledger),
+    }
+
+
+def _color(ledger: Ledger) -> str:
+    states = {mark.verdict.state for mark in marks_of(ledger)}
+    if "exceeded" in states:
+        return "red"
+    is_unsure = "unverified" in states or not ledger.complete or is_least(amounts_of(ledger))
+    return "orange" if is_unsure else "brightgreen"
+
+
+def _trend(ledger: Ledger) -> Iterator[dict[str, Any]]:
+    """Yield the total and the last attempt of each test; what has no price at all is left out.
+
+    Source: `BenchmarkResult` in src/extract.ts of benchmark-action/github-action-benchmark, and
+    "customSmallerIsBetter" in its README (2026-11-25)
+    """
+    yield from _point(_TOTAL, ledger.totals.usd, amounts_of(ledger))
+    for test in last_attempts(ledger.tests):
+        if test.calls:
+            yield from _point(clean(test.nodeid, _LONGEST), test.usd, Amounts.of(test.calls))
+
+
+def _point(name: str, usd: Decimal | None, spent: Amounts) -> Iterator[dict[str, Any]]:
+    if usd is not None:
+        # A number is written digit by digit, because a float may not hold all of them.
+        point = {"name": name, "unit": "USD", "value": msgspec.Raw(plain_usd(usd).encode())}
+        yield {**point, "extra": "a lower bound"} if is_least(spent) else point

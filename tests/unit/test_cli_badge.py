@@ -1,0 +1,97 @@
+"""A run's total as a badge, and its figures for a tool that draws trends."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
+
+from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.budget import judge
+from pytest_llmcost.cli.main import main
+from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.ledger.ledger_file import write_ledger
+
+
+def badge(ledger: Ledger, folder: Path, *options: str) -> Any:
+    write_ledger(ledger, folder / "cost.json")
+    out = folder / "out" / "badge.json"
+    assert main(["badge", str(folder / "cost.json"), "-o", str(out), *options]) == 0
+    return json.loads(out.read_bytes(), parse_float=Decimal)
+
+
+def a_run(usd: str | None = "1.25", limit: str = "2", **fields: Any) -> Ledger:
+    calls = [make_call("0.5"), make_call(usd)]
+    return make_report({a_test("t.py::a"): calls}, budgets=[suite_budget(limit)], **fields)
+
+
+def test_a_badge_has_what_shields_io_requires(tmp_path: Path) -> None:
+    assert badge(a_run(), tmp_path, "--label=cost") == {
+        "schemaVersion": 1,
+        "label": "cost",
+        "message": "$1.75",
+        "color": "brightgreen",
+    }
+
+
+@pytest.mark.parametrize(
+    ("ledger", "message", "color"),
+    [
+        (a_run(limit="1"), "$1.75", "red"),
+        (a_run(None), "at least $0.50", "orange"),
+        (make_report({a_test("t.py::a"): [make_call(None)]}), "?", "orange"),
+        (a_run(incomplete=["deselected"]), "$1.75", "orange"),
+        (make_report({}), "$0.00", "brightgreen"),
+    ],
+)
+def test_its_colour_is_the_state_of_the_budgets(
+    ledger: Ledger, message: str, color: str, tmp_path: Path
+) -> None:
+    told = badge(ledger, tmp_path)
+    assert (told["message"], told["color"]) == (message, color)
+
+
+def test_a_test_over_its_own_budget_is_red(tmp_path: Path) -> None:
+    ledger = a_run()
+    verdict = judge(make_budget("1"), Amounts.of(ledger.tests[0].calls))
+    ledger = replace(ledger, tests=(replace(ledger.tests[0], verdict=verdict),))
+    assert badge(ledger, tmp_path)["color"] == "red"
+
+
+def test_without_a_file_it_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_ledger(a_run(), tmp_path / "cost.json")
+    assert main(["badge", str(tmp_path / "cost.json")]) == 0
+    assert json.loads(capsys.readouterr().out)["message"] == "$1.75"
+
+
+def test_the_list_for_benchmark_action_has_the_total_and_each_test(tmp_path: Path) -> None:
+    tiny = "0.000000123456789012345678"
+    ledger = make_report(
+        {
+            a_test("t.py::a"): [make_call("9")],
+            a_test("t.py::a", attempt=2): [make_call(tiny)],
+            a_test("t.py::b"): [make_call("1"), make_call(None)],
+            a_test("t.py::c"): [make_call(None)],
+        }
+    )
+    total, *tests = badge(ledger, tmp_path, "--format=benchmark-action")
+    assert total == {
+        "name": "total",
+        "unit": "USD",
+        "value": ledger.totals.usd,
+        "extra": "a lower bound",
+    }
+    assert tests == [
+        {"name": "t.py::a", "unit": "USD", "value": Decimal(tiny)},
+        {"name": "t.py::b", "unit": "USD", "value": 1, "extra": "a lower bound"},
+    ]
+
+
+def test_a_run_without_any_known_cost_is_an_empty_list(tmp_path: Path) -> None:
+    ledger = make_report({a_test("t.py::a"): [make_call(None)]})
+    assert badge(ledger, tmp_path, "--format=benchmark-action") == []
