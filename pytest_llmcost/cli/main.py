@@ -24,6 +24,7 @@ _COMMANDS = {
     "compare": "compare a ledger with an earlier one",
     "render": "draw the reports of a run again",
     "badge": "write a run's total as a badge, or for a trend",
+    "count": "count the tokens of prompt files",
     "prune": "remove recorded counts of tests that no longer exist",
     "reconcile": "compare ledgers with the organisation's bill",
 }

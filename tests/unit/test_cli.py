@@ -12,7 +12,18 @@ from sample_reports import MODEL
 
 from pytest_llmcost.cli.main import main
 
-COMMANDS = ("init", "price", "rates", "merge", "compare", "render", "badge", "prune", "reconcile")
+COMMANDS = (
+    "init",
+    "price",
+    "rates",
+    "merge",
+    "compare",
+    "render",
+    "badge",
+    "count",
+    "prune",
+    "reconcile",
+)
 
 
 def llmcost(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,220 @@
+"""Count the tokens of prompt files, and check a limit before they are committed.
+
+A text is counted as one message of the user. A JSON file holds what `messages.create` takes, a
+list of messages, or a list of tools. Counts are recorded beside the files and read from there;
+only a --record-mode that records sends something, and it sends `count_tokens`, which is free.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from pytest_llmcost.cli.options import Console
+from pytest_llmcost.counting.cassette import CountCassette
+from pytest_llmcost.counting.client import Asker, Counter, Mode, countable, make_client
+from pytest_llmcost.counting.payload import Payload, read_payload
+from pytest_llmcost.errors import CountError, PayloadError
+from pytest_llmcost.money import parse_quantity
+from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.tables import render_table, token_cell
+
+_FOLDER = "llmcost-counts"
+_RECORDING: tuple[Mode, ...] = ("once", "new_episodes", "all", "rewrite")
+_MOST_BYTES = 32_000_000
+"""Of a request: https://platform.claude.com/docs/en/api/overview (2026-11-25)"""
+_MOST_CHARACTERS = 2_000
+"""Of a problem."""
+_FILLER = "."
+"""The API counts no prompt without a message."""
+
+_State = Literal["counted", "within", "exceeded", "unverified", "unknown"]
+
+
+class _Row(NamedTuple):
+    """A file, and what became of it."""
+
+    file: str
+    state: _State
+    model: str = ""
+    tokens: int | None = None
+    left_out: tuple[str, ...] = ()
+    """What is not in the number, so that it is a lower bound."""
+    before: int | None = None
+    """The number before the file changed."""
+    problem: str = ""
+
+
+class _FileAsker(Asker):
+    """A file that is counted; its counts are recorded by this command instead of pytest."""
+
+    __slots__ = ()
+
+    def command_in(self, mode: Mode) -> str:
+        """Return the command that counts the file in a mode."""
+        return shlex.join(["llmcost", "count", self.run or "", *self.options, _mode(mode)])
+
+
+def _mode(mode: Mode) -> str:
+    return f"--record-mode={mode}"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    add = parser.add_argument
+    add("file", nargs="+", help="a text, or with the suffix .json a payload, messages or tools")
+    add("--model", help="the model to count for; a payload may name its own")
+    add(
+        "--record-mode",
+        "--llmcost-record-mode",  # as pytest spells it
+        choices=("none", *_RECORDING),
+        default="none",
+        help=f"what may be counted and written to {_FOLDER} beside the file (default: none, "
+        "which only reads)",
+    )
+    add("--max-input-tokens", metavar="TOKENS", help="the most that each file may have, 3k")
+    add("--format", choices=("text", "json"), default="text")
+
+
+def run(arguments: Namespace, console: Console) -> int:
+    """Count and print; return 2 if a file was not counted, 1 if one has too many tokens."""
+    text = arguments.max_input_tokens
+    limit = None if text is None else parse_quantity(text)
+    with ExitStack() as clients:
+        counter = Counter(
+            lambda: clients.enter_context(cast("Any", make_client())),
+            waiting=lambda line: console.note(line.removeprefix("llmcost: ")),
+        )
+        rows = [_count(file, arguments, limit, counter) for file in arguments.file]
+    is_json = arguments.format == "json"
+    console.print(_render_json(rows, limit) if is_json else _render_text(rows))
+    for row in rows:
+        if problem := row.problem or _describe(row, limit):
+            console.note(clean(f"{row.file}: {problem}", _MOST_CHARACTERS))
+    states = {row.state for row in rows}
+    return 2 if "unknown" in states else 0 if states <= {"counted", "within"} else 1
+
+
+def _count(file: str, arguments: Namespace, limit: int | None, counter: Counter) -> _Row:
+    path, mode = Path(file), arguments.record_mode
+    model = ""
+    try:
+        payload = _read(path, arguments.model)
+        model = payload.model
+        options = (f"--model={arguments.model}",) if arguments.model else ()
+        # Independent of the folder that the command is called in.
+        asker = _FileAsker(f"{path.name} for {model}", run=file, options=options)
+        cassette = CountCassette.load(path.parent / _FOLDER / f"{path.name}.llmcost.yaml")
+        count = counter.count(payload, cassette=cassette, mode=mode, asker=asker)
+        if mode == "rewrite":
+            cassette.prune(asker.name, {payload.fingerprint})
+        cassette.save()
+    except (PayloadError, CountError) as error:
+        return _Row(file, "unknown", model, problem=str(error))
+    left_out = (*count.left_out, *countable(payload)[1])
+    tokens = count.input_tokens
+    state: _State = "counted"
+    if limit is not None:
+        state = "exceeded" if tokens > limit else "unverified" if left_out else "within"
+    return _Row(file, state, model, tokens, left_out, count.before)
+
+
+def _read(path: Path, model: str | None) -> Payload:
+    """Read what a file would be sent as.
+
+    Raises:
+        PayloadError: it cannot be read, or is no prompt.
+    """
+    try:
+        with path.open("rb") as opened:
+            data = opened.read(_MOST_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise PayloadError(f"cannot be read ({why})", path="") from None
+    if len(data) > _MOST_BYTES:
+        raise PayloadError(f"larger than {_MOST_BYTES:,} bytes, the API's limit", path="")
+    if not text.strip():
+        raise PayloadError("is empty, so there is nothing to count", path="")
+    is_json = path.suffix.lower() == ".json"
+    body = _body(text) if is_json else _message(text)
+    if model is not None:
+        body["model"] = model
+    if not body.get("model"):
+        raise PayloadError("names no model; add --model, for example claude-sonnet-5-5", path="")
+    return read_payload(body, resolve=lambda name: shipped_card().resolve(name).model)
+
+
+def _message(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+def _body(text: str) -> dict[str, Any]:
+    """Return the payload that a JSON file holds or is a part of."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PayloadError(f"is not JSON ({error})", path="") from None
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        if all("role" in each for each in value):
+            return {"messages": value}
+        if all("name" in each or "type" in each for each in value):
+            return {**_message(_FILLER), "tools": value}
+    if isinstance(value, dict) and not value.keys().isdisjoint({"messages", "system", "tools"}):
+        return {**_message(_FILLER), **value}
+    raise PayloadError(
+        "is no prompt: a JSON file holds what messages.create takes, a list of messages, or a "
+        "list of tools",
+        path="",
+    )
+
+
+def _describe(row: _Row, limit: int | None) -> str:
+    """Say what is wrong with a file that was counted."""
+    if row.tokens is None or limit is None or row.state == "within":
+        return ""
+    least = "at least " if row.left_out else ""
+    before = f" (it had {row.before:,} when last recorded)" if row.before is not None else ""
+    if row.state == "exceeded":
+        return (
+            f"{least}{row.tokens:,} input tokens exceed the limit of {limit:,} set by "
+            f"--max-input-tokens by {row.tokens - limit:,}{before}"
+        )
+    return (
+        f"cannot check the limit of {limit:,} set by --max-input-tokens: the count leaves out "
+        f"{', '.join(row.left_out)}"
+    )
+
+
+def _render_text(rows: Sequence[_Row]) -> str:
+    cells = [
+        [
+            clean(row.file),
+            clean(row.model or "-"),
+            "?" if row.tokens is None else token_cell(row.tokens, is_least=bool(row.left_out)),
+        ]
+        for row in rows
+    ]
+    return render_table(("file", "model", "input tokens"), cells, names=2)
+
+
+def _render_json(rows: Iterable[_Row], limit: int | None) -> str:
+    told = [
+        {
+            "file": row.file,
+            "model": row.model or None,
+            "input_tokens": row.tokens,
+            "left_out": row.left_out,
+            "max_input_tokens": limit,
+            "state": row.state,
+            "problem": row.problem or None,
+        }
+        for row in rows
+    ]
+    return json.dumps(told, indent=2)

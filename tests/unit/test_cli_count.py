@@ -1,0 +1,197 @@
+"""Prompt files are counted through the real SDK against the stand-in, and then without it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from standin import StandIn
+
+from pytest_llmcost.cli.main import main
+from pytest_llmcost.counting.cassette import read_entries
+
+MODEL = "claude-sonnet-5-5"
+FIND = {"name": "find", "input_schema": {"type": "object"}}
+HELLO = {"role": "user", "content": "Hello there"}
+
+
+@pytest.fixture
+def prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = Path("prompts/system.md")
+    path.parent.mkdir()
+    path.write_text("You sort mail.\n")
+    return path
+
+
+@pytest.fixture
+def online(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", standin.url)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "key-for-the-stand-in")
+    return standin
+
+
+def count(*arguments: object) -> int:
+    return main(["count", *map(str, arguments)])
+
+
+def record(*arguments: object, mode: str = "rewrite") -> int:
+    return count(*arguments, f"--record-mode={mode}")
+
+
+def cassette_of(path: Path) -> Path:
+    return path.parent / "llmcost-counts" / f"{path.name}.llmcost.yaml"
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_recorded_count_is_read_offline(
+    prompt: Path, online: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert record(prompt, f"--model={MODEL}") == 0
+    first = capsys.readouterr()
+    online.stop()
+    assert count(prompt, f"--model={MODEL}") == 0
+    assert capsys.readouterr() == first
+    assert "prompts/system.md" in first.out
+    [entry] = read_entries(cassette_of(prompt)).values()
+    assert entry.asked_by == (f"system.md for {MODEL}",)
+    assert "sort mail" not in cassette_of(prompt).read_text()
+    assert len(online.counted) == 1
+
+
+def test_without_a_count_it_says_how_to_record_one_and_sends_nothing(
+    prompt: Path, online: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert count(prompt, f"--model={MODEL}") == 2
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1].split() == ["prompts/system.md", MODEL, "?"]
+    assert "no recorded token count" in err
+    command = f"llmcost count prompts/system.md --model={MODEL} --record-mode=rewrite"
+    assert err.endswith(f"Count it, free of charge: {command}\n")
+    assert not online.counted
+    assert not cassette_of(prompt).exists()
+
+
+def test_a_prompt_that_outgrew_its_limit_fails(
+    prompt: Path, online: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(prompt, f"--model={MODEL}", "--format=json")
+    [first] = told(capsys)
+    limit = f"--max-input-tokens={first['input_tokens']}"
+    assert count(prompt, f"--model={MODEL}", limit) == 0  # exactly the limit passes
+    prompt.write_text("You sort mail. " * 50)
+    assert count(prompt, f"--model={MODEL}", limit) == 2
+    assert "changed against the nearest payload" in capsys.readouterr().err
+    assert record(prompt, f"--model={MODEL}", limit) == 1
+    err = capsys.readouterr().err
+    assert f"exceed the limit of {first['input_tokens']} set by --max-input-tokens" in err
+    assert f"(it had {first['input_tokens']} when last recorded)" in err
+    assert count(prompt, f"--model={MODEL}", "--max-input-tokens=3k") == 0
+    assert len(read_entries(cassette_of(prompt))) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "sent"),
+    [
+        ({"model": MODEL, "max_tokens": 9, "messages": [HELLO]}, {"messages": [HELLO]}),
+        ([HELLO], {"messages": [HELLO]}),
+        ([FIND], {"tools": [FIND]}),
+        ({"tools": [FIND], "system": "Sort."}, {"tools": [FIND], "system": "Sort."}),
+    ],
+)
+def test_json_is_a_payload_messages_or_tools(
+    content: Any, sent: dict[str, Any], prompt: Path, online: StandIn
+) -> None:
+    path = prompt.with_name("prompt.json")
+    path.write_text(json.dumps(content))
+    has_model = isinstance(content, dict) and "model" in content
+    assert record(path, *([] if has_model else [f"--model={MODEL}"])) == 0
+    [seen] = online.counted
+    body = json.loads(seen.body) if isinstance(seen.body, (bytes, str)) else seen.body
+    assert sent.items() <= body.items()
+    assert body["model"] == MODEL
+    assert body["messages"]
+
+
+def test_one_file_is_counted_for_several_models(prompt: Path, online: StandIn) -> None:
+    record(prompt, f"--model={MODEL}")
+    record(prompt, "--model=claude-opus-4-7")
+    assert len(read_entries(cassette_of(prompt))) == 2
+    assert count(prompt, f"--model={MODEL}") == 0
+    assert count(prompt, "--model=claude-opus-4-7") == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "status", "asked", "kept"),
+    [("once", 2, 1, 1), ("new_episodes", 0, 2, 2), ("all", 0, 2, 2), ("rewrite", 0, 2, 1)],
+)
+def test_the_modes_are_those_of_tests(
+    mode: str, status: int, asked: int, kept: int, prompt: Path, online: StandIn
+) -> None:
+    assert record(prompt, f"--model={MODEL}", mode=mode) == 0
+    prompt.write_text("You sort letters.")
+    assert record(prompt, f"--model={MODEL}", mode=mode) == status
+    assert len(online.counted) == asked
+    assert len(read_entries(cassette_of(prompt))) == kept
+
+
+def test_a_lower_bound_cannot_pass_a_limit(
+    prompt: Path, online: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = prompt.with_name("prompt.json")
+    path.write_text(json.dumps({"model": MODEL, "messages": [HELLO], "new_thing": 1}))
+    assert record(path) == 0
+    assert count(path, "--max-input-tokens=3k") == 1
+    assert "cannot check the limit of 3,000" in capsys.readouterr().err
+    assert count(path, "--max-input-tokens=1") == 1
+    assert "at least " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.md", b" \n", "is empty"),
+        ("a.md", b"\xff", "it is not UTF-8"),
+        ("a.json", b"{", "is not JSON"),
+        ("a.json", b"[" * 100_000, "is not JSON"),
+        ("a.json", b'{"tool": 1}', "is no prompt"),
+        ("a.json", b"[1]", "is no prompt"),
+        ("none.md", None, "No such file"),
+    ],
+)
+def test_what_is_no_prompt_exits_with_2(
+    name: str, content: bytes | None, said: str, prompt: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        Path(name).write_bytes(content)
+    assert count(name, f"--model={MODEL}", "--format=json") == 2
+    out, err = capsys.readouterr()
+    assert f"llmcost: {name}: " in err
+    assert said in err
+    [row] = json.loads(out)
+    assert (row["state"], row["input_tokens"]) == ("unknown", None)
+
+
+def test_a_text_needs_a_model(prompt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert count(prompt) == 2
+    assert "names no model; add --model" in capsys.readouterr().err
+
+
+def test_a_limit_that_is_no_number_exits_with_2(
+    prompt: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert count(prompt, f"--model={MODEL}", "--max-input-tokens=much") == 2
+    assert "is not a whole number" in capsys.readouterr().err
+
+
+def test_the_hook_for_pre_commit_calls_the_command() -> None:
+    root = Path(__file__).resolve().parents[2]
+    [hook] = yaml.safe_load((root / ".pre-commit-hooks.yaml").read_text())
+    assert hook["entry"] == "llmcost count"
+    assert {"id", "name", "language", "files"} <= hook.keys()
