@@ -183,8 +183,8 @@ def _describe(row: _Row, limit: int | None) -> str:
     before = f" (it had {row.before:,} when last recorded)" if row.before is not None else ""
     if row.state == "exceeded":
         return (
-            f"{least}{row.tokens:,} input tokens exceed the limit of {limit:,} set by "
-            f"--max-input-tokens by {row.tokens - limit:,}{before}"
+            f"{least}{row.tokens:,} input tokens are {row.tokens - limit:,} more than the limit of "
+            f"{limit:,} set by --max-input-tokens{before}"
         )
     return (
         f"cannot check the limit of {limit:,} set by --max-input-tokens: the count leaves out "

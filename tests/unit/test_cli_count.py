@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,7 @@ def test_a_prompt_that_outgrew_its_limit_fails(
     assert "changed against the nearest payload" in capsys.readouterr().err
     assert record(prompt, f"--model={MODEL}", limit) == 1
     err = capsys.readouterr().err
-    assert f"exceed the limit of {first['input_tokens']} set by --max-input-tokens" in err
+    assert f" more than the limit of {first['input_tokens']} set by --max-input-tokens" in err
     assert f"(it had {first['input_tokens']} when last recorded)" in err
     assert count(prompt, f"--model={MODEL}", "--max-input-tokens=3k") == 0
     assert len(read_entries(cassette_of(prompt))) == 1
@@ -188,6 +190,19 @@ def test_a_limit_that_is_no_number_exits_with_2(
 ) -> None:
     assert count(prompt, f"--model={MODEL}", "--max-input-tokens=much") == 2
     assert "is not a whole number" in capsys.readouterr().err
+
+
+def test_reading_a_recorded_count_loads_neither_pytest_nor_a_client(
+    prompt: Path, online: StandIn
+) -> None:
+    record(prompt, f"--model={MODEL}")
+    code = (
+        "import sys; from pytest_llmcost.cli.main import main; "
+        f"assert main(['count', {str(prompt)!r}, '--model={MODEL}']) == 0; "
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"pytest", "anthropic", "httpx", "vcr"}.isdisjoint(done.stderr.split())
 
 
 def test_the_hook_for_pre_commit_calls_the_command() -> None:
