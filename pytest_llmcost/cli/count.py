@@ -109,7 +109,7 @@ def _count(file: str, arguments: Namespace, limit: int | None, counter: Counter)
         model = payload.model
         options = (f"--model={arguments.model}",) if arguments.model else ()
         # Independent of the folder that the command is called in.
-        asker = _FileAsker(f"{path.name} for {model}", run=file, options=options)
+        asker = _FileAsker(clean(f"{path.name} for {model}"), run=file, options=options)
         cassette = CountCassette.load(path.parent / _FOLDER / f"{path.name}.llmcost.yaml")
         count = counter.count(payload, cassette=cassette, mode=mode, asker=asker)
         if mode == "rewrite":

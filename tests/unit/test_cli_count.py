@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -164,6 +165,7 @@ def test_a_lower_bound_cannot_pass_a_limit(
         ("a.json", b"[" * 100_000, "is not JSON"),
         ("a.json", b'{"tool": 1}', "is no prompt"),
         ("a.json", b"[1]", "is no prompt"),
+        ("a.json", b'[{"role": "user", "content": "\\ud800"}]', "half a surrogate pair"),
         ("none.md", None, "No such file"),
     ],
 )
@@ -178,6 +180,13 @@ def test_what_is_no_prompt_exits_with_2(
     assert said in err
     [row] = json.loads(out)
     assert (row["state"], row["input_tokens"]) == ("unknown", None)
+
+
+def test_a_name_that_is_not_utf_8_can_be_counted(prompt: Path, online: StandIn) -> None:
+    name = os.fsdecode(b"\xff.md")
+    Path(name).write_text("Hello")
+    assert record(name, f"--model={MODEL}") == 0
+    assert count(name, f"--model={MODEL}") == 0
 
 
 def test_a_text_needs_a_model(prompt: Path, capsys: pytest.CaptureFixture[str]) -> None:
