@@ -29,7 +29,7 @@ def parse_choice(*choices: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text not in choices:
-            raise SettingsError(f"{text!r} is none of {', '.join(choices)}")
+            raise SettingsError(f"{text!r} is not one of {', '.join(choices)}")
         return text
 
     return parse

@@ -82,9 +82,11 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         _check_schema(msgspec.json.decode(data, type=_Envelope).schema, source)
         ledger = msgspec.json.decode(data, type=Ledger, dec_hook=decode_caveat)
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise LedgerError(f"{source}: is no ledger of ours, or damaged ({error})") from None
+        raise LedgerError(
+            f"{source}: is not a ledger of pytest-llmcost, or damaged ({error})"
+        ) from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise LedgerError(f"{source}: is damaged, not JSON to its end ({error})") from None
+        raise LedgerError(f"{source}: is not JSON, or ends too early ({error})") from None
     if (odd := _ODD_AMOUNT.search(data)) is not None:
         raise _no_amount(odd[1].decode("utf-8", "replace"), source)
     for name in _amount_fields(Ledger):
@@ -98,7 +100,7 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
 
 def _no_amount(text: str, source: str) -> LedgerError:
     shown = text if len(text) < 40 else f"{text[:40]}..."
-    return LedgerError(f"{source}: is damaged, {shown} is no amount of money")
+    return LedgerError(f"{source}: is damaged, {shown} is not an amount of money")
 
 
 def _check_schema(schema: str, source: str) -> None:
@@ -110,7 +112,8 @@ def _check_schema(schema: str, source: str) -> None:
         )
     if schema != SCHEMA:
         raise LedgerError(
-            f"{source}: has the schema {schema!r}, not {SCHEMA}; it is no ledger of ours"
+            f"{source}: has the schema {schema!r}, not {SCHEMA}; "
+            "it is not a ledger of pytest-llmcost"
         )
 
 

@@ -48,7 +48,7 @@ def expect_answer(
         CountError: not recorded and not allowed to ask, or the API did not count it.
     """
     if state is not None and state not in _STATES:
-        raise SettingsError(f"cache={state!r} is none of {', '.join(_STATES)}")
+        raise SettingsError(f"cache={state!r} is not one of {', '.join(_STATES)}")
     owner, asked = session.owner, _who_asks(session, item, payload, state)
     plan = None
     if asked.by is not None:

@@ -159,7 +159,7 @@ def _read_marker(mark: pytest.Mark, origin: str, settings: Settings, *, is_own: 
         if reason is not None and not isinstance(reason, str):
             raise SettingsError(f"reason={reason!r} is not text")
         if cache is not None and cache not in CACHE_STATES:
-            raise SettingsError(f"cache={cache!r} is none of {', '.join(CACHE_STATES)}")
+            raise SettingsError(f"cache={cache!r} is not one of {', '.join(CACHE_STATES)}")
     except SettingsError as error:
         raise SettingsError(f"{origin}: max_cost: {error}") from None
     budgets = tuple(

@@ -305,7 +305,7 @@ def write_summary(
         text = f"{tests} passed with an unverified budget (llmcost_unverified=warn)"
         terminal.write_line(text, yellow=True, bold=True)
     for problem in problems:
-        terminal.write_line(f"not written: {problem}", red=True, bold=True)
+        terminal.write_line(problem, red=True, bold=True)
     if _is_github(settings):
         root = os.path.relpath(config.rootpath, os.environ.get("GITHUB_WORKSPACE", "."))
         for command in render_annotations(

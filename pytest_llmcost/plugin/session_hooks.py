@@ -5,7 +5,7 @@ Only in the process that owns the run, never in a worker.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,7 +24,7 @@ class SessionHooks:
         self.session = session
         self.ledger: Ledger | None = None
         self.problems: list[str] = []
-        """Files that could not be written."""
+        """What went wrong at the end, a line each: a file that could not be written, a hook."""
         self._closed_with: tuple[object, ...] = ()
         self._finished: pytest.Session | None = None
 
@@ -65,8 +65,7 @@ class SessionHooks:
             self._finished = session
             if self._close(session):
                 self._publish(session)
-                hook = self.session.hook("pytest_llmcost_report")
-                hook(report=self.ledger, config=self.session.config)
+                self._show_ledger(session)
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
@@ -139,8 +138,17 @@ class SessionHooks:
         self.problems = []
         status = self._exit_status(session)
         self.ledger = with_exit_status(self.session, self.ledger, status)
-        self.problems = publish(self.session, self.ledger)
+        self.problems = _unwritten(publish(self.session, self.ledger))
         self._settle_status(session)
+
+    def _show_ledger(self, session: pytest.Session) -> None:
+        """Pass the ledger to the hook; its failure fails the run, and the summary still appears."""
+        hook = self.session.hook("pytest_llmcost_report")
+        try:
+            hook(report=self.ledger, config=self.session.config)
+        except Exception as error:  # noqa: BLE001 - or pytest ends without its summary
+            self.problems.append(f"pytest_llmcost_report failed: {error!r}")
+            self._settle_status(session)
 
     def _exit_status(self, session: pytest.Session) -> int:
         """Return the status, with success turned into failure by a budget or an unwritten file."""
@@ -158,4 +166,9 @@ class SessionHooks:
             session.exitstatus = status
         if self.ledger.run.exit_status != status:
             self.ledger = with_exit_status(self.session, self.ledger, status)
-            self.problems += write_ledgers(self.session, self.ledger)
+            again = _unwritten(write_ledgers(self.session, self.ledger))
+            self.problems += [each for each in again if each not in self.problems]
+
+
+def _unwritten(problems: Iterable[str]) -> list[str]:
+    return [f"not written: {each}" for each in problems]

@@ -180,7 +180,7 @@ def test_the_run_s_basis_is_that_of_counts_too_and_a_miss_says_what_records_it(
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ('llmcost.count(payload(), cache="hot")', "cache='hot' is none of cold, warm, none"),
+        ('llmcost.count(payload(), cache="hot")', "cache='hot' is not one of cold, warm, none"),
         ("llmcost.count(payload()).cold", "the cached prefixes were not counted"),
         ("llmcost.count(payload()).segments", "the cached prefixes were not counted"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from conftest import Project
 from standin import StandIn
 
@@ -91,6 +92,18 @@ def test_a_hook_that_fails_fails_the_test_it_was_called_for(
     result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*ValueError: no*"])
+
+
+def test_a_report_hook_that_fails_fails_the_run_and_leaves_the_summary(
+    project: Project, standin: StandIn
+) -> None:
+    count(project, standin, "")
+    project.write(conftest="def pytest_llmcost_report(report, config): raise ValueError('no')")
+    result = project.run("--llmcost-report=cost.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*= llmcost =*", "pytest_llmcost_report failed: ValueError('no')"])
+    assert project.ledger("cost.json")["run"]["exit_status"] == 1
 
 
 def test_a_conftest_that_comes_with_the_collection_is_told_that_it_does_not_count(

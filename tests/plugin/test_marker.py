@@ -76,7 +76,7 @@ def test_a_recorded_count_needs_neither_key_nor_network(project: Project, standi
         ("max_cost(tokens=3)", "takes an amount"),
         ("max_cost(input_tokens='many')", "input_tokens='many' is not a whole number"),
         ("max_cost('$1', reason=3)", "reason=3 is not text"),
-        ("max_cost('$1', cache='hot')", "cache='hot' is none of"),
+        ("max_cost('$1', cache='hot')", "cache='hot' is not one of"),
         ("max_cost(float('nan'))", "is not an amount"),
     ],
 )

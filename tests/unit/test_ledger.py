@@ -528,15 +528,15 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("data", "said"),
         [
-            (b"", "damaged"),
-            (b'{"schema": "pytest-llmcost/1", "tests": [', "damaged"),
+            (b"", "not JSON"),
+            (b'{"schema": "pytest-llmcost/1", "tests": [', "not JSON"),
             (b'{"schema": "pytest-llmcost/2"}', "newer than pytest-llmcost/1"),
-            (b'{"schema": "pytest-llmcost/0"}', "no ledger of ours"),
-            (b'{"schema": "cyclonedx"}', "no ledger of ours"),
-            (b'{"a": 1}', "no ledger of ours"),
-            (b"[]", "no ledger of ours, or damaged"),
-            (b"interactions: []", "damaged"),
-            (b"\xff\xfe", "damaged"),
+            (b'{"schema": "pytest-llmcost/0"}', "not a ledger of pytest-llmcost"),
+            (b'{"schema": "cyclonedx"}', "not a ledger of pytest-llmcost"),
+            (b'{"a": 1}', "not a ledger of pytest-llmcost"),
+            (b"[]", "not a ledger of pytest-llmcost, or damaged"),
+            (b"interactions: []", "not JSON"),
+            (b"\xff\xfe", "not JSON"),
             (b'{"schema": "pytest-llmcost/1", "tests": [{"nodeid": 3}]}', "$.tests[0].nodeid"),
             (b'{"schema": "pytest-llmcost/1", "totals": {"usd": "NaN"}}', "NaN"),
             (b'{"schema": "pytest-llmcost/1", "totals": {"usd": "-1"}}', "-1"),
@@ -572,12 +572,12 @@ class TestFiles:
         text = render_json(a_full_report()).decode()
         damaged = re.sub(rf'"{key}": "[0-9.]+"', lambda _: f'"{key}": "{written}"', text)
         assert damaged != text
-        with pytest.raises(LedgerError, match="is damaged"):
+        with pytest.raises(LedgerError, match="is damaged|is not JSON"):
             parse_ledger(damaged.encode(), "x")
 
     def test_refuse_limits_that_are_no_number(self) -> None:
         text = render_json(a_full_report()).decode().replace('"limit": "1"', '"limit": "sNaN"')
-        with pytest.raises(LedgerError, match="sNaN is no amount"):
+        with pytest.raises(LedgerError, match="sNaN is not an amount"):
             parse_ledger(text.encode(), "x")
 
     @pytest.mark.parametrize("path", ["calls", "totals.by_model", "sampling_calls", "verdicts"])
@@ -592,7 +592,7 @@ class TestFiles:
         }[path]
         for amount in ("-0.1", "NaN", "-Infinity", "1E+999"):
             place[name] = amount
-            with pytest.raises(LedgerError, match=f"is damaged, {re.escape(amount)} is no amount"):
+            with pytest.raises(LedgerError, match=f"is damaged, {re.escape(amount)} is not an amount"):
                 parse_ledger(json.dumps(data).encode(), "x")
 
     def test_may_have_become_cheaper(self) -> None:
