@@ -572,7 +572,7 @@ class TestFiles:
         text = render_json(a_full_report()).decode()
         damaged = re.sub(rf'"{key}": "[0-9.]+"', lambda _: f'"{key}": "{written}"', text)
         assert damaged != text
-        with pytest.raises(LedgerError, match="is damaged|is not JSON"):
+        with pytest.raises(LedgerError, match=r"is damaged|is not JSON"):
             parse_ledger(damaged.encode(), "x")
 
     def test_refuse_limits_that_are_no_number(self) -> None:
@@ -592,7 +592,9 @@ class TestFiles:
         }[path]
         for amount in ("-0.1", "NaN", "-Infinity", "1E+999"):
             place[name] = amount
-            with pytest.raises(LedgerError, match=f"is damaged, {re.escape(amount)} is not an amount"):
+            with pytest.raises(
+                LedgerError, match=f"is damaged, {re.escape(amount)} is not an amount"
+            ):
                 parse_ledger(json.dumps(data).encode(), "x")
 
     def test_may_have_become_cheaper(self) -> None:
