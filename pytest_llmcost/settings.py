@@ -92,6 +92,13 @@ def parse_increase(text: str) -> str:
     return text.strip()
 
 
+def parse_glob(text: str) -> str:
+    """Read a glob over model ids; a list of them in one text would match no model."""
+    if not text.strip() or any(each in text.strip() for each in ", \t\n"):
+        raise SettingsError(f"{text!r} is not a model id or a glob; write one, as claude-haiku-*")
+    return text.strip()
+
+
 class Option(NamedTuple):  # making a dataclass takes several times as long, in every run
     """One setting and every way to set it."""
 
@@ -154,6 +161,15 @@ OPTIONS: tuple[Option, ...] = (
         "budgets",
         str,
         "Path budgets, one per line: `tests/agents/** = $0.50`.",
+        repeatable=True,
+        is_limit=True,
+    ),
+    Option(
+        "allowed_models",
+        parse_glob,
+        "Models that the suite may call, by exact id or glob: claude-haiku-*. A call of another "
+        "one fails its test. Repeatable.",
+        metavar="GLOB",
         repeatable=True,
         is_limit=True,
     ),
@@ -280,6 +296,7 @@ class Settings(NamedTuple):
     max_test: Decimal | None = None
     max_suite: Decimal | None = None
     budgets: tuple[str, ...] = ()
+    allowed_models: tuple[str, ...] = ()
     warn_at: Decimal | None = None
     unverified: Literal["fail", "warn"] = "fail"
     mocks: Literal["trust", "count"] = "trust"

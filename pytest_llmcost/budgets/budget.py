@@ -12,13 +12,15 @@ from pytest_llmcost.money import EXACT
 
 Scope = Literal["suite", "test", "block", "path", "increase"]
 State = Literal["within", "exceeded", "unverified"]
+Limited = Literal[Kind, "models"]
+"""What a budget can limit: a sum over calls, or with a gate which models they may be of."""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """A limit on one quantity, and where it was set."""
 
     scope: Scope
-    kind: Kind = "usd"
+    kind: Limited = "usd"
     limit: Decimal
     origin: str
     """`file:line`, or the flag, variable or ini key it comes from."""
@@ -34,6 +36,13 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """Of a path budget: no test matches the glob, so what it limits is unknown."""
     warn_at: Decimal | None = None
     """The share of the limit from which reports warn; it never fails anything."""
+    models: tuple[str, ...] = ()
+    """Of a budget of the kind `models`: globs over the exact ids that are allowed."""
+
+    @property
+    def quantity(self) -> Kind:
+        """What its figures are of; those of a gate on models are of calls that break it."""
+        return "calls" if self.kind == "models" else self.kind
 
 
 class Verdict(Budget, frozen=True, kw_only=True):
@@ -48,6 +57,8 @@ class Verdict(Budget, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     """Why it is not exact, each once, sorted. Unverified without any: there was nothing to limit,
     no request, or no test of the path."""
+    found: tuple[str, ...] = ()
+    """Of the kind `models`: the exact ids that were called and are not allowed, sorted."""
 
     @property
     def is_near(self) -> bool:
@@ -73,8 +84,8 @@ def judge(budget: Budget, amounts: Amounts, *, count_command: str = COUNT_COMMAN
     known at all; one on the number of calls is kept by making none. So is a budget of a path that
     no test matches. The command is what the reasons name for counting a changed prompt.
     """
-    spent = amounts[budget.kind]
-    saw_no_request = budget.required and not amounts.requests and budget.kind != "calls"
+    spent = amounts[budget.quantity]
+    saw_no_request = budget.required and not amounts.requests and budget.quantity != "calls"
     if saw_no_request or (budget.idle and not spent.high and spent.best == 0):
         spent = Range(best=None, high=None)
     return decide(budget, spent, budget.limit, budget.limit, count_command)

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.amounts import Amounts, most
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge
+from pytest_llmcost.budgets.gates import judge_calls
 from pytest_llmcost.budgets.path_globs import fixture_matches, matches
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import (
@@ -44,10 +45,20 @@ def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
     """Sort the rows of a ledger, add them up, and judge the budgets over several tests."""
     ledger = summed(ledger)
     verdicts = [
-        judge(each, amounts_of(ledger, each.pattern).with_lost_calls(ledger.lost_calls))
+        verdict
         for each in budgets
+        if (verdict := _judge(each, ledger)).kind != "models" or verdict.state != "within"
     ]
     return replace(ledger, verdicts=tuple(sorted(verdicts, key=_verdict_order)))
+
+
+def _judge(budget: Budget, ledger: Ledger) -> Verdict:
+    """Judge a budget over a run; a gate only for the calls that no test made and fails by."""
+    if budget.kind != "models":
+        amounts = amounts_of(ledger, budget.pattern)
+        return judge(budget, amounts.with_lost_calls(ledger.lost_calls))
+    shared = [each for each in spenders_of(ledger) if each.kind != "test"]
+    return judge_calls(budget, [call for each in shared for call in each.calls])
 
 
 def summed(ledger: Ledger) -> Ledger:

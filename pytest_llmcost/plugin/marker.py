@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from pytest_llmcost.amounts import Kind
-from pytest_llmcost.budgets.budget import Budget
+from pytest_llmcost.budgets.budget import Budget, Limited, Scope
 from pytest_llmcost.budgets.path_globs import parse_path_budget
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import parse_quantity, parse_usd
 from pytest_llmcost.plugin.options import MARKER
 from pytest_llmcost.prices.bill import CacheState
-from pytest_llmcost.settings import CACHE_STATES, Settings
+from pytest_llmcost.settings import CACHE_STATES, Settings, parse_glob
 
 if TYPE_CHECKING:
     import _pytest.nodes
@@ -30,11 +29,19 @@ def _parse_count(value: object) -> Decimal:
     return Decimal(parse_quantity(value))
 
 
-_PARSERS: Mapping[Kind, Callable[[object], Decimal]] = {
+def _parse_models(value: object) -> tuple[str, ...]:
+    globs = [value] if isinstance(value, str) else value
+    if not isinstance(globs, (list, tuple)) or not globs:
+        raise SettingsError('is not a list of model ids or globs; write ["claude-haiku-*"]')
+    return tuple(parse_glob(str(glob)) for glob in globs)
+
+
+_PARSERS: Mapping[Limited, Callable[[object], Any]] = {
     "usd": parse_usd,
     "input_tokens": _parse_count,
     "output_tokens": _parse_count,
     "calls": _parse_count,
+    "models": _parse_models,
 }
 
 
@@ -51,7 +58,7 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     Raises:
         SettingsError: a wrong marker; the message names its place.
     """
-    budgets: dict[Kind, Budget] = {}
+    budgets: dict[Limited, Budget] = {}
     cache: CacheState | None = None
     for node, obj, mark in _nearest_first(item):
         stated = _read_marker(mark, _place(node, obj), settings, is_own=node is item)
@@ -60,6 +67,8 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
         cache = cache or stated.cache
     if "usd" not in budgets and settings.max_test is not None:
         budgets["usd"] = _budget_of_setting("max_test", "test", settings)
+    for gate in _gates(settings, "test"):
+        budgets.setdefault(gate.kind, gate)
     return Limits(tuple(budgets[kind] for kind in _PARSERS if kind in budgets), cache)
 
 
@@ -92,9 +101,24 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
     """
     origin, warn_at = settings.origin("budgets"), settings.warn_at
     paths = [parse_path_budget(line, origin, warn_at=warn_at) for line in settings.budgets]
+    budgets = [*_gates(settings, "suite"), *paths]
     if settings.max_suite is None:
-        return paths
-    return [_budget_of_setting("max_suite", "suite", settings), *paths]
+        return budgets
+    return [_budget_of_setting("max_suite", "suite", settings), *budgets]
+
+
+def _gates(settings: Settings, scope: Scope) -> Iterator[Budget]:
+    """Yield the gates on all tests; those of the suite are on calls that no test made."""
+    if settings.allowed_models:
+        name = "allowed_models"
+        yield Budget(
+            scope=scope,
+            kind="models",
+            limit=Decimal(0),
+            models=settings.allowed_models,
+            origin=settings.origin(name),
+            label=name,
+        )
 
 
 def _budget_of_setting(name: str, scope: Any, settings: Settings) -> Budget:
@@ -166,7 +190,8 @@ def _read_marker(mark: pytest.Mark, origin: str, settings: Settings, *, is_own: 
         Budget(
             scope="test",
             kind=kind,
-            limit=limit,
+            limit=Decimal(0) if kind == "models" else limit,
+            models=limit if kind == "models" else (),
             origin=origin,
             required=is_own,
             reason=reason,
@@ -177,7 +202,7 @@ def _read_marker(mark: pytest.Mark, origin: str, settings: Settings, *, is_own: 
     return Limits(budgets, cache)
 
 
-def _limits(mark: pytest.Mark) -> Iterator[tuple[Kind, Decimal]]:
+def _limits(mark: pytest.Mark) -> Iterator[tuple[Limited, Any]]:
     amounts = dict(mark.kwargs)
     is_wrong = len(mark.args) > 1 or (mark.args and "usd" in amounts)
     if mark.args:
@@ -186,7 +211,7 @@ def _limits(mark: pytest.Mark) -> Iterator[tuple[Kind, Decimal]]:
     if is_wrong or not limits or amounts.keys() - {*_PARSERS, "reason", "cache"}:
         raise SettingsError(
             'takes an amount such as "$0.05" and optionally input_tokens=, output_tokens=, '
-            f"calls=, cache= and reason=; got {_show(mark)}"
+            f"calls=, models=, cache= and reason=; got {_show(mark)}"
         )
     for kind, limit in limits:
         try:

@@ -9,9 +9,8 @@ import pytest
 from _pytest.outcomes import Failed
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import Budget, Verdict
-from pytest_llmcost.budgets.budget import judge as judge_amounts
+from pytest_llmcost.budgets.gates import judge_calls
 from pytest_llmcost.call import Call
 from pytest_llmcost.errors import CountMissingError, SettingsError
 from pytest_llmcost.plugin.calls import calls_of
@@ -67,12 +66,10 @@ def judge_budget(
 ) -> Verdict:
     """Return what became of a budget of a test, or of a block of it."""
     nodeid = owner.nodeid if isinstance(owner, TestAttempt) else ""
-    amounts = Amounts.of(calls)
-    if owner.has_requests:  # a request that cannot have been billed is no call
-        amounts = replace(amounts, requests=max(amounts.requests, 1))
-    return judge_amounts(
+    return judge_calls(
         replace(budget, required=budget.required and needs_calls),
-        amounts,
+        calls,
+        has_requests=owner.has_requests,  # one that cannot have been billed is no call
         count_command=count_command(session.config, nodeid),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from pytest_llmcost.amounts import Amounts, Kind
+from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports.wording import UNKNOWN
@@ -30,9 +31,13 @@ def test_properties(row: TestRow) -> Iterator[tuple[str, str]]:
         yield f"llmcost_{kind}", UNKNOWN if is_unknown else str(number)
     for verdict in own_verdicts(row):
         if verdict.scope == "test":
-            yield f"llmcost_limit_{verdict.kind}", plain_usd(verdict.limit)
+            yield f"llmcost_limit_{verdict.kind}", _limit(verdict)
     if row.verdict is not None:
         yield "llmcost_verdict", row.verdict.state
+
+
+def _limit(verdict: Verdict) -> str:
+    return " ".join(verdict.models) or plain_usd(verdict.limit)
 
 
 test_properties.__test__ = False  # type: ignore[attr-defined]
@@ -54,5 +59,5 @@ def suite_properties(ledger: Ledger) -> Iterator[tuple[str, str]]:
     yield "llmcost_price_date", ledger.price_date
     for verdict in ledger.verdicts:
         if verdict.scope == "suite":
-            yield f"llmcost_limit_{verdict.kind}", plain_usd(verdict.limit)
+            yield f"llmcost_limit_{verdict.kind}", _limit(verdict)
             yield "llmcost_verdict", verdict.state

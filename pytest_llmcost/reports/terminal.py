@@ -105,8 +105,10 @@ def render_short(ledger: Ledger) -> str:
     if not totals.calls and _is_quiet(ledger):
         return ""
     total = describe_total(ledger)
-    suite = next((each for each in ledger.verdicts if each.scope == "suite"), None)
-    if suite is not None and suite.kind == "usd" and suite.state != "unverified":
+    suite = next(
+        (each for each in ledger.verdicts if each.scope == "suite" and each.kind == "usd"), None
+    )
+    if suite is not None and suite.state != "unverified":
         total = short_sentence(suite)
     states = [mark.verdict.state for mark in marks_of(ledger)]
     told = [f"{states.count('exceeded')} over"] if "exceeded" in states else []

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind
 from pytest_llmcost.budgets.budget import Verdict
+from pytest_llmcost.budgets.gates import concerned
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.payload import describe_changes
 from pytest_llmcost.errors import CountMissingError
@@ -94,9 +95,11 @@ def _amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None) -> s
 
 def limit_of(verdict: Verdict) -> str:
     """Write a limit with all its digits; a rounded one might seem kept when it is not."""
-    if verdict.kind == "usd":
+    if verdict.kind == "models":
+        return clean(", ".join(verdict.models))
+    if verdict.quantity == "usd":
         return format_whole_usd(verdict.limit)
-    return format_count(int(verdict.limit), _NOUNS[verdict.kind])
+    return format_count(int(verdict.limit), _NOUNS[verdict.quantity])
 
 
 # Budgets
@@ -108,6 +111,8 @@ def sentence(verdict: Verdict) -> str:
     Example: `$0.0113 is $0.0013 (13 %) over the $0.01 budget set at tests/test_rag.py:12`.
     """
     limit, budget = verdict.limit, _budget(verdict)
+    if verdict.kind == "models":
+        return _models_sentence(verdict)
     if verdict.state == "unverified":
         return f"cannot check {budget}: {_what_is_unknown(verdict)}"
     if verdict.state == "within":
@@ -118,8 +123,17 @@ def sentence(verdict: Verdict) -> str:
     share = f" ({percent(over, limit)})" if limit else ""
     return (
         f"{_least(verdict)}{_quantity(verdict, verdict.low)} {_is(verdict, verdict.low)} "
-        f"{_amount(verdict.kind, over)}{share} over {budget}"
+        f"{_amount(verdict.quantity, over)}{share} over {budget}"
     )
+
+
+def _models_sentence(verdict: Verdict) -> str:
+    """Say which models were called that are not allowed, or that none was."""
+    allowed = f"the allowed models {limit_of(verdict)}{_set_at(verdict)}"
+    if not verdict.found:
+        return f"all calls are of {allowed}"
+    calls = format_count(int(verdict.low), "call")
+    return f"{calls} of {clean(', '.join(verdict.found))}, not one of {allowed}"
 
 
 def _least(verdict: Verdict) -> str:
@@ -127,7 +141,7 @@ def _least(verdict: Verdict) -> str:
 
 
 def _is(verdict: Verdict, amount: Decimal) -> str:
-    return "is" if verdict.kind == "usd" or amount == 1 else "are"
+    return "is" if verdict.quantity == "usd" or amount == 1 else "are"
 
 
 def short_sentence(verdict: Verdict) -> str:
@@ -135,18 +149,21 @@ def short_sentence(verdict: Verdict) -> str:
 
     Examples: `$0.0113 > $0.01 budget (+13 %)`, `cost $0.0225 <= $0.03 max_suite`.
     """
+    if verdict.kind == "models":
+        found = clean(", ".join(verdict.found))
+        return f"{found} is not allowed" if found else f"models: {limit_of(verdict)}"
     budget = limit_of(verdict)
-    budget += f" {_name(verdict)}" if verdict.kind == "usd" else ""
+    budget += f" {_name(verdict)}" if verdict.quantity == "usd" else ""
     if verdict.state == "unverified":
         if is_not_counted(verdict):
             return f"not counted yet: {budget}"
         return f"not checked: {budget}, {_what_is_unknown(verdict)}"
-    low = _amount(verdict.kind, verdict.low, against=verdict.limit)
+    low = _amount(verdict.quantity, verdict.low, against=verdict.limit)
     is_over = verdict.state == "exceeded"
     sign = ">" if is_over else "<="
     more = growth(verdict.limit, verdict.low) if is_over else ""
     more = f" ({more})" if more else ""
-    if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
+    if verdict.scope == "suite" and verdict.quantity == "usd":  # no test's name is beside it
         return f"cost {_least(verdict)}{low} {sign} {limit_of(verdict)} max_suite{more}"
     return f"{_least(verdict)}{low} {sign} {budget}{more}"
 
@@ -163,19 +180,25 @@ def _budget(verdict: Verdict) -> str:
     limit, name = limit_of(verdict), _name(verdict)
     before, budget, after = name.partition("budget")
     text = f"the {limit} {name}"
-    if verdict.kind != "usd":
+    if verdict.quantity != "usd":
         text = f"the {before}{budget} of {limit}{after}"
+    return text + _set_at(verdict)
+
+
+def _set_at(verdict: Verdict) -> str:
+    """Say where a budget was set, and the user's reason for it."""
+    text = ""
     if verdict.origin:  # a line of a file, or the option, variable or key
         at = "at" if ":" in verdict.origin or ".py" in verdict.origin else "by"
-        text += f" set {at} {verdict.origin}"
+        text = f" set {at} {verdict.origin}"
     return f"{text} ({verdict.reason})" if verdict.reason else text
 
 
 def _quantity(verdict: Verdict, amount: Decimal) -> str:
-    if verdict.kind == "usd":
+    if verdict.quantity == "usd":
         shown = format_usd(amount, against=verdict.limit)
         return f"+{shown}" if verdict.scope == "increase" and amount >= 0 else shown
-    return format_count(int(amount), _NOUNS[verdict.kind])
+    return format_count(int(amount), _NOUNS[verdict.quantity])
 
 
 def _what_is_unknown(verdict: Verdict) -> str:
@@ -183,7 +206,7 @@ def _what_is_unknown(verdict: Verdict) -> str:
         return "a prompt is not counted yet"
     if verdict.saw_nothing:
         return "no test matches it" if verdict.pattern else "no Claude call was seen"
-    kind = verdict.kind
+    kind = verdict.quantity
     what = {"usd": "the cost", "calls": "the number of calls"}.get(kind)
     what = what or f"the number of {_NOUNS[kind]}s"
     low = _amount(kind, verdict.low, against=verdict.limit)
@@ -202,6 +225,8 @@ def is_not_counted(verdict: Verdict) -> bool:
     return verdict.state == "unverified" and any(_COUNT_IT in each for each in verdict.reasons)
 
 
+_MOST_CALLS = 3
+"""Calls of models that are not allowed that a failure lists."""
 _NUMBER = re.compile(r" \([\d,]+ calls\)$")
 
 
@@ -277,7 +302,10 @@ def _causes(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]
     if volatile:
         yield "cause", f"differs in every run: {'; '.join(sorted(volatile))}"
         yield "remove it", _BY_HOOK
-    largest = max(calls, key=_weight, default=None)
+    gated = concerned(verdict, calls) if verdict.kind == "models" else ()
+    for call in gated[:_MOST_CALLS]:
+        yield "not allowed", describe_call(call)
+    largest = None if gated else max(calls, key=_weight, default=None)
     if largest is not None and verdict.state == "exceeded" and [largest] != grown:
         label = f"largest of {len(calls)}" if len(calls) > 1 else "the call"
         yield label, describe_call(largest)
@@ -352,8 +380,10 @@ _SAVINGS: Mapping[Kind, str] = {
 
 
 def _advice(verdict: Verdict) -> str:
+    if verdict.kind == "models" and verdict.state == "exceeded":
+        return "Call an allowed model, or allow this one where the list is set."
     if verdict.state == "exceeded":
-        save = _SAVINGS.get(verdict.kind, "Shorten the prompt")
+        save = _SAVINGS.get(verdict.quantity, "Shorten the prompt")
         if verdict.actual is None:
             return f"{save}, or raise the budget if the price is right."
         return f"{save}, or accept the price with a new budget: {_new_budget(verdict)}"
@@ -369,10 +399,10 @@ def _new_budget(verdict: Verdict) -> str:
     """The smallest round budget that the test keeps, as it is written at the test."""
     spent = verdict.low if verdict.actual is None else verdict.actual
     # Two digits: enough to stay close, few enough to read as a budget and not as a measurement.
-    step = Decimal(1).scaleb(max(spent.adjusted() - 1, -9 if verdict.kind == "usd" else 0))
+    step = Decimal(1).scaleb(max(spent.adjusted() - 1, -9 if verdict.quantity == "usd" else 0))
     limit = EXACT.multiply((spent / step).to_integral_value(ROUND_CEILING), step)
-    if verdict.kind != "usd":
-        return f"@max_cost({verdict.kind}={int(limit):_})"
+    if verdict.quantity != "usd":
+        return f"@max_cost({verdict.quantity}={int(limit):_})"
     shown = format_whole_usd(limit).replace(",", "")
     return f'{"llmcost.budget" if verdict.scope == "block" else "@max_cost"}("{shown}")'
 

@@ -24,6 +24,7 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     "max_test": ("$0.02", "3c", Decimal("0.02"), Decimal("0.03")),
     "max_suite": ("1.5", "$2", Decimal("1.5"), Decimal(2)),
     "budgets": ("tests/** = $1", "a/b = 2c", ("tests/** = $1",), ("a/b = 2c",)),
+    "allowed_models": ("claude-haiku-*", "claude-opus-5", ("claude-haiku-*",), ("claude-opus-5",)),
     "warn_at": ("80%", "50%", Decimal("0.8"), Decimal("0.5")),
     "mocks": ("count", "trust", "count", "trust"),
     "unverified": ("warn", "fail", "warn", "fail"),
@@ -152,6 +153,7 @@ def test_a_repeated_flag_makes_a_list(files: Files) -> None:
 WRONG = [
     ("max_test", "cheap", "'cheap' is not an amount of money"),
     ("max_suite", "-1", "is not an amount of money"),
+    ("allowed_models", "claude-opus-5 claude-opus-6", "is not a model id or a glob"),
     ("warn_at", "80", "'80' is not a percentage"),
     ("unverified", "maybe", "'maybe' is not one of fail, warn"),
     ("record_mode", "sometimes", "'sometimes' is not one of none, once"),

@@ -46,7 +46,10 @@ def test_an_empty_value_is_none_at_all() -> None:
     assert (settings.prices, settings.report) == (None, ())
 
 
-LIMITS = ("max_test", "max_suite", "budgets", "warn_at", "max_increase", "max_test_increase")
+LIMITS = (
+    *("max_test", "max_suite", "budgets", "allowed_models", "warn_at"),
+    *("max_increase", "max_test_increase"),
+)
 
 
 @pytest.mark.parametrize("option", [each for each in OPTIONS if each.name in LIMITS])

@@ -1,0 +1,107 @@
+"""Gates on single calls: set by marker and option, off otherwise, the same across workers."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Project
+from standin import StandIn
+
+SUITE = """
+    import pytest
+    from pytest_llmcost import max_cost
+
+    def payload(model="claude-haiku-4-5", words=10):
+        return {"model": model, "max_tokens": 100,
+                "messages": [{"role": "user", "content": "word " * words}]}
+"""
+XDIST = ("xdist",)
+
+
+@pytest.fixture
+def online(project: Project, standin: StandIn) -> Project:
+    return project.online(standin)
+
+
+MODELS = """
+    @max_cost("$1")
+    def test_haiku(llmcost):
+        llmcost.count(payload())
+
+    def test_opus(llmcost):
+        llmcost.count(payload("claude-opus-4-7"))
+
+    @max_cost(models=["claude-opus-*", "claude-haiku-*"])
+    def test_wider(llmcost):
+        llmcost.count(payload("claude-opus-4-7"))
+
+    @max_cost(models="claude-opus-*")
+    def test_alias(llmcost):
+        llmcost.count(payload())
+
+    def test_idle():
+        pass
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_a_call_of_a_model_that_is_not_allowed_fails_its_test(
+    online: Project, workers: tuple[str, ...]
+) -> None:
+    online.write(test_app=SUITE + MODELS)
+    args = ("--llmcost-allowed-models=claude-haiku-*", "--llmcost-report=ledger.json", *workers)
+    result = online.record(*args, plugins=XDIST if workers else ())
+    result.assert_outcomes(passed=3, failed=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "1 call of claude-opus-4-7, not one of the allowed models claude-haiku-* set by "
+            "--llmcost-allowed-models",
+            "  not allowed       claude-opus-4-7, * input tokens, $* (counted)",
+            "FAILED test_app.py::test_opus - claude-opus-4-7 is not allowed",
+            "FAILED test_app.py::test_alias - claude-haiku-4-5-20251001 is not allowed",
+        ]
+    )
+    rows = {row["nodeid"].partition("::")[2]: row for row in online.ledger()["tests"]}
+    assert rows["test_opus"]["verdict"]["found"] == ["claude-opus-4-7"]
+    assert rows["test_wider"]["verdict"]["state"] == "within"
+    assert rows["test_haiku"]["verdict"].get("kind", "usd") == "usd"
+
+
+def test_allowed_models_hold_for_other_prompts_and_cost_nothing_unless_asked_for(
+    online: Project,
+) -> None:
+    online.write(test_app=SUITE + "\n    def test_any(llmcost): llmcost.count(payload(words=99))\n")
+    online.record("--llmcost-allowed-models=claude-haiku-*").assert_outcomes(passed=1)
+    result = online.run("--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=1)
+    assert online.ledger()["tests"][0]["verdict"] is None
+
+
+def test_a_shared_fixture_that_calls_another_model_fails_the_run(online: Project) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    @pytest.fixture(scope="module")
+    def primed():
+        import os, httpx
+        httpx.post(os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages",
+                   headers={"x-api-key": "any", "anthropic-version": "2023-06-01"},
+                   json=payload("claude-opus-4-7"))
+
+    def test_primed(primed):
+        pass
+    """
+    )
+    result = online.run("--llmcost-allowed-models=claude-haiku-*")
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["FAILED --llmcost-allowed-models - claude-opus-4-7 is not allowed"]
+    )
+
+
+@pytest.mark.parametrize("models", ["[]", "3", "['a b']", "''"])
+def test_wrong_models_in_a_marker_are_a_collection_error(project: Project, models: str) -> None:
+    project.write(test_app=SUITE + f"\n    @max_cost(models={models})\n    def test_a(): pass\n")
+    result = project.run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*test_app.py:*: max_cost: models=*"])
