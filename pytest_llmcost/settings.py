@@ -151,6 +151,13 @@ OPTIONS: tuple[Option, ...] = (
         is_limit=True,
     ),
     Option(
+        "max_call",
+        parse_usd,
+        "Budget of every single call. A test fails if its most expensive call costs more.",
+        metavar="USD",
+        is_limit=True,
+    ),
+    Option(
         "max_suite",
         parse_usd,
         "Budget of the whole run. The run fails if it costs more.",
@@ -294,6 +301,7 @@ class Settings(NamedTuple):
 
     disabled: bool = False
     max_test: Decimal | None = None
+    max_call: Decimal | None = None
     max_suite: Decimal | None = None
     budgets: tuple[str, ...] = ()
     allowed_models: tuple[str, ...] = ()

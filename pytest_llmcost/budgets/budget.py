@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import msgspec
 
@@ -12,8 +12,16 @@ from pytest_llmcost.money import EXACT
 
 Scope = Literal["suite", "test", "block", "path", "increase"]
 State = Literal["within", "exceeded", "unverified"]
-Limited = Literal[Kind, "models"]
-"""What a budget can limit: a sum over calls, or with a gate which models they may be of."""
+PerCall = Literal["call_usd", "call_input_tokens", "call_output_tokens"]
+Limited = Literal[Kind, PerCall, "models"]
+"""What a budget can limit: a sum over calls or, with a gate, the largest call or the models."""
+
+_QUANTITIES: dict[Limited, Kind] = {
+    "models": "calls",
+    "call_usd": "usd",
+    "call_input_tokens": "input_tokens",
+    "call_output_tokens": "output_tokens",
+}
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +50,17 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def quantity(self) -> Kind:
         """What its figures are of; those of a gate on models are of calls that break it."""
-        return "calls" if self.kind == "models" else self.kind
+        return _QUANTITIES.get(self.kind) or cast("Kind", self.kind)
+
+    @property
+    def is_per_call(self) -> bool:
+        """Whether it limits the largest single call."""
+        return self.kind in get_args(PerCall)
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether it limits single calls, so that a sum of calls cannot be judged by it."""
+        return self.kind in _QUANTITIES
 
 
 class Verdict(Budget, frozen=True, kw_only=True):

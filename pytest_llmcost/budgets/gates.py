@@ -6,11 +6,12 @@ A gate chooses which calls count; the comparison is the one of all budgets.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from fnmatch import fnmatchcase
 
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import COUNT_COMMAND, Amounts
+from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, most
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge
 from pytest_llmcost.call import Call
 
@@ -35,6 +36,8 @@ def judge_calls(
     calls = tuple(calls)
     counting = concerned(budget, calls)
     amounts = Amounts.of(counting)
+    if budget.is_per_call:  # the largest is unknown if one of them is
+        amounts = most([Amounts.of([each]) for each in calls] or [amounts])
     amounts = replace(amounts, requests=max(len(calls), int(has_requests)))
     verdict = judge(budget, amounts.with_lost_calls(lost_calls), count_command=count_command)
     if budget.kind != "models" or not counting:
@@ -44,10 +47,16 @@ def judge_calls(
 
 
 def concerned(budget: Budget, calls: Sequence[Call]) -> Sequence[Call]:
-    """Return the calls that count against a budget: of a gate on models the foreign ones."""
+    """Return the calls that count against a budget: of a gate the foreign ones or the largest."""
+    if budget.is_per_call:
+        return [max(calls, key=lambda each: _least(each, budget))] if calls else []
     if budget.kind != "models":
         return calls
     return [call for call in calls if _foreign(call, budget.models)]
+
+
+def _least(call: Call, budget: Budget) -> Decimal:
+    return Amounts.of([call])[budget.quantity].low or Decimal(0)
 
 
 def _foreign(call: Call, globs: Iterable[str]) -> list[str]:

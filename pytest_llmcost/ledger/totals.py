@@ -47,14 +47,14 @@ def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
     verdicts = [
         verdict
         for each in budgets
-        if (verdict := _judge(each, ledger)).kind != "models" or verdict.state != "within"
+        if not (verdict := _judge(each, ledger)).is_gate or verdict.state != "within"
     ]
     return replace(ledger, verdicts=tuple(sorted(verdicts, key=_verdict_order)))
 
 
 def _judge(budget: Budget, ledger: Ledger) -> Verdict:
     """Judge a budget over a run; a gate only for the calls that no test made and fails by."""
-    if budget.kind != "models":
+    if not budget.is_gate:
         amounts = amounts_of(ledger, budget.pattern)
         return judge(budget, amounts.with_lost_calls(ledger.lost_calls))
     shared = [each for each in spenders_of(ledger) if each.kind != "test"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import Budget, Limited, Scope
 from pytest_llmcost.budgets.path_globs import parse_path_budget
@@ -41,6 +42,9 @@ _PARSERS: Mapping[Limited, Callable[[object], Any]] = {
     "input_tokens": _parse_count,
     "output_tokens": _parse_count,
     "calls": _parse_count,
+    "call_usd": parse_usd,
+    "call_input_tokens": _parse_count,
+    "call_output_tokens": _parse_count,
     "models": _parse_models,
 }
 
@@ -109,6 +113,8 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
 
 def _gates(settings: Settings, scope: Scope) -> Iterator[Budget]:
     """Yield the gates on all tests; those of the suite are on calls that no test made."""
+    if settings.max_call is not None:
+        yield replace(_budget_of_setting("max_call", scope, settings), kind="call_usd")
     if settings.allowed_models:
         name = "allowed_models"
         yield Budget(
@@ -211,7 +217,8 @@ def _limits(mark: pytest.Mark) -> Iterator[tuple[Limited, Any]]:
     if is_wrong or not limits or amounts.keys() - {*_PARSERS, "reason", "cache"}:
         raise SettingsError(
             'takes an amount such as "$0.05" and optionally input_tokens=, output_tokens=, '
-            f"calls=, models=, cache= and reason=; got {_show(mark)}"
+            "calls=, call_usd=, call_input_tokens=, call_output_tokens=, "
+            f"models=, cache= and reason=; got {_show(mark)}"
         )
     for kind, limit in limits:
         try:

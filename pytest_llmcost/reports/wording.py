@@ -97,9 +97,10 @@ def limit_of(verdict: Verdict) -> str:
     """Write a limit with all its digits; a rounded one might seem kept when it is not."""
     if verdict.kind == "models":
         return clean(", ".join(verdict.models))
+    per_call = " per call" if verdict.is_per_call else ""
     if verdict.quantity == "usd":
-        return format_whole_usd(verdict.limit)
-    return format_count(int(verdict.limit), _NOUNS[verdict.quantity])
+        return format_whole_usd(verdict.limit) + per_call
+    return format_count(int(verdict.limit), _NOUNS[verdict.quantity]) + per_call
 
 
 # Budgets
@@ -153,7 +154,7 @@ def short_sentence(verdict: Verdict) -> str:
         found = clean(", ".join(verdict.found))
         return f"{found} is not allowed" if found else f"models: {limit_of(verdict)}"
     budget = limit_of(verdict)
-    budget += f" {_name(verdict)}" if verdict.quantity == "usd" else ""
+    budget += f" {_name(verdict)}" if verdict.kind == "usd" else ""
     if verdict.state == "unverified":
         if is_not_counted(verdict):
             return f"not counted yet: {budget}"
@@ -163,12 +164,14 @@ def short_sentence(verdict: Verdict) -> str:
     sign = ">" if is_over else "<="
     more = growth(verdict.limit, verdict.low) if is_over else ""
     more = f" ({more})" if more else ""
-    if verdict.scope == "suite" and verdict.quantity == "usd":  # no test's name is beside it
+    if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
         return f"cost {_least(verdict)}{low} {sign} {limit_of(verdict)} max_suite{more}"
     return f"{_least(verdict)}{low} {sign} {budget}{more}"
 
 
 def _name(verdict: Verdict) -> str:
+    if verdict.is_gate:
+        return "budget"
     names = {"suite": "suite budget", "increase": "increase limit"}
     return names.get(
         verdict.scope, f"budget for {verdict.pattern}" if verdict.pattern else "budget"
@@ -180,7 +183,7 @@ def _budget(verdict: Verdict) -> str:
     limit, name = limit_of(verdict), _name(verdict)
     before, budget, after = name.partition("budget")
     text = f"the {limit} {name}"
-    if verdict.quantity != "usd":
+    if verdict.kind != "usd":
         text = f"the {before}{budget} of {limit}{after}"
     return text + _set_at(verdict)
 
@@ -209,6 +212,7 @@ def _what_is_unknown(verdict: Verdict) -> str:
     kind = verdict.quantity
     what = {"usd": "the cost", "calls": "the number of calls"}.get(kind)
     what = what or f"the number of {_NOUNS[kind]}s"
+    what += " of the largest call" if verdict.is_per_call else ""
     low = _amount(kind, verdict.low, against=verdict.limit)
     if verdict.high is not None:
         high = _amount(kind, verdict.high, against=verdict.limit)
@@ -226,7 +230,7 @@ def is_not_counted(verdict: Verdict) -> bool:
 
 
 _MOST_CALLS = 3
-"""Calls of models that are not allowed that a failure lists."""
+"""How many calls of models that are not allowed a failure lists."""
 _NUMBER = re.compile(r" \([\d,]+ calls\)$")
 
 
@@ -302,9 +306,11 @@ def _causes(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]
     if volatile:
         yield "cause", f"differs in every run: {'; '.join(sorted(volatile))}"
         yield "remove it", _BY_HOOK
-    gated = concerned(verdict, calls) if verdict.kind == "models" else ()
+    is_over_gate = verdict.is_gate and verdict.state == "exceeded"
+    gated = concerned(verdict, calls) if is_over_gate else ()
     for call in gated[:_MOST_CALLS]:
-        yield "not allowed", describe_call(call)
+        of_all = f"largest of {len(calls)}" if len(calls) > 1 else "the call"
+        yield of_all if verdict.is_per_call else "not allowed", describe_call(call)
     largest = None if gated else max(calls, key=_weight, default=None)
     if largest is not None and verdict.state == "exceeded" and [largest] != grown:
         label = f"largest of {len(calls)}" if len(calls) > 1 else "the call"
@@ -402,8 +408,10 @@ def _new_budget(verdict: Verdict) -> str:
     step = Decimal(1).scaleb(max(spent.adjusted() - 1, -9 if verdict.quantity == "usd" else 0))
     limit = EXACT.multiply((spent / step).to_integral_value(ROUND_CEILING), step)
     if verdict.quantity != "usd":
-        return f"@max_cost({verdict.quantity}={int(limit):_})"
+        return f"@max_cost({verdict.kind}={int(limit):_})"
     shown = format_whole_usd(limit).replace(",", "")
+    if verdict.is_per_call:
+        return f'@max_cost(call_usd="{shown}")'
     return f'{"llmcost.budget" if verdict.scope == "block" else "@max_cost"}("{shown}")'
 
 

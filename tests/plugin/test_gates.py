@@ -105,3 +105,61 @@ def test_wrong_models_in_a_marker_are_a_collection_error(project: Project, model
     result = project.run()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*test_app.py:*: max_cost: models=*"])
+
+
+CALLS = """
+    def test_many_small(llmcost):
+        for words in range(1, 30):
+            llmcost.count(payload(words=words))
+
+    def test_large(llmcost):
+        llmcost.count(payload())
+        llmcost.count(payload(words=9_000))
+
+    @max_cost(call_usd="$1", call_input_tokens="90k")
+    def test_its_own(llmcost):
+        llmcost.count(payload(words=9_000))
+
+    @max_cost(call_input_tokens=100)
+    def test_tokens(llmcost):
+        llmcost.count(payload(words=500))
+
+    def test_idle():
+        pass
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_the_largest_single_call_of_every_test_is_limited(
+    online: Project, workers: tuple[str, ...]
+) -> None:
+    online.write(test_app=SUITE + CALLS)
+    args = ("--llmcost-max-call=$0.01", "--llmcost-report=ledger.json", *workers)
+    result = online.record(*args, plugins=XDIST if workers else ())
+    result.assert_outcomes(passed=3, failed=2)
+    result.stdout.re_match_lines_random(
+        [
+            r"\$0.* over the budget of \$0\.01 per call set by --llmcost-max-call",
+            r"  largest of 2 +claude-haiku-[-\d]+, [\d,]+ input tokens, \$0\.0\d+ \(counted\)",
+            r"FAILED test_app.py::test_large - \$0\.\d+ > \$0\.01 per call \(\+\d+ %\)",
+            r"FAILED test_app.py::test_tokens - [\d,]+ > 100 input tokens per call \(.*\)",
+        ]
+    )
+    rows = {row["nodeid"].partition("::")[2]: row for row in online.ledger()["tests"]}
+    assert rows["test_many_small"]["verdict"]["kind"] == "call_usd"
+    assert rows["test_its_own"]["verdict"]["state"] == "within"
+    # Offline and without a limit, the same suite has no verdict but those of its markers.
+    online.run("--deselect=test_app.py::test_tokens").assert_outcomes(passed=4, deselected=1)
+
+
+@pytest.mark.parametrize(
+    ("marker", "words"),
+    [("call_usd='much'", "call_usd='much' is not an amount"), ("call_output_tokens='x'", "x'")],
+)
+def test_a_wrong_limit_on_a_call_is_a_collection_error(
+    project: Project, marker: str, words: str
+) -> None:
+    project.write(test_app=SUITE + f"\n    @max_cost({marker})\n    def test_a(): pass\n")
+    result = project.run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"*max_cost: *{words}*"])

@@ -22,6 +22,7 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     # two values of each as one writes them, and what they are read as; paths by their names
     "disabled": ("false", "no", False, False),
     "max_test": ("$0.02", "3c", Decimal("0.02"), Decimal("0.03")),
+    "max_call": ("2c", "$0.01", Decimal("0.02"), Decimal("0.01")),
     "max_suite": ("1.5", "$2", Decimal("1.5"), Decimal(2)),
     "budgets": ("tests/** = $1", "a/b = 2c", ("tests/** = $1",), ("a/b = 2c",)),
     "allowed_models": ("claude-haiku-*", "claude-opus-5", ("claude-haiku-*",), ("claude-opus-5",)),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sample_reports import OUTSIDE, a_fixture, a_test, make_budget, make_call, make_report
 
 from pytest_llmcost.budgets.budget import Budget
@@ -76,4 +79,79 @@ class TestAllowedModels:
                 OUTSIDE: [outside],
             }
             ledger = make_report(spent, budgets=budgets)
+            assert [each.state for each in ledger.verdicts] == states
+
+
+def per_call(limit: str, kind: str = "call_usd", **fields: Any) -> Budget:
+    return make_budget(limit, kind=kind, **fields)
+
+
+SMALL = make_call("0.0014")
+LARGE = make_call("0.0298", usage=Usage(input_tokens=8_120, output_tokens=412))
+
+
+class TestLargestCall:
+    @pytest.mark.parametrize(
+        ("kind", "limit", "state"),
+        [
+            ("call_usd", "0.0298", "within"),  # though all together cost more
+            ("call_usd", "0.0297", "exceeded"),
+            ("call_input_tokens", "8120", "within"),
+            ("call_input_tokens", "8119", "exceeded"),
+            ("call_output_tokens", "412", "within"),
+            ("call_output_tokens", "411", "exceeded"),
+        ],
+    )
+    def test_only_the_largest_call_counts(self, kind: str, limit: str, state: str) -> None:
+        assert judge_calls(per_call(limit, kind), [SMALL, LARGE, SMALL]).state == state
+
+    def test_a_call_of_unknown_cost_could_be_the_largest(self) -> None:
+        calls = [SMALL, make_call(None)]
+        assert judge_calls(per_call("1"), calls).state == "unverified"
+        assert judge_calls(per_call("0.001"), calls).state == "exceeded"
+
+    def test_without_a_call_a_marker_is_unverified_and_a_default_kept(self) -> None:
+        assert judge_calls(per_call("1", required=True), []).saw_nothing
+        assert judge_calls(per_call("1"), []).state == "within"
+
+    @given(st.lists(st.decimals("0", "9", places=4), max_size=5), st.decimals("0", "9", places=4))
+    def test_a_budget_on_the_sum_that_is_kept_is_kept_by_each_call(
+        self, prices: list[Decimal], limit: Decimal
+    ) -> None:
+        calls = [make_call(str(usd)) for usd in prices]
+        sums, largest = make_budget(str(limit)), per_call(str(limit))
+        whole, single = judge_calls(sums, calls), judge_calls(largest, calls)
+        assert single.low == max(prices, default=0) <= whole.low
+        assert whole.state == "exceeded" or single.state == "within"
+
+    def test_the_failure_names_that_call(self) -> None:
+        calls = [SMALL, LARGE]
+        verdict = judge_calls(per_call("0.02", origin="t.py:3"), calls)
+        assert render_failure(verdict, calls).splitlines() == [
+            "$0.0298 is $0.0098 (49 %) over the budget of $0.02 per call set at t.py:3",
+            "",
+            "  largest of 2      claude-opus-4-7, 8,120 input + 412 output tokens, $0.0298",
+            "",
+            "Shorten the prompt, or accept the price with a new budget: "
+            '@max_cost(call_usd="$0.03")',
+        ]
+        assert short_sentence(verdict) == "$0.0298 > $0.02 per call (+49 %)"
+        verdict = judge_calls(per_call("400", "call_output_tokens", origin="t.py:3"), calls)
+        assert sentence(verdict) == (
+            "412 output tokens are 12 (3 %) over the budget of 400 output tokens per call set at "
+            "t.py:3"
+        )
+        assert "@max_cost(call_output_tokens=420)" in render_failure(verdict, calls)
+
+    def test_the_largest_call_is_the_one_with_most_of_what_is_limited(self) -> None:
+        wordy = make_call("0.001", usage=Usage(input_tokens=10, output_tokens=900))
+        verdict = judge_calls(per_call("500", "call_output_tokens"), [LARGE, wordy])
+        assert "largest of 2      claude-opus-4-7, 10 input + 900 out" in render_failure(
+            verdict, [LARGE, wordy]
+        )
+
+    def test_over_a_run_it_judges_what_no_test_made(self) -> None:
+        spent: dict[Any, Any] = {a_test("t.py::test"): [LARGE], a_fixture(): [SMALL, SMALL]}
+        for limit, states in (("0.002", []), ("0.001", ["exceeded"])):
+            ledger = make_report(spent, budgets=[per_call(limit, scope="suite", label="max_call")])
             assert [each.state for each in ledger.verdicts] == states
