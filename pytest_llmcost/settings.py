@@ -181,6 +181,12 @@ OPTIONS: tuple[Option, ...] = (
         is_limit=True,
     ),
     Option(
+        "require_budget",
+        parse_bool,
+        "Fail tests that call Claude without a budget of their own or of their path.",
+        switch=True,
+    ),
+    Option(
         "warn_at",
         parse_percent,
         "Share of a budget from which the reports warn, for example 80%.",
@@ -305,6 +311,7 @@ class Settings(NamedTuple):
     max_suite: Decimal | None = None
     budgets: tuple[str, ...] = ()
     allowed_models: tuple[str, ...] = ()
+    require_budget: bool = False
     warn_at: Decimal | None = None
     unverified: Literal["fail", "warn"] = "fail"
     mocks: Literal["trust", "count"] = "trust"

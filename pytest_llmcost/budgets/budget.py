@@ -13,11 +13,13 @@ from pytest_llmcost.money import EXACT
 Scope = Literal["suite", "test", "block", "path", "increase"]
 State = Literal["within", "exceeded", "unverified"]
 PerCall = Literal["call_usd", "call_input_tokens", "call_output_tokens"]
-Limited = Literal[Kind, PerCall, "models"]
-"""What a budget can limit: a sum over calls or, with a gate, the largest call or the models."""
+Limited = Literal[Kind, PerCall, "models", "unbudgeted"]
+"""What a budget can limit: a sum over calls or, with a gate, the largest call, the models, or the
+calls of a test without a budget."""
 
 _QUANTITIES: dict[Limited, Kind] = {
     "models": "calls",
+    "unbudgeted": "calls",
     "call_usd": "usd",
     "call_input_tokens": "input_tokens",
     "call_output_tokens": "output_tokens",
@@ -49,7 +51,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def quantity(self) -> Kind:
-        """What its figures are of; those of a gate on models are of calls that break it."""
+        """What its figures are of; those of other gates are of the calls that break it."""
         return _QUANTITIES.get(self.kind) or cast("Kind", self.kind)
 
     @property

@@ -15,10 +15,11 @@ import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import Budget, Limited, Scope
-from pytest_llmcost.budgets.path_globs import parse_path_budget
+from pytest_llmcost.budgets.path_globs import matches, parse_path_budget
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import parse_quantity, parse_usd
 from pytest_llmcost.plugin.options import MARKER
+from pytest_llmcost.plugin.owners import nodeid_of
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.settings import CACHE_STATES, Settings, parse_glob
 
@@ -65,15 +66,35 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     budgets: dict[Limited, Budget] = {}
     cache: CacheState | None = None
     for node, obj, mark in _nearest_first(item):
-        stated = _read_marker(mark, _place(node, obj), settings, is_own=node is item)
-        for budget in stated.budgets:
+        read = _read_marker(mark, _place(node, obj), settings, is_own=node is item)
+        for budget in read.budgets:
             budgets.setdefault(budget.kind, budget)
-        cache = cache or stated.cache
+        cache = cache or read.cache
     if "usd" not in budgets and settings.max_test is not None:
         budgets["usd"] = _budget_of_setting("max_test", "test", settings)
     for gate in _gates(settings, "test"):
         budgets.setdefault(gate.kind, gate)
-    return Limits(tuple(budgets[kind] for kind in _PARSERS if kind in budgets), cache)
+    stated = tuple(budgets[kind] for kind in _PARSERS if kind in budgets)
+    if settings.require_budget and not _has_budget(budgets, item, settings):
+        missing = replace(
+            _budget_of_setting("require_budget", "test", settings),
+            kind="unbudgeted",
+            limit=Decimal(0),
+            warn_at=None,
+        )
+        stated = (missing, *stated)
+    return Limits(stated, cache)
+
+
+def _has_budget(stated: Iterable[Limited], item: pytest.Item, settings: Settings) -> bool:
+    """Return whether a test has a budget on an amount, of its own or of its path."""
+    if any(kind != "models" for kind in stated):
+        return True
+    nodeid = nodeid_of(item)
+    return any(
+        each.pattern is not None and matches(each.pattern, nodeid)
+        for each in budgets_of_run(settings)
+    )
 
 
 def check_markers(item: pytest.Item, settings: Settings) -> None:

@@ -97,6 +97,8 @@ def limit_of(verdict: Verdict) -> str:
     """Write a limit with all its digits; a rounded one might seem kept when it is not."""
     if verdict.kind == "models":
         return clean(", ".join(verdict.models))
+    if verdict.kind == "unbudgeted":
+        return "none"
     per_call = " per call" if verdict.is_per_call else ""
     if verdict.quantity == "usd":
         return format_whole_usd(verdict.limit) + per_call
@@ -114,6 +116,9 @@ def sentence(verdict: Verdict) -> str:
     limit, budget = verdict.limit, _budget(verdict)
     if verdict.kind == "models":
         return _models_sentence(verdict)
+    if verdict.kind == "unbudgeted":
+        calls = format_count(int(verdict.low), "call") if verdict.low else "no call"
+        return f"{calls} without a budget; {verdict.origin} requires one"
     if verdict.state == "unverified":
         return f"cannot check {budget}: {_what_is_unknown(verdict)}"
     if verdict.state == "within":
@@ -153,6 +158,8 @@ def short_sentence(verdict: Verdict) -> str:
     if verdict.kind == "models":
         found = clean(", ".join(verdict.found))
         return f"{found} is not allowed" if found else f"models: {limit_of(verdict)}"
+    if verdict.kind == "unbudgeted":
+        return f"{format_count(int(verdict.low), 'call')} without a budget"
     budget = limit_of(verdict)
     budget += f" {_name(verdict)}" if verdict.kind == "usd" else ""
     if verdict.state == "unverified":
@@ -229,8 +236,9 @@ def is_not_counted(verdict: Verdict) -> bool:
     return verdict.state == "unverified" and any(_COUNT_IT in each for each in verdict.reasons)
 
 
+_GATED: Mapping[str, str] = {"models": "not allowed", "unbudgeted": "no budget for"}
 _MOST_CALLS = 3
-"""How many calls of models that are not allowed a failure lists."""
+"""How many calls that break a gate a failure lists."""
 _NUMBER = re.compile(r" \([\d,]+ calls\)$")
 
 
@@ -255,7 +263,7 @@ def render_failure(verdict: Verdict, calls: Sequence[Call], others: Sequence[Ver
     for each in others:
         is_same = each.origin == verdict.origin
         facts.append(("also", sentence(replace(each, origin="", reason=None) if is_same else each)))
-    advice = _advice(verdict)
+    advice = _advice(verdict, calls)
     return "\n".join([sentence(verdict), *_facts(facts), *(["", advice] if advice else [])])
 
 
@@ -310,7 +318,7 @@ def _causes(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]
     gated = concerned(verdict, calls) if is_over_gate else ()
     for call in gated[:_MOST_CALLS]:
         of_all = f"largest of {len(calls)}" if len(calls) > 1 else "the call"
-        yield of_all if verdict.is_per_call else "not allowed", describe_call(call)
+        yield of_all if verdict.is_per_call else _GATED[verdict.kind], describe_call(call)
     largest = None if gated else max(calls, key=_weight, default=None)
     if largest is not None and verdict.state == "exceeded" and [largest] != grown:
         label = f"largest of {len(calls)}" if len(calls) > 1 else "the call"
@@ -385,7 +393,14 @@ _SAVINGS: Mapping[Kind, str] = {
 }
 
 
-def _advice(verdict: Verdict) -> str:
+def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
+    if verdict.kind == "unbudgeted":
+        spent = Amounts.of(calls).usd
+        amount = format_whole_usd(_rounded_up(spent, -9)) if spent else "$0.05"
+        return (
+            f'Give the test a budget, for example @max_cost("{amount}"), or set llmcost_max_test '
+            "or a path in llmcost_budgets."
+        )
     if verdict.kind == "models" and verdict.state == "exceeded":
         return "Call an allowed model, or allow this one where the list is set."
     if verdict.state == "exceeded":
@@ -401,12 +416,16 @@ def _advice(verdict: Verdict) -> str:
     return ""
 
 
+def _rounded_up(spent: Decimal, least: int) -> Decimal:
+    # Two digits: enough to stay close, few enough to read as a budget and not as a measurement.
+    step = Decimal(1).scaleb(max(spent.adjusted() - 1, least))
+    return EXACT.multiply((spent / step).to_integral_value(ROUND_CEILING), step)
+
+
 def _new_budget(verdict: Verdict) -> str:
     """The smallest round budget that the test keeps, as it is written at the test."""
     spent = verdict.low if verdict.actual is None else verdict.actual
-    # Two digits: enough to stay close, few enough to read as a budget and not as a measurement.
-    step = Decimal(1).scaleb(max(spent.adjusted() - 1, -9 if verdict.quantity == "usd" else 0))
-    limit = EXACT.multiply((spent / step).to_integral_value(ROUND_CEILING), step)
+    limit = _rounded_up(spent, -9 if verdict.quantity == "usd" else 0)
     if verdict.quantity != "usd":
         return f"@max_cost({verdict.kind}={int(limit):_})"
     shown = format_whole_usd(limit).replace(",", "")

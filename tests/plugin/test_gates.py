@@ -163,3 +163,46 @@ def test_a_wrong_limit_on_a_call_is_a_collection_error(
     result = project.run()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([f"*max_cost: *{words}*"])
+
+
+BUDGETS = """
+    def test_without(llmcost):
+        llmcost.count(payload())
+
+    @max_cost("$1")
+    def test_money(llmcost):
+        llmcost.count(payload())
+
+    @max_cost(calls=1)
+    def test_quantity(llmcost):
+        llmcost.count(payload())
+
+    @max_cost(models=["claude-*"])
+    def test_models_alone(llmcost):
+        llmcost.count(payload())
+
+    def test_idle():
+        pass
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_a_call_without_a_budget_fails_its_test_if_budgets_are_required(
+    online: Project, workers: tuple[str, ...]
+) -> None:
+    online.write(test_app=SUITE + BUDGETS)
+    args = ("--llmcost-require-budget", *workers)
+    result = online.record(*args, plugins=XDIST if workers else ())
+    result.assert_outcomes(passed=3, failed=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "1 call without a budget; --llmcost-require-budget requires one",
+            'Give the test a budget, for example @max_cost("$0.*"), or set llmcost_max_test *',
+            "FAILED test_app.py::test_without - 1 call without a budget",
+            "FAILED test_app.py::test_models_alone - 1 call without a budget",
+        ]
+    )
+    if not workers:
+        for budget in ("llmcost_max_test=$1", "llmcost_budgets=test_app.py = $1"):
+            online.run("--llmcost-require-budget", "-o", budget).assert_outcomes(passed=5)
+        online.run().assert_outcomes(passed=5)

@@ -26,6 +26,7 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     "max_suite": ("1.5", "$2", Decimal("1.5"), Decimal(2)),
     "budgets": ("tests/** = $1", "a/b = 2c", ("tests/** = $1",), ("a/b = 2c",)),
     "allowed_models": ("claude-haiku-*", "claude-opus-5", ("claude-haiku-*",), ("claude-opus-5",)),
+    "require_budget": ("true", "no", True, False),
     "warn_at": ("80%", "50%", Decimal("0.8"), Decimal("0.5")),
     "mocks": ("count", "trust", "count", "trust"),
     "unverified": ("warn", "fail", "warn", "fail"),
@@ -45,7 +46,7 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     "rows": ("0", "3", 0, 3),
     "github": ("no", "yes", False, True),
 }
-SWITCHES = {"disabled", "update_baseline"}
+SWITCHES = {"disabled", "require_budget", "update_baseline"}
 
 
 class Files:
@@ -134,7 +135,7 @@ def test_the_environment_wins_over_the_ini_file_and_a_flag_over_both(files: File
         for option in OPTIONS
         if option.flag and option.name not in SWITCHES
     ]
-    settings = files.settle(*flags, "--llmcost-update-baseline")
+    settings = files.settle(*flags, "--llmcost-require-budget", "--llmcost-update-baseline")
     budgets = {"budgets": expected(1)["budgets"]}  # a place has no flag
     assert found(settings) == {**expected(0), **budgets}
     assert settings.origin("max_test") == "--llmcost-max-test"

@@ -155,3 +155,25 @@ class TestLargestCall:
         for limit, states in (("0.002", []), ("0.001", ["exceeded"])):
             ledger = make_report(spent, budgets=[per_call(limit, scope="suite", label="max_call")])
             assert [each.state for each in ledger.verdicts] == states
+
+
+class TestRequiredBudget:
+    BUDGET = make_budget("0", kind="unbudgeted", origin="llmcost_require_budget")
+
+    def test_a_call_breaks_it_and_none_keeps_it(self) -> None:
+        assert judge_calls(self.BUDGET, [SMALL]).state == "exceeded"
+        assert judge_calls(self.BUDGET, [make_call(None)]).state == "exceeded"
+        assert judge_calls(self.BUDGET, []).state == "within"
+
+    def test_the_failure_says_how_to_give_one(self) -> None:
+        verdict = judge_calls(self.BUDGET, [SMALL, LARGE])
+        assert render_failure(verdict, [SMALL, LARGE]).splitlines() == [
+            "2 calls without a budget; llmcost_require_budget requires one",
+            "",
+            "  no budget for     claude-opus-4-7, 100 input tokens, $0.0014",
+            "  no budget for     claude-opus-4-7, 8,120 input + 412 output tokens, $0.0298",
+            "",
+            'Give the test a budget, for example @max_cost("$0.032"), or set llmcost_max_test or a '
+            "path in llmcost_budgets.",
+        ]
+        assert short_sentence(verdict) == "2 calls without a budget"
