@@ -23,6 +23,7 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.responses.endpoints import recognise
 from pytest_llmcost.responses.message import model_of
 from pytest_llmcost.responses.recorded_files import Allowance, read_interaction
+from pytest_llmcost.responses.unmetered import find_unmetered, unread
 
 _MOST_FAILURES = 20
 _PROMPT = ("system", "tools", "messages", "max_tokens")
@@ -74,16 +75,21 @@ class Capture:
 
     # What transports and requests call, in the way of the code under test
 
-    def begin(self, *, method: str, url: str, **sent: Any) -> CapturedRequest | None:
+    def begin(
+        self, *, method: str, url: str, is_read: bool = True, **sent: Any
+    ) -> CapturedRequest | None:
         """Follow a request if it is a Claude call, and not one of our own counts.
 
         Args:
             method: Of HTTP.
             url: In full.
+            is_read: Whether the transport feeds the response; otherwise the cost is unknown.
             sent: The fields of `CapturedRequest` that the transport knows.
         """
         try:
-            endpoint = recognise(method, url)
+            endpoint = recognise(method, url) or find_unmetered(method, url, sent["sent"])
+            if endpoint is not None and not is_read:
+                endpoint = unread(endpoint, url)
             if endpoint is None or OWN_REQUEST.get():
                 return None
             request = CapturedRequest(
@@ -147,7 +153,7 @@ class Capture:
         """
         self.drain()
         for request in self._still_open(matches):
-            if request.endpoint.kind == "messages" and request.supersedes is None:
+            if request.endpoint.is_sampling and request.supersedes is None:
                 self._choose_recording(request, may_differ=True)
                 so_far = request.so_far()
                 request.supersedes = so_far
@@ -169,7 +175,7 @@ class Capture:
             request.read()
         except Exception as error:  # noqa: BLE001 - one bad answer must not hide others
             self._note(error)
-            if request.endpoint.kind == "messages":
+            if request.endpoint.is_sampling:
                 request.set_unknown(f"unreadable-response: {error!r}")
         if request.endpoint.kind == "batch_results":
             self._report_results(request)
@@ -231,7 +237,11 @@ def _mark_passed_on(request: CapturedRequest) -> None:
     come on top. A cloud's name for a model contains the plain one.
     """
     outer = request.outer
-    if outer is None or request.answer is None or outer.endpoint.kind != "messages":
+    if outer is None or request.answer is None or not outer.endpoint.is_sampling:
+        return
+    if outer.endpoint.kind == "unmetered":
+        # Its payload has another form, and a call that is read says more.
+        outer.is_passed_on |= request.endpoint.kind == "messages"
         return
     inner_payload, outer_payload = request.payload or {}, outer.payload or {}
     model, asked = (

@@ -16,7 +16,8 @@ import msgspec
 
 from pytest_llmcost.counting.payload import fingerprint
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.responses.endpoints import recognise
+from pytest_llmcost.responses.endpoints import Endpoint, recognise
+from pytest_llmcost.responses.unmetered import find_unmetered
 
 _VERSION = re.compile(r"\d{4}-\d\d-\d\d")
 _BETA = re.compile(r"[a-z][a-z\d.-]*")
@@ -204,12 +205,17 @@ def read_betas(header: str) -> tuple[str, ...]:
 
 
 def _kind(request: Any) -> str | None:
-    endpoint = recognise(request.method, request.uri)
+    endpoint = _endpoint(request)
     return endpoint.kind if endpoint is not None else None
 
 
+def _endpoint(request: Any) -> Endpoint | None:
+    method, url = request.method, request.uri
+    return recognise(method, url) or find_unmetered(method, url, _as_bytes(request.body))
+
+
 def _model(request: Any) -> str | None:
-    endpoint = recognise(request.method, request.uri)
+    endpoint = _endpoint(request)
     return endpoint.model if endpoint is not None else None
 
 

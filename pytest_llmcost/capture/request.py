@@ -186,7 +186,7 @@ class CapturedRequest:
             self.live = False
         self.is_answered = 200 <= status < 300
         self._response_headers, self._content = headers, content
-        if not self.is_answered or content is not None or self.endpoint.kind == "count_tokens":
+        if not self.is_answered or content is not None or not self.endpoint.is_read:
             self._end()
         else:
             self._start_reading()
@@ -222,6 +222,8 @@ class CapturedRequest:
 
     def read(self) -> None:
         """Read what the response used; `answer` stays None if it costs nothing."""
+        if self.endpoint.kind == "unmetered" and self.is_answered:
+            self.set_unknown(f"unmetered-route: {self.endpoint.route}")
         if self.endpoint.kind != "messages" or not self.is_answered:
             return
         content = self._content

@@ -56,7 +56,13 @@ from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.message import Answer
 
-_UNFINISHED = ("truncated-stream", "lost-answer", "open-batch", "unreadable-response")
+_UNFINISHED = (
+    "truncated-stream",
+    "lost-answer",
+    "open-batch",
+    "unreadable-response",
+    "unmetered-route",
+)
 """Caveats of a call that may still turn out otherwise, or be stated by the test."""
 
 
@@ -142,6 +148,8 @@ class Metered(NamedTuple):
 
 def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answer) -> Metered:
     """Compare what was sent with what was recorded, and return what the reply uses now."""
+    if request.endpoint.kind == "unmetered":  # nothing to compare: there are no figures
+        return Metered(answer, "mocked" if request.is_mocked else "billed")
     replay, model = request.replay, request.endpoint.model
     payload = _read_if_possible(session, owner, request.payload, betas=request.betas, model=model)
     if request.is_mocked:
@@ -330,14 +338,18 @@ def declare(session: Session, answer: Answer) -> Call:
 
 def _doubtful_call(owner: Owner, answer: Answer) -> Unfinished | None:
     doubtful = [each for each in owner.unfinished if each.is_doubtful]
+    unread = [each for each in doubtful if each.call.has_caveat("unmetered-route")]
     if answer.ids:
         doubtful = [each for each in doubtful if set(each.answer.ids) == set(answer.ids)]
-    return doubtful[0] if len(doubtful) == 1 else None
+    if len(doubtful) == 1:
+        return doubtful[0]
+    # Their ids were not read, so what is stated settles those calls in their order.
+    return unread[0] if unread else None
 
 
 def _is_doubtful(call: Call) -> bool:
     """Return whether what one reply used is unknown, so that the test may state it."""
-    if call.has_caveat("truncated-stream", "unreadable-response"):
+    if call.has_caveat("truncated-stream", "unreadable-response", "unmetered-route"):
         return True
     # Beside sampling calls it is about attempts before the answer.
     return call.has_caveat("lost-answer") and not call.sampling_calls

@@ -62,6 +62,14 @@ _READING = (
         _BOTH,
     ),
     Rule(
+        "unmetered-route",
+        "higher",
+        "The request took a route to Claude whose answers are not read",
+        "a request took a route to Claude that is not metered{detail}; state its usage with "
+        "llmcost.record(...)",
+        _BOTH,
+    ),
+    Rule(
         "left-out",
         "higher",
         "count_tokens rejected this part, so it is not counted",

@@ -216,6 +216,8 @@ def _what_is_unknown(verdict: Verdict) -> str:
         return "a prompt is not counted yet"
     if verdict.saw_nothing:
         return "no test matches it" if verdict.pattern else "no Claude call was seen"
+    if route := next(filter(None, map(_UNMETERED.search, verdict.reasons)), None):
+        return f"{route[1]} is not metered"
     kind = verdict.quantity
     what = {"usd": "the cost", "calls": "the number of calls"}.get(kind)
     what = what or f"the number of {_NOUNS[kind]}s"
@@ -229,6 +231,10 @@ def _what_is_unknown(verdict: Verdict) -> str:
 
 _COUNT_IT = "count it (free): "
 """How the sentences of the caveats `stale` and `uncounted` introduce their command."""
+
+
+_UNMETERED = re.compile(r"a route to Claude that is not metered \(([^,)]+)")
+"""How the sentence of the caveat `unmetered-route` names the route."""
 
 
 def is_not_counted(verdict: Verdict) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 
 from pytest_llmcost.prices.usage import Platform
 
-Kind = Literal["messages", "count_tokens", "batch_create", "batch_results"]
+Kind = Literal["messages", "count_tokens", "batch_create", "batch_results", "unmetered"]
 
 _DIRECT = re.compile(
     r"(?:^|/)v1/messages(?:/(?P<count>count_tokens)"
@@ -26,6 +26,8 @@ _VERTEX = re.compile(
 )
 _GOVERNMENT = re.compile(r"arn:aws-us-gov:|(?:.*[/:])?us-gov[.-]")
 """A model id of AWS GovCloud (US), or an ARN with its partition or one of its regions."""
+_ESCAPE = re.compile(r"%([46][1-9A-F]|[57][0-9A]|3[0-9]|2[DE]|5F|7E)", re.IGNORECASE)
+"""Of a character that needs no escape: the path is the same without. Source: RFC 3986, 2.3."""
 _OPAQUE_PROFILE = re.compile(r"^arn:[^/]*:(?:application-inference-profile|prompt-router)/")
 
 
@@ -40,6 +42,18 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool | None = None
     """Whether the URL asks for a stream; None if only the body says so."""
     batch_id: str | None = None
+    route: str | None = None
+    """Where a request goes that samples, but whose answer is not read."""
+
+    @property
+    def is_sampling(self) -> bool:
+        """Whether an answer costs something right away."""
+        return self.kind in ("messages", "unmetered")
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the answer says something about a bill."""
+        return self.kind not in ("count_tokens", "unmetered")
 
 
 @functools.lru_cache(maxsize=256)
@@ -55,6 +69,8 @@ def recognise(method: str, url: str) -> Endpoint | None:
         >>> recognise("POST", "https://gateway.example/anthropic/v1/messages?beta=true").kind
         'messages'
     """
+    if "%" in url:
+        url = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), url)
     if "messages" not in url and "/model" not in url:
         return None
     try:

@@ -1,4 +1,4 @@
-"""httpx and httpx2: `send` of both clients, and the streams of their responses.
+"""httpx and httpx2: `send` of clients and transports, and the streams of their responses.
 
 The code under test gets the very same bytes at the very same time; nothing is read ahead, read
 twice, or kept. Compressed bodies are decompressed a second time for us, so that it does not matter
@@ -27,6 +27,10 @@ def wrap(module: ModuleType) -> None:
         library = _Library(module)
         wrap_method(module.Client, "send", library.wrap_send)
         wrap_method(module.AsyncClient, "send", library.wrap_async_send)
+        # A redirect to Claude, and a transport that is used without a client.
+        for transport in (*library.mocks, *library.own):
+            wrap_method(transport, "handle_request", library.wrap_handle)
+            wrap_method(transport, "handle_async_request", library.wrap_async_handle)
 
 
 class _Library:
@@ -64,6 +68,29 @@ class _Library:
 
         return send
 
+    def wrap_handle(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        followed = self.wrap_send(original)
+
+        @functools.wraps(original)
+        def handle_request(transport: Any, request: Any) -> Any:
+            __tracebackhide__ = True
+            # Inside a call that is followed already, its client reads the answer.
+            handle = original if CURRENT.get() is not None else followed
+            return handle(transport, request)
+
+        return handle_request
+
+    def wrap_async_handle(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        followed = self.wrap_async_send(original)
+
+        @functools.wraps(original)
+        async def handle_async_request(transport: Any, request: Any) -> Any:
+            __tracebackhide__ = True
+            handle = original if CURRENT.get() is not None else followed
+            return await handle(transport, request)
+
+        return handle_async_request
+
     def wrap_async_send(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         async def send(client: Any, request: Any = None, **options: Any) -> Any:
@@ -96,7 +123,7 @@ class _Library:
             return True
         # Private, but the one way to the transport that serves this URL, in all versions tried.
         find = getattr(client, "_transport_for_url", None)
-        transport = find(request.url) if find is not None else None
+        transport = client if find is None else find(request.url)
         if isinstance(transport, self.mocks):
             return False
         if response is None and isinstance(transport, self.own) and error is not None:
