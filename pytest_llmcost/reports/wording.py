@@ -383,8 +383,8 @@ def describe_call(call: Call) -> str:
     tokens = f"{usage.prompt_tokens:,} input"
     written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
     cached = {"written to cache": written, "read from cache": usage.cache_read_tokens}
-    told = ", ".join(f"{number:,} {what}" for what, number in cached.items() if number)
-    tokens += f" ({told})" if told else ""
+    details = ", ".join(f"{number:,} {what}" for what, number in cached.items() if number)
+    tokens += f" ({details})" if details else ""
     tokens += f" + {usage.output_tokens:,} output" if usage.output_tokens else ""
     searches = usage.web_search_requests
     tokens += f" tokens + {format_count(searches, 'web search request')}" if searches else " tokens"

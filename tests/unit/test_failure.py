@@ -132,9 +132,8 @@ class TestShortSentence:
 
     def test_of_a_suite_and_a_path(self) -> None:
         call = make_call("0.2")
-        assert short_sentence(judge("0.15", call, scope="suite")).startswith(
-            "cost $0.20 > $0.15 max_suite"
-        )
+        suite = judge("0.15", call, scope="suite")
+        assert short_sentence(suite) == "cost $0.20 > $0.15 max_suite (+33 %)"
         path = judge("0.15", call, scope="path", pattern="tests/**")
         assert short_sentence(path) == "$0.20 > $0.15 budget for tests/** (+33 %)"
 
