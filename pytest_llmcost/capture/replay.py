@@ -73,7 +73,7 @@ class VcrPlay:
         self._sent = sent or _as_bytes(request.body)  # a stream, which VCR has read to the end
         # `data` is public by habit alone: pairs of recorded request and response, only appended to.
         pairs = enumerate(cassette.data)
-        self._played = next((index for index, (_, told) in pairs if told is response), None)
+        self._played = next((index for index, (_, reply) in pairs if reply is response), None)
 
     def choose(
         self, recordings: Recordings, fingerprint_of: Fingerprint, *, may_differ: bool

@@ -97,12 +97,12 @@ def without_secrets(text: str) -> str:
 def pause_of(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that an answer asks to wait, in any of the forms that the SDK knows."""
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        told = headers.get(name, "")
+        stated = headers.get(name, "")
         with suppress(ValueError):
-            seconds = float(told) / scale
+            seconds = float(stated) / scale
             return None if math.isnan(seconds) else max(0.0, seconds)
     with suppress(ValueError, OverflowError):
-        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(stated).timestamp() - time.time())
     return None
 
 

@@ -164,11 +164,11 @@ def read_entries(path: Path) -> dict[str, Entry]:
 
 def _read_interaction(interaction: _Interaction) -> Entry:
     asked = msgspec.json.decode(interaction.request.body, type=_Asked)
-    told, tokens, refused = interaction.response.body.string, 0, None
+    body, tokens, refused = interaction.response.body.string, 0, None
     if interaction.response.status.code == 400:
-        refused = msgspec.json.decode(told, type=_Refused).error.message
+        refused = msgspec.json.decode(body, type=_Refused).error.message
     else:
-        tokens = msgspec.json.decode(told, type=_Counted).input_tokens
+        tokens = msgspec.json.decode(body, type=_Counted).input_tokens
         if not is_quantity(tokens, least=1):
             raise ValueError(f"{tokens} input tokens; no prompt has so few or so many")
     return Entry(input_tokens=tokens, refused=refused, **msgspec.structs.asdict(asked))
@@ -206,11 +206,11 @@ def _interaction(entry: Entry) -> dict[str, Any]:
     if not entry.left_out:
         del asked["left_out"]
     status: dict[str, Any] = {"code": 200, "message": "OK"}
-    told: dict[str, Any] = {"input_tokens": entry.input_tokens}
+    body: dict[str, Any] = {"input_tokens": entry.input_tokens}
     if entry.refused is not None:
         status = {"code": 400, "message": "Bad Request"}
         error = {"type": "invalid_request_error", "message": entry.refused}
-        told = {"type": "error", "error": error}
+        body = {"type": "error", "error": error}
     return {
         "request": {
             "method": "POST",
@@ -221,7 +221,7 @@ def _interaction(entry: Entry) -> dict[str, Any]:
         "response": {
             "status": status,
             "headers": {"content-type": ["application/json"]},
-            "body": {"string": json.dumps(told)},
+            "body": {"string": json.dumps(body)},
         },
     }
 

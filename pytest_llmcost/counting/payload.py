@@ -111,7 +111,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def task_budget(self) -> int | None:
-        """The tokens that the model is told to keep to, over the whole loop of a task.
+        """The tokens that the model is asked to keep to, over the whole loop of a task.
 
         Advisory: nothing enforces it, and usage does not show it.
 
@@ -228,8 +228,8 @@ def _without_options(payload: JsonValue) -> dict[str, JsonValue]:
     body |= tables["extra_body"]
     named = {name.lower(): value for name, value in tables["extra_headers"].items()}
     if "anthropic-beta" in named:
-        told = _listed(named["anthropic-beta"], "extra_headers.anthropic-beta")
-        body["betas"] = [*_listed(body.get("betas")), *told]
+        named_betas = _listed(named["anthropic-beta"], "extra_headers.anthropic-beta")
+        body["betas"] = [*_listed(body.get("betas")), *named_betas]
     return body
 
 

@@ -252,7 +252,7 @@ def _settings(body: Mapping[str, JsonValue], model: str) -> dict[str, JsonValue]
     if choice is not None and choice != {"type": "auto" if has_tools else "none"}:
         settings["tool_choice"] = choice
 
-    # Models of generations 3 and 4 think if asked to, later ones unless told not to:
+    # Models of generations 3 and 4 think if asked to, later ones unless asked not to:
     # https://platform.claude.com/docs/en/build-with-claude/thinking
     thinking = _without_defaults(settings.pop("thinking", None), "thinking")
     is_default = (thinking == {"type": "disabled"} and _THINKS_IF_ASKED.match(model)) or (

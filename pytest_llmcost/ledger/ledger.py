@@ -36,7 +36,7 @@ class PayloadFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     left_out: Mapping[str, str] = {}
     """Another model -> the parts that the count leaves out, so that it is too low."""
     task_budget: int | None = None
-    """Tokens that the model is told to keep to; advisory."""
+    """Tokens that the model is asked to keep to; advisory."""
     breakpoints: int = 0
     """How many cached prefixes the prompt asks for."""
     cached: Mapping[str, Count] = {}

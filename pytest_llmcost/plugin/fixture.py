@@ -1,4 +1,4 @@
-"""The `llmcost` fixture: what a test can count, state and limit, and what it is told."""
+"""The `llmcost` fixture: what a test can count, state and limit, and what it can read."""
 
 from __future__ import annotations
 

@@ -144,12 +144,12 @@ def _what_is_missing(session: pytest.Session) -> Iterator[str]:
 
 
 def _covers_suite(config: pytest.Config) -> bool:
-    """Return whether pytest was told to run all that it would run by itself.
+    """Return whether pytest is to run all that it would run by itself.
 
     Without `testpaths` that is not known, and folders are taken for all of it.
     """
-    here, told = config.invocation_params.dir, config.invocation_params.args
-    if config.getoption("lf", False) or any(str(arg).startswith("--ignore") for arg in told):
+    here, args = config.invocation_params.dir, config.invocation_params.args
+    if config.getoption("lf", False) or any(str(arg).startswith("--ignore") for arg in args):
         return False  # `pytest_deselected` is called for neither
     if any("::" in arg or (here / arg).is_file() for arg in config.args):
         return False
@@ -260,7 +260,7 @@ def add_junit_properties(config: pytest.Config, ledger: Ledger) -> None:
             _set_properties(case, dict(test_properties(row)))
 
 
-def _set_properties(case: Any, told: dict[str, str]) -> None:
+def _set_properties(case: Any, named: dict[str, str]) -> None:
     from xml.etree import ElementTree
 
     properties = case.find("properties")
@@ -270,7 +270,7 @@ def _set_properties(case: Any, told: dict[str, str]) -> None:
     for each in [*properties]:
         if each.get("name", "").startswith(PROPERTY_PREFIX):
             properties.remove(each)
-    for name, value in told.items():
+    for name, value in named.items():
         ElementTree.SubElement(properties, "property", name=name, value=value)
 
 

@@ -78,8 +78,8 @@ def _command(level: str, state: str, text: str, where: Mark | TestRow, root: str
     if where.path:
         path = f"{root.rstrip('/')}/{where.path}" if root.strip("./") else where.path
         properties |= {"file": path, "line": str(where.line or 1)}
-    told = ",".join(f"{key}={_escape_property(properties[key])}" for key in sorted(properties))
-    return f"::{level} {told}::{_escape(message)}"
+    listed = ",".join(f"{key}={_escape_property(properties[key])}" for key in sorted(properties))
+    return f"::{level} {listed}::{_escape(message)}"
 
 
 def _escape(text: str) -> str:

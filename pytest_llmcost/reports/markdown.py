@@ -46,7 +46,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     room = most_bytes - _FIXED_BYTES
     if room < _FIXED_BYTES:
         return ""
-    rows_told = rows_of(ledger)
+    all_rows = rows_of(ledger)
     changes = list(comparison_section(ledger.comparison)) if ledger.comparison else []
     others = [line for other in ledger.other_models for line in [*other_model_section(other), ""]]
     verdicts, room = _fit(list(_verdicts(ledger)), room // 2, room)
@@ -54,11 +54,11 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     changes, room = _fit(changes, room // 2, room)
     others, room = _fit(others[:-1], room // 2, room)
     models, room = _fit(list(_models(ledger)), room // 4, room)
-    rows, room = _fit(list(map(_row, rows_told)), room, room)
+    rows, room = _fit(list(map(_row, all_rows)), room, room)
     lines = [MARKER, _heading(ledger), "", _totals(ledger)]
     for section in (verdicts, changes, others):
         lines += ["", *section] if section else []
-    lines += _folded(f"What each test costs ({len(rows_told):,})", _HEADS, rows)
+    lines += _folded(f"What each test costs ({len(all_rows):,})", _HEADS, rows)
     lines += _folded("By model", _MODEL_HEADS, models)
     lines += [
         "",
@@ -85,15 +85,15 @@ def _heading(ledger: Ledger) -> str:
     """Say what merging changes, if there is a baseline, and how many budgets are broken."""
     states = [mark.verdict.state for mark in marks_of(ledger)]
     exceeded, unverified = states.count("exceeded"), states.count("unverified")
-    told = [f"{format_count(exceeded, 'budget')} exceeded"] if exceeded else []
-    told += [f"{format_count(unverified, 'budget')} could not be checked"] if unverified else []
-    if states and not told:
-        told = [
+    parts = [f"{format_count(exceeded, 'budget')} exceeded"] if exceeded else []
+    parts += [f"{format_count(unverified, 'budget')} could not be checked"] if unverified else []
+    if states and not parts:
+        parts = [
             f"within {'its' if len(states) == 1 else 'all'} {format_count(len(states), 'budget')}"
         ]
     worst = "exceeded" if exceeded else "unverified" if unverified else "within"
     sign = f"{_SIGNS[worst]} " if states else ""
-    return f"### {sign}{' · '.join([_headline(ledger), *told])}"
+    return f"### {sign}{' · '.join([_headline(ledger), *parts])}"
 
 
 def _headline(ledger: Ledger) -> str:

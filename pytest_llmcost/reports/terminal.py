@@ -111,10 +111,10 @@ def render_short(ledger: Ledger) -> str:
     if suite is not None and suite.state != "unverified":
         total = short_sentence(suite)
     states = [mark.verdict.state for mark in marks_of(ledger)]
-    told = [f"{states.count('exceeded')} over"] if "exceeded" in states else []
-    told += [f"{states.count('unverified')} not checked"] if "unverified" in states else []
-    told += [f"{dollars(totals.live_usd)} spent live"] if totals.live_usd else []
-    return ", ".join([f"llmcost: {total}", *told])
+    parts = [f"{states.count('exceeded')} over"] if "exceeded" in states else []
+    parts += [f"{states.count('unverified')} not checked"] if "unverified" in states else []
+    parts += [f"{dollars(totals.live_usd)} spent live"] if totals.live_usd else []
+    return ", ".join([f"llmcost: {total}", *parts])
 
 
 def _is_quiet(ledger: Ledger) -> bool:
@@ -280,7 +280,7 @@ def _columns(ledger: Ledger, view: View) -> Iterator[Line]:
 
 def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
     """Say what became of the budgets over several tests, and of increases."""
-    is_told = not_counted(ledger) is not None
+    is_named_above = not_counted(ledger) is not None
     for mark in marks_of_run(ledger):
         verdict = mark.verdict
         name = {"exceeded": "over", "unverified": "unknown"}.get(verdict.state)
@@ -289,7 +289,7 @@ def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
         about = f"{clean(mark.name)}: " if mark.name else ""
         text = f"{_MARKS.get(name, '✓')} {about}{sentence(verdict)}"
         yield from (Line(each, markup) for each in wrap(text, width))
-        if verdict.state == "unverified" and not (is_told and is_not_counted(verdict)):
+        if verdict.state == "unverified" and not (is_named_above and is_not_counted(verdict)):
             for text in filter(None, chain.from_iterable(map(split_reason, verdict.reasons))):
                 yield from map(Line, wrap(text, width, indent=2))
 
