@@ -107,11 +107,11 @@ class Option(NamedTuple):  # making a dataclass takes several times as long, in 
     parse: Callable[[str], Any]
     help: str
     metavar: str | None = None
-    """What the help shows for the flag's value; without one, and not a switch, there is no flag."""
+    """What the help shows for the flag's value; none, unless it takes no value, means no flag."""
     repeatable: bool = False
     """A list: the flag may be given several times, the ini key has one value per line."""
-    switch: bool = False
-    """The flag takes no value."""
+    takes_no_value: bool = False
+    """It is set by its name alone, without a value."""
     is_limit: bool = False
     """An empty value, for example from an unset shell variable, would silently limit nothing."""
     is_path: bool = False
@@ -122,7 +122,7 @@ class Option(NamedTuple):  # making a dataclass takes several times as long, in 
         """The command line's name for it."""
         if self.name == "disabled":
             return "--no-llmcost"
-        has_flag = self.switch or self.metavar is not None
+        has_flag = self.takes_no_value or self.metavar is not None
         return f"--llmcost-{self.name.replace('_', '-')}" if has_flag else None
 
     @property
@@ -141,7 +141,7 @@ OPTIONS: tuple[Option, ...] = (
         "disabled",
         parse_bool,
         "Turn pytest-llmcost off. The marker and the fixture stay known; nothing is counted.",
-        switch=True,
+        takes_no_value=True,
     ),
     Option(
         "max_test",
@@ -270,7 +270,7 @@ OPTIONS: tuple[Option, ...] = (
         "update_baseline",
         parse_bool,
         "Write this run as the new baseline, if it is complete.",
-        switch=True,
+        takes_no_value=True,
     ),
     Option(
         "model",

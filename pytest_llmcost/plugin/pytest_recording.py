@@ -113,7 +113,7 @@ def _default_name(item: pytest.Item) -> str:
     marker = item.get_closest_marker("default_cassette")
     if marker is not None and marker.args:
         return str(marker.args[0])
-    holder = getattr(item, "cls", None)
-    name = f"{holder.__name__}.{item.name}" if holder else item.name
+    test_class = getattr(item, "cls", None)
+    name = f"{test_class.__name__}.{item.name}" if test_class else item.name
     # The characters that pytest-recording takes out, so that both agree on the name.
     return name.translate({ord(character): "-" for character in r"<>?%*:|\"'/\\"})
