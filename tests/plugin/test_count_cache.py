@@ -128,7 +128,7 @@ def test_a_prefix_too_short_for_the_model_is_said(project: Project, standin: Sta
 
 
 @pytest.mark.parametrize("cache_state", ["cold", "warm"])
-def test_a_marker_s_basis_is_that_of_counts_too(
+def test_a_marker_s_cache_state_is_that_of_counts_too(
     project: Project, standin: StandIn, cache_state: str
 ) -> None:
     project.online(standin).write(
@@ -151,7 +151,7 @@ def test_a_marker_s_basis_is_that_of_counts_too(
     )
 
 
-def test_the_run_s_basis_is_that_of_counts_too_and_a_miss_says_what_records_it(
+def test_the_run_s_cache_state_is_that_of_counts_too_and_a_miss_says_what_records_it(
     project: Project, standin: StandIn
 ) -> None:
     project.online(standin).write(

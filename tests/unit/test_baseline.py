@@ -121,7 +121,7 @@ class TestComparison:
         head = report({A: [call(9000)], a_test(A.nodeid, attempt=2): [call(1000)]})
         assert compare(base, head, CARD).changes == ()
 
-    def test_counts_a_shared_fixture_once_at_its_dearest(self) -> None:
+    def test_counts_a_shared_fixture_once_at_its_most_expensive(self) -> None:
         base = report({a_fixture(worker="gw0"): [call(1)], a_fixture(worker="gw1"): [call(5)]})
         head = report({a_fixture(): [call(6, "1:b")]})
         change = only_change(compare(base, head, CARD))
@@ -182,7 +182,7 @@ class TestComparison:
         assert comparison.changes == ()
         assert "priced with the rate card x" in comparison.notes[0]
 
-    def test_keeps_the_runs_cache_basis(self) -> None:
+    def test_keeps_the_runs_cache_state(self) -> None:
         usage = Usage(cache_read_tokens=1_000_000)
         base = report({A: [call(0, usage=usage)]})
         head = report({A: []}, cache_state="cold")

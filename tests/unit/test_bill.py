@@ -417,7 +417,7 @@ READS = Usage(input_tokens=10, cache_read_tokens=1_000, output_tokens=5)
         ),
     ],
 )
-def test_a_cold_basis_writes_what_was_read_and_a_warm_one_reads_what_was_written(
+def test_a_cold_state_writes_what_was_read_and_a_warm_one_reads_what_was_written(
     usage: Usage, cache_state: CacheState, same_as: Usage
 ) -> None:
     assert price(usage=usage, cache_state=cache_state).usd == price(usage=same_as).usd

@@ -24,13 +24,13 @@ def priced(usd: str | None, **fields: object) -> Call:
     whole = {
         "model": "claude-opus-4-7",
         "evidence": "billed",
-        "sampling_calls": legs_of(Usage()),
+        "sampling_calls": sampling_calls_of(Usage()),
         **bounds,
     }
     return Call(**{**whole, **fields})  # type: ignore[arg-type]
 
 
-def legs_of(*usages: Usage) -> tuple[PricedSamplingCall, ...]:
+def sampling_calls_of(*usages: Usage) -> tuple[PricedSamplingCall, ...]:
     return tuple(PricedSamplingCall(model="claude-opus-4-7", usage=usage) for usage in usages)
 
 
@@ -78,7 +78,7 @@ class TestSpend:
         prompt = Usage(
             input_tokens=1, cache_write_5m_tokens=10, cache_write_1h_tokens=100, output_tokens=7
         )
-        call = priced("1", sampling_calls=legs_of(prompt, Usage(cache_read_tokens=1000)))
+        call = priced("1", sampling_calls=sampling_calls_of(prompt, Usage(cache_read_tokens=1000)))
         assert spent([call], "input_tokens").best == 1111
         assert spent([call], "output_tokens").best == 7
 
@@ -101,7 +101,7 @@ class TestSpend:
     def test_knows_the_tokens_of_a_model_without_a_price(self) -> None:
         call = priced(
             None,
-            sampling_calls=legs_of(Usage(input_tokens=5)),
+            sampling_calls=sampling_calls_of(Usage(input_tokens=5)),
             caveats=sorted_caveats(("unknown-model: who?",)),
         )
         assert spent([call], "input_tokens").high == 5
@@ -126,7 +126,7 @@ class TestSpend:
     def test_of_tokens_is_as_wide_as_its_caveat_says(
         self, caveat: str, kind: Kind, low: int, high: int | None
     ) -> None:
-        sampling_calls = legs_of(Usage(input_tokens=8, output_tokens=3))
+        sampling_calls = sampling_calls_of(Usage(input_tokens=8, output_tokens=3))
         caveats = sorted_caveats([caveat])
         spend = spent([priced("1", sampling_calls=sampling_calls, caveats=caveats)], kind)
         assert (figures(spend)[0], figures(spend)[2]) == (low, high)
@@ -301,7 +301,9 @@ class TestSums:
 
     def test_may_become_less(self) -> None:
         usage = Usage(input_tokens=7)
-        less = Amounts.of([priced("1")]) - Amounts.of([priced("3", sampling_calls=legs_of(usage))])
+        less = Amounts.of([priced("1")]) - Amounts.of(
+            [priced("3", sampling_calls=sampling_calls_of(usage))]
+        )
         assert less["usd"] == exactly("-2")
         assert less.usd == -2
         assert less.usage.input_tokens == -7
@@ -338,7 +340,7 @@ class TestCountedThenSent:
         calls = (seen(None, "declared"), seen(None, "billed"))
         assert settled(calls) == calls
 
-    def test_keeps_the_dearest_count_that_is_left_over(self) -> None:
+    def test_keeps_the_most_expensive_count_that_is_left_over(self) -> None:
         cheap, dear, unknown = (seen("1:a", "counted", usd) for usd in ("1", "5", None))
         sent = seen("1:a", "billed")
         assert settled([dear, cheap, sent]) == (dear, sent)

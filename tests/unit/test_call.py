@@ -179,7 +179,7 @@ def test_a_call_that_nothing_is_known_of_has_no_price() -> None:
 @pytest.mark.parametrize(
     ("cache_state", "usd"), [("as-billed", "0.2"), ("cold", "5"), ("warm", "0.2")]
 )
-def test_a_call_is_priced_on_the_basis_that_is_asked_for(cache_state: Any, usd: str) -> None:
+def test_a_call_is_priced_in_the_cache_state_that_is_asked_for(cache_state: Any, usd: str) -> None:
     reads = PricedSamplingCall(model="claude-opus-5-5", usage=Usage(cache_read_tokens=1_000_000))
     priced = reprice(call(reads), CARD, on=ON, cache_state=cache_state)
     assert priced.usd == Decimal(usd)

@@ -141,7 +141,7 @@ class TestTotals:
 
 
 class TestSharedFixtures:
-    def test_count_once_at_their_dearest_but_are_all_live_spend(self) -> None:
+    def test_count_once_at_their_most_expensive_but_are_all_live_spend(self) -> None:
         report = make_report(
             {
                 a_fixture(worker="gw0"): [make_call("1", live=True)],

@@ -143,7 +143,7 @@ def test_pricing_a_priced_call_again_changes_nothing(
     call = Call(
         model=sampling.model,
         evidence="billed",
-        sampling_calls=(priced_leg(sampling),),
+        sampling_calls=(priced_sampling_call(sampling),),
         context=context,
     )
     once = reprice(call, CARD, on=on, cache_state=cache_state)
@@ -151,7 +151,7 @@ def test_pricing_a_priced_call_again_changes_nothing(
     assert reprice(once, CARD, on=ON) == reprice(call, CARD, on=ON)
 
 
-def priced_leg(sampling: SamplingCall) -> PricedSamplingCall:
+def priced_sampling_call(sampling: SamplingCall) -> PricedSamplingCall:
     return PricedSamplingCall(
         **{name: getattr(sampling, name) for name in sampling.__struct_fields__}
     )

@@ -169,7 +169,7 @@ def test_a_model_without_a_price_on_that_day_is_a_reason() -> None:
     assert "first rates are from 2026-04-16" in other.rows[0].reasons[0]
 
 
-def test_a_shared_fixture_counts_once_at_its_dearest_and_totals_agree_with_the_run() -> None:
+def test_a_shared_fixture_counts_once_at_its_most_expensive_and_totals_agree_with_the_run() -> None:
     cheap, dear = priced(Usage(input_tokens=10)), priced(Usage(input_tokens=1_000))
     report = make_report(
         {
@@ -185,7 +185,7 @@ def test_a_shared_fixture_counts_once_at_its_dearest_and_totals_agree_with_the_r
     assert [row.kind for row in other.rows] == ["test", "fixture", "outside"]
 
 
-def test_the_basis_of_the_run_is_the_basis_of_the_comparison() -> None:
+def test_the_cache_state_of_the_run_is_the_cache_state_of_the_comparison() -> None:
     call = priced(Usage(cache_read_tokens=10_000))
     payloads = {"1:a": known(counts={NEW: 10_000})}
     assert switched(call, payloads=payloads).usd_then == Decimal("0.005")
@@ -242,7 +242,7 @@ class TestInFiles:
         (other,) = merge_ledgers([("1", self.report(priced(USAGE))), ("2", plain)]).other_models
         assert f"1 of 2 shards did not ask for {NEW}" in other.notes
 
-    def test_fixtures_of_several_shards_count_once_at_their_dearest(self) -> None:
+    def test_fixtures_of_several_shards_count_once_at_their_most_expensive(self) -> None:
         def shard(nodeid: str, tokens: int) -> Ledger:
             call = priced(Usage(input_tokens=tokens))
             report = make_report(
