@@ -193,7 +193,7 @@ def test_a_fixture_asked_for_at_run_time_owns_its_set_up_and_the_test_goes_on(
     }
 
 
-def test_what_fails_on_its_way_in_or_out_leaves_the_seats_in_order(online: Project) -> None:
+def test_what_fails_on_its_way_in_or_out_leaves_the_owners_in_order(online: Project) -> None:
     online.write(
         test_app=ASK
         + """

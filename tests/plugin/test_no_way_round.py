@@ -239,7 +239,7 @@ def test_an_ini_file_may_limit_what_only_ci_compares(project: Project) -> None:
 
 
 @pytest.mark.parametrize("quiet", [(), ("-q",)])
-def test_what_is_let_pass_unverified_is_told(project: Project, quiet: tuple[str, ...]) -> None:
+def test_what_passes_unverified_is_reported(project: Project, quiet: tuple[str, ...]) -> None:
     project.write(
         test_app=f"""{SPENDS}
     @max_cost("$1")

@@ -151,7 +151,7 @@ def test_the_charges_of_a_bill_add_up_to_it() -> None:
     assert {(each.kind, each.model) for each in cost.charges} == {("message", "claude-opus-5-5")}
 
 
-def test_a_bill_of_several_legs_prices_each_by_its_own_model_and_band() -> None:
+def test_a_bill_of_several_sampling_calls_prices_each_by_its_own_model_and_band() -> None:
     sampling_calls = [
         SamplingCall(
             model="claude-haiku-5-5", usage=Usage(input_tokens=100_000, output_tokens=100)
@@ -170,7 +170,7 @@ def test_a_bill_of_several_legs_prices_each_by_its_own_model_and_band() -> None:
     assert cost.usd == cost.low == cost.high == Decimal("0.0653005")
 
 
-def test_the_prompt_that_chooses_the_band_may_be_another_than_the_legs_own() -> None:
+def test_the_prompt_that_chooses_the_band_may_be_another_than_its_own() -> None:
     usage = Usage(input_tokens=1_000)
     assert price("claude-haiku-5-5", usage, sampling={"band_tokens": 100_001}).usd == Decimal(
         "0.0005"
@@ -379,7 +379,7 @@ def test_a_declined_attempt_that_no_entry_tells_of_is_open_where_it_is_billed() 
     assert (*bounds(free), free.caveats) == ("0", "0", "0", ())
 
 
-def test_one_open_leg_opens_the_whole_bill() -> None:
+def test_one_open_sampling_call_opens_the_whole_bill() -> None:
     sampling_calls = [
         SamplingCall(model="claude-opus-5-5", usage=MILLION_EACH_WAY),
         SamplingCall(kind="declined", model="claude-fable-5", usage=Usage()),

@@ -74,7 +74,7 @@ class TestSpend:
             spend = spent([priced("1234.5678"), priced("0.0000001")], "usd")
         assert spend.best == Decimal("1234.5678001")
 
-    def test_of_input_tokens_is_the_whole_prompt_of_every_leg(self) -> None:
+    def test_of_input_tokens_is_the_whole_prompt_of_every_sampling_call(self) -> None:
         prompt = Usage(
             input_tokens=1, cache_write_5m_tokens=10, cache_write_1h_tokens=100, output_tokens=7
         )

@@ -37,7 +37,7 @@ def bounds(one: Call) -> tuple[Decimal, Decimal | None, Decimal | None]:
     return one.usd_low, one.usd, one.usd_high
 
 
-def test_a_call_and_its_legs_get_their_price() -> None:
+def test_a_call_and_its_sampling_calls_get_their_price() -> None:
     priced = reprice(call(sampling(), sampling("claude-opus-5", kind="advisor")), CARD, on=ON)
     assert [each.usd for each in priced.sampling_calls] == [Decimal(4), Decimal(5)]
     assert bounds(priced) == (Decimal(9), Decimal(9), Decimal(9))
@@ -58,7 +58,7 @@ def test_an_unknown_model_is_unknown_and_never_free() -> None:
     assert "--llmcost-prices" in caveat
 
 
-def test_the_known_legs_of_an_unknown_price_are_its_low_bound() -> None:
+def test_the_known_sampling_calls_of_an_unknown_price_are_its_low_bound() -> None:
     priced = reprice(call(sampling(), sampling("acme/advisor", kind="advisor")), CARD, on=ON)
     assert bounds(priced) == (Decimal(4), None, None)
     assert [each.usd for each in priced.sampling_calls] == [Decimal(4), None]
@@ -164,7 +164,7 @@ def test_an_endpoint_that_the_url_leaves_open_is_unknown(
     assert bool(priced.caveats) == known_as.endswith("-unknown")
 
 
-def test_a_declared_price_is_the_price_of_a_call_without_legs() -> None:
+def test_a_declared_price_is_the_price_of_a_call_without_sampling_calls() -> None:
     declared = call(declared_usd=Decimal("0.03"), caveats=sorted_caveats(("declared-price",)))
     priced = reprice(declared, CARD, on=ON)
     assert bounds(priced) == (Decimal("0.03"), Decimal("0.03"), Decimal("0.03"))

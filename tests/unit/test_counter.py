@@ -30,7 +30,7 @@ def payload(text: str = "Hello there", **changes: Any) -> Payload:
     return read_payload({**body, **changes})
 
 
-class Desk:
+class CountingKit:
     """A counter, a stand-in and a cassette, as one session of one test has them."""
 
     def __init__(self, api: StandIn, path: Path) -> None:
@@ -54,11 +54,11 @@ class Desk:
         self.cassette.save()
         return counted
 
-    def fresh(self) -> Desk:
+    def fresh(self) -> CountingKit:
         """The next session."""
-        desk = Desk(self.api, self.path)
-        desk.made = self.made
-        return desk
+        kit = CountingKit(self.api, self.path)
+        kit.made = self.made
+        return kit
 
 
 @pytest.fixture
@@ -68,69 +68,69 @@ def api() -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def desk(api: StandIn, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(api, tmp_path / "test_refund.llmcost.yaml")
-    yield desk
-    for client in desk.made:
+def kit(api: StandIn, tmp_path: Path) -> Iterator[CountingKit]:
+    kit = CountingKit(api, tmp_path / "test_refund.llmcost.yaml")
+    yield kit
+    for client in kit.made:
         client.close()
 
 
-def test_a_recorded_count_needs_neither_network_nor_client(desk: Desk) -> None:
-    live = desk.count()
-    assert len(desk.api.counted) == 1
-    replayed = desk.fresh().count(mode="none")
+def test_a_recorded_count_needs_neither_network_nor_client(kit: CountingKit) -> None:
+    live = kit.count()
+    assert len(kit.api.counted) == 1
+    replayed = kit.fresh().count(mode="none")
     assert replayed.input_tokens == live.input_tokens
-    assert (len(desk.made), len(desk.api.counted)) == (1, 1)
+    assert (len(kit.made), len(kit.api.counted)) == (1, 1)
 
 
-def test_the_api_gets_the_payload_and_the_file_does_not(desk: Desk) -> None:
-    desk.count(payload("a secret prompt", system="a secret system", max_tokens=5))
-    (seen,) = desk.api.counted
+def test_the_api_gets_the_payload_and_the_file_does_not(kit: CountingKit) -> None:
+    kit.count(payload("a secret prompt", system="a secret system", max_tokens=5))
+    (seen,) = kit.api.counted
     assert seen.body == {
         "model": "claude-opus-4-7",
         "messages": [{"role": "user", "content": "a secret prompt"}],
         "system": "a secret system",
     }
-    written = desk.path.read_text()
+    written = kit.path.read_text()
     for secret in ("secret", KEY, "req_standin", "org-standin", "127.0.0.1"):
         assert secret not in written
 
 
-def test_recording_twice_gives_the_same_bytes(desk: Desk) -> None:
-    desk.count()
-    first = desk.path.read_bytes()
-    desk.path.unlink()
-    desk.fresh().count()
-    assert desk.path.read_bytes() == first
+def test_recording_twice_gives_the_same_bytes(kit: CountingKit) -> None:
+    kit.count()
+    first = kit.path.read_bytes()
+    kit.path.unlink()
+    kit.fresh().count()
+    assert kit.path.read_bytes() == first
 
 
-def test_a_miss_says_what_changed_and_how_to_record_it(desk: Desk) -> None:
-    desk.count(payload(system="Be brief.", tools=[FIND]))
+def test_a_miss_says_what_changed_and_how_to_record_it(kit: CountingKit) -> None:
+    kit.count(payload(system="Be brief.", tools=[FIND]))
     changed = payload(system="Be very brief.", tools=[FIND, SEARCH])
     with pytest.raises(CountMissingError) as caught:
-        desk.count(changed, mode="none")
+        kit.count(changed, mode="none")
     text = str(caught.value)
     assert "system, tools.web_search (new)" in text
     command = "pytest 'tests/test_triage.py::test_refund[big one]' --llmcost-record-mode=rewrite"
     assert text.endswith(command)
     assert caught.value.changed == ("system", "tools.web_search (new)")
     assert caught.value.fingerprint == changed.fingerprint
-    assert len(desk.api.counted) == 1
+    assert len(kit.api.counted) == 1
 
 
-def test_a_miss_without_a_recording_says_so(desk: Desk) -> None:
+def test_a_miss_without_a_recording_says_so(kit: CountingKit) -> None:
     asker = Asker("session.corpus", run="tests/test_a.py", options=("--llmcost-model", "m"))
     with pytest.raises(CountMissingError, match="holds no counts yet") as caught:
-        desk.count(mode="none", asker=asker)
+        kit.count(mode="none", asker=asker)
     assert caught.value.command == (
         "pytest tests/test_a.py --llmcost-model m --llmcost-record-mode=rewrite"
     )
 
 
-def test_a_miss_names_the_test_it_was_compared_with(desk: Desk) -> None:
-    desk.count(asker=Asker("test_other"))
+def test_a_miss_names_the_test_it_was_compared_with(kit: CountingKit) -> None:
+    kit.count(asker=Asker("test_other"))
     with pytest.raises(CountMissingError, match="nearest payload of test_other in"):
-        desk.count(payload("Changed"), mode="none")
+        kit.count(payload("Changed"), mode="none")
 
 
 @pytest.mark.parametrize(
@@ -145,83 +145,83 @@ def test_a_miss_names_the_test_it_was_compared_with(desk: Desk) -> None:
     ],
 )
 def test_each_mode_asks_and_records_as_it_says(
-    desk: Desk, mode: Mode, first: str, same: str, other: str
+    kit: CountingKit, mode: Mode, first: str, same: str, other: str
 ) -> None:
-    def source(desk: Desk, asked: Payload) -> str:
-        before = len(desk.api.counted)
+    def source(kit: CountingKit, asked: Payload) -> str:
+        before = len(kit.api.counted)
         try:
-            desk.count(asked, mode)
+            kit.count(asked, mode)
         except CountMissingError:
             return "miss"
-        return "api" if len(desk.api.counted) > before else "file"
+        return "api" if len(kit.api.counted) > before else "file"
 
-    assert source(desk.fresh(), payload()) == first
-    assert desk.path.exists() is (mode not in ("none", "live"))
-    desk.fresh().count(payload())
-    assert source(desk.fresh(), payload()) == same
-    assert source(desk.fresh(), payload("other")) == other
+    assert source(kit.fresh(), payload()) == first
+    assert kit.path.exists() is (mode not in ("none", "live"))
+    kit.fresh().count(payload())
+    assert source(kit.fresh(), payload()) == same
+    assert source(kit.fresh(), payload("other")) == other
 
 
-def test_once_lets_every_new_asker_of_a_shared_file_record_once(desk: Desk) -> None:
+def test_once_lets_every_new_asker_of_a_shared_file_record_once(kit: CountingKit) -> None:
     one, two = Asker("test_one"), Asker("test_two")
-    desk.count(payload("a"), "once", one)
-    desk.count(payload("b"), "once", one)
-    desk.fresh().count(payload("c"), "once", two)
+    kit.count(payload("a"), "once", one)
+    kit.count(payload("b"), "once", one)
+    kit.fresh().count(payload("c"), "once", two)
     assert sorted(
-        asker for entry in desk.fresh().cassette.entries.values() for asker in entry.asked_by
+        asker for entry in kit.fresh().cassette.entries.values() for asker in entry.asked_by
     ) == ["test_one", "test_one", "test_two"]
     with pytest.raises(CountMissingError, match="record mode once"):
-        desk.fresh().count(payload("d"), "once", one)
+        kit.fresh().count(payload("d"), "once", one)
 
 
-def test_a_shared_count_names_everybody_who_asked(desk: Desk) -> None:
-    desk.count(asker=Asker("test_two"))
-    desk.count(asker=Asker("test_one"))
-    assert len(desk.api.counted) == 1
-    (entry,) = desk.fresh().cassette.entries.values()
+def test_a_shared_count_names_everybody_who_asked(kit: CountingKit) -> None:
+    kit.count(asker=Asker("test_two"))
+    kit.count(asker=Asker("test_one"))
+    assert len(kit.api.counted) == 1
+    (entry,) = kit.fresh().cassette.entries.values()
     assert entry.asked_by == ("test_one", "test_two")
-    desk.fresh().count(mode="none", asker=Asker("test_three"))
-    (entry,) = desk.fresh().cassette.entries.values()
+    kit.fresh().count(mode="none", asker=Asker("test_three"))
+    (entry,) = kit.fresh().cassette.entries.values()
     assert entry.asked_by == ("test_one", "test_two"), "mode none writes nothing"
 
 
 def test_the_memo_spares_requests_but_every_test_writes_its_own_file(
-    desk: Desk, tmp_path: Path
+    kit: CountingKit, tmp_path: Path
 ) -> None:
     other = CountCassette.load(tmp_path / "other.llmcost.yaml")
-    desk.count()
-    desk.counter.count(payload(), cassette=other, mode="new_episodes", asker=ME)
-    assert len(desk.api.counted) == 1
-    assert CountCassette.load(other.path).entries == desk.cassette.entries
+    kit.count()
+    kit.counter.count(payload(), cassette=other, mode="new_episodes", asker=ME)
+    assert len(kit.api.counted) == 1
+    assert CountCassette.load(other.path).entries == kit.cassette.entries
 
 
-def test_the_same_payload_in_many_threads_is_asked_once(desk: Desk) -> None:
-    desk.api.script(Step(delay_seconds=0.2))
+def test_the_same_payload_in_many_threads_is_asked_once(kit: CountingKit) -> None:
+    kit.api.script(Step(delay_seconds=0.2))
     with ThreadPoolExecutor(8) as pool:
-        counts = list(pool.map(lambda _: desk.counter.ask(payload()), range(8)))
+        counts = list(pool.map(lambda _: kit.counter.ask(payload()), range(8)))
     assert len({count.input_tokens for count in counts}) == 1
-    assert len(desk.api.counted) == 1
+    assert len(kit.api.counted) == 1
 
 
-def test_a_failure_is_not_remembered(desk: Desk) -> None:
-    desk.api.script(fault(500))
+def test_a_failure_is_not_remembered(kit: CountingKit) -> None:
+    kit.api.script(fault(500))
     with pytest.raises(CountError, match="status 500"):
-        desk.count()
-    assert desk.count().input_tokens > 0
+        kit.count()
+    assert kit.count().input_tokens > 0
 
 
-def test_betas_go_to_the_beta_route(desk: Desk) -> None:
-    desk.count(payload(betas=["context-1m-2025-08-07"]))
-    desk.count(payload(context_management={"edits": []}))
-    first, second = desk.api.counted
+def test_betas_go_to_the_beta_route(kit: CountingKit) -> None:
+    kit.count(payload(betas=["context-1m-2025-08-07"]))
+    kit.count(payload(context_management={"edits": []}))
+    first, second = kit.api.counted
     assert "context-1m-2025-08-07" in first.headers["anthropic-beta"]
     assert "token-counting" in second.headers["anthropic-beta"]
     assert second.body["context_management"] == {"edits": []}
 
 
-def test_whose_workspace_it_is_goes_out_as_a_header(desk: Desk) -> None:
-    desk.count(payload(workspace_id="wrkspc_1"))
-    assert desk.api.counted[0].headers["anthropic-workspace-id"] == "wrkspc_1"
+def test_whose_workspace_it_is_goes_out_as_a_header(kit: CountingKit) -> None:
+    kit.count(payload(workspace_id="wrkspc_1"))
+    assert kit.api.counted[0].headers["anthropic-workspace-id"] == "wrkspc_1"
 
 
 @pytest.mark.parametrize(
@@ -234,50 +234,52 @@ def test_whose_workspace_it_is_goes_out_as_a_header(desk: Desk) -> None:
     ],
 )
 def test_a_clouds_name_of_a_model_is_resolved_for_anthropics_own_api(
-    desk: Desk, asked: str, sent: str
+    kit: CountingKit, asked: str, sent: str
 ) -> None:
     body = {**payload().body, "model": asked}
-    desk.count(read_payload(body, resolve=lambda _: "claude-sonnet-4-5-20250929"))
-    assert desk.api.counted[0].body["model"] == sent
+    kit.count(read_payload(body, resolve=lambda _: "claude-sonnet-4-5-20250929"))
+    assert kit.api.counted[0].body["model"] == sent
 
 
-def test_what_the_api_refuses_is_left_out_recorded_and_a_lower_bound(desk: Desk) -> None:
-    desk.api.refused += ["server_tools", "url_sources"]
+def test_what_the_api_refuses_is_left_out_recorded_and_a_lower_bound(kit: CountingKit) -> None:
+    kit.api.refused += ["server_tools", "url_sources"]
     picture = {"type": "image", "source": {"type": "url", "url": "https://example.test/x"}}
     turns = [{"role": "user", "content": [{"type": "text", "text": "What?"}, picture]}]
     asked = payload(tools=[SEARCH, FIND], messages=turns)
-    counted = desk.count(asked)
+    counted = kit.count(asked)
     assert counted.left_out == ("messages.0.content.1 (image from url)", "tools.web_search")
     assert caveats_of(asked, counted) == tuple(f"left-out: {part}" for part in counted.left_out)
-    replayed = desk.fresh().count(asked, "none")
+    replayed = kit.fresh().count(asked, "none")
     assert replayed.left_out == counted.left_out
 
 
-def test_an_accepted_server_tool_covers_the_first_call_only(desk: Desk) -> None:
+def test_an_accepted_server_tool_covers_the_first_call_only(kit: CountingKit) -> None:
     asked = payload(tools=[SEARCH, FIND, {"type": "bash_20250124", "name": "bash"}])
-    counted = desk.count(asked)
+    counted = kit.count(asked)
     assert caveats_of(asked, counted) == ("first-call-only: web_search",)
     assert counted.left_out == ()
 
 
-def test_create_only_keys_are_dropped_silently_and_unknown_ones_are_not(desk: Desk) -> None:
+def test_create_only_keys_are_dropped_silently_and_unknown_ones_are_not(
+    kit: CountingKit,
+) -> None:
     asked = payload(max_tokens=5, stop_sequences=["x"], never_heard_of=1)
-    assert caveats_of(asked, desk.count(asked)) == ("unknown-field: never_heard_of",)
-    assert desk.api.counted[0].body.keys() == {"model", "messages"}
+    assert caveats_of(asked, kit.count(asked)) == ("unknown-field: never_heard_of",)
+    assert kit.api.counted[0].body.keys() == {"model", "messages"}
 
 
-def test_a_refused_payload_is_reported_in_the_apis_own_words(desk: Desk) -> None:
+def test_a_refused_payload_is_reported_in_the_apis_own_words(kit: CountingKit) -> None:
     with pytest.raises(CountError, match='first message must use the "user" role'):
-        desk.count(payload(messages=[{"role": "assistant", "content": "Hi"}]))
+        kit.count(payload(messages=[{"role": "assistant", "content": "Hi"}]))
     with pytest.raises(CountError, match=r"\(400\): messages: at least one message is required"):
-        desk.count(payload(messages=[]))
+        kit.count(payload(messages=[]))
 
 
-def test_a_server_that_refuses_without_end_is_given_up(desk: Desk) -> None:
+def test_a_server_that_refuses_without_end_is_given_up(kit: CountingKit) -> None:
     tools = [{"type": f"web_search_{number}", "name": f"web{number}"} for number in range(40)]
-    desk.api.refused.append("server_tools")
+    kit.api.refused.append("server_tools")
     with pytest.raises(CountError, match="Server tools are not supported"):
-        desk.count(payload(tools=tools))
+        kit.count(payload(tools=tools))
 
 
 @pytest.mark.parametrize(
@@ -295,104 +297,106 @@ def test_a_server_that_refuses_without_end_is_given_up(desk: Desk) -> None:
         (Step(answer_error(418, "teapot")), "status 418: teapot"),
     ],
 )
-def test_a_failure_says_what_to_do_and_tells_no_key(desk: Desk, step: Step, message: str) -> None:
-    desk.api.script(step)
+def test_a_failure_says_what_to_do_and_tells_no_key(
+    kit: CountingKit, step: Step, message: str
+) -> None:
+    kit.api.script(step)
     with pytest.raises(CountError, match=message) as caught:
-        desk.count()
+        kit.count()
     assert KEY not in str(caught.value)
     shown = caught.value.__cause__ or (
         None if caught.value.__suppress_context__ else caught.value.__context__
     )
     assert shown is None, "the SDK's own error may show the key"
-    assert not desk.path.exists()
+    assert not kit.path.exists()
 
 
 @pytest.mark.parametrize("counted", [0, -7, True, False, 10**30, 7.5, None, "7"])
 def test_a_number_that_no_prompt_can_have_is_refused_and_not_written(
-    desk: Desk, counted: object
+    kit: CountingKit, counted: object
 ) -> None:
-    desk.api.script(Step(answer_json({"input_tokens": counted})))
+    kit.api.script(Step(answer_json({"input_tokens": counted})))
     with pytest.raises(CountError, match="without a number of tokens that a prompt can have"):
-        desk.count()
-    assert not desk.path.exists()
-    assert desk.count().input_tokens > 0, "the next one is asked for anew"
+        kit.count()
+    assert not kit.path.exists()
+    assert kit.count().input_tokens > 0, "the next one is asked for anew"
 
 
-def test_rate_limits_are_obeyed_by_the_sdk(desk: Desk) -> None:
-    desk.counter = Counter(lambda: desk.client(max_retries=2))
-    desk.api.script(rate_limited("0.05"), fault(529, retry_after="0.05"))
-    assert desk.count().input_tokens > 0
-    assert len(desk.api.counted) == 3
+def test_rate_limits_are_obeyed_by_the_sdk(kit: CountingKit) -> None:
+    kit.counter = Counter(lambda: kit.client(max_retries=2))
+    kit.api.script(rate_limited("0.05"), fault(529, retry_after="0.05"))
+    assert kit.count().input_tokens > 0
+    assert len(kit.api.counted) == 3
 
 
-def test_a_slow_server_is_a_clear_error(desk: Desk) -> None:
-    desk.counter = Counter(lambda: desk.client(timeout=0.2))
-    desk.api.script(Step(delay_seconds=1))
+def test_a_slow_server_is_a_clear_error(kit: CountingKit) -> None:
+    kit.counter = Counter(lambda: kit.client(timeout=0.2))
+    kit.api.script(Step(delay_seconds=1))
     with pytest.raises(CountError, match=r"no answer from 127.0.0.1 while counting \(ReadTimeout"):
-        desk.count()
+        kit.count()
 
 
-def test_no_server_is_a_clear_error(desk: Desk) -> None:
-    desk.api.stop()
+def test_no_server_is_a_clear_error(kit: CountingKit) -> None:
+    kit.api.stop()
     with pytest.raises(CountError, match=r"no answer from 127.0.0.1 .*ANTHROPIC_BASE_URL"):
-        desk.count()
+        kit.count()
 
 
-def test_a_broken_key_shows_in_no_message(desk: Desk) -> None:
-    desk.counter = Counter(lambda: desk.client(api_key=KEY + "\n"))
+def test_a_broken_key_shows_in_no_message(kit: CountingKit) -> None:
+    kit.counter = Counter(lambda: kit.client(api_key=KEY + "\n"))
     with pytest.raises(CountError) as caught:
-        desk.count()
+        kit.count()
     assert KEY not in str(caught.value)
 
 
-def test_no_key_is_a_clear_error(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_is_a_clear_error(kit: CountingKit, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", desk.api.url)
-    desk.counter = Counter(make_client)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", kit.api.url)
+    kit.counter = Counter(make_client)
     with pytest.raises(CountError, match=r"no credentials.*set ANTHROPIC_API_KEY"):
-        desk.count()
-    assert desk.api.requests == []
+        kit.count()
+    assert kit.api.requests == []
 
 
 def test_the_environments_client_is_made_only_when_needed(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    kit: CountingKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", desk.api.url)
-    desk.count()
-    offline = desk.fresh()
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", kit.api.url)
+    kit.count()
+    offline = kit.fresh()
     offline.counter = Counter(lambda: pytest.fail("made without need"))
     assert offline.count(mode="none").input_tokens > 0
-    desk.counter = Counter(make_client)
-    assert desk.count(payload("other")).input_tokens > 0
-    desk.made.append(desk.counter.client())
+    kit.counter = Counter(make_client)
+    assert kit.count(payload("other")).input_tokens > 0
+    kit.made.append(kit.counter.client())
 
 
-def test_an_asynchronous_client_is_named(desk: Desk) -> None:
-    desk.counter = Counter(lambda: anthropic.AsyncAnthropic(api_key=KEY))
+def test_an_asynchronous_client_is_named(kit: CountingKit) -> None:
+    kit.counter = Counter(lambda: anthropic.AsyncAnthropic(api_key=KEY))
     with pytest.raises(CountError, match=r"gave AsyncAnthropic; return .* Anthropic\(\)"):
-        desk.count()
+        kit.count()
 
 
-def test_something_else_is_named(desk: Desk) -> None:
-    desk.counter = Counter(object)
+def test_something_else_is_named(kit: CountingKit) -> None:
+    kit.counter = Counter(object)
     with pytest.raises(CountError, match=r"gave object, which has no messages.count_tokens"):
-        desk.count()
+        kit.count()
 
 
-def test_bedrocks_client_cannot_count_and_the_error_says_what_can(desk: Desk) -> None:
+def test_bedrocks_client_cannot_count_and_the_error_says_what_can(kit: CountingKit) -> None:
     def bedrock() -> object:
         return anthropic.AnthropicBedrock(
             aws_region="us-east-1", aws_access_key="a", aws_secret_key="b"
         )
 
-    desk.counter = Counter(bedrock)
+    kit.counter = Counter(bedrock)
     with pytest.raises(CountError, match=r"Bedrock client .* anthropic.AnthropicBedrockMantle"):
-        desk.count()
+        kit.count()
 
 
-def test_a_client_that_only_looks_like_one_is_used_as_it_is(desk: Desk) -> None:
+def test_a_client_that_only_looks_like_one_is_used_as_it_is(kit: CountingKit) -> None:
     class Tokens:
         input_tokens = 12
 
@@ -403,26 +407,26 @@ def test_a_client_that_only_looks_like_one_is_used_as_it_is(desk: Desk) -> None:
     class Client:
         messages = Messages()
 
-    desk.counter = Counter(Client)
-    assert desk.count().input_tokens == 12
+    kit.counter = Counter(Client)
+    assert kit.count().input_tokens == 12
 
 
-def test_counting_in_many_threads_records_everything(desk: Desk) -> None:
+def test_counting_in_many_threads_records_everything(kit: CountingKit) -> None:
     asked = [payload(f"text {number}") for number in range(24)]
     barrier = threading.Barrier(8)
 
     def count(one: Payload) -> int:
         if one in asked[:8]:
             barrier.wait(10)
-        return desk.counter.count(
-            one, cassette=desk.cassette, mode="new_episodes", asker=ME
+        return kit.counter.count(
+            one, cassette=kit.cassette, mode="new_episodes", asker=ME
         ).input_tokens
 
     with ThreadPoolExecutor(8) as pool:
         counts = list(pool.map(count, asked))
-    desk.cassette.save()
-    assert len(desk.made) == 1
-    again = desk.fresh()
+    kit.cassette.save()
+    assert len(kit.made) == 1
+    again = kit.fresh()
     assert [again.count(one, "none").input_tokens for one in asked] == counts
 
 
@@ -437,27 +441,27 @@ def outdated(path: Path, *askers: str) -> None:
 
 @pytest.mark.parametrize("mode", ["none", "once"])
 def test_counts_of_an_earlier_recipe_are_refused_with_the_command_that_renews_them(
-    desk: Desk, mode: Mode
+    kit: CountingKit, mode: Mode
 ) -> None:
-    outdated(desk.path, ME.name)
+    outdated(kit.path, ME.name)
     with pytest.raises(CountMissingError, match=r"earlier recipe, .* uses recipe 2") as caught:
-        desk.fresh().count(mode=mode)
+        kit.fresh().count(mode=mode)
     assert caught.value.command == (
         "pytest 'tests/test_triage.py::test_refund[big one]' --llmcost-record-mode=rewrite"
     )
     assert str(caught.value).endswith(caught.value.command)
-    assert desk.api.counted == []
+    assert kit.api.counted == []
 
 
-def test_rewriting_renews_the_counts_of_an_earlier_recipe(desk: Desk) -> None:
-    outdated(desk.path, ME.name, "test_other")
-    renewed = desk.fresh()
+def test_rewriting_renews_the_counts_of_an_earlier_recipe(kit: CountingKit) -> None:
+    outdated(kit.path, ME.name, "test_other")
+    renewed = kit.fresh()
     renewed.count(mode="rewrite")
     renewed.cassette.prune(ME.name, {payload().fingerprint})
     renewed.cassette.save()
-    assert sorted(desk.fresh().cassette.entries) == ["1:1", payload().fingerprint]
-    assert desk.fresh().count(mode="none").input_tokens > 0
+    assert sorted(kit.fresh().cassette.entries) == ["1:1", payload().fingerprint]
+    assert kit.fresh().count(mode="none").input_tokens > 0
     with pytest.raises(CountMissingError, match="earlier recipe"):
-        desk.fresh().count(payload("x"), "none", Asker("test_other"))
+        kit.fresh().count(payload("x"), "none", Asker("test_other"))
     with pytest.raises(CountMissingError, match="changed against the nearest"):
-        desk.fresh().count(payload("x"), "none")
+        kit.fresh().count(payload("x"), "none")

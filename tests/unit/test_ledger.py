@@ -77,7 +77,7 @@ class TestTotals:
         calls = [make_call("1", live=True), make_call("2", live=None), make_call("4", live=False)]
         assert make_report({A: calls}).totals.live_usd == 3
 
-    def test_split_a_call_by_its_legs_models(self) -> None:
+    def test_split_a_call_by_its_models(self) -> None:
         sampling_calls = (
             PricedSamplingCall(model="opus", usage=Usage(input_tokens=10), usd=Decimal(2)),
             PricedSamplingCall(

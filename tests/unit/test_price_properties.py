@@ -101,7 +101,7 @@ def test_a_price_grows_with_every_category(
 
 
 @given(st.lists(sampling_calls, max_size=4), contexts, st.randoms())
-def test_the_order_of_legs_and_of_calls_changes_nothing(
+def test_the_order_of_sampling_calls_and_of_calls_changes_nothing(
     several: list[SamplingCall], context: Terms, random: Random
 ) -> None:
     one_by_one = [price(sampling, context) for sampling in several]

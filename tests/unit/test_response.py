@@ -53,7 +53,7 @@ def sampling_calls(call: Answer | Call) -> list[tuple[str, str, int, int]]:
     ]
 
 
-def test_an_ordinary_response_is_one_leg_of_its_usage() -> None:
+def test_an_ordinary_response_is_one_sampling_call_of_its_usage() -> None:
     answer = read_message(
         body(usage(1_000, 100, service_tier="standard", speed="fast", inference_geo="us")),
         stream=True,
