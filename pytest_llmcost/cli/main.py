@@ -21,6 +21,7 @@ _COMMANDS = {
     "price": "price recorded responses and cassettes",
     "rates": "show what models cost",
     "merge": "add up the ledgers of several shards",
+    "suggest": "propose budgets that a run would keep",
     "compare": "compare a ledger with an earlier one",
     "render": "draw the reports of a run again",
     "badge": "write a run's total as a badge, or for a trend",

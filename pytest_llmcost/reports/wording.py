@@ -402,7 +402,7 @@ _SAVINGS: Mapping[Kind, str] = {
 def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
     if verdict.kind == "unbudgeted":
         spent = Amounts.of(calls).usd
-        amount = format_whole_usd(_rounded_up(spent, -9)) if spent else "$0.05"
+        amount = format_whole_usd(round_up(spent, -9)) if spent else "$0.05"
         return (
             f'Give the test a budget, for example @max_cost("{amount}"), or set llmcost_max_test '
             "or a path in llmcost_budgets."
@@ -422,7 +422,8 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
     return ""
 
 
-def _rounded_up(spent: Decimal, least: int) -> Decimal:
+def round_up(spent: Decimal, least: int) -> Decimal:
+    """Round an amount up to two digits, at least of this power of ten."""
     # Two digits: enough to stay close, few enough to read as a budget and not as a measurement.
     step = Decimal(1).scaleb(max(spent.adjusted() - 1, least))
     return EXACT.multiply((spent / step).to_integral_value(ROUND_CEILING), step)
@@ -431,7 +432,7 @@ def _rounded_up(spent: Decimal, least: int) -> Decimal:
 def _new_budget(verdict: Verdict) -> str:
     """The smallest round budget that the test keeps, as it is written at the test."""
     spent = verdict.low if verdict.actual is None else verdict.actual
-    limit = _rounded_up(spent, -9 if verdict.quantity == "usd" else 0)
+    limit = round_up(spent, -9 if verdict.quantity == "usd" else 0)
     if verdict.quantity != "usd":
         return f"@max_cost({verdict.kind}={int(limit):_})"
     shown = format_whole_usd(limit).replace(",", "")

@@ -6,6 +6,8 @@ import pytest
 from conftest import Project
 from standin import StandIn
 
+from pytest_llmcost.cli.main import main
+
 SUITE = """
     import pytest
     from pytest_llmcost import max_cost
@@ -206,3 +208,21 @@ def test_a_call_without_a_budget_fails_its_test_if_budgets_are_required(
         for budget in ("llmcost_max_test=$1", "llmcost_budgets=test_app.py = $1"):
             online.run("--llmcost-require-budget", "-o", budget).assert_outcomes(passed=5)
         online.run().assert_outcomes(passed=5)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_budgets_that_are_suggested_from_a_run_are_kept_by_it(
+    online: Project, workers: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    online.write(test_app=SUITE + CALLS.replace("=100)", "=100_000)"))
+    plugins = XDIST if workers else ()
+    online.record("--llmcost-report=ledger.json", *workers, plugins=plugins)
+    capsys.readouterr()
+    assert main(["suggest", str(online.path / "ledger.json"), "--headroom=1%"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("@max_cost(") == 4
+    online.write(pytest_ini="[pytest]\n" + printed.partition("\n\n")[2])
+    result = online.run(*workers, plugins=plugins)
+    result.assert_outcomes(passed=5)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*within the $* budget for test_app.py set by llmcost_budgets*"])

@@ -17,6 +17,7 @@ COMMANDS = (
     "price",
     "rates",
     "merge",
+    "suggest",
     "compare",
     "render",
     "badge",
