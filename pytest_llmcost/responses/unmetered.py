@@ -19,6 +19,8 @@ _MESSAGES = re.compile(r"/v1/+messages/?$")
 _CONVERSE = re.compile(r"/model/(?P<model>.+)/converse(?:-stream)?/?$")
 _CLAUDE = re.compile(r"(?:^|[./~])(?:claude|anthropic)(?![a-z])", re.IGNORECASE)
 """In a model's name, also behind a vendor, a region or a gateway's prefix."""
+_NAMED = re.compile(rb"claude|anthropic", re.IGNORECASE)
+"""Somewhere in a body that is worth decoding."""
 _ENDS = ("completions", "completions/", "complete", "complete/", "responses", "responses/")
 
 
@@ -59,17 +61,23 @@ def find_unmetered(method: str, url: str, body: bytes) -> Endpoint | None:
 
 
 def unread(endpoint: Endpoint, url: str) -> Endpoint | None:
-    """Return a Claude endpoint as one whose answer nothing reads; None if it samples nothing."""
-    if not endpoint.is_sampling:
+    """Return a Claude endpoint as one whose answer nothing reads; None if it is none, or free.
+
+    `/v1/messages` alone is no evidence: only a host of Anthropic's or a cloud's is.
+    """
+    if endpoint.kind not in ("messages", "batch_create", "unmetered"):
         return None
     parts = urlsplit(url)
-    path = "/model/..." if parts.path.startswith("/model/") else unquote(parts.path)
-    route = endpoint.route or f"{parts.hostname}{path}"
-    return Endpoint(kind="unmetered", model=endpoint.model, route=route)
+    host, path = parts.hostname or "", unquote(parts.path).rstrip("/")
+    if endpoint.route is None and endpoint.platform is None and host != _HOST:
+        return None
+    if "/model/" in path:
+        path = f"/model/.../{path.rpartition('/')[2]}"
+    return Endpoint(kind="unmetered", model=endpoint.model, route=endpoint.route or f"{host}{path}")
 
 
 def _model(body: bytes) -> object:
-    if b'"model"' not in body:
+    if b'"model"' not in body or not _NAMED.search(body):
         return None
     value = decode_json(body)
     return value.get("model") if isinstance(value, dict) else None

@@ -23,7 +23,13 @@ from pytest_llmcost.capture.import_hook import ImportWatcher
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
 
-_CLIENTS = {"httpx": "httpx", "httpx2": "httpx"}
+_CLIENTS = {
+    "httpx": "httpx",
+    "httpx2": "httpx",
+    "http.client": "http_client",
+    "aiohttp.client_reqrep": "aiohttp",
+    "vcr.cassette": "recorders",
+}
 """Library -> the file here whose `wrap(module)` wraps it as soon as it is imported."""
 _recorders: dict[str, ModuleType | None] = {"vcr.cassette": None, "cassetter.cassette": None}
 """Recorder -> its module once it is wrapped: when something is sent, for what may play the
@@ -76,6 +82,15 @@ def begin(source: Any, **sent: Any) -> CapturedRequest | None:
             _recorders[name] = module
             _wrap("recorders", module)
     return _captures[-1](source=source, **sent)
+
+
+def may_be_claude(url: str) -> bool:
+    """Tell quickly that a URL is no address of Claude, before anything is loaded to look closely.
+
+    For libraries whose requests are noticed only: a path alone does not tell on a host that is
+    neither Anthropic's nor a cloud's.
+    """
+    return "anthropic" in url or "claude" in url or "/model/" in url
 
 
 def wrap_method(owner: object, name: str, wrapper_of: Callable[[Any], object]) -> None:

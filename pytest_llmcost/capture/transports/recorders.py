@@ -1,4 +1,7 @@
-"""VCR and cassetter: which recording was played for the request that is being sent."""
+"""VCR and cassetter: which recording was played for the request that is being sent.
+
+A response of VCR's that is played while no call is followed is one for another HTTP library.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from pytest_llmcost.capture.replay import (
-    Replay,
-    VcrPlay,
-    cassetter_obstacle,
-    vcr_obstacle,
-    vcr_play,
-)
-from pytest_llmcost.capture.transports import CURRENT, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, may_be_claude, wrap_method
 
 
 def wrap(module: ModuleType) -> None:
@@ -23,15 +19,13 @@ def wrap(module: ModuleType) -> None:
     if module.__name__ == "vcr.cassette":
         # Whichever HTTP library VCR patches, its stub asks both (vcrpy 6.0.2 and later); the first
         # is for a cassette class of the user's own, which may play its responses in another way.
-        wrap_method(cassette, "can_play_response_for", _then(vcr_obstacle))
-        wrap_method(cassette, "play_response", _then(vcr_play))
+        wrap_method(cassette, "can_play_response_for", _then("vcr_obstacle"))
+        wrap_method(cassette, "play_response", _then("vcr_play"))
     else:
-        wrap_method(cassette, "match", _then(cassetter_obstacle))
+        wrap_method(cassette, "match", _then("cassetter_obstacle"))
 
 
-def _then(
-    read: Callable[..., VcrPlay | Replay | None],
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _then(reader: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a wrapper that lets the current request read what a method of a cassette returned."""
 
     def wrapper_of(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,9 +35,43 @@ def _then(
             result = original(cassette, *args, **kwargs)
             current = CURRENT.get()
             if current is not None:
-                current.replayed(read, result, cassette, *args, **kwargs)
+                current.replayed(_reader(reader), result, cassette, *args, **kwargs)
+            elif reader == "vcr_play" and args:
+                _notice(result, cassette, args[0])
             return result
 
         return method
 
     return wrapper_of
+
+
+def _reader(name: str) -> Callable[..., Any]:
+    # Imported with the first call: a suite that never calls Claude may import a recorder.
+    from pytest_llmcost.capture import replay
+
+    read: Callable[..., Any] = getattr(replay, name)
+    return read
+
+
+def _notice(response: Any, cassette: Any, request: Any) -> None:
+    """Follow a Claude call that a library sent of which nothing but the recorder is known."""
+    url, body = getattr(request, "uri", None), getattr(request, "body", None)
+    if not isinstance(url, str) or not may_be_claude(url):
+        return
+    captured = begin(
+        response,
+        client=cassette,
+        method=request.method,
+        url=url,
+        headers=request.headers,
+        sent=body if isinstance(body, bytes) else b"",
+        is_read=False,
+    )
+    if captured is not None:
+        captured.replayed(_reader("vcr_play"), response, cassette, request)
+        captured.answered(status=_status(response), headers={}, live=False)
+
+
+def _status(response: Any) -> int:
+    code = (response.get("status") or {}).get("code") if isinstance(response, dict) else None
+    return code if isinstance(code, int) else 200

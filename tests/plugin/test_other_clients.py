@@ -1,0 +1,297 @@
+"""Claude calls of urllib, requests, urllib3 and boto3 are noticed: of unknown cost, never $0."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Project
+
+MODEL = "anthropic.claude-sonnet-4-6"
+APP = """
+    import json
+    import pytest
+    from pytest_llmcost import max_cost
+
+    MODEL = "anthropic.claude-sonnet-4-6"
+    PATH = f"/model/{MODEL}/invoke"
+    BODY = json.dumps({"anthropic_version": "bedrock-2023-05-31", "max_tokens": 9,
+                       "messages": [{"role": "user", "content": "Hi"}]}).encode()
+
+    def by_urllib(url):
+        from urllib.request import Request, urlopen
+        return json.load(urlopen(Request(url, data=BODY)))
+
+    def by_requests(url):
+        import requests
+        return requests.post(url, data=BODY).json()
+
+    def by_urllib3(url):
+        import urllib3
+        return urllib3.request("POST", url, body=BODY).json()
+
+    def by_botocore(url):
+        import boto3
+        runtime = boto3.client(
+            "bedrock-runtime", region_name="us-east-1", endpoint_url=url.partition("/model/")[0],
+            aws_access_key_id="any", aws_secret_access_key="any")
+        return json.load(runtime.invoke_model(modelId=MODEL, body=BODY)["body"])
+"""
+LIBRARIES = ("urllib", "requests", "urllib3", "botocore")
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude-sonnet-4-6",
+    "content": [{"type": "text", "text": "ok"}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 100, "output_tokens": 10},
+}
+SUITE = "--llmcost-max-suite=$0.01"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers every POST with the same message."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        body = json.dumps(MESSAGE).encode()
+        self.send_response(403 if "/refused/" in self.path else 200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep still."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """Any server on loopback."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def calls_of(project: Project) -> list[dict[str, Any]]:
+    return [call for test in project.ledger()["tests"] for call in test["calls"]]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_live_call_leaves_the_suite_budget_unverified(
+    project: Project, url: str, library: str
+) -> None:
+    project.write(
+        test_app=APP
+        + f"""
+    def test_bedrock():
+        assert by_{library}("{url}" + PATH)["type"] == "message"
+    """
+    )
+    result = project.run(SUITE, "--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["FAILED --llmcost-max-suite - not checked: * 127.0.0.1/model/.../invoke is not metered"]
+    )
+    (call,) = calls_of(project)
+    assert (call["model"], call["usd"], call["live"]) == (MODEL, None, True)
+
+
+def test_anthropic_s_own_host_is_known_behind_a_proxy(project: Project, url: str) -> None:
+    project.write(
+        test_app=APP
+        + f"""
+    import http.client
+    import urllib.request
+
+    def test_proxy():
+        proxy = urllib.request.ProxyHandler({{"http": "{url}"}})
+        opener = urllib.request.build_opener(proxy)
+        for path in ("messages", "chat/completions", "messages/batches", "files"):
+            opener.open("http://api.anthropic.com/v1/" + path, data=BODY)
+    """
+    )
+    project.run(SUITE, "--llmcost-report=ledger.json").assert_outcomes(passed=1)
+    assert {call["caveats"][0] for call in calls_of(project)} == {
+        "unmetered-route: api.anthropic.com/v1/messages",
+        "unmetered-route: api.anthropic.com/v1/chat/completions",
+        "unmetered-route: api.anthropic.com/v1/messages/batches",
+    }
+
+
+def test_what_the_test_states_settles_it(project: Project, url: str) -> None:
+    project.write(
+        test_app=APP
+        + f"""
+    @max_cost("$0.01", calls=2)
+    @pytest.mark.parametrize("ask", [by_urllib, by_requests])
+    def test_bedrock(llmcost, ask):
+        for _ in range(2):
+            llmcost.record(ask("{url}" + PATH))
+    """
+    )
+    result = project.run(SUITE)
+    result.assert_outcomes(passed=2)
+    assert result.ret == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_recorded_call_is_one_call(project: Project, url: str, library: str) -> None:
+    project.write(
+        test_app=APP
+        + f"""
+    import vcr
+
+    def test_recorded():
+        for _ in range(2):
+            with vcr.use_cassette("one.yaml"):
+                by_{library}("{url}" + PATH)
+    """
+    )
+    project.run(SUITE, "--llmcost-report=ledger.json").assert_outcomes(passed=1)
+    assert sorted(call["live"] for call in calls_of(project)) == [False, True]
+
+
+def test_what_is_not_for_claude_or_was_never_sent_is_no_call(project: Project, url: str) -> None:
+    project.write(
+        test_app=APP
+        + f"""
+    import urllib.error
+
+    @pytest.mark.parametrize("ask", [by_urllib, by_requests])
+    def test_others(ask):
+        # A mail service, a gateway that is unknown, another model, a refused one.
+        for path in ("/v1/messages", "/v1/messages/count_tokens", "/model/amazon.titan/invoke",
+                     "/model/anthropic.claude-opus-4-7/count-tokens", "/refused" + PATH):
+            try:
+                ask("{url}" + path)
+            except urllib.error.HTTPError:
+                pass
+        with pytest.raises(OSError):
+            ask("http://127.0.0.1:9" + PATH)
+    """
+    )
+    result = project.run(SUITE, "--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=2)
+    assert result.ret == pytest.ExitCode.OK
+    assert calls_of(project) == []
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("recorder", ["vcr", "recording"])
+def test_a_replayed_call_is_noticed(project: Project, library: str, recorder: str) -> None:
+    url = f"http://bedrock.example/model/{MODEL}/invoke"
+    if library != "botocore":
+        url = "https://api.anthropic.com/v1/messages"
+    request = {"method": "POST", "uri": url, "headers": {}, "body": "{}"}
+    response = {
+        "status": {"code": 200, "message": "OK"},
+        "headers": {"content-type": ["application/json"]},
+        "body": {"string": json.dumps({"id": "msg_1", "type": "message"})},
+    }
+    kept = yaml.safe_dump(
+        {"version": 1, "interactions": [{"request": request, "response": response}]}
+    )
+    (project.path / "chat.yaml").write_text(kept)
+    opened = 'import vcr\n        with vcr.use_cassette("chat.yaml", record_mode="none"):'
+    mark = ""
+    if recorder == "recording":
+        mark, opened = "@pytest.mark.default_cassette('chat.yaml')", "if True:"
+        folder = project.path / "cassettes" / "test_app"
+        folder.mkdir(parents=True)
+        (folder / "chat.yaml").write_text(kept)
+        mark += "\n    @pytest.mark.vcr"
+    project.write(
+        test_app=APP
+        + f"""
+    {mark}
+    def test_replayed():
+        {opened}
+            assert by_{library}("{url}")["id"] == "msg_1"
+    """
+    )
+    plugins = ("recording",) if recorder == "recording" else ()
+    result = project.run(SUITE, "--llmcost-report=ledger.json", plugins=plugins)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["FAILED --llmcost-max-suite - * is not metered"])
+    (call,) = calls_of(project)
+    assert (call["live"], call["evidence"]) == (False, "billed")
+
+
+def test_a_lost_answer_may_have_been_billed(project: Project) -> None:
+    project.write(
+        test_app=APP
+        + """
+    import socket
+    from urllib.request import urlopen, Request
+
+    def test_lost():
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}{PATH}"
+            with pytest.raises(TimeoutError):
+                urlopen(Request(url, data=BODY), timeout=0.2)
+    """
+    )
+    result = project.run(SUITE, "--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=1)
+    (call,) = calls_of(project)
+    assert call["caveats"] == ["lost-answer"]
+
+
+@pytest.mark.parametrize("is_replayed", [False, True])
+def test_aiohttp_is_noticed(project: Project, url: str, is_replayed: bool) -> None:
+    pytest.importorskip("aiohttp")
+    project.write(
+        test_app=APP
+        + f"""
+    import asyncio
+    import aiohttp
+    import vcr
+
+    async def ask(url, base=None):
+        async with aiohttp.ClientSession(base) as session:
+            async with session.post(url, data=BODY) as response:
+                return await response.json()
+
+    def test_aiohttp():
+        if {is_replayed}:
+            for _ in range(2):
+                with vcr.use_cassette("one.yaml"):
+                    asyncio.run(ask("{url}" + PATH))
+            return
+        asyncio.run(ask("{url}" + PATH))
+        asyncio.run(ask(PATH, "{url}"))
+        asyncio.run(ask("{url}/v1/messages"))
+        with pytest.raises(aiohttp.ClientError):
+            asyncio.run(ask("http://127.0.0.1:9" + PATH))
+    """
+    )
+    project.run(SUITE, "--llmcost-report=ledger.json").assert_outcomes(passed=1)
+    calls = calls_of(project)
+    lives = sorted(call["live"] for call in calls)
+    assert lives == ([False, True] if is_replayed else [True, True])
+    assert {call["caveats"][0] for call in calls} == {"unmetered-route: 127.0.0.1/model/.../invoke"}
+
+
+def test_without_a_claude_call_nothing_is_loaded(project: Project, url: str) -> None:
+    project.write(
+        test_app=APP
+        + f"""
+    import http.client
+    import sys
+
+    def test_plain():
+        by_urllib("{url}/v1/messages")
+        assert http.client.HTTPConnection.putrequest.__wrapped__
+        assert "pytest_llmcost.capture.capture" not in sys.modules
+    """
+    )
+    project.run_apart(SUITE).assert_outcomes(passed=1)
