@@ -6,7 +6,9 @@ host is Anthropic's, or the request names a Claude model.
 
 from __future__ import annotations
 
+import functools
 import re
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from pytest_llmcost.json_values import decode_json
@@ -19,8 +21,6 @@ _MESSAGES = re.compile(r"/v1/+messages/?$")
 _CONVERSE = re.compile(r"/model/(?P<model>.+)/converse(?:-stream)?/?$")
 _CLAUDE = re.compile(r"(?:^|[./~])(?:claude|anthropic)(?![a-z])", re.IGNORECASE)
 """In a model's name, also behind a vendor, a region or a gateway's prefix."""
-_NAMED = re.compile(rb"claude|anthropic", re.IGNORECASE)
-"""Somewhere in a body that is worth decoding."""
 _ENDS = ("completions", "completions/", "complete", "complete/", "responses", "responses/")
 
 
@@ -32,32 +32,44 @@ def find_unmetered(method: str, url: str, body: bytes) -> Endpoint | None:
         'api.anthropic.com/v1/complete'
         >>> find_unmetered("POST", "https://api.openai.com/v1/chat/completions", b"{}")
     """
-    is_anthropic = _HOST in url
-    if not (is_anthropic or url.partition("?")[0].endswith(_ENDS) or "/converse" in url):
+    route = _route(method, url)
+    if route is None:
+        return None
+    model = route.model if route.is_named_by_url else _model(body)
+    is_claude = isinstance(model, str) and _CLAUDE.search(model) is not None
+    if not route.is_anthropic and not is_claude:
+        return None
+    return Endpoint(
+        kind="unmetered", model=model if isinstance(model, str) else None, route=route.shown
+    )
+
+
+class _Route(NamedTuple):
+    """Where a request goes that may sample from Claude, as far as its URL says."""
+
+    shown: str
+    is_anthropic: bool
+    is_named_by_url: bool = False
+    model: str | None = None
+
+
+@functools.lru_cache(maxsize=256)
+def _route(method: str, url: str) -> _Route | None:
+    is_known = _HOST in url or "/converse" in url or url.partition("?")[0].endswith(_ENDS)
+    if not is_known or method.upper() != "POST" or recognise(method, url) is not None:
         return None
     try:
         parts = urlsplit(url)
     except ValueError:
         return None
-    if method.upper() != "POST" or recognise(method, url) is not None:
-        return None
     path, host = unquote(parts.path), parts.hostname or ""
-    route = f"{host}{path}"
     if converse := _CONVERSE.search(path):
-        named: object = converse["model"]
         # The name may hold the number of an account.
-        route = f"{host}/model/.../{path.rstrip('/').rpartition('/')[2]}"
-    elif _SAMPLING.search(path):
-        named = _model(body)
-    elif host == _HOST and _MESSAGES.search(path):
-        named = None
-    else:
-        return None
-    is_claude = isinstance(named, str) and _CLAUDE.search(named) is not None
-    if host != _HOST and not is_claude:
-        return None
-    model = named if isinstance(named, str) else None
-    return Endpoint(kind="unmetered", model=model, route=route)
+        shown = f"{host}/model/.../{path.rstrip('/').rpartition('/')[2]}"
+        return _Route(shown, host == _HOST, is_named_by_url=True, model=converse["model"])
+    if _SAMPLING.search(path) or (host == _HOST and _MESSAGES.search(path)):
+        return _Route(f"{host}{path}", host == _HOST)
+    return None
 
 
 def unread(endpoint: Endpoint, url: str) -> Endpoint | None:
@@ -77,7 +89,8 @@ def unread(endpoint: Endpoint, url: str) -> Endpoint | None:
 
 
 def _model(body: bytes) -> object:
-    if b'"model"' not in body or not _NAMED.search(body):
+    lowered = body.lower()  # much faster than to decode what is OpenAI's
+    if b"claude" not in lowered and b"anthropic" not in lowered:
         return None
     value = decode_json(body)
     return value.get("model") if isinstance(value, dict) else None
