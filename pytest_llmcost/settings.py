@@ -184,7 +184,7 @@ OPTIONS: tuple[Option, ...] = (
         "require_budget",
         parse_bool,
         "Fail tests that call Claude without a budget of their own or of their path.",
-        switch=True,
+        takes_no_value=True,
     ),
     Option(
         "warn_at",

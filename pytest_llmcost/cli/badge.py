@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.cli.options import Console
+from pytest_llmcost.cli.console import Console
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_file
 from pytest_llmcost.ledger.totals import amounts_of

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
-from pytest_llmcost.cli.options import (
+from pytest_llmcost.cli.console import (
     Console,
     add_output_option,
     add_prices_option,

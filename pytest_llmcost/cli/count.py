@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from pytest_llmcost.cli.options import Console
+from pytest_llmcost.cli.console import Console
 from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.counting.client import Asker, Counter, Mode, countable, make_client
 from pytest_llmcost.counting.payload import Payload, read_payload

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytest_llmcost.cli.options import Console
+from pytest_llmcost.cli.console import Console
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.files import show_path, write_atomic
 from pytest_llmcost.reports.tables import format_count

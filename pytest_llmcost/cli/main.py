@@ -13,7 +13,7 @@ from argparse import Action, ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
 
-from pytest_llmcost.cli.options import Console
+from pytest_llmcost.cli.console import Console
 from pytest_llmcost.errors import LlmCostError
 
 _COMMANDS = {

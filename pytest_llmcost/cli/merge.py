@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 
 from pytest_llmcost.budgets.budget import Budget, Verdict
-from pytest_llmcost.cli.options import Console, add_output_option, read_output_paths, write_output
+from pytest_llmcost.cli.console import Console, add_output_option, read_output_paths, write_output
 from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers

@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from pytest_llmcost.call import Call, price
-from pytest_llmcost.cli.options import (
+from pytest_llmcost.cli.console import (
     Console,
     add_date_option,
     add_prices_option,

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pytest_llmcost.cli.options import Console
+from pytest_llmcost.cli.console import Console
 from pytest_llmcost.counting.cassette import CountCassette, Entry
 from pytest_llmcost.errors import CountCassetteError, SettingsError
 from pytest_llmcost.files import show_path

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 
-from pytest_llmcost.cli.options import (
+from pytest_llmcost.cli.console import (
     Console,
     add_date_option,
     add_prices_option,

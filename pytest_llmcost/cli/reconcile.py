@@ -14,12 +14,13 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from pytest_llmcost.cli.options import Console, add_prices_option, read_card
+from pytest_llmcost.cli.console import Console, add_prices_option, read_card
 from pytest_llmcost.errors import ReconcileError, SettingsError
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.money import parse_percent
 from pytest_llmcost.reconcile.admin_api import AdminApi, TooManyRequests
+from pytest_llmcost.reconcile.bill_report import render
 from pytest_llmcost.reconcile.matching import (
     FRESH_AFTER,
     Reconciliation,
@@ -27,7 +28,6 @@ from pytest_llmcost.reconcile.matching import (
     make_query,
     reconcile,
 )
-from pytest_llmcost.reconcile.render import render
 from pytest_llmcost.reconcile.usage_report import (
     Bucket,
     CostRow,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from argparse import ArgumentParser, Namespace
 
-from pytest_llmcost.cli.options import Console, write_output
+from pytest_llmcost.cli.console import Console, write_output
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.reports.terminal import View, render_summary

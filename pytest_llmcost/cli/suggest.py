@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from pytest_llmcost.amounts import Amounts, most
-from pytest_llmcost.cli.options import Console
+from pytest_llmcost.cli.console import Console
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.totals import amounts_of

@@ -24,8 +24,8 @@ from standin_admin import (
 
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.cli import reconcile
+from pytest_llmcost.cli.console import Console
 from pytest_llmcost.cli.main import main
-from pytest_llmcost.cli.options import Console
 from pytest_llmcost.cli.reconcile import Clock
 from pytest_llmcost.ledger.ledger_file import write_ledger
 from pytest_llmcost.prices.usage import Terms, Usage
