@@ -6,8 +6,11 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -407,23 +410,30 @@ def recorded(project: Project, model: str) -> int:
 
 
 def test_an_interrupt_keeps_what_was_counted_and_the_next_run_counts_the_rest(
-    project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+    project: Project, standin: StandIn
 ) -> None:
     project.online(standin).write(
         conftest="""
-    import os, signal, threading
+    import os, pathlib
 
-    def pytest_runtest_call(item):
-        if os.environ.get("INTERRUPT") and item.name == "test_one[39]":
-            threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    def pytest_configure():
+        pathlib.Path("pid").write_text(str(os.getpid()))
     """,
         test_app=MANY,
     )
     project.record()
     standin.script(*[Step(delay_seconds=0.2)] * 40)
-    monkeypatch.setenv("INTERRUPT", "yes")
+
+    def interrupt() -> None:
+        # The first count goes alone; what is in flight when others go is waited for.
+        while sum(one.body["model"] == "claude-opus-4-7" for one in standin.counted) < 3:
+            time.sleep(0.01)
+        os.kill(int((project.path / "pid").read_text()), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
     result = project.run_apart(COUNT, NEW, REPORT)
-    monkeypatch.delenv("INTERRUPT")
+    thread.join()
     assert result.ret == pytest.ExitCode.INTERRUPTED
     kept = recorded(project, "claude-opus-4-7")
     assert 0 < kept < 40
