@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pkgutil
+import signal
 import sys
 import textwrap
 import time
@@ -24,6 +25,10 @@ from standin import StandIn
 import pytest_llmcost
 
 pytest_plugins = ["pytester"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A script that runs the tests in the background makes them ignore interrupts; some send one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # In-process runs forget what they import; C extensions do not survive that, and it is slow.
 LOADED_FOR_GOOD = (
