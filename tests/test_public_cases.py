@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 CASES_PATH = Path(__file__).resolve().parents[1].parent / "shared" / "cases"
-FAIL_TODAY: set[str] = set()
-"""Numbers of the cases that are not right yet; remove a number when its case is mended."""
 
 
 def cases() -> list[object]:
@@ -20,11 +18,7 @@ def cases() -> list[object]:
     if not names:
         skip = pytest.mark.skip(reason="the public cases are not beside this repository")
         return [pytest.param("none", marks=skip)]
-    fails = pytest.mark.xfail(strict=True, reason="the right value is not reached yet")
-    return [
-        pytest.param(name, marks=[fails] if name.partition("-")[0] in FAIL_TODAY else [])
-        for name in names
-    ]
+    return [*names]
 
 
 @pytest.mark.parametrize("name", cases())
