@@ -94,7 +94,7 @@ class Reasons:
 
 def _sentence(name: str, number: int, detail: str, other: str, command: str) -> str:
     if name == "unknown-model" and detail:
-        text = detail  # the error itself, which names the nearest models and the remedy
+        text = detail  # the error itself, which says what to add
     else:
         shown = f" ({detail}{', ...' if other != detail else ''})" if detail or other else ""
         rule = CAVEATS.get(name)
