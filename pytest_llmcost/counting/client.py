@@ -489,7 +489,8 @@ def _ask_all(
     finally:
         # After an interrupt, what is under way may still come in and is then kept.
         pool.shutdown(wait=False, cancel_futures=True)
-        wait([one for one in asked if one.running()], timeout=_GRACE_SECONDS)
+        # Not only those that are running: a thread may have taken one that is about to run.
+        wait([one for one in asked if not one.done()], timeout=_GRACE_SECONDS)
         for patience in under_way:
             patience.left = 0
 
