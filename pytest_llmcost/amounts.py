@@ -93,14 +93,16 @@ class Reasons:
 
 
 def _sentence(name: str, number: int, detail: str, other: str, command: str) -> str:
+    often = f" ({number:,} calls)" if number > 1 else ""
     if name == "unknown-model" and detail:
-        text = detail  # the error itself, which says what to add
-    else:
-        shown = f" ({detail}{', ...' if other != detail else ''})" if detail or other else ""
-        rule = CAVEATS.get(name)
-        template = (rule.sentence if rule else name + "{detail}") if name else _UNEXPLAINED
-        text = template.replace("{command}", command).replace("{detail}", shown)
-    return f"{text} ({number:,} calls)" if number > 1 else text
+        return detail + often  # the error itself, which says what to add
+    shown = f" ({detail}{', ...' if other != detail else ''})" if detail or other else ""
+    rule = CAVEATS.get(name)
+    template = (rule.sentence if rule else name + "{detail}") if name else _UNEXPLAINED
+    # The number before the remedy: a command at the end can then be pasted.
+    what, semicolon, remedy = template.partition("; ")
+    text = f"{what}{often}{semicolon}{remedy}"
+    return text.replace("{command}", command).replace("{detail}", shown)
 
 
 NO_REASONS = Reasons()

@@ -245,16 +245,14 @@ def is_not_counted(verdict: Verdict) -> bool:
 _GATED: Mapping[str, str] = {"models": "not allowed", "unbudgeted": "no budget for"}
 _MOST_CALLS = 3
 """How many calls that break a gate a failure lists."""
-_NUMBER = re.compile(r" \([\d,]+ calls\)$")
 
 
 def split_reason(reason: str) -> tuple[str, str]:
     """Split a reason into what is wrong, and what to do about it where that is known."""
-    number = _NUMBER.search(reason)
-    what, _, remedy = reason[: number.start() if number else None].rpartition("; ")
+    what, _, remedy = reason.rpartition("; ")
     if not what or what.count("(") != what.count(")"):  # a semicolon inside a detail
         return reason, ""
-    return what + (number.group() if number else ""), remedy
+    return what, remedy
 
 
 # A test's failure

@@ -145,6 +145,12 @@ class TestReasons:
             f"counted yet; count it (free): {command}"
         )
 
+    def test_end_in_a_command_that_can_be_pasted_however_many_calls_there_are(self) -> None:
+        calls = [priced(None, evidence="stale"), priced(None, evidence="stale")]
+        (reason,) = reasons(calls, "usd", count_command="pytest --x")
+        assert "(2 calls); " in reason
+        assert reason.endswith(": pytest --x")
+
     def test_say_stale_even_when_no_caveat_does(self) -> None:
         assert "prompt changed" in reasons([priced(None, evidence="stale")])[0]
 
@@ -154,7 +160,7 @@ class TestReasons:
         ]
         (reason,) = reasons(calls)
         assert "(no. 0, ...)" in reason
-        assert reason.endswith("(1,200 calls)")
+        assert "(1,200 calls); record its cost" in reason
         assert reasons(reversed(calls)) == (reason,)
 
     def test_leave_out_what_does_not_make_a_figure_inexact(self) -> None:
