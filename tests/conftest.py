@@ -8,6 +8,7 @@ import pkgutil
 import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from importlib import import_module
@@ -46,6 +47,15 @@ def _no_key_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*os.environ]:
         if name.startswith(("ANTHROPIC_", "PYTEST_LLMCOST_", "GITHUB_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_count_outlives_its_test() -> Iterator[None]:
+    """A count that was given up ends in its own time, and what it leaves is no other test's."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name.startswith("llmcost-count"):
+            thread.join(10)
 
 
 @pytest.fixture

@@ -180,7 +180,11 @@ def test_an_interrupt_keeps_everything_counted_so_far(kit: CountingKit) -> None:
     assert len(kit.api.counted) == 40, "nothing was counted twice"
 
 
-def test_an_interrupt_does_not_wait_for_a_pause(kit: CountingKit) -> None:
+def test_an_interrupt_does_not_wait_for_a_pause(
+    kit: CountingKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_over = threading.Event()
+    monkeypatch.setattr(time, "sleep", is_over.wait)
     kit.api.script(*[rate_limited("50")] * 3)
     timer = threading.Timer(0.5, _thread.interrupt_main)
     timer.start()
@@ -189,6 +193,7 @@ def test_an_interrupt_does_not_wait_for_a_pause(kit: CountingKit) -> None:
         kit.count(kit.jobs(TEXTS))
     assert time.monotonic() - began_at < 20
     timer.join()
+    is_over.set()
 
 
 def test_a_lost_connection_is_tried_again_and_no_server_stops_it_all(kit: CountingKit) -> None:

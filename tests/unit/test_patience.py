@@ -44,7 +44,10 @@ def counter_at(url: str, told: list[str] | None = None, **how: Any) -> Iterator[
 def serving(answer: Callable[[socket.socket], None]) -> Iterator[str]:
     """A server that does whatever it likes with each connection."""
 
+    connections: list[socket.socket] = []
+
     def serve(connection: socket.socket) -> None:
+        connections.append(connection)
         with closing(connection), suppress(OSError):
             connection.recv(65_536)
             answer(connection)
@@ -62,6 +65,9 @@ def serving(answer: Callable[[socket.socket], None]) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=accept, daemon=True).start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    for connection in connections:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 def hang(connection: socket.socket) -> None:
