@@ -37,6 +37,9 @@ from pytest_llmcost.settings import OPTIONS, Option
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+IMAGES = DOCS / "images"
+PICTURES = {"over-budget": (DOCS / "start.md", " as red"), "table": (ROOT / "README.md", "triage")}
+"""Of the terminal: the page, and how the comment before the block ends whose output it shows."""
 NOT_PAGES = DOCS / "examples"
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
@@ -51,6 +54,7 @@ _TABLE = re.compile(
     r"(?P<start><!-- table: (?P<name>[\w ]+) -->\n+)(?P<rows>.*?)(?=\n*<!-- end of table -->)", re.S
 )
 _RULE = re.compile(r"=+ (.+?) =+")
+_COLORS = re.compile(r"\x1b\[[\d;]*m")
 _CHANGING = re.compile(r"(rate card |checked on |updated )[\d-]+|( in )\d+\.\d+s")
 
 
@@ -102,9 +106,10 @@ def plain(text: str) -> str:
 class Walk:
     """One page's examples, done in order in a scratch folder, as a reader would do them."""
 
-    def __init__(self, folder: Path, api_url: str) -> None:
+    def __init__(self, folder: Path, api_url: str, color: str = "no") -> None:
         """Use a folder that is empty, and the stand-in API at this address."""
         self.folder = folder
+        self._color = color
         self._api_url = api_url
         self._printed = ""
 
@@ -147,7 +152,7 @@ class Walk:
         return subprocess.run(
             ["bash", "-c", command],
             cwd=folder,
-            env=_environment(self._api_url, has_key=has_key),
+            env=_environment(self._api_url, has_key=has_key, color=self._color),
             capture_output=True,
             encoding="utf-8",
             timeout=120,
@@ -161,7 +166,7 @@ class Walk:
         return sections(done.stdout, "llmcost")
 
 
-def _environment(api_url: str, *, has_key: bool) -> dict[str, str]:
+def _environment(api_url: str, *, has_key: bool, color: str) -> dict[str, str]:
     """Nothing of ours from outside; only the plugins that a newcomer has; one day's prices."""
     ours = ("ANTHROPIC_", "PYTEST_", "GITHUB_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
@@ -169,7 +174,7 @@ def _environment(api_url: str, *, has_key: bool) -> dict[str, str]:
     env["COLUMNS"] = "80"
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    env["PYTEST_ADDOPTS"] = "-p llmcost -p recording -p no:cacheprovider --color=no"
+    env["PYTEST_ADDOPTS"] = f"-p llmcost -p recording -p no:cacheprovider --color={color}"
     env["PYTEST_LLMCOST_PRICE_DATE"] = "2026-11-22"
     env["ANTHROPIC_BASE_URL"] = api_url
     if has_key:
@@ -185,7 +190,7 @@ def sections(printed: str, wanted: str) -> str:
     found: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in printed.splitlines():
-        rule = _RULE.fullmatch(line)
+        rule = _RULE.fullmatch(_COLORS.sub("", line))
         if rule:
             name = next((name for name, title in _TITLES.items() if rule[1].startswith(title)), "")
             lines = found.setdefault(name, [])

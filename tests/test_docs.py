@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 from conftest import Project
 from doc_pages import (
     DOCS,
+    IMAGES,
     PAGES,
+    PICTURES,
     ROOT,
     TABLES,
     Block,
@@ -180,6 +183,25 @@ def test_the_page_on_messages_quotes_what_the_code_says() -> None:
     assert len(pieces) > 30
     unknown = {piece for piece in pieces if piece not in said}
     assert unknown == set(), "no message has these words; correct docs/messages.md"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_of_the_terminal_shows_what_the_page_says(name: str, theme: str) -> None:
+    page, end = PICTURES[name]
+    (block,) = (block for block in blocks_of(page) if block.argument.endswith(end))
+    drawn = ElementTree.parse(IMAGES / f"{name}-{theme}.svg").iter(
+        "{http://www.w3.org/2000/svg}text"
+    )
+    lines: dict[float, str] = {}
+    for text in drawn:
+        at = float(text.attrib["y"])
+        lines[at] = lines.get(at, "") + (text.text or "")
+    shown = [" ".join(line.split()) for line in lines.values()]
+    said = [" ".join(line.split()) for line in block.code.splitlines()]
+    assert [each for each in shown if each] == [each for each in said if each], (
+        "run: python tests/tools/draw_terminal.py"
+    )
 
 
 # The house
