@@ -597,6 +597,19 @@ class TestFiles:
             ):
                 parse_ledger(json.dumps(data).encode(), "x")
 
+    def test_refuse_an_amount_behind_an_escaped_key(self) -> None:
+        data = b'{"schema": "pytest-llmcost/1", "totals": {"\\u0075sd": "1_0"}}'
+        with pytest.raises(LedgerError, match="1_0 is not an amount"):
+            parse_ledger(data, "x")
+
+    @pytest.mark.parametrize(
+        ("key", "value"), [("legs", "[]"), ("cache_basis", '"cold"'), ("what_if", "[]")]
+    )
+    def test_refuse_keys_of_the_first_ledgers_by_name(self, key: str, value: str) -> None:
+        text = f'{{"schema": "pytest-llmcost/1", "outside_tests": [], "{key}": {value}}}'
+        with pytest.raises(LedgerError, match=rf"^old\.json: has the key `{key}`"):
+            parse_ledger(text.encode(), "old.json")
+
     def test_may_have_become_cheaper(self) -> None:
         less = Comparison(change_usd=Decimal("-0.1"), low_usd=None, base_usd=None)
         report = replace(a_full_report(), comparison=less)
