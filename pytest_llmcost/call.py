@@ -182,7 +182,7 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
     # What is priced gets into files; an ARN names an AWS account.
     call = replace(
         call,
-        model=mask_account(call.model),
+        model=resolved.model if resolved else mask_account(call.model),
         context=terms,
         sampling_calls=tuple(
             replace(each, model=mask_account(each.model), usd=None) for each in call.sampling_calls
@@ -215,7 +215,6 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
         high = None if most is None else EXACT.fma(most, call.lost_attempts or 0, high)
     priced = replace(
         call,
-        model=resolved.model if resolved else call.model,
         sampling_calls=tuple(map(_priced, call.sampling_calls, costs)),
         caveats=sorted_caveats([*own, *cost.caveats, *found]),
     )

@@ -300,6 +300,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     rate_card: CardId = CardId()
     unverified: Literal["fail", "warn"] = "fail"
     """The setting `llmcost_unverified`: whether a budget that could not be checked fails."""
+    allowed_models: tuple[str, ...] = ()
+    """The setting `llmcost_allowed_models`, sorted; empty if every model is allowed."""
     totals: Totals = Totals()
     verdicts: tuple[Verdict, ...] = ()
     """Budgets over several tests: the suite's and those of paths."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -52,7 +52,7 @@ _RARE_KEY = (
     r"|read_lifetime|reason|refusal|required|sums_calls|usage_high|usage_low|warn_at)"
     r'":(?:null|false)'
 )
-_RARE = re.compile(rf"{_RARE_KEY},|,{_RARE_KEY}(?=\}})".encode())
+_RARE = re.compile(rf"(?:{_RARE_KEY},)+|,{_RARE_KEY}(?=\}})".encode())
 """Keys that are left out where they are null or false."""
 _OLD_KEY = re.compile(rb'"(legs|what_if|cache_basis)"\s*:\s*(?:\[|"(?:as-billed|cold|warm)")')
 """A key of the first ledgers; to ignore it would be to lose the calls, or how they were priced."""
@@ -145,12 +145,12 @@ def to_json(value: Any) -> Any:
     return msgspec.json.decode(_compact(value))
 
 
-def _compact(value: Any) -> bytes:
+def _compact(value: Any, order: Literal["sorted"] | None = None) -> bytes:
     try:
-        text = msgspec.json.encode(value, enc_hook=encode_caveat, order="sorted")
+        text = msgspec.json.encode(value, enc_hook=encode_caveat, order=order)
     except UnicodeEncodeError:  # a node id from a file name that is no UTF-8
         whole = msgspec.to_builtins(value, enc_hook=encode_caveat)
-        text = msgspec.json.encode(_escape(whole), order="sorted")
+        text = msgspec.json.encode(_escape(whole), order=order)
 
     def plain(amount: re.Match[bytes]) -> bytes:
         return b'%b"%b"' % (amount[1], plain_usd(Decimal(amount[2].decode())).encode())
@@ -171,7 +171,7 @@ def _escape(value: Any) -> Any:
 
 def _chunks(ledger: Ledger) -> Iterator[bytes]:
     def indented(value: Any, depth: int) -> bytes:
-        text = msgspec.json.format(_compact(value), indent=1)
+        text = msgspec.json.format(_compact(value, "sorted"), indent=1)
         return text.replace(b"\n", b"\n" + b" " * depth)
 
     opening = b"{"

@@ -105,6 +105,7 @@ def merge_ledgers(
             cache_state=like.cache_state,
             rate_card=replace(like.rate_card, sources=tuple(sorted(sources))),
             unverified=like.unverified,
+            allowed_models=like.allowed_models,
             payloads=dict(sorted(payloads.items())),
             tests=tuple(test for _, test in tests.values()),
             fixtures=tuple(fixtures),
@@ -124,11 +125,15 @@ def _check_alike(first: _Shard, other: _Shard) -> None:
     def card(card: CardId) -> str:
         return f"{card.version} (sha256 {card.sha256[:12]})"
 
+    def models(ledger: Ledger) -> str:
+        return ", ".join(ledger.allowed_models) or "every model"
+
     for name, one, two in (
         ("price date", first.facts.price_date, other.facts.price_date),
         ("cache state", first.facts.cache_state, other.facts.cache_state),
         ("rate card", card(first.facts.rate_card), card(other.facts.rate_card)),
         ("llmcost_unverified", first.facts.unverified, other.facts.unverified),
+        ("llmcost_allowed_models", models(first.facts), models(other.facts)),
     ):
         if one != two:
             raise LedgerError(

@@ -43,13 +43,18 @@ fixture_key = attrgetter("name", "scope", "baseid", "node", "param")
 
 def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
     """Sort the rows of a ledger, add them up, and judge the budgets over several tests."""
-    ledger = summed(ledger)
+    ledger, budgets = summed(ledger), tuple(budgets)
+    allowed = {model for each in budgets for model in each.models} or ledger.allowed_models
     verdicts = [
         verdict
         for each in budgets
         if not (verdict := _judge(each, ledger)).is_gate or verdict.state != "within"
     ]
-    return replace(ledger, verdicts=tuple(sorted(verdicts, key=_verdict_order)))
+    return replace(
+        ledger,
+        verdicts=tuple(sorted(verdicts, key=_verdict_order)),
+        allowed_models=tuple(sorted(allowed)),
+    )
 
 
 def _judge(budget: Budget, ledger: Ledger) -> Verdict:

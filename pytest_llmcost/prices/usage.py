@@ -133,8 +133,10 @@ def find_impossible(sampling_calls: Iterable[SamplingCall]) -> str | None:
     Source: anthropics/claude-code#10843 and getpaseo/paseo#4294, read 2026-11-25.
     """
     for sampling in sampling_calls:
-        usage = sampling.usage
-        model = sampling.model
+        usage, model = sampling.usage, sampling.model
+        most = max(usage.prompt_tokens, usage.output_tokens, usage.web_search_requests)
+        if usage.prompt_tokens and most <= MOST_TOKENS:
+            continue
         if not is_quantity(max(getattr(usage, name) for name in usage.__struct_fields__)):
             return f"more than {MOST_TOKENS:,} tokens of {model}, which no request can use"
         is_silent = sampling.kind in ("declined", "resumed") or sampling.refusal is not None

@@ -49,6 +49,12 @@ def test_names_become_exact_ids() -> None:
     assert priced.model == priced.sampling_calls[0].model == "claude-opus-4-5-20251101"
 
 
+def test_a_call_without_any_usage_has_an_exact_id_too() -> None:
+    """Lists of allowed models hold exact ids, also for a payload that could not be counted."""
+    uncounted = call(model="claude-opus-4-5", caveats=sorted_caveats(["uncounted"]))
+    assert reprice(uncounted, CARD, on=ON).model == "claude-opus-4-5-20251101"
+
+
 def test_an_unknown_model_is_unknown_and_never_free() -> None:
     priced = reprice(call(sampling("acme/large")), CARD, on=ON)
     assert bounds(priced) == (Decimal(0), None, None)

@@ -153,6 +153,22 @@ class TestVerdicts:
         merged = merge_ledgers(named(shard(1), unknown))
         assert merged.verdicts[0].state == "unverified"
 
+    def test_on_models_need_the_same_list_in_all_shards(self) -> None:
+        """Also where every call of both is allowed, so that no verdict names the list."""
+
+        def allowing(number: int, *globs: str) -> Ledger:
+            budget = make_budget("0", scope="suite", kind="models", models=globs)
+            return shard(number, limit=None) if not globs else make_report({}, budgets=[budget])
+
+        alike = merge_ledgers(
+            named(allowing(1, "claude-*", "acme"), allowing(2, "acme", "claude-*"))
+        )
+        assert alike.allowed_models == ("acme", "claude-*")
+        for other, named_as in ((("claude-haiku-*",), "claude-haiku-*"), ((), "every model")):
+            with pytest.raises(LedgerError, match="the same llmcost_allowed_models") as raised:
+                merge_ledgers(named(allowing(1, "claude-*"), allowing(2, *other)))
+            assert f"shard-0.json has claude-*, shard-1.json has {named_as}" in str(raised.value)
+
     def test_on_places_are_decided_anew_too(self) -> None:
         place = make_budget(
             "1.5", scope="path", pattern="tests/a/**", origin="ini", warn_at=Decimal("0.8")
