@@ -1,6 +1,6 @@
-"""Exact US dollars: text to `Decimal` and back, never through a binary fraction.
+"""Exact US dollars, quantities and percentages: text to `Decimal`, never a binary fraction.
 
-Also quantities and percentages as users write them. Knows nothing of prices.
+Knows nothing of prices.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decima
 
 from pytest_llmcost.errors import SettingsError
 
+# A comma only groups thousands: to accept it also as a decimal comma could multiply by a hundred.
 _NUMBER = r"(?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
-"""A comma only groups thousands: to accept it also as a decimal comma could multiply by hundred."""
-_AMOUNT = re.compile(rf"(?P<dollars>\$)?{_NUMBER}(?P<cents>\s*[c¢])?", re.ASCII)
+_AMOUNT = re.compile(rf"(?P<dollars>\$)?{_NUMBER}(?P<unit>\s*[c¢])?", re.ASCII)
 _QUANTITY = re.compile(rf"{_NUMBER}\s*(?P<unit>[kKmM]?)", re.ASCII)
-_PERCENT = re.compile(rf"{_NUMBER}\s*%", re.ASCII)
-_UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
+_PERCENT = re.compile(rf"{_NUMBER}\s*(?P<unit>%)", re.ASCII)
+_PLACES = {"k": 3, "m": 6, "c": -2, "¢": -2, "%": -2, "": 0}
 _MOST_DIGITS = 40
 """More than any amount of money has; a longer one would make exact sums slow without end."""
 EXACT = Context(prec=3 * _MOST_DIGITS)
@@ -34,33 +34,55 @@ def parse_usd(value: object) -> Decimal:
         >>> parse_usd("2c")
         Decimal('0.02')
     """
-    amount = _parse_amount(value)
-    is_amount = amount is not None and amount.is_finite() and amount >= 0
-    if amount is None or not is_amount or count_digits(amount) > _MOST_DIGITS:
+    if isinstance(value, float):
+        value = Decimal(float.__repr__(value))  # NumPy's floats have a repr of their own
+    amount = _read(value, _AMOUNT)
+    if amount is None:
         raise SettingsError(
             f'{value!r} is not an amount of money; write 0.05, "0.05", "$0.05" or "5c"'
             f"{_comma_hint(value)}"
         )
-    return amount.copy_abs()  # a negative zero is zero
+    return amount
 
 
-def _parse_amount(value: object) -> Decimal | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, (int, Decimal)):
-        return Decimal(value)
-    if isinstance(value, float):
-        return Decimal(float.__repr__(value))  # NumPy's floats have a repr of their own
-    match = _AMOUNT.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None or (match["dollars"] and match["cents"]):
-        return None
-    amount = _plain_number(match["number"])
-    return EXACT.scaleb(amount, -2) if match["cents"] else amount
+def parse_quantity(value: object) -> int:
+    """Read a whole number of tokens or calls: `8000`, `"8,000"`, `"8k"` or `"1.5M"`.
+
+    Raises:
+        SettingsError: when it is no whole number, or negative.
+    """
+    number = None if isinstance(value, Decimal) else _read(value, _QUANTITY)
+    if number is None or number != number.to_integral_value():
+        raise SettingsError(
+            f'{value!r} is not a whole number; write 8000, "8k" or "1.5M"{_comma_hint(value)}'
+        )
+    return int(number)
 
 
-def _plain_number(text: str) -> Decimal:
-    """Read digits that may be grouped by commas."""
-    return Decimal(text.replace(",", ""))
+def parse_percent(text: str) -> Decimal:
+    """Read a percentage, `80%` or `12.5 %`, as a share: 0.8, 0.125.
+
+    Raises:
+        SettingsError: when it is no percentage.
+    """
+    share = _read(text, _PERCENT) if len(text) <= _MOST_DIGITS else None
+    if share is None:
+        raise SettingsError(f'{text!r} is not a percentage; write "80%"{_comma_hint(text)}')
+    return share
+
+
+def _read(value: object, form: re.Pattern[str]) -> Decimal | None:
+    """Return a finite number from 0 up, of no more digits than money has, or None."""
+    if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
+        number = Decimal(value)
+    else:
+        match = form.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match is None or (match["unit"] and "$" in match[0]):
+            return None
+        places = _PLACES[(match["unit"] or "").strip().lower()]
+        number = EXACT.scaleb(Decimal(match["number"].replace(",", "")), places)
+    is_money = number.is_finite() and number >= 0 and count_digits(number) <= _MOST_DIGITS
+    return number.copy_abs() if is_money else None  # a negative zero is zero
 
 
 def _comma_hint(value: object) -> str:
@@ -76,34 +98,6 @@ def count_digits(amount: Decimal) -> int:
     return max(len(digits) + exponent, len(digits), -exponent)
 
 
-def parse_quantity(value: object) -> int:
-    """Read a whole number of tokens or calls: `8000`, `"8,000"`, `"8k"` or `"1.5M"`.
-
-    Raises:
-        SettingsError: when it is no whole number, or negative.
-    """
-    number = _parse_number(value)
-    if (
-        number is None
-        or number < 0
-        or count_digits(number) > _MOST_DIGITS
-        or number != number.to_integral_value()
-    ):
-        raise SettingsError(
-            f'{value!r} is not a whole number; write 8000, "8k" or "1.5M"{_comma_hint(value)}'
-        )
-    return int(number)
-
-
-def _parse_number(value: object) -> Decimal | None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return Decimal(value)
-    match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        return None
-    return EXACT.multiply(_plain_number(match["number"]), _UNITS[match["unit"].lower()])
-
-
 def read_digits(text: str) -> int | None:
     """Return the whole number that a text of a few plain digits is, and None for any other text.
 
@@ -116,18 +110,6 @@ def read_digits(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
-def parse_percent(text: str) -> Decimal:
-    """Read a percentage, `80%` or `12.5 %`, as a share: 0.8, 0.125.
-
-    Raises:
-        SettingsError: when it is no percentage.
-    """
-    match = _PERCENT.fullmatch(text.strip())
-    if match is None or len(text) > _MOST_DIGITS:
-        raise SettingsError(f'{text!r} is not a percentage; write "80%"{_comma_hint(text)}')
-    return EXACT.scaleb(_plain_number(match["number"]), -2)
-
-
 def plain_usd(amount: Decimal) -> str:
     """Write an amount for a file: plain digits, no exponent, no trailing zeros, `0` for zero.
 
@@ -135,9 +117,7 @@ def plain_usd(amount: Decimal) -> str:
         >>> plain_usd(Decimal("1.500E-7"))
         '0.00000015'
     """
-    if not amount:
-        return "0"
-    text = format(amount, "f")
+    text = format(amount, "f") if amount else "0"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
@@ -158,9 +138,15 @@ def format_usd(amount: Decimal | None, *, against: Decimal | None = None) -> str
     if amount == against:
         return format_whole_usd(amount)
     places = 4
-    while not _faithful(amount, against, places):
+    while True:
+        unit = Decimal(1).scaleb(-places)
+        shown = amount.quantize(unit, ROUND_HALF_EVEN, EXACT)
+        limit = None if against is None else against.quantize(unit, ROUND_HALF_EVEN, EXACT)
+        if bool(shown) == bool(amount) and (
+            against is None or limit is None or shown.compare(limit) == amount.compare(against)
+        ):
+            return format_whole_usd(shown)
         places += 1
-    return format_whole_usd(_rounded(amount, places))
 
 
 def format_whole_usd(amount: Decimal) -> str:
@@ -175,17 +161,6 @@ def format_whole_usd(amount: Decimal) -> str:
     sign = "-" if amount < 0 else ""
     whole, _, fraction = format(amount.copy_abs(), ",f").partition(".")
     return f"{sign}${whole}.{fraction.rstrip('0').ljust(2, '0')}"
-
-
-def _faithful(amount: Decimal, against: Decimal | None, places: int) -> bool:
-    shown = _rounded(amount, places)
-    if bool(shown) != bool(amount):
-        return False
-    return against is None or shown.compare(_rounded(against, places)) == amount.compare(against)
-
-
-def _rounded(amount: Decimal, places: int) -> Decimal:
-    return amount.quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN, EXACT)
 
 
 def format_share(part: Decimal, whole: Decimal) -> str:

@@ -5,12 +5,12 @@ Knows no dates and no model names: the rate card says which rates and multiplier
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import reduce
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -23,7 +23,6 @@ CacheState = Literal["as-billed", "cold", "warm"]
 """As billed; with every cache read as the write it would be; with every write as a read."""
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
-_NOTHING = Usage()
 _MILLION = 6  # rates are per million: so many places
 _RATE_OF = {
     "input_tokens": "input",
@@ -57,16 +56,6 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
 
 
-class Multiplier(NamedTuple):
-    """What the price of tokens is multiplied by, as it is and as it may be."""
-
-    usual: Decimal = _ONE
-    low: Decimal = _ONE
-    high: Decimal | None = _ONE
-    """None if nothing bounds it."""
-    caveat: str | None = None
-
-
 class PriceList(msgspec.Struct, frozen=True, kw_only=True):
     """What requests of one model, kind and terms cost on one day."""
 
@@ -74,8 +63,11 @@ class PriceList(msgspec.Struct, frozen=True, kw_only=True):
     """One for each length band, the lowest first."""
     alternative: tuple[Rates, ...] | None = None
     """The rates that may hold instead, if the speed is unknown."""
-    multiplier: Multiplier
+    multiplier: Decimal
     """Batch, geography and endpoint together."""
+    multiplier_low: Decimal
+    multiplier_high: Decimal | None
+    """None if nothing bounds it."""
     search_usd: Decimal
     """One web search; no multiplier changes it."""
     caveats: tuple[str, ...] = ()
@@ -96,49 +88,53 @@ def price_list_of(
     """
     model = bands[0].model
     entry = card.models[model]
-    multipliers = (
+    usual, low, caveats = _ONE, _ONE, []
+    high: Decimal | None = _ONE
+    for known, least, most, caveat in (
         _tier(card, terms),
         _geography(card, entry, terms),
         _endpoint(card, entry, terms),
-    )
-    caveats = [each.caveat for each in multipliers if each.caveat]
+    ):
+        usual, low = EXACT.multiply(usual, known), EXACT.multiply(low, least)
+        high = None if high is None or most is None else EXACT.multiply(high, most)
+        caveats += [caveat] if caveat else []
     if entry.retires_on is not None and entry.retires_on <= on:
         caveats.append(f"retired-model: {model} on {entry.retires_on}")
     if bands[0].ended_on is not None:
         caveats.append(f"ended-fast-mode: {model} on {bands[0].ended_on}")
     if alternative:
         caveats.append(f"advisor-fast: {model}")
-    highs = [each.high for each in multipliers]
     return PriceList(
         bands=bands,
         alternative=alternative,
-        multiplier=Multiplier(
-            usual=_product(each.usual for each in multipliers),
-            low=_product(each.low for each in multipliers),
-            high=None if None in highs else _product(high for high in highs if high is not None),
-        ),
+        multiplier=usual,
+        multiplier_low=low,
+        multiplier_high=high,
         search_usd=EXACT.scaleb(card.web_search_usd_per_1000 or _ZERO, -3),
         caveats=tuple(caveats),
     )
 
 
-def _tier(card: CardFile, terms: Terms) -> Multiplier:
-    """Batches cost half.
+_Multiplier = tuple[Decimal, Decimal, Decimal | None, str | None]
+"""What the price of tokens is multiplied by: as it is, at least, at most, and the caveat if the
+three differ or the first is an assumption."""
+_AT_LIST: _Multiplier = (_ONE, _ONE, _ONE, None)
 
-    Priority tokens draw on capacity that was paid for ahead; they have no list price of their own
-    and count as standard ones. Source: https://platform.claude.com/docs/en/api/service-tiers.
-    """
+
+def _tier(card: CardFile, terms: Terms) -> _Multiplier:
     tier = terms.service_tier
-    if tier == "batch":
+    if tier == "batch":  # half the price
         return _exactly(card.batch_multiplier)
+    # Priority tokens draw on capacity that was paid for ahead; they have no list price of their
+    # own and count as standard ones. Source: https://platform.claude.com/docs/en/api/service-tiers
     if tier == "priority":
-        return Multiplier(caveat="priority-tier")
+        return _ONE, _ONE, _ONE, "priority-tier"
     if tier in (None, "standard"):
-        return Multiplier()
-    return Multiplier(low=_ZERO, high=None, caveat=f"unknown-tier: {tier}")
+        return _AT_LIST
+    return _ONE, _ZERO, None, f"unknown-tier: {tier}"
 
 
-def _geography(card: CardFile, entry: ModelEntry, terms: Terms) -> Multiplier:
+def _geography(card: CardFile, entry: ModelEntry, terms: Terms) -> _Multiplier:
     """Inference in the US costs a tenth more, from the 4.6 generation on.
 
     Foundry's US data zone costs what Anthropic's US geography does.
@@ -148,16 +144,15 @@ def _geography(card: CardFile, entry: ModelEntry, terms: Terms) -> Multiplier:
     # `asked-us`: only the request names it. At list price everywhere, it makes no difference.
     named = geography.removeprefix("asked-")
     if not named or named in card.geographies_at_list:
-        return Multiplier()
+        return _AT_LIST
     if geography in entry.geography:
         return _exactly(entry.geography[geography])
     # A place or a model without a published multiplier: at most the highest one of the card.
     published = (each.geography.values() for each in card.models.values())
-    most_expensive = max(chain([_ONE], *published))
-    return Multiplier(high=most_expensive, caveat=f"unknown-geography: {geography}")
+    return _ONE, _ONE, max(chain([_ONE], *published)), f"unknown-geography: {geography}"
 
 
-def _endpoint(card: CardFile, entry: ModelEntry, terms: Terms) -> Multiplier:
+def _endpoint(card: CardFile, entry: ModelEntry, terms: Terms) -> _Multiplier:
     """Regional endpoints of Bedrock and Google Cloud cost a tenth more, from 4.5 on.
 
     AWS GovCloud costs 1.2 for every model, in place of the regional tenth. Source: litellm 1.110.2,
@@ -167,19 +162,15 @@ def _endpoint(card: CardFile, entry: ModelEntry, terms: Terms) -> Multiplier:
     if endpoint == "gov":
         return _exactly(card.bedrock_gov_multiplier)
     if entry.regional is None or endpoint not in ("regional", "unknown"):
-        return Multiplier()
+        return _AT_LIST
     if endpoint == "regional":
         return _exactly(entry.regional)
-    return Multiplier(high=max(entry.regional, _ONE), caveat=f"unknown-endpoint: {cloud}")
+    return _ONE, _ONE, max(entry.regional, _ONE), f"unknown-endpoint: {cloud}"
 
 
-def _exactly(multiplier: Decimal | None) -> Multiplier:
+def _exactly(multiplier: Decimal | None) -> _Multiplier:
     multiplier = _ONE if multiplier is None else multiplier
-    return Multiplier(multiplier, multiplier, multiplier)
-
-
-def _product(factors: Iterable[Decimal]) -> Decimal:
-    return reduce(EXACT.multiply, factors, _ONE)
+    return multiplier, multiplier, multiplier, None
 
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,77 +245,63 @@ def bill_sampling(
     cache_state: CacheState = "as-billed",
     refusal_billed: bool | None = True,
 ) -> SamplingCost:
-    """Price one sampling call.
+    """Price one sampling call, whose model is its exact id.
 
-    Args:
-        sampling: With its model's exact id.
-        prices: Of that model, for this kind of request on the price date.
-        cache_state: How cache reads and writes count.
-        refusal_billed: Whether a refusal before any output is charged; None is unknown, which
-            counts as free, with the full price as the high bound.
+    `refusal_billed` says whether a refusal before any output is charged; None is unknown, which
+    counts as free, with the full price as the high bound.
     """
     usage = in_cache_state(sampling, cache_state)
-    billed = usage if refusal_billed else _NOTHING
+    billed = usage if refusal_billed else Usage()
     rates = _band(prices.bands, sampling, sampling.usage)
-    usd = _amount(billed, rates, prices.multiplier.usual, prices.search_usd)
-    low = _lowest(sampling, prices, billed, cache_state)
-    high = _ZERO if refusal_billed is False else _highest(sampling, prices, usage, cache_state)
+    usd = _amount(billed, rates, prices.multiplier, prices.search_usd)
+
+    least = billed
+    if sampling.usage_low is not None and billed:
+        least = in_cache_state(sampling, cache_state, sampling.usage_low)
+    # The documentation does not say whether a server tool's loop has one length band for each of
+    # its sampling calls or one for their sum; the sum, which costs more, is the price.
+    low_rates = prices.bands[0] if sampling.sums_calls else _band(prices.bands, sampling, least)
+    if sampling.may_cache is not None and low_rates.cache_read < low_rates.input:
+        least = _cached_as(least, "cache_read_tokens")
+    low = _amount(least, low_rates, prices.multiplier_low, prices.search_usd)
+
+    # The response names this attempt, or refusal, but not what it used.
+    is_silent = (sampling.kind == "declined" or sampling.refusal is not None) and not sampling.usage
+    high: Decimal | None = None
+    if refusal_billed is False:
+        high = usd
+    elif prices.multiplier_high is not None and not is_silent:
+        most = usage
+        if sampling.usage_high is not None:
+            most = in_cache_state(sampling, cache_state, sampling.usage_high)
+        if sampling.most_output_tokens is not None:
+            output = max(most.output_tokens, sampling.most_output_tokens)
+            most = replace(most, output_tokens=output)
+        high_rates = _band(prices.alternative or prices.bands, sampling, most)
+        if sampling.may_cache is not None:
+            most = _cached_as(most, f"cache_write_{sampling.may_cache}_tokens")
+        high = max(usd, _amount(most, high_rates, prices.multiplier_high, prices.search_usd))
+
+    caveats = [*prices.caveats]
+    if refusal_billed is None:
+        caveats.append(f"unknown-refusal: {sampling.refusal}")
+    if refusal_billed is not False and is_silent:
+        caveats.append(f"fallback-without-entry: {sampling.model}")
+    if sampling.may_cache is not None and sampling.usage.input_tokens:
+        caveats.append("cache-unpriced")
+    if sampling.sums_calls and rates.above:
+        caveats.append(f"band-on-total: {sampling.model} above {rates.above:,} prompt tokens")
     return SamplingCost(
         sampling=sampling,
         billed=billed,
         rates=rates,
-        multiplier=prices.multiplier.usual,
+        multiplier=prices.multiplier,
         search_usd=prices.search_usd,
         usd=usd,
         low=min(low, usd),
-        high=None if high is None else max(high, usd),
-        caveats=(*prices.caveats, *_caveats(sampling, rates, refusal_billed)),
+        high=high,
+        caveats=tuple(caveats),
     )
-
-
-def _lowest(
-    sampling: SamplingCall, prices: PriceList, billed: Usage, cache_state: CacheState
-) -> Decimal:
-    if sampling.usage_low is not None and billed:
-        billed = in_cache_state(sampling, cache_state, sampling.usage_low)
-    # The documentation does not say whether a server tool's loop has one length band for each of
-    # its sampling calls or one for their sum; the sum, which costs more, is the price.
-    rates = prices.bands[0] if sampling.sums_calls else _band(prices.bands, sampling, billed)
-    if sampling.may_cache is not None and rates.cache_read < rates.input:
-        billed = _cached_as(billed, "cache_read_tokens")
-    return _amount(billed, rates, prices.multiplier.low, prices.search_usd)
-
-
-def _highest(
-    sampling: SamplingCall, prices: PriceList, usage: Usage, cache_state: CacheState
-) -> Decimal | None:
-    if prices.multiplier.high is None or _is_silent(sampling):
-        return None
-    if sampling.usage_high is not None:
-        usage = in_cache_state(sampling, cache_state, sampling.usage_high)
-    if sampling.most_output_tokens is not None:
-        most = max(usage.output_tokens, sampling.most_output_tokens)
-        usage = replace(usage, output_tokens=most)
-    rates = _band(prices.alternative or prices.bands, sampling, usage)
-    if sampling.may_cache is not None:
-        usage = _cached_as(usage, f"cache_write_{sampling.may_cache}_tokens")
-    return _amount(usage, rates, prices.multiplier.high, prices.search_usd)
-
-
-def _caveats(sampling: SamplingCall, rates: Rates, refusal_billed: bool | None) -> Iterator[str]:
-    if refusal_billed is None:
-        yield f"unknown-refusal: {sampling.refusal}"
-    if refusal_billed is not False and _is_silent(sampling):
-        yield f"fallback-without-entry: {sampling.model}"
-    if sampling.may_cache is not None and sampling.usage.input_tokens:
-        yield "cache-unpriced"
-    if sampling.sums_calls and rates.above:
-        yield f"band-on-total: {sampling.model} above {rates.above:,} prompt tokens"
-
-
-def _is_silent(sampling: SamplingCall) -> bool:
-    """Return whether the response names this attempt, or refusal, but not what it used."""
-    return (sampling.kind == "declined" or sampling.refusal is not None) and not sampling.usage
 
 
 def _cached_as(usage: Usage, category: str) -> Usage:
@@ -383,12 +360,8 @@ def total(sampling_calls: Sequence[SamplingCost]) -> Cost:
     highs = [each.high for each in sampling_calls if each.high is not None]
     return Cost(
         sampling_calls=tuple(sampling_calls),
-        usd=_sum(each.usd for each in sampling_calls),
-        low=_sum(each.low for each in sampling_calls),
-        high=_sum(highs) if len(highs) == len(sampling_calls) else None,
+        usd=reduce(EXACT.add, (each.usd for each in sampling_calls), _ZERO),
+        low=reduce(EXACT.add, (each.low for each in sampling_calls), _ZERO),
+        high=reduce(EXACT.add, highs, _ZERO) if len(highs) == len(sampling_calls) else None,
         caveats=tuple(sorted({caveat for each in sampling_calls for caveat in each.caveats})),
     )
-
-
-def _sum(amounts: Iterable[Decimal]) -> Decimal:
-    return reduce(EXACT.add, amounts, _ZERO)

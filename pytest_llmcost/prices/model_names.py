@@ -1,13 +1,13 @@
 """Model names as Anthropic, its clouds and its users spell them; only exact names resolve.
 
-Knows no card: who knows the models hands in what `spellings_of` yields for each.
+Knows no card; a card hands in the spellings of its models.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -20,7 +20,6 @@ _LONG_CONTEXT = re.compile(r"\[1m\]$", re.IGNORECASE)
 _BEDROCK_ARN = re.compile(
     r"arn:(?P<partition>[^:]*):bedrock:[^:]*:[^:]*:(?:foundation-model|inference-profile)/(?P<id>.+)"
 )
-_VERSION = re.compile(r"-(\d{1,2})-(\d{1,2})(?!\d)")
 _MOST_SHOWN = 200
 """Characters of a name; longer than any."""
 
@@ -58,65 +57,31 @@ def show_name(name: str) -> str:
     return shown if len(name) <= _MOST_SHOWN else f"{shown}..."
 
 
-class Names:
-    """Every spelling of every model of a card."""
+def find_model(spellings: Mapping[str, Resolved], name: str) -> Resolved | None:
+    """Return the model that a name stands for; nothing for any other name.
 
-    def __init__(self, spellings: Iterable[tuple[str, Resolved]]) -> None:
-        """Keep the spellings; a later one of the same name wins."""
-        self._index = dict(spellings)
+    `[1m]` at the end, ARNs of Bedrock's own inference profiles and percent signs of a URL are
+    understood. A prefix or a part of a known name is not: `claude-fable-5` and `claude-fable-5-1`
+    have different rates. A card holds ARNs without their account id.
 
-    def find(self, name: str) -> Resolved | None:
-        """Return the model that a name stands for; nothing for any other name.
-
-        `[1m]` at the end, ARNs of Bedrock's own inference profiles and percent signs of a URL are
-        understood. A prefix or a part of a known name is not: `claude-fable-5` and
-        `claude-fable-5-1` have different rates. A card holds ARNs without their account id.
-
-        Source: https://platform.claude.com/docs/en/about-claude/models/model-ids-and-versions
-        and Bedrock's list of inference profiles, read 2026-11-22.
-        """
-        if name in self._index:
-            return self._index[name]
-        plain = mask_account(_LONG_CONTEXT.sub("", unquote(name.strip())))
-        arn = _BEDROCK_ARN.fullmatch(plain)
-        found = self._index.get(arn["id"] if arn else plain)
-        if found and arn and arn["partition"] == "aws-us-gov":
-            return found._replace(platform="bedrock-gov")
-        return found
-
-    def likely(self, name: str) -> str | None:
-        """Return the id that a name misspells, or None. With other digits it is another model."""
-        close = difflib.get_close_matches(name, self._index, n=len(self._index), cutoff=0.8)
-        found = (self._index[each].model for each in close if _digits(each) == _digits(name))
-        return next(found, None)
-
-
-def _digits(name: str) -> str:
-    return "".join(filter(str.isdigit, name))
-
-
-def spellings_of(
-    model: str,
-    aliases: Iterable[str],
-    *,
-    bedrock: str | None,
-    vertex: str | None,
-    bedrock_prefixes: Mapping[str, Platform],
-) -> Iterator[tuple[str, Resolved]]:
-    """Yield how clouds and gateways spell a model; its id and its aliases are not among them.
-
-    Source: public configurations of tools for Google Cloud (`name@default`) and of gateways
-    (`anthropic/name`, OpenRouter's with a point: `anthropic/claude-sonnet-5.5`), read 2026-11-25.
+    Source: https://platform.claude.com/docs/en/about-claude/models/model-ids-and-versions
+    and Bedrock's list of inference profiles, read 2026-11-22.
     """
-    at_google = Resolved(model, "vertex-unknown")
-    yield f"{(vertex or model).partition('@')[0]}@default", at_google
-    if vertex is not None:
-        yield vertex, at_google
-    if bedrock is not None:
-        yield bedrock, Resolved(model, "bedrock-regional")  # no prefix is the region's own endpoint
-        for prefix, platform in bedrock_prefixes.items():
-            yield f"{prefix}.{bedrock}", Resolved(model, platform)
-    for name in (model, *aliases):
-        if name.startswith("claude-"):
-            yield f"anthropic/{name}", Resolved(model)
-            yield "anthropic/" + _VERSION.sub(r"-\1.\2", name), Resolved(model)
+    if name in spellings:
+        return spellings[name]
+    plain = mask_account(_LONG_CONTEXT.sub("", unquote(name.strip())))
+    arn = _BEDROCK_ARN.fullmatch(plain)
+    found = spellings.get(arn["id"] if arn else plain)
+    if found and arn and arn["partition"] == "aws-us-gov":
+        return found._replace(platform="bedrock-gov")
+    return found
+
+
+def likely_model(spellings: Mapping[str, Resolved], name: str) -> str | None:
+    """Return the id that a name misspells, or None. With other digits it is another model."""
+
+    def digits(text: str) -> str:
+        return "".join(filter(str.isdigit, text))
+
+    close = difflib.get_close_matches(name, spellings, n=len(spellings), cutoff=0.8)
+    return next((spellings[each].model for each in close if digits(each) == digits(name)), None)

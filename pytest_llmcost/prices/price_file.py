@@ -1,19 +1,20 @@
-"""Price files: TOML text to checked rows. Knows no model's spellings and prices nothing."""
+"""Price files: TOML text to checked rows, and a user's file laid over the shipped one."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from pytest_llmcost.errors import RateCardError
 from pytest_llmcost.money import EXACT, count_digits
-from pytest_llmcost.prices.model_names import mask_account
+from pytest_llmcost.prices.model_names import Resolved, mask_account
 
 RATE_KEYS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
 """The rates of a row, by their keys in the file; US dollars per million tokens."""
@@ -25,6 +26,10 @@ _MOST_DIGITS = 15
 _MOST_BYTES = 1_000_000
 """Of a price file; the shipped one has 22,000."""
 _LEAST_MULTIPLIER = Decimal("0.001")
+_TOO_CHEAP = 1_000
+"""No discount divides a rate by so much; a wrong unit does."""
+_LEAST_RATE = Decimal("0.0001")
+"""No model is so cheap for a million tokens: such an amount is the price of a single token."""
 _PLAIN = re.compile(r"[0-9.eE+-]+")
 """How an amount in quotes may be written; `Decimal` also reads `1_0` and ` 10 `."""
 
@@ -182,7 +187,7 @@ def _parse_card_file(data: bytes, origin: str) -> CardFile:
             f"{origin}: models: two names differ only in their AWS account; put both into one table"
         )
     entries = {name: _parse_model(name, entry, origin) for name, entry in masked.items()}
-    return msgspec.structs.replace(settings, models=entries)
+    return replace(settings, models=entries)
 
 
 def _parse_model(name: str, raw: object, origin: str) -> ModelEntry:
@@ -197,7 +202,7 @@ def _parse_model(name: str, raw: object, origin: str) -> ModelEntry:
     entry = _convert(raw, ModelEntry, where)
     for number, row in enumerate(entry.rates, start=1):
         _check_row(row, f"{where}: rates row {number} (from {row.from_on})")
-    return msgspec.structs.replace(entry, aliases=tuple(map(mask_account, entry.aliases)))
+    return replace(entry, aliases=tuple(map(mask_account, entry.aliases)))
 
 
 def _convert(raw: object, kind: type[_T], where: str) -> _T:
@@ -254,30 +259,118 @@ def row_on(layers: Layers, on: date, speed: str, above: int) -> tuple[RateRow, D
     """
     multiplier = Decimal(1)
     for rows in reversed(layers):
-        in_force = [row for row in rows if row.holds_on(on)]
-        discounts = [
-            row
-            for row in in_force
-            if row.multiplier is not None
-            and row.speed in (None, speed)
-            and row.above in (None, above)
-        ]
-        if discount := _latest(discounts):
+        found: RateRow | None = None
+        discount: RateRow | None = None
+        # The sort is stable: of several rows of one day the last one in the file wins.
+        for row in sorted(rows, key=lambda row: row.from_on):
+            if not row.holds_on(on):
+                continue
+            if row.multiplier is None:
+                if (row.speed or STANDARD, row.above or 0) == (speed, above):
+                    found = row
+            elif row.speed in (None, speed) and row.above in (None, above):
+                discount = row
+        if discount is not None:
             multiplier = EXACT.multiply(multiplier, discount.multiplier or 1)
-        rated = [
-            row
-            for row in in_force
-            if row.multiplier is None and (row.speed or STANDARD, row.above or 0) == (speed, above)
-        ]
-        if found := _latest(rated):
+        if found is not None:
             return found, multiplier
     return None
 
 
-def _latest(rows: Iterable[RateRow]) -> RateRow | None:
-    """Of several rows of one day the last one in the file wins."""
-    latest = None
-    for row in rows:
-        if latest is None or row.from_on >= latest.from_on:
-            latest = row
-    return latest
+def check_change(
+    card: CardFile,
+    layers: Mapping[str, Layers],
+    change: CardFile,
+    find: Callable[[str], Resolved | None],
+    *,
+    origin: str,
+) -> CardFile:
+    """Return a price file with exact ids and complete rows, ready to be laid over a card.
+
+    `layers` are each model's rows so far, and `find` says which model of the card a name is.
+
+    Raises:
+        RateCardError: when a row of a new model lacks a rate, one is absurdly cheap, a model has
+            two tables, or an alias already names another model.
+    """
+    models: dict[str, ModelEntry] = {}
+    tables: dict[str, str] = {}  # model -> as the file names it
+    owners: dict[str, str] = {}  # alias -> model
+    for name, entry in change.models.items():
+        where = f'price file {origin}: model "{name}"'
+        aliased = (each for each, known in card.models.items() if name in known.aliases)
+        model = name if name in card.models else next(aliased, name)
+        if model in models:  # of two tables one would be lost
+            raise RateCardError(
+                f'{where}: is the same model as "{tables[model]}"; put both into one table'
+            )
+        tables[model] = name
+        for alias in entry.aliases:
+            known = find(alias)
+            owner = owners.setdefault(alias, known.model if known else model)
+            if not alias.strip():
+                raise RateCardError(f"{where}: aliases: {alias!r} is no name")
+            if alias in card.models or alias in change.models:
+                raise RateCardError(f"{where}: aliases: {alias!r} is a model of its own")
+            # A name never moves silently from one model to another: it would re-price its calls.
+            if owner != model:
+                raise RateCardError(f"{where}: aliases: {alias!r} already names {owner}")
+        below = layers.get(model, ())
+        rows = tuple(_complete(row, below, where) for row in entry.rates)
+        if all(row.multiplier is not None for layer in (*below, rows) for row in layer):
+            raise RateCardError(f"{where}: a new model needs rates, got none")
+        models[model] = replace(entry, rates=rows)
+    return replace(change, models=models)
+
+
+def _complete(row: RateRow, below: Layers, where: str) -> RateRow:
+    """Fill in what a row leaves out from the row that it replaces on its first day."""
+    where = f"{where}: rates row from {row.from_on}"
+    for key in RATE_KEYS:
+        rate = getattr(row, key)
+        known = [getattr(each, key) for rows in below for each in rows if each.multiplier is None]
+        if rate is None or (rate == 0 and (not known or key.startswith("cache_"))):
+            continue  # a local model may be free, and so may a gateway's cache
+        # Rates for one token, or for a thousand, instead of a million are the likeliest mistake.
+        if rate <= (min(known) / _TOO_CHEAP if known else _LEAST_RATE):
+            least = (
+                f"a thousandth of the {min(known):f} known so far" if known else f"${_LEAST_RATE}"
+            )
+            raise RateCardError(
+                f"{where}: {key}: {rate:f} is not more than {least}; rates are US dollars per "
+                "million tokens"
+            )
+    missing = [key for key in RATE_KEYS if getattr(row, key) is None]
+    if row.multiplier is not None or not missing:
+        return row
+    found = row_on(below, row.from_on, row.speed or STANDARD, row.above or 0)
+    if found is None:
+        raise RateCardError(
+            f"{where}: {', '.join(missing)}: missing, and there is no earlier row of that speed "
+            "and length to take them from"
+        )
+    replaced, multiplier = found
+    rest = {key: Amount(EXACT.multiply(getattr(replaced, key), multiplier)) for key in missing}
+    return replace(row, **rest)
+
+
+_Merged = TypeVar("_Merged", CardFile, ModelEntry)
+
+
+def merged(base: _Merged, change: _Merged) -> _Merged:
+    """Return `base` with what `change` states: tables and lists grow, single values give way."""
+    fields: dict[str, object] = {}
+    for name in base.__struct_fields__:
+        old, new = getattr(base, name), getattr(change, name)
+        if name in ("version", "checked_on"):
+            fields[name] = old  # how old the shipped prices are is not for a user's file to say
+        elif name == "models":
+            entries = {model: merged(old.get(model, ModelEntry()), new[model]) for model in new}
+            fields[name] = {**old, **entries}
+        elif isinstance(old, Mapping):
+            fields[name] = {**old, **new}
+        elif isinstance(old, tuple):
+            fields[name] = old + new
+        else:
+            fields[name] = old if new is None else new
+    return replace(base, **fields)

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,7 +25,12 @@ from pytest_llmcost.prices.bill import (
     price_list_of,
     total,
 )
-from pytest_llmcost.prices.model_names import Names, Resolved, show_name, spellings_of
+from pytest_llmcost.prices.model_names import (
+    Resolved,
+    find_model,
+    likely_model,
+    show_name,
+)
 from pytest_llmcost.prices.price_file import (
     RATE_KEYS,
     STANDARD,
@@ -33,13 +38,15 @@ from pytest_llmcost.prices.price_file import (
     Layers,
     ModelEntry,
     RateRow,
+    check_change,
+    merged,
     read_card_file,
     row_on,
 )
-from pytest_llmcost.prices.price_overlay import check_change, merged
 from pytest_llmcost.prices.usage import Platform, SamplingCall, SamplingKind, Terms
 
 _SHIPPED = Path(__file__).with_name("anthropic.toml")
+_VERSION = re.compile(r"-(\d{1,2})-(\d{1,2})(?!\d)")
 _DATED_TOOL = re.compile(r"(?P<name>[a-z_]+)_(?P<date>\d{8})")
 
 
@@ -65,10 +72,11 @@ class RateCard:
         """Of the shipped file and each price file, in order."""
         self._files = tuple(files)
         self._settings = reduce(merged, files)
-        self._names = Names(_spellings(self._settings))
+        self._spellings = dict(_spellings(self._settings))
         self._rates_on = cache(self._find_rates)
         self._price_list = cache(self._find_price_list)
-        self._likely = cache(self._names.likely)  # a search through all names
+        # A search through all names, and several calls of a run may misspell alike.
+        self._likely = cache(partial(likely_model, self._spellings))
 
     @property
     def checked_on(self) -> date:
@@ -112,7 +120,7 @@ class RateCard:
         Raises:
             UnknownModelError: saying how to add it, and which id it may misspell.
         """
-        found = self._names.find(name)
+        found = self.find(name)
         if found is not None:
             return found
         likely, shown = self._likely(name), show_name(name)
@@ -126,7 +134,7 @@ class RateCard:
 
     def find(self, name: str) -> Resolved | None:
         """Return the model that a name stands for, as `resolve` does, or None if it is unknown."""
-        return self._names.find(name)
+        return find_model(self._spellings, name)
 
     # Rates
 
@@ -147,8 +155,8 @@ class RateCard:
 
     def speeds(self, model: str) -> tuple[str, ...]:
         """Return the speeds that a model has or had rates for, the standard one first."""
-        rows = _rated(self._layers(self.resolve(model).model))
-        speeds = {row.speed or STANDARD for row in rows}
+        rows = [row for layer in self._layers(self.resolve(model).model) for row in layer]
+        speeds = {row.speed or STANDARD for row in rows if row.multiplier is None}
         return tuple(sorted(speeds, key=lambda speed: (speed != STANDARD, speed)))
 
     def next_band(
@@ -175,9 +183,17 @@ class RateCard:
 
     def _find_rates(self, model: str, on: date, speed: str) -> tuple[Rates, ...]:
         layers = self._layers(model)
-        rows = [row for row in _rated(layers) if (row.speed or STANDARD) == speed]
-        ended_on = None if speed == STANDARD else _ended_on(rows, on)
+        rows = [
+            row
+            for layer in layers
+            for row in layer
+            if row.multiplier is None and (row.speed or STANDARD) == speed
+        ]
         # The last rates of a fast mode that has ended stay, so that no suite fails by the clock.
+        begun = [row for row in rows if not row.above and row.from_on <= on]
+        ends = [row.until_on for row in begun if row.until_on is not None and row.until_on <= on]
+        has_ended = speed != STANDARD and begun and len(ends) == len(begun)
+        ended_on = max(ends) if has_ended else None
         day = ended_on - timedelta(days=1) if ended_on else on
         bands = []
         for above in sorted({row.above or 0 for row in rows}):
@@ -204,7 +220,7 @@ class RateCard:
 
     def price(
         self,
-        sampling_calls: Sequence[SamplingCall],
+        sampling_calls: Iterable[SamplingCall],
         terms: Terms,
         *,
         on: date,
@@ -215,12 +231,11 @@ class RateCard:
         Raises:
             UnknownModelError: when a model has no price; nothing is ever taken for $0.
         """
-        return total(
-            [
-                self.price_sampling(each, terms, on=on, cache_state=cache_state)
-                for each in sampling_calls
-            ]
-        )
+        state = cache_state
+        priced = [
+            self.price_sampling(each, terms, on=on, cache_state=state) for each in sampling_calls
+        ]
+        return total(priced)
 
     def price_sampling(
         self,
@@ -284,36 +299,34 @@ class RateCard:
 
 
 def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
-    """Yield what each name stands for; a later one of the same name wins."""
-    platforms: dict[str | None, Platform] = {
+    """Yield what each name stands for; a later one of the same name wins.
+
+    Source: public configurations of tools for Google Cloud (`name@default`) and of gateways
+    (`anthropic/name`, OpenRouter's with a point: `anthropic/claude-sonnet-5.5`), read 2026-11-25.
+    """
+    prefixes: dict[str | None, Platform] = {
         **dict.fromkeys(card.bedrock_prefixes, "bedrock-regional"),
         card.bedrock_global_prefix: "bedrock",
         card.bedrock_gov_prefix: "bedrock-gov",
     }
-    prefixes = {prefix: platform for prefix, platform in platforms.items() if prefix is not None}
     for model, entry in card.models.items():
-        yield from spellings_of(
-            model,
-            entry.aliases,
-            bedrock=entry.bedrock,
-            vertex=entry.vertex,
-            bedrock_prefixes=prefixes,
-        )
+        at_google = Resolved(model, "vertex-unknown")
+        yield f"{(entry.vertex or model).partition('@')[0]}@default", at_google
+        if entry.vertex is not None:
+            yield entry.vertex, at_google
+        if entry.bedrock is not None:
+            # Without a prefix it is the region's own endpoint.
+            yield entry.bedrock, Resolved(model, "bedrock-regional")
+            for prefix, platform in prefixes.items():
+                yield f"{prefix}.{entry.bedrock}", Resolved(model, platform)
+        for name in (model, *entry.aliases):
+            if name.startswith("claude-"):
+                yield f"anthropic/{name}", Resolved(model)
+                yield "anthropic/" + _VERSION.sub(r"-\1.\2", name), Resolved(model)
     for model, entry in card.models.items():
         yield from ((alias, Resolved(model)) for alias in entry.aliases)
     for model in card.models:  # an id is never an alias of something else
         yield model, Resolved(model)
-
-
-def _rated(layers: Layers) -> list[RateRow]:
-    return [row for rows in layers for row in rows if row.multiplier is None]
-
-
-def _ended_on(rows: Sequence[RateRow], on: date) -> date | None:
-    """Return the day on which a speed ended, if it had ended by then."""
-    rows = [row for row in rows if not row.above and row.from_on <= on]
-    ends = [row.until_on for row in rows if row.until_on is not None and row.until_on <= on]
-    return max(ends) if rows and len(ends) == len(rows) else None
 
 
 def _why_none(model: str, rows: Sequence[RateRow], on: date, speed: str) -> str:
