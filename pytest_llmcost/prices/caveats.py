@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Direction = Literal["lower", "higher", "either", "none"]
 TokenKind = Literal["input_tokens", "output_tokens"]
@@ -32,8 +32,11 @@ class Rule(NamedTuple):
     """Which stated tokens it makes uncertain; without any it concerns the price alone."""
     by_card: bool = False
     """Found by the rate card each time it prices a call, which then sets the bounds itself."""
-    of_the_reply: bool = False
-    """About the length of the reply, which `max_tokens` bounds."""
+
+    @property
+    def of_the_reply(self) -> bool:
+        """Whether it is about the length of the reply, which `max_tokens` bounds."""
+        return self.tokens == _OUTPUT
 
 
 _READING = (
@@ -44,7 +47,6 @@ _READING = (
         "a streamed reply was not read to its end{detail}; read it to the end, or pass its final "
         "message to llmcost.record(...)",
         _OUTPUT,
-        of_the_reply=True,
     ),
     Rule(
         "lost-answer",
@@ -117,7 +119,6 @@ _READING = (
         "The prompt alone was priced, as asked",
         "no output was counted; pass output_tokens= to llmcost.count(...)",
         _OUTPUT,
-        of_the_reply=True,
     ),
     Rule(
         "unbounded-output",
@@ -125,7 +126,6 @@ _READING = (
         "Nothing limits the length of the reply",
         "nothing limits the output{detail}; pass output_tokens= or max_tokens",
         _OUTPUT,
-        of_the_reply=True,
     ),
     Rule(
         "code-execution-hours",
@@ -146,7 +146,6 @@ _READING = (
         "The output was recorded with another tokenizer",
         "the recorded reply was counted by another model's tokenizer{detail}; record it again",
         _OUTPUT,
-        of_the_reply=True,
     ),
     Rule(
         "cut-reply",
@@ -154,7 +153,6 @@ _READING = (
         "The recorded reply was cut by a limit that has changed since",
         "the recorded reply was cut by a limit that has changed{detail}; record it again",
         _OUTPUT,
-        of_the_reply=True,
     ),
     Rule(
         "open-batch",
@@ -204,7 +202,6 @@ _PRICING = (
         "either",
         "The card has no price for this model on this date",
         "a model has no price{detail}; add it to a price file (--llmcost-prices=FILE)",
-        by_card=True,
     ),
     Rule(
         "cache-unpriced",
@@ -212,31 +209,27 @@ _PRICING = (
         "The prompt is cached, and was priced as plain input",
         "a prompt with cache_control was counted without saying what is cached; pass "
         'llmcost.count(..., cache="cold"), "warm" or "none"',
-        by_card=True,
     ),
-    Rule("retired-model", "none", "The model is retired; its last rates were used", by_card=True),
-    Rule("ended-fast-mode", "none", "Fast mode has ended; its last rates were used", by_card=True),
-    Rule("priority-tier", "none", "Priority tokens are priced at the standard tier", by_card=True),
+    Rule("retired-model", "none", "The model is retired; its last rates were used"),
+    Rule("ended-fast-mode", "none", "Fast mode has ended; its last rates were used"),
+    Rule("priority-tier", "none", "Priority tokens are priced at the standard tier"),
     Rule(
         "unknown-tier",
         "either",
         "No price is published for this service tier",
         "no price is published for the service tier{detail}; see llmcost_prices",
-        by_card=True,
     ),
     Rule(
         "unknown-endpoint",
         "higher",
         "The endpoint may be a regional one, which costs more",
         "the endpoint may be a regional one, which costs more{detail}",
-        by_card=True,
     ),
     Rule(
         "unknown-geography",
         "higher",
         "No multiplier is known for this place of inference",
         "no multiplier is known for the place of inference{detail}",
-        by_card=True,
     ),
     Rule(
         "fallback-without-entry",
@@ -244,32 +237,31 @@ _PRICING = (
         "A declined attempt is billed, but its tokens are not in the usage",
         "a declined attempt is billed, but its tokens are not in the usage{detail}",
         _BOTH,
-        by_card=True,
     ),
     Rule(
         "unknown-refusal",
         "higher",
         "It is unknown whether this kind of refusal is billed",
         "it is unknown whether this kind of refusal is billed{detail}",
-        by_card=True,
     ),
     Rule(
         "band-on-total",
         "lower",
         "The length band was chosen by the sum of several sampling calls",
         "the length band was chosen by the sum of several sampling calls{detail}",
-        by_card=True,
     ),
     Rule(
         "advisor-fast",
         "higher",
         "It is unknown whether a fast request's advisor is fast too",
         "it is unknown whether a fast request's advisor is fast too{detail}",
-        by_card=True,
     ),
 )
 
-CAVEATS: Mapping[str, Rule] = MappingProxyType({rule.name: rule for rule in (*_READING, *_PRICING)})
+CAVEATS: Mapping[str, Rule] = MappingProxyType(
+    {rule.name: rule for rule in _READING}
+    | {rule.name: rule._replace(by_card=True) for rule in _PRICING}
+)
 """Every rule by name."""
 
 _FROM_A_NEWER_VERSION = Rule("", "either", "", tokens=_BOTH)
@@ -317,15 +309,13 @@ def sorted_caveats(texts: Iterable[str]) -> tuple[Caveat, ...]:
     return tuple(map(Caveat, sorted(set(texts))))
 
 
-def decode_caveat(kind: type, value: object) -> object:
+def decode_caveat(kind: type, value: Any) -> Caveat:
     """Decode caveats for msgspec, which does not know subclasses of str."""
-    if kind is Caveat and isinstance(value, str):
-        return Caveat(value)
-    raise NotImplementedError(f"no decoder for {kind}")
+    return Caveat(value)
 
 
-def encode_caveat(value: object) -> object:
-    """Encode caveats for msgspec."""
+def encode_caveat(value: object) -> str:
+    """Encode caveats for msgspec: the only type of ours that it does not know."""
     if isinstance(value, Caveat):
         return str(value)
     raise NotImplementedError(f"no encoder for {type(value)}")
