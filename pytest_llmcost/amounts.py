@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import reduce
+from operator import or_
 from types import MappingProxyType
 from typing import Literal, get_args
 
 import msgspec
+from msgspec.structs import asdict, replace
 
 from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT
@@ -47,6 +50,7 @@ class Reasons:
     __slots__ = ("_seen",)
 
     def __init__(self, seen: Mapping[tuple[str, str], tuple[int, str, str]] | None = None) -> None:
+        # Keyed by what stands before the sentence, and the caveat's name or a whole sentence.
         self._seen = dict(seen or {})
 
     def note(self, caveat: Caveat) -> None:
@@ -54,8 +58,8 @@ class Reasons:
         self._add(("", caveat.name), 1, caveat.detail, caveat.detail)
 
     def __or__(self, other: Reasons) -> Reasons:
-        if not self or not other:
-            return self or other
+        if not self._seen or not other._seen:
+            return self if self._seen else other
         joined = Reasons(self._seen)
         for key, seen in other._seen.items():
             joined._add(key, *seen)
@@ -64,10 +68,6 @@ class Reasons:
     def _add(self, key: tuple[str, str], number: int, first: str, last: str) -> None:
         seen, least, greatest = self._seen.get(key, (0, first, last))
         self._seen[key] = (seen + number, min(least, first), max(greatest, last))
-
-    def with_sentence(self, text: str) -> Reasons:
-        """Return these reasons and one that is a sentence already."""
-        return self | Reasons({("", text): (1, "", "")})
 
     def of_baseline(self) -> Reasons:
         """Return the same reasons, said of the baseline."""
@@ -84,25 +84,20 @@ class Reasons:
 
     def explain(self, count_command: str = COUNT_COMMAND) -> tuple[str, ...]:
         """Write each as a sentence that says what would settle it; sorted."""
-        return tuple(
-            sorted(
-                side + _sentence(name, *seen, count_command)
-                for (side, name), seen in self._seen.items()
-            )
-        )
-
-
-def _sentence(name: str, number: int, detail: str, other: str, command: str) -> str:
-    often = f" ({number:,} calls)" if number > 1 else ""
-    if name == "unknown-model" and detail:
-        return detail + often  # the error itself, which says what to add
-    shown = f" ({detail}{', ...' if other != detail else ''})" if detail or other else ""
-    rule = CAVEATS.get(name)
-    template = (rule.sentence if rule else name + "{detail}") if name else _UNEXPLAINED
-    # The number before the remedy: a command at the end can then be pasted.
-    what, semicolon, remedy = template.partition("; ")
-    text = f"{what}{often}{semicolon}{remedy}"
-    return text.replace("{command}", command).replace("{detail}", shown)
+        sentences = []
+        for (side, name), (number, first, last) in self._seen.items():
+            often = f" ({number:,} calls)" if number > 1 else ""
+            if name == "unknown-model" and first:
+                sentences.append(side + first + often)  # the error itself says what to add
+                continue
+            shown = f" ({first}{', ...' if last != first else ''})" if first or last else ""
+            rule = CAVEATS.get(name)
+            template = (rule.sentence if rule else name + "{detail}") if name else _UNEXPLAINED
+            # The number before the remedy: a command at the end can then be pasted.
+            what, semicolon, remedy = template.partition("; ")
+            text = f"{side}{what}{often}{semicolon}{remedy}"
+            sentences.append(text.replace("{command}", count_command).replace("{detail}", shown))
+        return tuple(sorted(sentences))
 
 
 NO_REASONS = Reasons()
@@ -133,10 +128,10 @@ class Range(msgspec.Struct, frozen=True):
         )
 
 
-def _known(
-    join: Callable[[Decimal, Decimal], Decimal], left: Decimal | None, right: Decimal | None
-) -> Decimal | None:
-    return None if left is None or right is None else join(left, right)
+def _known(join: Callable[[Decimal, Decimal], Decimal], *sides: Decimal | None) -> Decimal | None:
+    """Join amounts; unknown if one of them is."""
+    known = [each for each in sides if each is not None]
+    return reduce(join, known) if len(known) == len(sides) else None
 
 
 _NOTHING: Mapping[Kind, Range] = MappingProxyType({kind: Range() for kind in get_args(Kind)})
@@ -215,14 +210,13 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 prompt += usage.prompt_tokens
                 output += usage.output_tokens
             written_out += output
-            if call.caveats or call.evidence == "stale" or not call.sampling_calls:
-                caveats = call.caveats
-                if call.evidence == "stale" and not call.has_caveat("stale"):
-                    caveats = (Caveat("stale"), *caveats)
+            caveats = call.caveats
+            if call.evidence == "stale" and not call.has_caveat("stale"):
+                caveats = (Caveat("stale"), *caveats)
+            if caveats or not call.sampling_calls:
                 inputs.add(prompt, call, caveats)
                 outputs.add(output, call, caveats)
             else:
-                caveats = ()
                 inputs.low += prompt
                 outputs.low += output
             if usd is None or usd_high is None or not usd_low == usd == usd_high:
@@ -258,10 +252,10 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         ranges = dict(self.ranges)
         for each in why:
             text = _LOST.get(each, f"calls were lost ({each})")
+            reason = Reasons({("", text): (1, "", "")})
             for kind, spent in ranges.items():
-                reasons = spent.reasons.with_sentence(text)
-                ranges[kind] = Range(spent.low, None, None, reasons)
-        return msgspec.structs.replace(self, ranges=ranges)
+                ranges[kind] = Range(spent.low, None, None, spent.reasons | reason)
+        return replace(self, ranges=ranges)
 
     def __add__(self, other: Amounts) -> Amounts:
         return Amounts(
@@ -278,17 +272,13 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
     def __sub__(self, baseline: Amounts) -> Amounts:
         """Return what this has more than the baseline, negative where it has less."""
         ranges = {kind: self[kind] - baseline[kind] for kind in self.ranges}
+        old = asdict(baseline.usage)
         live_unpriced = self.live_unpriced + baseline.live_unpriced
         live = EXACT.subtract(self.live_priced_usd, baseline.live_priced_usd)
         return Amounts(
             requests=self.requests - baseline.requests,
             calls=self.calls - baseline.calls,
-            usage=Usage(
-                **{
-                    name: getattr(self.usage, name) - getattr(baseline.usage, name)
-                    for name in Usage.__struct_fields__
-                }
-            ),
+            usage=Usage(**{key: n - old[key] for key, n in asdict(self.usage).items()}),
             priced_usd=ranges["usd"].best or _ZERO,
             unpriced=self.unpriced + baseline.unpriced,
             live_priced_usd=_ZERO if live_unpriced else live,
@@ -339,33 +329,22 @@ def most(alternatives: Sequence[Amounts]) -> Amounts:
     if len(alternatives) == 1:
         return alternatives[0]
     first = max(alternatives, key=lambda each: (each.priced_usd, each.unpriced))
-    live = _ZERO
-    for each in alternatives:
-        live = EXACT.add(live, each.live_priced_usd)
-    return msgspec.structs.replace(
+    ranges = {}
+    for kind in first.ranges:
+        several = [each[kind] for each in alternatives]
+        ranges[kind] = Range(
+            _known(max, *(each.low for each in several)),
+            _known(max, *(each.best for each in several)),
+            _known(max, *(each.high for each in several)),
+            reduce(or_, (each.reasons for each in several)),
+        )
+    return replace(
         first,
         unpriced=max(each.unpriced for each in alternatives),
-        live_priced_usd=live,
+        live_priced_usd=reduce(EXACT.add, (each.live_priced_usd for each in alternatives)),
         live_unpriced=sum(each.live_unpriced for each in alternatives),
-        ranges={kind: _highest([each[kind] for each in alternatives]) for kind in first.ranges},
+        ranges=ranges,
     )
-
-
-def _highest(ranges: Sequence[Range]) -> Range:
-    reasons = NO_REASONS
-    for each in ranges:
-        reasons |= each.reasons
-    return Range(
-        _greatest([each.low for each in ranges]),
-        _greatest([each.best for each in ranges]),
-        _greatest([each.high for each in ranges]),
-        reasons,
-    )
-
-
-def _greatest(amounts: Sequence[Decimal | None]) -> Decimal | None:
-    known = [each for each in amounts if each is not None]
-    return max(known) if len(known) == len(amounts) else None
 
 
 def is_uncounted(call: Call) -> bool:
