@@ -6,17 +6,17 @@ is no call without a price list, so calls without a price cannot be added up by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.bill import CacheState, SamplingCost, in_cache_state, total
+from pytest_llmcost.prices.bill import CacheState, in_cache_state, total
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.rate_card import RateCard
@@ -92,7 +92,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def billed_usage(self) -> Usage:
         """The tokens that are charged: all sampling calls together, without unbilled refusals."""
-        return sum((each.usage for each in self.sampling_calls if is_billed(each)), Usage())
+        billed = (each for each in self.sampling_calls if each.refusal is None or each.usd != 0)
+        return sum((each.usage for each in billed), Usage())
 
     @property
     def lost_usage(self) -> Usage | None:
@@ -108,11 +109,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return any(caveat.name in names for caveat in self.caveats)
 
 
-def is_billed(sampling: PricedSamplingCall) -> bool:
-    """Return whether a sampling call is charged; some refusals before any output are not."""
-    return sampling.refusal is None or sampling.usd != 0
-
-
 def price(
     answer: Answer,
     card: RateCard,
@@ -122,16 +118,10 @@ def price(
     evidence: Evidence = "billed",
     **facts: Any,
 ) -> Call:
-    """Price what a response said, or what a count predicts.
+    """Price what a response said, or what a count predicts, on a day (UTC).
 
-    Args:
-        answer: What was used.
-        card: The rates.
-        on: The price date, UTC.
-        cache_state: How cache reads and writes count.
-        evidence: Where the numbers come from.
-        facts: Other fields of `Call`: fingerprint, live, at, attempts, lost_attempts, max_tokens,
-            phase.
+    `facts` are other fields of `Call`: fingerprint, live, at, attempts, lost_attempts, max_tokens,
+    phase.
     """
     caveats = answer.caveats
     # Code that ran beside certain server tools is free: which ones, the rate card says.
@@ -150,7 +140,7 @@ def price(
         model=answer.model,
         evidence=evidence,
         usage=answer.usage,
-        sampling_calls=tuple(_priced(each, None) for each in answer.sampling_calls),
+        sampling_calls=tuple(PricedSamplingCall(**asdict(each)) for each in answer.sampling_calls),
         context=terms,
         stream=answer.stream,
         declared_usd=answer.declared_usd,
@@ -179,60 +169,58 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
         clouds = (found.platform for found in known.values() if found)
         terms = replace(terms, platform=next(filter(None, clouds), None))
     resolved = known[call.model]
-    # What is priced gets into files; an ARN names an AWS account.
-    call = replace(
+
+    usd = high = call.declared_usd
+    low = usd or _ZERO
+    sampling_calls = []
+    bounded: set[str] = set()
+    found_by_card: set[str] = set()
+    if call.sampling_calls and call.declared_usd is None:
+        costs = []
+        for sampling in call.sampling_calls:
+            try:
+                cost = card.price_sampling(sampling, terms, on=on, cache_state=cache_state)
+            except UnknownModelError as error:
+                found_by_card.add(f"unknown-model: {error}")
+                sampling_calls.append(_named(sampling, sampling.model, None))
+            else:
+                costs.append(cost)
+                sampling_calls.append(_named(sampling, cost.sampling.model, cost.usd))
+        whole = total(costs)
+        low = whole.low
+        if len(costs) == len(sampling_calls):
+            usd, high = whole.usd, whole.high
+        found_by_card.update(whole.caveats)
+        bounded.update(
+            name
+            for name, field in _BOUNDED_BY.items()
+            if any(getattr(each, field) is not None for each in call.sampling_calls)
+        )
+        lost = call.lost_usage
+        if lost is not None and high is not None:
+            bounded.add("lost-answer")
+            uncertain = dict.fromkeys(("refusal", "usage_low", "usage_high", "most_output_tokens"))
+            attempt = replace(call.sampling_calls[0], usage=lost, **uncertain)
+            most = card.price_sampling(attempt, terms, on=on).high
+            high = None if most is None else EXACT.fma(most, call.lost_attempts or 0, high)
+    else:
+        sampling_calls += [_named(each, each.model, None) for each in call.sampling_calls]
+    for caveat in own:
+        if caveat.name not in bounded:
+            low = _ZERO if caveat.may_be_lower else low
+            high = None if caveat.may_be_higher else high
+    return replace(
         call,
         model=resolved.model if resolved else mask_account(call.model),
         context=terms,
-        sampling_calls=tuple(
-            replace(each, model=mask_account(each.model), usd=None) for each in call.sampling_calls
-        ),
-        caveats=tuple(own),
+        sampling_calls=tuple(sampling_calls),
+        caveats=sorted_caveats([*own, *found_by_card]),
+        usd=usd,
+        usd_low=low,
+        usd_high=high,
     )
-    if not call.sampling_calls or call.declared_usd is not None:
-        return _bounded(call, call.declared_usd, call.declared_usd or _ZERO, call.declared_usd, own)
-    costs: list[SamplingCost | None] = []
-    found: set[str] = set()
-    for sampling in call.sampling_calls:
-        try:
-            costs.append(card.price_sampling(sampling, terms, on=on, cache_state=cache_state))
-        except UnknownModelError as error:
-            costs.append(None)
-            found.add(f"unknown-model: {error}")
-    cost = total([each for each in costs if each is not None])
-    usd, high = (cost.usd, cost.high) if None not in costs else (None, None)
-    bounded = {
-        name
-        for name, field in _BOUNDED_BY.items()
-        if any(getattr(each, field) is not None for each in call.sampling_calls)
-    }
-    lost = call.lost_usage
-    if lost is not None and high is not None:
-        bounded.add("lost-answer")
-        uncertain = dict.fromkeys(("refusal", "usage_low", "usage_high", "most_output_tokens"))
-        attempt = replace(call.sampling_calls[0], usage=lost, **uncertain)
-        most = card.price_sampling(attempt, terms, on=on).high
-        high = None if most is None else EXACT.fma(most, call.lost_attempts or 0, high)
-    priced = replace(
-        call,
-        sampling_calls=tuple(map(_priced, call.sampling_calls, costs)),
-        caveats=sorted_caveats([*own, *cost.caveats, *found]),
-    )
-    return _bounded(priced, usd, cost.low, high, [each for each in own if each.name not in bounded])
 
 
-def _priced(sampling: SamplingCall, cost: SamplingCost | None) -> PricedSamplingCall:
-    fields = {name: getattr(sampling, name) for name in SamplingCall.__struct_fields__}
-    if cost is not None:
-        fields |= {"model": cost.sampling.model, "usd": cost.usd}
-    return PricedSamplingCall(**fields)
-
-
-def _bounded(
-    call: Call, usd: Decimal | None, low: Decimal, high: Decimal | None, caveats: Iterable[Caveat]
-) -> Call:
-    """Return a call with its price, the bounds open as the answer's caveats say."""
-    for each in caveats:
-        low = _ZERO if each.may_be_lower else low
-        high = None if each.may_be_higher else high
-    return replace(call, usd=usd, usd_low=low, usd_high=high)
+def _named(sampling: PricedSamplingCall, model: str, usd: Decimal | None) -> PricedSamplingCall:
+    # What is priced gets into files; an ARN names an AWS account.
+    return replace(sampling, model=mask_account(model), usd=usd)
