@@ -1,13 +1,20 @@
-"""A budget, what became of it, and the only comparison of the two."""
+"""A budget, what became of it, and the only comparison of the two.
+
+A gate is a budget that chooses which calls count; the comparison is the one of all budgets.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from typing import Literal, cast, get_args
 
 import msgspec
+from msgspec.structs import replace
 
-from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind, Range
+from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind, Range, most
+from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT
 
 Scope = Literal["suite", "test", "block", "path", "increase"]
@@ -95,6 +102,48 @@ class Verdict(Budget, frozen=True, kw_only=True):
     def fails(self, unverified: Literal["fail", "warn"] = "fail") -> bool:
         """Return whether it fails the test or the run, under the setting `llmcost_unverified`."""
         return self.state == "exceeded" or (self.state == "unverified" and unverified == "fail")
+
+
+def judge_calls(
+    budget: Budget,
+    calls: Iterable[Call],
+    *,
+    has_requests: bool = False,
+    lost_calls: Iterable[str] = (),
+    count_command: str = COUNT_COMMAND,
+) -> Verdict:
+    """Judge any budget over the calls of one owner; a gate chooses which of them count.
+
+    `has_requests` says whether the owner has sent a request, even one that cannot have been
+    billed, and `lost_calls` why calls are missing.
+    """
+    calls = tuple(calls)
+    counting = concerned(budget, calls)
+    amounts = Amounts.of(counting)
+    if budget.is_per_call:  # the largest is unknown if one of them is
+        amounts = most([Amounts.of([each]) for each in calls] or [amounts])
+    amounts = replace(amounts, requests=max(len(calls), int(has_requests)))
+    verdict = judge(budget, amounts.with_lost_calls(lost_calls), count_command=count_command)
+    if budget.kind != "models":
+        return verdict
+    found = {name for call in counting for name in _foreign(call, budget.models)}
+    return replace(verdict, found=tuple(sorted(found)))
+
+
+def concerned(budget: Budget, calls: Sequence[Call]) -> Sequence[Call]:
+    """Return the calls that count against a budget: of a gate the foreign ones or the largest."""
+    if budget.kind == "models":
+        return [call for call in calls if _foreign(call, budget.models)]
+    if budget.is_per_call:
+        kind = budget.quantity
+        return sorted(calls, key=lambda each: -(Amounts.of([each])[kind].low or 0))[:1]
+    return calls
+
+
+def _foreign(call: Call, globs: Iterable[str]) -> list[str]:
+    """Return the models of a call that no glob allows; fallbacks and advisors have their own."""
+    names = dict.fromkeys([call.model, *(each.model for each in call.sampling_calls)])
+    return [name for name in names if not any(fnmatchcase(name, glob) for glob in globs)]
 
 
 def judge(budget: Budget, amounts: Amounts, *, count_command: str = COUNT_COMMAND) -> Verdict:

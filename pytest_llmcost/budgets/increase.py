@@ -32,11 +32,7 @@ class IncreaseLimit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_increase(
-    text: str,
-    *,
-    origin: str = "",
-    label: str = "max_increase",
-    warn_at: Decimal | None = None,
+    text: str, *, origin: str = "", label: str = "max_increase", warn_at: Decimal | None = None
 ) -> IncreaseLimit:
     """Read a limit on an increase, `10%` or `$0.05`.
 
@@ -70,14 +66,8 @@ def judge_increase(limit: IncreaseLimit, base: Amounts, change: Amounts) -> Verd
         label=f"{limit.label} {limit.text}",
         warn_at=limit.warn_at,
     )
-    at_least_nothing = Range(
-        _at_least_nothing(added.low),
-        _at_least_nothing(added.best),
-        _at_least_nothing(added.high),
-        added.reasons,
+    low, best, high = (
+        None if bound is None else max(bound, _ZERO)
+        for bound in (added.low, added.best, added.high)
     )
-    return decide(budget, at_least_nothing, least, most)
-
-
-def _at_least_nothing(amount: Decimal | None) -> Decimal | None:
-    return None if amount is None else max(amount, _ZERO)
+    return decide(budget, Range(low, best, high, added.reasons), least, most)

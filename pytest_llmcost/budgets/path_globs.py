@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from decimal import Decimal
 from functools import lru_cache
 
@@ -22,9 +21,15 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
     Raises:
         SettingsError: without a glob or an amount that makes sense; names the origin.
     """
-    pattern, found, amount = line.rpartition("=")
-    pattern = _normalised(pattern.strip())
-    if not found or not pattern:
+    glob, _, amount = line.rpartition("=")
+    path = _path_of(glob.strip())
+    # As node ids have it: with no backslash and without `./`; one slash may begin or end it.
+    names = path.replace("\\", "/").split("/")
+    kept = [
+        name for at, name in enumerate(names) if name != "." and (name or at in (0, len(names) - 1))
+    ]
+    pattern = ("/".join(kept) or ("**" if path else "")) + glob.strip()[len(path) :]
+    if not pattern:
         raise SettingsError(
             f"{origin}: {line.strip()!r} is no `glob = amount`; write `tests/agents/** = $0.50`"
         )
@@ -35,16 +40,6 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
     return Budget(
         scope="path", limit=limit, origin=origin, label=pattern, pattern=pattern, warn_at=warn_at
     )
-
-
-def _normalised(pattern: str) -> str:
-    """Write the path of a glob as node ids have it: without `./`, and with no backslash."""
-    path = _path_of(pattern)
-    parts = path.replace("\\", "/").split("/")
-    edges = (0, len(parts) - 1)
-    kept = [part for at, part in enumerate(parts) if part != "." and (part or at in edges)]
-    written = "/".join(kept) or ("**" if path else "")
-    return written + pattern[len(path) :]
 
 
 def _path_of(pattern: str) -> str:
@@ -77,26 +72,17 @@ def may_hold_in(pattern: str, path: str) -> bool:
     """
     if matches(pattern, path):
         return True
-    beginnings = _beginnings(pattern)
-    return beginnings is not None and beginnings.fullmatch(f"{path}::") is not None
-
-
-@lru_cache(maxsize=256)
-def _beginnings(pattern: str) -> re.Pattern[str] | None:
-    """Whatever a match may begin with, the rest being the name of a class or a test.
-
-    A rest with a dot or a slash before its parameters is the end of a path, not such a name.
-    """
-    path = _path_of(pattern)
-    latest = max(path.rfind("/"), path.rfind(".")) + 1
-    pieces, ends = list(_pieces(pattern)), list[int]()
-    length = 0
-    for number, (text, _) in enumerate(pieces, start=1):
-        length += len(text)
-        if length >= latest:
-            ends.append(number)
-    found = ("".join(regex for _, regex in pieces[:end]) for end in ends)
-    return re.compile("|".join(found), re.DOTALL) if ends else None
+    # Whatever a match may begin with, the rest being the name of a class or a test; a rest with
+    # a dot or a slash before its parameters is the end of a path, not such a name.
+    named = _path_of(pattern)
+    latest = max(named.rfind("/"), named.rfind(".")) + 1
+    pieces = _PIECE.findall(pattern)
+    beginnings = ("".join(pieces[:end]) for end in range(1, len(pieces) + 1))
+    return any(
+        re.fullmatch(_regex(each), f"{path}::", re.DOTALL)
+        for each in beginnings
+        if len(each) >= latest
+    )
 
 
 def folder_of(pattern: str) -> str:
@@ -114,16 +100,12 @@ def folder_of(pattern: str) -> str:
 @lru_cache(maxsize=256)
 def _compiled(pattern: str) -> re.Pattern[str]:
     inner = "::|\\[" if _WILDCARD.search(pattern) else "/|::|\\["
-    if pattern.endswith("/"):
-        pattern += "**"
-    whole = "".join(regex for _, regex in _pieces(pattern))
+    whole = _regex(pattern + "**" if pattern.endswith("/") else pattern)
     return re.compile(whole + f"(?:\\Z|(?={inner}))", re.DOTALL)
 
 
-def _pieces(pattern: str) -> Iterator[tuple[str, str]]:
-    """Yield each wildcard and each other character of a glob, with the expression for it."""
-    for piece in _PIECE.findall(pattern):
-        yield piece, _MEANINGS.get(piece) or re.escape(piece)
+def _regex(pattern: str) -> str:
+    return "".join(_MEANINGS.get(piece) or re.escape(piece) for piece in _PIECE.findall(pattern))
 
 
 def fixture_matches(pattern: str, name: str, node: str) -> bool:

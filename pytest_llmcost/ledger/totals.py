@@ -16,8 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from pytest_llmcost.amounts import Amounts, most
-from pytest_llmcost.budgets.budget import Budget, Verdict, judge
-from pytest_llmcost.budgets.gates import judge_calls
+from pytest_llmcost.budgets.budget import Budget, Verdict, judge, judge_calls
 from pytest_llmcost.budgets.path_globs import fixture_matches, matches
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import (

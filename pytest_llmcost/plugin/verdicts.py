@@ -9,8 +9,7 @@ import pytest
 from _pytest.outcomes import Failed
 from msgspec.structs import replace
 
-from pytest_llmcost.budgets.budget import Budget, Verdict
-from pytest_llmcost.budgets.gates import judge_calls
+from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
 from pytest_llmcost.call import Call
 from pytest_llmcost.errors import CountMissingError, SettingsError
 from pytest_llmcost.plugin.calls import calls_of

@@ -16,8 +16,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind
-from pytest_llmcost.budgets.budget import Verdict
-from pytest_llmcost.budgets.gates import concerned
+from pytest_llmcost.budgets.budget import Verdict, concerned
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.payload import describe_changes
 from pytest_llmcost.errors import CountMissingError

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_reports import OUTSIDE, a_fixture, a_test, make_budget, make_call, make_report
 
-from pytest_llmcost.budgets.budget import Budget
-from pytest_llmcost.budgets.gates import judge_calls
+from pytest_llmcost.budgets.budget import Budget, judge_calls
 from pytest_llmcost.call import PricedSamplingCall
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.wording import render_failure, sentence, short_sentence
