@@ -17,7 +17,7 @@ from pytest_llmcost.capture.batches import Batches
 from pytest_llmcost.capture.replay import Fingerprint, Recordings, VcrPlay
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.capture.transports import CURRENT, follow, unfollow
-from pytest_llmcost.counting.past_vcr import OWN_REQUEST
+from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.responses.endpoints import recognise

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from pytest_llmcost.cli.console import Console
 from pytest_llmcost.counting.cassette import CountCassette
-from pytest_llmcost.counting.client import Asker, Counter, Mode, countable, make_client
+from pytest_llmcost.counting.client import Asker, Counter, Job, Mode, countable, make_client
 from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.errors import CountError, PayloadError
 from pytest_llmcost.money import parse_quantity
@@ -56,13 +56,11 @@ class _FileAsker(Asker):
 
     __slots__ = ()
 
-    def command_in(self, mode: Mode) -> str:
-        """Return the command that counts the file in a mode."""
-        return shlex.join(["llmcost", "count", self.run or "", *self.options, _mode(mode)])
-
-
-def _mode(mode: Mode) -> str:
-    return f"--record-mode={mode}"
+    @property
+    def command(self) -> str:
+        """The command that records the count."""
+        words = ["llmcost", "count", self.run or "", *self.options, "--record-mode=rewrite"]
+        return shlex.join(words)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -111,7 +109,7 @@ def _count(file: str, arguments: Namespace, limit: int | None, counter: Counter)
         # Independent of the folder that the command is called in.
         asker = _FileAsker(clean(f"{path.name} for {model}"), run=file, options=options)
         cassette = CountCassette.load(path.parent / _FOLDER / f"{path.name}.llmcost.yaml")
-        count = counter.count(payload, cassette=cassette, mode=mode, asker=asker)
+        count = counter.count(Job(payload, cassette, mode, asker))
         if mode == "rewrite":
             cassette.prune(asker.name, {payload.fingerprint})
         cassette.save()

@@ -1,4 +1,4 @@
-"""Errors of the API and the SDK, explained: what happened and what to do.
+"""Refusals and failures of counting: what is left out of a count after a refusal, or what to do.
 
 Everything is read from attributes and class names: nothing here imports the SDK. No message ever
 holds a credential, whatever the SDK, the API or the HTTP library put into theirs.
@@ -7,14 +7,15 @@ holds a credential, whatever the SDK, the API or the HTTP library put into their
 from __future__ import annotations
 
 import html
-import math
 import re
-import time
 from collections.abc import Mapping
-from contextlib import suppress
-from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
 
+from pytest_llmcost.counting.own_requests import pause_of, show_seconds
+from pytest_llmcost.counting.payload import is_server_tool, tool_name
+from pytest_llmcost.counting.prompt import as_list
 from pytest_llmcost.errors import CountError
+from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.prices.model_names import mask_account
 
 _NAME = (
@@ -43,49 +44,9 @@ _HTML = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
-_LONGEST_TITLE = 80
 _LONGEST_TEXT = 500
 _LONGEST_READ = 4_000
 """Characters of an answer that are looked at: enough for a title, and for what is shown."""
-_ACCOUNT = re.compile(r"credit|billing|organi[sz]ation|workspace|usage limit", re.IGNORECASE)
-"""Refusals with the same status that are not about the payload."""
-_OVERRIDE = "override the fixture llmcost_client"
-_REMEDIES = {
-    401: f"set ANTHROPIC_API_KEY to a valid key, or {_OVERRIDE} to make a client that has one",
-    402: "see the organisation's billing settings",
-    403: f"use a key that may call this model, or {_OVERRIDE}",
-    404: f"check the model id; behind a gateway or on a cloud, {_OVERRIDE}",
-    413: "send a smaller payload; the API would not take it from the application either",
-    429: "wait, then run again; what has been counted so far is kept",
-    529: "run again later; what has been counted so far is kept",
-}
-
-
-def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status behind an error of the SDK's; None if no answer came."""
-    status = getattr(error, "status_code", None)
-    return status if isinstance(status, int) else None
-
-
-def message_of(error: BaseException) -> str:
-    """Return the API's own words, without credentials, and without the pages that proxies send."""
-    body = getattr(error, "body", None)
-    inner = body.get("error") if isinstance(body, dict) else None
-    message = inner.get("message") if isinstance(inner, dict) else None
-    return show_body(str(message or error))
-
-
-def show_body(text: str) -> str:
-    """Return what fits into a message of an answer's text, without credentials."""
-    start = text[:_LONGEST_READ].lstrip("\ufeff \t\r\n")
-    if _HTML.match(start):
-        title = _TITLE.search(start)
-        words = " ".join(without_secrets(html.unescape(title[1])).split()) if title else ""
-        return f'an HTML page titled "{words[:_LONGEST_TITLE]}"' if words else "an HTML page"
-    shown = without_secrets(text[:_LONGEST_READ])
-    if len(text) <= _LONGEST_READ and len(shown) <= _LONGEST_TEXT:
-        return shown
-    return f"{shown[:_LONGEST_TEXT]}... ({len(text):,} characters)"
 
 
 def without_secrets(text: str) -> str:
@@ -94,37 +55,135 @@ def without_secrets(text: str) -> str:
     return mask_account(_SECRET.sub("[key]", text))
 
 
-def pause_of(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that an answer asks to wait, in any of the forms that the SDK knows."""
-    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        stated = headers.get(name, "")
-        with suppress(ValueError):
-            seconds = float(stated) / scale
-            return None if math.isnan(seconds) else max(0.0, seconds)
-    with suppress(ValueError, OverflowError):
-        return max(0.0, parsedate_to_datetime(stated).timestamp() - time.time())
+def show_body(text: str) -> str:
+    """Return what fits into a message of an answer's text, without credentials."""
+    start = text[:_LONGEST_READ].lstrip("\ufeff \t\r\n")
+    if _HTML.match(start):  # as proxies send
+        title = _TITLE.search(start)
+        words = " ".join(without_secrets(html.unescape(title[1])).split()) if title else ""
+        return f'an HTML page titled "{words[:80]}"' if words else "an HTML page"
+    shown = without_secrets(text[:_LONGEST_READ])
+    if len(text) <= _LONGEST_READ and len(shown) <= _LONGEST_TEXT:
+        return shown
+    return f"{shown[:_LONGEST_TEXT]}... ({len(text):,} characters)"
+
+
+def message_of(error: BaseException) -> str:
+    """Return the API's own words, without credentials."""
+    body = getattr(error, "body", None)
+    inner = body.get("error") if isinstance(body, dict) else None
+    message = inner.get("message") if isinstance(inner, dict) else None
+    return show_body(str(message or error))
+
+
+# What count_tokens refuses although messages.create takes it
+
+_REFUSING = re.compile(
+    r"not (?:yet |currently )?(?:supported|permitted|allowed|available|accepted)|unsupported"
+    r"|does not match any of the expected tags|unexpected value",
+    re.IGNORECASE,
+)
+_PATH = re.compile(r"(?P<path>[A-Za-z_]+(?:\.\w+)*)\s*:")
+_NEEDED = frozenset({"messages", "model", "system", "tools"})
+_OF_SERVER_TOOLS = ("_tool_result", "server_tool_use", "mcp_tool_use", "container_upload")
+
+
+class Trimmed(NamedTuple):
+    """A payload without what was refused."""
+
+    body: dict[str, JsonValue]
+    left_out: str
+    """Which part, as a path in the payload."""
+
+
+def leave_out(body: Mapping[str, JsonValue], message: str) -> Trimmed | None:
+    """Take out the one part that a refusal (400) names, if `create` would take it.
+
+    Such parts are tools that run on the server, optional keys of the body, and blocks whose
+    source is fetched by the server or that belong to a server tool. Anything else stays: `create`
+    would refuse a custom tool with a broken schema as well, and the user is to read why.
+
+    Example:
+        >>> tools = [{"type": "web_search_20250305", "name": "web_search"}]
+        >>> said = "Server tools are not supported in count_tokens: web_search_20250305."
+        >>> leave_out({"tools": tools}, said).left_out
+        'tools.web_search'
+    """
+    match = _PATH.match(message)
+    path = match["path"].split(".") if match else []
+    if path[:1] == ["messages"]:
+        return _without_block(body, path, message)
+    if not _REFUSING.search(message):
+        return None
+    tools = as_list(body.get("tools"))
+    for index, tool in enumerate(tools):
+        if not is_server_tool(tool):
+            continue
+        named = re.search(rf"(?<!\w){re.escape(tool['type'])}\b", message)
+        if named or path[:2] == ["tools", str(index)]:
+            kept = [*tools[:index], *tools[index + 1 :]]
+            trimmed = {**body, "tools": kept}
+            # A choice among tools goes with the tool that it names, or with the last one.
+            chosen = (body.get("tool_choice") or {}).get("name")
+            if not kept or (chosen and chosen not in [each.get("name") for each in kept]):
+                trimmed.pop("tool_choice", None)
+            if not kept:
+                del trimmed["tools"]
+            return Trimmed(trimmed, f"tools.{tool_name(tool, index)}")
+    key = path[0] if path[:1] == ["mcp_servers"] or len(path) == 1 else None
+    if key in body.keys() - _NEEDED:
+        return Trimmed({name: body[name] for name in body if name != key}, str(key))
     return None
 
 
-def show_seconds(seconds: float) -> str:
-    """Write a pause, however long.
+def _without_block(body: Mapping[str, JsonValue], path: list[str], message: str) -> Trimmed | None:
+    """Take out the block at `messages.I.content.J`."""
+    try:
+        turn_at, block_at = int(path[1]), int(path[3])
+        turn = body["messages"][turn_at]
+        content = turn[path[2]]
+        kind, source = content[block_at]["type"], content[block_at].get("source") or {}
+        is_fetched = source.get("type") in ("url", "file")
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError):
+        return None  # it names a place that the payload does not have
+    if is_fetched and _REFUSING.search(message):
+        kind = f"{kind} from {source['type']}"
+    elif kind == "tool_result" or not kind.endswith(_OF_SERVER_TOOLS):
+        return None
+    # A text of one token, less than anything it replaces, keeps a turn from being empty.
+    kept = [*content[:block_at], *content[block_at + 1 :]] or [{"type": "text", "text": "."}]
+    messages: list[Any] = list(body["messages"])
+    messages[turn_at] = {**turn, "content": kept}
+    return Trimmed(
+        {**body, "messages": messages}, f"messages.{turn_at}.content.{block_at} ({kind})"
+    )
 
-    Example:
-        >>> show_seconds(0.5), show_seconds(99_999_999)
-        ('0.5', '99,999,999')
-    """
-    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:g}"
+
+# What went wrong, and what would help
+
+_OVERRIDE = "override the fixture llmcost_client"
+_REMEDIES = {
+    401: f"set ANTHROPIC_API_KEY to a valid key, or {_OVERRIDE} to make a client that has one",
+    402: "see the organisation's billing settings",
+    403: f"use a key that may call this model, or {_OVERRIDE}",
+    404: f"check the model id; behind a gateway or on a cloud, {_OVERRIDE}",
+    413: "send a smaller payload; the API would not take it from the application either",
+    429: "wait, then run again; what has been counted so far is kept",
+}
+_RUN_LATER = "run again later; what has been counted so far is kept"
+_ACCOUNT = re.compile(r"credit|billing|organi[sz]ation|workspace|usage limit", re.IGNORECASE)
+"""Refusals with the same status that are not about the payload."""
 
 
 def explain_failure(error: BaseException, *, model: str, host: str, seconds: float) -> CountError:
     """Explain why counting failed and what would help; `seconds` is what a count may take."""
-    status, said = status_of(error), message_of(error)
+    status, said = getattr(error, "status_code", None), message_of(error)
     if status == 400:
         return explain_refusal(said, model)
-    if status is not None:
+    if isinstance(status, int):
         headers = getattr(getattr(error, "response", None), "headers", None)
         pause = pause_of(headers) if headers else None
-        remedy = _REMEDIES.get(status) or _REMEDIES[529]
+        remedy = _REMEDIES.get(status, _RUN_LATER)
         if pause is not None and pause > seconds:
             remedy += f". A count waits for {seconds:g} s at most (--llmcost-count-timeout)"
         after = f" (retry after {show_seconds(pause)} s)" if pause is not None else ""
@@ -159,14 +218,4 @@ def explain_refusal(said: str, model: str) -> CountError:
         "`messages.create` would most likely refuse it as well; correct the payload",
         status=400,
         refusal=None if _ACCOUNT.search(said) else said,
-    )
-
-
-def explain_block(reason: str, host: str) -> CountError:
-    """Explain that a plugin forbids connections."""
-    return CountError(
-        f"counting needs a connection to {host}, and this test forbids connections "
-        f"({show_body(reason)}); "
-        "allow that host (block_network(allowed_hosts=...), --allow-hosts), or run without "
-        "recording counts"
     )

@@ -9,52 +9,48 @@ import inspect
 import shlex
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
 from datetime import datetime, timezone
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
 from pytest_llmcost.counting.api_error import (
-    explain_block,
     explain_failure,
     explain_refusal,
+    leave_out,
     message_of,
     show_body,
-    status_of,
 )
 from pytest_llmcost.counting.cassette import Count, CountCassette, Entry
-from pytest_llmcost.counting.past_vcr import (
+from pytest_llmcost.counting.own_requests import (
     OWN_REQUEST,
+    SILENT_SECONDS,
     NetworkBlocked,
+    Patience,
+    T,
+    Turn,
     own_request,
     past_recorders,
+    start,
 )
-from pytest_llmcost.counting.patience import SILENT_SECONDS, Patience, start
 from pytest_llmcost.counting.payload import RECIPE, Payload, changed_parts, describe_changes
-from pytest_llmcost.counting.refused import leave_out
-from pytest_llmcost.counting.turn import Turn
 from pytest_llmcost.counting.volatile import describe_suspicious
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError
 from pytest_llmcost.files import show_path
 from pytest_llmcost.prices.usage import is_quantity
 
 Mode = Literal["none", "once", "new_episodes", "all", "rewrite", "live"]
-MODES: tuple[Mode, ...] = ("none", "once", "new_episodes", "all", "rewrite", "live")
 """pytest-recording's, and `live` (--disable-recording): count, read nothing, write nothing."""
-_ANEW = ("all", "rewrite", "live")
 _MOST_REFUSALS = 30
 
-_ACCEPTED = frozenset(
-    {
-        "messages", "model", "cache_control", "output_config", "output_format", "speed", "system",
-        "thinking", "tool_choice", "tools",
-    }
-)  # fmt: skip
 _NEEDS_BETA = frozenset({"billing_policy", "compaction", "context_management", "mcp_servers"})
 """Accepted on the beta route alone."""
+_ACCEPTED = _NEEDS_BETA | {
+    "messages", "model", "cache_control", "output_config", "output_format", "speed", "system",
+    "thinking", "tool_choice", "tools",
+}  # fmt: skip
 _FOR_CREATE = frozenset(
     {
         "max_tokens", "container", "diagnostics", "inference_geo", "metadata", "service_tier",
@@ -72,9 +68,8 @@ def countable(payload: Payload) -> tuple[dict[str, Any], tuple[str, ...]]:
 
     Source: the parameters of count_tokens in anthropic 2.12.0, read 2026-11-22.
     """
-    accepted = _ACCEPTED | _NEEDS_BETA
-    kept = {key: value for key, value in payload.body.items() if key in accepted}
-    return kept, tuple(sorted(payload.body.keys() - accepted - _FOR_CREATE))
+    kept = {key: value for key, value in payload.body.items() if key in _ACCEPTED}
+    return kept, tuple(sorted(payload.body.keys() - _ACCEPTED - _FOR_CREATE))
 
 
 def caveats_of(payload: Payload, count: Count) -> tuple[str, ...]:
@@ -99,30 +94,46 @@ class Asker(NamedTuple):
     @property
     def command(self) -> str:
         """The command that records its counts."""
-        return self.command_in("rewrite")
-
-    def command_in(self, mode: Mode) -> str:
-        """Return the command that counts in a mode."""
         words = ["pytest", self.run or self.name, *self.options]
-        return f"{shlex.join(words)} --llmcost-record-mode={mode}"
+        return f"{shlex.join(words)} --llmcost-record-mode=rewrite"
 
 
-def may_record(cassette: CountCassette, mode: Mode, asker: Asker) -> bool:
-    """Return whether a count may be asked for and written; `once` only if the asker is new."""
-    if mode == "once":
-        return not cassette.has_recorded(asker.name)
-    return mode in ("new_episodes", "all", "rewrite")
+class Job(NamedTuple):
+    """One count: what, for whom, from and into which cassette."""
+
+    payload: Payload
+    cassette: CountCassette
+    mode: Mode
+    asker: Asker
+
+    @property
+    def recorded(self) -> Entry | None:
+        """The recorded count, if the mode allows to read it."""
+        if self.mode in ("all", "rewrite", "live"):
+            return None
+        return self.cassette.find(self.payload.fingerprint)
+
+    @property
+    def writes(self) -> bool:
+        """Whether a count may be asked for and written; `once` only if the asker is new."""
+        if self.mode == "once":
+            return not self.cassette.has_recorded(self.asker.name)
+        return self.mode in ("new_episodes", "all", "rewrite")
+
+    @property
+    def asks(self) -> bool:
+        """Whether the API may be asked for it."""
+        return self.recorded is None and (self.writes or self.mode == "live")
 
 
-def explain_missing(
-    payload: Payload, cassette: CountCassette, mode: Mode, asker: Asker
-) -> CountMissingError:
+def _explain_missing(job: Job) -> CountMissingError:
     """Explain what changed since the nearest recorded payload, and what records the count."""
+    payload, cassette, mode, asker = job
     nearest = cassette.nearest(payload.parts, asker.name)
     changed = tuple(changed_parts(nearest.parts, payload.parts)) if nearest else ()
-    where, command = show_path(cassette.path), asker.command
+    where = show_path(cassette.path)
     if cassette.is_outdated(asker.name):
-        command, changed = asker.command_in("rewrite"), ()
+        changed = ()
         compared = (
             f"the counts in {where} are of an earlier recipe, and this version of pytest-llmcost "
             f"uses recipe {RECIPE}"
@@ -138,10 +149,10 @@ def explain_missing(
     return CountMissingError(
         f"no recorded token count for this payload of {payload.model} "
         f"({payload.fingerprint[:10]}, record mode {mode}); {compared}. "
-        f"Count it, free of charge: {command}",
+        f"Count it, free of charge: {asker.command}",
         fingerprint=payload.fingerprint,
         changed=changed,
-        command=command,
+        command=asker.command,
         before=cassette.tokens_before(payload, asker.name),
         suspicious=describe_suspicious(payload, changed, datetime.now(timezone.utc)),
     )
@@ -174,44 +185,32 @@ class Counter:
         self._lock = threading.Lock()
 
     def count(
-        self,
-        payload: Payload,
-        *,
-        cassette: CountCassette,
-        mode: Mode,
-        asker: Asker,
-        retries: int | None = None,
-        patience: Patience | None = None,
+        self, job: Job, *, retries: int | None = None, patience: Patience | None = None
     ) -> Count:
         """Count a payload as the mode allows; what the API says is saved at once.
 
-        Args:
-            payload: What would be sent.
-            cassette: The asker's.
-            mode: What may be asked and written.
-            asker: Whose count it is.
-            retries: How often the SDK tries again; the client's own setting unless given.
-            patience: What is left of the time that this count may take; all of it unless given.
+        `retries` is how often the SDK tries again, by default as the client is set; `patience`
+        what is left of the time that this count may take, by default all of it.
 
         Raises:
             CountMissingError: not recorded, and the mode forbids asking.
             CountCassetteError: the cassette could not be written.
             CountError: the API did not count it; the text says what to do.
         """
-        known = None if mode in _ANEW else cassette.find(payload.fingerprint)
-        records = may_record(cassette, mode, asker)
-        if known is None and not records and mode != "live":
-            raise explain_missing(payload, cassette, mode, asker)
-        if known is not None and known.refused is not None:
-            raise explain_refusal(known.refused, known.model)
-        count = known or self.ask(payload, retries, patience)
-        if records:
+        payload, cassette, mode, asker = job
+        count: Count | None = job.recorded
+        writes, before = job.writes, None
+        if count is None:
+            if not writes and mode != "live":
+                raise _explain_missing(job)
+            count = self.ask(payload, retries, patience)
+            before = cassette.tokens_before(payload, asker.name)
+        elif count.refused is not None:
+            raise explain_refusal(count.refused, payload.model)
+        if writes:
             cassette.put(Entry.of(payload, count, asker.name))
             cassette.save_soon()
-        if known is not None:
-            return count
-        counted: Count = replace(count, before=cassette.tokens_before(payload, asker.name))
-        return counted
+        return count if before is None else replace(count, before=before)
 
     def ask(
         self, payload: Payload, retries: int | None = None, patience: Patience | None = None
@@ -231,7 +230,7 @@ class Counter:
             patience.wait(other, model=payload.model, host=_host(self._client))
             return other.result()
         try:
-            first.set_result(self._request(client, payload, retries, patience))
+            first.set_result(_request(client, payload, retries, patience))
         except BaseException as error:
             del self._memo[payload.fingerprint]
             first.set_exception(error)
@@ -258,43 +257,69 @@ class Counter:
                 )
             is_closed = getattr(self._client, "is_closed", None)
             if self._client is None or (callable(is_closed) and is_closed()):
-                self._client = _checked_client(self._make_client())
+                client = self._make_client()
+                counting = getattr(getattr(client, "messages", None), "count_tokens", None)
+                name = type(client).__name__
+                if counting is None:
+                    raise CountError(
+                        f"llmcost_client gave {name}, which has no messages.count_tokens; return a "
+                        "client of the anthropic SDK, for example anthropic.Anthropic()"
+                    )
+                if inspect.iscoroutinefunction(counting) or name.startswith("Async"):
+                    raise CountError(
+                        f"llmcost_client gave {name}; return the synchronous client, "
+                        f"{name.removeprefix('Async')}(): acount runs it in a thread of its own"
+                    )
+                self._client = client
             return self._client
 
-    def _request(
-        self, client: Any, payload: Payload, retries: int | None, patience: Patience
-    ) -> Count:
-        options = {} if retries is None else {"max_retries": retries}
-        body = countable(payload)[0]
-        body["model"] = _model_for(client, payload)
-        left_out: list[str] = []
 
-        def send() -> int:
-            return _send(past_recorders(client, patience, **options), body, payload)
+def make_client() -> object:
+    """Make the client that is used without an override: key and address from the environment."""
+    import anthropic
 
-        while True:
-            asked = start(send)
-            patience.wait(asked, model=payload.model, host=_host(client))
-            error = asked.exception()
-            if error is None:
-                return Count(input_tokens=asked.result(), left_out=tuple(sorted(left_out)))
-            if isinstance(error, NetworkBlocked):
-                raise explain_block(str(error), _host(client))
-            if isinstance(error, CountError) or not isinstance(error, Exception):
-                raise error
-            # The errors of the SDK, of httpx and of credentials.
-            trimmed = None
-            if status_of(error) == 400 and len(left_out) < _MOST_REFUSALS:
-                trimmed = leave_out(body, message_of(error))
-            if trimmed is None:
-                raise explain_failure(
-                    error, model=payload.model, host=_host(client), seconds=patience.seconds
-                )
-            body = trimmed.body
-            left_out.append(trimmed.left_out)
+    return anthropic.Anthropic()
 
 
-def _send(client: Any, body: Mapping[str, Any], payload: Payload) -> int:
+def _request(client: Any, payload: Payload, retries: int | None, patience: Patience) -> Count:
+    """Count with a client, again without each part that is refused alone."""
+    options = {} if retries is None else {"max_retries": retries}
+    body = countable(payload)[0]
+    of_cloud = "anthropic." in body["model"] or not set("@:[").isdisjoint(body["model"])
+    at_cloud = type(client).__name__.startswith(("AnthropicVertex", "AnthropicBedrock"))
+    if of_cloud and not at_cloud:
+        body["model"] = payload.model
+    left_out: list[str] = []
+    host = _host(client)
+
+    def send() -> int:
+        return _send(past_recorders(client, patience, **options), body, payload)
+
+    while True:
+        asked = start(send)
+        patience.wait(asked, model=payload.model, host=host)
+        error = asked.exception()
+        if error is None:
+            return Count(input_tokens=asked.result(), left_out=tuple(sorted(left_out)))
+        if isinstance(error, NetworkBlocked):
+            raise CountError(
+                f"counting needs a connection to {host}, and this test forbids connections "
+                f"({show_body(str(error))}); allow that host "
+                "(block_network(allowed_hosts=...), --allow-hosts), or run without recording counts"
+            )
+        if isinstance(error, CountError) or not isinstance(error, Exception):
+            raise error
+        # The errors of the SDK, of httpx and of credentials.
+        trimmed = None
+        if getattr(error, "status_code", None) == 400 and len(left_out) < _MOST_REFUSALS:
+            trimmed = leave_out(body, message_of(error))
+        if trimmed is None:
+            raise explain_failure(error, model=payload.model, host=host, seconds=patience.seconds)
+        body = trimmed.body
+        left_out.append(trimmed.left_out)
+
+
+def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
     """Call the SDK's `count_tokens` once, marked as ours."""
     rest = {key: value for key, value in body.items() if key not in ("model", "messages")}
     asked: dict[str, Any] = {"model": body["model"], "messages": body.get("messages", [])}
@@ -318,56 +343,17 @@ def _send(client: Any, body: Mapping[str, Any], payload: Payload) -> int:
     return tokens
 
 
-def _model_for(client: object, payload: Payload) -> str:
-    """Return the name as asked for, unless it is a cloud's and the client is not."""
-    asked: str = payload.body["model"]
-    of_cloud = "anthropic." in asked or not set("@:[").isdisjoint(asked)
-    at_cloud = type(client).__name__.startswith(("AnthropicVertex", "AnthropicBedrock"))
-    return payload.model if of_cloud and not at_cloud else asked
-
-
-def _checked_client(client: object) -> object:
-    counting = getattr(getattr(client, "messages", None), "count_tokens", None)
-    name = type(client).__name__
-    if counting is None:
-        raise CountError(
-            f"llmcost_client gave {name}, which has no messages.count_tokens; return a client "
-            "of the anthropic SDK, for example anthropic.Anthropic()"
-        )
-    if inspect.iscoroutinefunction(counting) or name.startswith("Async"):
-        raise CountError(
-            f"llmcost_client gave {name}; return the synchronous client, "
-            f"{name.removeprefix('Async')}(): acount runs it in a thread of its own"
-        )
-    return client
-
-
 def _host(client: object) -> str:
     return str(getattr(getattr(client, "base_url", None), "host", None) or "the API")
 
 
-def make_client() -> object:
-    """Make the client that is used without an override: key and address from the environment."""
-    import anthropic
-
-    return anthropic.Anthropic()
-
+# Many at once
 
 AT_ONCE = 8
 _RETRIES = 6
 """Of the SDK, in a long recording: it waits as long as a rate limit says."""
 _GRACE_SECONDS = 5.0
 """How long an interrupt waits for the counts that are under way."""
-
-
-class Job(NamedTuple):
-    """One count: what, for whom, from and into which cassette."""
-
-    payload: Payload
-    cassette: CountCassette
-    mode: Mode
-    asker: Asker
-
 
 Outcome: TypeAlias = Count | CountError
 
@@ -404,55 +390,15 @@ def count_all(
 
     Recorded counts need no thread and no client. One count goes out first: if the key is refused
     or the API cannot be reached, the rest is not tried and gets the same error. Whatever was
-    counted is in the cassettes when this returns or is interrupted.
-
-    Args:
-        counter: The session's.
-        jobs: In any order; equal payloads are asked for once.
-        at_once: How many counts are in flight.
-        progress: Called in this thread after each count.
-        clock: Seconds, for the rate.
+    counted is in the cassettes when this returns or is interrupted. `progress` is called in this
+    thread after each count.
     """
     outcomes: dict[int, Outcome] = {}
-    failed, began_at = 0, clock()
-
-    def note(index: int, outcome: Outcome) -> None:
-        nonlocal failed
-        outcomes[index] = outcome
-        failed += isinstance(outcome, CountError)
-        if progress is not None:
-            progress(Progress(len(outcomes), len(jobs), failed, clock() - began_at))
-
-    try:
-        waiting = []
-        for index, job in enumerate(jobs):
-            known = job.mode not in _ANEW and job.cassette.find(job.payload.fingerprint)
-            if known or not (job.mode == "live" or may_record(job.cassette, job.mode, job.asker)):
-                note(index, _outcome(counter, job))
-            else:
-                waiting.append(index)
-        if waiting:
-            counter.client()  # made here: fixtures belong to this thread
-            with closing(_ask_all(counter, jobs, waiting, at_once)) as asked:
-                for index, outcome in asked:
-                    note(index, outcome)
-    finally:
-        for cassette in {id(job.cassette): job.cassette for job in jobs}.values():
-            try:
-                cassette.save()
-            except CountCassetteError as error:
-                outcomes |= {at: error for at, job in enumerate(jobs) if job.cassette is cassette}
-    return [outcomes[index] for index in range(len(jobs))]
-
-
-def _ask_all(
-    counter: Counter, jobs: Sequence[Job], waiting: Sequence[int], at_once: int
-) -> Generator[tuple[int, Outcome], None, None]:
-    """Ask the API for the jobs that wait, and yield their outcomes as they come in."""
     stopped_by: list[CountError] = []
     under_way: list[Patience] = []
+    failed, began_at = 0, clock()
 
-    def attempt(index: int, retries: int | None, patience: Patience) -> Outcome:
+    def count(index: int, retries: int | None, patience: Patience) -> Outcome:
         if stopped_by:
             return stopped_by[0]
         under_way.append(patience)
@@ -461,50 +407,75 @@ def _ask_all(
             stopped_by.append(outcome)
         return outcome
 
-    first, *rest = waiting
-    outcome = attempt(first, None, Patience(counter.seconds, counter.waiting))
-    if stopped_by and stopped_by[0].may_pass and stopped_by[0].status is not None:
-        stopped_by.clear()  # the API is only busy: the first one waits for it with the others
-        rest = [first, *rest]
-    else:
-        yield first, outcome
+    def note(index: int, outcome: Outcome) -> None:
+        nonlocal failed
+        outcomes[index] = outcome
+        failed += isinstance(outcome, CountError)
+        if progress is not None:
+            progress(Progress(len(outcomes), len(jobs), failed, clock() - began_at))
+
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="llmcost-count")
     asked: dict[Future[Outcome], int] = {}
     try:
-        for index in rest:
-            patience = Patience(counter.seconds)
-            asked[pool.submit(attempt, index, _RETRIES, patience)] = index
-        pending, silent = {*asked}, 0.0
-        while pending:
-            # With a time-out: on Windows an interrupt ends no wait without one.
-            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-            silent = 0.0 if done else silent + 0.5
-            if silent == SILENT_SECONDS and counter.waiting is not None:
-                counter.waiting(
-                    f"llmcost: waiting for {len(pending):,} counts, for {counter.seconds:g} s "
-                    "each at most (--llmcost-count-timeout)"
-                )
-            for one in done:
-                yield asked[one], one.result()
+        for index, job in enumerate(jobs):
+            if not job.asks:
+                note(index, _outcome(counter, job))
+        if to_ask := [index for index, job in enumerate(jobs) if job.asks]:
+            counter.client()  # made here: fixtures belong to this thread
+            outcome = count(to_ask[0], None, Patience(counter.seconds, counter.waiting))
+            if stopped_by and stopped_by[0].may_pass and stopped_by[0].status is not None:
+                stopped_by.clear()  # the API is only busy: the first one waits with the others
+            else:
+                note(to_ask.pop(0), outcome)
+        for index in to_ask:
+            asked[pool.submit(count, index, _RETRIES, Patience(counter.seconds))] = index
+        for one in _as_they_end(asked, counter):
+            note(asked[one], one.result())
     finally:
         # After an interrupt, what is under way may still come in and is then kept.
         pool.shutdown(wait=False, cancel_futures=True)
         # Not only those that are running: a thread may have taken one that is about to run.
         wait([one for one in asked if not one.done()], timeout=_GRACE_SECONDS)
         for patience in under_way:
-            patience.left = 0
+            patience.left = 0  # what has not come in by now sends nothing any more
+        outcomes |= _save_all(jobs)
+    return [outcomes[index] for index in range(len(jobs))]
+
+
+def _save_all(jobs: Sequence[Job]) -> dict[int, Outcome]:
+    """Save all cassettes; return the error of each that cannot be written, for its jobs."""
+    errors: dict[int, Outcome] = {}
+    for cassette in {id(job.cassette): job.cassette for job in jobs}.values():
+        try:
+            cassette.save()
+        except CountCassetteError as error:
+            errors |= {at: error for at, job in enumerate(jobs) if job.cassette is cassette}
+    return errors
 
 
 def _outcome(counter: Counter, job: Job, **how: Any) -> Outcome:
-    payload, cassette, mode, asker = job
     try:
-        return counter.count(payload, cassette=cassette, mode=mode, asker=asker, **how)
+        return counter.count(job, **how)
     except CountError as error:
         return error.with_traceback(None)
 
 
 def _concerns_all(error: CountError) -> bool:
     """Return whether other payloads would meet the same."""
-    if isinstance(error, (CountMissingError, CountCassetteError)):
-        return False
-    return error.status not in (400, 404, 413)
+    of_one = isinstance(error, (CountMissingError, CountCassetteError))
+    return not of_one and error.status not in (400, 404, 413)
+
+
+def _as_they_end(asked: Iterable[Future[T]], counter: Counter) -> Iterator[Future[T]]:
+    """Yield futures as they end; if none does for a while, say so."""
+    pending, silent = {*asked}, 0.0
+    while pending:
+        # With a time-out: on Windows an interrupt ends no wait without one.
+        done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+        silent = 0.0 if done else silent + 0.5
+        if silent == SILENT_SECONDS and counter.waiting is not None:
+            counter.waiting(
+                f"llmcost: waiting for {len(pending):,} counts, for {counter.seconds:g} s each at "
+                "most (--llmcost-count-timeout)"
+            )
+        yield from done

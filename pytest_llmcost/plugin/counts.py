@@ -56,10 +56,7 @@ class Counts:
         Raises:
             CountError: not recorded and not allowed to ask, or the API did not count it.
         """
-        job = self.job(owner, payload)
-        return self.counter.count(
-            job.payload, cassette=job.cassette, mode=job.mode, asker=job.asker
-        )
+        return self.counter.count(self.job(owner, payload))
 
     def job(self, owner: Owner, payload: Payload) -> Job:
         """Return all that it takes to count a payload for its owner later."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_llmcost.capture.children import Children
-from pytest_llmcost.counting.turn import Turn
+from pytest_llmcost.counting.own_requests import Turn
 from pytest_llmcost.errors import CountError, SettingsError
 from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, worker_of
 from pytest_llmcost.settings import Settings

@@ -23,7 +23,7 @@ from standin.prompt import count_blocks, lay_out
 from standin.rules import check_count
 
 from pytest_llmcost.counting.cassette import CountCassette
-from pytest_llmcost.counting.client import Asker, Counter
+from pytest_llmcost.counting.client import Asker, Counter, Job
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.counting.segments import (
     CachedPrompt,
@@ -276,9 +276,7 @@ def test_recorded_once_it_is_foretold_offline_and_agrees_with_the_bill(
     def count(mode: Any, client: Any) -> CachedPrompt:
         counter, cassette = Counter(lambda: client), CountCassette.load(path)
         counts = {
-            one.fingerprint: counter.count(
-                one, cassette=cassette, mode=mode, asker=Asker("test")
-            ).input_tokens
+            one.fingerprint: counter.count(Job(one, cassette, mode, Asker("test"))).input_tokens
             for one in plan.payloads
         }
         cassette.save()

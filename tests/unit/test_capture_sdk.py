@@ -610,7 +610,7 @@ def test_vertex_counts_at_a_model_of_their_own_and_costs_nothing() -> None:
 
 
 def test_counts_of_our_own_are_not_seen() -> None:
-    from pytest_llmcost.counting.past_vcr import own_request
+    from pytest_llmcost.counting.own_requests import own_request
 
     with capturing() as purse, own_request():
         sdk().messages.create(**ASKED)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from standin import StandIn, Step, answer_error, answer_json, fault, rate_limited
 
 from pytest_llmcost.counting.cassette import Count, CountCassette, Entry, write_entries
-from pytest_llmcost.counting.client import Asker, Counter, Mode, caveats_of, make_client
+from pytest_llmcost.counting.client import Asker, Counter, Job, Mode, caveats_of, make_client
 from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.errors import CountError, CountMissingError
 
@@ -48,9 +48,7 @@ class CountingKit:
     def count(
         self, asked: Payload | None = None, mode: Mode = "new_episodes", asker: Asker = ME
     ) -> Count:
-        counted = self.counter.count(
-            asked or payload(), cassette=self.cassette, mode=mode, asker=asker
-        )
+        counted = self.counter.count(Job(asked or payload(), self.cassette, mode, asker))
         self.cassette.save()
         return counted
 
@@ -190,7 +188,7 @@ def test_the_memo_spares_requests_but_every_test_writes_its_own_file(
 ) -> None:
     other = CountCassette.load(tmp_path / "other.llmcost.yaml")
     kit.count()
-    kit.counter.count(payload(), cassette=other, mode="new_episodes", asker=ME)
+    kit.counter.count(Job(payload(), other, "new_episodes", ME))
     assert len(kit.api.counted) == 1
     assert CountCassette.load(other.path).entries == kit.cassette.entries
 
@@ -418,9 +416,7 @@ def test_counting_in_many_threads_records_everything(kit: CountingKit) -> None:
     def count(one: Payload) -> int:
         if one in asked[:8]:
             barrier.wait(10)
-        return kit.counter.count(
-            one, cassette=kit.cassette, mode="new_episodes", asker=ME
-        ).input_tokens
+        return kit.counter.count(Job(one, kit.cassette, "new_episodes", ME)).input_tokens
 
     with ThreadPoolExecutor(8) as pool:
         counts = list(pool.map(count, asked))

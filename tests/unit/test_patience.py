@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from standin import StandIn, Step, fault, rate_limited
 
-from pytest_llmcost.counting import patience as patience_module
+from pytest_llmcost.counting import own_requests
 from pytest_llmcost.counting.api_error import message_of, show_body, without_secrets
 from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.counting.client import Asker, Counter, Job, count_all
@@ -93,7 +93,7 @@ def drip_body(connection: socket.socket) -> None:
 def test_a_server_that_gives_no_answer_is_waited_for_that_long(
     answer: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience_module, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(own_requests, "SILENT_SECONDS", 0.5)
     told: list[str] = []
     began_at = time.monotonic()
     with serving(answer) as url, counter_at(url, told) as counter:
@@ -141,7 +141,7 @@ def test_a_pause_that_is_short_or_none_is_the_sdks_business(pause: str) -> None:
 def test_pauses_that_add_up_are_bounded_and_what_is_waited_for_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(patience_module, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(own_requests, "SILENT_SECONDS", 0.5)
     told: list[str] = []
     with StandIn() as api, counter_at(api.url, told, max_retries=100) as counter:
         api.script(*[rate_limited("0.4")] * 20)

@@ -65,9 +65,7 @@ def test_a_recorded_refusal_is_told_as_the_live_one_was_and_asks_nobody(
     asked = len(standin.requests)
     for mode in ("none", "new_episodes"):
         with pytest.raises(CountError) as recorded:
-            counter.count(
-                payload(), cassette=CountCassette.load(path), mode=mode, asker=ASKER
-            )  # fmt: skip
+            counter.count(Job(payload(), CountCassette.load(path), mode, ASKER))
         assert str(recorded.value) == str(live)
     assert len(standin.requests) == asked
 
@@ -76,7 +74,7 @@ def test_asking_for_everything_anew_asks_again(
     path: Path, standin: StandIn, counter: Counter
 ) -> None:
     write_entries(path, [refusal_of(SAID)])
-    count = counter.count(payload(), cassette=CountCassette.load(path), mode="all", asker=ASKER)
+    count = counter.count(Job(payload(), CountCassette.load(path), "all", ASKER))
     assert count.input_tokens > 0
     assert read_entries(path)[payload().fingerprint].refused is None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_llmcost.counting.refused import leave_out
+from pytest_llmcost.counting.api_error import leave_out
 
 SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 FIND = {"name": "find", "input_schema": {"type": "object"}}

@@ -14,8 +14,8 @@ import pytest
 from standin import StandIn, Step
 
 from pytest_llmcost.counting.cassette import CountCassette
-from pytest_llmcost.counting.client import Asker, Counter
-from pytest_llmcost.counting.past_vcr import OWN_REQUEST
+from pytest_llmcost.counting.client import Asker, Counter, Job
+from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.errors import CountError
 
@@ -110,9 +110,7 @@ def test_counts_and_the_applications_concurrent_calls_do_not_meet(
     def count_all() -> list[int]:
         start.wait(10)
         return [
-            counter.count(
-                payload(text), cassette=counts, mode="new_episodes", asker=Asker("test")
-            ).input_tokens
+            counter.count(Job(payload(text), counts, "new_episodes", Asker("test"))).input_tokens
             for text in texts
         ]
 

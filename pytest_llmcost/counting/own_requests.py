@@ -1,0 +1,289 @@
+"""Requests of our own: past every recorder and our own capture, and ended in their time.
+
+VCR patches the transports of httpx and httpx2 for the whole process while a cassette is open. A
+count must not be answered from, or written into, a user's cassette; and a cassette of ours
+would catch their concurrent requests. So no patch is touched and no cassette opened: the
+client is copied with transports that call what VCR has wrapped.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import math
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
+from types import MethodType
+from typing import Any, TypeVar
+
+from pytest_llmcost.errors import CountError
+
+OWN_REQUEST = contextvars.ContextVar("pytest_llmcost_own_request", default=False)
+"""True in the context that sends a request of ours, which is not billed; capture asks for it."""
+SILENT_SECONDS = 5.0
+"""Only what takes longer is worth a line on the terminal."""
+_LOOK_SECONDS = 0.25
+_LONGEST_BODY = 65_536
+"""Bytes of a body, as sent; packed by gzip, they unpack to 64 MB at most."""
+T = TypeVar("T")
+
+
+@contextmanager
+def own_request() -> Iterator[None]:
+    """Mark what is sent inside as ours."""
+    token = OWN_REQUEST.set(True)
+    try:
+        yield
+    finally:
+        OWN_REQUEST.reset(token)
+
+
+class Turn:
+    """A right that one thread has at a time, although it runs the user's code.
+
+    A plain lock would hang: that code may come back to us in the same thread, or wait for another
+    thread that does.
+    """
+
+    def __init__(self) -> None:
+        """Begin without an owner."""
+        self._lock = threading.Lock()
+        self._thread: int | None = None
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread has the turn already, further up its stack."""
+        return self._thread == threading.get_ident()
+
+    @contextmanager
+    def taken(self, seconds: float) -> Iterator[bool]:
+        """Take the turn, or wait for it for so long at most; yield whether it was available."""
+        taken = self._lock.acquire(timeout=seconds)
+        if taken:
+            self._thread = threading.get_ident()
+        try:
+            yield taken
+        finally:
+            if taken:
+                self._thread = None
+                self._lock.release()
+
+
+class Patience:
+    """What is left of the time that one count may take, over all its requests."""
+
+    def __init__(self, seconds: float, show: Callable[[str], None] | None = None) -> None:
+        """Allow so many seconds; `show` is given a line about a wait that takes a while."""
+        self.seconds = self.left = seconds
+        self._show = show
+        self._last_answer = ""
+
+    def wait(self, future: Future[T], *, model: str, host: str) -> None:
+        """Return when a future is done.
+
+        The time is what was spent waiting here, not what a clock says: tests stop the clock.
+
+        Raises:
+            CountError: the time is up.
+        """
+        while not future.done():
+            if self.left <= 0:
+                raise CountError(
+                    f"{host} did not count a payload of {model} within "
+                    f"{self.seconds:g} s{self._last_answer}; run again, or allow a count more "
+                    "time with --llmcost-count-timeout=SECONDS",
+                    may_pass=True,
+                )
+            seconds = min(_LOOK_SECONDS, self.left)
+            if not wait([future], timeout=seconds).done:
+                self.left -= seconds
+            if self._show is not None and self.seconds - self.left >= SILENT_SECONDS:
+                self._show(
+                    f"llmcost: waiting for {host} to count a payload of {model}"
+                    f"{self._last_answer}, for {self.seconds:g} s at most (--llmcost-count-timeout)"
+                )
+                self._show = None
+
+    def note(self, response: Any) -> None:
+        """Note an answer; keep the SDK from trying again if it would have to wait for too long."""
+        status, seconds = response.status_code, pause_of(response.headers)
+        self._last_answer = ""
+        if status in (408, 409, 429) or status >= 500:  # which the SDK tries again
+            pause = "" if seconds is None else f", try again in {show_seconds(seconds)} s"
+            self._last_answer = f" (it answered {status}{pause})"
+            if seconds is not None and seconds > self.left:
+                response.headers["x-should-retry"] = "false"
+
+
+def pause_of(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that an answer asks to wait, in any of the forms that the SDK knows."""
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        stated = headers.get(name, "")
+        with suppress(ValueError):
+            seconds = float(stated) / scale
+            return None if math.isnan(seconds) else max(0.0, seconds)
+    with suppress(ValueError, OverflowError):
+        return max(0.0, parsedate_to_datetime(stated).timestamp() - time.time())
+    return None
+
+
+def show_seconds(seconds: float) -> str:
+    """Write a pause, however long.
+
+    Example:
+        >>> show_seconds(0.5), show_seconds(99_999_999)
+        ('0.5', '99,999,999')
+    """
+    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:g}"
+
+
+def start(work: Callable[[], T]) -> Future[T]:
+    """Do some work in a thread that nothing waits for, not even the end of the process."""
+    future: Future[T] = Future()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            future.set_result(context.run(work))
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="llmcost-count", daemon=True).start()
+    return future
+
+
+class NetworkBlocked(BaseException):
+    """A plugin forbids connections. No Exception, for the SDK would retry and wait in vain."""
+
+
+class _GivenUp(BaseException):
+    """The count's time is up. No Exception, for the SDK would retry."""
+
+
+def past_recorders(client: Any, patience: Patience, **options: Any) -> Any:
+    """Return the same SDK client, its requests unseen by VCR: same key, address, transports.
+
+    Options are those of its `with_options`. A client that is not the SDK's is returned as it is.
+    Closing the copy closes nothing: the connections are the original's.
+
+    Raises:
+        NetworkBlocked: by the copy's requests, if a plugin forbids connections.
+    """
+    # `_client` is the SDK's HTTP client; `_transport` and `_mounts` are httpx's and httpx2's.
+    http_client: Any = getattr(client, "_client", None)
+    copied = getattr(client, "with_options", None)
+    if not hasattr(http_client, "_transport") or copied is None:
+        return client
+    unrecorded = copy.copy(http_client)
+    unrecorded._transport = _Unrecorded(http_client._transport, patience)
+    unrecorded._mounts = {
+        pattern: transport and _Unrecorded(transport, patience)
+        for pattern, transport in http_client._mounts.items()
+    }
+    # vcrpy 6 and 7 wrap this method of the client, later ones the transports.
+    inner = _beneath_vcr(type(http_client)._send_single_request)
+    unrecorded._send_single_request = MethodType(inner, unrecorded)
+    return copied(http_client=unrecorded, **options)
+
+
+class _Unrecorded:
+    """A transport, or a pool inside one, whose `handle_request` is the one before VCR.
+
+    With a patience, which the client's own transports have, its answers are timed, and not read
+    at length.
+    """
+
+    def __init__(self, inner: Any, patience: Patience | None = None, levels: int = 4) -> None:
+        # Also those inside it: vcrpy 8.0 wraps httpcore's pools, which a transport keeps.
+        inside = {
+            name: _Unrecorded(value, levels=levels - 1)
+            for name, value in getattr(inner, "__dict__", {}).items()
+            if levels and callable(getattr(type(value), "handle_request", None))
+        }
+        if inside:
+            inner = copy.copy(inner)
+            inner.__dict__.update(inside)
+        self._inner, self._patience = inner, patience
+
+    def handle_request(self, request: Any) -> Any:
+        """Send, looking up the method anew: a cassette may have been opened meanwhile."""
+        inner, patience = self._inner, self._patience
+        if patience is not None and patience.left <= 0:  # between two attempts of the SDK's
+            raise _GivenUp
+        try:
+            response = _beneath_vcr(type(inner).handle_request)(inner, request)
+        except (RuntimeError, UserWarning) as error:
+            # pytest-recording raises a plain RuntimeError. pytest-socket warns before it raises,
+            # and suites that turn warnings into errors see only that.
+            if type(error).__name__ not in ("SocketBlockedError", "SocketConnectBlockedError") and (
+                not str(error).startswith(("Network is disabled", "A test tried to use socket"))
+            ):
+                raise
+            # The standard library leaves the socket open if a connect fails with no OSError;
+            # its ResourceWarning fails suites that turn warnings into errors.
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                left_open = frame.f_locals.get("sock")
+                if isinstance(left_open, socket.SocketType):
+                    left_open.close()
+            raise NetworkBlocked(str(error)) from None
+        if patience is not None:
+            patience.note(response)
+            if not hasattr(response, "_content"):  # httpx's, of a body that was read already
+                response.stream = _shortened(response.stream, patience)
+        return response
+
+    def __enter__(self) -> _Unrecorded:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Leave the connections open: they are the original client's."""
+
+    close = __exit__
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def _shortened(stream: Any, patience: Patience) -> Any:
+    """Return the beginning of a body: a count, or an error of the API, is far shorter."""
+    # httpx and httpx2 each ask whether it is a SyncByteStream of their own.
+    kinds = (kind for kind in type(stream).__mro__ if kind.__name__ == "SyncByteStream")
+    base: Any = next(kinds, object)
+
+    class Shortened(base):  # type: ignore[misc]
+        @property
+        def elapsed(self) -> Any:  # httpx2 asks its streams for it
+            return getattr(stream, "elapsed", None)
+
+        def __iter__(self) -> Iterator[bytes]:
+            left = _LONGEST_BODY
+            for chunk in stream:
+                if patience.left <= 0:
+                    raise _GivenUp
+                yield chunk[:left]
+                left -= len(chunk)
+                if left <= 0:
+                    return
+
+        def close(self) -> None:
+            stream.close()
+
+    return Shortened()
+
+
+def _beneath_vcr(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what VCR has wrapped, or the method itself if VCR has not."""
+    found = method
+    layer: Any = method
+    while layer is not None:
+        wrapped = getattr(layer, "__wrapped__", None)
+        if getattr(layer, "__globals__", {}).get("__name__", "").startswith("vcr."):
+            found = wrapped or found
+        layer = wrapped
+    return found
