@@ -9,7 +9,7 @@ import base64
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from collections.abc import Set as AbstractSet
 from datetime import date
 from typing import Any, TypeAlias
@@ -62,59 +62,24 @@ def to_json_value(value: object) -> JsonValue:
 def _convert(value: Any, level: int) -> JsonValue:
     """Convert one value. Exact types come first, because every payload is read on every run."""
     kind = type(value)
-    if kind is str and value.isascii():
-        return value
     if kind is bool or value is None:
         return value
+    if kind is not dict and kind is not list and isinstance(value, (int, float, str)):
+        return _plain_scalar(value)
     if level >= _MOST_LEVELS:
         raise _NotJson(f"is nested {_MOST_LEVELS} levels deep, or contains itself")
     if kind is dict or (kind is not list and isinstance(value, Mapping)):
         return _convert_mapping(value, level + 1)
-    if kind is list:
-        return _convert_items(value, level + 1)
-    if isinstance(value, (int, float, str)):
-        return _plain_scalar(value)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        raise _NotJson(f"{_of_type(value)}; encode it, as base64 for images and documents")
-    if isinstance(value, (Sequence, Iterator, KeysView, ValuesView)) and not _is_file(value):
-        return _convert_items(value, level + 1)
-    return _convert(_sdk_fields(value), level + 1)
-
-
-_FIELDS = (str, dict, list, int, bool)
-
-
-def _convert_mapping(value: Mapping[Any, Any], level: int) -> dict[str, JsonValue]:
-    found = {}
-    key: object = None
-    try:
-        for key, item in value.items():
-            kind = type(item)
-            if type(key) is str and key.isascii() and kind in _FIELDS:  # all but a few
-                is_plain = kind is str and item.isascii()
-                found[key] = item if is_plain else _convert(item, level)
-                continue
-            if not isinstance(key, str):
-                raise _NotJson(f"has a key {_of_type(key)[3:]}; JSON has text keys only")
-            if key == "data" and value.get("type") == "base64" and _is_file(item):
-                item = _read_base64(item)
-            if not _is_omitted(item):
-                found[_checked_text(key)] = _convert(item, level)
-    except _NotJson as error:
-        error.keys.append(key)
-        raise
-    return found
-
-
-def _is_omitted(value: object) -> bool:
-    return type(value).__name__ in ("Omit", "NotGiven") and _is_sdk_object(value)
-
-
-def _convert_items(value: Iterable[Any], level: int) -> list[JsonValue]:
+    if kind is not list:
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            raise _NotJson(f"{_of_type(value)}; encode it, as base64 for images and documents")
+        iterable = isinstance(value, (Sequence, Iterator, KeysView, ValuesView))
+        if not iterable or _is_file(value):
+            return _convert(_sdk_fields(value), level + 1)
     found: list[JsonValue] = []
     try:
         for item in value:
-            found.append(_convert(item, level))
+            found.append(_convert(item, level + 1))
     except _NotJson as error:
         error.keys.append(len(found))
         raise
@@ -135,15 +100,38 @@ def _plain_scalar(value: int | float | str) -> JsonValue:
     return float.__float__(value)
 
 
-def _checked_text(value: str) -> str:
-    if value.isascii():
-        return value
+def _convert_mapping(value: Mapping[Any, Any], level: int) -> dict[str, JsonValue]:
+    found: dict[str, JsonValue] = {}
+    key: object = None
     try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise _NotJson(
-            f"holds half a surrogate pair at character {error.start}; it cannot be sent as UTF-8"
-        ) from None
+        for key, item in value.items():
+            kind = type(item)
+            if kind is str and type(key) is str and item.isascii() and key.isascii():  # most
+                found[key] = item
+                continue
+            if not isinstance(key, str):
+                raise _NotJson(f"has a key {_of_type(key)[3:]}; JSON has text keys only")
+            if kind is not dict and kind is not list:
+                if _is_of_sdk(item) and kind.__name__ in ("Omit", "NotGiven"):
+                    continue
+                if key == "data" and value.get("type") == "base64" and _is_file(item):
+                    item = _read_base64(item)
+            found[_checked_text(key)] = _convert(item, level)
+    except _NotJson as error:
+        error.keys.append(key)
+        raise
+    return found
+
+
+def _checked_text(value: str) -> str:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise _NotJson(
+                f"holds half a surrogate pair at character {error.start}; it cannot be sent as "
+                "UTF-8"
+            ) from None
     return value
 
 
@@ -153,9 +141,9 @@ def _sdk_fields(value: Any) -> object:
         return value.isoformat()
     dump: Callable[..., object] | None = getattr(value, "model_dump", None)
     if callable(dump) and not isinstance(value, type):
-        hidden = getattr(value, "__api_exclude__", None)
+        hidden = getattr(value, "__api_exclude__", None)  # the SDK's own fields, as `_client`
         return dump(mode="json", exclude_unset=True, by_alias=True, exclude=hidden, warnings=False)
-    if _is_sdk_object(value) and hasattr(value, "to_dict"):
+    if _is_of_sdk(value) and hasattr(value, "to_dict"):
         described: object = value.to_dict()
         return described
     hint = ""
@@ -166,7 +154,7 @@ def _sdk_fields(value: Any) -> object:
     raise _NotJson(_of_type(value) + hint)
 
 
-def _is_sdk_object(value: object) -> bool:
+def _is_of_sdk(value: object) -> bool:
     return type(value).__module__.partition(".")[0] == "anthropic"
 
 
@@ -185,9 +173,8 @@ def _read_base64(file: Any) -> str:
 
 
 def _of_type(value: object) -> str:
-    if isinstance(value, type):
-        return f"is the class {value.__qualname__}, which is not JSON"
-    return f"is of type {type(value).__qualname__}, which is not JSON"
+    what = f"the class {value.__qualname__}" if isinstance(value, type) else ""
+    return f"is {what or f'of type {type(value).__qualname__}'}, which is not JSON"
 
 
 _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
@@ -202,20 +189,15 @@ def canonical(value: JsonValue, *, sort_keys: bool = True) -> bytes:
         return json.dumps(value, sort_keys=sort_keys, separators=(",", ":")).encode()
 
 
-_decode = msgspec.json.Decoder().decode
-
-
 def decode_json(data: bytes | bytearray | str) -> object:
     """Decode JSON as leniently as the SDK does; return None if it is not JSON.
 
     A lone surrogate, which a model sends that is cut in the middle of an emoji, is accepted.
     """
-    try:
-        return _decode(data)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        pass
-    try:
-        value: object = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return value
+    for decode in (msgspec.json.decode, json.loads):
+        try:
+            value: object = decode(data)
+        except (ValueError, RecursionError):  # msgspec's DecodeError is a ValueError
+            continue
+        return value
+    return None

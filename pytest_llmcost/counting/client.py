@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import datetime, timezone
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 
 from msgspec.structs import replace
 
@@ -403,7 +403,7 @@ def count_all(
             return stopped_by[0]
         under_way.append(patience)
         outcome = _outcome(counter, jobs[index], retries=retries, patience=patience)
-        if isinstance(outcome, CountError) and _concerns_all(outcome):
+        if _concerns_all(outcome):
             stopped_by.append(outcome)
         return outcome
 
@@ -460,10 +460,13 @@ def _outcome(counter: Counter, job: Job, **how: Any) -> Outcome:
         return error.with_traceback(None)
 
 
-def _concerns_all(error: CountError) -> bool:
+def _concerns_all(outcome: Outcome) -> TypeGuard[CountError]:
     """Return whether other payloads would meet the same."""
-    of_one = isinstance(error, (CountMissingError, CountCassetteError))
-    return not of_one and error.status not in (400, 404, 413)
+    if not isinstance(outcome, CountError):
+        return False
+    if isinstance(outcome, (CountMissingError, CountCassetteError)):
+        return False
+    return outcome.status not in (400, 404, 413)
 
 
 def _as_they_end(asked: Iterable[Future[T]], counter: Counter) -> Iterator[Future[T]]:

@@ -6,8 +6,8 @@ spelled. Knows no cassette, client or rate card.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import NamedTuple
 
 import msgspec
@@ -17,7 +17,6 @@ from pytest_llmcost.counting.prompt import (
     Breakpoint,
     Place,
     Prompt,
-    Ttl,
     as_list,
     cache_settings,
     read_prompt,
@@ -54,8 +53,6 @@ class Prefix(NamedTuple):
     """The prompt up to and including one block, as the cache sees it: byte by byte, unmarked."""
 
     place: Place
-    ttl: Ttl | None
-    """How long it is cached; None if no breakpoint stands here."""
     digest: str
     parts: Mapping[str, str]
     """A digest of each block and of each setting that breaks the cache, by its path; see
@@ -88,10 +85,9 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
         `max_tokens`, thinking included, bounds one sampling call. What runs on the server makes
         several of them.
         """
-        most = self.body.get("max_tokens")
+        most, tools = self.body.get("max_tokens"), self.body.get("tools")
         if not isinstance(most, int) or isinstance(most, bool) or most < 0:
             return None
-        tools = self.body.get("tools")
         is_odd = tools is not None and not isinstance(tools, list)
         if is_odd or self.sampling_tools or any(self.body.get(key) for key in _SEVERAL_CALLS):
             return None
@@ -100,13 +96,14 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def sampling_tools(self) -> tuple[str, ...]:
         """The names of the tools that make one request sample several times, sorted."""
+        tools, servers = self.body.get("tools"), self.body.get("mcp_servers")
         names = {
             tool_name(tool, index)
-            for index, tool in enumerate(as_list(self.body.get("tools")))
+            for index, tool in enumerate(tools if isinstance(tools, list) else ())
             if is_server_tool(tool) and str(tool["type"]).startswith(_SAMPLING_TOOLS)
         }
-        servers = as_list(self.body.get("mcp_servers"))
-        names |= {str(each.get("name", "mcp")) for each in servers if isinstance(each, dict)}
+        if isinstance(servers, list):
+            names |= {str(each.get("name", "mcp")) for each in servers if isinstance(each, dict)}
         return tuple(sorted(names))
 
     @property
@@ -133,34 +130,26 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
         """The cached prefixes, one for each breakpoint."""
-        prompt = read_prompt(self.compared or self.body, self.model)
-        return tuple(self._prefix(prompt, point.place, point.ttl) for point in self.breakpoints)
+        return tuple(self.prefix_to(point.place) for point in self.breakpoints)
 
     def prefix_to(self, place: Place) -> Prefix:
         """Return the prefix that ends with a block, for comparison with another payload's."""
-        lives = {point.place: point.ttl for point in self.breakpoints}
         prompt = read_prompt(self.compared or self.body, self.model)
-        return self._prefix(prompt, place, lives.get(place))
-
-    def _prefix(self, prompt: Prompt, place: Place, ttl: Ttl | None) -> Prefix:
-        whole, parts = hashlib.sha256(self.model.encode()), {"model": _short(self.model)}
-
-        def add(name: str, value: JsonValue) -> None:
+        named: list[tuple[str, JsonValue]] = []
+        for tier in TIERS[: TIERS.index(place.group) + 1]:
+            named += cache_settings(prompt, tier).items()
+            names = dict(tool_names(prompt.tools)) if tier == "tools" else {}
+            for at, block in prompt.blocks():
+                if at.group == tier and at.order <= place.order:
+                    role = prompt.messages[at.number].get("role") if tier == "messages" else tier
+                    named.append((names.get(at.number, str(at)), [role, block]))
+        whole, parts = sha256(self.model.encode()), {"model": _digest(canonical(self.model))}
+        for name, value in named:
             # In the order of keys as sent: the cache has another prefix if they are reordered.
             encoded = canonical(value, sort_keys=False)
             parts[name] = _digest(encoded)
             whole.update(b"%d:%b" % (len(encoded), encoded))
-
-        blocks = list(prompt.blocks())
-        for tier in TIERS[: TIERS.index(place.group) + 1]:
-            for name, value in cache_settings(prompt, tier).items():
-                add(name, value)
-            names = dict(tool_names(prompt.tools)) if tier == "tools" else {}
-            for at, block in blocks:
-                if at.group == tier and at.order <= place.order:
-                    role = prompt.messages[at.number].get("role") if tier == "messages" else tier
-                    add(names.get(at.number, str(at)), [role, block])
-        return Prefix(place, ttl, whole.hexdigest(), parts)
+        return Prefix(place, whole.hexdigest(), parts)
 
 
 def read_payload(
@@ -185,18 +174,31 @@ def read_payload(
     Raises:
         PayloadError: it is not JSON, or names no model.
     """
-    body = _without_options(to_json_value(payload))
-    names = _listed(body.pop("betas", None)) + _listed(
-        body.pop("anthropic_beta", None), "anthropic_beta"
-    )
-    names += _listed(betas if isinstance(betas, str) else list(betas))
+    body = to_json_value(payload)
+    if not isinstance(body, dict):
+        raise PayloadError(
+            f"a payload is a mapping of keywords, not {type(body).__name__}", path=""
+        )
+    more, headers = body.pop("extra_body", None) or {}, body.pop("extra_headers", None) or {}
+    for key, value in (("extra_body", more), ("extra_headers", headers)):
+        if not isinstance(value, dict):
+            raise PayloadError(f"{key} is a {type(value).__name__}, not a mapping", path=key)
+    for key in ("timeout", "extra_query"):
+        body.pop(key, None)
+    body |= more
+    names = _listed(betas if isinstance(betas, str) else list(betas), "betas")
+    for key in ("betas", "anthropic_beta"):
+        names += _listed(body.pop(key, None), key)
+    for key, value in headers.items():
+        if key.lower() == "anthropic-beta":
+            names += _listed(value, "extra_headers.anthropic-beta")
     found = tuple(sorted({*names} - {""}))
     body.pop("anthropic_version", None)  # the clouds' version of the protocol
     asked = body.get("model") or model
     if not isinstance(asked, str):
         raise PayloadError("the payload names no model; add model=", path="model")
     body["model"] = asked
-    headers = {_HEADERS[key]: str(body.pop(key)) for key in _HEADERS if body.get(key)}
+    owner = {_HEADERS[key]: str(body.pop(key)) for key in _HEADERS if body.get(key)}
     try:
         exact = resolve(asked) if resolve else mask_account(asked)
     except UnknownModelError:  # it has no price, but it can be counted and compared
@@ -207,33 +209,14 @@ def read_payload(
         body=body,
         model=exact,
         betas=found,
-        headers=headers,
+        headers=owner,
         fingerprint=identity,
         parts=parts,
         breakpoints=prompt.breakpoints,
     )
 
 
-def _without_options(payload: JsonValue) -> dict[str, JsonValue]:
-    if not isinstance(payload, dict):
-        raise PayloadError(
-            f"a payload is a mapping of keywords, not {type(payload).__name__}", path=""
-        )
-    tables: dict[str, dict[str, JsonValue]] = {}
-    for key in ("extra_body", "extra_headers"):
-        tables[key] = payload.pop(key, None) or {}
-        if not isinstance(tables[key], dict):
-            raise PayloadError(f"{key} is a {type(tables[key]).__name__}, not a mapping", path=key)
-    body = {key: payload[key] for key in payload if key not in ("timeout", "extra_query")}
-    body |= tables["extra_body"]
-    named = {name.lower(): value for name, value in tables["extra_headers"].items()}
-    if "anthropic-beta" in named:
-        named_betas = _listed(named["anthropic-beta"], "extra_headers.anthropic-beta")
-        body["betas"] = [*_listed(body.get("betas")), *named_betas]
-    return body
-
-
-def _listed(betas: JsonValue, path: str = "betas") -> list[str]:
+def _listed(betas: JsonValue, path: str) -> list[str]:
     """Return names from a list, or from a header's text."""
     names = betas.split(",") if isinstance(betas, str) else betas or []
     if not isinstance(names, (list, tuple)) or not all(isinstance(each, str) for each in names):
@@ -241,40 +224,31 @@ def _listed(betas: JsonValue, path: str = "betas") -> list[str]:
     return [name.strip() for name in names]
 
 
-def fingerprint(
-    payload: Mapping[str, JsonValue], *, betas: Iterable[str] = (), model: str | None = None
-) -> str:
+def fingerprint(payload: Mapping[str, JsonValue]) -> str:
     """Return the recipe's version and a SHA-256 over all that can change tokens or price.
 
     Left out are sampling settings, `stream`, `metadata`, `max_tokens` and the like, whose
     request it is, and the tokens that log in to MCP servers. What `count_tokens` refuses is
-    included, so that a new server tool is noticed.
-
-    Args:
-        payload: Plain JSON, as `to_json_value` gives it.
-        betas: In any order.
-        model: The exact id; the payload's own name unless given.
+    included, so that a new server tool is noticed. The payload is plain JSON.
 
     Example:
         >>> one = fingerprint({"model": "m", "messages": [], "max_tokens": 9})
         >>> one == fingerprint({"messages": [], "model": "m"})
         True
     """
-    names = tuple(sorted({*betas, *as_list(payload.get("betas"))}))
-    exact = str(model or payload.get("model"))
-    return _identify(read_prompt(payload, exact), exact, names)[0]
+    model, betas = str(payload.get("model")), tuple(sorted({*as_list(payload.get("betas"))}))
+    return _identify(read_prompt(payload, model), model, betas)[0]
 
 
 def _identify(prompt: Prompt, model: str, betas: tuple[str, ...]) -> tuple[str, dict[str, str]]:
     """Return a fingerprint, which is made of the digests of the parts, and the short digests."""
-    whole, parts = hashlib.sha256(), {}
+    whole, parts = [], {}
     for name, value in _parts(prompt, model, betas):
-        digest = hashlib.sha256(canonical(value)).hexdigest()
+        digest = sha256(canonical(value)).hexdigest()
         # Messages are known by their order alone: what the API joins has other numbers.
-        group = name.partition(".")[0] if name.startswith("messages.") else name
-        whole.update(f"{group}={digest};".encode())
+        whole.append(f"{'messages' if name.startswith('messages.') else name}={digest};")
         parts[name] = digest[:_DIGEST_DIGITS]
-    return f"{RECIPE}:{whole.hexdigest()}", parts
+    return f"{RECIPE}:{sha256(''.join(whole).encode()).hexdigest()}", parts
 
 
 def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> Iterator[tuple[str, JsonValue]]:
@@ -315,33 +289,28 @@ def _turns(messages: Sequence[JsonValue]) -> Iterator[tuple[str, JsonValue]]:
     or `assistant` turns in your request will be combined into a single turn".
     """
     turn: JsonValue = None
-    name = ""
+    last_role, name = None, ""
     for index, message in enumerate(messages):
-        if _can_join(message) and _can_join(turn) and message["role"] == turn["role"]:
-            turn = {"role": turn["role"], "content": [*turn["content"], *message["content"]]}
+        role = None
+        if (
+            isinstance(message, dict)
+            and message.keys() == {"role", "content"}
+            and message["role"] in ("user", "assistant")
+            and isinstance(message["content"], list)
+        ):
+            role = message["role"]
+        if role is not None and role == last_role:
+            turn = {"role": role, "content": [*turn["content"], *message["content"]]}
             continue
         if name:
             yield name, turn
-        name, turn = f"messages.{index}", message
+        name, turn, last_role = f"messages.{index}", message, role
     if name:
         yield name, turn
 
 
-def _can_join(message: JsonValue) -> bool:
-    return (
-        isinstance(message, dict)
-        and message.keys() == {"role", "content"}
-        and message["role"] in ("user", "assistant")
-        and isinstance(message["content"], list)
-    )
-
-
 def _digest(encoded: bytes) -> str:
-    return hashlib.sha256(encoded).hexdigest()[:_DIGEST_DIGITS]
-
-
-def _short(value: JsonValue) -> str:
-    return _digest(canonical(value))
+    return sha256(encoded).hexdigest()[:_DIGEST_DIGITS]
 
 
 def tool_names(tools: JsonValue) -> Iterator[tuple[int, str]]:
@@ -369,6 +338,9 @@ def is_server_tool(tool: JsonValue) -> bool:
     return isinstance(tool, dict) and (tool.get("type") or "custom") != "custom"
 
 
+_ORDER = ("model", "system", "tools", "messages")
+
+
 def changed_parts(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """Return what differs from the old payload to the new one, in words and in prompt order.
 
@@ -376,20 +348,16 @@ def changed_parts(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
         >>> changed_parts({"system": "a", "messages.1": "b"}, {"system": "c", "tools.find": "d"})
         ['system', 'tools.find (new)', 'messages.1 (removed)']
     """
+
+    def place(change: str) -> tuple[int, int]:
+        group, _, rest = change.partition(" ")[0].partition(".")
+        rank = _ORDER.index(group) if group in _ORDER else len(_ORDER)
+        return rank, (read_digits(rest) or 0) if group == "messages" else 0
+
     changes = [
         name if name in old else f"{name} (new)" for name in new if old.get(name) != new[name]
     ]
-    gone = [f"{name} (removed)" for name in old if name not in new]
-    return sorted(changes + gone, key=_place)
-
-
-_ORDER = ("model", "system", "tools", "messages")
-
-
-def _place(change: str) -> tuple[int, int]:
-    group, _, rest = change.partition(" ")[0].partition(".")
-    rank = _ORDER.index(group) if group in _ORDER else len(_ORDER)
-    return rank, (read_digits(rest) or 0) if group == "messages" else 0
+    return sorted([*changes, *(f"{name} (removed)" for name in old if name not in new)], key=place)
 
 
 def describe_changes(changes: Sequence[str], most: int = 6) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from pytest_llmcost.json_values import JsonValue
 
@@ -17,46 +17,35 @@ Ttl = Literal["5m", "1h"]
 Tier = Literal["tools", "system", "messages"]
 TIERS: tuple[Tier, ...] = ("tools", "system", "messages")
 
-API = "https://platform.claude.com/docs/en/api/messages/create"
-DOCS = "https://platform.claude.com/docs/en"
-SDK = "anthropic.types of anthropic 2.14.0"
-
-
-class Default(NamedTuple):
-    """An entry that means the same as its absence."""
-
-    of: str
-    """`request`, `tool`, `tool_choice`, `output_config`, `cache_control`, or a block's type."""
-    key: str
-    value: JsonValue
-    source: str
-
-
-DEFAULTS = (
-    Default("request", "service_tier", "auto", f"{API}, service_tier: defaults to auto"),
-    Default("request", "speed", "standard", f"{DOCS}/build-with-claude/fast-mode"),
-    Default("request", "tools", [], f"{SDK}, MessageCreateParams.tools: an iterable"),
-    Default("request", "mcp_servers", [], f"{SDK}, beta MessageCreateParams.mcp_servers"),
-    Default("request", "output_config", {}, f"{SDK}, OutputConfigParam: every key is optional"),
-    Default("tool", "type", "custom", f"{SDK}, ToolParam.type: Optional[Literal['custom']]"),
-    Default("tool", "strict", False, f"{API}, tools: defaults to false"),
-    Default("tool", "defer_loading", False, f"{API}, tools: defaults to false"),
-    Default("tool", "citations", {"enabled": False}, f"{SDK}, WebFetchTool*: disabled by default"),
-    Default("tool", "response_inclusion", "full", f"{SDK}, WebSearchTool20260318Param: default"),
-    Default("tool", "configs", {}, f"{SDK}, ComputerToolset20260801Param: {{}} is absent"),
-    Default("tool_choice", "disable_parallel_tool_use", False, f"{SDK}, ToolChoice*: false"),
-    Default("tool_result", "is_error", False, f"{API}, tool_result.is_error: defaults to false"),
-    Default("document", "citations", {"enabled": False}, f"{API}, citations: off by default"),
-    Default("search_result", "citations", {"enabled": False}, f"{API}, citations: off by default"),
-    Default("cache_control", "ttl", "5m", f"{SDK}, CacheControlEphemeralParam.ttl: defaults to 5m"),
-)
-"""Beside these: null is absence wherever the SDK's types say Optional, which is in all of these
-objects; in a tool's schema and in its input null is a value. Read 2026-11-25."""
-
-_DEFAULTS: dict[str, dict[str, JsonValue]] = {}
-for _default in DEFAULTS:
-    _DEFAULTS.setdefault(_default.of, {})[_default.key] = _default.value
+_CITATIONS: JsonValue = {"enabled": False}
+# Entries that mean the same as their absence: of a request, a tool, a block by its type, and so on.
+# [API] is https://platform.claude.com/docs/en/api/messages/create; [SDK] anthropic.types of
+# anthropic 2.14.0; read 2026-11-25. Beside these, null is absence wherever the SDK's types say
+# Optional, which is in all of these objects; in a tool's schema and input null is a value.
+_DEFAULTS: dict[str, dict[str, JsonValue]] = {
+    "request": {
+        "service_tier": "auto",  # [API] defaults to auto
+        "speed": "standard",  # https://platform.claude.com/docs/en/build-with-claude/fast-mode
+        "tools": [],  # [SDK] MessageCreateParams.tools: an iterable
+        "mcp_servers": [],  # [SDK] beta MessageCreateParams.mcp_servers
+        "output_config": {},  # [SDK] OutputConfigParam: every key is optional
+    },
+    "tool": {
+        "type": "custom",  # [SDK] ToolParam.type: Optional[Literal['custom']]
+        "strict": False,  # [API] defaults to false
+        "defer_loading": False,  # [API] defaults to false
+        "citations": _CITATIONS,  # [SDK] WebFetchTool*: disabled by default
+        "response_inclusion": "full",  # [SDK] WebSearchTool20260318Param: default
+        "configs": {},  # [SDK] ComputerToolset20260801Param: {} is absent
+    },
+    "tool_choice": {"disable_parallel_tool_use": False},  # [SDK] ToolChoice*: false
+    "tool_result": {"is_error": False},  # [API] defaults to false
+    "document": {"citations": _CITATIONS},  # [API] off by default
+    "search_result": {"citations": _CITATIONS},  # [API] off by default
+    "cache_control": {"ttl": "5m"},  # [SDK] CacheControlEphemeralParam.ttl: defaults to 5m
+}
 _NO_DEFAULTS: dict[str, JsonValue] = {}
+_NESTING = frozenset({"cache_control", "content", "source"})
 
 
 class Place(NamedTuple):
@@ -95,48 +84,51 @@ class Prompt(NamedTuple):
     """All other entries of the payload."""
     marks: dict[Place, JsonValue]
     """Each `cache_control`, in the prompt's order."""
-
-    @property
-    def breakpoints(self) -> tuple[Breakpoint, ...]:
-        """Where the prompt is cached; a lifetime that does not exist is the API's to refuse."""
-        lives = {place: _ttl(mark) for place, mark in self.marks.items()}
-        return tuple(
-            Breakpoint(place, cast("Ttl", ttl)) for place, ttl in lives.items() if ttl is not None
-        )
+    breakpoints: tuple[Breakpoint, ...]
+    """Where the prompt is cached; a lifetime that does not exist is the API's to refuse."""
 
     def blocks(self) -> Iterator[tuple[Place, JsonValue]]:
         """Yield every block of the prompt in order: tools, then system, then messages."""
-        for tier, values in (("tools", self.tools), ("system", self.system)):
-            for index, value in enumerate(as_list(values)):
-                yield Place(cast("Tier", tier), index), value
-        for index, message in enumerate(as_list(self.messages)):
-            content = message.get("content") if isinstance(message, dict) else None
-            for number, block in enumerate(as_list(content)):
-                yield Place("messages", index, number), block
+        return _blocks_of(self.tools, self.system, self.messages)
+
+
+def _blocks_of(
+    tools: JsonValue, system: JsonValue, messages: JsonValue
+) -> Iterator[tuple[Place, JsonValue]]:
+    for index, value in enumerate(as_list(tools)):
+        yield Place("tools", index), value
+    for index, value in enumerate(as_list(system)):
+        yield Place("system", index), value
+    for index, message in enumerate(as_list(messages)):
+        content = message.get("content") if isinstance(message, dict) else None
+        for number, value in enumerate(as_list(content)):
+            yield Place("messages", index, number), value
 
 
 def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
     """Read a payload's prompt; `model` decides which settings are defaults."""
     marks: dict[Place, JsonValue] = {}
-    tools, system, messages = (body.get(tier) for tier in TIERS)
-    prompt = Prompt(
-        tools=_blocks_at("tools", tools, marks),
-        system=_blocks_at("system", _as_blocks(system), marks),
-        messages=_messages(messages, marks),
-        settings=_settings(body, model),
-        marks=marks,
-    )
+    tools, system = body.get("tools"), _as_blocks(body.get("system"))
+    messages = body.get("messages")
+    if isinstance(tools, list):
+        tools = [_block(each, ("tools", at), marks) for at, each in enumerate(tools)]
+    if isinstance(system, list):
+        system = [_block(each, ("system", at), marks) for at, each in enumerate(system)]
+    if isinstance(messages, list):
+        messages = [_message(each, index, marks) for index, each in enumerate(messages)]
     if automatic := body.get("cache_control"):
         # The API sets it on the last block that can be cached, as if it stood there.
         # https://platform.claude.com/docs/en/build-with-claude/prompt-caching
-        last = [place for place, block in prompt.blocks() if _can_be_cached(block)][-1:]
-        for place in last:
+        blocks = _blocks_of(tools, system, messages)
+        for place in [place for place, block in blocks if _can_be_cached(block)][-1:]:
             marks.setdefault(place, _without_defaults(automatic, "cache_control"))
-    if len(marks) > 1:
-        ordered = sorted(marks.items(), key=lambda item: item[0].order)
-        marks.clear()
-        marks.update(ordered)
-    return prompt
+            marks = dict(sorted(marks.items(), key=lambda mark: mark[0].order))
+    points = []
+    for place, mark in marks.items():
+        ttl = mark.get("ttl", "5m") if isinstance(mark, dict) else None
+        if ttl in ("5m", "1h"):
+            points.append(Breakpoint(place, cast("Ttl", ttl)))
+    return Prompt(tools, system, messages, _settings(body, model), marks, tuple(points))
 
 
 def as_list(value: JsonValue) -> list[JsonValue]:
@@ -152,49 +144,49 @@ def _as_blocks(content: JsonValue) -> JsonValue:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _blocks_at(tier: Tier, values: JsonValue, marks: dict[Place, JsonValue]) -> JsonValue:
-    if not isinstance(values, list):
-        return values
-    return [_block(value, Place(tier, index), marks) for index, value in enumerate(values)]
+def _message(message: JsonValue, index: int, marks: dict[Place, JsonValue]) -> JsonValue:
+    content = _as_blocks(message.get("content")) if isinstance(message, dict) else None
+    if not isinstance(content, list):
+        return message
+    blocks = [
+        _block(each, ("messages", index, number), marks) for number, each in enumerate(content)
+    ]
+    return {**message, "content": blocks}
 
 
-def _messages(messages: JsonValue, marks: dict[Place, JsonValue]) -> JsonValue:
-    if not isinstance(messages, list):
-        return messages
-    found = []
-    for index, message in enumerate(messages):
-        content = _as_blocks(message.get("content")) if isinstance(message, dict) else None
-        if isinstance(content, list):
-            blocks = [
-                _block(block, Place("messages", index, number), marks)
-                for number, block in enumerate(content)
-            ]
-            message = {key: blocks if key == "content" else value for key, value in message.items()}
-        found.append(message)
-    return found
+def _can_be_cached(block: JsonValue) -> bool:
+    """Whether the API sets an automatic breakpoint here: not on thinking, nor an empty text."""
+    if not isinstance(block, dict) or block.get("type") in ("thinking", "redacted_thinking"):
+        return False
+    return block.get("type") != "text" or bool(block.get("text"))
 
 
-def _block(value: JsonValue, place: Place, marks: dict[Place, JsonValue]) -> JsonValue:
+def _block(value: JsonValue, at: tuple[Any, ...], marks: dict[Place, JsonValue]) -> JsonValue:
     """Spell a tool or a block; its breakpoint, and those inside of it, are noted at its end."""
     if not isinstance(value, dict):
         return value
-    kind = value.get("type")
-    defaults = _DEFAULTS["tool"] if place.group == "tools" else _NO_DEFAULTS
-    if isinstance(kind, str) and place.group != "tools":
-        defaults = _DEFAULTS.get(kind, _NO_DEFAULTS)
+    is_tool, kind = at[0] == "tools", value.get("type")
+    name = "tool" if is_tool else kind
+    defaults = _DEFAULTS.get(name, _NO_DEFAULTS) if isinstance(name, str) else _NO_DEFAULTS
+    if (
+        _NESTING.isdisjoint(value)
+        and (not defaults or defaults.keys().isdisjoint(value))
+        and None not in value.values()
+    ):
+        return value  # most of them, and all payloads are read on every run
     found = {}
     for key, item in value.items():
         if item is None or (key in defaults and _is_same(item, defaults[key])):
             continue
         if key == "cache_control":
-            marks[place] = _without_defaults(item, "cache_control")
+            marks[Place(*at)] = _without_defaults(item, "cache_control")
             continue
-        if key == "content" and place.group != "tools":
+        if key == "content" and not is_tool:
             item = _as_blocks(item) if kind == "tool_result" else item
             if isinstance(item, list):
-                item = [_block(inner, place, marks) for inner in item]
+                item = [_block(inner, at, marks) for inner in item]
         elif key == "source" and isinstance(item, dict) and "content" in item:
-            item = _block({**item, "content": _as_blocks(item["content"])}, place, marks)
+            item = _block({**item, "content": _as_blocks(item["content"])}, at, marks)
         found[key] = item
     return found
 
@@ -263,16 +255,30 @@ def _settings(body: Mapping[str, JsonValue], model: str) -> dict[str, JsonValue]
     return settings
 
 
-def _can_be_cached(block: JsonValue) -> bool:
-    """Whether the API sets an automatic breakpoint here: not on thinking, nor an empty text."""
-    if not isinstance(block, dict) or block.get("type") in ("thinking", "redacted_thinking"):
-        return False
-    return block.get("type") != "text" or bool(block.get("text"))
+def cache_settings(prompt: Prompt, tier: Tier) -> dict[str, JsonValue]:
+    """Return what breaks the cache of this tier and of those behind it, beside its blocks.
 
-
-def _ttl(mark: JsonValue) -> str | None:
-    ttl = mark.get("ttl", "5m") if isinstance(mark, dict) else None
-    return ttl if ttl in ("5m", "1h") else None
+    Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching, "What
+    invalidates the cache"; for the format, .../structured-outputs; for effort, .../effort.
+    """
+    settings, config = prompt.settings, prompt.settings.get("output_config")
+    config = config if isinstance(config, dict) else {}
+    used = set(_citations_or_images(block for _, block in prompt.blocks()))
+    found: dict[Tier, dict[str, JsonValue]] = {
+        "tools": {"mcp_servers": settings.get("mcp_servers")},
+        "system": {
+            "speed": settings.get("speed"),
+            "output_config.format": config.get("format"),
+            "citations": "citations" in used or None,
+        },
+        "messages": {
+            "tool_choice": settings.get("tool_choice"),
+            "thinking": settings.get("thinking"),
+            "output_config.effort": config.get("effort"),
+            "images": "images" in used or None,
+        },
+    }
+    return {name: value for name, value in found[tier].items() if value is not None}
 
 
 def _citations_or_images(blocks: Iterable[JsonValue]) -> Iterator[str]:
@@ -283,31 +289,3 @@ def _citations_or_images(blocks: Iterable[JsonValue]) -> Iterator[str]:
             if isinstance(block.get("citations"), dict) and block["citations"].get("enabled"):
                 yield "citations"
             yield from _citations_or_images(as_list(block.get("content")))
-
-
-def cache_settings(prompt: Prompt, tier: Tier) -> dict[str, JsonValue]:
-    """Return what breaks the cache of this tier and of those behind it, beside its blocks.
-
-    Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching, "What
-    invalidates the cache"; for the format, .../structured-outputs; for effort, .../effort.
-    """
-    config = prompt.settings.get("output_config")
-    config = config if isinstance(config, dict) else {}
-    used = set(_citations_or_images(block for _, block in prompt.blocks()))
-    found: dict[str, JsonValue]
-    if tier == "tools":
-        found = {"mcp_servers": prompt.settings.get("mcp_servers")}
-    elif tier == "system":
-        found = {
-            "speed": prompt.settings.get("speed"),
-            "output_config.format": config.get("format"),
-            "citations": "citations" in used or None,
-        }
-    else:
-        found = {
-            "tool_choice": prompt.settings.get("tool_choice"),
-            "thinking": prompt.settings.get("thinking"),
-            "output_config.effort": config.get("effort"),
-            "images": "images" in used or None,
-        }
-    return {name: value for name, value in found.items() if value is not None}
