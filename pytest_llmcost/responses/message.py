@@ -30,26 +30,18 @@ from pytest_llmcost.responses.stream import StreamedMessage
 
 UNSPECIFIED = "unspecified"
 """The category of a refusal that states none."""
-_SAMPLING = ("message", "fallback_message")
+_SAMPLING = (None, "message", "fallback_message")
 _KINDS = (*_SAMPLING, "compaction", "advisor_message")
 _LOOPING = ("server_tool_use", "mcp_tool_use")
 _CODE_TOOLS = ("code_execution", "bash_code_execution", "text_editor_code_execution")
 _FILLINGS = {"text": ("text",), "thinking": ("thinking", "signature"), "compaction": ("content",)}
 """Blocks that may be empty, and the keys that hold what they say."""
-_CATEGORIES = Usage.__struct_fields__
-_PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
-_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
-_MISSING = re.compile(r"missing required field `(?P<field>\w+)`")
+_SEVERAL_CALLS = ("mcp_servers", "fallbacks", "context_management", "compaction", "container")
+"""What in a request may make the API sample more than once, or with another model."""
+_KNOWN_TOOLS = ("web_search_requests", "web_fetch_requests", "code_execution_requests")
 
 _Body = Mapping[str, Any]
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
-
-
-class _Null(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An empty object: recorders in other languages write it for null."""
-
-
-_Text = str | _Null | None
 
 
 class _Split(msgspec.Struct, frozen=True):
@@ -99,25 +91,18 @@ class _Counts(msgspec.Struct, frozen=True, kw_only=True):
 class _Pass(_Counts, frozen=True, kw_only=True):
     """One entry of `usage.iterations`."""
 
-    type: _Text = None
-    model: _Text = None
-
-    @property
-    def kind(self) -> str:
-        return _text(self.type) or "message"
+    type: str | None = None
+    """A pass of the model itself if it is not stated."""
+    model: str | None = None
 
 
 class _MessageUsage(_Counts, frozen=True, kw_only=True):
     """The `usage` of a message."""
 
-    service_tier: _Text = None
-    speed: _Text = None
-    inference_geo: _Text = None
-    iterations: list[_Pass] | _Null | None = None
-
-    @property
-    def passes(self) -> list[_Pass]:
-        return self.iterations if isinstance(self.iterations, list) else []
+    service_tier: str | None = None
+    speed: str | None = None
+    inference_geo: str | None = None
+    iterations: list[_Pass] | None = None
 
 
 _S = TypeVar("_S", bound=_Counts)
@@ -224,54 +209,70 @@ def read_message(
     """Read what a response bills: its sampling calls, what their price depends on, what it hides.
 
     Args:
-        body: The message; of a stream, what its events add up to.
+        body: The message; of a stream, what its events add up to. `truncated`, `withdrawn` and
+            `at_most` are those of its `StreamedMessage`.
         model: As the request or the URL names it; the response's own name comes first.
         platform: The cloud and kind of endpoint, as the URL says.
         batch: Whether it is a batch's result, if the response does not say so itself.
-        truncated: Whether the stream ended before its final usage.
-        withdrawn: The input count that a stream restated as 0, see `StreamedMessage`.
-        at_most: Counts that another place of the stream states higher, see `StreamedMessage`.
         stream: Whether it was streamed; only noted.
         request: The payload, if it is known; it says what the response leaves open.
 
     Raises:
         UsageDataError: naming the path of what cannot be read, or what no request can have used.
     """
-    raw = body.get("usage") or {}
+    raw, asked = body.get("usage") or {}, request or {}
     stated = _decode(raw, _MessageUsage)
-    top, passes = stated.usage, stated.passes
+    top, passes = stated.usage, stated.iterations or []
     if withdrawn and not passes:  # a compaction may leave less; its passes say so
+        path = f"usage.{withdrawn}"
         raise UsageDataError(
-            f"usage.{withdrawn}: restated as 0 at the end of the stream, after more before",
-            path=f"usage.{withdrawn}",
+            f"{path}: restated as 0 at the end of the stream, after more before", path=path
         )
-    asked = request or {}
+    lifetime = read_lifetime(asked)
     is_unsplit = top.cache_write_5m_tokens and stated.cache_creation is None and not passes
-    if is_unsplit and read_lifetime(asked) == "1h":
+    if is_unsplit and lifetime == "1h":
         # Bedrock's last frame has no split by lifetime, but the request asks for nothing else.
         written = top.cache_write_5m_tokens
         top = replace(top, cache_write_5m_tokens=0, cache_write_1h_tokens=written)
     blocks = _blocks(body)
     changes = _model_changes(blocks)
-    named = model or _text(asked.get("model"))
-    serving = _serving_model(passes, changes) or _text(body.get("model")) or named
+    # After a fallback a stream's `message_start` still names the model that declined.
+    # Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
+    fallbacks = [each.model for each in passes if each.type == "fallback_message" and each.model]
+    fallbacks = fallbacks or [each.serving for each in changes if each.serving]
+    named, own = model or _text(asked.get("model")), _text(body.get("model"))
+    serving = fallbacks[-1] if fallbacks else own or named
     if not serving:
         raise UsageDataError("model: expected the model's name, got nothing", path="model")
     declined, served = _split_passes(passes)
-    requested = serving
-    if declined or changes:
-        requested = named or _text(body.get("model")) or serving
-    facts = {
-        "refusal": _refusal(body, blocks),
-        "most_output_tokens": _most_output_tokens(asked) if truncated else None,
-        "read_lifetime": read_lifetime(asked) if top.cache_read_tokens else None,
-    }
-    answering = _answering(top, served, is_loop=_is_loop(blocks, raw))
-    answering = [replace(each, model=serving, **facts) for each in answering]
+    requested = (named or own or serving) if declined or changes else serving
+    # The passes are the answer's calls if they explain the top level: each has a length band of its
+    # own. After a compaction on demand the top level is all zero, so the passes are the bill.
+    # Source: https://platform.claude.com/docs/en/build-with-claude/compaction
+    searches = Usage(web_search_requests=top.web_search_requests)
+    usages = [each.usage for each in served]
+    is_explained = bool(usages) and (sum(usages, searches) == top or top == searches)
+    if is_explained:
+        usages[0] += searches
+    is_loop = any((raw.get("server_tool_use") or {}).values()) or any(
+        block.get("type") in _LOOPING for block in blocks
+    )
+    answering = [
+        SamplingCall(
+            model=serving,
+            usage=usage,
+            sums_calls=not is_explained and (bool(served) or is_loop),
+            refusal=_refusal(body, blocks),
+            most_output_tokens=_most_output_tokens(asked) if truncated else None,
+            read_lifetime=lifetime if top.cache_read_tokens else None,
+        )
+        for usage in (usages if is_explained else [top])
+    ]
     if at_most:
         less, most = stated.usage, read_usage({**raw, **at_most})
-        raised = {key: max(0, getattr(most, key) - getattr(less, key)) for key in _CATEGORIES}
-        if read_lifetime(asked) != "5m":  # what was written may live for an hour, which costs more
+        names = Usage.__struct_fields__
+        raised = {key: max(0, getattr(most, key) - getattr(less, key)) for key in names}
+        if lifetime != "5m":  # what was written may live for an hour, which costs more
             raised["cache_write_1h_tokens"] += raised.pop("cache_write_5m_tokens")
         answering[0] = replace(answering[0], usage_high=answering[0].usage + Usage(**raised))
     sampling_calls = [
@@ -279,6 +280,15 @@ def read_message(
         *_added(passes, requested=requested),
         *_declined(declined, changes, requested=requested),
     ]
+    # A pass that used nothing is none. The answer itself stays, for it has had a prompt, unless it
+    # was a compaction alone, on demand.
+    kept = [each for each in sampling_calls if each.usage or each.kind == "declined"]
+    if not any(each.kind in ("message", "compaction") for each in kept):
+        resumed = {"kind": "resumed"} if _only_resumes_code(blocks) else {}
+        kept.insert(0, replace(answering[0], **resumed))
+    if (impossible := find_impossible(kept)) is not None:
+        raise UsageDataError(f"usage: {impossible}", path="usage")
+    geography = _text(asked.get("inference_geo"))
     return Answer(
         model=serving,
         asked_model=named,
@@ -286,39 +296,46 @@ def read_message(
         stream=stream,
         stop_reason=_text(body.get("stop_reason")),
         usage=top,
-        sampling_calls=tuple(_without_empty(sampling_calls, blocks)),
+        sampling_calls=tuple(kept),
         terms=Terms(
-            service_tier="batch" if batch else _text(stated.service_tier),
-            speed=_text(stated.speed),
-            inference_geo=_geography(stated, asked),
+            service_tier="batch" if batch else stated.service_tier or None,
+            speed=stated.speed or None,
+            # If only the request says where it ran, the premium may or may not be paid.
+            inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
         ),
         code_beside=tuple(_tools(asked)) if _runs_code(blocks, asked) else None,
-        caveats=sorted_caveats({*_caveats(stated, raw, blocks, asked, truncated, at_most)}),
+        caveats=sorted_caveats(
+            {
+                *(["truncated-stream"] if truncated else ()),
+                *(f"usage-disagrees: {key}" for key in at_most or ()),
+                *_caveats(stated, raw, blocks, asked),
+            }
+        ),
     )
 
 
 def _decode(raw: Any, kind: type[_S]) -> _S:
     try:
-        return msgspec.convert(raw, kind)
+        return msgspec.convert(_without_empty(raw), kind)
     except msgspec.ValidationError as error:
-        match = _PLACE.fullmatch(str(error))
-        assert match is not None  # the pattern matches every text
-        what, path = match["what"], f"usage{match['path'] or ''}"
-        if missing := _MISSING.search(what):
-            path = f"{path}.{missing['field']}"
+        what, _, place = str(error).removesuffix("`").partition(" - at `$")
+        path = f"usage{place}"
+        if "missing required field" in what:
+            what += "" if place else "`"
+            path += "." + what.split("`")[1]
         elif "got" not in what:  # out of range: msgspec says the limit alone
-            for name, index in _STEP.findall(path):
-                raw = raw[name or int(index)]
-            what = f"{what}, got {_shown(raw)}"
+            for step in re.findall(r"\w+", place):
+                raw = raw[int(step) if step.isdigit() else step]
+            what += f", got {raw}" if abs(raw) <= MOST_TOKENS else ""
         raise UsageDataError(f"{path}: {what}", path=path) from None
 
 
-def _shown(value: object) -> str:
-    try:
-        return f"{value!r:.80}"
-    except ValueError:  # Python writes no number of more than 4,300 digits
-        return "a number with thousands of digits"
+def _without_empty(raw: Any) -> Any:
+    """Leave out empty objects: recorders in other languages write them for null."""
+    if isinstance(raw, Mapping):
+        return {key: _without_empty(value) for key, value in raw.items() if value != {}}
+    return [_without_empty(each) for each in raw] if isinstance(raw, list) else raw
 
 
 def read_usage(raw: _Body) -> Usage:
@@ -341,45 +358,19 @@ def _text(value: object) -> str | None:
 # The sampling calls
 
 
-def _serving_model(passes: Sequence[_Pass], changes: Sequence[_ModelChange]) -> str | None:
-    """Return the model that a fallback left the answer to, or None without a fallback.
-
-    A stream's `message_start` still names the model that declined.
-    Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
-    """
-    entries = [_text(each.model) for each in passes if each.kind == "fallback_message"]
-    names = [*filter(None, entries)] or [each.serving for each in changes if each.serving]
-    return names[-1] if names else None
-
-
 def _split_passes(passes: Sequence[_Pass]) -> tuple[list[_Pass], list[_Pass]]:
     """Return the sampling passes that were declined and those that served.
 
     Without a fallback all of them served; with one, those from the last fallback's model on.
     """
-    sampling = [each for each in passes if each.kind in _SAMPLING]
-    fallbacks = [index for index, each in enumerate(sampling) if each.kind == "fallback_message"]
+    sampling = [each for each in passes if each.type in _SAMPLING]
+    fallbacks = [index for index, each in enumerate(sampling) if each.type == "fallback_message"]
     if not fallbacks:
         return [], sampling
     start = fallbacks[-1]
     while start - 1 in fallbacks and sampling[start - 1].model == sampling[start].model:
         start -= 1
     return sampling[:start], sampling[start:]
-
-
-def _answering(top: Usage, served: Sequence[_Pass], *, is_loop: bool) -> list[SamplingCall]:
-    """Return the sampling calls of the answer itself, their model still to be set.
-
-    They are the passes if these explain the top level: each has a length band of its own. After a
-    compaction on demand the top level is all zero and says nothing, so the passes are the bill.
-    Source: https://platform.claude.com/docs/en/build-with-claude/compaction
-    """
-    searches = Usage(web_search_requests=top.web_search_requests)
-    usages = [each.usage for each in served]
-    if usages and (sum(usages, searches) == top or top == searches):
-        usages[0] += searches
-        return [SamplingCall(model="", usage=each) for each in usages]
-    return [SamplingCall(model="", usage=top, sums_calls=bool(served) or is_loop)]
 
 
 def _added(passes: Sequence[_Pass], *, requested: str) -> Iterator[SamplingCall]:
@@ -389,16 +380,16 @@ def _added(passes: Sequence[_Pass], *, requested: str) -> Iterator[SamplingCall]
     https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool
     """
     for index, each in enumerate(passes):
-        model = _text(each.model)
-        if each.kind == "compaction":
-            yield SamplingCall(kind="compaction", model=model or requested, usage=each.usage)
-        elif each.kind == "advisor_message":
-            if model is None:
+        if each.type == "compaction":
+            model = each.model or requested
+            yield SamplingCall(kind="compaction", model=model, usage=each.usage)
+        elif each.type == "advisor_message":
+            if not each.model:
                 path = f"usage.iterations[{index}].model"
                 raise UsageDataError(
                     f"{path}: expected the advisor's model, got nothing", path=path
                 )
-            yield SamplingCall(kind="advisor", model=model, usage=each.usage)
+            yield SamplingCall(kind="advisor", model=each.model, usage=each.usage)
 
 
 def _declined(
@@ -412,38 +403,19 @@ def _declined(
     left = list(changes)
     attempts: list[tuple[_Pass | None, _ModelChange | None]] = []
     for each in declined:
-        model = _text(each.model)
-        change = next((one for one in left if model in (None, one.declined)), None)
+        change = next((one for one in left if not each.model or each.model == one.declined), None)
         if change is not None:
             left.remove(change)
         attempts.append((each, change))
     for entry, change in [*attempts, *((None, change) for change in left)]:
-        model = _text(entry.model) if entry else None
         category = (change.category if change else None) or UNSPECIFIED
+        named = (entry.model if entry else None) or (change.declined if change else None)
         yield SamplingCall(
             kind="declined",
-            model=model or (change.declined if change else None) or requested,
+            model=named or requested,
             usage=entry.usage if entry else Usage(),
             refusal=None if change and change.spoke else category,
         )
-
-
-def _without_empty(
-    sampling_calls: Sequence[SamplingCall], blocks: Sequence[_Body]
-) -> list[SamplingCall]:
-    """Drop passes that used nothing, and check that the rest is possible.
-
-    The answer itself stays, for it has had a prompt, unless it was a compaction alone, on demand.
-    """
-    answer = sampling_calls[0]
-    kept = [each for each in sampling_calls if each.usage or each.kind == "declined"]
-    if not any(each.kind in ("message", "compaction") for each in kept):
-        if _only_resumes_code(blocks):
-            answer = replace(answer, kind="resumed")
-        kept.insert(0, answer)
-    if (impossible := find_impossible(kept)) is not None:
-        raise UsageDataError(f"usage: {impossible}", path="usage")
-    return kept
 
 
 def _refusal(body: _Body, blocks: Sequence[_Body]) -> str | None:
@@ -463,14 +435,13 @@ def _refusal(body: _Body, blocks: Sequence[_Body]) -> str | None:
 def _most_output_tokens(request: _Body) -> int | None:
     """Return what the output of a cut stream may have come to: the request's `max_tokens`.
 
-    That bounds one sampling call of the request's own model; a request that may make the API
-    sample more than once, or with another model, has no such bound.
+    That bounds one sampling call of the request's own model alone.
     """
-    more = ("mcp_servers", "fallbacks", "context_management", "compaction", "container")
-    if any(request.get(key) for key in more) or any(kind != "custom" for kind in _tools(request)):
-        return None
+    is_one_call = not any(request.get(key) for key in _SEVERAL_CALLS)
     most = request.get("max_tokens")
-    return most if isinstance(most, int) else None
+    if is_one_call and all(kind == "custom" for kind in _tools(request)) and isinstance(most, int):
+        return most
+    return None
 
 
 def read_lifetime(request: _Body) -> Lifetime | None:
@@ -493,37 +464,26 @@ def _cache_marks(value: object) -> Iterator[_Body]:
         yield from _cache_marks(part)
 
 
-# Terms and caveats
-
-
-def _geography(stated: _MessageUsage, request: _Body) -> str | None:
-    """Return where it ran; if only the request says so, the premium may or may not be paid."""
-    asked = _text(request.get("inference_geo"))
-    return _text(stated.inference_geo) or (f"asked-{asked}" if asked else None)
+# Caveats
 
 
 def _caveats(
-    stated: _MessageUsage,
-    raw: _Body,
-    blocks: Sequence[_Body],
-    request: _Body,
-    truncated: bool,
-    at_most: Mapping[str, int] | None,
+    stated: _MessageUsage, raw: _Body, blocks: Sequence[_Body], request: _Body
 ) -> Iterator[str]:
-    if truncated:
-        yield "truncated-stream"
-    for key in at_most or ():
-        yield f"usage-disagrees: {key}"
-    entries = sum(each.kind == "advisor_message" for each in stated.passes)
-    if _advisor_calls(blocks) > entries:
+    kinds = [each.type for each in stated.iterations or ()]
+    # One that failed has given no advice, and is not billed.
+    asked = sum(_is_tool_use(block, ("advisor",)) for block in blocks)
+    answers = [block for block in blocks if block.get("type") == "advisor_tool_result"]
+    failed = sum(str(_part(each, "content").get("type")).endswith("_error") for each in answers)
+    if max(asked, len(answers)) - failed > kinds.count("advisor_message"):
         yield "advisor-without-entry"
     for unknown in unknown_quantities(raw):
         yield f"unknown-usage: {unknown}"
-    for kind in {each.kind for each in stated.passes}.difference(_KINDS):
+    for kind in {*kinds}.difference(_KINDS):
         yield f"unknown-usage: iterations of type {kind}"
     # The price follows the speed that the response states, whatever was asked for.
     # Source: https://platform.claude.com/docs/en/build-with-claude/fast-mode
-    if request.get("speed") == "fast" and _text(stated.speed) is None:
+    if request.get("speed") == "fast" and not stated.speed:
         yield "unknown-speed"
 
 
@@ -532,13 +492,12 @@ def unknown_quantities(raw: _Body) -> Iterator[str]:
 
     `output_tokens_details` only divides up `output_tokens`.
     """
-    known_tools = {"web_search_requests", "web_fetch_requests", "code_execution_requests"}
     for key, value in raw.items():
         is_quantity = key.endswith(("_tokens", "_requests"))
         if value and is_quantity and key not in _Counts.__struct_fields__:
             yield key
-    split = {*_Split.__struct_fields__}
-    for table, known in (("cache_creation", split), ("server_tool_use", known_tools)):
+    tables = {"cache_creation": _Split.__struct_fields__, "server_tool_use": _KNOWN_TOOLS}
+    for table, known in tables.items():
         for key, value in (raw.get(table) or {}).items():
             if value and key not in known:
                 yield f"{table}.{key}"
@@ -601,27 +560,13 @@ def _only_resumes_code(blocks: Sequence[_Body]) -> bool:
     """
     return bool(blocks) and all(
         block.get("type") == "tool_use"
-        and (_text(_part(block, "caller").get("type")) or "").startswith("code_execution")
+        and str(_part(block, "caller").get("type")).startswith("code_execution")
         for block in blocks
     )
 
 
-def _advisor_calls(blocks: Sequence[_Body]) -> int:
-    """Count the advisor calls that gave advice; one that failed is not billed."""
-    asked = sum(_is_tool_use(block, ("advisor",)) for block in blocks)
-    answers = [block for block in blocks if block.get("type") == "advisor_tool_result"]
-    kinds = [_text(_part(block, "content").get("type")) or "" for block in answers]
-    return max(asked, len(answers)) - sum(kind.endswith("_error") for kind in kinds)
-
-
 def _is_tool_use(block: _Body, names: Sequence[str]) -> bool:
     return block.get("type") == "server_tool_use" and block.get("name") in names
-
-
-def _is_loop(blocks: Sequence[_Body], raw: _Body) -> bool:
-    """Return whether the response may sum up several sampling calls of a server tool's loop."""
-    used = any((raw.get("server_tool_use") or {}).values())
-    return used or any(block.get("type") in _LOOPING for block in blocks)
 
 
 def _runs_code(blocks: Sequence[_Body], request: _Body) -> bool:
