@@ -9,10 +9,9 @@ from pytest_llmcost.capture.replay import Replay
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.responses.batch_results import BatchResult
 from pytest_llmcost.responses.endpoints import Endpoint
 from pytest_llmcost.responses.message import read_answer, unknown_answer
-from pytest_llmcost.responses.stream import StreamedMessage
+from pytest_llmcost.responses.stream import BatchResult, StreamedMessage
 
 _Key = tuple[str, str]
 """The batch's id and the request's `custom_id`."""

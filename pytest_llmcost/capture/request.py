@@ -20,11 +20,10 @@ from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.responses.batch_results import BatchResult, BatchResultsReader
 from pytest_llmcost.responses.endpoints import Endpoint
 from pytest_llmcost.responses.message import Answer, read_answer, unknown_answer
 from pytest_llmcost.responses.recorded_files import Recorded
-from pytest_llmcost.responses.stream import Reader, reader_for
+from pytest_llmcost.responses.stream import BatchResult, BatchResultsReader, Reader, reader_for
 
 _Step = TypeVar("_Step", bound=Callable[..., None])
 

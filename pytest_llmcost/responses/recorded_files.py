@@ -22,10 +22,9 @@ from msgspec.structs import replace
 from pytest_llmcost.errors import RecordingError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
-from pytest_llmcost.responses.batch_results import BatchResultsReader
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import Answer, model_of, read_answer
-from pytest_llmcost.responses.stream import StreamedMessage, reader_for
+from pytest_llmcost.responses.stream import BatchResultsReader, StreamedMessage, reader_for
 from pytest_llmcost.yaml_file import YamlError, load_yaml
 
 MOST_BYTES = 100_000_000

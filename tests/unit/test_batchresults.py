@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded_traffic import body_of, needs_traffic, recorded_lines
 
-from pytest_llmcost.responses.batch_results import BatchResult, BatchResultsReader
+from pytest_llmcost.responses.stream import BatchResult, BatchResultsReader
 
 MESSAGE = {
     "id": "msg_1",

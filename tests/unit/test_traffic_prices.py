@@ -13,10 +13,9 @@ from recorded_traffic import body_of, needs_traffic, recorded_lines
 
 from pytest_llmcost.call import Call, price
 from pytest_llmcost.prices.rate_card import shipped_card
-from pytest_llmcost.responses.batch_results import BatchResultsReader
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import Answer, read_message
-from pytest_llmcost.responses.stream import reader_for
+from pytest_llmcost.responses.stream import BatchResultsReader, reader_for
 
 pytestmark = needs_traffic
 
