@@ -20,10 +20,9 @@ from pytest_llmcost.capture.transports import CURRENT, follow, unfollow
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import PayloadError
-from pytest_llmcost.responses.endpoints import recognise
+from pytest_llmcost.responses.endpoints import find_unmetered, recognise, unread
 from pytest_llmcost.responses.message import model_of
 from pytest_llmcost.responses.recorded_files import Allowance, read_interaction
-from pytest_llmcost.responses.unmetered import find_unmetered, unread
 
 _MOST_FAILURES = 20
 _PROMPT = ("system", "tools", "messages", "max_tokens")

@@ -16,8 +16,7 @@ import msgspec
 
 from pytest_llmcost.counting.payload import fingerprint
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.responses.endpoints import Endpoint, recognise
-from pytest_llmcost.responses.unmetered import find_unmetered
+from pytest_llmcost.responses.endpoints import Endpoint, find_unmetered, recognise
 
 _VERSION = re.compile(r"\d{4}-\d\d-\d\d")
 _BETA = re.compile(r"[a-z][a-z\d.-]*")

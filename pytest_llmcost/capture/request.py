@@ -25,6 +25,8 @@ from pytest_llmcost.responses.message import Answer, read_answer, unknown_answer
 from pytest_llmcost.responses.recorded_files import Recorded
 from pytest_llmcost.responses.stream import BatchResult, BatchResultsReader, Reader, reader_for
 
+_NOT_READ = ("count_tokens", "unmetered")
+"""Endpoints whose answers say nothing about a bill."""
 _Step = TypeVar("_Step", bound=Callable[..., None])
 
 
@@ -185,7 +187,7 @@ class CapturedRequest:
             self.live = False
         self.is_answered = 200 <= status < 300
         self._response_headers, self._content = headers, content
-        if not self.is_answered or content is not None or not self.endpoint.is_read:
+        if not self.is_answered or content is not None or self.endpoint.kind in _NOT_READ:
             self._end()
         else:
             self._start_reading()

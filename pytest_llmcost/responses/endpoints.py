@@ -1,4 +1,8 @@
-"""Which request is a Claude call, and on which platform: by method and path, whatever the host."""
+"""Which request is a Claude call, and on which platform: by method and path, whatever the host.
+
+A route that is not metered needs more evidence: OpenAI and many others have `/v1/chat/completions`,
+too. So either the host is Anthropic's, or the request names a Claude model.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.prices.usage import Platform
 
 Kind = Literal["messages", "count_tokens", "batch_create", "batch_results", "unmetered"]
@@ -24,6 +29,13 @@ _VERTEX = re.compile(
     r"(?:/locations/(?P<location>[^/]+))?/publishers/anthropic/models/"
     r"(?P<model>[^/]+):(?P<verb>rawPredict|streamRawPredict)$"
 )
+_HOST = "api.anthropic.com"
+_SAMPLING = re.compile(r"/(?:chat/completions|completions|complete|responses)/?$")
+"""Of the OpenAI-compatible API and of Anthropic's old text completions."""
+_MESSAGES = re.compile(r"/v1/+messages/?$")
+_CONVERSE = re.compile(r"/model/(?P<model>.+)/converse(?:-stream)?/?$")
+_CLAUDE = re.compile(r"(?:^|[./~])(?:claude|anthropic)(?![a-z])", re.IGNORECASE)
+"""In a model's name, also behind a vendor, a region or a gateway's prefix."""
 _GOVERNMENT = re.compile(r"arn:aws-us-gov:|(?:.*[/:])?us-gov[.-]")
 """A model id of AWS GovCloud (US), or an ARN with its partition or one of its regions."""
 _ESCAPE = re.compile(r"%([46][1-9A-F]|[57][0-9A]|3[0-9]|2[DE]|5F|7E)", re.IGNORECASE)
@@ -43,17 +55,12 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the URL asks for a stream; None if only the body says so."""
     batch_id: str | None = None
     route: str | None = None
-    """Where a request goes that samples, but whose answer is not read."""
+    """Where a request goes that samples, but whose answer is not read; without an account id."""
 
     @property
     def is_sampling(self) -> bool:
         """Whether an answer costs something right away."""
         return self.kind in ("messages", "unmetered")
-
-    @property
-    def is_read(self) -> bool:
-        """Whether the answer says something about a bill."""
-        return self.kind not in ("count_tokens", "unmetered")
 
 
 @functools.lru_cache(maxsize=256)
@@ -79,7 +86,19 @@ def recognise(method: str, url: str) -> Endpoint | None:
         return None
     host, method = parts.hostname or "", method.upper()
     if match := _DIRECT.search(parts.path):
-        return _direct_endpoint(method, match, host)
+        # Clouds have Anthropic's own paths, too; the model, hence the region, is then in the body.
+        platform: Platform | None = None
+        if host.startswith("bedrock-mantle."):
+            platform = "bedrock-gov" if ".us-gov-" in host else "bedrock"
+        elif host.endswith((".services.ai.azure.com", ".cognitiveservices.azure.com")):
+            platform = "foundry"
+        if match["batch"] and method == "GET":
+            batch = unquote(match["batch"])
+            return Endpoint(kind="batch_results", platform=platform, batch_id=batch)
+        if match["batch"] or method != "POST":
+            return None
+        kind: Kind = "count_tokens" if match["count"] else "messages"
+        return Endpoint(kind="batch_create" if match["batches"] else kind, platform=platform)
     if method != "POST":
         return None
     if match := _BEDROCK.search(parts.path):
@@ -87,22 +106,6 @@ def recognise(method: str, url: str) -> Endpoint | None:
     if match := _VERTEX.search(parts.path):
         return _vertex_endpoint(unquote(match["model"]), match["verb"], match["location"])
     return None
-
-
-def _direct_endpoint(method: str, match: re.Match[str], host: str) -> Endpoint | None:
-    # Clouds have Anthropic's own paths, too; the model, hence the region, is then in the body.
-    platform: Platform | None = None
-    if host.startswith("bedrock-mantle."):
-        platform = "bedrock-gov" if ".us-gov-" in host else "bedrock"
-    elif host.endswith((".services.ai.azure.com", ".cognitiveservices.azure.com")):
-        platform = "foundry"
-    if match["batch"] and method == "GET":
-        batch = unquote(match["batch"])
-        return Endpoint(kind="batch_results", platform=platform, batch_id=batch)
-    if match["batch"] or method != "POST":
-        return None
-    kind: Kind = "count_tokens" if match["count"] else "messages"
-    return Endpoint(kind="batch_create" if match["batches"] else kind, platform=platform)
 
 
 def _bedrock_endpoint(model: str, verb: str, host: str) -> Endpoint | None:
@@ -145,3 +148,66 @@ def _vertex_endpoint(model: str, verb: str, location: str | None) -> Endpoint:
         model=model,
         stream=verb == "streamRawPredict",
     )
+
+
+def find_unmetered(method: str, url: str, body: bytes) -> Endpoint | None:
+    """Return the endpoint of a Claude call on a route that is not metered, or None.
+
+    Example:
+        >>> find_unmetered("POST", "https://api.anthropic.com/v1/complete", b"").route
+        'api.anthropic.com/v1/complete'
+        >>> find_unmetered("POST", "https://api.openai.com/v1/chat/completions", b"{}")
+    """
+    route = _unmetered_route(method, url)
+    if route is None:
+        return None
+    model: object = route.model
+    if model is None and any(name in body.lower() for name in (b"claude", b"anthropic")):
+        value = decode_json(body)  # not before: to decode what is OpenAI's takes far longer
+        model = value.get("model") if isinstance(value, dict) else None
+    model = model if isinstance(model, str) else None
+    is_claude = str(route.route).startswith(f"{_HOST}/") or (model and _CLAUDE.search(model))
+    return msgspec.structs.replace(route, model=model) if is_claude else None
+
+
+@functools.lru_cache(maxsize=256)
+def _unmetered_route(method: str, url: str) -> Endpoint | None:
+    """Return where a request goes that may sample from Claude, as far as its URL says."""
+    ends = ("completions", "complete", "responses")
+    is_near = url.partition("?")[0].rstrip("/").endswith(ends)
+    if not is_near and _HOST not in url and "/converse" not in url:
+        return None
+    if method.upper() != "POST" or recognise(method, url) is not None:
+        return None
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    path, host = unquote(parts.path), parts.hostname or ""
+    if converse := _CONVERSE.search(path):
+        return Endpoint(kind="unmetered", model=converse["model"], route=_shown(host, path))
+    if _SAMPLING.search(path) or (host == _HOST and _MESSAGES.search(path)):
+        return Endpoint(kind="unmetered", route=f"{host}{path}")
+    return None
+
+
+def unread(endpoint: Endpoint, url: str) -> Endpoint | None:
+    """Return a Claude endpoint as one whose answer nothing reads; None if it is none, or free.
+
+    `/v1/messages` alone is no evidence: only a host of Anthropic's or a cloud's is.
+    """
+    if endpoint.kind not in ("messages", "batch_create", "unmetered"):
+        return None
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if endpoint.route is None and endpoint.platform is None and host != _HOST:
+        return None
+    route = endpoint.route or _shown(host, unquote(parts.path).rstrip("/"))
+    return Endpoint(kind="unmetered", model=endpoint.model, route=route)
+
+
+def _shown(host: str, path: str) -> str:
+    """Return a route for people; a model in it may hold the number of an account."""
+    if "/model/" in path:
+        path = f"/model/.../{path.rstrip('/').rpartition('/')[2]}"
+    return f"{host}{path}"

@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from pytest_llmcost.responses.endpoints import recognise
-from pytest_llmcost.responses.unmetered import find_unmetered
+from pytest_llmcost.responses.endpoints import find_unmetered, recognise
 
 API = "https://api.anthropic.com"
 BEDROCK = "https://bedrock-runtime.us-east-1.amazonaws.com"
