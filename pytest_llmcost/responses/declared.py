@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -26,7 +25,14 @@ def read_declared(response: Any, *, model: str | None = None, usd: Decimal | Non
     Raises:
         UsageDataError: none of these, or one whose usage cannot be read.
     """
-    body = _as_mapping(response)
+    if hasattr(response, "__dataclass_fields__"):
+        # The Agent SDK's results are dataclasses with more in them than JSON.
+        response = {name: getattr(response, name) for name in _FIELDS if hasattr(response, name)}
+    body = to_json_value(response)
+    if not isinstance(body, dict):
+        raise UsageDataError(
+            f"record takes a Messages response or a usage, not {type(response).__name__}", path=""
+        )
     total = None if body.get("total_cost_usd") is None else parse_usd(body["total_cost_usd"])
     stated = usd if usd is not None else total
     usage = body.get("usage") or (body if "input_tokens" in body else None)
@@ -62,20 +68,6 @@ def read_declared(response: Any, *, model: str | None = None, usd: Decimal | Non
         code_beside=None,
         caveats=sorted_caveats(["declared-price"]),
     )
-
-
-def _as_mapping(response: Any) -> Mapping[str, Any]:
-    if hasattr(response, "__dataclass_fields__"):
-        # The Agent SDK's results are dataclasses with more in them than JSON.
-        fields = {name: getattr(response, name, None) for name in _FIELDS}
-        return {name: value for name, value in fields.items() if value is not None}
-    dumped = to_json_value(response)
-    if not isinstance(dumped, Mapping):
-        raise UsageDataError(
-            f"record takes a Messages response or a usage, not {type(response).__name__}",
-            path="",
-        )
-    return dumped
 
 
 def _text(value: object) -> str | None:

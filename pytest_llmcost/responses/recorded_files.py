@@ -14,6 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -44,6 +45,8 @@ _INTERACTIONS = ("interactions", "http_interactions")
 _STREAM_EVENTS = ("message_start", "message_delta", "content_block_start", "content_block_delta")
 _CONTAINERS = ("results", "responses")
 _BATCH_RESULT = "application/x-jsonl"
+_BESIDE_TEXT = {"string", "text", "encoding", "mimeType", "size", "params"}
+"""The keys of a stored body that is one text; with others it is parsed JSON."""
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +86,7 @@ def read_recordings(data: bytes, path: str) -> tuple[Recorded, ...]:
     """
     try:
         return tuple(_read(data, path))
-    except TooLarge as error:
+    except _TooLarge as error:
         raise RecordingError(f"{path}: {error}") from None
     except RecursionError:
         raise RecordingError(f"{path}: nested too deeply") from None
@@ -100,8 +103,7 @@ def read_calls(recorded: Recorded) -> Iterator[Found]:
         endpoint = recognise(recorded.method, recorded.url)
     if endpoint is None or endpoint.kind == "batch_create":
         return
-    model = model_of(endpoint, recorded.request)
-    found = Found(source=recorded.source, model=model)
+    found = Found(source=recorded.source, model=model_of(endpoint, recorded.request))
     if not 200 <= recorded.status < 300:
         yield replace(found, free=f"status {recorded.status}")
     elif endpoint.kind == "count_tokens":
@@ -114,8 +116,9 @@ def read_calls(recorded: Recorded) -> Iterator[Found]:
         results.close()
         for result in results.drain():
             if result.body is not None:
-                messages = [StreamedMessage(body=result.body)]
-                yield _answered(found, messages, recorded, endpoint, batch=True)
+                yield _answered(
+                    found, [StreamedMessage(body=result.body)], recorded, endpoint, True
+                )
             elif result.outcome == "unreadable":
                 problem = f"batch result {result.custom_id!r} cannot be read"
                 yield replace(found, problem=problem)
@@ -127,8 +130,11 @@ def read_calls(recorded: Recorded) -> Iterator[Found]:
         reader.close()
         if reader.messages:
             yield _answered(found, reader.messages, recorded, endpoint)
+        elif reader.error:
+            problem = f"the answer is an error ({reader.error}) without a usage"
+            yield replace(found, problem=problem)
         else:
-            yield replace(found, problem=_why_nothing(recorded.body, reader.error))
+            yield replace(found, problem=_why_nothing(recorded.body))
 
 
 def _answered(
@@ -136,7 +142,6 @@ def _answered(
     messages: Sequence[StreamedMessage],
     recorded: Recorded,
     endpoint: Endpoint,
-    *,
     batch: bool | None = None,
 ) -> Found:
     try:
@@ -146,9 +151,7 @@ def _answered(
     return replace(found, answer=answer)
 
 
-def _why_nothing(body: bytes, error: str | None) -> str:
-    if error:
-        return f"the answer is an error ({error}) without a usage"
+def _why_nothing(body: bytes) -> str:
     if not body:
         return "the response has no body"
     value = decode_json(body)
@@ -164,7 +167,7 @@ def _why_nothing(body: bytes, error: str | None) -> str:
 def _read(data: bytes, path: str) -> Iterator[Recorded]:
     allowance = Allowance()
     try:
-        data = allowance.take(unzip(data, allowance)).removeprefix(b"\xef\xbb\xbf")
+        data = allowance.take(_unzip(data, allowance)).removeprefix(b"\xef\xbb\xbf")
     except (OSError, EOFError, zlib.error) as error:
         raise RecordingError(f"{path}: looks gzip-compressed, but is not: {error}") from None
     if data.startswith(b"\0\0") or _EVENTS.match(data):
@@ -177,15 +180,15 @@ def _read(data: bytes, path: str) -> Iterator[Recorded]:
             f"{path}: neither a cassette nor a Messages response, event stream or batch result"
         )
     # Logs hold earlier states of one response: of the same message, the longest reply counts.
-    longest: dict[object, tuple[int, int]] = {}
-    states = [_state(value) if read is _bare else None for read, value in entries]
-    for index, state in enumerate(states):
-        if state is not None and state[1] >= longest.get(state[0], (0, -1))[1]:
-            longest[state[0]] = (index, state[1])
+    longest: dict[object, int] = {}
+    kept: dict[object, tuple[int, _Entry]] = {}
+    for index, (read, value) in enumerate(entries):
+        key, tokens = (_state(value) if read is _bare else None) or (index, 0)
+        if tokens >= longest.get(key, tokens):
+            longest[key], kept[key] = tokens, (index, (read, value))
     allowance = Allowance()
-    for index, ((read, value), state) in enumerate(zip(entries, states, strict=True)):
-        if state is None or longest[state[0]][0] == index:
-            yield read(value, f"{path}#{index}", allowance)
+    for index, (read, value) in sorted(kept.values(), key=itemgetter(0)):
+        yield read(value, f"{path}#{index}", allowance)
 
 
 def _state(value: Mapping[str, Any]) -> tuple[object, int] | None:
@@ -230,8 +233,7 @@ def _entries(value: object) -> Iterator[_Entry]:
             yield _events, value
         else:
             for each in value:
-                if isinstance(each, dict):
-                    yield from _single(each)
+                yield from _single(_mapping(each))
     elif isinstance(value, dict):
         yield from _single(value)
         for name in _CONTAINERS:
@@ -243,16 +245,13 @@ def _single(value: Mapping[str, Any]) -> Iterator[_Entry]:
     held = next((value[name] for name in _INTERACTIONS if name in value), None)
     if held is None:
         held = _part(value, "log").get("entries")  # HTTP archives (HAR)
+    is_bare = value.get("type") in ("message", "error") or "usage" in value
     if held is not None:
         for each in held if isinstance(held, list) else ():
             yield read_interaction, each
     elif isinstance(value.get("request"), dict) and isinstance(value.get("response"), dict):
         yield read_interaction, value
-    elif (
-        value.get("type") in ("message", "error")
-        or "usage" in value
-        or {"custom_id", "result"} <= value.keys()
-    ):
+    elif is_bare or {"custom_id", "result"} <= value.keys():
         yield _bare, value
 
 
@@ -282,25 +281,22 @@ def read_interaction(entry: object, source: str, allowance: Allowance) -> Record
     if isinstance(listed, list):  # HTTP archives list them as names with values
         pairs = [each for each in listed if isinstance(each, dict) and "name" in each]
         listed = {each["name"]: each.get("value") for each in pairs}
-    headers = {str(name).lower(): value for name, value in _mapping(listed).items()}
-    body, problem = b"", None
+    headers = {str(name).lower(): _first(value) for name, value in _mapping(listed).items()}
+    body, problem, asked = b"", None, None
     try:
-        encoding = _first(headers.get("content-encoding"))
-        body = decode_body(_body_of(response), allowance, encoding=encoding)
-    except UndecodableBody as error:
+        body = _decode_body(response, allowance, headers.get("content-encoding"))
+    except _UndecodableBody as error:
         problem = str(error)
-    try:
-        asked = decode_json(decode_body(_body_of(request), allowance))
-    except UndecodableBody:
-        asked = None
+    with contextlib.suppress(_UndecodableBody):
+        asked = decode_json(_decode_body(request, allowance))
+    mime = _first(_part(response, "content").get("mimeType"))
     return Recorded(
         source=source,
         method=str(request.get("method") or "POST").upper(),
         url=str(request.get("uri") or request.get("url") or ""),
         status=_status(response),
         request=asked if isinstance(asked, dict) else None,
-        content_type=_first(headers.get("content-type"))
-        or _first(_part(response, "content").get("mimeType")),
+        content_type=headers.get("content-type") or mime,
         body=body,
         problem=problem,
     )
@@ -334,21 +330,14 @@ def _status(response: Mapping[str, Any]) -> int:
     return 200
 
 
-def _body_of(message: Mapping[str, Any]) -> object:
-    for name in ("parsed_body", "body", "content", "postData"):
-        if message.get(name) not in (None, ""):
-            return message[name]
-    return None
-
-
 # Bodies, back to the bytes that went over the wire
 
 
-class UndecodableBody(ValueError):
+class _UndecodableBody(ValueError):
     """A body that was stored in a way that cannot be read."""
 
 
-class TooLarge(Exception):
+class _TooLarge(Exception):
     """More than is read of one file; the message says what and how much."""
 
 
@@ -361,80 +350,61 @@ class Allowance:
         self._values = _MOST_VALUES
 
     def take(self, data: bytes) -> bytes:
-        """Return the data, if they are not too many bytes or too many values of JSON.
-
-        Raises:
-            TooLarge: saying what there is too much of.
-        """
+        """Return the data, if they are not too many bytes or too many values of JSON."""
         self.bytes -= len(data)
         self._values -= sum(map(data.count, (b",", b"[", b"{")))
         if self.bytes < 0:
-            raise TooLarge(f"unpacks to more than {MOST_BYTES:,} bytes, the limit")
+            raise _TooLarge(f"unpacks to more than {MOST_BYTES:,} bytes, the limit")
         if self._values < 0:
-            raise TooLarge(f"holds more than {_MOST_VALUES:,} JSON values, the limit")
+            raise _TooLarge(f"holds more than {_MOST_VALUES:,} JSON values, the limit")
         return data
 
 
-def decode_body(value: object, allowance: Allowance, *, encoding: str | None = None) -> bytes:
+def _decode_body(
+    message: Mapping[str, Any], allowance: Allowance, encoding: str | None = None
+) -> bytes:
     """Return a body's bytes, whichever way it is stored.
 
     Shape: text; bytes (`!!binary`); text in hex or base64; a mapping with `string`,
-    `base64_string` or `text` (with its `encoding`); anything else is parsed JSON.
-
-    Args:
-        value: what the recorder stored.
-        allowance: what may still be unpacked of this file.
-        encoding: the response's `content-encoding`; many recorders undo it and keep the header.
-
-    Raises:
-        UndecodableBody: when it is compressed or encoded beyond reading.
-        TooLarge: when it is more than is read of one file.
+    `base64_string` or `text` (with its `encoding`); anything else is parsed JSON. Many recorders
+    undo the response's `content-encoding` and keep the header.
     """
-    data = _stored_bytes(value)
+    names = ("parsed_body", "body", "content", "postData")
+    stored = (message[name] for name in names if message.get(name) not in (None, ""))
+    data = _stored_bytes(next(stored, b""))
     try:
-        data = unzip(data, allowance)
-        if encoding == "deflate" and not data.lstrip().startswith(_STARTS):
+        data = _unzip(data, allowance)
+        is_encoded = bool(data) and not data.lstrip().startswith(_STARTS)
+        if encoding == "deflate" and is_encoded:
             data = _inflate(data, allowance)
     except (OSError, EOFError, zlib.error) as error:
-        raise UndecodableBody(f"the compressed body is damaged: {error}") from None
-    if encoding in ("br", "zstd") and data and not data.lstrip().startswith(_STARTS):
-        raise UndecodableBody(f"the body is compressed with {encoding}; record it uncompressed")
+        raise _UndecodableBody(f"the compressed body is damaged: {error}") from None
+    if encoding in ("br", "zstd") and is_encoded:
+        raise _UndecodableBody(f"the body is compressed with {encoding}; record it uncompressed")
     return allowance.take(data)
 
 
 def _stored_bytes(value: object) -> bytes:
-    if value is None:
-        return b""
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
     if isinstance(value, str):
         return _text_bytes(value)
     wrapped = _mapping(value)
-    for name in ("base64_string", "base64"):
-        if isinstance(wrapped.get(name), str):
-            return _base64_bytes(wrapped[name])
-    for name in ("string", "text"):
-        if name in wrapped and not wrapped.keys() - {
-            name,
-            "encoding",
-            "mimeType",
-            "size",
-            "params",
-        }:
-            inner = wrapped[name]
-            is_base64 = wrapped.get("encoding") == "base64" and isinstance(inner, str)
-            return _base64_bytes(inner) if is_base64 else _stored_bytes(inner)
+    packed = next((wrapped[key] for key in ("base64_string", "base64") if key in wrapped), None)
+    inner = next((wrapped[key] for key in ("string", "text") if key in wrapped), None)
+    if wrapped.get("encoding") == "base64":
+        packed = inner
+    if isinstance(packed, str):
+        try:
+            return base64.b64decode("".join(packed.split()), validate=True)
+        except binascii.Error as error:
+            raise _UndecodableBody(f"the body is said to be base64, but is not: {error}") from None
+    if wrapped.keys() & {"string", "text"} and not wrapped.keys() - _BESIDE_TEXT:
+        return b"" if inner is None else _stored_bytes(inner)
     try:
         return msgspec.json.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise UndecodableBody(f"the parsed body is no JSON: {error}") from None
-
-
-def _base64_bytes(text: str) -> bytes:
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error as error:
-        raise UndecodableBody(f"the body is said to be base64, but is not: {error}") from None
+        raise _UndecodableBody(f"the parsed body is no JSON: {error}") from None
 
 
 def _text_bytes(text: str) -> bytes:
@@ -453,7 +423,7 @@ def _text_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def unzip(data: bytes, allowance: Allowance) -> bytes:
+def _unzip(data: bytes, allowance: Allowance) -> bytes:
     """Undo gzip, however often it was applied; anything else is returned as it is."""
     for _ in range(_MOST_LAYERS):
         if not data.startswith(_GZIP):
@@ -461,7 +431,7 @@ def unzip(data: bytes, allowance: Allowance) -> bytes:
         data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(allowance.bytes + 1)
         if len(data) > allowance.bytes:
             allowance.take(data)
-    raise TooLarge(f"is compressed with gzip {_MOST_LAYERS} times or more")
+    raise _TooLarge(f"is compressed with gzip {_MOST_LAYERS} times or more")
 
 
 def _inflate(data: bytes, allowance: Allowance) -> bytes:
