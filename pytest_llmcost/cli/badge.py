@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -18,8 +17,6 @@ from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.wording import describe_total, is_least, last_attempts, marks_of
 
-_LABEL = "prompts"
-_TOTAL = "total"
 _LONGEST = 2_000
 """Of a name, which must stay different from all others."""
 
@@ -27,9 +24,9 @@ _LONGEST = 2_000
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add = parser.add_argument
-    add("ledger", help="a JSON ledger written with --llmcost-report")
+    add("ledger", type=read_ledger, help="a JSON ledger written with --llmcost-report")
     add("-o", "--output", metavar="FILE", help="where to write (default: print it)")
-    add("--label", default=_LABEL, help="the left side of the badge (default: %(default)s)")
+    add("--label", default="prompts", help="the left side of the badge (default: %(default)s)")
     add(
         "--format",
         choices=("shields", "benchmark-action"),
@@ -40,11 +37,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, console: Console) -> int:
-    """Read the ledger, and write or print the JSON."""
-    ledger = read_ledger(arguments.ledger)
+    """Write or print the JSON."""
+    ledger = arguments.ledger
     is_badge = arguments.format == "shields"
-    told = _badge(ledger, arguments.label) if is_badge else list(_trend(ledger))
-    text = msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n"
+    value = _badge(ledger, arguments.label) if is_badge else list(_trend(ledger))
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
     if arguments.output:
         write_file(arguments.output, [text])
     else:
@@ -57,20 +54,11 @@ def _badge(ledger: Ledger, label: str) -> dict[str, Any]:
 
     Source: the schema at https://shields.io/badges/endpoint-badge (2026-11-25)
     """
-    return {
-        "schemaVersion": 1,
-        "label": clean(label),
-        "message": describe_total(ledger),
-        "color": _color(ledger),
-    }
-
-
-def _color(ledger: Ledger) -> str:
     states = {mark.verdict.state for mark in marks_of(ledger)}
-    if "exceeded" in states:
-        return "red"
     is_unsure = "unverified" in states or not ledger.complete or is_least(amounts_of(ledger))
-    return "orange" if is_unsure else "brightgreen"
+    color = "red" if "exceeded" in states else "orange" if is_unsure else "brightgreen"
+    message = describe_total(ledger)
+    return {"schemaVersion": 1, "label": clean(label), "message": message, "color": color}
 
 
 def _trend(ledger: Ledger) -> Iterator[dict[str, Any]]:
@@ -79,14 +67,14 @@ def _trend(ledger: Ledger) -> Iterator[dict[str, Any]]:
     Source: `BenchmarkResult` in src/extract.ts of benchmark-action/github-action-benchmark, and
     "customSmallerIsBetter" in its README (2026-11-25)
     """
-    yield from _point(_TOTAL, ledger.totals.usd, amounts_of(ledger))
-    for test in last_attempts(ledger.tests):
-        if test.calls:
-            yield from _point(clean(test.nodeid, _LONGEST), test.usd, Amounts.of(test.calls))
-
-
-def _point(name: str, usd: Decimal | None, spent: Amounts) -> Iterator[dict[str, Any]]:
-    if usd is not None:
-        # A number is written digit by digit, because a float may not hold all of them.
-        point = {"name": name, "unit": "USD", "value": msgspec.Raw(plain_usd(usd).encode())}
-        yield {**point, "extra": "a lower bound"} if is_least(spent) else point
+    figures = [("total", ledger.totals.usd, amounts_of(ledger))]
+    figures += [
+        (clean(test.nodeid, _LONGEST), test.usd, Amounts.of(test.calls))
+        for test in last_attempts(ledger.tests)
+        if test.calls
+    ]
+    for name, usd, amounts in figures:
+        if usd is not None:
+            # A number is written digit by digit, because a float may not hold all of them.
+            point = {"name": name, "unit": "USD", "value": msgspec.Raw(plain_usd(usd).encode())}
+            yield {**point, "extra": "a lower bound"} if is_least(amounts) else point

@@ -1,20 +1,23 @@
-"""Console: where a command's output, notes and problems go."""
+"""Console: where a command's output goes, and the options that several commands have."""
 
 from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import date, datetime, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TextIO
 
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import write_file, write_ledger
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
+from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.settings import parse_date, parse_report_path
+
+_LONGEST = 2_000
+"""Of a problem; a name in it may be without end."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +36,22 @@ class Console:
         self.err.write(f"llmcost: {text}\n")
         self.err.flush()
 
+    def problem(self, text: str) -> None:
+        """Write a problem that names foreign things, on one line of limited length."""
+        self.note(clean(text, _LONGEST))
+
 
 def add_output_option(parser: ArgumentParser, what: str) -> None:
     """Declare `--output`, which may be given more than once."""
     parser.add_argument(
         "-o",
         "--output",
+        type=parse_report_path,
         action="append",
         default=[],
         metavar="FILE",
         help=f"where to write {what}, or with the suffix .md a pull-request comment; repeatable",
     )
-
-
-def read_output_paths(arguments: Namespace) -> list[Path]:
-    """Return the paths, each with a suffix that names a format."""
-    return [parse_report_path(text) for text in arguments.output]
 
 
 def write_output(ledger: Ledger, path: Path) -> None:
@@ -71,19 +74,20 @@ def add_prices_option(parser: ArgumentParser) -> None:
     )
 
 
-def read_card(paths: Iterable[str]) -> RateCard:
-    """Return the shipped prices with the files laid over them, the last one on top."""
+def read_card(arguments: Namespace) -> RateCard:
+    """Return the shipped prices with the files of `--prices` laid over them, the last on top."""
     card = shipped_card()
-    for path in paths:
+    for path in arguments.prices:
         card = card.with_overrides(path)
     return card
 
 
 def add_date_option(parser: ArgumentParser) -> None:
     """Declare `--on`."""
-    parser.add_argument("--on", metavar="DATE", help="prices of that day (default: today, UTC)")
-
-
-def read_date(text: str | None) -> date:
-    """Return the day that the user gave, else today in UTC."""
-    return parse_date(text) if text else datetime.now(timezone.utc).date()
+    parser.add_argument(
+        "--on",
+        type=parse_date,
+        default=datetime.now(timezone.utc).date(),
+        metavar="DATE",
+        help="prices of that day (default: today, UTC)",
+    )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shlex
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -23,14 +22,12 @@ from pytest_llmcost.errors import CountError, PayloadError
 from pytest_llmcost.money import parse_quantity
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.tables import render_table, token_cell
+from pytest_llmcost.reports.tables import TableRow, as_text, text_table, token_cell
 
 _FOLDER = "llmcost-counts"
 _RECORDING: tuple[Mode, ...] = ("once", "new_episodes", "all", "rewrite")
 _MOST_BYTES = 32_000_000
 """Of a request: https://platform.claude.com/docs/en/api/overview (2026-11-25)"""
-_MOST_CHARACTERS = 2_000
-"""Of a problem."""
 _FILLER = "."
 """The API counts no prompt without a message."""
 
@@ -46,8 +43,6 @@ class _Row(NamedTuple):
     tokens: int | None = None
     left_out: tuple[str, ...] = ()
     """What is not in the number, so that it is a lower bound."""
-    before: int | None = None
-    """The number before the file changed."""
     problem: str = ""
 
 
@@ -76,31 +71,54 @@ def add_arguments(parser: ArgumentParser) -> None:
         help=f"what may be counted and written to {_FOLDER} beside the file (default: none, "
         "which only reads)",
     )
-    add("--max-input-tokens", metavar="TOKENS", help="the most that each file may have, 3k")
+    add(
+        "--max-input-tokens",
+        type=parse_quantity,
+        metavar="TOKENS",
+        help="the most that each file may have, 3k",
+    )
     add("--format", choices=("text", "json"), default="text")
 
 
 def run(arguments: Namespace, console: Console) -> int:
     """Count and print; return 2 if a file was not counted, 1 if one has too many tokens."""
-    text = arguments.max_input_tokens
-    limit = None if text is None else parse_quantity(text)
+    limit = arguments.max_input_tokens
     with ExitStack() as clients:
         counter = Counter(
             lambda: clients.enter_context(cast("Any", make_client())),
             waiting=lambda line: console.note(line.removeprefix("llmcost: ")),
         )
-        rows = [_count(file, arguments, limit, counter) for file in arguments.file]
-    is_json = arguments.format == "json"
-    console.print(_render_json(rows, limit) if is_json else _render_text(rows))
+        rows = [_count(file, arguments, counter) for file in arguments.file]
+    if arguments.format == "json":
+        objects = [
+            {
+                "file": row.file,
+                "model": row.model or None,
+                "input_tokens": row.tokens,
+                "left_out": row.left_out,
+                "max_input_tokens": limit,
+                "state": row.state,
+                "problem": None if row.tokens is not None else row.problem,
+            }
+            for row in rows
+        ]
+        console.print(json.dumps(objects, indent=2))
+    else:
+        table = []
+        for row in rows:
+            is_least = bool(row.left_out)
+            tokens = "?" if row.tokens is None else token_cell(row.tokens, is_least=is_least)
+            table.append(TableRow([clean(row.file), clean(row.model or "-"), tokens]))
+        console.print(as_text(text_table(("file", "model", "input tokens:"), table)))
     for row in rows:
-        if problem := row.problem or _describe(row, limit):
-            console.note(clean(f"{row.file}: {problem}", _MOST_CHARACTERS))
+        if row.problem:
+            console.problem(f"{row.file}: {row.problem}")
     states = {row.state for row in rows}
     return 2 if "unknown" in states else 0 if states <= {"counted", "within"} else 1
 
 
-def _count(file: str, arguments: Namespace, limit: int | None, counter: Counter) -> _Row:
-    path, mode = Path(file), arguments.record_mode
+def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
+    path, mode, limit = Path(file), arguments.record_mode, arguments.max_input_tokens
     model = ""
     try:
         payload = _read(path, arguments.model)
@@ -117,14 +135,27 @@ def _count(file: str, arguments: Namespace, limit: int | None, counter: Counter)
         return _Row(file, "unknown", model, problem=str(error))
     left_out = (*count.left_out, *countable(payload)[1])
     tokens = count.input_tokens
-    state: _State = "counted"
-    if limit is not None:
-        state = "exceeded" if tokens > limit else "unverified" if left_out else "within"
-    return _Row(file, state, model, tokens, left_out, count.before)
+    if limit is not None and tokens > limit:
+        least = "at least " if left_out else ""
+        before = (
+            f" (it had {count.before:,} when last recorded)" if count.before is not None else ""
+        )
+        problem = (
+            f"{least}{tokens:,} input tokens are {tokens - limit:,} more than the limit of "
+            f"{limit:,} set by --max-input-tokens{before}"
+        )
+        return _Row(file, "exceeded", model, tokens, left_out, problem)
+    if limit is not None and left_out:
+        problem = (
+            f"cannot check the limit of {limit:,} set by --max-input-tokens: the count leaves out "
+            f"{', '.join(left_out)}"
+        )
+        return _Row(file, "unverified", model, tokens, left_out, problem)
+    return _Row(file, "counted" if limit is None else "within", model, tokens, left_out)
 
 
 def _read(path: Path, model: str | None) -> Payload:
-    """Read what a file would be sent as.
+    """Read the prompt in a file, with the given model if there is one.
 
     Raises:
         PayloadError: it cannot be read, or is no prompt.
@@ -140,8 +171,10 @@ def _read(path: Path, model: str | None) -> Payload:
         raise PayloadError(f"larger than {_MOST_BYTES:,} bytes, the API's limit", path="")
     if not text.strip():
         raise PayloadError("is empty, so there is nothing to count", path="")
-    is_json = path.suffix.lower() == ".json"
-    body = _body(text) if is_json else _message(text)
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
+    if path.suffix.lower() == ".json":
+        body["messages"][0]["content"] = _FILLER
+        body |= _part_of_a_body(text)
     if model is not None:
         body["model"] = model
     if not body.get("model"):
@@ -149,12 +182,8 @@ def _read(path: Path, model: str | None) -> Payload:
     return read_payload(body, resolve=lambda name: shipped_card().resolve(name).model)
 
 
-def _message(text: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": text}]}
-
-
-def _body(text: str) -> dict[str, Any]:
-    """Return the payload that a JSON file holds or is a part of."""
+def _part_of_a_body(text: str) -> dict[str, Any]:
+    """Return what a JSON file holds of a payload."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -163,56 +192,11 @@ def _body(text: str) -> dict[str, Any]:
         if all("role" in each for each in value):
             return {"messages": value}
         if all("name" in each or "type" in each for each in value):
-            return {**_message(_FILLER), "tools": value}
+            return {"tools": value}
     if isinstance(value, dict) and not value.keys().isdisjoint({"messages", "system", "tools"}):
-        return {**_message(_FILLER), **value}
+        return value
     raise PayloadError(
         "is no prompt: a JSON file holds what messages.create takes, a list of messages, or a "
         "list of tools",
         path="",
     )
-
-
-def _describe(row: _Row, limit: int | None) -> str:
-    """Say what is wrong with a file that was counted."""
-    if row.tokens is None or limit is None or row.state == "within":
-        return ""
-    least = "at least " if row.left_out else ""
-    before = f" (it had {row.before:,} when last recorded)" if row.before is not None else ""
-    if row.state == "exceeded":
-        return (
-            f"{least}{row.tokens:,} input tokens are {row.tokens - limit:,} more than the limit of "
-            f"{limit:,} set by --max-input-tokens{before}"
-        )
-    return (
-        f"cannot check the limit of {limit:,} set by --max-input-tokens: the count leaves out "
-        f"{', '.join(row.left_out)}"
-    )
-
-
-def _render_text(rows: Sequence[_Row]) -> str:
-    cells = [
-        [
-            clean(row.file),
-            clean(row.model or "-"),
-            "?" if row.tokens is None else token_cell(row.tokens, is_least=bool(row.left_out)),
-        ]
-        for row in rows
-    ]
-    return render_table(("file", "model", "input tokens"), cells, names=2)
-
-
-def _render_json(rows: Iterable[_Row], limit: int | None) -> str:
-    told = [
-        {
-            "file": row.file,
-            "model": row.model or None,
-            "input_tokens": row.tokens,
-            "left_out": row.left_out,
-            "max_input_tokens": limit,
-            "state": row.state,
-            "problem": row.problem or None,
-        }
-        for row in rows
-    ]
-    return json.dumps(told, indent=2)

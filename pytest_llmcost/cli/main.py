@@ -13,7 +13,6 @@ from argparse import Action, ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
 
-from pytest_llmcost.cli.console import Console
 from pytest_llmcost.errors import LlmCostError
 
 _COMMANDS = {
@@ -36,12 +35,15 @@ _INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     words = sys.argv[1:] if argv is None else argv
-    arguments = _parser(words).parse_args(words)
     try:
+        # Options are parsed by our own parsers, which raise our own errors.
+        arguments = _parser(words).parse_args(words)
+        from pytest_llmcost.cli.console import Console
+
         status: int = arguments.command.run(arguments, Console())
         sys.stdout.flush()
     except LlmCostError as error:
-        Console().note(str(error))
+        print(f"llmcost: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return _INTERRUPTED

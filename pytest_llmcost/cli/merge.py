@@ -6,13 +6,19 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 
 from pytest_llmcost.budgets.budget import Budget, Verdict
-from pytest_llmcost.cli.console import Console, add_output_option, read_output_paths, write_output
+from pytest_llmcost.cli.console import Console, add_output_option, write_output
 from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
 from pytest_llmcost.money import parse_usd
 from pytest_llmcost.reports.tables import format_count
-from pytest_llmcost.reports.wording import describe_partial, describe_total, dollars, sentence
+from pytest_llmcost.reports.wording import (
+    describe_partial,
+    describe_total,
+    dollars,
+    last_attempts,
+    sentence,
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -21,6 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_output_option(parser, "the merged ledger")
     parser.add_argument(
         "--max-suite",
+        type=parse_usd,
         metavar="USD",
         help="the budget of the whole suite (default: the one that all shards have)",
     )
@@ -36,24 +43,33 @@ def run(arguments: Namespace, console: Console) -> int:
 
     A suite is not whole if one of its shards lost calls.
     """
-    limit = None if arguments.max_suite is None else _budget(arguments.max_suite)
-    paths = read_output_paths(arguments)
+    usd, limit = arguments.max_suite, None
+    if usd is not None:
+        limit = Budget(scope="suite", limit=usd, origin="--max-suite", label="max_suite")
     shards = ((path, read_ledger(path)) for path in arguments.shard)
     ledger = merge_ledgers(shards, max_suite=limit, is_whole=arguments.whole)
-    for path in paths:
+    broken = list(_broken_tests(ledger))
+    for path in arguments.output:
         write_output(ledger, path)
-    if paths:
-        console.print(_describe(ledger, arguments))
+    into = f" into {', '.join(map(str, arguments.output))}" if arguments.output else ""
+    lines = [
+        f"merged {format_count(len(arguments.shard), 'ledger')}{into}: "
+        f"{format_count(len(ledger.tests), 'test attempt')}, "
+        f"{format_count(ledger.totals.calls, 'call')}, {describe_total(ledger)} at list price, "
+        f"{dollars(ledger.totals.live_usd)} spent live"
+    ]
+    for verdict in ledger.verdicts:
+        lines += [sentence(verdict), *(f"  {reason}" for reason in verdict.reasons)]
+    lines += [f"{test.nodeid}: {sentence(verdict)}" for test, verdict in broken]
+    lines += [] if ledger.complete else [describe_partial(ledger)]
+    if arguments.output:
+        console.print("\n".join(lines))
     else:
         console.print(render_json(ledger).decode().rstrip("\n"))
-        console.note(_describe(ledger, arguments))
+        console.note("\n".join(lines))
     is_broken = any(each.fails(ledger.unverified) for each in ledger.verdicts)
-    has_lost = arguments.whole and bool(ledger.lost_calls)
-    return 1 if is_broken or has_lost or any(_broken_tests(ledger)) else 0
-
-
-def _budget(text: str) -> Budget:
-    return Budget(scope="suite", limit=parse_usd(text), origin="--max-suite", label="max_suite")
+    has_lost = arguments.whole and ledger.lost_calls
+    return 1 if is_broken or has_lost or broken else 0
 
 
 def _broken_tests(ledger: Ledger) -> Iterator[tuple[TestRow, Verdict]]:
@@ -61,33 +77,10 @@ def _broken_tests(ledger: Ledger) -> Iterator[tuple[TestRow, Verdict]]:
 
     A test may have passed although its budget could not be checked (`llmcost_unverified = warn`).
     """
-    last = {test.nodeid: test for test in ledger.tests}  # sorted by attempt
-    for test in last.values():
+    for test in last_attempts(ledger.tests):
         failed = test.outcome in ("failed", "error")
         for verdict in own_verdicts(test):
             is_hard = verdict.state == "exceeded" and test.outcome != "xfailed"
             if is_hard or (failed and verdict.state == "unverified"):
                 yield test, verdict
                 break
-
-
-def _describe(ledger: Ledger, arguments: Namespace) -> str:
-    totals = ledger.totals
-    into = f" into {', '.join(arguments.output)}" if arguments.output else ""
-    line = (
-        f"merged {format_count(len(arguments.shard), 'ledger')}{into}: "
-        f"{format_count(len(ledger.tests), 'test attempt')}, "
-        f"{format_count(totals.calls, 'call')}, {describe_total(ledger)} at list price, "
-        f"{dollars(totals.live_usd)} spent live"
-    )
-    return "\n".join([line, *_verdict_lines(ledger)])
-
-
-def _verdict_lines(ledger: Ledger) -> Iterator[str]:
-    for verdict in ledger.verdicts:
-        yield sentence(verdict)
-        yield from (f"  {reason}" for reason in verdict.reasons)
-    for test, verdict in _broken_tests(ledger):
-        yield f"{test.nodeid}: {sentence(verdict)}"
-    if not ledger.complete:
-        yield describe_partial(ledger)

@@ -7,40 +7,29 @@ import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
+from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, price
-from pytest_llmcost.cli.console import (
-    Console,
-    add_date_option,
-    add_prices_option,
-    read_card,
-    read_date,
-)
+from pytest_llmcost.cli.console import Console, add_date_option, add_prices_option, read_card
 from pytest_llmcost.errors import RecordingError
 from pytest_llmcost.ledger.ledger_file import to_json
 from pytest_llmcost.money import format_usd
-from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import (
-    GroupedRow,
+    TableRow,
+    as_text,
     format_count,
-    render_groups,
+    text_table,
     usd_cell,
     wrap,
 )
 from pytest_llmcost.responses.recorded_files import MOST_BYTES, Found, read_calls, read_recordings
 
-_HEADS = ("input", "read", "written", "output", "cost")
+_HEADS = ("input:", "read:", "written:", "output:", "cost:")
 _SUFFIXES = (".har", ".json", ".jsonl", ".sse", ".yaml", ".yml")
 """Of the files in a folder that are read."""
-_STANDARD_INPUT = "-"
-_MOST_CHARACTERS = 2_000
-"""Of a problem; a name in it may be without end."""
-
-
 _FREE = Call(model="", evidence="billed", usd=Decimal(0))
 
 _Row = tuple[Found, Call | None]
@@ -65,7 +54,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, console: Console) -> int:
     """Price and print everything that can be; return 1 if something could not."""
-    card, on = read_card(arguments.prices), read_date(arguments.on)
+    card, on = read_card(arguments), arguments.on
     rows: list[_Row] = []
     problems: list[str] = []
     for path in _files(arguments.file):
@@ -83,17 +72,22 @@ def run(arguments: Namespace, console: Console) -> int:
     for found, call in rows:
         if call is not None and call.usd is None:
             problems.append(f"{found.source}: {'; '.join(call.caveats) or 'no price'}")
-    is_json = arguments.format == "json"
-    console.print(_render_json(rows) if is_json else _render_text(rows, card, on, arguments.by))
+    if arguments.format == "json":
+        console.print(_render_json(rows))
+    elif rows:
+        footer = f"prices of {on}, rate card {card.version}"
+        console.print(_render_text(rows, arguments.by, footer))
+    elif not problems:
+        console.print("no Claude call found")
     for problem in problems:
-        console.note(clean(problem, _MOST_CHARACTERS))
+        console.problem(problem)
     return 1 if problems else 0
 
 
 def _files(paths: Iterable[str]) -> Iterator[str]:
     """Yield the files, and in place of a folder the recordings in it, but no recorded counts."""
     for path in paths:
-        if path == _STANDARD_INPUT or not Path(path).is_dir():
+        if path == "-" or not Path(path).is_dir():
             yield path
             continue
         for each in sorted(Path(path).rglob("*")):
@@ -104,7 +98,7 @@ def _files(paths: Iterable[str]) -> Iterator[str]:
 
 def _bytes(path: str) -> bytes:
     try:
-        if path == _STANDARD_INPUT:
+        if path == "-":
             return sys.stdin.buffer.read(MOST_BYTES + 1)
         with Path(path).open("rb") as file:
             return file.read(MOST_BYTES + 1)
@@ -114,55 +108,42 @@ def _bytes(path: str) -> bytes:
 
 def _render_json(rows: Iterable[_Row]) -> str:
     """One object a call, with the ledger's names; what is free has no sampling calls."""
-    return json.dumps([to_json(_object(*row)) for row in rows], indent=2)
+    names = ("usage", "sampling_calls", "context", "usd", "caveats")
+    objects = [
+        {
+            "source": found.source,
+            "model": call.model if call else found.model,
+            **{name: getattr(call or _FREE, name) for name in names},
+        }
+        for found, call in rows
+    ]
+    return json.dumps(to_json(objects), indent=2)
 
 
-def _object(found: Found, call: Call | None) -> dict[str, object]:
-    model = call.model if call else found.model
-    call = call or _FREE
-    return {
-        "source": found.source,
-        "model": model,
-        "usage": call.usage,
-        "sampling_calls": call.sampling_calls,
-        "context": call.context,
-        "usd": call.usd,
-        "caveats": call.caveats,
-    }
-
-
-def _render_text(rows: Sequence[_Row], card: RateCard, on: date, by: str) -> str:
-    if not rows:
-        return "no Claude call found"
+def _render_text(rows: Sequence[_Row], by: str, footer: str) -> str:
     width = shutil.get_terminal_size().columns
-    table = _grouped(rows, width) if by == "call" else _summed(rows, by, width)
-    calls = [call for _, call in rows if call]
-    unpriced = sum(call.usd is None for call in calls)
-    counts = [format_count(len(calls), "call")]
-    counts += [f"{unpriced:,} without a price"] if unpriced else []
-    counts += [f"{len(rows) - len(calls):,} free"] if len(rows) > len(calls) else []
-    least = "at least " if any(map(_is_least, calls)) else ""
-    footer = (
-        f"total {least}{format_usd(_sum(calls))} at list price for {', '.join(counts)}; "
-        f"prices of {on}, rate card {card.version}"
-    )
-    return "\n".join([table, "", *wrap(footer, width)])
+    table = _by_call(rows, width) if by == "call" else _summed(rows, by, width)
+    total = Amounts.of(call for _, call in rows if call)
+    counts = [format_count(total.calls, "call")]
+    counts += [f"{total.unpriced:,} without a price"] if total.unpriced else []
+    counts += [f"{len(rows) - total.calls:,} free"] if len(rows) > total.calls else []
+    least = "at least " if _is_least(total) else ""
+    text = f"total {least}{format_usd(total.priced_usd)} at list price for {', '.join(counts)}"
+    return "\n".join([table, "", as_text(wrap(f"{text}; {footer}", width))])
 
 
-def _grouped(rows: Sequence[_Row], width: int) -> str:
+def _by_call(rows: Sequence[_Row], width: int) -> str:
     """Render the calls of each file under its name, in the order of the file."""
-    lines = []
+    table = []
     for found, call in rows:
         path, _, number = found.source.rpartition("#")
-        model = clean((call.model if call else found.model) or "-")
         # A caveat's name is enough here: its detail is on standard error, or in the JSON.
         why = [each.name for each in call.caveats] if call else [clean(found.free or "")]
         remark = f" ({', '.join(dict.fromkeys(why))})" if any(why) else ""
-        cells = _cells([call]) if call else ["", "", "", "", "free"]
-        lines.append(
-            GroupedRow(_shorten(clean(path), width), f"  #{number} {model}{remark}", cells)
-        )
-    return "\n".join(line.text for line in render_groups(_HEADS, lines, width))
+        cells = _cells(Amounts.of([call])) if call else ["", "", "", "", "free"]
+        name = f"  #{number} {_model(found, call)}{remark}"
+        table.append(TableRow([name, *cells], _shorten(clean(path), width)))
+    return as_text(text_table(["", *_HEADS], table, width))
 
 
 def _summed(rows: Sequence[_Row], by: str, width: int) -> str:
@@ -170,17 +151,22 @@ def _summed(rows: Sequence[_Row], by: str, width: int) -> str:
     groups: dict[str, list[Call]] = {}
     for found, call in rows:
         path = clean(found.source.rpartition("#")[0])
-        name = path if by == "file" else clean((call.model if call else found.model) or "-")
+        name = path if by == "file" else _model(found, call)
         groups.setdefault(name, []).extend([call] if call else [])
-    ordered = sorted(groups.items(), key=lambda each: _sum(each[1]), reverse=True)
-    cells = [[f"{len(calls):,}", *_cells(calls)] for _, calls in ordered]
-    numbers = [max(map(len, column)) for column in zip(("calls", *_HEADS), *cells, strict=True)]
-    room = width - sum(numbers) - 2 * len(numbers)
-    lines = [
-        GroupedRow(by, f"  {_shorten(name, room - 2)}", row)
-        for (name, _), row in zip(ordered, cells, strict=True)
+    sums = {name: Amounts.of(calls) for name, calls in groups.items()}
+    cells = {name: [f"{sums[name].calls:,}", *_cells(sums[name])] for name in sums}
+    heads = (by, "calls:", *_HEADS)
+    numbers = zip((head[:-1] for head in heads[1:]), *cells.values(), strict=True)
+    room = width - sum(2 + max(map(len, column)) for column in numbers) - 2
+    table = [
+        TableRow([f"  {_shorten(name, room)}", *cells[name]])
+        for name in sorted(sums, key=lambda each: -sums[each].priced_usd)
     ]
-    return "\n".join(line.text for line in render_groups(("calls", *_HEADS), lines, width))
+    return as_text(text_table(heads, table, width))
+
+
+def _model(found: Found, call: Call | None) -> str:
+    return clean((call.model if call else found.model) or "-")
 
 
 def _shorten(path: str, room: int) -> str:
@@ -193,23 +179,15 @@ def _shorten(path: str, room: int) -> str:
     return folders[-1]
 
 
-def _cells(calls: Sequence[Call]) -> list[str]:
-    usages = [call.billed_usage for call in calls]
-    tokens = (
-        sum(each.prompt_tokens for each in usages),
-        sum(each.cache_read_tokens for each in usages),
-        sum(each.cached_tokens - each.cache_read_tokens for each in usages),
-        sum(each.output_tokens for each in usages),
-    )
-    is_known = not calls or any(call.usd is not None for call in calls)
-    cost = usd_cell(_sum(calls) if is_known else None, is_least=any(map(_is_least, calls)))
+def _cells(amounts: Amounts) -> list[str]:
+    usage = amounts.usage
+    written = usage.cached_tokens - usage.cache_read_tokens
+    tokens = (usage.prompt_tokens, usage.cache_read_tokens, written, usage.output_tokens)
+    cost = usd_cell(amounts.usd, is_least=_is_least(amounts))
     return [*(f"{each:,}" for each in tokens), cost]
 
 
-def _sum(calls: Iterable[Call]) -> Decimal:
-    return sum((call.usd for call in calls if call.usd is not None), Decimal(0))
-
-
-def _is_least(call: Call) -> bool:
+def _is_least(amounts: Amounts) -> bool:
     """Return whether the true cost may be higher than the price, or is unknown."""
-    return call.usd is None or call.usd_high is None or call.usd_high > call.usd
+    high = amounts["usd"].high
+    return bool(amounts.unpriced) or high is None or high > amounts.priced_usd

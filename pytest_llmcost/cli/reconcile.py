@@ -60,7 +60,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("ledger", nargs="+", help="a JSON ledger written with --llmcost-report")
     add("--api-key-id", **ids, help="compare usage of this API key only; repeatable")
     add("--workspace-id", **ids, help="compare usage of this workspace only, or `default`")
-    add("--tolerance", default="0%", metavar="PERCENT", help="allowed difference (default: 0%%)")
+    add(
+        "--tolerance",
+        type=parse_percent,
+        default="0%",
+        metavar="PERCENT",
+        help="allowed difference (default: 0%%)",
+    )
     add("--whole-days", action="store_true", help="the ledgers have all traffic of their UTC days")
     add("--wait", action="store_true", help="ask again, once a minute, until late data is there")
     add("--usage", metavar="FILE", help="saved answers of usage_report/messages; no network")
@@ -73,14 +79,14 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
     """Compare, print the outcome, and return 0 if both sides agree and 1 if they differ."""
     if arguments.cost and not arguments.usage:
         raise SettingsError("--cost FILE needs --usage FILE")
-    card = read_card(arguments.prices)
+    card = read_card(arguments)
     ledgers = _read_ledgers(arguments.ledger)
     query = make_query(
         ledgers,
         filters=Filters(
             api_key_ids=tuple(arguments.api_key_id), workspace_ids=tuple(arguments.workspace_id)
         ),
-        tolerance=parse_percent(arguments.tolerance),
+        tolerance=arguments.tolerance,
         whole_days=arguments.whole_days,
     )
     if arguments.usage:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shutil
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from pytest_llmcost.cli.console import Console, write_output
-from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger
+from pytest_llmcost.reports.tables import as_text
 from pytest_llmcost.reports.terminal import View, render_summary
 from pytest_llmcost.settings import parse_report_path
 
-_TERMINAL = "-"
+
+def _parse_output(text: str) -> Path | None:
+    return None if text == "-" else parse_report_path(text)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -21,6 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "-o",
         "--output",
+        type=_parse_output,
         action="append",
         metavar="FILE",
         help="where to write: .md is a pull-request comment, .json the ledger, and - the summary "
@@ -37,25 +41,19 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, console: Console) -> int:
-    """Read the ledger, and write every report that was asked for."""
-    outputs = arguments.output or [_TERMINAL]
-    paths = [None if text == _TERMINAL else parse_report_path(text) for text in outputs]
+    """Write every report that was asked for."""
     ledger = read_ledger(arguments.ledger)
-    for path in paths:
-        if path is not None:
-            write_output(ledger, path)
-        elif text := _summary(ledger, arguments, console):
-            console.print(text)
-        else:
-            console.note(f"{arguments.ledger} has no Claude calls and no budgets to show")
-    return 0
-
-
-def _summary(ledger: Ledger, arguments: Namespace, console: Console) -> str:
     encoding = getattr(console.out, "encoding", None) or "utf-8"
     view = View(
         width=shutil.get_terminal_size().columns,
         rows=max(0, arguments.rows),
         unicode=encoding.lower().replace("-", "").startswith("utf"),
     )
-    return "\n".join(line.text for line in render_summary(ledger, view))
+    for path in arguments.output or [None]:
+        if path is not None:
+            write_output(ledger, path)
+        elif text := as_text(render_summary(ledger, view)):
+            console.print(text)
+        else:
+            console.note(f"{arguments.ledger} has no Claude calls and no budgets to show")
+    return 0

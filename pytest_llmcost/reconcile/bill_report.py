@@ -10,7 +10,14 @@ from pytest_llmcost.money import format_usd, plain_usd
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reconcile.matching import Apart, CostLine, Reconciliation, UsageLine
 from pytest_llmcost.reports.escape import prose
-from pytest_llmcost.reports.tables import format_count, markdown_row, markdown_table, render_table
+from pytest_llmcost.reports.tables import (
+    TableRow,
+    as_text,
+    format_count,
+    markdown_row,
+    markdown_table,
+    text_table,
+)
 from pytest_llmcost.reports.wording import signed
 
 _USAGE_HEADS: tuple[str, ...] = ("model", "category", "ledger:", "reported:", "difference:")
@@ -22,22 +29,28 @@ def render(outcome: Reconciliation, form: str) -> str:
     """Write it as `text`, `md` or `json`."""
     if form == "json":
         return json.dumps(to_json(outcome), indent=2)
-    tables = [(_USAGE_HEADS, [_usage_row(line) for line in outcome.usage], 2)]
+    tables = [(_USAGE_HEADS, [_usage_row(line) for line in outcome.usage])]
     if outcome.cost:
-        tables.append((_COST_HEADS, [_cost_row(line) for line in outcome.cost], 1))
+        tables.append((_COST_HEADS, [_cost_row(line) for line in outcome.cost]))
     if form == "text":
         parts = [f"{outcome.state}: {_headline(outcome)}\n{_query(outcome)}"]
-        for heads, rows, names in tables:
-            titles = [head.rstrip(":") for head in heads]
-            parts.append(render_table(titles, rows, names=names))
+        parts += [as_text(text_table(heads, [*map(TableRow, rows)])) for heads, rows in tables]
         parts += ["\n  - ".join([f"{title}:", *lines]) for title, lines in _lists(outcome)]
     else:
         mark = "✅" if outcome.state == "agrees" else "❌"
         parts = [f"### {mark} The bill {outcome.state}", f"{_headline(outcome)}."]
         parts.append(prose(_query(outcome)))
-        for heads, rows, names in tables:
+        for heads, rows in tables:
             # Numbers are ours; names are not, and could be markup.
-            cells = [markdown_row(*map(prose, row[:names]), *row[names:]) for row in rows]
+            cells = [
+                markdown_row(
+                    *(
+                        cell if head.endswith(":") else prose(cell)
+                        for head, cell in zip(heads, row, strict=True)
+                    )
+                )
+                for row in rows
+            ]
             parts.append("\n".join(markdown_table(heads, cells)))
         for title, lines in _lists(outcome):
             parts += [f"**{title}**", "\n".join(f"- {prose(line)}" for line in lines)]

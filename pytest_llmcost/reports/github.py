@@ -52,7 +52,7 @@ def render_annotations(
     if cause is not None:
         first = cause.tests[0]
         level = "error" if unverified == "fail" else "warning"
-        text = "\n".join(filter(None, cause.lines()))
+        text = "\n".join(cause.lines())
         commands.insert(0, _command(level, "unverified", text, first, root))
     return commands[:MOST_ANNOTATIONS]
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pytest_llmcost.ledger.ledger import Ledger, unpriced_models
-from pytest_llmcost.money import format_share
-from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.comparisons import change_of, comparison_section, other_model_section
 from pytest_llmcost.reports.escape import code, prose
-from pytest_llmcost.reports.rows import OUTSIDE, Row, rows_of
-from pytest_llmcost.reports.tables import format_count, markdown_row, markdown_table, token_cell
+from pytest_llmcost.reports.rows import OUTSIDE, Row, rows_of, token_cells
+from pytest_llmcost.reports.tables import format_count, markdown_row, markdown_table
 from pytest_llmcost.reports.wording import (
     Mark,
     describe_total,
     dollars,
-    growth,
+    grown_by,
     is_least,
     limit_of,
     marks_of,
@@ -30,7 +28,7 @@ COMMENT_BYTES = 65_000
 """A comment on GitHub may have 65,536 characters."""
 
 _SIGNS = {"exceeded": "❌", "unverified": "❓", "near": "⚠️", "within": "✅"}
-_ROW_SIGNS = {"over": "❌", "unknown": "❓", "near": "⚠️"}
+_STATES = {"over": "exceeded", "unknown": "unverified", "near": "near"}
 _FIXED_BYTES = 4_000
 """What heading, totals and the heads of tables take at most."""
 _MOST_REASONS = 3
@@ -60,10 +58,10 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
         lines += ["", *section] if section else []
     lines += _folded(f"What each test costs ({len(all_rows):,})", _HEADS, rows)
     lines += _folded("By model", _MODEL_HEADS, models)
-    lines += [
-        "",
-        f"<sub>Prices of {prose(ledger.price_date, most=20)}{_cache_state(ledger)}.</sub>",
-    ]
+    prices = f"Prices of {prose(ledger.price_date, most=20)}"
+    if ledger.cache_state != "as-billed":
+        prices += f", cache priced {prose(ledger.cache_state, most=40)}"
+    lines += ["", f"<sub>{prices}.</sub>"]
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 
@@ -106,9 +104,7 @@ def _headline(ledger: Ledger) -> str:
     if not change:
         how = "adds an unknown amount to" if change is None else "does not change the cost of"
         return f"Merging {how} {what}"
-    grown = growth(comparison.base_usd, comparison.head_usd)
-    share = f" ({grown})" if grown not in ("", "=") else ""
-    amount = f"{dollars(abs(change))}{share}"
+    amount = f"{dollars(abs(change))}{grown_by(comparison.base_usd, comparison.head_usd)}"
     return f"Merging adds {amount} to {what}" if change > 0 else f"Merging saves {amount} in {what}"
 
 
@@ -123,38 +119,29 @@ def _totals(ledger: Ledger) -> str:
     return text + "."
 
 
-def _cache_state(ledger: Ledger) -> str:
-    if ledger.cache_state == "as-billed":
-        return ""
-    return f", cache priced {prose(ledger.cache_state, most=40)}"
-
-
 def _verdicts(ledger: Ledger) -> Iterator[str]:
     """Yield the broken budgets, then those nearly reached, then those on the run that are kept."""
     marks = list(marks_of(ledger))
     cause = not_counted(ledger)
-    grouped = cause.nodeids if cause else frozenset()
-    for mark in marks:
-        if mark.verdict.state == "exceeded":
-            yield _say(mark, "exceeded")
+
+    def say(mark: Mark, sign: str) -> str:
+        name = f"{code(mark.name)}: " if mark.name else ""
+        return f"- {_SIGNS[sign]} {name}{prose(sentence(mark.verdict))}"
+
+    yield from (say(mark, "exceeded") for mark in marks if mark.verdict.state == "exceeded")
     if cause:
-        first, changed, command = cause.lines()
-        yield f"- {_SIGNS['unverified']} {prose(first)}"
-        yield from (f"  - {prose(text)}" for text in (changed, command) if text)
+        first, *rest = map(prose, cause.lines())
+        yield f"- {_SIGNS['unverified']} {first}"
+        yield from (f"  - {text}" for text in rest)
     for mark in marks:
-        if mark.verdict.state == "unverified" and mark.name not in grouped:
-            yield _say(mark, "unverified")
+        if mark.verdict.state == "unverified" and not (cause and mark.name in cause.nodeids):
+            yield say(mark, "unverified")
             yield from (f"  - {prose(each)}" for each in mark.verdict.reasons[:_MOST_REASONS])
-    yield from (_say(mark, "near") for mark in marks if mark.verdict.is_near)
+    yield from (say(mark, "near") for mark in marks if mark.verdict.is_near)
     for mark in marks:
         is_kept = mark.verdict.state == "within" and not mark.verdict.is_near
         if is_kept and mark.is_of_run and not mark.name:
-            yield _say(mark, "within")
-
-
-def _say(mark: Mark, sign: str) -> str:
-    name = f"{code(mark.name)}: " if mark.name else ""
-    return f"- {_SIGNS[sign]} {name}{prose(sentence(mark.verdict))}"
+            yield say(mark, "within")
 
 
 _TOKEN_HEADS = ("calls:", "input:", "cache written:", "cache read:", "output:", "cost:")
@@ -165,37 +152,24 @@ _MODEL_HEADS = ("model", *_TOKEN_HEADS)
 def _row(row: Row) -> str:
     verdict, spent = row.verdict, row.spent
     against = verdict.limit if verdict and verdict.kind == "usd" else None
-    usd = dollars(row.usd, is_least=is_least(spent), against=against)
+    sign = f"{_SIGNS[_STATES[row.mark]]} " if row.mark else ""
     name = code(row.name if row.group in (OUTSIDE, row.name) else f"{row.group}::{row.name}")
-    tokens = _tokens(spent.usage, spent["input_tokens"].best is None)
-    sign = f"{_ROW_SIGNS[row.mark]} " if row.mark else ""
-    cells = [f"{sign}{name}", f"{spent.calls:,}", *tokens, usd, *_budget(row)]
-    return markdown_row(*cells)
-
-
-def _budget(row: Row) -> tuple[str, str]:
-    verdict = row.verdict
-    if verdict is None:
-        return "", ""
-    if verdict.state == "unverified":
-        return limit_of(verdict), "?"
-    used = verdict.high if verdict.state == "within" and verdict.high is not None else verdict.low
-    return limit_of(verdict), format_share(used, verdict.limit)
-
-
-def _tokens(usage: Usage, is_partial: bool) -> Iterator[str]:
-    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    for number in (usage.prompt_tokens, written, usage.cache_read_tokens, usage.output_tokens):
-        yield token_cell(number, is_least=is_partial)
+    return markdown_row(
+        f"{sign}{name}",
+        f"{spent.calls:,}",
+        *token_cells(spent.usage, is_least=spent["input_tokens"].best is None),
+        dollars(row.usd, is_least=is_least(spent), against=against),
+        limit_of(verdict) if verdict else "",
+        row.used,
+    )
 
 
 def _models(ledger: Ledger) -> Iterator[str]:
-    models = ledger.totals.by_model
-    unpriced = unpriced_models(ledger)
+    models, unpriced = ledger.totals.by_model, unpriced_models(ledger)
     for name in sorted(models, key=lambda each: (-(models[each].usd or 0), each))[:50]:
         total, is_partial = models[name], name in unpriced
+        tokens = token_cells(total.usage, is_least=is_partial)
         usd = dollars(total.usd, is_least=is_partial)
-        tokens = _tokens(total.usage, is_partial)
         yield markdown_row(code(name), f"{total.calls:,}", *tokens, usd)
 
 

@@ -6,7 +6,7 @@ those that say something of their own: over budget, not checked, nearly over, or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -15,11 +15,16 @@ from pytest_llmcost.budgets.budget import State, Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import Ledger, TestRow
 from pytest_llmcost.ledger.totals import most_expensive, shared_fixtures
+from pytest_llmcost.money import format_share
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.tables import token_cell
 from pytest_llmcost.reports.wording import last_attempts
 
 OUTSIDE = "fixtures and calls outside tests"
 """The group of what stands in no test file."""
+_MARKS: Mapping[State, str] = {"exceeded": "over", "unverified": "unknown", "within": "near"}
+_URGENCY = {"over": 0, "unknown": 1}
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,23 @@ class Row:
         verdict = self.verdict
         if verdict is None or self.is_expected:
             return ""
-        if verdict.state == "within" and not verdict.is_near:
-            return ""
-        return _MARKS[verdict.state]
+        return "" if verdict.state == "within" and not verdict.is_near else _MARKS[verdict.state]
+
+    @property
+    def used(self) -> str:
+        """Which share of its budget it has used."""
+        verdict = self.verdict
+        if verdict is None or verdict.state == "unverified":
+            return "?" if verdict else ""
+        high = verdict.high if verdict.state == "within" else None
+        return format_share(verdict.low if high is None else high, verdict.limit)
 
 
-_MARKS: Mapping[State, str] = {"exceeded": "over", "unverified": "unknown", "within": "near"}
+def token_cells(usage: Usage, *, is_least: bool) -> list[str]:
+    """Write input, written to cache, read from it, and output."""
+    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    numbers = (usage.prompt_tokens, written, usage.cache_read_tokens, usage.output_tokens)
+    return [token_cell(number, is_least=is_least) for number in numbers]
 
 
 def rows_of(ledger: Ledger) -> list[Row]:
@@ -64,15 +80,15 @@ def rows_of(ledger: Ledger) -> list[Row]:
     Files with broken budgets come first, then the most expensive; so do the rows in each.
     """
     last = {(test.nodeid, test.attempt) for test in last_attempts(ledger.tests)}
-    cases: dict[str, list[TestRow]] = {}
+    cases: dict[str, list[tuple[TestRow, Row]]] = {}
     rows: list[Row] = []
     for test in ledger.tests:
-        row = _row(test, (test.nodeid, test.attempt) in last)
+        row = _row_of_test(test, (test.nodeid, test.attempt) in last)
         if row.mark or (test.calls and row.usd is None):
             rows.append(row)
         elif test.calls:
-            cases.setdefault(test.nodeid.partition("[")[0], []).append(test)
-    rows += [_fold(tests, last) for tests in cases.values()]
+            cases.setdefault(test.nodeid.partition("[")[0], []).append((test, row))
+    rows += map(_fold, cases.values())
     for group in shared_fixtures(ledger.fixtures):
         fixture = most_expensive(group)
         often = f", most expensive of {len(group)}" if len(group) > 1 else ""
@@ -80,50 +96,71 @@ def rows_of(ledger: Ledger) -> list[Row]:
         param = f"[{fixture.param}]" if fixture.param is not None else ""
         name = f"{fixture.name}{param} ({fixture.scope} fixture{where}{often})"
         if fixture.calls:
-            rows.append(_plain(OUTSIDE, name, fixture.calls))
+            rows.append(_plain(name, fixture.calls))
     if ledger.outside_tests:
-        rows.append(_plain(OUTSIDE, "outside tests", ledger.outside_tests))
-    return list(_sorted(rows))
+        rows.append(_plain("outside tests", ledger.outside_tests))
+
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    order = {
+        group: (
+            group == OUTSIDE,
+            min(_urgency(row) for row in members),
+            -sum(map(_usd, members), Decimal(0)),
+            group,
+        )
+        for group, members in groups.items()
+    }
+    return sorted(
+        rows,
+        key=lambda row: (
+            order[row.group],
+            _urgency(row),
+            -_usd(row),
+            row.usd is not None,
+            row.name,
+        ),
+    )
 
 
-def _row(test: TestRow, is_last: bool) -> Row:
+def _row_of_test(test: TestRow, is_last: bool) -> Row:
     """The row of one attempt; what an earlier one exceeded does not count."""
     group, _, name = test.nodeid.partition("::")
     if not is_last:
         name += f" (attempt {test.attempt})"
     spent = Amounts.of(test.calls)
-    verdict = test.verdict if is_last else None
     return Row(
         group=clean(group),
         name=clean(name or group),
         calls=test.calls,
         spent=spent,
         total=spent,
-        verdict=verdict,
+        verdict=test.verdict if is_last else None,
         is_expected=test.outcome == "xfailed",
     )
 
 
-def _plain(group: str, name: str, calls: Sequence[Call]) -> Row:
+def _plain(name: str, calls: tuple[Call, ...]) -> Row:
     spent = Amounts.of(calls)
-    return Row(group, clean(name), tuple(calls), spent, spent)
+    return Row(OUTSIDE, clean(name), calls, spent, spent)
 
 
-def _fold(tests: Sequence[TestRow], last: set[tuple[str, int]]) -> Row:
+def _fold(cases: Sequence[tuple[TestRow, Row]]) -> Row:
     """Show several cases and attempts of a test by the most expensive one."""
-    rows = [_row(test, (test.nodeid, test.attempt) in last) for test in tests]
+    rows = [row for _, row in cases]
     shown = max(rows, key=_usd)
     if len(rows) == 1:
         return shown
-    what = "cases" if len({test.nodeid for test in tests}) > 1 else "attempts"
-    base = tests[0].nodeid.partition("::")[2]
-    base = base.partition("[")[0] if what == "cases" else base
+    nodeids = {test.nodeid for test, _ in cases}
+    base = cases[0][0].nodeid.partition("::")[2]
+    base, what = (base.partition("[")[0], "cases") if len(nodeids) > 1 else (base, "attempts")
     return Row(
         shown.group,
         clean(f"{base} ({len(rows)} {what}, most expensive)"),
         shown.calls,
         shown.spent,
-        Amounts.of(call for test in tests for call in test.calls),
+        sum((row.total for row in rows), Amounts()),
         shown.verdict or next((row.verdict for row in rows if row.verdict), None),
     )
 
@@ -132,24 +169,8 @@ def _usd(row: Row) -> Decimal:
     return row.usd or Decimal(0)
 
 
-_URGENCY = {"over": 0, "unknown": 1}
-
-
-def _sorted(rows: Iterable[Row]) -> Iterator[Row]:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.group, []).append(row)
-
-    def order(row: Row) -> tuple[int, Decimal, bool, str]:
-        return _URGENCY.get(row.mark, 2), -_usd(row), row.usd is not None, row.name
-
-    def group_order(group: str) -> tuple[bool, int, Decimal, str]:
-        members = groups[group]
-        urgency = min(_URGENCY.get(row.mark, 2) for row in members)
-        return group == OUTSIDE, urgency, -sum(map(_usd, members), Decimal(0)), group
-
-    for group in sorted(groups, key=group_order):
-        yield from sorted(groups[group], key=order)
+def _urgency(row: Row) -> int:
+    return _URGENCY.get(row.mark, 2)
 
 
 def shown(rows: Sequence[Row], most: int) -> tuple[list[Row], list[Row]]:
@@ -157,13 +178,12 @@ def shown(rows: Sequence[Row], most: int) -> tuple[list[Row], list[Row]]:
 
     Those whose budget is broken are shown in any case.
     """
-    if not most or len(rows) <= most:
-        return list(rows), []
-    ranked = sorted(range(len(rows)), key=lambda each: -_usd(rows[each]))
-    urgent = [each for each in ranked if rows[each].mark in _URGENCY]
-    rest = [each for each in ranked if rows[each].mark not in _URGENCY]
-    kept = {*urgent, *rest[: max(0, most - len(urgent))]}
+    ranked = sorted(
+        range(len(rows)), key=lambda at: (rows[at].mark not in _URGENCY, -_usd(rows[at]))
+    )
+    most = max(most or len(rows), sum(row.mark in _URGENCY for row in rows))
+    kept = set(ranked[:most])
     return (
-        [row for number, row in enumerate(rows) if number in kept],
-        [row for number, row in enumerate(rows) if number not in kept],
+        [row for at, row in enumerate(rows) if at in kept],
+        [row for at, row in enumerate(rows) if at not in kept],
     )

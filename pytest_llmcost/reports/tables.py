@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-
-_GAP = "  "
 
 
 @dataclass(frozen=True)
@@ -18,69 +17,57 @@ class Line:
     markup: Mapping[str, bool] = field(default_factory=dict)
 
 
-def render_table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1, notes: int = 0
-) -> str:
-    """Align columns: `names` first and `notes` last ones to the left, numbers to the right."""
-    lines = [list(heads), *map(list, rows)]
-    widths = _widths(lines)
-    numbers = range(names, len(heads) - notes)
-    return "\n".join(
-        _GAP.join(
-            cell.rjust(width) if column in numbers else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
-    return [max(map(len, column)) for column in zip(*lines, strict=True)]
-
-
 @dataclass(frozen=True)
-class GroupedRow:
-    """One row of a table whose rows stand in groups, such as tests under their files."""
+class TableRow:
+    """One row, its name first; rows may stand in groups, such as tests under their files."""
 
-    group: str
-    name: str
     cells: Sequence[str]
+    group: str = ""
     markup: Mapping[str, bool] = field(default_factory=dict)
     note: str = ""
     """What is to be said below it."""
 
 
-def render_groups(heads: Sequence[str], rows: Sequence[GroupedRow], width: int) -> Iterator[Line]:
-    """Render rows under the title of their group, numbers to the right, names whole.
+def text_table(
+    heads: Sequence[str], rows: Sequence[TableRow], width: int = sys.maxsize
+) -> Iterator[Line]:
+    """Align rows in columns; a head that ends in a colon is over numbers, and so to the right.
 
-    Groups come in the order of their first rows. A name that leaves no room for its numbers has a
-    line of its own.
+    Groups come in the order of their first rows; the title of the first one is in the line of the
+    heads. A name that leaves no room for its numbers has a line of its own.
     """
-    widths = _widths([heads, *(row.cells for row in rows)])
-    room = width - sum(len(_GAP) + each for each in widths)
-    names = [*(row.name for row in rows), rows[0].group]
+    titles = [head.removesuffix(":") for head in heads]
+    columns = zip(titles, *(row.cells for row in rows), strict=True)
+    _, *widths = (max(map(len, column)) for column in columns)
+    groups = list(dict.fromkeys(row.group for row in rows)) or [""]
+    titles[0] = groups[0] or titles[0]
+    room = width - sum(2 + each for each in widths)
+    names = [titles[0], *(row.cells[0] for row in rows)]
     name_width = max((len(each) for each in names if len(each) <= room), default=0)
 
-    def lines(name: str, cells: Sequence[str], markup: Mapping[str, bool]) -> Iterator[Line]:
-        numbers = "".join(f"{_GAP}{cell:>{each}}" for cell, each in zip(cells, widths, strict=True))
+    def aligned(cells: Sequence[str], markup: Mapping[str, bool]) -> Iterator[Line]:
+        name, *rest = cells
+        text = "".join(
+            f"  {cell:{'>' if head.endswith(':') else '<'}{each}}"
+            for cell, head, each in zip(rest, heads[1:], widths, strict=True)
+        ).rstrip()
         if len(name) > name_width:
             yield Line(name, markup)
             name = ""
-        if name or numbers.strip():
-            yield Line(f"{name:<{name_width}}{numbers}".rstrip(), markup)
+        if name or text:
+            yield Line(f"{name:<{name_width}}{text}".rstrip(), markup)
 
-    titles = heads
-    for group in dict.fromkeys(row.group for row in rows):
-        yield from lines(group, titles, {"bold": True})
-        titles = [""] * len(heads)
-        for row in rows:
-            if row.group == group:
-                yield from lines(row.name, row.cells, row.markup)
-                if row.note:
-                    yield from map(Line, wrap(row.note, width, indent=4))
+    for group in groups:
+        is_first = group == groups[0]
+        yield from aligned(titles if is_first else [group, *[""] * len(widths)], {"bold": True})
+        for row in (each for each in rows if each.group == group):
+            yield from aligned(row.cells, row.markup)
+            yield from wrap(row.note, width, indent=4)
 
 
-def wrap(text: str, width: int, *, indent: int = 0) -> list[str]:
+def wrap(
+    text: str, width: int, *, indent: int = 0, markup: Mapping[str, bool] | None = None
+) -> Iterator[Line]:
     """Break a sentence into lines; a command in it stays whole, on a line of its own."""
     before, colon, command = text.partition(": pytest ")
     pad = " " * indent
@@ -93,8 +80,15 @@ def wrap(text: str, width: int, *, indent: int = 0) -> list[str]:
         break_on_hyphens=False,
     )
     if colon and len(lines) == 1 and len(lines[0]) + len(command) + len(" pytest ") <= width:
-        return [f"{lines[0]} pytest {command}"]
-    return [*lines, *([f"{pad}  pytest {command}"] if colon else [])]
+        lines = [f"{lines[0]} pytest {command}"]
+    elif colon:
+        lines.append(f"{pad}  pytest {command}")
+    yield from (Line(line, markup or {}) for line in lines)
+
+
+def as_text(lines: Iterable[Line]) -> str:
+    """Join lines without their markup."""
+    return "\n".join(line.text for line in lines)
 
 
 def markdown_row(*cells: str) -> str:
@@ -103,7 +97,7 @@ def markdown_row(*cells: str) -> str:
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[str]) -> list[str]:
-    """Put heads over rows; a head that ends in a colon is over numbers."""
+    """Put heads over rows; a head that ends in a colon is over numbers, as in `text_table`."""
     rule = markdown_row(*("---:" if head.endswith(":") else "---" for head in heads))
     return [markdown_row(*(head.removesuffix(":") for head in heads)), rule, *rows]
 
@@ -133,16 +127,10 @@ def usd_cell(usd: Decimal | None, *, is_least: bool = False, per: int = 1) -> st
 
 
 def signed_cell(usd: Decimal | None) -> str:
-    """Write a difference as `usd_cell` writes an amount.
-
-    Example:
-        >>> signed_cell(Decimal("-0.5"))
-        '-$0.5000'
-    """
+    """Write a difference as `usd_cell` writes an amount, with its sign."""
     if usd is None:
         return "?"
-    sign = "-" if usd < 0 else "+" if usd else "±"
-    return f"{sign}{usd_cell(abs(usd))}"
+    return f"{'-' if usd < 0 else '+' if usd else '±'}{usd_cell(abs(usd))}"
 
 
 def token_cell(number: int, *, is_least: bool = False) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import chain
+from itertools import chain, dropwhile
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call
@@ -14,16 +14,14 @@ from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.compare.pairing import under_change
 from pytest_llmcost.ledger.ledger import Ledger, unpriced_models
 from pytest_llmcost.ledger.totals import amounts_of, counted_calls
-from pytest_llmcost.money import format_share
 from pytest_llmcost.reports.comparisons import render_comparison, render_other_model
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.rows import Row, rows_of, shown
+from pytest_llmcost.reports.rows import Row, rows_of, shown, token_cells
 from pytest_llmcost.reports.tables import (
-    GroupedRow,
     Line,
+    TableRow,
     format_count,
-    render_groups,
-    token_cell,
+    text_table,
     usd_cell,
     wrap,
 )
@@ -48,7 +46,20 @@ _MARKS = {"over": "✗", "unknown": "?", "near": "!"}
 _COLOURS = {"over": "red", "unknown": "yellow", "near": "yellow"}
 _NAME_WIDTH = 44
 """A table gets further columns if a name of this width still has room beside them."""
+_OPTIONAL = ("input", "output", "calls", "cache written", "cache read")
+"""What a wider terminal shows, the most telling column first."""
 _ASCII = str.maketrans({"✗": "x", "✓": "ok", "≥": ">=", "…": "...", "·": "-", "→": "->", "±": "+-"})
+
+_NO_CUTS = "no price, or cache breakpoints that are not counted"
+_COLUMNS: Mapping[Column, tuple[str, str]] = {
+    "worst": (
+        "cold cache and replies of max_tokens",
+        "no max_tokens, server tools, or cache breakpoints that are not counted",
+    ),
+    "cold": ("all that is cached is written", _NO_CUTS),
+    "warm": ("all that is cached is read", _NO_CUTS),
+}
+"""What a further column means, and why a call may be unknown in it."""
 
 Pricing = Callable[[Call], Call | str]
 """Returns a call as it would be in another state, or why that is unknown."""
@@ -73,30 +84,35 @@ class View:
         """Write a line so that the terminal can show it."""
         return line if self.unicode else line.translate(_ASCII)
 
+    @property
+    def per_runs(self) -> str:
+        """What amounts are per, for a sentence."""
+        return f" per {self.per:,} runs" if self.per != 1 else ""
+
 
 def render_summary(ledger: Ledger, view: View) -> list[Line]:
     """Render the whole section; empty when nothing was counted and no budget is broken."""
     rows = rows_of(ledger)
     if not rows and _is_quiet(ledger):
         return []
-    lines = [*_not_counted(ledger, view), *(_table(rows, view) if rows else [])]
-    for other in ledger.other_models:
-        found = render_other_model(other, width=view.width, rows=view.rows, per=view.per)
-        lines += [Line(""), *found]
-    lines += [Line(""), *_total(ledger, view), *_columns(ledger, view)]
-    if ledger.comparison is not None:
-        lines += render_comparison(ledger.comparison, view.width)
-    lines += [*render_verdicts(ledger, view.width), *_remarks(ledger, view), *_notes(ledger, view)]
-    return [Line(view.text(clean(line.text, _LONGEST)), line.markup) for line in _spaced(lines)]
-
-
-def _spaced(lines: Iterable[Line]) -> Iterator[Line]:
-    """Leave out blank lines at the beginning."""
-    is_first = True
-    for line in lines:
-        if line.text or not is_first:
-            is_first = False
-            yield line
+    lines = chain(
+        _not_counted(ledger, view),
+        _table(rows, view) if rows else (),
+        *(
+            [Line(""), *render_other_model(other, width=view.width, rows=view.rows, per=view.per)]
+            for other in ledger.other_models
+        ),
+        [Line("")],
+        _total(ledger, view),
+        _columns(ledger, view),
+        render_comparison(ledger.comparison, view.width) if ledger.comparison else (),
+        render_verdicts(ledger, view.width),
+        _notes(ledger, view),
+    )
+    return [
+        Line(view.text(clean(line.text, _LONGEST)), line.markup)
+        for line in dropwhile(lambda line: not line.text, lines)
+    ]
 
 
 def render_short(ledger: Ledger) -> str:
@@ -105,11 +121,9 @@ def render_short(ledger: Ledger) -> str:
     if not totals.calls and _is_quiet(ledger):
         return ""
     total = describe_total(ledger)
-    suite = next(
-        (each for each in ledger.verdicts if each.scope == "suite" and each.kind == "usd"), None
-    )
-    if suite is not None and suite.state != "unverified":
-        total = short_sentence(suite)
+    for verdict in ledger.verdicts:
+        if verdict.scope == "suite" and verdict.kind == "usd" and verdict.state != "unverified":
+            total = short_sentence(verdict)
     states = [mark.verdict.state for mark in marks_of(ledger)]
     parts = [f"{states.count('exceeded')} over"] if "exceeded" in states else []
     parts += [f"{states.count('unverified')} not checked"] if "unverified" in states else []
@@ -124,91 +138,64 @@ def _is_quiet(ledger: Ledger) -> bool:
 
 
 def _not_counted(ledger: Ledger, view: View) -> Iterator[Line]:
-    cause = not_counted(ledger)
-    if cause is None:
-        return
-    first, changed, command = cause.lines(view.root)
-    yield from (Line(text, {"yellow": True, "bold": True}) for text in wrap(first, view.width))
-    for text in filter(None, (changed, command)):
-        yield from map(Line, wrap(text, view.width, indent=2))
-    yield Line("")
-
-
-# The table
-
-_OPTIONAL = ("input", "output", "calls", "cache written", "cache read")
-"""What a wider terminal shows, the most telling column first."""
+    if cause := not_counted(ledger):
+        first, *rest = cause.lines(view.root)
+        yield from wrap(first, view.width, markup={"yellow": True, "bold": True})
+        for text in rest:
+            yield from wrap(text, view.width, indent=2)
+        yield Line("")
 
 
 def _table(rows: Sequence[Row], view: View) -> Iterator[Line]:
     kept, hidden = shown(rows, view.rows)
     cells = [{head: view.text(cell) for head, cell in _cells(row, view).items()} for row in kept]
-    heads = [head for head in cells[0] if any(_says_something(head, line[head]) for line in cells)]
-    heads = _fitting(heads, cells, view.width)
+
+    def says_something(head: str) -> bool:
+        nothing = ("", "0", "?") if head.startswith("cache") else ("", "0")
+        return any(line[head] not in nothing for line in cells)
+
+    heads = [head for head in cells[0] if says_something(head)]
+
+    def taken() -> int:
+        return sum(2 + max(len(each), *(len(line[each]) for line in cells)) for each in heads)
+
+    for head in reversed(_OPTIONAL):
+        if head in heads and taken() + _NAME_WIDTH > view.width:
+            heads.remove(head)
+    if "used" in heads and taken() > view.width:
+        heads.remove("used")  # the mark is left
     table = [
-        GroupedRow(
+        TableRow(
+            [f"{view.text(_MARKS.get(row.mark, ' '))} {row.name}", *(line[each] for each in heads)],
             row.group,
-            f"{view.text(_MARKS.get(row.mark, ' '))} {row.name}",
-            [line[head] for head in heads],
             {_COLOURS[row.mark]: True} if row.mark else {},
         )
         for row, line in zip(kept, cells, strict=True)
     ]
-    yield from render_groups(heads, table, view.width)
+    yield from text_table(["", *(f"{head}:" for head in heads)], table, view.width)
     if hidden:
-        rest = sum((row.total for row in hidden), Amounts())
-        yield Line(f"… {len(hidden):,} more, {_scaled(rest, view)} (--llmcost-rows=0 shows all)")
-
-
-def _says_something(head: str, cell: str) -> bool:
-    return cell not in (("", "0", "?") if head.startswith("cache") else ("", "0"))
-
-
-def _fitting(heads: Sequence[str], cells: Sequence[Mapping[str, str]], width: int) -> list[str]:
-    """Leave out optional columns, the least telling first, until a name has room."""
-    kept = list(heads)
-
-    def taken() -> int:
-        return sum(2 + max(len(each), *(len(line[each]) for line in cells)) for each in kept)
-
-    for head in reversed(_OPTIONAL):
-        if head in kept and taken() + _NAME_WIDTH > width:
-            kept.remove(head)
-    if "used" in kept and taken() > width:
-        kept.remove("used")  # the mark is left
-    return kept
+        rest = _scaled(sum((row.total for row in hidden), Amounts()), view)
+        yield Line(f"… {len(hidden):,} more, {rest} (--llmcost-rows=0 shows all)")
 
 
 def _cells(row: Row, view: View) -> dict[str, str]:
-    spent, usage = row.spent, row.spent.usage
-    per = f"/{view.per:,}" if view.per != 1 else ""
+    spent, verdict = row.spent, row.verdict
     is_partial = spent["input_tokens"].best is None
-    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    budget, used = _budget(row)
+    tokens = ("input", "cache written", "cache read", "output")
+    cost = f"cost/{view.per:,}" if view.per != 1 else "cost"
     cells = {
         "calls": f"{spent.calls:,}",
-        "input": token_cell(usage.prompt_tokens, is_least=is_partial),
-        "cache written": token_cell(written, is_least=is_partial),
-        "cache read": token_cell(usage.cache_read_tokens, is_least=is_partial),
-        "output": token_cell(usage.output_tokens, is_least=is_partial),
-        f"cost{per}": usd_cell(row.usd, is_least=is_least(spent), per=view.per),
+        **dict(zip(tokens, token_cells(spent.usage, is_least=is_partial), strict=True)),
+        cost: usd_cell(row.usd, is_least=is_least(spent), per=view.per),
     }
     for name, price in view.columns.items():
         usd, unknown = _priced(row.calls, price)
         cells[name] = usd_cell(usd, is_least=bool(unknown), per=view.per)
-    return {**cells, "budget": budget, "used": used}
-
-
-def _budget(row: Row) -> tuple[str, str]:
-    verdict = row.verdict
-    if verdict is None:
-        return "", ""
-    limit = re.sub(" tokens?", "", limit_of(verdict))
-    if verdict.state == "unverified":
-        return limit, "?"
-    used = verdict.high if verdict.state == "within" and verdict.high is not None else verdict.low
-    share = format_share(used, verdict.limit)
-    return limit, share if len(share) <= len("9999%") else ">9999%"
+    return {
+        **cells,
+        "budget": re.sub(" tokens?", "", limit_of(verdict)) if verdict else "",
+        "used": row.used if len(row.used) <= len("9999%") else ">9999%",
+    }
 
 
 def _priced(calls: Iterable[Call], price: Pricing) -> tuple[Decimal | None, int]:
@@ -219,9 +206,6 @@ def _priced(calls: Iterable[Call], price: Pricing) -> tuple[Decimal | None, int]
     return (amounts.usd if pair.after or not unknown else None), unknown
 
 
-# Below it
-
-
 def _scaled(amounts: Amounts, view: View) -> str:
     usd = None if amounts.usd is None else amounts.usd * view.per
     return dollars(usd, is_least=is_least(amounts))
@@ -229,53 +213,35 @@ def _scaled(amounts: Amounts, view: View) -> str:
 
 def _total(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run costs at list price, and how much of it each model."""
-    totals = ledger.totals
-    per = f" per {view.per:,} runs" if view.per != 1 else ""
+    totals, models, unpriced = ledger.totals, ledger.totals.by_model, unpriced_models(ledger)
     total, calls = _scaled(amounts_of(ledger), view), format_count(totals.calls, "call")
-    text = f"{total}{per} at list price, {calls}"
+    text = f"{total}{view.per_runs} at list price, {calls}"
     if totals.unpriced_calls:
         text += f" ({totals.unpriced_calls:,} of unknown cost)"
     if ledger.cache_state != "as-billed":
         text += f", cache priced {ledger.cache_state}"
-    if len(totals.by_model) > 1:
-        text += f": {', '.join(_models(ledger, view))}"
-    yield from (Line(each, {"bold": True}) for each in wrap(text, view.width))
-
-
-def _models(ledger: Ledger, view: View) -> Iterator[str]:
-    unpriced = unpriced_models(ledger)
-    models = ledger.totals.by_model
-    for name in sorted(models, key=lambda each: (-(models[each].usd or 0), each)):
-        usd = models[name].usd
-        yield f"{clean(name)} {usd_cell(usd, is_least=name in unpriced, per=view.per)}"
-
-
-_MEANINGS = {
-    "worst": "cold cache and replies of max_tokens",
-    "cold": "all that is cached is written",
-    "warm": "all that is cached is read",
-}
-_NO_CUTS = "no price, or cache breakpoints that are not counted"
-_UNKNOWN = {
-    "worst": "no max_tokens, server tools, or cache breakpoints that are not counted",
-    "cold": _NO_CUTS,
-    "warm": _NO_CUTS,
-}
+    if len(models) > 1:
+        parts = [
+            f"{clean(name)} {usd_cell(models[name].usd, is_least=name in unpriced, per=view.per)}"
+            for name in sorted(models, key=lambda each: (-(models[each].usd or 0), each))
+        ]
+        text += f": {', '.join(parts)}"
+    yield from wrap(text, view.width, markup={"bold": True})
 
 
 def _columns(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what each further column means, what the run costs in it, and what it leaves out."""
     calls = list(counted_calls(ledger))
-    per = f" per {view.per:,} runs" if view.per != 1 else ""
     for name, price in view.columns.items():
+        meaning, why_unknown = _COLUMNS[name]
         usd, unknown = _priced(calls, price)
         total = dollars(None if usd is None else usd * view.per, is_least=bool(unknown))
-        text = f"{name} {total}{per}: {_MEANINGS[name]}"
+        text = f"{name} {total}{view.per_runs}: {meaning}"
         if unknown:
-            text += f"; {format_count(unknown, 'call')} unknown ({_UNKNOWN[name]})"
-        yield from map(Line, wrap(text, view.width))
+            text += f"; {format_count(unknown, 'call')} unknown ({why_unknown})"
+        yield from wrap(text, view.width)
     for note in view.notes:
-        yield from map(Line, wrap(note, view.width))
+        yield from wrap(note, view.width)
 
 
 def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
@@ -287,36 +253,28 @@ def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
         name = name or ("near" if verdict.is_near else "")
         markup = {_COLOURS[name]: True, "bold": True} if name else {"green": True}
         about = f"{clean(mark.name)}: " if mark.name else ""
-        text = f"{_MARKS.get(name, '✓')} {about}{sentence(verdict)}"
-        yield from (Line(each, markup) for each in wrap(text, width))
+        yield from wrap(f"{_MARKS.get(name, '✓')} {about}{sentence(verdict)}", width, markup=markup)
         if verdict.state == "unverified" and not (is_named_above and is_not_counted(verdict)):
-            for text in filter(None, chain.from_iterable(map(split_reason, verdict.reasons))):
-                yield from map(Line, wrap(text, width, indent=2))
-
-
-def _remarks(ledger: Ledger, view: View) -> Iterator[Line]:
-    states = [mark.verdict.state for mark in marks_of(ledger) if not mark.is_of_run]
-    number = states.count("unverified")
-    unchecked = [f"{format_count(number, 'budget')} could not be checked"] if number else []
-    live = f"{dollars(ledger.totals.live_usd)} spent live"
-    prices = f"prices of {ledger.price_date}"
-    _, *own = ledger.rate_card.version.split("+")  # a user's price files follow the shipped card
-    if own:
-        prices += f" with {' and '.join(own)}"
-    text = " · ".join([*unchecked, live, prices])
-    yield from map(Line, wrap(text, view.width))
+            for text in chain.from_iterable(map(split_reason, verdict.reasons)):
+                yield from wrap(text, width, indent=2)
 
 
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
-    notes = []
+    """Say what the run spent, of which day the prices are, and what else a reader should know."""
+    states = [mark.verdict.state for mark in marks_of(ledger) if not mark.is_of_run]
+    number = states.count("unverified")
+    parts = [f"{format_count(number, 'budget')} could not be checked"] if number else []
+    parts.append(f"{dollars(ledger.totals.live_usd)} spent live")
+    _, *own = ledger.rate_card.version.split("+")  # a user's price files follow the shipped card
+    parts.append(f"prices of {ledger.price_date}{' with ' if own else ''}{' and '.join(own)}")
+    yield from wrap(" · ".join(parts), view.width)
     number = sum("input-only" in call.caveats for call in counted_calls(ledger))
     if number:
-        are = "is" if number == 1 else "are"
-        text = "priced without output; pass output_tokens= to llmcost.count(...)"
-        notes.append(f"{format_count(number, 'call')} {are} {text}")
-    for note in filter(None, [*notes, describe_partial(ledger)]):
-        yield from map(Line, wrap(note, view.width))
-    for note in ledger.notes:
-        yield from (
-            Line(text, {"yellow": True}) for text in wrap(clean(note, _LONGEST), view.width)
+        yield from wrap(
+            f"{format_count(number, 'call')} {'is' if number == 1 else 'are'} priced without "
+            "output; pass output_tokens= to llmcost.count(...)",
+            view.width,
         )
+    yield from wrap(describe_partial(ledger), view.width)
+    for note in ledger.notes:
+        yield from wrap(clean(note, _LONGEST), view.width, markup={"yellow": True})

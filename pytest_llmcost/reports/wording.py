@@ -9,6 +9,7 @@ from __future__ import annotations
 import os.path
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from typing import NamedTuple
@@ -88,6 +89,19 @@ def growth(before: Decimal | int | None, after: Decimal | int | None) -> str:
     return f"{'+' if change > 0 else '-'}{percent(change, Decimal(before))}"
 
 
+def grown_by(before: Decimal | int | None, after: Decimal | int | None) -> str:
+    """Write by how much something grew in brackets, ` (+31 %)`; nothing if it did not."""
+    grown = growth(before, after)
+    return f" ({grown})" if grown not in ("", "=") else ""
+
+
+def round_up(spent: Decimal, least: int) -> Decimal:
+    """Round an amount up to two digits, at least of this power of ten."""
+    # Two digits: enough to stay close, few enough to read as a budget and not as a measurement.
+    step = Decimal(1).scaleb(max(spent.adjusted() - 1, least))
+    return EXACT.multiply((spent / step).to_integral_value(ROUND_CEILING), step)
+
+
 def _amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None) -> str:
     return format_usd(amount, against=against) if kind == "usd" else f"{int(amount):,}"
 
@@ -112,41 +126,31 @@ def sentence(verdict: Verdict) -> str:
 
     Example: `$0.0113 is $0.0013 (13 %) over the $0.01 budget set at tests/test_rag.py:12`.
     """
-    limit, budget = verdict.limit, _budget(verdict)
+    kind, limit, set_at = verdict.quantity, verdict.limit, _set_at(verdict)
+    calls = format_count(int(verdict.low), "call")
     if verdict.kind == "models":
-        return _models_sentence(verdict)
+        allowed = f"the allowed models {limit_of(verdict)}{set_at}"
+        found = clean(", ".join(verdict.found))
+        found = f"{calls} of {found}, not one" if found else "all calls are"
+        return f"{found} of {allowed}"
     if verdict.kind == "unbudgeted":
-        calls = format_count(int(verdict.low), "call") if verdict.low else "no call"
-        return f"{calls} without a budget; {verdict.origin} requires one"
+        found = calls if verdict.low else "no call"
+        return f"{found} without a budget; {verdict.origin} requires one"
+    budget = f"the {_budget(verdict)}{set_at}"
     if verdict.state == "unverified":
         return f"cannot check {budget}: {_what_is_unknown(verdict)}"
-    if verdict.state == "within":
-        spent = verdict.low if verdict.high is None else verdict.high
-        used = f" ({percent(spent, limit)} used)" if limit else ""
-        return f"{_quantity(verdict, spent)} {_is(verdict, spent)} within {budget}{used}"
-    over = EXACT.subtract(verdict.low, limit)
+    is_over = verdict.state == "exceeded"
+    amount = verdict.low if is_over or verdict.high is None else verdict.high
+    if kind == "usd":
+        sign = "+" if verdict.scope == "increase" and amount >= 0 else ""
+        what = f"{sign}{format_usd(amount, against=limit)} is"
+    else:
+        what = f"{format_count(int(amount), _NOUNS[kind])} {'is' if amount == 1 else 'are'}"
+    if not is_over:
+        return f"{what} within {budget}{f' ({percent(amount, limit)} used)' if limit else ''}"
+    over = EXACT.subtract(amount, limit)
     share = f" ({percent(over, limit)})" if limit else ""
-    return (
-        f"{_least(verdict)}{_quantity(verdict, verdict.low)} {_is(verdict, verdict.low)} "
-        f"{_amount(verdict.quantity, over)}{share} over {budget}"
-    )
-
-
-def _models_sentence(verdict: Verdict) -> str:
-    """Say which models were called that are not allowed, or that none was."""
-    allowed = f"the allowed models {limit_of(verdict)}{_set_at(verdict)}"
-    if not verdict.found:
-        return f"all calls are of {allowed}"
-    calls = format_count(int(verdict.low), "call")
-    return f"{calls} of {clean(', '.join(verdict.found))}, not one of {allowed}"
-
-
-def _least(verdict: Verdict) -> str:
-    return "" if verdict.actual == verdict.low else "at least "
-
-
-def _is(verdict: Verdict, amount: Decimal) -> str:
-    return "is" if verdict.quantity == "usd" or amount == 1 else "are"
+    return f"{_least(verdict)}{what} {_amount(kind, over)}{share} over {budget}"
 
 
 def short_sentence(verdict: Verdict) -> str:
@@ -154,44 +158,38 @@ def short_sentence(verdict: Verdict) -> str:
 
     Examples: `$0.0113 > $0.01 budget (+13 %)`, `cost $0.0225 <= $0.03 max_suite`.
     """
+    limit = limit_of(verdict)
     if verdict.kind == "models":
         found = clean(", ".join(verdict.found))
-        return f"{found} is not allowed" if found else f"models: {limit_of(verdict)}"
+        return f"{found} is not allowed" if found else f"models: {limit}"
     if verdict.kind == "unbudgeted":
         return f"{format_count(int(verdict.low), 'call')} without a budget"
-    budget = limit_of(verdict)
-    budget += f" {_name(verdict)}" if verdict.kind == "usd" else ""
+    budget = _budget(verdict) if verdict.kind == "usd" else limit
     if verdict.state == "unverified":
         if is_not_counted(verdict):
             return f"not counted yet: {budget}"
         return f"not checked: {budget}, {_what_is_unknown(verdict)}"
-    low = _amount(verdict.quantity, verdict.low, against=verdict.limit)
     is_over = verdict.state == "exceeded"
-    sign = ">" if is_over else "<="
-    more = growth(verdict.limit, verdict.low) if is_over else ""
-    more = f" ({more})" if more else ""
+    before = ""
     if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
-        return f"cost {_least(verdict)}{low} {sign} {limit_of(verdict)} max_suite{more}"
-    return f"{_least(verdict)}{low} {sign} {budget}{more}"
+        before, budget = "cost ", f"{limit} max_suite"
+    low = _amount(verdict.quantity, verdict.low, against=verdict.limit)
+    more = grown_by(verdict.limit, verdict.low) if is_over else ""
+    return f"{before}{_least(verdict)}{low} {'>' if is_over else '<='} {budget}{more}"
 
 
-def _name(verdict: Verdict) -> str:
-    if verdict.is_gate:
-        return "budget"
-    names = {"suite": "suite budget", "increase": "increase limit"}
-    return names.get(
-        verdict.scope, f"budget for {verdict.pattern}" if verdict.pattern else "budget"
-    )
+def _least(verdict: Verdict) -> str:
+    return "" if verdict.actual == verdict.low else "at least "
 
 
 def _budget(verdict: Verdict) -> str:
-    """Name a budget with its limit, where it was set, and the user's reason for it."""
-    limit, name = limit_of(verdict), _name(verdict)
-    before, budget, after = name.partition("budget")
-    text = f"the {limit} {name}"
-    if verdict.kind != "usd":
-        text = f"the {before}{budget} of {limit}{after}"
-    return text + _set_at(verdict)
+    """Name a budget with its limit."""
+    noun, of, limit = "budget", "", limit_of(verdict)
+    if not verdict.is_gate:
+        nouns = {"suite": "suite budget", "increase": "increase limit"}
+        noun = nouns.get(verdict.scope, "budget")
+        of = f" for {verdict.pattern}" if verdict.pattern else ""
+    return f"{limit} {noun}{of}" if verdict.kind == "usd" else f"{noun} of {limit}{of}"
 
 
 def _set_at(verdict: Verdict) -> str:
@@ -201,13 +199,6 @@ def _set_at(verdict: Verdict) -> str:
         at = "at" if ":" in verdict.origin or ".py" in verdict.origin else "by"
         text = f" set {at} {verdict.origin}"
     return f"{text} ({verdict.reason})" if verdict.reason else text
-
-
-def _quantity(verdict: Verdict, amount: Decimal) -> str:
-    if verdict.quantity == "usd":
-        shown = format_usd(amount, against=verdict.limit)
-        return f"+{shown}" if verdict.scope == "increase" and amount >= 0 else shown
-    return format_count(int(amount), _NOUNS[verdict.quantity])
 
 
 def _what_is_unknown(verdict: Verdict) -> str:
@@ -230,8 +221,7 @@ def _what_is_unknown(verdict: Verdict) -> str:
 
 _COUNT_IT = "count it (free): "
 """How the sentences of the caveats `stale` and `uncounted` introduce their command."""
-
-
+_LACKS_COUNT = ("stale", "uncounted")
 _UNMETERED = re.compile(r"a route to Claude that is not metered \(([^,)]+)")
 """How the sentence of the caveat `unmetered-route` names the route."""
 
@@ -239,11 +229,6 @@ _UNMETERED = re.compile(r"a route to Claude that is not metered \(([^,)]+)")
 def is_not_counted(verdict: Verdict) -> bool:
     """Whether a count, which is free, may be all that a verdict lacks."""
     return verdict.state == "unverified" and any(_COUNT_IT in each for each in verdict.reasons)
-
-
-_GATED: Mapping[str, str] = {"models": "not allowed", "unbudgeted": "no budget for"}
-_MOST_CALLS = 3
-"""How many calls that break a gate a failure lists."""
 
 
 def split_reason(reason: str) -> tuple[str, str]:
@@ -262,12 +247,12 @@ def render_failure(verdict: Verdict, calls: Sequence[Call], others: Sequence[Ver
 
     The others are further budgets that the test broke, a line each.
     """
-    facts = [*_causes(verdict, calls)]
+    facts = [*_prompt_facts(calls), *_call_facts(verdict, calls), *_open_facts(verdict, calls)]
     for each in others:
         is_same = each.origin == verdict.origin
         facts.append(("also", sentence(replace(each, origin="", reason=None) if is_same else each)))
     advice = _advice(verdict, calls)
-    return "\n".join([sentence(verdict), *_facts(facts), *(["", advice] if advice else [])])
+    return "\n".join([sentence(verdict), *_aligned(facts), *(["", advice] if advice else [])])
 
 
 def render_missing_count(
@@ -278,7 +263,7 @@ def render_missing_count(
     what = f"{error.what} not counted yet"
     short = f"not counted yet{f': {changed} changed' if changed else ''}"
     if verdict is not None and verdict.state == "unverified":
-        what = f"cannot check {_budget(verdict)}: {what}"
+        what = f"cannot check the {_budget(verdict)}{_set_at(verdict)}: {what}"
         short = short_sentence(verdict)
     facts = [("asked for at", asked_at)] if asked_at else []
     facts += [("recorded", f"{error.before:,} input tokens")] if error.before is not None else []
@@ -287,73 +272,84 @@ def render_missing_count(
         facts.append(("possible cause", f"may differ in every run: {error.suspicious}"))
         facts.append(("if so, remove it", _BY_HOOK))
     facts.append(("count it (free)", error.command))
-    return "\n".join([what, *_facts(facts)]), short
+    return "\n".join([what, *_aligned(facts)]), short
 
 
 _BY_HOOK = "in the hook pytest_llmcost_normalize_payload, for comparisons alone"
 
 
-def _facts(facts: Sequence[tuple[str, str]]) -> Iterator[str]:
-    if facts:
-        yield ""
-    for label, text in facts:
-        yield f"  {label:<16}  {text}"
+def _aligned(facts: Sequence[tuple[str, str]]) -> list[str]:
+    return ["", *(f"  {label:<16}  {text}" for label, text in facts)] if facts else []
 
 
-def _causes(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
-    changed = [call for call in calls if changed_parts(call)]
-    grown = [call for call in calls if call.before is not None and call.sampling_calls]
+def _prompt_facts(calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
+    """Say how the prompts have changed since they were recorded."""
+    grown = _recounted(calls)
+    before = sum(call.before.input_tokens for call in grown if call.before)
+    now = sum(call.billed_usage.prompt_tokens for call in grown)
     if grown:
-        yield _growth(grown)
+        text = f"{before:,} -> {now:,} input tokens{grown_by(before, now)}"
+        costs = [call.before.usd for call in grown if call.before and call.before.usd is not None]
+        if len(costs) == len(grown):
+            text += f", {dollars(sum(costs, Decimal(0)))} -> {dollars(Amounts.of(grown).usd)}"
+        verb = "grew" if now > before else "shrank" if now < before else "changed"
+        yield f"the prompt {verb}" if len(grown) == 1 else f"{len(grown)} prompts {verb}", text
+    changed = [call for call in calls if changed_parts(call)]
     for call in changed:
         if call.before is not None and not call.sampling_calls:
-            before = f"{call.before.input_tokens:,} input tokens, {dollars(call.before.usd)}"
-            yield "recorded", before
+            tokens = f"{call.before.input_tokens:,} input tokens"
+            yield "recorded", f"{tokens}, {dollars(call.before.usd)}"
     for parts in sorted({changed_parts(call) for call in changed}):
         is_only = changed == grown and len(changed) == 1 and ", " not in parts
-        tokens = _tokens_added(changed[0]) if is_only else None
-        yield "changed", f"{parts} ({'since it was recorded' if tokens is None else tokens})"
+        since = f"{now - before:+,} tokens" if is_only else "since it was recorded"
+        yield "changed", f"{parts} ({since})"
     volatile = {each.detail for call in calls for each in call.caveats if each.name == "volatile"}
     if volatile:
         yield "cause", f"differs in every run: {'; '.join(sorted(volatile))}"
         yield "remove it", _BY_HOOK
-    is_over_gate = verdict.is_gate and verdict.state == "exceeded"
-    gated = concerned(verdict, calls) if is_over_gate else ()
-    for call in gated[:_MOST_CALLS]:
-        of_all = f"largest of {len(calls)}" if len(calls) > 1 else "the call"
-        yield of_all if verdict.is_per_call else _GATED[verdict.kind], describe_call(call)
-    largest = None if gated else max(calls, key=_weight, default=None)
-    if largest is not None and verdict.state == "exceeded" and [largest] != grown:
-        label = f"largest of {len(calls)}" if len(calls) > 1 else "the call"
-        yield label, describe_call(largest)
-    for reason in verdict.reasons:
-        what, remedy = split_reason(reason)
-        if remedy.startswith(_COUNT_IT):
-            yield "count it (free)", remedy.removeprefix(_COUNT_IT)
-        else:
+
+
+def _recounted(calls: Iterable[Call]) -> list[Call]:
+    return [call for call in calls if call.before is not None and call.sampling_calls]
+
+
+_GATED: Mapping[str, str] = {"models": "not allowed", "unbudgeted": "no budget for"}
+_MOST_CALLS = 3
+"""How many calls that break a gate a failure lists."""
+
+
+def _call_facts(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
+    """Show the calls that break a gate, or else the largest one."""
+    if verdict.state != "exceeded":
+        return
+    of_all = f"largest of {len(calls)}" if len(calls) > 1 else "the call"
+    if verdict.is_gate:
+        for call in concerned(verdict, calls)[:_MOST_CALLS]:
+            label = of_all if verdict.is_per_call else _GATED[verdict.kind]
+            yield label, describe_call(call)
+    elif calls:
+
+        def size(call: Call) -> tuple[Decimal, int]:
+            usage = call.billed_usage
+            return call.usd_low, usage.prompt_tokens + usage.output_tokens
+
+        largest = max(calls, key=size)
+        if [largest] != _recounted(calls):  # which the line on the prompt's growth shows
+            yield of_all, describe_call(largest)
+
+
+def _open_facts(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
+    """Say what is unknown, and how to settle it."""
+    lacking = [call for call in calls if call.has_caveat(*_LACKS_COUNT)]
+    # What differs in every run differs again from what is counted now.
+    is_in_vain = bool(lacking) and all(call.has_caveat("volatile") for call in lacking)
+    for what, remedy in map(split_reason, verdict.reasons):
+        if not remedy.startswith(_COUNT_IT):
             yield "unknown", what
             if remedy:
                 yield "to settle it", remedy
-
-
-def _growth(calls: Sequence[Call]) -> tuple[str, str]:
-    """Say how much the changed prompts grew, and what that costs."""
-    before = sum(call.before.input_tokens for call in calls if call.before)
-    now = sum(call.billed_usage.prompt_tokens for call in calls)
-    cost_before = [call.before.usd for call in calls if call.before and call.before.usd is not None]
-    grown = growth(before, now)
-    share = f" ({grown})" if grown not in ("", "=") else ""
-    text = f"{before:,} -> {now:,} input tokens{share}"
-    if len(cost_before) == len(calls):
-        cost = Amounts.of(calls).usd
-        text += f", {dollars(sum(cost_before, Decimal(0)))} -> {dollars(cost)}"
-    verb = "grew" if now > before else "shrank" if now < before else "changed"
-    return f"the prompt {verb}" if len(calls) == 1 else f"{len(calls)} prompts {verb}", text
-
-
-def _tokens_added(call: Call) -> str:
-    before = call.before.input_tokens if call.before else 0
-    return f"{call.billed_usage.prompt_tokens - before:+,} tokens"
+        elif not is_in_vain:
+            yield "count it (free)", remedy.removeprefix(_COUNT_IT)
 
 
 def changed_parts(call: Call) -> str:
@@ -366,17 +362,11 @@ def changed_parts(call: Call) -> str:
     return ""
 
 
-def _weight(call: Call) -> tuple[Decimal, int]:
-    usage = call.billed_usage
-    return (call.usd_low, usage.prompt_tokens + usage.output_tokens)
-
-
 def describe_call(call: Call) -> str:
     """Describe a call in a line: `claude-opus-4-7, 8,120 input + 412 output tokens, $0.0298`."""
     model, usage = clean(call.model), call.billed_usage
     if not call.sampling_calls and call.usd is None:
-        is_counted = not call.has_caveat("stale", "uncounted")
-        return f"{model}: {'cost unknown' if is_counted else 'not counted yet'}"
+        return f"{model}: {'not counted yet' if call.has_caveat(*_LACKS_COUNT) else 'cost unknown'}"
     tokens = f"{usage.prompt_tokens:,} input"
     written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
     cached = {"written to cache": written, "read from cache": usage.cache_read_tokens}
@@ -390,52 +380,36 @@ def describe_call(call: Call) -> str:
     return f"{model}, {tokens}, {price}{evidence}"
 
 
-_SAVINGS: Mapping[Kind, str] = {
-    "output_tokens": "Shorten the reply",
-    "calls": "Make fewer calls",
-}
-
-
 def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
+    """Say what to do, if possible with a new budget: a round one that the test keeps."""
     if verdict.kind == "unbudgeted":
-        spent = Amounts.of(calls).usd
-        amount = format_whole_usd(round_up(spent, -9)) if spent else "$0.05"
+        cost = Amounts.of(calls).usd
+        amount = format_whole_usd(round_up(cost, -9)) if cost else "$0.05"
         return (
             f'Give the test a budget, for example @max_cost("{amount}"), or set llmcost_max_test '
             "or a path in llmcost_budgets."
         )
-    if verdict.kind == "models" and verdict.state == "exceeded":
-        return "Call an allowed model, or allow this one where the list is set."
-    if verdict.state == "exceeded":
-        save = _SAVINGS.get(verdict.quantity, "Shorten the prompt")
-        if verdict.actual is None:
-            return f"{save}, or raise the budget if the price is right."
-        return f"{save}, or accept the price with a new budget: {_new_budget(verdict)}"
     if verdict.saw_nothing:
         return (
             "Pass the payload to llmcost.count(...) or the response to llmcost.record(...), or "
             "remove the marker."
         )
-    return ""
-
-
-def round_up(spent: Decimal, least: int) -> Decimal:
-    """Round an amount up to two digits, at least of this power of ten."""
-    # Two digits: enough to stay close, few enough to read as a budget and not as a measurement.
-    step = Decimal(1).scaleb(max(spent.adjusted() - 1, least))
-    return EXACT.multiply((spent / step).to_integral_value(ROUND_CEILING), step)
-
-
-def _new_budget(verdict: Verdict) -> str:
-    """The smallest round budget that the test keeps, as it is written at the test."""
-    spent = verdict.low if verdict.actual is None else verdict.actual
-    limit = round_up(spent, -9 if verdict.quantity == "usd" else 0)
-    if verdict.quantity != "usd":
-        return f"@max_cost({verdict.kind}={int(limit):_})"
-    shown = format_whole_usd(limit).replace(",", "")
-    if verdict.is_per_call:
-        return f'@max_cost(call_usd="{shown}")'
-    return f'{"llmcost.budget" if verdict.scope == "block" else "@max_cost"}("{shown}")'
+    if verdict.state != "exceeded":
+        return ""
+    if verdict.kind == "models":
+        return "Call an allowed model, or allow this one where the list is set."
+    quantity = verdict.quantity
+    savings = {"output_tokens": "Shorten the reply", "calls": "Make fewer calls"}
+    save = savings.get(quantity, "Shorten the prompt")
+    if verdict.actual is None:
+        return f"{save}, or raise the budget if the price is right."
+    limit = round_up(verdict.actual, -9 if quantity == "usd" else 0)
+    budget = f"@max_cost({verdict.kind}={int(limit):_})"
+    if quantity == "usd":
+        name = "llmcost.budget" if verdict.scope == "block" else "@max_cost"
+        key = "call_usd=" if verdict.is_per_call else ""
+        budget = f'{name}({key}"{format_whole_usd(limit).replace(",", "")}")'
+    return f"{save}, or accept the price with a new budget: {budget}"
 
 
 def render_section(calls: Sequence[Call], verdict: Verdict | None) -> str:
@@ -504,9 +478,7 @@ def marks_of_run(ledger: Ledger) -> Iterator[Mark]:
 
 def last_attempts(tests: Iterable[TestRow]) -> list[TestRow]:
     """Return the last attempt of each test, which decides whether it passed."""
-    last: dict[str, TestRow] = {}
-    for test in sorted(tests, key=lambda each: each.attempt):
-        last[test.nodeid] = test
+    last = {test.nodeid: test for test in sorted(tests, key=lambda each: each.attempt)}
     return [last[nodeid] for nodeid in sorted(last)]
 
 
@@ -516,6 +488,11 @@ def run_failures(ledger: Ledger) -> Iterator[str]:
         verdict = mark.verdict
         if verdict.fails(ledger.unverified):
             yield f"FAILED {clean(mark.name or verdict.origin)} - {short_sentence(verdict)}"
+
+
+_MOST_PARTS = 6
+_MOST_FILES = 3
+"""With more of them, a command that counts the whole suite is the better one to read."""
 
 
 class NotCounted(NamedTuple):
@@ -532,58 +509,45 @@ class NotCounted(NamedTuple):
         """The tests' ids."""
         return frozenset(test.nodeid for test in self.tests)
 
-    def lines(self, root: str = "") -> tuple[str, str, str]:
+    def lines(self, root: str = "") -> Iterator[str]:
         """Say how many tests, what changed in them, and the command that counts them all.
 
         `root` is the way to pytest's root folder from where the command is to be typed.
         """
         number = len(self.tests)
-        why = "their prompts changed and are not counted yet"
-        if not self.parts:
-            why = "their prompts are not counted yet"
+        why = f"their prompts {'changed and ' if self.parts else ''}are not counted yet"
+        yield f"{format_count(number, 'test')} cannot be checked: {why}."
         shown = self.parts[:_MOST_PARTS]
-        all_or = [f"{part} in {'all ' if each == number else ''}{each:,}" for part, each in shown]
-        more = len(self.parts) - len(shown)
-        changed = ", ".join([*all_or, *([f"{more:,} more parts"] if more else [])])
-        if self.volatile:
-            every = "all " if self.volatile == number else ""
-            changed += f"; differs in every run in {every}{self.volatile:,}: see the failures"
-        return (
-            f"{format_count(number, 'test')} cannot be checked: {why}.",
-            f"changed: {changed}" if changed else "",
-            f"count them all (free): {self._command(root)}",
-        )
-
-    def _command(self, root: str) -> str:
-        files = sorted(
-            {
-                os.path.normpath(f"{root or '.'}/{test.nodeid.partition('::')[0]}")
-                for test in self.tests
-            }
-        )
-        first, *rest = shlex.split(COUNT_COMMAND)
-        return shlex.join([first, *(files if len(files) <= _MOST_FILES else []), *rest])
-
-
-_MOST_PARTS = 6
-_MOST_FILES = 3
-"""With more of them, a command that counts the whole suite is the better one to read."""
+        changed = [f"{part} in {'all ' if each == number else ''}{each:,}" for part, each in shown]
+        if len(self.parts) > len(shown):
+            changed.append(f"{len(self.parts) - len(shown):,} more parts")
+        every = "all " if self.volatile == number else ""
+        volatile = f"; differs in every run in {every}{self.volatile:,}: see the failures"
+        if changed:
+            yield f"changed: {', '.join(changed)}{volatile if self.volatile else ''}"
+        if self.volatile < number:  # otherwise the counts would be missing again in the next run
+            base = root or "."
+            files = {test.nodeid.partition("::")[0] for test in self.tests}
+            paths = sorted({os.path.normpath(f"{base}/{file}") for file in files})
+            first, *rest = shlex.split(COUNT_COMMAND)
+            words = [first, *(paths if len(paths) <= _MOST_FILES else []), *rest]
+            yield f"count them all (free): {shlex.join(words)}"
 
 
 def not_counted(ledger: Ledger) -> NotCounted | None:
     """Find the tests that share this cause; None if they are not several."""
-    tests, parts, volatile = [], dict[str, int](), 0
+    tests, volatile = [], 0
+    parts: Counter[str] = Counter()
     for test in last_attempts(ledger.tests):
-        lacking = [call for call in test.calls if call.has_caveat("stale", "uncounted")]
+        lacking = [call for call in test.calls if call.has_caveat(*_LACKS_COUNT)]
         states = {each.state for each in own_verdicts(test)}
         if not states and test.outcome == "failed":  # by the missing count itself
             states = {"unverified"}
-        if not lacking or "unverified" not in states or test.outcome == "xfailed":
-            continue
-        tests.append(test)
-        volatile += any(call.has_caveat("volatile") for call in lacking)
-        for part in {part for call in lacking for part in changed_parts(call).split(", ") if part}:
-            parts[part] = parts.get(part, 0) + 1
+        if lacking and "unverified" in states and test.outcome != "xfailed":
+            tests.append(test)
+            volatile += any(call.has_caveat("volatile") for call in lacking)
+            changed = {part for call in lacking for part in changed_parts(call).split(", ")}
+            parts.update(changed - {""})
     if len(tests) < 2:
         return None
     most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))

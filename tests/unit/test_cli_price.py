@@ -305,6 +305,14 @@ def test_a_cassette_without_claude_is_nothing_to_price_and_no_problem(
     assert (done.status, done.out) == (0, "no Claude call found\n")
 
 
+def test_of_a_file_that_cannot_be_read_it_does_not_say_that_it_has_no_call(
+    run: Run, tmp_path: Path
+) -> None:
+    done = run(tmp_path / "missing.json", *ON)
+    assert (done.status, done.out) == (1, "")
+    assert "missing.json: cannot be read" in done.err
+
+
 def test_a_body_that_cannot_be_decoded_is_a_problem_of_its_own(run: Run, tmp_path: Path) -> None:
     data = cassette(("messages", 200, message()), ("messages", 200, message()))
     data["interactions"][0]["response"]["body"] = {"base64_string": "?"}

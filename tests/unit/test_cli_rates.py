@@ -89,6 +89,21 @@ def test_what_has_no_rates_is_an_error(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("haiku", "claude-3-haiku-20240307, from 2024-03-"), ("", "claude-3-")],
+)
+def test_a_day_without_any_rate_is_no_empty_table(
+    capsys: pytest.CaptureFixture[str], name: str, first: str, form: str
+) -> None:
+    names = [name] if name else []
+    assert main(["rates", *names, "--on", "2020-01-01", f"--format={form}"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ("[]\n" if form == "json" else "")
+    assert err.startswith(f"llmcost: no rate is known on 2020-01-01; the first one is of {first}")
+
+
 def test_a_part_of_a_name_shows_all_models_that_have_it(capsys: pytest.CaptureFixture[str]) -> None:
     text = rates(capsys, "opus-5", *ON)
     models = {line.split()[0] for line in text.splitlines()[1:] if line.startswith("claude")}
