@@ -211,7 +211,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 output += usage.output_tokens
             written_out += output
             caveats = call.caveats
-            if call.evidence == "stale" and not call.has_caveat("stale"):
+            if call.evidence == "stale" and not call.has_caveat("stale", "not-recounted"):
                 caveats = (Caveat("stale"), *caveats)
             if caveats or not call.sampling_calls:
                 inputs.add(prompt, call, caveats)

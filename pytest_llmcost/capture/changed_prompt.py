@@ -128,7 +128,8 @@ def without_figures(answer: Answer, *, sent: Payload, recorded: Payload) -> Answ
     It keeps no sampling calls: yesterday's price would be taken for today's.
     """
     obstacle = obstacle_to_recount(answer)
-    text = f"stale: {describe_parts(sent, recorded)}" + (f" ({obstacle})" if obstacle else "")
+    parts = describe_parts(sent, recorded)
+    text = f"not-recounted: {parts}: {obstacle}" if obstacle else f"stale: {parts}"
     caveats = sorted_caveats([*answer.caveats, text])
     return replace(answer, sampling_calls=(), caveats=caveats, before=answer)
 

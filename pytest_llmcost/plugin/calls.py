@@ -218,11 +218,12 @@ def _mocked(session: Session, owner: Owner, answer: Answer, payload: Payload | N
     if session.settings.mocks == "trust" or not answer.sampling_calls:
         return Metered(answer, "mocked", payload)
     obstacle = "the request cannot be read" if payload is None else obstacle_to_recount(answer)
+    caveat = f"not-recounted: {obstacle}"
     if payload is not None and obstacle is None:
         try:
             count = session.counts.count(owner, payload)
         except CountError:
-            obstacle = "the answer is a mock's"
+            caveat = "uncounted: the answer is a mock's"
         else:
             (sampling,) = answer.sampling_calls
             usage = sampling.usage
@@ -235,7 +236,7 @@ def _mocked(session: Session, owner: Owner, answer: Answer, payload: Payload | N
             caveats = caveats_of(payload, count)
             return Metered(_with_caveats(counted, *caveats), "recounted", payload)
     unknown = replace(answer, sampling_calls=())
-    return Metered(_with_caveats(unknown, f"uncounted: {obstacle}"), "mocked", payload)
+    return Metered(_with_caveats(unknown, caveat), "mocked", payload)
 
 
 def _read_if_possible(

@@ -178,6 +178,14 @@ _READING = (
         _INPUT,
     ),
     Rule(
+        "not-recounted",
+        "either",
+        "The prompt changed, and a count cannot give the new cost of its reply",
+        "a count cannot give the cost of a reply{detail}; record it again, or state its cost with "
+        "llmcost.record(...)",
+        _BOTH,
+    ),
+    Rule(
         "uncounted",
         "either",
         "Counting this payload failed, so its price is unknown",

@@ -357,6 +357,8 @@ def changed_parts(call: Call) -> str:
     for each in call.caveats:
         if each.name in ("changed-prompt", "stale"):
             return each.detail
+        if each.name == "not-recounted":  # what follows is why
+            return each.detail.rpartition(": ")[0]
         if each.name == "uncounted" and each.detail.startswith("changed: "):
             return each.detail.removeprefix("changed: ")
     return ""

@@ -115,6 +115,30 @@ def test_quantities_have_their_own_words(kind: str, limit: str, said: str, short
     assert short_sentence(verdict).rpartition(" (+")[0] == short
 
 
+VOLATILE = replace(STALE, caveats=sorted_caveats(["stale: system", "volatile: system, a time"]))
+NOT_RECOUNTED = replace(
+    STALE,
+    caveats=sorted_caveats(
+        ["not-recounted: system: the recorded answer took several sampling calls"]
+    ),
+)
+
+
+def test_a_count_that_would_be_missing_again_is_not_advised() -> None:
+    text = render_failure(judge("0.05", VOLATILE), [VOLATILE])
+    assert "  cause             differs in every run: system, a time" in text
+    assert "count it (free)" not in text
+    assert "count it (free)" in render_failure(judge("0.05", VOLATILE, STALE), [VOLATILE, STALE])
+
+
+def test_a_count_that_cannot_give_the_cost_is_not_advised() -> None:
+    text = render_failure(judge("0.05", NOT_RECOUNTED), [NOT_RECOUNTED])
+    assert "count it (free)" not in text
+    assert "  changed           system (since it was recorded)" in text
+    assert "  to settle it      record it again, or state its cost with llmcost.record(...)" in text
+    assert describe_call(NOT_RECOUNTED) == "claude-opus-4-7: cost unknown"
+
+
 class TestShortSentence:
     def test_begins_with_what_matters_and_fits_the_short_summary(self) -> None:
         short = short_sentence(judge("0.01", make_call("0.0113")))

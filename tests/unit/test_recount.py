@@ -178,7 +178,7 @@ def test_a_reply_ended_by_a_stop_sequence_that_is_gone_is_a_lower_bound(
 def test_several_sampling_calls_cannot_be_recounted(usage: dict[str, Any]) -> None:
     call = recounted(reply(**usage), LONG)
     assert (call.evidence, call.sampling_calls) == ("stale", ())
-    (caveat,) = (each for each in call.caveats if each.startswith("stale: "))
+    (caveat,) = (each for each in call.caveats if each.startswith("not-recounted: "))
     assert "several sampling calls" in caveat
     assert "system" in caveat
 

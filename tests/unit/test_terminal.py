@@ -285,6 +285,17 @@ class TestOneCause:
         lines = lines_of(replace(ledger, tests=(*ledger.tests, other)))
         assert "  changed: system in all 3, messages.0 in 1" in lines
 
+    def test_prompts_that_differ_in_every_run_are_not_to_be_counted(self) -> None:
+        ledger = self.uncounted(2, "system")
+        caveats = sorted_caveats(["stale: system", "volatile: system, a time"])
+        tests = [
+            replace(test, calls=tuple(replace(call, caveats=caveats) for call in test.calls))
+            for test in ledger.tests
+        ]
+        text = text_of(replace(ledger, tests=tuple(tests)))
+        assert "differs in every run in all 2" in text
+        assert "count them all" not in text
+
     def test_one_test_is_no_group(self) -> None:
         assert "cannot be checked" not in lines_of(self.uncounted(1, "system"))[0]
 
