@@ -76,10 +76,23 @@ class AdminApi:
     """Fetches usage and cost, one GET request a page."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        """Build the client from the environment's key and, as the SDK does, its base URL."""
+        """Build the client from the environment's key and, as the SDK does, its base URL.
+
+        Raises:
+            ReconcileError: there is no key, or the address would expose it.
+        """
         from anthropic import Anthropic, Omit
 
         self._key = read_admin_key(environment)
+        url = environment.get("ANTHROPIC_BASE_URL", "").strip() or "https://api.anthropic.com"
+        target = urlsplit(url)
+        schemes = ("https", "http") if target.hostname in _OWN_MACHINE else ("https",)
+        if not target.hostname or target.scheme not in schemes:
+            # The host alone: an address may contain a password.
+            raise ReconcileError(
+                "an Admin key is sent over https only, but ANTHROPIC_BASE_URL starts with "
+                f"{target.scheme}://{target.hostname}; unset it or set an https address"
+            )
         # SDK 2 sends a key as `Authorization: Bearer`, which these endpoints take for an OAuth
         # token. With an explicit key the SDK looks for no other credential.
         headers: dict[str, Any] = {
@@ -87,9 +100,7 @@ class AdminApi:
             "Authorization": Omit(),
             "anthropic-version": "2023-06-01",
         }
-        self._client = Anthropic(
-            api_key=self._key, base_url=_base_url(environment), default_headers=headers
-        )
+        self._client = Anthropic(api_key=self._key, base_url=url, default_headers=headers)
 
     @property
     def host(self) -> str:
@@ -178,21 +189,3 @@ class AdminApi:
         # Raised outside the handlers: an SDK exception holds the request and with it the key, and
         # must not become the context of ours.
         raise kind(problem.replace(self._key, "(the key)"))
-
-
-def _base_url(environment: Mapping[str, str]) -> str:
-    """Return the address of the API; the key never goes unencrypted to another machine.
-
-    Raises:
-        ReconcileError: if it is not an address, or if it would expose the key.
-    """
-    url = environment.get("ANTHROPIC_BASE_URL", "").strip() or "https://api.anthropic.com"
-    target = urlsplit(url)
-    schemes = ("https", "http") if target.hostname in _OWN_MACHINE else ("https",)
-    if not target.hostname or target.scheme not in schemes:
-        # The host alone: an address may contain a password.
-        raise ReconcileError(
-            "an Admin key is sent over https only, but ANTHROPIC_BASE_URL starts with "
-            f"{target.scheme}://{target.hostname}; unset it or set an https address"
-        )
-    return url

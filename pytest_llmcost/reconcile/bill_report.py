@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pytest_llmcost.ledger.ledger_file import to_json
 from pytest_llmcost.money import format_usd, plain_usd
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reconcile.matching import Apart, CostLine, Reconciliation, UsageLine
+from pytest_llmcost.reconcile.matching import CostLine, Reconciliation, UsageLine
 from pytest_llmcost.reports.escape import prose
 from pytest_llmcost.reports.tables import (
     TableRow,
@@ -80,46 +80,35 @@ def _query(outcome: Reconciliation) -> str:
 def _usage_row(line: UsageLine) -> list[str]:
     difference = line.reported - line.ledger
     shown = f"{difference:+,}" if difference else "0"
-    return [
-        line.model,
-        line.category,
-        f"{line.ledger:,}",
-        f"{line.reported:,}",
-        shown if line.agrees else f"{shown} !",
-    ]
+    figures = [f"{line.ledger:,}", f"{line.reported:,}", shown if line.agrees else f"{shown} !"]
+    return [line.model, line.category, *figures]
 
 
 def _cost_row(line: CostLine) -> list[str]:
-    if line.ledger_usd is None:
-        return [line.item, "-", format_usd(line.reported_usd), "-"]
-    ledger, reported = format_usd(line.ledger_usd), format_usd(line.reported_usd)
-    if line.ledger_usd != line.reported_usd:
-        # Different amounts get as many digits as it takes to see that they differ.
-        ledger = format_usd(line.ledger_usd, against=line.reported_usd)
-        reported = format_usd(line.reported_usd, against=line.ledger_usd)
-    shown = signed(line.reported_usd - line.ledger_usd)
-    return [
-        line.item,
-        ledger,
-        reported,
-        f"{shown} !" if line.decides and not line.agrees else shown,
-    ]
+    ours, theirs = line.ledger_usd, line.reported_usd
+    if ours is None:
+        return [line.item, "-", format_usd(theirs), "-"]
+    difference = signed(theirs - ours) + (" !" if line.decides and not line.agrees else "")
+    if ours == theirs:
+        return [line.item, format_usd(ours), format_usd(theirs), difference]
+    # Different amounts get as many digits as it takes to see that they differ.
+    figures = [format_usd(ours, against=theirs), format_usd(theirs, against=ours)]
+    return [line.item, *figures, difference]
 
 
-def _lists(outcome: Reconciliation) -> Iterator[tuple[str, list[str]]]:
-    if outcome.not_comparable:
-        apart = [f"{each.source}: {_size(each)}, {each.what}" for each in outcome.not_comparable]
-        yield "not comparable", apart
-    if outcome.likely_reasons:
-        yield "likely reasons", [*outcome.likely_reasons]
-    if outcome.notes:
-        yield "notes", [*outcome.notes]
-
-
-def _size(apart: Apart) -> str:
-    if apart.calls is not None:
-        return format_count(apart.calls, "live call")
-    if apart.usd is not None:
-        return format_usd(apart.usd)
-    usage = apart.usage or Usage()
-    return f"{usage.prompt_tokens:,} prompt and {usage.output_tokens:,} output tokens"
+def _lists(outcome: Reconciliation) -> Iterator[tuple[str, Sequence[str]]]:
+    apart = []
+    for each in outcome.not_comparable:
+        usage = each.usage or Usage()
+        size = f"{usage.prompt_tokens:,} prompt and {usage.output_tokens:,} output tokens"
+        if each.calls is not None:
+            size = format_count(each.calls, "live call")
+        elif each.usd is not None:
+            size = format_usd(each.usd)
+        apart.append(f"{each.source}: {size}, {each.what}")
+    lists = {
+        "not comparable": apart,
+        "likely reasons": outcome.likely_reasons,
+        "notes": outcome.notes,
+    }
+    yield from ((title, lines) for title, lines in lists.items() if lines)

@@ -7,7 +7,7 @@ Knows neither the network nor how an outcome is printed. The names of the fields
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -33,12 +33,11 @@ _LISTED_TIERS = (None, "standard", "batch")
 _ROUNDING_USD = Decimal("0.005")
 """Half a cent a day, for the rounding of the cost report."""
 _SEARCHES, _CONTAINERS = "web search", "code execution"
-_CATEGORIES = Usage.__struct_fields__
 _PROMPT = ("input_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "cache_read_tokens")
 _CUT_OFF = ("truncated-stream", "lost-answer", "unreadable-response")
 
 
-class UsageLine(msgspec.Struct, frozen=True, kw_only=True):
+class UsageLine(msgspec.Struct, frozen=True):
     """One model's tokens of one category, or its web searches."""
 
     model: str
@@ -109,8 +108,8 @@ class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass
-class _Sums:
-    """One side of the comparison."""
+class _Side:
+    """What one side of the comparison adds up to."""
 
     usage: defaultdict[str, Usage] = field(default_factory=lambda: defaultdict(Usage))
     """By model."""
@@ -144,8 +143,11 @@ def live_runs(ledgers: Sequence[Ledger]) -> list[tuple[Ledger, list[Call]]]:
 
 def last_call_at(ledgers: Sequence[Ledger]) -> datetime | None:
     """Return when the last live call was made; None if no call has a time."""
-    instants = [each.at for _, calls in live_runs(ledgers) for each in calls if each.at]
-    return max(map(parse_instant, instants), default=None)
+    return _last_call_at(call for _, calls in live_runs(ledgers) for call in calls)
+
+
+def _last_call_at(calls: Iterable[Call]) -> datetime | None:
+    return max((parse_instant(call.at) for call in calls if call.at), default=None)
 
 
 def make_query(
@@ -189,26 +191,34 @@ def reconcile(
     """
     runs = live_runs(ledgers)
     calls = [call for _, live in runs for call in live]
+    days = days_of(query.windows)
     ours = _sum_calls(runs, card)
     theirs = _sum_rows(
-        _select(usage, query.windows, query.filters),
-        _select(cost or (), days_of(query.windows), query.filters),
-        card,
+        _select(usage, query.windows, query.filters), _select(cost or (), days, query.filters), card
     )
-    usage_lines = tuple(_usage_lines(ours.usage, theirs.usage, query.tolerance))
-    cost_lines = None if cost is None else tuple(_cost_lines(ours, theirs, query))
-    agrees = all(line.agrees for line in usage_lines) and all(
-        line.agrees for line in cost_lines or () if line.decides
-    )
+    usage_lines = []
+    for model in sorted({*ours.usage, *theirs.usage}):
+        for category in Usage.__struct_fields__:
+            told = getattr(ours.usage[model], category)
+            billed = getattr(theirs.usage[model], category)
+            if told or billed:
+                agrees = within(told, billed, query.tolerance)
+                usage_lines.append(UsageLine(model, category, told, billed, agrees))
+    cost_lines = None
+    if cost is not None:
+        length = sum((day.ending_at - day.starting_at).days for day in days)
+        cost_lines = tuple(_cost_lines(ours, theirs, query, _ROUNDING_USD * length))
+    verdicts = [line.agrees for line in usage_lines]
+    verdicts += [bool(line.agrees) for line in cost_lines or () if line.decides]
     outcome = Reconciliation(
-        state="agrees" if agrees else "differs",
+        state="agrees" if all(verdicts) else "differs",
         terms=query,
         ledgers=len(ledgers),
         live_calls=len(calls),
         live_usd=sum(ours.usd.values(), Decimal(0)),
         unpriced_calls=ours.unpriced_calls,
         replayed_calls=sum(1 for each in ledgers for _ in calls_of(each)) - len(calls),
-        usage=usage_lines,
+        usage=tuple(usage_lines),
         cost=cost_lines,
         not_comparable=(*ours.apart, *theirs.apart),
     )
@@ -231,35 +241,33 @@ def _not_reported(call: Call) -> str | None:
     return None if call.sampling_calls else "no readable usage"
 
 
-def _sum_calls(runs: Iterable[tuple[Ledger, Sequence[Call]]], card: RateCard) -> _Sums:
+def _sum_calls(runs: Iterable[tuple[Ledger, Sequence[Call]]], card: RateCard) -> _Side:
     """Add up live calls, each priced on the date on which it was made."""
-    sums = _Sums()
-    apart: Counter[str] = Counter()
-    for ledger, calls in runs:
-        for call in calls:
-            if reason := _not_reported(call):
-                apart[reason] += 1
+    side, apart = _Side(), Counter[str]()
+    for ledger, call in ((ledger, call) for ledger, calls in runs for call in calls):
+        if reason := _not_reported(call):
+            apart[reason] += 1
+            continue
+        on = parse_instant(call.at or f"{ledger.price_date}T00:00:00Z").date()
+        is_priced = True
+        for sampling in call.sampling_calls:
+            try:
+                cost = card.price_sampling(sampling, call.context, on=on)
+            except UnknownModelError:
+                is_priced = False
+                side.usage[sampling.model] += sampling.usage
+                side.unpriced.add(sampling.model)
                 continue
-            on = parse_instant(call.at or f"{ledger.price_date}T00:00:00Z").date()
-            is_priced = True
-            for sampling in call.sampling_calls:
-                try:
-                    cost = card.price_sampling(sampling, call.context, on=on)
-                except UnknownModelError:
-                    is_priced = False
-                    sums.usage[sampling.model] += sampling.usage
-                    sums.unpriced.add(sampling.model)
-                    continue
-                model = cost.sampling.model
-                searches = cost.billed.web_search_requests * cost.search_usd
-                # `billed` instead of the usage: a refusal may be free, and is not reported then.
-                sums.usage[model] += cost.billed
-                sums.usd[model] += cost.usd - searches
-                if searches:
-                    sums.usd[_SEARCHES] += searches
-            sums.unpriced_calls += not is_priced
-    sums.apart = [Apart(source="ledger", what=k, calls=apart[k]) for k in sorted(apart)]
-    return sums
+            model = cost.sampling.model
+            searches = cost.billed.web_search_requests * cost.search_usd
+            # `billed` instead of the usage: a refusal may be free, and is not reported then.
+            side.usage[model] += cost.billed
+            side.usd[model] += cost.usd - searches
+            if searches:
+                side.usd[_SEARCHES] += searches
+        side.unpriced_calls += not is_priced
+    side.apart = [Apart(source="ledger", what=k, calls=apart[k]) for k in sorted(apart)]
+    return side
 
 
 def _select(
@@ -277,77 +285,54 @@ def _select(
     return kept
 
 
-def _sum_rows(usage: Iterable[UsageRow], cost: Iterable[CostRow], card: RateCard) -> _Sums:
+def _sum_rows(usage: Iterable[UsageRow], cost: Iterable[CostRow], card: RateCard) -> _Side:
     """Add up the reports; rows that no ledger can have are listed apart."""
-    sums = _Sums()
+    side = _Side()
     tokens: defaultdict[str, Usage] = defaultdict(Usage)
     dollars: defaultdict[str, Decimal] = defaultdict(Decimal)
+
+    def exact(model: str) -> str:
+        found = card.find(model)
+        return found.model if found else model
+
     for row in usage:
         if row.service_tier not in _LISTED_TIERS:
             tokens[f"service tier {row.service_tier}"] += row.usage
         elif not row.model:
             tokens["a row that names no model"] += row.usage
         else:
-            sums.usage[_exact_model(row.model, card)] += row.usage
+            side.usage[exact(row.model)] += row.usage
     for item in cost:
         if item.service_tier not in _LISTED_TIERS:
             dollars[f"service tier {item.service_tier}"] += item.usd
         elif item.cost_type in ("web_search", "code_execution"):
-            sums.usd[item.cost_type.replace("_", " ")] += item.usd
+            side.usd[item.cost_type.replace("_", " ")] += item.usd
         elif item.cost_type != "tokens":
             dollars[f"cost type {item.cost_type}"] += item.usd
         elif not item.model:
             dollars[f"tokens of no model ({item.description})"] += item.usd
         else:
-            sums.usd[_exact_model(item.model, card)] += item.usd
-    sums.apart = [
+            side.usd[exact(item.model)] += item.usd
+    side.apart = [
         *(Apart(source="usage report", what=k, usage=tokens[k]) for k in sorted(tokens)),
         *(Apart(source="cost report", what=k, usd=dollars[k]) for k in sorted(dollars)),
     ]
-    return sums
+    return side
 
 
-def _exact_model(model: str, card: RateCard) -> str:
-    """Return the exact id of a model, or the name itself if the card does not know it."""
-    found = card.find(model)
-    return found.model if found else model
-
-
-def _usage_lines(
-    ours: Mapping[str, Usage], theirs: Mapping[str, Usage], tolerance: Decimal
-) -> Iterator[UsageLine]:
-    for model in sorted({*ours, *theirs}):
-        for category in _CATEGORIES:
-            ledger = getattr(ours.get(model, Usage()), category)
-            reported = getattr(theirs.get(model, Usage()), category)
-            if ledger or reported:
-                yield UsageLine(
-                    model=model,
-                    category=category,
-                    ledger=ledger,
-                    reported=reported,
-                    agrees=within(ledger, reported, tolerance),
-                )
-
-
-def _cost_lines(ours: _Sums, theirs: _Sums, query: Query) -> Iterator[CostLine]:
-    days = sum((day.ending_at - day.starting_at).days for day in days_of(query.windows))
+def _cost_lines(ours: _Side, theirs: _Side, query: Query, rounding: Decimal) -> Iterator[CostLine]:
     items = {*ours.usd, *ours.unpriced, *theirs.usd}
     for item in sorted(items, key=lambda item: (item in (_SEARCHES, _CONTAINERS), item)):
-        reported = theirs.usd[item]
         # The container time of code execution is in no response, so no ledger can have it.
         is_known = item != _CONTAINERS and item not in ours.unpriced
-        ledger = ours.usd[item] if is_known else None
-        agrees = ledger is not None and (
-            abs(ledger - reported) <= _ROUNDING_USD * days
-            or within(ledger, reported, query.tolerance)
-        )
+        ledger, reported = ours.usd[item], theirs.usd[item]
+        agrees = abs(ledger - reported) <= rounding or within(ledger, reported, query.tolerance)
         yield CostLine(
             item=item,
-            ledger_usd=ledger,
+            ledger_usd=ledger if is_known else None,
             reported_usd=reported,
             decides=query.whole_days and item != _CONTAINERS,
-            agrees=None if ledger is None else agrees,
+            agrees=agrees if is_known else None,
         )
 
 
@@ -390,18 +375,15 @@ def _likely_reasons(
 
 
 def _billed_more(outcome: Reconciliation, calls: Sequence[Call], models: set[str]) -> Iterator[str]:
-    foreign = sorted(models - {line.model for line in outcome.usage if line.ledger})
-    if foreign:
+    width = outcome.terms.bucket_width
+    if foreign := sorted(models - {line.model for line in outcome.usage if line.ledger}):
         yield f"other traffic: the ledgers have no live call of {', '.join(foreign)}"
     if not outcome.terms.filters.api_key_ids:
         yield "other traffic: pass --api-key-id with an API key that only these runs use"
-    cut = sum(any(text.split(":")[0] in _CUT_OFF for text in call.caveats) for call in calls)
-    if cut:
+    if cut := sum(call.has_caveat(*_CUT_OFF) for call in calls):
         yield f"answers cut off or lost: {cut:,}; the ledger has only a part of their tokens"
-    retried = sum(call.attempts > 1 for call in calls)
-    if retried:
+    if retried := sum(call.attempts > 1 for call in calls):
         yield f"calls sent more than once: {retried:,}; an attempt that timed out may be billed"
-    width = outcome.terms.bucket_width
     if width != "1m":
         yield f"buckets of {width}: other requests shortly before or after the runs are in them"
     yield "calls outside the ledger: by subprocesses or other programs, or with --no-llmcost"
@@ -410,14 +392,13 @@ def _billed_more(outcome: Reconciliation, calls: Sequence[Call], models: set[str
 def _billed_less(
     outcome: Reconciliation, calls: Sequence[Call], asked_at: datetime | None
 ) -> Iterator[str]:
-    last = max((parse_instant(call.at) for call in calls if call.at), default=None)
+    last = _last_call_at(calls)
     if asked_at and last and asked_at - last < FRESH_AFTER:
         minutes = (asked_at - last) // timedelta(minutes=1)
         yield f"late data: usage takes 5 min, the last call was {minutes} min ago; use --wait"
     if outcome.terms.filters:
         yield "the runs used another API key or workspace than the given one"
-    unknown = sum(call.live is None for call in calls)
-    if unknown:
+    if unknown := sum(call.live is None for call in calls):
         yield f"calls that may not have been live: {unknown:,}; their transport does not tell"
     if any(call.context.service_tier == "batch" for call in calls):
         yield "batches are billed when they are processed, not when their results are fetched"
