@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pytest_llmcost.cli.console import Console
 from pytest_llmcost.errors import SettingsError
@@ -33,22 +34,6 @@ Next:
   pytest                                 # check the budgets: offline, needs no key"""
 
 
-class _Place(NamedTuple):
-    """A settings file and the table in it, as the keys that lead there."""
-
-    path: Path
-    table: tuple[str, ...]
-    text: str = ""
-
-    @property
-    def is_toml(self) -> bool:
-        return self.path.suffix == ".toml"
-
-    @property
-    def header(self) -> str:
-        return f"[{'.'.join(self.table)}]"
-
-
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
@@ -58,17 +43,23 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, console: Console) -> int:
     """Show the lines that are missing; write them if that was asked for."""
-    place = _find_place(Path.cwd())
-    name, known = show_path(place.path), _lookup(_parse(place), place.table) or {}
+    path, table = _find_table(Path.cwd())
+    text = _read(path)
+    name, known = show_path(path), _lookup(_parse(path, text), table) or {}
     for key in (key for key in _SETTINGS if key in known):
         console.print(f"{name} already sets {key}; it stays as it is")
     missing = [key for key in _SETTINGS if key not in known]
     if missing:
-        text, number, added = _add(place, missing)
+        text, number, added = _add(path, table, text, missing)
         where = f", after line {number}" if number else ""
         console.print("\n".join([f"{name}{where}:", "", *(f"  {each}" for each in added), ""]))
         if arguments.write:
-            _write(place.path, text)
+            try:
+                write_atomic(path, [text.encode()])
+            except OSError as error:
+                raise SettingsError(
+                    f"{name} cannot be written: {error.strerror}; nothing was changed"
+                ) from None
             console.print(f"wrote {format_count(len(added), 'line')} to {name}")
         else:
             console.print("Nothing is written yet. To write these lines: llmcost init --write")
@@ -76,39 +67,40 @@ def run(arguments: Namespace, console: Console) -> int:
     return 0
 
 
-def _find_place(here: Path) -> _Place:
-    """Return the table that pytest reads if it is started here, or the one to make."""
+def _find_table(here: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the file and the table in it that pytest reads if it is started here, or a new one."""
     is_new = int(version("pytest").partition(".")[0]) >= 9
     names = ("pytest.toml", ".pytest.toml", *_NAMES) if is_new else _NAMES
-    without_settings: list[_Place] = []
+    without_settings: list[Path] = []
     for path in (folder / name for folder in (here, *here.parents) for name in names):
         if not path.is_file():
             continue
-        place = _Place(path, _PYPROJECT, _read(path))
-        document = _parse(place)
+        document = _parse(path, _read(path))
         if path.name == "pyproject.toml":
             own = _lookup(document, _PYPROJECT[:2]) or {}
             if "ini_options" in own:
-                return place
+                return path, _PYPROJECT
             if own and is_new:  # of native TOML types
-                return place._replace(table=_PYPROJECT[:2])
-            without_settings.append(place)
+                return path, _PYPROJECT[:2]
+            without_settings.append(path)
         else:
             section = "tool:pytest" if path.name == "setup.cfg" else "pytest"
             # A file with pytest's name is in use even if it is empty.
             if section in document or path.stem.endswith("pytest"):
-                return place._replace(table=(section,))
+                return path, (section,)
     if without_settings:
-        return without_settings[0]
+        return without_settings[0], _PYPROJECT
     # A pyproject.toml changes how a project that has none is built.
     if any((here / name).exists() for name in ("setup.py", "setup.cfg")):
-        return _Place(here / "pytest.ini", ("pytest",))
-    return _Place(here / "pyproject.toml", _PYPROJECT)
+        return here / "pytest.ini", ("pytest",)
+    return here / "pyproject.toml", _PYPROJECT
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode()  # as it is, also the ends of its lines
+    except FileNotFoundError:
+        return ""
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise SettingsError(f"{show_path(path)}, line {line}: is not UTF-8") from None
@@ -116,7 +108,7 @@ def _read(path: Path) -> str:
         raise SettingsError(f"{show_path(path)} cannot be read: {error.strerror}") from None
 
 
-def _parse(place: _Place) -> dict[str, Any]:
+def _parse(path: Path, text: str) -> dict[str, Any]:
     """Read the whole file as pytest does.
 
     Raises:
@@ -126,16 +118,14 @@ def _parse(place: _Place) -> dict[str, Any]:
     import tomli
 
     try:
-        if place.is_toml:
-            return tomli.loads(place.text)
-        data = place.text.replace("\r\n", "\n")
-        sections = iniconfig.IniConfig(str(place.path), data).sections
+        if path.suffix == ".toml":
+            return tomli.loads(text)
+        sections = iniconfig.IniConfig(str(path), text.replace("\r\n", "\n")).sections
         return {name: dict(section) for name, section in sections.items()}
     except tomli.TOMLDecodeError as error:
-        raise SettingsError(f"{show_path(place.path)} is not valid TOML: {error}") from None
+        raise SettingsError(f"{show_path(path)} is not valid TOML: {error}") from None
     except iniconfig.ParseError as error:
-        where = f"{show_path(place.path)}, line {error.lineno + 1}"
-        raise SettingsError(f"{where}: {error.msg}") from None
+        raise SettingsError(f"{show_path(path)}, line {error.lineno + 1}: {error.msg}") from None
 
 
 def _lookup(document: Any, table: Sequence[str]) -> dict[str, Any] | None:
@@ -144,71 +134,49 @@ def _lookup(document: Any, table: Sequence[str]) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def _add(place: _Place, keys: Sequence[str]) -> tuple[str, int, list[str]]:
+def _add(
+    path: Path, table: Sequence[str], text: str, keys: Sequence[str]
+) -> tuple[str, int, list[str]]:
     """Return the text with the lines, the number of the line before them, and what was added.
 
-    A text that looks like the table's header may stand elsewhere, for example in a string.
-    Therefore each candidate is parsed, and must differ by the new settings alone.
+    The lines go below the table's header, or to the end with a new one. A text that looks like
+    the header may stand elsewhere, for example in a string. Therefore each candidate is parsed,
+    and must differ by the new settings alone.
 
     Raises:
         SettingsError: there is no safe way.
     """
-    end = "\r\n" if "\r\n" in place.text else "\n"
-    block = []
+    values, block = {}, []
     for key in keys:
-        value = json.dumps(_SETTINGS[key][0]) if place.is_toml else _ini_value(key)
-        block += [f"# {_SETTINGS[key][1]}", f"{key} = {value}"]
-    expected = _expected(place, keys)
-    for at, added in _candidates(place, block):
-        before = place.text[:at]
+        value, comment = _SETTINGS[key]
+        shown = json.dumps(value)
+        if path.suffix != ".toml":
+            value = shown = value if isinstance(value, str) else " ".join(value)
+        values[key] = value
+        block += [f"# {comment}", f"{key} = {shown}"]
+    expected = node = _parse(path, text)
+    for key in table:
+        node = node.setdefault(key, {}) if isinstance(node, dict) else None
+    header = f"[{'.'.join(table)}]"
+    candidates = []
+    if isinstance(node, dict):  # else something else has the table's name
+        node.update(values)
+        words = r"[ \t]*\.[ \t]*".join(map(re.escape, table))
+        line = re.compile(rf"^[ \t]*\[[ \t]*{words}[ \t]*\][ \t]*([#;][^\n]*)?\r?(\n|\Z)", re.M)
+        candidates = [(match.end(), block) for match in line.finditer(text)]
+        candidates.append((len(text), [*([""] if text.strip() else []), header, *block]))
+    end = "\r\n" if "\r\n" in text else "\n"
+    for at, added in candidates:
+        before = text[:at]
         if before and not before.endswith("\n"):
             before += end
-        text = f"{before}{end.join(added)}{end}{place.text[at:]}"
-        try:
-            if _parse(place._replace(text=text)) == expected:
-                return text, before.count("\n"), added
-        except SettingsError:
-            continue
-    name, word = show_path(place.path), place.table[-1]
-    number = place.text.count("\n", 0, max(place.text.find(word), 0)) + 1
+        changed = f"{before}{end.join(added)}{end}{text[at:]}"
+        with suppress(SettingsError):
+            if _parse(path, changed) == expected:
+                return changed, before.count("\n"), added
+    number = text.count("\n", 0, max(text.find(table[-1]), 0)) + 1
     raise SettingsError(
-        f"{name}, line {number}: cannot add lines to {place.header} safely, because of the way it "
-        "is written. Nothing was changed. Add these settings by hand:\n\n"
+        f"{show_path(path)}, line {number}: cannot add lines to {header} safely, because of the "
+        "way it is written. Nothing was changed. Add these settings by hand:\n\n"
         + "\n".join(f"  {each}" for each in block)
     )
-
-
-def _candidates(place: _Place, block: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield offsets where the lines may go: below the table's header, or at the end with one."""
-    keys = r"[ \t]*\.[ \t]*".join(map(re.escape, place.table))
-    header = re.compile(
-        rf"^[ \t]*\[[ \t]*{keys}[ \t]*\][ \t]*([#;][^\n]*)?\r?(\n|\Z)", re.MULTILINE
-    )
-    for match in header.finditer(place.text):
-        yield match.end(), block
-    yield len(place.text), [*([""] if place.text.strip() else []), place.header, *block]
-
-
-def _expected(place: _Place, keys: Sequence[str]) -> dict[str, Any] | None:
-    """Return what the file should hold; None if the table's place is taken by something else."""
-    document = node = _parse(place)
-    for name in place.table:
-        node = node.setdefault(name, {})
-        if not isinstance(node, dict):
-            return None
-    node.update({key: _SETTINGS[key][0] if place.is_toml else _ini_value(key) for key in keys})
-    return document
-
-
-def _ini_value(key: str) -> str:
-    value = _SETTINGS[key][0]
-    return value if isinstance(value, str) else " ".join(value)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_atomic(path, [text.encode()])
-    except OSError as error:
-        raise SettingsError(
-            f"{show_path(path)} cannot be written: {error.strerror}; nothing was changed"
-        ) from None

@@ -14,12 +14,11 @@ import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from pytest_llmcost.cli.console import Console
-from pytest_llmcost.counting.cassette import CountCassette, Entry
+from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.errors import CountCassetteError, SettingsError
 from pytest_llmcost.files import show_path
 from pytest_llmcost.reports.tables import format_count
@@ -40,15 +39,6 @@ class _Collected(msgspec.Struct):
     tests: set[str]
     files: set[str]
     skipped: set[str]
-
-
-class _Pruned(NamedTuple):
-    """What became of one file."""
-
-    counts: int
-    dead: list[Entry]
-    unsure: set[str]
-    """Askers of which it is unknown whether they exist."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -78,33 +68,44 @@ def run(arguments: Namespace, console: Console) -> int:
         except CountCassetteError as error:
             console.note(f"left alone: {error}")
             continue
-        pruned = _prune(cassette, collected, dry_run=arguments.dry_run)
-        removed += len(pruned.dead)
-        kept += pruned.counts - len(pruned.dead)
-        unsure |= pruned.unsure
-        if pruned.dead:
-            is_whole = len(pruned.dead) == pruned.counts
-            files += is_whole
-            console.print(f"{verb} {show_path(path)}{'' if is_whole else ', in part'}")
-        for entry in pruned.dead:
-            console.print(f"  {_describe(entry)}")
+        entries = list(cassette.entries.values())
+        askers = {asker for entry in entries for asker in entry.asked_by}
+        exists = {asker: _exists(asker, path, collected) for asker in askers}
+        unsure |= {asker.partition("::")[0] for asker in askers if exists[asker] is None}
+        dead = [
+            entry
+            for entry in entries
+            if entry.asked_by and all(exists[asker] is False for asker in entry.asked_by)
+        ]
+        removed += len(dead)
+        kept += len(entries) - len(dead)
+        if not dead:
+            continue
+        if not arguments.dry_run:
+            living = {each.fingerprint for each in entries} - {each.fingerprint for each in dead}
+            for asker in askers:
+                cassette.prune(asker, living)
+            cassette.save()
+        is_whole = len(dead) == len(entries)
+        files += is_whole
+        console.print(f"{verb} {show_path(path)}{'' if is_whole else ', in part'}")
+        for entry in dead:
+            tokens = (
+                "refused by the API" if entry.refused else f"{entry.input_tokens:,} input tokens"
+            )
+            console.print(f"  {tokens}, {entry.model}, asked for by {', '.join(entry.asked_by)}")
     if unsure:
         console.print(
             "These test files are skipped, or pytest does not collect them here, so their counts "
             "stay:"
         )
-        for asker in sorted({asker.partition("::")[0] for asker in unsure}):
-            console.print(f"  {asker}")
+        for file in sorted(unsure):
+            console.print(f"  {file}")
     console.print(
         f"{verb} {format_count(removed, 'count')} and {format_count(files, 'whole file')}; "
         f"{format_count(kept, 'count')} {'stays' if kept == 1 else 'stay'}"
     )
     return 0
-
-
-def _describe(entry: Entry) -> str:
-    tokens = "refused by the API" if entry.refused else f"{entry.input_tokens:,} input tokens"
-    return f"{tokens}, {entry.model}, asked for by {', '.join(entry.asked_by)}"
 
 
 def _cassettes(folder: Path) -> Iterator[Path]:
@@ -118,25 +119,6 @@ def _cassettes(folder: Path) -> Iterator[Path]:
             and not Path(parent, name, "pyvenv.cfg").exists()
         ]
         yield from (Path(parent, name) for name in names if name.endswith(_SUFFIX))
-
-
-def _prune(cassette: CountCassette, collected: _Collected, *, dry_run: bool) -> _Pruned:
-    """Find the dead counts of a file, and take them out if allowed to."""
-    entries = cassette.entries.values()
-    askers = {asker for entry in entries for asker in entry.asked_by}
-    exists = {asker: _exists(asker, cassette.path, collected) for asker in askers}
-    dead = [
-        entry
-        for entry in entries
-        if entry.asked_by and all(exists[asker] is False for asker in entry.asked_by)
-    ]
-    pruned = _Pruned(len(entries), dead, {asker for asker in askers if exists[asker] is None})
-    if dead and not dry_run:
-        living = {entry.fingerprint for entry in entries} - {each.fingerprint for each in dead}
-        for asker in askers:
-            cassette.prune(asker, living)
-        cassette.save()
-    return pruned
 
 
 def _exists(asker: str, cassette: Path, collected: _Collected) -> bool | None:
