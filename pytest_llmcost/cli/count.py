@@ -23,6 +23,7 @@ from pytest_llmcost.money import parse_quantity
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import TableRow, as_text, text_table, token_cell
+from pytest_llmcost.settings import parse_seconds
 
 _FOLDER = "llmcost-counts"
 _RECORDING: tuple[Mode, ...] = ("once", "new_episodes", "all", "rewrite")
@@ -77,6 +78,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="TOKENS",
         help="the most that each file may have, 3k",
     )
+    add(
+        "--count-timeout",
+        "--llmcost-count-timeout",  # as pytest spells it, and messages with it
+        type=parse_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long one count may take, with all retries and pauses (default: 60)",
+    )
     add("--format", choices=("text", "json"), default="text")
 
 
@@ -86,7 +95,9 @@ def run(arguments: Namespace, console: Console) -> int:
     with ExitStack() as clients:
         counter = Counter(
             lambda: clients.enter_context(cast("Any", make_client())),
+            seconds=arguments.count_timeout,
             waiting=lambda line: console.note(line.removeprefix("llmcost: ")),
+            in_tests=False,
         )
         rows = [_count(file, arguments, counter) for file in arguments.file]
     if arguments.format == "json":

@@ -163,27 +163,36 @@ def _without_block(body: Mapping[str, JsonValue], path: list[str], message: str)
 
 _OVERRIDE = "override the fixture llmcost_client"
 _REMEDIES = {
-    401: f"set ANTHROPIC_API_KEY to a valid key, or {_OVERRIDE} to make a client that has one",
+    401: "set ANTHROPIC_API_KEY to a valid key",
     402: "see the organisation's billing settings",
-    403: f"use a key that may call this model, or {_OVERRIDE}",
-    404: f"check the model id; behind a gateway or on a cloud, {_OVERRIDE}",
+    403: "use a key that may call this model",
+    404: "check the model id, and ANTHROPIC_BASE_URL if it is set",
     413: "send a smaller payload; the API would not take it from the application either",
     429: "wait, then run again; what has been counted so far is kept",
 }
+_IN_TESTS = {
+    401: f"{_REMEDIES[401]}, or {_OVERRIDE} to make a client that has one",
+    403: f"{_REMEDIES[403]}, or {_OVERRIDE}",
+    404: f"check the model id; behind a gateway or on a cloud, {_OVERRIDE}",
+}
+"""What helps where a fixture makes the client."""
 _RUN_LATER = "run again later; what has been counted so far is kept"
 _ACCOUNT = re.compile(r"credit|billing|organi[sz]ation|workspace|usage limit", re.IGNORECASE)
 """Refusals with the same status that are not about the payload."""
 
 
-def explain_failure(error: BaseException, *, model: str, host: str, seconds: float) -> CountError:
+def explain_failure(
+    error: BaseException, *, model: str, host: str, seconds: float, in_tests: bool = True
+) -> CountError:
     """Explain why counting failed and what would help; `seconds` is what a count may take."""
+    remedies = {**_REMEDIES, **_IN_TESTS} if in_tests else _REMEDIES
     status, said = getattr(error, "status_code", None), message_of(error)
     if status == 400:
         return explain_refusal(said, model)
     if isinstance(status, int):
         headers = getattr(getattr(error, "response", None), "headers", None)
         pause = pause_of(headers) if headers else None
-        remedy = _REMEDIES.get(status, _RUN_LATER)
+        remedy = remedies.get(status, _RUN_LATER)
         if pause is not None and pause > seconds:
             remedy += f". A count waits for {seconds:g} s at most (--llmcost-count-timeout)"
         after = f" (retry after {show_seconds(pause)} s)" if pause is not None else ""
@@ -193,7 +202,7 @@ def explain_failure(error: BaseException, *, model: str, host: str, seconds: flo
             may_pass=status in (408, 409, 429) or status >= 500,
         )
     if isinstance(error, TypeError) and "authentication" in str(error):
-        return CountError(f"no credentials to count {model} with: {_REMEDIES[401]}")
+        return CountError(f"no credentials to count {model} with: {remedies[401]}")
     if "Bedrock" in str(error):
         return CountError(
             "the Bedrock client of the SDK cannot count tokens; counting is free on Anthropic's "

@@ -171,11 +171,14 @@ class Counter:
         *,
         seconds: float = 60.0,
         waiting: Callable[[str], None] | None = None,
+        in_tests: bool = True,
     ) -> None:
         """Take what makes a synchronous SDK client; it is called once, when first needed.
 
         One count takes `seconds` at most; `waiting` is given a line about one that takes long.
+        Errors name the fixture that makes the client unless `in_tests` is false.
         """
+        self.in_tests = in_tests
         self.seconds = seconds
         self.waiting = waiting
         self._make_client = make_client
@@ -230,7 +233,7 @@ class Counter:
             patience.wait(other, model=payload.model, host=_host(self._client))
             return other.result()
         try:
-            first.set_result(_request(client, payload, retries, patience))
+            first.set_result(_request(client, payload, retries, patience, self.in_tests))
         except BaseException as error:
             del self._memo[payload.fingerprint]
             first.set_exception(error)
@@ -281,7 +284,9 @@ def make_client() -> object:
     return anthropic.Anthropic()
 
 
-def _request(client: Any, payload: Payload, retries: int | None, patience: Patience) -> Count:
+def _request(
+    client: Any, payload: Payload, retries: int | None, patience: Patience, in_tests: bool
+) -> Count:
     """Count with a client, again without each part that is refused alone."""
     options = {} if retries is None else {"max_retries": retries}
     body = countable(payload)[0]
@@ -314,7 +319,13 @@ def _request(client: Any, payload: Payload, retries: int | None, patience: Patie
         if getattr(error, "status_code", None) == 400 and len(left_out) < _MOST_REFUSALS:
             trimmed = leave_out(body, message_of(error))
         if trimmed is None:
-            raise explain_failure(error, model=payload.model, host=host, seconds=patience.seconds)
+            raise explain_failure(
+                error,
+                model=payload.model,
+                host=host,
+                seconds=patience.seconds,
+                in_tests=in_tests,
+            )
         body = trimmed.body
         left_out.append(trimmed.left_out)
 
@@ -337,8 +348,8 @@ def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
         shown = show_body(counted if isinstance(counted, str) else repr(counted))
         raise CountError(
             f"{_host(client)} answered without a number of tokens that a prompt can have "
-            f"({shown}); it may not be the Messages API: check ANTHROPIC_BASE_URL or the "
-            "fixture llmcost_client"
+            f"({shown}); it may not be the Messages API: check ANTHROPIC_BASE_URL, or what "
+            "the client is made with"
         )
     return tokens
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from standin import StandIn
+from standin import StandIn, fault, rate_limited
 
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.counting.cassette import read_entries
@@ -199,6 +199,27 @@ def test_a_limit_that_is_no_number_exits_with_2(
 ) -> None:
     assert count(prompt, f"--model={MODEL}", "--max-input-tokens=much") == 2
     assert "is not a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_an_error_of_the_api_says_what_helps_on_the_command_line(
+    status: int, prompt: Path, online: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online.script(fault(status))
+    assert record(prompt, f"--model={MODEL}") == 2
+    err = capsys.readouterr().err
+    assert f"failed with status {status}" in err
+    assert "fixture" not in err
+
+
+def test_a_count_takes_no_longer_than_allowed(
+    prompt: Path, online: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online.script(rate_limited("30"))
+    assert record(prompt, f"--model={MODEL}", "--count-timeout=0.5") == 2
+    assert "waits for 0.5 s at most (--llmcost-count-timeout)" in capsys.readouterr().err
+    assert count(prompt, "--count-timeout=never") == 2
+    assert "'never' is not a number of seconds" in capsys.readouterr().err
 
 
 def test_reading_a_recorded_count_loads_neither_pytest_nor_a_client(
