@@ -85,33 +85,39 @@ def _facts(comparison: Comparison, shared: Sequence[SharedPart]) -> Iterator[str
     yield from map(str, shared)
 
 
-def _figures(change: Change) -> list[str]:
-    before, after = usd_cell(change.base_usd), usd_cell(change.head_usd)
-    return [
-        "new" if change.status == "new" else before,
-        "removed" if change.status == "removed" else after,
-        signed_cell(change.usd),
-    ]
+def before_cell(change: Change) -> str:
+    """Write what it cost in the baseline, or that it is new."""
+    return "new" if change.status == "new" else usd_cell(change.base_usd)
 
 
-def _what_differs(
-    change: Change,
-    shared: Sequence[SharedPart],
-    show_number: Callable[[str], str] = str,
-    show_part: Callable[[str], str] = str,
-) -> str:
-    """Name the differences in tokens and calls, and the changed parts that are not shared."""
-    numbers = [
+def after_cell(change: Change) -> str:
+    """Write what it costs now, or that it is gone."""
+    return "removed" if change.status == "removed" else usd_cell(change.head_usd)
+
+
+def what_differs(change: Change, shared: Sequence[SharedPart]) -> tuple[list[str], list[str]]:
+    """Return tokens and calls as phrases, and the names of the changed parts."""
+    phrases = [
         f"{number:+,} {name.removesuffix('_tokens').replace('_', ' ')}"
         for name, number in change.tokens.items()
     ]
     if change.calls:
-        numbers.append(f"{change.calls:+,} {'call' if abs(change.calls) == 1 else 'calls'}")
+        phrases.append(f"{change.calls:+,} {'call' if abs(change.calls) == 1 else 'calls'}")
     named = {each.name for each in shared}
-    parts = [part for part in change.parts if part not in named]
-    shown = [*map(show_number, numbers), *map(show_part, parts[:_MOST_PARTS])]
-    more = [f"{len(parts) - _MOST_PARTS:,} more parts"] if len(parts) > _MOST_PARTS else []
-    return ", ".join([*shown, *more])
+    return phrases, [part for part in change.parts if part not in named]
+
+
+def _cells(
+    change: Change,
+    shared: Sequence[SharedPart],
+    show_phrase: Callable[[str], str] = str,
+    show_part: Callable[[str], str] = str,
+) -> tuple[str, str, str, str]:
+    """Write before, after, the change, and what differs."""
+    phrases, parts = what_differs(change, shared)
+    shown = [*map(show_phrase, phrases), *map(show_part, parts[:_MOST_PARTS])]
+    shown += [f"{len(parts) - _MOST_PARTS:,} more parts"] if len(parts) > _MOST_PARTS else []
+    return before_cell(change), after_cell(change), signed_cell(change.usd), ", ".join(shown)
 
 
 def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> Iterator[Line]:
@@ -125,8 +131,8 @@ def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> I
     rows = []
     for each in shown:
         group, name = _split_name(each.name)
-        note = clean(_what_differs(each, shared))
-        rows.append(TableRow([f"  {name}", *_figures(each)], group, note=note))
+        *cells, note = _cells(each, shared)
+        rows.append(TableRow([f"  {name}", *cells], group, note=clean(note)))
     if rows:
         yield from text_table(["", "before:", "after:", "change:"], rows, width)
     if len(comparison.changes) > len(shown):
@@ -150,7 +156,7 @@ def comparison_section(comparison: Comparison) -> Iterator[str]:
     if comparison.changes:
         heads = ("changed", "before:", "after:", "change:", "what changed")
         rows = [
-            markdown_row(code(each.name), *_figures(each), _what_differs(each, shared, prose, code))
+            markdown_row(code(each.name), *_cells(each, shared, prose, code))
             for each in comparison.changes
         ]
         yield from ("", *markdown_table(heads, rows))
@@ -196,8 +202,8 @@ def render_other_model(
     table = []
     for row in most:
         group, name = _split_name(row.name)
-        table.append(TableRow([f"  {name}", *_cells(row.figures, per)], group))
-    table.append(TableRow(["total", *_cells(other, per)], markup={"bold": True}))
+        table.append(TableRow([f"  {name}", *_figures(row.figures, per)], group))
+    table.append(TableRow(["total", *_figures(other, per)], markup={"bold": True}))
     cost = f"cost/{per:,}:" if per != 1 else "cost:"
     yield from text_table(["", "input:", "then:", ":", cost, "then:", ":"], table, width)
     if len(folded) > len(most):
@@ -206,7 +212,7 @@ def render_other_model(
         yield from wrap(text, width, markup={"yellow": True})
 
 
-def _cells(figures: Figures, per: int = 1) -> list[str]:
+def _figures(figures: Figures, per: int = 1) -> list[str]:
     least = "≥" if figures.unknown_calls else ""
     tokens = (figures.input_tokens, figures.input_tokens_then)
     usds = (figures.usd, figures.usd_then)
@@ -251,5 +257,5 @@ def other_model_section(other: OtherModel) -> Iterator[str]:
     if other.rows:
         heads = ("test", "input:", "then:", "", "cost:", "then:", "")
         folded = fold_other_model(other.rows)
-        rows = [markdown_row(code(row.name), *_cells(row.figures)) for row in folded]
+        rows = [markdown_row(code(row.name), *_figures(row.figures)) for row in folded]
         yield from ("", *markdown_table(heads, rows))

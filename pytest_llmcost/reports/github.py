@@ -5,7 +5,7 @@ Source: https://docs.github.com/en/actions/reference/workflow-commands-for-githu
 
 from __future__ import annotations
 
-from decimal import Decimal
+from collections.abc import Iterable
 from typing import Literal
 
 from pytest_llmcost.ledger.ledger import Ledger, TestRow
@@ -15,7 +15,6 @@ from pytest_llmcost.reports.wording import Mark, marks_of, not_counted, sentence
 
 MOST_ANNOTATIONS = 10
 """GitHub shows ten errors of a step, and drops the rest."""
-
 _SUMMARY_BYTES = 1_000_000
 """A step's summary may have 1 MiB; above that GitHub drops it whole."""
 _TITLES = {"exceeded": "LLM cost over budget", "unverified": "LLM cost could not be checked"}
@@ -35,56 +34,37 @@ def render_annotations(
     first of them. `root` is pytest's root folder relative to the repository's, for example
     `services/api`.
     """
-
-    def urgency(mark: Mark) -> tuple[bool, bool, bool, Decimal, str]:
-        verdict = mark.verdict
-        level = _level(mark, unverified)
-        return level != "error", bool(mark.path), verdict.kind != "usd", -verdict.low, mark.name
-
+    levels = {"exceeded": "error", "unverified": "error" if unverified == "fail" else "warning"}
     cause = not_counted(ledger)
-    marks = [mark for mark in marks_of(ledger) if mark.verdict.state != "within"]
+    found = []
+    for mark in marks_of(ledger):
+        verdict, state = mark.verdict, mark.verdict.state
+        is_grouped = cause is not None and state == "unverified" and mark.name in cause.nodeids
+        if state == "within" or is_grouped:
+            continue
+        is_warning, is_of_test = levels[state] != "error", bool(mark.path)
+        urgency = (is_warning, is_of_test, verdict.kind != "usd", -verdict.low, mark.name)
+        name = f"{clean(mark.name)}: " if mark.name else ""
+        lines = [f"{name}{sentence(verdict)}", *(verdict.reasons if state == "unverified" else ())]
+        found.append((urgency, _command(levels[state], state, lines, mark, root)))
+    commands = [command for _, command in sorted(found, key=lambda each: each[0])]
     if cause is not None:
-        marks = [mark for mark in marks if not _is_in(mark, cause.nodeids)]
-    commands = [
-        _command(_level(mark, unverified), mark.verdict.state, _text(mark), mark, root)
-        for mark in sorted(marks, key=urgency)
-    ]
-    if cause is not None:
-        first = cause.tests[0]
-        level = "error" if unverified == "fail" else "warning"
-        text = "\n".join(cause.lines())
-        commands.insert(0, _command(level, "unverified", text, first, root))
+        level, first = levels["unverified"], cause.tests[0]
+        commands.insert(0, _command(level, "unverified", cause.lines(), first, root))
     return commands[:MOST_ANNOTATIONS]
 
 
-def _is_in(mark: Mark, nodeids: frozenset[str]) -> bool:
-    return mark.verdict.state == "unverified" and mark.name in nodeids
-
-
-def _level(mark: Mark, unverified: str) -> str:
-    return "error" if mark.verdict.state == "exceeded" or unverified == "fail" else "warning"
-
-
-def _text(mark: Mark) -> str:
-    verdict = mark.verdict
-    name = f"{clean(mark.name)}: " if mark.name else ""
-    reasons = verdict.reasons if verdict.state == "unverified" else ()
-    return "\n".join([f"{name}{sentence(verdict)}", *reasons])
-
-
-def _command(level: str, state: str, text: str, where: Mark | TestRow, root: str) -> str:
-    message = "\n".join(clean(each, 500) for each in text.split("\n"))
+def _command(level: str, state: str, lines: Iterable[str], where: Mark | TestRow, root: str) -> str:
     properties = {"title": _TITLES[state]}
     if where.path:
         path = f"{root.rstrip('/')}/{where.path}" if root.strip("./") else where.path
         properties |= {"file": path, "line": str(where.line or 1)}
-    listed = ",".join(f"{key}={_escape_property(properties[key])}" for key in sorted(properties))
-    return f"::{level} {listed}::{_escape(message)}"
+    listed = ",".join(
+        f"{key}={_escape(properties[key]).replace(':', '%3A').replace(',', '%2C')}"
+        for key in sorted(properties)
+    )
+    return f"::{level} {listed}::{_escape(chr(10).join(clean(each, 500) for each in lines))}"
 
 
 def _escape(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _escape_property(text: str) -> str:
-    return _escape(text).replace(":", "%3A").replace(",", "%2C")

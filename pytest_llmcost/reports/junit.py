@@ -29,22 +29,12 @@ def test_properties(row: TestRow) -> Iterator[tuple[str, str]]:
     for kind, number in tokens.items():
         is_unknown = amounts[kind].best is None and not number
         yield f"llmcost_{kind}", UNKNOWN if is_unknown else str(number)
-    for verdict in own_verdicts(row):
-        if verdict.scope == "test":
-            yield f"llmcost_limit_{verdict.kind}", _limit(verdict)
+    yield from (_limit(verdict) for verdict in own_verdicts(row) if verdict.scope == "test")
     if row.verdict is not None:
         yield "llmcost_verdict", row.verdict.state
 
 
-def _limit(verdict: Verdict) -> str:
-    return " ".join(verdict.models) or plain_usd(verdict.limit)
-
-
 test_properties.__test__ = False  # type: ignore[attr-defined]
-
-
-def _known(usd: Decimal | None) -> str:
-    return UNKNOWN if usd is None else plain_usd(usd)
 
 
 def suite_properties(ledger: Ledger) -> Iterator[tuple[str, str]]:
@@ -59,5 +49,13 @@ def suite_properties(ledger: Ledger) -> Iterator[tuple[str, str]]:
     yield "llmcost_price_date", ledger.price_date
     for verdict in ledger.verdicts:
         if verdict.scope == "suite":
-            yield f"llmcost_limit_{verdict.kind}", _limit(verdict)
+            yield _limit(verdict)
             yield "llmcost_verdict", verdict.state
+
+
+def _known(usd: Decimal | None) -> str:
+    return UNKNOWN if usd is None else plain_usd(usd)
+
+
+def _limit(verdict: Verdict) -> tuple[str, str]:
+    return f"llmcost_limit_{verdict.kind}", " ".join(verdict.models) or plain_usd(verdict.limit)

@@ -6,7 +6,7 @@ those that say something of their own: over budget, not checked, nearly over, or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -19,7 +19,7 @@ from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import token_cell
-from pytest_llmcost.reports.wording import last_attempts
+from pytest_llmcost.reports.wording import UNKNOWN, last_attempts, used_of
 
 OUTSIDE = "fixtures and calls outside tests"
 """The group of what stands in no test file."""
@@ -60,11 +60,10 @@ class Row:
     @property
     def used(self) -> str:
         """Which share of its budget it has used."""
-        verdict = self.verdict
-        if verdict is None or verdict.state == "unverified":
-            return "?" if verdict else ""
-        high = verdict.high if verdict.state == "within" else None
-        return format_share(verdict.low if high is None else high, verdict.limit)
+        if self.verdict is None:
+            return ""
+        used = used_of(self.verdict)
+        return UNKNOWN if used is None else format_share(used, self.verdict.limit)
 
 
 def token_cells(usage: Usage, *, is_least: bool) -> list[str]:
@@ -83,23 +82,12 @@ def rows_of(ledger: Ledger) -> list[Row]:
     cases: dict[str, list[tuple[TestRow, Row]]] = {}
     rows: list[Row] = []
     for test in ledger.tests:
-        row = _row_of_test(test, (test.nodeid, test.attempt) in last)
+        row = row_of(test, (test.nodeid, test.attempt) in last)
         if row.mark or (test.calls and row.usd is None):
             rows.append(row)
         elif test.calls:
             cases.setdefault(test.nodeid.partition("[")[0], []).append((test, row))
-    rows += map(_fold, cases.values())
-    for group in shared_fixtures(ledger.fixtures):
-        fixture = most_expensive(group)
-        often = f", most expensive of {len(group)}" if len(group) > 1 else ""
-        where = f" of {fixture.node or fixture.baseid}" if fixture.node or fixture.baseid else ""
-        param = f"[{fixture.param}]" if fixture.param is not None else ""
-        name = f"{fixture.name}{param} ({fixture.scope} fixture{where}{often})"
-        if fixture.calls:
-            rows.append(_plain(name, fixture.calls))
-    if ledger.outside_tests:
-        rows.append(_plain("outside tests", ledger.outside_tests))
-
+    rows = [*rows, *map(_fold, cases.values()), *shared_rows(ledger)]
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
@@ -124,7 +112,23 @@ def rows_of(ledger: Ledger) -> list[Row]:
     )
 
 
-def _row_of_test(test: TestRow, is_last: bool) -> Row:
+def shared_rows(ledger: Ledger) -> Iterator[Row]:
+    """Yield a row for each shared fixture with calls, and one for the calls outside tests."""
+    spenders = []
+    for group in shared_fixtures(ledger.fixtures):
+        fixture = most_expensive(group)
+        often = f", most expensive of {len(group)}" if len(group) > 1 else ""
+        where = f" of {fixture.node or fixture.baseid}" if fixture.node or fixture.baseid else ""
+        param = f"[{fixture.param}]" if fixture.param is not None else ""
+        name = f"{fixture.name}{param} ({fixture.scope} fixture{where}{often})"
+        spenders.append((name, fixture.calls))
+    for name, calls in (*spenders, ("outside tests", ledger.outside_tests)):
+        if calls:
+            spent = Amounts.of(calls)
+            yield Row(OUTSIDE, clean(name), calls, spent, spent)
+
+
+def row_of(test: TestRow, is_last: bool) -> Row:
     """The row of one attempt; what an earlier one exceeded does not count."""
     group, _, name = test.nodeid.partition("::")
     if not is_last:
@@ -139,11 +143,6 @@ def _row_of_test(test: TestRow, is_last: bool) -> Row:
         verdict=test.verdict if is_last else None,
         is_expected=test.outcome == "xfailed",
     )
-
-
-def _plain(name: str, calls: tuple[Call, ...]) -> Row:
-    spent = Amounts.of(calls)
-    return Row(OUTSIDE, clean(name), calls, spent, spent)
 
 
 def _fold(cases: Sequence[tuple[TestRow, Row]]) -> Row:

@@ -121,6 +121,14 @@ def limit_of(verdict: Verdict) -> str:
 # Budgets
 
 
+def used_of(verdict: Verdict) -> Decimal | None:
+    """Return how much of its limit is used; None if that could not be checked."""
+    if verdict.state == "unverified":
+        return None
+    is_kept = verdict.state == "within" and verdict.high is not None
+    return verdict.high if is_kept else verdict.low
+
+
 def sentence(verdict: Verdict) -> str:
     """Say what became of a budget, the amount first, and where it was set.
 
