@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -20,8 +21,6 @@ RECORD_MODES = ("none", "once", "new_episodes", "all", "rewrite")
 CACHE_STATES = ("as-billed", "cold", "warm")
 COLUMNS = ("worst", "cold", "warm")
 REPORT_SUFFIXES = (".json", ".md")
-_MOST_SECONDS = 86_400
-_HERE = Path()
 
 
 def parse_choice(*choices: str) -> Callable[[str], str]:
@@ -76,10 +75,8 @@ def parse_seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds <= _MOST_SECONDS:
-        raise SettingsError(
-            f"{text!r} is not a number of seconds between 0 and {_MOST_SECONDS:,}; write 60"
-        )
+    if not 0 < seconds <= 86_400:
+        raise SettingsError(f"{text!r} is not a number of seconds between 0 and 86,400; write 60")
     return seconds
 
 
@@ -103,27 +100,21 @@ class Option(NamedTuple):  # making a dataclass takes several times as long, in 
     """One setting and every way to set it."""
 
     name: str
-    """The ini key and the environment variable follow from it: `llmcost_<name>`."""
     parse: Callable[[str], Any]
+    metavar: str | None
+    """What the help shows for the flag's value; None if it takes none, or there is no flag."""
     help: str
-    metavar: str | None = None
-    """What the help shows for the flag's value; none, unless it takes no value, means no flag."""
     repeatable: bool = False
     """A list: the flag may be given several times, the ini key has one value per line."""
-    takes_no_value: bool = False
-    """It is set by its name alone, without a value."""
     is_limit: bool = False
     """An empty value, for example from an unset shell variable, would silently limit nothing."""
-    is_path: bool = False
-    """An ini value is relative to the ini file's folder, a flag's to the current one."""
 
     @property
     def flag(self) -> str | None:
         """The command line's name for it."""
-        if self.name == "disabled":
-            return "--no-llmcost"
-        has_flag = self.takes_no_value or self.metavar is not None
-        return f"--llmcost-{self.name.replace('_', '-')}" if has_flag else None
+        if self.metavar is None and self.parse is not parse_bool:
+            return None
+        return "--no-llmcost" if self.name == "disabled" else f"--{self.ini.replace('_', '-')}"
 
     @property
     def ini(self) -> str:
@@ -133,173 +124,72 @@ class Option(NamedTuple):  # making a dataclass takes several times as long, in 
     @property
     def env(self) -> str:
         """The environment variable."""
-        return f"PYTEST_LLMCOST_{self.name.upper()}"
+        return f"PYTEST_{self.ini.upper()}"
 
 
+_limit = partial(Option, is_limit=True)
+
+# fmt: off
 OPTIONS: tuple[Option, ...] = (
-    Option(
-        "disabled",
-        parse_bool,
-        "Turn pytest-llmcost off. The marker and the fixture stay known; nothing is counted.",
-        takes_no_value=True,
-    ),
-    Option(
-        "max_test",
-        parse_usd,
-        "Budget of every test that has no max_cost marker, for example $0.02.",
-        metavar="USD",
-        is_limit=True,
-    ),
-    Option(
-        "max_call",
-        parse_usd,
-        "Budget of every single call. A test fails if its most expensive call costs more.",
-        metavar="USD",
-        is_limit=True,
-    ),
-    Option(
-        "max_suite",
-        parse_usd,
-        "Budget of the whole run. The run fails if it costs more.",
-        metavar="USD",
-        is_limit=True,
-    ),
-    Option(
-        "budgets",
-        str,
-        "Path budgets, one per line: `tests/agents/** = $0.50`.",
-        repeatable=True,
-        is_limit=True,
-    ),
-    Option(
-        "allowed_models",
-        parse_glob,
+    Option("disabled", parse_bool, None,
+        "Turn pytest-llmcost off. The marker and the fixture still exist; nothing is counted."),
+    _limit("max_test", parse_usd, "USD",
+        "Budget of every test that has no max_cost marker, for example $0.02."),
+    _limit("max_call", parse_usd, "USD",
+        "Budget of every single call. A test fails if its most expensive call costs more."),
+    _limit("max_suite", parse_usd, "USD",
+        "Budget of the whole run. The run fails if it costs more."),
+    _limit("budgets", str, None,
+        "Path budgets, one per line: `tests/agents/** = $0.50`.", repeatable=True),
+    _limit("allowed_models", parse_glob, "GLOB",
         "Models that the suite may call, by exact id or glob: claude-haiku-*. A call of another "
-        "one fails its test. Repeatable.",
-        metavar="GLOB",
-        repeatable=True,
-        is_limit=True,
-    ),
-    Option(
-        "require_budget",
-        parse_bool,
-        "Fail tests that call Claude without a budget of their own or of their path.",
-        takes_no_value=True,
-    ),
-    Option(
-        "warn_at",
-        parse_percent,
-        "Share of a budget from which the reports warn, for example 80%.",
-        metavar="PERCENT",
-        is_limit=True,
-    ),
-    Option(
-        "unverified",
-        parse_choice("fail", "warn"),
-        "What happens if a budget cannot be checked: fail (default), or only warn.",
-        metavar="fail|warn",
-    ),
-    Option(
-        "mocks",
-        parse_choice("trust", "count"),
+        "one fails its test. Repeatable.", repeatable=True),
+    Option("require_budget", parse_bool, None,
+        "Fail tests that call Claude without a budget of their own or of their path."),
+    _limit("warn_at", parse_percent, "PERCENT",
+        "Share of a budget from which the reports warn, for example 80%."),
+    Option("unverified", parse_choice("fail", "warn"), "fail|warn",
+        "What happens if a budget cannot be checked: fail (default), or only warn."),
+    Option("mocks", parse_choice("trust", "count"), "trust|count",
         "How a mock's answer is priced: by what it says (trust, default), or with the input from a "
-        "count of what is sent (count).",
-        metavar="trust|count",
-    ),
-    Option(
-        "record_mode",
-        parse_choice(*RECORD_MODES),
+        "count of what is sent (count)."),
+    Option("record_mode", parse_choice(*RECORD_MODES), "MODE",
         f"How token counts are recorded: {', '.join(RECORD_MODES)}. Only count_tokens is "
-        "called, which is free. Default: pytest-recording's mode, otherwise none.",
-        metavar="MODE",
-    ),
-    Option(
-        "count_timeout",
-        parse_seconds,
+        "called, which is free. Default: pytest-recording's mode, otherwise none."),
+    Option("count_timeout", parse_seconds, "SECONDS",
         "Seconds that one count may take, including retries and the pauses that the API asks "
-        "for. Default 60.",
-        metavar="SECONDS",
-    ),
-    Option(
-        "prices",
-        Path,
-        "TOML file with your own prices: new models, other rates, discounts.",
-        metavar="FILE",
-        is_path=True,
-    ),
-    Option(
-        "price_date",
-        parse_date,
-        "Price everything as of this date. Default: today, UTC.",
-        metavar="DATE",
-    ),
-    Option(
-        "cache",
-        parse_choice(*CACHE_STATES),
-        "Price the prompt cache as billed (default), as if cold, or as if warm.",
-        metavar="as-billed|cold|warm",
-    ),
-    Option(
-        "report",
-        parse_report_path,
+        "for. Default 60."),
+    Option("prices", Path, "FILE",
+        "TOML file with your own prices: new models, other rates, discounts."),
+    Option("price_date", parse_date, "DATE",
+        "Price everything as of this date. Default: today, UTC."),
+    Option("cache", parse_choice(*CACHE_STATES), "as-billed|cold|warm",
+        "Price the prompt cache as billed (default), as if cold, or as if warm."),
+    Option("report", parse_report_path, "PATH",
         "Write the ledger (.json) or a pull-request comment (.md) to this path. Repeatable.",
-        metavar="PATH",
-        repeatable=True,
-        is_path=True,
-    ),
-    Option(
-        "baseline", Path, "Ledger of an earlier run to compare with.", metavar="PATH", is_path=True
-    ),
-    Option(
-        "max_increase",
-        parse_increase,
+        repeatable=True),
+    Option("baseline", Path, "PATH", "Ledger of an earlier run to compare with."),
+    _limit("max_increase", parse_increase, "LIMIT",
         "How much more than its baseline the suite may cost: 10% or $0.05. Repeatable.",
-        metavar="LIMIT",
-        repeatable=True,
-        is_limit=True,
-    ),
-    Option(
-        "max_test_increase",
-        parse_increase,
+        repeatable=True),
+    _limit("max_test_increase", parse_increase, "LIMIT",
         "How much more than its baseline a single test may cost: 10% or $0.05. Repeatable.",
-        metavar="LIMIT",
-        repeatable=True,
-        is_limit=True,
-    ),
-    Option(
-        "update_baseline",
-        parse_bool,
-        "Write this run as the new baseline, if it is complete.",
-        takes_no_value=True,
-    ),
-    Option(
-        "model",
-        str,
+        repeatable=True),
+    Option("update_baseline", parse_bool, None,
+        "Write this run as the new baseline, if it is complete."),
+    Option("model", str, "MODEL",
         "Count every prompt for this model too, and show what it would cost. Repeatable.",
-        metavar="MODEL",
-        repeatable=True,
-    ),
-    Option(
-        "columns",
-        parse_choice(*COLUMNS),
+        repeatable=True),
+    Option("columns", parse_choice(*COLUMNS), "COLUMN",
         f"Add a column to the summary: {', '.join(COLUMNS)}. Repeatable.",
-        metavar="COLUMN",
-        repeatable=True,
-    ),
-    Option("per", parse_scale, "Show prices per this many runs, for example 1000.", metavar="N"),
-    Option(
-        "rows",
-        parse_quantity,
-        "Rows of the table in the summary; 0 shows all. Default 10.",
-        metavar="N",
-    ),
-    Option(
-        "github",
-        parse_bool,
-        "Write a job summary and annotations if GitHub Actions runs pytest. Default yes.",
-        metavar="yes|no",
-    ),
+        repeatable=True),
+    Option("per", parse_scale, "N", "Show prices per this many runs, for example 1000."),
+    Option("rows", parse_quantity, "N",
+        "Rows of the table in the summary; 0 shows all. Default 10."),
+    Option("github", parse_bool, "yes|no",
+        "Write a job summary and annotations if GitHub Actions runs pytest. Default yes."),
 )
+# fmt: on
 
 
 class Settings(NamedTuple):
@@ -354,13 +244,15 @@ def resolve(
     origins: dict[str, str] = {}
     for option in OPTIONS:
         for origin, stated, folder in (
-            (option.flag, flags.get(option.name), _HERE),
-            (option.env, env.get(option.env), _HERE),
+            (option.flag, flags.get(option.name), Path()),
+            (option.env, env.get(option.env), Path()),
             (option.ini, ini.get(option.name), ini_folder),
         ):
             if stated is None or stated is False or origin is None:
                 continue
-            texts = _texts(stated, is_list=option.repeatable and origin == option.env)
+            if option.repeatable and isinstance(stated, str):  # in the environment
+                stated = stated.replace("\n", ",").split(",")
+            texts = [str(text).strip() for text in (stated if option.repeatable else [stated])]
             filled = [text for text in texts if text]
             # One empty flag of several is a mistake; an ini file may have an empty line.
             is_empty = not filled or (origin == option.flag and len(filled) < len(texts))
@@ -369,25 +261,15 @@ def resolve(
                     f"{origin}: is empty. Set a limit or remove the option (an unset shell "
                     "variable expands to an empty string)."
                 )
-            if filled:
-                parsed = [_parse(option, text, origin, folder) for text in filled]
-                values[option.name] = tuple(parsed) if option.repeatable else parsed[-1]
-                origins[option.name] = origin
-                break
+            if not filled:
+                continue
+            try:
+                parsed = [option.parse(text) for text in filled]
+            except SettingsError as error:
+                raise SettingsError(f"{origin}: {error}") from None
+            # A path in an ini file is relative to that file.
+            parsed = [folder / each if isinstance(each, Path) else each for each in parsed]
+            values[option.name] = tuple(parsed) if option.repeatable else parsed[-1]
+            origins[option.name] = origin
+            break
     return Settings(**values, origins=origins)
-
-
-def _texts(stated: Any, *, is_list: bool) -> list[str]:
-    """Return what a source states; a list in an environment variable has lines or commas."""
-    if is_list:
-        stated = stated.replace("\n", ",").split(",")
-    listed = stated if isinstance(stated, (list, tuple)) else [stated]
-    return [str(each).strip() for each in listed]
-
-
-def _parse(option: Option, text: str, origin: str, folder: Path) -> Any:
-    try:
-        value = option.parse(text)
-    except SettingsError as error:
-        raise SettingsError(f"{origin}: {error}") from None
-    return folder / value if option.is_path else value

@@ -243,7 +243,7 @@ def options_table() -> str:
 
 
 def _option_names(option: Option) -> str:
-    value = "" if option.takes_no_value or not option.metavar else f"={option.metavar}"
+    value = f"={option.metavar}" if option.metavar else ""
     flag = f"`{option.flag}{value}`<br>".replace("|", "\\|") if option.flag else ""
     return f"{flag}`{option.ini}`<br>`{option.env}`"
 

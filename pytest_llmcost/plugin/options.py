@@ -33,7 +33,7 @@ def add_options(parser: pytest.Parser) -> None:
     for option in OPTIONS:
         if option.flag:
             how: dict[str, Any] = {"action": "store_true"}
-            if not option.takes_no_value:
+            if option.metavar is not None:
                 action = "append" if option.repeatable else "store"
                 how = {"action": action, "metavar": option.metavar}
             text = option.help.replace("%", "%%")  # argparse formats it, unlike an ini key's
@@ -84,7 +84,7 @@ def check_rootdir(config: pytest.Config) -> None:
     here = config.invocation_params.dir
     ours: dict[str, str] = {}
     for option in OPTIONS:
-        stated = None if option.takes_no_value else config.getoption(option.ini, None)
+        stated = None if option.metavar is None else config.getoption(option.ini, None)
         for value in [stated] if isinstance(stated, str) else stated or ():
             if os.path.exists(here / value):
                 ours[value] = f"{option.flag}={value}"
