@@ -94,8 +94,12 @@ class Asker(NamedTuple):
     @property
     def command(self) -> str:
         """The command that records its counts."""
-        words = ["pytest", self.run or self.name, *self.options]
-        return f"{shlex.join(words)} --llmcost-record-mode=rewrite"
+        return command_to_count("rewrite", self.run or self.name, *self.options)
+
+
+def command_to_count(mode: Mode, *words: str) -> str:
+    """Return the command, to be pasted, that has pytest count in a mode."""
+    return f"{shlex.join(['pytest', *words])} --llmcost-record-mode={mode}"
 
 
 class Job(NamedTuple):

@@ -16,7 +16,7 @@ from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.plugin.item_hooks import ItemHooks
 from pytest_llmcost.plugin.options import MARKER_HELP, add_options, check_rootdir, read_settings
-from pytest_llmcost.plugin.rivals import check_coming, check_loaded
+from pytest_llmcost.plugin.pytest_recording import refuse_cassetter, refuse_pytest_vcr
 from pytest_llmcost.plugin.session import KEY, Session, check_settings
 from pytest_llmcost.plugin.session_hooks import SessionHooks
 from pytest_llmcost.plugin.xdist import Controller, Worker
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare flags and ini keys; refuse a plugin that would end pytest while it is loaded."""
-    check_coming(pluginmanager)
+    refuse_cassetter(pluginmanager)
     add_options(parser)
 
 
@@ -42,7 +42,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Begin to capture before a conftest is imported, because it may send requests."""
-    check_loaded(early_config.pluginmanager)
+    refuse_pytest_vcr(early_config.pluginmanager)
     _begin(early_config)
 
 

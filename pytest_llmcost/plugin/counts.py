@@ -1,31 +1,25 @@
-"""Token counts of a session: the count cassette and the mode of each owner that counts."""
+"""Token counts of a session: whose cassette, in which mode, by which command, how far they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import pytest
 
 from pytest_llmcost.counting.cassette import Count, CountCassette
-from pytest_llmcost.counting.client import Asker, Counter, Job, Mode
+from pytest_llmcost.counting.client import Asker, Counter, Job, Mode, Progress, command_to_count
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.errors import CountCassetteError
-from pytest_llmcost.plugin.commands import count_target
 from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt
-from pytest_llmcost.plugin.progress import show_waiting
 from pytest_llmcost.plugin.pytest_recording import cassette_path, fixture_cassette_path, record_mode
 from pytest_llmcost.settings import Settings
 
-
-class _Source(NamedTuple):
-    """Where the counts of one owner come from and go to."""
-
-    cassette: CountCassette
-    mode: Mode
-    asker: Asker
+_SECONDS_BETWEEN = 0.1
+"""Between two lines of progress: a slow terminal must not slow the counting down."""
 
 
 class Counts:
@@ -42,12 +36,12 @@ class Counts:
         self._config = config
         self._settings = settings
         self._notes = notes
-        self._sources: dict[Owner, _Source] = {}
+        self._sources: dict[Owner, tuple[CountCassette, Mode, Asker]] = {}
         self._asked: dict[str, set[str]] = {}
         """Fingerprints by the asker's name, over all attempts of a test or set-ups of a fixture."""
         self._new_askers: set[str] = set()
         self.counter = Counter(
-            make_client, seconds=settings.count_timeout, waiting=partial(show_waiting, config)
+            make_client, seconds=settings.count_timeout, waiting=partial(_show_waiting, config)
         )
 
     def count(self, owner: Owner, payload: Payload) -> Count:
@@ -60,23 +54,24 @@ class Counts:
 
     def job(self, owner: Owner, payload: Payload) -> Job:
         """Return all that it takes to count a payload for its owner later."""
-        source = self._source(owner)
-        self._asked.setdefault(source.asker.name, set()).add(payload.fingerprint)
-        return Job(payload, *source)
+        job = Job(payload, *self._source(owner))
+        self._asked.setdefault(job.asker.name, set()).add(payload.fingerprint)
+        return job
 
     def make_client_ready(self, owner: Owner) -> None:
         """Make the client now, if counts of this owner may be sent at all."""
-        if self._source(owner).mode != "none":
+        if self._source(owner)[1] != "none":
             self.counter.client()
 
     def save(self, owner: Owner) -> None:
         """Save what an owner has recorded; `rewrite` drops what it no longer asks for."""
-        source = self._sources.pop(owner, None)
-        if source is None or source.mode in ("none", "live"):
+        if owner not in self._sources:
             return
-        if source.mode == "rewrite":
-            source.cassette.prune(source.asker.name, self._asked.get(source.asker.name, set()))
-        source.cassette.save()
+        cassette, mode, asker = self._sources.pop(owner)
+        if mode == "rewrite":
+            cassette.prune(asker.name, self._asked.get(asker.name, set()))
+        if mode not in ("none", "live"):
+            cassette.save()
 
     def save_all(self) -> None:
         """Save what all owners have recorded; no test is left to fail, so an error is a note."""
@@ -86,35 +81,118 @@ class Counts:
             except CountCassetteError as error:
                 self._notes.add(f"counts were not saved: {error}")
 
-    def _source(self, owner: Owner) -> _Source:
-        source = self._sources.get(owner)
-        if source is None:
-            asker, path = self._asker_and_path(owner)
-            cassette = CountCassette.load(path)
-            source = _Source(cassette, self._mode(owner, cassette, asker), asker)
-            self._sources[owner] = source
-        return source
-
-    def _asker_and_path(self, owner: Owner) -> tuple[Asker, Path]:
+    def _source(self, owner: Owner) -> tuple[CountCassette, Mode, Asker]:
+        if owner in self._sources:
+            return self._sources[owner]
         config = self._config
         if isinstance(owner, TestAttempt):
-            asker = Asker(owner.nodeid, run=count_target(config, owner.nodeid))
-            return asker, cassette_path(owner.item)
-        if isinstance(owner, SharedFixture):
+            name = node = owner.nodeid
+            path = cassette_path(owner.item)
+        elif isinstance(owner, SharedFixture):
             key = owner.key
             node = key.node or key.baseid
             # Modules and parameters share the file; one must not drop what another has asked for.
-            param = f"[{key.param}]" if key.param else ""
-            asker = Asker(f"{node}::{key.name}{param}", run=count_target(config, node))
-            return asker, fixture_cassette_path(config, key.baseid, key.scope, key.name)
-        path = fixture_cassette_path(config, "", "session", "outside-tests")
-        return Asker("outside-tests", run=count_target(config, "")), path
+            name = f"{node}::{key.name}" + (f"[{key.param}]" if key.param else "")
+            path = fixture_cassette_path(config, key.baseid, key.scope, key.name)
+        else:
+            name, node = "outside-tests", ""
+            path = fixture_cassette_path(config, "", "session", name)
+        cassette = CountCassette.load(path)
+        mode = cast("Mode", record_mode(owner.item, config, self._settings))
+        if mode == "once":
+            # `once` is once per session: a rerun may count what the first attempt did not reach.
+            if not cassette.has_recorded(name):
+                self._new_askers.add(name)
+            mode = "new_episodes" if name in self._new_askers else "once"
+        source = self._sources[owner] = (cassette, mode, Asker(name, _target(config, node)))
+        return source
 
-    def _mode(self, owner: Owner, cassette: CountCassette, asker: Asker) -> Mode:
-        mode = cast("Mode", record_mode(owner.item, self._config, self._settings))
-        if mode != "once":
-            return mode
-        # `once` is once per session: a rerun may count what the first attempt did not reach.
-        if not cassette.has_recorded(asker.name):
-            self._new_askers.add(asker.name)
-        return "new_episodes" if asker.name in self._new_askers else "once"
+
+# Commands that messages tell the user to paste
+
+
+def count_command(config: pytest.Config, nodeid: str) -> str:
+    """Return the command that counts all that a test sends, and drops its other counts; free."""
+    return command_to_count("rewrite", _target(config, nodeid))
+
+
+def count_command_of_run(config: pytest.Config, options: Sequence[str]) -> str:
+    """Return the command that repeats this run with permission to count, and these options."""
+    words, flag = [], "--llmcost-record-mode"
+    given = iter(map(str, config.invocation_params.args))
+    for word in given:
+        if word == flag:
+            next(given, None)
+        elif word != "--disable-recording" and not word.startswith(f"{flag}="):
+            words.append(word)
+    return command_to_count("new_episodes", *words, *options)
+
+
+def _target(config: pytest.Config, nodeid: str) -> str:
+    """Return what to give to pytest, in the folder where it was started, to run a test."""
+    path, separator, names = nodeid.partition("::")
+    here = config.invocation_params.dir
+    return os.path.relpath(config.rootpath / path, here) + separator + names
+
+
+# What the terminal says meanwhile; a terminal reporter is never found in workers
+
+
+@contextmanager
+def showing_progress(config: pytest.Config) -> Iterator[Callable[[Progress], None] | None]:
+    """Give what shows the progress of counting, where there is a terminal to show it on."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None or not terminal.isatty or config.get_verbosity() < 0:
+        yield None
+        return
+    shown_at: float | None = None
+
+    def show(progress: Progress) -> None:
+        """Write the counter over the one before."""
+        nonlocal shown_at
+        if shown_at is None:
+            terminal.ensure_newline()
+        elif progress.seconds - shown_at < _SECONDS_BETWEEN and progress.done < progress.total:
+            return
+        shown_at = progress.seconds
+        terminal.rewrite(render_progress(progress), bold=True, erase=True)
+
+    with _uncaptured(config):
+        try:
+            yield show
+        finally:
+            if shown_at is not None:
+                terminal.write_line("")
+
+
+def _show_waiting(config: pytest.Config, text: str) -> None:
+    """Say what a count is waiting for, on any terminal and in any log."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        with _uncaptured(config):
+            terminal.ensure_newline()
+            terminal.write_line(text)
+            terminal.flush()
+
+
+def _uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    return nullcontext() if capture is None else capture.global_and_fixture_disabled()
+
+
+def render_progress(progress: Progress) -> str:
+    """Write how far it is, how fast, and how long it will take.
+
+    Example:
+        >>> render_progress(Progress(done=500, total=2_000, failed=0, seconds=10.0))
+        'llmcost: counted 500/2,000, 50/s, 30 s left [ 25%]'
+    """
+    text = f"llmcost: counted {progress.done:,}/{progress.total:,}"
+    if progress.failed:
+        text += f" ({progress.failed:,} failed)"
+    if progress.per_second:
+        text += f", {progress.per_second:,.0f}/s"
+    if progress.seconds_left is not None and progress.done < progress.total:
+        minutes, seconds = divmod(round(progress.seconds_left), 60)
+        text += f", {minutes}:{seconds:02} min left" if minutes else f", {seconds} s left"
+    return f"{text} [{100 * progress.done // progress.total:>3}%]"

@@ -13,7 +13,7 @@ from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
 from pytest_llmcost.call import Call
 from pytest_llmcost.errors import CountMissingError, SettingsError
 from pytest_llmcost.plugin.calls import calls_of
-from pytest_llmcost.plugin.commands import count_command
+from pytest_llmcost.plugin.counts import count_command
 from pytest_llmcost.plugin.marker import limits_of
 from pytest_llmcost.plugin.owners import Owner, TestAttempt
 from pytest_llmcost.plugin.session import Session

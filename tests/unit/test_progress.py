@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_llmcost.counting.client import Progress
-from pytest_llmcost.plugin.progress import render_progress
+from pytest_llmcost.plugin.counts import render_progress
 
 
 @pytest.mark.parametrize(
