@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from decimal import Decimal
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import pytest
 from msgspec.structs import replace
@@ -56,47 +56,38 @@ from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.message import Answer
 
-_UNFINISHED = (
-    "truncated-stream",
-    "lost-answer",
-    "open-batch",
-    "unreadable-response",
-    "unmetered-route",
-)
-"""Caveats of a call that may still turn out otherwise, or be stated by the test."""
+_UNKNOWN = ("truncated-stream", "unreadable-response", "unmetered-route")
+"""Caveats of a call whose cost the test may state."""
+Metered: TypeAlias = tuple[Answer, Evidence, "Payload | None"]
+"""A captured reply as it is to be priced, and what was sent; None if that could not be read."""
 
 
 def capture_of(session: Session) -> Capture:
     """Return the session's capture; made, with all that it imports, for the first request."""
+
+    def fingerprint_of(request: CapturedRequest) -> Fingerprint:
+        """Give equal requests one fingerprint, as the user's hook normalises them."""
+
+        def fingerprint(
+            body: Mapping[str, Any], betas: tuple[str, ...], model: str | None
+        ) -> str | None:
+            item = _sender_of(request).owner.item
+            try:
+                return read_normalised(session, body, item, betas=betas, model=model).fingerprint
+            except Exception:  # noqa: BLE001 - of the user's hook; called again, it raises again
+                return None
+
+        return fingerprint
+
     with session.lock:
         if session.capture is None:
             session.capture = Capture(
-                owner=partial(_owner_of_request, session),
+                owner=session.note_sent,
                 report=partial(record_captured, session),
                 clock=time.time,
-                fingerprint=partial(_fingerprint, session),
+                fingerprint=fingerprint_of,
             )
         return session.capture
-
-
-def _owner_of_request(session: Session) -> Sender:
-    session.note_sent()
-    return session.sender()
-
-
-def _fingerprint(session: Session, request: CapturedRequest) -> Fingerprint:
-    """Return what gives equal requests one fingerprint, as the user's hook normalises them."""
-
-    def fingerprint(
-        body: Mapping[str, Any], betas: tuple[str, ...], model: str | None
-    ) -> str | None:
-        item = _sender_of(request).owner.item
-        try:
-            return read_normalised(session, body, item, betas=betas, model=model).fingerprint
-        except Exception:  # noqa: BLE001 - of the user's hook; it is called again, and raises again
-            return None
-
-    return fingerprint
 
 
 def _sender_of(request: CapturedRequest) -> Sender:
@@ -114,80 +105,82 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
         _withdraw(session, owner, each)
     if request.answer is None:
         return
-    metered = Metered(request.answer)
+    metered: Metered = (request.answer, "billed", None)
     with session.keeping_failures():
         metered = meter(session, owner, request, request.answer)
+    answer, evidence, payload = metered
     blocks = before[0].blocks if before else [*owner.open_blocks]
     call = _record(
         session,
         sender,
-        metered.answer,
+        answer,
         blocks,
-        metered.payload,
-        evidence=metered.evidence,
+        payload,
+        evidence=evidence,
         live=request.live,
         at=request.at,
         attempts=request.attempts,
         lost_attempts=request.lost_attempts,
     )
-    if call.has_caveat(*_UNFINISHED):
-        is_doubtful = _is_doubtful(call)
+    if call.has_caveat(*_UNKNOWN, "lost-answer", "open-batch"):
+        # A lost answer beside sampling calls is one of the attempts before them.
+        is_lost = call.has_caveat("lost-answer") and not call.sampling_calls
+        is_doubtful = is_lost or call.has_caveat(*_UNKNOWN)
         owner.unfinished.append(Unfinished(request, request.answer, call, blocks, is_doubtful))
     with session.keeping_failures():
-        _announce(session, sender, call, metered.payload)
-
-
-class Metered(NamedTuple):
-    """A captured reply as it is to be priced."""
-
-    answer: Answer
-    evidence: Evidence = "billed"
-    payload: Payload | None = None
-    """What was sent; None if it could not be read."""
+        _announce(session, sender, call, payload)
 
 
 def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answer) -> Metered:
     """Compare what was sent with what was recorded, and return what the reply uses now."""
     if request.endpoint.kind == "unmetered":  # nothing to compare: there are no figures
-        return Metered(answer, "mocked" if request.is_mocked else "billed")
+        return answer, "mocked" if request.is_mocked else "billed", None
+
+    def read(body: Mapping[str, Any] | None, **how: Any) -> Payload | None:
+        try:
+            return None if body is None else read_normalised(session, body, owner.item, **how)
+        except PayloadError:  # a live API will have refused it, too
+            return None
+
     replay, model = request.replay, request.endpoint.model
-    payload = _read_if_possible(session, owner, request.payload, betas=request.betas, model=model)
+    payload = read(request.payload, betas=request.betas, model=model)
     if request.is_mocked:
-        return _mocked(session, owner, answer, payload)
+        return *_mocked(session, owner, answer, payload), payload
     if replay is None or replay.is_same:
-        return Metered(answer, payload=payload)
-    if payload is None:
-        return Metered(_not_comparable(session, answer, "what is sent now cannot be read"))
+        return answer, "billed", payload
     # If the cassette hides its betas, they are taken for those of today.
     betas = request.betas if replay.betas is None else replay.betas
-    recorded = _read_if_possible(
-        session, owner, replay.body, betas=betas, model=replay.model or model
-    )
-    if recorded is None:
+    recorded = payload and read(replay.body, betas=betas, model=replay.model or model)
+    if payload is None or recorded is None:
         obstacle = replay.obstacle or "the recorded request is unknown"
-        return Metered(_not_comparable(session, answer, obstacle), payload=payload)
-    metered = _compare(session, owner, answer, payload, recorded)
-    if metered.answer.before is not None:
+        if payload is None:
+            obstacle = "what is sent now cannot be read"
+        session.notes.add(
+            f"replayed replies cannot be checked against what is sent now: {obstacle}; keep the "
+            "request's body in the cassette (see docs/how-it-works/changed-prompts.md)"
+        )
+        return with_caveats(answer, f"not-comparable: {obstacle}"), "billed", payload
+    now, evidence = _compare(session, owner, answer, payload, recorded)
+    if now.before is not None:
         places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
-        if places:
-            metered = metered._replace(answer=_with_caveats(metered.answer, f"volatile: {places}"))
-    left = left_in_the_cache(answer.usage, metered.answer.usage, sent=payload, recorded=recorded)
-    if left is not None and metered.evidence != "stale":
+        now = with_caveats(now, *([f"volatile: {places}"] if places else ()))
+    left = left_in_the_cache(answer.usage, now.usage, sent=payload, recorded=recorded)
+    if left is not None and evidence != "stale":
         owner.cached_prefixes.append(left)
-    return metered
+    return now, evidence, payload
 
 
 def _compare(
     session: Session, owner: Owner, answer: Answer, payload: Payload, recorded: Payload
-) -> Metered:
+) -> tuple[Answer, Evidence]:
     """Return what a replayed reply uses for the payload that is sent now."""
     if is_as_recorded(answer, sent=payload, recorded=recorded):
         # The prompt is the same; a reply that was cut may be longer now.
         cut = reply_caveats(answer, payload, recorded, session.tokenizer)
-        return Metered(_with_caveats(answer, *cut), payload=payload)
-    unknown = Metered(without_figures(answer, sent=payload, recorded=recorded), "stale", payload)
+        return with_caveats(answer, *cut), "billed"
+    unknown = without_figures(answer, sent=payload, recorded=recorded)
     if obstacle_to_recount(answer) is not None:
-        return unknown
+        return unknown, "stale"
 
     def read_cut(body: Mapping[str, Any]) -> Payload:
         return read_normalised(session, body, owner.item, betas=payload.betas)
@@ -200,7 +193,7 @@ def _compare(
             caveats = caveats_of(payload, session.counts.count(owner, payload))
             prompt = split(session, owner, plan)
     except CountError:
-        return unknown  # not counted yet; the caveat says how to count it
+        return unknown, "stale"  # not counted yet; the caveat says how to count it
     recounted = recount(
         answer,
         prompt,
@@ -210,13 +203,15 @@ def _compare(
         caveats=caveats,
         tokenizer=session.tokenizer,
     )
-    return Metered(recounted, "recounted", payload)
+    return recounted, "recounted"
 
 
-def _mocked(session: Session, owner: Owner, answer: Answer, payload: Payload | None) -> Metered:
+def _mocked(
+    session: Session, owner: Owner, answer: Answer, payload: Payload | None
+) -> tuple[Answer, Evidence]:
     """Trust a mock's figures, or take the input from a count, as `llmcost_mocks` says."""
     if session.settings.mocks == "trust" or not answer.sampling_calls:
-        return Metered(answer, "mocked", payload)
+        return answer, "mocked"
     obstacle = "the request cannot be read" if payload is None else obstacle_to_recount(answer)
     caveat = f"not-recounted: {obstacle}"
     if payload is not None and obstacle is None:
@@ -233,30 +228,13 @@ def _mocked(session: Session, owner: Owner, answer: Answer, payload: Payload | N
                 usage = Usage(output_tokens=usage.output_tokens)
             usage = replace(usage, input_tokens=max(0, count.input_tokens - usage.cached_tokens))
             counted = replace(answer, usage=usage, sampling_calls=(replace(sampling, usage=usage),))
-            caveats = caveats_of(payload, count)
-            return Metered(_with_caveats(counted, *caveats), "recounted", payload)
+            return with_caveats(counted, *caveats_of(payload, count)), "recounted"
     unknown = replace(answer, sampling_calls=())
-    return Metered(_with_caveats(unknown, caveat), "mocked", payload)
+    return with_caveats(unknown, caveat), "mocked"
 
 
-def _read_if_possible(
-    session: Session, owner: Owner, body: Mapping[str, Any] | None, **how: Any
-) -> Payload | None:
-    try:
-        return None if body is None else read_normalised(session, body, owner.item, **how)
-    except PayloadError:  # a live API will have refused it, too
-        return None
-
-
-def _not_comparable(session: Session, answer: Answer, obstacle: str) -> Answer:
-    session.notes.add(
-        f"replayed replies cannot be checked against what is sent now: {obstacle}; keep the "
-        "request's body in the cassette (see docs/how-it-works/changed-prompts.md)"
-    )
-    return _with_caveats(answer, f"not-comparable: {obstacle}")
-
-
-def _with_caveats(answer: Answer, *caveats: str) -> Answer:
+def with_caveats(answer: Answer, *caveats: str) -> Answer:
+    """Return an answer with further caveats."""
     return replace(answer, caveats=sorted_caveats([*answer.caveats, *caveats]))
 
 
@@ -321,7 +299,7 @@ def declare(session: Session, answer: Answer) -> Call:
     call = _record(
         session,
         sender,
-        _with_caveats(answer, "lost-answer") if lost else answer,
+        with_caveats(answer, "lost-answer") if lost else answer,
         doubtful.blocks,
         evidence="declared",
         fingerprint=before.fingerprint,
@@ -348,14 +326,6 @@ def _doubtful_call(owner: Owner, answer: Answer) -> Unfinished | None:
     return unread[0] if unread else None
 
 
-def _is_doubtful(call: Call) -> bool:
-    """Return whether what one reply used is unknown, so that the test may state it."""
-    if call.has_caveat("truncated-stream", "unreadable-response", "unmetered-route"):
-        return True
-    # Beside sampling calls it is about attempts before the answer.
-    return call.has_caveat("lost-answer") and not call.sampling_calls
-
-
 def _record(
     session: Session,
     sender: Sender,
@@ -372,10 +342,7 @@ def _record(
             task_budget=payload.task_budget,
             breakpoints=len(payload.breakpoints),
         )
-        facts |= {
-            "fingerprint": payload.fingerprint,
-            "max_tokens": payload.longest_reply,
-        }
+        facts |= {"fingerprint": payload.fingerprint, "max_tokens": payload.longest_reply}
     call = price(
         answer,
         session.card,
@@ -442,12 +409,16 @@ def split(
     """
     counts, model = session.counts, plan.whole.model
     jobs = [counts.job(owner, part) for part in plan.payloads]
-    outcomes = count_all(counts.counter, jobs)
-    errors = [each for each in outcomes if isinstance(each, CountError)]
-    for error in errors:
-        if not isinstance(error, CountMissingError):
-            raise error
-    if errors:  # the whole is recorded, and its prefixes are not
+    tokens: dict[str, int] = {}
+    is_missing = False
+    for job, outcome in zip(jobs, count_all(counts.counter, jobs), strict=True):
+        if isinstance(outcome, Count):
+            tokens[job.payload.fingerprint] = outcome.input_tokens
+        elif isinstance(outcome, CountMissingError):
+            is_missing = True
+        else:
+            raise outcome
+    if is_missing:  # the whole is recorded, and its prefixes are not
         command = jobs[0].asker._replace(options=options).command
         places = ", ".join(str(cut.point.place) for cut in plan.cuts)
         raise CountMissingError(
@@ -458,11 +429,6 @@ def split(
             command=command,
             what=f"the cached prefixes ({places}) of a prompt are",
         )
-    tokens = {
-        job.payload.fingerprint: each.input_tokens
-        for job, each in zip(jobs, outcomes, strict=True)
-        if isinstance(each, Count)
-    }
     return split_prompt(
         plan,
         tokens,

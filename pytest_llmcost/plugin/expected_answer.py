@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import pytest
 from msgspec.structs import replace
@@ -24,13 +24,6 @@ PromptState = Literal["cold", "warm", "none"]
 _STATES = ("cold", "warm", "none")
 
 
-class _Request(NamedTuple):
-    """Which state of the cache is to be priced, and who asks for it."""
-
-    state: PromptState | None = None
-    by: Literal["test", "marker", "run", "columns"] | None = None
-
-
 def expect_answer(
     session: Session,
     payload: Payload,
@@ -49,9 +42,18 @@ def expect_answer(
     """
     if state is not None and state not in _STATES:
         raise SettingsError(f"cache={state!r} is not one of {', '.join(_STATES)}")
-    owner, asked = session.owner, _who_asks(session, item, payload, state)
+    owner, is_column = session.owner, False
+    options: tuple[str, ...] = ()
+    if state is None and payload.breakpoints:
+        marked, of_run = limits_of(item, session.settings).cache, session.settings.cache
+        if marked in ("cold", "warm"):
+            state = marked
+        elif marked is None and of_run != "as-billed":
+            state, options = of_run, (f"--llmcost-cache={of_run}",)
+        else:
+            is_column = bool(session.settings.columns)
     plan = None
-    if asked.by is not None:
+    if state is not None or is_column:
         plan = plan_caching(
             payload, read=lambda body: read_normalised(session, body, item, betas=payload.betas)
         )
@@ -59,36 +61,37 @@ def expect_answer(
     prompt, usage = None, None
     if plan is not None:
         try:
-            by_run = (f"--llmcost-cache={session.settings.cache}",) if asked.by == "run" else ()
-            prompt = split(session, owner, plan, by_run)
+            prompt = split(session, owner, plan, options)
         except CountError:
-            if asked.by != "columns":  # a column that cannot be filled fails no test
+            if not is_column:  # a column that cannot be filled fails no test
                 raise
     if prompt is not None:
-        written = {
-            "5m": prompt.cold.cache_write_5m_tokens,
-            "1h": prompt.cold.cache_write_1h_tokens,
-        }
+        cold = prompt.cold
+        written = {"5m": cold.cache_write_5m_tokens, "1h": cold.cache_write_1h_tokens}
         facts = PayloadFacts(model=payload.model, parts=payload.parts, cached=written)
         session.ledger.learn(payload.fingerprint, facts)
-        usage = prompt.usage(asked.state) if asked.state else None
-    caveats = ("input-only",) if output_tokens is None else ()
-    may_cache = None if usage else _may_cache(session, payload, count.input_tokens)
-    usage = replace(
-        usage or Usage(input_tokens=count.input_tokens), output_tokens=output_tokens or 0
-    )
+        usage = prompt.usage(state) if state else None
+    may_cache = None
+    if usage is None:
+        usage = Usage(input_tokens=count.input_tokens)
+        least = least_cacheable(session, payload.model)
+        if payload.breakpoints and (least is None or count.input_tokens >= least):
+            # A prompt priced as plain input may be cached: a bound, the most expensive of several.
+            may_cache = read_lifetime(payload.body) or "1h"
+    usage = replace(usage, output_tokens=output_tokens or 0)
     sampling = SamplingCall(
         model=payload.model,
         usage=usage,
         read_lifetime=read_lifetime(payload.body) if usage.cache_read_tokens else None,
         may_cache=may_cache,
     )
+    caveats = (*caveats_of(payload, count), *(("input-only",) if output_tokens is None else ()))
     answer = Answer(
         model=payload.model,
         usage=usage,
         sampling_calls=(sampling,),
         terms=_terms(payload),
-        caveats=sorted_caveats([*caveats_of(payload, count), *caveats]),
+        caveats=sorted_caveats(caveats),
         before=_counted_before(payload, count.before, output_tokens),
     )
     return answer, prompt
@@ -147,28 +150,3 @@ def _terms(payload: Payload) -> Terms:
         inference_geo=geography if isinstance(geography, str) else None,
         platform=bedrock_platform(asked) if "anthropic." in asked else None,
     )
-
-
-def _who_asks(
-    session: Session, item: pytest.Item, payload: Payload, state: PromptState | None
-) -> _Request:
-    if state is not None:
-        return _Request(state, "test")
-    if not payload.breakpoints:
-        return _Request()
-    cache = limits_of(item, session.settings).cache
-    if cache in ("cold", "warm"):
-        return _Request(cache, "marker")
-    if cache is None and session.settings.cache != "as-billed":
-        return _Request(session.settings.cache, "run")
-    return _Request(None, "columns" if session.settings.columns else None)
-
-
-def _may_cache(session: Session, payload: Payload, tokens: int) -> Literal["5m", "1h"] | None:
-    """Return the lifetime at which a prompt priced as plain input may be cached: it is a bound."""
-    if not payload.breakpoints:
-        return None
-    least = least_cacheable(session, payload.model)
-    if least is not None and tokens < least:
-        return None  # too short to be cached at all
-    return read_lifetime(payload.body) or "1h"  # the most expensive of several

@@ -46,14 +46,13 @@ OFF = "llmcost is off (--no-llmcost), so there is no figure to look at"
 class Counted:
     """What a payload costs, by a count of its tokens.
 
-    A figure raises PriceError if the model has no price; one of the cache raises SettingsError if
-    the payload was counted without `cache=`.
+    A figure raises PriceError if the model has no price. Those of the cache need
+    `count(..., cache=...)` and raise SettingsError without it.
     """
 
     call: Call | None
     session: Session | None = field(default=None, repr=False, compare=False)
     prompt: CachedPrompt | None = field(default=None, repr=False, compare=False)
-    """What of the prompt is cached, if `count(..., cache=...)` asked."""
 
     @property
     def input_tokens(self) -> int:
@@ -78,16 +77,12 @@ class Counted:
     @property
     def cost(self) -> Cost:
         """The itemised bill, with its bounds."""
-        call = self._known()
-        assert self.session is not None
-        return self._bill(call.sampling_calls, self.session.settings.cache)
+        return self._bill(self._known().sampling_calls)
 
     @property
     def usd(self) -> Decimal:
         """The list price in US dollars."""
         return self.cost.usd
-
-    # With cache=
 
     @property
     def cold(self) -> Cost:
@@ -135,11 +130,16 @@ class Counted:
         usage = replace(usage, output_tokens=sampling.usage.output_tokens)
         return self._bill([replace(sampling, usage=usage)], "as-billed")
 
-    def _bill(self, sampling_calls: Sequence[SamplingCall], cache_state: CacheState) -> Cost:
-        call, session = self._known(), self.session
+    def _bill(
+        self, sampling_calls: Sequence[SamplingCall], cache_state: CacheState | None = None
+    ) -> Cost:
+        session = self.session
         assert session is not None
         return session.card.price(
-            sampling_calls, call.context, on=session.price_date, cache_state=cache_state
+            sampling_calls,
+            self._known().context,
+            on=session.price_date,
+            cache_state=cache_state or session.settings.cache,
         )
 
     def _known(self) -> Call:
@@ -182,32 +182,22 @@ class LlmCost:
         __tracebackhide__ = True
         if payload is not None and keywords:
             raise SettingsError("count takes a payload or keywords, not both")
-        if self._session is None:
+        session, item = self._session, self._item
+        if session is None:
             return Counted(None)
         try:
-            return self._count(
-                self._session, keywords if payload is None else payload, output_tokens, cache
-            )
+            sent = read_normalised(session, keywords if payload is None else payload, item)
+            output = read_output(sent, output_tokens)
+            try:
+                answer, prompt = expect_answer(session, sent, item, output, cache)
+            except CountError as error:
+                # The payload does not become free if the test catches this, or fails by it.
+                record(session, uncounted_answer(sent, error), sent, "counted")
+                raise
+            return Counted(record(session, answer, sent, "counted"), session, prompt)
         except LlmCostError as error:
             # The message says it all; our own frames would only hide the line that asked.
             raise error.with_traceback(None) from None
-
-    def _count(
-        self,
-        session: Session,
-        body: Mapping[str, Any],
-        output_tokens: int | str | None,
-        cache: PromptState | None,
-    ) -> Counted:
-        payload = read_normalised(session, body, self._item)
-        output = read_output(payload, output_tokens)
-        try:
-            answer, prompt = expect_answer(session, payload, self._item, output, cache)
-        except CountError as error:
-            # The payload does not become free if the test catches this, or fails by it.
-            record(session, uncounted_answer(payload, error), payload, "counted")
-            raise
-        return Counted(record(session, answer, payload, "counted"), session, prompt)
 
     async def acount(
         self,
@@ -293,17 +283,25 @@ class LlmCost:
         if session is None:
             yield
             return
-        owner, calls = session.owner, list[Call]()
-        session.settle(owner)
-        owner.open_blocks.append(calls)
+        frame = inspect.currentframe()
+        while frame is not None and frame.f_code.co_filename in (__file__, contextlib.__file__):
+            frame = frame.f_back
+        origin, here = "budget(...)", Path.cwd()
+        if frame is not None:  # where the block stands
+            path = Path(frame.f_code.co_filename)
+            shown = path.relative_to(here) if path.is_relative_to(here) else path
+            origin = f"{shown}:{frame.f_lineno}"
         budget = Budget(
             scope="block",
             limit=amount,
-            origin=_caller(),
+            origin=origin,
             label="budget",
             reason=reason,
             warn_at=session.settings.warn_at,
         )
+        owner, calls = session.owner, list[Call]()
+        session.settle(owner)
+        owner.open_blocks.append(calls)
         try:
             yield
         finally:  # what a block has spent by the time it raises is spent
@@ -316,15 +314,3 @@ class LlmCost:
             owner.blocks.append(verdict)
         if verdict.fails(session.settings.unverified):
             raise budget_failure(verdict, spent)
-
-
-def _caller() -> str:
-    """Return where the block stands: the first frame outside of this file and of contextlib."""
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename in (__file__, contextlib.__file__):
-        frame = frame.f_back
-    if frame is None:
-        return "budget(...)"
-    path = Path(frame.f_code.co_filename)
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f"{shown}:{frame.f_lineno}"

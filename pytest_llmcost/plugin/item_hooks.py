@@ -84,7 +84,7 @@ class ItemHooks:
         """Find the path budgets that match no test, while no test is deselected yet."""
         settings = self.session.settings
         if settings.budgets:
-            from pytest_llmcost.plugin.unmatched_globs import unmatched_globs
+            from pytest_llmcost.plugin.marker import unmatched_globs
 
             self.session.unmatched_globs.update(unmatched_globs(settings, session, items))
         yield

@@ -1,10 +1,12 @@
-"""Budgets, as max_cost markers and settings state them."""
+"""Budgets, as max_cost markers and settings state them, and path budgets that match no test."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from fnmatch import fnmatch
 from functools import partial
 from itertools import combinations
 from operator import itemgetter
@@ -15,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import Budget, Limited, Scope
-from pytest_llmcost.budgets.path_globs import matches, parse_path_budget
+from pytest_llmcost.budgets.path_globs import folder_of, matches, may_hold_in, parse_path_budget
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import parse_quantity, parse_usd
 from pytest_llmcost.plugin.options import MARKER
@@ -27,10 +29,6 @@ if TYPE_CHECKING:
     import _pytest.nodes
 
 
-def _parse_count(value: object) -> Decimal:
-    return Decimal(parse_quantity(value))
-
-
 def _parse_models(value: object) -> tuple[str, ...]:
     globs = [value] if isinstance(value, str) else value
     if not isinstance(globs, (list, tuple)) or not globs:
@@ -40,12 +38,12 @@ def _parse_models(value: object) -> tuple[str, ...]:
 
 _PARSERS: Mapping[Limited, Callable[[object], Any]] = {
     "usd": parse_usd,
-    "input_tokens": _parse_count,
-    "output_tokens": _parse_count,
-    "calls": _parse_count,
+    "input_tokens": parse_quantity,
+    "output_tokens": parse_quantity,
+    "calls": parse_quantity,
     "call_usd": parse_usd,
-    "call_input_tokens": _parse_count,
-    "call_output_tokens": _parse_count,
+    "call_input_tokens": parse_quantity,
+    "call_output_tokens": parse_quantity,
     "models": _parse_models,
 }
 
@@ -75,26 +73,15 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     for gate in _gates(settings, "test"):
         budgets.setdefault(gate.kind, gate)
     stated = tuple(budgets[kind] for kind in _PARSERS if kind in budgets)
-    if settings.require_budget and not _has_budget(budgets, item, settings):
-        missing = replace(
-            _budget_of_setting("require_budget", "test", settings),
-            kind="unbudgeted",
-            limit=Decimal(0),
-            warn_at=None,
-        )
-        stated = (missing, *stated)
+    # A budget is one on an amount, of the test or of its path; allowed models are none.
+    if settings.require_budget and not budgets.keys() - {"models"}:
+        nodeid = nodeid_of(item)
+        patterns = [each.pattern for each in budgets_of_run(settings)]
+        if not any(pattern is not None and matches(pattern, nodeid) for pattern in patterns):
+            missing = _budget_of_setting("require_budget", "test", settings)
+            missing = replace(missing, kind="unbudgeted", limit=Decimal(0), warn_at=None)
+            stated = (missing, *stated)
     return Limits(stated, cache)
-
-
-def _has_budget(stated: Iterable[Limited], item: pytest.Item, settings: Settings) -> bool:
-    """Return whether a test has a budget on an amount, of its own or of its path."""
-    if any(kind != "models" for kind in stated):
-        return True
-    nodeid = nodeid_of(item)
-    return any(
-        each.pattern is not None and matches(each.pattern, nodeid)
-        for each in budgets_of_run(settings)
-    )
 
 
 def check_markers(item: pytest.Item, settings: Settings) -> None:
@@ -137,15 +124,9 @@ def _gates(settings: Settings, scope: Scope) -> Iterator[Budget]:
     if settings.max_call is not None:
         yield replace(_budget_of_setting("max_call", scope, settings), kind="call_usd")
     if settings.allowed_models:
-        name = "allowed_models"
-        yield Budget(
-            scope=scope,
-            kind="models",
-            limit=Decimal(0),
-            models=settings.allowed_models,
-            origin=settings.origin(name),
-            label=name,
-        )
+        gate = _budget_of_setting("allowed_models", scope, settings)
+        models = settings.allowed_models
+        yield replace(gate, kind="models", limit=Decimal(0), models=models, warn_at=None)
 
 
 def _budget_of_setting(name: str, scope: Any, settings: Settings) -> Budget:
@@ -175,19 +156,15 @@ def _nearest_first(
         classes = list(_marked_objects(node)) if isinstance(node, pytest.Class) else []
         for mark in node.own_markers:
             if mark.name == MARKER:
-                # A marker that a hook has added to the node is as near as one on the class.
-                distance, obj = (-1 if _is_among(mark, params) else 0), None
+                # By identity: several places may have equal markers. One that a hook has added to
+                # the node is as near as one on the class.
+                distance, obj = (-1 if any(mark is each for each in params) else 0), None
                 for number, (cls, own) in enumerate(classes):
-                    if _is_among(mark, own):
+                    if any(mark is each for each in own):
                         distance, obj = number, cls
                         break
                 found.append((distance, obj, mark))
         yield from ((node, obj, mark) for _, obj, mark in sorted(found, key=itemgetter(0)))
-
-
-def _is_among(mark: pytest.Mark, marks: Iterable[pytest.Mark]) -> bool:
-    """Return whether this very mark is one of them; several places may have equal ones."""
-    return any(mark is each for each in marks)
 
 
 def _marked_objects(node: _pytest.nodes.Node) -> Iterator[tuple[object, list[pytest.Mark]]]:
@@ -217,7 +194,7 @@ def _read_marker(mark: pytest.Mark, origin: str, settings: Settings, *, is_own: 
         Budget(
             scope="test",
             kind=kind,
-            limit=Decimal(0) if kind == "models" else limit,
+            limit=Decimal(0 if kind == "models" else limit),
             models=limit if kind == "models" else (),
             origin=origin,
             required=is_own,
@@ -257,18 +234,47 @@ def _show(mark: pytest.Mark) -> str:
 def _place(node: _pytest.nodes.Node, obj: object) -> str:
     """Return where a marker stands, `file:line` as far as it is known."""
     if isinstance(node, pytest.Item):
-        path, line, _ = node.location
-        return path if line is None else f"{path}:{line + 1}"
+        shown, line, _ = node.location
+        return shown if line is None else f"{shown}:{line + 1}"
+    path, suffix, root = node.path, "", node.config.rootpath
     marked = obj or getattr(node, "obj", None)
-    if not inspect.isclass(marked):
-        return _relative(node.path, node)
-    try:
-        path = _relative(Path(inspect.getsourcefile(marked) or node.path), node)
-        return f"{path}:{inspect.getsourcelines(marked)[1]}"
-    except (OSError, TypeError):
-        return f"{_relative(node.path, node)}::{marked.__name__}"
+    if inspect.isclass(marked):
+        try:
+            path = Path(inspect.getsourcefile(marked) or node.path)
+            suffix = f":{inspect.getsourcelines(marked)[1]}"
+        except (OSError, TypeError):
+            path, suffix = node.path, f"::{marked.__name__}"
+    return (path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)) + suffix
 
 
-def _relative(path: Path, node: _pytest.nodes.Node) -> str:
-    root = node.config.rootpath
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+def unmatched_globs(
+    settings: Settings, session: pytest.Session, items: Sequence[pytest.Item]
+) -> Iterator[str]:
+    """Yield the path budgets that match neither a collected test nor a file that was left out.
+
+    They limit nothing, because a folder was renamed or a name is misspelt.
+    """
+    nodeids = {nodeid_of(item) for item in items}
+    config = session.config
+    is_partial = config.getoption("lf", False) or any("::" in arg for arg in config.args)
+    # A file that was collected in part, or not at all, may have other tests that match.
+    whole = set() if is_partial else {nodeid.partition("::")[0] for nodeid in nodeids}
+    for pattern in {budget.pattern for budget in budgets_of_run(settings) if budget.pattern}:
+        if not any(matches(pattern, nodeid) for nodeid in nodeids):
+            files = _test_files(session, pattern)
+            if not any(matches(pattern, each) or each not in whole for each in files):
+                yield pattern
+
+
+def _test_files(session: pytest.Session, pattern: str) -> Iterator[str]:
+    """Yield the test files, as pytest and its plugins see them, in which a glob may hold."""
+    root = session.config.rootpath
+    skipped: list[str] = session.config.getini("norecursedirs")
+    for folder, folders, files in os.walk(root / folder_of(pattern)):
+        folders[:] = [name for name in folders if not any(fnmatch(name, each) for each in skipped)]
+        for path in (Path(folder, name) for name in files):
+            relative = path.relative_to(root).as_posix()
+            if may_hold_in(pattern, relative) and session.gethookproxy(path).pytest_collect_file(
+                file_path=path, parent=session
+            ):
+                yield relative

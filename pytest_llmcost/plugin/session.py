@@ -268,10 +268,11 @@ class Session:
 
     # Recording what was captured
 
-    def note_sent(self) -> None:
-        """Note that this process, perhaps a forked child, is sending a request to Claude."""
+    def note_sent(self) -> Sender:
+        """Note that this process, perhaps a forked child, sends a request; return whose it is."""
         self.has_sent = True
         self._children.note()
+        return self.sender()
 
     def catch_up(self) -> None:
         """Record what is complete."""

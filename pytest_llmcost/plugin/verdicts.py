@@ -35,8 +35,11 @@ class _BudgetFailed(Failed):
     """The failure of a budget, to tell it from everything else that a test fails by."""
 
     __module__ = "builtins"
-    short = ""
-    """For the line of pytest's short summary."""
+
+    def __init__(self, text: str, short: str) -> None:
+        """Keep the text, and what stands in the line of pytest's short summary."""
+        super().__init__(_sendable(text), pytrace=False)
+        self.short = _sendable(short)
 
 
 _BudgetFailed.__qualname__ = _BudgetFailed.__name__ = "Failed"
@@ -44,15 +47,9 @@ _BudgetFailed.__qualname__ = _BudgetFailed.__name__ = "Failed"
 
 def budget_failure(
     verdict: Verdict, calls: Sequence[Call], others: Sequence[Verdict] = ()
-) -> _BudgetFailed:
+) -> BaseException:
     """Return the failure of a test, or of a block of it, by a budget, and perhaps others."""
-    return _failure(render_failure(verdict, calls, others), short_sentence(verdict))
-
-
-def _failure(text: str, short: str) -> _BudgetFailed:
-    failed = _BudgetFailed(_sendable(text), pytrace=False)
-    failed.short = _sendable(short)
-    return failed
+    return _BudgetFailed(render_failure(verdict, calls, others), short_sentence(verdict))
 
 
 def _sendable(text: str) -> str:
@@ -76,10 +73,7 @@ def judge_budget(
 def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
     """Judge every budget of a test, and store the verdicts.
 
-    Args:
-        session: The plugin's session.
-        attempt: The test.
-        needs_calls: Whether a marker on a test that has sent nothing is a budget unverified.
+    `needs_calls` says whether a marker on a test that has sent nothing is a budget unverified.
     """
     try:
         attempt.verdicts = _verdicts(session, attempt, needs_calls)
@@ -97,18 +91,13 @@ def judge_late(session: Session) -> None:
     for attempt in session.changed_late:
         if attempt.verdicts:
             before = {verdict.kind: verdict for verdict in attempt.verdicts}
-            attempt.verdicts = [
-                _worse(verdict, before.get(verdict.kind, verdict))
-                for verdict in _verdicts(session, attempt, needs_calls=False)
-            ]
+            attempt.verdicts = _verdicts(session, attempt, needs_calls=False)
+            for at, now in enumerate(attempt.verdicts):
+                old = before.get(now.kind, now)
+                if _RANK.index(now.state) < _RANK.index(old.state):
+                    attempt.verdicts[at] = replace(now, state=old.state, reasons=old.reasons)
             _store(session, attempt)
     session.changed_late.clear()
-
-
-def _worse(now: Verdict, before: Verdict) -> Verdict:
-    if _RANK.index(now.state) >= _RANK.index(before.state):
-        return now
-    return replace(now, state=before.state, reasons=before.reasons)
 
 
 def _verdicts(session: Session, attempt: TestAttempt, needs_calls: bool) -> list[Verdict]:
@@ -151,22 +140,29 @@ def add_properties(session: Session, attempt: TestAttempt) -> None:
 
 
 def note_report(
-    session: Session,
-    attempt: TestAttempt,
-    report: pytest.TestReport,
-    call: pytest.CallInfo[None],
+    session: Session, attempt: TestAttempt, report: pytest.TestReport, call: pytest.CallInfo[None]
 ) -> None:
     """Note the outcome; show on a failed report what the test cost."""
     if report.when != "teardown" or report.failed:
-        session.ledger.judge(attempt.key, outcome=_outcome(attempt, report))
+        outcome = str(report.outcome)
+        if attempt.has_failed and report.passed:  # all but a subtest
+            outcome = "failed"
+        elif hasattr(report, "wasxfail"):
+            outcome = "xpassed" if report.passed else "xfailed"
+        elif report.failed and report.when != "call":
+            outcome = "error"
+        session.ledger.judge(attempt.key, outcome=outcome)
     if not report.failed:
         return
     verdict = attempt.verdicts[0] if attempt.verdicts else None
-    error = call.excinfo.value if call.excinfo is not None else None
-    if call.excinfo is not None and isinstance(error, CountMissingError):
-        # A traceback would bury what is missing, and the command.
-        text, short = render_missing_count(error, verdict, _line_of(call.excinfo))
-        error = _failure(text, short).with_traceback(error.__traceback__)
+    info = call.excinfo
+    error = None if info is None else info.value
+    if info is not None and isinstance(error, CountMissingError):
+        # A traceback would bury what is missing, and the command: the user's own line is enough.
+        frames = info.traceback.filter(info)
+        where = f"{frames[-1].path}:{frames[-1].lineno + 1}" if frames else ""
+        text, short = render_missing_count(error, verdict, where and os.path.relpath(where))
+        error = _BudgetFailed(text, short).with_traceback(error.__traceback__)
         report.longrepr = attempt.item.repr_failure(pytest.ExceptionInfo.from_exception(error))
     if isinstance(error, _BudgetFailed):
         # Let the summary's line begin with the numbers, and annotations point at the test.
@@ -174,21 +170,5 @@ def note_report(
         if crash is not None and crash.message.startswith(_FAILED):
             crash.message = error.short
             crash.path, crash.lineno = str(attempt.item.path), (attempt.item.location[1] or 0) + 1
-        return
-    calls = session.ledger.calls(attempt.key)
-    if calls:
+    elif calls := session.ledger.calls(attempt.key):
         report.sections.append(("llmcost", _sendable(render_section(calls, verdict))))
-
-
-def _outcome(attempt: TestAttempt, report: pytest.TestReport) -> str:
-    if attempt.has_failed and report.passed:  # all but a subtest
-        return "failed"
-    if hasattr(report, "wasxfail"):
-        return "xpassed" if report.passed else "xfailed"
-    return "error" if report.failed and report.when != "call" else str(report.outcome)
-
-
-def _line_of(info: pytest.ExceptionInfo[BaseException]) -> str:
-    """Return the last line of the user's own on the way to an error."""
-    frames = info.traceback.filter(info)
-    return os.path.relpath(f"{frames[-1].path}:{frames[-1].lineno + 1}") if frames else ""
