@@ -19,7 +19,7 @@ from pytest_llmcost.compare.cache_states import Column, in_column
 from pytest_llmcost.compare.model_support import find_rejections
 from pytest_llmcost.compare.other_model import obstacle_of, on_other_model
 from pytest_llmcost.counting.cassette import Count, Entry
-from pytest_llmcost.counting.client import Job, Outcome, count_all
+from pytest_llmcost.counting.client import Job, count_all
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.errors import CountCassetteError, CountError
 from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts, calls_of
@@ -50,43 +50,37 @@ class OtherModels:
         if call.fingerprint is not None and obstacle_of(call) is None:
             for model in models_of(self._session):
                 if model != payload.model:
-                    self._look_up(sender, call.fingerprint, payload, model)
+                    facts = self._look_up(sender, call.fingerprint, payload, model)
+                    self._session.ledger.learn(call.fingerprint, facts)
 
-    def _look_up(self, sender: Sender, fingerprint: str, payload: Payload, model: str) -> None:
+    def _look_up(
+        self, sender: Sender, fingerprint: str, payload: Payload, model: str
+    ) -> PayloadFacts:
         session = self._session
         found = find_rejections(payload.body, model, session.card, on=session.price_date)
         facts = PayloadFacts(model=payload.model, parts=payload.parts)
         if found.harmless:
             facts = replace(facts, dropped={model: ", ".join(found.harmless)})
         if found.blocking:
-            facts = replace(facts, rejected={model: ", ".join(found.blocking)})
-            session.ledger.learn(fingerprint, facts)
-            return
+            return replace(facts, rejected={model: ", ".join(found.blocking)})
         # The same payload for another model, with the fingerprint that the user's hook gives it.
         body = {**payload.body, "model": model}
         other = read_normalised(session, body, sender.owner.item, betas=payload.betas)
         job = session.counts.job(sender.owner, replace(other, headers=payload.headers))
-        entry = None
         if job.mode not in ("all", "rewrite", "live"):
             entry = job.cassette.find(other.fingerprint)
-        if entry is not None and entry.refused is not None:
-            facts = _with_refusal(facts, model, entry.refused)
-        elif entry is not None:
-            facts = _with_count(facts, model, entry.input_tokens, entry.left_out)
-        elif job.mode == "live" or job.mode in _KEEPS:
-            self._wait(sender, job, fingerprint, facts)
-        session.ledger.learn(fingerprint, facts)
-
-    def _wait(self, sender: Sender, job: Job, fingerprint: str, facts: PayloadFacts) -> None:
-        try:
-            if sender.phase != "teardown":  # the user's client is a fixture, and is torn down
-                self._session.counts.counter.client()
-        except CountError as error:
-            self._session.notes.add(f"not counted for {job.payload.model}: {error}")
-            return
-        other = job.payload.fingerprint
-        self._waiting.setdefault(other, []).append(job)
-        self._stands_for.setdefault(other, {})[fingerprint] = facts
+            if entry is not None:
+                return _with_count(facts, model, entry)
+        if job.mode == "live" or job.mode in _KEEPS:
+            try:
+                if sender.phase != "teardown":  # the user's client is a fixture, and is torn down
+                    session.counts.counter.client()
+            except CountError as error:
+                session.notes.add(f"not counted for {model}: {error}")
+            else:
+                self._waiting.setdefault(other.fingerprint, []).append(job)
+                self._stands_for.setdefault(other.fingerprint, {})[fingerprint] = facts
+        return facts
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_teardown(self, nextitem: pytest.Item | None) -> None:
@@ -118,43 +112,38 @@ class OtherModels:
             self._session.notes.add(f"not counted for another model: {error}")
             return
         except KeyboardInterrupt:
-            self._learn_recorded(first)
+            for job in first:  # what was counted before is in the cassettes by now
+                entry = job.cassette.find(job.payload.fingerprint)
+                if entry is not None and entry.refused is None:
+                    self._learn(job.payload, entry)
             raise
         for (fingerprint, jobs), outcome in zip(waiting.items(), outcomes, strict=True):
-            if isinstance(outcome, CountError) and outcome.status is None and not is_last:
-                self._waiting[fingerprint] = jobs
-                continue
-            self._learn(fingerprint, jobs[0].payload.model, outcome)
+            payload = jobs[0].payload
             if isinstance(outcome, Count):
+                self._learn(payload, outcome)
                 count_all(counter, jobs[1:])  # from memory, into each test's own cassette
             elif outcome.refusal is not None:
-                self._record_refusal(jobs, outcome.refusal)
+                refused = Count(refused=outcome.refusal)
+                self._learn(payload, refused)
+                self._keep(jobs, refused)
+            elif outcome.status is None and not is_last:
+                self._waiting[fingerprint] = jobs
+            else:
+                self._stands_for.pop(fingerprint, None)
+                self._session.notes.add(f"not counted for {payload.model}: {outcome}")
 
-    def _record_refusal(self, jobs: Iterable[Job], refusal: str) -> None:
+    def _keep(self, jobs: Iterable[Job], refused: Count) -> None:
         for job in jobs:
             if job.mode in _KEEPS:
-                job.cassette.put(Entry.of(job.payload, Count(refused=refusal), job.asker.name))
+                job.cassette.put(Entry.of(job.payload, refused, job.asker.name))
                 try:
                     job.cassette.save()
                 except CountCassetteError as error:
                     self._session.notes.add(f"counts were not saved: {error}")
 
-    def _learn_recorded(self, jobs: Iterable[Job]) -> None:
-        """Take what was counted before an interrupt, which is in the cassettes by now."""
-        for job in jobs:
-            entry = job.cassette.find(job.payload.fingerprint)
-            if entry is not None and entry.refused is None:
-                self._learn(job.payload.fingerprint, job.payload.model, entry)
-
-    def _learn(self, fingerprint: str, model: str, outcome: Outcome) -> None:
-        for known, facts in self._stands_for.pop(fingerprint, {}).items():
-            if isinstance(outcome, Count):
-                facts = _with_count(facts, model, outcome.input_tokens, outcome.left_out)
-            elif outcome.refusal is not None:
-                facts = _with_refusal(facts, model, outcome.refusal)
-            else:
-                self._session.notes.add(f"not counted for {model}: {outcome}")
-            self._session.ledger.learn(known, facts)
+    def _learn(self, payload: Payload, count: Count) -> None:
+        for known, facts in self._stands_for.pop(payload.fingerprint, {}).items():
+            self._session.ledger.learn(known, _with_count(facts, payload.model, count))
 
 
 def models_of(session: Session) -> tuple[str, ...]:
@@ -162,16 +151,13 @@ def models_of(session: Session) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(session.exact_model, session.settings.model)))
 
 
-def _with_count(
-    facts: PayloadFacts, model: str, tokens: int, left_out: tuple[str, ...]
-) -> PayloadFacts:
-    if left_out:
-        facts = replace(facts, left_out={model: ", ".join(left_out)})
-    return replace(facts, counts={model: tokens})
-
-
-def _with_refusal(facts: PayloadFacts, model: str, refusal: str) -> PayloadFacts:
-    return replace(facts, rejected={model: f"the payload: {refusal}"})
+def _with_count(facts: PayloadFacts, model: str, count: Count) -> PayloadFacts:
+    """Add what is known of a payload on another model: its tokens, or why it is refused."""
+    if count.refused is not None:
+        return replace(facts, rejected={model: f"the payload: {count.refused}"})
+    if count.left_out:
+        facts = replace(facts, left_out={model: ", ".join(count.left_out)})
+    return replace(facts, counts={model: count.input_tokens})
 
 
 def with_other_models(session: Session, ledger: Ledger) -> Ledger:

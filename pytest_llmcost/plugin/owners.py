@@ -1,12 +1,11 @@
 """Whose call it is: an attempt of a test, a fixture that several tests share, or neither.
 
-Made only once something is sent, counted or limited. Owners know pytest's items and fixtures,
-and must know nothing of prices.
+Made only once something is sent, counted or limited. Owners know nothing of prices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -95,12 +94,8 @@ class TestAttempt(Owner):
         from pytest_llmcost.ledger.builder import TestOwner
 
         path, line, _ = self.item.location
-        return TestOwner(
-            nodeid=self.nodeid,
-            path=path,
-            line=None if line is None else line + 1,
-            attempt=self.number,
-        )
+        line = None if line is None else line + 1
+        return TestOwner(nodeid=self.nodeid, path=path, line=line, attempt=self.number)
 
 
 class SharedFixture(Owner):
@@ -128,10 +123,6 @@ class SharedFixture(Owner):
             param=", ".join(_params(self._fixture, self._request)) or None,
             set_up=self._set_up,
         )
-
-
-OUTSIDE = Owner()
-"""Owns what is sent at import, in plugins and between tests."""
 
 
 class Sender(NamedTuple):
@@ -165,24 +156,17 @@ def _params(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) 
         yield _show_param(request.param, fixturedef.argname, getattr(request, "param_index", ""))
     item = getattr(request, "_pyfuncitem", None)
     callspec = getattr(item, "callspec", None)
-    if callspec is not None:
-        for name in _needs(fixturedef, item._fixtureinfo.name2fixturedefs):  # type: ignore[union-attr]
-            if name in callspec.params:
-                index = callspec.indices.get(name, "")
-                yield f"{name}={_show_param(callspec.params[name], name, index)}"
-
-
-def _needs(
-    fixturedef: pytest.FixtureDef[Any], known: Mapping[str, Sequence[pytest.FixtureDef[Any]]]
-) -> list[str]:
-    """Return the names of all fixtures that a fixture needs, directly or not; sorted."""
-    found: set[str] = set()
+    if item is None or callspec is None:
+        return
+    needed: set[str] = set()
     waiting = [fixturedef]
     while waiting:
-        for name in set(waiting.pop().argnames) - {fixturedef.argname} - found:
-            found.add(name)
-            waiting += known.get(name, ())
-    return sorted(found)
+        for name in set(waiting.pop().argnames) - {fixturedef.argname} - needed:
+            needed.add(name)
+            waiting += item._fixtureinfo.name2fixturedefs.get(name, ())
+    for name in sorted(needed & callspec.params.keys()):
+        index = callspec.indices.get(name, "")
+        yield f"{name}={_show_param(callspec.params[name], name, index)}"
 
 
 def _show_param(param: object, name: str, index: object) -> str:
