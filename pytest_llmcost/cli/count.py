@@ -137,7 +137,7 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
         options = (f"--model={arguments.model}",) if arguments.model else ()
         # Independent of the folder that the command is called in.
         asker = _FileAsker(clean(f"{path.name} for {model}"), run=file, options=options)
-        cassette = CountCassette.load(path.parent / _FOLDER / f"{path.name}.llmcost.yaml")
+        cassette = CountCassette(path.parent / _FOLDER / f"{path.name}.llmcost.yaml")
         count = counter.count(Job(payload, cassette, mode, asker))
         if mode == "rewrite":
             cassette.prune(asker.name, {payload.fingerprint})

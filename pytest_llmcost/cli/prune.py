@@ -64,7 +64,7 @@ def run(arguments: Namespace, console: Console) -> int:
     unsure: set[str] = set()
     for path in sorted({each for folder in folders for each in _cassettes(folder.resolve())}):
         try:
-            cassette = CountCassette.load(path)
+            cassette = CountCassette(path)
         except CountCassetteError as error:
             console.note(f"left alone: {error}")
             continue

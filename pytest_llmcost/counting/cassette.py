@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +27,6 @@ from pytest_llmcost.files import LockError, locked, show_path, write_atomic
 from pytest_llmcost.prices.usage import is_quantity
 from pytest_llmcost.yaml_file import MOST_BYTES, YamlError, load_yaml
 
-URI = "https://api.anthropic.com/v1/messages/count_tokens"
-"""Whatever host was asked: the name of a private gateway stays out of the file."""
 _REMEDY = "restore it, or delete it and record again"
 _LONGEST_REFUSAL = 300
 
@@ -45,7 +44,7 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(Count, frozen=True, kw_only=True):
-    """A recorded count."""
+    """A recorded count; as JSON, what its request's body holds."""
 
     fingerprint: str
     model: str
@@ -65,6 +64,14 @@ class Entry(Count, frozen=True, kw_only=True):
             asked_by=(asker,),
             parts=payload.parts,
         )
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is of today's recipe; of an earlier one it may be the same payload."""
+        return self.fingerprint.startswith(f"{RECIPE}:")
+
+
+# A file, as far as it is read.
 
 
 class _Request(msgspec.Struct):
@@ -94,16 +101,6 @@ class _Interaction(msgspec.Struct):
 class _File(msgspec.Struct):
     interactions: list[_Interaction]
     version: Literal[1] = 1
-
-
-class _Asked(msgspec.Struct):
-    """The body of a recorded request."""
-
-    fingerprint: str
-    model: str
-    asked_by: tuple[str, ...]
-    parts: dict[str, str]
-    left_out: tuple[str, ...] = ()
 
 
 class _Counted(msgspec.Struct):
@@ -163,7 +160,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
 
 
 def _read_interaction(interaction: _Interaction) -> Entry:
-    asked = msgspec.json.decode(interaction.request.body, type=_Asked)
+    asked = msgspec.json.decode(interaction.request.body, type=Entry)
     body, tokens, refused = interaction.response.body.string, 0, None
     if interaction.response.status.code == 400:
         refused = msgspec.json.decode(body, type=_Refused).error.message
@@ -171,7 +168,8 @@ def _read_interaction(interaction: _Interaction) -> Entry:
         tokens = msgspec.json.decode(body, type=_Counted).input_tokens
         if not is_quantity(tokens, least=1):
             raise ValueError(f"{tokens} input tokens; no prompt has so few or so many")
-    return Entry(input_tokens=tokens, refused=refused, **msgspec.structs.asdict(asked))
+    entry: Entry = replace(asked, input_tokens=tokens, refused=refused, before=None)
+    return entry
 
 
 def write_entries(path: Path, entries: Iterable[Entry]) -> None:
@@ -200,30 +198,26 @@ def _unwritable(path: Path, error: OSError) -> CountCassetteError:
 
 
 def _interaction(entry: Entry) -> dict[str, Any]:
-    asked = msgspec.to_builtins(
-        _Asked(entry.fingerprint, entry.model, entry.asked_by, dict(entry.parts), entry.left_out)
-    )
-    if not entry.left_out:
-        del asked["left_out"]
+    asked: dict[str, Any] = {
+        "fingerprint": entry.fingerprint,
+        "model": entry.model,
+        "asked_by": entry.asked_by,
+        "parts": dict(entry.parts),
+    }
+    if entry.left_out:
+        asked["left_out"] = entry.left_out
     status: dict[str, Any] = {"code": 200, "message": "OK"}
     body: dict[str, Any] = {"input_tokens": entry.input_tokens}
     if entry.refused is not None:
         status = {"code": 400, "message": "Bad Request"}
         error = {"type": "invalid_request_error", "message": entry.refused}
         body = {"type": "error", "error": error}
-    return {
-        "request": {
-            "method": "POST",
-            "uri": URI,
-            "headers": {},
-            "body": json.dumps(asked, indent=1),
-        },
-        "response": {
-            "status": status,
-            "headers": {"content-type": ["application/json"]},
-            "body": {"string": json.dumps(body)},
-        },
-    }
+    # Whatever host was asked: the name of a private gateway stays out of the file.
+    uri = "https://api.anthropic.com/v1/messages/count_tokens"
+    sent = {"method": "POST", "uri": uri, "headers": {}, "body": json.dumps(asked, indent=1)}
+    headers = {"content-type": ["application/json"]}
+    response = {"status": status, "headers": headers, "body": {"string": json.dumps(body)}}
+    return {"request": sent, "response": response}
 
 
 def _dump(document: object) -> str:
@@ -251,34 +245,25 @@ class CountCassette:
     """One file of counts. Several may be open on the same file; saving merges.
 
     Example:
-        >>> cassette = CountCassette.load(Path("cassettes/test_triage/test_refund.llmcost.yaml"))
-        >>> cassette.find("2:3f9a") is None
-        True
+        >>> cassette = CountCassette(Path("cassettes/test_triage/test_refund.llmcost.yaml"))
+        >>> "2:3f9a" in cassette.entries
+        False
     """
 
-    def __init__(self, path: Path, entries: Mapping[str, Entry]) -> None:
-        """Use `load`; this takes the entries as they are in the file."""
-        self.path = path
-        self._entries = dict(entries)
-        self._first = tuple(entries.values())
-        self._pending: dict[str, Entry] = {}
-        self._released: set[tuple[str, str]] = set()
-        self._lock = threading.RLock()
-        self._next_save_at = 0.0
-
-    @classmethod
-    def load(cls, path: Path) -> CountCassette:
+    def __init__(self, path: Path) -> None:
         """Read a file; one that is not there yet is empty.
 
         Raises:
             CountCassetteError: it is damaged or something else.
         """
-        return cls(path, read_entries(path))
-
-    @property
-    def entries(self) -> Mapping[str, Entry]:
-        """Every count, those not yet saved included."""
-        return self._entries
+        self.path = path
+        self.entries = read_entries(path)
+        """Every count by its payload's fingerprint, whichever test asked for it; those not yet
+        saved included."""
+        self._first = tuple(self.entries.values())
+        self._unsaved: list[Callable[[dict[str, Entry]], None]] = []
+        self._lock = threading.RLock()
+        self._next_save_at = 0.0
 
     def has_recorded(self, asker: str) -> bool:
         """Return whether the file held counts of this asker when it was loaded."""
@@ -292,22 +277,19 @@ class CountCassette:
         own = [
             each
             for each in self._first
-            if asker in each.asked_by and each.model == payload.model and each.refused is None
+            if asker in each.asked_by
+            and each.model == payload.model
+            and each.refused is None
+            and each.is_current
         ]
-        # Of an earlier recipe it may be the same payload.
-        own = [each for each in own if _is_current(each.fingerprint)]
         if len(own) != 1 or own[0].fingerprint == payload.fingerprint:
             return None
         return own[0].input_tokens
 
     def is_outdated(self, asker: str) -> bool:
         """Return whether this asker's counts are all of another recipe, hence of no use now."""
-        own = [name for name, each in self._entries.items() if asker in each.asked_by]
-        return bool(own) and not any(_is_current(name) for name in own)
-
-    def find(self, fingerprint: str) -> Entry | None:
-        """Return the count of exactly this payload, whichever test asked for it."""
-        return self._entries.get(fingerprint)
+        own = [each.is_current for each in self.entries.values() if asker in each.asked_by]
+        return bool(own) and not any(own)
 
     def nearest(self, parts: Mapping[str, str], asker: str) -> Entry | None:
         """Return the recorded payload most like this one; the asker's own before others'."""
@@ -317,26 +299,26 @@ class CountCassette:
             size = -abs(len(entry.parts) - len(parts))
             return asker in entry.asked_by, same, size, entry.fingerprint
 
-        current = [entry for name, entry in self._entries.items() if _is_current(name)]
+        current = (entry for entry in self.entries.values() if entry.is_current)
         return max(current, key=likeness, default=None)
 
     def put(self, entry: Entry) -> None:
         """Add a count, or another asker of a known one; `save` writes it."""
         with self._lock:
-            known = self._entries.get(entry.fingerprint)
-            added = _joined(known, entry)
-            if added != known:
-                self._entries[entry.fingerprint] = added
-                self._pending[entry.fingerprint] = added
+            known = self.entries.get(entry.fingerprint)
+            if _joined(known, entry) != known:
+                self._change(partial(_add, entry))
 
     def prune(self, asker: str, keep: Collection[str]) -> None:
         """Take this asker off every count but those kept; a count without askers goes."""
         with self._lock:
-            for name, entry in list(self._entries.items()):
+            for name, entry in list(self.entries.items()):
                 if name not in keep and asker in entry.asked_by:
-                    self._released.add((name, asker))
-                    _release(self._entries, name, asker)
-                    self._pending.pop(name, None)
+                    self._change(partial(_release, name, asker))
+
+    def _change(self, change: Callable[[dict[str, Entry]], None]) -> None:
+        change(self.entries)
+        self._unsaved.append(change)
 
     def save_soon(self) -> None:
         """Save now, unless saving has lately taken more than its share of the time."""
@@ -350,30 +332,23 @@ class CountCassette:
             CountCassetteError: the file is damaged, locked or cannot be written.
         """
         with self._lock:
-            if not self._pending and not self._released:
+            if not self._unsaved:
                 return
             started_at = time.monotonic()
             try:
                 with locked(self.path):
                     merged = read_entries(self.path)
                     before = dict(merged)
-                    for name, asker in self._released:
-                        _release(merged, name, asker)
-                    for name, entry in self._pending.items():
-                        merged[name] = _joined(merged.get(name), entry)
+                    for change in self._unsaved:
+                        change(merged)
                     if merged != before:
                         write_entries(self.path, merged.values())
             except OSError as error:
                 raise _unwritable(self.path, error) from None
-            self._entries = merged
-            self._pending.clear()
-            self._released.clear()
+            self.entries = merged
+            self._unsaved.clear()
             ended_at = time.monotonic()
             self._next_save_at = ended_at + _SAVING_SHARE * (ended_at - started_at)
-
-
-def _is_current(fingerprint: str) -> bool:
-    return fingerprint.startswith(f"{RECIPE}:")
 
 
 def _joined(known: Entry | None, entry: Entry) -> Entry:
@@ -383,12 +358,12 @@ def _joined(known: Entry | None, entry: Entry) -> Entry:
     return replace(entry, asked_by=tuple(sorted({*known.asked_by, *entry.asked_by})))
 
 
-def _release(entries: dict[str, Entry], name: str, asker: str) -> None:
-    entry = entries.get(name)
-    if entry is None:
-        return
-    others = tuple(other for other in entry.asked_by if other != asker)
-    if others:
-        entries[name] = replace(entry, asked_by=others)
-    else:
-        del entries[name]
+def _add(entry: Entry, entries: dict[str, Entry]) -> None:
+    entries[entry.fingerprint] = _joined(entries.get(entry.fingerprint), entry)
+
+
+def _release(name: str, asker: str, entries: dict[str, Entry]) -> None:
+    if entry := entries.pop(name, None):
+        others = tuple(other for other in entry.asked_by if other != asker)
+        if others:
+            entries[name] = replace(entry, asked_by=others)

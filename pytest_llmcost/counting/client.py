@@ -115,7 +115,7 @@ class Job(NamedTuple):
         """The recorded count, if the mode allows to read it."""
         if self.mode in ("all", "rewrite", "live"):
             return None
-        return self.cassette.find(self.payload.fingerprint)
+        return self.cassette.entries.get(self.payload.fingerprint)
 
     @property
     def writes(self) -> bool:
@@ -412,6 +412,7 @@ def count_all(
     stopped_by: list[CountError] = []
     under_way: list[Patience] = []
     failed, began_at = 0, clock()
+    show = progress or (lambda _: None)
 
     def count(index: int, retries: int | None, patience: Patience) -> Outcome:
         if stopped_by:
@@ -426,8 +427,7 @@ def count_all(
         nonlocal failed
         outcomes[index] = outcome
         failed += isinstance(outcome, CountError)
-        if progress is not None:
-            progress(Progress(len(outcomes), len(jobs), failed, clock() - began_at))
+        show(Progress(len(outcomes), len(jobs), failed, clock() - began_at))
 
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="llmcost-count")
     asked: dict[Future[Outcome], int] = {}

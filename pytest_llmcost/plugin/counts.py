@@ -97,7 +97,7 @@ class Counts:
         else:
             name, node = "outside-tests", ""
             path = fixture_cassette_path(config, "", "session", name)
-        cassette = CountCassette.load(path)
+        cassette = CountCassette(path)
         mode = cast("Mode", record_mode(owner.item, config, self._settings))
         if mode == "once":
             # `once` is once per session: a rerun may count what the first attempt did not reach.

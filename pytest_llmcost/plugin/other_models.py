@@ -68,7 +68,7 @@ class OtherModels:
         other = read_normalised(session, body, sender.owner.item, betas=payload.betas)
         job = session.counts.job(sender.owner, replace(other, headers=payload.headers))
         if job.mode not in ("all", "rewrite", "live"):
-            entry = job.cassette.find(other.fingerprint)
+            entry = job.cassette.entries.get(other.fingerprint)
             if entry is not None:
                 return _with_count(facts, model, entry)
         if job.mode == "live" or job.mode in _KEEPS:
@@ -113,7 +113,7 @@ class OtherModels:
             return
         except KeyboardInterrupt:
             for job in first:  # what was counted before is in the cassettes by now
-                entry = job.cassette.find(job.payload.fingerprint)
+                entry = job.cassette.entries.get(job.payload.fingerprint)
                 if entry is not None and entry.refused is None:
                     self._learn(job.payload, entry)
             raise

@@ -274,7 +274,7 @@ def test_recorded_once_it_is_foretold_offline_and_agrees_with_the_bill(
     path = tmp_path / "test.llmcost.yaml"
 
     def count(mode: Any, client: Any) -> CachedPrompt:
-        counter, cassette = Counter(lambda: client), CountCassette.load(path)
+        counter, cassette = Counter(lambda: client), CountCassette(path)
         counts = {
             one.fingerprint: counter.count(Job(one, cassette, mode, Asker("test"))).input_tokens
             for one in plan.payloads

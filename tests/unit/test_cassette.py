@@ -96,10 +96,10 @@ def test_vcr_itself_can_load_it(path: Path) -> None:
 
 
 def test_no_file_and_an_empty_file_hold_nothing(path: Path) -> None:
-    assert not CountCassette.load(path).entries
+    assert not CountCassette(path).entries
     path.parent.mkdir()
     path.write_text("\n")
-    assert not CountCassette.load(path).entries
+    assert not CountCassette(path).entries
 
 
 GOOD = """\
@@ -165,7 +165,7 @@ def test_a_damaged_or_foreign_file_is_named_with_the_place_and_left_alone(
     path.parent.mkdir()
     path.write_text(text)
     with pytest.raises(CountCassetteError, match=message):
-        CountCassette.load(path)
+        CountCassette(path)
     assert path.read_text() == text
 
 
@@ -173,18 +173,18 @@ def test_a_file_that_is_not_text_is_an_error(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CountCassetteError, match="cannot be read"):
-        CountCassette.load(path)
+        CountCassette(path)
 
 
 def test_the_same_count_twice_is_what_a_merge_leaves(path: Path) -> None:
     path.parent.mkdir()
     path.write_text(GOOD + GOOD.partition("\n")[2])
-    assert CountCassette.load(path).entries["2:aa"].input_tokens == 7
+    assert CountCassette(path).entries["2:aa"].input_tokens == 7
 
 
 def test_a_file_damaged_meanwhile_is_not_overwritten(path: Path) -> None:
     write_entries(path, [entry()])
-    cassette = CountCassette.load(path)
+    cassette = CountCassette(path)
     path.write_text("interactions: [")
     cassette.put(entry("bb"))
     with pytest.raises(CountCassetteError, match="not YAML"):
@@ -193,43 +193,43 @@ def test_a_file_damaged_meanwhile_is_not_overwritten(path: Path) -> None:
 
 
 def test_saving_without_news_touches_nothing(path: Path) -> None:
-    cassette = CountCassette.load(path)
+    cassette = CountCassette(path)
     cassette.save()
     assert not path.exists()
     write_entries(path, [entry()])
     os.utime(path, (1, 1))
-    again = CountCassette.load(path)
+    again = CountCassette(path)
     again.put(entry())
     again.save()
     assert path.stat().st_mtime == 1
 
 
 def test_two_cassettes_on_one_file_merge(path: Path) -> None:
-    one, two = CountCassette.load(path), CountCassette.load(path)
+    one, two = CountCassette(path), CountCassette(path)
     one.put(entry("aa", 7, "test_one"))
     two.put(entry("aa", 7, "test_two"))
     two.put(entry("bb", 8, "test_two"))
     one.save()
     two.save()
-    entries = CountCassette.load(path).entries
+    entries = CountCassette(path).entries
     assert entries["2:aa"].asked_by == ("test_one", "test_two")
     assert sorted(entries) == ["2:aa", "2:bb"]
 
 
 def test_pruning_takes_off_the_askers_own_entries_alone(path: Path) -> None:
     write_entries(path, [entry("aa"), entry("bb"), entry("cc", 1, "test_one", "test_two")])
-    cassette = CountCassette.load(path)
+    cassette = CountCassette(path)
     cassette.prune("test_one", keep={"2:aa"})
     assert sorted(cassette.entries) == ["2:aa", "2:cc"]
     cassette.save()
-    entries = CountCassette.load(path).entries
+    entries = CountCassette(path).entries
     assert sorted(entries) == ["2:aa", "2:cc"]
     assert entries["2:cc"].asked_by == ("test_two",)
 
 
 def test_pruning_everything_removes_the_file(path: Path) -> None:
     write_entries(path, [entry()])
-    cassette = CountCassette.load(path)
+    cassette = CountCassette(path)
     cassette.prune("test_one", keep=())
     cassette.save()
     assert not path.exists()
@@ -245,10 +245,10 @@ def test_the_nearest_payload_is_the_askers_own_most_alike(path: Path) -> None:
             entry("near", 1, parts={**parts, "system": "z"}),
         ],
     )
-    cassette = CountCassette.load(path)
-    assert cassette.nearest(parts, "test_one") == cassette.find("2:near")
-    assert cassette.nearest(parts, "test_two") == cassette.find("2:other")
-    assert CountCassette.load(path.with_name("none")).nearest(parts, "x") is None
+    cassette = CountCassette(path)
+    assert cassette.nearest(parts, "test_one") == cassette.entries.get("2:near")
+    assert cassette.nearest(parts, "test_two") == cassette.entries.get("2:other")
+    assert CountCassette(path.with_name("none")).nearest(parts, "x") is None
 
 
 def test_many_processes_on_one_file_lose_nothing(path: Path) -> None:
@@ -257,7 +257,7 @@ def test_many_processes_on_one_file_lose_nothing(path: Path) -> None:
         from pathlib import Path
         from pytest_llmcost.counting.cassette import CountCassette, Entry
         for number in range(1, 6):
-            cassette = CountCassette.load(Path(sys.argv[1]))
+            cassette = CountCassette(Path(sys.argv[1]))
             name = f"{sys.argv[2]}{number}"
             cassette.put(Entry(fingerprint=name, model="m", asked_by=(name,), parts={},
                                input_tokens=number))
@@ -265,12 +265,12 @@ def test_many_processes_on_one_file_lose_nothing(path: Path) -> None:
     """)
     running = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in "abc"]
     assert [process.wait(60) for process in running] == [0, 0, 0]
-    assert len(CountCassette.load(path).entries) == 15
+    assert len(CountCassette(path).entries) == 15
     assert [left.name for left in path.parent.iterdir()] == [path.name]
 
 
 def test_threads_on_one_cassette_lose_nothing(path: Path) -> None:
-    cassette = CountCassette.load(path)
+    cassette = CountCassette(path)
 
     def record(number: int) -> None:
         cassette.put(entry(str(number), number + 1))
@@ -279,7 +279,7 @@ def test_threads_on_one_cassette_lose_nothing(path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(record, range(40)))
     cassette.save()
-    assert len(CountCassette.load(path).entries) == 40
+    assert len(CountCassette(path).entries) == 40
 
 
 def test_saving_soon_does_not_take_all_the_time(
@@ -293,13 +293,13 @@ def test_saving_soon_does_not_take_all_the_time(
         replace(*paths)
 
     monkeypatch.setattr(os, "replace", note)
-    cassette = CountCassette.load(path)
+    cassette = CountCassette(path)
     for number in range(200):
         cassette.put(entry(str(number)))
         cassette.save_soon()
     cassette.save()
     assert 2 <= len(replaced) < 100
-    assert len(CountCassette.load(path).entries) == 200
+    assert len(CountCassette(path).entries) == 200
 
 
 def test_a_folder_that_cannot_be_written_is_named(path: Path) -> None:
@@ -312,7 +312,7 @@ def test_a_lock_that_is_not_given_is_an_error_and_not_a_hang(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
-    cassette = CountCassette.load(path)
+    cassette = CountCassette(path)
     cassette.put(entry())
     held, done = threading.Event(), threading.Event()
 
@@ -347,7 +347,7 @@ def test_a_lock_that_cannot_be_taken_is_named(
         raise error
 
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-    cassette = CountCassette.load(path)
+    cassette = CountCassette(path)
     cassette.put(entry())
     with pytest.raises(CountCassetteError, match=r"cannot be locked: .*TMPDIR"):
         cassette.save()

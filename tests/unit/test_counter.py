@@ -38,7 +38,7 @@ class CountingKit:
         self.made: list[Any] = []
         """Clients, to be closed."""
         self.counter = Counter(self.client)
-        self.cassette = CountCassette.load(path)
+        self.cassette = CountCassette(path)
 
     def client(self, **settings: Any) -> Any:
         given = {"base_url": self.api.url, "api_key": KEY, "max_retries": 0, **settings}
@@ -186,11 +186,11 @@ def test_a_shared_count_names_everybody_who_asked(kit: CountingKit) -> None:
 def test_the_memo_spares_requests_but_every_test_writes_its_own_file(
     kit: CountingKit, tmp_path: Path
 ) -> None:
-    other = CountCassette.load(tmp_path / "other.llmcost.yaml")
+    other = CountCassette(tmp_path / "other.llmcost.yaml")
     kit.count()
     kit.counter.count(Job(payload(), other, "new_episodes", ME))
     assert len(kit.api.counted) == 1
-    assert CountCassette.load(other.path).entries == kit.cassette.entries
+    assert CountCassette(other.path).entries == kit.cassette.entries
 
 
 def test_the_same_payload_in_many_threads_is_asked_once(kit: CountingKit) -> None:

@@ -36,7 +36,7 @@ class CountingKit:
         self.seen: list[Progress] = []
 
     def jobs(self, texts: list[str], mode: Mode = "new_episodes") -> list[Job]:
-        cassettes = [CountCassette.load(self.folder / f"test_{one}.llmcost.yaml") for one in "ab"]
+        cassettes = [CountCassette(self.folder / f"test_{one}.llmcost.yaml") for one in "ab"]
         return [
             Job(
                 read_payload(
@@ -54,7 +54,7 @@ class CountingKit:
 
     @property
     def recorded(self) -> int:
-        return sum(len(CountCassette.load(path).entries) for path in self.folder.iterdir())
+        return sum(len(CountCassette(path).entries) for path in self.folder.iterdir())
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def test_pauses_that_add_up_are_bounded_and_what_is_waited_for_is_named(
 
 
 def test_many_counts_end_as_well(tmp_path: Any) -> None:
-    cassette = CountCassette.load(tmp_path / "test.llmcost.yaml")
+    cassette = CountCassette(tmp_path / "test.llmcost.yaml")
     jobs = [Job(payload(str(n)), cassette, "new_episodes", Asker("test")) for n in range(20)]
     began_at = time.monotonic()
     with serving(hang) as url, counter_at(url) as counter:

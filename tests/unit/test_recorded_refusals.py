@@ -58,14 +58,14 @@ def test_a_recorded_refusal_is_told_as_the_live_one_was_and_asks_nobody(
     path: Path, standin: StandIn, counter: Counter
 ) -> None:
     standin.script(fault(400, SAID))
-    (live,) = count_all(counter, [Job(payload(), CountCassette.load(path), "new_episodes", ASKER)])
+    (live,) = count_all(counter, [Job(payload(), CountCassette(path), "new_episodes", ASKER)])
     assert isinstance(live, CountError)
     assert live.refusal == SAID
     write_entries(path, [refusal_of(SAID)])
     asked = len(standin.requests)
     for mode in ("none", "new_episodes"):
         with pytest.raises(CountError) as recorded:
-            counter.count(Job(payload(), CountCassette.load(path), mode, ASKER))
+            counter.count(Job(payload(), CountCassette(path), mode, ASKER))
         assert str(recorded.value) == str(live)
     assert len(standin.requests) == asked
 
@@ -74,7 +74,7 @@ def test_asking_for_everything_anew_asks_again(
     path: Path, standin: StandIn, counter: Counter
 ) -> None:
     write_entries(path, [refusal_of(SAID)])
-    count = counter.count(Job(payload(), CountCassette.load(path), "all", ASKER))
+    count = counter.count(Job(payload(), CountCassette(path), "all", ASKER))
     assert count.input_tokens > 0
     assert read_entries(path)[payload().fingerprint].refused is None
 

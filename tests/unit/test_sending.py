@@ -104,7 +104,7 @@ def test_counts_and_the_applications_concurrent_calls_do_not_meet(
     with vcr.use_cassette(str(path), record_mode="once", **rules):
         recorded = [say(client, text) for text in texts]
     recorded_bytes, live = path.read_bytes(), len(api.requests)
-    counts = CountCassette.load(tmp_path / "test.llmcost.yaml")
+    counts = CountCassette(tmp_path / "test.llmcost.yaml")
     start = threading.Barrier(3)
 
     def count_all() -> list[int]:
