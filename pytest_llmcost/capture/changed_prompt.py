@@ -184,7 +184,7 @@ def _usage_now(
     assert prompt is not None
     least, is_known = _tokens_read(then, prompt, sent, recorded, earlier)
     usage = replace(_split(prompt, least), **output)
-    return usage, None if is_known else replace(prompt.warm, **output)
+    return usage, None if is_known else replace(prompt.usage("warm"), **output)
 
 
 def _tokens_read(

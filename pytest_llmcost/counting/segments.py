@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from pytest_llmcost.counting.payload import Payload, read_payload
-from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl
+from pytest_llmcost.counting.prompt import Breakpoint, Ttl
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.prices.usage import Usage
 
-_PLACEHOLDER: Mapping[str, JsonValue] = {"role": "user", "content": "."}
+_PLACEHOLDER: JsonValue = [{"role": "user", "content": "."}]
 """A prompt needs a message. This one closes a cut that has no message, or ends with an answer; it
 is counted alone as well, and subtracted."""
 _MESSAGE_SETTINGS = ("thinking", "output_config", "output_format", "context_management")
@@ -72,45 +72,39 @@ def plan_caching(
 
     read = read or read_here
     points = payload.breakpoints if points is None else points
-    placeholder = read({"model": payload.body["model"], "messages": [{**_PLACEHOLDER}]})
+    placeholder = read({"model": payload.body["model"], "messages": _PLACEHOLDER})
     return CachePlan(payload, tuple(_cut(payload, each, read) for each in points), placeholder)
 
 
 def _cut(payload: Payload, point: Breakpoint, read: Callable[[Mapping[str, Any]], Payload]) -> Cut:
-    body, place = payload.body, point.place
+    body, (group, number, block) = payload.body, point.place
     messages = body.get("messages") or []
-    if place.group == "messages" and place.number == len(messages) - 1:
+    if group == "messages" and number == len(messages) - 1:
         content = messages[-1]["content"]
-        if isinstance(content, str) or place.block == len(content) - 1:
+        if isinstance(content, str) or block == len(content) - 1:
             return Cut(point, payload, closed=False)  # nothing of the prompt comes after it
-    kept = {"model": body["model"], **_tools_of(body, place)}
-    if place.group != "tools" and "system" in body:
+    kept = {"model": body["model"]}
+    tools = body.get("tools") or []
+    if tools := tools[: number + 1] if group == "tools" else tools:
+        kept["tools"] = _unmarked(tools)
+        for key in ("tool_choice", "mcp_servers"):
+            if body.get(key) is not None:
+                kept[key] = body[key]
+        chosen = (body.get("tool_choice") or {}).get("name")
+        if chosen and chosen not in [tool.get("name") for tool in tools]:
+            kept["tool_choice"] = {"type": "any"}  # forced, too: the same hidden prompt
+    if group != "tools" and "system" in body:
         system = body["system"]
-        is_cut = place.group == "system" and isinstance(system, list)
-        kept["system"] = _unmarked(system[: place.number + 1] if is_cut else system)
-    if place.group != "messages":
-        return Cut(point, read({**kept, "messages": [{**_PLACEHOLDER}]}), closed=True)
+        is_cut = group == "system" and isinstance(system, list)
+        kept["system"] = _unmarked(system[: number + 1] if is_cut else system)
+    if group != "messages":
+        return Cut(point, read({**kept, "messages": _PLACEHOLDER}), closed=True)
     kept |= {key: body[key] for key in _MESSAGE_SETTINGS if key in body}
-    *turns, last = messages[: place.number + 1]
-    if isinstance(last["content"], list) and place.block is not None:
-        last = {**last, "content": last["content"][: place.block + 1]}
+    *turns, last = messages[: number + 1]
+    if isinstance(last["content"], list) and block is not None:
+        last = {**last, "content": last["content"][: block + 1]}
     turns, closed, exact = _close(_unmarked([*turns, last]))
     return Cut(point, read({**kept, "messages": turns}), closed, exact)
-
-
-def _tools_of(body: Mapping[str, JsonValue], place: Place) -> dict[str, JsonValue]:
-    tools = body.get("tools") or []
-    kept = tools[: place.number + 1] if place.group == "tools" else tools
-    if not kept:
-        return {}
-    found: dict[str, JsonValue] = {"tools": _unmarked(kept)}
-    for key in ("tool_choice", "mcp_servers"):
-        if body.get(key) is not None:
-            found[key] = body[key]
-    chosen = (body.get("tool_choice") or {}).get("name")
-    if chosen and chosen not in [tool.get("name") for tool in kept]:
-        found["tool_choice"] = {"type": "any"}  # forced, too: the same hidden prompt
-    return found
 
 
 def _unmarked(value: JsonValue) -> JsonValue:
@@ -125,29 +119,25 @@ def _unmarked(value: JsonValue) -> JsonValue:
 def _close(turns: list[JsonValue]) -> tuple[list[JsonValue], bool, bool]:
     """Make cut messages ones that the API takes; also return whether closed, and exact."""
     last = turns[-1]
-    if last["role"] == "assistant":
-        open_calls = _ids(last, "tool_use", "id")
-        if not open_calls:
-            return [*turns, {**_PLACEHOLDER}], True, True
-        return [*turns, {"role": "user", "content": _answers(open_calls)}], True, False
-    asked = _ids(turns[-2], "tool_use", "id") if len(turns) > 1 else []
-    given = _ids(last, "tool_result", "tool_use_id")
-    missing = [name for name in asked if name not in given]
-    if not missing:
+    asking = last if last["role"] == "assistant" else turns[-2] if len(turns) > 1 else None
+    asked = [] if asking is None else _ids(asking, "tool_use", "id")
+    answered = [] if asking is last else _ids(last, "tool_result", "tool_use_id")
+    open_calls = [name for name in asked if name not in answered]
+    answers = [{"type": "tool_result", "tool_use_id": name} for name in open_calls]
+    if asking is last:
+        closing = [{"role": "user", "content": answers}] if answers else _PLACEHOLDER
+        return [*turns, *closing], True, not answers
+    if not answers:
         return turns, False, True
     content = last["content"]
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    return [*turns[:-1], {**last, "content": [*blocks, *_answers(missing)]}], False, False
+    return [*turns[:-1], {**last, "content": [*blocks, *answers]}], False, False
 
 
 def _ids(turn: Mapping[str, Any], kind: str, key: str) -> list[str]:
     content = turn["content"]
     blocks = content if isinstance(content, list) else []
     return [block[key] for block in blocks if block.get("type") == kind]
-
-
-def _answers(names: list[str]) -> list[JsonValue]:
-    return [{"type": "tool_result", "tool_use_id": name} for name in names]
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,32 +163,21 @@ class CachedPrompt(msgspec.Struct, frozen=True, kw_only=True):
         """The whole prompt."""
         return sum(segment.tokens for segment in self.segments)
 
-    @property
-    def cold(self) -> Usage:
-        """The first call: everything that is cached is written."""
-        return Usage(
-            input_tokens=self._tokens(None),
-            cache_write_5m_tokens=self._tokens("5m"),
-            cache_write_1h_tokens=self._tokens("1h"),
-        )
-
-    @property
-    def warm(self) -> Usage:
-        """Each later call within the life of the cache: everything cached is read."""
-        plain = self._tokens(None)
-        return Usage(input_tokens=plain, cache_read_tokens=self.input_tokens - plain)
-
-    @property
-    def none(self) -> Usage:
-        """A call without caching."""
-        return Usage(input_tokens=self.input_tokens)
-
     def usage(self, cache_state: Literal["cold", "warm", "none"]) -> Usage:
-        """Return the usage of a call in a state of the cache."""
-        return {"cold": self.cold, "warm": self.warm, "none": self.none}[cache_state]
+        """Return the usage of a call in a state of the cache.
 
-    def _tokens(self, ttl: Ttl | None) -> int:
-        return sum(segment.tokens for segment in self.segments if segment.ttl == ttl)
+        `cold` is the first call, which writes everything that is cached; `warm` each later one
+        within the life of the cache, which reads it; `none` a call without caching.
+        """
+        tokens: dict[str | None, int] = {None: 0, "5m": 0, "1h": 0}
+        for segment in self.segments:
+            tokens[segment.ttl if cache_state != "none" else None] += segment.tokens
+        plain, *written = tokens.values()
+        if cache_state == "warm":
+            return Usage(input_tokens=plain, cache_read_tokens=sum(written))
+        return Usage(
+            input_tokens=plain, cache_write_5m_tokens=written[0], cache_write_1h_tokens=written[1]
+        )
 
 
 def split_prompt(
@@ -229,23 +208,18 @@ def split_prompt(
         if end and end >= (min_cacheable_tokens or 0):
             ttl = cut.point.ttl  # a prefix too short is cached with the next longer one
         segments.insert(0, Segment(upto=str(cut.point.place), tokens=end - begin, ttl=ttl))
-    notes = _notes(plan, ends, min_cacheable_tokens)
-    return CachedPrompt(segments=tuple(segments), notes=tuple(notes))
-
-
-def _notes(plan: CachePlan, ends: Sequence[int], least: int | None) -> list[str]:
-    notes = []
+    model, least, notes = plan.whole.model, min_cacheable_tokens, []
     for cut, end in zip(plan.cuts, ends, strict=True):
         if least is not None and end < least:
             notes.append(
-                f"the prefix up to {cut.point.place} is {end:,} tokens, and "
-                f"{plan.whole.model} caches none shorter than {least:,}"
+                f"the prefix up to {cut.point.place} is {end:,} tokens, and {model} caches none "
+                f"shorter than {least:,}"
             )
         if not cut.exact:
             notes.append(f"up to {cut.point.place} is a few tokens too many: open tool calls")
     if plan.cuts and least is None:
-        notes.append(f"how short a prefix {plan.whole.model} still caches is not known")
-    return notes
+        notes.append(f"how short a prefix {model} still caches is not known")
+    return CachedPrompt(segments=tuple(segments), notes=tuple(notes))
 
 
 def opening_tokens_of(model: str, tokenizer: str | None) -> int:

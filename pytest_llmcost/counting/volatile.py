@@ -8,7 +8,7 @@ places in it.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
@@ -52,13 +52,8 @@ class Span(NamedTuple):
 def volatile_spans(before: str, now: str, at: datetime) -> list[Span]:
     """Return where two texts differ, if they differ in nothing but clocks and random ids.
 
-    A date counts if the new one is that of the run, and a time if it is that or has odd seconds:
-    another date or a round time is somebody's edit.
-
-    Args:
-        before: The recorded text.
-        now: The text sent now.
-        at: The time of the run, aware.
+    A date counts if the new one is that of the run, which is at an aware `at`, and a time if it
+    is that or has odd seconds: another date or a round time is somebody's edit.
 
     Example:
         >>> at = datetime(2026, 11, 25, tzinfo=timezone.utc)
@@ -76,9 +71,7 @@ def volatile_spans(before: str, now: str, at: datetime) -> list[Span]:
 
 def suspicious_span(now: str, at: datetime) -> Span | None:
     """Return where a text has the present date or time, or else a UUID."""
-    if len(now) > _LONGEST:
-        return None
-    tokens = list(_TOKEN.finditer(now))
+    tokens = list(_TOKEN.finditer(now)) if len(now) <= _LONGEST else []
     clocks = (token for token in tokens if _is_of_the_run(token, at))
     ids = (token for token in tokens if token.lastgroup == "uuid")
     found = next(clocks, None) or next(ids, None)
@@ -90,25 +83,28 @@ def describe_volatile(before: Payload, now: Payload, at: datetime) -> str:
 
     Example: `system, characters 31-38 (a time)`.
     """
-    old, places = before.values, []
-    for name, value in now.values.items():
-        for place, one, other in _texts(name, old.get(name), value):
-            places += [f"{place}, {span}" for span in volatile_spans(one, other, at)]
-    return _listed(places)
+    old = before.values
+    return _listed(
+        f"{place}, {span}"
+        for name, value in now.values.items()
+        for place, one, other in _texts(name, old.get(name), value)
+        for span in volatile_spans(one, other, at)
+    )
 
 
 def describe_suspicious(now: Payload, changed: Collection[str], at: datetime) -> str:
     """Name what may differ in every run, in the changed parts of a payload; empty if nothing."""
-    places = []
-    for name, value in now.values.items():
-        if name in changed:
-            for place, _, text in _texts(name, None, value):
-                span = suspicious_span(text, at)
-                places += [f"{place}, {span}"] if span is not None else []
-    return _listed(places)
+    return _listed(
+        f"{place}, {span}"
+        for name, value in now.values.items()
+        if name in changed
+        for place, _, text in _texts(name, None, value)
+        if (span := suspicious_span(text, at)) is not None
+    )
 
 
-def _listed(places: list[str], most: int = 2) -> str:
+def _listed(found: Iterable[str], most: int = 2) -> str:
+    places = list(found)
     more = len(places) - most
     return "; ".join(places[:most]) + (f"; {more} more" if more > 0 else "")
 
@@ -120,19 +116,14 @@ def _texts(place: str, before: JsonValue, now: JsonValue) -> Iterator[tuple[str,
     if isinstance(now, str):
         yield place, before if isinstance(before, str) else "", now
     elif isinstance(now, dict):
-        old = before if isinstance(before, dict) else {}
         for key, value in now.items():
-            yield from _texts(
-                place if key in ("content", "text") else f"{place}.{key}", old.get(key), value
-            )
+            inner = place if key in ("content", "text") else f"{place}.{key}"
+            yield from _texts(inner, before.get(key) if isinstance(before, dict) else None, value)
     elif isinstance(now, (list, tuple)):
-        olds = before if isinstance(before, (list, tuple)) and len(before) == len(now) else ()
+        is_alike = isinstance(before, (list, tuple)) and len(before) == len(now)
         for index, value in enumerate(now):
-            yield from _texts(
-                f"{place}.{index}" if len(now) > 1 else place,
-                olds[index] if olds else None,
-                value,
-            )
+            inner = f"{place}.{index}" if len(now) > 1 else place
+            yield from _texts(inner, before[index] if is_alike else None, value)
 
 
 def _skeleton(text: str) -> str:
@@ -159,9 +150,13 @@ def _is_of_the_run(token: re.Match[str], at: datetime) -> bool:
         return abs(float(text[:10]) - at.timestamp()) < timedelta(days=1).total_seconds()
     if kind in ("moment", "day"):
         return _is_today(text[:10] if text[:4].isdigit() else re.sub(_TIME, "", text), at)
-    return kind == "time" and any(
-        _is_minute(text, each) for each in (at.astimezone(timezone.utc), at.astimezone())
-    )
+    if kind != "time":
+        return False
+    hour, minute = map(int, re.findall(r"\d+", text)[:2])
+    half = text[-2:].lower()
+    hour = hour % 12 + 12 * (half == "pm") if half in ("am", "pm") else hour
+    clocks = (at.astimezone(timezone.utc), at.astimezone())
+    return any(abs(hour * 60 + minute - each.hour * 60 - each.minute) <= 2 for each in clocks)
 
 
 def _is_today(text: str, at: datetime) -> bool:
@@ -175,10 +170,3 @@ def _is_today(text: str, at: datetime) -> bool:
         if month is not None and numbers == [day.day, day.year]:
             return _MONTHS[day.month - 1] == month.group().lower()
     return False
-
-
-def _is_minute(text: str, at: datetime) -> bool:
-    hour, minute = map(int, re.findall(r"\d+", text)[:2])
-    half = text[-2:].lower()
-    hour = hour % 12 + 12 * (half == "pm") if half in ("am", "pm") else hour
-    return abs(hour * 60 + minute - at.hour * 60 - at.minute) <= 2

@@ -66,7 +66,7 @@ def expect_answer(
             if not is_column:  # a column that cannot be filled fails no test
                 raise
     if prompt is not None:
-        cold = prompt.cold
+        cold = prompt.usage("cold")
         written = {"5m": cold.cache_write_5m_tokens, "1h": cold.cache_write_1h_tokens}
         facts = PayloadFacts(model=payload.model, parts=payload.parts, cached=written)
         session.ledger.learn(payload.fingerprint, facts)

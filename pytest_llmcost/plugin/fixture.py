@@ -87,17 +87,17 @@ class Counted:
     @property
     def cold(self) -> Cost:
         """The bill of the first call, which writes everything that is cached."""
-        return self._bill_of(self._cached().cold)
+        return self._bill_of(self._cached().usage("cold"))
 
     @property
     def warm(self) -> Cost:
         """The bill of each later call within the life of the cache, which reads all of it."""
-        return self._bill_of(self._cached().warm)
+        return self._bill_of(self._cached().usage("warm"))
 
     @property
     def uncached(self) -> Cost:
         """The bill of a call without caching."""
-        return self._bill_of(self._cached().none)
+        return self._bill_of(self._cached().usage("none"))
 
     @property
     def segments(self) -> tuple[Segment, ...]:

@@ -155,21 +155,21 @@ PAYLOADS = {
 
 @pytest.mark.parametrize("model", ["claude-opus-4-7", "claude-sonnet-4-6", "claude-haiku-5-5"])
 @pytest.mark.parametrize("name", PAYLOADS)
-def test_two_calls_in_a_row_are_billed_as_foretold(name: str, model: str) -> None:
+def test_two_calls_in_a_row_are_billed_as_expected(name: str, model: str) -> None:
     body = {**PAYLOADS[name], "model": model}
-    foretold = foretell(body)
-    assert [foretold.cold, foretold.warm] == bill_twice(body)
+    expected = foretell(body)
+    assert [expected.usage("cold"), expected.usage("warm")] == bill_twice(body)
 
 
 @pytest.mark.parametrize("name", PAYLOADS)
 def test_segments_add_up_to_the_whole_to_the_token(name: str) -> None:
     body = PAYLOADS[name]
     asked = {key: value for key, value in body.items() if key != "max_tokens"}
-    foretold = foretell(body)
+    expected = foretell(body)
     whole = count_locally(asked, MODELS["claude-opus-4-7"])
-    assert foretold.input_tokens == whole
-    assert foretold.none == Usage(input_tokens=whole)
-    for usage in (foretold.cold, foretold.warm):
+    assert expected.input_tokens == whole
+    assert expected.usage("none") == Usage(input_tokens=whole)
+    for usage in (expected.usage("cold"), expected.usage("warm")):
         assert usage.prompt_tokens == whole
 
 
@@ -192,7 +192,7 @@ LIVES = st.lists(st.sampled_from([None, None, HOUR, FIVE]), min_size=6, max_size
 
 @settings(max_examples=60, deadline=None)
 @given(words=st.lists(WORDS, min_size=6, max_size=6), lives=LIVES)
-def test_any_prompt_is_billed_as_foretold(words: list[str], lives: list[Any]) -> None:
+def test_any_prompt_is_billed_as_expected(words: list[str], lives: list[Any]) -> None:
     controls = sorted(lives, key=lambda life: life is FIVE)[:6]
     kept, left = [], 4
     for control in controls:
@@ -204,14 +204,14 @@ def test_any_prompt_is_billed_as_foretold(words: list[str], lives: list[Any]) ->
         system=blocks[:3],
         messages=[{"role": "user", "content": blocks[3:]}],
     )
-    foretold = foretell(body)
-    assert [foretold.cold, foretold.warm] == bill_twice(body)
+    expected = foretell(body)
+    assert [expected.usage("cold"), expected.usage("warm")] == bill_twice(body)
 
 
 def test_a_prefix_too_short_is_said_to_be() -> None:
-    foretold = foretell(PAYLOADS["too short"])
-    assert foretold.cold == foretold.warm == foretold.none
-    (note,) = foretold.notes
+    expected = foretell(PAYLOADS["too short"])
+    assert expected.usage("cold") == expected.usage("warm") == expected.usage("none")
+    (note,) = expected.notes
     assert note.startswith("the prefix up to system.0 is ")
     assert note.endswith(" tokens, and claude-opus-4-7 caches none shorter than 2,048")
 
@@ -232,10 +232,12 @@ def test_open_tool_calls_are_answered_and_said_to_be_only_nearly_exact() -> None
                 {"role": "user", "content": answers},
             ],
         )
-        foretold, (billed, _) = foretell(body), bill_twice(body)
-        assert "a few tokens too many" in foretold.notes[0]
-        assert 0 <= foretold.cold.cache_write_5m_tokens - billed.cache_write_5m_tokens <= 10
-        assert foretold.input_tokens == billed.prompt_tokens
+        expected, (billed, _) = foretell(body), bill_twice(body)
+        assert "a few tokens too many" in expected.notes[0]
+        assert (
+            0 <= expected.usage("cold").cache_write_5m_tokens - billed.cache_write_5m_tokens <= 10
+        )
+        assert expected.input_tokens == billed.prompt_tokens
 
 
 def test_an_unknown_minimum_is_said_to_be_unknown() -> None:
@@ -264,7 +266,7 @@ def api() -> Iterator[StandIn]:
         yield api
 
 
-def test_recorded_once_it_is_foretold_offline_and_agrees_with_the_bill(
+def test_recorded_once_it_is_expected_offline_and_agrees_with_the_bill(
     api: StandIn, tmp_path: Path
 ) -> None:
     anthropic = pytest.importorskip("anthropic")
@@ -283,17 +285,17 @@ def test_recorded_once_it_is_foretold_offline_and_agrees_with_the_bill(
         return split_prompt(plan, counts, min_cacheable_tokens=2048, opening_tokens=2)
 
     with anthropic.Anthropic(base_url=api.url, api_key="any") as client:
-        foretold = count("new_episodes", client)
+        expected = count("new_episodes", client)
         used = [json.loads(client.messages.create(**body).usage.to_json()) for _ in range(2)]
-    assert count("none", None) == foretold
+    assert count("none", None) == expected
     assert len(api.counted) == len(plan.payloads) == 6
     cold, warm = used
     assert cold["cache_creation"] == {
-        "ephemeral_5m_input_tokens": foretold.cold.cache_write_5m_tokens,
-        "ephemeral_1h_input_tokens": foretold.cold.cache_write_1h_tokens,
+        "ephemeral_5m_input_tokens": expected.usage("cold").cache_write_5m_tokens,
+        "ephemeral_1h_input_tokens": expected.usage("cold").cache_write_1h_tokens,
     }
-    assert warm["cache_read_input_tokens"] == foretold.warm.cache_read_tokens
-    assert cold["input_tokens"] == warm["input_tokens"] == foretold.warm.input_tokens
+    assert warm["cache_read_input_tokens"] == expected.usage("warm").cache_read_tokens
+    assert cold["input_tokens"] == warm["input_tokens"] == expected.usage("warm").input_tokens
 
 
 @pytest.mark.parametrize(
