@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from pytest_llmcost.capture.replay import Replay
 from pytest_llmcost.capture.request import CapturedRequest
-from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.responses.endpoints import Endpoint
-from pytest_llmcost.responses.message import read_answer, unknown_answer
 from pytest_llmcost.responses.stream import BatchResult, StreamedMessage
 
 _Key = tuple[str, str]
@@ -26,10 +23,29 @@ class Batches:
         """Owners who have read a result, so that reading it twice costs once."""
 
     def create(self, created: CapturedRequest) -> None:
-        """Keep a created batch's requests."""
+        """Keep a created batch's requests, each with what was recorded for it.
+
+        If the batch's body could not be read, it is one request that stays open.
+        """
         receipt = decode_json(created.receipt)
         batch_id = str(receipt.get("id") if isinstance(receipt, dict) else None)
-        for custom_id, request in _requests(created):
+        replay = created.replay
+        listed = _requests((created.payload or {}).get("requests"))
+        recorded = _requests(replay.body.get("requests")) if replay and replay.body else None
+        for custom_id, params in {"": None}.items() if listed is None else listed.items():
+            request = created.variant(
+                endpoint=Endpoint(kind="messages", platform=created.endpoint.platform),
+                payload=params,
+                replay=replay,
+                attempts=1,  # how often the batch was sent is not how often its requests were
+                lost_attempts=None,
+            )
+            if replay is not None and replay.body is not None and listed is not None:
+                body = (recorded or {}).get(custom_id)
+                obstacle = f"the recorded batch has no request {custom_id!r}" if not body else None
+                is_same = replay.is_same and body is not None
+                request.replay = Replay(body=body, is_same=is_same, obstacle=obstacle)
+            request.set_unknown("open-batch")
             self._open[batch_id, custom_id] = request
             self._readers.pop((batch_id, custom_id), None)
 
@@ -42,7 +58,9 @@ class Batches:
         if opened is None and request.owner in readers:
             return None
         readers.append(request.owner)
-        settled = _settled(request, result)
+        settled = request.variant(answer=None, attempts=1, lost_attempts=None)
+        if result.outcome in ("succeeded", "unreadable"):
+            settled.read_messages([StreamedMessage(body=result.body or {})], batch=True)
         return settled if settled.answer is not None or settled.supersedes is not None else None
 
     def report_open(self, matches: Callable[[object], bool]) -> Iterator[CapturedRequest]:
@@ -53,55 +71,13 @@ class Batches:
                 yield request.supersedes
 
 
-def _requests(created: CapturedRequest) -> Iterator[tuple[str, CapturedRequest]]:
-    """One open request per request of the batch, with what was recorded for it.
-
-    If the batch's body could not be read, it is one request that stays open.
-    """
-    listed = (created.payload or {}).get("requests")
+def _requests(listed: object) -> dict[str, dict[str, object]] | None:
+    """Return a batch's requests by their `custom_id`; None if it is not a list."""
     if not isinstance(listed, list):
-        yield "", _opened(created, None, created.replay)
-        return
-    for request in listed:
-        params = request.get("params") if isinstance(request, dict) else None
-        if isinstance(params, dict):
-            custom_id = str(request.get("custom_id"))
-            yield custom_id, _opened(created, params, _recorded(created.replay, custom_id))
-
-
-def _opened(
-    created: CapturedRequest, params: dict[str, Any] | None, replay: Replay | None
-) -> CapturedRequest:
-    endpoint = Endpoint(kind="messages", platform=created.endpoint.platform)
-    return created.variant(
-        endpoint=endpoint,
-        answer=unknown_answer(endpoint, params, "open-batch"),
-        payload=params,
-        replay=replay,
-        attempts=1,  # how often the batch was sent is not how often its requests were
-        lost_attempts=None,
-    )
-
-
-def _recorded(replay: Replay | None, custom_id: str) -> Replay | None:
-    if replay is None or replay.body is None:
-        return replay
-    listed = replay.body.get("requests")
-    for request in listed if isinstance(listed, list) else []:
-        if isinstance(request, dict) and request.get("custom_id") == custom_id:
-            params = request.get("params")
-            if isinstance(params, dict):
-                return Replay(body=params, is_same=replay.is_same)
-    return Replay(obstacle=f"the recorded batch has no request {custom_id!r}")
-
-
-def _settled(request: CapturedRequest, result: BatchResult) -> CapturedRequest:
-    if result.outcome not in ("succeeded", "unreadable"):
-        return request.variant(answer=None)
-    messages = [StreamedMessage(body=result.body or {})]
-    endpoint, payload = request.endpoint, request.payload
-    try:
-        answer = read_answer(messages, endpoint=endpoint, payload=payload, batch=True)
-    except UsageDataError as error:
-        answer = unknown_answer(endpoint, payload, f"unreadable-response: {error}")
-    return request.variant(answer=answer, attempts=1)
+        return None
+    pairs = [each for each in listed if isinstance(each, dict)]
+    return {
+        str(each.get("custom_id")): each["params"]
+        for each in pairs
+        if isinstance(each.get("params"), dict)
+    }

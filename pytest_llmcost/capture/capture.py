@@ -141,7 +141,7 @@ class Capture:
                 self._choose_recording(request, may_differ=False)
             for request in requests:
                 self._finish(request)
-        for request in self._still_open(lambda owner: True):
+        for request in self._open.copy():
             self._report_results(request)
 
     def settle(self, matches: Callable[[object], bool] = lambda owner: True) -> None:
@@ -151,8 +151,9 @@ class Capture:
         unknown. What becomes of them later is reported with `supersedes`.
         """
         self.drain()
-        for request in self._still_open(matches):
-            if request.endpoint.is_sampling and request.supersedes is None:
+        for request in self._open.copy():
+            is_new = request.supersedes is None and matches(request.owner)
+            if is_new and request.endpoint.is_sampling:
                 self._choose_recording(request, may_differ=True)
                 so_far = request.so_far()
                 request.supersedes = so_far
@@ -162,9 +163,6 @@ class Capture:
             self._tell(request)
         for request in self._batches.report_open(matches):
             self._tell(request)
-
-    def _still_open(self, matches: Callable[[object], bool]) -> list[CapturedRequest]:
-        return [request for request in self._open.copy() if matches(request.owner)]
 
     def _finish(self, request: CapturedRequest) -> None:
         try:
@@ -181,7 +179,9 @@ class Capture:
         elif request.endpoint.kind == "batch_create" and request.is_answered:
             self._batches.create(request)
         else:
-            _mark_passed_on(request)
+            outer = request.outer
+            if outer is not None and request.answer is not None and outer.endpoint.is_sampling:
+                outer.is_passed_on |= _is_passed_on(outer, request)
             if request.is_passed_on and request.live is not True:
                 request.answer = None
             is_claude = request.is_seen and request.is_claude
@@ -228,25 +228,18 @@ def _fingerprint(body: Mapping[str, Any], betas: tuple[str, ...], model: str | N
         return None
 
 
-def _mark_passed_on(request: CapturedRequest) -> None:
-    """Let a call count instead of the one around it if it is that very call, passed on.
+def _is_passed_on(outer: CapturedRequest, inner: CapturedRequest) -> bool:
+    """Tell whether a call is the very one around it, passed on; then it counts instead.
 
     So a gateway of one's own in the same process, and the call that it makes, are one call. Hooks
     make calls of their own inside another's `send`, counts and questions about the prompt; those
-    come on top. A cloud's name for a model contains the plain one.
+    come on top.
     """
-    outer = request.outer
-    if outer is None or request.answer is None or not outer.endpoint.is_sampling:
-        return
     if outer.endpoint.kind == "unmetered":
         # Its payload has another form, and a call that is read says more.
-        outer.is_passed_on |= request.endpoint.kind == "messages"
-        return
-    inner_payload, outer_payload = request.payload or {}, outer.payload or {}
-    model, asked = (
-        model_of(request.endpoint, inner_payload),
-        model_of(outer.endpoint, outer_payload),
-    )
-    if model and asked and (model in asked or asked in model):
-        same = (inner_payload.get(part) == outer_payload.get(part) for part in _PROMPT)
-        outer.is_passed_on |= all(same)
+        return inner.endpoint.kind == "messages"
+    sent, received = inner.payload or {}, outer.payload or {}
+    model, asked = model_of(inner.endpoint, sent), model_of(outer.endpoint, received)
+    # A cloud's name for a model contains the plain one.
+    is_same_model = model and asked and (model in asked or asked in model)
+    return bool(is_same_model) and all(sent.get(part) == received.get(part) for part in _PROMPT)

@@ -7,14 +7,16 @@ recorded, is the plugin's. Knows no prices.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from pytest_llmcost.counting.payload import Payload, Prefix, changed_parts, describe_changes
+from pytest_llmcost.counting.prompt import as_list
 from pytest_llmcost.counting.segments import CachedPrompt, CachePlan, plan_caching
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.prices.usage import Terms, Usage
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.message import Answer
 
 
@@ -31,14 +33,11 @@ def obstacle_to_recount(answer: Answer) -> str | None:
     """Return why a count of the prompt does not give a reply's new cost; None where it does."""
     if len(answer.ids) > 1:
         return "the recorded answer holds several messages"
-    if len(answer.sampling_calls) != 1 or answer.sampling_calls[0].kind != "message":
+    sampling = answer.sampling_calls[0] if len(answer.sampling_calls) == 1 else None
+    is_one = sampling is not None and sampling.kind == "message" and not sampling.sums_calls
+    if sampling is None or not is_one or sampling.usage.web_search_requests:
         return "the recorded answer took several sampling calls"
-    (sampling,) = answer.sampling_calls
-    if sampling.sums_calls or sampling.usage.web_search_requests:
-        return "the recorded answer took several sampling calls"
-    if sampling.refusal is not None:
-        return "the recorded answer is a refusal"
-    return None
+    return "the recorded answer is a refusal" if sampling.refusal is not None else None
 
 
 def is_as_recorded(answer: Answer, *, sent: Payload, recorded: Payload) -> bool:
@@ -51,11 +50,9 @@ def is_as_recorded(answer: Answer, *, sent: Payload, recorded: Payload) -> bool:
         return False
     if not answer.usage.cached_tokens and not sent.breakpoints:
         return True
-    same_lives = {each.ttl for each in sent.breakpoints} == {
-        each.ttl for each in recorded.breakpoints
-    }
-    return same_lives and all(
-        _is_unchanged(prefix, recorded) for prefix in (*sent.prefixes, *_marked_in(sent, recorded))
+    marked_then = (sent.prefix_to(each.place) for each in recorded.breakpoints)
+    return {*_lives(sent)} == {*_lives(recorded)} and all(
+        _is_unchanged(prefix, recorded) for prefix in (*sent.prefixes, *marked_then)
     )
 
 
@@ -108,15 +105,24 @@ def recount(
     notes = {*answer.caveats, *caveats, *reply_caveats(answer, sent, recorded, tokenizer)}
     notes.add(f"changed-prompt: {describe_parts(sent, recorded)}")
     if least is not None:
-        notes.add(f"changed-cache: {_where(sent, recorded)}")
+        last = sent.prefixes[-1]
+        changes = changed_parts(recorded.prefix_to(last.place).parts, last.parts)
+        notes.add(f"changed-cache: {describe_changes(changes) or 'the cached prefix'}")
+    # What was asked for in another way than then is priced as it is asked for now.
+    terms, geography = answer.terms, sent.body.get("inference_geo")
+    if geography != recorded.body.get("inference_geo"):
+        geography = geography if isinstance(geography, str) else None
+        terms = replace(terms, inference_geo=geography)
     if sent.body.get("speed") == "fast" != recorded.body.get("speed"):
         notes.add("unknown-speed")  # fast may be asked for and not given
+    elif terms.speed == "fast" and sent.body.get("speed") != "fast":
+        terms = replace(terms, speed="standard")
     return replace(
         answer,
         model=model,
         usage=usage,
         sampling_calls=(replace(sampling, model=model, usage=usage, usage_low=least),),
-        terms=_terms_now(answer.terms, sent, recorded),
+        terms=terms,
         caveats=sorted_caveats(notes),
         before=answer,
     )
@@ -150,6 +156,30 @@ def left_in_the_cache(
     )
 
 
+def reply_caveats(
+    answer: Answer,
+    sent: Payload,
+    recorded: Payload,
+    tokenizer: Callable[[str], str | None],
+) -> set[str]:
+    """Return in which ways the recorded reply is not the one that would come now."""
+    caveats = set()
+    if sent.model != recorded.model:
+        then, now = tokenizer(recorded.model), tokenizer(sent.model)
+        if then is None or then != now:
+            caveats.add(f"other-tokenizer: recorded with {recorded.model}")
+    if answer.stop_reason == "max_tokens":
+        then_most, now_most = recorded.body.get("max_tokens"), sent.body.get("max_tokens")
+        if not (isinstance(then_most, int) and isinstance(now_most, int) and now_most <= then_most):
+            caveats.add(f"cut-reply: by max_tokens {then_most}, now {now_most}")
+    if answer.stop_reason == "stop_sequence":
+        stops, kept = (as_list(each.body.get("stop_sequences")) for each in (recorded, sent))
+        gone = [text for text in stops if text not in kept]
+        if gone:
+            caveats.add(f"cut-reply: by one of stop_sequences, now without {gone[0]!r}")
+    return caveats
+
+
 # What the cache does with the prompt
 
 
@@ -171,19 +201,33 @@ def _usage_now(
         return Usage(input_tokens=total, **output), None
     if is_cached_by_others or _keeps_cached_tokens(sent, recorded):
         # An unchanged prefix keeps its recorded tokens; the rest of the count comes after it.
-        lives = {each.ttl for each in sent.breakpoints}
-        writes = {
-            "cache_write_5m_tokens": then.cache_write_5m_tokens,
-            "cache_write_1h_tokens": then.cache_write_1h_tokens,
-        }
-        if len(lives) == 1:
-            writes = _written(sum(writes.values()), lives.pop())
-        rest = max(0, total - then.cached_tokens)
-        read = then.cache_read_tokens
-        return Usage(input_tokens=rest, cache_read_tokens=read, **writes, **output), None
+        short, long = then.cache_write_5m_tokens, then.cache_write_1h_tokens
+        if len({*_lives(sent)}) == 1:
+            written = short + long
+            short, long = (written, 0) if _lives(sent)[0] == "5m" else (0, written)
+        usage = Usage(
+            input_tokens=max(0, total - then.cached_tokens),
+            cache_read_tokens=then.cache_read_tokens,
+            cache_write_5m_tokens=short,
+            cache_write_1h_tokens=long,
+            **output,
+        )
+        return usage, None
     assert prompt is not None
-    least, is_known = _tokens_read(then, prompt, sent, recorded, earlier)
-    usage = replace(_split(prompt, least), **output)
+    read, is_known = _tokens_read(then, prompt, sent, recorded, earlier)
+    tokens = {None: 0, "5m": 0, "1h": 0}
+    left = read
+    for segment in prompt.segments:
+        hit = min(left, segment.tokens) if segment.ttl else 0
+        left -= hit
+        tokens[segment.ttl] += segment.tokens - hit
+    usage = Usage(
+        input_tokens=tokens[None],
+        cache_write_5m_tokens=tokens["5m"],
+        cache_write_1h_tokens=tokens["1h"],
+        cache_read_tokens=read - left,
+        **output,
+    )
     return usage, None if is_known else replace(prompt.usage("warm"), **output)
 
 
@@ -200,13 +244,11 @@ def _tokens_read(
         return 0, True  # the cache was empty when this was recorded
     for prefix in reversed(earlier):
         # What an earlier call of this owner wrote in the recording, and writes now.
-        if (
-            prefix.recorded_tokens == read
-            and recorded.prefix_to(prefix.recorded.place).digest == prefix.recorded.digest
-            and sent.prefix_to(prefix.now.place).digest == prefix.now.digest
-        ):
+        is_read = prefix.recorded_tokens == read and _is_unchanged(prefix.recorded, recorded)
+        if is_read and _is_unchanged(prefix.now, sent):
             return prefix.tokens, True
-    ends = _ends(prompt)
+    sizes = (segment.tokens for segment in prompt.segments)
+    ends = dict(zip((each.upto for each in prompt.segments), accumulate(sizes), strict=True))
     for own in reversed(sent.prefixes):
         if _is_unchanged(own, recorded):
             end = ends.get(str(own.place), 0)
@@ -214,41 +256,9 @@ def _tokens_read(
     return 0, False
 
 
-def _split(prompt: CachedPrompt, read: int) -> Usage:
-    """Return the prompt's usage when so many tokens from its beginning are read."""
-    tokens = {None: 0, "5m": 0, "1h": 0}
-    left = read
-    for segment in prompt.segments:
-        hit = min(left, segment.tokens) if segment.ttl else 0
-        left -= hit
-        tokens[segment.ttl] += segment.tokens - hit
-    return Usage(
-        input_tokens=tokens[None],
-        cache_write_5m_tokens=tokens["5m"],
-        cache_write_1h_tokens=tokens["1h"],
-        cache_read_tokens=read - left,
-    )
-
-
-def _ends(prompt: CachedPrompt) -> Mapping[str, int]:
-    """Return how many tokens there are up to each place, itself included."""
-    ends, end = {}, 0
-    for segment in prompt.segments:
-        end += segment.tokens
-        ends[segment.upto] = end
-    return ends
-
-
-def _written(tokens: int, ttl: str) -> dict[str, int]:
-    return {f"cache_write_{life}_tokens": tokens if life == ttl else 0 for life in ("5m", "1h")}
-
-
 def _is_same_prompt(sent: Payload, recorded: Payload) -> bool:
-    return _unmarked_parts(sent) == _unmarked_parts(recorded)
-
-
-def _unmarked_parts(payload: Payload) -> dict[str, str]:
-    return {name: part for name, part in payload.parts.items() if name != "cache_control"}
+    names = (sent.parts.keys() | recorded.parts.keys()) - {"cache_control"}
+    return all(sent.parts.get(name) == recorded.parts.get(name) for name in names)
 
 
 def _keeps_cached_tokens(sent: Payload, recorded: Payload) -> bool:
@@ -257,65 +267,14 @@ def _keeps_cached_tokens(sent: Payload, recorded: Payload) -> bool:
         return False
     if sent.breakpoints[-1].place != recorded.breakpoints[-1].place:
         return False
-    lives = {each.ttl for each in sent.breakpoints}
-    same_lives = [each.ttl for each in sent.breakpoints] == [
-        each.ttl for each in recorded.breakpoints
-    ]
     # Several new lifetimes share out what was written in a way that only counts can tell.
-    return _is_unchanged(sent.prefixes[-1], recorded) and (len(lives) == 1 or same_lives)
+    is_shared_out = len({*_lives(sent)}) > 1 and _lives(sent) != _lives(recorded)
+    return not is_shared_out and _is_unchanged(sent.prefixes[-1], recorded)
+
+
+def _lives(payload: Payload) -> list[str]:
+    return [each.ttl for each in payload.breakpoints]
 
 
 def _is_unchanged(prefix: Prefix, other: Payload) -> bool:
     return other.prefix_to(prefix.place).digest == prefix.digest
-
-
-def _marked_in(sent: Payload, recorded: Payload) -> list[Prefix]:
-    return [sent.prefix_to(each.place) for each in recorded.breakpoints]
-
-
-def _where(sent: Payload, recorded: Payload) -> str:
-    """Name what changed in the cached prefix."""
-    last = sent.prefixes[-1]
-    changes = changed_parts(recorded.prefix_to(last.place).parts, last.parts)
-    return describe_changes(changes) or "the cached prefix"
-
-
-# What the reply is to the prompt
-
-
-def reply_caveats(
-    answer: Answer,
-    sent: Payload,
-    recorded: Payload,
-    tokenizer: Callable[[str], str | None],
-) -> set[str]:
-    """Return in which ways the recorded reply is not the one that would come now."""
-    caveats = set()
-    if sent.model != recorded.model:
-        then, now = tokenizer(recorded.model), tokenizer(sent.model)
-        if then is None or then != now:
-            caveats.add(f"other-tokenizer: recorded with {recorded.model}")
-    if answer.stop_reason == "max_tokens":
-        then_most, now_most = recorded.body.get("max_tokens"), sent.body.get("max_tokens")
-        if not (isinstance(then_most, int) and isinstance(now_most, int) and now_most <= then_most):
-            caveats.add(f"cut-reply: by max_tokens {then_most}, now {now_most}")
-    if answer.stop_reason == "stop_sequence":
-        gone = [text for text in _stop_sequences(recorded) if text not in _stop_sequences(sent)]
-        if gone:
-            caveats.add(f"cut-reply: by one of stop_sequences, now without {gone[0]!r}")
-    return caveats
-
-
-def _stop_sequences(payload: Payload) -> list[object]:
-    texts = payload.body.get("stop_sequences")
-    return texts if isinstance(texts, list) else []
-
-
-def _terms_now(terms: Terms, sent: Payload, recorded: Payload) -> Terms:
-    """What was asked for in another way than then is priced as it is asked for now."""
-    if sent.body.get("inference_geo") != recorded.body.get("inference_geo"):
-        asked = sent.body.get("inference_geo")
-        terms = replace(terms, inference_geo=asked if isinstance(asked, str) else None)
-    if terms.speed == "fast" and sent.body.get("speed") != "fast":
-        terms = replace(terms, speed="standard")
-    return terms

@@ -38,10 +38,7 @@ class ImportWatcher(MetaPathFinder):
             sys.meta_path.remove(self)
 
     def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None = None,
-        target: ModuleType | None = None,
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Find a watched module through the other finders, with a loader that calls back."""
         search = (threading.get_ident(), fullname)

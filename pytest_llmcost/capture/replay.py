@@ -9,14 +9,15 @@ equals what is sent, whichever VCR has played; only if there is none has the pro
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import msgspec
 
 from pytest_llmcost.counting.payload import fingerprint
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.responses.endpoints import Endpoint, find_unmetered, recognise
+from pytest_llmcost.responses.endpoints import find_unmetered, recognise
 
 _VERSION = re.compile(r"\d{4}-\d\d-\d\d")
 _BETA = re.compile(r"[a-z][a-z\d.-]*")
@@ -38,6 +39,33 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """Why it cannot be compared, for people."""
 
 
+Fingerprint = Callable[[Mapping[str, Any], tuple[str, ...], "str | None"], object]
+"""Body, betas and the URL's model -> what equals if the requests do; None if it cannot be read."""
+
+
+class Asked:
+    """A request as VCR keeps it."""
+
+    def __init__(self, request: Any) -> None:
+        """Read its names; None has none, for a filter may drop a request."""
+        self.body = _as_bytes(getattr(request, "body", None))
+        method, url = getattr(request, "method", ""), getattr(request, "uri", "")
+        endpoint = recognise(method, url) or find_unmetered(method, url, self.body)
+        self.kind = endpoint.kind if endpoint else None
+        self.model = endpoint.model if endpoint else None
+        self.betas = read_betas(_header(request, "anthropic-beta"))
+        # Every client sends its version: without it, or redacted, the headers say nothing.
+        version = _header(request, "anthropic-version")
+        is_shown = _VERSION.fullmatch(version) is not None
+        self.shows_betas = is_shown and all(map(_BETA.fullmatch, self.betas))
+
+    @cached_property
+    def json(self) -> Mapping[str, Any] | None:
+        """Its body; None if that is no JSON object."""
+        value = decode_json(self.body)
+        return value if isinstance(value, dict) else None
+
+
 class Recordings:
     """What this run knows of one opened cassette, by the index of the recording."""
 
@@ -46,17 +74,13 @@ class Recordings:
         """Those whose responses count for calls of this run."""
         self.fingerprints: dict[tuple[int, tuple[str, ...]], object] = {}
         """Of recorded requests, with these betas."""
-        self._bodies: dict[int, Mapping[str, Any] | None] = {}
+        self._asked: dict[int, Asked] = {}
 
-    def body(self, index: int, cassette: Any) -> Mapping[str, Any] | None:
-        """Return the JSON of a recorded request; None if it is none."""
-        if index not in self._bodies:
-            self._bodies[index] = _as_mapping(_as_bytes(cassette.data[index][0].body))
-        return self._bodies[index]
-
-
-Fingerprint = Callable[[Mapping[str, Any], tuple[str, ...], "str | None"], object]
-"""Body, betas and the URL's model -> what equals if the requests do; None if it cannot be read."""
+    def asked(self, index: int, cassette: Any) -> Asked:
+        """Return a recorded request."""
+        if index not in self._asked:
+            self._asked[index] = Asked(cassette.data[index][0])
+        return self._asked[index]
 
 
 class VcrPlay:
@@ -69,7 +93,8 @@ class VcrPlay:
         """
         self.cassette = cassette
         self._request = request
-        self._sent = sent or _as_bytes(request.body)  # a stream, which VCR has read to the end
+        self._now = Asked(request)
+        self._now.body = sent or self._now.body  # of a stream, what VCR has read to the end
         # `data` is public by habit alone: pairs of recorded request and response, only appended to.
         pairs = enumerate(cassette.data)
         self._played = next((index for index, (_, reply) in pairs if reply is response), None)
@@ -81,13 +106,17 @@ class VcrPlay:
 
         Return None if no equal one is left, unless another may be taken: all calls claim first.
         """
-        if self._played is None or not self._sent:
+        if self._played is None or not self._now.body:
             return self._played
         claimed = set() if self.cassette.allow_playback_repeats else recordings.claimed
-        in_order = [self._played, *range(len(self.cassette.data))]
-        free = [index for index in in_order if index not in claimed and self._is_alike(index)]
+        asked = {
+            index: recordings.asked(index, self.cassette)
+            for index in (self._played, *range(len(self.cassette.data)))
+        }
+        free = [i for i, each in asked.items() if i not in claimed and each.kind == self._now.kind]
         # A cassette that is rewound plays once more what has been claimed.
-        equal = self._find_equal([*free, self._played], recordings, fingerprint_of)
+        candidates = {index: asked[index] for index in (*free, self._played)}
+        equal = self._find_equal(candidates, recordings, fingerprint_of)
         if equal is not None:
             recordings.claimed.add(equal)
         elif may_differ:
@@ -95,31 +124,28 @@ class VcrPlay:
         return equal
 
     def _find_equal(
-        self, indices: Sequence[int], recordings: Recordings, fingerprint_of: Fingerprint
+        self, candidates: Mapping[int, Asked], recordings: Recordings, fingerprint_of: Fingerprint
     ) -> int | None:
         """Find the same request, or else one that differs in nothing that costs."""
-        for index in indices:
-            if self._is_same(self.cassette.data[index][0]):
+        for index, recorded in candidates.items():
+            if self._is_same(recorded):
                 return index
-        sent, betas = _as_mapping(self._sent), _betas(self._request)
-        now = None if sent is None else fingerprint_of(sent, betas, _model(self._request))
+        sent, betas = self._now.json, self._now.betas
+        now = None if sent is None else fingerprint_of(sent, betas, self._now.model)
         if now is None:
             return None
         equal = []
-        for index in indices:
-            recorded, body = self.cassette.data[index][0], recordings.body(index, self.cassette)
+        for index, recorded in candidates.items():
             known = self._betas_of(recorded)
             key = (index, betas if known is None else known)  # hidden betas are no difference
-            if body is not None and key not in recordings.fingerprints:
-                recordings.fingerprints[key] = fingerprint_of(body, key[1], _model(recorded))
+            if recorded.json is not None and key not in recordings.fingerprints:
+                found = fingerprint_of(recorded.json, key[1], recorded.model)
+                recordings.fingerprints[key] = found
             if now == recordings.fingerprints.get(key):
                 equal.append(index)
         # A serializer may write the same JSON in other bytes. `max_tokens` costs nothing by itself.
-        same = (index for index in equal if recordings.body(index, self.cassette) == sent)
+        same = (index for index in equal if candidates[index].json == sent)
         return next(same, equal[0] if equal else None)
-
-    def _is_alike(self, index: int) -> bool:
-        return _kind(self.cassette.data[index][0]) == _kind(self._request)
 
     def response(self, index: int) -> Any:
         """Return a recorded response; None if it is the one that was played."""
@@ -131,42 +157,38 @@ class VcrPlay:
         VCR's filters have run over what was recorded, so a filter that changes what counts hides
         whether the prompt has changed.
         """
-        recorded = None if index is None else self.cassette.data[index][0]
-        body = _as_bytes(getattr(recorded, "body", None))
-        if recorded is None or not body:
+        recorded = Asked(None if index is None else self.cassette.data[index][0])
+        if not recorded.body:
             return Replay(obstacle="the cassette holds no request body")
         is_same = self._is_same(recorded)
-        parsed = _as_mapping(body)
-        if parsed is None and not is_same:
+        if recorded.json is None and not is_same:
             return Replay(obstacle="the recorded request body is not JSON")
-        if body != self._sent and self._is_hidden(parsed or {}):
+        if recorded.body != self._now.body and self._is_hidden(recorded.json or {}):
             return Replay(obstacle="a filter of the cassette changes the request body")
-        return Replay(
-            body=parsed, model=_model(recorded), betas=self._betas_of(recorded), is_same=is_same
+        betas = self._betas_of(recorded)
+        return Replay(body=recorded.json, model=recorded.model, betas=betas, is_same=is_same)
+
+    @cached_property
+    def _filtered(self) -> Asked:
+        return Asked(self.cassette.filter_request(self._request))
+
+    def _is_same(self, recorded: Asked) -> bool:
+        same_names = recorded.model == self._now.model
+        return (
+            recorded.body == self._now.body
+            and same_names
+            and (self._betas_of(recorded) == self._now.betas)
         )
 
-    def _is_same(self, recorded: Any) -> bool:
-        same_names = _model(recorded) == _model(self._request)
-        same_betas = self._betas_of(recorded) == _betas(self._request)
-        return _as_bytes(recorded.body) == self._sent and same_names and same_betas
-
-    def _betas_of(self, recorded: Any) -> tuple[str, ...] | None:
-        found, now = _betas(recorded), _betas(self._request)
-        # Every client sends its version: without it, or redacted, the headers say nothing.
-        version = _header(recorded, "anthropic-version")
-        if not _VERSION.fullmatch(version) or not all(map(_BETA.fullmatch, found)):
-            return None
-        if found != now and _betas(self.cassette.filter_request(self._request)) != now:
-            return None
-        return found
+    def _betas_of(self, recorded: Asked) -> tuple[str, ...] | None:
+        """Return the recorded betas; None if the cassette, or a filter of it, hides them."""
+        now = self._now.betas
+        is_hidden = recorded.betas != now and self._filtered.betas != now
+        return None if is_hidden or not recorded.shows_betas else recorded.betas
 
     def _is_hidden(self, recorded: Mapping[str, Any]) -> bool:
         """Whether what was recorded agrees with what is sent only where the filter has been."""
-        kept = self.cassette.filter_request(self._request)
-        filtered, sent = (
-            _as_mapping(_as_bytes(getattr(kept, "body", None))),
-            _as_mapping(self._sent),
-        )
+        filtered, sent = self._filtered.json, self._now.json
         if sent is None or filtered == sent:
             return False
         if filtered is None:
@@ -178,14 +200,14 @@ class VcrPlay:
 
 def vcr_obstacle(sent: bytes, can_play: object, cassette: Any, request: Any) -> Replay | None:
     """Tell what is known once VCR has a response for a request: nothing yet, but that it has."""
-    if not can_play or _kind(request) is None:
+    if not can_play or Asked(request).kind is None:
         return None
     return Replay(obstacle="VCR does not tell which recording it replayed")
 
 
 def vcr_play(sent: bytes, response: Any, cassette: Any, request: Any) -> VcrPlay | None:
     """Keep what VCR plays; None for what is no Claude call, as a log-in inside one."""
-    return VcrPlay(cassette, request, response, sent) if _kind(request) else None
+    return VcrPlay(cassette, request, response, sent) if Asked(request).kind else None
 
 
 def cassetter_obstacle(sent: bytes, *played: Any, **how: Any) -> Replay:
@@ -203,25 +225,6 @@ def read_betas(header: str) -> tuple[str, ...]:
     return tuple(sorted({name.strip() for name in header.split(",")} - {""}))
 
 
-def _kind(request: Any) -> str | None:
-    endpoint = _endpoint(request)
-    return endpoint.kind if endpoint is not None else None
-
-
-def _endpoint(request: Any) -> Endpoint | None:
-    method, url = request.method, request.uri
-    return recognise(method, url) or find_unmetered(method, url, _as_bytes(request.body))
-
-
-def _model(request: Any) -> str | None:
-    endpoint = _endpoint(request)
-    return endpoint.model if endpoint is not None else None
-
-
-def _betas(request: Any) -> tuple[str, ...]:
-    return read_betas(_header(request, "anthropic-beta"))
-
-
 def _header(request: Any, name: str) -> str:
     """Return a header that VCR keeps as a text or as a list of texts; "" without a request."""
     found = getattr(request, "headers", {}).get(name) or ""
@@ -232,8 +235,3 @@ def _as_bytes(body: object) -> bytes:
     if isinstance(body, str):
         return body.encode("utf-8", "surrogatepass")
     return bytes(body) if isinstance(body, (bytes, bytearray)) else b""
-
-
-def _as_mapping(body: bytes) -> Mapping[str, Any] | None:
-    value = decode_json(body)
-    return value if isinstance(value, dict) else None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
@@ -23,8 +23,16 @@ from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.responses.endpoints import Endpoint
 from pytest_llmcost.responses.message import Answer, read_answer, unknown_answer
 from pytest_llmcost.responses.recorded_files import Recorded
-from pytest_llmcost.responses.stream import BatchResult, BatchResultsReader, Reader, reader_for
+from pytest_llmcost.responses.stream import (
+    BatchResult,
+    BatchResultsReader,
+    Reader,
+    StreamedMessage,
+    reader_for,
+)
 
+_MOST_UNREAD = 16_384
+"""Bytes that are kept as they pass, to be read together: most answers are read when all is over."""
 _NOT_READ = ("count_tokens", "unmetered")
 """Endpoints whose answers say nothing about a bill."""
 _Step = TypeVar("_Step", bound=Callable[..., None])
@@ -96,11 +104,15 @@ class CapturedRequest:
     """Whether it reached anything. A blocked request does not show that the tested code works."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
+    _content_type: str | None = None
     _reader: Reader | BatchResultsReader | None = None
-    _content: bytes | None = None
-    """A batch's receipt, or a whole answer until it is read: bytes or usage, never both."""
-    _response_headers: Mapping[str, str] | None = None
+    _unread: list[bytes] = field(default_factory=list)
+    """Of the body: what the reader has not been fed, and all of a batch's receipt."""
+    _unread_bytes: int = 0
+    _came_whole: bool = False
+    """Whether the client had read the body when it handed out the response."""
     _is_whole: bool = True
+    """Whether the body was read to its end."""
     _is_recorded: bool = False
     """Whether a recorded response is read in the place of what passes."""
 
@@ -175,8 +187,8 @@ class CapturedRequest:
         self,
         *,
         status: int,
-        headers: Mapping[str, str],
         live: bool | None,
+        content_type: str | None = None,
         content: bytes | None = None,
     ) -> None:
         """A response came. If it is not over with that, what is read of it is to be fed."""
@@ -186,21 +198,24 @@ class CapturedRequest:
         elif self.play is not None:
             self.live = False
         self.is_answered = 200 <= status < 300
-        self._response_headers, self._content = headers, content
-        if not self.is_answered or content is not None or self.endpoint.kind in _NOT_READ:
+        self._content_type = content_type
+        if content is not None:
+            self._came_whole = True
+            self._unread.append(content)
+        if not self.is_answered or self._came_whole or self.endpoint.kind in _NOT_READ:
             self._end()
-        else:
-            self._start_reading()
 
     @guarded
     def feed(self, chunk: bytes) -> None:
         """Some of the body passes."""
         if self._is_recorded:
             return
-        if self._reader is not None:
-            self._reader.feed(chunk)
-        else:
-            self._content = (self._content or b"") + chunk
+        self._unread.append(chunk)
+        self._unread_bytes += len(chunk)
+        # A batch's results are asked for while they pass, maybe in another thread.
+        is_much = self.endpoint.kind == "messages" and self._unread_bytes > _MOST_UNREAD
+        if is_much or self.endpoint.kind == "batch_results":
+            self._read_on()
 
     @guarded
     def close(self, *, is_whole: bool) -> None:
@@ -217,8 +232,7 @@ class CapturedRequest:
     def use(self, recorded: Recorded) -> None:
         """Read a recorded response in the place of what passed."""
         self.is_answered = 200 <= recorded.status < 300
-        self._response_headers = {"content-type": recorded.content_type or ""}
-        self._content = recorded.body
+        self._content_type, self._unread = recorded.content_type, [recorded.body]
         self._reader, self._is_recorded = None, True
 
     def read(self) -> None:
@@ -227,30 +241,37 @@ class CapturedRequest:
             self.set_unknown(f"unmetered-route: {self.endpoint.route}")
         if self.endpoint.kind != "messages" or not self.is_answered:
             return
-        content = self._content
-        reader = self._start_reading()
-        assert reader is not None
-        assert not isinstance(reader, BatchResultsReader)
+        content = self.receipt
+        reader = self._read_on()
+        assert isinstance(reader, Reader)
         reader.close()
-        messages = reader.messages
-        if not any(message.body.get("usage") for message in messages) and not self.is_claude:
+        if not self.is_claude and not any(each.body.get("usage") for each in reader.messages):
             return
-        if not messages:
-            # A mock's answer that is no JSON at all, or an error, samples nothing. JSON without a
-            # usage may be an oversight of who wrote the mock.
-            is_broken = self.is_mocked and content is not None and decode_json(content) is None
-            if not reader.error and not is_broken:
-                self.set_unknown("unreadable-response" if self._is_whole else "truncated-stream")
-            return
+        if reader.messages:
+            self.read_messages(reader.messages)
+        # A mock's answer that is no JSON at all, or an error, samples nothing. JSON without a
+        # usage may be an oversight of who wrote the mock.
+        elif not reader.error and not (
+            self.is_mocked and self._came_whole and decode_json(content) is None
+        ):
+            self.set_unknown("unreadable-response" if self._is_whole else "truncated-stream")
+
+    def read_messages(self, messages: Sequence[StreamedMessage], batch: bool | None = None) -> None:
+        """Read what these messages used."""
+        endpoint, payload = self.endpoint, self.payload
         try:
-            self._set(read_answer(messages, endpoint=self.endpoint, payload=self.payload))
+            self._set(read_answer(messages, endpoint=endpoint, payload=payload, batch=batch))
         except UsageDataError as error:
             ids = tuple(str(each.body["id"]) for each in messages if each.body.get("id"))
             self.set_unknown(f"unreadable-response: {error}", ids)
 
     def so_far(self) -> CapturedRequest:
         """Return what is known of a message that is still under way."""
-        request = self.variant(_reader=copy.deepcopy(self._reader), _is_whole=self._is_recorded)
+        request = self.variant(
+            _reader=copy.deepcopy(self._reader),
+            _unread=[*self._unread],
+            _is_whole=self._is_recorded,
+        )
         if request.is_answered:
             request.read()
         else:
@@ -259,7 +280,9 @@ class CapturedRequest:
 
     def take_results(self) -> list[BatchResult]:
         """Return the results of a batch that have passed since the last time."""
-        reader = self._start_reading() if self.is_answered else None
+        if self.endpoint.kind != "batch_results" or not self.is_answered:
+            return []
+        reader = self._read_on() if self.is_over else self._reader
         if not isinstance(reader, BatchResultsReader):
             return []
         if self.is_over:
@@ -268,16 +291,15 @@ class CapturedRequest:
 
     @property
     def receipt(self) -> bytes:
-        """The whole body of a small answer."""
-        return self._content or b""
+        """What is kept of the body: the whole, if it is small."""
+        return b"".join(self._unread)
 
-    def _start_reading(self) -> Reader | BatchResultsReader | None:
-        if self._reader is None and self.endpoint.kind in ("messages", "batch_results"):
-            is_message = self.endpoint.kind == "messages"
-            kind = (self._response_headers or {}).get("content-type")
-            self._reader = reader_for(kind) if is_message else BatchResultsReader()
-            self._reader.feed(self._content or b"")
-            self._content = None
+    def _read_on(self) -> Reader | BatchResultsReader:
+        if self._reader is None:
+            is_batch = self.endpoint.kind == "batch_results"
+            self._reader = BatchResultsReader() if is_batch else reader_for(self._content_type)
+        self._reader.feed(self.receipt)
+        self._unread, self._unread_bytes = [], 0
         return self._reader
 
     def set_unknown(self, caveat: str, ids: tuple[str, ...] = ()) -> None:
@@ -291,10 +313,9 @@ class CapturedRequest:
         return other
 
     def _set(self, answer: Answer) -> None:
+        lost = ["lost-answer"] if self.lost_attempts else []
         self.answer = replace(
             answer,
             stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
-            caveats=sorted_caveats(
-                [*answer.caveats, *(("lost-answer",) if self.lost_attempts else ())]
-            ),
+            caveats=sorted_caveats([*answer.caveats, *lost]) if lost else answer.caveats,
         )

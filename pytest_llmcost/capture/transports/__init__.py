@@ -84,6 +84,46 @@ def begin(source: Any, **sent: Any) -> CapturedRequest | None:
     return _captures[-1](source=source, **sent)
 
 
+class Sending:
+    """While a library sends a captured request: what is sent inside of that belongs to it."""
+
+    def __init__(self, captured: CapturedRequest, failed: Callable[[BaseException], None]) -> None:
+        """Take what is to be called with the error that ends the request."""
+        self._captured = captured
+        self._failed = failed
+
+    def __enter__(self) -> None:
+        self._outer = CURRENT.get()
+        CURRENT.set(self._captured)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        CURRENT.set(self._outer)  # no token: a loop may end this in another context
+        if error is not None:
+            self._failed(error)
+
+
+class Noticed:
+    """A live request whose answer is not read; if it is a Claude call, its cost is unknown."""
+
+    def __init__(self, source: object, url: str, client: object = None) -> None:
+        """Follow it if it is a Claude call."""
+        self._captured = begin(
+            source, client=client, method="POST", url=url, headers={}, sent=b"", is_read=False
+        )
+
+    def answered(self, status: int) -> None:
+        """A response came."""
+        if self._captured is not None:
+            self._captured.answered(status=status, live=True)
+
+    def __enter__(self) -> Noticed:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None and self._captured is not None:
+            self._captured.failed(may_be_billed=True, is_seen=True, live=True)
+
+
 def may_be_claude(url: str) -> bool:
     """Tell quickly that a URL is no address of Claude, before anything is loaded to look closely.
 

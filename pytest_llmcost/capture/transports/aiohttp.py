@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from pytest_llmcost.capture.transports import CURRENT, begin, may_be_claude, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, Noticed, may_be_claude, wrap_method
 
 
 def wrap(module: ModuleType) -> None:
@@ -26,17 +26,9 @@ def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
         if response.method != "POST" or CURRENT.get() is not None or not may_be_claude(url):
             return await original(response, *args, **options)
-        captured = begin(
-            response, client=None, method="POST", url=url, headers={}, sent=b"", is_read=False
-        )
-        try:
+        with Noticed(response, url) as noticed:
             result = await original(response, *args, **options)
-        except BaseException:
-            if captured is not None:
-                captured.failed(may_be_billed=True, is_seen=True, live=True)
-            raise
-        if captured is not None:
-            captured.answered(status=response.status, headers={}, live=True)
+            noticed.answered(response.status)
         return result
 
     return start

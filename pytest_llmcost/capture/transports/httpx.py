@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_llmcost.capture.lost_answer import read_failure, was_on_the_wire
 from pytest_llmcost.capture.request import CapturedRequest, guarded
-from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, Sending, begin, wrap_method
 
 _CLASSES = ("Client", "AsyncClient", "SyncByteStream", "AsyncByteStream")
 _MOCKS = ("MockTransport", "ASGITransport", "WSGITransport")
@@ -27,10 +27,13 @@ def wrap(module: ModuleType) -> None:
         library = _Library(module)
         wrap_method(module.Client, "send", library.wrap_send)
         wrap_method(module.AsyncClient, "send", library.wrap_async_send)
-        # A redirect to Claude, and a transport that is used without a client.
+        # A redirect to Claude, and a transport that is used without a client. Inside a call that
+        # is followed already, its client reads the answer.
         for transport in (*library.mocks, *library.own):
-            wrap_method(transport, "handle_request", library.wrap_handle)
-            wrap_method(transport, "handle_async_request", library.wrap_async_handle)
+            handle = functools.partial(library.wrap_send, is_outermost=True)
+            wrap_method(transport, "handle_request", handle)
+            handle = functools.partial(library.wrap_async_send, is_outermost=True)
+            wrap_method(transport, "handle_async_request", handle)
 
 
 class _Library:
@@ -47,66 +50,33 @@ class _Library:
             for names in (_MOCKS, _OWN)
         )
 
-    def wrap_send(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap_send(
+        self, original: Callable[..., Any], *, is_outermost: bool = False
+    ) -> Callable[..., Any]:
         @functools.wraps(original)
         def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            captured = _begin(client, request)
+            captured = _begin(client, request, is_outermost)
             if captured is None:
                 return original(client, request, **options)
-            outer = CURRENT.get()
-            CURRENT.set(captured)
-            try:
+            with Sending(captured, functools.partial(_failed, captured, self, request)):
                 response = original(client, request, **options)
-            except BaseException as error:
-                _failed(captured, self, request, error)
-                raise
-            finally:
-                CURRENT.set(outer)  # no token: a loop may end this in another context
             _answered(captured, self, request, response)
             return response
 
         return send
 
-    def wrap_handle(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        followed = self.wrap_send(original)
-
-        @functools.wraps(original)
-        def handle_request(transport: Any, request: Any) -> Any:
-            __tracebackhide__ = True
-            # Inside a call that is followed already, its client reads the answer.
-            handle = original if CURRENT.get() is not None else followed
-            return handle(transport, request)
-
-        return handle_request
-
-    def wrap_async_handle(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        followed = self.wrap_async_send(original)
-
-        @functools.wraps(original)
-        async def handle_async_request(transport: Any, request: Any) -> Any:
-            __tracebackhide__ = True
-            handle = original if CURRENT.get() is not None else followed
-            return await handle(transport, request)
-
-        return handle_async_request
-
-    def wrap_async_send(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap_async_send(
+        self, original: Callable[..., Any], *, is_outermost: bool = False
+    ) -> Callable[..., Any]:
         @functools.wraps(original)
         async def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            captured = _begin(client, request)
+            captured = _begin(client, request, is_outermost)
             if captured is None:
                 return await original(client, request, **options)
-            outer = CURRENT.get()
-            CURRENT.set(captured)
-            try:
+            with Sending(captured, functools.partial(_failed, captured, self, request)):
                 response = await original(client, request, **options)
-            except BaseException as error:
-                _failed(captured, self, request, error)
-                raise
-            finally:
-                CURRENT.set(outer)
             _answered(captured, self, request, response)
             return response
 
@@ -132,9 +102,9 @@ class _Library:
         return False if type(transport) in self.own and response is not None else None
 
 
-def _begin(client: Any, request: Any) -> CapturedRequest | None:
-    if request is None:
-        return None  # the library's own error says what is missing
+def _begin(client: Any, request: Any, is_outermost: bool) -> CapturedRequest | None:
+    if request is None or (is_outermost and CURRENT.get() is not None):
+        return None  # without a request the library's own error says what is missing
     return begin(
         request,
         client=client,
@@ -164,8 +134,8 @@ def _failed(captured: CapturedRequest, library: _Library, request: Any, error: A
 def _answered(captured: CapturedRequest, library: _Library, request: Any, response: Any) -> None:
     captured.answered(
         status=response.status_code,
-        headers=response.headers,
         live=library.is_live(captured.client, request, response),
+        content_type=response.headers.get("content-type"),
         content=_content(response),
     )
     if not captured.is_over:

@@ -69,9 +69,5 @@ def _notice(response: Any, cassette: Any, request: Any) -> None:
     )
     if captured is not None:
         captured.replayed(_reader("vcr_play"), response, cassette, request)
-        captured.answered(status=_status(response), headers={}, live=False)
-
-
-def _status(response: Any) -> int:
-    code = (response.get("status") or {}).get("code") if isinstance(response, dict) else None
-    return code if isinstance(code, int) else 200
+        status = (response.get("status") or {}).get("code") if isinstance(response, dict) else None
+        captured.answered(status=status if isinstance(status, int) else 200, live=False)
