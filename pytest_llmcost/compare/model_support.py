@@ -31,21 +31,19 @@ class Rejections(NamedTuple):
 def find_rejections(
     body: Mapping[str, JsonValue], model: str, card: RateCard, *, on: date
 ) -> Rejections:
-    """Name what a model is known to reject of a payload; the API may reject more.
-
-    Args:
-        body: The payload.
-        model: A model's exact id.
-        card: States what each model rejects, and which have a fast mode.
-        on: The day of the switch.
-    """
+    """Name what a model, by its exact id, rejects of a payload; the API may reject more."""
     blocking: list[str] = []
     harmless: list[str] = []
     entry = card.models.get(model)
     for name in entry.rejects if entry else ():
         found = harmless if name in _HARMLESS else blocking
         if name.startswith("tools."):
-            found += _tools(body, name.removeprefix("tools."))
+            kind, tools = name.removeprefix("tools."), body.get("tools")
+            types = [
+                str(tool.get("type")) if isinstance(tool, Mapping) else ""
+                for tool in (tools if isinstance(tools, list) else ())
+            ]
+            found += [f"tool {each}" for each in types if f"{each}_".startswith(f"{kind}_")]
         elif name in FEATURES:  # a price file may name features of a later version
             found += FEATURES[name](body)
     if body.get("speed") == "fast" and not has_fast_mode(card, model, on):
@@ -86,16 +84,7 @@ def _prefill(body: Body) -> list[str]:
     messages = body.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else None
     is_prefill = isinstance(last, Mapping) and last.get("role") == "assistant"
-    return ["prefill (the last message is the assistant's)"] if is_prefill else []
-
-
-def _tools(body: Body, kind: str) -> list[str]:
-    tools = body.get("tools")
-    types = [
-        str(tool.get("type")) if isinstance(tool, Mapping) else ""
-        for tool in (tools if isinstance(tools, list) else ())
-    ]
-    return [f"tool {each}" for each in types if each == kind or each.startswith(f"{kind}_")]
+    return ["prefill (the last message is the assistant's)"] * is_prefill
 
 
 def _part(body: Body, key: str) -> Mapping[str, Any]:

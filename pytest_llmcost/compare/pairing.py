@@ -7,7 +7,7 @@ call, under a change such as another model.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 from msgspec.structs import replace
@@ -57,15 +57,24 @@ def under_change(calls: Iterable[Call], change: Callable[[Call], Call | str]) ->
 
 def pair_up(base: Spenders, head: Spenders) -> list[Pair]:
     """Pair the owners of two runs, whatever the order of either."""
-    return [_pair(base.get(key), head.get(key)) for key in sorted({**base, **head}, key=str)]
-
-
-def _pair(base: Spender | None, head: Spender | None) -> Pair:
-    old, new = base.calls if base else (), head.calls if head else ()
-    common = Counter(filter(None, map(_identity, old)))
-    common &= Counter(filter(None, map(_identity, new)))
-    before, after = _without(old, common.copy()), _without(new, common)
-    return Pair(base=base, head=head, before=tuple(before), after=tuple(after))
+    pairs = []
+    for key in sorted({**base, **head}, key=str):
+        old, new = base.get(key), head.get(key)
+        sides = [
+            [(_identity(call), call) for call in (spender.calls if spender else ())]
+            for spender in (old, new)
+        ]
+        before, after = (Counter(same for same, _ in side if same) for side in sides)
+        common = before & after
+        pairs.append(
+            Pair(
+                base=old,
+                head=new,
+                before=tuple(_without(sides[0], common.copy())),
+                after=tuple(_without(sides[1], common)),
+            )
+        )
+    return pairs
 
 
 def _identity(call: Call) -> Call | None:
@@ -75,9 +84,8 @@ def _identity(call: Call) -> Call | None:
     return replace(call, phase=None, at=None, stream=False, attempts=1, max_tokens=None)
 
 
-def _without(calls: Iterable[Call], common: Counter[Call]) -> Iterator[Call]:
-    for call in calls:
-        identity = _identity(call)
+def _without(side: Iterable[tuple[Call | None, Call]], common: Counter[Call]) -> Iterator[Call]:
+    for identity, call in side:
         if identity is not None and common[identity]:
             common[identity] -= 1
         else:
@@ -90,20 +98,13 @@ def differing_parts(pair: Pair, base: Payloads, head: Payloads) -> tuple[str, ..
     new = list(filter(None, (head.get(call.fingerprint or "") for call in pair.after)))
     in_order = len(old) * len(new) > _MOST_PAIRINGS
     parts: dict[str, None] = {}
-    for payload in new:
-        if not old:
-            break
-        similar = old[0] if in_order else _most_similar(payload, old)
+    for payload in new[: len(old)]:
+
+        def alike(other: PayloadFacts, to: PayloadFacts = payload) -> int:
+            same = sum(to.parts.get(name) == digest for name, digest in other.parts.items())
+            return same + (other.model == to.model)
+
+        similar = old[0] if in_order else max(old, key=alike)
         old.remove(similar)
         parts.update(dict.fromkeys(changed_parts(similar.parts, payload.parts)))
     return tuple(parts)
-
-
-def _most_similar(payload: PayloadFacts, others: Sequence[PayloadFacts]) -> PayloadFacts:
-    """Return the payload with most parts in common; the model is one of the parts."""
-
-    def alike(other: PayloadFacts) -> int:
-        same = sum(payload.parts.get(name) == digest for name, digest in other.parts.items())
-        return same + (other.model == payload.model)
-
-    return max(others, key=alike)
