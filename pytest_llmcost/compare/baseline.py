@@ -8,11 +8,11 @@ from datetime import date
 from decimal import Decimal
 from typing import TypeVar, cast, get_args
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.increase import IncreaseLimit, judge_increase
-from pytest_llmcost.call import reprice
+from pytest_llmcost.call import Call, reprice
 from pytest_llmcost.compare.pairing import Pair, Spenders, differing_parts, pair_up
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import Change, Comparison, FixtureRow, Ledger, TestRow
@@ -21,7 +21,6 @@ from pytest_llmcost.ledger.totals import fixture_key, spenders_of, summed
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.prices.rate_card import RateCard
-from pytest_llmcost.prices.usage import Usage
 
 _ZERO = Decimal(0)
 
@@ -47,30 +46,25 @@ def keep_rows(ledger: Ledger, old: Ledger, not_passed: Iterable[str], card: Rate
     fixture that was not set up stays if one of these tests may use it, because no other test
     asked for it. The old rows are priced anew, like the run's own.
     """
-    on, cache_state, nodes = _price_date(ledger), _cache_state(ledger), tuple(not_passed)
-
-    def priced(row: _Row) -> _Row:
-        calls = tuple(reprice(call, card, on=on, cache_state=cache_state) for call in row.calls)
-        return replace(row, calls=calls, usd=Amounts.of(calls).usd)
-
-    def may_use(node: str) -> bool:
-        return any(_is_in(each, node) or _is_in(node, each) for each in nodes)
-
+    nodes = tuple(not_passed)
     tests = [test for test in old.tests if any(_is_in(test.nodeid, node) for node in nodes)]
     kept, known = {test.nodeid for test in tests}, set(map(fixture_key, ledger.fixtures))
     fixtures = [
         row
         for row in old.fixtures
-        if fixture_key(row) not in known and may_use(row.node or row.baseid)
+        if fixture_key(row) not in known and any(_share(row, node) for node in nodes)
     ]
+
+    def priced(row: _Row) -> _Row:
+        calls = _priced(row.calls, ledger, card)
+        return replace(row, calls=calls, usd=Amounts.of(calls).usd)
+
+    new = (test for test in ledger.tests if test.nodeid not in kept)
     return summed(
         replace(
             ledger,
             payloads=dict(sorted({**old.payloads, **ledger.payloads}.items())),
-            tests=(
-                *map(priced, tests),
-                *(test for test in ledger.tests if test.nodeid not in kept),
-            ),
+            tests=(*map(priced, tests), *new),
             fixtures=(*ledger.fixtures, *map(priced, fixtures)),
         )
     )
@@ -82,6 +76,29 @@ _Row = TypeVar("_Row", TestRow, FixtureRow)
 def _is_in(nodeid: str, node: str) -> bool:
     """Whether a test is one, or is in a folder, file or class; the empty name is the whole run."""
     return not node or nodeid == node or nodeid.startswith((f"{node}/", f"{node}::"))
+
+
+def _share(fixture: FixtureRow, node: str) -> bool:
+    """Whether a test of a node may use a fixture."""
+    owner = fixture.node or fixture.baseid
+    return _is_in(node, owner) or _is_in(owner, node)
+
+
+def _priced(calls: Iterable[Call], ledger: Ledger, card: RateCard) -> tuple[Call, ...]:
+    """Price calls anew, on the date and in the cache state of a ledger."""
+    try:
+        on = date.fromisoformat(ledger.price_date)
+    except ValueError:
+        raise LedgerError(
+            f"the ledger's price_date is {ledger.price_date!r}, no date such as 2026-11-22"
+        ) from None
+    states = get_args(CacheState)
+    if ledger.cache_state not in states:
+        raise LedgerError(
+            f"the ledger's cache_state is {ledger.cache_state!r}, none of {', '.join(states)}"
+        )
+    state = cast("CacheState", ledger.cache_state)
+    return tuple(reprice(call, card, on=on, cache_state=state) for call in calls)
 
 
 def compare(
@@ -102,19 +119,14 @@ def compare(
     Raises:
         LedgerError: the run does not say on which date or in which cache state it was priced.
     """
-    on, cache_state = _price_date(head), _cache_state(head)
 
     def priced_now(spenders: Spenders) -> Spenders:
         return {
-            key: replace(
-                spender,
-                calls=tuple(
-                    reprice(call, card, on=on, cache_state=cache_state) for call in spender.calls
-                ),
-            )
+            key: replace(spender, calls=_priced(spender.calls, head, card))
             for key, spender in spenders.items()
         }
 
+    _priced((), head, card)  # a date or a state that makes no sense is an error in any case
     # Attempts of a test have the same key, and the last one comes last.
     now: Spenders = {each.key: each for each in spenders_of(head)}
     then: Spenders = {each.key: each for each in spenders_of(base)}
@@ -128,12 +140,12 @@ def compare(
 
     pairs = pair_up(before, now)
     test_limits = tuple(test_limits)
-    changes = [
-        change
-        for pair in pairs
-        if (change := _change_in(pair, base, head, test_limits)) is not None
-    ]
-    was, would_be, is_now = (_amounts(each) for each in (then, before, now))
+    changed = (_change_in(pair, base, head, test_limits) for pair in pairs)
+    changes = [change for change in changed if change is not None]
+    was, would_be, is_now = (
+        Amounts.of(call for spender in spenders.values() for call in spender.calls)
+        for spenders in (then, before, now)
+    )
     whole = Pair(
         before=tuple(call for pair in pairs for call in pair.before),
         after=tuple(call for pair in pairs for call in pair.after),
@@ -155,19 +167,19 @@ def compare(
         high_usd=whole["usd"].high,
         tokens=_differing_tokens(whole),
         unchanged=len(pairs) - len(changes),
-        changes=tuple(sorted(changes, key=_weight)),
+        changes=tuple(
+            sorted(
+                changes,
+                key=lambda each: (each.usd is not None, -(each.usd or _ZERO), each.kind, each.name),
+            )
+        ),
         verdicts=tuple(judge_increase(limit, would_be, added) for limit in limits),
         notes=tuple(_notes(base, head, card)),
     )
 
 
-def _amounts(spenders: Spenders) -> Amounts:
-    return Amounts.of(call for spender in spenders.values() for call in spender.calls)
-
-
 def _differing_tokens(change: Amounts) -> dict[str, int]:
-    quantities = {name: getattr(change.usage, name) for name in Usage.__struct_fields__}
-    return {name: number for name, number in quantities.items() if number}
+    return {name: number for name, number in asdict(change.usage).items() if number}
 
 
 def _change_in(
@@ -204,10 +216,6 @@ def _change_in(
     )
 
 
-def _weight(change: Change) -> tuple[bool, Decimal, str, str]:
-    return change.usd is not None, -(change.usd or _ZERO), change.kind, change.name
-
-
 def _notes(base: Ledger, head: Ledger, card: RateCard) -> Iterator[str]:
     if not base.complete:
         yield (
@@ -221,21 +229,3 @@ def _notes(base: Ledger, head: Ledger, card: RateCard) -> Iterator[str]:
             f"the run was priced with the rate card {head.rate_card.version}; both sides are "
             f"compared at the prices of {card.version}"
         )
-
-
-def _price_date(ledger: Ledger) -> date:
-    try:
-        return date.fromisoformat(ledger.price_date)
-    except ValueError:
-        raise LedgerError(
-            f"the ledger's price_date is {ledger.price_date!r}, no date such as 2026-11-22"
-        ) from None
-
-
-def _cache_state(ledger: Ledger) -> CacheState:
-    if ledger.cache_state not in get_args(CacheState):
-        raise LedgerError(
-            f"the ledger's cache_state is {ledger.cache_state!r}, none of "
-            f"{', '.join(get_args(CacheState))}"
-        )
-    return cast("CacheState", ledger.cache_state)

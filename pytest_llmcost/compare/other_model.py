@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, reprice
-from pytest_llmcost.compare.pairing import Pair, under_change
+from pytest_llmcost.compare.pairing import under_change
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger, OtherModel, OtherModelRow, make_other_model
-from pytest_llmcost.ledger.totals import Spender, spenders_of
+from pytest_llmcost.ledger.totals import spenders_of
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import Usage
@@ -31,15 +31,29 @@ _KINDS = ("input_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "cac
 def on_other_model(ledger: Ledger, model: str, card: RateCard, *, on: date) -> OtherModel:
     """Price a run's calls on another model, where their prompts have been counted for it.
 
-    Args:
-        ledger: A run.
-        model: The exact id of the other model.
-        card: The run's prices.
-        on: The run's price date.
+    `model` is an exact id; card and date are the run's own.
     """
     spenders = [each for each in spenders_of(ledger) if each.calls]
     move = _Move(ledger, model, card, on)
-    rows = [_row(spender, under_change(spender.calls, move)) for spender in spenders]
+    rows = []
+    for spender in spenders:
+        pair = under_change(spender.calls, move)
+        now, then = Amounts.of(pair.before), Amounts.of(pair.after)
+        is_known = bool(pair.before)
+        rows.append(
+            OtherModelRow(
+                kind=spender.kind,
+                name=spender.name,
+                attempt=spender.attempt,
+                unknown_calls=len(pair.obstacles),
+                reasons=tuple(sorted(set(pair.obstacles))),
+                calls=now.calls,
+                input_tokens=now.usage.prompt_tokens if is_known else None,
+                input_tokens_then=then.usage.prompt_tokens if is_known else None,
+                usd=now.usd if is_known else None,
+                usd_then=then.usd if is_known else None,
+            )
+        )
     used = {call.fingerprint for spender in spenders for call in spender.calls}
     payloads = [payload for key, payload in ledger.payloads.items() if key in used]
     return make_other_model(
@@ -52,27 +66,6 @@ def on_other_model(ledger: Ledger, model: str, card: RateCard, *, on: date) -> O
     )
 
 
-def _row(spender: Spender, pair: Pair) -> OtherModelRow:
-    row = OtherModelRow(
-        kind=spender.kind,
-        name=spender.name,
-        attempt=spender.attempt,
-        unknown_calls=len(pair.obstacles),
-        reasons=tuple(sorted(set(pair.obstacles))),
-    )
-    if not pair.before:
-        return row
-    now, then = Amounts.of(pair.before), Amounts.of(pair.after)
-    return replace(
-        row,
-        calls=now.calls,
-        input_tokens=now.usage.prompt_tokens,
-        input_tokens_then=then.usage.prompt_tokens,
-        usd=now.usd,
-        usd_then=then.usd,
-    )
-
-
 def obstacle_of(call: Call) -> str | None:
     """Return why a count of its prompt cannot move a call to another model; None if it can."""
     if call.fingerprint is None:
@@ -81,31 +74,27 @@ def obstacle_of(call: Call) -> str | None:
         return NO_PRICE_NOW
     (sampling, *more) = call.sampling_calls
     is_plain = sampling.kind == "message" and not sampling.sums_calls
-    if more or not is_plain or sampling.usage.web_search_requests:
-        return SEVERAL_PASSES
-    return None
+    return SEVERAL_PASSES if more or not is_plain or sampling.usage.web_search_requests else None
 
 
 class _Move:
     """Moves calls to another model; collects what is missing for that, and what to note."""
 
     def __init__(self, ledger: Ledger, model: str, card: RateCard, on: date) -> None:
-        self.payloads, self.model, self.card, self.on = ledger.payloads, model, card, on
-        self.cache_state = cast("CacheState", ledger.cache_state)
+        self.payloads, self.model, self.card = ledger.payloads, model, card
+        self.on, self.cache_state = on, cast("CacheState", ledger.cache_state)
+        self.missing: set[str] = set()
+        self.notes: set[str] = set()
         try:
             self.least_cacheable = card.min_cacheable_tokens(model, on) or 0
         except UnknownModelError:  # no price on that day: each call will say so
             self.least_cacheable = 0
-        self.missing: set[str] = set()
-        self.notes: set[str] = set()
 
     def __call__(self, call: Call) -> Call | str:
         """Return the call as it would be on the model, or why that is unknown."""
-        obstacle = obstacle_of(call)
-        if obstacle is not None:
+        if (obstacle := obstacle_of(call)) is not None:
             return obstacle
-        fingerprint = call.fingerprint or ""
-        payload = self.payloads.get(fingerprint)
+        payload = self.payloads.get(call.fingerprint or "")
         if payload is None:
             return NO_PAYLOAD
         if payload.model == self.model:
@@ -114,7 +103,7 @@ class _Move:
             return f"{self.model} rejects {payload.rejected[self.model]}"
         tokens = payload.counts.get(self.model)
         if tokens is None:
-            self.missing.add(fingerprint)
+            self.missing.add(call.fingerprint or "")
             return f"its prompt is not counted for {self.model}"
         if self.model in payload.left_out and call.evidence != "counted":
             return f"its prompt is counted without {payload.left_out[self.model]}"
@@ -130,10 +119,12 @@ class _Move:
         if "inference_geo" in payload.dropped.get(self.model, ""):
             terms = replace(terms, inference_geo=None)
         moved = replace(sampling, model=self.model, usage=usage, band_tokens=None)
-        changed = replace(
-            call, model=self.model, usage=usage, sampling_calls=(moved,), context=terms
+        then = reprice(
+            replace(call, model=self.model, usage=usage, sampling_calls=(moved,), context=terms),
+            self.card,
+            on=self.on,
+            cache_state=self.cache_state,
         )
-        then = reprice(changed, self.card, on=self.on, cache_state=self.cache_state)
         new = set(then.caveats) - set(call.caveats)
         if then.usd is None:
             return "; ".join(sorted(new)) or f"no price on {self.model}"
