@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 from threading import Lock
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import asdict, replace
 
 from pytest_llmcost.amounts import Amounts, settled
 from pytest_llmcost.budgets.budget import Budget, Verdict
@@ -69,6 +71,26 @@ class _Account(msgspec.Struct, kw_only=True):
     outcome: str = ""
     verdict: Verdict | None = None
     blocks: tuple[Verdict, ...] = ()
+
+    def test_row(self) -> TestRow:
+        assert isinstance(self.owner, TestOwner)
+        calls = settled(self.calls)
+        return TestRow(
+            nodeid=self.owner.nodeid,
+            path=self.owner.path,
+            line=self.owner.line,
+            attempt=self.owner.attempt,
+            outcome=self.outcome,
+            usd=Amounts.of(calls).usd,
+            verdict=self.verdict,
+            blocks=self.blocks,
+            calls=calls,
+        )
+
+    def fixture_row(self) -> FixtureRow:
+        owner, calls = asdict(self.owner), settled(self.calls)
+        del owner["set_up"]
+        return FixtureRow(**owner, usd=Amounts.of(calls).usd, calls=calls)
 
 
 class _Fragment(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +166,7 @@ class LedgerBuilder:
     def row(self, owner: TestOwner) -> TestRow:
         """Return how one attempt of a test stands so far."""
         with self._lock:
-            return _test_row(owner, self._accounts.get(owner, _Account(owner=owner)))
+            return self._accounts.get(owner, _Account(owner=owner)).test_row()
 
     def take_fragment(self) -> dict[str, Any] | None:
         """Return what has changed since the last time, in builtins that cross processes."""
@@ -169,7 +191,7 @@ class LedgerBuilder:
                 self._learn(fingerprint, payload)
             for account in news.accounts:
                 owner = account.owner
-                account.owner = msgspec.structs.replace(owner, worker=owner.worker or worker)
+                account.owner = replace(owner, worker=owner.worker or worker)
                 self._accounts[account.owner] = account
                 self._touched[account.owner] = None
 
@@ -180,14 +202,14 @@ class LedgerBuilder:
         """
         with self._lock:
             attempts = [
-                owner
-                for owner in self._accounts
+                (owner.attempt, account)
+                for owner, account in self._accounts.items()
                 if isinstance(owner, TestOwner)
                 and owner.worker == worker
                 and f"{nodeid}@".startswith(f"{owner.nodeid}@")
             ]
             if attempts:
-                self._accounts[max(attempts, key=lambda owner: owner.attempt)].outcome = "failed"
+                max(attempts, key=itemgetter(0))[1].outcome = "failed"
 
     def ledger(
         self,
@@ -220,7 +242,11 @@ class LedgerBuilder:
             unverified=unverified,
             payloads=payloads,
             tests=tuple(_numbered(accounts)),
-            fixtures=tuple(_fixture_rows(accounts)),
+            fixtures=tuple(
+                account.fixture_row()
+                for account in accounts
+                if isinstance(account.owner, FixtureOwner) and account.calls
+            ),
             outside_tests=settled(
                 call
                 for account in accounts
@@ -238,50 +264,14 @@ def _numbered(accounts: Iterable[_Account]) -> Iterator[TestRow]:
     Two workers that ran the same test both called theirs the first attempt. Of these the one of
     the older worker comes first: gw10 took over where gw2 died.
     """
-    found = [
-        (account.owner, account)
+    found = {
+        (owner.nodeid, owner.attempt, len(owner.worker or ""), owner.worker or ""): account
         for account in accounts
-        if isinstance(account.owner, TestOwner)
+        if isinstance(owner := account.owner, TestOwner)
         and (account.calls or account.verdict or account.blocks)
-    ]
-
-    def order(owned: tuple[TestOwner, _Account]) -> tuple[str, int, int, str]:
-        worker = owned[0].worker or ""
-        return owned[0].nodeid, owned[0].attempt, len(worker), worker
-
+    }
     last: dict[str, int] = {}
-    for owner, account in sorted(found, key=order):
-        row = _test_row(owner, account)
+    for key in sorted(found):
+        row = found[key].test_row()
         attempt = last[row.nodeid] = max(row.attempt, last.get(row.nodeid, 0) + 1)
-        yield row if attempt == row.attempt else msgspec.structs.replace(row, attempt=attempt)
-
-
-def _test_row(owner: TestOwner, account: _Account) -> TestRow:
-    calls = settled(account.calls)
-    return TestRow(
-        nodeid=owner.nodeid,
-        path=owner.path,
-        line=owner.line,
-        attempt=owner.attempt,
-        outcome=account.outcome,
-        usd=Amounts.of(calls).usd,
-        verdict=account.verdict,
-        blocks=account.blocks,
-        calls=calls,
-    )
-
-
-def _fixture_rows(accounts: Iterable[_Account]) -> Iterator[FixtureRow]:
-    for account in accounts:
-        owner, calls = account.owner, settled(account.calls)
-        if isinstance(owner, FixtureOwner) and calls:
-            yield FixtureRow(
-                name=owner.name,
-                scope=owner.scope,
-                baseid=owner.baseid,
-                node=owner.node,
-                param=owner.param,
-                worker=owner.worker,
-                usd=Amounts.of(calls).usd,
-                calls=calls,
-            )
+        yield row if attempt == row.attempt else replace(row, attempt=attempt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
@@ -46,27 +46,20 @@ class PayloadFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         """Return all that two sources know of the same payload, whichever came first."""
         base = min(self, other, key=lambda each: (each.model, sorted(each.parts.items())))
         budgets = [each.task_budget for each in (self, other) if each.task_budget is not None]
+        # Where the two differ the greater, so that their order never shows.
         return msgspec.structs.replace(
             base,
-            counts=_union(self.counts, other.counts),
-            rejected=_union(self.rejected, other.rejected),
-            dropped=_union(self.dropped, other.dropped),
-            left_out=_union(self.left_out, other.left_out),
             task_budget=max(budgets, default=None),
             breakpoints=max(self.breakpoints, other.breakpoints),
-            cached=_union(self.cached, other.cached),
+            **{
+                name: {
+                    key: max(each[key] for each in (one, two) if key in each)
+                    for key in sorted({*one, *two})
+                }
+                for name in ("counts", "rejected", "dropped", "left_out", "cached")
+                for one, two in [(getattr(self, name), getattr(other, name))]
+            },
         )
-
-
-_Fact = TypeVar("_Fact", int, str)
-
-
-def _union(one: Mapping[str, _Fact], other: Mapping[str, _Fact]) -> dict[str, _Fact]:
-    """Both, sorted; where they differ the greater, so that their order never shows."""
-    return {
-        key: max(found[key] for found in (one, other) if key in found)
-        for key in sorted({*one, *other})
-    }
 
 
 class TestRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -201,20 +194,14 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     usd_then: Decimal | None = None
 
     def __add__(self, other: Figures) -> Figures:
-        def total(one: Decimal | None, two: Decimal | None) -> Decimal | None:
-            return two if one is None else one if two is None else EXACT.add(one, two)
-
-        def tokens(one: int | None, two: int | None) -> int | None:
-            return two if one is None else one if two is None else one + two
-
-        return Figures(
-            calls=self.calls + other.calls,
-            unknown_calls=self.unknown_calls + other.unknown_calls,
-            input_tokens=tokens(self.input_tokens, other.input_tokens),
-            input_tokens_then=tokens(self.input_tokens_then, other.input_tokens_then),
-            usd=total(self.usd, other.usd),
-            usd_then=total(self.usd_then, other.usd_then),
-        )
+        mine, sums = msgspec.structs.asdict(self), msgspec.structs.asdict(other)
+        for name, value in mine.items():
+            if sums[name] is None:
+                sums[name] = value
+            elif value is not None:
+                is_usd = isinstance(value, Decimal)
+                sums[name] = EXACT.add(sums[name], value) if is_usd else sums[name] + value
+        return Figures(**{name: sums[name] for name in Figures.__struct_fields__})
 
 
 class OtherModelRow(Figures, frozen=True, kw_only=True):
@@ -335,16 +322,12 @@ def calls_of(ledger: Ledger) -> Iterator[Call]:
 
 def unpriced_models(ledger: Ledger) -> frozenset[str]:
     """Return the models of which some call has no price: what they cost is a lower bound."""
-    return frozenset(
-        model
-        for call in calls_of(ledger)
-        if call.usd is None
-        for model in (
-            [each.model for each in call.sampling_calls if each.usd is None]
-            if call.sampling_calls
-            else [call.model]
-        )
-    )
+    found: set[str] = set()
+    for call in calls_of(ledger):
+        if call.usd is None:
+            unpriced = [each.model for each in call.sampling_calls if each.usd is None]
+            found.update(unpriced if call.sampling_calls else [call.model])
+    return frozenset(found)
 
 
 def run_verdicts(ledger: Ledger) -> Iterator[Verdict]:

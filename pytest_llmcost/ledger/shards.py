@@ -6,9 +6,8 @@ The order of the shards never shows in the result.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from typing import NamedTuple
 
 from msgspec.structs import asdict, replace
 
@@ -16,7 +15,6 @@ from pytest_llmcost.budgets.budget import Budget, Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
-    CardId,
     Figures,
     FixtureRow,
     Ledger,
@@ -38,13 +36,6 @@ _NO_TESTS = 5
 """pytest's exit status when it found no tests."""
 
 
-class _Shard(NamedTuple):
-    """What is kept of a shard besides its rows."""
-
-    source: str
-    facts: Ledger
-
-
 def merge_ledgers(
     shards: Iterable[tuple[str, Ledger]],
     *,
@@ -61,14 +52,13 @@ def merge_ledgers(
         LedgerError: no shard at all; one attempt of a test in two of them; shards of different
             prices, settings or budgets. Names the files.
     """
-    seen: list[_Shard] = []
+    seen: list[tuple[str, Ledger]] = []  # what is kept of a shard besides its rows
     tests: dict[tuple[str, int], tuple[str, TestRow]] = {}
     fixtures: list[FixtureRow] = []
     outside: list[Call] = []
     payloads: dict[str, PayloadFacts] = {}
     for source, ledger in shards:
-        if seen:
-            _check_alike(seen[0], _Shard(source, ledger))
+        _check_alike(*(seen[0] if seen else (source, ledger)), source, ledger)
         for test in ledger.tests:
             key = (test.nodeid, test.attempt)
             if key in tests:
@@ -84,23 +74,27 @@ def merge_ledgers(
             if known != payload:
                 payloads[fingerprint] = known.joined(payload)
         facts = replace(ledger, tests=(), fixtures=(), outside_tests=(), payloads={})
-        seen.append(_Shard(source, facts))
+        seen.append((source, facts))
     if not seen:
         raise LedgerError("there is nothing to merge; name at least one ledger")
-    incomplete = {why for each in seen for why in each.facts.incomplete}
+    every = [facts for _, facts in seen]
+    incomplete = {why for each in every for why in each.incomplete}
     if is_whole:
         incomplete -= {"deselected", "selected"}
-    notes = {note for each in seen for note in each.facts.notes}
-    if any(each.facts.comparison is not None for each in seen):
+    notes = {note for each in every for note in each.notes}
+    if any(each.comparison is not None for each in every):
         notes.add(NOT_COMPARED)
-    like = seen[0].facts
-    sources = {source for each in seen for source in each.facts.rate_card.sources}
+    versions: dict[str, set[str]] = {}  # a merged shard names several
+    for name, found in (pair for each in every for pair in each.generator.items()):
+        versions.setdefault(name, set()).update(found.split(", "))
+    sources = {source for each in every for source in each.rate_card.sources}
+    like = every[0]
     merged = closed(
         Ledger(
-            generator=_generators(each.facts.generator for each in seen),
+            generator={name: ", ".join(sorted(versions[name])) for name in sorted(versions)},
             complete=not incomplete,
             incomplete=tuple(sorted(incomplete)),
-            lost_calls=tuple(sorted({why for each in seen for why in each.facts.lost_calls})),
+            lost_calls=tuple(sorted({why for each in every for why in each.lost_calls})),
             price_date=like.price_date,
             cache_state=like.cache_state,
             rate_card=replace(like.rate_card, sources=tuple(sorted(sources))),
@@ -110,48 +104,42 @@ def merge_ledgers(
             tests=tuple(test for _, test in tests.values()),
             fixtures=tuple(fixtures),
             outside_tests=tuple(outside),
-            other_models=merge_other_models([each.facts.other_models for each in seen]),
+            other_models=merge_other_models([each.other_models for each in every]),
             notes=tuple(sorted(notes)),
         ),
         _budgets(seen, max_suite),
     )
+    runs = [each.run for each in every]
+    statuses = [run.exit_status for run in runs if run.exit_status is not None]
+    worst = max([each for each in statuses if each != _NO_TESTS] or statuses, default=None)
     is_broken = any(each.fails(merged.unverified) for each in merged.verdicts)
-    return replace(merged, run=_run([each.facts.run for each in seen], is_broken=is_broken))
+    run = RunRecord(
+        started_at=min((run.started_at for run in runs if run.started_at), default=None),
+        finished_at=max((run.finished_at for run in runs if run.finished_at), default=None),
+        exit_status=max(worst or 0, 1) if is_broken else worst,
+        workers=sum(run.workers for run in runs),
+    )
+    return replace(merged, run=run)
 
 
-def _check_alike(first: _Shard, other: _Shard) -> None:
+def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
     """Refuse shards whose figures cannot be added up, or whose verdicts mean different things."""
-
-    def card(card: CardId) -> str:
-        return f"{card.version} (sha256 {card.sha256[:12]})"
-
-    def models(ledger: Ledger) -> str:
-        return ", ".join(ledger.allowed_models) or "every model"
-
-    for name, one, two in (
-        ("price date", first.facts.price_date, other.facts.price_date),
-        ("cache state", first.facts.cache_state, other.facts.cache_state),
-        ("rate card", card(first.facts.rate_card), card(other.facts.rate_card)),
-        ("llmcost_unverified", first.facts.unverified, other.facts.unverified),
-        ("llmcost_allowed_models", models(first.facts), models(other.facts)),
-    ):
-        if one != two:
+    settings: dict[str, Callable[[Ledger], str]] = {
+        "price date": lambda each: each.price_date,
+        "cache state": lambda each: each.cache_state,
+        "rate card": lambda each: f"{each.rate_card.version} (sha256 {each.rate_card.sha256[:12]})",
+        "llmcost_unverified": lambda each: each.unverified,
+        "llmcost_allowed_models": lambda each: ", ".join(each.allowed_models) or "every model",
+    }
+    for name, setting in settings.items():
+        if setting(one) != setting(two):
             raise LedgerError(
-                f"shards must have the same {name}: {first.source} has {one}, {other.source} has "
-                f"{two}; run all shards with the same settings"
+                f"shards must have the same {name}: {first} has {setting(one)}, {source} has "
+                f"{setting(two)}; run all shards with the same settings"
             )
 
 
-def _generators(generators: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Join the versions that wrote the shards; a merged shard names several."""
-    versions: dict[str, set[str]] = {}
-    for generator in generators:
-        for name, found in generator.items():
-            versions.setdefault(name, set()).update(found.split(", "))
-    return {name: ", ".join(sorted(versions[name])) for name in sorted(versions)}
-
-
-def _budgets(shards: Iterable[_Shard], max_suite: Budget | None) -> list[Budget]:
+def _budgets(shards: Iterable[tuple[str, Ledger]], max_suite: Budget | None) -> list[Budget]:
     """Return the budgets over several tests; the verdicts of the shards hold them."""
     stated: dict[tuple[str, str, str], list[tuple[str, Verdict]]] = {}
     for source, facts in shards:
@@ -177,19 +165,6 @@ def _budgets(shards: Iterable[_Shard], max_suite: Budget | None) -> list[Budget]
         # A path is without any test only if it is so in every shard.
         budgets.append(replace(chosen, idle=all(each.idle for _, each in verdicts)))
     return budgets
-
-
-def _run(runs: Sequence[RunRecord], *, is_broken: bool) -> RunRecord:
-    """Span all runs; the exit status is the worst, and a shard without tests has none."""
-    statuses = [run.exit_status for run in runs if run.exit_status is not None]
-    statuses = [each for each in statuses if each != _NO_TESTS] or statuses
-    worst = max(statuses, default=None)
-    return RunRecord(
-        started_at=min((run.started_at for run in runs if run.started_at), default=None),
-        finished_at=max((run.finished_at for run in runs if run.finished_at), default=None),
-        exit_status=max(worst or 0, 1) if is_broken else worst,
-        workers=sum(run.workers for run in runs),
-    )
 
 
 def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherModel, ...]:
@@ -218,6 +193,10 @@ def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherMod
 
 
 def _merged_rows(rows: Iterable[OtherModelRow]) -> list[OtherModelRow]:
+    def expense(row: OtherModelRow) -> tuple[Decimal, Decimal, int, str]:
+        nothing = Decimal(0)
+        return row.usd or nothing, row.usd_then or nothing, row.unknown_calls, repr(row)
+
     kept: list[OtherModelRow] = []
     joined: dict[tuple[str, str], OtherModelRow] = {}
     for row in rows:
@@ -227,14 +206,9 @@ def _merged_rows(rows: Iterable[OtherModelRow]) -> list[OtherModelRow]:
         elif key not in joined:
             joined[key] = row
         elif row.kind == "fixture":
-            joined[key] = max(joined[key], row, key=_expense)
+            joined[key] = max(joined[key], row, key=expense)
         else:
             reasons = {*joined[key].reasons, *row.reasons}
             figures: Figures = joined[key] + row
             joined[key] = replace(row, **asdict(figures), reasons=tuple(sorted(reasons)))
     return [*kept, *joined.values()]
-
-
-def _expense(row: OtherModelRow) -> tuple[Decimal, Decimal, int, str]:
-    nothing = Decimal(0)
-    return row.usd or nothing, row.usd_then or nothing, row.unknown_calls, repr(row)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from functools import reduce
+from itertools import chain
 from operator import attrgetter
 from typing import TypeVar
 
@@ -42,27 +44,28 @@ fixture_key = attrgetter("name", "scope", "baseid", "node", "param")
 
 def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
     """Sort the rows of a ledger, add them up, and judge the budgets over several tests."""
-    ledger, budgets = summed(ledger), tuple(budgets)
-    allowed = {model for each in budgets for model in each.models} or ledger.allowed_models
-    verdicts = [
-        verdict
-        for each in budgets
-        if not (verdict := _judge(each, ledger)).is_gate or verdict.state != "within"
-    ]
+    ledger, verdicts = summed(ledger), []
+    allowed = {*ledger.allowed_models}
+    for budget in budgets:
+        allowed.update(budget.models)
+        if not budget.is_gate:
+            amounts = amounts_of(ledger, budget.pattern).with_lost_calls(ledger.lost_calls)
+            verdicts.append(judge(budget, amounts))
+            continue
+        # A gate judges only the calls that no test made and fails by.
+        shared = (each.calls for each in spenders_of(ledger) if each.kind != "test")
+        verdict = judge_calls(budget, chain.from_iterable(shared))
+        verdicts += [] if verdict.state == "within" else [verdict]
+
+    def order(verdict: Verdict) -> tuple[bool, str, str, Decimal, str]:
+        pattern = verdict.pattern or ""
+        return verdict.scope != "suite", pattern, verdict.kind, verdict.limit, verdict.origin
+
     return replace(
         ledger,
-        verdicts=tuple(sorted(verdicts, key=_verdict_order)),
+        verdicts=tuple(sorted(verdicts, key=order)),
         allowed_models=tuple(sorted(allowed)),
     )
-
-
-def _judge(budget: Budget, ledger: Ledger) -> Verdict:
-    """Judge a budget over a run; a gate only for the calls that no test made and fails by."""
-    if not budget.is_gate:
-        amounts = amounts_of(ledger, budget.pattern)
-        return judge(budget, amounts.with_lost_calls(ledger.lost_calls))
-    shared = [each for each in spenders_of(ledger) if each.kind != "test"]
-    return judge_calls(budget, [call for each in shared for call in each.calls])
 
 
 def summed(ledger: Ledger) -> Ledger:
@@ -70,41 +73,32 @@ def summed(ledger: Ledger) -> Ledger:
 
     The order is one that no thread, worker or shard can change.
     """
+
+    def by_fixture(row: FixtureRow) -> tuple[str, ...]:
+        return *(text or "" for text in fixture_key(row)), row.worker or "", repr(row.calls)
+
+    tests = sorted(map(_with_sorted_calls, ledger.tests), key=attrgetter("nodeid", "attempt"))
     ledger = replace(
         ledger,
-        tests=tuple(
-            sorted(map(_with_sorted_calls, ledger.tests), key=attrgetter("nodeid", "attempt"))
-        ),
-        fixtures=tuple(sorted(map(_with_sorted_calls, ledger.fixtures), key=_fixture_order)),
-        outside_tests=_sorted_calls(ledger.outside_tests),
+        tests=tuple(tests),
+        fixtures=tuple(sorted(map(_with_sorted_calls, ledger.fixtures), key=by_fixture)),
+        outside_tests=tuple(sorted(ledger.outside_tests, key=_call_order)),
     )
     return replace(ledger, totals=_totals(ledger))
 
 
 def _with_sorted_calls(row: _Row) -> _Row:
-    return row if len(row.calls) < 2 else replace(row, calls=_sorted_calls(row.calls))
-
-
-def _sorted_calls(calls: Iterable[Call]) -> tuple[Call, ...]:
-    """Sort calls by phase, then by payload, then by all the rest."""
-    return tuple(sorted(calls, key=_call_order))
+    is_sorted = len(row.calls) < 2
+    return row if is_sorted else replace(row, calls=tuple(sorted(row.calls, key=_call_order)))
 
 
 def _call_order(call: Call) -> tuple[int, str, bytes]:
+    """By phase, then by payload, then by all the rest."""
     try:
         rest = msgspec.json.encode(call, enc_hook=encode_caveat)
     except UnicodeEncodeError:  # a model's name with half a character in it
         rest = repr(call).encode("utf-8", "backslashreplace")
     return _PHASES.index(call.phase), call.fingerprint or "", rest
-
-
-def _fixture_order(row: FixtureRow) -> tuple[str, ...]:
-    return *(text or "" for text in fixture_key(row)), row.worker or "", repr(row.calls)
-
-
-def _verdict_order(verdict: Verdict) -> tuple[bool, str, str, Decimal, str]:
-    pattern = verdict.pattern or ""
-    return verdict.scope != "suite", pattern, verdict.kind, verdict.limit, verdict.origin
 
 
 def shared_fixtures(fixtures: Iterable[FixtureRow]) -> list[list[FixtureRow]]:
@@ -117,14 +111,12 @@ def shared_fixtures(fixtures: Iterable[FixtureRow]) -> list[list[FixtureRow]]:
 
 def most_expensive(rows: Sequence[FixtureRow]) -> FixtureRow:
     """Return the row that stands for all set-ups of a fixture; of equals the first."""
-    if len(rows) == 1:
-        return rows[0]
 
     def expense(row: FixtureRow) -> tuple[Decimal, int]:
         amounts = Amounts.of(row.calls)
         return amounts.priced_usd, amounts.unpriced
 
-    return max(rows, key=expense)
+    return rows[0] if len(rows) == 1 else max(rows, key=expense)
 
 
 class Spender(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,15 +162,9 @@ def counted_calls(ledger: Ledger) -> Iterator[Call]:
 
 def amounts_of(ledger: Ledger, pattern: str | None = None) -> Amounts:
     """Add up a run, or the part of it that a glob over node ids names."""
-
-    def plain_calls() -> Iterator[Call]:
-        for test in ledger.tests:
-            if pattern is None or matches(pattern, test.nodeid):
-                yield from test.calls
-        if pattern is None:
-            yield from ledger.outside_tests
-
-    total = Amounts.of(plain_calls())
+    rows = (test for test in ledger.tests if pattern is None or matches(pattern, test.nodeid))
+    outside = ledger.outside_tests if pattern is None else ()
+    total = Amounts.of(chain(chain.from_iterable(row.calls for row in rows), outside))
     for group in shared_fixtures(ledger.fixtures):
         first = group[0]
         if pattern is None or fixture_matches(pattern, first.name, first.node or first.baseid):
@@ -190,12 +176,13 @@ def _totals(ledger: Ledger) -> Totals:
     whole = amounts_of(ledger)
     counted: defaultdict[str, list[Call]] = defaultdict(list)
     live: defaultdict[str, list[Call]] = defaultdict(list)
-    for call in counted_calls(ledger):
-        for model, share in _shares(call):
-            counted[model].append(share)
-    for call in filter(is_live, calls_of(ledger)):
-        for model, share in _shares(call):
-            live[model].append(share)
+    for shares, calls in (
+        (counted, counted_calls(ledger)),
+        (live, filter(is_live, calls_of(ledger))),
+    ):
+        for call in calls:
+            for model, share in _shares(call):
+                shares[model].append(share)
     by_model = {}
     for model in sorted({*counted, *live}):
         amounts = Amounts.of(counted[model])
@@ -232,18 +219,13 @@ def _shares(call: Call) -> Iterator[tuple[str, Call]]:
     rest = call.usd_low if call.usd is None else call.usd
     for model in (*others, call.model):
         own = tuple(each for each in call.sampling_calls if each.model == model)
-        if model == call.model:
-            usd = rest
-        else:
-            usd = _ZERO
-            for each in own:
-                usd = EXACT.add(usd, each.usd or _ZERO)
+        usd = rest
+        if model != call.model:
+            usd = reduce(EXACT.add, (each.usd or _ZERO for each in own))
             if call.usd is None:  # a caveat may have lowered the bound of the call as a whole
                 usd = min(usd, rest)
         rest = EXACT.subtract(rest, usd)
         is_priced = call.usd is not None or all(each.usd is not None for each in own)
         if own or usd:
-            yield (
-                model,
-                replace(call, sampling_calls=own, usd=usd if is_priced else None, usd_low=usd),
-            )
+            best = usd if is_priced else None
+            yield model, replace(call, sampling_calls=own, usd=best, usd_low=usd)
