@@ -14,15 +14,18 @@ from urllib.parse import urlencode, urlsplit
 
 from pytest_llmcost.errors import ReconcileError
 from pytest_llmcost.reconcile.usage_report import (
+    BUCKETS,
     DEFAULT_WORKSPACE,
     Bucket,
     CostRow,
     Filters,
     Row,
     UsageRow,
+    Width,
+    Window,
+    days_of,
     read_page,
 )
-from pytest_llmcost.reconcile.windows import BUCKETS, Width, Window, days_of
 
 KEY_VARIABLE = "ANTHROPIC_ADMIN_KEY"
 _ADMIN_PREFIX = "sk-ant-" + "admin"

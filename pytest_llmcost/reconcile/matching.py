@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Literal
 
@@ -20,8 +20,18 @@ from pytest_llmcost.errors import ReconcileError, UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger, calls_of
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reconcile.usage_report import Bucket, CostRow, Filters, Row, UsageRow
-from pytest_llmcost.reconcile.windows import Width, Window, days_of, parse_instant, windows_of
+from pytest_llmcost.reconcile.usage_report import (
+    BUCKETS,
+    Bucket,
+    CostRow,
+    Filters,
+    Row,
+    UsageRow,
+    Width,
+    Window,
+    cover,
+    days_of,
+)
 
 FRESH_AFTER = timedelta(minutes=5)
 """How long it takes until the API reports a request.
@@ -32,6 +42,8 @@ _LISTED_TIERS = (None, "standard", "batch")
 """Service tiers with a list price; None if a response or a report does not name its tier."""
 _ROUNDING_USD = Decimal("0.005")
 """Half a cent a day, for the rounding of the cost report."""
+_LONGEST_ANSWER = timedelta(minutes=10)
+"""The SDK's default timeout. The API may record usage when a request ends, not when it starts."""
 _SEARCHES, _CONTAINERS = "web search", "code execution"
 _PROMPT = ("input_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "cache_read_tokens")
 _CUT_OFF = ("truncated-stream", "lost-answer", "unreadable-response")
@@ -148,6 +160,48 @@ def last_call_at(ledgers: Sequence[Ledger]) -> datetime | None:
 
 def _last_call_at(calls: Iterable[Call]) -> datetime | None:
     return max((parse_instant(call.at) for call in calls if call.at), default=None)
+
+
+def parse_instant(text: str) -> datetime:
+    """Read a date and time from a ledger; without an offset it is UTC.
+
+    Raises:
+        ReconcileError: if the text is not a date and time.
+    """
+    try:
+        instant = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        raise ReconcileError(f"{text!r} in the ledger is not a date and time") from None
+    return instant.replace(tzinfo=instant.tzinfo or timezone.utc).astimezone(timezone.utc)
+
+
+def windows_of(
+    runs: Iterable[tuple[Ledger, Sequence[Call]]], *, whole_days: bool
+) -> tuple[Width, tuple[Window, ...]]:
+    """Return the bucket width and the separate windows in which the live calls were made.
+
+    All windows have the same width, so that no bucket is counted twice. It is the narrowest one
+    for which the longest run fits on one page.
+
+    Raises:
+        ReconcileError: if neither a run nor its calls have a time.
+    """
+    spans = []
+    for ledger, calls in runs:
+        at = [parse_instant(call.at) for call in calls if call.at]
+        start, end = ledger.run.started_at, ledger.run.finished_at
+        starts = [*at, parse_instant(start)] if start else at
+        ends = [*at, parse_instant(end)] if end else [each + _LONGEST_ANSWER for each in at]
+        if not starts or not ends:
+            raise ReconcileError(
+                f"the time of {len(calls)} live calls is unknown: the ledger has no time for "
+                "them or for the run; write it again with --llmcost-report"
+            )
+        spans.append((min(starts), max(ends)))
+    longest = max(end - start for start, end in spans)
+    fitting = [width for width, (length, most) in BUCKETS.items() if longest <= length * most]
+    width: Width = fitting[0] if fitting and not whole_days else "1d"
+    return width, cover(spans, width)
 
 
 def make_query(

@@ -9,21 +9,55 @@ https://platform.claude.com/docs/en/api/admin/cost_report/retrieve (2026-08-22).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from pytest_llmcost.errors import ReconcileError
 from pytest_llmcost.prices.usage import Count, Usage
-from pytest_llmcost.reconcile.windows import Window
 
+Width = Literal["1m", "1h", "1d"]
+BUCKETS: dict[Width, tuple[timedelta, int]] = {
+    "1m": (timedelta(minutes=1), 1440),
+    "1h": (timedelta(hours=1), 168),
+    "1d": (timedelta(days=1), 31),
+}
+"""The length of each width, and how many buckets one page holds at most."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 DEFAULT_WORKSPACE = "default"
 """The user's name for the default workspace, whose id is null in the reports."""
 _CENTS = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?", re.ASCII)
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """A span of time in UTC, without its last instant."""
+
+    starting_at: datetime
+    ending_at: datetime
+
+
+def cover(spans: Iterable[tuple[datetime, datetime]], width: Width) -> tuple[Window, ...]:
+    """Widen the spans to whole buckets, both ends included, and join those that meet."""
+    length, _ = BUCKETS[width]
+    windows: list[Window] = []
+    for start, end in sorted(spans):
+        first = _EPOCH + (start - _EPOCH) // length * length
+        after = _EPOCH + ((end - _EPOCH) // length + 1) * length
+        if windows and first <= windows[-1].ending_at:
+            last = windows.pop()
+            first, after = last.starting_at, max(after, last.ending_at)
+        windows.append(Window(starting_at=first, ending_at=after))
+    return tuple(windows)
+
+
+def days_of(windows: Iterable[Window]) -> tuple[Window, ...]:
+    """Return the UTC days that the windows touch."""
+    tick = timedelta(microseconds=1)  # a window that ends at midnight does not touch the next day
+    return cover([(each.starting_at, each.ending_at - tick) for each in windows], "1d")
 
 
 class CacheCreation(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,10 +177,7 @@ def read_page(text: str, row: type[Row], *, source: str) -> Page[Row]:
     Raises:
         ReconcileError: with the source and msgspec's own message.
     """
-    try:
-        page: Page[Row] = msgspec.json.decode(text, type=Page[row])  # type: ignore[valid-type]
-    except msgspec.DecodeError as error:
-        raise ReconcileError(f"{source}: not an answer of the Usage & Cost API: {error}") from None
+    (page,) = _decode(f"[{text}]".encode(), row, source)
     return page
 
 
@@ -156,14 +187,7 @@ def read_saved_pages(text: bytes, row: type[Row], *, source: str) -> tuple[Bucke
     Raises:
         ReconcileError: if one is malformed, or the last one is not the last page.
     """
-    try:
-        if text.lstrip().startswith(b"["):
-            pages = msgspec.json.decode(text, type=list[Page[row]])  # type: ignore[valid-type]
-        else:
-            decoder = msgspec.json.Decoder(Page[row])  # type: ignore[valid-type]
-            pages = decoder.decode_lines(text)
-    except msgspec.DecodeError as error:
-        raise ReconcileError(f"{source}: not answers of the Usage & Cost API: {error}") from None
+    pages = _decode(text, row, source)
     if not pages:
         raise ReconcileError(f"{source}: contains no saved answer")
     if pages[-1].has_more:
@@ -172,3 +196,17 @@ def read_saved_pages(text: bytes, row: type[Row], *, source: str) -> tuple[Bucke
             "save the remaining pages in the same file"
         )
     return tuple(bucket for page in pages for bucket in page.data)
+
+
+def _decode(text: bytes, row: type[Row], source: str) -> list[Page[Row]]:
+    page: Any = Page[row]  # type: ignore[valid-type]
+    is_list = text.lstrip().startswith(b"[")
+    try:
+        pages: list[Page[Row]] = (
+            msgspec.json.decode(text, type=list[page])
+            if is_list
+            else msgspec.json.Decoder(page).decode_lines(text)
+        )
+    except msgspec.DecodeError as error:
+        raise ReconcileError(f"{source}: not answers of the Usage & Cost API: {error}") from None
+    return pages

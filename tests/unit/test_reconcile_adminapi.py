@@ -19,8 +19,7 @@ from standin_admin import (
 
 from pytest_llmcost.errors import ReconcileError
 from pytest_llmcost.reconcile.admin_api import AdminApi, TooManyRequests, read_admin_key
-from pytest_llmcost.reconcile.usage_report import Filters
-from pytest_llmcost.reconcile.windows import Width, Window
+from pytest_llmcost.reconcile.usage_report import Filters, Width, Window
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 HOUR = Window(starting_at=NOON, ending_at=NOON + timedelta(hours=1))
