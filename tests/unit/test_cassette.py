@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -330,6 +331,27 @@ def test_a_lock_that_is_not_given_is_an_error_and_not_a_hang(
     thread.join()
     cassette.save()
     assert path.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the temporary folder is a user's own")
+@pytest.mark.parametrize("is_link", [False, True])
+def test_locks_are_not_written_to_a_folder_that_another_user_has_made(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_link: bool
+) -> None:
+    """Its links would be followed, and the files that they name emptied."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    own = os.getuid()
+    folder = tmp_path / f"pytest-llmcost-{own + 1}"
+    if is_link:
+        (tmp_path / "elsewhere").mkdir()
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.mkdir()
+    monkeypatch.setattr(os, "getuid", lambda: own + 1)
+    cassette = CountCassette.load(path)
+    cassette.put(entry())
+    with pytest.raises(CountCassetteError, match=r"cannot be locked: .* is not yours"):
+        cassette.save()
 
 
 @pytest.mark.parametrize(
