@@ -1,0 +1,119 @@
+"""What a run leaves behind when it is killed, when the disk is full, and beside another run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import Project
+from faults.kills import bytes_of, complete, counts_in, kill_often, write_suite
+from standin import StandIn
+
+from pytest_llmcost.ledger.ledger_file import read_ledger
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="process groups and limits of POSIX")
+COUNTS = """
+    import pytest
+
+    @pytest.mark.parametrize("words", range(1, 9))
+    def test_count(llmcost, words):
+        message = {"role": "user", "content": "word " * words}
+        llmcost.count(model="claude-opus-4-7", max_tokens=9, messages=[message])
+"""
+FULL_DISK = """
+    import os, resource
+
+    def pytest_collection_finish(session):
+        # What would fill the disk fails as on a full one: what fits has been written already.
+        size = int(os.environ["MOST_BYTES"])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+"""
+
+
+def fill_disk(project: Project, monkeypatch: pytest.MonkeyPatch, *, most_bytes: int) -> None:
+    """Let the next run write so many bytes to a file; Python would cut its own caches there."""
+    monkeypatch.setenv("MOST_BYTES", str(most_bytes))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    project.write(conftest=FULL_DISK)
+
+
+@POSIX
+def test_a_killed_run_leaves_whole_files_and_loses_no_count(tmp_path: Path) -> None:
+    """`python -m tests.faults.kills --times 200` does it often, and with workers."""
+    outcome = kill_often(2, 7, tmp_path, workers=0)
+    assert outcome.killed + outcome.too_late == 2
+    assert outcome.faults == []
+
+
+@POSIX
+def test_two_runs_at_once_write_the_files_of_one(tmp_path: Path) -> None:
+    with StandIn() as api:
+        alone = write_suite(tmp_path / "alone")
+        complete(alone, api, 0)
+        shared = write_suite(tmp_path / "shared")
+        runs = [threading.Thread(target=complete, args=(shared, api, 0)) for _ in range(2)]
+        for each in runs:
+            each.start()
+        for each in runs:
+            each.join()
+    assert bytes_of(shared) == bytes_of(alone)
+    read_ledger(shared / "ledger.json")
+
+
+@POSIX
+def test_a_full_disk_leaves_the_old_ledger_and_fails_the_run(
+    project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.online(standin).write(test_app=COUNTS)
+    project.record("--llmcost-report=ledger.json").assert_outcomes(passed=8)
+    before = (project.path / "ledger.json").read_bytes()
+    fill_disk(project, monkeypatch, most_bytes=2000)
+    result = project.run_apart("--llmcost-report=ledger.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*ledger.json: cannot be written (File too large)*"])
+    assert (project.path / "ledger.json").read_bytes() == before
+    assert [*project.path.glob(".*.tmp")] == []
+
+
+@POSIX
+def test_a_full_disk_fails_the_tests_whose_counts_cannot_be_kept(
+    project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.online(standin).write(test_app=COUNTS)
+    project.record().assert_outcomes(passed=8)
+    before = counts_in(project.path)
+    fill_disk(project, monkeypatch, most_bytes=100)
+    project.write(test_more=COUNTS)
+    # What it prints goes to a pipe, which has no limit.
+    given = ["-p", "llmcost", "-p", "no:cacheprovider", "--llmcost-record-mode=once"]
+    command = [sys.executable, "-m", "pytest", *given]
+    printed = subprocess.run(command, cwd=project.path, capture_output=True, text=True).stdout
+    assert "8 failed, 8 passed, 8 errors" in printed  # those of test_app.py need no disk
+    assert re.search(r"cannot be written: [^\n]*File too large", printed)
+    assert counts_in(project.path) == before
+    assert [*project.path.rglob("*.tmp")] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="users and permissions of POSIX")
+def test_a_read_only_folder_replays_and_fails_what_would_be_recorded(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(test_app=COUNTS)
+    project.record().assert_outcomes(passed=8)
+    (folder,) = (project.path / "cassettes").iterdir()
+    for each in folder.iterdir():
+        each.chmod(0o444)
+    folder.chmod(0o555)
+    try:
+        project.run().assert_outcomes(passed=8)
+        if os.geteuid() == 0:
+            return  # may write everywhere
+        project.write(test_app=COUNTS.replace("range(1, 9)", "range(1, 10)"))
+        project.run("--llmcost-record-mode=once").assert_outcomes(passed=9, errors=1)
+    finally:
+        folder.chmod(0o755)
