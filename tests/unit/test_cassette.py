@@ -348,7 +348,7 @@ def test_locks_are_not_written_to_a_folder_that_another_user_has_made(
     else:
         folder.mkdir()
     monkeypatch.setattr(os, "getuid", lambda: own + 1)
-    cassette = CountCassette.load(path)
+    cassette = CountCassette(path)
     cassette.put(entry())
     with pytest.raises(CountCassetteError, match=r"cannot be locked: .* is not yours"):
         cassette.save()
