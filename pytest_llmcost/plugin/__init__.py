@@ -14,7 +14,7 @@ import pytest
 from pytest_llmcost import hookspecs
 from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.errors import LlmCostError
-from pytest_llmcost.plugin.item_hooks import ItemHooks
+from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
 from pytest_llmcost.plugin.options import MARKER_HELP, add_options, check_rootdir, read_settings
 from pytest_llmcost.plugin.pytest_recording import refuse_cassetter, refuse_pytest_vcr
 from pytest_llmcost.plugin.session import KEY, Session, check_settings
@@ -86,6 +86,8 @@ def pytest_configure(config: pytest.Config) -> None:
         register(SessionHooks(session), "llmcost-session")
     else:
         register(Worker(session), "llmcost-worker")
+    if settings.baseline is not None:
+        watch_reports(session)  # a test that does not pass keeps its row of the baseline
     if settings.model:
         from pytest_llmcost.plugin.other_models import OtherModels
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_llmcost.errors import CountMissingError, LlmCostError, SettingsError
+from pytest_llmcost.errors import LlmCostError, SettingsError
 from pytest_llmcost.plugin.options import MARKER
-from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt, nodeid_of
+from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt
 from pytest_llmcost.plugin.session import Session
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ class ItemHooks:
     def _problems(self, collector: pytest.Collector, nodes: Sequence[object]) -> Iterator[str]:
         is_inherited = _has_marker(collector)
         for node in nodes:
-            if isinstance(node, pytest.Item) and (is_inherited or _has_marker(node)):
+            if isinstance(node, pytest.Item) and (
+                is_inherited or any(mark.name == MARKER for mark in node.own_markers)
+            ):
                 from pytest_llmcost.plugin.marker import check_markers
 
                 try:
@@ -101,30 +103,40 @@ class ItemHooks:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin an attempt; a set-up that ends early may have spent."""
         __tracebackhide__ = True
-        self.session.begin(item)
+        session = self.session
+        session.begin(item)
         try:
             return (yield)
         except BaseException as error:
-            self.session.catch_up()
-            attempt = self.session.attempt
-            if attempt is not None and attempt.has_spent:
-                self._judge(attempt, error)
+            session.catch_up()
+            self._report_spending(error)
+            if session.attempt is not None and session.attempt.has_spent:
+                self._judge(session.attempt, error)
             raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Judge a test when its body has run; a test that has failed itself fails only by that."""
         __tracebackhide__ = True
-        self.session.enter(item, "call")
+        session = self.session
+        if session.test is not item:  # a plugin may run phases without the ones before
+            session.begin(item)
+        session.phase = "call"
         try:
             result = yield
         except BaseException as error:
             self._end_body(item, error)
             raise
+        if session.attempt is None and not self._has_budget(item):
+            return result  # nearly all tests of nearly all suites
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
         self._end_body(item, kept[0].value if kept else None)
         return result
+
+    def _has_budget(self, item: pytest.Item) -> bool:
+        """Return whether a test has a budget; markers may have been added while it ran."""
+        return self.session.settings.max_test is not None or _has_marker(item)
 
     def _end_body(self, item: pytest.Item, error: BaseException | None) -> None:
         __tracebackhide__ = True
@@ -132,9 +144,9 @@ class ItemHooks:
         try:
             session.drain()
         finally:
-            # Markers may have been added while the test ran.
-            has_budget = session.settings.max_test is not None or _has_marker(item)
+            has_budget = self._has_budget(item)
             attempt = session.attempt_of(item) if has_budget else session.attempt
+            self._report_spending(error)
             if attempt is not None and (has_budget or attempt.has_spent):
                 self._judge(attempt, error)
 
@@ -155,9 +167,11 @@ class ItemHooks:
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Judge again, because fixtures may spend in their teardown."""
         __tracebackhide__ = True
-        self.session.enter(item, "teardown")
-        attempt = self.session.attempt
-        was_broken = attempt is not None and bool(self._broken(attempt))
+        session = self.session
+        if session.test is not item:
+            session.begin(item)
+        session.phase = "teardown"
+        was_broken = session.attempt is not None and bool(self._broken(session.attempt))
         try:
             result = yield
         except BaseException as error:
@@ -165,19 +179,23 @@ class ItemHooks:
             is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)
             self._end_teardown(may_fail=is_excuse and not was_broken)
             raise
-        self._end_teardown(may_fail=not was_broken)
+        if session.attempt is None:
+            session.test = session.phase = None
+        else:
+            self._end_teardown(may_fail=not was_broken)
         return result
 
     def _end_teardown(self, *, may_fail: bool) -> None:
         """End the attempt; raise a budget that was kept until the teardown."""
         __tracebackhide__ = True
-        attempt = self.session.attempt
+        session, attempt = self.session, self.session.attempt
+        self._report_spending(None)
         if attempt is None:
-            self.session.end()
+            session.test = session.phase = None
             return
         before = attempt.verdicts[:1]
         try:
-            self.session.end()
+            session.end(attempt)
         finally:
             # A set-up that skipped before it had spent was not judged; fixtures may spend.
             is_open = attempt.blocks or not attempt.has_failed
@@ -185,7 +203,7 @@ class ItemHooks:
                 from pytest_llmcost.plugin.verdicts import judge
 
                 needs_calls = bool(before) and before[0].state == "unverified"
-                judge(self.session, attempt, needs_calls=needs_calls)
+                judge(session, attempt, needs_calls=needs_calls)
         if may_fail and (broken := self._broken(attempt)):
             self._fail(attempt, broken)
 
@@ -197,12 +215,20 @@ class ItemHooks:
         return broken_verdicts(attempt, self.session.settings)
 
     def _fail(self, attempt: TestAttempt, broken: Sequence[Verdict]) -> None:
-        # Not hidden: where all frames are, pytest adds a line that says so.
         from pytest_llmcost.plugin.verdicts import budget_failure
 
         calls = self.session.ledger.calls(attempt.key)
         # This frame is not hidden: if all are, pytest adds a line about that to the message.
         raise budget_failure(broken[0], calls, broken[1:]) from None
+
+    def _report_spending(self, error: BaseException | None) -> None:
+        """Have reports filled in, from this phase of this test on, if there is anything to say.
+
+        Not before: this hook is called three times a test. Whatever sends, counts or has a budget
+        has an attempt by the end of the phase, and this comes before the phase's report is made.
+        """
+        if self.session.attempt is not None or isinstance(error, LlmCostError):
+            watch_reports(self.session)
 
     # Fixtures
 
@@ -228,56 +254,13 @@ class ItemHooks:
             session.pop()
             fixturedef.addfinalizer(partial(session.push, fixture, "teardown"))
 
-    # Reports
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Note the outcome; show what the test cost on its report."""
-        session = self.session
-        if call.excinfo is not None:
-            session.catch_up()  # a set-up that fails may have spent
-        attempt = session.attempt
-        if attempt is None or attempt.item is not item:
-            report = yield
-        else:
-            report = yield from self._report_spending(attempt, call)
-        if report.outcome != "passed" or session.not_passed:
-            _shorten(report, call)
-            self._note_passing(item, report)
-        return report
+def watch_reports(session: Session) -> None:
+    """Fill in the reports that pytest makes of tests from now on."""
+    if not session.config.pluginmanager.has_plugin("llmcost-reports"):
+        from pytest_llmcost.plugin.verdicts import Reports
 
-    def _report_spending(
-        self, attempt: TestAttempt, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        session, is_last = self.session, call.when == "teardown"
-        if is_last:
-            session.settle(attempt)  # of what is still under way, it is known that it is unknown
-        if not (attempt.has_spent or attempt.verdicts):
-            return (yield)
-        from pytest_llmcost.plugin.verdicts import add_properties, note_report
-
-        if is_last:
-            add_properties(session, attempt)
-        report = yield
-        attempt.has_failed |= report.failed
-        note_report(session, attempt, report, call)
-        return report
-
-    def _note_passing(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """Note whether a test has passed so far; of several attempts the last one counts."""
-        not_passed = self.session.not_passed
-        if report.failed:
-            self.session.attempt_of(item).has_failed = True
-        is_skipped = report.skipped and report.when != "teardown"
-        if report.failed or (is_skipped and not hasattr(report, "wasxfail")):
-            not_passed.add(nodeid_of(item))
-        elif not_passed and report.when != "teardown":
-            # A new attempt, or a test that passed although one of its subtests was skipped.
-            attempt = self.session.attempt
-            if attempt is None or not attempt.has_failed:
-                not_passed.discard(nodeid_of(item))
+        session.config.pluginmanager.register(Reports(session), "llmcost-reports")
 
 
 def _has_marker(node: _pytest.nodes.Node | None) -> bool:
@@ -295,12 +278,3 @@ def _is_skip(error: BaseException | None) -> bool:
     unittest = sys.modules.get("unittest")
     kinds = (pytest.skip.Exception, *((unittest.SkipTest,) if unittest else ()))
     return isinstance(error, kinds)
-
-
-def _shorten(report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
-    """Let the summary's line begin with what happened: an error's module path fills it."""
-    error = call.excinfo.value if report.failed and call.excinfo else None
-    crash = getattr(report.longrepr, "reprcrash", None)
-    is_ours = isinstance(error, LlmCostError) and not isinstance(error, CountMissingError)
-    if crash is not None and is_ours:
-        crash.message = str(error)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import date, datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,19 +36,11 @@ _LONG_WAIT, _SHORT_WAIT = 300.0, 5.0
 """Seconds for which the main thread, and any other, waits while another one records calls."""
 
 
-class Spending(NamedTuple):
-    """The heavy half of a session."""
-
-    card: RateCard
-    ledger: LedgerBuilder
-    counts: Counts
-
-
 class Session:
     """The settings of a session, who is running in it, and what it has spent so far."""
 
     def __init__(self, config: pytest.Config) -> None:
-        """Begin with nothing seen; the settings are read a little later."""
+        """Begin with nothing seen; the settings are read when pytest is configured."""
         self.config = config
         self.settings = Settings()
         self.started_at = utc_now()
@@ -72,8 +64,6 @@ class Session:
         """Called after a call whose payload is known was recorded."""
         self.capture: Capture | None = None
         self.stop_following: Callable[[], None] = lambda: None
-        self.has_sent = False
-        """Whether a request was captured, so that there may be something to record."""
         self.test: pytest.Item | None = None
         self.phase: Phase | None = None
         self.attempt: TestAttempt | None = None
@@ -82,7 +72,7 @@ class Session:
         self._attempts: dict[str, int] = {}
         self._fixtures: list[Sender] = []
         """Fixtures wider than a function that are being set up or torn down, the innermost last."""
-        self._spending: Spending | None = None
+        self._spending: tuple[LedgerBuilder, RateCard, Counts] | None = None
         self._own_client: Any = None
         self._failure: Exception | None = None
         self._children = Children()
@@ -119,32 +109,30 @@ class Session:
         return self._spending is not None
 
     @property
-    def spending(self) -> Spending:
-        """The heavy half; here alone it is made."""
+    def ledger(self) -> LedgerBuilder:
+        """Every call so far, by owner."""
+        return self._make_spending()[0]
+
+    @property
+    def card(self) -> RateCard:
+        """The prices of this session."""
+        return self._make_spending()[1]
+
+    @property
+    def counts(self) -> Counts:
+        """The token counts of this session."""
+        return self._make_spending()[2]
+
+    def _make_spending(self) -> tuple[LedgerBuilder, RateCard, Counts]:
         if self._spending is None:
             from pytest_llmcost.ledger.builder import LedgerBuilder
             from pytest_llmcost.plugin.counts import Counts
 
             counts = Counts(self.config, self.settings, self._make_client, self.notes)
-            made = Spending(self._read_card(), LedgerBuilder(), counts)
+            made = (LedgerBuilder(), self._read_card(), counts)  # calls a hook: not in the lock
             with self.lock:
                 self._spending = self._spending or made
         return self._spending
-
-    @property
-    def card(self) -> RateCard:
-        """The prices of this session."""
-        return self.spending.card
-
-    @property
-    def ledger(self) -> LedgerBuilder:
-        """Every call so far, by owner."""
-        return self.spending.ledger
-
-    @property
-    def counts(self) -> Counts:
-        """The token counts of this session."""
-        return self.spending.counts
 
     def _read_card(self) -> RateCard:
         """Read the shipped prices, then the user's file, then ask the hook."""
@@ -227,12 +215,6 @@ class Session:
         self.attempt = None
         self.test, self.phase = item, "setup"
 
-    def enter(self, item: pytest.Item, phase: Phase) -> None:
-        """Begin the next phase of a test; a plugin may run phases without the ones before."""
-        if self.test is not item:
-            self.begin(item)
-        self.phase = phase
-
     def attempt_of(self, item: pytest.Item) -> TestAttempt:
         """Return the attempt of a test under way."""
         with self.lock:
@@ -243,16 +225,14 @@ class Session:
                     self.attempt = attempt
             return attempt
 
-    def end(self) -> None:
-        """End a test's teardown: what is sent from now on is not the test's."""
+    def end(self, attempt: TestAttempt) -> None:
+        """End the teardown of a test that has an attempt: what is sent from now on is not its."""
         self.test = self.phase = None
         try:
             self.drain()
         finally:
-            attempt = self.attempt
-            if attempt is not None:
-                attempt.is_over = True
-        if attempt is not None and attempt.has_spent:
+            attempt.is_over = True
+        if attempt.has_spent:
             self.counts.save(attempt)
 
     def push(self, fixture: SharedFixture, phase: Phase) -> None:
@@ -270,15 +250,14 @@ class Session:
 
     def note_sent(self) -> Sender:
         """Note that this process, perhaps a forked child, sends a request; return whose it is."""
-        self.has_sent = True
         self._children.note()
         return self.sender()
 
     def catch_up(self) -> None:
         """Record what is complete."""
-        if self.has_sent and self.capture is not None:
+        if self.capture is not None:
             with self.recording() as may_record:
-                if may_record and self.capture is not None:
+                if may_record:
                     self.capture.drain()
 
     def drain(self) -> None:
@@ -287,11 +266,10 @@ class Session:
         Raises:
             Exception: whatever a hook of the user has raised meanwhile.
         """
-        if not self.has_sent:
+        if self.capture is None:
             return
         self.catch_up()
-        if self._failure is not None and not self._turn.is_mine:
-            failure, self._failure = self._failure, None
+        if not self._turn.is_mine and (failure := self.take_failure()) is not None:
             raise failure
 
     def settle(self, owner: Owner | None = None) -> None:
@@ -299,9 +277,9 @@ class Session:
         if self._children.have_sent:
             self.incomplete.add("forked-child")
             self.lost_calls.add("forked-child")
-        if self.has_sent and self.capture is not None:
+        if self.capture is not None:
             with self.recording() as may_record:
-                if may_record and self.capture is not None:
+                if may_record:
                     self.capture.settle(
                         lambda sender: isinstance(sender, Sender) and owner in (None, sender.owner)
                     )

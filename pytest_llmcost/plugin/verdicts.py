@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import pytest
 from _pytest.outcomes import Failed
@@ -11,11 +11,11 @@ from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
 from pytest_llmcost.call import Call
-from pytest_llmcost.errors import CountMissingError, SettingsError
+from pytest_llmcost.errors import CountMissingError, LlmCostError, SettingsError
 from pytest_llmcost.plugin.calls import calls_of
 from pytest_llmcost.plugin.counts import count_command
 from pytest_llmcost.plugin.marker import limits_of
-from pytest_llmcost.plugin.owners import Owner, TestAttempt
+from pytest_llmcost.plugin.owners import Owner, TestAttempt, nodeid_of
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.reports.junit import PROPERTY_PREFIX, test_properties
 from pytest_llmcost.reports.wording import (
@@ -132,14 +132,58 @@ def broken_verdicts(attempt: TestAttempt, settings: Settings) -> list[Verdict]:
     ]
 
 
-def add_properties(session: Session, attempt: TestAttempt) -> None:
-    """Pass the figures to JUnit, which shows the last attempt alone, so without earlier ones."""
-    properties = attempt.item.user_properties
-    kept = [each for each in properties if not each[0].startswith(PROPERTY_PREFIX)]
-    properties[:] = [*kept, *test_properties(session.ledger.row(attempt.key))]
+class Reports:
+    """The hook that fills in the reports of tests; registered once there is anything to say."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Note the outcome; show what the test cost on its report."""
+        session, attempt, is_last = self._session, self._session.attempt, call.when == "teardown"
+        has_spent = False
+        if attempt is not None and attempt.item is item:
+            if is_last:
+                session.settle(attempt)  # of what is still under way, only that it is unknown
+            has_spent = attempt.has_spent or bool(attempt.verdicts)
+            if has_spent and is_last:
+                # JUnit shows the last attempt alone, so without the figures of earlier ones.
+                kept = [
+                    each for each in item.user_properties if not each[0].startswith(PROPERTY_PREFIX)
+                ]
+                added = test_properties(session.ledger.row(attempt.key))
+                item.user_properties[:] = [*kept, *added]
+        report = yield
+        if attempt is not None and has_spent:
+            attempt.has_failed |= report.failed
+            _note_report(session, attempt, report, call)
+        if report.outcome != "passed" or session.not_passed:
+            self._note_passing(item, report)
+            error = call.excinfo.value if report.failed and call.excinfo else None
+            crash = getattr(report.longrepr, "reprcrash", None)
+            is_ours = isinstance(error, LlmCostError) and not isinstance(error, CountMissingError)
+            if crash is not None and is_ours:
+                # An error's module path would fill the summary's line.
+                crash.message = str(error)
+        return report
+
+    def _note_passing(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Note whether a test has passed so far; of several attempts the last one counts."""
+        session, nodeid = self._session, nodeid_of(item)
+        if report.failed:
+            session.attempt_of(item).has_failed = True
+        is_skipped = report.skipped and report.when != "teardown"
+        if report.failed or (is_skipped and not hasattr(report, "wasxfail")):
+            session.not_passed.add(nodeid)
+        elif report.when != "teardown" and not (session.attempt and session.attempt.has_failed):
+            # A new attempt, or a test that passed although one of its subtests was skipped.
+            session.not_passed.discard(nodeid)
 
 
-def note_report(
+def _note_report(
     session: Session, attempt: TestAttempt, report: pytest.TestReport, call: pytest.CallInfo[None]
 ) -> None:
     """Note the outcome; show on a failed report what the test cost."""
