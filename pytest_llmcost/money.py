@@ -12,9 +12,10 @@ from pytest_llmcost.errors import SettingsError
 
 # A comma only groups thousands: to accept it also as a decimal comma could multiply by a hundred.
 _NUMBER = r"(?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
-_AMOUNT = re.compile(rf"(?P<dollars>\$)?{_NUMBER}(?P<unit>\s*[c¢])?", re.ASCII)
-_QUANTITY = re.compile(rf"{_NUMBER}\s*(?P<unit>[kKmM]?)", re.ASCII)
-_PERCENT = re.compile(rf"{_NUMBER}\s*(?P<unit>%)", re.ASCII)
+# Compiled when used: every run of every suite imports this.
+_AMOUNT = rf"(?P<dollars>\$)?{_NUMBER}(?P<unit>\s*[c¢])?"
+_QUANTITY = rf"{_NUMBER}\s*(?P<unit>[kKmM]?)"
+_PERCENT = rf"{_NUMBER}\s*(?P<unit>%)"
 _PLACES = {"k": 3, "m": 6, "c": -2, "¢": -2, "%": -2, "": 0}
 _MOST_DIGITS = 40
 """More than any amount of money has; a longer one would make exact sums slow without end."""
@@ -71,12 +72,12 @@ def parse_percent(text: str) -> Decimal:
     return share
 
 
-def _read(value: object, form: re.Pattern[str]) -> Decimal | None:
+def _read(value: object, form: str) -> Decimal | None:
     """Return a finite number from 0 up, of no more digits than money has, or None."""
     if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
         number = Decimal(value)
     else:
-        match = form.fullmatch(value.strip()) if isinstance(value, str) else None
+        match = re.fullmatch(form, value.strip(), re.ASCII) if isinstance(value, str) else None
         if match is None or (match["unit"] and "$" in match[0]):
             return None
         places = _PLACES[(match["unit"] or "").strip().lower()]

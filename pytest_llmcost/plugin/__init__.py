@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,10 +17,8 @@ from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
 from pytest_llmcost.plugin.options import MARKER_HELP, add_options, check_rootdir, read_settings
-from pytest_llmcost.plugin.pytest_recording import refuse_cassetter, refuse_pytest_vcr
 from pytest_llmcost.plugin.session import KEY, Session, check_settings
 from pytest_llmcost.plugin.session_hooks import SessionHooks
-from pytest_llmcost.plugin.xdist import Controller, Worker
 
 if TYPE_CHECKING:
     import anthropic
@@ -30,7 +29,10 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare flags and ini keys; refuse a plugin that would end pytest while it is loaded."""
-    refuse_cassetter(pluginmanager)
+    if find_spec("cassetter") is not None:  # cheap; what refuses it is not
+        from pytest_llmcost.plugin.pytest_recording import refuse_cassetter
+
+        refuse_cassetter(pluginmanager)
     add_options(parser)
 
 
@@ -42,7 +44,10 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Begin to capture before a conftest is imported, because it may send requests."""
-    refuse_pytest_vcr(early_config.pluginmanager)
+    if early_config.pluginmanager.has_plugin("vcr"):
+        from pytest_llmcost.plugin.pytest_recording import refuse_pytest_vcr
+
+        refuse_pytest_vcr(early_config.pluginmanager)
     _begin(early_config)
 
 
@@ -82,10 +87,12 @@ def pytest_configure(config: pytest.Config) -> None:
     item_hooks = ItemHooks(session)
     register(item_hooks, "llmcost-items")
     if session.worker is None:
-        register(Controller(session), "llmcost-controller")
         register(SessionHooks(session), "llmcost-session")
-    else:
-        register(Worker(session), "llmcost-worker")
+    if session.worker is not None or hasattr(config.option, "numprocesses"):  # xdist is loaded
+        from pytest_llmcost.plugin.xdist import Controller, Worker
+
+        side = Controller if session.worker is None else Worker
+        register(side(session), "llmcost-xdist")
     if settings.baseline is not None:
         watch_reports(session)  # a test that does not pass keeps its row of the baseline
     if settings.model:

@@ -66,12 +66,15 @@ class ItemHooks:
             self.session.not_passed.add(collector.nodeid)
         return report
 
-    def _problems(self, collector: pytest.Collector, nodes: Sequence[object]) -> Iterator[str]:
+    def _problems(
+        self, collector: pytest.Collector, nodes: Sequence[_pytest.nodes.Node]
+    ) -> Iterator[str]:
         is_inherited = _has_marker(collector)
         for node in nodes:
-            if isinstance(node, pytest.Item) and (
-                is_inherited or any(mark.name == MARKER for mark in node.own_markers)
-            ):
+            # In this order: to ask for the class of a node, an abstract one, takes long.
+            if (is_inherited or node.own_markers) and isinstance(node, pytest.Item):
+                if not (is_inherited or _has_marker(node)):
+                    continue
                 from pytest_llmcost.plugin.marker import check_markers
 
                 try:
@@ -266,9 +269,8 @@ def watch_reports(session: Session) -> None:
 def _has_marker(node: _pytest.nodes.Node | None) -> bool:
     """Return whether a node or one around it has a marker of ours; faster than `iter_markers`."""
     while node is not None:
-        for mark in node.own_markers:
-            if mark.name == MARKER:
-                return True
+        if node.own_markers and any(mark.name == MARKER for mark in node.own_markers):
+            return True
         node = node.parent
     return False
 

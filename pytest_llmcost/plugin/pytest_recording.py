@@ -7,7 +7,6 @@ pytest-vcr and cassetter need, changes no path.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,8 +106,6 @@ def refuse_cassetter(pluginmanager: pytest.PytestPluginManager) -> None:
     Raises:
         pytest.UsageError: pytest is about to load both.
     """
-    if importlib.util.find_spec("cassetter") is None:  # cheap; entry points are not
-        return
     names = ("recording", "cassetter")
     known = getattr(pluginmanager.get_plugin("pytestconfig"), "known_args_namespace", None)
     if (

@@ -70,6 +70,8 @@ class Session:
         """Of the running test, until the next one begins; None if it needs none."""
         self.outside = Owner()
         self._attempts: dict[str, int] = {}
+        self._begun: list[pytest.Item] = []
+        """Whose attempts are not counted yet: to ask for each test's id would take long."""
         self._fixtures: list[Sender] = []
         """Fixtures wider than a function that are being set up or torn down, the innermost last."""
         self._spending: tuple[LedgerBuilder, RateCard, Counts] | None = None
@@ -210,8 +212,7 @@ class Session:
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
-        nodeid = item.nodeid
-        self._attempts[nodeid] = self._attempts.get(nodeid, 0) + 1
+        self._begun.append(item)
         self.attempt = None
         self.test, self.phase = item, "setup"
 
@@ -220,6 +221,9 @@ class Session:
         with self.lock:
             attempt = self.attempt
             if attempt is None or attempt.item is not item:
+                for nodeid in (begun.nodeid for begun in self._begun):
+                    self._attempts[nodeid] = self._attempts.get(nodeid, 0) + 1
+                self._begun.clear()
                 attempt = TestAttempt(item, self._attempts.get(item.nodeid, 1))
                 if item is self.test:  # not so if a thread has outlived its test
                     self.attempt = attempt
