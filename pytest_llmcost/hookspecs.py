@@ -10,24 +10,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import pytest
+import pluggy
 
 if TYPE_CHECKING:
+    import pytest
+
     from pytest_llmcost.call import Call
     from pytest_llmcost.ledger.ledger import Ledger
     from pytest_llmcost.prices.rate_card import RateCard
 
 
-@pytest.hookspec(firstresult=True)
+hookspec = pluggy.HookspecMarker("pytest")
+
+
+@hookspec(firstresult=True)
 def pytest_llmcost_rate_card(config: pytest.Config, card: RateCard) -> RateCard | None:
     """Replace the prices of the run, once, before the first call is priced.
 
-    Args:
-        config: the run's configuration.
-        card: the shipped card, with the rows of `--llmcost-prices` already in.
-
-    Returns:
-        The card to use, or None to leave it to the next plugin.
+    `card` is the shipped one, with the rows of `--llmcost-prices` already in. Return the card to
+    use, or None to leave it to the next plugin.
 
     Example::
 
@@ -36,7 +37,7 @@ def pytest_llmcost_rate_card(config: pytest.Config, card: RateCard) -> RateCard 
     """
 
 
-@pytest.hookspec(firstresult=True)
+@hookspec(firstresult=True)
 def pytest_llmcost_normalize_payload(
     payload: Mapping[str, Any], item: pytest.Item | None
 ) -> Mapping[str, Any] | None:
@@ -46,12 +47,8 @@ def pytest_llmcost_normalize_payload(
     or recorded; what is sent to `count_tokens` is the payload itself. Called for the payload sent
     now and for the one in the cassette.
 
-    Args:
-        payload: as sent to `messages.create`; do not change it, return another one.
-        item: the test that sent it, or None outside of tests.
-
-    Returns:
-        The normalised payload, or None to leave it to the next plugin.
+    `payload` is as sent to `messages.create` by the test `item`, which is None outside of tests. Do
+    not change it: return another one, or None to leave it to the next plugin.
 
     Example::
 
@@ -61,11 +58,9 @@ def pytest_llmcost_normalize_payload(
 
 
 def pytest_llmcost_call(call: Call, item: pytest.Item | None) -> None:
-    """Observe a priced call, in the process that made it.
+    """Observe a call with its usage, price, bounds and caveats, in the process that made it.
 
-    Args:
-        call: with its usage, price, bounds and caveats.
-        item: the test that made it, or None for shared fixtures and outside of tests.
+    `item` is the test that made it, or None for shared fixtures and outside of tests.
 
     Example::
 
@@ -75,11 +70,7 @@ def pytest_llmcost_call(call: Call, item: pytest.Item | None) -> None:
 
 
 def pytest_llmcost_report(report: Ledger, config: pytest.Config) -> None:
-    """Observe the finished report, once, where files are written: never in an xdist worker.
-
-    Args:
-        report: the whole run, as the ledger file holds it.
-        config: the run's configuration.
+    """Observe the finished run, once, as the ledger file holds it; never in an xdist worker.
 
     Example::
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.amounts import is_uncounted
-from pytest_llmcost.budgets.increase import parse_increase
+from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
 from pytest_llmcost.errors import LedgerError, LlmCostError
 from pytest_llmcost.ledger.ledger import (
@@ -44,60 +44,64 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
     """Sum up a run and judge every budget over several tests."""
     judge_late(session)
     session.save_counts()
-    session.incomplete.update(_what_is_missing(pytest_session))
-    card, on = session.card, session.price_date
+    if pytest_session.shouldstop or pytest_session.shouldfail:
+        session.incomplete.add("stopped")
+    if not _covers_suite(session.config):
+        session.incomplete.add("selected")
+    settings, card, on, notes = session.settings, session.card, session.price_date, []
+    if session.ledger and (age := (on - card.checked_on).days) > _STALE_CARD_DAYS:
+        notes.append(
+            f"the rates were last updated {age} days before the price date ({card.checked_on}): "
+            "update pytest-llmcost, or see `llmcost rates`"
+        )
     ledger = session.ledger.ledger(
         price_date=on.isoformat(),
         rate_card=CardId(version=card.version, sha256=card.sha256, sources=tuple(card.sources)),
-        run=_record(session, None),
+        run=RunRecord(
+            started_at=session.started_at, finished_at=utc_now(), workers=session.workers
+        ),
         generator={name: version(name) for name in ("pytest-llmcost", "pytest")},
-        cache_state=session.settings.cache,
-        unverified=session.settings.unverified,
+        cache_state=settings.cache,
+        unverified=settings.unverified,
         incomplete=session.incomplete,
         lost_calls=session.lost_calls,
         budgets=[
             replace(budget, idle=budget.pattern in session.unmatched_globs)
-            for budget in budgets_of_run(session.settings)
+            for budget in budgets_of_run(settings)
         ],
-        notes=[*session.all_notes, *_age_of_rates(session)],
+        notes=[*session.all_notes, *notes],
     )
-    if session.settings.model:
+    if settings.model:
         ledger = with_other_models(session, ledger)
     notes = [
         *(length_band_notes(ledger, card, on) if session.ledger else ()),
         *task_budget_notes(ledger, card, on=on),
-        *(
-            f"{nodeid} exceeded its budget too late to fail, so the run fails"
-            for nodeid in _exceeded_but_not_failed(ledger)
-        ),
-        *_mock_notes(ledger, session.settings),
     ]
+    for nodeid in _exceeded_but_not_failed(ledger):
+        notes.append(f"{nodeid} exceeded its budget too late to fail, so the run fails")
+    mocked = sum(call.evidence == "mocked" for call in counted_calls(ledger))
+    if mocked and settings.mocks == "trust":
+        notes.append(
+            f"{mocked:,} call{'s' if mocked > 1 else ''} cost what a mock says, whatever is sent; "
+            "with --llmcost-mocks=count the input is counted"
+        )
     ledger = replace(ledger, notes=(*ledger.notes, *notes))
     if session.baseline is None:
         return ledger
-    limits = {} if session.settings.update_baseline else _increase_limits(session.settings)
-    comparison = compare(read_ledger(session.baseline), ledger, card, **limits)
+
+    def increases(name: str) -> list[IncreaseLimit]:
+        origin, warn_at = settings.origin(name), settings.warn_at
+        texts = () if settings.update_baseline else getattr(settings, name)
+        return [parse_increase(text, origin=origin, label=name, warn_at=warn_at) for text in texts]
+
+    comparison = compare(
+        read_ledger(session.baseline),
+        ledger,
+        card,
+        limits=increases("max_increase"),
+        test_limits=increases("max_test_increase"),
+    )
     return replace(ledger, comparison=comparison)
-
-
-def _age_of_rates(session: Session) -> Iterator[str]:
-    card = session.card
-    age = (session.price_date - card.checked_on).days if session.ledger else 0
-    if age > _STALE_CARD_DAYS:
-        yield (
-            f"the rates were last updated {age} days before the price date ({card.checked_on}): "
-            "update pytest-llmcost, or see `llmcost rates`"
-        )
-
-
-def _increase_limits(settings: Settings) -> dict[str, Any]:
-    return {
-        keyword: [
-            parse_increase(text, origin=settings.origin(name), label=name, warn_at=settings.warn_at)
-            for text in getattr(settings, name)
-        ]
-        for keyword, name in (("limits", "max_increase"), ("test_limits", "max_test_increase"))
-    }
 
 
 def is_run_broken(ledger: Ledger, settings: Settings) -> bool:
@@ -121,26 +125,9 @@ def _exceeded_but_not_failed(ledger: Ledger) -> list[str]:
     ]
 
 
-def with_exit_status(session: Session, ledger: Ledger, status: int) -> Ledger:
+def with_exit_status(ledger: Ledger, status: int) -> Ledger:
     """Return the ledger with the status that pytest ends with."""
-    return replace(ledger, run=_record(session, status))
-
-
-def _record(session: Session, exit_status: int | None) -> RunRecord:
-    return RunRecord(
-        started_at=session.started_at,
-        finished_at=utc_now(),
-        exit_status=exit_status,
-        workers=session.workers,
-    )
-
-
-def _what_is_missing(session: pytest.Session) -> Iterator[str]:
-    """Yield why the run may not stand for the whole suite."""
-    if session.shouldstop or session.shouldfail:
-        yield "stopped"
-    if not _covers_suite(session.config):
-        yield "selected"
+    return replace(ledger, run=replace(ledger.run, finished_at=utc_now(), exit_status=status))
 
 
 def _covers_suite(config: pytest.Config) -> bool:
@@ -159,15 +146,6 @@ def _covers_suite(config: pytest.Config) -> bool:
 
 
 # Files
-
-
-def _mock_notes(ledger: Ledger, settings: Settings) -> Iterator[str]:
-    mocked = sum(call.evidence == "mocked" for call in counted_calls(ledger))
-    if mocked and settings.mocks == "trust":
-        yield (
-            f"{mocked:,} call{'s' if mocked > 1 else ''} cost what a mock says, whatever is sent; "
-            "with --llmcost-mocks=count the input is counted"
-        )
 
 
 def publish(session: Session, ledger: Ledger) -> list[str]:
@@ -194,35 +172,34 @@ def _try(write: Any, *args: Any) -> list[str]:
     try:
         write(*args)
     except (LlmCostError, OSError) as error:
-        return [str(error)]
+        return [f"not written: {error}"]
     return []
 
 
 def _accept(session: Session, baseline: Path, ledger: Ledger) -> None:
     """Write the run as the new baseline; tests that did not pass keep their rows of the old one.
 
-    A test that failed itself, and has no row to keep, makes that impossible.
+    A test that failed for another reason than its budget, and has no row to keep, makes that
+    impossible.
     """
     old = None if session.baseline is None else read_ledger(baseline)
     kept = set() if old is None else {test.nodeid for test in old.tests} & session.not_passed
+    failed = set()
     last = {test.nodeid: test for test in sorted(ledger.tests, key=lambda test: test.attempt)}
-    failed = [each for each in sorted(last) if _has_failed_itself(last[each]) and each not in kept]
-    if failed:
+    for nodeid, test in last.items():
+        is_within = all(verdict.state == "within" for verdict in own_verdicts(test))
+        is_stopped = any(map(is_uncounted, test.calls))  # the error has probably ended the test
+        if test.outcome in ("failed", "error") and (is_within or is_stopped):
+            failed.add(nodeid)
+    if failed := failed - kept:
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
         raise LedgerError(
-            f"{baseline}: not updated, because {failed[0]}{more} failed: the cost of a failing "
+            f"{baseline}: not updated, because {min(failed)}{more} failed: the cost of a failing "
             "test is not what it will cost"
         )
     if old is not None and ledger.complete:
         ledger = keep_rows(ledger, old, session.not_passed, session.card)
     write_baseline(ledger, baseline)
-
-
-def _has_failed_itself(test: TestRow) -> bool:
-    """Return whether a test failed for another reason than its budget."""
-    is_within = all(verdict.state == "within" for verdict in own_verdicts(test))
-    is_stopped = any(map(is_uncounted, test.calls))  # the error has probably ended the test
-    return test.outcome in ("failed", "error") and (is_within or is_stopped)
 
 
 def _is_github(settings: Settings) -> bool:
@@ -240,6 +217,8 @@ def _write_job_summary(ledger: Ledger) -> None:
 
 def add_junit_properties(config: pytest.Config, ledger: Ledger) -> None:
     """Pass the totals to pytest's JUnit file, and what has changed since a test's teardown."""
+    from xml.etree import ElementTree
+
     from _pytest.junitxml import mangle_test_address, xml_key
 
     xml = config.stash.get(xml_key, None)
@@ -253,25 +232,19 @@ def add_junit_properties(config: pytest.Config, ledger: Ledger) -> None:
         *classes, name = [*prefix, *mangle_test_address(test.nodeid)]
         rows[".".join(classes), name] = test
     # pytest has made the XML of a test when its teardown was reported, and writes it at the end.
-    for reporter in xml.node_reporters_ordered:
-        case = reporter.to_xml()
+    for case in (reporter.to_xml() for reporter in xml.node_reporters_ordered):
         row = rows.get((case.get("classname"), case.get("name")))
-        if row is not None:
-            _set_properties(case, dict(test_properties(row)))
-
-
-def _set_properties(case: Any, named: dict[str, str]) -> None:
-    from xml.etree import ElementTree
-
-    properties = case.find("properties")
-    if properties is None:
-        properties = ElementTree.Element("properties")
-        case.insert(0, properties)
-    for each in [*properties]:
-        if each.get("name", "").startswith(PROPERTY_PREFIX):
-            properties.remove(each)
-    for name, value in named.items():
-        ElementTree.SubElement(properties, "property", name=name, value=value)
+        if row is None:
+            continue
+        properties = case.find("properties")
+        if properties is None:
+            properties = ElementTree.Element("properties")
+            case.insert(0, properties)
+        for each in [*properties]:
+            if each.get("name", "").startswith(PROPERTY_PREFIX):
+                properties.remove(each)
+        for name, value in test_properties(row):
+            ElementTree.SubElement(properties, "property", name=name, value=value)
 
 
 # The terminal
@@ -299,7 +272,12 @@ def write_summary(
             terminal.write_sep("=", "llmcost", blue=True)
         for each in rendered:
             terminal.write_line(each.text, **each.markup)
-    unverified = _passed_unverified(ledger)
+    unverified = {
+        test.nodeid
+        for test in ledger.tests
+        if test.outcome == "passed"
+        and any(verdict.state == "unverified" for verdict in own_verdicts(test))
+    }
     if settings.unverified == "warn" and unverified:
         tests = "1 test" if len(unverified) == 1 else f"{len(unverified):,} tests"
         text = f"{tests} passed with an unverified budget (llmcost_unverified=warn)"
@@ -321,12 +299,3 @@ def write_run_failures(ledger: Ledger, terminal: pytest.TerminalReporter) -> Non
         terminal.write_sep("=", "short test summary info", cyan=True, bold=True)
     for line in lines:
         terminal.write_line(line, red=True)
-
-
-def _passed_unverified(ledger: Ledger) -> set[str]:
-    return {
-        test.nodeid
-        for test in ledger.tests
-        if test.outcome == "passed"
-        and any(verdict.state == "unverified" for verdict in own_verdicts(test))
-    }

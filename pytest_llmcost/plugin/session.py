@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pluggy
 import pytest
 
 from pytest_llmcost.capture.children import Children
@@ -313,10 +314,8 @@ class Session:
 
     # Hooks of the user
 
-    def hook(self, name: str) -> Any:
+    def hook(self, name: str) -> pluggy.HookCaller:
         """Return a hook of ours, as plugins and initial conftests implement it."""
-        if not self.late_conftests:
-            return getattr(self.config.hook, name)
         return self.config.pluginmanager.subset_hook_caller(name, self.late_conftests)
 
     @contextmanager

@@ -5,7 +5,7 @@ Only in the process that owns the run, never in a worker.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -65,7 +65,12 @@ class SessionHooks:
             self._finished = session
             if self._close(session):
                 self._publish(session)
-                self._show_ledger(session)
+                hook = self.session.hook("pytest_llmcost_report")
+                try:
+                    hook(report=self.ledger, config=self.session.config)
+                except Exception as error:  # noqa: BLE001 - or pytest ends without its summary
+                    self.problems.append(f"pytest_llmcost_report failed: {error!r}")
+                    self._settle_status(session)
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
@@ -93,14 +98,18 @@ class SessionHooks:
         self.session.catch_up()
         if failure := self.session.take_failure():
             self.session.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
-        notes = self.session.incomplete | self.session.notes
-        news = (self.session.changes, *sorted(notes))
-        if self._has_something() and (self.ledger is None or self._closed_with != news):
+        settings = self.session.settings
+        asked = (settings.max_suite, settings.budgets, settings.report, settings.baseline)
+        has_calls = self.session.has_spending and bool(self.session.ledger)
+        if not has_calls and all(each in (None, ()) for each in asked):
+            return self.ledger is not None
+        news = (self.session.changes, *sorted(self.session.incomplete | self.session.notes))
+        if self.ledger is None or self._closed_with != news:
             from pytest_llmcost.plugin.run_end import close
 
             self.ledger = close(self.session, session)
             self._closed_with = news
-        return self.ledger is not None
+        return True
 
     @pytest.hookimpl(specname="pytest_terminal_summary", wrapper=True, tryfirst=True)
     def pytest_terminal_summary_ends(
@@ -117,13 +126,6 @@ class SessionHooks:
             write_run_failures(self.ledger, terminalreporter)
         return result
 
-    def _has_something(self) -> bool:
-        """Return whether there is a call, a budget, or a file that was asked for."""
-        settings = self.session.settings
-        asked = (settings.max_suite, settings.budgets, settings.report, settings.baseline)
-        has_calls = self.session.has_spending and bool(self.session.ledger)
-        return has_calls or any(each not in (None, ()) for each in asked)
-
     def _is_broken(self, session: pytest.Session) -> bool:
         """Return whether a budget fails the run; a run without tests keeps all."""
         from pytest_llmcost.plugin.run_end import is_run_broken
@@ -136,19 +138,9 @@ class SessionHooks:
 
         assert self.ledger is not None
         self.problems = []
-        status = self._exit_status(session)
-        self.ledger = with_exit_status(self.session, self.ledger, status)
-        self.problems = _unwritten(publish(self.session, self.ledger))
+        self.ledger = with_exit_status(self.ledger, self._exit_status(session))
+        self.problems = publish(self.session, self.ledger)
         self._settle_status(session)
-
-    def _show_ledger(self, session: pytest.Session) -> None:
-        """Pass the ledger to the hook; its failure fails the run, and the summary still appears."""
-        hook = self.session.hook("pytest_llmcost_report")
-        try:
-            hook(report=self.ledger, config=self.session.config)
-        except Exception as error:  # noqa: BLE001 - or pytest ends without its summary
-            self.problems.append(f"pytest_llmcost_report failed: {error!r}")
-            self._settle_status(session)
 
     def _exit_status(self, session: pytest.Session) -> int:
         """Return the status, with success turned into failure by a budget or an unwritten file."""
@@ -165,10 +157,6 @@ class SessionHooks:
         if session.exitstatus != status:
             session.exitstatus = status
         if self.ledger.run.exit_status != status:
-            self.ledger = with_exit_status(self.session, self.ledger, status)
-            again = _unwritten(write_ledgers(self.session, self.ledger))
+            self.ledger = with_exit_status(self.ledger, status)
+            again = write_ledgers(self.session, self.ledger)
             self.problems += [each for each in again if each not in self.problems]
-
-
-def _unwritten(problems: Iterable[str]) -> list[str]:
-    return [f"not written: {each}" for each in problems]

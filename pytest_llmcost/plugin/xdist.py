@@ -24,7 +24,6 @@ class Worker:
     """The hooks in a worker process."""
 
     def __init__(self, session: Session) -> None:
-        """Send the session's calls to the controller."""
         self.session = session
 
     @pytest.hookimpl(tryfirst=True)
@@ -56,7 +55,6 @@ class Controller:
     """The hooks in the process that workers report to; idle in a run without workers."""
 
     def __init__(self, session: Session) -> None:
-        """Gather the workers' calls into the session's ledger."""
         self.session = session
 
     @pytest.hookimpl(optionalhook=True)
