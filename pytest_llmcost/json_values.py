@@ -79,7 +79,10 @@ def _convert(value: Any, level: int) -> JsonValue:
     found: list[JsonValue] = []
     try:
         for item in value:
-            found.append(_convert(item, level + 1))
+            if type(item) is dict and level + 1 < _MOST_LEVELS:
+                found.append(_convert_mapping(item, level + 2))
+            else:
+                found.append(_convert(item, level + 1))
     except _NotJson as error:
         error.keys.append(len(found))
         raise
@@ -106,9 +109,13 @@ def _convert_mapping(value: Mapping[Any, Any], level: int) -> dict[str, JsonValu
     try:
         for key, item in value.items():
             kind = type(item)
-            if kind is str and type(key) is str and item.isascii() and key.isascii():  # most
-                found[key] = item
-                continue
+            if type(key) is str and key.isascii():  # all but a few, so without a further call
+                if kind is str and item.isascii():
+                    found[key] = item
+                    continue
+                if kind is dict and level < _MOST_LEVELS:
+                    found[key] = _convert_mapping(item, level + 1)
+                    continue
             if not isinstance(key, str):
                 raise _NotJson(f"has a key {_of_type(key)[3:]}; JSON has text keys only")
             if kind is not dict and kind is not list:

@@ -100,7 +100,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
         names = {
             tool_name(tool, index)
             for index, tool in enumerate(tools if isinstance(tools, list) else ())
-            if is_server_tool(tool) and str(tool["type"]).startswith(_SAMPLING_TOOLS)
+            if isinstance(tool, dict) and str(tool.get("type")).startswith(_SAMPLING_TOOLS)
         }
         if isinstance(servers, list):
             names |= {str(each.get("name", "mcp")) for each in servers if isinstance(each, dict)}
@@ -245,9 +245,9 @@ def _identify(prompt: Prompt, model: str, betas: tuple[str, ...]) -> tuple[str, 
     whole, parts = [], {}
     for name, value in _parts(prompt, model, betas):
         digest = sha256(canonical(value)).hexdigest()
+        parts[name] = digest[:_DIGEST_DIGITS]
         # Messages are known by their order alone: what the API joins has other numbers.
         whole.append(f"{'messages' if name.startswith('messages.') else name}={digest};")
-        parts[name] = digest[:_DIGEST_DIGITS]
     return f"{RECIPE}:{sha256(''.join(whole).encode()).hexdigest()}", parts
 
 

@@ -26,7 +26,7 @@ from unittest import mock
 import pytest
 
 MOST = 2.5
-BLOCKS, TIMES = 60, 20
+BLOCKS, TIMES = 60, 5
 TEST = """
 from types import SimpleNamespace
 import pytest
