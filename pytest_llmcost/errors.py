@@ -47,22 +47,19 @@ class RateCardError(PriceError):
     """A price file that does not hold what it should; names file, model, key and value."""
 
 
-class PayloadError(LlmCostError):
+class _PathError(LlmCostError):
+    def __init__(self, message: str, *, path: str) -> None:
+        """Keep the dotted path of the offending value."""
+        super().__init__(message)
+        self.path = path
+
+
+class PayloadError(_PathError):
     """A payload that is not JSON; `path` says where inside it."""
 
-    def __init__(self, message: str, *, path: str) -> None:
-        """Keep the dotted path of the offending value."""
-        super().__init__(message)
-        self.path = path
 
-
-class UsageDataError(LlmCostError):
+class UsageDataError(_PathError):
     """A response's usage that does not have the documented shape; `path` says where."""
-
-    def __init__(self, message: str, *, path: str) -> None:
-        """Keep the dotted path of the offending value."""
-        super().__init__(message)
-        self.path = path
 
 
 class RecordingError(LlmCostError):

@@ -62,15 +62,15 @@ def locked(path: Path) -> Iterator[None]:
     """
     import filelock
 
-    user = getattr(os, "getuid", lambda: "user")()
+    user = getattr(os, "getuid", lambda: "user")()  # there is none on Windows
     folder = Path(tempfile.gettempdir()) / f"pytest-llmcost-{user}"
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
+    lock = filelock.FileLock(folder / f"{name}.lock")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         # Another user may have made it in /tmp, with links that opening a lock would follow.
         if user != "user" and folder.lstat().st_uid != user:
             raise PermissionError(f"{folder} is not yours")
-        lock = filelock.FileLock(folder / f"{name}.lock")
         lock.acquire(timeout=LOCK_SECONDS)
     except filelock.Timeout as timeout:
         raise LockError(

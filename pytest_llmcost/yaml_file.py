@@ -29,9 +29,7 @@ class YamlError(ValueError):
 def load_yaml(data: bytes | str, *, any_tag: bool = False) -> Any:
     """Read one YAML document. Dates stay text, and a set is a mapping to nothing.
 
-    Args:
-        data: the file's content.
-        any_tag: read a tag that is unknown, for example of a Python object, as the data under it.
+    With `any_tag`, an unknown tag, for example of a Python object, is read as the data under it.
 
     Raises:
         YamlError: it is no YAML, or too large, too deep, circular, or a value is malformed.
@@ -42,16 +40,14 @@ def load_yaml(data: bytes | str, *, any_tag: bool = False) -> Any:
         raise YamlError(f"larger than {MOST_BYTES:,} bytes, the limit for YAML")
     try:
         return yaml.load(data, Loader=_loader(any_tag))
-    except YamlError:
-        raise
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         raise YamlError(str(what), mark.line + 1 if mark else None) from None
     except RecursionError:
         raise YamlError("nested too deeply") from None
-    except ValueError as error:  # half a surrogate pair
-        raise YamlError(str(error)) from None
+    except ValueError as error:  # of ours, or half a surrogate pair
+        raise error if isinstance(error, YamlError) else YamlError(str(error)) from None
 
 
 class _Bounds:
@@ -65,26 +61,25 @@ class _Bounds:
 
     def compose_node(self: Any, parent: Any, index: Any) -> Any:
         event = self.peek_event()
-        anchor, nodes, characters = event.anchor, self._nodes, self._characters
-        if not hasattr(event, "tag"):  # an alias
-            if anchor in self.anchors and anchor not in self._sizes:
-                raise YamlError(f"alias {anchor!r} refers to itself", event.start_mark.line + 1)
-            self._grow(*self._sizes.get(anchor, (0, 0)), event)
-            return super().compose_node(parent, index)  # type: ignore[misc]
-        self._grow(1, len(getattr(event, "value", "")), event)
-        node = super().compose_node(parent, index)  # type: ignore[misc]
-        if anchor is not None:
-            self._sizes[anchor] = (self._nodes - nodes, self._characters - characters)
-        return node
-
-    def _grow(self, nodes: int, characters: int, event: Any) -> None:
-        self._nodes += nodes
-        self._characters += characters
+        anchor, before, size = event.anchor, (self._nodes, self._characters), (0, 0)
+        is_alias = not hasattr(event, "tag")
+        if not is_alias:
+            size = (1, len(getattr(event, "value", "")))
+        elif anchor in self._sizes:
+            size = self._sizes[anchor]
+        elif anchor in self.anchors:
+            raise YamlError(f"alias {anchor!r} refers to itself", event.start_mark.line + 1)
+        self._nodes += size[0]
+        self._characters += size[1]
         if self._nodes > MOST_NODES or self._characters > MOST_CHARACTERS:
             raise YamlError(
                 f"more than {MOST_NODES:,} values or {MOST_CHARACTERS:,} characters, the limit",
                 event.start_mark.line + 1,
             )
+        node = super().compose_node(parent, index)  # type: ignore[misc]
+        if anchor is not None and not is_alias:
+            self._sizes[anchor] = (self._nodes - before[0], self._characters - before[1])
+        return node
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
@@ -104,31 +99,30 @@ def _loader(any_tag: bool) -> Any:
 
     base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-    def start(loader: Any, data: bytes | str) -> None:
-        base.__init__(loader, data)
-        _Bounds.__init__(loader)
+    class Loader(_Bounds, Composer, base):  # type: ignore[misc]
+        def __init__(self, data: bytes | str) -> None:
+            base.__init__(self, data)
+            _Bounds.__init__(self)
 
-    def construct_int(loader: Any, node: Any) -> int:
-        if len(node.value) > _MOST_DIGITS:
-            raise ValueError("too many digits")
-        number: int = loader.construct_yaml_int(node)
-        return number
+        def construct_int(self, node: Any) -> int:
+            if len(node.value) > _MOST_DIGITS:
+                raise ValueError("too many digits")
+            number: int = self.construct_yaml_int(node)
+            return number
 
-    loader: Any = type("_Loader", (_Bounds, Composer, base), {"__init__": start})
-    loader.add_constructor(f"{_TAG}int", construct_int)
+        def construct_plain(self, node: Any) -> object:
+            """Read the data under a tag, such as a date's text."""
+            if node.tag == "!binary":  # as Ruby writes it
+                return self.construct_yaml_binary(node)
+            if node.id == "scalar":
+                return self.construct_scalar(node)
+            is_mapping = node.id == "mapping"
+            construct = self.construct_mapping if is_mapping else self.construct_sequence
+            return construct(node, deep=True)
+
+    Loader.add_constructor(f"{_TAG}int", Loader.construct_int)
     for kind in ("timestamp", "set", "omap", "pairs"):
-        loader.add_constructor(_TAG + kind, _construct_plain)
+        Loader.add_constructor(_TAG + kind, Loader.construct_plain)
     if any_tag:
-        loader.add_multi_constructor("", lambda loader, _, node: _construct_plain(loader, node))
-    return loader
-
-
-def _construct_plain(loader: Any, node: Any) -> object:
-    """Read the data under a tag, such as a date's text."""
-    if node.tag == "!binary":  # as Ruby writes it
-        return loader.construct_yaml_binary(node)
-    if node.id == "mapping":
-        return loader.construct_mapping(node, deep=True)
-    if node.id == "sequence":
-        return loader.construct_sequence(node, deep=True)
-    return loader.construct_scalar(node)
+        Loader.add_multi_constructor("", lambda loader, _, node: loader.construct_plain(node))
+    return Loader
