@@ -382,16 +382,6 @@ class Progress(NamedTuple):
     seconds: float
     """Since it began."""
 
-    @property
-    def per_second(self) -> float:
-        """Counts a second so far."""
-        return self.done / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """At the rate so far; None as long as there is no rate."""
-        return (self.total - self.done) / self.per_second if self.per_second else None
-
 
 def count_all(
     counter: Counter,
@@ -403,10 +393,9 @@ def count_all(
 ) -> list[Outcome]:
     """Count everything; a job that cannot be counted gets its error in place of a count.
 
-    Recorded counts need no thread and no client. One count goes out first: if the key is refused
-    or the API cannot be reached, the rest is not tried and gets the same error. Whatever was
-    counted is in the cassettes when this returns or is interrupted. `progress` is called in this
-    thread after each count.
+    One count goes out first: if the key is refused or the API cannot be reached, the rest is not
+    tried and gets the same error. Whatever was counted is in the cassettes when this returns or
+    is interrupted. `progress` is called in this thread after each count.
     """
     outcomes: dict[int, Outcome] = {}
     stopped_by: list[CountError] = []

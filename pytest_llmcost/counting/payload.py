@@ -161,15 +161,10 @@ def read_payload(
 ) -> Payload:
     """Read what a caller or a captured request would send; iterators in it are read once.
 
-    Betas come from `betas`, from the payload's own key (also Bedrock's `anthropic_beta`), and
-    from an `anthropic-beta` header in `extra_headers`. The SDK's request options are
-    understood as the SDK does: `extra_body` is laid over the payload.
-
-    Args:
-        payload: What `messages.create` takes.
-        betas: Beta names from the request's header.
-        model: The model if the URL names it (Bedrock, Google Cloud).
-        resolve: Name -> exact id, as `RateCard` does it; an unknown name stays as it is.
+    Betas come from `betas`, which are those of the request's header, from the payload's own key
+    (also Bedrock's `anthropic_beta`), and from `extra_headers`; `extra_body` is laid over the
+    payload. `model` is given if the URL names it (Bedrock, Google Cloud); `resolve` returns a
+    name's exact id, as `RateCard` does, and an unknown name stays as it is.
 
     Raises:
         PayloadError: it is not JSON, or names no model.
@@ -225,11 +220,10 @@ def _listed(betas: JsonValue, path: str) -> list[str]:
 
 
 def fingerprint(payload: Mapping[str, JsonValue]) -> str:
-    """Return the recipe's version and a SHA-256 over all that can change tokens or price.
+    """Return the recipe's version and a SHA-256 over all of plain JSON that can change the cost.
 
-    Left out are sampling settings, `stream`, `metadata`, `max_tokens` and the like, whose
-    request it is, and the tokens that log in to MCP servers. What `count_tokens` refuses is
-    included, so that a new server tool is noticed. The payload is plain JSON.
+    What `count_tokens` refuses is included, so that a new server tool is noticed; sampling
+    settings, whose request it is, and the tokens that log in to MCP servers are not.
 
     Example:
         >>> one = fingerprint({"model": "m", "messages": [], "max_tokens": 9})

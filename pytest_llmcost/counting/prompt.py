@@ -22,7 +22,7 @@ _CITATIONS: JsonValue = {"enabled": False}
 # [API] is https://platform.claude.com/docs/en/api/messages/create; [SDK] anthropic.types of
 # anthropic 2.14.0; read 2026-11-25. Beside these, null is absence wherever the SDK's types say
 # Optional, which is in all of these objects; in a tool's schema and input null is a value.
-_DEFAULTS: dict[str, dict[str, JsonValue]] = {
+DEFAULTS: dict[str, dict[str, JsonValue]] = {
     "request": {
         "service_tier": "auto",  # [API] defaults to auto
         "speed": "standard",  # https://platform.claude.com/docs/en/build-with-claude/fast-mode
@@ -49,7 +49,7 @@ _NESTING = frozenset({"cache_control", "content", "source"})
 
 
 class Place(NamedTuple):
-    """A block of the prompt: a tool, a block of the system prompt, or a message's block."""
+    """Where a block of the prompt stands: a tool, or a block of system prompt or message."""
 
     group: Tier
     number: int
@@ -167,7 +167,7 @@ def _block(value: JsonValue, at: tuple[Any, ...], marks: dict[Place, JsonValue])
         return value
     is_tool, kind = at[0] == "tools", value.get("type")
     name = "tool" if is_tool else kind
-    defaults = _DEFAULTS.get(name, _NO_DEFAULTS) if isinstance(name, str) else _NO_DEFAULTS
+    defaults = DEFAULTS.get(name, _NO_DEFAULTS) if isinstance(name, str) else _NO_DEFAULTS
     if (
         _NESTING.isdisjoint(value)
         and (not defaults or defaults.keys().isdisjoint(value))
@@ -194,7 +194,7 @@ def _block(value: JsonValue, at: tuple[Any, ...], marks: dict[Place, JsonValue])
 def _without_defaults(value: JsonValue, of: str) -> JsonValue:
     if not isinstance(value, dict):
         return value
-    defaults = _DEFAULTS.get(of, _NO_DEFAULTS)
+    defaults = DEFAULTS.get(of, _NO_DEFAULTS)
     return {
         key: item
         for key, item in value.items()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -58,19 +59,11 @@ def plan_caching(
     points: Sequence[Breakpoint] | None = None,
     read: Callable[[Mapping[str, Any]], Payload] | None = None,
 ) -> CachePlan:
-    """Cut a payload.
+    """Cut a payload at points in the prompt's order, at its own breakpoints unless given.
 
-    Args:
-        payload: What would be sent.
-        points: Where to cut, in the prompt's order; at the payload's own breakpoints unless given.
-        read: Makes a Payload of a cut's body; `read_payload` with the payload's own model
-            and betas unless given.
+    `read` makes a Payload of a cut's body, by default with the payload's own model and betas.
     """
-
-    def read_here(body: Mapping[str, Any]) -> Payload:
-        return read_payload(body, betas=payload.betas, resolve=lambda _: payload.model)
-
-    read = read or read_here
+    read = read or partial(read_payload, betas=payload.betas, resolve=lambda _: payload.model)
     points = payload.breakpoints if points is None else points
     placeholder = read({"model": payload.body["model"], "messages": _PLACEHOLDER})
     return CachePlan(payload, tuple(_cut(payload, each, read) for each in points), placeholder)
@@ -187,13 +180,10 @@ def split_prompt(
     min_cacheable_tokens: int | None,
     opening_tokens: int = 0,
 ) -> CachedPrompt:
-    """Return a prompt's segments, from the counts of a plan's payloads.
+    """Return a prompt's segments, from the tokens of all `plan.payloads` by fingerprint.
 
-    Args:
-        plan: From `plan_caching`.
-        counts: Fingerprint -> tokens, for every one of `plan.payloads`.
-        min_cacheable_tokens: The model's; a shorter prefix is silently not cached.
-        opening_tokens: The tokens that open the answer, see `opening_tokens_of`.
+    A prefix below the model's `min_cacheable_tokens` is silently not cached; for `opening_tokens`
+    see `opening_tokens_of`.
     """
     whole = counts[plan.whole.fingerprint]
     closing = counts.get(plan.placeholder.fingerprint, 0)

@@ -190,9 +190,10 @@ def render_progress(progress: Progress) -> str:
     text = f"llmcost: counted {progress.done:,}/{progress.total:,}"
     if progress.failed:
         text += f" ({progress.failed:,} failed)"
-    if progress.per_second:
-        text += f", {progress.per_second:,.0f}/s"
-    if progress.seconds_left is not None and progress.done < progress.total:
-        minutes, seconds = divmod(round(progress.seconds_left), 60)
-        text += f", {minutes}:{seconds:02} min left" if minutes else f", {seconds} s left"
+    if progress.done and progress.seconds > 0:
+        per_second = progress.done / progress.seconds
+        text += f", {per_second:,.0f}/s"
+        if progress.done < progress.total:
+            minutes, seconds = divmod(round((progress.total - progress.done) / per_second), 60)
+            text += f", {minutes}:{seconds:02} min left" if minutes else f", {seconds} s left"
     return f"{text} [{100 * progress.done // progress.total:>3}%]"
