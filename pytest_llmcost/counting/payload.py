@@ -100,7 +100,9 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
         names = {
             tool_name(tool, index)
             for index, tool in enumerate(tools if isinstance(tools, list) else ())
-            if isinstance(tool, dict) and str(tool.get("type")).startswith(_SAMPLING_TOOLS)
+            if isinstance(tool, dict)
+            and "type" in tool  # an own tool seldom has one
+            and str(tool["type"]).startswith(_SAMPLING_TOOLS)
         }
         if isinstance(servers, list):
             names |= {str(each.get("name", "mcp")) for each in servers if isinstance(each, dict)}
