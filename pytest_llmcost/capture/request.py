@@ -104,7 +104,7 @@ class CapturedRequest:
     """Whether it reached anything. A blocked request does not show that the tested code works."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
-    _content_type: str | None = None
+    _response_headers: Mapping[str, str] | None = None
     _reader: Reader | BatchResultsReader | None = None
     _unread: list[bytes] = field(default_factory=list)
     """Of the body: what the reader has not been fed, and all of a batch's receipt."""
@@ -188,7 +188,7 @@ class CapturedRequest:
         *,
         status: int,
         live: bool | None,
-        content_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
     ) -> None:
         """A response came. If it is not over with that, what is read of it is to be fed."""
@@ -198,7 +198,7 @@ class CapturedRequest:
         elif self.play is not None:
             self.live = False
         self.is_answered = 200 <= status < 300
-        self._content_type = content_type
+        self._response_headers = headers
         if content is not None:
             self._came_whole = True
             self._unread.append(content)
@@ -213,7 +213,7 @@ class CapturedRequest:
         self._unread.append(chunk)
         self._unread_bytes += len(chunk)
         # A batch's results are asked for while they pass, maybe in another thread.
-        is_much = self.endpoint.kind == "messages" and self._unread_bytes > _MOST_UNREAD
+        is_much = self.endpoint.kind == "messages" and self._unread_bytes >= _MOST_UNREAD
         if is_much or self.endpoint.kind == "batch_results":
             self._read_on()
 
@@ -232,7 +232,8 @@ class CapturedRequest:
     def use(self, recorded: Recorded) -> None:
         """Read a recorded response in the place of what passed."""
         self.is_answered = 200 <= recorded.status < 300
-        self._content_type, self._unread = recorded.content_type, [recorded.body]
+        self._response_headers = {"content-type": recorded.content_type or ""}
+        self._unread = [recorded.body]
         self._reader, self._is_recorded = None, True
 
     def read(self) -> None:
@@ -297,7 +298,8 @@ class CapturedRequest:
     def _read_on(self) -> Reader | BatchResultsReader:
         if self._reader is None:
             is_batch = self.endpoint.kind == "batch_results"
-            self._reader = BatchResultsReader() if is_batch else reader_for(self._content_type)
+            content_type = (self._response_headers or {}).get("content-type")
+            self._reader = BatchResultsReader() if is_batch else reader_for(content_type)
         self._reader.feed(self.receipt)
         self._unread, self._unread_bytes = [], 0
         return self._reader

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
@@ -157,14 +157,7 @@ def read_answer(
         platform = bedrock_platform(model)
     answers = [
         read_message(
-            message.body,
-            model=model,
-            platform=platform,
-            batch=batch,
-            truncated=message.truncated,
-            withdrawn=message.withdrawn,
-            at_most=message.at_most,
-            request=payload,
+            **asdict(message), model=model, platform=platform, batch=batch, request=payload
         )
         for message in messages
     ]

@@ -84,24 +84,6 @@ def begin(source: Any, **sent: Any) -> CapturedRequest | None:
     return _captures[-1](source=source, **sent)
 
 
-class Sending:
-    """While a library sends a captured request: what is sent inside of that belongs to it."""
-
-    def __init__(self, captured: CapturedRequest, failed: Callable[[BaseException], None]) -> None:
-        """Take what is to be called with the error that ends the request."""
-        self._captured = captured
-        self._failed = failed
-
-    def __enter__(self) -> None:
-        self._outer = CURRENT.get()
-        CURRENT.set(self._captured)
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        CURRENT.set(self._outer)  # no token: a loop may end this in another context
-        if error is not None:
-            self._failed(error)
-
-
 class Noticed:
     """A live request whose answer is not read; if it is a Claude call, its cost is unknown."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_llmcost.capture.lost_answer import read_failure, was_on_the_wire
 from pytest_llmcost.capture.request import CapturedRequest, guarded
-from pytest_llmcost.capture.transports import CURRENT, Sending, begin, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
 
 _CLASSES = ("Client", "AsyncClient", "SyncByteStream", "AsyncByteStream")
 _MOCKS = ("MockTransport", "ASGITransport", "WSGITransport")
@@ -59,8 +59,15 @@ class _Library:
             captured = _begin(client, request, is_outermost)
             if captured is None:
                 return original(client, request, **options)
-            with Sending(captured, functools.partial(_failed, captured, self, request)):
+            outer = CURRENT.get()
+            CURRENT.set(captured)
+            try:
                 response = original(client, request, **options)
+            except BaseException as error:
+                _failed(captured, self, request, error)
+                raise
+            finally:
+                CURRENT.set(outer)  # no token: a loop may end this in another context
             _answered(captured, self, request, response)
             return response
 
@@ -75,8 +82,15 @@ class _Library:
             captured = _begin(client, request, is_outermost)
             if captured is None:
                 return await original(client, request, **options)
-            with Sending(captured, functools.partial(_failed, captured, self, request)):
+            outer = CURRENT.get()
+            CURRENT.set(captured)
+            try:
                 response = await original(client, request, **options)
+            except BaseException as error:
+                _failed(captured, self, request, error)
+                raise
+            finally:
+                CURRENT.set(outer)  # no token: a loop may end this in another context
             _answered(captured, self, request, response)
             return response
 
@@ -134,8 +148,8 @@ def _failed(captured: CapturedRequest, library: _Library, request: Any, error: A
 def _answered(captured: CapturedRequest, library: _Library, request: Any, response: Any) -> None:
     captured.answered(
         status=response.status_code,
+        headers=response.headers,
         live=library.is_live(captured.client, request, response),
-        content_type=response.headers.get("content-type"),
         content=_content(response),
     )
     if not captured.is_over:
