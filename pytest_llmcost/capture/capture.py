@@ -42,11 +42,9 @@ class Capture:
     ) -> None:
         """Begin with nothing seen.
 
-        Args:
-            owner: Whose a request is that is being sent now; asked from any thread or task.
-            report: Takes what became of a request; called by `drain` and `settle` alone.
-            clock: The seconds since 1970, as `time.time`.
-            fingerprint: Tells equal requests; the payload's own fingerprint if it is left out.
+        `owner` returns whose a request is that is being sent now, from any thread or task; `report`
+        takes what became of one, when `drain` or `settle` is called; `clock` is as `time.time`;
+        `fingerprint` tells equal requests, by default the payload's own does.
         """
         self.failures: list[str] = []
         """What went wrong on our side, for the summary."""

@@ -62,12 +62,8 @@ def plan_recount(
     """Return what must be counted to know what a changed prompt uses; None where nothing must.
 
     The whole prompt, and each cached prefix if the recorded cache tokens do not hold any more.
-    Nothing where the prompt is the same and only the use of the cache has changed.
-
-    Args:
-        sent: The payload sent now.
-        recorded: The payload that the response was recorded for.
-        read: Makes a Payload of a cut's body.
+    Nothing where the prompt is the same and only the use of the cache has changed. `read` makes a
+    payload of a cut's body.
     """
     keeps_tokens = not sent.breakpoints or _keeps_cached_tokens(sent, recorded)
     if keeps_tokens and _is_same_prompt(sent, recorded):
@@ -89,15 +85,8 @@ def recount(
 
     Its input is the count of the new prompt, split by what the cache does with it now; its output
     is that of the recorded reply. The model, and with it the rates, are those of what is sent now.
-
-    Args:
-        answer: What the replayed response said.
-        prompt: The counts of `plan_recount`; None where it plans none.
-        sent: The payload sent now.
-        recorded: The payload that the response was recorded for.
-        earlier: What earlier calls of the same owner left in the cache.
-        caveats: What makes the counts bounds.
-        tokenizer: Model -> name of its tokenizer, None where it is unknown.
+    `prompt` holds the counts of `plan_recount`, `earlier` what earlier calls of the same owner left
+    in the cache, `caveats` what makes the counts bounds; `tokenizer` names the one of a model.
     """
     (sampling,) = answer.sampling_calls
     model = answer.model if sent.model == recorded.model else sent.model

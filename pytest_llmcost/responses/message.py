@@ -201,16 +201,10 @@ def read_message(
 ) -> Answer:
     """Read what a response bills: its sampling calls, what their price depends on, what it hides.
 
-    Args:
-        body: The message; of a stream, what its events add up to.
-        model: As the request or the URL names it; the response's own name comes first.
-        platform: The cloud and kind of endpoint, as the URL says.
-        batch: Whether it is a batch's result, if the response does not say so itself.
-        truncated: This and the next two are those of its `StreamedMessage`.
-        withdrawn: As there.
-        at_most: As there.
-        stream: Whether it was streamed; only noted.
-        request: The payload, if it is known; it says what the response leaves open.
+    `model` is as the request or the URL names it, `platform` as the URL says; `batch` is whether it
+    is a batch's result, if the response does not say so itself; `truncated`, `withdrawn` and
+    `at_most` are those of a `StreamedMessage`; `stream` is only noted; `request`, the payload, says
+    what the response leaves open.
 
     Raises:
         UsageDataError: naming the path of what cannot be read, or what no request can have used.

@@ -1,8 +1,8 @@
 """What is wrapped in this process, and which captures follow the requests that pass there.
 
 One file a library. Each turns what its library does into the same calls: `begin` when something is
-sent, then on the captured request `replayed` if a recorder plays a response, `failed` or
-`answered`, `feed` for each piece of a body that is read later, and `close`.
+sent, with `CURRENT` set meanwhile; then on the captured request `replayed` if a recorder plays a
+response, `failed` or `answered`, `feed` for each piece of a body that is read later, and `close`.
 
 This module is the one with state of the whole process. It is light, for an HTTP library may be
 imported by a suite that never calls Claude, and it knows nothing of any library.
