@@ -104,6 +104,7 @@ def read_calls(recorded: Recorded) -> Iterator[Found]:
     if endpoint is None or endpoint.kind == "batch_create":
         return
     found = Found(source=recorded.source, model=model_of(endpoint, recorded.request))
+    how = {"endpoint": endpoint, "payload": recorded.request}
     if not 200 <= recorded.status < 300:
         yield replace(found, free=f"status {recorded.status}")
     elif endpoint.kind == "count_tokens":
@@ -116,9 +117,7 @@ def read_calls(recorded: Recorded) -> Iterator[Found]:
         results.close()
         for result in results.drain():
             if result.body is not None:
-                yield _answered(
-                    found, [StreamedMessage(body=result.body)], recorded, endpoint, True
-                )
+                yield _answered(found, [StreamedMessage(body=result.body)], **how, batch=True)
             elif result.outcome == "unreadable":
                 problem = f"batch result {result.custom_id!r} cannot be read"
                 yield replace(found, problem=problem)
@@ -129,7 +128,7 @@ def read_calls(recorded: Recorded) -> Iterator[Found]:
         reader.feed(recorded.body)
         reader.close()
         if reader.messages:
-            yield _answered(found, reader.messages, recorded, endpoint)
+            yield _answered(found, reader.messages, **how)
         elif reader.error:
             problem = f"the answer is an error ({reader.error}) without a usage"
             yield replace(found, problem=problem)
@@ -137,18 +136,11 @@ def read_calls(recorded: Recorded) -> Iterator[Found]:
             yield replace(found, problem=_why_nothing(recorded.body))
 
 
-def _answered(
-    found: Found,
-    messages: Sequence[StreamedMessage],
-    recorded: Recorded,
-    endpoint: Endpoint,
-    batch: bool | None = None,
-) -> Found:
+def _answered(found: Found, messages: Sequence[StreamedMessage], **how: Any) -> Found:
     try:
-        answer = read_answer(messages, endpoint=endpoint, payload=recorded.request, batch=batch)
+        return replace(found, answer=read_answer(messages, **how))
     except UsageDataError as error:
         return replace(found, problem=str(error))
-    return replace(found, answer=answer)
 
 
 def _why_nothing(body: bytes) -> str:
@@ -351,12 +343,17 @@ class Allowance:
 
     def take(self, data: bytes) -> bytes:
         """Return the data, if they are not too many bytes or too many values of JSON."""
+        self.check(data)
         self.bytes -= len(data)
         self._values -= sum(map(data.count, (b",", b"[", b"{")))
-        if self.bytes < 0:
-            raise _TooLarge(f"unpacks to more than {MOST_BYTES:,} bytes, the limit")
         if self._values < 0:
             raise _TooLarge(f"holds more than {_MOST_VALUES:,} JSON values, the limit")
+        return data
+
+    def check(self, data: bytes) -> bytes:
+        """Return the data, if they are not too many bytes."""
+        if len(data) > self.bytes:
+            raise _TooLarge(f"unpacks to more than {MOST_BYTES:,} bytes, the limit")
         return data
 
 
@@ -428,17 +425,14 @@ def _unzip(data: bytes, allowance: Allowance) -> bytes:
     for _ in range(_MOST_LAYERS):
         if not data.startswith(_GZIP):
             return data
-        data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(allowance.bytes + 1)
-        if len(data) > allowance.bytes:
-            allowance.take(data)
+        # A reader, for a log that was appended to holds several members.
+        data = allowance.check(gzip.GzipFile(fileobj=io.BytesIO(data)).read(allowance.bytes + 1))
     raise _TooLarge(f"is compressed with gzip {_MOST_LAYERS} times or more")
 
 
 def _inflate(data: bytes, allowance: Allowance) -> bytes:
     unpacker = zlib.decompressobj()
-    unpacked = unpacker.decompress(data, allowance.bytes + 1)
-    if len(unpacked) > allowance.bytes:
-        allowance.take(unpacked)
+    unpacked = allowance.check(unpacker.decompress(data, allowance.bytes + 1))
     if not unpacker.eof:
         raise EOFError("it ends too early")
     return unpacked
