@@ -202,12 +202,14 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 if sampling.refusal is not None and sampling.usd == 0:
                     continue  # a refusal before any output that is not billed: its tokens are free
                 usage = sampling.usage
-                fresh += usage.input_tokens
-                written_5m += usage.cache_write_5m_tokens
-                written_1h += usage.cache_write_1h_tokens
-                read += usage.cache_read_tokens
+                plain, short = usage.input_tokens, usage.cache_write_5m_tokens
+                long, cached = usage.cache_write_1h_tokens, usage.cache_read_tokens
+                fresh += plain
+                written_5m += short
+                written_1h += long
+                read += cached
                 searches += usage.web_search_requests
-                prompt += usage.prompt_tokens
+                prompt += plain + short + long + cached
                 output += usage.output_tokens
             written_out += output
             caveats = call.caveats

@@ -182,10 +182,11 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
                 cost = card.price_sampling(sampling, terms, on=on, cache_state=cache_state)
             except UnknownModelError as error:
                 found_by_card.add(f"unknown-model: {error}")
-                sampling_calls.append(_named(sampling, sampling.model, None))
+                sampling_calls.append(_unpriced(sampling))
             else:
                 costs.append(cost)
-                sampling_calls.append(_named(sampling, cost.sampling.model, cost.usd))
+                exact = cost.sampling.model
+                sampling_calls.append(replace(sampling, model=exact, usd=cost.usd))
         whole = total(costs)
         low = whole.low
         if len(costs) == len(sampling_calls):
@@ -204,7 +205,7 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
             most = card.price_sampling(attempt, terms, on=on).high
             high = None if most is None else EXACT.fma(most, call.lost_attempts or 0, high)
     else:
-        sampling_calls += [_named(each, each.model, None) for each in call.sampling_calls]
+        sampling_calls += map(_unpriced, call.sampling_calls)
     for caveat in own:
         if caveat.name not in bounded:
             low = _ZERO if caveat.may_be_lower else low
@@ -221,6 +222,6 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
     )
 
 
-def _named(sampling: PricedSamplingCall, model: str, usd: Decimal | None) -> PricedSamplingCall:
-    # What is priced gets into files; an ARN names an AWS account.
-    return replace(sampling, model=mask_account(model), usd=usd)
+def _unpriced(sampling: PricedSamplingCall) -> PricedSamplingCall:
+    # An ARN names an AWS account, and this gets into files; a card's own ids have none.
+    return replace(sampling, model=mask_account(sampling.model), usd=None)

@@ -136,14 +136,17 @@ def compare(
         ran = {key for key, spender in now.items() if spender.kind != "outside"}
         now = {key: spender for key, spender in now.items() if key in ran}
         then = {key: spender for key, spender in then.items() if key in ran}
-    before = priced_now(then)
+    # The same card may be read by another rule in another version.
+    terms = (base.generator, base.price_date, base.cache_state, base.rate_card.sha256)
+    is_priced_alike = terms == (head.generator, head.price_date, head.cache_state, card.sha256)
+    before = then if is_priced_alike else priced_now(then)
 
     pairs = pair_up(before, now)
     test_limits = tuple(test_limits)
     changed = (_change_in(pair, base, head, test_limits) for pair in pairs)
     changes = [change for change in changed if change is not None]
     was, would_be, is_now = (
-        Amounts.of(call for spender in spenders.values() for call in spender.calls)
+        Amounts.of([call for spender in spenders.values() for call in spender.calls])
         for spenders in (then, before, now)
     )
     whole = Pair(
@@ -151,20 +154,21 @@ def compare(
         after=tuple(call for pair in pairs for call in pair.after),
     ).change
     added = whole.with_lost_calls(head.lost_calls)
+    old_usd, base_usd, bounds = was.usd, would_be.usd, whole["usd"]
     price_change = None
-    if was.usd is not None and would_be.usd is not None and was.unpriced == would_be.unpriced:
-        price_change = EXACT.subtract(would_be.usd, was.usd)
+    if old_usd is not None and base_usd is not None and was.unpriced == would_be.unpriced:
+        price_change = EXACT.subtract(base_usd, old_usd)
     return Comparison(
         base_price_date=base.price_date,
         base_rate_card=base.rate_card.version,
         partial=not head.complete,
-        base_usd_then=was.usd,
-        base_usd=would_be.usd,
+        base_usd_then=old_usd,
+        base_usd=base_usd,
         head_usd=is_now.usd,
         price_change_usd=price_change,
         change_usd=whole.usd,
-        low_usd=whole["usd"].low,
-        high_usd=whole["usd"].high,
+        low_usd=bounds.low,
+        high_usd=bounds.high,
         tokens=_differing_tokens(whole),
         unchanged=len(pairs) - len(changes),
         changes=tuple(

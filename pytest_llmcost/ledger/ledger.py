@@ -311,13 +311,11 @@ def fixture_name(row: FixtureRow) -> str:
     return f"{node}{'::' if node else ''}{row.name}{param} ({row.scope} fixture)"
 
 
-def calls_of(ledger: Ledger) -> Iterator[Call]:
-    """Yield every call of a run, every set-up of a fixture included."""
-    for test in ledger.tests:
-        yield from test.calls
-    for fixture in ledger.fixtures:
-        yield from fixture.calls
-    yield from ledger.outside_tests
+def calls_of(ledger: Ledger) -> list[Call]:
+    """Return every call of a run, every set-up of a fixture included."""
+    in_tests = [call for test in ledger.tests for call in test.calls]
+    in_fixtures = [call for fixture in ledger.fixtures for call in fixture.calls]
+    return [*in_tests, *in_fixtures, *ledger.outside_tests]
 
 
 def unpriced_models(ledger: Ledger) -> frozenset[str]:

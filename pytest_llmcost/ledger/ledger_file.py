@@ -106,9 +106,9 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         shown = odd[1].decode("utf-8", "replace")
         shown = shown if len(shown) < 40 else f"{shown[:40]}..."
         raise LedgerError(f"{source}: is damaged, {shown} is not an amount of money")
-    for call in calls_of(ledger):
-        if (impossible := find_impossible(call.sampling_calls)) is not None:
-            raise LedgerError(f"{source}: is damaged, a call has {impossible}")
+    sampling_calls = [sampling for call in calls_of(ledger) for sampling in call.sampling_calls]
+    if (impossible := find_impossible(sampling_calls)) is not None:
+        raise LedgerError(f"{source}: is damaged, a call has {impossible}")
     return ledger
 
 

@@ -132,10 +132,10 @@ class Spender(msgspec.Struct, frozen=True, kw_only=True):
     calls: tuple[Call, ...]
 
 
-def spenders_of(ledger: Ledger) -> Iterator[Spender]:
-    """Yield each owner in a run with the calls that count, a test's last attempt last."""
-    for test in sorted(ledger.tests, key=attrgetter("nodeid", "attempt")):
-        yield Spender(
+def spenders_of(ledger: Ledger) -> list[Spender]:
+    """Return each owner in a run with the calls that count, a test's last attempt last."""
+    spenders = [
+        Spender(
             kind="test",
             name=test.nodeid,
             attempt=test.attempt,
@@ -144,20 +144,21 @@ def spenders_of(ledger: Ledger) -> Iterator[Spender]:
             key=("test", test.nodeid),
             calls=test.calls,
         )
+        for test in sorted(ledger.tests, key=attrgetter("nodeid", "attempt"))
+    ]
     for group in shared_fixtures(ledger.fixtures):
         row = most_expensive(group)
         key = ("fixture", *fixture_key(row))
-        yield Spender(kind="fixture", name=fixture_name(row), key=key, calls=row.calls)
-    if ledger.outside_tests:
-        yield Spender(
-            kind="outside", name="outside tests", key=("outside",), calls=ledger.outside_tests
-        )
+        spenders.append(Spender(kind="fixture", name=fixture_name(row), key=key, calls=row.calls))
+    if calls := ledger.outside_tests:
+        name = "outside tests"
+        spenders.append(Spender(kind="outside", name=name, key=("outside",), calls=calls))
+    return spenders
 
 
-def counted_calls(ledger: Ledger) -> Iterator[Call]:
-    """Yield the calls that count: of a fixture that several workers set up, one set-up's."""
-    for spender in spenders_of(ledger):
-        yield from spender.calls
+def counted_calls(ledger: Ledger) -> list[Call]:
+    """Return the calls that count: of a fixture that several workers set up, one set-up's."""
+    return [call for spender in spenders_of(ledger) for call in spender.calls]
 
 
 def amounts_of(ledger: Ledger, pattern: str | None = None) -> Amounts:

@@ -58,7 +58,7 @@ def show_name(name: str) -> str:
 
 
 def find_model(spellings: Mapping[str, Resolved], name: str) -> Resolved | None:
-    """Return the model that a name stands for; nothing for any other name.
+    """Return the model that a name stands for in another form, or None.
 
     `[1m]` at the end, ARNs of Bedrock's own inference profiles and percent signs of a URL are
     understood. A prefix or a part of a known name is not: `claude-fable-5` and `claude-fable-5-1`
@@ -67,8 +67,6 @@ def find_model(spellings: Mapping[str, Resolved], name: str) -> Resolved | None:
     Source: https://platform.claude.com/docs/en/about-claude/models/model-ids-and-versions
     and Bedrock's list of inference profiles, read 2026-11-22.
     """
-    if name in spellings:
-        return spellings[name]
     plain = mask_account(_LONG_CONTEXT.sub("", unquote(name.strip())))
     arn = _BEDROCK_ARN.fullmatch(plain)
     found = spellings.get(arn["id"] if arn else plain)

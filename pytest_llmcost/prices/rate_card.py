@@ -134,7 +134,7 @@ class RateCard:
 
     def find(self, name: str) -> Resolved | None:
         """Return the model that a name stands for, as `resolve` does, or None if it is unknown."""
-        return find_model(self._spellings, name)
+        return self._spellings.get(name) or find_model(self._spellings, name)
 
     # Rates
 

@@ -134,9 +134,9 @@ def find_impossible(sampling_calls: Iterable[SamplingCall]) -> str | None:
     """
     for sampling in sampling_calls:
         usage, model = sampling.usage, sampling.model
-        most = max(usage.prompt_tokens, usage.output_tokens, usage.web_search_requests)
-        if usage.prompt_tokens and most <= MOST_TOKENS:
-            continue
+        prompt = usage.prompt_tokens
+        if prompt and prompt + usage.output_tokens + usage.web_search_requests <= MOST_TOKENS:
+            continue  # nearly always: a long ledger is read through here
         if not is_quantity(max(getattr(usage, name) for name in usage.__struct_fields__)):
             return f"more than {MOST_TOKENS:,} tokens of {model}, which no request can use"
         is_silent = sampling.kind in ("declined", "resumed") or sampling.refusal is not None
