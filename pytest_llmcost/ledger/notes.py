@@ -8,7 +8,6 @@ from decimal import Decimal
 
 from msgspec.structs import replace
 
-from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.totals import spenders_of
@@ -30,33 +29,28 @@ def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ..
     found: set[tuple[Decimal, str]] = set()
     for spender in spenders_of(ledger):
         for call in spender.calls:
-            for sampling in call.sampling_calls:
-                found.update(_near_band(spender.name, call, sampling, card, on))
+            for each in call.sampling_calls:
+                tokens = each.usage.prompt_tokens if each.band_tokens is None else each.band_tokens
+                try:
+                    bands = card.bands(each.model, on=on, speed=call.context.speed)
+                    above = next((band.above for band in bands if tokens <= band.above), 0)
+                    if not above or tokens < _NEAR * above:
+                        continue
+                    here = card.price_sampling(each, call.context, on=on).usd
+                    longer = replace(each, band_tokens=above + 1)
+                    beyond = card.price_sampling(longer, call.context, on=on).usd
+                except UnknownModelError:
+                    continue
+                note = (
+                    f"{spender.name}: a prompt of {tokens:,} tokens is {above - tokens:,} under "
+                    f"the band of {each.model}; above {above:,} the request costs "
+                    f"{format_usd(beyond)} instead of {format_usd(here)}"
+                )
+                found.add((EXACT.subtract(here, beyond), note))
     notes = [note for _, note in sorted(found)]
     more = len(notes) - _MOST_NOTES
     hidden = [f"{more} more prompts are just under a length band"] if more > 0 else []
     return (*notes[:_MOST_NOTES], *hidden)
-
-
-def _near_band(
-    name: str, call: Call, sampling: PricedSamplingCall, card: RateCard, on: date
-) -> Iterator[tuple[Decimal, str]]:
-    tokens = sampling.usage.prompt_tokens if sampling.band_tokens is None else sampling.band_tokens
-    try:
-        band = card.next_band(sampling.model, on=on, prompt_tokens=tokens, speed=call.context.speed)
-        if band is None or tokens < _NEAR * band.above:
-            return
-        here = card.price_sampling(sampling, call.context, on=on).usd
-        longer = replace(sampling, band_tokens=band.above + 1)
-        beyond = card.price_sampling(longer, call.context, on=on).usd
-    except UnknownModelError:
-        return
-    note = (
-        f"{name}: a prompt of {tokens:,} tokens is {band.above - tokens:,} under the band of "
-        f"{sampling.model}; above {band.above:,} the request costs {format_usd(beyond)} "
-        f"instead of {format_usd(here)}"
-    )
-    yield EXACT.subtract(here, beyond), note
 
 
 def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[str]:

@@ -158,19 +158,16 @@ def read_card_file(path: Path) -> tuple[CardFile, bytes]:
     Raises:
         RateCardError: when it cannot be read, is not TOML, or holds what it should not.
     """
+    import tomli
+
+    origin = f"price file {path}"
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise RateCardError(f"price file {path}: {error.strerror or error}") from error
+        raise RateCardError(f"{origin}: {error.strerror or error}") from error
     if len(data) > _MOST_BYTES:
-        raise RateCardError(f"price file {path}: larger than {_MOST_BYTES:,} bytes, the limit")
-    return _parse_card_file(data, f"price file {path}"), data
-
-
-def _parse_card_file(data: bytes, origin: str) -> CardFile:
-    import tomli
-
+        raise RateCardError(f"{origin}: larger than {_MOST_BYTES:,} bytes, the limit")
     try:
         raw = tomli.loads(data.decode("utf-8"), parse_float=Decimal)
     except (ValueError, ArithmeticError, RecursionError) as error:  # of a number without end, too
@@ -187,7 +184,7 @@ def _parse_card_file(data: bytes, origin: str) -> CardFile:
             f"{origin}: models: two names differ only in their AWS account; put both into one table"
         )
     entries = {name: _parse_model(name, entry, origin) for name, entry in masked.items()}
-    return replace(settings, models=entries)
+    return replace(settings, models=entries), data
 
 
 def _parse_model(name: str, raw: object, origin: str) -> ModelEntry:
@@ -201,7 +198,17 @@ def _parse_model(name: str, raw: object, origin: str) -> ModelEntry:
             )
     entry = _convert(raw, ModelEntry, where)
     for number, row in enumerate(entry.rates, start=1):
-        _check_row(row, f"{where}: rates row {number} (from {row.from_on})")
+        at = f"{where}: rates row {number} (from {row.from_on})"
+        given = [key for key in RATE_KEYS if getattr(row, key) is not None]
+        if row.until_on is not None and row.until_on <= row.from_on:
+            raise RateCardError(f"{at}: until: {row.until_on} is not after from")
+        if row.multiplier is not None and given:
+            raise RateCardError(
+                f"{at}: give rates or a factor on the rates in force, not both; "
+                f"got factor = {row.multiplier} and {given[0]} = {getattr(row, given[0])}"
+            )
+        if row.multiplier is None and not given:
+            raise RateCardError(f"{at}: gives no rate; write {', '.join(RATE_KEYS)}, or a factor")
     return replace(entry, aliases=tuple(map(mask_account, entry.aliases)))
 
 
@@ -213,17 +220,19 @@ def _convert(raw: object, kind: type[_T], where: str) -> _T:
 
 
 def _read_amount(kind: type[Amount], value: object) -> Amount:
+    shown = repr(value) if isinstance(value, str) else str(value)
+    shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
     is_number = isinstance(value, (int, Decimal)) and not isinstance(value, bool)
-    if not is_number and not (isinstance(value, str) and _PLAIN.fullmatch(value)):
-        raise ValueError(f"Expected an amount, got {_shown(value)}")
+    is_text = isinstance(value, str) and _PLAIN.fullmatch(value)
     try:
-        number = Decimal(value)  # type: ignore[arg-type]
+        number = Decimal(value) if is_number or is_text else None  # type: ignore[arg-type]
     except ArithmeticError:
-        raise ValueError(f"Expected an amount, got {_shown(value)}") from None
+        number = None
+    if number is None:
+        raise ValueError(f"Expected an amount, got {shown}")
     if not number.is_finite() or number < 0 or count_digits(number) > _MOST_DIGITS:
         raise ValueError(
-            f"Expected an amount of at least 0 with at most {_MOST_DIGITS} digits, "
-            f"got {_shown(number)}"
+            f"Expected an amount of at least 0 with at most {_MOST_DIGITS} digits, got {shown}"
         )
     if kind is Multiplier and number < _LEAST_MULTIPLIER:
         raise ValueError(
@@ -231,24 +240,6 @@ def _read_amount(kind: type[Amount], value: object) -> Amount:
             "multiplied by it, so 0.8 is a discount of 20 %"
         )
     return kind(number)
-
-
-def _shown(value: object) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
-
-
-def _check_row(row: RateRow, where: str) -> None:
-    given = [key for key in RATE_KEYS if getattr(row, key) is not None]
-    if row.until_on is not None and row.until_on <= row.from_on:
-        raise RateCardError(f"{where}: until: {row.until_on} is not after from")
-    if row.multiplier is not None and given:
-        raise RateCardError(
-            f"{where}: give rates or a factor on the rates in force, not both; "
-            f"got factor = {row.multiplier} and {given[0]} = {getattr(row, given[0])}"
-        )
-    if row.multiplier is None and not given:
-        raise RateCardError(f"{where}: gives no rate; write {', '.join(RATE_KEYS)}, or a factor")
 
 
 def row_on(layers: Layers, on: date, speed: str, above: int) -> tuple[RateRow, Decimal] | None:

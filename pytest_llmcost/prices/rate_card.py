@@ -7,10 +7,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from functools import cache, partial, reduce
-from itertools import pairwise
 from pathlib import Path
 
-import msgspec
 from msgspec.structs import replace
 
 from pytest_llmcost.errors import UnknownModelError
@@ -48,14 +46,6 @@ from pytest_llmcost.prices.usage import Platform, SamplingCall, SamplingKind, Te
 _SHIPPED = Path(__file__).with_name("anthropic.toml")
 _VERSION = re.compile(r"-(\d{1,2})-(\d{1,2})(?!\d)")
 _DATED_TOOL = re.compile(r"(?P<name>[a-z_]+)_(?P<date>\d{8})")
-
-
-class NextBand(msgspec.Struct, frozen=True, kw_only=True):
-    """The next length band above a prompt: one token more than `above` moves the whole request."""
-
-    above: int
-    rates: Rates
-    beyond: Rates
 
 
 class RateCard:
@@ -136,8 +126,6 @@ class RateCard:
         """Return the model that a name stands for, as `resolve` does, or None if it is unknown."""
         return self._spellings.get(name) or find_model(self._spellings, name)
 
-    # Rates
-
     def rates(
         self, model: str, *, on: date, speed: str | None = None, prompt_tokens: int = 0
     ) -> Rates:
@@ -158,16 +146,6 @@ class RateCard:
         rows = [row for layer in self._layers(self.resolve(model).model) for row in layer]
         speeds = {row.speed or STANDARD for row in rows if row.multiplier is None}
         return tuple(sorted(speeds, key=lambda speed: (speed != STANDARD, speed)))
-
-    def next_band(
-        self, model: str, *, on: date, prompt_tokens: int, speed: str | None = None
-    ) -> NextBand | None:
-        """Return the next length band above a prompt, or None if there is none."""
-        bands = self.bands(model, on=on, speed=speed)
-        for rates, beyond in pairwise(bands):
-            if prompt_tokens <= beyond.above:
-                return NextBand(above=beyond.above, rates=rates, beyond=beyond)
-        return None
 
     def min_cacheable_tokens(self, model: str, on: date) -> int | None:
         """Return how long a prompt's prefix must be to be cached, or None if that is unknown."""
@@ -215,8 +193,6 @@ class RateCard:
         if not bands or bands[0].above:
             raise UnknownModelError(_why_none(model, rows, on, speed), model=model)
         return tuple(bands)
-
-    # Prices
 
     def price(
         self,

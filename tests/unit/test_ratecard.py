@@ -161,24 +161,6 @@ def test_rates_answer_to_any_name_and_say_where_they_come_from() -> None:
     assert rates.ended_on is None
 
 
-@pytest.mark.parametrize("prompt_tokens", [0, 95_000, 100_000])
-def test_the_next_band_above_a_prompt_is_a_length_band(prompt_tokens: int) -> None:
-    next_band = shipped_card().next_band("claude-haiku-5-5", on=ON, prompt_tokens=prompt_tokens)
-    assert next_band is not None
-    assert (next_band.above, next_band.rates.input, next_band.beyond.input) == (
-        100_000,
-        Decimal("0.1"),
-        Decimal("0.5"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("model", "prompt_tokens"), [("claude-haiku-5-5", 100_001), ("claude-opus-5-5", 1)]
-)
-def test_beyond_the_last_band_there_is_no_other(model: str, prompt_tokens: int) -> None:
-    assert shipped_card().next_band(model, on=ON, prompt_tokens=prompt_tokens) is None
-
-
 def test_the_speeds_of_a_model_are_those_it_ever_had() -> None:
     assert shipped_card().speeds("claude-opus-4-6") == ("standard", "fast")
     assert shipped_card().speeds("claude-sonnet-5") == ("standard",)
