@@ -157,10 +157,11 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
     Without a price for one of its models the call's price is unknown, never zero, and what the
     other sampling calls cost is its low bound.
     """
+    rules = [(each, each.rule) for each in call.caveats]
     # What a card found is for the new card to find again; it was never the answer's own.
-    own = [each for each in call.caveats if not each.rule.by_card]
+    own = [(caveat, rule) for caveat, rule in rules if not rule.by_card]
     terms = call.context
-    if call.has_caveat("unknown-endpoint"):
+    if any(rule.name == "unknown-endpoint" for _, rule in rules):
         # A card without a regional multiplier prices the plain cloud; another may have one.
         terms = replace(terms, platform=_UNKNOWN_ENDPOINT.get(terms.platform or "", terms.platform))
     names = dict.fromkeys([call.model, *(each.model for each in call.sampling_calls)])
@@ -206,16 +207,16 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
             high = None if most is None else EXACT.fma(most, call.lost_attempts or 0, high)
     else:
         sampling_calls += map(_unpriced, call.sampling_calls)
-    for caveat in own:
-        if caveat.name not in bounded:
-            low = _ZERO if caveat.may_be_lower else low
-            high = None if caveat.may_be_higher else high
+    for _, rule in own:
+        if rule.name not in bounded:
+            low = _ZERO if rule.direction in ("lower", "either") else low
+            high = None if rule.direction in ("higher", "either") else high
     return replace(
         call,
         model=resolved.model if resolved else mask_account(call.model),
         context=terms,
         sampling_calls=tuple(sampling_calls),
-        caveats=sorted_caveats([*own, *found_by_card]),
+        caveats=sorted_caveats([*(caveat for caveat, _ in own), *found_by_card]),
         usd=usd,
         usd_low=low,
         usd_high=high,
