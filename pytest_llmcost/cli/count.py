@@ -32,19 +32,18 @@ _MOST_BYTES = 32_000_000
 _FILLER = "."
 """The API counts no prompt without a message."""
 
-_State = Literal["counted", "within", "exceeded", "unverified", "unknown"]
-
 
 class _Row(NamedTuple):
-    """A file, and what became of it."""
+    """A file, and what became of it, with the names of `--format json`."""
 
     file: str
-    state: _State
-    model: str = ""
-    tokens: int | None = None
+    model: str | None = None
+    input_tokens: int | None = None
     left_out: tuple[str, ...] = ()
     """What is not in the number, so that it is a lower bound."""
-    problem: str = ""
+    max_input_tokens: int | None = None
+    state: Literal["counted", "within", "exceeded", "unverified", "unknown"] = "unknown"
+    problem: str | None = None
 
 
 class _FileAsker(Asker):
@@ -91,7 +90,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, console: Console) -> int:
     """Count and print; return 2 if a file was not counted, 1 if one has too many tokens."""
-    limit = arguments.max_input_tokens
     with ExitStack() as clients:
         counter = Counter(
             lambda: clients.enter_context(cast("Any", make_client())),
@@ -101,25 +99,12 @@ def run(arguments: Namespace, console: Console) -> int:
         )
         rows = [_count(file, arguments, counter) for file in arguments.file]
     if arguments.format == "json":
-        objects = [
-            {
-                "file": row.file,
-                "model": row.model or None,
-                "input_tokens": row.tokens,
-                "left_out": row.left_out,
-                "max_input_tokens": limit,
-                "state": row.state,
-                "problem": None if row.tokens is not None else row.problem,
-            }
-            for row in rows
-        ]
-        console.print(json.dumps(objects, indent=2))
+        console.print(json.dumps([row._asdict() for row in rows], indent=2))
     else:
         table = []
-        for row in rows:
-            is_least = bool(row.left_out)
-            tokens = "?" if row.tokens is None else token_cell(row.tokens, is_least=is_least)
-            table.append(TableRow([clean(row.file), clean(row.model or "-"), tokens]))
+        for file, model, number, left_out, *_ in rows:
+            tokens = "?" if number is None else token_cell(number, is_least=bool(left_out))
+            table.append(TableRow([clean(file), clean(model or "-"), tokens]))
         console.print(as_text(text_table(("file", "model", "input tokens:"), table)))
     for row in rows:
         if row.problem:
@@ -130,39 +115,39 @@ def run(arguments: Namespace, console: Console) -> int:
 
 def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
     path, mode, limit = Path(file), arguments.record_mode, arguments.max_input_tokens
-    model = ""
+    row = _Row(file, max_input_tokens=limit)
     try:
         payload = _read(path, arguments.model)
-        model = payload.model
+        row = row._replace(model=payload.model)
         options = (f"--model={arguments.model}",) if arguments.model else ()
         # Independent of the folder that the command is called in.
-        asker = _FileAsker(clean(f"{path.name} for {model}"), run=file, options=options)
+        asker = _FileAsker(clean(f"{path.name} for {payload.model}"), run=file, options=options)
         cassette = CountCassette(path.parent / _FOLDER / f"{path.name}.llmcost.yaml")
         count = counter.count(Job(payload, cassette, mode, asker))
         if mode == "rewrite":
             cassette.prune(asker.name, {payload.fingerprint})
         cassette.save()
     except (PayloadError, CountError) as error:
-        return _Row(file, "unknown", model, problem=str(error))
-    left_out = (*count.left_out, *countable(payload)[1])
-    tokens = count.input_tokens
-    if limit is not None and tokens > limit:
+        return row._replace(problem=str(error))
+    tokens, left_out = count.input_tokens, (*count.left_out, *countable(payload)[1])
+    row = row._replace(input_tokens=tokens, left_out=left_out)
+    if limit is None:
+        return row._replace(state="counted")
+    if tokens > limit:
         least = "at least " if left_out else ""
-        before = (
-            f" (it had {count.before:,} when last recorded)" if count.before is not None else ""
-        )
+        before = "" if count.before is None else f" (it had {count.before:,} when last recorded)"
         problem = (
             f"{least}{tokens:,} input tokens are {tokens - limit:,} more than the limit of "
             f"{limit:,} set by --max-input-tokens{before}"
         )
-        return _Row(file, "exceeded", model, tokens, left_out, problem)
-    if limit is not None and left_out:
+        return row._replace(state="exceeded", problem=problem)
+    if left_out:
         problem = (
             f"cannot check the limit of {limit:,} set by --max-input-tokens: the count leaves out "
             f"{', '.join(left_out)}"
         )
-        return _Row(file, "unverified", model, tokens, left_out, problem)
-    return _Row(file, "counted" if limit is None else "within", model, tokens, left_out)
+        return row._replace(state="unverified", problem=problem)
+    return row._replace(state="within")
 
 
 def _read(path: Path, model: str | None) -> Payload:

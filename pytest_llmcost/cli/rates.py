@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 
 from pytest_llmcost.cli.console import Console, add_date_option, add_prices_option, read_card
@@ -35,8 +35,12 @@ def run(arguments: Namespace, console: Console) -> int:
     An unknown model is an error.
     """
     card, on, name = read_card(arguments), arguments.on, arguments.model
-    footer = f"US dollars per million tokens on {on}, rate card "
-    footer += f"{card.version}, checked on {card.checked_on}"
+
+    def with_footer(lines: Iterable[str], card: RateCard) -> str:
+        units = f"US dollars per million tokens on {on}"
+        footer = f"{units}, rate card {card.version}, checked on {card.checked_on}"
+        return "\n".join([*lines, "", footer])
+
     if arguments.diff:
         changed = card.with_overrides(arguments.diff)
         models = [changed.resolve(name).model] if name else [*changed.models]
@@ -45,8 +49,7 @@ def run(arguments: Namespace, console: Console) -> int:
             console.print(f"{arguments.diff} changes no rate on {on}")
             return 0
         heads = ("model", "", "rate", "shipped:", "yours:", "change:")
-        footer = footer.replace(card.version, changed.version)
-        console.print(f"{_table(heads, rows)}\n\n{footer}")
+        console.print(with_footer([_table(heads, rows)], changed))
         return 0
     models = [*card.models]
     if name and (card.find(name) or not any(name in each for each in models)):
@@ -60,7 +63,7 @@ def run(arguments: Namespace, console: Console) -> int:
     elif rates:
         facts = ["", *_facts(card, models[0], rates[0])] if name and len(models) == 1 else []
         rows = [_row(each, on, card) for each in rates]
-        console.print("\n".join([_table(_HEADS, rows), *facts, "", footer]))
+        console.print(with_footer([_table(_HEADS, rows), *facts], card))
     if not rates:
         first, model = min((min(r.from_on for r in card.models[m].rates), m) for m in models)
         console.note(f"no rate is known on {on}; the first one is of {model}, from {first}")
@@ -111,8 +114,8 @@ def _facts(card: RateCard, model: str, rates: Rates) -> Iterator[str]:
     yield f"these rates since {rates.from_on}, checked on {rates.checked_on or 'no known day'}"
     if entry.aliases:
         yield f"also called {', '.join(entry.aliases)}"
-    for place, factor in sorted(entry.geography.items()):
-        yield f"times {plain_usd(factor)} where inference_geo is {place!r}"
+    for region, factor in sorted(entry.geography.items()):
+        yield f"times {plain_usd(factor)} where inference_geo is {region!r}"
     if entry.regional is not None:
         yield f"times {plain_usd(entry.regional)} at a cloud's regional endpoint"
     if entry.min_cacheable_tokens is not None:

@@ -11,7 +11,6 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 from pytest_llmcost.cli.console import Console, add_prices_option, read_card
@@ -25,17 +24,11 @@ from pytest_llmcost.reconcile.matching import (
     FRESH_AFTER,
     Reconciliation,
     last_call_at,
+    live_runs,
     make_query,
     reconcile,
 )
-from pytest_llmcost.reconcile.usage_report import (
-    Bucket,
-    CostRow,
-    Filters,
-    Row,
-    UsageRow,
-    read_saved_pages,
-)
+from pytest_llmcost.reconcile.usage_report import CostRow, Filters, UsageRow, read_saved_pages
 
 _PAUSE = timedelta(minutes=1)
 """The API asks for no more than one request a minute.
@@ -90,8 +83,8 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
         whole_days=arguments.whole_days,
     )
     if arguments.usage:
-        usage = _read_saved(arguments.usage, UsageRow)
-        cost = _read_saved(arguments.cost, CostRow) if arguments.cost else None
+        usage = read_saved_pages(arguments.usage, UsageRow)
+        cost = read_saved_pages(arguments.cost, CostRow) if arguments.cost else None
         outcome = reconcile(ledgers, query, usage, cost, card=card, asked_at=None)
     else:
         api = AdminApi(os.environ)
@@ -102,7 +95,7 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
             cost = api.cost(query.windows)
             return reconcile(ledgers, query, usage, cost, card=card, asked_at=clock.now())
 
-        last = last_call_at(ledgers)
+        last = last_call_at(call for _, calls in live_runs(ledgers) for call in calls)
         due = last + FRESH_AFTER if last else clock.now()
         outcome = _ask_until_complete(ask, due, console, clock) if arguments.wait else ask()
     console.print(render(outcome, arguments.format))
@@ -119,14 +112,6 @@ def _read_ledgers(paths: Sequence[str]) -> list[Ledger]:
                 raise ReconcileError(f"{path} is the same run as {other}; name each run once")
         ledgers[path] = ledger
     return list(ledgers.values())
-
-
-def _read_saved(path: str, row: type[Row]) -> tuple[Bucket[Row], ...]:
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ReconcileError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return read_saved_pages(data, row, source=path)
 
 
 def _ask_until_complete(

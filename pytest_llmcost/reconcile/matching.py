@@ -59,7 +59,7 @@ class UsageLine(msgspec.Struct, frozen=True):
     agrees: bool
 
 
-class CostLine(msgspec.Struct, frozen=True, kw_only=True):
+class CostLine(msgspec.Struct, frozen=True):
     """One item of the cost report: a model's tokens, `web search` or `code execution`."""
 
     item: str
@@ -153,12 +153,8 @@ def live_runs(ledgers: Sequence[Ledger]) -> list[tuple[Ledger, list[Call]]]:
     return live
 
 
-def last_call_at(ledgers: Sequence[Ledger]) -> datetime | None:
-    """Return when the last live call was made; None if no call has a time."""
-    return _last_call_at(call for _, calls in live_runs(ledgers) for call in calls)
-
-
-def _last_call_at(calls: Iterable[Call]) -> datetime | None:
+def last_call_at(calls: Iterable[Call]) -> datetime | None:
+    """Return when the last of these calls was made; None if no call has a time."""
     return max((parse_instant(call.at) for call in calls if call.at), default=None)
 
 
@@ -175,17 +171,24 @@ def parse_instant(text: str) -> datetime:
     return instant.replace(tzinfo=instant.tzinfo or timezone.utc).astimezone(timezone.utc)
 
 
-def windows_of(
-    runs: Iterable[tuple[Ledger, Sequence[Call]]], *, whole_days: bool
-) -> tuple[Width, tuple[Window, ...]]:
-    """Return the bucket width and the separate windows in which the live calls were made.
+def make_query(
+    ledgers: Sequence[Ledger], *, filters: Filters, tolerance: Decimal, whole_days: bool
+) -> Query:
+    """Find out for which time to ask: the windows in which the live calls were made.
 
-    All windows have the same width, so that no bucket is counted twice. It is the narrowest one
-    for which the longest run fits on one page.
+    All windows have buckets of the same width, so that none is counted twice. It is the narrowest
+    one for which the longest run fits on one page.
 
     Raises:
-        ReconcileError: if neither a run nor its calls have a time.
+        ReconcileError: the ledgers have no live call that Anthropic could report, or no time.
     """
+    runs = live_runs(ledgers)
+    reasons = [_not_reported(call) for _, calls in runs for call in calls]
+    if all(reasons):
+        raise ReconcileError(
+            f"nothing to reconcile: Anthropic's usage report has none of the {len(reasons)} live "
+            f"calls ({'; '.join(sorted({reason for reason in reasons if reason}))})"
+        )
     spans = []
     for ledger, calls in runs:
         at = [parse_instant(call.at) for call in calls if call.at]
@@ -201,27 +204,8 @@ def windows_of(
     longest = max(end - start for start, end in spans)
     fitting = [width for width, (length, most) in BUCKETS.items() if longest <= length * most]
     width: Width = fitting[0] if fitting and not whole_days else "1d"
-    return width, cover(spans, width)
-
-
-def make_query(
-    ledgers: Sequence[Ledger], *, filters: Filters, tolerance: Decimal, whole_days: bool
-) -> Query:
-    """Find out for which time to ask.
-
-    Raises:
-        ReconcileError: if the ledgers have no live call that Anthropic could report.
-    """
-    runs = live_runs(ledgers)
-    reasons = [_not_reported(call) for _, calls in runs for call in calls]
-    if all(reasons):
-        raise ReconcileError(
-            f"nothing to reconcile: Anthropic's usage report has none of the {len(reasons)} live "
-            f"calls ({'; '.join(sorted({reason for reason in reasons if reason}))})"
-        )
-    width, windows = windows_of(runs, whole_days=whole_days)
     return Query(
-        windows=windows,
+        windows=cover(spans, width),
         bucket_width=width,
         filters=filters,
         tolerance=tolerance,
@@ -253,11 +237,11 @@ def reconcile(
     usage_lines = []
     for model in sorted({*ours.usage, *theirs.usage}):
         for category in Usage.__struct_fields__:
-            told = getattr(ours.usage[model], category)
+            ledger = getattr(ours.usage[model], category)
             billed = getattr(theirs.usage[model], category)
-            if told or billed:
-                agrees = within(told, billed, query.tolerance)
-                usage_lines.append(UsageLine(model, category, told, billed, agrees))
+            if ledger or billed:
+                agrees = within(ledger, billed, query.tolerance)
+                usage_lines.append(UsageLine(model, category, ledger, billed, agrees))
     cost_lines = None
     if cost is not None:
         length = sum((day.ending_at - day.starting_at).days for day in days)
@@ -381,13 +365,11 @@ def _cost_lines(ours: _Side, theirs: _Side, query: Query, rounding: Decimal) -> 
         is_known = item != _CONTAINERS and item not in ours.unpriced
         ledger, reported = ours.usd[item], theirs.usd[item]
         agrees = abs(ledger - reported) <= rounding or within(ledger, reported, query.tolerance)
-        yield CostLine(
-            item=item,
-            ledger_usd=ledger if is_known else None,
-            reported_usd=reported,
-            decides=query.whole_days and item != _CONTAINERS,
-            agrees=agrees if is_known else None,
-        )
+        decides = query.whole_days and item != _CONTAINERS
+        if is_known:
+            yield CostLine(item, ledger, reported, decides, agrees)
+        else:
+            yield CostLine(item, None, reported, decides, None)
 
 
 def within(ledger: Decimal | int, reported: Decimal | int, tolerance: Decimal) -> bool:
@@ -446,7 +428,7 @@ def _billed_more(outcome: Reconciliation, calls: Sequence[Call], models: set[str
 def _billed_less(
     outcome: Reconciliation, calls: Sequence[Call], asked_at: datetime | None
 ) -> Iterator[str]:
-    last = _last_call_at(calls)
+    last = last_call_at(calls)
     if asked_at and last and asked_at - last < FRESH_AFTER:
         minutes = (asked_at - last) // timedelta(minutes=1)
         yield f"late data: usage takes 5 min, the last call was {minutes} min ago; use --wait"

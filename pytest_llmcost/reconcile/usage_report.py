@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -181,12 +182,16 @@ def read_page(text: str, row: type[Row], *, source: str) -> Page[Row]:
     return page
 
 
-def read_saved_pages(text: bytes, row: type[Row], *, source: str) -> tuple[Bucket[Row], ...]:
-    """Decode saved answers: a single one, a JSON list, or one after another.
+def read_saved_pages(source: str, row: type[Row]) -> tuple[Bucket[Row], ...]:
+    """Read a file of saved answers: a single one, a JSON list, or one after another.
 
     Raises:
         ReconcileError: if one is malformed, or the last one is not the last page.
     """
+    try:
+        text = Path(source).read_bytes()
+    except OSError as error:
+        raise ReconcileError(f"{source}: cannot be read ({error.strerror or error})") from None
     pages = _decode(text, row, source)
     if not pages:
         raise ReconcileError(f"{source}: contains no saved answer")

@@ -147,6 +147,8 @@ def test_a_price_file_is_shown_as_what_it_changes(
     assert rows(text, "claude-opus-4-6")[0] == ["input", "5", "4.5", "-10.0%"]
     assert rows(text, "gateway")[1] == ["cache_write_5m", "-", "1", "new"]
     assert len(text.splitlines()) == 1 + 5 + 5 + 2
+    card = f"rate card {shipped_card().version}+mine.toml, checked on {shipped_card().checked_on}"
+    assert text.endswith(f"US dollars per million tokens on 2026-11-22, {card}\n")
 
 
 def test_a_model_of_ones_own_has_no_more_than_was_said_of_it(

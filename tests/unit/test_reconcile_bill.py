@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pytest_llmcost.errors import ReconcileError
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reconcile.usage_report import (
+    Bucket,
     CostRow,
     UsageRow,
     read_page,
@@ -117,6 +119,12 @@ def test_what_is_no_answer_of_the_api_is_an_error(text: str, said: str) -> None:
         read_page(text, UsageRow, source="usage.json")
 
 
+def saved(text: str, folder: Path) -> tuple[Bucket[UsageRow], ...]:
+    path = folder / "usage.json"
+    path.write_text(text)
+    return read_saved_pages(str(path), UsageRow)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -125,14 +133,14 @@ def test_what_is_no_answer_of_the_api_is_an_error(text: str, said: str) -> None:
         json.dumps(json.loads(answer(USAGE_ROW)), indent=2),
     ],
 )
-def test_a_saved_answer_may_stand_alone_or_in_a_list(text: str) -> None:
-    assert len(read_saved_pages(text.encode(), UsageRow, source="usage.json")) == 1
+def test_a_saved_answer_may_stand_alone_or_in_a_list(text: str, tmp_path: Path) -> None:
+    assert len(saved(text, tmp_path)) == 1
 
 
 @pytest.mark.parametrize("form", ["[{},{}]", "{}\n{}\n", "{}\n\n{}"])
-def test_saved_pages_are_read_one_after_another(form: str) -> None:
+def test_saved_pages_are_read_one_after_another(form: str, tmp_path: Path) -> None:
     text = form.format(answer(USAGE_ROW, has_more=True), answer(USAGE_ROW))
-    assert len(read_saved_pages(text.encode(), UsageRow, source="usage.json")) == 2
+    assert len(saved(text, tmp_path)) == 2
 
 
 @pytest.mark.parametrize(
@@ -143,12 +151,12 @@ def test_saved_pages_are_read_one_after_another(form: str) -> None:
         ("", "contains no saved answer"),
     ],
 )
-def test_saved_answers_that_stop_early_are_refused(text: str, said: str) -> None:
+def test_saved_answers_that_stop_early_are_refused(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ReconcileError, match=rf"usage\.json: {said}"):
-        read_saved_pages(text.encode(), UsageRow, source="usage.json")
+        saved(text, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[", "[1", "nonsense"])
-def test_a_saved_file_that_is_no_json_is_refused(text: str) -> None:
+def test_a_saved_file_that_is_no_json_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(ReconcileError, match=r"usage\.json"):
-        read_saved_pages(text.encode(), UsageRow, source="usage.json")
+        saved(text, tmp_path)
