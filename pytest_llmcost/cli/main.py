@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import Action, ArgumentParser
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser(words: Sequence[str]) -> ArgumentParser:
     parser = ArgumentParser(prog="llmcost", description="What Claude API calls cost.")
-    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show it and exit")
+    # Looked up only when asked for: reading package metadata is slow.
+    number = import_module("pytest_llmcost").__version__ if "--version" in words else ""
+    parser.add_argument("--version", action="version", version=f"llmcost {number}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, purpose in _COMMANDS.items():
         if name == next(iter(words), None):
@@ -67,16 +69,6 @@ def _parser(words: Sequence[str]) -> ArgumentParser:
         else:
             commands.add_parser(name, help=purpose)
     return parser
-
-
-class _ShowVersion(Action):
-    """Looks the version up only when asked for: reading package metadata is slow."""
-
-    def __call__(self, parser: ArgumentParser, *_: object) -> None:
-        from pytest_llmcost import __version__
-
-        print(f"llmcost {__version__}")
-        parser.exit()
 
 
 if __name__ == "__main__":

@@ -42,14 +42,13 @@ def clean(text: str, most: int = MOST_CHARACTERS) -> str:
     """
     line = text[: most + 1]
     if not line.isprintable():
-        line = "".join(map(_show, _SPACE.sub(" ", line))).strip()
+        line = "".join(
+            each.encode("unicode_escape").decode()
+            if unicodedata.category(each) in _INVISIBLE
+            else each
+            for each in _SPACE.sub(" ", line)
+        ).strip()
     return line if len(line) <= most else f"{line[: most - 3]}..."
-
-
-def _show(character: str) -> str:
-    if unicodedata.category(character) not in _INVISIBLE:
-        return character
-    return character.encode("unicode_escape").decode()
 
 
 def code(text: str) -> str:
@@ -73,8 +72,4 @@ def prose(text: str, most: int = MOST_CHARACTERS) -> str:
 
 
 def _escape(text: str, table: dict[int, str]) -> str:
-    return _LEFT_OVER.sub(_reference, text.translate(table))
-
-
-def _reference(match: re.Match[str]) -> str:
-    return _REFERENCES[match.group()]
+    return _LEFT_OVER.sub(lambda match: _REFERENCES[match[0]], text.translate(table))
