@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TextIO
@@ -24,8 +23,8 @@ _LONGEST = 2_000
 class Console:
     """The standard streams, or those of a test."""
 
-    out: TextIO = field(default_factory=lambda: sys.stdout)
-    err: TextIO = field(default_factory=lambda: sys.stderr)
+    out: TextIO
+    err: TextIO
 
     def print(self, text: str) -> None:
         """Write a result."""

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser(words).parse_args(words)
         from pytest_llmcost.cli.console import Console
 
-        status: int = arguments.command.run(arguments, Console())
+        status: int = arguments.command.run(arguments, Console(sys.stdout, sys.stderr))
         sys.stdout.flush()
     except LlmCostError as error:
         print(f"llmcost: {error}", file=sys.stderr)

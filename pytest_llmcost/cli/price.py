@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from argparse import ArgumentParser, Namespace
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -122,8 +123,9 @@ def _render_json(rows: Iterable[_Row]) -> str:
 
 def _render_text(rows: Sequence[_Row], by: str, footer: str) -> str:
     width = shutil.get_terminal_size().columns
-    table = _by_call(rows, width) if by == "call" else _summed(rows, by, width)
-    total = Amounts.of(call for _, call in rows if call)
+    each = [Amounts.of([call] if call else ()) for _, call in rows]
+    total = sum(each, Amounts())
+    table = _by_call(rows, each, width) if by == "call" else _summed(rows, each, by, width)
     counts = [format_count(total.calls, "call")]
     counts += [f"{total.unpriced:,} without a price"] if total.unpriced else []
     counts += [f"{len(rows) - total.calls:,} free"] if len(rows) > total.calls else []
@@ -132,28 +134,26 @@ def _render_text(rows: Sequence[_Row], by: str, footer: str) -> str:
     return "\n".join([table, "", as_text(wrap(f"{text}; {footer}", width))])
 
 
-def _by_call(rows: Sequence[_Row], width: int) -> str:
+def _by_call(rows: Sequence[_Row], amounts: Sequence[Amounts], width: int) -> str:
     """Render the calls of each file under its name, in the order of the file."""
     table = []
-    for found, call in rows:
+    for (found, call), spent in zip(rows, amounts, strict=True):
         path, _, number = found.source.rpartition("#")
         # A caveat's name is enough here: its detail is on standard error, or in the JSON.
         why = [each.name for each in call.caveats] if call else [clean(found.free or "")]
         remark = f" ({', '.join(dict.fromkeys(why))})" if any(why) else ""
-        cells = _cells(Amounts.of([call])) if call else ["", "", "", "", "free"]
+        cells = _cells(spent) if call else ["", "", "", "", "free"]
         name = f"  #{number} {_model(found, call)}{remark}"
         table.append(TableRow([name, *cells], _shorten(clean(path), width)))
     return as_text(text_table(["", *_HEADS], table, width))
 
 
-def _summed(rows: Sequence[_Row], by: str, width: int) -> str:
+def _summed(rows: Sequence[_Row], amounts: Sequence[Amounts], by: str, width: int) -> str:
     """Render one row for each file or model, the most expensive first."""
-    groups: dict[str, list[Call]] = {}
-    for found, call in rows:
+    sums: defaultdict[str, Amounts] = defaultdict(Amounts)
+    for (found, call), spent in zip(rows, amounts, strict=True):
         path = clean(found.source.rpartition("#")[0])
-        name = path if by == "file" else _model(found, call)
-        groups.setdefault(name, []).extend([call] if call else [])
-    sums = {name: Amounts.of(calls) for name, calls in groups.items()}
+        sums[path if by == "file" else _model(found, call)] += spent
     cells = {name: [f"{sums[name].calls:,}", *_cells(sums[name])] for name in sums}
     heads = (by, "calls:", *_HEADS)
     numbers = zip((head[:-1] for head in heads[1:]), *cells.values(), strict=True)
@@ -189,5 +189,5 @@ def _cells(amounts: Amounts) -> list[str]:
 
 def _is_least(amounts: Amounts) -> bool:
     """Return whether the true cost may be higher than the price, or is unknown."""
-    high = amounts["usd"].high
+    high = amounts.ranges["usd"].high
     return bool(amounts.unpriced) or high is None or high > amounts.priced_usd
