@@ -12,7 +12,7 @@ from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.compare.pairing import under_change
-from pytest_llmcost.ledger.ledger import Ledger, unpriced_models
+from pytest_llmcost.ledger.ledger import Ledger, calls_of, unpriced_models
 from pytest_llmcost.ledger.totals import amounts_of, counted_calls
 from pytest_llmcost.reports.comparisons import render_comparison, render_other_model
 from pytest_llmcost.reports.escape import clean
@@ -26,6 +26,8 @@ from pytest_llmcost.reports.tables import (
     wrap,
 )
 from pytest_llmcost.reports.wording import (
+    COUNT_IT,
+    counts_in_vain,
     describe_partial,
     describe_total,
     dollars,
@@ -255,8 +257,10 @@ def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
         about = f"{clean(mark.name)}: " if mark.name else ""
         yield from wrap(f"{_MARKS.get(name, '✓')} {about}{sentence(verdict)}", width, markup=markup)
         if verdict.state == "unverified" and not (is_named_above and is_not_counted(verdict)):
-            for text in chain.from_iterable(map(split_reason, verdict.reasons)):
-                yield from wrap(text, width, indent=2)
+            for what, remedy in map(split_reason, verdict.reasons):
+                yield from wrap(what, width, indent=2)
+                if not (remedy.startswith(COUNT_IT) and counts_in_vain(calls_of(ledger))):
+                    yield from wrap(remedy, width, indent=2)
 
 
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:

@@ -227,7 +227,7 @@ def _what_is_unknown(verdict: Verdict) -> str:
     return f"{what} is at least {low}, the rest is unknown" if verdict.low else f"{what} is unknown"
 
 
-_COUNT_IT = "count it (free): "
+COUNT_IT = "count it (free): "
 """How the sentences of the caveats `stale` and `uncounted` introduce their command."""
 _LACKS_COUNT = ("stale", "uncounted")
 _UNMETERED = re.compile(r"a route to Claude that is not metered \(([^,)]+)")
@@ -236,7 +236,13 @@ _UNMETERED = re.compile(r"a route to Claude that is not metered \(([^,)]+)")
 
 def is_not_counted(verdict: Verdict) -> bool:
     """Whether a count, which is free, may be all that a verdict lacks."""
-    return verdict.state == "unverified" and any(_COUNT_IT in each for each in verdict.reasons)
+    return verdict.state == "unverified" and any(COUNT_IT in each for each in verdict.reasons)
+
+
+def counts_in_vain(calls: Iterable[Call]) -> bool:
+    """Whether every prompt that is not counted differs in every run, so that a count is no use."""
+    lacking = [call for call in calls if call.has_caveat(*_LACKS_COUNT)]
+    return bool(lacking) and all(call.has_caveat("volatile") for call in lacking)
 
 
 def split_reason(reason: str) -> tuple[str, str]:
@@ -348,16 +354,14 @@ def _call_facts(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, 
 
 def _open_facts(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
     """Say what is unknown, and how to settle it."""
-    lacking = [call for call in calls if call.has_caveat(*_LACKS_COUNT)]
-    # What differs in every run differs again from what is counted now.
-    is_in_vain = bool(lacking) and all(call.has_caveat("volatile") for call in lacking)
+    is_in_vain = counts_in_vain(calls)
     for what, remedy in map(split_reason, verdict.reasons):
-        if not remedy.startswith(_COUNT_IT):
+        if not remedy.startswith(COUNT_IT):
             yield "unknown", what
             if remedy:
                 yield "to settle it", remedy
         elif not is_in_vain:
-            yield "count it (free)", remedy.removeprefix(_COUNT_IT)
+            yield "count it (free)", remedy.removeprefix(COUNT_IT)
 
 
 def changed_parts(call: Call) -> str:

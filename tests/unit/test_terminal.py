@@ -296,6 +296,13 @@ class TestOneCause:
         assert "differs in every run in all 2" in text
         assert "count them all" not in text
 
+    def test_below_the_suites_budget_neither(self) -> None:
+        caveats = sorted_caveats(["stale: system", "volatile: system, a time"])
+        call = make_call(None, evidence="stale", sampling_calls=(), caveats=caveats)
+        text = text_of(make_report({a_test("t.py::test"): [call]}, budgets=[suite_budget("1")]))
+        assert "cannot check the $1.00 suite budget" in text
+        assert "count it" not in text
+
     def test_one_test_is_no_group(self) -> None:
         assert "cannot be checked" not in lines_of(self.uncounted(1, "system"))[0]
 
