@@ -91,8 +91,10 @@ def test_a_prompt_that_outgrew_its_limit_fails(
     prompt.write_text("You sort mail. " * 50)
     assert count(prompt, f"--model={MODEL}", limit) == 2
     assert "changed against the nearest payload" in capsys.readouterr().err
-    assert record(prompt, f"--model={MODEL}", limit) == 1
-    err = capsys.readouterr().err
+    assert record(prompt, f"--model={MODEL}", limit, "--format=json") == 1
+    out, err = capsys.readouterr()
+    [row] = json.loads(out)
+    assert (row["state"], row["problem"] in err) == ("exceeded", True)
     assert f" more than the limit of {first['input_tokens']} set by --max-input-tokens" in err
     assert f"(it had {first['input_tokens']} when last recorded)" in err
     assert count(prompt, f"--model={MODEL}", "--max-input-tokens=3k") == 0
