@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import pkgutil
 import signal
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any
 
-import anthropic
-import httpx
-import msgspec
 import pytest
 import trio
-import vcr.cassette  # type: ignore[import-untyped]
-import yaml
 from standin import StandIn
-
-import pytest_llmcost
+from warm_python import load_everything, warm_python
 
 pytest_plugins = ["pytester"]
 
@@ -32,13 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # In-process runs forget what they import; C extensions do not survive that, and it is slow.
-LOADED_FOR_GOOD = (
-    *(anthropic, httpx, msgspec, trio, vcr.cassette, yaml),
-    *(
-        import_module(module.name)
-        for module in pkgutil.walk_packages(pytest_llmcost.__path__, "pytest_llmcost.")
-    ),
-)
+LOADED_FOR_GOOD = (trio, *load_everything())
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +61,7 @@ class Project:
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
         monkeypatch.setenv("COLUMNS", "100")
-        # What runs in processes of its own is compiled once, also where nothing may be written.
-        monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(pytester.path.parent / "pycache"))
+        monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
         self._written_at = time.time()
 
@@ -100,7 +84,9 @@ class Project:
         return self
 
     def run(self, *args: str, plugins: tuple[str, ...] = ()) -> pytest.RunResult:
-        """Run pytest in this process, which is fast."""
+        """Run pytest in this process, which is fast; workers of xdist have their own."""
+        if "xdist" in plugins:
+            self._monkeypatch.setattr(sys, "executable", warm_python())
         arguments = _arguments(args, plugins)
         return self.pytester.runpytest_inprocess(*arguments, no_reraise_ctrlc=True)
 
@@ -108,6 +94,7 @@ class Project:
         self, *args: str, plugins: tuple[str, ...] = (), timeout: float | None = None
     ) -> pytest.RunResult:
         """Run pytest in a process of its own, which has so many seconds to end."""
+        self._monkeypatch.setattr(sys, "executable", warm_python())
         return self.pytester.runpytest_subprocess(*_arguments(args, plugins), timeout=timeout)
 
     def record(self, *args: str, **how: tuple[str, ...]) -> pytest.RunResult:

@@ -24,11 +24,12 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from warm_python import warm_bin
 
 from pytest_llmcost.amounts import COUNT_COMMAND
 from pytest_llmcost.cli.main import main
@@ -133,8 +134,6 @@ class Walk:
         path = self.folder / block.argument
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.code, encoding="utf-8")
-        # A file that is written twice within a second must not run as it was first.
-        shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
         return block.code
 
     def _run(self, block: Block) -> str:
@@ -170,9 +169,9 @@ def _environment(api_url: str, *, has_key: bool, color: str) -> dict[str, str]:
     """Nothing of ours from outside; only the plugins that a newcomer has; one day's prices."""
     ours = ("ANTHROPIC_", "PYTEST_", "GITHUB_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    env["PATH"] = f"{warm_bin()}{os.pathsep}{env['PATH']}"
     env["COLUMNS"] = "80"
-    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    env["PYTHONDONTWRITEBYTECODE"] = "1"  # a file may be written twice within a second
     env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     env["PYTEST_ADDOPTS"] = f"-p llmcost -p recording -p no:cacheprovider --color={color}"
     env["PYTEST_LLMCOST_PRICE_DATE"] = "2026-11-22"

@@ -9,12 +9,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from warm_python import warm_python
 
 APP = """
     import json
@@ -223,9 +224,9 @@ def run_suite(
     for left in path.glob("here.*"):
         left.unlink()
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *given],
+        [warm_python(), "-m", "pytest", *given],
         cwd=path,
-        env={**_clean_environment(path.parent / "pycache"), **(env or {})},
+        env={**_clean_environment(), **(env or {})},
         capture_output=True,
         encoding="utf-8",
         errors="replace",
@@ -234,11 +235,11 @@ def run_suite(
     return Ran(path, done.returncode, done.stdout + done.stderr)
 
 
-def _clean_environment(pycache: Path) -> dict[str, str]:
-    """Nothing of ours, and what Python compiles kept for the next run."""
-    ours = ("ANTHROPIC_", "PYTEST_", "GITHUB_", "PYTHONDONTWRITEBYTECODE")
+def _clean_environment() -> dict[str, str]:
+    """Nothing of ours, and no compiled files, which a test that is written twice might run."""
+    ours = ("ANTHROPIC_", "PYTEST_", "GITHUB_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    added = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPYCACHEPREFIX": str(pycache)}
+    added = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     return {**kept, **added, "COLUMNS": "200"}
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm_python import warm_bin
 
 CASES_PATH = Path(__file__).resolve().parents[1].parent / "shared" / "cases"
 
@@ -26,10 +26,10 @@ def test_a_case_from_a_public_bug_report_has_its_right_value(name: str) -> None:
     outer = ("ANTHROPIC_", "PYTEST_", "GITHUB_")
     env = {key: value for key, value in os.environ.items() if not key.startswith(outer)}
     # The case runs the pytest and the llmcost of the environment that runs this test.
-    env["VENV"] = str(Path(sys.executable).parent.parent)
+    env["VENV"] = str(warm_bin().parent)
     # cassetter and pytest-recording both add an option named record_mode, so pytest cannot start
     # with both; the cases need the latter.
-    env["PYTEST_ADDOPTS"] = "-p no:cassetter"
+    env["PYTEST_ADDOPTS"] = "-p no:cassetter -W ignore::pytest.PytestAssertRewriteWarning"
     done = subprocess.run(
         [str(CASES_PATH / "run.sh"), "-v", name],
         env=env,

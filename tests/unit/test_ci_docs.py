@@ -15,6 +15,7 @@ import pytest
 import yaml
 from conftest import Project
 from standin import StandIn
+from warm_python import warm_bin
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = ("start.md", *(f"how-to/{name}.md" for name in ("gate-a-pull-request", "shards", "gitlab")))
@@ -130,7 +131,7 @@ def test_a_suite_that_replays_passes_with_every_recipe_as_it_stands(
     project.run("--record-mode=once", plugins=("recording",)).assert_outcomes(passed=1)
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p llmcost -p recording")
-    monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
+    monkeypatch.setenv("PATH", str(warm_bin()), prepend=os.pathsep)
     runs = [run for block in GITHUB for run in runs_of_pytest(yaml.safe_load(block))]
     assert len(runs) == 3
     for script, environment in runs:

@@ -1,0 +1,175 @@
+"""A Python whose processes begin with everything imported, for tests that need processes.
+
+Importing the SDK takes longer than most runs do that need it, and the tests start some hundreds
+of them. So one process imports everything once, and forks when `python`, `pytest` or `llmcost` of
+`warm_bin()` is started: that program hands over its arguments, environment and open files, passes
+signals on, and ends as the fork does. What loads which module when is tested with `sys.executable`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import gc
+import marshal
+import os
+import pkgutil
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from multiprocessing import spawn  # remembers the real Python, which it passes open files to
+from pathlib import Path
+from types import ModuleType
+
+SCRIPT = """#!{python} -IS
+import marshal, os, signal, socket, sys
+name = os.path.basename(sys.argv[0])
+if name == "python" and sys.argv[1][:2] not in ("-u", "-c", "-m") and sys.argv[1][0] == "-":
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+line = socket.socket(socket.AF_UNIX)
+line.connect({path!r})
+given = marshal.dumps((name, sys.argv[1:], os.getcwd(), dict(os.environ)))
+for each in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(each, lambda number, frame: line.send(bytes([number])))
+socket.send_fds(line, [len(given).to_bytes(4, "big")], [0, 1, 2])
+line.sendall(given)
+status = int(line.recv(9) or 1)
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL) if status != -signal.SIGKILL else None
+    os.kill(os.getpid(), -status)
+os._exit(status)
+"""
+
+
+def load_everything() -> list[ModuleType]:
+    """Import what the plugin and the suites under test use, but for plugins of pytest."""
+    import pytest_llmcost
+    from pytest_llmcost.prices.rate_card import shipped_card
+
+    shipped_card()
+    ours = pkgutil.walk_packages(pytest_llmcost.__path__, "pytest_llmcost.")
+    theirs = ("anthropic.resources.messages", "httpx", "httpx2", "msgspec", "vcr.cassette", "yaml")
+    return [import_module(name) for name in (*theirs, "pytest", *(module.name for module in ours))]
+
+
+@functools.cache
+def warm_bin() -> Path:
+    """Return a folder with `python`, `pytest` and `llmcost`, which work until this process ends."""
+    if sys.platform != "linux":
+        return Path(sys.executable).parent
+    folder = tempfile.TemporaryDirectory(prefix="warm-")
+    bin_path, socket_path = Path(folder.name, "bin"), Path(folder.name, "socket")
+    bin_path.mkdir()
+    for name in ("python", "pytest", "llmcost"):
+        (bin_path / name).write_text(SCRIPT.format(python=sys.executable, path=str(socket_path)))
+        (bin_path / name).chmod(0o755)
+    server = subprocess.Popen(
+        [sys.executable, __file__, str(socket_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    assert server.stdout.read(1) == b"."
+
+    @atexit.register
+    def end() -> None:
+        with server:
+            server.terminate()
+        folder.cleanup()
+
+    return bin_path
+
+
+def warm_python() -> str:
+    """Return the program that stands for `sys.executable`."""
+    return str(warm_bin() / "python") if sys.platform == "linux" else sys.executable
+
+
+def serve(path: str) -> tuple[str, list[str]]:
+    """Fork for every program that is started; only in the forks this returns."""
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(path)
+        door.listen(64)
+        os.write(1, b".")
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            if sys.stdin in select.select([door, sys.stdin], [], [])[0]:
+                os._exit(0)  # the tests are gone
+            line, _ = door.accept()
+            if not os.fork():
+                break
+            line.close()
+    with line:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        size, files, *_ = socket.recv_fds(line, 4, 3)
+        given = line.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
+        child = os.fork()
+        if child:
+            _stand_by(child, line, files)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    name, args, cwd, env = marshal.loads(given)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
+    sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
+    sys.stdin = os.fdopen(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    return name, args
+
+
+def _stand_by(child: int, line: socket.socket, files: list[int]) -> None:
+    """Pass signals on until the child ends, and end it if the program that stands for it does."""
+    for file in files:
+        os.close(file)
+    ended = os.pidfd_open(child)
+    while ended not in select.select([ended, line.fileno()], [], [])[0]:
+        os.kill(child, ord(line.recv(1) or bytes([signal.SIGKILL])))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with contextlib.suppress(OSError):
+        line.sendall(b"%d" % status)
+    os._exit(0)
+
+
+def run(name: str, args: list[str]) -> None:
+    """Do what the program of this name would."""
+    real = sys.executable
+    sys.executable = str(Path(sys.argv[1]).with_name("bin") / "python")
+    if name != "python":
+        args = [str(Path(real).with_name(name)), *args]
+    while args[0] in ("-u", "-B"):
+        args.pop(0)
+    if args[0][:2] in ("-c", "-m") and args[0][2:]:
+        args[:1] = [args[0][:2], args[0][2:]]
+    if args[0] == "-c":
+        sys.argv = ["-c", *args[2:]]
+        sys.path.insert(0, "")
+        sys.modules["__main__"] = ModuleType("__main__")
+        exec(args[1], sys.modules["__main__"].__dict__)
+    elif args[0] == "-m":
+        sys.argv = args[1:]
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(args[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = args
+        sys.path.insert(0, str(Path(args[0]).parent))
+        runpy.run_path(args[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    del sys.path[0]
+    spawn.get_executable()
+    load_everything()
+    gc.freeze()
+    run(*serve(sys.argv[1]))
