@@ -110,18 +110,22 @@ def test_an_interrupt_ends_it_quietly(
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_imports_no_other_one(command: str) -> None:
-    code = (
-        "import sys; from pytest_llmcost.cli.main import main\n"
-        f"try: main([{command!r}, '--help'])\n"
-        "except SystemExit: pass\n"
-        "print([name for name in sys.modules if name.startswith('pytest_llmcost.cli.')], "
-        "file=sys.stderr)"
-    )
+def test_a_command_imports_no_other_one() -> None:
+    code = f"""
+import os, sys
+from pytest_llmcost.cli.main import main
+for command in {[*COMMANDS]}:
+    if not os.fork():
+        try: main([command, "--help"])
+        except SystemExit: pass
+        print(*(name for name in sys.modules if name.startswith("pytest_llmcost.cli.")))
+        break
+    os.wait()
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.rpartition(".")[2] for name in json.loads(done.stderr.replace("'", '"'))}
-    assert loaded & set(COMMANDS) == {command}
+    lines = [line for line in done.stdout.splitlines() if line.startswith("pytest_llmcost.cli")]
+    loaded = [{name.rpartition(".")[2] for name in line.split()} for line in lines]
+    assert [each & set(COMMANDS) for each in loaded] == [{command} for command in COMMANDS]
 
 
 def test_it_loads_neither_pytest_nor_a_client_nor_vcr(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,18 +51,28 @@ def ending_in_itself() -> bytes:
     return packed
 
 
+@cache
+def zeros() -> bytes:
+    return gzip.compress(b"0" * 200 * MB, 1)
+
+
+@cache
+def lists() -> bytes:
+    return gzip.compress(b"[" + b"[]," * 30 * MB + b"[]]", 1)
+
+
 BOMBS: dict[str, Callable[[], bytes]] = {
     "lists of aliases": lambda: expanding("[a, b]", "[%s]").encode(),
     "maps of aliases": lambda: expanding("{a: b}", "{x: [%s]}").encode(),
     "merge keys": lambda: expanding("{a: b}", "{<<: [%s]}").encode(),
     "one long text": lambda: b"a: &a " + b"x" * MB + b"\nusage: [" + b"*a, " * 200 + b"]",
-    "gzip": lambda: gzip.compress(b'{"usage": "' + b"0" * 200 * MB + b'"}'),
-    "gzip in gzip": lambda: gzip.compress(gzip.compress(b"0" * 200 * MB)),
+    "gzip": lambda: gzip.compress(b'{"usage": "') + zeros() + gzip.compress(b'"}'),
+    "gzip in gzip": lambda: gzip.compress(zeros()),
     "gzip without end": ending_in_itself,
-    "a body in gzip": lambda: cassette(gzip.compress(b"0" * 200 * MB), "gzip"),
-    "a deflated body": lambda: cassette(zlib.compress(b"0" * 200 * MB), "deflate"),
-    "lists in gzip": lambda: gzip.compress(b"[" + b"[]," * 30 * MB + b"[]]"),
-    "lists in a body": lambda: cassette(gzip.compress(b"[" + b"[]," * 30 * MB + b"[]]"), "gzip"),
+    "a body in gzip": lambda: cassette(zeros(), "gzip"),
+    "a deflated body": lambda: cassette(zlib.compress(b"0" * 200 * MB, 1), "deflate"),
+    "lists in gzip": lists,
+    "lists in a body": lambda: cassette(lists(), "gzip"),
     "YAML of 21 MB": lambda: b"a: " + b"x" * 21 * MB,
     "YAML of many values": lambda: b"a: [" + b"a, " * 600_000 + b"]",
 }
