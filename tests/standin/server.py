@@ -88,6 +88,7 @@ class StandIn:
         self._lock = threading.Lock()
         self._open = 0
         self._server: _Server | None = None
+        self._stopped = threading.Event()
 
     @property
     def url(self) -> str:
@@ -109,15 +110,23 @@ class StandIn:
         handler = type("Handler", (_Handler,), {"api": self})
         self._server = _Server(("127.0.0.1", self.port), handler)
         self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self._stopped.clear()
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Stop listening, and hang up on everybody."""
+        """Stop listening, hang up on everybody, and leave neither thread nor socket behind."""
         if self._server is not None:
             self._server.shutdown()
-            self._server.server_close()
+            self._thread.join()
+            self._stopped.set()
             self._server.hang_up()
+            self._server.server_close()
+
+    def wait(self, seconds: float) -> None:
+        """Let some time pass, unless the server stops."""
+        self._stopped.wait(seconds)
 
     def __enter__(self) -> StandIn:
         return self.start()
@@ -179,7 +188,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(*given)
         self._connections: WeakSet[socket.socket] = WeakSet()
 
-    daemon_threads = True
+    daemon_threads = False  # they are waited for when the server closes
     request_queue_size = 128
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -215,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.api.opened(+1)
         try:
             answer, step = self.api.take(self._read())
-            time.sleep(step.delay_seconds)
+            self.api.wait(step.delay_seconds)
             self._write(answer, step.cut_after_bytes)
         finally:
             self.api.opened(-1)
