@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 def url() -> Iterator[str]:
     """Any server on loopback."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
@@ -294,4 +294,5 @@ def test_without_a_claude_call_nothing_is_loaded(project: Project, url: str) -> 
         assert "pytest_llmcost.capture.capture" not in sys.modules
     """
     )
-    project.run_apart(SUITE).assert_outcomes(passed=1)
+    cold = project.pytester.runpytest_subprocess("-p", "llmcost", SUITE)
+    cold.assert_outcomes(passed=1)

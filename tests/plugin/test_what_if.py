@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from conftest import Project
 from standin import StandIn, Step, fault
+from warm_python import warm_python
 
 PAYLOAD = """
     import anthropic
@@ -452,7 +453,7 @@ def test_a_terminal_shows_a_counter_and_a_file_does_not(project: Project, standi
 
     project.online(standin).write(test_app=MANY)
     project.record()
-    command = [sys.executable, "-m", "pytest", "-p", "llmcost", COUNT, NEW]
+    command = [warm_python(), "-m", "pytest", "-p", "llmcost", COUNT, NEW]
     ours, theirs = pty.openpty()
     done = subprocess.run(command, cwd=project.path, stdout=theirs, stderr=theirs, check=False)
     os.close(theirs)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 import tomli
 from iniconfig import IniConfig
+from warm_python import warm_python
 
 from pytest_llmcost.cli.main import main
 
@@ -234,6 +234,6 @@ def test_pytest_reads_what_was_written(
     """
     save(folder / "test_a.py", textwrap.dedent(code))
     assert main(["init", "--write"]) == 0
-    command = [sys.executable, "-m", "pytest", "--strict-config", "-p", "no:cacheprovider"]
+    command = [warm_python(), "-m", "pytest", "--strict-config", "-p", "no:cacheprovider"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
