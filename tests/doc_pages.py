@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.figures import kept_figures
 from warm_python import warm_bin
 
 from pytest_llmcost.amounts import COUNT_COMMAND
@@ -261,10 +262,17 @@ def caveats_table(*, by_card: bool) -> str:
     return "\n".join(lines)
 
 
+def figures_table() -> str:
+    """The figures of the last release, each with its target."""
+    rows = [f"| {each.what} | {each.shown()} | {each.goal()} |" for each in kept_figures()]
+    return "\n".join(["| what | figure | target |", "|---|---|---|", *rows])
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "options": options_table,
     "caveats of usage": partial(caveats_table, by_card=False),
     "caveats of prices": partial(caveats_table, by_card=True),
+    "figures": figures_table,
 }
 """Each table by the name that its page uses."""
 

@@ -1,17 +1,14 @@
 """What merging costs: time and peak memory for many calls in many shards, read from disk.
 
-Run: `python tests/bench/merge_shards.py [CALLS:SHARDS ...]`. Each size runs in a process of its
-own, which reads the shards, merges them and writes the result, as `llmcost merge` does.
+Each size runs in a process of its own, which reads the shards, merges them and writes the result,
+as `llmcost merge` does.
 """
 
 from __future__ import annotations
 
 import random
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -24,7 +21,8 @@ from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
 from pytest_llmcost.ledger.shards import merge_ledgers
 from pytest_llmcost.prices.usage import Usage
 
-SIZES = ("10000:10", "100000:1", "100000:100", "100000:1000", "1000000:1000")
+from .figures import Figure, run
+
 CALLS_PER_TEST = 4
 
 
@@ -68,14 +66,8 @@ def make_call(chance: random.Random) -> Call:
 
 
 def merge(folder: Path) -> None:
-    """Merge a folder's shards and print what it took."""
-    began = time.perf_counter()
-    report = merge_ledgers(_read(folder))
-    write_ledger(report, folder / "all.json")
-    took = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    size = (folder / "all.json").stat().st_size / 1e6
-    print(f"{report.totals.calls:>9,} calls {took:7.2f} s {peak:7.0f} MB (file {size:.0f} MB)")  # noqa: T201
+    """Merge a folder's shards."""
+    write_ledger(merge_ledgers(_read(folder)), folder / "all.json")
 
 
 def _read(folder: Path) -> Iterator[tuple[str, Ledger]]:
@@ -83,18 +75,22 @@ def _read(folder: Path) -> Iterator[tuple[str, Ledger]]:
         yield path.name, read_ledger(path)
 
 
-def main(sizes: list[str]) -> None:
-    """Measure every size in a process of its own."""
-    for size in sizes or SIZES:
-        calls, shards = map(int, size.split(":"))
+def measure(quick: bool) -> list[Figure]:
+    """Measure each size in a process of its own; a quick run leaves the million out."""
+    found = []
+    for calls, seconds, megabytes in ((100_000, 3, 150), (1_000_000, 30, 800)):
+        if quick and calls > 100_000:
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            make_shards(Path(folder), calls, shards)
-            print(f"{shards:>5} shards", end=" ", flush=True)  # noqa: T201
-            subprocess.run([sys.executable, __file__, "--merge", folder], check=True)
+            make_shards(Path(folder), calls, 1000)
+            cost = run([sys.executable, "-m", "tests.bench.merge_shards", folder])
+        what = f"merge {calls:,} calls of 1,000 shards"
+        found += [
+            Figure(f"{what}, time", cost.cpu_seconds, "s", seconds),
+            Figure(f"{what}, memory", cost.peak_mb, "MB", megabytes),
+        ]
+    return found
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--merge"]:
-        merge(Path(sys.argv[2]))
-    else:
-        main(sys.argv[1:])
+    merge(Path(sys.argv[1]))
