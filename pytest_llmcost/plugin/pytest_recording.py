@@ -46,9 +46,8 @@ def cassette_path(item: pytest.Item) -> Path:
     # pytest-vcr's own folder is not that of pytest-recording: only what a user overrides moves
     # counts, for people without pytest-vcr must find them as well.
     manager = getattr(item.session, "_fixturemanager", None)
-    found = (
-        manager.getfixturedefs("vcr_cassette_dir", item) if manager is not None else None
-    ) or ()
+    node: Any = item if pytest.version_tuple >= (8, 1) else item.nodeid  # as pytest 8.0 wants it
+    found = (manager.getfixturedefs("vcr_cassette_dir", node) if manager is not None else ()) or ()
     is_pytest_vcrs = [each.func.__module__ for each in found][-1:] == ["pytest_vcr"]
     folder = None if is_pytest_vcrs else _fixture_value(item, "vcr_cassette_dir")
     name = _fixture_value(item, "default_cassette_name")
