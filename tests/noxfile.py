@@ -53,9 +53,11 @@ def newest(session: nox.Session) -> None:
 
 @nox.session
 @nox.parametrize("anthropic", ["==0.60.0", ">=0.60,<1", ">=1,<2", ">=2,<3"])
-@nox.parametrize("vcrpy", [">=6.0.2,<7", ">=8,<9", ">=9,<10"])
+@nox.parametrize("vcrpy", [">=6.0.2,<7", ">=8.2,<9", ">=9,<10"])
 def recording(session: nox.Session, anthropic: str, vcrpy: str) -> None:
     """Each SDK with each VCR."""
+    if vcrpy.startswith(">=6") and anthropic.startswith((">=1", ">=2")):
+        session.skip("vcrpy records httpx2, which this SDK uses, from 8.2 on")
     check(session, f"anthropic{anthropic}", f"vcrpy{vcrpy}", *NEIGHBOURS)
 
 
