@@ -184,6 +184,16 @@ def _of_type(value: object) -> str:
     return f"is {what or f'of type {type(value).__qualname__}'}, which is not JSON"
 
 
+def prepare(*kinds: Any) -> None:
+    """Let msgspec learn types while a module is imported.
+
+    It would do so when a type is first used, and threads that do so at once crash the process
+    (msgspec 0.22).
+    """
+    for kind in kinds:
+        msgspec.json.Decoder(kind)
+
+
 _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 _encode_in_order = msgspec.json.Encoder().encode
 

@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from pytest_llmcost.counting.payload import RECIPE, Payload
 from pytest_llmcost.errors import CountCassetteError
 from pytest_llmcost.files import LockError, locked, show_path, write_atomic
+from pytest_llmcost.json_values import prepare
 from pytest_llmcost.prices.usage import is_quantity
 from pytest_llmcost.yaml_file import MOST_BYTES, YamlError, load_yaml
 
@@ -113,6 +114,9 @@ class _Error(msgspec.Struct):
 
 class _Refused(msgspec.Struct):
     error: _Error
+
+
+prepare(Entry, _File, _Counted, _Refused)
 
 
 def read_entries(path: Path) -> dict[str, Entry]:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from pytest_llmcost.errors import RateCardError
+from pytest_llmcost.json_values import prepare
 from pytest_llmcost.money import EXACT, count_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
 
@@ -150,6 +151,9 @@ class CardFile(
     code_execution: CodeExecution | None = None
     sources: Mapping[str, str] = {}
     models: Mapping[str, ModelEntry] = {}
+
+
+prepare(CardFile, ModelEntry)
 
 
 def read_card_file(path: Path) -> tuple[CardFile, bytes]:

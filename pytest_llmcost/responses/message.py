@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from pytest_llmcost.errors import UsageDataError
+from pytest_llmcost.json_values import prepare
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.usage import (
@@ -106,6 +107,9 @@ class _MessageUsage(_Counts, frozen=True, kw_only=True):
 
 
 _S = TypeVar("_S", bound=_Counts)
+
+
+prepare(_Counts, _MessageUsage)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
