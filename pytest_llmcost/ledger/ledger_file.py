@@ -47,13 +47,12 @@ _ODD, _ODD_CHANGE = (
 )
 """No amount of money: `NaN`, `1E+999` (adding that up would be slow without end), `1_0`, and, in
 all but a comparison, one below zero. Something hexadecimal is the digest of a part of that name."""
-_RARE_KEY = (
-    r'"(?:at|band_tokens|idle|lost_attempts|max_tokens|may_cache|most_output_tokens|param|pattern'
-    r"|read_lifetime|reason|refusal|required|sums_calls|usage_high|usage_low|warn_at)"
-    r'":(?:null|false)'
+_RARE = re.compile(
+    rb'"(?:at|band_tokens|idle|lost_attempts|max_tokens|may_cache|most_output_tokens|param|pattern'
+    rb"|read_lifetime|reason|refusal|required|sums_calls|usage_high|usage_low|warn_at)"
+    rb'":(?:null|false),'
 )
-_RARE = re.compile(rf"(?:{_RARE_KEY},)+|,{_RARE_KEY}(?=\}})".encode())
-"""Keys that are left out where they are null or false."""
+"""Keys that are left out where they are null or false; `warn_at` may also come last."""
 _OLD_KEY = re.compile(rb'"(legs|what_if|cache_basis)"\s*:\s*(?:\[|"(?:as-billed|cold|warm)")')
 """A key of the first ledgers; to ignore it would be to lose the calls, or how they were priced."""
 _SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")
@@ -155,7 +154,8 @@ def _compact(value: Any, order: Literal["sorted"] | None = None) -> bytes:
     def plain(amount: re.Match[bytes]) -> bytes:
         return b'%b"%b"' % (amount[1], plain_usd(Decimal(amount[2].decode())).encode())
 
-    return _UNUSUAL.sub(plain, _RARE.sub(b"", text))
+    text = _RARE.sub(b"", text).replace(b',"warn_at":null}', b"}")
+    return _UNUSUAL.sub(plain, text)
 
 
 def _escape(value: Any) -> Any:
