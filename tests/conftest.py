@@ -15,7 +15,7 @@ from typing import Any
 import certifi
 import pytest
 import trio
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from standin import StandIn
 from warm_python import load_everything, warm_python
 
@@ -28,9 +28,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # In-process runs forget what they import; C extensions do not survive that, and it is slow.
 LOADED_FOR_GOOD = (trio, *load_everything())
 
-# Before a release: pytest --hypothesis-profile=thorough
+# Before a release: pytest --hypothesis-profile=release
 settings.register_profile("quick", max_examples=30, deadline=None)
-settings.register_profile("thorough", max_examples=1_000, deadline=None)
+settings.register_profile(
+    "release", max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck)
+)
 settings.load_profile("quick")
 
 

@@ -1,0 +1,225 @@
+"""Whatever a file or a response holds: it is read, or refused with an error of our own.
+
+Real documents are damaged at a few places. `LLMCOST_EXAMPLES=release` tries 20,000 of each.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pytest_llmcost.cli.main import main
+from pytest_llmcost.counting.cassette import read_entries
+from pytest_llmcost.errors import LlmCostError
+from pytest_llmcost.ledger.ledger_file import parse_ledger
+from pytest_llmcost.prices.price_file import read_card_file
+from pytest_llmcost.responses.batch_results import BatchResultsReader
+from pytest_llmcost.responses.message import read_usage
+from pytest_llmcost.responses.recorded_files import read_calls, read_recordings
+from pytest_llmcost.responses.stream import EventStreamReader, StreamReader
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+PIECES = [
+    *(
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b'"',
+        b":",
+        b",",
+        b"\n",
+        b"\n\n",
+        b"- ",
+        b"\x00",
+        b"\xff",
+        b"\\ud800",
+    ),
+    *(b"null", b"true", b"-1", b"0", b"1e400", b"NaN", b"9" * 30, b"0.1", b'"x"', b"&a ", b"*a"),
+    *(b"claude-opus-4-7", b"1969-12-31", b"2026-11-22", b"input_tokens", b"usd"),
+]
+"""What a parser may stumble over."""
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A document with up to four places replaced, cut or doubled."""
+    data = whole
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(data)))
+        length = draw(st.sampled_from([0, 1, 2, 5, 20, 200]))
+        piece = draw(st.one_of(st.sampled_from(PIECES), st.binary(max_size=6), st.just(b"2")))
+        again = data[start : start + length] if draw(st.booleans()) else b""
+        data = data[:start] + piece + again + data[start + length :]
+    return data
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**30), 10**30),
+    st.floats(),
+    st.sampled_from(["", "0", "1e999", "claude-opus-4-7", "2026-02-30", "input_tokens", "1" * 40]),
+    st.text(max_size=4),
+    st.lists(st.integers(-1, 2), max_size=2),
+    st.dictionaries(st.sampled_from(["type", "usage", "model", "0"]), st.none(), max_size=2),
+)
+
+
+@st.composite
+def retyped(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A JSON document with one value replaced, or left out."""
+    document = json.loads(whole)
+    node: Any = {"": document}
+    key: Any = ""
+    while isinstance(node[key], (dict, list)) and node[key] and draw(st.integers(0, 4)):
+        node = node[key]
+        key = draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+    if draw(st.booleans()) and key != "":
+        del node[key]
+    elif key != "":
+        node[key] = draw(VALUES)
+    return json.dumps(document).encode()
+
+
+def changed(whole: bytes) -> st.SearchStrategy[bytes]:
+    try:
+        json.loads(whole)
+    except ValueError:
+        return damaged(whole)
+    return damaged(whole) | retyped(whole)
+
+
+def read_cassette(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
+    read_entries(path)
+
+
+def read_prices(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
+    read_card_file(path)
+
+
+def read_recorded(data: bytes, path: Path) -> None:
+    for recorded in read_recordings(data, path.name):
+        for _ in read_calls(recorded):
+            pass
+
+
+def read_response_usage(data: bytes, path: Path) -> None:
+    with contextlib.suppress(ValueError):
+        usage = json.loads(data)
+        if isinstance(usage, dict):
+            read_usage(usage)
+
+
+def read_stream(data: bytes, path: Path) -> None:
+    reader = StreamReader()
+    reader.feed(data[:50])
+    reader.feed(data[50:])
+    reader.close()
+
+
+def read_frames(data: bytes, path: Path) -> None:
+    """As the payload of a whole frame, and as the frames themselves."""
+    for chunk in (frame(data), data):
+        reader = EventStreamReader()
+        reader.feed(frame(FRAME) + chunk)
+        reader.close()
+
+
+def read_batch(data: bytes, path: Path) -> None:
+    reader = BatchResultsReader()
+    reader.feed(data)
+    reader.close()
+    reader.drain()
+
+
+def run_price(data: bytes, path: Path) -> None:
+    run("price", path, data)
+
+
+def run_render(data: bytes, path: Path) -> None:
+    run("render", path, data)
+
+
+def run(command: str, path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        assert main([command, str(path)]) in (0, 1, 2)
+
+
+def frame(payload: bytes) -> bytes:
+    """One frame of an AWS event stream."""
+    headers = b"".join(
+        struct.pack("!B", len(name)) + name + struct.pack("!BH", 7, len(value)) + value
+        for name, value in ((b":event-type", b"chunk"), (b":content-type", b"application/json"))
+    )
+    prelude = struct.pack("!II", 16 + len(headers) + len(payload), len(headers))
+    body = prelude + struct.pack("!I", zlib.crc32(prelude)) + headers + payload
+    return body + struct.pack("!I", zlib.crc32(body))
+
+
+USAGE = {
+    "input_tokens": 9, "output_tokens": 5, "cache_read_input_tokens": 3, "service_tier": "standard",
+    "cache_creation_input_tokens": 7, "inference_geo": "us",
+    "server_tool_use": {"web_search_requests": 2},
+    "cache_creation": {"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 4},
+    "iterations": [{"type": "message", "input_tokens": 9, "output_tokens": 5}],
+}  # fmt: skip
+MESSAGE = {"id": "m", "type": "message", "model": "claude-opus-4-7", "content": [], "usage": USAGE}
+EVENTS: list[dict[str, Any]] = [
+    {"type": "message_start", "message": MESSAGE},
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "é"}},
+    {"type": "content_block_stop", "index": 0},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}},
+    {"type": "message_stop"},
+]
+STREAM = "".join(f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in EVENTS).encode()
+FRAME = json.dumps({"bytes": base64.b64encode(json.dumps(EVENTS[0]).encode()).decode()}).encode()
+COUNTS = EXAMPLES / "triage/tests/cassettes/test_triage"
+READERS: dict[str, tuple[Callable[[bytes, Path], object], bytes]] = {
+    "count cassette": (
+        read_cassette,
+        (COUNTS / "test_a_whole_mailbox_is_too_expensive.llmcost.yaml").read_bytes(),
+    ),
+    "ledger": (
+        lambda data, path: parse_ledger(data, path.name),
+        (EXAMPLES / "bill/ledger.json").read_bytes(),
+    ),
+    "price file": (read_prices, (EXAMPLES / "recorded/discount.toml").read_bytes()),
+    "cassette": (read_recorded, (EXAMPLES / "recorded/summarise.yaml").read_bytes()),
+    "recorded stream": (read_recorded, (EXAMPLES / "recorded/cut.sse").read_bytes()),
+    "recorded response": (read_recorded, json.dumps(MESSAGE).encode()),
+    "batch results": (read_batch, (EXAMPLES / "recorded/results.jsonl").read_bytes()),
+    "usage": (read_response_usage, json.dumps(USAGE).encode()),
+    "stream": (read_stream, STREAM),
+    "event frames": (read_frames, FRAME),
+    "llmcost price": (run_price, json.dumps(MESSAGE).encode()),
+    "llmcost render": (run_render, (EXAMPLES / "bill/ledger.json").read_bytes()),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the first text is slow
+@given(data=st.data())
+def test_a_damaged_document_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    read, whole = READERS[name]
+    document = data.draw(changed(whole), label="document")
+    with contextlib.suppress(LlmCostError):
+        read(document, tmp_path_factory.getbasetemp() / "document")
