@@ -35,8 +35,9 @@ def _amount_keys(kind: Any, name: str = "") -> Iterator[str]:
 
 # A quote within a text is escaped, so that what these match is a key and its value, and no text.
 _AMOUNT = "|".join(sorted(set(_amount_keys(Ledger)))).join(('"(?:', ')":'))
-_UNUSUAL = re.compile(rf'({_AMOUNT})"(-?\d+\.\d*0|-?[\d.]+E[+-]?\d+|-0)"'.encode())
-"""An amount that `str` writes with an exponent, zeros at its end, or as a negative zero."""
+_UNUSUAL = re.compile(rf'("\w*usd":|{_AMOUNT})"(-?\d+\.\d*0|-?[\d.]+E[+-]?\d+|-0)"'.encode())
+"""An amount, of a ledger or under a key in `usd`, that `str` writes with an exponent, zeros at its
+end, or as a negative zero."""
 _PLAIN = r'"?{}\d{{1,60}}(?:\.\d{{1,60}})?"?\s*[,}}]'
 _ODD, _ODD_CHANGE = (
     re.compile(

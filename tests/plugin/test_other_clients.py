@@ -102,7 +102,7 @@ def test_a_live_call_leaves_the_suite_budget_unverified(
         ["FAILED --llmcost-max-suite - not checked: * 127.0.0.1/model/.../invoke is not metered"]
     )
     (call,) = calls_of(project)
-    assert (call["model"], call["usd"], call["live"]) == (MODEL, None, True)
+    assert (call["model"], call["usd"], call["live"]) == ("claude-sonnet-4-6", None, True)
 
 
 def test_anthropic_s_own_host_is_known_behind_a_proxy(project: Project, url: str) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pytest_llmcost.responses.batch_results import BatchResultsReader
 
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.counting.cassette import read_entries
@@ -27,7 +26,7 @@ from pytest_llmcost.ledger.ledger_file import parse_ledger
 from pytest_llmcost.prices.price_file import read_card_file
 from pytest_llmcost.responses.message import read_usage
 from pytest_llmcost.responses.recorded_files import read_calls, read_recordings
-from pytest_llmcost.responses.stream import EventStreamReader, StreamReader
+from pytest_llmcost.responses.stream import BatchResultsReader, EventStreamReader, StreamReader
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 PIECES = [

@@ -414,7 +414,7 @@ def test_a_batch_without_results_is_one_unknown_call_for_each_request() -> None:
         purse.capture.settle()
         purse.capture.settle()
     assert [call.caveats for call in purse.calls] == [("open-batch",)] * 3
-    assert {call.model for call in purse.calls} == {"claude-haiku-4-5"}
+    assert {call.model for call in purse.calls} == {"claude-haiku-4-5-20251001"}
 
 
 def test_a_batch_that_was_sent_twice_has_requests_that_were_sent_once() -> None:
