@@ -20,7 +20,7 @@ from pytest_llmcost.money import parse_percent, parse_quantity, parse_usd
 RECORD_MODES = ("none", "once", "new_episodes", "all", "rewrite")
 CACHE_STATES = ("as-billed", "cold", "warm")
 COLUMNS = ("worst", "cold", "warm")
-REPORT_SUFFIXES = (".json", ".md")
+REPORT_SUFFIXES = (".json", ".md", ".html")
 
 
 def parse_choice(*choices: str) -> Callable[[str], str]:
@@ -56,7 +56,8 @@ def parse_report_path(text: str) -> Path:
     """Read the path of a report, whose suffix chooses the format."""
     path = Path(text)
     if path.suffix not in REPORT_SUFFIXES:
-        formats = " or ".join(REPORT_SUFFIXES)
+        *most, last = REPORT_SUFFIXES
+        formats = f"{', '.join(most)} or {last}"
         raise SettingsError(f"{text!r} has no known suffix; the name of a report ends in {formats}")
     return path
 
@@ -166,7 +167,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("cache", parse_choice(*CACHE_STATES), "as-billed|cold|warm",
         "Price the prompt cache as billed (default), as if cold, or as if warm."),
     Option("report", parse_report_path, "PATH",
-        "Write the ledger (.json) or a pull-request comment (.md) to this path. Repeatable.",
+        "Write the ledger (.json), a pull-request comment (.md) or a page (.html) to this path. "
+        "Repeatable.",
         repeatable=True),
     Option("baseline", Path, "PATH", "Ledger of an earlier run to compare this run with."),
     _limit("max_increase", parse_increase, "LIMIT",

@@ -16,13 +16,13 @@ from pytest_llmcost.cli.console import (
     add_output_option,
     add_prices_option,
     read_card,
-    write_output,
 )
 from pytest_llmcost.compare.baseline import compare
 from pytest_llmcost.ledger.ledger import Ledger, run_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
 from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.markdown import render_markdown
+from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.tables import as_text
 from pytest_llmcost.reports.terminal import render_verdicts
 
@@ -69,5 +69,5 @@ def run(arguments: Namespace, console: Console) -> int:
         lines = render_comparison(comparison, width, most=0)
         console.print(as_text(chain(lines, render_verdicts(alone, width))))
     for path in arguments.output:
-        write_output(compared, path)
+        write_report(compared, path)
     return 1 if any(verdict.state != "within" for verdict in run_verdicts(alone)) else 0

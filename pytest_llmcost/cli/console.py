@@ -5,14 +5,10 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TextIO
 
-from pytest_llmcost.ledger.ledger import Ledger
-from pytest_llmcost.ledger.ledger_file import write_file, write_ledger
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.settings import parse_date, parse_report_path
 
 _LONGEST = 2_000
@@ -49,16 +45,9 @@ def add_output_option(parser: ArgumentParser, what: str) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help=f"where to write {what}, or with the suffix .md a pull-request comment; repeatable",
+        help=f"where to write {what}, or with the suffix .md a pull-request comment, with .html a "
+        "page; repeatable",
     )
-
-
-def write_output(ledger: Ledger, path: Path) -> None:
-    """Write a report in the format that the path's suffix names."""
-    if path.suffix == ".json":
-        write_ledger(ledger, path)
-    else:
-        write_file(path, [render_markdown(ledger).encode()])
 
 
 def add_prices_option(parser: ArgumentParser) -> None:

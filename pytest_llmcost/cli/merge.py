@@ -6,11 +6,12 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 
 from pytest_llmcost.budgets.budget import Budget, Verdict
-from pytest_llmcost.cli.console import Console, add_output_option, write_output
+from pytest_llmcost.cli.console import Console, add_output_option
 from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
 from pytest_llmcost.money import parse_usd
+from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.tables import format_count
 from pytest_llmcost.reports.wording import (
     describe_partial,
@@ -50,7 +51,7 @@ def run(arguments: Namespace, console: Console) -> int:
     ledger = merge_ledgers(shards, max_suite=limit, is_whole=arguments.whole)
     broken = list(_broken_tests(ledger))
     for path in arguments.output:
-        write_output(ledger, path)
+        write_report(ledger, path)
     into = f" into {', '.join(map(str, arguments.output))}" if arguments.output else ""
     lines = [
         f"merged {format_count(len(arguments.shard), 'ledger')}{into}: "

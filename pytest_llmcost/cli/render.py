@@ -6,8 +6,9 @@ import shutil
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from pytest_llmcost.cli.console import Console, write_output
+from pytest_llmcost.cli.console import Console
 from pytest_llmcost.ledger.ledger_file import read_ledger
+from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.tables import as_text
 from pytest_llmcost.reports.terminal import View, render_summary
 from pytest_llmcost.settings import parse_report_path
@@ -27,8 +28,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=_parse_output,
         action="append",
         metavar="FILE",
-        help="where to write: .md is a pull-request comment, .json the ledger, and - the summary "
-        "as text on the terminal (default: -); repeatable",
+        help="where to write: .md is a pull-request comment, .html a page, .json the ledger, "
+        "and - the summary as text on the terminal (default: -); repeatable",
     )
     add(
         "--rows",
@@ -51,7 +52,7 @@ def run(arguments: Namespace, console: Console) -> int:
     )
     for path in arguments.output or [None]:
         if path is not None:
-            write_output(ledger, path)
+            write_report(ledger, path)
         elif text := as_text(render_summary(ledger, view)):
             console.print(text)
         else:

@@ -23,7 +23,7 @@ from pytest_llmcost.ledger.ledger import (
     own_verdicts,
     run_verdicts,
 )
-from pytest_llmcost.ledger.ledger_file import read_ledger, write_file, write_ledger
+from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
 from pytest_llmcost.ledger.notes import length_band_notes, task_budget_notes
 from pytest_llmcost.ledger.totals import counted_calls
 from pytest_llmcost.plugin.marker import budgets_of_run
@@ -32,7 +32,7 @@ from pytest_llmcost.plugin.session import Session, utc_now
 from pytest_llmcost.plugin.verdicts import judge_late
 from pytest_llmcost.reports.github import render_annotations, render_job_summary
 from pytest_llmcost.reports.junit import PROPERTY_PREFIX, suite_properties, test_properties
-from pytest_llmcost.reports.markdown import render_markdown
+from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
 from pytest_llmcost.reports.wording import run_failures
 from pytest_llmcost.settings import Settings
@@ -154,7 +154,7 @@ def publish(session: Session, ledger: Ledger) -> list[str]:
     problems = write_ledgers(session, ledger)
     for path in settings.report:
         if path.suffix != ".json":
-            problems += _try(write_file, path, [render_markdown(ledger).encode()])
+            problems += _try(write_report, ledger, path)
     if settings.update_baseline and settings.baseline is not None:
         problems += _try(_accept, session, settings.baseline, ledger)
     if _is_github(settings):

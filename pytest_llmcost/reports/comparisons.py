@@ -75,7 +75,7 @@ def shared_parts(comparison: Comparison) -> list[SharedPart]:
     return sorted(shared, key=lambda each: (-each.tests, each.name))
 
 
-def _facts(comparison: Comparison, shared: Sequence[SharedPart]) -> Iterator[str]:
+def describe_facts(comparison: Comparison, shared: Sequence[SharedPart]) -> Iterator[str]:
     """Say what new prices alone changed, and which parts changed in several tests."""
     if comparison.price_change_usd:
         yield (
@@ -125,7 +125,7 @@ def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> I
     change, figures = describe_difference(comparison)
     yield Line(f"{change} against the baseline{figures}", {"bold": True})
     shared = shared_parts(comparison)
-    for text in _facts(comparison, shared):
+    for text in describe_facts(comparison, shared):
         yield from wrap(text, width, indent=2)
     shown = comparison.changes[:most] if most else comparison.changes
     rows = []
@@ -151,7 +151,7 @@ def comparison_section(comparison: Comparison) -> Iterator[str]:
     change, figures = describe_difference(comparison)
     yield from ("#### Against the baseline", "", f"**{change}**{figures}.")
     shared = shared_parts(comparison)
-    if remarks := [*_facts(comparison, shared), *comparison.notes]:
+    if remarks := [*describe_facts(comparison, shared), *comparison.notes]:
         yield from ("", *(f"- {prose(each)}" for each in remarks))
     if comparison.changes:
         heads = ("changed", "before:", "after:", "change:", "what changed")
@@ -202,17 +202,18 @@ def render_other_model(
     table = []
     for row in most:
         group, name = _split_name(row.name)
-        table.append(TableRow([f"  {name}", *_figures(row.figures, per)], group))
-    table.append(TableRow(["total", *_figures(other, per)], markup={"bold": True}))
+        table.append(TableRow([f"  {name}", *other_model_cells(row.figures, per)], group))
+    table.append(TableRow(["total", *other_model_cells(other, per)], markup={"bold": True}))
     cost = f"cost/{per:,}:" if per != 1 else "cost:"
     yield from text_table(["", "input:", "then:", ":", cost, "then:", ":"], table, width)
     if len(folded) > len(most):
         yield Line(f"… {len(folded) - len(most)} more (--llmcost-rows=0 shows all)")
-    for text in _remarks(other):
+    for text in other_model_remarks(other):
         yield from wrap(text, width, markup={"yellow": True})
 
 
-def _figures(figures: Figures, per: int = 1) -> list[str]:
+def other_model_cells(figures: Figures, per: int = 1) -> list[str]:
+    """Write input tokens and cost: now, then, and by how much they grow."""
     least = "≥" if figures.unknown_calls else ""
     tokens = (figures.input_tokens, figures.input_tokens_then)
     usds = (figures.usd, figures.usd_then)
@@ -224,7 +225,7 @@ def _figures(figures: Figures, per: int = 1) -> list[str]:
     ]
 
 
-def _remarks(other: OtherModel) -> Iterator[str]:
+def other_model_remarks(other: OtherModel) -> Iterator[str]:
     """Say what has no figure, then what a figure leaves out."""
     reasons: dict[str, dict[str, None]] = {}
     for row in other.rows:
@@ -252,10 +253,10 @@ def other_model_section(other: OtherModel) -> Iterator[str]:
         if other.unknown_calls:
             text += f"; {format_count(other.unknown_calls, 'call')} without a figure"
     yield from (f"#### On {code(other.model)}", "", f"{text}.")
-    if remarks := [f"- {prose(text)}" for text in _remarks(other)]:
+    if remarks := [f"- {prose(text)}" for text in other_model_remarks(other)]:
         yield from ("", *remarks)
     if other.rows:
         heads = ("test", "input:", "then:", "", "cost:", "then:", "")
         folded = fold_other_model(other.rows)
-        rows = [markdown_row(code(row.name), *_figures(row.figures)) for row in folded]
+        rows = [markdown_row(code(row.name), *other_model_cells(row.figures)) for row in folded]
         yield from ("", *markdown_table(heads, rows))

@@ -28,6 +28,9 @@ TESTS = """
 """
 
 
+SUFFIXES = ("json", "md", "html")
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> str:
     report = make_report({a_test("t.py::a"): [make_call("1.25")]}, budgets=[suite_budget("2")])
@@ -39,17 +42,17 @@ def test_it_draws_what_the_run_wrote(
     project: Project, standin: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project.online(standin).write(test_app=TESTS)
-    result = project.record("--llmcost-report=cost.json", "--llmcost-report=cost.md")
+    result = project.record(*(f"--llmcost-report=cost.{each}" for each in SUFFIXES))
     printed = result.stdout.str()
     summary = re.search(r"=+ llmcost =+\n(.*?)\n=+ ", printed, re.DOTALL)
     assert summary
     capsys.readouterr()
-    outputs = ["-o", "again.json", "-o", "again.md", "-o", "-"]
-    assert main(["render", "cost.json", *outputs]) == 0
+    outputs = [f"--output=again.{each}" for each in SUFFIXES]
+    assert main(["render", "cost.json", *outputs, "-o", "-"]) == 0
     drawn = capsys.readouterr().out
     assert "✗" in drawn
     assert drawn.rstrip("\n") == summary[1].rstrip("\n")
-    for suffix in ("json", "md"):
+    for suffix in SUFFIXES:
         again, first = (project.path / f"{name}.{suffix}" for name in ("again", "cost"))
         assert again.read_bytes() == first.read_bytes()
 

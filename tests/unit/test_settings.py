@@ -133,7 +133,7 @@ def test_a_wrong_value_names_where_it_stands(name: str, text: str, words: str) -
 
 @pytest.mark.parametrize("path", ["ledger", "ledger.yaml", "ledger.JSON"])
 def test_a_report_needs_a_suffix_that_says_what_it_is(path: str) -> None:
-    with pytest.raises(SettingsError, match=r"ends in \.json or \.md"):
+    with pytest.raises(SettingsError, match=r"ends in \.json, \.md or \.html"):
         settle({"report": [path]})
 
 

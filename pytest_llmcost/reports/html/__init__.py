@@ -1,0 +1,171 @@
+"""A run as one HTML file that needs no network: verdicts, where the money goes, and every call.
+
+The page is made by a template, `page.html`, and what may be long by `page.js` when it is looked
+at. Every figure is written here, in the forms of `wording` and `tables`: the script sorts, searches
+and draws, and never adds up.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from decimal import Decimal
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from pytest_llmcost.ledger.ledger import Comparison, Ledger, ModelTotals, unpriced_models
+from pytest_llmcost.ledger.totals import amounts_of
+from pytest_llmcost.money import format_share
+from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.reports import comparisons, tables, wording
+from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.html.script_data import page_data, verdict_share
+from pytest_llmcost.reports.wording import Mark, is_least, marks_of
+
+_LONGEST = 2_000
+"""A sentence may hold a command, which is of no use when it is cut."""
+_MOST_MARKS = 25
+_MOST_CHANGES = 100
+"""What stands in the page itself is short; the table has every test."""
+
+
+def render_html(ledger: Ledger) -> str:
+    """Render a run as a page that is complete in itself."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Escapes `<`, `>`, `&` and quotes, so that no name can end the script element.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    style, script = _text("page.css"), _text("page.js")
+    page = environment.from_string(_text("page.html")).render(
+        ledger=ledger,
+        wording=wording,
+        tables=tables,
+        comparisons=comparisons,
+        style=_trusted(style),
+        script=_trusted(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        data=page_data(ledger),
+        total_is_least=is_least(amounts_of(ledger)),
+        marks=_marks(ledger),
+        most_marks=_MOST_MARKS,
+        models=_models(ledger),
+        changes=_changes(ledger.comparison),
+        verdict_share=verdict_share,
+        format_share=format_share,
+    )
+    return page.encode("utf-8", "backslashreplace").decode()
+
+
+def _text(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _trusted(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)  # our own files, which no ledger has a part in
+
+
+def _hash(text: str) -> Any:
+    """Name a style or a script in the page's policy, under which no other one runs."""
+    return _trusted(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
+
+
+def _shown(value: Any) -> Any:
+    """Show what is invisible in foreign text, for example a mark that turns the reading order."""
+    return clean(value, _LONGEST) if type(value) is str else value
+
+
+def _marks(ledger: Ledger) -> dict[str, list[Mark]]:
+    """Group the verdicts by what became of them."""
+    found: dict[str, list[Mark]] = {"exceeded": [], "unverified": [], "near": [], "within": []}
+    for mark in marks_of(ledger):
+        found["near" if mark.verdict.is_near else mark.verdict.state].append(mark)
+    return found
+
+
+class ModelLine(NamedTuple):
+    """What one model did, with the widths of its bars in percent."""
+
+    name: str
+    total: ModelTotals
+    is_partial: bool
+    width: float
+    """Of its cost, where the most expensive model has 100."""
+    categories: Sequence[tuple[str, int, float]]
+    """Token category, tokens, and their share of all its tokens."""
+
+
+def _models(ledger: Ledger) -> list[ModelLine]:
+    models, unpriced = ledger.totals.by_model, unpriced_models(ledger)
+    most = max((each.usd or Decimal(0) for each in models.values()), default=Decimal(0))
+    return [
+        ModelLine(
+            name,
+            models[name],
+            name in unpriced,
+            float((models[name].usd or 0) / most * 100) if most else 0.0,
+            _categories(models[name].usage),
+        )
+        for name in sorted(models, key=lambda each: (-(models[each].usd or 0), each))
+    ]
+
+
+def _categories(usage: Usage) -> list[tuple[str, int, float]]:
+    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    tokens = {
+        "uncached input": usage.input_tokens,
+        "cache written": written,
+        "cache read": usage.cache_read_tokens,
+        "output": usage.output_tokens,
+    }
+    whole = sum(tokens.values())
+    return [(name, each, each / whole * 100 if whole else 0.0) for name, each in tokens.items()]
+
+
+class Changes(NamedTuple):
+    """The changes of a comparison that the page shows, with what their bars need."""
+
+    shown: Sequence[Any]
+    left_out: int
+    shared: Sequence[comparisons.SharedPart]
+    scale: Decimal
+    """What the longest bar stands for."""
+    zero: int
+    """Where the bars begin, in percent: in the middle if something became cheaper."""
+
+    def bar(self, usd: Decimal | None) -> tuple[float, float]:
+        """Return where a bar begins and how wide it is, in percent."""
+        if usd is None or not self.scale:
+            return 0.0, 0.0
+        width = float(abs(usd) / self.scale) * (100 - self.zero)
+        return (self.zero if usd > 0 else self.zero - width), width
+
+
+def _changes(comparison: Comparison | None) -> Changes | None:
+    if comparison is None:
+        return None
+    changes = comparison.changes
+
+    def size(number: int) -> tuple[bool, Decimal]:
+        usd = changes[number].usd
+        return usd is not None, -abs(usd or Decimal(0))
+
+    kept = sorted(sorted(range(len(changes)), key=size)[:_MOST_CHANGES])
+    known = [each.usd for each in changes if each.usd is not None]
+    return Changes(
+        [changes[number] for number in kept],
+        len(changes) - len(kept),
+        comparisons.shared_parts(comparison),
+        max(map(abs, known), default=Decimal(0)),
+        50 if any(each < 0 for each in known) else 0,
+    )

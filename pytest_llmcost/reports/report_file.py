@@ -1,0 +1,23 @@
+"""A report as a file, in the format that the suffix of its name chooses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.ledger.ledger_file import write_file, write_ledger
+from pytest_llmcost.reports.html import render_html
+from pytest_llmcost.reports.markdown import render_markdown
+
+
+def write_report(ledger: Ledger, path: Path) -> None:
+    """Write the ledger, a page for `.html`, or a comment for `.md`.
+
+    Raises:
+        LedgerError: the file cannot be written.
+    """
+    if path.suffix == ".json":
+        write_ledger(ledger, path)
+    else:
+        render = render_html if path.suffix == ".html" else render_markdown
+        write_file(path, [render(ledger).encode()])

@@ -1,0 +1,246 @@
+"""The page in a real browser: it sorts, searches, unfolds and prints, and no name runs a script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import Browser, browser, why_no_browser
+from hostile_report import hostile_report
+from page_run import big_run, page_run
+from sample_reports import a_test, make_call, make_report
+
+from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.reports.html import render_html
+
+pytestmark = pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "-")
+
+NAMES = "return [...document.querySelectorAll('#rows .unfold .name')].map(each => each.textContent)"
+CELLS = "return [...document.querySelectorAll('#rows tr:not(.inner) .c-{}')].map(e => e.innerText)"
+WHITE = "rgb(255, 255, 255)"
+ATTACKS = (
+    "<script>document.title='run'</script>",
+    "</script><script>document.title='run'</script>",
+    "<img src=x onerror=\"document.title='run'\">",
+    "\" autofocus onfocus=\"document.title='run'",
+    "<style>body{display:none}</style>",
+    "{{ 7 * 7 }}",
+    "W" * 400,
+    "\u202eesrever",
+)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as started:
+        yield started
+
+
+class Pages:
+    """Opens runs as pages, on a wide light screen."""
+
+    def __init__(self, chromium: Browser, folder: Path) -> None:
+        self.chromium, self.folder = chromium, folder
+
+    def __call__(self, ledger: Ledger) -> Browser:
+        page = self.folder / "cost.html"
+        page.write_bytes(render_html(ledger).encode())
+        self.chromium.look(1200)
+        self.chromium.open(page)
+        return self.chromium
+
+
+@pytest.fixture
+def opened(chromium: Browser, tmp_path: Path) -> Pages:
+    return Pages(chromium, tmp_path)
+
+
+def click(page: Browser, selector: str) -> None:
+    page.run("document.querySelector(arguments[0]).click()", selector)
+
+
+def sort_by(page: Browser, key: str) -> str:
+    """Press the head of a column; return which way it is sorted, as a screen reader says it."""
+    click(page, f"#heads .c-{key} button")
+    sort: str = page.run(f"return document.querySelector('#heads .c-{key}').ariaSort")
+    return sort
+
+
+def search(page: Browser, text: str) -> list[str]:
+    box = page.driver.find_element("id", "search")
+    box.clear()
+    box.send_keys(text)
+    page.driver.implicitly_wait(0)
+    page.run("document.querySelector('#search').dispatchEvent(new Event('input'))")
+    page.driver.execute_async_script("setTimeout(arguments[0], 150)")
+    names: list[str] = page.run(NAMES)
+    return names
+
+
+@pytest.mark.parametrize("run", [page_run, hostile_report, lambda: make_report({})])
+def test_a_page_opens_without_a_word_in_the_console(opened: Pages, run: object) -> None:
+    assert callable(run)
+    page = opened(run())
+    assert page.console() == []
+
+
+def test_every_column_sorts_both_ways(opened: Pages) -> None:
+    page = opened(page_run())
+    assert page.run(CELLS.format("cost"))[:2] == ["$0.1892", "$0.0734"]
+    assert sort_by(page, "cost") == "ascending"
+    assert page.run(CELLS.format("cost"))[0] == "$0.0004"
+    assert page.run(CELLS.format("cost"))[-1] == "?", "what is unknown comes last, either way"
+    assert sort_by(page, "input") == "descending"
+    inputs = [int(each.replace(",", "")) for each in page.run(CELLS.format("input"))[:-1]]
+    assert inputs == sorted(inputs, reverse=True)
+    assert sort_by(page, "share") == "descending"
+    assert page.run(CELLS.format("share"))[0].startswith("113%")
+    assert sort_by(page, "name") == "ascending"
+    assert page.run("return document.querySelectorAll('[aria-sort$=ending]').length") == 1
+
+
+def test_search_finds_tests_files_and_models_and_the_count_is_said(opened: Pages) -> None:
+    page = opened(page_run())
+    assert len(search(page, "rag rerank")) == 2
+    assert len(search(page, "claude-haiku")) == 5
+    assert search(page, "no such test") == []
+    status = page.run("return document.querySelector('[role=status]').innerText")
+    assert status == "0 of 21 rows"
+
+
+def test_a_filter_shows_the_tests_over_budget(opened: Pages) -> None:
+    page = opened(page_run())
+    click(page, "#filters button:nth-child(2)")
+    assert page.run(NAMES) == ["✗ over budget: test_answer_with_sources"]
+    pressed = "return [...document.querySelectorAll('#filters button')].map(e => e.ariaPressed)"
+    assert page.run(pressed) == ["false", "true", "false", "false"]
+
+
+def test_a_row_unfolds_to_its_budget_and_its_calls_by_keyboard(opened: Pages) -> None:
+    page = opened(page_run())
+    search(page, "test_answer_with_sources")
+    page.run("document.querySelector('#rows .unfold').focus()")
+    page.press("ENTER")
+    assert page.run("return document.activeElement.ariaExpanded") == "true"
+    inner = page.run("return [...document.querySelectorAll('tr.inner')].map(e => e.innerText)")
+    assert "$0.0113 is $0.0013 (13 %) over the $0.01 budget set at" in inner[0]
+    assert [re.split(r"\s+", each.strip()) for each in inner[1:]] == [
+        ["claude-opus-4-7", "$0.0056", "2,810", "0", "0", "206"]
+    ] * 2
+    page.press("ENTER")
+    assert page.run("return document.querySelectorAll('tr.inner').length") == 0
+
+
+def test_the_tree_is_walked_by_keyboard_and_leads_to_the_table(opened: Pages) -> None:
+    page = opened(page_run())
+    label = "return document.activeElement.ariaLabel"
+    page.run("document.querySelector('.cell[tabindex=\"0\"]').focus()")
+    assert page.run(label) == "all tests: at least $0.5416, 100 % of all"
+    page.press("ARROW_DOWN")
+    page.press("ARROW_DOWN")
+    assert page.run(label) == "tests/agents/: ≥$0.3358, 62 % of all"
+    page.press("ARROW_RIGHT")
+    assert page.run(label).startswith("tests/test_summary.py: $0.0734")
+    page.press("ENTER")
+    assert page.run(label).startswith("tests/test_summary.py: $0.0734")
+    page.press("ARROW_DOWN")
+    page.press("ENTER")
+    assert page.run("return document.activeElement.innerText").startswith("test_summary_of_a_contr")
+    assert page.run("return document.activeElement.ariaExpanded") == "true"
+    assert page.console() == []
+
+
+def test_what_can_be_pressed_is_a_button_with_a_name(opened: Pages) -> None:
+    page = opened(page_run())
+    nameless = """
+        return [...document.querySelectorAll('button, input, a')].filter(each =>
+            !(each.innerText.trim() || each.ariaLabel || each.labels?.[0]?.innerText.trim()))
+            .map(each => each.outerHTML)
+    """
+    assert page.run(nameless) == []
+    assert page.run("return document.querySelectorAll('[onclick], div[tabindex]').length") == 0
+
+
+@pytest.mark.parametrize("width", [400, 640, 900, 1200])
+@pytest.mark.parametrize("run", [page_run, hostile_report])
+def test_a_page_never_scrolls_sideways(opened: Pages, run: object, width: int) -> None:
+    assert callable(run)
+    page = opened(run())
+    page.look(width)
+    page.run("document.querySelectorAll('#rows .unfold').forEach(each => each.click())")
+    assert page.run("return document.documentElement.scrollWidth") <= width
+    cut = """
+        return [...document.querySelectorAll('td, #table th, dd, .used, .limit-text')]
+            .filter(each => each.scrollWidth > each.clientWidth + 1 && each.clientWidth)
+            .map(each => each.innerText)
+    """
+    assert page.run(cut) == []
+
+
+def contrast(page: Browser, selector: str) -> float:
+    """The contrast of a text with the page, by the formula of WCAG 2."""
+    script = """
+        const rgb = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number);
+        return [rgb(getComputedStyle(document.querySelector(arguments[0])).color),
+                rgb(getComputedStyle(document.body).backgroundColor)];
+    """
+
+    def luminance(colour: list[float]) -> float:
+        red, green, blue = (
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+            for part in (each / 255 for each in colour)
+        )
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    least, most = sorted(map(luminance, page.run(script, selector)))
+    return (most + 0.05) / (least + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_light_and_dark_are_readable(opened: Pages, dark: bool) -> None:
+    page = opened(page_run())
+    page.look(1200, dark=dark)
+    texts = ("h1", ".muted", ".hint", "h1 .sign", ".near .sign", ".within .sign", "tr.over .used")
+    assert all(contrast(page, selector) >= 4.5 for selector in texts)
+    background = page.run("return getComputedStyle(document.body).backgroundColor")
+    assert (background == WHITE) is not dark
+
+
+def test_a_page_prints_in_light_without_its_controls(opened: Pages) -> None:
+    page = opened(page_run())
+    page.look(1200, dark=True, media="print")
+    assert page.run("return getComputedStyle(document.body).backgroundColor") == WHITE
+    shown = "return document.querySelector('.controls').offsetParent !== null"
+    assert page.run(shown) is False
+    assert page.pdf().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=range(len(ATTACKS)))
+def test_a_hostile_name_runs_no_script_and_breaks_no_layout(opened: Pages, attack: str) -> None:
+    calls = [make_call("0.1", model=attack)]
+    nodeid = f"tests/{attack}/t.py::test[{attack}]"
+    page = opened(make_report({a_test(nodeid): calls}, notes=[attack]))
+    page.look(400)
+    page.run("document.querySelectorAll('#rows .unfold').forEach(each => each.click())")
+    assert page.run("return document.title") == "$0.10 · llmcost"
+    assert page.run("return document.querySelectorAll('script, style, img').length") == 3
+    assert page.run("return document.documentElement.scrollWidth") <= 400
+    assert page.run("return document.body.offsetHeight") > 500
+    assert page.console() == []
+
+
+def test_ten_thousand_tests_open_within_two_seconds(opened: Pages) -> None:
+    page = opened(big_run())
+    milliseconds = page.run("return performance.getEntriesByType('navigation')[0].loadEventEnd")
+    assert 0 < milliseconds < 2_000
+    assert len(page.run(NAMES)) == 200
+    status = page.run("return document.querySelector('[role=status]').innerText")
+    assert status == "10,000 rows, the first 200 shown"
+    assert len(search(page, "case-4711-of")) == 1
+    click(page, "#filters button")
+    search(page, "")
+    click(page, "#more")
+    assert len(page.run(NAMES)) == 400
+    assert page.console() == []

@@ -1,0 +1,146 @@
+"""The page of a run: complete in itself, the same figures as everywhere, safe with any name."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hostile_report import hostile_report
+from page_run import big_run, page_run
+from sample_reports import a_test, make_call, make_report, suite_budget
+from sample_run import sample_run
+
+from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.html import render_html
+from pytest_llmcost.reports.terminal import View, render_summary
+from pytest_llmcost.reports.wording import describe_total, marks_of, sentence
+
+
+class Page(HTMLParser):
+    """What a page is made of, as a parser of HTML reads it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def data_of(html: str) -> dict[str, Any]:
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html)
+    data: dict[str, Any] = json.loads(found)
+    return data
+
+
+def rows_of_page(html: str) -> list[dict[str, Any]]:
+    data = data_of(html)
+    return [dict(zip(data["rowFields"], row, strict=True)) for row in data["rows"]]
+
+
+@pytest.mark.parametrize("run", [sample_run, hostile_report, page_run])
+def test_the_page_says_the_total_and_every_broken_budget_as_all_reports_do(run: Any) -> None:
+    ledger = run()
+    text = Page(render_html(ledger)).text
+    assert describe_total(ledger) in text
+    for mark in marks_of(ledger):
+        if mark.verdict.state != "within" or mark.verdict.is_near:
+            assert sentence(mark.verdict) in text
+
+
+def test_a_row_has_the_figures_of_the_terminal() -> None:
+    ledger = sample_run()
+    lines = [line.text for line in render_summary(ledger, View(width=200, rows=0))]
+    for row in rows_of_page(render_html(ledger)):
+        name = row["name"].partition("[")[0]
+        (line, *_) = [line for line in lines if f" {name}" in line]
+        if "[" not in row["name"]:
+            assert row["cost"] in line
+            assert row["used"] in line
+            assert f"{row['input']:,}" in line if row["cost"] != "?" else "?" in line
+
+
+def test_the_sums_of_the_tree_are_the_total() -> None:
+    ledger = page_run()
+    data = data_of(render_html(ledger))
+    name, _, cost, share, children = data["tree"]
+    assert (name, cost, share) == ("all tests", describe_total(ledger), "100 %")
+    tests = next(child for child in children if child[0] == "tests/")
+    outside = next(child for child in children if child[0] != "tests/")
+    assert [child[2] for child in (tests, outside)] == ["≥$0.4993", "$0.0423"]
+
+    def leaves(node: Any) -> list[int]:
+        if isinstance(node, int):
+            return [node]
+        return [leaf for each in node[4] for leaf in leaves(each)]
+
+    drawn = sorted(leaves(data["tree"]))
+    assert drawn == [number for number, row in enumerate(data["rows"]) if row[4]]
+
+
+def test_what_is_unknown_is_never_zero() -> None:
+    (row,) = rows_of_page(render_html(make_report({a_test("t.py::test"): [make_call(None)]})))
+    assert (row["usd"], row["cost"]) == (None, "?")
+
+
+def test_every_attempt_is_a_row_and_the_last_one_has_the_budget() -> None:
+    rows = {row["name"]: row for row in rows_of_page(render_html(hostile_report()))}
+    assert rows["test_fix (attempt 1)"]["verdicts"] == []
+    assert rows["test_fix"]["mark"] == "unknown"
+
+
+def test_a_run_without_calls_is_a_page_too() -> None:
+    assert "No budgets are set" in Page(render_html(make_report({}))).text
+    kept = make_report({}, budgets=[suite_budget("1")])
+    assert "Within its 1 budget" in Page(render_html(kept)).text
+
+
+def test_a_page_needs_no_network_whatever_names_try() -> None:
+    for tag, attributes in Page(render_html(hostile_report())).tags:
+        assert tag not in ("link", "img", "iframe", "object", "base")
+        assert "src" not in attributes
+        assert (attributes.get("href") or "#").startswith("#")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "</script><script>alert(1)</script>",
+        "<!--<script>",
+        "\u2028\u202e\x00",
+        "a\udc80b",
+        "{{ 7*7 }}",
+    ],
+)
+def test_no_name_ends_the_data_or_is_run_as_a_template(name: str) -> None:
+    html = render_html(make_report({a_test(f"t.py::test[{name}]"): [make_call("0.1", model=name)]}))
+    html.encode()
+    (row,) = rows_of_page(html)
+    assert row["name"] == clean(f"test[{name}]")
+    assert [tag for tag, _ in Page(html).tags].count("script") == 2
+
+
+def test_ten_thousand_tests_stay_under_five_megabytes() -> None:
+    assert len(render_html(big_run()).encode()) < 5_000_000
+
+
+def test_a_test_of_many_calls_shows_the_most_expensive_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pytest_llmcost.reports.html.script_data._MOST_CALLS", 2)
+    calls = [make_call(usd) for usd in ("0.1", "0.3", "0.2")]
+    (row,) = rows_of_page(render_html(make_report({a_test("t.py::test"): calls})))
+    assert row["calls"] == 3
+    assert [call[1] for call in row["found"]] == ["$0.3000", "$0.2000"]
