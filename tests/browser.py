@@ -89,9 +89,9 @@ class Browser:
         printed = self.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
         return base64.b64decode(printed["data"])
 
-    def screenshot(self, height: int | None = None) -> bytes:
+    def screenshot(self, height: int | None = None, form: str = "png") -> bytes:
         """Take a picture of the page, or of its upper part."""
-        options: dict[str, Any] = {"format": "png", "captureBeyondViewport": True}
+        options: dict[str, Any] = {"format": form, "captureBeyondViewport": True}
         if height is not None:
             width = self.run("return innerWidth")
             options["clip"] = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 
@@ -14,7 +15,12 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.ledger.ledger import Ledger, OtherModel, OtherModelRow, make_other_model
 from pytest_llmcost.prices.rate_card import shipped_card
-from pytest_llmcost.reports.comparisons import fold_other_model, render_other_model
+from pytest_llmcost.reports.comparisons import (
+    fold_other_model,
+    other_model_cells,
+    render_other_model,
+)
+from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.terminal import Pricing, View, render_summary
 
@@ -129,6 +135,14 @@ class TestSummary:
         assert f"#### On <code>{MODEL}</code>" in text
         assert "<b>" not in text
         assert_golden("what-if.md", text)
+
+    def test_the_page_has_a_table_for_each_model(self) -> None:
+        html = render_html(self.report())
+        assert f">On {MODEL}</h2>" in html
+        assert "<b>" not in html
+        for row in (a_switch(), *(each.figures for each in fold_other_model(a_switch().rows))):
+            cells = "".join(re.findall(r'<td class="number(?: wide)?">[^<]*</td>', html))
+            assert ">".join(other_model_cells(row)) in re.sub(r"</td><td[^>]*>", ">", cells)
 
     def price(self, call: Call) -> Call | str:
         return "no max_tokens" if call.max_tokens is None else make_call("0.5")

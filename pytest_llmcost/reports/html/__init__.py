@@ -8,7 +8,7 @@ and draws, and never adds up.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from decimal import Decimal
 from hashlib import sha256
 from importlib.resources import files
@@ -25,7 +25,7 @@ from pytest_llmcost.reports.wording import Mark, is_least, marks_of
 
 _LONGEST = 2_000
 """A sentence may hold a command, which is of no use when it is cut."""
-_MOST_MARKS = 25
+_MOST_MARKS = 10
 _MOST_CHANGES = 100
 """What stands in the page itself is short; the table has every test."""
 
@@ -57,7 +57,8 @@ def render_html(ledger: Ledger) -> str:
         total_is_least=is_least(amounts_of(ledger)),
         marks=_marks(ledger),
         most_marks=_MOST_MARKS,
-        models=_models(ledger),
+        most_changes=_MOST_CHANGES,
+        models=_breakdown(ledger.totals.by_model, unpriced_models(ledger)),
         changes=_changes(ledger.comparison),
         verdict_share=verdict_share,
         format_share=format_share,
@@ -86,37 +87,38 @@ def _shown(value: Any) -> Any:
 
 
 def _marks(ledger: Ledger) -> dict[str, list[Mark]]:
-    """Group the verdicts by what became of them."""
+    """Group the verdicts by what became of them; those over the run first, then the worst."""
     found: dict[str, list[Mark]] = {"exceeded": [], "unverified": [], "near": [], "within": []}
     for mark in marks_of(ledger):
         found["near" if mark.verdict.is_near else mark.verdict.state].append(mark)
+    for marks in found.values():
+        marks.sort(key=lambda mark: (not mark.is_of_run, -(verdict_share(mark.verdict) or 0)))
     return found
 
 
-class ModelLine(NamedTuple):
-    """What one model did, with the widths of its bars in percent."""
+class Share(NamedTuple):
+    """What one model did, for example, with the widths of its bars in percent."""
 
     name: str
     total: ModelTotals
     is_partial: bool
     width: float
-    """Of its cost, where the most expensive model has 100."""
+    """Of its cost, where the most expensive one has 100."""
     categories: Sequence[tuple[str, int, float]]
     """Token category, tokens, and their share of all its tokens."""
 
 
-def _models(ledger: Ledger) -> list[ModelLine]:
-    models, unpriced = ledger.totals.by_model, unpriced_models(ledger)
-    most = max((each.usd or Decimal(0) for each in models.values()), default=Decimal(0))
+def _breakdown(totals: Mapping[str, ModelTotals], partial: Container[str]) -> list[Share]:
+    most = max((each.usd or Decimal(0) for each in totals.values()), default=Decimal(0))
     return [
-        ModelLine(
+        Share(
             name,
-            models[name],
-            name in unpriced,
-            float((models[name].usd or 0) / most * 100) if most else 0.0,
-            _categories(models[name].usage),
+            totals[name],
+            name in partial,
+            float((totals[name].usd or 0) / most * 100) if most else 0.0,
+            _categories(totals[name].usage),
         )
-        for name in sorted(models, key=lambda each: (-(models[each].usd or 0), each))
+        for name in sorted(totals, key=lambda each: (-(totals[each].usd or 0), each))
     ]
 
 

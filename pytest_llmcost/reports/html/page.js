@@ -287,7 +287,7 @@
     const way = wayTo(each).slice(1).map(({ name }) => (name.endsWith("/") ? name : `${name}::`));
     const name = each.row ? `${each.row.file}::${each.row.name}` : way.join("").replace(/::$/, "");
     const state = each.row && each.row.mark ? `, ${WORDS[each.row.mark]}` : "";
-    return `${name || each.name}: ${each.cost}${each.share ? `, ${each.share} of all` : ""}${state}`;
+    return `${name || each.name} ${each.cost}${each.share ? `, ${each.share} of all` : ""}${state}`;
   }
 
   function drawTree() {
