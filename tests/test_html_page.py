@@ -244,3 +244,17 @@ def test_ten_thousand_tests_open_within_two_seconds(opened: Pages) -> None:
     click(page, "#more")
     assert len(page.run(NAMES)) == 400
     assert page.console() == []
+
+
+def test_without_scripts_the_page_has_its_verdicts_and_says_what_is_missing(
+    chromium: Browser, opened: Pages
+) -> None:
+    chromium.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        page = opened(page_run())
+        text = page.driver.find_element("css selector", "body").text
+    finally:
+        chromium.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert "1 budget exceeded" in text
+    assert "need JavaScript" in text
+    assert "Search tests" not in text

@@ -72,6 +72,12 @@ def test_a_row_has_the_figures_of_the_terminal() -> None:
             assert f"{row['input']:,}" in line if row["cost"] != "?" else "?" in line
 
 
+@pytest.mark.parametrize("run", [sample_run, hostile_report, page_run])
+def test_the_root_of_the_tree_is_the_total_of_the_run(run: Any) -> None:
+    ledger = run()
+    assert data_of(render_html(ledger))["tree"][1] == float(ledger.totals.usd)
+
+
 def test_the_sums_of_the_tree_are_the_total() -> None:
     ledger = page_run()
     data = data_of(render_html(ledger))
