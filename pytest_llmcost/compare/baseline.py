@@ -161,6 +161,7 @@ def compare(
     return Comparison(
         base_price_date=base.price_date,
         base_rate_card=base.rate_card.version,
+        base_commit=base.run.commit,
         partial=not head.complete,
         base_usd_then=old_usd,
         base_usd=base_usd,

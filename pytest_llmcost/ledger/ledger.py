@@ -151,6 +151,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     base_price_date: str = ""
     base_rate_card: str = ""
     """The card's version."""
+    base_commit: str = ""
+    """What the baseline was measured at, where that is known."""
     partial: bool = False
     """The run left tests out; only those that ran are compared."""
     base_usd_then: Decimal | None = _ZERO
@@ -261,6 +263,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: str | None = None
     exit_status: int | None = None
     workers: int = 0
+    commit: str = ""
+    """What was tested, where CI says so; of a pull request its last commit."""
 
 
 class CardId(msgspec.Struct, frozen=True, kw_only=True):

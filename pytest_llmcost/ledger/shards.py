@@ -113,11 +113,13 @@ def merge_ledgers(
     statuses = [run.exit_status for run in runs if run.exit_status is not None]
     worst = max([each for each in statuses if each != _NO_TESTS] or statuses, default=None)
     is_broken = any(each.fails(merged.unverified) for each in merged.verdicts)
+    commits = {run.commit for run in runs}
     run = RunRecord(
         started_at=min((run.started_at for run in runs if run.started_at), default=None),
         finished_at=max((run.finished_at for run in runs if run.finished_at), default=None),
         exit_status=max(worst or 0, 1) if is_broken else worst,
         workers=sum(run.workers for run in runs),
+        commit=commits.pop() if len(commits) == 1 else "",
     )
     return replace(merged, run=run)
 

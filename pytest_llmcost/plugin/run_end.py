@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -58,7 +59,10 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
         price_date=on.isoformat(),
         rate_card=CardId(version=card.version, sha256=card.sha256, sources=tuple(card.sources)),
         run=RunRecord(
-            started_at=session.started_at, finished_at=utc_now(), workers=session.workers
+            started_at=session.started_at,
+            finished_at=utc_now(),
+            workers=session.workers,
+            commit=_commit(),
         ),
         generator={name: version(name) for name in ("pytest-llmcost", "pytest")},
         cache_state=settings.cache,
@@ -102,6 +106,18 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
         test_limits=increases("max_test_increase"),
     )
     return replace(ledger, comparison=comparison)
+
+
+def _commit() -> str:
+    """Return the commit under test, as far as CI says it.
+
+    For a pull request GitHub tests a commit of its own, the merge, which no author knows.
+    """
+    try:
+        event = json.loads(Path(os.environ.get("GITHUB_EVENT_PATH", "")).read_bytes())
+        return str(event["pull_request"]["head"]["sha"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return os.environ.get("GITHUB_SHA") or os.environ.get("CI_COMMIT_SHA", "")
 
 
 def is_run_broken(ledger: Ledger, settings: Settings) -> bool:

@@ -107,17 +107,10 @@ def what_differs(change: Change, shared: Sequence[SharedPart]) -> tuple[list[str
     return phrases, [part for part in change.parts if part not in named]
 
 
-def _cells(
-    change: Change,
-    shared: Sequence[SharedPart],
-    show_phrase: Callable[[str], str] = str,
-    show_part: Callable[[str], str] = str,
-) -> tuple[str, str, str, str]:
-    """Write before, after, the change, and what differs."""
-    phrases, parts = what_differs(change, shared)
-    shown = [*map(show_phrase, phrases), *map(show_part, parts[:_MOST_PARTS])]
-    shown += [f"{len(parts) - _MOST_PARTS:,} more parts"] if len(parts) > _MOST_PARTS else []
-    return before_cell(change), after_cell(change), signed_cell(change.usd), ", ".join(shown)
+def list_parts(parts: Sequence[str], show: Callable[[str], str] = str) -> list[str]:
+    """Name the first parts, and say how many more there are."""
+    more = len(parts) - _MOST_PARTS
+    return [*map(show, parts[:_MOST_PARTS]), *([f"{more:,} more parts"] if more > 0 else [])]
 
 
 def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> Iterator[Line]:
@@ -131,8 +124,10 @@ def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> I
     rows = []
     for each in shown:
         group, name = _split_name(each.name)
-        *cells, note = _cells(each, shared)
-        rows.append(TableRow([f"  {name}", *cells], group, note=clean(note)))
+        phrases, parts = what_differs(each, shared)
+        cells = [f"  {name}", before_cell(each), after_cell(each), signed_cell(each.usd)]
+        note = clean(", ".join([*phrases, *list_parts(parts)]))
+        rows.append(TableRow(cells, group, note=note))
     if rows:
         yield from text_table(["", "before:", "after:", "change:"], rows, width)
     if len(comparison.changes) > len(shown):
@@ -144,22 +139,6 @@ def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> I
 def _split_name(name: str) -> tuple[str, str]:
     file, separator, rest = clean(name).partition("::")
     return (file, rest) if separator else ("fixtures and calls outside tests", name)
-
-
-def comparison_section(comparison: Comparison) -> Iterator[str]:
-    """Yield the lines of a Markdown section: what a run adds, and a row for each change."""
-    change, figures = describe_difference(comparison)
-    yield from ("#### Against the baseline", "", f"**{change}**{figures}.")
-    shared = shared_parts(comparison)
-    if remarks := [*describe_facts(comparison, shared), *comparison.notes]:
-        yield from ("", *(f"- {prose(each)}" for each in remarks))
-    if comparison.changes:
-        heads = ("changed", "before:", "after:", "change:", "what changed")
-        rows = [
-            markdown_row(code(each.name), *_cells(each, shared, prose, code))
-            for each in comparison.changes
-        ]
-        yield from ("", *markdown_table(heads, rows))
 
 
 # On another model
@@ -252,7 +231,7 @@ def other_model_section(other: OtherModel) -> Iterator[str]:
         )
         if other.unknown_calls:
             text += f"; {format_count(other.unknown_calls, 'call')} without a figure"
-    yield from (f"#### On {code(other.model)}", "", f"{text}.")
+    yield f"{text}."
     if remarks := [f"- {prose(text)}" for text in other_model_remarks(other)]:
         yield from ("", *remarks)
     if other.rows:

@@ -1,24 +1,62 @@
-"""A run as a pull-request comment or job summary: the verdict first, details folded."""
+"""A run as a pull-request comment or job summary: what merging would do first, details folded.
+
+In sight are one headline, one line of counts, what fails the run as a whole, and a row for each
+test that failed or changed. Everything else is folded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-from pytest_llmcost.ledger.ledger import Ledger, unpriced_models
-from pytest_llmcost.reports.comparisons import change_of, comparison_section, other_model_section
-from pytest_llmcost.reports.escape import code, prose
-from pytest_llmcost.reports.rows import OUTSIDE, Row, rows_of, token_cells
-from pytest_llmcost.reports.tables import format_count, markdown_row, markdown_table
+from pytest_llmcost.budgets.budget import Verdict
+from pytest_llmcost.ledger.ledger import (
+    Change,
+    Comparison,
+    Ledger,
+    TestRow,
+    own_verdicts,
+    unpriced_models,
+)
+from pytest_llmcost.ledger.totals import amounts_of
+from pytest_llmcost.reports.comparisons import (
+    after_cell,
+    before_cell,
+    change_of,
+    describe_facts,
+    list_parts,
+    other_model_section,
+    shared_parts,
+    what_differs,
+)
+from pytest_llmcost.reports.escape import clean, code, prose
+from pytest_llmcost.reports.rows import OUTSIDE, Row, row_of, rows_of, share_of, token_cells
+from pytest_llmcost.reports.tables import (
+    format_count,
+    markdown_row,
+    markdown_table,
+    signed_cell,
+    usd_cell,
+)
 from pytest_llmcost.reports.wording import (
     Mark,
+    changed_parts,
+    describe_partial,
     describe_total,
     dollars,
     grown_by,
     is_least,
+    is_not_counted,
+    last_attempts,
     limit_of,
     marks_of,
     not_counted,
     sentence,
+    short_sentence,
+    what_is_unknown,
 )
 
 MARKER = "<!-- pytest-llmcost -->"
@@ -29,9 +67,14 @@ COMMENT_BYTES = 65_000
 
 _SIGNS = {"exceeded": "❌", "unverified": "❓", "near": "⚠️", "within": "✅"}
 _STATES = {"over": "exceeded", "unknown": "unverified", "near": "near"}
+_BROKEN = ("exceeded", "unverified")
 _FIXED_BYTES = 4_000
-"""What heading, totals and the heads of tables take at most."""
+"""What heading, totals, the command and the heads of tables take at most."""
 _MOST_REASONS = 3
+_MOST_ROWS = 20
+"""In sight; a longer table nobody reads, and it pushes the rest of the page away."""
+_COMMAND_BYTES = 600
+"""Of the tests in a command; above that, one that runs their files is the better one to read."""
 _SAYING_SO = 100
 """What the line takes that says how much was left out."""
 
@@ -44,24 +87,42 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     room = most_bytes - _FIXED_BYTES
     if room < _FIXED_BYTES:
         return ""
-    all_rows = rows_of(ledger)
-    changes = list(comparison_section(ledger.comparison)) if ledger.comparison else []
-    others = [line for other in ledger.other_models for line in [*other_model_section(other), ""]]
-    verdicts, room = _fit(list(_verdicts(ledger)), room // 2, room)
+    owners, all_rows = _owners(ledger), rows_of(ledger)
+    of_run, of_tests = _verdicts(ledger)
+    of_run += [f"- {prose(each)}" for each in _remarks(ledger)]
+    heads = _CHANGE_HEADS if ledger.comparison else _FAILURE_HEADS
+    failed_or_changed = list(_failed_or_changed(ledger, owners))
+
+    of_run, room = _fit(of_run, room // 3, room)
+    first, room = _fit(failed_or_changed[:_MOST_ROWS], room // 2, room)
+    more, room = _fit(failed_or_changed[_MOST_ROWS:], room // 2, room)
+    of_tests, room = _fit(of_tests, room // 3, room)
     notes, room = _fit([f"- {prose(note)}" for note in ledger.notes], room // 4, room)
-    changes, room = _fit(changes, room // 2, room)
-    others, room = _fit(others[:-1], room // 2, room)
     models, room = _fit(list(_models(ledger)), room // 4, room)
+    folds = []
+    if more:
+        title = f"{len(failed_or_changed) - _MOST_ROWS:,} more that failed or changed"
+        folds.append((title, markdown_table(heads, more)))
+    folds.append(("Each budget, and where it is set", of_tests))
+    for other in ledger.other_models:
+        section, room = _fit(list(other_model_section(other)), room // 2, room)
+        folds.append((f"On {code(other.model)}", section))
     rows, room = _fit(list(map(_row, all_rows)), room, room)
-    lines = [MARKER, _heading(ledger), "", _totals(ledger)]
-    for section in (verdicts, changes, others):
-        lines += ["", *section] if section else []
-    lines += _folded(f"What each test costs ({len(all_rows):,})", _HEADS, rows)
-    lines += _folded("By model", _MODEL_HEADS, models)
-    prices = f"Prices of {prose(ledger.price_date, most=20)}"
-    if ledger.cache_state != "as-billed":
-        prices += f", cache priced {prose(ledger.cache_state, most=40)}"
-    lines += ["", f"<sub>{prices}.</sub>"]
+    calls = format_count(ledger.totals.calls, "call")
+    title = f"All tests: {describe_total(ledger)} at list price, {calls}"
+    folds.append((title, markdown_table(_HEADS, rows) if rows else []))
+    folds.append(("By model", markdown_table(_MODEL_HEADS, models) if models else []))
+    folds.append(("Reproduce locally", _commands(ledger, owners)))
+
+    lines = [MARKER, _headline(ledger)]
+    table = markdown_table(heads, first) if first else []
+    for section in ([_counts(ledger, owners)], of_run, table):
+        lines += ["", *section] if any(section) else []
+    for title, section in folds:
+        if section:
+            lines += ["", f"<details><summary>{title}</summary>", "", *section, "", "</details>"]
+    lines += ["", f"<sub>{_terms(ledger)}.</sub>"]
+    # The footnotes: what concerns the run as a whole.
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 
@@ -79,8 +140,11 @@ def _fit(lines: Sequence[str], most: int, room: int) -> tuple[list[str], int]:
     return kept, room - used
 
 
-def _heading(ledger: Ledger) -> str:
-    """Say what merging changes, if there is a baseline, and how many budgets are broken."""
+# What merging would do
+
+
+def _headline(ledger: Ledger) -> str:
+    """Say what merging adds, or without a baseline what the suite costs; then what is broken."""
     states = [mark.verdict.state for mark in marks_of(ledger)]
     exceeded, unverified = states.count("exceeded"), states.count("unverified")
     parts = [f"{format_count(exceeded, 'budget')} exceeded"] if exceeded else []
@@ -91,57 +155,235 @@ def _heading(ledger: Ledger) -> str:
         ]
     worst = "exceeded" if exceeded else "unverified" if unverified else "within"
     sign = f"{_SIGNS[worst]} " if states else ""
-    return f"### {sign}{' · '.join([_headline(ledger), *parts])}"
+    what = _merging(ledger.comparison) if ledger.comparison else _standing(ledger)
+    return f"### {sign}{' · '.join([what, *parts])}"
 
 
-def _headline(ledger: Ledger) -> str:
-    comparison = ledger.comparison
-    if comparison is None:
-        known = ledger.totals.usd is not None
-        return f"The prompts cost {describe_total(ledger) if known else 'an unknown amount'}"
+def _merging(comparison: Comparison) -> str:
     change = change_of(comparison)
-    what = "the tests that ran" if comparison.partial else "the suite"
+    where = "in the tests that ran" if comparison.partial else "per run of the suite"
     if not change:
-        how = "adds an unknown amount to" if change is None else "does not change the cost of"
-        return f"Merging {how} {what}"
+        what = "the tests that ran" if comparison.partial else "the suite"
+        how = f"adds an unknown amount {where}"
+        return f"Merging {how if change is None else f'does not change the cost of {what}'}"
     amount = f"{dollars(abs(change))}{grown_by(comparison.base_usd, comparison.head_usd)}"
-    return f"Merging adds {amount} to {what}" if change > 0 else f"Merging saves {amount} in {what}"
+    return f"Merging {'adds' if change > 0 else 'saves'} {amount} {where}"
 
 
-def _totals(ledger: Ledger) -> str:
-    totals = ledger.totals
-    text = f"**{describe_total(ledger)}** at list price for {format_count(totals.calls, 'call')}"
-    if totals.unpriced_calls:
-        text += f", {totals.unpriced_calls:,} of them of unknown cost"
-    text += f"; {dollars(totals.live_usd)} spent live in this run"
-    if ledger.incomplete:
-        text += f". A partial run: {prose(', '.join(ledger.incomplete), most=80)}"
-    return text + "."
+def _standing(ledger: Ledger) -> str:
+    """Say what the suite costs, and of which budget."""
+    usd, budget = ledger.totals.usd, _suite_budget(ledger)
+    what = "The tests that ran cost" if ledger.incomplete else "The suite costs"
+    if usd is None:
+        return f"{what} an unknown amount"
+    shown = dollars(
+        usd, is_least=is_least(amounts_of(ledger)), against=budget.limit if budget else None
+    )
+    return f"{what} {shown}{f' of {limit_of(budget)}' if budget else ''}"
 
 
-def _verdicts(ledger: Ledger) -> Iterator[str]:
-    """Yield the broken budgets, then those nearly reached, then those on the run that are kept."""
-    marks = list(marks_of(ledger))
+def _suite_budget(ledger: Ledger) -> Verdict | None:
+    amounts = (each for each in ledger.verdicts if each.scope == "suite" and each.kind == "usd")
+    return next(amounts, None)
+
+
+class _Owner(NamedTuple):
+    """A test with its last attempt, or what else changed."""
+
+    name: str
+    test: TestRow | None
+    change: Change | None
+    verdict: Verdict | None
+    """The worst on it; one that is expected, under `xfail`, is none."""
+
+    @property
+    def state(self) -> str:
+        """What became of it, a key of `_WORDS`."""
+        verdict, change = self.verdict, self.change
+        if verdict and verdict.state != "within":
+            return verdict.state
+        if change and change.status == "changed":
+            usd = change.usd
+            return "unknown" if usd is None else "grew" if usd > 0 else "shrank"
+        if change:
+            return change.status
+        if verdict is None:
+            return "unlimited"
+        return "near" if verdict.is_near else "within"
+
+
+_WORDS = {
+    "exceeded": "exceeded",
+    "unverified": "not checked",
+    "unknown": "of unknown change",
+    "new": "new",
+    "grew": "grew",
+    "shrank": "shrank",
+    "removed": "removed",
+    "near": "near its budget",
+    "within": "within budget",
+    "unlimited": "without a budget",
+    "unchanged": "unchanged",
+}
+
+
+def _owners(ledger: Ledger) -> list[_Owner]:
+    """Return what failed, then what changed, then the rest."""
+    tests: dict[str, TestRow | None] = {each.nodeid: each for each in last_attempts(ledger.tests)}
+    changes = ledger.comparison.changes if ledger.comparison else ()
+    pairs = [
+        (each.name, tests.pop(each.name, None) if each.kind == "test" else None, each)
+        for each in changes
+    ]
+    found = []
+    for name, test, change in (*pairs, *((name, test, None) for name, test in tests.items())):
+        verdicts = list(own_verdicts(test)) if test and test.outcome != "xfailed" else []
+        verdicts += change.verdicts if change else ()
+        worst = min(verdicts, key=lambda each: _rank(each.state), default=None)
+        found.append(_Owner(name, test, change, worst))
+    return sorted(found, key=lambda each: _rank(each.state))
+
+
+def _rank(state: str) -> int:
+    return _BROKEN.index(state) if state in _BROKEN else len(_BROKEN)
+
+
+def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
+    """Count tests and shared fixtures by what became of them, each once; name the commits."""
+    counts = Counter(each.state for each in owners)
+    base = ""
+    if comparison := ledger.comparison:
+        counts["within"] = counts["unlimited"] = 0
+        named = sum(each.change is None and counts[each.state] > 0 for each in owners)
+        counts["unchanged"] = max(0, comparison.unchanged - named)
+        base = f"against {_short(comparison.base_commit) or 'the baseline'}"
+    text = " · ".join(f"{counts[each]:,} {word}" for each, word in _WORDS.items() if counts[each])
+    commits = " ".join(filter(None, (_short(ledger.run.commit), base)))
+    return " — ".join(filter(None, (text, commits)))
+
+
+def _short(commit: str) -> str:
+    """Shorten a commit's hash as Git does; GitHub makes a link of it."""
+    return commit[:7] if re.fullmatch("[0-9a-f]{7,64}", commit) else ""
+
+
+def _remarks(ledger: Ledger) -> Iterator[str]:
+    """Yield what a reader must know of the figures that are in sight."""
+    if comparison := ledger.comparison:
+        yield from (*describe_facts(comparison, shared_parts(comparison)), *comparison.notes)
+    elif ledger.incomplete:
+        yield describe_partial(ledger)
+
+
+def _verdicts(ledger: Ledger) -> tuple[list[str], list[str]]:
+    """Return what is broken or nearly so of the run as a whole, and the other verdicts."""
+    of_run: list[str] = []
+    of_tests: list[str] = []
     cause = not_counted(ledger)
 
-    def say(mark: Mark, sign: str) -> str:
+    def say(mark: Mark, sign: str) -> Iterator[str]:
         name = f"{code(mark.name)}: " if mark.name else ""
-        return f"- {_SIGNS[sign]} {name}{prose(sentence(mark.verdict))}"
+        yield f"- {_SIGNS[sign]} {name}{prose(sentence(mark.verdict))}"
+        if sign == "unverified":
+            yield from (f"  - {prose(each)}" for each in mark.verdict.reasons[:_MOST_REASONS])
 
-    yield from (say(mark, "exceeded") for mark in marks if mark.verdict.state == "exceeded")
     if cause:
         first, *rest = map(prose, cause.lines())
-        yield f"- {_SIGNS['unverified']} {first}"
-        yield from (f"  - {text}" for text in rest)
-    for mark in marks:
-        if mark.verdict.state == "unverified" and not (cause and mark.name in cause.nodeids):
-            yield say(mark, "unverified")
-            yield from (f"  - {prose(each)}" for each in mark.verdict.reasons[:_MOST_REASONS])
-    yield from (say(mark, "near") for mark in marks if mark.verdict.is_near)
-    for mark in marks:
-        is_kept = mark.verdict.state == "within" and not mark.verdict.is_near
-        if is_kept and mark.is_of_run and not mark.name:
-            yield say(mark, "within")
+        of_run += [f"- {_SIGNS['unverified']} {first}", *(f"  - {text}" for text in rest)]
+    marks = list(marks_of(ledger))
+    for state in _SIGNS:
+        for mark in marks:
+            is_named = bool(cause and mark.name in cause.nodeids)
+            is_shown = is_named or (state == "within" and not (mark.is_of_run and not mark.name))
+            if state != ("near" if mark.verdict.is_near else mark.verdict.state) or is_shown:
+                continue
+            found = of_tests if mark.name or state == "within" else of_run
+            found += say(mark, state)
+    return of_run, of_tests
+
+
+_FAILURE_HEADS = ("test", "cost:", "budget:", "what changed")
+_CHANGE_HEADS = ("test", "before:", "after:", "change:", "budget:", "what changed")
+
+
+def _failed_or_changed(ledger: Ledger, owners: Iterable[_Owner]) -> Iterator[str]:
+    """Yield a row for each, but for those that failed by a cause that is named once for all."""
+    cause, comparison = not_counted(ledger), ledger.comparison
+    shared = shared_parts(comparison) if comparison else []
+    for owner in owners:
+        test, change, verdict = owner.test, owner.change, owner.verdict
+        is_named = cause is not None and owner.name in cause.nodeids
+        if not change and (is_named or owner.state not in _BROKEN):
+            continue
+        phrases, parts = what_differs(change, shared) if change else ([], [])
+        if test and not parts:
+            changed = [changed_parts(call) for call in test.calls]
+            parts = sorted({part for each in changed for part in each.split(", ") if part})
+        sign = _SIGNS.get(owner.state, _SIGNS["near"] if verdict and verdict.is_near else "")
+        cells = [f"{sign} {code(owner.name)}".strip()]
+        if change:
+            grown = grown_by(change.base_usd, change.head_usd) if owner.state != "removed" else ""
+            cells += [before_cell(change), after_cell(change), f"{signed_cell(change.usd)}{grown}"]
+        elif test:
+            row = row_of(test, is_last=True)
+            cost = usd_cell(row.usd, is_least=is_least(row.spent))
+            cells += ["", cost, "unchanged"] if comparison else [cost]
+        what = [", ".join([*map(prose, phrases), *list_parts(parts, code)])]
+        if verdict and verdict.state == "unverified":
+            what.append(what_is_unknown(verdict))
+        yield markdown_row(*cells, _budget(verdict), "; ".join(filter(None, what)))
+    if comparison and comparison.changes:
+        grown = grown_by(comparison.base_usd, comparison.head_usd)
+        usds = (usd_cell(comparison.base_usd), usd_cell(comparison.head_usd))
+        change_usd = f"{signed_cell(change_of(comparison))}{grown}"
+        yield markdown_row("total", *usds, change_usd, _budget(_suite_budget(ledger)), "")
+
+
+def _budget(verdict: Verdict | None) -> str:
+    """Write how much of a budget is used."""
+    if verdict is None:
+        return ""
+    if verdict.kind in ("models", "unbudgeted"):
+        return prose(short_sentence(verdict))
+    limit = f"{limit_of(verdict)}{' increase' if verdict.scope == 'increase' else ''}"
+    return f"{share_of(verdict)} of {limit}" if verdict.limit else limit
+
+
+def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
+    """Return a block with the command that runs what failed, or all, at the same prices."""
+    failed = [each for each in owners if each.test and each.state in _BROKEN]
+    names = [each.name for each in failed]
+    files = sorted({name.partition("::")[0] for name in names})
+    command = "pytest"
+    for some in (files, names):
+        found = shlex.join(["pytest", *some])
+        if found.isprintable() and len(found.encode()) <= _COMMAND_BYTES:
+            command = found
+    lines = []
+    if any(each.verdict and is_not_counted(each.verdict) for each in failed):
+        lines = [
+            "# count what is not counted yet (free)",
+            f"{command} --llmcost-record-mode=rewrite",
+        ]
+    if ledger.price_date:
+        command += f" --llmcost-price-date={shlex.quote(clean(ledger.price_date, 20))}"
+    if ledger.cache_state != "as-billed":
+        command += f" --llmcost-cache={shlex.quote(clean(ledger.cache_state, 40))}"
+    lines.append(command)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`*", command))))
+    return [f"{fence}sh", *lines, fence]
+
+
+def _terms(ledger: Ledger) -> str:
+    """Say at which prices, how much is unknown, and what the run itself has spent."""
+    text = f"Prices of {prose(ledger.price_date, most=20)}"
+    if ledger.cache_state != "as-billed":
+        text += f", cache priced {prose(ledger.cache_state, most=40)}"
+    totals = ledger.totals
+    if totals.unpriced_calls:
+        calls = format_count(totals.calls, "call")
+        text += f" · {totals.unpriced_calls:,} of {calls} of unknown cost"
+    return f"{text} · {dollars(totals.live_usd)} spent live in this run"
 
 
 _TOKEN_HEADS = ("calls:", "input:", "cache written:", "cache read:", "output:", "cost:")
@@ -159,7 +401,7 @@ def _row(row: Row) -> str:
         f"{spent.calls:,}",
         *token_cells(spent.usage, is_least=spent["input_tokens"].best is None),
         dollars(row.usd, is_least=is_least(spent), against=against),
-        limit_of(verdict) if verdict else "",
+        prose(limit_of(verdict)) if verdict else "",
         row.used,
     )
 
@@ -171,9 +413,3 @@ def _models(ledger: Ledger) -> Iterator[str]:
         tokens = token_cells(total.usage, is_least=is_partial)
         usd = dollars(total.usd, is_least=is_partial)
         yield markdown_row(code(name), f"{total.calls:,}", *tokens, usd)
-
-
-def _folded(title: str, heads: Sequence[str], rows: Sequence[str]) -> Iterator[str]:
-    if rows:
-        yield from ("", f"<details><summary>{title}</summary>", "", *markdown_table(heads, rows))
-        yield from ("", "</details>")

@@ -60,10 +60,13 @@ class Row:
     @property
     def used(self) -> str:
         """Which share of its budget it has used."""
-        if self.verdict is None:
-            return ""
-        used = used_of(self.verdict)
-        return UNKNOWN if used is None else format_share(used, self.verdict.limit)
+        return share_of(self.verdict) if self.verdict else ""
+
+
+def share_of(verdict: Verdict) -> str:
+    """Write which share of a budget is used."""
+    used = used_of(verdict)
+    return UNKNOWN if used is None else format_share(used, verdict.limit)
 
 
 def token_cells(usage: Usage, *, is_least: bool) -> list[str]:

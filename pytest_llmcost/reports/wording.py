@@ -146,7 +146,7 @@ def sentence(verdict: Verdict) -> str:
         return f"{found} without a budget; {verdict.origin} requires one"
     budget = f"the {_budget(verdict)}{set_at}"
     if verdict.state == "unverified":
-        return f"cannot check {budget}: {_what_is_unknown(verdict)}"
+        return f"cannot check {budget}: {what_is_unknown(verdict)}"
     is_over = verdict.state == "exceeded"
     amount = verdict.low if is_over or verdict.high is None else verdict.high
     if kind == "usd":
@@ -176,7 +176,7 @@ def short_sentence(verdict: Verdict) -> str:
     if verdict.state == "unverified":
         if is_not_counted(verdict):
             return f"not counted yet: {budget}"
-        return f"not checked: {budget}, {_what_is_unknown(verdict)}"
+        return f"not checked: {budget}, {what_is_unknown(verdict)}"
     is_over = verdict.state == "exceeded"
     before = ""
     if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
@@ -209,7 +209,8 @@ def _set_at(verdict: Verdict) -> str:
     return f"{text} ({verdict.reason})" if verdict.reason else text
 
 
-def _what_is_unknown(verdict: Verdict) -> str:
+def what_is_unknown(verdict: Verdict) -> str:
+    """Say in a few words why a budget could not be checked."""
     if is_not_counted(verdict):
         return "a prompt is not counted yet"
     if verdict.saw_nothing:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from conftest import Project
@@ -57,6 +60,37 @@ def test_an_equal_run_adds_nothing(accepted: Project) -> None:
     assert result.ret == pytest.ExitCode.OK
     comparison = accepted.ledger()["comparison"]
     assert (comparison["change_usd"], comparison["unchanged"]) == ("0", 3)
+
+
+@pytest.mark.parametrize(
+    ("ci", "event", "commit"),
+    [
+        ({"GITHUB_SHA": "9f8e7d6"}, {"pull_request": {"head": {"sha": "1a2b3c4"}}}, "1a2b3c4"),
+        ({"GITHUB_SHA": "9f8e7d6"}, {"head_commit": None}, "9f8e7d6"),
+        ({"GITHUB_SHA": "9f8e7d6"}, None, "9f8e7d6"),
+        ({"CI_COMMIT_SHA": "0a1b2c3"}, None, "0a1b2c3"),
+        ({}, None, ""),
+    ],
+)
+def test_a_run_knows_its_commit_and_a_comparison_that_of_the_baseline(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    ci: Mapping[str, str],
+    event: Any,
+    commit: str,
+) -> None:
+    for name in ("GITHUB_SHA", "GITHUB_EVENT_PATH", "CI_COMMIT_SHA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ci.items():
+        monkeypatch.setenv(name, value)
+    if event is not None:
+        (project.path / "event.json").write_text(json.dumps(event))
+        monkeypatch.setenv("GITHUB_EVENT_PATH", "event.json")
+    project.write(test_app="def test_nothing(): pass")
+    project.run("--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    compare(project).assert_outcomes(passed=1)
+    ledger = project.ledger()
+    assert (ledger["run"]["commit"], ledger["comparison"]["base_commit"]) == (commit, commit)
 
 
 def test_a_grown_prompt_fails_the_run_though_every_test_passes_and_names_what_grew(

@@ -392,7 +392,10 @@ def test_the_comment_shows_it(project: Project, standin: StandIn) -> None:
         test_app=PAYLOAD + "    def test_one(llmcost): llmcost.count(payload())\n"
     )
     project.run(COUNT, NEW, "--llmcost-report=cost.md").assert_outcomes(passed=1)
-    assert "#### On <code>claude-opus-4-7</code>" in (project.path / "cost.md").read_text()
+    assert (
+        "<summary>On <code>claude-opus-4-7</code></summary>"
+        in (project.path / "cost.md").read_text()
+    )
 
 
 MANY = (

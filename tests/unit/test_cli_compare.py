@@ -162,7 +162,7 @@ def test_markdown_is_the_comment_of_a_pull_request(
     assert main(["compare", *paths, "--format", "md"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("<!-- pytest-llmcost -->\n### Merging does not change the cost")
-    assert "Against the baseline" in out
+    assert "1 unchanged — against the baseline" in out
 
 
 def test_the_ledger_and_a_comment_are_written_with_the_comparison(tmp_path: Path) -> None:
@@ -176,4 +176,4 @@ def test_the_ledger_and_a_comment_are_written_with_the_comparison(tmp_path: Path
     assert text.startswith(
         "<!-- pytest-llmcost -->\n### Merging does not change the cost of the suite\n"
     )
-    assert "Against the baseline" in text
+    assert "1 unchanged — against the baseline" in text

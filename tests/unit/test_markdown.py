@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from decimal import Decimal
 from html import unescape
 from typing import Any
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
 
-from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger
+from pytest_llmcost.budgets.budget import Verdict, judge_calls
+from pytest_llmcost.call import Call
+from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger, RunRecord
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.reports.escape import clean, code, prose
 from pytest_llmcost.reports.markdown import COMMENT_BYTES, MARKER, render_markdown
@@ -44,16 +47,16 @@ class TestHeading:
 
     def test_comes_first_and_counts_what_is_broken(self) -> None:
         assert self.heading(hostile_report()) == (
-            "### ❌ Merging adds $0.0031 (+0.8 %) to the tests that ran · 3 budgets exceeded · "
+            "### ❌ Merging adds $0.0031 (+0.8 %) in the tests that ran · 3 budgets exceeded · "
             "3 budgets could not be checked"
         )
 
     @pytest.mark.parametrize(
         ("usd", "heading"),
         [
-            ("1", "### ✅ The prompts cost $1.00 · within its 1 budget"),
-            ("1.000000001", "### ❌ The prompts cost $1.00 · 1 budget exceeded"),
-            (None, "### ❓ The prompts cost an unknown amount · 1 budget could not be checked"),
+            ("1", "### ✅ The suite costs $1.00 of $1.00 · within its 1 budget"),
+            ("1.000000001", "### ❌ The suite costs $1.000000001 of $1.00 · 1 budget exceeded"),
+            (None, "### ❓ The suite costs an unknown amount · 1 budget could not be checked"),
         ],
     )
     def test_says_how_the_suite_stands(self, usd: str | None, heading: str) -> None:
@@ -70,7 +73,7 @@ class TestHeading:
     def test_leaves_expected_breaches_out(self) -> None:
         report = make_report({a_test("t"): [make_call("2")]})
         row = replace(report.tests[0], verdict=judge("1", make_call("2")), outcome="xfailed")
-        assert self.heading(replace(report, tests=(row,))) == "### The prompts cost $2.00"
+        assert self.heading(replace(report, tests=(row,))) == "### The suite costs $2.00"
 
 
 class TestAmounts:
@@ -102,17 +105,31 @@ class TestBaseline:
         return render_markdown(replace(make_report({}), comparison=comparison))
 
     def test_says_what_merging_adds_or_saves(self) -> None:
-        assert "Merging does not change the cost of the suite" in self.text()
+        assert "### Merging does not change the cost of the suite\n" in self.text()
         grown = self.text(change_usd=Decimal("0.25"), head_usd=Decimal("1.25"))
-        assert "### Merging adds $0.25 (+25 %) to the suite" in grown
-        assert "**+$0.25** (+25 %): $1.00 → $1.25, 3 unchanged." in grown
+        assert "### Merging adds $0.25 (+25 %) per run of the suite\n" in grown
         shrunk = self.text(change_usd=Decimal("-0.25"), head_usd=Decimal("0.75"))
-        assert "### Merging saves $0.25 (-25 %) in the suite" in shrunk
+        assert "### Merging saves $0.25 (-25 %) per run of the suite\n" in shrunk
         tiny = self.text(change_usd=Decimal("0.00001"), head_usd=Decimal("1.00001"))
-        assert "**+$0.00001** (+under 0.1 %): " in tiny
+        assert "### Merging adds $0.00001 (+under 0.1 %) per run" in tiny
         unknown = self.text(change_usd=None)
-        assert "### Merging adds an unknown amount to the suite\n" in unknown
-        assert "**?**: $1.00 → $1.00" in unknown
+        assert "### Merging adds an unknown amount per run of the suite\n" in unknown
+
+    @pytest.mark.parametrize(
+        ("head", "base", "words"),
+        [
+            ("1a2b3c4" + 33 * "0", "9f8e7d6" + 33 * "0", "1a2b3c4 against 9f8e7d6"),
+            ("1a2b3c4" + 33 * "0", "", "1a2b3c4 against the baseline"),
+            ("", "9f8e7d6" + 33 * "0", "against 9f8e7d6"),
+            ("@octocat", "9f8", "against the baseline"),
+        ],
+    )
+    def test_names_both_commits_where_they_are_known(
+        self, head: str, base: str, words: str
+    ) -> None:
+        comparison = Comparison(unchanged=3, base_commit=base)
+        report = replace(make_report({}, run=RunRecord(commit=head)), comparison=comparison)
+        assert f"\n\n3 unchanged — {words}\n" in render_markdown(report)
 
     def test_new_prices_are_told_apart(self) -> None:
         text = self.text(price_change_usd=Decimal("0.5"), base_price_date="2026-10-06")
@@ -137,11 +154,152 @@ class TestBaseline:
         assert "<code>messages.0</code>" in text
 
 
-def test_a_comparison_without_changes_is_one_sentence() -> None:
-    report = replace(make_report({}), comparison=Comparison(unchanged=3))
-    assert "#### Against the baseline\n\n**±$0.00**: $0.00 → $0.00, 3 unchanged.\n\n<sub>" in (
-        render_markdown(report)
+def rows_in_sight(text: str) -> list[list[str]]:
+    """The cells of the table above everything folded, as GitHub renders them, without its heads."""
+    html = to_html(text).partition("<details>")[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
+    return [
+        [re.sub("<.*?>", "", each) for each in re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL)]
+        for row in rows[1:]
+    ]
+
+
+class TestInSight:
+    """What failed and what changed have a row each; each test is counted once."""
+
+    def report(self, **fields: Any) -> Ledger:
+        calls = {name: make_call(usd) for name, usd in (("over", "2"), ("kept", "1"), ("odd", "1"))}
+        report = make_report({a_test(f"t.py::{name}"): [call] for name, call in calls.items()})
+        rows = [
+            replace(row, verdict=judge(limit, *row.calls))
+            for row, limit in zip(report.tests, ("1", "5", "1"), strict=True)
+        ]
+        assert [row.nodeid for row in rows] == ["t.py::kept", "t.py::odd", "t.py::over"]
+        grown = Change(
+            name="t.py::over",
+            status="changed",
+            base_usd=Decimal("0.5"),
+            head_usd=Decimal(2),
+            usd=Decimal("1.5"),
+            tokens={"input_tokens": 2856},
+            parts=("system",),
+        )
+        comparison = Comparison(
+            **{"unchanged": 2, "changes": (grown,), "change_usd": Decimal("1.5"), **fields}
+        )
+        return replace(report, tests=tuple(rows), comparison=comparison)
+
+    def test_a_test_that_grew_and_failed_is_one_row_with_both(self) -> None:
+        text = render_markdown(self.report())
+        assert rows_in_sight(text)[:-1] == [
+            ["❌ t.py::over", "$0.5000", "$2.0000", "+$1.5000 (+300 %)", "200% of $1.00",
+             "+2,856 input, system"],
+        ]  # fmt: skip
+        assert "\n1 exceeded · 2 unchanged — against the baseline\n" in text
+
+    def test_the_last_row_is_the_run(self) -> None:
+        report = self.report(base_usd=Decimal("2.5"), head_usd=Decimal(4))
+        *_, total = rows_in_sight(render_markdown(report))
+        assert total == ["total", "$2.5000", "$4.0000", "+$1.5000 (+60 %)", "", ""]
+
+    def test_a_failure_that_is_no_change_says_so(self) -> None:
+        report = self.report(changes=(), change_usd=Decimal(0), unchanged=3)
+        text = render_markdown(report)
+        assert rows_in_sight(text) == [
+            ["❌ t.py::over", "", "$2.0000", "unchanged", "200% of $1.00", ""]
+        ]
+        assert "\n1 exceeded · 2 unchanged — " in text
+
+    def test_changes_of_every_kind_are_counted_apart(self) -> None:
+        (grown,) = self.report().comparison.changes  # type: ignore[union-attr]
+        one = {"name": "t.py::kept", "parts": ()}
+        changes = (
+            replace(grown, **one, usd=Decimal(-1)),
+            replace(grown, **{**one, "name": "t.py::odd"}, usd=None),
+            replace(grown, **{**one, "name": "t.py::gone"}, status="removed"),
+            replace(grown, **{**one, "name": "t.py::odd", "kind": "fixture"}, status="new"),
+        )
+        text = render_markdown(self.report(changes=changes, unchanged=9))
+        counts = "1 exceeded · 1 of unknown change · 1 new · 1 shrank · 1 removed · 8 unchanged — "
+        assert f"\n{counts}" in text
+        assert len(rows_in_sight(text)) == len(changes) + 2
+
+    def test_an_increase_over_its_limit_is_a_failure_of_its_test(self) -> None:
+        (grown,) = self.report().comparison.changes  # type: ignore[union-attr]
+        verdict = judge("0.75", make_call("1.5"), scope="increase", origin="ini")
+        broken = replace(grown, name="t.py::kept", verdicts=(verdict,))
+        row, *_ = rows_in_sight(render_markdown(self.report(changes=(broken,))))
+        assert row[0] == "❌ t.py::kept"
+        assert row[4] == "200% of $0.75 increase"
+
+    @pytest.mark.parametrize(
+        ("verdict", "cell", "what"),
+        [
+            (judge("50", make_call("1"), kind="input_tokens"), "200% of 50 input tokens", ""),
+            (judge("1"), "? of $1.00", "no Claude call was seen"),
+            (judge("0", make_call("1")), "$0.00", ""),
+        ],
     )
+    def test_without_a_baseline_what_failed_has_its_cost_and_budget(
+        self, verdict: Verdict, cell: str, what: str
+    ) -> None:
+        report = make_report({a_test("t.py::a"): [make_call("1")], a_test("t.py::b"): []})
+        report = replace(report, tests=(replace(report.tests[0], verdict=verdict),))
+        ((name, cost, *rest),) = rows_in_sight(render_markdown(report))
+        assert (name[2:], cost, rest) == ("t.py::a", "$1.0000", [cell, what])
+
+    def test_a_model_that_is_not_allowed_is_named(self) -> None:
+        call = make_call("1", model="claude-opus-4-7")
+        budget = make_budget("0", kind="models", models=("claude-haiku-*",), origin="ini")
+        report = make_report({a_test("t.py::a"): [call]})
+        row = replace(report.tests[0], verdict=judge_calls(budget, [call]))
+        assert row.verdict
+        assert row.verdict.state == "exceeded"
+        ((*_, cell, _),) = rows_in_sight(render_markdown(replace(report, tests=(row,))))
+        assert cell == "claude-opus-4-7 is not allowed"
+
+    def test_more_than_twenty_are_folded(self) -> None:
+        (grown,) = self.report().comparison.changes  # type: ignore[union-attr]
+        changes = tuple(replace(grown, name=f"t.py::test_{each}") for each in range(30))
+        text = render_markdown(self.report(changes=changes))
+        assert len(rows_in_sight(text)) == 20
+        assert "<summary>12 more that failed or changed</summary>" in text
+
+
+class TestReproduce:
+    def commands(self, *names: str, call: Call | None = None) -> list[str]:
+        call = call or make_call("2")
+        report = make_report({a_test(name): [call] for name in names})
+        rows = tuple(replace(row, verdict=judge("1", call)) for row in report.tests)
+        html = to_html(render_markdown(replace(report, tests=rows)))
+        (block,) = re.findall(r"<pre.*?><code>(.*?)</code></pre>", html, re.DOTALL)
+        return unescape(block).splitlines()
+
+    def test_the_command_runs_what_failed_at_the_same_prices(self) -> None:
+        assert self.commands("t.py::b[x y]", "t.py::a") == [
+            "pytest t.py::a 't.py::b[x y]' --llmcost-price-date=2026-11-22"
+        ]
+
+    def test_many_tests_are_their_files_and_many_files_are_all(self) -> None:
+        many = [f"t.py::test_{each}" for each in range(100)]
+        assert self.commands(*many) == ["pytest t.py --llmcost-price-date=2026-11-22"]
+        many = [f"tests/test_{each}.py::test" for each in range(100)]
+        assert self.commands(*many) == ["pytest --llmcost-price-date=2026-11-22"]
+
+    def test_what_is_not_counted_is_counted_first(self) -> None:
+        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
+        assert self.commands("t.py::a", call=stale) == [
+            "# count what is not counted yet (free)",
+            "pytest t.py::a --llmcost-record-mode=rewrite",
+            "pytest t.py::a --llmcost-price-date=2026-11-22",
+        ]
+
+    @pytest.mark.parametrize("name", ["````\n# x", "```", "`~~~`", "\x1b[31m", "x" * 9_000])
+    def test_no_name_ends_the_block_or_is_a_command_of_its_own(self, name: str) -> None:
+        (command,) = self.commands(f"t.py::{name}")
+        words = shlex.split(command)
+        assert words[1] == (f"t.py::{name}" if name.isprintable() and len(name) < 99 else "t.py")
+        assert words[2:] == ["--llmcost-price-date=2026-11-22"]
 
 
 class TestOneCause:
@@ -153,12 +311,13 @@ class TestOneCause:
 
     def test_is_one_entry_with_what_changed_and_the_command(self) -> None:
         lines = render_markdown(self.report()).splitlines()
-        entries = [line for line in lines if line.lstrip().startswith("- ")]
+        entries = [line for line in lines if line.lstrip().startswith(("- ", "| "))]
         assert entries == [
             "- ❓ 12 tests cannot be checked: their prompts changed and are not counted yet.",
             "  - changed: system in all 12",
             "  - count them all (free): pytest t.py --llmcost-record-mode=rewrite",
-        ]
+        ] + [line for line in entries if line.startswith("| ")]
+        assert rows_in_sight("\n".join(lines)) == []
 
 
 class TestSize:
@@ -183,7 +342,8 @@ class TestSize:
         assert len(text.encode()) <= most
         assert len(text.encode()) > most / 3
         assert text.count("more left out; the JSON report has all") >= 3
-        assert text.count("<details>") == text.count("</details>") == 2
+        assert text.count("<details>") == text.count("</details>") == 5
+        assert to_html(text).count("<summary>") == 5
 
     def test_is_nothing_where_not_even_the_verdict_fits(self) -> None:
         assert render_markdown(self.big(1), most_bytes=5_000) == ""
@@ -195,14 +355,14 @@ class TestSize:
 class TestEscaping:
     def test_shows_a_hostile_name_as_it_is(self) -> None:
         html = to_html(render_markdown(hostile_report()))
-        assert unescape(html).count(clean(HOSTILE)) == 4  # verdict, increase, change, row
+        assert unescape(html).count(clean(HOSTILE)) == 4  # change, verdict, increase, row
 
     def test_lets_no_name_make_markup(self) -> None:
         html = to_html(render_markdown(hostile_report()))
         tags = set(re.findall(r"</?([a-z0-9]+)", html))
         ours = {"h3", "h4", "p", "strong", "ul", "li", "code", "table", "thead", "tbody", "tr"}
         assert tags <= ours | {"th", "td", "details", "summary", "sub", "pre"}
-        assert "<pre" not in html
+        assert html.count("<pre") == 1  # the command
 
     def test_never_begins_a_line_with_a_workflow_command(self) -> None:
         lines = render_markdown(hostile_report()).splitlines()

@@ -249,6 +249,13 @@ class TestRuns:
             5,
         )
 
+    @pytest.mark.parametrize(
+        ("commits", "merged"), [(("1a2b3c4", "1a2b3c4"), "1a2b3c4"), (("1a2b3c4", "9f8e7d6"), "")]
+    )
+    def test_have_a_commit_if_it_is_one(self, commits: tuple[str, str], merged: str) -> None:
+        shards = [shard(at, run=RunRecord(commit=each)) for at, each in enumerate(commits)]
+        assert merge_ledgers(named(*shards)).run.commit == merged
+
     def test_are_incomplete_when_one_is(self) -> None:
         shards = named(shard(1, incomplete=["deselected"]), shard(2, incomplete=["interrupted"]))
         assert merge_ledgers(shards).incomplete == ("deselected", "interrupted")

@@ -132,7 +132,7 @@ class TestSummary:
 
     def test_the_comment_has_a_section_for_each_model(self) -> None:
         text = render_markdown(self.report())
-        assert f"#### On <code>{MODEL}</code>" in text
+        assert f"<summary>On <code>{MODEL}</code></summary>" in text
         assert "<b>" not in text
         assert_golden("what-if.md", text)
 
