@@ -73,7 +73,11 @@ def page_run() -> Ledger:
         price_date="2026-11-25",
         rate_card=CardId(version="2026-11-22"),
         generator={"pytest-llmcost": "0.1.0", "pytest": "9.2.0"},
-        run=RunRecord(started_at="2026-11-25T09:14:02Z", finished_at="2026-11-25T09:14:21Z"),
+        run=RunRecord(
+            started_at="2026-11-25T09:14:02Z",
+            finished_at="2026-11-25T09:14:21Z",
+            commit="1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d",
+        ),
         budgets=[suite_budget("0.60")],
     )
     return replace(run, comparison=_comparison())
@@ -112,6 +116,7 @@ def _comparison() -> Comparison:
 
     return Comparison(
         base_price_date="2026-11-20",
+        base_commit="9f8e7d6c5b4a39281706f5e4d3c2b1a09f8e7d6c",
         base_usd=Decimal("0.5174"),
         head_usd=Decimal("0.5422"),
         change_usd=Decimal("0.0248"),

@@ -147,16 +147,19 @@ def _headline(ledger: Ledger) -> str:
     """Say what merging adds, or without a baseline what the suite costs; then what is broken."""
     states = [mark.verdict.state for mark in marks_of(ledger)]
     exceeded, unverified = states.count("exceeded"), states.count("unverified")
-    parts = [f"{format_count(exceeded, 'budget')} exceeded"] if exceeded else []
-    parts += [f"{format_count(unverified, 'budget')} could not be checked"] if unverified else []
-    if states and not parts:
-        parts = [
-            f"within {'its' if len(states) == 1 else 'all'} {format_count(len(states), 'budget')}"
-        ]
-    worst = "exceeded" if exceeded else "unverified" if unverified else "within"
-    sign = f"{_SIGNS[worst]} " if states else ""
     what = _merging(ledger.comparison) if ledger.comparison else _standing(ledger)
-    return f"### {sign}{' · '.join([what, *parts])}"
+    if not states:
+        return f"### {what}"
+    if exceeded:
+        more = f", {unverified:,} not checked" if unverified else ""
+        how = f"{format_count(exceeded, 'budget')} exceeded{more}"
+    elif unverified:
+        how = f"{format_count(unverified, 'budget')} could not be checked"
+    else:
+        all_of = "its" if len(states) == 1 else "all"
+        how = f"within {all_of} {format_count(len(states), 'budget')}"
+    worst = "exceeded" if exceeded else "unverified" if unverified else "within"
+    return f"### {_SIGNS[worst]} {what} · {how}"
 
 
 def _merging(comparison: Comparison) -> str:
@@ -320,14 +323,17 @@ def _failed_or_changed(ledger: Ledger, owners: Iterable[_Owner]) -> Iterator[str
             changed = [changed_parts(call) for call in test.calls]
             parts = sorted({part for each in changed for part in each.split(", ") if part})
         sign = _SIGNS.get(owner.state, _SIGNS["near"] if verdict and verdict.is_near else "")
-        cells = [f"{sign} {code(owner.name)}".strip()]
+        file, _, name = owner.name.partition("::")
+        where = f"<br><sub>{prose(file)}</sub>" if name else ""  # beside it, no figure has room
+        cells = [f"{sign} {code(name or file)}{where}".strip()]
         if change:
             grown = grown_by(change.base_usd, change.head_usd) if owner.state != "removed" else ""
             cells += [before_cell(change), after_cell(change), f"{signed_cell(change.usd)}{grown}"]
         elif test:
             row = row_of(test, is_last=True)
             cost = usd_cell(row.usd, is_least=is_least(row.spent))
-            cells += ["", cost, "unchanged"] if comparison else [cost]
+            how = "unchanged" if row.usd is not None else "?"
+            cells += ["", cost, how] if comparison else [cost]
         what = [", ".join([*map(prose, phrases), *list_parts(parts, code)])]
         if verdict and verdict.state == "unverified":
             what.append(what_is_unknown(verdict))
