@@ -1,20 +1,26 @@
 """Suggest budgets that today's run would keep: a marker for each test, a line for each file.
 
-Nothing is written to your files.
+With `--ratchet` it names the budgets that could be lower. Nothing is written to your files.
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from decimal import Decimal
+from itertools import chain
+
+from msgspec.structs import replace
 
 from pytest_llmcost.amounts import Amounts, most
+from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.cli.console import Console
+from pytest_llmcost.ledger.ledger import Ledger, own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import EXACT, format_whole_usd, parse_percent
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.wording import dollars, round_up
+from pytest_llmcost.reports.wording import describe_partial, dollars, limit_of, round_up
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -28,11 +34,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="PERCENT",
         help="how much a budget is above today's cost (default: 25%%)",
     )
+    add(
+        "--ratchet",
+        action="store_true",
+        help="instead name the budgets that have more headroom than that, and what to lower them "
+        "to; exit status 1 if there are any",
+    )
 
 
 def run(arguments: Namespace, console: Console) -> int:
     """Print the budgets, and return 1 if a cost is unknown, so that one is missing."""
     ledger, factor = arguments.ledger, EXACT.add(arguments.headroom, Decimal(1))
+    if arguments.ratchet:
+        return _ratchet(ledger, lambda spent: EXACT.multiply(spent, factor), console)
     unknown = []
 
     def limit(name: str, amounts: Amounts) -> str | None:
@@ -62,3 +76,35 @@ def run(arguments: Namespace, console: Console) -> int:
     for name in unknown:
         console.note(f"{clean(name)}: no budget, because its cost is unknown")
     return 1 if unknown else 0
+
+
+def _ratchet(ledger: Ledger, add_headroom: Callable[[Decimal], Decimal], console: Console) -> int:
+    """Print the budgets that could be lower, and return 1 if there are any.
+
+    A budget may limit many tests one by one: the one that spent most keeps its headroom, and a
+    budget that any of them did not keep stays as it is.
+    """
+    of_run = ledger.verdicts if ledger.complete else ()
+    if not ledger.complete:
+        console.note(f"{describe_partial(ledger)}; those of the suite and of paths are left out")
+    groups: dict[tuple[object, ...], list[Verdict]] = {}
+    for verdict in chain(of_run, *map(own_verdicts, ledger.tests)):
+        if verdict.limit:  # neither an allowed model nor a budget of nothing
+            key = (verdict.origin, verdict.kind, verdict.pattern, verdict.limit)
+            groups.setdefault(key, []).append(verdict)
+    lines = []
+    for group in groups.values():
+        first, spent = group[0], max(verdict.high or Decimal(0) for verdict in group)
+        # What nothing was spent against may be there for a test that was skipped.
+        if not spent or any(verdict.state != "within" for verdict in group):
+            continue
+        limit = round_up(add_headroom(spent), -9 if first.quantity == "usd" else 0)
+        if limit < first.limit:
+            now, then, used = (
+                limit_of(replace(first, limit=each)) for each in (first.limit, limit, spent)
+            )
+            about = f" for {first.pattern}" if first.pattern else ""
+            lines.append(clean(f"{first.origin}: lower {now}{about} to {then} (used: {used})"))
+    for line in sorted(lines):
+        console.print(line)
+    return 1 if lines else 0

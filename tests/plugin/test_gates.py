@@ -226,3 +226,12 @@ def test_budgets_that_are_suggested_from_a_run_are_kept_by_it(
     result.assert_outcomes(passed=5)
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*within the $* budget for test_app.py set by llmcost_budgets*"])
+    # Between workers and shards a budget is one: the test that uses most of it counts.
+    wide = ("--llmcost-max-test=$9", "--llmcost-report=wide.json")
+    online.run(*wide, *workers, plugins=plugins).assert_outcomes(passed=5)
+    capsys.readouterr()
+    assert main(["suggest", str(online.path / "wide.json"), "--ratchet"]) == 1
+    ratchet = capsys.readouterr().out.splitlines()
+    assert [line.partition(" to ")[0] for line in ratchet if "max-test" in line] == [
+        "--llmcost-max-test: lower $9.00"
+    ]
