@@ -136,6 +136,9 @@ OPTIONS: tuple[Option, ...] = (
         "Turn pytest-llmcost off. The marker and the fixture still exist; nothing is counted."),
     _limit("max_test", parse_usd, "USD",
         "Budget of every test that has no max_cost marker, for example $0.02."),
+    _limit("max_worst", parse_usd, "USD",
+        "Worst-case budget of every test that sets none itself: what its calls cost with a cold "
+        "cache if every reply reaches its max_tokens."),
     _limit("max_call", parse_usd, "USD",
         "Budget of every single call. A test fails if its most expensive call costs more."),
     _limit("max_suite", parse_usd, "USD",
@@ -199,6 +202,7 @@ class Settings(NamedTuple):
 
     disabled: bool = False
     max_test: Decimal | None = None
+    max_worst: Decimal | None = None
     max_call: Decimal | None = None
     max_suite: Decimal | None = None
     budgets: tuple[str, ...] = ()

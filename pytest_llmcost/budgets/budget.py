@@ -20,11 +20,12 @@ from pytest_llmcost.money import EXACT
 Scope = Literal["suite", "test", "block", "path", "increase"]
 State = Literal["within", "exceeded", "unverified"]
 PerCall = Literal["call_usd", "call_input_tokens", "call_output_tokens"]
-Limited = Literal[Kind, PerCall, "models", "unbudgeted"]
-"""What a budget can limit: a sum over calls or, with a gate, the largest call, the models, or the
-calls of a test without a budget."""
+Limited = Literal[Kind, "worst", PerCall, "models", "unbudgeted"]
+"""What a budget can limit: a sum over calls, as they are or at their worst, or, with a gate, the
+largest call, the models, or the calls of a test without a budget."""
 
 _QUANTITIES: dict[Limited, Kind] = {
+    "worst": "usd",
     "models": "calls",
     "unbudgeted": "calls",
     "call_usd": "usd",
@@ -69,7 +70,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_gate(self) -> bool:
         """Whether it limits single calls, so that a sum of calls cannot be judged by it."""
-        return self.kind in _QUANTITIES
+        return self.kind in _QUANTITIES and self.kind != "worst"
 
 
 class Verdict(Budget, frozen=True, kw_only=True):

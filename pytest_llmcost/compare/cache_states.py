@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.call import Call, reprice
 from pytest_llmcost.ledger.ledger import PayloadFacts
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import Usage
 
@@ -19,6 +20,12 @@ NO_PRICE = "no price"
 NOT_SPLIT = "cache breakpoints that are not counted apart"
 NO_BOUND = "no max_tokens"
 SEVERAL_CALLS = "server tools"
+_CAVEATS = {
+    NOT_SPLIT: "uncounted: cached prefixes",
+    NO_BOUND: "unbounded-output: no max_tokens, or server tools",
+    SEVERAL_CALLS: "unbounded-output: several sampling calls",
+}
+"""What makes the worst case of a call unknown, unless the call has no price at all."""
 
 
 def in_column(
@@ -61,3 +68,12 @@ def in_column(
     worst = reprice(call, card, on=on, cache_state="cold")
     high = worst.usd_high
     return NO_PRICE if high is None else replace(worst, usd=high, usd_low=high)
+
+
+def at_worst(call: Call, payloads: Mapping[str, PayloadFacts], card: RateCard, *, on: date) -> Call:
+    """Return a call at its worst; one of unknown worst case costs at least what it costs now."""
+    worst = in_column(call, "worst", payloads, card, on=on)
+    if not isinstance(worst, str):
+        return worst
+    why = () if call.usd is None or worst == NO_PRICE else (_CAVEATS[worst],)
+    return replace(call, usd=None, usd_high=None, caveats=sorted_caveats([*call.caveats, *why]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -162,6 +163,11 @@ class LedgerBuilder:
 
     def __bool__(self) -> bool:
         return bool(self._accounts)
+
+    @property
+    def payloads(self) -> Mapping[str, PayloadFacts]:
+        """What each fingerprint stands for, as far as it is known by now."""
+        return MappingProxyType(self._payloads)
 
     def row(self, owner: TestOwner) -> TestRow:
         """Return how one attempt of a test stands so far."""

@@ -1,4 +1,4 @@
-"""What a reader of a run should know: prompts just under a length band, and task budgets."""
+"""What a reader of a run should know: length bands, task budgets, replies that may be too long."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from decimal import Decimal
 from msgspec.structs import replace
 
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.ledger.ledger import Ledger, own_verdicts
 from pytest_llmcost.ledger.totals import spenders_of
 from pytest_llmcost.money import EXACT, format_usd
 from pytest_llmcost.prices.rate_card import RateCard
 
 _NEAR = Decimal("0.9")
 """A prompt of this share of a length band is worth a note."""
+_FAR_ABOVE = 10
+"""Replies to one kind of prompt seldom differ by more than this; a `max_tokens` farther above the
+longest of them cuts none, and only raises the worst case."""
 _MOST_NOTES = 5
 _MOST_NAMES = 3
 _MILLION = 6
@@ -79,3 +82,29 @@ def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[s
             f"task budget of {tokens:,} tokens in {shown}{more}: advisory, nothing enforces it, "
             f"so it bounds no price{price}"
         )
+
+
+def max_tokens_notes(ledger: Ledger, *, every_test: bool) -> tuple[str, ...]:
+    """Note requests whose `max_tokens` is far above every reply of the same test, at most five.
+
+    Of tests with a worst-case budget, or of every test. A count says nothing of a reply's length.
+    """
+    longest: dict[str, tuple[int, int]] = {}
+    for test in ledger.tests:
+        if every_test or any(each.kind == "worst" for each in own_verdicts(test)):
+            for call in test.calls:
+                used = call.billed_usage.output_tokens
+                if call.max_tokens and used and call.evidence in ("billed", "recounted", "mocked"):
+                    name = test.nodeid.partition("[")[0]
+                    most, longest_used = longest.get(name, (0, 0))
+                    longest[name] = max(most, call.max_tokens), max(longest_used, used)
+    far = [
+        (
+            used - most,
+            f"{name}: max_tokens of {most:,} is {most // used:,} times its longest "
+            f"reply ({used:,} tokens), and the worst case pays for all of it",
+        )
+        for name, (most, used) in longest.items()
+        if most > _FAR_ABOVE * used
+    ]
+    return tuple(note for _, note in sorted(far)[:_MOST_NOTES])

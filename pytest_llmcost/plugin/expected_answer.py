@@ -45,13 +45,15 @@ def expect_answer(
     owner, is_column = session.owner, False
     options: tuple[str, ...] = ()
     if state is None and payload.breakpoints:
-        marked, of_run = limits_of(item, session.settings).cache, session.settings.cache
+        limits, of_run = limits_of(item, session.settings), session.settings.cache
+        marked = limits.cache
         if marked in ("cold", "warm"):
             state = marked
         elif marked is None and of_run != "as-billed":
             state, options = of_run, (f"--llmcost-cache={of_run}",)
         else:
-            is_column = bool(session.settings.columns)
+            has_worst = any(budget.kind == "worst" for budget in limits.budgets)
+            is_column = has_worst or bool(session.settings.columns)
     plan = None
     if state is not None or is_column:
         plan = plan_caching(
@@ -63,7 +65,7 @@ def expect_answer(
         try:
             prompt = split(session, owner, plan, options)
         except CountError:
-            if not is_column:  # a column that cannot be filled fails no test
+            if not is_column:  # a column that cannot be filled fails no test; a budget may
                 raise
     if prompt is not None:
         cold = prompt.usage("cold")

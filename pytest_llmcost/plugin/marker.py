@@ -38,6 +38,7 @@ def _parse_models(value: object) -> tuple[str, ...]:
 
 _PARSERS: Mapping[Limited, Callable[[object], Any]] = {
     "usd": parse_usd,
+    "worst": parse_usd,
     "input_tokens": parse_quantity,
     "output_tokens": parse_quantity,
     "calls": parse_quantity,
@@ -70,6 +71,8 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
         cache = cache or read.cache
     if "usd" not in budgets and settings.max_test is not None:
         budgets["usd"] = _budget_of_setting("max_test", "test", settings)
+    if "worst" not in budgets and settings.max_worst is not None:
+        budgets["worst"] = replace(_budget_of_setting("max_worst", "test", settings), kind="worst")
     for gate in _gates(settings, "test"):
         budgets.setdefault(gate.kind, gate)
     stated = tuple(budgets[kind] for kind in _PARSERS if kind in budgets)
@@ -214,7 +217,7 @@ def _limits(mark: pytest.Mark) -> Iterator[tuple[Limited, Any]]:
     limits = [(kind, amounts[kind]) for kind in _PARSERS if amounts.get(kind) is not None]
     if is_wrong or not limits or amounts.keys() - {*_PARSERS, "reason", "cache"}:
         raise SettingsError(
-            'takes an amount such as "$0.05" and optionally input_tokens=, output_tokens=, '
+            'takes an amount such as "$0.05" and optionally worst=, input_tokens=, output_tokens=, '
             "calls=, call_usd=, call_input_tokens=, call_output_tokens=, "
             f"models=, cache= and reason=; got {_show(mark)}"
         )

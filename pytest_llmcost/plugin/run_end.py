@@ -25,7 +25,7 @@ from pytest_llmcost.ledger.ledger import (
     run_verdicts,
 )
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
-from pytest_llmcost.ledger.notes import length_band_notes, task_budget_notes
+from pytest_llmcost.ledger.notes import length_band_notes, max_tokens_notes, task_budget_notes
 from pytest_llmcost.ledger.totals import counted_calls
 from pytest_llmcost.plugin.marker import budgets_of_run
 from pytest_llmcost.plugin.other_models import with_columns, with_other_models
@@ -80,6 +80,7 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
     notes = [
         *(length_band_notes(ledger, card, on) if session.ledger else ()),
         *task_budget_notes(ledger, card, on=on),
+        *max_tokens_notes(ledger, every_test="worst" in settings.columns),
     ]
     for nodeid in _exceeded_but_not_failed(ledger):
         notes.append(f"{nodeid} exceeded its budget too late to fail, so the run fails")

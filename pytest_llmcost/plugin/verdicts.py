@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
 from pytest_llmcost.call import Call
+from pytest_llmcost.compare.cache_states import at_worst
 from pytest_llmcost.errors import CountMissingError, LlmCostError, SettingsError
 from pytest_llmcost.plugin.calls import calls_of
 from pytest_llmcost.plugin.counts import count_command
@@ -62,6 +63,9 @@ def judge_budget(
 ) -> Verdict:
     """Return what became of a budget of a test, or of a block of it."""
     nodeid = owner.nodeid if isinstance(owner, TestAttempt) else ""
+    if budget.kind == "worst":
+        payloads, card, on = session.ledger.payloads, session.card, session.price_date
+        calls = [at_worst(call, payloads, card, on=on) for call in calls]
     return judge_calls(
         replace(budget, required=budget.required and needs_calls),
         calls,

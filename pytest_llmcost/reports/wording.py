@@ -114,7 +114,8 @@ def limit_of(verdict: Verdict) -> str:
         return "none"
     per_call = " per call" if verdict.is_per_call else ""
     if verdict.quantity == "usd":
-        return format_whole_usd(verdict.limit) + per_call
+        at_worst = " at worst" if verdict.kind == "worst" else ""
+        return format_whole_usd(verdict.limit) + per_call + at_worst
     return format_count(int(verdict.limit), _NOUNS[verdict.quantity]) + per_call
 
 
@@ -172,7 +173,7 @@ def short_sentence(verdict: Verdict) -> str:
         return f"{found} is not allowed" if found else f"models: {limit}"
     if verdict.kind == "unbudgeted":
         return f"{format_count(int(verdict.low), 'call')} without a budget"
-    budget = _budget(verdict) if verdict.kind == "usd" else limit
+    budget = _budget(verdict) if verdict.kind in ("usd", "worst") else limit
     if verdict.state == "unverified":
         if is_not_counted(verdict):
             return f"not counted yet: {budget}"
@@ -197,7 +198,10 @@ def _budget(verdict: Verdict) -> str:
         nouns = {"suite": "suite budget", "increase": "increase limit"}
         noun = nouns.get(verdict.scope, "budget")
         of = f" for {verdict.pattern}" if verdict.pattern else ""
-    return f"{limit} {noun}{of}" if verdict.kind == "usd" else f"{noun} of {limit}{of}"
+    if verdict.kind == "worst":
+        limit, noun = format_whole_usd(verdict.limit), "worst-case budget"
+    is_usd = verdict.kind in ("usd", "worst")
+    return f"{limit} {noun}{of}" if is_usd else f"{noun} of {limit}{of}"
 
 
 def _set_at(verdict: Verdict) -> str:
@@ -220,6 +224,7 @@ def what_is_unknown(verdict: Verdict) -> str:
     kind = verdict.quantity
     what = {"usd": "the cost", "calls": "the number of calls"}.get(kind)
     what = what or f"the number of {_NOUNS[kind]}s"
+    what = "the worst case" if verdict.kind == "worst" else what
     what += " of the largest call" if verdict.is_per_call else ""
     low = _amount(kind, verdict.low, against=verdict.limit)
     if verdict.high is not None:
@@ -342,6 +347,12 @@ def _call_facts(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, 
         for call in concerned(verdict, calls)[:_MOST_CALLS]:
             label = of_all if verdict.is_per_call else _GATED[verdict.kind]
             yield label, describe_call(call)
+    elif verdict.kind == "worst":
+        longest = max(calls, key=lambda call: call.max_tokens or 0)
+        yield (
+            "longest reply",
+            f"max_tokens of {longest.max_tokens or 0:,}: {describe_call(longest)}",
+        )
     elif calls:
 
         def size(call: Call) -> tuple[Decimal, int]:
@@ -416,13 +427,14 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
     quantity = verdict.quantity
     savings = {"output_tokens": "Shorten the reply", "calls": "Make fewer calls"}
     save = savings.get(quantity, "Shorten the prompt")
+    save = "Lower max_tokens, shorten the prompt" if verdict.kind == "worst" else save
     if verdict.actual is None:
         return f"{save}, or raise the budget if the price is right."
     limit = round_up(verdict.actual, -9 if quantity == "usd" else 0)
     budget = f"@max_cost({verdict.kind}={int(limit):_})"
     if quantity == "usd":
         name = "llmcost.budget" if verdict.scope == "block" else "@max_cost"
-        key = "call_usd=" if verdict.is_per_call else ""
+        key = "" if verdict.kind == "usd" else f"{verdict.kind}="
         budget = f'{name}({key}"{format_whole_usd(limit).replace(",", "")}")'
     return f"{save}, or accept the price with a new budget: {budget}"
 

@@ -167,6 +167,78 @@ def test_a_wrong_limit_on_a_call_is_a_collection_error(
     result.stdout.fnmatch_lines([f"*max_cost: *{words}*"])
 
 
+WORST = """
+    import os, httpx
+
+    CACHED = {"system": [{"type": "text", "text": "Rules. " * 9000,
+                          "cache_control": {"type": "ephemeral"}}]}
+
+    @max_cost("$0.01", worst="$0.02")
+    def test_counted(llmcost):
+        llmcost.count(payload(), output_tokens=5)
+
+    @max_cost(worst="$0.0004")
+    def test_captured():
+        httpx.post(os.environ.get("ANTHROPIC_BASE_URL", "http://localhost") + "/v1/messages",
+                   headers={"x-api-key": "any", "anthropic-version": "2023-06-01"}, json=payload())
+
+    @max_cost(worst="$1")
+    def test_cached(llmcost):
+        llmcost.count({**payload(), **CACHED})
+
+    def test_by_default(llmcost):
+        llmcost.count(payload(words=9_000))
+
+    def test_idle():
+        pass
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_the_worst_case_of_counted_and_captured_calls_is_limited(
+    online: Project, workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online.write(test_app=SUITE + WORST)
+    plugins = XDIST if workers else ()
+    args = ("--llmcost-max-worst=$0.009", "--llmcost-report=ledger.json", *workers)
+    result = online.record(*args, plugins=plugins)
+    result.assert_outcomes(passed=3, failed=2)
+    result.stdout.re_match_lines_random(
+        [
+            r"\$0\.\d+ is .* over the \$0\.0004 worst-case budget set at test_app\.py:\d+",
+            r"  longest reply +max_tokens of 100: claude-haiku-.*",
+            r"FAILED test_app.py::test_by_default - \$0\.\d+ > \$0\.009 worst-case budget \(\+.*",
+        ]
+    )
+    rows = {row["nodeid"].partition("::")[2]: row for row in online.ledger()["tests"]}
+    assert [each["kind"] for each in rows["test_counted"]["blocks"]] == ["worst"]
+    assert rows["test_cached"]["verdict"]["state"] == "within"
+    # Offline, without a key: the recorded counts, those of the cached prefix too, are enough.
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"):
+        monkeypatch.delenv(name)
+    result = online.run("--deselect=test_app.py::test_captured", *workers, plugins=plugins)
+    assert result.ret == 0, result.stdout.str()
+
+
+def test_a_worst_case_whose_cached_prefix_is_not_counted_names_the_command(
+    online: Project,
+) -> None:
+    online.write(test_app=SUITE + WORST.replace("@max_cost(worst=", "#"))
+    online.record()
+    online.write(test_app=SUITE + WORST)
+    result = online.run("-k", "cached")
+    result.assert_outcomes(failed=1, deselected=4)
+    result.stdout.fnmatch_lines(
+        [
+            "cannot check the $1.00 worst-case budget set at test_app.py:*: a prompt is not *",
+            "  count it (free)   pytest *--llmcost-record-mode=rewrite",
+        ]
+    )
+    online.run("-k", "cached", "--llmcost-record-mode=rewrite").assert_outcomes(
+        passed=1, deselected=4
+    )
+
+
 BUDGETS = """
     def test_without(llmcost):
         llmcost.count(payload())

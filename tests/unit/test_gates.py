@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_reports import OUTSIDE, a_fixture, a_test, make_budget, make_call, make_report
+from sample_reports import CARD, OUTSIDE, a_fixture, a_test, make_budget, make_call, make_report
 
-from pytest_llmcost.budgets.budget import Budget, judge_calls
-from pytest_llmcost.call import PricedSamplingCall
+from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
+from pytest_llmcost.call import Call, PricedSamplingCall, reprice
+from pytest_llmcost.compare.cache_states import at_worst
+from pytest_llmcost.ledger.builder import LedgerBuilder
+from pytest_llmcost.ledger.notes import max_tokens_notes
+from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.wording import render_failure, sentence, short_sentence
 
@@ -154,6 +160,91 @@ class TestLargestCall:
         for limit, states in (("0.002", []), ("0.001", ["exceeded"])):
             ledger = make_report(spent, budgets=[per_call(limit, scope="suite", label="max_call")])
             assert [each.state for each in ledger.verdicts] == states
+
+
+class TestWorstCase:
+    BUDGET = make_budget("0.09", kind="worst", origin="t.py:3")
+    CALL = make_call("0.0298", usage=Usage(input_tokens=8_120, output_tokens=412), max_tokens=2_000)
+
+    def judged(self, budget: Budget, *calls: Call) -> Verdict:
+        on = date(2026, 11, 22)
+        return judge_calls(budget, [at_worst(each, {}, shipped_card(), on=on) for each in calls])
+
+    def test_it_is_a_cold_cache_and_the_longest_reply(self) -> None:
+        # 8,120 x $5 + 2,000 x $25 per million
+        assert self.judged(make_budget("0.0906", kind="worst"), self.CALL).state == "within"
+        verdict = self.judged(self.BUDGET, self.CALL)
+        assert (verdict.state, verdict.low) == ("exceeded", Decimal("0.0906"))
+        assert render_failure(verdict, [SMALL, self.CALL]).splitlines() == [
+            "$0.0906 is $0.0006 (0.7 %) over the $0.09 worst-case budget set at t.py:3",
+            "",
+            "  longest reply     max_tokens of 2,000: claude-opus-4-7, 8,120 input + 412 output "
+            "tokens, $0.0298",
+            "",
+            "Lower max_tokens, shorten the prompt, or accept the price with a new budget: "
+            '@max_cost(worst="$0.091")',
+        ]
+        assert short_sentence(verdict) == "$0.0906 > $0.09 worst-case budget (+0.7 %)"
+
+    def test_sonnet_5_5_writes_its_cache_at_worst(self) -> None:
+        usage = Usage(input_tokens=1_000, cache_read_tokens=10_000, output_tokens=50)
+        call = make_call("0.0068", model="claude-sonnet-5-5", usage=usage, max_tokens=1_000)
+        verdict = self.judged(make_budget("1", kind="worst"), call)
+        rates = shipped_card().rates("claude-sonnet-5-5", on=date(2026, 11, 22))
+        assert (
+            verdict.high
+            == (1_000 * rates.input + 10_000 * rates.cache_write_5m + 1_000 * rates.output) / 10**6
+        )
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            make_call("0.01"),
+            make_call("0.01", max_tokens=5, sampling_calls=CALL.sampling_calls * 2),
+            make_call(None, sampling_calls=(), caveats=sorted_caveats(["uncounted: x"])),
+        ],
+    )
+    def test_what_has_no_worst_case_is_unverified_or_over_by_what_it_cost(self, call: Call) -> None:
+        verdict = self.judged(self.BUDGET, call)
+        assert (verdict.state, verdict.high) == ("unverified", None)
+        assert len(verdict.reasons) == 1
+        assert "; " in verdict.reasons[0]
+        assert "the worst case is " in sentence(verdict) or "not counted" in sentence(verdict)
+        if call.usd:
+            assert self.judged(make_budget("0.009", kind="worst"), call).state == "exceeded"
+
+    @given(st.lists(st.tuples(*[st.integers(0, 10**5)] * 3, st.none() | st.integers(0, 10**5))))
+    def test_it_is_never_less_than_the_cost(self, calls: list[tuple[Any, ...]]) -> None:
+        on, priced = date(2026, 11, 22), []
+        for plain, read, output, most in calls:
+            usage = Usage(input_tokens=plain, cache_read_tokens=read, output_tokens=output)
+            call = make_call("0", usage=usage, max_tokens=most)
+            priced.append(reprice(call, shipped_card(), on=on))
+        worst = self.judged(self.BUDGET, *priced)
+        cost = judge_calls(make_budget("0.09"), priced)
+        assert cost.high is not None
+        assert worst.low >= cost.low
+        assert worst.high is None or worst.high >= cost.high
+        assert worst.state != "within" or cost.state == "within"
+
+    def test_a_limit_far_above_every_reply_is_noted(self) -> None:
+        usage = Usage(input_tokens=1, output_tokens=100)
+
+        def noted(most: int, kind: str = "worst", evidence: str = "billed") -> tuple[str, ...]:
+            call = make_call("1", usage=usage, max_tokens=most, evidence=evidence)
+            ledger = LedgerBuilder()
+            for name in ("t.py::test[a]", "t.py::test[b]"):
+                ledger.add(a_test(name), call)
+                verdict = judge_calls(make_budget("9", kind=kind), [call])
+                ledger.judge(a_test(name), verdict=verdict)
+            made = ledger.ledger(price_date="2026-11-22", rate_card=CARD)
+            return max_tokens_notes(made, every_test=False)
+
+        assert noted(1_001) == (
+            "t.py::test: max_tokens of 1,001 is 10 times its longest reply (100 tokens), and the "
+            "worst case pays for all of it",
+        )
+        assert noted(1_000) == noted(9_999, kind="usd") == noted(9_999, evidence="counted") == ()
 
 
 class TestRequiredBudget:
