@@ -62,6 +62,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fingerprint: str | None = None
     evidence: Evidence
     phase: Phase | None = None
+    tags: tuple[str, ...] = ()
+    """What it is for, as the test says with `llmcost.tag(...)`; sorted."""
     live: bool | None = False
     """Whether it went over the network in this run; None is unknown and counts as live."""
     at: str | None = None

@@ -144,7 +144,8 @@ OPTIONS: tuple[Option, ...] = (
     _limit("max_suite", parse_usd, "USD",
         "Budget of the whole run. The run fails if it costs more."),
     _limit("budgets", str, None,
-        "Path budgets, one per line: `tests/agents/** = $0.50`.", repeatable=True),
+        "Path budgets, one per line: `tests/agents/** = $0.50`; of a tag: `tag:judge = $0.10`.",
+        repeatable=True),
     _limit("allowed_models", parse_glob, "GLOB",
         "Model that tests may call: an exact id or a glob, for example claude-haiku-*. A call of "
         "any other model fails its test. Repeatable.", repeatable=True),

@@ -17,7 +17,7 @@ from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind, Range, most
 from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT
 
-Scope = Literal["suite", "test", "block", "path", "increase"]
+Scope = Literal["suite", "test", "block", "path", "tag", "increase"]
 State = Literal["within", "exceeded", "unverified"]
 PerCall = Literal["call_usd", "call_input_tokens", "call_output_tokens"]
 Limited = Literal[Kind, "worst", PerCall, "models", "unbudgeted"]
@@ -49,7 +49,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     """Why the limit is what it is, in the user's words."""
     pattern: str | None = None
-    """Of a path budget: the glob over node ids whose sum is limited."""
+    """Of a path budget: the glob over node ids whose sum is limited; of a tag's, `tag:judge`."""
     idle: bool = False
     """Of a path budget: no test matches the glob, so what it limits is unknown."""
     warn_at: Decimal | None = None

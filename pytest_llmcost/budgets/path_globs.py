@@ -1,4 +1,7 @@
-"""Budgets of paths: `tests/agents/** = $0.50`, a glob over node ids and its limit."""
+"""Budgets of paths: `tests/agents/** = $0.50`, a glob over node ids and its limit.
+
+Beside them stand those of tags: `tag:judge = $0.10`.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import parse_usd
 
+TAG = "tag:"
 _WILDCARD = re.compile(r"\*\*|\*|\?")
 _PIECE = re.compile(r"\*\*|.", re.DOTALL)
 _MEANINGS = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None) -> Budget:
-    """Read a line `glob = amount` into a budget on the sum of what the glob matches.
+    """Read a line `glob = amount` into a budget on the sum of what the glob matches, or a tag has.
 
     Raises:
         SettingsError: without a glob or an amount that makes sense; names the origin.
@@ -29,7 +33,7 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
         name for at, name in enumerate(names) if name != "." and (name or at in (0, len(names) - 1))
     ]
     pattern = ("/".join(kept) or ("**" if path else "")) + glob.strip()[len(path) :]
-    if not pattern:
+    if pattern in ("", TAG):
         raise SettingsError(
             f"{origin}: {line.strip()!r} is no `glob = amount`; write `tests/agents/** = $0.50`"
         )
@@ -38,7 +42,12 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
     except SettingsError as error:
         raise SettingsError(f"{origin}: {line.strip()!r}: {error}") from None
     return Budget(
-        scope="path", limit=limit, origin=origin, label=pattern, pattern=pattern, warn_at=warn_at
+        scope="tag" if pattern.startswith(TAG) else "path",
+        limit=limit,
+        origin=origin,
+        label=pattern,
+        pattern=pattern,
+        warn_at=warn_at,
     )
 
 

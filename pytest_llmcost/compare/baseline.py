@@ -15,7 +15,14 @@ from pytest_llmcost.budgets.increase import IncreaseLimit, judge_increase
 from pytest_llmcost.call import Call, reprice
 from pytest_llmcost.compare.pairing import Pair, Spenders, differing_parts, pair_up
 from pytest_llmcost.errors import LedgerError
-from pytest_llmcost.ledger.ledger import Change, Comparison, FixtureRow, Ledger, TestRow
+from pytest_llmcost.ledger.ledger import (
+    Change,
+    Comparison,
+    FixtureRow,
+    Ledger,
+    TagChange,
+    TestRow,
+)
 from pytest_llmcost.ledger.ledger_file import write_ledger
 from pytest_llmcost.ledger.totals import fixture_key, spenders_of, summed
 from pytest_llmcost.money import EXACT
@@ -172,6 +179,7 @@ def compare(
         high_usd=bounds.high,
         tokens=_differing_tokens(whole),
         unchanged=len(pairs) - len(changes),
+        by_tag=_changed_tags(before, now),
         changes=tuple(
             sorted(
                 changes,
@@ -181,6 +189,21 @@ def compare(
         verdicts=tuple(judge_increase(limit, would_be, added) for limit in limits),
         notes=tuple(_notes(base, head, card)),
     )
+
+
+def _changed_tags(before: Spenders, now: Spenders) -> dict[str, TagChange]:
+    found: dict[str, tuple[list[Call], list[Call]]] = {}
+    for side, spenders in enumerate((before, now)):
+        for spender in spenders.values():
+            for call in spender.calls:
+                for tag in call.tags:
+                    found.setdefault(tag, ([], []))[side].append(call)
+    usds = {tag: [Amounts.of(calls).usd for calls in found[tag]] for tag in sorted(found)}
+    return {
+        tag: TagChange(base_usd=base, head_usd=head)
+        for tag, (base, head) in usds.items()
+        if base != head
+    }
 
 
 def _differing_tokens(change: Amounts) -> dict[str, int]:

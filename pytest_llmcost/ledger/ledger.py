@@ -99,7 +99,7 @@ class FixtureRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums over one model's sampling calls."""
+    """Sums over one model's sampling calls, or over the calls of one tag."""
 
     usd: Decimal | None = _ZERO
     """List price of what could be priced; null where nothing could."""
@@ -117,6 +117,8 @@ class Totals(ModelTotals, frozen=True, kw_only=True):
     unpriced_calls: int = 0
     """Above 0, the list price is a lower bound."""
     by_model: Mapping[str, ModelTotals] = {}
+    by_tag: Mapping[str, ModelTotals] = {}
+    """A call with several tags is in each of them."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +141,13 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[str, ...] = ()
     """The parts of the payloads that differ."""
     verdicts: tuple[Verdict, ...] = ()
+
+
+class TagChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What the calls of one tag cost in the baseline and now, both at today's prices."""
+
+    base_usd: Decimal | None
+    head_usd: Decimal | None
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,6 +179,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     tokens: Mapping[str, int] = {}
     unchanged: int = 0
     """Tests, fixtures and the like that cost the same, call by call."""
+    by_tag: Mapping[str, TagChange] = {}
+    """Each tag of which the cost changed."""
     changes: tuple[Change, ...] = ()
     """The one that adds most comes first."""
     verdicts: tuple[Verdict, ...] = ()

@@ -50,10 +50,10 @@ _ODD, _ODD_CHANGE = (
 all but a comparison, one below zero. Something hexadecimal is the digest of a part of that name."""
 _RARE = re.compile(
     rb'"(?:at|band_tokens|idle|lost_attempts|max_tokens|may_cache|most_output_tokens|param|pattern'
-    rb"|read_lifetime|reason|refusal|required|sums_calls|usage_high|usage_low|warn_at)"
-    rb'":(?:null|false),'
+    rb"|read_lifetime|reason|refusal|required|sums_calls|usage_high|usage_low|warn_at"
+    rb'|by_tag|tags)":(?:null|false|\[\]|\{\}),'
 )
-"""Keys that are left out where they are null or false; `warn_at` may also come last."""
+"""Keys that are left out where they are null, false or empty; `warn_at` may also come last."""
 _OLD_KEY = re.compile(rb'"(legs|what_if|cache_basis)"\s*:\s*(?:\[|"(?:as-billed|cold|warm)")')
 """A key of the first ledgers; to ignore it would be to lose the calls, or how they were priced."""
 _SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")

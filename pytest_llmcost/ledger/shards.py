@@ -156,7 +156,8 @@ def _budgets(shards: Iterable[tuple[str, Ledger]], max_suite: Budget | None) -> 
         for source, other in verdicts:
             if other.limit != verdict.limit:
                 is_suite = verdict.scope == "suite"
-                about = "the suite" if is_suite else f"the path {verdict.pattern}"
+                path = "" if verdict.scope == "tag" else "the path "
+                about = "the suite" if is_suite else f"{path}{verdict.pattern}"
                 raise LedgerError(
                     f"shards must have the same budget for {about}: {first} has "
                     f"{plain_usd(verdict.limit)}, {source} has {plain_usd(other.limit)}; run all "

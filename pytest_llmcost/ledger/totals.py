@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.amounts import Amounts, most
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge, judge_calls
-from pytest_llmcost.budgets.path_globs import fixture_matches, matches
+from pytest_llmcost.budgets.path_globs import TAG, fixture_matches, matches
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import (
     FixtureRow,
@@ -162,14 +162,21 @@ def counted_calls(ledger: Ledger) -> list[Call]:
 
 
 def amounts_of(ledger: Ledger, pattern: str | None = None) -> Amounts:
-    """Add up a run, or the part of it that a glob over node ids names."""
+    """Add up a run, or the part of it that a glob over node ids or `tag:...` names."""
+    tag = None
+    if pattern is not None and pattern.startswith(TAG):
+        tag, pattern = pattern.removeprefix(TAG), None
+
+    def chosen(calls: Iterable[Call]) -> Iterable[Call]:
+        return calls if tag is None else (call for call in calls if tag in call.tags)
+
     rows = (test for test in ledger.tests if pattern is None or matches(pattern, test.nodeid))
     outside = ledger.outside_tests if pattern is None else ()
-    total = Amounts.of(chain(chain.from_iterable(row.calls for row in rows), outside))
+    total = Amounts.of(chosen(chain(chain.from_iterable(row.calls for row in rows), outside)))
     for group in shared_fixtures(ledger.fixtures):
         first = group[0]
         if pattern is None or fixture_matches(pattern, first.name, first.node or first.baseid):
-            total += most([Amounts.of(row.calls) for row in group])
+            total += most([Amounts.of(chosen(row.calls)) for row in group])
     return total
 
 
@@ -184,15 +191,12 @@ def _totals(ledger: Ledger) -> Totals:
         for call in calls:
             for model, share in _shares(call):
                 shares[model].append(share)
+    tags = sorted({tag for call in calls_of(ledger) for tag in call.tags})
+    by_tag = {tag: _share_of(amounts_of(ledger, TAG + tag)) for tag in tags}
     by_model = {}
     for model in sorted({*counted, *live}):
-        amounts = Amounts.of(counted[model])
-        by_model[model] = ModelTotals(
-            usd=amounts.usd,
-            live_usd=Amounts.of(live[model]).usd,
-            calls=amounts.calls,
-            usage=amounts.usage,
-        )
+        sums = _share_of(Amounts.of(counted[model]))
+        by_model[model] = replace(sums, live_usd=Amounts.of(live[model]).usd)
     return Totals(
         usd=whole.usd,
         live_usd=whole.live_usd,
@@ -200,6 +204,13 @@ def _totals(ledger: Ledger) -> Totals:
         unpriced_calls=whole.unpriced,
         usage=whole.usage,
         by_model=by_model,
+        by_tag=by_tag,
+    )
+
+
+def _share_of(amounts: Amounts) -> ModelTotals:
+    return ModelTotals(
+        usd=amounts.usd, live_usd=amounts.live_usd, calls=amounts.calls, usage=amounts.usage
     )
 
 

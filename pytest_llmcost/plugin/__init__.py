@@ -16,7 +16,13 @@ from pytest_llmcost import hookspecs
 from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
-from pytest_llmcost.plugin.options import MARKER_HELP, add_options, check_rootdir, read_settings
+from pytest_llmcost.plugin.options import (
+    MARKER_HELP,
+    TAG_MARKER_HELP,
+    add_options,
+    check_rootdir,
+    read_settings,
+)
 from pytest_llmcost.plugin.session import KEY, Session, check_settings
 from pytest_llmcost.plugin.session_hooks import SessionHooks
 
@@ -69,8 +75,9 @@ def _follow(session: Session, **sent: Any) -> CapturedRequest | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Settle the options of the run, or turn the plugin off; the marker is known either way."""
-    config.addinivalue_line("markers", MARKER_HELP)
+    """Settle the options of the run, or turn the plugin off; the markers are known either way."""
+    for text in (MARKER_HELP, TAG_MARKER_HELP):
+        config.addinivalue_line("markers", text)
     session = config.stash.get(KEY, None) or _begin(config)
     session.settings = settings = read_settings(config)
     if settings.disabled:

@@ -49,6 +49,7 @@ from pytest_llmcost.errors import (
 )
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import EXACT
+from pytest_llmcost.plugin.marker import marked_tags
 from pytest_llmcost.plugin.owners import Owner, Sender, TestAttempt, Unfinished
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.bill import CacheState
@@ -295,7 +296,7 @@ def declare(session: Session, answer: Answer) -> Call:
         return record(session, answer, None, "declared")
     _withdraw(session, owner, doubtful)
     before, lost = doubtful.call, doubtful.call.lost_attempts
-    sender = Sender(owner, before.phase)
+    sender = Sender(owner, before.phase, before.tags)
     call = _record(
         session,
         sender,
@@ -349,6 +350,7 @@ def _record(
         on=session.price_date,
         cache_state=session.settings.cache,
         phase=sender.phase,
+        tags=tuple(sorted({*sender.tags, *marked_tags(sender.owner.item)})),
         **facts,
     )
     session.ledger.add(sender.owner.key, call, known)

@@ -28,6 +28,7 @@ from pytest_llmcost.plugin.expected_answer import (
     uncounted_answer,
 )
 from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.plugin.tags import tag
 from pytest_llmcost.plugin.verdicts import budget_failure, judge_budget
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.prices.usage import SamplingCall, Usage
@@ -270,6 +271,8 @@ class LlmCost:
     def usage(self) -> Usage:
         """The tokens of the test so far that are paid for."""
         return sum((call.billed_usage for call in self.calls), Usage())
+
+    tag = staticmethod(tag)
 
     @contextmanager
     def budget(self, limit: object, *, reason: str | None = None) -> Iterator[None]:

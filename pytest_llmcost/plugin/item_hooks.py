@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_llmcost.errors import LlmCostError, SettingsError
-from pytest_llmcost.plugin.options import MARKER
+from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt
 from pytest_llmcost.plugin.session import Session
 
@@ -69,11 +69,12 @@ class ItemHooks:
     def _problems(
         self, collector: pytest.Collector, nodes: Sequence[_pytest.nodes.Node]
     ) -> Iterator[str]:
-        is_inherited = _has_marker(collector)
+        ours = (MARKER, TAG_MARKER)
+        is_inherited = _has_marker(collector, ours)
         for node in nodes:
             # In this order: to ask for the class of a node, an abstract one, takes long.
             if (is_inherited or node.own_markers) and isinstance(node, pytest.Item):
-                if not (is_inherited or _has_marker(node)):
+                if not (is_inherited or _has_marker(node, ours)):
                     continue
                 from pytest_llmcost.plugin.marker import check_markers
 
@@ -266,10 +267,10 @@ def watch_reports(session: Session) -> None:
         session.config.pluginmanager.register(Reports(session), "llmcost-reports")
 
 
-def _has_marker(node: _pytest.nodes.Node | None) -> bool:
+def _has_marker(node: _pytest.nodes.Node | None, names: Sequence[str] = (MARKER,)) -> bool:
     """Return whether a node or one around it has a marker of ours; faster than `iter_markers`."""
     while node is not None:
-        if node.own_markers and any(mark.name == MARKER for mark in node.own_markers):
+        if node.own_markers and any(mark.name in names for mark in node.own_markers):
             return True
         node = node.parent
     return False

@@ -20,8 +20,9 @@ from pytest_llmcost.budgets.budget import Budget, Limited, Scope
 from pytest_llmcost.budgets.path_globs import folder_of, matches, may_hold_in, parse_path_budget
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import parse_quantity, parse_usd
-from pytest_llmcost.plugin.options import MARKER
+from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import nodeid_of
+from pytest_llmcost.plugin.tags import check_tag
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.settings import CACHE_STATES, Settings, parse_glob
 
@@ -79,8 +80,7 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     # A budget is one on an amount, of the test or of its path; allowed models are none.
     if settings.require_budget and not budgets.keys() - {"models"}:
         nodeid = nodeid_of(item)
-        patterns = [each.pattern for each in budgets_of_run(settings)]
-        if not any(pattern is not None and matches(pattern, nodeid) for pattern in patterns):
+        if not any(matches(pattern, nodeid) for pattern in _globs(settings)):
             missing = _budget_of_setting("require_budget", "test", settings)
             missing = replace(missing, kind="unbudgeted", limit=Decimal(0), warn_at=None)
             stated = (missing, *stated)
@@ -97,6 +97,12 @@ def check_markers(item: pytest.Item, settings: Settings) -> None:
         SettingsError: a wrong marker, or two; the message names the place.
     """
     limits_of(item, settings)
+    for mark in item.iter_markers(TAG_MARKER):
+        try:
+            for name in mark.args or [""]:
+                check_tag(name)
+        except SettingsError as error:
+            raise SettingsError(f"{_place(item, None)}: {TAG_MARKER}: {error}") from None
     for node in item.listchain():
         for obj, marks in _marked_objects(node):
             for one, other in combinations(marks, 2):
@@ -120,6 +126,17 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
     if settings.max_suite is None:
         return budgets
     return [_budget_of_setting("max_suite", "suite", settings), *budgets]
+
+
+def _globs(settings: Settings) -> set[str]:
+    budgets = (each for each in budgets_of_run(settings) if each.scope == "path")
+    return {budget.pattern for budget in budgets if budget.pattern}
+
+
+def marked_tags(item: pytest.Item | None) -> Iterator[str]:
+    """Yield the tags of a test's markers; a wrong one is an error when the test is collected."""
+    for mark in item.iter_markers(TAG_MARKER) if item else ():
+        yield from (name for name in mark.args if isinstance(name, str))
 
 
 def _gates(settings: Settings, scope: Scope) -> Iterator[Budget]:
@@ -262,7 +279,7 @@ def unmatched_globs(
     is_partial = config.getoption("lf", False) or any("::" in arg for arg in config.args)
     # A file that was collected in part, or not at all, may have other tests that match.
     whole = set() if is_partial else {nodeid.partition("::")[0] for nodeid in nodeids}
-    for pattern in {budget.pattern for budget in budgets_of_run(settings) if budget.pattern}:
+    for pattern in _globs(settings):
         if not any(matches(pattern, nodeid) for nodeid in nodeids):
             files = _test_files(session, pattern)
             if not any(matches(pattern, each) or each not in whole for each in files):

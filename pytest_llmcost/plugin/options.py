@@ -16,7 +16,11 @@ from _pytest.config.findpaths import determine_setup
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.settings import OPTIONS, Option, Settings, resolve
 
-MARKER = "max_cost"
+MARKER, TAG_MARKER = "max_cost", "llmcost_tag"
+TAG_MARKER_HELP = (
+    "llmcost_tag(*tags): tag the Claude calls of the test, for totals and budgets by tag. "
+    "(pytest-llmcost)"
+)
 MARKER_HELP = (
     "max_cost(usd, *, worst=None, input_tokens=None, output_tokens=None, calls=None, "
     "call_usd=None, call_input_tokens=None, call_output_tokens=None, models=None, cache=None, "

@@ -130,6 +130,7 @@ class Sender(NamedTuple):
 
     owner: Owner
     phase: Phase | None = None
+    tags: tuple[str, ...] = ()
 
 
 def worker_of(config: pytest.Config) -> str | None:

@@ -26,7 +26,7 @@ from pytest_llmcost.ledger.ledger import (
 )
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
 from pytest_llmcost.ledger.notes import length_band_notes, max_tokens_notes, task_budget_notes
-from pytest_llmcost.ledger.totals import counted_calls
+from pytest_llmcost.ledger.totals import amounts_of, counted_calls
 from pytest_llmcost.plugin.marker import budgets_of_run
 from pytest_llmcost.plugin.other_models import with_columns, with_other_models
 from pytest_llmcost.plugin.session import Session, utc_now
@@ -84,6 +84,15 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
     ]
     for nodeid in _exceeded_but_not_failed(ledger):
         notes.append(f"{nodeid} exceeded its budget too late to fail, so the run fails")
+    for budget in ledger.verdicts:
+        if (
+            budget.scope == "tag"
+            and ledger.complete
+            and not amounts_of(ledger, budget.pattern).calls
+        ):
+            known = ", ".join(ledger.totals.by_tag)
+            found = f"; the run has {known}" if known else ""
+            notes.append(f"no call has the tag of the budget for {budget.pattern}{found}")
     mocked = sum(call.evidence == "mocked" for call in counted_calls(ledger))
     if mocked and settings.mocks == "trust":
         notes.append(

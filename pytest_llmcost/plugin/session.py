@@ -22,6 +22,7 @@ from pytest_llmcost.capture.children import Children
 from pytest_llmcost.counting.own_requests import Turn
 from pytest_llmcost.errors import CountError, SettingsError
 from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, worker_of
+from pytest_llmcost.plugin.tags import current_tags
 from pytest_llmcost.settings import Settings
 
 if TYPE_CHECKING:
@@ -206,10 +207,11 @@ class Session:
 
     def sender(self) -> Sender:
         """Return whose a request is that is sent now; asked from any thread or task."""
+        test, phase, tags = self.test, self.phase, current_tags()
         if self._fixtures:
-            return self._fixtures[-1]
-        test, phase = self.test, self.phase
-        return Sender(self.outside) if test is None else Sender(self.attempt_of(test), phase)
+            return self._fixtures[-1]._replace(tags=tags)
+        owner = self.outside if test is None else self.attempt_of(test)
+        return Sender(owner, phase if test else None, tags)
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""

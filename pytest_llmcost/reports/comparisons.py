@@ -76,13 +76,16 @@ def shared_parts(comparison: Comparison) -> list[SharedPart]:
 
 
 def describe_facts(comparison: Comparison, shared: Sequence[SharedPart]) -> Iterator[str]:
-    """Say what new prices alone changed, and which parts changed in several tests."""
+    """Say what new prices changed, which parts changed in several tests, and which tags' cost."""
     if comparison.price_change_usd:
         yield (
             f"new prices since {comparison.base_price_date} changed the same calls by "
             f"{signed(comparison.price_change_usd)}, which these figures leave out"
         )
     yield from map(str, shared)
+    for tag, change in comparison.by_tag.items():
+        grown = grown_by(change.base_usd, change.head_usd)
+        yield f"tag {tag}: {dollars(change.base_usd)} → {dollars(change.head_usd)}{grown}"
 
 
 def before_cell(change: Change) -> str:

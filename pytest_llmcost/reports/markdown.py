@@ -13,10 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from pytest_llmcost.budgets.budget import Verdict
+from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.ledger.ledger import (
     Change,
     Comparison,
     Ledger,
+    ModelTotals,
     TestRow,
     own_verdicts,
     unpriced_models,
@@ -99,6 +101,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     of_tests, room = _fit(of_tests, room // 3, room)
     notes, room = _fit([f"- {prose(note)}" for note in ledger.notes], room // 4, room)
     models, room = _fit(list(_models(ledger)), room // 4, room)
+    tags, room = _fit(list(_tags(ledger)), room // 4, room)
     folds = []
     if more:
         title = f"{len(failed_or_changed) - _MOST_ROWS:,} more that failed or changed"
@@ -112,6 +115,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     title = f"All tests: {describe_total(ledger)} at list price, {calls}"
     folds.append((title, markdown_table(_HEADS, rows) if rows else []))
     folds.append(("By model", markdown_table(_MODEL_HEADS, models) if models else []))
+    folds.append(("By tag", markdown_table(("tag", *_TOKEN_HEADS), tags) if tags else []))
     folds.append(("Reproduce locally", _commands(ledger, owners)))
 
     lines = [MARKER, _headline(ledger)]
@@ -415,7 +419,15 @@ def _row(row: Row) -> str:
 def _models(ledger: Ledger) -> Iterator[str]:
     models, unpriced = ledger.totals.by_model, unpriced_models(ledger)
     for name in sorted(models, key=lambda each: (-(models[each].usd or 0), each))[:50]:
-        total, is_partial = models[name], name in unpriced
-        tokens = token_cells(total.usage, is_least=is_partial)
-        usd = dollars(total.usd, is_least=is_partial)
-        yield markdown_row(code(name), f"{total.calls:,}", *tokens, usd)
+        yield _share(name, models[name], is_least=name in unpriced)
+
+
+def _tags(ledger: Ledger) -> Iterator[str]:
+    for name, total in ledger.totals.by_tag.items():
+        yield _share(name, total, is_least=is_least(amounts_of(ledger, TAG + name)))
+
+
+def _share(name: str, total: ModelTotals, *, is_least: bool) -> str:
+    tokens = token_cells(total.usage, is_least=is_least)
+    usd = dollars(total.usd, is_least=is_least)
+    return markdown_row(code(name), f"{total.calls:,}", *tokens, usd)

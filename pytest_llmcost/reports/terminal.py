@@ -9,6 +9,7 @@ from decimal import Decimal
 from itertools import chain, dropwhile
 
 from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.compare.pairing import under_change
@@ -229,6 +230,11 @@ def _total(ledger: Ledger, view: View) -> Iterator[Line]:
         ]
         text += f": {', '.join(parts)}"
     yield from wrap(text, view.width, markup={"bold": True})
+    parts = [
+        f"{clean(name)} {_scaled(amounts_of(ledger, TAG + name), view)}" for name in totals.by_tag
+    ]
+    if parts:
+        yield from wrap(f"by tag: {', '.join(parts)}", view.width)
 
 
 def _columns(ledger: Ledger, view: View) -> Iterator[Line]:

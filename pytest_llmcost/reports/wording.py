@@ -478,7 +478,7 @@ class Mark(NamedTuple):
     @property
     def is_of_run(self) -> bool:
         """Whether it is about several tests, so that no test fails by it."""
-        return self.verdict.scope in ("suite", "path", "increase")
+        return self.verdict.scope in ("suite", "path", "tag", "increase")
 
 
 def marks_of(ledger: Ledger) -> Iterator[Mark]:

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from sample_reports import CARD, OUTSIDE, a_fixture, a_test, make_budget, make_call, make_report
 
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
+from pytest_llmcost.budgets.path_globs import parse_path_budget
 from pytest_llmcost.call import Call, PricedSamplingCall, reprice
 from pytest_llmcost.compare.cache_states import at_worst
 from pytest_llmcost.ledger.builder import LedgerBuilder
 from pytest_llmcost.ledger.notes import max_tokens_notes
+from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
@@ -267,3 +269,21 @@ class TestRequiredBudget:
             "path in llmcost_budgets.",
         ]
         assert short_sentence(verdict) == "2 calls without a budget"
+
+
+class TestTags:
+    @given(st.lists(st.tuples(st.integers(0, 9), st.sets(st.sampled_from("abc"))), max_size=6))
+    def test_a_tag_costs_what_its_calls_cost_and_never_more_than_the_run(
+        self, calls: list[tuple[int, set[str]]]
+    ) -> None:
+        made = [make_call(str(usd), tags=tuple(sorted(tags))) for usd, tags in calls]
+        spent: dict[Any, Any] = {a_test("t.py::t"): made[::2], a_fixture(): made[1::2]}
+        ledger = make_report(spent, budgets=[parse_path_budget("tag:a = $5", "ini")])
+        whole = ledger.totals.usd
+        assert whole is not None
+        for tag in "abc":
+            usd = sum(cost for cost, tags in calls if tag in tags)
+            assert amounts_of(ledger, f"tag:{tag}").usd == usd <= whole
+            assert (tag in ledger.totals.by_tag) == any(tag in tags for _, tags in calls)
+        (verdict,) = ledger.verdicts
+        assert verdict.state == ("exceeded" if verdict.low > 5 else "within")

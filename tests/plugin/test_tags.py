@@ -1,0 +1,243 @@
+"""Tags: what calls are for, in totals, reports and budgets, whoever sends them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Project
+from spending_suite import APP, run_suite, without_workers, write_files
+from standin import StandIn
+
+from pytest_llmcost.cli.main import main
+from pytest_llmcost.ledger.ledger_file import read_ledger
+from pytest_llmcost.ledger.totals import amounts_of
+
+SUITE = {
+    "app.py": APP,
+    "conftest.py": """
+        import pytest
+        from app import ask
+        from pytest_llmcost import tag
+
+        @pytest.fixture
+        def judge(llmcost):
+            with llmcost.tag("judge"):
+                yield
+
+        @pytest.fixture(scope="session")
+        def corpus():
+            with tag("setup"):
+                ask(1000)
+            ask(1)
+    """,
+    "tests/test_tags.py": """
+        import asyncio
+        import threading
+        from concurrent.futures import ThreadPoolExecutor
+
+        import pytest
+        from app import ask, meet
+        from pytest_llmcost import tag
+
+        @pytest.mark.parametrize("words", [10, 11])
+        def test_by_fixture(judge, words):
+            meet()
+            ask(words)
+
+        @pytest.mark.llmcost_tag("judge", "slow")
+        class TestMarked:
+            def test_one(self, corpus):
+                meet()
+                ask(20)
+
+            @pytest.mark.llmcost_tag("retry")
+            def test_two(self, corpus):
+                ask(30)
+
+        def test_nested(llmcost):
+            with llmcost.tag("judge"):
+                with tag("retry"):
+                    ask(40)
+                with tag("judge"):
+                    ask(41)
+            ask(42)
+
+        def test_tasks():
+            async def judged():
+                with tag("judge"):
+                    await asyncio.sleep(0)
+                    ask(50)
+                    await asyncio.to_thread(ask, 51)
+
+            async def other():
+                ask(52)
+                await asyncio.sleep(0)
+                ask(53)
+
+            async def both():
+                await asyncio.gather(judged(), other())
+
+            asyncio.run(both())
+
+        def test_threads():
+            with tag("judge"), ThreadPoolExecutor(2) as pool:
+                list(pool.map(ask, [60, 61]))
+            thread = threading.Thread(target=ask, args=(62,))
+            thread.start()
+            thread.join()
+
+        def test_plain(corpus):
+            ask(70)
+    """,
+}
+JUDGED = {10, 11, 20, 30, 40, 41, 50, 51, 60, 61}
+
+
+def test_calls_have_all_their_tags_alone_with_workers_and_in_shards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(tmp_path, SUITE)
+    ran = run_suite(tmp_path, "--llmcost-report=whole.json")
+    assert ran.status == 0, ran.out
+    ledger = ran.ledger()
+    tags: dict[str, set[int]] = {}
+    for row in [*ledger["tests"], *ledger["fixtures"]]:
+        for call in row["calls"]:
+            for tag in call.get("tags", ()):
+                tags.setdefault(tag, set()).add(call["usage"]["input_tokens"])
+    assert tags == {"judge": JUDGED, "slow": {20, 30}, "retry": {30, 40}, "setup": {1000}}
+    by_tag = ledger["totals"]["by_tag"]
+    assert by_tag["judge"]["calls"] == len(JUDGED)
+    assert by_tag["judge"]["usage"]["input_tokens"] == sum(JUDGED)
+    assert "by tag: judge $0.0" in ran.out
+
+    workers = run_suite(tmp_path, "-n2", plugins=("xdist",))
+    assert without_workers(workers.ledger()) == without_workers(ledger)
+
+    shards = []
+    for number, chosen in enumerate(("fixture or Marked", "not (fixture or Marked)")):
+        run_suite(tmp_path, "-k", chosen, f"--llmcost-report=shard{number}.json")
+        shards.append(str(tmp_path / f"shard{number}.json"))
+    merged = str(tmp_path / "merged.json")
+    assert main(["merge", "--whole", *shards, "-o", merged]) == 0, capsys.readouterr().err
+    assert read_ledger(merged).totals.by_tag == read_ledger(tmp_path / "whole.json").totals.by_tag
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_a_budget_by_tag_counts_every_call_of_the_tag_and_no_other(
+    tmp_path: Path, workers: tuple[str, ...]
+) -> None:
+    write_files(tmp_path, SUITE)
+    plugins = ("xdist",) if workers else ()
+    run_suite(tmp_path)
+    amounts = amounts_of(read_ledger(tmp_path / "ledger.json"), "tag:judge")
+    for limit, status in ((amounts.priced_usd, 0), (amounts.priced_usd / 2, 1)):
+        budgets = f"tag:judge = {limit:f}, tag:setup = $1"
+        ran = run_suite(
+            tmp_path, *workers, plugins=plugins, env={"PYTEST_LLMCOST_BUDGETS": budgets}
+        )
+        assert ran.status == status, ran.out
+        scopes = [(each["scope"], each["pattern"]) for each in ran.ledger()["verdicts"]]
+        assert scopes == [("tag", "tag:judge"), ("tag", "tag:setup")]
+    assert "budget for tag:judge set by PYTEST_LLMCOST_BUDGETS" in ran.out
+    assert "failed" not in ran.out
+
+
+def test_shards_agree_on_a_budget_by_tag_which_holds_for_their_sum(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(tmp_path, SUITE)
+    shards = [str(tmp_path / f"{name}.json") for name in "ab"]
+    env = {"PYTEST_LLMCOST_BUDGETS": "tag:judge = 0.004"}
+    for path, chosen in zip(shards, ("fixture or Marked", "not (fixture or Marked)"), strict=True):
+        ran = run_suite(tmp_path, "-k", chosen, f"--llmcost-report={path}", env=env)
+        assert ran.status == 0, ran.out
+    assert main(["merge", *shards]) == 1
+    assert "over the $0.004 budget for tag:judge" in capsys.readouterr().err
+    run_suite(tmp_path, f"--llmcost-report={shards[1]}", "-k", "plain",
+              env={"PYTEST_LLMCOST_BUDGETS": "tag:judge = 9"})  # fmt: skip
+    assert main(["merge", *shards]) == 2
+    assert "the same budget for tag:judge: " in capsys.readouterr().err
+
+
+SMALL = """
+    import pytest
+    from pytest_llmcost import max_cost
+
+    def payload(words=10):
+        return {"model": "claude-haiku-4-5", "max_tokens": 100,
+                "messages": [{"role": "user", "content": "word " * words}]}
+
+    @pytest.mark.llmcost_tag("judge")
+    def test_judge(llmcost):
+        llmcost.count(payload(%d))
+
+    def test_other(llmcost):
+        with llmcost.tag("answer"):
+            llmcost.count(payload(300))
+"""
+
+
+def test_the_comparison_and_the_comment_have_totals_by_tag_and_need_no_key(
+    project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.online(standin).write(test_app=SMALL % 10)
+    project.record("--llmcost-report=base.json")
+    project.write(test_app=SMALL % 500)
+    project.run("--llmcost-record-mode=rewrite").assert_outcomes(passed=2)
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"):
+        monkeypatch.delenv(name)
+    reports = ("--llmcost-report=comment.md", "--llmcost-report=ledger.json")
+    result = project.run("--llmcost-baseline=base.json", *reports)
+    result.assert_outcomes(passed=2)
+    result.stdout.re_match_lines(
+        [r"by tag: answer \$0.*, judge \$0.*", r"  tag judge: \$0.* → \$0"]
+    )
+    assert "tag answer:" not in result.stdout.str()
+    assert list(project.ledger()["comparison"]["by_tag"]) == ["judge"]
+    comment = (project.path / "comment.md").read_text(encoding="utf-8")
+    assert "- tag judge: $0." in comment
+    assert "<summary>By tag</summary>" in comment
+    # Another tag on the same prompts is no change of the run.
+    project.write(test_app=(SMALL % 500).replace('"judge"', '"grader"'))
+    project.run("--llmcost-baseline=ledger.json", "--llmcost-report=renamed.json")
+    renamed = project.ledger("renamed.json")["comparison"]
+    assert (renamed["changes"], sorted(renamed["by_tag"])) == ([], ["grader", "judge"])
+
+
+def test_a_budget_for_a_tag_that_no_call_has_is_noted_in_a_whole_run(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(test_app=SMALL % 10)
+    budget = ("-o", "llmcost_budgets=tag:jugde = $1")
+    result = project.record(*budget)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["no call has the tag of the budget for tag:jugde; the run has answer, judge"]
+    )
+    assert "no call has the tag" not in project.run(*budget, "-k", "other").stdout.str()
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a,b", "a=b", "3"])
+def test_a_wrong_tag_is_an_error_that_says_where(project: Project, name: str) -> None:
+    given = name if name == "3" else repr(name)
+    project.write(
+        test_app=f"""
+    import pytest
+    from pytest_llmcost import tag
+
+    @pytest.mark.llmcost_tag({given})
+    def test_marked(): pass
+    """,
+        test_block=f"""
+    from pytest_llmcost import tag
+
+    def test_block():
+        with tag({given}): pass
+    """,
+    )
+    result = project.run("--strict-markers", "--continue-on-collection-errors")
+    result.assert_outcomes(errors=1, failed=1)
+    result.stdout.fnmatch_lines(["*test_app.py:*: llmcost_tag: * is not a tag; *"])
+    result.stdout.fnmatch_lines(["*SettingsError: * is not a tag; *"])
