@@ -174,6 +174,8 @@ OPTIONS: tuple[Option, ...] = (
         "Write the ledger (.json), a pull-request comment (.md) or a page (.html) to this path. "
         "Repeatable.",
         repeatable=True),
+    Option("history", Path, "FILE",
+        "Append a line of JSON about the run to this file, for `llmcost history`."),
     Option("baseline", Path, "PATH", "Ledger of an earlier run to compare this run with."),
     _limit("max_increase", parse_increase, "LIMIT",
         "How much more than the baseline the suite may cost: 10% or $0.05. Repeatable.",
@@ -218,6 +220,7 @@ class Settings(NamedTuple):
     price_date: date | None = None
     cache: Literal["as-billed", "cold", "warm"] = "as-billed"
     report: tuple[Path, ...] = ()
+    history: Path | None = None
     baseline: Path | None = None
     max_increase: tuple[str, ...] = ()
     max_test_increase: tuple[str, ...] = ()

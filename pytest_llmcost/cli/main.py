@@ -23,6 +23,7 @@ _COMMANDS = {
     "suggest": "propose budgets that a run would keep",
     "compare": "compare a ledger with an earlier one",
     "render": "draw the reports of a run again",
+    "history": "show the trend of a suite's cost",
     "badge": "write a run's total as a badge, or for a trend",
     "count": "count the tokens of prompt files",
     "prune": "remove recorded counts of tests that no longer exist",

@@ -16,6 +16,7 @@ from pytest_llmcost.amounts import is_uncounted
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
 from pytest_llmcost.errors import LedgerError, LlmCostError
+from pytest_llmcost.ledger.history import append_run, run_of
 from pytest_llmcost.ledger.ledger import (
     CardId,
     Ledger,
@@ -39,6 +40,11 @@ from pytest_llmcost.reports.wording import run_failures
 from pytest_llmcost.settings import Settings
 
 _STALE_CARD_DAYS = 90
+_COMMITS = (
+    *("GITHUB_SHA", "CI_COMMIT_SHA", "BUILDKITE_COMMIT", "CIRCLE_SHA1", "BITBUCKET_COMMIT"),
+    *("BUILD_SOURCEVERSION", "TRAVIS_COMMIT", "GIT_COMMIT"),
+)
+"""Where GitHub, GitLab, Buildkite, CircleCI, Bitbucket, Azure, Travis and Jenkins state it."""
 
 
 def close(session: Session, pytest_session: pytest.Session) -> Ledger:
@@ -183,6 +189,8 @@ def publish(session: Session, ledger: Ledger) -> list[str]:
             problems += _try(write_report, ledger, path)
     if settings.update_baseline and settings.baseline is not None:
         problems += _try(_accept, session, settings.baseline, ledger)
+    if settings.history is not None:
+        problems += _try(_append_to_history, session, settings.history, ledger)
     if _is_github(settings):
         problems += _try(_write_job_summary, ledger)
     return problems
@@ -226,6 +234,12 @@ def _accept(session: Session, baseline: Path, ledger: Ledger) -> None:
     if old is not None and ledger.complete:
         ledger = keep_rows(ledger, old, session.not_passed, session.card)
     write_baseline(ledger, baseline)
+
+
+def _append_to_history(session: Session, path: Path, ledger: Ledger) -> None:
+    run = run_of(ledger, next(filter(None, map(os.environ.get, _COMMITS)), None))
+    append_run(path, run, instead_of=session.in_history)
+    session.in_history = run
 
 
 def _is_github(settings: Settings) -> bool:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pytest_llmcost.capture.capture import Capture
     from pytest_llmcost.counting.payload import Payload
     from pytest_llmcost.ledger.builder import LedgerBuilder
+    from pytest_llmcost.ledger.history import Run
     from pytest_llmcost.plugin.counts import Counts
     from pytest_llmcost.prices.rate_card import RateCard
 
@@ -46,6 +47,8 @@ class Session:
         self.config = config
         self.settings = Settings()
         self.started_at = utc_now()
+        self.in_history: Run | None = None
+        """What was appended to the history of this run."""
         self.workers = 0
         self.incomplete: set[str] = set()
         """Why the run does not stand for the whole suite."""

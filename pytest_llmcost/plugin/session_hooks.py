@@ -99,7 +99,10 @@ class SessionHooks:
         if failure := self.session.take_failure():
             self.session.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
         settings = self.session.settings
-        asked = (settings.max_suite, settings.budgets, settings.report, settings.baseline)
+        asked = (
+            *(settings.max_suite, settings.budgets, settings.report),
+            *(settings.baseline, settings.history),
+        )
         has_calls = self.session.has_spending and bool(self.session.ledger)
         if not has_calls and all(each in (None, ()) for each in asked):
             return self.ledger is not None

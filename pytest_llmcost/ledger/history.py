@@ -1,0 +1,160 @@
+"""The history of a suite: a file with one line of JSON for each run, which only ever grows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from functools import reduce
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import asdict
+
+from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.errors import LedgerError
+from pytest_llmcost.files import locked, write_atomic
+from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.ledger.totals import amounts_of, spenders_of
+from pytest_llmcost.money import EXACT, plain_usd
+
+SCHEMA = "pytest-llmcost-history/1"
+_HIGHEST, _LOWEST_DIGIT = 12, -60
+"""Powers of ten of an amount; to add up others could be slow without end."""
+
+Shares = Mapping[str, Decimal | None]
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One run; amounts are list prices, null where nothing is known."""
+
+    schema: str
+    at: str
+    """When it ended, UTC."""
+    commit: str | None = None
+    incomplete: tuple[str, ...] = ()
+    """Why it was not the whole suite."""
+    price_date: str
+    calls: int
+    usd: Decimal | None
+    is_least: bool = False
+    """Whether it may have cost more, because something is unknown."""
+    by_model: Shares = {}
+    by_tag: Shares = {}
+    by_path: Shares = {}
+    """By test file; what belongs to none is under the folder that shares it, or an empty name."""
+
+
+def run_of(ledger: Ledger, commit: str | None) -> Run:
+    """Return what the history keeps of a run."""
+    whole, paths = amounts_of(ledger), dict[str, Amounts]()
+    for spender in spenders_of(ledger):
+        path = spender.name if spender.kind == "test" else ""
+        if spender.kind == "fixture":
+            *_, baseid, node, _ = spender.key
+            path = node or baseid or ""
+        path = path.partition("::")[0]
+        paths[path] = paths.get(path, Amounts()) + Amounts.of(spender.calls)
+    totals = ledger.totals
+    return Run(
+        schema=SCHEMA,
+        at=ledger.run.finished_at or "",
+        commit=commit,
+        incomplete=ledger.incomplete,
+        price_date=ledger.price_date,
+        calls=totals.calls,
+        usd=totals.usd,
+        is_least=bool(whole.unpriced) or whole["usd"].high is None,
+        by_model={name: total.usd for name, total in totals.by_model.items()},
+        by_tag={name: total.usd for name, total in totals.by_tag.items()},
+        by_path={path: amounts.usd for path, amounts in paths.items() if amounts.calls},
+    )
+
+
+def append_run(path: Path, run: Run, *, instead_of: Run | None = None) -> None:
+    """Append a run, or replace what was appended of it before; other processes wait meanwhile.
+
+    Raises:
+        LedgerError: the file cannot be locked or written.
+    """
+    try:
+        with locked(path):
+            if instead_of is not None:
+                text = path.read_bytes().replace(_line(instead_of), _line(run))
+                write_atomic(path, [text])
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a+b") as file:
+                file.seek(max(file.seek(0, 2) - 1, 0))
+                # A line that was cut must not take the next one with it.
+                is_cut = file.read(1) not in (b"", b"\n")
+                file.write(b"\n" * is_cut + _line(run))
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def _line(run: Run) -> bytes:
+    # ASCII: a node id may have half a character in it.
+    return json.dumps(asdict(run), default=plain_usd, sort_keys=True).encode() + b"\n"
+
+
+def read_history(path: Path) -> tuple[list[Run], list[str]]:
+    """Return the runs of a history in their order, and what is wrong with its other lines.
+
+    Raises:
+        LedgerError: the file cannot be read.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be read ({error.strerror or error})") from None
+    runs, problems = [], []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                run = msgspec.convert(json.loads(line), Run)
+                _check(run)
+                runs.append(run)
+            except (ValueError, RecursionError) as error:
+                problems.append(f"{path}:{number}: left out, not a run of pytest-llmcost ({error})")
+    return runs, problems
+
+
+def _check(run: Run) -> None:
+    if run.schema != SCHEMA:
+        raise ValueError(f"its schema is {run.schema!r:.80}, not {SCHEMA}")
+    for shares in ({"": run.usd}, run.by_model, run.by_tag, run.by_path):
+        for usd in filter(None, shares.values()):
+            exponent = usd.as_tuple().exponent
+            is_plain = isinstance(exponent, int) and exponent >= _LOWEST_DIGIT
+            if not is_plain or usd < 0 or usd.adjusted() > _HIGHEST:
+                raise ValueError(f"{usd!s:.40} is not an amount of money")
+
+
+def average(runs: list[Run]) -> Run:
+    """Return the average of several runs: what is missing in one counts as nothing spent.
+
+    Whatever is unknown in one of them is unknown in the average.
+    """
+
+    def mean(usds: list[Decimal | None]) -> Decimal | None:
+        known = [usd for usd in usds if usd is not None]
+        if len(known) < len(usds):
+            return None
+        return EXACT.divide(reduce(EXACT.add, known), Decimal(len(known)))
+
+    def shares(of_runs: list[Shares]) -> Shares:
+        names = sorted({name for each in of_runs for name in each})
+        return {name: mean([each.get(name, Decimal(0)) for each in of_runs]) for name in names}
+
+    return Run(
+        schema=SCHEMA,
+        at="",
+        price_date="",
+        calls=sum(run.calls for run in runs) // len(runs),
+        usd=mean([run.usd for run in runs]),
+        is_least=any(run.is_least for run in runs),
+        by_model=shares([run.by_model for run in runs]),
+        by_tag=shares([run.by_tag for run in runs]),
+        by_path=shares([run.by_path for run in runs]),
+    )
