@@ -21,6 +21,7 @@ RECORD_MODES = ("none", "once", "new_episodes", "all", "rewrite")
 CACHE_STATES = ("as-billed", "cold", "warm")
 COLUMNS = ("worst", "cold", "warm")
 REPORT_SUFFIXES = (".json", ".md", ".html")
+LIVE_MODES = ("off", "warn", "fail")
 
 
 def parse_choice(*choices: str) -> Callable[[str], str]:
@@ -97,6 +98,26 @@ def parse_glob(text: str) -> str:
     return text.strip()
 
 
+def parse_live(text: str) -> str:
+    """Check what happens to tests that go live, `fail`, or for a path `tests/live/** = off`."""
+    glob, equals, mode = text.rpartition("=")
+    if mode.strip() not in LIVE_MODES or (equals and not glob.strip()):
+        raise SettingsError(
+            f"{text!r} is not one of {', '.join(LIVE_MODES)}; for a path write "
+            "`tests/live/** = off`"
+        )
+    return f"{glob.strip()} = {mode.strip()}" if equals else mode.strip()
+
+
+def parse_address(text: str) -> str:
+    """Read the address of a stand-in: a host, `host:port`, or a URL that begins with one."""
+    address = text.partition("://")[2] or text
+    address = address.partition("/")[0].lower()
+    if not address or any(each in address for each in " @"):
+        raise SettingsError(f"{text!r} is no address; write 127.0.0.1 or localhost:8080")
+    return address
+
+
 class Option(NamedTuple):  # making a dataclass takes several times as long, in every run
     """One setting and every way to set it."""
 
@@ -151,6 +172,13 @@ OPTIONS: tuple[Option, ...] = (
         "any other model fails its test. Repeatable.", repeatable=True),
     Option("require_budget", parse_bool, None,
         "Fail tests that call Claude without a budget, either their own or one for their path."),
+    _limit("live", parse_live, "off|warn|fail",
+        "What happens to a test that sends a request to Claude over a socket instead of replaying "
+        "it: off (default, the summary names it), warn or fail. A line `tests/live/** = off` is "
+        "for a path; the last one that matches applies. Repeatable.", repeatable=True),
+    Option("stand_ins", parse_address, "ADDRESS",
+        "Address of a stand-in that spends nothing, for example 127.0.0.1 or localhost:8080: "
+        "requests to it are not live. Repeatable.", repeatable=True),
     _limit("warn_at", parse_percent, "PERCENT",
         "Warn when this share of a budget is used, for example 80%."),
     Option("unverified", parse_choice("fail", "warn"), "fail|warn",
@@ -211,6 +239,8 @@ class Settings(NamedTuple):
     budgets: tuple[str, ...] = ()
     allowed_models: tuple[str, ...] = ()
     require_budget: bool = False
+    live: tuple[str, ...] = ()
+    stand_ins: tuple[str, ...] = ()
     warn_at: Decimal | None = None
     unverified: Literal["fail", "warn"] = "fail"
     mocks: Literal["trust", "count"] = "trust"

@@ -20,14 +20,16 @@ from pytest_llmcost.money import EXACT
 Scope = Literal["suite", "test", "block", "path", "tag", "increase"]
 State = Literal["within", "exceeded", "unverified"]
 PerCall = Literal["call_usd", "call_input_tokens", "call_output_tokens"]
-Limited = Literal[Kind, "worst", PerCall, "models", "unbudgeted"]
+Limited = Literal[Kind, "worst", PerCall, "models", "unbudgeted", "live"]
 """What a budget can limit: a sum over calls, as they are or at their worst, or, with a gate, the
-largest call, the models, or the calls of a test without a budget."""
+largest call, the models, the calls of a test without a budget, or those that went over the
+network."""
 
 _QUANTITIES: dict[Limited, Kind] = {
     "worst": "usd",
     "models": "calls",
     "unbudgeted": "calls",
+    "live": "calls",
     "call_usd": "usd",
     "call_input_tokens": "input_tokens",
     "call_output_tokens": "output_tokens",
@@ -110,19 +112,25 @@ def judge_calls(
     calls: Iterable[Call],
     *,
     has_requests: bool = False,
+    live_requests: int = 0,
     lost_calls: Iterable[str] = (),
     count_command: str = COUNT_COMMAND,
 ) -> Verdict:
     """Judge any budget over the calls of one owner; a gate chooses which of them count.
 
     `has_requests` says whether the owner has sent a request, even one that cannot have been
-    billed, and `lost_calls` why calls are missing.
+    billed, `live_requests` how many of them went over the network, and `lost_calls` why calls are
+    missing.
     """
     calls = tuple(calls)
     counting = concerned(budget, calls)
     amounts = Amounts.of(counting)
     if budget.is_per_call:  # the largest is unknown if one of them is
         amounts = most([Amounts.of([each]) for each in calls] or [amounts])
+    if budget.kind == "live":  # a request that was refused with 401 is no call, but went out
+        number = Decimal(max(len(counting), live_requests))
+        ranges = {**amounts.ranges, "calls": Range(number, number, number)}
+        amounts = replace(amounts, ranges=ranges)
     amounts = replace(amounts, requests=max(len(calls), int(has_requests)))
     verdict = judge(budget, amounts.with_lost_calls(lost_calls), count_command=count_command)
     if budget.kind != "models":
@@ -132,9 +140,11 @@ def judge_calls(
 
 
 def concerned(budget: Budget, calls: Sequence[Call]) -> Sequence[Call]:
-    """Return the calls that count against a budget: of a gate the foreign ones or the largest."""
+    """Return the calls that count against a budget: of a gate the forbidden or largest."""
     if budget.kind == "models":
         return [call for call in calls if _foreign(call, budget.models)]
+    if budget.kind == "live":
+        return [call for call in calls if call.live is not False]
     if budget.is_per_call:
         kind = budget.quantity
         return sorted(calls, key=lambda each: -(Amounts.of([each])[kind].low or 0))[:1]

@@ -26,13 +26,7 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
         SettingsError: without a glob or an amount that makes sense; names the origin.
     """
     glob, _, amount = line.rpartition("=")
-    path = _path_of(glob.strip())
-    # As node ids have it: with no backslash and without `./`; one slash may begin or end it.
-    names = path.replace("\\", "/").split("/")
-    kept = [
-        name for at, name in enumerate(names) if name != "." and (name or at in (0, len(names) - 1))
-    ]
-    pattern = ("/".join(kept) or ("**" if path else "")) + glob.strip()[len(path) :]
+    pattern = read_glob(glob)
     if pattern in ("", TAG):
         raise SettingsError(
             f"{origin}: {line.strip()!r} is no `glob = amount`; write `tests/agents/** = $0.50`"
@@ -49,6 +43,17 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
         pattern=pattern,
         warn_at=warn_at,
     )
+
+
+def read_glob(text: str) -> str:
+    """Return a glob as node ids have it: without a backslash and `./`."""
+    text = text.strip()
+    path = _path_of(text)
+    names = path.replace("\\", "/").split("/")  # one slash may begin or end it
+    kept = [
+        name for at, name in enumerate(names) if name != "." and (name or at in (0, len(names) - 1))
+    ]
+    return ("/".join(kept) or ("**" if path else "")) + text[len(path) :]
 
 
 def _path_of(pattern: str) -> str:

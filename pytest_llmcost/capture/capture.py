@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from pytest_llmcost.capture.batches import Batches
@@ -39,12 +40,14 @@ class Capture:
         report: Callable[[CapturedRequest], None],
         clock: Callable[[], float],
         fingerprint: Callable[[CapturedRequest], Fingerprint] | None = None,
+        stand_ins: Collection[str] = (),
     ) -> None:
         """Begin with nothing seen.
 
         `owner` returns whose a request is that is being sent now, from any thread or task; `report`
         takes what became of one, when `drain` or `settle` is called; `clock` is as `time.time`;
-        `fingerprint` tells equal requests, by default the payload's own does.
+        `fingerprint` tells equal requests, by default the payload's own does; `stand_ins` are
+        hosts, with or without a port, that spend nothing.
         """
         self.failures: list[str] = []
         """What went wrong on our side, for the summary."""
@@ -52,6 +55,7 @@ class Capture:
         self._report = report
         self._clock = clock
         self._fingerprint = fingerprint or (lambda request: _fingerprint)
+        self._stand_ins = frozenset(stand_ins)
         # Held for a moment, and never across a call into user code. Reentrant, for the garbage
         # collector may close a response in the midst of it.
         self._lock = threading.RLock()
@@ -94,6 +98,7 @@ class Capture:
                 owner=self._owner(),
                 sent_at=self._clock(),
                 over=self._end,
+                is_to_stand_in=bool(self._stand_ins) and self._is_stand_in(url),
                 outer=CURRENT.get(),
                 **sent,
             )
@@ -104,6 +109,10 @@ class Capture:
             self._note(error)
             return None
         return request
+
+    def _is_stand_in(self, url: str) -> bool:
+        parts = urlsplit(url.lower())
+        return not self._stand_ins.isdisjoint((parts.netloc, parts.hostname))
 
     def _end(self, request: CapturedRequest) -> None:
         self._open.discard(request)

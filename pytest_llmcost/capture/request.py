@@ -78,6 +78,8 @@ class CapturedRequest:
     """Seconds since 1970."""
     over: Callable[[CapturedRequest], None]
     """Called once, when nothing more will come."""
+    is_to_stand_in: bool = False
+    """Whether its address is one that spends nothing, so that a socket does not make it live."""
     outer: CapturedRequest | None = None
     """The request inside whose `send` this one was sent."""
     answer: Answer | None = None
@@ -177,7 +179,7 @@ class CapturedRequest:
     @guarded
     def failed(self, *, may_be_billed: bool, is_seen: bool, live: bool | None) -> None:
         """No response came."""
-        self.live, self.is_seen = live, is_seen
+        self.live, self.is_seen = (False if self.is_to_stand_in else live), is_seen
         # What a mock or a recorder has raised was never sent, so it cannot be billed.
         self.is_lost = may_be_billed and live is not False
         self._end()
@@ -192,7 +194,7 @@ class CapturedRequest:
         content: bytes | None = None,
     ) -> None:
         """A response came. If it is not over with that, what is read of it is to be fed."""
-        self.live = live
+        live = self.live = False if self.is_to_stand_in else live
         if live:
             self.play = None  # what came over a socket was not replayed
         elif self.play is not None:

@@ -226,6 +226,7 @@ class LedgerBuilder:
         generator: Mapping[str, str] | None = None,
         cache_state: str = "as-billed",
         unverified: Literal["fail", "warn"] = "fail",
+        live: Iterable[str] = (),
         incomplete: Iterable[str] = (),
         lost_calls: Iterable[str] = (),
         budgets: Iterable[Budget] = (),
@@ -246,6 +247,7 @@ class LedgerBuilder:
             cache_state=cache_state,
             rate_card=rate_card,
             unverified=unverified,
+            live=tuple(live),
             payloads=payloads,
             tests=tuple(_numbered(accounts)),
             fixtures=tuple(

@@ -304,6 +304,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """The setting `llmcost_unverified`: whether a budget that could not be checked fails."""
     allowed_models: tuple[str, ...] = ()
     """The setting `llmcost_allowed_models`, sorted; empty if every model is allowed."""
+    live: tuple[str, ...] = ()
+    """The setting `llmcost_live`, its lines in order; empty if it is off."""
     totals: Totals = Totals()
     verdicts: tuple[Verdict, ...] = ()
     """Budgets over several tests: the suite's and those of paths."""

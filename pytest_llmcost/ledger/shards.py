@@ -100,6 +100,7 @@ def merge_ledgers(
             rate_card=replace(like.rate_card, sources=tuple(sorted(sources))),
             unverified=like.unverified,
             allowed_models=like.allowed_models,
+            live=like.live,
             payloads=dict(sorted(payloads.items())),
             tests=tuple(test for _, test in tests.values()),
             fixtures=tuple(fixtures),
@@ -132,6 +133,7 @@ def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
         "rate card": lambda each: f"{each.rate_card.version} (sha256 {each.rate_card.sha256[:12]})",
         "llmcost_unverified": lambda each: each.unverified,
         "llmcost_allowed_models": lambda each: ", ".join(each.allowed_models) or "every model",
+        "llmcost_live": lambda each: ", ".join(each.live) or "off",
     }
     for name, setting in settings.items():
         if setting(one) != setting(two):

@@ -219,6 +219,17 @@ def is_live(call: Call) -> bool:
     return call.live is not False
 
 
+def live_spenders(ledger: Ledger) -> list[tuple[str, Amounts]]:
+    """Return who sent live calls, attempts and set-ups added up, the most expensive first."""
+    calls: defaultdict[str, list[Call]] = defaultdict(list)
+    rows = [(test.nodeid, test.calls) for test in ledger.tests]
+    rows += [(fixture_name(row), row.calls) for row in ledger.fixtures]
+    for name, made in [*rows, ("outside tests", ledger.outside_tests)]:
+        calls[name] += filter(is_live, made)
+    amounts = [(name, Amounts.of(made)) for name, made in calls.items() if made]
+    return sorted(amounts, key=lambda each: (-each[1].priced_usd, -each[1].unpriced, each[0]))
+
+
 def _shares(call: Call) -> Iterator[tuple[str, Call]]:
     """Split a call into what each of its models did and costs; the shares add up to the call.
 

@@ -87,6 +87,7 @@ def capture_of(session: Session) -> Capture:
                 report=partial(record_captured, session),
                 clock=time.time,
                 fingerprint=fingerprint_of,
+                stand_ins=session.settings.stand_ins,
             )
         return session.capture
 
@@ -100,7 +101,11 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
     """Record a captured request, or what has become of one that was recorded before."""
     sender = _sender_of(request)
     owner = sender.owner
-    owner.has_requests |= request.endpoint.kind != "count_tokens"
+    is_count = request.endpoint.kind == "count_tokens"
+    owner.has_requests |= not is_count
+    if request.live is not False and request.supersedes is None and not is_count:
+        owner.live_requests += 1
+        owner.has_spent |= bool(session.settings.live)  # a gate may be about it, a call or not
     before = [each for each in owner.unfinished if each.captured is request.supersedes]
     for each in before:
         _withdraw(session, owner, each)

@@ -17,7 +17,13 @@ import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import Budget, Limited, Scope
-from pytest_llmcost.budgets.path_globs import folder_of, matches, may_hold_in, parse_path_budget
+from pytest_llmcost.budgets.path_globs import (
+    folder_of,
+    matches,
+    may_hold_in,
+    parse_path_budget,
+    read_glob,
+)
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import parse_quantity, parse_usd
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
@@ -37,6 +43,12 @@ def _parse_models(value: object) -> tuple[str, ...]:
     return tuple(parse_glob(str(glob)) for glob in globs)
 
 
+def _parse_live(value: object) -> Decimal:
+    if not isinstance(value, bool):
+        raise SettingsError("is neither True nor False")
+    return Decimal("Infinity" if value else 0)
+
+
 _PARSERS: Mapping[Limited, Callable[[object], Any]] = {
     "usd": parse_usd,
     "worst": parse_usd,
@@ -47,6 +59,7 @@ _PARSERS: Mapping[Limited, Callable[[object], Any]] = {
     "call_input_tokens": parse_quantity,
     "call_output_tokens": parse_quantity,
     "models": _parse_models,
+    "live": _parse_live,
 }
 
 
@@ -74,12 +87,15 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
         budgets["usd"] = _budget_of_setting("max_test", "test", settings)
     if "worst" not in budgets and settings.max_worst is not None:
         budgets["worst"] = replace(_budget_of_setting("max_worst", "test", settings), kind="worst")
-    for gate in _gates(settings, "test"):
+    nodeid = nodeid_of(item)
+    for gate in _gates(settings, "test", nodeid):
         budgets.setdefault(gate.kind, gate)
+    # `live=True` limits nothing: it takes the setting's gate away.
+    if "live" in budgets and not budgets["live"].limit.is_finite():
+        del budgets["live"]
     stated = tuple(budgets[kind] for kind in _PARSERS if kind in budgets)
-    # A budget is one on an amount, of the test or of its path; allowed models are none.
-    if settings.require_budget and not budgets.keys() - {"models"}:
-        nodeid = nodeid_of(item)
+    # A budget is one on an amount, of the test or of its path; gates without one are none.
+    if settings.require_budget and not budgets.keys() - {"models", "live"}:
         if not any(matches(pattern, nodeid) for pattern in _globs(settings)):
             missing = _budget_of_setting("require_budget", "test", settings)
             missing = replace(missing, kind="unbudgeted", limit=Decimal(0), warn_at=None)
@@ -139,8 +155,24 @@ def marked_tags(item: pytest.Item | None) -> Iterator[str]:
         yield from (name for name in mark.args if isinstance(name, str))
 
 
-def _gates(settings: Settings, scope: Scope) -> Iterator[Budget]:
+def live_mode(settings: Settings, nodeid: str = "") -> str:
+    """Return what happens to a test that goes live, by `llmcost_live`: the last line that matches.
+
+    Without a node id, what holds for calls that no test made.
+    """
+    mode = "off"
+    for line in settings.live:
+        glob, _, stated = line.rpartition("=")
+        if not glob or (nodeid and matches(read_glob(glob), nodeid)):
+            mode = stated.strip()
+    return mode
+
+
+def _gates(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator[Budget]:
     """Yield the gates on all tests; those of the suite are on calls that no test made."""
+    if live_mode(settings, nodeid) == "fail":
+        gate = Budget(scope=scope, limit=Decimal(0), origin=settings.origin("live"), label="live")
+        yield replace(gate, kind="live")
     if settings.max_call is not None:
         yield replace(_budget_of_setting("max_call", scope, settings), kind="call_usd")
     if settings.allowed_models:
@@ -236,7 +268,7 @@ def _limits(mark: pytest.Mark) -> Iterator[tuple[Limited, Any]]:
         raise SettingsError(
             'takes an amount such as "$0.05" and optionally worst=, input_tokens=, output_tokens=, '
             "calls=, call_usd=, call_input_tokens=, call_output_tokens=, "
-            f"models=, cache= and reason=; got {_show(mark)}"
+            f"models=, live=, cache= and reason=; got {_show(mark)}"
         )
     for kind, limit in limits:
         try:

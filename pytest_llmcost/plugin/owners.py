@@ -48,6 +48,8 @@ class Owner:
         """Whether it has a call, a count or a block, and so is in the ledger."""
         self.has_requests = False
         """Whether it has sent a request that a budget is for, even a free one."""
+        self.live_requests = 0
+        """How many requests it sent over the network, or may have, even free ones."""
         self.blocks: list[Verdict] = []
         """Of its finished `budget(...)` blocks."""
         self.open_blocks: list[list[Call]] = []

@@ -27,8 +27,8 @@ from pytest_llmcost.ledger.ledger import (
 )
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
 from pytest_llmcost.ledger.notes import length_band_notes, max_tokens_notes, task_budget_notes
-from pytest_llmcost.ledger.totals import amounts_of, counted_calls
-from pytest_llmcost.plugin.marker import budgets_of_run
+from pytest_llmcost.ledger.totals import amounts_of, counted_calls, live_spenders
+from pytest_llmcost.plugin.marker import budgets_of_run, live_mode
 from pytest_llmcost.plugin.other_models import with_columns, with_other_models
 from pytest_llmcost.plugin.session import Session, utc_now
 from pytest_llmcost.plugin.verdicts import judge_late
@@ -73,6 +73,7 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
         generator={name: version(name) for name in ("pytest-llmcost", "pytest")},
         cache_state=settings.cache,
         unverified=settings.unverified,
+        live=settings.live,
         incomplete=session.incomplete,
         lost_calls=session.lost_calls,
         budgets=[
@@ -99,6 +100,10 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
             known = ", ".join(ledger.totals.by_tag)
             found = f"; the run has {known}" if known else ""
             notes.append(f"no call has the tag of the budget for {budget.pattern}{found}")
+    live = [name for name, _ in live_spenders(ledger) if live_mode(settings, name) == "warn"]
+    if live:
+        more = f" and {len(live) - 1:,} more" if len(live) > 1 else ""
+        notes.append(f"{live[0]}{more} went live ({settings.origin('live')}=warn)")
     mocked = sum(call.evidence == "mocked" for call in counted_calls(ledger))
     if mocked and settings.mocks == "trust":
         notes.append(

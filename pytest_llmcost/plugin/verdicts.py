@@ -70,6 +70,7 @@ def judge_budget(
         replace(budget, required=budget.required and needs_calls),
         calls,
         has_requests=owner.has_requests,  # one that cannot have been billed is no call
+        live_requests=owner.live_requests,
         count_command=count_command(session.config, nodeid),
     )
 

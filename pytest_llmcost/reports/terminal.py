@@ -14,7 +14,7 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.compare.pairing import under_change
 from pytest_llmcost.ledger.ledger import Ledger, calls_of, unpriced_models
-from pytest_llmcost.ledger.totals import amounts_of, counted_calls
+from pytest_llmcost.ledger.totals import amounts_of, counted_calls, live_spenders
 from pytest_llmcost.reports.comparisons import render_comparison, render_other_model
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.rows import Row, rows_of, shown, token_cells
@@ -47,6 +47,7 @@ _LONGEST = 2_000
 """A reason may hold a command, which is of no use when it is cut."""
 _MARKS = {"over": "✗", "unknown": "?", "near": "!"}
 _COLOURS = {"over": "red", "unknown": "yellow", "near": "yellow"}
+_MOST_LIVE = 5
 _NAME_WIDTH = 44
 """A table gets further columns if a name of this width still has room beside them."""
 _OPTIONAL = ("input", "output", "calls", "cache written", "cache read")
@@ -269,6 +270,19 @@ def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
                     yield from wrap(remedy, width, indent=2)
 
 
+def _live(ledger: Ledger, view: View) -> Iterator[Line]:
+    """Name what went live and what it spent, the most expensive first."""
+    spent = live_spenders(ledger)
+    if not spent:
+        return
+    yield Line("went live:")
+    for name, amounts in spent[:_MOST_LIVE]:
+        yield from wrap(f"{_scaled(amounts, View()):>9}  {clean(name)}", view.width, indent=2)
+    if rest := spent[_MOST_LIVE:]:
+        total = _scaled(sum((amounts for _, amounts in rest), Amounts()), View())
+        yield Line(f"  … {len(rest):,} more, {total}")
+
+
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run spent, of which day the prices are, and what else a reader should know."""
     states = [mark.verdict.state for mark in marks_of(ledger) if not mark.is_of_run]
@@ -278,6 +292,7 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     _, *own = ledger.rate_card.version.split("+")  # a user's price files follow the shipped card
     parts.append(f"prices of {ledger.price_date}{' with ' if own else ''}{' and '.join(own)}")
     yield from wrap(" · ".join(parts), view.width)
+    yield from _live(ledger, view)
     number = sum("input-only" in call.caveats for call in counted_calls(ledger))
     if number:
         yield from wrap(

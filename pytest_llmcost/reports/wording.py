@@ -110,8 +110,8 @@ def limit_of(verdict: Verdict) -> str:
     """Write a limit with all its digits; a rounded one might seem kept when it is not."""
     if verdict.kind == "models":
         return clean(", ".join(verdict.models))
-    if verdict.kind == "unbudgeted":
-        return "none"
+    if verdict.kind in ("unbudgeted", "live"):
+        return "none" if verdict.kind == "unbudgeted" else "not live"
     per_call = " per call" if verdict.is_per_call else ""
     if verdict.quantity == "usd":
         at_worst = " at worst" if verdict.kind == "worst" else ""
@@ -145,6 +145,10 @@ def sentence(verdict: Verdict) -> str:
     if verdict.kind == "unbudgeted":
         found = calls if verdict.low else "no call"
         return f"{found} without a budget; {verdict.origin} requires one"
+    if verdict.kind == "live" and verdict.state != "unverified":
+        if not verdict.low:
+            return "no request went live"
+        return f"{format_count(int(verdict.low), 'request')} went live, against the rule{set_at}"
     budget = f"the {_budget(verdict)}{set_at}"
     if verdict.state == "unverified":
         return f"cannot check {budget}: {what_is_unknown(verdict)}"
@@ -173,6 +177,8 @@ def short_sentence(verdict: Verdict) -> str:
         return f"{found} is not allowed" if found else f"models: {limit}"
     if verdict.kind == "unbudgeted":
         return f"{format_count(int(verdict.low), 'call')} without a budget"
+    if verdict.kind == "live" and verdict.state != "unverified":
+        return sentence(replace(verdict, origin="", reason=None)).partition(",")[0]
     budget = _budget(verdict) if verdict.kind in ("usd", "worst") else limit
     if verdict.state == "unverified":
         if is_not_counted(verdict):
@@ -333,7 +339,11 @@ def _recounted(calls: Iterable[Call]) -> list[Call]:
     return [call for call in calls if call.before is not None and call.sampling_calls]
 
 
-_GATED: Mapping[str, str] = {"models": "not allowed", "unbudgeted": "no budget for"}
+_GATED: Mapping[str, str] = {
+    "models": "not allowed",
+    "unbudgeted": "no budget for",
+    "live": "went live",
+}
 _MOST_CALLS = 3
 """How many calls that break a gate a failure lists."""
 
@@ -424,6 +434,11 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         return ""
     if verdict.kind == "models":
         return "Call an allowed model, or allow this one where the list is set."
+    if verdict.kind == "live":
+        return (
+            "Record a cassette, or allow this test to go live: @max_cost(live=True). The address "
+            "of a stand-in that spends nothing belongs in llmcost_stand_ins."
+        )
     quantity = verdict.quantity
     savings = {"output_tokens": "Shorten the reply", "calls": "Make fewer calls"}
     save = savings.get(quantity, "Shorten the prompt")

@@ -169,6 +169,10 @@ class TestVerdicts:
                 merge_ledgers(named(allowing(1, "claude-*"), allowing(2, *other)))
             assert f"shard-0.json has claude-*, shard-1.json has {named_as}" in str(raised.value)
 
+    def test_need_the_same_rule_for_live_calls(self) -> None:
+        with pytest.raises(LedgerError, match=r"the same llmcost_live: .* has fail, .* has off"):
+            merge_ledgers(named(replace(shard(1), live=("fail",)), shard(2)))
+
     def test_on_places_are_decided_anew_too(self) -> None:
         place = make_budget(
             "1.5", scope="path", pattern="tests/a/**", origin="ini", warn_at=Decimal("0.8")
