@@ -192,6 +192,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("count_timeout", parse_seconds, "SECONDS",
         "Seconds that one count may take, including retries and the pauses that the API asks "
         "for. Default 60."),
+    Option("key_guard", parse_choice("fail", "warn", "off"), "fail|warn|off",
+        "What happens if a cassette that VCR wrote in this run holds what looks like a key: the "
+        "run fails (default), the summary warns, or nothing."),
     Option("prices", Path, "FILE",
         "TOML file with your own prices: new models, other rates, discounts."),
     Option("price_date", parse_date, "DATE",
@@ -246,6 +249,7 @@ class Settings(NamedTuple):
     mocks: Literal["trust", "count"] = "trust"
     record_mode: str | None = None
     count_timeout: float = 60.0
+    key_guard: Literal["fail", "warn", "off"] = "fail"
     prices: Path | None = None
     price_date: date | None = None
     cache: Literal["as-billed", "cold", "warm"] = "as-billed"

@@ -26,6 +26,7 @@ _COMMANDS = {
     "history": "show the trend of a suite's cost",
     "badge": "write a run's total as a badge, or for a trend",
     "count": "count the tokens of prompt files",
+    "cassettes": "search cassettes for keys",
     "prune": "remove recorded counts of tests that no longer exist",
     "reconcile": "compare ledgers with the organisation's bill",
 }

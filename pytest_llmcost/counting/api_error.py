@@ -14,31 +14,11 @@ from typing import Any, NamedTuple
 from pytest_llmcost.counting.own_requests import pause_of, show_seconds
 from pytest_llmcost.counting.payload import is_server_tool, tool_name
 from pytest_llmcost.counting.prompt import as_list
+from pytest_llmcost.credentials import without_keys
 from pytest_llmcost.errors import CountError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.prices.model_names import mask_account
 
-_NAME = (
-    r"(?:api[_ -]?key|access[_-]?key(?:[_-]?id)?|subscription-key|secret(?:[_-]?key)?|"
-    r"(?:access|auth|bearer|id|refresh|security|session)[_-]?token|password|authorization|cookie|"
-    r"x-amz-signature|x-amz-credential)"
-)
-_NAMED = re.compile(
-    # `signature` and `credential` are words, too, unless an equals sign follows.
-    rf"""(?P<name>(?:{_NAME}["'\\]*(?:\s*(?:=>|[:=])|(?<=["'])\s*,|%3[ad])|"""
-    r"""\b(?:signature|credential)(?:=|%3d))"""
-    r"""[\s\[(]*(?:\bb(?=["']))?["'\\]*"""
-    r"""(?:(?:bearer|basic|digest|token|negotiate)\s+)?)"""
-    r"""[^\s"'\\&,;<>)\]}]{4,}""",
-    re.IGNORECASE,
-)
-"""A credential behind its name: in a header, a query, JSON, or a list of pairs."""
-_SECRET = re.compile(
-    r"\bsk-[\w-]{6,}|\bAIza[\w-]{8,}|\bya29\.[\w.-]+|\b(?:AKIA|ASIA)[A-Z0-9]{8,}|"
-    r"\bgh[opsru]_\w{8,}|\beyJ[\w-]{8,}\.[\w.-]+|(?<=://)[^\s/@]+(?=@)|"
-    r"(?i:bearer|x-api-key:?)\s+[\w.~+/=-]{8,}"
-)
-"""A credential that is known by its form alone."""
 _HTML = re.compile(
     r"(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b",
     re.IGNORECASE | re.DOTALL,
@@ -51,8 +31,7 @@ _LONGEST_READ = 4_000
 
 def without_secrets(text: str) -> str:
     """Black out anything that looks like a credential, and the account in ARNs of AWS."""
-    text = _NAMED.sub(r"\g<name>[key]", text)
-    return mask_account(_SECRET.sub("[key]", text))
+    return mask_account(without_keys(text))
 
 
 def show_body(text: str) -> str:

@@ -16,6 +16,7 @@ from pytest_llmcost import hookspecs
 from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
+from pytest_llmcost.plugin.key_guard import KeyGuard
 from pytest_llmcost.plugin.options import (
     MARKER_HELP,
     TAG_MARKER_HELP,
@@ -61,7 +62,7 @@ def _begin(config: pytest.Config) -> Session:
     """Make the session and capture; a session around this one gets its calls back at the end."""
     session = config.stash[KEY] = Session(config)
     begin = partial(_follow, session)
-    follow(begin)
+    follow(begin, session.saved_cassettes)
     session.stop_following = partial(unfollow, begin)
     config.add_cleanup(session.stop_following)
     return session
@@ -95,6 +96,8 @@ def pytest_configure(config: pytest.Config) -> None:
     register(item_hooks, "llmcost-items")
     if session.worker is None:
         register(SessionHooks(session), "llmcost-session")
+        if settings.key_guard != "off":
+            register(KeyGuard(session), "llmcost-key-guard")
     if session.worker is not None or hasattr(config.option, "numprocesses"):  # xdist is loaded
         from pytest_llmcost.plugin.xdist import Controller, Worker
 

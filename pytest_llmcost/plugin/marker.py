@@ -95,11 +95,11 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
         del budgets["live"]
     stated = tuple(budgets[kind] for kind in _PARSERS if kind in budgets)
     # A budget is one on an amount, of the test or of its path; gates without one are none.
-    if settings.require_budget and not budgets.keys() - {"models", "live"}:
-        if not any(matches(pattern, nodeid) for pattern in _globs(settings)):
-            missing = _budget_of_setting("require_budget", "test", settings)
-            missing = replace(missing, kind="unbudgeted", limit=Decimal(0), warn_at=None)
-            stated = (missing, *stated)
+    is_required = settings.require_budget and not budgets.keys() - {"models", "live"}
+    if is_required and not any(matches(pattern, nodeid) for pattern in _globs(settings)):
+        missing = _budget_of_setting("require_budget", "test", settings)
+        missing = replace(missing, kind="unbudgeted", limit=Decimal(0), warn_at=None)
+        stated = (missing, *stated)
     return Limits(stated, cache)
 
 

@@ -57,6 +57,8 @@ class Session:
         self.notes: set[str] = set()
         self.not_passed: set[str] = set()
         """Tests that were skipped or failed, and modules and classes that were skipped whole."""
+        self.saved_cassettes: set[str] = set()
+        """Those that VCR has written in this run."""
         self.unmatched_globs: set[str] = set()
         """The path budgets that match no test."""
         self.late_conftests: set[object] = set()

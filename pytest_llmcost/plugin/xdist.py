@@ -16,7 +16,9 @@ from pytest_llmcost.plugin.session import Session
 
 _KEY = "llmcost"
 _PHASES = ("setup", "call", "teardown")
-_SETS = ("incomplete", "lost_calls", "notes", "not_passed", "unmatched_globs")
+_SETS = (
+    *("incomplete", "lost_calls", "notes", "not_passed", "saved_cassettes", "unmatched_globs"),
+)
 """Sets of the session that the controller joins."""
 
 

@@ -12,6 +12,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
+from itertools import chain
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -20,6 +21,7 @@ from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind
 from pytest_llmcost.budgets.budget import Verdict, concerned
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.payload import describe_changes
+from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.errors import CountMissingError
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, own_verdicts
 from pytest_llmcost.ledger.totals import amounts_of
@@ -530,6 +532,18 @@ def run_failures(ledger: Ledger) -> Iterator[str]:
         verdict = mark.verdict
         if verdict.fails(ledger.unverified):
             yield f"FAILED {clean(mark.name or verdict.origin)} - {short_sentence(verdict)}"
+
+
+def describe_keys(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Name files that hold what looks like a key, and say how to keep keys out of them."""
+    for path, where in found.items():
+        yield f"{clean(path)}: what looks like a key is in {', '.join(where)}"
+    yield ""
+    yield "Keep keys out with pytest-recording's fixture, or with the same options of vcr.VCR:"
+    yield ""
+    yield from (f"    {line}" for line in how_to_filter(chain.from_iterable(found.values())))
+    yield ""
+    yield "Then record these files again. Revoke a key that has been committed or uploaded."
 
 
 _MOST_PARTS = 6

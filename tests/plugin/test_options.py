@@ -34,6 +34,7 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     "unverified": ("warn", "fail", "warn", "fail"),
     "record_mode": ("once", "rewrite", "once", "rewrite"),
     "count_timeout": ("0.5", "90", 0.5, 90.0),
+    "key_guard": ("warn", "off", "warn", "off"),
     "prices": ("a.toml", "b.toml", "a.toml", "b.toml"),
     "price_date": ("2026-11-01", "2026-10-01", date(2026, 11, 1), date(2026, 10, 1)),
     "cache": ("cold", "warm", "cold", "warm"),

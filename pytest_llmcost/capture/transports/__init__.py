@@ -43,14 +43,20 @@ Begin = Callable[..., "CapturedRequest | None"]
 
 _captures: list[Begin] = []
 """Captures nest, as pytest does in the tests of plugins; the last one follows the request."""
+_saved: dict[Begin, set[str]] = {}
+"""By capture, the cassettes that VCR has written."""
 _wrapped: list[tuple[type, str, object, object]] = []
 """Class, attribute, the original, our wrapper."""
 
 
-def follow(begin: Begin) -> None:
-    """Follow requests from now on: wrap what is imported now, and later what will be."""
+def follow(begin: Begin, saved: set[str] | None = None) -> None:
+    """Follow requests from now on: wrap what is imported now, and later what will be.
+
+    The paths of the cassettes that VCR writes are added to `saved`.
+    """
     if begin not in _captures:
         _captures.append(begin)
+        _saved[begin] = set() if saved is None else saved
     _WATCHER.install()
 
 
@@ -61,6 +67,7 @@ def unfollow(begin: Begin) -> None:
     """
     if begin in _captures:
         _captures.remove(begin)
+        del _saved[begin]
     if _captures:
         return
     for owner, name, original, wrapper in reversed(_wrapped):
@@ -82,6 +89,12 @@ def begin(source: Any, **sent: Any) -> CapturedRequest | None:
             _recorders[name] = module
             _wrap("recorders", module)
     return _captures[-1](source=source, **sent)
+
+
+def note_saved(path: str) -> None:
+    """Note that VCR has written a cassette."""
+    if _captures:
+        _saved[_captures[-1]].add(path)
 
 
 class Noticed:

@@ -6,11 +6,18 @@ A response of VCR's that is played while no call is followed is one for another 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from pytest_llmcost.capture.transports import CURRENT, begin, may_be_claude, wrap_method
+from pytest_llmcost.capture.transports import (
+    CURRENT,
+    begin,
+    may_be_claude,
+    note_saved,
+    wrap_method,
+)
 
 
 def wrap(module: ModuleType) -> None:
@@ -21,6 +28,7 @@ def wrap(module: ModuleType) -> None:
         # is for a cassette class of the user's own, which may play its responses in another way.
         wrap_method(cassette, "can_play_response_for", _then("vcr_obstacle"))
         wrap_method(cassette, "play_response", _then("vcr_play"))
+        wrap_method(cassette, "_save", _wrap_save)  # private: the one way to the file
     else:
         wrap_method(cassette, "match", _then("cassetter_obstacle"))
 
@@ -43,6 +51,28 @@ def _then(reader: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return method
 
     return wrapper_of
+
+
+def _wrap_save(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def save(cassette: Any, *args: Any, **options: Any) -> Any:
+        __tracebackhide__ = True
+        path = os.path.abspath(getattr(cassette, "_path", None) or "")
+        before = _state(path)
+        result = original(cassette, *args, **options)
+        if _state(path) != before:
+            note_saved(path)
+        return result
+
+    return save
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _reader(name: str) -> Callable[..., Any]:

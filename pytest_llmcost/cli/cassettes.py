@@ -1,0 +1,46 @@
+"""Search cassettes for what looks like a key: in headers, queries and bodies.
+
+Exit status 1 if there is one. No key is ever printed.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from pytest_llmcost.cli.console import Console
+from pytest_llmcost.credentials import keys_in_cassette
+from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.files import show_path
+from pytest_llmcost.reports.tables import format_count
+from pytest_llmcost.reports.wording import describe_keys
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "--check",
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders of cassettes, or single files; searched with all that is in them",
+    )
+
+
+def run(arguments: Namespace, console: Console) -> int:
+    """Print each cassette that holds a key, and how to keep keys out of it."""
+    paths: set[Path] = set()
+    for name in arguments.check:
+        if not Path(name).exists():
+            raise SettingsError(f"{name} does not exist; name a folder of cassettes")
+        inside = [each for each in Path(name).rglob("*") if each.suffix in _SUFFIXES]
+        paths.update([Path(name)] if Path(name).is_file() else inside)
+    searched = {show_path(path): keys_in_cassette(path) for path in sorted(paths)}
+    found = {path: where for path, where in searched.items() if where}
+    for line in describe_keys(found) if found else ():
+        console.print(line)
+    if not found:
+        console.print(f"no keys in {format_count(len(searched), 'file')}")
+    return int(bool(found))

@@ -1,0 +1,233 @@
+"""Keys in cassettes: those that VCR writes in a run, and those that are committed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Project
+from standin import StandIn
+
+from pytest_llmcost.cli.main import main
+from pytest_llmcost.credentials import keys_in_cassette, looks_like_key
+
+KEY = "-".join(("sk", "ant", "api03", "A1b2C3d4" * 11))
+"""Joined, so that no source holds what a scanner takes for a key."""
+AWS_KEY = "AKIA" + "IOSFODNN7" + "ABCDEFG"
+SUITE = """
+    import os
+    import anthropic
+    import pytest
+    import vcr
+
+    def ask(**how):
+        with anthropic.Anthropic(**how) as client:
+            client.messages.create(model="claude-haiku-4-5", max_tokens=10,
+                                   messages=[{"role": "user", "content": "hi"}])
+
+    recorder = vcr.VCR(record_mode="once", **OPTIONS)
+
+    @pytest.mark.parametrize("number", range(3))
+    def test_plain(number):
+        with recorder.use_cassette(f"cassettes/{number}.yaml"):
+            ask(SECRET)
+"""
+
+
+def suite(secret: str = "api_key=os.environ['KEY']", options: str = "{}") -> str:
+    return SUITE.replace("SECRET", secret).replace("OPTIONS", options)
+
+
+@pytest.fixture
+def online(project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setenv("KEY", KEY)
+    return project.online(standin)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+@pytest.mark.parametrize("header", ["x-api-key", "authorization"])
+def test_a_key_in_a_new_cassette_fails_the_run(
+    online: Project, workers: tuple[str, ...], header: str
+) -> None:
+    own_header = "api_key='any', default_headers={'x-api-key': os.environ['KEY']}"
+    online.write(
+        test_app=suite(own_header if header == "x-api-key" else "api_key=os.environ['KEY']")
+    )
+    result = online.run(*workers, plugins=("xdist",) if workers else ())
+    result.assert_outcomes(passed=3)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            f"cassettes/0.yaml: what looks like a key is in header `{header}`",
+            f"cassettes/2.yaml: what looks like a key is in header `{header}`",
+            "    def vcr_config():",
+            '        return {"filter_headers": ["authorization", "x-api-key"]}',
+            "Then record these files again. *",
+        ]
+    )
+    assert KEY not in result.stdout.str() + result.stderr.str()
+
+
+def test_the_lines_that_are_shown_keep_the_key_out(online: Project) -> None:
+    online.write(
+        test_app="""
+        import os
+        import anthropic
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def vcr_config():
+            return {"filter_headers": ["authorization", "x-api-key"]}
+
+        @pytest.mark.vcr
+        def test_asks():
+            with anthropic.Anthropic(api_key=os.environ["KEY"]) as client:
+                client.messages.create(model="claude-haiku-4-5", max_tokens=10,
+                                       messages=[{"role": "user", "content": "hi"}])
+        """
+    )
+    result = online.run("--record-mode=once", plugins=("recording",))
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.OK
+    assert list(online.path.rglob("test_asks.yaml"))
+
+
+def test_pytest_recording_s_cassettes_are_searched_and_replays_are_not(online: Project) -> None:
+    online.write(
+        test_app="""
+        import os
+        import anthropic
+        import pytest
+
+        @pytest.mark.vcr
+        def test_asks():
+            with anthropic.Anthropic(api_key=os.environ["KEY"]) as client:
+                client.messages.create(model="claude-haiku-4-5", max_tokens=10,
+                                       messages=[{"role": "user", "content": "hi"}])
+        """
+    )
+    result = online.run("--record-mode=once", plugins=("recording",))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["cassettes/test_app/test_asks.yaml: what looks like a key is in *"]
+    )
+    result = online.run(plugins=("recording",))
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.no_fnmatch_line("*what looks like a key*")
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_shown"), [("warn", True), ("off", False)], ids=["warn", "off"]
+)
+def test_the_guard_can_warn_or_be_off(online: Project, mode: str, is_shown: bool) -> None:
+    online.write(test_app=suite())
+    result = online.run(f"--llmcost-key-guard={mode}")
+    assert result.ret == pytest.ExitCode.OK
+    assert ("what looks like a key" in result.stdout.str()) is is_shown
+
+
+def test_a_cassette_that_a_session_fixture_writes_last_is_searched_too(online: Project) -> None:
+    online.write(
+        test_app=suite()
+        + """
+    @pytest.fixture(scope="session")
+    def last():
+        yield
+        with recorder.use_cassette("cassettes/last.yaml"):
+            ask(api_key=os.environ["KEY"])
+
+    def test_last(last):
+        pass
+    """
+    )
+    result = online.run("-k", "last")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["cassettes/last.yaml: what looks like a key is in *"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("DUMMY", "REDACTED", "***", "Bearer REDACTED", "Bearer <filtered-0001>", "any", ""),
+        "-".join(("sk", "ant", "test", "0123456789abcdef")),
+        "-".join(("sk", "ant", "api03", "x" * 40)),
+        "key-for-the-stand-in",
+        "AWS4-HMAC-SHA256 Credential=testing/20261125/us-east-1/bedrock/aws4_request, "
+        f"SignedHeaders=host, Signature={'0f' * 32}",
+    ],
+)
+def test_placeholders_are_no_keys(value: str) -> None:
+    assert not looks_like_key(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(KEY, f"Bearer {KEY}", "Bearer 0123456789abcdef0123", "Basic dXNlcjpwYXNzd29yZDE="),
+        f"AWS4-HMAC-SHA256 Credential={AWS_KEY}/20261125/us-east-1/bedrock/aws4_request, "
+        f"SignedHeaders=host, Signature={'0f' * 32}",
+        "IQoJb3JpZ2luX2VjE" + "mockA1+/" * 40,  # a word is in it by chance
+    ],
+)
+def test_credentials_are_found(value: str) -> None:
+    assert looks_like_key(value)
+
+
+def cassette(headers: str = "", uri: str = "https://a.test", body: str = "''") -> str:
+    return (
+        "interactions:\n- request:\n    method: POST\n"
+        f"    uri: {uri}\n    body: {body}\n    headers:\n      accept: ['*/*']\n{headers}"
+        "  response:\n    headers: {}\n    status: {code: 200, message: OK}\nversion: 1\n"
+    )
+
+
+COMMITTED = {
+    "headers.yaml": (
+        cassette(f"      X-Amz-Security-Token:\n      - {'Ab1' * 30}\n"),
+        ["header `x-amz-security-token`"],
+    ),
+    "google.yaml": (
+        cassette(f"      x-goog-api-key: ['{'AIza' + 'Sy0' * 12}']\n"),
+        ["header `x-goog-api-key`"],
+    ),
+    "query.yaml": (
+        cassette(uri=f"https://a.test/m?X-Amz-Credential={AWS_KEY}%2F20261125"),
+        ["query `X-Amz-Credential`"],
+    ),
+    "body.yaml": (cassette(body=f"my key is {KEY}"), ["body or another header"]),
+    "damaged.yaml": (
+        cassette(f"      x-api-key:\n      - {KEY}\n") + "\t: [",
+        ["header `x-api-key`"],
+    ),
+    "recorded.json": (
+        '{"interactions": [{"request": {"headers": {"Authorization": ["Bearer ' + KEY + '"]}}}]}',
+        ["header `authorization`"],
+    ),
+    "clean.yaml": (cassette("      x-api-key:\n      - REDACTED\n"), []),
+    "list.json": ("[1, 2]", []),
+}
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_what_is_committed_is_searched_by_header_query_and_body(tmp_path: Path, name: str) -> None:
+    text, where = COMMITTED[name]
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert keys_in_cassette(tmp_path / name) == where
+
+
+def test_the_command_names_files_and_never_a_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, (text, _) in COMMITTED.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert main(["cassettes", "--check", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert out.count("what looks like a key is in") == len(
+        [1 for _, found in COMMITTED.values() if found]
+    )
+    assert '"filter_query_parameters": ["X-Amz-Credential"]' in out
+    assert KEY not in out
+    assert AWS_KEY not in out
+    assert main(["cassettes", "--check", str(tmp_path / "clean.yaml")]) == 0
+    assert capsys.readouterr().out == "no keys in 1 file\n"
+    assert main(["cassettes", "--check", str(tmp_path / "none")]) == 2
