@@ -54,6 +54,20 @@ class Before(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """At the prices of the run that found the change; None where it is unknown."""
 
 
+class BrokenPrefix(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Where the cached prefix of a call differs from that of an earlier call of its conversation.
+
+    It names a place in the prompt, and holds no text of it.
+    """
+
+    part: str
+    """The block, or the setting, that differs first."""
+    character: int | None = None
+    """The first one that differs, from 1; None if what differs is no text."""
+    usd: Decimal | None = None
+    """What writing the rest of the prefix again costs more than reading it; None if unknown."""
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One billable request: its usage, where the numbers come from, its price and its bounds."""
 
@@ -88,6 +102,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A price the test stated itself; it is the call's price, and its sampling calls have none."""
     before: Before | None = None
     """Only where the prompt changed since it was recorded, and the recording says so."""
+    broken_prefix: BrokenPrefix | None = None
+    """Only where an earlier call of the same owner cached a prefix that this one breaks."""
     caveats: tuple[Caveat, ...] = ()
     """Sorted; each the name of a rule, with a detail after a colon if there is one."""
 

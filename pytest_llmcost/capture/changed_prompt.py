@@ -204,19 +204,7 @@ def _usage_now(
         return usage, None
     assert prompt is not None
     read, is_known = _tokens_read(then, prompt, sent, recorded, earlier)
-    tokens = {None: 0, "5m": 0, "1h": 0}
-    left = read
-    for segment in prompt.segments:
-        hit = min(left, segment.tokens) if segment.ttl else 0
-        left -= hit
-        tokens[segment.ttl] += segment.tokens - hit
-    usage = Usage(
-        input_tokens=tokens[None],
-        cache_write_5m_tokens=tokens["5m"],
-        cache_write_1h_tokens=tokens["1h"],
-        cache_read_tokens=read - left,
-        **output,
-    )
+    usage = replace(prompt.usage("warm", most_read=read), **output)
     return usage, None if is_known else replace(prompt.usage("warm"), **output)
 
 

@@ -136,22 +136,28 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
 
     def prefix_to(self, place: Place) -> Prefix:
         """Return the prefix that ends with a block, for comparison with another payload's."""
-        prompt = read_prompt(self.compared or self.body, self.model)
-        named: list[tuple[str, JsonValue]] = []
-        for tier in TIERS[: TIERS.index(place.group) + 1]:
-            named += cache_settings(prompt, tier).items()
-            names = dict(tool_names(prompt.tools)) if tier == "tools" else {}
-            for at, block in prompt.blocks():
-                if at.group == tier and at.order <= place.order:
-                    role = prompt.messages[at.number].get("role") if tier == "messages" else tier
-                    named.append((names.get(at.number, str(at)), [role, block]))
         whole, parts = sha256(self.model.encode()), {"model": _digest(canonical(self.model))}
-        for name, value in named:
+        for _, name, value in self.cached_values(place):
             # In the order of keys as sent: the cache has another prefix if they are reordered.
             encoded = canonical(value, sort_keys=False)
             parts[name] = _digest(encoded)
             whole.update(b"%d:%b" % (len(encoded), encoded))
         return Prefix(place, whole.hexdigest(), parts)
+
+    def cached_values(self, upto: Place) -> Iterator[tuple[Place | None, str, JsonValue]]:
+        """Yield what a prefix is made of, in the cache's order, each with its part's name.
+
+        Blocks have a place and are `[role, block]`; settings that break the cache have none.
+        """
+        prompt = read_prompt(self.compared or self.body, self.model)
+        for tier in TIERS[: TIERS.index(upto.group) + 1]:
+            for name, setting in cache_settings(prompt, tier).items():
+                yield None, name, setting
+            names = dict(tool_names(prompt.tools)) if tier == "tools" else {}
+            for at, block in prompt.blocks():
+                if at.group == tier and at.order <= upto.order:
+                    role = prompt.messages[at.number].get("role") if tier == "messages" else tier
+                    yield at, names.get(at.number, str(at)), [role, block]
 
 
 def read_payload(

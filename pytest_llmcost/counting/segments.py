@@ -156,21 +156,36 @@ class CachedPrompt(msgspec.Struct, frozen=True, kw_only=True):
         """The whole prompt."""
         return sum(segment.tokens for segment in self.segments)
 
-    def usage(self, cache_state: Literal["cold", "warm", "none"]) -> Usage:
+    def usage(
+        self, cache_state: Literal["cold", "warm", "none"], *, most_read: int | None = None
+    ) -> Usage:
         """Return the usage of a call in a state of the cache.
 
         `cold` is the first call, which writes everything that is cached; `warm` each later one
-        within the life of the cache, which reads it; `none` a call without caching.
+        within the life of the cache, which reads it, or so many tokens of it; `none` a call
+        without caching.
         """
         tokens: dict[str | None, int] = {None: 0, "5m": 0, "1h": 0}
+        left = self.input_tokens if most_read is None else most_read
+        read = 0
         for segment in self.segments:
-            tokens[segment.ttl if cache_state != "none" else None] += segment.tokens
-        plain, *written = tokens.values()
-        if cache_state == "warm":
-            return Usage(input_tokens=plain, cache_read_tokens=sum(written))
+            ttl = segment.ttl if cache_state != "none" else None
+            hit = min(left - read, segment.tokens) if cache_state == "warm" and ttl else 0
+            read += hit
+            tokens[ttl] += segment.tokens - hit
+        plain, short, long = tokens.values()
         return Usage(
-            input_tokens=plain, cache_write_5m_tokens=written[0], cache_write_1h_tokens=written[1]
+            input_tokens=plain,
+            cache_write_5m_tokens=short,
+            cache_write_1h_tokens=long,
+            cache_read_tokens=read,
         )
+
+    def tokens_to(self, upto: str | None) -> int:
+        """Return the tokens up to and including the segment of this name; 0 for none."""
+        names = [segment.upto for segment in self.segments]
+        last = names.index(upto) + 1 if upto in names else 0
+        return sum(segment.tokens for segment in self.segments[:last])
 
 
 def split_prompt(

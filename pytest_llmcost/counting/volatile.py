@@ -33,7 +33,7 @@ _FORMS = {
 _ANY = "|".join(f"(?P<{kind}>{form})" for kind, form in _FORMS.items())
 _TOKEN = re.compile(rf"(?<![\da-z])(?:{_ANY})(?![\da-z])", re.IGNORECASE)
 _NAMES = {"uuid": "an id", "hex": "an id", "day": "a date"}
-_LONGEST = 200_000
+LONGEST = 200_000
 """Characters; a longer text is a file and not a prompt."""
 
 
@@ -60,7 +60,7 @@ def volatile_spans(before: str, now: str, at: datetime) -> list[Span]:
         >>> [str(span) for span in volatile_spans("It is 09:41:07.", "It is 10:02:33.", at)]
         ['characters 7-14 (a time)']
     """
-    if max(len(before), len(now)) > _LONGEST or _skeleton(before) != _skeleton(now):
+    if max(len(before), len(now)) > LONGEST or skeleton(before) != skeleton(now):
         return []
     pairs = zip(_TOKEN.finditer(before), _TOKEN.finditer(now), strict=True)
     changed = [(old, new) for old, new in pairs if old.group() != new.group()]
@@ -71,7 +71,7 @@ def volatile_spans(before: str, now: str, at: datetime) -> list[Span]:
 
 def suspicious_span(now: str, at: datetime) -> Span | None:
     """Return where a text has the present date or time, or else a UUID."""
-    tokens = list(_TOKEN.finditer(now)) if len(now) <= _LONGEST else []
+    tokens = list(_TOKEN.finditer(now)) if len(now) <= LONGEST else []
     clocks = (token for token in tokens if _is_of_the_run(token, at))
     ids = (token for token in tokens if token.lastgroup == "uuid")
     found = next(clocks, None) or next(ids, None)
@@ -126,7 +126,8 @@ def _texts(place: str, before: JsonValue, now: JsonValue) -> Iterator[tuple[str,
             yield from _texts(inner, before[index] if is_alike else None, value)
 
 
-def _skeleton(text: str) -> str:
+def skeleton(text: str) -> str:
+    """Return a text with every clock and random id blanked out."""
     return _TOKEN.sub(lambda token: f"\0{token.lastgroup}\0", text)
 
 

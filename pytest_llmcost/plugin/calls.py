@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.amounts import settled
-from pytest_llmcost.call import Call, Evidence, price, reprice
+from pytest_llmcost.call import BrokenPrefix, Call, Evidence, price, reprice
 from pytest_llmcost.capture.capture import Capture
 from pytest_llmcost.capture.changed_prompt import (
     is_as_recorded,
@@ -33,6 +33,7 @@ from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.client import caveats_of, count_all
 from pytest_llmcost.counting.payload import Payload, read_payload
+from pytest_llmcost.counting.prefixes import Break, CachedPrefixes
 from pytest_llmcost.counting.segments import (
     CachedPrompt,
     CachePlan,
@@ -116,12 +117,14 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
         metered = meter(session, owner, request, request.answer)
     answer, evidence, payload = metered
     blocks = before[0].blocks if before else [*owner.open_blocks]
+    broken = before[0].broken if before else _find_break(session, owner, payload, evidence)
     call = _record(
         session,
         sender,
         answer,
         blocks,
         payload,
+        broken=broken,
         evidence=evidence,
         live=request.live,
         at=request.at,
@@ -132,7 +135,9 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
         # A lost answer beside sampling calls is one of the attempts before them.
         is_lost = call.has_caveat("lost-answer") and not call.sampling_calls
         is_doubtful = is_lost or call.has_caveat(*_UNKNOWN)
-        owner.unfinished.append(Unfinished(request, request.answer, call, blocks, is_doubtful))
+        owner.unfinished.append(
+            Unfinished(request, request.answer, call, blocks, broken, is_doubtful)
+        )
     with session.keeping_failures():
         _announce(session, sender, call, payload)
 
@@ -272,10 +277,19 @@ def read_normalised(
     return replace(sent, fingerprint=read.fingerprint, parts=read.parts, compared=read.body)
 
 
-def record(session: Session, answer: Answer, payload: Payload | None, evidence: Evidence) -> Call:
+def record(
+    session: Session,
+    answer: Answer,
+    payload: Payload | None,
+    evidence: Evidence,
+    prompt: CachedPrompt | None = None,
+) -> Call:
     """Price an answer for the owner that is running, and put it into the ledger."""
     sender = session.sender()
-    call = _record(session, sender, answer, [*sender.owner.open_blocks], payload, evidence=evidence)
+    owner = sender.owner
+    broken = _find_break(session, owner, payload, evidence)
+    how: dict[str, Any] = {"broken": broken, "prompt": prompt, "evidence": evidence}
+    call = _record(session, sender, answer, [*owner.open_blocks], payload, **how)
     _announce(session, sender, call, payload)
     return call
 
@@ -307,6 +321,7 @@ def declare(session: Session, answer: Answer) -> Call:
         sender,
         with_caveats(answer, "lost-answer") if lost else answer,
         doubtful.blocks,
+        broken=doubtful.broken,
         evidence="declared",
         fingerprint=before.fingerprint,
         max_tokens=before.max_tokens,
@@ -338,6 +353,9 @@ def _record(
     answer: Answer,
     blocks: Sequence[list[Call]],
     payload: Payload | None = None,
+    *,
+    broken: Break | None = None,
+    prompt: CachedPrompt | None = None,
     **facts: Any,
 ) -> Call:
     known: PayloadFacts | None = None
@@ -349,6 +367,8 @@ def _record(
             breakpoints=len(payload.breakpoints),
         )
         facts |= {"fingerprint": payload.fingerprint, "max_tokens": payload.longest_reply}
+    if broken is not None:
+        answer = _unreadable(session, answer, broken, prompt)
     call = price(
         answer,
         session.card,
@@ -358,12 +378,72 @@ def _record(
         tags=tuple(sorted({*sender.tags, *marked_tags(sender.owner.item)})),
         **facts,
     )
+    if broken is not None:
+        call = replace(call, broken_prefix=_price_break(session, call, broken))
     session.ledger.add(sender.owner.key, call, known)
     for block in blocks:
         block.append(call)
     sender.owner.has_spent = True
     _note_change(session, sender.owner)
     return call
+
+
+def _find_break(
+    session: Session, owner: Owner, payload: Payload | None, evidence: Evidence
+) -> Break | None:
+    """Return where a call breaks the cached prefix of an earlier one of its owner, if it does."""
+    if payload is None or not payload.breakpoints:
+        return None
+    prefixes = owner.prefixes.setdefault(evidence == "counted", CachedPrefixes())
+    return prefixes.note(payload)
+
+
+# What `cache="warm"` gives the calls of one test: it assumes that the same prompts were sent a
+# moment ago, for example by the last run of the test. So the first call of a conversation is read,
+# and so is each later one that contains what an earlier one has cached. A later call whose prefix
+# differs is evidence against the assumption: a prompt with a clock in it was never sent before.
+# It is read up to its last breakpoint before the difference, and the rest is written, which is what
+# the API bills for it. The first call keeps the assumption, because alone it shows nothing.
+
+
+def _unreadable(
+    session: Session, answer: Answer, broken: Break, prompt: CachedPrompt | None
+) -> Answer:
+    """Limit what a warm cache gives a call to what an earlier call has left there."""
+    if answer.sampling_calls and prompt is not None:
+        (sampling,) = answer.sampling_calls
+        read = prompt.tokens_to(broken.readable)
+        least = least_cacheable(session, answer.model)
+        read = 0 if least is not None and read < least else read
+        usage = sampling.usage
+        if usage.cache_read_tokens:  # it is counted as warm
+            usage = prompt.usage("warm", most_read=read)
+            usage = replace(usage, output_tokens=sampling.usage.output_tokens)
+        sampling = replace(sampling, usage=usage, most_read_tokens=read)
+        return replace(answer, usage=usage, sampling_calls=(sampling,))
+    # The bill says what was read, and what was read can be read.
+    limited = (
+        replace(each, most_read_tokens=each.usage.cache_read_tokens)
+        for each in answer.sampling_calls
+    )
+    return replace(answer, sampling_calls=tuple(limited))
+
+
+def _price_break(session: Session, call: Call, broken: Break) -> BrokenPrefix | None:
+    """Say where a prefix breaks, and what that costs; None if nothing was cached."""
+    is_cached = any(each.usage.cached_tokens for each in call.sampling_calls)
+    if call.sampling_calls and not is_cached and call.evidence == "billed":
+        return None  # for example shorter than the model caches
+    extra = None
+    if is_cached:
+        unlimited = (replace(each, most_read_tokens=None) for each in call.sampling_calls)
+        card, on = session.card, session.price_date
+        now = reprice(call, card, on=on, cache_state="warm")
+        read = replace(call, sampling_calls=tuple(unlimited))
+        read = reprice(read, card, on=on, cache_state="warm")
+        if now.usd is not None and read.usd is not None:
+            extra = EXACT.subtract(now.usd, read.usd)
+    return BrokenPrefix(part=broken.part, character=broken.character, usd=extra)
 
 
 def _withdraw(session: Session, owner: Owner, unfinished: Unfinished) -> None:

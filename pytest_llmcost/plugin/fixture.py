@@ -195,7 +195,7 @@ class LlmCost:
                 # The payload does not become free if the test catches this, or fails by it.
                 record(session, uncounted_answer(sent, error), sent, "counted")
                 raise
-            return Counted(record(session, answer, sent, "counted"), session, prompt)
+            return Counted(record(session, answer, sent, "counted", prompt), session, prompt)
         except LlmCostError as error:
             # The message says it all; our own frames would only hide the line that asked.
             raise error.with_traceback(None) from None

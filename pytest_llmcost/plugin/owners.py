@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_llmcost.call import Call, Phase
     from pytest_llmcost.capture.changed_prompt import CachedPrefix
     from pytest_llmcost.capture.request import CapturedRequest
+    from pytest_llmcost.counting.prefixes import Break, CachedPrefixes
     from pytest_llmcost.ledger import builder
     from pytest_llmcost.responses.message import Answer
 
@@ -33,6 +34,8 @@ class Unfinished(NamedTuple):
     call: Call
     blocks: Sequence[list[Call]]
     """The `budget(...)` blocks that it counts for."""
+    broken: Break | None = None
+    """Where it breaks the cached prefix of an earlier call."""
     is_doubtful: bool = True
     """Whether what it cost is still unknown; not after `llmcost.record(...)` has stated it."""
 
@@ -57,6 +60,9 @@ class Owner:
         self.unfinished: list[Unfinished] = []
         self.cached_prefixes: list[CachedPrefix] = []
         """What its replayed calls have left in the prompt cache, the oldest first."""
+        self.prefixes: dict[bool, CachedPrefixes] = {}
+        """The prefixes that its counts (True) and its requests have cached: a payload that was
+        counted and then sent is one call, which must not seem to repeat itself."""
         self.agent_totals: dict[str, tuple[Decimal, Call]] = {}
         """By the session of an agent: its highest running total, and the call recorded for it."""
 

@@ -320,17 +320,25 @@ def in_cache_state(
     the default, in every other case.
     """
     usage = sampling.usage if usage is None else usage
+    if cache_state == "as-billed":
+        return usage
+    lifetime = sampling.read_lifetime
+    if lifetime is None and usage.cache_write_1h_tokens and not usage.cache_write_5m_tokens:
+        lifetime = "1h"
+    written = f"cache_write_{lifetime or '5m'}_tokens"
+    tokens = getattr(usage, written) + usage.cache_read_tokens
+    cold = replace(usage, cache_read_tokens=0, **{written: tokens})
     if cache_state == "cold":
-        lifetime = sampling.read_lifetime
-        if lifetime is None and usage.cache_write_1h_tokens and not usage.cache_write_5m_tokens:
-            lifetime = "1h"
-        written = f"cache_write_{lifetime or '5m'}_tokens"
-        tokens = getattr(usage, written) + usage.cache_read_tokens
-        return replace(usage, cache_read_tokens=0, **{written: tokens})
-    if cache_state == "warm":
-        nothing = {"cache_write_5m_tokens": 0, "cache_write_1h_tokens": 0}
-        return replace(usage, cache_read_tokens=usage.cached_tokens, **nothing)
-    return usage
+        return cold
+    most, read = sampling.most_read_tokens, usage.cached_tokens
+    read = read if most is None else min(most, read)
+    long = min(read, cold.cache_write_1h_tokens)  # 1-hour entries must precede 5-minute ones
+    return replace(
+        cold,
+        cache_write_1h_tokens=cold.cache_write_1h_tokens - long,
+        cache_write_5m_tokens=cold.cache_write_5m_tokens - (read - long),
+        cache_read_tokens=read,
+    )
 
 
 def _band(bands: tuple[Rates, ...], sampling: SamplingCall, usage: Usage) -> Rates:

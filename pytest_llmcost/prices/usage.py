@@ -114,6 +114,8 @@ class SamplingCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the output may have come to, if the end of a stream was not seen."""
     read_lifetime: Lifetime | None = None
     """How long the cache entries live that it reads, if the request says so."""
+    most_read_tokens: Count | None = None
+    """The most of its prompt that even a warm cache holds; None if all that is cached."""
     may_cache: Lifetime | None = None
     """Any of its plain input may be written to the cache for so long, or read from it."""
 

@@ -11,11 +11,12 @@ import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pytest_llmcost.call import Call, PricedSamplingCall, reprice
 from pytest_llmcost.call import price as price_answer
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.prices.bill import CacheState, Cost
+from pytest_llmcost.prices.bill import CacheState, Cost, in_cache_state
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 from pytest_llmcost.responses.message import read_message, read_usage
@@ -124,6 +125,21 @@ def test_a_cold_cache_never_costs_less_than_a_warm_one(
         for cache_state in ("warm", "as-billed", "cold")
     )
     assert warm <= billed <= cold
+
+
+@given(sampling_calls, contexts, counts, counts)
+def test_the_more_a_warm_cache_gives_the_less_it_costs(
+    sampling: SamplingCall, context: Terms, some: int, more: int
+) -> None:
+    some, more = sorted((some, more))
+    one, two = (replace(sampling, most_read_tokens=read) for read in (some, more))
+    tokens = [in_cache_state(each, "warm").prompt_tokens for each in (one, two, sampling)]
+    assert len({*tokens}) == 1
+    warm, less, least = (
+        price(each, context, cache_state="warm").usd for each in (sampling, two, one)
+    )
+    cold = price(sampling, context, cache_state="cold").usd
+    assert warm <= less <= least <= cold
 
 
 @given(sampling_calls, contexts, st.integers(min_value=1, max_value=8))

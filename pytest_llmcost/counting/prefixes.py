@@ -1,0 +1,151 @@
+"""Cached prefixes from call to call: whether a later one can still be read, and where it broke.
+
+A prefix is read from the cache only while it is the same byte for byte, the order of keys included.
+Knows no prices, no answers, and not whose calls they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from hashlib import sha256
+from typing import NamedTuple
+
+from pytest_llmcost.counting.payload import Payload
+from pytest_llmcost.counting.prompt import Place
+from pytest_llmcost.counting.volatile import LONGEST, skeleton
+from pytest_llmcost.json_values import JsonValue, canonical
+
+_EXCERPT, _BEFORE = 40, 12
+"""Characters of a prompt that a report may show, and how many of them stand before the break."""
+
+
+class Break(NamedTuple):
+    """Where the prefix of a call stops being one that an earlier call has left in the cache."""
+
+    part: str
+    """The block, or the setting, that differs first."""
+    character: int | None
+    """The first one that differs, from 1; None if it is no text that differs."""
+    excerpt: str
+    """What stands there now; the only text of a prompt that leaves this module, for `-vv` alone."""
+    readable: str | None
+    """The last breakpoint of the call up to which it can be read; None for none."""
+
+
+class _Value(NamedTuple):
+    """A block or a setting of a prefix."""
+
+    place: Place | None
+    name: str
+    value: JsonValue
+    prefix: str
+    """The digest of all up to here."""
+
+    @property
+    def tier(self) -> str | None:
+        """Which tier a block is of; None for a setting."""
+        return None if self.place is None else self.place.group
+
+    @property
+    def number(self) -> int | None:
+        """Which tool, system block or message it is; None for a setting."""
+        return None if self.place is None else self.place.number
+
+
+class _Conversation(NamedTuple):
+    """Calls of one model whose first cached block is the same, but for clocks and random ids."""
+
+    written: set[str]
+    """Digests of the prefixes that its calls have left in the cache."""
+    last: dict[str, list[_Value]]
+    """The last prefix with each first message; the last one of all stands last."""
+
+
+class CachedPrefixes:
+    """What the calls of one owner have left in the cache so far.
+
+    Two agents in one test have different system prompts and are two conversations. Two questions
+    to one agent have different first messages: they share what stands before these, and no more.
+    A conversation may go on from an earlier turn with another message; it must not change old ones.
+    """
+
+    def __init__(self) -> None:
+        self._conversations: dict[str, _Conversation] = {}
+
+    def note(self, payload: Payload) -> Break | None:
+        """Add a call; return where it breaks the prefix of its conversation, if it does."""
+        values = list(_values_of(payload)) if payload.breakpoints else []
+        blocks = [each for each in values if each.place is not None]
+        if not blocks:
+            return None
+        # A system prompt tells agents apart better than a tool, which several may have.
+        first = next((each for each in blocks if each.tier == "system"), blocks[0])
+        key = f"{payload.model} {_blanked(first)}"
+        known = self._conversations.setdefault(key, _Conversation(set(), {}))
+        message = next((each for each in blocks if each.tier == "messages"), None)
+        opening = "" if message is None else _blanked(message)
+        like = opening if opening in known.last else next(reversed(known.last), opening)
+        before = known.last.get(like, [])
+        pairs = enumerate(zip(before, values, strict=False))
+        at = next((at for at, (old, new) in pairs if old.prefix != new.prefix), None)
+        own = {each.place for each in payload.breakpoints}
+        ends = {number: each for number, each in enumerate(values, 1) if each.place in own}
+        read = [number for number, each in enumerate(values, 1) if each.prefix in known.written]
+        most = max(read, default=0)
+        known.written.update(each.prefix for each in ends.values())
+        known.last.pop(opening, None)
+        known.last[opening] = values
+        if at is None or most > at:
+            return None
+        if all(each.tier in ("messages", None) for each in values[at:]):
+            is_last = values[at].number == values[-1].number
+            if like != opening or (message in values[:most] and is_last):
+                return None
+        readable = [str(end.place) for number, end in ends.items() if number <= most]
+        part, character, excerpt = _first_difference(
+            before[at].value, values[at].value, values[at].name
+        )
+        return Break(part, character, excerpt, readable[-1] if readable else None)
+
+
+def _values_of(payload: Payload) -> Iterator[_Value]:
+    whole = sha256()
+    for place, name, value in payload.cached_values(payload.breakpoints[-1].place):
+        encoded = canonical(value, sort_keys=False)
+        whole.update(b"%d:%b" % (len(encoded), encoded))
+        # Of a block, which is `[role, block]`, the block alone has a text to point at.
+        yield _Value(place, name, value if place is None else value[1], whole.hexdigest())
+
+
+def _blanked(block: _Value) -> str:
+    """Return what a block has in common with itself at another time, as a digest."""
+    return _skeleton_digest(canonical(block.value).decode()[:LONGEST])
+
+
+@lru_cache(maxsize=32)  # most tests of a suite have the same system prompt
+def _skeleton_digest(text: str) -> str:
+    return sha256(skeleton(text).encode()).hexdigest()
+
+
+def _first_difference(old: JsonValue, new: JsonValue, path: str) -> tuple[str, int | None, str]:
+    """Return the path of the first text that differs, its first such character, and an excerpt."""
+    if isinstance(old, dict) and isinstance(new, dict) and [*old] == [*new]:
+        for key, value in new.items():
+            if not _is_same(old[key], value):
+                inner = path if key in ("content", "text") else f"{path}.{key}"
+                return _first_difference(old[key], value, inner)
+    if isinstance(old, list) and isinstance(new, list):
+        for index, (one, other) in enumerate(zip(old, new, strict=False)):
+            if not _is_same(one, other):
+                return _first_difference(one, other, f"{path}.{index}")
+    if isinstance(old, str) and isinstance(new, str):
+        pairs = enumerate(zip(old, new, strict=False))
+        same = next((at for at, (a, b) in pairs if a != b), min(len(old), len(new)))
+        start = max(0, same - _BEFORE)
+        return path, same + 1, new[start : start + _EXCERPT]
+    return path, None, ""
+
+
+def _is_same(one: JsonValue, other: JsonValue) -> bool:
+    return canonical(one, sort_keys=False) == canonical(other, sort_keys=False)

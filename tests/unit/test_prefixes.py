@@ -1,0 +1,172 @@
+"""Where a later call breaks the cached prefix of an earlier one, and where it does not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from pytest_llmcost.counting.payload import read_payload
+from pytest_llmcost.counting.prefixes import Break, CachedPrefixes
+
+CACHED = {"type": "ephemeral"}
+RULES = "You answer tickets. " * 20
+Body = dict[str, Any]
+
+
+def text(words: str, *, marked: bool = False) -> Body:
+    return {"type": "text", "text": words, **({"cache_control": CACHED} if marked else {})}
+
+
+def tool(name: str, *, marked: bool = False, **schema: Any) -> Body:
+    mark = {"cache_control": CACHED} if marked else {}
+    return {"name": name, "input_schema": {"type": "object", **schema}, **mark}
+
+
+def say(*turns: Any) -> list[Body]:
+    roles = ("user", "assistant")
+    return [{"role": roles[at % 2], "content": turn} for at, turn in enumerate(turns)]
+
+
+def ask(**changes: Any) -> Body:
+    system = [text("Be brief."), text(RULES, marked=True)]
+    body = {"model": "claude-opus-4-7", "system": system, "messages": say("Why?"), **changes}
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def breaks(*bodies: Mapping[str, Any]) -> list[Break | None]:
+    prefixes = CachedPrefixes()
+    return [prefixes.note(read_payload(copy.deepcopy(dict(body)))) for body in bodies]
+
+
+AUTO: Body = {"cache_control": CACHED}
+PLAIN = {"system": RULES, **AUTO}
+ORDERED = tool("find", properties={"a": {"type": "string"}, "b": {"type": "string"}}, marked=True)
+REORDERED = tool("find", properties={"b": {"type": "string"}, "a": {"type": "string"}}, marked=True)
+
+HARMLESS: dict[str, list[Body]] = {
+    "another question behind the cached prefix": [ask(), ask(messages=say("How?"))],
+    "a conversation that grows": [
+        ask(**PLAIN),
+        ask(**PLAIN, messages=say("Why?", "So.", "How?")),
+        ask(**PLAIN, messages=say("Why?", "So.", "How?", "Thus.", "And?")),
+    ],
+    "a conversation that goes on from an earlier turn": [
+        ask(**PLAIN),
+        ask(**PLAIN, messages=say("Why?", "So.", "How?")),
+        ask(**PLAIN, messages=say("Why?", "So.", "When?")),
+    ],
+    "several questions with automatic caching": [
+        ask(**PLAIN, messages=say(question)) for question in ("Why?", "How?", "When?")
+    ],
+    "two conversations in turns": [
+        ask(**PLAIN),
+        ask(**PLAIN, messages=say("How?")),
+        ask(**PLAIN, messages=say("Why?", "So.", "And?")),
+        ask(**PLAIN, messages=say("How?", "So.", "And?")),
+    ],
+    "two agents": [ask(), ask(system=[text("Be kind."), text("Other rules.", marked=True)])],
+    "two agents with the same tools": [
+        ask(tools=[tool("find")], system=[text(name, marked=True)]) for name in ("support", "sales")
+    ],
+    "two documents": [
+        ask(system=None, messages=say([text(name, marked=True), text("Why?")]))
+        for name in ("The first.", "The second.")
+    ],
+    "another model": [ask(), ask(model="claude-haiku-4-5", system=[text("Be brief!")])],
+    "no breakpoint at all": [ask(system="at 09:41:07"), ask(system="at 09:41:19")],
+    "a clock behind the last breakpoint": [
+        ask(system=[text(RULES, marked=True), text(f"It is {clock}.")])
+        for clock in ("09:41:07", "09:41:19")
+    ],
+    "the breakpoint has moved": [ask(), ask(system=[text("Be brief.", marked=True), text(RULES)])],
+    "another spelling": [ask(**PLAIN), ask(system=[text(RULES)], **AUTO, tools=[])],
+    "sampling settings": [ask(temperature=0), ask(temperature=1, max_tokens=5)],
+    "back to an earlier prefix": [ask(), ask(system=[text("Other."), text(RULES, marked=True)])],
+}
+
+
+@pytest.mark.parametrize("bodies", HARMLESS.values(), ids=HARMLESS)
+def test_what_breaks_no_prefix(bodies: list[Body]) -> None:
+    assert breaks(*bodies) == [None] * len(bodies)
+
+
+BROKEN: dict[str, tuple[Body, Body, tuple[str, int | None, str | None]]] = {
+    "a clock in the only block": (
+        ask(system=[text(f"It is 09:41:07. {RULES}", marked=True)]),
+        ask(system=[text(f"It is 09:41:19. {RULES}", marked=True)]),
+        ("system.0", 13, None),
+    ),
+    "a random id in a first message": (
+        ask(**PLAIN, messages=say("Ticket 6f1c0de2-1111-4222-8333-444455556666")),
+        ask(**PLAIN, messages=say("Ticket 7f1c0de2-1111-4222-8333-444455556666")),
+        ("messages.0.content.0", 8, None),
+    ),
+    "another block behind the first": (
+        ask(),
+        ask(system=[text("Be brief."), text(f"Step 2. {RULES}", marked=True)]),
+        ("system.1", 1, None),
+    ),
+    "keys in another order": (
+        ask(tools=[ORDERED]),
+        ask(tools=[REORDERED]),
+        ("tools.find.input_schema.properties", None, None),
+    ),
+    "tools in another order": (
+        ask(tools=[tool("find"), tool("ask", marked=True)]),
+        ask(tools=[tool("ask"), tool("find", marked=True)]),
+        ("tools.ask.name", 1, None),
+    ),
+    "a tool was added": (
+        ask(tools=[tool("a")]),
+        ask(tools=[tool("a"), tool("b")]),
+        ("tools.b", None, None),
+    ),
+    "the system prompt behind tools that can be read": (
+        ask(tools=[tool("a", marked=True)]),
+        ask(tools=[tool("a", marked=True)], system=[text("Be brief."), text("x", marked=True)]),
+        ("system.1", 1, "tools.0"),
+    ),
+    "an earlier answer was edited": (
+        ask(messages=say("Why?", "So it is.", [text("How?", marked=True)])),
+        ask(messages=say("Why?", "So it was.", "How?", "Thus.", [text("And?", marked=True)])),
+        ("messages.1.content.0", 7, "system.1"),
+    ),
+    "a message was left out of a longer conversation": (
+        ask(**PLAIN, messages=say("Why?", "So.", "How?")),
+        ask(**PLAIN, messages=say("Why?", "Thus.", "How?", "So.", "And?")),
+        ("messages.1.content.0", 1, None),
+    ),
+    "thinking was turned on": (
+        ask(**PLAIN),
+        ask(**PLAIN, thinking={"type": "enabled", "budget_tokens": 2_000}),
+        ("thinking", None, None),
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "now", "found"), BROKEN.values(), ids=BROKEN)
+def test_where_a_prefix_breaks(
+    before: Body, now: Body, found: tuple[str, int | None, str | None]
+) -> None:
+    first, second = breaks(before, now)
+    assert first is None
+    assert second is not None
+    assert (second.part, second.character, second.readable) == found
+
+
+def test_what_was_written_by_a_broken_call_can_be_read_by_the_next() -> None:
+    new = ask(system=[text("Be brief."), text("Other rules.", marked=True)])
+    found = breaks(ask(), new, new, ask(), new)
+    assert [each is not None for each in found] == [False, True, False, False, False]
+
+
+def test_an_excerpt_is_short_and_shows_what_stands_there_now() -> None:
+    clocks = ("09:41:07", "09:41:19")
+    _, found = breaks(
+        *(ask(system=[text(f"It is {each}. {RULES}", marked=True)]) for each in clocks)
+    )
+    assert found is not None
+    assert found.excerpt == f"It is 09:41:19. {RULES}"[:40]
