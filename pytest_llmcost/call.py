@@ -67,6 +67,11 @@ class BrokenPrefix(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     usd: Decimal | None = None
     """What writing the rest of the prefix again costs more than reading it; None if unknown."""
 
+    @property
+    def place(self) -> str:
+        """Where it differs, for example `system.1 at character 13`."""
+        return self.part if self.character is None else f"{self.part} at character {self.character}"
+
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One billable request: its usage, where the numbers come from, its price and its bounds."""

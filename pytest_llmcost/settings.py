@@ -179,6 +179,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("stand_ins", parse_address, "ADDRESS",
         "Address of a stand-in that spends nothing, for example 127.0.0.1 or localhost:8080: "
         "requests to it are not live. Repeatable.", repeatable=True),
+    Option("stable_prefix", parse_choice("off", "warn", "fail"), "off|warn|fail",
+        "What happens if a later call of a test breaks the cached prefix of an earlier one: "
+        "nothing, a line in the summary (warn, default), or the test fails."),
     _limit("warn_at", parse_percent, "PERCENT",
         "Warn when this share of a budget is used, for example 80%."),
     Option("unverified", parse_choice("fail", "warn"), "fail|warn",
@@ -244,6 +247,7 @@ class Settings(NamedTuple):
     require_budget: bool = False
     live: tuple[str, ...] = ()
     stand_ins: tuple[str, ...] = ()
+    stable_prefix: Literal["off", "warn", "fail"] = "warn"
     warn_at: Decimal | None = None
     unverified: Literal["fail", "warn"] = "fail"
     mocks: Literal["trust", "count"] = "trust"

@@ -15,21 +15,22 @@ from msgspec.structs import replace
 
 from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind, Range, most
 from pytest_llmcost.call import Call
-from pytest_llmcost.money import EXACT
+from pytest_llmcost.money import EXACT, format_usd
 
 Scope = Literal["suite", "test", "block", "path", "tag", "increase"]
 State = Literal["within", "exceeded", "unverified"]
 PerCall = Literal["call_usd", "call_input_tokens", "call_output_tokens"]
-Limited = Literal[Kind, "worst", PerCall, "models", "unbudgeted", "live"]
+Limited = Literal[Kind, "worst", PerCall, "models", "unbudgeted", "live", "stable_prefix"]
 """What a budget can limit: a sum over calls, as they are or at their worst, or, with a gate, the
-largest call, the models, the calls of a test without a budget, or those that went over the
-network."""
+largest call, the models, the calls of a test without a budget, those that went over the network,
+or those that break the cached prefix of an earlier one."""
 
 _QUANTITIES: dict[Limited, Kind] = {
     "worst": "usd",
     "models": "calls",
     "unbudgeted": "calls",
     "live": "calls",
+    "stable_prefix": "calls",
     "call_usd": "usd",
     "call_input_tokens": "input_tokens",
     "call_output_tokens": "output_tokens",
@@ -88,7 +89,8 @@ class Verdict(Budget, frozen=True, kw_only=True):
     """Why it is not exact, each once, sorted. Unverified without any: there was nothing to limit,
     no request, or no test of the path."""
     found: tuple[str, ...] = ()
-    """Of the kind `models`: the exact ids that were called and are not allowed, sorted."""
+    """Of the kind `models`: the exact ids that were called and are not allowed; of `stable_prefix`:
+    where prefixes broke, and what that costs per call. Sorted."""
 
     @property
     def is_near(self) -> bool:
@@ -133,9 +135,12 @@ def judge_calls(
         amounts = replace(amounts, ranges=ranges)
     amounts = replace(amounts, requests=max(len(calls), int(has_requests)))
     verdict = judge(budget, amounts.with_lost_calls(lost_calls), count_command=count_command)
-    if budget.kind != "models":
+    if budget.kind == "stable_prefix":
+        found = set(describe_breaks(counting))
+    elif budget.kind == "models":
+        found = {name for call in counting for name in _foreign(call, budget.models)}
+    else:
         return verdict
-    found = {name for call in counting for name in _foreign(call, budget.models)}
     return replace(verdict, found=tuple(sorted(found)))
 
 
@@ -145,10 +150,21 @@ def concerned(budget: Budget, calls: Sequence[Call]) -> Sequence[Call]:
         return [call for call in calls if _foreign(call, budget.models)]
     if budget.kind == "live":
         return [call for call in calls if call.live is not False]
+    if budget.kind == "stable_prefix":
+        return [call for call in calls if call.broken_prefix is not None]
     if budget.is_per_call:
         kind = budget.quantity
         return sorted(calls, key=lambda each: -(Amounts.of([each])[kind].low or 0))[:1]
     return calls
+
+
+def describe_breaks(calls: Iterable[Call]) -> list[str]:
+    """Return where prefixes broke, each place once, with what that costs per call at most."""
+    found: dict[str, Decimal] = {}
+    for broken in (call.broken_prefix for call in calls):
+        if broken is not None:
+            found[broken.place] = max(found.get(broken.place, Decimal(0)), broken.usd or Decimal(0))
+    return [f"{at} (+{format_usd(usd)} per call)" if usd else at for at, usd in found.items()]
 
 
 def _foreign(call: Call, globs: Iterable[str]) -> list[str]:

@@ -227,6 +227,7 @@ class LedgerBuilder:
         cache_state: str = "as-billed",
         unverified: Literal["fail", "warn"] = "fail",
         live: Iterable[str] = (),
+        stable_prefix: Literal["off", "warn", "fail"] = "warn",
         incomplete: Iterable[str] = (),
         lost_calls: Iterable[str] = (),
         budgets: Iterable[Budget] = (),
@@ -248,6 +249,7 @@ class LedgerBuilder:
             rate_card=rate_card,
             unverified=unverified,
             live=tuple(live),
+            stable_prefix=stable_prefix,
             payloads=payloads,
             tests=tuple(_numbered(accounts)),
             fixtures=tuple(

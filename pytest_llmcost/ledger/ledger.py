@@ -306,6 +306,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """The setting `llmcost_allowed_models`, sorted; empty if every model is allowed."""
     live: tuple[str, ...] = ()
     """The setting `llmcost_live`, its lines in order; empty if it is off."""
+    stable_prefix: Literal["off", "warn", "fail"] = "warn"
+    """The setting `llmcost_stable_prefix`: what follows if a call breaks a cached prefix."""
     totals: Totals = Totals()
     verdicts: tuple[Verdict, ...] = ()
     """Budgets over several tests: the suite's and those of paths."""

@@ -101,6 +101,7 @@ def merge_ledgers(
             unverified=like.unverified,
             allowed_models=like.allowed_models,
             live=like.live,
+            stable_prefix=like.stable_prefix,
             payloads=dict(sorted(payloads.items())),
             tests=tuple(test for _, test in tests.values()),
             fixtures=tuple(fixtures),
@@ -132,6 +133,7 @@ def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
         "cache state": lambda each: each.cache_state,
         "rate card": lambda each: f"{each.rate_card.version} (sha256 {each.rate_card.sha256[:12]})",
         "llmcost_unverified": lambda each: each.unverified,
+        "llmcost_stable_prefix": lambda each: each.stable_prefix,
         "llmcost_allowed_models": lambda each: ", ".join(each.allowed_models) or "every model",
         "llmcost_live": lambda each: ", ".join(each.live) or "off",
     }

@@ -395,7 +395,11 @@ def _find_break(
     if payload is None or not payload.breakpoints:
         return None
     prefixes = owner.prefixes.setdefault(evidence == "counted", CachedPrefixes())
-    return prefixes.note(payload)
+    broken = prefixes.note(payload)
+    if broken is not None and broken.excerpt and session.config.get_verbosity() > 1:
+        shown = f"{broken.part} has now: {broken.excerpt!r}"
+        session.excerpts.setdefault(owner, []).append(shown)
+    return broken
 
 
 # What `cache="warm"` gives the calls of one test: it assumes that the same prompts were sent a
@@ -432,8 +436,10 @@ def _unreadable(
 def _price_break(session: Session, call: Call, broken: Break) -> BrokenPrefix | None:
     """Say where a prefix breaks, and what that costs; None if nothing was cached."""
     is_cached = any(each.usage.cached_tokens for each in call.sampling_calls)
-    if call.sampling_calls and not is_cached and call.evidence == "billed":
-        return None  # for example shorter than the model caches
+    # A mock says nothing of the cache, and neither does a count of the prompt alone.
+    is_known = call.evidence != "mocked" and all(not each.may_cache for each in call.sampling_calls)
+    if call.sampling_calls and is_known and not is_cached:
+        return None  # for example because it is shorter than the model caches
     extra = None
     if is_cached:
         unlimited = (replace(each, most_read_tokens=None) for each in call.sampling_calls)

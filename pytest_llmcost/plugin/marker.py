@@ -49,6 +49,12 @@ def _parse_live(value: object) -> Decimal:
     return Decimal("Infinity" if value else 0)
 
 
+def _parse_stable_prefix(value: object) -> Decimal:
+    if value is not True:
+        raise SettingsError(f"{value!r} is not True; leave it out, or see llmcost_stable_prefix")
+    return Decimal(0)
+
+
 _PARSERS: Mapping[Limited, Callable[[object], Any]] = {
     "usd": parse_usd,
     "worst": parse_usd,
@@ -60,6 +66,7 @@ _PARSERS: Mapping[Limited, Callable[[object], Any]] = {
     "call_output_tokens": parse_quantity,
     "models": _parse_models,
     "live": _parse_live,
+    "stable_prefix": _parse_stable_prefix,
 }
 
 
@@ -95,7 +102,8 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
         del budgets["live"]
     stated = tuple(budgets[kind] for kind in _PARSERS if kind in budgets)
     # A budget is one on an amount, of the test or of its path; gates without one are none.
-    is_required = settings.require_budget and not budgets.keys() - {"models", "live"}
+    gates = {"models", "live", "stable_prefix"}
+    is_required = settings.require_budget and not budgets.keys() - gates
     if is_required and not any(matches(pattern, nodeid) for pattern in _globs(settings)):
         missing = _budget_of_setting("require_budget", "test", settings)
         missing = replace(missing, kind="unbudgeted", limit=Decimal(0), warn_at=None)
@@ -179,6 +187,9 @@ def _gates(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator[Budge
         gate = _budget_of_setting("allowed_models", scope, settings)
         models = settings.allowed_models
         yield replace(gate, kind="models", limit=Decimal(0), models=models, warn_at=None)
+    if settings.stable_prefix == "fail":
+        gate = _budget_of_setting("stable_prefix", scope, settings)
+        yield replace(gate, kind="stable_prefix", limit=Decimal(0), warn_at=None)
 
 
 def _budget_of_setting(name: str, scope: Any, settings: Settings) -> Budget:
@@ -268,7 +279,7 @@ def _limits(mark: pytest.Mark) -> Iterator[tuple[Limited, Any]]:
         raise SettingsError(
             'takes an amount such as "$0.05" and optionally worst=, input_tokens=, output_tokens=, '
             "calls=, call_usd=, call_input_tokens=, call_output_tokens=, "
-            f"models=, live=, cache= and reason=; got {_show(mark)}"
+            f"models=, live=, stable_prefix=, cache= and reason=; got {_show(mark)}"
         )
     for kind, limit in limits:
         try:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
         cache_state=settings.cache,
         unverified=settings.unverified,
         live=settings.live,
+        stable_prefix=settings.stable_prefix,
         incomplete=session.incomplete,
         lost_calls=session.lost_calls,
         budgets=[
@@ -327,6 +329,9 @@ def write_summary(
         tests = "1 test" if len(unverified) == 1 else f"{len(unverified):,} tests"
         text = f"{tests} passed with an unverified budget (llmcost_unverified=warn)"
         terminal.write_line(text, yellow=True, bold=True)
+    if settings.stable_prefix == "warn":
+        for excerpt in chain.from_iterable(session.excerpts.values()):
+            terminal.write_line(excerpt)
     for problem in problems:
         terminal.write_line(problem, red=True, bold=True)
     if _is_github(settings):

@@ -47,10 +47,15 @@ _BudgetFailed.__qualname__ = _BudgetFailed.__name__ = "Failed"
 
 
 def budget_failure(
-    verdict: Verdict, calls: Sequence[Call], others: Sequence[Verdict] = ()
+    verdict: Verdict,
+    calls: Sequence[Call],
+    others: Sequence[Verdict] = (),
+    excerpts: Sequence[str] = (),
 ) -> BaseException:
     """Return the failure of a test, or of a block of it, by a budget, and perhaps others."""
-    return _BudgetFailed(render_failure(verdict, calls, others), short_sentence(verdict))
+    is_of_prefix = any(each.kind == "stable_prefix" for each in (verdict, *others))
+    text = render_failure(verdict, calls, others, excerpts if is_of_prefix else ())
+    return _BudgetFailed(text, short_sentence(verdict))
 
 
 def _sendable(text: str) -> str:

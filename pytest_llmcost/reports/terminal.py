@@ -28,6 +28,7 @@ from pytest_llmcost.reports.tables import (
 )
 from pytest_llmcost.reports.wording import (
     COUNT_IT,
+    broken_prefixes,
     counts_in_vain,
     describe_partial,
     describe_total,
@@ -301,5 +302,6 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
             view.width,
         )
     yield from wrap(describe_partial(ledger), view.width)
+    yield from wrap(clean(broken_prefixes(ledger), _LONGEST), view.width, markup={"yellow": True})
     for note in ledger.notes:
         yield from wrap(clean(note, _LONGEST), view.width, markup={"yellow": True})

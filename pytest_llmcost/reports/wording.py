@@ -18,13 +18,13 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind
-from pytest_llmcost.budgets.budget import Verdict, concerned
+from pytest_llmcost.budgets.budget import Verdict, concerned, describe_breaks
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.payload import describe_changes
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.errors import CountMissingError
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, own_verdicts
-from pytest_llmcost.ledger.totals import amounts_of
+from pytest_llmcost.ledger.totals import amounts_of, spenders_of
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import format_count
@@ -112,8 +112,9 @@ def limit_of(verdict: Verdict) -> str:
     """Write a limit with all its digits; a rounded one might seem kept when it is not."""
     if verdict.kind == "models":
         return clean(", ".join(verdict.models))
-    if verdict.kind in ("unbudgeted", "live"):
-        return "none" if verdict.kind == "unbudgeted" else "not live"
+    if verdict.kind in ("unbudgeted", "live", "stable_prefix"):
+        names = {"unbudgeted": "none", "live": "not live", "stable_prefix": "stable prefix"}
+        return names[verdict.kind]
     per_call = " per call" if verdict.is_per_call else ""
     if verdict.quantity == "usd":
         at_worst = " at worst" if verdict.kind == "worst" else ""
@@ -151,6 +152,12 @@ def sentence(verdict: Verdict) -> str:
         if not verdict.low:
             return "no request went live"
         return f"{format_count(int(verdict.low), 'request')} went live, against the rule{set_at}"
+    if verdict.kind == "stable_prefix":
+        required = f"a stable prefix is required{set_at.removeprefix(' set')}"
+        if not verdict.found:
+            return f"no call breaks a cached prefix; {required}"
+        found = clean(", ".join(verdict.found))
+        return f"{_breaking(int(verdict.low))}: {found}; {required}"
     budget = f"the {_budget(verdict)}{set_at}"
     if verdict.state == "unverified":
         return f"cannot check {budget}: {what_is_unknown(verdict)}"
@@ -181,6 +188,9 @@ def short_sentence(verdict: Verdict) -> str:
         return f"{format_count(int(verdict.low), 'call')} without a budget"
     if verdict.kind == "live" and verdict.state != "unverified":
         return sentence(replace(verdict, origin="", reason=None)).partition(",")[0]
+    if verdict.kind == "stable_prefix":
+        found = clean(", ".join(verdict.found))
+        return f"cached prefix broken: {found}" if found else limit
     budget = _budget(verdict) if verdict.kind in ("usd", "worst") else limit
     if verdict.state == "unverified":
         if is_not_counted(verdict):
@@ -270,12 +280,19 @@ def split_reason(reason: str) -> tuple[str, str]:
 # A test's failure
 
 
-def render_failure(verdict: Verdict, calls: Sequence[Call], others: Sequence[Verdict] = ()) -> str:
+def render_failure(
+    verdict: Verdict,
+    calls: Sequence[Call],
+    others: Sequence[Verdict] = (),
+    excerpts: Sequence[str] = (),
+) -> str:
     """Explain a broken budget of a test in a few lines that need no traceback.
 
-    The others are further budgets that the test broke, a line each.
+    The others are further budgets that the test broke, a line each; excerpts are of its prompts,
+    for a terminal alone.
     """
     facts = [*_prompt_facts(calls), *_call_facts(verdict, calls), *_open_facts(verdict, calls)]
+    facts += [("differs", clean(excerpt)) for excerpt in excerpts]
     for each in others:
         is_same = each.origin == verdict.origin
         facts.append(("also", sentence(replace(each, origin="", reason=None) if is_same else each)))
@@ -345,6 +362,7 @@ _GATED: Mapping[str, str] = {
     "models": "not allowed",
     "unbudgeted": "no budget for",
     "live": "went live",
+    "stable_prefix": "not from the cache",
 }
 _MOST_CALLS = 3
 """How many calls that break a gate a failure lists."""
@@ -434,6 +452,11 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         )
     if verdict.state != "exceeded":
         return ""
+    if verdict.kind == "stable_prefix":
+        return (
+            "Move what changes from call to call behind the last cache_control, and keep tools, "
+            "keys and settings the same."
+        )
     if verdict.kind == "models":
         return "Call an allowed model, or allow this one where the list is set."
     if verdict.kind == "live":
@@ -463,6 +486,33 @@ def render_section(calls: Sequence[Call], verdict: Verdict | None) -> str:
 
 
 # A run
+
+
+def broken_prefixes(ledger: Ledger) -> str:
+    """Say which calls break a cached prefix, the most expensive first; empty if none is worth it.
+
+    Where that fails tests, their verdicts say it.
+    """
+    if ledger.stable_prefix != "warn":
+        return ""
+    found = []
+    for spender in spenders_of(ledger):
+        calls = [call for call in spender.calls if call.broken_prefix is not None]
+        usd = [call.broken_prefix.usd for call in calls if call.broken_prefix is not None]
+        if calls:
+            found.append((-sum(filter(None, usd), Decimal(0)), spender.name, calls))
+    if not found:
+        return ""
+    _, name, calls = min(found, key=lambda each: each[:2])
+    number = sum(len(calls) for _, _, calls in found)
+    more = f", and {format_count(number - len(calls), 'call')} elsewhere" if len(found) > 1 else ""
+    places = ", ".join(describe_breaks(calls)[:_MOST_CALLS])
+    return f"{_breaking(number)}: {name}: {places}{more} (llmcost_stable_prefix)"
+
+
+def _breaking(number: int) -> str:
+    breaking = "1 call breaks" if number == 1 else f"{number:,} calls break"
+    return f"{breaking} the cached prefix of an earlier one"
 
 
 def is_least(amounts: Amounts) -> bool:

@@ -12,6 +12,8 @@ import pytest
 from conftest import Project
 from standin import StandIn
 
+from pytest_llmcost.cli.main import main
+
 SUITE = """
     import os
 
@@ -124,3 +126,174 @@ def test_a_whole_run_with_a_warm_cache_prices_it_alike(online: Project) -> None:
     tests = rows(online)
     assert tests["test_clock"]["usd"] == "0.062585"
     assert max(tests["test_sent"]["calls"], key=price_of)["broken_prefix"]["usd"] == "0.053245"
+
+
+TURNS = """
+    @max_cost(stable_prefix=True)
+    def test_clock(llmcost):
+        for clock in ("09:41:07", "09:41:19", "09:41:28"):
+            llmcost.count(ask(clock), cache="warm", output_tokens=0)
+
+    @max_cost("$1", stable_prefix=True)
+    def test_stable(llmcost):
+        llmcost.count(ask(question="Why?"), output_tokens=0)
+        llmcost.count(ask(question="How?"), output_tokens=0)
+
+    def test_unmarked(llmcost):
+        llmcost.count(ask("09:41:07"), cache="warm", output_tokens=0)
+        llmcost.count(ask("09:41:19"), cache="warm", output_tokens=0)
+"""
+XDIST = ("xdist",)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_a_test_fails_whose_calls_break_their_cached_prefix(
+    online: Project, workers: tuple[str, ...]
+) -> None:
+    online.write(test_app=SUITE + TURNS)
+    plugins = XDIST if workers else ()
+    result = online.record("--llmcost-report=ledger.json", *workers, plugins=plugins)
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "2 calls break the cached prefix of an earlier one: system.1 at character 13 (+$0.0532 "
+            "per call); a stable prefix is required at test_app.py:*",
+            "  not from the cache  claude-opus-4-7, 9,268 input (9,260 written to cache) tokens, *",
+            "Move what changes from call to call behind the last cache_control, *",
+        ]
+    )
+    result.stdout.fnmatch_lines(
+        ["FAILED test_app.py::test_clock - cached prefix broken: system.1 at character 13 *"]
+    )
+    verdict = rows(online)["test_clock"]["verdict"]
+    assert verdict["found"] == ["system.1 at character 13 (+$0.0532 per call)"]
+    assert (verdict["kind"], verdict["state"], verdict["actual"]) == (
+        "stable_prefix",
+        "exceeded",
+        "2",
+    )
+    kinds = {each["kind"] for each in rows(online)["test_stable"]["blocks"]}
+    assert kinds == {"stable_prefix"}
+    # Offline, from the recorded counts, it is the same; and no text of a prompt is in any file.
+    online.run(*workers, plugins=plugins).assert_outcomes(passed=2, failed=1)
+    assert "09:41" not in (online.path / "ledger.json").read_text()
+
+
+def test_all_tests_may_fail_warn_or_say_nothing(online: Project) -> None:
+    online.write(test_app=SUITE + TURNS.replace("@max_cost(stable_prefix=True)", ""))
+    online.record().assert_outcomes(passed=3)
+    line = "3 calls break the cached prefix of an earlier one: test_app.py::test_clock: system.1 *"
+    for args, failed, is_named in (
+        ((), 0, True),
+        (("--llmcost-stable-prefix=off",), 0, False),
+        (("--llmcost-stable-prefix=fail",), 2, False),
+    ):
+        result = online.run(*args, "--llmcost-report=comment.md", "--llmcost-report=ledger.json")
+        result.assert_outcomes(passed=3 - failed, failed=failed)
+        (result.stdout.fnmatch_lines if is_named else result.stdout.no_fnmatch_line)(
+            *([[line]] if is_named else [line])
+        )
+        comment = (online.path / "comment.md").read_text(encoding="utf-8")
+        assert ("3 calls break the cached prefix" in comment) is is_named
+        assert ("a stable prefix is required by --llmcost-stable-prefix" in comment) is bool(failed)
+        assert "09:41" not in comment
+
+
+def test_an_excerpt_of_the_prompt_is_shown_to_those_who_ask_for_it(online: Project) -> None:
+    online.write(test_app=SUITE + TURNS)
+    online.record("-vv").stdout.fnmatch_lines(
+        ["  differs * system.1 has now: 'It is 09:41:19. All that there is to kno'"]
+    )
+    for args, shown in ((("-vv", "-k", "unmarked"), 1), (("-v",), 0)):
+        out = online.run(*args).stdout.str()
+        assert out.count("system.1 has now: 'It is 09:41:19. All that there is to kno'") == shown
+
+
+def test_a_shared_fixture_that_breaks_a_prefix_fails_the_run(online: Project) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    @pytest.fixture(scope="module")
+    def primed():
+        send(ask("09:41:07"))
+        send(ask("09:41:19"))
+
+    def test_primed(primed):
+        send(ask("09:42:51"))
+    """
+    )
+    result = online.run("--llmcost-stable-prefix=fail")
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["FAILED --llmcost-stable-prefix - cached prefix broken: system.1 at character 13 *"]
+    )
+
+
+def test_shards_add_up_to_the_run_and_must_agree(
+    online: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online.write(test_app=SUITE + TURNS)
+    online.record()
+    for name in ("clock", "unmarked"):
+        online.run("-k", name, f"--llmcost-report={name}.json")
+    online.run("-k", "stable", "--llmcost-stable-prefix=off", "--llmcost-report=off.json")
+    clock, unmarked, off = (
+        str(online.path / f"{each}.json") for each in ("clock", "unmarked", "off")
+    )
+    capsys.readouterr()
+    assert main(["merge", clock, unmarked]) == 1  # a test failed
+    (online.path / "merged.json").write_text(capsys.readouterr().out, encoding="utf-8")
+    assert main(["render", str(online.path / "merged.json")]) == 0
+    assert "3 calls break the cached prefix" in capsys.readouterr().out
+    assert main(["merge", clock, off]) == 2
+    assert "shards must have the same llmcost_stable_prefix" in capsys.readouterr().err
+
+
+def test_what_a_mock_answers_says_nothing_about_the_prefix(project: Project) -> None:
+    project.write(
+        test_app=SUITE
+        + """
+    import json
+
+    def test_mocked():
+        def answer(request):
+            return httpx.Response(200, json={
+                "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-opus-4-7",
+                "content": [], "stop_reason": "end_turn",
+                "usage": {"input_tokens": 5, "output_tokens": 5}})
+
+        with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+            for clock in ("09:41:07", "09:41:19"):
+                client.post("https://api.anthropic.com/v1/messages", json=ask(clock))
+    """
+    )
+    result = project.run("--llmcost-stable-prefix=fail")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["1 call breaks the cached prefix of an earlier one: system.1 at character 13; a stable *"]
+    )
+
+
+def test_a_prompt_too_short_to_be_cached_breaks_nothing(online: Project) -> None:
+    online.write(
+        test_app=SUITE.replace("* 440", "* 4")
+        + """
+    def test_short(llmcost):
+        for clock in ("09:41:07", "09:41:19"):
+            send(ask(clock))
+            llmcost.count(ask(clock), cache="warm", output_tokens=0)
+            llmcost.count(ask(clock + "!"), output_tokens=0)
+    """
+    )
+    online.record("--llmcost-stable-prefix=fail").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("value", ["False", "1", "'yes'"])
+def test_a_marker_can_only_require_a_stable_prefix(project: Project, value: str) -> None:
+    project.write(
+        test_app=SUITE + f"\n    @max_cost(stable_prefix={value})\n    def test_a(): pass\n"
+    )
+    result = project.run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*max_cost: stable_prefix=* is not True; *"])

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sample_reports import CARD, OUTSIDE, a_fixture, a_test, make_budget, make_call, make_report
 
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
 from pytest_llmcost.budgets.path_globs import parse_path_budget
-from pytest_llmcost.call import Call, PricedSamplingCall, reprice
+from pytest_llmcost.call import BrokenPrefix, Call, PricedSamplingCall, reprice
 from pytest_llmcost.compare.cache_states import at_worst
 from pytest_llmcost.ledger.builder import LedgerBuilder
 from pytest_llmcost.ledger.notes import max_tokens_notes
@@ -21,7 +22,9 @@ from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reports.wording import render_failure, sentence, short_sentence
+from pytest_llmcost.reports.github import render_annotations
+from pytest_llmcost.reports.junit import test_properties as properties_of
+from pytest_llmcost.reports.wording import broken_prefixes, render_failure, sentence, short_sentence
 
 HAIKU, OPUS = "claude-haiku-4-5-20251001", "claude-opus-4-7"
 
@@ -287,3 +290,65 @@ class TestTags:
             assert (tag in ledger.totals.by_tag) == any(tag in tags for _, tags in calls)
         (verdict,) = ledger.verdicts
         assert verdict.state == ("exceeded" if verdict.low > 5 else "within")
+
+
+def broken(usd: str | None, part: str = "system.1", character: int | None = 13) -> Any:
+    extra = None if usd is None else Decimal(usd)
+    return make_call("0.06", broken_prefix=BrokenPrefix(part=part, character=character, usd=extra))
+
+
+STABLE = make_budget("0", kind="stable_prefix", origin="t.py:3")
+
+
+class TestStablePrefix:
+    def test_each_place_is_named_once_with_the_most_that_it_costs(self) -> None:
+        calls = [SMALL, broken("0.05"), broken("0.06"), broken(None, "thinking", None)]
+        verdict = judge_calls(STABLE, calls)
+        assert (verdict.state, int(verdict.low)) == ("exceeded", 3)
+        assert verdict.found == ("system.1 at character 13 (+$0.06 per call)", "thinking")
+        assert sentence(verdict) == (
+            "3 calls break the cached prefix of an earlier one: system.1 at character 13 (+$0.06 "
+            "per call), thinking; a stable prefix is required at t.py:3"
+        )
+        assert short_sentence(verdict).startswith("cached prefix broken: system.1 at character 13")
+        failure = render_failure(verdict, calls).splitlines()
+        assert sum("not from the cache" in line for line in failure) == 3
+
+    def test_calls_that_break_none_are_within(self) -> None:
+        verdict = judge_calls(STABLE, [SMALL, LARGE])
+        assert verdict.state == "within"
+        assert sentence(verdict) == (
+            "no call breaks a cached prefix; a stable prefix is required at t.py:3"
+        )
+        assert judge_calls(make_budget("0", kind="stable_prefix", required=True), []).state == (
+            "within"
+        )
+
+    @given(st.lists(st.sampled_from([SMALL, LARGE, broken("0.05"), broken(None)]), max_size=6))
+    def test_it_fails_for_as_many_calls_as_are_broken(self, calls: list[Any]) -> None:
+        number = sum(call.broken_prefix is not None for call in calls)
+        verdict = judge_calls(STABLE, calls)
+        assert (int(verdict.low), verdict.state == "exceeded") == (number, number > 0)
+        assert bool(verdict.found) is bool(number)
+
+    def test_annotation_and_junit_say_it_too(self) -> None:
+        calls = [broken("0.05")]
+        ledger = make_report({a_test("t.py::test_clock"): calls})
+        row = replace(ledger.tests[0], verdict=judge_calls(STABLE, calls))
+        (annotation,) = render_annotations(replace(ledger, tests=(row,)))
+        assert "1 call breaks the cached prefix of an earlier one: system.1" in annotation
+        assert ("llmcost_verdict", "exceeded") in [*properties_of(row)]
+
+    def test_the_line_of_a_run_names_what_costs_most(self) -> None:
+        ledger = make_report(
+            {
+                a_test("t.py::test_a"): [broken("0.05"), broken("0.05", "tools.find")],
+                a_test("t.py::test_b"): [broken("0.2")],
+                a_test("t.py::test_c"): [SMALL],
+            }
+        )
+        assert broken_prefixes(ledger) == (
+            "3 calls break the cached prefix of an earlier one: t.py::test_b: system.1 at "
+            "character 13 (+$0.20 per call), and 2 calls elsewhere (llmcost_stable_prefix)"
+        )
+        assert broken_prefixes(make_report({a_test("t.py::test_c"): [SMALL]})) == ""
