@@ -21,7 +21,7 @@ from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.caveats import CAVEATS, Caveat, TokenKind
 from pytest_llmcost.prices.usage import Usage
 
-Kind = Literal["usd", "input_tokens", "output_tokens", "calls"]
+Kind = Literal["usd", "input_tokens", "uncached_input_tokens", "output_tokens", "calls"]
 """What can be limited."""
 
 COUNT_COMMAND = "pytest --llmcost-record-mode=rewrite"
@@ -176,7 +176,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         """Add up calls.
 
         Tokens are those of every sampling call that is paid for; `input_tokens` is the whole
-        prompt, caches included.
+        prompt, caches included, and `uncached_input_tokens` all of it that is not read from them.
         """
         add = EXACT.add  # never rounds, whatever the caller's own decimal context
         number = unpriced = live_unpriced = 0
@@ -184,6 +184,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         priced = live = low = _ZERO
         high: Decimal | None = _ZERO
         money, inputs, outputs = Reasons(), _TokenSum("input_tokens"), _TokenSum("output_tokens")
+        uncached = _TokenSum("uncached_input_tokens")
         for call in calls:
             number += 1
             usd, usd_low, usd_high = call.usd, call.usd_low, call.usd_high
@@ -197,7 +198,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             if call.live is not False:  # None: it may have gone over the network
                 live = add(live, known)
                 live_unpriced += usd is None
-            prompt = output = 0
+            prompt = unread = output = 0
             for sampling in call.sampling_calls:
                 if sampling.refusal is not None and sampling.usd == 0:
                     continue  # a refusal before any output that is not billed: its tokens are free
@@ -210,6 +211,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 read += cached
                 searches += usage.web_search_requests
                 prompt += plain + short + long + cached
+                unread += plain + short + long
                 output += usage.output_tokens
             written_out += output
             caveats = call.caveats
@@ -217,9 +219,11 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 caveats = (Caveat("stale"), *caveats)
             if caveats or not call.sampling_calls:
                 inputs.add(prompt, call, caveats)
+                uncached.add(unread, call, caveats)
                 outputs.add(output, call, caveats)
             else:
                 inputs.low += prompt
+                uncached.low += unread
                 outputs.low += output
             if usd is None or usd_high is None or not usd_low == usd == usd_high:
                 found = [each for each in caveats if each.rule.direction != "none"]
@@ -244,6 +248,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             ranges={
                 "usd": Range(low, None if unpriced else priced, high, money),
                 "input_tokens": inputs.range(),
+                "uncached_input_tokens": uncached.range(),
                 "output_tokens": outputs.range(),
                 "calls": Range(count, count, count),
             },
@@ -309,7 +314,7 @@ class _TokenSum:
             self.low += tokens
             if lost is not None and all(each.name == "lost-answer" for each in found):
                 # Attempts without an answer may be billed, at worst with the longest reply.
-                most = lost.prompt_tokens if self.kind == "input_tokens" else lost.output_tokens
+                most = lost.output_tokens if self.kind == "output_tokens" else lost.prompt_tokens
                 self.lost += (call.lost_attempts or 0) * most
             elif found:
                 self.is_bounded = False

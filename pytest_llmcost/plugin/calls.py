@@ -53,7 +53,7 @@ from pytest_llmcost.money import EXACT
 from pytest_llmcost.plugin.marker import marked_tags
 from pytest_llmcost.plugin.owners import Owner, Sender, TestAttempt, Unfinished
 from pytest_llmcost.plugin.session import Session
-from pytest_llmcost.prices.bill import CacheState
+from pytest_llmcost.prices.bill import CacheState, in_cache_state
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.message import Answer
@@ -478,16 +478,22 @@ def _announce(session: Session, sender: Sender, call: Call, payload: Payload | N
 def calls_of(
     session: Session, owner: Owner, cache_state: CacheState | None = None
 ) -> Sequence[Call]:
-    """Return an owner's calls so far, in another cache state if asked.
+    """Return an owner's calls so far, with price and tokens in a cache state if asked.
 
     A payload that was counted and then sent is one call.
     """
     session.settle(owner)
     calls = session.ledger.calls(owner.key)
-    if cache_state is None or cache_state == session.settings.cache:
+    if cache_state is None or cache_state == session.settings.cache == "as-billed":
         return calls
-    card, on = session.card, session.price_date
-    return settled(reprice(call, card, on=on, cache_state=cache_state) for call in calls)
+    card, on, state = session.card, session.price_date, cache_state
+
+    def in_state(call: Call) -> Call:
+        now = reprice(call, card, on=on, cache_state=state)
+        used = (replace(each, usage=in_cache_state(each, state)) for each in now.sampling_calls)
+        return replace(now, sampling_calls=tuple(used))
+
+    return settled(map(in_state, calls))
 
 
 def split(

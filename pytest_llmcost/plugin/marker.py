@@ -59,6 +59,7 @@ _PARSERS: Mapping[Limited, Callable[[object], Any]] = {
     "usd": parse_usd,
     "worst": parse_usd,
     "input_tokens": parse_quantity,
+    "uncached_input_tokens": parse_quantity,
     "output_tokens": parse_quantity,
     "calls": parse_quantity,
     "call_usd": parse_usd,
@@ -277,9 +278,9 @@ def _limits(mark: pytest.Mark) -> Iterator[tuple[Limited, Any]]:
     limits = [(kind, amounts[kind]) for kind in _PARSERS if amounts.get(kind) is not None]
     if is_wrong or not limits or amounts.keys() - {*_PARSERS, "reason", "cache"}:
         raise SettingsError(
-            'takes an amount such as "$0.05" and optionally worst=, input_tokens=, output_tokens=, '
-            "calls=, call_usd=, call_input_tokens=, call_output_tokens=, "
-            f"models=, live=, stable_prefix=, cache= and reason=; got {_show(mark)}"
+            'takes an amount such as "$0.05" and optionally '
+            f"{', '.join(f'{kind}=' for kind in _PARSERS if kind != 'usd')}, "
+            f"cache= and reason=; got {_show(mark)}"
         )
     for kind, limit in limits:
         try:

@@ -112,7 +112,7 @@ def judge_late(session: Session) -> None:
 
 def _verdicts(session: Session, attempt: TestAttempt, needs_calls: bool) -> list[Verdict]:
     limits = limits_of(attempt.item, session.settings)
-    calls = calls_of(session, attempt, limits.cache)
+    calls = calls_of(session, attempt, limits.cache or session.settings.cache)
     return [
         judge_budget(session, attempt, budget, calls, needs_calls=needs_calls)
         for budget in limits.budgets

@@ -11,9 +11,10 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 Direction = Literal["lower", "higher", "either", "none"]
-TokenKind = Literal["input_tokens", "output_tokens"]
+TokenKind = Literal["input_tokens", "uncached_input_tokens", "output_tokens"]
 
-_INPUT: frozenset[TokenKind] = frozenset({"input_tokens"})
+_UNCACHED: frozenset[TokenKind] = frozenset({"uncached_input_tokens"})
+_INPUT: frozenset[TokenKind] = frozenset({"input_tokens"}) | _UNCACHED
 _OUTPUT: frozenset[TokenKind] = frozenset({"output_tokens"})
 _BOTH = _INPUT | _OUTPUT
 
@@ -198,6 +199,7 @@ _READING = (
         "The cached prefix changed since it was read, so it may have to be written again",
         "the cached prefix changed{detail}, so it is either read or written again; an earlier call "
         "of the test that writes it would settle this",
+        _UNCACHED,
     ),
     Rule("changed-prompt", "none", "The prompt changed since its reply was recorded"),
     Rule("volatile", "none", "Part of the prompt differs in every run, as a clock or a random id"),
@@ -217,6 +219,7 @@ _PRICING = (
         "The prompt is cached, and was priced as plain input",
         "a prompt with cache_control was counted without saying what is cached; pass "
         'llmcost.count(..., cache="cold"), "warm" or "none"',
+        _UNCACHED,
     ),
     Rule("retired-model", "none", "The model is retired; its last rates were used"),
     Rule("ended-fast-mode", "none", "Fast mode has ended; its last rates were used"),

@@ -35,6 +35,7 @@ UNKNOWN = "?"
 _NOUNS: dict[Kind, str] = {
     "usd": "cost",
     "input_tokens": "input token",
+    "uncached_input_tokens": "uncached input token",
     "output_tokens": "output token",
     "calls": "call",
 }
@@ -465,7 +466,11 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
             "of a stand-in that spends nothing belongs in llmcost_stand_ins."
         )
     quantity = verdict.quantity
-    savings = {"output_tokens": "Shorten the reply", "calls": "Make fewer calls"}
+    savings = {
+        "output_tokens": "Shorten the reply",
+        "calls": "Make fewer calls",
+        "uncached_input_tokens": "Let more of the prompt be read from the cache",
+    }
     save = savings.get(quantity, "Shorten the prompt")
     save = "Lower max_tokens, shorten the prompt" if verdict.kind == "worst" else save
     if verdict.actual is None:

@@ -297,3 +297,40 @@ def test_a_marker_can_only_require_a_stable_prefix(project: Project, value: str)
     result = project.run()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*max_cost: stable_prefix=* is not True; *"])
+
+
+UNCACHED = """
+    @max_cost(uncached_input_tokens="9.2k")
+    def test_cold():
+        send(ask())
+
+    @max_cost(uncached_input_tokens=20, cache="warm")
+    def test_warm():
+        send(ask("09:41:19"))
+
+    @max_cost(uncached_input_tokens=20, cache="cold")
+    def test_counted(llmcost):
+        llmcost.count(ask(), cache="warm", output_tokens=0)
+
+    @max_cost(uncached_input_tokens="50k")
+    def test_unknown(llmcost):
+        llmcost.count(ask(), output_tokens=0)
+"""
+
+
+def test_what_is_not_read_from_the_cache_is_limited(online: Project) -> None:
+    online.write(test_app=SUITE + UNCACHED)
+    result = online.record("--llmcost-report=ledger.json")
+    states = {name: row["verdict"]["state"] for name, row in rows(online).items()}
+    assert states == {
+        "test_cold": "exceeded",
+        "test_warm": "within",
+        "test_counted": "exceeded",
+        "test_unknown": "unverified",
+    }
+    result.stdout.fnmatch_lines_random(
+        [
+            "9,268 uncached input tokens are 68 (0.7 %) over the budget of 9,200 uncached input *",
+            '  to settle it      pass llmcost.count(..., cache="cold"), "warm" or "none"',
+        ]
+    )

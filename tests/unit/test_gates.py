@@ -352,3 +352,44 @@ class TestStablePrefix:
             "character 13 (+$0.20 per call), and 2 calls elsewhere (llmcost_stable_prefix)"
         )
         assert broken_prefixes(make_report({a_test("t.py::test_c"): [SMALL]})) == ""
+
+
+quantities = st.integers(0, 9_000)
+prompts = st.builds(
+    Usage,
+    input_tokens=quantities,
+    cache_write_5m_tokens=quantities,
+    cache_write_1h_tokens=quantities,
+    cache_read_tokens=quantities,
+)
+
+
+class TestUncachedInput:
+    def test_what_is_written_to_the_cache_is_not_read_from_it(self) -> None:
+        usage = Usage(input_tokens=8, cache_write_5m_tokens=300, cache_read_tokens=9_000)
+        calls = [make_call("0.01", usage=usage), make_call("0.01", usage=usage)]
+        for limit, state in (("616", "within"), ("615", "exceeded")):
+            verdict = judge_calls(make_budget(limit, kind="uncached_input_tokens"), calls)
+            assert verdict.state == state
+        assert sentence(verdict) == (
+            "616 uncached input tokens are 1 (0.2 %) over the budget of 615 uncached input tokens "
+            "set at t.py:3"
+        )
+        assert "Let more of the prompt be read" in render_failure(verdict, calls)
+
+    @given(st.lists(prompts, max_size=5), quantities)
+    def test_it_restates_input_without_what_is_read(self, used: list[Usage], limit: int) -> None:
+        calls = [make_call("1", usage=usage) for usage in used]
+        whole, uncached = (
+            judge_calls(make_budget(str(limit), kind=kind), calls)
+            for kind in ("input_tokens", "uncached_input_tokens")
+        )
+        assert whole.low - uncached.low == sum(usage.cache_read_tokens for usage in used)
+        assert whole.state == "exceeded" or uncached.state == "within"
+
+    @pytest.mark.parametrize("caveat", ["changed-cache", "cache-unpriced", "stale", "left-out"])
+    def test_it_is_unknown_where_reading_is(self, caveat: str) -> None:
+        call = make_call("1", caveats=sorted_caveats([caveat]))
+        verdict = judge_calls(make_budget("1000000", kind="uncached_input_tokens"), [call])
+        assert verdict.state == "unverified"
+        assert verdict.reasons
