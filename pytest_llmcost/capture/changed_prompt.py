@@ -117,12 +117,14 @@ def recount(
     )
 
 
-def without_figures(answer: Answer, *, sent: Payload, recorded: Payload) -> Answer:
-    """Make an unknown of a reply whose prompt has changed and cannot be recounted.
+def without_figures(
+    answer: Answer, obstacle: str | None, *, sent: Payload, recorded: Payload
+) -> Answer:
+    """Make an unknown of a reply whose prompt has changed and is not recounted.
 
-    It keeps no sampling calls: yesterday's price would be taken for today's.
+    It keeps no sampling calls: yesterday's price would be taken for today's. The obstacle says why
+    a count does not help; None if there is no count yet.
     """
-    obstacle = obstacle_to_recount(answer)
     parts = describe_parts(sent, recorded)
     text = f"not-recounted: {parts}: {obstacle}" if obstacle else f"stale: {parts}"
     caveats = sorted_caveats([*answer.caveats, text])

@@ -17,6 +17,9 @@ _NEVER_SENT = frozenset(
         # httpx and httpx2: no connection, or no request that could be sent
         "ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol",
         "LocalProtocolError", "InvalidURL", "ConnectionRefusedError", "gaierror",
+        # urllib3
+        "NewConnectionError", "ConnectTimeoutError", "EmptyPoolError", "HostChangedError",
+        "LocationValueError",
     }
 )  # fmt: skip
 """Names of errors after which the API has certainly not seen the request."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +18,8 @@ import msgspec
 
 from pytest_llmcost.counting.payload import fingerprint
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.responses.endpoints import find_unmetered, recognise
+from pytest_llmcost.responses.converse import to_payload
+from pytest_llmcost.responses.endpoints import Endpoint, find_unmetered, recognise
 
 _VERSION = re.compile(r"\d{4}-\d\d-\d\d")
 _BETA = re.compile(r"[a-z][a-z\d.-]*")
@@ -51,6 +53,7 @@ class Asked:
         self.body = _as_bytes(getattr(request, "body", None))
         method, url = getattr(request, "method", ""), getattr(request, "uri", "")
         endpoint = recognise(method, url) or find_unmetered(method, url, self.body)
+        self._endpoint = endpoint
         self.kind = endpoint.kind if endpoint else None
         self.model = endpoint.model if endpoint else None
         self.betas = read_betas(_header(request, "anthropic-beta"))
@@ -61,9 +64,8 @@ class Asked:
 
     @cached_property
     def json(self) -> Mapping[str, Any] | None:
-        """Its body; None if that is no JSON object."""
-        value = decode_json(self.body)
-        return value if isinstance(value, dict) else None
+        """Its body in the Messages API's form; None if that is no JSON object."""
+        return read_body(self._endpoint, self.body)[0]
 
 
 class Recordings:
@@ -215,6 +217,19 @@ def cassetter_obstacle(sent: bytes, *played: Any, **how: Any) -> Replay:
     return Replay(obstacle="cassetter replayed it")
 
 
+def read_body(
+    endpoint: Endpoint | None, body: bytes
+) -> tuple[Mapping[str, Any] | None, str | None]:
+    """Return a body in the Messages API's form, and why that cannot be counted, if it cannot."""
+    value = decode_json(body)
+    if not isinstance(value, dict):
+        return None, None
+    form = endpoint.form if endpoint else "messages"
+    if form == "chat":
+        return value, "count_tokens does not take OpenAI's form of a request"
+    return to_payload(value) if form == "converse" else (value, None)
+
+
 def read_betas(header: str) -> tuple[str, ...]:
     """Return the names in an `anthropic-beta` header, sorted, each once.
 
@@ -234,4 +249,7 @@ def _header(request: Any, name: str) -> str:
 def _as_bytes(body: object) -> bytes:
     if isinstance(body, str):
         return body.encode("utf-8", "surrogatepass")
+    if isinstance(body, dict):  # what aiohttp was given as `json=`
+        with suppress(TypeError):
+            return msgspec.json.encode(body)
     return bytes(body) if isinstance(body, (bytes, bytearray)) else b""

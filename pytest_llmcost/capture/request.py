@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -15,14 +16,14 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from pytest_llmcost.capture.replay import Replay, VcrPlay, read_betas
+from pytest_llmcost.capture.replay import Replay, VcrPlay, read_betas, read_body
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.responses.endpoints import Endpoint
 from pytest_llmcost.responses.message import Answer, read_answer, unknown_answer
-from pytest_llmcost.responses.recorded_files import Recorded
+from pytest_llmcost.responses.recorded_files import Allowance, Recorded, read_interaction
 from pytest_llmcost.responses.stream import (
     BatchResult,
     BatchResultsReader,
@@ -35,6 +36,8 @@ _MOST_UNREAD = 16_384
 """Bytes that are kept as they pass, to be read together: most answers are read when all is over."""
 _NOT_READ = ("count_tokens", "unmetered")
 """Endpoints whose answers say nothing about a bill."""
+_ATTEMPT = re.compile(r"attempt=(\d{1,3})\b")
+"""In botocore's header `amz-sdk-request`."""
 _Step = TypeVar("_Step", bound=Callable[..., None])
 
 
@@ -104,6 +107,8 @@ class CapturedRequest:
     """Whether it may be billed although no response came."""
     is_seen: bool = True
     """Whether it reached anything. A blocked request does not show that the tested code works."""
+    is_on_wire: bool = False
+    """Whether `http.client` has waited for its answer on a socket."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _response_headers: Mapping[str, str] | None = None
@@ -122,13 +127,19 @@ class CapturedRequest:
 
     @functools.cached_property
     def payload(self) -> Mapping[str, Any] | None:
-        """The request's JSON; None if its body could not be read."""
-        value = decode_json(self.sent)
-        return value if isinstance(value, dict) else None
+        """The request in the Messages API's form; None if its body could not be read."""
+        return read_body(self.endpoint, self.sent)[0]
+
+    @property
+    def uncountable(self) -> str | None:
+        """Why count_tokens does not count this payload, if its form says so."""
+        return read_body(self.endpoint, self.sent)[1]
 
     @functools.cached_property
     def attempts(self) -> int:
-        """How often the client has sent this call by now; the SDK says so in a header."""
+        """How often the client has sent this call by now; SDK and botocore say so in a header."""
+        if match := _ATTEMPT.match(self.headers.get("amz-sdk-request", "")):
+            return int(match[1])
         return 1 + (read_digits(self.headers.get("x-stainless-retry-count", "0")) or 0)
 
     @property
@@ -146,7 +157,8 @@ class CapturedRequest:
     @property
     def is_claude(self) -> bool:
         """Whether it is a Claude call beyond its path, which any mail service may have too."""
-        if self.endpoint.kind != "messages" or self.endpoint.model is not None:
+        endpoint = self.endpoint
+        if endpoint.kind != "messages" or endpoint.model is not None or endpoint.form == "chat":
             return True
         if "anthropic-version" in self.headers:
             return True
@@ -208,6 +220,21 @@ class CapturedRequest:
             self._end()
 
     @guarded
+    def do(self, action: Callable[..., None], *facts: Any) -> None:
+        """Run what a transport has to read of its library's objects first."""
+        action(self, *facts)
+
+    def note_lost(self, tries: int) -> None:
+        """The client has tried so often before, which may have been billed."""
+        if tries:
+            self.lost_attempts = (self.lost_attempts or 0) + tries
+            self.attempts += tries
+
+    def read_recorded(self, response: Mapping[str, Any]) -> bytes:
+        """Return the body of a response as VCR keeps it, decompressed."""
+        return read_interaction({"response": response}, "", Allowance()).body
+
+    @guarded
     def feed(self, chunk: bytes) -> None:
         """Some of the body passes."""
         if self._is_recorded:
@@ -266,7 +293,9 @@ class CapturedRequest:
             self._set(read_answer(messages, endpoint=endpoint, payload=payload, batch=batch))
         except UsageDataError as error:
             ids = tuple(str(each.body["id"]) for each in messages if each.body.get("id"))
-            self.set_unknown(f"unreadable-response: {error}", ids)
+            is_cut = not self._is_whole and not all(each.body.get("usage") for each in messages)
+            caveat = "truncated-stream" if is_cut else f"unreadable-response: {error}"
+            self.set_unknown(caveat, ids)
 
     def so_far(self) -> CapturedRequest:
         """Return what is known of a message that is still under way."""

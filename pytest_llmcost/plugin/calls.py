@@ -156,7 +156,7 @@ def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answ
     replay, model = request.replay, request.endpoint.model
     payload = read(request.payload, betas=request.betas, model=model)
     if request.is_mocked:
-        return *_mocked(session, owner, answer, payload), payload
+        return *_mocked(session, owner, request, answer, payload), payload
     if replay is None or replay.is_same:
         return answer, "billed", payload
     # If the cassette hides its betas, they are taken for those of today.
@@ -171,7 +171,7 @@ def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answ
             "request's body in the cassette (see docs/how-it-works/changed-prompts.md)"
         )
         return with_caveats(answer, f"not-comparable: {obstacle}"), "billed", payload
-    now, evidence = _compare(session, owner, answer, payload, recorded)
+    now, evidence = _compare(session, owner, request, answer, payload, recorded)
     if now.before is not None:
         places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
         now = with_caveats(now, *([f"volatile: {places}"] if places else ()))
@@ -182,15 +182,21 @@ def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answ
 
 
 def _compare(
-    session: Session, owner: Owner, answer: Answer, payload: Payload, recorded: Payload
+    session: Session,
+    owner: Owner,
+    request: CapturedRequest,
+    answer: Answer,
+    payload: Payload,
+    recorded: Payload,
 ) -> tuple[Answer, Evidence]:
     """Return what a replayed reply uses for the payload that is sent now."""
     if is_as_recorded(answer, sent=payload, recorded=recorded):
         # The prompt is the same; a reply that was cut may be longer now.
         cut = reply_caveats(answer, payload, recorded, session.tokenizer)
         return with_caveats(answer, *cut), "billed"
-    unknown = without_figures(answer, sent=payload, recorded=recorded)
-    if obstacle_to_recount(answer) is not None:
+    obstacle = obstacle_to_recount(answer) or request.uncountable
+    unknown = without_figures(answer, obstacle, sent=payload, recorded=recorded)
+    if obstacle is not None:
         return unknown, "stale"
 
     def read_cut(body: Mapping[str, Any]) -> Payload:
@@ -218,12 +224,18 @@ def _compare(
 
 
 def _mocked(
-    session: Session, owner: Owner, answer: Answer, payload: Payload | None
+    session: Session,
+    owner: Owner,
+    request: CapturedRequest,
+    answer: Answer,
+    payload: Payload | None,
 ) -> tuple[Answer, Evidence]:
     """Trust a mock's figures, or take the input from a count, as `llmcost_mocks` says."""
     if session.settings.mocks == "trust" or not answer.sampling_calls:
         return answer, "mocked"
-    obstacle = "the request cannot be read" if payload is None else obstacle_to_recount(answer)
+    obstacle = obstacle_to_recount(answer) or request.uncountable
+    if payload is None:
+        obstacle = "the request cannot be read"
     caveat = f"not-recounted: {obstacle}"
     if payload is not None and obstacle is None:
         try:

@@ -14,7 +14,7 @@ Direction = Literal["lower", "higher", "either", "none"]
 TokenKind = Literal["input_tokens", "uncached_input_tokens", "output_tokens"]
 
 _UNCACHED: frozenset[TokenKind] = frozenset({"uncached_input_tokens"})
-_INPUT: frozenset[TokenKind] = frozenset({"input_tokens"}) | _UNCACHED
+_INPUT: frozenset[TokenKind] = frozenset({"input_tokens", "uncached_input_tokens"})
 _OUTPUT: frozenset[TokenKind] = frozenset({"output_tokens"})
 _BOTH = _INPUT | _OUTPUT
 

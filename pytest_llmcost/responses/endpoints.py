@@ -1,7 +1,8 @@
 """Which request is a Claude call, and on which platform: by method and path, whatever the host.
 
-A route that is not metered needs more evidence: OpenAI and many others have `/v1/chat/completions`,
-too. So either the host is Anthropic's, or the request names a Claude model.
+OpenAI and many others have `/v1/chat/completions`, too, at prices of their own: it is metered on
+Anthropic's host alone. Elsewhere, and on other routes that are not metered, a request is a Claude
+call if it names a Claude model.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.prices.usage import Platform
 
 Kind = Literal["messages", "count_tokens", "batch_create", "batch_results", "unmetered"]
+Form = Literal["messages", "converse", "chat"]
+"""Whose names a payload has: the Messages API's, Bedrock's Converse's, or OpenAI's."""
 
 _DIRECT = re.compile(
     r"(?:^|/)v1/messages(?:/(?P<count>count_tokens)"
     r"|/(?P<batches>batches)(?:/(?P<batch>[^/]+)/results)?)?/?$"
 )
 _BEDROCK = re.compile(
-    r"/model/(?P<model>.+)/(?P<verb>invoke|invoke-with-response-stream|count-tokens)/?$"
+    r"/model/(?P<model>.+)/(?P<verb>"
+    r"invoke|invoke-with-response-stream|converse|converse-stream|count-tokens)/?$"
 )
 _VERTEX = re.compile(
     r"(?:/locations/(?P<location>[^/]+))?/publishers/anthropic/models/"
@@ -33,7 +37,7 @@ _HOST = "api.anthropic.com"
 _SAMPLING = re.compile(r"/(?:chat/completions|completions|complete|responses)/?$")
 """Of the OpenAI-compatible API and of Anthropic's old text completions."""
 _MESSAGES = re.compile(r"/v1/+messages/?$")
-_CONVERSE = re.compile(r"/model/(?P<model>.+)/converse(?:-stream)?/?$")
+_CHAT = re.compile(r"^/v1/chat/completions/?$")
 _CLAUDE = re.compile(r"(?:^|[./~])(?:claude|anthropic)(?![a-z])", re.IGNORECASE)
 """In a model's name, also behind a vendor, a region or a gateway's prefix."""
 _GOVERNMENT = re.compile(r"arn:aws-us-gov:|(?:.*[/:])?us-gov[.-]")
@@ -47,6 +51,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """What a request is, as far as its method and URL say."""
 
     kind: Kind
+    form: Form = "messages"
     platform: Platform | None = None
     """The cloud; nothing is Anthropic's own API, or a host that charges its list price."""
     model: str | None = None
@@ -78,7 +83,7 @@ def recognise(method: str, url: str) -> Endpoint | None:
     """
     if "%" in url:
         url = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), url)
-    if "messages" not in url and "/model" not in url:
+    if "messages" not in url and "/model" not in url and _HOST not in url:
         return None
     try:
         parts = urlsplit(url)
@@ -101,6 +106,8 @@ def recognise(method: str, url: str) -> Endpoint | None:
         return Endpoint(kind="batch_create" if match["batches"] else kind, platform=platform)
     if method != "POST":
         return None
+    if host == _HOST and _CHAT.match(parts.path):
+        return Endpoint(kind="messages", form="chat")
     if match := _BEDROCK.search(parts.path):
         return _bedrock_endpoint(unquote(match["model"]), match["verb"], host)
     if match := _VERTEX.search(parts.path):
@@ -115,9 +122,10 @@ def _bedrock_endpoint(model: str, verb: str, host: str) -> Endpoint | None:
         return Endpoint(kind="count_tokens", platform="bedrock", model=model, stream=False)
     return Endpoint(
         kind="messages",
+        form="converse" if verb.startswith("converse") else "messages",
         platform="bedrock-gov" if ".us-gov-" in host else bedrock_platform(model),
         model=model,
-        stream=verb != "invoke",
+        stream=verb.endswith("-stream"),
     )
 
 
@@ -175,7 +183,7 @@ def _unmetered_route(method: str, url: str) -> Endpoint | None:
     """Return where a request goes that may sample from Claude, as far as its URL says."""
     ends = ("completions", "complete", "responses")
     is_near = url.partition("?")[0].rstrip("/").endswith(ends)
-    if not is_near and _HOST not in url and "/converse" not in url:
+    if not is_near and _HOST not in url:
         return None
     if method.upper() != "POST" or recognise(method, url) is not None:
         return None
@@ -184,8 +192,6 @@ def _unmetered_route(method: str, url: str) -> Endpoint | None:
     except ValueError:
         return None
     path, host = unquote(parts.path), parts.hostname or ""
-    if converse := _CONVERSE.search(path):
-        return Endpoint(kind="unmetered", model=converse["model"], route=_shown(host, path))
     if _SAMPLING.search(path) or (host == _HOST and _MESSAGES.search(path)):
         return Endpoint(kind="unmetered", route=f"{host}{path}")
     return None

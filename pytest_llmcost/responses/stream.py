@@ -17,6 +17,7 @@ import msgspec
 
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.prices.usage import is_quantity
+from pytest_llmcost.responses.converse import to_events, to_message
 
 _MOST_MESSAGES = 1_000
 _MOST_BLOCKS = 500
@@ -118,7 +119,10 @@ class Reader:
         if not isinstance(event, dict):
             return
         kind, message = event.get("type"), event.get("message")
-        if kind == "error":
+        if kind is None:
+            for each in to_events(event):
+                self._take(each)
+        elif kind == "error":
             error = event.get("error")
             self.error = str(error.get("type")) if isinstance(error, dict) else "error"
         elif kind == "message_start" and isinstance(message, dict):
@@ -289,6 +293,7 @@ class StreamReader(Reader):
             b"message_" in data
             or b"content_block_start" in data
             or b"error" in data
+            or b"chat.completion.chunk" in data
             or bool(data and self._empty_blocks)
         )
 
@@ -328,6 +333,8 @@ class EventStreamReader(Reader):
         elif isinstance(wrapped, dict) and isinstance(wrapped.get("bytes"), str):
             with contextlib.suppress(binascii.Error, ValueError):
                 self._take(decode_json(b64decode(wrapped["bytes"])))
+        else:
+            self._take(wrapped)
 
 
 class _JsonReader(Reader):
@@ -344,7 +351,7 @@ class _JsonReader(Reader):
             if body.get("type") == "error":
                 self.error = "error"
             elif body.get("type") == "message" or "usage" in body:
-                self.messages.append(StreamedMessage(body=body))
+                self.messages.append(StreamedMessage(body=to_message(body) or body))
 
 
 class _SniffingReader(Reader):

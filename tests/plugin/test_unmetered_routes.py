@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import Project
 
-CHAT = "https://api.anthropic.com/v1/chat/completions"
+CHAT = "https://gateway.example/v1/chat/completions"
 APP = """
     import asyncio
     import httpx2
@@ -21,7 +21,7 @@ APP = """
     MESSAGE = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-6",
                "content": [{"type": "text", "text": "ok"}], "stop_reason": "end_turn",
                "usage": {"input_tokens": 100_000, "output_tokens": 1_000}}
-    CHAT = "https://api.anthropic.com/v1/chat/completions"
+    CHAT = "https://gateway.example/v1/chat/completions"
     MESSAGES = "https://api.anthropic.com/v1/messages"
     ASKED = {"model": "claude-sonnet-4-6", "max_tokens": 9,
              "messages": [{"role": "user", "content": "Hi"}]}
@@ -41,7 +41,7 @@ APP = """
 SUITE = "--llmcost-max-suite=$0.01"
 UNKNOWN = (
     "FAILED --llmcost-max-suite - not checked: $0.01 suite budget, "
-    "api.anthropic.com/v1/chat/completions is not metered"
+    "gateway.example/v1/chat/completions is not metered"
 )
 
 
@@ -57,7 +57,7 @@ def test_a_suite_budget_is_not_kept_by_what_is_not_metered(project: Project, cal
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*not metered*", UNKNOWN])
     (found,) = calls_of(project)
-    assert found["caveats"] == ["unmetered-route: api.anthropic.com/v1/chat/completions"]
+    assert found["caveats"] == ["unmetered-route: gateway.example/v1/chat/completions"]
     assert found["usd"] is None
     assert found["model"] == "claude-sonnet-4-6"
 
@@ -157,7 +157,7 @@ def test_a_redirect_a_bare_transport_and_an_escaped_path_are_priced(project: Pro
 
 
 def test_a_replayed_one_is_not_checked_either(project: Project) -> None:
-    request = {"method": "POST", "uri": CHAT, "headers": {}, "body": "{}"}
+    request = {"method": "POST", "uri": CHAT, "headers": {}, "body": '{"model": "claude-x"}'}
     response = {
         "status": {"code": 200, "message": "OK"},
         "headers": {"content-type": ["application/json"]},

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 from weakref import WeakSet
 
 from standin.answers import (
@@ -23,6 +23,7 @@ from standin.answers import (
     answer_message,
 )
 from standin.batches import Batches
+from standin.bedrock import ROUTE, answer_bedrock
 from standin.cache import PromptCache
 
 
@@ -146,6 +147,14 @@ class StandIn:
             return step.answer or self._answer(seen, number), step
 
     def _answer(self, seen: Seen, number: int) -> Answer:
+        if route := ROUTE.match(unquote(seen.path)):
+
+            def create(asked: dict[str, Any]) -> Answer:
+                return answer_message(
+                    asked, beta=False, reply=self.reply, cache=self.cache, number=number
+                )
+
+            return answer_bedrock(route, seen.body, create)
         if not seen.headers.get("anthropic-version"):
             return answer_error(400, "anthropic-version: header is required")
         if message := self._refuse_key(seen.headers):

@@ -57,7 +57,7 @@ def recounted(
 ) -> Call:
     now, then = read_payload(sent), read_payload(recorded)
     if obstacle_to_recount(answer) is not None:
-        unknown = without_figures(answer, sent=now, recorded=then)
+        unknown = without_figures(answer, obstacle_to_recount(answer), sent=now, recorded=then)
         return price(unknown, shipped_card(), on=ON, evidence="stale")
     answer_now = recount(
         answer,

@@ -20,8 +20,6 @@ def body_of(model: str) -> bytes:
 @pytest.mark.parametrize(
     ("url", "model", "route"),
     [
-        (API + CHAT, "claude-opus-4-7", "api.anthropic.com/v1/chat/completions"),
-        (API + CHAT + "/?beta=true", "any", "api.anthropic.com/v1/chat/completions/"),
         (API + "/v1/chat%2Fcompletions", "any", "api.anthropic.com/v1/chat/completions"),
         (API + "/v1/complete", "claude-2.1", "api.anthropic.com/v1/complete"),
         (API + "/v1%2Fmessages", "any", "api.anthropic.com/v1/messages"),
@@ -29,11 +27,7 @@ def body_of(model: str) -> bytes:
         ("http://localhost:4000" + CHAT, "anthropic/claude-opus-4-7", "localhost" + CHAT),
         ("https://openrouter.ai/api/v1/responses", "anthropic/claude-4", None),
         (BEDROCK + "/openai" + CHAT, "us.anthropic.claude-opus-4-7", None),
-        (
-            BEDROCK + "/model/us.anthropic.claude-opus-4-7-v1%3A0/converse-stream",
-            "",
-            "bedrock-runtime.us-east-1.amazonaws.com/model/.../converse-stream",
-        ),
+        (API + "/v1/responses", "any", "api.anthropic.com/v1/responses"),
     ],
 )
 def test_a_claude_call_on_another_route_is_found(url: str, model: str, route: str | None) -> None:
@@ -56,6 +50,8 @@ def test_a_claude_call_on_another_route_is_found(url: str, model: str, route: st
         ("POST", API + "/v1/messages/batches/msgbatch_1/cancel", ""),
         ("POST", API + "/v1/messages/count_tokens", "claude-opus-4-7"),
         ("POST", API + "/v1/messages", "claude-opus-4-7"),
+        ("POST", API + CHAT, "claude-opus-4-7"),
+        ("POST", BEDROCK + "/model/anthropic.claude-v2/converse", ""),
         ("POST", BEDROCK + "/model/amazon.nova-pro-v1%3A0/converse", ""),
         ("POST", "https://evil.example/?u=https://api.anthropic.com/v1/complete", ""),
         ("POST", "https://[api.anthropic.com/v1/complete", ""),
@@ -68,7 +64,7 @@ def test_others_calls_and_free_requests_are_not(method: str, url: str, model: st
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b'{"model": 3}', b'"model"'])
 def test_without_a_model_only_the_host_tells(body: bytes) -> None:
     assert find_unmetered("POST", "https://api.openai.com" + CHAT, body) is None
-    assert find_unmetered("POST", API + CHAT, body) is not None
+    assert find_unmetered("POST", API + "/v1/complete", body) is not None
 
 
 @pytest.mark.parametrize("path", ["/v1/m%65ssages", "/v1/%6Dessages?x=%2F", "/%76%31/messages"])

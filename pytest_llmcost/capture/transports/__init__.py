@@ -27,7 +27,10 @@ _CLIENTS = {
     "httpx": "httpx",
     "httpx2": "httpx",
     "http.client": "http_client",
+    "urllib3.connectionpool": "urllib3",
     "aiohttp.client_reqrep": "aiohttp",
+    "botocore.hooks": "botocore",
+    "aiobotocore.hooks": "botocore",
     "vcr.cassette": "recorders",
 }
 """Library -> the file here whose `wrap(module)` wraps it as soon as it is imported."""
@@ -37,6 +40,9 @@ answer is imported by then, and VCR is half imported while it imports httpx2."""
 
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
 """The request that is being sent in this context."""
+
+_ADDRESSES = ("anthropic", "claude", "/model/", "/messages", "completions", "responses")
+"""One of these is in every address of Claude, escapes of plain letters aside."""
 
 Begin = Callable[..., "CapturedRequest | None"]
 """As `Capture.begin`; returns None if what is about to be sent is no Claude call."""
@@ -119,13 +125,29 @@ class Noticed:
             self._captured.failed(may_be_billed=True, is_seen=True, live=True)
 
 
-def may_be_claude(url: str) -> bool:
-    """Tell quickly that a URL is no address of Claude, before anything is loaded to look closely.
+def begin_light(
+    source: Any, *, client: object, method: str, url: str, headers: Any, body: object
+) -> CapturedRequest | None:
+    """As `begin`, for headers in any case and bodies of any type.
 
-    For libraries whose requests are noticed only: a path alone does not tell on a host that is
-    neither Anthropic's nor a cloud's.
+    Tells quickly that a URL is no address of Claude, before anything is loaded to look closely:
+    suites import these libraries that never call Claude.
     """
-    return "anthropic" in url or "claude" in url or "/model/" in url
+    path = url.partition("?")[0]
+    if not any(part in path for part in _ADDRESSES):
+        return None
+    # botocore has names and values in bytes, VCR lists of values.
+    named = {_text(name).lower(): _text(value) for name, value in dict(headers or {}).items()}
+    if isinstance(body, str):
+        body = body.encode("utf-8", "surrogatepass")
+    sent = bytes(body) if isinstance(body, (bytes, bytearray)) else b""  # a stream is left alone
+    return begin(source, client=client, method=method, url=url, headers=named, sent=sent)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_text, value))
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def wrap_method(owner: object, name: str, wrapper_of: Callable[[Any], object]) -> None:

@@ -1,34 +1,125 @@
-"""aiohttp: Claude calls are noticed, not read."""
+"""aiohttp, on which aiobotocore sends: requests as they leave, bodies as they are read.
+
+Recorders and mocks replace what is above, and do not come here: what VCR plays instead is read by
+`recorders`. Light, as `urllib3` is.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.transports import CURRENT, Noticed, may_be_claude, wrap_method
+from pytest_llmcost.capture.lost_answer import read_failure
+from pytest_llmcost.capture.transports import CURRENT, begin_light, wrap_method
+
+if TYPE_CHECKING:
+    from pytest_llmcost.capture.request import CapturedRequest
+
+_KEY = "_pytest_llmcost_captured"
+_read_by: dict[int, CapturedRequest] = {}
+"""Whose body a reader with this id brings: readers have slots, so none for an attribute."""
 
 
 def wrap(module: ModuleType) -> None:
-    """Wrap how a response waits for its head: the request has been sent by then.
-
-    Recorders and mocks replace what is above, and do not come here.
-    """
+    """Wrap how a request is written to a connection, and how a response waits for its head."""
+    wrap_method(getattr(module, "ClientRequest", None), "send", _wrap_send)
     wrap_method(getattr(module, "ClientResponse", None), "start", _wrap_start)
+
+
+def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def send(request: Any, *args: Any, **options: Any) -> Any:
+        __tracebackhide__ = True
+        captured = None
+        # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
+        if CURRENT.get() is None:
+            captured = begin_light(
+                request,
+                client=getattr(request, "_session", None),
+                method=request.method,
+                url=str(request.url),
+                headers=request.headers,
+                body=getattr(request.body, "_value", request.body),  # private: of bytes
+            )
+        response = await original(request, *args, **options)
+        if captured is not None:
+            vars(response)[_KEY] = captured
+        return response
+
+    return send
 
 
 def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def start(response: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        url = str(response.url)
-        # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
-        if response.method != "POST" or CURRENT.get() is not None or not may_be_claude(url):
+        captured = vars(response).pop(_KEY, None)
+        if captured is None:
             return await original(response, *args, **options)
-        with Noticed(response, url) as noticed:
+        try:
             result = await original(response, *args, **options)
-            noticed.answered(response.status)
+        except BaseException as error:
+            captured.do(_failed, error)
+            raise
+        captured.do(_answered, response)
         return result
 
     return start
+
+
+def _failed(captured: CapturedRequest, error: BaseException) -> None:
+    failure = read_failure(error)
+    captured.failed(may_be_billed=failure.may_be_billed, is_seen=failure.is_seen, live=True)
+
+
+def _answered(captured: CapturedRequest, response: Any) -> None:
+    captured.answered(status=response.status, live=True, headers=response.headers)
+    if captured.is_over:
+        return
+    reader = response.content
+    kind: Any = type(reader)
+    if not hasattr(reader, "_read_nowait_chunk") or kind.__name__ == "EmptyStreamReader":
+        captured.close(is_whole=True)
+        return
+    _read_by[id(reader)] = captured
+    reader.__class__ = _tee_of(kind)
+    reader.on_eof(reader._llmcost_eof)
+
+
+@functools.cache
+def _tee_of(kind: Any) -> type[Any]:
+    """Return a reader class whose bytes are read along; so the reader stays what it is."""
+
+    class Tee(kind):  # type: ignore[misc]
+        """All ways of reading take a chunk by one private method, in all of aiohttp 3."""
+
+        __slots__ = ()
+
+        def _read_nowait_chunk(self, n: int) -> Any:
+            data = super()._read_nowait_chunk(n)
+            if captured := _read_by.get(id(self)):
+                captured.feed(data)
+                self._llmcost_eof()
+            return data
+
+        def set_exception(self, *args: Any) -> None:
+            # Also what closing or releasing the response does.
+            super().set_exception(*args)
+            self._llmcost_end(is_whole=False)
+
+        def _llmcost_eof(self) -> None:
+            if self.at_eof():
+                self._llmcost_end(is_whole=True)
+
+        def _llmcost_end(self, *, is_whole: bool) -> None:
+            if captured := _read_by.pop(id(self), None):
+                captured.close(is_whole=is_whole)
+
+    Tee.__name__, Tee.__qualname__, Tee.__module__ = (
+        kind.__name__,
+        kind.__qualname__,
+        kind.__module__,
+    )
+    return Tee

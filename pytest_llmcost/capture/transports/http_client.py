@@ -1,7 +1,7 @@
-"""`http.client`, on which urllib, requests, urllib3 and botocore send: calls are noticed, not read.
+"""`http.client`, on which urllib sends, and urllib3: calls of the former are noticed, not read.
 
-A connection is the lowest object that they share. It knows host and path, which tell a Claude call;
-what the answer used is for the test to state.
+A connection knows host and path, which tell a Claude call; what the answer used is for the test to
+state. A call that is followed above is seen to wait for its answer on a socket.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from pytest_llmcost.capture.transports import CURRENT, Noticed, may_be_claude, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, Noticed, wrap_method
 
 _KEY = "_pytest_llmcost_sent"
 """Where a connection remembers a Claude call until its answer is asked for."""
@@ -31,7 +31,8 @@ def _wrap_putrequest(original: Callable[..., Any]) -> Callable[..., Any]:
         if method == "POST" and isinstance(url, str) and CURRENT.get() is None:
             host = getattr(connection, "_tunnel_host", None) or connection.host
             full = f"https://{host}{url}" if url.startswith("/") else url
-            if may_be_claude(full):
+            # A path alone does not tell on a host that is neither Anthropic's nor a cloud's.
+            if any(part in full for part in ("anthropic", "claude", "/model/")):
                 vars(connection)[_KEY] = full
         return original(connection, method, url, *args, **options)
 
@@ -43,6 +44,8 @@ def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
     def getresponse(connection: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
         url = vars(connection).pop(_KEY, None)
+        if (current := CURRENT.get()) is not None:
+            current.is_on_wire = True
         if url is None:
             return original(connection, *args, **options)
         # Not before: a connection that was never made has sent nothing.

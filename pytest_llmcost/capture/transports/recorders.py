@@ -1,23 +1,27 @@
 """VCR and cassetter: which recording was played for the request that is being sent.
 
-A response of VCR's that is played while no call is followed is one for another HTTP library.
+A response of VCR's that is played while no call is followed is one for a library whose sending VCR
+has replaced, or that is not metered: it is read as it was recorded.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.transports import (
     CURRENT,
-    begin,
-    may_be_claude,
+    begin_light,
     note_saved,
     wrap_method,
 )
+
+if TYPE_CHECKING:
+    from pytest_llmcost.capture.request import CapturedRequest
 
 
 def wrap(module: ModuleType) -> None:
@@ -45,7 +49,7 @@ def _then(reader: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             if current is not None:
                 current.replayed(_reader(reader), result, cassette, *args, **kwargs)
             elif reader == "vcr_play" and args:
-                _notice(result, cassette, args[0])
+                _follow(result, cassette, args[0])
             return result
 
         return method
@@ -83,21 +87,27 @@ def _reader(name: str) -> Callable[..., Any]:
     return read
 
 
-def _notice(response: Any, cassette: Any, request: Any) -> None:
-    """Follow a Claude call that a library sent of which nothing but the recorder is known."""
+def _follow(response: Any, cassette: Any, request: Any) -> None:
+    """Follow a Claude call of a library of which only the recorder is seen, or none is known."""
     url, body = getattr(request, "uri", None), getattr(request, "body", None)
-    if not isinstance(url, str) or not may_be_claude(url):
+    if not isinstance(url, str) or not isinstance(response, dict):
         return
-    captured = begin(
+    captured = begin_light(
         response,
         client=cassette,
         method=request.method,
         url=url,
         headers=request.headers,
-        sent=body if isinstance(body, bytes) else b"",
-        is_read=False,
+        body=json.dumps(body) if isinstance(body, dict) else body,  # aiohttp's `json=`
     )
     if captured is not None:
         captured.replayed(_reader("vcr_play"), response, cassette, request)
-        status = (response.get("status") or {}).get("code") if isinstance(response, dict) else None
-        captured.answered(status=status if isinstance(status, int) else 200, live=False)
+        captured.do(_answered, response)
+
+
+def _answered(captured: CapturedRequest, response: dict[str, Any]) -> None:
+    captured.answered(
+        status=(response.get("status") or {}).get("code", 200),
+        live=False,
+        content=captured.read_recorded(response),
+    )

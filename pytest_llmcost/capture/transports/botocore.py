@@ -1,0 +1,91 @@
+"""botocore and aiobotocore: Bedrock calls that a handler of an event answers, as `Stubber` does.
+
+Handlers of `before-call` and `before-send` may give the response themselves; then nothing is
+sent. What is sent passes urllib3 or aiohttp, and is captured there, below the signer.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pytest_llmcost.capture.transports import begin_light, wrap_method
+
+if TYPE_CHECKING:
+    from pytest_llmcost.capture.request import CapturedRequest
+
+_EVENTS = ("before-call.bedrock-runtime.", "before-send.bedrock-runtime.")
+
+
+def wrap(module: ModuleType) -> None:
+    """Wrap how an emitter asks its handlers."""
+    wrap_method(getattr(module, "HierarchicalEmitter", None), "_emit", _wrap_emit)
+    wrap_method(getattr(module, "AioHierarchicalEmitter", None), "_emit", _wrap_async_emit)
+
+
+def _wrap_emit(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def _emit(emitter: Any, name: str, kwargs: Any, *args: Any, **options: Any) -> Any:
+        __tracebackhide__ = True
+        responses = original(emitter, name, kwargs, *args, **options)
+        if name.startswith(_EVENTS):
+            _follow(emitter, kwargs, responses)
+        return responses
+
+    return _emit
+
+
+def _wrap_async_emit(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def _emit(emitter: Any, name: str, kwargs: Any, *args: Any, **options: Any) -> Any:
+        __tracebackhide__ = True
+        responses = await original(emitter, name, kwargs, *args, **options)
+        if name.startswith(_EVENTS):
+            _follow(emitter, kwargs, responses)
+        return responses
+
+    return _emit
+
+
+def _follow(emitter: Any, kwargs: Any, responses: Any) -> None:
+    given = next((each for _, each in responses if each is not None), None)
+    request = kwargs.get("params") or kwargs.get("request")
+    if given is None or request is None:
+        return
+    asked = request if isinstance(request, dict) else vars(request)
+    captured = begin_light(
+        request,
+        client=emitter,
+        method=str(asked.get("method")),
+        url=str(asked.get("url")),
+        headers=asked.get("headers"),
+        body=asked.get("body"),
+    )
+    if captured is not None:
+        captured.do(_answered, given)
+
+
+def _answered(captured: CapturedRequest, given: Any) -> None:
+    """Read a raw response, or one with what botocore would have made of it."""
+    raw, parsed = given if isinstance(given, tuple) else (given, None)
+    body = raw.raw if parsed is None else parsed.get("body", parsed)
+    captured.answered(
+        status=raw.status_code,
+        live=False,
+        headers=raw.headers,
+        content=_content(body),
+    )
+
+
+def _content(body: Any) -> bytes:
+    """Return what a body will be read as, which is left unread; `{}` if that is not known."""
+    if isinstance(body, dict):
+        return json.dumps(body, default=repr).encode()
+    if isinstance(body, (bytes, bytearray)):
+        return bytes(body)
+    inner = getattr(body, "_raw_stream", body)  # private: of a StreamingBody
+    whole = getattr(inner, "getvalue", None)
+    return bytes(whole()) if whole is not None else b"{}"

@@ -1,0 +1,230 @@
+"""Bedrock's Converse and OpenAI's chat completions, said in the form of the Messages API.
+
+Both carry the same conversation and the same usage under other names. What has no equal there
+is kept under its own name, so that a changed prompt is noticed, and named as what cannot be
+counted.
+
+Source: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html and
+https://platform.claude.com/docs/en/api/openai-sdk, read 2026-11-25.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_Body = Mapping[str, Any]
+_USAGE = {
+    "inputTokens": "input_tokens",
+    "outputTokens": "output_tokens",
+    # Some responses state both names of the same count.
+    "cacheReadInputTokenCount": "cache_read_input_tokens",
+    "cacheReadInputTokens": "cache_read_input_tokens",
+    "cacheWriteInputTokenCount": "cache_creation_input_tokens",
+    "cacheWriteInputTokens": "cache_creation_input_tokens",
+}
+"""Converse's names; as in the Messages API, its input is what neither cache holds."""
+_CHAT_USAGE = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"}
+_INFERENCE = {
+    "maxTokens": "max_tokens",
+    "temperature": "temperature",
+    "topP": "top_p",
+    "stopSequences": "stop_sequences",
+}
+_NO_PROMPT = ("requestMetadata", "additionalModelResponseFieldPaths")
+_TIERS = {"default": "standard"}
+
+
+# What is sent
+
+
+def to_payload(body: _Body) -> tuple[dict[str, Any], str | None]:
+    """Return a Converse request as a Messages payload, and what of it cannot be counted.
+
+    Example:
+        >>> to_payload({"messages": [{"role": "user", "content": [{"text": "Hi"}]}]})[0]
+        {'messages': [{'role': 'user', 'content': [{'type': 'text', 'text': 'Hi'}]}]}
+    """
+    left: list[str] = []
+    payload: dict[str, Any] = {}
+    rest = {key: value for key, value in body.items() if key not in _NO_PROMPT}
+    if isinstance(system := rest.pop("system", None), list):
+        payload["system"] = _blocks(system, left)
+    if isinstance(turns := rest.pop("messages", None), list):
+        payload["messages"] = [
+            {"role": turn.get("role"), "content": _blocks(turn.get("content"), left)}
+            for turn in turns
+            if isinstance(turn, dict)
+        ]
+    config = _mapping(rest.pop("toolConfig", None))
+    if isinstance(config.get("tools"), list):
+        payload["tools"] = _blocks(config["tools"], left)
+    for kind, choice in _mapping(config.get("toolChoice")).items():
+        payload["tool_choice"] = {"type": kind, **_mapping(choice)}
+    for key, value in _mapping(rest.pop("inferenceConfig", None)).items():
+        payload[_INFERENCE.get(key, key)] = value
+    more = rest.pop("additionalModelRequestFields", None)
+    payload.update(_mapping(more))
+    payload.update(rest)
+    left += rest
+    return payload, f"count_tokens does not know Converse's {left[0]}" if left else None
+
+
+def _blocks(blocks: object, left: list[str]) -> list[dict[str, Any]]:
+    said: list[dict[str, Any]] = []
+    for block in blocks if isinstance(blocks, list) else ():
+        for kind, value in _mapping(block).items():
+            if kind == "cachePoint":
+                if said:  # it stands behind what it marks
+                    ttl = _mapping(value).get("ttl")
+                    said[-1]["cache_control"] = {
+                        "type": "ephemeral",
+                        **({"ttl": ttl} if ttl else {}),
+                    }
+                continue
+            converted = _block(kind, value, left)
+            if converted is None:
+                left.append(kind)
+                converted = {"type": kind, kind: value}
+            said.append(converted)
+    return said
+
+
+def _block(kind: str, value: Any, left: list[str]) -> dict[str, Any] | None:
+    """Return one block as the Messages API has it; None if it knows no such block."""
+    part = _mapping(value)
+    source = _mapping(part.get("source"))
+    thought = _mapping(part.get("reasoningText"))
+    if kind == "text":
+        return {"type": "text", "text": value}
+    if kind == "json":
+        # How Bedrock writes it for the model is not documented.
+        return {"type": "text", "text": json.dumps(value, separators=(",", ":"))}
+    if kind == "image" and "bytes" in source:
+        media = f"image/{part.get('format')}"
+        data = {"type": "base64", "media_type": media, "data": source["bytes"]}
+        return {"type": "image", "source": data}
+    if kind == "toolUse":
+        return {
+            "type": "tool_use",
+            "id": part.get("toolUseId"),
+            "name": part.get("name"),
+            "input": part.get("input"),
+        }
+    if kind == "toolResult":
+        return {
+            "type": "tool_result",
+            "tool_use_id": part.get("toolUseId"),
+            "content": _blocks(part.get("content"), left),
+            **({"is_error": True} if part.get("status") == "error" else {}),
+        }
+    if kind == "reasoningContent" and thought:
+        return {
+            "type": "thinking",
+            "thinking": thought.get("text"),
+            "signature": thought.get("signature"),
+        }
+    if kind == "toolSpec":
+        named = {key: each for key, each in part.items() if key != "inputSchema"}
+        return {**named, "input_schema": _mapping(part.get("inputSchema")).get("json")}
+    return None
+
+
+# What comes back
+
+
+def to_message(body: _Body) -> _Body | None:
+    """Return a response of Converse or of chat completions as a message; None for any other.
+
+    Example:
+        >>> to_message({"usage": {"inputTokens": 3, "outputTokens": 5}})["usage"]
+        {'input_tokens': 3, 'output_tokens': 5}
+    """
+    usage = _mapping(body.get("usage"))
+    choices = body.get("choices")
+    if "prompt_tokens" in usage:
+        # Without caches: this route has none. Source: the page named above.
+        choice = _mapping(choices[0]) if isinstance(choices, list) and choices else {}
+        said = _mapping(choice.get("message"))
+        return {
+            "id": body.get("id"),
+            "type": "message",
+            "model": body.get("model"),
+            "content": [{"type": "text", "text": said.get("content") or "x"}],
+            "stop_reason": {"length": "max_tokens"}.get(
+                str(choice.get("finish_reason")), choice.get("finish_reason")
+            ),
+            "usage": _chat_usage(usage),
+        }
+    if "inputTokens" not in usage:
+        return None
+    message = _mapping(_mapping(body.get("output")).get("message"))
+    return {
+        "type": "message",
+        "content": _blocks(message.get("content"), []),
+        "stop_reason": body.get("stopReason"),
+        "usage": {**_usage(usage), **_tier(body)},
+    }
+
+
+def to_events(payload: _Body) -> Iterator[_Body]:
+    """Yield what one event of a Converse stream, or chunk of a chat, is in a message's stream."""
+    usage, delta = _mapping(payload.get("usage")), _mapping(payload.get("delta"))
+    index = payload.get("contentBlockIndex")
+    if payload.get("object") == "chat.completion.chunk":
+        opened = {key: payload.get(key) for key in ("id", "model")}
+        yield {"type": "message_start", "message": {**opened, "type": "message"}}
+        choices = payload.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if reason := _mapping(choice).get("finish_reason"):
+                reason = "max_tokens" if reason == "length" else reason
+                yield {"type": "message_delta", "delta": {"stop_reason": reason}}
+        if usage:
+            yield {"type": "message_delta", "usage": _chat_usage(usage)}
+    elif "role" in payload:
+        yield {"type": "message_start", "message": {"type": "message"}}
+    elif index is not None and ("start" in payload or delta):
+        # Text comes without a start. Only whether there is any matters.
+        yield {
+            "type": "content_block_start",
+            "index": index,
+            "content_block": {"type": "text", "text": "x"},
+        }
+    elif "stopReason" in payload:
+        yield {"type": "message_delta", "delta": {"stop_reason": payload["stopReason"]}}
+    elif usage:
+        yield {"type": "message_delta", "usage": {**_usage(usage), **_tier(payload)}}
+        yield {"type": "message_stop"}
+
+
+def _usage(usage: _Body) -> dict[str, Any]:
+    said = {_USAGE[key]: usage[key] for key in _USAGE if usage.get(key) is not None}
+    details = usage.get("cacheDetails")
+    if isinstance(details, list) and details:
+        split: dict[str, int] = {}
+        for each in map(_mapping, details):
+            name = f"ephemeral_{each.get('ttl')}_input_tokens"
+            split[name] = split.get(name, 0) + (each.get("inputTokens") or 0)
+        said["cache_creation"] = split
+    # Another count of tokens may cost something, and is said to be unknown.
+    odd = {key for key in usage if key.endswith(("Tokens", "TokenCount"))} - {*_USAGE}
+    return said | {f"{key}_tokens": usage[key] for key in odd - {"totalTokens"} if usage[key]}
+
+
+def _chat_usage(usage: _Body) -> dict[str, Any]:
+    details = {
+        f"{key}_prompt_tokens": value
+        for key, value in _mapping(usage.get("prompt_tokens_details")).items()
+        if isinstance(value, int) and value
+    }
+    return {name: usage.get(key) for key, name in _CHAT_USAGE.items()} | details
+
+
+def _tier(body: _Body) -> dict[str, str]:
+    tier = _mapping(body.get("serviceTier")).get("type")
+    return {"service_tier": _TIERS.get(tier, tier)} if isinstance(tier, str) else {}
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
