@@ -224,8 +224,9 @@ def test_a_replayed_call_is_read_as_it_was_recorded(
     project: Project, library: str, recorder: str
 ) -> None:
     url = f"http://bedrock.example/model/{MODEL}/invoke"
-    asked = {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 9}
+    asked: dict[str, object] = {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 9}
     asked["messages"] = [{"role": "user", "content": "Hi"}]
+    none: dict[str, object] = {"usage": {}}
     kept = [
         {
             "request": {"method": "POST", "uri": url, "headers": {}, "body": json.dumps(body)},
@@ -236,7 +237,7 @@ def test_a_replayed_call_is_read_as_it_was_recorded(
             },
         }
         for id, body, more in (
-            ("msg_other", {**asked, "max_tokens": 8, "messages": []}, {"usage": {}}),
+            ("msg_other", {**asked, "max_tokens": 8, "messages": []}, none),
             ("msg_same", asked, {}),
         )
     ]

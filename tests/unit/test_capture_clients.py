@@ -1,0 +1,419 @@
+"""Real clients of other HTTP libraries against the stand-in: seen once, priced, and unchanged."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from capture_kit import JSON_BODY, SSE_BODY, Purse, capturing
+from standin import StandIn
+from standin.bedrock import frame
+from standin.cache import PromptCache
+from standin.server import Step
+
+from pytest_llmcost.prices.usage import Usage
+
+botocore_awsrequest = pytest.importorskip("botocore.awsrequest")
+botocore_config = pytest.importorskip("botocore.config")
+botocore_response = pytest.importorskip("botocore.response")
+botocore_stub = pytest.importorskip("botocore.stub")
+aiohttp = pytest.importorskip("aiohttp")
+boto3 = pytest.importorskip("boto3")
+requests = pytest.importorskip("requests")
+urllib3 = pytest.importorskip("urllib3")
+aiobotocore_session = pytest.importorskip("aiobotocore.session")
+vcr = pytest.importorskip("vcr")
+
+MODEL = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
+LONG = "word " * 3_000
+KEYS = {
+    "region_name": "us-east-1",
+    "aws_access_key_id": "any",
+    "aws_secret_access_key": "any",
+}
+INVOKE = {
+    "modelId": MODEL,
+    "body": json.dumps(
+        {
+            "anthropic_version": "bedrock-2023-05-31",
+            "max_tokens": 50,
+            "messages": [{"role": "user", "content": "Hi"}],
+        }
+    ),
+}
+CONVERSE = {
+    "modelId": MODEL,
+    "system": [{"text": LONG}, {"cachePoint": {"type": "default"}}],
+    "messages": [{"role": "user", "content": [{"text": "Hi"}]}],
+    "inferenceConfig": {"maxTokens": 50},
+}
+CONVERSED = {
+    "output": {"message": {"role": "assistant", "content": [{"text": "ok"}]}},
+    "stopReason": "end_turn",
+    "usage": {"inputTokens": 100, "outputTokens": 10, "totalTokens": 110},
+    "metrics": {"latencyMs": 1},
+}
+ASKED = {
+    "model": "claude-opus-4-7",
+    "max_tokens": 50,
+    "messages": [{"role": "user", "content": "Hi"}],
+}
+HEADERS = {"anthropic-version": "2023-06-01", "x-api-key": "any"}
+STREAMED = {**ASKED, "stream": True}
+
+
+def boto(api: StandIn, **more: Any) -> Any:
+    return boto3.client("bedrock-runtime", endpoint_url=api.url, **KEYS, **more)
+
+
+def run_boto(client: Any) -> list[Any]:
+    """Call all four operations, and return what the code under test gets."""
+    invoked = json.load(client.invoke_model(**INVOKE)["body"])
+    chunks = [*client.invoke_model_with_response_stream(**INVOKE)["body"]]
+    conversed = client.converse(**CONVERSE)
+    events = [*client.converse_stream(**CONVERSE)["stream"]]
+    return [invoked["usage"], len(chunks), conversed["usage"], events[-1]["metadata"]["usage"]]
+
+
+async def run_aioboto(api: StandIn) -> list[Any]:
+    made = aiobotocore_session.get_session().create_client(
+        "bedrock-runtime", endpoint_url=api.url, **KEYS
+    )
+    async with made as client:
+        body = (await client.invoke_model(**INVOKE))["body"]
+        invoked = json.loads(await body.read())
+        stream = (await client.invoke_model_with_response_stream(**INVOKE))["body"]
+        chunks = [each async for each in stream]
+        conversed = await client.converse(**CONVERSE)
+        stream = (await client.converse_stream(**CONVERSE))["stream"]
+        events = [each async for each in stream]
+    return [invoked["usage"], len(chunks), conversed["usage"], events[-1]["metadata"]["usage"]]
+
+
+CLIENTS: dict[str, Callable[[StandIn], list[Any]]] = {
+    "boto3": lambda api: run_boto(boto(api)),
+    "aiobotocore": lambda api: asyncio.run(run_aioboto(api)),
+}
+
+
+def check_four(purse: Purse, got: list[Any]) -> None:
+    """Four calls, as the code under test was told; the first to converse writes, both read on."""
+    calls = purse.calls
+    assert len(calls) == 4
+    for call, said in zip(calls[:2], (got[0], got[0]), strict=True):
+        assert (call.usage.input_tokens, call.usage.output_tokens) == (
+            said["input_tokens"],
+            said["output_tokens"],
+        )
+    for call, said in zip(calls[2:], got[2:], strict=True):
+        assert call.usage == Usage(
+            input_tokens=said["inputTokens"],
+            output_tokens=said["outputTokens"],
+            cache_write_5m_tokens=said["cacheWriteInputTokens"],
+            cache_read_tokens=said["cacheReadInputTokens"],
+        )
+    assert calls[2].usage.cache_write_5m_tokens == calls[3].usage.cache_read_tokens > 3_000
+    assert all(call.usd and not call.caveats for call in calls)
+    # A regional profile: 10 % more.
+    assert {each.terms.platform for call in purse.seen if (each := call.answer)} == {
+        "bedrock-regional"
+    }
+
+
+@pytest.mark.parametrize("library", CLIENTS)
+def test_bedrock_is_priced_live_recorded_and_replayed(
+    library: str, standin: StandIn, tmp_path: Path
+) -> None:
+    without = CLIENTS[library](standin)
+    standin.cache = PromptCache(time.monotonic)
+    with capturing() as purse:
+        got = CLIENTS[library](standin)
+    check_four(purse, got)
+    assert [call.live for call in purse.calls] == [True] * 4
+    assert got[1] == without[1]
+    standin.cache = PromptCache(time.monotonic)
+    for live in (True, False):
+        with capturing() as purse, vcr.use_cassette(str(tmp_path / "four.yaml")):
+            got = CLIENTS[library](standin)
+            purse.capture.drain()
+        check_four(purse, got)
+        assert [call.live for call in purse.calls] == [live] * 4
+        assert all((each.replay is not None) is not live for each in purse.seen)
+        assert live or all(each.replay and each.replay.body == each.payload for each in purse.seen)
+
+
+def test_a_stubbed_call_is_a_mock_s() -> None:
+    client = boto3.client("bedrock-runtime", **KEYS)
+    with capturing() as purse, botocore_stub.Stubber(client) as stub:
+        stub.add_response("converse", CONVERSED)
+        body = botocore_response.StreamingBody(io.BytesIO(JSON_BODY), len(JSON_BODY))
+        stub.add_response("invoke_model", {"body": body, "contentType": "application/json"})
+        stub.add_client_error("converse", "ThrottlingException", http_status_code=429)
+        assert client.converse(**CONVERSE)["usage"]["inputTokens"] == 100
+        assert client.invoke_model(**INVOKE)["body"].read() == JSON_BODY
+        with pytest.raises(client.exceptions.ThrottlingException):
+            client.converse(**CONVERSE)
+    assert [(call.usage.input_tokens, call.live) for call in purse.calls] == [
+        (100, False),
+        (25, False),
+    ]
+    assert all(each.is_mocked for each in purse.seen)
+    assert len(purse.seen) == 3
+
+
+def test_a_call_that_is_stubbed_asynchronously_is_a_mock_s() -> None:
+    stub_module = pytest.importorskip("aiobotocore.stub")
+
+    async def main() -> None:
+        made = aiobotocore_session.get_session().create_client("bedrock-runtime", **KEYS)
+        async with made as client:
+            with stub_module.AioStubber(client) as stub:
+                stub.add_response("converse", CONVERSED)
+                await client.converse(**CONVERSE)
+
+    with capturing() as purse:
+        asyncio.run(main())
+    assert (purse.call.usage.input_tokens, purse.call.live) == (100, False)
+
+
+def test_a_handler_that_answers_is_a_mock_whose_stream_is_unknown() -> None:
+    answer = botocore_awsrequest.AWSResponse
+    client = boto3.client("bedrock-runtime", **KEYS)
+    raw = io.BytesIO(json.dumps(CONVERSED).encode())
+    raw.stream = lambda **how: iter([raw.getvalue()])  # type: ignore[attr-defined]
+    client.meta.events.register(
+        "before-send.bedrock-runtime.Converse",
+        lambda request, **more: answer(request.url, 200, {}, raw),
+    )
+    client.meta.events.register(
+        "before-call.bedrock-runtime.ConverseStream",
+        lambda **more: (answer(None, 200, {}, None), {"stream": iter(())}),
+    )
+    with capturing() as purse:
+        assert client.converse(**CONVERSE)["usage"]["inputTokens"] == 100
+        client.converse_stream(**CONVERSE)
+    assert [call.usage.input_tokens for call in purse.calls] == [100, 0]
+    assert [call.usd is None for call in purse.calls] == [False, True]
+
+
+def test_a_retry_of_botocore_after_a_lost_answer_is_one_call(standin: StandIn) -> None:
+    standin.script(Step(cut_after_bytes=0))
+    client = boto(
+        standin, config=botocore_config.Config(retries={"max_attempts": 2, "mode": "standard"})
+    )
+    with capturing() as purse:
+        client.converse(**CONVERSE)
+    assert (purse.call.attempts, purse.call.lost_attempts) == (2, None)
+    assert purse.seen[-1].lost_attempts == 1
+    assert purse.call.caveats == ("lost-answer",)
+
+
+def test_a_stream_of_bedrock_that_breaks_off_is_not_priced(standin: StandIn) -> None:
+    standin.script(Step(cut_after_bytes=300), Step(cut_after_bytes=300))
+    client = boto(standin)
+    with capturing() as purse:
+        for call, name in (
+            (client.converse_stream, "stream"),
+            (client.invoke_model_with_response_stream, "body"),
+        ):
+            asked = CONVERSE if name == "stream" else INVOKE
+            with pytest.raises(Exception):  # noqa: B017, PT011 - each version its own
+                [*call(**asked)[name]]
+    assert [call.caveats[0] for call in purse.calls] == ["truncated-stream"] * 2
+
+
+# Spoken by hand
+
+
+def by_requests(url: str, body: Any) -> int:
+    return len(requests.post(url, json=body, headers=HEADERS).content)
+
+
+def by_requests_lines(url: str, body: Any) -> int:
+    with requests.post(url, json=body, headers=HEADERS, stream=True) as response:
+        return sum(len(line) for line in response.iter_lines())
+
+
+def by_requests_raw(url: str, body: Any) -> int:
+    with requests.post(url, json=body, headers=HEADERS, stream=True) as response:
+        return len(response.raw.read())
+
+
+def by_urllib3(url: str, body: Any) -> int:
+    return len(urllib3.request("POST", url, json=body, headers=HEADERS).data)
+
+
+def by_urllib3_pieces(url: str, body: Any) -> int:
+    pool = urllib3.PoolManager()
+    asked = {"body": json.dumps(body), "headers": HEADERS, "preload_content": False}
+    response = pool.request("POST", url, **asked)
+    size = 0
+    while piece := response.read(7):
+        size += len(piece)
+    response.release_conn()
+    return size
+
+
+def by_urllib3_stream(url: str, body: Any) -> int:
+    response = urllib3.PoolManager().request(
+        "POST", url, body=json.dumps(body).encode(), headers=HEADERS, preload_content=False
+    )
+    return sum(map(len, response.stream(11)))
+
+
+def by_aiohttp(url: str, body: Any, how: str = "read") -> int:
+    async def main() -> int:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json=body, headers=HEADERS) as response,
+        ):
+            if how == "read":
+                return len(await response.read())
+            if how == "lines":
+                return sum([len(line) async for line in response.content])
+            return sum([len(each) async for each in response.content.iter_chunked(5)])
+
+    return asyncio.run(main())
+
+
+WAYS: list[Callable[[str, Any], int]] = [
+    by_requests,
+    by_requests_lines,
+    by_requests_raw,
+    by_urllib3,
+    by_urllib3_pieces,
+    by_urllib3_stream,
+    by_aiohttp,
+    lambda url, body: by_aiohttp(url, body, "lines"),
+    lambda url, body: by_aiohttp(url, body, "pieces"),
+]
+NAMES = (
+    "requests",
+    "lines",
+    "raw",
+    "urllib3",
+    "pieces",
+    "stream",
+    "aio",
+    "aio lines",
+    "aio chunks",
+)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=NAMES)
+def test_what_is_spoken_by_hand_is_priced(way: Callable[[str, Any], int], standin: StandIn) -> None:
+    url = standin.url + "/v1/messages"
+    sizes = [way(url, ASKED), way(url, STREAMED)]
+    with capturing() as purse:
+        assert [way(url, ASKED), way(url, STREAMED)] == sizes
+    one, other = purse.calls
+    assert one.usage == other.usage != Usage()
+    assert (one.live, other.live, one.caveats, other.caveats) == (True, True, (), ())
+    assert other.usd == one.usd != 0
+
+
+class Packed(BaseHTTPRequestHandler):
+    """Answers with a compressed body of a known length."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        body = gzip.compress(SSE_BODY if asked.get("stream") else JSON_BODY)
+        self.send_response(200)
+        self.send_header("content-encoding", "gzip")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep still."""
+
+
+@pytest.fixture
+def packed() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Packed) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/messages"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=NAMES)
+def test_a_compressed_body_is_read(way: Callable[[str, Any], int], packed: str) -> None:
+    with capturing() as purse:
+        assert way(packed, ASKED)
+        assert way(packed, STREAMED)
+    assert [call.usage.input_tokens for call in purse.calls] == [25, 25]
+    assert [call.usage.output_tokens for call in purse.calls] == [11, 11]
+
+
+def test_a_stream_that_is_left_is_truncated(standin: StandIn) -> None:
+    url = standin.url + "/v1/messages"
+
+    async def leave() -> None:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json=STREAMED, headers=HEADERS) as response,
+        ):
+            await response.content.read(5)
+
+    with capturing() as purse:
+        with requests.post(url, json=STREAMED, headers=HEADERS, stream=True) as response:
+            next(response.iter_content(5))
+        asyncio.run(leave())
+    assert [call.caveats for call in purse.calls] == [("truncated-stream",)] * 2
+
+
+def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn) -> None:
+    standin.script(Step(cut_after_bytes=0))
+    retries = urllib3.Retry(2, allowed_methods=None, backoff_factor=0)
+    with capturing() as purse:
+        urllib3.request(
+            "POST",
+            standin.url + "/v1/messages",
+            json=ASKED,
+            headers=HEADERS,
+            retries=retries,
+        )
+    assert (purse.call.caveats, purse.call.attempts) == (("lost-answer",), 2)
+    assert len(standin.requests) == 2
+
+
+def test_results_of_a_batch_by_requests_are_priced(standin: StandIn) -> None:
+    url = standin.url + "/v1/messages/batches"
+    with capturing() as purse:
+        made = requests.post(
+            url, json={"requests": [{"custom_id": "a", "params": ASKED}]}, headers=HEADERS
+        ).json()
+        requests.get(f"{url}/{made['id']}", headers=HEADERS)
+        requests.get(f"{url}/{made['id']}/results", headers=HEADERS)
+    assert purse.call.usage.input_tokens > 0
+
+
+def test_frames_of_converse_are_read_cut_anywhere() -> None:
+    from pytest_llmcost.responses.stream import reader_for
+
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("messageStart", {"role": "assistant"}),
+        ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "Hi"}}),
+        ("messageStop", {"stopReason": "end_turn"}),
+        ("metadata", {"usage": {"inputTokens": 3, "outputTokens": 4}}),
+    ]
+    body = b"".join(frame(*each) for each in events)
+    for size in (1, 7, len(body)):
+        reader = reader_for("application/vnd.amazon.eventstream")
+        for start in range(0, len(body), size):
+            reader.feed(body[start : start + size])
+        reader.close()
+        (message,) = reader.messages
+        assert message.body["usage"] == {"input_tokens": 3, "output_tokens": 4}
+        assert not message.truncated
