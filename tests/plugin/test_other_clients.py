@@ -35,7 +35,7 @@ APP = """
 
     def by_urllib3(url):
         import urllib3
-        return urllib3.request("POST", url, body=BODY).json()
+        return json.loads(urllib3.PoolManager().request("POST", url, body=BODY).data)
 
     def by_botocore(url):
         import boto3
