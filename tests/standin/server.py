@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -25,6 +26,7 @@ from standin.answers import (
 from standin.batches import Batches
 from standin.bedrock import ROUTE, answer_bedrock
 from standin.cache import PromptCache
+from standin.chat import answer_chat
 
 
 @dataclass(frozen=True)
@@ -147,14 +149,13 @@ class StandIn:
             return step.answer or self._answer(seen, number), step
 
     def _answer(self, seen: Seen, number: int) -> Answer:
+        create = partial(
+            answer_message, beta=False, reply=self.reply, cache=self.cache, number=number
+        )
         if route := ROUTE.match(unquote(seen.path)):
-
-            def create(asked: dict[str, Any]) -> Answer:
-                return answer_message(
-                    asked, beta=False, reply=self.reply, cache=self.cache, number=number
-                )
-
             return answer_bedrock(route, seen.body, create)
+        if seen.path == "/v1/chat/completions":
+            return answer_chat(seen.body, create)
         if not seen.headers.get("anthropic-version"):
             return answer_error(400, "anthropic-version: header is required")
         if message := self._refuse_key(seen.headers):

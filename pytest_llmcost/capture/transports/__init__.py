@@ -103,28 +103,6 @@ def note_saved(path: str) -> None:
         _saved[_captures[-1]].add(path)
 
 
-class Noticed:
-    """A live request whose answer is not read; if it is a Claude call, its cost is unknown."""
-
-    def __init__(self, source: object, url: str, client: object = None) -> None:
-        """Follow it if it is a Claude call."""
-        self._captured = begin(
-            source, client=client, method="POST", url=url, headers={}, sent=b"", is_read=False
-        )
-
-    def answered(self, status: int) -> None:
-        """A response came."""
-        if self._captured is not None:
-            self._captured.answered(status=status, live=True)
-
-    def __enter__(self) -> Noticed:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is not None and self._captured is not None:
-            self._captured.failed(may_be_billed=True, is_seen=True, live=True)
-
-
 def begin_light(
     source: Any, *, client: object, method: str, url: str, headers: Any, body: object
 ) -> CapturedRequest | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from pytest_llmcost.capture.transports import CURRENT, Noticed, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
 
 _KEY = "_pytest_llmcost_sent"
 """Where a connection remembers a Claude call until its answer is asked for."""
@@ -49,9 +49,16 @@ def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
         if url is None:
             return original(connection, *args, **options)
         # Not before: a connection that was never made has sent nothing.
-        with Noticed(connection, url, client=connection) as noticed:
+        sent = {"method": "POST", "url": url, "headers": {}, "sent": b"", "is_read": False}
+        captured = begin(connection, client=connection, **sent)
+        try:
             response = original(connection, *args, **options)
-            noticed.answered(response.status)
+        except BaseException:
+            if captured is not None:
+                captured.failed(may_be_billed=True, is_seen=True, live=True)
+            raise
+        if captured is not None:
+            captured.answered(status=response.status, live=True)
         return response
 
     return getresponse

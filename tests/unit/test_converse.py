@@ -1,0 +1,228 @@
+"""Converse and chat completions in the form of the Messages API, and what has no such form."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pytest_llmcost.counting.payload import read_payload
+from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.responses.converse import to_message, to_payload
+from pytest_llmcost.responses.endpoints import recognise
+from pytest_llmcost.responses.message import read_answer
+from pytest_llmcost.responses.stream import reader_for
+
+CHAT_URL = "https://api.anthropic.com/v1/chat/completions"
+CONVERSE_URL = (
+    "https://bedrock-runtime.us-east-1.amazonaws.com/model/anthropic.claude-sonnet-4-6/converse"
+)
+PIXEL = "iVBORw0KGgo="
+CONVERSE: dict[str, Any] = {
+    "system": [{"text": "Be brief."}, {"cachePoint": {"type": "default", "ttl": "1h"}}],
+    "messages": [
+        {"role": "user", "content": [{"text": "Weather?"}, {"cachePoint": {"type": "default"}}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"reasoningContent": {"reasoningText": {"text": "hm", "signature": "s"}}},
+                {"toolUse": {"toolUseId": "t1", "name": "look", "input": {"at": "sky"}}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {
+                    "toolResult": {
+                        "toolUseId": "t1",
+                        "content": [
+                            {"text": "blue"},
+                            {"json": {"sky": "blue"}},
+                            {"image": {"format": "png", "source": {"bytes": PIXEL}}},
+                        ],
+                        "status": "error",
+                    }
+                }
+            ],
+        },
+    ],
+    "toolConfig": {
+        "tools": [
+            {
+                "toolSpec": {
+                    "name": "look",
+                    "description": "Looks",
+                    "inputSchema": {"json": {"type": "object"}},
+                }
+            },
+            {"cachePoint": {"type": "default"}},
+        ],
+        "toolChoice": {"tool": {"name": "look"}},
+    },
+    "inferenceConfig": {"maxTokens": 9, "temperature": 0, "topP": 1, "stopSequences": ["x"]},
+    "additionalModelRequestFields": {"top_k": 4},
+    "requestMetadata": {"run": "1"},
+}
+MESSAGES: dict[str, Any] = {
+    "system": [
+        {
+            "type": "text",
+            "text": "Be brief.",
+            "cache_control": {"type": "ephemeral", "ttl": "1h"},
+        }
+    ],
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Weather?", "cache_control": {"type": "ephemeral"}}
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "hm", "signature": "s"},
+                {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": "sky"}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "t1",
+                    "content": [
+                        {"type": "text", "text": "blue"},
+                        {"type": "text", "text": '{"sky":"blue"}'},
+                        {
+                            "type": "image",
+                            "source": {"type": "base64", "media_type": "image/png", "data": PIXEL},
+                        },
+                    ],
+                    "is_error": True,
+                }
+            ],
+        },
+    ],
+    "tools": [
+        {
+            "name": "look",
+            "description": "Looks",
+            "input_schema": {"type": "object"},
+            "cache_control": {"type": "ephemeral"},
+        }
+    ],
+    "tool_choice": {"type": "tool", "name": "look"},
+    "max_tokens": 9,
+    "temperature": 0,
+    "top_p": 1,
+    "stop_sequences": ["x"],
+    "top_k": 4,
+}
+
+
+def test_a_converse_payload_is_the_messages_payload_that_says_the_same() -> None:
+    assert to_payload(CONVERSE) == (MESSAGES, None)
+    now, as_messages = (
+        read_payload(each, model="anthropic.claude-sonnet-4-6")
+        for each in (to_payload(CONVERSE)[0], MESSAGES)
+    )
+    assert now.fingerprint == as_messages.fingerprint
+    assert [each.ttl for each in now.breakpoints] == ["5m", "1h", "5m"]
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"guardrailConfig": {"guardrailIdentifier": "g"}}, "guardrailConfig"),
+        ({"system": [{"guardContent": {"text": {"text": "x"}}}]}, "guardContent"),
+        ({"messages": [{"role": "user", "content": [{"document": {"name": "a"}}]}]}, "document"),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"image": {"source": {"s3Location": {"uri": "s3://b/k"}}}}],
+                    }
+                ]
+            },
+            "image",
+        ),
+    ],
+)
+def test_what_has_no_equal_is_kept_and_cannot_be_counted(more: dict[str, Any], what: str) -> None:
+    payload, obstacle = to_payload({**CONVERSE, **more})
+    assert obstacle == f"count_tokens does not know Converse's {what}"
+    assert payload != MESSAGES
+
+
+def answer_of(url: str, *bodies: Any, request: Any = None) -> Any:
+    endpoint = recognise("POST", url)
+    assert endpoint is not None
+    reader = reader_for("text/event-stream" if len(bodies) > 1 else None)
+    for body in bodies:
+        line = json.dumps(body)
+        reader.feed((f"data: {line}\n\n" if len(bodies) > 1 else line).encode())
+    reader.close()
+    return read_answer(reader.messages, endpoint=endpoint, payload=request)
+
+
+def test_cache_writes_of_converse_have_their_lifetimes() -> None:
+    usage = {
+        "inputTokens": 3,
+        "outputTokens": 4,
+        "totalTokens": 1_007,
+        "cacheReadInputTokens": 500,
+        "cacheReadInputTokenCount": 500,
+        "cacheWriteInputTokens": 500,
+        "cacheDetails": [
+            {"ttl": "1h", "inputTokens": 300},
+            {"ttl": "5m", "inputTokens": 200},
+        ],
+    }
+    answer = answer_of(CONVERSE_URL, {"usage": usage, "stopReason": "max_tokens"})
+    assert answer.usage == Usage(
+        input_tokens=3,
+        output_tokens=4,
+        cache_read_tokens=500,
+        cache_write_1h_tokens=300,
+        cache_write_5m_tokens=200,
+    )
+    assert (answer.stop_reason, answer.caveats) == ("max_tokens", ())
+    del usage["cacheDetails"]
+    payload = {"system": MESSAGES["system"]}
+    unsplit = answer_of(CONVERSE_URL, {"usage": usage}, request=payload)
+    assert unsplit.usage.cache_write_1h_tokens == 500
+
+
+def test_an_unknown_quantity_and_a_tier_are_said() -> None:
+    said = {"inputTokens": 3, "outputTokens": 4, "oddInputTokens": 9}
+    answer = answer_of(CONVERSE_URL, {"usage": said, "serviceTier": {"type": "priority"}})
+    assert answer.caveats == ("unknown-usage: oddInputTokens_tokens",)
+    assert answer.terms.service_tier == "priority"
+
+
+def test_a_chat_completion_is_read_whole_and_streamed() -> None:
+    usage = {"prompt_tokens": 30, "completion_tokens": 5, "total_tokens": 35}
+    named = {"id": "chat_1", "model": "claude-opus-4-7"}
+    choice = {"index": 0, "message": {"content": "Hi"}, "finish_reason": "length"}
+    whole = answer_of(CHAT_URL, {**named, "choices": [choice], "usage": usage})
+    chunk = {**named, "object": "chat.completion.chunk", "usage": None}
+    streamed = answer_of(
+        CHAT_URL,
+        {**chunk, "choices": [{"delta": {"content": "H"}, "finish_reason": None}]},
+        {**chunk, "choices": [{"delta": {}, "finish_reason": "length"}]},
+        {**chunk, "choices": [], "usage": usage},
+    )
+    for answer in (whole, streamed):
+        assert (answer.model, answer.stop_reason) == ("claude-opus-4-7", "max_tokens")
+        assert answer.usage == Usage(input_tokens=30, output_tokens=5)
+        assert answer.caveats == ()
+    cached = {**usage, "prompt_tokens_details": {"cached_tokens": 9}}
+    odd = answer_of(CHAT_URL, {**named, "choices": [], "usage": cached})
+    assert odd.caveats == ("unknown-usage: cached_tokens_prompt_tokens",)
+
+
+def test_a_body_of_the_messages_api_stays_as_it_is() -> None:
+    assert to_message({"type": "message", "usage": {"input_tokens": 1}}) is None
