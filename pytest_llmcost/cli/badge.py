@@ -1,20 +1,23 @@
-"""Write a run's total as a badge, or its figures for a tool that draws their trend."""
+"""Write a run's total as a badge, or its figures for a tool that draws their trend, or for CI."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.cli.console import Console
-from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_file
 from pytest_llmcost.ledger.totals import amounts_of
-from pytest_llmcost.money import plain_usd
+from pytest_llmcost.money import EXACT, plain_usd
+from pytest_llmcost.reports.comparisons import change_of
 from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.markdown import describe_run
 from pytest_llmcost.reports.wording import describe_total, is_least, last_attempts, marks_of
 
 _LONGEST = 2_000
@@ -29,19 +32,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--label", default="prompts", help="the left side of the badge (default: %(default)s)")
     add(
         "--format",
-        choices=("shields", "benchmark-action"),
+        choices=("shields", "benchmark-action", "github-output"),
         default="shields",
-        help="a badge for shields.io's endpoint, or the list that benchmark-action reads as "
-        "customSmallerIsBetter (default: %(default)s)",
+        help="a badge for shields.io's endpoint, the list that benchmark-action reads as "
+        "customSmallerIsBetter, or lines for $GITHUB_OUTPUT (default: %(default)s)",
     )
 
 
 def run(arguments: Namespace, console: Console) -> int:
-    """Write or print the JSON."""
+    """Write or print the figures."""
     ledger = arguments.ledger
-    is_badge = arguments.format == "shields"
-    value = _badge(ledger, arguments.label) if is_badge else list(_trend(ledger))
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    if arguments.format == "github-output":
+        text = "".join(f"{name}={value}\n" for name, value in _outputs(ledger).items()).encode()
+    else:
+        is_badge = arguments.format == "shields"
+        value = _badge(ledger, arguments.label) if is_badge else list(_trend(ledger))
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
     if arguments.output:
         write_file(arguments.output, [text])
     else:
@@ -78,3 +84,20 @@ def _trend(ledger: Ledger) -> Iterator[dict[str, Any]]:
             # A number is written digit by digit, because a float may not hold all of them.
             point = {"name": name, "unit": "USD", "value": msgspec.Raw(plain_usd(usd).encode())}
             yield {**point, "extra": "a lower bound"} if is_least(amounts) else point
+
+
+def _outputs(ledger: Ledger) -> dict[str, str]:
+    """Return what a step of GitHub Actions hands on; empty is what is not known."""
+    comparison = ledger.comparison or Comparison(base_usd=None, head_usd=None)
+    base, change, share = comparison.base_usd, change_of(comparison), ""
+    if base and change is not None:
+        share = str(EXACT.divide(EXACT.multiply(change, 100), base).quantize(Decimal("0.1")))
+    verdicts = [mark.verdict for mark in marks_of(ledger)]
+    return {
+        "total-usd": "" if ledger.totals.usd is None else plain_usd(ledger.totals.usd),
+        "change-usd": "" if change is None else plain_usd(change),
+        "change-percent": share,
+        "passed": str(not any(each.fails(ledger.unverified) for each in verdicts)).lower(),
+        "exceeded": str(sum(each.state == "exceeded" for each in verdicts)),
+        "title": describe_run(ledger),
+    }

@@ -150,12 +150,18 @@ def _fit(lines: Sequence[str], most: int, room: int) -> tuple[list[str], int]:
 
 
 def _headline(ledger: Ledger) -> str:
+    states = {mark.verdict.state for mark in marks_of(ledger)}
+    sign = next((_SIGNS[each] for each in _SIGNS if each in states), "")
+    return f"### {sign} {describe_run(ledger)}" if sign else f"### {describe_run(ledger)}"
+
+
+def describe_run(ledger: Ledger) -> str:
     """Say what merging adds, or without a baseline what the suite costs; then what is broken."""
     states = [mark.verdict.state for mark in marks_of(ledger)]
     exceeded, unverified = states.count("exceeded"), states.count("unverified")
     what = _merging(ledger.comparison) if ledger.comparison else _standing(ledger)
     if not states:
-        return f"### {what}"
+        return what
     if exceeded:
         more = f", {unverified:,} not checked" if unverified else ""
         how = f"{format_count(exceeded, 'budget')} exceeded{more}"
@@ -164,8 +170,7 @@ def _headline(ledger: Ledger) -> str:
     else:
         all_of = "its" if len(states) == 1 else "all"
         how = f"within {all_of} {format_count(len(states), 'budget')}"
-    worst = "exceeded" if exceeded else "unverified" if unverified else "within"
-    return f"### {_SIGNS[worst]} {what} · {how}"
+    return f"{what} · {how}"
 
 
 def _merging(comparison: Comparison) -> str:

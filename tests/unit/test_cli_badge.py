@@ -14,7 +14,7 @@ from sample_reports import a_test, make_budget, make_call, make_report, suite_bu
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import judge
 from pytest_llmcost.cli.main import main
-from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.ledger_file import write_ledger
 
 
@@ -95,3 +95,42 @@ def test_the_list_for_benchmark_action_has_the_total_and_each_test(tmp_path: Pat
 def test_a_run_without_any_known_cost_is_an_empty_list(tmp_path: Path) -> None:
     ledger = make_report({a_test("t.py::a"): [make_call(None)]})
     assert badge(ledger, tmp_path, "--format=benchmark-action") == []
+
+
+def outputs(ledger: Ledger, capsys: pytest.CaptureFixture[str], folder: Path) -> dict[str, str]:
+    write_ledger(ledger, folder / "cost.json")
+    assert main(["badge", str(folder / "cost.json"), "--format=github-output"]) == 0
+    return dict(line.split("=", 1) for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_step_of_github_actions_hands_on_exact_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = Comparison(
+        base_usd=Decimal("1.5"), head_usd=Decimal("1.75"), change_usd=Decimal("0.25")
+    )
+    assert outputs(replace(a_run(limit="1"), comparison=change), capsys, tmp_path) == {
+        "total-usd": "1.75",
+        "change-usd": "0.25",
+        "change-percent": "16.7",
+        "passed": "false",
+        "exceeded": "1",
+        "title": "Merging adds $0.25 (+17 %) per run of the suite · 1 budget exceeded",
+    }
+
+
+@pytest.mark.parametrize(("unverified", "passed"), [("fail", "false"), ("warn", "true")])
+def test_what_is_not_known_is_empty_and_never_zero(
+    unverified: str, passed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = make_report(
+        {a_test("t.py::a"): [make_call(None)]}, budgets=[suite_budget("1")], unverified=unverified
+    )
+    assert outputs(ledger, capsys, tmp_path) == {
+        "total-usd": "",
+        "change-usd": "",
+        "change-percent": "",
+        "passed": passed,
+        "exceeded": "0",
+        "title": "The suite costs an unknown amount · 1 budget could not be checked",
+    }
