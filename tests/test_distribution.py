@@ -51,7 +51,8 @@ def test_the_source_distribution_holds_what_its_tests_and_pages_need(built: Path
     tops = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"}
     tops |= {"mkdocs.yml", ".pre-commit-hooks.yaml"}
     assert tops <= names
-    wanted = files_below("pytest_llmcost") | files_below("tests") | files_below("docs")
+    folders = ("pytest_llmcost", "tests", "docs", ".github")
+    wanted = {path for folder in folders for path in files_below(folder)}
     assert wanted <= names
     # .gitignore: without it, a build from the archive would take caches along.
     assert names - wanted - tops == {"PKG-INFO", ".gitignore"}

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Run the suite, or take its ledger; write its reports to llmcost/ and its figures to $GITHUB_OUTPUT.
+#
+# Ends with 0 whatever became of the budgets, so that the steps behind it can show that; `status` is
+# what the job is to end with.
+set -euo pipefail
+
+baseline=llmcost-baseline.json
+reports=(llmcost/cost.json llmcost/cost.md llmcost/cost.html)
+status=0
+
+rm -f "${reports[@]}"
+mkdir -p llmcost
+
+run_command() {
+  local IFS=,
+  # By the environment, so that the command may be anything that runs pytest in the end.
+  export PYTEST_LLMCOST_REPORT="${reports[*]}"
+  if [ "$IS_DEFAULT_BRANCH" = true ]; then
+    export PYTEST_LLMCOST_BASELINE=$baseline PYTEST_LLMCOST_UPDATE_BASELINE=true
+  elif [ -f "$baseline" ]; then
+    export PYTEST_LLMCOST_BASELINE=$baseline
+    if [ -n "$MAX_INCREASE" ]; then export PYTEST_LLMCOST_MAX_INCREASE=$MAX_INCREASE; fi
+  fi
+  bash -c "$COMMAND" || status=$?
+}
+
+take_ledger() {
+  local outputs=("${reports[@]/#/--output=}") limit=()
+  if [ "$IS_DEFAULT_BRANCH" != true ] && [ -f "$baseline" ]; then
+    if [ -n "$MAX_INCREASE" ]; then limit=("--max-increase=$MAX_INCREASE"); fi
+    llmcost compare "$baseline" "$LEDGER" "${limit[@]}" "${outputs[@]}" || status=$?
+  else
+    llmcost render "$LEDGER" "${outputs[@]}" || status=$?
+  fi
+  if [ "$IS_DEFAULT_BRANCH" = true ] && jq -e '.complete and .run.exit_status == 0' "$LEDGER" > /dev/null; then
+    cp "$LEDGER" "$baseline"
+  fi
+  if [ -f llmcost/cost.md ]; then cat llmcost/cost.md >> "$GITHUB_STEP_SUMMARY"; fi
+}
+
+if [ -n "$LEDGER" ]; then take_ledger; else run_command; fi
+
+if [ ! -f llmcost/cost.json ]; then
+  echo "::error title=LLM cost::No ledger was written. The command must run pytest with pytest-llmcost," \
+    "without --llmcost-report, and hand PYTEST_LLMCOST_REPORT on (tox: passenv)."
+  exit "$((status == 0 ? 1 : status))"
+fi
+
+llmcost badge llmcost/cost.json --format=github-output >> "$GITHUB_OUTPUT"
+if [ "$status" = 0 ] && grep -q '^passed=false$' "$GITHUB_OUTPUT"; then status=1; fi
+{
+  if [ "$status" != 0 ]; then echo "passed=false"; fi
+  echo "report-path=$FOLDER"
+  echo "status=$status"
+  if [ "$IS_DEFAULT_BRANCH" = true ] && [ -f "$baseline" ]; then echo "new-baseline=true"; fi
+} >> "$GITHUB_OUTPUT"
