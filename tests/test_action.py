@@ -38,11 +38,12 @@ class GitHub:
         self.comments: list[dict[str, Any]] = []
         self.checks: list[dict[str, Any]] = []
         self.tokens: set[str | None] = set()
-        self.is_read_only = False
+        self.refused: tuple[str, ...] = ()
+        """Methods that the token may not use."""
 
     def answer(self, method: str, url: str, body: Any) -> tuple[int, Any]:
         path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
-        if method != "GET" and self.is_read_only:
+        if method in self.refused:
             return 403, {"message": "Resource not accessible by integration"}
         if (method, path) == ("GET", "/repos/octo/shop/issues/7/comments"):
             page, size = int(query["page"][0]), int(query["per_page"][0])
@@ -348,13 +349,21 @@ def test_a_ledger_of_an_earlier_step_is_compared_shown_and_kept(
 
 def test_the_token_of_a_fork_may_not_write_and_that_fails_nothing(job: Job, github: GitHub) -> None:
     job.run(PUSH)
-    github.is_read_only = True
+    github.refused = ("POST", "PATCH")
     write(job, 3000)
     job.run(PULL_REQUEST)
     assert job.status == 0, job.log
     assert "No check was added" in job.log
     assert "No comment was written" in job.log
     assert job.artifact, "the second workflow takes the comment from here"
+
+
+def test_without_a_look_at_the_comments_none_is_added(job: Job, github: GitHub) -> None:
+    github.refused = ("GET",)
+    write(job, 1000, holds=False)
+    job.run(PULL_REQUEST)
+    assert "No comment was written" in job.log
+    assert github.comments == []
 
 
 def test_neither_comment_nor_check_where_they_are_not_wanted(job: Job, github: GitHub) -> None:
