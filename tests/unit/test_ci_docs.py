@@ -43,7 +43,7 @@ def scripts(node: object) -> Iterator[str]:
 
 
 def test_there_are_workflows_for_both_forges() -> None:
-    assert len(GITHUB) == 4
+    assert len(GITHUB) == 5
     assert len(GITLAB) == 1
 
 
