@@ -234,7 +234,7 @@ _WORDS = {
     "grew": "grew",
     "shrank": "shrank",
     "removed": "removed",
-    "near": "near its budget",
+    "near": "near the limit",
     "within": "within budget",
     "unlimited": "without a budget",
     "unchanged": "unchanged",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from decimal import Decimal
 from html import unescape
 from typing import Any
@@ -12,7 +13,9 @@ from hostile_report import HOSTILE, hostile_report, judge
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from page_run import page_run
 from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
+from sample_run import sample_run
 
 from pytest_llmcost.budgets.budget import Verdict, judge_calls
 from pytest_llmcost.call import Call
@@ -32,6 +35,15 @@ def to_html(markdown: str) -> str:
 
 def test_a_run_looks_like_this() -> None:
     assert_golden("comment.md", render_markdown(hostile_report()))
+
+
+@pytest.mark.parametrize("run", [hostile_report, page_run, sample_run])
+def test_github_renders_every_table_list_and_fold(run: Callable[[], Ledger]) -> None:
+    text = render_markdown(run())
+    html = to_html(text)
+    assert html.count("<table>") == text.count("\n| --- |") == 3
+    assert html.count("</details>") == text.count("<summary>") >= 4
+    assert not re.findall(r"\| |<p>- |---|```", html)
 
 
 def test_a_run_without_budgets_is_short() -> None:
