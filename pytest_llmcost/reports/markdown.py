@@ -403,9 +403,9 @@ def _terms(ledger: Ledger) -> str:
     return f"{text} · {dollars(totals.live_usd)} spent live in this run"
 
 
-_TOKEN_HEADS = ("calls:", "input:", "cache written:", "cache read:", "output:", "cost:")
-_HEADS = ("test", *_TOKEN_HEADS, "budget:", "used:")
-_MODEL_HEADS = ("model", *_TOKEN_HEADS)
+_TOKEN_HEADS = ("calls:", "input:", "cache written:", "cache read:", "output:")
+_HEADS = ("test", "cost:", "budget:", "used:", *_TOKEN_HEADS)
+_MODEL_HEADS = ("model", "cost:", *_TOKEN_HEADS)
 
 
 def _row(row: Row) -> str:
@@ -415,11 +415,11 @@ def _row(row: Row) -> str:
     name = code(row.name if row.group in (OUTSIDE, row.name) else f"{row.group}::{row.name}")
     return markdown_row(
         f"{sign}{name}",
-        f"{spent.calls:,}",
-        *token_cells(spent.usage, is_least=spent["input_tokens"].best is None),
         dollars(row.usd, is_least=is_least(spent), against=against),
         prose(limit_of(verdict)) if verdict else "",
         row.used,
+        f"{spent.calls:,}",
+        *token_cells(spent.usage, is_least=spent["input_tokens"].best is None),
     )
 
 
@@ -437,4 +437,4 @@ def _tags(ledger: Ledger) -> Iterator[str]:
 def _share(name: str, total: ModelTotals, *, is_least: bool) -> str:
     tokens = token_cells(total.usage, is_least=is_least)
     usd = dollars(total.usd, is_least=is_least)
-    return markdown_row(code(name), f"{total.calls:,}", *tokens, usd)
+    return markdown_row(code(name), usd, f"{total.calls:,}", *tokens)

@@ -98,7 +98,7 @@ class TestAmounts:
         text = render_markdown(replace(report, tests=(row,)))
         assert "$1.000000001 is $0.000000001 (under 0.1 %) over the $1.00 suite budget" in text
         assert (
-            "| ❌ <code>t.py::test</code> | 1 | 100 | 0 | 0 | 0 | $1.000000001 | $1.00 | 101% |"
+            "| ❌ <code>t.py::test</code> | $1.000000001 | $1.00 | 101% | 1 | 100 | 0 | 0 | 0 |"
             in text
         )
 
