@@ -117,7 +117,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     title = f"All tests: {describe_total(ledger)} at list price, {calls}"
     folds.append((title, markdown_table(_HEADS, rows) if rows else []))
     folds.append(("By model", markdown_table(_MODEL_HEADS, models) if models else []))
-    folds.append(("By tag", markdown_table(("tag", *_TOKEN_HEADS), tags) if tags else []))
+    folds.append(("By tag", markdown_table(("tag", *_MODEL_HEADS[1:]), tags) if tags else []))
     folds.append(("Reproduce locally", _commands(ledger, owners)))
 
     lines = [MARKER, _headline(ledger)]
