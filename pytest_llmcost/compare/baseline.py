@@ -14,6 +14,7 @@ from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.increase import IncreaseLimit, judge_increase
 from pytest_llmcost.call import Call, reprice
 from pytest_llmcost.compare.pairing import Pair, Spenders, differing_parts, pair_up
+from pytest_llmcost.compare.prefixes import changed_prefixes
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
     Change,
@@ -186,6 +187,7 @@ def compare(
                 key=lambda each: (each.usd is not None, -(each.usd or _ZERO), each.kind, each.name),
             )
         ),
+        prefixes=changed_prefixes(base, head, card),
         verdicts=tuple(judge_increase(limit, would_be, added) for limit in limits),
         notes=tuple(_notes(base, head, card)),
     )

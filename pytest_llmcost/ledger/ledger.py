@@ -39,6 +39,8 @@ class PayloadFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Tokens that the model is asked to keep to; advisory."""
     breakpoints: int = 0
     """How many cached prefixes the prompt asks for."""
+    prefixes: Mapping[str, str] = {}
+    """Block at which a cached prefix ends -> a digest of all up to there, byte by byte."""
     cached: Mapping[str, Count] = {}
     """Life of a cache entry, `5m` or `1h` -> the tokens that a first call writes, where counted."""
 
@@ -56,7 +58,7 @@ class PayloadFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
                     key: max(each[key] for each in (one, two) if key in each)
                     for key in sorted({*one, *two})
                 }
-                for name in ("counts", "rejected", "dropped", "left_out", "cached")
+                for name in ("counts", "rejected", "dropped", "left_out", "prefixes", "cached")
                 for one, two in [(getattr(self, name), getattr(other, name))]
             },
         )
@@ -150,6 +152,23 @@ class TagChange(msgspec.Struct, frozen=True, kw_only=True):
     head_usd: Decimal | None
 
 
+class ChangedPrefix(msgspec.Struct, frozen=True, kw_only=True):
+    """A cached prefix that the baseline has not: it is written once more than it is read."""
+
+    name: str
+    """The first test, fixture or the like that caches it."""
+    owners: int = 1
+    """How many of them do."""
+    parts: tuple[str, ...] = ()
+    """The parts of the prompt in it that differ from the baseline."""
+    tokens: int | None = None
+    """Those that a cold cache writes; null where that is unknown."""
+    usd: Decimal | None = None
+    """What writing it once costs; null where that is unknown."""
+    is_most: bool = False
+    """Whether that is a bound, because an earlier breakpoint of the prompt did not change."""
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """A run against its baseline, over the tests that both could have run.
 
@@ -183,6 +202,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Each tag of which the cost changed."""
     changes: tuple[Change, ...] = ()
     """The one that adds most comes first."""
+    prefixes: tuple[ChangedPrefix, ...] = ()
+    """Cached prefixes that changed; the one that costs most to write again comes first."""
     verdicts: tuple[Verdict, ...] = ()
     """Of scope `increase`, for the run as a whole."""
     notes: tuple[str, ...] = ()

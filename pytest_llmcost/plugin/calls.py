@@ -377,6 +377,7 @@ def _record(
             parts=payload.parts,
             task_budget=payload.task_budget,
             breakpoints=len(payload.breakpoints),
+            prefixes={str(each.place): each.digest[:16] for each in payload.prefixes},
         )
         facts |= {"fingerprint": payload.fingerprint, "max_tokens": payload.longest_reply}
     if broken is not None:

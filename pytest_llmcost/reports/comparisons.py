@@ -23,6 +23,7 @@ from pytest_llmcost.reports.tables import (
 from pytest_llmcost.reports.wording import UNKNOWN, dollars, grown_by, growth, signed
 
 _MOST_PARTS = 6
+_MOST_PREFIXES = 3
 
 
 # Against the baseline
@@ -86,6 +87,14 @@ def describe_facts(comparison: Comparison, shared: Sequence[SharedPart]) -> Iter
     for tag, change in comparison.by_tag.items():
         grown = grown_by(change.base_usd, change.head_usd)
         yield f"tag {tag}: {dollars(change.base_usd)} → {dollars(change.head_usd)}{grown}"
+    for each in comparison.prefixes[:_MOST_PREFIXES]:
+        others = f" and {each.owners - 1:,} more" if each.owners > 1 else ""
+        what = f"a cached prefix changed ({', '.join(each.parts)}) in {clean(each.name)}{others}"
+        size = "it" if each.tokens is None else f"its {each.tokens:,} tokens"
+        most = "at most " if each.is_most else ""
+        yield f"{what}: writing {size} again costs {most}{dollars(each.usd)} once"
+    if (more := len(comparison.prefixes) - _MOST_PREFIXES) > 0:
+        yield f"{more:,} more cached prefixes changed"
 
 
 def before_cell(change: Change) -> str:

@@ -334,3 +334,66 @@ def test_what_is_not_read_from_the_cache_is_limited(online: Project) -> None:
             '  to settle it      pass llmcost.count(..., cache="cold"), "warm" or "none"',
         ]
     )
+
+
+def test_a_changed_prefix_is_listed_with_what_writing_it_again_costs(online: Project) -> None:
+    text = """
+    @pytest.mark.parametrize("question", ["Why?", "How?"])
+    def test_letter(llmcost, question):
+        llmcost.count(ask({clock!r}, question), cache="warm", output_tokens=0)
+
+    def turns(word):
+        cached = [{{"type": "text", "text": word * 600, "cache_control": CACHED}}]
+        return [{{"role": "user", "content": "Why?"}}, {{"role": "assistant", "content": "So."}},
+                {{"role": "user", "content": cached}}]
+
+    def test_edited(llmcost):
+        llmcost.count(ask("noon", messages=turns({word!r})), cache="warm", output_tokens=0)
+
+    def test_grown(llmcost):
+        llmcost.count(ask("noon", messages=turns("Who?")[:{most}]), cache="warm", output_tokens=0)
+
+    def test_plain(llmcost):
+        llmcost.count(ask({clock!r}, system={clock!r}), output_tokens=0)
+    """
+    baseline = ("--llmcost-baseline=base.json",)
+    online.write(test_app=SUITE + text.format(clock="noon", word="How?", most=1))
+    online.record(*baseline, "--llmcost-update-baseline").assert_outcomes(passed=5)
+    out = online.run(*baseline, "--llmcost-report=comment.md").stdout.str()
+    assert "a cached prefix changed" not in out
+
+    online.write(test_app=SUITE + text.format(clock="dusk", word="Now?", most=3))
+    reports = ("--llmcost-report=ledger.json", "--llmcost-report=comment.md")
+    result = online.run("--llmcost-record-mode=new_episodes", *baseline, *reports)
+    result.assert_outcomes(passed=5)
+    prefixes = online.ledger()["comparison"]["prefixes"]
+    shared, edited = sorted(prefixes, key=lambda each: -each["owners"])
+    # 9,257 tokens x $6.25 per million; the parameters are one prefix.
+    assert (shared["parts"], shared["owners"], shared["tokens"]) == (["system"], 2, 9_257)
+    assert Decimal(shared["usd"]) == Decimal("0.05785625")
+    assert not shared["is_most"]
+    # The system prompt of the other conversation is what it was, and is read.
+    assert (edited["name"], edited["is_most"]) == ("test_app.py::test_edited", True)
+    assert edited["parts"] == ["messages.2"]
+    line = (
+        "a cached prefix changed (system) in test_app.py::test_letter[[]How?] and 1 more: writing "
+        "its 9,257 tokens again costs $0.0579 once"
+    )
+    assert line.replace("[[]", "[") in " ".join(result.stdout.str().split())
+    assert "writing its 9,257 tokens again" in (online.path / "comment.md").read_text("utf-8")
+
+
+def test_keys_in_another_order_are_another_prefix_than_the_baselines(online: Project) -> None:
+    text = """
+    def test_tools(llmcost):
+        schema = {{"type": "object", "properties": {{{keys}}}}}
+        tool = {{"name": "find", "description": "It finds. " * 3_000, "input_schema": schema}}
+        llmcost.count(ask(tools=[tool]), cache="warm", output_tokens=0)
+    """
+    keys = ['"a": {"type": "string"}', '"b": {"type": "string"}']
+    online.write(test_app=SUITE + text.format(keys=", ".join(keys)))
+    online.record("--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    online.write(test_app=SUITE + text.format(keys=", ".join(reversed(keys))))
+    result = online.run("--llmcost-baseline=base.json")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*a cached prefix changed (the order of keys) in test_app.py::*"])
