@@ -91,7 +91,8 @@ def recount(
     (sampling,) = answer.sampling_calls
     model = answer.model if sent.model == recorded.model else sent.model
     usage, least = _usage_now(sampling.usage, prompt, sent, recorded, earlier)
-    notes = {*answer.caveats, *caveats, *reply_caveats(answer, sent, recorded, tokenizer)}
+    kept = (each for each in answer.caveats if each.name != "cache-miss")  # of the recording
+    notes = {*kept, *caveats, *reply_caveats(answer, sent, recorded, tokenizer)}
     notes.add(f"changed-prompt: {describe_parts(sent, recorded)}")
     if least is not None:
         last = sent.prefixes[-1]

@@ -203,6 +203,7 @@ _READING = (
     ),
     Rule("changed-prompt", "none", "The prompt changed since its reply was recorded"),
     Rule("volatile", "none", "Part of the prompt differs in every run, as a clock or a random id"),
+    Rule("cache-miss", "none", "The API says why the prompt was not read from the cache"),
     Rule("declared-price", "none", "The test stated this price itself"),
 )
 

@@ -46,6 +46,7 @@ from pytest_llmcost.reports.tables import (
 from pytest_llmcost.reports.wording import (
     Mark,
     broken_prefixes,
+    cache_misses,
     changed_parts,
     describe_partial,
     describe_total,
@@ -100,8 +101,8 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     first, room = _fit(failed_or_changed[:_MOST_ROWS], room // 2, room)
     more, room = _fit(failed_or_changed[_MOST_ROWS:], room // 2, room)
     of_tests, room = _fit(of_tests, room // 3, room)
-    notes = [f"- {prose(note)}" for note in (broken_prefixes(ledger), *ledger.notes) if note]
-    notes, room = _fit(notes, room // 4, room)
+    found = (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes)
+    notes, room = _fit([f"- {prose(note)}" for note in found if note], room // 4, room)
     models, room = _fit(list(_models(ledger)), room // 4, room)
     tags, room = _fit(list(_tags(ledger)), room // 4, room)
     folds = []

@@ -29,6 +29,7 @@ from pytest_llmcost.reports.tables import (
 from pytest_llmcost.reports.wording import (
     COUNT_IT,
     broken_prefixes,
+    cache_misses,
     counts_in_vain,
     describe_partial,
     describe_total,
@@ -302,6 +303,7 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
             view.width,
         )
     yield from wrap(describe_partial(ledger), view.width)
-    yield from wrap(clean(broken_prefixes(ledger), _LONGEST), view.width, markup={"yellow": True})
+    for text in (broken_prefixes(ledger), cache_misses(ledger)):
+        yield from wrap(clean(text, _LONGEST), view.width, markup={"yellow": True})
     for note in ledger.notes:
         yield from wrap(clean(note, _LONGEST), view.width, markup={"yellow": True})

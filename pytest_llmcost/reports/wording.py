@@ -24,7 +24,7 @@ from pytest_llmcost.counting.payload import describe_changes
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.errors import CountMissingError
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, own_verdicts
-from pytest_llmcost.ledger.totals import amounts_of, spenders_of
+from pytest_llmcost.ledger.totals import amounts_of, counted_calls, spenders_of
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import format_count
@@ -363,7 +363,7 @@ _GATED: Mapping[str, str] = {
     "models": "not allowed",
     "unbudgeted": "no budget for",
     "live": "went live",
-    "stable_prefix": "not from the cache",
+    "stable_prefix": "not read",
 }
 _MOST_CALLS = 3
 """How many calls that break a gate a failure lists."""
@@ -513,6 +513,17 @@ def broken_prefixes(ledger: Ledger) -> str:
     more = f", and {format_count(number - len(calls), 'call')} elsewhere" if len(found) > 1 else ""
     places = ", ".join(describe_breaks(calls)[:_MOST_CALLS])
     return f"{_breaking(number)}: {name}: {places}{more} (llmcost_stable_prefix)"
+
+
+def cache_misses(ledger: Ledger) -> str:
+    """Say which cache misses the API itself explains, sorted; empty if there are none."""
+    caveats = (each for call in counted_calls(ledger) for each in call.caveats)
+    details = Counter(each.detail for each in caveats if each.name == "cache-miss")
+    if ledger.stable_prefix == "off" or not details:
+        return ""
+    shown = [f"{clean(text)}{f' ({n:,} calls)' if n > 1 else ''}" for text, n in details.items()]
+    more = f" and {len(shown) - _MOST_CALLS:,} more" if len(shown) > _MOST_CALLS else ""
+    return f"cache misses that the API explains: {'; '.join(sorted(shown)[:_MOST_CALLS])}{more}"
 
 
 def _breaking(number: int) -> str:

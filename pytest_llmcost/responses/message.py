@@ -25,6 +25,7 @@ from pytest_llmcost.prices.usage import (
     Terms,
     Usage,
     find_impossible,
+    is_quantity,
 )
 from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
 from pytest_llmcost.responses.stream import StreamedMessage
@@ -303,9 +304,24 @@ def read_message(
                 *(["truncated-stream"] if truncated else ()),
                 *(f"usage-disagrees: {key}" for key in at_most or ()),
                 *_caveats(stated, raw, blocks, asked),
+                *_cache_miss(body),
             }
         ),
     )
+
+
+def _cache_miss(body: _Body) -> Iterator[str]:
+    """Yield why the prompt was not read from the cache, if the request asked for diagnostics.
+
+    Source: https://platform.claude.com/docs/en/build-with-claude/cache-diagnostics
+    """
+    diagnostics = body.get("diagnostics")
+    reason = diagnostics.get("cache_miss_reason") if isinstance(diagnostics, Mapping) else None
+    kind = reason.get("type") if isinstance(reason, Mapping) else None
+    # The last two say that the API has nothing to compare with.
+    if isinstance(kind, str) and kind not in ("previous_message_not_found", "unavailable"):
+        tokens = reason.get("cache_missed_input_tokens")
+        yield f"cache-miss: {kind[:40]}" + (f", {tokens:,} tokens" if is_quantity(tokens) else "")
 
 
 def _decode(raw: Any, kind: type[_S]) -> _S:

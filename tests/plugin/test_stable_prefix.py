@@ -158,7 +158,7 @@ def test_a_test_fails_whose_calls_break_their_cached_prefix(
         [
             "2 calls break the cached prefix of an earlier one: system.1 at character 13 (+$0.0532 "
             "per call); a stable prefix is required at test_app.py:*",
-            "  not from the cache  claude-opus-4-7, 9,268 input (9,260 written to cache) tokens, *",
+            "  not read          claude-opus-4-7, 9,268 input (9,260 written to cache) tokens, *",
             "Move what changes from call to call behind the last cache_control, *",
         ]
     )
@@ -397,3 +397,65 @@ def test_keys_in_another_order_are_another_prefix_than_the_baselines(online: Pro
     result = online.run("--llmcost-baseline=base.json")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*a cached prefix changed (the order of keys) in test_app.py::*"])
+
+
+DIAGNOSED = """
+    import json
+
+    USAGE = {{"input_tokens": 9_000, "output_tokens": 5}}
+
+    def reply(reason, streamed):
+        message = {{"id": "msg_1", "type": "message", "role": "assistant", "content": [],
+                   "model": "claude-opus-4-7", "stop_reason": "end_turn", "usage": USAGE,
+                   "diagnostics": {{"cache_miss_reason": reason}}}}
+        if not streamed:
+            return httpx.Response(200, json=message)
+        events = [
+            {{"type": "message_start", "message": {{**message, "stop_reason": None}}}},
+            {{"type": "message_delta", "delta": {{"stop_reason": "end_turn"}}, "usage": USAGE}},
+            {{"type": "message_stop"}},
+        ]
+        body = "".join(f"data: {{json.dumps(each)}}\\n\\n" for each in events)
+        return httpx.Response(200, text=body, headers={{"content-type": "text/event-stream"}})
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    def test_reply(streamed):
+        answer = lambda request: reply({reason}, streamed)
+        with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+            body = ask(stream=streamed, diagnostics={{"previous_message_id": "msg_0"}})
+            client.post("https://api.anthropic.com/v1/messages", json=body)
+"""
+CHANGED = '{"type": "system_changed", "cache_missed_input_tokens": 8_120}'
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        (CHANGED, "system_changed, 8,120 tokens (2 calls)"),
+        ('{"type": "model_changed", "cache_missed_input_tokens": None}', "model_changed (2 calls)"),
+        ('{"type": "soon", "cache_missed_input_tokens": -1}', "soon (2 calls)"),
+        ('{"type": "previous_message_not_found"}', None),
+        ('{"type": "unavailable"}', None),
+        ('{"type": 3}', None),
+        ("None", None),
+        ("'?'", None),
+    ],
+)
+def test_the_apis_own_diagnosis_of_a_miss_is_reported(
+    project: Project, reason: str, shown: str | None
+) -> None:
+    project.write(test_app=SUITE + DIAGNOSED.format(reason=reason))
+    result = project.run("--llmcost-report=ledger.json", "--llmcost-report=comment.md")
+    result.assert_outcomes(passed=2)
+    calls = [call for row in rows(project).values() for call in row["calls"]]
+    line = "cache misses that the API explains: "
+    if shown is None:
+        assert not any(call["caveats"] for call in calls)
+        result.stdout.no_fnmatch_line(f"{line}*")
+    else:
+        detail = shown.removesuffix(" (2 calls)")
+        assert [call["caveats"] for call in calls] == [[f"cache-miss: {detail}"]] * 2
+        result.stdout.fnmatch_lines([f"{line}{shown}"])
+        assert line in (project.path / "comment.md").read_text(encoding="utf-8")
+        off = project.run("--llmcost-stable-prefix=off")
+        off.stdout.no_fnmatch_line(f"{line}*")

@@ -312,7 +312,7 @@ class TestStablePrefix:
         )
         assert short_sentence(verdict).startswith("cached prefix broken: system.1 at character 13")
         failure = render_failure(verdict, calls).splitlines()
-        assert sum("not from the cache" in line for line in failure) == 3
+        assert sum("not read" in line for line in failure) == 3
 
     def test_calls_that_break_none_are_within(self) -> None:
         verdict = judge_calls(STABLE, [SMALL, LARGE])
