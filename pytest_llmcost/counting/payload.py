@@ -59,6 +59,24 @@ class Prefix(NamedTuple):
     `changed_parts`."""
 
 
+class CachedValue(NamedTuple):
+    """A block, or a setting that breaks the cache, within a prefix."""
+
+    place: Place | None
+    """None for a setting."""
+    name: str
+    """Of the part, as in `Payload.parts`."""
+    value: JsonValue
+    digest: str
+    prefix: str
+    """The digest of all up to here."""
+
+    @property
+    def tier(self) -> str | None:
+        """Which tier a block is of."""
+        return None if self.place is None else self.place.group
+
+
 class Payload(msgspec.Struct, frozen=True, kw_only=True):
     """One payload in plain JSON, with everything that distinguishes it from another."""
 
@@ -136,28 +154,31 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
 
     def prefix_to(self, place: Place) -> Prefix:
         """Return the prefix that ends with a block, for comparison with another payload's."""
-        whole, parts = sha256(self.model.encode()), {"model": _digest(canonical(self.model))}
-        for _, name, value in self.cached_values(place):
+        values = list(self.cached_values(place, self.compared or self.body))
+        parts = {
+            "model": _digest(canonical(self.model)),
+            **{each.name: each.digest for each in values},
+        }
+        return Prefix(place, values[-1].prefix if values else "", parts)
+
+    def cached_values(self, upto: Place, body: Mapping[str, JsonValue]) -> Iterator[CachedValue]:
+        """Yield what a prefix is made of, in the cache's order; `body` is this one's in a form."""
+        prompt, whole = read_prompt(body, self.model), sha256(self.model.encode())
+
+        def entry(place: Place | None, name: str, value: JsonValue, role: str = "") -> CachedValue:
             # In the order of keys as sent: the cache has another prefix if they are reordered.
-            encoded = canonical(value, sort_keys=False)
-            parts[name] = _digest(encoded)
+            encoded = canonical([role, value] if place else value, sort_keys=False)
             whole.update(b"%d:%b" % (len(encoded), encoded))
-        return Prefix(place, whole.hexdigest(), parts)
+            return CachedValue(place, name, value, _digest(encoded), whole.hexdigest())
 
-    def cached_values(self, upto: Place) -> Iterator[tuple[Place | None, str, JsonValue]]:
-        """Yield what a prefix is made of, in the cache's order, each with its part's name.
-
-        Blocks have a place and are `[role, block]`; settings that break the cache have none.
-        """
-        prompt = read_prompt(self.compared or self.body, self.model)
         for tier in TIERS[: TIERS.index(upto.group) + 1]:
             for name, setting in cache_settings(prompt, tier).items():
-                yield None, name, setting
+                yield entry(None, name, setting)
             names = dict(tool_names(prompt.tools)) if tier == "tools" else {}
             for at, block in prompt.blocks():
                 if at.group == tier and at.order <= upto.order:
                     role = prompt.messages[at.number].get("role") if tier == "messages" else tier
-                    yield at, names.get(at.number, str(at)), [role, block]
+                    yield entry(at, names.get(at.number, str(at)), block, role)
 
 
 def read_payload(

@@ -6,13 +6,11 @@ Knows no prices, no answers, and not whose calls they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
-from pytest_llmcost.counting.payload import Payload
-from pytest_llmcost.counting.prompt import Place
+from pytest_llmcost.counting.payload import CachedValue, Payload
 from pytest_llmcost.counting.volatile import LONGEST, skeleton
 from pytest_llmcost.json_values import JsonValue, canonical
 
@@ -33,32 +31,12 @@ class Break(NamedTuple):
     """The last breakpoint of the call up to which it can be read; None for none."""
 
 
-class _Value(NamedTuple):
-    """A block or a setting of a prefix."""
-
-    place: Place | None
-    name: str
-    value: JsonValue
-    prefix: str
-    """The digest of all up to here."""
-
-    @property
-    def tier(self) -> str | None:
-        """Which tier a block is of; None for a setting."""
-        return None if self.place is None else self.place.group
-
-    @property
-    def number(self) -> int | None:
-        """Which tool, system block or message it is; None for a setting."""
-        return None if self.place is None else self.place.number
-
-
 class _Conversation(NamedTuple):
     """Calls of one model whose first cached block is the same, but for clocks and random ids."""
 
     written: set[str]
     """Digests of the prefixes that its calls have left in the cache."""
-    last: dict[str, list[_Value]]
+    last: dict[str, list[CachedValue]]
     """The last prefix with each first message; the last one of all stands last."""
 
 
@@ -75,7 +53,10 @@ class CachedPrefixes:
 
     def note(self, payload: Payload) -> Break | None:
         """Add a call; return where it breaks the prefix of its conversation, if it does."""
-        values = list(_values_of(payload)) if payload.breakpoints else []
+        if not payload.breakpoints:
+            return None
+        # As sent, also where a user's hook leaves something out of comparisons.
+        values = list(payload.cached_values(payload.breakpoints[-1].place, payload.body))
         blocks = [each for each in values if each.place is not None]
         if not blocks:
             return None
@@ -99,7 +80,8 @@ class CachedPrefixes:
         if at is None or most > at:
             return None
         if all(each.tier in ("messages", None) for each in values[at:]):
-            is_last = values[at].number == values[-1].number
+            here, last = values[at].place, values[-1].place
+            is_last = here is not None and last is not None and here.number == last.number
             if like != opening or (message in values[:most] and is_last):
                 return None
         readable = [str(end.place) for number, end in ends.items() if number <= most]
@@ -109,16 +91,7 @@ class CachedPrefixes:
         return Break(part, character, excerpt, readable[-1] if readable else None)
 
 
-def _values_of(payload: Payload) -> Iterator[_Value]:
-    whole = sha256()
-    for place, name, value in payload.cached_values(payload.breakpoints[-1].place):
-        encoded = canonical(value, sort_keys=False)
-        whole.update(b"%d:%b" % (len(encoded), encoded))
-        # Of a block, which is `[role, block]`, the block alone has a text to point at.
-        yield _Value(place, name, value if place is None else value[1], whole.hexdigest())
-
-
-def _blanked(block: _Value) -> str:
+def _blanked(block: CachedValue) -> str:
     """Return what a block has in common with itself at another time, as a digest."""
     return _skeleton_digest(canonical(block.value).decode()[:LONGEST])
 

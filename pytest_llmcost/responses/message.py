@@ -317,7 +317,9 @@ def _cache_miss(body: _Body) -> Iterator[str]:
     """
     diagnostics = body.get("diagnostics")
     reason = diagnostics.get("cache_miss_reason") if isinstance(diagnostics, Mapping) else None
-    kind = reason.get("type") if isinstance(reason, Mapping) else None
+    if not isinstance(reason, Mapping):
+        return
+    kind = reason.get("type")
     # The last two say that the API has nothing to compare with.
     if isinstance(kind, str) and kind not in ("previous_message_not_found", "unavailable"):
         tokens = reason.get("cache_missed_input_tokens")

@@ -459,3 +459,18 @@ def test_the_apis_own_diagnosis_of_a_miss_is_reported(
         assert line in (project.path / "comment.md").read_text(encoding="utf-8")
         off = project.run("--llmcost-stable-prefix=off")
         off.stdout.no_fnmatch_line(f"{line}*")
+
+
+def test_what_a_hook_leaves_out_of_comparisons_breaks_the_prefix_all_the_same(
+    online: Project,
+) -> None:
+    online.write(
+        conftest="""
+        import json, re
+
+        def pytest_llmcost_normalize_payload(payload):
+            return json.loads(re.sub(r"[0-9]+:[0-9]+:[0-9]+", "TIME", json.dumps(payload)))
+        """,
+        test_app=SUITE + TURNS,
+    )
+    online.record().assert_outcomes(passed=2, failed=1)
