@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Project
+from hand_made_cassettes import MODEL, Cache, Exchange, cold, replay, usd, warm, write_project
 from standin import StandIn
 
 from pytest_llmcost.cli.main import main
@@ -474,3 +475,29 @@ def test_what_a_hook_leaves_out_of_comparisons_breaks_the_prefix_all_the_same(
         test_app=SUITE + TURNS,
     )
     online.record().assert_outcomes(passed=2, failed=1)
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["as recorded", "since then"])
+def test_replayed_turns_are_priced_by_what_is_sent_now(online: Project, is_new: bool) -> None:
+    """Recorded with a stable prefix or with the clock; sent with the clock in either case."""
+
+    def body(clock: str) -> dict[str, Any]:
+        system = f"It is {clock}. " + "All that there is to know of bells. " * 300
+        cached = [{"type": "text", "text": system, "cache_control": {"type": "ephemeral"}}]
+        messages = [{"role": "user", "content": "Why?"}]
+        return {"model": MODEL, "max_tokens": 100, "system": cached, "messages": messages}
+
+    clocks, cache = ("09:41:07", "09:41:19"), Cache()
+    recorded = [body("noon" if is_new else clock) for clock in clocks]
+    turns = [
+        Exchange(then, body(clock), cache.usage(then))
+        for then, clock in zip(recorded, clocks, strict=True)
+    ]
+    write_project(online, turns=turns)
+    online.run("--llmcost-record-mode=new_episodes", plugins=("recording",))
+    row = replay(online, "--llmcost-cache=warm")["turns"]
+    first, second = map(body, clocks)
+    assert Decimal(row["usd"]) == usd(warm(first), cold(second))
+    (extra,) = [call["broken_prefix"]["usd"] for call in row["calls"] if "broken_prefix" in call]
+    assert Decimal(extra) == usd(cold(second)) - usd(warm(second))
+    assert row["verdict"]["state"] == "within"
