@@ -118,7 +118,14 @@ class _Move:
         terms = call.context
         if "inference_geo" in payload.dropped.get(self.model, ""):
             terms = replace(terms, inference_geo=None)
-        moved = replace(sampling, model=self.model, usage=usage, band_tokens=None)
+        most = sampling.most_read_tokens
+        moved = replace(
+            sampling,
+            model=self.model,
+            usage=usage,
+            band_tokens=None,
+            most_read_tokens=most and most * tokens // max(1, sampling.usage.prompt_tokens),
+        )
         then = reprice(
             replace(call, model=self.model, usage=usage, sampling_calls=(moved,), context=terms),
             self.card,
