@@ -17,6 +17,7 @@ from pytest_llmcost.counting.prompt import (
     Breakpoint,
     Place,
     Prompt,
+    Tier,
     as_list,
     cache_settings,
     read_prompt,
@@ -62,19 +63,16 @@ class Prefix(NamedTuple):
 class CachedValue(NamedTuple):
     """A block, or a setting that breaks the cache, within a prefix."""
 
+    tier: Tier
     place: Place | None
     """None for a setting."""
     name: str
     """Of the part, as in `Payload.parts`."""
     value: JsonValue
+    """Of a block `[role, block]`."""
     digest: str
     prefix: str
     """The digest of all up to here."""
-
-    @property
-    def tier(self) -> str | None:
-        """Which tier a block is of."""
-        return None if self.place is None else self.place.group
 
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,35 +148,46 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
         """The cached prefixes, one for each breakpoint."""
-        return tuple(self.prefix_to(point.place) for point in self.breakpoints)
+        if not self.breakpoints:
+            return ()
+        body = self.compared or self.body
+        values = list(self.cached_values(self.breakpoints[-1].place, body))
+        return tuple(self._prefix(point.place, values) for point in self.breakpoints)
 
     def prefix_to(self, place: Place) -> Prefix:
         """Return the prefix that ends with a block, for comparison with another payload's."""
-        values = list(self.cached_values(place, self.compared or self.body))
-        parts = {
-            "model": _digest(canonical(self.model)),
-            **{each.name: each.digest for each in values},
+        return self._prefix(place, self.cached_values(place, self.compared or self.body))
+
+    def _prefix(self, place: Place, values: Iterable[CachedValue]) -> Prefix:
+        tiers = TIERS[: TIERS.index(place.group) + 1]
+        kept = [
+            each
+            for each in values
+            if each.tier in tiers and (each.place is None or each.place.order <= place.order)
+        ]
+        parts = {"model": _digest(canonical(self.model))} | {
+            each.name: each.digest for each in kept
         }
-        return Prefix(place, values[-1].prefix if values else "", parts)
+        return Prefix(place, kept[-1].prefix if kept else "", parts)
 
     def cached_values(self, upto: Place, body: Mapping[str, JsonValue]) -> Iterator[CachedValue]:
         """Yield what a prefix is made of, in the cache's order; `body` is this one's in a form."""
         prompt, whole = read_prompt(body, self.model), sha256(self.model.encode())
 
-        def entry(place: Place | None, name: str, value: JsonValue, role: str = "") -> CachedValue:
+        def entry(tier: Tier, place: Place | None, name: str, value: JsonValue) -> CachedValue:
             # In the order of keys as sent: the cache has another prefix if they are reordered.
-            encoded = canonical([role, value] if place else value, sort_keys=False)
+            encoded = canonical(value, sort_keys=False)
             whole.update(b"%d:%b" % (len(encoded), encoded))
-            return CachedValue(place, name, value, _digest(encoded), whole.hexdigest())
+            return CachedValue(tier, place, name, value, _digest(encoded), whole.hexdigest())
 
         for tier in TIERS[: TIERS.index(upto.group) + 1]:
             for name, setting in cache_settings(prompt, tier).items():
-                yield entry(None, name, setting)
+                yield entry(tier, None, name, setting)
             names = dict(tool_names(prompt.tools)) if tier == "tools" else {}
             for at, block in prompt.blocks():
                 if at.group == tier and at.order <= upto.order:
                     role = prompt.messages[at.number].get("role") if tier == "messages" else tier
-                    yield entry(at, names.get(at.number, str(at)), block, role)
+                    yield entry(tier, at, names.get(at.number, str(at)), [role, block])
 
 
 def read_payload(

@@ -79,15 +79,16 @@ class CachedPrefixes:
         known.last[opening] = values
         if at is None or most > at:
             return None
-        if all(each.tier in ("messages", None) for each in values[at:]):
+        if all(each.tier == "messages" for each in values[at:]):
             here, last = values[at].place, values[-1].place
             is_last = here is not None and last is not None and here.number == last.number
             if like != opening or (message in values[:most] and is_last):
                 return None
         readable = [str(end.place) for number, end in ends.items() if number <= most]
-        part, character, excerpt = _first_difference(
-            before[at].value, values[at].value, values[at].name
-        )
+        old, new = before[at].value, values[at].value
+        if values[at].place is not None and before[at].place is not None:
+            old, new = old[1], new[1]  # without their role
+        part, character, excerpt = _first_difference(old, new, values[at].name)
         return Break(part, character, excerpt, readable[-1] if readable else None)
 
 
