@@ -85,11 +85,10 @@ class CachedPrefixes:
             if like != opening or (message in values[:most] and is_last):
                 return None
         readable = [str(end.place) for number, end in ends.items() if number <= most]
-        old, new = before[at].value, values[at].value
-        if values[at].place is not None and before[at].place is not None:
-            old, new = old[1], new[1]  # without their role
-        part, character, excerpt = _first_difference(old, new, values[at].name)
-        return Break(part, character, excerpt, readable[-1] if readable else None)
+        old, new, upto = before[at], values[at], readable[-1] if readable else None
+        if old.place is None or new.place is None:  # a setting that was set, changed or removed
+            return Break(new.name if new.place is None else old.name, None, "", upto)
+        return Break(*_first_difference(old.value[1], new.value[1], new.name), upto)
 
 
 def _blanked(block: CachedValue) -> str:

@@ -139,6 +139,24 @@ BROKEN: dict[str, tuple[Body, Body, tuple[str, int | None, str | None]]] = {
         ask(**PLAIN, messages=say("Why?", "Thus.", "How?", "So.", "And?")),
         ("messages.1.content.0", 1, None),
     ),
+    "thinking was turned off": (
+        ask(**PLAIN, thinking={"type": "enabled", "budget_tokens": 2_000}),
+        ask(**PLAIN),
+        ("thinking", None, None),
+    ),
+    "an image came into a conversation": (
+        ask(messages=say("Why?", "So.", [text("How?", marked=True)])),
+        ask(
+            messages=say(
+                "Why?",
+                "So.",
+                "How?",
+                "Thus.",
+                [{"type": "image", "source": {"type": "url", "url": "x"}}, text("?", marked=True)],
+            )
+        ),
+        ("images", None, "system.1"),
+    ),
     "thinking was turned on": (
         ask(**PLAIN),
         ask(**PLAIN, thinking={"type": "enabled", "budget_tokens": 2_000}),
