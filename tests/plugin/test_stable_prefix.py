@@ -118,6 +118,22 @@ def test_what_stands_before_the_difference_is_read(online: Project) -> None:
     )
     online.record().assert_outcomes(passed=1)
     online.run("--llmcost-columns=warm").assert_outcomes(passed=1)
+    # On a model with another tokenizer, the same share of the prompt is read.
+    haiku = ("--llmcost-model=claude-haiku-4-5", "--llmcost-cache=warm")
+    online.run(*haiku, "--llmcost-record-mode=new_episodes", "--llmcost-report=ledger.json")
+    ledger, expected = online.ledger(), Decimal(0)
+    for call in ledger["tests"][0]["calls"]:
+        used = call["sampling_calls"][0]["usage"]
+        (tokens,) = ledger["payloads"][call["fingerprint"]]["counts"].values()
+        rates = {
+            "input_tokens": "1",
+            "cache_write_5m_tokens": "1.25",
+            "cache_read_tokens": "0.10",
+        }
+        weighed = sum(used[kind] * Decimal(rate) for kind, rate in rates.items())
+        expected += weighed * tokens / sum(used[kind] for kind in rates) / 10**6
+    assert tokens != sum(used[kind] for kind in rates)
+    assert abs(Decimal(ledger["other_models"][0]["usd_then"]) - expected) < Decimal("0.00001")
 
 
 def test_a_whole_run_with_a_warm_cache_prices_it_alike(online: Project) -> None:
