@@ -217,6 +217,9 @@ OPTIONS: tuple[Option, ...] = (
     _limit("max_test_increase", parse_increase, "LIMIT",
         "How much more than in the baseline a single test may cost: 10% or $0.05. Repeatable.",
         repeatable=True),
+    Option("vanished", parse_choice("off", "warn", "fail"), "off|warn|fail",
+        "What happens if tests with a budget or calls in the baseline are skipped, deselected or "
+        "deleted, or lost their budget: they are named (warn, default), or also fail the run."),
     Option("update_baseline", parse_bool, None,
         "Write this run as the new baseline, if it is complete."),
     Option("model", str, "MODEL",
@@ -262,6 +265,7 @@ class Settings(NamedTuple):
     baseline: Path | None = None
     max_increase: tuple[str, ...] = ()
     max_test_increase: tuple[str, ...] = ()
+    vanished: Literal["off", "warn", "fail"] = "warn"
     update_baseline: bool = False
     model: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()

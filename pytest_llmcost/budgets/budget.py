@@ -20,10 +20,12 @@ from pytest_llmcost.money import EXACT, format_usd
 Scope = Literal["suite", "test", "block", "path", "tag", "increase"]
 State = Literal["within", "exceeded", "unverified"]
 PerCall = Literal["call_usd", "call_input_tokens", "call_output_tokens"]
-Limited = Literal[Kind, "worst", PerCall, "models", "unbudgeted", "live", "stable_prefix"]
+Limited = Literal[
+    Kind, "worst", PerCall, "models", "unbudgeted", "live", "stable_prefix", "vanished"
+]
 """What a budget can limit: a sum over calls, as they are or at their worst, or, with a gate, the
 largest call, the models, the calls of a test without a budget, those that went over the network,
-or those that break the cached prefix of an earlier one."""
+those that break the cached prefix of an earlier one, or the guards that are gone."""
 
 _QUANTITIES: dict[Limited, Kind] = {
     "worst": "usd",
@@ -31,6 +33,7 @@ _QUANTITIES: dict[Limited, Kind] = {
     "unbudgeted": "calls",
     "live": "calls",
     "stable_prefix": "calls",
+    "vanished": "calls",
     "call_usd": "usd",
     "call_input_tokens": "input_tokens",
     "call_output_tokens": "output_tokens",

@@ -40,6 +40,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         parse = partial(parse_increase, origin=flag, label=label)
         add(flag, type=parse, action="append", default=[], metavar="LIMIT", help=text)
     add(
+        "--vanished",
+        choices=("off", "warn", "fail"),
+        default="warn",
+        help="name tests with a budget or calls that only the earlier ledger has, or also return 1",
+    )
+    add(
         "--format",
         choices=("text", "json", "md"),
         default="text",
@@ -57,6 +63,8 @@ def run(arguments: Namespace, console: Console) -> int:
         read_card(arguments),
         limits=arguments.max_increase,
         test_limits=arguments.max_test_increase,
+        vanished=arguments.vanished,
+        vanished_origin="--vanished",
     )
     compared = replace(arguments.head, comparison=comparison)
     alone = Ledger(comparison=comparison)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from datetime import date
 from decimal import Decimal
-from typing import TypeVar, cast, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 from msgspec.structs import asdict, replace
 
@@ -15,6 +15,7 @@ from pytest_llmcost.budgets.increase import IncreaseLimit, judge_increase
 from pytest_llmcost.call import Call, reprice
 from pytest_llmcost.compare.pairing import Pair, Spenders, differing_parts, pair_up
 from pytest_llmcost.compare.prefixes import changed_prefixes
+from pytest_llmcost.compare.vanished import Fates, find_vanished, judge_vanished
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
     Change,
@@ -116,13 +117,16 @@ def compare(
     *,
     limits: Iterable[IncreaseLimit] = (),
     test_limits: Iterable[IncreaseLimit] = (),
+    vanished: Literal["off", "warn", "fail"] = "off",
+    vanished_origin: str = "llmcost_vanished",
+    fates: Fates | None = None,
 ) -> Comparison:
     """Compare a run with an earlier one, both at the prices of the run's date.
 
     Reruns count once, by the last attempt; a fixture that several workers set up counts once, by
     the most expensive set-up. In a partial run only the tests and fixtures that ran are compared.
     `limits` are for the run, in which a new test is an increase; `test_limits` are for each test
-    that both runs have.
+    that both runs have. `vanished` says whether guards that are gone are named, and fail the run.
 
     Raises:
         LedgerError: the run does not say on which date or in which cache state it was priced.
@@ -166,6 +170,10 @@ def compare(
     price_change = None
     if old_usd is not None and base_usd is not None and was.unpriced == would_be.unpriced:
         price_change = EXACT.subtract(base_usd, old_usd)
+    verdicts = [judge_increase(limit, would_be, added) for limit in limits]
+    gone = () if vanished == "off" else tuple(find_vanished(base, head, fates))
+    if gone and vanished == "fail":
+        verdicts.append(judge_vanished(len(gone), vanished_origin))
     return Comparison(
         base_price_date=base.price_date,
         base_rate_card=base.rate_card.version,
@@ -188,7 +196,8 @@ def compare(
             )
         ),
         prefixes=changed_prefixes(base, head, card),
-        verdicts=tuple(judge_increase(limit, would_be, added) for limit in limits),
+        vanished=gone,
+        verdicts=tuple(verdicts),
         notes=tuple(_notes(base, head, card)),
     )
 

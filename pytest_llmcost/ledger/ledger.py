@@ -169,6 +169,18 @@ class ChangedPrefix(msgspec.Struct, frozen=True, kw_only=True):
     """Whether that is a bound, because an earlier breakpoint of the prompt did not change."""
 
 
+class Vanished(msgspec.Struct, frozen=True, kw_only=True):
+    """A test of the baseline with a budget or calls that this run no longer has."""
+
+    name: str
+    how: str
+    base_usd: Decimal | None
+    """What it cost in the baseline, at the prices of that run."""
+    base_calls: int
+    verdict: Verdict | None = None
+    """The budget that it had."""
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """A run against its baseline, over the tests that both could have run.
 
@@ -204,6 +216,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """The one that adds most comes first."""
     prefixes: tuple[ChangedPrefix, ...] = ()
     """Cached prefixes that changed; the one that costs most to write again comes first."""
+    vanished: tuple[Vanished, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     """Of scope `increase`, for the run as a whole."""
     notes: tuple[str, ...] = ()

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_llmcost.errors import LlmCostError, SettingsError
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
-from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt
+from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt, nodeid_of
 from pytest_llmcost.plugin.session import Session
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class ItemHooks:
             self.session.incomplete.add("collection-errors")
         elif report.skipped:
             self.session.not_passed.add(collector.nodeid)
+            self.session.skipped.add(collector.nodeid)
         return report
 
     def _problems(
@@ -100,6 +102,14 @@ class ItemHooks:
         """Note that the run is partial."""
         if items:
             self.session.incomplete.add("deselected")
+            if self.session.baseline is not None and _is_deselected_by_pytest():
+                self.session.deselected.update(map(nodeid_of, items))
+
+    @pytest.hookimpl
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note which tests are to run, for the guards of the baseline that are gone."""
+        if self.session.baseline is not None:
+            self.session.selected.update(map(nodeid_of, session.items))
 
     # Phases
 
@@ -113,6 +123,7 @@ class ItemHooks:
             return (yield)
         except BaseException as error:
             session.catch_up()
+            self._note_skip(item, error)
             self._report_spending(error)
             if session.attempt is not None and session.attempt.has_spent:
                 self._judge(session.attempt, error)
@@ -131,12 +142,21 @@ class ItemHooks:
         except BaseException as error:
             self._end_body(item, error)
             raise
-        if session.attempt is None and not self._has_budget(item):
+        is_idle = session.attempt is None and not self._has_budget(item)
+        if is_idle and session.baseline is None:
             return result  # nearly all tests of nearly all suites
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
         self._end_body(item, kept[0].value if kept else None)
         return result
+
+    def _note_skip(self, item: pytest.Item, error: BaseException | None) -> None:
+        """Note a test that is skipped, if its absence says something."""
+        if _is_skip(error):
+            if self.session.baseline is not None:
+                self.session.skipped.add(nodeid_of(item))
+            if _has_marker(item):
+                self.session.skipped_budgets.add(nodeid_of(item))
 
     def _has_budget(self, item: pytest.Item) -> bool:
         """Return whether a test has a budget; markers may have been added while it ran."""
@@ -145,6 +165,7 @@ class ItemHooks:
     def _end_body(self, item: pytest.Item, error: BaseException | None) -> None:
         __tracebackhide__ = True
         session = self.session
+        self._note_skip(item, error)
         try:
             session.drain()
         finally:
@@ -275,6 +296,14 @@ def _has_marker(node: _pytest.nodes.Node | None, names: Sequence[str] = (MARKER,
             return True
         node = node.parent
     return False
+
+
+def _is_deselected_by_pytest() -> bool:
+    """Return whether `-k`, `-m` or `--deselect` deselects now, and not for example a shard."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_name != "pytest_collection_modifyitems":
+        frame = frame.f_back
+    return frame is not None and frame.f_globals["__name__"] in ("_pytest.mark", "_pytest.main")
 
 
 def _is_skip(error: BaseException | None) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ from msgspec.structs import replace
 from pytest_llmcost.amounts import is_uncounted
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
+from pytest_llmcost.compare.vanished import Fates
 from pytest_llmcost.errors import LedgerError, LlmCostError
 from pytest_llmcost.ledger.history import append_run, run_of
 from pytest_llmcost.ledger.ledger import (
@@ -127,6 +129,9 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
         card,
         limits=increases("max_increase"),
         test_limits=increases("max_test_increase"),
+        vanished="off" if settings.update_baseline else settings.vanished,
+        vanished_origin=settings.origin("vanished"),
+        fates=_fates(session),
     )
     return replace(ledger, comparison=comparison)
 
@@ -141,6 +146,26 @@ def _commit() -> str:
         return str(event["pull_request"]["head"]["sha"])
     except (OSError, ValueError, LookupError, TypeError):
         return os.environ.get("GITHUB_SHA") or os.environ.get("CI_COMMIT_SHA", "")
+
+
+def _fates(session: Session) -> Fates:
+    """Return what became of the tests, for the guards of the baseline that are gone."""
+    config = session.config
+
+    def selects(words: Iterable[str]) -> bool:
+        return any(str(word).startswith(("-k", "-m", "--deselect")) for word in words)
+
+    # What somebody selects for one run is no test that is gone.
+    given = [*config.invocation_params.args, *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
+    is_by_ini = selects(config.getini("addopts")) and not selects(given)
+    roots = [(config.invocation_params.dir / arg).resolve() for arg in config.args]
+
+    def is_searched(nodeid: str) -> bool:
+        path = config.rootpath / nodeid.partition("::")[0]
+        return any(path.resolve().is_relative_to(root) for root in roots)
+
+    deselected = session.deselected if is_by_ini else set()
+    return Fates(is_searched, session.selected, session.skipped, session.not_passed, deselected)
 
 
 def is_run_broken(ledger: Ledger, settings: Settings) -> bool:

@@ -59,6 +59,14 @@ class Session:
         """Tests that were skipped or failed, and modules and classes that were skipped whole."""
         self.saved_cassettes: set[str] = set()
         """Those that VCR has written in this run."""
+        self.selected: set[str] = set()
+        """With a baseline, all tests that are to run; so the next two."""
+        self.skipped: set[str] = set()
+        """Tests that were skipped, and modules and classes that were skipped whole."""
+        self.deselected: set[str] = set()
+        """Tests that pytest itself has deselected, for its own options."""
+        self.skipped_budgets: set[str] = set()
+        """Tests with a budget of their own that were skipped."""
         self.unmatched_globs: set[str] = set()
         """The path budgets that match no test."""
         self.late_conftests: set[object] = set()

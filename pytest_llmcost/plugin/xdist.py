@@ -18,6 +18,7 @@ _KEY = "llmcost"
 _PHASES = ("setup", "call", "teardown")
 _SETS = (
     *("incomplete", "lost_calls", "notes", "not_passed", "saved_cassettes", "unmatched_globs"),
+    *("skipped", "skipped_budgets", "deselected"),
 )
 """Sets of the session that the controller joins."""
 
@@ -66,6 +67,12 @@ class Controller:
             self.session.config.pluginmanager.register(_Inbox(self.session), "llmcost-inbox")
         self.session.workers += 1
         node.workerinput[_KEY] = {"price_date": self.session.price_date.isoformat()}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Note which tests are to run; xdist appends the name of a group after an `@`."""
+        if self.session.baseline is not None:
+            self.session.selected.update(ids, (each.rpartition("@")[0] for each in ids))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:

@@ -20,10 +20,11 @@ from pytest_llmcost.reports.tables import (
     usd_cell,
     wrap,
 )
-from pytest_llmcost.reports.wording import UNKNOWN, dollars, grown_by, growth, signed
+from pytest_llmcost.reports.wording import UNKNOWN, dollars, grown_by, growth, limit_of, signed
 
 _MOST_PARTS = 6
 _MOST_PREFIXES = 3
+_MOST_VANISHED = 10
 
 
 # Against the baseline
@@ -84,6 +85,12 @@ def describe_facts(comparison: Comparison, shared: Sequence[SharedPart]) -> Iter
             f"{signed(comparison.price_change_usd)}, which these figures leave out"
         )
     yield from map(str, shared)
+    for gone in comparison.vanished[:_MOST_VANISHED]:
+        budget = f", budget {limit_of(gone.verdict)}" if gone.verdict else ""
+        figures = f"{dollars(gone.base_usd)} in {format_count(gone.base_calls, 'call')}{budget}"
+        yield f"{clean(gone.name)}: {gone.how} (baseline: {figures})"
+    if (more := len(comparison.vanished) - _MOST_VANISHED) > 0:
+        yield f"{more:,} more tests that no longer watch what they did"
     for tag, change in comparison.by_tag.items():
         grown = grown_by(change.base_usd, change.head_usd)
         yield f"tag {tag}: {dollars(change.base_usd)} → {dollars(change.head_usd)}{grown}"

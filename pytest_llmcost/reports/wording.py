@@ -113,9 +113,9 @@ def limit_of(verdict: Verdict) -> str:
     """Write a limit with all its digits; a rounded one might seem kept when it is not."""
     if verdict.kind == "models":
         return clean(", ".join(verdict.models))
-    if verdict.kind in ("unbudgeted", "live", "stable_prefix"):
-        names = {"unbudgeted": "none", "live": "not live", "stable_prefix": "stable prefix"}
-        return names[verdict.kind]
+    names = {"live": "not live", "stable_prefix": "stable prefix"}
+    if verdict.kind in ("unbudgeted", "vanished", *names):
+        return names.get(verdict.kind, "none")
     per_call = " per call" if verdict.is_per_call else ""
     if verdict.quantity == "usd":
         at_worst = " at worst" if verdict.kind == "worst" else ""
@@ -159,6 +159,8 @@ def sentence(verdict: Verdict) -> str:
             return f"no call breaks a cached prefix; {required}"
         found = clean(", ".join(verdict.found))
         return f"{_breaking(int(verdict.low))}: {found}; {required}"
+    if verdict.kind == "vanished":
+        return f"{short_sentence(verdict)}; {verdict.origin} forbids it"
     budget = f"the {_budget(verdict)}{set_at}"
     if verdict.state == "unverified":
         return f"cannot check {budget}: {what_is_unknown(verdict)}"
@@ -192,6 +194,8 @@ def short_sentence(verdict: Verdict) -> str:
     if verdict.kind == "stable_prefix":
         found = clean(", ".join(verdict.found))
         return f"cached prefix broken: {found}" if found else limit
+    if verdict.kind == "vanished":
+        return f"{format_count(int(verdict.low), 'guard')} of the baseline vanished"
     budget = _budget(verdict) if verdict.kind in ("usd", "worst") else limit
     if verdict.state == "unverified":
         if is_not_counted(verdict):

@@ -315,8 +315,8 @@ def _cache_miss(body: _Body) -> Iterator[str]:
 
     Source: https://platform.claude.com/docs/en/build-with-claude/cache-diagnostics
     """
-    diagnostics = body.get("diagnostics")
-    reason = diagnostics.get("cache_miss_reason") if isinstance(diagnostics, Mapping) else None
+    diagnostics: Any = body.get("diagnostics")
+    reason: Any = diagnostics.get("cache_miss_reason") if isinstance(diagnostics, Mapping) else None
     if not isinstance(reason, Mapping):
         return
     kind = reason.get("type")

@@ -1,0 +1,82 @@
+"""Guards of the baseline that a run no longer has: tests and budgets that watch nothing now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Set
+from decimal import Decimal
+from typing import NamedTuple
+
+from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.budget import Budget, Verdict
+from pytest_llmcost.ledger.ledger import Ledger, TestRow, Vanished, own_verdicts
+
+
+class Fates(NamedTuple):
+    """What a run knows of its tests that its ledger does not hold."""
+
+    is_searched: Callable[[str], bool]
+    """Whether a test would have been found if it still existed."""
+    selected: Set[str] = frozenset()
+    """All tests that were to run."""
+    skipped: Set[str] = frozenset()
+    """Tests, and modules and classes that were skipped whole."""
+    not_passed: Set[str] = frozenset()
+    """The same, and those that failed: one that ended early shows no budget."""
+    deselected: Set[str] = frozenset()
+    """Tests that no run has any more, because the ini file deselects them."""
+
+
+def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Iterator[Vanished]:
+    """Yield the tests with a budget or calls that are gone, and those that lost their budget.
+
+    A part of a suite shows only what is wrong in it: what it left out is not gone. A test of
+    another name that sends the same prompts is the same guard.
+    """
+    before, now = ({test.nodeid: test for test in each.tests} for each in (base, head))
+    renamed = {_prompts(test): test for name, test in now.items() if name not in before}
+    for nodeid, test in before.items():
+        budgets = [each for each in own_verdicts(test) if _is_lasting(each)]
+        if test.outcome == "skipped" or not (budgets or test.calls):
+            continue
+        row, how = now.get(nodeid), None
+        names = {nodeid, *(nodeid[:at] for at, each in enumerate(nodeid) if each in ":/")}
+        if fates and not fates.skipped.isdisjoint(names):
+            how = "skipped"
+        elif fates and not fates.not_passed.isdisjoint(names):
+            continue
+        elif fates and nodeid in fates.deselected:
+            how = "deselected"
+        elif row is None and head.complete:
+            row = renamed.get(_prompts(test)) if test.calls else None
+            if fates and nodeid in fates.selected:
+                how = "without a budget now" if budgets else None
+            elif row is None and (fates is None or fates.is_searched(nodeid)):
+                how = "deleted or renamed" if fates else "not in this run"
+        if row is not None and how is None and row.outcome in ("passed", "xpassed"):
+            kept = {verdict.kind for verdict in own_verdicts(row)}
+            budgets = [verdict for verdict in budgets if verdict.kind not in kept]
+            how = "without this budget now" if budgets else None
+        if how is not None:
+            spent = Amounts.of(test.calls)
+            verdict = budgets[0] if budgets else None
+            yield Vanished(
+                name=nodeid, how=how, base_usd=spent.usd, base_calls=spent.calls, verdict=verdict
+            )
+
+
+def _is_lasting(verdict: Verdict) -> bool:
+    """Whether a budget is one of the suite's own files, and not of how it was once started."""
+    is_kind = verdict.scope == "test" and verdict.kind != "unbudgeted"
+    return is_kind and not verdict.origin.startswith(("--", "PYTEST_"))
+
+
+def _prompts(test: TestRow) -> tuple[str, ...]:
+    return tuple(sorted(call.fingerprint or "" for call in test.calls))
+
+
+def judge_vanished(number: int, origin: str) -> Verdict:
+    """Return the verdict that fails a run by guards that vanished."""
+    gone = Decimal(number)
+    budget = Budget(scope="increase", kind="vanished", limit=Decimal(0), origin=origin)
+    facts = {name: getattr(budget, name) for name in Budget.__struct_fields__}
+    return Verdict(**facts, actual=gone, low=gone, high=gone, state="exceeded")

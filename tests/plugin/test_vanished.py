@@ -1,0 +1,279 @@
+"""Guards that vanished: named where a test watches nothing any more, and never in a mere part."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from spending_suite import APP, Ran, run_suite, write_files
+
+from pytest_llmcost.cli.main import main
+
+SUITE = {
+    "app.py": APP,
+    "pytest.ini": "[pytest]\nmarkers = slow\n",
+    "tests/test_a.py": """
+        import pytest
+        from app import ask
+        from pytest_llmcost import max_cost
+
+        @max_cost("$0.01")
+        def test_skipped():
+            ask(10)
+
+        @max_cost("$0.01", calls=3)
+        def test_budget():
+            ask(11)
+
+        def test_calls():
+            ask(12)
+
+        @pytest.mark.slow
+        @max_cost("$0.01")
+        def test_slow():
+            ask(13)
+
+        @max_cost("$0.01")
+        def test_renamed():
+            ask(14)
+
+        def test_nothing():
+            pass
+    """,
+    "tests/deep/test_b.py": """
+        import unittest
+        from app import ask
+        from pytest_llmcost import max_cost
+
+        class TestB:
+            @max_cost("$0.01")
+            def test_b(self):
+                ask(20)
+
+        class TestC(unittest.TestCase):
+            def test_c(self):
+                ask(30)
+    """,
+}
+
+
+def changed(files: Mapping[str, str], old: str, new: str) -> dict[str, str]:
+    assert any(old in text for text in files.values()), old
+    return {name: text.replace(old, new) for name, text in files.items()}
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """A suite with a baseline."""
+    write_files(tmp_path, SUITE)
+    ran = run_suite(tmp_path, "--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    assert ran.status == 0, ran.out
+    return tmp_path
+
+
+def compare(
+    path: Path, *args: str, plugins: tuple[str, ...] = (), env: Mapping[str, str] | None = None
+) -> Ran:
+    base = "--llmcost-baseline=base.json"
+    return run_suite(path, base, *args, plugins=plugins, env=env)
+
+
+def vanished(ran: Ran) -> dict[str, str]:
+    comparison = ran.ledger()["comparison"]
+    return {each["name"]: each["how"] for each in comparison.get("vanished", ())}
+
+
+A, B = "tests/test_a.py", "tests/deep/test_b.py"
+FIRES = {
+    "skipped by a mark": (
+        '@max_cost("$0.01")\n        def test_skipped',
+        '@pytest.mark.skip\n        @max_cost("$0.01")\n        def test_skipped',
+        {f"{A}::test_skipped": "skipped"},
+    ),
+    "skipped in its body": ("ask(12)", "pytest.skip()", {f"{A}::test_calls": "skipped"}),
+    "skipped as unittest does": (
+        "ask(30)",
+        'self.skipTest("late")',
+        {f"{B}::TestC::test_c": "skipped"},
+    ),
+    "a class that is skipped": (
+        "class TestB:",
+        "import pytest\n        @pytest.mark.skip\n        class TestB:",
+        {f"{B}::TestB::test_b": "skipped"},
+    ),
+    "a module that is skipped": (
+        "class TestB:",
+        "import pytest\n        pytest.skip(allow_module_level=True)\n        class TestB:",
+        {f"{B}::TestB::test_b": "skipped", f"{B}::TestC::test_c": "skipped"},
+    ),
+    "deselected by the ini file": (
+        "markers = slow",
+        "markers = slow\naddopts = -m 'not slow'",
+        {f"{A}::test_slow": "deselected"},
+    ),
+    "deleted": ("def test_calls", "def no_test_calls", {f"{A}::test_calls": "deleted or renamed"}),
+    "without any budget": (
+        '@max_cost("$0.01", calls=3)',
+        "",
+        {f"{A}::test_budget": "without this budget now"},
+    ),
+    "without one of two": (
+        '"$0.01", calls=3',
+        "calls=3",
+        {f"{A}::test_budget": "without this budget now"},
+    ),
+    "without budget and calls": (
+        '@max_cost("$0.01")\n        def test_skipped():\n            ask(10)',
+        "def test_skipped(): pass",
+        {f"{A}::test_skipped": "without a budget now"},
+    ),
+    "renamed and without a budget": (
+        '@max_cost("$0.01")\n        def test_renamed',
+        "def test_named",
+        {f"{A}::test_renamed": "without this budget now"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "found"), FIRES.values(), ids=FIRES)
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_it_names_what_no_longer_watches(
+    suite: Path, workers: tuple[str, ...], old: str, new: str, found: dict[str, str]
+) -> None:
+    write_files(suite, changed(SUITE, old, new))
+    ran = compare(suite, *workers, plugins=("xdist",) if workers else ())
+    assert vanished(ran) == found
+    assert ran.status == 0, ran.out
+    name, how = next(iter(found.items()))
+    assert re.search(rf"  {re.escape(name)}: {how} \(baseline: \$0\.\d+ in 1 call", ran.out)
+    # As a gate; and off.
+    failed = compare(suite, "--llmcost-vanished=fail")
+    assert failed.status == 1
+    assert f"FAILED --llmcost-vanished - {len(found)} guard" in failed.out, failed.out
+    off = compare(suite, env={"PYTEST_LLMCOST_VANISHED": "off"})
+    assert vanished(off) == {}
+
+
+HARMLESS = {
+    "nothing": ("x", "x"),
+    "a longer prompt": ("ask(10)", "ask(15)"),
+    "another limit": ('"$0.01", calls=3', '"$0.02", calls=4'),
+    "a new name for the same prompts": ("test_renamed", "test_named"),
+    "a new skipped test": ("def test_nothing", "@pytest.mark.skip\n        def test_new"),
+    "a failure in the set-up": ("def test_calls()", "def test_calls(no_such_fixture)"),
+    "a failure": ("ask(10)", "ask(10); assert 0"),
+    "no call any more": ("ask(12)", "pass"),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), HARMLESS.values(), ids=HARMLESS)
+def test_it_names_nothing_after_a_harmless_change(suite: Path, old: str, new: str) -> None:
+    write_files(suite, changed(SUITE, old, new))
+    assert vanished(compare(suite, "--llmcost-vanished=fail")) == {}
+
+
+PARTS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "-k": (("-k", "calls"), {}),
+    "-m": (("-m", "not slow"), {}),
+    "-m in the environment": ((), {"PYTEST_ADDOPTS": "-m 'not slow'"}),
+    "a file": ((A,), {}),
+    "a test": ((f"{A}::test_calls",), {}),
+    "a folder": (("tests/deep",), {}),
+    "ignored": (("--ignore=tests/deep",), {}),
+    "-x": (("-x",), {"FAIL": "1"}),
+    "--deselect": ((f"--deselect={A}::test_calls",), {}),
+    "a shard of a plugin": (("-p", "shards"), {}),
+    "two workers": (("-n2", "-p", "xdist", "-k", "calls"), {}),
+    "groups of workers": (("-n2", "-p", "xdist", "--dist=loadgroup"), {}),
+    "a stopped run of workers": (("-n2", "-p", "xdist", "-x"), {"FAIL": "1"}),
+}
+
+
+@pytest.mark.parametrize(("args", "env"), PARTS.values(), ids=PARTS)
+def test_a_part_of_the_suite_does_not_cry_wolf(
+    suite: Path, args: tuple[str, ...], env: dict[str, str]
+) -> None:
+    shards = """
+        def pytest_collection_modifyitems(config, items):
+            config.hook.pytest_deselected(items=items[::2])
+            items[:] = items[1::2]
+    """
+    fails = changed(
+        SUITE, "ask(10)", 'ask(10)\n            import os; assert "FAIL" not in os.environ'
+    )
+    ini = changed(fails, "markers = slow", "markers = slow\n    xdist_group\naddopts = -m ''")
+    write_files(suite, {**ini, "shards.py": shards})
+    ran = compare(suite, "--llmcost-vanished=fail", *args, env=env)
+    assert vanished(ran) == {}, ran.out
+    assert ran.ledger()["tests"], ran.out
+
+
+def test_shards_cry_no_wolf_and_their_sum_names_what_is_gone(
+    suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(suite, changed(SUITE, "def test_calls", "def no_test_calls"))
+    shards = []
+    for number, path in enumerate((A, B)):
+        shards.append(str(suite / f"shard{number}.json"))
+        ran = compare(suite, path, f"--llmcost-report={shards[-1]}", "--llmcost-vanished=fail")
+        assert (ran.status, vanished(ran)) == (0, {})
+    merged, base = str(suite / "merged.json"), str(suite / "base.json")
+    for whole, status in (((), 0), (("--whole",), 1)):
+        assert main(["merge", *shards, "-o", merged, *whole]) == 0
+        capsys.readouterr()
+        assert main(["compare", base, merged, "--vanished=fail"]) == status
+        named = f"{A}::test_calls: not in this run (baseline: $0." in capsys.readouterr().out
+        assert named is bool(whole)
+    assert main(["compare", base, merged]) == 0
+    assert main(["compare", base, merged, "--vanished=off"]) == 0
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_without_a_baseline_skipped_tests_with_a_budget_are_counted(
+    tmp_path: Path, workers: tuple[str, ...]
+) -> None:
+    skips = """
+        import pytest
+        import unittest
+        from pytest_llmcost import max_cost
+
+        @pytest.mark.skip
+        @max_cost("$1")
+        def test_one(): pass
+
+        @max_cost("$1")
+        class TestTwo:
+            def test_two(self): pytest.skip()
+
+        class TestThree(unittest.TestCase):
+            @max_cost("$1")
+            def test_three(self): self.skipTest("late")
+
+        @pytest.mark.skip
+        def test_without(): pass
+    """
+    write_files(tmp_path, {"test_skips.py": skips})
+    plugins = ("xdist",) if workers else ()
+    ran = run_suite(tmp_path, *workers, plugins=plugins)
+    assert "llmcost: 3 tests with a budget were skipped" in ran.out, ran.out
+    kept = {"test_skips.py": "def test_a(): pass\n"}
+    write_files(tmp_path, kept)
+    assert "were skipped" not in run_suite(tmp_path, *workers, plugins=plugins).out
+
+
+def test_the_comment_and_a_report_drawn_again_name_it_too(suite: Path) -> None:
+    write_files(suite, changed(SUITE, "def test_calls", "def no_test_calls"))
+    args = ("--llmcost-vanished=fail", "--llmcost-report=comment.md")
+    ran = compare(suite, *args, env={"GITHUB_ACTIONS": "true"})
+    comment = (suite / "comment.md").read_text(encoding="utf-8")
+    assert "test\\_calls: deleted or renamed (baseline: $0." in comment or (
+        "test_calls: deleted or renamed (baseline: $0." in comment
+    )
+    assert "1 budget exceeded" in comment
+    assert "::error" in ran.out
+    assert main(["render", str(suite / "ledger.json"), "-o", str(suite / "again.md")]) == 0
+    assert (suite / "again.md").read_text(encoding="utf-8") == comment
+    assert json.loads((suite / "ledger.json").read_text())["run"]["exit_status"] == 1
