@@ -86,17 +86,13 @@ class SessionHooks:
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the summary; nothing if nothing was counted."""
-        if number := len(self.session.skipped_budgets):
-            tests = (
-                "1 test with a budget was"
-                if number == 1
-                else f"{number:,} tests with a budget were"
-            )
-            terminalreporter.write_line(f"llmcost: {tests} skipped")
         if self.ledger is not None:
             from pytest_llmcost.plugin.run_end import write_summary
 
             write_summary(self.session, self.ledger, self.problems, terminalreporter)
+        if number := len(self.session.skipped_budgets):
+            what = "test with a budget was" if number == 1 else "tests with a budget were"
+            terminalreporter.write_line(f"llmcost: {number:,} {what} skipped")
 
     def _close(self, session: pytest.Session) -> bool:
         """Make the ledger of the run, again if there is news; return whether there is one."""

@@ -22,6 +22,7 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     # two values of each as one writes them, and what they are read as; paths by their names
     "disabled": ("false", "no", False, False),
     "max_test": ("$0.02", "3c", Decimal("0.02"), Decimal("0.03")),
+    "max_worst": ("$0.10", "9c", Decimal("0.1"), Decimal("0.09")),
     "max_call": ("2c", "$0.01", Decimal("0.02"), Decimal("0.01")),
     "max_suite": ("1.5", "$2", Decimal("1.5"), Decimal(2)),
     "budgets": ("tests/** = $1", "a/b = 2c", ("tests/** = $1",), ("a/b = 2c",)),
@@ -40,6 +41,8 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     "price_date": ("2026-11-01", "2026-10-01", date(2026, 11, 1), date(2026, 10, 1)),
     "cache": ("cold", "warm", "cold", "warm"),
     "report": ("a.json", "b.md", ("a.json",), ("b.md",)),
+    "history": ("a.jsonl", "b.jsonl", "a.jsonl", "b.jsonl"),
+    "vanished": ("off", "fail", "off", "fail"),
     "baseline": ("a.json", "b.json", "a.json", "b.json"),
     "max_increase": ("10%", "$0.05", ("10%",), ("$0.05",)),
     "max_test_increase": ("10%", "$0.05", ("10%",), ("$0.05",)),
