@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import Budget, Verdict
-from pytest_llmcost.ledger.ledger import Ledger, TestRow, Vanished, own_verdicts
+from pytest_llmcost.ledger.ledger import How, Ledger, TestRow, Vanished, own_verdicts
 
 
 class Fates(NamedTuple):
@@ -38,7 +38,7 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
         budgets = [each for each in own_verdicts(test) if _is_lasting(each)]
         if test.outcome == "skipped" or not (budgets or test.calls):
             continue
-        row, how = now.get(nodeid), None
+        row, how = now.get(nodeid), cast("How | None", None)
         names = {nodeid, *(nodeid[:at] for at, each in enumerate(nodeid) if each in ":/")}
         if fates and not fates.skipped.isdisjoint(names):
             how = "skipped"
@@ -49,13 +49,13 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
         elif row is None and head.complete:
             row = renamed.get(_prompts(test)) if test.calls else None
             if fates and nodeid in fates.selected:
-                how = "without a budget now" if budgets else None
+                how = "without its budget" if budgets else None
             elif row is None and (fates is None or fates.is_searched(nodeid)):
                 how = "deleted or renamed" if fates else "not in this run"
         if row is not None and how is None and row.outcome in ("passed", "xpassed"):
             kept = {verdict.kind for verdict in own_verdicts(row)}
             budgets = [verdict for verdict in budgets if verdict.kind not in kept]
-            how = "without this budget now" if budgets else None
+            how = "without its budget" if budgets else None
         if how is not None:
             spent = Amounts.of(test.calls)
             verdict = budgets[0] if budgets else None

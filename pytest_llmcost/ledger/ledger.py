@@ -169,11 +169,16 @@ class ChangedPrefix(msgspec.Struct, frozen=True, kw_only=True):
     """Whether that is a bound, because an earlier breakpoint of the prompt did not change."""
 
 
+How = Literal[
+    "skipped", "deselected", "deleted or renamed", "without its budget", "not in this run"
+]
+
+
 class Vanished(msgspec.Struct, frozen=True, kw_only=True):
     """A test of the baseline with a budget or calls that this run no longer has."""
 
     name: str
-    how: str
+    how: How
     base_usd: Decimal | None
     """What it cost in the baseline, at the prices of that run."""
     base_calls: int

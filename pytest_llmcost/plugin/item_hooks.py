@@ -142,11 +142,10 @@ class ItemHooks:
         except BaseException as error:
             self._end_body(item, error)
             raise
-        is_idle = session.attempt is None and not self._has_budget(item)
-        if is_idle and session.baseline is None:
-            return result  # nearly all tests of nearly all suites
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
+        if session.attempt is None and not kept and not self._has_budget(item):
+            return result  # nearly all tests of nearly all suites
         self._end_body(item, kept[0].value if kept else None)
         return result
 

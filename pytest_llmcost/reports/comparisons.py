@@ -93,7 +93,7 @@ def describe_facts(comparison: Comparison, shared: Sequence[SharedPart]) -> Iter
         yield f"{more:,} more tests that no longer watch what they did"
     for tag, change in comparison.by_tag.items():
         grown = grown_by(change.base_usd, change.head_usd)
-        yield f"tag {tag}: {dollars(change.base_usd)} → {dollars(change.head_usd)}{grown}"
+        yield f"tag {clean(tag)}: {dollars(change.base_usd)} → {dollars(change.head_usd)}{grown}"
     for each in comparison.prefixes[:_MOST_PREFIXES]:
         others = f" and {each.owners - 1:,} more" if each.owners > 1 else ""
         what = f"a cached prefix changed ({', '.join(each.parts)}) in {clean(each.name)}{others}"

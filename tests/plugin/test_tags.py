@@ -161,6 +161,33 @@ def test_shards_agree_on_a_budget_by_tag_which_holds_for_their_sum(
     assert "the same budget for tag:judge: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["", "async "])
+def test_an_async_test_has_the_tags_of_its_fixtures(tmp_path: Path, kind: str) -> None:
+    test = f"""
+        import pytest
+        from app import ask
+        from pytest_llmcost import tag
+
+        @pytest.fixture
+        {kind}def judge(anyio_backend):
+            with tag("judge"):
+                yield
+
+        @pytest.mark.anyio
+        async def test_one(judge):
+            ask(1)
+
+        @pytest.mark.anyio
+        async def test_two(anyio_backend):
+            ask(2)
+    """
+    write_files(tmp_path, {"app.py": APP, "test_async.py": test})
+    ran = run_suite(tmp_path, plugins=("anyio",))
+    tests = ran.ledger()["tests"]
+    tags = {(row["nodeid"].partition("[")[0], *row["calls"][0].get("tags", ())) for row in tests}
+    assert tags == {("test_async.py::test_one", "judge"), ("test_async.py::test_two",)}, ran.out
+
+
 SMALL = """
     import pytest
     from pytest_llmcost import max_cost

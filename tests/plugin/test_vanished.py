@@ -118,22 +118,22 @@ FIRES = {
     "without any budget": (
         '@max_cost("$0.01", calls=3)',
         "",
-        {f"{A}::test_budget": "without this budget now"},
+        {f"{A}::test_budget": "without its budget"},
     ),
     "without one of two": (
         '"$0.01", calls=3',
         "calls=3",
-        {f"{A}::test_budget": "without this budget now"},
+        {f"{A}::test_budget": "without its budget"},
     ),
     "without budget and calls": (
         '@max_cost("$0.01")\n        def test_skipped():\n            ask(10)',
         "def test_skipped(): pass",
-        {f"{A}::test_skipped": "without a budget now"},
+        {f"{A}::test_skipped": "without its budget"},
     ),
     "renamed and without a budget": (
         '@max_cost("$0.01")\n        def test_renamed',
         "def test_named",
-        {f"{A}::test_renamed": "without this budget now"},
+        {f"{A}::test_renamed": "without its budget"},
     ),
 }
 
