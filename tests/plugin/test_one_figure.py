@@ -376,7 +376,8 @@ class TestUnknown:
         result = compared(project, before, now)
         figures = {"call(1000)": "$0.0050", "unreadable()": "?"}
         assert any(
-            f"test_it</code> | {figures[before]} | {figures[now]} |" in line
+            f"test_it</code><br><sub>test_app.py</sub> | {figures[before]} | {figures[now]} |"
+            in line
             for line in comment_of(project)
         )
         for lines in (comment_of(project), result.outlines, compare_command()):

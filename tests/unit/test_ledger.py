@@ -446,7 +446,8 @@ class TestFiles:
             "rate_card", "totals", "verdicts", "comparison", "payloads", "tests", "fixtures",
             "outside_tests",
         } <= set(data)  # fmt: skip
-        assert set(data["run"]) == {"started_at", "finished_at", "exit_status", "workers"}
+        run = {"started_at", "finished_at", "exit_status", "workers", "commit"}
+        assert set(data["run"]) == run
         assert {
             "nodeid",
             "path",
