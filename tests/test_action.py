@@ -288,10 +288,10 @@ def test_a_limit_on_the_increase_fails_the_job_after_everything_is_shown(
 ) -> None:
     job.run(PUSH)
     write(job, 3000)
-    job.run(PULL_REQUEST, max_increase="10%")
+    job.run(PULL_REQUEST, max_increase="10%", artifact="agents")
     assert job.status == 1
     assert (job.outputs["passed"], job.outputs["exceeded"]) == ("false", "1")
-    assert github.checks[0]["conclusion"] == "failure"
+    assert (github.checks[0]["name"], github.checks[0]["conclusion"]) == ("agents", "failure")
     assert "1 budget exceeded" in github.comments[0]["body"]
     assert job.artifact
 

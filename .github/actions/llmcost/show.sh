@@ -23,9 +23,9 @@ add_check() {
   local body conclusion=success
   if [ "$PASSED" != true ]; then conclusion=failure; fi
   body=$(mktemp)
-  jq -n --arg title "$TITLE" --arg commit "$COMMIT" --arg conclusion "$conclusion" \
+  jq -n --arg name "$NAME" --arg title "$TITLE" --arg commit "$COMMIT" --arg conclusion "$conclusion" \
     --rawfile summary "$FOLDER/cost.md" '{
-      name: "llmcost", head_sha: $commit, status: "completed", conclusion: $conclusion,
+      name: $name, head_sha: $commit, status: "completed", conclusion: $conclusion,
       output: {title: $title, summary: $summary}}' > "$body"
   call POST "$repository/check-runs" "$body" || notice "No check was added: the job needs the permission checks: write."
   rm -f "$body"
