@@ -23,7 +23,7 @@ from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import Platform, SamplingCall, Terms, Usage
 from pytest_llmcost.responses.message import Answer
 
-Evidence = Literal["billed", "counted", "recounted", "stale", "declared", "mocked"]
+Evidence = Literal["billed", "counted", "recounted", "stale", "declared", "mocked", "refused"]
 Phase = Literal["setup", "call", "teardown"]
 
 _ZERO = Decimal(0)

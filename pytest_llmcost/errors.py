@@ -14,6 +14,8 @@
      ├─ LedgerError          an unreadable or newer ledger, or conflicting shards
      └─ ReconcileError       the bill could not be fetched or compared
 
+    LiveCapError           a request that does not fit under the cap on live spend; not sent
+
 A broken ceiling is not an error but a `Verdict`. Only `plugin/` and `cli.py` translate
 these into exit codes and test failures. This module imports nothing.
 """
@@ -123,3 +125,11 @@ class LedgerError(LlmCostError):
 
 class ReconcileError(LlmCostError):
     """The organisation's usage or cost could not be fetched or compared."""
+
+
+class LiveCapError(BaseException):
+    """A request that was refused before it left: its worst case exceeds what is left of the cap.
+
+    No `Exception`, as pytest's own outcomes are none: the SDK would try it again, with pauses, and
+    then say no more than "Connection error".
+    """

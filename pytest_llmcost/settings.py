@@ -182,6 +182,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("stable_prefix", parse_choice("off", "warn", "fail"), "off|warn|fail",
         "What happens if a later call of a test breaks the cached prefix of an earlier one: "
         "nothing, a line in the summary (warn, default), or the test fails."),
+    _limit("max_live", parse_usd, "USD",
+        "Cap on what this run may spend live. A request whose worst case exceeds what is left is "
+        "refused before it is sent, and its test fails."),
     _limit("warn_at", parse_percent, "PERCENT",
         "Warn when this share of a budget is used, for example 80%."),
     Option("unverified", parse_choice("fail", "warn"), "fail|warn",
@@ -251,6 +254,7 @@ class Settings(NamedTuple):
     live: tuple[str, ...] = ()
     stand_ins: tuple[str, ...] = ()
     stable_prefix: Literal["off", "warn", "fail"] = "warn"
+    max_live: Decimal | None = None
     warn_at: Decimal | None = None
     unverified: Literal["fail", "warn"] = "fail"
     mocks: Literal["trust", "count"] = "trust"

@@ -21,11 +21,12 @@ Scope = Literal["suite", "test", "block", "path", "tag", "increase"]
 State = Literal["within", "exceeded", "unverified"]
 PerCall = Literal["call_usd", "call_input_tokens", "call_output_tokens"]
 Limited = Literal[
-    Kind, "worst", PerCall, "models", "unbudgeted", "live", "stable_prefix", "vanished"
+    Kind, "worst", PerCall, "models", "unbudgeted", "live", "refused", "stable_prefix", "vanished"
 ]
 """What a budget can limit: a sum over calls, as they are or at their worst, or, with a gate, the
 largest call, the models, the calls of a test without a budget, those that went over the network,
-those that break the cached prefix of an earlier one, or the guards that are gone."""
+those that the cap on live spend has refused, those that break the cached prefix of an earlier one,
+or the guards that are gone."""
 
 _QUANTITIES: dict[Limited, Kind] = {
     "worst": "usd",
@@ -34,6 +35,7 @@ _QUANTITIES: dict[Limited, Kind] = {
     "live": "calls",
     "stable_prefix": "calls",
     "vanished": "calls",
+    "refused": "calls",
     "call_usd": "usd",
     "call_input_tokens": "input_tokens",
     "call_output_tokens": "output_tokens",
@@ -155,6 +157,8 @@ def concerned(budget: Budget, calls: Sequence[Call]) -> Sequence[Call]:
         return [call for call in calls if call.live is not False]
     if budget.kind == "stable_prefix":
         return [call for call in calls if call.broken_prefix is not None]
+    if budget.kind == "refused":
+        return [call for call in calls if call.evidence == "refused"]
     if budget.is_per_call:
         kind = budget.quantity
         return sorted(calls, key=lambda each: -(Amounts.of([each])[kind].low or 0))[:1]

@@ -41,13 +41,16 @@ class Capture:
         clock: Callable[[], float],
         fingerprint: Callable[[CapturedRequest], Fingerprint] | None = None,
         stand_ins: Collection[str] = (),
+        gate: Callable[[CapturedRequest], None] | None = None,
+        settle: Callable[[CapturedRequest], None] | None = None,
     ) -> None:
         """Begin with nothing seen.
 
         `owner` returns whose a request is that is being sent now, from any thread or task; `report`
         takes what became of one, when `drain` or `settle` is called; `clock` is as `time.time`;
         `fingerprint` tells equal requests, by default the payload's own does; `stand_ins` are
-        hosts, with or without a port, that spend nothing.
+        hosts, with or without a port, that spend nothing; `gate` may refuse a request that is
+        about to be sent, and `settle` takes each that was let through when it is over.
         """
         self.failures: list[str] = []
         """What went wrong on our side, for the summary."""
@@ -56,6 +59,7 @@ class Capture:
         self._clock = clock
         self._fingerprint = fingerprint or (lambda request: _fingerprint)
         self._stand_ins = frozenset(stand_ins)
+        self._gate, self._settle = gate, settle
         # Held for a moment, and never across a call into user code. Reentrant, for the garbage
         # collector may close a response in the midst of it.
         self._lock = threading.RLock()
@@ -77,7 +81,13 @@ class Capture:
     # What transports and requests call, in the way of the code under test
 
     def begin(
-        self, *, method: str, url: str, is_read: bool = True, **sent: Any
+        self,
+        *,
+        method: str,
+        url: str,
+        is_read: bool = True,
+        is_for_gate: bool = False,
+        **sent: Any,
     ) -> CapturedRequest | None:
         """Follow a request if it is a Claude call, and not one of our own counts.
 
@@ -85,8 +95,11 @@ class Capture:
             method: Of HTTP.
             url: In full.
             is_read: Whether the transport feeds the response; otherwise the cost is unknown.
+            is_for_gate: Whether it is only asked whether the request may leave.
             sent: The fields of `CapturedRequest` that the transport knows.
         """
+        if is_for_gate and self._gate is None:
+            return None
         try:
             endpoint = recognise(method, url) or find_unmetered(method, url, sent["sent"])
             if endpoint is not None and not is_read:
@@ -98,6 +111,7 @@ class Capture:
                 owner=self._owner(),
                 sent_at=self._clock(),
                 over=self._end,
+                gate=self._gate,
                 is_to_stand_in=bool(self._stand_ins) and self._is_stand_in(url),
                 outer=CURRENT.get(),
                 **sent,
@@ -116,6 +130,8 @@ class Capture:
 
     def _end(self, request: CapturedRequest) -> None:
         self._open.discard(request)
+        if request.reserved is not None and self._settle is not None:
+            self._settle(request)
         is_without_answer = not request.is_answered and request.error is None
         if is_without_answer and (request.is_lost or request.lost_attempts):
             with self._lock:

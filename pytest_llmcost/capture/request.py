@@ -12,12 +12,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from pytest_llmcost.capture.replay import Replay, VcrPlay, read_betas, read_body
-from pytest_llmcost.errors import UsageDataError
+from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.caveats import sorted_caveats
@@ -83,6 +84,8 @@ class CapturedRequest:
     """Called once, when nothing more will come."""
     is_to_stand_in: bool = False
     """Whether its address is one that spends nothing, so that a socket does not make it live."""
+    gate: Callable[[CapturedRequest], None] | None = None
+    """Called before it goes over the network; raises what refuses it."""
     outer: CapturedRequest | None = None
     """The request inside whose `send` this one was sent."""
     answer: Answer | None = None
@@ -100,6 +103,10 @@ class CapturedRequest:
     """What was reported of it before it was over."""
     error: Exception | None = None
     """What went wrong on our side."""
+    is_refused: bool = False
+    """Whether the cap on live spend kept it from being sent."""
+    reserved: Decimal | None = None
+    """What of that cap is reserved for it, in US dollars."""
     is_over: bool = False
     is_answered: bool = False
     """Whether a successful response came; without one it is free, or lost."""
@@ -180,6 +187,24 @@ class CapturedRequest:
         )
 
     # What its transport calls, in the way of the request
+
+    def leave(self) -> None:
+        """Let it go over the network, or refuse it: the one step that may raise.
+
+        Raises:
+            LiveCapError: its worst case exceeds what is left of the cap.
+        """
+        __tracebackhide__ = True
+        if self.gate is None or self.is_over or self.is_to_stand_in or self.reserved is not None:
+            return
+        try:
+            self.gate(self)
+        except LiveCapError:
+            self.live, self.is_refused = False, True
+            answer = unknown_answer(self.endpoint, self.payload, "")
+            self.answer = replace(answer, caveats=(), declared_usd=Decimal(0))
+            self._end()
+            raise
 
     @guarded
     def replayed(
@@ -309,6 +334,12 @@ class CapturedRequest:
         else:
             request.set_unknown("lost-answer: still under way when its owner was judged")
         return request
+
+    def peek(self) -> Answer | None:
+        """Return what its answer used, without reading it in the place of who will."""
+        twin = self.variant(_reader=copy.deepcopy(self._reader), _unread=[*self._unread])
+        twin.read()
+        return twin.answer
 
     def take_results(self) -> list[BatchResult]:
         """Return the results of a batch that have passed since the last time."""

@@ -95,6 +95,7 @@ def pytest_configure(config: pytest.Config) -> None:
     item_hooks = ItemHooks(session)
     register(item_hooks, "llmcost-items")
     if session.worker is None:
+        config.add_cleanup(session.remove_run_folder)
         register(SessionHooks(session), "llmcost-session")
         if settings.key_guard != "off":
             register(KeyGuard(session), "llmcost-key-guard")

@@ -50,6 +50,7 @@ from pytest_llmcost.errors import (
 )
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import EXACT
+from pytest_llmcost.plugin.live_cap import LiveCap
 from pytest_llmcost.plugin.marker import marked_tags
 from pytest_llmcost.plugin.owners import Owner, Sender, TestAttempt, Unfinished
 from pytest_llmcost.plugin.session import Session
@@ -81,6 +82,7 @@ def capture_of(session: Session) -> Capture:
 
         return fingerprint
 
+    cap = None if session.settings.max_live is None else LiveCap(session)
     with session.lock:
         if session.capture is None:
             session.capture = Capture(
@@ -89,6 +91,8 @@ def capture_of(session: Session) -> Capture:
                 clock=time.time,
                 fingerprint=fingerprint_of,
                 stand_ins=session.settings.stand_ins,
+                gate=None if cap is None else cap.reserve,
+                settle=None if cap is None else cap.settle,
             )
         return session.capture
 
@@ -144,6 +148,8 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
 
 def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answer) -> Metered:
     """Compare what was sent with what was recorded, and return what the reply uses now."""
+    if request.is_refused:
+        return answer, "refused" if answer.declared_usd is not None else "billed", None
     if request.endpoint.kind == "unmetered":  # nothing to compare: there are no figures
         return answer, "mocked" if request.is_mocked else "billed", None
 

@@ -25,7 +25,7 @@ from pytest_llmcost.budgets.path_globs import (
     read_glob,
 )
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.money import parse_quantity, parse_usd
+from pytest_llmcost.money import format_whole_usd, parse_quantity, parse_usd
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import nodeid_of
 from pytest_llmcost.plugin.tags import check_tag
@@ -101,9 +101,9 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     # `live=True` limits nothing: it takes the setting's gate away.
     if "live" in budgets and not budgets["live"].limit.is_finite():
         del budgets["live"]
-    stated = tuple(budgets[kind] for kind in _PARSERS if kind in budgets)
+    stated = tuple(budgets[kind] for kind in (*_PARSERS, "refused") if kind in budgets)
     # A budget is one on an amount, of the test or of its path; gates without one are none.
-    gates = {"models", "live", "stable_prefix"}
+    gates = {"models", "live", "refused", "stable_prefix"}
     is_required = settings.require_budget and not budgets.keys() - gates
     if is_required and not any(matches(pattern, nodeid) for pattern in _globs(settings)):
         missing = _budget_of_setting("require_budget", "test", settings)
@@ -182,6 +182,10 @@ def _gates(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator[Budge
     if live_mode(settings, nodeid) == "fail":
         gate = Budget(scope=scope, limit=Decimal(0), origin=settings.origin("live"), label="live")
         yield replace(gate, kind="live")
+    if settings.max_live is not None:
+        cap = _budget_of_setting("max_live", scope, settings)
+        reason = format_whole_usd(settings.max_live)
+        yield replace(cap, kind="refused", limit=Decimal(0), reason=reason, warn_at=None)
     if settings.max_call is not None:
         yield replace(_budget_of_setting("max_call", scope, settings), kind="call_usd")
     if settings.allowed_models:

@@ -7,6 +7,9 @@ know what is recorded, judged or reported: those modules know the session.
 
 from __future__ import annotations
 
+import secrets
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -112,6 +115,15 @@ class Session:
             return date.fromisoformat(sent["price_date"])
         return self.settings.price_date or datetime.now(timezone.utc).date()
 
+    @cached_property
+    def run_folder(self) -> Path:
+        """A folder of this run alone, shared by its workers and children; made when needed."""
+        sent = getattr(self.config, "workerinput", {}).get("llmcost")
+        if sent is not None:
+            return Path(sent["run_folder"])
+        name = f"pytest-llmcost-run-{secrets.token_hex(8)}"
+        return Path(tempfile.gettempdir(), name)
+
     @property
     def baseline(self) -> Path | None:
         """The ledger to compare with; None if this run is to write the first one."""
@@ -205,6 +217,11 @@ class Session:
                     f"llmcost_client cannot be made in the last teardown ({text}); let the "
                     "fixture that sends there ask for it"
                 ) from None
+
+    def remove_run_folder(self) -> None:
+        """Remove what the processes of the run have shared."""
+        if "run_folder" in vars(self):
+            shutil.rmtree(self.run_folder, ignore_errors=True)
 
     def save_counts(self) -> None:
         """Save all counts at the end, and close the client that no fixture closes."""

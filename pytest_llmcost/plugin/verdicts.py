@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import at_worst
-from pytest_llmcost.errors import CountMissingError, LlmCostError, SettingsError
+from pytest_llmcost.errors import CountMissingError, LiveCapError, LlmCostError, SettingsError
 from pytest_llmcost.plugin.calls import calls_of
 from pytest_llmcost.plugin.counts import count_command
 from pytest_llmcost.plugin.marker import limits_of
@@ -174,7 +174,8 @@ class Reports:
             self._note_passing(item, report)
             error = call.excinfo.value if report.failed and call.excinfo else None
             crash = getattr(report.longrepr, "reprcrash", None)
-            is_ours = isinstance(error, LlmCostError) and not isinstance(error, CountMissingError)
+            is_ours = isinstance(error, (LlmCostError, LiveCapError))
+            is_ours = is_ours and not isinstance(error, CountMissingError)
             if crash is not None and is_ours:
                 # An error's module path would fill the summary's line.
                 crash.message = str(error)

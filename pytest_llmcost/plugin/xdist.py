@@ -66,7 +66,10 @@ class Controller:
         if not self.session.workers:
             self.session.config.pluginmanager.register(_Inbox(self.session), "llmcost-inbox")
         self.session.workers += 1
-        node.workerinput[_KEY] = {"price_date": self.session.price_date.isoformat()}
+        node.workerinput[_KEY] = {
+            "price_date": self.session.price_date.isoformat(),
+            "run_folder": str(self.session.run_folder),
+        }
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:

@@ -40,6 +40,15 @@ _NOUNS: dict[Kind, str] = {
     "calls": "call",
 }
 
+_NAMES_OF_GATES = {
+    "unbudgeted": "none",
+    "live": "not live",
+    "refused": "live cap",
+    "stable_prefix": "stable prefix",
+    "vanished": "none",
+}
+"""What stands for a limit that is no number."""
+
 # Numbers
 
 
@@ -113,9 +122,8 @@ def limit_of(verdict: Verdict) -> str:
     """Write a limit with all its digits; a rounded one might seem kept when it is not."""
     if verdict.kind == "models":
         return clean(", ".join(verdict.models))
-    names = {"live": "not live", "stable_prefix": "stable prefix"}
-    if verdict.kind in ("unbudgeted", "vanished", *names):
-        return names.get(verdict.kind, "none")
+    if verdict.kind in _NAMES_OF_GATES:
+        return _NAMES_OF_GATES[verdict.kind]
     per_call = " per call" if verdict.is_per_call else ""
     if verdict.quantity == "usd":
         at_worst = " at worst" if verdict.kind == "worst" else ""
@@ -149,6 +157,8 @@ def sentence(verdict: Verdict) -> str:
     if verdict.kind == "unbudgeted":
         found = calls if verdict.low else "no call"
         return f"{found} without a budget; {verdict.origin} requires one"
+    if verdict.kind == "refused" and verdict.state != "unverified":
+        return f"{short_sentence(verdict)}{set_at}"
     if verdict.kind == "live" and verdict.state != "unverified":
         if not verdict.low:
             return "no request went live"
@@ -189,6 +199,9 @@ def short_sentence(verdict: Verdict) -> str:
         return f"{found} is not allowed" if found else f"models: {limit}"
     if verdict.kind == "unbudgeted":
         return f"{format_count(int(verdict.low), 'call')} without a budget"
+    if verdict.kind == "refused" and verdict.state != "unverified":
+        number = format_count(int(verdict.low), "request") if verdict.low else "no request"
+        return f"{number} refused by the live cap"
     if verdict.kind == "live" and verdict.state != "unverified":
         return sentence(replace(verdict, origin="", reason=None)).partition(",")[0]
     if verdict.kind == "stable_prefix":
@@ -368,6 +381,7 @@ _GATED: Mapping[str, str] = {
     "unbudgeted": "no budget for",
     "live": "went live",
     "stable_prefix": "not read",
+    "refused": "not sent",
 }
 _MOST_CALLS = 3
 """How many calls that break a gate a failure lists."""
@@ -464,6 +478,11 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         )
     if verdict.kind == "models":
         return "Call an allowed model, or allow this one where the list is set."
+    if verdict.kind == "refused":
+        return (
+            "Replay the request, lower its max_tokens, or raise the cap: a request is sent only if "
+            "its worst case fits into what is left."
+        )
     if verdict.kind == "live":
         return (
             "Record a cassette, or allow this test to go live: @max_cost(live=True). The address "

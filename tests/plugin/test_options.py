@@ -31,6 +31,7 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     "live": ("fail", "a/**=off", ("fail",), ("a/** = off",)),
     "stand_ins": ("127.0.0.1", "http://LOCALHOST:80/v1", ("127.0.0.1",), ("localhost:80",)),
     "stable_prefix": ("off", "fail", "off", "fail"),
+    "max_live": ("$0.50", "3c", Decimal("0.5"), Decimal("0.03")),
     "warn_at": ("80%", "50%", Decimal("0.8"), Decimal("0.5")),
     "mocks": ("count", "trust", "count", "trust"),
     "unverified": ("warn", "fail", "warn", "fail"),

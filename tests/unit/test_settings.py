@@ -48,8 +48,7 @@ def test_an_empty_value_is_none_at_all() -> None:
 
 LIMITS = (
     *("max_test", "max_call", "max_worst", "max_suite", "budgets", "allowed_models", "live"),
-    "warn_at",
-    *("max_increase", "max_test_increase"),
+    *("max_live", "warn_at", "max_increase", "max_test_increase"),
 )
 
 

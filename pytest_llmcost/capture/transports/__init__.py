@@ -32,6 +32,10 @@ _CLIENTS = {
     "botocore.hooks": "botocore",
     "aiobotocore.hooks": "botocore",
     "vcr.cassette": "recorders",
+    "httpcore._sync.connection": "wire",
+    "httpcore._async.connection": "wire",
+    "httpcore2._sync.connection": "wire",
+    "httpcore2._async.connection": "wire",
 }
 """Library -> the file here whose `wrap(module)` wraps it as soon as it is imported."""
 _recorders: dict[str, ModuleType | None] = {"vcr.cassette": None, "cassetter.cassette": None}
@@ -101,6 +105,19 @@ def note_saved(path: str) -> None:
     """Note that VCR has written a cassette."""
     if _captures:
         _saved[_captures[-1]].add(path)
+
+
+def ask_to_leave(source: object, url: str) -> None:
+    """Refuse a request that is about to be sent and not read, if there is a cap on live spend.
+
+    Raises:
+        LiveCapError: it is a Claude call, and so of unknown cost.
+    """
+    sent = {"method": "POST", "url": url, "headers": {}, "sent": b"", "is_read": False}
+    captured = begin(source, client=source, is_for_gate=True, **sent)
+    if captured is not None:
+        captured.leave()
+        captured.failed(may_be_billed=False, is_seen=False, live=False)  # followed when answered
 
 
 def begin_light(

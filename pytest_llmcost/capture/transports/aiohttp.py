@@ -34,7 +34,9 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         captured = None
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
-        if CURRENT.get() is None:
+        if (current := CURRENT.get()) is not None:
+            current.leave()
+        else:
             captured = begin_light(
                 request,
                 client=getattr(request, "_session", None),
@@ -43,6 +45,8 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
                 headers=request.headers,
                 body=getattr(request.body, "_value", request.body),  # private: of bytes
             )
+        if captured is not None:
+            captured.leave()
         response = await original(request, *args, **options)
         if captured is not None:
             vars(response)[_KEY] = captured

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, ask_to_leave, begin, wrap_method
 
 _KEY = "_pytest_llmcost_sent"
 """Where a connection remembers a Claude call until its answer is asked for."""
@@ -28,11 +28,14 @@ def _wrap_putrequest(original: Callable[..., Any]) -> Callable[..., Any]:
     def putrequest(connection: Any, method: Any, url: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
         # Inside a call that is followed already, its client reads the answer.
+        if (current := CURRENT.get()) is not None:
+            current.leave()
         if method == "POST" and isinstance(url, str) and CURRENT.get() is None:
             host = getattr(connection, "_tunnel_host", None) or connection.host
             full = f"https://{host}{url}" if url.startswith("/") else url
             # A path alone does not tell on a host that is neither Anthropic's nor a cloud's.
             if any(part in full for part in ("anthropic", "claude", "/model/")):
+                ask_to_leave(connection, full)
                 vars(connection)[_KEY] = full
         return original(connection, method, url, *args, **options)
 

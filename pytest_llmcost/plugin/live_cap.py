@@ -1,0 +1,207 @@
+"""The cap on live spend: a request's worst case is reserved before it leaves, and settled later.
+
+What is reserved by all processes of a run stands in one file, changed under a lock. What cannot be
+bounded is refused: the cap is never exceeded by what the API bills.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from pytest_llmcost.call import price
+from pytest_llmcost.capture.request import CapturedRequest
+from pytest_llmcost.counting.payload import read_payload
+from pytest_llmcost.errors import LiveCapError, LlmCostError
+from pytest_llmcost.files import locked, write_atomic
+from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
+from pytest_llmcost.plugin.owners import Sender
+from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.responses.message import Answer, model_of, read_answer
+from pytest_llmcost.responses.stream import StreamedMessage
+
+_ZERO = Decimal(0)
+_MOST_PER_IMAGE = 5_000
+"""Source: https://platform.claude.com/docs/en/build-with-claude/vision, 4,784 at most."""
+_MOST_ADDED = 1_000
+"""Tokens that the API adds to a prompt with tools, 313 to 804, and to each tool of its own."""
+
+
+class _UnboundedError(Exception):
+    """Why a request has no worst case."""
+
+
+class LiveCap:
+    """What is left of the cap in this run."""
+
+    def __init__(self, session: Session) -> None:
+        """Nothing is spent yet, or what the file says that the run's other processes have."""
+        self._session = session
+        self._path = session.run_folder / "live-spend"
+
+    def reserve(self, request: CapturedRequest) -> None:
+        """Reserve the worst case of a request that is about to leave.
+
+        Raises:
+            LiveCapError: it does not fit, or has no worst case.
+        """
+        __tracebackhide__ = True
+        if request.endpoint.kind not in ("messages", "batch_create", "unmetered"):
+            return
+        settings = self._session.settings
+        cap = settings.max_live or _ZERO
+        set_by = (
+            f"the {format_whole_usd(cap)} cap on live spend set by {settings.origin('max_live')}"
+        )
+        name = model_of(request.endpoint, request.payload) or "a request"
+        try:
+            worst, how = self._worst(request)
+            fits = False
+
+            def reserve(spent: Decimal) -> Decimal:
+                nonlocal fits
+                together = EXACT.add(spent, worst)
+                fits = together <= cap
+                return together if fits else spent
+
+            before = self._change(reserve)
+        except _UnboundedError as error:
+            raise LiveCapError(
+                f"{name} was not sent: {error}, so {set_by} cannot allow it"
+            ) from None
+        except Exception as error:
+            raise LiveCapError(
+                f"{name} was not sent: {set_by} cannot be checked: {error}"
+            ) from error
+        if not fits:
+            left = format_usd(max(_ZERO, EXACT.subtract(cap, before)))
+            raise LiveCapError(
+                f"{name} was not sent: it may cost {format_usd(worst)} ({how}), and {left} is left "
+                f"of {set_by}"
+            )
+        request.reserved = worst
+
+    def settle(self, request: CapturedRequest) -> None:
+        """Keep of the reservation what the request has cost at most; all of it if unknown."""
+        reserved, cost = request.reserved, request.reserved
+        assert reserved is not None
+        try:
+            if not request.is_answered and not request.is_lost:
+                cost = _ZERO  # refused by the API, or never sent
+            elif request.is_answered and request.endpoint.kind == "messages":
+                answer = request.peek()
+                cost = _ZERO if answer is None else self._most(answer, request.payload)
+            if cost is not None and cost != reserved:
+                freed = EXACT.subtract(reserved, cost)
+                self._change(lambda spent: EXACT.subtract(spent, freed))
+        except Exception as error:  # noqa: BLE001 - the code under test has its answer already
+            self._session.notes.add(f"the worst case of a request stays reserved: {error!r}")
+
+    def _change(self, change: Callable[[Decimal], Decimal]) -> Decimal:
+        """Change what is spent and reserved, by all processes; return what it was."""
+        self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        with locked(self._path):
+            before = Decimal(self._path.read_text("ascii")) if self._path.exists() else _ZERO
+            write_atomic(self._path, [str(change(before)).encode()])
+        return before
+
+    # The worst case
+
+    def _worst(self, request: CapturedRequest) -> tuple[Decimal, str]:
+        endpoint, body = request.endpoint, request.payload
+        if endpoint.kind == "unmetered":
+            raise _UnboundedError(f"{endpoint.route} is not metered")
+        if body is None:
+            raise _UnboundedError("its body cannot be read")
+        if endpoint.kind == "messages":
+            return self._worst_of_one(request, body, len(request.sent))
+        listed = body.get("requests")
+        params = [each["params"] for each in listed] if isinstance(listed, list) else []
+        if not params:
+            raise _UnboundedError("its batch cannot be read")
+        each = [self._worst_of_one(request, one, len(msgspec.json.encode(one))) for one in params]
+        return sum((usd for usd, _ in each), _ZERO), f"all {len(each):,} requests of its batch"
+
+    def _worst_of_one(
+        self, request: CapturedRequest, body: Mapping[str, Any], size: int
+    ) -> tuple[Decimal, str]:
+        """Return what the prompt, written to the cache if asked for, and the reply may cost."""
+        session, endpoint = self._session, request.endpoint
+        try:
+            payload = read_payload(
+                body, resolve=session.exact_model, betas=request.betas, model=endpoint.model
+            )
+        except LlmCostError as error:
+            raise _UnboundedError(str(error)) from None
+        most = payload.longest_reply
+        if most is None:
+            tools = ", ".join(payload.sampling_tools)
+            why = f"{tools} may call the model again" if tools else "max_tokens does not bound it"
+            raise _UnboundedError(why)
+        tokens = self._recorded_tokens(request, payload)
+        how = f"a recorded count of its input, {most:,} output tokens"
+        if tokens is None:
+            kinds = list(_sources(body))
+            if any(kind != ("image", "base64") for kind in kinds):
+                raise _UnboundedError("the size of a file or document says nothing of its tokens")
+            # A token is a byte at least, and what JSON escapes only makes it longer.
+            given = body.get("tools")
+            number = 1 + (len(given) if isinstance(given, list) else 0)
+            tokens = size + _MOST_ADDED * number + _MOST_PER_IMAGE * len(kinds)
+            how = f"{size:,} bytes are as many tokens at most, {most:,} output tokens"
+        written = {5: 0, 60: 0}
+        if payload.breakpoints:
+            written[60 if b'"1h"' in msgspec.json.encode(body) else 5] = tokens
+        usage = {
+            "input_tokens": 0 if payload.breakpoints else tokens,
+            "cache_creation_input_tokens": sum(written.values()),
+            "cache_creation": {
+                "ephemeral_5m_input_tokens": written[5],
+                "ephemeral_1h_input_tokens": written[60],
+            },
+            "output_tokens": most,
+            "speed": body.get("speed") or "standard",
+            "service_tier": "standard",
+            "inference_geo": body.get("inference_geo"),
+        }
+        is_batch = endpoint.kind == "batch_create"
+        message = StreamedMessage(body={"model": payload.model, "usage": usage})
+        answer = read_answer([message], endpoint=endpoint, payload=body, batch=is_batch or None)
+        worst = self._most(answer, body)
+        if worst is None:
+            raise _UnboundedError("its price has no upper bound")
+        return worst, how
+
+    def _recorded_tokens(self, request: CapturedRequest, payload: Any) -> int | None:
+        # Asks for fixtures of the test, which is for the main thread alone.
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        assert isinstance(request.owner, Sender)
+        try:
+            entry = self._session.counts.job(request.owner.owner, payload).recorded
+        except LlmCostError:
+            return None
+        is_whole = entry is not None and not entry.left_out and not entry.refused
+        return entry.input_tokens if entry is not None and is_whole else None
+
+    def _most(self, answer: Answer, body: Mapping[str, Any] | None) -> Decimal | None:
+        session = self._session
+        facts: dict[str, Any] = {"max_tokens": (body or {}).get("max_tokens")}
+        return price(answer, session.card, on=session.price_date, **facts).usd_high
+
+
+def _sources(value: Any) -> Iterator[tuple[object, object]]:
+    """Yield the kind of each block that has its content elsewhere or encoded."""
+    if isinstance(value, Mapping):
+        source = value.get("source")
+        if isinstance(source, Mapping) and source.get("type") not in ("text", "content"):
+            yield value.get("type"), source.get("type")
+        for each in value.values():
+            yield from _sources(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _sources(each)

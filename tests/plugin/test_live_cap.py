@@ -1,0 +1,299 @@
+"""The cap on live spend: what does not fit is refused before a byte goes out."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from conftest import Project
+from standin import StandIn
+
+SUITE = """
+    import asyncio
+    import os
+    import anthropic
+    import httpx
+    import pytest
+    from pytest_llmcost.errors import LiveCapError
+
+    ASKED = {"model": "claude-haiku-4-5", "messages": [{"role": "user", "content": "hi"}]}
+
+    def ask(max_tokens=1_000, **more):
+        with anthropic.Anthropic() as client:
+            return client.messages.create(max_tokens=max_tokens, **{**ASKED, **more})
+"""
+XDIST = ("xdist",)
+
+
+@pytest.fixture
+def online(project: Project, standin: StandIn) -> Project:
+    return project.online(standin)
+
+
+def test_a_request_whose_worst_case_does_not_fit_is_not_sent(
+    online: Project, standin: StandIn
+) -> None:
+    online.write(test_app=SUITE + "\n    def test_large():\n        ask(20_000)\n")
+    result = online.run("--llmcost-max-live=$0.10", "--llmcost-report=ledger.json")
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines(
+        [
+            r".*LiveCapError: claude-haiku-4-5 was not sent: it may cost \$0\.10\d+ \(\d+ bytes "
+            r"are as many tokens at most, 20,000 output tokens\), and \$0\.10 is left of the "
+            r"\$0\.10 cap on live spend set by --llmcost-max-live",
+        ]
+    )
+    assert standin.requests == []
+    (row,) = online.ledger()["tests"]
+    (call,) = row["calls"]
+    assert (call["evidence"], call["usd"], call["live"]) == ("refused", "0", False)
+    assert (row["verdict"]["kind"], row["verdict"]["state"]) == ("refused", "exceeded")
+    assert online.ledger()["totals"]["live_usd"] == "0"
+
+
+SWALLOWED = """
+    def test_swallowed():
+        try:
+            ask(20_000)
+        except BaseException:
+            pass
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_whatever_swallows_the_refusal_the_test_fails(
+    online: Project, workers: tuple[str, ...]
+) -> None:
+    online.write(test_app=SUITE + SWALLOWED)
+    result = online.run("--llmcost-max-live=$0.10", *workers, plugins=XDIST if workers else ())
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "1 request refused by the live cap set by --llmcost-max-live ($0.10)",
+            "  not sent          claude-haiku-4-5*, 0 input tokens, $0.00 (refused)",
+            "FAILED test_app.py::test_swallowed - 1 request refused by the live cap",
+        ]
+    )
+
+
+def test_a_shared_fixture_that_swallows_it_fails_the_run(online: Project) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    @pytest.fixture(scope="module")
+    def primed():
+        with pytest.raises(LiveCapError):
+            ask(20_000)
+
+    def test_primed(primed):
+        pass
+    """
+    )
+    result = online.run("--llmcost-max-live=$0.10")
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_what_an_answer_did_not_cost_is_free_again(online: Project, standin: StandIn) -> None:
+    """Each may cost $0.006 and costs next to nothing: without settling the second would not fit."""
+    online.write(
+        test_app=SUITE
+        + """
+    def test_many():
+        for _ in range(20):
+            ask()
+
+    def test_streams():
+        with anthropic.Anthropic() as client:
+            for _ in range(20):
+                with client.messages.stream(max_tokens=1_000, **ASKED) as stream:
+                    stream.get_final_message()
+
+    def test_async():
+        async def run():
+            async with anthropic.AsyncAnthropic() as client:
+                for _ in range(20):
+                    await client.messages.create(max_tokens=1_000, **ASKED)
+        asyncio.run(run())
+    """
+    )
+    online.run("--llmcost-max-live=$0.01").assert_outcomes(passed=3)
+    assert len(standin.requests) == 60
+
+
+def test_concurrent_requests_are_reserved_together(online: Project, standin: StandIn) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    def test_async():
+        async def run():
+            async with anthropic.AsyncAnthropic(max_retries=0) as client:
+                asked = [client.messages.create(max_tokens=1_000, **ASKED) for _ in range(9)]
+                return await asyncio.gather(*asked, return_exceptions=True)
+        outcomes = asyncio.run(run())
+        refused = [each for each in outcomes if isinstance(each, LiveCapError)]
+        assert 0 < len(refused) < 9
+    """
+    )
+    online.run("--llmcost-max-live=$0.015").assert_outcomes(failed=1)
+    assert 1 <= len(standin.requests) < 9
+
+
+def test_a_refusal_by_the_api_frees_what_was_reserved(online: Project, standin: StandIn) -> None:
+    standin.key = "another"
+    online.write(
+        test_app=SUITE
+        + """
+    def test_refused():
+        for _ in range(5):
+            with pytest.raises(anthropic.AuthenticationError):
+                ask()
+    """
+    )
+    online.run("--llmcost-max-live=$0.015").assert_outcomes(passed=1)
+
+
+def test_workers_share_what_is_left(online: Project, standin: StandIn) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    @pytest.mark.parametrize("number", range(8))
+    def test_each(number):
+        with anthropic.Anthropic(max_retries=0) as client:
+            # Never read, so what it may cost stays reserved.
+            client.messages.create(stream=True, max_tokens=1_000, **ASKED)
+    """
+    )
+    result = online.run("--llmcost-max-live=$0.015", "-n2", plugins=XDIST)
+    outcomes = result.parseoutcomes()
+    assert (outcomes["passed"], outcomes["failed"]) == (2, 6), result.stdout.str()
+    assert len(standin.requests) == 2
+
+
+def test_replays_and_mocks_need_no_room(online: Project, standin: StandIn) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    import vcr
+
+    def test_replayed():
+        with vcr.use_cassette("here.yaml"):
+            ask()
+
+    def test_mocked():
+        def answer(request):
+            return httpx.Response(529)
+        with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+            client.post("https://api.anthropic.com/v1/messages", json={"max_tokens": 9, **ASKED})
+    """
+    )
+    online.run().assert_outcomes(passed=2)
+    online.run("--llmcost-max-live=0").assert_outcomes(passed=2)
+    (online.path / "here.yaml").unlink()
+    online.run("--llmcost-max-live=0").assert_outcomes(passed=1, failed=1)
+    assert len(standin.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (
+            'tools=[{"type": "web_search_20250305", "name": "web_search"}]',
+            "may call the model again",
+        ),
+        (
+            'messages=[{"role": "user", "content": [{"type": "image", "source": '
+            '{"type": "url", "url": "https://a.test/b.png"}}]}]',
+            "says nothing of its tokens",
+        ),
+        ('model="claude-unheard-of"', "has no upper bound"),
+    ],
+    ids=["server-tool", "image-by-address", "unknown-model"],
+)
+def test_what_has_no_worst_case_is_refused(
+    online: Project, standin: StandIn, more: str, why: str
+) -> None:
+    online.write(test_app=SUITE + f"\n    def test_asks():\n        ask({more})\n")
+    result = online.run("--llmcost-max-live=$10")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"*LiveCapError: * was not sent: *{why}*"])
+    assert standin.requests == []
+
+
+def test_a_recorded_count_is_the_bound_where_there_is_one(online: Project) -> None:
+    words = "word " * 9_000
+    online.write(
+        test_app=SUITE
+        + f"""
+    def test_asks(llmcost):
+        sent = {{**ASKED, "messages": [{{"role": "user", "content": {words!r}}}]}}
+        llmcost.count(max_tokens=10, **sent)
+        ask(10, messages=sent["messages"])
+    """
+    )
+    online.record("--llmcost-max-live=$10").assert_outcomes(passed=1)
+    # About 9,000 tokens and 45,000 bytes.
+    online.run("--llmcost-max-live=$0.02").assert_outcomes(passed=1)
+
+
+def test_a_batch_reserves_the_worst_of_all_its_requests(online: Project, standin: StandIn) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    @pytest.mark.parametrize("number", [2, 30])
+    def test_batch(number):
+        asked = [{"custom_id": f"a{at}", "params": {"max_tokens": 1_000, **ASKED}}
+                 for at in range(number)]
+        with anthropic.Anthropic() as client:
+            batch = client.messages.batches.create(requests=asked)
+            list(client.messages.batches.results(batch.id))
+    """
+    )
+    result = online.run("--llmcost-max-live=$0.05")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*LiveCapError: *(all 30 requests of its batch)*"])
+
+
+@pytest.mark.parametrize("client", ["urllib", "aiohttp"])
+def test_a_route_that_is_not_metered_is_refused(
+    online: Project, standin: StandIn, client: str
+) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    import urllib.request
+    import aiohttp
+
+    URL = os.environ["ANTHROPIC_BASE_URL"] + "/model/anthropic.claude-haiku-4-5-v1:0/invoke"
+
+    def test_urllib():
+        with pytest.raises(LiveCapError, match="was not sent"):
+            urllib.request.urlopen(urllib.request.Request(URL, b"{}"))
+
+    def test_aiohttp():
+        async def run():
+            async with aiohttp.ClientSession() as session:
+                await session.post(URL, data=b"{}")
+        with pytest.raises(LiveCapError, match="was not sent"):
+            asyncio.run(run())
+    """
+    )
+    result = online.run("--llmcost-max-live=$10", "-k", client)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["1 request refused by the live cap *"])
+    assert standin.requests == []
+
+
+def test_a_stand_in_needs_no_room(online: Project, standin: StandIn) -> None:
+    online.write(test_app=SUITE + "\n    def test_large():\n        ask(8_000)\n")
+    args = ("--llmcost-max-live=0", "--llmcost-stand-ins=127.0.0.1")
+    online.run(*args).assert_outcomes(passed=1)
+    assert len(standin.requests) == 1
+
+
+def test_the_cap_and_the_price_of_the_worst_case_are_exact(online: Project) -> None:
+    """The worst case of 4,000 output tokens alone is $0.02; the prompt makes it more."""
+    online.write(test_app=SUITE + "\n    def test_one():\n        ask(4_000)\n")
+    assert Decimal(4_000) * 5 / 1_000_000 == Decimal("0.02")
+    online.run("--llmcost-max-live=$0.02").assert_outcomes(failed=1)
+    online.run("--llmcost-max-live=$0.023").assert_outcomes(passed=1)
