@@ -35,8 +35,8 @@ _LOST = {
     "worker-crashed": "a pytest-xdist worker crashed, and the calls that it had not reported yet "
     "are unknown; see why it crashed, then run again",
     "interrupted": "the run was interrupted, and the calls under way then are unknown; run again",
-    "forked-child": "a forked child process sent requests to Claude, and their cost is unknown; "
-    "send them from the test's own process, or state them with llmcost.record(...)",
+    "forked-child": "a child process ended while it called Claude, and what that cost is unknown; "
+    "let it wait for its answers, or state it with llmcost.record(...)",
 }
 
 

@@ -22,6 +22,11 @@ class Batches:
         self._readers: dict[_Key, list[object]] = {}
         """Owners who have read a result, so that reading it twice costs once."""
 
+    @property
+    def are_open(self) -> bool:
+        """Whether results are awaited."""
+        return bool(self._open)
+
     def create(self, created: CapturedRequest) -> None:
         """Keep a created batch's requests, each with what was recorded for it.
 

@@ -60,6 +60,9 @@ class Capture:
         self._fingerprint = fingerprint or (lambda request: _fingerprint)
         self._stand_ins = frozenset(stand_ins)
         self._gate, self._settle = gate, settle
+        self.when_idle: Callable[[], None] | None = None
+        """In a child process, where each request is reported when it is over: called when no other
+        one is under way."""
         # Held for a moment, and never across a call into user code. Reentrant, for the garbage
         # collector may close a response in the midst of it.
         self._lock = threading.RLock()
@@ -138,6 +141,17 @@ class Capture:
                 self._lost.append(request)
         else:
             self._over.append(request)
+        if self.when_idle is not None:
+            self.drain()
+            if not (self._open or self._lost or self._batches.are_open):
+                self.when_idle()
+
+    def enter_child(self, when_idle: Callable[[], None] | None) -> None:
+        """Begin anew in a forked child: what is under way is for the parent to follow."""
+        self._lock = threading.RLock()
+        self._open, self._lost, self._batches = set(), [], Batches()
+        self._over.clear()
+        self.when_idle = when_idle
 
     def _take_lost(self, matches: Callable[[CapturedRequest], bool]) -> list[CapturedRequest]:
         if not self._lost:

@@ -1,28 +1,158 @@
-"""Forked children: whether one of them sent a request to Claude that this process cannot see."""
+"""Child processes: what they send comes back in files, which the process of the tests reads.
+
+A forked child inherits what is wrapped, and a ticket makes one that multiprocessing spawns do the
+same. A child that is about to send leaves a file of its own; it removes that when all it has sent
+has come back. What is left of such files tells of calls that are lost.
+"""
 
 from __future__ import annotations
 
 import mmap
 import os
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_llmcost.capture.request import CapturedRequest
+
+_SEEN, _LOST = 1, 2
 
 
 class Children:
-    """A mark that is shared with all processes forked from this one after it was made.
-
-    A child inherits what is wrapped, so it notices its own requests; what it knows of them is lost
-    when it ends. A child that sends nothing leaves no mark.
-    """
+    """The children of one process, and on their side the way back."""
 
     def __init__(self) -> None:
-        self._process = os.getpid()
+        self.folder: Path | None = None
+        """Where they write; known before a child can be forked, and made by the first."""
         self._mark = mmap.mmap(-1, 1)  # anonymous, and shared across a fork
-
-    def note(self) -> None:
-        """Note that this process sends a request."""
-        if os.getpid() != self._process:
-            self._mark[0] = 1
+        self._number = 0
+        self._has_failed = False
 
     @property
     def have_sent(self) -> bool:
-        """Whether any child has sent a request so far."""
+        """Whether any child has sent a request so far, or was spawned and may have."""
         return self._mark[0] != 0
+
+    def may_send(self) -> None:
+        """Note that a child is spawned, which shares no memory."""
+        self._mark[0] = self._mark[0] or _SEEN
+
+    def is_lost(self, token: str = "") -> bool:
+        """Whether what a child has sent, for one owner or for any, has not come back."""
+        if not self.have_sent or self._mark[0] == _LOST or self.folder is None:
+            return self._mark[0] == _LOST
+        return any(self.folder.glob(f"*-{_digest(token) if token else '*'}.open"))
+
+    def take(self) -> Iterator[tuple[str, Any]]:
+        """Yield what has come back, each once: whose it is, and what."""
+        if not self.have_sent or self.folder is None:
+            return
+        for path in sorted(self.folder.glob("*.sent"), key=lambda each: each.name):
+            data = path.read_bytes()
+            path.unlink()
+            yield pickle.loads(data)  # noqa: S301 - by our children, in a folder that is ours alone
+
+    # In a child
+
+    def note(self, token: str) -> None:
+        """Note that this process sends a request of an owner."""
+        try:
+            assert self.folder is not None
+            for folder in (self.folder.parent, self.folder):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            (self.folder / f"{os.getpid()}-{_digest(token)}.open").touch()
+            self._mark[0] = self._mark[0] or _SEEN
+        except (OSError, AssertionError):
+            self._mark[0] = _LOST
+
+    def send(self, token: str, news: Any) -> None:
+        """Send something back."""
+        try:
+            assert self.folder is not None
+            self._number += 1
+            name = f"{time.time_ns():020}-{os.getpid()}-{self._number}"
+            draft = self.folder / f"{name}.tmp"
+            draft.write_bytes(pickle.dumps((token, news)))
+            draft.rename(draft.with_suffix(".sent"))
+        except Exception:  # noqa: BLE001 - whatever it is, the call is lost and the child goes on
+            self._has_failed = True
+
+    def all_back(self, pid: int | None = None) -> None:
+        """Note that nothing of this child, or of another one, is under way."""
+        if self.folder is not None and not self._has_failed:
+            for path in self.folder.glob(f"{pid or os.getpid()}-*.open"):
+                path.unlink(missing_ok=True)
+
+
+def _digest(token: str) -> str:
+    return sha256(token.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def packed(request: CapturedRequest) -> CapturedRequest:
+    """Return a request as it can leave its process: what it used, and nothing of any library.
+
+    Of its headers those alone that say something about its price; no key.
+    """
+    names = ("anthropic-beta", "anthropic-version", "x-stainless-retry-count")
+    none = dict.fromkeys(("source", "client", "owner", "over", "gate", "outer", "error"))
+    return request.variant(
+        **none,
+        headers={name: request.headers[name] for name in names if name in request.headers},
+        play=request.replay,
+        _response_headers=None,
+        _reader=None,
+        _unread=[],
+    )
+
+
+class Ticket:
+    """What a spawned child is given; reading it there begins to follow requests."""
+
+    def __init__(self, *facts: Any) -> None:
+        self._facts = facts
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[Any, ...]]:
+        return _inherit, self._facts
+
+
+def _inherit(folder: str, token: str, phase: str | None, is_capped: bool, ins: list[str]) -> None:
+    from pytest_llmcost.capture.transports import follow
+
+    children, made = Children(), list[Any]()
+    children.folder = Path(folder)
+
+    def refuse(request: CapturedRequest) -> None:
+        from pytest_llmcost.errors import LiveCapError
+
+        if request.endpoint.kind != "count_tokens":
+            raise LiveCapError(
+                "not sent: a spawned process cannot ask what is left of the live cap"
+            )
+
+    def owner() -> str:
+        children.note(token)
+        return token
+
+    def begin(**sent: Any) -> CapturedRequest | None:
+        if not made:  # as late as in the process of the tests
+            from pytest_llmcost.capture.capture import Capture
+
+            capture = Capture(
+                owner=owner,
+                report=lambda request: children.send(token, (None, phase, packed(request))),
+                clock=time.time,
+                stand_ins=ins,
+                gate=refuse if is_capped else None,
+            )
+            capture.when_idle = children.all_back
+            made.append(capture)
+        captured: CapturedRequest | None = made[0].begin(**sent)
+        return captured
+
+    with suppress(Exception):  # what cannot be followed must not end the child
+        follow(begin)

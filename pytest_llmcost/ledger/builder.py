@@ -189,15 +189,27 @@ class LedgerBuilder:
             )
         return builtins
 
-    def absorb(self, fragment: Mapping[str, Any], *, worker: str | None = None) -> None:
-        """Take what another process sent; its name keeps equal owners of two workers apart."""
+    def enter_child(self) -> None:
+        """Begin anew in a forked child: what is known by now is the parent's to report."""
+        self._lock = Lock()
+        self._accounts, self._touched, self._learnt = {}, {}, {}
+
+    def absorb(
+        self, fragment: Mapping[str, Any], *, worker: str | None = None, is_child: bool = False
+    ) -> None:
+        """Take what another process sent; its name keeps equal owners of two workers apart.
+
+        A child of a worker has the worker's name until it gets its own here.
+        """
         news = msgspec.convert(fragment, _Fragment, dec_hook=decode_caveat)
         with self._lock:
             for fingerprint, payload in news.payloads.items():
                 self._learn(fingerprint, payload)
             for account in news.accounts:
                 owner = account.owner
-                account.owner = replace(owner, worker=owner.worker or worker)
+                account.owner = replace(
+                    owner, worker=worker if is_child else owner.worker or worker
+                )
                 self._accounts[account.owner] = account
                 self._touched[account.owner] = None
 

@@ -61,8 +61,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 def _begin(config: pytest.Config) -> Session:
     """Make the session and capture; a session around this one gets its calls back at the end."""
     session = config.stash[KEY] = Session(config)
+    session.record = partial(_record, session)
     begin = partial(_follow, session)
-    follow(begin, session.saved_cassettes)
+    follow(begin, session.saved_cassettes, session.ticket)
     session.stop_following = partial(unfollow, begin)
     config.add_cleanup(session.stop_following)
     return session
@@ -72,7 +73,15 @@ def _follow(session: Session, **sent: Any) -> CapturedRequest | None:
     """Follow a request; the capture, and all that it imports, is made for the first one."""
     from pytest_llmcost.plugin.calls import capture_of
 
+    session.enter_process()
     return capture_of(session).begin(**sent)
+
+
+def _record(session: Session, request: CapturedRequest) -> None:
+    """Record what a child process has sent."""
+    from pytest_llmcost.plugin.calls import record_captured
+
+    record_captured(session, request)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -91,6 +100,7 @@ def pytest_configure(config: pytest.Config) -> None:
         check_settings(session)
     except LlmCostError as error:
         raise pytest.UsageError(str(error)) from None
+    session.share_folder()
     register = config.pluginmanager.register
     item_hooks = ItemHooks(session)
     register(item_hooks, "llmcost-items")

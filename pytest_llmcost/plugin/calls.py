@@ -94,6 +94,7 @@ def capture_of(session: Session) -> Capture:
                 gate=None if cap is None else cap.reserve,
                 settle=None if cap is None else cap.settle,
             )
+            session.capture.when_idle = session.when_idle
         return session.capture
 
 
@@ -104,6 +105,8 @@ def _sender_of(request: CapturedRequest) -> Sender:
 
 def record_captured(session: Session, request: CapturedRequest) -> None:
     """Record a captured request, or what has become of one that was recorded before."""
+    if session.send_back(request):
+        return
     sender = _sender_of(request)
     owner = sender.owner
     is_count = request.endpoint.kind == "count_tokens"

@@ -142,6 +142,8 @@ class ItemHooks:
         except BaseException as error:
             self._end_body(item, error)
             raise
+        if session.children_have_sent:
+            session.catch_up()
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
         if session.attempt is None and not kept and not self._has_budget(item):
@@ -203,6 +205,8 @@ class ItemHooks:
             is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)
             self._end_teardown(may_fail=is_excuse and not was_broken)
             raise
+        if session.children_have_sent:
+            session.catch_up()
         if session.attempt is None:
             session.test = session.phase = None
         else:
@@ -254,6 +258,14 @@ class ItemHooks:
         """
         if self.session.attempt is not None or isinstance(error, LlmCostError):
             watch_reports(self.session)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take what the report of a test that ran in a forked child brings from there."""
+        if "llmcost_child" in vars(report):
+            from pytest_llmcost.plugin.forked import absorb_child
+
+            absorb_child(self.session, report)
 
     # Fixtures
 

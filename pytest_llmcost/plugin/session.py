@@ -7,6 +7,7 @@ know what is recorded, judged or reported: those modules know the session.
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 import pytest
 
-from pytest_llmcost.capture.children import Children
+from pytest_llmcost.capture.children import Children, Ticket
 from pytest_llmcost.counting.own_requests import Turn
 from pytest_llmcost.errors import CountError, SettingsError
 from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, worker_of
@@ -31,6 +32,7 @@ from pytest_llmcost.settings import Settings
 if TYPE_CHECKING:
     from pytest_llmcost.call import Call, Phase
     from pytest_llmcost.capture.capture import Capture
+    from pytest_llmcost.capture.request import CapturedRequest
     from pytest_llmcost.counting.payload import Payload
     from pytest_llmcost.ledger.builder import LedgerBuilder
     from pytest_llmcost.ledger.history import Run
@@ -38,6 +40,11 @@ if TYPE_CHECKING:
     from pytest_llmcost.prices.rate_card import RateCard
 
 KEY = pytest.StashKey["Session"]()
+SETS = (
+    *("incomplete", "lost_calls", "notes", "not_passed", "saved_cassettes", "unmatched_globs"),
+    *("skipped", "skipped_budgets", "deselected"),
+)
+"""Sets of a session that the process which owns the run joins."""
 _LONG_WAIT, _SHORT_WAIT = 300.0, 5.0
 """Seconds for which the main thread, and any other, waits while another one records calls."""
 
@@ -84,11 +91,13 @@ class Session:
         """Called after a call whose payload is known was recorded."""
         self.capture: Capture | None = None
         self.stop_following: Callable[[], None] = lambda: None
+        self.record: Callable[[CapturedRequest], None] = lambda request: None
+        """Records what a child has sent."""
         self.test: pytest.Item | None = None
         self.phase: Phase | None = None
         self.attempt: TestAttempt | None = None
         """Of the running test, until the next one begins; None if it needs none."""
-        self.outside = Owner()
+        self.outside = Owner()  # its token is the same in all processes
         self._attempts: dict[str, int] = {}
         self._begun: list[pytest.Item] = []
         """Whose attempts are not counted yet: to ask for each test's id would take long."""
@@ -99,6 +108,16 @@ class Session:
         self._failure: Exception | None = None
         self._children = Children()
         self._turn = Turn()
+        self._process = os.getpid()
+        self._is_child = False
+        """Whether this process was forked while a test ran in its parent, to which its calls go."""
+        self._way_back: Children | None = None
+        self.is_forked_test = False
+        """Whether this process was forked to run a test, of which its reports tell the parent."""
+        self.forked_children: dict[int, str] = {}
+        """By process id, the names of those in which tests have run."""
+        self._owners: dict[str, Owner] = {"outside": self.outside}
+        """By their tokens, owners whose children may send something."""
         self.lock = threading.Lock()
         """Held for a moment, never while code of the user runs."""
 
@@ -218,6 +237,10 @@ class Session:
                     "fixture that sends there ask for it"
                 ) from None
 
+    def share_folder(self) -> None:
+        """Settle where children write, before one can be forked."""
+        self._children.folder = self.run_folder / f"children-{os.getpid()}"
+
     def remove_run_folder(self) -> None:
         """Remove what the processes of the run have shared."""
         if "run_folder" in vars(self):
@@ -247,6 +270,7 @@ class Session:
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
+        self.enter_process(item)
         self._begun.append(item)
         self.attempt = None
         self.test, self.phase = item, "setup"
@@ -276,6 +300,7 @@ class Session:
 
     def push(self, fixture: SharedFixture, phase: Phase) -> None:
         """Make a wider fixture the owner, in the midst of a phase of a test."""
+        self._owners[token_of(fixture)] = fixture
         self._fixtures.append(Sender(fixture, phase))
 
     def pop(self) -> None:
@@ -289,15 +314,95 @@ class Session:
 
     def note_sent(self) -> Sender:
         """Note that this process, perhaps a forked child, sends a request; return whose it is."""
-        self._children.note()
-        return self.sender()
+        sender = self.sender()
+        if self._is_child:
+            self._children.note(token_of(sender.owner))
+        elif self._way_back is not None:
+            self._way_back.note(token_of(sender.owner))
+        return sender
+
+    def enter_process(self, item: pytest.Item | None = None) -> None:
+        """Begin anew if this is a forked child, which may run a test of its own."""
+        if os.getpid() == self._process:
+            return
+        self._process = os.getpid()
+        # Another thread of the parent may have held them.
+        self.lock, self._turn = threading.Lock(), Turn()
+        if self.has_spending:
+            self.ledger.enter_child()
+        self.saved_cassettes.clear()
+        self._is_child = item is None
+        self.is_forked_test = item is not None
+        if item is not None:
+            # Its own children are for it to wait for.
+            self._way_back, self._children = self._children, Children()
+            self._children.folder = self.run_folder / f"children-{os.getpid()}"
+        if self.capture is not None:
+            self.capture.enter_child(self.when_idle)
+
+    @property
+    def when_idle(self) -> Callable[[], None] | None:
+        """What a child's capture calls when all it has sent is back."""
+        return self._children.all_back if self._is_child else None
+
+    def send_back(self, request: CapturedRequest) -> bool:
+        """Send a request to the parent, if this is a forked child of a test."""
+        if not self._is_child:
+            return False
+        sender = request.owner
+        assert isinstance(sender, Sender)
+        from pytest_llmcost.capture.children import packed
+
+        news = (sender.owner.key, sender.phase, packed(request))
+        self._children.send(token_of(sender.owner), news)
+        return True
+
+    @property
+    def children_have_sent(self) -> bool:
+        """Whether something may have to be brought back."""
+        return self._children.have_sent and not self._is_child
+
+    def bring_back(self) -> None:
+        """Record what children have sent, for the owner that started them."""
+        if not self.children_have_sent:
+            return
+        for token, (key, phase, request) in self._children.take():
+            owner = self._owners.get(token)
+            if owner is None and self.test is not None:
+                attempt = self.attempt_of(self.test)
+                owner = attempt if token_of(attempt) == token else None
+            if owner is None:  # a test that is over
+                owner = Owner()
+                owner.key = key
+            request.owner = Sender(owner, phase)
+            self.record(request)
+
+    def ticket(self) -> Ticket:
+        """Return what lets a spawned child send back what it sends for who is running now."""
+        owner, phase = self.sender()
+        token = token_of(owner)
+        self._owners[token] = owner
+        self._children.may_send()
+        folder, settings = self._children.folder or self.run_folder, self.settings
+        capped = settings.max_live is not None
+        return Ticket(str(folder), token, phase, capped, list(settings.stand_ins))
+
+    def is_lost(self, owner: Owner) -> bool:
+        """Whether a child has sent something for an owner that has not come back."""
+        return self._children.is_lost(token_of(owner))
+
+    def forked_test_is_back(self, pid: int) -> None:
+        """Note that the last report of a test that ran in a child has come."""
+        self._children.all_back(pid)
 
     def catch_up(self) -> None:
         """Record what is complete."""
-        if self.capture is not None:
+        if self.capture is not None or self.children_have_sent:
             with self.recording() as may_record:
                 if may_record:
-                    self.capture.drain()
+                    self.bring_back()
+                    if self.capture is not None:
+                        self.capture.drain()
 
     def drain(self) -> None:
         """Record what is complete.
@@ -305,23 +410,23 @@ class Session:
         Raises:
             Exception: whatever a hook of the user has raised meanwhile.
         """
-        if self.capture is None:
-            return
         self.catch_up()
         if not self._turn.is_mine and (failure := self.take_failure()) is not None:
             raise failure
 
     def settle(self, owner: Owner | None = None) -> None:
         """Record all that was seen of an owner, or of all; what is incomplete as unknown."""
-        if self._children.have_sent:
-            self.incomplete.add("forked-child")
-            self.lost_calls.add("forked-child")
-        if self.capture is not None:
+        if self.capture is not None or self.children_have_sent:
             with self.recording() as may_record:
                 if may_record:
+                    self.bring_back()
+                if may_record and self.capture is not None:
                     self.capture.settle(
                         lambda sender: isinstance(sender, Sender) and owner in (None, sender.owner)
                     )
+        if owner is None and self._children.is_lost():
+            self.incomplete.add("forked-child")
+            self.lost_calls.add("forked-child")
 
     @contextmanager
     def recording(self) -> Iterator[bool]:
@@ -364,6 +469,13 @@ class Session:
         """Return a failure that came too late for a test to fail by it."""
         failure, self._failure = self._failure, None
         return failure
+
+
+def token_of(owner: Owner) -> str:
+    """Name an owner in a way that a forked child shares."""
+    if isinstance(owner, TestAttempt):
+        return f"{owner.nodeid} #{owner.number}"
+    return str(id(owner)) if isinstance(owner, SharedFixture) else "outside"
 
 
 def check_settings(session: Session) -> None:

@@ -76,6 +76,7 @@ def judge_budget(
         calls,
         has_requests=owner.has_requests,  # one that cannot have been billed is no call
         live_requests=owner.live_requests,
+        lost_calls=("forked-child",) if session.is_lost(owner) else (),
         count_command=count_command(session.config, nodeid),
     )
 
@@ -170,6 +171,10 @@ class Reports:
         if attempt is not None and has_spent:
             attempt.has_failed |= report.failed
             _note_report(session, attempt, report, call)
+        if session.is_forked_test:
+            from pytest_llmcost.plugin.forked import put_on_report
+
+            put_on_report(session, report)
         if report.outcome != "passed" or session.not_passed:
             self._note_passing(item, report)
             error = call.excinfo.value if report.failed and call.excinfo else None

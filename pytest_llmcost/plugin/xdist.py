@@ -12,15 +12,10 @@ from typing import Any
 
 import pytest
 
-from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.plugin.session import SETS, Session
 
 _KEY = "llmcost"
 _PHASES = ("setup", "call", "teardown")
-_SETS = (
-    *("incomplete", "lost_calls", "notes", "not_passed", "saved_cassettes", "unmatched_globs"),
-    *("skipped", "skipped_budgets", "deselected"),
-)
-"""Sets of the session that the controller joins."""
 
 
 class Worker:
@@ -49,7 +44,7 @@ class Worker:
             judge_late(self.session)
             self.session.save_counts()
             fragment = self.session.ledger.take_fragment()
-        output: dict[str, Any] = {name: sorted(getattr(self.session, name)) for name in _SETS}
+        output: dict[str, Any] = {name: sorted(getattr(self.session, name)) for name in SETS}
         output |= {"ledger": fragment, "notes": sorted(self.session.all_notes)}
         session.config.workeroutput[_KEY] = json.dumps(output)  # type: ignore[attr-defined]
 
@@ -91,7 +86,7 @@ class Controller:
         if sent["ledger"] is not None:
             self.session.ledger.absorb(sent["ledger"], worker=node.gateway.id)
             self.session.changes += 1
-        for name in _SETS:
+        for name in SETS:
             getattr(self.session, name).update(sent[name])
 
 

@@ -32,6 +32,7 @@ _CLIENTS = {
     "botocore.hooks": "botocore",
     "aiobotocore.hooks": "botocore",
     "vcr.cassette": "recorders",
+    "multiprocessing.process": "processes",
     "httpcore._sync.connection": "wire",
     "httpcore._async.connection": "wire",
     "httpcore2._sync.connection": "wire",
@@ -55,18 +56,24 @@ _captures: list[Begin] = []
 """Captures nest, as pytest does in the tests of plugins; the last one follows the request."""
 _saved: dict[Begin, set[str]] = {}
 """By capture, the cassettes that VCR has written."""
+_tickets: dict[Begin, Callable[[], object]] = {}
+"""By capture, what makes the ticket of a spawned child."""
 _wrapped: list[tuple[type, str, object, object]] = []
 """Class, attribute, the original, our wrapper."""
 
 
-def follow(begin: Begin, saved: set[str] | None = None) -> None:
+def follow(
+    begin: Begin, saved: set[str] | None = None, ticket: Callable[[], object] = lambda: None
+) -> None:
     """Follow requests from now on: wrap what is imported now, and later what will be.
 
-    The paths of the cassettes that VCR writes are added to `saved`.
+    The paths of the cassettes that VCR writes are added to `saved`; what `ticket` returns is given
+    to each child that is spawned.
     """
     if begin not in _captures:
         _captures.append(begin)
         _saved[begin] = set() if saved is None else saved
+        _tickets[begin] = ticket
     _WATCHER.install()
 
 
@@ -77,7 +84,7 @@ def unfollow(begin: Begin) -> None:
     """
     if begin in _captures:
         _captures.remove(begin)
-        del _saved[begin]
+        del _saved[begin], _tickets[begin]
     if _captures:
         return
     for owner, name, original, wrapper in reversed(_wrapped):
@@ -105,6 +112,11 @@ def note_saved(path: str) -> None:
     """Note that VCR has written a cassette."""
     if _captures:
         _saved[_captures[-1]].add(path)
+
+
+def ticket() -> object:
+    """Return what a spawned child is given."""
+    return _tickets[_captures[-1]]() if _captures else None
 
 
 def ask_to_leave(source: object, url: str) -> None:
