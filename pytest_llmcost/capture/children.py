@@ -120,9 +120,17 @@ class Ticket:
         return _inherit, self._facts
 
 
-def _inherit(folder: str, token: str, phase: str | None, is_capped: bool, ins: list[str]) -> None:
-    from pytest_llmcost.capture.transports import follow
+def _inherit(
+    folder: str,
+    token: str,
+    how: tuple[Any, ...],
+    is_capped: bool,
+    stand_ins: list[str],
+    relays: list[str],
+) -> None:
+    from pytest_llmcost.capture.transports import RELAYS, follow
 
+    RELAYS.update(relays)
     children, made = Children(), list[Any]()
     children.folder = Path(folder)
 
@@ -144,9 +152,9 @@ def _inherit(folder: str, token: str, phase: str | None, is_capped: bool, ins: l
 
             capture = Capture(
                 owner=owner,
-                report=lambda request: children.send(token, (None, phase, packed(request))),
+                report=lambda request: children.send(token, (None, how, packed(request))),
                 clock=time.time,
-                stand_ins=ins,
+                stand_ins=stand_ins,
                 gate=refuse if is_capped else None,
             )
             capture.when_idle = children.all_back

@@ -5,6 +5,7 @@ Loaded in every run of every suite where the package is installed, so it imports
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -30,6 +31,7 @@ from pytest_llmcost.plugin.session_hooks import SessionHooks
 if TYPE_CHECKING:
     import anthropic
 
+    from pytest_llmcost.capture.relay import Relay
     from pytest_llmcost.capture.request import CapturedRequest
     from pytest_llmcost.plugin.fixture import LlmCost
 
@@ -141,3 +143,18 @@ def llmcost_client() -> Iterator[anthropic.Anthropic]:
 
     with anthropic.Anthropic() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def llmcost_relay() -> Iterator[Relay]:
+    """An endpoint for other processes: its `url` is for their `ANTHROPIC_BASE_URL`.
+
+    What they send is passed on to `ANTHROPIC_BASE_URL` of the tests, otherwise to Anthropic's API,
+    and is metered as requests of the running test.
+    """
+    from pytest_llmcost.capture.relay import Relay
+
+    relay = Relay(os.environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com")
+    relay.start()
+    yield relay
+    relay.stop()

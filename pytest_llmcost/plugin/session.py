@@ -23,6 +23,7 @@ import pluggy
 import pytest
 
 from pytest_llmcost.capture.children import Children, Ticket
+from pytest_llmcost.capture.transports import RELAYS
 from pytest_llmcost.counting.own_requests import Turn
 from pytest_llmcost.errors import CountError, SettingsError
 from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, worker_of
@@ -353,7 +354,7 @@ class Session:
         assert isinstance(sender, Sender)
         from pytest_llmcost.capture.children import packed
 
-        news = (sender.owner.key, sender.phase, packed(request))
+        news = (sender.owner.key, sender[1:], packed(request))
         self._children.send(token_of(sender.owner), news)
         return True
 
@@ -366,7 +367,7 @@ class Session:
         """Record what children have sent, for the owner that started them."""
         if not self.children_have_sent:
             return
-        for token, (key, phase, request) in self._children.take():
+        for token, (key, how, request) in self._children.take():
             owner = self._owners.get(token)
             if owner is None and self.test is not None:
                 attempt = self.attempt_of(self.test)
@@ -374,18 +375,19 @@ class Session:
             if owner is None:  # a test that is over
                 owner = Owner()
                 owner.key = key
-            request.owner = Sender(owner, phase)
+            request.owner = Sender(owner, *how)
             self.record(request)
 
     def ticket(self) -> Ticket:
         """Return what lets a spawned child send back what it sends for who is running now."""
-        owner, phase = self.sender()
+        owner, *how = self.sender()
         token = token_of(owner)
         self._owners[token] = owner
         self._children.may_send()
         folder, settings = self._children.folder or self.run_folder, self.settings
         capped = settings.max_live is not None
-        return Ticket(str(folder), token, phase, capped, list(settings.stand_ins))
+        ins, relays = list(settings.stand_ins), list(RELAYS)
+        return Ticket(str(folder), token, tuple(how), capped, ins, relays)
 
     def is_lost(self, owner: Owner) -> bool:
         """Whether a child has sent something for an owner that has not come back."""

@@ -17,6 +17,7 @@ from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pytest_llmcost.capture.import_hook import ImportWatcher
 
@@ -48,6 +49,8 @@ CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request
 
 _ADDRESSES = ("anthropic", "claude", "/model/", "/messages", "completions", "responses")
 """One of these is in every address of Claude, escapes of plain letters aside."""
+RELAYS: set[str] = set()
+"""Addresses of relays of ours: a request to one is followed when the relay passes it on."""
 
 Begin = Callable[..., "CapturedRequest | None"]
 """As `Capture.begin`; returns None if what is about to be sent is no Claude call."""
@@ -100,6 +103,8 @@ def begin(source: Any, **sent: Any) -> CapturedRequest | None:
     outer = CURRENT.get()
     if not _captures or (outer is not None and outer.source is source):
         return None  # the same request: a subclass has called the wrapped method of its base
+    if RELAYS and urlsplit(sent["url"]).netloc in RELAYS:
+        return None
     for name, wrapped in _recorders.items():
         module = sys.modules.get(name)
         if module is not wrapped and module is not None:

@@ -1,0 +1,160 @@
+"""Relay: an endpoint on loopback that passes requests on to the API and follows them.
+
+For what runs in another process: an agent, a server in another language, a container. Everything is
+passed on as it comes, streams piece by piece; nothing is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+from pytest_llmcost.capture.request import CapturedRequest
+from pytest_llmcost.capture.transports import CURRENT, RELAYS, begin
+from pytest_llmcost.errors import LiveCapError
+
+_OF_ONE_HOP = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"),
+        *("transfer-encoding", "content-length", "host", "accept-encoding", "expect"),
+    }
+)
+"""Headers that are not passed on. Without `accept-encoding` the answer comes uncompressed."""
+_SECONDS = 600.0
+"""As the SDK waits for an answer, or for its next piece."""
+_PIECE = 65_536
+_NO_BODY = (204, 304)
+
+
+class Relay:
+    """The endpoint, between `start` and `stop`."""
+
+    def __init__(self, upstream: str) -> None:
+        """Pass everything on to this address."""
+        self.upstream = upstream.rstrip("/")
+        self._server = _Server(self.upstream)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        """What to give to the other process as `ANTHROPIC_BASE_URL`."""
+
+    def start(self) -> None:
+        """Begin to listen."""
+        RELAYS.add(urlsplit(self.url).netloc)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop listening; what is under way is cut off when the process ends."""
+        self._server.shutdown()
+        self._server.server_close()
+        RELAYS.discard(urlsplit(self.url).netloc)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads, block_on_close = True, False
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = upstream
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def relay(self) -> None:
+        """Pass one request on, and its answer back."""
+        body, upstream = self._read_body(), self.server.upstream
+        captured: CapturedRequest | None = begin(
+            object(),
+            client=self.server,
+            method=self.command,
+            url=upstream + self.path,
+            headers=self.headers,
+            sent=body,
+        )
+        CURRENT.set(captured)  # this thread is the connection's alone
+        parts = urlsplit(upstream)
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        connection = kind(parts.netloc, timeout=_SECONDS)
+        try:
+            if captured is not None:
+                captured.leave()
+            connection.connect()
+            is_sent = True
+        except LiveCapError as error:
+            self._refuse(403, "permission_error", str(error))  # which no client tries again
+            return
+        except OSError as error:
+            if captured is not None:
+                captured.failed(may_be_billed=False, is_seen=True, live=True)
+            self._refuse(502, "api_error", f"llmcost_relay cannot reach {parts.netloc}: {error}")
+            return
+        try:
+            headers = dict(_passed_on(self.headers.items()))
+            connection.request(self.command, parts.path + self.path, body or None, headers)
+            response = connection.getresponse()
+            is_sent = False
+            lowered = ((name.lower(), value) for name, value in response.getheaders())
+            if captured is not None:
+                captured.answered(status=response.status, live=True, headers=dict(lowered))
+            self._pass_back(response, captured)
+        except (OSError, HTTPException) as error:
+            if captured is not None:  # the client may have gone, or the API in mid-answer
+                if is_sent:
+                    captured.failed(may_be_billed=True, is_seen=True, live=True)
+                captured.close(is_whole=False)
+            self.close_connection = True
+            if is_sent:
+                self._refuse(502, "api_error", f"llmcost_relay got no answer: {error}")
+        finally:
+            CURRENT.set(None)
+            connection.close()
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = relay
+
+    def _read_body(self) -> bytes:
+        if self.headers.get("transfer-encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length") or 0))
+        pieces = []
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass  # trailers
+        return b"".join(pieces)
+
+    def _pass_back(self, response: HTTPResponse, captured: CapturedRequest | None) -> None:
+        self.send_response_only(response.status, response.reason)
+        for name, value in _passed_on(response.getheaders()):
+            self.send_header(name, value)
+        has_body = self.command != "HEAD" and response.status not in _NO_BODY
+        if has_body:
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while has_body and (piece := response.read1(_PIECE)):
+            if captured is not None:
+                captured.feed(piece)
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        if captured is not None:
+            captured.close(is_whole=True)
+        if has_body:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _refuse(self, status: int, kind: str, text: str) -> None:
+        content = {"type": "error", "error": {"type": kind, "message": text}}
+        body = json.dumps(content).encode()
+        self.send_response_only(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Write nothing on the terminal of the tests."""
+
+
+def _passed_on(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    return ((name, value) for name, value in headers if name.lower() not in _OF_ONE_HOP)
