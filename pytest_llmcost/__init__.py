@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pytest_llmcost.budgets.budget import Budget, Verdict
     from pytest_llmcost.call import Call
-    from pytest_llmcost.errors import LlmCostError
+    from pytest_llmcost.errors import LiveCapError, LlmCostError
     from pytest_llmcost.ledger.ledger import Ledger
     from pytest_llmcost.plugin.fixture import Counted, LlmCost
     from pytest_llmcost.plugin.tags import tag
@@ -31,6 +31,7 @@ __all__ = [
     "Cost",
     "Counted",
     "Ledger",
+    "LiveCapError",
     "LlmCost",
     "LlmCostError",
     "RateCard",
@@ -48,6 +49,7 @@ _HOMES = {
     "Cost": "prices.bill",
     "Counted": "plugin.fixture",
     "Ledger": "ledger.ledger",
+    "LiveCapError": "errors",
     "LlmCost": "plugin.fixture",
     "LlmCostError": "errors",
     "RateCard": "prices.rate_card",

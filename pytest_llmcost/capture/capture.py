@@ -20,7 +20,7 @@ from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.capture.transports import CURRENT, follow, unfollow
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
-from pytest_llmcost.errors import PayloadError
+from pytest_llmcost.errors import LiveCapError, PayloadError
 from pytest_llmcost.responses.endpoints import find_unmetered, recognise, unread
 from pytest_llmcost.responses.message import model_of
 from pytest_llmcost.responses.recorded_files import Allowance, read_interaction
@@ -122,8 +122,10 @@ class Capture:
             for lost in self._take_lost(request.is_retry_of):
                 request.lost_attempts = (lost.lost_attempts or 0) + lost.is_lost
             self._open.add(request)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
+        except Exception as error:
             self._note(error)
+            if self._gate is not None:  # what is not followed has no worst case
+                raise LiveCapError(f"not sent under a cap on live spend: {error!r}") from error
             return None
         return request
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import pickle
 from typing import Any
 
 import pytest
 from conftest import Project
 from spending_suite import APP
 from standin import StandIn
+
+from pytest_llmcost.capture.children import packed
+from pytest_llmcost.capture.request import CapturedRequest
+from pytest_llmcost.responses.endpoints import Endpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -255,6 +260,22 @@ def test_a_pool_of_processes_and_a_block_s_budget(project: Project, method: str)
         """,
     )
     project.run_apart("-W", "ignore::DeprecationWarning").assert_outcomes(passed=1)
+
+
+def test_what_a_child_sends_back_holds_no_key() -> None:
+    request = CapturedRequest(
+        endpoint=Endpoint(kind="messages"),
+        source=None,
+        client=None,
+        sent=b"{}",
+        headers={"x-api-key": "the-secret", "authorization": "the-secret", "anthropic-beta": "b"},
+        owner=None,
+        sent_at=0.0,
+        over=lambda request: None,
+    )
+    data = pickle.dumps(packed(request))
+    assert b"the-secret" not in data
+    assert pickle.loads(data).betas == ("b",)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
