@@ -8,13 +8,21 @@ ratio is that of the fastest quarter of each.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import anthropic
+import boto3
 import httpx2
+import requests
 
 from pytest_llmcost.capture.capture import Capture
 from pytest_llmcost.capture.request import CapturedRequest
@@ -33,6 +41,9 @@ MESSAGE: dict[str, Any] = {
 }
 STREAM_BYTES = 10_000_000
 CHUNK_BYTES = 16_384
+STANDIN_TOKENS = (4, 5)
+"""Of its reply, by tokenizer."""
+AT_ONCE = 20
 ASKED: dict[str, Any] = {
     "model": "claude-opus-4-7",
     "max_tokens": 100,
@@ -48,7 +59,7 @@ class Purse:
 
     def report(self, request: CapturedRequest) -> None:
         assert request.answer is not None
-        assert request.answer.usage.output_tokens == 11
+        assert request.answer.usage.output_tokens in (11, *STANDIN_TOKENS)
         self.calls += 1
 
 
@@ -127,6 +138,59 @@ def raw_stream() -> Callable[[], None]:
     return call
 
 
+def boto_call(url: str) -> Callable[[], None]:
+    client = boto3.client(
+        "bedrock-runtime",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id="any",
+        aws_secret_access_key="any",
+    )
+    said = {"role": "user", "content": [{"text": "Hi"}]}
+
+    def call() -> None:
+        client.converse(modelId="anthropic.claude-sonnet-4-6", messages=[said])
+
+    return call
+
+
+def requests_call(url: str) -> Callable[[], None]:
+    session = requests.Session()
+
+    def call() -> None:
+        asked = {"anthropic-version": "2023-06-01", "x-api-key": "none"}
+        session.post(f"{url}/v1/messages", json=ASKED, headers=asked).json()
+
+    return call
+
+
+def aiohttp_calls(url: str) -> Callable[[], None]:
+    """Many in one loop, for each needs one."""
+
+    async def main() -> None:
+        asked = {"anthropic-version": "2023-06-01", "x-api-key": "none"}
+        async with aiohttp.ClientSession() as session:
+            for _ in range(AT_ONCE):
+                async with session.post(f"{url}/v1/messages", json=ASKED, headers=asked) as reply:
+                    await reply.json()
+
+    return lambda: asyncio.run(main())
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """A stand-in in a process of its own, whose work is not measured."""
+    folder = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-m", "standin", "--port", "0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=folder, text=True, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.kill()
+
+
 def seconds(call: Callable[[], None], times: int) -> float:
     started = time.process_time()  # of this process alone, whatever else the machine does
     for _ in range(times):
@@ -134,7 +198,7 @@ def seconds(call: Callable[[], None], times: int) -> float:
     return time.process_time() - started
 
 
-def ratio(call: Callable[[], None], *, blocks: int, times: int) -> float:
+def ratio(call: Callable[[], None], *, blocks: int, times: int, each: int = 1) -> float:
     purse = Purse()
     capture = Capture(owner=lambda: purse, report=purse.report, clock=time.time)
     seconds(call, times)
@@ -145,7 +209,7 @@ def ratio(call: Callable[[], None], *, blocks: int, times: int) -> float:
         with_.append(seconds(call, times))
         capture.disable()
         capture.drain()
-    assert purse.calls == blocks * times
+    assert purse.calls == blocks * times * each
     return fastest(with_) / fastest(without)
 
 
@@ -159,7 +223,14 @@ def measure(quick: bool) -> list[Figure]:
     call = ratio(whole_call(), blocks=120 // few, times=20)
     stream = ratio(streamed_call(), blocks=6 // few, times=1)
     lines = ratio(raw_stream(), blocks=12 // few, times=1)
+    with server() as url:
+        by_requests = ratio(requests_call(url), blocks=60 // few, times=10)
+        by_boto = ratio(boto_call(url), blocks=60 // few, times=10)
+        by_aiohttp = ratio(aiohttp_calls(url), blocks=60 // few, times=1, each=AT_ONCE)
     return [
+        Figure("call through requests, captured : not", by_requests, target=1.05),
+        Figure("call through boto3, captured : not", by_boto, target=1.05),
+        Figure("call through aiohttp, captured : not", by_aiohttp, target=1.05),
         Figure("call through the SDK, captured : not", call, target=1.03),
         Figure("10 MB stream through the SDK, captured : not", stream, target=1.03),
         Figure("10 MB stream of raw lines, captured : not", lines),

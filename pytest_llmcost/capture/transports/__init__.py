@@ -11,9 +11,9 @@ imported by a suite that never calls Claude, and it knows nothing of any library
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -148,15 +148,39 @@ def begin_light(
     path = url.partition("?")[0]
     if not any(part in path for part in _ADDRESSES):
         return None
-    # botocore has names and values in bytes, VCR lists of values.
-    named = {_text(name).lower(): _text(value) for name, value in dict(headers or {}).items()}
     if isinstance(body, str):
         body = body.encode("utf-8", "surrogatepass")
     sent = bytes(body) if isinstance(body, (bytes, bytearray)) else b""  # a stream is left alone
+    named = _Headers(headers)
     return begin(source, client=client, method=method, url=url, headers=named, sent=sent)
 
 
+class _Headers(Mapping[str, str]):
+    """Headers by their names in lower case, read when they are first asked for.
+
+    Not before: to read those of botocore takes as long as all that we do while a request is sent.
+    """
+
+    def __init__(self, headers: Any) -> None:
+        self._given = headers
+
+    @cached_property
+    def _named(self) -> dict[str, str]:
+        given = dict(self._given or {})
+        return {_text(name).lower(): _text(value) for name, value in given.items()}
+
+    def __getitem__(self, name: str) -> str:
+        return self._named[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._named)
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+
 def _text(value: object) -> str:
+    """Return a name or a value; botocore has some in bytes, VCR lists of values."""
     if isinstance(value, (list, tuple)):
         return ",".join(map(_text, value))
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)

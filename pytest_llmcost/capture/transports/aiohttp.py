@@ -45,11 +45,15 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
                 headers=request.headers,
                 body=getattr(request.body, "_value", request.body),  # private: of bytes
             )
-        if captured is not None:
-            captured.leave()
-        response = await original(request, *args, **options)
-        if captured is not None:
-            vars(response)[_KEY] = captured
+        if captured is None:
+            return await original(request, *args, **options)
+        captured.leave()
+        try:
+            response = await original(request, *args, **options)
+        except BaseException as error:
+            captured.do(_failed, error)
+            raise
+        vars(response)[_KEY] = captured
         return response
 
     return send

@@ -84,14 +84,14 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
         content = captured.read_recorded(recorded)
     captured.answered(
         status=response.status,
-        live=captured.is_on_wire,
+        live=captured.is_on_wire or None,  # without VCR, nothing tells that it was not
         headers=response.headers,
         content=content if isinstance(content, bytes) else None,
     )
     if not captured.is_over:
+        response._llmcost_tee = captured, _decoder(response)
         kind: Any = type(response)
         response.__class__ = _tee_of(kind)
-        response._llmcost_tee = captured, _decoder(response)
 
 
 def _decoder(response: Any) -> Any:
@@ -99,7 +99,7 @@ def _decoder(response: Any) -> Any:
     encoding = response.headers.get("content-encoding", "identity")
     if encoding.strip().lower() in ("", "identity"):
         return None
-    twin = type(response).__mro__[1](headers={"content-encoding": encoding})
+    twin = type(response)(headers={"content-encoding": encoding})
     twin._init_decoder()  # private, and the same since urllib3 1.26
     return twin._decoder
 
@@ -113,7 +113,8 @@ def _tee_of(kind: Any) -> type[Any]:
 
         def _fp_read(self, *args: Any, **how: Any) -> Any:
             data = self._llmcost_read(super()._fp_read, *args, **how)
-            if not data or self._fp.isclosed():
+            is_closed = getattr(self._fp, "isclosed", None)
+            if not data or (is_closed is not None and is_closed()):
                 # `length_remaining` is not brought up to date yet.
                 self._llmcost_end(is_whole=not getattr(self._fp, "length", None))
             return data
