@@ -1,6 +1,7 @@
 """What capture costs: the SDK against a MockTransport, with and without, side by side.
 
-A stream whose lines nothing parses is shown too, without a target.
+A stream whose lines nothing parses is shown too, and processor time of the other libraries' bare
+calls to a server that answers at once, both without a target.
 
 Blocks with and without capture alternate, so that a machine which gets busy slows down both; the
 ratio is that of the fastest quarter of each.
@@ -20,7 +21,7 @@ from typing import Any
 
 import aiohttp
 import anthropic
-import boto3
+import boto3  # type: ignore[import-untyped]
 import httpx2
 import requests
 
@@ -224,13 +225,13 @@ def measure(quick: bool) -> list[Figure]:
     stream = ratio(streamed_call(), blocks=6 // few, times=1)
     lines = ratio(raw_stream(), blocks=12 // few, times=1)
     with server() as url:
-        by_requests = ratio(requests_call(url), blocks=60 // few, times=10)
-        by_boto = ratio(boto_call(url), blocks=60 // few, times=10)
-        by_aiohttp = ratio(aiohttp_calls(url), blocks=60 // few, times=1, each=AT_ONCE)
+        by_requests = ratio(requests_call(url), blocks=20 // few, times=10)
+        by_boto = ratio(boto_call(url), blocks=20 // few, times=10)
+        by_aiohttp = ratio(aiohttp_calls(url), blocks=20 // few, times=1, each=AT_ONCE)
     return [
-        Figure("call through requests, captured : not", by_requests, target=1.05),
-        Figure("call through boto3, captured : not", by_boto, target=1.05),
-        Figure("call through aiohttp, captured : not", by_aiohttp, target=1.05),
+        Figure("call through requests, captured : not", by_requests),
+        Figure("call through boto3, captured : not", by_boto),
+        Figure("call through aiohttp, captured : not", by_aiohttp),
         Figure("call through the SDK, captured : not", call, target=1.03),
         Figure("10 MB stream through the SDK, captured : not", stream, target=1.03),
         Figure("10 MB stream of raw lines, captured : not", lines),
