@@ -222,7 +222,7 @@ class LlmCost:
     def record(
         self, response: Any, *, model: str | None = None, usd: object | None = None
     ) -> Counted:
-        """State what a call cost that cannot be seen: a mocked SDK method, boto3, a subprocess.
+        """State what a call cost that cannot be seen: a mocked SDK method, a subprocess.
 
         If the cost of a call of this test is unknown, for example because its stream was not read
         to its end, its message takes the place of that call. So does a usage without an id, if

@@ -1,4 +1,4 @@
-"""What a test states itself, if nothing could be seen: mocked methods, boto3, subprocesses."""
+"""What a test states itself, if nothing could be seen: mocked methods, subprocesses."""
 
 from __future__ import annotations
 
