@@ -314,6 +314,11 @@ def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> Iterator[tuple
         yield key, value
 
 
+def turn_starts(messages: JsonValue) -> list[int]:
+    """Return the numbers by which the parts name the messages; the API joins the others to them."""
+    return [int(name.rpartition(".")[2]) for name, _ in _turns(as_list(messages))]
+
+
 def _turns(messages: Sequence[JsonValue]) -> Iterator[tuple[str, JsonValue]]:
     """Yield the messages, those joined that the API joins: of one role, one after the other.
 

@@ -1,4 +1,4 @@
-"""What caching a prompt costs: the payload cut at its breakpoints, each cut counted.
+"""What is in a prompt: the payload cut at points, its breakpoints or parts, each cut counted.
 
 Each cut is counted from the beginning of the prompt, never by itself, for tokens join across
 borders; a segment is the difference between two prefixes, so that segments add up to the whole.
@@ -7,15 +7,17 @@ Knows no prices and no cassettes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from pytest_llmcost.counting.payload import Payload, read_payload
-from pytest_llmcost.counting.prompt import Breakpoint, Ttl
+from pytest_llmcost.counting.payload import Payload, read_payload, tool_names, turn_starts
+from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, read_prompt
+from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.prices.usage import Usage
 
@@ -90,9 +92,10 @@ def _cut(payload: Payload, point: Breakpoint, read: Callable[[Mapping[str, Any]]
         system = body["system"]
         is_cut = group == "system" and isinstance(system, list)
         kept["system"] = _unmarked(system[: number + 1] if is_cut else system)
-    if group != "messages":
+    if group == "messages":
+        kept |= {key: body[key] for key in _MESSAGE_SETTINGS if key in body}
+    if group != "messages" or number < 0:
         return Cut(point, read({**kept, "messages": _PLACEHOLDER}), closed=True)
-    kept |= {key: body[key] for key in _MESSAGE_SETTINGS if key in body}
     *turns, last = messages[: number + 1]
     if isinstance(last["content"], list) and block is not None:
         last = {**last, "content": last["content"][: block + 1]}
@@ -256,3 +259,163 @@ def calls_until_it_pays(*, cold_usd: Decimal, warm_usd: Decimal, none_usd: Decim
     if saved <= 0:
         return None
     return int((cold_usd - warm_usd) // saved) + 1
+
+
+REST = "rest"
+"""The part that is neither tools, system nor messages: the prompt behind settings, such as thinking
+and output formats, and the tokens that open the answer."""
+_BEFORE_ALL, _SETTINGS = Place("tools", -1), Place("messages", -1)
+"""Cuts before the first block: of the whole prompt, and of the messages."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptParts(Mapping[str, int]):
+    """The tokens of a prompt by part, in the prompt's order; together they are the whole prompt.
+
+    `parts["tools"]` is the sum of all tools, although only the single ones are iterated over. If
+    only some parts were counted, it holds these.
+    """
+
+    tokens: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+    """What is only nearly exact, and what `count_tokens` rejects and is therefore left out."""
+    left_out: frozenset[str] = frozenset()
+    """The parts that are too low, because something of them is left out."""
+
+    def __getitem__(self, name: str) -> int:
+        if name in self.tokens:
+            return self.tokens[name]
+        found = [tokens for each, tokens in self.tokens.items() if is_part_of(each, name)]
+        if not found:
+            raise KeyError(name)
+        return sum(found)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tokens)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def total(self) -> int:
+        """The whole prompt."""
+        return sum(self.tokens.values())
+
+
+def is_part_of(name: str, other: str) -> bool:
+    """Whether a part is another one, or a part of it.
+
+    Example:
+        >>> is_part_of("tools.find", "tools"), is_part_of("tools.find_all", "tools.find")
+        (True, False)
+    """
+    return name == other or name.startswith(f"{other}.")
+
+
+class PartsPlan(NamedTuple):
+    """What must be counted to know the tokens of some parts of a payload, or of all."""
+
+    whole: Payload
+    spans: tuple[tuple[tuple[str, ...], Cut, Cut], ...]
+    """In the prompt's order: the parts that a span belongs to, the cut before it and at its end."""
+    placeholder: Payload
+    with_rest: bool
+
+    @property
+    def payloads(self) -> tuple[Payload, ...]:
+        """All that must be counted, each once."""
+        cuts = [cut for _, *ends in self.spans for cut in ends]
+        needed = [*([self.whole] if self.with_rest else []), *(cut.payload for cut in cuts)]
+        if len({cut.closed for cut in cuts}) > 1:  # otherwise it cancels out
+            needed.append(self.placeholder)
+        return tuple({one.fingerprint: one for one in needed}.values())
+
+
+def plan_parts(
+    payload: Payload,
+    names: Sequence[str] | None = None,
+    *,
+    read: Callable[[Mapping[str, Any]], Payload] | None = None,
+) -> PartsPlan:
+    """Cut a payload at the borders of the parts that are named, or of all; see `plan_caching`.
+
+    Raises:
+        PayloadError: it has no messages that the API would take.
+    """
+    messages = payload.body.get("messages")
+    if not messages or not isinstance(messages, list):
+        raise PayloadError("the payload has no messages", path="messages")
+    for index, message in enumerate(messages):
+        content = message.get("content") if isinstance(message, dict) else None
+        if not isinstance(content, (str, list)) or not content:
+            raise PayloadError("a message has no content", path=f"messages.{index}")
+    runs: list[tuple[tuple[str, ...], Place]] = []
+    for leaf, place in _leaves(payload):
+        parts = (leaf,) if names is None else tuple(n for n in names if is_part_of(leaf, n))
+        if runs and runs[-1][0] == parts:
+            del runs[-1]
+        runs.append((parts, place))
+    with_rest = names is None or REST in names
+    asked = [
+        at for at, (parts, _) in enumerate(runs) if parts or (with_rest and at == len(runs) - 1)
+    ]
+    at_ends = {at for each in asked for at in (each - 1, each)}
+    places = {at: runs[at][1] if at >= 0 else _BEFORE_ALL for at in sorted(at_ends)}
+    plan = plan_caching(payload, points=[*map(Breakpoint, places.values())], read=read)
+    cuts = dict(zip(places, plan.cuts, strict=True))
+    spans = tuple((runs[at][0], cuts[at - 1], cuts[at]) for at in asked)
+    return PartsPlan(payload, spans, plan.placeholder, with_rest)
+
+
+def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
+    """Yield each block of a prompt with the name of the smallest part that it belongs to."""
+    prompt = read_prompt(payload.body, payload.model)
+    tools, starts = dict(tool_names(prompt.tools)), turn_starts(prompt.messages)
+    is_before_messages = any(payload.body.get(key) for key in _MESSAGE_SETTINGS)
+    for place, block in prompt.blocks():
+        if place.group != "messages":
+            yield tools[place.number] if place.group == "tools" else str(place), place
+            continue
+        if is_before_messages:
+            yield REST, _SETTINGS
+            is_before_messages = False
+        kind = str(block.get("type")) if isinstance(block, dict) else "text"
+        # No request may end with thinking, so that it counts with the block behind it.
+        if kind not in ("thinking", "redacted_thinking"):
+            turn = max(start for start in starts if start <= place.number)
+            yield f"messages.{turn}.{kind}", place
+
+
+def split_parts(
+    plan: PartsPlan,
+    counts: Mapping[str, int],
+    left_out: Mapping[str, Sequence[str]] | None = None,
+    *,
+    opening_tokens: int = 0,
+) -> PromptParts:
+    """Return the tokens of a plan's parts, from the tokens of all `plan.payloads` by fingerprint.
+
+    `left_out` is by fingerprint, too; for `opening_tokens` see `opening_tokens_of`.
+    """
+    closing = counts.get(plan.placeholder.fingerprint, 0)
+    tokens: dict[str, int] = {}
+    notes, incomplete, reached, left_out = [], set[str](), 0, left_out or {}
+    for names, *cuts in plan.spans:
+        low, high = (
+            counts[cut.payload.fingerprint] - (closing if cut.closed else opening_tokens)
+            for cut in cuts
+        )
+        # A cut with open tool calls may be a few tokens too long, even longer than the whole.
+        low = max(low, reached)
+        reached = max(low, min(high, counts.get(plan.whole.fingerprint, high)))
+        for name in names:
+            tokens[name] = tokens.get(name, 0) + reached - low
+        before, behind = (set(left_out.get(cut.payload.fingerprint, ())) for cut in cuts)
+        if behind - before:
+            incomplete.update(names)
+            notes.append(f"count_tokens rejects {', '.join(sorted(behind - before))}; left out")
+        if not all(cut.exact for cut in cuts):
+            notes.append(f"{', '.join(names)} is only nearly exact: open tool calls")
+    if plan.with_rest:
+        tokens[REST] = tokens.pop(REST, 0) + counts[plan.whole.fingerprint] - reached
+    return PromptParts(tokens, tuple(notes), frozenset(incomplete))
