@@ -19,6 +19,7 @@ from pytest_llmcost.money import parse_percent, parse_quantity, parse_usd
 
 RECORD_MODES = ("none", "once", "new_episodes", "all", "rewrite")
 CACHE_STATES = ("as-billed", "cold", "warm")
+PARTS = ("tools", "system", "messages", "rest")
 COLUMNS = ("worst", "cold", "warm")
 REPORT_SUFFIXES = (".json", ".md", ".html")
 LIVE_MODES = ("off", "warn", "fail")
@@ -118,6 +119,24 @@ def parse_address(text: str) -> str:
     return address
 
 
+def parse_part(name: object) -> str:
+    """Read the name of a part of a prompt, such as `system` or `tools.search_orders`."""
+    if not isinstance(name, str) or name.partition(".")[0] not in PARTS or name.endswith("."):
+        raise SettingsError(
+            f"{name!r} is no part of a prompt; write system, tools, tools.NAME, messages, "
+            "messages.0, messages.0.image, or rest"
+        )
+    return name
+
+
+def parse_part_limit(text: str) -> tuple[str, int]:
+    """Read a budget of a part: `tools = 3k`."""
+    name, equals, limit = text.partition("=")
+    if not equals:
+        raise SettingsError(f"{text!r} is not a part and its limit; write tools = 3k")
+    return parse_part(name.strip()), parse_quantity(limit.strip())
+
+
 class Option(NamedTuple):  # making a dataclass takes several times as long, in every run
     """One setting and every way to set it."""
 
@@ -166,6 +185,9 @@ OPTIONS: tuple[Option, ...] = (
         "Budget of the whole run. The run fails if it costs more."),
     _limit("budgets", str, None,
         "Path budgets, one per line: `tests/agents/** = $0.50`; of a tag: `tag:judge = $0.10`.",
+        repeatable=True),
+    _limit("max_parts", parse_part_limit, None,
+        "Budgets of parts of every single prompt, in tokens, one per line: `tools = 3k`.",
         repeatable=True),
     _limit("allowed_models", parse_glob, "GLOB",
         "Model that tests may call: an exact id or a glob, for example claude-haiku-*. A call of "
@@ -231,6 +253,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("columns", parse_choice(*COLUMNS), "COLUMN",
         f"Add a column to the summary: {', '.join(COLUMNS)}. Repeatable.",
         repeatable=True),
+    Option("parts", parse_bool, None,
+        "Count what each part of the prompts takes: show the largest ones of every test, and "
+        "write all of them to the reports."),
     Option("per", parse_scale, "N", "Show prices for this many runs, for example 1000."),
     Option("rows", parse_quantity, "N",
         "Rows of the table in the summary; 0 shows all. Default 10."),
@@ -249,6 +274,7 @@ class Settings(NamedTuple):
     max_call: Decimal | None = None
     max_suite: Decimal | None = None
     budgets: tuple[str, ...] = ()
+    max_parts: tuple[tuple[str, int], ...] = ()
     allowed_models: tuple[str, ...] = ()
     require_budget: bool = False
     live: tuple[str, ...] = ()
@@ -273,6 +299,7 @@ class Settings(NamedTuple):
     update_baseline: bool = False
     model: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    parts: bool = False
     per: int = 1
     rows: int = 10
     github: bool = True

@@ -5,28 +5,32 @@ A gate is a budget that chooses which calls count; the comparison is the one of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
-from typing import Literal, cast, get_args
+from types import MappingProxyType
+from typing import Literal, TypeAlias, cast, get_args
 
 import msgspec
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind, Range, most
+from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind, Range, Reasons, most
 from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT, format_usd
 
 Scope = Literal["suite", "test", "block", "path", "tag", "increase"]
 State = Literal["within", "exceeded", "unverified"]
-PerCall = Literal["call_usd", "call_input_tokens", "call_output_tokens"]
+PerCall = Literal["call_usd", "call_input_tokens", "call_output_tokens", "parts"]
 Limited = Literal[
     Kind, "worst", PerCall, "models", "unbudgeted", "live", "refused", "stable_prefix", "vanished"
 ]
 """What a budget can limit: a sum over calls, as they are or at their worst, or, with a gate, the
-largest call, the models, the calls of a test without a budget, those that went over the network,
-those that the cap on live spend has refused, those that break the cached prefix of an earlier one,
-or the guards that are gone."""
+largest call or the largest prompt by one of its parts, the models, the calls of a test without a
+budget, those that went over the network, those that the cap on live spend has refused, those that
+break the cached prefix of an earlier one, or the guards that are gone."""
+PartTokens: TypeAlias = Mapping[str, Mapping[str, int]]
+"""The fingerprint of a payload -> the tokens of its parts, as far as they are counted."""
+_NO_PARTS: PartTokens = MappingProxyType({})
 
 _QUANTITIES: dict[Limited, Kind] = {
     "worst": "usd",
@@ -39,6 +43,7 @@ _QUANTITIES: dict[Limited, Kind] = {
     "call_usd": "usd",
     "call_input_tokens": "input_tokens",
     "call_output_tokens": "output_tokens",
+    "parts": "input_tokens",
 }
 
 
@@ -64,6 +69,13 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """The share of the limit from which reports warn; it never fails anything."""
     models: tuple[str, ...] = ()
     """Of a budget of the kind `models`: globs over the exact ids that are allowed."""
+    part: str | None = None
+    """Of a budget of the kind `parts`: the part of the prompt that is limited."""
+
+    @property
+    def subject(self) -> tuple[Limited, str | None]:
+        """What it limits: of several budgets of a test on the same, the nearest one holds."""
+        return self.kind, self.part
 
     @property
     def quantity(self) -> Kind:
@@ -118,6 +130,7 @@ def judge_calls(
     budget: Budget,
     calls: Iterable[Call],
     *,
+    parts: PartTokens = _NO_PARTS,
     has_requests: bool = False,
     live_requests: int = 0,
     lost_calls: Iterable[str] = (),
@@ -130,10 +143,10 @@ def judge_calls(
     missing.
     """
     calls = tuple(calls)
-    counting = concerned(budget, calls)
+    counting = concerned(budget, calls, parts)
     amounts = Amounts.of(counting)
     if budget.is_per_call:  # the largest is unknown if one of them is
-        amounts = most([Amounts.of([each]) for each in calls] or [amounts])
+        amounts = most([_amounts_of(budget, each, parts) for each in calls] or [amounts])
     if budget.kind == "live":  # a request that was refused with 401 is no call, but went out
         number = Decimal(max(len(counting), live_requests))
         ranges = {**amounts.ranges, "calls": Range(number, number, number)}
@@ -149,7 +162,9 @@ def judge_calls(
     return replace(verdict, found=tuple(sorted(found)))
 
 
-def concerned(budget: Budget, calls: Sequence[Call]) -> Sequence[Call]:
+def concerned(
+    budget: Budget, calls: Sequence[Call], parts: PartTokens = _NO_PARTS
+) -> Sequence[Call]:
     """Return the calls that count against a budget: of a gate the forbidden or largest."""
     if budget.kind == "models":
         return [call for call in calls if _foreign(call, budget.models)]
@@ -161,7 +176,8 @@ def concerned(budget: Budget, calls: Sequence[Call]) -> Sequence[Call]:
         return [call for call in calls if call.evidence == "refused"]
     if budget.is_per_call:
         kind = budget.quantity
-        return sorted(calls, key=lambda each: -(Amounts.of([each])[kind].low or 0))[:1]
+        amounts = [(_amounts_of(budget, each, parts)[kind].low or 0, each) for each in calls]
+        return [call for _, call in sorted(amounts, key=lambda each: -each[0])[:1]]
     return calls
 
 
@@ -172,6 +188,28 @@ def describe_breaks(calls: Iterable[Call]) -> list[str]:
         if broken is not None:
             found[broken.place] = max(found.get(broken.place, Decimal(0)), broken.usd or Decimal(0))
     return [f"{at} (+{format_usd(usd)} per call)" if usd else at for at, usd in found.items()]
+
+
+def _amounts_of(budget: Budget, call: Call, parts: PartTokens) -> Amounts:
+    """Return what one call comes to, as the budget sees it: perhaps a part of its prompt alone."""
+    amounts = Amounts.of([call])
+    if budget.kind != "parts" or budget.part is None:
+        return amounts
+    tokens = parts.get(call.fingerprint or "", {}).get(budget.part)
+    if tokens is not None:
+        exact = Decimal(tokens)
+        spent = Range(exact, exact, exact)
+    else:
+        whole = amounts[budget.quantity]
+        why = f"{budget.part} of a prompt is not counted; count it (free): {{command}}"
+        if call.fingerprint is None:
+            why = f"how large {budget.part} is in a prompt is unknown, as the prompt was not seen"
+        is_left_out = call.has_caveat("left-out")
+        reasons = whole.reasons if is_left_out else Reasons({("", why): (1, "", "")})
+        # No part is larger than its prompt; what a mock states is not of the prompt that is sent.
+        high = None if call.evidence == "mocked" else whole.high
+        spent = Range(best=None, high=high, reasons=reasons)
+    return replace(amounts, ranges={**amounts.ranges, budget.quantity: spent})
 
 
 def _foreign(call: Call, globs: Iterable[str]) -> list[str]:

@@ -22,11 +22,12 @@ from pytest_llmcost.ledger.ledger import (
     Comparison,
     FixtureRow,
     Ledger,
+    PartChange,
     TagChange,
     TestRow,
 )
 from pytest_llmcost.ledger.ledger_file import write_ledger
-from pytest_llmcost.ledger.totals import fixture_key, spenders_of, summed
+from pytest_llmcost.ledger.totals import fixture_key, largest_prompt, parts_of, spenders_of, summed
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.prices.rate_card import RateCard
@@ -197,6 +198,7 @@ def compare(
         ),
         prefixes=changed_prefixes(base, head, card),
         vanished=gone,
+        parts=tuple(_part_changes(pairs, base, head)),
         verdicts=tuple(verdicts),
         notes=tuple(_notes(base, head, card)),
     )
@@ -215,6 +217,18 @@ def _changed_tags(before: Spenders, now: Spenders) -> dict[str, TagChange]:
         for tag, (base, head) in usds.items()
         if base != head
     }
+
+
+def _part_changes(pairs: Iterable[Pair], base: Ledger, head: Ledger) -> Iterator[PartChange]:
+    """Yield the parts of each owner's largest prompt, the largest part first."""
+    old_parts, new_parts = parts_of(base), parts_of(head)
+    for pair in pairs:
+        new = largest_prompt(pair.head.calls, new_parts) if pair.head else {}
+        old = largest_prompt(pair.base.calls, old_parts) if pair.base and new else {}
+        for part in sorted({*old, *new}, key=lambda each: (-new.get(each, 0), each)):
+            before = old.get(part, 0) if old else None
+            assert pair.head is not None
+            yield PartChange(name=pair.head.name, part=part, before=before, after=new.get(part, 0))
 
 
 def _differing_tokens(change: Amounts) -> dict[str, int]:

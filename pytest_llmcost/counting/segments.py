@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from pytest_llmcost.counting.payload import Payload, read_payload, tool_names, turn_starts
 from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, read_prompt
@@ -264,8 +265,13 @@ def calls_until_it_pays(*, cold_usd: Decimal, warm_usd: Decimal, none_usd: Decim
 REST = "rest"
 """The part that is neither tools, system nor messages: the prompt behind settings, such as thinking
 and output formats, and the tokens that open the answer."""
-_BEFORE_ALL, _SETTINGS = Place("tools", -1), Place("messages", -1)
-"""Cuts before the first block: of the whole prompt, and of the messages."""
+FIXED = "tools.(fixed)"
+"""The prompt that the API adds if there are any tools; in the sum of all tools, but of no single
+one, so that their order changes no tool's tokens."""
+_BEFORE_ALL, _FIXED, _SETTINGS = Place("tools", -1), Place("tools", -1, 0), Place("messages", -1)
+"""Cuts before the first block, before the first tool, and before the first message."""
+_TOOLS: JsonValue = [{"name": name, "input_schema": {"type": "object"}} for name in "ab"]
+"""One tool has the fixed prompt in front of it; two show how much of it is the tool itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,12 +325,14 @@ class PartsPlan(NamedTuple):
     spans: tuple[tuple[tuple[str, ...], Cut, Cut], ...]
     """In the prompt's order: the parts that a span belongs to, the cut before it and at its end."""
     placeholder: Payload
+    fixed: tuple[Cut, ...]
+    """With one tool and with two, if the fixed prompt must be told from the first tool."""
     with_rest: bool
 
     @property
     def payloads(self) -> tuple[Payload, ...]:
         """All that must be counted, each once."""
-        cuts = [cut for _, *ends in self.spans for cut in ends]
+        cuts = [*(cut for _, *ends in self.spans for cut in ends), *self.fixed]
         needed = [*([self.whole] if self.with_rest else []), *(cut.payload for cut in cuts)]
         if len({cut.closed for cut in cuts}) > 1:  # otherwise it cancels out
             needed.append(self.placeholder)
@@ -362,15 +370,23 @@ def plan_parts(
     at_ends = {at for each in asked for at in (each - 1, each)}
     places = {at: runs[at][1] if at >= 0 else _BEFORE_ALL for at in sorted(at_ends)}
     plan = plan_caching(payload, points=[*map(Breakpoint, places.values())], read=read)
-    cuts = dict(zip(places, plan.cuts, strict=True))
+    cuts, fixed = dict(zip(places, plan.cuts, strict=True)), tuple[Cut, ...]()
+    if _FIXED in places.values():
+        kept = {key: payload.body[key] for key in ("model", "tool_choice") if key in payload.body}
+        tools = replace(payload, body={**kept, "tools": _TOOLS})
+        ends = [Breakpoint(Place("tools", number)) for number in (0, 1)]
+        fixed = plan_caching(tools, points=ends, read=read).cuts
+        cuts |= {at: fixed[0] for at, place in places.items() if place == _FIXED}
     spans = tuple((runs[at][0], cuts[at - 1], cuts[at]) for at in asked)
-    return PartsPlan(payload, spans, plan.placeholder, with_rest)
+    return PartsPlan(payload, spans, plan.placeholder, fixed, with_rest)
 
 
 def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
     """Yield each block of a prompt with the name of the smallest part that it belongs to."""
     prompt = read_prompt(payload.body, payload.model)
     tools, starts = dict(tool_names(prompt.tools)), turn_starts(prompt.messages)
+    if tools:
+        yield FIXED, _FIXED
     is_before_messages = any(payload.body.get(key) for key in _MESSAGE_SETTINGS)
     for place, block in prompt.blocks():
         if place.group != "messages":
@@ -398,11 +414,15 @@ def split_parts(
     `left_out` is by fingerprint, too; for `opening_tokens` see `opening_tokens_of`.
     """
     closing = counts.get(plan.placeholder.fingerprint, 0)
+    with_one = plan.fixed[0] if plan.fixed else None
+    one, two = (counts[cut.payload.fingerprint] for cut in plan.fixed) if plan.fixed else (0, 0)
     tokens: dict[str, int] = {}
     notes, incomplete, reached, left_out = [], set[str](), 0, left_out or {}
     for names, *cuts in plan.spans:
         low, high = (
-            counts[cut.payload.fingerprint] - (closing if cut.closed else opening_tokens)
+            counts[cut.payload.fingerprint]
+            - (closing if cut.closed else opening_tokens)
+            - (two - one if cut is with_one else 0)
             for cut in cuts
         )
         # A cut with open tool calls may be a few tokens too long, even longer than the whole.

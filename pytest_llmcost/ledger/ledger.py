@@ -43,6 +43,9 @@ class PayloadFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Block at which a cached prefix ends -> a digest of all up to there, byte by byte."""
     cached: Mapping[str, Count] = {}
     """Life of a cache entry, `5m` or `1h` -> the tokens that a first call writes, where counted."""
+    parts_tokens: Mapping[str, Count] = {}
+    """Part of the prompt -> its tokens, where counted. A part such as `tools`, which has parts of
+    its own, stands beside them only if it has a budget."""
 
     def joined(self, other: PayloadFacts) -> PayloadFacts:
         """Return all that two sources know of the same payload, whichever came first."""
@@ -58,7 +61,10 @@ class PayloadFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
                     key: max(each[key] for each in (one, two) if key in each)
                     for key in sorted({*one, *two})
                 }
-                for name in ("counts", "rejected", "dropped", "left_out", "prefixes", "cached")
+                for name in (
+                    *("counts", "rejected", "dropped", "left_out", "prefixes", "cached"),
+                    "parts_tokens",
+                )
                 for one, two in [(getattr(self, name), getattr(other, name))]
             },
         )
@@ -186,6 +192,18 @@ class Vanished(msgspec.Struct, frozen=True, kw_only=True):
     """The budget that it had."""
 
 
+class PartChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the largest prompt of a test, a shared fixture, or the calls outside tests."""
+
+    name: str
+    """The owner's name, as in `Change`."""
+    part: str
+    before: int | None
+    """Tokens in the baseline; null if its parts are not counted there. 0 if the part is new."""
+    after: int
+    """Tokens in the run; 0 if the part was removed."""
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """A run against its baseline, over the tests that both could have run.
 
@@ -222,6 +240,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     prefixes: tuple[ChangedPrefix, ...] = ()
     """Cached prefixes that changed; the one that costs most to write again comes first."""
     vanished: tuple[Vanished, ...] = ()
+    parts: tuple[PartChange, ...] = ()
+    """All parts of the prompts, where the run has counted them."""
     verdicts: tuple[Verdict, ...] = ()
     """Of scope `increase`, for the run as a whole."""
     notes: tuple[str, ...] = ()

@@ -50,8 +50,8 @@ _ODD, _ODD_CHANGE = (
 all but a comparison, one below zero. Something hexadecimal is the digest of a part of that name."""
 _RARE = re.compile(
     rb'"(?:at|band_tokens|broken_prefix|idle|lost_attempts|max_tokens|may_cache|most_output_tokens'
-    rb"|most_read_tokens|param|pattern|read_lifetime|reason|refusal|required|sums_calls|usage_high"
-    rb'|usage_low|warn_at|by_tag|tags|vanished)":(?:null|false|\[\]|\{\}),'
+    rb"|most_read_tokens|param|part|pattern|read_lifetime|reason|refusal|required|sums_calls"
+    rb'|usage_high|usage_low|warn_at|by_tag|tags|vanished)":(?:null|false|\[\]|\{\}),'
 )
 """Keys that are left out where they are null, false or empty; `warn_at` may also come last."""
 _OLD_KEY = re.compile(rb'"(legs|what_if|cache_basis)"\s*:\s*(?:\[|"(?:as-billed|cold|warm)")')

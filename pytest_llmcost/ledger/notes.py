@@ -1,10 +1,11 @@
-"""What a reader of a run should know: length bands, task budgets, replies that may be too long."""
+"""What a reader of a run should know: long prompts and replies, task budgets, misspelt tools."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
+from difflib import get_close_matches
 
 from msgspec.structs import replace
 
@@ -54,6 +55,23 @@ def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ..
     more = len(notes) - _MOST_NOTES
     hidden = [f"{more} more prompts are just under a length band"] if more > 0 else []
     return (*notes[:_MOST_NOTES], *hidden)
+
+
+def missing_tool_notes(ledger: Ledger) -> Iterator[str]:
+    """Yield a sentence for each budget of a tool that no prompt has: its name may be misspelt."""
+    limited: dict[tuple[str, str], bool] = {}
+    for test in ledger.tests:
+        for verdict in own_verdicts(test):
+            part = verdict.part or ""
+            if part.startswith("tools.") and verdict.actual is not None and test.calls:
+                key = (part, verdict.origin)
+                limited[key] = limited.get(key, False) or bool(verdict.actual)
+    names = {name for facts in ledger.payloads.values() for name in facts.parts}
+    for (part, origin), is_there in sorted(limited.items()):
+        alike = get_close_matches(part, names, 1)
+        if not is_there and (alike or ledger.complete):
+            hint = f"; did you mean {alike[0]}?" if alike else ""
+            yield f"no prompt has {part}, which {origin} limits{hint}"
 
 
 def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[str]:

@@ -150,7 +150,7 @@ def _budgets(shards: Iterable[tuple[str, Ledger]], max_suite: Budget | None) -> 
     stated: dict[tuple[str, str, str], list[tuple[str, Verdict]]] = {}
     for source, facts in shards:
         for verdict in facts.verdicts:
-            key = (verdict.scope, verdict.kind, verdict.pattern or "")
+            key = (verdict.scope, verdict.kind, verdict.pattern or verdict.part or "")
             stated.setdefault(key, []).append((source, verdict))
     if max_suite is not None:
         stated.pop(("suite", max_suite.kind, ""), None)

@@ -18,9 +18,10 @@ import msgspec
 from msgspec.structs import replace
 
 from pytest_llmcost.amounts import Amounts, most
-from pytest_llmcost.budgets.budget import Budget, Verdict, judge, judge_calls
+from pytest_llmcost.budgets.budget import Budget, PartTokens, Verdict, judge, judge_calls
 from pytest_llmcost.budgets.path_globs import TAG, fixture_matches, matches
 from pytest_llmcost.call import Call
+from pytest_llmcost.counting.segments import REST, is_part_of
 from pytest_llmcost.ledger.ledger import (
     FixtureRow,
     Ledger,
@@ -53,12 +54,15 @@ def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
             verdicts.append(judge(budget, amounts))
             continue
         # A gate judges only the calls that no test made and fails by.
-        shared = (each.calls for each in spenders_of(ledger) if each.kind != "test")
-        verdict = judge_calls(budget, chain.from_iterable(shared))
+        rows: Iterable[FixtureRow] = ledger.fixtures
+        if not budget.is_per_call:  # the largest is that of all set-ups, whatever each of them cost
+            rows = map(most_expensive, shared_fixtures(rows))
+        shared = [*(row.calls for row in rows), ledger.outside_tests]
+        verdict = judge_calls(budget, chain.from_iterable(shared), parts=parts_of(ledger))
         verdicts += [] if verdict.state == "within" else [verdict]
 
     def order(verdict: Verdict) -> tuple[bool, str, str, Decimal, str]:
-        pattern = verdict.pattern or ""
+        pattern = verdict.pattern or verdict.part or ""
         return verdict.scope != "suite", pattern, verdict.kind, verdict.limit, verdict.origin
 
     return replace(
@@ -66,6 +70,28 @@ def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
         verdicts=tuple(sorted(verdicts, key=order)),
         allowed_models=tuple(sorted(allowed)),
     )
+
+
+def parts_of(ledger: Ledger) -> PartTokens:
+    """Return the tokens of the parts of each payload, as far as they are counted."""
+    return {key: facts.parts_tokens for key, facts in ledger.payloads.items()}
+
+
+def largest_prompt(calls: Iterable[Call], parts: PartTokens) -> dict[str, int]:
+    """Return the parts of the largest of the prompts that are counted by part, if there is one.
+
+    A part that has parts of its own is there only through these.
+    """
+    known = [
+        {
+            name: tokens
+            for name, tokens in found.items()
+            if tokens and not any(is_part_of(each, name) for each in found.keys() - {name})
+        }
+        for call in calls
+        if REST in (found := parts.get(call.fingerprint or "", {}))
+    ]
+    return max(known, key=lambda each: sum(each.values()), default={})
 
 
 def summed(ledger: Ledger) -> Ledger:

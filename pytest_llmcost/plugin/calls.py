@@ -5,6 +5,7 @@ A replayed reply counts for what was sent when it was recorded; here alone the t
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,12 @@ from pytest_llmcost.counting.prefixes import Break, CachedPrefixes
 from pytest_llmcost.counting.segments import (
     CachedPrompt,
     CachePlan,
+    PartsPlan,
+    PromptParts,
+    is_part_of,
     opening_tokens_of,
+    plan_parts,
+    split_parts,
     split_prompt,
 )
 from pytest_llmcost.counting.volatile import describe_volatile
@@ -51,7 +57,7 @@ from pytest_llmcost.errors import (
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.plugin.live_cap import LiveCap
-from pytest_llmcost.plugin.marker import marked_tags
+from pytest_llmcost.plugin.marker import marked_tags, parts_with_budget
 from pytest_llmcost.plugin.owners import Owner, Sender, TestAttempt, Unfinished
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.bill import CacheState, in_cache_state
@@ -493,6 +499,8 @@ def _note_change(session: Session, owner: Owner) -> None:
 def _announce(session: Session, sender: Sender, call: Call, payload: Payload | None) -> None:
     session.hook("pytest_llmcost_call")(call=call, item=sender.owner.item)
     if payload is not None:
+        if not call.has_caveat("uncounted"):  # what failed once would only fail, or wait, again
+            _learn_parts(session, sender.owner, payload)
         for callback in session.after_call:
             callback(sender, call, payload)
 
@@ -528,34 +536,91 @@ def split(
     Raises:
         CountError: not recorded and not allowed to ask, or the API did not count it.
     """
-    counts, model = session.counts, plan.whole.model
+    model = plan.whole.model
+    what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts)})"
+    counted = _count_cuts(session, owner, plan, what, options)
+    return split_prompt(
+        plan,
+        {key: count.input_tokens for key, count in counted.items()},
+        min_cacheable_tokens=least_cacheable(session, model),
+        opening_tokens=opening_tokens_of(model, session.tokenizer(model)),
+    )
+
+
+def count_parts(
+    session: Session, owner: Owner, payload: Payload, names: Sequence[str] | None = None
+) -> PromptParts:
+    """Count the parts of a prompt that are named, or all.
+
+    Raises:
+        PayloadError: it has no messages.
+        CountError: not recorded and not allowed to ask, or the API did not count it.
+    """
+    model = payload.model
+    plan = plan_parts(
+        payload,
+        names,
+        read=lambda body: read_normalised(session, body, owner.item, betas=payload.betas),
+    )
+    what = f"the parts ({', '.join(names)})" if names else "the parts"
+    counted = _count_cuts(session, owner, plan, what)
+    return split_parts(
+        plan,
+        {key: count.input_tokens for key, count in counted.items()},
+        {key: count.left_out for key, count in counted.items()},
+        opening_tokens=opening_tokens_of(model, session.tokenizer(model)),
+    )
+
+
+def _learn_parts(session: Session, owner: Owner, payload: Payload) -> None:
+    """Count the parts of a prompt that have a budget, or all if that was asked for."""
+    names = parts_with_budget(owner.item, session.settings)
+    if payload.fingerprint in owner.parts or not (names or session.settings.parts):
+        return
+    owner.parts[payload.fingerprint] = known = {}
+    # Those with a budget may be counted where the others are not.
+    for asked in [None, names] if session.settings.parts else [names]:
+        with contextlib.suppress(CountError, PayloadError):  # what is unknown, the budget reports
+            found = count_parts(session, owner, payload, asked)
+            break
+    else:
+        return
+    for name in dict.fromkeys([*found, *names]):
+        if not any(is_part_of(each, name) for each in found.left_out):  # those are too low
+            known[name] = found.get(name, 0)
+    facts = PayloadFacts(model=payload.model, parts=payload.parts, parts_tokens=known)
+    session.ledger.learn(payload.fingerprint, facts)
+
+
+def _count_cuts(
+    session: Session,
+    owner: Owner,
+    plan: CachePlan | PartsPlan,
+    what: str,
+    options: tuple[str, ...] = (),
+) -> dict[str, Count]:
+    counts = session.counts
     jobs = [counts.job(owner, part) for part in plan.payloads]
-    tokens: dict[str, int] = {}
+    found: dict[str, Count] = {}
     is_missing = False
     for job, outcome in zip(jobs, count_all(counts.counter, jobs), strict=True):
         if isinstance(outcome, Count):
-            tokens[job.payload.fingerprint] = outcome.input_tokens
+            found[job.payload.fingerprint] = outcome
         elif isinstance(outcome, CountMissingError):
             is_missing = True
         else:
             raise outcome
-    if is_missing:  # the whole is recorded, and its prefixes are not
+    if is_missing:
         command = jobs[0].asker._replace(options=options).command
-        places = ", ".join(str(cut.point.place) for cut in plan.cuts)
         raise CountMissingError(
-            f"no recorded token count of the cached prefixes ({places}) of this payload of "
-            f"{model} (record mode {jobs[0].mode}). Count them, free of charge: {command}",
+            f"no recorded token count of {what} of this payload of {plan.whole.model} (record "
+            f"mode {jobs[0].mode}). Count them, free of charge: {command}",
             fingerprint=plan.whole.fingerprint,
             changed=(),
             command=command,
-            what=f"the cached prefixes ({places}) of a prompt are",
+            what=f"{what} of a prompt are",
         )
-    return split_prompt(
-        plan,
-        tokens,
-        min_cacheable_tokens=least_cacheable(session, model),
-        opening_tokens=opening_tokens_of(model, session.tokenizer(model)),
-    )
+    return found
 
 
 def least_cacheable(session: Session, model: str) -> int | None:

@@ -20,7 +20,7 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.counting.segments import calls_until_it_pays
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
 from pytest_llmcost.money import parse_usd
-from pytest_llmcost.plugin.calls import calls_of, declare, read_normalised, record
+from pytest_llmcost.plugin.calls import calls_of, count_parts, declare, read_normalised, record
 from pytest_llmcost.plugin.expected_answer import (
     PromptState,
     expect_answer,
@@ -35,7 +35,7 @@ from pytest_llmcost.prices.usage import SamplingCall, Usage
 from pytest_llmcost.responses.declared import read_declared
 
 if TYPE_CHECKING:
-    from pytest_llmcost.counting.segments import CachedPrompt, Segment
+    from pytest_llmcost.counting.segments import CachedPrompt, PromptParts, Segment
     from pytest_llmcost.prices.bill import Cost
 
 
@@ -219,6 +219,34 @@ class LlmCost:
             lambda: self.count(payload, output_tokens=output_tokens, cache=cache, **keywords)
         )
 
+    def parts(self, payload: Mapping[str, Any] | None = None, **keywords: Any) -> PromptParts:
+        """Count what each part of a prompt takes: tools, system prompt, messages, and the rest.
+
+        This is no call: it costs nothing, and counts for no budget.
+
+        Args:
+            payload: the keywords of `messages.create` as one mapping, or give them as keywords.
+            keywords: the payload, if it is not given as a mapping.
+
+        Raises:
+            CountError: no recorded count and no permission to go online, or the API refused.
+            PayloadError: the payload is not JSON, or has no messages.
+        """
+        __tracebackhide__ = True
+        if payload is not None and keywords:
+            raise SettingsError("parts takes a payload or keywords, not both")
+        session = self._session
+        if session is None:
+            pytest.skip(OFF)
+        try:
+            asked = keywords if payload is None else payload
+            sent = read_normalised(session, asked, self._item)
+            owner = session.owner
+            owner.has_spent = True  # so that its counts are saved, and an error is explained
+            return count_parts(session, owner, sent)
+        except LlmCostError as error:
+            raise error.with_traceback(None) from None
+
     def record(
         self, response: Any, *, model: str | None = None, usd: object | None = None
     ) -> Counted:
@@ -316,4 +344,4 @@ class LlmCost:
             owner.has_spent = True
             owner.blocks.append(verdict)
         if verdict.fails(session.settings.unverified):
-            raise budget_failure(verdict, spent)
+            raise budget_failure(owner, verdict, spent)

@@ -30,7 +30,7 @@ from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import nodeid_of
 from pytest_llmcost.plugin.tags import check_tag
 from pytest_llmcost.prices.bill import CacheState
-from pytest_llmcost.settings import CACHE_STATES, Settings, parse_glob
+from pytest_llmcost.settings import CACHE_STATES, Settings, parse_glob, parse_part
 
 if TYPE_CHECKING:
     import _pytest.nodes
@@ -55,6 +55,12 @@ def _parse_stable_prefix(value: object) -> Decimal:
     return Decimal(0)
 
 
+def _parse_parts(value: object) -> dict[str, int]:
+    if not isinstance(value, Mapping) or not value:
+        raise SettingsError('is not a mapping of parts to tokens; write {"tools": "3k"}')
+    return {parse_part(name): parse_quantity(limit) for name, limit in value.items()}
+
+
 _PARSERS: Mapping[Limited, Callable[[object], Any]] = {
     "usd": parse_usd,
     "worst": parse_usd,
@@ -65,6 +71,7 @@ _PARSERS: Mapping[Limited, Callable[[object], Any]] = {
     "call_usd": parse_usd,
     "call_input_tokens": parse_quantity,
     "call_output_tokens": parse_quantity,
+    "parts": _parse_parts,
     "models": _parse_models,
     "live": _parse_live,
     "stable_prefix": _parse_stable_prefix,
@@ -84,32 +91,48 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     Raises:
         SettingsError: a wrong marker; the message names its place.
     """
-    budgets: dict[Limited, Budget] = {}
+    budgets: dict[tuple[Limited, str | None], Budget] = {}
     cache: CacheState | None = None
     for node, obj, mark in _nearest_first(item):
         read = _read_marker(mark, _place(node, obj), settings, is_own=node is item)
         for budget in read.budgets:
-            budgets.setdefault(budget.kind, budget)
+            budgets.setdefault(budget.subject, budget)
         cache = cache or read.cache
-    if "usd" not in budgets and settings.max_test is not None:
-        budgets["usd"] = _budget_of_setting("max_test", "test", settings)
-    if "worst" not in budgets and settings.max_worst is not None:
-        budgets["worst"] = replace(_budget_of_setting("max_worst", "test", settings), kind="worst")
+    of_all = [
+        _budget_of_setting("max_test", "test", settings) if settings.max_test is not None else None,
+        replace(_budget_of_setting("max_worst", "test", settings), kind="worst")
+        if settings.max_worst is not None
+        else None,
+    ]
     nodeid = nodeid_of(item)
-    for gate in _gates(settings, "test", nodeid):
-        budgets.setdefault(gate.kind, gate)
+    for budget in (*filter(None, of_all), *_gates(settings, "test", nodeid)):
+        budgets.setdefault(budget.subject, budget)
     # `live=True` limits nothing: it takes the setting's gate away.
-    if "live" in budgets and not budgets["live"].limit.is_finite():
-        del budgets["live"]
-    stated = tuple(budgets[kind] for kind in (*_PARSERS, "refused") if kind in budgets)
+    order = [*_PARSERS, "refused"]
+    stated = tuple(
+        sorted(
+            (each for each in budgets.values() if each.limit.is_finite()),
+            key=lambda each: order.index(each.kind),
+        )
+    )
     # A budget is one on an amount, of the test or of its path; gates without one are none.
-    gates = {"models", "live", "refused", "stable_prefix"}
-    is_required = settings.require_budget and not budgets.keys() - gates
+    gates = {"models", "live", "refused", "stable_prefix", "parts"}
+    is_required = settings.require_budget and not {each.kind for each in stated} - gates
     if is_required and not any(matches(pattern, nodeid) for pattern in _globs(settings)):
         missing = _budget_of_setting("require_budget", "test", settings)
         missing = replace(missing, kind="unbudgeted", limit=Decimal(0), warn_at=None)
         stated = (missing, *stated)
     return Limits(stated, cache)
+
+
+def parts_with_budget(item: pytest.Item | None, settings: Settings) -> list[str]:
+    """Return the parts of prompts that a test's markers or the settings limit."""
+    names = [name for name, _ in settings.max_parts]
+    # Not all of `limits_of`: this is asked for every call of every test.
+    if item is not None and any("parts" in mark.kwargs for mark in item.iter_markers(MARKER)):
+        limits = limits_of(item, settings)
+        names += [each.part for each in limits.budgets if each.part is not None]
+    return [*dict.fromkeys(names)]
 
 
 def check_markers(item: pytest.Item, settings: Settings) -> None:
@@ -131,7 +154,11 @@ def check_markers(item: pytest.Item, settings: Settings) -> None:
     for node in item.listchain():
         for obj, marks in _marked_objects(node):
             for one, other in combinations(marks, 2):
-                both = sorted(dict(_limits(one)).keys() & dict(_limits(other)).keys())
+                stated = [
+                    {f"{part} in parts" if part else kind for kind, part, _ in _limits(mark)}
+                    for mark in (one, other)
+                ]
+                both = sorted(stated[0] & stated[1])
                 if both:
                     raise SettingsError(
                         f"{_place(node, obj)}: two max_cost markers set the same limit "
@@ -188,6 +215,9 @@ def _gates(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator[Budge
         yield replace(cap, kind="refused", limit=Decimal(0), reason=reason, warn_at=None)
     if settings.max_call is not None:
         yield replace(_budget_of_setting("max_call", scope, settings), kind="call_usd")
+    for part, limit in sorted(settings.max_parts, key=itemgetter(1)):  # of two, the lower one holds
+        gate = _budget_of_setting("max_parts", scope, settings)
+        yield replace(gate, kind="parts", part=part, limit=Decimal(limit))
     if settings.allowed_models:
         gate = _budget_of_setting("allowed_models", scope, settings)
         models = settings.allowed_models
@@ -264,17 +294,18 @@ def _read_marker(mark: pytest.Mark, origin: str, settings: Settings, *, is_own: 
             kind=kind,
             limit=Decimal(0 if kind == "models" else limit),
             models=limit if kind == "models" else (),
+            part=part,
             origin=origin,
             required=is_own,
             reason=reason,
             warn_at=settings.warn_at,
         )
-        for kind, limit in limits
+        for kind, part, limit in limits
     )
     return Limits(budgets, cache)
 
 
-def _limits(mark: pytest.Mark) -> Iterator[tuple[Limited, Any]]:
+def _limits(mark: pytest.Mark) -> Iterator[tuple[Limited, str | None, Any]]:
     amounts = dict(mark.kwargs)
     is_wrong = len(mark.args) > 1 or (mark.args and "usd" in amounts)
     if mark.args:
@@ -288,9 +319,13 @@ def _limits(mark: pytest.Mark) -> Iterator[tuple[Limited, Any]]:
         )
     for kind, limit in limits:
         try:
-            yield kind, _PARSERS[kind](limit)
+            parsed = _PARSERS[kind](limit)
         except SettingsError as error:
             raise SettingsError(str(error) if kind == "usd" else f"{kind}={error}") from None
+        if kind == "parts":
+            yield from ((kind, part, tokens) for part, tokens in parsed.items())
+        else:
+            yield kind, None, parsed
 
 
 def _show(mark: pytest.Mark) -> str:

@@ -24,10 +24,11 @@ TAG_MARKER_HELP = (
 MARKER_HELP = (
     "max_cost(usd, *, input_tokens=None, uncached_input_tokens=None, output_tokens=None, "
     "calls=None, worst=None, call_usd=None, call_input_tokens=None, call_output_tokens=None, "
-    "models=None, live=None, stable_prefix=None, cache=None, "
+    "parts=None, models=None, live=None, stable_prefix=None, cache=None, "
     'reason=""): '
     'fail the test if its Claude calls cost more than usd ("$0.02", "2c", 0.02), or use more '
-    'tokens or calls ("8k") than allowed, in all or in one call, are of other models, or live. '
+    'tokens or calls ("8k") than allowed, in all, in one call or in a part of a prompt '
+    '({"tools": "3k"}), are of other models, or live. '
     "(pytest-llmcost)"
 )
 

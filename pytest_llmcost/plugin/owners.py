@@ -63,6 +63,8 @@ class Owner:
         self.prefixes: dict[bool, CachedPrefixes] = {}
         """The prefixes that its counts (True) and its requests have cached: a payload that was
         counted and then sent is one call, which must not seem to repeat itself."""
+        self.parts: dict[str, dict[str, int]] = {}
+        """By fingerprint, the tokens of its payloads' parts that it needs and that are counted."""
         self.agent_totals: dict[str, tuple[Decimal, Call]] = {}
         """By the session of an agent: its highest running total, and the call recorded for it."""
 

@@ -18,6 +18,7 @@ from pytest_llmcost.amounts import is_uncounted
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
 from pytest_llmcost.compare.vanished import Fates
+from pytest_llmcost.counting.segments import REST
 from pytest_llmcost.errors import LedgerError, LlmCostError
 from pytest_llmcost.ledger.history import append_run, run_of
 from pytest_llmcost.ledger.ledger import (
@@ -29,8 +30,14 @@ from pytest_llmcost.ledger.ledger import (
     run_verdicts,
 )
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
-from pytest_llmcost.ledger.notes import length_band_notes, max_tokens_notes, task_budget_notes
-from pytest_llmcost.ledger.totals import amounts_of, counted_calls, live_spenders
+from pytest_llmcost.ledger.notes import (
+    length_band_notes,
+    max_tokens_notes,
+    missing_tool_notes,
+    task_budget_notes,
+)
+from pytest_llmcost.ledger.totals import amounts_of, counted_calls, live_spenders, parts_of
+from pytest_llmcost.plugin.counts import count_command_of_run
 from pytest_llmcost.plugin.marker import budgets_of_run, live_mode
 from pytest_llmcost.plugin.other_models import with_columns, with_other_models
 from pytest_llmcost.plugin.session import Session, utc_now
@@ -92,6 +99,7 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
         *(length_band_notes(ledger, card, on) if session.ledger else ()),
         *task_budget_notes(ledger, card, on=on),
         *max_tokens_notes(ledger, every_test="worst" in settings.columns),
+        *missing_tool_notes(ledger),
     ]
     for nodeid in _exceeded_but_not_failed(ledger):
         notes.append(f"{nodeid} exceeded its budget too late to fail, so the run fails")
@@ -108,6 +116,10 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
     if live:
         more = f" and {len(live) - 1:,} more" if len(live) > 1 else ""
         notes.append(f"{live[0]}{more} went live ({settings.origin('live')}=warn)")
+    if settings.parts and any(REST not in each for each in parts_of(ledger).values()):
+        options = () if settings.origin("parts") == "--llmcost-parts" else ("--llmcost-parts",)
+        command = count_command_of_run(session.config, options)
+        notes.append(f"parts of prompts not counted yet; count them all, free: {command}")
     mocked = sum(call.evidence == "mocked" for call in counted_calls(ledger))
     if mocked and settings.mocks == "trust":
         notes.append(

@@ -47,6 +47,7 @@ _BudgetFailed.__qualname__ = _BudgetFailed.__name__ = "Failed"
 
 
 def budget_failure(
+    owner: Owner,
     verdict: Verdict,
     calls: Sequence[Call],
     others: Sequence[Verdict] = (),
@@ -54,7 +55,7 @@ def budget_failure(
 ) -> BaseException:
     """Return the failure of a test, or of a block of it, by a budget, and perhaps others."""
     is_of_prefix = any(each.kind == "stable_prefix" for each in (verdict, *others))
-    text = render_failure(verdict, calls, others, excerpts if is_of_prefix else ())
+    text = render_failure(verdict, calls, others, owner.parts, excerpts if is_of_prefix else ())
     return _BudgetFailed(text, short_sentence(verdict))
 
 
@@ -74,6 +75,7 @@ def judge_budget(
     return judge_calls(
         replace(budget, required=budget.required and needs_calls),
         calls,
+        parts=owner.parts,
         has_requests=owner.has_requests,  # one that cannot have been billed is no call
         live_requests=owner.live_requests,
         lost_calls=("forked-child",) if session.is_lost(owner) else (),
@@ -101,10 +103,10 @@ def judge_late(session: Session) -> None:
     session.settle()
     for attempt in session.changed_late:
         if attempt.verdicts:
-            before = {verdict.kind: verdict for verdict in attempt.verdicts}
+            before = {verdict.subject: verdict for verdict in attempt.verdicts}
             attempt.verdicts = _verdicts(session, attempt, needs_calls=False)
             for at, now in enumerate(attempt.verdicts):
-                old = before.get(now.kind, now)
+                old = before.get(now.subject, now)
                 if _RANK.index(now.state) < _RANK.index(old.state):
                     attempt.verdicts[at] = replace(now, state=old.state, reasons=old.reasons)
             _store(session, attempt)

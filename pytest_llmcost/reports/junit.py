@@ -58,4 +58,5 @@ def _known(usd: Decimal | None) -> str:
 
 
 def _limit(verdict: Verdict) -> tuple[str, str]:
-    return f"llmcost_limit_{verdict.kind}", " ".join(verdict.models) or plain_usd(verdict.limit)
+    kind = f"{verdict.kind}.{verdict.part}" if verdict.part else verdict.kind
+    return f"llmcost_limit_{kind}", " ".join(verdict.models) or plain_usd(verdict.limit)

@@ -19,11 +19,12 @@ from pytest_llmcost.ledger.ledger import (
     Comparison,
     Ledger,
     ModelTotals,
+    PartChange,
     TestRow,
     own_verdicts,
     unpriced_models,
 )
-from pytest_llmcost.ledger.totals import amounts_of
+from pytest_llmcost.ledger.totals import amounts_of, largest_prompt, parts_of, spenders_of
 from pytest_llmcost.reports.comparisons import (
     after_cell,
     before_cell,
@@ -52,6 +53,7 @@ from pytest_llmcost.reports.wording import (
     describe_total,
     dollars,
     grown_by,
+    growth,
     is_least,
     is_not_counted,
     last_attempts,
@@ -105,6 +107,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     notes, room = _fit([f"- {prose(note)}" for note in found if note], room // 4, room)
     models, room = _fit(list(_models(ledger)), room // 4, room)
     tags, room = _fit(list(_tags(ledger)), room // 4, room)
+    parts, room = _fit(list(_parts(ledger)), room // 2, room)
     folds = []
     if more:
         title = f"{len(failed_or_changed) - _MOST_ROWS:,} more that failed or changed"
@@ -117,6 +120,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     calls = format_count(ledger.totals.calls, "call")
     title = f"All tests: {describe_total(ledger)} at list price, {calls}"
     folds.append((title, markdown_table(_HEADS, rows) if rows else []))
+    folds.append(("What is in the prompts", markdown_table(_PART_HEADS, parts) if parts else []))
     folds.append(("By model", markdown_table(_MODEL_HEADS, models) if models else []))
     folds.append(("By tag", markdown_table(("tag", *_MODEL_HEADS[1:]), tags) if tags else []))
     folds.append(("Reproduce locally", _commands(ledger, owners)))
@@ -406,6 +410,7 @@ def _terms(ledger: Ledger) -> str:
 
 _TOKEN_HEADS = ("calls:", "input:", "cache written:", "cache read:", "output:")
 _HEADS = ("test", "cost:", "budget:", "used:", *_TOKEN_HEADS)
+_PART_HEADS = ("test", "part", "before:", "tokens:", "change:")
 _MODEL_HEADS = ("model", "cost:", *_TOKEN_HEADS)
 
 
@@ -439,3 +444,21 @@ def _share(name: str, total: ModelTotals, *, is_least: bool) -> str:
     tokens = token_cells(total.usage, is_least=is_least)
     usd = dollars(total.usd, is_least=is_least)
     return markdown_row(code(name), usd, f"{total.calls:,}", *tokens)
+
+
+def _parts(ledger: Ledger) -> Iterator[str]:
+    """Yield all parts of the largest prompt of each owner, as far as they are counted."""
+    tokens = parts_of(ledger)
+    changes = (
+        ledger.comparison.parts
+        if ledger.comparison
+        else [
+            PartChange(name=spender.name, part=part, before=None, after=size)
+            for spender in spenders_of(ledger)
+            for part, size in largest_prompt(spender.calls, tokens).items()
+        ]
+    )
+    for each in changes:
+        before = "" if each.before is None else f"{each.before:,}"
+        grown = growth(each.before, each.after) or ("new" if each.before == 0 else "")
+        yield markdown_row(code(each.name), code(each.part), before, f"{each.after:,}", grown)

@@ -9,12 +9,13 @@ from decimal import Decimal
 from itertools import chain, dropwhile
 
 from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.budget import PartTokens
 from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.compare.pairing import under_change
 from pytest_llmcost.ledger.ledger import Ledger, calls_of, unpriced_models
-from pytest_llmcost.ledger.totals import amounts_of, counted_calls, live_spenders
+from pytest_llmcost.ledger.totals import amounts_of, counted_calls, live_spenders, parts_of
 from pytest_llmcost.reports.comparisons import render_comparison, render_other_model
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.rows import Row, rows_of, shown, token_cells
@@ -32,6 +33,7 @@ from pytest_llmcost.reports.wording import (
     cache_misses,
     counts_in_vain,
     describe_partial,
+    describe_parts,
     describe_total,
     dollars,
     is_least,
@@ -103,7 +105,7 @@ def render_summary(ledger: Ledger, view: View) -> list[Line]:
         return []
     lines = chain(
         _not_counted(ledger, view),
-        _table(rows, view) if rows else (),
+        _table(rows, view, parts_of(ledger)) if rows else (),
         *(
             [Line(""), *render_other_model(other, width=view.width, rows=view.rows, per=view.per)]
             for other in ledger.other_models
@@ -152,7 +154,7 @@ def _not_counted(ledger: Ledger, view: View) -> Iterator[Line]:
         yield Line("")
 
 
-def _table(rows: Sequence[Row], view: View) -> Iterator[Line]:
+def _table(rows: Sequence[Row], view: View, parts: PartTokens) -> Iterator[Line]:
     kept, hidden = shown(rows, view.rows)
     cells = [{head: view.text(cell) for head, cell in _cells(row, view).items()} for row in kept]
 
@@ -175,6 +177,7 @@ def _table(rows: Sequence[Row], view: View) -> Iterator[Line]:
             [f"{view.text(_MARKS.get(row.mark, ' '))} {row.name}", *(line[each] for each in heads)],
             row.group,
             {_COLOURS[row.mark]: True} if row.mark else {},
+            describe_parts(row.calls, parts),
         )
         for row, line in zip(kept, cells, strict=True)
     ]

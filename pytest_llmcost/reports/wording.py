@@ -6,6 +6,7 @@ escapes it, the terminal adds marks and colours.
 
 from __future__ import annotations
 
+import json
 import os.path
 import re
 import shlex
@@ -18,13 +19,14 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind
-from pytest_llmcost.budgets.budget import Verdict, concerned, describe_breaks
+from pytest_llmcost.budgets.budget import PartTokens, Verdict, concerned, describe_breaks
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.payload import describe_changes
+from pytest_llmcost.counting.segments import FIXED, REST, is_part_of
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.errors import CountMissingError
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, own_verdicts
-from pytest_llmcost.ledger.totals import amounts_of, counted_calls, spenders_of
+from pytest_llmcost.ledger.totals import amounts_of, counted_calls, largest_prompt, spenders_of
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import format_count
@@ -124,6 +126,8 @@ def limit_of(verdict: Verdict) -> str:
         return clean(", ".join(verdict.models))
     if verdict.kind in _NAMES_OF_GATES:
         return _NAMES_OF_GATES[verdict.kind]
+    if verdict.part is not None:
+        return f"{format_count(int(verdict.limit), 'token')} of {clean(verdict.part)}"
     per_call = " per call" if verdict.is_per_call else ""
     if verdict.quantity == "usd":
         at_worst = " at worst" if verdict.kind == "worst" else ""
@@ -180,7 +184,8 @@ def sentence(verdict: Verdict) -> str:
         sign = "+" if verdict.scope == "increase" and amount >= 0 else ""
         what = f"{sign}{format_usd(amount, against=limit)} is"
     else:
-        what = f"{format_count(int(amount), _NOUNS[kind])} {'is' if amount == 1 else 'are'}"
+        noun = "token" if verdict.part is not None else _NOUNS[kind]
+        what = f"{format_count(int(amount), noun)} {'is' if amount == 1 else 'are'}"
     if not is_over:
         return f"{what} within {budget}{f' ({percent(amount, limit)} used)' if limit else ''}"
     over = EXACT.subtract(amount, limit)
@@ -262,6 +267,8 @@ def what_is_unknown(verdict: Verdict) -> str:
     what = what or f"the number of {_NOUNS[kind]}s"
     what = "the worst case" if verdict.kind == "worst" else what
     what += " of the largest call" if verdict.is_per_call else ""
+    if verdict.part is not None:
+        what = f"the size of {clean(verdict.part)}"
     low = _amount(kind, verdict.low, against=verdict.limit)
     if verdict.high is not None:
         high = _amount(kind, verdict.high, against=verdict.limit)
@@ -302,14 +309,19 @@ def render_failure(
     verdict: Verdict,
     calls: Sequence[Call],
     others: Sequence[Verdict] = (),
+    parts: PartTokens | None = None,
     excerpts: Sequence[str] = (),
 ) -> str:
     """Explain a broken budget of a test in a few lines that need no traceback.
 
-    The others are further budgets that the test broke, a line each; excerpts are of its prompts,
-    for a terminal alone.
+    The others are further budgets that the test broke, a line each; `parts` is what is known of
+    the parts of its prompts; excerpts are of the prompts, for a terminal alone.
     """
-    facts = [*_prompt_facts(calls), *_call_facts(verdict, calls), *_open_facts(verdict, calls)]
+    parts = parts or {}
+    facts = [*_prompt_facts(calls), *_call_facts(verdict, calls, parts)]
+    if largest := describe_parts(calls, parts):
+        facts.append(("largest parts", largest))
+    facts += _open_facts(verdict, calls)
     facts += [("differs", clean(excerpt)) for excerpt in excerpts]
     for each in others:
         is_same = each.origin == verdict.origin
@@ -387,13 +399,15 @@ _MOST_CALLS = 3
 """How many calls that break a gate a failure lists."""
 
 
-def _call_facts(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
+def _call_facts(
+    verdict: Verdict, calls: Sequence[Call], parts: PartTokens
+) -> Iterator[tuple[str, str]]:
     """Show the calls that break a gate, or else the largest one."""
     if verdict.state != "exceeded":
         return
     of_all = f"largest of {len(calls)}" if len(calls) > 1 else "the call"
     if verdict.is_gate:
-        for call in concerned(verdict, calls)[:_MOST_CALLS]:
+        for call in concerned(verdict, calls, parts)[:_MOST_CALLS]:
             label = of_all if verdict.is_per_call else _GATED[verdict.kind]
             yield label, describe_call(call)
     elif verdict.kind == "worst":
@@ -435,6 +449,33 @@ def changed_parts(call: Call) -> str:
         if each.name == "uncounted" and each.detail.startswith("changed: "):
             return each.detail.removeprefix("changed: ")
     return ""
+
+
+_LARGEST_PARTS = 3
+
+
+def describe_parts(calls: Iterable[Call], parts: PartTokens) -> str:
+    """Name the three largest parts: `system 3,412; tools.find 890; messages.2 (document) 702`."""
+    found = largest_prompt(calls, parts)
+    own = found.keys() - {FIXED, REST}  # what the API adds cannot be shortened
+    largest = sorted(own, key=lambda name: (-found[name], name))[:_LARGEST_PARTS]
+    return "; ".join(f"{show_part(name, found)} {found[name]:,}" for name in largest)
+
+
+def show_part(name: str, names: Iterable[str]) -> str:
+    """Write a part's name without what the names of the other parts make needless.
+
+    Example:
+        >>> show_part("system.0", ["system.0"]), show_part("messages.2.document", [])
+        ('system', 'messages.2 (document)')
+    """
+    group, _, rest = name.partition(".")
+    if group == "system" and sum(is_part_of(each, group) for each in names) == 1:
+        return group
+    number, dot, kind = rest.partition(".")
+    if group == "messages" and dot:
+        return f"{group}.{number} ({kind})"
+    return clean(name)
 
 
 def describe_call(call: Call) -> str:
@@ -499,6 +540,9 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
     if verdict.actual is None:
         return f"{save}, or raise the budget if the price is right."
     limit = round_up(verdict.actual, -9 if quantity == "usd" else 0)
+    if verdict.part is not None:
+        budget = f"@max_cost(parts={{{json.dumps(verdict.part)}: {int(limit):_}}})"
+        return f"Shorten it, or accept it with a new budget: {budget}"
     budget = f"@max_cost({verdict.kind}={int(limit):_})"
     if quantity == "usd":
         name = "llmcost.budget" if verdict.scope == "block" else "@max_cost"

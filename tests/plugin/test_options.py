@@ -26,6 +26,7 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     "max_call": ("2c", "$0.01", Decimal("0.02"), Decimal("0.01")),
     "max_suite": ("1.5", "$2", Decimal("1.5"), Decimal(2)),
     "budgets": ("tests/** = $1", "a/b = 2c", ("tests/** = $1",), ("a/b = 2c",)),
+    "max_parts": ("tools = 3k", "system=9", (("tools", 3_000),), (("system", 9),)),
     "allowed_models": ("claude-haiku-*", "claude-opus-5", ("claude-haiku-*",), ("claude-opus-5",)),
     "require_budget": ("true", "no", True, False),
     "live": ("fail", "a/**=off", ("fail",), ("a/** = off",)),
@@ -50,11 +51,12 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     "update_baseline": ("true", "no", True, False),
     "model": ("claude-opus-4-7", "claude-opus-5", ("claude-opus-4-7",), ("claude-opus-5",)),
     "columns": ("cold", "warm", ("cold",), ("warm",)),
+    "parts": ("true", "no", True, False),
     "per": ("1000", "10k", 1000, 10_000),
     "rows": ("0", "3", 0, 3),
     "github": ("no", "yes", False, True),
 }
-SWITCHES = {"disabled", "require_budget", "update_baseline"}
+SWITCHES = {"disabled", "parts", "require_budget", "update_baseline"}
 
 
 class Files:
@@ -143,8 +145,9 @@ def test_the_environment_wins_over_the_ini_file_and_a_flag_over_both(files: File
         for option in OPTIONS
         if option.flag and option.name not in SWITCHES
     ]
-    settings = files.settle(*flags, "--llmcost-require-budget", "--llmcost-update-baseline")
-    budgets = {"budgets": expected(1)["budgets"]}  # a place has no flag
+    switches = ("--llmcost-parts", "--llmcost-require-budget", "--llmcost-update-baseline")
+    settings = files.settle(*flags, *switches)
+    budgets = {name: expected(1)[name] for name in ("budgets", "max_parts")}  # have no flag
     assert found(settings) == {**expected(0), **budgets}
     assert settings.origin("max_test") == "--llmcost-max-test"
     assert settings.origin("budgets") == "PYTEST_LLMCOST_BUDGETS"

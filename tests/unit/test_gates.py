@@ -17,9 +17,11 @@ from pytest_llmcost.budgets.path_globs import parse_path_budget
 from pytest_llmcost.call import BrokenPrefix, Call, PricedSamplingCall, reprice
 from pytest_llmcost.compare.cache_states import at_worst
 from pytest_llmcost.ledger.builder import LedgerBuilder
+from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts
 from pytest_llmcost.ledger.notes import max_tokens_notes
+from pytest_llmcost.ledger.shards import merge_ledgers
 from pytest_llmcost.ledger.totals import amounts_of
-from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.github import render_annotations
@@ -393,3 +395,103 @@ class TestUncachedInput:
         verdict = judge_calls(make_budget("1000000", kind="uncached_input_tokens"), [call])
         assert verdict.state == "unverified"
         assert verdict.reasons
+
+
+def tokens_of(*sizes: int | None) -> tuple[list[Call], dict[str, dict[str, int]]]:
+    """Calls whose system prompt is so large; None if that is not counted."""
+    usage = Usage(input_tokens=2_000)
+    calls = [make_call("1", fingerprint=f"2:{at}", usage=usage) for at in range(len(sizes))]
+    known = {
+        f"2:{number}": {"system": size} for number, size in enumerate(sizes) if size is not None
+    }
+    return calls, known
+
+
+class TestParts:
+    @pytest.mark.parametrize(
+        ("sizes", "state"),
+        [
+            ((900, 1_000), "within"),
+            ((900, 1_001), "exceeded"),
+            ((0,), "within"),
+            ((900, None), "unverified"),
+            ((None, 1_001), "exceeded"),
+            ((), "within"),
+        ],
+    )
+    def test_the_largest_of_each_part_decides(
+        self, sizes: tuple[int | None, ...], state: str
+    ) -> None:
+        calls, parts = tokens_of(*sizes)
+        budget = make_budget("1000", kind="parts", part="system")
+        assert judge_calls(budget, calls, parts=parts).state == state
+
+    def test_a_sum_of_known_parts_is_not_taken_for_the_whole_group(self) -> None:
+        calls, parts = tokens_of(900)
+        parts["2:0"]["tools.find"] = 5
+        budget = make_budget("1000", kind="parts", part="tools")
+        assert judge_calls(budget, calls, parts=parts).state == "unverified"
+
+    @pytest.mark.parametrize(
+        ("call", "reason"),
+        [
+            (make_call("1", fingerprint="2:0"), "not counted; count it (free): pytest a.py"),
+            (make_call("1"), "how large system is in a prompt is unknown, as the prompt was not"),
+            (
+                make_call("1", fingerprint="2:0", caveats=(Caveat("left-out: tools.web"),)),
+                "(tools.web)",
+            ),
+        ],
+    )
+    def test_what_is_unknown_says_why(self, call: Call, reason: str) -> None:
+        budget = make_budget("99", kind="parts", part="system")
+        verdict = judge_calls(budget, [call], count_command="pytest a.py")
+        assert verdict.state == "unverified"
+        (said,) = verdict.reasons
+        assert reason in said
+
+    def test_no_part_is_larger_than_its_prompt_unless_a_mock_says_how_large_that_is(self) -> None:
+        budget = make_budget("100", kind="parts", part="system")
+        assert judge_calls(budget, [make_call("1")]).state == "within"
+        assert judge_calls(budget, [make_call("1", evidence="mocked")]).state == "unverified"
+
+    def test_a_shared_fixture_breaks_them_in_one_shard_and_in_all_together(self) -> None:
+        gates = [
+            make_budget(limit, kind="parts", part=part, scope="suite", label="max_parts")
+            for part, limit in (("system", "1000"), ("tools", "1000"))
+        ]
+
+        def shard(number: int, system: int, tools: int) -> Ledger:
+            tokens = {"system": system, "tools": tools}
+            usage = Usage(input_tokens=2_000 + number)
+            call = make_call("1", fingerprint=f"2:{number}", usage=usage)
+            facts = PayloadFacts(model=OPUS, parts_tokens=tokens)
+            fixture = a_fixture(worker=f"gw{number}")
+            payloads = {f"2:{number}": facts}
+            return make_report({fixture: [call]}, budgets=gates, payloads=payloads)
+
+        shards = [shard(1, 900, 5), shard(2, 1_100, 1_001), shard(3, 1_500, 7)]
+        found = [[(each.part, int(each.low)) for each in ledger.verdicts] for ledger in shards]
+        assert found == [[], [("system", 1_100), ("tools", 1_001)], [("system", 1_500)]]
+        for order in (shards, shards[::-1]):
+            merged = merge_ledgers((f"{at}.json", ledger) for at, ledger in enumerate(order))
+            assert [each.part for each in merged.verdicts] == ["system", "tools"]
+            assert {each.state for each in merged.verdicts} == {"exceeded"}
+
+    def test_the_failure_shows_the_largest_prompt_and_its_largest_parts(self) -> None:
+        calls, parts = tokens_of(900, 1_500)
+        calls[1] = make_call("2", fingerprint="2:1", usage=Usage(input_tokens=2_600))
+        parts["2:1"] = {
+            "system.0": 1_500, "tools.(fixed)": 300, "tools.find": 500, "tools": 800,
+            "messages.2.document": 298, "messages.0.text": 0, "rest": 2, "system": 1_500,
+        }  # fmt: skip
+        verdict = judge_calls(make_budget("1000", kind="parts", part="system"), calls, parts=parts)
+        assert render_failure(verdict, calls, (), parts).splitlines() == [
+            "1,500 tokens are 500 (50 %) over the budget of 1,000 tokens of system set at t.py:3",
+            "",
+            "  largest of 2      claude-opus-4-7, 2,600 input tokens, $2.00",
+            "  largest parts     system 1,500; tools.find 500; messages.2 (document) 298",
+            "",
+            'Shorten it, or accept it with a new budget: @max_cost(parts={"system": 1_500})',
+        ]
+        assert short_sentence(verdict) == "1,500 > 1,000 tokens of system (+50 %)"

@@ -85,9 +85,9 @@ EVERYTHING = payload(
 
 def test_every_part_has_its_name_in_the_order_of_the_prompt() -> None:
     assert [*parts_of(EVERYTHING)] == [
-        "tools.find", "tools.ask", "tools.find_all", "system.0", "system.1", "messages.0.text",
-        "messages.0.image", "messages.1.text", "messages.1.tool_use", "messages.2.tool_result",
-        "messages.2.text", "rest",
+        "tools.(fixed)", "tools.find", "tools.ask", "tools.find_all", "system.0", "system.1",
+        "messages.0.text", "messages.0.image", "messages.1.text", "messages.1.tool_use",
+        "messages.2.tool_result", "messages.2.text", "rest",
     ]  # fmt: skip
 
 
@@ -96,7 +96,8 @@ def test_the_sums_of_groups_are_there_by_name_and_add_up_to_the_whole() -> None:
     assert parts.total == sum(parts.values()) == count_locally(EVERYTHING)
     groups = ("tools", "system", "messages", "rest")
     assert sum(parts[group] for group in groups) == parts.total
-    assert parts["tools"] == sum(parts[f"tools.{each}"] for each in ("find", "ask", "find_all"))
+    tools = ("(fixed)", "find", "ask", "find_all")
+    assert parts["tools"] == sum(parts[f"tools.{each}"] for each in tools)
     assert parts["messages.0"] == parts["messages.0.text"] + parts["messages.0.image"]
     assert parts["messages.0.image"] == IMAGE_TOKENS
     assert parts["rest"] == THINKING_TOKENS + 2  # and the tokens that open the answer
@@ -112,6 +113,7 @@ def test_one_part_needs_no_more_counts_than_its_ends() -> None:
         (["tools", "system"], 3),
         (["tools.ask"], 2),
         (["tools", "tools.ask"], 4),
+        (["tools.find"], 3),  # its end, and two that tell it from the fixed prompt
         (["messages.0.image"], 2),
         (["system", "system.9", "tools.nothing"], 2),
         (["tools.nothing"], 0),
@@ -123,7 +125,7 @@ def test_one_part_needs_no_more_counts_than_its_ends() -> None:
             name: every.get(name, 0) for name in names
         }
     plan = plan_parts(asked)
-    assert len(plan.payloads) == len(plan.spans) + 1  # of one more end than there are spans
+    assert len(plan.payloads) == len(plan.spans) + 2  # one more end, and another tool
 
 
 def test_two_spellings_of_a_prompt_have_the_same_parts() -> None:
@@ -147,6 +149,18 @@ def test_worked_example() -> None:
     assert dict(parts) == {"system.0": 2, "system.1": 2, "messages.0.text": 4 + 5, "rest": 2}
 
 
+def test_the_order_of_the_tools_changes_the_tokens_of_none() -> None:
+    for choice in ({"type": "auto"}, {"type": "tool", "name": "ask"}):
+        one = parts_of(payload(tools=TOOLS, tool_choice=choice))
+        two = parts_of(payload(tools=TOOLS[::-1], tool_choice=choice))
+        for name in ("tools", *one):
+            assert abs(one[name] - two[name]) <= 1, name  # they join at other borders
+        model = find_model("claude-opus-4-7")
+        assert model is not None
+        fixed = model.tool_prompt_tokens[choice["type"] == "tool"]
+        assert abs(one["tools.(fixed)"] - fixed) <= 1
+
+
 def test_open_tool_calls_are_answered_and_said_to_be_only_nearly_exact() -> None:
     parts = parts_of(EVERYTHING)
     (one, other) = parts.notes
@@ -157,7 +171,7 @@ def test_open_tool_calls_are_answered_and_said_to_be_only_nearly_exact() -> None
 def test_what_is_left_out_of_a_count_makes_its_part_a_lower_bound() -> None:
     plan = plan_parts(read_payload(payload(tools=TOOLS, system="Rules.")))
     counts = {each.fingerprint: count_locally(each.body) for each in plan.payloads}
-    _, at_ask, *later = [cut.payload.fingerprint for _, _, cut in plan.spans]
+    _, _, at_ask, *later = [cut.payload.fingerprint for _, _, cut in plan.spans]
     left_out = {each: ["tools.ask"] for each in (at_ask, *later, plan.whole.fingerprint)}
     parts = split_parts(plan, counts, left_out, opening_tokens=2)
     assert parts.left_out == {"tools.ask"}
