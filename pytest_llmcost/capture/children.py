@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -52,6 +51,8 @@ class Children:
         """Yield what has come back, each once: whose it is, and what."""
         if not self.have_sent or self.folder is None:
             return
+        import pickle  # seldom needed, and slow to load
+
         for path in sorted(self.folder.glob("*.sent"), key=lambda each: each.name):
             data = path.read_bytes()
             path.unlink()
@@ -72,6 +73,8 @@ class Children:
 
     def send(self, token: str, news: Any) -> None:
         """Send something back."""
+        import pickle
+
         try:
             assert self.folder is not None
             self._number += 1

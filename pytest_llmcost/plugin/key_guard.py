@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_llmcost.files import show_path
 from pytest_llmcost.plugin.session import Session
 
 
@@ -38,6 +37,7 @@ class KeyGuard:
         """Name each cassette with its headers, and what keeps keys out of it."""
         if not self._found:
             return
+        from pytest_llmcost.files import show_path
         from pytest_llmcost.reports.wording import describe_keys
 
         is_failure = self.session.settings.key_guard == "fail"

@@ -8,7 +8,6 @@ know what is recorded, judged or reported: those modules know the session.
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import tempfile
 import threading
@@ -141,7 +140,7 @@ class Session:
         sent = getattr(self.config, "workerinput", {}).get("llmcost")
         if sent is not None:
             return Path(sent["run_folder"])
-        name = f"pytest-llmcost-run-{secrets.token_hex(8)}"
+        name = f"pytest-llmcost-run-{os.urandom(8).hex()}"
         return Path(tempfile.gettempdir(), name)
 
     @property
@@ -369,9 +368,10 @@ class Session:
             return
         for token, (key, how, request) in self._children.take():
             owner = self._owners.get(token)
-            if owner is None and self.test is not None:
-                attempt = self.attempt_of(self.test)
-                owner = attempt if token_of(attempt) == token else None
+            if owner is None:
+                attempt = self.attempt if self.test is None else self.attempt_of(self.test)
+                is_its = attempt is not None and token_of(attempt) == token
+                owner = attempt if is_its else None
             if owner is None:  # a test that is over
                 owner = Owner()
                 owner.key = key
