@@ -166,7 +166,8 @@ class LiveCap:
             "output_tokens": most,
             "speed": body.get("speed") or "standard",
             "service_tier": "standard",
-            "inference_geo": body.get("inference_geo"),
+            # A workspace may set one that costs more, and the request does not show it.
+            "inference_geo": body.get("inference_geo") or (None if endpoint.platform else "us"),
         }
         is_batch = endpoint.kind == "batch_create"
         message = StreamedMessage(body={"model": payload.model, "usage": usage})
