@@ -115,7 +115,7 @@ class CapturedRequest:
     is_seen: bool = True
     """Whether it reached anything. A blocked request does not show that the tested code works."""
     is_on_wire: bool = False
-    """Whether `http.client` has waited for its answer on a socket."""
+    """Whether `http.client` or aiohttp has sent it over a socket."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _response_headers: Mapping[str, str] | None = None

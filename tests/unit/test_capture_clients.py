@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from capture_kit import JSON_BODY, SSE_BODY, Purse, capturing
 from standin import StandIn
@@ -387,6 +388,17 @@ def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn)
         )
     assert (purse.call.caveats, purse.call.attempts) == (("lost-answer",), 2)
     assert len(standin.requests) == 2
+
+
+def test_a_transport_of_httpx_that_sends_through_another_library_is_live(standin: StandIn) -> None:
+    class Own(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            sent = requests.post(str(request.url), data=request.content, headers=HEADERS)
+            return httpx.Response(200, content=sent.content)
+
+    with capturing() as purse, httpx.Client(transport=Own()) as client:
+        client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
+    assert (purse.call.live, len(standin.requests)) == (True, 1)
 
 
 def test_results_of_a_batch_by_requests_are_priced(standin: StandIn) -> None:

@@ -36,6 +36,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
         if (current := CURRENT.get()) is not None:
             current.leave()
+            current.is_on_wire = True
         else:
             captured = begin_light(
                 request,

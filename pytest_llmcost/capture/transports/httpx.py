@@ -140,7 +140,7 @@ def _failed(captured: CapturedRequest, library: _Library, request: Any, error: A
     captured.failed(
         may_be_billed=failure.may_be_billed,
         is_seen=failure.is_seen,
-        live=library.is_live(captured.client, request, response, error),
+        live=_is_live(captured, library, request, response, error),
     )
 
 
@@ -149,7 +149,7 @@ def _answered(captured: CapturedRequest, library: _Library, request: Any, respon
     captured.answered(
         status=response.status_code,
         headers=response.headers,
-        live=library.is_live(captured.client, request, response),
+        live=_is_live(captured, library, request, response),
         content=_content(response),
     )
     if not captured.is_over:
@@ -157,6 +157,12 @@ def _answered(captured: CapturedRequest, library: _Library, request: Any, respon
         inner = response.stream
         tee = library.async_tee if isinstance(inner, library.async_stream) else library.tee
         response.stream = tee(inner, captured, _decoder(response))
+
+
+def _is_live(captured: CapturedRequest, library: _Library, *facts: Any) -> bool | None:
+    # A transport of another's may send through a library that shows it, such as aiohttp.
+    live = library.is_live(captured.client, *facts)
+    return captured.is_on_wire or None if live is None else live
 
 
 def _content(response: Any) -> bytes | None:
