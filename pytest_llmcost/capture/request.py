@@ -377,9 +377,11 @@ class CapturedRequest:
         return other
 
     def _set(self, answer: Answer) -> None:
-        lost = ["lost-answer"] if self.lost_attempts else []
+        more = ["lost-answer"] if self.lost_attempts else []
+        if self.endpoint.form == "chat":
+            more.append("chat/completions")
         self.answer = replace(
             answer,
             stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
-            caveats=sorted_caveats([*answer.caveats, *lost]) if lost else answer.caveats,
+            caveats=sorted_caveats([*answer.caveats, *more]) if more else answer.caveats,
         )

@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from pytest_llmcost.cli.console import Console
-from pytest_llmcost.ledger.history import Run, average, read_history
+from pytest_llmcost.ledger.run_history import Run, average, read_history
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import TableRow, as_text, format_count, text_table, usd_cell

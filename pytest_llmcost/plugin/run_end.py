@@ -20,7 +20,6 @@ from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
 from pytest_llmcost.compare.vanished import Fates
 from pytest_llmcost.counting.segments import REST
 from pytest_llmcost.errors import LedgerError, LlmCostError
-from pytest_llmcost.ledger.history import append_run, run_of
 from pytest_llmcost.ledger.ledger import (
     CardId,
     Ledger,
@@ -36,6 +35,7 @@ from pytest_llmcost.ledger.notes import (
     missing_tool_notes,
     task_budget_notes,
 )
+from pytest_llmcost.ledger.run_history import append_run, run_of
 from pytest_llmcost.ledger.totals import amounts_of, counted_calls, live_spenders, parts_of
 from pytest_llmcost.plugin.counts import count_command_of_run
 from pytest_llmcost.plugin.marker import budgets_of_run, live_mode

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
     from pytest_llmcost.counting.payload import Payload
     from pytest_llmcost.ledger.builder import LedgerBuilder
-    from pytest_llmcost.ledger.history import Run
+    from pytest_llmcost.ledger.run_history import Run
     from pytest_llmcost.plugin.counts import Counts
     from pytest_llmcost.prices.rate_card import RateCard
 

@@ -204,6 +204,11 @@ _READING = (
     Rule("changed-prompt", "none", "The prompt changed since its reply was recorded"),
     Rule("volatile", "none", "Part of the prompt differs in every run, as a clock or a random id"),
     Rule("cache-miss", "none", "The API says why the prompt was not read from the cache"),
+    Rule(
+        "chat/completions",
+        "none",
+        "Sent to Anthropic's OpenAI-compatible API; such prompts cannot be counted",
+    ),
     Rule("declared-price", "none", "The test stated this price itself"),
 )
 

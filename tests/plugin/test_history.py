@@ -19,7 +19,7 @@ from spending_suite import EVERYTHING, run_suite, write_files
 
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.errors import LedgerError
-from pytest_llmcost.ledger.history import SCHEMA, Run, append_run, average, read_history, run_of
+from pytest_llmcost.ledger.run_history import SCHEMA, Run, append_run, average, read_history, run_of
 
 HISTORY = "--llmcost-history=history.jsonl"
 
@@ -89,7 +89,7 @@ def test_runs_in_parallel_lose_no_line(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "history.jsonl"
     code = f"""
 from pathlib import Path
-from pytest_llmcost.ledger.history import SCHEMA, Run, append_run
+from pytest_llmcost.ledger.run_history import SCHEMA, Run, append_run
 for number in range(50):
     names = {{f"tests/test_{{each}}.py": None for each in range(200)}}
     append_run(Path({str(path)!r}), Run(schema=SCHEMA, at="", price_date="", calls=number, usd=None,

@@ -352,7 +352,7 @@ class TestUnknown:
         (row,) = (
             line for line in comment_of(project) if "<code>claude-haiku-4-5-20251001</code>" in line
         )
-        assert row.startswith("| <code>claude-haiku-4-5-20251001</code> | 1 | ? | ? | ? | ? |")
+        assert row.startswith("| <code>claude-haiku-4-5-20251001</code> | ? | 1 | ? | ? | ? | ? |")
 
     def test_in_the_line_of_the_rows_that_are_left_out(self, project: Project) -> None:
         result = run(project, UNREADABLE, "--llmcost-rows=1")
