@@ -14,15 +14,21 @@ anthropic = pytest.importorskip("anthropic")
 HELLO = {"model": "claude-opus-4-7", "messages": [{"role": "user", "content": "Hello there"}]}
 
 
+clients: list[Any] = []
+
+
 @pytest.fixture
 def api() -> Iterator[StandIn]:
     with StandIn() as api:
         yield api
+    while clients:
+        clients.pop().close()
 
 
 def client_of(api: StandIn, **settings: Any) -> Any:
     given = {"base_url": api.url, "api_key": "any", "max_retries": 0, **settings}
-    return anthropic.Anthropic(**given)
+    clients.append(anthropic.Anthropic(**given))
+    return clients[-1]
 
 
 def count(api: StandIn, **changes: Any) -> int:
