@@ -72,6 +72,13 @@ def test_a_row_has_the_figures_of_the_terminal() -> None:
             assert f"{row['input']:,}" in line if row["cost"] != "?" else "?" in line
 
 
+def test_tags_stand_beside_models_where_there_are_any() -> None:
+    calls = [make_call("1", tags=("judge",)), make_call("2", tags=("judge", "slow"))]
+    text = Page(render_html(make_report({a_test("t.py::t"): calls}))).text
+    assert re.search(r"By tag and token category .* judge \$3\.00 .* slow \$2\.00 ", text)
+    assert "By tag" not in Page(render_html(sample_run())).text
+
+
 @pytest.mark.parametrize("run", [sample_run, hostile_report, page_run])
 def test_the_root_of_the_tree_is_the_total_of_the_run(run: Any) -> None:
     ledger = run()

@@ -14,6 +14,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, ModelTotals, unpriced_models
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import format_share
@@ -59,6 +60,10 @@ def render_html(ledger: Ledger) -> str:
         most_marks=_MOST_MARKS,
         most_changes=_MOST_CHANGES,
         models=_breakdown(ledger.totals.by_model, unpriced_models(ledger)),
+        tags=_breakdown(
+            ledger.totals.by_tag,
+            [tag for tag in ledger.totals.by_tag if is_least(amounts_of(ledger, TAG + tag))],
+        ),
         changes=_changes(ledger.comparison),
         verdict_share=verdict_share,
         format_share=format_share,
@@ -97,7 +102,7 @@ def _marks(ledger: Ledger) -> dict[str, list[Mark]]:
 
 
 class Share(NamedTuple):
-    """What one model did, for example, with the widths of its bars in percent."""
+    """What one model did, or the calls of one tag, with the widths of its bars in percent."""
 
     name: str
     total: ModelTotals
