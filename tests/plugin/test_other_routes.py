@@ -128,10 +128,11 @@ def test_a_changed_prompt_of_a_chat_is_unknown_with_the_reason(app: Project) -> 
         )
         (call,) = calls_of(app)
         if words == 10:
-            assert (call["evidence"], call["caveats"]) == ("billed", [])
+            assert (call["evidence"], call["caveats"]) == ("billed", ["chat/completions"])
     assert call["usd"] is None
     assert call["caveats"] == [
-        "not-recounted: messages.0: count_tokens does not take OpenAI's form of a request"
+        "chat/completions",
+        "not-recounted: messages.0: count_tokens does not take OpenAI's form of a request",
     ]
 
 
