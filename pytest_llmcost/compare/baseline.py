@@ -232,7 +232,13 @@ def _part_changes(pairs: Iterable[Pair], base: Ledger, head: Ledger) -> Iterator
 
 
 def _differing_tokens(change: Amounts) -> dict[str, int]:
-    return {name: number for name, number in asdict(change.usage).items() if number}
+    """Return the differences by billing category; none where either side is not counted."""
+    return {
+        name: number
+        for name, number in asdict(change.usage).items()
+        if number
+        and change["output_tokens" if name == "output_tokens" else "input_tokens"].best is not None
+    }
 
 
 def _change_in(

@@ -50,7 +50,7 @@ class SharedPart(NamedTuple):
     name: str
     tests: int
     tokens: int | None
-    """By how many input tokens; None if other parts of these tests changed, too."""
+    """By how many input tokens; None if other parts changed, too, or it is unknown."""
 
     def __str__(self) -> str:
         grown = "" if self.tokens is None else f": {self.tokens:+,} input tokens"
@@ -66,14 +66,14 @@ def shared_parts(comparison: Comparison) -> list[SharedPart]:
     shared = []
     for part, changes in found.items():
         if len(changes) > 1:
-            is_alone = all(change.parts == (part,) for change in changes)
+            is_known = all(change.parts == (part,) and change.usd is not None for change in changes)
             tokens = sum(
                 number
                 for change in changes
                 for name, number in change.tokens.items()
                 if name != "output_tokens"
             )
-            shared.append(SharedPart(part, len(changes), tokens if is_alone else None))
+            shared.append(SharedPart(part, len(changes), tokens if is_known else None))
     return sorted(shared, key=lambda each: (-each.tests, each.name))
 
 

@@ -112,6 +112,15 @@ def test_a_grown_prompt_fails_the_run_though_every_test_passes_and_names_what_gr
     assert Decimal(accepted.ledger()["comparison"]["change_usd"]) > 0
 
 
+def test_prompts_that_are_not_counted_yet_show_no_saved_tokens(accepted: Project) -> None:
+    write_app(accepted, system=200)
+    result = accepted.run("--llmcost-baseline=base.json", "--llmcost-report=ledger.json")
+    result.stdout.fnmatch_lines(["? against the baseline: *", "  system changed in 3 tests"])
+    comparison = accepted.ledger()["comparison"]
+    assert (comparison["change_usd"], comparison.get("tokens", {})) == (None, {})
+    assert not any(change.get("tokens") for change in comparison["changes"])
+
+
 def test_each_limit_breaks_by_itself(accepted: Project) -> None:
     write_app(accepted, system=101)
     assert compare(accepted, "--llmcost-max-increase=50%").ret == pytest.ExitCode.OK
