@@ -129,7 +129,7 @@ def _query(url: object) -> list[tuple[str, str]]:
 
 
 def how_to_filter(found: Iterable[str]) -> list[str]:
-    """Return the two lines of `vcr_config` that keep what was found out of a cassette."""
+    """Return the fixture `vcr_config` that keeps what was found out of a cassette, line by line."""
     names: dict[str, list[str]] = {"header": [], "query": []}
     for where in sorted(set(found)):
         kind, _, name = where.partition(" `")
@@ -142,7 +142,13 @@ def how_to_filter(found: Iterable[str]) -> list[str]:
     if names["query"]:
         queries = ", ".join(map(_quoted, names["query"]))
         options.append(f'"filter_query_parameters": [{queries}]')
-    return ["def vcr_config():", f"    return {{{', '.join(options)}}}"]
+    return [
+        "import pytest",
+        "",
+        '@pytest.fixture(scope="session")',
+        "def vcr_config():",
+        f"    return {{{', '.join(options)}}}",
+    ]
 
 
 def _quoted(text: str) -> str:

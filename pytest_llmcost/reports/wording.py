@@ -83,7 +83,7 @@ def percent(part: Decimal, whole: Decimal) -> str:
         '13 %'
     """
     share = EXACT.divide(EXACT.multiply(abs(part), 100), whole)
-    if share >= Decimal("0.95"):
+    if not share or share >= Decimal("0.95"):
         return f"{share.quantize(Decimal(1)):,} %"
     return f"{share.quantize(Decimal('0.1'))} %" if share >= Decimal("0.05") else "under 0.1 %"
 
@@ -196,7 +196,7 @@ def sentence(verdict: Verdict) -> str:
 def short_sentence(verdict: Verdict) -> str:
     """Say what became of a budget in so few words that pytest's short summary has room for it.
 
-    Examples: `$0.0113 > $0.01 budget (+13 %)`, `cost $0.0225 <= $0.03 max_suite`.
+    Examples: `$0.0113 > $0.01 budget (+13 %)`, `$0.0225 <= $0.03 suite budget`.
     """
     limit = limit_of(verdict)
     if verdict.kind == "models":
@@ -220,12 +220,9 @@ def short_sentence(verdict: Verdict) -> str:
             return f"not counted yet: {budget}"
         return f"not checked: {budget}, {what_is_unknown(verdict)}"
     is_over = verdict.state == "exceeded"
-    before = ""
-    if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
-        before, budget = "cost ", f"{limit} max_suite"
     low = _amount(verdict.quantity, verdict.low, against=verdict.limit)
     more = grown_by(verdict.limit, verdict.low) if is_over else ""
-    return f"{before}{_least(verdict)}{low} {'>' if is_over else '<='} {budget}{more}"
+    return f"{_least(verdict)}{low} {'>' if is_over else '<='} {budget}{more}"
 
 
 def _least(verdict: Verdict) -> str:
@@ -672,9 +669,10 @@ def describe_keys(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for path, where in found.items():
         yield f"{clean(path)}: what looks like a key is in {', '.join(where)}"
     yield ""
-    yield "Keep keys out with pytest-recording's fixture, or with the same options of vcr.VCR:"
+    yield "Keep keys out with this fixture in conftest.py, or with the same options of vcr.VCR:"
     yield ""
-    yield from (f"    {line}" for line in how_to_filter(chain.from_iterable(found.values())))
+    for line in how_to_filter(chain.from_iterable(found.values())):
+        yield f"    {line}".rstrip()
     yield ""
     yield "Then record these files again. Revoke a key that has been committed or uploaded."
 

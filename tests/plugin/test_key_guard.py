@@ -60,6 +60,9 @@ def test_a_key_in_a_new_cassette_fails_the_run(
         [
             f"cassettes/0.yaml: what looks like a key is in header `{header}`",
             f"cassettes/2.yaml: what looks like a key is in header `{header}`",
+            "    import pytest",
+            "",
+            '    @pytest.fixture(scope="session")',
             "    def vcr_config():",
             '        return {"filter_headers": ["authorization", "x-api-key"]}',
             "Then record these files again. *",

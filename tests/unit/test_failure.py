@@ -157,7 +157,7 @@ class TestShortSentence:
     def test_of_a_suite_and_a_path(self) -> None:
         call = make_call("0.2")
         suite = judge("0.15", call, scope="suite")
-        assert short_sentence(suite) == "cost $0.20 > $0.15 max_suite (+33 %)"
+        assert short_sentence(suite) == "$0.20 > $0.15 suite budget (+33 %)"
         path = judge("0.15", call, scope="path", pattern="tests/**")
         assert short_sentence(path) == "$0.20 > $0.15 budget for tests/** (+33 %)"
 
@@ -321,3 +321,4 @@ class TestNumbers:
 
     def test_percentages_never_show_zero(self) -> None:
         assert percent(Decimal("0.00001"), Decimal(1)) == "under 0.1 %"
+        assert percent(Decimal(0), Decimal(1)) == "0 %"
