@@ -68,7 +68,7 @@ def parse_scale(text: str) -> int:
     """Read how many runs a price is shown for: `1000` or `1k`, one at least."""
     number = parse_quantity(text)
     if number < 1:
-        raise SettingsError(f"{text!r} is less than 1 run; write 1000 or 1k")
+        raise SettingsError(f"{text!r} is less than 1 run; write a larger number, for example 100")
     return number
 
 

@@ -110,7 +110,7 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
             and not amounts_of(ledger, budget.pattern).calls
         ):
             known = ", ".join(ledger.totals.by_tag)
-            found = f"; the run has {known}" if known else ""
+            found = f"; the tags of the run are {known}" if known else ""
             notes.append(f"no call has the tag of the budget for {budget.pattern}{found}")
     live = [name for name, _ in live_spenders(ledger) if live_mode(settings, name) == "warn"]
     if live:
@@ -123,8 +123,8 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
     mocked = sum(call.evidence == "mocked" for call in counted_calls(ledger))
     if mocked and settings.mocks == "trust":
         notes.append(
-            f"{mocked:,} call{'s' if mocked > 1 else ''} cost what a mock says, whatever is sent; "
-            "with --llmcost-mocks=count the input is counted"
+            f"{mocked:,} call{'s' if mocked > 1 else ''} cost what a mock says, even if the prompt "
+            "grows; to count the prompts instead: pytest --llmcost-mocks=count"
         )
     ledger = replace(ledger, notes=(*ledger.notes, *notes))
     if session.baseline is None:

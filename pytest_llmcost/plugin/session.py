@@ -8,6 +8,7 @@ know what is recorded, judged or reported: those modules know the session.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 import threading
@@ -503,6 +504,12 @@ def check_settings(session: Session) -> None:
     if session.worker is None and session.baseline is not None:
         from pytest_llmcost.ledger.ledger_file import read_ledger
 
+        if not session.baseline.exists():
+            option = f"--llmcost-baseline={shlex.quote(str(session.baseline))}"
+            raise SettingsError(
+                f"{session.baseline}: the baseline does not exist; write it with: "
+                f"pytest {option} --llmcost-update-baseline"
+            )
         read_ledger(session.baseline)
     has_hook = session.config.hook.pytest_llmcost_rate_card.get_hookimpls()
     if settings.prices is not None or has_hook or settings.model:

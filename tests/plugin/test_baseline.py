@@ -121,6 +121,14 @@ def test_prompts_that_are_not_counted_yet_show_no_saved_tokens(accepted: Project
     assert not any(change.get("tokens") for change in comparison["changes"])
 
 
+def test_a_missing_baseline_names_the_command_that_writes_it(project: Project) -> None:
+    project.write(test_app="def test_nothing(): pass")
+    result = project.run("--llmcost-baseline=base.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    command = "pytest --llmcost-baseline=base.json --llmcost-update-baseline"
+    result.stderr.fnmatch_lines([f"*: the baseline does not exist; write it with: {command}"])
+
+
 def test_each_limit_breaks_by_itself(accepted: Project) -> None:
     write_app(accepted, system=101)
     assert compare(accepted, "--llmcost-max-increase=50%").ret == pytest.ExitCode.OK

@@ -241,7 +241,7 @@ def test_a_budget_for_a_tag_that_no_call_has_is_noted_in_a_whole_run(
     result = project.record(*budget)
     assert result.ret == 0
     result.stdout.fnmatch_lines(
-        ["no call has the tag of the budget for tag:jugde; the run has answer, judge"]
+        ["no call has the tag of the budget for tag:jugde; the tags of the run are answer, judge"]
     )
     assert "no call has the tag" not in project.run(*budget, "-k", "other").stdout.str()
 
