@@ -45,6 +45,9 @@ class KeyGuard:
         found = {show_path(Path(path)): keys for path, keys in sorted(self._found.items())}
         for line in describe_keys(found):
             terminalreporter.write_line(line)
+        if is_failure:
+            files = "1 cassette" if len(found) == 1 else f"{len(found):,} cassettes"
+            self.session.failures.append(f"FAILED llmcost_key_guard - keys in {files}")
 
     def _is_broken(self) -> bool:
         if self.session.saved_cassettes:

@@ -379,9 +379,11 @@ def write_summary(
             terminal.write_line(command)
 
 
-def write_run_failures(ledger: Ledger, terminal: pytest.TerminalReporter) -> None:
-    """End pytest's short summary with the budgets that no test fails by."""
-    lines = list(run_failures(ledger))
+def write_run_failures(
+    ledger: Ledger | None, other: Sequence[str], terminal: pytest.TerminalReporter
+) -> None:
+    """End pytest's short summary with the budgets, and what else, that no test fails by."""
+    lines = [*(run_failures(ledger) if ledger is not None else ()), *other]
     if lines and not (terminal.stats.get("failed") or terminal.stats.get("error")):
         terminal.write_sep("=", "short test summary info", cyan=True, bold=True)
     for line in lines:

@@ -70,6 +70,8 @@ class Session:
         """Tests that were skipped or failed, and modules and classes that were skipped whole."""
         self.saved_cassettes: set[str] = set()
         """Those that VCR has written in this run."""
+        self.failures: list[str] = []
+        """What fails the run besides its budgets, as lines of pytest's short summary."""
         self.selected: set[str] = set()
         """With a baseline, all tests that are to run; so the next two."""
         self.skipped: set[str] = set()

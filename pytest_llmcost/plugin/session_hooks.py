@@ -126,10 +126,10 @@ class SessionHooks:
         Outside of all wrappers: pytest's own writes the short summary once the hooks are through.
         """
         result = yield
-        if self.ledger is not None:
+        if self.ledger is not None or self.session.failures:
             from pytest_llmcost.plugin.run_end import write_run_failures
 
-            write_run_failures(self.ledger, terminalreporter)
+            write_run_failures(self.ledger, self.session.failures, terminalreporter)
         return result
 
     def _is_broken(self, session: pytest.Session) -> bool:

@@ -66,6 +66,8 @@ def test_a_key_in_a_new_cassette_fails_the_run(
             "    def vcr_config():",
             '        return {"filter_headers": ["authorization", "x-api-key"]}',
             "Then record these files again. *",
+            "*= short test summary info =*",
+            "FAILED llmcost_key_guard - keys in 3 cassettes",
         ]
     )
     assert KEY not in result.stdout.str() + result.stderr.str()
