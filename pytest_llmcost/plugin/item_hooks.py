@@ -153,11 +153,13 @@ class ItemHooks:
 
     def _note_skip(self, item: pytest.Item, error: BaseException | None) -> None:
         """Note a test that is skipped, if its absence says something."""
-        if _is_skip(error):
-            if self.session.baseline is not None:
-                self.session.skipped.add(nodeid_of(item))
-            if _has_marker(item):
-                self.session.skipped_budgets.add(nodeid_of(item))
+        is_skip, nodeid = _is_skip(error), nodeid_of(item)
+        # `xfail(run=False)` runs as little of a test as a skip.
+        is_left_out = is_skip or isinstance(error, pytest.xfail.Exception)
+        if is_left_out and self.session.baseline is not None:
+            self.session.skipped.add(nodeid)
+        if is_skip and _has_marker(item):
+            self.session.skipped_budgets.add(nodeid)
 
     def _has_budget(self, item: pytest.Item) -> bool:
         """Return whether a test has a budget; markers may have been added while it ran."""

@@ -120,6 +120,11 @@ FIRES = {
         "",
         {f"{A}::test_budget": "without its budget"},
     ),
+    "not run as an expected failure": (
+        '@max_cost("$0.01")\n        def test_skipped',
+        '@pytest.mark.xfail(run=False)\n        @max_cost("$0.01")\n        def test_skipped',
+        {f"{A}::test_skipped": "skipped"},
+    ),
     "without one of two": (
         '"$0.01", calls=3',
         "calls=3",
