@@ -53,8 +53,8 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
             elif row is None and (fates is None or fates.is_searched(nodeid)):
                 how = "deleted or renamed" if fates else "not in this run"
         if row is not None and how is None and row.outcome in ("passed", "xpassed"):
-            kept = {verdict.kind for verdict in own_verdicts(row)}
-            budgets = [verdict for verdict in budgets if verdict.kind not in kept]
+            kept = {verdict.subject for verdict in own_verdicts(row)}
+            budgets = [verdict for verdict in budgets if verdict.subject not in kept]
             how = "without its budget" if budgets else None
         if how is not None:
             spent = Amounts.of(test.calls)

@@ -90,7 +90,7 @@ def describe_facts(comparison: Comparison, shared: Sequence[SharedPart]) -> Iter
         figures = f"{dollars(gone.base_usd)} in {format_count(gone.base_calls, 'call')}{budget}"
         yield f"{clean(gone.name)}: {gone.how} (baseline: {figures})"
     if (more := len(comparison.vanished) - _MOST_VANISHED) > 0:
-        yield f"{more:,} more tests that no longer watch what they did"
+        yield f"{format_count(more, 'more guard')} of the baseline"
     for tag, change in comparison.by_tag.items():
         grown = grown_by(change.base_usd, change.head_usd)
         yield f"tag {clean(tag)}: {dollars(change.base_usd)} → {dollars(change.head_usd)}{grown}"

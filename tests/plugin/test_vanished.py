@@ -162,6 +162,22 @@ def test_it_names_what_no_longer_watches(
     assert vanished(off) == {}
 
 
+def test_each_part_of_a_prompt_is_a_guard_of_its_own(tmp_path: Path) -> None:
+    parts = """
+        from app import ask
+        from pytest_llmcost import max_cost
+
+        @max_cost(parts={"system": "3k", "messages": "3k"})
+        def test_parts():
+            ask(10)
+    """
+    write_files(tmp_path, {"app.py": APP, "test_parts.py": parts})
+    warn = "--llmcost-unverified=warn"  # nothing is counted
+    run_suite(tmp_path, "--llmcost-baseline=base.json", "--llmcost-update-baseline", warn)
+    write_files(tmp_path, {"test_parts.py": parts.replace(', "messages": "3k"', "")})
+    assert vanished(compare(tmp_path, warn)) == {"test_parts.py::test_parts": "without its budget"}
+
+
 HARMLESS = {
     "nothing": ("x", "x"),
     "a longer prompt": ("ask(10)", "ask(15)"),
