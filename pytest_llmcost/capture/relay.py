@@ -7,10 +7,12 @@ passed on as it comes, streams piece by piece; nothing is kept.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_llmcost.capture.request import CapturedRequest
@@ -59,6 +61,11 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = upstream
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Show what went wrong here; that a client has gone, for example killed, is no error."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -66,7 +73,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def relay(self) -> None:
         """Pass one request on, and its answer back."""
-        body, upstream = self._read_body(), self.server.upstream
+        upstream = self.server.upstream
+        try:
+            body = self._read_body()
+        except ValueError:
+            self.close_connection = True  # where the next request begins is not known
+            self._refuse(400, "invalid_request_error", "llmcost_relay cannot read the request")
+            return
         captured: CapturedRequest | None = begin(
             object(),
             client=self.server,

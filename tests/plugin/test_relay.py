@@ -208,3 +208,34 @@ def test_a_child_that_sends_through_it_is_counted_once(online: Project, method: 
     """
     )
     online.run_apart("-W", "ignore::DeprecationWarning").assert_outcomes(passed=1)
+
+
+def test_a_client_that_goes_or_sends_no_http_leaves_no_traceback(online: Project) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    import socket
+    import struct
+
+    def send(relay, content):
+        with socket.create_connection(("127.0.0.1", int(relay.url.rpartition(":")[2]))) as sock:
+            sock.sendall(b"POST /v1/messages HTTP/1.1\\r\\n" + content)
+            time.sleep(0.3)
+            answer = sock.recv(65_536)
+            # As of an agent that is killed: the connection is reset, not closed.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        time.sleep(0.2)
+        return answer
+
+    @pytest.mark.parametrize("head", ["Content-Length: many", "Transfer-Encoding: chunked"])
+    def test_body(llmcost_relay, head, capfd):
+        answer = send(llmcost_relay, head.encode() + b"\\r\\n\\r\\nmany\\r\\n")
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert capfd.readouterr().err == ""
+
+    def test_reset(llmcost_relay, capfd):
+        assert send(llmcost_relay, b"Content-Length: 2\\r\\n\\r\\n{}")
+        assert capfd.readouterr().err == ""
+    """
+    )
+    online.run_apart().assert_outcomes(passed=3)
