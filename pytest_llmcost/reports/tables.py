@@ -118,11 +118,16 @@ def usd_cell(usd: Decimal | None, *, is_least: bool = False, per: int = 1) -> st
     Example:
         >>> usd_cell(Decimal("0.5")), usd_cell(Decimal("0.5"), is_least=True), usd_cell(None)
         ('$0.5000', '≥$0.5000', '?')
+
+        What is not zero is never shown as zero, and a lower bound never as an upper one:
+
+        >>> usd_cell(Decimal("0.00005")), usd_cell(Decimal("0.00001"), is_least=True)
+        ('<$0.0001', '?')
     """
     if usd is None:
         return "?"
-    if 0 < usd * per < Decimal("0.00005"):
-        return "<$0.0001"
+    if 0 < usd * per <= Decimal("0.00005"):
+        return "?" if is_least else "<$0.0001"
     return f"{'≥' if is_least else ''}${usd * per:,.4f}"
 
 
