@@ -34,8 +34,14 @@ def describe_difference(comparison: Comparison) -> tuple[str, str]:
     """Say what a run adds, and how: `+$0.05`, ` (+12 %): $0.40 → $0.45, 3 unchanged`."""
     base, head, change = comparison.base_usd, comparison.head_usd, change_of(comparison)
     share = grown_by(base, head) if change else ""
-    figures = f"{dollars(base)} → {dollars(head)}"
-    return signed(change), f"{share}: {figures}, {comparison.unchanged:,} unchanged"
+    # The side with calls of unknown cost leaves the change without this bound.
+    was = _side(base, is_least=change is None and comparison.low_usd is None)
+    now = _side(head, is_least=change is None and comparison.high_usd is None)
+    return signed(change), f"{share}: {was} → {now}, {comparison.unchanged:,} unchanged"
+
+
+def _side(usd: Decimal | None, *, is_least: bool) -> str:
+    return f"{'at least ' if is_least and usd is not None else ''}{dollars(usd)}"
 
 
 def change_of(comparison: Comparison) -> Decimal | None:

@@ -129,6 +129,12 @@ def test_a_missing_baseline_names_the_command_that_writes_it(project: Project) -
     result.stderr.fnmatch_lines([f"*: the baseline does not exist; write it with: {command}"])
 
 
+def test_a_total_with_a_prompt_that_is_not_counted_yet_is_a_lower_bound(accepted: Project) -> None:
+    write_app(accepted, more=NEW_TEST)
+    result = accepted.run("--llmcost-baseline=base.json")
+    result.stdout.fnmatch_lines(["? against the baseline: $0.* → at least $0.*, 3 unchanged"])
+
+
 def test_each_limit_breaks_by_itself(accepted: Project) -> None:
     write_app(accepted, system=101)
     assert compare(accepted, "--llmcost-max-increase=50%").ret == pytest.ExitCode.OK
