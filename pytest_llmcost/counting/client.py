@@ -147,8 +147,8 @@ def _explain_missing(job: Job) -> CountMissingError:
     else:
         others = "" if asker.name in nearest.asked_by else f" of {nearest.asked_by[0]}"
         compared = (
-            f"changed against the nearest payload{others} in {where}: "
-            f"{describe_changes(changed) or 'only what has no digest'}"
+            f"it differs from the nearest payload{others} in {where} in "
+            f"{describe_changes(changed) or 'a part that has no digest'}"
         )
     return CountMissingError(
         f"no recorded token count for this payload of {payload.model} "

@@ -90,7 +90,7 @@ def test_a_prompt_that_outgrew_its_limit_fails(
     assert count(prompt, f"--model={MODEL}", limit) == 0  # exactly the limit passes
     prompt.write_text("You sort mail. " * 50)
     assert count(prompt, f"--model={MODEL}", limit) == 2
-    assert "changed against the nearest payload" in capsys.readouterr().err
+    assert "it differs from the nearest payload" in capsys.readouterr().err
     assert record(prompt, f"--model={MODEL}", limit, "--format=json") == 1
     out, err = capsys.readouterr()
     [row] = json.loads(out)

@@ -459,5 +459,5 @@ def test_rewriting_renews_the_counts_of_an_earlier_recipe(kit: CountingKit) -> N
     assert kit.fresh().count(mode="none").input_tokens > 0
     with pytest.raises(CountMissingError, match="earlier recipe"):
         kit.fresh().count(payload("x"), "none", Asker("test_other"))
-    with pytest.raises(CountMissingError, match="changed against the nearest"):
+    with pytest.raises(CountMissingError, match="differs from the nearest"):
         kit.fresh().count(payload("x"), "none")
