@@ -705,11 +705,15 @@ class NotCounted(NamedTuple):
         why = f"their prompts {'changed and ' if self.parts else ''}are not counted yet"
         yield f"{format_count(number, 'test')} cannot be checked: {why}."
         shown = self.parts[:_MOST_PARTS]
-        changed = [f"{part} in {'all ' if each == number else ''}{each:,}" for part, each in shown]
+        every_one = "both" if number == 2 else f"all {number:,}"
+
+        def of_tests(some: int) -> str:
+            return every_one if some == number else f"{some:,}"
+
+        changed = [f"{part} in {of_tests(each)}" for part, each in shown]
         if len(self.parts) > len(shown):
             changed.append(f"{len(self.parts) - len(shown):,} more parts")
-        every = "all " if self.volatile == number else ""
-        volatile = f"; differs in every run in {every}{self.volatile:,}: see the failures"
+        volatile = f"; differs in every run in {of_tests(self.volatile)}: see the failures"
         if changed:
             yield f"changed: {', '.join(changed)}{volatile if self.volatile else ''}"
         if self.volatile < number:  # otherwise the counts would be missing again in the next run

@@ -293,7 +293,7 @@ class TestOneCause:
             for test in ledger.tests
         ]
         text = text_of(replace(ledger, tests=tuple(tests)))
-        assert "differs in every run in all 2" in text
+        assert "differs in every run in both" in text
         assert "count them all" not in text
 
     def test_below_the_suites_budget_neither(self) -> None:
