@@ -214,7 +214,11 @@ def _covers_suite(config: pytest.Config) -> bool:
     here, args = config.invocation_params.dir, config.invocation_params.args
     if config.getoption("lf", False) or any(str(arg).startswith("--ignore") for arg in args):
         return False  # `pytest_deselected` is called for neither
-    if any("::" in arg or (here / arg).is_file() for arg in config.args):
+    if config.getoption("setuponly", False):  # also set by `--setup-plan`
+        return False
+    # A file, a test, or a misspelt name; with `--pyargs` a package is all of it, too.
+    is_folder = [(here / arg).is_dir() or config.option.pyargs for arg in config.args]
+    if not all(is_folder) or any("::" in arg for arg in config.args):
         return False
     given = [(here / arg).resolve() for arg in config.args]
     whole = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
