@@ -226,6 +226,8 @@ class ItemHooks:
         before = attempt.verdicts[:1]
         try:
             session.end(attempt)
+            if not attempt.has_spent:
+                session.settle(attempt)  # a stream or batch that is still open has been sent
         finally:
             # A set-up that skipped before it had spent was not judged; fixtures may spend.
             is_open = attempt.blocks or not attempt.has_failed

@@ -307,3 +307,35 @@ def test_budgets_that_are_suggested_from_a_run_are_kept_by_it(
     assert [line.partition(" to ")[0] for line in ratchet if "max-test" in line] == [
         "--llmcost-max-test: lower $9.00"
     ]
+
+
+@pytest.mark.parametrize(
+    "gate",
+    ["live=fail", "allowed-models=claude-opus-*", "require-budget", "max-call=$0", "max-worst=$0"],
+)
+def test_what_is_still_open_when_a_test_ends_passes_no_gate_of_the_settings(
+    online: Project, gate: str
+) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    import anthropic
+
+    @pytest.fixture(scope="module")
+    def client():
+        with anthropic.Anthropic() as client:
+            yield client
+
+    @pytest.fixture(scope="module")
+    def streams():
+        return []
+
+    def test_stream(client, streams):
+        streams.append(client.messages.create(stream=True, **payload()))
+
+    def test_batch(client):
+        client.messages.batches.create(requests=[{"custom_id": "a", "params": payload()}])
+    """
+    )
+    online.run(f"--llmcost-{gate}").assert_outcomes(passed=2, errors=2)
+    online.run().assert_outcomes(passed=2)
