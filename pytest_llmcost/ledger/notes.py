@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger, own_verdicts
-from pytest_llmcost.ledger.totals import spenders_of
+from pytest_llmcost.ledger.totals import counted_calls, spenders_of
 from pytest_llmcost.money import EXACT, format_usd
 from pytest_llmcost.prices.rate_card import RateCard
 
@@ -126,3 +126,13 @@ def max_tokens_notes(ledger: Ledger, *, every_test: bool) -> tuple[str, ...]:
         if most > _FAR_ABOVE * used
     ]
     return tuple(note for _, note in sorted(far)[:_MOST_NOTES])
+
+
+def mock_notes(ledger: Ledger) -> list[str]:
+    """Note how many calls cost what a mock says."""
+    mocked = sum(call.evidence == "mocked" for call in counted_calls(ledger))
+    note = (
+        f"{mocked:,} call{'s' if mocked > 1 else ''} cost what a mock says, even if the prompt "
+        "grows; to count the prompts instead: pytest --llmcost-mocks=count"
+    )
+    return [note] if mocked else []

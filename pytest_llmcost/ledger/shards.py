@@ -25,6 +25,7 @@ from pytest_llmcost.ledger.ledger import (
     TestRow,
     make_other_model,
 )
+from pytest_llmcost.ledger.notes import mock_notes
 from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.money import plain_usd
 
@@ -57,6 +58,7 @@ def merge_ledgers(
     fixtures: list[FixtureRow] = []
     outside: list[Call] = []
     payloads: dict[str, PayloadFacts] = {}
+    notes, mocks_are_noted = set[str](), False
     for source, ledger in shards:
         _check_alike(*(seen[0] if seen else (source, ledger)), source, ledger)
         for test in ledger.tests:
@@ -73,6 +75,9 @@ def merge_ledgers(
             known = payloads.setdefault(fingerprint, payload)
             if known != payload:
                 payloads[fingerprint] = known.joined(payload)
+        of_mocks = {*mock_notes(ledger)} & {*ledger.notes}  # counts, so the sum has its own
+        notes.update({*ledger.notes} - of_mocks)
+        mocks_are_noted |= bool(of_mocks)
         facts = replace(ledger, tests=(), fixtures=(), outside_tests=(), payloads={})
         seen.append((source, facts))
     if not seen:
@@ -81,7 +86,6 @@ def merge_ledgers(
     incomplete = {why for each in every for why in each.incomplete}
     if is_whole:
         incomplete -= {"deselected", "selected"}
-    notes = {note for each in every for note in each.notes}
     if any(each.comparison is not None for each in every):
         notes.add(NOT_COMPARED)
     versions: dict[str, set[str]] = {}  # a merged shard names several
@@ -107,7 +111,6 @@ def merge_ledgers(
             fixtures=tuple(fixtures),
             outside_tests=tuple(outside),
             other_models=merge_other_models([each.other_models for each in every]),
-            notes=tuple(sorted(notes)),
         ),
         _budgets(seen, max_suite),
     )
@@ -123,7 +126,9 @@ def merge_ledgers(
         workers=sum(run.workers for run in runs),
         commit=commits.pop() if len(commits) == 1 else "",
     )
-    return replace(merged, run=run)
+    if mocks_are_noted:
+        notes.update(mock_notes(merged))
+    return replace(merged, run=run, notes=tuple(sorted(notes)))
 
 
 def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:

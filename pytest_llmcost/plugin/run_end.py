@@ -33,10 +33,11 @@ from pytest_llmcost.ledger.notes import (
     length_band_notes,
     max_tokens_notes,
     missing_tool_notes,
+    mock_notes,
     task_budget_notes,
 )
 from pytest_llmcost.ledger.run_history import append_run, run_of
-from pytest_llmcost.ledger.totals import amounts_of, counted_calls, live_spenders, parts_of
+from pytest_llmcost.ledger.totals import amounts_of, live_spenders, parts_of
 from pytest_llmcost.plugin.counts import count_command_of_run
 from pytest_llmcost.plugin.marker import budgets_of_run, live_mode
 from pytest_llmcost.plugin.other_models import with_columns, with_other_models
@@ -120,12 +121,8 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
         options = () if settings.origin("parts") == "--llmcost-parts" else ("--llmcost-parts",)
         command = count_command_of_run(session.config, options)
         notes.append(f"parts of prompts not counted yet; count them all, free: {command}")
-    mocked = sum(call.evidence == "mocked" for call in counted_calls(ledger))
-    if mocked and settings.mocks == "trust":
-        notes.append(
-            f"{mocked:,} call{'s' if mocked > 1 else ''} cost what a mock says, even if the prompt "
-            "grows; to count the prompts instead: pytest --llmcost-mocks=count"
-        )
+    if settings.mocks == "trust":
+        notes += mock_notes(ledger)
     ledger = replace(ledger, notes=(*ledger.notes, *notes))
     if session.baseline is None:
         return ledger

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Project
+from spending_suite import APP as OTHER_APP
+from spending_suite import run_suite, write_files
 from standin import StandIn
+
+from pytest_llmcost.cli.main import main
 
 APP = """
     import httpx
@@ -231,3 +237,14 @@ def test_any_other_trust_is_an_error_that_names_the_choices(project: Project) ->
     text = result.stdout.str() + result.stderr.str()
     assert "perhaps" in text
     assert re.search("trust.*count", text)
+
+
+def test_shards_say_once_how_many_calls_rest_on_mocks(tmp_path: Path) -> None:
+    test = "from app import ask\ndef test_one(): ask(10)\ndef test_two(): ask(11)\n"
+    write_files(tmp_path, {"app.py": OTHER_APP, "test_a.py": test, "test_b.py": test})
+    shards = [str(tmp_path / f"{name}.json") for name in "ab"]
+    for name, shard in zip("ab", shards, strict=True):
+        run_suite(tmp_path, f"test_{name}.py", f"--llmcost-report={shard}")
+    assert main(["merge", *shards, "-o", str(tmp_path / "merged.json")]) == 0
+    (note,) = json.loads((tmp_path / "merged.json").read_text())["notes"]
+    assert note.startswith("4 calls cost what a mock says")
