@@ -234,7 +234,8 @@ def publish(session: Session, ledger: Ledger) -> list[str]:
             problems += _try(write_report, ledger, path)
     if settings.update_baseline and settings.baseline is not None:
         problems += _try(_accept, session, settings.baseline, ledger)
-    if settings.history is not None:
+    has_tests = ledger.run.exit_status != pytest.ExitCode.NO_TESTS_COLLECTED
+    if settings.history is not None and has_tests:
         problems += _try(_append_to_history, session, settings.history, ledger)
     if _is_github(settings):
         problems += _try(_write_job_summary, ledger)
@@ -261,6 +262,8 @@ def _accept(session: Session, baseline: Path, ledger: Ledger) -> None:
     A test that failed for another reason than its budget, and has no row to keep, makes that
     impossible.
     """
+    if ledger.run.exit_status == pytest.ExitCode.NO_TESTS_COLLECTED:
+        raise LedgerError(f"{baseline}: not updated, because no test was collected")
     old = None if session.baseline is None else read_ledger(baseline)
     kept = set() if old is None else {test.nodeid for test in old.tests} & session.not_passed
     failed = set()
