@@ -38,6 +38,8 @@ FULL_DISK = """
 def fill_disk(project: Project, monkeypatch: pytest.MonkeyPatch, *, most_bytes: int) -> None:
     """Let the next run write so many bytes to a file; Python would cut its own caches there."""
     monkeypatch.setenv("MOST_BYTES", str(most_bytes))
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)  # whose file would not fit either
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     project.write(conftest=FULL_DISK)
 
@@ -73,9 +75,12 @@ def test_a_full_disk_leaves_the_old_ledger_and_fails_the_run(
     project.record("--llmcost-report=ledger.json").assert_outcomes(passed=8)
     before = (project.path / "ledger.json").read_bytes()
     fill_disk(project, monkeypatch, most_bytes=2000)
-    result = project.run_apart("--llmcost-report=ledger.json")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*ledger.json: cannot be written (File too large)*"])
+    # What it prints goes to a pipe, which has no limit.
+    given = ["-p", "llmcost", "-p", "no:cacheprovider", "--llmcost-report=ledger.json"]
+    command = [sys.executable, "-m", "pytest", *given]
+    result = subprocess.run(command, cwd=project.path, capture_output=True, text=True)
+    assert "ledger.json: cannot be written (File too large)" in result.stdout
+    assert result.returncode == pytest.ExitCode.TESTS_FAILED
     assert (project.path / "ledger.json").read_bytes() == before
     assert [*project.path.glob(".*.tmp")] == []
 

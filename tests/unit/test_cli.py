@@ -41,13 +41,15 @@ def test_it_knows_its_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_version_is_shown_without_loading_what_a_command_needs() -> None:
     code = (
-        "import sys; from pytest_llmcost.cli.main import main\n"
+        "import sys; before = {*sys.modules}\n"
+        "from pytest_llmcost.cli.main import main\n"
         "try: main(['--version'])\n"
         "except SystemExit: pass\n"
-        "print(*sys.modules, file=sys.stderr)"
+        "print(*{*sys.modules} - before, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split())
+    assert "pytest_llmcost.cli.main" in loaded
     assert loaded.isdisjoint({"msgspec", "yaml", "tomli", "decimal", "pytest_llmcost.money"})
 
 
