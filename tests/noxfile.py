@@ -13,7 +13,7 @@ import tomli
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-FOR_TESTS = ["httpx>=0.27", "httpx2", "pytest-xdist>=3.6", "trio>=0.26"]
+FOR_TESTS = ["httpx>=0.27", "httpx2", "hypothesis>=6.100", "pytest-xdist>=3.6", "trio>=0.26"]
 NEIGHBOURS = ["pytest-rerunfailures>=14", "pytest-socket>=0.7"]
 TESTS = [
     f"tests/plugin/test_{name}.py" for name in ("capture_in_tests", "recording_modes", "marker")
