@@ -196,7 +196,7 @@ def sentence(verdict: Verdict) -> str:
 def short_sentence(verdict: Verdict) -> str:
     """Say what became of a budget in so few words that pytest's short summary has room for it.
 
-    Examples: `$0.0113 > $0.01 budget (+13 %)`, `$0.0225 <= $0.03 suite budget`.
+    Examples: `$0.0113 > $0.01 budget (+13 %)`, `cost $0.0225 <= $0.03 max_suite`.
     """
     limit = limit_of(verdict)
     if verdict.kind == "models":
@@ -220,9 +220,12 @@ def short_sentence(verdict: Verdict) -> str:
             return f"not counted yet: {budget}"
         return f"not checked: {budget}, {what_is_unknown(verdict)}"
     is_over = verdict.state == "exceeded"
+    before = ""
+    if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
+        before, budget = "cost ", f"{limit} max_suite"
     low = _amount(verdict.quantity, verdict.low, against=verdict.limit)
     more = grown_by(verdict.limit, verdict.low) if is_over else ""
-    return f"{_least(verdict)}{low} {'>' if is_over else '<='} {budget}{more}"
+    return f"{before}{_least(verdict)}{low} {'>' if is_over else '<='} {budget}{more}"
 
 
 def _least(verdict: Verdict) -> str:
