@@ -126,9 +126,5 @@ def _tee_of(kind: Any) -> type[Any]:
             if captured := _read_by.pop(id(self), None):
                 captured.close(is_whole=is_whole)
 
-    Tee.__name__, Tee.__qualname__, Tee.__module__ = (
-        kind.__name__,
-        kind.__qualname__,
-        kind.__module__,
-    )
+    functools.update_wrapper(Tee, kind, updated=())
     return Tee

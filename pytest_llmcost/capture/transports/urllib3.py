@@ -150,11 +150,7 @@ def _tee_of(kind: Any) -> type[Any]:
                 captured.do(_decode, decoder, None)
             captured.close(is_whole=is_whole)
 
-    Tee.__name__, Tee.__qualname__, Tee.__module__ = (
-        kind.__name__,
-        kind.__qualname__,
-        kind.__module__,
-    )
+    functools.update_wrapper(Tee, kind, updated=())
     return Tee
 
 
