@@ -18,7 +18,7 @@ from pytest_llmcost.money import EXACT, plain_usd
 from pytest_llmcost.reports.comparisons import change_of
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.markdown import describe_run
-from pytest_llmcost.reports.wording import describe_total, is_least, last_attempts, marks_of
+from pytest_llmcost.reports.run_wording import describe_total, is_least, last_attempts, marks_of
 
 _LONGEST = 2_000
 """Of a name, which must stay different from all others."""

@@ -12,8 +12,8 @@ from pytest_llmcost.cli.console import Console
 from pytest_llmcost.credentials import keys_in_cassette
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.files import show_path
-from pytest_llmcost.reports.tables import format_count
-from pytest_llmcost.reports.wording import describe_keys
+from pytest_llmcost.reports.numbers import format_count
+from pytest_llmcost.reports.run_wording import describe_keys
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 

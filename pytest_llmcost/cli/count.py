@@ -22,7 +22,8 @@ from pytest_llmcost.errors import CountError, PayloadError
 from pytest_llmcost.money import parse_quantity
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.tables import TableRow, as_text, text_table, token_cell
+from pytest_llmcost.reports.numbers import token_cell
+from pytest_llmcost.reports.tables import TableRow, as_text, text_table
 from pytest_llmcost.settings import parse_seconds
 
 _FOLDER = "llmcost-counts"

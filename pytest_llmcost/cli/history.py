@@ -15,8 +15,8 @@ from pytest_llmcost.cli.console import Console
 from pytest_llmcost.ledger.run_history import Run, average, read_history
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.tables import TableRow, as_text, format_count, text_table, usd_cell
-from pytest_llmcost.reports.wording import dollars, grown_by, signed
+from pytest_llmcost.reports.numbers import dollars, format_count, grown_by, signed, usd_cell
+from pytest_llmcost.reports.tables import TableRow, as_text, text_table
 from pytest_llmcost.settings import parse_scale
 
 _BAR = 24

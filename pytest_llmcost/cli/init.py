@@ -14,7 +14,7 @@ from typing import Any
 from pytest_llmcost.cli.console import Console
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.files import show_path, write_atomic
-from pytest_llmcost.reports.tables import format_count
+from pytest_llmcost.reports.numbers import format_count
 
 _SETTINGS: dict[str, tuple[str | list[str], str]] = {
     "llmcost_max_suite": (

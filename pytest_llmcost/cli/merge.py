@@ -11,15 +11,10 @@ from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
 from pytest_llmcost.money import parse_usd
+from pytest_llmcost.reports.numbers import dollars, format_count
 from pytest_llmcost.reports.report_file import write_report
-from pytest_llmcost.reports.tables import format_count
-from pytest_llmcost.reports.wording import (
-    describe_partial,
-    describe_total,
-    dollars,
-    last_attempts,
-    sentence,
-)
+from pytest_llmcost.reports.run_wording import describe_partial, describe_total, last_attempts
+from pytest_llmcost.reports.wording import sentence
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -18,14 +18,8 @@ from pytest_llmcost.errors import RecordingError
 from pytest_llmcost.ledger.ledger_file import to_json
 from pytest_llmcost.money import format_usd
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.tables import (
-    TableRow,
-    as_text,
-    format_count,
-    text_table,
-    usd_cell,
-    wrap,
-)
+from pytest_llmcost.reports.numbers import format_count, usd_cell
+from pytest_llmcost.reports.tables import TableRow, as_text, text_table, wrap
 from pytest_llmcost.responses.recorded_files import MOST_BYTES, Found, read_calls, read_recordings
 
 _HEADS = ("input:", "read:", "written:", "output:", "cost:")

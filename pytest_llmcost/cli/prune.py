@@ -21,7 +21,7 @@ from pytest_llmcost.cli.console import Console
 from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.errors import CountCassetteError, SettingsError
 from pytest_llmcost.files import show_path
-from pytest_llmcost.reports.tables import format_count
+from pytest_llmcost.reports.numbers import format_count
 
 _SUFFIX = ".llmcost.yaml"
 _SCOPES = ("session", "package", "module", "class")

@@ -20,7 +20,9 @@ from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import EXACT, format_whole_usd, parse_percent
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.wording import describe_partial, dollars, limit_of, round_up
+from pytest_llmcost.reports.numbers import dollars, round_up
+from pytest_llmcost.reports.run_wording import describe_partial
+from pytest_llmcost.reports.wording import limit_of
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -38,7 +38,7 @@ class KeyGuard:
         if not self._found:
             return
         from pytest_llmcost.files import show_path
-        from pytest_llmcost.reports.wording import describe_keys
+        from pytest_llmcost.reports.run_wording import describe_keys
 
         is_failure = self.session.settings.key_guard == "fail"
         terminalreporter.write_sep("=", "llmcost: keys in cassettes", bold=True, red=is_failure)

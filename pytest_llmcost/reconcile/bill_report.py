@@ -10,15 +10,14 @@ from pytest_llmcost.money import format_usd, plain_usd
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reconcile.matching import CostLine, Reconciliation, UsageLine
 from pytest_llmcost.reports.escape import prose
+from pytest_llmcost.reports.numbers import format_count, signed
 from pytest_llmcost.reports.tables import (
     TableRow,
     as_text,
-    format_count,
     markdown_row,
     markdown_table,
     text_table,
 )
-from pytest_llmcost.reports.wording import signed
 
 _USAGE_HEADS: tuple[str, ...] = ("model", "category", "ledger:", "reported:", "difference:")
 _COST_HEADS: tuple[str, ...] = ("cost", "ledger:", "reported:", "difference:")

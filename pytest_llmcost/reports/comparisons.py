@@ -9,18 +9,25 @@ from typing import NamedTuple
 from pytest_llmcost.ledger.ledger import Change, Comparison, Figures, OtherModel, OtherModelRow
 from pytest_llmcost.money import EXACT, format_usd
 from pytest_llmcost.reports.escape import clean, code, prose
+from pytest_llmcost.reports.numbers import (
+    UNKNOWN,
+    dollars,
+    format_count,
+    grown_by,
+    growth,
+    signed,
+    signed_cell,
+    usd_cell,
+)
 from pytest_llmcost.reports.tables import (
     Line,
     TableRow,
-    format_count,
     markdown_row,
     markdown_table,
-    signed_cell,
     text_table,
-    usd_cell,
     wrap,
 )
-from pytest_llmcost.reports.wording import UNKNOWN, dollars, grown_by, growth, limit_of, signed
+from pytest_llmcost.reports.wording import limit_of
 
 _MOST_PARTS = 6
 _MOST_PREFIXES = 3

@@ -11,7 +11,8 @@ from typing import Literal
 from pytest_llmcost.ledger.ledger import Ledger, TestRow
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.markdown import render_markdown
-from pytest_llmcost.reports.wording import Mark, marks_of, not_counted, sentence
+from pytest_llmcost.reports.run_wording import Mark, marks_of, not_counted
+from pytest_llmcost.reports.wording import sentence
 
 MOST_ANNOTATIONS = 10
 """GitHub shows ten errors of a step, and drops the rest."""

@@ -9,7 +9,7 @@ from pytest_llmcost.amounts import Amounts, Kind
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
 from pytest_llmcost.money import plain_usd
-from pytest_llmcost.reports.wording import UNKNOWN
+from pytest_llmcost.reports.numbers import UNKNOWN
 
 PROPERTY_PREFIX = "llmcost_"
 """Every property of ours begins with it."""

@@ -36,30 +36,31 @@ from pytest_llmcost.reports.comparisons import (
     what_differs,
 )
 from pytest_llmcost.reports.escape import clean, code, prose
-from pytest_llmcost.reports.rows import OUTSIDE, Row, row_of, rows_of, share_of, token_cells
-from pytest_llmcost.reports.tables import (
+from pytest_llmcost.reports.numbers import (
+    dollars,
     format_count,
-    markdown_row,
-    markdown_table,
+    grown_by,
+    growth,
     signed_cell,
     usd_cell,
 )
-from pytest_llmcost.reports.wording import (
+from pytest_llmcost.reports.rows import OUTSIDE, Row, row_of, rows_of, share_of, token_cells
+from pytest_llmcost.reports.run_wording import (
     Mark,
     broken_prefixes,
     cache_misses,
-    changed_parts,
     describe_partial,
     describe_total,
-    dollars,
-    grown_by,
-    growth,
     is_least,
-    is_not_counted,
     last_attempts,
-    limit_of,
     marks_of,
     not_counted,
+)
+from pytest_llmcost.reports.tables import markdown_row, markdown_table
+from pytest_llmcost.reports.wording import (
+    changed_parts,
+    is_not_counted,
+    limit_of,
     sentence,
     short_sentence,
     what_is_unknown,

@@ -18,8 +18,9 @@ from pytest_llmcost.ledger.totals import most_expensive, shared_fixtures
 from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.tables import token_cell
-from pytest_llmcost.reports.wording import UNKNOWN, last_attempts, used_of
+from pytest_llmcost.reports.numbers import UNKNOWN, token_cell
+from pytest_llmcost.reports.run_wording import last_attempts
+from pytest_llmcost.reports.wording import used_of
 
 OUTSIDE = "fixtures and calls outside tests"
 """The group of what stands in no test file."""

@@ -6,7 +6,6 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 
 @dataclass(frozen=True)
@@ -100,46 +99,3 @@ def markdown_table(heads: Sequence[str], rows: Iterable[str]) -> list[str]:
     """Put heads over rows; a head that ends in a colon is over numbers, as in `text_table`."""
     rule = markdown_row(*("---:" if head.endswith(":") else "---" for head in heads))
     return [markdown_row(*(head.removesuffix(":") for head in heads)), rule, *rows]
-
-
-def format_count(number: int, noun: str) -> str:
-    """Write a number with its noun.
-
-    Example:
-        >>> format_count(1, "call"), format_count(2000, "call")
-        ('1 call', '2,000 calls')
-    """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def usd_cell(usd: Decimal | None, *, is_least: bool = False, per: int = 1) -> str:
-    """Write an amount with four decimals, so that a column lines up.
-
-    Example:
-        >>> usd_cell(Decimal("0.5")), usd_cell(Decimal("0.5"), is_least=True), usd_cell(None)
-        ('$0.5000', '≥$0.5000', '?')
-
-        What is not zero is never shown as zero, and a lower bound never as an upper one:
-
-        >>> usd_cell(Decimal("0.00005")), usd_cell(Decimal("0.00001"), is_least=True)
-        ('<$0.0001', '?')
-    """
-    if usd is None:
-        return "?"
-    if 0 < usd * per <= Decimal("0.00005"):
-        return "?" if is_least else "<$0.0001"
-    return f"{'≥' if is_least else ''}${usd * per:,.4f}"
-
-
-def signed_cell(usd: Decimal | None) -> str:
-    """Write a difference as `usd_cell` writes an amount, with its sign."""
-    if usd is None:
-        return "?"
-    return f"{'-' if usd < 0 else '+' if usd else '±'}{usd_cell(abs(usd))}"
-
-
-def token_cell(number: int, *, is_least: bool = False) -> str:
-    """Write a number of tokens as far as it is known; what is unknown is never shown as zero."""
-    if not is_least:
-        return f"{number:,}"
-    return f"≥{number:,}" if number else "?"

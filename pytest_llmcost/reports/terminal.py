@@ -18,30 +18,25 @@ from pytest_llmcost.ledger.ledger import Ledger, calls_of, unpriced_models
 from pytest_llmcost.ledger.totals import amounts_of, counted_calls, live_spenders, parts_of
 from pytest_llmcost.reports.comparisons import render_comparison, render_other_model
 from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
 from pytest_llmcost.reports.rows import Row, rows_of, shown, token_cells
-from pytest_llmcost.reports.tables import (
-    Line,
-    TableRow,
-    format_count,
-    text_table,
-    usd_cell,
-    wrap,
-)
-from pytest_llmcost.reports.wording import (
-    COUNT_IT,
+from pytest_llmcost.reports.run_wording import (
     broken_prefixes,
     cache_misses,
-    counts_in_vain,
     describe_partial,
-    describe_parts,
     describe_total,
-    dollars,
     is_least,
-    is_not_counted,
-    limit_of,
     marks_of,
     marks_of_run,
     not_counted,
+)
+from pytest_llmcost.reports.tables import Line, TableRow, text_table, wrap
+from pytest_llmcost.reports.wording import (
+    COUNT_IT,
+    counts_in_vain,
+    describe_parts,
+    is_not_counted,
+    limit_of,
     sentence,
     short_sentence,
     split_reason,

@@ -1,4 +1,4 @@
-"""Every sentence about budgets and calls, and the form of every number that people read.
+"""The sentences about one budget and its calls: what a failing test says.
 
 Plain text, also for terminals without Unicode. It must not know where the text is shown: Markdown
 escapes it, the terminal adds marks and colours.
@@ -7,32 +7,23 @@ escapes it, the terminal adds marks and colours.
 from __future__ import annotations
 
 import json
-import os.path
 import re
-import shlex
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import ROUND_CEILING, Decimal
-from itertools import chain
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind
-from pytest_llmcost.budgets.budget import PartTokens, Verdict, concerned, describe_breaks
+from pytest_llmcost.amounts import Amounts, Kind
+from pytest_llmcost.budgets.budget import PartTokens, Verdict, concerned
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.payload import describe_changes
 from pytest_llmcost.counting.segments import FIXED, REST, is_part_of
-from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.errors import CountMissingError
-from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, own_verdicts
-from pytest_llmcost.ledger.totals import amounts_of, counted_calls, largest_prompt, spenders_of
+from pytest_llmcost.ledger.totals import largest_prompt
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.tables import format_count
-
-UNKNOWN = "?"
-"""What is not known, in every table and file; never zero."""
+from pytest_llmcost.reports.gates import GATES
+from pytest_llmcost.reports.numbers import dollars, format_count, grown_by, percent, round_up
 
 _NOUNS: dict[Kind, str] = {
     "usd": "cost",
@@ -42,90 +33,13 @@ _NOUNS: dict[Kind, str] = {
     "calls": "call",
 }
 
-_NAMES_OF_GATES = {
-    "unbudgeted": "none",
-    "live": "not live",
-    "refused": "live cap",
-    "stable_prefix": "stable prefix",
-    "vanished": "none",
-}
-"""What stands for a limit that is no number."""
-
-# Numbers
-
-
-def dollars(usd: Decimal | None, *, is_least: bool = False, against: Decimal | None = None) -> str:
-    """Write an amount within a sentence: `$0.0312`, `at least $0.0312`, `?`.
-
-    Example:
-        >>> dollars(Decimal("0.5"), is_least=True)
-        'at least $0.50'
-    """
-    if usd is None:
-        return UNKNOWN
-    shown = format_usd(usd, against=against)
-    return f"at least {shown}" if is_least else shown
-
-
-def signed(usd: Decimal | None) -> str:
-    """Write a difference with its sign: `+$0.05`, `-$0.05`, `±$0.00`, `?`."""
-    if usd is None:
-        return UNKNOWN
-    sign = "-" if usd < 0 else "+" if usd else "±"
-    return f"{sign}{format_usd(abs(usd))}"
-
-
-def percent(part: Decimal, whole: Decimal) -> str:
-    """Write how much one amount is of another.
-
-    Example:
-        >>> percent(Decimal("0.0013"), Decimal("0.01"))
-        '13 %'
-    """
-    share = EXACT.divide(EXACT.multiply(abs(part), 100), whole)
-    if not share or share >= Decimal("0.95"):
-        return f"{share.quantize(Decimal(1)):,} %"
-    return f"{share.quantize(Decimal('0.1'))} %" if share >= Decimal("0.05") else "under 0.1 %"
-
-
-def growth(before: Decimal | int | None, after: Decimal | int | None) -> str:
-    """Write by how much something grew; `=` if it is exactly equal, nothing if that is unknown.
-
-    Example:
-        >>> growth(1_000, 1_310)
-        '+31 %'
-    """
-    if before is None or after is None or (not before and after):
-        return ""
-    if before == after:
-        return "="
-    change = EXACT.subtract(Decimal(after), Decimal(before))
-    return f"{'+' if change > 0 else '-'}{percent(change, Decimal(before))}"
-
-
-def grown_by(before: Decimal | int | None, after: Decimal | int | None) -> str:
-    """Write by how much something grew in brackets, ` (+31 %)`; nothing if it did not."""
-    grown = growth(before, after)
-    return f" ({grown})" if grown not in ("", "=") else ""
-
-
-def round_up(spent: Decimal, least: int) -> Decimal:
-    """Round an amount up to two digits, at least of this power of ten."""
-    # Two digits: enough to stay close, few enough to read as a budget and not as a measurement.
-    step = Decimal(1).scaleb(max(spent.adjusted() - 1, least))
-    return EXACT.multiply((spent / step).to_integral_value(ROUND_CEILING), step)
-
-
-def _amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None) -> str:
-    return format_usd(amount, against=against) if kind == "usd" else f"{int(amount):,}"
+# Budgets
 
 
 def limit_of(verdict: Verdict) -> str:
     """Write a limit with all its digits; a rounded one might seem kept when it is not."""
-    if verdict.kind == "models":
-        return clean(", ".join(verdict.models))
-    if verdict.kind in _NAMES_OF_GATES:
-        return _NAMES_OF_GATES[verdict.kind]
+    if verdict.kind in GATES:
+        return GATES[verdict.kind].limit.format(allowed=clean(", ".join(verdict.models)))
     if verdict.part is not None:
         return f"{format_count(int(verdict.limit), 'token')} of {clean(verdict.part)}"
     per_call = " per call" if verdict.is_per_call else ""
@@ -133,9 +47,6 @@ def limit_of(verdict: Verdict) -> str:
         at_worst = " at worst" if verdict.kind == "worst" else ""
         return format_whole_usd(verdict.limit) + per_call + at_worst
     return format_count(int(verdict.limit), _NOUNS[verdict.quantity]) + per_call
-
-
-# Budgets
 
 
 def used_of(verdict: Verdict) -> Decimal | None:
@@ -152,32 +63,12 @@ def sentence(verdict: Verdict) -> str:
     Example: `$0.0113 is $0.0013 (13 %) over the $0.01 budget set at tests/test_rag.py:12`.
     """
     kind, limit, set_at = verdict.quantity, verdict.limit, _set_at(verdict)
-    calls = format_count(int(verdict.low), "call")
-    if verdict.kind == "models":
-        allowed = f"the allowed models {limit_of(verdict)}{set_at}"
-        found = clean(", ".join(verdict.found))
-        found = f"{calls} of {found}, not one" if found else "all calls are"
-        return f"{found} of {allowed}"
-    if verdict.kind == "unbudgeted":
-        found = calls if verdict.low else "no call"
-        return f"{found} without a budget; {verdict.origin} requires one"
-    if verdict.kind == "refused" and verdict.state != "unverified":
-        return f"{short_sentence(verdict)}{set_at}"
-    if verdict.kind == "live" and verdict.state != "unverified":
-        if not verdict.low:
-            return "no request went live"
-        return f"{format_count(int(verdict.low), 'request')} went live, against the rule{set_at}"
-    if verdict.kind == "stable_prefix":
-        required = f"a stable prefix is required{set_at.removeprefix(' set')}"
-        if not verdict.found:
-            return f"no call breaks a cached prefix; {required}"
-        found = clean(", ".join(verdict.found))
-        return f"{_breaking(int(verdict.low))}: {found}; {required}"
-    if verdict.kind == "vanished":
-        return f"{short_sentence(verdict)}; {verdict.origin} forbids it"
-    budget = f"the {_budget(verdict)}{set_at}"
+    gate = GATES.get(verdict.kind)
+    budget = f"the {gate.name if gate else _budget(verdict)}{set_at}"
     if verdict.state == "unverified":
         return f"cannot check {budget}: {what_is_unknown(verdict)}"
+    if gate is not None:
+        return _fill(gate.broken if verdict.low else gate.kept, verdict)
     is_over = verdict.state == "exceeded"
     amount = verdict.low if is_over or verdict.high is None else verdict.high
     if kind == "usd":
@@ -198,22 +89,9 @@ def short_sentence(verdict: Verdict) -> str:
 
     Examples: `$0.0113 > $0.01 budget (+13 %)`, `cost $0.0225 <= $0.03 max_suite`.
     """
-    limit = limit_of(verdict)
-    if verdict.kind == "models":
-        found = clean(", ".join(verdict.found))
-        return f"{found} is not allowed" if found else f"models: {limit}"
-    if verdict.kind == "unbudgeted":
-        return f"{format_count(int(verdict.low), 'call')} without a budget"
-    if verdict.kind == "refused" and verdict.state != "unverified":
-        number = format_count(int(verdict.low), "request") if verdict.low else "no request"
-        return f"{number} refused by the live cap"
-    if verdict.kind == "live" and verdict.state != "unverified":
-        return sentence(replace(verdict, origin="", reason=None)).partition(",")[0]
-    if verdict.kind == "stable_prefix":
-        found = clean(", ".join(verdict.found))
-        return f"cached prefix broken: {found}" if found else limit
-    if verdict.kind == "vanished":
-        return f"{format_count(int(verdict.low), 'guard')} of the baseline vanished"
+    gate, limit = GATES.get(verdict.kind), limit_of(verdict)
+    if gate is not None and verdict.state != "unverified":
+        return _fill(gate.short_broken if verdict.low else gate.short_kept, verdict)
     budget = _budget(verdict) if verdict.kind in ("usd", "worst") else limit
     if verdict.state == "unverified":
         if is_not_counted(verdict):
@@ -226,6 +104,32 @@ def short_sentence(verdict: Verdict) -> str:
     low = _amount(verdict.quantity, verdict.low, against=verdict.limit)
     more = grown_by(verdict.limit, verdict.low) if is_over else ""
     return f"{before}{_least(verdict)}{low} {'>' if is_over else '<='} {budget}{more}"
+
+
+def _fill(template: str, verdict: Verdict) -> str:
+    """Fill in what a gate's words say of a verdict."""
+    number, set_at = int(verdict.low), _set_at(verdict)
+    return template.format(
+        allowed=limit_of(verdict),
+        found=clean(", ".join(verdict.found)),
+        set_at=set_at,
+        at=set_at.removeprefix(" set"),
+        origin=verdict.origin,
+        calls=format_count(number, "call"),
+        requests=format_count(number, "request"),
+        guards=format_count(number, "guard"),
+        breaking=breaking(number),
+    )
+
+
+def breaking(number: int) -> str:
+    """Say how many calls break a cached prefix."""
+    verb = "1 call breaks" if number == 1 else f"{number:,} calls break"
+    return f"{verb} the cached prefix of an earlier one"
+
+
+def _amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None) -> str:
+    return format_usd(amount, against=against) if kind == "usd" else f"{int(amount):,}"
 
 
 def _least(verdict: Verdict) -> str:
@@ -278,7 +182,6 @@ def what_is_unknown(verdict: Verdict) -> str:
 
 COUNT_IT = "count it (free): "
 """How the sentences of the caveats `stale` and `uncounted` introduce their command."""
-_LACKS_COUNT = ("stale", "uncounted")
 _UNMETERED = re.compile(r"a route to Claude that is not metered \(([^,)]+)")
 """How the sentence of the caveat `unmetered-route` names the route."""
 
@@ -288,9 +191,14 @@ def is_not_counted(verdict: Verdict) -> bool:
     return verdict.state == "unverified" and any(COUNT_IT in each for each in verdict.reasons)
 
 
+def lacks_count(call: Call) -> bool:
+    """Whether all that a call lacks is a count."""
+    return call.has_caveat("stale", "uncounted")
+
+
 def counts_in_vain(calls: Iterable[Call]) -> bool:
     """Whether every prompt that is not counted differs in every run, so that a count is no use."""
-    lacking = [call for call in calls if call.has_caveat(*_LACKS_COUNT)]
+    lacking = [call for call in calls if lacks_count(call)]
     return bool(lacking) and all(call.has_caveat("volatile") for call in lacking)
 
 
@@ -388,13 +296,6 @@ def _recounted(calls: Iterable[Call]) -> list[Call]:
     return [call for call in calls if call.before is not None and call.sampling_calls]
 
 
-_GATED: Mapping[str, str] = {
-    "models": "not allowed",
-    "unbudgeted": "no budget for",
-    "live": "went live",
-    "stable_prefix": "not read",
-    "refused": "not sent",
-}
 _MOST_CALLS = 3
 """How many calls that break a gate a failure lists."""
 
@@ -408,7 +309,7 @@ def _call_facts(
     of_all = f"largest of {len(calls)}" if len(calls) > 1 else "the call"
     if verdict.is_gate:
         for call in concerned(verdict, calls, parts)[:_MOST_CALLS]:
-            label = of_all if verdict.is_per_call else _GATED[verdict.kind]
+            label = of_all if verdict.is_per_call else GATES[verdict.kind].label
             yield label, describe_call(call)
     elif verdict.kind == "worst":
         longest = max(calls, key=lambda call: call.max_tokens or 0)
@@ -482,7 +383,7 @@ def describe_call(call: Call) -> str:
     """Describe a call in a line: `claude-opus-4-7, 8,120 input + 412 output tokens, $0.0298`."""
     model, usage = clean(call.model), call.billed_usage
     if not call.sampling_calls and call.usd is None:
-        return f"{model}: {'not counted yet' if call.has_caveat(*_LACKS_COUNT) else 'cost unknown'}"
+        return f"{model}: {'not counted yet' if lacks_count(call) else 'cost unknown'}"
     tokens = f"{usage.prompt_tokens:,} input"
     written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
     cached = {"written to cache": written, "read from cache": usage.cache_read_tokens}
@@ -498,13 +399,6 @@ def describe_call(call: Call) -> str:
 
 def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
     """Say what to do, if possible with a new budget: a round one that the test keeps."""
-    if verdict.kind == "unbudgeted":
-        cost = Amounts.of(calls).usd
-        amount = format_whole_usd(round_up(cost, -9)) if cost else "$0.05"
-        return (
-            f'Give the test a budget, for example @max_cost("{amount}"), or set llmcost_max_test '
-            "or a path in llmcost_budgets."
-        )
     if verdict.saw_nothing:
         return (
             "Pass the payload to llmcost.count(...) or the response to llmcost.record(...), or "
@@ -512,23 +406,10 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         )
     if verdict.state != "exceeded":
         return ""
-    if verdict.kind == "stable_prefix":
-        return (
-            "Move what changes from call to call behind the last cache_control, and keep tools, "
-            "keys and settings the same."
-        )
-    if verdict.kind == "models":
-        return "Call an allowed model, or allow this one where the list is set."
-    if verdict.kind == "refused":
-        return (
-            "Replay the request, lower its max_tokens, or raise the cap: a request is sent only if "
-            "its worst case fits into what is left."
-        )
-    if verdict.kind == "live":
-        return (
-            "Record a cassette, or allow this test to go live: @max_cost(live=True). The address "
-            "of a stand-in that spends nothing belongs in llmcost_stand_ins."
-        )
+    if verdict.kind in GATES:
+        cost = Amounts.of(calls).usd
+        amount = format_whole_usd(round_up(cost, -9)) if cost else "$0.05"
+        return GATES[verdict.kind].advice.format(budget=amount)
     quantity = verdict.quantity
     savings = {
         "output_tokens": "Shorten the reply",
@@ -555,194 +436,3 @@ def render_section(calls: Sequence[Call], verdict: Verdict | None) -> str:
     """Say what a test cost that failed by itself: each call, and what became of its budget."""
     lines = [describe_call(call) for call in calls]
     return "\n".join([*lines, *([sentence(verdict)] if verdict is not None else [])])
-
-
-# A run
-
-
-def broken_prefixes(ledger: Ledger) -> str:
-    """Say which calls break a cached prefix, the most expensive first; empty if none is worth it.
-
-    Where that fails tests, their verdicts say it.
-    """
-    if ledger.stable_prefix != "warn":
-        return ""
-    found = []
-    for spender in spenders_of(ledger):
-        calls = [call for call in spender.calls if call.broken_prefix is not None]
-        usd = [call.broken_prefix.usd for call in calls if call.broken_prefix is not None]
-        if calls:
-            found.append((-sum(filter(None, usd), Decimal(0)), spender.name, calls))
-    if not found:
-        return ""
-    _, name, calls = min(found, key=lambda each: each[:2])
-    number = sum(len(calls) for _, _, calls in found)
-    more = f", and {format_count(number - len(calls), 'call')} elsewhere" if len(found) > 1 else ""
-    places = ", ".join(describe_breaks(calls)[:_MOST_CALLS])
-    return f"{_breaking(number)}: {name}: {places}{more} (llmcost_stable_prefix)"
-
-
-def cache_misses(ledger: Ledger) -> str:
-    """Say which cache misses the API itself explains, sorted; empty if there are none."""
-    caveats = (each for call in counted_calls(ledger) for each in call.caveats)
-    details = Counter(each.detail for each in caveats if each.name == "cache-miss")
-    if ledger.stable_prefix == "off" or not details:
-        return ""
-    shown = [f"{clean(text)}{f' ({n:,} calls)' if n > 1 else ''}" for text, n in details.items()]
-    more = f" and {len(shown) - _MOST_CALLS:,} more" if len(shown) > _MOST_CALLS else ""
-    return f"cache misses that the API explains: {'; '.join(sorted(shown)[:_MOST_CALLS])}{more}"
-
-
-def _breaking(number: int) -> str:
-    breaking = "1 call breaks" if number == 1 else f"{number:,} calls break"
-    return f"{breaking} the cached prefix of an earlier one"
-
-
-def is_least(amounts: Amounts) -> bool:
-    """Whether some calls may have cost more than their list price."""
-    return bool(amounts.unpriced) or amounts["usd"].high is None
-
-
-def describe_total(ledger: Ledger) -> str:
-    """Write the list price of a run."""
-    return dollars(ledger.totals.usd, is_least=is_least(amounts_of(ledger)))
-
-
-def describe_partial(ledger: Ledger) -> str:
-    """Say that a run left tests out, and why; empty if it did not."""
-    if not ledger.incomplete:
-        return ""
-    why = ", ".join(ledger.incomplete)
-    return f"partial run ({why}): totals and budgets cover only the tests that ran"
-
-
-class Mark(NamedTuple):
-    """A verdict, and the test, fixture or file that it is about."""
-
-    verdict: Verdict
-    name: str = ""
-    """Empty for the budget of a suite or a path, whose sentence names it."""
-    path: str = ""
-    line: int | None = None
-
-    @property
-    def is_of_run(self) -> bool:
-        """Whether it is about several tests, so that no test fails by it."""
-        return self.verdict.scope in ("suite", "path", "tag", "increase")
-
-
-def marks_of(ledger: Ledger) -> Iterator[Mark]:
-    """Yield the budgets over the run, increases, and those of each test's last attempt.
-
-    A broken budget that is expected, under `xfail`, is left out.
-    """
-    yield from marks_of_run(ledger)
-    for test in last_attempts(ledger.tests):
-        if test.outcome != "xfailed":
-            for verdict in own_verdicts(test):
-                yield Mark(verdict, test.nodeid, test.path, test.line)
-
-
-def marks_of_run(ledger: Ledger) -> Iterator[Mark]:
-    """Yield the budgets over several tests, and increases: what fails a run by itself."""
-    yield from map(Mark, ledger.verdicts)
-    comparison = ledger.comparison or Comparison()
-    yield from map(Mark, comparison.verdicts)
-    for change in comparison.changes:
-        for verdict in change.verdicts:
-            yield Mark(verdict, change.name, change.path, change.line)
-
-
-def last_attempts(tests: Iterable[TestRow]) -> list[TestRow]:
-    """Return the last attempt of each test, which decides whether it passed."""
-    last = {test.nodeid: test for test in sorted(tests, key=lambda each: each.attempt)}
-    return [last[nodeid] for nodeid in sorted(last)]
-
-
-def run_failures(ledger: Ledger) -> Iterator[str]:
-    """Yield a line for each budget that fails a run by itself, as pytest has one for each test."""
-    for mark in marks_of_run(ledger):
-        verdict = mark.verdict
-        if verdict.fails(ledger.unverified):
-            yield f"FAILED {clean(mark.name or verdict.origin)} - {short_sentence(verdict)}"
-
-
-def describe_keys(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Name files that hold what looks like a key, and say how to keep keys out of them."""
-    for path, where in found.items():
-        yield f"{clean(path)}: what looks like a key is in {', '.join(where)}"
-    yield ""
-    yield "Keep keys out with this fixture in conftest.py, or with the same options of vcr.VCR:"
-    yield ""
-    for line in how_to_filter(chain.from_iterable(found.values())):
-        yield f"    {line}".rstrip()
-    yield ""
-    yield "Then record these files again. Revoke a key that has been committed or uploaded."
-
-
-_MOST_PARTS = 6
-_MOST_FILES = 3
-"""With more of them, a command that counts the whole suite is the better one to read."""
-
-
-class NotCounted(NamedTuple):
-    """Tests that fail for one cause: their prompts are not counted."""
-
-    tests: tuple[TestRow, ...]
-    parts: tuple[tuple[str, int], ...]
-    """Each changed part with the number of tests in which it changed, the most frequent first."""
-    volatile: int = 0
-    """In how many tests a prompt differs in every run, so that a count will be missing again."""
-
-    @property
-    def nodeids(self) -> frozenset[str]:
-        """The tests' ids."""
-        return frozenset(test.nodeid for test in self.tests)
-
-    def lines(self, root: str = "") -> Iterator[str]:
-        """Say how many tests, what changed in them, and the command that counts them all.
-
-        `root` is the way to pytest's root folder from where the command is to be typed.
-        """
-        number = len(self.tests)
-        why = f"their prompts {'changed and ' if self.parts else ''}are not counted yet"
-        yield f"{format_count(number, 'test')} cannot be checked: {why}."
-        shown = self.parts[:_MOST_PARTS]
-        every_one = "both" if number == 2 else f"all {number:,}"
-
-        def of_tests(some: int) -> str:
-            return every_one if some == number else f"{some:,}"
-
-        changed = [f"{part} in {of_tests(each)}" for part, each in shown]
-        if len(self.parts) > len(shown):
-            changed.append(f"{len(self.parts) - len(shown):,} more parts")
-        volatile = f"; differs in every run in {of_tests(self.volatile)}: see the failures"
-        if changed:
-            yield f"changed: {', '.join(changed)}{volatile if self.volatile else ''}"
-        if self.volatile < number:  # otherwise the counts would be missing again in the next run
-            base = root or "."
-            files = {test.nodeid.partition("::")[0] for test in self.tests}
-            paths = sorted({os.path.normpath(f"{base}/{file}") for file in files})
-            first, *rest = shlex.split(COUNT_COMMAND)
-            words = [first, *(paths if len(paths) <= _MOST_FILES else []), *rest]
-            yield f"count them all (free): {shlex.join(words)}"
-
-
-def not_counted(ledger: Ledger) -> NotCounted | None:
-    """Find the tests that share this cause; None if they are not several."""
-    tests, volatile = [], 0
-    parts: Counter[str] = Counter()
-    for test in last_attempts(ledger.tests):
-        lacking = [call for call in test.calls if call.has_caveat(*_LACKS_COUNT)]
-        states = {each.state for each in own_verdicts(test)}
-        if not states and test.outcome == "failed":  # by the missing count itself
-            states = {"unverified"}
-        if lacking and "unverified" in states and test.outcome != "xfailed":
-            tests.append(test)
-            volatile += any(call.has_caveat("volatile") for call in lacking)
-            changed = {part for call in lacking for part in changed_parts(call).split(", ")}
-            parts.update(changed - {""})
-    if len(tests) < 2:
-        return None
-    most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
-    return NotCounted(tuple(tests), tuple(most_frequent), volatile)

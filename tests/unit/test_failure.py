@@ -14,15 +14,13 @@ from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Before, Call
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.reports.numbers import growth, percent, signed
 from pytest_llmcost.reports.wording import (
     describe_call,
-    growth,
-    percent,
     render_failure,
     render_section,
     sentence,
     short_sentence,
-    signed,
 )
 
 STALE = make_call(

@@ -26,7 +26,8 @@ from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.github import render_annotations
 from pytest_llmcost.reports.junit import test_properties as properties_of
-from pytest_llmcost.reports.wording import broken_prefixes, render_failure, sentence, short_sentence
+from pytest_llmcost.reports.run_wording import broken_prefixes
+from pytest_llmcost.reports.wording import render_failure, sentence, short_sentence
 
 HAIKU, OPUS = "claude-haiku-4-5-20251001", "claude-opus-4-7"
 

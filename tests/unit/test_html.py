@@ -15,8 +15,9 @@ from sample_run import sample_run
 
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.html import render_html
+from pytest_llmcost.reports.run_wording import describe_total, marks_of
 from pytest_llmcost.reports.terminal import View, render_summary
-from pytest_llmcost.reports.wording import describe_total, marks_of, sentence
+from pytest_llmcost.reports.wording import sentence
 
 
 class Page(HTMLParser):

@@ -1,8 +1,8 @@
 """A run as one HTML file that needs no network: verdicts, where the money goes, and every call.
 
 The page is made by a template, `page.html`, and what may be long by `page.js` when it is looked
-at. Every figure is written here, in the forms of `wording` and `tables`: the script sorts, searches
-and draws, and never adds up.
+at. Every figure is written here, in the forms of `wording` and `numbers`: the script sorts,
+searches and draws, and never adds up.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pytest_llmcost.ledger.ledger import Comparison, Ledger, ModelTotals, unpric
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reports import comparisons, tables, wording
+from pytest_llmcost.reports import comparisons, numbers, run_wording, wording
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.html.script_data import page_data, verdict_share
-from pytest_llmcost.reports.wording import Mark, is_least, marks_of
+from pytest_llmcost.reports.run_wording import Mark, is_least, marks_of
 
 _LONGEST = 2_000
 """A sentence may hold a command, which is of no use when it is cut."""
@@ -48,7 +48,8 @@ def render_html(ledger: Ledger) -> str:
     page = environment.from_string(_text("page.html")).render(
         ledger=ledger,
         wording=wording,
-        tables=tables,
+        run_wording=run_wording,
+        numbers=numbers,
         comparisons=comparisons,
         style=_trusted(style),
         script=_trusted(script),

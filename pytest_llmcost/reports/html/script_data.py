@@ -17,18 +17,10 @@ from pytest_llmcost.ledger.totals import is_live
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.numbers import percent, token_cell, usd_cell
 from pytest_llmcost.reports.rows import OUTSIDE, Row, row_of, shared_rows
-from pytest_llmcost.reports.tables import token_cell, usd_cell
-from pytest_llmcost.reports.wording import (
-    changed_parts,
-    describe_total,
-    is_least,
-    last_attempts,
-    limit_of,
-    percent,
-    sentence,
-    used_of,
-)
+from pytest_llmcost.reports.run_wording import describe_total, is_least, last_attempts
+from pytest_llmcost.reports.wording import changed_parts, limit_of, sentence, used_of
 
 _MOST_CALLS = 50_000
 """In all rows together: what the file may have without becoming slow to open."""

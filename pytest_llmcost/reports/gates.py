@@ -1,0 +1,94 @@
+"""The words about gates: budgets whose limit is a rule about single calls and no amount."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Gate(NamedTuple):
+    """What is said about one kind of gate.
+
+    The fields in braces: `{allowed}` and `{found}` are the verdict's lists; `{set_at}` is where it
+    was set, as ` set at tests/test_rag.py:12`, and `{at}` the same without `set`; `{origin}` that
+    place alone; `{calls}`, `{requests}`, `{guards}` and `{breaking}` its number with its noun;
+    `{budget}` an amount that the calls keep.
+    """
+
+    limit: str
+    """What stands for the limit in a table."""
+    name: str
+    kept: str
+    broken: str
+    short_kept: str
+    short_broken: str
+    label: str = ""
+    """What stands before each call that breaks it."""
+    advice: str = ""
+
+
+GATES: Mapping[str, Gate] = {
+    "models": Gate(
+        limit="{allowed}",
+        name="list of allowed models",
+        kept="all calls are of the allowed models {allowed}{set_at}",
+        broken="{calls} of {found}, not one of the allowed models {allowed}{set_at}",
+        short_kept="models: {allowed}",
+        short_broken="{found} is not allowed",
+        label="not allowed",
+        advice="Call an allowed model, or allow this one where the list is set.",
+    ),
+    "unbudgeted": Gate(
+        limit="none",
+        name="rule that calls need a budget",
+        kept="no call without a budget; {origin} requires one",
+        broken="{calls} without a budget; {origin} requires one",
+        short_kept="{calls} without a budget",
+        short_broken="{calls} without a budget",
+        label="no budget for",
+        advice='Give the test a budget, for example @max_cost("{budget}"), or set llmcost_max_test '
+        "or a path in llmcost_budgets.",
+    ),
+    "live": Gate(
+        limit="not live",
+        name="rule against live requests",
+        kept="no request went live",
+        broken="{requests} went live, against the rule{set_at}",
+        short_kept="no request went live",
+        short_broken="{requests} went live",
+        label="went live",
+        advice="Record a cassette, or allow this test to go live: @max_cost(live=True). The "
+        "address of a stand-in that spends nothing belongs in llmcost_stand_ins.",
+    ),
+    "refused": Gate(
+        limit="live cap",
+        name="live cap",
+        kept="no request refused by the live cap{set_at}",
+        broken="{requests} refused by the live cap{set_at}",
+        short_kept="no request refused by the live cap",
+        short_broken="{requests} refused by the live cap",
+        label="not sent",
+        advice="Replay the request, lower its max_tokens, or raise the cap: a request is sent "
+        "only if its worst case fits into what is left.",
+    ),
+    "stable_prefix": Gate(
+        limit="stable prefix",
+        name="stable prefix",
+        kept="no call breaks a cached prefix; a stable prefix is required{at}",
+        broken="{breaking}: {found}; a stable prefix is required{at}",
+        short_kept="stable prefix",
+        short_broken="cached prefix broken: {found}",
+        label="not read",
+        advice="Move what changes from call to call behind the last cache_control, and keep "
+        "tools, keys and settings the same.",
+    ),
+    "vanished": Gate(
+        limit="none",
+        name="rule that guards stay",
+        kept="{guards} of the baseline vanished; {origin} forbids it",
+        broken="{guards} of the baseline vanished; {origin} forbids it",
+        short_kept="{guards} of the baseline vanished",
+        short_broken="{guards} of the baseline vanished",
+    ),
+}
+"""Limits on the largest single call or part are amounts, and so are not among them."""

@@ -1,0 +1,118 @@
+"""The form of every number that people read, in a sentence or in a table's cell.
+
+A difference has its sign, what is unknown is never zero, and a bound says that it is one.
+"""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Decimal
+
+from pytest_llmcost.money import EXACT, format_usd
+
+UNKNOWN = "?"
+"""What is not known, in every table and file; never zero."""
+
+
+def dollars(usd: Decimal | None, *, is_least: bool = False, against: Decimal | None = None) -> str:
+    """Write an amount within a sentence: `$0.0312`, `at least $0.0312`, `?`.
+
+    Example:
+        >>> dollars(Decimal("0.5"), is_least=True)
+        'at least $0.50'
+    """
+    if usd is None:
+        return UNKNOWN
+    shown = format_usd(usd, against=against)
+    return f"at least {shown}" if is_least else shown
+
+
+def signed(usd: Decimal | None) -> str:
+    """Write a difference with its sign: `+$0.05`, `-$0.05`, `±$0.00`, `?`."""
+    if usd is None:
+        return UNKNOWN
+    sign = "-" if usd < 0 else "+" if usd else "±"
+    return f"{sign}{format_usd(abs(usd))}"
+
+
+def percent(part: Decimal, whole: Decimal) -> str:
+    """Write how much one amount is of another.
+
+    Example:
+        >>> percent(Decimal("0.0013"), Decimal("0.01"))
+        '13 %'
+    """
+    share = EXACT.divide(EXACT.multiply(abs(part), 100), whole)
+    if not share or share >= Decimal("0.95"):
+        return f"{share.quantize(Decimal(1)):,} %"
+    return f"{share.quantize(Decimal('0.1'))} %" if share >= Decimal("0.05") else "under 0.1 %"
+
+
+def growth(before: Decimal | int | None, after: Decimal | int | None) -> str:
+    """Write by how much something grew; `=` if it is exactly equal, nothing if that is unknown.
+
+    Example:
+        >>> growth(1_000, 1_310)
+        '+31 %'
+    """
+    if before is None or after is None or (not before and after):
+        return ""
+    if before == after:
+        return "="
+    change = EXACT.subtract(Decimal(after), Decimal(before))
+    return f"{'+' if change > 0 else '-'}{percent(change, Decimal(before))}"
+
+
+def grown_by(before: Decimal | int | None, after: Decimal | int | None) -> str:
+    """Write by how much something grew in brackets, ` (+31 %)`; nothing if it did not."""
+    grown = growth(before, after)
+    return f" ({grown})" if grown not in ("", "=") else ""
+
+
+def round_up(spent: Decimal, least: int) -> Decimal:
+    """Round an amount up to two digits, at least of this power of ten."""
+    # Two digits: enough to stay close, few enough to read as a budget and not as a measurement.
+    step = Decimal(1).scaleb(max(spent.adjusted() - 1, least))
+    return EXACT.multiply((spent / step).to_integral_value(ROUND_CEILING), step)
+
+
+def format_count(number: int, noun: str) -> str:
+    """Write a number with its noun.
+
+    Example:
+        >>> format_count(1, "call"), format_count(2000, "call")
+        ('1 call', '2,000 calls')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def usd_cell(usd: Decimal | None, *, is_least: bool = False, per: int = 1) -> str:
+    """Write an amount with four decimals, so that a column lines up.
+
+    Example:
+        >>> usd_cell(Decimal("0.5")), usd_cell(Decimal("0.5"), is_least=True), usd_cell(None)
+        ('$0.5000', '≥$0.5000', '?')
+
+        What is not zero is never shown as zero, and a lower bound never as an upper one:
+
+        >>> usd_cell(Decimal("0.00005")), usd_cell(Decimal("0.00001"), is_least=True)
+        ('<$0.0001', '?')
+    """
+    if usd is None:
+        return UNKNOWN
+    if 0 < usd * per <= Decimal("0.00005"):
+        return UNKNOWN if is_least else "<$0.0001"
+    return f"{'≥' if is_least else ''}${usd * per:,.4f}"
+
+
+def signed_cell(usd: Decimal | None) -> str:
+    """Write a difference as `usd_cell` writes an amount, with its sign."""
+    if usd is None:
+        return UNKNOWN
+    return f"{'-' if usd < 0 else '+' if usd else '±'}{usd_cell(abs(usd))}"
+
+
+def token_cell(number: int, *, is_least: bool = False) -> str:
+    """Write a number of tokens as far as it is known; what is unknown is never shown as zero."""
+    if not is_least:
+        return f"{number:,}"
+    return f"≥{number:,}" if number else UNKNOWN

@@ -1,0 +1,206 @@
+"""The sentences about a whole run: what fails it, what several tests have in common."""
+
+from __future__ import annotations
+
+import os.path
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from itertools import chain
+from typing import NamedTuple
+
+from pytest_llmcost.amounts import COUNT_COMMAND, Amounts
+from pytest_llmcost.budgets.budget import Verdict, describe_breaks
+from pytest_llmcost.credentials import how_to_filter
+from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, own_verdicts
+from pytest_llmcost.ledger.totals import amounts_of, counted_calls, spenders_of
+from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.numbers import dollars, format_count
+from pytest_llmcost.reports.wording import breaking, changed_parts, lacks_count, short_sentence
+
+_MOST_SHOWN = 3
+"""Breaks, and causes of cache misses, in the one line that a summary has for each."""
+
+
+def broken_prefixes(ledger: Ledger) -> str:
+    """Say which calls break a cached prefix, the most expensive first; empty if none is worth it.
+
+    Where that fails tests, their verdicts say it.
+    """
+    if ledger.stable_prefix != "warn":
+        return ""
+    found = []
+    for spender in spenders_of(ledger):
+        calls = [call for call in spender.calls if call.broken_prefix is not None]
+        usd = [call.broken_prefix.usd for call in calls if call.broken_prefix is not None]
+        if calls:
+            found.append((-sum(filter(None, usd), Decimal(0)), spender.name, calls))
+    if not found:
+        return ""
+    _, name, calls = min(found, key=lambda each: each[:2])
+    number = sum(len(calls) for _, _, calls in found)
+    more = f", and {format_count(number - len(calls), 'call')} elsewhere" if len(found) > 1 else ""
+    places = ", ".join(describe_breaks(calls)[:_MOST_SHOWN])
+    return f"{breaking(number)}: {name}: {places}{more} (llmcost_stable_prefix)"
+
+
+def cache_misses(ledger: Ledger) -> str:
+    """Say which cache misses the API itself explains, sorted; empty if there are none."""
+    caveats = (each for call in counted_calls(ledger) for each in call.caveats)
+    details = Counter(each.detail for each in caveats if each.name == "cache-miss")
+    if ledger.stable_prefix == "off" or not details:
+        return ""
+    shown = [f"{clean(text)}{f' ({n:,} calls)' if n > 1 else ''}" for text, n in details.items()]
+    more = f" and {len(shown) - _MOST_SHOWN:,} more" if len(shown) > _MOST_SHOWN else ""
+    return f"cache misses that the API explains: {'; '.join(sorted(shown)[:_MOST_SHOWN])}{more}"
+
+
+def is_least(amounts: Amounts) -> bool:
+    """Whether some calls may have cost more than their list price."""
+    return bool(amounts.unpriced) or amounts["usd"].high is None
+
+
+def describe_total(ledger: Ledger) -> str:
+    """Write the list price of a run."""
+    return dollars(ledger.totals.usd, is_least=is_least(amounts_of(ledger)))
+
+
+def describe_partial(ledger: Ledger) -> str:
+    """Say that a run left tests out, and why; empty if it did not."""
+    if not ledger.incomplete:
+        return ""
+    why = ", ".join(ledger.incomplete)
+    return f"partial run ({why}): totals and budgets cover only the tests that ran"
+
+
+class Mark(NamedTuple):
+    """A verdict, and the test, fixture or file that it is about."""
+
+    verdict: Verdict
+    name: str = ""
+    """Empty for the budget of a suite or a path, whose sentence names it."""
+    path: str = ""
+    line: int | None = None
+
+    @property
+    def is_of_run(self) -> bool:
+        """Whether it is about several tests, so that no test fails by it."""
+        return self.verdict.scope in ("suite", "path", "tag", "increase")
+
+
+def marks_of(ledger: Ledger) -> Iterator[Mark]:
+    """Yield the budgets over the run, increases, and those of each test's last attempt.
+
+    A broken budget that is expected, under `xfail`, is left out.
+    """
+    yield from marks_of_run(ledger)
+    for test in last_attempts(ledger.tests):
+        if test.outcome != "xfailed":
+            for verdict in own_verdicts(test):
+                yield Mark(verdict, test.nodeid, test.path, test.line)
+
+
+def marks_of_run(ledger: Ledger) -> Iterator[Mark]:
+    """Yield the budgets over several tests, and increases: what fails a run by itself."""
+    yield from map(Mark, ledger.verdicts)
+    comparison = ledger.comparison or Comparison()
+    yield from map(Mark, comparison.verdicts)
+    for change in comparison.changes:
+        for verdict in change.verdicts:
+            yield Mark(verdict, change.name, change.path, change.line)
+
+
+def last_attempts(tests: Iterable[TestRow]) -> list[TestRow]:
+    """Return the last attempt of each test, which decides whether it passed."""
+    last = {test.nodeid: test for test in sorted(tests, key=lambda each: each.attempt)}
+    return [last[nodeid] for nodeid in sorted(last)]
+
+
+def run_failures(ledger: Ledger) -> Iterator[str]:
+    """Yield a line for each budget that fails a run by itself, as pytest has one for each test."""
+    for mark in marks_of_run(ledger):
+        verdict = mark.verdict
+        if verdict.fails(ledger.unverified):
+            yield f"FAILED {clean(mark.name or verdict.origin)} - {short_sentence(verdict)}"
+
+
+def describe_keys(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Name files that hold what looks like a key, and say how to keep keys out of them."""
+    for path, where in found.items():
+        yield f"{clean(path)}: what looks like a key is in {', '.join(where)}"
+    yield ""
+    yield "Keep keys out with this fixture in conftest.py, or with the same options of vcr.VCR:"
+    yield ""
+    for line in how_to_filter(chain.from_iterable(found.values())):
+        yield f"    {line}".rstrip()
+    yield ""
+    yield "Then record these files again. Revoke a key that has been committed or uploaded."
+
+
+_MOST_PARTS = 6
+_MOST_FILES = 3
+"""With more of them, a command that counts the whole suite is the better one to read."""
+
+
+class NotCounted(NamedTuple):
+    """Tests that fail for one cause: their prompts are not counted."""
+
+    tests: tuple[TestRow, ...]
+    parts: tuple[tuple[str, int], ...]
+    """Each changed part with the number of tests in which it changed, the most frequent first."""
+    volatile: int = 0
+    """In how many tests a prompt differs in every run, so that a count will be missing again."""
+
+    @property
+    def nodeids(self) -> frozenset[str]:
+        """The tests' ids."""
+        return frozenset(test.nodeid for test in self.tests)
+
+    def lines(self, root: str = "") -> Iterator[str]:
+        """Say how many tests, what changed in them, and the command that counts them all.
+
+        `root` is the way to pytest's root folder from where the command is to be typed.
+        """
+        number = len(self.tests)
+        why = f"their prompts {'changed and ' if self.parts else ''}are not counted yet"
+        yield f"{format_count(number, 'test')} cannot be checked: {why}."
+        shown = self.parts[:_MOST_PARTS]
+        every_one = "both" if number == 2 else f"all {number:,}"
+
+        def of_tests(some: int) -> str:
+            return every_one if some == number else f"{some:,}"
+
+        changed = [f"{part} in {of_tests(each)}" for part, each in shown]
+        if len(self.parts) > len(shown):
+            changed.append(f"{len(self.parts) - len(shown):,} more parts")
+        volatile = f"; differs in every run in {of_tests(self.volatile)}: see the failures"
+        if changed:
+            yield f"changed: {', '.join(changed)}{volatile if self.volatile else ''}"
+        if self.volatile < number:  # otherwise the counts would be missing again in the next run
+            base = root or "."
+            files = {test.nodeid.partition("::")[0] for test in self.tests}
+            paths = sorted({os.path.normpath(f"{base}/{file}") for file in files})
+            first, *rest = shlex.split(COUNT_COMMAND)
+            words = [first, *(paths if len(paths) <= _MOST_FILES else []), *rest]
+            yield f"count them all (free): {shlex.join(words)}"
+
+
+def not_counted(ledger: Ledger) -> NotCounted | None:
+    """Find the tests that share this cause; None if they are not several."""
+    tests, volatile = [], 0
+    parts: Counter[str] = Counter()
+    for test in last_attempts(ledger.tests):
+        lacking = [call for call in test.calls if lacks_count(call)]
+        states = {each.state for each in own_verdicts(test)}
+        if not states and test.outcome == "failed":  # by the missing count itself
+            states = {"unverified"}
+        if lacking and "unverified" in states and test.outcome != "xfailed":
+            tests.append(test)
+            volatile += any(call.has_caveat("volatile") for call in lacking)
+            changed = {part for call in lacking for part in changed_parts(call).split(", ")}
+            parts.update(changed - {""})
+    if len(tests) < 2:
+        return None
+    most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
+    return NotCounted(tuple(tests), tuple(most_frequent), volatile)
