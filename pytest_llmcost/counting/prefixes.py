@@ -11,6 +11,8 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from pytest_llmcost.counting.payload import CachedValue, Payload
+from pytest_llmcost.counting.prompt import Place
+from pytest_llmcost.counting.segments import CachedPrompt
 from pytest_llmcost.counting.volatile import LONGEST, skeleton
 from pytest_llmcost.json_values import JsonValue, canonical
 
@@ -27,17 +29,57 @@ class Break(NamedTuple):
     """The first one that differs, from 1; None if it is no text that differs."""
     excerpt: str
     """What stands there now; the only text of a prompt that leaves this module, for `-vv` alone."""
-    readable: str | None
-    """The last breakpoint of the call up to which it can be read; None for none."""
 
 
-class _Conversation(NamedTuple):
+class Conversation:
     """Calls of one model whose first cached block is the same, but for clocks and random ids."""
 
-    written: set[str]
-    """Digests of the prefixes that its calls have left in the cache."""
-    last: dict[str, list[CachedValue]]
-    """The last prefix with each first message; the last one of all stands last."""
+    def __init__(self) -> None:
+        self.written: dict[str, int] = {}
+        """By digest, the tokens of the prefixes that its calls have written; 0 if unknown."""
+        self.last: dict[str, list[CachedValue]] = {}
+        """The last prefix with each first message; the last one of all stands last."""
+        self.volatile: Place | None = None
+        """The first block that was found to differ by a clock or a random id."""
+
+
+class Readable(NamedTuple):
+    """How much of a call's prefix the cache can hold, by the other calls of its conversation."""
+
+    conversation: Conversation
+    breakpoints: tuple[tuple[Place, str], ...]
+    """Each with the digest of all up to there."""
+    written: tuple[str, Place | None]
+    """The digest of the longest part of it that an earlier call has written, empty for none, and
+    the last of its own breakpoints in there."""
+    broken: Break | None
+    """Where it breaks the prefix of an earlier call, if it does."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it is known that no earlier run can have written all of it."""
+        return self.broken is not None or self.conversation.volatile is not None
+
+    @property
+    def upto(self) -> str | None:
+        """The last breakpoint up to which it can be read if it is limited; None for none."""
+        volatile = self.conversation.volatile
+        read = [
+            each
+            for each, _ in self.breakpoints
+            if each == self.written[1] or (volatile and each.order < volatile.order)
+        ]
+        return str(read[-1]) if read else None
+
+    def read_tokens(self, prompt: CachedPrompt) -> int:
+        """Return how much of the counted prompt can be read if it is limited."""
+        # An earlier call may have written up to where this one has no breakpoint.
+        return max(prompt.tokens_to(self.upto), self.conversation.written.get(self.written[0], 0))
+
+    def learn(self, prompt: CachedPrompt) -> None:
+        """Note what the call has written, for those that follow."""
+        for place, digest in self.breakpoints:
+            self.conversation.written[digest] = prompt.tokens_to(str(place))
 
 
 class CachedPrefixes:
@@ -49,10 +91,10 @@ class CachedPrefixes:
     """
 
     def __init__(self) -> None:
-        self._conversations: dict[str, _Conversation] = {}
+        self._conversations: dict[str, Conversation] = {}
 
-    def note(self, payload: Payload) -> Break | None:
-        """Add a call; return where it breaks the prefix of its conversation, if it does."""
+    def note(self, payload: Payload) -> Readable | None:
+        """Add a call; return how much of its prefix can be read; None if nothing is cached."""
         if not payload.breakpoints:
             return None
         # As sent, also where a user's hook leaves something out of comparisons.
@@ -63,7 +105,7 @@ class CachedPrefixes:
         # A system prompt tells agents apart better than a tool, which several may have.
         first = next((each for each in blocks if each.tier == "system"), blocks[0])
         key = f"{payload.model} {_blanked(first)}"
-        known = self._conversations.setdefault(key, _Conversation(set(), {}))
+        known = self._conversations.setdefault(key, Conversation())
         message = next((each for each in blocks if each.tier == "messages"), None)
         opening = "" if message is None else _blanked(message)
         like = opening if opening in known.last else next(reversed(known.last), opening)
@@ -71,24 +113,47 @@ class CachedPrefixes:
         pairs = enumerate(zip(before, values, strict=False))
         at = next((at for at, (old, new) in pairs if old.prefix != new.prefix), None)
         own = {each.place for each in payload.breakpoints}
-        ends = {number: each for number, each in enumerate(values, 1) if each.place in own}
+        ends = {
+            number: (each.place, each.prefix)
+            for number, each in enumerate(values, 1)
+            if each.place is not None and each.place in own
+        }
         read = [number for number, each in enumerate(values, 1) if each.prefix in known.written]
         most = max(read, default=0)
-        known.written.update(each.prefix for each in ends.values())
+        for _, digest in ends.values():
+            known.written.setdefault(digest, 0)
         known.last.pop(opening, None)
         known.last[opening] = values
+        readable = Readable(
+            conversation=known,
+            breakpoints=tuple(ends.values()),
+            written=(
+                values[most - 1].prefix if most else "",
+                next((end for number, (end, _) in reversed(ends.items()) if number <= most), None),
+            ),
+            broken=None,
+        )
         if at is None or most > at:
-            return None
+            return readable
         if all(each.tier == "messages" for each in values[at:]):
             here, last = values[at].place, values[-1].place
             is_last = here is not None and last is not None and here.number == last.number
             if like != opening or (message in values[:most] and is_last):
-                return None
-        readable = [str(end.place) for number, end in ends.items() if number <= most]
-        old, new, upto = before[at], values[at], readable[-1] if readable else None
+                return readable
+        old, new = before[at], values[at]
         if old.place is None or new.place is None:  # a setting that was set, changed or removed
-            return Break(new.name if new.place is None else old.name, None, "", upto)
-        return Break(*_first_difference(old.value[1], new.value[1], new.name), upto)
+            broken = Break(new.name if new.place is None else old.name, None, "")
+        else:
+            broken = Break(*_first_difference(old.value[1], new.value[1], new.name))
+            if known.volatile is None and _is_volatile(old, new):
+                known.volatile = new.place
+        return readable._replace(broken=broken)
+
+
+def _is_volatile(old: CachedValue, new: CachedValue) -> bool:
+    """Whether two blocks differ in nothing but clocks and random ids, also in the order of keys."""
+    texts = [canonical(each.value, sort_keys=False).decode() for each in (old, new)]
+    return max(map(len, texts)) <= LONGEST and skeleton(texts[0]) == skeleton(texts[1])
 
 
 def _blanked(block: CachedValue) -> str:

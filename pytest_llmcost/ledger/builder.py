@@ -129,12 +129,13 @@ class LedgerBuilder:
         self._payloads[fingerprint] = known if known == payload else known.joined(payload)
         self._learnt[fingerprint] = None
 
-    def withdraw(self, owner: Owner, call: Call) -> None:
+    def replace(self, owner: Owner, call: Call, *by: Call) -> None:
         """Take back a call that has turned out otherwise: a stream that went on, a batch."""
         with self._lock:
-            account = self._account(owner)
-            if call in account.calls:
-                account.calls.remove(call)
+            calls = self._account(owner).calls
+            if call in calls:
+                at = calls.index(call)
+                calls[at : at + 1] = by
 
     def judge(
         self,

@@ -34,7 +34,7 @@ from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.client import caveats_of, count_all
 from pytest_llmcost.counting.payload import Payload, read_payload
-from pytest_llmcost.counting.prefixes import Break, CachedPrefixes
+from pytest_llmcost.counting.prefixes import Break, CachedPrefixes, Readable
 from pytest_llmcost.counting.segments import (
     CachedPrompt,
     CachePlan,
@@ -58,7 +58,7 @@ from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.plugin.live_cap import LiveCap
 from pytest_llmcost.plugin.marker import marked_tags, parts_with_budget
-from pytest_llmcost.plugin.owners import Owner, Sender, TestAttempt, Unfinished
+from pytest_llmcost.plugin.owners import AssumedWarm, Owner, Sender, TestAttempt, Unfinished
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.bill import CacheState, in_cache_state
 from pytest_llmcost.prices.caveats import sorted_caveats
@@ -130,14 +130,14 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
         metered = meter(session, owner, request, request.answer)
     answer, evidence, payload = metered
     blocks = before[0].blocks if before else [*owner.open_blocks]
-    broken = before[0].broken if before else _find_break(session, owner, payload, evidence)
+    prefix = before[0].prefix if before else _note_prefix(session, owner, payload, evidence)
     call = _record(
         session,
         sender,
         answer,
         blocks,
         payload,
-        broken=broken,
+        prefix=prefix,
         evidence=evidence,
         live=request.live,
         at=request.at,
@@ -149,7 +149,7 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
         is_lost = call.has_caveat("lost-answer") and not call.sampling_calls
         is_doubtful = is_lost or call.has_caveat(*_UNKNOWN)
         owner.unfinished.append(
-            Unfinished(request, request.answer, call, blocks, broken, is_doubtful)
+            Unfinished(request, request.answer, call, blocks, prefix, is_doubtful)
         )
     with session.keeping_failures():
         _announce(session, sender, call, payload)
@@ -314,8 +314,8 @@ def record(
     """Price an answer for the owner that is running, and put it into the ledger."""
     sender = session.sender()
     owner = sender.owner
-    broken = _find_break(session, owner, payload, evidence)
-    how: dict[str, Any] = {"broken": broken, "prompt": prompt, "evidence": evidence}
+    prefix = _note_prefix(session, owner, payload, evidence)
+    how: dict[str, Any] = {"prefix": prefix, "prompt": prompt, "evidence": evidence}
     call = _record(session, sender, answer, [*owner.open_blocks], payload, **how)
     _announce(session, sender, call, payload)
     return call
@@ -348,7 +348,7 @@ def declare(session: Session, answer: Answer) -> Call:
         sender,
         with_caveats(answer, "lost-answer") if lost else answer,
         doubtful.blocks,
-        broken=doubtful.broken,
+        prefix=doubtful.prefix,
         evidence="declared",
         fingerprint=before.fingerprint,
         max_tokens=before.max_tokens,
@@ -381,7 +381,7 @@ def _record(
     blocks: Sequence[list[Call]],
     payload: Payload | None = None,
     *,
-    broken: Break | None = None,
+    prefix: Readable | None = None,
     prompt: CachedPrompt | None = None,
     **facts: Any,
 ) -> Call:
@@ -395,8 +395,6 @@ def _record(
             prefixes={str(each.place): each.digest[:16] for each in payload.prefixes},
         )
         facts |= {"fingerprint": payload.fingerprint, "max_tokens": payload.longest_reply}
-    if broken is not None:
-        answer = _unreadable(session, answer, broken, prompt)
     call = price(
         answer,
         session.card,
@@ -406,59 +404,86 @@ def _record(
         tags=tuple(sorted({*sender.tags, *marked_tags(sender.owner.item)})),
         **facts,
     )
-    if broken is not None:
-        call = replace(call, broken_prefix=_price_break(session, call, broken))
-    session.ledger.add(sender.owner.key, call, known)
+    owner = sender.owner
+    if prefix is not None and prefix.is_limited:
+        call = _limited(session, call, prefix, prompt)
+        if prefix.broken is not None:
+            call = replace(call, broken_prefix=_price_break(session, call, prefix.broken))
+        _limit_earlier(session, owner, prefix, call)
+    elif prefix is not None:
+        assumed = owner.assumed_warm.setdefault(prefix.conversation, [])
+        assumed.append(AssumedWarm(prefix, prompt, call, blocks))
+    if prefix is not None and prompt is not None:
+        prefix.learn(prompt)
+    session.ledger.add(owner.key, call, known)
     for block in blocks:
         block.append(call)
-    sender.owner.has_spent = True
-    _note_change(session, sender.owner)
+    owner.has_spent = True
+    _note_change(session, owner)
     return call
 
 
-def _find_break(
+def _note_prefix(
     session: Session, owner: Owner, payload: Payload | None, evidence: Evidence
-) -> Break | None:
-    """Return where a call breaks the cached prefix of an earlier one of its owner, if it does."""
+) -> Readable | None:
+    """Return how much of a call's cached prefix the earlier ones of its owner let it read."""
     if payload is None or not payload.breakpoints:
         return None
     prefixes = owner.prefixes.setdefault(evidence == "counted", CachedPrefixes())
-    broken = prefixes.note(payload)
-    if broken is not None and broken.excerpt and session.config.get_verbosity() > 1:
+    prefix = prefixes.note(payload)
+    broken = prefix and prefix.broken
+    if broken and broken.excerpt and session.config.get_verbosity() > 1:
         shown = f"{broken.part} has now: {broken.excerpt!r}"
         session.excerpts.setdefault(owner, []).append(shown)
-    return broken
+    return prefix
 
 
 # What `cache="warm"` gives the calls of one test: it assumes that the same prompts were sent a
 # moment ago, for example by the last run of the test. So the first call of a conversation is read,
 # and so is each later one that contains what an earlier one has cached. A later call whose prefix
-# differs is evidence against the assumption: a prompt with a clock in it was never sent before.
-# It is read up to its last breakpoint before the difference, and the rest is written, which is what
-# the API bills for it. The first call keeps the assumption, because alone it shows nothing.
+# differs is read as far as an earlier one has written it, and the rest is written, which is what
+# the API bills for it. The first call then keeps the assumption if the difference was made by an
+# edit or another order: the last run will have sent the same bytes. It does not if the two differ
+# in nothing but a clock or a random id: no run sends these twice. Then no call of the conversation,
+# the first included, can read more than what stands before that, or was written in this run.
 
 
-def _unreadable(
-    session: Session, answer: Answer, broken: Break, prompt: CachedPrompt | None
-) -> Answer:
-    """Limit what a warm cache gives a call to what an earlier call has left there."""
-    if answer.sampling_calls and prompt is not None:
-        (sampling,) = answer.sampling_calls
-        read = prompt.tokens_to(broken.readable)
-        least = least_cacheable(session, answer.model)
+def _limited(
+    session: Session, call: Call, prefix: Readable, prompt: CachedPrompt | None, stable: int = 0
+) -> Call:
+    """Limit what a warm cache gives a call; `stable` tokens of it may be read in any case."""
+    usage, sampling_calls = call.usage, call.sampling_calls
+    if sampling_calls and prompt is not None:
+        (sampling,) = sampling_calls
+        read = prefix.read_tokens(prompt)
+        least = least_cacheable(session, call.model)
         read = 0 if least is not None and read < least else read
-        usage = sampling.usage
-        if usage.cache_read_tokens:  # it is counted as warm
+        if sampling.usage.cache_read_tokens:  # it is counted as warm
             usage = prompt.usage("warm", most_read=read)
             usage = replace(usage, output_tokens=sampling.usage.output_tokens)
-        sampling = replace(sampling, usage=usage, most_read_tokens=read)
-        return replace(answer, usage=usage, sampling_calls=(sampling,))
-    # The bill says what was read, and what was read can be read.
-    limited = (
-        replace(each, most_read_tokens=each.usage.cache_read_tokens)
-        for each in answer.sampling_calls
-    )
-    return replace(answer, sampling_calls=tuple(limited))
+            sampling = replace(sampling, usage=usage)
+        sampling_calls = (replace(sampling, most_read_tokens=read),)
+    else:  # the bill says what was read, and what was read can be read
+        sampling_calls = tuple(
+            replace(each, most_read_tokens=max(stable, each.usage.cache_read_tokens))
+            for each in sampling_calls
+        )
+    limited = replace(call, usage=usage, sampling_calls=sampling_calls)
+    return reprice(limited, session.card, on=session.price_date, cache_state=session.settings.cache)
+
+
+def _limit_earlier(session: Session, owner: Owner, prefix: Readable, call: Call) -> None:
+    """Limit the earlier calls of a conversation that a call has shown to be volatile."""
+    if prefix.conversation.volatile is None:
+        return
+    # It was billed as reading what they have written before the difference.
+    stable = next((each.most_read_tokens or 0 for each in call.sampling_calls), 0)
+    for each in owner.assumed_warm.pop(prefix.conversation, ()):
+        now = _limited(session, each.call, each.prefix, each.prompt, stable)
+        _replace_call(session, owner, each.call, each.blocks, now)
+        owner.unfinished[:] = [
+            one._replace(call=now) if one.call is each.call else one for one in owner.unfinished
+        ]
 
 
 def _price_break(session: Session, call: Call, broken: Break) -> BrokenPrefix | None:
@@ -484,9 +509,19 @@ def _withdraw(session: Session, owner: Owner, unfinished: Unfinished) -> None:
     """Take back a call that has turned out otherwise."""
     # By identity: equal calls are not the same.
     owner.unfinished[:] = [each for each in owner.unfinished if each is not unfinished]
-    session.ledger.withdraw(owner.key, unfinished.call)
-    for block in unfinished.blocks:
-        block.remove(unfinished.call)
+    if unfinished.prefix is not None:
+        assumed = owner.assumed_warm.get(unfinished.prefix.conversation, [])
+        assumed[:] = [each for each in assumed if each.call is not unfinished.call]
+    _replace_call(session, owner, unfinished.call, unfinished.blocks)
+
+
+def _replace_call(
+    session: Session, owner: Owner, call: Call, blocks: Sequence[list[Call]], *by: Call
+) -> None:
+    session.ledger.replace(owner.key, call, *by)
+    for block in blocks:
+        at = block.index(call)
+        block[at : at + 1] = by
     _note_change(session, owner)
 
 

@@ -52,8 +52,11 @@ def price_of(call: dict[str, Any]) -> Decimal:
     return Decimal(call["usd"])
 
 
+XDIST = ("xdist",)
 WARM = """
-    @max_cost("$0.02", cache="warm")
+    HOUR = {"type": "ephemeral", "ttl": "1h"}
+
+    @max_cost("$0.1", cache="warm")
     def test_clock(llmcost):
         llmcost.count(ask("09:41:07"), output_tokens=0)
         llmcost.count(ask("09:41:19"), output_tokens=0)
@@ -63,40 +66,112 @@ WARM = """
         llmcost.count(ask(question="Why?"), output_tokens=0)
         llmcost.count(ask(question="How?"), output_tokens=0)
 
-    @max_cost("$0.02", cache="warm")
+    @max_cost("$0.1", cache="warm")
     def test_sent():
         send(ask("09:41:07"))
         send(ask("09:41:19"))
 
-    @max_cost("$0.2", cache="warm")
+    @max_cost("$0.1", cache="warm")
+    def test_counted_and_sent(llmcost):
+        for clock in ("09:51:07", "09:51:19"):
+            llmcost.count(ask(clock), output_tokens=0)
+            send(ask(clock))
+
+    @max_cost("$0.1", cache="warm")
     def test_an_hour(llmcost):
-        hour = {"type": "ephemeral", "ttl": "1h"}
-        llmcost.count(ask("09:41:07", mark=hour), output_tokens=0)
-        llmcost.count(ask("09:41:19", mark=hour), output_tokens=0)
+        llmcost.count(ask("09:41:07", mark=HOUR), output_tokens=0)
+        llmcost.count(ask("09:41:19", mark=HOUR), output_tokens=0)
+
+    @max_cost("$0.1", cache="warm")
+    def test_edited(llmcost):
+        llmcost.count(ask("noon"), output_tokens=0)
+        llmcost.count(ask("dusk"), output_tokens=0)
+
+    @max_cost("$0.1", cache="warm")
+    def test_two_agents(llmcost):
+        other = [{"type": "text", "text": "Sell. " + BOOK, "cache_control": CACHED}]
+        llmcost.count(ask(system=other), output_tokens=0)
+        llmcost.count(ask("09:41:07"), output_tokens=0)
+        llmcost.count(ask("09:41:19"), output_tokens=0)
 """
+WORKERS = pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
 
 
-def test_a_warm_cache_does_not_hold_what_a_clock_has_changed(online: Project) -> None:
+@WORKERS
+def test_a_warm_cache_does_not_hold_what_a_clock_changes(
+    online: Project, workers: tuple[str, ...]
+) -> None:
     online.write(test_app=SUITE + WARM)
-    result = online.record("--llmcost-report=ledger.json")
-    result.assert_outcomes(passed=2, failed=2)
+    result = online.record(
+        "--llmcost-report=ledger.json", *workers, plugins=XDIST if workers else ()
+    )
+    result.assert_outcomes(passed=2, failed=5)
     tests = rows(online)
-    first, second = sorted(tests["test_clock"]["calls"], key=price_of)
-    cached = first["usage"]["cache_read_tokens"]
-    assert (cached, first["usage"]["input_tokens"]) == (9_260, 8)
-    # Per million: the first one, read, 8 x $5 + 9,260 x $0.50; the second 8 x $5 + 9,260 x $6.25.
-    assert Decimal(first["usd"]) == Decimal("0.00467")
-    assert Decimal(second["usd"]) == Decimal("0.057915")
-    assert tests["test_clock"]["verdict"]["actual"] == "0.062585"
-    assert second["broken_prefix"] == {"part": "system.1", "character": 13, "usd": "0.053245"}
+    # Per million, each turn is written: 8 x $5 + 9,260 x $6.25; for an hour, 9,260 x $10.
+    for name, usd_written in (("test_clock", "0.057915"), ("test_an_hour", "0.09264")):
+        calls = tests[name]["calls"]
+        assert [call["usage"]["input_tokens"] for call in calls] == [8, 8]
+        written = [
+            call["usage"]["cache_write_5m_tokens" if "clock" in name else "cache_write_1h_tokens"]
+            for call in calls
+        ]
+        assert written == [9_260, 9_260]
+        assert [price_of(call) for call in calls] == [Decimal(usd_written)] * 2
+    assert tests["test_clock"]["verdict"]["actual"] == "0.11583"
+    assert tests["test_an_hour"]["verdict"]["actual"] == "0.18528"
+    (broken,) = [each for each in tests["test_clock"]["calls"] if "broken_prefix" in each]
+    assert broken["broken_prefix"] == {"part": "system.1", "character": 13, "usd": "0.053245"}
     assert tests["test_stable"]["usd"] == "0.00934"
     assert not any("broken_prefix" in call for call in tests["test_stable"]["calls"])
-    # What was sent has a bill, which says that both turns were written; each reply has 5 tokens.
-    assert [call["usage"]["cache_read_tokens"] for call in tests["test_sent"]["calls"]] == [0, 0]
-    assert tests["test_sent"]["verdict"]["actual"] == "0.062835"
-    assert tests["test_sent"]["verdict"]["state"] == "exceeded"
-    # Written for an hour, they cost $10 per million.
-    assert max(map(price_of, tests["test_an_hour"]["calls"])) == Decimal("0.09264")
+    # Each reply to what was sent has 5 tokens; what was counted and then sent is one call.
+    for name in ("test_sent", "test_counted_and_sent"):
+        assert len(tests[name]["calls"]) == 2
+        assert tests[name]["verdict"]["actual"] == "0.11608"
+    # An edit was sent by the last run, too, and its first turn is read: 8 x $5 + 9,25x x $0.50.
+    read, written = sorted(map(price_of, tests["test_edited"]["calls"]))
+    assert read < Decimal("0.005") < Decimal("0.0578") < written
+    # The other agent's prompt is stable.
+    prices = sorted(map(price_of, tests["test_two_agents"]["calls"]))
+    assert prices[0] < Decimal("0.005")
+    assert prices[1:] == [Decimal("0.057915")] * 2
+
+
+def test_a_conversation_with_a_clock_reads_what_it_has_written_itself(online: Project) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    def turn(clock, *words):
+        messages = [{"role": ("user", "assistant")[at % 2], "content": "word " * 300 + word}
+                    for at, word in enumerate(words)]
+        messages[-1]["content"] = [
+            {"type": "text", "text": messages[-1]["content"], "cache_control": CACHED}]
+        return ask(clock, messages=messages)
+
+    TURNS = [turn("09:41:07", "a"), turn("09:41:07", "a", "b", "c"), turn("09:41:19", "a"),
+             turn("09:41:19", "a", "b", "c")]
+
+    @max_cost("$1", cache="warm")
+    def test_counted(llmcost):
+        for each in TURNS:
+            llmcost.count(each, output_tokens=0)
+
+    @max_cost("$1", cache="warm")
+    def test_sent():
+        for each in TURNS:
+            send(each)
+    """
+    )
+    online.record("--llmcost-report=ledger.json").assert_outcomes(passed=2)
+    written = []
+    for row in online.ledger()["tests"]:
+        # The second and the fourth read what the turns before them have written, and write the
+        # rest; the others write all.
+        sampling_calls = [call["sampling_calls"][0] for call in row["calls"]]
+        limits = sorted(each["most_read_tokens"] for each in sampling_calls)
+        assert limits[:2] == [0, 0]
+        assert limits[2] == limits[3] > 9_260
+        written.append(limits[2])
+    assert len({*written}) == 1
 
 
 def test_what_stands_before_the_difference_is_read(online: Project) -> None:
@@ -106,21 +181,32 @@ def test_what_stands_before_the_difference_is_read(online: Project) -> None:
     TOOL = {"name": "find", "description": "It finds. " * 3_000, "input_schema": {"type": "object"},
             "cache_control": CACHED}
 
-    @max_cost("$0.1", cache="warm")
+    @max_cost("$0.2", cache="warm")
     def test_clock(llmcost):
         llmcost.count(ask("09:41:07", tools=[TOOL]), output_tokens=0)
         counted = llmcost.count(ask("09:41:19", tools=[TOOL]), output_tokens=0)
         tools, system, _ = counted.segments
-        usage = counted.call.usage
-        assert (usage.cache_read_tokens, usage.cache_write_5m_tokens) == (
-            tools.tokens, system.tokens)
+        for call in llmcost.calls:
+            assert (call.usage.cache_read_tokens, call.usage.cache_write_5m_tokens) == (
+                tools.tokens, system.tokens)
+
+    @max_cost("$0.2", cache="warm")
+    def test_sent():
+        send(ask("09:41:07", tools=[TOOL]))
+        send(ask("09:41:19", tools=[TOOL]))
     """
     )
-    online.record().assert_outcomes(passed=1)
-    online.run("--llmcost-columns=warm").assert_outcomes(passed=1)
+    online.record("--llmcost-report=ledger.json").assert_outcomes(passed=2)
+    # As billed, the first one has written the tools, too; warm, it is like the second.
+    second, first = sorted(map(price_of, rows(online)["test_sent"]["calls"]))
+    assert first > second
+    assert Decimal(rows(online)["test_sent"]["verdict"]["actual"]) == 2 * second
+    online.run("--llmcost-columns=warm").assert_outcomes(passed=2)
     # On a model with another tokenizer, the same share of the prompt is read.
     haiku = ("--llmcost-model=claude-haiku-4-5", "--llmcost-cache=warm")
-    online.run(*haiku, "--llmcost-record-mode=new_episodes", "--llmcost-report=ledger.json")
+    online.run(
+        "-kclock", *haiku, "--llmcost-record-mode=new_episodes", "--llmcost-report=ledger.json"
+    )
     ledger, expected = online.ledger(), Decimal(0)
     for call in ledger["tests"][0]["calls"]:
         used = call["sampling_calls"][0]["usage"]
@@ -137,11 +223,12 @@ def test_what_stands_before_the_difference_is_read(online: Project) -> None:
 
 
 def test_a_whole_run_with_a_warm_cache_prices_it_alike(online: Project) -> None:
-    online.write(test_app=SUITE + WARM.replace(', cache="warm"', "").replace("$0.02", "$1"))
+    online.write(test_app=SUITE + WARM.replace(', cache="warm"', "").replace("$0.", "$1."))
     result = online.record("--llmcost-cache=warm", "--llmcost-report=ledger.json")
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=7)
     tests = rows(online)
-    assert tests["test_clock"]["usd"] == "0.062585"
+    assert tests["test_clock"]["usd"] == "0.11583"
+    assert tests["test_sent"]["usd"] == "0.11608"
     assert max(tests["test_sent"]["calls"], key=price_of)["broken_prefix"]["usd"] == "0.053245"
 
 
@@ -160,10 +247,9 @@ TURNS = """
         llmcost.count(ask("09:41:07"), cache="warm", output_tokens=0)
         llmcost.count(ask("09:41:19"), cache="warm", output_tokens=0)
 """
-XDIST = ("xdist",)
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+@WORKERS
 def test_a_test_fails_whose_calls_break_their_cached_prefix(
     online: Project, workers: tuple[str, ...]
 ) -> None:
@@ -513,7 +599,7 @@ def test_replayed_turns_are_priced_by_what_is_sent_now(online: Project, is_new: 
     online.run("--llmcost-record-mode=new_episodes", plugins=("recording",))
     row = replay(online, "--llmcost-cache=warm")["turns"]
     first, second = map(body, clocks)
-    assert Decimal(row["usd"]) == usd(warm(first), cold(second))
+    assert Decimal(row["usd"]) == usd(cold(first), cold(second))
     (extra,) = [call["broken_prefix"]["usd"] for call in row["calls"] if "broken_prefix" in call]
     assert Decimal(extra) == usd(cold(second)) - usd(warm(second))
     assert row["verdict"]["state"] == "within"

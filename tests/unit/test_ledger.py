@@ -274,7 +274,7 @@ class TestWorkers:
             for owner in (OUTSIDE, a_fixture(), A):
                 worker.add(owner, make_call("1"))
             send(worker, controller, name)
-            worker.withdraw(OUTSIDE, make_call("1"))
+            worker.replace(OUTSIDE, make_call("1"))
             worker.add(OUTSIDE, make_call("2"))
             worker.add(OUTSIDE, make_call("4"))
             send(worker, controller, name)
@@ -337,7 +337,7 @@ class TestSecondThoughts:
     def test_take_a_call_back_before_it_has_left(self) -> None:
         ledger = LedgerBuilder()
         ledger.add(A, make_call("1"))
-        ledger.withdraw(A, make_call("1"))
+        ledger.replace(A, make_call("1"))
         assert ledger.calls(A) == ()
         fragment = ledger.take_fragment()
         assert fragment is not None
@@ -348,7 +348,7 @@ class TestSecondThoughts:
         worker.add(A, make_call(None))
         worker.add(A, make_call("2"))
         send(worker, controller)
-        worker.withdraw(A, make_call(None))
+        worker.replace(A, make_call(None))
         worker.add(A, make_call("3"))
         send(worker, controller)
         for ledger in (worker, controller):
@@ -357,7 +357,7 @@ class TestSecondThoughts:
 
     def test_take_nothing_back_that_was_never_booked(self) -> None:
         ledger = LedgerBuilder()
-        ledger.withdraw(A, make_call("1"))
+        ledger.replace(A, make_call("1"))
         assert close(ledger).tests == ()
 
     def test_may_learn_of_a_payload_after_its_call(self) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pytest_llmcost.counting.payload import read_payload
-from pytest_llmcost.counting.prefixes import Break, CachedPrefixes
+from pytest_llmcost.counting.prefixes import CachedPrefixes, Readable
+from pytest_llmcost.counting.prompt import Place
 
 CACHED = {"type": "ephemeral"}
 RULES = "You answer tickets. " * 20
@@ -36,7 +37,7 @@ def ask(**changes: Any) -> Body:
     return {key: value for key, value in body.items() if value is not None}
 
 
-def breaks(*bodies: Mapping[str, Any]) -> list[Break | None]:
+def read(*bodies: Mapping[str, Any]) -> list[Readable | None]:
     prefixes = CachedPrefixes()
     return [prefixes.note(read_payload(copy.deepcopy(dict(body)))) for body in bodies]
 
@@ -90,7 +91,8 @@ HARMLESS: dict[str, list[Body]] = {
 
 @pytest.mark.parametrize("bodies", HARMLESS.values(), ids=HARMLESS)
 def test_what_breaks_no_prefix(bodies: list[Body]) -> None:
-    assert breaks(*bodies) == [None] * len(bodies)
+    for found in read(*bodies):
+        assert found is None or not (found.broken or found.is_limited)
 
 
 BROKEN: dict[str, tuple[Body, Body, tuple[str, int | None, str | None]]] = {
@@ -169,22 +171,46 @@ BROKEN: dict[str, tuple[Body, Body, tuple[str, int | None, str | None]]] = {
 def test_where_a_prefix_breaks(
     before: Body, now: Body, found: tuple[str, int | None, str | None]
 ) -> None:
-    first, second = breaks(before, now)
-    assert first is None
+    first, second = read(before, now)
+    assert first is not None
     assert second is not None
-    assert (second.part, second.character, second.readable) == found
+    assert first.broken is None
+    assert second.broken is not None
+    assert (second.broken.part, second.broken.character, second.upto) == found
+    # Only a clock and an id show that no earlier run has sent the first one.
+    assert first.is_limited is ("09:41" in str(before) or "Ticket" in str(before))
 
 
 def test_what_was_written_by_a_broken_call_can_be_read_by_the_next() -> None:
     new = ask(system=[text("Be brief."), text("Other rules.", marked=True)])
-    found = breaks(ask(), new, new, ask(), new)
-    assert [each is not None for each in found] == [False, True, False, False, False]
+    found = read(ask(), new, new, ask(), new)
+    broken = [each is not None and each.broken is not None for each in found]
+    assert broken == [False, True, False, False, False]
 
 
 def test_an_excerpt_is_short_and_shows_what_stands_there_now() -> None:
     clocks = ("09:41:07", "09:41:19")
-    _, found = breaks(
-        *(ask(system=[text(f"It is {each}. {RULES}", marked=True)]) for each in clocks)
-    )
+    _, found = read(*(ask(system=[text(f"It is {each}. {RULES}", marked=True)]) for each in clocks))
     assert found is not None
-    assert found.excerpt == f"It is 09:41:19. {RULES}"[:40]
+    assert found.broken is not None
+    assert found.broken.excerpt == f"It is 09:41:19. {RULES}"[:40]
+
+
+def test_what_stands_before_a_clock_and_what_was_written_since_can_be_read() -> None:
+    def turn(clock: str, *words: str) -> Body:
+        marked = say(*words[:-1], [text(words[-1], marked=True)])
+        return ask(
+            tools=[tool("find", marked=True)],
+            system=[text("Be brief."), text(f"It is {clock}.", marked=True)],
+            messages=marked[-1:] if len(words) == 1 else marked,
+        )
+
+    one, grown, two = (
+        turn("09:41:07", "Why?"),
+        turn("09:41:07", "Why?", "So.", "And?"),
+        turn("09:41:19", "Why?", "So.", "And?"),
+    )
+    found = [each for each in read(one, grown, two) if each is not None]
+    assert [each.upto for each in found] == ["tools.0", "system.1", "tools.0"]
+    # The first message was written, too, although the longer turn has no breakpoint there.
+    assert found[1].written == (found[0].breakpoints[-1][1], Place("system", 1))
