@@ -6,7 +6,7 @@ Knows nothing of prices.
 from __future__ import annotations
 
 import re
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from pytest_llmcost.errors import SettingsError
 
@@ -165,14 +165,20 @@ def format_whole_usd(amount: Decimal) -> str:
 
 
 def format_share(part: Decimal, whole: Decimal) -> str:
-    """Write `part` of `whole` in percent; 100% only when exactly equal.
+    """Write `part` of `whole` in percent, rounded; 100% only when exactly equal, 0% for nothing.
 
     Example:
-        >>> format_share(Decimal("0.999"), Decimal("1"))
-        '99%'
+        >>> format_share(Decimal("0.756"), Decimal(1)), format_share(Decimal("0.999"), Decimal(1))
+        ('76%', '99%')
     """
     if not whole:
         return "-"
-    rounding = ROUND_FLOOR if part < whole else ROUND_CEILING
     percent = EXACT.divide(EXACT.multiply(part, 100), whole)
-    return f"{percent.to_integral_value(rounding=rounding):f}%"
+    if 0 < percent < Decimal("0.5"):
+        return "<1%"
+    rounded = percent.to_integral_value(rounding=ROUND_HALF_EVEN)
+    if part < whole:
+        rounded = min(rounded, Decimal(99))
+    elif part > whole:
+        rounded = max(rounded, Decimal(101))
+    return f"{rounded:f}%"

@@ -20,7 +20,7 @@ from pytest_llmcost.counting.payload import describe_changes
 from pytest_llmcost.counting.segments import FIXED, REST, is_part_of
 from pytest_llmcost.errors import CountMissingError
 from pytest_llmcost.ledger.totals import largest_prompt
-from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
+from pytest_llmcost.money import EXACT, format_share, format_usd, format_whole_usd
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.gates import GATES
 from pytest_llmcost.reports.numbers import dollars, format_count, grown_by, percent, round_up
@@ -78,7 +78,8 @@ def sentence(verdict: Verdict) -> str:
         noun = "token" if verdict.part is not None else _NOUNS[kind]
         what = f"{format_count(int(amount), noun)} {'is' if amount == 1 else 'are'}"
     if not is_over:
-        return f"{what} within {budget}{f' ({percent(amount, limit)} used)' if limit else ''}"
+        used = format_share(amount, limit).replace("%", " %")
+        return f"{what} within {budget}{f' ({used} used)' if limit else ''}"
     over = EXACT.subtract(amount, limit)
     share = f" ({percent(over, limit)})" if limit else ""
     return f"{_least(verdict)}{what} {_amount(kind, over)}{share} over {budget}"

@@ -221,7 +221,10 @@ def test_the_callers_own_decimal_context_changes_nothing(amount: Decimal, prec: 
     ("part", "whole", "text"),
     [("1", "1", "100%"), ("0.999", "1", "99%"), ("1.0001", "1", "101%"), ("0", "1", "0%"),
      ("0.5", "0", "-"), ("0", "0", "-"), ("2", "1", "200%"), ("1E+30", "1E-10", f"1{'0' * 42}%"),
-     ("0." + "9" * 35, "1", "99%")],
+     ("0." + "9" * 35, "1", "99%"), ("0.755", "1", "76%"), ("1.494", "1", "149%"),
+     ("0.004", "1", "<1%"), ("0.006", "1", "1%")],
 )  # fmt: skip
-def test_a_share_reads_100_percent_only_when_it_is(part: str, whole: str, text: str) -> None:
+def test_a_share_is_rounded_but_0_and_100_percent_are_exact(
+    part: str, whole: str, text: str
+) -> None:
     assert format_share(Decimal(part), Decimal(whole)) == text

@@ -252,10 +252,18 @@ def test_the_share_the_mark_and_the_colour_agree_with_the_verdict(cents: int, li
     call = make_call(str(Decimal(cents) / 100_000_000))
     report = report_of(row("t.py::test_a", call, limit=str(Decimal(limit) / 100_000_000)))
     line = next(each for each in render_summary(report, View()) if "test_a" in each.text)
-    share = line.text.rpartition("%")[0].split()[-1].replace(">9999", "10000")
+    share = line.text.rpartition("%")[0].split()[-1].replace(">9999", "10000").lstrip("<")
     assert (int(share) > 100) is (cents > limit)
     assert (int(share) == 100) is (cents == limit)
     assert line.text.startswith("✗") is bool(line.markup.get("red")) is (cents > limit)
+
+
+def test_the_table_and_the_sentence_name_the_same_share() -> None:
+    call = make_call("0.755")
+    suite = make_report({a_test("t.py::test_a"): [call]}, budgets=[suite_budget("1")])
+    text = text_of(replace(suite, tests=(row("t.py::test_a", call, limit="1"),)))
+    assert "$1.00   76%" in text
+    assert "(76 % used)" in text
 
 
 class TestOneCause:

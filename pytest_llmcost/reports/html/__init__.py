@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, ModelTotals, unpriced_models
 from pytest_llmcost.ledger.totals import amounts_of
-from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports import comparisons, numbers, run_wording, wording
 from pytest_llmcost.reports.escape import clean
@@ -67,7 +66,6 @@ def render_html(ledger: Ledger) -> str:
         ),
         changes=_changes(ledger.comparison),
         verdict_share=verdict_share,
-        format_share=format_share,
     )
     return page.encode("utf-8", "backslashreplace").decode()
 
