@@ -31,10 +31,14 @@ _ZERO = Decimal(0)
 
 _UNEXPLAINED = "what a call cost is unknown; state it with llmcost.record(...)"
 
+NOT_RUN = "tests were not run"
+"""How the reason of a budget names a run that ended with its collection."""
 _LOST = {
     "worker-crashed": "a pytest-xdist worker crashed, and the calls that it had not reported yet "
     "are unknown; see why it crashed, then run again",
     "interrupted": "the run was interrupted, and the calls under way then are unknown; run again",
+    "collection-errors": f"{NOT_RUN} because of errors during collection; fix these, then run "
+    "again",
     "forked-child": "a child process ended while it called Claude, and what that cost is unknown; "
     "let it wait for its answers, or state it with llmcost.record(...)",
 }

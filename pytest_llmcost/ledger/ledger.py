@@ -354,7 +354,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool = True
     incomplete: tuple[str, ...] = ()
     lost_calls: tuple[str, ...] = ()
-    """Why calls may be missing that were made: `worker-crashed`, `interrupted` or `forked-child`.
+    """Why calls may be missing: `worker-crashed`, `interrupted`, `forked-child` or, if pytest ran
+    no test because of them, `collection-errors`.
     What the run cost then has no upper bound; a run that only left tests out has one."""
     price_date: str = ""
     cache_state: str = "as-billed"

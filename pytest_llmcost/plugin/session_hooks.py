@@ -34,11 +34,15 @@ class SessionHooks:
         try:
             result = yield
         except BaseException as error:
-            self.session.incomplete.add("interrupted")
             # `-x`, `--maxfail` and `pytest.exit()` end a run between two tests, calls complete.
             is_orderly = session.shouldstop or session.shouldfail
-            if not (is_orderly or isinstance(error, pytest.exit.Exception)):
-                self.session.lost_calls.add("interrupted")
+            is_orderly = is_orderly or isinstance(error, pytest.exit.Exception)
+            # pytest itself raises this only if the collection had errors.
+            is_uncollected = isinstance(error, session.Interrupted) and not is_orderly
+            why = "collection-errors" if is_uncollected else "interrupted"
+            self.session.incomplete.add(why)
+            if not is_orderly:
+                self.session.lost_calls.add(why)
             raise
         # The exit status and other plugins read this; it only turns success into failure.
         session.testsfailed += self._close(session) and self._is_broken(session)
@@ -52,7 +56,8 @@ class SessionHooks:
 
         The innermost wrapper: pytest's own prints the summary after this.
         """
-        if exitstatus == pytest.ExitCode.INTERRUPTED:
+        is_interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+        if is_interrupted and "collection-errors" not in self.session.lost_calls:
             self.session.incomplete.add("interrupted")
         if self._close(session):
             from pytest_llmcost.plugin.run_end import add_junit_properties

@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import Amounts, Kind
+from pytest_llmcost.amounts import NOT_RUN, Amounts, Kind
 from pytest_llmcost.budgets.budget import PartTokens, Verdict, concerned
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.payload import describe_changes
@@ -165,6 +165,8 @@ def what_is_unknown(verdict: Verdict) -> str:
         return "a prompt is not counted yet"
     if verdict.saw_nothing:
         return "no test matches it" if verdict.pattern else "no Claude call was seen"
+    if any(NOT_RUN in each for each in verdict.reasons):
+        return NOT_RUN
     if route := next(filter(None, map(_UNMETERED.search, verdict.reasons)), None):
         return f"{route[1]} is not metered"
     kind = verdict.quantity

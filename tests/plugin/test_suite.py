@@ -177,11 +177,26 @@ def test_collection_errors_keep_their_status_and_the_run_is_not_complete(
     result = project.run(*args)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     ledger = project.ledger()
-    assert ledger["incomplete"] == ["collection-errors", "interrupted"]
+    assert ledger["incomplete"] == ledger["lost_calls"] == ["collection-errors"]
     assert len(ledger["outside_tests"]) == 1
     result = project.run(*args, "--continue-on-collection-errors")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert project.ledger()["incomplete"] == ["collection-errors"]
+
+
+def test_a_collection_error_is_why_the_suites_budget_is_not_checked(project: Project) -> None:
+    project.write(test_app=TWO, test_bad="import nothing_such")
+    result = project.run("--llmcost-max-suite=$1")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(
+        [
+            "? cannot check the $1.00 suite budget set by --llmcost-max-suite: tests were not run",
+            "  tests were not run because of errors during collection",
+            "  fix these, then run again",
+            "FAILED --llmcost-max-suite - not checked: $1.00 suite budget, tests were not run",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*the run was interrupted*")
 
 
 def test_a_usage_error_keeps_its_status(project: Project, standin: StandIn) -> None:
