@@ -16,7 +16,11 @@ from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.compare.pairing import under_change
 from pytest_llmcost.ledger.ledger import Ledger, calls_of, unpriced_models
 from pytest_llmcost.ledger.totals import amounts_of, counted_calls, live_spenders, parts_of
-from pytest_llmcost.reports.comparisons import render_comparison, render_other_model
+from pytest_llmcost.reports.comparisons import (
+    describe_difference,
+    render_comparison,
+    render_other_model,
+)
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
 from pytest_llmcost.reports.rows import Row, rows_of, shown, token_cells
@@ -128,7 +132,10 @@ def render_short(ledger: Ledger) -> str:
         if verdict.scope == "suite" and verdict.kind == "usd" and verdict.state != "unverified":
             total = short_sentence(verdict)
     states = [mark.verdict.state for mark in marks_of(ledger)]
-    parts = [f"{states.count('exceeded')} over"] if "exceeded" in states else []
+    parts = []
+    if ledger.comparison is not None:
+        parts.append(f"{describe_difference(ledger.comparison)[0]} against the baseline")
+    parts += [f"{states.count('exceeded')} over"] if "exceeded" in states else []
     parts += [f"{states.count('unverified')} not checked"] if "unverified" in states else []
     parts += [f"{dollars(totals.live_usd)} spent live"] if totals.live_usd else []
     return ", ".join([f"llmcost: {total}", *parts])

@@ -328,6 +328,9 @@ class TestShort:
         )
         assert render_short(hostile_report()).endswith(", $0.009 spent live")
 
+    def test_says_what_the_run_adds_to_its_baseline(self) -> None:
+        assert ", +$0.0031 against the baseline, " in render_short(hostile_report())
+
     def test_has_no_more_than_there_is(self) -> None:
         assert render_short(report_of(row("t.py::a", make_call("0.5")))) == "llmcost: $0.50"
         report = make_report({a_test("t"): [make_call("1")]}, budgets=[suite_budget("1")])
