@@ -47,7 +47,9 @@ from pytest_llmcost.reports.github import render_annotations, render_job_summary
 from pytest_llmcost.reports.junit import PROPERTY_PREFIX, suite_properties, test_properties
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import run_failures
+from pytest_llmcost.reports.tables import format_count
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
+from pytest_llmcost.reports.wording import describe_total
 from pytest_llmcost.settings import Settings
 
 _STALE_CARD_DAYS = 90
@@ -282,6 +284,8 @@ def _accept(session: Session, baseline: Path, ledger: Ledger) -> None:
     if old is not None and ledger.complete:
         ledger = keep_rows(ledger, old, session.not_passed, session.card)
     write_baseline(ledger, baseline)
+    tests = format_count(len({test.nodeid for test in ledger.tests}), "test")
+    session.accepted = f"baseline written to {baseline}: {describe_total(ledger)}, {tests}"
 
 
 def _append_to_history(session: Session, path: Path, ledger: Ledger) -> None:
@@ -366,6 +370,8 @@ def write_summary(
         if test.outcome == "passed"
         and any(verdict.state == "unverified" for verdict in own_verdicts(test))
     }
+    if session.accepted:
+        terminal.write_line(session.accepted, green=True)
     if settings.unverified == "warn" and unverified:
         tests = "1 test" if len(unverified) == 1 else f"{len(unverified):,} tests"
         text = f"{tests} passed with an unverified budget (llmcost_unverified=warn)"

@@ -60,6 +60,8 @@ class Session:
         self.started_at = utc_now()
         self.in_history: Run | None = None
         """What was appended to the history of this run."""
+        self.accepted = ""
+        """What was written as the new baseline, in a sentence."""
         self.workers = 0
         self.incomplete: set[str] = set()
         """Why the run does not stand for the whole suite."""

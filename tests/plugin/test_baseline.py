@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -53,6 +54,17 @@ def compare(project: Project, *args: str) -> pytest.RunResult:
     return project.run(
         RECORD, "--llmcost-baseline=base.json", "--llmcost-report=ledger.json", *args
     )
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_a_run_that_writes_the_baseline_says_so_and_no_other(
+    accepted: Project, quiet: tuple[str, ...]
+) -> None:
+    result = compare(accepted, "--llmcost-update-baseline", *quiet)
+    (line,) = [line for line in result.outlines if "written to" in line]
+    assert re.fullmatch(r"baseline written to base\.json: \$0\.01\d+, 3 tests", line)
+    for args in ((), ("--llmcost-update-baseline", "-k", "other")):
+        compare(accepted, *args, *quiet).stdout.no_fnmatch_line("baseline written*")
 
 
 def test_an_equal_run_adds_nothing(accepted: Project) -> None:
