@@ -18,6 +18,7 @@ from msgspec.structs import asdict, replace
 
 from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT
+from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.caveats import CAVEATS, Caveat, TokenKind
 from pytest_llmcost.prices.usage import Usage
 
@@ -155,6 +156,8 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
     """The tokens that are paid for, in all sampling calls."""
     priced_usd: Decimal = _ZERO
     """The list prices; of a call without one, what it costs at least."""
+    by_category: ByCategory = ByCategory()
+    """The same by what it is for."""
     unpriced: int = 0
     """Calls whose list price is unknown."""
     live_priced_usd: Decimal = _ZERO
@@ -186,6 +189,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         number = unpriced = live_unpriced = 0
         fresh = written_5m = written_1h = read = written_out = searches = 0
         priced = live = low = _ZERO
+        categories: dict[str, Decimal] = {}
         high: Decimal | None = _ZERO
         money, inputs, outputs = Reasons(), _TokenSum("input_tokens"), _TokenSum("output_tokens")
         uncached = _TokenSum("uncached_input_tokens")
@@ -202,6 +206,8 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             if call.live is not False:  # None: it may have gone over the network
                 live = add(live, known)
                 live_unpriced += usd is None
+            for name, part in _by_category(call, known):
+                categories[name] = add(categories.get(name, _ZERO), part)
             prompt = unread = output = 0
             for sampling in call.sampling_calls:
                 if sampling.refusal is not None and sampling.usd == 0:
@@ -246,6 +252,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 web_search_requests=searches,
             ),
             priced_usd=priced,
+            by_category=ByCategory.sum(categories.items()),
             unpriced=unpriced,
             live_priced_usd=live,
             live_unpriced=live_unpriced,
@@ -274,6 +281,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             calls=self.calls + other.calls,
             usage=self.usage + other.usage,
             priced_usd=EXACT.add(self.priced_usd, other.priced_usd),
+            by_category=self.by_category + other.by_category,
             unpriced=self.unpriced + other.unpriced,
             live_priced_usd=EXACT.add(self.live_priced_usd, other.live_priced_usd),
             live_unpriced=self.live_unpriced + other.live_unpriced,
@@ -291,11 +299,23 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             calls=self.calls - baseline.calls,
             usage=Usage(**{key: n - old[key] for key, n in asdict(self.usage).items()}),
             priced_usd=ranges["usd"].best or _ZERO,
+            by_category=self.by_category - baseline.by_category,
             unpriced=self.unpriced + baseline.unpriced,
             live_priced_usd=_ZERO if live_unpriced else live,
             live_unpriced=live_unpriced,
             ranges=ranges,
         )
+
+
+def _by_category(call: Call, known: Decimal) -> list[tuple[str, Decimal]]:
+    """Split what is known of a call's price by what it is for."""
+    if call.declared_usd is not None:
+        return [("declared_usd", known)]
+    parts = [part for each in call.sampling_calls for part in each.by_category.items()]
+    rest = reduce(EXACT.subtract, (usd for _, usd in parts), known)
+    if rest < 0:  # without a price, it may cost less than its passes do
+        return [("unknown_usd", known)]
+    return [*parts, ("unknown_usd", rest)] if rest else parts
 
 
 class _TokenSum:

@@ -16,7 +16,7 @@ from msgspec.structs import asdict, replace
 
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.bill import CacheState, in_cache_state, total
+from pytest_llmcost.prices.bill import ByCategory, CacheState, in_cache_state, total
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.rate_card import RateCard
@@ -42,6 +42,8 @@ _UNKNOWN_ENDPOINT: Mapping[str, Platform] = {
 class PricedSamplingCall(SamplingCall, frozen=True, kw_only=True, gc=False):
     """A sampling call with its list price in US dollars; None if it cannot be priced."""
 
+    by_category: ByCategory = ByCategory()
+    """What its price is made of; empty if it has none, and in older ledgers."""
     usd: Decimal | None = None
 
 
@@ -210,7 +212,9 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
             else:
                 costs.append(cost)
                 exact = cost.sampling.model
-                sampling_calls.append(replace(sampling, model=exact, usd=cost.usd))
+                parts = ByCategory.of(cost.charges)
+                priced = replace(sampling, model=exact, usd=cost.usd, by_category=parts)
+                sampling_calls.append(priced)
         whole = total(costs)
         low = whole.low
         if len(costs) == len(sampling_calls):
@@ -248,4 +252,4 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
 
 def _unpriced(sampling: PricedSamplingCall) -> PricedSamplingCall:
     # An ARN names an AWS account, and this gets into files; a card's own ids have none.
-    return replace(sampling, model=mask_account(sampling.model), usd=None)
+    return replace(sampling, model=mask_account(sampling.model), usd=None, by_category=ByCategory())

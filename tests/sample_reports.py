@@ -10,10 +10,25 @@ from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.ledger.builder import OUTSIDE, FixtureOwner, LedgerBuilder, Owner, TestOwner
 from pytest_llmcost.ledger.ledger import CardId, Ledger, PayloadFacts
+from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.usage import Usage
 
 MODEL = "claude-opus-4-7"
 CARD = CardId(version="2026-11-20", sha256="c0ffee", sources=("built in",))
+
+
+_WEIGHTS = {"cache_write_5m": 125, "cache_write_1h": 200, "cache_read": 10, "output": 500}
+
+
+def by_category(usage: Usage, usd: Decimal | None) -> ByCategory:
+    """Split a price as the usual rates do, with what is left over for the input."""
+    if usd is None:
+        return ByCategory()
+    weights = {name: getattr(usage, f"{name}_tokens") * each for name, each in _WEIGHTS.items()}
+    whole = sum(weights.values()) + usage.input_tokens * 100
+    parts = {f"{name}_usd": round(usd * each / (whole or 1), 6) for name, each in weights.items()}
+    rest = usd - sum(parts.values())
+    return ByCategory.sum([*parts.items(), ("input_usd", rest)])
 
 
 def make_call(usd: str | None, **fields: Any) -> Call:
@@ -26,7 +41,11 @@ def make_call(usd: str | None, **fields: Any) -> Call:
         "evidence": "billed",
         "phase": "call",
         "usage": usage,
-        "sampling_calls": (PricedSamplingCall(model=model, usage=usage, usd=amount),),
+        "sampling_calls": (
+            PricedSamplingCall(
+                model=model, usage=usage, usd=amount, by_category=by_category(usage, amount)
+            ),
+        ),
         "usd": amount,
         "usd_low": amount or Decimal(0),
         "usd_high": amount,

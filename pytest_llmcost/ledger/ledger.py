@@ -11,6 +11,7 @@ import msgspec
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT
+from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.usage import Count, PromptCount, Usage
 
 SCHEMA = "pytest-llmcost/1"
@@ -114,6 +115,8 @@ class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
     live_usd: Decimal | None = _ZERO
     """What this run itself spent: every call that went over the network, or may have; all
     set-ups of every fixture."""
+    by_category: ByCategory = ByCategory()
+    """The list price by what it is for; empty in an older ledger."""
     calls: int = 0
     """Calls in which the model took part."""
     usage: Usage = Usage()

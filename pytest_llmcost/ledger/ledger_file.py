@@ -49,7 +49,7 @@ _ODD, _ODD_CHANGE = (
 """No amount of money: `NaN`, `1E+999` (adding that up would be slow without end), `1_0`, and, in
 all but a comparison, one below zero. Something hexadecimal is the digest of a part of that name."""
 _RARE = re.compile(
-    rb'"(?:at|band_tokens|broken_prefix|idle|lost_attempts|max_tokens|may_cache|most_output_tokens'
+    rb'"(?:at|band_tokens|broken_prefix|by_category|idle|lost_attempts|max_tokens|may_cache|most_output_tokens'
     rb"|most_read_tokens|param|part|pattern|read_lifetime|reason|refusal|required|sums_calls"
     rb'|usage_high|usage_low|warn_at|by_tag|tags|vanished)":(?:null|false|\[\]|\{\}),'
 )

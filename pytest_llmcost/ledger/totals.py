@@ -226,6 +226,7 @@ def _totals(ledger: Ledger) -> Totals:
     return Totals(
         usd=whole.usd,
         live_usd=whole.live_usd,
+        by_category=whole.by_category,
         calls=whole.calls,
         unpriced_calls=whole.unpriced,
         usage=whole.usage,
@@ -236,7 +237,11 @@ def _totals(ledger: Ledger) -> Totals:
 
 def _share_of(amounts: Amounts) -> ModelTotals:
     return ModelTotals(
-        usd=amounts.usd, live_usd=amounts.live_usd, calls=amounts.calls, usage=amounts.usage
+        usd=amounts.usd,
+        live_usd=amounts.live_usd,
+        by_category=amounts.by_category,
+        calls=amounts.calls,
+        usage=amounts.usage,
     )
 
 

@@ -5,7 +5,7 @@ Knows no dates and no model names: the rate card says which rates and multiplier
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import reduce
@@ -171,6 +171,56 @@ def _endpoint(card: CardFile, entry: ModelEntry, terms: Terms) -> _Multiplier:
 def _exactly(multiplier: Decimal | None) -> _Multiplier:
     multiplier = _ONE if multiplier is None else multiplier
     return multiplier, multiplier, multiplier, None
+
+
+class ByCategory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """List prices by what they are for; the amounts add up to the whole. Adds with `+`."""
+
+    input_usd: Decimal = _ZERO
+    """Uncached input alone."""
+    cache_write_5m_usd: Decimal = _ZERO
+    cache_write_1h_usd: Decimal = _ZERO
+    cache_read_usd: Decimal = _ZERO
+    output_usd: Decimal = _ZERO
+    web_search_usd: Decimal = _ZERO
+    declared_usd: Decimal = _ZERO
+    """Of calls whose price the test stated."""
+    unknown_usd: Decimal = _ZERO
+    """What else is known of calls without a price, and what an older ledger did not itemise."""
+
+    @staticmethod
+    def of(charges: Iterable[Charge]) -> ByCategory:
+        """Add up the lines of a bill."""
+        return ByCategory.sum((_CATEGORIES[charge.category], charge.usd) for charge in charges)
+
+    @staticmethod
+    def sum(amounts: Iterable[tuple[str, Decimal]]) -> ByCategory:
+        """Add up amounts, each with its category."""
+        sums: dict[str, Decimal] = {}
+        for name, usd in amounts:
+            if usd:
+                sums[name] = EXACT.add(sums.get(name, _ZERO), usd)
+        # A zero that is the default is left out of files, so there must be no other one.
+        return ByCategory(**{name: usd for name, usd in sums.items() if usd})
+
+    def items(self) -> Iterator[tuple[str, Decimal]]:
+        """Yield the categories that cost something, each with its amount."""
+        for name in self.__struct_fields__:
+            if usd := getattr(self, name):
+                yield name, usd
+
+    def __add__(self, other: ByCategory) -> ByCategory:
+        return ByCategory.sum(chain(self.items(), other.items()))
+
+    def __sub__(self, other: ByCategory) -> ByCategory:
+        less = ((name, usd.copy_negate()) for name, usd in other.items())
+        return ByCategory.sum(chain(self.items(), less))
+
+
+_CATEGORIES = {
+    **{name: f"{name.removesuffix('_tokens')}_usd" for name in _RATE_OF},
+    "web_search_requests": "web_search_usd",
+}
 
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True):

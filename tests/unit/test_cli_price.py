@@ -79,7 +79,13 @@ def test_a_row_has_exactly_the_ledgers_names_and_plain_amounts(run: Run, tmp_pat
             "model": MODEL,
             "usage": usage,
             "sampling_calls": [
-                {"kind": "message", "model": MODEL, "usage": usage, "usd": "0.0075"}
+                {
+                    "kind": "message",
+                    "model": MODEL,
+                    "usage": usage,
+                    "usd": "0.0075",
+                    "by_category": {"input_usd": "0.005", "output_usd": "0.0025"},
+                }
             ],
             "context": {
                 "service_tier": None,
