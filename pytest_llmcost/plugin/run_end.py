@@ -45,11 +45,10 @@ from pytest_llmcost.plugin.session import Session, utc_now
 from pytest_llmcost.plugin.verdicts import judge_late
 from pytest_llmcost.reports.github import render_annotations, render_job_summary
 from pytest_llmcost.reports.junit import PROPERTY_PREFIX, suite_properties, test_properties
+from pytest_llmcost.reports.numbers import format_count
 from pytest_llmcost.reports.report_file import write_report
-from pytest_llmcost.reports.run_wording import run_failures
-from pytest_llmcost.reports.tables import format_count
+from pytest_llmcost.reports.run_wording import describe_total, run_failures
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
-from pytest_llmcost.reports.wording import describe_total
 from pytest_llmcost.settings import Settings
 
 _STALE_CARD_DAYS = 90

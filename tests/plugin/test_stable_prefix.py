@@ -128,8 +128,8 @@ def test_a_warm_cache_does_not_hold_what_a_clock_changes(
         assert len(tests[name]["calls"]) == 2
         assert tests[name]["verdict"]["actual"] == "0.11608"
     # An edit was sent by the last run, too, and its first turn is read: 8 x $5 + 9,25x x $0.50.
-    read, written = sorted(map(price_of, tests["test_edited"]["calls"]))
-    assert read < Decimal("0.005") < Decimal("0.0578") < written
+    from_cache, anew = sorted(map(price_of, tests["test_edited"]["calls"]))
+    assert from_cache < Decimal("0.005") < Decimal("0.0578") < anew
     # The other agent's prompt is stable.
     prices = sorted(map(price_of, tests["test_two_agents"]["calls"]))
     assert prices[0] < Decimal("0.005")
