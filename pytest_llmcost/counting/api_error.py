@@ -181,7 +181,7 @@ def explain_failure(
             may_pass=status in (408, 409, 429) or status >= 500,
         )
     if isinstance(error, TypeError) and "authentication" in str(error):
-        return CountError(f"no credentials to count {model} with: {remedies[401]}")
+        return CountError(f"no credentials to count {model} with; {remedies[401]}")
     if "Bedrock" in str(error):
         return CountError(
             "the Bedrock client of the SDK cannot count tokens; counting is free on Anthropic's "

@@ -12,7 +12,13 @@ from msgspec.structs import replace
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import at_worst
-from pytest_llmcost.errors import CountMissingError, LiveCapError, LlmCostError, SettingsError
+from pytest_llmcost.errors import (
+    CountError,
+    CountMissingError,
+    LiveCapError,
+    LlmCostError,
+    SettingsError,
+)
 from pytest_llmcost.plugin.calls import calls_of
 from pytest_llmcost.plugin.counts import count_command
 from pytest_llmcost.plugin.marker import limits_of
@@ -219,7 +225,7 @@ def _note_report(
     verdict = attempt.verdicts[0] if attempt.verdicts else None
     info = call.excinfo
     error = None if info is None else info.value
-    if info is not None and isinstance(error, CountMissingError):
+    if info is not None and isinstance(error, CountError):
         # A traceback would bury what is missing, and the command: the user's own line is enough.
         frames = info.traceback.filter(info)
         where = f"{frames[-1].path}:{frames[-1].lineno + 1}" if frames else ""

@@ -18,7 +18,7 @@ from pytest_llmcost.budgets.budget import PartTokens, Verdict, concerned
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.payload import describe_changes
 from pytest_llmcost.counting.segments import FIXED, REST, is_part_of
-from pytest_llmcost.errors import CountMissingError
+from pytest_llmcost.errors import CountError, CountMissingError
 from pytest_llmcost.ledger.totals import largest_prompt
 from pytest_llmcost.money import EXACT, format_share, format_usd, format_whole_usd
 from pytest_llmcost.reports.escape import clean
@@ -242,22 +242,27 @@ def render_failure(
 
 
 def render_missing_count(
-    error: CountMissingError, verdict: Verdict | None, asked_at: str
+    error: CountError, verdict: Verdict | None, asked_at: str
 ) -> tuple[str, str]:
-    """Explain a count that a test asked for and that is not recorded; return a short form, too."""
-    changed = describe_changes(error.changed)
-    what = f"{error.what} not counted yet"
-    short = f"not counted yet{f': {changed} changed' if changed else ''}"
+    """Explain a count that a test asked for and did not get; return a short form, too."""
+    facts = [("asked for at", asked_at)] if asked_at else []
+    if isinstance(error, CountMissingError):
+        what, changed = f"{error.what} not counted yet", describe_changes(error.changed)
+        short = f"not counted yet{f': {changed} changed' if changed else ''}"
+        if error.before is not None:
+            facts.append(("recorded", f"{error.before:,} input tokens"))
+        facts += [("changed", f"{changed} (since it was counted)")] if changed else []
+        if error.suspicious:
+            facts.append(("possible cause", f"may differ in every run: {error.suspicious}"))
+            facts.append(("if so, remove it", _BY_HOOK))
+        facts.append(("count it (free)", error.command))
+    else:
+        what, short = "a prompt could not be counted", str(error)
+        cause, remedy = split_reason(short)
+        facts += [("cause", cause), *([("to settle it", remedy)] if remedy else [])]
     if verdict is not None and verdict.state == "unverified":
         what = f"cannot check the {_budget(verdict)}{_set_at(verdict)}: {what}"
-        short = short_sentence(verdict)
-    facts = [("asked for at", asked_at)] if asked_at else []
-    facts += [("recorded", f"{error.before:,} input tokens")] if error.before is not None else []
-    facts += [("changed", f"{changed} (since it was counted)")] if changed else []
-    if error.suspicious:
-        facts.append(("possible cause", f"may differ in every run: {error.suspicious}"))
-        facts.append(("if so, remove it", _BY_HOOK))
-    facts.append(("count it (free)", error.command))
+        short = short_sentence(verdict) if isinstance(error, CountMissingError) else short
     return "\n".join([what, *_aligned(facts)]), short
 
 

@@ -51,6 +51,27 @@ def test_a_caught_failure_leaves_the_ceiling_unverified(project: Project, body: 
     assert ledger["totals"]["unpriced_calls"] == 1
 
 
+@pytest.mark.parametrize("marker", ["", '@max_cost("$1")'])
+def test_a_count_that_fails_is_told_as_a_missing_one_without_the_tests_body(
+    project: Project, monkeypatch: pytest.MonkeyPatch, marker: str
+) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    project.write(test_app=f"{APP}\n    {marker}\n    def test(llmcost): llmcost.count(REQUEST)\n")
+    result = project.run("--llmcost-record-mode=rewrite")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*a prompt could not be counted",
+            "",
+            "  asked for at      test_app.py:*",
+            "  cause             no credentials to count claude-opus-4-7 with",
+            "  to settle it      set ANTHROPIC_API_KEY to a valid key, or override *",
+            "FAILED test_app.py::test - no credentials to count claude-opus-4-7 with; set *",
+        ]
+    )
+    result.stdout.no_fnmatch_line(">*")
+
+
 @pytest.mark.parametrize("kind", ["input_tokens", "output_tokens"])
 def test_its_tokens_are_unknown_too(project: Project, kind: str) -> None:
     project.write(
