@@ -132,7 +132,7 @@ class Job(NamedTuple):
 
 def _explain_missing(job: Job) -> CountMissingError:
     """Explain what changed since the nearest recorded payload, and what records the count."""
-    payload, cassette, mode, asker = job
+    payload, cassette, _, asker = job
     nearest = cassette.nearest(payload.parts, asker.name)
     changed = tuple(changed_parts(nearest.parts, payload.parts)) if nearest else ()
     where = show_path(cassette.path)
@@ -146,14 +146,11 @@ def _explain_missing(job: Job) -> CountMissingError:
         compared = f"{where} holds no counts yet"
     else:
         others = "" if asker.name in nearest.asked_by else f" of {nearest.asked_by[0]}"
-        compared = (
-            f"it differs from the nearest payload{others} in {where} in "
-            f"{describe_changes(changed) or 'a part that has no digest'}"
-        )
+        parts = describe_changes(changed) or "a part that has no digest"
+        compared = f"since the nearest count{others} in {where}, {parts} changed"
     return CountMissingError(
-        f"no recorded token count for this payload of {payload.model} "
-        f"({payload.fingerprint[:10]}, record mode {mode}); {compared}. "
-        f"Count it, free of charge: {asker.command}",
+        f"this prompt is not counted yet for {payload.model}: {compared}. "
+        f"Count it (free): {asker.command}",
         fingerprint=payload.fingerprint,
         changed=changed,
         command=asker.command,

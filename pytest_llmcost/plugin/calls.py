@@ -648,8 +648,8 @@ def _count_cuts(
     if is_missing:
         command = jobs[0].asker._replace(options=options).command
         raise CountMissingError(
-            f"no recorded token count of {what} of this payload of {plan.whole.model} (record "
-            f"mode {jobs[0].mode}). Count them, free of charge: {command}",
+            f"{what} of this prompt are not counted yet for {plan.whole.model}. Count them (free): "
+            f"{command}",
             fingerprint=plan.whole.fingerprint,
             changed=(),
             command=command,

@@ -74,9 +74,12 @@ def test_without_a_count_it_says_how_to_record_one_and_sends_nothing(
     assert count(prompt, f"--model={MODEL}") == 2
     out, err = capsys.readouterr()
     assert out.splitlines()[1].split() == ["prompts/system.md", MODEL, "?"]
-    assert "no recorded token count" in err
     command = f"llmcost count prompts/system.md --model={MODEL} --record-mode=rewrite"
-    assert err.endswith(f"Count it, free of charge: {command}\n")
+    assert err == (
+        f"llmcost: prompts/system.md: this prompt is not counted yet for {MODEL}: "
+        f"prompts/llmcost-counts/system.md.llmcost.yaml holds no counts yet. "
+        f"Count it (free): {command}\n"
+    )
     assert not online.counted
     assert not cassette_of(prompt).exists()
 
@@ -90,7 +93,7 @@ def test_a_prompt_that_outgrew_its_limit_fails(
     assert count(prompt, f"--model={MODEL}", limit) == 0  # exactly the limit passes
     prompt.write_text("You sort mail. " * 50)
     assert count(prompt, f"--model={MODEL}", limit) == 2
-    assert "it differs from the nearest payload" in capsys.readouterr().err
+    assert "since the nearest count in prompts/" in capsys.readouterr().err
     assert record(prompt, f"--model={MODEL}", limit, "--format=json") == 1
     out, err = capsys.readouterr()
     [row] = json.loads(out)

@@ -127,7 +127,7 @@ def test_a_miss_without_a_recording_says_so(kit: CountingKit) -> None:
 
 def test_a_miss_names_the_test_it_was_compared_with(kit: CountingKit) -> None:
     kit.count(asker=Asker("test_other"))
-    with pytest.raises(CountMissingError, match="nearest payload of test_other in"):
+    with pytest.raises(CountMissingError, match="nearest count of test_other in"):
         kit.count(payload("Changed"), mode="none")
 
 
@@ -168,7 +168,7 @@ def test_once_lets_every_new_asker_of_a_shared_file_record_once(kit: CountingKit
     assert sorted(
         asker for entry in kit.fresh().cassette.entries.values() for asker in entry.asked_by
     ) == ["test_one", "test_one", "test_two"]
-    with pytest.raises(CountMissingError, match="record mode once"):
+    with pytest.raises(CountMissingError, match="the nearest count in"):
         kit.fresh().count(payload("d"), "once", one)
 
 
@@ -459,5 +459,5 @@ def test_rewriting_renews_the_counts_of_an_earlier_recipe(kit: CountingKit) -> N
     assert kit.fresh().count(mode="none").input_tokens > 0
     with pytest.raises(CountMissingError, match="earlier recipe"):
         kit.fresh().count(payload("x"), "none", Asker("test_other"))
-    with pytest.raises(CountMissingError, match="differs from the nearest"):
+    with pytest.raises(CountMissingError, match="since the nearest count"):
         kit.fresh().count(payload("x"), "none")
