@@ -1,7 +1,7 @@
 """Parts of a prompt that differ in every run: a clock, or a random id.
 
-It takes two texts of one place to know it: an ordinary edit, also of a date or beside one, must
-not be taken for a clock. A text alone gives a hint. No text of a prompt leaves this module, only
+It takes two texts of one place to know it: an ordinary edit, also of a date, must not be taken
+for a clock. A text alone gives a hint. No text of a prompt leaves this module, only
 places in it.
 """
 
@@ -49,24 +49,30 @@ class Span(NamedTuple):
         return f"characters {self.start}-{self.end} ({self.kind})"
 
 
-def volatile_spans(before: str, now: str, at: datetime) -> list[Span]:
-    """Return where two texts differ, if they differ in nothing but clocks and random ids.
+def volatile_spans(before: str, now: str, at: datetime) -> tuple[list[Span], bool]:
+    """Return where two texts differ as clocks and random ids do, and whether they differ elsewhere.
 
     A date counts if the new one is that of the run, which is at an aware `at`, and a time if it
-    is that or has odd seconds: another date or a round time is somebody's edit.
+    is that or has odd seconds: another date or a round time is somebody's edit. If the text was
+    edited elsewhere, only clocks of the run count: an edit may bring other ids and times.
 
     Example:
         >>> at = datetime(2026, 11, 25, tzinfo=timezone.utc)
-        >>> [str(span) for span in volatile_spans("It is 09:41:07.", "It is 10:02:33.", at)]
-        ['characters 7-14 (a time)']
+        >>> spans, is_edited = volatile_spans("It is 09:41:07.", "It is 10:02:33.", at)
+        >>> [str(span) for span in spans], is_edited
+        (['characters 7-14 (a time)'], False)
     """
-    if max(len(before), len(now)) > LONGEST or skeleton(before) != skeleton(now):
-        return []
-    pairs = zip(_TOKEN.finditer(before), _TOKEN.finditer(now), strict=True)
-    changed = [(old, new) for old, new in pairs if old.group() != new.group()]
-    if all(_differs_in_every_run(old, new, at) for old, new in changed):
-        return [_span(new) for _, new in changed]
-    return []
+    if max(len(before), len(now)) > LONGEST:
+        return [], True
+    old, new = list(_TOKEN.finditer(before)), list(_TOKEN.finditer(now))
+    if [token.lastgroup for token in old] != [token.lastgroup for token in new]:
+        return [], True
+    changed = [pair for pair in zip(old, new, strict=True) if pair[0].group() != pair[1].group()]
+    found = [token for was, token in changed if _differs_in_every_run(was, token, at)]
+    is_edited = len(found) < len(changed) or skeleton(before) != skeleton(now)
+    if is_edited:
+        found = [token for token in found if _is_of_the_run(token, at)]
+    return [_span(token) for token in found], is_edited
 
 
 def suspicious_span(now: str, at: datetime) -> Span | None:
@@ -83,13 +89,13 @@ def describe_volatile(before: Payload, now: Payload, at: datetime) -> str:
 
     Example: `system, characters 31-38 (a time)`.
     """
-    old = before.values
-    return _listed(
-        f"{place}, {span}"
-        for name, value in now.values.items()
-        for place, one, other in _texts(name, old.get(name), value)
-        for span in volatile_spans(one, other, at)
-    )
+    old, found = before.values, []
+    for name, value in now.values.items():
+        for place, one, other in _texts(name, old.get(name), value):
+            spans, is_edited = volatile_spans(one, other, at)
+            beside = ", beside an edit" if is_edited else ""
+            found += [f"{place}, {span}{beside}" for span in spans]
+    return _listed(found)
 
 
 def describe_suspicious(now: Payload, changed: Collection[str], at: datetime) -> str:

@@ -38,16 +38,17 @@ IDS = [
 
 @pytest.mark.parametrize(("before", "now"), [*CLOCKS, *IDS])
 def test_a_clock_and_a_random_id_are_known_by_two_texts(before: str, now: str) -> None:
-    spans = volatile_spans(
+    spans, is_edited = volatile_spans(
         f"You are kind. {before}! Be brief.", f"You are kind. {now}! Be brief.", NOW
     )
     assert spans
+    assert not is_edited
     assert spans[0].start >= 15
     assert spans[-1].end <= 14 + len(now)
 
 
 def test_the_place_is_that_of_the_clock_in_the_text_of_now() -> None:
-    (span,) = volatile_spans(
+    ((span,), _) = volatile_spans(
         "You triage tickets. The time: 9:41:07.", "You triage tickets. The time: 14:03:22.", NOW
     )
     assert str(span) == "characters 31-38 (a time)"
@@ -57,7 +58,8 @@ def test_the_place_is_that_of_the_clock_in_the_text_of_now() -> None:
     ("before", "now"),
     [
         ("Today is 2026-11-25. Be brief.", "Today is 2026-11-25. Be kind."),
-        ("Today is 2026-10-01. Be brief.", "Today is 2026-11-25. Be kind."),
+        ("Order run_3f9a1c22 is late.", "Order run_07bc11e4 never came."),
+        ("Log 2025-01-03T10:22:31 error", "Log 2025-02-04T11:23:32 warning"),
         ("Your knowledge ends on 2026-01-31.", "Your knowledge ends on 2026-06-30."),
         ("The report of May 5, 2025.", "The report of June 7, 2025."),
         ("We are open until 17:00.", "We are open until 18:30."),
@@ -71,12 +73,28 @@ def test_the_place_is_that_of_the_clock_in_the_text_of_now() -> None:
     ],
 )
 def test_an_edit_is_neither_also_of_a_date_and_beside_one(before: str, now: str) -> None:
-    assert volatile_spans(before, now, NOW) == []
+    assert volatile_spans(before, now, NOW) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("Today is 2026-10-01. Be brief.", "Today is 2026-11-25. Be kind."),
+        ("It is 9:41:07, open until 17:00.", "It is 14:03:22, open until 18:30."),
+    ],
+)
+def test_a_clock_beside_an_edit_is_named_with_the_edit(before: str, now: str) -> None:
+    spans, is_edited = volatile_spans(before, now, NOW)
+    assert len(spans) == 1
+    assert is_edited
+    assert describe_volatile(payload(before), payload(now), NOW) == (
+        f"system, {spans[0]}, beside an edit"
+    )
 
 
 @given(st.text("ab1:- 2026Tfz", max_size=60), st.text("ab1:- 2026Tfz", max_size=60))
 def test_places_are_within_the_text_of_now(before: str, now: str) -> None:
-    for span in volatile_spans(before, now, NOW):
+    for span in volatile_spans(before, now, NOW)[0]:
         assert 1 <= span.start <= span.end <= len(now)
 
 
