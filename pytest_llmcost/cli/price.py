@@ -136,7 +136,7 @@ def _by_call(rows: Sequence[_Row], amounts: Sequence[Amounts], width: int) -> st
         # A caveat's name is enough here: its detail is on standard error, or in the JSON.
         why = [each.name for each in call.caveats] if call else [clean(found.free or "")]
         remark = f" ({', '.join(dict.fromkeys(why))})" if any(why) else ""
-        cells = _cells(spent) if call else ["", "", "", "", "free"]
+        cells = _cells(spent)
         name = f"  #{number} {_model(found, call)}{remark}"
         table.append(TableRow([name, *cells], _shorten(clean(path), width)))
     return as_text(text_table(["", *_HEADS], table, width))
@@ -174,6 +174,8 @@ def _shorten(path: str, room: int) -> str:
 
 
 def _cells(amounts: Amounts) -> list[str]:
+    if not amounts.calls:
+        return ["", "", "", "", "free"]
     usage = amounts.usage
     written = usage.cached_tokens - usage.cache_read_tokens
     tokens = (usage.prompt_tokens, usage.cache_read_tokens, written, usage.output_tokens)

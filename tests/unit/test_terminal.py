@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
+from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -45,26 +47,37 @@ def line_with(text: str, report: Ledger, view: View | None = None) -> str:
     return next(line for line in lines_of(report, view) if text in line)
 
 
+def uncounted(number: int, *parts: str) -> Ledger:
+    """A run whose tests share a prompt that changed in these parts and is not counted."""
+    call = make_call(None, evidence="stale", caveats=sorted_caveats([f"stale: {', '.join(parts)}"]))
+    rows = [row(f"tests/t.py::test_{each}", call, limit="0.05") for each in range(number)]
+    return report_of(*(replace(each, outcome="failed") for each in rows))
+
+
+COLUMNS: tuple[Column, ...] = ("worst", "cold", "warm")
+SCREENS: dict[str, tuple[Callable[[], Ledger], View]] = {
+    "run": (sample_run, View()),
+    "ascii": (sample_run, View(unicode=False)),
+    "hostile": (hostile_report, View()),
+    "uncounted": (lambda: uncounted(12, "system", "tools.find (new)"), View()),
+    "columns": (sample_run, View(per=1000, columns=dict.fromkeys(COLUMNS, lambda call: call))),
+}
+
+
 @pytest.mark.parametrize("width", [80, 140])
-@pytest.mark.parametrize("name", ["run", "hostile"])
+@pytest.mark.parametrize("name", SCREENS)
 def test_the_whole_summary(name: str, width: int) -> None:
-    ledger = sample_run() if name == "run" else hostile_report()
-    assert_golden(f"summary-{name}-{width}.txt", text_of(ledger, View(width=width)))
-
-
-def test_the_summary_of_a_terminal_without_unicode() -> None:
-    text = text_of(sample_run(), View(unicode=False))
-    assert text.isascii()
-    assert_golden("summary-run-ascii.txt", text)
+    ledger, view = SCREENS[name]
+    text = text_of(ledger(), dataclasses.replace(view, width=width))
+    assert text.isascii() or view.unicode
+    assert_golden(f"summary-{name}-{width}.txt", text)
 
 
 class TestWidths:
-    COLUMNS: tuple[Column, ...] = ("worst", "cold", "warm")
-
     @pytest.mark.parametrize("width", range(60, 201, 10))
     def test_no_line_wraps_and_columns_line_up_with_any_options(self, width: int) -> None:
         for number, per, rows in itertools.product(range(4), (1, 1000), (0, 3)):
-            prices = dict.fromkeys(self.COLUMNS[:number], lambda call: call)
+            prices = dict.fromkeys(COLUMNS[:number], lambda call: call)
             view = View(width=width, per=per, rows=rows, columns=prices)
             lines = lines_of(sample_run(), view)
             commands = [line for line in lines if line.lstrip().startswith("pytest ")]
@@ -85,7 +98,7 @@ class TestWidths:
 
     @pytest.mark.parametrize("width", [60, 80, 140])
     def test_further_columns_and_bills_keep_the_budget(self, width: int) -> None:
-        prices = dict.fromkeys(self.COLUMNS, lambda call: call)
+        prices = dict.fromkeys(COLUMNS, lambda call: call)
         report = report_of(row("t.py::test_a", make_call("0.5"), limit="1"))
         text = text_of(report, View(width=width, per=1000, columns=prices))
         assert re.search(r"cost/1,000 +worst +cold +warm +budget", text)
@@ -267,15 +280,8 @@ def test_the_table_and_the_sentence_name_the_same_share() -> None:
 
 
 class TestOneCause:
-    def uncounted(self, number: int, *parts: str) -> Ledger:
-        call = make_call(
-            None, evidence="stale", caveats=sorted_caveats([f"stale: {', '.join(parts)}"])
-        )
-        rows = [row(f"tests/t.py::test_{each}", call, limit="0.05") for each in range(number)]
-        return report_of(*(replace(each, outcome="failed") for each in rows))
-
     def test_is_named_once_with_what_changed_and_one_command(self) -> None:
-        lines = lines_of(self.uncounted(12, "system", "tools.find (new)"))
+        lines = lines_of(uncounted(12, "system", "tools.find (new)"))
         assert lines[:4] == [
             "12 tests cannot be checked: their prompts changed and are not counted yet.",
             "  changed: system in all 12, tools.find (new) in all 12",
@@ -284,17 +290,17 @@ class TestOneCause:
         ]
 
     def test_the_command_is_to_be_typed_where_pytest_was_started(self) -> None:
-        text = text_of(self.uncounted(2, "system"), View(root=".."))
+        text = text_of(uncounted(2, "system"), View(root=".."))
         assert "pytest ../tests/t.py --llmcost-record-mode=rewrite" in text
 
     def test_a_part_that_changed_in_some_says_in_how_many(self) -> None:
-        ledger = self.uncounted(2, "system")
-        other = self.uncounted(3, "system", "messages.0").tests[2]
+        ledger = uncounted(2, "system")
+        other = uncounted(3, "system", "messages.0").tests[2]
         lines = lines_of(replace(ledger, tests=(*ledger.tests, other)))
         assert "  changed: system in all 3, messages.0 in 1" in lines
 
     def test_prompts_that_differ_in_every_run_are_not_to_be_counted(self) -> None:
-        ledger = self.uncounted(2, "system")
+        ledger = uncounted(2, "system")
         caveats = sorted_caveats(["stale: system", "volatile: system, a time"])
         tests = [
             replace(test, calls=tuple(replace(call, caveats=caveats) for call in test.calls))
@@ -312,10 +318,10 @@ class TestOneCause:
         assert "count it" not in text
 
     def test_one_test_is_no_group(self) -> None:
-        assert "cannot be checked" not in lines_of(self.uncounted(1, "system"))[0]
+        assert "cannot be checked" not in lines_of(uncounted(1, "system"))[0]
 
     def test_an_expected_failure_is_not_in_it(self) -> None:
-        ledger = self.uncounted(2, "system")
+        ledger = uncounted(2, "system")
         first, second = ledger.tests
         ledger = replace(ledger, tests=(first, replace(second, outcome="xfailed")))
         assert "cannot be checked" not in lines_of(ledger)[0]
