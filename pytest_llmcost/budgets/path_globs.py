@@ -26,7 +26,9 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
         SettingsError: without a glob or an amount that makes sense; names the origin.
     """
     glob, _, amount = line.rpartition("=")
-    pattern = read_glob(glob)
+    pattern = glob.strip()
+    if not pattern.startswith(TAG):
+        pattern = read_glob(glob)
     if pattern in ("", TAG):
         raise SettingsError(
             f"{origin}: {line.strip()!r} is no `glob = amount`; write `tests/agents/** = $0.50`"

@@ -1,4 +1,4 @@
-"""What a reader of a run should know: long prompts and replies, task budgets, misspelt tools."""
+"""What a reader of a run should know: long prompts and replies, task budgets, misspelt names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from difflib import get_close_matches
 
 from msgspec.structs import replace
 
+from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger, own_verdicts
 from pytest_llmcost.ledger.totals import counted_calls, spenders_of
@@ -72,6 +73,20 @@ def missing_tool_notes(ledger: Ledger) -> Iterator[str]:
         if not is_there and (alike or ledger.complete):
             hint = f"; did you mean {alike[0]}?" if alike else ""
             yield f"no prompt has {part}, which {origin} limits{hint}"
+
+
+def missing_tag_notes(ledger: Ledger) -> Iterator[str]:
+    """Yield a sentence for each budget of a tag that no call of a whole run has."""
+    known = [TAG + tag for tag in ledger.totals.by_tag]
+    for budget in ledger.verdicts:
+        tag = budget.pattern or ""
+        if budget.scope == "tag" and ledger.complete and tag not in known:
+            alike, hint = get_close_matches(tag, known, 1), ""
+            if alike:
+                hint = f"; did you mean {alike[0]}?"
+            elif known:
+                hint = f"; the tags of the run are {', '.join(ledger.totals.by_tag)}"
+            yield f"no call has the tag of the budget for {tag}{hint}"
 
 
 def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[str]:

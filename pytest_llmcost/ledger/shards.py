@@ -25,7 +25,7 @@ from pytest_llmcost.ledger.ledger import (
     TestRow,
     make_other_model,
 )
-from pytest_llmcost.ledger.notes import mock_notes
+from pytest_llmcost.ledger.notes import missing_tag_notes, mock_notes
 from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.money import plain_usd
 
@@ -76,7 +76,8 @@ def merge_ledgers(
             if known != payload:
                 payloads[fingerprint] = known.joined(payload)
         of_mocks = {*mock_notes(ledger)} & {*ledger.notes}  # counts, so the sum has its own
-        notes.update({*ledger.notes} - of_mocks)
+        # A shard that takes itself for the whole suite misses what is in another one.
+        notes.update({*ledger.notes} - of_mocks - {*missing_tag_notes(ledger)})
         mocks_are_noted |= bool(of_mocks)
         facts = replace(ledger, tests=(), fixtures=(), outside_tests=(), payloads={})
         seen.append((source, facts))
@@ -128,6 +129,7 @@ def merge_ledgers(
     )
     if mocks_are_noted:
         notes.update(mock_notes(merged))
+    notes.update(missing_tag_notes(merged))
     return replace(merged, run=run, notes=tuple(sorted(notes)))
 
 

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import Budget, Limited, Scope
 from pytest_llmcost.budgets.path_globs import (
+    TAG,
     folder_of,
     matches,
     may_hold_in,
@@ -174,6 +175,11 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
     """
     origin, warn_at = settings.origin("budgets"), settings.warn_at
     paths = [parse_path_budget(line, origin, warn_at=warn_at) for line in settings.budgets]
+    for pattern in (each.pattern for each in paths if each.pattern and each.scope == "tag"):
+        try:
+            check_tag(pattern.removeprefix(TAG))
+        except SettingsError as error:
+            raise SettingsError(f"{origin}: {error}") from None
     budgets = [*_gates(settings, "suite"), *paths]
     if settings.max_suite is None:
         return budgets

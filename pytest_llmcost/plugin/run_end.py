@@ -32,12 +32,13 @@ from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
 from pytest_llmcost.ledger.notes import (
     length_band_notes,
     max_tokens_notes,
+    missing_tag_notes,
     missing_tool_notes,
     mock_notes,
     task_budget_notes,
 )
 from pytest_llmcost.ledger.run_history import append_run, run_of
-from pytest_llmcost.ledger.totals import amounts_of, live_spenders, parts_of
+from pytest_llmcost.ledger.totals import live_spenders, parts_of
 from pytest_llmcost.plugin.counts import count_command_of_run
 from pytest_llmcost.plugin.marker import budgets_of_run, live_mode
 from pytest_llmcost.plugin.other_models import with_columns, with_other_models
@@ -102,18 +103,10 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
         *task_budget_notes(ledger, card, on=on),
         *max_tokens_notes(ledger, every_test="worst" in settings.columns),
         *missing_tool_notes(ledger),
+        *missing_tag_notes(ledger),
     ]
     for nodeid in _exceeded_but_not_failed(ledger):
         notes.append(f"{nodeid} exceeded its budget too late to fail, so the run fails")
-    for budget in ledger.verdicts:
-        if (
-            budget.scope == "tag"
-            and ledger.complete
-            and not amounts_of(ledger, budget.pattern).calls
-        ):
-            known = ", ".join(ledger.totals.by_tag)
-            found = f"; the tags of the run are {known}" if known else ""
-            notes.append(f"no call has the tag of the budget for {budget.pattern}{found}")
     live = [name for name, _ in live_spenders(ledger) if live_mode(settings, name) == "warn"]
     if live:
         more = f" and {len(live) - 1:,} more" if len(live) > 1 else ""

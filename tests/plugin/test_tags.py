@@ -233,17 +233,87 @@ def test_the_comparison_and_the_comment_have_totals_by_tag_and_need_no_key(
     assert (renamed["changes"], sorted(renamed["by_tag"])) == ([], ["grader", "judge"])
 
 
-def test_a_budget_for_a_tag_that_no_call_has_is_noted_in_a_whole_run(
-    project: Project, standin: StandIn
+def test_a_budget_for_a_tag_that_no_call_has_is_noted_in_a_whole_run_and_in_its_shards_sum(
+    project: Project, standin: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project.online(standin).write(test_app=SMALL % 10)
     budget = ("-o", "llmcost_budgets=tag:jugde = $1")
     result = project.record(*budget)
     assert result.ret == 0
+    line = "no call has the tag of the budget for tag:jugde; did you mean tag:judge?"
+    result.stdout.fnmatch_lines([line])
+    shards = []
+    for name in ("judge", "other"):
+        shards.append(str(project.path / f"{name}.json"))
+        part = project.run(*budget, "-k", name, f"--llmcost-report={shards[-1]}")
+        assert "no call has the tag" not in part.stdout.str()
+    merged = str(project.path / "merged.json")
+    assert main(["merge", *shards, "-o", merged]) == 0
+    assert not any("no call has" in note for note in read_ledger(merged).notes)
+    assert main(["merge", "--whole", *shards, "-o", merged]) == 0
+    assert line in read_ledger(merged).notes
+    capsys.readouterr()
+    assert main(["render", merged]) == 0
+    assert line in capsys.readouterr().out
+
+
+def test_a_tag_of_another_shard_is_there_and_one_like_no_other_is_named_beside_all(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(test_app=SMALL % 10, test_more=SMALL % 11)
+    project.record()
+    budgets = ("-o", "llmcost_budgets=tag:judge = $1\n tag:translation = $1")
+    result = project.run(*budgets)
     result.stdout.fnmatch_lines(
-        ["no call has the tag of the budget for tag:jugde; the tags of the run are answer, judge"]
+        ["no call has the tag of the budget for tag:translation; the tags of the run are answer,*"]
     )
-    assert "no call has the tag" not in project.run(*budget, "-k", "other").stdout.str()
+    # Each shard takes itself for a whole run, because a plugin or a script has divided the suite.
+    project.write(
+        conftest="""
+        import os
+
+        def pytest_collection_modifyitems(items):
+            items[:] = [each for each in items if os.environ["PART"] in each.name]
+    """
+    )
+    shards = []
+    for part in ("judge", "other"):
+        shards.append(str(project.path / f"{part}.json"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PART", part)
+            project.run(*budgets, f"--llmcost-report={shards[-1]}")
+    assert any("for tag:judge" in note for note in read_ledger(shards[1]).notes)
+    merged = str(project.path / "merged.json")
+    assert main(["merge", *shards, "-o", merged]) == 0
+    notes = [each for each in read_ledger(merged).notes if "has the tag" in each]
+    assert notes == [
+        "no call has the tag of the budget for tag:translation; the tags of the run are answer, "
+        "judge"
+    ]
+
+
+@pytest.mark.parametrize("name", ["", " judge", "a b", "a,b", "a=b"])
+def test_a_budget_is_for_a_tag_that_a_call_can_have(project: Project, name: str) -> None:
+    project.write(test_app="def test_a(): pass")
+    result = project.run("-o", f"llmcost_budgets=tag:{name} = $1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: llmcost_budgets: *"])
+    if name:
+        result.stderr.fnmatch_lines([f"ERROR: llmcost_budgets: {name!r} is not a tag; *"])
+
+
+def test_a_tag_is_no_path(tmp_path: Path) -> None:
+    test = """
+        from app import ask
+        from pytest_llmcost import tag
+
+        def test_a():
+            with tag("a//b\\\\c"):
+                ask(1000)
+    """
+    write_files(tmp_path, {"app.py": APP, "test_a.py": test})
+    env = {"PYTEST_LLMCOST_BUDGETS": "tag:a//b\\c = $0.001"}
+    assert run_suite(tmp_path, env=env).status == 1
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a,b", "a=b", "3"])
