@@ -19,6 +19,7 @@ from pytest_llmcost.errors import LlmCostError, SettingsError
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt, nodeid_of
 from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.plugin.tags import holding_tags
 
 if TYPE_CHECKING:
     import _pytest.nodes
@@ -290,7 +291,8 @@ class ItemHooks:
         fixturedef.addfinalizer(session.pop)
         session.push(fixture, "setup")
         try:
-            return (yield)
+            with holding_tags(fixture):
+                return (yield)
         finally:
             session.pop()
             fixturedef.addfinalizer(partial(session.push, fixture, "teardown"))

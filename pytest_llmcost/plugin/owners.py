@@ -87,6 +87,10 @@ class Owner:
 
         return OUTSIDE
 
+    def uses(self, fixture: SharedFixture) -> bool:
+        """Return whether it has a fixture, itself or through another one."""
+        return False
+
 
 class TestAttempt(Owner):
     """One attempt of one test, and what came of it."""
@@ -119,6 +123,11 @@ class TestAttempt(Owner):
         line = None if line is None else line + 1
         return TestOwner(nodeid=self.nodeid, path=path, line=line, attempt=self.number)
 
+    def uses(self, fixture: SharedFixture) -> bool:
+        """Return whether the test has a fixture by now, also one that it asked for as it ran."""
+        request = getattr(self.item, "_request", None)
+        return fixture.name in getattr(request, "fixturenames", ())
+
 
 class SharedFixture(Owner):
     """One set-up of a fixture wider than a function, and its teardown."""
@@ -130,6 +139,11 @@ class SharedFixture(Owner):
         self._fixture = fixturedef
         self._request = request
         self._set_up = set_up
+        self.name: str = fixturedef.argname
+
+    def uses(self, fixture: SharedFixture) -> bool:
+        """Return whether it is the fixture, or needs it."""
+        return fixture is self or fixture.name in _needed(self._fixture, self._request)
 
     @cached_property
     def key(self) -> builder.FixtureOwner:
@@ -137,7 +151,7 @@ class SharedFixture(Owner):
         from pytest_llmcost.ledger.builder import FixtureOwner
 
         return FixtureOwner(
-            name=self._fixture.argname,
+            name=self.name,
             scope=self._fixture.scope,
             baseid=self._fixture.baseid,
             node=self._request.node.nodeid,
@@ -179,17 +193,24 @@ def _params(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) 
         yield _show_param(request.param, fixturedef.argname, getattr(request, "param_index", ""))
     item = getattr(request, "_pyfuncitem", None)
     callspec = getattr(item, "callspec", None)
-    if item is None or callspec is None:
+    if callspec is None:
         return
+    for name in sorted(_needed(fixturedef, request) & callspec.params.keys()):
+        index = callspec.indices.get(name, "")
+        yield f"{name}={_show_param(callspec.params[name], name, index)}"
+
+
+def _needed(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> set[str]:
+    """Return the names of the fixtures that a fixture asks for, and that these ask for."""
+    item = getattr(request, "_pyfuncitem", None)
+    known = {} if item is None else item._fixtureinfo.name2fixturedefs
     needed: set[str] = set()
     waiting = [fixturedef]
     while waiting:
         for name in set(waiting.pop().argnames) - {fixturedef.argname} - needed:
             needed.add(name)
-            waiting += item._fixtureinfo.name2fixturedefs.get(name, ())
-    for name in sorted(needed & callspec.params.keys()):
-        index = callspec.indices.get(name, "")
-        yield f"{name}={_show_param(callspec.params[name], name, index)}"
+            waiting += known.get(name, ())
+    return needed
 
 
 def _show_param(param: object, name: str, index: object) -> str:

@@ -267,11 +267,14 @@ class Session:
 
     def sender(self) -> Sender:
         """Return whose a request is that is sent now; asked from any thread or task."""
-        test, phase, tags = self.test, self.phase, current_tags()
+        test, phase = self.test, self.phase
         if self._fixtures:
-            return self._fixtures[-1]._replace(tags=tags)
-        owner = self.outside if test is None else self.attempt_of(test)
-        return Sender(owner, phase if test else None, tags)
+            sender = self._fixtures[-1]
+        elif test is None:
+            sender = Sender(self.outside)
+        else:
+            sender = Sender(self.attempt_of(test), phase)
+        return sender._replace(tags=current_tags(sender.owner.uses))
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""

@@ -188,6 +188,131 @@ def test_an_async_test_has_the_tags_of_its_fixtures(tmp_path: Path, kind: str) -
     assert tags == {("test_async.py::test_one", "judge"), ("test_async.py::test_two",)}, ran.out
 
 
+HELD = """
+    import threading
+
+    import pytest
+    from app import ask
+    from pytest_llmcost import tag
+
+    @pytest.fixture(scope="session")
+    def judge():
+        ask(1000)
+        with tag("judge"):
+            ask(1001)
+            yield
+            ask(1002)
+        ask(1003)
+
+    @pytest.fixture(scope="module", params=["a", "b"])
+    def graded(request):
+        with tag(request.param):
+            yield
+
+    @pytest.fixture(scope="module")
+    def based(judge):
+        ask(1010)
+
+    @pytest.fixture(scope="module")
+    def other():
+        ask(1020)
+
+    @pytest.fixture(scope="class", autouse=True)
+    def every():
+        with tag("every"):
+            yield
+
+    def test_first(judge):
+        ask(1)
+
+    def test_another(other):
+        ask(2)
+        thread = threading.Thread(target=ask, args=(3,))
+        thread.start()
+        thread.join()
+
+    def test_graded(graded):
+        ask(4)
+
+    def test_by_name(request):
+        ask(5)
+        request.getfixturevalue("judge")
+        ask(6)
+
+    def test_between(request):
+        with tag("test"):
+            request.getfixturevalue("late")
+            ask(7)
+        ask(8)
+
+    @pytest.fixture(scope="module")
+    def late():
+        with tag("late"):
+            yield
+
+    class TestThese:
+        def test_indirect(self, based):
+            ask(9)
+
+    def test_last(other):
+        ask(10)
+"""
+
+
+def test_a_tag_that_a_wider_fixture_holds_open_is_that_of_the_tests_that_use_it(
+    tmp_path: Path,
+) -> None:
+    write_files(tmp_path, {"app.py": APP, "test_held.py": HELD})
+    ran = run_suite(tmp_path)
+    assert ran.status == 0, ran.out
+    ledger = ran.ledger()
+    tags: dict[int, set[tuple[str, ...]]] = {}
+    for row in [*ledger["tests"], *ledger["fixtures"]]:
+        for call in row["calls"]:
+            found = tags.setdefault(call["usage"]["input_tokens"], set())
+            found.add(tuple(call.get("tags", ())))
+    every = {
+        **{number: {("every",)} for number in (2, 3, 5, 10)},
+        **{number: {("every", "judge")} for number in (1, 6, 9)},
+        4: {("a", "every"), ("b", "every")},
+        7: {("every", "late", "test")},
+        8: {("every", "late")},
+    }
+    fixtures = {1000: {()}, 1001: {("judge",)}, 1002: {("judge",)}, 1003: {()}, 1010: {("judge",)}}
+    assert tags == every | fixtures | {1020: {()}}
+
+
+@pytest.mark.parametrize("kind", ["", "async "])
+def test_a_tag_of_an_async_test_ends_with_its_module_fixture(tmp_path: Path, kind: str) -> None:
+    test = f"""
+        import pytest
+        from app import ask
+        from pytest_llmcost import tag
+
+        @pytest.fixture(scope="module")
+        def anyio_backend():
+            return "asyncio"
+
+        @pytest.fixture(scope="module")
+        {kind}def judge(anyio_backend):
+            with tag("judge"):
+                yield
+
+        @pytest.mark.anyio
+        async def test_one(judge):
+            ask(1)
+
+        @pytest.mark.anyio
+        async def test_two(anyio_backend):
+            ask(2)
+    """
+    write_files(tmp_path, {"app.py": APP, "test_async.py": test})
+    ran = run_suite(tmp_path, plugins=("anyio",))
+    tests = ran.ledger()["tests"]
+    tags = {(row["nodeid"].partition("[")[0], *row["calls"][0].get("tags", ())) for row in tests}
+    assert tags == {("test_async.py::test_one", "judge"), ("test_async.py::test_two",)}, ran.out
+
+
 SMALL = """
     import pytest
     from pytest_llmcost import max_cost
