@@ -27,9 +27,10 @@ from pytest_llmcost.reports.tables import (
     text_table,
     wrap,
 )
-from pytest_llmcost.reports.wording import limit_of
+from pytest_llmcost.reports.wording import limit_of, show_part
 
 _MOST_PARTS = 6
+_MOST_GROWN = 3
 _MOST_PREFIXES = 3
 _MOST_VANISHED = 10
 
@@ -117,6 +118,24 @@ def describe_facts(comparison: Comparison, shared: Sequence[SharedPart]) -> Iter
         yield f"{more:,} more cached prefixes changed"
 
 
+def describe_part_changes(comparison: Comparison) -> Iterator[str]:
+    """Say by how much the parts of prompts changed that did so most, and where each of them is."""
+    names: dict[tuple[str, int, int], list[str]] = {}
+    for each in comparison.parts:
+        if each.before is not None and each.before != each.after:
+            names.setdefault((each.part, each.before, each.after), []).append(each.name)
+    changed = sorted(names, key=lambda key: (-abs(key[2] - key[1]), key))
+    parts = {each.part for each in comparison.parts}
+    for part, before, after in changed[:_MOST_GROWN]:
+        first, *others = names[part, before, after]
+        grown = grown_by(before, after) if after else " (removed)"
+        where = f"{clean(first)} and {len(others):,} more" if others else clean(first)
+        figures = f"{before:,} → {after:,} tokens{grown if before else ' (new)'}"
+        yield f"{show_part(part, parts)}: {figures} in {where}"
+    if (more := len(changed) - _MOST_GROWN) > 0:
+        yield f"{format_count(more, 'more part')} changed"
+
+
 def before_cell(change: Change) -> str:
     """Write what it cost in the baseline, or that it is new."""
     return "new" if change.status == "new" else usd_cell(change.base_usd)
@@ -150,7 +169,7 @@ def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> I
     change, figures = describe_difference(comparison)
     yield Line(f"{change} against the baseline{figures}", {"bold": True})
     shared = shared_parts(comparison)
-    for text in describe_facts(comparison, shared):
+    for text in (*describe_facts(comparison, shared), *describe_part_changes(comparison)):
         yield from wrap(text, width, indent=2)
     shown = comparison.changes[:most] if most else comparison.changes
     rows = []

@@ -99,6 +99,37 @@ def test_an_increase_beyond_a_limit_exits_with_1(
     assert (" over the " in capsys.readouterr().out) == bool(status)
 
 
+def test_the_parts_that_changed_most_are_named_with_the_tests_that_have_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def write(name: str, **tokens: int) -> str:
+        parts = {each.replace("__", "."): number for each, number in tokens.items()}
+        facts = PayloadFacts(model=MODEL, parts_tokens={**parts, "rest": 3} if parts else {})
+        spent: dict[Owner, list[Call]] = {
+            a_test(f"t.py::test_{letter}"): [call(300 + len(tokens), fingerprint="1:a")]
+            for letter in "abc"
+        }
+        ledger = make_report(spent, price_date=ON, rate_card=CARD, payloads={"1:a": facts})
+        write_ledger(ledger, tmp_path / name)
+        return str(tmp_path / name)
+
+    base = write("base", system=500, tools__find=890, tools__old=200, messages__0__text=10)
+    head = write("head", system=500, tools__find=1402, tools__new=60, messages__0__text=15)
+    assert main(["compare", base, head]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:5] == [
+        "  tools.find: 890 → 1,402 tokens (+58 %) in t.py::test_a and 2 more",
+        "  tools.old: 200 → 0 tokens (removed) in t.py::test_a and 2 more",
+        "  tools.new: 0 → 60 tokens (new) in t.py::test_a and 2 more",
+        "  1 more part changed",
+    ]
+    # Without a count of the parts in both, nothing is said of what they grew by.
+    assert main(["compare", *[write("plain"), head]]) == 0
+    assert "tokens (" not in capsys.readouterr().out
+
+
 def test_an_increase_that_cannot_be_told_fails(
     ledgers: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
