@@ -1,6 +1,6 @@
 """Show the last runs of a history, and compare the last one with the average of those before.
 
-The history is the file of `pytest --llmcost-history`; lines that are no run are named.
+The history is the file of `pytest --llmcost-history`; the first line that is no run is named.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, console: Console) -> int:
     """Print the chart and the comparison; return 1 if the file has lines that are no run."""
-    runs, problems = read_history(arguments.file)
-    for problem in problems:
+    runs, problem = read_history(arguments.file)
+    if problem is not None:
         console.problem(problem)
     if not runs:
         console.note(f"{arguments.file}: has no run yet")
-        return 1 if problems else 0
+        return 0
     is_unicode = (getattr(console.out, "encoding", None) or "utf-8").lower().startswith("utf")
     rows = _rows(runs[-arguments.number :], "█" if is_unicode else "#")
     width = shutil.get_terminal_size().columns
@@ -53,7 +53,7 @@ def run(arguments: Namespace, console: Console) -> int:
     console.print("")
     for line in _compared(runs[-1], runs[:-1], arguments.number):
         console.print(clean(line, 1_000))
-    return 1 if problems else 0
+    return 0 if problem is None else 1
 
 
 def _rows(runs: Sequence[Run], block: str) -> Iterator[TableRow]:

@@ -98,17 +98,17 @@ def _line(run: Run) -> bytes:
     return json.dumps(asdict(run), default=plain_usd, sort_keys=True).encode() + b"\n"
 
 
-def read_history(path: Path) -> tuple[list[Run], list[str]]:
+def read_history(path: Path) -> tuple[list[Run], str | None]:
     """Return the runs of a history in their order, and what is wrong with its other lines.
 
     Raises:
-        LedgerError: the file cannot be read.
+        LedgerError: the file cannot be read, or is something else.
     """
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read ({error.strerror or error})") from None
-    runs, problems = [], []
+    runs, bad = [], []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
@@ -116,8 +116,15 @@ def read_history(path: Path) -> tuple[list[Run], list[str]]:
                 _check(run)
                 runs.append(run)
             except (ValueError, RecursionError) as error:
-                problems.append(f"{path}:{number}: left out, not a run of pytest-llmcost ({error})")
-    return runs, problems
+                bad.append((number, error))
+    if not bad:
+        return runs, None
+    number, first = bad[0]
+    problem = f"not a run of pytest-llmcost ({first})"
+    if not runs:
+        raise LedgerError(f"{path}:{number}: {problem}; give the file of pytest --llmcost-history")
+    more = f"; so are {len(bad) - 1:,} more" if len(bad) > 1 else ""
+    return runs, f"{path}:{number}: left out, {problem}{more}"
 
 
 def _check(run: Run) -> None:

@@ -100,8 +100,8 @@ for number in range(50):
             pool.map(lambda _: subprocess.run([sys.executable, "-c", code], check=True), range(3))
         )
     assert len(done) == 3
-    runs, problems = read_history(path)
-    assert problems == []
+    runs, problem = read_history(path)
+    assert problem is None
     assert sorted(run.calls for run in runs) == sorted([*range(50)] * 3)
 
 
@@ -117,9 +117,9 @@ def test_a_line_that_was_cut_does_not_take_the_next_one_with_it(tmp_path: Path) 
     path = tmp_path / "history.jsonl"
     path.write_text('{"schema": "pytest-llmc')
     append_run(path, a_run("1"))
-    runs, problems = read_history(path)
+    runs, problem = read_history(path)
     assert [run.usd for run in runs] == [1]
-    assert problems[0].startswith(f"{path}:1: left out, not a run of pytest-llmcost (")
+    assert (problem or "").startswith(f"{path}:1: left out, not a run of pytest-llmcost (")
 
 
 def line_of(**fields: object) -> str:
@@ -150,6 +150,28 @@ def test_a_bad_line_is_named_and_the_others_are_read(
     out, err = capsys.readouterr()
     assert f"{path.name}:2: left out" in err
     assert "+$1.00 (+100 %) against the average of the 1 run before: $1.00 → $2.00" in out
+
+
+def test_a_file_that_is_no_history_is_one_error_that_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ledger.json"
+    path.write_text("\n" + json.dumps({"schema": "pytest-llmcost/1", "tests": [1] * 30}, indent=1))
+    assert main(["history", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        f"llmcost: {path}:2: not a run of pytest-llmcost (Expecting property name enclosed in "
+        "double quotes: line 1 column 2 (char 1)); give the file of pytest --llmcost-history"
+    ]
+    # A run that was appended to it by mistake is shown, and the other lines are one problem.
+    append_run(path, a_run("1"))
+    assert main(["history", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert "$1.00" in out
+    (line,) = err.splitlines()
+    assert f"{path}:2: left out, not a run of pytest-llmcost (" in line
+    assert line.endswith("; so are 34 more")
 
 
 def test_a_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
