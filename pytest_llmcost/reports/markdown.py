@@ -44,7 +44,15 @@ from pytest_llmcost.reports.numbers import (
     signed_cell,
     usd_cell,
 )
-from pytest_llmcost.reports.rows import OUTSIDE, Row, row_of, rows_of, share_of, token_cells
+from pytest_llmcost.reports.rows import (
+    OUTSIDE,
+    Row,
+    categories_of,
+    row_of,
+    rows_of,
+    share_of,
+    token_cells,
+)
 from pytest_llmcost.reports.run_wording import (
     Mark,
     broken_prefixes,
@@ -106,6 +114,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     of_tests, room = _fit(of_tests, room // 3, room)
     found = (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes)
     notes, room = _fit([f"- {prose(note)}" for note in found if note], room // 4, room)
+    categories, room = _fit(list(_categories(ledger)), room // 4, room)
     models, room = _fit(list(_models(ledger)), room // 4, room)
     tags, room = _fit(list(_tags(ledger)), room // 4, room)
     parts, room = _fit(list(_parts(ledger)), room // 2, room)
@@ -122,6 +131,8 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     title = f"All tests: {describe_total(ledger)} at list price, {calls}"
     folds.append((title, markdown_table(_HEADS, rows) if rows else []))
     folds.append(("What is in the prompts", markdown_table(_PART_HEADS, parts) if parts else []))
+    table = markdown_table(_CATEGORY_HEADS, categories) if categories else []
+    folds.append(("By token category", table))
     folds.append(("By model", markdown_table(_MODEL_HEADS, models) if models else []))
     folds.append(("By tag", markdown_table(("tag", *_MODEL_HEADS[1:]), tags) if tags else []))
     folds.append(("Reproduce locally", _commands(ledger, owners)))
@@ -412,6 +423,7 @@ def _terms(ledger: Ledger) -> str:
 _TOKEN_HEADS = ("calls:", "input:", "cache written:", "cache read:", "output:")
 _HEADS = ("test", "cost:", "budget:", "used:", *_TOKEN_HEADS)
 _PART_HEADS = ("test", "part", "before:", "tokens:", "change:")
+_CATEGORY_HEADS = ("category", "tokens:", "cost:", "share:")
 _MODEL_HEADS = ("model", "cost:", *_TOKEN_HEADS)
 
 
@@ -428,6 +440,16 @@ def _row(row: Row) -> str:
         f"{spent.calls:,}",
         *token_cells(spent.usage, is_least=spent["input_tokens"].best is None),
     )
+
+
+def _categories(ledger: Ledger) -> Iterator[str]:
+    """Yield what each token category costs; nothing if the ledger does not say it."""
+    usd, is_lower = ledger.totals.usd, is_least(amounts_of(ledger))
+    found = [each for each in categories_of(ledger.totals) if each.usd is not None]
+    for each in found:
+        yield markdown_row(each.name, *each.cells(usd, is_least=is_lower))
+    if found:
+        yield markdown_row("total", "", usd_cell(usd, is_least=is_lower), "")
 
 
 def _models(ledger: Ledger) -> Iterator[str]:

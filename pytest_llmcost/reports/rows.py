@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import State, Verdict
 from pytest_llmcost.call import Call
-from pytest_llmcost.ledger.ledger import Ledger, TestRow
+from pytest_llmcost.ledger.ledger import Ledger, ModelTotals, TestRow
 from pytest_llmcost.ledger.totals import most_expensive, shared_fixtures
 from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import UNKNOWN, token_cell
+from pytest_llmcost.reports.numbers import UNKNOWN, percent, token_cell, usd_cell
 from pytest_llmcost.reports.run_wording import last_attempts
 from pytest_llmcost.reports.wording import used_of
 
@@ -75,6 +76,54 @@ def token_cells(usage: Usage, *, is_least: bool) -> list[str]:
     written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
     numbers = (usage.prompt_tokens, written, usage.cache_read_tokens, usage.output_tokens)
     return [token_cell(number, is_least=is_least) for number in numbers]
+
+
+class Category(NamedTuple):
+    """What some calls used of one kind of token, or of what else is billed, and what that costs."""
+
+    key: str
+    name: str
+    tokens: int | None
+    """None of what has no tokens."""
+    usd: Decimal | None
+    """None if it is unknown, as in a ledger of a version that did not itemise."""
+
+    def cells(self, whole: Decimal | None, *, is_least: bool) -> list[str]:
+        """Write its tokens, its cost, and its share of the whole cost."""
+        # What is unknown is never shown as zero.
+        usd = None if is_least and not self.usd else self.usd
+        return [
+            "" if self.tokens is None else token_cell(self.tokens, is_least=is_least),
+            usd_cell(usd, is_least=is_least),
+            percent(usd, whole) if usd is not None and whole else "",
+        ]
+
+
+_CATEGORIES: Mapping[str, str] = {
+    "input": "input, not cached",
+    "cache_write_5m": "written to cache for 5 minutes",
+    "cache_write_1h": "written to cache for 1 hour",
+    "cache_read": "read from cache",
+    "output": "output",
+    "web_search": "web searches",
+    "declared": "stated by tests",
+    "unknown": "calls without a price",
+}
+
+
+def categories_of(totals: ModelTotals) -> list[Category]:
+    """Return each token category that was used or paid for; the prices add up to the total."""
+    is_known = totals.usd == 0 or any(True for _ in totals.by_category.items())
+    found = [
+        Category(
+            key,
+            name,
+            getattr(totals.usage, f"{key}_tokens", None),
+            getattr(totals.by_category, f"{key}_usd") if is_known else None,
+        )
+        for key, name in _CATEGORIES.items()
+    ]
+    return [each for each in found if each.tokens or each.usd]
 
 
 def rows_of(ledger: Ledger) -> list[Row]:

@@ -9,13 +9,20 @@ from typing import Any
 
 import pytest
 from hostile_report import hostile_report
+from msgspec.structs import replace
 from page_run import big_run, page_run
 from sample_reports import a_test, make_call, make_report, suite_budget
 from sample_run import sample_run
 
+from pytest_llmcost.ledger.totals import amounts_of
+from pytest_llmcost.money import EXACT
+from pytest_llmcost.prices.bill import ByCategory
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.html import render_html
-from pytest_llmcost.reports.run_wording import describe_total, marks_of
+from pytest_llmcost.reports.markdown import render_markdown
+from pytest_llmcost.reports.rows import categories_of
+from pytest_llmcost.reports.run_wording import describe_total, is_least, marks_of
 from pytest_llmcost.reports.terminal import View, render_summary
 from pytest_llmcost.reports.wording import sentence
 
@@ -38,6 +45,12 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.texts).split())
+
+
+def section_of(html: str, name: str) -> str:
+    """The text of one section."""
+    (found,) = re.findall(rf'<section aria-labelledby="{name}-title">.*?</section>', html, re.S)
+    return Page(found).text
 
 
 def data_of(html: str) -> dict[str, Any]:
@@ -78,6 +91,36 @@ def test_tags_stand_beside_models_where_there_are_any() -> None:
     text = Page(render_html(make_report({a_test("t.py::t"): calls}))).text
     assert re.search(r"By tag and token category .* judge \$3\.00 .* slow \$2\.00 ", text)
     assert "By tag" not in Page(render_html(sample_run())).text
+
+
+@pytest.mark.parametrize("run", [sample_run, hostile_report, page_run])
+def test_each_token_category_has_the_figures_of_the_ledger_in_page_and_comment(run: Any) -> None:
+    ledger = run()
+    section = section_of(render_html(ledger), "categories")
+    comment = render_markdown(ledger)
+    found = categories_of(ledger.totals)
+    assert EXACT.plus(sum(each.usd or 0 for each in found)) == ledger.totals.usd
+    for each in found:
+        is_lower = is_least(amounts_of(ledger))
+        cells = each.cells(ledger.totals.usd, is_least=is_lower)
+        assert " ".join([each.name, *cells]).strip() in section
+        assert f"| {' | '.join([each.name, *cells])} |" in comment
+    assert section.endswith(f"total {describe_total(ledger)}")
+
+
+def test_a_ledger_without_prices_by_category_shows_their_tokens_alone() -> None:
+    ledger = make_report({a_test("t.py::t"): [make_call("1")]})
+    old = replace(ledger, totals=replace(ledger.totals, by_category=ByCategory()))
+    assert section_of(render_html(old), "categories") == (
+        "By token category Category Tokens input, not cached 100"
+    )
+    assert "By token category" not in render_markdown(old)
+
+
+def test_a_category_of_which_the_price_is_unknown_is_never_zero() -> None:
+    calls = [make_call("1"), make_call(None, usage=Usage(input_tokens=5, output_tokens=7))]
+    section = section_of(render_html(make_report({a_test("t.py::t"): calls})), "categories")
+    assert section.endswith("≥105 ≥$1.0000 100 % output ≥7 ? total at least $1.00")
 
 
 @pytest.mark.parametrize("run", [sample_run, hostile_report, page_run])

@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, ModelTotals, unpriced_models
 from pytest_llmcost.ledger.totals import amounts_of
+from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reports import comparisons, numbers, run_wording, wording
+from pytest_llmcost.reports import comparisons, numbers, run_wording, tables, wording
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.html.script_data import page_data, verdict_share
+from pytest_llmcost.reports.rows import Category, categories_of
 from pytest_llmcost.reports.run_wording import Mark, is_least, marks_of
 
 _LONGEST = 2_000
@@ -55,10 +57,10 @@ def render_html(ledger: Ledger) -> str:
         style_hash=_hash(style),
         script_hash=_hash(script),
         data=page_data(ledger),
-        total_is_least=is_least(amounts_of(ledger)),
         marks=_marks(ledger),
         most_marks=_MOST_MARKS,
         most_changes=_MOST_CHANGES,
+        slices=_slices(ledger.totals, is_partial=is_least(amounts_of(ledger))),
         models=_breakdown(ledger.totals.by_model, unpriced_models(ledger)),
         tags=_breakdown(
             ledger.totals.by_tag,
@@ -100,16 +102,25 @@ def _marks(ledger: Ledger) -> dict[str, list[Mark]]:
     return found
 
 
+class Slice(NamedTuple):
+    """A token category with the widths of its bars in percent."""
+
+    category: Category
+    usd_width: float
+    token_width: float
+    cells: Sequence[str]
+    """Its tokens, its cost, and its share of the whole cost."""
+
+
 class Share(NamedTuple):
-    """What one model did, or the calls of one tag, with the widths of its bars in percent."""
+    """What a run did, one of its models, or the calls of one tag."""
 
     name: str
     total: ModelTotals
     is_partial: bool
     width: float
-    """Of its cost, where the most expensive one has 100."""
-    categories: Sequence[tuple[str, int, float]]
-    """Token category, tokens, and their share of all its tokens."""
+    """Of its cost, in percent: the most expensive one has 100."""
+    slices: Sequence[Slice]
 
 
 def _breakdown(totals: Mapping[str, ModelTotals], partial: Container[str]) -> list[Share]:
@@ -120,22 +131,24 @@ def _breakdown(totals: Mapping[str, ModelTotals], partial: Container[str]) -> li
             totals[name],
             name in partial,
             float((totals[name].usd or 0) / most * 100) if most else 0.0,
-            _categories(totals[name].usage),
+            _slices(totals[name], is_partial=name in partial),
         )
         for name in sorted(totals, key=lambda each: (-(totals[each].usd or 0), each))
     ]
 
 
-def _categories(usage: Usage) -> list[tuple[str, int, float]]:
-    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    tokens = {
-        "uncached input": usage.input_tokens,
-        "cache written": written,
-        "cache read": usage.cache_read_tokens,
-        "output": usage.output_tokens,
-    }
-    whole = sum(tokens.values())
-    return [(name, each, each / whole * 100 if whole else 0.0) for name, each in tokens.items()]
+def _slices(totals: ModelTotals, *, is_partial: bool) -> list[Slice]:
+    categories = categories_of(totals)
+    whole = sum(each.tokens or 0 for each in categories)
+    return [
+        Slice(
+            each,
+            float(each.usd / totals.usd * 100) if each.usd and totals.usd else 0.0,
+            (each.tokens or 0) / whole * 100 if whole else 0.0,
+            each.cells(totals.usd, is_least=is_partial),
+        )
+        for each in categories
+    ]
 
 
 class Changes(NamedTuple):
