@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 from hostile_report import judge
 from msgspec.structs import replace
@@ -10,7 +11,15 @@ from sample_reports import CARD, OUTSIDE, a_fixture, a_test, make_call, suite_bu
 
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.builder import LedgerBuilder
-from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, RunRecord
+from pytest_llmcost.ledger.ledger import (
+    CardId,
+    Change,
+    Comparison,
+    Ledger,
+    PartChange,
+    PayloadFacts,
+    RunRecord,
+)
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 
@@ -46,6 +55,19 @@ _TESTS = (
 )  # fmt: skip
 
 
+_PARTS: dict[str, tuple[tuple[str, int, int], ...]] = {
+    # test: part, tokens before, tokens now
+    "agents/test_research.py::test_plan_search_write": (
+        ("system", 5214, 5214), ("tools.search", 480, 948), ("tools.write_report", 610, 610),
+        ("messages.0 (text)", 402, 402), ("messages.1", 2119, 2119), ("rest", 18, 18),
+    ),
+    "rag/test_answers.py::test_answer_with_sources": (
+        ("system", 0, 1428), ("messages.0 (document)", 702, 702), ("messages.0 (text)", 668, 668),
+        ("messages.1", 31, 0), ("rest", 12, 12),
+    ),
+}  # fmt: skip
+
+
 def page_run() -> Ledger:
     """Two budgets over, one not counted, two near; three models; a comparison with growth."""
     ledger = LedgerBuilder()
@@ -58,10 +80,14 @@ def page_run() -> Ledger:
             cache_read_tokens=read // number,
             output_tokens=output // number,
         )
-        calls = [make_call(f"{share:.6f}", model=model, usage=usage) for _ in range(number)]
+        parts = _PARTS.get(f"{file}.py::{name}")
+        fields: dict[str, Any] = {"fingerprint": f"1:{name}"} if parts else {}
+        facts = PayloadFacts(model=model, parts_tokens={part: now for part, _, now in parts or ()})
+        one = make_call(f"{share:.6f}", model=model, usage=usage, **fields)
+        calls = [one] * number
         owner = a_test(f"tests/{file}.py::{name}")
         for each in calls:
-            ledger.add(owner, each)
+            ledger.add(owner, each, facts)
         verdict = None
         if limit:
             origin = f"tests/{file}.py:{12 + len(name)}"
@@ -123,6 +149,11 @@ def _comparison() -> Comparison:
         low_usd=Decimal("0.0248"),
         high_usd=Decimal("0.0248"),
         unchanged=17,
+        parts=tuple(
+            PartChange(name=f"tests/{name}", part=part, before=before, after=after)
+            for name, parts in _PARTS.items()
+            for part, before, after in sorted(parts, key=lambda each: -each[2])
+        ),
         changes=(
             change("agents/test_research.py::test_plan_search_write", "0.1621", "0.1892",
                    ("tools.search",), input_tokens=4210, output_tokens=120),

@@ -12,8 +12,10 @@ from hostile_report import hostile_report
 from page_run import big_run, page_run
 from sample_reports import a_test, make_call, make_report
 
-from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts
 from pytest_llmcost.reports.html import render_html
+from pytest_llmcost.reports.numbers import usd_cell
 
 pytestmark = pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser() or "-")
 
@@ -126,11 +128,32 @@ def test_a_row_unfolds_to_its_budget_and_its_calls_by_keyboard(opened: Pages) ->
     assert page.run("return document.activeElement.ariaExpanded") == "true"
     inner = page.run("return [...document.querySelectorAll('tr.inner')].map(e => e.innerText)")
     assert "$0.0113 is $0.0013 (13 %) over the $0.01 budget set at" in inner[0]
-    assert [re.split(r"\s+", each.strip()) for each in inner[1:]] == [
+    assert "system 1,428 tokens (new)" in inner[1]
+    assert [re.split(r"\s+", each.strip()) for each in inner[2:]] == [
         ["claude-opus-4-7", "$0.0056", "2,810", "0", "0", "206"]
     ] * 2
     page.press("ENTER")
     assert page.run("return document.querySelectorAll('tr.inner').length") == 0
+
+
+def test_a_test_has_its_parts_in_the_tree_and_below_its_row(opened: Pages) -> None:
+    run = page_run()
+    page = opened(run)
+    cells = "return [...document.querySelectorAll('.cell.part')].map(each => each.ariaLabel)"
+    test = "tests/agents/test_research.py::test_plan_search_write"
+    assert page.run(cells)[0] == f"{test}: system 5,214 tokens (unchanged)"
+    (row,) = (each for each in run.tests if each.nodeid == test)
+    output = usd_cell(Amounts.of(row.calls).by_category.output_usd)
+    assert f"{test}: output {output}" in page.run(cells)
+    click(page, ".cell.part")
+    parts = "return [...document.querySelectorAll('.parts li')].map(each => each.innerText)"
+    assert page.run(parts)[:3] == [
+        "system 5,214 tokens (unchanged)",
+        "messages.1 2,119 tokens (unchanged)",
+        "tools.search 480 → 948 tokens (+98 %)",
+    ]
+    assert page.run("return document.activeElement.innerText").startswith("test_plan_search_write")
+    assert page.console() == []
 
 
 def test_the_tree_is_walked_by_keyboard_and_leads_to_the_table(opened: Pages) -> None:
@@ -219,9 +242,10 @@ def test_a_page_prints_in_light_without_its_controls(opened: Pages) -> None:
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=range(len(ATTACKS)))
 def test_a_hostile_name_runs_no_script_and_breaks_no_layout(opened: Pages, attack: str) -> None:
-    calls = [make_call("0.1", model=attack)]
+    calls = [make_call("0.1", model=attack, fingerprint="1:a")]
     nodeid = f"tests/{attack}/t.py::test[{attack}]"
-    page = opened(make_report({a_test(nodeid): calls}, notes=[attack]))
+    parts = {"1:a": PayloadFacts(model=attack, parts_tokens={attack: 5, "rest": 1})}
+    page = opened(make_report({a_test(nodeid): calls}, payloads=parts, notes=[attack]))
     page.look(400)
     page.run("document.querySelectorAll('#rows .unfold').forEach(each => each.click())")
     assert page.run("return document.title") == "$0.10 · llmcost"

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from pytest_llmcost.budgets.budget import Verdict
@@ -19,12 +20,11 @@ from pytest_llmcost.ledger.ledger import (
     Comparison,
     Ledger,
     ModelTotals,
-    PartChange,
     TestRow,
     own_verdicts,
     unpriced_models,
 )
-from pytest_llmcost.ledger.totals import amounts_of, largest_prompt, parts_of, spenders_of
+from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.reports.comparisons import (
     after_cell,
     before_cell,
@@ -40,7 +40,6 @@ from pytest_llmcost.reports.numbers import (
     dollars,
     format_count,
     grown_by,
-    growth,
     signed_cell,
     usd_cell,
 )
@@ -48,6 +47,8 @@ from pytest_llmcost.reports.rows import (
     OUTSIDE,
     Row,
     categories_of,
+    part_growth,
+    parts_by_owner,
     row_of,
     rows_of,
     share_of,
@@ -471,17 +472,7 @@ def _share(name: str, total: ModelTotals, *, is_least: bool) -> str:
 
 def _parts(ledger: Ledger) -> Iterator[str]:
     """Yield all parts of the largest prompt of each owner, as far as they are counted."""
-    tokens = parts_of(ledger)
-    changes = (
-        ledger.comparison.parts
-        if ledger.comparison
-        else [
-            PartChange(name=spender.name, part=part, before=None, after=size)
-            for spender in spenders_of(ledger)
-            for part, size in largest_prompt(spender.calls, tokens).items()
-        ]
-    )
-    for each in changes:
+    for each in chain.from_iterable(parts_by_owner(ledger).values()):
         before = "" if each.before is None else f"{each.before:,}"
-        grown = growth(each.before, each.after) or ("new" if each.before == 0 else "")
-        yield markdown_row(code(each.name), code(each.part), before, f"{each.after:,}", grown)
+        after, grown = f"{each.after:,}", part_growth(each)
+        yield markdown_row(code(each.name), code(each.part), before, after, grown)

@@ -14,12 +14,18 @@ from typing import NamedTuple
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import State, Verdict
 from pytest_llmcost.call import Call
-from pytest_llmcost.ledger.ledger import Ledger, ModelTotals, TestRow
-from pytest_llmcost.ledger.totals import most_expensive, shared_fixtures
+from pytest_llmcost.ledger.ledger import Ledger, ModelTotals, PartChange, TestRow, fixture_name
+from pytest_llmcost.ledger.totals import (
+    largest_prompt,
+    most_expensive,
+    parts_of,
+    shared_fixtures,
+    spenders_of,
+)
 from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import UNKNOWN, percent, token_cell, usd_cell
+from pytest_llmcost.reports.numbers import UNKNOWN, growth, percent, token_cell, usd_cell
 from pytest_llmcost.reports.run_wording import last_attempts
 from pytest_llmcost.reports.wording import used_of
 
@@ -44,6 +50,8 @@ class Row:
     verdict: Verdict | None = None
     is_expected: bool = False
     """Whether the test is marked as `xfail`, and failed."""
+    owner: str = ""
+    """As `spenders_of` names it, of a row of one owner alone."""
 
     @property
     def usd(self) -> Decimal | None:
@@ -174,11 +182,14 @@ def shared_rows(ledger: Ledger) -> Iterator[Row]:
         where = f" of {fixture.node or fixture.baseid}" if fixture.node or fixture.baseid else ""
         param = f"[{fixture.param}]" if fixture.param is not None else ""
         name = f"{fixture.name}{param} ({fixture.scope} fixture{where}{often})"
-        spenders.append((name, fixture.calls))
-    for name, calls in (*spenders, ("outside tests", ledger.outside_tests)):
+        spenders.append((name, fixture_name(fixture), fixture.calls))
+    for name, owner, calls in (
+        *spenders,
+        ("outside tests", "outside tests", ledger.outside_tests),
+    ):
         if calls:
             spent = Amounts.of(calls)
-            yield Row(OUTSIDE, clean(name), calls, spent, spent)
+            yield Row(OUTSIDE, clean(name), calls, spent, spent, owner=owner)
 
 
 def row_of(test: TestRow, is_last: bool) -> Row:
@@ -195,7 +206,30 @@ def row_of(test: TestRow, is_last: bool) -> Row:
         total=spent,
         verdict=test.verdict if is_last else None,
         is_expected=test.outcome == "xfailed",
+        owner=test.nodeid if is_last else "",
     )
+
+
+def parts_by_owner(ledger: Ledger) -> dict[str, list[PartChange]]:
+    """Return the parts of each owner's largest prompt as far as they are counted, largest first."""
+    found: dict[str, list[PartChange]] = {}
+    if ledger.comparison:
+        for each in ledger.comparison.parts:
+            found.setdefault(each.name, []).append(each)
+        return found
+    tokens = parts_of(ledger)
+    for spender in spenders_of(ledger):  # of several attempts the last one
+        parts = largest_prompt(spender.calls, tokens)
+        found[spender.name] = [
+            PartChange(name=spender.name, part=part, before=None, after=size)
+            for part, size in sorted(parts.items(), key=lambda each: (-each[1], each[0]))
+        ]
+    return found
+
+
+def part_growth(each: PartChange) -> str:
+    """Say by how much a part grew, or that it is new."""
+    return growth(each.before, each.after) or ("new" if each.before == 0 else "")
 
 
 def _fold(cases: Sequence[tuple[TestRow, Row]]) -> Row:

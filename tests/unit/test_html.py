@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,6 +15,7 @@ from page_run import big_run, page_run
 from sample_reports import a_test, make_call, make_report, suite_budget
 from sample_run import sample_run
 
+from pytest_llmcost.ledger.ledger import Comparison, Ledger, PartChange, PayloadFacts
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import ByCategory
@@ -191,6 +193,61 @@ def test_no_name_ends_the_data_or_is_run_as_a_template(name: str) -> None:
 
 def test_ten_thousand_tests_stay_under_five_megabytes() -> None:
     assert len(render_html(big_run()).encode()) < 5_000_000
+
+
+def page_parts(run: Ledger) -> dict[str, dict[str, tuple[float, str]]]:
+    """Test -> part -> its width in the tree, and what is said of it."""
+    html = render_html(run)
+    texts = data_of(html)["texts"]
+    return {
+        row["name"]: {texts[name]: (width, texts[figure]) for name, width, figure in row["parts"]}
+        for row in rows_of_page(html)
+        if row["parts"]
+    }
+
+
+def test_the_parts_of_a_prompt_have_the_figures_of_the_comment() -> None:
+    ledger = page_run()
+    comment = render_markdown(ledger)
+    found = page_parts(ledger)["test_answer_with_sources"]
+    assert {name: figure for name, (_, figure) in found.items()} == {
+        "system": "1,428 tokens (new)",
+        "messages.0 (document)": "702 tokens (unchanged)",
+        "messages.0 (text)": "668 tokens (unchanged)",
+        "rest": "12 tokens (unchanged)",
+        "messages.1": "removed, 31 tokens before",
+    }
+    name = "<code>tests/rag/test&#95;answers.py::test&#95;answer&#95;with&#95;sources</code>"
+    for part in ("<code>system</code> | 0 | 1,428 | new |", "<code>rest</code> | 12 | 12 | = |"):
+        assert f"| {name} | {part}" in comment or f"| {unescape(name)} | {part}" in comment
+
+
+def test_parts_are_as_wide_as_their_share_of_what_the_prompts_cost() -> None:
+    usage = Usage(input_tokens=100, output_tokens=20)  # half of it is output
+    call = make_call("2", usage=usage, fingerprint="1:a")
+    facts = PayloadFacts(model="m", parts_tokens={"system": 75, "rest": 25})
+    run = make_report({a_test("t.py::test"): [call]}, payloads={"1:a": facts})
+    assert page_parts(run)["test"] == {
+        "system": (0.375, "75 tokens"),
+        "rest": (0.125, "25 tokens"),
+    }
+    html = render_html(run)
+    name, width, figure = rows_of_page(html)[0]["answer"]
+    texts = data_of(html)["texts"]
+    assert (texts[name], width, texts[figure]) == ("output", 0.5, "$1.0000")
+
+
+def test_ten_thousand_tests_with_parts_stay_under_five_megabytes() -> None:
+    ledger = big_run()
+    parts = tuple(
+        PartChange(name=test.nodeid, part=f"messages.{number}", before=number, after=number + 1)
+        for test in ledger.tests
+        for number in range(100)
+    )
+    html = render_html(replace(ledger, comparison=Comparison(parts=parts)))
+    assert len(html.encode()) < 5_000_000
+    row = rows_of_page(html)[0]
+    assert (len(row["parts"]), row["more_parts"]) == (5, 95)
 
 
 def test_a_test_of_many_calls_shows_the_most_expensive_ones(

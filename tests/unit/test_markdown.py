@@ -41,7 +41,7 @@ def test_a_run_looks_like_this() -> None:
 def test_github_renders_every_table_list_and_fold(run: Callable[[], Ledger]) -> None:
     text = render_markdown(run())
     html = to_html(text)
-    assert html.count("<table>") == text.count("\n| --- |") == 4
+    assert html.count("<table>") == text.count("\n| --- |") >= 4
     assert html.count("</details>") == text.count("<summary>") >= 4
     assert not re.findall(r"\| |<p>- |---|```", html)
 

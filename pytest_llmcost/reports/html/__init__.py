@@ -45,6 +45,7 @@ def render_html(ledger: Ledger) -> str:
     )
     # Escapes `<`, `>`, `&` and quotes, so that no name can end the script element.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    data = page_data(ledger)
     style, script = _text("page.css"), _text("page.js")
     page = environment.from_string(_text("page.html")).render(
         ledger=ledger,
@@ -56,7 +57,8 @@ def render_html(ledger: Ledger) -> str:
         script=_trusted(script),
         style_hash=_hash(style),
         script_hash=_hash(script),
-        data=page_data(ledger),
+        data=data,
+        has_parts=any(row.parts for row in data["rows"]),
         marks=_marks(ledger),
         most_marks=_MOST_MARKS,
         most_changes=_MOST_CHANGES,

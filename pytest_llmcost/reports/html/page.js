@@ -30,6 +30,7 @@
     return element;
   }
 
+  const part = (values) => ({ name: text(values[0]), width: values[1], figure: text(values[2]) });
   const figure = (value) => (typeof value === "number" ? value.toLocaleString("en-US") : value);
 
   /* The table */
@@ -191,6 +192,18 @@
         ...reasons.map((reason) => make("p", { class: "muted" }, reason)),
       );
     }
+    if (row.parts.length) {
+      const parts = row.parts.map(part);
+      yield wide(
+        make("p", {}, "The parts of its largest prompt:"),
+        make(
+          "ul",
+          { class: "parts" },
+          ...parts.map(({ name, figure }) => make("li", {}, make("span", { class: "name" }, name), ` ${figure}`)),
+          row.more_parts ? make("li", { class: "muted" }, `… ${figure(row.more_parts)} more; the JSON report has all`) : null,
+        ),
+      );
+    }
     for (const values of row.found) {
       const call = named(data.callFields, values);
       const tokens = TOKENS.map(([key, title]) => `${title.toLowerCase()} ${figure(call[key])}`).join(" · ");
@@ -268,7 +281,15 @@
       const row = rows[packed];
       const isCase = row.name.startsWith(`${parent.name}[`);
       const name = isCase ? row.name.slice(parent.name.length) : row.name;
-      return { name, usd: row.usd, cost: row.cost, share: "", children: [], row, parent };
+      const leaf = { name, usd: row.usd, cost: row.cost, share: "", row, parent };
+      leaf.children = [...row.parts, row.answer]
+        .filter((each) => each && each[1])
+        .map(part)
+        .sort((a, b) => b.width - a.width)
+        .map((each) => ({
+          name: each.name, usd: row.usd * each.width, cost: each.figure, share: "", children: [], row, parent: leaf, isPart: true,
+        }));
+      return leaf;
     }
     const [name, usd, cost, share, children] = packed;
     const made = { name, usd, cost, share, row: null, parent };
@@ -285,8 +306,9 @@
 
   function describe(each) {
     const way = wayTo(each).slice(1).map(({ name }) => (name.endsWith("/") ? name : `${name}::`));
-    const name = each.row ? `${each.row.file}::${each.row.name}` : way.join("").replace(/::$/, "");
-    const state = each.row && each.row.mark ? `, ${WORDS[each.row.mark]}` : "";
+    const test = each.row && `${each.row.file}::${each.row.name}${each.isPart ? `: ${each.name}` : ""}`;
+    const name = test || way.join("").replace(/::$/, "");
+    const state = each.row && !each.isPart && each.row.mark ? `, ${WORDS[each.row.mark]}` : "";
     return `${name || each.name} ${each.cost}${each.share ? `, ${each.share} of all` : ""}${state}`;
   }
 
@@ -311,8 +333,8 @@
     tree.replaceChildren(
       ...cells.map(([each, level, left, share], number) => {
         const isNarrow = share * width < 28;
-        const mark = each.row ? each.row.mark : "";
-        const kind = each.row ? `leaf ${mark}` : `l${Math.min(level, 4)}`;
+        const mark = each.row && !each.isPart ? each.row.mark : "";
+        const kind = each.isPart ? "part" : each.row ? `leaf ${mark}` : `l${Math.min(level, 4)}`;
         const cell = make(
           "button",
           {

@@ -12,17 +12,24 @@ from typing import Any, NamedTuple
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
-from pytest_llmcost.ledger.ledger import Ledger, own_verdicts
+from pytest_llmcost.ledger.ledger import Ledger, PartChange, own_verdicts
 from pytest_llmcost.ledger.totals import is_live
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import percent, token_cell, usd_cell
-from pytest_llmcost.reports.rows import OUTSIDE, Row, row_of, shared_rows
+from pytest_llmcost.reports.rows import (
+    OUTSIDE,
+    Row,
+    part_growth,
+    parts_by_owner,
+    row_of,
+    shared_rows,
+)
 from pytest_llmcost.reports.run_wording import describe_total, is_least, last_attempts
 from pytest_llmcost.reports.wording import changed_parts, limit_of, sentence, used_of
 
-_MOST_CALLS = 50_000
+_MOST_CALLS = _MOST_PARTS = 50_000
 """In all rows together: what the file may have without becoming slow to open."""
 
 
@@ -31,10 +38,17 @@ def page_data(ledger: Ledger) -> dict[str, Any]:
     rows = list(_rows(ledger))
     texts = _Texts()
     most = max(1, _MOST_CALLS // max(1, len(rows)))
+    most_parts = max(1, _MOST_PARTS // max(1, len(rows)))
+    parts = parts_by_owner(ledger)
     return {
         "rowFields": PageRow._fields,
         "callFields": PageCall._fields,
-        "rows": [_page_row(row, outcome, verdicts, texts, most) for row, outcome, verdicts in rows],
+        "rows": [
+            _page_row(row, outcome, verdicts, texts, most)._replace(
+                **_parts(row, parts.get(row.owner, []), texts, most_parts)
+            )
+            for row, outcome, verdicts in rows
+        ],
         "tree": _tree([row for row, *_ in rows], ledger),
         "texts": list(texts.found),
     }
@@ -65,6 +79,23 @@ class PageRow(NamedTuple):
     """For each budget its state and sentence, then the reasons why it could not be checked."""
     found: Sequence[PageCall]
     """Its calls; fewer than `calls` if there are too many for a page."""
+    parts: Sequence[PagePart] = ()
+    """Those of its largest prompt, as far as they are counted, the largest first."""
+    more_parts: int = 0
+    """How many are left out, because there are too many for a page."""
+    answer: PagePart | None = None
+    """What it costs besides its prompts, if these are drawn."""
+
+
+class PagePart(NamedTuple):
+    """A part of a prompt."""
+
+    name: int
+    """The number of a text."""
+    width: float
+    """As a share of the row's cost: of what the prompts cost, as much as of the prompt's tokens."""
+    figure: int
+    """The number of a text: its tokens now, and in the baseline."""
 
 
 class PageCall(NamedTuple):
@@ -147,7 +178,49 @@ def _page_call(call: Call, texts: _Texts) -> PageCall:
     )
 
 
-def _tokens(spent: Amounts) -> dict[str, str | int]:
+def _parts(row: Row, parts: Sequence[PartChange], texts: _Texts, most: int) -> dict[str, Any]:
+    """Return the parts of a row's largest prompt, and what it costs besides its prompts."""
+    if not parts:
+        return {}
+    whole, size = row.spent.priced_usd, sum(each.after for each in parts)
+    costs = dict(row.spent.by_category.items())
+    prompt = sum((usd for name, usd in costs.items() if name in _PROMPT), Decimal(0))
+    output = costs.get("output_usd", Decimal(0))
+    width = float(prompt / whole) / size if whole and size else 0.0
+    shown = usd_cell(output, is_least=is_least(row.spent))
+    return {
+        "parts": [
+            PagePart(
+                texts.number(each.part), round(width * each.after, 4), texts.number(_sized(each))
+            )
+            for each in parts[:most]
+        ],
+        "more_parts": max(0, len(parts) - most),
+        "answer": PagePart(
+            texts.number("output"),
+            round(float(output / whole), 4),
+            texts.number(shown),
+        )
+        if output and prompt
+        else None,
+    }
+
+
+_PROMPT = ("input_usd", "cache_write_5m_usd", "cache_write_1h_usd", "cache_read_usd")
+
+
+def _sized(each: PartChange) -> str:
+    """Say how many tokens a part has now, and how that differs from the baseline."""
+    if not each.after:
+        return f"removed, {each.before or 0:,} tokens before"
+    grown = part_growth(each)
+    if each.before and each.before != each.after:
+        return f"{each.before:,} → {each.after:,} tokens ({grown})"
+    how = {"=": " (unchanged)", "new": " (new)"}.get(grown, "")
+    return f"{each.after:,} tokens{how}"
+
+
+def _tokens(spent: Amounts) -> dict[str, Any]:
     """Write the tokens; a number that is exact stays one, which is shorter."""
     is_partial = spent["input_tokens"].best is None
 
