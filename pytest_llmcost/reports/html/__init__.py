@@ -17,9 +17,7 @@ from typing import Any, NamedTuple
 from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, ModelTotals, unpriced_models
 from pytest_llmcost.ledger.totals import amounts_of
-from pytest_llmcost.money import format_share
-from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reports import comparisons, numbers, run_wording, tables, wording
+from pytest_llmcost.reports import comparisons, numbers, run_wording, wording
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.html.script_data import page_data, verdict_share
 from pytest_llmcost.reports.rows import Category, categories_of
