@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from pytest_llmcost.errors import UnknownModelError
+from pytest_llmcost.json_values import written
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import ByCategory, CacheState, in_cache_state, total
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
@@ -44,7 +45,7 @@ class PricedSamplingCall(SamplingCall, frozen=True, kw_only=True, gc=False):
 
     by_category: ByCategory = ByCategory()
     """What its price is made of; empty if it has none, and in older ledgers."""
-    usd: Decimal | None = None
+    usd: Decimal | None = written(None)
 
 
 class Before(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -75,43 +76,43 @@ class BrokenPrefix(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.part if self.character is None else f"{self.part} at character {self.character}"
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One billable request: its usage, where the numbers come from, its price and its bounds."""
 
     model: str
     """The serving model as the response names it, resolved to its exact id where known."""
-    fingerprint: str | None = None
+    fingerprint: str | None = written(None)
     evidence: Evidence
-    phase: Phase | None = None
+    phase: Phase | None = written(None)
     tags: tuple[str, ...] = ()
     """What it is for, as the test says with `llmcost.tag(...)`; sorted."""
-    live: bool | None = False
+    live: bool | None = written(False)
     """Whether it went over the network in this run; None is unknown and counts as live."""
     at: str | None = None
     """When it was made, UTC; of live calls only."""
-    stream: bool = False
-    attempts: int = 1
+    stream: bool = written(False)
+    attempts: int = written(1)
     """How often the client sent it before an answer came."""
     lost_attempts: int | None = None
     """How many of them got no answer and may have been billed; None for none."""
-    usage: Usage = Usage()
+    usage: Usage = written(Usage())
     """What the response's top level states, in our categories."""
-    sampling_calls: tuple[PricedSamplingCall, ...] = ()
+    sampling_calls: tuple[PricedSamplingCall, ...] = written(())
     max_tokens: int | None = None
     """The most that its reply may be; None if the request is unknown or does not limit it."""
-    context: Terms = Terms()
-    usd: Decimal | None = None
+    context: Terms = written(Terms())
+    usd: Decimal | None = written(None)
     """List price on the price date; None if it is unknown, never zero."""
-    usd_low: Decimal = Decimal(0)
-    usd_high: Decimal | None = None
+    usd_low: Decimal = written(_ZERO)
+    usd_high: Decimal | None = written(None)
     """None if nothing bounds it."""
-    declared_usd: Decimal | None = None
+    declared_usd: Decimal | None = written(None)
     """A price the test stated itself; it is the call's price, and its sampling calls have none."""
-    before: Before | None = None
+    before: Before | None = written(None)
     """Only where the prompt changed since it was recorded, and the recording says so."""
     broken_prefix: BrokenPrefix | None = None
     """Only where an earlier call of the same owner cached a prefix that this one breaks."""
-    caveats: tuple[Caveat, ...] = ()
+    caveats: tuple[Caveat, ...] = written(())
     """Sorted; each the name of a rule, with a detail after a colon if there is one."""
 
     @property

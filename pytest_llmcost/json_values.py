@@ -12,7 +12,8 @@ import os
 from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from collections.abc import Set as AbstractSet
 from datetime import date
-from typing import Any, TypeAlias
+from itertools import repeat
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -21,11 +22,18 @@ from pytest_llmcost.errors import PayloadError
 JsonValue: TypeAlias = Any
 """dict with str keys, list, str, int, float, bool or None, all the way down."""
 
+_T = TypeVar("_T")
 _MOST_LEVELS = 100
 """Deeper than any real payload, and below the interpreter's own limit."""
 _TOO_LARGE = 10**1_000
 """No API takes such a number; Python writes none of more than 4,300 digits, so it has no hash."""
 _LONGEST_PATH = 200
+
+
+def written(default: _T) -> _T:
+    """Declare a field that is written even if it has its default, where others are left out."""
+    # msgspec cannot know what a factory makes, so it leaves out none of its values.
+    return msgspec.field(default_factory=repeat(default).__next__)
 
 
 class _NotJson(Exception):

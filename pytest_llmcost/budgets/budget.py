@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind, Range, Reasons, most
 from pytest_llmcost.call import Call
+from pytest_llmcost.json_values import written
 from pytest_llmcost.money import EXACT, format_usd
 
 Scope = Literal["suite", "test", "block", "path", "tag", "increase"]
@@ -47,17 +48,17 @@ _QUANTITIES: dict[Limited, Kind] = {
 }
 
 
-class Budget(msgspec.Struct, frozen=True, kw_only=True):
+class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A limit on one quantity, and where it was set."""
 
     scope: Scope
-    kind: Limited = "usd"
+    kind: Limited = written("usd")
     limit: Decimal
     origin: str
     """`file:line`, or the flag, variable or ini key it comes from."""
     required: bool = False
     """Set by a marker on the test itself: without any request it cannot be checked."""
-    label: str = "max_cost"
+    label: str = written("max_cost")
     """The name that the user knows it by: the marker, option or ini key."""
     reason: str | None = None
     """Why the limit is what it is, in the user's words."""
@@ -67,7 +68,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """Of a path budget: no test matches the glob, so what it limits is unknown."""
     warn_at: Decimal | None = None
     """The share of the limit from which reports warn; it never fails anything."""
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] = written(())
     """Of a budget of the kind `models`: globs over the exact ids that are allowed."""
     part: str | None = None
     """Of a budget of the kind `parts`: the part of the prompt that is limited."""
@@ -102,10 +103,10 @@ class Verdict(Budget, frozen=True, kw_only=True):
     high: Decimal | None
     """Null where nothing bounds it."""
     state: State
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = written(())
     """Why it is not exact, each once, sorted. Unverified without any: there was nothing to limit,
     no request, or no test of the path."""
-    found: tuple[str, ...] = ()
+    found: tuple[str, ...] = written(())
     """Of the kind `models`: the exact ids that were called and are not allowed; of `stable_prefix`:
     where prefixes broke, and what that costs per call. Sorted."""
 

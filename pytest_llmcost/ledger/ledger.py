@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
+from itertools import chain
 from typing import Literal
 
 import msgspec
 
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
+from pytest_llmcost.json_values import written
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.usage import Count, PromptCount, Usage
@@ -91,20 +93,20 @@ class TestRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     calls: tuple[Call, ...] = ()
 
 
-class FixtureRow(msgspec.Struct, frozen=True, kw_only=True):
+class FixtureRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One set-up (and teardown) of a fixture wider than a function, in one process."""
 
     name: str
     scope: str
-    baseid: str = ""
+    baseid: str = written("")
     """The node under which it is defined; empty for the whole session."""
-    node: str = ""
+    node: str = written("")
     """The module, class or package it was set up for; empty for the whole session."""
-    worker: str | None = None
+    worker: str | None = written(None)
     param: str | None = None
-    usd: Decimal | None = _ZERO
+    usd: Decimal | None = written(_ZERO)
     """List price of what could be priced; null where nothing could."""
-    calls: tuple[Call, ...] = ()
+    calls: tuple[Call, ...] = written(())
 
 
 class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -393,11 +395,11 @@ def fixture_name(row: FixtureRow) -> str:
     return f"{node}{'::' if node else ''}{row.name}{param} ({row.scope} fixture)"
 
 
-def calls_of(ledger: Ledger) -> list[Call]:
-    """Return every call of a run, every set-up of a fixture included."""
-    in_tests = [call for test in ledger.tests for call in test.calls]
-    in_fixtures = [call for fixture in ledger.fixtures for call in fixture.calls]
-    return [*in_tests, *in_fixtures, *ledger.outside_tests]
+def calls_of(ledger: Ledger) -> Iterator[Call]:
+    """Yield every call of a run, every set-up of a fixture included."""
+    for row in chain[TestRow | FixtureRow](ledger.tests, ledger.fixtures):
+        yield from row.calls
+    yield from ledger.outside_tests
 
 
 def unpriced_models(ledger: Ledger) -> frozenset[str]:

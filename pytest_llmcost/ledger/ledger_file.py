@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,13 +14,14 @@ import msgspec
 
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.files import write_atomic
-from pytest_llmcost.ledger.ledger import SCHEMA, Ledger, calls_of
+from pytest_llmcost.ledger.ledger import SCHEMA, Comparison, Ledger, Totals, calls_of
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.caveats import decode_caveat, encode_caveat
 from pytest_llmcost.prices.usage import find_impossible
 
-_LISTS = ("fixtures", "outside_tests", "tests")
-"""What grows with the run. It is written row by row, so that a long run needs no second copy."""
+_LONG = ("fixtures", "outside_tests", "payloads", "tests")
+"""What grows with the run. It is written in batches, so that a long run needs no second copy."""
+_BATCH = 50
 
 
 def _amount_keys(kind: Any, name: str = "") -> Iterator[str]:
@@ -33,29 +35,31 @@ def _amount_keys(kind: Any, name: str = "") -> Iterator[str]:
         yield from _amount_keys(inner, name)
 
 
+_AMOUNTS = sorted(set(_amount_keys(Ledger)))
 # A quote within a text is escaped, so that what these match is a key and its value, and no text.
-_AMOUNT = "|".join(sorted(set(_amount_keys(Ledger)))).join(('"(?:', ')":'))
-_UNUSUAL = re.compile(rf'("\w*usd":|{_AMOUNT})"(-?\d+\.\d*0|-?[\d.]+E[+-]?\d+|-0)"'.encode())
+# They begin with fixed letters, because those are found several times as fast.
+_UNUSUAL = re.compile(
+    r'":"(?=(?:-?\d+\.\d*0|-?[\d.]+E[+-]?\d+|-0)")(?:{})([^"]*)'.format(
+        "|".join(rf'(?<={key}":")' for key in ("usd", *(f'"{each}' for each in _AMOUNTS)))
+    ).encode()
+)
 """An amount, of a ledger or under a key in `usd`, that `str` writes with an exponent, zeros at its
 end, or as a negative zero."""
-_PLAIN = r'"?{}\d{{1,60}}(?:\.\d{{1,60}})?"?\s*[,}}]'
+_PLAIN = r'"?{}\d{{1,60}}(?:\.\d{{1,60}})?"?[,}}]'
+_KEYS = "|".join(key for key in _AMOUNTS if "usd" not in key)
 _ODD, _ODD_CHANGE = (
-    re.compile(
-        rf'{_AMOUNT[:-1]}\s*:(?!\s*(?:null\b|{_PLAIN.format(sign)}|"[0-9a-f]*[a-df]))'
-        r'\s*"?([^",}]*)'.encode()
-    )
+    [
+        re.compile(
+            rf'{key}":(?!null\b|{_PLAIN.format(sign)}|"[0-9a-f]*[a-df])"?([^",}}]*)'.encode()
+        )
+        for key in (r'usd(?<=["_]usd)(?:_\w+)?', f'"(?:{_KEYS})')
+    ]
     for sign in ("", "-?")
 )
 """No amount of money: `NaN`, `1E+999` (adding that up would be slow without end), `1_0`, and, in
 all but a comparison, one below zero. Something hexadecimal is the digest of a part of that name."""
-_RARE = re.compile(
-    rb'"(?:at|band_tokens|broken_prefix|by_category|idle|lost_attempts|max_tokens|may_cache|most_output_tokens'
-    rb"|most_read_tokens|param|part|pattern|read_lifetime|reason|refusal|required|sums_calls"
-    rb'|usage_high|usage_low|warn_at|by_tag|tags|vanished)":(?:null|false|\[\]|\{\}),'
-)
-"""Keys that are left out where they are null, false or empty; `warn_at` may also come last."""
-_OLD_KEY = re.compile(rb'"(legs|what_if|cache_basis)"\s*:\s*(?:\[|"(?:as-billed|cold|warm)")')
-"""A key of the first ledgers; to ignore it would be to lose the calls, or how they were priced."""
+_OLD_KEYS = (b'"legs":[', b'"what_if":[', b'"cache_basis":"')
+"""Keys of the first ledgers; to ignore it would be to lose the calls, or how they were priced."""
 _SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")
 
 
@@ -84,10 +88,11 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         LedgerError: as `read_ledger`.
     """
     try:
-        if b"\\u" in data:  # a key may be written in escape sequences
+        _check_schema(msgspec.json.decode(data, type=_Envelope).schema, source)
+        data = msgspec.json.format(data, indent=-1)  # no spaces, so the keys below are exact
+        # A key may be written in escape sequences; the search for one byte is much faster.
+        if b"\\" in data and b"\\u" in data:
             data = msgspec.json.encode(msgspec.json.decode(data))
-        envelope = msgspec.json.decode(data, type=_Envelope)
-        _check_schema(envelope.schema, source)
         ledger = msgspec.json.decode(data, type=Ledger, dec_hook=decode_caveat)
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise LedgerError(
@@ -95,18 +100,21 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         ) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise LedgerError(f"{source}: is not JSON, or ends too early ({error})") from None
-    if (old := _OLD_KEY.search(data)) is not None:
+    for old in (key.decode().split('"')[1] for key in _OLD_KEYS if key in data):
         raise LedgerError(
-            f"{source}: has the key `{old[1].decode()}`, which this version does not read; write "
+            f"{source}: has the key `{old}`, which this version does not read; write "
             "the ledger again: run the tests with --llmcost-report"
         )
-    comparison = bytes(envelope.comparison)
-    rest = data if ledger.comparison is None else data.replace(comparison, b"null", 1)
-    if (odd := _ODD.search(rest) or _ODD_CHANGE.search(comparison)) is not None:
+    searches = [(each, data) for each in _ODD]
+    if ledger.comparison is not None:
+        comparison = bytes(msgspec.json.decode(data, type=_Envelope).comparison)
+        searches = [(each, data.replace(comparison, b"null", 1)) for each in _ODD]
+        searches += [(each, comparison) for each in _ODD_CHANGE]
+    for odd in filter(None, (pattern.search(text) for pattern, text in searches)):
         shown = odd[1].decode("utf-8", "replace")
         shown = shown if len(shown) < 40 else f"{shown[:40]}..."
         raise LedgerError(f"{source}: is damaged, {shown} is not an amount of money")
-    sampling_calls = [sampling for call in calls_of(ledger) for sampling in call.sampling_calls]
+    sampling_calls = chain.from_iterable(call.sampling_calls for call in calls_of(ledger))
     if (impossible := find_impossible(sampling_calls)) is not None:
         raise LedgerError(f"{source}: is damaged, a call has {impossible}")
     return ledger
@@ -153,9 +161,11 @@ def _compact(value: Any, order: Literal["sorted"] | None = None) -> bytes:
         text = msgspec.json.encode(_escape(whole), order=order)
 
     def plain(amount: re.Match[bytes]) -> bytes:
-        return b'%b"%b"' % (amount[1], plain_usd(Decimal(amount[2].decode())).encode())
+        return b'":"' + plain_usd(Decimal(amount[1].decode())).encode()
 
-    text = _RARE.sub(b"", text).replace(b',"warn_at":null}', b"}")
+    text = text.replace(b'"by_category":{},', b"")
+    if isinstance(value, (Totals, Comparison)):
+        text = text.replace(b'"by_tag":{},', b"").replace(b'"vanished":[],', b"")
     return _UNUSUAL.sub(plain, text)
 
 
@@ -170,23 +180,25 @@ def _escape(value: Any) -> Any:
     return value
 
 
-def _chunks(ledger: Ledger) -> Iterator[bytes]:
-    def indented(value: Any, depth: int) -> bytes:
-        text = msgspec.json.format(_compact(value, "sorted"), indent=1)
-        return text.replace(b"\n", b"\n" + b" " * depth)
+def _batches(rows: Any) -> Iterator[Any]:
+    """Cut a mapping, by its sorted keys, or a sequence; yield it whole if it is short."""
+    keys = sorted(rows) if isinstance(rows, Mapping) else rows
+    for start in range(0, max(len(keys), 1), _BATCH):
+        batch = keys[start : start + _BATCH]
+        yield {key: rows[key] for key in batch} if isinstance(rows, Mapping) else batch
 
+
+def _chunks(ledger: Ledger) -> Iterator[bytes]:
     opening = b"{"
     for name in sorted(ledger.__struct_fields__):
         yield opening + b"\n " + msgspec.json.encode(name) + b": "
-        value = getattr(ledger, name)
-        if name in _LISTS and value:
-            joint = b"["
-            for row in value:
-                yield joint + b"\n  " + indented(row, 2)
-                joint = b","
-            yield b"\n ]"
-        else:
-            yield indented(value, 1)
+        value, closing = getattr(ledger, name), b""
+        for batch in _batches(value) if name in _LONG else [value]:
+            # Within brackets, so that it is indented once more; these are cut off.
+            text = msgspec.json.format(b"[%b]" % _compact(batch, "sorted"), indent=1)[3:-2]
+            yield b"," + text[1:-3] if closing else text[:-3]
+            closing = text[-3:]
+        yield closing
         opening = b","
     yield b"\n}\n"
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from typing import Any
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict, force_setattr, replace
 
 from pytest_llmcost.budgets.budget import Budget, Verdict
 from pytest_llmcost.call import Call
@@ -23,6 +24,7 @@ from pytest_llmcost.ledger.ledger import (
     PayloadFacts,
     RunRecord,
     TestRow,
+    calls_of,
     make_other_model,
 )
 from pytest_llmcost.ledger.notes import missing_tag_notes, mock_notes
@@ -54,27 +56,33 @@ def merge_ledgers(
             prices, settings or budgets. Names the files.
     """
     seen: list[tuple[str, Ledger]] = []  # what is kept of a shard besides its rows
-    tests: dict[tuple[str, int], tuple[str, TestRow]] = {}
+    origins: dict[tuple[str, int], str] = {}
+    tests: list[TestRow] = []
     fixtures: list[FixtureRow] = []
     outside: list[Call] = []
     payloads: dict[str, PayloadFacts] = {}
     notes, mocks_are_noted = set[str](), False
+    shared: dict[Any, Any] = {}
     for source, ledger in shards:
         _check_alike(*(seen[0] if seen else (source, ledger)), source, ledger)
         for test in ledger.tests:
             key = (test.nodeid, test.attempt)
-            if key in tests:
+            if key in origins:
                 raise LedgerError(
-                    f"attempt {test.attempt} of {test.nodeid} is both in {tests[key][0]} and in "
+                    f"attempt {test.attempt} of {test.nodeid} is both in {origins[key]} and in "
                     f"{source}; each test belongs in one shard, and each shard is merged once"
                 )
-            tests[key] = (source, test)
+            origins[key] = source
+        _share(ledger, shared)
+        tests += ledger.tests
         fixtures += ledger.fixtures
         outside += ledger.outside_tests
         for fingerprint, payload in ledger.payloads.items():
-            known = payloads.setdefault(fingerprint, payload)
+            known = payloads.get(fingerprint)
             if known != payload:
-                payloads[fingerprint] = known.joined(payload)
+                payload = payload if known is None else known.joined(payload)
+                alike = shared.setdefault(hash((payload.model, *payload.parts.items())), payload)
+                payloads[fingerprint] = alike if alike == payload else payload
         of_mocks = {*mock_notes(ledger)} & {*ledger.notes}  # counts, so the sum has its own
         # A shard that takes itself for the whole suite misses what is in another one.
         notes.update({*ledger.notes} - of_mocks - {*missing_tag_notes(ledger)})
@@ -94,6 +102,7 @@ def merge_ledgers(
         versions.setdefault(name, set()).update(found.split(", "))
     sources = {source for each in every for source in each.rate_card.sources}
     like = every[0]
+    payloads = {key: payloads[key] for key in sorted(payloads)}
     merged = closed(
         Ledger(
             generator={name: ", ".join(sorted(versions[name])) for name in sorted(versions)},
@@ -107,8 +116,8 @@ def merge_ledgers(
             allowed_models=like.allowed_models,
             live=like.live,
             stable_prefix=like.stable_prefix,
-            payloads=dict(sorted(payloads.items())),
-            tests=tuple(test for _, test in tests.values()),
+            payloads=payloads,
+            tests=tuple(tests),
             fixtures=tuple(fixtures),
             outside_tests=tuple(outside),
             other_models=merge_other_models([each.other_models for each in every]),
@@ -131,6 +140,25 @@ def merge_ledgers(
         notes.update(mock_notes(merged))
     notes.update(missing_tag_notes(merged))
     return replace(merged, run=run, notes=tuple(sorted(notes)))
+
+
+def _share(ledger: Ledger, shared: dict[Any, Any]) -> None:
+    """Let equal values be one object: nearly all that a long ledger holds, it holds many times."""
+    own = {key: key for key in ledger.payloads}
+    for call in calls_of(ledger):
+        if call.fingerprint is not None:
+            force_setattr(call, "fingerprint", own.get(call.fingerprint, call.fingerprint))
+        for name in ("model", "context"):
+            value = getattr(call, name)
+            force_setattr(call, name, shared.setdefault(value, value))
+        for name in ("usd_low", "usd_high"):
+            if getattr(call, name) == call.usd:
+                force_setattr(call, name, call.usd)
+        for sampling in call.sampling_calls:
+            for name in ("model", "usage", "usd"):
+                value = getattr(call, name)
+                if getattr(sampling, name) == value:
+                    force_setattr(sampling, name, value)
 
 
 def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import reduce
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, lt
 from typing import TypeVar
 
 import msgspec
@@ -45,13 +45,13 @@ fixture_key = attrgetter("name", "scope", "baseid", "node", "param")
 
 def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
     """Sort the rows of a ledger, add them up, and judge the budgets over several tests."""
-    ledger, verdicts = summed(ledger), []
+    (ledger, whole), verdicts = _summed(ledger), []
     allowed = {*ledger.allowed_models}
     for budget in budgets:
         allowed.update(budget.models)
         if not budget.is_gate:
-            amounts = amounts_of(ledger, budget.pattern).with_lost_calls(ledger.lost_calls)
-            verdicts.append(judge(budget, amounts))
+            amounts = whole if budget.pattern is None else amounts_of(ledger, budget.pattern)
+            verdicts.append(judge(budget, amounts.with_lost_calls(ledger.lost_calls)))
             continue
         # A gate judges only the calls that no test made and fails by.
         rows: Iterable[FixtureRow] = ledger.fixtures
@@ -99,7 +99,10 @@ def summed(ledger: Ledger) -> Ledger:
 
     The order is one that no thread, worker or shard can change.
     """
+    return _summed(ledger)[0]
 
+
+def _summed(ledger: Ledger) -> tuple[Ledger, Amounts]:
     def by_fixture(row: FixtureRow) -> tuple[str, ...]:
         return *(text or "" for text in fixture_key(row)), row.worker or "", repr(row.calls)
 
@@ -108,18 +111,26 @@ def summed(ledger: Ledger) -> Ledger:
         ledger,
         tests=tuple(tests),
         fixtures=tuple(sorted(map(_with_sorted_calls, ledger.fixtures), key=by_fixture)),
-        outside_tests=tuple(sorted(ledger.outside_tests, key=_call_order)),
+        outside_tests=_sorted_calls(ledger.outside_tests),
     )
-    return replace(ledger, totals=_totals(ledger))
+    whole = amounts_of(ledger)
+    return replace(ledger, totals=_totals(ledger, whole)), whole
 
 
 def _with_sorted_calls(row: _Row) -> _Row:
-    is_sorted = len(row.calls) < 2
-    return row if is_sorted else replace(row, calls=tuple(sorted(row.calls, key=_call_order)))
+    calls = _sorted_calls(row.calls)
+    return row if calls is row.calls else replace(row, calls=calls)
+
+
+def _sorted_calls(calls: tuple[Call, ...]) -> tuple[Call, ...]:
+    """Sort by phase, then by payload, then by all the rest, which seldom is looked at."""
+    keys = [(_PHASES.index(call.phase), call.fingerprint or "") for call in calls]
+    if all(map(lt, keys, keys[1:])):
+        return calls
+    return tuple(sorted(calls, key=_call_order))
 
 
 def _call_order(call: Call) -> tuple[int, str, bytes]:
-    """By phase, then by payload, then by all the rest."""
     try:
         rest = msgspec.json.encode(call, enc_hook=encode_caveat)
     except UnicodeEncodeError:  # a model's name with half a character in it
@@ -182,9 +193,12 @@ def spenders_of(ledger: Ledger) -> list[Spender]:
     return spenders
 
 
-def counted_calls(ledger: Ledger) -> list[Call]:
-    """Return the calls that count: of a fixture that several workers set up, one set-up's."""
-    return [call for spender in spenders_of(ledger) for call in spender.calls]
+def counted_calls(ledger: Ledger) -> Iterator[Call]:
+    """Yield the calls that count: of a fixture that several workers set up, one set-up's."""
+    set_ups = map(most_expensive, shared_fixtures(ledger.fixtures))
+    for row in chain[TestRow | FixtureRow](ledger.tests, set_ups):
+        yield from row.calls
+    yield from ledger.outside_tests
 
 
 def amounts_of(ledger: Ledger, pattern: str | None = None) -> Amounts:
@@ -206,8 +220,7 @@ def amounts_of(ledger: Ledger, pattern: str | None = None) -> Amounts:
     return total
 
 
-def _totals(ledger: Ledger) -> Totals:
-    whole = amounts_of(ledger)
+def _totals(ledger: Ledger, whole: Amounts) -> Totals:
     counted: defaultdict[str, list[Call]] = defaultdict(list)
     live: defaultdict[str, list[Call]] = defaultdict(list)
     for shares, calls in (

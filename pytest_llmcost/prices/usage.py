@@ -7,6 +7,8 @@ from typing import Annotated, Literal, TypeGuard
 
 import msgspec
 
+from pytest_llmcost.json_values import written
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 MOST_TOKENS = 10**9
@@ -90,13 +92,13 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The cloud and whether the endpoint was a regional one; nothing is Anthropic's own API."""
 
 
-class SamplingCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class SamplingCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One pass of a model within a request, with a model and a length band of its own.
 
     The prices of its sampling calls add up to the price of a request. Most requests have one.
     """
 
-    kind: SamplingKind = "message"
+    kind: SamplingKind = written("message")
     model: str
     usage: Usage
     usage_low: Usage | None = None

@@ -500,6 +500,18 @@ class TestFiles:
             == json.dumps(json.loads(text), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         )
 
+    def test_of_long_runs_look_like_short_ones(self) -> None:
+        tests: dict[Owner, list[Call]] = {
+            a_test(f"t.py::test[{n}]"): [make_call("1", fingerprint=f"1:{n}")] for n in range(120)
+        }
+        facts = PayloadFacts(model="m", parts={"system": "0a1b2c3d"})
+        report = make_report(tests, payloads={f"1:{n}": facts for n in range(120)})
+        text = render_json(report).decode()
+        data = json.loads(text)
+        assert (len(data["tests"]), len(data["payloads"])) == (120, 120)
+        assert text == json.dumps(data, indent=1, sort_keys=True) + "\n"
+        assert parse_ledger(text.encode(), "x") == report
+
     def test_of_equal_runs_differ_in_run_alone(self) -> None:
         first = json.loads(
             render_json(make_report({A: [make_call("1")]}, run=RunRecord(workers=2)))
@@ -597,6 +609,18 @@ class TestFiles:
                 LedgerError, match=f"is damaged, {re.escape(amount)} is not an amount"
             ):
                 parse_ledger(json.dumps(data).encode(), "x")
+
+    def test_refuse_an_amount_with_spaces_around_its_key(self) -> None:
+        data = b'{"schema": "pytest-llmcost/1", "totals": {"usd" : "1_0"}}'
+        with pytest.raises(LedgerError, match="1_0 is not an amount"):
+            parse_ledger(data, "x")
+
+    def test_take_a_name_that_looks_like_an_amount_for_what_it_is(self) -> None:
+        report = make_report(
+            {A: [make_call("1", fingerprint="1:a")]},
+            payloads={"1:a": PayloadFacts(model="m", rejected={"my-usd": "none", "my_low": "no"})},
+        )
+        assert parse_ledger(render_json(report), "x") == report
 
     def test_refuse_an_amount_behind_an_escaped_key(self) -> None:
         data = b'{"schema": "pytest-llmcost/1", "totals": {"\\u0075sd": "1_0"}}'
