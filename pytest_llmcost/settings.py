@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import parse_percent, parse_quantity, parse_usd
@@ -72,6 +73,14 @@ def parse_scale(text: str) -> int:
     return number
 
 
+def parse_warning(text: str) -> Decimal:
+    """Read from which share of a budget on reports warn."""
+    share = parse_percent(text)
+    if not share:
+        raise SettingsError(f"{text!r} would warn of every budget; write 80%")
+    return share
+
+
 def parse_seconds(text: str) -> float:
     """Read how long something may take, in seconds: `60`, or `0.5`; a day at most."""
     try:
@@ -112,11 +121,17 @@ def parse_live(text: str) -> str:
 
 def parse_address(text: str) -> str:
     """Read the address of a stand-in: a host, `host:port`, or a URL that begins with one."""
-    address = text.partition("://")[2] or text
-    address = address.partition("/")[0].lower()
-    if not address or any(each in address for each in " @"):
+    address = text.rpartition("://")[2].partition("/")[0].lower()
+    if address.count(":") > 1 and not address.startswith("["):
+        address = f"[{address}]"  # IPv6
+    try:
+        parts = urlsplit(f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or any(each in address for each in " @"):
         raise SettingsError(f"{text!r} is no address; write 127.0.0.1 or localhost:8080")
-    return address
+    return host if port is None else address
 
 
 def parse_part(name: object) -> str:
@@ -207,7 +222,7 @@ OPTIONS: tuple[Option, ...] = (
     _limit("max_live", parse_usd, "USD",
         "Cap on what this run may spend live. A request whose worst case exceeds what is left is "
         "refused before it is sent, and its test fails."),
-    _limit("warn_at", parse_percent, "PERCENT",
+    _limit("warn_at", parse_warning, "PERCENT",
         "Warn when this share of a budget is used, for example 80%."),
     Option("unverified", parse_choice("fail", "warn"), "fail|warn",
         "What happens if a budget cannot be checked: fail (default), or only warn."),

@@ -169,8 +169,13 @@ WRONG = [
     ("allowed_models", "claude-opus-5 claude-opus-6", "is not a model id or a glob"),
     ("live", "never", "'never' is not one of off, warn, fail"),
     ("stand_ins", "a b", "'a b' is no address"),
+    *(
+        ("stand_ins", text, f"{text!r} is no address; write 127.0.0.1 or localhost:8080")
+        for text in ("http://[::1", "http://", "localhost:port", "localhost:99999")
+    ),
     ("stable_prefix", "on", "'on' is not one of off, warn, fail"),
     ("warn_at", "80", "'80' is not a percentage"),
+    ("warn_at", "0%", "'0%' would warn of every budget; write 80%"),
     ("unverified", "maybe", "'maybe' is not one of fail, warn"),
     ("record_mode", "sometimes", "'sometimes' is not one of none, once"),
     ("count_timeout", "0", "'0' is not a number of seconds between 0 and 86,400"),

@@ -111,6 +111,20 @@ def test_each_kind_of_value_is_read(name: str, text: str, value: object) -> None
 
 
 @pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("LocalHost:8080", "localhost:8080"),
+        ("http://fake-claude:8080/v1", "fake-claude:8080"),
+        # As it is compared with a request's host, which has no brackets.
+        *(("http://[::1]/", "::1"), ("::1", "::1"), ("[::1]:8080", "[::1]:8080")),
+    ],
+)
+def test_an_address_is_a_host_with_or_without_a_port(text: str, address: str) -> None:
+    assert settle({"stand_ins": [text]}).stand_ins == (address,)
+
+
+@pytest.mark.parametrize(
     ("name", "text", "words"),
     [
         ("max_suite", "cheap", "is not an amount of money"),
