@@ -102,7 +102,8 @@ def short_sentence(verdict: Verdict) -> str:
     before = ""
     if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
         before, budget = "cost ", f"{limit} max_suite"
-    low = _amount(verdict.quantity, verdict.low, against=verdict.limit)
+    sign = "+" if verdict.scope == "increase" else ""
+    low = sign + _amount(verdict.quantity, verdict.low, against=verdict.limit)
     more = grown_by(verdict.limit, verdict.low) if is_over else ""
     return f"{before}{_least(verdict)}{low} {'>' if is_over else '<='} {budget}{more}"
 

@@ -268,6 +268,9 @@ def test_a_test_fails_whose_calls_break_their_cached_prefix(
     result.stdout.fnmatch_lines(
         ["FAILED test_app.py::test_clock - cached prefix broken: system.1 at character 13 *"]
     )
+    out = " ".join(result.stdout.str().split())
+    assert "1 call breaks the cached prefix of an earlier one: test_app.py::test_unmarked: " in out
+    assert out.count("cached prefix of an earlier one") == 2  # the failure, and this
     verdict = rows(online)["test_clock"]["verdict"]
     assert verdict["found"] == ["system.1 at character 13 (+$0.0532 per call)"]
     assert (verdict["kind"], verdict["state"], verdict["actual"]) == (
@@ -348,7 +351,10 @@ def test_shards_add_up_to_the_run_and_must_agree(
     assert main(["merge", clock, unmarked]) == 1  # a test failed
     (online.path / "merged.json").write_text(capsys.readouterr().out, encoding="utf-8")
     assert main(["render", str(online.path / "merged.json")]) == 0
-    assert "3 calls break the cached prefix" in capsys.readouterr().out
+    # The failure of the marked test has said it of its calls.
+    assert "1 call breaks the cached prefix of an earlier one: test_app.py::test_unmarked: " in (
+        capsys.readouterr().out
+    )
     assert main(["merge", clock, off]) == 2
     assert "shards must have the same llmcost_stable_prefix" in capsys.readouterr().err
 
