@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from datetime import date
 from decimal import Decimal
 from typing import Literal, TypeVar, cast, get_args
@@ -15,7 +15,7 @@ from pytest_llmcost.budgets.increase import IncreaseLimit, judge_increase
 from pytest_llmcost.call import Call, reprice
 from pytest_llmcost.compare.changed_prefixes import changed_prefixes
 from pytest_llmcost.compare.pairing import Pair, Spenders, differing_parts, pair_up
-from pytest_llmcost.compare.vanished import Fates, find_vanished, judge_vanished
+from pytest_llmcost.compare.vanished import Fates, find_vanished, judge_vanished, why_without_calls
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
     Change,
@@ -23,6 +23,7 @@ from pytest_llmcost.ledger.ledger import (
     FixtureRow,
     Ledger,
     PartChange,
+    Status,
     TagChange,
     TestRow,
 )
@@ -156,7 +157,8 @@ def compare(
 
     pairs = pair_up(before, now)
     test_limits = tuple(test_limits)
-    changed = (_change_in(pair, base, head, test_limits) for pair in pairs)
+    skipped = {test.nodeid for test in head.tests if test.outcome == "skipped"}
+    changed = (_change_in(pair, base, head, test_limits, fates, skipped) for pair in pairs)
     changes = [change for change in changed if change is not None]
     was, would_be, is_now = (
         Amounts.of([call for spender in spenders.values() for call in spender.calls])
@@ -242,7 +244,12 @@ def _differing_tokens(change: Amounts) -> dict[str, int]:
 
 
 def _change_in(
-    pair: Pair, base: Ledger, head: Ledger, limits: Iterable[IncreaseLimit]
+    pair: Pair,
+    base: Ledger,
+    head: Ledger,
+    limits: Iterable[IncreaseLimit],
+    fates: Fates | None,
+    skipped: Set[str],
 ) -> Change | None:
     """Return what changed for one owner, and in which parts of its payloads; None for nothing.
 
@@ -256,13 +263,18 @@ def _change_in(
     if change.usd == 0 and not tokens and not change.calls:
         return None
     old = Amounts.of(pair.base.calls if pair.base else ())
+    status: Status = "new" if pair.base is None else "changed"
+    if pair.head is None:
+        status = why_without_calls(owner.name, fates if owner.kind == "test" else None)
+    elif not pair.after and owner.name in skipped:  # it has a budget, and so a row
+        status = "skipped"
     is_common_test = owner.kind == "test" and pair.base is not None and pair.head is not None
     return Change(
         kind=owner.kind,
         name=owner.name,
         path=owner.path,
         line=owner.line,
-        status="new" if pair.base is None else "removed" if pair.head is None else "changed",
+        status=status,
         base_usd=old.usd,
         head_usd=Amounts.of(pair.head.calls if pair.head else ()).usd,
         usd=change.usd,

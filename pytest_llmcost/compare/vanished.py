@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import Budget, Verdict
-from pytest_llmcost.ledger.ledger import How, Ledger, TestRow, Vanished, own_verdicts
+from pytest_llmcost.ledger.ledger import How, Ledger, Status, TestRow, Vanished, own_verdicts
 
 
 class Fates(NamedTuple):
@@ -25,6 +25,24 @@ class Fates(NamedTuple):
     deselected: Set[str] = frozenset()
     """Tests that no run has any more, because the ini file deselects them."""
 
+    def is_skipped(self, nodeid: str) -> bool:
+        """Whether a test was skipped, or what it is in."""
+        return not self.skipped.isdisjoint(_around(nodeid))
+
+
+def _around(nodeid: str) -> set[str]:
+    """Return the ids of a test and of all that it is in."""
+    return {nodeid, *(nodeid[:at] for at, each in enumerate(nodeid) if each in ":/")}
+
+
+def why_without_calls(nodeid: str, fates: Fates | None) -> Status:
+    """Say what is known of a test of the baseline that has no call in a whole run."""
+    if fates is None:
+        return "no calls"
+    if fates.is_skipped(nodeid):
+        return "skipped"
+    return "no calls" if nodeid in fates.selected else "removed"
+
 
 def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Iterator[Vanished]:
     """Yield the tests with a budget or calls that are gone, and those that lost their budget.
@@ -39,10 +57,9 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
         if test.outcome == "skipped" or not (budgets or test.calls):
             continue
         row, how = now.get(nodeid), cast("How | None", None)
-        names = {nodeid, *(nodeid[:at] for at, each in enumerate(nodeid) if each in ":/")}
-        if fates and not fates.skipped.isdisjoint(names):
+        if fates and fates.is_skipped(nodeid):
             how = "skipped"
-        elif fates and not fates.not_passed.isdisjoint(names):
+        elif fates and not fates.not_passed.isdisjoint(_around(nodeid)):
             continue
         elif fates and nodeid in fates.deselected:
             how = "deselected"

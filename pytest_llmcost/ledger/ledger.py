@@ -134,6 +134,10 @@ class Totals(ModelTotals, frozen=True, kw_only=True):
     """A call with several tags is in each of them."""
 
 
+Status = Literal["new", "changed", "removed", "skipped", "no calls"]
+"""The last three have no call in this run; `no calls` if it is there, or if it is not known why."""
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """What changed in one test, one shared fixture, or the calls outside tests."""
 
@@ -142,7 +146,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """The node id; a fixture's name with the node it belongs to."""
     path: str = ""
     line: int | None = None
-    status: Literal["new", "removed", "changed"]
+    status: Status
     base_usd: Decimal | None
     """At today's prices; a lower bound where something has no price, null where nothing has."""
     head_usd: Decimal | None

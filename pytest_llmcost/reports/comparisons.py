@@ -142,8 +142,8 @@ def before_cell(change: Change) -> str:
 
 
 def after_cell(change: Change) -> str:
-    """Write what it costs now, or that it is gone."""
-    return "removed" if change.status == "removed" else usd_cell(change.head_usd)
+    """Write what it costs now, or why it has no call."""
+    return usd_cell(change.head_usd) if change.status in ("new", "changed") else change.status
 
 
 def what_differs(change: Change, shared: Sequence[SharedPart]) -> tuple[list[str], list[str]]:

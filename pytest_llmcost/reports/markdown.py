@@ -252,6 +252,8 @@ _WORDS = {
     "grew": "grew",
     "shrank": "shrank",
     "removed": "removed",
+    "skipped": "skipped",
+    "no calls": "without calls",
     "near": "near the limit",
     "within": "within budget",
     "unlimited": "without a budget",
@@ -356,7 +358,8 @@ def _failed_or_changed(ledger: Ledger, owners: Iterable[_Owner]) -> Iterator[str
         where = f"<br><sub>{prose(file)}</sub>" if name else ""  # beside it, no figure has room
         cells = [f"{sign} {code(name or file)}{where}".strip()]
         if change:
-            grown = grown_by(change.base_usd, change.head_usd) if owner.state != "removed" else ""
+            is_there = change.status in ("new", "changed")
+            grown = grown_by(change.base_usd, change.head_usd) if is_there else ""
             cells += [before_cell(change), after_cell(change), f"{signed_cell(change.usd)}{grown}"]
         elif test:
             row = row_of(test, is_last=True)

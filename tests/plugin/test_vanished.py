@@ -298,3 +298,32 @@ def test_the_comment_and_a_report_drawn_again_name_it_too(suite: Path) -> None:
     assert main(["render", str(suite / "ledger.json"), "-o", str(suite / "again.md")]) == 0
     assert (suite / "again.md").read_text(encoding="utf-8") == comment
     assert json.loads((suite / "ledger.json").read_text())["run"]["exit_status"] == 1
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_a_test_without_calls_is_removed_only_if_it_is_gone(
+    suite: Path, workers: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = changed(
+        SUITE, "class TestB:", "import pytest\n        @pytest.mark.skip\n        class TestB:"
+    )
+    files = changed(files, "ask(30)", 'self.skipTest("late")')
+    files = changed(files, "ask(10)", "pytest.skip()")
+    files = changed(files, "ask(12)", "pass")
+    files = changed(files, "test_renamed", "named")
+    write_files(suite, files)
+    ran = compare(suite, *workers, plugins=("xdist",) if workers else ())
+    states = {each["name"]: each["status"] for each in ran.ledger()["comparison"]["changes"]}
+    assert states == {
+        f"{B}::TestB::test_b": "skipped",
+        f"{B}::TestC::test_c": "skipped",
+        f"{A}::test_skipped": "skipped",
+        f"{A}::test_calls": "no calls",
+        f"{A}::test_renamed": "removed",
+    }
+    assert re.search(r"TestB::test_b +\$0\.\d+ +skipped +-\$0\.\d+", ran.out)
+    # Two ledgers alone do not tell a test that is gone from one without budget that was skipped.
+    assert main(["compare", str(suite / "base.json"), str(suite / "ledger.json")]) == 0
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"\$0\.\d+ +no calls +-\$0\.\d+", shown)) == 4
+    assert re.search(r"test_skipped +\$0\.\d+ +skipped +-\$0\.\d+", shown)

@@ -102,11 +102,11 @@ class TestComparison:
         head = report({A: [call(0, model="claude-sonnet-5-5", usage=usage)]})
         assert compare(base, head, CARD).changes == ()
 
-    def test_lists_new_and_removed_tests(self) -> None:
+    def test_lists_new_tests_and_those_without_calls(self) -> None:
         comparison = compare(report({A: [call(1)]}), report({B: [call(2)]}), CARD)
         assert [(each.name, each.status) for each in comparison.changes] == [
             (B.nodeid, "new"),
-            (A.nodeid, "removed"),
+            (A.nodeid, "no calls"),
         ]
         assert comparison.change_usd == tokens_usd(1)
 

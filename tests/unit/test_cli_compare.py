@@ -70,12 +70,12 @@ def test_what_grew_is_shown_with_what_made_it_grow(
     lines = capsys.readouterr().out.splitlines()
     assert lines[:8] == [
         "+$0.035 against the baseline (+108 %): $0.0325 → $0.0675, 2 unchanged",
-        "t.py           before    after    change",
-        "  test_grows  $0.0250  $0.0525  +$0.0275",
+        "t.py           before     after    change",
+        "  test_grows  $0.0250   $0.0525  +$0.0275",
         "    +5,500 input, +1 call, system",
-        "  test_new        new  $0.0100  +$0.0100",
+        "  test_new        new   $0.0100  +$0.0100",
         "    +2,000 input, +1 call",
-        "  test_gone   $0.0025  removed  -$0.0025",
+        "  test_gone   $0.0025  no calls  -$0.0025",
         "    -500 input, -1 call",
     ]
 
