@@ -389,4 +389,8 @@ def write_run_failures(
     if lines and not (terminal.stats.get("failed") or terminal.stats.get("error")):
         terminal.write_sep("=", "short test summary info", cyan=True, bold=True)
     for line in lines:
-        terminal.write_line(line, red=True)
+        word, _, rest = line.partition(" ")
+        name, dash, text = rest.partition(" - ")
+        terminal.write(word, red=True)  # the colours of pytest's own lines
+        terminal.write(f" {name}", bold=True)
+        terminal.write_line(f"{dash}{text}")

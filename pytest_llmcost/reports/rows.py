@@ -27,11 +27,12 @@ from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import UNKNOWN, growth, percent, token_cell, usd_cell
 from pytest_llmcost.reports.run_wording import last_attempts
-from pytest_llmcost.reports.wording import used_of
+from pytest_llmcost.reports.wording import figure_of
 
 OUTSIDE = "fixtures and calls outside tests"
 """The group of what stands in no test file."""
 _MARKS: Mapping[State, str] = {"exceeded": "over", "unverified": "unknown", "within": "near"}
+_SIGNS = {"at least ": "≥", "at most ": "≤", "": ""}
 _URGENCY = {"over": 0, "unknown": 1}
 
 
@@ -74,9 +75,12 @@ class Row:
 
 
 def share_of(verdict: Verdict) -> str:
-    """Write which share of a budget is used."""
-    used = used_of(verdict)
-    return UNKNOWN if used is None else format_share(used, verdict.limit)
+    """Write which share of a budget is used, with a sign if that is a bound."""
+    if verdict.state == "unverified":
+        return UNKNOWN
+    amount, bound = figure_of(verdict)
+    share = format_share(amount, verdict.limit)
+    return share if share.startswith("<") else f"{_SIGNS[bound]}{share}"
 
 
 def token_cells(usage: Usage, *, is_least: bool) -> list[str]:

@@ -55,7 +55,9 @@ _NAME_WIDTH = 44
 """A table gets further columns if a name of this width still has room beside them."""
 _OPTIONAL = ("input", "output", "calls", "cache written", "cache read")
 """What a wider terminal shows, the most telling column first."""
-_ASCII = str.maketrans({"✗": "x", "✓": "ok", "≥": ">=", "…": "...", "·": "-", "→": "->", "±": "+-"})
+_ASCII = str.maketrans(
+    {"✗": "x", "✓": "ok", "≥": ">=", "≤": "<=", "…": "...", "·": "-", "→": "->", "±": "+-"}
+)
 
 _NO_CUTS = "no price, or cache breakpoints that are not counted"
 _COLUMNS: Mapping[Column, tuple[str, str]] = {
@@ -205,7 +207,7 @@ def _cells(row: Row, view: View) -> dict[str, str]:
     return {
         **cells,
         "budget": re.sub(" tokens?", "", limit_of(verdict)) if verdict else "",
-        "used": row.used if len(row.used) <= len("9999%") else ">9999%",
+        "used": row.used if len(row.used) <= len("≥9999%") else ">9999%",
     }
 
 
@@ -263,6 +265,7 @@ def _columns(ledger: Ledger, view: View) -> Iterator[Line]:
 def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
     """Say what became of the budgets over several tests, and of increases."""
     is_named_above = not_counted(ledger) is not None
+    said: set[str] = set()
     for mark in marks_of_run(ledger):
         verdict = mark.verdict
         name = {"exceeded": "over", "unverified": "unknown"}.get(verdict.state)
@@ -271,7 +274,9 @@ def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
         about = f"{clean(mark.name)}: " if mark.name else ""
         yield from wrap(f"{_MARKS.get(name, '✓')} {about}{sentence(verdict)}", width, markup=markup)
         if verdict.state == "unverified" and not (is_named_above and is_not_counted(verdict)):
-            for what, remedy in map(split_reason, verdict.reasons):
+            new = [reason for reason in verdict.reasons if reason not in said]
+            said.update(new)
+            for what, remedy in map(split_reason, new):
                 yield from wrap(what, width, indent=2)
                 if not (remedy.startswith(COUNT_IT) and counts_in_vain(calls_of(ledger))):
                     yield from wrap(remedy, width, indent=2)

@@ -51,10 +51,15 @@ def limit_of(verdict: Verdict) -> str:
 
 def used_of(verdict: Verdict) -> Decimal | None:
     """Return how much of its limit is used; None if that could not be checked."""
-    if verdict.state == "unverified":
-        return None
-    is_kept = verdict.state == "within" and verdict.high is not None
-    return verdict.high if is_kept else verdict.low
+    return None if verdict.state == "unverified" else figure_of(verdict)[0]
+
+
+def figure_of(verdict: Verdict) -> tuple[Decimal, str]:
+    """Return the amount that decides a verdict, and `at least` or `at most` if it is a bound."""
+    amount, bound = verdict.low, "at least "
+    if verdict.state == "within" and verdict.high is not None:
+        amount, bound = verdict.high, "at most "
+    return amount, "" if verdict.actual == amount else bound
 
 
 def sentence(verdict: Verdict) -> str:
@@ -69,20 +74,19 @@ def sentence(verdict: Verdict) -> str:
         return f"cannot check {budget}: {what_is_unknown(verdict)}"
     if gate is not None:
         return _fill(gate.broken if verdict.low else gate.kept, verdict)
-    is_over = verdict.state == "exceeded"
-    amount = verdict.low if is_over or verdict.high is None else verdict.high
+    amount, bound = figure_of(verdict)
     if kind == "usd":
         sign = "+" if verdict.scope == "increase" and amount >= 0 else ""
-        what = f"{sign}{format_usd(amount, against=limit)} is"
+        what = f"{bound}{sign}{format_usd(amount, against=limit)} is"
     else:
         noun = "token" if verdict.part is not None else _NOUNS[kind]
-        what = f"{format_count(int(amount), noun)} {'is' if amount == 1 else 'are'}"
-    if not is_over:
+        what = f"{bound}{format_count(int(amount), noun)} {'is' if amount == 1 else 'are'}"
+    if verdict.state != "exceeded":
         used = format_share(amount, limit).replace("%", " %")
         return f"{what} within {budget}{f' ({used} used)' if limit else ''}"
     over = EXACT.subtract(amount, limit)
     share = f" ({percent(over, limit)})" if limit else ""
-    return f"{_least(verdict)}{what} {_amount(kind, over)}{share} over {budget}"
+    return f"{what} {_amount(kind, over)}{share} over {budget}"
 
 
 def short_sentence(verdict: Verdict) -> str:
@@ -102,10 +106,11 @@ def short_sentence(verdict: Verdict) -> str:
     before = ""
     if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
         before, budget = "cost ", f"{limit} max_suite"
-    sign = "+" if verdict.scope == "increase" else ""
-    low = sign + _amount(verdict.quantity, verdict.low, against=verdict.limit)
-    more = grown_by(verdict.limit, verdict.low) if is_over else ""
-    return f"{before}{_least(verdict)}{low} {'>' if is_over else '<='} {budget}{more}"
+    amount, bound = figure_of(verdict)
+    sign = "+" if verdict.scope == "increase" and amount >= 0 else ""
+    shown = sign + _amount(verdict.quantity, amount, against=verdict.limit)
+    more = grown_by(verdict.limit, amount) if is_over else ""
+    return f"{before}{bound}{shown} {'>' if is_over else '<='} {budget}{more}"
 
 
 def _fill(template: str, verdict: Verdict) -> str:
@@ -132,10 +137,6 @@ def breaking(number: int) -> str:
 
 def _amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None) -> str:
     return format_usd(amount, against=against) if kind == "usd" else f"{int(amount):,}"
-
-
-def _least(verdict: Verdict) -> str:
-    return "" if verdict.actual == verdict.low else "at least "
 
 
 def _budget(verdict: Verdict) -> str:

@@ -73,6 +73,14 @@ def test_quietly_it_is_a_line_and_one_for_each_broken_budget(project: Project, q
     ]
 
 
+def test_a_line_of_the_short_summary_has_the_colours_of_pytests_own(project: Project) -> None:
+    project.write(test_app=TWO)
+    result = project.run("--llmcost-max-suite=0.001", "--color=yes")
+    red, bold, end = "\x1b[31m", "\x1b[1m", "\x1b[0m"
+    line = f"{red}FAILED{end}{bold} --llmcost-max-suite{end} - cost $0.01 > $0.001"
+    assert line in result.stdout.str()
+
+
 @pytest.mark.parametrize(
     ("end", "state"),
     [("raise KeyboardInterrupt", "unverified"), ("pytest.exit('enough')", "within")],

@@ -279,6 +279,32 @@ def test_the_table_and_the_sentence_name_the_same_share() -> None:
     assert "(76 % used)" in text
 
 
+@pytest.mark.parametrize(
+    ("call", "limit", "share", "said"),
+    [
+        (make_call("0.5", usd_high=Decimal("0.604")), "1", "≤60%", "at most $0.604 is within"),
+        (make_call(None, usd_low=Decimal("0.5")), "0.4", "≥125%", "at least $0.50 is $0.10 (25 %)"),
+    ],
+)
+def test_a_share_that_is_a_bound_says_so_in_table_and_sentence(
+    call: Call, limit: str, share: str, said: str
+) -> None:
+    suite = make_report({a_test("t.py::test_a"): [call]}, budgets=[suite_budget(limit)])
+    text = text_of(replace(suite, tests=(row("t.py::test_a", call, limit=limit),)))
+    assert f" {share}\n" in text
+    assert said in text
+
+
+def test_a_reason_that_several_budgets_share_is_given_once() -> None:
+    call = make_call(None, caveats=sorted_caveats(["truncated-stream: no message_stop"]))
+    place = replace(suite_budget("2"), scope="path", pattern="t.py", label="t.py", origin="ini")
+    text = text_of(
+        make_report({a_test("t.py::test_a"): [call]}, budgets=[suite_budget("1"), place])
+    )
+    assert text.count("cannot check the ") == 2
+    assert text.count("was not read to its end") == text.count("read it to the end") == 1
+
+
 class TestOneCause:
     def test_is_named_once_with_what_changed_and_one_command(self) -> None:
         lines = lines_of(uncounted(12, "system", "tools.find (new)"))
