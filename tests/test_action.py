@@ -246,7 +246,7 @@ def test_the_first_pull_request_has_no_baseline_and_is_judged_by_its_budgets(
         "report-path": "./llmcost",
     }
     assert set(job.artifact) == {"cost.json", "cost.md", "cost.html"}
-    assert "### ✅ The suite costs $0.0105 · within its 1 budget" in job.summary
+    assert "### ✅ The suite costs $0.0105 · within its budget" in job.summary
     assert github.comments == [], "there is nothing to say yet"
     assert not job.cache
 
@@ -264,7 +264,7 @@ def test_what_a_pull_request_adds_to_the_default_branch_is_a_check_and_one_comme
     assert job.status == 0, job.log
     assert (job.outputs["change-usd"], job.outputs["change-percent"]) == ("0.01", "95.2")
     (check,) = github.checks
-    title = "Merging adds $0.01 (+95 %) per run of the suite · within its 1 budget"
+    title = "Merging adds $0.01 (+95 %) per run of the suite · within its budget"
     assert (check["name"], check["conclusion"], check["head_sha"]) == (
         "llmcost",
         "success",

@@ -186,8 +186,8 @@ def describe_run(ledger: Ledger) -> str:
     elif unverified:
         how = f"{format_count(unverified, 'budget')} could not be checked"
     else:
-        all_of = "its" if len(states) == 1 else "all"
-        how = f"within {all_of} {format_count(len(states), 'budget')}"
+        named = {1: "its budget", 2: "both budgets"}
+        how = f"within {named.get(len(states), f'all {len(states):,} budgets')}"
     return f"{what} · {how}"
 
 

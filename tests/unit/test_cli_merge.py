@@ -141,7 +141,7 @@ def test_a_comment_may_be_written_beside_the_ledger(
     ledger, comment = tmp_path / "all.json", tmp_path / "cost.md"
     assert main(["merge", *shards, "-o", str(ledger), "-o", str(comment)]) == 0
     assert read_ledger(ledger).totals.usd == Decimal("1.5")
-    assert "The suite costs $1.50 of $2.00 · within its 1 budget" in comment.read_text(
+    assert "The suite costs $1.50 of $2.00 · within its budget" in comment.read_text(
         encoding="utf-8"
     )
     assert f"into {ledger}, {comment}:" in capsys.readouterr().out

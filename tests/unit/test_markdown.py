@@ -66,7 +66,7 @@ class TestHeading:
     @pytest.mark.parametrize(
         ("usd", "heading"),
         [
-            ("1", "### ✅ The suite costs $1.00 of $1.00 · within its 1 budget"),
+            ("1", "### ✅ The suite costs $1.00 of $1.00 · within its budget"),
             ("1.000000001", "### ❌ The suite costs $1.000000001 of $1.00 · 1 budget exceeded"),
             (None, "### ❓ The suite costs an unknown amount · 1 budget could not be checked"),
         ],
@@ -80,7 +80,14 @@ class TestHeading:
         base = make_report({a_test("t"): [call], a_test("t", attempt=2): [make_call("1")]})
         verdicts = (judge("1", call), judge("1", make_call("1")))
         rows = [replace(row, verdict=each) for row, each in zip(base.tests, verdicts, strict=True)]
-        assert "within its 1 budget" in self.heading(replace(base, tests=tuple(rows)))
+        assert "within its budget" in self.heading(replace(base, tests=tuple(rows)))
+
+    def test_two_budgets_are_both(self) -> None:
+        place = make_budget("2", scope="path", pattern="t.py", label="t.py", origin="ini")
+        report = make_report(
+            {a_test("t.py::t"): [make_call("1")]}, budgets=[suite_budget("1"), place]
+        )
+        assert self.heading(report).endswith(" · within both budgets")
 
     def test_leaves_expected_breaches_out(self) -> None:
         report = make_report({a_test("t"): [make_call("2")]})
