@@ -249,7 +249,7 @@ OPTIONS: tuple[Option, ...] = (
         "Repeatable.",
         repeatable=True),
     Option("history", Path, "FILE",
-        "Append a line of JSON about the run to this file, for `llmcost history`."),
+        "Append a line of JSON about the run to this file, for `llmcost history` and the page."),
     Option("baseline", Path, "PATH", "Ledger of an earlier run to compare this run with."),
     _limit("max_increase", parse_increase, "LIMIT",
         "How much more than the baseline the suite may cost: 10% or $0.05. Repeatable.",

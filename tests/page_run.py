@@ -20,6 +20,7 @@ from pytest_llmcost.ledger.ledger import (
     PayloadFacts,
     RunRecord,
 )
+from pytest_llmcost.ledger.run_history import Run, run_of
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 
@@ -164,6 +165,25 @@ def _comparison() -> Comparison:
                    ("messages.0",), input_tokens=-2300),
         ),
     )  # fmt: skip
+
+
+def page_history() -> list[Run]:
+    """Twelve runs of the suite: it grows; one is partial, of one the cost is unknown."""
+    run = run_of(page_run(), "1a2b3c4d5e6f")
+    costs = ("0.4102", "0.4102", "0.4388", "0.0613", "0.4402", "0.4391", None, "0.4620",
+             "0.5174", "0.5174", "0.5201")  # fmt: skip
+    before = [
+        replace(
+            run,
+            at=f"2026-11-{14 + number}T09:14:21Z",
+            commit=f"{number:x}" * 12,
+            usd=None if usd is None else Decimal(usd),
+            is_least=usd is None,
+            incomplete=("deselected",) if usd == "0.0613" else (),
+        )
+        for number, usd in enumerate(costs)
+    ]
+    return [*before, run]
 
 
 def big_run(tests: int = 10_000) -> Ledger:

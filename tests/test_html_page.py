@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from browser import Browser, browser, why_no_browser
 from hostile_report import hostile_report
-from page_run import big_run, page_run
+from page_run import big_run, page_history, page_run
 from sample_reports import a_test, make_call, make_report
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts
+from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.numbers import usd_cell
 
@@ -46,9 +47,9 @@ class Pages:
     def __init__(self, chromium: Browser, folder: Path) -> None:
         self.chromium, self.folder = chromium, folder
 
-    def __call__(self, ledger: Ledger) -> Browser:
+    def __call__(self, ledger: Ledger, history: Sequence[Run] = ()) -> Browser:
         page = self.folder / "cost.html"
-        page.write_bytes(render_html(ledger).encode())
+        page.write_bytes(render_html(ledger, history).encode())
         self.chromium.look(1200)
         self.chromium.open(page)
         return self.chromium
@@ -229,6 +230,23 @@ def test_light_and_dark_are_readable(opened: Pages, dark: bool) -> None:
     assert all(contrast(page, selector) >= 4.5 for selector in texts)
     background = page.run("return getComputedStyle(document.body).backgroundColor")
     assert (background == WHITE) is not dark
+
+
+def test_the_line_from_run_to_run_has_a_text_and_a_table(opened: Pages) -> None:
+    page = opened(page_run(), page_history())
+    summary = page.driver.find_element("css selector", ".history svg").accessible_name
+    assert summary.startswith("All runs, from 2026-11-14 09:14:21 ($0.4102) to 2026-11-25")
+    page.run("document.querySelector('details').open = true")
+    box = "const box = document.querySelector('.history svg').getBoundingClientRect();"
+    for width in (400, 1200):
+        page.look(width)
+        assert page.run("return document.documentElement.scrollWidth") <= width
+        assert page.run(f"{box} return [box.left >= 0, box.right <= innerWidth, box.height]") == [
+            *(True, True, 120)
+        ]
+    rows = "return document.querySelectorAll('details tbody tr').length"
+    assert page.run(rows) == 12
+    assert page.console() == []
 
 
 def test_a_page_prints_in_light_without_its_controls(opened: Pages) -> None:

@@ -12,16 +12,14 @@ from decimal import Decimal
 from pathlib import Path
 
 from pytest_llmcost.cli.console import Console
-from pytest_llmcost.ledger.run_history import Run, average, read_history
+from pytest_llmcost.ledger.run_history import Run, read_history
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import dollars, format_count, grown_by, signed, usd_cell
 from pytest_llmcost.reports.tables import TableRow, as_text, text_table
+from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.settings import parse_scale
 
 _BAR = 24
-_MOST_CHANGES = 3
-_SHORT_COMMIT = 8
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -32,9 +30,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "-n",
         dest="number",
         type=parse_scale,
-        default=10,
+        default=COMPARED_WITH,
         metavar="N",
-        help="how many runs to show, and to compare the last one with (default: 10)",
+        help="how many runs to show, and to compare the last one with (default: %(default)s)",
     )
 
 
@@ -51,7 +49,7 @@ def run(arguments: Namespace, console: Console) -> int:
     width = shutil.get_terminal_size().columns
     console.print(as_text(text_table(["run", "commit", "calls:", "cost:", ""], [*rows], width)))
     console.print("")
-    for line in _compared(runs[-1], runs[:-1], arguments.number):
+    for line in compare_runs(runs[-1], runs[:-1], arguments.number):
         console.print(clean(line, 1_000))
     return 0 if problem is None else 1
 
@@ -63,44 +61,5 @@ def _rows(runs: Sequence[Run], block: str) -> Iterator[TableRow]:
         if run.usd and highest:
             length = EXACT.divide(EXACT.multiply(run.usd, _BAR), highest)
             bar = block * max(1, round(length))
-        partial = f" partial ({', '.join(run.incomplete)})" if run.incomplete else ""
-        cost = usd_cell(run.usd, is_least=run.is_least)
-        cells = (
-            clean(run.at.replace("T", " ").removesuffix("Z")),
-            clean((run.commit or "")[:_SHORT_COMMIT]),
-            f"{run.calls:,}",
-            cost,
-            clean(f"{bar}{partial}"),
-        )
-        yield TableRow(cells)
-
-
-def _compared(last: Run, before: Sequence[Run], number: int) -> Iterator[str]:
-    """Say how the last run differs from the average of whole runs before it, and where."""
-    if last.incomplete:
-        yield "the last run is a partial one, so it is not compared"
-        return
-    whole = [run for run in before if not run.incomplete][-number:]
-    if not whole:
-        yield "no earlier run of the whole suite to compare the last one with"
-        return
-    mean = average(whole)
-    than = f"the average of the {format_count(len(whole), 'run')} before"
-    if last.usd is None or mean.usd is None or last.is_least or mean.is_least:
-        yield f"the last run cannot be compared with {than}: the cost of some calls is unknown"
-        return
-    change = EXACT.subtract(last.usd, mean.usd)
-    share = grown_by(mean.usd, last.usd)
-    yield f"{signed(change)}{share} against {than}: {dollars(mean.usd)} → {dollars(last.usd)}"
-    for kind in ("model", "tag", "path"):
-        now, then = getattr(last, f"by_{kind}"), getattr(mean, f"by_{kind}")
-        changes = []
-        for name in sorted({*now, *then}):
-            usd, old = now.get(name, Decimal(0)), then.get(name, Decimal(0))
-            if usd is not None and old is not None and usd != old:
-                changes.append((EXACT.subtract(usd, old), name or "outside test files"))
-        changes.sort(key=lambda each: -abs(each[0]))
-        if changes:
-            shown = [f"{name} {signed(usd)}" for usd, name in changes[:_MOST_CHANGES]]
-            more = len(changes) - len(shown)
-            yield f"  by {kind}: {', '.join(shown)}{f' and {more} more' if more else ''}"
+        *cells, partial = map(clean, run_cells(run))
+        yield TableRow([*cells, f"{bar}{partial and f' {partial}'}"])

@@ -7,7 +7,9 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from pytest_llmcost.cli.console import Console
+from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.ledger.ledger_file import read_ledger
+from pytest_llmcost.ledger.run_history import Run, read_history
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.tables import as_text
 from pytest_llmcost.reports.terminal import View, render_summary
@@ -32,6 +34,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         "and - the summary as text on the terminal (default: -); repeatable",
     )
     add(
+        "--history",
+        "--llmcost-history",  # as pytest spells it
+        type=Path,
+        metavar="FILE",
+        help="the file of pytest --llmcost-history, drawn as a line on the page",
+    )
+    add(
         "--rows",
         "--llmcost-rows",  # as pytest spells it, and the summary with it
         type=int,
@@ -42,7 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, console: Console) -> int:
-    """Write every report that was asked for."""
+    """Write every report that was asked for; return 1 if the history has lines that are no run."""
     ledger = read_ledger(arguments.ledger)
     encoding = getattr(console.out, "encoding", None) or "utf-8"
     view = View(
@@ -50,11 +59,20 @@ def run(arguments: Namespace, console: Console) -> int:
         rows=max(0, arguments.rows),
         unicode=encoding.lower().replace("-", "").startswith("utf"),
     )
-    for path in arguments.output or [None]:
+    outputs = arguments.output or [None]
+    runs: list[Run] = []
+    problems: list[str] = []
+    if arguments.history is not None:
+        if not any(path is not None and path.suffix == ".html" for path in outputs):
+            raise SettingsError("--history is drawn on the page alone; add -o cost.html")
+        runs, problems = read_history(arguments.history)
+    for problem in problems:
+        console.problem(problem)
+    for path in outputs:
         if path is not None:
-            write_report(ledger, path)
+            write_report(ledger, path, runs)
         elif text := as_text(render_summary(ledger, view)):
             console.print(text)
         else:
             console.note(f"{arguments.ledger} has no Claude calls and no budgets to show")
-    return 0
+    return 1 if problems else 0

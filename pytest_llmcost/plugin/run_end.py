@@ -37,7 +37,7 @@ from pytest_llmcost.ledger.notes import (
     mock_notes,
     task_budget_notes,
 )
-from pytest_llmcost.ledger.run_history import append_run, run_of
+from pytest_llmcost.ledger.run_history import Run, append_run, read_history, run_of
 from pytest_llmcost.ledger.totals import live_spenders, parts_of
 from pytest_llmcost.plugin.counts import count_command_of_run
 from pytest_llmcost.plugin.marker import budgets_of_run, live_mode
@@ -223,14 +223,15 @@ def publish(session: Session, ledger: Ledger) -> list[str]:
     """Write what was asked for; return what could not be written, a line each."""
     settings = session.settings
     problems = write_ledgers(session, ledger)
-    for path in settings.report:
-        if path.suffix != ".json":
-            problems += _try(write_report, ledger, path)
     if settings.update_baseline and settings.baseline is not None:
         problems += _try(_accept, session, settings.baseline, ledger)
     has_tests = ledger.run.exit_status != pytest.ExitCode.NO_TESTS_COLLECTED
     if settings.history is not None and has_tests:
         problems += _try(_append_to_history, session, settings.history, ledger)
+    history = _history(settings.history)
+    for path in settings.report:
+        if path.suffix != ".json":
+            problems += _try(write_report, ledger, path, history)
     if _is_github(settings):
         problems += _try(_write_job_summary, ledger)
     return problems
@@ -284,6 +285,14 @@ def _append_to_history(session: Session, path: Path, ledger: Ledger) -> None:
     run = run_of(ledger, next(filter(None, map(os.environ.get, _COMMITS)), None))
     append_run(path, run, instead_of=session.in_history)
     session.in_history = run
+
+
+def _history(path: Path | None) -> list[Run]:
+    """Return the runs of a history; none if it cannot be read, which appending to it has said."""
+    try:
+        return [] if path is None else read_history(path)[0]
+    except LedgerError:
+        return []
 
 
 def _is_github(settings: Settings) -> bool:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import write_file, write_ledger
+from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.markdown import render_markdown
 
 
-def write_report(ledger: Ledger, path: Path) -> None:
-    """Write the ledger, a page for `.html`, or a comment for `.md`.
+def write_report(ledger: Ledger, path: Path, history: Sequence[Run] = ()) -> None:
+    """Write the ledger, a page for `.html`, or a comment for `.md`; the page draws the history.
 
     Raises:
         LedgerError: the file cannot be written.
     """
     if path.suffix == ".json":
         write_ledger(ledger, path)
+    elif path.suffix == ".html":
+        write_file(path, [render_html(ledger, history).encode()])
     else:
-        render = render_html if path.suffix == ".html" else render_markdown
-        write_file(path, [render(ledger).encode()])
+        write_file(path, [render_markdown(ledger).encode()])

@@ -20,6 +20,7 @@ from spending_suite import EVERYTHING, run_suite, write_files
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.run_history import SCHEMA, Run, append_run, average, read_history, run_of
+from pytest_llmcost.reports.tables import usd_cell
 
 HISTORY = "--llmcost-history=history.jsonl"
 
@@ -83,6 +84,22 @@ def test_what_another_plugin_spends_at_the_very_end_replaces_the_line(tmp_path: 
     ran = run_suite(tmp_path, HISTORY)
     (line,) = lines(tmp_path)
     assert line["usd"] == ran.ledger()["totals"]["usd"]
+
+
+def test_the_page_of_a_run_draws_the_history_that_ends_with_it(tmp_path: Path) -> None:
+    write_files(tmp_path, EVERYTHING)
+    page = tmp_path / "cost.html"
+    report = f"--llmcost-report={page}"
+    run_suite(tmp_path, HISTORY, report)
+    assert "From run to run" not in page.read_text(), "one run is no line"
+    run_suite(tmp_path, HISTORY, report)
+    text = page.read_text()
+    last = lines(tmp_path)[-1]
+    usd = usd_cell(Decimal(last["usd"]), is_least=last["is_least"])
+    assert f"to {last['at'].replace('T', ' ').removesuffix('Z')} ({usd})" in text
+    assert text.count('class="run this"') == 1
+    run_suite(tmp_path, report)
+    assert "From run to run" not in page.read_text(), "it was not asked for"
 
 
 def test_runs_in_parallel_lose_no_line(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from browser import browser
-from page_run import page_run
+from page_run import page_history, page_run
 
 from pytest_llmcost.reports.html import render_html
 
@@ -27,7 +27,7 @@ def main() -> None:
     """Take both pictures, and a third one of the two side by side."""
     with tempfile.TemporaryDirectory() as folder, browser() as chromium:
         page = Path(folder) / "page.html"
-        page.write_bytes(render_html(page_run()).encode())
+        page.write_bytes(render_html(page_run(), page_history()).encode())
         taken = []
         for width, dark in ((WIDE, False), (PHONE, True)):
             chromium.look(width, dark=dark)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from conftest import Project
+from msgspec.structs import replace
 from sample_reports import a_test, make_call, make_report, suite_budget
 from sample_run import sample_run
 from standin import StandIn
 
 from pytest_llmcost.cli.main import main
-from pytest_llmcost.ledger.ledger_file import write_ledger
+from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
+from pytest_llmcost.ledger.run_history import append_run, run_of
 
 TESTS = """
     import pytest
@@ -81,6 +84,30 @@ def test_a_run_without_calls_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
     out, err = capsys.readouterr()
     assert out == ""
     assert "has no Claude calls" in err
+
+
+def test_it_draws_a_history_on_the_page_and_names_its_bad_lines(
+    ledger: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history, page = tmp_path / "history.jsonl", tmp_path / "cost.html"
+    for usd in ("1", "1.25"):
+        append_run(history, replace(run_of(read_ledger(ledger), None), usd=Decimal(usd)))
+    assert main(["render", ledger, f"--history={history}", "-o", str(page)]) == 0
+    assert "From run to run" in page.read_text()
+    history.write_text(f"no run\n{history.read_text()}")
+    assert main(["render", ledger, f"--llmcost-history={history}", "-o", str(page)]) == 1
+    assert "history.jsonl:1: left out" in capsys.readouterr().err
+    assert "From run to run" in page.read_text()
+
+
+def test_a_history_needs_a_page_to_be_drawn_on_and_a_file(
+    ledger: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["render", ledger, "--history=history.jsonl"]) == 2
+    assert "add -o cost.html" in capsys.readouterr().err
+    page = str(tmp_path / "cost.html")
+    assert main(["render", ledger, f"--history={tmp_path / 'none'}", "-o", page]) == 2
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def test_an_unknown_form_exits_with_2_before_anything_is_written(

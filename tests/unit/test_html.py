@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from hostile_report import hostile_report
 from msgspec.structs import replace
-from page_run import big_run, page_run
+from page_run import big_run, page_history, page_run
 from sample_reports import a_test, make_call, make_report, suite_budget
 from sample_run import sample_run
 
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, PartChange, PayloadFacts
+from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import ByCategory
@@ -26,6 +27,7 @@ from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.rows import categories_of
 from pytest_llmcost.reports.run_wording import describe_total, is_least, marks_of
 from pytest_llmcost.reports.terminal import View, render_summary
+from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.reports.wording import sentence
 
 
@@ -248,6 +250,38 @@ def test_ten_thousand_tests_with_parts_stay_under_five_megabytes() -> None:
     assert len(html.encode()) < 5_000_000
     row = rows_of_page(html)[0]
     assert (len(row["parts"]), row["more_parts"]) == (5, 95)
+
+
+def test_the_runs_before_are_a_line_with_the_figures_of_llmcost_history() -> None:
+    ledger, runs = page_run(), page_history()
+    html = render_html(ledger, runs)
+    text = section_of(html, "history")
+    for run in runs:
+        at, commit, calls, cost, partial = run_cells(run)
+        assert " ".join(filter(None, (at, partial, commit, calls, cost))) in text
+    assert all(line in text for line in compare_runs(runs[-1], runs[:-1], COMPARED_WITH))
+    assert describe_total(ledger).removeprefix("at least ") in text
+    svg = re.search(r'<svg [^>]*role="img".*?</svg>', html)
+    assert svg
+    assert svg[0].count('class="run') == 11, "the run of unknown cost is no point"
+    assert svg[0].count('class="run partial"') == svg[0].count('class="hole"') == 1
+    assert svg[0].count('class="run this"') == 1
+    way = re.search(r'class="way" d="(.*?)"', svg[0])
+    assert way
+    assert (way[1].count("M"), way[1].count("L")) == (2, 8), "the line is interrupted where it is"
+
+
+@pytest.mark.parametrize("runs", [[], page_history()[-1:], page_history()[5:7]])
+def test_fewer_than_two_known_runs_are_no_line(runs: list[Run]) -> None:
+    assert "From run to run" not in render_html(page_run(), runs)
+
+
+def test_of_a_long_history_the_last_runs_are_drawn_and_no_text_is_markup() -> None:
+    evil = "<script>alert(1)</script>"
+    runs = [replace(page_history()[0], at=evil, commit=evil, incomplete=(evil,))] * 100
+    html = render_html(page_run(), runs)
+    assert "The last 60 of 100 runs, from" in section_of(html, "history")
+    assert [tag for tag, _ in Page(html).tags].count("script") == 2
 
 
 def test_a_test_of_many_calls_shows_the_most_expensive_ones(

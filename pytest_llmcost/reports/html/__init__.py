@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, ModelTotals, unpriced_models
+from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.reports import comparisons, numbers, run_wording, wording
 from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.html.history import history_of
 from pytest_llmcost.reports.html.script_data import page_data, verdict_share
 from pytest_llmcost.reports.rows import Category, categories_of
 from pytest_llmcost.reports.run_wording import Mark, is_least, marks_of
@@ -30,8 +32,8 @@ _MOST_CHANGES = 100
 """What stands in the page itself is short; the table has every test."""
 
 
-def render_html(ledger: Ledger) -> str:
-    """Render a run as a page that is complete in itself."""
+def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
+    """Render a run as a page that is complete in itself, with the runs before it as a line."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -56,6 +58,7 @@ def render_html(ledger: Ledger) -> str:
         style_hash=_hash(style),
         script_hash=_hash(script),
         data=data,
+        history=history_of(history, ledger),
         has_parts=any(row.parts for row in data["rows"]),
         marks=_marks(ledger),
         most_marks=_MOST_MARKS,

@@ -186,7 +186,7 @@ def _parts(row: Row, parts: Sequence[PartChange], texts: _Texts, most: int) -> d
     costs = dict(row.spent.by_category.items())
     prompt = sum((usd for name, usd in costs.items() if name in _PROMPT), Decimal(0))
     output = costs.get("output_usd", Decimal(0))
-    width = float(prompt / whole) / size if whole and size else 0.0
+    width = float(prompt) / float(whole) / size if whole and size else 0.0
     shown = usd_cell(output, is_least=is_least(row.spent))
     return {
         "parts": [
@@ -198,7 +198,7 @@ def _parts(row: Row, parts: Sequence[PartChange], texts: _Texts, most: int) -> d
         "more_parts": max(0, len(parts) - most),
         "answer": PagePart(
             texts.number("output"),
-            round(float(output / whole), 4),
+            round(float(output) / float(whole), 4),
             texts.number(shown),
         )
         if output and prompt

@@ -1,0 +1,58 @@
+"""Runs of a history in words, as `llmcost history` and the page show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+
+from pytest_llmcost.ledger.run_history import Run, average
+from pytest_llmcost.money import EXACT
+from pytest_llmcost.reports.tables import format_count, usd_cell
+from pytest_llmcost.reports.wording import dollars, grown_by, signed
+
+COMPARED_WITH = 10
+"""With the average of how many runs the last one is compared."""
+_MOST_CHANGES = 3
+_SHORT_COMMIT = 8
+
+
+def run_cells(run: Run) -> tuple[str, str, str, str, str]:
+    """Write when a run ended, its commit, its calls, its cost, and whether it is a partial one."""
+    return (
+        run.at.replace("T", " ").removesuffix("Z"),
+        (run.commit or "")[:_SHORT_COMMIT],
+        f"{run.calls:,}",
+        usd_cell(run.usd, is_least=run.is_least),
+        f"partial ({', '.join(run.incomplete)})" if run.incomplete else "",
+    )
+
+
+def compare_runs(last: Run, before: Sequence[Run], number: int) -> Iterator[str]:
+    """Say how the last run differs from the average of whole runs before it, and where."""
+    if last.incomplete:
+        yield "the last run is a partial one, so it is not compared"
+        return
+    whole = [run for run in before if not run.incomplete][-number:]
+    if not whole:
+        yield "no earlier run of the whole suite to compare the last one with"
+        return
+    mean = average(whole)
+    than = f"the average of the {format_count(len(whole), 'run')} before"
+    if last.usd is None or mean.usd is None or last.is_least or mean.is_least:
+        yield f"the last run cannot be compared with {than}: the cost of some calls is unknown"
+        return
+    change = EXACT.subtract(last.usd, mean.usd)
+    share = grown_by(mean.usd, last.usd)
+    yield f"{signed(change)}{share} against {than}: {dollars(mean.usd)} → {dollars(last.usd)}"
+    for kind in ("model", "tag", "path"):
+        now, then = getattr(last, f"by_{kind}"), getattr(mean, f"by_{kind}")
+        changes = []
+        for name in sorted({*now, *then}):
+            usd, old = now.get(name, Decimal(0)), then.get(name, Decimal(0))
+            if usd is not None and old is not None and usd != old:
+                changes.append((EXACT.subtract(usd, old), name or "outside test files"))
+        changes.sort(key=lambda each: -abs(each[0]))
+        if changes:
+            shown = [f"{name} {signed(usd)}" for usd, name in changes[:_MOST_CHANGES]]
+            more = len(changes) - len(shown)
+            yield f"  by {kind}: {', '.join(shown)}{f' and {more} more' if more else ''}"
