@@ -251,6 +251,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("history", Path, "FILE",
         "Append a line of JSON about the run to this file, for `llmcost history` and the page."),
     Option("baseline", Path, "PATH", "Ledger of an earlier run to compare this run with."),
+    Option("baseline_fetch", str, "COMMAND",
+        "Command that fetches the baseline to that path; the comment shows it to those who want to "
+        "reproduce the run."),
     _limit("max_increase", parse_increase, "LIMIT",
         "How much more than the baseline the suite may cost: 10% or $0.05. Repeatable.",
         repeatable=True),
@@ -308,6 +311,7 @@ class Settings(NamedTuple):
     report: tuple[Path, ...] = ()
     history: Path | None = None
     baseline: Path | None = None
+    baseline_fetch: str = ""
     max_increase: tuple[str, ...] = ()
     max_test_increase: tuple[str, ...] = ()
     vanished: Literal["off", "warn", "fail"] = "warn"

@@ -171,6 +171,7 @@ class Job:
                 "GITHUB_ACTION_PATH": str(FOLDER),
                 "GITHUB_API_URL": self.api,
                 "GITHUB_REPOSITORY": "octo/shop",
+                "GITHUB_RUN_ID": "4711",
                 "GITHUB_SHA": known["github.sha"],
                 "GITHUB_EVENT_PATH": str(event),
                 "GITHUB_OUTPUT": str(outputs),
@@ -293,7 +294,30 @@ def test_a_limit_on_the_increase_fails_the_job_after_everything_is_shown(
     assert (job.outputs["passed"], job.outputs["exceeded"]) == ("false", "1")
     assert (github.checks[0]["name"], github.checks[0]["conclusion"]) == ("agents", "failure")
     assert "1 budget exceeded" in github.comments[0]["body"]
-    assert job.artifact
+    assert_reproduced(job, github.comments[0]["body"])
+
+
+def assert_reproduced(job: Job, comment: str) -> None:
+    """The commands of the comment, with the artifact of the job in place, fail as the job did."""
+    assert (
+        "# llmcost/baseline.json is the baseline, measured at bbbbbbb\n"
+        "gh run download 4711 --repo octo/shop --name agents --dir llmcost\n"
+    ) in comment
+    found = re.search("^pytest .*--llmcost-baseline=llmcost/baseline.json .*", comment, re.M)
+    assert found
+    for name, data in job.artifact.items():
+        (job.path / "llmcost" / name).write_bytes(data)
+    done = subprocess.run(
+        ["bash", "-c", f"{found[0]} -p llmcost"],
+        cwd=job.path,
+        env={"PATH": f"{warm_bin()}{os.pathsep}{os.environ['PATH']}", "HOME": str(job.path),
+             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout
+    assert "2 passed" in done.stdout
+    assert "over the" in done.stdout
 
 
 def test_a_test_that_fails_for_another_reason_fails_the_job_too(job: Job, github: GitHub) -> None:

@@ -7,6 +7,7 @@ import shutil
 from argparse import ArgumentParser, Namespace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -30,7 +31,7 @@ from pytest_llmcost.reports.terminal import render_verdicts
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add = parser.add_argument
-    add("base", type=read_ledger, help="the earlier ledger")
+    add("base", type=Path, help="the earlier ledger")
     add("head", type=read_ledger, help="the ledger to judge")
     for flag, text in (
         ("--max-increase", "the most that the run may add, 10%% or $0.05; if repeated, all hold"),
@@ -46,6 +47,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="name tests with a budget or calls that only the earlier ledger has, or also return 1",
     )
     add(
+        "--baseline-fetch",
+        default="",
+        metavar="COMMAND",
+        help="how to fetch the earlier ledger, for those who want to reproduce the run",
+    )
+    add(
         "--format",
         choices=("text", "json", "md"),
         default="text",
@@ -58,13 +65,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, console: Console) -> int:
     """Compare, print, and return 1 if an increase is exceeded or could not be checked."""
     comparison = compare(
-        arguments.base,
+        read_ledger(arguments.base),
         arguments.head,
         read_card(arguments),
         limits=arguments.max_increase,
         test_limits=arguments.max_test_increase,
         vanished=arguments.vanished,
         vanished_origin="--vanished",
+    )
+    comparison = replace(
+        comparison, base_path=arguments.base.as_posix(), base_fetch=arguments.baseline_fetch
     )
     compared = replace(arguments.head, comparison=comparison)
     alone = Ledger(comparison=comparison)

@@ -225,6 +225,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """The card's version."""
     base_commit: str = ""
     """What the baseline was measured at, where that is known."""
+    base_path: str = ""
+    """Where the baseline was read."""
+    base_fetch: str = ""
+    """The command that fetches it to there, where it was named."""
     partial: bool = False
     """The run left tests out; only those that ran are compared."""
     base_usd_then: Decimal | None = _ZERO

@@ -136,6 +136,10 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
         vanished_origin=settings.origin("vanished"),
         fates=_fates(session),
     )
+    path, here = session.baseline, session.config.invocation_params.dir
+    if path.is_relative_to(here):  # as it is on other machines, too
+        path = path.relative_to(here)
+    comparison = replace(comparison, base_path=path.as_posix(), base_fetch=settings.baseline_fetch)
     return replace(ledger, comparison=comparison)
 
 

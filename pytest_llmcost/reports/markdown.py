@@ -388,7 +388,7 @@ def _budget(verdict: Verdict | None) -> str:
 
 
 def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
-    """Return a block with the command that runs what failed, or all, at the same prices."""
+    """Return a block with the command that runs what failed, or all, as the run was judged."""
     failed = [each for each in owners if each.test and each.state in _BROKEN]
     names = [each.name for each in failed]
     files = sorted({name.partition("::")[0] for name in names})
@@ -403,13 +403,38 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
             "# count what is not counted yet (free)",
             f"{command} --llmcost-record-mode=rewrite",
         ]
+    comparison = ledger.comparison
+    of_run = [*ledger.verdicts, *(comparison.verdicts if comparison else ())]
+    if any(each.fails(ledger.unverified) for each in of_run):
+        command = "pytest"  # a budget of the suite, or on what it adds, needs all tests
     if ledger.price_date:
         command += f" --llmcost-price-date={shlex.quote(clean(ledger.price_date, 20))}"
     if ledger.cache_state != "as-billed":
         command += f" --llmcost-cache={shlex.quote(clean(ledger.cache_state, 40))}"
+    if comparison and comparison.base_path:
+        path = shlex.quote(clean(comparison.base_path, 200))
+        commit = _short(comparison.base_commit)
+        lines.append(f"# {path} is the baseline{commit and f', measured at {commit}'}")
+        if comparison.base_fetch:
+            lines.append(clean(comparison.base_fetch, 500))
+        command += "".join([f" --llmcost-baseline={path}", *_increase_options(comparison)])
     lines.append(command)
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`*", command))))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`*", "\n".join(lines)))))
     return [f"{fence}sh", *lines, fence]
+
+
+def _increase_options(comparison: Comparison) -> list[str]:
+    """Return the options that set the limits which a run was judged by."""
+    options: dict[str, None] = {}
+    of_tests = (each for change in comparison.changes for each in change.verdicts)
+    for verdict in (*comparison.verdicts, *of_tests):
+        name, _, text = verdict.label.partition(" ")
+        if verdict.kind == "vanished":
+            options[" --llmcost-vanished=fail"] = None
+        elif name in ("max_increase", "max_test_increase"):
+            limit = shlex.quote(clean(text, 40))
+            options[f" --llmcost-{name.replace('_', '-')}={limit}"] = None
+    return list(options)
 
 
 def _terms(ledger: Ledger) -> str:

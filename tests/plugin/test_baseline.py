@@ -125,6 +125,36 @@ def test_a_grown_prompt_fails_the_run_though_every_test_passes_and_names_what_gr
     assert Decimal(accepted.ledger()["comparison"]["change_usd"]) > 0
 
 
+def reproduce(project: Project) -> list[str]:
+    """The arguments of the command in the comment that reproduces the run."""
+    lines = (project.path / "cost.md").read_text().splitlines()
+    (command,) = (line for line in lines if line.startswith("pytest ") and "price-date" in line)
+    return shlex.split(command)[1:]
+
+
+@pytest.mark.parametrize("limit", ["--llmcost-max-increase=10%", "--llmcost-max-test-increase=$0"])
+def test_the_command_of_the_comment_fails_as_a_run_that_only_added_too_much(
+    accepted: Project, limit: str
+) -> None:
+    write_app(accepted, system=200)
+    result = compare(accepted, "--llmcost-report=cost.md", limit)
+    result.assert_outcomes(passed=3)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    arguments = reproduce(accepted)
+    assert arguments[-2:] == ["--llmcost-baseline=base.json", limit]
+    again = accepted.run(*arguments)
+    again.assert_outcomes(passed=3)
+    assert again.ret == pytest.ExitCode.TESTS_FAILED
+    assert accepted.run(*arguments[:-1]).ret == pytest.ExitCode.OK, "the limit alone failed it"
+
+
+def test_the_comment_says_how_to_fetch_the_baseline(accepted: Project) -> None:
+    fetch = "--llmcost-baseline-fetch=gh run download 1 --name llmcost"
+    compare(accepted, "--llmcost-report=cost.md", fetch)
+    comment = (accepted.path / "cost.md").read_text()
+    assert "\n# base.json is the baseline\ngh run download 1 --name llmcost\npytest " in comment
+
+
 def test_prompts_that_are_not_counted_yet_show_no_saved_tokens(accepted: Project) -> None:
     write_app(accepted, system=200)
     result = accepted.run("--llmcost-baseline=base.json", "--llmcost-report=ledger.json")

@@ -19,6 +19,7 @@ from sample_run import sample_run
 
 from pytest_llmcost.budgets.budget import Verdict, judge_calls
 from pytest_llmcost.call import Call
+from pytest_llmcost.compare.vanished import judge_vanished
 from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger, RunRecord
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.reports.escape import clean, code, prose
@@ -319,6 +320,52 @@ class TestReproduce:
         words = shlex.split(command)
         assert words[1] == (f"t.py::{name}" if name.isprintable() and len(name) < 99 else "t.py")
         assert words[2:] == ["--llmcost-price-date=2026-11-22"]
+
+    def compared(self, **fields: Any) -> list[str]:
+        report = make_report({a_test("t.py::a"): [make_call("2")]})
+        row = replace(report.tests[0], verdict=judge("1", make_call("2")))
+        comparison = Comparison(**{"base_path": "base.json", **fields})
+        html = to_html(render_markdown(replace(report, tests=(row,), comparison=comparison)))
+        (block,) = re.findall(r"<pre.*?><code>(.*?)</code></pre>", html, re.DOTALL)
+        return unescape(block).splitlines()
+
+    def increase(self, state: str, label: str = "max_increase 10%") -> Verdict:
+        verdict = judge("1", make_call("2"), scope="increase", label=label)
+        return replace(verdict, state=state)
+
+    def test_what_failed_is_run_against_the_baseline_of_the_run(self) -> None:
+        assert self.compared(base_commit="9f8e7d6c5b4a", base_fetch="curl -O https://ci/base") == [
+            "# base.json is the baseline, measured at 9f8e7d6",
+            "curl -O https://ci/base",
+            "pytest t.py::a --llmcost-price-date=2026-11-22 --llmcost-baseline=base.json",
+        ]
+
+    def test_an_increase_needs_all_tests_and_its_limits(self) -> None:
+        verdicts = (self.increase("within", "max_increase $5"), self.increase("exceeded"))
+        change = Change(name="t.py::a", status="changed", base_usd=None, head_usd=None, usd=None,
+                        verdicts=(self.increase("within", "max_test_increase $0.05"),))  # fmt: skip
+        *_, command = self.compared(verdicts=verdicts, changes=(change,))
+        assert command == (
+            "pytest --llmcost-price-date=2026-11-22 --llmcost-baseline=base.json "
+            "--llmcost-max-increase='$5' --llmcost-max-increase=10% "
+            "--llmcost-max-test-increase='$0.05'"
+        )
+
+    @pytest.mark.parametrize(
+        "evil", ["a\nrm -rf x", "`````\n# x", "$(rm x)", "\x1b[31m", "a; rm x"]
+    )
+    def test_no_foreign_text_ends_the_block_or_its_word(self, evil: str) -> None:
+        broken = self.increase("exceeded", f"max_increase {evil}")
+        lines = self.compared(base_path=evil, base_fetch=evil, verdicts=(broken,))
+        assert len(lines) == 3
+        _, path, limit = shlex.split(lines[2])[1:]
+        assert path.removeprefix("--llmcost-baseline=") == clean(evil)
+        assert limit.removeprefix("--llmcost-max-increase=") == clean(evil)
+
+    def test_a_guard_that_vanished_fails_again(self) -> None:
+        assert self.compared(verdicts=(judge_vanished(1, "ini"),))[-1].endswith(
+            " --llmcost-vanished=fail"
+        )
 
 
 class TestOneCause:

@@ -7,10 +7,14 @@ set -euo pipefail
 
 baseline=llmcost-baseline.json
 reports=(llmcost/cost.json llmcost/cost.md llmcost/cost.html)
+# Beside the reports, so that the artifact has it for those who reproduce the run.
+compared=llmcost/baseline.json
 status=0
 
-rm -f "${reports[@]}"
+rm -f "${reports[@]}" "$compared"
 mkdir -p llmcost
+if [ "$IS_DEFAULT_BRANCH" != true ] && [ -f "$baseline" ]; then cp "$baseline" "$compared"; fi
+printf -v fetch 'gh run download %q --repo %q --name %q --dir llmcost' "$GITHUB_RUN_ID" "$GITHUB_REPOSITORY" "$ARTIFACT"
 
 run_command() {
   local IFS=,
@@ -18,8 +22,8 @@ run_command() {
   export PYTEST_LLMCOST_REPORT="${reports[*]}"
   if [ "$IS_DEFAULT_BRANCH" = true ]; then
     export PYTEST_LLMCOST_BASELINE=$baseline PYTEST_LLMCOST_UPDATE_BASELINE=true
-  elif [ -f "$baseline" ]; then
-    export PYTEST_LLMCOST_BASELINE=$baseline
+  elif [ -f "$compared" ]; then
+    export PYTEST_LLMCOST_BASELINE=$compared PYTEST_LLMCOST_BASELINE_FETCH=$fetch
     if [ -n "$MAX_INCREASE" ]; then export PYTEST_LLMCOST_MAX_INCREASE=$MAX_INCREASE; fi
   fi
   bash -c "$COMMAND" || status=$?
@@ -27,9 +31,9 @@ run_command() {
 
 take_ledger() {
   local outputs=("${reports[@]/#/--output=}") limit=()
-  if [ "$IS_DEFAULT_BRANCH" != true ] && [ -f "$baseline" ]; then
+  if [ -f "$compared" ]; then
     if [ -n "$MAX_INCREASE" ]; then limit=("--max-increase=$MAX_INCREASE"); fi
-    llmcost compare "$baseline" "$LEDGER" "${limit[@]}" "${outputs[@]}" || status=$?
+    llmcost compare "$compared" "$LEDGER" "--baseline-fetch=$fetch" "${limit[@]}" "${outputs[@]}" || status=$?
   else
     llmcost render "$LEDGER" "${outputs[@]}" || status=$?
   fi
