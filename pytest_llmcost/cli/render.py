@@ -51,7 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, console: Console) -> int:
-    """Write every report that was asked for; return 1 if the history has lines that are no run."""
+    """Write every report that was asked for; return 1 if the history has a line that is no run."""
     ledger = read_ledger(arguments.ledger)
     encoding = getattr(console.out, "encoding", None) or "utf-8"
     view = View(
@@ -61,12 +61,12 @@ def run(arguments: Namespace, console: Console) -> int:
     )
     outputs = arguments.output or [None]
     runs: list[Run] = []
-    problems: list[str] = []
+    problem: str | None = None
     if arguments.history is not None:
         if not any(path is not None and path.suffix == ".html" for path in outputs):
             raise SettingsError("--history is drawn on the page alone; add -o cost.html")
-        runs, problems = read_history(arguments.history)
-    for problem in problems:
+        runs, problem = read_history(arguments.history)
+    if problem is not None:
         console.problem(problem)
     for path in outputs:
         if path is not None:
@@ -75,4 +75,4 @@ def run(arguments: Namespace, console: Console) -> int:
             console.print(text)
         else:
             console.note(f"{arguments.ledger} has no Claude calls and no budgets to show")
-    return 1 if problems else 0
+    return 0 if problem is None else 1

@@ -7,8 +7,7 @@ from decimal import Decimal
 
 from pytest_llmcost.ledger.run_history import Run, average
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.reports.tables import format_count, usd_cell
-from pytest_llmcost.reports.wording import dollars, grown_by, signed
+from pytest_llmcost.reports.numbers import dollars, format_count, grown_by, signed, usd_cell
 
 COMPARED_WITH = 10
 """With the average of how many runs the last one is compared."""

@@ -20,7 +20,7 @@ from spending_suite import EVERYTHING, run_suite, write_files
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.run_history import SCHEMA, Run, append_run, average, read_history, run_of
-from pytest_llmcost.reports.tables import usd_cell
+from pytest_llmcost.reports.numbers import usd_cell
 
 HISTORY = "--llmcost-history=history.jsonl"
 
