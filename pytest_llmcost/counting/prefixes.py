@@ -39,14 +39,17 @@ class Conversation:
         """By digest, the tokens of the prefixes that its calls have written; 0 if unknown."""
         self.last: dict[str, list[CachedValue]] = {}
         """The last prefix with each first message; the last one of all stands last."""
-        self.volatile: Place | None = None
-        """The first block that was found to differ by a clock or a random id."""
+        self.volatile: dict[str, Place] = {}
+        """The first block found to differ by a clock or a random id: under the first message if it
+        is in one, otherwise under the empty text, for all."""
 
 
 class Readable(NamedTuple):
     """How much of a call's prefix the cache can hold, by the other calls of its conversation."""
 
     conversation: Conversation
+    opening: str
+    """The first message, but for clocks and random ids, as a digest; empty for none."""
     breakpoints: tuple[tuple[Place, str], ...]
     """Each with the digest of all up to there."""
     written: tuple[str, Place | None]
@@ -56,14 +59,20 @@ class Readable(NamedTuple):
     """Where it breaks the prefix of an earlier call, if it does."""
 
     @property
+    def volatile(self) -> Place | None:
+        """The first block of it that no two runs have in common, as far as that is known."""
+        found = self.conversation.volatile
+        return found.get("") or found.get(self.opening)
+
+    @property
     def is_limited(self) -> bool:
-        """Whether it is known that no earlier run can have written all of it."""
-        return self.broken is not None or self.conversation.volatile is not None
+        """Whether not all of it is taken for written by an earlier run."""
+        return self.broken is not None or self.volatile is not None
 
     @property
     def upto(self) -> str | None:
         """The last breakpoint up to which it can be read if it is limited; None for none."""
-        volatile = self.conversation.volatile
+        volatile = self.volatile
         read = [
             each
             for each, _ in self.breakpoints
@@ -126,6 +135,7 @@ class CachedPrefixes:
         known.last[opening] = values
         readable = Readable(
             conversation=known,
+            opening=opening,
             breakpoints=tuple(ends.values()),
             written=(
                 values[most - 1].prefix if most else "",
@@ -145,8 +155,9 @@ class CachedPrefixes:
             broken = Break(new.name if new.place is None else old.name, None, "")
         else:
             broken = Break(*_first_difference(old.value[1], new.value[1], new.name))
-            if known.volatile is None and _is_volatile(old, new):
-                known.volatile = new.place
+            where = opening if new.tier == "messages" else ""
+            if where not in known.volatile and _is_volatile(old, new):
+                known.volatile[where] = new.place
         return readable._replace(broken=broken)
 
 

@@ -474,16 +474,18 @@ def _limited(
 
 def _limit_earlier(session: Session, owner: Owner, prefix: Readable, call: Call) -> None:
     """Limit the earlier calls of a conversation that a call has shown to be volatile."""
-    if prefix.conversation.volatile is None:
+    if prefix.volatile is None:
         return
     # It was billed as reading what they have written before the difference.
     stable = next((each.most_read_tokens or 0 for each in call.sampling_calls), 0)
-    for each in owner.assumed_warm.pop(prefix.conversation, ()):
+    assumed = owner.assumed_warm.get(prefix.conversation, [])
+    for each in [each for each in assumed if each.prefix.is_limited]:
         now = _limited(session, each.call, each.prefix, each.prompt, stable)
         _replace_call(session, owner, each.call, each.blocks, now)
         owner.unfinished[:] = [
             one._replace(call=now) if one.call is each.call else one for one in owner.unfinished
         ]
+    assumed[:] = [each for each in assumed if not each.prefix.is_limited]
 
 
 def _price_break(session: Session, call: Call, broken: Break) -> BrokenPrefix | None:

@@ -196,6 +196,14 @@ def test_an_excerpt_is_short_and_shows_what_stands_there_now() -> None:
     assert found.broken.excerpt == f"It is 09:41:19. {RULES}"[:40]
 
 
+def test_a_clock_in_a_first_message_says_nothing_of_other_questions_to_the_agent() -> None:
+    def turn(message: str) -> Body:
+        return ask(**PLAIN, messages=say(message))
+
+    found = read(*map(turn, ("Why?", "At 09:41:07: how?", "At 09:41:19: how?", "When?")))
+    assert [each is not None and each.is_limited for each in found] == [False, True, True, False]
+
+
 def test_what_stands_before_a_clock_and_what_was_written_since_can_be_read() -> None:
     def turn(clock: str, *words: str) -> Body:
         marked = say(*words[:-1], [text(words[-1], marked=True)])
