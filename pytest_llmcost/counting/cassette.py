@@ -42,6 +42,8 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
     """What the API said (400)."""
     before: int | None = None
     """The tokens that were recorded before the payload changed; never in a file."""
+    changed: tuple[str, ...] = ()
+    """The parts that have changed since then; never in a file."""
 
 
 class Entry(Count, frozen=True, kw_only=True):
@@ -172,7 +174,7 @@ def _read_interaction(interaction: _Interaction) -> Entry:
         tokens = msgspec.json.decode(body, type=_Counted).input_tokens
         if not is_quantity(tokens, least=1):
             raise ValueError(f"{tokens} input tokens; no prompt has so few or so many")
-    entry: Entry = replace(asked, input_tokens=tokens, refused=refused, before=None)
+    entry: Entry = replace(asked, input_tokens=tokens, refused=refused, before=None, changed=())
     return entry
 
 
@@ -273,8 +275,8 @@ class CountCassette:
         """Return whether the file held counts of this asker when it was loaded."""
         return any(asker in each.asked_by for each in self._first)
 
-    def tokens_before(self, payload: Payload, asker: str) -> int | None:
-        """Return what the only payload of this asker was counted as, if it has changed.
+    def entry_before(self, payload: Payload, asker: str) -> Entry | None:
+        """Return the count of the only payload of this asker, if that has changed.
 
         Of several payloads, which one became this one is unknown.
         """
@@ -288,7 +290,7 @@ class CountCassette:
         ]
         if len(own) != 1 or own[0].fingerprint == payload.fingerprint:
             return None
-        return own[0].input_tokens
+        return own[0]
 
     def is_outdated(self, asker: str) -> bool:
         """Return whether this asker's counts are all of another recipe, hence of no use now."""

@@ -133,6 +133,7 @@ class Job(NamedTuple):
 def _explain_missing(job: Job) -> CountMissingError:
     """Explain what changed since the nearest recorded payload, and what records the count."""
     payload, cassette, _, asker = job
+    before = cassette.entry_before(payload, asker.name)
     nearest = cassette.nearest(payload.parts, asker.name)
     changed = tuple(changed_parts(nearest.parts, payload.parts)) if nearest else ()
     where = show_path(cassette.path)
@@ -154,7 +155,7 @@ def _explain_missing(job: Job) -> CountMissingError:
         fingerprint=payload.fingerprint,
         changed=changed,
         command=asker.command,
-        before=cassette.tokens_before(payload, asker.name),
+        before=None if before is None else before.input_tokens,
         suspicious=describe_suspicious(payload, changed, datetime.now(timezone.utc)),
     )
 
@@ -208,13 +209,16 @@ class Counter:
             if not writes and mode != "live":
                 raise _explain_missing(job)
             count = self.ask(payload, retries, patience)
-            before = cassette.tokens_before(payload, asker.name)
+            before = cassette.entry_before(payload, asker.name)
         elif count.refused is not None:
             raise explain_refusal(count.refused, payload.model)
         if writes:
             cassette.put(Entry.of(payload, count, asker.name))
             cassette.save_soon()
-        return count if before is None else replace(count, before=before)
+        if before is None:
+            return count
+        changed = tuple(changed_parts(before.parts, payload.parts))
+        return replace(count, before=before.input_tokens, changed=changed)
 
     def ask(
         self, payload: Payload, retries: int | None = None, patience: Patience | None = None

@@ -87,7 +87,9 @@ def expect_answer(
         read_lifetime=read_lifetime(payload.body) if usage.cache_read_tokens else None,
         may_cache=may_cache,
     )
-    caveats = (*caveats_of(payload, count), *(("input-only",) if output_tokens is None else ()))
+    caveats = [*caveats_of(payload, count), *(("input-only",) if output_tokens is None else ())]
+    if count.changed:
+        caveats.append(f"changed-prompt: {describe_changes(count.changed)}")
     answer = Answer(
         model=payload.model,
         usage=usage,

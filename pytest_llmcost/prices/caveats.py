@@ -201,7 +201,7 @@ _READING = (
         "of the test that writes it would settle this",
         _UNCACHED,
     ),
-    Rule("changed-prompt", "none", "The prompt changed since its reply was recorded"),
+    Rule("changed-prompt", "none", "The prompt changed since its reply or its count was recorded"),
     Rule("volatile", "none", "Part of the prompt differs in every run, as a clock or a random id"),
     Rule("cache-miss", "none", "The API says why the prompt was not read from the cache"),
     Rule(

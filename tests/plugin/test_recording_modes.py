@@ -356,7 +356,7 @@ def test_a_damaged_count_cassette_is_an_error_and_stays_as_it_is(
     for mode in ("none", "once", "all", "rewrite"):
         result = online.run(f"--llmcost-record-mode={mode}")
         result.assert_outcomes(failed=1)
-        result.stdout.fnmatch_lines([f"E *{message}"])
+        result.stdout.fnmatch_lines([f"  cause *{message}"])
         assert path.read_text() == text
     assert standin.requests == []
 
@@ -517,7 +517,7 @@ def test_a_blocked_network_is_told_apart_from_a_broken_one(
     online.write(test_app=ONE)
     result = online.run(flag, "--llmcost-record-mode=once", plugins=(plugin,))
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["E *block*"])
+    result.stdout.fnmatch_lines(["  cause *forbids connections*"])
     assert standin.requests == []
     online.record()
     online.run(flag, plugins=(plugin,)).assert_outcomes(passed=1)
@@ -529,7 +529,7 @@ def test_a_missing_key_a_refused_payload_and_a_limit_are_told(
     project.write(test_app=ONE.replace('"model": "claude-opus-4-7"', '"model": "claude-nope-1"'))
     result = project.run("--llmcost-record-mode=once")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["E *ANTHROPIC_API_KEY*"])
+    result.stdout.fnmatch_lines(["  to settle it *ANTHROPIC_API_KEY*"])
     project.online(standin)
     result = project.run("--llmcost-record-mode=once")
     result.assert_outcomes(failed=1)

@@ -148,3 +148,24 @@ def test_what_is_no_payload_at_all_is_no_call(project: Project) -> None:
     """
     )
     project.run().assert_outcomes(passed=1)
+
+
+def test_a_prompt_that_grew_names_its_parts_once_it_is_counted_again(
+    project: Project, standin: StandIn
+) -> None:
+    test = """
+    @max_cost("$0.002")
+    def test(llmcost): llmcost.count({**REQUEST, "system": "Be brief. " * TIMES})
+    """
+    project.online(standin).write(test_app=APP + test.replace("TIMES", "10"))
+    project.record().assert_outcomes(passed=1)
+    project.write(test_app=APP + test.replace("TIMES", "1_000"))
+    result = project.run("--llmcost-record-mode=rewrite")
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines(
+        [
+            r"  the prompt grew +\d+ -> \d,\d+ input tokens .*",
+            r"  changed +system \(\+\d,\d+ tokens\)",
+        ]
+    )
+    project.run().stdout.no_re_match_line("  changed .*")
