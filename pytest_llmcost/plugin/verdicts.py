@@ -130,10 +130,11 @@ def _verdicts(session: Session, attempt: TestAttempt, needs_calls: bool) -> list
 
 def _store(session: Session, attempt: TestAttempt) -> None:
     attempt.verdicts.sort(key=lambda each: -_RANK.index(each.state))
-    blocks = [*attempt.verdicts[1:], *attempt.blocks]
-    if attempt.verdicts or blocks:
-        worst = attempt.verdicts[0] if attempt.verdicts else None
-        session.ledger.judge(attempt.key, verdict=worst, blocks=blocks)
+    # The cap on live spend is the run's: of a test it says something only if it refused a call.
+    own = [each for each in attempt.verdicts if (each.kind, each.state) != ("refused", "within")]
+    blocks = [*own[1:], *attempt.blocks]
+    if own or blocks:
+        session.ledger.judge(attempt.key, verdict=own[0] if own else None, blocks=blocks)
 
 
 def broken_verdicts(attempt: TestAttempt, settings: Settings) -> list[Verdict]:

@@ -37,6 +37,7 @@ from pytest_llmcost.reports.comparisons import (
 )
 from pytest_llmcost.reports.escape import clean, code, prose
 from pytest_llmcost.reports.numbers import (
+    REFUSED,
     dollars,
     format_count,
     grown_by,
@@ -363,7 +364,7 @@ def _failed_or_changed(ledger: Ledger, owners: Iterable[_Owner]) -> Iterator[str
             cells += [before_cell(change), after_cell(change), f"{signed_cell(change.usd)}{grown}"]
         elif test:
             row = row_of(test, is_last=True)
-            cost = usd_cell(row.usd, is_least=is_least(row.spent))
+            cost = REFUSED if row.is_refused else usd_cell(row.usd, is_least=is_least(row.spent))
             how = "unchanged" if row.usd is not None else "?"
             cells += ["", cost, how] if comparison else [cost]
         what = [", ".join([*map(prose, phrases), *list_parts(parts, code)])]
@@ -463,7 +464,7 @@ def _row(row: Row) -> str:
     name = code(row.name if row.group in (OUTSIDE, row.name) else f"{row.group}::{row.name}")
     return markdown_row(
         f"{sign}{name}",
-        dollars(row.usd, is_least=is_least(spent), against=against),
+        REFUSED if row.is_refused else dollars(row.usd, is_least=is_least(spent), against=against),
         prose(limit_of(verdict)) if verdict else "",
         row.used,
         f"{spent.calls:,}",

@@ -11,6 +11,8 @@ from pytest_llmcost.money import EXACT, format_usd
 
 UNKNOWN = "?"
 """What is not known, in every table and file; never zero."""
+REFUSED = "refused"
+"""The cost of what the cap on live spend kept from being sent, in every table and file."""
 
 
 def dollars(usd: Decimal | None, *, is_least: bool = False, against: Decimal | None = None) -> str:

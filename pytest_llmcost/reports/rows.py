@@ -25,7 +25,7 @@ from pytest_llmcost.ledger.totals import (
 from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import UNKNOWN, growth, percent, token_cell, usd_cell
+from pytest_llmcost.reports.numbers import REFUSED, UNKNOWN, growth, percent, token_cell, usd_cell
 from pytest_llmcost.reports.run_wording import last_attempts
 from pytest_llmcost.reports.wording import figure_of
 
@@ -59,6 +59,11 @@ class Row:
         """What it costs as far as it is known; None also if no call was seen and one had to be."""
         is_unseen = not self.calls and self.verdict is not None and self.verdict.actual is None
         return None if is_unseen else self.spent.usd
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether nothing of it was sent, so that it has no cost."""
+        return bool(self.calls) and all(call.evidence == REFUSED for call in self.calls)
 
     @property
     def mark(self) -> str:

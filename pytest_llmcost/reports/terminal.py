@@ -22,7 +22,7 @@ from pytest_llmcost.reports.comparisons import (
     render_other_model,
 )
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
+from pytest_llmcost.reports.numbers import REFUSED, dollars, format_count, usd_cell
 from pytest_llmcost.reports.rows import Row, rows_of, shown, token_cells
 from pytest_llmcost.reports.run_wording import (
     broken_prefixes,
@@ -199,7 +199,9 @@ def _cells(row: Row, view: View) -> dict[str, str]:
     cells = {
         "calls": f"{spent.calls:,}",
         **dict(zip(tokens, token_cells(spent.usage, is_least=is_partial), strict=True)),
-        cost: usd_cell(row.usd, is_least=is_least(spent), per=view.per),
+        cost: REFUSED
+        if row.is_refused
+        else usd_cell(row.usd, is_least=is_least(spent), per=view.per),
     }
     for name, price in view.columns.items():
         usd, unknown = _priced(row.calls, price)

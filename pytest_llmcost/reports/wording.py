@@ -23,7 +23,14 @@ from pytest_llmcost.ledger.totals import largest_prompt
 from pytest_llmcost.money import EXACT, format_share, format_usd, format_whole_usd
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.gates import GATES
-from pytest_llmcost.reports.numbers import dollars, format_count, grown_by, percent, round_up
+from pytest_llmcost.reports.numbers import (
+    REFUSED,
+    dollars,
+    format_count,
+    grown_by,
+    percent,
+    round_up,
+)
 
 _NOUNS: dict[Kind, str] = {
     "usd": "cost",
@@ -392,6 +399,8 @@ def show_part(name: str, names: Iterable[str]) -> str:
 def describe_call(call: Call) -> str:
     """Describe a call in a line: `claude-opus-4-7, 8,120 input + 412 output tokens, $0.0298`."""
     model, usage = clean(call.model), call.billed_usage
+    if call.evidence == REFUSED:
+        return f"{model}, {REFUSED}"
     if not call.sampling_calls and call.usd is None:
         return f"{model}: {'not counted yet' if lacks_count(call) else 'cost unknown'}"
     tokens = f"{usage.prompt_tokens:,} input"

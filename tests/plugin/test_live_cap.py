@@ -70,10 +70,45 @@ def test_whatever_swallows_the_refusal_the_test_fails(
     result.stdout.fnmatch_lines(
         [
             "1 request refused by the live cap set by --llmcost-max-live ($0.10)",
-            "  not sent          claude-haiku-4-5*, 0 input tokens, $0.00 (refused)",
+            "  not sent          claude-haiku-4-5*, refused",
             "FAILED test_app.py::test_swallowed - 1 request refused by the live cap",
         ]
     )
+
+
+def test_a_test_is_measured_against_the_cap_only_if_a_call_of_it_was_refused(
+    online: Project,
+) -> None:
+    online.write(
+        test_app=SUITE
+        + SWALLOWED
+        + """
+    def test_small():
+        ask(100)
+
+    def test_silent():
+        pass
+    """
+    )
+    reports = ["ledger.json", "comment.md", "page.html"]
+    result = online.run(
+        "--llmcost-max-live=$0.10", *(f"--llmcost-report={each}" for each in reports)
+    )
+    result.stdout.re_match_lines(
+        [
+            r"test_app\.py +calls +input +output +cost +budget +used",
+            r"✗ test_swallowed +1 +\? +\? +refused +live cap +-",
+            r"  test_small +1 +8 +4 +<\$0\.0001$",
+        ],
+        consecutive=True,
+    )
+    comment, page = (online.path.joinpath(each).read_text("utf-8") for each in reports[1:])
+    assert "test_swallowed</code> | refused | live cap |" in comment
+    assert "test_small</code> | $0.00003 |  |  |" in comment
+    assert '"refused"' in page
+    rows = {each["nodeid"].partition("::")[2]: each for each in online.ledger()["tests"]}
+    assert rows.keys() == {"test_swallowed", "test_small"}
+    assert rows["test_small"]["verdict"] is None
 
 
 def test_a_shared_fixture_that_swallows_it_fails_the_run(online: Project) -> None:

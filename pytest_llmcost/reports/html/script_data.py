@@ -17,7 +17,7 @@ from pytest_llmcost.ledger.totals import is_live
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import percent, token_cell, usd_cell
+from pytest_llmcost.reports.numbers import REFUSED, percent, token_cell, usd_cell
 from pytest_llmcost.reports.rows import (
     OUTSIDE,
     Row,
@@ -145,7 +145,7 @@ def _page_row(
         mark=row.mark,
         outcome=texts.number("" if outcome == "passed" else outcome),
         usd=None if usd is None else float(usd),
-        cost=usd_cell(usd, is_least=is_least(row.spent)),
+        cost=REFUSED if row.is_refused else usd_cell(usd, is_least=is_least(row.spent)),
         calls=row.spent.calls,
         **_tokens(row.spent),
         budget=texts.number(limit_of(verdict) if verdict else ""),
@@ -165,14 +165,15 @@ def _page_row(
 
 def _page_call(call: Call, texts: _Texts) -> PageCall:
     spent = Amounts.of((call,))
-    notes: list[str] = [] if call.evidence == "billed" else [call.evidence]
+    is_refused = call.evidence == REFUSED
+    notes: list[str] = [] if is_refused or call.evidence == "billed" else [call.evidence]
     notes += ["spent live"] if is_live(call) else []
     changed = changed_parts(call)
     notes += [f"changed: {changed}"] if changed else []
     notes += [each.rule.meaning or str(each) for each in call.caveats]
     return PageCall(
         model=texts.number(call.model),
-        cost=usd_cell(spent.usd, is_least=is_least(spent)),
+        cost=REFUSED if is_refused else usd_cell(spent.usd, is_least=is_least(spent)),
         **_tokens(spent),
         note=texts.number(" · ".join(notes)),
     )
