@@ -61,33 +61,9 @@ def guarded(step: _Step) -> _Step:
     return safe_step  # type: ignore[return-value]
 
 
-@dataclass(eq=False, kw_only=True)
-class CapturedRequest:
-    """One request of the code under test.
+class _Outcome:
+    """What becomes of a captured request: at first as the class says, which costs no time."""
 
-    It is reported once, or again with `supersedes` if it was judged before it was over.
-    """
-
-    endpoint: Endpoint
-    source: object
-    """The library's own object for it."""
-    client: object
-    """Who sends it, and would send it again."""
-    sent: bytes
-    """Its body, as far as it is known: a stream that has not been read is left alone."""
-    headers: Mapping[str, str]
-    """Of the request, looked up in any case."""
-    owner: object
-    sent_at: float
-    """Seconds since 1970."""
-    over: Callable[[CapturedRequest], None]
-    """Called once, when nothing more will come."""
-    is_to_stand_in: bool = False
-    """Whether its address is one that spends nothing, so that a socket does not make it live."""
-    gate: Callable[[CapturedRequest], None] | None = None
-    """Called before it goes over the network; raises what refuses it."""
-    outer: CapturedRequest | None = None
-    """The request inside whose `send` this one was sent."""
     answer: Answer | None = None
     """What the response said. None if it costs nothing: a count, a refused request, one that a mock
     answered with an exception, a request of a batch that failed."""
@@ -120,8 +96,6 @@ class CapturedRequest:
     """Whether another Claude call in this process passed it on, and counts instead."""
     _response_headers: Mapping[str, str] | None = None
     _reader: Reader | BatchResultsReader | None = None
-    _unread: list[bytes] = field(default_factory=list)
-    """Of the body: what the reader has not been fed, and all of a batch's receipt."""
     _unread_bytes: int = 0
     _came_whole: bool = False
     """Whether the client had read the body when it handed out the response."""
@@ -129,6 +103,37 @@ class CapturedRequest:
     """Whether the body was read to its end."""
     _is_recorded: bool = False
     """Whether a recorded response is read in the place of what passes."""
+
+
+@dataclass(eq=False, kw_only=True)
+class CapturedRequest(_Outcome):
+    """One request of the code under test.
+
+    It is reported once, or again with `supersedes` if it was judged before it was over.
+    """
+
+    endpoint: Endpoint
+    source: object
+    """The library's own object for it."""
+    client: object
+    """Who sends it, and would send it again."""
+    sent: bytes
+    """Its body, as far as it is known: a stream that has not been read is left alone."""
+    headers: Mapping[str, str]
+    """Of the request, looked up in any case."""
+    owner: object
+    sent_at: float
+    """Seconds since 1970."""
+    over: Callable[[CapturedRequest], None]
+    """Called once, when nothing more will come."""
+    is_to_stand_in: bool = False
+    """Whether its address is one that spends nothing, so that a socket does not make it live."""
+    gate: Callable[[CapturedRequest], None] | None = None
+    """Called before it goes over the network; raises what refuses it."""
+    outer: CapturedRequest | None = None
+    """The request inside whose `send` this one was sent."""
+    _unread: list[bytes] = field(default_factory=list)
+    """Of the body: what the reader has not been fed, and all of a batch's receipt."""
 
     # What was sent
 

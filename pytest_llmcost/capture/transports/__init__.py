@@ -10,6 +10,7 @@ imported by a suite that never calls Claude, and it knows nothing of any library
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -47,7 +48,7 @@ answer is imported by then, and VCR is half imported while it imports httpx2."""
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
 """The request that is being sent in this context."""
 
-_ADDRESSES = ("anthropic", "claude", "/model/", "/messages", "completions", "responses")
+_ADDRESSES = re.compile(r"anthropic|claude|/model/|/messages|completions|responses")
 """One of these is in every address of Claude, escapes of plain letters aside."""
 RELAYS: set[str] = set()
 """Addresses of relays of ours: a request to one is followed when the relay passes it on."""
@@ -145,8 +146,7 @@ def begin_light(
     Tells quickly that a URL is no address of Claude, before anything is loaded to look closely:
     suites import these libraries that never call Claude.
     """
-    path = url.partition("?")[0]
-    if not any(part in path for part in _ADDRESSES):
+    if not _ADDRESSES.search(url.partition("?")[0]):
         return None
     if isinstance(body, str):
         body = body.encode("utf-8", "surrogatepass")
