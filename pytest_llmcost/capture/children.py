@@ -127,7 +127,7 @@ def _inherit(
     folder: str,
     token: str,
     how: tuple[Any, ...],
-    is_capped: bool,
+    cap: bytes | None,
     stand_ins: list[str],
     relays: list[str],
 ) -> None:
@@ -137,28 +137,25 @@ def _inherit(
     children, made = Children(), list[Any]()
     children.folder = Path(folder)
 
-    def refuse(request: CapturedRequest) -> None:
-        from pytest_llmcost.errors import LiveCapError
-
-        if request.endpoint.kind != "count_tokens":
-            raise LiveCapError(
-                "not sent: a spawned process cannot ask what is left of the live cap"
-            )
-
     def owner() -> str:
         children.note(token)
         return token
 
     def begin(**sent: Any) -> CapturedRequest | None:
         if not made:  # as late as in the process of the tests
+            import pickle
+
             from pytest_llmcost.capture.capture import Capture
 
+            # The cap on live spend is the plugin's, and large: it is read when it is needed.
+            live_cap = None if cap is None else pickle.loads(cap)  # noqa: S301 - by our parent
             capture = Capture(
                 owner=owner,
                 report=lambda request: children.send(token, (None, how, packed(request))),
                 clock=time.time,
                 stand_ins=stand_ins,
-                gate=refuse if is_capped else None,
+                gate=None if live_cap is None else live_cap.reserve,
+                settle=None if live_cap is None else live_cap.settle,
             )
             capture.when_idle = children.all_back
             made.append(capture)

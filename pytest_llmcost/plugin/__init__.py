@@ -31,6 +31,7 @@ from pytest_llmcost.plugin.session_hooks import SessionHooks
 if TYPE_CHECKING:
     import anthropic
 
+    from pytest_llmcost.capture.children import Ticket
     from pytest_llmcost.capture.relay import Relay
     from pytest_llmcost.capture.request import CapturedRequest
     from pytest_llmcost.plugin.fixture import LlmCost
@@ -65,7 +66,7 @@ def _begin(config: pytest.Config) -> Session:
     session = config.stash[KEY] = Session(config)
     session.record = partial(_record, session)
     begin = partial(_follow, session)
-    follow(begin, session.saved_cassettes, session.ticket)
+    follow(begin, session.saved_cassettes, partial(_ticket, session))
     session.stop_following = partial(unfollow, begin)
     config.add_cleanup(session.stop_following)
     return session
@@ -77,6 +78,17 @@ def _follow(session: Session, **sent: Any) -> CapturedRequest | None:
 
     session.enter_process()
     return capture_of(session).begin(**sent)
+
+
+def _ticket(session: Session) -> Ticket:
+    """Return what a spawned child is given, with the cap on live spend if there is one."""
+    if session.settings.max_live is None:
+        return session.ticket(None)
+    import pickle
+
+    from pytest_llmcost.plugin.live_cap import LiveCap
+
+    return session.ticket(pickle.dumps(LiveCap(session)))
 
 
 def _record(session: Session, request: CapturedRequest) -> None:

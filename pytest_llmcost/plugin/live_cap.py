@@ -36,12 +36,23 @@ class _UnboundedError(Exception):
 
 
 class LiveCap:
-    """What is left of the cap in this run."""
+    """What is left of the cap in this run; pickled, it goes to a spawned child."""
 
     def __init__(self, session: Session) -> None:
         """Nothing is spent yet, or what the file says that the run's other processes have."""
-        self._session = session
+        settings = session.settings
+        self._session: Session | None = session
         self._path = session.run_folder / "live-spend"
+        self._card, self._on = session.card, session.price_date
+        self._cap = settings.max_live or _ZERO
+        self._set_by = (
+            f"the {format_whole_usd(self._cap)} cap on live spend set by "
+            f"{settings.origin('max_live')}"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the session behind: a child has none."""
+        return {**vars(self), "_session": None}
 
     def reserve(self, request: CapturedRequest) -> None:
         """Reserve the worst case of a request that is about to leave.
@@ -52,11 +63,7 @@ class LiveCap:
         __tracebackhide__ = True
         if request.endpoint.kind not in ("messages", "batch_create", "unmetered"):
             return
-        settings = self._session.settings
-        cap = settings.max_live or _ZERO
-        set_by = (
-            f"the {format_whole_usd(cap)} cap on live spend set by {settings.origin('max_live')}"
-        )
+        cap, set_by = self._cap, self._set_by
         name = model_of(request.endpoint, request.payload) or "a request"
         try:
             worst, how = self._worst(request)
@@ -99,7 +106,8 @@ class LiveCap:
                 freed = EXACT.subtract(reserved, cost)
                 self._change(lambda spent: EXACT.subtract(spent, freed))
         except Exception as error:  # noqa: BLE001 - the code under test has its answer already
-            self._session.notes.add(f"the worst case of a request stays reserved: {error!r}")
+            if self._session is not None:
+                self._session.notes.add(f"the worst case of a request stays reserved: {error!r}")
 
     def _change(self, change: Callable[[Decimal], Decimal]) -> Decimal:
         """Change what is spent and reserved, by all processes; return what it was."""
@@ -130,10 +138,13 @@ class LiveCap:
         self, request: CapturedRequest, body: Mapping[str, Any], size: int
     ) -> tuple[Decimal, str]:
         """Return what the prompt, written to the cache if asked for, and the reply may cost."""
-        session, endpoint = self._session, request.endpoint
+        endpoint = request.endpoint
         try:
             payload = read_payload(
-                body, resolve=session.exact_model, betas=request.betas, model=endpoint.model
+                body,
+                resolve=lambda name: self._card.resolve(name).model,
+                betas=request.betas,
+                model=endpoint.model,
             )
         except LlmCostError as error:
             raise _UnboundedError(str(error)) from None
@@ -179,7 +190,8 @@ class LiveCap:
 
     def _recorded_tokens(self, request: CapturedRequest, payload: Any) -> int | None:
         # Asks for fixtures of the test, which is for the main thread alone.
-        if threading.current_thread() is not threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if self._session is None or not is_main:
             return None
         assert isinstance(request.owner, Sender)
         try:
@@ -190,9 +202,8 @@ class LiveCap:
         return entry.input_tokens if entry is not None and is_whole else None
 
     def _most(self, answer: Answer, body: Mapping[str, Any] | None) -> Decimal | None:
-        session = self._session
         facts: dict[str, Any] = {"max_tokens": (body or {}).get("max_tokens")}
-        return price(answer, session.card, on=session.price_date, **facts).usd_high
+        return price(answer, self._card, on=self._on, **facts).usd_high
 
 
 def _sources(value: Any) -> Iterator[tuple[object, object]]:

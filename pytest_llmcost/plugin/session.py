@@ -386,16 +386,18 @@ class Session:
             request.owner = Sender(owner, *how)
             self.record(request)
 
-    def ticket(self) -> Ticket:
-        """Return what lets a spawned child send back what it sends for who is running now."""
+    def ticket(self, cap: bytes | None) -> Ticket:
+        """Return what lets a spawned child send back what it sends for who is running now.
+
+        `cap` is the pickled cap on live spend, if there is one.
+        """
         owner, *how = self.sender()
         token = token_of(owner)
         self._owners[token] = owner
         self._children.may_send()
         folder, settings = self._children.folder or self.run_folder, self.settings
-        capped = settings.max_live is not None
         ins, relays = list(settings.stand_ins), list(RELAYS)
-        return Ticket(str(folder), token, tuple(how), capped, ins, relays)
+        return Ticket(str(folder), token, tuple(how), cap, ins, relays)
 
     def is_lost(self, owner: Owner) -> bool:
         """Whether a child has sent something for an owner that has not come back."""

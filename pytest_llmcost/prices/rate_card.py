@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from functools import cache, partial, reduce
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -67,6 +68,11 @@ class RateCard:
         self._price_list = cache(self._find_price_list)
         # A search through all names, and several calls of a run may misspell alike.
         self._likely = cache(partial(likely_model, self._spellings))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the files, for what is worked out again from them cannot be."""
+        made = partial(type(self), version=self.version, sha256=self.sha256)
+        return made, (self._files,)
 
     @property
     def checked_on(self) -> date:

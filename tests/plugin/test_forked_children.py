@@ -290,6 +290,41 @@ def test_children_are_under_the_cap_on_live_spend(
     assert standin.requests == []
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children_share_what_is_left_of_the_cap_on_live_spend(
+    project: Project, standin: StandIn, method: str
+) -> None:
+    """Each may cost $0.006 and costs next to nothing: without settling the second does not fit."""
+    project.online(standin).write(
+        app=APP,
+        test_app=f"""
+        import multiprocessing
+        import app
+
+        def ask(words):
+            context = multiprocessing.get_context({method!r})
+            child = context.Process(target=app.ask_live, args=(words,))
+            child.start()
+            child.join()
+
+        def test_one_after_the_other():
+            for _ in range(3):
+                ask(10)
+
+        def test_too_large():
+            ask(2_000)
+        """,
+    )
+    ignored = ("-W", "ignore::DeprecationWarning")
+    result = project.run_apart(*ignored, "--llmcost-max-live=$0.01", "--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["FAILED test_app.py::test_too_large - 1 request refused by *"])
+    assert len(standin.requests) == 3
+    first, second = project.ledger()["tests"]
+    assert [each["evidence"] for each in first["calls"]] == ["billed"] * 3
+    assert [each["evidence"] for each in second["calls"]] == ["refused"]
+
+
 def test_the_files_of_children_are_gone_after_the_run(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
