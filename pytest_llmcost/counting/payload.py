@@ -42,8 +42,8 @@ _NOT_PROMPT = frozenset(
     }
 )  # fmt: skip
 """Changes neither the prompt's tokens nor a rate."""
-_SEVERAL_CALLS = ("mcp_servers", "fallbacks", "compaction", "context_management", "container")
-"""With these, one request may be several sampling calls, or another model's."""
+_SEVERAL_CALLS = ("mcp_servers", "fallbacks", "compaction", "container")
+"""With these, or a context management that compacts, one request may be several sampling calls, or another model's."""
 _SAMPLING_TOOLS = (
     "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
 )  # fmt: skip
@@ -107,7 +107,14 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
         is_odd = tools is not None and not isinstance(tools, list)
         if is_odd or self.sampling_tools or any(self.body.get(key) for key in _SEVERAL_CALLS):
             return None
-        return most
+        # To clear old tool results and thinking takes no model. Source:
+        # https://platform.claude.com/docs/en/build-with-claude/context-editing
+        managed = self.body.get("context_management") or {"edits": []}
+        edits = managed.get("edits") if isinstance(managed, dict) else None
+        clears = isinstance(edits, list) and all(
+            isinstance(each, dict) and str(each.get("type")).startswith("clear_") for each in edits
+        )
+        return most if clears else None
 
     @property
     def sampling_tools(self) -> tuple[str, ...]:
