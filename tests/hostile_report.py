@@ -19,7 +19,7 @@ from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.budgets.budget import judge as judge_budget
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.builder import LedgerBuilder
-from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, RunRecord
+from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, RunRecord, Vanished
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 
@@ -124,6 +124,10 @@ def a_comparison() -> Comparison:
         high_usd=Decimal("0.0031"),
         tokens={"input_tokens": 800},
         unchanged=41,
+        vanished=(
+            Vanished(name=HOSTILE, how="skipped", base_usd=Decimal("0.02"), base_calls=1),
+            Vanished(name=FIX, how="without its budget", base_usd=None, base_calls=2),
+        ),
         changes=(new, grown, gone),
         verdicts=(replace(added, limit=Decimal("0.04"), state="within", label="max_increase 10%"),),
         notes=("a partial run (deselected); only what ran is compared",),

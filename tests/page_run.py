@@ -19,6 +19,7 @@ from pytest_llmcost.ledger.ledger import (
     PartChange,
     PayloadFacts,
     RunRecord,
+    Vanished,
 )
 from pytest_llmcost.ledger.run_history import Run, run_of
 from pytest_llmcost.prices.caveats import sorted_caveats
@@ -150,6 +151,15 @@ def _comparison() -> Comparison:
         low_usd=Decimal("0.0248"),
         high_usd=Decimal("0.0248"),
         unchanged=17,
+        vanished=(
+            Vanished(
+                name="tests/agents/test_support.py::test_escalates",
+                how="skipped",
+                base_usd=Decimal("0.0214"),
+                base_calls=2,
+                verdict=judge("0.03", make_call("0.0214")),
+            ),
+        ),
         parts=tuple(
             PartChange(name=f"tests/{name}", part=part, before=before, after=after)
             for name, parts in _PARTS.items()

@@ -43,7 +43,8 @@ _NOT_PROMPT = frozenset(
 )  # fmt: skip
 """Changes neither the prompt's tokens nor a rate."""
 _SEVERAL_CALLS = ("mcp_servers", "fallbacks", "compaction", "container")
-"""With these, or a context management that compacts, one request may be several sampling calls, or another model's."""
+"""With these, or a context management that compacts, one request may be several sampling calls,
+or another model's."""
 _SAMPLING_TOOLS = (
     "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
 )  # fmt: skip

@@ -99,12 +99,6 @@ def describe_facts(comparison: Comparison, shared: Sequence[SharedPart]) -> Iter
             f"{signed(comparison.price_change_usd)}, which these figures leave out"
         )
     yield from map(str, shared)
-    for gone in comparison.vanished[:_MOST_VANISHED]:
-        budget = f", budget {limit_of(gone.verdict)}" if gone.verdict else ""
-        figures = f"{dollars(gone.base_usd)} in {format_count(gone.base_calls, 'call')}{budget}"
-        yield f"{clean(gone.name)}: {gone.how} (baseline: {figures})"
-    if (more := len(comparison.vanished) - _MOST_VANISHED) > 0:
-        yield f"{format_count(more, 'more guard')} of the baseline"
     for tag, change in comparison.by_tag.items():
         grown = grown_by(change.base_usd, change.head_usd)
         yield f"tag {clean(tag)}: {dollars(change.base_usd)} → {dollars(change.head_usd)}{grown}"
@@ -134,6 +128,22 @@ def describe_part_changes(comparison: Comparison) -> Iterator[str]:
         yield f"{show_part(part, parts)}: {figures} in {where}"
     if (more := len(changed) - _MOST_GROWN) > 0:
         yield f"{format_count(more, 'more part')} changed"
+
+
+def describe_vanished(comparison: Comparison) -> Iterator[str]:
+    """Say which guards of the baseline are gone, how, and what they watched."""
+    for gone in comparison.vanished[:_MOST_VANISHED]:
+        budget = f", budget {limit_of(gone.verdict)}" if gone.verdict else ""
+        figures = f"{dollars(gone.base_usd)} in {format_count(gone.base_calls, 'call')}{budget}"
+        yield f"{clean(gone.name)}: {gone.how} (baseline: {figures})"
+    if (more := len(comparison.vanished) - _MOST_VANISHED) > 0:
+        yield f"{format_count(more, 'more guard')} of the baseline"
+
+
+def count_vanished(comparison: Comparison | None) -> str:
+    """Say how many guards are gone, with the mark of the footnote that names them."""
+    number = len(comparison.vanished) if comparison else 0
+    return f"{format_count(number, 'guard')} vanished¹" if number else ""
 
 
 def before_cell(change: Change) -> str:
@@ -169,7 +179,11 @@ def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> I
     change, figures = describe_difference(comparison)
     yield Line(f"{change} against the baseline{figures}", {"bold": True})
     shared = shared_parts(comparison)
-    for text in (*describe_facts(comparison, shared), *describe_part_changes(comparison)):
+    for text in (
+        *describe_vanished(comparison),
+        *describe_facts(comparison, shared),
+        *describe_part_changes(comparison),
+    ):
         yield from wrap(text, width, indent=2)
     shown = comparison.changes[:most] if most else comparison.changes
     rows = []

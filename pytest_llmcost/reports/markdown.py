@@ -29,7 +29,9 @@ from pytest_llmcost.reports.comparisons import (
     after_cell,
     before_cell,
     change_of,
+    count_vanished,
     describe_facts,
+    describe_vanished,
     list_parts,
     other_model_section,
     shared_parts,
@@ -41,6 +43,7 @@ from pytest_llmcost.reports.numbers import (
     dollars,
     format_count,
     grown_by,
+    short_commit,
     signed_cell,
     usd_cell,
 )
@@ -116,6 +119,8 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     of_tests, room = _fit(of_tests, room // 3, room)
     found = (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes)
     notes, room = _fit([f"- {prose(note)}" for note in found if note], room // 4, room)
+    vanished = describe_vanished(ledger.comparison) if ledger.comparison else ()
+    gone, room = _fit([f"- {prose(each)}" for each in vanished], room // 4, room)
     categories, room = _fit(list(_categories(ledger)), room // 4, room)
     models, room = _fit(list(_models(ledger)), room // 4, room)
     tags, room = _fit(list(_tags(ledger)), room // 4, room)
@@ -147,7 +152,9 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
         if section:
             lines += ["", f"<details><summary>{title}</summary>", "", *section, "", "</details>"]
     lines += ["", f"<sub>{_terms(ledger)}.</sub>"]
-    # The footnotes: what concerns the run as a whole.
+    # The footnotes: the guards that vanished, and what concerns the run as a whole.
+    if gone:
+        lines += ["", "¹ Guards of the baseline that vanished:", "", *gone]
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 
@@ -291,15 +298,11 @@ def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
         counts["within"] = counts["unlimited"] = 0
         named = sum(each.change is None and counts[each.state] > 0 for each in owners)
         counts["unchanged"] = max(0, comparison.unchanged - named)
-        base = f"against {_short(comparison.base_commit) or 'the baseline'}"
-    text = " · ".join(f"{counts[each]:,} {word}" for each, word in _WORDS.items() if counts[each])
-    commits = " ".join(filter(None, (_short(ledger.run.commit), base)))
+        base = f"against {short_commit(comparison.base_commit) or 'the baseline'}"
+    states = [f"{counts[each]:,} {word}" for each, word in _WORDS.items() if counts[each]]
+    text = " · ".join(filter(None, (*states, count_vanished(comparison))))
+    commits = " ".join(filter(None, (short_commit(ledger.run.commit), base)))
     return " — ".join(filter(None, (text, commits)))
-
-
-def _short(commit: str) -> str:
-    """Shorten a commit's hash as Git does; GitHub makes a link of it."""
-    return commit[:7] if re.fullmatch("[0-9a-f]{7,64}", commit) else ""
 
 
 def _remarks(ledger: Ledger) -> Iterator[str]:
@@ -414,7 +417,7 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
         command += f" --llmcost-cache={shlex.quote(clean(ledger.cache_state, 40))}"
     if comparison and comparison.base_path:
         path = shlex.quote(clean(comparison.base_path, 200))
-        commit = _short(comparison.base_commit)
+        commit = short_commit(comparison.base_commit)
         lines.append(f"# {path} is the baseline{commit and f', measured at {commit}'}")
         if comparison.base_fetch:
             lines.append(clean(comparison.base_fetch, 500))

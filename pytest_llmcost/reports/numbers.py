@@ -5,6 +5,7 @@ A difference has its sign, what is unknown is never zero, and a bound says that 
 
 from __future__ import annotations
 
+import re
 from decimal import ROUND_CEILING, Decimal
 
 from pytest_llmcost.money import EXACT, format_usd
@@ -34,6 +35,11 @@ def signed(usd: Decimal | None) -> str:
         return UNKNOWN
     sign = "-" if usd < 0 else "+" if usd else "±"
     return f"{sign}{format_usd(abs(usd))}"
+
+
+def short_commit(commit: str) -> str:
+    """Shorten a commit's hash as Git does, so that GitHub makes a link of it; else nothing."""
+    return commit[:7] if re.fullmatch("[0-9a-f]{7,64}", commit) else ""
 
 
 def percent(part: Decimal, whole: Decimal) -> str:

@@ -53,7 +53,9 @@ class Page(HTMLParser):
 
 def section_of(html: str, name: str) -> str:
     """The text of one section."""
-    (found,) = re.findall(rf'<section aria-labelledby="{name}-title">.*?</section>', html, re.S)
+    (found,) = re.findall(
+        rf'<section [^>]*aria-labelledby="{name}-title">.*?</section>', html, re.S
+    )
     return Page(found).text
 
 
@@ -269,6 +271,20 @@ def test_the_runs_before_are_a_line_with_the_figures_of_llmcost_history() -> Non
     way = re.search(r'class="way" d="(.*?)"', svg[0])
     assert way
     assert (way[1].count("M"), way[1].count("L")) == (2, 8), "the line is interrupted where it is"
+
+
+def test_guards_that_vanished_are_a_footnote_and_both_commits_are_named() -> None:
+    html = render_html(page_run())
+    text = Page(html).text
+    assert "What the prompts cost at 1a2b3c4" in text
+    assert "Against the baseline 9f8e7d6" in text
+    assert ', <a href="#vanished">1 guard vanished¹</a>' in html
+    note = section_of(html, "vanished")
+    assert note == (
+        "¹ Guards of the baseline that vanished tests/agents/test_support.py::test_escalates: "
+        "skipped (baseline: $0.0214 in 2 calls, budget $0.03)"
+    )
+    assert note.partition("vanished ")[2] in unescape(render_markdown(page_run()))
 
 
 @pytest.mark.parametrize("runs", [[], page_history()[-1:], page_history()[5:7]])

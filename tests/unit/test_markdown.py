@@ -286,6 +286,17 @@ class TestInSight:
         assert "<summary>12 more that failed or changed</summary>" in text
 
 
+def test_guards_that_vanished_are_a_footnote_and_both_commits_are_named() -> None:
+    text = render_markdown(page_run())
+    counts = text.splitlines()[3]
+    assert counts.endswith(" · 1 guard vanished¹ — 1a2b3c4 against 9f8e7d6")
+    _, footnote = text.split("\n\n¹ Guards of the baseline that vanished:\n\n")
+    html = to_html(footnote)
+    assert "tests/agents/test_support.py::test_escalates: skipped" in unescape(html)
+    assert "(baseline: $0.0214 in 2 calls, budget $0.03)" in html
+    assert "vanished" not in render_markdown(sample_run())
+
+
 class TestReproduce:
     def commands(self, *names: str, call: Call | None = None) -> list[str]:
         call = call or make_call("2")
