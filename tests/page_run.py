@@ -60,11 +60,11 @@ _TESTS = (
 _PARTS: dict[str, tuple[tuple[str, int, int], ...]] = {
     # test: part, tokens before, tokens now
     "agents/test_research.py::test_plan_search_write": (
-        ("system", 5214, 5214), ("tools.search", 480, 948), ("tools.write_report", 610, 610),
-        ("messages.0 (text)", 402, 402), ("messages.1", 2119, 2119), ("rest", 18, 18),
+        ("system.0", 5214, 5214), ("tools.search", 480, 948), ("tools.write_report", 610, 610),
+        ("messages.0.text", 402, 402), ("messages.1", 2119, 2119), ("rest", 18, 18),
     ),
     "rag/test_answers.py::test_answer_with_sources": (
-        ("system", 0, 1428), ("messages.0 (document)", 702, 702), ("messages.0 (text)", 668, 668),
+        ("system.0", 0, 1428), ("messages.0.document", 702, 702), ("messages.0.text", 668, 668),
         ("messages.1", 31, 0), ("rest", 12, 12),
     ),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from contextlib import redirect_stdout
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from conftest import Project
+from standin import StandIn
 
 from pytest_llmcost.cli.main import main
 
@@ -453,3 +455,100 @@ def run_shards(project: Project, ini: str, *args: str, status: int = 0) -> list[
     second = project.run("test_two.py", "--llmcost-report=two.json", *args)
     assert (first.ret, second.ret) == (0, status)
     return ["one.json", "two.json"]
+
+
+EVERY_FIGURE = """
+    import pytest
+
+    def payload(system):
+        return {{"model": "claude-opus-4-7", "max_tokens": 10, "system": system,
+                 "messages": [{{"role": "user", "content": "Where is my order?"}}]}}
+
+    def test_counted(llmcost):
+        llmcost.count(payload("Be brief. " * {times}), output_tokens=50)
+
+    def test_cached(llmcost):
+        usage = {{
+            "input_tokens": 1000, "output_tokens": 321, "cache_read_input_tokens": 40_000,
+            "cache_creation_input_tokens": 3000,
+            "cache_creation": {{
+                "ephemeral_5m_input_tokens": 1000, "ephemeral_1h_input_tokens": 2000}},
+            "server_tool_use": {{"web_search_requests": 3}},
+        }}
+        llmcost.record(usage, model="claude-opus-4-7")
+
+    def test_stated(llmcost):
+        llmcost.record({{"input_tokens": 5, "output_tokens": 5}}, model="acme", usd="0.0123")
+"""
+
+
+class TestEveryReport:
+    """The same run in every form that it has."""
+
+    @pytest.fixture
+    def ledger(self, project: Project, standin: StandIn) -> dict[str, Any]:
+        args = ("--llmcost-parts", "--llmcost-record-mode=rewrite", "--llmcost-history=h.jsonl")
+        base = ("--llmcost-baseline=base.json",)
+        project.online(standin).write(test_app=EVERY_FIGURE.format(times=100))
+        project.run(*args, *base, "--llmcost-update-baseline").assert_outcomes(passed=3)
+        project.write(test_app=EVERY_FIGURE.format(times=150))
+        page = "--llmcost-report=cost.html"
+        project.run(*REPORTS, page, *args, *base).assert_outcomes(passed=3)
+        return project.ledger()
+
+    def test_has_the_same_total(
+        self, project: Project, ledger: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        total = ledger["totals"]["usd"]
+        shown = f"${Decimal(total):.4f}"
+        assert main(["badge", "ledger.json"]) == 0
+        badge = json.loads(capsys.readouterr().out)["message"]
+        assert main(["badge", "ledger.json", "--format=benchmark-action"]) == 0
+        trend = json.loads(capsys.readouterr().out, parse_float=Decimal)
+        assert main(["render", "ledger.json"]) == 0
+        assert badge in capsys.readouterr().out
+        page = (project.path / "cost.html").read_text(encoding="utf-8")
+        comment = "\n".join(comment_of(project))
+        line = json.loads((project.path / "h.jsonl").read_text().splitlines()[-1])
+        suite = ElementTree.parse(project.path / "junit.xml").find(".//properties")
+        assert suite is not None
+        junit = {each.get("name"): each.get("value") for each in suite}
+        assert (line["usd"], junit["llmcost_usd"]) == (total, total)
+        assert (trend[0]["name"], trend[0]["value"]) == ("total", Decimal(total))
+        assert badge in (shown, f"${Decimal(total):.2f}")
+        assert f"<title>{badge} · llmcost</title>" in page
+        assert f"({shown})" in page, "the line of the history ends with it"
+        assert f"| total |  | {shown} |  |" in comment
+        assert f"All tests: {badge} at list price" in comment
+
+    def test_has_the_same_amount_in_each_category(
+        self, project: Project, ledger: dict[str, Any]
+    ) -> None:
+        totals = ledger["totals"]
+        found = totals["by_category"]
+        assert set(found) == {
+            *("input_usd", "cache_write_5m_usd", "cache_write_1h_usd", "cache_read_usd"),
+            *("output_usd", "web_search_usd", "declared_usd"),
+        }
+        assert sum(map(Decimal, found.values())) == Decimal(totals["usd"])
+        assert Decimal(found["web_search_usd"]) == Decimal("0.03")
+        assert found["declared_usd"] == "0.0123"
+        page = (project.path / "cost.html").read_text(encoding="utf-8")
+        for name, usd in found.items():
+            shown = f"${Decimal(usd):.4f}"
+            tokens = totals["usage"].get(name.replace("_usd", "_tokens"))
+            cells = "" if tokens is None else f"{tokens:,}"
+            assert any(f" | {cells} | {shown} | " in line for line in comment_of(project)), name
+            assert f'<td class="number">{cells}</td><td class="number">{shown}</td>' in page
+
+    def test_has_the_same_parts_before_and_after(
+        self, project: Project, ledger: dict[str, Any]
+    ) -> None:
+        parts = {each["part"]: each for each in ledger["comparison"]["parts"]}
+        system = parts["system.0"]
+        assert system["after"] > system["before"] > 100
+        page = (project.path / "cost.html").read_text(encoding="utf-8")
+        growth = f"{system['before']:,} \\u2192 {system['after']:,} tokens"
+        assert growth in page
+        row = f"<code>system.0</code> | {system['before']:,} | {system['after']:,} | "
+        assert any(row in line for line in comment_of(project))

@@ -222,7 +222,7 @@ def test_the_parts_of_a_prompt_have_the_figures_of_the_comment() -> None:
         "messages.1": "removed, 31 tokens before",
     }
     name = "<code>tests/rag/test&#95;answers.py::test&#95;answer&#95;with&#95;sources</code>"
-    for part in ("<code>system</code> | 0 | 1,428 | new |", "<code>rest</code> | 12 | 12 | = |"):
+    for part in ("<code>system.0</code> | 0 | 1,428 | new |", "<code>rest</code> | 12 | 12 | = |"):
         assert f"| {name} | {part}" in comment or f"| {unescape(name)} | {part}" in comment
 
 

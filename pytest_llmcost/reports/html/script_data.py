@@ -27,7 +27,7 @@ from pytest_llmcost.reports.rows import (
     shared_rows,
 )
 from pytest_llmcost.reports.run_wording import describe_total, is_least, last_attempts
-from pytest_llmcost.reports.wording import changed_parts, limit_of, sentence, used_of
+from pytest_llmcost.reports.wording import changed_parts, limit_of, sentence, show_part, used_of
 
 _MOST_CALLS = _MOST_PARTS = 50_000
 """In all rows together: what the file may have without becoming slow to open."""
@@ -188,11 +188,14 @@ def _parts(row: Row, parts: Sequence[PartChange], texts: _Texts, most: int) -> d
     prompt = sum((usd for name, usd in costs.items() if name in _PROMPT), Decimal(0))
     output = costs.get("output_usd", Decimal(0))
     width = float(prompt) / float(whole) / size if whole and size else 0.0
+    names = [each.part for each in parts]
     shown = usd_cell(output, is_least=is_least(row.spent))
     return {
         "parts": [
             PagePart(
-                texts.number(each.part), round(width * each.after, 4), texts.number(_sized(each))
+                texts.number(show_part(each.part, names)),
+                round(width * each.after, 4),
+                texts.number(_sized(each)),
             )
             for each in parts[:most]
         ],
