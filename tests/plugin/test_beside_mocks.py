@@ -1,4 +1,4 @@
-"""Beside respx, pytest-httpx, MockTransport and pytest-socket: what they answer is priced."""
+"""Beside respx, pytest-httpx, MockTransport, responses, requests-mock and pytest-socket."""
 
 from __future__ import annotations
 
@@ -73,6 +73,77 @@ def test_pytest_httpx(project: Project) -> None:
         """,
     )
     check(project, "pytest_httpx")
+
+
+REQUESTED = """
+    import requests
+    from app import REPLY, URL
+
+    HI = [{"role": "user", "content": "Hi"}]
+
+    def ask(**how):
+        return requests.post(
+            URL, headers={"anthropic-version": "2023-06-01", "x-api-key": "any"}, **how,
+            json={"model": "claude-opus-4-7", "max_tokens": 9, "messages": HI})
+"""
+
+
+@pytest.mark.parametrize("asked", ["ask()", "ask(stream=True)"])
+@pytest.mark.parametrize("mock", ["responses", "requests_mock"])
+def test_mocks_of_requests(project: Project, mock: str, asked: str) -> None:
+    pytest.importorskip(mock)
+    mocked = {
+        "responses": """
+            with responses.RequestsMock() as mock:
+                mock.post(URL, json=REPLY)
+                mock.post("https://example.com/", json={"usage": 1})
+                assert ASKED.json() == REPLY
+                requests.post("https://example.com/")
+        """,
+        "requests_mock": """
+            with requests_mock.Mocker() as mock:
+                mock.post(URL, json=REPLY)
+                mock.post("https://example.com/", json={"usage": 1})
+                assert ASKED.json() == REPLY
+                requests.post("https://example.com/")
+        """,
+    }
+    project.write(
+        app=SENT,
+        mocked=REQUESTED,
+        test_app=f"""
+        import requests
+        import {mock}
+        from mocked import REPLY, URL, ask
+        from pytest_llmcost import max_cost
+
+        @max_cost("$0.0075")
+        def test_mocked():{mocked[mock].replace("ASKED", asked)}""",
+    )
+    check(project)
+
+
+def test_what_a_mock_of_requests_lets_through_is_one_live_call(
+    project: Project, standin: StandIn
+) -> None:
+    pytest.importorskip("responses")
+    project.write(
+        app=SENT,
+        mocked=REQUESTED,
+        test_app=f"""
+        import responses
+        import mocked
+
+        @responses.activate
+        def test_passes():
+            mocked.URL = {standin.url!r} + "/v1/messages"
+            responses.add_passthru({standin.url!r})
+            mocked.ask()
+        """,
+    )
+    project.run(*STRICT, "--llmcost-report=ledger.json").assert_outcomes(passed=1)
+    (test,) = project.ledger()["tests"]
+    assert [call["live"] for call in test["calls"]] == [True]
 
 
 def test_mock_transports_of_both_libraries(project: Project) -> None:

@@ -30,6 +30,7 @@ _CLIENTS = {
     "httpx2": "httpx",
     "http.client": "http_client",
     "urllib3.connectionpool": "urllib3",
+    "requests.adapters": "requests",
     "aiohttp.client_reqrep": "aiohttp",
     "botocore.hooks": "botocore",
     "aiobotocore.hooks": "botocore",

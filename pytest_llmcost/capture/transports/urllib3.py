@@ -88,6 +88,17 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
         headers=response.headers,
         content=content if isinstance(content, bytes) else None,
     )
+    response._llmcost_is_followed = True
+    tee(captured, response)
+
+
+def is_followed(response: Any) -> bool:
+    """Whether `urlopen` gave this response for a request that is followed."""
+    return hasattr(response, "_llmcost_is_followed")
+
+
+def tee(captured: CapturedRequest, response: Any) -> None:
+    """Let a captured request read along what is read of a response, unless it is over."""
     if not captured.is_over:
         response._llmcost_tee = captured, _decoder(response)
         kind: Any = type(response)
