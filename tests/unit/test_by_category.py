@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from sample_reports import OUTSIDE, a_fixture, a_test, make_report
 
 from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.call import Call, price
+from pytest_llmcost.call import Call, price, reprice
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.builder import Owner
 from pytest_llmcost.ledger.ledger import Ledger, ModelTotals
@@ -150,3 +150,17 @@ def test_an_unpriced_call_of_priced_passes_counts_by_its_lower_bound() -> None:
     totals = make_report({OUTSIDE: [price(answer, CARD, on=ON)]}).totals
     assert totals.usd == 5
     assert dict(totals.by_category.items()) == {"input_usd": 5}
+
+
+def test_an_unpriced_call_that_may_cost_less_than_its_passes_has_no_categories() -> None:
+    known = SamplingCall(model="claude-opus-4-7", usage=Usage(input_tokens=MILLION))
+    answer = Answer(model="gpt-x", sampling_calls=(replace(known, model="gpt-x"), known))
+    lowered = replace(price(answer, CARD, on=ON), usd_low=Decimal(2))
+    assert dict(Amounts.of([lowered]).by_category.items()) == {"unknown_usd": 2}
+
+
+def test_a_call_that_loses_its_price_loses_its_categories() -> None:
+    call = declared(None, "claude-opus-4-7")
+    assert call.sampling_calls[0].by_category != ByCategory()
+    stated = reprice(replace(call, declared_usd=Decimal(1)), CARD, on=ON)
+    assert stated.sampling_calls[0].by_category == ByCategory()
