@@ -21,7 +21,7 @@ from pytest_llmcost.capture.transports import CURRENT, follow, unfollow
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, PayloadError
-from pytest_llmcost.responses.endpoints import find_unmetered, recognise, unread
+from pytest_llmcost.responses.endpoints import find_unmetered, recognise
 from pytest_llmcost.responses.message import model_of
 from pytest_llmcost.responses.recorded_files import Allowance, read_interaction
 
@@ -88,8 +88,6 @@ class Capture:
         *,
         method: str,
         url: str,
-        is_read: bool = True,
-        is_for_gate: bool = False,
         **sent: Any,
     ) -> CapturedRequest | None:
         """Follow a request if it is a Claude call, and not one of our own counts.
@@ -97,16 +95,10 @@ class Capture:
         Args:
             method: Of HTTP.
             url: In full.
-            is_read: Whether the transport feeds the response; otherwise the cost is unknown.
-            is_for_gate: Whether it is only asked whether the request may leave.
             sent: The fields of `CapturedRequest` that the transport knows.
         """
-        if is_for_gate and self._gate is None:
-            return None
         try:
             endpoint = recognise(method, url) or find_unmetered(method, url, sent["sent"])
-            if endpoint is not None and not is_read:
-                endpoint = unread(endpoint, url)
             if endpoint is None or OWN_REQUEST.get():
                 return None
             request = CapturedRequest(

@@ -195,25 +195,3 @@ def _unmetered_route(method: str, url: str) -> Endpoint | None:
     if _SAMPLING.search(path) or (host == _HOST and _MESSAGES.search(path)):
         return Endpoint(kind="unmetered", route=f"{host}{path}")
     return None
-
-
-def unread(endpoint: Endpoint, url: str) -> Endpoint | None:
-    """Return a Claude endpoint as one whose answer nothing reads; None if it is none, or free.
-
-    `/v1/messages` alone is no evidence: only a host of Anthropic's or a cloud's is.
-    """
-    if endpoint.kind not in ("messages", "batch_create", "unmetered"):
-        return None
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if endpoint.route is None and endpoint.platform is None and host != _HOST:
-        return None
-    route = endpoint.route or _shown(host, unquote(parts.path).rstrip("/"))
-    return Endpoint(kind="unmetered", model=endpoint.model, route=route)
-
-
-def _shown(host: str, path: str) -> str:
-    """Return a route for people; a model in it may hold the number of an account."""
-    if "/model/" in path:
-        path = f"/model/.../{path.rstrip('/').rpartition('/')[2]}"
-    return f"{host}{path}"

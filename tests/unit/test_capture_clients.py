@@ -8,6 +8,7 @@ import io
 import json
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -287,6 +288,19 @@ def by_aiohttp(url: str, body: Any, how: str = "read") -> int:
     return asyncio.run(main())
 
 
+def by_urllib(url: str, body: Any, how: str = "read") -> int:
+    asked = urllib.request.Request(url, json.dumps(body).encode(), HEADERS)
+    with urllib.request.urlopen(asked) as response:
+        if how == "read":
+            return len(response.read())
+        if how == "lines":
+            return sum(map(len, response))
+        size, buffer = 0, bytearray(9)
+        while piece := response.readinto(buffer) if how == "into" else len(response.read1(9)):
+            size += piece
+        return size + len(response.read(5))
+
+
 WAYS: list[Callable[[str, Any], int]] = [
     by_requests,
     by_requests_lines,
@@ -297,6 +311,10 @@ WAYS: list[Callable[[str, Any], int]] = [
     by_aiohttp,
     lambda url, body: by_aiohttp(url, body, "lines"),
     lambda url, body: by_aiohttp(url, body, "pieces"),
+    by_urllib,
+    lambda url, body: by_urllib(url, body, "lines"),
+    lambda url, body: by_urllib(url, body, "into"),
+    lambda url, body: by_urllib(url, body, "pieces"),
 ]
 NAMES = (
     "requests",
@@ -308,6 +326,10 @@ NAMES = (
     "aio",
     "aio lines",
     "aio chunks",
+    "urllib",
+    "urllib lines",
+    "urllib into",
+    "urllib pieces",
 )
 
 
@@ -372,7 +394,10 @@ def test_a_stream_that_is_left_is_truncated(standin: StandIn) -> None:
         with requests.post(url, json=STREAMED, headers=HEADERS, stream=True) as response:
             next(response.iter_content(5))
         asyncio.run(leave())
-    assert [call.caveats for call in purse.calls] == [("truncated-stream",)] * 2
+        asked = urllib.request.Request(url, json.dumps(STREAMED).encode(), HEADERS)
+        with urllib.request.urlopen(asked) as response:
+            response.read(5)
+    assert [call.caveats for call in purse.calls] == [("truncated-stream",)] * 3
 
 
 def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn) -> None:
@@ -401,14 +426,22 @@ def test_a_transport_of_httpx_that_sends_through_another_library_is_live(standin
     assert (purse.call.live, len(standin.requests)) == (True, 1)
 
 
-def test_results_of_a_batch_by_requests_are_priced(standin: StandIn) -> None:
+@pytest.mark.parametrize("library", ["requests", "urllib"])
+def test_results_of_a_batch_are_priced(library: str, standin: StandIn) -> None:
     url = standin.url + "/v1/messages/batches"
+
+    def get(url: str, body: Any = None) -> bytes:
+        if library == "requests":
+            way = requests.get if body is None else requests.post
+            return bytes(way(url, json=body, headers=HEADERS).content)
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(urllib.request.Request(url, data, HEADERS)) as response:
+            return bytes(response.read())
+
     with capturing() as purse:
-        made = requests.post(
-            url, json={"requests": [{"custom_id": "a", "params": ASKED}]}, headers=HEADERS
-        ).json()
-        requests.get(f"{url}/{made['id']}", headers=HEADERS)
-        requests.get(f"{url}/{made['id']}/results", headers=HEADERS)
+        made = json.loads(get(url, {"requests": [{"custom_id": "a", "params": ASKED}]}))
+        get(f"{url}/{made['id']}")
+        get(f"{url}/{made['id']}/results")
     assert purse.call.usage.input_tokens > 0
 
 

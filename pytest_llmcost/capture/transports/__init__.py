@@ -126,19 +126,6 @@ def ticket() -> object:
     return _tickets[_captures[-1]]() if _captures else None
 
 
-def ask_to_leave(source: object, url: str) -> None:
-    """Refuse a request that is about to be sent and not read, if there is a cap on live spend.
-
-    Raises:
-        LiveCapError: it is a Claude call, and so of unknown cost.
-    """
-    sent = {"method": "POST", "url": url, "headers": {}, "sent": b"", "is_read": False}
-    captured = begin(source, client=source, is_for_gate=True, **sent)
-    if captured is not None:
-        captured.leave()
-        captured.failed(may_be_billed=False, is_seen=False, live=False)  # followed when answered
-
-
 def begin_light(
     source: Any, *, client: object, method: str, url: str, headers: Any, body: object
 ) -> CapturedRequest | None:
