@@ -125,8 +125,9 @@ def test_anthropic_s_own_host_is_known_behind_a_proxy(project: Project, url: str
         proxy = urllib.request.ProxyHandler({{"http": "{url}"}})
         opener = urllib.request.build_opener(proxy)
         for path in ("messages", "complete", "files"):
-            opener.open(urllib.request.Request(
-                "http://api.anthropic.com/v1/" + path, BODY, {{"anthropic-version": "2023-06-01"}})).read()
+            asked = urllib.request.Request("http://api.anthropic.com/v1/" + path, BODY)
+            asked.add_header("anthropic-version", "2023-06-01")
+            opener.open(asked).read()
     """
     )
     project.run(SUITE, "--llmcost-report=ledger.json").assert_outcomes(passed=1)
