@@ -4,8 +4,7 @@ Knows how settings are spelled and which source wins, and must know neither pyte
 settings are for: `plugin/options.py` hands the values in.
 """
 
-from __future__ import annotations
-
+# Without annotations of the future: NamedTuple would compile each of them, in every run.
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal

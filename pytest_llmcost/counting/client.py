@@ -30,12 +30,12 @@ from pytest_llmcost.counting.own_requests import (
     NetworkBlocked,
     Patience,
     T,
-    Turn,
     own_request,
     past_recorders,
     start,
 )
 from pytest_llmcost.counting.payload import RECIPE, Payload, changed_parts, describe_changes
+from pytest_llmcost.counting.turn import Turn
 from pytest_llmcost.counting.volatile import describe_suspicious
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError
 from pytest_llmcost.files import show_path

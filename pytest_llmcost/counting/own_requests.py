@@ -44,37 +44,6 @@ def own_request() -> Iterator[None]:
         OWN_REQUEST.reset(token)
 
 
-class Turn:
-    """A right that one thread has at a time, although it runs the user's code.
-
-    A plain lock would hang: that code may come back to us in the same thread, or wait for another
-    thread that does.
-    """
-
-    def __init__(self) -> None:
-        """Begin without an owner."""
-        self._lock = threading.Lock()
-        self._thread: int | None = None
-
-    @property
-    def is_mine(self) -> bool:
-        """Whether this thread has the turn already, further up its stack."""
-        return self._thread == threading.get_ident()
-
-    @contextmanager
-    def taken(self, seconds: float) -> Iterator[bool]:
-        """Take the turn, or wait for it for so long at most; yield whether it was available."""
-        taken = self._lock.acquire(timeout=seconds)
-        if taken:
-            self._thread = threading.get_ident()
-        try:
-            yield taken
-        finally:
-            if taken:
-                self._thread = None
-                self._lock.release()
-
-
 class Patience:
     """What is left of the time that one count may take, over all its requests."""
 

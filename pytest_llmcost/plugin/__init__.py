@@ -16,6 +16,7 @@ import pytest
 from pytest_llmcost import hookspecs
 from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.errors import LlmCostError
+from pytest_llmcost.plugin.forked import watch_forks
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
 from pytest_llmcost.plugin.key_guard import KeyGuard
 from pytest_llmcost.plugin.options import (
@@ -115,6 +116,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except LlmCostError as error:
         raise pytest.UsageError(str(error)) from None
     session.share_folder()
+    watch_forks(session)
     register = config.pluginmanager.register
     item_hooks = ItemHooks(session)
     register(item_hooks, "llmcost-items")

@@ -146,7 +146,7 @@ class ItemHooks:
         if session.children_have_sent:
             session.catch_up()
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
-        kept = getattr(item, "_excinfo", None)
+        kept = vars(item).get("_excinfo")
         if session.attempt is None and not kept and not self._has_budget(item):
             return result  # nearly all tests of nearly all suites
         self._end_body(item, kept[0].value if kept else None)
@@ -263,14 +263,6 @@ class ItemHooks:
         """
         if self.session.attempt is not None or isinstance(error, LlmCostError):
             watch_reports(self.session)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take what the report of a test that ran in a forked child brings from there."""
-        if "llmcost_child" in vars(report):
-            from pytest_llmcost.plugin.forked import absorb_child
-
-            absorb_child(self.session, report)
 
     # Fixtures
 

@@ -24,7 +24,7 @@ import pytest
 
 from pytest_llmcost.capture.children import Children, Ticket
 from pytest_llmcost.capture.transports import RELAYS
-from pytest_llmcost.counting.own_requests import Turn
+from pytest_llmcost.counting.turn import Turn
 from pytest_llmcost.errors import CountError, SettingsError
 from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, worker_of
 from pytest_llmcost.plugin.tags import current_tags
@@ -278,7 +278,8 @@ class Session:
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
-        self.enter_process(item)
+        if os.getpid() != self._process:
+            self.enter_process(item)
         self._begun.append(item)
         self.attempt = None
         self.test, self.phase = item, "setup"
