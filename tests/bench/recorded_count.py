@@ -1,8 +1,7 @@
 """What a recorded count costs: `llmcost.count` of 17 KB, beside `json.dumps` and SHA-256 of it.
 
-Run it by hand: `python tests/bench/recorded_count.py`. It prints the ratio, which should be at
-most 2.5, and ends with 1 if it is not. The count is that of a test with the fixture, from the
-count cassette beside it: the payload is read, fingerprinted, looked up, priced and recorded.
+The count is that of a test with the fixture, from the count cassette beside it: the payload is
+read, fingerprinted, looked up, priced and recorded.
 
 Blocks of both alternate, so that a machine which gets busy slows down both; the ratio is that of
 the fastest quarter of each.
@@ -14,7 +13,6 @@ import contextlib
 import io
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,8 +23,9 @@ from unittest import mock
 
 import pytest
 
-MOST = 2.5
-BLOCKS, TIMES = 60, 5
+from .figures import Figure
+
+TIMES = 5
 TEST = """
 from types import SimpleNamespace
 import pytest
@@ -69,7 +68,8 @@ def make_payload() -> dict[str, Any]:
 class Bench:
     """A plugin that measures inside of a test."""
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
         self.payload = make_payload()
         self.ratio = 0.0
 
@@ -86,7 +86,7 @@ class Bench:
 
         counted()
         of_plain, of_count = [], []
-        for _ in range(BLOCKS):
+        for _ in range(self.blocks):
             of_plain.append(seconds(plain))
             of_count.append(seconds(counted))
         self.ratio = fastest(of_count) / fastest(of_plain)
@@ -104,9 +104,9 @@ def fastest(timings: list[float]) -> float:
     return sum(quarter) / len(quarter)
 
 
-def ratio() -> float:
-    """Return how many times as long a recorded count takes as writing and hashing its payload."""
-    bench = Bench()
+def measure(quick: bool) -> list[Figure]:
+    """Compare inside of a test, in this process."""
+    bench = Bench(blocks=20 if quick else 60)
     with tempfile.TemporaryDirectory() as folder:
         test = Path(folder) / "test_count.py"
         test.write_text(TEST, encoding="utf-8")
@@ -117,18 +117,4 @@ def ratio() -> float:
                 given = [*options, f"--rootdir={folder}", f"--llmcost-record-mode={mode}"]
                 status = pytest.main([*given, str(test)], plugins=[bench])
                 assert status == 0, said.getvalue()
-    return bench.ratio
-
-
-def main() -> int:
-    """Print the ratio."""
-    found = ratio()
-    verdict = "" if found <= MOST else " MISSED"
-    print(  # noqa: T201 - its output is what it is for
-        f"a recorded count: x{found:.2f} of json.dumps and SHA-256 (at most x{MOST:.1f}){verdict}"
-    )
-    return int(found > MOST)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return [Figure("a recorded count : json.dumps and SHA-256", bench.ratio, target=2.5)]
