@@ -58,7 +58,7 @@ class Before(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class BrokenPrefix(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Where the cached prefix of a call differs from that of an earlier call of its conversation.
+    """Where the cached prefix of a call differs from that of an earlier call like it.
 
     It names a place in the prompt, and holds no text of it.
     """

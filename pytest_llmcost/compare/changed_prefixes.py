@@ -21,7 +21,7 @@ from pytest_llmcost.prices.usage import Usage
 def changed_prefixes(base: Ledger, head: Ledger, card: RateCard) -> tuple[ChangedPrefix, ...]:
     """Return the cached prefixes of a run that its baseline has not, the most expensive first.
 
-    A prefix that several tests share is one. Of the turns of a conversation the longest counts,
+    A prefix that several tests share is one. Of several turns the longest counts,
     because it holds the others. What a new test caches is new, and what an old one caches for the
     first time, or behind what it cached before, is too.
     """

@@ -31,7 +31,7 @@ class Break(NamedTuple):
     """What stands there now; the only text of a prompt that leaves this module, for `-vv` alone."""
 
 
-class Conversation:
+class PrefixGroup:
     """Calls of one model whose first cached block is the same, but for clocks and random ids."""
 
     def __init__(self) -> None:
@@ -45,9 +45,9 @@ class Conversation:
 
 
 class Readable(NamedTuple):
-    """How much of a call's prefix the cache can hold, by the other calls of its conversation."""
+    """How much of a call's prefix the cache can hold, by the other calls of its group."""
 
-    conversation: Conversation
+    group: PrefixGroup
     opening: str
     """The first message, but for clocks and random ids, as a digest; empty for none."""
     breakpoints: tuple[tuple[Place, str], ...]
@@ -61,7 +61,7 @@ class Readable(NamedTuple):
     @property
     def volatile(self) -> Place | None:
         """The first block of it that no two runs have in common, as far as that is known."""
-        found = self.conversation.volatile
+        found = self.group.volatile
         return found.get("") or found.get(self.opening)
 
     @property
@@ -83,24 +83,24 @@ class Readable(NamedTuple):
     def read_tokens(self, prompt: CachedPrompt) -> int:
         """Return how much of the counted prompt can be read if it is limited."""
         # An earlier call may have written up to where this one has no breakpoint.
-        return max(prompt.tokens_to(self.upto), self.conversation.written.get(self.written[0], 0))
+        return max(prompt.tokens_to(self.upto), self.group.written.get(self.written[0], 0))
 
     def learn(self, prompt: CachedPrompt) -> None:
         """Note what the call has written, for those that follow."""
         for place, digest in self.breakpoints:
-            self.conversation.written[digest] = prompt.tokens_to(str(place))
+            self.group.written[digest] = prompt.tokens_to(str(place))
 
 
 class CachedPrefixes:
     """What the calls of one owner have left in the cache so far.
 
-    Two agents in one test have different system prompts and are two conversations. Two questions
+    Two agents in one test have different system prompts and are two groups. Two questions
     to one agent have different first messages: they share what stands before these, and no more.
-    A conversation may go on from an earlier turn with another message; it must not change old ones.
+    A group may go on from an earlier turn with another message; it must not change old ones.
     """
 
     def __init__(self) -> None:
-        self._conversations: dict[str, Conversation] = {}
+        self._groups: dict[str, PrefixGroup] = {}
 
     def note(self, payload: Payload) -> Readable | None:
         """Add a call; return how much of its prefix can be read; None if nothing is cached."""
@@ -114,7 +114,7 @@ class CachedPrefixes:
         # A system prompt tells agents apart better than a tool, which several may have.
         first = next((each for each in blocks if each.tier == "system"), blocks[0])
         key = f"{payload.model} {_blanked(first)}"
-        known = self._conversations.setdefault(key, Conversation())
+        known = self._groups.setdefault(key, PrefixGroup())
         message = next((each for each in blocks if each.tier == "messages"), None)
         opening = "" if message is None else _blanked(message)
         like = opening if opening in known.last else next(reversed(known.last), opening)
@@ -134,7 +134,7 @@ class CachedPrefixes:
         known.last.pop(opening, None)
         known.last[opening] = values
         readable = Readable(
-            conversation=known,
+            group=known,
             opening=opening,
             breakpoints=tuple(ends.values()),
             written=(

@@ -411,7 +411,7 @@ def _record(
             call = replace(call, broken_prefix=_price_break(session, call, prefix.broken))
         _limit_earlier(session, owner, prefix, call)
     elif prefix is not None:
-        assumed = owner.assumed_warm.setdefault(prefix.conversation, [])
+        assumed = owner.assumed_warm.setdefault(prefix.group, [])
         assumed.append(AssumedWarm(prefix, prompt, call, blocks))
     if prefix is not None and prompt is not None:
         prefix.learn(prompt)
@@ -439,13 +439,14 @@ def _note_prefix(
 
 
 # What `cache="warm"` gives the calls of one test: it assumes that the same prompts were sent a
-# moment ago, for example by the last run of the test. So the first call of a conversation is read,
-# and so is each later one that contains what an earlier one has cached. A later call whose prefix
-# differs is read as far as an earlier one has written it, and the rest is written, which is what
-# the API bills for it. The first call then keeps the assumption if the difference was made by an
-# edit or another order: the last run will have sent the same bytes. It does not if the two differ
-# in nothing but a clock or a random id: no run sends these twice. Then no call of the conversation,
-# the first included, can read more than what stands before that, or was written in this run.
+# moment ago, for example by the last run of the test. So the first call of a group, which is one
+# model and one first cached block, is read, and so is each later one that contains what an earlier
+# one has cached. A later call whose prefix differs is read as far as an earlier one has written it,
+# and the rest is written, which is what the API bills for it. The first call then keeps the
+# assumption if the difference was made by an edit or another order: the last run will have sent the
+# same bytes. It does not if the two differ in nothing but a clock or a random id: no run sends
+# these twice. Then no call of the group, the first included, can read more than what stands before
+# that, or was written in this run.
 
 
 def _limited(
@@ -473,12 +474,12 @@ def _limited(
 
 
 def _limit_earlier(session: Session, owner: Owner, prefix: Readable, call: Call) -> None:
-    """Limit the earlier calls of a conversation that a call has shown to be volatile."""
+    """Limit the earlier calls of a group that a call has shown to be volatile."""
     if prefix.volatile is None:
         return
     # It was billed as reading what they have written before the difference.
     stable = next((each.most_read_tokens or 0 for each in call.sampling_calls), 0)
-    assumed = owner.assumed_warm.get(prefix.conversation, [])
+    assumed = owner.assumed_warm.get(prefix.group, [])
     for each in [each for each in assumed if each.prefix.is_limited]:
         now = _limited(session, each.call, each.prefix, each.prompt, stable)
         _replace_call(session, owner, each.call, each.blocks, now)
@@ -512,7 +513,7 @@ def _withdraw(session: Session, owner: Owner, unfinished: Unfinished) -> None:
     # By identity: equal calls are not the same.
     owner.unfinished[:] = [each for each in owner.unfinished if each is not unfinished]
     if unfinished.prefix is not None:
-        assumed = owner.assumed_warm.get(unfinished.prefix.conversation, [])
+        assumed = owner.assumed_warm.get(unfinished.prefix.group, [])
         assumed[:] = [each for each in assumed if each.call is not unfinished.call]
     _replace_call(session, owner, unfinished.call, unfinished.blocks)
 

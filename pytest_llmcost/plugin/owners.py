@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_llmcost.call import Call, Phase
     from pytest_llmcost.capture.changed_prompt import CachedPrefix
     from pytest_llmcost.capture.request import CapturedRequest
-    from pytest_llmcost.counting.prefixes import CachedPrefixes, Conversation, Readable
+    from pytest_llmcost.counting.prefixes import CachedPrefixes, PrefixGroup, Readable
     from pytest_llmcost.counting.segments import CachedPrompt
     from pytest_llmcost.ledger import builder
     from pytest_llmcost.responses.message import Answer
@@ -73,8 +73,8 @@ class Owner:
         self.prefixes: dict[bool, CachedPrefixes] = {}
         """The prefixes that its counts (True) and its requests have cached: a payload that was
         counted and then sent is one call, which must not seem to repeat itself."""
-        self.assumed_warm: dict[Conversation, list[AssumedWarm]] = {}
-        """Its calls in each conversation in which nothing was found to be volatile yet."""
+        self.assumed_warm: dict[PrefixGroup, list[AssumedWarm]] = {}
+        """Its calls in each group in which nothing was found to be volatile yet."""
         self.parts: dict[str, dict[str, int]] = {}
         """By fingerprint, the tokens of its payloads' parts that it needs and that are counted."""
         self.agent_totals: dict[str, tuple[Decimal, Call]] = {}

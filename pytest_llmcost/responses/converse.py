@@ -1,6 +1,6 @@
 """Bedrock's Converse and OpenAI's chat completions, said in the form of the Messages API.
 
-Both carry the same conversation and the same usage under other names. What has no equal there
+Both carry the same messages and the same usage under other names. What has no equal there
 is kept under its own name, so that a changed prompt is noticed, and named as what cannot be
 counted.
 

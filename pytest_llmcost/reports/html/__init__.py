@@ -20,7 +20,7 @@ from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.reports import comparisons, numbers, run_wording, wording
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.html.history import history_of
+from pytest_llmcost.reports.html.history_line import history_of
 from pytest_llmcost.reports.html.script_data import page_data, verdict_share
 from pytest_llmcost.reports.rows import Category, categories_of
 from pytest_llmcost.reports.run_wording import Mark, is_least, marks_of
