@@ -40,13 +40,15 @@ if TYPE_CHECKING:
 def _parse_models(value: object) -> tuple[str, ...]:
     globs = [value] if isinstance(value, str) else value
     if not isinstance(globs, (list, tuple)) or not globs:
-        raise SettingsError('is not a list of model ids or globs; write ["claude-haiku-*"]')
+        raise SettingsError(
+            f'{value!r} is not a list of model ids or globs; write ["claude-haiku-*"]'
+        )
     return tuple(parse_glob(str(glob)) for glob in globs)
 
 
 def _parse_live(value: object) -> Decimal:
     if not isinstance(value, bool):
-        raise SettingsError("is neither True nor False")
+        raise SettingsError(f"{value!r} is neither True nor False")
     return Decimal("Infinity" if value else 0)
 
 
@@ -58,7 +60,9 @@ def _parse_stable_prefix(value: object) -> Decimal:
 
 def _parse_parts(value: object) -> dict[str, int]:
     if not isinstance(value, Mapping) or not value:
-        raise SettingsError('is not a mapping of parts to tokens; write {"tools": "3k"}')
+        raise SettingsError(
+            f'{value!r} is not a mapping of parts to tokens; write {{"tools": "3k"}}'
+        )
     return {parse_part(name): parse_quantity(limit) for name, limit in value.items()}
 
 
@@ -316,7 +320,8 @@ def _limits(mark: pytest.Mark) -> Iterator[tuple[Limited, str | None, Any]]:
     is_wrong = len(mark.args) > 1 or (mark.args and "usd" in amounts)
     if mark.args:
         amounts["usd"] = mark.args[0]
-    limits = [(kind, amounts[kind]) for kind in _PARSERS if amounts.get(kind) is not None]
+    # A limit that is None, perhaps from a variable that is not set, would silently limit nothing.
+    limits = [(kind, amounts[kind]) for kind in _PARSERS if kind in amounts]
     if is_wrong or not limits or amounts.keys() - {*_PARSERS, "reason", "cache"}:
         raise SettingsError(
             'takes an amount such as "$0.05" and optionally '
