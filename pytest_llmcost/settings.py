@@ -22,7 +22,6 @@ CACHE_STATES = ("as-billed", "cold", "warm")
 PARTS = ("tools", "system", "messages", "rest")
 COLUMNS = ("worst", "cold", "warm")
 REPORT_SUFFIXES = (".json", ".md", ".html")
-LIVE_MODES = ("off", "warn", "fail")
 
 
 def parse_choice(*choices: str) -> Callable[[str], str]:
@@ -102,20 +101,23 @@ def parse_increase(text: str) -> str:
 
 def parse_glob(text: str) -> str:
     """Read a glob over model ids; a list of them in one text would match no model."""
-    if not text.strip() or any(each in text.strip() for each in ", \t\n"):
+    if not text.strip() or any(each in text.strip() for each in "=, \t\n"):
         raise SettingsError(f"{text!r} is not a model id or a glob; write one, as claude-haiku-*")
     return text.strip()
 
 
-def parse_live(text: str) -> str:
-    """Check what happens to tests that go live, `fail`, or for a path `tests/live/** = off`."""
-    glob, equals, mode = text.rpartition("=")
-    if mode.strip() not in LIVE_MODES or (equals and not glob.strip()):
-        raise SettingsError(
-            f"{text!r} is not one of {', '.join(LIVE_MODES)}; for a path write "
-            "`tests/live/** = off`"
-        )
-    return f"{glob.strip()} = {mode.strip()}" if equals else mode.strip()
+def for_path(parse: Callable[[str], str], example: str) -> Callable[[str], str]:
+    """Return a parser of a value for all tests, or of a line `tests/live/** = value` for a path."""
+
+    def parse_line(text: str) -> str:
+        glob, equals, value = text.rpartition("=")
+        try:
+            value = parse(value.strip() if glob.strip() else text)
+        except SettingsError as error:
+            raise SettingsError(f"{error}; for a path write `{example}`") from None
+        return f"{glob.strip()} = {value}" if equals else value
+
+    return parse_line
 
 
 def parse_address(text: str) -> str:
@@ -203,12 +205,14 @@ OPTIONS: tuple[Option, ...] = (
     _limit("max_parts", parse_part_limit, None,
         "Budgets of parts of every single prompt, in tokens, one per line: `tools = 3k`.",
         repeatable=True),
-    _limit("allowed_models", parse_glob, "GLOB",
+    _limit("allowed_models", for_path(parse_glob, "tests/agents/** = claude-haiku-*"), "GLOB",
         "Model that tests may call: an exact id or a glob, for example claude-haiku-*. A call of "
-        "any other model fails its test. Repeatable.", repeatable=True),
+        "any other model fails its test. Lines `tests/agents/** = claude-haiku-*` are for a path; "
+        "those of the last one that matches apply. Repeatable.", repeatable=True),
     Option("require_budget", parse_bool, None,
         "Fail tests that call Claude without a budget, either their own or one for their path."),
-    _limit("live", parse_live, "off|warn|fail",
+    _limit("live", for_path(parse_choice("off", "warn", "fail"), "tests/live/** = off"),
+        "off|warn|fail",
         "What happens to a test that sends a request to Claude over a socket instead of replaying "
         "it: off (default, the summary names it), warn or fail. A line `tests/live/** = off` is "
         "for a path; the last one that matches applies. Repeatable.", repeatable=True),

@@ -1,13 +1,15 @@
-"""Budgets of paths: `tests/agents/** = $0.50`, a glob over node ids and its limit.
+"""Lines for paths: `tests/agents/** = $0.50`, a glob over node ids and what is set for it.
 
-Beside them stand those of tags: `tag:judge = $0.10`.
+Beside budgets of paths stand those of tags: `tag:judge = $0.10`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 from functools import lru_cache
+from posixpath import normpath
 
 from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.errors import SettingsError
@@ -25,16 +27,13 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
     Raises:
         SettingsError: without a glob or an amount that makes sense; names the origin.
     """
-    glob, _, amount = line.rpartition("=")
-    pattern = glob.strip()
-    if not pattern.startswith(TAG):
-        pattern = read_glob(glob)
+    pattern, amount = read_line(line)
     if pattern in ("", TAG):
         raise SettingsError(
             f"{origin}: {line.strip()!r} is no `glob = amount`; write `tests/agents/** = $0.50`"
         )
     try:
-        limit = parse_usd(amount.strip())
+        limit = parse_usd(amount)
     except SettingsError as error:
         raise SettingsError(f"{origin}: {line.strip()!r}: {error}") from None
     return Budget(
@@ -47,15 +46,30 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
     )
 
 
-def read_glob(text: str) -> str:
-    """Return a glob as node ids have it: without a backslash and `./`."""
-    text = text.strip()
+def read_line(line: str) -> tuple[str, str]:
+    """Split a line `glob = value`; one without a glob, which then is empty, is for all tests."""
+    glob, _, value = line.rpartition("=")
+    return _read_glob(glob.strip()), value.strip()
+
+
+def values_for(lines: Iterable[str], nodeid: str = "") -> list[str]:
+    """Return what holds for a test: the last glob that matches applies, with all its lines.
+
+    Without a node id, what holds for calls that no test made.
+    """
+    read = [read_line(line) for line in lines]
+    last = [glob for glob, _ in read if not glob or (nodeid and matches(glob, nodeid))][-1:]
+    return [value for glob, value in read if [glob] == last]
+
+
+def _read_glob(text: str) -> str:
+    """Return a glob as node ids have it: without a backslash, `./` and `folder/..`."""
     path = _path_of(text)
-    names = path.replace("\\", "/").split("/")  # one slash may begin or end it
-    kept = [
-        name for at, name in enumerate(names) if name != "." and (name or at in (0, len(names) - 1))
-    ]
-    return ("/".join(kept) or ("**" if path else "")) + text[len(path) :]
+    if not path or text.startswith(TAG):
+        return text
+    name = normpath(path.replace("\\", "/"))
+    end = "/" if path[-1] in "/\\" else ""
+    return ("**" if name == "." else name + end) + text[len(path) :]
 
 
 def _path_of(pattern: str) -> str:

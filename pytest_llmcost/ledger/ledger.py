@@ -376,7 +376,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     unverified: Literal["fail", "warn"] = "fail"
     """The setting `llmcost_unverified`: whether a budget that could not be checked fails."""
     allowed_models: tuple[str, ...] = ()
-    """The setting `llmcost_allowed_models`, sorted; empty if every model is allowed."""
+    """The setting `llmcost_allowed_models`, its lines in order; empty if every model is allowed."""
     live: tuple[str, ...] = ()
     """The setting `llmcost_live`, its lines in order; empty if it is off."""
     stable_prefix: Literal["off", "warn", "fail"] = "warn"

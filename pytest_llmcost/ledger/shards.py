@@ -180,7 +180,7 @@ def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
             )
 
 
-def _budgets(shards: Iterable[tuple[str, Ledger]], max_suite: Budget | None) -> list[Budget]:
+def _budgets(shards: Sequence[tuple[str, Ledger]], max_suite: Budget | None) -> list[Budget]:
     """Return the budgets over several tests; the verdicts of the shards hold them."""
     stated: dict[tuple[str, str, str], list[tuple[str, Verdict]]] = {}
     for source, facts in shards:
@@ -205,7 +205,8 @@ def _budgets(shards: Iterable[tuple[str, Ledger]], max_suite: Budget | None) -> 
                 )
         chosen = min((each for _, each in verdicts), key=lambda each: (each.origin, repr(each)))
         # A path is without any test only if it is so in every shard.
-        budgets.append(replace(chosen, idle=all(each.idle for _, each in verdicts)))
+        is_idle = sum(each.idle for _, each in verdicts) == len(shards)
+        budgets.append(replace(chosen, idle=is_idle))
     return budgets
 
 

@@ -46,30 +46,25 @@ fixture_key = attrgetter("name", "scope", "baseid", "node", "param")
 def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
     """Sort the rows of a ledger, add them up, and judge the budgets over several tests."""
     (ledger, whole), verdicts = _summed(ledger), []
-    allowed = {*ledger.allowed_models}
     for budget in budgets:
-        allowed.update(budget.models)
         if not budget.is_gate:
             amounts = whole if budget.pattern is None else amounts_of(ledger, budget.pattern)
             verdicts.append(judge(budget, amounts.with_lost_calls(ledger.lost_calls)))
             continue
-        # A gate judges only the calls that no test made and fails by.
+        # A gate judges only the calls that no test made and fails by; one of a path judges none.
         rows: Iterable[FixtureRow] = ledger.fixtures
         if not budget.is_per_call:  # the largest is that of all set-ups, whatever each of them cost
             rows = map(most_expensive, shared_fixtures(rows))
         shared = [*(row.calls for row in rows), ledger.outside_tests]
-        verdict = judge_calls(budget, chain.from_iterable(shared), parts=parts_of(ledger))
+        calls = chain.from_iterable(shared) if budget.pattern is None else ()
+        verdict = judge_calls(budget, calls, parts=parts_of(ledger))
         verdicts += [] if verdict.state == "within" else [verdict]
 
     def order(verdict: Verdict) -> tuple[bool, str, str, Decimal, str]:
         pattern = verdict.pattern or verdict.part or ""
         return verdict.scope != "suite", pattern, verdict.kind, verdict.limit, verdict.origin
 
-    return replace(
-        ledger,
-        verdicts=tuple(sorted(verdicts, key=order)),
-        allowed_models=tuple(sorted(allowed)),
-    )
+    return replace(ledger, verdicts=tuple(sorted(verdicts, key=order)))
 
 
 def parts_of(ledger: Ledger) -> PartTokens:

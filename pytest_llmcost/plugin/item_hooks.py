@@ -90,9 +90,10 @@ class ItemHooks:
     def pytest_collection_modifyitems(
         self, session: pytest.Session, items: Sequence[pytest.Item]
     ) -> Generator[None, None, None]:
-        """Find the path budgets that match no test, while no test is deselected yet."""
+        """Find the paths in settings that match no test, while no test is deselected yet."""
         settings = self.session.settings
-        if settings.budgets:
+        lines = (*settings.budgets, *settings.live, *settings.allowed_models)
+        if any("=" in line for line in lines):
             from pytest_llmcost.plugin.marker import unmatched_globs
 
             self.session.unmatched_globs.update(unmatched_globs(settings, session, items))

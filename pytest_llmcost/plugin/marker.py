@@ -1,10 +1,10 @@
-"""Budgets, as max_cost markers and settings state them, and path budgets that match no test."""
+"""Budgets, as max_cost markers and settings state them, and paths of settings without a test."""
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fnmatch import fnmatch
 from functools import partial
@@ -23,7 +23,8 @@ from pytest_llmcost.budgets.path_globs import (
     matches,
     may_hold_in,
     parse_path_budget,
-    read_glob,
+    read_line,
+    values_for,
 )
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import format_whole_usd, parse_quantity, parse_usd
@@ -123,10 +124,9 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     # A budget is one on an amount, of the test or of its path; gates without one are none.
     gates = {"models", "live", "refused", "stable_prefix", "parts"}
     is_required = settings.require_budget and not {each.kind for each in stated} - gates
-    if is_required and not any(matches(pattern, nodeid) for pattern in _globs(settings)):
-        missing = _budget_of_setting("require_budget", "test", settings)
-        missing = replace(missing, kind="unbudgeted", limit=Decimal(0), warn_at=None)
-        stated = (missing, *stated)
+    of_paths = _patterns(each for each in budgets_of_run(settings) if not each.is_gate)
+    if is_required and not any(matches(pattern, nodeid) for pattern in of_paths):
+        stated = (_gate(settings, "test", "require_budget", "unbudgeted"), *stated)
     return Limits(stated, cache)
 
 
@@ -184,15 +184,15 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
             check_tag(pattern.removeprefix(TAG))
         except SettingsError as error:
             raise SettingsError(f"{origin}: {error}") from None
-    budgets = [*_gates(settings, "suite"), *paths]
+    budgets = [*_gates(settings, "suite"), *paths, *_gates_of_paths(settings)]
     if settings.max_suite is None:
         return budgets
     return [_budget_of_setting("max_suite", "suite", settings), *budgets]
 
 
-def _globs(settings: Settings) -> set[str]:
-    budgets = (each for each in budgets_of_run(settings) if each.scope == "path")
-    return {budget.pattern for budget in budgets if budget.pattern}
+def _patterns(budgets: Iterable[Budget]) -> list[str]:
+    """Return the globs of those that are for paths."""
+    return [each.pattern for each in budgets if each.scope == "path" and each.pattern]
 
 
 def marked_tags(item: pytest.Item | None) -> Iterator[str]:
@@ -202,39 +202,41 @@ def marked_tags(item: pytest.Item | None) -> Iterator[str]:
 
 
 def live_mode(settings: Settings, nodeid: str = "") -> str:
-    """Return what happens to a test that goes live, by `llmcost_live`: the last line that matches.
-
-    Without a node id, what holds for calls that no test made.
-    """
-    mode = "off"
-    for line in settings.live:
-        glob, _, stated = line.rpartition("=")
-        if not glob or (nodeid and matches(read_glob(glob), nodeid)):
-            mode = stated.strip()
-    return mode
+    """Return what happens to a test that goes live, or to calls that no test made."""
+    return ["off", *values_for(settings.live, nodeid)][-1]
 
 
 def _gates(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator[Budget]:
     """Yield the gates on all tests; those of the suite are on calls that no test made."""
+    gate = partial(_gate, settings, scope)
     if live_mode(settings, nodeid) == "fail":
-        gate = Budget(scope=scope, limit=Decimal(0), origin=settings.origin("live"), label="live")
-        yield replace(gate, kind="live")
+        yield gate("live", "live")
     if settings.max_live is not None:
-        cap = _budget_of_setting("max_live", scope, settings)
-        reason = format_whole_usd(settings.max_live)
-        yield replace(cap, kind="refused", limit=Decimal(0), reason=reason, warn_at=None)
+        yield gate("max_live", "refused", reason=format_whole_usd(settings.max_live))
     if settings.max_call is not None:
         yield replace(_budget_of_setting("max_call", scope, settings), kind="call_usd")
     for part, limit in sorted(settings.max_parts, key=itemgetter(1)):  # of two, the lower one holds
-        gate = _budget_of_setting("max_parts", scope, settings)
-        yield replace(gate, kind="parts", part=part, limit=Decimal(limit))
-    if settings.allowed_models:
-        gate = _budget_of_setting("allowed_models", scope, settings)
-        models = settings.allowed_models
-        yield replace(gate, kind="models", limit=Decimal(0), models=models, warn_at=None)
+        budget = _budget_of_setting("max_parts", scope, settings)
+        yield replace(budget, kind="parts", part=part, limit=Decimal(limit))
+    if models := values_for(settings.allowed_models, nodeid):
+        yield gate("allowed_models", "models", models=tuple(models))
     if settings.stable_prefix == "fail":
-        gate = _budget_of_setting("stable_prefix", scope, settings)
-        yield replace(gate, kind="stable_prefix", limit=Decimal(0), warn_at=None)
+        yield gate("stable_prefix", "stable_prefix")
+
+
+def _gates_of_paths(settings: Settings) -> Iterator[Budget]:
+    """Yield a gate for each path that has a line of its own; what breaks it fails its own test."""
+    kinds: Mapping[str, Limited] = {"live": "live", "allowed_models": "models"}
+    for name, kind in kinds.items():
+        for pattern, value in dict(map(read_line, getattr(settings, name))).items():
+            if pattern and value != "off":  # which takes a rule away, so that none is lost
+                yield _gate(settings, "path", name, kind, pattern=pattern)
+
+
+def _gate(settings: Settings, scope: Scope, name: str, kind: Limited, **fields: Any) -> Budget:
+    """Return a gate that no call may break, so that there is no share of it from which to warn."""
+    budget = _budget_of_setting(name, scope, settings)
+    return replace(budget, kind=kind, limit=Decimal(0), warn_at=None, **fields)
 
 
 def _budget_of_setting(name: str, scope: Any, settings: Settings) -> Budget:
@@ -364,7 +366,7 @@ def _place(node: _pytest.nodes.Node, obj: object) -> str:
 def unmatched_globs(
     settings: Settings, session: pytest.Session, items: Sequence[pytest.Item]
 ) -> Iterator[str]:
-    """Yield the path budgets that match neither a collected test nor a file that was left out.
+    """Yield the globs of settings that match neither a collected test nor a file that was left out.
 
     They limit nothing, because a folder was renamed or a name is misspelt.
     """
@@ -373,7 +375,7 @@ def unmatched_globs(
     is_partial = config.getoption("lf", False) or any("::" in arg for arg in config.args)
     # A file that was collected in part, or not at all, may have other tests that match.
     whole = set() if is_partial else {nodeid.partition("::")[0] for nodeid in nodeids}
-    for pattern in _globs(settings):
+    for pattern in dict.fromkeys(_patterns(budgets_of_run(settings))):
         if not any(matches(pattern, nodeid) for nodeid in nodeids):
             files = _test_files(session, pattern)
             if not any(matches(pattern, each) or each not in whole for each in files):
@@ -384,7 +386,12 @@ def _test_files(session: pytest.Session, pattern: str) -> Iterator[str]:
     """Yield the test files, as pytest and its plugins see them, in which a glob may hold."""
     root = session.config.rootpath
     skipped: list[str] = session.config.getini("norecursedirs")
-    for folder, folders, files in os.walk(root / folder_of(pattern)):
+    top = Path(os.path.normpath(root / folder_of(pattern)))
+    if not top.is_relative_to(
+        root
+    ):  # no file there is a test of this suite unless it was collected
+        return
+    for folder, folders, files in os.walk(top):
         folders[:] = [name for name in folders if not any(fnmatch(name, each) for each in skipped)]
         for path in (Path(folder, name) for name in files):
             relative = path.relative_to(root).as_posix()

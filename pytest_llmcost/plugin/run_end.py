@@ -86,6 +86,7 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
         generator={name: version(name) for name in ("pytest-llmcost", "pytest")},
         cache_state=settings.cache,
         unverified=settings.unverified,
+        allowed_models=settings.allowed_models,
         live=settings.live,
         stable_prefix=settings.stable_prefix,
         incomplete=session.incomplete,

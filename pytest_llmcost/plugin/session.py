@@ -83,7 +83,7 @@ class Session:
         self.skipped_budgets: set[str] = set()
         """Tests with a budget of their own that were skipped."""
         self.unmatched_globs: set[str] = set()
-        """The path budgets that match no test."""
+        """The paths in settings that match no test."""
         self.late_conftests: set[object] = set()
         """Conftests that were loaded by the collection; our hooks in them are ignored."""
         self.changes = 0

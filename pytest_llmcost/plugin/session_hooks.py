@@ -109,7 +109,7 @@ class SessionHooks:
         settings = self.session.settings
         asked = (
             *(settings.max_suite, settings.budgets, settings.report),
-            *(settings.baseline, settings.history),
+            *(settings.baseline, settings.history, tuple(self.session.unmatched_globs)),
         )
         has_calls = self.session.has_spending and bool(self.session.ledger)
         if not has_calls and all(each in (None, ()) for each in asked):

@@ -76,7 +76,7 @@ def sentence(verdict: Verdict) -> str:
     """
     kind, limit, set_at = verdict.quantity, verdict.limit, _set_at(verdict)
     gate = GATES.get(verdict.kind)
-    budget = f"the {gate.name if gate else _budget(verdict)}{set_at}"
+    budget = f"the {_budget(verdict)}{set_at}"
     if verdict.state == "unverified":
         return f"cannot check {budget}: {what_is_unknown(verdict)}"
     if gate is not None:
@@ -104,7 +104,7 @@ def short_sentence(verdict: Verdict) -> str:
     gate, limit = GATES.get(verdict.kind), limit_of(verdict)
     if gate is not None and verdict.state != "unverified":
         return _fill(gate.short_broken if verdict.low else gate.short_kept, verdict)
-    budget = _budget(verdict) if verdict.kind in ("usd", "worst") else limit
+    budget = _budget(verdict) if gate or verdict.kind in ("usd", "worst") else limit
     if verdict.state == "unverified":
         if is_not_counted(verdict):
             return f"not counted yet: {budget}"
@@ -147,12 +147,14 @@ def _amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None) -> s
 
 
 def _budget(verdict: Verdict) -> str:
-    """Name a budget with its limit."""
-    noun, of, limit = "budget", "", limit_of(verdict)
+    """Name a budget with its limit, or a gate."""
+    noun, limit = "budget", limit_of(verdict)
+    of = f" for {verdict.pattern}" if verdict.pattern else ""
+    if verdict.kind in GATES:
+        return GATES[verdict.kind].name + of
     if not verdict.is_gate:
         nouns = {"suite": "suite budget", "increase": "increase limit"}
         noun = nouns.get(verdict.scope, "budget")
-        of = f" for {verdict.pattern}" if verdict.pattern else ""
     if verdict.kind == "worst":
         limit, noun = format_whole_usd(verdict.limit), "worst-case budget"
     is_usd = verdict.kind in ("usd", "worst")

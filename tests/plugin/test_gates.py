@@ -68,6 +68,50 @@ def test_a_call_of_a_model_that_is_not_allowed_fails_its_test(
     assert rows["test_haiku"]["verdict"].get("kind", "usd") == "usd"
 
 
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_the_last_path_that_matches_says_which_models_a_test_may_call(
+    online: Project, workers: tuple[str, ...]
+) -> None:
+    two = (
+        SUITE
+        + """
+    def test_haiku(llmcost):
+        llmcost.count(payload())
+
+    def test_opus(llmcost):
+        llmcost.count(payload("claude-opus-4-7"))
+    """
+    )
+    online.write(
+        pytest_ini="""
+    [pytest]
+    addopts = --import-mode=importlib
+    llmcost_allowed_models =
+        claude-haiku-*
+        tests/agents/** = claude-opus-*
+        tests/agents/** = claude-sonnet-*
+        tests/agents/best = claude-haiku-*
+        tests/agents/best = claude-opus-*
+    """,
+        test_app=two,
+        tests__agents__test_app=two,
+        tests__agents__best__test_app=two,
+    )
+    args = ("--llmcost-report=ledger.json", *workers)
+    result = online.record(*args, plugins=XDIST if workers else ())
+    result.assert_outcomes(passed=4, failed=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "FAILED test_app.py::test_opus - claude-opus-4-7 is not allowed",
+            "FAILED tests/agents/test_app.py::test_haiku - claude-haiku-* is not allowed",
+        ]
+    )
+    assert online.ledger()["allowed_models"][:2] == [
+        "claude-haiku-*",
+        "tests/agents/** = claude-opus-*",
+    ]
+
+
 def test_allowed_models_hold_for_other_prompts_and_cost_nothing_unless_asked_for(
     online: Project,
 ) -> None:

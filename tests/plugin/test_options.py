@@ -27,7 +27,7 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     "max_suite": ("1.5", "$2", Decimal("1.5"), Decimal(2)),
     "budgets": ("tests/** = $1", "a/b = 2c", ("tests/** = $1",), ("a/b = 2c",)),
     "max_parts": ("tools = 3k", "system=9", (("tools", 3_000),), (("system", 9),)),
-    "allowed_models": ("claude-haiku-*", "claude-opus-5", ("claude-haiku-*",), ("claude-opus-5",)),
+    "allowed_models": ("claude-haiku-*", "a/**=c-5", ("claude-haiku-*",), ("a/** = c-5",)),
     "require_budget": ("true", "no", True, False),
     "live": ("fail", "a/**=off", ("fail",), ("a/** = off",)),
     "stand_ins": ("127.0.0.1", "http://LOCALHOST:80/v1", ("127.0.0.1",), ("localhost:80",)),
@@ -46,6 +46,7 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     "history": ("a.jsonl", "b.jsonl", "a.jsonl", "b.jsonl"),
     "vanished": ("off", "fail", "off", "fail"),
     "baseline": ("a.json", "b.json", "a.json", "b.json"),
+    "baseline_fetch": ("./fetch", "fetch it", "./fetch", "fetch it"),
     "max_increase": ("10%", "$0.05", ("10%",), ("$0.05",)),
     "max_test_increase": ("10%", "$0.05", ("10%",), ("$0.05",)),
     "update_baseline": ("true", "no", True, False),
@@ -167,7 +168,10 @@ WRONG = [
     ("max_test", "cheap", "'cheap' is not an amount of money"),
     ("max_suite", "-1", "is not an amount of money"),
     ("allowed_models", "claude-opus-5 claude-opus-6", "is not a model id or a glob"),
+    ("allowed_models", "= claude-opus-5", "for a path write `tests/agents/** = claude-haiku-*`"),
+    ("allowed_models", "a/** = b = c d", "'c d' is not a model id or a glob"),
     ("live", "never", "'never' is not one of off, warn, fail"),
+    ("live", "= off", "for a path write `tests/live/** = off`"),
     ("stand_ins", "a b", "'a b' is no address"),
     *(
         ("stand_ins", text, f"{text!r} is no address; write 127.0.0.1 or localhost:8080")

@@ -55,6 +55,10 @@ TYPOS = [
     "tests/agents/*_typo.py::test_one",
     "tests/data/**",
     "tests/agents/helper.py",
+    "tests/agents/../test_typo.py",
+    "../**",
+    "../other/test_a.py",
+    "/**",
 ]
 
 
@@ -139,11 +143,55 @@ def test_a_path_from_here_holds(project: Project, way: str) -> None:
         "./",
         "././**",
         ".\\test_a.py",
+        "typo/../test_a.py",
+        "tests\\agents\\..\\**/test_b.py",
+        "tests/..",
     ],
 )
 def test_other_spellings_of_a_path_hold(project: Project, line: str) -> None:
     make(project, line, "$0.001")
     assert state(project) == ("exceeded", 1)
+
+
+@pytest.mark.parametrize("name", ["live", "allowed_models"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_line_of_another_setting_for_a_path_without_tests_fails_the_run_too(
+    project: Project, name: str, way: str
+) -> None:
+    """Without any call as well, for the next one would be under no rule."""
+    value = {"live": "fail", "allowed_models": "claude-*"}[name]
+    ini = f"[pytest]\nllmcost_{name} =\n    {value}\n    {{path}} = {value}\n"
+    project.write(pytest_ini=ini.format(path="tests/typo/**"), test_a="def test_a(): pass\n")
+    args, plugins = WAYS[way]
+    result = project.run(*args, plugins=plugins)
+    assert result.ret == 1
+    if way != "quiet":
+        gate = {"live": "rule against live requests", "allowed_models": "list of allowed models"}
+        result.stdout.fnmatch_lines(
+            [
+                f"[?] cannot check the {gate[name]} for tests/typo/[*][*] set by llmcost_{name}:*",
+                f"FAILED llmcost_{name} - not checked: {gate[name]} for tests/typo/[*][*], no test "
+                "matches it",
+            ]
+        )
+    assert project.run(*args, "--llmcost-unverified=warn", plugins=plugins).ret == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "live = tests/../test_a.py = fail",
+        "live = tests/typo/** = off",
+        "allowed_models = tests/../test_a.py = claude-*",
+    ],
+)
+def test_a_line_for_a_path_that_has_tests_or_takes_a_rule_away_fails_nothing(
+    project: Project, line: str
+) -> None:
+    project.write(pytest_ini=f"[pytest]\nllmcost_{line}\n", test_a="def test_a(): pass\n")
+    result = project.run()
+    assert result.ret == 0
+    result.stdout.no_fnmatch_line("*llmcost_*")
 
 
 def test_what_is_missing_is_told(project: Project) -> None:

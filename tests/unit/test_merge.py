@@ -156,14 +156,12 @@ class TestVerdicts:
     def test_on_models_need_the_same_list_in_all_shards(self) -> None:
         """Also where every call of both is allowed, so that no verdict names the list."""
 
-        def allowing(number: int, *globs: str) -> Ledger:
-            budget = make_budget("0", scope="suite", kind="models", models=globs)
-            return shard(number, limit=None) if not globs else make_report({}, budgets=[budget])
+        def allowing(number: int, *lines: str) -> Ledger:
+            return replace(shard(number, limit=None), allowed_models=lines)
 
-        alike = merge_ledgers(
-            named(allowing(1, "claude-*", "acme"), allowing(2, "acme", "claude-*"))
-        )
-        assert alike.allowed_models == ("acme", "claude-*")
+        lines = ("claude-*", "tests/a/** = acme")
+        alike = merge_ledgers(named(allowing(1, *lines), allowing(2, *lines)))
+        assert alike.allowed_models == lines
         for other, named_as in ((("claude-haiku-*",), "claude-haiku-*"), ((), "every model")):
             with pytest.raises(LedgerError, match="the same llmcost_allowed_models") as raised:
                 merge_ledgers(named(allowing(1, "claude-*"), allowing(2, *other)))
@@ -203,6 +201,20 @@ class TestVerdicts:
         ]
         (verdict,) = merge_ledgers(named(*shards)).verdicts
         assert verdict.state == state
+
+    @pytest.mark.parametrize("idle", [(True, True), (True, False)])
+    def test_on_models_of_places_are_idle_only_where_no_shard_had_a_test_for_them(
+        self, idle: tuple[bool, bool]
+    ) -> None:
+        """A shard that had one has no verdict, for its tests have it themselves."""
+        gate = make_budget("0", scope="path", kind="models", models=("x",), pattern="a/**")
+        shards = [
+            make_report({a_fixture(): [make_call("1")]}, budgets=[replace(gate, idle=each)])
+            for each in idle
+        ]
+        assert [bool(each.verdicts) for each in shards] == [*idle]
+        verdicts = merge_ledgers(named(*shards)).verdicts
+        assert [each.state for each in verdicts] == (["unverified"] if all(idle) else [])
 
     def test_on_places_need_one_limit(self) -> None:
         shards = [
