@@ -108,7 +108,8 @@ class Verdict(Budget, frozen=True, kw_only=True):
     no request, or no test of the path."""
     found: tuple[str, ...] = written(())
     """Of the kind `models`: the exact ids that were called and are not allowed; of `stable_prefix`:
-    where prefixes broke, and what that costs per call. Sorted."""
+    where prefixes broke, and what that costs per call; of `unbudgeted`: the shared fixtures that
+    called, and `outside tests`. Sorted."""
 
     @property
     def is_near(self) -> bool:

@@ -45,7 +45,8 @@ fixture_key = attrgetter("name", "scope", "baseid", "node", "param")
 
 def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
     """Sort the rows of a ledger, add them up, and judge the budgets over several tests."""
-    (ledger, whole), verdicts = _summed(ledger), []
+    (ledger, whole), verdicts, budgets = _summed(ledger), [], tuple(budgets)
+    globs = [each.pattern or "" for each in budgets if each.scope == "path" and not each.is_gate]
     for budget in budgets:
         if not budget.is_gate:
             amounts = whole if budget.pattern is None else amounts_of(ledger, budget.pattern)
@@ -53,11 +54,19 @@ def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
             continue
         # A gate judges only the calls that no test made and fails by; one of a path judges none.
         rows: Iterable[FixtureRow] = ledger.fixtures
+        if budget.kind == "unbudgeted":
+            rows = [row for row in rows if not any(_is_of(glob, row) for glob in globs)]
         if not budget.is_per_call:  # the largest is that of all set-ups, whatever each of them cost
             rows = map(most_expensive, shared_fixtures(rows))
-        shared = [*(row.calls for row in rows), ledger.outside_tests]
-        calls = chain.from_iterable(shared) if budget.pattern is None else ()
+        shared = [(fixture_name(row), row.calls) for row in rows]
+        shared.append(("outside tests", ledger.outside_tests))
+        if budget.pattern is not None:
+            shared.clear()
+        calls = chain.from_iterable(calls for _, calls in shared)
         verdict = judge_calls(budget, calls, parts=parts_of(ledger))
+        if budget.kind == "unbudgeted":
+            found = sorted({name for name, calls in shared if calls})
+            verdict = replace(verdict, found=tuple(found))
         verdicts += [] if verdict.state == "within" else [verdict]
 
     def order(verdict: Verdict) -> tuple[bool, str, str, Decimal, str]:
@@ -209,10 +218,13 @@ def amounts_of(ledger: Ledger, pattern: str | None = None) -> Amounts:
     outside = ledger.outside_tests if pattern is None else ()
     total = Amounts.of(chosen(chain(chain.from_iterable(row.calls for row in rows), outside)))
     for group in shared_fixtures(ledger.fixtures):
-        first = group[0]
-        if pattern is None or fixture_matches(pattern, first.name, first.node or first.baseid):
+        if pattern is None or _is_of(pattern, group[0]):
             total += most([Amounts.of(chosen(row.calls)) for row in group])
     return total
+
+
+def _is_of(pattern: str, row: FixtureRow) -> bool:
+    return fixture_matches(pattern, row.name, row.node or row.baseid)
 
 
 def _totals(ledger: Ledger, whole: Amounts) -> Totals:

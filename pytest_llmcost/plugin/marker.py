@@ -209,6 +209,9 @@ def live_mode(settings: Settings, nodeid: str = "") -> str:
 def _gates(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator[Budget]:
     """Yield the gates on all tests; those of the suite are on calls that no test made."""
     gate = partial(_gate, settings, scope)
+    is_without = settings.max_suite is None and settings.max_call is None
+    if scope == "suite" and settings.require_budget and is_without:
+        yield gate("require_budget", "unbudgeted")
     if live_mode(settings, nodeid) == "fail":
         yield gate("live", "live")
     if settings.max_live is not None:

@@ -12,7 +12,7 @@ class Gate(NamedTuple):
     The fields in braces: `{allowed}` and `{found}` are the verdict's lists; `{set_at}` is where it
     was set, as ` set at tests/test_rag.py:12`, and `{at}` the same without `set`; `{origin}` that
     place alone; `{calls}`, `{requests}`, `{guards}` and `{breaking}` its number with its noun;
-    `{budget}` an amount that the calls keep.
+    `{budget}` an amount that the calls keep; `{owners}` is whose calls they are, if no test's.
     """
 
     limit: str
@@ -42,9 +42,9 @@ GATES: Mapping[str, Gate] = {
         limit="none",
         name="rule that calls need a budget",
         kept="no call without a budget; {origin} requires one",
-        broken="{calls} without a budget; {origin} requires one",
+        broken="{calls} without a budget{owners}; {origin} requires one",
         short_kept="{calls} without a budget",
-        short_broken="{calls} without a budget",
+        short_broken="{calls} without a budget{owners}",
         label="no budget for",
         advice='Give the test a budget, for example @max_cost("{budget}"), or set llmcost_max_test '
         "or a path in llmcost_budgets.",

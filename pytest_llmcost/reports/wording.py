@@ -123,9 +123,11 @@ def short_sentence(verdict: Verdict) -> str:
 def _fill(template: str, verdict: Verdict) -> str:
     """Fill in what a gate's words say of a verdict."""
     number, set_at = int(verdict.low), _set_at(verdict)
+    found = clean(", ".join(verdict.found))
     return template.format(
         allowed=limit_of(verdict),
-        found=clean(", ".join(verdict.found)),
+        found=found,
+        owners=f": {found}" if found else "",
         set_at=set_at,
         at=set_at.removeprefix(" set"),
         origin=verdict.origin,

@@ -326,6 +326,49 @@ def test_a_call_without_a_budget_fails_its_test_if_budgets_are_required(
         online.run().assert_outcomes(passed=5)
 
 
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "xdist"])
+def test_calls_that_no_test_makes_need_a_budget_as_well_if_budgets_are_required(
+    online: Project, workers: tuple[str, ...]
+) -> None:
+    online.write(
+        tests__test_app=SUITE
+        + """
+    import os, httpx
+
+    def ask():
+        httpx.post(os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages", json=payload(),
+                   headers={"x-api-key": "any", "anthropic-version": "2023-06-01"})
+
+    ask()
+
+    @pytest.fixture(scope="module")
+    def primed():
+        ask()
+
+    def test_primed(primed):
+        pass
+    """
+    )
+
+    def run(*options: str) -> list[str]:
+        args = ("--llmcost-require-budget", *options, *workers)
+        result = online.run(*args, plugins=XDIST if workers else ())
+        result.assert_outcomes(passed=1)
+        failed = [line for line in result.stdout.lines if line.startswith("FAILED")]
+        assert bool(failed) == bool(result.ret)
+        return failed
+
+    start, fixture = (
+        "FAILED --llmcost-require-budget - ",
+        "tests/test_app.py::primed (module fixture)",
+    )
+    assert run() == [f"{start}2 calls without a budget: outside tests, {fixture}"]
+    assert run("-o", "llmcost_budgets=tests/** = $1") == [
+        f"{start}1 call without a budget: outside tests"
+    ]
+    assert run("--llmcost-max-suite=$1") == run("--llmcost-max-call=$1") == []
+
+
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
 def test_budgets_that_are_suggested_from_a_run_are_kept_by_it(
     online: Project, workers: tuple[str, ...], capsys: pytest.CaptureFixture[str]
