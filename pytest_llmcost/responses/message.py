@@ -239,7 +239,10 @@ def read_message(
     if not serving:
         raise UsageDataError("model: expected the model's name, got nothing", path="model")
     declined, served = _split_passes(passes)
-    requested = (named or own or serving) if declined or changes else serving
+    requested = serving
+    if declined or changes:  # without the request, its model is the first one that declined
+        first = [*(each.declined for each in changes[:1]), *(each.model for each in declined[:1])]
+        requested = next(filter(None, [named, *first, own]), serving)
     # The passes are the answer's calls if they explain the top level: each has a length band of its
     # own. After a compaction on demand the top level is all zero, so the passes are the bill.
     # Source: https://platform.claude.com/docs/en/build-with-claude/compaction

@@ -514,6 +514,24 @@ def test_a_chain_that_every_model_refused_is_a_refusal_of_the_last() -> None:
     ]
 
 
+# 2,000 in and 100 out of Fable 5, the model of the request, are $0.025; of Opus 4.8 $0.0125.
+@pytest.mark.parametrize("named_by", ["request", "block", "entry"])
+def test_a_compaction_before_a_fallback_is_the_requests_whatever_names_its_model(
+    named_by: str,
+) -> None:
+    first, blocks = "claude-fable-5", [fallback("claude-fable-5", "claude-opus-4-8", "cyber")]
+    iterations = [
+        entry("compaction", 2_000, 100),
+        entry("message", 100, 0, model=first if named_by == "entry" else None),
+        entry("fallback_message", 300, 3, model="claude-opus-4-8"),
+    ]
+    content = [*(blocks if named_by == "block" else []), TEXT]
+    message = body(usage(300, 3, iterations=iterations), model="claude-opus-4-8", content=content)
+    call = priced(read_message(message, model=first if named_by == "request" else None))
+    compaction = next(each for each in call.sampling_calls if each.kind == "compaction")
+    assert (compaction.model, compaction.usd) == (first, Decimal("0.025"))
+
+
 def test_a_declined_attempt_without_any_name_is_the_requests() -> None:
     iterations = [entry("message", 100, 0), entry("fallback_message", 300, 3)]
     message = body(usage(300, 3, iterations=iterations), model="claude-opus-4-8", content=[])
