@@ -99,7 +99,7 @@ def _line(run: Run) -> bytes:
 
 
 def read_history(path: Path) -> tuple[list[Run], str | None]:
-    """Return the runs of a history in their order, and what is wrong with its other lines.
+    """Return the runs of a history, the newest one last, and what is wrong with its other lines.
 
     Raises:
         LedgerError: the file cannot be read, or is something else.
@@ -117,6 +117,7 @@ def read_history(path: Path) -> tuple[list[Run], str | None]:
                 runs.append(run)
             except (ValueError, RecursionError) as error:
                 bad.append((number, error))
+    runs.sort(key=lambda run: run.at)  # Git merges the lines of two branches in any order
     if not bad:
         return runs, None
     number, first = bad[0]
@@ -130,6 +131,8 @@ def read_history(path: Path) -> tuple[list[Run], str | None]:
 def _check(run: Run) -> None:
     if run.schema != SCHEMA:
         raise ValueError(f"its schema is {run.schema!r:.80}, not {SCHEMA}")
+    if run.calls < 0:
+        raise ValueError(f"{run.calls} is not a number of calls")
     for shares in ({"": run.usd}, run.by_model, run.by_tag, run.by_path):
         for usd in filter(None, shares.values()):
             exponent = usd.as_tuple().exponent
@@ -160,7 +163,6 @@ def average(runs: list[Run]) -> Run:
         price_date="",
         calls=sum(run.calls for run in runs) // len(runs),
         usd=mean([run.usd for run in runs]),
-        is_least=any(run.is_least for run in runs),
         by_model=shares([run.by_model for run in runs]),
         by_tag=shares([run.by_tag for run in runs]),
         by_path=shares([run.by_path for run in runs]),

@@ -31,15 +31,17 @@ def compare_runs(last: Run, before: Sequence[Run], number: int) -> Iterator[str]
     if last.incomplete:
         yield "the last run is a partial one, so it is not compared"
         return
-    whole = [run for run in before if not run.incomplete][-number:]
+    if last.usd is None or last.is_least:
+        yield "the last run is not compared: the cost of some calls is unknown"
+        return
+    known = [run for run in before if run.usd is not None and not run.is_least]
+    whole = [run for run in known if not run.incomplete][-number:]
     if not whole:
-        yield "no earlier run of the whole suite to compare the last one with"
+        yield "no earlier run of the whole suite with a known cost to compare the last one with"
         return
     mean = average(whole)
+    assert mean.usd is not None
     than = f"the average of the {format_count(len(whole), 'run')} before"
-    if last.usd is None or mean.usd is None or last.is_least or mean.is_least:
-        yield f"the last run cannot be compared with {than}: the cost of some calls is unknown"
-        return
     change = EXACT.subtract(last.usd, mean.usd)
     share = grown_by(mean.usd, last.usd)
     yield f"{signed(change)}{share} against {than}: {dollars(mean.usd)} → {dollars(last.usd)}"

@@ -153,6 +153,7 @@ def line_of(**fields: object) -> str:
         *(line_of(usd=usd) for usd in ("NaN", "-1", "1E+99999", "1E-99999", "much")),
         line_of(by_tag={"a": "NaN"}),
         line_of(by_path=[]),
+        line_of(calls=-1),
     ],
 )
 def test_a_bad_line_is_named_and_the_others_are_read(
@@ -227,7 +228,12 @@ def test_it_draws_the_last_runs_and_compares_the_last_with_those_before(
         ([], a_run("1"), "no earlier run of the whole suite"),
         ([a_run("1", incomplete=("x",))], a_run("1"), "no earlier run of the whole suite"),
         ([a_run("1")], a_run("1", incomplete=("x",)), "the last run is a partial one"),
-        ([a_run(None)], a_run("1"), "the cost of some calls is unknown"),
+        ([a_run(None)], a_run("1"), "no earlier run of the whole suite with a known cost"),
+        (
+            [a_run("1"), a_run("9", is_least=True), a_run(None)],
+            a_run("2"),
+            "+$1.00 (+100 %) against the average of the 1 run before: $1.00",
+        ),
         ([a_run("1")], a_run("1", is_least=True), "the cost of some calls is unknown"),
         ([a_run("1")], a_run("1"), "±$0.00 against the average of the 1 run before"),
     ],
@@ -239,6 +245,26 @@ def test_it_compares_only_what_is_comparable(
         append_run(tmp_path / "history.jsonl", run)
     assert main(["history", str(tmp_path / "history.jsonl")]) == 0
     assert said in capsys.readouterr().out
+
+
+def test_runs_are_in_the_order_of_their_time_whatever_that_of_their_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "history.jsonl"  # as Git merges two branches that both appended to it
+    append_run(path, a_run("2", at="2026-11-22T10:00:00Z"))
+    append_run(path, a_run("1"))
+    assert main(["history", str(path)]) == 0
+    assert "+$1.00 (+100 %) against the average of the 1 run" in capsys.readouterr().out
+
+
+def test_a_share_that_is_unknown_in_one_run_has_no_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "history.jsonl"
+    append_run(path, a_run("1", by_model={"claude-opus-4-7": None}))
+    append_run(path, a_run("1", by_model={"claude-opus-4-7": Decimal(1)}))
+    assert main(["history", str(path)]) == 0
+    assert "by model" not in capsys.readouterr().out
 
 
 amounts = st.none() | st.decimals("0", "1000", places=6)
