@@ -174,6 +174,11 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         return self.priced_usd if self.priced_usd or not self.unpriced else None
 
     @property
+    def is_least(self) -> bool:
+        """Whether some calls may have cost more than their list price."""
+        return bool(self.unpriced) or self["usd"].high is None
+
+    @property
     def live_usd(self) -> Decimal | None:
         """What this run itself has spent, known as far as `usd` is."""
         return self.live_priced_usd if self.live_priced_usd or not self.live_unpriced else None

@@ -18,7 +18,7 @@ from pytest_llmcost.money import EXACT, plain_usd
 from pytest_llmcost.reports.comparisons import change_of
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.markdown import describe_run
-from pytest_llmcost.reports.run_wording import describe_total, is_least, last_attempts, marks_of
+from pytest_llmcost.reports.run_wording import describe_total, last_attempts, marks_of
 
 _LONGEST = 2_000
 """Of a name, which must stay different from all others."""
@@ -61,7 +61,7 @@ def _badge(ledger: Ledger, label: str) -> dict[str, Any]:
     Source: the schema at https://shields.io/badges/endpoint-badge (2026-11-25)
     """
     states = {mark.verdict.state for mark in marks_of(ledger)}
-    is_unsure = "unverified" in states or not ledger.complete or is_least(amounts_of(ledger))
+    is_unsure = "unverified" in states or not ledger.complete or amounts_of(ledger).is_least
     color = "red" if "exceeded" in states else "orange" if is_unsure else "brightgreen"
     message = describe_total(ledger)
     return {"schemaVersion": 1, "label": clean(label), "message": message, "color": color}
@@ -83,14 +83,14 @@ def _trend(ledger: Ledger) -> Iterator[dict[str, Any]]:
         if usd is not None:
             # A number is written digit by digit, because a float may not hold all of them.
             point = {"name": name, "unit": "USD", "value": msgspec.Raw(plain_usd(usd).encode())}
-            yield {**point, "extra": "a lower bound"} if is_least(amounts) else point
+            yield {**point, "extra": "a lower bound"} if amounts.is_least else point
 
 
 def _outputs(ledger: Ledger) -> dict[str, str]:
     """Return what a step of GitHub Actions hands on; empty is what is not known."""
     comparison = ledger.comparison or Comparison(base_usd=None, head_usd=None)
     base, change, share = comparison.base_usd, change_of(comparison), ""
-    if base and change is not None:
+    if base and change is not None and not comparison.base_is_least:
         share = str(EXACT.divide(EXACT.multiply(change, 100), base).quantize(Decimal("0.1")))
     verdicts = [mark.verdict for mark in marks_of(ledger)]
     return {

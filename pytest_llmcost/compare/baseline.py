@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Set
 from datetime import date
 from decimal import Decimal
-from typing import Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from msgspec.structs import asdict, replace
 
@@ -18,13 +18,13 @@ from pytest_llmcost.compare.pairing import Pair, Spenders, differing_parts, pair
 from pytest_llmcost.compare.vanished import Fates, find_vanished, judge_vanished, why_without_calls
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
+    BeforeAndAfter,
     Change,
     Comparison,
     FixtureRow,
     Ledger,
     PartChange,
     Status,
-    TagChange,
     TestRow,
 )
 from pytest_llmcost.ledger.ledger_file import write_ledger
@@ -181,10 +181,10 @@ def compare(
         base_price_date=base.price_date,
         base_rate_card=base.rate_card.version,
         base_commit=base.run.commit,
+        base_cache_state="" if base.cache_state == head.cache_state else base.cache_state,
         partial=not head.complete,
         base_usd_then=old_usd,
-        base_usd=base_usd,
-        head_usd=is_now.usd,
+        **_costs(would_be, is_now),
         price_change_usd=price_change,
         change_usd=whole.usd,
         low_usd=bounds.low,
@@ -206,19 +206,25 @@ def compare(
     )
 
 
-def _changed_tags(before: Spenders, now: Spenders) -> dict[str, TagChange]:
+def _costs(before: Amounts, now: Amounts) -> dict[str, Any]:
+    return {
+        "base_usd": before.usd,
+        "head_usd": now.usd,
+        "base_is_least": before.is_least,
+        "head_is_least": now.is_least,
+    }
+
+
+def _changed_tags(before: Spenders, now: Spenders) -> dict[str, BeforeAndAfter]:
     found: dict[str, tuple[list[Call], list[Call]]] = {}
     for side, spenders in enumerate((before, now)):
         for spender in spenders.values():
             for call in spender.calls:
                 for tag in call.tags:
                     found.setdefault(tag, ([], []))[side].append(call)
-    usds = {tag: [Amounts.of(calls).usd for calls in found[tag]] for tag in sorted(found)}
-    return {
-        tag: TagChange(base_usd=base, head_usd=head)
-        for tag, (base, head) in usds.items()
-        if base != head
-    }
+    costs = {tag: _costs(*map(Amounts.of, found[tag])) for tag in sorted(found)}
+    tags = {tag: BeforeAndAfter(**each) for tag, each in costs.items()}
+    return {tag: each for tag, each in tags.items() if each.base_usd != each.head_usd}
 
 
 def _part_changes(pairs: Iterable[Pair], base: Ledger, head: Ledger) -> Iterator[PartChange]:
@@ -275,8 +281,7 @@ def _change_in(
         path=owner.path,
         line=owner.line,
         status=status,
-        base_usd=old.usd,
-        head_usd=Amounts.of(pair.head.calls if pair.head else ()).usd,
+        **_costs(old, Amounts.of(pair.head.calls if pair.head else ())),
         usd=change.usd,
         tokens=tokens,
         calls=change.calls,

@@ -138,7 +138,18 @@ Status = Literal["new", "changed", "removed", "skipped", "no calls"]
 """The last three have no call in this run; `no calls` if it is there, or if it is not known why."""
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class BeforeAndAfter(msgspec.Struct, frozen=True, kw_only=True):
+    """What some calls cost in the baseline and in the run, both at today's prices."""
+
+    base_usd: Decimal | None = _ZERO
+    """A lower bound where something has no price, null where nothing has."""
+    head_usd: Decimal | None = _ZERO
+    base_is_least: bool = False
+    """Whether the amount is a lower bound."""
+    head_is_least: bool = False
+
+
+class Change(BeforeAndAfter, frozen=True, kw_only=True):
     """What changed in one test, one shared fixture, or the calls outside tests."""
 
     kind: OwnerKind = "test"
@@ -147,9 +158,6 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     path: str = ""
     line: int | None = None
     status: Status
-    base_usd: Decimal | None
-    """At today's prices; a lower bound where something has no price, null where nothing has."""
-    head_usd: Decimal | None
     usd: Decimal | None
     """What it adds to the bill, negative when it costs less; null where that is unknown."""
     tokens: Mapping[str, int] = {}
@@ -158,13 +166,6 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[str, ...] = ()
     """The parts of the payloads that differ."""
     verdicts: tuple[Verdict, ...] = ()
-
-
-class TagChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What the calls of one tag cost in the baseline and now, both at today's prices."""
-
-    base_usd: Decimal | None
-    head_usd: Decimal | None
 
 
 class ChangedPrefix(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,11 +214,11 @@ class PartChange(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens in the run; 0 if the part was removed."""
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class Comparison(BeforeAndAfter, frozen=True, kw_only=True):
     """A run against its baseline, over the tests that both could have run.
 
-    `price_change_usd` is what new prices add to the baseline's calls; `change_usd` is what the
-    run's calls add at those prices.
+    `price_change_usd` is what new prices, or another cache state, add to the baseline's calls;
+    `change_usd` is what the run's calls add, both priced as the run is.
     """
 
     base_price_date: str = ""
@@ -225,6 +226,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """The card's version."""
     base_commit: str = ""
     """What the baseline was measured at, where that is known."""
+    base_cache_state: str = ""
+    """The baseline's cache state, where it is not the run's."""
     base_path: str = ""
     """Where the baseline was read."""
     base_fetch: str = ""
@@ -232,11 +235,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     partial: bool = False
     """The run left tests out; only those that ran are compared."""
     base_usd_then: Decimal | None = _ZERO
-    """The baseline's calls at its own prices; a lower bound where something has no price, null
-    where nothing has. The same holds for the other two."""
-    base_usd: Decimal | None = _ZERO
-    """The same calls at today's prices."""
-    head_usd: Decimal | None = _ZERO
+    """The baseline's calls at its own prices and in its own cache state."""
     price_change_usd: Decimal | None = _ZERO
     """Null where the baseline's calls have no price on one of the two days."""
     change_usd: Decimal | None = _ZERO
@@ -246,7 +245,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     tokens: Mapping[str, int] = {}
     unchanged: int = 0
     """Tests, fixtures and the like that cost the same, call by call."""
-    by_tag: Mapping[str, TagChange] = {}
+    by_tag: Mapping[str, BeforeAndAfter] = {}
     """Each tag of which the cost changed."""
     changes: tuple[Change, ...] = ()
     """The one that adds most comes first."""

@@ -47,7 +47,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_of(ledger: Ledger, commit: str | None) -> Run:
     """Return what the history keeps of a run."""
-    whole, paths = amounts_of(ledger), dict[str, Amounts]()
+    paths: dict[str, Amounts] = {}
     for spender in spenders_of(ledger):
         path = spender.name if spender.kind == "test" else ""
         if spender.kind == "fixture":
@@ -64,7 +64,7 @@ def run_of(ledger: Ledger, commit: str | None) -> Run:
         price_date=ledger.price_date,
         calls=totals.calls,
         usd=totals.usd,
-        is_least=bool(whole.unpriced) or whole["usd"].high is None,
+        is_least=amounts_of(ledger).is_least,
         by_model={name: total.usd for name, total in totals.by_model.items()},
         by_tag={name: total.usd for name, total in totals.by_tag.items()},
         by_path={path: amounts.usd for path, amounts in paths.items() if amounts.calls},

@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from pytest_llmcost.ledger.ledger import Change, Comparison, Figures, OtherModel, OtherModelRow
+from pytest_llmcost.ledger.ledger import (
+    BeforeAndAfter,
+    Change,
+    Comparison,
+    Figures,
+    OtherModel,
+    OtherModelRow,
+)
 from pytest_llmcost.money import EXACT, format_usd
 from pytest_llmcost.reports.escape import clean, code, prose
 from pytest_llmcost.reports.numbers import (
@@ -40,16 +47,20 @@ _MOST_VANISHED = 10
 
 def describe_difference(comparison: Comparison) -> tuple[str, str]:
     """Say what a run adds, and how: `+$0.05`, ` (+12 %): $0.40 → $0.45, 3 unchanged`."""
-    base, head, change = comparison.base_usd, comparison.head_usd, change_of(comparison)
-    share = grown_by(base, head) if change else ""
-    # The side with calls of unknown cost leaves the change without this bound.
-    was = _side(base, is_least=change is None and comparison.low_usd is None)
-    now = _side(head, is_least=change is None and comparison.high_usd is None)
-    return signed(change), f"{share}: {was} → {now}, {comparison.unchanged:,} unchanged"
+    change = change_of(comparison)
+    share = growth_of(comparison) if change else ""
+    return signed(change), f"{share}: {_sides(comparison)}, {comparison.unchanged:,} unchanged"
 
 
-def _side(usd: Decimal | None, *, is_least: bool) -> str:
-    return f"{'at least ' if is_least and usd is not None else ''}{dollars(usd)}"
+def _sides(costs: BeforeAndAfter) -> str:
+    base = dollars(costs.base_usd, is_least=costs.base_is_least)
+    return f"{base} → {dollars(costs.head_usd, is_least=costs.head_is_least)}"
+
+
+def growth_of(costs: BeforeAndAfter) -> str:
+    """Write by how much a cost grew in brackets; nothing if it did not or that is unknown."""
+    is_least = costs.base_is_least or costs.head_is_least
+    return "" if is_least else grown_by(costs.base_usd, costs.head_usd)
 
 
 def change_of(comparison: Comparison) -> Decimal | None:
@@ -94,14 +105,18 @@ def shared_parts(comparison: Comparison) -> list[SharedPart]:
 def describe_facts(comparison: Comparison, shared: Sequence[SharedPart]) -> Iterator[str]:
     """Say what new prices changed, which parts changed in several tests, and which tags' cost."""
     if comparison.price_change_usd:
-        yield (
-            f"new prices since {comparison.base_price_date} changed the same calls by "
-            f"{signed(comparison.price_change_usd)}, which these figures leave out"
-        )
+        on, state = comparison.base_price_date, comparison.base_cache_state
+        why = f"new prices since {on} changed the same calls"
+        if state:
+            why = (
+                f"the baseline is of {on} with llmcost_cache={state}; priced as this run, the "
+                "same calls change"
+            )
+        change_usd = signed(comparison.price_change_usd)
+        yield f"{why} by {change_usd}, which these figures leave out"
     yield from map(str, shared)
     for tag, change in comparison.by_tag.items():
-        grown = grown_by(change.base_usd, change.head_usd)
-        yield f"tag {clean(tag)}: {dollars(change.base_usd)} → {dollars(change.head_usd)}{grown}"
+        yield f"tag {clean(tag)}: {_sides(change)}{growth_of(change)}"
     for each in comparison.prefixes[:_MOST_PREFIXES]:
         others = f" and {each.owners - 1:,} more" if each.owners > 1 else ""
         what = f"a cached prefix changed ({', '.join(each.parts)}) in {clean(each.name)}{others}"
@@ -146,14 +161,20 @@ def count_vanished(comparison: Comparison | None) -> str:
     return f"{format_count(number, 'guard')} vanished¹" if number else ""
 
 
+def cells_of(costs: BeforeAndAfter) -> tuple[str, str]:
+    """Write what something cost in the baseline and costs now."""
+    before = usd_cell(costs.base_usd, is_least=costs.base_is_least)
+    return before, usd_cell(costs.head_usd, is_least=costs.head_is_least)
+
+
 def before_cell(change: Change) -> str:
     """Write what it cost in the baseline, or that it is new."""
-    return "new" if change.status == "new" else usd_cell(change.base_usd)
+    return "new" if change.status == "new" else cells_of(change)[0]
 
 
 def after_cell(change: Change) -> str:
     """Write what it costs now, or why it has no call."""
-    return usd_cell(change.head_usd) if change.status in ("new", "changed") else change.status
+    return cells_of(change)[1] if change.status in ("new", "changed") else change.status
 
 
 def what_differs(change: Change, shared: Sequence[SharedPart]) -> tuple[list[str], list[str]]:

@@ -28,10 +28,12 @@ from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.reports.comparisons import (
     after_cell,
     before_cell,
+    cells_of,
     change_of,
     count_vanished,
     describe_facts,
     describe_vanished,
+    growth_of,
     list_parts,
     other_model_section,
     shared_parts,
@@ -42,7 +44,6 @@ from pytest_llmcost.reports.numbers import (
     REFUSED,
     dollars,
     format_count,
-    grown_by,
     short_commit,
     signed_cell,
     usd_cell,
@@ -64,7 +65,6 @@ from pytest_llmcost.reports.run_wording import (
     cache_misses,
     describe_partial,
     describe_total,
-    is_least,
     last_attempts,
     marks_of,
     not_counted,
@@ -206,7 +206,7 @@ def _merging(comparison: Comparison) -> str:
         what = "the tests that ran" if comparison.partial else "the suite"
         how = f"adds an unknown amount {where}"
         return f"Merging {how if change is None else f'does not change the cost of {what}'}"
-    amount = f"{dollars(abs(change))}{grown_by(comparison.base_usd, comparison.head_usd)}"
+    amount = f"{dollars(abs(change))}{growth_of(comparison)}"
     return f"Merging {'adds' if change > 0 else 'saves'} {amount} {where}"
 
 
@@ -217,7 +217,7 @@ def _standing(ledger: Ledger) -> str:
     if usd is None:
         return f"{what} an unknown amount"
     shown = dollars(
-        usd, is_least=is_least(amounts_of(ledger)), against=budget.limit if budget else None
+        usd, is_least=amounts_of(ledger).is_least, against=budget.limit if budget else None
     )
     return f"{what} {shown}{f' of {limit_of(budget)}' if budget else ''}"
 
@@ -363,11 +363,11 @@ def _failed_or_changed(ledger: Ledger, owners: Iterable[_Owner]) -> Iterator[str
         cells = [f"{sign} {code(name or file)}{where}".strip()]
         if change:
             is_there = change.status in ("new", "changed")
-            grown = grown_by(change.base_usd, change.head_usd) if is_there else ""
+            grown = growth_of(change) if is_there else ""
             cells += [before_cell(change), after_cell(change), f"{signed_cell(change.usd)}{grown}"]
         elif test:
             row = row_of(test, is_last=True)
-            cost = REFUSED if row.is_refused else usd_cell(row.usd, is_least=is_least(row.spent))
+            cost = REFUSED if row.is_refused else usd_cell(row.usd, is_least=row.spent.is_least)
             how = "unchanged" if row.usd is not None else "?"
             cells += ["", cost, how] if comparison else [cost]
         what = [", ".join([*map(prose, phrases), *list_parts(parts, code)])]
@@ -375,10 +375,9 @@ def _failed_or_changed(ledger: Ledger, owners: Iterable[_Owner]) -> Iterator[str
             what.append(what_is_unknown(verdict))
         yield markdown_row(*cells, _budget(verdict), "; ".join(filter(None, what)))
     if comparison and comparison.changes:
-        grown = grown_by(comparison.base_usd, comparison.head_usd)
-        usds = (usd_cell(comparison.base_usd), usd_cell(comparison.head_usd))
-        change_usd = f"{signed_cell(change_of(comparison))}{grown}"
-        yield markdown_row("total", *usds, change_usd, _budget(_suite_budget(ledger)), "")
+        change_usd = f"{signed_cell(change_of(comparison))}{growth_of(comparison)}"
+        budget = _budget(_suite_budget(ledger))
+        yield markdown_row("total", *cells_of(comparison), change_usd, budget, "")
 
 
 def _budget(verdict: Verdict | None) -> str:
@@ -467,7 +466,7 @@ def _row(row: Row) -> str:
     name = code(row.name if row.group in (OUTSIDE, row.name) else f"{row.group}::{row.name}")
     return markdown_row(
         f"{sign}{name}",
-        REFUSED if row.is_refused else dollars(row.usd, is_least=is_least(spent), against=against),
+        REFUSED if row.is_refused else dollars(row.usd, is_least=spent.is_least, against=against),
         prose(limit_of(verdict)) if verdict else "",
         row.used,
         f"{spent.calls:,}",
@@ -477,7 +476,7 @@ def _row(row: Row) -> str:
 
 def _categories(ledger: Ledger) -> Iterator[str]:
     """Yield what each token category costs; nothing if the ledger does not say it."""
-    usd, is_lower = ledger.totals.usd, is_least(amounts_of(ledger))
+    usd, is_lower = ledger.totals.usd, amounts_of(ledger).is_least
     found = [each for each in categories_of(ledger.totals) if each.usd is not None]
     for each in found:
         yield markdown_row(each.name, *each.cells(usd, is_least=is_lower))
@@ -493,7 +492,7 @@ def _models(ledger: Ledger) -> Iterator[str]:
 
 def _tags(ledger: Ledger) -> Iterator[str]:
     for name, total in ledger.totals.by_tag.items():
-        yield _share(name, total, is_least=is_least(amounts_of(ledger, TAG + name)))
+        yield _share(name, total, is_least=amounts_of(ledger, TAG + name).is_least)
 
 
 def _share(name: str, total: ModelTotals, *, is_least: bool) -> str:

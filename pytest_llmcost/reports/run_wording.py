@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import chain
 from typing import NamedTuple
 
-from pytest_llmcost.amounts import COUNT_COMMAND, Amounts
+from pytest_llmcost.amounts import COUNT_COMMAND
 from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, own_verdicts
@@ -63,14 +63,9 @@ def cache_misses(ledger: Ledger) -> str:
     return f"cache misses that the API explains: {'; '.join(sorted(shown)[:_MOST_SHOWN])}{more}"
 
 
-def is_least(amounts: Amounts) -> bool:
-    """Whether some calls may have cost more than their list price."""
-    return bool(amounts.unpriced) or amounts["usd"].high is None
-
-
 def describe_total(ledger: Ledger) -> str:
     """Write the list price of a run."""
-    return dollars(ledger.totals.usd, is_least=is_least(amounts_of(ledger)))
+    return dollars(ledger.totals.usd, is_least=amounts_of(ledger).is_least)
 
 
 def describe_partial(ledger: Ledger) -> str:

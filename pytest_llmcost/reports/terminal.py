@@ -29,7 +29,6 @@ from pytest_llmcost.reports.run_wording import (
     cache_misses,
     describe_partial,
     describe_total,
-    is_least,
     marks_of,
     marks_of_run,
     not_counted,
@@ -201,7 +200,7 @@ def _cells(row: Row, view: View) -> dict[str, str]:
         **dict(zip(tokens, token_cells(spent.usage, is_least=is_partial), strict=True)),
         cost: REFUSED
         if row.is_refused
-        else usd_cell(row.usd, is_least=is_least(spent), per=view.per),
+        else usd_cell(row.usd, is_least=spent.is_least, per=view.per),
     }
     for name, price in view.columns.items():
         usd, unknown = _priced(row.calls, price)
@@ -223,7 +222,7 @@ def _priced(calls: Iterable[Call], price: Pricing) -> tuple[Decimal | None, int]
 
 def _scaled(amounts: Amounts, view: View) -> str:
     usd = None if amounts.usd is None else amounts.usd * view.per
-    return dollars(usd, is_least=is_least(amounts))
+    return dollars(usd, is_least=amounts.is_least)
 
 
 def _total(ledger: Ledger, view: View) -> Iterator[Line]:

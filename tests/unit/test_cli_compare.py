@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from sample_reports import a_fixture, a_test, make_call, make_report
 
 from pytest_llmcost.call import Call, PricedSamplingCall, reprice
@@ -165,6 +166,46 @@ def test_new_prices_are_told_apart_from_new_prompts(
     assert main(["compare", *paths, "--max-increase", "0%"]) == 0
     out = capsys.readouterr().out
     assert "new prices since 2026-10-06 changed the same calls by -$0.10" in out
+
+
+def test_another_cache_state_is_not_taken_for_new_prices(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = Usage(cache_read_tokens=1_000_000)
+    sampling = PricedSamplingCall(model=MODEL, usage=usage)
+    bare = Call(model=MODEL, evidence="billed", usage=usage, sampling_calls=(sampling,))
+    paths = []
+    for state in ("cold", "as-billed"):
+        priced = reprice(bare, shipped_card(), on=parse_date(ON), cache_state=state)
+        spent: dict[Owner, list[Call]] = {a_test("t.py::a"): [priced]}
+        ledger = make_report(spent, price_date=ON, rate_card=CARD, cache_state=state)
+        paths.append(str(tmp_path / state))
+        write_ledger(ledger, tmp_path / state)
+    assert main(["compare", *paths, "--max-increase", "0%"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "new prices" not in out
+    assert (
+        f"the baseline is of {ON} with llmcost_cache=cold; priced as this run, the same calls "
+        "change by -$5.75, which these figures leave out" in out
+    )
+
+
+def test_a_call_without_a_price_on_both_sides_makes_both_figures_lower_bounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = call(5, model="claude-next", fingerprint="1:x")
+    for name, units in (("base", 100), ("head", 200)):
+        calls = [unknown, replace(call(units), tags=("judge",)), replace(unknown, tags=("judge",))]
+        spent: dict[Owner, list[Call]] = {
+            a_test("t.py::a"): [replace(each, live=False) for each in calls]
+        }
+        write_ledger(make_report(spent, price_date=ON, rate_card=CARD), tmp_path / name)
+    assert main(["compare", str(tmp_path / "base"), str(tmp_path / "head")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    figures = "at least $0.0025 → at least $0.005"
+    assert f"+$0.0025 against the baseline: {figures}, 0 unchanged" in out
+    assert f"tag judge: {figures} t.py" in out
+    assert "a ≥$0.0025 ≥$0.0050 +$0.0025" in out
 
 
 def test_json_is_the_ledgers_own_comparison(

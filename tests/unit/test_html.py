@@ -25,7 +25,7 @@ from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.rows import categories_of
-from pytest_llmcost.reports.run_wording import describe_total, is_least, marks_of
+from pytest_llmcost.reports.run_wording import describe_total, marks_of
 from pytest_llmcost.reports.terminal import View, render_summary
 from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.reports.wording import sentence
@@ -107,7 +107,7 @@ def test_each_token_category_has_the_figures_of_the_ledger_in_page_and_comment(r
     found = categories_of(ledger.totals)
     assert EXACT.plus(sum(each.usd or 0 for each in found)) == ledger.totals.usd
     for each in found:
-        is_lower = is_least(amounts_of(ledger))
+        is_lower = amounts_of(ledger).is_least
         cells = each.cells(ledger.totals.usd, is_least=is_lower)
         assert " ".join([each.name, *cells]).strip() in section
         assert f"| {' | '.join([each.name, *cells])} |" in comment

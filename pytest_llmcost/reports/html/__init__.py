@@ -23,7 +23,7 @@ from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.html.history_line import history_of
 from pytest_llmcost.reports.html.script_data import page_data, verdict_share
 from pytest_llmcost.reports.rows import Category, categories_of
-from pytest_llmcost.reports.run_wording import Mark, is_least, marks_of
+from pytest_llmcost.reports.run_wording import Mark, marks_of
 
 _LONGEST = 2_000
 """A sentence may hold a command, which is of no use when it is cut."""
@@ -63,11 +63,11 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
         marks=_marks(ledger),
         most_marks=_MOST_MARKS,
         most_changes=_MOST_CHANGES,
-        slices=_slices(ledger.totals, is_partial=is_least(amounts_of(ledger))),
+        slices=_slices(ledger.totals, is_partial=amounts_of(ledger).is_least),
         models=_breakdown(ledger.totals.by_model, unpriced_models(ledger)),
         tags=_breakdown(
             ledger.totals.by_tag,
-            [tag for tag in ledger.totals.by_tag if is_least(amounts_of(ledger, TAG + tag))],
+            [tag for tag in ledger.totals.by_tag if amounts_of(ledger, TAG + tag).is_least],
         ),
         changes=_changes(ledger.comparison),
         verdict_share=verdict_share,

@@ -26,7 +26,7 @@ from pytest_llmcost.reports.rows import (
     row_of,
     shared_rows,
 )
-from pytest_llmcost.reports.run_wording import describe_total, is_least, last_attempts
+from pytest_llmcost.reports.run_wording import describe_total, last_attempts
 from pytest_llmcost.reports.wording import changed_parts, limit_of, sentence, show_part, used_of
 
 _MOST_CALLS = _MOST_PARTS = 50_000
@@ -145,7 +145,7 @@ def _page_row(
         mark=row.mark,
         outcome=texts.number("" if outcome == "passed" else outcome),
         usd=None if usd is None else float(usd),
-        cost=REFUSED if row.is_refused else usd_cell(usd, is_least=is_least(row.spent)),
+        cost=REFUSED if row.is_refused else usd_cell(usd, is_least=row.spent.is_least),
         calls=row.spent.calls,
         **_tokens(row.spent),
         budget=texts.number(limit_of(verdict) if verdict else ""),
@@ -173,7 +173,7 @@ def _page_call(call: Call, texts: _Texts) -> PageCall:
     notes += [each.rule.meaning or str(each) for each in call.caveats]
     return PageCall(
         model=texts.number(call.model),
-        cost=REFUSED if is_refused else usd_cell(spent.usd, is_least=is_least(spent)),
+        cost=REFUSED if is_refused else usd_cell(spent.usd, is_least=spent.is_least),
         **_tokens(spent),
         note=texts.number(" · ".join(notes)),
     )
@@ -189,7 +189,7 @@ def _parts(row: Row, parts: Sequence[PartChange], texts: _Texts, most: int) -> d
     output = costs.get("output_usd", Decimal(0))
     width = float(prompt) / float(whole) / size if whole and size else 0.0
     names = [each.part for each in parts]
-    shown = usd_cell(output, is_least=is_least(row.spent))
+    shown = usd_cell(output, is_least=row.spent.is_least)
     return {
         "parts": [
             PagePart(
@@ -268,7 +268,7 @@ class _Node:
         for name in ("", *way):
             node = node.inner.setdefault(name, _Node()) if name else node
             node.usd = EXACT.add(node.usd, row.usd or Decimal(0))
-            node.is_least = node.is_least or is_least(row.spent)
+            node.is_least = node.is_least or row.spent.is_least
         node.rows.append(number)
 
 
