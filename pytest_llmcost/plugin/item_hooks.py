@@ -101,11 +101,14 @@ class ItemHooks:
 
     @pytest.hookimpl
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        """Note that the run is partial."""
+        """Note what is deselected, and by which file; a plugin makes a part, such as a shard."""
         if items:
-            self.session.incomplete.add("deselected")
-            if self.session.baseline is not None and _is_deselected_by_pytest():
+            file = _deselecting_file()
+            if file.name == "conftest.py" or "_pytest" in file.parts:
                 self.session.deselected.update(map(nodeid_of, items))
+                self.session.deselecting.add(str(file))
+            else:
+                self.session.incomplete.add("deselected")
 
     @pytest.hookimpl
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -308,12 +311,12 @@ def _has_marker(node: _pytest.nodes.Node | None, names: Sequence[str] = (MARKER,
     return False
 
 
-def _is_deselected_by_pytest() -> bool:
-    """Return whether `-k`, `-m` or `--deselect` deselects now, and not for example a shard."""
+def _deselecting_file() -> Path:
+    """Return the file of the hook that deselects now; also a moved one's, unlike its code."""
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code.co_name != "pytest_collection_modifyitems":
         frame = frame.f_back
-    return frame is not None and frame.f_globals["__name__"] in ("_pytest.mark", "_pytest.main")
+    return Path(frame.f_globals.get("__file__", "") if frame else "")
 
 
 def _is_skip(error: BaseException | None) -> bool:

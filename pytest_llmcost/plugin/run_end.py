@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import linecache
 import os
-import shlex
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -66,6 +67,8 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
     session.save_counts()
     if pytest_session.shouldstop or pytest_session.shouldfail:
         session.incomplete.add("stopped")
+    if session.deselected and not _selects_itself(session):
+        session.incomplete.add("deselected")
     if not _covers_suite(session.config):
         session.incomplete.add("selected")
     settings, card, on, notes = session.settings, session.card, session.price_date, []
@@ -159,21 +162,29 @@ def _commit() -> str:
 def _fates(session: Session) -> Fates:
     """Return what became of the tests, for the guards of the baseline that are gone."""
     config = session.config
-
-    def selects(words: Iterable[str]) -> bool:
-        return any(str(word).startswith(("-k", "-m", "--deselect")) for word in words)
-
-    # What somebody selects for one run is no test that is gone.
-    given = [*config.invocation_params.args, *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
-    is_by_ini = selects(config.getini("addopts")) and not selects(given)
     roots = [(config.invocation_params.dir / arg).resolve() for arg in config.args]
 
     def is_searched(nodeid: str) -> bool:
         path = config.rootpath / nodeid.partition("::")[0]
         return any(path.resolve().is_relative_to(root) for root in roots)
 
-    deselected = session.deselected if is_by_ini else set()
+    deselected = set() if "deselected" in session.incomplete else session.deselected
     return Fates(is_searched, session.selected, session.skipped, session.not_passed, deselected)
+
+
+def _selects_itself(session: Session) -> bool:
+    """Return whether the suite deselects the same tests however it is started.
+
+    That is by options which pytest has from the ini file alone, or in a conftest that names none
+    of those that were given beside it.
+    """
+    config, words = session.config, {"keyword", "markexpr", "deselect"}
+    for path in session.deselecting:
+        if path.endswith("conftest.py"):
+            text = "".join(linecache.getlines(path))
+            words |= {word.replace("-", "_") for word in re.findall(r"[^\W_][\w-]*", text)}
+    given, own = vars(config.option), config._parser.parse_known_args(config.getini("addopts"))
+    return all(getattr(own, name, None) == given[name] for name in words & given.keys())
 
 
 def is_run_broken(ledger: Ledger, settings: Settings) -> bool:

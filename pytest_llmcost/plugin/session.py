@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 KEY = pytest.StashKey["Session"]()
 SETS = (
     *("incomplete", "lost_calls", "notes", "not_passed", "saved_cassettes", "unmatched_globs"),
-    *("skipped", "skipped_budgets", "deselected"),
+    *("skipped", "skipped_budgets", "deselected", "deselecting"),
 )
 """Sets of a session that the process which owns the run joins."""
 _LONG_WAIT, _SHORT_WAIT = 300.0, 5.0
@@ -75,11 +75,13 @@ class Session:
         self.failures: list[str] = []
         """What fails the run besides its budgets, as lines of pytest's short summary."""
         self.selected: set[str] = set()
-        """With a baseline, all tests that are to run; so the next two."""
+        """With a baseline, all tests that are to run; so the next one."""
         self.skipped: set[str] = set()
         """Tests that were skipped, and modules and classes that were skipped whole."""
         self.deselected: set[str] = set()
-        """Tests that pytest itself has deselected, for its own options."""
+        """Tests that pytest has deselected, for its own options, or a conftest."""
+        self.deselecting: set[str] = set()
+        """The files of pytest or conftests that have done so."""
         self.skipped_budgets: set[str] = set()
         """Tests with a budget of their own that were skipped."""
         self.unmatched_globs: set[str] = set()

@@ -196,6 +196,59 @@ def test_it_names_nothing_after_a_harmless_change(suite: Path, old: str, new: st
     assert vanished(compare(suite, "--llmcost-vanished=fail")) == {}
 
 
+DESELECT = """
+    def pytest_addoption(parser):
+        parser.addoption("--run-slow", action="store_true")
+        parser.addoption("--few-tests", action="store_true")
+
+    def pytest_collection_modifyitems(config, items):
+        if not config.getoption("--run-slow"):
+            slow = [item for item in items if "slow" in item.keywords]
+            few = items[::2] if config.option.few_tests else []
+            config.hook.pytest_deselected(items=[*slow, *few])
+            items[:] = [item for item in items if item not in (*slow, *few)]
+"""
+OWN_SELECTION = {
+    "the ini file": {"pytest.ini": "[pytest]\nmarkers = slow\naddopts = -m 'not slow'\n"},
+    "a conftest": {"conftest.py": DESELECT},
+}
+
+
+@pytest.mark.parametrize("files", OWN_SELECTION.values(), ids=OWN_SELECTION)
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_what_the_suite_itself_deselects_leaves_it_whole(
+    tmp_path: Path, files: dict[str, str], workers: tuple[str, ...]
+) -> None:
+    plugins = ("xdist",) if workers else ()
+    write_files(tmp_path, {**SUITE, **files})
+    base = run_suite(
+        *(tmp_path, "--llmcost-baseline=base.json", "--llmcost-update-baseline", *workers),
+        plugins=plugins,
+    )
+    assert (base.status, base.ledger()["incomplete"]) == (0, []), base.out
+    gone = changed(SUITE, "def test_calls", "def no_test_calls")
+    write_files(tmp_path, {**gone, **files})
+    ran = compare(tmp_path, "--llmcost-vanished=fail", *workers, plugins=plugins)
+    assert vanished(ran) == {f"{A}::test_calls": "deleted or renamed"}
+    assert ran.status == 1
+    partial = compare(tmp_path, "-k", "test_b or test_slow", *workers, plugins=plugins)
+    assert (vanished(partial), partial.ledger()["incomplete"]) == ({}, ["deselected"])
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_an_option_of_a_conftest_selects_a_part_for_one_run(
+    suite: Path, workers: tuple[str, ...]
+) -> None:
+    write_files(suite, {"conftest.py": DESELECT})
+    args, plugins = ("--llmcost-vanished=fail", *workers), ("xdist",) if workers else ()
+    few = compare(suite, "--few-tests", *args, plugins=plugins)
+    assert (vanished(few), few.ledger()["incomplete"]) == ({}, ["deselected"])
+    whole = compare(suite, "--run-slow", *args, plugins=plugins)
+    assert (vanished(whole), whole.ledger()["incomplete"]) == ({}, [])
+    without_slow = compare(suite, *args, plugins=plugins)
+    assert vanished(without_slow) == {f"{A}::test_slow": "deselected"}
+
+
 PARTS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "-k": (("-k", "calls"), {}),
     "-m": (("-m", "not slow"), {}),
