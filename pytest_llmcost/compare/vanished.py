@@ -48,10 +48,13 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
     """Yield the tests with a budget or calls that are gone, and those that lost their budget.
 
     A part of a suite shows only what is wrong in it: what it left out is not gone. A test of
-    another name that sends the same prompts is the same guard.
+    another name that sends the same prompts is the same guard, of one test alone.
     """
     before, now = ({test.nodeid: test for test in each.tests} for each in (base, head))
-    renamed = {_prompts(test): test for name, test in now.items() if name not in before}
+    renamed: dict[tuple[str, ...], list[TestRow]] = {}
+    for name, test in now.items():
+        if name not in before:
+            renamed.setdefault(_prompts(test), []).append(test)
     for nodeid, test in before.items():
         budgets = [each for each in own_verdicts(test) if _is_lasting(each)]
         if test.outcome == "skipped" or not (budgets or test.calls):
@@ -64,10 +67,12 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
         elif fates and nodeid in fates.deselected:
             how = "deselected"
         elif row is None and head.complete:
-            row = renamed.get(_prompts(test)) if test.calls else None
+            prompts = _prompts(test)
             if fates and nodeid in fates.selected:
                 how = "without its budget" if budgets else None
-            elif row is None and (fates is None or fates.is_searched(nodeid)):
+            elif prompts and renamed.get(prompts):
+                row = renamed[prompts].pop()
+            elif fates is None or fates.is_searched(nodeid):
                 how = "deleted or renamed" if fates else "not in this run"
         if row is not None and how is None and row.outcome in ("passed", "xpassed"):
             kept = {verdict.subject for verdict in own_verdicts(row)}
@@ -88,7 +93,9 @@ def _is_lasting(verdict: Verdict) -> bool:
 
 
 def _prompts(test: TestRow) -> tuple[str, ...]:
-    return tuple(sorted(call.fingerprint or "" for call in test.calls))
+    """Return what a test sends; empty if it is unknown of a call."""
+    prompts = tuple(sorted(filter(None, (call.fingerprint for call in test.calls))))
+    return prompts if len(prompts) == len(test.calls) else ()
 
 
 def judge_vanished(number: int, origin: str) -> Verdict:

@@ -196,6 +196,35 @@ def test_it_names_nothing_after_a_harmless_change(suite: Path, old: str, new: st
     assert vanished(compare(suite, "--llmcost-vanished=fail")) == {}
 
 
+def test_a_new_test_stands_for_no_more_than_one_that_is_gone_and_only_by_its_prompts(
+    tmp_path: Path,
+) -> None:
+    recorded = """
+        from app import ask
+        from pytest_llmcost import max_cost
+
+        def test_recorded(llmcost):
+            llmcost.record({"input_tokens": 10, "output_tokens": 1}, model="claude-opus-4-7")
+
+        @max_cost("$0.01")
+        def test_one():
+            ask(10)
+
+        @max_cost("$0.01")
+        def test_two():
+            ask(10)
+    """
+    unlike = recorded.replace("test_recorded", "test_unlike").replace('": 10', '": 99')
+    write_files(tmp_path, {"app.py": APP, "test_it.py": recorded})
+    run_suite(tmp_path, "--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    new = unlike.replace("test_two", "test_second").replace("def test_one", "def no_test")
+    write_files(tmp_path, {"test_it.py": new})
+    ran = compare(tmp_path)
+    gone = vanished(ran)
+    assert gone.pop("test_it.py::test_recorded", None) == "deleted or renamed", ran.out
+    assert list(gone.values()) == ["deleted or renamed"]
+
+
 DESELECT = """
     def pytest_addoption(parser):
         parser.addoption("--run-slow", action="store_true")
@@ -221,10 +250,8 @@ def test_what_the_suite_itself_deselects_leaves_it_whole(
 ) -> None:
     plugins = ("xdist",) if workers else ()
     write_files(tmp_path, {**SUITE, **files})
-    base = run_suite(
-        *(tmp_path, "--llmcost-baseline=base.json", "--llmcost-update-baseline", *workers),
-        plugins=plugins,
-    )
+    update = ("--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    base = run_suite(tmp_path, *update, *workers, plugins=plugins)
     assert (base.status, base.ledger()["incomplete"]) == (0, []), base.out
     gone = changed(SUITE, "def test_calls", "def no_test_calls")
     write_files(tmp_path, {**gone, **files})
