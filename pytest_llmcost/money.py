@@ -6,7 +6,9 @@ Knows nothing of prices.
 from __future__ import annotations
 
 import re
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 
 from pytest_llmcost.errors import SettingsError
 
@@ -21,6 +23,16 @@ _MOST_DIGITS = 40
 """More than any amount of money has; a longer one would make exact sums slow without end."""
 EXACT = Context(prec=3 * _MOST_DIGITS)
 """For sums and products of money: never rounds, whatever the caller's own decimal context."""
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """Let operators compute as `EXACT` does: a test may have set a context of its own.
+
+    Around whatever judges and reports; below, what a test itself calls names `EXACT`.
+    """
+    with localcontext(EXACT):
+        yield
 
 
 def parse_usd(value: object) -> Decimal:
@@ -140,7 +152,7 @@ def format_usd(amount: Decimal | None, *, against: Decimal | None = None) -> str
         return format_whole_usd(amount)
     places = 4
     while True:
-        unit = Decimal(1).scaleb(-places)
+        unit = EXACT.scaleb(Decimal(1), -places)
         shown = amount.quantize(unit, ROUND_HALF_EVEN, EXACT)
         limit = None if against is None else against.quantize(unit, ROUND_HALF_EVEN, EXACT)
         if bool(shown) == bool(amount) and (

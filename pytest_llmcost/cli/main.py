@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pytest_llmcost.errors import LlmCostError
+from pytest_llmcost.money import exactly
 
 _COMMANDS = {
     "init": "write a first budget into pytest's settings",
@@ -34,6 +35,7 @@ _INTERRUPTED = 130
 """What a shell reports for Ctrl-C."""
 
 
+@exactly()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     words = sys.argv[1:] if argv is None else argv

@@ -20,6 +20,7 @@ from pytest_llmcost.counting.payload import Payload, read_payload, tool_names, t
 from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, read_prompt
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
+from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.usage import Usage
 
 _PLACEHOLDER: JsonValue = [{"role": "user", "content": "."}]
@@ -256,10 +257,10 @@ def calls_until_it_pays(*, cold_usd: Decimal, warm_usd: Decimal, none_usd: Decim
     """
     if cold_usd < none_usd:
         return 1
-    saved = none_usd - warm_usd
+    saved = EXACT.subtract(none_usd, warm_usd)
     if saved <= 0:
         return None
-    return int((cold_usd - warm_usd) // saved) + 1
+    return int(EXACT.divide_int(EXACT.subtract(cold_usd, warm_usd), saved)) + 1
 
 
 REST = "rest"

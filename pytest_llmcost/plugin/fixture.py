@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.segments import calls_until_it_pays
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
-from pytest_llmcost.money import parse_usd
+from pytest_llmcost.money import EXACT, parse_usd
 from pytest_llmcost.plugin.calls import calls_of, count_parts, declare, read_normalised, record
 from pytest_llmcost.plugin.expected_answer import (
     PromptState,
@@ -293,7 +294,7 @@ class LlmCost:
         if unpriced:
             caveats = sorted({caveat for call in unpriced for caveat in call.caveats})
             raise PriceError("no price: " + ("; ".join(caveats) or "unknown"))
-        return sum((call.usd for call in calls if call.usd is not None), Decimal(0))
+        return reduce(EXACT.add, (call.usd for call in calls if call.usd is not None), Decimal(0))
 
     @property
     def usage(self) -> Usage:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
+from functools import reduce
 from typing import Any
 
 import msgspec
@@ -132,7 +133,8 @@ class LiveCap:
         if not params:
             raise _UnboundedError("its batch cannot be read")
         each = [self._worst_of_one(request, one, len(msgspec.json.encode(one))) for one in params]
-        return sum((usd for usd, _ in each), _ZERO), f"all {len(each):,} requests of its batch"
+        worst = reduce(EXACT.add, (usd for usd, _ in each))
+        return worst, f"all {len(each):,} requests of its batch"
 
     def _worst_of_one(
         self, request: CapturedRequest, body: Mapping[str, Any], size: int

@@ -40,6 +40,7 @@ from pytest_llmcost.ledger.notes import (
 )
 from pytest_llmcost.ledger.run_history import Run, append_run, read_history, run_of
 from pytest_llmcost.ledger.totals import live_spenders, parts_of
+from pytest_llmcost.money import exactly
 from pytest_llmcost.plugin.counts import count_command_of_run
 from pytest_llmcost.plugin.marker import budgets_of_run, live_mode
 from pytest_llmcost.plugin.other_models import with_columns, with_other_models
@@ -61,6 +62,7 @@ _COMMITS = (
 """Where GitHub, GitLab, Buildkite, CircleCI, Bitbucket, Azure, Travis and Jenkins state it."""
 
 
+@exactly()
 def close(session: Session, pytest_session: pytest.Session) -> Ledger:
     """Sum up a run and judge every budget over several tests."""
     judge_late(session)
@@ -235,6 +237,7 @@ def _covers_suite(config: pytest.Config) -> bool:
 # Files
 
 
+@exactly()
 def publish(session: Session, ledger: Ledger) -> list[str]:
     """Write what was asked for; return what could not be written, a line each."""
     settings = session.settings
@@ -253,6 +256,7 @@ def publish(session: Session, ledger: Ledger) -> list[str]:
     return problems
 
 
+@exactly()
 def write_ledgers(session: Session, ledger: Ledger) -> list[str]:
     """Write the JSON reports; return what could not be written."""
     paths = [path for path in session.settings.report if path.suffix == ".json"]
@@ -324,6 +328,7 @@ def _write_job_summary(ledger: Ledger) -> None:
             summary.write(render_job_summary(ledger, used_bytes=used))
 
 
+@exactly()
 def add_junit_properties(config: pytest.Config, ledger: Ledger) -> None:
     """Pass the totals to pytest's JUnit file, and what has changed since a test's teardown."""
     from xml.etree import ElementTree
@@ -359,6 +364,7 @@ def add_junit_properties(config: pytest.Config, ledger: Ledger) -> None:
 # The terminal
 
 
+@exactly()
 def write_summary(
     session: Session, ledger: Ledger, problems: Sequence[str], terminal: pytest.TerminalReporter
 ) -> None:
@@ -406,6 +412,7 @@ def write_summary(
             terminal.write_line(command)
 
 
+@exactly()
 def write_run_failures(
     ledger: Ledger | None, other: Sequence[str], terminal: pytest.TerminalReporter
 ) -> None:

@@ -19,6 +19,7 @@ from pytest_llmcost.errors import (
     LlmCostError,
     SettingsError,
 )
+from pytest_llmcost.money import exactly
 from pytest_llmcost.plugin.calls import calls_of
 from pytest_llmcost.plugin.counts import count_command
 from pytest_llmcost.plugin.marker import limits_of
@@ -52,6 +53,7 @@ class _BudgetFailed(Failed):
 _BudgetFailed.__qualname__ = _BudgetFailed.__name__ = "Failed"
 
 
+@exactly()
 def budget_failure(
     owner: Owner,
     verdict: Verdict,
@@ -70,6 +72,7 @@ def _sendable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+@exactly()
 def judge_budget(
     session: Session, owner: Owner, budget: Budget, calls: Sequence[Call], *, needs_calls: bool
 ) -> Verdict:
@@ -208,6 +211,7 @@ class Reports:
             session.not_passed.discard(nodeid)
 
 
+@exactly()
 def _note_report(
     session: Session, attempt: TestAttempt, report: pytest.TestReport, call: pytest.CallInfo[None]
 ) -> None:

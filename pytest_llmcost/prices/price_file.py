@@ -327,7 +327,7 @@ def _complete(row: RateRow, below: Layers, where: str) -> RateRow:
         if rate is None or (rate == 0 and (not known or key.startswith("cache_"))):
             continue  # a local model may be free, and so may a gateway's cache
         # Rates for one token, or for a thousand, instead of a million are the likeliest mistake.
-        if rate <= (min(known) / _TOO_CHEAP if known else _LEAST_RATE):
+        if rate <= (EXACT.divide(min(known), _TOO_CHEAP) if known else _LEAST_RATE):
             least = (
                 f"a thousandth of the {min(known):f} known so far" if known else f"${_LEAST_RATE}"
             )
