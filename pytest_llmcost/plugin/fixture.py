@@ -318,7 +318,7 @@ class LlmCost:
         frame = inspect.currentframe()
         while frame is not None and frame.f_code.co_filename in (__file__, contextlib.__file__):
             frame = frame.f_back
-        origin, here = "budget(...)", Path.cwd()
+        origin, here = "budget(...)", session.config.invocation_params.dir
         if frame is not None:  # where the block stands
             path = Path(frame.f_code.co_filename)
             shown = path.relative_to(here) if path.is_relative_to(here) else path

@@ -234,7 +234,8 @@ def _note_report(
         # A traceback would bury what is missing, and the command: the user's own line is enough.
         frames = info.traceback.filter(info)
         where = f"{frames[-1].path}:{frames[-1].lineno + 1}" if frames else ""
-        text, short = render_missing_count(error, verdict, where and os.path.relpath(where))
+        where = where and os.path.relpath(where, session.config.invocation_params.dir)
+        text, short = render_missing_count(error, verdict, where)
         error = _BudgetFailed(text, short).with_traceback(error.__traceback__)
         report.longrepr = attempt.item.repr_failure(pytest.ExceptionInfo.from_exception(error))
     if isinstance(error, _BudgetFailed):

@@ -344,3 +344,29 @@ def test_pdb_and_tracebacks_of_every_style_are_no_trouble(project: Project) -> N
         result.stdout.fnmatch_lines(["FAILED *test_dear - $0.005 > $0.001 budget*"])
         assert "watch.py" not in result.stdout.str()
         assert "judging.py" not in result.stdout.str()
+
+
+def test_a_working_directory_that_is_gone_is_no_trouble(project: Project) -> None:
+    project.write(
+        test_app=f"""{SPENDS}
+    import os
+
+    def test_gone(tmp_path):
+        os.chdir(tmp_path)
+        tmp_path.rmdir()
+
+    def test_uncounted(llmcost):
+        message = dict(role="user", content="hi")
+        llmcost.count(model="claude-opus-4-7", max_tokens=9, messages=[message])
+
+    def test_block(llmcost):
+        with llmcost.budget("$0.001"):
+            spend(llmcost)
+    """,
+    )
+    result = project.run_apart("--llmcost-report=cost.json", "--llmcost-max-suite=$1")
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(
+        ["*asked for at *test_app.py:*", "*over the $0.001 budget set at test_app.py:*"]
+    )
+    assert len(project.ledger("cost.json")["tests"]) == 2
