@@ -129,7 +129,7 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
     with session.keeping_failures():
         metered = meter(session, owner, request, request.answer)
     answer, evidence, payload = metered
-    blocks = before[0].blocks if before else [*owner.open_blocks]
+    blocks = before[0].blocks if before else sender.blocks
     prefix = before[0].prefix if before else _note_prefix(session, owner, payload, evidence)
     call = _record(
         session,
@@ -316,7 +316,7 @@ def record(
     owner = sender.owner
     prefix = _note_prefix(session, owner, payload, evidence)
     how: dict[str, Any] = {"prefix": prefix, "prompt": prompt, "evidence": evidence}
-    call = _record(session, sender, answer, [*owner.open_blocks], payload, **how)
+    call = _record(session, sender, answer, sender.blocks, payload, **how)
     _announce(session, sender, call, payload)
     return call
 

@@ -28,6 +28,7 @@ from pytest_llmcost.plugin.expected_answer import (
     read_output,
     uncounted_answer,
 )
+from pytest_llmcost.plugin.owners import entered_blocks
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.plugin.tags import tag
 from pytest_llmcost.plugin.verdicts import budget_failure, judge_budget
@@ -331,15 +332,19 @@ class LlmCost:
             reason=reason,
             warn_at=session.settings.warn_at,
         )
-        owner, calls = session.owner, list[Call]()
+        sender, calls = session.sender(), list[Call]()
+        owner = sender.owner
         session.settle(owner)
-        owner.open_blocks.append(calls)
+        owner.open_blocks.append((calls, sender.phase))
+        entered_blocks.set((*entered_blocks.get(), calls))
         try:
             yield
         finally:  # what a block has spent by the time it raises is spent
             session.settle(owner)
             # By identity: a block inside this one may hold the very same calls.
-            owner.open_blocks[:] = [each for each in owner.open_blocks if each is not calls]
+            owner.open_blocks[:] = [each for each in owner.open_blocks if each[0] is not calls]
+            entered = (each for each in entered_blocks.get() if each is not calls)
+            entered_blocks.set(tuple(entered))
             spent = settled(calls)
             verdict = judge_budget(session, owner, budget, spent, needs_calls=False)
             owner.has_spent = True

@@ -6,6 +6,7 @@ Made only once something is sent, counted or limited. Owners know nothing of pri
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pytest_llmcost.ledger import builder
     from pytest_llmcost.responses.message import Answer
 
+entered_blocks: ContextVar[tuple[list[Call], ...]] = ContextVar("llmcost_blocks", default=())
+"""The calls of each `budget(...)` block that was entered in this context."""
 _LONGEST_PARAM = 80
 
 
@@ -65,8 +68,8 @@ class Owner:
         """How many requests it sent over the network, or may have, even free ones."""
         self.blocks: list[Verdict] = []
         """Of its finished `budget(...)` blocks."""
-        self.open_blocks: list[list[Call]] = []
-        """The calls of its blocks under way."""
+        self.open_blocks: list[tuple[list[Call], Phase | None]] = []
+        """The calls of its blocks under way, and the phase in which each began."""
         self.unfinished: list[Unfinished] = []
         self.cached_prefixes: list[CachedPrefix] = []
         """What its replayed calls have left in the prompt cache, the oldest first."""
@@ -86,6 +89,22 @@ class Owner:
         from pytest_llmcost.ledger.builder import OUTSIDE
 
         return OUTSIDE
+
+    def blocks_around(self, phase: Phase | None) -> tuple[list[Call], ...]:
+        """Return the blocks that a call counts for which is sent here and now.
+
+        Tasks that run at once have blocks of their own. What is sent outside of any, for example
+        by a plain thread, which inherits no context, counts for all that are open: a budget should
+        rather see a call too many than miss one. An async fixture has a context of its own, too,
+        so what it began holds for the test.
+        """
+        entered = {id(calls) for calls in entered_blocks.get()}
+        is_outside = all(id(calls) not in entered for calls, _ in self.open_blocks)
+        return tuple(
+            calls
+            for calls, began in self.open_blocks
+            if is_outside or id(calls) in entered or began != phase
+        )
 
     def uses(self, fixture: SharedFixture) -> bool:
         """Return whether it has a fixture, itself or through another one."""
@@ -167,6 +186,7 @@ class Sender(NamedTuple):
     owner: Owner
     phase: Phase | None = None
     tags: tuple[str, ...] = ()
+    blocks: tuple[list[Call], ...] = ()
 
 
 def worker_of(config: pytest.Config) -> str | None:

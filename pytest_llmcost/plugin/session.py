@@ -276,7 +276,8 @@ class Session:
             sender = Sender(self.outside)
         else:
             sender = Sender(self.attempt_of(test), phase)
-        return sender._replace(tags=current_tags(sender.owner.uses))
+        owner, blocks = sender.owner, sender.owner.blocks_around(sender.phase)
+        return sender._replace(tags=current_tags(owner.uses), blocks=blocks)
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
@@ -364,7 +365,7 @@ class Session:
         assert isinstance(sender, Sender)
         from pytest_llmcost.capture.children import packed
 
-        news = (sender.owner.key, sender[1:], packed(request))
+        news = (sender.owner.key, sender[1:3], packed(request))
         self._children.send(token_of(sender.owner), news)
         return True
 
@@ -386,7 +387,7 @@ class Session:
             if owner is None:  # a test that is over
                 owner = Owner()
                 owner.key = key
-            request.owner = Sender(owner, *how)
+            request.owner = Sender(owner, *how, blocks=owner.blocks_around(None))
             self.record(request)
 
     def ticket(self, cap: bytes | None) -> Ticket:
@@ -394,7 +395,7 @@ class Session:
 
         `cap` is the pickled cap on live spend, if there is one.
         """
-        owner, *how = self.sender()
+        owner, *how, _ = self.sender()
         token = token_of(owner)
         self._owners[token] = owner
         self._children.may_send()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import Project
+from spending_suite import APP
 from standin import StandIn
 
 PAYLOAD = """
@@ -236,3 +237,68 @@ def test_turned_off_it_counts_nothing_and_a_test_that_looks_is_skipped(
     result.assert_outcomes(passed=1, skipped=1)
     assert standin.requests == []
     result.stdout.no_fnmatch_line("*llmcost: what*")
+
+
+@pytest.mark.parametrize("workers", [(), ("-n1",)])
+def test_tasks_that_run_at_once_have_blocks_of_their_own(
+    project: Project, workers: tuple[str, ...]
+) -> None:
+    project.write(
+        app=APP,
+        test_app="""
+    import asyncio
+    import contextvars
+    import threading
+    import pytest
+    from app import ask  # 100 words cost $0.00075
+
+    def test_tasks(llmcost):
+        async def step(words):
+            with llmcost.budget("$0.00075"):
+                await asyncio.sleep(0)
+                ask(words)
+                await asyncio.to_thread(ask, 1)
+                await asyncio.sleep(0)
+
+        async def steps():
+            with llmcost.budget("$0.01"):
+                await asyncio.gather(step(49), step(50))
+
+        asyncio.run(steps())
+
+    def in_a_thread(words):
+        thread = threading.Thread(target=ask, args=[words])
+        thread.start()
+        thread.join()
+
+    def test_thread(llmcost):
+        with llmcost.budget("$1"):
+            with llmcost.budget("$0.0001"):
+                in_a_thread(100)
+
+    @pytest.fixture
+    def whole(llmcost):
+        '''As an async fixture of pytest-asyncio under Python 3.10.'''
+        context, block = contextvars.copy_context(), llmcost.budget("$0.001")
+        context.run(block.__enter__)
+        yield
+        context.run(block.__exit__, None, None, None)
+
+    def test_block_of_a_fixture(whole, llmcost):
+        ask(100)
+        with llmcost.budget("$1"):
+            ask(101)
+    """,
+    )
+    result = project.run("--llmcost-report=ledger.json", *workers, plugins=("xdist",))
+    found = {
+        test["nodeid"].rpartition("::")[2]: [
+            (each["actual"], each["state"]) for each in test["blocks"]
+        ]
+        for test in project.ledger()["tests"]
+    }
+    assert found == {
+        "test_tasks": [("0.00075", "within"), ("0.000755", "exceeded"), ("0.001505", "within")],
+        "test_thread": [("0.00075", "exceeded"), ("0.00075", "within")],
+        "test_block_of_a_fixture": [("0.000755", "within"), ("0.001505", "exceeded")],
+    }, result.stdout.str()
