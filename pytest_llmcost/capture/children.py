@@ -162,5 +162,8 @@ def _inherit(
         captured: CapturedRequest | None = made[0].begin(**sent)
         return captured
 
+    def ticket() -> Ticket:  # for its own children
+        return Ticket(folder, token, how, cap, stand_ins, relays)
+
     with suppress(Exception):  # what cannot be followed must not end the child
-        follow(begin)
+        follow(begin, ticket=ticket)

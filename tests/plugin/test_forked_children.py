@@ -240,6 +240,40 @@ def test_a_child_s_calls_are_of_the_test_that_started_it(
     assert project.ledger()["lost_calls"] == []
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_child_of_a_spawned_child_is_seen_and_under_the_cap(
+    project: Project, standin: StandIn, method: str
+) -> None:
+    project.online(standin).write(
+        app=APP,
+        test_app=f"""
+        import multiprocessing
+        from app import ask_live
+
+        def start(method, target, *args):
+            child = multiprocessing.get_context(method).Process(target=target, args=args)
+            child.start()
+            child.join()
+
+        def parent(words):
+            start({method!r}, ask_live, words)
+
+        def test_small():
+            start("spawn", parent, 10)
+
+        def test_large():
+            start("spawn", parent, 2_000)
+        """,
+    )
+    ignored = ("-W", "ignore::DeprecationWarning")
+    result = project.run_apart(*ignored, "--llmcost-max-live=$0.01", "--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=1, failed=1)
+    large, small = project.ledger()["tests"]
+    assert [each["evidence"] for each in small["calls"]] == ["billed"]
+    assert [each["evidence"] for each in large["calls"]] == ["refused"]
+    assert (project.ledger()["lost_calls"], len(standin.requests)) == ([], 1)
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_pool_of_processes_and_a_block_s_budget(project: Project, method: str) -> None:
     project.write(
