@@ -27,7 +27,7 @@ Limited = Literal[
 ]
 """What a budget can limit: a sum over calls, as they are or at their worst, or, with a gate, the
 largest call or the largest prompt by one of its parts, the models, the calls of a test without a
-budget, those that went over the network, those that the cap on live spend has refused, those that
+budget, those that went over the network, those that the cap on live spend refuses, those that
 break the cached prefix of an earlier one, or the guards that are gone."""
 PartTokens: TypeAlias = Mapping[str, Mapping[str, int]]
 """The fingerprint of a payload -> the tokens of its parts, as far as they are counted."""
@@ -108,8 +108,9 @@ class Verdict(Budget, frozen=True, kw_only=True):
     no request, or no test of the path."""
     found: tuple[str, ...] = written(())
     """Of the kind `models`: the exact ids that were called and are not allowed; of `stable_prefix`:
-    where prefixes broke, and what that costs per call; of `unbudgeted`: the shared fixtures that
-    called, and `outside tests`. Sorted."""
+    where prefixes broke, and what that costs per call; of `refused`: whether calls were refused, or
+    sent past the cap; of `unbudgeted`: the shared fixtures that called, and `outside tests`.
+    Sorted."""
 
     @property
     def is_near(self) -> bool:
@@ -159,6 +160,9 @@ def judge_calls(
         found = set(describe_breaks(counting))
     elif budget.kind == "models":
         found = {name for call in counting for name in _foreign(call, budget.models)}
+    elif budget.kind == "refused":
+        past, refused = "sent past the live cap", "refused by the live cap"
+        found = {refused if each.evidence == "refused" else past for each in counting}
     else:
         return verdict
     return replace(verdict, found=tuple(sorted(found)))
@@ -175,7 +179,7 @@ def concerned(
     if budget.kind == "stable_prefix":
         return [call for call in calls if call.broken_prefix is not None]
     if budget.kind == "refused":
-        return [call for call in calls if call.evidence == "refused"]
+        return [call for call in calls if call.has_caveat("live-cap")]
     if budget.is_per_call:
         kind = budget.quantity
         amounts = [(_amounts_of(budget, each, parts)[kind].low or 0, each) for each in calls]

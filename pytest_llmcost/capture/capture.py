@@ -22,12 +22,9 @@ from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, PayloadError
 from pytest_llmcost.responses.endpoints import find_unmetered, recognise
-from pytest_llmcost.responses.message import model_of
 from pytest_llmcost.responses.recorded_files import Allowance, read_interaction
 
 _MOST_FAILURES = 20
-_PROMPT = ("system", "tools", "messages", "max_tokens")
-"""What a gateway passes on as it is, while it changes the rest of a payload."""
 
 
 class Capture:
@@ -212,7 +209,7 @@ class Capture:
         else:
             outer = request.outer
             if outer is not None and request.answer is not None and outer.endpoint.is_sampling:
-                outer.is_passed_on |= _is_passed_on(outer, request)
+                outer.is_passed_on |= outer.is_passed_on_by(request)
             if request.is_passed_on and request.live is not True:
                 request.answer = None
             is_claude = request.is_seen and request.is_claude
@@ -257,20 +254,3 @@ def _fingerprint(body: Mapping[str, Any], betas: tuple[str, ...], model: str | N
         return read_payload(body, betas=betas, model=model).fingerprint
     except PayloadError:
         return None
-
-
-def _is_passed_on(outer: CapturedRequest, inner: CapturedRequest) -> bool:
-    """Tell whether a call is the very one around it, passed on; then it counts instead.
-
-    So a gateway of one's own in the same process, and the call that it makes, are one call. Hooks
-    make calls of their own inside another's `send`, counts and questions about the prompt; those
-    come on top.
-    """
-    if outer.endpoint.kind == "unmetered":
-        # Its payload has another form, and a call that is read says more.
-        return inner.endpoint.kind == "messages"
-    sent, received = inner.payload or {}, outer.payload or {}
-    model, asked = model_of(inner.endpoint, sent), model_of(outer.endpoint, received)
-    # A cloud's name for a model contains the plain one.
-    is_same_model = model and asked and (model in asked or asked in model)
-    return bool(is_same_model) and all(sent.get(part) == received.get(part) for part in _PROMPT)

@@ -23,7 +23,7 @@ from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.responses.endpoints import Endpoint
-from pytest_llmcost.responses.message import Answer, read_answer, unknown_answer
+from pytest_llmcost.responses.message import Answer, model_of, read_answer, unknown_answer
 from pytest_llmcost.responses.recorded_files import Allowance, Recorded, read_interaction
 from pytest_llmcost.responses.stream import (
     BatchResult,
@@ -37,6 +37,8 @@ _MOST_UNREAD = 16_384
 """Bytes that are kept as they pass, to be read together: most answers are read when all is over."""
 _NOT_READ = ("count_tokens", "unmetered")
 """Endpoints whose answers say nothing about a bill."""
+_PROMPT = ("system", "tools", "messages", "max_tokens")
+"""What a gateway passes on as it is, while it changes the rest of a payload."""
 _ATTEMPT = re.compile(r"attempt=(\d{1,3})\b")
 """In botocore's header `amz-sdk-request`."""
 _Step = TypeVar("_Step", bound=Callable[..., None])
@@ -61,6 +63,11 @@ def guarded(step: _Step) -> _Step:
     return safe_step  # type: ignore[return-value]
 
 
+def _live_cap(error: LiveCapError, how: str = "") -> str:
+    """Return the caveat that says why the cap on live spend refuses a request."""
+    return f"live-cap: {how}{str(error).rpartition(' was not sent: ')[2]}"
+
+
 class _Outcome:
     """What becomes of a captured request: at first as the class says, which costs no time."""
 
@@ -83,6 +90,10 @@ class _Outcome:
     """Whether the cap on live spend kept it from being sent."""
     reserved: Decimal | None = None
     """What of that cap is reserved for it, in US dollars."""
+    past_cap: str | None = None
+    """Why the cap would have refused it, had anything shown that it was about to leave."""
+    has_left_inside: bool = False
+    """Whether its transport has sent the same call by another client, which has the reservation."""
     is_over: bool = False
     is_answered: bool = False
     """Whether a successful response came; without one it is free, or lost."""
@@ -191,6 +202,22 @@ class CapturedRequest(_Outcome):
             and self.sent == lost.sent
         )
 
+    def is_passed_on_by(self, inner: CapturedRequest) -> bool:
+        """Tell whether a call inside this one's `send` is this very one; then it counts instead.
+
+        So a gateway of one's own in the same process, and the call that it makes, are one call.
+        Hooks make calls of their own inside another's `send`, counts and questions about the
+        prompt; those come on top.
+        """
+        if self.endpoint.kind == "unmetered":
+            # Its payload has another form, and a call that is read says more.
+            return inner.endpoint.kind == "messages"
+        sent, received = inner.payload or {}, self.payload or {}
+        model, asked = model_of(inner.endpoint, sent), model_of(self.endpoint, received)
+        # A cloud's name for a model contains the plain one.
+        is_same_model = model and asked and (model in asked or asked in model)
+        return bool(is_same_model) and all(sent.get(part) == received.get(part) for part in _PROMPT)
+
     # What its transport calls, in the way of the request
 
     def leave(self) -> None:
@@ -204,12 +231,25 @@ class CapturedRequest(_Outcome):
             return
         try:
             self.gate(self)
-        except LiveCapError:
+        except LiveCapError as error:
             self.live, self.is_refused = False, True
-            answer = unknown_answer(self.endpoint, self.payload, "")
-            self.answer = replace(answer, caveats=(), declared_usd=Decimal(0))
+            answer = unknown_answer(self.endpoint, self.payload, _live_cap(error))
+            self.answer = replace(answer, declared_usd=Decimal(0))
             self._end()
             raise
+        if self.outer is not None:
+            self.outer.has_left_inside |= self.outer.is_passed_on_by(self)
+
+    def _note_left(self) -> None:
+        """Under a cap, note what nothing has shown to leave: it may have sockets of its own."""
+        if self.gate is None or self.live is False or self.reserved is not None:
+            return
+        if not self.has_left_inside:
+            self.reserved = Decimal(0)  # so that what it costs is kept, in any case
+            try:
+                self.gate(self)
+            except LiveCapError as error:
+                self.past_cap = _live_cap(error, "not seen to leave; ")
 
     @guarded
     def replayed(
@@ -224,6 +264,8 @@ class CapturedRequest(_Outcome):
         self.live, self.is_seen = (False if self.is_to_stand_in else live), is_seen
         # What a mock or a recorder has raised was never sent, so it cannot be billed.
         self.is_lost = may_be_billed and live is not False
+        if self.is_lost:
+            self._note_left()
         self._end()
 
     @guarded
@@ -242,6 +284,8 @@ class CapturedRequest(_Outcome):
         elif self.play is not None:
             self.live = False
         self.is_answered = 200 <= status < 300
+        if self.is_answered:
+            self._note_left()
         self._response_headers = headers
         if content is not None:
             self._came_whole = True
@@ -383,6 +427,8 @@ class CapturedRequest(_Outcome):
 
     def _set(self, answer: Answer) -> None:
         more = ["lost-answer"] if self.lost_attempts else []
+        if self.past_cap is not None:
+            more.append(self.past_cap)
         if self.endpoint.form == "chat":
             more.append("chat/completions")
         self.answer = replace(

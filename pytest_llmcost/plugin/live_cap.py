@@ -98,7 +98,7 @@ class LiveCap:
         reserved, cost = request.reserved, request.reserved
         assert reserved is not None
         try:
-            if not request.is_answered and not request.is_lost:
+            if not (request.is_answered or request.is_lost or request.error):
                 cost = _ZERO  # refused by the API, or never sent
             elif request.is_answered and request.endpoint.kind == "messages":
                 answer = request.peek()

@@ -209,6 +209,7 @@ _READING = (
         "none",
         "Sent to Anthropic's OpenAI-compatible API; such prompts cannot be counted",
     ),
+    Rule("live-cap", "none", "The cap on live spend refused it, or did not see it leave"),
     Rule("declared-price", "none", "The test stated this price itself"),
 )
 

@@ -64,12 +64,12 @@ GATES: Mapping[str, Gate] = {
         limit="live cap",
         name="live cap",
         kept="no request refused by the live cap{set_at}",
-        broken="{requests} refused by the live cap{set_at}",
+        broken="{requests} {found}{set_at}",
         short_kept="no request refused by the live cap",
-        short_broken="{requests} refused by the live cap",
-        label="not sent",
-        advice="Replay the request, lower its max_tokens, or raise the cap: a request is sent "
-        "only if its worst case fits into what is left.",
+        short_broken="{requests} {found}",
+        label="the request",
+        advice="Replay the request. If its worst case is too large, lower its max_tokens or raise "
+        "the cap; a request without one is never sent.",
     ),
     "stable_prefix": Gate(
         limit="stable prefix",

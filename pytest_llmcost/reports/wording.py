@@ -403,8 +403,9 @@ def show_part(name: str, names: Iterable[str]) -> str:
 def describe_call(call: Call) -> str:
     """Describe a call in a line: `claude-opus-4-7, 8,120 input + 412 output tokens, $0.0298`."""
     model, usage = clean(call.model), call.billed_usage
+    why = "".join(f": {clean(each.detail)}" for each in call.caveats if each.name == "live-cap")
     if call.evidence == REFUSED:
-        return f"{model}, {REFUSED}"
+        return f"{model}, {REFUSED}{why}"
     if not call.sampling_calls and call.usd is None:
         return f"{model}: {'not counted yet' if lacks_count(call) else 'cost unknown'}"
     tokens = f"{usage.prompt_tokens:,} input"
@@ -417,7 +418,7 @@ def describe_call(call: Call) -> str:
     tokens += f" tokens + {format_count(searches, 'web search request')}" if searches else " tokens"
     price = "cost unknown" if call.usd is None else format_usd(call.usd)
     evidence = "" if call.evidence == "billed" else f" ({call.evidence})"
-    return f"{model}, {tokens}, {price}{evidence}"
+    return f"{model}, {tokens}, {price}{evidence}{why}"
 
 
 def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:

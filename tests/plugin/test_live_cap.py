@@ -70,7 +70,7 @@ def test_whatever_swallows_the_refusal_the_test_fails(
     result.stdout.fnmatch_lines(
         [
             "1 request refused by the live cap set by --llmcost-max-live ($0.10)",
-            "  not sent          claude-haiku-4-5*, refused",
+            "  the request       claude-haiku-4-5*, refused: it may cost $0.11* is left of *",
             "FAILED test_app.py::test_swallowed - 1 request refused by the live cap",
         ]
     )
@@ -109,6 +109,96 @@ def test_a_test_is_measured_against_the_cap_only_if_a_call_of_it_was_refused(
     rows = {each["nodeid"].partition("::")[2]: each for each in online.ledger()["tests"]}
     assert rows.keys() == {"test_swallowed", "test_small"}
     assert rows["test_small"]["verdict"] is None
+
+
+OWN_SOCKET = """
+    import http.client
+    import socket
+
+    class OwnSocket(httpx.BaseTransport):
+        def handle_request(self, request):
+            head = f"POST {request.url.path} HTTP/1.1\\r\\nHost: a\\r\\n"
+            head += "".join(f"{name}: {value}\\r\\n" for name, value in request.headers.items())
+            with socket.create_connection((request.url.host, request.url.port)) as connection:
+                connection.sendall(head.encode() + b"\\r\\n" + request.read())
+                answer = http.client.HTTPResponse(connection)
+                answer.begin()
+                return httpx.Response(answer.status, content=answer.read())
+
+    def ask_past(max_tokens):
+        with httpx.Client(transport=OwnSocket()) as client:
+            body = {**ASKED, "max_tokens": max_tokens}
+            head = {"x-api-key": os.environ["ANTHROPIC_API_KEY"], "anthropic-version": "2023-06-01"}
+            url = os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages"
+            assert client.post(url, json=body, headers=head).status_code == 200
+"""
+
+
+def test_what_is_not_seen_to_leave_fails_its_test_where_it_would_have_been_refused(
+    online: Project, standin: StandIn
+) -> None:
+    online.write(
+        test_app=SUITE
+        + OWN_SOCKET
+        + """
+    def test_small():
+        ask_past(100)
+
+    def test_large():
+        ask_past(20_000)
+    """
+    )
+    result = online.run("--llmcost-max-live=$0.10")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.re_match_lines(
+        [
+            r"1 request sent past the live cap set by --llmcost-max-live \(\$0\.10\)",
+            r"  the request       claude-haiku-4-5-20251001, 8 input \+ 4 output tokens, \$0\.00003"
+            r": not seen to leave; it may cost \$0\.11\d+ .*, and \$0\.10 is left of ",
+            r"FAILED test_app.py::test_large - 1 request sent past the live cap",
+        ]
+    )
+    assert len(standin.requests) == 2
+
+
+def test_what_was_not_seen_to_leave_is_taken_from_the_cap(online: Project) -> None:
+    online.write(
+        test_app=SUITE
+        + OWN_SOCKET
+        + """
+    def test_past():
+        ask_past(20_000)
+
+    def test_refused():
+        ask(1)
+    """
+    )
+    result = online.run("--llmcost-max-live=$0.00002")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*LiveCapError: * and $0.00 is left of the $0.00002 cap*"])
+
+
+def test_a_transport_that_calls_claude_in_its_place_is_reserved_once(online: Project) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    class Gateway(httpx.BaseTransport):
+        def handle_request(self, request):
+            request.read()
+            url = os.environ["ANTHROPIC_BASE_URL"] + request.url.path
+            with httpx.Client() as client:
+                answer = client.post(url, content=request.content, headers=request.headers)
+            return httpx.Response(answer.status_code, content=answer.content)
+
+    def test_once():
+        key = os.environ["ANTHROPIC_API_KEY"]
+        with httpx.Client(transport=Gateway()) as client:
+            for _ in range(5):
+                body, head = {**ASKED, "max_tokens": 100}, {"x-api-key": key}
+                client.post("http://gateway.test/v1/messages", json=body, headers=head)
+    """
+    )
+    online.run("--llmcost-max-live=$0.00185").assert_outcomes(passed=1)
 
 
 def test_a_shared_fixture_that_swallows_it_fails_the_run(online: Project) -> None:
