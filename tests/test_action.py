@@ -345,10 +345,11 @@ def test_a_command_that_writes_no_ledger_is_an_error_that_says_why(
 
 
 @pytest.mark.parametrize("tokens", [1000, 3000])
+@pytest.mark.parametrize("ledger", ["shard.json", "./llmcost/cost.json"])
 def test_a_ledger_of_an_earlier_step_is_compared_shown_and_kept(
-    job: Job, github: GitHub, tokens: int
+    job: Job, github: GitHub, tokens: int, ledger: str
 ) -> None:
-    command = "python -m pytest -q --llmcost-report=shard.json"
+    command = f"python -m pytest -q --llmcost-report={ledger}"
     environment = {
         "PATH": f"{warm_bin()}{os.pathsep}{os.environ['PATH']}",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
@@ -359,17 +360,28 @@ def test_a_ledger_of_an_earlier_step_is_compared_shown_and_kept(
         subprocess.run(["bash", "-c", command], cwd=job.path, env=environment, check=True)
 
     shard()
-    job.run(PUSH, ledger="shard.json")
+    job.run(PUSH, ledger=ledger)
     assert job.status == 0, job.log
-    assert list(job.cache.values()) == [(job.path / "shard.json").read_bytes()]
+    assert list(job.cache.values()) == [(job.path / ledger).read_bytes()]
     write(job, tokens)
     shard()
-    job.run(PULL_REQUEST, ledger="shard.json", max_increase="10%")
+    job.run(PULL_REQUEST, ledger=ledger, max_increase="10%")
     is_more = tokens > 1000
     assert job.status == is_more
     assert job.outputs["passed"] == str(not is_more).lower()
     assert bool(github.comments) == is_more
     assert job.summary == job.artifact["cost.md"].decode()
+
+
+def test_a_ledger_that_is_not_there_is_named_and_no_older_report_is_taken_for_its(
+    job: Job, github: GitHub
+) -> None:
+    job.run(PULL_REQUEST)
+    job.run(PULL_REQUEST, ledger="shards/cost.json")
+    assert job.status == 2
+    assert "::error title=LLM cost::No report of the ledger shards/cost.json was" in job.log
+    assert "must run pytest" not in job.log
+    assert len(github.checks) == 1
 
 
 def test_the_token_of_a_fork_may_not_write_and_that_fails_nothing(job: Job, github: GitHub) -> None:

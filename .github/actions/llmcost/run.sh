@@ -11,7 +11,9 @@ reports=(llmcost/cost.json llmcost/cost.md llmcost/cost.html)
 compared=llmcost/baseline.json
 status=0
 
-rm -f "${reports[@]}" "$compared"
+for report in "${reports[@]}" "$compared"; do
+  if [ ! "$report" -ef "$LEDGER" ]; then rm -f "$report"; fi
+done
 mkdir -p llmcost
 if [ "$IS_DEFAULT_BRANCH" != true ] && [ -f "$baseline" ]; then cp "$baseline" "$compared"; fi
 printf -v fetch 'gh run download %q --repo %q --name %q --dir llmcost' "$GITHUB_RUN_ID" "$GITHUB_REPOSITORY" "$ARTIFACT"
@@ -30,10 +32,11 @@ run_command() {
 }
 
 take_ledger() {
+  # An empty array is an unbound variable to the bash of macOS, 3.2.
   local outputs=("${reports[@]/#/--output=}") limit=()
   if [ -f "$compared" ]; then
     if [ -n "$MAX_INCREASE" ]; then limit=("--max-increase=$MAX_INCREASE"); fi
-    llmcost compare "$compared" "$LEDGER" "--baseline-fetch=$fetch" "${limit[@]}" "${outputs[@]}" || status=$?
+    llmcost compare "$compared" "$LEDGER" "--baseline-fetch=$fetch" ${limit[@]+"${limit[@]}"} "${outputs[@]}" || status=$?
   else
     llmcost render "$LEDGER" "${outputs[@]}" || status=$?
   fi
@@ -45,9 +48,14 @@ take_ledger() {
 
 if [ -n "$LEDGER" ]; then take_ledger; else run_command; fi
 
-if [ ! -f llmcost/cost.json ]; then
-  echo "::error title=LLM cost::No ledger was written. The command must run pytest with pytest-llmcost," \
-    "without --llmcost-report, and hand PYTEST_LLMCOST_REPORT on (tox: passenv)."
+# The page is written last.
+if [ ! -f llmcost/cost.html ]; then
+  if [ -n "$LEDGER" ]; then
+    echo "::error title=LLM cost::No report of the ledger $LEDGER was written, for the reason above."
+  else
+    echo "::error title=LLM cost::No ledger was written. The command must run pytest with pytest-llmcost," \
+      "without --llmcost-report, and hand PYTEST_LLMCOST_REPORT on (tox: passenv)."
+  fi
   exit "$((status == 0 ? 1 : status))"
 fi
 
