@@ -82,6 +82,49 @@ def test_every_block_keeps_to_its_forges_schema(block: str, schema: str, tmp_pat
     assert checked.returncode == 0, checked.stdout
 
 
+def starts(rules: list[Mapping[str, str]], known: Mapping[str, str]) -> bool:
+    """Whether GitLab takes a job or a pipeline in: by its first rule that holds."""
+
+    def value(text: str) -> str:
+        return known.get(text[1:], "") if text.startswith("$") else text.strip('"')
+
+    for rule in rules:
+        one, two = rule["if"].split(" == ")
+        if value(one) == value(two):
+            return rule.get("when") != "never"
+    return False
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "jobs"),
+    [
+        ({"CI_PIPELINE_SOURCE": "merge_request_event"}, {"test", "cost"}),
+        ({"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_BRANCH": "main"}, {"test", "cost"}),
+        ({"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_BRANCH": "topic"}, set()),
+    ],
+    ids=["merge request", "default branch", "other branch"],
+)
+def test_gitlab_runs_the_shards_wherever_it_adds_them_up(
+    pipeline: Mapping[str, str], jobs: set[str]
+) -> None:
+    """A job without rules is left out for merge requests, unless the pipeline has rules.
+
+    Source: https://docs.gitlab.com/ci/jobs/job_rules/ and `Entry::Processable#compose!` of GitLab.
+    """
+    known = {"CI_DEFAULT_BRANCH": "main", **pipeline}
+    (recipe,) = map(yaml.safe_load, GITLAB)
+    of_all = recipe.get("workflow", {}).get("rules")
+    by_default = "CI_COMMIT_BRANCH" in known if of_all is None else starts(of_all, known)
+    started = {
+        name
+        for name, job in recipe.items()
+        if "script" in job
+        and (starts(job["rules"], known) if "rules" in job else by_default)
+        and (of_all is None or by_default)
+    }
+    assert started == jobs
+
+
 @pytest.mark.skipif(shutil.which("actionlint") is None, reason="actionlint is not installed")
 @pytest.mark.parametrize("block", GITHUB)
 def test_every_workflow_passes_the_linter(block: str) -> None:
