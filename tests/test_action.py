@@ -344,6 +344,19 @@ def test_a_command_that_writes_no_ledger_is_an_error_that_says_why(
     assert len(github.checks) == 1
 
 
+@pytest.mark.parametrize(("command", "status"), [("pytest gone.py", 4), ("pytest -k gone", 5)])
+def test_a_command_that_finds_no_test_says_nothing_of_what_merging_costs(
+    job: Job, github: GitHub, command: str, status: int
+) -> None:
+    job.run(PUSH)
+    job.run(PULL_REQUEST, command=command)
+    assert job.status == status
+    (check,) = github.checks
+    title = "No test ran, so nothing is known of what merging costs"
+    assert (check["conclusion"], check["output"]["title"]) == ("failure", title)
+    assert f"### {title}\n" in check["output"]["summary"]
+
+
 @pytest.mark.parametrize("tokens", [1000, 3000])
 @pytest.mark.parametrize("ledger", ["shard.json", "./llmcost/cost.json"])
 def test_a_ledger_of_an_earlier_step_is_compared_shown_and_kept(

@@ -348,6 +348,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     commit: str = ""
     """What was tested, where CI says so; of a pull request its last commit."""
 
+    @property
+    def has_tests(self) -> bool:
+        """Whether pytest found a test to run: neither of its exit statuses says otherwise."""
+        return self.exit_status not in (4, 5)  # a usage error, and no tests collected
+
 
 class CardId(msgspec.Struct, frozen=True, kw_only=True):
     """Which prices were used."""

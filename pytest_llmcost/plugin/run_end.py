@@ -244,8 +244,7 @@ def publish(session: Session, ledger: Ledger) -> list[str]:
     problems = write_ledgers(session, ledger)
     if settings.update_baseline and settings.baseline is not None:
         problems += _try(_accept, session, settings.baseline, ledger)
-    has_tests = ledger.run.exit_status != pytest.ExitCode.NO_TESTS_COLLECTED
-    if settings.history is not None and has_tests:
+    if settings.history is not None and ledger.run.has_tests:
         problems += _try(_append_to_history, session, settings.history, ledger)
     history = _history(settings.history)
     for path in settings.report:
@@ -277,7 +276,7 @@ def _accept(session: Session, baseline: Path, ledger: Ledger) -> None:
     A test that failed for another reason than its budget, and has no row to keep, makes that
     impossible.
     """
-    if ledger.run.exit_status == pytest.ExitCode.NO_TESTS_COLLECTED:
+    if not ledger.run.has_tests:
         raise LedgerError(f"{baseline}: not updated, because no test was collected")
     old = None if session.baseline is None else read_ledger(baseline)
     kept = set() if old is None else {test.nodeid for test in old.tests} & session.not_passed

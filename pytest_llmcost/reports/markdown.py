@@ -183,6 +183,8 @@ def _headline(ledger: Ledger) -> str:
 
 def describe_run(ledger: Ledger) -> str:
     """Say what merging adds, or without a baseline what the suite costs; then what is broken."""
+    if not ledger.run.has_tests:
+        return "No test ran, so nothing is known of what merging costs"
     states = [mark.verdict.state for mark in marks_of(ledger)]
     exceeded, unverified = states.count("exceeded"), states.count("unverified")
     what = _merging(ledger.comparison) if ledger.comparison else _standing(ledger)

@@ -203,11 +203,14 @@ def test_the_accepting_run_passes_and_its_figures_are_the_new_baseline(accepted:
     assert compare(accepted, "--llmcost-max-increase=0%").ret == pytest.ExitCode.OK
 
 
-def test_a_run_that_finds_no_tests_is_no_baseline_and_no_history(accepted: Project) -> None:
+@pytest.mark.parametrize("where", ["empty", "gone.py"])
+def test_a_run_that_finds_no_tests_is_no_baseline_and_no_history(
+    accepted: Project, where: str
+) -> None:
     base = (accepted.path / "base.json").read_bytes()
     (accepted.path / "empty").mkdir()
     how = ("--llmcost-update-baseline", "--llmcost-history=history.jsonl")
-    result = accepted.run("empty", "--llmcost-baseline=base.json", *how)
+    result = accepted.run(where, "--llmcost-baseline=base.json", *how)
     assert result.ret != 0
     assert "base.json: not updated, because no test was collected" in "".join(
         [*result.outlines, *result.errlines]
