@@ -1,57 +1,82 @@
 """What looks like a credential: to black it out in messages, and to find it in cassettes.
 
-No message ever holds one. Knows HTTP's headers and queries, and no library.
+No message ever holds one. Knows HTTP's headers, queries and bodies, and no library.
 """
 
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import unquote
 
 from pytest_llmcost.yaml_file import YamlError, load_yaml
 
 _NAME = (
     r"(?:api[_ -]?key|access[_-]?key(?:[_-]?id)?|subscription-key|secret(?:[_-]?key)?|"
     r"(?:access|auth|bearer|id|refresh|security|session)[_-]?token|password|authorization|cookie|"
-    r"x-amz-signature|x-amz-credential)"
+    r"x-amz-credential)"
 )
+"""Of what carries a credential: a header, or a field of a query, a form, JSON or XML."""
 _NAMED = re.compile(
     # `signature` and `credential` are words, too, unless an equals sign follows.
-    rf"""(?P<name>(?:{_NAME}["'\\]*(?:\s*(?:=>|[:=])|(?<=["'])\s*,|%3[ad])|"""
-    r"""\b(?:signature|credential)(?:=|%3d))"""
+    rf"""(?P<name>(?:(?:{_NAME}|x-amz-signature)["'\\]*"""
+    r"""(?:\s*(?:=>|[:=])|(?<=["'])\s*,|%3[ad]|>)|\b(?:signature|credential)(?:=|%3d))"""
     r"""[\s\[(]*(?:\bb(?=["']))?["'\\]*"""
     r"""(?:(?:bearer|basic|digest|token|negotiate)\s+)?)"""
     r"""[^\s"'\\&,;<>)\]}]{4,}""",
     re.IGNORECASE,
 )
-"""A credential behind its name: in a header, a query, JSON, or a list of pairs."""
+"""A credential behind its name, in a message of any library."""
+_FORMS = (
+    (r"\bsk-", r"[\w-]"),
+    (r"\bAIza", r"[\w-]"),
+    (r"\bya29\.", r"[\w.-]"),
+    (r"\b(?:AKIA|ASIA)", "[A-Z0-9]"),
+    (r"\bABSK", r"[\w+/=]"),
+    (r"\bgh[opsru]_", r"\w"),
+)
+"""How keys begin that are known by their form, and the characters of the rest: of Anthropic and
+others, Google's, AWS's, Bedrock's, GitHub's."""
 _SECRET = re.compile(
-    r"\bsk-[\w-]{6,}|\bAIza[\w-]{8,}|\bya29\.[\w.-]+|\b(?:AKIA|ASIA)[A-Z0-9]{8,}|"
-    r"\bgh[opsru]_\w{8,}|\beyJ[\w-]{8,}\.[\w.-]+|(?<=://)[^\s/@]+(?=@)|"
-    r"(?i:bearer|x-api-key:?)\s+[\w.~+/=-]{8,}"
+    "|".join(f"{start}{rest}{{6,}}" for start, rest in _FORMS)
+    + r"|\beyJ[\w-]{8,}\.[\w.-]+|(?<=://)[^\s/@]+(?=@)|(?i:bearer|x-api-key:?)\s+[\w.~+/=-]{8,}"
 )
-"""A credential that is known by its form alone."""
-_KEY_HEADERS = (
-    *("authorization", "x-api-key", "api-key", "x-goog-api-key", "x-amz-security-token"),
-    *("proxy-authorization", "ocp-apim-subscription-key"),
+"""A credential without its name, in a message."""
+_ANYWHERE = re.compile(
+    # A word such as `sk-learn-based-approach` has no long piece.
+    "|".join(f"{start}{rest}{{0,40}}?[A-Za-z0-9]{{16}}{rest}*" for start, rest in _FORMS)
 )
-_KEY_QUERIES = ("key", "api_key", "api-key", "x-amz-credential", "x-amz-security-token")
-_SCHEME = re.compile(r"(?:bearer|basic|token)\s+", re.IGNORECASE)
-_AWS = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}(?<!EXAMPLE)\b")
+"""The same in a recording, where a text about keys is no key."""
+_CARRIER = re.compile(rf"[\w.-]*(?:{_NAME}|(?<![a-z])auth|assertion)", re.IGNORECASE)
+_FIELD = re.compile(
+    rf"""(?:(?:["&?<]|\A)(?P<name>{_CARRIER.pattern})|[&?](?P<short>key|token))"""
+    r"""(?:"\s*:\s*"|=|>)(?P<value>[^\s"&<\\]+)""",
+    re.IGNORECASE,
+)
+"""A field in a query, a form, JSON or XML; in prose and in code, what follows is no credential."""
+_NO_USERS = re.compile(r"(?:expires|domain|path|__cf|_cfuvid|AWSALB|ARRAffinity)", re.IGNORECASE)
+"""How the attributes of a cookie begin, and cookies of load balancers, which stand for no user."""
+_USER = re.compile(r"://[^\s/@:]*:([^\s/@]+)@")
+_SCHEME = re.compile(r"[a-z]+\s+", re.IGNORECASE)
+_AWS = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b")
 """The id of an AWS key, which stands in every signature that was made with a real one."""
-_ANYWHERE = re.compile(r"\bsk-ant-[\w-]{20,}|\bAIza[\w-]{30,}")
-"""Keys that are known by their form, in bodies too."""
 _PLACEHOLDER = re.compile(
     r"dummy|redact|filter|fake|mask|hidden|placeholder|example|test|mock|remove|scrub|saniti"
-    r"|xxx|\*\*|\.\.\.|your|[<>{}\[\]]",
+    r"|not.?used|xxx|\*\*|\.\.\.|your|[<>{}\[\]]",
     re.IGNORECASE,
 )
 _LEAST, _SURE = 16, 60
 """A shorter value is no key; in one this long a placeholder's word is there by chance."""
 _MOST_BYTES = 50_000_000
+_OPTIONS = {
+    "header": "filter_headers",
+    "query": "filter_query_parameters",
+    "field": "filter_post_data_parameters",
+}
+"""Of VCR, for what is found where."""
 
 
 def without_keys(text: str) -> str:
@@ -60,14 +85,14 @@ def without_keys(text: str) -> str:
 
 
 def looks_like_key(value: str) -> bool:
-    """Return whether the value of a header or a query that carries credentials is a real one.
+    """Return whether the value of a header or a field that carries credentials is a real one.
 
     Example:
         >>> looks_like_key("Bearer REDACTED"), looks_like_key("0123456789abcdef")
         (False, True)
     """
-    if value.startswith("AWS4-"):
-        return _AWS.search(value) is not None
+    if value.startswith("AWS4-") or value.endswith("/aws4_request"):
+        return any(_PLACEHOLDER.search(each) is None for each in _AWS.findall(value))
     value = _SCHEME.sub("", value, count=1).strip()
     if len(value) < _LEAST or not any(each.isdigit() for each in value):
         return False
@@ -77,78 +102,117 @@ def looks_like_key(value: str) -> bool:
 def keys_in_cassette(path: Path) -> list[str]:
     """Return where a recorded file holds what looks like a credential: sorted, without its text.
 
-    For example ``header `authorization` ``. A file that is not a cassette is searched for keys
-    that are known by their form.
+    For example ``header `authorization` ``. A file that is not a cassette is searched as well.
     """
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES)
     except OSError:  # removed since, or kept elsewhere by a persister of the user's
         return []
-    text = data.decode("utf-8", "replace")
-    found: set[str] = set()
-    if any(name in text.lower() for name in (*_KEY_HEADERS, *_KEY_QUERIES)):
-        try:
-            found.update(_named_keys(load_yaml(text, any_tag=True)))
-        except YamlError:
-            # Damaged, or too large to be read as a whole: by its lines, as VCR writes them.
-            found.update(
-                f"header `{name}`"
-                for name, value in re.findall(r'(?i)([\w-]+)"?:\s*(?:-\s*|\[\s*)?"?(.+)', text)
-                if name.lower() in _KEY_HEADERS and looks_like_key(value.strip('",] '))
-            )
-    is_known = any(looks_like_key(each) for each in _ANYWHERE.findall(text))
-    if is_known and not found:
-        found.add("body or another header")
-    return sorted(found)
-
-
-def _named_keys(cassette: Any) -> Iterator[str]:
-    interactions = cassette.get("interactions") if isinstance(cassette, Mapping) else None
-    for each in interactions if isinstance(interactions, list) else ():
-        for side in ("request", "response"):
-            message = each.get(side) if isinstance(each, Mapping) else None
-            if not isinstance(message, Mapping):
-                continue
-            headers = message.get("headers")
-            for name, value in headers.items() if isinstance(headers, Mapping) else ():
-                values = value if isinstance(value, list) else [value]
-                if str(name).lower() in _KEY_HEADERS and any(map(looks_like_key, map(str, values))):
-                    yield f"header `{str(name).lower()}`"
-            for name, value in _query(message.get("uri") or message.get("url")):
-                is_key = _AWS.search(value) if name.lower() == "x-amz-credential" else None
-                if name.lower() in _KEY_QUERIES and (is_key or looks_like_key(value)):
-                    yield f"query `{name}`"
-
-
-def _query(url: object) -> list[tuple[str, str]]:
     try:
-        return parse_qsl(urlsplit(str(url or "")).query)
-    except ValueError:
-        return []
+        return sorted(set(_search(load_yaml(data, any_tag=True))))
+    except YamlError:
+        # Damaged, or too large to be read as a whole: by its lines, as VCR writes them.
+        text = data.decode("utf-8", "replace")
+        headers = re.findall(r'([\w-]+)"?:[ \t]*(?:\n\s*-\s*|\[\s*)?"?(.+)', text)
+        found = {
+            f"header `{name.lower()}`"
+            for name, value in headers
+            if _carries_key(name, value.strip('",] '))
+        }
+        return sorted(found) or ["body or another header"] * _has_key(text)
+
+
+def _search(value: object, kind: str = "field", name: str = "", side: str = "") -> Iterator[str]:
+    """Search what a recording holds under a name, of a header or of any other kind."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            key = _text(key)
+            inner_kind = {"headers": "header", "uri": "query", "url": "query"}.get(key, kind)
+            inner_side = " of the response" if key == "response" else side
+            yield from _search(inner, inner_kind, key, inner_side)
+        return
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _search(inner, kind, name, side)
+        return
+    text = _text(value)
+    own = name.lower() if kind == "header" else name
+    if _carries_key(name, text) or (kind == "header" and _has_key(text)):
+        yield f"{kind} `{own}`{side}"
+    elif kind != "header":
+        fields = [
+            each["name"] or each["short"]
+            for each in _FIELD.finditer(text)
+            if looks_like_key(unquote(each["value"]))
+        ]
+        yield from (f"{kind} `{each}`{side}" for each in fields)
+        if not fields and (_has_key(text) or any(map(looks_like_key, _USER.findall(text)))):
+            yield "address" if kind == "query" else f"body{side}"
+
+
+def _carries_key(name: str, value: str) -> bool:
+    if _CARRIER.fullmatch(name) is None:
+        return False
+    values = [value]
+    if name.lower().endswith("cookie"):
+        pairs = (each.strip().partition("=") for each in value.split(";"))
+        values = [each for name, _, each in pairs if _NO_USERS.match(name) is None]
+    return any(map(looks_like_key, values))
+
+
+def _has_key(text: str) -> bool:
+    return any(map(looks_like_key, _ANYWHERE.findall(text)))
+
+
+def _text(value: object) -> str:
+    """Return a text as it was sent: botocore has headers in bytes, and bodies may be packed."""
+    if not isinstance(value, bytes):
+        return str(value)
+    if value.startswith(b"\x1f\x8b"):
+        with suppress(zlib.error):
+            value = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(value, _MOST_BYTES)
+    return value.decode("utf-8", "replace")
 
 
 def how_to_filter(found: Iterable[str]) -> list[str]:
-    """Return the fixture `vcr_config` that keeps what was found out of a cassette, line by line."""
-    names: dict[str, list[str]] = {"header": [], "query": []}
+    """Return the lines that keep what was found out of a cassette: a fixture, or what else can.
+
+    Without the side `of the response`, what is found is of a request, which options can filter.
+    """
+    names: dict[str, list[str]] = {kind: [] for kind in _OPTIONS}
+    others = False
     for where in sorted(set(found)):
-        kind, _, name = where.partition(" `")
-        names.get(kind, []).append(name.rstrip("`"))
-    options = []
-    if names["header"] or not names["query"]:
-        # The SDK sends its key in one or the other, by its version and by what the user gave it.
-        headers = dict.fromkeys(["authorization", "x-api-key", *names["header"]])
-        options.append(f'"filter_headers": [{", ".join(map(_quoted, headers))}]')
-    if names["query"]:
-        queries = ", ".join(map(_quoted, names["query"]))
-        options.append(f'"filter_query_parameters": [{queries}]')
-    return [
-        "import pytest",
-        "",
-        '@pytest.fixture(scope="session")',
-        "def vcr_config():",
-        f"    return {{{', '.join(options)}}}",
+        if match := re.fullmatch(r"(\w+) `(.+)`", where):
+            names[match[1]].append(match[2])
+        others = others or match is None
+    # The SDK sends its key in one or the other, by its version and by what the user gave it.
+    if names["header"]:
+        names["header"] = [*dict.fromkeys(["authorization", "x-api-key", *names["header"]])]
+    options = [
+        f'"{_OPTIONS[kind]}": [{", ".join(map(_quoted, each))}]'
+        for kind, each in names.items()
+        if each
     ]
+    lines = []
+    if options:
+        lines = [
+            "Keep keys out with this fixture in conftest.py, or with the same options of vcr.VCR:",
+            "",
+            "    import pytest",
+            "",
+            '    @pytest.fixture(scope="session")',
+            "    def vcr_config():",
+            f"        return {{{', '.join(options)}}}",
+            "",
+        ]
+    if others:
+        lines += [
+            "No filter changes addresses, responses or text. Leave such a host out (ignore_hosts),",
+            "or change what is recorded (before_record_request, before_record_response).",
+            "",
+        ]
+    return lines
 
 
 def _quoted(text: str) -> str:

@@ -16,6 +16,8 @@ from pytest_llmcost.reports.numbers import format_count
 from pytest_llmcost.reports.run_wording import describe_keys
 
 _SUFFIXES = (".yaml", ".yml", ".json")
+_START = b"interactions:"
+"""Of VCR's YAML, which may be in a file of any name."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -35,8 +37,11 @@ def run(arguments: Namespace, console: Console) -> int:
     for name in arguments.check:
         if not Path(name).exists():
             raise SettingsError(f"{name} does not exist; name a folder of cassettes")
-        inside = [each for each in Path(name).rglob("*") if each.suffix in _SUFFIXES]
-        paths.update([Path(name)] if Path(name).is_file() else inside)
+        is_file = Path(name).is_file()
+        inside = [Path(name)] if is_file else list(filter(_is_cassette, Path(name).rglob("*")))
+        if not inside:
+            raise SettingsError(f"{name} holds no cassette; name a folder of cassettes")
+        paths.update(inside)
     searched = {show_path(path): keys_in_cassette(path) for path in sorted(paths)}
     found = {path: where for path, where in searched.items() if where}
     for line in describe_keys(found) if found else ():
@@ -44,3 +49,12 @@ def run(arguments: Namespace, console: Console) -> int:
     if not found:
         console.print(f"no keys in {format_count(len(searched), 'file')}")
     return int(bool(found))
+
+
+def _is_cassette(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    if path.suffix in _SUFFIXES:
+        return True
+    with path.open("rb") as file:
+        return file.read(len(_START)) == _START

@@ -132,11 +132,7 @@ def describe_keys(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for path, where in found.items():
         yield f"{clean(path)}: what looks like a key is in {', '.join(where)}"
     yield ""
-    yield "Keep keys out with this fixture in conftest.py, or with the same options of vcr.VCR:"
-    yield ""
-    for line in how_to_filter(chain.from_iterable(found.values())):
-        yield f"    {line}".rstrip()
-    yield ""
+    yield from how_to_filter(chain.from_iterable(found.values()))
     yield "Then record these files again. Revoke a key that has been committed or uploaded."
 
 

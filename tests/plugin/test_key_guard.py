@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 from pathlib import Path
 
 import pytest
@@ -178,11 +180,26 @@ def test_credentials_are_found(value: str) -> None:
     assert looks_like_key(value)
 
 
-def cassette(headers: str = "", uri: str = "https://a.test", body: str = "''") -> str:
+HEX = "0123456789abcdef" * 2
+SCOPE = "20261125/us-east-1/bedrock/aws4_request"
+
+
+def signed(key: str) -> str:
+    return f"AWS4-HMAC-SHA256 Credential={key}/{SCOPE}, SignedHeaders=host, Signature={'0f' * 32}"
+
+
+def packed(data: str | bytes) -> str:
+    return base64.b64encode(data.encode() if isinstance(data, str) else data).decode()
+
+
+def cassette(
+    headers: str = "", uri: str = "https://a.test", body: str = "''", answer: str = "''"
+) -> str:
     return (
         "interactions:\n- request:\n    method: POST\n"
         f"    uri: {uri}\n    body: {body}\n    headers:\n      accept: ['*/*']\n{headers}"
-        "  response:\n    headers: {}\n    status: {code: 200, message: OK}\nversion: 1\n"
+        "  response:\n    headers: {}\n    status: {code: 200, message: OK}\n"
+        f"    body:\n      string: {answer}\nversion: 1\n"
     )
 
 
@@ -199,7 +216,7 @@ COMMITTED = {
         cassette(uri=f"https://a.test/m?X-Amz-Credential={AWS_KEY}%2F20261125"),
         ["query `X-Amz-Credential`"],
     ),
-    "body.yaml": (cassette(body=f"my key is {KEY}"), ["body or another header"]),
+    "body.yaml": (cassette(body=f"my key is {KEY}"), ["body"]),
     "damaged.yaml": (
         cassette(f"      x-api-key:\n      - {KEY}\n") + "\t: [",
         ["header `x-api-key`"],
@@ -207,6 +224,55 @@ COMMITTED = {
     "recorded.json": (
         '{"interactions": [{"request": {"headers": {"Authorization": ["Bearer ' + KEY + '"]}}}]}',
         ["header `authorization`"],
+    ),
+    "gateway.yaml": (
+        cassette(f"      Helicone-Auth:\n      - Bearer {HEX}\n      x-team: ['{KEY}']\n"),
+        ["header `helicone-auth`", "header `x-team`"],
+    ),
+    "cookie.yaml": (
+        cassette(f"      Cookie: ['lang=en; session={HEX}']\n"),
+        ["header `cookie`"],
+    ),
+    "botocore.yaml": (
+        cassette(f"      Authorization: [!!binary {packed(signed(AWS_KEY))}]\n"),
+        ["header `authorization`"],
+    ),
+    "token.yaml": (cassette(uri=f"https://a.test/m?access_token={HEX}"), ["query `access_token`"]),
+    "user.yaml": (cassette(uri=f"https://me:{HEX}@a.test/m"), ["address"]),
+    "path.yaml": (cassette(uri=f"https://a.test/{KEY}/v1/messages"), ["address"]),
+    "form.yaml": (
+        cassette(
+            body=f"grant_type=refresh_token&client_secret=d-{HEX}&refresh_token=1%2F%2F0{HEX}"
+        ),
+        ["field `client_secret`", "field `refresh_token`"],
+    ),
+    "fields.yaml": (cassette(body=f'\'{{"api_key": "{HEX}"}}\''), ["field `api_key`"]),
+    "google_token.yaml": (
+        cassette(answer=f'\'{{"token":"ya29.c.{HEX}"}}\''),
+        ["body of the response"],
+    ),
+    "sts.yaml": (
+        cassette(answer=f"<SecretAccessKey>{HEX}/x+</SecretAccessKey>"),
+        ["field `SecretAccessKey` of the response"],
+    ),
+    "binary.yaml": (
+        cassette(answer=f"!!binary {packed(KEY)}"),
+        ["body of the response"],
+    ),
+    "gzip.yaml": (
+        cassette(answer=f"!!binary {packed(gzip.compress(KEY.encode()))}"),
+        ["body of the response"],
+    ),
+    "dummies.yaml": (
+        cassette(
+            f"      Authorization: [!!binary {packed(signed('testing'))}]\n"
+            f"      Proxy-Authorization: ['{signed('AKIA' + 'IOSFODNN7' + 'EXAMPLE')}']\n"
+            "      X-Amz-Security-Token: [!!binary dGVzdGluZw==]\n"
+            f"      Cookie: ['__cf_bm={HEX}; AWSALB={HEX}; expires={HEX}']\n",
+            uri=f"https://a.test/m?X-Amz-Credential=not-used%2F{SCOPE}&next_token={HEX}",
+            body='"how? api_key=settings.oauth2_access_token or sk-learn-based-approach-2024"',
+        ),
+        [],
     ),
     "clean.yaml": (cassette("      x-api-key:\n      - REDACTED\n"), []),
     "list.json": ("[1, 2]", []),
@@ -230,9 +296,39 @@ def test_the_command_names_files_and_never_a_key(
     assert out.count("what looks like a key is in") == len(
         [1 for _, found in COMMITTED.values() if found]
     )
-    assert '"filter_query_parameters": ["X-Amz-Credential"]' in out
+    assert '"filter_query_parameters": ["X-Amz-Credential", "access_token"]' in out
+    assert '"filter_post_data_parameters": ["api_key", "client_secret", "refresh_token"]' in out
+    assert "No filter changes addresses, responses or text." in out
     assert KEY not in out
     assert AWS_KEY not in out
+    assert HEX not in out
     assert main(["cassettes", "--check", str(tmp_path / "clean.yaml")]) == 0
     assert capsys.readouterr().out == "no keys in 1 file\n"
     assert main(["cassettes", "--check", str(tmp_path / "none")]) == 2
+
+
+def test_a_cassette_of_any_name_is_searched_and_a_folder_without_one_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "test_a").write_text(COMMITTED["body.yaml"][0])
+    (tmp_path / "folder.yaml").mkdir()
+    assert main(["cassettes", "--check", str(tmp_path)]) == 1
+    assert "test_a: what looks like a key is in body\n" in capsys.readouterr().out
+    (tmp_path / "test_a").write_text("# no cassette\n")
+    assert main(["cassettes", "--check", str(tmp_path)]) == 2
+    assert "holds no cassette" in capsys.readouterr().err
+
+
+def test_the_lines_that_are_shown_are_those_that_filter_what_was_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = {}
+    for name in ("form.yaml", "sts.yaml", "body.yaml"):
+        (tmp_path / name).write_text(COMMITTED[name][0])
+        assert main(["cassettes", "--check", str(tmp_path / name)]) == 1
+        shown[name] = capsys.readouterr().out
+    fields = '"filter_post_data_parameters": ["client_secret", "refresh_token"]'
+    assert f"        return {{{fields}}}\n\nThen record" in shown["form.yaml"]
+    for name in ("sts.yaml", "body.yaml"):
+        assert "vcr_config" not in shown[name]
+        assert "No filter changes addresses, responses or text." in shown[name]
