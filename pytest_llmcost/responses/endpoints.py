@@ -34,9 +34,9 @@ _VERTEX = re.compile(
     r"(?P<model>[^/]+):(?P<verb>rawPredict|streamRawPredict)$"
 )
 _HOST = "api.anthropic.com"
-_SAMPLING = re.compile(r"/(?:chat/completions|completions|complete|responses)/?$")
+_SAMPLING = re.compile(r"(?:/v1)?/(?:chat/completions|completions|complete|responses)/?$")
 """Of the OpenAI-compatible API and of Anthropic's old text completions."""
-_MESSAGES = re.compile(r"/v1/+messages/?$")
+_MESSAGES = re.compile(r"/{1,2}v1/+messages/?$")
 _CHAT = re.compile(r"^/v1/chat/completions/?$")
 _CLAUDE = re.compile(r"(?:^|[./~])(?:claude|anthropic)(?![a-z])", re.IGNORECASE)
 """In a model's name, also behind a vendor, a region or a gateway's prefix."""
@@ -60,7 +60,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the URL asks for a stream; None if only the body says so."""
     batch_id: str | None = None
     route: str | None = None
-    """Where a request goes that samples, but whose answer is not read; without an account id."""
+    """Where a request goes that samples, but whose answer is not read: host and end of path."""
 
     @property
     def is_sampling(self) -> bool:
@@ -192,6 +192,8 @@ def _unmetered_route(method: str, url: str) -> Endpoint | None:
     except ValueError:
         return None
     path, host = unquote(parts.path), parts.hostname or ""
-    if _SAMPLING.search(path) or (host == _HOST and _MESSAGES.search(path)):
-        return Endpoint(kind="unmetered", route=f"{host}{path}")
-    return None
+    match = _SAMPLING.search(path) or (_MESSAGES.search(path) if host == _HOST else None)
+    if match is None:
+        return None
+    # Ahead of it, a gateway may have an account or a key.
+    return Endpoint(kind="unmetered", route=f"{host}{'/…' if match.start() else ''}{match[0]}")

@@ -27,6 +27,12 @@ def body_of(model: str) -> bytes:
         ("http://localhost:4000" + CHAT, "anthropic/claude-opus-4-7", "localhost" + CHAT),
         ("https://openrouter.ai/api/v1/responses", "anthropic/claude-4", None),
         (BEDROCK + "/openai" + CHAT, "us.anthropic.claude-opus-4-7", None),
+        ("https://gw.example/account-7/key-8" + CHAT, "claude-opus-4-7", "gw.example/…" + CHAT),
+        (
+            "https://me:key-8@gw.example/v2/completions",
+            "claude-opus-4-7",
+            "gw.example/…/completions",
+        ),
         (API + "/v1/responses", "any", "api.anthropic.com/v1/responses"),
     ],
 )
