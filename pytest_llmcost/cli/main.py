@@ -51,10 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone (`| head`); keep Python from complaining about it once more on exit.
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # Of standard output. Keep Python from complaining about it once more on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(error, BrokenPipeError):
+            return 1  # the reader has gone (`| head`)
+        print(f"llmcost: the output cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
     return status
 
 

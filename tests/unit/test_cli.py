@@ -99,6 +99,20 @@ def test_a_closed_pipe_at_once_is_no_accident() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_that_cannot_be_written_is_one_line_and_exits_with_2() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest_llmcost.cli.main", "rates"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    message = "llmcost: the output cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (2, message)
+
+
 def test_an_interrupt_ends_it_quietly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
