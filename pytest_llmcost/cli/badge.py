@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add = parser.add_argument
     add("ledger", type=read_ledger, help="a JSON ledger written with --llmcost-report")
-    add("-o", "--output", metavar="FILE", help="where to write (default: print it)")
+    add("-o", "--output", metavar="FILE", help="where to write (default: -, which prints it)")
     add("--label", default="prompts", help="the left side of the badge (default: %(default)s)")
     add(
         "--format",
@@ -48,7 +48,7 @@ def run(arguments: Namespace, console: Console) -> int:
         is_badge = arguments.format == "shields"
         value = _badge(ledger, arguments.label) if is_badge else list(_trend(ledger))
         text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
-    if arguments.output:
+    if arguments.output not in (None, "-"):
         write_file(arguments.output, [text])
     else:
         console.print(text.decode().rstrip("\n"))

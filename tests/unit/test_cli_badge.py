@@ -56,6 +56,16 @@ def test_its_colour_is_the_state_of_the_budgets(
     assert (told["message"], told["color"]) == (message, color)
 
 
+def test_a_dash_prints_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_ledger(a_run(), tmp_path / "cost.json")
+    assert main(["badge", "cost.json", "-o", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["message"] == "$1.75"
+    assert [each.name for each in tmp_path.iterdir()] == ["cost.json"]
+
+
 def test_a_test_over_its_own_budget_is_red(tmp_path: Path) -> None:
     ledger = a_run()
     verdict = judge(make_budget("1"), Amounts.of(ledger.tests[0].calls))
