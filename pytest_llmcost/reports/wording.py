@@ -168,8 +168,8 @@ def _set_at(verdict: Verdict) -> str:
     text = ""
     if verdict.origin:  # a line of a file, or the option, variable or key
         at = "at" if ":" in verdict.origin or ".py" in verdict.origin else "by"
-        text = f" set {at} {verdict.origin}"
-    return f"{text} ({verdict.reason})" if verdict.reason else text
+        text = f" set {at} {clean(verdict.origin)}"
+    return f"{text} ({clean(verdict.reason)})" if verdict.reason else text
 
 
 def what_is_unknown(verdict: Verdict) -> str:

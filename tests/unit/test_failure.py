@@ -87,6 +87,16 @@ def test_a_breach_says_the_numbers_the_place_the_largest_call_and_what_to_do() -
     ]
 
 
+def test_no_text_of_a_budget_is_obeyed_by_a_terminal() -> None:
+    call = make_call("0.02")
+    odd = "\x1b[31m\u202e"
+    verdict = judge("0.01", call, origin=f"tests/t{odd}.py:12", reason=f"because{odd}\n::error::")
+    for text in (*render_failure(verdict, [call]).splitlines(), sentence(verdict)):
+        assert text.isprintable()
+        assert not text.startswith("::")
+    assert r"set at tests/t\x1b[31m\u202e.py:12 (because\x1b[31m\u202e ::error::)" in text
+
+
 @pytest.mark.parametrize(
     ("kind", "limit", "said", "short"),
     [
