@@ -55,8 +55,10 @@ class _FileAsker(Asker):
     @property
     def command(self) -> str:
         """The command that records the count."""
-        words = ["llmcost", "count", self.run or "", *self.options, "--record-mode=rewrite"]
-        return shlex.join(words)
+        file = self.run or ""
+        if file.startswith("-"):
+            file = f"./{file}"  # which is no option
+        return shlex.join(["llmcost", "count", file, *self.options, "--record-mode=rewrite"])
 
 
 def add_arguments(parser: ArgumentParser) -> None:

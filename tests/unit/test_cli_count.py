@@ -84,6 +84,15 @@ def test_without_a_count_it_says_how_to_record_one_and_sends_nothing(
     assert not cassette_of(prompt).exists()
 
 
+def test_the_command_for_a_name_that_looks_like_an_option_works(
+    prompt: Path, online: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt.rename("-n.md")
+    assert count(f"--model={MODEL}", "--", "-n.md") == 2
+    command = capsys.readouterr().err.rpartition("Count it (free): llmcost ")[2]
+    assert main(command.split()) == 0
+
+
 def test_a_prompt_that_outgrew_its_limit_fails(
     prompt: Path, online: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
