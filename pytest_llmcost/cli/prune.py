@@ -150,7 +150,11 @@ def _collect() -> _Collected:
         plugin = ("-p", "pytest_llmcost.plugin.collected", f"--llmcost-write-collected={answer}")
         done = subprocess.run(
             [sys.executable, *_COLLECT, *plugin],
-            env={**os.environ, "PYTEST_LLMCOST_DISABLED": "1"},  # a missing baseline is no obstacle
+            env={
+                **os.environ,
+                "PYTEST_LLMCOST_DISABLED": "1",  # a missing baseline is no obstacle
+                "PYTHONWARNINGS": "ignore",  # of plugins at start-up: no reason for a failure
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

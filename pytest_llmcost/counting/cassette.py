@@ -133,7 +133,8 @@ def read_entries(path: Path) -> dict[str, Entry]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise CountCassetteError(f"{show_path(path)} cannot be read: {error}") from None
+        why = getattr(error, "strerror", None) or error  # which would name the path once more
+        raise CountCassetteError(f"{show_path(path)} cannot be read: {why}") from None
     if not text.strip():
         return {}
     try:

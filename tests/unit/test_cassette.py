@@ -177,6 +177,12 @@ def test_a_file_that_is_not_text_is_an_error(path: Path) -> None:
         CountCassette(path)
 
 
+def test_a_folder_in_its_place_is_an_error_that_names_it_once(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(CountCassetteError, match="cannot be read: Is a directory$"):
+        CountCassette(path)
+
+
 def test_the_same_count_twice_is_what_a_merge_leaves(path: Path) -> None:
     path.parent.mkdir()
     path.write_text(GOOD + GOOD.partition("\n")[2])
