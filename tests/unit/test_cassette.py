@@ -179,7 +179,7 @@ def test_a_file_that_is_not_text_is_an_error(path: Path) -> None:
 
 def test_a_folder_in_its_place_is_an_error_that_names_it_once(path: Path) -> None:
     path.mkdir(parents=True)
-    with pytest.raises(CountCassetteError, match="cannot be read: Is a directory$"):
+    with pytest.raises(CountCassetteError, match=r"cannot be read: Is a directory$"):
         CountCassette(path)
 
 
