@@ -387,7 +387,7 @@ class Session:
             if owner is None:  # a test that is over
                 owner = Owner()
                 owner.key = key
-            request.owner = Sender(owner, *how, blocks=owner.blocks_around(None))
+            request.owner = Sender(owner, *how)._replace(blocks=owner.blocks_around(None))
             self.record(request)
 
     def ticket(self, cap: bytes | None) -> Ticket:
