@@ -332,3 +332,34 @@ def test_the_lines_that_are_shown_are_those_that_filter_what_was_found(
     for name in ("sts.yaml", "body.yaml"):
         assert "vcr_config" not in shown[name]
         assert "No filter changes addresses, responses or text." in shown[name]
+
+
+@pytest.mark.parametrize(
+    ("key", "is_found"),
+    [("testing", False), ("AKIA" + "IOSFODNN7" + "EXAMPLE", False), (AWS_KEY, True)],
+)
+def test_of_boto3_s_signatures_only_those_of_a_real_key_are_found(
+    project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch, key: str, is_found: bool
+) -> None:
+    pytest.importorskip("boto3")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    project.online(standin).write(
+        test_app="""
+        import os
+        import boto3
+        import vcr
+
+        def test_converse():
+            client = boto3.client("bedrock-runtime", region_name="us-east-1",
+                                  endpoint_url=os.environ["ANTHROPIC_BASE_URL"])
+            with vcr.use_cassette("converse.yaml"):
+                client.converse(modelId="us.anthropic.claude-sonnet-4-5-20250929-v1:0", messages=[
+                    {"role": "user", "content": [{"text": "hi"}]}])
+        """
+    )
+    result = project.run()
+    result.assert_outcomes(passed=1)
+    assert "!!binary" in (project.path / "converse.yaml").read_text()
+    assert result.ret == (pytest.ExitCode.TESTS_FAILED if is_found else pytest.ExitCode.OK)
+    assert ("what looks like a key is in header `authorization`" in str(result.stdout)) is is_found
