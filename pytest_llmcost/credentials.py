@@ -5,6 +5,7 @@ No message ever holds one. Knows HTTP's headers, queries and bodies, and no libr
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,8 +17,8 @@ from pytest_llmcost.yaml_file import YamlError, load_yaml
 
 _NAME = (
     r"(?:api[_ -]?key|access[_-]?key(?:[_-]?id)?|subscription-key|secret(?:[_-]?key)?|"
-    r"(?:access|auth|bearer|id|refresh|security|session)[_-]?token|password|authorization|cookie|"
-    r"x-amz-credential)"
+    r"(?:access|auth(?:orization)?|bearer|id|refresh|security|session)[_-]?token|password|"
+    r"authorization|cookie|x-amz-credential)"
 )
 """Of what carries a credential: a header, or a field of a query, a form, JSON or XML."""
 _NAMED = re.compile(
@@ -137,18 +138,26 @@ def _search(value: object, kind: str = "field", name: str = "", side: str = "") 
             yield from _search(inner, kind, name, side)
         return
     text = _text(value)
-    own = name.lower() if kind == "header" else name
+    own = re.sub(r"[^\w.-]", "?", name.lower() if kind == "header" else name)
     if _carries_key(name, text) or (kind == "header" and _has_key(text)):
         yield f"{kind} `{own}`{side}"
     elif kind != "header":
-        fields = [
-            each["name"] or each["short"]
-            for each in _FIELD.finditer(text)
-            if looks_like_key(unquote(each["value"]))
-        ]
-        yield from (f"{kind} `{each}`{side}" for each in fields)
+        fields = [each for each in _FIELD.finditer(text) if looks_like_key(unquote(each["value"]))]
+        for each in fields:
+            field = each["name"] or each["short"]
+            is_nested = kind == "field" and each[0][0] in '"<' and field not in _fields(text)
+            yield f"{kind} `{field}`{side or ' inside the body' * is_nested}"
         if not fields and (_has_key(text) or any(map(looks_like_key, _USER.findall(text)))):
             yield "address" if kind == "query" else f"body{side}"
+
+
+def _fields(body: str) -> dict[str, object]:
+    """Return the outermost fields of JSON; a filter of VCR reaches no other."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _carries_key(name: str, value: str) -> bool:
@@ -178,7 +187,7 @@ def _text(value: object) -> str:
 def how_to_filter(found: Iterable[str]) -> list[str]:
     """Return the lines that keep what was found out of a cassette: a fixture, or what else can.
 
-    Without the side `of the response`, what is found is of a request, which options can filter.
+    A field of a request that is not nested has nothing behind its name; an option can filter it.
     """
     names: dict[str, list[str]] = {kind: [] for kind in _OPTIONS}
     others = False
@@ -208,8 +217,8 @@ def how_to_filter(found: Iterable[str]) -> list[str]:
         ]
     if others:
         lines += [
-            "No filter changes addresses, responses or text. Leave such a host out (ignore_hosts),",
-            "or change what is recorded (before_record_request, before_record_response).",
+            "No filter changes addresses, responses, nested fields or text. Leave such a host out",
+            "(ignore_hosts), or change them (before_record_request, before_record_response).",
             "",
         ]
     return lines

@@ -226,8 +226,8 @@ COMMITTED = {
         ["header `authorization`"],
     ),
     "gateway.yaml": (
-        cassette(f"      Helicone-Auth:\n      - Bearer {HEX}\n      x-team: ['{KEY}']\n"),
-        ["header `helicone-auth`", "header `x-team`"],
+        cassette(f"      Helicone-Auth:\n      - Bearer {HEX}\n      \"x-\\e[1m\": ['{KEY}']\n"),
+        ["header `helicone-auth`", "header `x-??1m`"],
     ),
     "cookie.yaml": (
         cassette(f"      Cookie: ['lang=en; session={HEX}']\n"),
@@ -247,6 +247,10 @@ COMMITTED = {
         ["field `client_secret`", "field `refresh_token`"],
     ),
     "fields.yaml": (cassette(body=f'\'{{"api_key": "{HEX}"}}\''), ["field `api_key`"]),
+    "mcp.yaml": (
+        cassette(body=f'\'{{"mcp_servers": [{{"authorization_token": "{HEX}"}}]}}\''),
+        ["field `authorization_token` inside the body"],
+    ),
     "google_token.yaml": (
         cassette(answer=f'\'{{"token":"ya29.c.{HEX}"}}\''),
         ["body of the response"],
@@ -298,7 +302,7 @@ def test_the_command_names_files_and_never_a_key(
     )
     assert '"filter_query_parameters": ["X-Amz-Credential", "access_token"]' in out
     assert '"filter_post_data_parameters": ["api_key", "client_secret", "refresh_token"]' in out
-    assert "No filter changes addresses, responses or text." in out
+    assert "No filter changes addresses, responses, nested fields or text." in out
     assert KEY not in out
     assert AWS_KEY not in out
     assert HEX not in out
@@ -323,15 +327,15 @@ def test_the_lines_that_are_shown_are_those_that_filter_what_was_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = {}
-    for name in ("form.yaml", "sts.yaml", "body.yaml"):
+    for name in ("form.yaml", "sts.yaml", "body.yaml", "mcp.yaml"):
         (tmp_path / name).write_text(COMMITTED[name][0])
         assert main(["cassettes", "--check", str(tmp_path / name)]) == 1
         shown[name] = capsys.readouterr().out
     fields = '"filter_post_data_parameters": ["client_secret", "refresh_token"]'
     assert f"        return {{{fields}}}\n\nThen record" in shown["form.yaml"]
-    for name in ("sts.yaml", "body.yaml"):
+    for name in ("sts.yaml", "body.yaml", "mcp.yaml"):
         assert "vcr_config" not in shown[name]
-        assert "No filter changes addresses, responses or text." in shown[name]
+        assert "No filter changes addresses, responses, nested fields or text." in shown[name]
 
 
 @pytest.mark.parametrize(
