@@ -129,7 +129,7 @@ def _inherit(
     how: tuple[Any, ...],
     cap: bytes | None,
     stand_ins: list[str],
-    relays: list[str],
+    relays: list[int],
 ) -> None:
     from pytest_llmcost.capture.transports import RELAYS, follow
 

@@ -44,14 +44,14 @@ class Relay:
 
     def start(self) -> None:
         """Begin to listen."""
-        RELAYS.add(urlsplit(self.url).netloc)
+        RELAYS.add(self._server.server_port)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
         """Stop listening; what is under way is cut off when the process ends."""
         self._server.shutdown()
         self._server.server_close()
-        RELAYS.discard(urlsplit(self.url).netloc)
+        RELAYS.discard(self._server.server_port)
 
 
 class _Server(ThreadingHTTPServer):
@@ -130,7 +130,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read_body(self) -> bytes:
         if self.headers.get("transfer-encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("content-length") or 0))
+            length = self.headers.get("content-length") or "0"
+            if not length.isascii() or not length.isdigit():  # below zero, it would wait for more
+                raise ValueError(length)
+            return self.rfile.read(int(length))
         pieces = []
         while size := int(self.rfile.readline().partition(b";")[0], 16):
             pieces.append(self.rfile.read(size))

@@ -81,15 +81,14 @@ def recognise(method: str, url: str) -> Endpoint | None:
         >>> recognise("POST", "https://gateway.example/anthropic/v1/messages?beta=true").kind
         'messages'
     """
-    if "%" in url:
-        url = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), url)
+    url = _plain(url)
     if "messages" not in url and "/model" not in url and _HOST not in url:
         return None
     try:
         parts = urlsplit(url)
     except ValueError:  # for example an unclosed bracket in a hand-edited recording
         return None
-    host, method = parts.hostname or "", method.upper()
+    host, method = (parts.hostname or "").rstrip("."), method.upper()
     if match := _DIRECT.search(parts.path):
         # Clouds have Anthropic's own paths, too; the model, hence the region, is then in the body.
         platform: Platform | None = None
@@ -113,6 +112,19 @@ def recognise(method: str, url: str) -> Endpoint | None:
     if match := _VERTEX.search(parts.path):
         return _vertex_endpoint(unquote(match["model"]), match["verb"], match["location"])
     return None
+
+
+def _plain(url: str) -> str:
+    """Return an address without needless escapes, and with its host in lower case.
+
+    Example:
+        >>> _plain("https://API.anthropic.com/v1/%6Dessages")
+        'https://api.anthropic.com/v1/messages'
+    """
+    scheme, separator, rest = url.partition("://")
+    host, slash, target = rest.partition("/")
+    target = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), target)
+    return f"{scheme}{separator}{host.lower()}{slash}{target}"
 
 
 def _bedrock_endpoint(model: str, verb: str, host: str) -> Endpoint | None:
@@ -181,6 +193,7 @@ def find_unmetered(method: str, url: str, body: bytes) -> Endpoint | None:
 @functools.lru_cache(maxsize=256)
 def _unmetered_route(method: str, url: str) -> Endpoint | None:
     """Return where a request goes that may sample from Claude, as far as its URL says."""
+    url = _plain(url)
     ends = ("completions", "complete", "responses")
     is_near = url.partition("?")[0].rstrip("/").endswith(ends)
     if not is_near and _HOST not in url:
@@ -191,7 +204,7 @@ def _unmetered_route(method: str, url: str) -> Endpoint | None:
         parts = urlsplit(url)
     except ValueError:
         return None
-    path, host = unquote(parts.path), parts.hostname or ""
+    path, host = unquote(parts.path), (parts.hostname or "").rstrip(".")
     match = _SAMPLING.search(path) or (_MESSAGES.search(path) if host == _HOST else None)
     if match is None:
         return None

@@ -409,6 +409,60 @@ def test_a_route_that_is_not_metered_is_refused(
     assert standin.requests == []
 
 
+@pytest.mark.parametrize("library", ["urllib3", "requests", "aiohttp", "http.client", "httpx"])
+@pytest.mark.parametrize("path", ["/v1/%6Dessages", "/v1/chat/%63ompletions", "/%6dodel/PROFILE"])
+def test_no_spelling_of_an_address_slips_past_it(
+    online: Project, standin: StandIn, library: str, path: str
+) -> None:
+    pytest.importorskip(library)
+    path = path.replace("PROFILE", "us.%61nthropic.%63laude-haiku-4-5-20251001-v1:0/%69nvoke")
+    online.write(
+        test_app=SUITE
+        + f"""
+    import json
+    import socket
+    from urllib.parse import urlsplit
+
+    URL = os.environ["ANTHROPIC_BASE_URL"] + {path!r}
+    BODY = json.dumps({{"max_tokens": 9, **ASKED}}).encode()
+
+    def by_urllib3():
+        import urllib3
+        urllib3.HTTPConnectionPool(urlsplit(URL).hostname, urlsplit(URL).port).urlopen(
+            "POST", {path!r}, body=BODY)
+
+    def by_requests():
+        import requests
+        requests.post(URL, data=BODY)
+
+    def by_httpx():
+        httpx.post(URL, content=BODY)
+
+    def by_aiohttp():
+        import aiohttp
+        from yarl import URL as Address
+
+        async def send():
+            async with aiohttp.ClientSession() as session:
+                await session.post(Address(URL, encoded=True), data=BODY)
+        asyncio.run(send())
+
+    def by_http_client():
+        from http.client import HTTPConnection
+        connection = HTTPConnection("API.ANTHROPIC.COM.", urlsplit(URL).port)
+        connection._create_connection = lambda address, *more: socket.create_connection(
+            ("127.0.0.1", address[1]))
+        connection.request("POST", {path!r}, BODY)
+
+    def test_spelled():
+        with pytest.raises(LiveCapError):
+            by_{library.replace(".", "_")}()
+    """
+    )
+    online.run("--llmcost-max-live=0").assert_outcomes(failed=1)  # for the request was refused
+    assert standin.requests == []
+
+
 def test_a_stand_in_needs_no_room(online: Project, standin: StandIn) -> None:
     online.write(test_app=SUITE + "\n    def test_large():\n        ask(8_000)\n")
     args = ("--llmcost-max-live=0", "--llmcost-stand-ins=127.0.0.1")

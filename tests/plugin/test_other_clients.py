@@ -138,6 +138,19 @@ def test_anthropic_s_own_host_is_known_behind_a_proxy(project: Project, url: str
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_the_port_of_a_stand_in_is_seen(project: Project, url: str, library: str) -> None:
+    text = f"""
+    def test_bedrock():
+        assert by_{library}("{url}" + PATH)["type"] == "message"
+    """
+    project.write(test_app=APP + text)
+    address = url.removeprefix("http://")
+    for name, failed in ((address, 0), ("127.0.0.1:1", 1)):
+        result = project.run("--llmcost-live=fail", f"--llmcost-stand-ins={name}")
+        result.assert_outcomes(passed=1 - failed, failed=failed)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_a_recorded_call_is_one_call(project: Project, url: str, library: str) -> None:
     project.write(
         test_app=APP

@@ -210,6 +210,27 @@ def test_a_child_that_sends_through_it_is_counted_once(online: Project, method: 
     online.run_apart("-W", "ignore::DeprecationWarning").assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST"])
+@pytest.mark.parametrize("library", ["httpx", "requests"])
+def test_what_this_process_sends_through_it_is_counted_once(
+    online: Project, library: str, host: str
+) -> None:
+    pytest.importorskip(library)
+    online.write(
+        test_app=SUITE
+        + f"""
+    import {library} as library
+
+    def test_once(llmcost_relay, llmcost):
+        url = llmcost_relay.url.replace("127.0.0.1", {host!r}) + "/v1/messages"
+        head = {{"x-api-key": os.environ["ANTHROPIC_API_KEY"], "anthropic-version": "2023-06-01"}}
+        assert library.post(url, json=ASKED, headers=head).status_code == 200
+        assert len(llmcost.calls) == 1
+    """
+    )
+    online.run().assert_outcomes(passed=1)
+
+
 def test_a_client_that_goes_or_sends_no_http_leaves_no_traceback(online: Project) -> None:
     online.write(
         test_app=SUITE
@@ -227,7 +248,8 @@ def test_a_client_that_goes_or_sends_no_http_leaves_no_traceback(online: Project
         time.sleep(0.2)
         return answer
 
-    @pytest.mark.parametrize("head", ["Content-Length: many", "Transfer-Encoding: chunked"])
+    @pytest.mark.parametrize("head", [
+        "Content-Length: many", "Content-Length: -1", "Transfer-Encoding: chunked"])
     def test_body(llmcost_relay, head, capfd):
         answer = send(llmcost_relay, head.encode() + b"\\r\\n\\r\\nmany\\r\\n")
         assert answer.startswith(b"HTTP/1.1 400")
@@ -238,4 +260,4 @@ def test_a_client_that_goes_or_sends_no_http_leaves_no_traceback(online: Project
         assert capfd.readouterr().err == ""
     """
     )
-    online.run_apart().assert_outcomes(passed=3)
+    online.run_apart().assert_outcomes(passed=4)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import cached_property, partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pytest_llmcost.capture.import_hook import ImportWatcher
 
@@ -49,10 +50,11 @@ answer is imported by then, and VCR is half imported while it imports httpx2."""
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
 """The request that is being sent in this context."""
 
-_ADDRESSES = re.compile(r"anthropic|claude|/model/|/messages|completions|responses")
-"""One of these is in every address of Claude, escapes of plain letters aside."""
-RELAYS: set[str] = set()
-"""Addresses of relays of ours: a request to one is followed when the relay passes it on."""
+_ADDRESSES = re.compile(r"anthropic|claude|/model/|/messages|completions|responses", re.IGNORECASE)
+"""One of these is in every address of Claude, once its escapes are undone."""
+RELAYS: set[int] = set()
+"""Ports of relays of ours: a request to one is followed when the relay passes it on."""
+_LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, and not listened on
 
 Begin = Callable[..., "CapturedRequest | None"]
 """As `Capture.begin`; returns None if what is about to be sent is no Claude call."""
@@ -105,7 +107,7 @@ def begin(source: Any, **sent: Any) -> CapturedRequest | None:
     outer = CURRENT.get()
     if not _captures or (outer is not None and outer.source is source):
         return None  # the same request: a subclass has called the wrapped method of its base
-    if RELAYS and urlsplit(sent["url"]).netloc in RELAYS:
+    if RELAYS and _is_to_relay(sent["url"]):
         return None
     for name, wrapped in _recorders.items():
         module = sys.modules.get(name)
@@ -113,6 +115,21 @@ def begin(source: Any, **sent: Any) -> CapturedRequest | None:
             _recorders[name] = module
             _wrap("recorders", module)
     return _captures[-1](source=source, **sent)
+
+
+def _is_to_relay(url: str) -> bool:
+    with suppress(ValueError):  # a port that is none: its library says so
+        parts = urlsplit(url)
+        return parts.hostname in _LOOPBACK and parts.port in RELAYS
+    return False
+
+
+def url_of(scheme: str, host: str, port: int | None, target: str) -> str:
+    """Return the address of a request that a connection sends; that for a proxy is one already."""
+    if not target.startswith("/"):
+        return target
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"{scheme}://{host}{f':{port}' if port else ''}{target}"
 
 
 def note_saved(path: str) -> None:
@@ -134,7 +151,7 @@ def begin_light(
     Tells quickly that a URL is no address of Claude, before anything is loaded to look closely:
     suites import these libraries that never call Claude.
     """
-    if not _ADDRESSES.search(url.partition("?")[0]):
+    if not _ADDRESSES.search(unquote(url.partition("?")[0])):
         return None
     if isinstance(body, str):
         body = body.encode("utf-8", "surrogatepass")

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import read_failure
-from pytest_llmcost.capture.transports import CURRENT, begin_light, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin_light, url_of, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -51,11 +51,10 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _begin(connection: Any, body: Any) -> CapturedRequest | None:
     first, *rest = connection._buffer  # private, and the same in all versions of Python 3
-    method, url, _ = first.decode("latin-1").split(" ")
-    if url.startswith("/"):  # otherwise it is for a proxy
-        host = getattr(connection, "_tunnel_host", None) or connection.host
-        port = getattr(connection, "_tunnel_port", None) or connection.port
-        url = f"https://{host}:{port}{url}"
+    method, target, _ = first.decode("latin-1").split(" ")
+    host = getattr(connection, "_tunnel_host", None) or connection.host
+    port = getattr(connection, "_tunnel_port", None) or connection.port
+    url = url_of("https", host, port, target)
     pairs = (line.partition(b":") for line in rest)
     headers = {name: value.strip() for name, _, value in pairs}
     how = {"client": connection, "method": method, "url": url}

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import read_failure
-from pytest_llmcost.capture.transports import CURRENT, begin_light, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin_light, url_of, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -43,7 +43,7 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
                 object(),  # urllib3 has none for a request
                 client=pool,
                 method=method,
-                url=f"{pool.scheme}://{pool.host}{url}" if url.startswith("/") else url,
+                url=url_of(pool.scheme, pool.host, pool.port, url),
                 headers=pool.headers if headers is None else headers,
                 body=body,
             )
