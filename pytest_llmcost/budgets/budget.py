@@ -233,7 +233,7 @@ def judge(budget: Budget, amounts: Amounts, *, count_command: str = COUNT_COMMAN
     spent = amounts[budget.quantity]
     saw_no_request = budget.required and not amounts.requests and budget.quantity != "calls"
     if saw_no_request or (budget.idle and not spent.high and spent.best == 0):
-        spent = Range(best=None, high=None)
+        spent = Range(best=None, high=None, reasons=spent.reasons)
     return decide(budget, spent, budget.limit, budget.limit, count_command)
 
 

@@ -153,6 +153,29 @@ def test_a_child_that_did_not_come_back_leaves_the_run_without_an_upper_bound(
     result.stdout.fnmatch_lines(["*fork*"])
 
 
+def test_a_test_that_sent_by_a_lost_child_alone_says_so(project: Project) -> None:
+    project.write(
+        app=APP,
+        test_app="""
+        import os
+        import app
+        from pytest_llmcost import max_cost
+
+        @max_cost("$1")
+        def test_forks():
+            child = os.fork()
+            if child == 0:
+                app.answer = lambda request: os._exit(1)
+                app.ask(1)
+            os.waitpid(child, 0)
+        """,
+    )
+    result = project.run_apart("-W", "ignore::DeprecationWarning")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*a child process ended while it called Claude*"])
+    result.stdout.no_fnmatch_line("*no Claude call was seen*")
+
+
 def test_a_child_of_a_worker_is_seen_too(project: Project) -> None:
     pytest.importorskip("xdist")
     project.write(app=APP, test_app=KINDS["os.fork"])
