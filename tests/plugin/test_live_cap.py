@@ -201,6 +201,44 @@ def test_a_transport_that_calls_claude_in_its_place_is_reserved_once(online: Pro
     online.run("--llmcost-max-live=$0.00185").assert_outcomes(passed=1)
 
 
+IN_A_THREAD = """
+    import threading
+
+    class InAThread(httpx.BaseTransport):
+        def __init__(self):
+            self.inner = httpx.HTTPTransport()
+
+        def handle_request(self, request):
+            answers = []
+            def run():
+                answer = self.inner.handle_request(request)
+                answer.read()
+                answers.append(answer)
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+            return httpx.Response(answers[0].status_code, content=answers[0].content)
+
+    def test_once(llmcost):
+        head = {"x-api-key": os.environ["ANTHROPIC_API_KEY"], "anthropic-version": "2023-06-01"}
+        url, body = os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages", {**ASKED, "max_tokens": 100}
+        with httpx.Client(transport=InAThread()) as client:
+            client.post(url, json=body, headers=head)
+        assert [call.live for call in llmcost.calls] == [True]
+"""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_request_that_leaves_in_another_thread_is_one_and_under_the_cap(
+    online: Project, standin: StandIn
+) -> None:
+    online.write(test_app=SUITE + IN_A_THREAD)
+    online.run("--llmcost-max-live=$0.00185").assert_outcomes(passed=1)
+    assert len(standin.requests) == 1
+    online.run("--llmcost-max-live=0").assert_outcomes(failed=1)
+    assert len(standin.requests) == 1
+
+
 def test_a_shared_fixture_that_swallows_it_fails_the_run(online: Project) -> None:
     online.write(
         test_app=SUITE

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +20,9 @@ from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
 _CLASSES = ("Client", "AsyncClient", "SyncByteStream", "AsyncByteStream")
 _MOCKS = ("MockTransport", "ASGITransport", "WSGITransport")
 _OWN = ("HTTPTransport", "AsyncHTTPTransport")
+_sending: dict[int, CapturedRequest] = {}
+"""By the id of the library's object, what is being sent: a transport may do so in another thread,
+where `CURRENT` is not set."""
 
 
 def wrap(module: ModuleType) -> None:
@@ -56,18 +60,21 @@ class _Library:
         @functools.wraps(original)
         def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
+            above = _sending.get(id(request)) if is_outermost and not CURRENT.get() else None
+            if above is not None:
+                with _inside(above):
+                    response = original(client, request, **options)
+                above.is_on_wire |= "network_stream" in response.extensions
+                return response
             captured = _begin(client, request, is_outermost)
             if captured is None:
                 return original(client, request, **options)
-            outer = CURRENT.get()
-            CURRENT.set(captured)
             try:
-                response = original(client, request, **options)
+                with _inside(captured):
+                    response = original(client, request, **options)
             except BaseException as error:
                 _failed(captured, self, request, error)
                 raise
-            finally:
-                CURRENT.set(outer)  # no token: a loop may end this in another context
             _answered(captured, self, request, response)
             return response
 
@@ -79,18 +86,21 @@ class _Library:
         @functools.wraps(original)
         async def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
+            above = _sending.get(id(request)) if is_outermost and not CURRENT.get() else None
+            if above is not None:
+                with _inside(above):
+                    response = await original(client, request, **options)
+                above.is_on_wire |= "network_stream" in response.extensions
+                return response
             captured = _begin(client, request, is_outermost)
             if captured is None:
                 return await original(client, request, **options)
-            outer = CURRENT.get()
-            CURRENT.set(captured)
             try:
-                response = await original(client, request, **options)
+                with _inside(captured):
+                    response = await original(client, request, **options)
             except BaseException as error:
                 _failed(captured, self, request, error)
                 raise
-            finally:
-                CURRENT.set(outer)  # no token: a loop may end this in another context
             _answered(captured, self, request, response)
             return response
 
@@ -114,6 +124,20 @@ class _Library:
             return was_on_the_wire(error)
         # The library's own transport, but no socket: patched, to replay or to mock.
         return False if type(transport) in self.own and response is not None else None
+
+
+@contextmanager
+def _inside(captured: CapturedRequest) -> Iterator[None]:
+    outer, key = CURRENT.get(), id(captured.source)
+    is_first = key not in _sending
+    CURRENT.set(captured)
+    _sending[key] = captured
+    try:
+        yield
+    finally:
+        CURRENT.set(outer)  # no token: a loop may end this in another context
+        if is_first:
+            _sending.pop(key, None)
 
 
 def _begin(client: Any, request: Any, is_outermost: bool) -> CapturedRequest | None:
