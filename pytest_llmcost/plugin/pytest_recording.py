@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,10 +88,13 @@ def _fixture_value(item: pytest.Item, name: str) -> Any:
     fixture honours a user's override in a conftest.
     """
     request = getattr(item, "_request", None)
-    try:
-        return None if request is None else request.getfixturevalue(name)
-    except pytest.FixtureLookupError:
-        return None
+    with warnings.catch_warnings():
+        # pytest 9 warns of it in a teardown, where the user cannot ask in our place.
+        warnings.filterwarnings("ignore", r"Calling request\.getfixturevalue")
+        try:
+            return None if request is None else request.getfixturevalue(name)
+        except pytest.FixtureLookupError:
+            return None
 
 
 # Plugins that cannot run beside pytest-recording: pytest would end in an internal error that names

@@ -501,6 +501,25 @@ def test_no_spelling_of_an_address_slips_past_it(
     assert standin.requests == []
 
 
+def test_a_teardown_under_the_cap_warns_of_nothing(online: Project, standin: StandIn) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    @pytest.fixture
+    def cleaned_up():
+        yield
+        ask(20)
+
+    def test_teardown(cleaned_up):
+        pass
+    """
+    )
+    warned = "error:Calling request.getfixturevalue"
+    result = online.run("-W", warned, "--llmcost-max-live=$1", plugins=("recording",))
+    result.assert_outcomes(passed=1)
+    assert len(standin.requests) == 1
+
+
 def test_a_stand_in_needs_no_room(online: Project, standin: StandIn) -> None:
     online.write(test_app=SUITE + "\n    def test_large():\n        ask(8_000)\n")
     args = ("--llmcost-max-live=0", "--llmcost-stand-ins=127.0.0.1")
