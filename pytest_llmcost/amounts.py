@@ -237,9 +237,9 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 uncached.add(unread, call, caveats)
                 outputs.add(output, call, caveats)
             else:
-                inputs.low += prompt
-                uncached.low += unread
-                outputs.low += output
+                inputs.stated += prompt
+                uncached.stated += unread
+                outputs.stated += output
             if usd is None or usd_high is None or not usd_low == usd == usd_high:
                 found = [each for each in caveats if each.rule.direction != "none"]
                 for caveat in found or [Caveat("")]:
@@ -326,34 +326,44 @@ def _by_category(call: Call, known: Decimal) -> list[tuple[str, Decimal]]:
 class _TokenSum:
     """A running sum of tokens; an unknown part makes its bounds unknown for good."""
 
-    __slots__ = ("is_bounded", "is_known", "kind", "lost", "low", "reasons")
+    __slots__ = ("is_bounded", "is_known", "kind", "less", "more", "reasons", "stated")
 
     def __init__(self, kind: TokenKind) -> None:
         self.kind, self.reasons = kind, Reasons()
-        self.low = self.lost = 0
+        self.stated = self.less = self.more = 0
         self.is_known = self.is_bounded = True
 
     def add(self, tokens: int, call: Call, caveats: Iterable[Caveat]) -> None:
         found = [each for each in caveats if self.kind in each.rule.tokens]
-        lost = call.lost_usage
-        if not call.sampling_calls or any(each.may_be_lower for each in found):
+        bounded = call.bounded if found else ()
+        loose = [each for each in found if each.name not in bounded]
+        if not call.sampling_calls or any(each.may_be_lower for each in loose):
             self.is_known = self.is_bounded = False
             found = found or [Caveat("")]
         else:
-            self.low += tokens
-            if lost is not None and all(each.name == "lost-answer" for each in found):
+            self.stated += tokens
+            self.is_bounded &= not loose
+            for each in call.sampling_calls:
+                if each.refusal is None or each.usd != 0:
+                    here = self._of(each.usage)
+                    self.less += here - self._of(each.usage_low or each.usage)
+                    self.more += self._of(each.most_usage) - here
+            if call.lost_usage is not None:
                 # Attempts without an answer may be billed, at worst with the longest reply.
-                most = lost.output_tokens if self.kind == "output_tokens" else lost.prompt_tokens
-                self.lost += (call.lost_attempts or 0) * most
-            elif found:
-                self.is_bounded = False
+                self.more += (call.lost_attempts or 0) * self._of(call.lost_usage)
         for caveat in found:
             self.reasons.note(caveat)
 
+    def _of(self, usage: Usage) -> int:
+        if self.kind == "output_tokens":
+            return usage.output_tokens
+        is_all = self.kind == "input_tokens"
+        return usage.prompt_tokens - (0 if is_all else usage.cache_read_tokens)
+
     def range(self) -> Range:
-        low, high = Decimal(self.low), Decimal(self.low + self.lost)
-        best = low if self.is_known else None
-        return Range(low, best, high if self.is_bounded else None, self.reasons)
+        low, best = Decimal(self.stated - self.less), Decimal(self.stated)
+        high = Decimal(self.stated + self.more) if self.is_bounded else None
+        return Range(low, best if self.is_known else None, high, self.reasons)
 
 
 def most(alternatives: Sequence[Amounts]) -> Amounts:

@@ -130,6 +130,16 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
         uncached = in_cache_state(self.sampling_calls[0], "cold")
         return replace(uncached, output_tokens=self.max_tokens)
 
+    @property
+    def bounded(self) -> set[str]:
+        """The names of the caveats whose bounds it states itself, in sampling calls or attempts."""
+        bounded = {
+            name
+            for name, field in _BOUNDED_BY.items()
+            if any(getattr(each, field) is not None for each in self.sampling_calls)
+        }
+        return bounded if self.lost_usage is None else {*bounded, "lost-answer"}
+
     def has_caveat(self, *names: str) -> bool:
         """Return whether one of its caveats has one of these names."""
         return any(caveat.name in names for caveat in self.caveats)
@@ -221,14 +231,9 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
         if len(costs) == len(sampling_calls):
             usd, high = whole.usd, whole.high
         found_by_card.update(whole.caveats)
-        bounded.update(
-            name
-            for name, field in _BOUNDED_BY.items()
-            if any(getattr(each, field) is not None for each in call.sampling_calls)
-        )
+        bounded = call.bounded
         lost = call.lost_usage
         if lost is not None and high is not None:
-            bounded.add("lost-answer")
             uncertain = dict.fromkeys(("refusal", "usage_low", "usage_high", "most_output_tokens"))
             attempt = replace(call.sampling_calls[0], usage=lost, **uncertain)
             most = card.price_sampling(attempt, terms, on=on).high

@@ -321,12 +321,7 @@ def bill_sampling(
     if refusal_billed is False:
         high = usd
     elif prices.multiplier_high is not None and not is_silent:
-        most = usage
-        if sampling.usage_high is not None:
-            most = in_cache_state(sampling, cache_state, sampling.usage_high)
-        if sampling.most_output_tokens is not None:
-            output = max(most.output_tokens, sampling.most_output_tokens)
-            most = replace(most, output_tokens=output)
+        most = in_cache_state(sampling, cache_state, sampling.most_usage)
         high_rates = _band(prices.alternative or prices.bands, sampling, most)
         if sampling.may_cache is not None:
             most = _cached_as(most, f"cache_write_{sampling.may_cache}_tokens")

@@ -121,6 +121,13 @@ class SamplingCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     may_cache: Lifetime | None = None
     """Any of its plain input may be written to the cache for so long, or read from it."""
 
+    @property
+    def most_usage(self) -> Usage:
+        """The most that it may have used, as far as something bounds it."""
+        usage = self.usage_high or self.usage
+        output = max(usage.output_tokens, self.most_output_tokens or 0)
+        return msgspec.structs.replace(usage, output_tokens=output)
+
 
 def is_quantity(value: object, *, least: int = 0) -> TypeGuard[int]:
     """Return whether a value can be a number of tokens or searches; `true` is none."""

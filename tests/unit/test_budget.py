@@ -6,9 +6,10 @@ from decimal import Decimal, localcontext
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pytest_llmcost.amounts import NO_REASONS, Amounts, Kind, Range, most, settled
-from pytest_llmcost.budgets.budget import Budget, decide, judge
+from pytest_llmcost.budgets.budget import Budget, decide, judge, judge_calls
 from pytest_llmcost.call import Call, Evidence, PricedSamplingCall
 from pytest_llmcost.prices.caveats import CAVEATS, sorted_caveats
 from pytest_llmcost.prices.usage import Usage
@@ -131,6 +132,50 @@ class TestSpend:
         spend = spent([priced("1", sampling_calls=sampling_calls, caveats=caveats)], kind)
         assert (figures(spend)[0], figures(spend)[2]) == (low, high)
         assert bool(spend.reasons) == (high is None)
+
+    @pytest.mark.parametrize(
+        ("caveat", "stated", "kind", "expected"),
+        [
+            ("truncated-stream", {"most_output_tokens": 1_000}, "output_tokens", (3, 3, 1_000)),
+            ("truncated-stream", {"most_output_tokens": 2}, "output_tokens", (3, 3, 3)),
+            (
+                "usage-disagrees: input_tokens",
+                {"usage_high": Usage(input_tokens=80, output_tokens=3)},
+                "input_tokens",
+                (8, 8, 80),
+            ),
+            (
+                "changed-cache: system",
+                {"usage_low": Usage(input_tokens=2, cache_read_tokens=6, output_tokens=3)},
+                "uncached_input_tokens",
+                (2, 8, 8),
+            ),
+        ],
+    )
+    def test_of_tokens_has_the_bounds_that_the_price_has(
+        self, caveat: str, stated: dict[str, object], kind: Kind, expected: tuple[int, int, int]
+    ) -> None:
+        usage = Usage(input_tokens=8, output_tokens=3)
+        (sampling,) = sampling_calls_of(usage)
+        call = priced(
+            "1",
+            sampling_calls=(replace(sampling, **stated),),
+            caveats=sorted_caveats([caveat]),
+        )
+        spend = spent([call, call], kind)
+        assert figures(spend) == tuple(2 * each for each in expected)
+        assert spend.reasons
+
+    def test_of_a_largest_call_is_bounded_too(self) -> None:
+        (sampling,) = sampling_calls_of(Usage(input_tokens=8, output_tokens=3))
+        call = priced(
+            "1",
+            sampling_calls=(replace(sampling, most_output_tokens=1_000),),
+            caveats=sorted_caveats(["truncated-stream"]),
+        )
+        for limit, state in (("1000", "within"), ("999", "unverified"), ("2", "exceeded")):
+            budget = dollars(limit, kind="call_output_tokens")
+            assert judge_calls(budget, [call]).state == state
 
 
 class TestReasons:
