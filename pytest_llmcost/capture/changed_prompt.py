@@ -104,8 +104,8 @@ def recount(
         geography = geography if isinstance(geography, str) else None
         terms = replace(terms, inference_geo=geography)
     if sent.body.get("speed") == "fast" != recorded.body.get("speed"):
-        notes.add("unknown-speed")  # fast may be asked for and not given
-    elif terms.speed == "fast" and sent.body.get("speed") != "fast":
+        terms = replace(terms, speed="asked-fast")  # it may be asked for and not given
+    elif terms.speed and sent.body.get("speed") != "fast":
         terms = replace(terms, speed="standard")
     return replace(
         answer,

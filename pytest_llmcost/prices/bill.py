@@ -102,8 +102,6 @@ def price_list_of(
         caveats.append(f"retired-model: {model} on {entry.retires_on}")
     if bands[0].ended_on is not None:
         caveats.append(f"ended-fast-mode: {model} on {bands[0].ended_on}")
-    if alternative:
-        caveats.append(f"advisor-fast: {model}")
     return PriceList(
         bands=bands,
         alternative=alternative,

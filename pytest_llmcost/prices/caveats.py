@@ -101,12 +101,6 @@ _READING = (
         _BOTH,
     ),
     Rule(
-        "unknown-speed",
-        "higher",
-        "Fast mode was requested, and the response does not confirm it",
-        "fast mode was requested, and the reply does not say whether it was used{detail}",
-    ),
-    Rule(
         "first-call-only",
         "higher",
         "Server tools: the count covers the first sampling call",
@@ -248,6 +242,12 @@ _PRICING = (
         "higher",
         "No multiplier is known for this place of inference",
         "no multiplier is known for the place of inference{detail}",
+    ),
+    Rule(
+        "unknown-speed",
+        "higher",
+        "Fast mode was requested, and the response does not confirm it",
+        "fast mode was requested, and the reply does not say whether it was used{detail}",
     ),
     Rule(
         "fallback-without-entry",

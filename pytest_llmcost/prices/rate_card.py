@@ -236,8 +236,9 @@ class RateCard:
         return bill_sampling(sampling, prices, cache_state=cache_state, refusal_billed=billed)
 
     def _find_price_list(self, name: str, kind: SamplingKind, terms: Terms, on: date) -> PriceList:
-        speed = terms.speed or STANDARD
-        if kind == "message" or speed == STANDARD:
+        stated = terms.speed or STANDARD
+        speed = stated.removeprefix("asked-")
+        if speed == STANDARD or (kind == "message" and speed == stated):
             bands = self.bands(name, on=on, speed=speed)
             return price_list_of(self._settings, bands, terms, on)
         standard = self.bands(name, on=on)
@@ -245,12 +246,19 @@ class RateCard:
             same = self.bands(name, on=on, speed=speed)
         except UnknownModelError:
             same = None
-        if kind == "advisor":
-            # An advisor's entry has no speed, and whether a fast request's advisor is fast is
-            # documented nowhere: the standard rates are the price, the fast ones the high bound.
-            return price_list_of(self._settings, standard, terms, on, alternative=same)
-        # What declined or compacted may be another model than the one that answered at this speed.
-        return price_list_of(self._settings, same or standard, terms, on)
+        is_known = speed == stated  # otherwise only the request names it
+        if same and is_known and kind != "advisor":
+            return price_list_of(self._settings, same, terms, on)
+        if kind != "message" and not same:
+            # What declined, compacted or advised may be another model than the one that answered.
+            return price_list_of(self._settings, standard, terms, on)
+        # Fast mode may be asked for and not given. An advisor's entry has no speed, and whether a
+        # fast request's advisor is fast is documented nowhere. The standard rates are the price,
+        # the fast ones the high bound.
+        caveat = f"advisor-fast: {standard[0].model}" if is_known else "unknown-speed"
+        prices = price_list_of(self._settings, standard, terms, on, alternative=same)
+        high = prices.multiplier_high if same else None
+        return replace(prices, multiplier_high=high, caveats=(*prices.caveats, caveat))
 
     def _is_refusal_billed(self, category: str, on: date) -> bool | None:
         """Return whether a refusal before any output is charged; None if that is unknown.

@@ -85,7 +85,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     service_tier: str | None = None
     """`standard`, `priority` or `batch`, as the response says."""
     speed: str | None = None
-    """`standard` or `fast`, as the response says, whatever was asked for."""
+    """`standard` or `fast`, as the response says; `asked-fast` if only the request names it."""
     inference_geo: str | None = None
     """`us`, `global`, `not_available`, or nothing; `asked-us` if only the request names it."""
     platform: Platform | None = None

@@ -296,7 +296,9 @@ def read_message(
         sampling_calls=tuple(kept),
         terms=Terms(
             service_tier="batch" if batch else stated.service_tier or None,
-            speed=stated.speed or None,
+            # The price follows the speed that the response states, whatever was asked for.
+            # Source: https://platform.claude.com/docs/en/build-with-claude/fast-mode
+            speed=stated.speed or ("asked-fast" if asked.get("speed") == "fast" else None),
             # If only the request says where it ran, the premium may or may not be paid.
             inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
@@ -306,7 +308,7 @@ def read_message(
             {
                 *(["truncated-stream"] if truncated else ()),
                 *(f"usage-disagrees: {key}" for key in at_most or ()),
-                *_caveats(stated, raw, blocks, asked),
+                *_caveats(stated, raw, blocks),
                 *_cache_miss(body),
             }
         ),
@@ -481,9 +483,7 @@ def _cache_marks(value: object) -> Iterator[_Body]:
 # Caveats
 
 
-def _caveats(
-    stated: _MessageUsage, raw: _Body, blocks: Sequence[_Body], request: _Body
-) -> Iterator[str]:
+def _caveats(stated: _MessageUsage, raw: _Body, blocks: Sequence[_Body]) -> Iterator[str]:
     kinds = [each.type for each in stated.iterations or ()]
     # One that failed has given no advice, and is not billed.
     asked = sum(_is_tool_use(block, ("advisor",)) for block in blocks)
@@ -495,10 +495,6 @@ def _caveats(
         yield f"unknown-usage: {unknown}"
     for kind in {*kinds}.difference(_KINDS):
         yield f"unknown-usage: iterations of type {kind}"
-    # The price follows the speed that the response states, whatever was asked for.
-    # Source: https://platform.claude.com/docs/en/build-with-claude/fast-mode
-    if request.get("speed") == "fast" and not stated.speed:
-        yield "unknown-speed"
 
 
 def unknown_quantities(raw: _Body) -> Iterator[str]:

@@ -224,4 +224,8 @@ def test_geography_and_speed_are_priced_as_they_are_asked_for_now() -> None:
     was_fast = recounted(reply(speed="fast"), SHORT, {**SHORT, "speed": "fast"})
     assert was_fast.context.speed == "standard"
     fast = recounted(reply(speed="standard"), {**SHORT, "speed": "fast"})
+    assert fast.context.speed == "asked-fast"
     assert others(fast) == ("unknown-speed",)
+    for said in ("fast", "asked-fast"):
+        was_asked = recounted(reply(speed=said), SHORT, {**SHORT, "speed": "fast"})
+        assert was_asked.context.speed == "standard"

@@ -674,20 +674,30 @@ def test_a_container_is_charged_when_files_are_attached(
     assert priced(read_message(body(), request=request)).caveats == caveats
 
 
+# A million in of Opus 5 is $5, and $10 in fast mode; Sonnet 5 has no fast mode, at $2.
 @pytest.mark.parametrize(
-    ("asked", "said", "caveats"),
+    ("model", "asked", "said", "expected", "high", "caveats"),
     [
-        ("fast", None, ("unknown-speed",)),
-        ("fast", "standard", ()),
-        ("fast", "fast", ()),
-        ("standard", None, ()),
+        ("claude-opus-5", "fast", None, "5", "10", ("unknown-speed",)),
+        ("claude-opus-5", "fast", "standard", "5", "5", ()),
+        ("claude-opus-5", "fast", "fast", "10", "10", ()),
+        ("claude-opus-5", "standard", None, "5", "5", ()),
+        ("claude-sonnet-5", "fast", None, "2", None, ("unknown-speed",)),
     ],
 )
-def test_a_speed_that_was_asked_for_and_not_confirmed_is_a_caveat(
-    asked: str, said: str | None, caveats: tuple[str, ...]
+def test_the_fast_rates_bound_a_speed_that_was_asked_for_and_not_confirmed(
+    model: str,
+    asked: str,
+    said: str | None,
+    expected: str,
+    high: str | None,
+    caveats: tuple[str, ...],
 ) -> None:
-    request = {"speed": asked}
-    assert read_message(body(usage(1, 1, speed=said)), request=request).caveats == caveats
+    message = body(usage(1_000_000, 0, speed=said), model=model)
+    call = priced(read_message(message, request={"speed": asked}))
+    assert (call.usd, call.usd_low) == (Decimal(expected), Decimal(expected))
+    assert (call.usd_high, call.caveats) == (None if high is None else Decimal(high), caveats)
+    assert reprice(call, shipped_card(), on=ON) == call
 
 
 def test_new_quantities_in_the_usage_are_named() -> None:
