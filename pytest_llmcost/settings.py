@@ -210,7 +210,8 @@ OPTIONS: tuple[Option, ...] = (
         "any other model fails its test. Lines `tests/agents/** = claude-haiku-*` are for a path; "
         "those of the last one that matches apply. Repeatable.", repeatable=True),
     Option("require_budget", parse_bool, None,
-        "Fail tests that call Claude without a budget, either their own or one for their path."),
+        "Fail tests that call Claude without a budget, either their own or one for their path, and "
+        "the run if other calls have none."),
     _limit("live", for_path(parse_choice("off", "warn", "fail"), "tests/live/** = off"),
         "off|warn|fail",
         "What happens to a test that sends a request to Claude over a socket instead of replaying "

@@ -123,10 +123,10 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     )
     # A budget is one on an amount, of the test or of its path; gates without one are none.
     gates = {"models", "live", "refused", "stable_prefix", "parts"}
-    is_required = settings.require_budget and not {each.kind for each in stated} - gates
-    of_paths = _patterns(each for each in budgets_of_run(settings) if not each.is_gate)
-    if is_required and not any(matches(pattern, nodeid) for pattern in of_paths):
-        stated = (_gate(settings, "test", "require_budget", "unbudgeted"), *stated)
+    if settings.require_budget and not {each.kind for each in stated} - gates:
+        of_paths = _patterns(each for each in budgets_of_run(settings) if not each.is_gate)
+        if not any(matches(pattern, nodeid) for pattern in of_paths):
+            stated = (_gate(settings, "test", "require_budget", "unbudgeted"), *stated)
     return Limits(stated, cache)
 
 
@@ -390,9 +390,7 @@ def _test_files(session: pytest.Session, pattern: str) -> Iterator[str]:
     root = session.config.rootpath
     skipped: list[str] = session.config.getini("norecursedirs")
     top = Path(os.path.normpath(root / folder_of(pattern)))
-    if not top.is_relative_to(
-        root
-    ):  # no file there is a test of this suite unless it was collected
+    if not top.is_relative_to(root):  # what was not collected there is not known to be a test
         return
     for folder, folders, files in os.walk(top):
         folders[:] = [name for name in folders if not any(fnmatch(name, each) for each in skipped)]
