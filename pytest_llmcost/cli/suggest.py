@@ -6,22 +6,27 @@ With `--ratchet` it names the budgets that could be lower. Nothing is written to
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
-from itertools import chain
 
 from msgspec.structs import replace
 
 from pytest_llmcost.amounts import Amounts, most
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.cli.console import Console
-from pytest_llmcost.ledger.ledger import Ledger, own_verdicts
+from pytest_llmcost.ledger.ledger import (
+    Ledger,
+    TestRow,
+    failed_otherwise,
+    function_of,
+    own_verdicts,
+)
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import EXACT, format_whole_usd, parse_percent
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import dollars, round_up
-from pytest_llmcost.reports.run_wording import describe_partial
+from pytest_llmcost.reports.numbers import dollars, format_count, round_up
+from pytest_llmcost.reports.run_wording import describe_partial, last_attempts
 from pytest_llmcost.reports.wording import limit_of
 
 
@@ -45,60 +50,100 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, console: Console) -> int:
-    """Print the budgets, and return 1 if a cost is unknown, so that one is missing."""
+    """Print the budgets, and return 1 if one is missing, because a cost is unknown."""
     ledger, factor = arguments.ledger, EXACT.add(arguments.headroom, Decimal(1))
+    if not ledger.complete:
+        console.note(describe_partial(ledger))
     if arguments.ratchet:
         return _ratchet(ledger, lambda spent: EXACT.multiply(spent, factor), console)
-    unknown = []
+    missing, last = [], last_attempts(ledger.tests)
+    # A marker on a test is for all of its cases.
+    stopped = {function_of(test.nodeid) for test in last if _is_stopped(test)}
+    stopped |= {_file_of(test.nodeid) for test in last if failed_otherwise(test)}
 
     def limit(name: str, amounts: Amounts) -> str | None:
         """Write a round budget above the most that it may have cost."""
         high = amounts["usd"].high
-        if high is None:
-            unknown.append(name)
+        if high is None or name in stopped:
+            why = "its cost is unknown" if high is None else "a test did not run to its end"
+            missing.append(f"{clean(name)}: no budget, because {why}")
             return None
         return format_whole_usd(round_up(EXACT.multiply(high, factor), -9)).replace(",", "")
 
-    tests: dict[str, list[Amounts]] = {}
+    tests: dict[str, list[TestRow]] = {}
     for test in ledger.tests:
-        if test.calls:  # a marker on a test is for all of its cases
-            tests.setdefault(test.nodeid.partition("[")[0], []).append(Amounts.of(test.calls))
+        if test.calls:
+            tests.setdefault(function_of(test.nodeid), []).append(test)
     for name, cases in sorted(tests.items()):
-        amounts = most(cases)
+        amounts = most([Amounts.of(test.calls) for test in cases])
         if budget := limit(name, amounts):
+            cache = f', cache="{ledger.cache_state}"' if _needs_cache(ledger, cases) else ""
             today = f"{clean(name)} costs {dollars(amounts['usd'].high)}"
-            console.print(f'@max_cost("{budget}")  # {today}')
+            console.print(f'@max_cost("{budget}"{cache})  # {today}')
     lines = [
         f"    {clean(path)} = {budget}"
-        for path in sorted({name.partition("::")[0] for name in tests})
+        for path in sorted(set(map(_file_of, tests)))
         if (budget := limit(path, amounts_of(ledger, path)))
     ]
+    if lines and ledger.cache_state != "as-billed":
+        lines = [*lines, f"llmcost_cache = {ledger.cache_state}"]
     if lines:
         console.print("\n".join(["", "llmcost_budgets =", *lines]))
-    for name in unknown:
-        console.note(f"{clean(name)}: no budget, because its cost is unknown")
-    return 1 if unknown else 0
+    for text in missing:
+        console.note(text)
+    return 1 if missing else 0
+
+
+def _file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+def _is_stopped(test: TestRow) -> bool:
+    """Whether a test did not run to its end, so that it will cost more when it does."""
+    return test.outcome in ("skipped", "xfailed") or failed_otherwise(test)
+
+
+def _needs_cache(ledger: Ledger, cases: Iterable[TestRow]) -> bool:
+    """Whether a marker must state the cache state, because another one would hold without."""
+    return ledger.cache_state != "as-billed" or any(
+        verdict.kind == "usd" and verdict.scope == "test" and verdict.high != high
+        for test in cases
+        for verdict in own_verdicts(test)
+        for high in [Amounts.of(test.calls)["usd"].high]
+    )
 
 
 def _ratchet(ledger: Ledger, add_headroom: Callable[[Decimal], Decimal], console: Console) -> int:
     """Print the budgets that could be lower, and return 1 if there are any.
 
     A budget may limit many tests one by one: the one that spent most keeps its headroom, and a
-    budget that any of them did not keep stays as it is.
+    budget that any of them did not keep, or that may limit others which did not run, stays as it
+    is.
     """
-    of_run = ledger.verdicts if ledger.complete else ()
-    if not ledger.complete:
-        console.note(f"{describe_partial(ledger)}; those of the suite and of paths are left out")
-    groups: dict[tuple[object, ...], list[Verdict]] = {}
-    for verdict in chain(of_run, *map(own_verdicts, ledger.tests)):
+    last = last_attempts(ledger.tests)
+    stopped = {test.nodeid for test in last if _is_stopped(test)}
+    if any(map(failed_otherwise, last)):
+        stopped.add("")
+    left_out = set()
+    groups: dict[object, list[Verdict]] = {}
+    for nodeid, verdict in _verdicts(ledger):
         if verdict.limit:  # neither an allowed model nor a budget of nothing
-            key = (verdict.origin, verdict.kind, verdict.pattern, verdict.limit)
+            key = (verdict.origin, verdict.subject, verdict.pattern, verdict.limit)
             groups.setdefault(key, []).append(verdict)
+            is_of_one = verdict.required and nodeid == function_of(nodeid)
+            if nodeid in stopped or not (ledger.complete or is_of_one):
+                left_out.add(key)
+    if left_out:
+        console.note(
+            f"{format_count(len(left_out), 'budget')} left out, which may limit tests that did "
+            "not run, or not to their end"
+        )
     lines = []
-    for group in groups.values():
+    for what, group in groups.items():
         first, spent = group[0], max(verdict.high or Decimal(0) for verdict in group)
         # What nothing was spent against may be there for a test that was skipped.
-        if not spent or any(verdict.state != "within" for verdict in group):
+        is_kept = all(verdict.state == "within" for verdict in group)
+        if not spent or not is_kept or what in left_out:
             continue
         limit = round_up(add_headroom(spent), -9 if first.quantity == "usd" else 0)
         if limit < first.limit:
@@ -110,3 +155,10 @@ def _ratchet(ledger: Ledger, add_headroom: Callable[[Decimal], Decimal], console
     for line in sorted(lines):
         console.print(line)
     return 1 if lines else 0
+
+
+def _verdicts(ledger: Ledger) -> Iterator[tuple[str, Verdict]]:
+    """Yield each verdict with the test that it is on; of the run the name is empty."""
+    yield from (("", verdict) for verdict in ledger.verdicts)
+    for test in ledger.tests:
+        yield from ((test.nodeid, verdict) for verdict in own_verdicts(test))

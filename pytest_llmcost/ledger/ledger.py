@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from pytest_llmcost.amounts import is_uncounted
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.json_values import written
@@ -400,11 +401,29 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """What a reader should know: length bands, old prices, calls that could not be compared."""
 
 
+def function_of(nodeid: str) -> str:
+    """Return a test without its parameters; a folder may have brackets in its name, too.
+
+    Example:
+        >>> function_of("dir [x]/test_a.py::test_a[y]")
+        'dir [x]/test_a.py::test_a'
+    """
+    path, joint, name = nodeid.partition("::")
+    return f"{path}{joint}{name.partition('[')[0]}"
+
+
 def fixture_name(row: FixtureRow) -> str:
     """Name a shared fixture: the node it belongs to, its own name, its parameter, its scope."""
     node = row.node or row.baseid
     param = "" if row.param is None else f"[{row.param}]"
     return f"{node}{'::' if node else ''}{row.name}{param} ({row.scope} fixture)"
+
+
+def failed_otherwise(test: TestRow) -> bool:
+    """Whether a test failed by something else than its budget: it will cost more when it passes."""
+    is_within = all(verdict.state == "within" for verdict in own_verdicts(test))
+    is_stopped = any(map(is_uncounted, test.calls))  # the error has probably ended the test
+    return test.outcome in ("failed", "error") and (is_within or is_stopped)
 
 
 def calls_of(ledger: Ledger) -> Iterator[Call]:

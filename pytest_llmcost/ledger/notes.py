@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.errors import UnknownModelError
-from pytest_llmcost.ledger.ledger import Ledger, own_verdicts
+from pytest_llmcost.ledger.ledger import Ledger, function_of, own_verdicts
 from pytest_llmcost.ledger.totals import counted_calls, spenders_of
 from pytest_llmcost.money import EXACT, format_usd
 from pytest_llmcost.prices.rate_card import RateCard
@@ -101,7 +101,7 @@ def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[s
             payload = ledger.payloads.get(call.fingerprint or "")
             if payload is not None and payload.task_budget is not None:
                 key = (payload.model, payload.task_budget)
-                tests.setdefault(key, {})[spender.name.partition("[")[0]] = None
+                tests.setdefault(key, {})[function_of(spender.name)] = None
     for (model, tokens), names in sorted(tests.items()):
         shown = ", ".join([*names][:_MOST_NAMES])
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
@@ -128,7 +128,7 @@ def max_tokens_notes(ledger: Ledger, *, every_test: bool) -> tuple[str, ...]:
             for call in test.calls:
                 used = call.billed_usage.output_tokens
                 if call.max_tokens and used and call.evidence in ("billed", "recounted", "mocked"):
-                    name = test.nodeid.partition("[")[0]
+                    name = function_of(test.nodeid)
                     most, longest_used = longest.get(name, (0, 0))
                     longest[name] = max(most, call.max_tokens), max(longest_used, used)
     far = [

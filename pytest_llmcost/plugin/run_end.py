@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import is_uncounted
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
 from pytest_llmcost.compare.vanished import Fates
@@ -26,6 +25,7 @@ from pytest_llmcost.ledger.ledger import (
     Ledger,
     RunRecord,
     TestRow,
+    failed_otherwise,
     own_verdicts,
     run_verdicts,
 )
@@ -50,7 +50,7 @@ from pytest_llmcost.reports.github import render_annotations, render_job_summary
 from pytest_llmcost.reports.junit import PROPERTY_PREFIX, suite_properties, test_properties
 from pytest_llmcost.reports.numbers import format_count
 from pytest_llmcost.reports.report_file import write_report
-from pytest_llmcost.reports.run_wording import describe_total, run_failures
+from pytest_llmcost.reports.run_wording import describe_total, last_attempts, run_failures
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
 from pytest_llmcost.settings import Settings
 
@@ -280,13 +280,7 @@ def _accept(session: Session, baseline: Path, ledger: Ledger) -> None:
         raise LedgerError(f"{baseline}: not updated, because no test was collected")
     old = None if session.baseline is None else read_ledger(baseline)
     kept = set() if old is None else {test.nodeid for test in old.tests} & session.not_passed
-    failed = set()
-    last = {test.nodeid: test for test in sorted(ledger.tests, key=lambda test: test.attempt)}
-    for nodeid, test in last.items():
-        is_within = all(verdict.state == "within" for verdict in own_verdicts(test))
-        is_stopped = any(map(is_uncounted, test.calls))  # the error has probably ended the test
-        if test.outcome in ("failed", "error") and (is_within or is_stopped):
-            failed.add(nodeid)
+    failed = {test.nodeid for test in last_attempts(ledger.tests) if failed_otherwise(test)}
     if failed := failed - kept:
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
         raise LedgerError(

@@ -13,6 +13,7 @@ from pytest_llmcost.ledger.ledger import (
     Figures,
     OtherModel,
     OtherModelRow,
+    function_of,
 )
 from pytest_llmcost.money import EXACT, format_usd
 from pytest_llmcost.reports.escape import clean, code, prose
@@ -253,7 +254,7 @@ def fold_other_model(rows: Sequence[OtherModelRow]) -> list[OtherModelLine]:
 
 
 def _base(row: OtherModelRow) -> str:
-    return row.name.partition("[")[0] if row.kind == "test" else row.name
+    return function_of(row.name) if row.kind == "test" else row.name
 
 
 def render_other_model(

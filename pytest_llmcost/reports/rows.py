@@ -14,7 +14,14 @@ from typing import NamedTuple
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import State, Verdict
 from pytest_llmcost.call import Call
-from pytest_llmcost.ledger.ledger import Ledger, ModelTotals, PartChange, TestRow, fixture_name
+from pytest_llmcost.ledger.ledger import (
+    Ledger,
+    ModelTotals,
+    PartChange,
+    TestRow,
+    fixture_name,
+    function_of,
+)
 from pytest_llmcost.ledger.totals import (
     largest_prompt,
     most_expensive,
@@ -156,7 +163,7 @@ def rows_of(ledger: Ledger) -> list[Row]:
         if row.mark or (test.calls and row.usd is None):
             rows.append(row)
         elif test.calls:
-            cases.setdefault(test.nodeid.partition("[")[0], []).append((test, row))
+            cases.setdefault(function_of(test.nodeid), []).append((test, row))
     rows = [*rows, *map(_fold, cases.values()), *shared_rows(ledger)]
     groups: dict[str, list[Row]] = {}
     for row in rows:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Project
 from hypothesis import given
 from hypothesis import strategies as st
 from sample_reports import CARD, a_fixture, a_test, make_budget, make_call, make_report
 
 from pytest_llmcost.budgets.budget import judge_calls
-from pytest_llmcost.budgets.path_globs import parse_path_budget
+from pytest_llmcost.budgets.path_globs import matches, parse_path_budget
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.ledger.builder import LedgerBuilder
 from pytest_llmcost.ledger.ledger_file import write_ledger
@@ -74,14 +75,91 @@ def test_a_wrong_headroom_is_an_error(tmp_path: Path, spent: dict[Any, Any]) -> 
     assert suggest(tmp_path, spent, "--headroom=lots") == 2
 
 
-def judged(path: Path, *tests: tuple[str, str, Any], **how: Any) -> list[str]:
+def test_a_folder_may_have_brackets_in_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodeids = [f"dir [x]/test_{name}.py::test[{case}]" for name in "ab" for case in "12"]
+    assert suggest(tmp_path, {a_test(nodeid): [make_call("0.01")] for nodeid in nodeids}) == 0
+    out = capsys.readouterr().out
+    assert '@max_cost("$0.013")  # dir [x]/test_a.py::test costs $0.01' in out
+    assert len(out.splitlines()) == 6
+    budget = parse_path_budget(out.splitlines()[-1], "ini")
+    assert [matches(budget.pattern or "", nodeid) for nodeid in nodeids] == [False] * 2 + [True] * 2
+
+
+def test_of_a_test_that_stopped_halfway_it_proposes_nothing_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tight = make_budget("0.001")
+    command = judged(
+        tmp_path / "a.json",
+        ("t/a.py::test_fails", "0.01", None, "failed"),
+        ("t/a.py::test_passes", "0.01", None),
+        ("t/b.py::test_over", "0.01", tight, "failed"),  # by its budget, after its end
+        ("t/c.py::test_skips[1]", "0.01", None),
+        ("t/c.py::test_skips[2]", "0.01", None, "skipped"),
+    )[:-1]
+    assert main(command) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        '@max_cost("$0.013")  # t/a.py::test_passes costs $0.01',
+        '@max_cost("$0.013")  # t/b.py::test_over costs $0.01',
+        "",
+        "llmcost_budgets =",
+        "    t/b.py = $0.013",
+        "    t/c.py = $0.025",
+    ]
+    why = "no budget, because a test did not run to its end"
+    names = ("t/a.py::test_fails", "t/c.py::test_skips", "t/a.py")
+    assert err.splitlines() == [f"llmcost: {name}: {why}" for name in names]
+
+
+def test_what_it_proposes_states_the_cache_state_that_it_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spent: dict[Any, Any] = {a_test("t.py::test"): [make_call("0.01")]}
+    write_ledger(make_report(spent, cache_state="warm"), tmp_path / "warm.json")
+    assert main(["suggest", str(tmp_path / "warm.json")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        '@max_cost("$0.013", cache="warm")  # t.py::test costs $0.01',
+        "",
+        "llmcost_budgets =",
+        "    t.py = $0.013",
+        "llmcost_cache = warm",
+    ]
+
+
+def test_what_it_proposes_is_kept_under_a_class_of_another_cache_state(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = """
+        from pytest_llmcost import max_cost
+
+        @max_cost("$1", cache="cold")
+        class TestCold:
+            #
+            def test_reads(self, llmcost):
+                usage = {"input_tokens": 1, "output_tokens": 1, "cache_read_input_tokens": 9000}
+                llmcost.record(usage, model="claude-opus-4-7")
+    """
+    project.write(test_app=suite)
+    project.run("--llmcost-report=ledger.json").assert_outcomes(passed=1)
+    capsys.readouterr()
+    assert main(["suggest", str(project.path / "ledger.json")]) == 0
+    marker = capsys.readouterr().out.partition("  #")[0]
+    project.write(test_app=suite.replace("#", marker))
+    project.run().assert_outcomes(passed=1)
+
+
+def judged(path: Path, *tests: Any, **how: Any) -> list[str]:
     """Write a run of tests with what they cost and their budget; return the command for it."""
     ledger = LedgerBuilder()
-    for nodeid, usd, budget in tests:
+    for nodeid, usd, budget, *outcome in tests:
         calls = [make_call(usd)] if usd else []
         for call in calls:
             ledger.add(a_test(nodeid), call)
-        ledger.judge(a_test(nodeid), outcome="passed", verdict=judge_calls(budget, calls))
+        verdict = judge_calls(budget, calls) if budget else None
+        ledger.judge(a_test(nodeid), outcome=(outcome or ["passed"])[0], verdict=verdict)
     write_ledger(ledger.ledger(price_date="2026-11-22", rate_card=CARD, **how), path)
     return ["suggest", str(path), "--ratchet"]
 
@@ -131,6 +209,54 @@ def test_the_ratchet_leaves_alone_what_is_unknown_unused_broken_or_partly_run(
     out, err = capsys.readouterr()
     assert out == ""
     assert "partial run (deselected)" in err
+
+
+def test_the_ratchet_lowers_no_budget_that_may_limit_what_did_not_run_to_its_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, cases = make_budget("1", required=True), make_budget("1", origin="t.py:20", required=True)
+    of_class = make_budget("1", origin="t.py:30")
+    tests = [
+        ("t.py::test_own", "0.01", own),
+        ("t.py::test_cases[1]", "0.01", cases),
+        ("t.py::TestClass::test", "0.01", of_class),
+    ]
+    lowered = "t.py:3: lower $1.00 to $0.013 (used: $0.01)"
+    suite = {"budgets": [make_budget("9", scope="suite", origin="max_suite")]}
+    for rest, how in (
+        ([], {"incomplete": ["selected"]}),
+        (
+            [
+                ("t.py::test_cases[2]", "", cases, "skipped"),
+                ("t.py::TestClass::test_failed", "0.001", of_class, "failed"),
+            ],
+            {},
+        ),
+    ):
+        assert main(judged(tmp_path / "a.json", *tests, *rest, **suite, **how)) == 1
+        out, err = capsys.readouterr()
+        assert out.splitlines() == [lowered]
+        assert "3 budgets left out" in err
+    assert main(judged(tmp_path / "a.json", *tests, **suite)) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_the_ratchet_lowers_each_part_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (make_budget("1000", kind="parts", part=part) for part in ("tools", "system"))
+    ledger, owner = LedgerBuilder(), a_test("t.py::test")
+    call = make_call("0.01", fingerprint="1:a")
+    ledger.add(owner, call)
+    parts = {"1:a": {"tools": 100, "system": 200}}
+    first, second = (judge_calls(each, [call], parts=parts) for each in (one, other))
+    ledger.judge(owner, outcome="passed", verdict=first, blocks=[second])
+    write_ledger(ledger.ledger(price_date="2026-11-22", rate_card=CARD), tmp_path / "a.json")
+    assert main(["suggest", str(tmp_path / "a.json"), "--ratchet"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "t.py:3: lower 1,000 tokens of system to 250 tokens of system (used: 200 tokens of system)",
+        "t.py:3: lower 1,000 tokens of tools to 130 tokens of tools (used: 100 tokens of tools)",
+    ]
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(0, 300))

@@ -132,6 +132,11 @@ class TestRows:
             ("test_c[only]", Decimal("0.001"), Decimal("0.001")),
         ]
 
+    def test_files_in_a_folder_with_brackets_in_its_name_are_not_cases(self) -> None:
+        names = [f"dir [x]/test_{file}.py::test" for file in "ab"]
+        rows = rows_of(report_of(*(row(name, make_call("0.1")) for name in names)))
+        assert [each.name for each in rows] == ["test", "test"]
+
     def test_a_case_over_its_budget_is_named(self) -> None:
         over, rest = rows_of(
             report_of(
