@@ -59,6 +59,7 @@ def run(arguments: Namespace, console: Console) -> int:
     missing, last = [], last_attempts(ledger.tests)
     # A marker on a test is for all of its cases.
     stopped = {function_of(test.nodeid) for test in last if _is_stopped(test)}
+    stopped |= set(map(function_of, ledger.skipped))
     stopped |= {_file_of(test.nodeid) for test in last if failed_otherwise(test)}
 
     def limit(name: str, amounts: Amounts) -> str | None:
@@ -124,14 +125,15 @@ def _ratchet(ledger: Ledger, add_headroom: Callable[[Decimal], Decimal], console
     stopped = {test.nodeid for test in last if _is_stopped(test)}
     if any(map(failed_otherwise, last)):
         stopped.add("")
-    left_out = set()
+    left_out, in_part = set(), set(map(_file_of, ledger.skipped))
     groups: dict[object, list[Verdict]] = {}
     for nodeid, verdict in _verdicts(ledger):
         if verdict.limit:  # neither an allowed model nor a budget of nothing
             key = (verdict.origin, verdict.subject, verdict.pattern, verdict.limit)
             groups.setdefault(key, []).append(verdict)
             is_of_one = verdict.required and nodeid == function_of(nodeid)
-            if nodeid in stopped or not (ledger.complete or is_of_one):
+            is_of_all = ledger.complete and _file_of(nodeid) not in in_part
+            if nodeid in stopped or not (is_of_one or is_of_all):
                 left_out.add(key)
     if left_out:
         console.note(

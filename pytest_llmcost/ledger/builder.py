@@ -244,6 +244,7 @@ class LedgerBuilder:
         stable_prefix: Literal["off", "warn", "fail"] = "warn",
         incomplete: Iterable[str] = (),
         lost_calls: Iterable[str] = (),
+        skipped: Iterable[str] = (),
         budgets: Iterable[Budget] = (),
         notes: Iterable[str] = (),
     ) -> Ledger:
@@ -258,6 +259,7 @@ class LedgerBuilder:
             complete=not incomplete,
             incomplete=incomplete,
             lost_calls=tuple(sorted(set(lost_calls))),
+            skipped=tuple(sorted(skipped)),
             price_date=price_date,
             cache_state=cache_state,
             rate_card=rate_card,

@@ -375,6 +375,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """Why calls may be missing: `worker-crashed`, `interrupted`, `forked-child` or, if pytest ran
     no test because of them, `collection-errors`.
     What the run cost then has no upper bound; a run that only left tests out has one."""
+    skipped: tuple[str, ...] = ()
+    """Tests with a budget of their own that were skipped, sorted."""
     price_date: str = ""
     cache_state: str = "as-billed"
     rate_card: CardId = CardId()

@@ -109,6 +109,7 @@ def merge_ledgers(
             complete=not incomplete,
             incomplete=tuple(sorted(incomplete)),
             lost_calls=tuple(sorted({why for each in every for why in each.lost_calls})),
+            skipped=tuple(sorted({name for each in every for name in each.skipped})),
             price_date=like.price_date,
             cache_state=like.cache_state,
             rate_card=replace(like.rate_card, sources=tuple(sorted(sources))),

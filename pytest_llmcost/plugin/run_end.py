@@ -96,6 +96,7 @@ def close(session: Session, pytest_session: pytest.Session) -> Ledger:
         stable_prefix=settings.stable_prefix,
         incomplete=session.incomplete,
         lost_calls=session.lost_calls,
+        skipped=session.skipped_budgets,
         budgets=[
             replace(budget, idle=budget.pattern in session.unmatched_globs)
             for budget in budgets_of_run(settings)

@@ -241,6 +241,31 @@ def test_the_ratchet_lowers_no_budget_that_may_limit_what_did_not_run_to_its_end
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+def test_the_ratchet_lowers_no_budget_of_which_a_case_is_skipped(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.write(
+        test_app="""
+        import pytest
+        from pytest_llmcost import max_cost
+
+        @max_cost("$1")
+        @pytest.mark.parametrize("n", [1, pytest.param(1000, marks=pytest.mark.skip)])
+        def test_cases(llmcost, n):
+            llmcost.record({"input_tokens": n, "output_tokens": 1}, model="claude-opus-4-7")
+        """
+    )
+    for workers in ((), ("-n1",)):
+        plugins = ("xdist",) if workers else ()
+        project.run("--llmcost-report=ledger.json", *workers, plugins=plugins)
+        capsys.readouterr()
+        assert main(["suggest", str(project.path / "ledger.json"), "--ratchet"]) == 0
+        out, err = capsys.readouterr()
+        assert (out, "1 budget left out" in err) == ("", True)
+        assert main(["suggest", str(project.path / "ledger.json")]) == 1
+        assert "@max_cost" not in capsys.readouterr().out
+
+
 def test_the_ratchet_lowers_each_part_by_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
