@@ -25,7 +25,7 @@ from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import EXACT, format_whole_usd, parse_percent
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import dollars, format_count, round_up
+from pytest_llmcost.reports.numbers import dollars, round_up
 from pytest_llmcost.reports.run_wording import describe_partial, last_attempts
 from pytest_llmcost.reports.wording import limit_of
 
@@ -135,17 +135,12 @@ def _ratchet(ledger: Ledger, add_headroom: Callable[[Decimal], Decimal], console
             is_of_all = ledger.complete and _file_of(nodeid) not in in_part
             if nodeid in stopped or not (is_of_one or is_of_all):
                 left_out.add(key)
-    if left_out:
-        console.note(
-            f"{format_count(len(left_out), 'budget')} left out, which may limit tests that did "
-            "not run, or not to their end"
-        )
     lines = []
     for what, group in groups.items():
         first, spent = group[0], max(verdict.high or Decimal(0) for verdict in group)
         # What nothing was spent against may be there for a test that was skipped.
         is_kept = all(verdict.state == "within" for verdict in group)
-        if not spent or not is_kept or what in left_out:
+        if not spent or not is_kept:
             continue
         limit = round_up(add_headroom(spent), -9 if first.quantity == "usd" else 0)
         if limit < first.limit:
@@ -153,7 +148,11 @@ def _ratchet(ledger: Ledger, add_headroom: Callable[[Decimal], Decimal], console
                 limit_of(replace(first, limit=each)) for each in (first.limit, limit, spent)
             )
             about = f" for {first.pattern}" if first.pattern else ""
-            lines.append(clean(f"{first.origin}: lower {now}{about} to {then} (used: {used})"))
+            if what in left_out:
+                why = "tests that it may limit did not run, or not to their end"
+                console.note(clean(f"{first.origin}: {now}{about} stays, because {why}"))
+            else:
+                lines.append(clean(f"{first.origin}: lower {now}{about} to {then} (used: {used})"))
     for line in sorted(lines):
         console.print(line)
     return 1 if lines else 0

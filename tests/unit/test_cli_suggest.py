@@ -227,7 +227,7 @@ def test_the_ratchet_lowers_no_budget_that_may_limit_what_did_not_run_to_its_end
         ([], {"incomplete": ["selected"]}),
         (
             [
-                ("t.py::test_cases[2]", "", cases, "skipped"),
+                ("t.py::test_cases[2]", "0.001", cases, "skipped"),
                 ("t.py::TestClass::test_failed", "0.001", of_class, "failed"),
             ],
             {},
@@ -236,7 +236,9 @@ def test_the_ratchet_lowers_no_budget_that_may_limit_what_did_not_run_to_its_end
         assert main(judged(tmp_path / "a.json", *tests, *rest, **suite, **how)) == 1
         out, err = capsys.readouterr()
         assert out.splitlines() == [lowered]
-        assert "3 budgets left out" in err
+        why = "because tests that it may limit did not run, or not to their end"
+        for kept in ("max_suite: $9.00", "t.py:20: $1.00", "t.py:30: $1.00"):
+            assert f"{kept} stays, {why}" in err
     assert main(judged(tmp_path / "a.json", *tests, **suite)) == 1
     assert len(capsys.readouterr().out.splitlines()) == 4
 
@@ -261,7 +263,7 @@ def test_the_ratchet_lowers_no_budget_of_which_a_case_is_skipped(
         capsys.readouterr()
         assert main(["suggest", str(project.path / "ledger.json"), "--ratchet"]) == 0
         out, err = capsys.readouterr()
-        assert (out, "1 budget left out" in err) == ("", True)
+        assert (out, "$1.00 stays, because" in err) == ("", True)
         assert main(["suggest", str(project.path / "ledger.json")]) == 1
         assert "@max_cost" not in capsys.readouterr().out
 
