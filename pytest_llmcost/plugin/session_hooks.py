@@ -138,11 +138,12 @@ class SessionHooks:
         return result
 
     def _is_broken(self, session: pytest.Session) -> bool:
-        """Return whether a budget fails the run; a run without tests keeps all."""
+        """Return whether a budget fails the run; one without tests can only exceed some."""
         from pytest_llmcost.plugin.run_end import is_run_broken
 
         assert self.ledger is not None
-        return bool(session.testscollected) and is_run_broken(self.ledger, self.session.settings)
+        unverified = self.session.settings.unverified if session.testscollected else "warn"
+        return is_run_broken(self.ledger, unverified)
 
     def _publish(self, session: pytest.Session) -> None:
         from pytest_llmcost.plugin.run_end import publish, with_exit_status
@@ -155,9 +156,11 @@ class SessionHooks:
 
     def _exit_status(self, session: pytest.Session) -> int:
         """Return the status, with success turned into failure by a budget or an unwritten file."""
-        if session.exitstatus == pytest.ExitCode.OK and (self.problems or self._is_broken(session)):
+        status = int(session.exitstatus)
+        may_fail = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        if (may_fail and self._is_broken(session)) or (not status and self.problems):
             return int(pytest.ExitCode.TESTS_FAILED)
-        return int(session.exitstatus)
+        return status
 
     def _settle_status(self, session: pytest.Session) -> None:
         """Set the exit status; write the ledger again if it names another one."""

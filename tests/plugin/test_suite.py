@@ -164,12 +164,19 @@ def test_a_broken_ceiling_only_ever_turns_success_into_failure(project: Project,
     assert [each["state"] for each in ledger["verdicts"]] == ["exceeded"]
 
 
-def test_without_tests_the_status_stays_that_of_a_run_without_tests(
-    project: Project, standin: StandIn
+@pytest.mark.parametrize("skipped", ["", "import pytest; pytest.skip(allow_module_level=True)"])
+def test_a_run_without_tests_fails_by_what_it_exceeded_and_not_by_what_was_not_run(
+    project: Project, standin: StandIn, skipped: str
 ) -> None:
-    project.online(standin).write(conftest=CALLS_ON_IMPORT)
-    result = project.run("--llmcost-max-suite=0.000001", "--llmcost-report=ledger.json")
+    project.online(standin).write(
+        conftest=CALLS_ON_IMPORT, **{"test_skipped": skipped} if skipped else {}
+    )
+    budgets = ["--llmcost-report=ledger.json", "-o", "llmcost_budgets=test_skipped.py = $1"]
+    result = project.run(*budgets)
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result = project.run("--llmcost-max-suite=0.000001", *budgets)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert project.ledger()["run"]["exit_status"] == pytest.ExitCode.TESTS_FAILED
     (call,) = project.ledger()["outside_tests"]
     assert call["live"] is True
     result.stdout.fnmatch_lines(["  outside tests *", "✗ * over the * suite budget *"])
