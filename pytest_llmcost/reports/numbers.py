@@ -52,7 +52,7 @@ def percent(part: Decimal, whole: Decimal) -> str:
     share = EXACT.divide(EXACT.multiply(abs(part), 100), whole)
     if not share or share >= Decimal("0.95"):
         return f"{share.quantize(Decimal(1)):,} %"
-    return f"{share.quantize(Decimal('0.1'))} %" if share >= Decimal("0.05") else "under 0.1 %"
+    return f"{share.quantize(Decimal('0.1'))} %" if share > Decimal("0.05") else "under 0.1 %"
 
 
 def growth(before: Decimal | int | None, after: Decimal | int | None) -> str:

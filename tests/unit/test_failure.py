@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 import pytest
@@ -328,5 +329,7 @@ class TestNumbers:
         assert signed(None if usd is None else Decimal(usd)) == shown
 
     def test_percentages_never_show_zero(self) -> None:
+        for part in range(1, 100):  # the half that rounds to zero among them
+            assert not re.match("0(\\.0)? %", percent(Decimal(part), Decimal(20_000)))
         assert percent(Decimal("0.00001"), Decimal(1)) == "under 0.1 %"
         assert percent(Decimal(0), Decimal(1)) == "0 %"
