@@ -142,8 +142,10 @@ class SessionHooks:
         from pytest_llmcost.plugin.run_end import is_run_broken
 
         assert self.ledger is not None
-        unverified = self.session.settings.unverified if session.testscollected else "warn"
-        return is_run_broken(self.ledger, unverified)
+        settings = self.session.settings
+        if not session.testscollected:
+            settings = settings._replace(unverified="warn")
+        return is_run_broken(self.ledger, settings)
 
     def _publish(self, session: pytest.Session) -> None:
         from pytest_llmcost.plugin.run_end import publish, with_exit_status
