@@ -101,12 +101,13 @@ class ItemHooks:
 
     @pytest.hookimpl
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        """Note what is deselected, and by which file; a plugin makes a part, such as a shard."""
+        """Note what is deselected, and by what; of a plugin, such as a shard's, it is a part."""
         if items:
-            file = _deselecting_file()
-            if file.name == "conftest.py" or "_pytest" in file.parts:
+            name, file = _deselecting_module()
+            # `-m` and `-k`, then `--deselect`; not `--lf` and `--stepwise`.
+            if name in ("_pytest.mark", "_pytest.main") or Path(file).name == "conftest.py":
                 self.session.deselected.update(map(nodeid_of, items))
-                self.session.deselecting.add(str(file))
+                self.session.deselecting.add(file)
             else:
                 self.session.incomplete.add("deselected")
 
@@ -311,12 +312,13 @@ def _has_marker(node: _pytest.nodes.Node | None, names: Sequence[str] = (MARKER,
     return False
 
 
-def _deselecting_file() -> Path:
-    """Return the file of the hook that deselects now; also a moved one's, unlike its code."""
+def _deselecting_module() -> tuple[str, str]:
+    """Return the name and the file of the module with the hook that deselects now."""
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code.co_name != "pytest_collection_modifyitems":
         frame = frame.f_back
-    return Path(frame.f_globals.get("__file__", "") if frame else "")
+    found = frame.f_globals if frame else {}
+    return found.get("__name__", ""), found.get("__file__") or ""
 
 
 def _is_skip(error: BaseException | None) -> bool:

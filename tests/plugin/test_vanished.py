@@ -312,6 +312,17 @@ def test_a_part_of_the_suite_does_not_cry_wolf(
     assert ran.ledger()["tests"], ran.out
 
 
+@pytest.mark.parametrize("again", ["--lf", "--sw"])
+def test_a_run_of_what_failed_last_is_a_part(suite: Path, again: str) -> None:
+    with_cache = ("-p", "cacheprovider", "-p", "stepwise", again)
+    write_files(suite, changed(SUITE, "ask(12)", "ask(12); assert 0"))
+    compare(suite, *with_cache)
+    write_files(suite, SUITE)
+    ran = compare(suite, *with_cache, "--llmcost-vanished=fail")
+    assert "1 passed" in ran.out or "deselected" in ran.out, ran.out
+    assert (vanished(ran), ran.ledger()["complete"]) == ({}, False)
+
+
 def test_shards_cry_no_wolf_and_their_sum_names_what_is_gone(
     suite: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
