@@ -224,7 +224,8 @@ def _compare(
         if plan is not None:
             caveats = caveats_of(payload, session.counts.count(owner, payload))
             prompt = split(session, owner, plan)
-    except CountError:
+    except CountError as error:
+        _note_in_vain(session, error)
         return unknown, "stale"  # not counted yet; the caveat says how to count it
     recounted = recount(
         answer,
@@ -255,7 +256,8 @@ def _mocked(
     if payload is not None and obstacle is None:
         try:
             count = session.counts.count(owner, payload)
-        except CountError:
+        except CountError as error:
+            _note_in_vain(session, error)
             caveat = "uncounted: the answer is a mock's"
         else:
             (sampling,) = answer.sampling_calls
@@ -269,6 +271,12 @@ def _mocked(
             return with_caveats(counted, *caveats_of(payload, count)), "recounted"
     unknown = replace(answer, sampling_calls=())
     return with_caveats(unknown, caveat), "mocked"
+
+
+def _note_in_vain(session: Session, error: CountError) -> None:
+    """Say why a count has failed that was tried; the command that its caveat names would, too."""
+    if not isinstance(error, CountMissingError):
+        session.notes.add(f"not counted: {error}")
 
 
 def with_caveats(answer: Answer, *caveats: str) -> Answer:

@@ -93,6 +93,14 @@ def test_a_prompt_that_has_grown_tenfold_fails_without_a_count_and_names_what_gr
     assert (call["evidence"], call["usd"], call["usd_high"]) == ("stale", None, None)
 
 
+def test_a_count_that_was_tried_in_vain_says_why(replayed: Project, standin: StandIn) -> None:
+    write_app(replayed, paragraphs=100)
+    standin.key = "another"
+    result = replay(replayed, "--llmcost-record-mode=rewrite")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*not counted: counting claude-opus-4-7 failed with status 401*"])
+
+
 def test_a_prompt_that_has_grown_tenfold_fails_at_its_new_price_once_counted(
     replayed: Project, standin: StandIn
 ) -> None:
