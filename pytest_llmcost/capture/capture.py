@@ -120,7 +120,10 @@ class Capture:
 
     def _is_stand_in(self, url: str) -> bool:
         parts = urlsplit(url.lower())
-        return not self._stand_ins.isdisjoint((parts.netloc, parts.hostname))
+        address = parts.netloc.rpartition("@")[2]
+        # Some libraries omit the usual port, others always name it.
+        named = f"{address}:{443 if parts.scheme == 'https' else 80}"
+        return not self._stand_ins.isdisjoint((address, named, parts.hostname))
 
     def _end(self, request: CapturedRequest) -> None:
         self._open.discard(request)

@@ -36,6 +36,7 @@ from capture_kit import (
     respond,
 )
 
+from pytest_llmcost.capture.capture import Capture
 from pytest_llmcost.prices.usage import Usage
 
 BILLED = Usage(input_tokens=25, output_tokens=11)
@@ -837,3 +838,27 @@ def test_memory_stays_flat_while_a_long_stream_passes() -> None:
     assert passed > 49_000_000
     assert peak < 1_000_000
     assert purse.call.usage == BILLED
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "is_to_it"),
+    [
+        ("fake.test:80", "http://fake.test", True),
+        ("fake.test:443", "https://FAKE.test", True),
+        ("fake.test:8080", "http://user:word@fake.test:8080", True),
+        ("fake.test", "http://fake.test:80", True),
+        ("[::1]:80", "http://[::1]", True),
+        ("fake.test:80", "https://fake.test", False),
+        ("fake.test:80", "http://fake.test:8080", False),
+    ],
+)
+def test_a_stand_in_is_known_with_and_without_the_usual_port(
+    address: str, host: str, is_to_it: bool
+) -> None:
+    capture = Capture(
+        owner=lambda: None, report=lambda request: None, clock=lambda: 0.0, stand_ins=[address]
+    )
+    sent: dict[str, Any] = {"source": None, "client": None, "sent": b"{}", "headers": {}}
+    request = capture.begin(method="POST", url=f"{host}/v1/messages", **sent)
+    assert request is not None
+    assert request.is_to_stand_in == is_to_it
