@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pytest_llmcost.errors import LlmCostError
-from pytest_llmcost.money import exactly
 
 _COMMANDS = {
     "init": "write a first budget into pytest's settings",
@@ -35,7 +34,6 @@ _INTERRUPTED = 130
 """What a shell reports for Ctrl-C."""
 
 
-@exactly()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     words = sys.argv[1:] if argv is None else argv
@@ -43,8 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Options are parsed by our own parsers, which raise our own errors.
         arguments = _parser(words).parse_args(words)
         from pytest_llmcost.cli.console import Console
+        from pytest_llmcost.money import exactly
 
-        status: int = arguments.command.run(arguments, Console(sys.stdout, sys.stderr))
+        with exactly():
+            status: int = arguments.command.run(arguments, Console(sys.stdout, sys.stderr))
         sys.stdout.flush()
     except LlmCostError as error:
         print(f"llmcost: {error}", file=sys.stderr)

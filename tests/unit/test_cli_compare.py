@@ -69,8 +69,9 @@ def test_what_grew_is_shown_with_what_made_it_grow(
 ) -> None:
     assert main(["compare", *ledgers]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:8] == [
+    assert lines[:9] == [
         "+$0.035 against the baseline (+108 %): $0.0325 → $0.0675, 2 unchanged",
+        "  t.py::test_gone: not in this run (baseline: $0.0025 in 1 call)",
         "t.py           before     after    change",
         "  test_grows  $0.0250   $0.0525  +$0.0275",
         "    +5,500 input, +1 call, system",
