@@ -9,9 +9,11 @@ import inspect
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from datetime import datetime, timezone
+from queue import Empty, SimpleQueue
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 
 from msgspec.structs import replace
@@ -29,7 +31,6 @@ from pytest_llmcost.counting.own_requests import (
     SILENT_SECONDS,
     NetworkBlocked,
     Patience,
-    T,
     own_request,
     past_recorders,
     start,
@@ -368,7 +369,7 @@ def _host(client: object) -> str:
 AT_ONCE = 8
 _RETRIES = 6
 """Of the SDK, in a long recording: it waits as long as a rate limit says."""
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS, _LOOK_SECONDS = 5.0, 0.01
 """How long an interrupt waits for the counts that are under way."""
 
 Outcome: TypeAlias = Count | CountError
@@ -419,8 +420,18 @@ def count_all(
         failed += isinstance(outcome, CountError)
         show(Progress(len(outcomes), len(jobs), failed, clock() - began_at))
 
-    pool = ThreadPoolExecutor(at_once, thread_name_prefix="llmcost-count")
-    asked: dict[Future[Outcome], int] = {}
+    todo, ended = SimpleQueue[int](), SimpleQueue[tuple[int, Outcome]]()
+    workers: list[Future[None]] = []
+    running: list[None] = []
+
+    def work() -> None:
+        running.append(None)
+        try:
+            for index in _taken_from(todo):
+                ended.put((index, count(index, _RETRIES, Patience(counter.seconds))))
+        finally:
+            running.pop()
+
     try:
         for index, job in enumerate(jobs):
             if not job.asks:
@@ -433,14 +444,12 @@ def count_all(
             else:
                 note(to_ask.pop(0), outcome)
         for index in to_ask:
-            asked[pool.submit(count, index, _RETRIES, Patience(counter.seconds))] = index
-        for one in _as_they_end(asked, counter):
-            note(asked[one], one.result())
+            todo.put(index)
+        workers += [start(work) for _ in to_ask[:at_once]]
+        for number in range(len(to_ask)):
+            note(*_next(ended, workers, len(to_ask) - number, counter))
     finally:
-        # After an interrupt, what is under way may still come in and is then kept.
-        pool.shutdown(wait=False, cancel_futures=True)
-        # Not only those that are running: a thread may have taken one that is about to run.
-        wait([one for one in asked if not one.done()], timeout=_GRACE_SECONDS)
+        _await_running(todo, running)
         for patience in under_way:
             patience.left = 0  # what has not come in by now sends nothing any more
         outcomes |= _save_all(jobs)
@@ -474,16 +483,45 @@ def _concerns_all(outcome: Outcome) -> TypeGuard[CountError]:
     return outcome.status not in (400, 404, 413)
 
 
-def _as_they_end(asked: Iterable[Future[T]], counter: Counter) -> Iterator[Future[T]]:
-    """Yield futures as they end; if none does for a while, say so."""
-    pending, silent = {*asked}, 0.0
-    while pending:
-        # With a time-out: on Windows an interrupt ends no wait without one.
-        done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-        silent = 0.0 if done else silent + 0.5
+def _taken_from(todo: SimpleQueue[int]) -> Iterator[int]:
+    """Yield what is left in a queue that several threads take from."""
+    with suppress(Empty):
+        while True:
+            yield todo.get_nowait()
+
+
+def _await_running(todo: SimpleQueue[int], running: Sequence[None]) -> None:
+    """Start nothing more; after an interrupt, what is under way may still come in and is kept."""
+    # The threads say themselves that they run, for an interrupt can meet the start of one.
+    list(_taken_from(todo))
+    for _ in range(int(_GRACE_SECONDS / _LOOK_SECONDS)):
+        if running:
+            time.sleep(_LOOK_SECONDS)
+
+
+def _next(
+    ended: SimpleQueue[tuple[int, Outcome]],
+    workers: Sequence[Future[None]],
+    pending: int,
+    counter: Counter,
+) -> tuple[int, Outcome]:
+    """Return what ends next; if nothing does for a while, say so.
+
+    A queue, because an interrupt that meets `concurrent.futures.wait` can leave a future locked for
+    ever, and the thread that is to set its result.
+    """
+    silent = 0.0
+    while True:
+        try:
+            # With a time-out: on Windows an interrupt ends no wait without one.
+            return ended.get(timeout=0.5)
+        except Empty:
+            for worker in workers:
+                if worker.done():
+                    worker.result()  # an error of ours
+        silent += 0.5
         if silent == SILENT_SECONDS and counter.waiting is not None:
             counter.waiting(
-                f"llmcost: waiting for {len(pending):,} counts, for {counter.seconds:g} s each at "
+                f"llmcost: waiting for {pending:,} counts, for {counter.seconds:g} s each at "
                 "most (--llmcost-count-timeout)"
             )
-        yield from done

@@ -355,8 +355,9 @@ def test_of_boto3_s_signatures_only_those_of_a_real_key_are_found(
         import vcr
 
         def test_converse():
-            client = boto3.client("bedrock-runtime", region_name="us-east-1",
-                                  endpoint_url=os.environ["ANTHROPIC_BASE_URL"])
+            session = boto3.Session()  # the default one keeps the key of an earlier test
+            client = session.client("bedrock-runtime", region_name="us-east-1",
+                                    endpoint_url=os.environ["ANTHROPIC_BASE_URL"])
             with vcr.use_cassette("converse.yaml"):
                 client.converse(modelId="us.anthropic.claude-sonnet-4-5-20250929-v1:0", messages=[
                     {"role": "user", "content": [{"text": "hi"}]}])
