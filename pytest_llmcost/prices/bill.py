@@ -201,11 +201,10 @@ class ByCategory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         # A zero that is the default is left out of files, so there must be no other one.
         return ByCategory(**{name: usd for name, usd in sums.items() if usd})
 
-    def items(self) -> Iterator[tuple[str, Decimal]]:
-        """Yield the categories that cost something, each with its amount."""
-        for name in self.__struct_fields__:
-            if usd := getattr(self, name):
-                yield name, usd
+    def items(self) -> list[tuple[str, Decimal]]:
+        """Return the categories that cost something, each with its amount."""
+        amounts = [(name, getattr(self, name)) for name in self.__struct_fields__]
+        return [(name, usd) for name, usd in amounts if usd]
 
     def __add__(self, other: ByCategory) -> ByCategory:
         return ByCategory.sum(chain(self.items(), other.items()))

@@ -137,7 +137,7 @@ _CATEGORIES: Mapping[str, str] = {
 
 def categories_of(totals: ModelTotals) -> list[Category]:
     """Return each token category that was used or paid for; the prices add up to the total."""
-    is_known = totals.usd == 0 or any(True for _ in totals.by_category.items())
+    is_known = totals.usd == 0 or bool(totals.by_category.items())
     found = [
         Category(
             key,
