@@ -342,8 +342,8 @@ def test_pdb_and_tracebacks_of_every_style_are_no_trouble(project: Project) -> N
         result = project.run(f"--tb={style}")
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(["FAILED *test_dear - $0.005 > $0.001 budget*"])
-        assert "watch.py" not in result.stdout.str()
-        assert "judging.py" not in result.stdout.str()
+        assert "item_hooks.py" not in result.stdout.str()
+        assert "verdicts.py" not in result.stdout.str()
 
 
 def test_a_working_directory_that_is_gone_is_no_trouble(project: Project) -> None:

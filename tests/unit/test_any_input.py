@@ -1,6 +1,6 @@
 """Whatever a file or a response holds: it is read, or refused with an error of our own.
 
-Real documents are damaged at a few places. `LLMCOST_EXAMPLES=release` tries 20,000 of each.
+Real documents are damaged at a few places. `--hypothesis-profile=release` tries 20,000 of each.
 """
 
 from __future__ import annotations
