@@ -46,13 +46,15 @@ def history_of(runs: Sequence[Run], ledger: Ledger) -> History | None:
     if len(known) < 2:
         return None
     most, highest = max(known, key=lambda each: each[0])
+    # Two runs may end within one second; the page shows the later one.
+    ended = [number for number, run in enumerate(shown) if run.at == ledger.run.finished_at]
     points = [
         Point(
             number / (len(shown) - 1) * WIDTH,
             None if run.usd is None else HEIGHT - float(run.usd) / (float(most) or 1) * HEIGHT,
             run_cells(run),
             bool(run.incomplete),
-            run.at == ledger.run.finished_at,
+            number in ended[-1:],
         )
         for number, run in enumerate(shown)
     ]
