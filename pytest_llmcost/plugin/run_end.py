@@ -186,6 +186,7 @@ def _selects_itself(session: Session) -> bool:
         if path.endswith("conftest.py"):
             text = "".join(linecache.getlines(path))
             words |= {word.replace("-", "_") for word in re.findall(r"[^\W_][\w-]*", text)}
+    # pytest's own parser, which has no public name, so that every spelling of an option is read.
     given, own = vars(config.option), config._parser.parse_known_args(config.getini("addopts"))
     return all(getattr(own, name, None) == given[name] for name in words & given.keys())
 
