@@ -26,6 +26,7 @@ from pytest_llmcost.errors import PayloadError, UnknownModelError
 from pytest_llmcost.json_values import JsonValue, canonical, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import mask_account
+from pytest_llmcost.prices.usage import SAMPLING_TOOLS
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
@@ -42,12 +43,6 @@ _NOT_PROMPT = frozenset(
     }
 )  # fmt: skip
 """Changes neither the prompt's tokens nor a rate."""
-_SEVERAL_CALLS = ("mcp_servers", "fallbacks", "compaction", "container")
-"""With these, or a context management that compacts, one request may be several sampling calls,
-or another model's."""
-_SAMPLING_TOOLS = (
-    "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
-)  # fmt: skip
 _DIGEST_DIGITS = 8
 
 
@@ -96,28 +91,6 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     """What a user's hook has made of the body, by which two payloads are compared."""
 
     @property
-    def longest_reply(self) -> int | None:
-        """The most output tokens that one request can be billed; None if nothing bounds it.
-
-        `max_tokens`, thinking included, bounds one sampling call. What runs on the server makes
-        several of them.
-        """
-        most, tools = self.body.get("max_tokens"), self.body.get("tools")
-        if not isinstance(most, int) or isinstance(most, bool) or most < 0:
-            return None
-        is_odd = tools is not None and not isinstance(tools, list)
-        if is_odd or self.sampling_tools or any(self.body.get(key) for key in _SEVERAL_CALLS):
-            return None
-        # To clear old tool results and thinking takes no model. Source:
-        # https://platform.claude.com/docs/en/build-with-claude/context-editing
-        managed = self.body.get("context_management") or {"edits": []}
-        edits = managed.get("edits") if isinstance(managed, dict) else None
-        clears = isinstance(edits, list) and all(
-            isinstance(each, dict) and str(each.get("type")).startswith("clear_") for each in edits
-        )
-        return most if clears else None
-
-    @property
     def sampling_tools(self) -> tuple[str, ...]:
         """The names of the tools that make one request sample several times, sorted."""
         tools, servers = self.body.get("tools"), self.body.get("mcp_servers")
@@ -126,7 +99,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
             for index, tool in enumerate(tools if isinstance(tools, list) else ())
             if isinstance(tool, dict)
             and "type" in tool  # an own tool seldom has one
-            and str(tool["type"]).startswith(_SAMPLING_TOOLS)
+            and str(tool["type"]).startswith(SAMPLING_TOOLS)
         }
         if isinstance(servers, list):
             names |= {str(each.get("name", "mcp")) for each in servers if isinstance(each, dict)}

@@ -22,25 +22,34 @@ from pytest_llmcost.prices.usage import (
     Lifetime,
     Platform,
     SamplingCall,
+    SamplingKind,
     Terms,
     Usage,
     find_impossible,
     is_quantity,
+    longest_reply,
 )
 from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
 from pytest_llmcost.responses.stream import StreamedMessage
 
-UNSPECIFIED = "unspecified"
+_KINDS: Mapping[str | None, SamplingKind] = {
+    None: "message",  # a pass of the model itself if it is not stated
+    "message": "message",
+    "fallback_message": "message",
+    "compaction": "compaction",
+    "advisor_message": "advisor",
+}
+"""What each type of iteration is. Compactions and advisors come on top of the answer. Source:
+https://platform.claude.com/docs/en/build-with-claude/compaction and
+https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool"""
+_UNSPECIFIED = "unspecified"
 """The category of a refusal that states none."""
-_SAMPLING = (None, "message", "fallback_message")
-_KINDS = (*_SAMPLING, "compaction", "advisor_message")
 _LOOPING = ("server_tool_use", "mcp_tool_use")
 _CODE_TOOLS = ("code_execution", "bash_code_execution", "text_editor_code_execution")
 _FILLINGS = {"text": ("text",), "thinking": ("thinking", "signature"), "compaction": ("content",)}
 """Blocks that may be empty, and the keys that hold what they say."""
-_SEVERAL_CALLS = ("mcp_servers", "fallbacks", "context_management", "compaction", "container")
-"""What in a request may make the API sample more than once, or with another model."""
 _KNOWN_TOOLS = ("web_search_requests", "web_fetch_requests", "code_execution_requests")
+_NOTHING = Usage()
 
 _Body = Mapping[str, Any]
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
@@ -94,7 +103,6 @@ class _Pass(_Counts, frozen=True, kw_only=True):
     """One entry of `usage.iterations`."""
 
     type: str | None = None
-    """A pass of the model itself if it is not stated."""
     model: str | None = None
 
 
@@ -201,15 +209,14 @@ def read_message(
     truncated: bool = False,
     withdrawn: str | None = None,
     at_most: Mapping[str, int] | None = None,
-    stream: bool = False,
     request: _Body | None = None,
 ) -> Answer:
     """Read what a response bills: its sampling calls, what their price depends on, what it hides.
 
     `model` is as the request or the URL names it, `platform` as the URL says; `batch` is whether it
     is a batch's result, if the response does not say so itself; `truncated`, `withdrawn` and
-    `at_most` are those of a `StreamedMessage`; `stream` is only noted; `request`, the payload, says
-    what the response leaves open.
+    `at_most` are those of a `StreamedMessage`; `request`, the payload, says what the response
+    leaves open.
 
     Raises:
         UsageDataError: naming the path of what cannot be read, or what no request can have used.
@@ -218,18 +225,17 @@ def read_message(
     stated = _decode(raw, _MessageUsage)
     top, passes = stated.usage, stated.iterations or []
     if withdrawn and not passes:  # a compaction may leave less; its passes say so
-        path = f"usage.{withdrawn}"
-        raise UsageDataError(
-            f"{path}: restated as 0 at the end of the stream, after more before", path=path
-        )
-    lifetime = read_lifetime(asked)
+        what = "restated as 0 at the end of the stream, after more before"
+        raise _unreadable(f"usage.{withdrawn}", what)
+    lifetime = read_lifetime(asked) if at_most or top.cached_tokens else None
     is_unsplit = top.cache_write_5m_tokens and stated.cache_creation is None and not passes
     if is_unsplit and lifetime == "1h":
         # Bedrock's last frame has no split by lifetime, but the request asks for nothing else.
         written = top.cache_write_5m_tokens
         top = replace(top, cache_write_5m_tokens=0, cache_write_1h_tokens=written)
-    blocks = _blocks(body)
-    changes = _model_changes(blocks)
+
+    content = _Content(body)
+    changes = content.changes
     # After a fallback a stream's `message_start` still names the model that declined.
     # Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
     fallbacks = [each.model for each in passes if each.type == "fallback_message" and each.model]
@@ -237,12 +243,13 @@ def read_message(
     named, own = model or _text(asked.get("model")), _text(body.get("model"))
     serving = fallbacks[-1] if fallbacks else own or named
     if not serving:
-        raise UsageDataError("model: expected the model's name, got nothing", path="model")
+        raise _unreadable("model", "expected the model's name, got nothing")
     declined, served = _split_passes(passes)
     requested = serving
     if declined or changes:  # without the request, its model is the first one that declined
         first = [*(each.declined for each in changes[:1]), *(each.model for each in declined[:1])]
         requested = next(filter(None, [named, *first, own]), serving)
+
     # The passes are the answer's calls if they explain the top level: each has a length band of its
     # own. After a compaction on demand the top level is all zero, so the passes are the bill.
     # Source: https://platform.claude.com/docs/en/build-with-claude/compaction
@@ -251,16 +258,18 @@ def read_message(
     is_explained = bool(usages) and (sum(usages, searches) == top or top == searches)
     if is_explained:
         usages[0] += searches
-    is_loop = any((raw.get("server_tool_use") or {}).values()) or any(
-        block.get("type") in _LOOPING for block in blocks
-    )
-    answering = [
+    is_loop = content.loops or any((raw.get("server_tool_use") or {}).values())
+    refusal = None
+    if body.get("stop_reason") == "refusal" and not content.spoke:
+        # Refused before any output, whatever `output_tokens` is. Source: as of fallbacks.
+        refusal = _text(_part(body, "stop_details").get("category")) or _UNSPECIFIED
+    sampling_calls = [
         SamplingCall(
             model=serving,
             usage=usage,
             sums_calls=not is_explained and (bool(served) or is_loop),
-            refusal=_refusal(body, blocks),
-            most_output_tokens=_most_output_tokens(asked) if truncated else None,
+            refusal=refusal,
+            most_output_tokens=longest_reply(asked) if truncated else None,
             read_lifetime=lifetime if top.cache_read_tokens else None,
         )
         for usage in (usages if is_explained else [top])
@@ -271,26 +280,45 @@ def read_message(
         raised = {key: max(0, getattr(most, key) - getattr(less, key)) for key in names}
         if lifetime != "5m":  # what was written may live for an hour, which costs more
             raised["cache_write_1h_tokens"] += raised.pop("cache_write_5m_tokens")
-        answering[0] = replace(answering[0], usage_high=answering[0].usage + Usage(**raised))
-    sampling_calls = [
-        *answering,
-        *_added(passes, requested=requested),
-        *_declined(declined, changes, requested=requested),
-    ]
+        high = sampling_calls[0].usage + Usage(**raised)
+        sampling_calls[0] = replace(sampling_calls[0], usage_high=high)
+    answering = sampling_calls[0]
+    for index, each in enumerate(passes):
+        kind = _KINDS.get(each.type, "message")
+        if kind == "advisor" and not each.model:
+            place = f"usage.iterations[{index}].model"
+            raise _unreadable(place, "expected the advisor's model, got nothing")
+        if kind != "message":
+            its = each.model or requested
+            sampling_calls.append(SamplingCall(kind=kind, model=its, usage=each.usage))
+    sampling_calls += _declined(declined, changes, requested=requested)
     # A pass that used nothing is none. The answer itself stays, for it has had a prompt, unless it
     # was a compaction alone, on demand.
-    kept = [each for each in sampling_calls if each.usage or each.kind == "declined"]
+    kept = [each for each in sampling_calls if each.usage != _NOTHING or each.kind == "declined"]
     if not any(each.kind in ("message", "compaction") for each in kept):
-        resumed = {"kind": "resumed"} if _only_resumes_code(blocks) else {}
-        kept.insert(0, replace(answering[0], **resumed))
+        kept.insert(0, replace(answering, kind="resumed") if content.resumes_code else answering)
     if (impossible := find_impossible(kept)) is not None:
-        raise UsageDataError(f"usage: {impossible}", path="usage")
+        raise _unreadable("usage", impossible)
+
+    tools = [str(tool.get("type") or "custom") for tool in _mappings(asked.get("tools"))]
+    # Files that are attached to a container are charged even if no code runs.
+    # Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
+    has_container = content.runs_code or (
+        any(tool.startswith("code_execution_") for tool in tools)
+        and any(
+            block.get("type") == "container_upload"
+            for message in _mappings(asked.get("messages"))
+            for block in _mappings(message.get("content"))
+        )
+    )
+    caveats = _caveats(raw, stated, body, content)
+    caveats |= {f"usage-disagrees: {key}" for key in at_most or ()}
+    caveats |= {"truncated-stream"} if truncated else set()
     geography = _text(asked.get("inference_geo"))
     return Answer(
         model=serving,
         asked_model=named,
         ids=(message_id,) if (message_id := _text(body.get("id"))) else (),
-        stream=stream,
         stop_reason=_text(body.get("stop_reason")),
         usage=top,
         sampling_calls=tuple(kept),
@@ -303,32 +331,13 @@ def read_message(
             inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
         ),
-        code_beside=tuple(_tools(asked)) if _runs_code(blocks, asked) else None,
-        caveats=sorted_caveats(
-            {
-                *(["truncated-stream"] if truncated else ()),
-                *(f"usage-disagrees: {key}" for key in at_most or ()),
-                *_caveats(stated, raw, blocks),
-                *_cache_miss(body),
-            }
-        ),
+        code_beside=tuple(tools) if has_container else None,
+        caveats=sorted_caveats(caveats) if caveats else (),
     )
 
 
-def _cache_miss(body: _Body) -> Iterator[str]:
-    """Yield why the prompt was not read from the cache, if the request asked for diagnostics.
-
-    Source: https://platform.claude.com/docs/en/build-with-claude/cache-diagnostics
-    """
-    diagnostics: Any = body.get("diagnostics")
-    reason: Any = diagnostics.get("cache_miss_reason") if isinstance(diagnostics, Mapping) else None
-    if not isinstance(reason, Mapping):
-        return
-    kind = reason.get("type")
-    # The last two say that the API has nothing to compare with.
-    if isinstance(kind, str) and kind not in ("previous_message_not_found", "unavailable"):
-        tokens = reason.get("cache_missed_input_tokens")
-        yield f"cache-miss: {kind[:40]}" + (f", {tokens:,} tokens" if is_quantity(tokens) else "")
+def _unreadable(path: str, what: str) -> UsageDataError:
+    return UsageDataError(f"{path}: {what}", path=path)
 
 
 def _decode(raw: Any, kind: type[_S]) -> _S:
@@ -344,7 +353,7 @@ def _decode(raw: Any, kind: type[_S]) -> _S:
             for step in re.findall(r"\w+", place):
                 raw = raw[int(step) if step.isdigit() else step]
             what += f", got {raw}" if abs(raw) <= MOST_TOKENS else ""
-        raise UsageDataError(f"{path}: {what}", path=path) from None
+        raise _unreadable(path, what) from None
 
 
 def _without_empty(raw: Any) -> Any:
@@ -367,10 +376,6 @@ def read_usage(raw: _Body) -> Usage:
     return _decode(raw, _Counts).usage
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
 # The sampling calls
 
 
@@ -379,7 +384,7 @@ def _split_passes(passes: Sequence[_Pass]) -> tuple[list[_Pass], list[_Pass]]:
 
     Without a fallback all of them served; with one, those from the last fallback's model on.
     """
-    sampling = [each for each in passes if each.type in _SAMPLING]
+    sampling = [each for each in passes if _KINDS.get(each.type) == "message"]
     fallbacks = [index for index, each in enumerate(sampling) if each.type == "fallback_message"]
     if not fallbacks:
         return [], sampling
@@ -387,25 +392,6 @@ def _split_passes(passes: Sequence[_Pass]) -> tuple[list[_Pass], list[_Pass]]:
     while start - 1 in fallbacks and sampling[start - 1].model == sampling[start].model:
         start -= 1
     return sampling[:start], sampling[start:]
-
-
-def _added(passes: Sequence[_Pass], *, requested: str) -> Iterator[SamplingCall]:
-    """Yield what comes on top: compactions at the request's model, advisors at their own.
-
-    Source: https://platform.claude.com/docs/en/build-with-claude/compaction and
-    https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool
-    """
-    for index, each in enumerate(passes):
-        if each.type == "compaction":
-            model = each.model or requested
-            yield SamplingCall(kind="compaction", model=model, usage=each.usage)
-        elif each.type == "advisor_message":
-            if not each.model:
-                path = f"usage.iterations[{index}].model"
-                raise UsageDataError(
-                    f"{path}: expected the advisor's model, got nothing", path=path
-                )
-            yield SamplingCall(kind="advisor", model=each.model, usage=each.usage)
 
 
 def _declined(
@@ -424,7 +410,7 @@ def _declined(
             left.remove(change)
         attempts.append((each, change))
     for entry, change in [*attempts, *((None, change) for change in left)]:
-        category = (change.category if change else None) or UNSPECIFIED
+        category = (change.category if change else None) or _UNSPECIFIED
         named = (entry.model if entry else None) or (change.declined if change else None)
         yield SamplingCall(
             kind="declined",
@@ -434,67 +420,40 @@ def _declined(
         )
 
 
-def _refusal(body: _Body, blocks: Sequence[_Body]) -> str | None:
-    """Return the category of a refusal before any output, or None for any other answer.
-
-    It is one if the content holds no block that says something, whatever `output_tokens` is.
-    Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
-    """
-    if body.get("stop_reason") != "refusal":
-        return None
-    last_change = max((i for i, b in enumerate(blocks) if b.get("type") == "fallback"), default=-1)
-    if any(_says_something(block) for block in blocks[last_change + 1 :]):
-        return None
-    return _text(_part(body, "stop_details").get("category")) or UNSPECIFIED
-
-
-def _most_output_tokens(request: _Body) -> int | None:
-    """Return what the output of a cut stream may have come to: the request's `max_tokens`.
-
-    That bounds one sampling call of the request's own model alone.
-    """
-    is_one_call = not any(request.get(key) for key in _SEVERAL_CALLS)
-    most = request.get("max_tokens")
-    if is_one_call and all(kind == "custom" for kind in _tools(request)) and isinstance(most, int):
-        return most
-    return None
-
-
 def read_lifetime(request: _Body) -> Lifetime | None:
     """Return how long all cache entries live that a request asks for, or None if they differ."""
-    lifetimes = {str(mark.get("ttl") or "5m") for mark in _cache_marks(request)}
+    lifetimes = set()
+    ahead: list[object] = [request]
+    while ahead:
+        value = ahead.pop()
+        if isinstance(value, Mapping):
+            mark = _part(value, "cache_control")
+            if mark.get("type") == "ephemeral":
+                lifetimes.add(str(mark.get("ttl") or "5m"))
+            ahead += value.values()
+        elif isinstance(value, (list, tuple)):
+            ahead += value
     if lifetimes == {"1h"}:
         return "1h"
     return "5m" if lifetimes == {"5m"} else None
 
 
-def _cache_marks(value: object) -> Iterator[_Body]:
-    if isinstance(value, Mapping):
-        mark = value.get("cache_control")
-        if isinstance(mark, Mapping) and mark.get("type") == "ephemeral":
-            yield mark
-        value = value.values()
-    elif not isinstance(value, (list, tuple)):
-        return
-    for part in value:
-        yield from _cache_marks(part)
-
-
-# Caveats
-
-
-def _caveats(stated: _MessageUsage, raw: _Body, blocks: Sequence[_Body]) -> Iterator[str]:
+def _caveats(raw: _Body, stated: _MessageUsage, body: _Body, content: _Content) -> set[str]:
     kinds = [each.type for each in stated.iterations or ()]
-    # One that failed has given no advice, and is not billed.
-    asked = sum(_is_tool_use(block, ("advisor",)) for block in blocks)
-    answers = [block for block in blocks if block.get("type") == "advisor_tool_result"]
-    failed = sum(str(_part(each, "content").get("type")).endswith("_error") for each in answers)
-    if max(asked, len(answers)) - failed > kinds.count("advisor_message"):
-        yield "advisor-without-entry"
-    for unknown in unknown_quantities(raw):
-        yield f"unknown-usage: {unknown}"
-    for kind in {*kinds}.difference(_KINDS):
-        yield f"unknown-usage: iterations of type {kind}"
+    caveats = {f"unknown-usage: {each}" for each in unknown_quantities(raw)}
+    caveats |= {f"unknown-usage: iterations of type {each}" for each in {*kinds}.difference(_KINDS)}
+    if content.advice > kinds.count("advisor_message"):
+        caveats.add("advisor-without-entry")
+    # Why the prompt was not read from the cache, if the request asked for diagnostics; the two
+    # reasons that are left out say that the API has nothing to compare with. Source:
+    # https://platform.claude.com/docs/en/build-with-claude/cache-diagnostics
+    reason = _part(_part(body, "diagnostics"), "cache_miss_reason")
+    kind = _text(reason.get("type"))
+    if kind and kind not in ("previous_message_not_found", "unavailable"):
+        tokens = reason.get("cache_missed_input_tokens")
+        shown = f", {tokens:,} tokens" if is_quantity(tokens) else ""
+        caveats.add(f"cache-miss: {kind[:40]}{shown}")
+    return caveats
 
 
 def unknown_quantities(raw: _Body) -> Iterator[str]:
@@ -528,80 +487,57 @@ class _ModelChange(NamedTuple):
     """Whether any output of the declining model stands before it."""
 
 
-def _blocks(body: _Body) -> list[_Body]:
-    """Return the content blocks of a message; what a recorder put in their place counts as text."""
-    content = body.get("content")
-    if isinstance(content, (list, tuple)):
-        return [block for block in content if isinstance(block, Mapping)]
-    return [{"type": "text", "text": content}] if content else []
+class _Content:
+    """What the content blocks of a message say about its bill."""
+
+    def __init__(self, body: _Body) -> None:
+        content = body.get("content")
+        if content and not isinstance(content, (list, tuple)):
+            # What a recorder put in place of the blocks counts as text.
+            content = [{"type": "text", "text": content}]
+        blocks = [*_mappings(content)]
+        self.changes: list[_ModelChange] = []
+        self.spoke = False
+        """Whether any output stands behind the last change of model."""
+        self.loops = self.runs_code = False
+        # An answer that only hands on the tool calls of code that has run on: the model was not
+        # sampled for it, so its usage is nothing but zeros. Source: recorded traffic of
+        # anthropics/anthropic-sdk-python and vercel/ai, and
+        # https://platform.claude.com/docs/en/agents-and-tools/tool-use/programmatic-tool-calling
+        self.resumes_code = bool(blocks)
+        asked = answers = failed = 0
+        for block in blocks:
+            kind = str(block.get("type"))
+            tool = block.get("name") if kind == "server_tool_use" else None
+            if kind == "fallback":
+                old, new = (_text(_part(block, key).get("model")) for key in ("from", "to"))
+                category = _text(_part(block, "trigger").get("category"))
+                self.changes.append(_ModelChange(old, new, category, self.spoke))
+            # Every block is output but those of text that hold none.
+            fillings = _FILLINGS.get(kind)
+            says = fillings is None or any(block.get(key) for key in fillings)
+            self.spoke = kind != "fallback" and (self.spoke or says)
+            self.loops |= kind in _LOOPING
+            self.runs_code |= kind.endswith("code_execution_tool_result") or tool in _CODE_TOOLS
+            caller = str(_part(block, "caller").get("type"))
+            self.resumes_code &= kind == "tool_use" and caller.startswith("code_execution")
+            asked += tool == "advisor"
+            if kind == "advisor_tool_result":
+                answers += 1
+                failed += str(_part(block, "content").get("type")).endswith("_error")
+        self.advice = max(asked, answers) - failed
+        """How often an advisor answered. One that failed has not, and is not billed."""
 
 
-def _part(block: _Body, key: str) -> _Body:
-    part = block.get(key)
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _part(value: _Body, key: str) -> _Body:
+    part = value.get(key)
     return part if isinstance(part, Mapping) else {}
 
 
-def _says_something(block: _Body) -> bool:
-    """Return whether a block is output: every one but those of text that hold none."""
-    fillings = _FILLINGS.get(str(block.get("type")))
-    return fillings is None or any(block.get(key) for key in fillings)
-
-
-def _model_changes(blocks: Sequence[_Body]) -> list[_ModelChange]:
-    found = []
-    spoke = False
-    for block in blocks:
-        if block.get("type") != "fallback":
-            spoke = spoke or _says_something(block)
-            continue
-        declined, serving = (_text(_part(block, key).get("model")) for key in ("from", "to"))
-        category = _text(_part(block, "trigger").get("category"))
-        found.append(_ModelChange(declined, serving, category, spoke))
-        spoke = False
-    return found
-
-
-def _only_resumes_code(blocks: Sequence[_Body]) -> bool:
-    """Return whether an answer only hands on the tool calls of code that has run on.
-
-    The model was not sampled for it, so its usage is nothing but zeros.
-    Source: recorded traffic of anthropics/anthropic-sdk-python and vercel/ai, and
-    https://platform.claude.com/docs/en/agents-and-tools/tool-use/programmatic-tool-calling
-    """
-    return bool(blocks) and all(
-        block.get("type") == "tool_use"
-        and str(_part(block, "caller").get("type")).startswith("code_execution")
-        for block in blocks
-    )
-
-
-def _is_tool_use(block: _Body, names: Sequence[str]) -> bool:
-    return block.get("type") == "server_tool_use" and block.get("name") in names
-
-
-def _runs_code(blocks: Sequence[_Body], request: _Body) -> bool:
-    """Return whether a container may have run: code was executed, or files were attached to it.
-
-    Attached files are charged even if no code runs.
-    Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
-    """
-    for block in blocks:
-        is_result = str(block.get("type")).endswith("code_execution_tool_result")
-        if is_result or _is_tool_use(block, _CODE_TOOLS):
-            return True
-    return any(kind.startswith("code_execution_") for kind in _tools(request)) and any(
-        block.get("type") == "container_upload"
-        for message in _mappings(request.get("messages"))
-        for block in _mappings(message.get("content"))
-    )
-
-
-def _tools(request: _Body) -> Iterator[str]:
-    for tool in _mappings(request.get("tools")):
-        yield str(tool.get("type") or "custom")
-
-
-def _mappings(value: object) -> Iterator[_Body]:
-    for each in value if isinstance(value, (list, tuple)) else ():
-        if isinstance(each, Mapping):
-            yield each
+def _mappings(value: object) -> list[_Body]:
+    listed = value if isinstance(value, (list, tuple)) else ()
+    return [each for each in listed if isinstance(each, Mapping)]

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pytest_llmcost.call import Call, price, reprice
 from pytest_llmcost.errors import UsageDataError
@@ -55,16 +56,16 @@ def sampling_calls(call: Answer | Call) -> list[tuple[str, str, int, int]]:
 
 def test_an_ordinary_response_is_one_sampling_call_of_its_usage() -> None:
     answer = read_message(
-        body(usage(1_000, 100, service_tier="standard", speed="fast", inference_geo="us")),
-        stream=True,
+        body(usage(1_000, 100, service_tier="standard", speed="fast", inference_geo="us"))
     )
     assert sampling_calls(answer) == [("message", "claude-opus-5", 1_000, 100)]
     assert answer.usage == Usage(input_tokens=1_000, output_tokens=100)
     assert answer.terms == Terms(service_tier="standard", speed="fast", inference_geo="us")
-    assert (answer.model, answer.stream, answer.caveats) == ("claude-opus-5", True, ())
+    assert (answer.model, answer.stream, answer.caveats) == ("claude-opus-5", False, ())
     call = priced(answer)
     assert (call.usage, call.billed_usage) == (answer.usage, answer.usage)
-    assert (call.context, call.evidence, call.stream) == (answer.terms, "billed", True)
+    assert (call.context, call.evidence, call.stream) == (answer.terms, "billed", False)
+    assert priced(replace(answer, stream=True)).stream
 
 
 @pytest.mark.parametrize("key", ["service_tier", "speed", "inference_geo"])
@@ -592,7 +593,13 @@ def test_writes_without_a_split_live_as_long_as_the_request_asks() -> None:
         ({"max_tokens": "200"}, None),
         ({"max_tokens": 200, "tools": [{"name": "x"}]}, Decimal("0.01")),
         ({"max_tokens": 200, "tools": [{"type": "custom", "name": "x"}]}, Decimal("0.01")),
+        ({"max_tokens": 200, "tools": [{"type": "bash_20250124"}]}, Decimal("0.01")),
         ({"max_tokens": 200, "tools": [{"type": "web_search_20260209"}]}, None),
+        (
+            {"max_tokens": 200, "context_management": {"edits": [{"type": "clear_x"}]}},
+            Decimal("0.01"),
+        ),
+        ({"max_tokens": 200, "context_management": {"edits": [{"type": "compact_x"}]}}, None),
         ({"max_tokens": 200, "mcp_servers": [{"url": "x"}]}, None),
         ({"max_tokens": 200, "fallbacks": [{"model": "claude-opus-4-8"}]}, None),
     ],

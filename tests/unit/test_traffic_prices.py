@@ -49,7 +49,6 @@ def answers_of(line: dict[str, Any]) -> Iterator[Answer]:
             model=endpoint.model,
             platform=endpoint.platform,
             truncated=message.truncated,
-            stream=line["stream"],
             request=line["request"],
         )
 
