@@ -30,7 +30,6 @@ from pytest_llmcost.responses.stream import (
     BatchResultsReader,
     Reader,
     StreamedMessage,
-    reader_for,
 )
 
 _MOST_UNREAD = 16_384
@@ -410,7 +409,7 @@ class CapturedRequest(_Outcome):
         if self._reader is None:
             is_batch = self.endpoint.kind == "batch_results"
             content_type = (self._response_headers or {}).get("content-type")
-            self._reader = BatchResultsReader() if is_batch else reader_for(content_type)
+            self._reader = BatchResultsReader() if is_batch else Reader(content_type)
         self._reader.feed(self.receipt)
         self._unread, self._unread_bytes = [], 0
         return self._reader

@@ -25,7 +25,7 @@ from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import Answer, model_of, read_answer
-from pytest_llmcost.responses.stream import BatchResultsReader, StreamedMessage, reader_for
+from pytest_llmcost.responses.stream import BatchResultsReader, StreamedMessage, read_body
 from pytest_llmcost.yaml_file import YamlError, load_yaml
 
 MOST_BYTES = 100_000_000
@@ -124,9 +124,7 @@ def read_calls(recorded: Recorded) -> Iterator[Found]:
             else:  # only those that succeeded are billed
                 yield replace(found, free=f"{result.outcome} in a batch")
     else:
-        reader = reader_for(recorded.content_type)
-        reader.feed(recorded.body)
-        reader.close()
+        reader = read_body(recorded.content_type, recorded.body)
         if reader.messages:
             yield _answered(found, reader.messages, **how)
         elif reader.error:

@@ -74,13 +74,20 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     """The message, its content reduced to what a bill depends on."""
 
 
-def reader_for(content_type: str | None) -> Reader:
-    """Choose the reader of a body; one of another type is known by its first byte."""
-    kind = (content_type or "").partition(";")[0].strip().lower()
-    if kind == "text/event-stream":
-        return StreamReader()
-    is_frames = kind == "application/vnd.amazon.eventstream"
-    return EventStreamReader() if is_frames else _SniffingReader()
+_FORMS = {
+    "text/event-stream": "events",
+    "application/vnd.amazon.eventstream": "frames",
+}
+"""Of a body, by its content type; one of another type is known by its first byte."""
+_FIRST_BYTES = {b"{": "json", b"[": "json", b"\0": "frames"}
+
+
+def read_body(content_type: str | None, body: bytes) -> Reader:
+    """Read a body that is there as a whole."""
+    reader = Reader(content_type)
+    reader.feed(body)
+    reader.close()
+    return reader
 
 
 class Reader:
@@ -93,31 +100,138 @@ class Reader:
     Source: https://platform.claude.com/docs/en/build-with-claude/streaming, read 2026-11-22
     """
 
-    def __init__(self) -> None:
+    def __init__(self, content_type: str | None = None) -> None:
+        kind = (content_type or "").partition(";")[0].strip().lower()
+        self._form = _FORMS.get(kind)
         self.messages: list[StreamedMessage] = []
         """Those that have ended; all of them once the reader is closed."""
         self.error: str | None = None
         """The type of the error that the body states, if it states one."""
         self._tail = bytearray()
         """What is not read yet."""
+        self._last = b""
+        """The last byte that was fed: a boundary may be cut in two."""
+        self._is_skipping = False
+        """Whether the rest of an event, or of all frames, is not read."""
         self._empty_blocks: dict[object, dict[str, Any]] = {}
         """Blocks by index that are empty so far; while there are any, deltas matter."""
         self._start(None)
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes."""
-        raise NotImplementedError
+        """Read what has become whole, keep the rest for later."""
+        if self._form is None:
+            first = chunk.lstrip().removeprefix(_BOM).lstrip()[:1]
+            if not first:
+                return
+            self._form = _FIRST_BYTES.get(first, "events")
+        if self._form == "events":
+            self._feed_events(chunk)
+        elif self._form == "frames":
+            self._feed_frames(chunk)
+        elif len(self._tail) <= _LARGEST_BODY:
+            self._tail += chunk
 
     def close(self) -> None:
         """End the open message: the body has ended, or will not be read on."""
+        if self._form == "events":
+            # A last event may lack its blank line, as in hand-kept recordings.
+            self._read_events(bytes(self._tail) + b"\n\n")
+        elif self._form == "json":
+            body = decode_json(self._tail)
+            if isinstance(body, dict) and body.get("type") == "error":
+                self.error = "error"
+            elif isinstance(body, dict) and (body.get("type") == "message" or "usage" in body):
+                self.messages.append(StreamedMessage(body=to_message(body) or body))
         self._tail.clear()
         self._finish()
 
+    # The forms of a body
+
+    def _feed_events(self, chunk: bytes) -> None:
+        r"""Read server-sent events: `\n`, `\r\n` or `\r`, comments, pings, data over several lines.
+
+        Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+        """
+        seen = self._last + chunk
+        end = seen.rfind(b"\n\n")
+        if b"\r" in seen:  # two searches from behind that hardly any stream needs
+            end = max(end, seen.rfind(b"\n\r"), seen.rfind(b"\r\r"))
+        end = end + 2 - len(self._last) if end >= 0 else 0  # behind the blank line
+        self._last = chunk[-1:] or self._last
+        if end > 0:
+            self._read_events(b"" if self._is_skipping else bytes(self._tail) + chunk[:end])
+            self._tail[:] = chunk[end:]
+            self._is_skipping = False
+        elif not self._is_skipping:
+            self._tail += chunk
+            if len(self._tail) > _LARGEST_EVENT:
+                self._tail.clear()
+                self._is_skipping = True
+
+    def _read_events(self, region: bytes) -> None:
+        # Whole stretches without an event that matters are skipped without being split, so reading
+        # costs a small fraction of what the client's own parsing does.
+        if not self._matters(region):
+            return
+        data: list[bytes] = []
+        for line in region.removeprefix(_BOM).splitlines():
+            if line.startswith(b"data:"):
+                data.append(line[5:])
+            elif not line:
+                event = b"\n".join(data)
+                data.clear()
+                if self._matters(event):
+                    self._take_json(event)
+
+    def _matters(self, data: bytes) -> bool:
+        return (
+            b"message_" in data
+            or b"content_block_start" in data
+            or b"error" in data
+            or b"chat.completion.chunk" in data
+            or bool(data and self._empty_blocks)
+        )
+
+    def _feed_frames(self, chunk: bytes) -> None:
+        """Read AWS event frames: prelude, headers, payload, checksum; a wrong one ends the reading.
+
+        Source: https://docs.aws.amazon.com/AmazonS3/latest/API/RESTSelectObjectAppendix.html
+        """
+        self._tail += chunk
+        while len(self._tail) >= _PRELUDE.size and not self._is_skipping:
+            total, headers, checksum = _PRELUDE.unpack_from(self._tail)
+            start = _PRELUDE.size + headers
+            is_sound = zlib.crc32(self._tail[:8]) == checksum
+            if not is_sound or not start + _CHECKSUM <= total <= _LARGEST_FRAME:
+                self._is_skipping = True
+            elif total > len(self._tail):
+                return
+            else:
+                frame = bytes(self._tail[:total])
+                del self._tail[:total]
+                if b":exception-type" in frame[_PRELUDE.size : start]:
+                    self.error = "exception"
+                else:
+                    self._take_json(frame[start:-_CHECKSUM])
+        if self._is_skipping:
+            self._tail.clear()
+
     # The messages that events add up to
 
-    def _take(self, event: object) -> None:
+    def _take_json(self, data: bytes) -> None:
+        try:
+            event: Any = msgspec.json.decode(data)
+        except (ValueError, RecursionError):
+            event = decode_json(data)  # which is lenient, and slower
         if not isinstance(event, dict):
             return
+        if self._form == "frames" and isinstance(event.get("bytes"), str):
+            with contextlib.suppress(binascii.Error, ValueError):
+                self._take_json(b64decode(event["bytes"]))
+        else:
+            self._take(event)
+
+    def _take(self, event: Mapping[str, Any]) -> None:
         kind, message = event.get("type"), event.get("message")
         if kind is None:
             for each in to_events(event):
@@ -144,7 +258,7 @@ class Reader:
         elif kind == "message_stop":
             self._stop(event)
 
-    def _start_block(self, event: dict[str, Any]) -> None:
+    def _start_block(self, event: Mapping[str, Any]) -> None:
         block = event.get("content_block")
         if self._body is None or not isinstance(block, dict):
             return
@@ -155,7 +269,7 @@ class Reader:
             if is_empty and reduced.get("type") in _FILLED_TYPES:
                 self._empty_blocks[str(event.get("index"))] = reduced
 
-    def _fill(self, event: dict[str, Any]) -> None:
+    def _fill(self, event: Mapping[str, Any]) -> None:
         index, delta = str(event.get("index")), event.get("delta")
         if index in self._empty_blocks and isinstance(delta, dict):
             key = _FILLING_KEYS.get(str(delta.get("type")))
@@ -194,7 +308,7 @@ class Reader:
         self._stated.update(key for key in _INPUT_KEYS if usage.get(key))
         return True
 
-    def _stop(self, event: dict[str, Any]) -> None:
+    def _stop(self, event: Mapping[str, Any]) -> None:
         """Take what the last event says, and end the message.
 
         On Bedrock the cache counts may stand in its metrics, or in a usage of its own, alone.
@@ -237,142 +351,6 @@ def _reduce(block: Mapping[str, Any]) -> dict[str, Any]:
         elif key in block:
             reduced[key] = "x" if value else ""
     return reduced
-
-
-class StreamReader(Reader):
-    r"""Reads server-sent events: `\n`, `\r\n` or `\r`, comments, pings, data over several lines.
-
-    Whole stretches without an event that matters are skipped without being split, so reading
-    costs a small fraction of what the client's own parsing does.
-
-    Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
-    """
-
-    _last = b""
-    _is_skipping = False
-
-    def feed(self, chunk: bytes) -> None:
-        """Read what has become whole events, keep the rest for later."""
-        # A boundary may be cut in two, so the last byte of the chunk before is looked at again.
-        seen = self._last + chunk
-        end = seen.rfind(b"\n\n")
-        if b"\r" in seen:  # two searches from behind that hardly any stream needs
-            end = max(end, seen.rfind(b"\n\r"), seen.rfind(b"\r\r"))
-        end = end + 2 - len(self._last) if end >= 0 else 0  # behind the blank line
-        self._last = chunk[-1:] or self._last
-        if end > 0:
-            self._read(b"" if self._is_skipping else bytes(self._tail) + chunk[:end])
-            self._tail[:] = chunk[end:]
-            self._is_skipping = False
-        elif not self._is_skipping:
-            self._tail += chunk
-            if len(self._tail) > _LARGEST_EVENT:
-                self._tail.clear()
-                self._is_skipping = True
-
-    def close(self) -> None:
-        """Read a last event that lacks its blank line, as hand-kept recordings often do."""
-        self._read(bytes(self._tail) + b"\n\n")
-        super().close()
-
-    def _read(self, region: bytes) -> None:
-        if not self._matters(region):
-            return
-        data: list[bytes] = []
-        for line in region.removeprefix(_BOM).splitlines():
-            if line.startswith(b"data:"):
-                data.append(line[5:])
-            elif not line:
-                event = b"\n".join(data)
-                data.clear()
-                if self._matters(event):
-                    self._take(decode_json(event))
-
-    def _matters(self, data: bytes) -> bool:
-        return (
-            b"message_" in data
-            or b"content_block_start" in data
-            or b"error" in data
-            or b"chat.completion.chunk" in data
-            or bool(data and self._empty_blocks)
-        )
-
-
-class EventStreamReader(Reader):
-    """Reads `application/vnd.amazon.eventstream`; a frame with a wrong checksum ends the reading.
-
-    A frame is: prelude; headers; payload; checksum.
-
-    Source: https://docs.aws.amazon.com/AmazonS3/latest/API/RESTSelectObjectAppendix.html
-    """
-
-    _is_broken = False
-
-    def feed(self, chunk: bytes) -> None:
-        """Read the frames that have become whole."""
-        self._tail += chunk
-        while len(self._tail) >= _PRELUDE.size and not self._is_broken:
-            total, headers, checksum = _PRELUDE.unpack_from(self._tail)
-            start = _PRELUDE.size + headers
-            is_sound = zlib.crc32(self._tail[:8]) == checksum
-            if not is_sound or not start + _CHECKSUM <= total <= _LARGEST_FRAME:
-                self._is_broken = True
-            elif total > len(self._tail):
-                return
-            else:
-                frame = bytes(self._tail[:total])
-                del self._tail[:total]
-                self._read(frame[_PRELUDE.size : start], frame[start:-_CHECKSUM])
-        if self._is_broken:
-            self._tail.clear()
-
-    def _read(self, headers: bytes, payload: bytes) -> None:
-        wrapped = decode_json(payload)
-        if b":exception-type" in headers:
-            self.error = "exception"
-        elif isinstance(wrapped, dict) and isinstance(wrapped.get("bytes"), str):
-            with contextlib.suppress(binascii.Error, ValueError):
-                self._take(decode_json(b64decode(wrapped["bytes"])))
-        else:
-            self._take(wrapped)
-
-
-class _JsonReader(Reader):
-    """Reads a whole JSON body when it has ended."""
-
-    def feed(self, chunk: bytes) -> None:
-        if len(self._tail) <= _LARGEST_BODY:
-            self._tail += chunk
-
-    def close(self) -> None:
-        body = decode_json(self._tail)
-        super().close()
-        if isinstance(body, dict):
-            if body.get("type") == "error":
-                self.error = "error"
-            elif body.get("type") == "message" or "usage" in body:
-                self.messages.append(StreamedMessage(body=to_message(body) or body))
-
-
-class _SniffingReader(Reader):
-    """Chooses by the first byte that is not white space: JSON, AWS frames, or events."""
-
-    _chosen: Reader | None = None
-
-    def feed(self, chunk: bytes) -> None:
-        if self._chosen is None:
-            first = chunk.lstrip().removeprefix(_BOM).lstrip()[:1]
-            if not first:
-                return
-            kinds = {b"{": _JsonReader, b"[": _JsonReader, b"\0": EventStreamReader}
-            self._chosen = kinds.get(first, StreamReader)()
-            self.messages = self._chosen.messages
-        self._chosen.feed(chunk)
-
-    def close(self) -> None:
-        if self._chosen is not None:
-            self._chosen.close()
-            self.error = self._chosen.error
 
 
 class BatchResultsReader:

@@ -26,7 +26,7 @@ from pytest_llmcost.ledger.ledger_file import parse_ledger
 from pytest_llmcost.prices.price_file import read_card_file
 from pytest_llmcost.responses.message import read_usage
 from pytest_llmcost.responses.recorded_files import read_calls, read_recordings
-from pytest_llmcost.responses.stream import BatchResultsReader, EventStreamReader, StreamReader
+from pytest_llmcost.responses.stream import BatchResultsReader, Reader
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 PIECES = [
@@ -124,7 +124,7 @@ def read_response_usage(data: bytes, path: Path) -> None:
 
 
 def read_stream(data: bytes, path: Path) -> None:
-    reader = StreamReader()
+    reader = Reader("text/event-stream")
     reader.feed(data[:50])
     reader.feed(data[50:])
     reader.close()
@@ -133,7 +133,7 @@ def read_stream(data: bytes, path: Path) -> None:
 def read_frames(data: bytes, path: Path) -> None:
     """As the payload of a whole frame, and as the frames themselves."""
     for chunk in (frame(data), data):
-        reader = EventStreamReader()
+        reader = Reader("application/vnd.amazon.eventstream")
         reader.feed(frame(FRAME) + chunk)
         reader.close()
 

@@ -446,7 +446,7 @@ def test_results_of_a_batch_are_priced(library: str, standin: StandIn) -> None:
 
 
 def test_frames_of_converse_are_read_cut_anywhere() -> None:
-    from pytest_llmcost.responses.stream import reader_for
+    from pytest_llmcost.responses.stream import Reader
 
     events: list[tuple[str, dict[str, Any]]] = [
         ("messageStart", {"role": "assistant"}),
@@ -456,7 +456,7 @@ def test_frames_of_converse_are_read_cut_anywhere() -> None:
     ]
     body = b"".join(frame(*each) for each in events)
     for size in (1, 7, len(body)):
-        reader = reader_for("application/vnd.amazon.eventstream")
+        reader = Reader("application/vnd.amazon.eventstream")
         for start in range(0, len(body), size):
             reader.feed(body[start : start + size])
         reader.close()

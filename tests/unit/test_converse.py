@@ -12,7 +12,7 @@ from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.converse import to_message, to_payload
 from pytest_llmcost.responses.endpoints import recognise
 from pytest_llmcost.responses.message import read_answer
-from pytest_llmcost.responses.stream import reader_for
+from pytest_llmcost.responses.stream import Reader
 
 CHAT_URL = "https://api.anthropic.com/v1/chat/completions"
 CONVERSE_URL = (
@@ -160,7 +160,7 @@ def test_what_has_no_equal_is_kept_and_cannot_be_counted(more: dict[str, Any], w
 def answer_of(url: str, *bodies: Any, request: Any = None) -> Any:
     endpoint = recognise("POST", url)
     assert endpoint is not None
-    reader = reader_for("text/event-stream" if len(bodies) > 1 else None)
+    reader = Reader("text/event-stream" if len(bodies) > 1 else None)
     for body in bodies:
         line = json.dumps(body)
         reader.feed((f"data: {line}\n\n" if len(bodies) > 1 else line).encode())

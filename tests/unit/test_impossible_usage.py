@@ -24,7 +24,7 @@ from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.declared import read_declared
 from pytest_llmcost.responses.endpoints import recognise
 from pytest_llmcost.responses.message import Answer, read_answer, read_message
-from pytest_llmcost.responses.stream import reader_for
+from pytest_llmcost.responses.stream import Reader
 
 MODEL = "claude-opus-4-7"
 ON = date(2026, 11, 22)
@@ -98,7 +98,7 @@ def events(start: dict[str, Any], *ends: dict[str, Any], content: Any = ()) -> b
 
 
 def read_stream(body: bytes) -> Answer:
-    reader = reader_for("text/event-stream")
+    reader = Reader("text/event-stream")
     reader.feed(body)
     reader.close()
     endpoint = recognise("POST", URL)

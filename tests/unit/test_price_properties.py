@@ -20,7 +20,7 @@ from pytest_llmcost.prices.bill import CacheState, Cost, in_cache_state
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 from pytest_llmcost.responses.message import read_message, read_usage
-from pytest_llmcost.responses.stream import reader_for
+from pytest_llmcost.responses.stream import Reader
 
 CARD = shipped_card()
 ON = date(2026, 11, 22)
@@ -205,7 +205,7 @@ def test_a_streams_price_is_that_of_its_final_message(
         {"type": "message_delta", "delta": delta, "usage": end},
         {"type": "message_stop"},
     )
-    reader = reader_for("text/event-stream")
+    reader = Reader("text/event-stream")
     for begin in range(0, len(body), size):
         reader.feed(body[begin : begin + size])
     reader.close()

@@ -15,7 +15,7 @@ from pytest_llmcost.call import Call, price
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import Answer, read_message
-from pytest_llmcost.responses.stream import BatchResultsReader, reader_for
+from pytest_llmcost.responses.stream import BatchResultsReader, Reader
 
 pytestmark = needs_traffic
 
@@ -40,7 +40,7 @@ def answers_of(line: dict[str, Any]) -> Iterator[Answer]:
         bodies = [result.body for result in results.drain() if result.body is not None]
         yield from (read_message(body, batch=True) for body in bodies)
         return
-    reader = reader_for(line["content_type"])
+    reader = Reader(line["content_type"])
     reader.feed(body_of(line))
     reader.close()
     for message in reader.messages:
