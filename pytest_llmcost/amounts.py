@@ -344,13 +344,14 @@ class _TokenSum:
             self.stated += tokens
             self.is_bounded &= not loose
             for each in call.sampling_calls:
-                if each.refusal is None or each.usd != 0:
+                bounds = (each.usage_low, each.usage_high, each.most_output_tokens)
+                if bounds != (None, None, None) and (each.refusal is None or each.usd != 0):
                     here = self._of(each.usage)
                     self.less += here - self._of(each.usage_low or each.usage)
                     self.more += self._of(each.most_usage) - here
-            if call.lost_usage is not None:
+            if call.lost_attempts and (lost := call.lost_usage) is not None:
                 # Attempts without an answer may be billed, at worst with the longest reply.
-                self.more += (call.lost_attempts or 0) * self._of(call.lost_usage)
+                self.more += call.lost_attempts * self._of(lost)
         for caveat in found:
             self.reasons.note(caveat)
 

@@ -163,10 +163,10 @@ def price(
     # Code that ran beside certain server tools is free: which ones, the rate card says.
     if answer.code_beside is not None and not card.is_code_execution_free(answer.code_beside):
         caveats = sorted_caveats([*caveats, "code-execution-hours"])
-    terms = answer.terms
-    if terms.platform is None and answer.asked_model is not None:
+    terms, asked_model = answer.terms, answer.asked_model
+    if terms.platform is None and asked_model is not None and asked_model != answer.model:
         # The response may name the model plainly where the request spelled it as a cloud does.
-        asked = card.find(answer.asked_model)
+        asked = card.find(asked_model)
         terms = replace(terms, platform=asked.platform if asked else None)
     before = None
     if answer.before is not None:
@@ -193,11 +193,10 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
     Without a price for one of its models the call's price is unknown, never zero, and what the
     other sampling calls cost is its low bound.
     """
-    rules = [(each, each.rule) for each in call.caveats]
     # What a card found is for the new card to find again; it was never the answer's own.
-    own = [(caveat, rule) for caveat, rule in rules if not rule.by_card]
+    own = tuple(each for each in call.caveats if not each.rule.by_card)
     terms = call.context
-    if any(rule.name == "unknown-endpoint" for _, rule in rules):
+    if any(each.name == "unknown-endpoint" for each in call.caveats):
         # A card without a regional multiplier prices the plain cloud; another may have one.
         terms = replace(terms, platform=_UNKNOWN_ENDPOINT.get(terms.platform or "", terms.platform))
     names = dict.fromkeys([call.model, *(each.model for each in call.sampling_calls)])
@@ -222,10 +221,9 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
                 sampling_calls.append(_unpriced(sampling))
             else:
                 costs.append(cost)
-                exact = cost.sampling.model
-                parts = ByCategory.of(cost.charges)
-                priced = replace(sampling, model=exact, usd=cost.usd, by_category=parts)
-                sampling_calls.append(priced)
+                exact, parts = cost.sampling.model, cost.by_category
+                sampling = replace(sampling, model=exact, usd=cost.usd, by_category=parts)
+                sampling_calls.append(sampling)
         whole = total(costs)
         low = whole.low
         if len(costs) == len(sampling_calls):
@@ -240,16 +238,16 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
             high = None if most is None else EXACT.fma(most, call.lost_attempts or 0, high)
     else:
         sampling_calls += map(_unpriced, call.sampling_calls)
-    for _, rule in own:
-        if rule.name not in bounded:
-            low = _ZERO if rule.direction in ("lower", "either") else low
-            high = None if rule.direction in ("higher", "either") else high
+    for caveat in own:
+        if caveat.name not in bounded:
+            low = _ZERO if caveat.may_be_lower else low
+            high = None if caveat.may_be_higher else high
     return replace(
         call,
         model=resolved.model if resolved else mask_account(call.model),
         context=terms,
         sampling_calls=tuple(sampling_calls),
-        caveats=sorted_caveats([*(caveat for caveat, _ in own), *found_by_card]),
+        caveats=sorted_caveats([*own, *found_by_card]) if found_by_card else own,
         usd=usd,
         usd_low=low,
         usd_high=high,

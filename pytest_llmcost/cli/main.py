@@ -40,10 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Options are parsed by our own parsers, which raise our own errors.
         arguments = _parser(words).parse_args(words)
-        from pytest_llmcost.cli.console import Console
-        from pytest_llmcost.money import exactly
+        from decimal import localcontext
 
-        with exactly():
+        from pytest_llmcost.cli.console import Console
+        from pytest_llmcost.money import EXACT
+
+        with localcontext(EXACT):
             status: int = arguments.command.run(arguments, Console(sys.stdout, sys.stderr))
         sys.stdout.flush()
     except LlmCostError as error:

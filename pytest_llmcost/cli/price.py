@@ -9,6 +9,8 @@ from argparse import ArgumentParser, Namespace
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 from pytest_llmcost.amounts import Amounts
@@ -118,7 +120,7 @@ def _render_json(rows: Iterable[_Row]) -> str:
 def _render_text(rows: Sequence[_Row], by: str, footer: str) -> str:
     width = shutil.get_terminal_size().columns
     each = [Amounts.of([call] if call else ()) for _, call in rows]
-    total = sum(each, Amounts())
+    total = reduce(add, each)
     table = _by_call(rows, each, width) if by == "call" else _summed(rows, each, by, width)
     counts = [format_count(total.calls, "call")]
     counts += [f"{total.unpriced:,} without a price"] if total.unpriced else []
@@ -177,7 +179,7 @@ def _cells(amounts: Amounts) -> list[str]:
     if not amounts.calls:
         return ["", "", "", "", "free"]
     usage = amounts.usage
-    written = usage.cached_tokens - usage.cache_read_tokens
+    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
     tokens = (usage.prompt_tokens, usage.cache_read_tokens, written, usage.output_tokens)
     cost = usd_cell(amounts.usd, is_least=_is_least(amounts))
     return [*(f"{each:,}" for each in tokens), cost]

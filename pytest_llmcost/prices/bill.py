@@ -5,7 +5,7 @@ Knows no dates and no model names: the rate card says which rates and multiplier
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import reduce
@@ -187,11 +187,6 @@ class ByCategory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """What else is known of calls without a price, and what an older ledger did not itemise."""
 
     @staticmethod
-    def of(charges: Iterable[Charge]) -> ByCategory:
-        """Add up the lines of a bill."""
-        return ByCategory.sum((_CATEGORIES[charge.category], charge.usd) for charge in charges)
-
-    @staticmethod
     def sum(amounts: Iterable[tuple[str, Decimal]]) -> ByCategory:
         """Add up amounts, each with its category."""
         sums: dict[str, Decimal] = {}
@@ -246,26 +241,10 @@ class SamplingCost(msgspec.Struct, frozen=True, kw_only=True):
     usd: Decimal
     low: Decimal
     high: Decimal | None
+    charges: tuple[Charge, ...]
+    """One for each category that has a quantity; their amounts add up to `usd`."""
+    by_category: ByCategory
     caveats: tuple[str, ...] = ()
-
-    @property
-    def charges(self) -> Iterator[Charge]:
-        """One for each category that has a quantity; their amounts add up to `usd`."""
-        rates = {
-            category: EXACT.multiply(getattr(self.rates, name), self.multiplier)
-            for category, name in _RATE_OF.items()
-        }
-        rates["web_search_requests"] = EXACT.scaleb(self.search_usd, _MILLION)
-        for category, rate in rates.items():
-            if quantity := getattr(self.billed, category):
-                yield Charge(
-                    kind=self.sampling.kind,
-                    model=self.sampling.model,
-                    category=category,
-                    quantity=quantity,
-                    usd_per_million=rate,
-                    usd=EXACT.scaleb(EXACT.multiply(rate, quantity), -_MILLION),
-                )
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
@@ -300,7 +279,8 @@ def bill_sampling(
     usage = in_cache_state(sampling, cache_state)
     billed = usage if refusal_billed else Usage()
     rates = _band(prices.bands, sampling, sampling.usage)
-    usd = _amount(billed, rates, prices.multiplier, prices.search_usd)
+    charges = _charges(sampling, billed, rates, prices)
+    usd = reduce(EXACT.add, (charge.usd for charge in charges), _ZERO)
 
     least = billed
     if sampling.usage_low is not None and billed:
@@ -342,8 +322,34 @@ def bill_sampling(
         usd=usd,
         low=min(low, usd),
         high=high,
+        charges=charges,
+        by_category=ByCategory.sum((_CATEGORIES[each.category], each.usd) for each in charges),
         caveats=tuple(caveats),
     )
+
+
+def _charges(
+    sampling: SamplingCall, billed: Usage, rates: Rates, prices: PriceList
+) -> tuple[Charge, ...]:
+    found = []
+    for category in _CATEGORIES:
+        if quantity := getattr(billed, category):
+            name = _RATE_OF.get(category)
+            rate = EXACT.scaleb(prices.search_usd, _MILLION)  # no multiplier changes it
+            if name is not None:
+                rate = EXACT.multiply(getattr(rates, name), prices.multiplier)
+            usd = EXACT.scaleb(EXACT.multiply(rate, quantity), -_MILLION)
+            kind, model = sampling.kind, sampling.model
+            charge = Charge(
+                kind=kind,
+                model=model,
+                category=category,
+                quantity=quantity,
+                usd_per_million=rate,
+                usd=usd,
+            )
+            found.append(charge)
+    return tuple(found)
 
 
 def _cached_as(usage: Usage, category: str) -> Usage:

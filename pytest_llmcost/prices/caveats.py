@@ -294,32 +294,27 @@ class Caveat(str):
         'tools.web_search'
     """
 
-    __slots__ = ()
+    __slots__ = ("detail", "may_be_higher", "may_be_lower", "name", "rule")
+    name: str
+    """What kind it is."""
+    detail: str
+    """What it is about; empty if there is nothing to add."""
+    rule: Rule
+    """What is known of its kind; a name of a newer version may mean anything."""
+    may_be_lower: bool
+    """Whether the true cost may lie below a figure with this caveat."""
+    may_be_higher: bool
+    """Whether the true cost may lie above a figure with this caveat."""
 
-    @property
-    def name(self) -> str:
-        """What kind it is."""
-        return self.partition(":")[0]
-
-    @property
-    def detail(self) -> str:
-        """What it is about; empty if there is nothing to add."""
-        return self.partition(":")[2].strip()
-
-    @property
-    def rule(self) -> Rule:
-        """What is known of its kind; a name of a newer version may mean anything."""
-        return CAVEATS.get(self.name, _FROM_A_NEWER_VERSION)
-
-    @property
-    def may_be_lower(self) -> bool:
-        """Whether the true cost may lie below a figure with this caveat."""
-        return self.rule.direction in ("lower", "either")
-
-    @property
-    def may_be_higher(self) -> bool:
-        """Whether the true cost may lie above a figure with this caveat."""
-        return self.rule.direction in ("higher", "either")
+    def __new__(cls, text: str) -> Caveat:
+        """Look up what is known of its kind."""
+        caveat = super().__new__(cls, text)
+        caveat.name, _, detail = text.partition(":")
+        caveat.detail = detail.strip()
+        caveat.rule = CAVEATS.get(caveat.name, _FROM_A_NEWER_VERSION)
+        caveat.may_be_lower = caveat.rule.direction in ("lower", "either")
+        caveat.may_be_higher = caveat.rule.direction in ("higher", "either")
+        return caveat
 
 
 def sorted_caveats(texts: Iterable[str]) -> tuple[Caveat, ...]:

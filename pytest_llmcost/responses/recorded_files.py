@@ -18,14 +18,18 @@ from operator import itemgetter
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from pytest_llmcost.errors import RecordingError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import Answer, model_of, read_answer
-from pytest_llmcost.responses.stream import BatchResultsReader, StreamedMessage, read_body
+from pytest_llmcost.responses.stream import (
+    BatchResult,
+    BatchResultsReader,
+    StreamedMessage,
+    read_body,
+)
 from pytest_llmcost.yaml_file import YamlError, load_yaml
 
 MOST_BYTES = 100_000_000
@@ -92,53 +96,53 @@ def read_recordings(data: bytes, path: str) -> tuple[Recorded, ...]:
         raise RecordingError(f"{path}: nested too deeply") from None
 
 
-def read_calls(recorded: Recorded) -> Iterator[Found]:
-    """Yield what an exchange comes to; nothing if it is none of Claude's.
+def read_calls(recorded: Recorded) -> list[Found]:
+    """Return what an exchange comes to; nothing if it is none of Claude's.
 
     A batch's results are several calls; a batch that is only submitted is billed with them.
     """
+    source, request = recorded.source, recorded.request
     # A response without its request is taken for one of Anthropic's own API.
     endpoint: Endpoint | None = Endpoint(kind="messages")
     if recorded.url is not None:
         endpoint = recognise(recorded.method, recorded.url)
     if endpoint is None or endpoint.kind == "batch_create":
-        return
-    found = Found(source=recorded.source, model=model_of(endpoint, recorded.request))
-    how = {"endpoint": endpoint, "payload": recorded.request}
+        return []
+
+    def without_answer(*, free: str | None = None, problem: str | None = None) -> Found:
+        model = model_of(endpoint, request)
+        return Found(source=source, model=model, free=free, problem=problem)
+
+    def answered(messages: Sequence[StreamedMessage], batch: bool | None = None) -> Found:
+        try:
+            answer = read_answer(messages, endpoint=endpoint, payload=request, batch=batch)
+        except UsageDataError as error:
+            return without_answer(problem=str(error))
+        return Found(source=source, answer=answer)
+
+    def in_batch(result: BatchResult) -> Found:
+        if result.body is not None:
+            return answered([StreamedMessage(body=result.body)], batch=True)
+        if result.outcome == "unreadable":
+            return without_answer(problem=f"batch result {result.custom_id!r} cannot be read")
+        return without_answer(free=f"{result.outcome} in a batch")
+
     if not 200 <= recorded.status < 300:
-        yield replace(found, free=f"status {recorded.status}")
-    elif endpoint.kind == "count_tokens":
-        yield replace(found, free="count_tokens")
-    elif recorded.problem:
-        yield replace(found, problem=recorded.problem)
-    elif endpoint.kind == "batch_results" or recorded.content_type == _BATCH_RESULT:
+        return [without_answer(free=f"status {recorded.status}")]
+    if endpoint.kind == "count_tokens":
+        return [without_answer(free="count_tokens")]
+    if recorded.problem:
+        return [without_answer(problem=recorded.problem)]
+    if endpoint.kind == "batch_results" or recorded.content_type == _BATCH_RESULT:
         results = BatchResultsReader()
         results.feed(recorded.body)
         results.close()
-        for result in results.drain():
-            if result.body is not None:
-                yield _answered(found, [StreamedMessage(body=result.body)], **how, batch=True)
-            elif result.outcome == "unreadable":
-                problem = f"batch result {result.custom_id!r} cannot be read"
-                yield replace(found, problem=problem)
-            else:  # only those that succeeded are billed
-                yield replace(found, free=f"{result.outcome} in a batch")
-    else:
-        reader = read_body(recorded.content_type, recorded.body)
-        if reader.messages:
-            yield _answered(found, reader.messages, **how)
-        elif reader.error:
-            problem = f"the answer is an error ({reader.error}) without a usage"
-            yield replace(found, problem=problem)
-        else:
-            yield replace(found, problem=_why_nothing(recorded.body))
-
-
-def _answered(found: Found, messages: Sequence[StreamedMessage], **how: Any) -> Found:
-    try:
-        return replace(found, answer=read_answer(messages, **how))
-    except UsageDataError as error:
-        return replace(found, problem=str(error))
+        return [in_batch(result) for result in results.drain()]
+    reader = read_body(recorded.content_type, recorded.body)
+    if reader.messages:
+        return [answered(reader.messages)]
+    error = f"the answer is an error ({reader.error}) without a usage" if reader.error else None
+    return [without_answer(problem=error or _why_nothing(recorded.body))]
 
 
 def _why_nothing(body: bytes) -> str:
