@@ -227,7 +227,8 @@ def read_message(
     if withdrawn and not passes:  # a compaction may leave less; its passes say so
         what = "restated as 0 at the end of the stream, after more before"
         raise _unreadable(f"usage.{withdrawn}", what)
-    lifetime = read_lifetime(asked) if at_most or top.cached_tokens else None
+    is_cached = top.cache_read_tokens or top.cache_write_5m_tokens
+    lifetime = read_lifetime(asked) if at_most or is_cached else None
     is_unsplit = top.cache_write_5m_tokens and stated.cache_creation is None and not passes
     if is_unsplit and lifetime == "1h":
         # Bedrock's last frame has no split by lifetime, but the request asks for nothing else.
@@ -403,36 +404,31 @@ def _declined(
     by then, the attempt is billed like any other; otherwise its category decides.
     """
     left = list(changes)
-    attempts: list[tuple[_Pass | None, _ModelChange | None]] = []
+    unpaired = _ModelChange(None, None, _UNSPECIFIED)
     for each in declined:
-        change = next((one for one in left if not each.model or each.model == one.declined), None)
-        if change is not None:
+        named = (change for change in left if each.model in (None, "", change.declined))
+        change = next(named, unpaired)
+        if change is not unpaired:
             left.remove(change)
-        attempts.append((each, change))
-    for entry, change in [*attempts, *((None, change) for change in left)]:
-        category = (change.category if change else None) or _UNSPECIFIED
-        named = (entry.model if entry else None) or (change.declined if change else None)
-        yield SamplingCall(
-            kind="declined",
-            model=named or requested,
-            usage=entry.usage if entry else Usage(),
-            refusal=None if change and change.spoke else category,
-        )
+        model = each.model or change.declined or requested
+        yield SamplingCall(kind="declined", model=model, usage=each.usage, refusal=change.refusal)
+    for change in left:
+        model = change.declined or requested
+        yield SamplingCall(kind="declined", model=model, usage=Usage(), refusal=change.refusal)
 
 
 def read_lifetime(request: _Body) -> Lifetime | None:
     """Return how long all cache entries live that a request asks for, or None if they differ."""
     lifetimes = set()
-    ahead: list[object] = [request]
+    ahead: list[Any] = [request]
     while ahead:
         value = ahead.pop()
-        if isinstance(value, Mapping):
-            mark = _part(value, "cache_control")
-            if mark.get("type") == "ephemeral":
+        inner = value
+        if isinstance(value, dict):
+            mark, inner = value.get("cache_control"), value.values()
+            if isinstance(mark, dict) and mark.get("type") == "ephemeral":
                 lifetimes.add(str(mark.get("ttl") or "5m"))
-            ahead += value.values()
-        elif isinstance(value, (list, tuple)):
-            ahead += value
+        ahead += [each for each in inner if isinstance(each, (dict, list, tuple))]
     if lifetimes == {"1h"}:
         return "1h"
     return "5m" if lifetimes == {"5m"} else None
@@ -482,9 +478,8 @@ class _ModelChange(NamedTuple):
 
     declined: str | None
     serving: str | None
-    category: str | None
-    spoke: bool
-    """Whether any output of the declining model stands before it."""
+    refusal: str | None
+    """Its category; None if some output of the declining model stands before it."""
 
 
 class _Content:
@@ -511,8 +506,8 @@ class _Content:
             tool = block.get("name") if kind == "server_tool_use" else None
             if kind == "fallback":
                 old, new = (_text(_part(block, key).get("model")) for key in ("from", "to"))
-                category = _text(_part(block, "trigger").get("category"))
-                self.changes.append(_ModelChange(old, new, category, self.spoke))
+                category = _text(_part(block, "trigger").get("category")) or _UNSPECIFIED
+                self.changes.append(_ModelChange(old, new, None if self.spoke else category))
             # Every block is output but those of text that hold none.
             fillings = _FILLINGS.get(kind)
             says = fillings is None or any(block.get(key) for key in fillings)

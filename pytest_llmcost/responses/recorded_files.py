@@ -174,14 +174,13 @@ def _read(data: bytes, path: str) -> Iterator[Recorded]:
             f"{path}: neither a cassette nor a Messages response, event stream or batch result"
         )
     # Logs hold earlier states of one response: of the same message, the longest reply counts.
-    longest: dict[object, int] = {}
-    kept: dict[object, tuple[int, _Entry]] = {}
+    kept: dict[object, tuple[int, int, _Entry]] = {}
     for index, (read, value) in enumerate(entries):
         key, tokens = (_state(value) if read is _bare else None) or (index, 0)
-        if tokens >= longest.get(key, tokens):
-            longest[key], kept[key] = tokens, (index, (read, value))
+        if key not in kept or tokens >= kept[key][1]:
+            kept[key] = (index, tokens, (read, value))
     allowance = Allowance()
-    for index, (read, value) in sorted(kept.values(), key=itemgetter(0)):
+    for index, _, (read, value) in sorted(kept.values(), key=itemgetter(0)):
         yield read(value, f"{path}#{index}", allowance)
 
 
