@@ -215,7 +215,7 @@ _CATEGORIES = {
 }
 
 
-class Charge(msgspec.Struct, frozen=True, kw_only=True):
+class Charge(msgspec.Struct, frozen=True):
     """One line of a bill."""
 
     kind: SamplingKind
@@ -236,8 +236,6 @@ class SamplingCost(msgspec.Struct, frozen=True, kw_only=True):
     billed: Usage
     """What is charged: the usage in the chosen cache state; nothing for an unbilled refusal."""
     rates: Rates
-    multiplier: Decimal
-    search_usd: Decimal
     usd: Decimal
     low: Decimal
     high: Decimal | None
@@ -317,8 +315,6 @@ def bill_sampling(
         sampling=sampling,
         billed=billed,
         rates=rates,
-        multiplier=prices.multiplier,
-        search_usd=prices.search_usd,
         usd=usd,
         low=min(low, usd),
         high=high,
@@ -331,25 +327,16 @@ def bill_sampling(
 def _charges(
     sampling: SamplingCall, billed: Usage, rates: Rates, prices: PriceList
 ) -> tuple[Charge, ...]:
-    found = []
+    kind, model = sampling.kind, sampling.model
+    charges = []
     for category in _CATEGORIES:
         if quantity := getattr(billed, category):
-            name = _RATE_OF.get(category)
-            rate = EXACT.scaleb(prices.search_usd, _MILLION)  # no multiplier changes it
-            if name is not None:
-                rate = EXACT.multiply(getattr(rates, name), prices.multiplier)
+            rate = EXACT.scaleb(prices.search_usd, _MILLION)  # which no multiplier changes
+            if category in _RATE_OF:
+                rate = EXACT.multiply(getattr(rates, _RATE_OF[category]), prices.multiplier)
             usd = EXACT.scaleb(EXACT.multiply(rate, quantity), -_MILLION)
-            kind, model = sampling.kind, sampling.model
-            charge = Charge(
-                kind=kind,
-                model=model,
-                category=category,
-                quantity=quantity,
-                usd_per_million=rate,
-                usd=usd,
-            )
-            found.append(charge)
-    return tuple(found)
+            charges.append(Charge(kind, model, category, quantity, rate, usd))
+    return tuple(charges)
 
 
 def _cached_as(usage: Usage, category: str) -> Usage:

@@ -297,7 +297,7 @@ def _sum_calls(runs: Iterable[tuple[Ledger, Sequence[Call]]], card: RateCard) ->
                 side.unpriced.add(sampling.model)
                 continue
             model = cost.sampling.model
-            searches = cost.billed.web_search_requests * cost.search_usd
+            searches = cost.by_category.web_search_usd
             # `billed` instead of the usage: a refusal may be free, and is not reported then.
             side.usage[model] += cost.billed
             side.usd[model] += cost.usd - searches
