@@ -36,6 +36,7 @@ _VERTEX = re.compile(
 _HOST = "api.anthropic.com"
 _SAMPLING = re.compile(r"(?:/v1)?/(?:chat/completions|completions|complete|responses)/?$")
 """Of the OpenAI-compatible API and of Anthropic's old text completions."""
+_ENDS = ("completions", "complete", "responses")
 _MESSAGES = re.compile(r"/{1,2}v1/+messages/?$")
 _CHAT = re.compile(r"^/v1/chat/completions/?$")
 _CLAUDE = re.compile(r"(?:^|[./~])(?:claude|anthropic)(?![a-z])", re.IGNORECASE)
@@ -68,7 +69,6 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind in ("messages", "unmetered")
 
 
-@functools.lru_cache(maxsize=256)
 def recognise(method: str, url: str) -> Endpoint | None:
     """Return which Claude endpoint a request goes to, or None for any other request.
 
@@ -81,8 +81,36 @@ def recognise(method: str, url: str) -> Endpoint | None:
         >>> recognise("POST", "https://gateway.example/anthropic/v1/messages?beta=true").kind
         'messages'
     """
+    endpoint = _endpoint_of(method, url)
+    return None if endpoint is None or endpoint.kind == "unmetered" else endpoint
+
+
+def find_unmetered(method: str, url: str, body: bytes) -> Endpoint | None:
+    """Return the endpoint of a Claude call on a route that is not metered, or None.
+
+    Example:
+        >>> find_unmetered("POST", "https://api.anthropic.com/v1/complete", b"").route
+        'api.anthropic.com/v1/complete'
+        >>> find_unmetered("POST", "https://api.openai.com/v1/chat/completions", b"{}")
+    """
+    route = _endpoint_of(method, url)
+    if route is None or route.kind != "unmetered":
+        return None
+    model: object = None
+    if any(name in body.lower() for name in (b"claude", b"anthropic")):
+        value = decode_json(body)  # not before: to decode what is OpenAI's takes far longer
+        model = value.get("model") if isinstance(value, dict) else None
+    model = model if isinstance(model, str) else None
+    is_claude = str(route.route).startswith(f"{_HOST}/") or (model and _CLAUDE.search(model))
+    return msgspec.structs.replace(route, model=model) if is_claude else None
+
+
+@functools.lru_cache(maxsize=256)
+def _endpoint_of(method: str, url: str) -> Endpoint | None:
+    """Return where a request goes, as far as its URL says; `unmetered` may be another API's."""
     url = _plain(url)
-    if "messages" not in url and "/model" not in url and _HOST not in url:
+    is_near = url.partition("?")[0].rstrip("/").endswith(_ENDS)
+    if not is_near and "messages" not in url and "/model" not in url and _HOST not in url:
         return None
     try:
         parts = urlsplit(url)
@@ -111,7 +139,12 @@ def recognise(method: str, url: str) -> Endpoint | None:
         return _bedrock_endpoint(unquote(match["model"]), match["verb"], host)
     if match := _VERTEX.search(parts.path):
         return _vertex_endpoint(unquote(match["model"]), match["verb"], match["location"])
-    return None
+    path = unquote(parts.path)
+    match = _SAMPLING.search(path) or (_MESSAGES.search(path) if host == _HOST else None)
+    if match is None:
+        return None
+    # Ahead of it, a gateway may have an account or a key.
+    return Endpoint(kind="unmetered", route=f"{host}{'/…' if match.start() else ''}{match[0]}")
 
 
 def _plain(url: str) -> str:
@@ -168,45 +201,3 @@ def _vertex_endpoint(model: str, verb: str, location: str | None) -> Endpoint:
         model=model,
         stream=verb == "streamRawPredict",
     )
-
-
-def find_unmetered(method: str, url: str, body: bytes) -> Endpoint | None:
-    """Return the endpoint of a Claude call on a route that is not metered, or None.
-
-    Example:
-        >>> find_unmetered("POST", "https://api.anthropic.com/v1/complete", b"").route
-        'api.anthropic.com/v1/complete'
-        >>> find_unmetered("POST", "https://api.openai.com/v1/chat/completions", b"{}")
-    """
-    route = _unmetered_route(method, url)
-    if route is None:
-        return None
-    model: object = route.model
-    if model is None and any(name in body.lower() for name in (b"claude", b"anthropic")):
-        value = decode_json(body)  # not before: to decode what is OpenAI's takes far longer
-        model = value.get("model") if isinstance(value, dict) else None
-    model = model if isinstance(model, str) else None
-    is_claude = str(route.route).startswith(f"{_HOST}/") or (model and _CLAUDE.search(model))
-    return msgspec.structs.replace(route, model=model) if is_claude else None
-
-
-@functools.lru_cache(maxsize=256)
-def _unmetered_route(method: str, url: str) -> Endpoint | None:
-    """Return where a request goes that may sample from Claude, as far as its URL says."""
-    url = _plain(url)
-    ends = ("completions", "complete", "responses")
-    is_near = url.partition("?")[0].rstrip("/").endswith(ends)
-    if not is_near and _HOST not in url:
-        return None
-    if method.upper() != "POST" or recognise(method, url) is not None:
-        return None
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return None
-    path, host = unquote(parts.path), (parts.hostname or "").rstrip(".")
-    match = _SAMPLING.search(path) or (_MESSAGES.search(path) if host == _HOST else None)
-    if match is None:
-        return None
-    # Ahead of it, a gateway may have an account or a key.
-    return Endpoint(kind="unmetered", route=f"{host}{'/…' if match.start() else ''}{match[0]}")
