@@ -126,8 +126,10 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
     if request.answer is None:
         return
     metered: Metered = (request.answer, "billed", None)
-    with session.keeping_failures():
+    try:
         metered = meter(session, owner, request, request.answer)
+    except Exception as error:  # noqa: BLE001 - of a hook of the user, whatever it is
+        session.keep_failure(error)
     answer, evidence, payload = metered
     blocks = before[0].blocks if before else sender.blocks
     prefix = before[0].prefix if before else _note_prefix(session, owner, payload, evidence)
@@ -144,15 +146,17 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
         attempts=request.attempts,
         lost_attempts=request.lost_attempts,
     )
-    if call.has_caveat(*_UNKNOWN, "lost-answer", "open-batch"):
+    if call.caveats and call.has_caveat(*_UNKNOWN, "lost-answer", "open-batch"):
         # A lost answer beside sampling calls is one of the attempts before them.
         is_lost = call.has_caveat("lost-answer") and not call.sampling_calls
         is_doubtful = is_lost or call.has_caveat(*_UNKNOWN)
         owner.unfinished.append(
             Unfinished(request, request.answer, call, blocks, prefix, is_doubtful)
         )
-    with session.keeping_failures():
+    try:
         _announce(session, sender, call, payload)
+    except Exception as error:  # noqa: BLE001 - of a hook of the user, whatever it is
+        session.keep_failure(error)
 
 
 def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answer) -> Metered:

@@ -473,13 +473,9 @@ class Session:
         """Return a hook of ours, as plugins and initial conftests implement it."""
         return self.config.pluginmanager.subset_hook_caller(name, self.late_conftests)
 
-    @contextmanager
-    def keeping_failures(self) -> Iterator[None]:
-        """Keep what a user's hook raises for the end of the phase, where a test can fail by it."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - the hook's own error, whatever it is
-            self._failure = self._failure or error
+    def keep_failure(self, error: Exception) -> None:
+        """Keep what a user's hook raised for the end of the phase, where a test can fail by it."""
+        self._failure = self._failure or error
 
     def take_failure(self) -> Exception | None:
         """Return a failure that came too late for a test to fail by it."""

@@ -6,6 +6,7 @@ Knows no card; a card hands in the spellings of its models.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -32,6 +33,7 @@ class Resolved(NamedTuple):
     """The cloud whose spelling it is; nothing for Anthropic's own ids and aliases."""
 
 
+@functools.lru_cache(maxsize=256)
 def mask_account(text: str) -> str:
     """Replace the account id in every ARN of AWS: ledgers and messages are shared.
 
@@ -58,7 +60,7 @@ def show_name(name: str) -> str:
 
 
 def find_model(spellings: Mapping[str, Resolved], name: str) -> Resolved | None:
-    """Return the model that a name stands for in another form, or None.
+    """Return the model that a name stands for, also in another form, or None.
 
     `[1m]` at the end, ARNs of Bedrock's own inference profiles and percent signs of a URL are
     understood. A prefix or a part of a known name is not: `claude-fable-5` and `claude-fable-5-1`
@@ -67,6 +69,8 @@ def find_model(spellings: Mapping[str, Resolved], name: str) -> Resolved | None:
     Source: https://platform.claude.com/docs/en/about-claude/models/model-ids-and-versions
     and Bedrock's list of inference profiles, read 2026-11-22.
     """
+    if known := spellings.get(name):
+        return known
     plain = mask_account(_LONG_CONTEXT.sub("", unquote(name.strip())))
     arn = _BEDROCK_ARN.fullmatch(plain)
     found = spellings.get(arn["id"] if arn else plain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from functools import cache, partial, reduce
 from pathlib import Path
@@ -64,6 +64,8 @@ class RateCard:
         self._files = tuple(files)
         self._settings = reduce(merged, files)
         self._spellings = dict(_spellings(self._settings))
+        self.find: Callable[[str], Resolved | None] = cache(partial(find_model, self._spellings))
+        """Returns the model that a name stands for, as `resolve` does, or None if it is unknown."""
         self._rates_on = cache(self._find_rates)
         self._price_list = cache(self._find_price_list)
         # A search through all names, and several calls of a run may misspell alike.
@@ -127,10 +129,6 @@ class RateCard:
             model=name,
             likely=likely,
         )
-
-    def find(self, name: str) -> Resolved | None:
-        """Return the model that a name stands for, as `resolve` does, or None if it is unknown."""
-        return self._spellings.get(name) or find_model(self._spellings, name)
 
     def rates(
         self, model: str, *, on: date, speed: str | None = None, prompt_tokens: int = 0

@@ -69,6 +69,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind in ("messages", "unmetered")
 
 
+@functools.lru_cache(maxsize=256)
 def recognise(method: str, url: str) -> Endpoint | None:
     """Return which Claude endpoint a request goes to, or None for any other request.
 
