@@ -408,8 +408,7 @@ class CapturedRequest(_Outcome):
     def _read_on(self) -> Reader | BatchResultsReader:
         if self._reader is None:
             is_batch = self.endpoint.kind == "batch_results"
-            content_type = (self._response_headers or {}).get("content-type")
-            self._reader = BatchResultsReader() if is_batch else Reader(content_type)
+            self._reader = BatchResultsReader() if is_batch else Reader()
         self._reader.feed(self.receipt)
         self._unread, self._unread_bytes = [], 0
         return self._reader

@@ -138,7 +138,7 @@ def read_calls(recorded: Recorded) -> list[Found]:
         results.feed(recorded.body)
         results.close()
         return [in_batch(result) for result in results.drain()]
-    reader = read_body(recorded.content_type, recorded.body)
+    reader = read_body(recorded.body)
     if reader.messages:
         return [answered(reader.messages)]
     error = f"the answer is an error ({reader.error}) without a usage" if reader.error else None

@@ -74,17 +74,13 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     """The message, its content reduced to what a bill depends on."""
 
 
-_FORMS = {
-    "text/event-stream": "events",
-    "application/vnd.amazon.eventstream": "frames",
-}
-"""Of a body, by its content type; one of another type is known by its first byte."""
-_FIRST_BYTES = {b"{": "json", b"[": "json", b"\0": "frames"}
+_FORMS = {b"{": "json", b"[": "json", b"\0": "frames"}
+"""Of a body, by its first byte; any other is one of events."""
 
 
-def read_body(content_type: str | None, body: bytes) -> Reader:
+def read_body(body: bytes) -> Reader:
     """Read a body that is there as a whole."""
-    reader = Reader(content_type)
+    reader = Reader()
     reader.feed(body)
     reader.close()
     return reader
@@ -100,9 +96,9 @@ class Reader:
     Source: https://platform.claude.com/docs/en/build-with-claude/streaming, read 2026-11-22
     """
 
-    def __init__(self, content_type: str | None = None) -> None:
-        kind = (content_type or "").partition(";")[0].strip().lower()
-        self._form = _FORMS.get(kind)
+    def __init__(self) -> None:
+        self._form: str | None = None
+        """Of the body; None until its first byte is known."""
         self.messages: list[StreamedMessage] = []
         """Those that have ended; all of them once the reader is closed."""
         self.error: str | None = None
@@ -123,7 +119,7 @@ class Reader:
             first = chunk.lstrip().removeprefix(_BOM).lstrip()[:1]
             if not first:
                 return
-            self._form = _FIRST_BYTES.get(first, "events")
+            self._form = _FORMS.get(first, "events")
         if self._form == "events":
             self._feed_events(chunk)
         elif self._form == "frames":

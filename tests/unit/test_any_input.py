@@ -124,8 +124,8 @@ def read_response_usage(data: bytes, path: Path) -> None:
 
 
 def read_stream(data: bytes, path: Path) -> None:
-    reader = Reader("text/event-stream")
-    reader.feed(data[:50])
+    reader = Reader()
+    reader.feed(b"event: any\n\n" + data[:50])
     reader.feed(data[50:])
     reader.close()
 
@@ -133,7 +133,7 @@ def read_stream(data: bytes, path: Path) -> None:
 def read_frames(data: bytes, path: Path) -> None:
     """As the payload of a whole frame, and as the frames themselves."""
     for chunk in (frame(data), data):
-        reader = Reader("application/vnd.amazon.eventstream")
+        reader = Reader()
         reader.feed(frame(FRAME) + chunk)
         reader.close()
 

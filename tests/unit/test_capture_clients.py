@@ -456,7 +456,7 @@ def test_frames_of_converse_are_read_cut_anywhere() -> None:
     ]
     body = b"".join(frame(*each) for each in events)
     for size in (1, 7, len(body)):
-        reader = Reader("application/vnd.amazon.eventstream")
+        reader = Reader()
         for start in range(0, len(body), size):
             reader.feed(body[start : start + size])
         reader.close()

@@ -160,7 +160,7 @@ def test_what_has_no_equal_is_kept_and_cannot_be_counted(more: dict[str, Any], w
 def answer_of(url: str, *bodies: Any, request: Any = None) -> Any:
     endpoint = recognise("POST", url)
     assert endpoint is not None
-    reader = Reader("text/event-stream" if len(bodies) > 1 else None)
+    reader = Reader()
     for body in bodies:
         line = json.dumps(body)
         reader.feed((f"data: {line}\n\n" if len(bodies) > 1 else line).encode())

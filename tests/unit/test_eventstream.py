@@ -54,7 +54,7 @@ def chunk(event: dict[str, Any]) -> bytes:
 @pytest.mark.parametrize("size", [1, 5, 16, 10_000])
 def test_frames_cut_anywhere_give_the_final_usage(size: int) -> None:
     body = chunk(START) + chunk(FINAL) + chunk(STOP)
-    reader = Reader("application/vnd.amazon.eventstream")
+    reader = Reader()
     for start in range(0, len(body), size):
         reader.feed(body[start : start + size])
     (message,) = reader.messages
@@ -70,7 +70,7 @@ CACHED = {"cacheReadInputTokenCount": 500, "cacheWriteInputTokenCount": 60}
 
 
 def last(*sent: dict[str, Any]) -> StreamedMessage:
-    reader = Reader("application/vnd.amazon.eventstream")
+    reader = Reader()
     reader.feed(b"".join(map(chunk, sent)))
     (message,) = reader.messages
     return message
@@ -116,7 +116,7 @@ def test_a_final_usage_in_the_last_event_alone_is_the_final_one() -> None:
 
 
 def test_an_exception_frame_is_an_error_and_the_message_truncated() -> None:
-    reader = Reader("application/vnd.amazon.eventstream")
+    reader = Reader()
     reader.feed(chunk(START) + frame(b'{"message":"slow down"}', ":exception-type", "throttling"))
     reader.close()
     assert reader.error == "exception"
@@ -127,14 +127,14 @@ def test_an_exception_frame_is_an_error_and_the_message_truncated() -> None:
     "payload", [b"", b"{}", b'{"bytes": 3}', b'{"bytes": "%%"}', b'{"bytes": "bm8="}', b"\xff"]
 )
 def test_a_frame_without_an_event_is_passed_over(payload: bytes) -> None:
-    reader = Reader("application/vnd.amazon.eventstream")
+    reader = Reader()
     reader.feed(chunk(START) + frame(payload) + chunk(FINAL))
     reader.close()
     assert not reader.messages[0].truncated
 
 
 def test_a_frame_whose_checksum_is_wrong_ends_the_reading() -> None:
-    reader = Reader("application/vnd.amazon.eventstream")
+    reader = Reader()
     damaged = bytearray(chunk(FINAL))
     damaged[9] ^= 1
     reader.feed(chunk(START) + bytes(damaged))
@@ -145,7 +145,7 @@ def test_a_frame_whose_checksum_is_wrong_ends_the_reading() -> None:
 
 @given(st.binary(max_size=60))
 def test_bytes_behind_a_good_frame_never_raise(noise: bytes) -> None:
-    reader = Reader("application/vnd.amazon.eventstream")
+    reader = Reader()
     reader.feed(chunk(START) + noise)
     reader.close()
     assert [message.body["id"] for message in reader.messages] == ["msg_1"]

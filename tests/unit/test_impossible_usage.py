@@ -98,7 +98,7 @@ def events(start: dict[str, Any], *ends: dict[str, Any], content: Any = ()) -> b
 
 
 def read_stream(body: bytes) -> Answer:
-    reader = Reader("text/event-stream")
+    reader = Reader()
     reader.feed(body)
     reader.close()
     endpoint = recognise("POST", URL)

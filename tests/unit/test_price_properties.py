@@ -205,7 +205,7 @@ def test_a_streams_price_is_that_of_its_final_message(
         {"type": "message_delta", "delta": delta, "usage": end},
         {"type": "message_stop"},
     )
-    reader = Reader("text/event-stream")
+    reader = Reader()
     for begin in range(0, len(body), size):
         reader.feed(body[begin : begin + size])
     reader.close()

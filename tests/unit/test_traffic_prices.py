@@ -40,7 +40,7 @@ def answers_of(line: dict[str, Any]) -> Iterator[Answer]:
         bodies = [result.body for result in results.drain() if result.body is not None]
         yield from (read_message(body, batch=True) for body in bodies)
         return
-    reader = Reader(line["content_type"])
+    reader = Reader()
     reader.feed(body_of(line))
     reader.close()
     for message in reader.messages:
