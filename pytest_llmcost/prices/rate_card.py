@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from functools import cache, partial, reduce
 from pathlib import Path
@@ -35,7 +35,6 @@ from pytest_llmcost.prices.price_file import (
     STANDARD,
     CardFile,
     Layers,
-    ModelEntry,
     RateRow,
     check_change,
     merged,
@@ -63,6 +62,10 @@ class RateCard:
         """Of the shipped file and each price file, in order."""
         self._files = tuple(files)
         self._settings = reduce(merged, files)
+        self.models = self._settings.models
+        """What the card says of each model, by exact id; rows of a price file behind the others."""
+        self.sources = tuple(self._settings.sources.values())
+        """Where the prices come from."""
         self._spellings = dict(_spellings(self._settings))
         self.find: Callable[[str], Resolved | None] = cache(partial(find_model, self._spellings))
         """Returns the model that a name stands for, as `resolve` does, or None if it is unknown."""
@@ -82,19 +85,9 @@ class RateCard:
         assert self._settings.checked_on is not None  # the shipped card says it; a test holds it
         return self._settings.checked_on
 
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Where the prices come from."""
-        return tuple(self._settings.sources.values())
-
     def source_url(self, name: str) -> str:
         """Return the address of what a row names as its source, or the name if it has none."""
         return self._settings.sources.get(name, name)
-
-    @property
-    def models(self) -> Mapping[str, ModelEntry]:
-        """What the card says of each model, by exact id; rows of a price file behind the others."""
-        return self._settings.models
 
     def with_overrides(self, path: str | Path) -> RateCard:
         """Return this card with a user's price file laid over it; its rows come first.
