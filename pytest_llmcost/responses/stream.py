@@ -169,15 +169,11 @@ class Reader:
         # costs a small fraction of what the client's own parsing does.
         if not self._matters(region):
             return
-        data: list[bytes] = []
-        for line in region.removeprefix(_BOM).splitlines():
-            if line.startswith(b"data:"):
-                data.append(line[5:])
-            elif not line:
-                event = b"\n".join(data)
-                data.clear()
-                if self._matters(event):
-                    self._take_json(event)
+        lines = region.removeprefix(_BOM).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        for event in lines.split(b"\n\n"):
+            if self._matters(event):
+                data = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
+                self._take_json(b"\n".join(data))
 
     def _matters(self, data: bytes) -> bool:
         return (
