@@ -30,7 +30,7 @@ from pytest_llmcost.prices.usage import (
     longest_reply,
 )
 from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
-from pytest_llmcost.responses.stream import StreamedMessage
+from pytest_llmcost.responses.stream import FILLINGS, StreamedMessage
 
 _KINDS: Mapping[str | None, SamplingKind] = {
     None: "message",  # a pass of the model itself if it is not stated
@@ -46,8 +46,6 @@ _UNSPECIFIED = "unspecified"
 """The category of a refusal that states none."""
 _LOOPING = ("server_tool_use", "mcp_tool_use")
 _CODE_TOOLS = ("code_execution", "bash_code_execution", "text_editor_code_execution")
-_FILLINGS = {"text": ("text",), "thinking": ("thinking", "signature"), "compaction": ("content",)}
-"""Blocks that may be empty, and the keys that hold what they say."""
 _KNOWN_TOOLS = ("web_search_requests", "web_fetch_requests", "code_execution_requests")
 _NOTHING = Usage()
 
@@ -509,7 +507,7 @@ class _Content:
                 category = _text(_part(block, "trigger").get("category")) or _UNSPECIFIED
                 self.changes.append(_ModelChange(old, new, None if self.spoke else category))
             # Every block is output but those of text that hold none.
-            fillings = _FILLINGS.get(kind)
+            fillings = FILLINGS.get(kind)
             says = fillings is None or any(block.get(key) for key in fillings)
             self.spoke = kind != "fallback" and (self.spoke or says)
             self.loops |= kind in _LOOPING

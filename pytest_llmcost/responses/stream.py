@@ -30,15 +30,10 @@ _LARGEST_LINE = 64 * 1024 * 1024
 _LARGEST_BODY = 256 * 1024 * 1024
 _KEPT_KEYS = ("type", "name", "from", "to", "trigger", "caller")
 _INPUT_KEYS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+FILLINGS = {"text": ("text",), "thinking": ("thinking", "signature"), "compaction": ("content",)}
+"""Blocks that may be empty, and the keys that hold what they say, in deltas too."""
 _FILLED_KEYS = ("text", "thinking", "signature", "data", "content")
 """Of these only whether they are empty matters: it shows a refusal before any output."""
-_FILLING_KEYS = {
-    "text_delta": "text",
-    "thinking_delta": "thinking",
-    "signature_delta": "signature",
-    "compaction_delta": "content",
-}
-_FILLED_TYPES = frozenset({"text", "thinking", "compaction"})
 _METRICS = {
     "inputTokenCount": "input_tokens",
     "outputTokenCount": "output_tokens",
@@ -258,14 +253,14 @@ class Reader:
             reduced = _reduce(block)
             self._body["content"].append(reduced)
             is_empty = not any(reduced.get(key) for key in _FILLED_KEYS)
-            if is_empty and reduced.get("type") in _FILLED_TYPES:
+            if is_empty and str(reduced.get("type")) in FILLINGS:
                 self._empty_blocks[str(event.get("index"))] = reduced
 
     def _fill(self, event: Mapping[str, Any]) -> None:
         index, delta = str(event.get("index")), event.get("delta")
         if index in self._empty_blocks and isinstance(delta, dict):
-            key = _FILLING_KEYS.get(str(delta.get("type")))
-            if key and delta.get(key):
+            key = next(filter(delta.get, _FILLED_KEYS), None)
+            if key is not None:
                 self._empty_blocks.pop(index)[key] = "x"
 
     def _start(self, body: dict[str, Any] | None) -> None:
