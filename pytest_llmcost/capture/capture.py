@@ -215,8 +215,8 @@ class Capture:
                 outer.is_passed_on |= outer.is_passed_on_by(request)
             if request.is_passed_on and request.live is not True:
                 request.answer = None
-            is_claude = request.is_seen and request.is_claude
-            if request.answer is not None or request.supersedes is not None or is_claude:
+            is_known = request.answer is not None or request.supersedes is not None
+            if is_known or (request.is_seen and request.is_claude):
                 self._tell(request)
 
     def _report_results(self, request: CapturedRequest) -> None:
