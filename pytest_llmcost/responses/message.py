@@ -285,8 +285,8 @@ def read_message(
     for index, each in enumerate(passes):
         kind = _KINDS.get(each.type, "message")
         if kind == "advisor" and not each.model:
-            place = f"usage.iterations[{index}].model"
-            raise _unreadable(place, "expected the advisor's model, got nothing")
+            where = f"usage.iterations[{index}].model"
+            raise _unreadable(where, "expected the advisor's model, got nothing")
         if kind != "message":
             its = each.model or requested
             sampling_calls.append(SamplingCall(kind=kind, model=its, usage=each.usage))

@@ -28,7 +28,7 @@ from pytest_llmcost.responses.stream import (
     BatchResult,
     BatchResultsReader,
     StreamedMessage,
-    read_body,
+    read_whole,
 )
 from pytest_llmcost.yaml_file import YamlError, load_yaml
 
@@ -138,7 +138,7 @@ def read_calls(recorded: Recorded) -> list[Found]:
         results.feed(recorded.body)
         results.close()
         return [in_batch(result) for result in results.drain()]
-    reader = read_body(recorded.body)
+    reader = read_whole(recorded.body)
     if reader.messages:
         return [answered(reader.messages)]
     error = f"the answer is an error ({reader.error}) without a usage" if reader.error else None

@@ -73,7 +73,7 @@ _FORMS = {b"{": "json", b"[": "json", b"\0": "frames"}
 """Of a body, by its first byte; any other is one of events."""
 
 
-def read_body(body: bytes) -> Reader:
+def read_whole(body: bytes) -> Reader:
     """Read a body that is there as a whole."""
     reader = Reader()
     reader.feed(body)
