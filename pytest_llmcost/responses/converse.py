@@ -23,9 +23,11 @@ _USAGE = {
     "cacheReadInputTokens": "cache_read_input_tokens",
     "cacheWriteInputTokenCount": "cache_creation_input_tokens",
     "cacheWriteInputTokens": "cache_creation_input_tokens",
+    "prompt_tokens": "input_tokens",
+    "completion_tokens": "output_tokens",
 }
-"""Converse's names; as in the Messages API, its input is what neither cache holds."""
-_CHAT_USAGE = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"}
+"""Converse's names, then OpenAI's; as in the Messages API, Converse's input is what neither cache
+holds."""
 _INFERENCE = {
     "maxTokens": "max_tokens",
     "temperature": "temperature",
@@ -33,7 +35,6 @@ _INFERENCE = {
     "stopSequences": "stop_sequences",
 }
 _NO_PROMPT = ("requestMetadata", "additionalModelResponseFieldPaths")
-_TIERS = {"default": "standard"}
 
 
 # What is sent
@@ -146,16 +147,14 @@ def to_message(body: _Body) -> _Body | None:
     if "prompt_tokens" in usage:
         # Without caches: this route has none. Source: the page named above.
         choice = _mapping(choices[0]) if isinstance(choices, list) and choices else {}
-        said = _mapping(choice.get("message"))
+        said, reason = _mapping(choice.get("message")), choice.get("finish_reason")
         return {
             "id": body.get("id"),
             "type": "message",
             "model": body.get("model"),
             "content": [{"type": "text", "text": said.get("content") or "x"}],
-            "stop_reason": {"length": "max_tokens"}.get(
-                str(choice.get("finish_reason")), choice.get("finish_reason")
-            ),
-            "usage": _chat_usage(usage),
+            "stop_reason": "max_tokens" if reason == "length" else reason,
+            "usage": _usage(body),
         }
     if "inputTokens" not in usage:
         return None
@@ -164,7 +163,7 @@ def to_message(body: _Body) -> _Body | None:
         "type": "message",
         "content": _blocks(message.get("content"), []),
         "stop_reason": body.get("stopReason"),
-        "usage": {**_usage(usage), **_tier(body)},
+        "usage": _usage(body),
     }
 
 
@@ -181,7 +180,7 @@ def to_events(payload: _Body) -> Iterator[_Body]:
                 reason = "max_tokens" if reason == "length" else reason
                 yield {"type": "message_delta", "delta": {"stop_reason": reason}}
         if usage:
-            yield {"type": "message_delta", "usage": _chat_usage(usage)}
+            yield {"type": "message_delta", "usage": _usage(payload)}
     elif "role" in payload:
         yield {"type": "message_start", "message": {"type": "message"}}
     elif index is not None and ("start" in payload or delta):
@@ -194,12 +193,13 @@ def to_events(payload: _Body) -> Iterator[_Body]:
     elif "stopReason" in payload:
         yield {"type": "message_delta", "delta": {"stop_reason": payload["stopReason"]}}
     elif usage:
-        yield {"type": "message_delta", "usage": {**_usage(usage), **_tier(payload)}}
+        yield {"type": "message_delta", "usage": _usage(payload)}
         yield {"type": "message_stop"}
 
 
-def _usage(usage: _Body) -> dict[str, Any]:
-    said = {_USAGE[key]: usage[key] for key in _USAGE if usage.get(key) is not None}
+def _usage(body: _Body) -> dict[str, Any]:
+    usage, tier = _mapping(body.get("usage")), _mapping(body.get("serviceTier")).get("type")
+    said: dict[str, Any] = {_USAGE[key]: usage[key] for key in _USAGE if usage.get(key) is not None}
     details = usage.get("cacheDetails")
     if isinstance(details, list) and details:
         split: dict[str, int] = {}
@@ -209,21 +209,13 @@ def _usage(usage: _Body) -> dict[str, Any]:
         said["cache_creation"] = split
     # Another count of tokens may cost something, and is said to be unknown.
     odd = {key for key in usage if key.endswith(("Tokens", "TokenCount"))} - {*_USAGE}
-    return said | {f"{key}_tokens": usage[key] for key in odd - {"totalTokens"} if usage[key]}
-
-
-def _chat_usage(usage: _Body) -> dict[str, Any]:
-    details = {
-        f"{key}_prompt_tokens": value
-        for key, value in _mapping(usage.get("prompt_tokens_details")).items()
-        if isinstance(value, int) and value
-    }
-    return {name: usage.get(key) for key, name in _CHAT_USAGE.items()} | details
-
-
-def _tier(body: _Body) -> dict[str, str]:
-    tier = _mapping(body.get("serviceTier")).get("type")
-    return {"service_tier": _TIERS.get(tier, tier)} if isinstance(tier, str) else {}
+    said |= {f"{key}_tokens": usage[key] for key in odd - {"totalTokens"} if usage[key]}
+    for key, value in _mapping(usage.get("prompt_tokens_details")).items():
+        if isinstance(value, int) and value:
+            said[f"{key}_prompt_tokens"] = value
+    if isinstance(tier, str):
+        said["service_tier"] = "standard" if tier == "default" else tier
+    return said
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
