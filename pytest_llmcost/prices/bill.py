@@ -73,14 +73,7 @@ class PriceList(msgspec.Struct, frozen=True, kw_only=True):
     caveats: tuple[str, ...] = ()
 
 
-def price_list_of(
-    card: CardFile,
-    bands: tuple[Rates, ...],
-    terms: Terms,
-    on: date,
-    *,
-    alternative: tuple[Rates, ...] | None = None,
-) -> PriceList:
+def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: date) -> PriceList:
     """Work out what requests on some terms cost on a day.
 
     Batch, geography and endpoint stack on every kind of token, and fees are added after them.
@@ -104,7 +97,6 @@ def price_list_of(
         caveats.append(f"ended-fast-mode: {model} on {bands[0].ended_on}")
     return PriceList(
         bands=bands,
-        alternative=alternative,
         multiplier=usual,
         multiplier_low=low,
         multiplier_high=high,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import date, timedelta
 from functools import cache, partial, reduce
 from pathlib import Path
@@ -229,27 +230,29 @@ class RateCard:
     def _find_price_list(self, name: str, kind: SamplingKind, terms: Terms, on: date) -> PriceList:
         stated = terms.speed or STANDARD
         speed = stated.removeprefix("asked-")
-        if speed == STANDARD or (kind == "message" and speed == stated):
-            bands = self.bands(name, on=on, speed=speed)
-            return price_list_of(self._settings, bands, terms, on)
-        standard = self.bands(name, on=on)
-        try:
-            same = self.bands(name, on=on, speed=speed)
-        except UnknownModelError:
-            same = None
         is_known = speed == stated  # otherwise only the request names it
-        if same and is_known and kind != "advisor":
-            return price_list_of(self._settings, same, terms, on)
-        if kind != "message" and not same:
-            # What declined, compacted or advised may be another model than the one that answered.
-            return price_list_of(self._settings, standard, terms, on)
-        # Fast mode may be asked for and not given. An advisor's entry has no speed, and whether a
-        # fast request's advisor is fast is documented nowhere. The standard rates are the price,
-        # the fast ones the high bound.
-        caveat = f"advisor-fast: {standard[0].model}" if is_known else "unknown-speed"
-        prices = price_list_of(self._settings, standard, terms, on, alternative=same)
-        high = prices.multiplier_high if same else None
-        return replace(prices, multiplier_high=high, caveats=(*prices.caveats, caveat))
+        fast, caveat = None, None
+        if speed == STANDARD or (kind == "message" and is_known):
+            bands = self.bands(name, on=on, speed=speed)
+        else:
+            bands = self.bands(name, on=on)
+            # What declined, compacted or advised may be another model than the one that answered,
+            # and have no fast rates.
+            with suppress(UnknownModelError):
+                fast = self.bands(name, on=on, speed=speed)
+            if fast and is_known and kind != "advisor":
+                bands = fast
+            elif fast or kind == "message":
+                # Fast mode may be asked for and not given. An advisor's entry has no speed, and
+                # whether a fast request's advisor is fast is documented nowhere. The standard rates
+                # are the price, the fast ones the high bound.
+                caveat = f"advisor-fast: {bands[0].model}" if is_known else "unknown-speed"
+        prices = price_list_of(self._settings, bands, terms, on)
+        if caveat is None:
+            return prices
+        high = prices.multiplier_high if fast else None
+        caveats = (*prices.caveats, caveat)
+        return replace(prices, alternative=fast, multiplier_high=high, caveats=caveats)
 
     def _is_refusal_billed(self, category: str, on: date) -> bool | None:
         """Return whether a refusal before any output is charged; None if that is unknown.
