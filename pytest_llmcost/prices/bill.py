@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.price_file import STANDARD, CardFile, ModelEntry
+from pytest_llmcost.prices.price_file import RATE_KEYS, STANDARD, CardFile, ModelEntry
 from pytest_llmcost.prices.usage import SamplingCall, SamplingKind, Terms, Usage
 
 CacheState = Literal["as-billed", "cold", "warm"]
@@ -24,13 +24,10 @@ CacheState = Literal["as-billed", "cold", "warm"]
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _MILLION = 6  # rates are per million: so many places
-_RATE_OF = {
-    "input_tokens": "input",
-    "cache_write_5m_tokens": "cache_write_5m",
-    "cache_write_1h_tokens": "cache_write_1h",
-    "cache_read_tokens": "cache_read",
-    "output_tokens": "output",
-}
+_RATE_OF = {f"{key}_tokens": key for key in RATE_KEYS}
+"""By field of `Usage`; so is what an amount is called in `ByCategory`."""
+_CATEGORIES = {f"{key}_tokens": f"{key}_usd" for key in RATE_KEYS}
+_CATEGORIES["web_search_requests"] = "web_search_usd"
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,12 +196,6 @@ class ByCategory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     def __sub__(self, other: ByCategory) -> ByCategory:
         less = ((name, usd.copy_negate()) for name, usd in other.items())
         return ByCategory.sum(chain(self.items(), less))
-
-
-_CATEGORIES = {
-    **{name: f"{name.removesuffix('_tokens')}_usd" for name in _RATE_OF},
-    "web_search_requests": "web_search_usd",
-}
 
 
 class Charge(msgspec.Struct, frozen=True):
