@@ -227,41 +227,37 @@ class Reader:
             error = event.get("error")
             self.error = str(error.get("type")) if isinstance(error, dict) else "error"
         elif kind == "message_start" and isinstance(message, dict):
-            opened = self._body.get("id") if self._body else None
-            if not opened or opened != message.get("id"):
+            body = self._body
+            if body is None or not body.get("id") or body["id"] != message.get("id"):
                 self._finish()
-                self._start({**message, "usage": {}, "content": _reduced(message)})
-            self._restate(message.get("usage"))
-        elif kind == "content_block_start":
-            self._start_block(event)
-        elif kind == "content_block_delta":
-            self._fill(event)
-        elif kind == "message_delta" and self._body is not None:
-            delta = event.get("delta")
+                body = {**message, "usage": {}, "content": _reduced(message)}
+                self._start(body)
+            self._restate(body, message.get("usage"))
+        elif self._body is not None:
+            self._go_on(self._body, event)
+
+    def _go_on(self, body: dict[str, Any], event: Mapping[str, Any]) -> None:
+        """Take an event of the open message."""
+        kind, index = event.get("type"), str(event.get("index"))
+        block, delta = event.get("content_block"), event.get("delta")
+        if kind == "content_block_start" and isinstance(block, dict):
+            if len(body["content"]) < _MOST_BLOCKS:
+                reduced = _reduce(block)
+                body["content"].append(reduced)
+                is_empty = not any(map(reduced.get, _FILLED_KEYS))
+                if is_empty and str(reduced.get("type")) in FILLINGS:
+                    self._empty_blocks[index] = reduced
+        elif kind == "content_block_delta" and isinstance(delta, dict):
+            key = next(filter(delta.get, _FILLED_KEYS), None)
+            if key is not None and index in self._empty_blocks:
+                self._empty_blocks.pop(index)[key] = "x"
+        elif kind == "message_delta":
             if isinstance(delta, dict):
-                self._body.update({key: each for key, each in delta.items() if each is not None})
-            if self._restate(event.get("usage")) and self._body.get("stop_reason") is not None:
+                body.update({key: each for key, each in delta.items() if each is not None})
+            if self._restate(body, event.get("usage")) and body.get("stop_reason") is not None:
                 self._is_final = True
         elif kind == "message_stop":
-            self._stop(event)
-
-    def _start_block(self, event: Mapping[str, Any]) -> None:
-        block = event.get("content_block")
-        if self._body is None or not isinstance(block, dict):
-            return
-        if len(self._body["content"]) < _MOST_BLOCKS:
-            reduced = _reduce(block)
-            self._body["content"].append(reduced)
-            is_empty = not any(reduced.get(key) for key in _FILLED_KEYS)
-            if is_empty and str(reduced.get("type")) in FILLINGS:
-                self._empty_blocks[str(event.get("index"))] = reduced
-
-    def _fill(self, event: Mapping[str, Any]) -> None:
-        index, delta = str(event.get("index")), event.get("delta")
-        if index in self._empty_blocks and isinstance(delta, dict):
-            key = next(filter(delta.get, _FILLED_KEYS), None)
-            if key is not None:
-                self._empty_blocks.pop(index)[key] = "x"
+            self._stop(body, event)
 
     def _start(self, body: dict[str, Any] | None) -> None:
         self._body = body
@@ -286,16 +282,16 @@ class Reader:
             )
         self._start(None)
 
-    def _restate(self, stated: object) -> bool:
+    def _restate(self, body: dict[str, Any], stated: object) -> bool:
         """Overwrite what is restated; null restates nothing. Return whether it is a usage."""
-        if self._body is None or not isinstance(stated, dict):
+        if not isinstance(stated, dict):
             return False
-        usage = self._body["usage"]
+        usage = body["usage"]
         usage.update({key: value for key, value in stated.items() if value is not None})
         self._stated.update(key for key in _INPUT_KEYS if usage.get(key))
         return True
 
-    def _stop(self, event: Mapping[str, Any]) -> None:
+    def _stop(self, body: dict[str, Any], event: Mapping[str, Any]) -> None:
         """Take what the last event says, and end the message.
 
         On Bedrock the cache counts may stand in its metrics, or in a usage of its own, alone.
@@ -307,16 +303,16 @@ class Reader:
         if isinstance(metrics, dict):
             metrics = {name: metrics.get(key) for key, name in _METRICS.items()}
         for stated in (usage, metrics):
-            if self._body is None or not isinstance(stated, dict):
+            if not isinstance(stated, dict):
                 continue
             if not self._is_final:
-                self._restate(stated)
+                self._restate(body, stated)
                 self._is_final = is_quantity(stated.get("output_tokens"))
                 continue
             for key, value in stated.items():
                 if value is None:
                     continue
-                before = self._body["usage"].setdefault(key, value)
+                before = body["usage"].setdefault(key, value)
                 if is_quantity(before) and is_quantity(value) and value > before:
                     self._at_most[key] = max(value, self._at_most.get(key, 0))
         self._finish()
