@@ -27,7 +27,6 @@ from pytest_llmcost.responses.message import Answer, model_of, read_answer, unkn
 from pytest_llmcost.responses.recorded_files import Allowance, Recorded, read_interaction
 from pytest_llmcost.responses.stream import (
     BatchResult,
-    BatchResultsReader,
     Reader,
     StreamedMessage,
 )
@@ -105,7 +104,7 @@ class _Outcome:
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _response_headers: Mapping[str, str] | None = None
-    _reader: Reader | BatchResultsReader | None = None
+    _reader: Reader | None = None
     _unread_bytes: int = 0
     _came_whole: bool = False
     """Whether the client had read the body when it handed out the response."""
@@ -346,7 +345,6 @@ class CapturedRequest(_Outcome):
             return
         content = self.receipt
         reader = self._read_on()
-        assert isinstance(reader, Reader)
         reader.close()
         if not self.is_claude and not any(each.body.get("usage") for each in reader.messages):
             return
@@ -394,21 +392,21 @@ class CapturedRequest(_Outcome):
         if self.endpoint.kind != "batch_results" or not self.is_answered:
             return []
         reader = self._read_on() if self.is_over else self._reader
-        if not isinstance(reader, BatchResultsReader):
+        if reader is None:
             return []
         if self.is_over:
             reader.close()
-        return reader.drain()
+        results, reader.results = reader.results, []
+        return results
 
     @property
     def receipt(self) -> bytes:
         """What is kept of the body: the whole, if it is small."""
         return b"".join(self._unread)
 
-    def _read_on(self) -> Reader | BatchResultsReader:
+    def _read_on(self) -> Reader:
         if self._reader is None:
-            is_batch = self.endpoint.kind == "batch_results"
-            self._reader = BatchResultsReader() if is_batch else Reader()
+            self._reader = Reader(of_batch=self.endpoint.kind == "batch_results")
         self._reader.feed(self.receipt)
         self._unread, self._unread_bytes = [], 0
         return self._reader

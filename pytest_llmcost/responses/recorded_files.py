@@ -26,7 +26,6 @@ from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import Answer, model_of, read_answer
 from pytest_llmcost.responses.stream import (
     BatchResult,
-    BatchResultsReader,
     StreamedMessage,
     read_whole,
 )
@@ -134,10 +133,7 @@ def read_calls(recorded: Recorded) -> list[Found]:
     if recorded.problem:
         return [without_answer(problem=recorded.problem)]
     if endpoint.kind == "batch_results" or recorded.content_type == _BATCH_RESULT:
-        results = BatchResultsReader()
-        results.feed(recorded.body)
-        results.close()
-        return [in_batch(result) for result in results.drain()]
+        return [*map(in_batch, read_whole(recorded.body, of_batch=True).results)]
     reader = read_whole(recorded.body)
     if reader.messages:
         return [answered(reader.messages)]

@@ -10,7 +10,7 @@ import contextlib
 import struct
 import zlib
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -73,9 +73,9 @@ _FORMS = {b"{": "json", b"[": "json", b"\0": "frames"}
 """Of a body, by its first byte; any other is one of events."""
 
 
-def read_whole(body: bytes) -> Reader:
+def read_whole(body: bytes, *, of_batch: bool = False) -> Reader:
     """Read a body that is there as a whole."""
-    reader = Reader()
+    reader = Reader(of_batch=of_batch)
     reader.feed(body)
     reader.close()
     return reader
@@ -91,11 +91,14 @@ class Reader:
     Source: https://platform.claude.com/docs/en/build-with-claude/streaming, read 2026-11-22
     """
 
-    def __init__(self) -> None:
-        self._form: str | None = None
+    def __init__(self, *, of_batch: bool = False) -> None:
+        """Expect a response, or the results of a batch."""
+        self._form = "lines" if of_batch else None
         """Of the body; None until its first byte is known."""
         self.messages: list[StreamedMessage] = []
         """Those that have ended; all of them once the reader is closed."""
+        self.results: list[BatchResult] = []
+        """Of a batch: those that were read, until they are taken out."""
         self.error: str | None = None
         """The type of the error that the body states, if it states one."""
         self._tail = bytearray()
@@ -119,6 +122,8 @@ class Reader:
             self._feed_events(chunk)
         elif self._form == "frames":
             self._feed_frames(chunk)
+        elif self._form == "lines":
+            self._feed_lines(chunk)
         elif len(self._tail) <= _LARGEST_BODY:
             self._tail += chunk
 
@@ -127,6 +132,8 @@ class Reader:
         if self._form == "events":
             # A last event may lack its blank line, as in hand-kept recordings.
             self._read_events(bytes(self._tail) + b"\n\n")
+        elif self._form == "lines":
+            self._feed_lines(b"\n")
         elif self._form == "json":
             body = decode_json(self._tail)
             if isinstance(body, dict) and body.get("type") == "error":
@@ -202,6 +209,31 @@ class Reader:
                     self._take_json(frame[start:-_CHECKSUM])
         if self._is_skipping:
             self._tail.clear()
+
+    def _feed_lines(self, chunk: bytes) -> None:
+        """Read a batch's results, in any order; lines that are no result are ignored.
+
+        Source: https://platform.claude.com/docs/en/build-with-claude/batch-processing
+        """
+        head, newline, rest = chunk.rpartition(b"\n")
+        if newline:
+            for line in (bytes(self._tail) + head).splitlines():
+                self._take_result(decode_json(line))
+            self._tail.clear()
+        if len(self._tail) <= _LARGEST_LINE:
+            self._tail += rest
+
+    def _take_result(self, line: Any) -> None:
+        result = line.get("result") if isinstance(line, dict) else None
+        if not isinstance(result, dict) or not isinstance(line.get("custom_id"), str):
+            return
+        outcome: Any = result.get("type")
+        message, body = result.get("message"), None
+        if outcome == "succeeded" and isinstance(message, dict):
+            body = {**message, "content": _reduced(message)}
+        elif outcome not in ("errored", "canceled", "expired"):
+            outcome = "unreadable"
+        self.results.append(BatchResult(custom_id=line["custom_id"], outcome=outcome, body=body))
 
     # The messages that events add up to
 
@@ -334,52 +366,3 @@ def _reduce(block: Mapping[str, Any]) -> dict[str, Any]:
         elif key in block:
             reduced[key] = "x" if value else ""
     return reduced
-
-
-class BatchResultsReader:
-    """Reads JSON Lines cut anywhere; lines that are no result are ignored.
-
-    Shape: `{"custom_id", "result": {"type", "message": {...}}}` a line, in any order.
-
-    Source: https://platform.claude.com/docs/en/build-with-claude/batch-processing
-    """
-
-    def __init__(self) -> None:
-        self._tail = bytearray()
-        self._results: list[BatchResult] = []
-
-    def feed(self, chunk: bytes) -> None:
-        """Read the lines that have become whole."""
-        head, newline, rest = chunk.rpartition(b"\n")
-        if newline:
-            lines = bytes(self._tail) + head
-            self._tail.clear()
-            self._results += _results(lines)
-        if len(self._tail) <= _LARGEST_LINE:
-            self._tail += rest
-
-    def close(self) -> None:
-        """Read a last line without its end."""
-        self.feed(b"\n")
-
-    def drain(self) -> list[BatchResult]:
-        """Return the results read since the last time."""
-        results, self._results = self._results, []
-        return results
-
-
-def _results(lines: bytes) -> Iterator[BatchResult]:
-    for line in map(decode_json, lines.splitlines()):
-        if not isinstance(line, dict):
-            continue
-        custom_id, result = line.get("custom_id"), line.get("result")
-        if not isinstance(custom_id, str) or not isinstance(result, dict):
-            continue
-        outcome, message = result.get("type"), result.get("message")
-        if outcome == "succeeded" and isinstance(message, dict):
-            body = {**message, "content": _reduced(message)}
-            yield BatchResult(custom_id=custom_id, outcome=outcome, body=body)
-        elif outcome in ("errored", "canceled", "expired"):
-            yield BatchResult(custom_id=custom_id, outcome=outcome)
-        else:
-            yield BatchResult(custom_id=custom_id, outcome="unreadable")

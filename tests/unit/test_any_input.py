@@ -26,7 +26,7 @@ from pytest_llmcost.ledger.ledger_file import parse_ledger
 from pytest_llmcost.prices.price_file import read_card_file
 from pytest_llmcost.responses.message import read_usage
 from pytest_llmcost.responses.recorded_files import read_calls, read_recordings
-from pytest_llmcost.responses.stream import BatchResultsReader, Reader
+from pytest_llmcost.responses.stream import Reader
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 PIECES = [
@@ -139,10 +139,9 @@ def read_frames(data: bytes, path: Path) -> None:
 
 
 def read_batch(data: bytes, path: Path) -> None:
-    reader = BatchResultsReader()
+    reader = Reader(of_batch=True)
     reader.feed(data)
     reader.close()
-    reader.drain()
 
 
 def run_price(data: bytes, path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded_traffic import body_of, needs_traffic, recorded_lines
 
-from pytest_llmcost.responses.stream import BatchResult, BatchResultsReader
+from pytest_llmcost.responses.stream import BatchResult, Reader
 
 MESSAGE = {
     "id": "msg_1",
@@ -24,11 +24,11 @@ def line(custom_id: str, **result: Any) -> bytes:
 
 
 def read(body: bytes, size: int = 10_000) -> list[BatchResult]:
-    reader = BatchResultsReader()
+    reader = Reader(of_batch=True)
     for start in range(0, len(body), size):
         reader.feed(body[start : start + size])
     reader.close()
-    return reader.drain()
+    return reader.results
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
@@ -45,13 +45,13 @@ def test_lines_cut_anywhere_are_results(size: int, ending: bytes) -> None:
     assert second == BatchResult(custom_id="b", outcome="errored")
 
 
-def test_a_last_line_without_its_end_counts_and_drained_results_come_once() -> None:
-    reader = BatchResultsReader()
+def test_a_last_line_without_its_end_counts_and_results_that_were_taken_come_once() -> None:
+    reader = Reader(of_batch=True)
     reader.feed(line("a", type="expired") + b"\n" + line("b", type="canceled"))
-    assert [result.custom_id for result in reader.drain()] == ["a"]
+    assert [result.custom_id for result in reader.results] == ["a"]
+    reader.results = []
     reader.close()
-    assert [result.custom_id for result in reader.drain()] == ["b"]
-    assert reader.drain() == []
+    assert [result.custom_id for result in reader.results] == ["b"]
 
 
 def test_a_result_of_an_unknown_shape_is_unreadable_and_not_lost() -> None:
@@ -68,11 +68,11 @@ def test_lines_that_are_no_result_are_passed_over(noise: bytes) -> None:
 
 @given(st.lists(st.binary(max_size=50)))
 def test_arbitrary_bytes_never_raise(chunks: list[bytes]) -> None:
-    reader = BatchResultsReader()
+    reader = Reader(of_batch=True)
     for chunk in chunks:
         reader.feed(chunk)
     reader.close()
-    assert reader.drain() == []
+    assert reader.results == []
 
 
 @needs_traffic

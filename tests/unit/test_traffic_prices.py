@@ -15,7 +15,7 @@ from pytest_llmcost.call import Call, price
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import Answer, read_message
-from pytest_llmcost.responses.stream import BatchResultsReader, Reader
+from pytest_llmcost.responses.stream import read_whole
 
 pytestmark = needs_traffic
 
@@ -34,16 +34,11 @@ def answers_of(line: dict[str, Any]) -> Iterator[Answer]:
     if line["status"] >= 300 or endpoint.kind == "count_tokens":
         return  # errors and counts are free
     if endpoint.kind == "batch_results":
-        results = BatchResultsReader()
-        results.feed(body_of(line))
-        results.close()
-        bodies = [result.body for result in results.drain() if result.body is not None]
+        results = read_whole(body_of(line), of_batch=True).results
+        bodies = [result.body for result in results if result.body is not None]
         yield from (read_message(body, batch=True) for body in bodies)
         return
-    reader = Reader()
-    reader.feed(body_of(line))
-    reader.close()
-    for message in reader.messages:
+    for message in read_whole(body_of(line)).messages:
         yield read_message(
             message.body,
             model=endpoint.model,
