@@ -45,13 +45,20 @@ class Multiplier(Amount):
     """What rates are multiplied by: 0.8 is a discount of 20 %."""
 
 
-class RateRow(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    rename={"from_on": "from", "until_on": "until", "multiplier": "factor"},
-):
+_NAMES_IN_FILES = {
+    "from_on": "from",
+    "until_on": "until",
+    "multiplier": "factor",
+    "batch_multiplier": "batch_factor",
+    "bedrock_gov_multiplier": "bedrock_gov_factor",
+}
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_NAMES_IN_FILES):
+    """A table of a price file; a key that it does not have is an error."""
+
+
+class RateRow(_Table, frozen=True, kw_only=True):
     """One dated row: five rates, or a multiplier of whatever rates are in force.
 
     Units: US dollars per million tokens; dates are UTC days.
@@ -82,7 +89,7 @@ Layers = Sequence[Sequence[RateRow]]
 """The rows of one model: those of the shipped file first, then those of each price file."""
 
 
-class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ModelEntry(_Table, frozen=True, kw_only=True):
     """What a file says of one model; in a user's file only what it adds or changes."""
 
     aliases: tuple[str, ...] = ()
@@ -104,13 +111,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     rates: tuple[RateRow, ...] = ()
 
 
-class RefusalRule(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    rename={"from_on": "from"},
-):
+class RefusalRule(_Table, frozen=True, kw_only=True):
     """Which refusals before any output are billed, from a day on."""
 
     from_on: date
@@ -121,20 +122,14 @@ class RefusalRule(
     checked_on: date | None = None
 
 
-class CodeExecution(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CodeExecution(_Table, frozen=True, kw_only=True):
     """Container time; no response shows it, so it is a caveat and never a charge."""
 
     free_beside: tuple[str, ...]
     """Tools beside which it is free, each as `name_date`; later dates count too."""
 
 
-class CardFile(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    rename={"batch_multiplier": "batch_factor", "bedrock_gov_multiplier": "bedrock_gov_factor"},
-):
+class CardFile(_Table, frozen=True, kw_only=True):
     """A price file: the shipped card, or a user's changes to it."""
 
     version: str | None = None
