@@ -7,6 +7,7 @@ A caveat on a call is the text `name`, or `name: detail`; ledgers hold that text
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -317,14 +318,18 @@ class Caveat(str):
         return caveat
 
 
+_make = lru_cache(maxsize=1_024)(Caveat)
+"""The calls of a run have the same few."""
+
+
 def sorted_caveats(texts: Iterable[str]) -> tuple[Caveat, ...]:
     """Return caveats sorted, each once."""
-    return tuple(map(Caveat, sorted(set(texts))))
+    return tuple(map(_make, sorted(set(texts))))
 
 
 def decode_caveat(kind: type, value: Any) -> Caveat:
     """Decode caveats for msgspec, which does not know subclasses of str."""
-    return Caveat(value)
+    return _make(str(value))
 
 
 def encode_caveat(value: object) -> str:

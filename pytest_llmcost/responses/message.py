@@ -283,13 +283,14 @@ def read_message(
         sampling_calls[0] = replace(sampling_calls[0], usage_high=high)
     answering = sampling_calls[0]
     for index, each in enumerate(passes):
-        kind = _KINDS.get(each.type, "message")
+        kind = _KINDS.get(each.type)
+        if kind is None or kind == "message":
+            continue  # one of the answer, or of a type that a caveat names
         if kind == "advisor" and not each.model:
             where = f"usage.iterations[{index}].model"
             raise _unreadable(where, "expected the advisor's model, got nothing")
-        if kind != "message":
-            its = each.model or requested
-            sampling_calls.append(SamplingCall(kind=kind, model=its, usage=each.usage))
+        its = each.model or requested
+        sampling_calls.append(SamplingCall(kind=kind, model=its, usage=each.usage))
     sampling_calls += _declined(declined, changes, requested=requested)
     # A pass that used nothing is none. The answer itself stays, for it has had a prompt, unless it
     # was a compaction alone, on demand.
