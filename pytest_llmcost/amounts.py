@@ -14,11 +14,11 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict, astuple, replace
 
 from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.bill import ByCategory
+from pytest_llmcost.prices.bill import NOT_ITEMISED, ByCategory
 from pytest_llmcost.prices.caveats import CAVEATS, Caveat, TokenKind
 from pytest_llmcost.prices.usage import Usage
 
@@ -29,6 +29,7 @@ COUNT_COMMAND = "pytest --llmcost-record-mode=rewrite"
 """Counts changed prompts and records the counts; free, because it only asks `count_tokens`."""
 
 _ZERO = Decimal(0)
+_CATEGORIES = ByCategory.__struct_fields__
 
 _UNEXPLAINED = "what a call cost is unknown; state it with llmcost.record(...)"
 
@@ -257,7 +258,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 web_search_requests=searches,
             ),
             priced_usd=priced,
-            by_category=ByCategory.sum(categories.items()),
+            by_category=ByCategory(**categories),
             unpriced=unpriced,
             live_priced_usd=live,
             live_unpriced=live_unpriced,
@@ -313,11 +314,16 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _by_category(call: Call, known: Decimal) -> list[tuple[str, Decimal]]:
-    """Split what is known of a call's price by what it is for."""
-    if call.declared_usd is not None:
-        return [("declared_usd", known)]
-    parts = [part for each in call.sampling_calls for part in each.by_category.items()]
-    rest = reduce(EXACT.subtract, (usd for _, usd in parts), known)
+    """Split what is known of a call's price by what it is for; none of the parts is zero."""
+    if not known or call.declared_usd is not None:
+        return [("declared_usd", known)] if known else []
+    parts, rest = [], known
+    for sampling in call.sampling_calls:
+        if sampling.by_category is not NOT_ITEMISED:
+            for name, usd in zip(_CATEGORIES, astuple(sampling.by_category), strict=True):
+                if usd:
+                    parts.append((name, usd))
+                    rest = EXACT.subtract(rest, usd)
     if rest < 0:  # without a price, it may cost less than its passes do
         return [("unknown_usd", known)]
     return [*parts, ("unknown_usd", rest)] if rest else parts

@@ -214,6 +214,8 @@ class ByCategory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         return ByCategory.sum(chain(self.items(), less))
 
 
+NOT_ITEMISED = ByCategory()
+"""Of what has no price, and of what an older ledger did not itemise."""
 _CATEGORIES = {
     **{name: f"{name.removesuffix('_tokens')}_usd" for name in _RATE_OF},
     "web_search_requests": "web_search_usd",
