@@ -74,7 +74,7 @@ def keep_rows(ledger: Ledger, old: Ledger, not_passed: Iterable[str], card: Rate
     return summed(
         replace(
             ledger,
-            payloads=dict(sorted({**old.payloads, **ledger.payloads}.items())),
+            payloads={**old.payloads, **ledger.payloads},
             tests=(*map(priced, tests), *new),
             fixtures=(*ledger.fixtures, *map(priced, fixtures)),
         )

@@ -252,7 +252,7 @@ class LedgerBuilder:
         incomplete = tuple(sorted(set(incomplete)))
         with self._lock:
             accounts = list(self._accounts.values())
-            payloads = {key: self._payloads[key] for key in sorted(self._payloads)}
+            payloads = dict(self._payloads)
         ledger = Ledger(
             generator=generator or {},
             run=run or RunRecord(),

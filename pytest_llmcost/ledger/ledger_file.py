@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -58,14 +57,18 @@ _ODD, _ODD_CHANGE = (
 )
 """No amount of money: `NaN`, `1E+999` (adding that up would be slow without end), `1_0`, and, in
 all but a comparison, one below zero. Something hexadecimal is the digest of a part of that name."""
-_OLD_KEYS = (b'"legs":[', b'"what_if":[', b'"cache_basis":"')
-"""Keys of the first ledgers; to ignore it would be to lose the calls, or how they were priced."""
+_OLD_KEYS = ("cache_basis", "what_if", "legs")
+"""Keys of the first ledgers. To ignore them would be to lose the calls, or how they were priced."""
 _SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")
 
 
 class _Envelope(msgspec.Struct):
     schema: str = ""
     comparison: msgspec.Raw = msgspec.Raw(b"null")
+    # Each ledger of the first versions has this one, whatever others of the old keys it has.
+    cache_basis: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    what_if: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    legs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 def read_ledger(path: str | os.PathLike[str]) -> Ledger:
@@ -88,7 +91,8 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         LedgerError: as `read_ledger`.
     """
     try:
-        _check_schema(msgspec.json.decode(data, type=_Envelope).schema, source)
+        envelope = msgspec.json.decode(data, type=_Envelope)
+        _check_schema(envelope.schema, source)
         data = msgspec.json.format(data, indent=-1)  # no spaces, so the keys below are exact
         # A key may be written in escape sequences; the search for one byte is much faster.
         if b"\\" in data and b"\\u" in data:
@@ -100,7 +104,7 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         ) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise LedgerError(f"{source}: is not JSON, or ends too early ({error})") from None
-    for old in (key.decode().split('"')[1] for key in _OLD_KEYS if key in data):
+    for old in (key for key in _OLD_KEYS if getattr(envelope, key) is not msgspec.UNSET):
         raise LedgerError(
             f"{source}: has the key `{old}`, which this version does not read; write "
             "the ledger again: run the tests with --llmcost-report"
@@ -114,7 +118,7 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         shown = odd[1].decode("utf-8", "replace")
         shown = shown if len(shown) < 40 else f"{shown[:40]}..."
         raise LedgerError(f"{source}: is damaged, {shown} is not an amount of money")
-    sampling_calls = chain.from_iterable(call.sampling_calls for call in calls_of(ledger))
+    sampling_calls = [each for call in calls_of(ledger) for each in call.sampling_calls]
     if (impossible := find_impossible(sampling_calls)) is not None:
         raise LedgerError(f"{source}: is damaged, a call has {impossible}")
     return ledger

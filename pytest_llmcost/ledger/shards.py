@@ -13,17 +13,14 @@ from typing import Any
 from msgspec.structs import asdict, force_setattr, replace
 
 from pytest_llmcost.budgets.budget import Budget, Verdict
-from pytest_llmcost.call import Call
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
     Figures,
-    FixtureRow,
     Ledger,
     OtherModel,
     OtherModelRow,
     PayloadFacts,
     RunRecord,
-    TestRow,
     calls_of,
     make_other_model,
 )
@@ -55,43 +52,29 @@ def merge_ledgers(
         LedgerError: no shard at all; one attempt of a test in two of them; shards of different
             prices, settings or budgets. Names the files.
     """
-    seen: list[tuple[str, Ledger]] = []  # what is kept of a shard besides its rows
-    origins: dict[tuple[str, int], str] = {}
-    tests: list[TestRow] = []
-    fixtures: list[FixtureRow] = []
-    outside: list[Call] = []
+    seen: list[tuple[str, Ledger]] = []
     payloads: dict[str, PayloadFacts] = {}
     notes, mocks_are_noted = set[str](), False
     shared: dict[Any, Any] = {}
     for source, ledger in shards:
         _check_alike(*(seen[0] if seen else (source, ledger)), source, ledger)
-        for test in ledger.tests:
-            key = (test.nodeid, test.attempt)
-            if key in origins:
-                raise LedgerError(
-                    f"attempt {test.attempt} of {test.nodeid} is both in {origins[key]} and in "
-                    f"{source}; each test belongs in one shard, and each shard is merged once"
-                )
-            origins[key] = source
         _share(ledger, shared)
-        tests += ledger.tests
-        fixtures += ledger.fixtures
-        outside += ledger.outside_tests
         for fingerprint, payload in ledger.payloads.items():
             known = payloads.get(fingerprint)
             if known != payload:
                 payload = payload if known is None else known.joined(payload)
-                alike = shared.setdefault(hash((payload.model, *payload.parts.items())), payload)
+                key = (payload.model, frozenset(payload.parts.items()))
+                alike = shared.setdefault(key, payload)
                 payloads[fingerprint] = alike if alike == payload else payload
         of_mocks = {*mock_notes(ledger)} & {*ledger.notes}  # counts, so the sum has its own
         # A shard that takes itself for the whole suite misses what is in another one.
         notes.update({*ledger.notes} - of_mocks - {*missing_tag_notes(ledger)})
         mocks_are_noted |= bool(of_mocks)
-        facts = replace(ledger, tests=(), fixtures=(), outside_tests=(), payloads={})
-        seen.append((source, facts))
+        seen.append((source, replace(ledger, payloads={})))
     if not seen:
         raise LedgerError("there is nothing to merge; name at least one ledger")
-    every = [facts for _, facts in seen]
+    _check_apart(seen)
+    every = [ledger for _, ledger in seen]
     incomplete = {why for each in every for why in each.incomplete}
     if is_whole:
         incomplete -= {"deselected", "selected"}
@@ -102,7 +85,6 @@ def merge_ledgers(
         versions.setdefault(name, set()).update(found.split(", "))
     sources = {source for each in every for source in each.rate_card.sources}
     like = every[0]
-    payloads = {key: payloads[key] for key in sorted(payloads)}
     merged = closed(
         Ledger(
             generator={name: ", ".join(sorted(versions[name])) for name in sorted(versions)},
@@ -118,9 +100,9 @@ def merge_ledgers(
             live=like.live,
             stable_prefix=like.stable_prefix,
             payloads=payloads,
-            tests=tuple(tests),
-            fixtures=tuple(fixtures),
-            outside_tests=tuple(outside),
+            tests=tuple(row for each in every for row in each.tests),
+            fixtures=tuple(row for each in every for row in each.fixtures),
+            outside_tests=tuple(call for each in every for call in each.outside_tests),
             other_models=merge_other_models([each.other_models for each in every]),
         ),
         _budgets(seen, max_suite),
@@ -145,21 +127,41 @@ def merge_ledgers(
 
 def _share(ledger: Ledger, shared: dict[Any, Any]) -> None:
     """Let equal values be one object: nearly all that a long ledger holds, it holds many times."""
-    own = {key: key for key in ledger.payloads}
+    fingerprints = {key: key for key in ledger.payloads}
+    for test in ledger.tests:
+        force_setattr(test, "path", shared.setdefault(test.path, test.path))
     for call in calls_of(ledger):
         if call.fingerprint is not None:
-            force_setattr(call, "fingerprint", own.get(call.fingerprint, call.fingerprint))
-        for name in ("model", "context"):
-            value = getattr(call, name)
-            force_setattr(call, name, shared.setdefault(value, value))
-        for name in ("usd_low", "usd_high"):
-            if getattr(call, name) == call.usd:
-                force_setattr(call, name, call.usd)
+            force_setattr(call, "fingerprint", fingerprints.get(call.fingerprint, call.fingerprint))
+        force_setattr(call, "model", shared.setdefault(call.model, call.model))
+        force_setattr(call, "context", shared.setdefault(call.context, call.context))
+        if call.usd_low == call.usd:
+            force_setattr(call, "usd_low", call.usd)
+        if call.usd_high == call.usd:
+            force_setattr(call, "usd_high", call.usd)
         for sampling in call.sampling_calls:
-            for name in ("model", "usage", "usd"):
-                value = getattr(call, name)
-                if getattr(sampling, name) == value:
-                    force_setattr(sampling, name, value)
+            if sampling.model == call.model:
+                force_setattr(sampling, "model", call.model)
+            if sampling.usage == call.usage:
+                force_setattr(sampling, "usage", call.usage)
+            if sampling.usd == call.usd:
+                force_setattr(sampling, "usd", call.usd)
+        for name in ("input_tokens", "cache_read_tokens", "output_tokens"):
+            tokens = getattr(call.usage, name)
+            force_setattr(call.usage, name, shared.setdefault(tokens, tokens))
+
+
+def _check_apart(shards: Iterable[tuple[str, Ledger]]) -> None:
+    origins: dict[tuple[str, int], str] = {}
+    for source, ledger in shards:
+        for test in ledger.tests:
+            key = (test.nodeid, test.attempt)
+            if key in origins:
+                raise LedgerError(
+                    f"attempt {test.attempt} of {test.nodeid} is both in {origins[key]} and in "
+                    f"{source}; each test belongs in one shard, and each shard is merged once"
+                )
+            origins[key] = source
 
 
 def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
