@@ -5,7 +5,7 @@ The order of the shards never shows in the result.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -27,6 +27,7 @@ from pytest_llmcost.ledger.ledger import (
 from pytest_llmcost.ledger.notes import missing_tag_notes, mock_notes
 from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.money import plain_usd
+from pytest_llmcost.prices.usage import Terms
 
 NOT_COMPARED = (
     "the shards' comparisons with a baseline do not add up; compare the merged ledger: "
@@ -55,7 +56,7 @@ def merge_ledgers(
     seen: list[tuple[str, Ledger]] = []
     payloads: dict[str, PayloadFacts] = {}
     notes, mocks_are_noted = set[str](), False
-    shared: dict[Any, Any] = {}
+    shared: defaultdict[type, dict[Any, Any]] = defaultdict(dict)
     for source, ledger in shards:
         _check_alike(*(seen[0] if seen else (source, ledger)), source, ledger)
         _share(ledger, shared)
@@ -63,8 +64,7 @@ def merge_ledgers(
             known = payloads.get(fingerprint)
             if known != payload:
                 payload = payload if known is None else known.joined(payload)
-                key = (payload.model, frozenset(payload.parts.items()))
-                alike = shared.setdefault(key, payload)
+                alike = shared[PayloadFacts].setdefault(payload.model, payload)
                 payloads[fingerprint] = alike if alike == payload else payload
         of_mocks = {*mock_notes(ledger)} & {*ledger.notes}  # counts, so the sum has its own
         # A shard that takes itself for the whole suite misses what is in another one.
@@ -125,16 +125,18 @@ def merge_ledgers(
     return replace(merged, run=run, notes=tuple(sorted(notes)))
 
 
-def _share(ledger: Ledger, shared: dict[Any, Any]) -> None:
+def _share(ledger: Ledger, shared: defaultdict[type, dict[Any, Any]]) -> None:
     """Let equal values be one object: nearly all that a long ledger holds, it holds many times."""
+    texts, terms, amounts, numbers = (shared[kind] for kind in (str, Terms, Decimal, int))
     fingerprints = {key: key for key in ledger.payloads}
     for test in ledger.tests:
-        force_setattr(test, "path", shared.setdefault(test.path, test.path))
+        force_setattr(test, "path", texts.setdefault(test.path, test.path))
     for call in calls_of(ledger):
         if call.fingerprint is not None:
             force_setattr(call, "fingerprint", fingerprints.get(call.fingerprint, call.fingerprint))
-        force_setattr(call, "model", shared.setdefault(call.model, call.model))
-        force_setattr(call, "context", shared.setdefault(call.context, call.context))
+        force_setattr(call, "model", texts.setdefault(call.model, call.model))
+        force_setattr(call, "context", terms.setdefault(call.context, call.context))
+        force_setattr(call, "usd", amounts.setdefault(call.usd, call.usd))
         if call.usd_low == call.usd:
             force_setattr(call, "usd_low", call.usd)
         if call.usd_high == call.usd:
@@ -146,9 +148,10 @@ def _share(ledger: Ledger, shared: dict[Any, Any]) -> None:
                 force_setattr(sampling, "usage", call.usage)
             if sampling.usd == call.usd:
                 force_setattr(sampling, "usd", call.usd)
+        usage = call.usage
         for name in ("input_tokens", "cache_read_tokens", "output_tokens"):
-            tokens = getattr(call.usage, name)
-            force_setattr(call.usage, name, shared.setdefault(tokens, tokens))
+            tokens = getattr(usage, name)
+            force_setattr(usage, name, numbers.setdefault(tokens, tokens))
 
 
 def _check_apart(shards: Iterable[tuple[str, Ledger]]) -> None:
