@@ -91,12 +91,12 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         LedgerError: as `read_ledger`.
     """
     try:
+        envelope = msgspec.json.decode(data, type=_Envelope)
+        _check_schema(envelope.schema, source)
         data = msgspec.json.format(data, indent=-1)  # no spaces, so the keys below are exact
         # A key may be written in escape sequences; the search for one byte is much faster.
         if b"\\" in data and b"\\u" in data:
             data = msgspec.json.encode(msgspec.json.decode(data))
-        envelope = msgspec.json.decode(data, type=_Envelope)
-        _check_schema(envelope.schema, source)
         ledger = msgspec.json.decode(data, type=Ledger, dec_hook=decode_caveat)
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise LedgerError(
@@ -111,7 +111,7 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         )
     searches = [(each, data) for each in _ODD]
     if ledger.comparison is not None:
-        comparison = bytes(envelope.comparison)
+        comparison = bytes(msgspec.json.decode(data, type=_Envelope).comparison)
         searches = [(each, data.replace(comparison, b"null", 1)) for each in _ODD]
         searches += [(each, comparison) for each in _ODD_CHANGE]
     for odd in filter(None, (pattern.search(text) for pattern, text in searches)):
