@@ -9,16 +9,19 @@ from decimal import Decimal
 from msgspec.structs import replace
 
 from pytest_llmcost.call import Call
+from pytest_llmcost.compare.pairing import Spenders
 from pytest_llmcost.counting.payload import changed_parts
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.ledger.ledger import ChangedPrefix, Ledger, PayloadFacts
-from pytest_llmcost.ledger.totals import Spender, spenders_of
+from pytest_llmcost.ledger.totals import Spender
 from pytest_llmcost.prices.bill import in_cache_state
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import Usage
 
 
-def changed_prefixes(base: Ledger, head: Ledger, card: RateCard) -> tuple[ChangedPrefix, ...]:
+def changed_prefixes(
+    before: Spenders, now: Spenders, base: Ledger, head: Ledger, card: RateCard
+) -> tuple[ChangedPrefix, ...]:
     """Return the cached prefixes of a run that its baseline has not, the most expensive first.
 
     A prefix that several tests share is one. Of several turns the longest counts,
@@ -26,10 +29,9 @@ def changed_prefixes(base: Ledger, head: Ledger, card: RateCard) -> tuple[Change
     first time, or behind what it cached before, is too.
     """
     known = {each for facts in base.payloads.values() for each in facts.prefixes.values()}
-    before = {each.key: list(_facts_of(each, base)) for each in spenders_of(base)}
     found: dict[frozenset[str], ChangedPrefix] = {}
-    for spender in {each.key: each for each in spenders_of(head)}.values():
-        old = [facts for _, facts in before.get(spender.key, ())]
+    for key, spender in now.items():
+        old = [facts for _, facts in _facts_of(before.get(key), base)]
         longest: dict[str, tuple[int, frozenset[str], ChangedPrefix]] = {}
         for call, facts in _facts_of(spender, head):
             new = {place: each for place, each in facts.prefixes.items() if each not in known}
@@ -49,14 +51,14 @@ def changed_prefixes(base: Ledger, head: Ledger, card: RateCard) -> tuple[Change
             )
             size = (change.tokens or 0, frozenset(new.values()), change)
             longest[facts.model] = max(longest.get(facts.model, size), size, key=lambda it: it[0])
-        for _, key, change in longest.values():
-            first = found.get(key, change)
-            found[key] = replace(first, owners=first.owners + (key in found))
+        for _, digests, change in longest.values():
+            first = found.get(digests, change)
+            found[digests] = replace(first, owners=first.owners + (digests in found))
     return tuple(sorted(found.values(), key=lambda each: (-(each.usd or Decimal(0)), each.name)))
 
 
-def _facts_of(spender: Spender, ledger: Ledger) -> Iterator[tuple[Call, PayloadFacts]]:
-    for call in spender.calls:
+def _facts_of(spender: Spender | None, ledger: Ledger) -> Iterator[tuple[Call, PayloadFacts]]:
+    for call in spender.calls if spender else ():
         facts = ledger.payloads.get(call.fingerprint or "")
         if facts is not None and facts.prefixes:
             yield call, facts

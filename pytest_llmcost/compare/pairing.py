@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import msgspec
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.payload import changed_parts
 from pytest_llmcost.ledger.ledger import PayloadFacts
@@ -35,11 +34,6 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     after: tuple[Call, ...] = ()
     obstacles: tuple[str, ...] = ()
     """Of each call that cannot be compared, the reason; it is on neither side."""
-
-    @property
-    def change(self) -> Amounts:
-        """What comes on top, negative where it is less."""
-        return Amounts.of(self.after) - Amounts.of(self.before)
 
 
 def under_change(calls: Iterable[Call], change: Callable[[Call], Call | str]) -> Pair:

@@ -74,7 +74,7 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
                 row = renamed[prompts].pop()
             elif fates is None or fates.is_searched(nodeid):
                 how = "deleted or renamed" if fates else "not in this run"
-        if row is not None and how is None and row.outcome in ("passed", "xpassed"):
+        if budgets and how is None and row and row.outcome in ("passed", "xpassed"):
             kept = {verdict.subject for verdict in own_verdicts(row)}
             budgets = [verdict for verdict in budgets if verdict.subject not in kept]
             how = "without its budget" if budgets else None
