@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from threading import Lock
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec.structs import asdict, replace
@@ -15,11 +15,9 @@ from pytest_llmcost.amounts import Amounts, settled
 from pytest_llmcost.budgets.budget import Budget, Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import (
-    CardId,
     FixtureRow,
     Ledger,
     PayloadFacts,
-    RunRecord,
     TestRow,
 )
 from pytest_llmcost.ledger.totals import closed
@@ -230,43 +228,15 @@ class LedgerBuilder:
             if attempts:
                 max(attempts, key=itemgetter(0))[1].outcome = "failed"
 
-    def ledger(
-        self,
-        *,
-        price_date: str,
-        rate_card: CardId,
-        run: RunRecord | None = None,
-        generator: Mapping[str, str] | None = None,
-        cache_state: str = "as-billed",
-        unverified: Literal["fail", "warn"] = "fail",
-        allowed_models: Iterable[str] = (),
-        live: Iterable[str] = (),
-        stable_prefix: Literal["off", "warn", "fail"] = "warn",
-        incomplete: Iterable[str] = (),
-        lost_calls: Iterable[str] = (),
-        skipped: Iterable[str] = (),
-        budgets: Iterable[Budget] = (),
-        notes: Iterable[str] = (),
-    ) -> Ledger:
-        """Return the ledger of the run so far, with the verdicts on budgets over several tests."""
-        incomplete = tuple(sorted(set(incomplete)))
+    def ledger(self, *, budgets: Iterable[Budget] = (), **facts: Any) -> Ledger:
+        """Return the ledger of the run so far, with the verdicts on budgets over several tests.
+
+        `facts` are those fields of `Ledger` that its rows do not tell.
+        """
         with self._lock:
             accounts = list(self._accounts.values())
             payloads = dict(self._payloads)
         ledger = Ledger(
-            generator=generator or {},
-            run=run or RunRecord(),
-            complete=not incomplete,
-            incomplete=incomplete,
-            lost_calls=tuple(sorted(set(lost_calls))),
-            skipped=tuple(sorted(skipped)),
-            price_date=price_date,
-            cache_state=cache_state,
-            rate_card=rate_card,
-            unverified=unverified,
-            allowed_models=tuple(allowed_models),
-            live=tuple(live),
-            stable_prefix=stable_prefix,
             payloads=payloads,
             tests=tuple(_numbered(accounts)),
             fixtures=tuple(
@@ -280,7 +250,7 @@ class LedgerBuilder:
                 if isinstance(account.owner, Outside)
                 for call in account.calls
             ),
-            notes=tuple(sorted(set(notes))),
+            **facts,
         )
         return closed(ledger, budgets)
 

@@ -88,10 +88,9 @@ def merge_ledgers(
     merged = closed(
         Ledger(
             generator={name: ", ".join(sorted(versions[name])) for name in sorted(versions)},
-            complete=not incomplete,
-            incomplete=tuple(sorted(incomplete)),
-            lost_calls=tuple(sorted({why for each in every for why in each.lost_calls})),
-            skipped=tuple(sorted({name for each in every for name in each.skipped})),
+            incomplete=tuple(incomplete),
+            lost_calls=tuple(why for each in every for why in each.lost_calls),
+            skipped=tuple(name for each in every for name in each.skipped),
             price_date=like.price_date,
             cache_state=like.cache_state,
             rate_card=replace(like.rate_card, sources=tuple(sorted(sources))),

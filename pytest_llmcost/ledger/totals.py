@@ -44,7 +44,10 @@ fixture_key = attrgetter("name", "scope", "baseid", "node", "param")
 
 
 def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
-    """Sort the rows of a ledger, add them up, and judge the budgets over several tests."""
+    """Sort a ledger, add up its rows, and judge the budgets over several tests."""
+    names = ("incomplete", "lost_calls", "skipped", "notes")
+    ordered = {name: tuple(sorted(set(getattr(ledger, name)))) for name in names}
+    ledger = replace(ledger, complete=not ledger.incomplete, **ordered)
     (ledger, whole), verdicts, budgets = _summed(ledger), [], tuple(budgets)
     globs = [each.pattern or "" for each in budgets if each.scope == "path" and not each.is_gate]
     for budget in budgets:
