@@ -6,7 +6,7 @@ The order of the shards never shows in the result.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -55,7 +55,6 @@ def merge_ledgers(
     """
     seen: list[tuple[str, Ledger]] = []
     payloads: dict[str, PayloadFacts] = {}
-    notes, mocks_are_noted = set[str](), False
     shared: defaultdict[type, dict[Any, Any]] = defaultdict(dict)
     for source, ledger in shards:
         _check_alike(*(seen[0] if seen else (source, ledger)), source, ledger)
@@ -66,10 +65,6 @@ def merge_ledgers(
                 payload = payload if known is None else known.joined(payload)
                 alike = shared[PayloadFacts].setdefault(payload.model, payload)
                 payloads[fingerprint] = alike if alike == payload else payload
-        of_mocks = {*mock_notes(ledger)} & {*ledger.notes}  # counts, so the sum has its own
-        # A shard that takes itself for the whole suite misses what is in another one.
-        notes.update({*ledger.notes} - of_mocks - {*missing_tag_notes(ledger)})
-        mocks_are_noted |= bool(of_mocks)
         seen.append((source, replace(ledger, payloads={})))
     if not seen:
         raise LedgerError("there is nothing to merge; name at least one ledger")
@@ -78,8 +73,6 @@ def merge_ledgers(
     incomplete = {why for each in every for why in each.incomplete}
     if is_whole:
         incomplete -= {"deselected", "selected"}
-    if any(each.comparison is not None for each in every):
-        notes.add(NOT_COMPARED)
     versions: dict[str, set[str]] = {}  # a merged shard names several
     for name, found in (pair for each in every for pair in each.generator.items()):
         versions.setdefault(name, set()).update(found.split(", "))
@@ -118,10 +111,21 @@ def merge_ledgers(
         workers=sum(run.workers for run in runs),
         commit=commits.pop() if len(commits) == 1 else "",
     )
-    if mocks_are_noted:
-        notes.update(mock_notes(merged))
-    notes.update(missing_tag_notes(merged))
-    return replace(merged, run=run, notes=tuple(sorted(notes)))
+    return replace(merged, run=run, notes=tuple(sorted(_notes(every, merged))))
+
+
+def _notes(shards: Sequence[Ledger], merged: Ledger) -> set[str]:
+    """Return the notes of the shards that hold for all of them, and those of their sum."""
+    noted = {note for each in shards for note in each.notes}
+    # These hold numbers, so the sum has its own.
+    of_mocks = noted & {note for each in shards for note in mock_notes(each)}
+    # A shard that takes itself for the whole suite misses what is in another one.
+    of_tags = {note for each in shards for note in missing_tag_notes(each)}
+    notes = {*(noted - of_mocks - of_tags), *missing_tag_notes(merged)}
+    notes.update(mock_notes(merged) if of_mocks else ())
+    if any(each.comparison is not None for each in shards):
+        notes.add(NOT_COMPARED)
+    return notes
 
 
 def _share(ledger: Ledger, shared: defaultdict[type, dict[Any, Any]]) -> None:
@@ -168,20 +172,23 @@ def _check_apart(shards: Iterable[tuple[str, Ledger]]) -> None:
 
 def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
     """Refuse shards whose figures cannot be added up, or whose verdicts mean different things."""
-    settings: dict[str, Callable[[Ledger], str]] = {
-        "price date": lambda each: each.price_date,
-        "cache state": lambda each: each.cache_state,
-        "rate card": lambda each: f"{each.rate_card.version} (sha256 {each.rate_card.sha256[:12]})",
-        "llmcost_unverified": lambda each: each.unverified,
-        "llmcost_stable_prefix": lambda each: each.stable_prefix,
-        "llmcost_allowed_models": lambda each: ", ".join(each.allowed_models) or "every model",
-        "llmcost_live": lambda each: ", ".join(each.live) or "off",
-    }
-    for name, setting in settings.items():
-        if setting(one) != setting(two):
+    ours, theirs = (
+        {
+            "price date": each.price_date,
+            "cache state": each.cache_state,
+            "rate card": f"{each.rate_card.version} (sha256 {each.rate_card.sha256[:12]})",
+            "llmcost_unverified": each.unverified,
+            "llmcost_stable_prefix": each.stable_prefix,
+            "llmcost_allowed_models": ", ".join(each.allowed_models) or "every model",
+            "llmcost_live": ", ".join(each.live) or "off",
+        }
+        for each in (one, two)
+    )
+    for name in ours:
+        if ours[name] != theirs[name]:
             raise LedgerError(
-                f"shards must have the same {name}: {first} has {setting(one)}, {source} has "
-                f"{setting(two)}; run all shards with the same settings"
+                f"shards must have the same {name}: {first} has {ours[name]}, {source} has "
+                f"{theirs[name]}; run all shards with the same settings"
             )
 
 
