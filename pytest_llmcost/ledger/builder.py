@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
-from threading import Lock
+from threading import RLock
 from types import MappingProxyType
 from typing import Any
 
@@ -103,7 +103,7 @@ class LedgerBuilder:
     """Calls by owner; safe to add to from any thread."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         self._accounts: dict[Owner, _Account] = {}
         self._payloads: dict[str, PayloadFacts] = {}
         # What has changed since the last fragment, in the order of the changes.
@@ -115,17 +115,14 @@ class LedgerBuilder:
         with self._lock:
             self._account(owner).calls.append(call)
             if payload is not None and call.fingerprint is not None:
-                self._learn(call.fingerprint, payload)
+                self.learn(call.fingerprint, payload)
 
     def learn(self, fingerprint: str, payload: PayloadFacts) -> None:
         """Add what has become known of a payload after its call was recorded."""
         with self._lock:
-            self._learn(fingerprint, payload)
-
-    def _learn(self, fingerprint: str, payload: PayloadFacts) -> None:
-        known = self._payloads.get(fingerprint, payload)
-        self._payloads[fingerprint] = known if known == payload else known.joined(payload)
-        self._learnt[fingerprint] = None
+            known = self._payloads.get(fingerprint, payload)
+            self._payloads[fingerprint] = known if known == payload else known.joined(payload)
+            self._learnt[fingerprint] = None
 
     def replace(self, owner: Owner, call: Call, *by: Call) -> None:
         """Take back a call that has turned out otherwise: a stream that went on, a batch."""
@@ -190,7 +187,7 @@ class LedgerBuilder:
 
     def enter_child(self) -> None:
         """Begin anew in a forked child: what is known by now is the parent's to report."""
-        self._lock = Lock()
+        self._lock = RLock()
         self._accounts, self._touched, self._learnt = {}, {}, {}
 
     def absorb(
@@ -203,7 +200,7 @@ class LedgerBuilder:
         news = msgspec.convert(fragment, _Fragment, dec_hook=decode_caveat)
         with self._lock:
             for fingerprint, payload in news.payloads.items():
-                self._learn(fingerprint, payload)
+                self.learn(fingerprint, payload)
             for account in news.accounts:
                 owner = account.owner
                 account.owner = replace(
