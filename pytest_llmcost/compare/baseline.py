@@ -71,14 +71,13 @@ def keep_rows(ledger: Ledger, old: Ledger, not_passed: Iterable[str], card: Rate
         return replace(row, calls=calls, usd=Amounts.of(calls).usd)
 
     new = (test for test in ledger.tests if test.nodeid not in kept)
-    return summed(
-        replace(
-            ledger,
-            payloads={**old.payloads, **ledger.payloads},
-            tests=(*map(priced, tests), *new),
-            fixtures=(*ledger.fixtures, *map(priced, fixtures)),
-        )
+    kept_too = replace(
+        ledger,
+        payloads={**old.payloads, **ledger.payloads},
+        tests=(*map(priced, tests), *new),
+        fixtures=(*ledger.fixtures, *map(priced, fixtures)),
     )
+    return summed(kept_too)[0]
 
 
 _Row = TypeVar("_Row", TestRow, FixtureRow)

@@ -48,7 +48,7 @@ def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
     names = ("incomplete", "lost_calls", "skipped", "notes")
     ordered = {name: tuple(sorted(set(getattr(ledger, name)))) for name in names}
     ledger = replace(ledger, complete=not ledger.incomplete, **ordered)
-    (ledger, whole), verdicts, budgets = _summed(ledger), [], tuple(budgets)
+    (ledger, whole), verdicts, budgets = summed(ledger), [], tuple(budgets)
     globs = [each.pattern or "" for each in budgets if each.scope == "path" and not each.is_gate]
     for budget in budgets:
         if not budget.is_gate:
@@ -101,15 +101,12 @@ def largest_prompt(calls: Iterable[Call], parts: PartTokens) -> dict[str, int]:
     return max(known, key=lambda each: sum(each.values()), default={})
 
 
-def summed(ledger: Ledger) -> Ledger:
-    """Sort the rows of a ledger and add them up.
+def summed(ledger: Ledger) -> tuple[Ledger, Amounts]:
+    """Sort the rows of a ledger and add them up; return it, and what the whole run comes to.
 
     The order is one that no thread, worker or shard can change.
     """
-    return _summed(ledger)[0]
 
-
-def _summed(ledger: Ledger) -> tuple[Ledger, Amounts]:
     def by_fixture(row: FixtureRow) -> tuple[str, ...]:
         return *(text or "" for text in fixture_key(row)), row.worker or "", repr(row.calls)
 
