@@ -13,8 +13,13 @@ from msgspec.structs import asdict, replace
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.increase import IncreaseLimit, judge_increase
 from pytest_llmcost.call import Call, reprice
-from pytest_llmcost.compare.changed_prefixes import changed_prefixes
-from pytest_llmcost.compare.pairing import Pair, Spenders, differing_parts, pair_up
+from pytest_llmcost.compare.pairing import (
+    Pair,
+    Spenders,
+    changed_prefixes,
+    differing_parts,
+    pair_up,
+)
 from pytest_llmcost.compare.vanished import Fates, find_vanished, judge_vanished, why_without_calls
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
