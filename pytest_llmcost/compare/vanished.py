@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Set
 from decimal import Decimal
 from typing import NamedTuple, cast
 
-from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.budgets.budget import Budget, Verdict
+from pytest_llmcost.amounts import Amounts, Range
+from pytest_llmcost.budgets.budget import Budget, Verdict, decide
 from pytest_llmcost.ledger.ledger import How, Ledger, Status, TestRow, Vanished, own_verdicts
 
 
@@ -102,5 +102,4 @@ def judge_vanished(number: int, origin: str) -> Verdict:
     """Return the verdict that fails a run by guards that vanished."""
     gone = Decimal(number)
     budget = Budget(scope="increase", kind="vanished", limit=Decimal(0), origin=origin)
-    facts = {name: getattr(budget, name) for name in Budget.__struct_fields__}
-    return Verdict(**facts, actual=gone, low=gone, high=gone, state="exceeded")
+    return decide(budget, Range(gone, gone, gone), budget.limit, budget.limit)
