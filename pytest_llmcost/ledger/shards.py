@@ -151,10 +151,9 @@ def _share(ledger: Ledger, shared: defaultdict[type, dict[Any, Any]]) -> None:
                 force_setattr(sampling, "usage", call.usage)
             if sampling.usd == call.usd:
                 force_setattr(sampling, "usd", call.usd)
-        usage = call.usage
-        for name in ("input_tokens", "cache_read_tokens", "output_tokens"):
-            tokens = getattr(usage, name)
-            force_setattr(usage, name, numbers.setdefault(tokens, tokens))
+        for name in ("input_tokens", "output_tokens"):  # the other kinds are often 0
+            tokens = getattr(call.usage, name)
+            force_setattr(call.usage, name, numbers.setdefault(tokens, tokens))
 
 
 def _check_apart(shards: Iterable[tuple[str, Ledger]]) -> None:
