@@ -6,6 +6,7 @@ calls they are nor what was allowed.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
@@ -199,7 +200,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         categories: dict[str, Decimal] = {}
         high: Decimal | None = _ZERO
         money = Reasons()
-        inexact: list[tuple[TokenKind, Range]] = []
+        inexact: defaultdict[TokenKind, Range] = defaultdict(Range)
         for call in calls:
             number += 1
             usd, usd_low, usd_high = call.usd, call.usd_low, call.usd_high
@@ -237,7 +238,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             doubts = [each for each in caveats if each.rule.tokens] if caveats else ()
             if doubts or not call.sampling_calls:
                 for kind, tokens in zip(_TOKENS_OF, (prompt, unread, output), strict=True):
-                    inexact.append((kind, _tokens(kind, tokens, call, doubts)))
+                    inexact[kind] += _tokens(kind, tokens, call, doubts)
             else:
                 inputs += prompt
                 uncached += unread
@@ -253,7 +254,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             "output_tokens": _exactly(outputs),
             "calls": _exactly(number),
         }
-        for kind, spent in inexact:
+        for kind, spent in inexact.items():
             ranges[kind] += spent
         return Amounts(
             requests=number,
