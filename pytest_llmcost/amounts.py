@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from functools import reduce
+from functools import partial, reduce
 from operator import attrgetter, or_
 from types import MappingProxyType
 from typing import Literal, get_args
@@ -135,10 +135,11 @@ class Range(msgspec.Struct, frozen=True):
         )
 
 
-def _known(join: Callable[[Decimal, Decimal], Decimal], *sides: Decimal | None) -> Decimal | None:
-    """Join amounts; unknown if one of them is."""
-    known = [each for each in sides if each is not None]
-    return reduce(join, known) if len(known) == len(sides) else None
+def _known(
+    join: Callable[[Decimal, Decimal], Decimal], one: Decimal | None, other: Decimal | None
+) -> Decimal | None:
+    """Join two amounts; unknown if one of them is."""
+    return None if one is None or other is None else join(one, other)
 
 
 _NOTHING: Mapping[Kind, Range] = MappingProxyType({kind: Range() for kind in get_args(Kind)})
@@ -228,8 +229,8 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 written_1h += long
                 read += cached
                 searches += usage.web_search_requests
-                prompt += plain + short + long + cached
                 unread += plain + short + long
+                prompt += plain + short + long + cached
                 output += usage.output_tokens
             written_out += output
             caveats = call.caveats
@@ -295,12 +296,12 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             unpriced=self.unpriced + other.unpriced,
             live_priced_usd=EXACT.add(self.live_priced_usd, other.live_priced_usd),
             live_unpriced=self.live_unpriced + other.live_unpriced,
-            ranges={kind: self[kind] + other[kind] for kind in self.ranges},
+            ranges={kind: spent + other.ranges[kind] for kind, spent in self.ranges.items()},
         )
 
     def __sub__(self, baseline: Amounts) -> Amounts:
         """Return what this has more than the baseline, negative where it has less."""
-        ranges = {kind: self[kind] - baseline[kind] for kind in self.ranges}
+        ranges = {kind: spent - baseline.ranges[kind] for kind, spent in self.ranges.items()}
         old = asdict(baseline.usage)
         live_unpriced = self.live_unpriced + baseline.live_unpriced
         live = EXACT.subtract(self.live_priced_usd, baseline.live_priced_usd)
@@ -380,14 +381,14 @@ def most(alternatives: Sequence[Amounts]) -> Amounts:
     if len(alternatives) == 1:
         return alternatives[0]
     first = max(alternatives, key=lambda each: (each.priced_usd, each.unpriced))
-    ranges = {}
+    ranges, highest = {}, partial(_known, max)
     for kind in first.ranges:
-        several = [each[kind] for each in alternatives]
+        several = [each.ranges[kind] for each in alternatives]
         ranges[kind] = Range(
-            _known(max, *(each.low for each in several)),
-            _known(max, *(each.best for each in several)),
-            _known(max, *(each.high for each in several)),
-            reduce(or_, (each.reasons for each in several)),
+            reduce(highest, [each.low for each in several]),
+            reduce(highest, [each.best for each in several]),
+            reduce(highest, [each.high for each in several]),
+            reduce(or_, [each.reasons for each in several]),
         )
     return replace(
         first,
