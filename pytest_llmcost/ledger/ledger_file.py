@@ -44,12 +44,13 @@ _UNUSUAL = re.compile(
 )
 """An amount, of a ledger or under a key in `usd`, that `str` writes with an exponent, zeros at its
 end, or as a negative zero."""
-_PLAIN = r'"?{}\d{{1,60}}(?:\.\d{{1,60}})?"?[,}}]'
+_PLAIN = r'"?{}\d{{1,60}}(?:\.\d{{1,60}})?"?\s*[,}}]'
 _KEYS = "|".join(key for key in _AMOUNTS if "usd" not in key)
 _ODD, _ODD_CHANGE = (
     [
         re.compile(
-            rf'{key}":(?!null\b|{_PLAIN.format(sign)}|"[0-9a-f]*[a-df])"?([^",}}]*)'.encode()
+            rf'{key}"\s*:(?!\s*(?:null\b|{_PLAIN.format(sign)}|"[0-9a-f]*[a-df]))'
+            r'\s*"?([^",}]*)'.encode()
         )
         for key in (r'usd(?<=["_]usd)(?:_\w+)?', f'"(?:{_KEYS})')
     ]
@@ -93,10 +94,10 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
     try:
         envelope = msgspec.json.decode(data, type=_Envelope)
         _check_schema(envelope.schema, source)
-        data = msgspec.json.format(data, indent=-1)  # no spaces, so the keys below are exact
         # A key may be written in escape sequences; the search for one byte is much faster.
         if b"\\" in data and b"\\u" in data:
             data = msgspec.json.encode(msgspec.json.decode(data))
+            envelope = msgspec.json.decode(data, type=_Envelope)
         ledger = msgspec.json.decode(data, type=Ledger, dec_hook=decode_caveat)
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise LedgerError(
@@ -111,11 +112,11 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         )
     searches = [(each, data) for each in _ODD]
     if ledger.comparison is not None:
-        comparison = bytes(msgspec.json.decode(data, type=_Envelope).comparison)
+        comparison = bytes(envelope.comparison)
         searches = [(each, data.replace(comparison, b"null", 1)) for each in _ODD]
         searches += [(each, comparison) for each in _ODD_CHANGE]
     for odd in filter(None, (pattern.search(text) for pattern, text in searches)):
-        shown = odd[1].decode("utf-8", "replace")
+        shown = odd[1].decode("utf-8", "replace").rstrip()
         shown = shown if len(shown) < 40 else f"{shown[:40]}..."
         raise LedgerError(f"{source}: is damaged, {shown} is not an amount of money")
     sampling_calls = [each for call in calls_of(ledger) for each in call.sampling_calls]
