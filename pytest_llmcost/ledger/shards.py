@@ -56,6 +56,7 @@ def merge_ledgers(
     seen: list[tuple[str, Ledger]] = []
     payloads: dict[str, PayloadFacts] = {}
     shared: defaultdict[type, dict[Any, Any]] = defaultdict(dict)
+    alike = shared[PayloadFacts]
     for source, ledger in shards:
         _check_alike(*(seen[0] if seen else (source, ledger)), source, ledger)
         _share(ledger, shared)
@@ -63,12 +64,12 @@ def merge_ledgers(
             known = payloads.get(fingerprint)
             if known != payload:
                 payload = payload if known is None else known.joined(payload)
-                alike = shared[PayloadFacts].setdefault(payload.model, payload)
-                payloads[fingerprint] = alike if alike == payload else payload
+                like = alike.setdefault(payload.model, payload)
+                payloads[fingerprint] = like if like == payload else payload
         seen.append((source, replace(ledger, payloads={})))
     if not seen:
         raise LedgerError("there is nothing to merge; name at least one ledger")
-    _check_apart(seen)
+    _check_apart(seen)  # apart from the loop, so that what it takes is free again
     every = [ledger for _, ledger in seen]
     incomplete = {why for each in every for why in each.incomplete}
     if is_whole:
@@ -77,20 +78,15 @@ def merge_ledgers(
     for name, found in (pair for each in every for pair in each.generator.items()):
         versions.setdefault(name, set()).update(found.split(", "))
     sources = {source for each in every for source in each.rate_card.sources}
-    like = every[0]
     merged = closed(
-        Ledger(
+        replace(
+            every[0],  # all that was found to be alike
             generator={name: ", ".join(sorted(versions[name])) for name in sorted(versions)},
             incomplete=tuple(incomplete),
             lost_calls=tuple(why for each in every for why in each.lost_calls),
             skipped=tuple(name for each in every for name in each.skipped),
-            price_date=like.price_date,
-            cache_state=like.cache_state,
-            rate_card=replace(like.rate_card, sources=tuple(sorted(sources))),
-            unverified=like.unverified,
-            allowed_models=like.allowed_models,
-            live=like.live,
-            stable_prefix=like.stable_prefix,
+            rate_card=replace(every[0].rate_card, sources=tuple(sorted(sources))),
+            comparison=None,
             payloads=payloads,
             tests=tuple(row for each in every for row in each.tests),
             fixtures=tuple(row for each in every for row in each.fixtures),
