@@ -236,10 +236,10 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             caveats = call.caveats
             if call.evidence == "stale" and not call.has_caveat("stale", "not-recounted"):
                 caveats = (Caveat("stale"), *caveats)
-            doubts = [each for each in caveats if each.rule.tokens] if caveats else ()
-            if doubts or not call.sampling_calls:
+            about_tokens = [each for each in caveats if each.rule.tokens] if caveats else ()
+            if about_tokens or not call.sampling_calls:
                 for kind, tokens in zip(_TOKENS_OF, (prompt, unread, output), strict=True):
-                    inexact[kind] += _tokens(kind, tokens, call, doubts)
+                    inexact[kind] += _tokens(kind, tokens, call, about_tokens)
             else:
                 inputs += prompt
                 uncached += unread
@@ -346,9 +346,9 @@ _TOKENS_OF: Mapping[TokenKind, Callable[[Usage], int]] = {
 }
 
 
-def _tokens(kind: TokenKind, stated: int, call: Call, doubts: Sequence[Caveat]) -> Range:
+def _tokens(kind: TokenKind, stated: int, call: Call, about_tokens: Sequence[Caveat]) -> Range:
     """Bound the tokens of a call that has caveats about them, or no usage at all."""
-    found = [each for each in doubts if kind in each.rule.tokens]
+    found = [each for each in about_tokens if kind in each.rule.tokens]
     bounded = call.bounded if found else ()
     loose = [each for each in found if each.name not in bounded]
     is_unknown = not call.sampling_calls or any(each.may_be_lower for each in loose)
