@@ -6,19 +6,20 @@ calls they are nor what was allowed.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from functools import reduce
-from operator import or_
+from functools import partial, reduce
+from operator import attrgetter, or_
 from types import MappingProxyType
 from typing import Literal, get_args
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict, astuple, replace
 
 from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.bill import ByCategory
+from pytest_llmcost.prices.bill import NOT_ITEMISED, ByCategory
 from pytest_llmcost.prices.caveats import CAVEATS, Caveat, TokenKind
 from pytest_llmcost.prices.usage import Usage
 
@@ -29,6 +30,7 @@ COUNT_COMMAND = "pytest --llmcost-record-mode=rewrite"
 """Counts changed prompts and records the counts; free, because it only asks `count_tokens`."""
 
 _ZERO = Decimal(0)
+_CATEGORIES = ByCategory.__struct_fields__
 
 _UNEXPLAINED = "what a call cost is unknown; state it with llmcost.record(...)"
 
@@ -133,10 +135,11 @@ class Range(msgspec.Struct, frozen=True):
         )
 
 
-def _known(join: Callable[[Decimal, Decimal], Decimal], *sides: Decimal | None) -> Decimal | None:
-    """Join amounts; unknown if one of them is."""
-    known = [each for each in sides if each is not None]
-    return reduce(join, known) if len(known) == len(sides) else None
+def _known(
+    join: Callable[[Decimal, Decimal], Decimal], one: Decimal | None, other: Decimal | None
+) -> Decimal | None:
+    """Join two amounts; unknown if one of them is."""
+    return None if one is None or other is None else join(one, other)
 
 
 _NOTHING: Mapping[Kind, Range] = MappingProxyType({kind: Range() for kind in get_args(Kind)})
@@ -193,11 +196,12 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         add = EXACT.add  # never rounds, whatever the caller's own decimal context
         number = unpriced = live_unpriced = 0
         fresh = written_5m = written_1h = read = written_out = searches = 0
+        inputs = uncached = outputs = 0  # of calls whose tokens are exact
         priced = live = low = _ZERO
         categories: dict[str, Decimal] = {}
         high: Decimal | None = _ZERO
-        money, inputs, outputs = Reasons(), _TokenSum("input_tokens"), _TokenSum("output_tokens")
-        uncached = _TokenSum("uncached_input_tokens")
+        money = Reasons()
+        inexact: defaultdict[TokenKind, Range] = defaultdict(Range)
         for call in calls:
             number += 1
             usd, usd_low, usd_high = call.usd, call.usd_low, call.usd_high
@@ -225,26 +229,34 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 written_1h += long
                 read += cached
                 searches += usage.web_search_requests
-                prompt += plain + short + long + cached
                 unread += plain + short + long
+                prompt += plain + short + long + cached
                 output += usage.output_tokens
             written_out += output
             caveats = call.caveats
             if call.evidence == "stale" and not call.has_caveat("stale", "not-recounted"):
                 caveats = (Caveat("stale"), *caveats)
-            if caveats or not call.sampling_calls:
-                inputs.add(prompt, call, caveats)
-                uncached.add(unread, call, caveats)
-                outputs.add(output, call, caveats)
+            about_tokens = [each for each in caveats if each.rule.tokens] if caveats else ()
+            if about_tokens or not call.sampling_calls:
+                for kind, tokens in zip(_TOKENS_OF, (prompt, unread, output), strict=True):
+                    inexact[kind] += _tokens(kind, tokens, call, about_tokens)
             else:
-                inputs.stated += prompt
-                uncached.stated += unread
-                outputs.stated += output
+                inputs += prompt
+                uncached += unread
+                outputs += output
             if usd is None or usd_high is None or not usd_low == usd == usd_high:
                 found = [each for each in caveats if each.rule.direction != "none"]
                 for caveat in found or [Caveat("")]:
                     money.note(caveat)
-        count = Decimal(number)
+        ranges: dict[Kind, Range] = {
+            "usd": Range(low, None if unpriced else priced, high, money),
+            "input_tokens": _exactly(inputs),
+            "uncached_input_tokens": _exactly(uncached),
+            "output_tokens": _exactly(outputs),
+            "calls": _exactly(number),
+        }
+        for kind, spent in inexact.items():
+            ranges[kind] += spent
         return Amounts(
             requests=number,
             calls=number,
@@ -257,17 +269,11 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 web_search_requests=searches,
             ),
             priced_usd=priced,
-            by_category=ByCategory.sum(categories.items()),
+            by_category=ByCategory(**categories),
             unpriced=unpriced,
             live_priced_usd=live,
             live_unpriced=live_unpriced,
-            ranges={
-                "usd": Range(low, None if unpriced else priced, high, money),
-                "input_tokens": inputs.range(),
-                "uncached_input_tokens": uncached.range(),
-                "output_tokens": outputs.range(),
-                "calls": Range(count, count, count),
-            },
+            ranges=ranges,
         )
 
     def with_lost_calls(self, why: Iterable[str]) -> Amounts:
@@ -290,12 +296,12 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             unpriced=self.unpriced + other.unpriced,
             live_priced_usd=EXACT.add(self.live_priced_usd, other.live_priced_usd),
             live_unpriced=self.live_unpriced + other.live_unpriced,
-            ranges={kind: self[kind] + other[kind] for kind in self.ranges},
+            ranges={kind: spent + other.ranges[kind] for kind, spent in self.ranges.items()},
         )
 
     def __sub__(self, baseline: Amounts) -> Amounts:
         """Return what this has more than the baseline, negative where it has less."""
-        ranges = {kind: self[kind] - baseline[kind] for kind in self.ranges}
+        ranges = {kind: spent - baseline.ranges[kind] for kind, spent in self.ranges.items()}
         old = asdict(baseline.usage)
         live_unpriced = self.live_unpriced + baseline.live_unpriced
         live = EXACT.subtract(self.live_priced_usd, baseline.live_priced_usd)
@@ -312,59 +318,58 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def _exactly(number: int) -> Range:
+    exact = Decimal(number)
+    return Range(exact, exact, exact)
+
+
 def _by_category(call: Call, known: Decimal) -> list[tuple[str, Decimal]]:
-    """Split what is known of a call's price by what it is for."""
-    if call.declared_usd is not None:
-        return [("declared_usd", known)]
-    parts = [part for each in call.sampling_calls for part in each.by_category.items()]
-    rest = reduce(EXACT.subtract, (usd for _, usd in parts), known)
+    """Split what is known of a call's price by what it is for; none of the parts is zero."""
+    if not known or call.declared_usd is not None:
+        return [("declared_usd", known)] if known else []
+    parts, rest = [], known
+    for sampling in call.sampling_calls:
+        if sampling.by_category is not NOT_ITEMISED:
+            for name, usd in zip(_CATEGORIES, astuple(sampling.by_category), strict=True):
+                if usd:
+                    parts.append((name, usd))
+                    rest = EXACT.subtract(rest, usd)
     if rest < 0:  # without a price, it may cost less than its passes do
         return [("unknown_usd", known)]
     return [*parts, ("unknown_usd", rest)] if rest else parts
 
 
-class _TokenSum:
-    """A running sum of tokens; an unknown part makes its bounds unknown for good."""
+_TOKENS_OF: Mapping[TokenKind, Callable[[Usage], int]] = {
+    "input_tokens": attrgetter("prompt_tokens"),
+    "uncached_input_tokens": lambda usage: usage.prompt_tokens - usage.cache_read_tokens,
+    "output_tokens": attrgetter("output_tokens"),
+}
 
-    __slots__ = ("is_bounded", "is_known", "kind", "less", "more", "reasons", "stated")
 
-    def __init__(self, kind: TokenKind) -> None:
-        self.kind, self.reasons = kind, Reasons()
-        self.stated = self.less = self.more = 0
-        self.is_known = self.is_bounded = True
-
-    def add(self, tokens: int, call: Call, caveats: Iterable[Caveat]) -> None:
-        found = [each for each in caveats if self.kind in each.rule.tokens]
-        bounded = call.bounded if found else ()
-        loose = [each for each in found if each.name not in bounded]
-        if not call.sampling_calls or any(each.may_be_lower for each in loose):
-            self.is_known = self.is_bounded = False
-            found = found or [Caveat("")]
-        else:
-            self.stated += tokens
-            self.is_bounded &= not loose
-            for each in call.sampling_calls:
-                bounds = (each.usage_low, each.usage_high, each.most_output_tokens)
-                if bounds != (None, None, None) and (each.refusal is None or each.usd != 0):
-                    here = self._of(each.usage)
-                    self.less += here - self._of(each.usage_low or each.usage)
-                    self.more += self._of(each.most_usage) - here
-            if call.lost_attempts and (lost := call.lost_usage) is not None:
-                # Attempts without an answer may be billed, at worst with the longest reply.
-                self.more += call.lost_attempts * self._of(lost)
-        for caveat in found:
-            self.reasons.note(caveat)
-
-    def _of(self, usage: Usage) -> int:
-        if self.kind == "output_tokens":
-            return usage.output_tokens
-        is_all = self.kind == "input_tokens"
-        return usage.prompt_tokens - (0 if is_all else usage.cache_read_tokens)
-
-    def range(self) -> Range:
-        low, best = Decimal(self.stated - self.less), Decimal(self.stated)
-        high = Decimal(self.stated + self.more) if self.is_bounded else None
-        return Range(low, best if self.is_known else None, high, self.reasons)
+def _tokens(kind: TokenKind, stated: int, call: Call, about_tokens: Sequence[Caveat]) -> Range:
+    """Bound the tokens of a call that has caveats about them, or no usage at all."""
+    found = [each for each in about_tokens if kind in each.rule.tokens]
+    bounded = call.bounded if found else ()
+    loose = [each for each in found if each.name not in bounded]
+    is_unknown = not call.sampling_calls or any(each.may_be_lower for each in loose)
+    reasons = Reasons()
+    for caveat in found or [Caveat("")] * is_unknown:
+        reasons.note(caveat)
+    if is_unknown:
+        return Range(_ZERO, None, None, reasons)
+    of, less, more = _TOKENS_OF[kind], 0, 0
+    for each in call.sampling_calls:
+        if each.refusal is not None and each.usd == 0:
+            continue  # not billed
+        if each.usage_low is not None:
+            less += of(each.usage) - of(each.usage_low)
+        if each.usage_high is not None or each.most_output_tokens is not None:
+            more += of(each.most_usage) - of(each.usage)
+    if call.lost_usage is not None:
+        # Attempts without an answer may be billed, at worst with the longest reply.
+        more += (call.lost_attempts or 0) * of(call.lost_usage)
+    high = None if loose else Decimal(stated + more)
+    return Range(Decimal(stated - less), Decimal(stated), high, reasons)
 
 
 def most(alternatives: Sequence[Amounts]) -> Amounts:
@@ -376,14 +381,14 @@ def most(alternatives: Sequence[Amounts]) -> Amounts:
     if len(alternatives) == 1:
         return alternatives[0]
     first = max(alternatives, key=lambda each: (each.priced_usd, each.unpriced))
-    ranges = {}
+    ranges, highest = {}, partial(_known, max)
     for kind in first.ranges:
-        several = [each[kind] for each in alternatives]
+        several = [each.ranges[kind] for each in alternatives]
         ranges[kind] = Range(
-            _known(max, *(each.low for each in several)),
-            _known(max, *(each.best for each in several)),
-            _known(max, *(each.high for each in several)),
-            reduce(or_, (each.reasons for each in several)),
+            reduce(highest, [each.low for each in several]),
+            reduce(highest, [each.best for each in several]),
+            reduce(highest, [each.high for each in several]),
+            reduce(or_, [each.reasons for each in several]),
         )
     return replace(
         first,

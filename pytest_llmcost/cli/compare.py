@@ -6,7 +6,6 @@ import json
 import shutil
 from argparse import ArgumentParser, Namespace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -78,14 +77,16 @@ def run(arguments: Namespace, console: Console) -> int:
     )
     compared = replace(arguments.head, comparison=comparison)
     alone = Ledger(comparison=comparison)
+    verdicts = run_verdicts(alone)
     if arguments.format == "json":
         console.print(json.dumps(to_json(comparison), indent=2))
     elif arguments.format == "md":
         console.print(render_markdown(compared).rstrip("\n"))
     else:
         width = shutil.get_terminal_size().columns
-        lines = render_comparison(comparison, width, most=0)
-        console.print(as_text(chain(lines, render_verdicts(alone, width))))
+        lines = [*render_comparison(comparison, width, most=0)]
+        lines += render_verdicts(alone, width) if verdicts else []
+        console.print(as_text(lines))
     for path in arguments.output:
         write_report(compared, path)
-    return 1 if any(verdict.state != "within" for verdict in run_verdicts(alone)) else 0
+    return 1 if any(verdict.state != "within" for verdict in verdicts) else 0

@@ -13,8 +13,13 @@ from msgspec.structs import asdict, replace
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.increase import IncreaseLimit, judge_increase
 from pytest_llmcost.call import Call, reprice
-from pytest_llmcost.compare.changed_prefixes import changed_prefixes
-from pytest_llmcost.compare.pairing import Pair, Spenders, differing_parts, pair_up
+from pytest_llmcost.compare.pairing import (
+    Pair,
+    Spenders,
+    changed_prefixes,
+    differing_parts,
+    pair_up,
+)
 from pytest_llmcost.compare.vanished import Fates, find_vanished, judge_vanished, why_without_calls
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
@@ -71,14 +76,13 @@ def keep_rows(ledger: Ledger, old: Ledger, not_passed: Iterable[str], card: Rate
         return replace(row, calls=calls, usd=Amounts.of(calls).usd)
 
     new = (test for test in ledger.tests if test.nodeid not in kept)
-    return summed(
-        replace(
-            ledger,
-            payloads=dict(sorted({**old.payloads, **ledger.payloads}.items())),
-            tests=(*map(priced, tests), *new),
-            fixtures=(*ledger.fixtures, *map(priced, fixtures)),
-        )
+    kept_too = replace(
+        ledger,
+        payloads={**old.payloads, **ledger.payloads},
+        tests=(*map(priced, tests), *new),
+        fixtures=(*ledger.fixtures, *map(priced, fixtures)),
     )
+    return summed(kept_too)[0]
 
 
 _Row = TypeVar("_Row", TestRow, FixtureRow)
@@ -158,22 +162,24 @@ def compare(
     pairs = pair_up(before, now)
     test_limits = tuple(test_limits)
     skipped = {test.nodeid for test in head.tests if test.outcome == "skipped"}
-    changed = (_change_in(pair, base, head, test_limits, fates, skipped) for pair in pairs)
-    changes = [change for change in changed if change is not None]
+    changes, whole = list[Change](), Amounts()
+    for pair in pairs:
+        if pair.before or pair.after:
+            added = Amounts.of(pair.after) - Amounts.of(pair.before)
+            whole += added
+            changes += _changes_in(pair, added, base, head, test_limits, fates, skipped)
     was, would_be, is_now = (
         Amounts.of([call for spender in spenders.values() for call in spender.calls])
         for spenders in (then, before, now)
     )
-    whole = Pair(
-        before=tuple(call for pair in pairs for call in pair.before),
-        after=tuple(call for pair in pairs for call in pair.after),
-    ).change
-    added = whole.with_lost_calls(head.lost_calls)
-    old_usd, base_usd, bounds = was.usd, would_be.usd, whole["usd"]
+    costs = _costs(would_be, is_now)
+    old_usd, base_usd, bounds = was.usd, costs["base_usd"], whole.ranges["usd"]
     price_change = None
     if old_usd is not None and base_usd is not None and was.unpriced == would_be.unpriced:
         price_change = EXACT.subtract(base_usd, old_usd)
-    verdicts = [judge_increase(limit, would_be, added) for limit in limits]
+    verdicts = [
+        judge_increase(limit, would_be, whole.with_lost_calls(head.lost_calls)) for limit in limits
+    ]
     gone = () if vanished == "off" else tuple(find_vanished(base, head, fates))
     if gone and vanished == "fail":
         verdicts.append(judge_vanished(len(gone), vanished_origin))
@@ -184,9 +190,9 @@ def compare(
         base_cache_state="" if base.cache_state == head.cache_state else base.cache_state,
         partial=not head.complete,
         base_usd_then=old_usd,
-        **_costs(would_be, is_now),
+        **costs,
         price_change_usd=price_change,
-        change_usd=whole.usd,
+        change_usd=bounds.best,
         low_usd=bounds.low,
         high_usd=bounds.high,
         tokens=_differing_tokens(whole),
@@ -198,7 +204,7 @@ def compare(
                 key=lambda each: (each.usd is not None, -(each.usd or _ZERO), each.kind, each.name),
             )
         ),
-        prefixes=changed_prefixes(base, head, card),
+        prefixes=changed_prefixes(then, now, base, head, card),
         vanished=gone,
         parts=tuple(_part_changes(pairs, base, head)),
         verdicts=tuple(verdicts),
@@ -229,6 +235,8 @@ def _changed_tags(before: Spenders, now: Spenders) -> dict[str, BeforeAndAfter]:
 
 def _part_changes(pairs: Iterable[Pair], base: Ledger, head: Ledger) -> Iterator[PartChange]:
     """Yield the parts of each owner's largest prompt, the largest part first."""
+    if not any(facts.parts_tokens for facts in head.payloads.values()):
+        return
     old_parts, new_parts = parts_of(base), parts_of(head)
     for pair in pairs:
         new = largest_prompt(pair.head.calls, new_parts) if pair.head else {}
@@ -249,25 +257,23 @@ def _differing_tokens(change: Amounts) -> dict[str, int]:
     }
 
 
-def _change_in(
+def _changes_in(
     pair: Pair,
+    added: Amounts,
     base: Ledger,
     head: Ledger,
     limits: Iterable[IncreaseLimit],
     fates: Fates | None,
     skipped: Set[str],
-) -> Change | None:
-    """Return what changed for one owner, and in which parts of its payloads; None for nothing.
+) -> Iterator[Change]:
+    """Yield what changed for one owner, and in which parts of its payloads, if anything did.
 
     A new test has nothing to add to, so it counts for the run alone.
     """
-    owner = pair.head or pair.base
-    if owner is None or not (pair.before or pair.after):
-        return None
-    change = pair.change
-    tokens = _differing_tokens(change)
-    if change.usd == 0 and not tokens and not change.calls:
-        return None
+    owner, tokens = pair.head or pair.base, _differing_tokens(added)
+    assert owner is not None
+    if added.usd == 0 and not tokens and not added.calls:
+        return
     old = Amounts.of(pair.base.calls if pair.base else ())
     status: Status = "new" if pair.base is None else "changed"
     if pair.head is None:
@@ -275,19 +281,19 @@ def _change_in(
     elif not pair.after and owner.name in skipped:  # it has a budget, and so a row
         status = "skipped"
     is_common_test = owner.kind == "test" and pair.base is not None and pair.head is not None
-    return Change(
+    yield Change(
         kind=owner.kind,
         name=owner.name,
         path=owner.path,
         line=owner.line,
         status=status,
         **_costs(old, Amounts.of(pair.head.calls if pair.head else ())),
-        usd=change.usd,
+        usd=added.usd,
         tokens=tokens,
-        calls=change.calls,
+        calls=added.calls,
         parts=differing_parts(pair, base.payloads, head.payloads),
         verdicts=tuple(
-            judge_increase(limit, old, change) for limit in (limits if is_common_test else ())
+            judge_increase(limit, old, added) for limit in (limits if is_common_test else ())
         ),
     )
 

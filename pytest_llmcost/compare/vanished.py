@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Set
 from decimal import Decimal
 from typing import NamedTuple, cast
 
-from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.budgets.budget import Budget, Verdict
+from pytest_llmcost.amounts import Amounts, Range
+from pytest_llmcost.budgets.budget import Budget, Verdict, decide
 from pytest_llmcost.ledger.ledger import How, Ledger, Status, TestRow, Vanished, own_verdicts
 
 
@@ -74,7 +74,7 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
                 row = renamed[prompts].pop()
             elif fates is None or fates.is_searched(nodeid):
                 how = "deleted or renamed" if fates else "not in this run"
-        if row is not None and how is None and row.outcome in ("passed", "xpassed"):
+        if budgets and how is None and row and row.outcome in ("passed", "xpassed"):
             kept = {verdict.subject for verdict in own_verdicts(row)}
             budgets = [verdict for verdict in budgets if verdict.subject not in kept]
             how = "without its budget" if budgets else None
@@ -102,5 +102,4 @@ def judge_vanished(number: int, origin: str) -> Verdict:
     """Return the verdict that fails a run by guards that vanished."""
     gone = Decimal(number)
     budget = Budget(scope="increase", kind="vanished", limit=Decimal(0), origin=origin)
-    facts = {name: getattr(budget, name) for name in Budget.__struct_fields__}
-    return Verdict(**facts, actual=gone, low=gone, high=gone, state="exceeded")
+    return decide(budget, Range(gone, gone, gone), budget.limit, budget.limit)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
-from threading import Lock
+from threading import RLock
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec.structs import asdict, replace
@@ -15,11 +15,9 @@ from pytest_llmcost.amounts import Amounts, settled
 from pytest_llmcost.budgets.budget import Budget, Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import (
-    CardId,
     FixtureRow,
     Ledger,
     PayloadFacts,
-    RunRecord,
     TestRow,
 )
 from pytest_llmcost.ledger.totals import closed
@@ -105,7 +103,7 @@ class LedgerBuilder:
     """Calls by owner; safe to add to from any thread."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         self._accounts: dict[Owner, _Account] = {}
         self._payloads: dict[str, PayloadFacts] = {}
         # What has changed since the last fragment, in the order of the changes.
@@ -117,17 +115,14 @@ class LedgerBuilder:
         with self._lock:
             self._account(owner).calls.append(call)
             if payload is not None and call.fingerprint is not None:
-                self._learn(call.fingerprint, payload)
+                self.learn(call.fingerprint, payload)
 
     def learn(self, fingerprint: str, payload: PayloadFacts) -> None:
         """Add what has become known of a payload after its call was recorded."""
         with self._lock:
-            self._learn(fingerprint, payload)
-
-    def _learn(self, fingerprint: str, payload: PayloadFacts) -> None:
-        known = self._payloads.get(fingerprint, payload)
-        self._payloads[fingerprint] = known if known == payload else known.joined(payload)
-        self._learnt[fingerprint] = None
+            known = self._payloads.get(fingerprint, payload)
+            self._payloads[fingerprint] = known if known == payload else known.joined(payload)
+            self._learnt[fingerprint] = None
 
     def replace(self, owner: Owner, call: Call, *by: Call) -> None:
         """Take back a call that has turned out otherwise: a stream that went on, a batch."""
@@ -192,7 +187,7 @@ class LedgerBuilder:
 
     def enter_child(self) -> None:
         """Begin anew in a forked child: what is known by now is the parent's to report."""
-        self._lock = Lock()
+        self._lock = RLock()
         self._accounts, self._touched, self._learnt = {}, {}, {}
 
     def absorb(
@@ -205,7 +200,7 @@ class LedgerBuilder:
         news = msgspec.convert(fragment, _Fragment, dec_hook=decode_caveat)
         with self._lock:
             for fingerprint, payload in news.payloads.items():
-                self._learn(fingerprint, payload)
+                self.learn(fingerprint, payload)
             for account in news.accounts:
                 owner = account.owner
                 account.owner = replace(
@@ -230,43 +225,15 @@ class LedgerBuilder:
             if attempts:
                 max(attempts, key=itemgetter(0))[1].outcome = "failed"
 
-    def ledger(
-        self,
-        *,
-        price_date: str,
-        rate_card: CardId,
-        run: RunRecord | None = None,
-        generator: Mapping[str, str] | None = None,
-        cache_state: str = "as-billed",
-        unverified: Literal["fail", "warn"] = "fail",
-        allowed_models: Iterable[str] = (),
-        live: Iterable[str] = (),
-        stable_prefix: Literal["off", "warn", "fail"] = "warn",
-        incomplete: Iterable[str] = (),
-        lost_calls: Iterable[str] = (),
-        skipped: Iterable[str] = (),
-        budgets: Iterable[Budget] = (),
-        notes: Iterable[str] = (),
-    ) -> Ledger:
-        """Return the ledger of the run so far, with the verdicts on budgets over several tests."""
-        incomplete = tuple(sorted(set(incomplete)))
+    def ledger(self, *, budgets: Iterable[Budget] = (), **facts: Any) -> Ledger:
+        """Return the ledger of the run so far, with the verdicts on budgets over several tests.
+
+        `facts` are those fields of `Ledger` that its rows do not tell.
+        """
         with self._lock:
             accounts = list(self._accounts.values())
-            payloads = {key: self._payloads[key] for key in sorted(self._payloads)}
+            payloads = dict(self._payloads)
         ledger = Ledger(
-            generator=generator or {},
-            run=run or RunRecord(),
-            complete=not incomplete,
-            incomplete=incomplete,
-            lost_calls=tuple(sorted(set(lost_calls))),
-            skipped=tuple(sorted(skipped)),
-            price_date=price_date,
-            cache_state=cache_state,
-            rate_card=rate_card,
-            unverified=unverified,
-            allowed_models=tuple(allowed_models),
-            live=tuple(live),
-            stable_prefix=stable_prefix,
             payloads=payloads,
             tests=tuple(_numbered(accounts)),
             fixtures=tuple(
@@ -280,7 +247,7 @@ class LedgerBuilder:
                 if isinstance(account.owner, Outside)
                 for call in account.calls
             ),
-            notes=tuple(sorted(set(notes))),
+            **facts,
         )
         return closed(ledger, budgets)
 

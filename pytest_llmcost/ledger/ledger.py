@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from itertools import chain
 from typing import Literal
@@ -428,11 +428,10 @@ def failed_otherwise(test: TestRow) -> bool:
     return test.outcome in ("failed", "error") and (is_within or is_stopped)
 
 
-def calls_of(ledger: Ledger) -> Iterator[Call]:
-    """Yield every call of a run, every set-up of a fixture included."""
-    for row in chain[TestRow | FixtureRow](ledger.tests, ledger.fixtures):
-        yield from row.calls
-    yield from ledger.outside_tests
+def calls_of(ledger: Ledger) -> list[Call]:
+    """Return every call of a run, every set-up of a fixture included."""
+    rows = chain[TestRow | FixtureRow](ledger.tests, ledger.fixtures)
+    return [*chain.from_iterable(row.calls for row in rows), *ledger.outside_tests]
 
 
 def unpriced_models(ledger: Ledger) -> frozenset[str]:
@@ -445,20 +444,17 @@ def unpriced_models(ledger: Ledger) -> frozenset[str]:
     return frozenset(found)
 
 
-def run_verdicts(ledger: Ledger) -> Iterator[Verdict]:
-    """Yield the verdicts on more than one test: suite, paths, increases of suite and tests.
+def run_verdicts(ledger: Ledger) -> tuple[Verdict, ...]:
+    """Return the verdicts on more than one test: suite, paths, increases of suite and tests.
 
     An exceeded or unverified one among them is what fails a run whose tests all passed.
     """
-    yield from ledger.verdicts
-    if ledger.comparison is not None:
-        yield from ledger.comparison.verdicts
-        for change in ledger.comparison.changes:
-            yield from change.verdicts
+    if (comparison := ledger.comparison) is None:
+        return ledger.verdicts
+    of_tests = chain.from_iterable(change.verdicts for change in comparison.changes)
+    return (*ledger.verdicts, *comparison.verdicts, *of_tests)
 
 
-def own_verdicts(test: TestRow) -> Iterator[Verdict]:
-    """Yield the verdicts on one attempt of a test, the decisive one first."""
-    if test.verdict is not None:
-        yield test.verdict
-    yield from test.blocks
+def own_verdicts(test: TestRow) -> tuple[Verdict, ...]:
+    """Return the verdicts on one attempt of a test, the decisive one first."""
+    return test.blocks if test.verdict is None else (test.verdict, *test.blocks)

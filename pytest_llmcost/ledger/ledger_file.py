@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -45,12 +44,13 @@ _UNUSUAL = re.compile(
 )
 """An amount, of a ledger or under a key in `usd`, that `str` writes with an exponent, zeros at its
 end, or as a negative zero."""
-_PLAIN = r'"?{}\d{{1,60}}(?:\.\d{{1,60}})?"?[,}}]'
+_PLAIN = r'"?{}\d{{1,60}}(?:\.\d{{1,60}})?"?\s*[,}}]'
 _KEYS = "|".join(key for key in _AMOUNTS if "usd" not in key)
 _ODD, _ODD_CHANGE = (
     [
         re.compile(
-            rf'{key}":(?!null\b|{_PLAIN.format(sign)}|"[0-9a-f]*[a-df])"?([^",}}]*)'.encode()
+            rf'{key}"\s*:(?!\s*(?:null\b|{_PLAIN.format(sign)}|"[0-9a-f]*[a-df]))'
+            r'\s*"?([^",}]*)'.encode()
         )
         for key in (r'usd(?<=["_]usd)(?:_\w+)?', f'"(?:{_KEYS})')
     ]
@@ -58,14 +58,18 @@ _ODD, _ODD_CHANGE = (
 )
 """No amount of money: `NaN`, `1E+999` (adding that up would be slow without end), `1_0`, and, in
 all but a comparison, one below zero. Something hexadecimal is the digest of a part of that name."""
-_OLD_KEYS = (b'"legs":[', b'"what_if":[', b'"cache_basis":"')
-"""Keys of the first ledgers; to ignore it would be to lose the calls, or how they were priced."""
+_OLD_KEYS = ("cache_basis", "what_if", "legs")
+"""Keys of the first ledgers. To ignore them would be to lose the calls, or how they were priced."""
 _SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")
 
 
 class _Envelope(msgspec.Struct):
     schema: str = ""
     comparison: msgspec.Raw = msgspec.Raw(b"null")
+    # Each ledger of the first versions has this one, whatever others of the old keys it has.
+    cache_basis: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    what_if: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    legs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 def read_ledger(path: str | os.PathLike[str]) -> Ledger:
@@ -88,11 +92,12 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         LedgerError: as `read_ledger`.
     """
     try:
-        _check_schema(msgspec.json.decode(data, type=_Envelope).schema, source)
-        data = msgspec.json.format(data, indent=-1)  # no spaces, so the keys below are exact
+        envelope = msgspec.json.decode(data, type=_Envelope)
+        _check_schema(envelope.schema, source)
         # A key may be written in escape sequences; the search for one byte is much faster.
         if b"\\" in data and b"\\u" in data:
             data = msgspec.json.encode(msgspec.json.decode(data))
+            envelope = msgspec.json.decode(data, type=_Envelope)
         ledger = msgspec.json.decode(data, type=Ledger, dec_hook=decode_caveat)
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise LedgerError(
@@ -100,21 +105,21 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         ) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise LedgerError(f"{source}: is not JSON, or ends too early ({error})") from None
-    for old in (key.decode().split('"')[1] for key in _OLD_KEYS if key in data):
+    for old in (key for key in _OLD_KEYS if getattr(envelope, key) is not msgspec.UNSET):
         raise LedgerError(
             f"{source}: has the key `{old}`, which this version does not read; write "
             "the ledger again: run the tests with --llmcost-report"
         )
     searches = [(each, data) for each in _ODD]
     if ledger.comparison is not None:
-        comparison = bytes(msgspec.json.decode(data, type=_Envelope).comparison)
+        comparison = bytes(envelope.comparison)
         searches = [(each, data.replace(comparison, b"null", 1)) for each in _ODD]
         searches += [(each, comparison) for each in _ODD_CHANGE]
     for odd in filter(None, (pattern.search(text) for pattern, text in searches)):
-        shown = odd[1].decode("utf-8", "replace")
+        shown = odd[1].decode("utf-8", "replace").rstrip()
         shown = shown if len(shown) < 40 else f"{shown[:40]}..."
         raise LedgerError(f"{source}: is damaged, {shown} is not an amount of money")
-    sampling_calls = chain.from_iterable(call.sampling_calls for call in calls_of(ledger))
+    sampling_calls = [each for call in calls_of(ledger) for each in call.sampling_calls]
     if (impossible := find_impossible(sampling_calls)) is not None:
         raise LedgerError(f"{source}: is damaged, a call has {impossible}")
     return ledger

@@ -5,31 +5,29 @@ The order of the shards never shows in the result.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
 from msgspec.structs import asdict, force_setattr, replace
 
 from pytest_llmcost.budgets.budget import Budget, Verdict
-from pytest_llmcost.call import Call
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
     Figures,
-    FixtureRow,
     Ledger,
     OtherModel,
     OtherModelRow,
     PayloadFacts,
     RunRecord,
-    TestRow,
     calls_of,
     make_other_model,
 )
 from pytest_llmcost.ledger.notes import missing_tag_notes, mock_notes
 from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.money import plain_usd
+from pytest_llmcost.prices.usage import Terms
 
 NOT_COMPARED = (
     "the shards' comparisons with a baseline do not add up; compare the merged ledger: "
@@ -55,72 +53,44 @@ def merge_ledgers(
         LedgerError: no shard at all; one attempt of a test in two of them; shards of different
             prices, settings or budgets. Names the files.
     """
-    seen: list[tuple[str, Ledger]] = []  # what is kept of a shard besides its rows
-    origins: dict[tuple[str, int], str] = {}
-    tests: list[TestRow] = []
-    fixtures: list[FixtureRow] = []
-    outside: list[Call] = []
+    seen: list[tuple[str, Ledger]] = []
     payloads: dict[str, PayloadFacts] = {}
-    notes, mocks_are_noted = set[str](), False
-    shared: dict[Any, Any] = {}
+    shared: defaultdict[type, dict[Any, Any]] = defaultdict(dict)
+    alike = shared[PayloadFacts]
     for source, ledger in shards:
         _check_alike(*(seen[0] if seen else (source, ledger)), source, ledger)
-        for test in ledger.tests:
-            key = (test.nodeid, test.attempt)
-            if key in origins:
-                raise LedgerError(
-                    f"attempt {test.attempt} of {test.nodeid} is both in {origins[key]} and in "
-                    f"{source}; each test belongs in one shard, and each shard is merged once"
-                )
-            origins[key] = source
         _share(ledger, shared)
-        tests += ledger.tests
-        fixtures += ledger.fixtures
-        outside += ledger.outside_tests
         for fingerprint, payload in ledger.payloads.items():
             known = payloads.get(fingerprint)
             if known != payload:
                 payload = payload if known is None else known.joined(payload)
-                alike = shared.setdefault(hash((payload.model, *payload.parts.items())), payload)
-                payloads[fingerprint] = alike if alike == payload else payload
-        of_mocks = {*mock_notes(ledger)} & {*ledger.notes}  # counts, so the sum has its own
-        # A shard that takes itself for the whole suite misses what is in another one.
-        notes.update({*ledger.notes} - of_mocks - {*missing_tag_notes(ledger)})
-        mocks_are_noted |= bool(of_mocks)
-        facts = replace(ledger, tests=(), fixtures=(), outside_tests=(), payloads={})
-        seen.append((source, facts))
+                like = alike.setdefault(payload.model, payload)
+                payloads[fingerprint] = like if like == payload else payload
+        seen.append((source, replace(ledger, payloads={})))
     if not seen:
         raise LedgerError("there is nothing to merge; name at least one ledger")
-    every = [facts for _, facts in seen]
+    _check_apart(seen)  # apart from the loop, so that what it takes is free again
+    every = [ledger for _, ledger in seen]
     incomplete = {why for each in every for why in each.incomplete}
     if is_whole:
         incomplete -= {"deselected", "selected"}
-    if any(each.comparison is not None for each in every):
-        notes.add(NOT_COMPARED)
     versions: dict[str, set[str]] = {}  # a merged shard names several
     for name, found in (pair for each in every for pair in each.generator.items()):
         versions.setdefault(name, set()).update(found.split(", "))
     sources = {source for each in every for source in each.rate_card.sources}
-    like = every[0]
-    payloads = {key: payloads[key] for key in sorted(payloads)}
     merged = closed(
-        Ledger(
+        replace(
+            every[0],  # all that was found to be alike
             generator={name: ", ".join(sorted(versions[name])) for name in sorted(versions)},
-            complete=not incomplete,
-            incomplete=tuple(sorted(incomplete)),
-            lost_calls=tuple(sorted({why for each in every for why in each.lost_calls})),
-            skipped=tuple(sorted({name for each in every for name in each.skipped})),
-            price_date=like.price_date,
-            cache_state=like.cache_state,
-            rate_card=replace(like.rate_card, sources=tuple(sorted(sources))),
-            unverified=like.unverified,
-            allowed_models=like.allowed_models,
-            live=like.live,
-            stable_prefix=like.stable_prefix,
+            incomplete=tuple(incomplete),
+            lost_calls=tuple(why for each in every for why in each.lost_calls),
+            skipped=tuple(name for each in every for name in each.skipped),
+            rate_card=replace(every[0].rate_card, sources=tuple(sorted(sources))),
+            comparison=None,
             payloads=payloads,
-            tests=tuple(tests),
-            fixtures=tuple(fixtures),
-            outside_tests=tuple(outside),
+            tests=tuple(row for each in every for row in each.tests),
+            fixtures=tuple(row for each in every for row in each.fixtures),
+            outside_tests=tuple(call for each in every for call in each.outside_tests),
             other_models=merge_other_models([each.other_models for each in every]),
         ),
         _budgets(seen, max_suite),
@@ -137,47 +107,83 @@ def merge_ledgers(
         workers=sum(run.workers for run in runs),
         commit=commits.pop() if len(commits) == 1 else "",
     )
-    if mocks_are_noted:
-        notes.update(mock_notes(merged))
-    notes.update(missing_tag_notes(merged))
-    return replace(merged, run=run, notes=tuple(sorted(notes)))
+    return replace(merged, run=run, notes=tuple(sorted(_notes(every, merged))))
 
 
-def _share(ledger: Ledger, shared: dict[Any, Any]) -> None:
+def _notes(shards: Sequence[Ledger], merged: Ledger) -> set[str]:
+    """Return the notes of the shards that hold for all of them, and those of their sum."""
+    noted = {note for each in shards for note in each.notes}
+    # These hold numbers, so the sum has its own.
+    of_mocks = noted & {note for each in shards for note in mock_notes(each)}
+    # A shard that takes itself for the whole suite misses what is in another one.
+    of_tags = {note for each in shards for note in missing_tag_notes(each)}
+    notes = {*(noted - of_mocks - of_tags), *missing_tag_notes(merged)}
+    notes.update(mock_notes(merged) if of_mocks else ())
+    if any(each.comparison is not None for each in shards):
+        notes.add(NOT_COMPARED)
+    return notes
+
+
+def _share(ledger: Ledger, shared: defaultdict[type, dict[Any, Any]]) -> None:
     """Let equal values be one object: nearly all that a long ledger holds, it holds many times."""
-    own = {key: key for key in ledger.payloads}
+    texts, terms, amounts, numbers = (shared[kind] for kind in (str, Terms, Decimal, int))
+    fingerprints = {key: key for key in ledger.payloads}
+    for test in ledger.tests:
+        force_setattr(test, "path", texts.setdefault(test.path, test.path))
     for call in calls_of(ledger):
         if call.fingerprint is not None:
-            force_setattr(call, "fingerprint", own.get(call.fingerprint, call.fingerprint))
-        for name in ("model", "context"):
-            value = getattr(call, name)
-            force_setattr(call, name, shared.setdefault(value, value))
-        for name in ("usd_low", "usd_high"):
-            if getattr(call, name) == call.usd:
-                force_setattr(call, name, call.usd)
+            force_setattr(call, "fingerprint", fingerprints.get(call.fingerprint, call.fingerprint))
+        force_setattr(call, "model", texts.setdefault(call.model, call.model))
+        force_setattr(call, "context", terms.setdefault(call.context, call.context))
+        force_setattr(call, "usd", amounts.setdefault(call.usd, call.usd))
+        if call.usd_low == call.usd:
+            force_setattr(call, "usd_low", call.usd)
+        if call.usd_high == call.usd:
+            force_setattr(call, "usd_high", call.usd)
         for sampling in call.sampling_calls:
-            for name in ("model", "usage", "usd"):
-                value = getattr(call, name)
-                if getattr(sampling, name) == value:
-                    force_setattr(sampling, name, value)
+            if sampling.model == call.model:
+                force_setattr(sampling, "model", call.model)
+            if sampling.usage == call.usage:
+                force_setattr(sampling, "usage", call.usage)
+            if sampling.usd == call.usd:
+                force_setattr(sampling, "usd", call.usd)
+        for name in ("input_tokens", "output_tokens"):  # the other kinds are often 0
+            tokens = getattr(call.usage, name)
+            force_setattr(call.usage, name, numbers.setdefault(tokens, tokens))
+
+
+def _check_apart(shards: Iterable[tuple[str, Ledger]]) -> None:
+    origins: dict[tuple[str, int], str] = {}
+    for source, ledger in shards:
+        for test in ledger.tests:
+            key = (test.nodeid, test.attempt)
+            if key in origins:
+                raise LedgerError(
+                    f"attempt {test.attempt} of {test.nodeid} is both in {origins[key]} and in "
+                    f"{source}; each test belongs in one shard, and each shard is merged once"
+                )
+            origins[key] = source
 
 
 def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
     """Refuse shards whose figures cannot be added up, or whose verdicts mean different things."""
-    settings: dict[str, Callable[[Ledger], str]] = {
-        "price date": lambda each: each.price_date,
-        "cache state": lambda each: each.cache_state,
-        "rate card": lambda each: f"{each.rate_card.version} (sha256 {each.rate_card.sha256[:12]})",
-        "llmcost_unverified": lambda each: each.unverified,
-        "llmcost_stable_prefix": lambda each: each.stable_prefix,
-        "llmcost_allowed_models": lambda each: ", ".join(each.allowed_models) or "every model",
-        "llmcost_live": lambda each: ", ".join(each.live) or "off",
-    }
-    for name, setting in settings.items():
-        if setting(one) != setting(two):
+    ours, theirs = (
+        {
+            "price date": each.price_date,
+            "cache state": each.cache_state,
+            "rate card": f"{each.rate_card.version} (sha256 {each.rate_card.sha256[:12]})",
+            "llmcost_unverified": each.unverified,
+            "llmcost_stable_prefix": each.stable_prefix,
+            "llmcost_allowed_models": ", ".join(each.allowed_models) or "every model",
+            "llmcost_live": ", ".join(each.live) or "off",
+        }
+        for each in (one, two)
+    )
+    for name in ours:
+        if ours[name] != theirs[name]:
             raise LedgerError(
-                f"shards must have the same {name}: {first} has {setting(one)}, {source} has "
-                f"{setting(two)}; run all shards with the same settings"
+                f"shards must have the same {name}: {first} has {ours[name]}, {source} has "
+                f"{theirs[name]}; run all shards with the same settings"
             )
 
 

@@ -15,7 +15,7 @@ from operator import attrgetter, lt
 from typing import TypeVar
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from pytest_llmcost.amounts import Amounts, most
 from pytest_llmcost.budgets.budget import Budget, PartTokens, Verdict, judge, judge_calls
@@ -44,8 +44,11 @@ fixture_key = attrgetter("name", "scope", "baseid", "node", "param")
 
 
 def closed(ledger: Ledger, budgets: Iterable[Budget] = ()) -> Ledger:
-    """Sort the rows of a ledger, add them up, and judge the budgets over several tests."""
-    (ledger, whole), verdicts, budgets = _summed(ledger), [], tuple(budgets)
+    """Sort a ledger, add up its rows, and judge the budgets over several tests."""
+    names = ("incomplete", "lost_calls", "skipped", "notes")
+    ordered = {name: tuple(sorted(set(getattr(ledger, name)))) for name in names}
+    ledger = replace(ledger, complete=not ledger.incomplete, **ordered)
+    (ledger, whole), verdicts, budgets = summed(ledger), [], tuple(budgets)
     globs = [each.pattern or "" for each in budgets if each.scope == "path" and not each.is_gate]
     for budget in budgets:
         if not budget.is_gate:
@@ -98,15 +101,12 @@ def largest_prompt(calls: Iterable[Call], parts: PartTokens) -> dict[str, int]:
     return max(known, key=lambda each: sum(each.values()), default={})
 
 
-def summed(ledger: Ledger) -> Ledger:
-    """Sort the rows of a ledger and add them up.
+def summed(ledger: Ledger) -> tuple[Ledger, Amounts]:
+    """Sort the rows of a ledger and add them up; return it, and what the whole run comes to.
 
     The order is one that no thread, worker or shard can change.
     """
-    return _summed(ledger)[0]
 
-
-def _summed(ledger: Ledger) -> tuple[Ledger, Amounts]:
     def by_fixture(row: FixtureRow) -> tuple[str, ...]:
         return *(text or "" for text in fixture_key(row)), row.worker or "", repr(row.calls)
 
@@ -117,8 +117,53 @@ def _summed(ledger: Ledger) -> tuple[Ledger, Amounts]:
         fixtures=tuple(sorted(map(_with_sorted_calls, ledger.fixtures), key=by_fixture)),
         outside_tests=_sorted_calls(ledger.outside_tests),
     )
-    whole = amounts_of(ledger)
-    return replace(ledger, totals=_totals(ledger, whole)), whole
+    by_model, whole = _by_model(counted_calls(ledger))
+    live = by_model
+    if len(shared_fixtures(ledger.fixtures)) < len(ledger.fixtures):  # set up more than once
+        whole = amounts_of(ledger)
+        live, _ = _by_model(filter(is_live, calls_of(ledger)))
+    totals = Totals(
+        **asdict(_share_of(whole, whole)),
+        unpriced_calls=whole.unpriced,
+        by_model={
+            model: _share_of(by_model.get(model, Amounts()), live.get(model, Amounts()))
+            for model in sorted({*by_model, *live})
+        },
+        by_tag={
+            tag: _share_of(amounts, amounts)
+            for tag in sorted({tag for call in calls_of(ledger) for tag in call.tags})
+            for amounts in [amounts_of(ledger, TAG + tag)]
+        },
+    )
+    return replace(ledger, totals=totals), whole
+
+
+def _by_model(calls: Iterable[Call]) -> tuple[dict[str, Amounts], Amounts]:
+    """Add up calls by model and altogether; nearly every call has one model, and is read once."""
+    alone: defaultdict[str, list[Call]] = defaultdict(list)
+    shared: list[Call] = []
+    for call in calls:
+        passes = call.sampling_calls
+        is_alone = len(passes) == 1 and passes[0].model == call.model
+        (alone[call.model] if is_alone else shared).append(call)
+    sums = {model: Amounts.of(found) for model, found in alone.items()}
+    whole = sum(sums.values(), Amounts.of(shared))
+    shares: defaultdict[str, list[Call]] = defaultdict(list)
+    for model, share in chain.from_iterable(map(_shares, shared)):
+        shares[model].append(share)
+    for model, found in shares.items():
+        sums[model] = sums.get(model, Amounts()) + Amounts.of(found)
+    return sums, whole
+
+
+def _share_of(amounts: Amounts, live: Amounts) -> ModelTotals:
+    return ModelTotals(
+        usd=amounts.usd,
+        live_usd=live.live_usd,
+        by_category=amounts.by_category,
+        calls=amounts.calls,
+        usage=amounts.usage,
+    )
 
 
 def _with_sorted_calls(row: _Row) -> _Row:
@@ -225,44 +270,6 @@ def amounts_of(ledger: Ledger, pattern: str | None = None) -> Amounts:
 
 def _is_of(pattern: str, row: FixtureRow) -> bool:
     return fixture_matches(pattern, row.name, row.node or row.baseid)
-
-
-def _totals(ledger: Ledger, whole: Amounts) -> Totals:
-    counted: defaultdict[str, list[Call]] = defaultdict(list)
-    live: defaultdict[str, list[Call]] = defaultdict(list)
-    for shares, calls in (
-        (counted, counted_calls(ledger)),
-        (live, filter(is_live, calls_of(ledger))),
-    ):
-        for call in calls:
-            for model, share in _shares(call):
-                shares[model].append(share)
-    tags = sorted({tag for call in calls_of(ledger) for tag in call.tags})
-    by_tag = {tag: _share_of(amounts_of(ledger, TAG + tag)) for tag in tags}
-    by_model = {}
-    for model in sorted({*counted, *live}):
-        sums = _share_of(Amounts.of(counted[model]))
-        by_model[model] = replace(sums, live_usd=Amounts.of(live[model]).usd)
-    return Totals(
-        usd=whole.usd,
-        live_usd=whole.live_usd,
-        by_category=whole.by_category,
-        calls=whole.calls,
-        unpriced_calls=whole.unpriced,
-        usage=whole.usage,
-        by_model=by_model,
-        by_tag=by_tag,
-    )
-
-
-def _share_of(amounts: Amounts) -> ModelTotals:
-    return ModelTotals(
-        usd=amounts.usd,
-        live_usd=amounts.live_usd,
-        by_category=amounts.by_category,
-        calls=amounts.calls,
-        usage=amounts.usage,
-    )
 
 
 def is_live(call: Call) -> bool:

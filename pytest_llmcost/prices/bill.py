@@ -198,6 +198,10 @@ class ByCategory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         return ByCategory.sum(chain(self.items(), less))
 
 
+NOT_ITEMISED = ByCategory()
+"""Of what has no price, and of what an older ledger did not itemise."""
+
+
 class Charge(msgspec.Struct, frozen=True):
     """One line of a bill."""
 

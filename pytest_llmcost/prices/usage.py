@@ -176,13 +176,14 @@ def find_impossible(sampling_calls: Iterable[SamplingCall]) -> str | None:
     """
     for sampling in sampling_calls:
         usage, model = sampling.usage, sampling.model
-        prompt = usage.prompt_tokens
+        prompt = usage.input_tokens + usage.cache_read_tokens
+        prompt += usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
         if prompt and prompt + usage.output_tokens + usage.web_search_requests <= MOST_TOKENS:
             continue  # nearly always: a long ledger is read through here
         if not is_quantity(max(getattr(usage, name) for name in usage.__struct_fields__)):
             return f"more than {MOST_TOKENS:,} tokens of {model}, which no request can use"
         is_silent = sampling.kind in ("declined", "resumed") or sampling.refusal is not None
-        if not usage.prompt_tokens and (usage or not is_silent):
+        if not prompt and (usage or not is_silent):
             return (
                 f"{usage.output_tokens:,} output tokens of {model} for a prompt of 0 tokens, "
                 "but no prompt is empty"

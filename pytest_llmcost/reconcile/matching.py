@@ -18,6 +18,7 @@ import msgspec
 from pytest_llmcost.call import Call
 from pytest_llmcost.errors import ReconcileError, UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger, calls_of
+from pytest_llmcost.ledger.totals import is_live
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reconcile.usage_report import (
@@ -141,10 +142,10 @@ def live_runs(ledgers: Sequence[Ledger]) -> list[tuple[Ledger, list[Call]]]:
     Raises:
         ReconcileError: if there are none; replayed calls cost nothing and are not billed.
     """
-    runs = [(each, [call for call in calls_of(each) if call.live is not False]) for each in ledgers]
+    runs = [(each, list(filter(is_live, calls_of(each)))) for each in ledgers]
     live = [(ledger, calls) for ledger, calls in runs if calls]
     if not live:
-        replayed = sum(1 for ledger in ledgers for _ in calls_of(ledger))
+        replayed = sum(len(calls_of(ledger)) for ledger in ledgers)
         raise ReconcileError(
             f"nothing to reconcile: all calls in the ledgers ({replayed:,}) were replayed or "
             "counted, which is free; use the ledger of a run that sends requests to the API, for "
@@ -255,7 +256,7 @@ def reconcile(
         live_calls=len(calls),
         live_usd=sum(ours.usd.values(), Decimal(0)),
         unpriced_calls=ours.unpriced_calls,
-        replayed_calls=sum(1 for each in ledgers for _ in calls_of(each)) - len(calls),
+        replayed_calls=sum(len(calls_of(each)) for each in ledgers) - len(calls),
         usage=tuple(usage_lines),
         cost=cost_lines,
         not_comparable=(*ours.apart, *theirs.apart),
@@ -282,7 +283,7 @@ def _not_reported(call: Call) -> str | None:
 def _sum_calls(runs: Iterable[tuple[Ledger, Sequence[Call]]], card: RateCard) -> _Side:
     """Add up live calls, each priced on the date on which it was made."""
     side, apart = _Side(), Counter[str]()
-    for ledger, call in ((ledger, call) for ledger, calls in runs for call in calls):
+    for ledger, call in [(ledger, call) for ledger, calls in runs for call in calls]:
         if reason := _not_reported(call):
             apart[reason] += 1
             continue
@@ -361,15 +362,14 @@ def _sum_rows(usage: Iterable[UsageRow], cost: Iterable[CostRow], card: RateCard
 def _cost_lines(ours: _Side, theirs: _Side, query: Query, rounding: Decimal) -> Iterator[CostLine]:
     items = {*ours.usd, *ours.unpriced, *theirs.usd}
     for item in sorted(items, key=lambda item: (item in (_SEARCHES, _CONTAINERS), item)):
-        # The container time of code execution is in no response, so no ledger can have it.
-        is_known = item != _CONTAINERS and item not in ours.unpriced
         ledger, reported = ours.usd[item], theirs.usd[item]
         agrees = abs(ledger - reported) <= rounding or within(ledger, reported, query.tolerance)
         decides = query.whole_days and item != _CONTAINERS
-        if is_known:
-            yield CostLine(item, ledger, reported, decides, agrees)
-        else:
+        # The container time of code execution is in no response, so no ledger can have it.
+        if item == _CONTAINERS or item in ours.unpriced:
             yield CostLine(item, None, reported, decides, None)
+        else:
+            yield CostLine(item, ledger, reported, decides, agrees)
 
 
 def within(ledger: Decimal | int, reported: Decimal | int, tolerance: Decimal) -> bool:
