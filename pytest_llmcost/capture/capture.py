@@ -81,35 +81,38 @@ class Capture:
     # What transports and requests call, in the way of the code under test
 
     def begin(
-        self,
-        *,
-        method: str,
-        url: str,
-        **sent: Any,
+        self, source: object, client: object, method: str, url: str, headers: Any, sent: bytes
     ) -> CapturedRequest | None:
         """Follow a request if it is a Claude call, and not one of our own counts.
 
         Args:
+            source: The library's own object for it.
+            client: Who sends it.
             method: Of HTTP.
             url: In full.
-            sent: The fields of `CapturedRequest` that the transport knows.
+            headers: As the library keeps them.
+            sent: The body, as far as it is known.
         """
         try:
-            endpoint = recognise(method, url) or find_unmetered(method, url, sent["sent"])
+            endpoint = recognise(method, url) or find_unmetered(method, url, sent)
             if endpoint is None or OWN_REQUEST.get():
                 return None
             request = CapturedRequest(
-                endpoint=endpoint,
-                owner=self._owner(),
-                sent_at=self._clock(),
-                over=self._end,
-                gate=self._gate,
-                is_to_stand_in=bool(self._stand_ins) and self._is_stand_in(url),
-                outer=CURRENT.get(),
-                **sent,
+                endpoint,
+                source,
+                client,
+                sent,
+                headers,
+                self._owner(),
+                self._clock(),
+                self._end,
+                bool(self._stand_ins) and self._is_stand_in(url),
+                self._gate,
+                CURRENT.get(),
             )
-            for lost in self._take_lost(request.is_retry_of):
-                request.lost_attempts = (lost.lost_attempts or 0) + lost.is_lost
+            if self._lost:
+                for lost in self._take_lost(request.is_retry_of):
+                    request.lost_attempts = (lost.lost_attempts or 0) + lost.is_lost
             self._open.add(request)
         except Exception as error:
             self._note(error)
@@ -148,8 +151,6 @@ class Capture:
         self.when_idle = when_idle
 
     def _take_lost(self, matches: Callable[[CapturedRequest], bool]) -> list[CapturedRequest]:
-        if not self._lost:
-            return []
         with self._lock:
             taken = [request for request in self._lost if matches(request)]
             self._lost = [request for request in self._lost if request not in taken]

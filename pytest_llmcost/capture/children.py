@@ -102,12 +102,15 @@ def packed(request: CapturedRequest) -> CapturedRequest:
     Of its headers those alone that say something about its price; no key.
     """
     names = ("anthropic-beta", "anthropic-version", "x-stainless-retry-count")
+    headers = {name: value for name in names if (value := request.header(name))}
     none = dict.fromkeys(("source", "client", "owner", "over", "gate", "outer", "error"))
     return request.variant(
         **none,
-        headers={name: request.headers[name] for name in names if name in request.headers},
+        headers=headers,
+        _named=headers,
         play=request.replay,
         _response_headers=None,
+        _decoder=None,
         _reader=None,
         _unread=[],
     )
@@ -141,7 +144,7 @@ def _inherit(
         children.note(token)
         return token
 
-    def begin(**sent: Any) -> CapturedRequest | None:
+    def begin(*sent: Any) -> CapturedRequest | None:
         if not made:  # as late as in the process of the tests
             import pickle
 
@@ -159,7 +162,7 @@ def _inherit(
             )
             capture.when_idle = children.all_back
             made.append(capture)
-        captured: CapturedRequest | None = made[0].begin(**sent)
+        captured: CapturedRequest | None = made[0].begin(*sent)
         return captured
 
     def ticket() -> Ticket:  # for its own children

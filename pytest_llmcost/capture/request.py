@@ -1,7 +1,7 @@
 """A captured request: what was sent, how it was answered, and what the answer used.
 
-It knows no library: a transport calls the guarded methods while the request is under way, and does
-no more than it must in the way of the code under test. The capture reads the answer afterwards.
+It knows no library: a transport tells it what happens while the request is under way, and does no
+more than it must in the way of the code under test. The capture reads the answer afterwards.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -41,26 +41,6 @@ _PROMPT = ("system", "tools", "messages", "max_tokens")
 """What a gateway passes on as it is, while it changes the rest of a payload."""
 _ATTEMPT = re.compile(r"attempt=(\d{1,3})\b")
 """In botocore's header `amz-sdk-request`."""
-_Step = TypeVar("_Step", bound=Callable[..., None])
-
-
-def guarded(step: _Step) -> _Step:
-    """Keep a failure of ours from the code under test: the request's cost is unknown then.
-
-    For functions that take the captured request first; once it is over they do nothing.
-    """
-
-    @functools.wraps(step)
-    def safe_step(self: CapturedRequest, *args: Any, **facts: Any) -> None:
-        if self.is_over:
-            return
-        try:
-            step(self, *args, **facts)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
-            self.error = error
-            self._end()
-
-    return safe_step  # type: ignore[return-value]
 
 
 def _live_cap(error: LiveCapError, how: str = "") -> str:
@@ -106,6 +86,8 @@ class _Outcome:
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _response_headers: Mapping[str, str] | None = None
+    _decoder: Any = None
+    """The library's own, with a state for us; None if the body passes as it is."""
     _reader: Reader | BatchResultsReader | None = None
     _unread_bytes: int = 0
     _came_whole: bool = False
@@ -116,7 +98,7 @@ class _Outcome:
     """Whether a recorded response is read in the place of what passes."""
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False)
 class CapturedRequest(_Outcome):
     """One request of the code under test.
 
@@ -130,8 +112,8 @@ class CapturedRequest(_Outcome):
     """Who sends it, and would send it again."""
     sent: bytes
     """Its body, as far as it is known: a stream that has not been read is left alone."""
-    headers: Mapping[str, str]
-    """Of the request, looked up in any case."""
+    headers: Any
+    """As the library keeps them; `header` looks one up."""
     owner: object
     sent_at: float
     """Seconds since 1970."""
@@ -161,14 +143,22 @@ class CapturedRequest(_Outcome):
     @functools.cached_property
     def attempts(self) -> int:
         """How often the client has sent this call by now; SDK and botocore say so in a header."""
-        if match := _ATTEMPT.match(self.headers.get("amz-sdk-request", "")):
+        if match := _ATTEMPT.match(self.header("amz-sdk-request")):
             return int(match[1])
-        return 1 + (read_digits(self.headers.get("x-stainless-retry-count", "0")) or 0)
+        return 1 + (read_digits(self.header("x-stainless-retry-count") or "0") or 0)
+
+    @functools.cached_property
+    def _named(self) -> dict[str, str]:
+        return {_text(key).lower(): _text(each) for key, each in dict(self.headers or {}).items()}
+
+    def header(self, name: str) -> str:
+        """Return a header of the request by its name in lower case; "" for none."""
+        return self._named.get(name, "")
 
     @property
     def betas(self) -> tuple[str, ...]:
         """From the request's header."""
-        return read_betas(self.headers.get("anthropic-beta", ""))
+        return read_betas(self.header("anthropic-beta"))
 
     @property
     def at(self) -> str | None:
@@ -183,7 +173,7 @@ class CapturedRequest(_Outcome):
         endpoint = self.endpoint
         if endpoint.kind != "messages" or endpoint.model is not None or endpoint.form == "chat":
             return True
-        if "anthropic-version" in self.headers:
+        if "anthropic-version" in self._named:
             return True
         return {"model", "messages", "max_tokens"} <= (self.payload or {}).keys()
 
@@ -251,14 +241,19 @@ class CapturedRequest(_Outcome):
             except LiveCapError as error:
                 self.past_cap = _live_cap(error, "not seen to leave; ")
 
-    @guarded
-    def replayed(
-        self, read: Callable[..., VcrPlay | Replay | None], *args: Any, **kwargs: Any
-    ) -> None:
-        """A recorder plays a response; `read` tells what is known of the recording."""
-        self.play = read(self.sent, *args, **kwargs) or self.play
+    def do(self, action: Callable[..., object], *facts: Any, **named: Any) -> None:
+        """Run what a transport has to do with its library's objects, unless the request is over.
 
-    @guarded
+        A failure of ours is kept from the code under test: the request's cost is unknown then.
+        """
+        if self.is_over:
+            return
+        try:
+            action(self, *facts, **named)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
+            self.error = error
+            self._end()
+
     def failed(self, *, may_be_billed: bool, is_seen: bool, live: bool | None) -> None:
         """No response came."""
         self.live, self.is_seen = (False if self.is_to_stand_in else live), is_seen
@@ -268,7 +263,6 @@ class CapturedRequest(_Outcome):
             self._note_left()
         self._end()
 
-    @guarded
     def answered(
         self,
         *,
@@ -276,8 +270,12 @@ class CapturedRequest(_Outcome):
         live: bool | None,
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
+        decoder: Callable[[str], Any] | None = None,
     ) -> None:
-        """A response came. If it is not over with that, what is read of it is to be fed."""
+        """A response came. If it is not over with that, what is read of it is to be fed.
+
+        `decoder` makes what undoes a content encoding; without it, what is fed is decoded.
+        """
         live = self.live = False if self.is_to_stand_in else live
         if live:
             self.play = None  # what came over a socket was not replayed
@@ -292,39 +290,53 @@ class CapturedRequest(_Outcome):
             self._unread.append(content)
         if not self.is_answered or self._came_whole or self.endpoint.kind in _NOT_READ:
             self._end()
+        elif decoder is not None:
+            encoding = (headers or {}).get("content-encoding", "").strip().lower()
+            if encoding not in ("", "identity"):
+                self._decoder = decoder(encoding)
 
-    @guarded
-    def do(self, action: Callable[..., None], *facts: Any) -> None:
-        """Run what a transport has to read of its library's objects first."""
-        action(self, *facts)
-
-    def note_lost(self, tries: int) -> None:
-        """The client has tried so often before, which may have been billed."""
-        if tries:
-            self.lost_attempts = (self.lost_attempts or 0) + tries
-            self.attempts += tries
+    def note_lost(self) -> None:
+        """The client has tried once before, which may have been billed."""
+        self.lost_attempts = (self.lost_attempts or 0) + 1
+        self.attempts += 1
 
     def read_recorded(self, response: Mapping[str, Any]) -> bytes:
         """Return the body of a response as VCR keeps it, decompressed."""
         return read_interaction({"response": response}, "", Allowance()).body
 
-    @guarded
     def feed(self, chunk: bytes) -> None:
         """Some of the body passes."""
-        if self._is_recorded:
+        if self.is_over or self._is_recorded:
             return
+        if self._decoder is not None:
+            # httpx calls it `decode`, all others as zlib does.
+            step = getattr(self._decoder, "decompress", None) or self._decoder.decode
+            chunk = self._decoded(step, chunk)
         self._unread.append(chunk)
         self._unread_bytes += len(chunk)
         # A batch's results are asked for while they pass, maybe in another thread.
-        is_much = self.endpoint.kind == "messages" and self._unread_bytes >= _MOST_UNREAD
-        if is_much or self.endpoint.kind == "batch_results":
-            self._read_on()
+        kind = self.endpoint.kind
+        if kind == "batch_results" or (kind == "messages" and self._unread_bytes >= _MOST_UNREAD):
+            self.do(CapturedRequest._read_on)
 
-    @guarded
     def close(self, *, is_whole: bool) -> None:
         """The body has ended, or will not be read on."""
+        if self.is_over:
+            return
+        if self._decoder is not None and is_whole:
+            self._unread.append(self._decoded(self._decoder.flush))
         self._is_whole = is_whole or self._is_recorded
         self._end()
+
+    def _decoded(self, step: Callable[..., Any], *chunk: bytes) -> bytes:
+        try:
+            decoded = step(*chunk)  # httpx2's decoders yield pieces, all others return bytes
+            return decoded if isinstance(decoded, bytes) else b"".join(decoded)
+        except Exception:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
+            # The caller's own decoder meets the same bytes and says what is wrong with them.
+            self._decoder = None
+            self.close(is_whole=False)
+            return b""
 
     def _end(self) -> None:
         self.is_over = True
@@ -436,3 +448,10 @@ class CapturedRequest(_Outcome):
             stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
             caveats=sorted_caveats([*answer.caveats, *more]) if more else answer.caveats,
         )
+
+
+def _text(value: object) -> str:
+    """Return a name or a value; botocore has some in bytes, VCR lists of values."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_text, value))
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)

@@ -12,12 +12,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import read_failure
-from pytest_llmcost.capture.transports import CURRENT, begin_light, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
 
-_KEY = "_pytest_llmcost_captured"
 _read_by: dict[int, CapturedRequest] = {}
 """Whose body a reader with this id brings: readers have slots, so none for an attribute."""
 
@@ -32,20 +31,21 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def send(request: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        captured = None
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
-        if (current := CURRENT.get()) is not None:
+        current = CURRENT.get()
+        if current is not None:
             current.leave()
             current.is_on_wire = True
-        else:
-            captured = begin_light(
-                request,
-                client=getattr(request, "_session", None),
-                method=request.method,
-                url=str(request.url),
-                headers=request.headers,
-                body=getattr(request.body, "_value", request.body),  # private: of bytes
-            )
+            return await original(request, *args, **options)
+        body = request.body
+        captured = begin(
+            request,
+            getattr(request, "_session", None),
+            request.method,
+            str(request.url),
+            request.headers,
+            getattr(body, "_value", body),  # private: of bytes
+        )
         if captured is None:
             return await original(request, *args, **options)
         captured.leave()
@@ -54,7 +54,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
         except BaseException as error:
             captured.do(_failed, error)
             raise
-        vars(response)[_KEY] = captured
+        response._llmcost = captured
         return response
 
     return send
@@ -64,7 +64,7 @@ def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def start(response: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        captured = vars(response).pop(_KEY, None)
+        captured = getattr(response, "_llmcost", None)
         if captured is None:
             return await original(response, *args, **options)
         try:
@@ -87,7 +87,7 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
     captured.answered(status=response.status, live=True, headers=response.headers)
     if captured.is_over:
         return
-    reader = response.content
+    reader = response.content  # decompressed
     kind: Any = type(reader)
     if not hasattr(reader, "_read_nowait_chunk") or kind.__name__ == "EmptyStreamReader":
         captured.close(is_whole=True)
@@ -107,15 +107,17 @@ def _tee_of(kind: Any) -> type[Any]:
         __slots__ = ()
 
         def _read_nowait_chunk(self, n: int) -> Any:
-            data = super()._read_nowait_chunk(n)
-            if captured := _read_by.get(id(self)):
+            data = kind._read_nowait_chunk(self, n)
+            captured = _read_by.get(id(self))
+            if captured is not None:
                 captured.feed(data)
-                self._llmcost_eof()
+                if self._eof:
+                    self._llmcost_eof()
             return data
 
         def set_exception(self, *args: Any) -> None:
             # Also what closing or releasing the response does.
-            super().set_exception(*args)
+            kind.set_exception(self, *args)
             self._llmcost_end(is_whole=False)
 
         def _llmcost_eof(self) -> None:
@@ -123,7 +125,8 @@ def _tee_of(kind: Any) -> type[Any]:
                 self._llmcost_end(is_whole=True)
 
         def _llmcost_end(self, *, is_whole: bool) -> None:
-            if captured := _read_by.pop(id(self), None):
+            captured = _read_by.pop(id(self), None)
+            if captured is not None:
                 captured.close(is_whole=is_whole)
 
     functools.update_wrapper(Tee, kind, updated=())
