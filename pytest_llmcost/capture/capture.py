@@ -57,6 +57,7 @@ class Capture:
         self._fingerprint = fingerprint or (lambda request: _fingerprint)
         self._stand_ins = frozenset(stand_ins)
         self._gate, self._settle = gate, settle
+        self._over_with = self._end  # one object for all requests
         self.when_idle: Callable[[], None] | None = None
         """In a child process, where each request is reported when it is over: called when no other
         one is under way."""
@@ -105,7 +106,7 @@ class Capture:
                 headers,
                 self._owner(),
                 self._clock(),
-                self._end,
+                self._over_with,
                 bool(self._stand_ins) and self._is_stand_in(url),
                 self._gate,
                 CURRENT.get(),
@@ -130,14 +131,16 @@ class Capture:
 
     def _end(self, request: CapturedRequest) -> None:
         self._open.discard(request)
+        # Kept until the test is over, what is large costs more time than all that is done here.
+        request.source = None
         if request.reserved is not None and self._settle is not None:
             self._settle(request)
-        is_without_answer = not request.is_answered and request.error is None
-        if is_without_answer and (request.is_lost or request.lost_attempts):
+        if request.is_answered or request.error or not (request.is_lost or request.lost_attempts):
+            request.client = None
+            self._over.append(request)
+        else:
             with self._lock:
                 self._lost.append(request)
-        else:
-            self._over.append(request)
         if self.when_idle is not None:
             self.drain()
             if not (self._open or self._lost or self._batches.are_open):

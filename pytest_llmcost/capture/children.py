@@ -109,7 +109,6 @@ def packed(request: CapturedRequest) -> CapturedRequest:
         headers=headers,
         _named=headers,
         play=request.replay,
-        _response_headers=None,
         _decoder=None,
         _reader=None,
         _unread=[],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -33,8 +34,6 @@ from pytest_llmcost.responses.stream import (
     reader_for,
 )
 
-_MOST_UNREAD = 16_384
-"""Bytes that are kept as they pass, to be read together: most answers are read when all is over."""
 _NOT_READ = ("count_tokens", "unmetered")
 """Endpoints whose answers say nothing about a bill."""
 _PROMPT = ("system", "tools", "messages", "max_tokens")
@@ -85,11 +84,12 @@ class _Outcome:
     """Whether `http.client` or aiohttp has sent it over a socket."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
-    _response_headers: Mapping[str, str] | None = None
     _decoder: Any = None
     """The library's own, with a state for us; None if the body passes as it is."""
     _reader: Reader | BatchResultsReader | None = None
     _unread_bytes: int = 0
+    _most_unread: int = 16_384
+    """Bytes that are kept as they pass, to be read together: most answers are read afterwards."""
     _came_whole: bool = False
     """Whether the client had read the body when it handed out the response."""
     _is_whole: bool = True
@@ -107,9 +107,9 @@ class CapturedRequest(_Outcome):
 
     endpoint: Endpoint
     source: object
-    """The library's own object for it."""
+    """The library's own object for it, while it is under way."""
     client: object
-    """Who sends it, and would send it again."""
+    """Who sends it, and would send it again; known until it is answered."""
     sent: bytes
     """Its body, as far as it is known: a stream that has not been read is left alone."""
     headers: Any
@@ -277,23 +277,30 @@ class CapturedRequest(_Outcome):
         `decoder` makes what undoes a content encoding; without it, what is fed is decoded.
         """
         live = self.live = False if self.is_to_stand_in else live
-        if live:
-            self.play = None  # what came over a socket was not replayed
-        elif self.play is not None:
-            self.live = False
+        if self.play is not None:
+            if live:
+                self.play = None  # what came over a socket was not replayed
+            else:
+                self.live = False
         self.is_answered = 200 <= status < 300
-        if self.is_answered:
+        if self.gate is not None and self.is_answered:
             self._note_left()
-        self._response_headers = headers
+        kind = self.endpoint.kind
         if content is not None:
             self._came_whole = True
             self._unread.append(content)
-        if not self.is_answered or self._came_whole or self.endpoint.kind in _NOT_READ:
             self._end()
-        elif decoder is not None:
-            encoding = (headers or {}).get("content-encoding", "").strip().lower()
-            if encoding not in ("", "identity"):
-                self._decoder = decoder(encoding)
+        elif not self.is_answered or kind in _NOT_READ:
+            self._end()
+        else:
+            if kind != "messages":
+                # A batch's results are asked for while they pass, maybe in another thread; of its
+                # receipt, the whole is.
+                self._most_unread = 0 if kind == "batch_results" else sys.maxsize
+            if decoder is not None and headers is not None:
+                encoding = headers.get("content-encoding", "").strip().lower()
+                if encoding not in ("", "identity"):
+                    self._decoder = decoder(encoding)
 
     def note_lost(self) -> None:
         """The client has tried once before, which may have been billed."""
@@ -314,9 +321,7 @@ class CapturedRequest(_Outcome):
             chunk = self._decoded(step, chunk)
         self._unread.append(chunk)
         self._unread_bytes += len(chunk)
-        # A batch's results are asked for while they pass, maybe in another thread.
-        kind = self.endpoint.kind
-        if kind == "batch_results" or (kind == "messages" and self._unread_bytes >= _MOST_UNREAD):
+        if self._unread_bytes >= self._most_unread:
             self.do(CapturedRequest._read_on)
 
     def close(self, *, is_whole: bool) -> None:
@@ -347,7 +352,6 @@ class CapturedRequest(_Outcome):
     def use(self, recorded: Recorded) -> None:
         """Read a recorded response in the place of what passed."""
         self.is_answered = 200 <= recorded.status < 300
-        self._response_headers = {"content-type": recorded.content_type or ""}
         self._unread = [recorded.body]
         self._reader, self._is_recorded = None, True
 
@@ -421,8 +425,8 @@ class CapturedRequest(_Outcome):
     def _read_on(self) -> Reader | BatchResultsReader:
         if self._reader is None:
             is_batch = self.endpoint.kind == "batch_results"
-            content_type = (self._response_headers or {}).get("content-type")
-            self._reader = BatchResultsReader() if is_batch else reader_for(content_type)
+            # Known by its first byte: to keep the headers until now would cost more.
+            self._reader = BatchResultsReader() if is_batch else reader_for(None)
         self._reader.feed(self.receipt)
         self._unread, self._unread_bytes = [], 0
         return self._reader

@@ -94,7 +94,19 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
         return
     _read_by[id(reader)] = captured
     reader.__class__ = _tee_of(kind)
-    reader.on_eof(reader._llmcost_eof)
+    if not reader.is_eof():
+        reader.on_eof(functools.partial(_note_eof, reader))
+
+
+def _note_eof(reader: Any) -> None:
+    if reader.at_eof():
+        _end(reader, is_whole=True)
+
+
+def _end(reader: Any, *, is_whole: bool) -> None:
+    captured = _read_by.pop(id(reader), None)
+    if captured is not None:
+        captured.close(is_whole=is_whole)
 
 
 @functools.cache
@@ -107,27 +119,20 @@ def _tee_of(kind: Any) -> type[Any]:
         __slots__ = ()
 
         def _read_nowait_chunk(self, n: int) -> Any:
+            captured = _read_by.pop(id(self), None)  # the end may come in the midst of it
             data = kind._read_nowait_chunk(self, n)
-            captured = _read_by.get(id(self))
             if captured is not None:
                 captured.feed(data)
-                if self._eof:
-                    self._llmcost_eof()
+                if self.at_eof():
+                    captured.close(is_whole=True)
+                else:
+                    _read_by[id(self)] = captured
             return data
 
         def set_exception(self, *args: Any) -> None:
             # Also what closing or releasing the response does.
             kind.set_exception(self, *args)
-            self._llmcost_end(is_whole=False)
-
-        def _llmcost_eof(self) -> None:
-            if self.at_eof():
-                self._llmcost_end(is_whole=True)
-
-        def _llmcost_end(self, *, is_whole: bool) -> None:
-            captured = _read_by.pop(id(self), None)
-            if captured is not None:
-                captured.close(is_whole=is_whole)
+            _end(self, is_whole=False)
 
     functools.update_wrapper(Tee, kind, updated=())
     return Tee
