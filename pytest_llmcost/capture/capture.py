@@ -95,6 +95,9 @@ class Capture:
             sent: The body, as far as it is known.
         """
         try:
+            outer = CURRENT.get()
+            if outer is not None and outer.source is source:
+                return None  # the same request: a subclass has called the method of its base
             endpoint = recognise(method, url) or find_unmetered(method, url, sent)
             if endpoint is None or OWN_REQUEST.get():
                 return None
@@ -109,7 +112,7 @@ class Capture:
                 self._over_with,
                 bool(self._stand_ins) and self._is_stand_in(url),
                 self._gate,
-                CURRENT.get(),
+                outer,
             )
             if self._lost:
                 for lost in self._take_lost(request.is_retry_of):
@@ -130,6 +133,7 @@ class Capture:
         return not self._stand_ins.isdisjoint((address, named, parts.hostname))
 
     def _end(self, request: CapturedRequest) -> None:
+        request.is_over = True
         self._open.discard(request)
         # Kept until the test is over, what is large costs more time than all that is done here.
         request.source = None

@@ -109,7 +109,7 @@ def packed(request: CapturedRequest) -> CapturedRequest:
         headers=headers,
         _named=headers,
         play=request.replay,
-        _decoder=None,
+        decoder=None,
         _reader=None,
         _unread=[],
     )

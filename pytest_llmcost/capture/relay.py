@@ -105,9 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             connection.request(self.command, parts.path + self.path, body or None, headers)
             response = connection.getresponse()
             is_sent = False
-            lowered = ((name.lower(), value) for name, value in response.getheaders())
             if captured is not None:
-                captured.answered(status=response.status, live=True, headers=dict(lowered))
+                captured.answered(status=response.status, live=True)
             self._pass_back(response, captured)
         except (OSError, HTTPException) as error:
             if captured is not None:  # the client may have gone, or the API in mid-answer

@@ -84,8 +84,8 @@ class _Outcome:
     """Whether `http.client` or aiohttp has sent it over a socket."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
-    _decoder: Any = None
-    """The library's own, with a state for us; None if the body passes as it is."""
+    decoder: Any = None
+    """What undoes the content encoding of what is fed, the library's own with a state for us."""
     _reader: Reader | BatchResultsReader | None = None
     _unread_bytes: int = 0
     _most_unread: int = 16_384
@@ -118,7 +118,7 @@ class CapturedRequest(_Outcome):
     sent_at: float
     """Seconds since 1970."""
     over: Callable[[CapturedRequest], None]
-    """Called once, when nothing more will come."""
+    """Called once, when nothing more will come; makes it over."""
     is_to_stand_in: bool = False
     """Whether its address is one that spends nothing, so that a socket does not make it live."""
     gate: Callable[[CapturedRequest], None] | None = None
@@ -225,7 +225,7 @@ class CapturedRequest(_Outcome):
             self.live, self.is_refused = False, True
             answer = unknown_answer(self.endpoint, self.payload, _live_cap(error))
             self.answer = replace(answer, declared_usd=Decimal(0))
-            self._end()
+            self.over(self)
             raise
         if self.outer is not None:
             self.outer.has_left_inside |= self.outer.is_passed_on_by(self)
@@ -252,7 +252,7 @@ class CapturedRequest(_Outcome):
             action(self, *facts, **named)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
             self.error = error
-            self._end()
+            self.over(self)
 
     def failed(self, *, may_be_billed: bool, is_seen: bool, live: bool | None) -> None:
         """No response came."""
@@ -261,21 +261,10 @@ class CapturedRequest(_Outcome):
         self.is_lost = may_be_billed and live is not False
         if self.is_lost:
             self._note_left()
-        self._end()
+        self.over(self)
 
-    def answered(
-        self,
-        *,
-        status: int,
-        live: bool | None,
-        headers: Mapping[str, str] | None = None,
-        content: bytes | None = None,
-        decoder: Callable[[str], Any] | None = None,
-    ) -> None:
-        """A response came. If it is not over with that, what is read of it is to be fed.
-
-        `decoder` makes what undoes a content encoding; without it, what is fed is decoded.
-        """
+    def answered(self, *, status: int, live: bool | None, content: bytes | None = None) -> None:
+        """A response came. If it is not over with that, what is read of it is to be fed."""
         live = self.live = False if self.is_to_stand_in else live
         if self.play is not None:
             if live:
@@ -289,18 +278,13 @@ class CapturedRequest(_Outcome):
         if content is not None:
             self._came_whole = True
             self._unread.append(content)
-            self._end()
+            self.over(self)
         elif not self.is_answered or kind in _NOT_READ:
-            self._end()
-        else:
-            if kind != "messages":
-                # A batch's results are asked for while they pass, maybe in another thread; of its
-                # receipt, the whole is.
-                self._most_unread = 0 if kind == "batch_results" else sys.maxsize
-            if decoder is not None and headers is not None:
-                encoding = headers.get("content-encoding", "").strip().lower()
-                if encoding not in ("", "identity"):
-                    self._decoder = decoder(encoding)
+            self.over(self)
+        elif kind != "messages":
+            # A batch's results are asked for while they pass, maybe in another thread; its receipt
+            # is read as a whole.
+            self._most_unread = 0 if kind == "batch_results" else sys.maxsize
 
     def note_lost(self) -> None:
         """The client has tried once before, which may have been billed."""
@@ -315,9 +299,9 @@ class CapturedRequest(_Outcome):
         """Some of the body passes."""
         if self.is_over or self._is_recorded:
             return
-        if self._decoder is not None:
+        if self.decoder is not None:
             # httpx calls it `decode`, all others as zlib does.
-            step = getattr(self._decoder, "decompress", None) or self._decoder.decode
+            step = getattr(self.decoder, "decompress", None) or self.decoder.decode
             chunk = self._decoded(step, chunk)
         self._unread.append(chunk)
         self._unread_bytes += len(chunk)
@@ -328,10 +312,10 @@ class CapturedRequest(_Outcome):
         """The body has ended, or will not be read on."""
         if self.is_over:
             return
-        if self._decoder is not None and is_whole:
-            self._unread.append(self._decoded(self._decoder.flush))
+        if self.decoder is not None and is_whole:
+            self._unread.append(self._decoded(self.decoder.flush))
         self._is_whole = is_whole or self._is_recorded
-        self._end()
+        self.over(self)
 
     def _decoded(self, step: Callable[..., Any], *chunk: bytes) -> bytes:
         try:
@@ -339,13 +323,9 @@ class CapturedRequest(_Outcome):
             return decoded if isinstance(decoded, bytes) else b"".join(decoded)
         except Exception:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
             # The caller's own decoder meets the same bytes and says what is wrong with them.
-            self._decoder = None
+            self.decoder = None
             self.close(is_whole=False)
             return b""
-
-    def _end(self) -> None:
-        self.is_over = True
-        self.over(self)
 
     # What the capture asks for, afterwards
 

@@ -108,17 +108,13 @@ def begin(
     Headers are taken in any case, and read when they are asked for: to read those of botocore takes
     as long as all that is done here. Of bodies that come in pieces, nothing is read.
     """
-    if not _captures or not may_be_claude(url):
+    if not _captures or not may_be_claude(url) or (RELAYS and _is_to_relay(url)):
         return None
-    outer = CURRENT.get()
-    if outer is not None and outer.source is source:
-        return None  # the same request: a subclass has called the wrapped method of its base
-    if RELAYS and _is_to_relay(url):
-        return None
-    if isinstance(body, str):
-        body = body.encode("utf-8", "surrogatepass")
-    sent = bytes(body) if isinstance(body, (bytes, bytearray)) else b""
-    return _captures[-1](source, client, method, url, headers, sent)
+    if type(body) is not bytes:
+        if isinstance(body, str):
+            body = body.encode("utf-8", "surrogatepass")
+        body = bytes(body) if isinstance(body, (bytes, bytearray)) else b""
+    return _captures[-1](source, client, method, url, headers, body)
 
 
 @lru_cache(maxsize=256)
@@ -137,6 +133,7 @@ def _is_to_relay(url: str) -> bool:
     return False
 
 
+@lru_cache(maxsize=256)
 def url_of(scheme: str, host: str, port: int | None, target: str) -> str:
     """Return the address of a request that a connection sends; that for a proxy is one already."""
     if not target.startswith("/"):

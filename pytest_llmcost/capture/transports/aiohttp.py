@@ -84,7 +84,7 @@ def _failed(captured: CapturedRequest, error: BaseException) -> None:
 
 
 def _answered(captured: CapturedRequest, response: Any) -> None:
-    captured.answered(status=response.status, live=True, headers=response.headers)
+    captured.answered(status=response.status, live=True)
     if captured.is_over:
         return
     reader = response.content  # decompressed

@@ -72,12 +72,7 @@ def _answered(captured: CapturedRequest, given: Any) -> None:
     """Read a raw response, or one with what botocore would have made of it."""
     raw, parsed = given if isinstance(given, tuple) else (given, None)
     body = raw.raw if parsed is None else parsed.get("body", parsed)
-    captured.answered(
-        status=raw.status_code,
-        live=False,
-        headers=raw.headers,
-        content=_content(body),
-    )
+    captured.answered(status=raw.status_code, live=False, content=_content(body))
 
 
 def _content(body: Any) -> bytes:

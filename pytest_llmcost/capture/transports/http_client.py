@@ -88,16 +88,13 @@ def _failed(captured: CapturedRequest, error: BaseException) -> None:
 
 
 def _answered(captured: CapturedRequest, response: Any) -> None:
-    captured.answered(status=response.status, live=True, headers=response.headers, decoder=_decoder)
+    captured.answered(status=response.status, live=True)
     if not captured.is_over:
+        if response.headers.get("content-encoding") in ("gzip", "x-gzip", "deflate"):
+            captured.decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
         response._llmcost = captured
         kind: Any = type(response)
         response.__class__ = _tee_of(kind)
-
-
-def _decoder(encoding: str) -> Any:
-    is_packed = encoding in ("gzip", "x-gzip", "deflate")
-    return zlib.decompressobj(zlib.MAX_WBITS | 32) if is_packed else None
 
 
 @functools.cache

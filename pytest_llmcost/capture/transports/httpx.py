@@ -179,12 +179,14 @@ def _failed(captured: CapturedRequest, library: _Library, request: Any, error: A
 def _answered(captured: CapturedRequest, library: _Library, request: Any, response: Any) -> None:
     captured.answered(
         status=response.status_code,
-        headers=response.headers,
         live=_is_live(captured, library, request, response),
         content=_content(response),
-        decoder=lambda encoding: _decoder(response, encoding),
     )
     if not captured.is_over:
+        if "content-encoding" in response.headers:
+            encoding = {"content-encoding": response.headers["content-encoding"]}
+            # Private in both libraries, and the same since httpx 0.13.
+            captured.decoder = type(response)(200, headers=encoding)._get_content_decoder()
         # No pickle of a response contains its stream.
         inner = response.stream
         tee = library.async_tee if isinstance(inner, library.async_stream) else library.tee
@@ -220,12 +222,6 @@ def _content(response: Any) -> bytes | None:
     """Return the body if it has been read. Private: `content` raises if it has not."""
     content: bytes | None = getattr(response, "_content", None)
     return content
-
-
-def _decoder(response: Any, encoding: str) -> Any:
-    """Return what undoes a content encoding, with a state of its own."""
-    twin = type(response)(200, headers={"content-encoding": encoding})
-    return twin._get_content_decoder()  # private in both libraries, and the same since httpx 0.13
 
 
 class _Tee:

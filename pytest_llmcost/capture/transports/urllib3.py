@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import read_failure
-from pytest_llmcost.capture.transports import CURRENT, begin, may_be_claude, url_of, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, url_of, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -43,10 +43,14 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
         captured = None
         # Inside a call that is followed already, as of its own retries, its client reads.
         if CURRENT.get() is None and isinstance(url, str):
-            full = url_of(pool.scheme, pool.host, pool.port, url)
-            if may_be_claude(full):
-                named = pool.headers if headers is None else headers
-                captured = begin(object(), pool, method, full, named, body)  # it has no object
+            captured = begin(
+                object(),  # urllib3 has none for a request
+                pool,
+                method,
+                url_of(pool.scheme, pool.host, pool.port, url),
+                pool.headers if headers is None else headers,
+                body,
+            )
         if captured is None:
             return original(pool, method, url, body, headers, *rest, **how)
         CURRENT.set(captured)
@@ -77,9 +81,9 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
     for each in getattr(getattr(response, "retries", None), "history", ()):
         if isinstance(each.error, Exception) and read_failure(each.error).may_be_billed:
             captured.note_lost()
-    content = getattr(response, "_body", None)  # where `preload_content` has put it
     # VCR answers with a class of its own, whether it plays or records.
     recorded = getattr(response, "recorded_response", None)
+    content = getattr(response, "_body", None)  # where `preload_content` has put it
     if isinstance(recorded, dict):
         content = captured.read_recorded(recorded)
     # Without VCR, nothing tells that it did not go over a socket.
@@ -89,24 +93,16 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
 def _read_along(
     captured: CapturedRequest, response: Any, live: bool | None, content: Any = None
 ) -> None:
-    captured.answered(
-        status=response.status,
-        live=live,
-        headers=response.headers,
-        content=content if isinstance(content, bytes) else None,
-        decoder=lambda encoding: _decoder(response, encoding),
-    )
+    content = content if isinstance(content, bytes) else None
+    captured.answered(status=response.status, live=live, content=content)
     response._llmcost = captured
     if not captured.is_over:
         kind: Any = type(response)
+        if "content-encoding" in response.headers:
+            twin = kind(headers={"content-encoding": response.headers["content-encoding"]})
+            twin._init_decoder()  # private, and the same since urllib3 1.26
+            captured.decoder = twin._decoder
         response.__class__ = _tee_of(kind)
-
-
-def _decoder(response: Any, encoding: str) -> Any:
-    """Return what undoes a content encoding, with a state of its own."""
-    twin = type(response)(headers={"content-encoding": encoding})
-    twin._init_decoder()  # private, and the same since urllib3 1.26
-    return twin._decoder
 
 
 @functools.cache
