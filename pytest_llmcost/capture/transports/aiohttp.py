@@ -17,6 +17,8 @@ from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
 
+_text_of = functools.lru_cache(maxsize=256)(str)
+"""The text of an address, which yarl makes anew each time."""
 _read_by: dict[int, CapturedRequest] = {}
 """Whose body a reader with this id brings: readers have slots, so none for an attribute."""
 
@@ -42,7 +44,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
             request,
             getattr(request, "_session", None),
             request.method,
-            str(request.url),
+            _text_of(request.url),
             request.headers,
             getattr(body, "_value", body),  # private: of bytes
         )
@@ -88,12 +90,12 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
     if captured.is_over:
         return
     reader = response.content  # decompressed
-    kind: Any = type(reader)
-    if not hasattr(reader, "_read_nowait_chunk") or kind.__name__ == "EmptyStreamReader":
+    tee = _tee_of(type(reader))
+    if tee is None:
         captured.close(is_whole=True)
         return
     _read_by[id(reader)] = captured
-    reader.__class__ = _tee_of(kind)
+    reader.__class__ = tee
     if not reader.is_eof():
         reader.on_eof(functools.partial(_note_eof, reader))
 
@@ -110,8 +112,13 @@ def _end(reader: Any, *, is_whole: bool) -> None:
 
 
 @functools.cache
-def _tee_of(kind: Any) -> type[Any]:
-    """Return a reader class whose bytes are read along; so the reader stays what it is."""
+def _tee_of(kind: Any) -> type[Any] | None:
+    """Return a reader class whose bytes are read along, so that the reader stays what it is.
+
+    None for a reader that brings nothing.
+    """
+    if not hasattr(kind, "_read_nowait_chunk") or kind.__name__ == "EmptyStreamReader":
+        return None
 
     class Tee(kind):  # type: ignore[misc]
         """All ways of reading take a chunk by one private method, in all of aiohttp 3."""
@@ -123,7 +130,8 @@ def _tee_of(kind: Any) -> type[Any]:
             data = kind._read_nowait_chunk(self, n)
             if captured is not None:
                 captured.feed(data)
-                if self.at_eof():
+                if self._eof and not self._buffer:  # private: as `at_eof`, without its frame
+                    self.__class__ = kind
                     captured.close(is_whole=True)
                 else:
                     _read_by[id(self)] = captured
