@@ -82,7 +82,13 @@ class Capture:
     # What transports and requests call, in the way of the code under test
 
     def begin(
-        self, source: object, client: object, method: str, url: str, headers: Any, sent: bytes
+        self,
+        source: object,
+        client: object,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        sent: bytes,
     ) -> CapturedRequest | None:
         """Follow a request if it is a Claude call, and not one of our own counts.
 
@@ -91,7 +97,7 @@ class Capture:
             client: Who sends it.
             method: Of HTTP.
             url: In full.
-            headers: As the library keeps them.
+            headers: Those that say something about the price, by their names in lower case.
             sent: The body, as far as it is known.
         """
         try:

@@ -97,17 +97,10 @@ def _digest(token: str) -> str:
 
 
 def packed(request: CapturedRequest) -> CapturedRequest:
-    """Return a request as it can leave its process: what it used, and nothing of any library.
-
-    Of its headers those alone that say something about its price; no key.
-    """
-    names = ("anthropic-beta", "anthropic-version", "x-stainless-retry-count")
-    headers = {name: value for name in names if (value := request.header(name))}
+    """Return a request as it can leave its process: what it used, and nothing of any library."""
     none = dict.fromkeys(("source", "client", "owner", "over", "gate", "outer", "error"))
     return request.variant(
         **none,
-        headers=headers,
-        _named=headers,
         play=request.replay,
         decoder=None,
         _reader=None,

@@ -112,8 +112,8 @@ class CapturedRequest(_Outcome):
     """Who sends it, and would send it again; known until it is answered."""
     sent: bytes
     """Its body, as far as it is known: a stream that has not been read is left alone."""
-    headers: Any
-    """As the library keeps them; `header` looks one up."""
+    headers: Mapping[str, str]
+    """Those that say something about its price, by their names in lower case; no key."""
     owner: object
     sent_at: float
     """Seconds since 1970."""
@@ -143,22 +143,14 @@ class CapturedRequest(_Outcome):
     @functools.cached_property
     def attempts(self) -> int:
         """How often the client has sent this call by now; SDK and botocore say so in a header."""
-        if match := _ATTEMPT.match(self.header("amz-sdk-request")):
+        if match := _ATTEMPT.match(self.headers.get("amz-sdk-request", "")):
             return int(match[1])
-        return 1 + (read_digits(self.header("x-stainless-retry-count") or "0") or 0)
-
-    @functools.cached_property
-    def _named(self) -> dict[str, str]:
-        return {_text(key).lower(): _text(each) for key, each in dict(self.headers or {}).items()}
-
-    def header(self, name: str) -> str:
-        """Return a header of the request by its name in lower case; "" for none."""
-        return self._named.get(name, "")
+        return 1 + (read_digits(self.headers.get("x-stainless-retry-count", "0")) or 0)
 
     @property
     def betas(self) -> tuple[str, ...]:
         """From the request's header."""
-        return read_betas(self.header("anthropic-beta"))
+        return read_betas(self.headers.get("anthropic-beta", ""))
 
     @property
     def at(self) -> str | None:
@@ -173,7 +165,7 @@ class CapturedRequest(_Outcome):
         endpoint = self.endpoint
         if endpoint.kind != "messages" or endpoint.model is not None or endpoint.form == "chat":
             return True
-        if "anthropic-version" in self._named:
+        if "anthropic-version" in self.headers:
             return True
         return {"model", "messages", "max_tokens"} <= (self.payload or {}).keys()
 
@@ -432,10 +424,3 @@ class CapturedRequest(_Outcome):
             stream=bool(self.endpoint.stream or (self.payload or {}).get("stream")),
             caveats=sorted_caveats([*answer.caveats, *more]) if more else answer.caveats,
         )
-
-
-def _text(value: object) -> str:
-    """Return a name or a value; botocore has some in bytes, VCR lists of values."""
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(_text, value))
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)

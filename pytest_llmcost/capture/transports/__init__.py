@@ -51,11 +51,13 @@ _ADDRESSES = re.compile(
     r"anthropic|claude|/model/|/messages|complete|completions|responses", re.IGNORECASE
 )
 """One of these is in every address of Claude, once its escapes are undone."""
+HEADERS = ("anthropic-beta", "anthropic-version", "x-stainless-retry-count", "amz-sdk-request")
+"""What is read of a request's headers, for it says something about the price; so no key is."""
 RELAYS: set[int] = set()
 """Ports of relays of ours: a request to one is followed when the relay passes it on."""
 _LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, and not listened on
 
-Begin = Callable[[object, object, str, str, Any, bytes], "CapturedRequest | None"]
+Begin = Callable[[object, object, str, str, "dict[str, str]", bytes], "CapturedRequest | None"]
 """As `Capture.begin`; returns None if what is about to be sent is no Claude call."""
 
 _captures: list[Begin] = []
@@ -105,8 +107,7 @@ def begin(
 ) -> CapturedRequest | None:
     """Let the innermost capture follow a request; `source` is the library's own object for it.
 
-    Headers are taken in any case, and read when they are asked for: to read those of botocore takes
-    as long as all that is done here. Of bodies that come in pieces, nothing is read.
+    Headers are taken as the library has them. Of bodies that come in pieces, nothing is read.
     """
     if not _captures or not may_be_claude(url) or (RELAYS and _is_to_relay(url)):
         return None
@@ -114,7 +115,29 @@ def begin(
         if isinstance(body, str):
             body = body.encode("utf-8", "surrogatepass")
         body = bytes(body) if isinstance(body, (bytes, bytearray)) else b""
-    return _captures[-1](source, client, method, url, headers, body)
+    return _captures[-1](source, client, method, url, _read_headers(headers), body)
+
+
+def _read_headers(given: Any) -> dict[str, str]:
+    """Read the headers that are kept, from a library's own object or from a plain dictionary.
+
+    Now, and not when they are asked for: a request is kept until its test is over, and all its
+    headers with it take far more time and space.
+
+    Example:
+        >>> _read_headers({"Anthropic-Beta": ["a", "b"], "x-api-key": "secret"})
+        {'anthropic-beta': 'a,b'}
+    """
+    if isinstance(given, dict):  # all others find names in any case
+        given = {_text(name).lower(): each for name, each in given.items()}
+    return {name: _text(given[name]) for name in HEADERS if name in given} if given else {}
+
+
+def _text(value: object) -> str:
+    """Return a name or a value; botocore has some in bytes, VCR lists of values."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_text, value))
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 @lru_cache(maxsize=256)

@@ -90,7 +90,8 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
     if captured.is_over:
         return
     reader = response.content  # decompressed
-    tee = _tee_of(type(reader))
+    kind: Any = type(reader)
+    tee = _tee_of(kind)
     if tee is None:
         captured.close(is_whole=True)
         return

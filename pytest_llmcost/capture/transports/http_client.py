@@ -55,7 +55,7 @@ def _begin(connection: Any, body: Any) -> CapturedRequest | None:
     url = url_of("https", host, port, target)
     if not may_be_claude(url):
         return None
-    pairs = (line.partition(b":") for line in rest)
+    pairs = (line.decode("latin-1").partition(":") for line in rest)
     headers = {name: value.strip() for name, _, value in pairs}
     return begin(connection, connection, method, url, headers, body)
 
