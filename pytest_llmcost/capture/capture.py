@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from pytest_llmcost.capture.batches import Batches
 from pytest_llmcost.capture.replay import Fingerprint, Recordings, VcrPlay
 from pytest_llmcost.capture.request import CapturedRequest
-from pytest_llmcost.capture.transports import CURRENT, follow, unfollow
+from pytest_llmcost.capture.transports import CURRENT, follow, read_headers, unfollow
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, PayloadError
@@ -82,23 +82,11 @@ class Capture:
     # What transports and requests call, in the way of the code under test
 
     def begin(
-        self,
-        source: object,
-        client: object,
-        method: str,
-        url: str,
-        headers: dict[str, str],
-        sent: bytes,
+        self, source: object, client: object, method: str, url: str, headers: Any, sent: bytes
     ) -> CapturedRequest | None:
         """Follow a request if it is a Claude call, and not one of our own counts.
 
-        Args:
-            source: The library's own object for it.
-            client: Who sends it.
-            method: Of HTTP.
-            url: In full.
-            headers: Those that say something about the price, by their names in lower case.
-            sent: The body, as far as it is known.
+        `source` is the library's own object for it, `client` who sends it.
         """
         try:
             outer = CURRENT.get()
@@ -112,7 +100,7 @@ class Capture:
                 source,
                 client,
                 sent,
-                headers,
+                read_headers(headers),
                 self._owner(),
                 self._clock(),
                 self._over_with,

@@ -57,7 +57,7 @@ RELAYS: set[int] = set()
 """Ports of relays of ours: a request to one is followed when the relay passes it on."""
 _LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, and not listened on
 
-Begin = Callable[[object, object, str, str, "dict[str, str]", bytes], "CapturedRequest | None"]
+Begin = Callable[[object, object, str, str, Any, bytes], "CapturedRequest | None"]
 """As `Capture.begin`; returns None if what is about to be sent is no Claude call."""
 
 _captures: list[Begin] = []
@@ -115,17 +115,17 @@ def begin(
         if isinstance(body, str):
             body = body.encode("utf-8", "surrogatepass")
         body = bytes(body) if isinstance(body, (bytes, bytearray)) else b""
-    return _captures[-1](source, client, method, url, _read_headers(headers), body)
+    return _captures[-1](source, client, method, url, headers, body)
 
 
-def _read_headers(given: Any) -> dict[str, str]:
+def read_headers(given: Any) -> dict[str, str]:
     """Read the headers that are kept, from a library's own object or from a plain dictionary.
 
     Now, and not when they are asked for: a request is kept until its test is over, and all its
     headers with it take far more time and space.
 
     Example:
-        >>> _read_headers({"Anthropic-Beta": ["a", "b"], "x-api-key": "secret"})
+        >>> read_headers({"Anthropic-Beta": ["a", "b"], "x-api-key": "secret"})
         {'anthropic-beta': 'a,b'}
     """
     if isinstance(given, dict):  # all others find names in any case

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.lost_answer import read_failure
+from pytest_llmcost.capture.lost_answer import note_failure
 from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             response = await original(request, *args, **options)
         except BaseException as error:
-            captured.do(_failed, error)
+            captured.do(note_failure, error)
             raise
         response._llmcost = captured
         return response
@@ -72,17 +72,12 @@ def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             result = await original(response, *args, **options)
         except BaseException as error:
-            captured.do(_failed, error)
+            captured.do(note_failure, error)
             raise
         captured.do(_answered, response)
         return result
 
     return start
-
-
-def _failed(captured: CapturedRequest, error: BaseException) -> None:
-    failure = read_failure(error)
-    captured.failed(may_be_billed=failure.may_be_billed, is_seen=failure.is_seen, live=True)
 
 
 def _answered(captured: CapturedRequest, response: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.lost_answer import read_failure
+from pytest_llmcost.capture.lost_answer import note_failure
 from pytest_llmcost.capture.transports import CURRENT, begin, may_be_claude, url_of, wrap_method
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             result = original(connection, message_body, **options)
         except BaseException as error:
-            captured.do(_failed, error)
+            captured.do(note_failure, error)
             raise
         connection._llmcost = captured  # until its answer is asked for
         return result
@@ -74,17 +74,12 @@ def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             response = original(connection, *args, **options)
         except BaseException as error:
-            captured.do(_failed, error)
+            captured.do(note_failure, error)
             raise
         captured.do(_answered, response)
         return response
 
     return getresponse
-
-
-def _failed(captured: CapturedRequest, error: BaseException) -> None:
-    failure = read_failure(error)
-    captured.failed(may_be_billed=failure.may_be_billed, is_seen=failure.is_seen, live=True)
 
 
 def _answered(captured: CapturedRequest, response: Any) -> None:

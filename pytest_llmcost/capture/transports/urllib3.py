@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.lost_answer import read_failure
+from pytest_llmcost.capture.lost_answer import note_failure, read_failure
 from pytest_llmcost.capture.transports import CURRENT, begin, url_of, wrap_method
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             response = original(pool, method, url, body, headers, *rest, **how)
         except BaseException as error:
-            captured.do(_failed, error)
+            reason = getattr(error, "reason", None)  # of a MaxRetryError: what its last try raised
+            cause = reason if isinstance(reason, BaseException) else error
+            captured.do(note_failure, cause, captured.is_on_wire or None)
             raise
         finally:
             CURRENT.set(None)
@@ -65,16 +67,6 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
         return response
 
     return urlopen
-
-
-def _failed(captured: CapturedRequest, error: BaseException) -> None:
-    reason = getattr(error, "reason", None)  # of a MaxRetryError: what its last try raised
-    failure = read_failure(reason if isinstance(reason, BaseException) else error)
-    captured.failed(
-        may_be_billed=failure.may_be_billed,
-        is_seen=failure.is_seen,
-        live=captured.is_on_wire or None,
-    )
 
 
 def _answered(captured: CapturedRequest, response: Any) -> None:
