@@ -82,15 +82,15 @@ class _Library:
         @functools.wraps(original)
         def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            sending = _begin(self, client, request, is_transport)
-            if sending is None:
+            captured = _begin(client, request, is_transport)
+            if captured is None:
                 return original(client, request, **options)
             try:
                 response = original(client, request, **options)
             except BaseException as error:
-                sending.end(error=error)
+                _end(self, captured, client, request, error=error)
                 raise
-            sending.end(response)
+            _end(self, captured, client, request, response)
             return response
 
         return send
@@ -101,37 +101,40 @@ class _Library:
         @functools.wraps(original)
         async def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            sending = _begin(self, client, request, is_transport)
-            if sending is None:
+            captured = _begin(client, request, is_transport)
+            if captured is None:
                 return await original(client, request, **options)
             try:
                 response = await original(client, request, **options)
             except BaseException as error:
-                sending.end(error=error)
+                _end(self, captured, client, request, error=error)
                 raise
-            sending.end(response)
+            _end(self, captured, client, request, response)
             return response
 
         return send
 
 
-def _begin(library: _Library, client: Any, request: Any, is_transport: bool) -> _Sending | None:
+def _begin(client: Any, request: Any, is_transport: bool) -> CapturedRequest | None:
     """Follow what a client sends, or a transport that is not inside a call that is followed."""
-    outer = CURRENT.get()
-    if request is None or (is_transport and outer is not None):
+    if request is None or (is_transport and CURRENT.get() is not None):
         return None  # without a request the library's own error says what is missing
-    if is_transport and (above := _sending.get(id(request))) is not None:
-        return _Sending(library, request, above, outer, is_in_thread=True)
-    captured = begin(
-        request,
-        client,
-        request.method,
-        str(request.url),
-        _headers(request.headers),
-        # Private: `content` raises for a body that is a stream, which is left alone.
-        getattr(request, "_content", b""),
-    )
-    return None if captured is None else _Sending(library, request, captured, outer)
+    captured = _sending.get(id(request)) if is_transport else None
+    if captured is None:
+        captured = begin(
+            request,
+            client,
+            request.method,
+            str(request.url),
+            _headers(request.headers),
+            # Private: `content` raises for a body that is a stream, which is left alone.
+            getattr(request, "_content", b""),
+        )
+        if captured is None:
+            return None
+        _sending.setdefault(id(request), captured)
+    CURRENT.set(captured)
+    return captured
 
 
 def _headers(headers: Any) -> Any:
@@ -142,34 +145,27 @@ def _headers(headers: Any) -> Any:
     return {name.decode(): value for _, name, value in listed if name in _HEADERS}
 
 
-class _Sending:
-    """A captured request while it is the one that is being sent in this context."""
-
-    def __init__(
-        self,
-        library: _Library,
-        request: Any,
-        captured: CapturedRequest,
-        outer: CapturedRequest | None,
-        is_in_thread: bool = False,
-    ) -> None:
-        """`is_in_thread`: its client has begun it elsewhere, and reads the answer."""
-        self._library, self._request, self._captured = library, request, captured
-        self._outer, self._is_in_thread = outer, is_in_thread
-        self._is_first = _sending.setdefault(id(request), captured) is captured and not is_in_thread
-        CURRENT.set(captured)
-
-    def end(self, response: Any = None, error: BaseException | None = None) -> None:
-        """Tell the captured request what came of it."""
-        CURRENT.set(self._outer)  # no token: a loop may end this in another context
-        if self._is_first:
-            _sending.pop(id(self._request), None)
-        if error is not None and not self._is_in_thread:
-            self._captured.do(_failed, self._library, self._request, error)
-        elif not self._is_in_thread:
-            self._captured.do(_answered, self._library, self._request, response)
-        elif error is None:
-            self._captured.is_on_wire |= "network_stream" in response.extensions
+def _end(
+    library: _Library,
+    captured: CapturedRequest,
+    client: Any,
+    request: Any,
+    response: Any = None,
+    error: BaseException | None = None,
+) -> None:
+    """Tell the captured request what came of it, unless its client does so in another thread."""
+    if captured.client is not client and not captured.is_over:
+        CURRENT.set(None)
+        if error is None:
+            captured.is_on_wire |= "network_stream" in response.extensions
+        return
+    CURRENT.set(captured.outer)  # no token: a loop may end this in another context
+    if _sending.get(id(request)) is captured:
+        del _sending[id(request)]
+    if error is None:
+        captured.do(_answered, library, request, response)
+    else:
+        captured.do(_failed, library, request, error)
 
 
 def _failed(captured: CapturedRequest, library: _Library, request: Any, error: Any) -> None:
