@@ -295,6 +295,9 @@ class CapturedRequest(_Outcome):
             # httpx calls it `decode`, all others as zlib does.
             step = getattr(self.decoder, "decompress", None) or self.decoder.decode
             chunk = self._decoded(step, chunk)
+            if self.decoder is None:
+                self.close(is_whole=False)
+                return
         self._unread.append(chunk)
         self._unread_bytes += len(chunk)
         if self._unread_bytes >= self._most_unread:
@@ -306,6 +309,7 @@ class CapturedRequest(_Outcome):
             return
         if self.decoder is not None and is_whole:
             self._unread.append(self._decoded(self.decoder.flush))
+            is_whole = self.decoder is not None  # if it could be unpacked to its end
         self._is_whole = is_whole or self._is_recorded
         self.over(self)
 
@@ -316,7 +320,6 @@ class CapturedRequest(_Outcome):
         except Exception:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
             # The caller's own decoder meets the same bytes and says what is wrong with them.
             self.decoder = None
-            self.close(is_whole=False)
             return b""
 
     # What the capture asks for, afterwards

@@ -128,9 +128,15 @@ def read_headers(given: Any) -> dict[str, str]:
         >>> read_headers({"Anthropic-Beta": ["a", "b"], "x-api-key": "secret"})
         {'anthropic-beta': 'a,b'}
     """
-    if isinstance(given, dict):  # all others find names in any case
-        given = {_text(name).lower(): each for name, each in given.items()}
-    return {name: _text(given[name]) for name in HEADERS if name in given} if given else {}
+    if isinstance(given, dict):
+        pairs = [(name if type(name) is str else _text(name), given[name]) for name in given]
+        found = {name: value for key, value in pairs if (name := key.lower()) in HEADERS}
+    else:  # all others find names in any case
+        found = {name: given[name] for name in HEADERS if name in given} if given else {}
+    for name, value in found.items():
+        if type(value) is not str:
+            found[name] = _text(value)
+    return found
 
 
 def _text(value: object) -> str:

@@ -142,7 +142,8 @@ def _headers(headers: Any) -> Any:
     listed = getattr(headers, "_list", None)
     if listed is None:
         return headers
-    return {name.decode(): value for _, name, value in listed if name in _HEADERS}
+    found = [(name, value) for _, name, value in listed if name in _HEADERS]
+    return {name.decode(): value.decode("latin-1") for name, value in found}
 
 
 def _end(
