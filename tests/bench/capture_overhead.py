@@ -205,7 +205,7 @@ def ratio(call: Callable[[], None], *, blocks: int, times: int, each: int = 1) -
     seconds(call, times)
     without, with_ = [], []
     # A session installs capture once; Python then has to specialise what it has specialised before.
-    again = times // 4
+    again = max(1, times // 4)
     for _ in range(blocks):
         seconds(call, again)
         without.append(seconds(call, times))

@@ -128,14 +128,17 @@ def read_headers(given: Any) -> dict[str, str]:
         >>> read_headers({"Anthropic-Beta": ["a", "b"], "x-api-key": "secret"})
         {'anthropic-beta': 'a,b'}
     """
+    found = {}
     if isinstance(given, dict):
-        pairs = [(name if type(name) is str else _text(name), given[name]) for name in given]
-        found = {name: value for key, value in pairs if (name := key.lower()) in HEADERS}
-    else:  # all others find names in any case
-        found = {name: given[name] for name in HEADERS if name in given} if given else {}
-    for name, value in found.items():
-        if type(value) is not str:
-            found[name] = _text(value)
+        for key, value in given.items():
+            name = key.lower() if type(key) is str else _text(key).lower()
+            if name in HEADERS:
+                found[name] = value if type(value) is str else _text(value)
+    elif given:  # all others find names in any case
+        for name in HEADERS:
+            value = given.get(name)
+            if value is not None:
+                found[name] = value if type(value) is str else _text(value)
     return found
 
 

@@ -142,8 +142,11 @@ def _headers(headers: Any) -> Any:
     listed = getattr(headers, "_list", None)
     if listed is None:
         return headers
-    found = [(name, value) for _, name, value in listed if name in _HEADERS]
-    return {name.decode(): value.decode("latin-1") for name, value in found}
+    found = {}
+    for _, name, value in listed:
+        if name in _HEADERS:
+            found[name.decode()] = value.decode("latin-1")
+    return found
 
 
 def _end(
