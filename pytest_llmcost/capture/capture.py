@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from pytest_llmcost.capture.batches import Batches
 from pytest_llmcost.capture.replay import Fingerprint, Recordings, VcrPlay
 from pytest_llmcost.capture.request import CapturedRequest
-from pytest_llmcost.capture.transports import CURRENT, follow, unfollow
+from pytest_llmcost.capture.transports import CURRENT, follow, read_headers, unfollow
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, PayloadError
@@ -57,6 +57,7 @@ class Capture:
         self._fingerprint = fingerprint or (lambda request: _fingerprint)
         self._stand_ins = frozenset(stand_ins)
         self._gate, self._settle = gate, settle
+        self._over_with = self._end  # one object for all requests
         self.when_idle: Callable[[], None] | None = None
         """In a child process, where each request is reported when it is over: called when no other
         one is under way."""
@@ -81,35 +82,35 @@ class Capture:
     # What transports and requests call, in the way of the code under test
 
     def begin(
-        self,
-        *,
-        method: str,
-        url: str,
-        **sent: Any,
+        self, source: object, client: object, method: str, url: str, headers: Any, sent: bytes
     ) -> CapturedRequest | None:
         """Follow a request if it is a Claude call, and not one of our own counts.
 
-        Args:
-            method: Of HTTP.
-            url: In full.
-            sent: The fields of `CapturedRequest` that the transport knows.
+        `source` is the library's own object for it, `client` who sends it.
         """
         try:
-            endpoint = recognise(method, url) or find_unmetered(method, url, sent["sent"])
+            outer = CURRENT.get()
+            if outer is not None and outer.source is source:
+                return None  # the same request: a subclass has called the method of its base
+            endpoint = recognise(method, url) or find_unmetered(method, url, sent)
             if endpoint is None or OWN_REQUEST.get():
                 return None
             request = CapturedRequest(
-                endpoint=endpoint,
-                owner=self._owner(),
-                sent_at=self._clock(),
-                over=self._end,
-                gate=self._gate,
-                is_to_stand_in=bool(self._stand_ins) and self._is_stand_in(url),
-                outer=CURRENT.get(),
-                **sent,
+                endpoint,
+                source,
+                client,
+                sent,
+                read_headers(headers),
+                self._owner(),
+                self._clock(),
+                self._over_with,
+                bool(self._stand_ins) and self._is_stand_in(url),
+                self._gate,
+                outer,
             )
-            for lost in self._take_lost(request.is_retry_of):
-                request.lost_attempts = (lost.lost_attempts or 0) + lost.is_lost
+            if self._lost:
+                for lost in self._take_lost(request.is_retry_of):
+                    request.lost_attempts = (lost.lost_attempts or 0) + lost.is_lost
             self._open.add(request)
         except Exception as error:
             self._note(error)
@@ -126,15 +127,18 @@ class Capture:
         return not self._stand_ins.isdisjoint((address, named, parts.hostname))
 
     def _end(self, request: CapturedRequest) -> None:
+        request.is_over = True
         self._open.discard(request)
+        # Kept until the test is over, what is large costs more time than all that is done here.
+        request.source = None
         if request.reserved is not None and self._settle is not None:
             self._settle(request)
-        is_without_answer = not request.is_answered and request.error is None
-        if is_without_answer and (request.is_lost or request.lost_attempts):
+        if request.is_answered or request.error or not (request.is_lost or request.lost_attempts):
+            request.client = None
+            self._over.append(request)
+        else:
             with self._lock:
                 self._lost.append(request)
-        else:
-            self._over.append(request)
         if self.when_idle is not None:
             self.drain()
             if not (self._open or self._lost or self._batches.are_open):
@@ -148,8 +152,6 @@ class Capture:
         self.when_idle = when_idle
 
     def _take_lost(self, matches: Callable[[CapturedRequest], bool]) -> list[CapturedRequest]:
-        if not self._lost:
-            return []
         with self._lock:
             taken = [request for request in self._lost if matches(request)]
             self._lost = [request for request in self._lost if request not in taken]

@@ -97,17 +97,12 @@ def _digest(token: str) -> str:
 
 
 def packed(request: CapturedRequest) -> CapturedRequest:
-    """Return a request as it can leave its process: what it used, and nothing of any library.
-
-    Of its headers those alone that say something about its price; no key.
-    """
-    names = ("anthropic-beta", "anthropic-version", "x-stainless-retry-count")
+    """Return a request as it can leave its process: what it used, and nothing of any library."""
     none = dict.fromkeys(("source", "client", "owner", "over", "gate", "outer", "error"))
     return request.variant(
         **none,
-        headers={name: request.headers[name] for name in names if name in request.headers},
         play=request.replay,
-        _response_headers=None,
+        decoder=None,
         _reader=None,
         _unread=[],
     )
@@ -141,7 +136,7 @@ def _inherit(
         children.note(token)
         return token
 
-    def begin(**sent: Any) -> CapturedRequest | None:
+    def begin(*sent: Any) -> CapturedRequest | None:
         if not made:  # as late as in the process of the tests
             import pickle
 
@@ -159,7 +154,7 @@ def _inherit(
             )
             capture.when_idle = children.all_back
             made.append(capture)
-        captured: CapturedRequest | None = made[0].begin(**sent)
+        captured: CapturedRequest | None = made[0].begin(*sent)
         return captured
 
     def ticket() -> Ticket:  # for its own children

@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 from traceback import walk_tb
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pytest_llmcost.capture.request import CapturedRequest
 
 _NEVER_SENT = frozenset(
     {
@@ -71,6 +74,12 @@ def read_failure(error: BaseException) -> Failure:
         if isinstance(getattr(response, "status_code", None), int):
             return Failure(may_be_billed=True, response=response)
     return Failure(may_be_billed=False, is_seen=False)
+
+
+def note_failure(captured: CapturedRequest, error: BaseException, live: bool | None = True) -> None:
+    """Tell a captured request what an exception says of it."""
+    failure = read_failure(error)
+    captured.failed(may_be_billed=failure.may_be_billed, is_seen=failure.is_seen, live=live)
 
 
 def was_on_the_wire(error: BaseException) -> bool:

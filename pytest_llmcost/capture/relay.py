@@ -80,13 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # where the next request begins is not known
             self._refuse(400, "invalid_request_error", "llmcost_relay cannot read the request")
             return
-        captured: CapturedRequest | None = begin(
-            object(),
-            client=self.server,
-            method=self.command,
-            url=upstream + self.path,
-            headers=self.headers,
-            sent=body,
+        captured = begin(
+            object(), self.server, self.command, upstream + self.path, self.headers, body
         )
         CURRENT.set(captured)  # this thread is the connection's alone
         parts = urlsplit(upstream)
@@ -110,9 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             connection.request(self.command, parts.path + self.path, body or None, headers)
             response = connection.getresponse()
             is_sent = False
-            lowered = ((name.lower(), value) for name, value in response.getheaders())
             if captured is not None:
-                captured.answered(status=response.status, live=True, headers=dict(lowered))
+                captured.answered(status=response.status, live=True)
             self._pass_back(response, captured)
         except (OSError, HTTPException) as error:
             if captured is not None:  # the client may have gone, or the API in mid-answer

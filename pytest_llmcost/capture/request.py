@@ -1,7 +1,7 @@
 """A captured request: what was sent, how it was answered, and what the answer used.
 
-It knows no library: a transport calls the guarded methods while the request is under way, and does
-no more than it must in the way of the code under test. The capture reads the answer afterwards.
+It knows no library: a transport tells it what happens while the request is under way, and does no
+more than it must in the way of the code under test. The capture reads the answer afterwards.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import functools
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -31,34 +32,12 @@ from pytest_llmcost.responses.stream import (
     StreamedMessage,
 )
 
-_MOST_UNREAD = 16_384
-"""Bytes that are kept as they pass, to be read together: most answers are read when all is over."""
 _NOT_READ = ("count_tokens", "unmetered")
 """Endpoints whose answers say nothing about a bill."""
 _PROMPT = ("system", "tools", "messages", "max_tokens")
 """What a gateway passes on as it is, while it changes the rest of a payload."""
 _ATTEMPT = re.compile(r"attempt=(\d{1,3})\b")
 """In botocore's header `amz-sdk-request`."""
-_Step = TypeVar("_Step", bound=Callable[..., None])
-
-
-def guarded(step: _Step) -> _Step:
-    """Keep a failure of ours from the code under test: the request's cost is unknown then.
-
-    For functions that take the captured request first; once it is over they do nothing.
-    """
-
-    @functools.wraps(step)
-    def safe_step(self: CapturedRequest, *args: Any, **facts: Any) -> None:
-        if self.is_over:
-            return
-        try:
-            step(self, *args, **facts)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
-            self.error = error
-            self._end()
-
-    return safe_step  # type: ignore[return-value]
 
 
 def _live_cap(error: LiveCapError, how: str = "") -> str:
@@ -103,9 +82,12 @@ class _Outcome:
     """Whether `http.client` or aiohttp has sent it over a socket."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
-    _response_headers: Mapping[str, str] | None = None
+    decoder: Any = None
+    """What undoes the content encoding of what is fed, the library's own with a state for us."""
     _reader: Reader | None = None
     _unread_bytes: int = 0
+    _most_unread: int = 16_384
+    """Bytes that are kept as they pass, to be read together: most answers are read afterwards."""
     _came_whole: bool = False
     """Whether the client had read the body when it handed out the response."""
     _is_whole: bool = True
@@ -114,7 +96,7 @@ class _Outcome:
     """Whether a recorded response is read in the place of what passes."""
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False)
 class CapturedRequest(_Outcome):
     """One request of the code under test.
 
@@ -123,18 +105,18 @@ class CapturedRequest(_Outcome):
 
     endpoint: Endpoint
     source: object
-    """The library's own object for it."""
+    """The library's own object for it, while it is under way."""
     client: object
-    """Who sends it, and would send it again."""
+    """Who sends it, and would send it again; known until it is answered."""
     sent: bytes
     """Its body, as far as it is known: a stream that has not been read is left alone."""
     headers: Mapping[str, str]
-    """Of the request, looked up in any case."""
+    """Those that say something about its price, by their names in lower case; no key."""
     owner: object
     sent_at: float
     """Seconds since 1970."""
     over: Callable[[CapturedRequest], None]
-    """Called once, when nothing more will come."""
+    """Called once, when nothing more will come; makes it over."""
     is_to_stand_in: bool = False
     """Whether its address is one that spends nothing, so that a socket does not make it live."""
     gate: Callable[[CapturedRequest], None] | None = None
@@ -233,7 +215,7 @@ class CapturedRequest(_Outcome):
             self.live, self.is_refused = False, True
             answer = unknown_answer(self.endpoint, self.payload, _live_cap(error))
             self.answer = replace(answer, declared_usd=Decimal(0))
-            self._end()
+            self.over(self)
             raise
         if self.outer is not None:
             self.outer.has_left_inside |= self.outer.is_passed_on_by(self)
@@ -249,14 +231,19 @@ class CapturedRequest(_Outcome):
             except LiveCapError as error:
                 self.past_cap = _live_cap(error, "not seen to leave; ")
 
-    @guarded
-    def replayed(
-        self, read: Callable[..., VcrPlay | Replay | None], *args: Any, **kwargs: Any
-    ) -> None:
-        """A recorder plays a response; `read` tells what is known of the recording."""
-        self.play = read(self.sent, *args, **kwargs) or self.play
+    def do(self, action: Callable[..., object], *facts: Any, **named: Any) -> None:
+        """Run what a transport has to do with its library's objects, unless the request is over.
 
-    @guarded
+        A failure of ours is kept from the code under test: the request's cost is unknown then.
+        """
+        if self.is_over:
+            return
+        try:
+            action(self, *facts, **named)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
+            self.error = error
+            self.over(self)
+
     def failed(self, *, may_be_billed: bool, is_seen: bool, live: bool | None) -> None:
         """No response came."""
         self.live, self.is_seen = (False if self.is_to_stand_in else live), is_seen
@@ -264,76 +251,80 @@ class CapturedRequest(_Outcome):
         self.is_lost = may_be_billed and live is not False
         if self.is_lost:
             self._note_left()
-        self._end()
+        self.over(self)
 
-    @guarded
-    def answered(
-        self,
-        *,
-        status: int,
-        live: bool | None,
-        headers: Mapping[str, str] | None = None,
-        content: bytes | None = None,
-    ) -> None:
+    def answered(self, *, status: int, live: bool | None, content: bytes | None = None) -> None:
         """A response came. If it is not over with that, what is read of it is to be fed."""
         live = self.live = False if self.is_to_stand_in else live
-        if live:
-            self.play = None  # what came over a socket was not replayed
-        elif self.play is not None:
-            self.live = False
+        if self.play is not None:
+            if live:
+                self.play = None  # what came over a socket was not replayed
+            else:
+                self.live = False
         self.is_answered = 200 <= status < 300
-        if self.is_answered:
+        if self.gate is not None and self.is_answered:
             self._note_left()
-        self._response_headers = headers
+        kind = self.endpoint.kind
         if content is not None:
             self._came_whole = True
             self._unread.append(content)
-        if not self.is_answered or self._came_whole or self.endpoint.kind in _NOT_READ:
-            self._end()
+            self.over(self)
+        elif not self.is_answered or kind in _NOT_READ:
+            self.over(self)
+        elif kind != "messages":
+            # A batch's results are asked for while they pass, maybe in another thread; its receipt
+            # is read as a whole.
+            self._most_unread = 0 if kind == "batch_results" else sys.maxsize
 
-    @guarded
-    def do(self, action: Callable[..., None], *facts: Any) -> None:
-        """Run what a transport has to read of its library's objects first."""
-        action(self, *facts)
-
-    def note_lost(self, tries: int) -> None:
-        """The client has tried so often before, which may have been billed."""
-        if tries:
-            self.lost_attempts = (self.lost_attempts or 0) + tries
-            self.attempts += tries
+    def note_lost(self) -> None:
+        """The client has tried once before, which may have been billed."""
+        self.lost_attempts = (self.lost_attempts or 0) + 1
+        self.attempts += 1
 
     def read_recorded(self, response: Mapping[str, Any]) -> bytes:
         """Return the body of a response as VCR keeps it, decompressed."""
         return read_interaction({"response": response}, "", Allowance()).body
 
-    @guarded
     def feed(self, chunk: bytes) -> None:
         """Some of the body passes."""
-        if self._is_recorded:
+        if self.is_over or self._is_recorded:
             return
+        if self.decoder is not None:
+            # httpx calls it `decode`, all others as zlib does.
+            step = getattr(self.decoder, "decompress", None) or self.decoder.decode
+            chunk = self._decoded(step, chunk)
+            if self.decoder is None:
+                self.close(is_whole=False)
+                return
         self._unread.append(chunk)
         self._unread_bytes += len(chunk)
-        # A batch's results are asked for while they pass, maybe in another thread.
-        is_much = self.endpoint.kind == "messages" and self._unread_bytes >= _MOST_UNREAD
-        if is_much or self.endpoint.kind == "batch_results":
-            self._read_on()
+        if self._unread_bytes >= self._most_unread:
+            self.do(CapturedRequest._read_on)
 
-    @guarded
     def close(self, *, is_whole: bool) -> None:
         """The body has ended, or will not be read on."""
+        if self.is_over:
+            return
+        if self.decoder is not None and is_whole:
+            self._unread.append(self._decoded(self.decoder.flush))
+            is_whole = self.decoder is not None  # if it could be unpacked to its end
         self._is_whole = is_whole or self._is_recorded
-        self._end()
-
-    def _end(self) -> None:
-        self.is_over = True
         self.over(self)
+
+    def _decoded(self, step: Callable[..., Any], *chunk: bytes) -> bytes:
+        try:
+            decoded = step(*chunk)  # httpx2's decoders yield pieces, all others return bytes
+            return decoded if isinstance(decoded, bytes) else b"".join(decoded)
+        except Exception:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
+            # The caller's own decoder meets the same bytes and says what is wrong with them.
+            self.decoder = None
+            return b""
 
     # What the capture asks for, afterwards
 
     def use(self, recorded: Recorded) -> None:
         """Read a recorded response in the place of what passed."""
         self.is_answered = 200 <= recorded.status < 300
-        self._response_headers = {"content-type": recorded.content_type or ""}
         self._unread = [recorded.body]
         self._reader, self._is_recorded = None, True
 
@@ -406,6 +397,7 @@ class CapturedRequest(_Outcome):
 
     def _read_on(self) -> Reader:
         if self._reader is None:
+            # Known by its first byte: to keep the headers until now would cost more.
             self._reader = Reader(of_batch=self.endpoint.kind == "batch_results")
         self._reader.feed(self.receipt)
         self._unread, self._unread_bytes = [], 0

@@ -73,12 +73,15 @@ def _begin(config: pytest.Config) -> Session:
     return session
 
 
-def _follow(session: Session, **sent: Any) -> CapturedRequest | None:
+def _follow(session: Session, *sent: Any) -> CapturedRequest | None:
     """Follow a request; the capture, and all that it imports, is made for the first one."""
-    from pytest_llmcost.plugin.calls import capture_of
-
     session.enter_process()
-    return capture_of(session).begin(**sent)
+    capture = session.capture
+    if capture is None:
+        from pytest_llmcost.plugin.calls import capture_of
+
+        capture = capture_of(session)
+    return capture.begin(*sent)
 
 
 def _ticket(session: Session) -> Ticket:

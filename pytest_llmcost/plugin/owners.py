@@ -98,6 +98,8 @@ class Owner:
         rather see a call too many than miss one. An async fixture has a context of its own, too,
         so what it began holds for the test.
         """
+        if not self.open_blocks:
+            return ()
         entered = {id(calls) for calls in entered_blocks.get()}
         is_outside = all(id(calls) not in entered for calls, _ in self.open_blocks)
         return tuple(

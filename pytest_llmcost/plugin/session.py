@@ -271,13 +271,12 @@ class Session:
         """Return whose a request is that is sent now; asked from any thread or task."""
         test, phase = self.test, self.phase
         if self._fixtures:
-            sender = self._fixtures[-1]
+            owner, phase = self._fixtures[-1][:2]
         elif test is None:
-            sender = Sender(self.outside)
+            owner, phase = self.outside, None
         else:
-            sender = Sender(self.attempt_of(test), phase)
-        owner, blocks = sender.owner, sender.owner.blocks_around(sender.phase)
-        return sender._replace(tags=current_tags(owner.uses), blocks=blocks)
+            owner = self.attempt_of(test)
+        return Sender(owner, phase, current_tags(owner.uses), owner.blocks_around(phase))
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
@@ -289,6 +288,9 @@ class Session:
 
     def attempt_of(self, item: pytest.Item) -> TestAttempt:
         """Return the attempt of a test under way."""
+        attempt = self.attempt
+        if attempt is not None and attempt.item is item:
+            return attempt
         with self.lock:
             attempt = self.attempt
             if attempt is None or attempt.item is not item:

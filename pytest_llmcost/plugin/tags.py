@@ -55,8 +55,8 @@ def tag(name: str) -> Iterator[None]:
 
 def _current() -> tuple[_Open, ...]:
     tags = _tags.get(None)
-    if tags is not None:
-        return tags
+    if tags is not None or not _open:
+        return tags or ()
     # A plain thread inherits no context. What is open elsewhere has most likely started it, and a
     # budget should rather see a call too many than miss one.
     is_main = threading.current_thread() is threading.main_thread()
@@ -65,7 +65,10 @@ def _current() -> tuple[_Open, ...]:
 
 def current_tags(uses: Callable[[Any], bool]) -> tuple[str, ...]:
     """Return the tags of what is sent now, by an owner that uses these fixtures and no others."""
-    return tuple(each.name for each in _current() if each.held_by is None or uses(each.held_by))
+    tags = _current()
+    if not tags:  # as for most requests
+        return ()
+    return tuple(each.name for each in tags if each.held_by is None or uses(each.held_by))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What capture costs: the SDK against a MockTransport, with and without, side by side.
 
-A stream whose lines nothing parses is shown too, and processor time of the other libraries' bare
-calls to a server that answers at once, both without a target.
+A stream whose lines nothing parses is shown too, without a target; and processor time of calls
+through the other libraries to a server that answers at once.
 
 Blocks with and without capture alternate, so that a machine which gets busy slows down both; the
 ratio is that of the fastest quarter of each.
@@ -204,13 +204,17 @@ def ratio(call: Callable[[], None], *, blocks: int, times: int, each: int = 1) -
     capture = Capture(owner=lambda: purse, report=purse.report, clock=time.time)
     seconds(call, times)
     without, with_ = [], []
+    # A session installs capture once; Python then has to specialise what it has specialised before.
+    again = max(1, times // 4)
     for _ in range(blocks):
+        seconds(call, again)
         without.append(seconds(call, times))
         capture.install()
+        seconds(call, again)
         with_.append(seconds(call, times))
         capture.disable()
         capture.drain()
-    assert purse.calls == blocks * times * each
+    assert purse.calls == blocks * (again + times) * each
     return fastest(with_) / fastest(without)
 
 
@@ -229,9 +233,9 @@ def measure(quick: bool) -> list[Figure]:
         by_boto = ratio(boto_call(url), blocks=20 // few, times=10)
         by_aiohttp = ratio(aiohttp_calls(url), blocks=20 // few, times=1, each=AT_ONCE)
     return [
-        Figure("call through requests, captured : not", by_requests),
-        Figure("call through boto3, captured : not", by_boto),
-        Figure("call through aiohttp, captured : not", by_aiohttp),
+        Figure("call through requests, captured : not", by_requests, target=1.05),
+        Figure("call through boto3, captured : not", by_boto, target=1.05),
+        Figure("call through aiohttp, captured : not", by_aiohttp, target=1.05),
         Figure("call through the SDK, captured : not", call, target=1.03),
         Figure("10 MB stream through the SDK, captured : not", stream, target=1.03),
         Figure("10 MB stream of raw lines, captured : not", lines),

@@ -6,14 +6,14 @@ import os
 import pickle
 from typing import Any
 
+import httpx2
 import pytest
+from capture_kit import ASKED, JSON_BODY, URL, capturing, client_of, respond
 from conftest import Project
 from spending_suite import APP
 from standin import StandIn
 
 from pytest_llmcost.capture.children import packed
-from pytest_llmcost.capture.request import CapturedRequest
-from pytest_llmcost.responses.endpoints import Endpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -320,17 +320,11 @@ def test_a_pool_of_processes_and_a_block_s_budget(project: Project, method: str)
 
 
 def test_what_a_child_sends_back_holds_no_key() -> None:
-    request = CapturedRequest(
-        endpoint=Endpoint(kind="messages"),
-        source=None,
-        client=None,
-        sent=b"{}",
-        headers={"x-api-key": "the-secret", "authorization": "the-secret", "anthropic-beta": "b"},
-        owner=None,
-        sent_at=0.0,
-        over=lambda request: None,
-    )
-    data = pickle.dumps(packed(request))
+    keys = {"x-api-key": "the-secret", "authorization": "the-secret", "Anthropic-Beta": "b"}
+    client = client_of(httpx2, respond(httpx2, JSON_BODY, kind="application/json"))
+    with capturing() as purse:
+        client.post(URL, json=ASKED, headers=keys)
+    data = pickle.dumps(packed(purse.seen[0]))
     assert b"the-secret" not in data
     assert pickle.loads(data).betas == ("b",)
 

@@ -1,8 +1,9 @@
 """What is wrapped in this process, and which captures follow the requests that pass there.
 
 One file a library. Each turns what its library does into the same calls: `begin` when something is
-sent, with `CURRENT` set meanwhile; then on the captured request `replayed` if a recorder plays a
-response, `failed` or `answered`, `feed` for each piece of a body that is read later, and `close`.
+sent, with `CURRENT` set meanwhile; then on the captured request `failed` or `answered`, `feed` for
+each piece of a body that is read later, and `close`. What has to read objects of a library runs
+inside the captured request's `do`, which keeps its errors from the code under test.
 
 This module is the one with state of the whole process. It is light, for an HTTP library may be
 imported by a suite that never calls Claude, and it knows nothing of any library.
@@ -11,11 +12,10 @@ imported by a suite that never calls Claude, and it knows nothing of any library
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import cached_property, partial
+from functools import lru_cache, partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -31,32 +31,33 @@ _CLIENTS = {
     "httpx2": "httpx",
     "http.client": "http_client",
     "urllib3.connectionpool": "urllib3",
-    "requests.adapters": "requests",
+    "requests.adapters": "urllib3",
     "aiohttp.client_reqrep": "aiohttp",
     "botocore.hooks": "botocore",
     "aiobotocore.hooks": "botocore",
     "vcr.cassette": "recorders",
+    "cassetter.cassette": "recorders",
     "multiprocessing.process": "processes",
-    "httpcore._sync.connection": "wire",
-    "httpcore._async.connection": "wire",
-    "httpcore2._sync.connection": "wire",
-    "httpcore2._async.connection": "wire",
+    "httpcore._sync.connection": "httpx",
+    "httpcore._async.connection": "httpx",
+    "httpcore2._sync.connection": "httpx",
+    "httpcore2._async.connection": "httpx",
 }
 """Library -> the file here whose `wrap(module)` wraps it as soon as it is imported."""
-_recorders: dict[str, ModuleType | None] = {"vcr.cassette": None, "cassetter.cassette": None}
-"""Recorder -> its module once it is wrapped: when something is sent, for what may play the
-answer is imported by then, and VCR is half imported while it imports httpx2."""
-
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
 """The request that is being sent in this context."""
 
-_ADDRESSES = re.compile(r"anthropic|claude|/model/|/messages|completions|responses", re.IGNORECASE)
+_ADDRESSES = re.compile(
+    r"anthropic|claude|/model/|/messages|complete|completions|responses", re.IGNORECASE
+)
 """One of these is in every address of Claude, once its escapes are undone."""
+HEADERS = ("anthropic-beta", "anthropic-version", "x-stainless-retry-count", "amz-sdk-request")
+"""What is read of a request's headers, for it says something about the price; so no key is."""
 RELAYS: set[int] = set()
 """Ports of relays of ours: a request to one is followed when the relay passes it on."""
 _LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, and not listened on
 
-Begin = Callable[..., "CapturedRequest | None"]
+Begin = Callable[[object, object, str, str, Any, bytes], "CapturedRequest | None"]
 """As `Capture.begin`; returns None if what is about to be sent is no Claude call."""
 
 _captures: list[Begin] = []
@@ -98,23 +99,63 @@ def unfollow(begin: Begin) -> None:
         if vars(owner).get(name) is wrapper:
             setattr(owner, name, original)
     _wrapped.clear()
-    _recorders.update(dict.fromkeys(_recorders))
     _WATCHER.remove()
 
 
-def begin(source: Any, **sent: Any) -> CapturedRequest | None:
-    """Let the innermost capture follow a request; `source` is the library's own object for it."""
-    outer = CURRENT.get()
-    if not _captures or (outer is not None and outer.source is source):
-        return None  # the same request: a subclass has called the wrapped method of its base
-    if RELAYS and _is_to_relay(sent["url"]):
+def begin(
+    source: object, client: object, method: str, url: str, headers: Any, body: object
+) -> CapturedRequest | None:
+    """Let the innermost capture follow a request; `source` is the library's own object for it.
+
+    Headers are taken as the library has them. Of bodies that come in pieces, nothing is read.
+    """
+    if not _captures or not may_be_claude(url) or (RELAYS and _is_to_relay(url)):
         return None
-    for name, wrapped in _recorders.items():
-        module = sys.modules.get(name)
-        if module is not wrapped and module is not None:
-            _recorders[name] = module
-            _wrap("recorders", module)
-    return _captures[-1](source=source, **sent)
+    if type(body) is not bytes:
+        if isinstance(body, str):
+            body = body.encode("utf-8", "surrogatepass")
+        body = bytes(body) if isinstance(body, (bytes, bytearray)) else b""
+    return _captures[-1](source, client, method, url, headers, body)
+
+
+def read_headers(given: Any) -> dict[str, str]:
+    """Read the headers that are kept, from a library's own object or from a plain dictionary.
+
+    Now, and not when they are asked for: a request is kept until its test is over, and all its
+    headers with it take far more time and space.
+
+    Example:
+        >>> read_headers({"Anthropic-Beta": ["a", "b"], "x-api-key": "secret"})
+        {'anthropic-beta': 'a,b'}
+    """
+    found = {}
+    if isinstance(given, dict):
+        for key, value in given.items():
+            name = key.lower() if type(key) is str else _text(key).lower()
+            if name in HEADERS:
+                found[name] = value if type(value) is str else _text(value)
+    elif given:  # all others find names in any case
+        for name in HEADERS:
+            value = given.get(name)
+            if value is not None:
+                found[name] = value if type(value) is str else _text(value)
+    return found
+
+
+def _text(value: object) -> str:
+    """Return a name or a value; botocore has some in bytes, VCR lists of values."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_text, value))
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+@lru_cache(maxsize=256)
+def may_be_claude(url: str) -> bool:
+    """Tell quickly that a URL is no address of Claude, before anything is loaded to look closely.
+
+    Suites import these libraries that never call Claude.
+    """
+    return _ADDRESSES.search(unquote(url.partition("?")[0])) is not None
 
 
 def _is_to_relay(url: str) -> bool:
@@ -124,6 +165,7 @@ def _is_to_relay(url: str) -> bool:
     return False
 
 
+@lru_cache(maxsize=256)
 def url_of(scheme: str, host: str, port: int | None, target: str) -> str:
     """Return the address of a request that a connection sends; that for a proxy is one already."""
     if not target.startswith("/"):
@@ -141,54 +183,6 @@ def note_saved(path: str) -> None:
 def ticket() -> object:
     """Return what a spawned child is given."""
     return _tickets[_captures[-1]]() if _captures else None
-
-
-def begin_light(
-    source: Any, *, client: object, method: str, url: str, headers: Any, body: object
-) -> CapturedRequest | None:
-    """As `begin`, for headers in any case and bodies of any type.
-
-    Tells quickly that a URL is no address of Claude, before anything is loaded to look closely:
-    suites import these libraries that never call Claude.
-    """
-    if not _ADDRESSES.search(unquote(url.partition("?")[0])):
-        return None
-    if isinstance(body, str):
-        body = body.encode("utf-8", "surrogatepass")
-    sent = bytes(body) if isinstance(body, (bytes, bytearray)) else b""  # a stream is left alone
-    named = _Headers(headers)
-    return begin(source, client=client, method=method, url=url, headers=named, sent=sent)
-
-
-class _Headers(Mapping[str, str]):
-    """Headers by their names in lower case, read when they are first asked for.
-
-    Not before: to read those of botocore takes as long as all that we do while a request is sent.
-    """
-
-    def __init__(self, headers: Any) -> None:
-        self._given = headers
-
-    @cached_property
-    def _named(self) -> dict[str, str]:
-        given = dict(self._given or {})
-        return {_text(name).lower(): _text(value) for name, value in given.items()}
-
-    def __getitem__(self, name: str) -> str:
-        return self._named[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._named)
-
-    def __len__(self) -> int:
-        return len(self._named)
-
-
-def _text(value: object) -> str:
-    """Return a name or a value; botocore has some in bytes, VCR lists of values."""
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(_text, value))
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def wrap_method(owner: object, name: str, wrapper_of: Callable[[Any], object]) -> None:

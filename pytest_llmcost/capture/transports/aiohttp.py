@@ -11,13 +11,14 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.lost_answer import read_failure
-from pytest_llmcost.capture.transports import CURRENT, begin_light, wrap_method
+from pytest_llmcost.capture.lost_answer import note_failure
+from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
 
-_KEY = "_pytest_llmcost_captured"
+_text_of = functools.lru_cache(maxsize=256)(str)
+"""The text of an address, which yarl makes anew each time."""
 _read_by: dict[int, CapturedRequest] = {}
 """Whose body a reader with this id brings: readers have slots, so none for an attribute."""
 
@@ -32,29 +33,30 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def send(request: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        captured = None
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
-        if (current := CURRENT.get()) is not None:
+        current = CURRENT.get()
+        if current is not None:
             current.leave()
             current.is_on_wire = True
-        else:
-            captured = begin_light(
-                request,
-                client=getattr(request, "_session", None),
-                method=request.method,
-                url=str(request.url),
-                headers=request.headers,
-                body=getattr(request.body, "_value", request.body),  # private: of bytes
-            )
+            return await original(request, *args, **options)
+        body = request.body
+        captured = begin(
+            request,
+            getattr(request, "_session", None),
+            request.method,
+            _text_of(request.url),
+            request.headers,
+            getattr(body, "_value", body),  # private: of bytes
+        )
         if captured is None:
             return await original(request, *args, **options)
         captured.leave()
         try:
             response = await original(request, *args, **options)
         except BaseException as error:
-            captured.do(_failed, error)
+            captured.do(note_failure, error)
             raise
-        vars(response)[_KEY] = captured
+        response._llmcost = captured
         return response
 
     return send
@@ -64,13 +66,13 @@ def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def start(response: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        captured = vars(response).pop(_KEY, None)
+        captured = getattr(response, "_llmcost", None)
         if captured is None:
             return await original(response, *args, **options)
         try:
             result = await original(response, *args, **options)
         except BaseException as error:
-            captured.do(_failed, error)
+            captured.do(note_failure, error)
             raise
         captured.do(_answered, response)
         return result
@@ -78,28 +80,41 @@ def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
     return start
 
 
-def _failed(captured: CapturedRequest, error: BaseException) -> None:
-    failure = read_failure(error)
-    captured.failed(may_be_billed=failure.may_be_billed, is_seen=failure.is_seen, live=True)
-
-
 def _answered(captured: CapturedRequest, response: Any) -> None:
-    captured.answered(status=response.status, live=True, headers=response.headers)
+    captured.answered(status=response.status, live=True)
     if captured.is_over:
         return
-    reader = response.content
+    reader = response.content  # decompressed
     kind: Any = type(reader)
-    if not hasattr(reader, "_read_nowait_chunk") or kind.__name__ == "EmptyStreamReader":
+    tee = _tee_of(kind)
+    if tee is None:
         captured.close(is_whole=True)
         return
     _read_by[id(reader)] = captured
-    reader.__class__ = _tee_of(kind)
-    reader.on_eof(reader._llmcost_eof)
+    reader.__class__ = tee
+    if not reader.is_eof():
+        reader.on_eof(functools.partial(_note_eof, reader))
+
+
+def _note_eof(reader: Any) -> None:
+    if reader.at_eof():
+        _end(reader, is_whole=True)
+
+
+def _end(reader: Any, *, is_whole: bool) -> None:
+    captured = _read_by.pop(id(reader), None)
+    if captured is not None:
+        captured.close(is_whole=is_whole)
 
 
 @functools.cache
-def _tee_of(kind: Any) -> type[Any]:
-    """Return a reader class whose bytes are read along; so the reader stays what it is."""
+def _tee_of(kind: Any) -> type[Any] | None:
+    """Return a reader class whose bytes are read along, so that the reader stays what it is.
+
+    None for a reader that brings nothing.
+    """
+    if not hasattr(kind, "_read_nowait_chunk") or kind.__name__ == "EmptyStreamReader":
+        return None
 
     class Tee(kind):  # type: ignore[misc]
         """All ways of reading take a chunk by one private method, in all of aiohttp 3."""
@@ -107,24 +122,21 @@ def _tee_of(kind: Any) -> type[Any]:
         __slots__ = ()
 
         def _read_nowait_chunk(self, n: int) -> Any:
-            data = super()._read_nowait_chunk(n)
-            if captured := _read_by.get(id(self)):
+            captured = _read_by.pop(id(self), None)  # the end may come in the midst of it
+            data = kind._read_nowait_chunk(self, n)
+            if captured is not None:
                 captured.feed(data)
-                self._llmcost_eof()
+                if self._eof and not self._buffer:  # private: as `at_eof`, without its frame
+                    self.__class__ = kind
+                    captured.close(is_whole=True)
+                else:
+                    _read_by[id(self)] = captured
             return data
 
         def set_exception(self, *args: Any) -> None:
             # Also what closing or releasing the response does.
-            super().set_exception(*args)
-            self._llmcost_end(is_whole=False)
-
-        def _llmcost_eof(self) -> None:
-            if self.at_eof():
-                self._llmcost_end(is_whole=True)
-
-        def _llmcost_end(self, *, is_whole: bool) -> None:
-            if captured := _read_by.pop(id(self), None):
-                captured.close(is_whole=is_whole)
+            kind.set_exception(self, *args)
+            _end(self, is_whole=False)
 
     functools.update_wrapper(Tee, kind, updated=())
     return Tee

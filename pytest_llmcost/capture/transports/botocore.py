@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.transports import begin_light, wrap_method
+from pytest_llmcost.capture.transports import begin, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -26,12 +26,16 @@ def wrap(module: ModuleType) -> None:
     wrap_method(getattr(module, "AioHierarchicalEmitter", None), "_emit", _wrap_async_emit)
 
 
+# A call emits a dozen events, to most of which nothing listens: so nothing is looked at before
+# there are responses, and arguments are passed one by one, which takes less than as a tuple.
+
+
 def _wrap_emit(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def _emit(emitter: Any, name: str, kwargs: Any, *args: Any, **options: Any) -> Any:
+    def _emit(emitter: Any, event_name: str, kwargs: Any, stop_on_response: bool = False) -> Any:
         __tracebackhide__ = True
-        responses = original(emitter, name, kwargs, *args, **options)
-        if name.startswith(_EVENTS):
+        responses = original(emitter, event_name, kwargs, stop_on_response)
+        if responses and event_name.startswith(_EVENTS):
             _follow(emitter, kwargs, responses)
         return responses
 
@@ -40,10 +44,12 @@ def _wrap_emit(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _wrap_async_emit(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    async def _emit(emitter: Any, name: str, kwargs: Any, *args: Any, **options: Any) -> Any:
+    async def _emit(
+        emitter: Any, event_name: str, kwargs: Any, stop_on_response: bool = False
+    ) -> Any:
         __tracebackhide__ = True
-        responses = await original(emitter, name, kwargs, *args, **options)
-        if name.startswith(_EVENTS):
+        responses = await original(emitter, event_name, kwargs, stop_on_response)
+        if responses and event_name.startswith(_EVENTS):
             _follow(emitter, kwargs, responses)
         return responses
 
@@ -56,14 +62,8 @@ def _follow(emitter: Any, kwargs: Any, responses: Any) -> None:
     if given is None or request is None:
         return
     asked = request if isinstance(request, dict) else vars(request)
-    captured = begin_light(
-        request,
-        client=emitter,
-        method=str(asked.get("method")),
-        url=str(asked.get("url")),
-        headers=asked.get("headers"),
-        body=asked.get("body"),
-    )
+    method, url = str(asked.get("method")), str(asked.get("url"))
+    captured = begin(request, emitter, method, url, asked.get("headers"), asked.get("body"))
     if captured is not None:
         captured.do(_answered, given)
 
@@ -72,12 +72,7 @@ def _answered(captured: CapturedRequest, given: Any) -> None:
     """Read a raw response, or one with what botocore would have made of it."""
     raw, parsed = given if isinstance(given, tuple) else (given, None)
     body = raw.raw if parsed is None else parsed.get("body", parsed)
-    captured.answered(
-        status=raw.status_code,
-        live=False,
-        headers=raw.headers,
-        content=_content(body),
-    )
+    captured.answered(status=raw.status_code, live=False, content=_content(body))
 
 
 def _content(body: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""httpx and httpx2: `send` of clients and transports, and the streams of their responses.
+"""httpx and httpx2: `send` of clients and transports, the streams of responses, and the wire below.
 
 The code under test gets the very same bytes at the very same time; nothing is read ahead, read
 twice, or kept. Compressed bodies are decompressed a second time for us, so that it does not matter
@@ -9,35 +9,57 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import read_failure, was_on_the_wire
-from pytest_llmcost.capture.request import CapturedRequest, guarded
-from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, HEADERS, begin, wrap_method
+
+if TYPE_CHECKING:
+    from pytest_llmcost.capture.request import CapturedRequest
 
 _CLASSES = ("Client", "AsyncClient", "SyncByteStream", "AsyncByteStream")
 _MOCKS = ("MockTransport", "ASGITransport", "WSGITransport")
 _OWN = ("HTTPTransport", "AsyncHTTPTransport")
+_HEADERS = frozenset(name.encode() for name in HEADERS)
 _sending: dict[int, CapturedRequest] = {}
 """By the id of the library's object, what is being sent: a transport may do so in another thread,
 where `CURRENT` is not set."""
 
 
 def wrap(module: ModuleType) -> None:
-    """Wrap `send` of both clients, unless the module is a test's stub of that name."""
-    if all(isinstance(getattr(module, name, None), type) for name in _CLASSES):
+    """Wrap `send` of both clients, unless the module is a test's stub of that name.
+
+    Of httpcore and httpcore2, wrap a connection, through which those of proxies send, too. All
+    recorders and mocks are above it, so what comes there is live; and it is opened inside these
+    methods, so what is refused has not even opened one.
+    """
+    if module.__name__.startswith("httpcore"):
+        wrap_method(getattr(module, "HTTPConnection", None), "handle_request", _wrap_wire)
+        wrap_method(
+            getattr(module, "AsyncHTTPConnection", None), "handle_async_request", _wrap_wire
+        )
+    elif all(isinstance(getattr(module, name, None), type) for name in _CLASSES):
         library = _Library(module)
         wrap_method(module.Client, "send", library.wrap_send)
         wrap_method(module.AsyncClient, "send", library.wrap_async_send)
-        # A redirect to Claude, and a transport that is used without a client. Inside a call that
-        # is followed already, its client reads the answer.
+        # A redirect to Claude, and a transport that is used without a client.
         for transport in (*library.mocks, *library.own):
-            handle = functools.partial(library.wrap_send, is_outermost=True)
+            handle = functools.partial(library.wrap_send, is_transport=True)
             wrap_method(transport, "handle_request", handle)
-            handle = functools.partial(library.wrap_async_send, is_outermost=True)
+            handle = functools.partial(library.wrap_async_send, is_transport=True)
             wrap_method(transport, "handle_async_request", handle)
+
+
+def _wrap_wire(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def handle(connection: Any, request: Any, *args: Any, **options: Any) -> Any:
+        __tracebackhide__ = True
+        if (current := CURRENT.get()) is not None:
+            current.leave()
+        return original(connection, request, *args, **options)  # a coroutine, where it is one
+
+    return handle
 
 
 class _Library:
@@ -55,106 +77,101 @@ class _Library:
         )
 
     def wrap_send(
-        self, original: Callable[..., Any], *, is_outermost: bool = False
+        self, original: Callable[..., Any], *, is_transport: bool = False
     ) -> Callable[..., Any]:
         @functools.wraps(original)
         def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            above = _sending.get(id(request)) if is_outermost and not CURRENT.get() else None
-            if above is not None:
-                with _inside(above):
-                    response = original(client, request, **options)
-                above.is_on_wire |= "network_stream" in response.extensions
-                return response
-            captured = _begin(client, request, is_outermost)
+            captured = _begin(client, request, is_transport)
             if captured is None:
                 return original(client, request, **options)
             try:
-                with _inside(captured):
-                    response = original(client, request, **options)
+                response = original(client, request, **options)
             except BaseException as error:
-                _failed(captured, self, request, error)
+                _end(self, captured, client, request, error=error)
                 raise
-            _answered(captured, self, request, response)
+            _end(self, captured, client, request, response)
             return response
 
         return send
 
     def wrap_async_send(
-        self, original: Callable[..., Any], *, is_outermost: bool = False
+        self, original: Callable[..., Any], *, is_transport: bool = False
     ) -> Callable[..., Any]:
         @functools.wraps(original)
         async def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
-            above = _sending.get(id(request)) if is_outermost and not CURRENT.get() else None
-            if above is not None:
-                with _inside(above):
-                    response = await original(client, request, **options)
-                above.is_on_wire |= "network_stream" in response.extensions
-                return response
-            captured = _begin(client, request, is_outermost)
+            captured = _begin(client, request, is_transport)
             if captured is None:
                 return await original(client, request, **options)
             try:
-                with _inside(captured):
-                    response = await original(client, request, **options)
+                response = await original(client, request, **options)
             except BaseException as error:
-                _failed(captured, self, request, error)
+                _end(self, captured, client, request, error=error)
                 raise
-            _answered(captured, self, request, response)
+            _end(self, captured, client, request, response)
             return response
 
         return send
 
-    def is_live(self, client: Any, request: Any, response: Any, error: Any = None) -> bool | None:
-        """Tell whether a request went over the network in this run; None if nothing tells.
 
-        A response from a socket carries httpcore's `network_stream`; replayed and mocked ones do
-        not: right in all cases tried, vcrpy 8 and 9, respx and pytest-httpx included. Without a
-        response the exception tells: a mock's has not been where sockets are.
-        """
-        if response is not None and "network_stream" in response.extensions:
-            return True
-        # Private, but the one way to the transport that serves this URL, in all versions tried.
-        find = getattr(client, "_transport_for_url", None)
-        transport = client if find is None else find(request.url)
-        if isinstance(transport, self.mocks):
-            return False
-        if response is None and isinstance(transport, self.own) and error is not None:
-            return was_on_the_wire(error)
-        # The library's own transport, but no socket: patched, to replay or to mock.
-        return False if type(transport) in self.own and response is not None else None
-
-
-@contextmanager
-def _inside(captured: CapturedRequest) -> Iterator[None]:
-    outer, key = CURRENT.get(), id(captured.source)
-    is_first = key not in _sending
-    CURRENT.set(captured)
-    _sending[key] = captured
-    try:
-        yield
-    finally:
-        CURRENT.set(outer)  # no token: a loop may end this in another context
-        if is_first:
-            _sending.pop(key, None)
-
-
-def _begin(client: Any, request: Any, is_outermost: bool) -> CapturedRequest | None:
-    if request is None or (is_outermost and CURRENT.get() is not None):
+def _begin(client: Any, request: Any, is_transport: bool) -> CapturedRequest | None:
+    """Follow what a client sends, or a transport that is not inside a call that is followed."""
+    if request is None or (is_transport and CURRENT.get() is not None):
         return None  # without a request the library's own error says what is missing
-    return begin(
-        request,
-        client=client,
-        method=request.method,
-        url=str(request.url),
-        headers=request.headers,
-        # Private: `content` raises for a body that is a stream, which is left alone.
-        sent=getattr(request, "_content", b""),
-    )
+    captured = _sending.get(id(request)) if is_transport else None
+    if captured is None:
+        captured = begin(
+            request,
+            client,
+            request.method,
+            str(request.url),
+            _headers(request.headers),
+            # Private: `content` raises for a body that is a stream, which is left alone.
+            getattr(request, "_content", b""),
+        )
+        if captured is None:
+            return None
+        _sending.setdefault(id(request), captured)
+    CURRENT.set(captured)
+    return captured
 
 
-@guarded
+def _headers(headers: Any) -> Any:
+    # Private: to look those up that are kept takes six times as long as to go through all once.
+    listed = getattr(headers, "_list", None)
+    if listed is None:
+        return headers
+    found = {}
+    for _, name, value in listed:
+        if name in _HEADERS:
+            found[name.decode()] = value.decode("latin-1")
+    return found
+
+
+def _end(
+    library: _Library,
+    captured: CapturedRequest,
+    client: Any,
+    request: Any,
+    response: Any = None,
+    error: BaseException | None = None,
+) -> None:
+    """Tell the captured request what came of it, unless its client does so in another thread."""
+    if captured.client is not client and not captured.is_over:
+        CURRENT.set(None)
+        if error is None:
+            captured.is_on_wire |= "network_stream" in response.extensions
+        return
+    CURRENT.set(captured.outer)  # no token: a loop may end this in another context
+    if _sending.get(id(request)) is captured:
+        del _sending[id(request)]
+    if error is None:
+        captured.do(_answered, library, request, response)
+    else:
+        captured.do(_failed, library, request, error)
+
+
 def _failed(captured: CapturedRequest, library: _Library, request: Any, error: Any) -> None:
     failure = read_failure(error)
     response = failure.response
@@ -168,25 +185,46 @@ def _failed(captured: CapturedRequest, library: _Library, request: Any, error: A
     )
 
 
-@guarded
 def _answered(captured: CapturedRequest, library: _Library, request: Any, response: Any) -> None:
     captured.answered(
         status=response.status_code,
-        headers=response.headers,
         live=_is_live(captured, library, request, response),
         content=_content(response),
     )
     if not captured.is_over:
+        if "content-encoding" in response.headers:
+            encoding = {"content-encoding": response.headers["content-encoding"]}
+            # Private in both libraries, and the same since httpx 0.13.
+            captured.decoder = type(response)(200, headers=encoding)._get_content_decoder()
         # No pickle of a response contains its stream.
         inner = response.stream
         tee = library.async_tee if isinstance(inner, library.async_stream) else library.tee
-        response.stream = tee(inner, captured, _decoder(response))
+        response.stream = tee(inner, captured)
 
 
-def _is_live(captured: CapturedRequest, library: _Library, *facts: Any) -> bool | None:
+def _is_live(
+    captured: CapturedRequest, library: _Library, request: Any, response: Any, error: Any = None
+) -> bool | None:
+    """Tell whether a request went over the network in this run; None if nothing tells.
+
+    A response from a socket carries httpcore's `network_stream`; replayed and mocked ones do
+    not: right in all cases tried, vcrpy 8 and 9, respx and pytest-httpx included. Without a
+    response the exception tells: a mock's has not been where sockets are.
+    """
+    if response is not None and "network_stream" in response.extensions:
+        return True
+    # Private, but the one way to the transport that serves this URL, in all versions tried.
+    find = getattr(captured.client, "_transport_for_url", None)
+    transport = captured.client if find is None else find(request.url)
+    if isinstance(transport, library.mocks):
+        return False
+    if response is None and isinstance(transport, library.own) and error is not None:
+        return was_on_the_wire(error)
+    # The library's own transport, but no socket: patched, to replay or to mock.
+    if type(transport) in library.own and response is not None:
+        return False
     # A transport of another's may send through a library that shows it, such as aiohttp.
-    live = library.is_live(captured.client, *facts)
-    return captured.is_on_wire or None if live is None else live
+    return captured.is_on_wire or None
 
 
 def _content(response: Any) -> bytes | None:
@@ -195,22 +233,12 @@ def _content(response: Any) -> bytes | None:
     return content
 
 
-def _decoder(response: Any) -> Any:
-    """Return what undoes the content encoding, with a state of its own; None for none."""
-    encoding = response.headers.get("content-encoding", "identity")
-    if encoding.strip().lower() in ("", "identity"):
-        return None
-    twin = type(response)(200, headers={"content-encoding": encoding})
-    return twin._get_content_decoder()  # private in both libraries, and the same since httpx 0.13
-
-
 class _Tee:
     """A response's stream that lets the captured request read along; sync or not, as its base."""
 
-    def __init__(self, inner: Any, captured: CapturedRequest, decoder: Any) -> None:
+    def __init__(self, inner: Any, captured: CapturedRequest) -> None:
         self._inner = inner
         self._captured = captured
-        self._decoder = decoder
 
     @property
     def elapsed(self) -> Any:
@@ -222,10 +250,10 @@ class _Tee:
         return getattr(self._inner, "elapsed", None)
 
     def __iter__(self) -> Iterator[bytes]:
-        return _Passing(iter(self._inner), self)
+        return _Passing(iter(self._inner), self._captured)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Passing(aiter(self._inner), self)
+        return _Passing(aiter(self._inner), self._captured)
 
     def close(self) -> None:
         try:
@@ -239,30 +267,6 @@ class _Tee:
         finally:
             self._captured.close(is_whole=False)
 
-    def pass_on(self, chunk: bytes) -> bytes:
-        if self._decoder is None:
-            self._captured.feed(chunk)
-        else:
-            self._decode(self._decoder.decode, chunk)
-        return chunk
-
-    def end(self, error: BaseException) -> None:
-        is_whole = isinstance(error, (StopIteration, StopAsyncIteration))
-        if is_whole and self._decoder is not None:
-            self._decode(self._decoder.flush)
-        self._captured.close(is_whole=is_whole)
-
-    def _decode(self, step: Callable[..., Any], *chunk: bytes) -> None:
-        if self._captured.is_over:
-            return
-        try:
-            decoded = step(*chunk)  # httpx's decoders return bytes, httpx2's yield pieces
-            for piece in [decoded] if isinstance(decoded, bytes) else decoded:
-                self._captured.feed(piece)
-        except Exception:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
-            # The caller's own decoder meets the same bytes and says what is wrong with them.
-            self._captured.close(is_whole=False)
-
 
 class _Passing:
     """An iterator, not a generator: abandoned, it leaves nothing to be collected late.
@@ -270,9 +274,9 @@ class _Passing:
     It passes for an async generator, for httpx2 closes those.
     """
 
-    def __init__(self, inner: Any, tee: _Tee) -> None:
+    def __init__(self, inner: Any, captured: CapturedRequest) -> None:
         self._inner = inner
-        self._tee = tee
+        self._captured = captured
 
     def __iter__(self) -> _Passing:
         return self
@@ -280,11 +284,12 @@ class _Passing:
     def __next__(self) -> bytes:
         __tracebackhide__ = True
         try:
-            chunk = next(self._inner)
+            chunk: bytes = next(self._inner)
         except BaseException as error:
-            self._tee.end(error)
+            self._captured.close(is_whole=isinstance(error, StopIteration))
             raise
-        return self._tee.pass_on(chunk)
+        self._captured.feed(chunk)
+        return chunk
 
     def __aiter__(self) -> _Passing:
         return self
@@ -292,11 +297,12 @@ class _Passing:
     async def __anext__(self) -> bytes:
         __tracebackhide__ = True
         try:
-            chunk = await anext(self._inner)
+            chunk: bytes = await anext(self._inner)
         except BaseException as error:
-            self._tee.end(error)
+            self._captured.close(is_whole=isinstance(error, StopAsyncIteration))
             raise
-        return self._tee.pass_on(chunk)
+        self._captured.feed(chunk)
+        return chunk
 
     async def asend(self, value: None) -> bytes:
         return await self.__anext__()

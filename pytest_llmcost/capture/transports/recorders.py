@@ -13,12 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.transports import (
-    CURRENT,
-    begin_light,
-    note_saved,
-    wrap_method,
-)
+from pytest_llmcost.capture.transports import CURRENT, begin, note_saved, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -47,7 +42,7 @@ def _then(reader: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             result = original(cassette, *args, **kwargs)
             current = CURRENT.get()
             if current is not None:
-                current.replayed(_reader(reader), result, cassette, *args, **kwargs)
+                current.do(_played, reader, result, cassette, *args, **kwargs)
             elif reader == "vcr_play" and args:
                 _follow(result, cassette, args[0])
             return result
@@ -55,6 +50,13 @@ def _then(reader: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return method
 
     return wrapper_of
+
+
+def _played(captured: CapturedRequest, reader: str, *facts: Any, **named: Any) -> None:
+    # Imported with the first call: a suite that never calls Claude may import a recorder.
+    from pytest_llmcost.capture import replay
+
+    captured.play = getattr(replay, reader)(captured.sent, *facts, **named) or captured.play
 
 
 def _wrap_save(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,29 +81,15 @@ def _state(path: str) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
-def _reader(name: str) -> Callable[..., Any]:
-    # Imported with the first call: a suite that never calls Claude may import a recorder.
-    from pytest_llmcost.capture import replay
-
-    read: Callable[..., Any] = getattr(replay, name)
-    return read
-
-
 def _follow(response: Any, cassette: Any, request: Any) -> None:
     """Follow a Claude call of a library of which only the recorder is seen, or none is known."""
     url, body = getattr(request, "uri", None), getattr(request, "body", None)
     if not isinstance(url, str) or not isinstance(response, dict):
         return
-    captured = begin_light(
-        response,
-        client=cassette,
-        method=request.method,
-        url=url,
-        headers=request.headers,
-        body=json.dumps(body) if isinstance(body, dict) else body,  # aiohttp's `json=`
-    )
+    body = json.dumps(body) if isinstance(body, dict) else body  # aiohttp's `json=`
+    captured = begin(response, cassette, request.method, url, request.headers, body)
     if captured is not None:
-        captured.replayed(_reader("vcr_play"), response, cassette, request)
+        captured.do(_played, "vcr_play", response, cassette, request)
         captured.do(_answered, response)
 
 

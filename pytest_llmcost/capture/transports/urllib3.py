@@ -1,4 +1,4 @@
-"""urllib3, on which requests and botocore send: `urlopen` of its pools.
+"""urllib3, on which requests and botocore send: `urlopen` of its pools, and mocks of requests.
 
 botocore's signer and the session of requests are above, VCR's connections below. Of a body we see
 what urllib3 takes from the socket, and decompress it a second time for us. Light, for many a suite
@@ -12,16 +12,20 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.lost_answer import read_failure
-from pytest_llmcost.capture.transports import CURRENT, begin_light, url_of, wrap_method
+from pytest_llmcost.capture.lost_answer import note_failure, read_failure
+from pytest_llmcost.capture.transports import CURRENT, begin, url_of, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
 
 
 def wrap(module: ModuleType) -> None:
-    """Wrap how a pool sends a request, retries and redirects within one host included."""
+    """Wrap how a pool sends a request, retries and redirects within one host included.
+
+    And how an adapter of requests makes a response of urllib3's.
+    """
     wrap_method(getattr(module, "HTTPConnectionPool", None), "urlopen", _wrap_urlopen)
+    wrap_method(getattr(module, "HTTPAdapter", None), "build_response", _wrap_build_response)
 
 
 def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,14 +42,14 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         captured = None
         # Inside a call that is followed already, as of its own retries, its client reads.
-        if isinstance(url, str) and CURRENT.get() is None:
-            captured = begin_light(
+        if CURRENT.get() is None and isinstance(url, str):
+            captured = begin(
                 object(),  # urllib3 has none for a request
-                client=pool,
-                method=method,
-                url=url_of(pool.scheme, pool.host, pool.port, url),
-                headers=pool.headers if headers is None else headers,
-                body=body,
+                pool,
+                method,
+                url_of(pool.scheme, pool.host, pool.port, url),
+                pool.headers if headers is None else headers,
+                body,
             )
         if captured is None:
             return original(pool, method, url, body, headers, *rest, **how)
@@ -53,7 +57,9 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             response = original(pool, method, url, body, headers, *rest, **how)
         except BaseException as error:
-            captured.do(_failed, error)
+            reason = getattr(error, "reason", None)  # of a MaxRetryError: what its last try raised
+            cause = reason if isinstance(reason, BaseException) else error
+            captured.do(note_failure, cause, captured.is_on_wire or None)
             raise
         finally:
             CURRENT.set(None)
@@ -63,111 +69,90 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
     return urlopen
 
 
-def _failed(captured: CapturedRequest, error: BaseException) -> None:
-    reason = getattr(error, "reason", None)  # of a MaxRetryError: what its last try raised
-    failure = read_failure(reason if isinstance(reason, BaseException) else error)
-    captured.failed(
-        may_be_billed=failure.may_be_billed,
-        is_seen=failure.is_seen,
-        live=captured.is_on_wire or None,
-    )
-
-
 def _answered(captured: CapturedRequest, response: Any) -> None:
-    history = getattr(getattr(response, "retries", None), "history", ())
-    errors = [each.error for each in history if isinstance(each.error, Exception)]
-    captured.note_lost(sum(read_failure(error).may_be_billed for error in errors))
+    for each in getattr(getattr(response, "retries", None), "history", ()):
+        if isinstance(each.error, Exception) and read_failure(each.error).may_be_billed:
+            captured.note_lost()
     # VCR answers with a class of its own, whether it plays or records.
     recorded = getattr(response, "recorded_response", None)
     content = getattr(response, "_body", None)  # where `preload_content` has put it
     if isinstance(recorded, dict):
         content = captured.read_recorded(recorded)
-    captured.answered(
-        status=response.status,
-        live=captured.is_on_wire or None,  # without VCR, nothing tells that it was not
-        headers=response.headers,
-        content=content if isinstance(content, bytes) else None,
-    )
-    response._llmcost_is_followed = True
-    tee(captured, response)
+    # Without VCR, nothing tells that it did not go over a socket.
+    _read_along(captured, response, captured.is_on_wire or None, content)
 
 
-def is_followed(response: Any) -> bool:
-    """Whether `urlopen` gave this response for a request that is followed."""
-    return hasattr(response, "_llmcost_is_followed")
-
-
-def tee(captured: CapturedRequest, response: Any) -> None:
-    """Let a captured request read along what is read of a response, unless it is over."""
+def _read_along(
+    captured: CapturedRequest, response: Any, live: bool | None, content: Any = None
+) -> None:
+    content = content if isinstance(content, bytes) else None
+    captured.answered(status=response.status, live=live, content=content)
+    response._llmcost = captured
     if not captured.is_over:
-        response._llmcost_tee = captured, _decoder(response)
         kind: Any = type(response)
+        if "content-encoding" in response.headers:
+            twin = kind(headers={"content-encoding": response.headers["content-encoding"]})
+            twin._init_decoder()  # private, and the same since urllib3 1.26
+            captured.decoder = twin._decoder
         response.__class__ = _tee_of(kind)
-
-
-def _decoder(response: Any) -> Any:
-    """Return what undoes the content encoding, with a state of its own; None for none."""
-    encoding = response.headers.get("content-encoding", "identity")
-    if encoding.strip().lower() in ("", "identity"):
-        return None
-    twin = type(response)(headers={"content-encoding": encoding})
-    twin._init_decoder()  # private, and the same since urllib3 1.26
-    return twin._decoder
 
 
 @functools.cache
 def _tee_of(kind: Any) -> type[Any]:
-    """Return a response class whose bytes are read along; so the response stays what it is."""
+    """Return a response class whose bytes are read along; so the response stays what it is.
+
+    All ways of reading end in one of its three private methods, in urllib3 1.26 and 2.
+    """
+
+    def along(original: Callable[..., Any], response: Any, *args: Any, **how: Any) -> Any:
+        try:
+            data = original(response, *args, **how)
+        except BaseException:
+            response._llmcost.close(is_whole=False)
+            raise
+        if data:
+            response._llmcost.feed(data)
+        return data
 
     class Tee(kind):  # type: ignore[misc]
-        """All ways of reading end in one of three private methods, in urllib3 1.26 and 2."""
-
         def _fp_read(self, *args: Any, **how: Any) -> Any:
-            data = self._llmcost_read(super()._fp_read, *args, **how)
+            data = along(kind._fp_read, self, *args, **how)
             is_closed = getattr(self._fp, "isclosed", None)
             if not data or (is_closed is not None and is_closed()):
                 # `length_remaining` is not brought up to date yet.
-                self._llmcost_end(is_whole=not getattr(self._fp, "length", None))
+                self._llmcost.close(is_whole=not getattr(self._fp, "length", None))
             return data
 
         def _handle_chunk(self, *args: Any) -> Any:
-            return self._llmcost_read(super()._handle_chunk, *args)
+            return along(kind._handle_chunk, self, *args)
 
         def _update_chunk_length(self) -> None:
-            super()._update_chunk_length()
+            kind._update_chunk_length(self)
             if self.chunk_left == 0:
-                self._llmcost_end(is_whole=True)
+                self._llmcost.close(is_whole=True)
 
         def close(self) -> None:
             try:
-                super().close()
+                kind.close(self)
             finally:
-                self._llmcost_end(is_whole=False)
-
-        def _llmcost_read(self, read: Callable[..., Any], *args: Any, **how: Any) -> Any:
-            captured, decoder = self._llmcost_tee
-            try:
-                data = read(*args, **how)
-            except BaseException:
-                self._llmcost_end(is_whole=False)
-                raise
-            if data:
-                captured.feed(data) if decoder is None else captured.do(_decode, decoder, data)
-            return data
-
-        def _llmcost_end(self, *, is_whole: bool) -> None:
-            captured, decoder = self._llmcost_tee
-            if decoder is not None:
-                captured.do(_decode, decoder, None)
-            captured.close(is_whole=is_whole)
+                self._llmcost.close(is_whole=False)
 
     functools.update_wrapper(Tee, kind, updated=())
     return Tee
 
 
-def _decode(captured: CapturedRequest, decoder: Any, data: bytes | None) -> None:
-    try:
-        captured.feed(decoder.flush() if data is None else decoder.decompress(data))
-    except Exception:  # noqa: BLE001 - zlib, brotli and zstd each raise their own
-        # The caller's own decoder meets the same bytes and says what is wrong with them.
-        captured.close(is_whole=False)
+def _wrap_build_response(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def build_response(adapter: Any, request: Any, raw: Any) -> Any:
+        __tracebackhide__ = True
+        # Mocks such as `responses` and `requests-mock` replace the adapters of requests, and come
+        # here, too. What an adapter of its own has sent is followed by `urlopen`.
+        if not hasattr(raw, "_llmcost") and CURRENT.get() is None:
+            captured = begin(
+                request, adapter, request.method, str(request.url), request.headers, request.body
+            )
+            if captured is not None:
+                captured.do(_read_along, raw, False)
+        return original(adapter, request, raw)
+
+    return build_response
