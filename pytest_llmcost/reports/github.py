@@ -40,8 +40,7 @@ def render_annotations(
     found = []
     for mark in marks_of(ledger):
         verdict, state = mark.verdict, mark.verdict.state
-        is_grouped = cause is not None and state == "unverified" and mark.name in cause.nodeids
-        if state == "within" or is_grouped:
+        if state == "within" or (cause and cause.explains(mark.name, state)):
             continue
         is_warning, is_of_test = levels[state] != "error", bool(mark.path)
         urgency = (is_warning, is_of_test, verdict.kind != "usd", -verdict.low, mark.name)

@@ -14,17 +14,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from pytest_llmcost.budgets.budget import Verdict
-from pytest_llmcost.budgets.path_globs import TAG
-from pytest_llmcost.ledger.ledger import (
-    Change,
-    Comparison,
-    Ledger,
-    ModelTotals,
-    TestRow,
-    own_verdicts,
-    unpriced_models,
-)
-from pytest_llmcost.ledger.totals import amounts_of
+from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger, TestRow, own_verdicts
 from pytest_llmcost.reports.comparisons import (
     after_cell,
     before_cell,
@@ -51,22 +41,26 @@ from pytest_llmcost.reports.numbers import (
 from pytest_llmcost.reports.rows import (
     OUTSIDE,
     Row,
+    Share,
     categories_of,
+    models_of,
     part_growth,
     parts_by_owner,
     row_of,
     rows_of,
     share_of,
+    tags_of,
     token_cells,
 )
 from pytest_llmcost.reports.run_wording import (
-    Mark,
+    NotCounted,
     broken_prefixes,
     cache_misses,
     describe_partial,
     describe_total,
+    is_least,
     last_attempts,
-    marks_of,
+    marks_by_state,
     not_counted,
 )
 from pytest_llmcost.reports.tables import markdown_row, markdown_table
@@ -86,7 +80,6 @@ COMMENT_BYTES = 65_000
 """A comment on GitHub may have 65,536 characters."""
 
 _SIGNS = {"exceeded": "❌", "unverified": "❓", "near": "⚠️", "within": "✅"}
-_STATES = {"over": "exceeded", "unknown": "unverified", "near": "near"}
 _BROKEN = ("exceeded", "unverified")
 _FIXED_BYTES = 4_000
 """What heading, totals, the command and the heads of tables take at most."""
@@ -104,49 +97,48 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
 
     Empty when there is not even room for the verdict.
     """
-    room = most_bytes - _FIXED_BYTES
-    if room < _FIXED_BYTES:
+    room = _Room(most_bytes - _FIXED_BYTES)
+    if room.left < _FIXED_BYTES:
         return ""
-    owners, all_rows = _owners(ledger), rows_of(ledger)
-    of_run, of_tests = _verdicts(ledger)
-    of_run += [f"- {prose(each)}" for each in _remarks(ledger)]
+    owners, cause = _owners(ledger), not_counted(ledger)
+    of_run, of_tests = _verdicts(ledger, cause)
+    of_run += map(_item, _remarks(ledger))
     heads = _CHANGE_HEADS if ledger.comparison else _FAILURE_HEADS
-    failed_or_changed = list(_failed_or_changed(ledger, owners))
+    failed_or_changed = list(_failed_or_changed(ledger, owners, cause))
 
-    of_run, room = _fit(of_run, room // 3, room)
-    first, room = _fit(failed_or_changed[:_MOST_ROWS], room // 2, room)
-    more, room = _fit(failed_or_changed[_MOST_ROWS:], room // 2, room)
-    of_tests, room = _fit(of_tests, room // 3, room)
+    # What matters most takes its room first, wherever it then stands.
+    of_run = room.fit(of_run, 3)
+    first = room.table(heads, failed_or_changed[:_MOST_ROWS], 2)
+    more = room.table(heads, failed_or_changed[_MOST_ROWS:], 2)
+    of_tests = room.fit(of_tests, 3)
     found = (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes)
-    notes, room = _fit([f"- {prose(note)}" for note in found if note], room // 4, room)
+    notes = room.fit(map(_item, filter(None, found)), 4)
     vanished = describe_vanished(ledger.comparison) if ledger.comparison else ()
-    gone, room = _fit([f"- {prose(each)}" for each in vanished], room // 4, room)
-    categories, room = _fit(list(_categories(ledger)), room // 4, room)
-    models, room = _fit(list(_models(ledger)), room // 4, room)
-    tags, room = _fit(list(_tags(ledger)), room // 4, room)
-    parts, room = _fit(list(_parts(ledger)), room // 2, room)
-    folds = []
-    if more:
-        title = f"{len(failed_or_changed) - _MOST_ROWS:,} more that failed or changed"
-        folds.append((title, markdown_table(heads, more)))
-    folds.append(("Each budget, and where it is set", of_tests))
-    for other in ledger.other_models:
-        section, room = _fit(list(other_model_section(other)), room // 2, room)
-        folds.append((f"On {code(other.model)}", section))
-    rows, room = _fit(list(map(_row, all_rows)), room, room)
+    gone = room.fit(map(_item, vanished), 4)
+    categories = room.table(("category", "tokens:", "cost:", "share:"), _categories(ledger), 4)
+    models = room.table(("model", *_SHARE_HEADS), map(_share, models_of(ledger)[:50]), 4)
+    tags = room.table(("tag", *_SHARE_HEADS), map(_share, tags_of(ledger)), 4)
+    parts = room.table(("test", "part", "before:", "tokens:", "change:"), _parts(ledger), 2)
+    others = [
+        (f"On {code(other.model)}", room.fit(other_model_section(other), 2))
+        for other in ledger.other_models
+    ]
+    rows = room.table(_HEADS, map(_row, rows_of(ledger)), 1)
     calls = format_count(ledger.totals.calls, "call")
-    title = f"All tests: {describe_total(ledger)} at list price, {calls}"
-    folds.append((title, markdown_table(_HEADS, rows) if rows else []))
-    folds.append(("What is in the prompts", markdown_table(_PART_HEADS, parts) if parts else []))
-    table = markdown_table(_CATEGORY_HEADS, categories) if categories else []
-    folds.append(("By token category", table))
-    folds.append(("By model", markdown_table(_MODEL_HEADS, models) if models else []))
-    folds.append(("By tag", markdown_table(("tag", *_MODEL_HEADS[1:]), tags) if tags else []))
-    folds.append(("Reproduce locally", _commands(ledger, owners)))
+    folds = [
+        (f"{len(failed_or_changed) - _MOST_ROWS:,} more that failed or changed", more),
+        ("Each budget, and where it is set", of_tests),
+        *others,
+        (f"All tests: {describe_total(ledger)} at list price, {calls}", rows),
+        ("What is in the prompts", parts),
+        ("By token category", categories),
+        ("By model", models),
+        ("By tag", tags),
+        ("Reproduce locally", _commands(ledger, owners)),
+    ]
 
     lines = [MARKER, _headline(ledger)]
-    table = markdown_table(heads, first) if first else []
-    for section in ([_counts(ledger, owners)], of_run, table):
+    for section in ([_counts(ledger, owners)], of_run, first):
         lines += ["", *section] if any(section) else []
     for title, section in folds:
         if section:
@@ -158,46 +150,64 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 
-def _fit(lines: Sequence[str], most: int, room: int) -> tuple[list[str], int]:
-    """Keep the lines that fit into `most` bytes; return them and the room that is then left."""
-    used, kept = 0, []
-    for number, line in enumerate(lines):
-        size = len(line.encode()) + 1
-        if used + size > most - _SAYING_SO:
-            start = "| " if line.startswith("|") else "- "
-            kept.append(f"{start}… {len(lines) - number:,} more left out; the JSON report has all")
-            return kept, room - used - _SAYING_SO
-        used += size
-        kept.append(line)
-    return kept, room - used
+class _Room:
+    """The bytes that are left for what comes next."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def fit(self, lines: Iterable[str], share: int) -> list[str]:
+        """Keep the lines that fit into one part in so many of what is left."""
+        lines, used, kept = list(lines), 0, []
+        for number, line in enumerate(lines):
+            size = len(line.encode()) + 1
+            if used + size > self.left // share - _SAYING_SO:
+                start = "| " if line.startswith("|") else "- "
+                out = len(lines) - number
+                kept.append(f"{start}… {out:,} more left out; the JSON report has all")
+                used += _SAYING_SO
+                break
+            used += size
+            kept.append(line)
+        self.left -= used
+        return kept
+
+    def table(self, heads: Sequence[str], rows: Iterable[str], share: int) -> list[str]:
+        """Put heads over the rows that fit, if there are any."""
+        kept = self.fit(rows, share)
+        return markdown_table(heads, kept) if kept else []
+
+
+def _item(text: str) -> str:
+    return f"- {prose(text)}"
 
 
 # What merging would do
 
 
 def _headline(ledger: Ledger) -> str:
-    states = {mark.verdict.state for mark in marks_of(ledger)}
-    sign = next((_SIGNS[each] for each in _SIGNS if each in states), "")
-    return f"### {sign} {describe_run(ledger)}" if sign else f"### {describe_run(ledger)}"
+    marks = marks_by_state(ledger)
+    sign = f"{_SIGNS['within']} " if any(marks.values()) else ""
+    sign = next((f"{_SIGNS[each]} " for each in _BROKEN if marks[each]), sign)
+    return f"### {sign}{describe_run(ledger)}"
 
 
 def describe_run(ledger: Ledger) -> str:
     """Say what merging adds, or without a baseline what the suite costs; then what is broken."""
     if not ledger.run.has_tests:
         return "No test ran, so nothing is known of what merging costs"
-    states = [mark.verdict.state for mark in marks_of(ledger)]
-    exceeded, unverified = states.count("exceeded"), states.count("unverified")
+    exceeded, unverified, near, within = map(len, marks_by_state(ledger).values())
     what = _merging(ledger.comparison) if ledger.comparison else _standing(ledger)
-    if not states:
-        return what
     if exceeded:
         more = f", {unverified:,} not checked" if unverified else ""
         how = f"{format_count(exceeded, 'budget')} exceeded{more}"
     elif unverified:
         how = f"{format_count(unverified, 'budget')} could not be checked"
-    else:
+    elif number := near + within:
         named = {1: "its budget", 2: "both budgets"}
-        how = f"within {named.get(len(states), f'all {len(states):,} budgets')}"
+        how = f"within {named.get(number, f'all {number:,} budgets')}"
+    else:
+        return what
     return f"{what} · {how}"
 
 
@@ -218,9 +228,7 @@ def _standing(ledger: Ledger) -> str:
     what = "The tests that ran cost" if ledger.incomplete else "The suite costs"
     if usd is None:
         return f"{what} an unknown amount"
-    shown = dollars(
-        usd, is_least=amounts_of(ledger).is_least, against=budget.limit if budget else None
-    )
+    shown = dollars(usd, is_least=is_least(ledger), against=budget.limit if budget else None)
     return f"{what} {shown}{f' of {limit_of(budget)}' if budget else ''}"
 
 
@@ -315,30 +323,24 @@ def _remarks(ledger: Ledger) -> Iterator[str]:
         yield describe_partial(ledger)
 
 
-def _verdicts(ledger: Ledger) -> tuple[list[str], list[str]]:
+def _verdicts(ledger: Ledger, cause: NotCounted | None) -> tuple[list[str], list[str]]:
     """Return what is broken or nearly so of the run as a whole, and the other verdicts."""
     of_run: list[str] = []
     of_tests: list[str] = []
-    cause = not_counted(ledger)
-
-    def say(mark: Mark, sign: str) -> Iterator[str]:
-        name = f"{code(mark.name)}: " if mark.name else ""
-        yield f"- {_SIGNS[sign]} {name}{prose(sentence(mark.verdict))}"
-        if sign == "unverified":
-            yield from (f"  - {prose(each)}" for each in mark.verdict.reasons[:_MOST_REASONS])
-
     if cause:
         first, *rest = map(prose, cause.lines())
         of_run += [f"- {_SIGNS['unverified']} {first}", *(f"  - {text}" for text in rest)]
-    marks = list(marks_of(ledger))
-    for state in _SIGNS:
+    for state, marks in marks_by_state(ledger).items():
         for mark in marks:
-            is_named = bool(cause and mark.name in cause.nodeids)
-            is_shown = is_named or (state == "within" and not (mark.is_of_run and not mark.name))
-            if state != ("near" if mark.verdict.is_near else mark.verdict.state) or is_shown:
+            is_kept = state == "within" and (mark.name or not mark.is_of_run)
+            if is_kept or (cause and cause.explains(mark.name, state)):
                 continue
+            name = f"{code(mark.name)}: " if mark.name else ""
+            lines = [f"- {_SIGNS[state]} {name}{prose(sentence(mark.verdict))}"]
+            if state == "unverified":
+                lines += [f"  - {prose(each)}" for each in mark.verdict.reasons[:_MOST_REASONS]]
             found = of_tests if mark.name or state == "within" else of_run
-            found += say(mark, state)
+            found += lines
     return of_run, of_tests
 
 
@@ -346,13 +348,15 @@ _FAILURE_HEADS = ("test", "cost:", "budget:", "what changed")
 _CHANGE_HEADS = ("test", "before:", "after:", "change:", "budget:", "what changed")
 
 
-def _failed_or_changed(ledger: Ledger, owners: Iterable[_Owner]) -> Iterator[str]:
+def _failed_or_changed(
+    ledger: Ledger, owners: Iterable[_Owner], cause: NotCounted | None
+) -> Iterator[str]:
     """Yield a row for each, but for those that failed by a cause that is named once for all."""
-    cause, comparison = not_counted(ledger), ledger.comparison
+    comparison = ledger.comparison
     shared = shared_parts(comparison) if comparison else []
     for owner in owners:
         test, change, verdict = owner.test, owner.change, owner.verdict
-        is_named = cause is not None and owner.name in cause.nodeids
+        is_named = cause is not None and cause.explains(owner.name, owner.state)
         if not change and (is_named or owner.state not in _BROKEN):
             continue
         phrases, parts = what_differs(change, shared) if change else ([], [])
@@ -368,10 +372,9 @@ def _failed_or_changed(ledger: Ledger, owners: Iterable[_Owner]) -> Iterator[str
             grown = growth_of(change) if is_there else ""
             cells += [before_cell(change), after_cell(change), f"{signed_cell(change.usd)}{grown}"]
         elif test:
-            row = row_of(test, is_last=True)
-            cost = REFUSED if row.is_refused else usd_cell(row.usd, is_least=row.spent.is_least)
+            row = row_of(test)
             how = "unchanged" if row.usd is not None else "?"
-            cells += ["", cost, how] if comparison else [cost]
+            cells += ["", row.cost_cell(), how] if comparison else [row.cost_cell()]
         what = [", ".join([*map(prose, phrases), *list_parts(parts, code)])]
         if verdict and verdict.state == "unverified":
             what.append(what_is_unknown(verdict))
@@ -456,15 +459,13 @@ def _terms(ledger: Ledger) -> str:
 
 _TOKEN_HEADS = ("calls:", "input:", "cache written:", "cache read:", "output:")
 _HEADS = ("test", "cost:", "budget:", "used:", *_TOKEN_HEADS)
-_PART_HEADS = ("test", "part", "before:", "tokens:", "change:")
-_CATEGORY_HEADS = ("category", "tokens:", "cost:", "share:")
-_MODEL_HEADS = ("model", "cost:", *_TOKEN_HEADS)
+_SHARE_HEADS = ("cost:", *_TOKEN_HEADS)
 
 
 def _row(row: Row) -> str:
     verdict, spent = row.verdict, row.spent
     against = verdict.limit if verdict and verdict.kind == "usd" else None
-    sign = f"{_SIGNS[_STATES[row.mark]]} " if row.mark else ""
+    sign = f"{_SIGNS[row.mark]} " if row.mark else ""
     name = code(row.name if row.group in (OUTSIDE, row.name) else f"{row.group}::{row.name}")
     return markdown_row(
         f"{sign}{name}",
@@ -472,13 +473,13 @@ def _row(row: Row) -> str:
         prose(limit_of(verdict)) if verdict else "",
         row.used,
         f"{spent.calls:,}",
-        *token_cells(spent.usage, is_least=spent["input_tokens"].best is None),
+        *row.token_cells,
     )
 
 
 def _categories(ledger: Ledger) -> Iterator[str]:
     """Yield what each token category costs; nothing if the ledger does not say it."""
-    usd, is_lower = ledger.totals.usd, amounts_of(ledger).is_least
+    usd, is_lower = ledger.totals.usd, is_least(ledger)
     found = [each for each in categories_of(ledger.totals) if each.usd is not None]
     for each in found:
         yield markdown_row(each.name, *each.cells(usd, is_least=is_lower))
@@ -486,21 +487,11 @@ def _categories(ledger: Ledger) -> Iterator[str]:
         yield markdown_row("total", "", usd_cell(usd, is_least=is_lower), "")
 
 
-def _models(ledger: Ledger) -> Iterator[str]:
-    models, unpriced = ledger.totals.by_model, unpriced_models(ledger)
-    for name in sorted(models, key=lambda each: (-(models[each].usd or 0), each))[:50]:
-        yield _share(name, models[name], is_least=name in unpriced)
-
-
-def _tags(ledger: Ledger) -> Iterator[str]:
-    for name, total in ledger.totals.by_tag.items():
-        yield _share(name, total, is_least=amounts_of(ledger, TAG + name).is_least)
-
-
-def _share(name: str, total: ModelTotals, *, is_least: bool) -> str:
-    tokens = token_cells(total.usage, is_least=is_least)
-    usd = dollars(total.usd, is_least=is_least)
-    return markdown_row(code(name), usd, f"{total.calls:,}", *tokens)
+def _share(share: Share) -> str:
+    total = share.total
+    usd = dollars(total.usd, is_least=share.is_least)
+    tokens = token_cells(total.usage, is_least=share.is_least)
+    return markdown_row(code(share.name), usd, f"{total.calls:,}", *tokens)
 
 
 def _parts(ledger: Ledger) -> Iterator[str]:

@@ -16,7 +16,9 @@ REFUSED = "refused"
 """The cost of what the cap on live spend kept from being sent, in every table and file."""
 
 
-def dollars(usd: Decimal | None, *, is_least: bool = False, against: Decimal | None = None) -> str:
+def dollars(
+    usd: Decimal | None, *, is_least: bool = False, against: Decimal | None = None, per: int = 1
+) -> str:
     """Write an amount within a sentence: `$0.0312`, `at least $0.0312`, `?`.
 
     Example:
@@ -25,7 +27,7 @@ def dollars(usd: Decimal | None, *, is_least: bool = False, against: Decimal | N
     """
     if usd is None:
         return UNKNOWN
-    shown = format_usd(usd, against=against)
+    shown = format_usd(usd * per, against=against)
     return f"at least {shown}" if is_least else shown
 
 

@@ -13,11 +13,17 @@ from typing import NamedTuple
 from pytest_llmcost.amounts import COUNT_COMMAND
 from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
-from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, own_verdicts
-from pytest_llmcost.ledger.totals import amounts_of, counted_calls, spenders_of
+from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
+from pytest_llmcost.ledger.totals import counted_calls, spenders_of
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, format_count
-from pytest_llmcost.reports.wording import breaking, changed_parts, lacks_count, short_sentence
+from pytest_llmcost.reports.wording import (
+    breaking,
+    changed_parts,
+    lacks_count,
+    short_sentence,
+    state_of,
+)
 
 _MOST_SHOWN = 3
 """Breaks, and causes of cache misses, in the one line that a summary has for each."""
@@ -63,9 +69,17 @@ def cache_misses(ledger: Ledger) -> str:
     return f"cache misses that the API explains: {'; '.join(sorted(shown)[:_MOST_SHOWN])}{more}"
 
 
+def is_least(ledger: Ledger, *, tag: str | None = None) -> bool:
+    """Return whether the list price of a run, or of one tag in it, is a lower bound."""
+    return any(
+        (call.usd is None or call.usd_high is None) and (tag is None or tag in call.tags)
+        for call in calls_of(ledger)
+    )
+
+
 def describe_total(ledger: Ledger) -> str:
     """Write the list price of a run."""
-    return dollars(ledger.totals.usd, is_least=amounts_of(ledger).is_least)
+    return dollars(ledger.totals.usd, is_least=is_least(ledger))
 
 
 def describe_partial(ledger: Ledger) -> str:
@@ -101,6 +115,14 @@ def marks_of(ledger: Ledger) -> Iterator[Mark]:
         if test.outcome != "xfailed":
             for verdict in own_verdicts(test):
                 yield Mark(verdict, test.nodeid, test.path, test.line)
+
+
+def marks_by_state(ledger: Ledger) -> dict[str, list[Mark]]:
+    """Group them by `exceeded`, `unverified`, `near` and `within`."""
+    found: dict[str, list[Mark]] = {"exceeded": [], "unverified": [], "near": [], "within": []}
+    for mark in marks_of(ledger):
+        found[state_of(mark.verdict)].append(mark)
+    return found
 
 
 def marks_of_run(ledger: Ledger) -> Iterator[Mark]:
@@ -145,15 +167,16 @@ class NotCounted(NamedTuple):
     """Tests that fail for one cause: their prompts are not counted."""
 
     tests: tuple[TestRow, ...]
+    nodeids: frozenset[str]
+    """Theirs."""
     parts: tuple[tuple[str, int], ...]
     """Each changed part with the number of tests in which it changed, the most frequent first."""
     volatile: int = 0
     """In how many tests a prompt differs in every run, so that a count will be missing again."""
 
-    @property
-    def nodeids(self) -> frozenset[str]:
-        """The tests' ids."""
-        return frozenset(test.nodeid for test in self.tests)
+    def explains(self, name: str, state: str) -> bool:
+        """Whether it is all that is to be said of a budget of a test."""
+        return state == "unverified" and name in self.nodeids
 
     def lines(self, root: str = "") -> Iterator[str]:
         """Say how many tests, what changed in them, and the command that counts them all.
@@ -201,4 +224,5 @@ def not_counted(ledger: Ledger) -> NotCounted | None:
     if len(tests) < 2:
         return None
     most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
-    return NotCounted(tuple(tests), tuple(most_frequent), volatile)
+    nodeids = frozenset(test.nodeid for test in tests)
+    return NotCounted(tuple(tests), nodeids, tuple(most_frequent), volatile)

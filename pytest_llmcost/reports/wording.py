@@ -56,9 +56,9 @@ def limit_of(verdict: Verdict) -> str:
     return format_count(int(verdict.limit), _NOUNS[verdict.quantity]) + per_call
 
 
-def used_of(verdict: Verdict) -> Decimal | None:
-    """Return how much of its limit is used; None if that could not be checked."""
-    return None if verdict.state == "unverified" else figure_of(verdict)[0]
+def state_of(verdict: Verdict) -> str:
+    """Return `exceeded`, `unverified`, `near` or `within`, the first one the worst."""
+    return "near" if verdict.is_near else verdict.state
 
 
 def figure_of(verdict: Verdict) -> tuple[Decimal, str]:

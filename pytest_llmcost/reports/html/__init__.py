@@ -8,22 +8,20 @@ searches and draws, and never adds up.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from pytest_llmcost.budgets.path_globs import TAG
-from pytest_llmcost.ledger.ledger import Comparison, Ledger, ModelTotals, unpriced_models
+from pytest_llmcost.ledger.ledger import Comparison, Ledger, ModelTotals
 from pytest_llmcost.ledger.run_history import Run
-from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.reports import comparisons, numbers, run_wording, wording
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.html.history_line import history_of
 from pytest_llmcost.reports.html.script_data import page_data, verdict_share
-from pytest_llmcost.reports.rows import Category, categories_of
-from pytest_llmcost.reports.run_wording import Mark, marks_of
+from pytest_llmcost.reports.rows import Category, Share, by_cost, categories_of, models_of, tags_of
+from pytest_llmcost.reports.run_wording import is_least, marks_by_state
 
 _LONGEST = 2_000
 """A sentence may hold a command, which is of no use when it is cut."""
@@ -46,6 +44,9 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
     # Escapes `<`, `>`, `&` and quotes, so that no name can end the script element.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     data = page_data(ledger)
+    marks = marks_by_state(ledger)
+    for each in marks.values():
+        each.sort(key=lambda mark: (not mark.is_of_run, -(verdict_share(mark.verdict) or 0)))
     style, script = _text("page.css"), _text("page.js")
     page = environment.from_string(_text("page.html")).render(
         ledger=ledger,
@@ -60,15 +61,12 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
         data=data,
         history=history_of(history, ledger),
         has_parts=any(row.parts for row in data["rows"]),
-        marks=_marks(ledger),
+        marks=marks,
         most_marks=_MOST_MARKS,
         most_changes=_MOST_CHANGES,
-        slices=_slices(ledger.totals, is_partial=amounts_of(ledger).is_least),
-        models=_breakdown(ledger.totals.by_model, unpriced_models(ledger)),
-        tags=_breakdown(
-            ledger.totals.by_tag,
-            [tag for tag in ledger.totals.by_tag if amounts_of(ledger, TAG + tag).is_least],
-        ),
+        slices=_slices(ledger.totals, is_partial=is_least(ledger)),
+        models=_bars(models_of(ledger)),
+        tags=_bars(by_cost(tags_of(ledger))),
         changes=_changes(ledger.comparison),
         verdict_share=verdict_share,
     )
@@ -95,16 +93,6 @@ def _shown(value: Any) -> Any:
     return clean(value, _LONGEST) if type(value) is str else value
 
 
-def _marks(ledger: Ledger) -> dict[str, list[Mark]]:
-    """Group the verdicts by what became of them; those over the run first, then the worst."""
-    found: dict[str, list[Mark]] = {"exceeded": [], "unverified": [], "near": [], "within": []}
-    for mark in marks_of(ledger):
-        found["near" if mark.verdict.is_near else mark.verdict.state].append(mark)
-    for marks in found.values():
-        marks.sort(key=lambda mark: (not mark.is_of_run, -(verdict_share(mark.verdict) or 0)))
-    return found
-
-
 class Slice(NamedTuple):
     """A token category with the widths of its bars in percent."""
 
@@ -115,8 +103,8 @@ class Slice(NamedTuple):
     """Its tokens, its cost, and its share of the whole cost."""
 
 
-class Share(NamedTuple):
-    """What a run did, one of its models, or the calls of one tag."""
+class Bar(NamedTuple):
+    """What one of a run's models did, or the calls of one tag."""
 
     name: str
     total: ModelTotals
@@ -126,17 +114,15 @@ class Share(NamedTuple):
     slices: Sequence[Slice]
 
 
-def _breakdown(totals: Mapping[str, ModelTotals], partial: Container[str]) -> list[Share]:
-    most = max((each.usd or Decimal(0) for each in totals.values()), default=Decimal(0))
+def _bars(shares: Sequence[Share]) -> list[Bar]:
+    most = max((each.total.usd or Decimal(0) for each in shares), default=Decimal(0))
     return [
-        Share(
-            name,
-            totals[name],
-            name in partial,
-            float((totals[name].usd or 0) / most * 100) if most else 0.0,
-            _slices(totals[name], is_partial=name in partial),
+        Bar(
+            *each,
+            float((each.total.usd or 0) / most * 100) if most else 0.0,
+            _slices(each.total, is_partial=each.is_least),
         )
-        for name in sorted(totals, key=lambda each: (-(totals[each].usd or 0), each))
+        for each in shares
     ]
 
 
