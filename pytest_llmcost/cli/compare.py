@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from argparse import ArgumentParser, Namespace
 from functools import partial
 from itertools import chain
@@ -12,12 +10,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from pytest_llmcost.budgets.increase import parse_increase
-from pytest_llmcost.cli.console import (
-    Console,
-    add_output_option,
-    add_prices_option,
-    read_card,
-)
+from pytest_llmcost.cli.console import Console, add_output_option, add_prices_option, read_card
 from pytest_llmcost.compare.baseline import compare
 from pytest_llmcost.ledger.ledger import Ledger, run_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
@@ -79,13 +72,12 @@ def run(arguments: Namespace, console: Console) -> int:
     compared = replace(arguments.head, comparison=comparison)
     alone = Ledger(comparison=comparison)
     if arguments.format == "json":
-        console.print(json.dumps(to_json(comparison), indent=2))
+        console.print_json(to_json(comparison))
     elif arguments.format == "md":
         console.print(render_markdown(compared).rstrip("\n"))
     else:
-        width = shutil.get_terminal_size().columns
-        lines = render_comparison(comparison, width, most=0)
-        console.print(as_text(chain(lines, render_verdicts(alone, width))))
+        lines = render_comparison(comparison, console.width, most=0)
+        console.print(as_text(chain(lines, render_verdicts(alone, console.width))))
     for path in arguments.output:
         write_report(compared, path)
     return 1 if any(verdict.state != "within" for verdict in run_verdicts(alone)) else 0

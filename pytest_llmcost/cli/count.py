@@ -102,7 +102,7 @@ def run(arguments: Namespace, console: Console) -> int:
         )
         rows = [_count(file, arguments, counter) for file in arguments.file]
     if arguments.format == "json":
-        console.print(json.dumps([row._asdict() for row in rows], indent=2))
+        console.print_json([row._asdict() for row in rows])
     else:
         table = []
         for file, model, number, left_out, *_ in rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
@@ -59,7 +58,7 @@ def run(arguments: Namespace, console: Console) -> int:
         models = [each for each in models if name in each]
     rates = [each for model in models for each in _rates_of(card, model, on)]
     if arguments.format == "json":
-        console.print(json.dumps([_as_json(each, on) for each in rates], indent=2))
+        console.print_json([_as_json(each, on) for each in rates])
     elif rates:
         facts = ["", *_facts(card, models[0], rates[0])] if name and len(models) == 1 else []
         rows = [_row(each, on, card) for each in rates]

@@ -6,7 +6,7 @@ With `--ratchet` it names the budgets that could be lower. Nothing is written to
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 
 from msgspec.structs import replace
@@ -23,7 +23,7 @@ from pytest_llmcost.ledger.ledger import (
 )
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.totals import amounts_of
-from pytest_llmcost.money import EXACT, format_whole_usd, parse_percent
+from pytest_llmcost.money import format_whole_usd, parse_percent
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, round_up
 from pytest_llmcost.reports.run_wording import describe_partial, last_attempts
@@ -51,11 +51,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, console: Console) -> int:
     """Print the budgets, and return 1 if one is missing, because a cost is unknown."""
-    ledger, factor = arguments.ledger, EXACT.add(arguments.headroom, Decimal(1))
+    ledger, factor = arguments.ledger, arguments.headroom + 1
     if not ledger.complete:
         console.note(describe_partial(ledger))
     if arguments.ratchet:
-        return _ratchet(ledger, lambda spent: EXACT.multiply(spent, factor), console)
+        return _ratchet(ledger, factor, console)
     missing, last = [], last_attempts(ledger.tests)
     # A marker on a test is for all of its cases.
     stopped = {function_of(test.nodeid) for test in last if _is_stopped(test)}
@@ -69,7 +69,7 @@ def run(arguments: Namespace, console: Console) -> int:
             why = "its cost is unknown" if high is None else "a test did not run to its end"
             missing.append(f"{clean(name)}: no budget, because {why}")
             return None
-        return format_whole_usd(round_up(EXACT.multiply(high, factor), -9)).replace(",", "")
+        return format_whole_usd(round_up(high * factor, -9)).replace(",", "")
 
     tests: dict[str, list[TestRow]] = {}
     for test in ledger.tests:
@@ -114,7 +114,7 @@ def _needs_cache(ledger: Ledger, cases: Iterable[TestRow]) -> bool:
     )
 
 
-def _ratchet(ledger: Ledger, add_headroom: Callable[[Decimal], Decimal], console: Console) -> int:
+def _ratchet(ledger: Ledger, factor: Decimal, console: Console) -> int:
     """Print the budgets that could be lower, and return 1 if there are any.
 
     A budget may limit many tests one by one: the one that spent most keeps its headroom, and a
@@ -142,7 +142,7 @@ def _ratchet(ledger: Ledger, add_headroom: Callable[[Decimal], Decimal], console
         is_kept = all(verdict.state == "within" for verdict in group)
         if not spent or not is_kept:
             continue
-        limit = round_up(add_headroom(spent), -9 if first.quantity == "usd" else 0)
+        limit = round_up(spent * factor, -9 if first.quantity == "usd" else 0)
         if limit < first.limit:
             now, then, used = (
                 limit_of(replace(first, limit=each)) for each in (first.limit, limit, spent)
