@@ -15,11 +15,12 @@ from pytest_llmcost.ledger.ledger import (
     OtherModelRow,
     function_of,
 )
-from pytest_llmcost.money import EXACT, format_usd
+from pytest_llmcost.money import format_usd
 from pytest_llmcost.reports.escape import clean, code, prose
 from pytest_llmcost.reports.numbers import (
     UNKNOWN,
     dollars,
+    first_of,
     format_count,
     grown_by,
     growth,
@@ -137,9 +138,8 @@ def describe_part_changes(comparison: Comparison) -> Iterator[str]:
     changed = sorted(names, key=lambda key: (-abs(key[2] - key[1]), key))
     parts = {each.part for each in comparison.parts}
     for part, before, after in changed[:_MOST_GROWN]:
-        first, *others = names[part, before, after]
         grown = grown_by(before, after) if after else " (removed)"
-        where = f"{clean(first)} and {len(others):,} more" if others else clean(first)
+        where = first_of([*map(clean, names[part, before, after])], 1)
         figures = f"{before:,} → {after:,} tokens{grown if before else ' (new)'}"
         yield f"{show_part(part, parts)}: {figures} in {where}"
     if (more := len(changed) - _MOST_GROWN) > 0:
@@ -163,19 +163,14 @@ def count_vanished(comparison: Comparison | None) -> str:
 
 
 def cells_of(costs: BeforeAndAfter) -> tuple[str, str]:
-    """Write what something cost in the baseline and costs now."""
+    """Write what something cost in the baseline and costs now, or that it is new or gone."""
     before = usd_cell(costs.base_usd, is_least=costs.base_is_least)
-    return before, usd_cell(costs.head_usd, is_least=costs.head_is_least)
-
-
-def before_cell(change: Change) -> str:
-    """Write what it cost in the baseline, or that it is new."""
-    return "new" if change.status == "new" else cells_of(change)[0]
-
-
-def after_cell(change: Change) -> str:
-    """Write what it costs now, or why it has no call."""
-    return cells_of(change)[1] if change.status in ("new", "changed") else change.status
+    after = usd_cell(costs.head_usd, is_least=costs.head_is_least)
+    if isinstance(costs, Change) and costs.status == "new":
+        before = "new"
+    elif isinstance(costs, Change) and costs.status != "changed":
+        after = costs.status
+    return before, after
 
 
 def what_differs(change: Change, shared: Sequence[SharedPart]) -> tuple[list[str], list[str]]:
@@ -212,7 +207,7 @@ def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> I
     for each in shown:
         group, name = _split_name(each.name)
         phrases, parts = what_differs(each, shared)
-        cells = [f"  {name}", before_cell(each), after_cell(each), signed_cell(each.usd)]
+        cells = [f"  {name}", *cells_of(each), signed_cell(each.usd)]
         note = clean(", ".join([*phrases, *list_parts(parts)]))
         rows.append(TableRow(cells, group, note=note))
     if rows:
@@ -298,9 +293,7 @@ def other_model_remarks(other: OtherModel) -> Iterator[str]:
         for reason in row.reasons:
             reasons.setdefault(reason, {})[clean(_base(row))] = None
     for reason, found in sorted(reasons.items()):
-        names = list(found)
-        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-        yield f"no figure: {reason} ({', '.join(names[:3])}{more})"
+        yield f"no figure: {reason} ({first_of(list(found), 3)})"
     for text, number in other.dropped.items():
         yield f"{other.model} rejects {text}: {format_count(number, 'payload')} priced without it"
     yield from other.notes
@@ -311,7 +304,7 @@ def other_model_section(other: OtherModel) -> Iterator[str]:
     text = "Unknown: none of the calls could be compared"
     if other.usd is not None and other.usd_then is not None:
         text = (
-            f"**{signed(EXACT.subtract(other.usd_then, other.usd))}**"
+            f"**{signed(other.usd_then - other.usd)}**"
             f"{grown_by(other.usd, other.usd_then)}: {format_usd(other.usd)} → "
             f"{format_usd(other.usd_then)} for {format_count(other.calls, 'call')}, the same "
             "prompts counted for it, output as it is now"

@@ -16,8 +16,6 @@ from typing import NamedTuple
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger, TestRow, own_verdicts
 from pytest_llmcost.reports.comparisons import (
-    after_cell,
-    before_cell,
     cells_of,
     change_of,
     count_vanished,
@@ -370,7 +368,7 @@ def _failed_or_changed(
         if change:
             is_there = change.status in ("new", "changed")
             grown = growth_of(change) if is_there else ""
-            cells += [before_cell(change), after_cell(change), f"{signed_cell(change.usd)}{grown}"]
+            cells += [*cells_of(change), f"{signed_cell(change.usd)}{grown}"]
         elif test:
             row = row_of(test)
             how = "unchanged" if row.usd is not None else "?"

@@ -1,14 +1,16 @@
 """The form of every number that people read, in a sentence or in a table's cell.
 
-A difference has its sign, what is unknown is never zero, and a bound says that it is one.
+A difference has its sign, what is unknown is never zero, and a bound says that it is one. Operators
+are exact here: whatever reports is called under `money.exactly()`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from decimal import ROUND_CEILING, Decimal
 
-from pytest_llmcost.money import EXACT, format_usd
+from pytest_llmcost.money import format_usd
 
 UNKNOWN = "?"
 """What is not known, in every table and file; never zero."""
@@ -33,10 +35,7 @@ def dollars(
 
 def signed(usd: Decimal | None) -> str:
     """Write a difference with its sign: `+$0.05`, `-$0.05`, `±$0.00`, `?`."""
-    if usd is None:
-        return UNKNOWN
-    sign = "-" if usd < 0 else "+" if usd else "±"
-    return f"{sign}{format_usd(abs(usd))}"
+    return UNKNOWN if usd is None else f"{_sign(usd)}{format_usd(abs(usd))}"
 
 
 def short_commit(commit: str) -> str:
@@ -51,7 +50,7 @@ def percent(part: Decimal, whole: Decimal) -> str:
         >>> percent(Decimal("0.0013"), Decimal("0.01"))
         '13 %'
     """
-    share = EXACT.divide(EXACT.multiply(abs(part), 100), whole)
+    share = abs(part) * 100 / whole
     if not share or share >= Decimal("0.95"):
         return f"{share.quantize(Decimal(1)):,} %"
     return f"{share.quantize(Decimal('0.1'))} %" if share > Decimal("0.05") else "under 0.1 %"
@@ -68,7 +67,7 @@ def growth(before: Decimal | int | None, after: Decimal | int | None) -> str:
         return ""
     if before == after:
         return "="
-    change = EXACT.subtract(Decimal(after), Decimal(before))
+    change = Decimal(after) - Decimal(before)
     return f"{'+' if change > 0 else '-'}{percent(change, Decimal(before))}"
 
 
@@ -82,7 +81,7 @@ def round_up(spent: Decimal, least: int) -> Decimal:
     """Round an amount up to two digits, at least of this power of ten."""
     # Two digits: enough to stay close, few enough to read as a budget and not as a measurement.
     step = Decimal(1).scaleb(max(spent.adjusted() - 1, least))
-    return EXACT.multiply((spent / step).to_integral_value(ROUND_CEILING), step)
+    return (spent / step).to_integral_value(ROUND_CEILING) * step
 
 
 def format_count(number: int, noun: str) -> str:
@@ -93,6 +92,17 @@ def format_count(number: int, noun: str) -> str:
         ('1 call', '2,000 calls')
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def first_of(names: Sequence[str], most: int, *, joint: str = ", ") -> str:
+    """Name the first ones, and say how many more there are.
+
+    Example:
+        >>> first_of(["a", "b", "c", "d"], 2)
+        'a, b and 2 more'
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return joint.join(names[:most]) + more
 
 
 def usd_cell(usd: Decimal | None, *, is_least: bool = False, per: int = 1) -> str:
@@ -116,9 +126,11 @@ def usd_cell(usd: Decimal | None, *, is_least: bool = False, per: int = 1) -> st
 
 def signed_cell(usd: Decimal | None) -> str:
     """Write a difference as `usd_cell` writes an amount, with its sign."""
-    if usd is None:
-        return UNKNOWN
-    return f"{'-' if usd < 0 else '+' if usd else '±'}{usd_cell(abs(usd))}"
+    return UNKNOWN if usd is None else f"{_sign(usd)}{usd_cell(abs(usd))}"
+
+
+def _sign(usd: Decimal) -> str:
+    return "-" if usd < 0 else "+" if usd else "±"
 
 
 def token_cell(number: int, *, is_least: bool = False) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
 from itertools import chain
+from operator import attrgetter
 from typing import NamedTuple
 
 from pytest_llmcost.amounts import Amounts
@@ -72,6 +73,11 @@ class Row:
         """What it costs as far as it is known; None also if no call was seen and one had to be."""
         is_unseen = not self.calls and self.verdict is not None and self.verdict.actual is None
         return None if is_unseen else self.spent.usd
+
+    @property
+    def known_usd(self) -> Decimal:
+        """The same, nothing where it is unknown."""
+        return self.usd or Decimal(0)
 
     @property
     def is_refused(self) -> bool:
@@ -212,20 +218,14 @@ def rows_of(ledger: Ledger) -> list[Row]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
-    order = {
-        group: (group == OUTSIDE, min(map(_urgency, members)), -sum(map(_usd, members)), group)
-        for group, members in groups.items()
-    }
-    return sorted(
-        rows,
-        key=lambda row: (
-            order[row.group],
-            _urgency(row),
-            -_usd(row),
-            row.usd is not None,
-            row.name,
-        ),
-    )
+    for members in groups.values():
+        members.sort(key=lambda row: (_urgency(row), -row.known_usd, row.usd is not None, row.name))
+
+    def order(members: Sequence[Row]) -> tuple[bool, int, Decimal, str]:
+        spent, first = sum((row.known_usd for row in members), Decimal(0)), members[0]
+        return first.group == OUTSIDE, _urgency(first), -spent, first.group
+
+    return [row for members in sorted(groups.values(), key=order) for row in members]
 
 
 def attempts_of(ledger: Ledger) -> list[Row]:
@@ -265,7 +265,7 @@ def shared_rows(ledger: Ledger) -> list[Row]:
 
 def _fold(rows: Sequence[Row]) -> Row:
     """Show several cases and attempts of a test by the most expensive one."""
-    shown = max(rows, key=_usd)
+    shown = max(rows, key=attrgetter("known_usd"))
     if len(rows) == 1:
         return shown
     name, what = rows[0].owner.partition("::")[2], "attempts"
@@ -281,10 +281,6 @@ def _fold(rows: Sequence[Row]) -> Row:
     )
 
 
-def _usd(row: Row) -> Decimal:
-    return row.usd or Decimal(0)
-
-
 def _urgency(row: Row) -> int:
     return _URGENCY.get(row.mark, len(_URGENCY))
 
@@ -295,7 +291,7 @@ def shown(rows: Sequence[Row], most: int) -> tuple[list[Row], list[Row]]:
     Those whose budget is broken are shown in any case.
     """
     is_broken = [row.mark in _URGENCY for row in rows]
-    ranked = sorted(range(len(rows)), key=lambda at: (not is_broken[at], -_usd(rows[at])))
+    ranked = sorted(range(len(rows)), key=lambda at: (not is_broken[at], -rows[at].known_usd))
     most = max(most or len(rows), sum(is_broken))
     return [rows[at] for at in sorted(ranked[:most])], [rows[at] for at in sorted(ranked[most:])]
 

@@ -16,7 +16,7 @@ from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
 from pytest_llmcost.ledger.totals import counted_calls, spenders_of
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import dollars, format_count
+from pytest_llmcost.reports.numbers import dollars, first_of, format_count
 from pytest_llmcost.reports.wording import (
     breaking,
     changed_parts,
@@ -65,8 +65,7 @@ def cache_misses(ledger: Ledger) -> str:
     if ledger.stable_prefix == "off" or not details:
         return ""
     shown = [f"{clean(text)}{f' ({n:,} calls)' if n > 1 else ''}" for text, n in details.items()]
-    more = f" and {len(shown) - _MOST_SHOWN:,} more" if len(shown) > _MOST_SHOWN else ""
-    return f"cache misses that the API explains: {'; '.join(sorted(shown)[:_MOST_SHOWN])}{more}"
+    return f"cache misses that the API explains: {first_of(sorted(shown), _MOST_SHOWN, joint='; ')}"
 
 
 def is_least(ledger: Ledger, *, tag: str | None = None) -> bool:

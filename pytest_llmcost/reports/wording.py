@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 
 from msgspec.structs import replace
@@ -20,7 +20,7 @@ from pytest_llmcost.counting.payload import describe_changes
 from pytest_llmcost.counting.segments import FIXED, REST, is_part_of
 from pytest_llmcost.errors import CountError, CountMissingError
 from pytest_llmcost.ledger.totals import largest_prompt
-from pytest_llmcost.money import EXACT, format_share, format_usd, format_whole_usd
+from pytest_llmcost.money import format_share, format_usd, format_whole_usd
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.gates import GATES
 from pytest_llmcost.reports.numbers import (
@@ -32,8 +32,7 @@ from pytest_llmcost.reports.numbers import (
     round_up,
 )
 
-_NOUNS: dict[Kind, str] = {
-    "usd": "cost",
+_NOUNS: Mapping[Kind, str] = {
     "input_tokens": "input token",
     "uncached_input_tokens": "uncached input token",
     "output_tokens": "output token",
@@ -75,12 +74,11 @@ def sentence(verdict: Verdict) -> str:
     Example: `$0.0113 is $0.0013 (13 %) over the $0.01 budget set at tests/test_rag.py:12`.
     """
     kind, limit, set_at = verdict.quantity, verdict.limit, _set_at(verdict)
-    gate = GATES.get(verdict.kind)
     budget = f"the {_budget(verdict)}{set_at}"
     if verdict.state == "unverified":
         return f"cannot check {budget}: {what_is_unknown(verdict)}"
-    if gate is not None:
-        return _fill(gate.broken if verdict.low else gate.kept, verdict)
+    if gate := GATES.get(verdict.kind):
+        return _fill((not verdict.low and gate.kept) or gate.broken, verdict)
     amount, bound = figure_of(verdict)
     if kind == "usd":
         sign = "+" if verdict.scope == "increase" and amount >= 0 else ""
@@ -91,9 +89,8 @@ def sentence(verdict: Verdict) -> str:
     if verdict.state != "exceeded":
         used = format_share(amount, limit).replace("%", " %")
         return f"{what} within {budget}{f' ({used} used)' if limit else ''}"
-    over = EXACT.subtract(amount, limit)
-    share = f" ({percent(over, limit)})" if limit else ""
-    return f"{what} {_amount(kind, over)}{share} over {budget}"
+    share = f" ({percent(amount - limit, limit)})" if limit else ""
+    return f"{what} {_amount(kind, amount - limit)}{share} over {budget}"
 
 
 def short_sentence(verdict: Verdict) -> str:
@@ -102,8 +99,8 @@ def short_sentence(verdict: Verdict) -> str:
     Examples: `$0.0113 > $0.01 budget (+13 %)`, `cost $0.0225 <= $0.03 max_suite`.
     """
     gate, limit = GATES.get(verdict.kind), limit_of(verdict)
-    if gate is not None and verdict.state != "unverified":
-        return _fill(gate.short_broken if verdict.low else gate.short_kept, verdict)
+    if gate and verdict.state != "unverified":
+        return _fill((not verdict.low and gate.short_kept) or gate.short_broken, verdict)
     budget = _budget(verdict) if gate or verdict.kind in ("usd", "worst") else limit
     if verdict.state == "unverified":
         if is_not_counted(verdict):
@@ -183,12 +180,13 @@ def what_is_unknown(verdict: Verdict) -> str:
     if route := next(filter(None, map(_UNMETERED.search, verdict.reasons)), None):
         return f"{route[1]} is not metered"
     kind = verdict.quantity
-    what = {"usd": "the cost", "calls": "the number of calls"}.get(kind)
-    what = what or f"the number of {_NOUNS[kind]}s"
-    what = "the worst case" if verdict.kind == "worst" else what
-    what += " of the largest call" if verdict.is_per_call else ""
-    if verdict.part is not None:
+    what = "the cost" if kind == "usd" else f"the number of {_NOUNS[kind]}s"
+    if verdict.kind == "worst":
+        what = "the worst case"
+    elif verdict.part is not None:
         what = f"the size of {clean(verdict.part)}"
+    elif verdict.is_per_call:
+        what += " of the largest call"
     low = _amount(kind, verdict.low, against=verdict.limit)
     if verdict.high is not None:
         high = _amount(kind, verdict.high, against=verdict.limit)

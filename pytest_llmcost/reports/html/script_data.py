@@ -149,12 +149,15 @@ class _Page:
             share=verdict_share(verdict),
             used=row.used,
             verdicts=[_said(each) for each in verdicts],
-            found=[self._call(call) for call in calls],
+            # One call is all that its row has spent.
+            found=[
+                self._call(call, row.spent if len(row.calls) == 1 else Amounts.of([call]))
+                for call in calls
+            ],
             **self._parts(row),
         )
 
-    def _call(self, call: Call) -> PageCall:
-        spent = Amounts.of((call,))
+    def _call(self, call: Call, spent: Amounts) -> PageCall:
         is_refused = call.evidence == REFUSED
         notes: list[str] = [] if is_refused or call.evidence == "billed" else [call.evidence]
         notes += ["spent live"] if is_live(call) else []
@@ -231,34 +234,15 @@ def verdict_share(verdict: Verdict | None) -> float | None:
 # The tree
 
 
-class _Node:
-    """A folder, a file, or a test with several cases."""
-
-    def __init__(self) -> None:
-        self.inner: dict[str, _Node] = {}
-        self.rows: list[int] = []
-        self.usd = Decimal(0)
-        self.is_least = False
-
-    def add(self, way: Sequence[str], number: int, row: Row) -> None:
-        node = self
-        for name in ("", *way):
-            node = node.inner.setdefault(name, _Node()) if name else node
-            node.usd += row.usd or 0
-            node.is_least = node.is_least or row.spent.is_least
-        node.rows.append(number)
-
-
 def _tree(rows: Sequence[Row], ledger: Ledger) -> list[Any]:
     """Return the whole run as a node: name, cost in dollars, cost, share, and what is in it.
 
     What is in it are nodes and numbers of rows. Deeper levels need longer ways alone.
     """
-    root = _Node()
-    for number, row in enumerate(rows):
-        if row.usd is None or row.usd > 0:
-            root.add(_way(row), number, row)
-    name, usd, _, share, children = _packed(root, "all tests", root.usd, rows)
+    shown = [number for number, row in enumerate(rows) if row.usd is None or row.usd > 0]
+    whole = sum((rows[number].known_usd for number in shown), Decimal(0))
+    ways = [(_way(rows[number]), number) for number in shown]
+    name, usd, _, share, children = _node("all tests", ways, whole, rows)
     return [name, usd, describe_total(ledger), share, children]
 
 
@@ -271,18 +255,29 @@ def _way(row: Row) -> list[str]:
     return [*way, test] if bracket else way
 
 
-def _packed(node: _Node, name: str, whole: Decimal, rows: Sequence[Row]) -> list[Any]:
-    while len(node.inner) == 1 and not node.rows:  # a folder with one folder in it
-        ((below, node),) = node.inner.items()
+def _node(
+    name: str, ways: Sequence[tuple[Sequence[str], int]], whole: Decimal, rows: Sequence[Row]
+) -> list[Any]:
+    """Return a folder, a file, or a test with several cases, with the rows on these ways."""
+    members = [rows[number] for _, number in ways]
+    usd = sum((row.known_usd for row in members), Decimal(0))
+    while True:
+        leaves = [number for way, number in ways if not way]
+        inner: dict[str, list[tuple[Sequence[str], int]]] = {}
+        for way, number in ways:
+            if way:
+                inner.setdefault(way[0], []).append((way[1:], number))
+        if leaves or len(inner) != 1:
+            break
+        ((below, ways),) = inner.items()  # a folder with one folder in it
         name = f"{name}{below}" if name.endswith("/") else name
-    inner = [_packed(each, below, whole, rows) for below, each in node.inner.items()]
-    leaves = [number for number in node.rows if rows[number].usd]
-    children: list[tuple[float, Any]] = [(each[1], each) for each in inner if each[1]]
-    children += [(float(rows[number].usd or 0), number) for number in leaves]
+    nodes = [_node(below, each, whole, rows) for below, each in inner.items()]
+    children: list[tuple[float, Any]] = [(node[1], node) for node in nodes]
+    children += [(float(rows[number].known_usd), number) for number in leaves]
     return [
         clean(name),
-        float(node.usd),
-        usd_cell(node.usd, is_least=node.is_least),
-        percent(node.usd, whole) if whole else "",
-        [each for _, each in sorted(children, key=lambda pair: -pair[0])],
+        float(usd),
+        usd_cell(usd, is_least=any(row.spent.is_least for row in members)),
+        percent(usd, whole) if whole else "",
+        [each for usd, each in sorted(children, key=lambda pair: -pair[0]) if usd],
     ]
