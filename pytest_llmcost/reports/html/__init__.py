@@ -14,14 +14,13 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from pytest_llmcost.ledger.ledger import Comparison, Ledger, ModelTotals
+from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.run_history import Run
-from pytest_llmcost.reports import comparisons, numbers, run_wording, wording
+from pytest_llmcost.reports import comparisons, numbers, rows, run_wording, wording
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.html.history_line import history_of
 from pytest_llmcost.reports.html.script_data import page_data, verdict_share
-from pytest_llmcost.reports.rows import Category, Share, by_cost, categories_of, models_of, tags_of
-from pytest_llmcost.reports.run_wording import is_least, marks_by_state
+from pytest_llmcost.reports.run_wording import marks_by_state
 
 _LONGEST = 2_000
 """A sentence may hold a command, which is of no use when it is cut."""
@@ -53,6 +52,7 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
         wording=wording,
         run_wording=run_wording,
         numbers=numbers,
+        rows=rows,
         comparisons=comparisons,
         style=_trusted(style),
         script=_trusted(script),
@@ -64,9 +64,6 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
         marks=marks,
         most_marks=_MOST_MARKS,
         most_changes=_MOST_CHANGES,
-        slices=_slices(ledger.totals, is_partial=is_least(ledger)),
-        models=_bars(models_of(ledger)),
-        tags=_bars(by_cost(tags_of(ledger))),
         changes=_changes(ledger.comparison),
         verdict_share=verdict_share,
     )
@@ -91,53 +88,6 @@ def _hash(text: str) -> Any:
 def _shown(value: Any) -> Any:
     """Show what is invisible in foreign text, for example a mark that turns the reading order."""
     return clean(value, _LONGEST) if type(value) is str else value
-
-
-class Slice(NamedTuple):
-    """A token category with the widths of its bars in percent."""
-
-    category: Category
-    usd_width: float
-    token_width: float
-    cells: Sequence[str]
-    """Its tokens, its cost, and its share of the whole cost."""
-
-
-class Bar(NamedTuple):
-    """What one of a run's models did, or the calls of one tag."""
-
-    name: str
-    total: ModelTotals
-    is_partial: bool
-    width: float
-    """Of its cost, in percent: the most expensive one has 100."""
-    slices: Sequence[Slice]
-
-
-def _bars(shares: Sequence[Share]) -> list[Bar]:
-    most = max((each.total.usd or Decimal(0) for each in shares), default=Decimal(0))
-    return [
-        Bar(
-            *each,
-            float((each.total.usd or 0) / most * 100) if most else 0.0,
-            _slices(each.total, is_partial=each.is_least),
-        )
-        for each in shares
-    ]
-
-
-def _slices(totals: ModelTotals, *, is_partial: bool) -> list[Slice]:
-    categories = categories_of(totals)
-    whole = sum(each.tokens or 0 for each in categories)
-    return [
-        Slice(
-            each,
-            float(each.usd / totals.usd * 100) if each.usd and totals.usd else 0.0,
-            (each.tokens or 0) / whole * 100 if whole else 0.0,
-            each.cells(totals.usd, is_least=is_partial),
-        )
-        for each in categories
-    ]
 
 
 class Changes(NamedTuple):
