@@ -104,19 +104,17 @@ def shared_parts(comparison: Comparison) -> list[SharedPart]:
     return sorted(shared, key=lambda each: (-each.tests, each.name))
 
 
-def describe_facts(comparison: Comparison, shared: Sequence[SharedPart]) -> Iterator[str]:
+def describe_facts(comparison: Comparison) -> Iterator[str]:
     """Say what new prices changed, which parts changed in several tests, and which tags' cost."""
     if comparison.price_change_usd:
         on, state = comparison.base_price_date, comparison.base_cache_state
         why = f"new prices since {on} changed the same calls"
         if state:
-            why = (
-                f"the baseline is of {on} with llmcost_cache={state}; priced as this run, the "
-                "same calls change"
-            )
+            why = f"the baseline is of {on} with llmcost_cache={state}; priced as this run, "
+            why += "the same calls change"
         change_usd = signed(comparison.price_change_usd)
         yield f"{why} by {change_usd}, which these figures leave out"
-    yield from map(str, shared)
+    yield from map(str, shared_parts(comparison))
     for tag, change in comparison.by_tag.items():
         yield f"tag {clean(tag)}: {_sides(change)}{growth_of(change)}"
     for each in comparison.prefixes[:_MOST_PREFIXES]:
@@ -195,15 +193,14 @@ def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> I
     """Say what a run adds to its baseline, then name the changes that add most; 0 shows all."""
     change, figures = describe_difference(comparison)
     yield Line(f"{change} against the baseline{figures}", {"bold": True})
-    shared = shared_parts(comparison)
     for text in (
         *describe_vanished(comparison),
-        *describe_facts(comparison, shared),
+        *describe_facts(comparison),
         *describe_part_changes(comparison),
     ):
         yield from wrap(text, width, indent=2)
     shown = comparison.changes[:most] if most else comparison.changes
-    rows = []
+    rows, shared = [], shared_parts(comparison)
     for each in shown:
         group, name = _split_name(each.name)
         phrases, parts = what_differs(each, shared)

@@ -60,6 +60,7 @@ from pytest_llmcost.reports.run_wording import (
     last_attempts,
     marks_by_state,
     not_counted,
+    suite_budget,
 )
 from pytest_llmcost.reports.tables import markdown_row, markdown_table
 from pytest_llmcost.reports.wording import (
@@ -98,10 +99,16 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     room = _Room(most_bytes - _FIXED_BYTES)
     if room.left < _FIXED_BYTES:
         return ""
-    owners, cause = _owners(ledger), not_counted(ledger)
+    owners, cause, comparison = _owners(ledger), not_counted(ledger), ledger.comparison
     of_run, of_tests = _verdicts(ledger, cause)
-    of_run += map(_item, _remarks(ledger))
-    heads = _CHANGE_HEADS if ledger.comparison else _FAILURE_HEADS
+    heads: Sequence[str] = ("test", "cost:", "budget:", "what changed")
+    vanished: Iterable[str] = ()
+    if comparison:
+        heads = ("test", "before:", "after:", "change:", "budget:", "what changed")
+        vanished = describe_vanished(comparison)
+        of_run += map(_item, (*describe_facts(comparison), *comparison.notes))
+    elif ledger.incomplete:
+        of_run.append(_item(describe_partial(ledger)))
     failed_or_changed = list(_failed_or_changed(ledger, owners, cause))
 
     # What matters most takes its room first, wherever it then stands.
@@ -111,7 +118,6 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     of_tests = room.fit(of_tests, 3)
     found = (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes)
     notes = room.fit(map(_item, filter(None, found)), 4)
-    vanished = describe_vanished(ledger.comparison) if ledger.comparison else ()
     gone = room.fit(map(_item, vanished), 4)
     categories = room.table(("category", "tokens:", "cost:", "share:"), _categories(ledger), 4)
     models = room.table(("model", *_SHARE_HEADS), map(_share, models_of(ledger)[:50]), 4)
@@ -210,29 +216,27 @@ def describe_run(ledger: Ledger) -> str:
 
 
 def _merging(comparison: Comparison) -> str:
-    change = change_of(comparison)
-    where = "in the tests that ran" if comparison.partial else "per run of the suite"
+    change, what = (
+        change_of(comparison),
+        "the tests that ran" if comparison.partial else "the suite",
+    )
+    where = f"in {what}" if comparison.partial else f"per run of {what}"
+    if change is None:
+        return f"Merging adds an unknown amount {where}"
     if not change:
-        what = "the tests that ran" if comparison.partial else "the suite"
-        how = f"adds an unknown amount {where}"
-        return f"Merging {how if change is None else f'does not change the cost of {what}'}"
+        return f"Merging does not change the cost of {what}"
     amount = f"{dollars(abs(change))}{growth_of(comparison)}"
     return f"Merging {'adds' if change > 0 else 'saves'} {amount} {where}"
 
 
 def _standing(ledger: Ledger) -> str:
     """Say what the suite costs, and of which budget."""
-    usd, budget = ledger.totals.usd, _suite_budget(ledger)
+    usd, budget = ledger.totals.usd, suite_budget(ledger)
     what = "The tests that ran cost" if ledger.incomplete else "The suite costs"
     if usd is None:
         return f"{what} an unknown amount"
     shown = dollars(usd, is_least=is_least(ledger), against=budget.limit if budget else None)
     return f"{what} {shown}{f' of {limit_of(budget)}' if budget else ''}"
-
-
-def _suite_budget(ledger: Ledger) -> Verdict | None:
-    amounts = (each for each in ledger.verdicts if each.scope == "suite" and each.kind == "usd")
-    return next(amounts, None)
 
 
 class _Owner(NamedTuple):
@@ -313,14 +317,6 @@ def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
     return " — ".join(filter(None, (text, commits)))
 
 
-def _remarks(ledger: Ledger) -> Iterator[str]:
-    """Yield what a reader must know of the figures that are in sight."""
-    if comparison := ledger.comparison:
-        yield from (*describe_facts(comparison, shared_parts(comparison)), *comparison.notes)
-    elif ledger.incomplete:
-        yield describe_partial(ledger)
-
-
 def _verdicts(ledger: Ledger, cause: NotCounted | None) -> tuple[list[str], list[str]]:
     """Return what is broken or nearly so of the run as a whole, and the other verdicts."""
     of_run: list[str] = []
@@ -340,10 +336,6 @@ def _verdicts(ledger: Ledger, cause: NotCounted | None) -> tuple[list[str], list
             found = of_tests if mark.name or state == "within" else of_run
             found += lines
     return of_run, of_tests
-
-
-_FAILURE_HEADS = ("test", "cost:", "budget:", "what changed")
-_CHANGE_HEADS = ("test", "before:", "after:", "change:", "budget:", "what changed")
 
 
 def _failed_or_changed(
@@ -379,7 +371,7 @@ def _failed_or_changed(
         yield markdown_row(*cells, _budget(verdict), "; ".join(filter(None, what)))
     if comparison and comparison.changes:
         change_usd = f"{signed_cell(change_of(comparison))}{growth_of(comparison)}"
-        budget = _budget(_suite_budget(ledger))
+        budget = _budget(suite_budget(ledger))
         yield markdown_row("total", *cells_of(comparison), change_usd, budget, "")
 
 

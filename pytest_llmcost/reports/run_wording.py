@@ -76,6 +76,12 @@ def is_least(ledger: Ledger, *, tag: str | None = None) -> bool:
     )
 
 
+def suite_budget(ledger: Ledger) -> Verdict | None:
+    """Return what became of the budget in dollars of the whole suite."""
+    verdicts = (each for each in ledger.verdicts if each.scope == "suite" and each.kind == "usd")
+    return next(verdicts, None)
+
+
 def describe_total(ledger: Ledger) -> str:
     """Write the list price of a run."""
     return dollars(ledger.totals.usd, is_least=is_least(ledger))

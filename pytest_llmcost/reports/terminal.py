@@ -32,6 +32,7 @@ from pytest_llmcost.reports.run_wording import (
     marks_by_state,
     marks_of_run,
     not_counted,
+    suite_budget,
 )
 from pytest_llmcost.reports.tables import Line, TableRow, text_table, wrap
 from pytest_llmcost.reports.wording import (
@@ -129,10 +130,9 @@ def render_short(ledger: Ledger) -> str:
     totals = ledger.totals
     if not totals.calls and _is_quiet(ledger):
         return ""
-    total = describe_total(ledger)
-    for verdict in ledger.verdicts:
-        if verdict.scope == "suite" and verdict.kind == "usd" and verdict.state != "unverified":
-            total = short_sentence(verdict)
+    total, budget = describe_total(ledger), suite_budget(ledger)
+    if budget and budget.state != "unverified":
+        total = short_sentence(budget)
     over, unchecked, *_ = map(len, marks_by_state(ledger).values())
     parts = []
     if ledger.comparison is not None:

@@ -18,15 +18,18 @@ from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.reports import comparisons, numbers, rows, run_wording, wording
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.html.history_line import history_of
 from pytest_llmcost.reports.html.script_data import page_data, verdict_share
 from pytest_llmcost.reports.run_wording import marks_by_state
+from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 
 _LONGEST = 2_000
 """A sentence may hold a command, which is of no use when it is cut."""
 _MOST_MARKS = 10
 _MOST_CHANGES = 100
 """What stands in the page itself is short; the table has every test."""
+_MOST_RUNS = 60
+"""As many as can be told apart on a phone."""
+_WIDTH, _HEIGHT = 1000, 100
 
 
 def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
@@ -59,7 +62,7 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
         style_hash=_hash(style),
         script_hash=_hash(script),
         data=data,
-        history=history_of(history, ledger),
+        history=_history(history, ledger),
         has_parts=any(row.parts for row in data["rows"]),
         marks=marks,
         most_marks=_MOST_MARKS,
@@ -95,7 +98,6 @@ class Changes(NamedTuple):
 
     shown: Sequence[Any]
     left_out: int
-    shared: Sequence[comparisons.SharedPart]
     scale: Decimal
     """What the longest bar stands for."""
     zero: int
@@ -123,7 +125,72 @@ def _changes(comparison: Comparison | None) -> Changes | None:
     return Changes(
         [changes[number] for number in kept],
         len(changes) - len(kept),
-        comparisons.shared_parts(comparison),
         max(map(abs, known), default=Decimal(0)),
         50 if any(each < 0 for each in known) else 0,
+    )
+
+
+# From run to run
+
+
+class Point(NamedTuple):
+    """One run."""
+
+    x: float
+    y: float | None
+    """None if its cost is unknown."""
+    cells: Sequence[str]
+    is_partial: bool
+    is_this: bool
+    """Whether it is the run that the page shows."""
+
+
+class History(NamedTuple):
+    """The last runs, the newest one last."""
+
+    points: Sequence[Point]
+    path: str
+    """The line through the runs of the whole suite, interrupted where the cost is unknown."""
+    most: str
+    """What the top of the drawing stands for."""
+    summary: str
+    compared: Sequence[str]
+    """How the newest run differs from those before."""
+
+
+def _history(runs: Sequence[Run], ledger: Ledger) -> History | None:
+    """Draw the last runs; nothing if there are fewer than two with a known cost."""
+    shown = runs[-_MOST_RUNS:]
+    known = [(run.usd, run) for run in shown if run.usd is not None]
+    if len(known) < 2:
+        return None
+    most, highest = max(known, key=lambda each: each[0])
+    # Two runs may end within one second; the page shows the later one.
+    ended = [number for number, run in enumerate(shown) if run.at == ledger.run.finished_at]
+    points = [
+        Point(
+            number / (len(shown) - 1) * _WIDTH,
+            None if run.usd is None else _HEIGHT - float(run.usd) / (float(most) or 1) * _HEIGHT,
+            run_cells(run),
+            bool(run.incomplete),
+            number in ended[-1:],
+        )
+        for number, run in enumerate(shown)
+    ]
+    path, joint = "", "M"
+    for point in points:
+        if point.y is None:
+            joint = "M"
+        elif not point.is_partial:
+            path, joint = f"{path}{joint}{point.x:.1f} {point.y:.1f}", "L"
+    which = f"The last {len(shown)} of {len(runs):,} runs" if len(runs) > len(shown) else "All runs"
+    (first, *_), (last, *_) = points[0].cells, points[-1].cells
+    top = run_cells(highest)[3]
+    return History(
+        points,
+        path,
+        top,
+        f"{which}, from {first} ({points[0].cells[3]}) to {last} ({points[-1].cells[3]}); "
+        f"the most expensive one cost {top}.",
+        list(compare_runs(runs[-1], runs[:-1], COMPARED_WITH)),
     )
