@@ -76,9 +76,10 @@ def run(arguments: Namespace, console: Console) -> int:
     if arguments.format == "json":
         console.print_json(to_json(_objects(rows)))
     elif rows:
-        table = (_by_call if arguments.by == "call" else _summed)(rows, arguments.by, console.width)
+        render, width = _by_call if arguments.by == "call" else _summed, console.width
         text = f"{_total(rows)}; prices of {on}, rate card {card.version}"
-        console.print("\n\n".join(map(as_text, (table, wrap(text, console.width)))))
+        parts = (render(rows, arguments.by, width), wrap(text, width))
+        console.print("\n\n".join(map(as_text, parts)))
     elif not problems:
         console.print("no Claude call found")
     for problem in problems:

@@ -6,7 +6,7 @@ With `--ratchet` it names the budgets that could be lower. Nothing is written to
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from decimal import Decimal
 
 from msgspec.structs import replace
@@ -23,9 +23,9 @@ from pytest_llmcost.ledger.ledger import (
 )
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.totals import amounts_of
-from pytest_llmcost.money import format_whole_usd, parse_percent
+from pytest_llmcost.money import parse_percent
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import dollars, round_up
+from pytest_llmcost.reports.numbers import dollars, round_up, write_round_usd
 from pytest_llmcost.reports.run_wording import describe_partial, last_attempts
 from pytest_llmcost.reports.wording import limit_of
 
@@ -69,7 +69,7 @@ def run(arguments: Namespace, console: Console) -> int:
             why = "its cost is unknown" if high is None else "a test did not run to its end"
             missing.append(f"{clean(name)}: no budget, because {why}")
             return None
-        return format_whole_usd(round_up(high * factor, -9)).replace(",", "")
+        return write_round_usd(high * factor)
 
     tests: dict[str, list[TestRow]] = {}
     for test in ledger.tests:
@@ -127,7 +127,9 @@ def _ratchet(ledger: Ledger, factor: Decimal, console: Console) -> int:
         stopped.add("")
     left_out, in_part = set(), set(map(_file_of, ledger.skipped))
     groups: dict[object, list[Verdict]] = {}
-    for nodeid, verdict in _verdicts(ledger):
+    found = [("", verdict) for verdict in ledger.verdicts]
+    found += [(test.nodeid, each) for test in ledger.tests for each in own_verdicts(test)]
+    for nodeid, verdict in found:
         if verdict.limit:  # neither an allowed model nor a budget of nothing
             key = (verdict.origin, verdict.subject, verdict.pattern, verdict.limit)
             groups.setdefault(key, []).append(verdict)
@@ -142,7 +144,7 @@ def _ratchet(ledger: Ledger, factor: Decimal, console: Console) -> int:
         is_kept = all(verdict.state == "within" for verdict in group)
         if not spent or not is_kept:
             continue
-        limit = round_up(spent * factor, -9 if first.quantity == "usd" else 0)
+        limit = round_up(spent * factor, is_usd=first.quantity == "usd")
         if limit < first.limit:
             now, then, used = (
                 limit_of(replace(first, limit=each)) for each in (first.limit, limit, spent)
@@ -156,10 +158,3 @@ def _ratchet(ledger: Ledger, factor: Decimal, console: Console) -> int:
     for line in sorted(lines):
         console.print(line)
     return 1 if lines else 0
-
-
-def _verdicts(ledger: Ledger) -> Iterator[tuple[str, Verdict]]:
-    """Yield each verdict with the test that it is on; of the run the name is empty."""
-    yield from (("", verdict) for verdict in ledger.verdicts)
-    for test in ledger.tests:
-        yield from ((test.nodeid, verdict) for verdict in own_verdicts(test))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, Decimal
 
-from pytest_llmcost.money import format_usd
+from pytest_llmcost.money import format_usd, format_whole_usd
 
 UNKNOWN = "?"
 """What is not known, in every table and file; never zero."""
@@ -77,11 +77,21 @@ def grown_by(before: Decimal | int | None, after: Decimal | int | None) -> str:
     return f" ({grown})" if grown not in ("", "=") else ""
 
 
-def round_up(spent: Decimal, least: int) -> Decimal:
-    """Round an amount up to two digits, at least of this power of ten."""
+def round_up(spent: Decimal, *, is_usd: bool = True) -> Decimal:
+    """Round an amount up to two digits, to whole ones if it is no money."""
     # Two digits: enough to stay close, few enough to read as a budget and not as a measurement.
-    step = Decimal(1).scaleb(max(spent.adjusted() - 1, least))
+    step = Decimal(1).scaleb(max(spent.adjusted() - 1, -9 if is_usd else 0))
     return (spent / step).to_integral_value(ROUND_CEILING) * step
+
+
+def write_round_usd(spent: Decimal) -> str:
+    """Write a round amount above this one as a marker or a setting takes it.
+
+    Example:
+        >>> write_round_usd(Decimal("1234.5"))
+        '$1300.00'
+    """
+    return format_whole_usd(round_up(spent)).replace(",", "")
 
 
 def format_count(number: int, noun: str) -> str:

@@ -30,6 +30,7 @@ from pytest_llmcost.reports.numbers import (
     grown_by,
     percent,
     round_up,
+    write_round_usd,
 )
 
 _NOUNS: Mapping[Kind, str] = {
@@ -430,27 +431,27 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         return ""
     if verdict.kind in GATES:
         cost = Amounts.of(calls).usd
-        amount = format_whole_usd(round_up(cost, -9)) if cost else "$0.05"
-        return GATES[verdict.kind].advice.format(budget=amount)
+        return GATES[verdict.kind].advice.format(budget=write_round_usd(cost) if cost else "$0.05")
     quantity = verdict.quantity
     savings = {
+        "worst": "Lower max_tokens, shorten the prompt",
         "output_tokens": "Shorten the reply",
+        "call_output_tokens": "Shorten the reply",
         "calls": "Make fewer calls",
         "uncached_input_tokens": "Let more of the prompt be read from the cache",
     }
-    save = savings.get(quantity, "Shorten the prompt")
-    save = "Lower max_tokens, shorten the prompt" if verdict.kind == "worst" else save
+    save = savings.get(verdict.kind, "Shorten the prompt")
     if verdict.actual is None:
         return f"{save}, or raise the budget if the price is right."
-    limit = round_up(verdict.actual, -9 if quantity == "usd" else 0)
+    limit = int(round_up(verdict.actual, is_usd=False))
     if verdict.part is not None:
-        budget = f"@max_cost(parts={{{json.dumps(verdict.part)}: {int(limit):_}}})"
+        budget = f"@max_cost(parts={{{json.dumps(verdict.part)}: {limit:_}}})"
         return f"Shorten it, or accept it with a new budget: {budget}"
-    budget = f"@max_cost({verdict.kind}={int(limit):_})"
+    budget = f"@max_cost({verdict.kind}={limit:_})"
     if quantity == "usd":
         name = "llmcost.budget" if verdict.scope == "block" else "@max_cost"
         key = "" if verdict.kind == "usd" else f"{verdict.kind}="
-        budget = f'{name}({key}"{format_whole_usd(limit).replace(",", "")}")'
+        budget = f'{name}({key}"{write_round_usd(verdict.actual)}")'
     return f"{save}, or accept the price with a new budget: {budget}"
 
 
