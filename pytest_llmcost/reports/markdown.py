@@ -460,7 +460,7 @@ def _row(row: Row) -> str:
     return markdown_row(
         f"{sign}{name}",
         REFUSED if row.is_refused else dollars(row.usd, is_least=spent.is_least, against=against),
-        prose(limit_of(verdict)) if verdict else "",
+        prose(row.limit),
         row.used,
         f"{spent.calls:,}",
         *row.token_cells,

@@ -38,7 +38,7 @@ from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import REFUSED, UNKNOWN, growth, percent, token_cell, usd_cell
 from pytest_llmcost.reports.run_wording import is_least, last_attempts
-from pytest_llmcost.reports.wording import figure_of, state_of
+from pytest_llmcost.reports.wording import figure_of, limit_of, state_of
 
 OUTSIDE = "fixtures and calls outside tests"
 """The group of what stands in no test file."""
@@ -96,6 +96,11 @@ class Row:
     def token_cells(self) -> list[str]:
         """Write its tokens as far as they are known."""
         return token_cells(self.spent.usage, is_least=self.spent["input_tokens"].best is None)
+
+    @property
+    def limit(self) -> str:
+        """Write its budget; nothing if there is none."""
+        return limit_of(self.verdict) if self.verdict else ""
 
     @property
     def used(self) -> str:

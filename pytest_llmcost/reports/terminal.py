@@ -40,7 +40,6 @@ from pytest_llmcost.reports.wording import (
     counts_in_vain,
     describe_parts,
     is_not_counted,
-    limit_of,
     sentence,
     short_sentence,
     split_reason,
@@ -205,7 +204,7 @@ def _cells(row: Row, view: View) -> dict[str, str]:
         cells[name] = usd_cell(usd, is_least=bool(unknown), per=view.per)
     return {
         **cells,
-        "budget": re.sub(" tokens?", "", limit_of(row.verdict)) if row.verdict else "",
+        "budget": re.sub(" tokens?", "", row.limit),
         "used": row.used if len(row.used) <= len("≥9999%") else ">9999%",
     }
 

@@ -30,7 +30,6 @@ from pytest_llmcost.reports.run_wording import describe_total
 from pytest_llmcost.reports.wording import (
     changed_parts,
     figure_of,
-    limit_of,
     sentence,
     show_part,
     state_of,
@@ -134,19 +133,18 @@ class _Page:
 
     def row(self, row: Row, verdicts: Sequence[Verdict]) -> PageRow:
         """Write a row with its calls and the parts of its largest prompt."""
-        verdict, usd = row.verdict, row.usd
         calls = sorted(row.calls, key=lambda call: -call.usd_low)[: self._most_calls]
         return PageRow(
             group=self._text(row.group),
             name=row.name,
             mark=_MARKS.get(row.mark, row.mark),
             outcome=self._text("" if row.outcome == "passed" else row.outcome),
-            usd=None if usd is None else float(usd),
+            usd=None if row.usd is None else float(row.usd),
             cost=row.cost_cell(),
             calls=len(row.calls),
             **_tokens(row.spent),
-            budget=self._text(limit_of(verdict) if verdict else ""),
-            share=verdict_share(verdict),
+            budget=self._text(row.limit),
+            share=verdict_share(row.verdict),
             used=row.used,
             verdicts=[_said(each) for each in verdicts],
             # One call is all that its row has spent.
