@@ -9,12 +9,19 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pytest_llmcost.budgets.budget import Verdict
-from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger, TestRow, own_verdicts
+from pytest_llmcost.ledger.ledger import (
+    Change,
+    Comparison,
+    Ledger,
+    PartChange,
+    TestRow,
+    own_verdicts,
+)
 from pytest_llmcost.reports.comparisons import (
     cells_of,
     change_of,
@@ -78,6 +85,7 @@ MARKER = "<!-- pytest-llmcost -->"
 COMMENT_BYTES = 65_000
 """A comment on GitHub may have 65,536 characters."""
 
+_Item = TypeVar("_Item")
 _SIGNS = {"exceeded": "❌", "unverified": "❓", "near": "⚠️", "within": "✅"}
 _BROKEN = ("exceeded", "unverified")
 _FIXED_BYTES = 4_000
@@ -116,18 +124,19 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     first = room.table(heads, failed_or_changed[:_MOST_ROWS], 2)
     more = room.table(heads, failed_or_changed[_MOST_ROWS:], 2)
     of_tests = room.fit(of_tests, 3)
-    found = (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes)
-    notes = room.fit(map(_item, filter(None, found)), 4)
-    gone = room.fit(map(_item, vanished), 4)
+    notes = filter(None, (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes))
+    footnotes = room.fit(notes, 4, _item)
+    gone = room.fit(vanished, 4, _item)
     categories = room.table(("category", "tokens:", "cost:", "share:"), _categories(ledger), 4)
-    models = room.table(("model", *_SHARE_HEADS), map(_share, models_of(ledger)[:50]), 4)
-    tags = room.table(("tag", *_SHARE_HEADS), map(_share, tags_of(ledger)), 4)
-    parts = room.table(("test", "part", "before:", "tokens:", "change:"), _parts(ledger), 2)
+    models = room.table(("model", *_SHARE_HEADS), models_of(ledger)[:50], 4, _share)
+    tags = room.table(("tag", *_SHARE_HEADS), tags_of(ledger), 4, _share)
+    changes = chain.from_iterable(parts_by_owner(ledger).values())
+    parts = room.table(("test", "part", "before:", "tokens:", "change:"), changes, 2, _part)
     others = [
         (f"On {code(other.model)}", room.fit(other_model_section(other), 2))
         for other in ledger.other_models
     ]
-    rows = room.table(_HEADS, map(_row, rows_of(ledger)), 1)
+    rows = room.table(_HEADS, rows_of(ledger), 1, _row)
     calls = format_count(ledger.totals.calls, "call")
     folds = [
         (f"{len(failed_or_changed) - _MOST_ROWS:,} more that failed or changed", more),
@@ -151,7 +160,8 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     # The footnotes: the guards that vanished, and what concerns the run as a whole.
     if gone:
         lines += ["", "¹ Guards of the baseline that vanished:", "", *gone]
-    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+    lines += ["", *footnotes] if footnotes else []
+    return "\n".join(lines) + "\n"
 
 
 class _Room:
@@ -160,14 +170,17 @@ class _Room:
     def __init__(self, left: int) -> None:
         self.left = left
 
-    def fit(self, lines: Iterable[str], share: int) -> list[str]:
-        """Keep the lines that fit into one part in so many of what is left."""
-        lines, used, kept = list(lines), 0, []
-        for number, line in enumerate(lines):
+    def fit(
+        self, items: Iterable[_Item], share: int, write: Callable[[_Item], str] = str
+    ) -> list[str]:
+        """Write the items that fit into one part in so many of what is left."""
+        items, used, kept = list(items), 0, []
+        for number, item in enumerate(items):
+            line = write(item)
             size = len(line.encode()) + 1
             if used + size > self.left // share - _SAYING_SO:
                 start = "| " if line.startswith("|") else "- "
-                out = len(lines) - number
+                out = len(items) - number
                 kept.append(f"{start}… {out:,} more left out; the JSON report has all")
                 used += _SAYING_SO
                 break
@@ -176,9 +189,15 @@ class _Room:
         self.left -= used
         return kept
 
-    def table(self, heads: Sequence[str], rows: Iterable[str], share: int) -> list[str]:
+    def table(
+        self,
+        heads: Sequence[str],
+        items: Iterable[_Item],
+        share: int,
+        write: Callable[[_Item], str] = str,
+    ) -> list[str]:
         """Put heads over the rows that fit, if there are any."""
-        kept = self.fit(rows, share)
+        kept = self.fit(items, share, write)
         return markdown_table(heads, kept) if kept else []
 
 
@@ -484,9 +503,7 @@ def _share(share: Share) -> str:
     return markdown_row(code(share.name), usd, f"{total.calls:,}", *tokens)
 
 
-def _parts(ledger: Ledger) -> Iterator[str]:
-    """Yield all parts of the largest prompt of each owner, as far as they are counted."""
-    for each in chain.from_iterable(parts_by_owner(ledger).values()):
-        before = "" if each.before is None else f"{each.before:,}"
-        after, grown = f"{each.after:,}", part_growth(each)
-        yield markdown_row(code(each.name), code(each.part), before, after, grown)
+def _part(each: PartChange) -> str:
+    before = "" if each.before is None else f"{each.before:,}"
+    grown = part_growth(each)
+    return markdown_row(code(each.name), code(each.part), before, f"{each.after:,}", grown)
