@@ -150,7 +150,10 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
         ("Reproduce locally", _commands(ledger, owners)),
     ]
 
-    lines = [MARKER, _headline(ledger)]
+    marks = marks_by_state(ledger)
+    sign = _SIGNS["within"] if any(marks.values()) else ""
+    sign = next((_SIGNS[each] for each in _BROKEN if marks[each]), sign)
+    lines = [MARKER, " ".join(filter(None, ("###", sign, describe_run(ledger))))]
     for section in ([_counts(ledger, owners)], of_run, first):
         lines += ["", *section] if any(section) else []
     for title, section in folds:
@@ -206,13 +209,6 @@ def _item(text: str) -> str:
 
 
 # What merging would do
-
-
-def _headline(ledger: Ledger) -> str:
-    marks = marks_by_state(ledger)
-    sign = f"{_SIGNS['within']} " if any(marks.values()) else ""
-    sign = next((f"{_SIGNS[each]} " for each in _BROKEN if marks[each]), sign)
-    return f"### {sign}{describe_run(ledger)}"
 
 
 def describe_run(ledger: Ledger) -> str:
