@@ -12,11 +12,12 @@ from msgspec.structs import replace
 from pytest_llmcost.budgets.increase import parse_increase
 from pytest_llmcost.cli.console import Console, add_output_option, add_prices_option, read_card
 from pytest_llmcost.compare.baseline import compare
-from pytest_llmcost.ledger.ledger import Ledger, run_verdicts
+from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
 from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.report_file import write_report
+from pytest_llmcost.reports.run_wording import marks_of_run
 from pytest_llmcost.reports.tables import as_text
 from pytest_llmcost.reports.terminal import render_verdicts
 
@@ -80,4 +81,4 @@ def run(arguments: Namespace, console: Console) -> int:
         console.print(as_text(chain(lines, render_verdicts(alone, console.width))))
     for path in arguments.output:
         write_report(compared, path)
-    return 1 if any(verdict.state != "within" for verdict in run_verdicts(alone)) else 0
+    return 1 if any(mark.verdict.state != "within" for mark in marks_of_run(alone)) else 0

@@ -445,18 +445,6 @@ def unpriced_models(ledger: Ledger) -> frozenset[str]:
     return frozenset(found)
 
 
-def run_verdicts(ledger: Ledger) -> Iterator[Verdict]:
-    """Yield the verdicts on more than one test: suite, paths, increases of suite and tests.
-
-    An exceeded or unverified one among them is what fails a run whose tests all passed.
-    """
-    yield from ledger.verdicts
-    if ledger.comparison is not None:
-        yield from ledger.comparison.verdicts
-        for change in ledger.comparison.changes:
-            yield from change.verdicts
-
-
 def own_verdicts(test: TestRow) -> Iterator[Verdict]:
     """Yield the verdicts on one attempt of a test, the decisive one first."""
     if test.verdict is not None:

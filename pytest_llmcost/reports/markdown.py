@@ -66,6 +66,7 @@ from pytest_llmcost.reports.run_wording import (
     is_least,
     last_attempts,
     marks_by_state,
+    marks_of_run,
     not_counted,
     suite_budget,
 )
@@ -417,8 +418,8 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
             f"{command} --llmcost-record-mode=rewrite",
         ]
     comparison = ledger.comparison
-    of_run = [*ledger.verdicts, *(comparison.verdicts if comparison else ())]
-    if any(each.fails(ledger.unverified) for each in of_run):
+    of_run = (mark.verdict for mark in marks_of_run(ledger) if not mark.name)
+    if any(verdict.fails(ledger.unverified) for verdict in of_run):
         command = "pytest"  # a budget of the suite, or on what it adds, needs all tests
     if ledger.price_date:
         command += f" --llmcost-price-date={shlex.quote(clean(ledger.price_date, 20))}"
