@@ -148,17 +148,15 @@ def _amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None) -> s
 
 def _budget(verdict: Verdict) -> str:
     """Name a budget with its limit, or a gate."""
-    noun, limit = "budget", limit_of(verdict)
     of = f" for {verdict.pattern}" if verdict.pattern else ""
     if verdict.kind in GATES:
         return GATES[verdict.kind].name + of
-    if not verdict.is_gate:
-        nouns = {"suite": "suite budget", "increase": "increase limit"}
-        noun = nouns.get(verdict.scope, "budget")
     if verdict.kind == "worst":
-        limit, noun = format_whole_usd(verdict.limit), "worst-case budget"
-    is_usd = verdict.kind in ("usd", "worst")
-    return f"{limit} {noun}{of}" if is_usd else f"{noun} of {limit}{of}"
+        return f"{format_whole_usd(verdict.limit)} worst-case budget{of}"
+    nouns = {"suite": "suite budget", "increase": "increase limit"}
+    noun = "budget" if verdict.is_gate else nouns.get(verdict.scope, "budget")
+    limit = limit_of(verdict)
+    return f"{limit} {noun}{of}" if verdict.kind == "usd" else f"{noun} of {limit}{of}"
 
 
 def _set_at(verdict: Verdict) -> str:
