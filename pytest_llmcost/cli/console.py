@@ -32,6 +32,7 @@ class Console:
     @property
     def is_unicode(self) -> bool:
         """Whether signs beyond ASCII can be written."""
+        # A pipe on Windows has a code page, and a stream in memory no encoding at all.
         return (getattr(self.out, "encoding", None) or "utf-8").lower().startswith("utf")
 
     def print_json(self, value: object) -> None:

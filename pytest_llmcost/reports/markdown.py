@@ -181,6 +181,7 @@ class _Room:
         items, used, kept = list(items), 0, []
         for number, item in enumerate(items):
             line = write(item)
+            # GitHub counts characters, of which there are never more than bytes.
             size = len(line.encode()) + 1
             if used + size > self.left // share - _SAYING_SO:
                 start = "| " if line.startswith("|") else "- "

@@ -129,7 +129,7 @@ def usd_cell(usd: Decimal | None, *, is_least: bool = False, per: int = 1) -> st
     """
     if usd is None:
         return UNKNOWN
-    if 0 < usd * per <= Decimal("0.00005"):
+    if 0 < usd * per <= Decimal("0.00005"):  # which would be rounded to zero
         return UNKNOWN if is_least else "<$0.0001"
     return f"{'≥' if is_least else ''}${usd * per:,.4f}"
 

@@ -215,6 +215,7 @@ def rows_of(ledger: Ledger) -> list[Row]:
     rows: list[Row] = []
     cases: dict[str, list[Row]] = {}
     for row in attempts_of(ledger):
+        # What says something of its own is never folded into another case.
         if row.mark or (row.calls and row.usd is None):
             rows.append(row)
         elif row.calls:

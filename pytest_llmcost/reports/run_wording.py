@@ -70,6 +70,7 @@ def cache_misses(ledger: Ledger) -> str:
 
 def is_least(ledger: Ledger, *, tag: str | None = None) -> bool:
     """Return whether the list price of a run, or of one tag in it, is a lower bound."""
+    # Of all set-ups of a fixture: the one that counts is the most expensive as far as is known.
     return any(
         (call.usd is None or call.usd_high is None) and (tag is None or tag in call.tags)
         for call in calls_of(ledger)

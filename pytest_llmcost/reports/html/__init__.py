@@ -47,6 +47,7 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     data = page_data(ledger)
     marks = marks_by_state(ledger)
+    # The page shows the first ones of each state.
     for each in marks.values():
         each.sort(key=lambda mark: (not mark.is_of_run, -(verdict_share(mark.verdict) or 0)))
     style, script = _text("page.css"), _text("page.js")
