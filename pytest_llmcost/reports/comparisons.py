@@ -28,6 +28,7 @@ from pytest_llmcost.reports.numbers import (
     signed_cell,
     usd_cell,
 )
+from pytest_llmcost.reports.rows import OUTSIDE
 from pytest_llmcost.reports.tables import (
     Line,
     TableRow,
@@ -217,7 +218,7 @@ def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> I
 
 def _split_name(name: str) -> tuple[str, str]:
     file, separator, rest = clean(name).partition("::")
-    return (file, rest) if separator else ("fixtures and calls outside tests", name)
+    return (file, rest) if separator else (OUTSIDE, file)
 
 
 # On another model
