@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -37,9 +37,8 @@ from pytest_llmcost.reports.tables import (
     text_table,
     wrap,
 )
-from pytest_llmcost.reports.wording import limit_of, show_part
+from pytest_llmcost.reports.wording import limit_of, list_parts, show_part
 
-_MOST_PARTS = 6
 _MOST_GROWN = 3
 _MOST_PREFIXES = 3
 _MOST_VANISHED = 10
@@ -182,12 +181,6 @@ def what_differs(change: Change, shared: Sequence[SharedPart]) -> tuple[list[str
         phrases.append(f"{change.calls:+,} {'call' if abs(change.calls) == 1 else 'calls'}")
     named = {each.name for each in shared}
     return phrases, [part for part in change.parts if part not in named]
-
-
-def list_parts(parts: Sequence[str], show: Callable[[str], str] = str) -> list[str]:
-    """Name the first parts, and say how many more there are."""
-    more = len(parts) - _MOST_PARTS
-    return [*map(show, parts[:_MOST_PARTS]), *([f"{more:,} more parts"] if more > 0 else [])]
 
 
 def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> Iterator[Line]:

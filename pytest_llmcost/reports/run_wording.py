@@ -21,6 +21,7 @@ from pytest_llmcost.reports.wording import (
     breaking,
     changed_parts,
     lacks_count,
+    list_parts,
     short_sentence,
     state_of,
 )
@@ -164,7 +165,6 @@ def describe_keys(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
     yield "Then record these files again. Revoke a key that has been committed or uploaded."
 
 
-_MOST_PARTS = 6
 _MOST_FILES = 3
 """With more of them, a command that counts the whole suite is the better one to read."""
 
@@ -192,15 +192,12 @@ class NotCounted(NamedTuple):
         number = len(self.tests)
         why = f"their prompts {'changed and ' if self.parts else ''}are not counted yet"
         yield f"{format_count(number, 'test')} cannot be checked: {why}."
-        shown = self.parts[:_MOST_PARTS]
         every_one = "both" if number == 2 else f"all {number:,}"
 
         def of_tests(some: int) -> str:
             return every_one if some == number else f"{some:,}"
 
-        changed = [f"{part} in {of_tests(each)}" for part, each in shown]
-        if len(self.parts) > len(shown):
-            changed.append(f"{len(self.parts) - len(shown):,} more parts")
+        changed = list_parts([f"{part} in {of_tests(each)}" for part, each in self.parts])
         volatile = f"; differs in every run in {of_tests(self.volatile)}: see the failures"
         if changed:
             yield f"changed: {', '.join(changed)}{volatile if self.volatile else ''}"
