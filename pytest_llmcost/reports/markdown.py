@@ -71,7 +71,7 @@ from pytest_llmcost.reports.run_wording import (
 )
 from pytest_llmcost.reports.tables import markdown_row, markdown_table
 from pytest_llmcost.reports.wording import (
-    changed_parts,
+    all_changed_parts,
     is_not_counted,
     limit_of,
     list_parts,
@@ -368,8 +368,7 @@ def _failed_or_changed(
             continue
         phrases, parts = what_differs(change, shared) if change else ([], [])
         if test and not parts:
-            changed = [changed_parts(call) for call in test.calls]
-            parts = sorted({part for each in changed for part in each.split(", ") if part})
+            parts = sorted(all_changed_parts(test.calls))
         sign = _SIGNS.get(owner.state, _SIGNS["near"] if verdict and verdict.is_near else "")
         file, _, name = owner.name.partition("::")
         where = f"<br><sub>{prose(file)}</sub>" if name else ""  # beside it, no figure has room

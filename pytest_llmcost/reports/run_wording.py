@@ -18,8 +18,8 @@ from pytest_llmcost.ledger.totals import counted_calls, spenders_of
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, first_of, format_count
 from pytest_llmcost.reports.wording import (
+    all_changed_parts,
     breaking,
-    changed_parts,
     lacks_count,
     list_parts,
     short_sentence,
@@ -222,8 +222,7 @@ def not_counted(ledger: Ledger) -> NotCounted | None:
         if lacking and "unverified" in states and test.outcome != "xfailed":
             tests.append(test)
             volatile += any(call.has_caveat("volatile") for call in lacking)
-            changed = {part for call in lacking for part in changed_parts(call).split(", ")}
-            parts.update(changed - {""})
+            parts.update(all_changed_parts(lacking))
     if len(tests) < 2:
         return None
     most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))

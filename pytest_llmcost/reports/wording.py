@@ -370,6 +370,11 @@ def changed_parts(call: Call) -> str:
     return ""
 
 
+def all_changed_parts(calls: Iterable[Call]) -> set[str]:
+    """Return each part that changed in the prompt of any of the calls."""
+    return {part for call in calls for part in changed_parts(call).split(", ") if part}
+
+
 _LARGEST_PARTS = 3
 _MOST_PARTS = 6
 
