@@ -190,16 +190,14 @@ def how_to_filter(found: Iterable[str]) -> list[str]:
     A field of a request that is not nested has nothing behind its name; an option can filter it.
     """
     names: dict[str, list[str]] = {kind: [] for kind in _OPTIONS}
-    others = False
-    for where in sorted(set(found)):
-        if match := re.fullmatch(r"(\w+) `(.+)`", where):
-            names[match[1]].append(match[2])
-        others = others or match is None
+    matches = [re.fullmatch(r"(\w+) `(.+)`", where) for where in sorted(set(found))]
+    for match in filter(None, matches):
+        names[match[1]].append(match[2])
     # The SDK sends its key in one or the other, by its version and by what the user gave it.
     if names["header"]:
         names["header"] = [*dict.fromkeys(["authorization", "x-api-key", *names["header"]])]
     options = [
-        f'"{_OPTIONS[kind]}": [{", ".join(map(_quoted, each))}]'
+        f'"{_OPTIONS[kind]}": {json.dumps(each, ensure_ascii=False)}'
         for kind, each in names.items()
         if each
     ]
@@ -215,14 +213,10 @@ def how_to_filter(found: Iterable[str]) -> list[str]:
             f"        return {{{', '.join(options)}}}",
             "",
         ]
-    if others:
+    if None in matches:
         lines += [
             "No filter changes addresses, responses, nested fields or text. Leave such a host out",
             "(ignore_hosts), or change them (before_record_request, before_record_response).",
             "",
         ]
     return lines
-
-
-def _quoted(text: str) -> str:
-    return f'"{text}"'

@@ -13,12 +13,17 @@ from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.cli.console import Console
 from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_file
-from pytest_llmcost.ledger.totals import amounts_of
-from pytest_llmcost.money import EXACT, plain_usd
+from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports.comparisons import change_of
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.markdown import describe_run
-from pytest_llmcost.reports.run_wording import describe_total, last_attempts, marks_of
+from pytest_llmcost.reports.run_wording import (
+    describe_total,
+    is_least,
+    last_attempts,
+    marks_by_state,
+    marks_of,
+)
 
 _LONGEST = 2_000
 """Of a name, which must stay different from all others."""
@@ -60,9 +65,9 @@ def _badge(ledger: Ledger, label: str) -> dict[str, Any]:
 
     Source: the schema at https://shields.io/badges/endpoint-badge (2026-11-25)
     """
-    states = {mark.verdict.state for mark in marks_of(ledger)}
-    is_unsure = "unverified" in states or not ledger.complete or amounts_of(ledger).is_least
-    color = "red" if "exceeded" in states else "orange" if is_unsure else "brightgreen"
+    marks = marks_by_state(ledger)
+    is_unsure = marks["unverified"] or not ledger.complete or is_least(ledger)
+    color = "red" if marks["exceeded"] else "orange" if is_unsure else "brightgreen"
     message = describe_total(ledger)
     return {"schemaVersion": 1, "label": clean(label), "message": message, "color": color}
 
@@ -73,17 +78,17 @@ def _trend(ledger: Ledger) -> Iterator[dict[str, Any]]:
     Source: `BenchmarkResult` in src/extract.ts of benchmark-action/github-action-benchmark, and
     "customSmallerIsBetter" in its README (2026-11-25)
     """
-    figures = [("total", ledger.totals.usd, amounts_of(ledger))]
+    figures = [("total", ledger.totals.usd, is_least(ledger))]
     figures += [
-        (clean(test.nodeid, _LONGEST), test.usd, Amounts.of(test.calls))
+        (clean(test.nodeid, _LONGEST), test.usd, Amounts.of(test.calls).is_least)
         for test in last_attempts(ledger.tests)
         if test.calls
     ]
-    for name, usd, amounts in figures:
+    for name, usd, is_lower in figures:
         if usd is not None:
             # A number is written digit by digit, because a float may not hold all of them.
             point = {"name": name, "unit": "USD", "value": msgspec.Raw(plain_usd(usd).encode())}
-            yield {**point, "extra": "a lower bound"} if amounts.is_least else point
+            yield {**point, "extra": "a lower bound"} if is_lower else point
 
 
 def _outputs(ledger: Ledger) -> dict[str, str]:
@@ -91,7 +96,7 @@ def _outputs(ledger: Ledger) -> dict[str, str]:
     comparison = ledger.comparison or Comparison(base_usd=None, head_usd=None)
     base, change, share = comparison.base_usd, change_of(comparison), ""
     if base and change is not None and not comparison.base_is_least:
-        share = str(EXACT.divide(EXACT.multiply(change, 100), base).quantize(Decimal("0.1")))
+        share = str((change * 100 / base).quantize(Decimal("0.1")))
     verdicts = [mark.verdict for mark in marks_of(ledger)]
     return {
         "total-usd": "" if ledger.totals.usd is None else plain_usd(ledger.totals.usd),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
@@ -11,18 +9,14 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from pytest_llmcost.budgets.increase import parse_increase
-from pytest_llmcost.cli.console import (
-    Console,
-    add_output_option,
-    add_prices_option,
-    read_card,
-)
+from pytest_llmcost.cli.console import Console, add_output_option, add_prices_option, read_card
 from pytest_llmcost.compare.baseline import compare
-from pytest_llmcost.ledger.ledger import Ledger, run_verdicts
+from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
 from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.report_file import write_report
+from pytest_llmcost.reports.run_wording import marks_of_run
 from pytest_llmcost.reports.tables import as_text
 from pytest_llmcost.reports.terminal import render_verdicts
 
@@ -77,15 +71,14 @@ def run(arguments: Namespace, console: Console) -> int:
     )
     compared = replace(arguments.head, comparison=comparison)
     alone = Ledger(comparison=comparison)
-    verdicts = run_verdicts(alone)
+    verdicts = [mark.verdict for mark in marks_of_run(alone)]
     if arguments.format == "json":
-        console.print(json.dumps(to_json(comparison), indent=2))
+        console.print_json(to_json(comparison))
     elif arguments.format == "md":
         console.print(render_markdown(compared).rstrip("\n"))
     else:
-        width = shutil.get_terminal_size().columns
-        lines = [*render_comparison(comparison, width, most=0)]
-        lines += render_verdicts(alone, width) if verdicts else []
+        lines = [*render_comparison(comparison, console.width, most=0)]
+        lines += render_verdicts(alone, console.width) if verdicts else []
         console.print(as_text(lines))
     for path in arguments.output:
         write_report(compared, path)

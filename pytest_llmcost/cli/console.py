@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,6 +23,21 @@ class Console:
 
     out: TextIO
     err: TextIO
+
+    @property
+    def width(self) -> int:
+        """How many characters a line of the terminal has."""
+        return shutil.get_terminal_size().columns
+
+    @property
+    def is_unicode(self) -> bool:
+        """Whether signs beyond ASCII can be written."""
+        # A pipe on Windows has a code page, and a stream in memory no encoding at all.
+        return (getattr(self.out, "encoding", None) or "utf-8").lower().startswith("utf")
+
+    def print_json(self, value: object) -> None:
+        """Write a result for a program."""
+        self.print(json.dumps(value, indent=2))
 
     def print(self, text: str) -> None:
         """Write a result."""

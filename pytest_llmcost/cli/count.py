@@ -102,7 +102,7 @@ def run(arguments: Namespace, console: Console) -> int:
         )
         rows = [_count(file, arguments, counter) for file in arguments.file]
     if arguments.format == "json":
-        console.print(json.dumps([row._asdict() for row in rows], indent=2))
+        console.print_json([row._asdict() for row in rows])
     else:
         table = []
         for file, model, number, left_out, *_ in rows:
@@ -133,7 +133,7 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
     except (PayloadError, CountError) as error:
         return row._replace(problem=str(error))
     tokens, left_out = count.input_tokens, (*count.left_out, *countable(payload)[1])
-    row = row._replace(input_tokens=tokens, left_out=left_out)
+    row = row._replace(input_tokens=tokens, left_out=left_out, state="within")
     if limit is None:
         return row._replace(state="counted")
     if tokens > limit:
@@ -150,7 +150,7 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
             f"{', '.join(left_out)}"
         )
         return row._replace(state="unverified", problem=problem)
-    return row._replace(state="within")
+    return row
 
 
 def _read(path: Path, model: str | None) -> Payload:

@@ -5,15 +5,12 @@ The history is the file of `pytest --llmcost-history`; the first line that is no
 
 from __future__ import annotations
 
-import shutil
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
 from pytest_llmcost.cli.console import Console
-from pytest_llmcost.ledger.run_history import Run, read_history
-from pytest_llmcost.money import EXACT
+from pytest_llmcost.ledger.run_history import read_history
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import TableRow, as_text, text_table
 from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
@@ -44,22 +41,16 @@ def run(arguments: Namespace, console: Console) -> int:
     if not runs:
         console.note(f"{arguments.file}: has no run yet")
         return 0
-    is_unicode = (getattr(console.out, "encoding", None) or "utf-8").lower().startswith("utf")
-    rows = _rows(runs[-arguments.number :], "█" if is_unicode else "#")
-    width = shutil.get_terminal_size().columns
-    console.print(as_text(text_table(["run", "commit", "calls:", "cost:", ""], [*rows], width)))
+    shown, block = runs[-arguments.number :], "█" if console.is_unicode else "#"
+    highest = max(run.usd or Decimal(0) for run in shown)
+    rows = []
+    for run in shown:
+        bar = block * max(1, round(run.usd * _BAR / highest)) if run.usd else ""
+        *cells, partial = map(clean, run_cells(run))
+        rows.append(TableRow([*cells, f"{bar}{partial and f' {partial}'}"]))
+    table = text_table(["run", "commit", "calls:", "cost:", ""], rows, console.width)
+    console.print(as_text(table))
     console.print("")
     for line in compare_runs(runs[-1], runs[:-1], arguments.number):
         console.print(clean(line, 1_000))
     return 0 if problem is None else 1
-
-
-def _rows(runs: Sequence[Run], block: str) -> Iterator[TableRow]:
-    highest = max((run.usd or Decimal(0) for run in runs), default=Decimal(0))
-    for run in runs:
-        bar = ""
-        if run.usd and highest:
-            length = EXACT.divide(EXACT.multiply(run.usd, _BAR), highest)
-            bar = block * max(1, round(length))
-        *cells, partial = map(clean, run_cells(run))
-        yield TableRow([*cells, f"{bar}{partial and f' {partial}'}"])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import reduce
+from itertools import chain
 from operator import add
 from pathlib import Path
+from typing import NamedTuple
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, price
@@ -21,7 +21,7 @@ from pytest_llmcost.ledger.ledger_file import to_json
 from pytest_llmcost.money import format_usd
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import format_count, usd_cell
-from pytest_llmcost.reports.tables import TableRow, as_text, text_table, wrap
+from pytest_llmcost.reports.tables import Line, TableRow, as_text, text_table, wrap
 from pytest_llmcost.responses.recorded_files import MOST_BYTES, Found, read_calls, read_recordings
 
 _HEADS = ("input:", "read:", "written:", "output:", "cost:")
@@ -29,8 +29,14 @@ _SUFFIXES = (".har", ".json", ".jsonl", ".sse", ".yaml", ".yml")
 """Of the files in a folder that are read."""
 _FREE = Call(model="", evidence="billed", usd=Decimal(0))
 
-_Row = tuple[Found, Call | None]
-"""What a file holds, with its price; None if it costs nothing."""
+
+class _Row(NamedTuple):
+    """One answer in a file, with its price."""
+
+    found: Found
+    call: Call | None
+    """None if it costs nothing."""
+    spent: Amounts
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -60,20 +66,22 @@ def run(arguments: Namespace, console: Console) -> int:
         except RecordingError as error:
             problems.append(str(error))
             continue
-        for found in (each for recorded in recordings for each in read_calls(recorded)):
+        for found in chain.from_iterable(map(read_calls, recordings)):
             if found.problem:
                 problems.append(f"{found.source}: {found.problem}")
             else:
-                answer = found.answer
-                rows.append((found, None if answer is None else price(answer, card, on=on)))
-    for found, call in rows:
+                call = None if found.answer is None else price(found.answer, card, on=on)
+                rows.append(_Row(found, call, Amounts.of([call] if call else ())))
+    for found, call, _ in rows:
         if call is not None and call.usd is None:
             problems.append(f"{found.source}: {'; '.join(call.caveats) or 'no price'}")
     if arguments.format == "json":
-        console.print(_render_json(rows))
+        console.print_json(to_json(_objects(rows)))
     elif rows:
-        footer = f"prices of {on}, rate card {card.version}"
-        console.print(_render_text(rows, arguments.by, footer))
+        render, width = _by_call if arguments.by == "call" else _summed, console.width
+        text = f"{_total(rows)}; prices of {on}, rate card {card.version}"
+        parts = (render(rows, arguments.by, width), wrap(text, width))
+        console.print("\n\n".join(map(as_text, parts)))
     elif not problems:
         console.print("no Claude call found")
     for problem in problems:
@@ -103,51 +111,45 @@ def _bytes(path: str) -> bytes:
         raise RecordingError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _render_json(rows: Iterable[_Row]) -> str:
+def _objects(rows: Iterable[_Row]) -> list[dict[str, object]]:
     """One object a call, with the ledger's names; what is free has no sampling calls."""
     names = ("usage", "sampling_calls", "context", "usd", "caveats")
-    objects = [
+    return [
         {
             "source": found.source,
             "model": call.model if call else found.model,
             **{name: getattr(call or _FREE, name) for name in names},
         }
-        for found, call in rows
+        for found, call, _ in rows
     ]
-    return json.dumps(to_json(objects), indent=2)
 
 
-def _render_text(rows: Sequence[_Row], by: str, footer: str) -> str:
-    width = shutil.get_terminal_size().columns
-    each = [Amounts.of([call] if call else ()) for _, call in rows]
-    total = reduce(add, each)
-    table = _by_call(rows, each, width) if by == "call" else _summed(rows, each, by, width)
+def _total(rows: Sequence[_Row]) -> str:
+    total = reduce(add, (row.spent for row in rows))
     counts = [format_count(total.calls, "call")]
     counts += [f"{total.unpriced:,} without a price"] if total.unpriced else []
     counts += [f"{len(rows) - total.calls:,} free"] if len(rows) > total.calls else []
     least = "at least " if _is_least(total) else ""
-    text = f"total {least}{format_usd(total.priced_usd)} at list price for {', '.join(counts)}"
-    return "\n".join([table, "", as_text(wrap(f"{text}; {footer}", width))])
+    return f"total {least}{format_usd(total.priced_usd)} at list price for {', '.join(counts)}"
 
 
-def _by_call(rows: Sequence[_Row], amounts: Sequence[Amounts], width: int) -> str:
+def _by_call(rows: Iterable[_Row], _: str, width: int) -> Iterator[Line]:
     """Render the calls of each file under its name, in the order of the file."""
     table = []
-    for (found, call), spent in zip(rows, amounts, strict=True):
+    for found, call, spent in rows:
         path, _, number = found.source.rpartition("#")
         # A caveat's name is enough here: its detail is on standard error, or in the JSON.
         why = [each.name for each in call.caveats] if call else [clean(found.free or "")]
         remark = f" ({', '.join(dict.fromkeys(why))})" if any(why) else ""
-        cells = _cells(spent)
-        name = f"  #{number} {_model(found, call)}{remark}"
-        table.append(TableRow([name, *cells], _shorten(clean(path), width)))
-    return as_text(text_table(["", *_HEADS], table, width))
+        cells = [f"  #{number} {_model(found, call)}{remark}", *_cells(spent)]
+        table.append(TableRow(cells, _shorten(clean(path), width)))
+    return text_table(["", *_HEADS], table, width)
 
 
-def _summed(rows: Sequence[_Row], amounts: Sequence[Amounts], by: str, width: int) -> str:
+def _summed(rows: Iterable[_Row], by: str, width: int) -> Iterator[Line]:
     """Render one row for each file or model, the most expensive first."""
     sums: defaultdict[str, Amounts] = defaultdict(Amounts)
-    for (found, call), spent in zip(rows, amounts, strict=True):
+    for found, call, spent in rows:
         path = clean(found.source.rpartition("#")[0])
         sums[path if by == "file" else _model(found, call)] += spent
     cells = {name: [f"{sums[name].calls:,}", *_cells(sums[name])] for name in sums}
@@ -158,7 +160,7 @@ def _summed(rows: Sequence[_Row], amounts: Sequence[Amounts], by: str, width: in
         TableRow([f"  {_shorten(name, room)}", *cells[name]])
         for name in sorted(sums, key=lambda each: -sums[each].priced_usd)
     ]
-    return as_text(text_table(heads, table, width))
+    return text_table(heads, table, width)
 
 
 def _model(found: Found, call: Call | None) -> str:
@@ -181,8 +183,7 @@ def _cells(amounts: Amounts) -> list[str]:
     usage = amounts.usage
     written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
     tokens = (usage.prompt_tokens, usage.cache_read_tokens, written, usage.output_tokens)
-    cost = usd_cell(amounts.usd, is_least=_is_least(amounts))
-    return [*(f"{each:,}" for each in tokens), cost]
+    return [*(f"{each:,}" for each in tokens), usd_cell(amounts.usd, is_least=_is_least(amounts))]
 
 
 def _is_least(amounts: Amounts) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 
 from pytest_llmcost.cli.console import Console, add_date_option, add_prices_option, read_card
@@ -36,10 +35,11 @@ def run(arguments: Namespace, console: Console) -> int:
     """
     card, on, name = read_card(arguments), arguments.on, arguments.model
 
-    def with_footer(lines: Iterable[str], card: RateCard) -> str:
+    def show(card: RateCard, heads: Sequence[str], rows: list[list[str]], *facts: str) -> None:
         units = f"US dollars per million tokens on {on}"
         footer = f"{units}, rate card {card.version}, checked on {card.checked_on}"
-        return "\n".join([*lines, "", footer])
+        table = as_text(text_table(heads, [*map(TableRow, rows)]))
+        console.print("\n".join([table, *facts, "", footer]))
 
     if arguments.diff:
         changed = card.with_overrides(arguments.diff)
@@ -49,7 +49,7 @@ def run(arguments: Namespace, console: Console) -> int:
             console.print(f"{arguments.diff} changes no rate on {on}")
             return 0
         heads = ("model", "", "rate", "shipped:", "yours:", "change:")
-        console.print(with_footer([_table(heads, rows)], changed))
+        show(changed, heads, rows)
         return 0
     models = [*card.models]
     if name and (card.find(name) or not any(name in each for each in models)):
@@ -59,19 +59,14 @@ def run(arguments: Namespace, console: Console) -> int:
         models = [each for each in models if name in each]
     rates = [each for model in models for each in _rates_of(card, model, on)]
     if arguments.format == "json":
-        console.print(json.dumps([_as_json(each, on) for each in rates], indent=2))
+        console.print_json([_as_json(each, on) for each in rates])
     elif rates:
         facts = ["", *_facts(card, models[0], rates[0])] if name and len(models) == 1 else []
-        rows = [_row(each, on, card) for each in rates]
-        console.print(with_footer([_table(_HEADS, rows), *facts], card))
+        show(card, _HEADS, [_row(each, on, card) for each in rates], *facts)
     if not rates:
         first, model = min((min(r.from_on for r in card.models[m].rates), m) for m in models)
         console.note(f"no rate is known on {on}; the first one is of {model}, from {first}")
     return 0 if rates else 1
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return as_text(text_table(heads, [TableRow(row) for row in rows]))
 
 
 def _as_json(rates: Rates, on: date) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -53,21 +52,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, console: Console) -> int:
     """Write every report that was asked for; return 1 if the history has a line that is no run."""
     ledger = read_ledger(arguments.ledger)
-    encoding = getattr(console.out, "encoding", None) or "utf-8"
-    view = View(
-        width=shutil.get_terminal_size().columns,
-        rows=max(0, arguments.rows),
-        unicode=encoding.lower().replace("-", "").startswith("utf"),
-    )
     outputs = arguments.output or [None]
     runs: list[Run] = []
-    problem: str | None = None
+    problem = None
     if arguments.history is not None:
         if not any(path is not None and path.suffix == ".html" for path in outputs):
             raise SettingsError("--history is drawn on the page alone; add -o cost.html")
         runs, problem = read_history(arguments.history)
     if problem is not None:
         console.problem(problem)
+    view = View(console.width, max(0, arguments.rows), unicode=console.is_unicode)
     for path in outputs:
         if path is not None:
             write_report(ledger, path, runs)

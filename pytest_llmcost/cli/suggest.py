@@ -6,7 +6,7 @@ With `--ratchet` it names the budgets that could be lower. Nothing is written to
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from decimal import Decimal
 
 from msgspec.structs import replace
@@ -23,9 +23,9 @@ from pytest_llmcost.ledger.ledger import (
 )
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.totals import amounts_of
-from pytest_llmcost.money import EXACT, format_whole_usd, parse_percent
+from pytest_llmcost.money import parse_percent
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import dollars, round_up
+from pytest_llmcost.reports.numbers import dollars, round_up, write_round_usd
 from pytest_llmcost.reports.run_wording import describe_partial, last_attempts
 from pytest_llmcost.reports.wording import limit_of
 
@@ -51,11 +51,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, console: Console) -> int:
     """Print the budgets, and return 1 if one is missing, because a cost is unknown."""
-    ledger, factor = arguments.ledger, EXACT.add(arguments.headroom, Decimal(1))
+    ledger, factor = arguments.ledger, arguments.headroom + 1
     if not ledger.complete:
         console.note(describe_partial(ledger))
     if arguments.ratchet:
-        return _ratchet(ledger, lambda spent: EXACT.multiply(spent, factor), console)
+        return _ratchet(ledger, factor, console)
     missing, last = [], last_attempts(ledger.tests)
     # A marker on a test is for all of its cases.
     stopped = {function_of(test.nodeid) for test in last if _is_stopped(test)}
@@ -69,7 +69,7 @@ def run(arguments: Namespace, console: Console) -> int:
             why = "its cost is unknown" if high is None else "a test did not run to its end"
             missing.append(f"{clean(name)}: no budget, because {why}")
             return None
-        return format_whole_usd(round_up(EXACT.multiply(high, factor), -9)).replace(",", "")
+        return write_round_usd(high * factor)
 
     tests: dict[str, list[TestRow]] = {}
     for test in ledger.tests:
@@ -114,7 +114,7 @@ def _needs_cache(ledger: Ledger, cases: Iterable[TestRow]) -> bool:
     )
 
 
-def _ratchet(ledger: Ledger, add_headroom: Callable[[Decimal], Decimal], console: Console) -> int:
+def _ratchet(ledger: Ledger, factor: Decimal, console: Console) -> int:
     """Print the budgets that could be lower, and return 1 if there are any.
 
     A budget may limit many tests one by one: the one that spent most keeps its headroom, and a
@@ -127,7 +127,9 @@ def _ratchet(ledger: Ledger, add_headroom: Callable[[Decimal], Decimal], console
         stopped.add("")
     left_out, in_part = set(), set(map(_file_of, ledger.skipped))
     groups: dict[object, list[Verdict]] = {}
-    for nodeid, verdict in _verdicts(ledger):
+    found = [("", verdict) for verdict in ledger.verdicts]
+    found += [(test.nodeid, each) for test in ledger.tests for each in own_verdicts(test)]
+    for nodeid, verdict in found:
         if verdict.limit:  # neither an allowed model nor a budget of nothing
             key = (verdict.origin, verdict.subject, verdict.pattern, verdict.limit)
             groups.setdefault(key, []).append(verdict)
@@ -142,7 +144,7 @@ def _ratchet(ledger: Ledger, add_headroom: Callable[[Decimal], Decimal], console
         is_kept = all(verdict.state == "within" for verdict in group)
         if not spent or not is_kept:
             continue
-        limit = round_up(add_headroom(spent), -9 if first.quantity == "usd" else 0)
+        limit = round_up(spent * factor, is_usd=first.quantity == "usd")
         if limit < first.limit:
             now, then, used = (
                 limit_of(replace(first, limit=each)) for each in (first.limit, limit, spent)
@@ -156,10 +158,3 @@ def _ratchet(ledger: Ledger, add_headroom: Callable[[Decimal], Decimal], console
     for line in sorted(lines):
         console.print(line)
     return 1 if lines else 0
-
-
-def _verdicts(ledger: Ledger) -> Iterator[tuple[str, Verdict]]:
-    """Yield each verdict with the test that it is on; of the run the name is empty."""
-    yield from (("", verdict) for verdict in ledger.verdicts)
-    for test in ledger.tests:
-        yield from ((test.nodeid, verdict) for verdict in own_verdicts(test))

@@ -444,17 +444,6 @@ def unpriced_models(ledger: Ledger) -> frozenset[str]:
     return frozenset(found)
 
 
-def run_verdicts(ledger: Ledger) -> tuple[Verdict, ...]:
-    """Return the verdicts on more than one test: suite, paths, increases of suite and tests.
-
-    An exceeded or unverified one among them is what fails a run whose tests all passed.
-    """
-    if (comparison := ledger.comparison) is None:
-        return ledger.verdicts
-    of_tests = chain.from_iterable(change.verdicts for change in comparison.changes)
-    return (*ledger.verdicts, *comparison.verdicts, *of_tests)
-
-
 def own_verdicts(test: TestRow) -> tuple[Verdict, ...]:
     """Return the verdicts on one attempt of a test, the decisive one first."""
     return test.blocks if test.verdict is None else (test.verdict, *test.blocks)

@@ -27,7 +27,6 @@ from pytest_llmcost.ledger.ledger import (
     TestRow,
     failed_otherwise,
     own_verdicts,
-    run_verdicts,
 )
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
 from pytest_llmcost.ledger.notes import (
@@ -50,7 +49,12 @@ from pytest_llmcost.reports.github import render_annotations, render_job_summary
 from pytest_llmcost.reports.junit import PROPERTY_PREFIX, suite_properties, test_properties
 from pytest_llmcost.reports.numbers import format_count
 from pytest_llmcost.reports.report_file import write_report
-from pytest_llmcost.reports.run_wording import describe_total, last_attempts, run_failures
+from pytest_llmcost.reports.run_wording import (
+    describe_total,
+    last_attempts,
+    marks_of_run,
+    run_failures,
+)
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
 from pytest_llmcost.settings import Settings
 
@@ -193,9 +197,8 @@ def _selects_itself(session: Session) -> bool:
 
 def is_run_broken(ledger: Ledger, settings: Settings) -> bool:
     """Return whether a budget fails the run: one over several tests, or of a test that passed."""
-    return any(each.fails(settings.unverified) for each in run_verdicts(ledger)) or bool(
-        _exceeded_but_not_failed(ledger)
-    )
+    of_run = (mark.verdict.fails(settings.unverified) for mark in marks_of_run(ledger))
+    return any(of_run) or bool(_exceeded_but_not_failed(ledger))
 
 
 def _exceeded_but_not_failed(ledger: Ledger) -> list[str]:

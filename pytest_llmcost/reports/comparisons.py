@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -15,11 +15,12 @@ from pytest_llmcost.ledger.ledger import (
     OtherModelRow,
     function_of,
 )
-from pytest_llmcost.money import EXACT, format_usd
+from pytest_llmcost.money import format_usd
 from pytest_llmcost.reports.escape import clean, code, prose
 from pytest_llmcost.reports.numbers import (
     UNKNOWN,
     dollars,
+    first_of,
     format_count,
     grown_by,
     growth,
@@ -27,6 +28,7 @@ from pytest_llmcost.reports.numbers import (
     signed_cell,
     usd_cell,
 )
+from pytest_llmcost.reports.rows import OUTSIDE
 from pytest_llmcost.reports.tables import (
     Line,
     TableRow,
@@ -35,9 +37,8 @@ from pytest_llmcost.reports.tables import (
     text_table,
     wrap,
 )
-from pytest_llmcost.reports.wording import limit_of, show_part
+from pytest_llmcost.reports.wording import limit_of, list_parts, show_part
 
-_MOST_PARTS = 6
 _MOST_GROWN = 3
 _MOST_PREFIXES = 3
 _MOST_VANISHED = 10
@@ -103,19 +104,17 @@ def shared_parts(comparison: Comparison) -> list[SharedPart]:
     return sorted(shared, key=lambda each: (-each.tests, each.name))
 
 
-def describe_facts(comparison: Comparison, shared: Sequence[SharedPart]) -> Iterator[str]:
+def describe_facts(comparison: Comparison) -> Iterator[str]:
     """Say what new prices changed, which parts changed in several tests, and which tags' cost."""
     if comparison.price_change_usd:
         on, state = comparison.base_price_date, comparison.base_cache_state
         why = f"new prices since {on} changed the same calls"
         if state:
-            why = (
-                f"the baseline is of {on} with llmcost_cache={state}; priced as this run, the "
-                "same calls change"
-            )
+            why = f"the baseline is of {on} with llmcost_cache={state}; priced as this run, "
+            why += "the same calls change"
         change_usd = signed(comparison.price_change_usd)
         yield f"{why} by {change_usd}, which these figures leave out"
-    yield from map(str, shared)
+    yield from map(str, shared_parts(comparison))
     for tag, change in comparison.by_tag.items():
         yield f"tag {clean(tag)}: {_sides(change)}{growth_of(change)}"
     for each in comparison.prefixes[:_MOST_PREFIXES]:
@@ -137,9 +136,8 @@ def describe_part_changes(comparison: Comparison) -> Iterator[str]:
     changed = sorted(names, key=lambda key: (-abs(key[2] - key[1]), key))
     parts = {each.part for each in comparison.parts}
     for part, before, after in changed[:_MOST_GROWN]:
-        first, *others = names[part, before, after]
         grown = grown_by(before, after) if after else " (removed)"
-        where = f"{clean(first)} and {len(others):,} more" if others else clean(first)
+        where = first_of([*map(clean, names[part, before, after])], 1)
         figures = f"{before:,} → {after:,} tokens{grown if before else ' (new)'}"
         yield f"{show_part(part, parts)}: {figures} in {where}"
     if (more := len(changed) - _MOST_GROWN) > 0:
@@ -163,19 +161,14 @@ def count_vanished(comparison: Comparison | None) -> str:
 
 
 def cells_of(costs: BeforeAndAfter) -> tuple[str, str]:
-    """Write what something cost in the baseline and costs now."""
+    """Write what something cost in the baseline and costs now, or that it is new or gone."""
     before = usd_cell(costs.base_usd, is_least=costs.base_is_least)
-    return before, usd_cell(costs.head_usd, is_least=costs.head_is_least)
-
-
-def before_cell(change: Change) -> str:
-    """Write what it cost in the baseline, or that it is new."""
-    return "new" if change.status == "new" else cells_of(change)[0]
-
-
-def after_cell(change: Change) -> str:
-    """Write what it costs now, or why it has no call."""
-    return cells_of(change)[1] if change.status in ("new", "changed") else change.status
+    after = usd_cell(costs.head_usd, is_least=costs.head_is_least)
+    if isinstance(costs, Change) and costs.status == "new":
+        before = "new"
+    elif isinstance(costs, Change) and costs.status != "changed":
+        after = costs.status
+    return before, after
 
 
 def what_differs(change: Change, shared: Sequence[SharedPart]) -> tuple[list[str], list[str]]:
@@ -190,29 +183,22 @@ def what_differs(change: Change, shared: Sequence[SharedPart]) -> tuple[list[str
     return phrases, [part for part in change.parts if part not in named]
 
 
-def list_parts(parts: Sequence[str], show: Callable[[str], str] = str) -> list[str]:
-    """Name the first parts, and say how many more there are."""
-    more = len(parts) - _MOST_PARTS
-    return [*map(show, parts[:_MOST_PARTS]), *([f"{more:,} more parts"] if more > 0 else [])]
-
-
 def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> Iterator[Line]:
     """Say what a run adds to its baseline, then name the changes that add most; 0 shows all."""
     change, figures = describe_difference(comparison)
     yield Line(f"{change} against the baseline{figures}", {"bold": True})
-    shared = shared_parts(comparison)
     for text in (
         *describe_vanished(comparison),
-        *describe_facts(comparison, shared),
+        *describe_facts(comparison),
         *describe_part_changes(comparison),
     ):
         yield from wrap(text, width, indent=2)
     shown = comparison.changes[:most] if most else comparison.changes
-    rows = []
+    rows, shared = [], shared_parts(comparison)
     for each in shown:
         group, name = _split_name(each.name)
         phrases, parts = what_differs(each, shared)
-        cells = [f"  {name}", before_cell(each), after_cell(each), signed_cell(each.usd)]
+        cells = [f"  {name}", *cells_of(each), signed_cell(each.usd)]
         note = clean(", ".join([*phrases, *list_parts(parts)]))
         rows.append(TableRow(cells, group, note=note))
     if rows:
@@ -225,7 +211,7 @@ def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> I
 
 def _split_name(name: str) -> tuple[str, str]:
     file, separator, rest = clean(name).partition("::")
-    return (file, rest) if separator else ("fixtures and calls outside tests", name)
+    return (file, rest) if separator else (OUTSIDE, file)
 
 
 # On another model
@@ -298,9 +284,7 @@ def other_model_remarks(other: OtherModel) -> Iterator[str]:
         for reason in row.reasons:
             reasons.setdefault(reason, {})[clean(_base(row))] = None
     for reason, found in sorted(reasons.items()):
-        names = list(found)
-        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-        yield f"no figure: {reason} ({', '.join(names[:3])}{more})"
+        yield f"no figure: {reason} ({first_of(list(found), 3)})"
     for text, number in other.dropped.items():
         yield f"{other.model} rejects {text}: {format_count(number, 'payload')} priced without it"
     yield from other.notes
@@ -311,7 +295,7 @@ def other_model_section(other: OtherModel) -> Iterator[str]:
     text = "Unknown: none of the calls could be compared"
     if other.usd is not None and other.usd_then is not None:
         text = (
-            f"**{signed(EXACT.subtract(other.usd_then, other.usd))}**"
+            f"**{signed(other.usd_then - other.usd)}**"
             f"{grown_by(other.usd, other.usd_then)}: {format_usd(other.usd)} → "
             f"{format_usd(other.usd_then)} for {format_count(other.calls, 'call')}, the same "
             "prompts counted for it, output as it is now"

@@ -9,7 +9,8 @@ from typing import NamedTuple
 class Gate(NamedTuple):
     """What is said about one kind of gate.
 
-    The fields in braces: `{allowed}` and `{found}` are the verdict's lists; `{set_at}` is where it
+    A gate that is kept says the same as a broken one, unless it has words of its own. The fields in
+    braces: `{allowed}` and `{found}` are the verdict's lists; `{set_at}` is where it
     was set, as ` set at tests/test_rag.py:12`, and `{at}` the same without `set`; `{origin}` that
     place alone; `{calls}`, `{requests}`, `{guards}` and `{breaking}` its number with its noun;
     `{budget}` an amount that the calls keep; `{owners}` is whose calls they are, if no test's.
@@ -18,10 +19,10 @@ class Gate(NamedTuple):
     limit: str
     """What stands for the limit in a table."""
     name: str
-    kept: str
     broken: str
-    short_kept: str
     short_broken: str
+    kept: str = ""
+    short_kept: str = ""
     label: str = ""
     """What stands before each call that breaks it."""
     advice: str = ""
@@ -43,7 +44,6 @@ GATES: Mapping[str, Gate] = {
         name="rule that calls need a budget",
         kept="no call without a budget; {origin} requires one",
         broken="{calls} without a budget{owners}; {origin} requires one",
-        short_kept="{calls} without a budget",
         short_broken="{calls} without a budget{owners}",
         label="no budget for",
         advice='Give the test a budget, for example @max_cost("{budget}"), or set llmcost_max_test '
@@ -85,9 +85,7 @@ GATES: Mapping[str, Gate] = {
     "vanished": Gate(
         limit="none",
         name="rule that guards stay",
-        kept="{guards} of the baseline vanished; {origin} forbids it",
         broken="{guards} of the baseline vanished; {origin} forbids it",
-        short_kept="{guards} of the baseline vanished",
         short_broken="{guards} of the baseline vanished",
     ),
 }

@@ -6,6 +6,7 @@ Source: https://docs.github.com/en/actions/reference/workflow-commands-for-githu
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Literal
 
 from pytest_llmcost.ledger.ledger import Ledger, TestRow
@@ -37,22 +38,27 @@ def render_annotations(
     """
     levels = {"exceeded": "error", "unverified": "error" if unverified == "fail" else "warning"}
     cause = not_counted(ledger)
-    found = []
-    for mark in marks_of(ledger):
+    commands = []
+    if cause is not None:
+        level = levels["unverified"]
+        commands.append(_command(level, "unverified", cause.lines(), cause.tests[0], root))
+
+    def urgency(mark: Mark) -> tuple[bool, bool, bool, Decimal, str]:
+        verdict, is_warning = mark.verdict, levels[mark.verdict.state] != "error"
+        return is_warning, bool(mark.path), verdict.kind != "usd", -verdict.low, mark.name
+
+    marks = [
+        mark
+        for mark in marks_of(ledger)
+        if mark.verdict.state != "within"
+        and not (cause and cause.explains(mark.name, mark.verdict.state))
+    ]
+    for mark in sorted(marks, key=urgency)[: MOST_ANNOTATIONS - len(commands)]:
         verdict, state = mark.verdict, mark.verdict.state
-        is_grouped = cause is not None and state == "unverified" and mark.name in cause.nodeids
-        if state == "within" or is_grouped:
-            continue
-        is_warning, is_of_test = levels[state] != "error", bool(mark.path)
-        urgency = (is_warning, is_of_test, verdict.kind != "usd", -verdict.low, mark.name)
         name = f"{clean(mark.name)}: " if mark.name else ""
         lines = [f"{name}{sentence(verdict)}", *(verdict.reasons if state == "unverified" else ())]
-        found.append((urgency, _command(levels[state], state, lines, mark, root)))
-    commands = [command for _, command in sorted(found, key=lambda each: each[0])]
-    if cause is not None:
-        level, first = levels["unverified"], cause.tests[0]
-        commands.insert(0, _command(level, "unverified", cause.lines(), first, root))
-    return commands[:MOST_ANNOTATIONS]
+        commands.append(_command(levels[state], state, lines, mark, root))
+    return commands
 
 
 def _command(level: str, state: str, lines: Iterable[str], where: Mark | TestRow, root: str) -> str:

@@ -9,32 +9,26 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pytest_llmcost.budgets.budget import Verdict
-from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.ledger.ledger import (
     Change,
     Comparison,
     Ledger,
-    ModelTotals,
+    PartChange,
     TestRow,
     own_verdicts,
-    unpriced_models,
 )
-from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.reports.comparisons import (
-    after_cell,
-    before_cell,
     cells_of,
     change_of,
     count_vanished,
     describe_facts,
     describe_vanished,
     growth_of,
-    list_parts,
     other_model_section,
     shared_parts,
     what_differs,
@@ -51,29 +45,36 @@ from pytest_llmcost.reports.numbers import (
 from pytest_llmcost.reports.rows import (
     OUTSIDE,
     Row,
+    Share,
     categories_of,
+    models_of,
     part_growth,
     parts_by_owner,
     row_of,
     rows_of,
     share_of,
+    tags_of,
     token_cells,
 )
 from pytest_llmcost.reports.run_wording import (
-    Mark,
+    NotCounted,
     broken_prefixes,
     cache_misses,
     describe_partial,
     describe_total,
+    is_least,
     last_attempts,
-    marks_of,
+    marks_by_state,
+    marks_of_run,
     not_counted,
+    suite_budget,
 )
 from pytest_llmcost.reports.tables import markdown_row, markdown_table
 from pytest_llmcost.reports.wording import (
-    changed_parts,
+    all_changed_parts,
     is_not_counted,
     limit_of,
+    list_parts,
     sentence,
     short_sentence,
     what_is_unknown,
@@ -85,8 +86,8 @@ MARKER = "<!-- pytest-llmcost -->"
 COMMENT_BYTES = 65_000
 """A comment on GitHub may have 65,536 characters."""
 
+_Item = TypeVar("_Item")
 _SIGNS = {"exceeded": "❌", "unverified": "❓", "near": "⚠️", "within": "✅"}
-_STATES = {"over": "exceeded", "unknown": "unverified", "near": "near"}
 _BROKEN = ("exceeded", "unverified")
 _FIXED_BYTES = 4_000
 """What heading, totals, the command and the heads of tables take at most."""
@@ -104,49 +105,57 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
 
     Empty when there is not even room for the verdict.
     """
-    room = most_bytes - _FIXED_BYTES
-    if room < _FIXED_BYTES:
+    room = _Room(most_bytes - _FIXED_BYTES)
+    if room.left < _FIXED_BYTES:
         return ""
-    owners, all_rows = _owners(ledger), rows_of(ledger)
-    of_run, of_tests = _verdicts(ledger)
-    of_run += [f"- {prose(each)}" for each in _remarks(ledger)]
-    heads = _CHANGE_HEADS if ledger.comparison else _FAILURE_HEADS
-    failed_or_changed = list(_failed_or_changed(ledger, owners))
+    owners, cause, comparison = _owners(ledger), not_counted(ledger), ledger.comparison
+    of_run, of_tests = _verdicts(ledger, cause)
+    heads: Sequence[str] = ("test", "cost:", "budget:", "what changed")
+    vanished: Iterable[str] = ()
+    if comparison:
+        heads = ("test", "before:", "after:", "change:", "budget:", "what changed")
+        vanished = describe_vanished(comparison)
+        of_run += map(_item, (*describe_facts(comparison), *comparison.notes))
+    elif ledger.incomplete:
+        of_run.append(_item(describe_partial(ledger)))
+    failed_or_changed = list(_failed_or_changed(ledger, owners, cause))
 
-    of_run, room = _fit(of_run, room // 3, room)
-    first, room = _fit(failed_or_changed[:_MOST_ROWS], room // 2, room)
-    more, room = _fit(failed_or_changed[_MOST_ROWS:], room // 2, room)
-    of_tests, room = _fit(of_tests, room // 3, room)
-    found = (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes)
-    notes, room = _fit([f"- {prose(note)}" for note in found if note], room // 4, room)
-    vanished = describe_vanished(ledger.comparison) if ledger.comparison else ()
-    gone, room = _fit([f"- {prose(each)}" for each in vanished], room // 4, room)
-    categories, room = _fit(list(_categories(ledger)), room // 4, room)
-    models, room = _fit(list(_models(ledger)), room // 4, room)
-    tags, room = _fit(list(_tags(ledger)), room // 4, room)
-    parts, room = _fit(list(_parts(ledger)), room // 2, room)
-    folds = []
-    if more:
-        title = f"{len(failed_or_changed) - _MOST_ROWS:,} more that failed or changed"
-        folds.append((title, markdown_table(heads, more)))
-    folds.append(("Each budget, and where it is set", of_tests))
-    for other in ledger.other_models:
-        section, room = _fit(list(other_model_section(other)), room // 2, room)
-        folds.append((f"On {code(other.model)}", section))
-    rows, room = _fit(list(map(_row, all_rows)), room, room)
+    # What matters most takes its room first, wherever it then stands.
+    of_run = room.fit(of_run, 3)
+    first = room.table(heads, failed_or_changed[:_MOST_ROWS], 2)
+    more = room.table(heads, failed_or_changed[_MOST_ROWS:], 2)
+    of_tests = room.fit(of_tests, 3)
+    notes = filter(None, (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes))
+    footnotes = room.fit(notes, 4, _item)
+    gone = room.fit(vanished, 4, _item)
+    categories = room.table(("category", "tokens:", "cost:", "share:"), _categories(ledger), 4)
+    models = room.table(("model", *_SHARE_HEADS), models_of(ledger)[:50], 4, _share)
+    tags = room.table(("tag", *_SHARE_HEADS), tags_of(ledger), 4, _share)
+    changes = chain.from_iterable(parts_by_owner(ledger).values())
+    parts = room.table(("test", "part", "before:", "tokens:", "change:"), changes, 2, _part)
+    others = [
+        (f"On {code(other.model)}", room.fit(other_model_section(other), 2))
+        for other in ledger.other_models
+    ]
+    rows = room.table(_HEADS, rows_of(ledger), 1, _row)
     calls = format_count(ledger.totals.calls, "call")
-    title = f"All tests: {describe_total(ledger)} at list price, {calls}"
-    folds.append((title, markdown_table(_HEADS, rows) if rows else []))
-    folds.append(("What is in the prompts", markdown_table(_PART_HEADS, parts) if parts else []))
-    table = markdown_table(_CATEGORY_HEADS, categories) if categories else []
-    folds.append(("By token category", table))
-    folds.append(("By model", markdown_table(_MODEL_HEADS, models) if models else []))
-    folds.append(("By tag", markdown_table(("tag", *_MODEL_HEADS[1:]), tags) if tags else []))
-    folds.append(("Reproduce locally", _commands(ledger, owners)))
+    folds = [
+        (f"{len(failed_or_changed) - _MOST_ROWS:,} more that failed or changed", more),
+        ("Each budget, and where it is set", of_tests),
+        *others,
+        (f"All tests: {describe_total(ledger)} at list price, {calls}", rows),
+        ("What is in the prompts", parts),
+        ("By token category", categories),
+        ("By model", models),
+        ("By tag", tags),
+        ("Reproduce locally", _commands(ledger, owners)),
+    ]
 
-    lines = [MARKER, _headline(ledger)]
-    table = markdown_table(heads, first) if first else []
-    for section in ([_counts(ledger, owners)], of_run, table):
+    marks = marks_by_state(ledger)
+    sign = _SIGNS["within"] if any(marks.values()) else ""
+    sign = next((_SIGNS[each] for each in _BROKEN if marks[each]), sign)
+    lines = [MARKER, " ".join(filter(None, ("###", sign, describe_run(ledger))))]
+    for section in ([_counts(ledger, owners)], of_run, first):
         lines += ["", *section] if any(section) else []
     for title, section in folds:
         if section:
@@ -155,78 +164,96 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     # The footnotes: the guards that vanished, and what concerns the run as a whole.
     if gone:
         lines += ["", "¹ Guards of the baseline that vanished:", "", *gone]
-    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+    lines += ["", *footnotes] if footnotes else []
+    return "\n".join(lines) + "\n"
 
 
-def _fit(lines: Sequence[str], most: int, room: int) -> tuple[list[str], int]:
-    """Keep the lines that fit into `most` bytes; return them and the room that is then left."""
-    used, kept = 0, []
-    for number, line in enumerate(lines):
-        size = len(line.encode()) + 1
-        if used + size > most - _SAYING_SO:
-            start = "| " if line.startswith("|") else "- "
-            kept.append(f"{start}… {len(lines) - number:,} more left out; the JSON report has all")
-            return kept, room - used - _SAYING_SO
-        used += size
-        kept.append(line)
-    return kept, room - used
+class _Room:
+    """The bytes that are left for what comes next."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def fit(
+        self, items: Iterable[_Item], share: int, write: Callable[[_Item], str] = str
+    ) -> list[str]:
+        """Write the items that fit into one part in so many of what is left."""
+        items, used, kept = list(items), 0, []
+        for number, item in enumerate(items):
+            line = write(item)
+            # GitHub counts characters, of which there are never more than bytes.
+            size = len(line.encode()) + 1
+            if used + size > self.left // share - _SAYING_SO:
+                start = "| " if line.startswith("|") else "- "
+                out = len(items) - number
+                kept.append(f"{start}… {out:,} more left out; the JSON report has all")
+                used += _SAYING_SO
+                break
+            used += size
+            kept.append(line)
+        self.left -= used
+        return kept
+
+    def table(
+        self,
+        heads: Sequence[str],
+        items: Iterable[_Item],
+        share: int,
+        write: Callable[[_Item], str] = str,
+    ) -> list[str]:
+        """Put heads over the rows that fit, if there are any."""
+        kept = self.fit(items, share, write)
+        return markdown_table(heads, kept) if kept else []
+
+
+def _item(text: str) -> str:
+    return f"- {prose(text)}"
 
 
 # What merging would do
-
-
-def _headline(ledger: Ledger) -> str:
-    states = {mark.verdict.state for mark in marks_of(ledger)}
-    sign = next((_SIGNS[each] for each in _SIGNS if each in states), "")
-    return f"### {sign} {describe_run(ledger)}" if sign else f"### {describe_run(ledger)}"
 
 
 def describe_run(ledger: Ledger) -> str:
     """Say what merging adds, or without a baseline what the suite costs; then what is broken."""
     if not ledger.run.has_tests:
         return "No test ran, so nothing is known of what merging costs"
-    states = [mark.verdict.state for mark in marks_of(ledger)]
-    exceeded, unverified = states.count("exceeded"), states.count("unverified")
+    exceeded, unverified, near, within = map(len, marks_by_state(ledger).values())
     what = _merging(ledger.comparison) if ledger.comparison else _standing(ledger)
-    if not states:
-        return what
     if exceeded:
         more = f", {unverified:,} not checked" if unverified else ""
         how = f"{format_count(exceeded, 'budget')} exceeded{more}"
     elif unverified:
         how = f"{format_count(unverified, 'budget')} could not be checked"
-    else:
+    elif number := near + within:
         named = {1: "its budget", 2: "both budgets"}
-        how = f"within {named.get(len(states), f'all {len(states):,} budgets')}"
+        how = f"within {named.get(number, f'all {number:,} budgets')}"
+    else:
+        return what
     return f"{what} · {how}"
 
 
 def _merging(comparison: Comparison) -> str:
-    change = change_of(comparison)
-    where = "in the tests that ran" if comparison.partial else "per run of the suite"
+    change, what = (
+        change_of(comparison),
+        "the tests that ran" if comparison.partial else "the suite",
+    )
+    where = f"in {what}" if comparison.partial else f"per run of {what}"
+    if change is None:
+        return f"Merging adds an unknown amount {where}"
     if not change:
-        what = "the tests that ran" if comparison.partial else "the suite"
-        how = f"adds an unknown amount {where}"
-        return f"Merging {how if change is None else f'does not change the cost of {what}'}"
+        return f"Merging does not change the cost of {what}"
     amount = f"{dollars(abs(change))}{growth_of(comparison)}"
     return f"Merging {'adds' if change > 0 else 'saves'} {amount} {where}"
 
 
 def _standing(ledger: Ledger) -> str:
     """Say what the suite costs, and of which budget."""
-    usd, budget = ledger.totals.usd, _suite_budget(ledger)
+    usd, budget = ledger.totals.usd, suite_budget(ledger)
     what = "The tests that ran cost" if ledger.incomplete else "The suite costs"
     if usd is None:
         return f"{what} an unknown amount"
-    shown = dollars(
-        usd, is_least=amounts_of(ledger).is_least, against=budget.limit if budget else None
-    )
+    shown = dollars(usd, is_least=is_least(ledger), against=budget.limit if budget else None)
     return f"{what} {shown}{f' of {limit_of(budget)}' if budget else ''}"
-
-
-def _suite_budget(ledger: Ledger) -> Verdict | None:
-    amounts = (each for each in ledger.verdicts if each.scope == "suite" and each.kind == "usd")
-    return next(amounts, None)
 
 
 class _Owner(NamedTuple):
@@ -307,58 +334,41 @@ def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
     return " — ".join(filter(None, (text, commits)))
 
 
-def _remarks(ledger: Ledger) -> Iterator[str]:
-    """Yield what a reader must know of the figures that are in sight."""
-    if comparison := ledger.comparison:
-        yield from (*describe_facts(comparison, shared_parts(comparison)), *comparison.notes)
-    elif ledger.incomplete:
-        yield describe_partial(ledger)
-
-
-def _verdicts(ledger: Ledger) -> tuple[list[str], list[str]]:
+def _verdicts(ledger: Ledger, cause: NotCounted | None) -> tuple[list[str], list[str]]:
     """Return what is broken or nearly so of the run as a whole, and the other verdicts."""
     of_run: list[str] = []
     of_tests: list[str] = []
-    cause = not_counted(ledger)
-
-    def say(mark: Mark, sign: str) -> Iterator[str]:
-        name = f"{code(mark.name)}: " if mark.name else ""
-        yield f"- {_SIGNS[sign]} {name}{prose(sentence(mark.verdict))}"
-        if sign == "unverified":
-            yield from (f"  - {prose(each)}" for each in mark.verdict.reasons[:_MOST_REASONS])
-
     if cause:
         first, *rest = map(prose, cause.lines())
         of_run += [f"- {_SIGNS['unverified']} {first}", *(f"  - {text}" for text in rest)]
-    marks = list(marks_of(ledger))
-    for state in _SIGNS:
+    for state, marks in marks_by_state(ledger).items():
         for mark in marks:
-            is_named = bool(cause and mark.name in cause.nodeids)
-            is_shown = is_named or (state == "within" and not (mark.is_of_run and not mark.name))
-            if state != ("near" if mark.verdict.is_near else mark.verdict.state) or is_shown:
+            is_kept = state == "within" and (mark.name or not mark.is_of_run)
+            if is_kept or (cause and cause.explains(mark.name, state)):
                 continue
+            name = f"{code(mark.name)}: " if mark.name else ""
+            lines = [f"- {_SIGNS[state]} {name}{prose(sentence(mark.verdict))}"]
+            if state == "unverified":
+                lines += [f"  - {prose(each)}" for each in mark.verdict.reasons[:_MOST_REASONS]]
             found = of_tests if mark.name or state == "within" else of_run
-            found += say(mark, state)
+            found += lines
     return of_run, of_tests
 
 
-_FAILURE_HEADS = ("test", "cost:", "budget:", "what changed")
-_CHANGE_HEADS = ("test", "before:", "after:", "change:", "budget:", "what changed")
-
-
-def _failed_or_changed(ledger: Ledger, owners: Iterable[_Owner]) -> Iterator[str]:
+def _failed_or_changed(
+    ledger: Ledger, owners: Iterable[_Owner], cause: NotCounted | None
+) -> Iterator[str]:
     """Yield a row for each, but for those that failed by a cause that is named once for all."""
-    cause, comparison = not_counted(ledger), ledger.comparison
+    comparison = ledger.comparison
     shared = shared_parts(comparison) if comparison else []
     for owner in owners:
         test, change, verdict = owner.test, owner.change, owner.verdict
-        is_named = cause is not None and owner.name in cause.nodeids
+        is_named = cause is not None and cause.explains(owner.name, owner.state)
         if not change and (is_named or owner.state not in _BROKEN):
             continue
         phrases, parts = what_differs(change, shared) if change else ([], [])
         if test and not parts:
-            changed = [changed_parts(call) for call in test.calls]
-            parts = sorted({part for each in changed for part in each.split(", ") if part})
+            parts = sorted(all_changed_parts(test.calls))
         sign = _SIGNS.get(owner.state, _SIGNS["near"] if verdict and verdict.is_near else "")
         file, _, name = owner.name.partition("::")
         where = f"<br><sub>{prose(file)}</sub>" if name else ""  # beside it, no figure has room
@@ -366,19 +376,18 @@ def _failed_or_changed(ledger: Ledger, owners: Iterable[_Owner]) -> Iterator[str
         if change:
             is_there = change.status in ("new", "changed")
             grown = growth_of(change) if is_there else ""
-            cells += [before_cell(change), after_cell(change), f"{signed_cell(change.usd)}{grown}"]
+            cells += [*cells_of(change), f"{signed_cell(change.usd)}{grown}"]
         elif test:
-            row = row_of(test, is_last=True)
-            cost = REFUSED if row.is_refused else usd_cell(row.usd, is_least=row.spent.is_least)
+            row = row_of(test)
             how = "unchanged" if row.usd is not None else "?"
-            cells += ["", cost, how] if comparison else [cost]
+            cells += ["", row.cost_cell(), how] if comparison else [row.cost_cell()]
         what = [", ".join([*map(prose, phrases), *list_parts(parts, code)])]
         if verdict and verdict.state == "unverified":
             what.append(what_is_unknown(verdict))
         yield markdown_row(*cells, _budget(verdict), "; ".join(filter(None, what)))
     if comparison and comparison.changes:
         change_usd = f"{signed_cell(change_of(comparison))}{growth_of(comparison)}"
-        budget = _budget(_suite_budget(ledger))
+        budget = _budget(suite_budget(ledger))
         yield markdown_row("total", *cells_of(comparison), change_usd, budget, "")
 
 
@@ -409,8 +418,8 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
             f"{command} --llmcost-record-mode=rewrite",
         ]
     comparison = ledger.comparison
-    of_run = [*ledger.verdicts, *(comparison.verdicts if comparison else ())]
-    if any(each.fails(ledger.unverified) for each in of_run):
+    of_run = (mark.verdict for mark in marks_of_run(ledger) if not mark.name)
+    if any(verdict.fails(ledger.unverified) for verdict in of_run):
         command = "pytest"  # a budget of the suite, or on what it adds, needs all tests
     if ledger.price_date:
         command += f" --llmcost-price-date={shlex.quote(clean(ledger.price_date, 20))}"
@@ -456,29 +465,27 @@ def _terms(ledger: Ledger) -> str:
 
 _TOKEN_HEADS = ("calls:", "input:", "cache written:", "cache read:", "output:")
 _HEADS = ("test", "cost:", "budget:", "used:", *_TOKEN_HEADS)
-_PART_HEADS = ("test", "part", "before:", "tokens:", "change:")
-_CATEGORY_HEADS = ("category", "tokens:", "cost:", "share:")
-_MODEL_HEADS = ("model", "cost:", *_TOKEN_HEADS)
+_SHARE_HEADS = ("cost:", *_TOKEN_HEADS)
 
 
 def _row(row: Row) -> str:
     verdict, spent = row.verdict, row.spent
     against = verdict.limit if verdict and verdict.kind == "usd" else None
-    sign = f"{_SIGNS[_STATES[row.mark]]} " if row.mark else ""
+    sign = f"{_SIGNS[row.mark]} " if row.mark else ""
     name = code(row.name if row.group in (OUTSIDE, row.name) else f"{row.group}::{row.name}")
     return markdown_row(
         f"{sign}{name}",
         REFUSED if row.is_refused else dollars(row.usd, is_least=spent.is_least, against=against),
-        prose(limit_of(verdict)) if verdict else "",
+        prose(row.limit),
         row.used,
         f"{spent.calls:,}",
-        *token_cells(spent.usage, is_least=spent["input_tokens"].best is None),
+        *row.token_cells,
     )
 
 
 def _categories(ledger: Ledger) -> Iterator[str]:
     """Yield what each token category costs; nothing if the ledger does not say it."""
-    usd, is_lower = ledger.totals.usd, amounts_of(ledger).is_least
+    usd, is_lower = ledger.totals.usd, is_least(ledger)
     found = [each for each in categories_of(ledger.totals) if each.usd is not None]
     for each in found:
         yield markdown_row(each.name, *each.cells(usd, is_least=is_lower))
@@ -486,26 +493,14 @@ def _categories(ledger: Ledger) -> Iterator[str]:
         yield markdown_row("total", "", usd_cell(usd, is_least=is_lower), "")
 
 
-def _models(ledger: Ledger) -> Iterator[str]:
-    models, unpriced = ledger.totals.by_model, unpriced_models(ledger)
-    for name in sorted(models, key=lambda each: (-(models[each].usd or 0), each))[:50]:
-        yield _share(name, models[name], is_least=name in unpriced)
+def _share(share: Share) -> str:
+    total = share.total
+    usd = dollars(total.usd, is_least=share.is_least)
+    tokens = token_cells(total.usage, is_least=share.is_least)
+    return markdown_row(code(share.name), usd, f"{total.calls:,}", *tokens)
 
 
-def _tags(ledger: Ledger) -> Iterator[str]:
-    for name, total in ledger.totals.by_tag.items():
-        yield _share(name, total, is_least=amounts_of(ledger, TAG + name).is_least)
-
-
-def _share(name: str, total: ModelTotals, *, is_least: bool) -> str:
-    tokens = token_cells(total.usage, is_least=is_least)
-    usd = dollars(total.usd, is_least=is_least)
-    return markdown_row(code(name), usd, f"{total.calls:,}", *tokens)
-
-
-def _parts(ledger: Ledger) -> Iterator[str]:
-    """Yield all parts of the largest prompt of each owner, as far as they are counted."""
-    for each in chain.from_iterable(parts_by_owner(ledger).values()):
-        before = "" if each.before is None else f"{each.before:,}"
-        after, grown = f"{each.after:,}", part_growth(each)
-        yield markdown_row(code(each.name), code(each.part), before, after, grown)
+def _part(each: PartChange) -> str:
+    before = "" if each.before is None else f"{each.before:,}"
+    grown = part_growth(each)
+    return markdown_row(code(each.name), code(each.part), before, f"{each.after:,}", grown)

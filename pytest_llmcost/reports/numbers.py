@@ -1,14 +1,16 @@
 """The form of every number that people read, in a sentence or in a table's cell.
 
-A difference has its sign, what is unknown is never zero, and a bound says that it is one.
+A difference has its sign, what is unknown is never zero, and a bound says that it is one. Operators
+are exact here: whatever reports is called under `money.exactly()`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from decimal import ROUND_CEILING, Decimal
 
-from pytest_llmcost.money import EXACT, format_usd
+from pytest_llmcost.money import format_usd, format_whole_usd
 
 UNKNOWN = "?"
 """What is not known, in every table and file; never zero."""
@@ -16,7 +18,9 @@ REFUSED = "refused"
 """The cost of what the cap on live spend kept from being sent, in every table and file."""
 
 
-def dollars(usd: Decimal | None, *, is_least: bool = False, against: Decimal | None = None) -> str:
+def dollars(
+    usd: Decimal | None, *, is_least: bool = False, against: Decimal | None = None, per: int = 1
+) -> str:
     """Write an amount within a sentence: `$0.0312`, `at least $0.0312`, `?`.
 
     Example:
@@ -25,16 +29,13 @@ def dollars(usd: Decimal | None, *, is_least: bool = False, against: Decimal | N
     """
     if usd is None:
         return UNKNOWN
-    shown = format_usd(usd, against=against)
+    shown = format_usd(usd * per, against=against)
     return f"at least {shown}" if is_least else shown
 
 
 def signed(usd: Decimal | None) -> str:
     """Write a difference with its sign: `+$0.05`, `-$0.05`, `±$0.00`, `?`."""
-    if usd is None:
-        return UNKNOWN
-    sign = "-" if usd < 0 else "+" if usd else "±"
-    return f"{sign}{format_usd(abs(usd))}"
+    return UNKNOWN if usd is None else f"{_sign(usd)}{format_usd(abs(usd))}"
 
 
 def short_commit(commit: str) -> str:
@@ -49,7 +50,7 @@ def percent(part: Decimal, whole: Decimal) -> str:
         >>> percent(Decimal("0.0013"), Decimal("0.01"))
         '13 %'
     """
-    share = EXACT.divide(EXACT.multiply(abs(part), 100), whole)
+    share = abs(part) * 100 / whole
     if not share or share >= Decimal("0.95"):
         return f"{share.quantize(Decimal(1)):,} %"
     return f"{share.quantize(Decimal('0.1'))} %" if share > Decimal("0.05") else "under 0.1 %"
@@ -66,7 +67,7 @@ def growth(before: Decimal | int | None, after: Decimal | int | None) -> str:
         return ""
     if before == after:
         return "="
-    change = EXACT.subtract(Decimal(after), Decimal(before))
+    change = Decimal(after) - Decimal(before)
     return f"{'+' if change > 0 else '-'}{percent(change, Decimal(before))}"
 
 
@@ -76,11 +77,21 @@ def grown_by(before: Decimal | int | None, after: Decimal | int | None) -> str:
     return f" ({grown})" if grown not in ("", "=") else ""
 
 
-def round_up(spent: Decimal, least: int) -> Decimal:
-    """Round an amount up to two digits, at least of this power of ten."""
+def round_up(spent: Decimal, *, is_usd: bool = True) -> Decimal:
+    """Round an amount up to two digits, to whole ones if it is no money."""
     # Two digits: enough to stay close, few enough to read as a budget and not as a measurement.
-    step = Decimal(1).scaleb(max(spent.adjusted() - 1, least))
-    return EXACT.multiply((spent / step).to_integral_value(ROUND_CEILING), step)
+    step = Decimal(1).scaleb(max(spent.adjusted() - 1, -9 if is_usd else 0))
+    return (spent / step).to_integral_value(ROUND_CEILING) * step
+
+
+def write_round_usd(spent: Decimal) -> str:
+    """Write a round amount above this one as a marker or a setting takes it.
+
+    Example:
+        >>> write_round_usd(Decimal("1234.5"))
+        '$1300.00'
+    """
+    return format_whole_usd(round_up(spent)).replace(",", "")
 
 
 def format_count(number: int, noun: str) -> str:
@@ -91,6 +102,17 @@ def format_count(number: int, noun: str) -> str:
         ('1 call', '2,000 calls')
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def first_of(names: Sequence[str], most: int, *, joint: str = ", ") -> str:
+    """Name the first ones, and say how many more there are.
+
+    Example:
+        >>> first_of(["a", "b", "c", "d"], 2)
+        'a, b and 2 more'
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return joint.join(names[:most]) + more
 
 
 def usd_cell(usd: Decimal | None, *, is_least: bool = False, per: int = 1) -> str:
@@ -107,16 +129,18 @@ def usd_cell(usd: Decimal | None, *, is_least: bool = False, per: int = 1) -> st
     """
     if usd is None:
         return UNKNOWN
-    if 0 < usd * per <= Decimal("0.00005"):
+    if 0 < usd * per <= Decimal("0.00005"):  # which would be rounded to zero
         return UNKNOWN if is_least else "<$0.0001"
     return f"{'≥' if is_least else ''}${usd * per:,.4f}"
 
 
 def signed_cell(usd: Decimal | None) -> str:
     """Write a difference as `usd_cell` writes an amount, with its sign."""
-    if usd is None:
-        return UNKNOWN
-    return f"{'-' if usd < 0 else '+' if usd else '±'}{usd_cell(abs(usd))}"
+    return UNKNOWN if usd is None else f"{_sign(usd)}{usd_cell(abs(usd))}"
+
+
+def _sign(usd: Decimal) -> str:
+    return "-" if usd < 0 else "+" if usd else "±"
 
 
 def token_cell(number: int, *, is_least: bool = False) -> str:

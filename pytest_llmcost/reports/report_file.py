@@ -8,7 +8,6 @@ from pathlib import Path
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import write_file, write_ledger
 from pytest_llmcost.ledger.run_history import Run
-from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.markdown import render_markdown
 
 
@@ -21,6 +20,9 @@ def write_report(ledger: Ledger, path: Path, history: Sequence[Run] = ()) -> Non
     if path.suffix == ".json":
         write_ledger(ledger, path)
     elif path.suffix == ".html":
+        # Most runs write no page, and what draws one takes as long to import as all other reports.
+        from pytest_llmcost.reports.html import render_html
+
         write_file(path, [render_html(ledger, history).encode()])
     else:
         write_file(path, [render_markdown(ledger).encode()])

@@ -6,13 +6,16 @@ those that say something of their own: over budget, not checked, nearly over, or
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import cached_property
+from itertools import chain
+from operator import attrgetter
 from typing import NamedTuple
 
 from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.budgets.budget import State, Verdict
+from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import (
     Ledger,
@@ -21,6 +24,7 @@ from pytest_llmcost.ledger.ledger import (
     TestRow,
     fixture_name,
     function_of,
+    unpriced_models,
 )
 from pytest_llmcost.ledger.totals import (
     largest_prompt,
@@ -33,57 +37,81 @@ from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import REFUSED, UNKNOWN, growth, percent, token_cell, usd_cell
-from pytest_llmcost.reports.run_wording import last_attempts
-from pytest_llmcost.reports.wording import figure_of
+from pytest_llmcost.reports.run_wording import is_least, last_attempts
+from pytest_llmcost.reports.wording import figure_of, limit_of, state_of
 
 OUTSIDE = "fixtures and calls outside tests"
 """The group of what stands in no test file."""
-_MARKS: Mapping[State, str] = {"exceeded": "over", "unverified": "unknown", "within": "near"}
 _SIGNS = {"at least ": "≥", "at most ": "≤", "": ""}
-_URGENCY = {"over": 0, "unknown": 1}
+_URGENCY = {"exceeded": 0, "unverified": 1}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A test, a fixture, or several cases shown by their most expensive one."""
+    """One attempt of a test, a shared fixture, or several cases by their most expensive one."""
 
     group: str
     """The test's file."""
     name: str
     calls: tuple[Call, ...]
-    """Those shown: of several cases, the most expensive one's."""
-    spent: Amounts
-    total: Amounts
-    """Of all its cases and attempts."""
+    owner: str
+    """As `spenders_of` names it."""
     verdict: Verdict | None = None
-    is_expected: bool = False
-    """Whether the test is marked as `xfail`, and failed."""
-    owner: str = ""
-    """As `spenders_of` names it, of a row of one owner alone."""
+    outcome: str = ""
+    is_last: bool = True
+    """Whether no later attempt of the test decides."""
+    folded: tuple[Call, ...] = ()
+    """The calls of the other cases and attempts that it stands for."""
 
-    @property
+    @cached_property
+    def spent(self) -> Amounts:
+        """What its calls come to."""
+        return Amounts.of(self.calls)
+
+    @cached_property
     def usd(self) -> Decimal | None:
         """What it costs as far as it is known; None also if no call was seen and one had to be."""
         is_unseen = not self.calls and self.verdict is not None and self.verdict.actual is None
         return None if is_unseen else self.spent.usd
 
     @property
+    def known_usd(self) -> Decimal:
+        """The same, nothing where it is unknown."""
+        return self.usd or Decimal(0)
+
+    @property
     def is_refused(self) -> bool:
         """Whether nothing of it was sent, so that it has no cost."""
         return bool(self.calls) and all(call.evidence == REFUSED for call in self.calls)
 
-    @property
+    @cached_property
     def mark(self) -> str:
-        """`over`, `unknown`, `near`, or nothing."""
-        verdict = self.verdict
-        if verdict is None or self.is_expected:
+        """`exceeded`, `unverified`, `near`, or nothing; none if it failed as `xfail` expects."""
+        if self.verdict is None or self.outcome == "xfailed":
             return ""
-        return "" if verdict.state == "within" and not verdict.is_near else _MARKS[verdict.state]
+        state = state_of(self.verdict)
+        return "" if state == "within" else state
+
+    @property
+    def token_cells(self) -> list[str]:
+        """Write its tokens as far as they are known."""
+        return token_cells(self.spent.usage, is_least=self.spent["input_tokens"].best is None)
+
+    @property
+    def limit(self) -> str:
+        """Write its budget; nothing if there is none."""
+        return limit_of(self.verdict) if self.verdict else ""
 
     @property
     def used(self) -> str:
         """Which share of its budget it has used."""
         return share_of(self.verdict) if self.verdict else ""
+
+    def cost_cell(self, *, per: int = 1) -> str:
+        """Write what it costs, per so many runs."""
+        if self.is_refused:
+            return REFUSED
+        return usd_cell(self.usd, is_least=self.spent.is_least, per=per)
 
 
 def share_of(verdict: Verdict) -> str:
@@ -95,11 +123,40 @@ def share_of(verdict: Verdict) -> str:
     return share if share.startswith("<") else f"{_SIGNS[bound]}{share}"
 
 
-def token_cells(usage: Usage, *, is_least: bool) -> list[str]:
-    """Write input, written to cache, read from it, and output."""
+def token_numbers(usage: Usage) -> tuple[int, int, int, int]:
+    """Return input, written to cache, read from it, and output."""
     written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    numbers = (usage.prompt_tokens, written, usage.cache_read_tokens, usage.output_tokens)
-    return [token_cell(number, is_least=is_least) for number in numbers]
+    return usage.prompt_tokens, written, usage.cache_read_tokens, usage.output_tokens
+
+
+def token_cells(usage: Usage, *, is_least: bool) -> list[str]:
+    """Write them as far as they are known."""
+    return [token_cell(number, is_least=is_least) for number in token_numbers(usage)]
+
+
+class Share(NamedTuple):
+    """What one of the models did in a run, or the calls of one tag."""
+
+    name: str
+    total: ModelTotals
+    is_least: bool
+
+
+def by_cost(shares: Iterable[Share]) -> list[Share]:
+    """Sort them, the most expensive first."""
+    return sorted(shares, key=lambda each: (-(each.total.usd or 0), each.name))
+
+
+def models_of(ledger: Ledger) -> list[Share]:
+    """Return what each model did, the most expensive first."""
+    models, unpriced = ledger.totals.by_model.items(), unpriced_models(ledger)
+    return by_cost(Share(name, total, name in unpriced) for name, total in models)
+
+
+def tags_of(ledger: Ledger) -> list[Share]:
+    """Return what each tag has, sorted by name."""
+    tags = ledger.totals.by_tag.items()
+    return [Share(name, total, is_least(ledger, tag=name)) for name, total in tags]
 
 
 class Category(NamedTuple):
@@ -123,7 +180,7 @@ class Category(NamedTuple):
         ]
 
 
-_CATEGORIES: Mapping[str, str] = {
+_CATEGORIES = {
     "input": "input, not cached",
     "cache_write_5m": "written to cache for 5 minutes",
     "cache_write_1h": "written to cache for 1 hour",
@@ -155,75 +212,94 @@ def rows_of(ledger: Ledger) -> list[Row]:
 
     Files with broken budgets come first, then the most expensive; so do the rows in each.
     """
-    last = {(test.nodeid, test.attempt) for test in last_attempts(ledger.tests)}
-    cases: dict[str, list[tuple[TestRow, Row]]] = {}
     rows: list[Row] = []
-    for test in ledger.tests:
-        row = row_of(test, (test.nodeid, test.attempt) in last)
-        if row.mark or (test.calls and row.usd is None):
+    cases: dict[str, list[Row]] = {}
+    for row in attempts_of(ledger):
+        # What says something of its own is never folded into another case.
+        if row.mark or (row.calls and row.usd is None):
             rows.append(row)
-        elif test.calls:
-            cases.setdefault(function_of(test.nodeid), []).append((test, row))
+        elif row.calls:
+            cases.setdefault(function_of(row.owner), []).append(row)
     rows = [*rows, *map(_fold, cases.values()), *shared_rows(ledger)]
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
-    order = {
-        group: (
-            group == OUTSIDE,
-            min(_urgency(row) for row in members),
-            -sum(map(_usd, members), Decimal(0)),
-            group,
-        )
-        for group, members in groups.items()
-    }
-    return sorted(
-        rows,
-        key=lambda row: (
-            order[row.group],
-            _urgency(row),
-            -_usd(row),
-            row.usd is not None,
-            row.name,
-        ),
+    for members in groups.values():
+        members.sort(key=lambda row: (_urgency(row), -row.known_usd, row.usd is not None, row.name))
+
+    def order(members: Sequence[Row]) -> tuple[bool, int, Decimal, str]:
+        spent, first = sum((row.known_usd for row in members), Decimal(0)), members[0]
+        return first.group == OUTSIDE, _urgency(first), -spent, first.group
+
+    return [row for members in sorted(groups.values(), key=order) for row in members]
+
+
+def attempts_of(ledger: Ledger) -> list[Row]:
+    """Return a row for each attempt of each test, in the ledger's order."""
+    last = {(test.nodeid, test.attempt) for test in last_attempts(ledger.tests)}
+    return [row_of(test, is_last=(test.nodeid, test.attempt) in last) for test in ledger.tests]
+
+
+def row_of(test: TestRow, *, is_last: bool = True) -> Row:
+    """Return the row of one attempt; what an earlier one exceeded does not count."""
+    group, _, name = test.nodeid.partition("::")
+    name = (name or group) if is_last else f"{name} (attempt {test.attempt})"
+    return Row(
+        clean(group),
+        clean(name),
+        test.calls,
+        test.nodeid,
+        test.verdict if is_last else None,
+        test.outcome,
+        is_last,
     )
 
 
-def shared_rows(ledger: Ledger) -> Iterator[Row]:
-    """Yield a row for each shared fixture with calls, and one for the calls outside tests."""
-    spenders = []
+def shared_rows(ledger: Ledger) -> list[Row]:
+    """Return a row for each shared fixture with calls, and one for the calls outside tests."""
+    rows = []
     for group in shared_fixtures(ledger.fixtures):
         fixture = most_expensive(group)
         often = f", most expensive of {len(group)}" if len(group) > 1 else ""
         where = f" of {fixture.node or fixture.baseid}" if fixture.node or fixture.baseid else ""
         param = f"[{fixture.param}]" if fixture.param is not None else ""
         name = f"{fixture.name}{param} ({fixture.scope} fixture{where}{often})"
-        spenders.append((name, fixture_name(fixture), fixture.calls))
-    for name, owner, calls in (
-        *spenders,
-        ("outside tests", "outside tests", ledger.outside_tests),
-    ):
-        if calls:
-            spent = Amounts.of(calls)
-            yield Row(OUTSIDE, clean(name), calls, spent, spent, owner=owner)
+        rows.append(Row(OUTSIDE, clean(name), fixture.calls, fixture_name(fixture)))
+    rows.append(Row(OUTSIDE, "outside tests", ledger.outside_tests, "outside tests"))
+    return [row for row in rows if row.calls]
 
 
-def row_of(test: TestRow, is_last: bool) -> Row:
-    """The row of one attempt; what an earlier one exceeded does not count."""
-    group, _, name = test.nodeid.partition("::")
-    if not is_last:
-        name += f" (attempt {test.attempt})"
-    spent = Amounts.of(test.calls)
-    return Row(
-        group=clean(group),
-        name=clean(name or group),
-        calls=test.calls,
-        spent=spent,
-        total=spent,
-        verdict=test.verdict if is_last else None,
-        is_expected=test.outcome == "xfailed",
-        owner=test.nodeid if is_last else "",
+def _fold(rows: Sequence[Row]) -> Row:
+    """Show several cases and attempts of a test by the most expensive one."""
+    shown = max(rows, key=attrgetter("known_usd"))
+    if len(rows) == 1:
+        return shown
+    name, what = rows[0].owner.partition("::")[2], "attempts"
+    if len({row.owner for row in rows}) > 1:
+        name, what = name.partition("[")[0], "cases"
+    judged = shown if shown.verdict else next((row for row in rows if row.verdict), shown)
+    return replace(
+        shown,
+        name=clean(f"{name} ({len(rows)} {what}, most expensive)"),
+        verdict=judged.verdict,
+        outcome=judged.outcome,
+        folded=tuple(chain.from_iterable(row.calls for row in rows if row is not shown)),
     )
+
+
+def _urgency(row: Row) -> int:
+    return _URGENCY.get(row.mark, len(_URGENCY))
+
+
+def shown(rows: Sequence[Row], most: int) -> tuple[list[Row], list[Row]]:
+    """Split rows into those to show, at most so many, and the rest; 0 shows all.
+
+    Those whose budget is broken are shown in any case.
+    """
+    is_broken = [row.mark in _URGENCY for row in rows]
+    ranked = sorted(range(len(rows)), key=lambda at: (not is_broken[at], -rows[at].known_usd))
+    most = max(most or len(rows), sum(is_broken))
+    return [rows[at] for at in sorted(ranked[:most])], [rows[at] for at in sorted(ranked[most:])]
 
 
 def parts_by_owner(ledger: Ledger) -> dict[str, list[PartChange]]:
@@ -246,46 +322,3 @@ def parts_by_owner(ledger: Ledger) -> dict[str, list[PartChange]]:
 def part_growth(each: PartChange) -> str:
     """Say by how much a part grew, or that it is new."""
     return growth(each.before, each.after) or ("new" if each.before == 0 else "")
-
-
-def _fold(cases: Sequence[tuple[TestRow, Row]]) -> Row:
-    """Show several cases and attempts of a test by the most expensive one."""
-    rows = [row for _, row in cases]
-    shown = max(rows, key=_usd)
-    if len(rows) == 1:
-        return shown
-    nodeids = {test.nodeid for test, _ in cases}
-    base = cases[0][0].nodeid.partition("::")[2]
-    base, what = (base.partition("[")[0], "cases") if len(nodeids) > 1 else (base, "attempts")
-    return Row(
-        shown.group,
-        clean(f"{base} ({len(rows)} {what}, most expensive)"),
-        shown.calls,
-        shown.spent,
-        sum((row.total for row in rows), Amounts()),
-        shown.verdict or next((row.verdict for row in rows if row.verdict), None),
-    )
-
-
-def _usd(row: Row) -> Decimal:
-    return row.usd or Decimal(0)
-
-
-def _urgency(row: Row) -> int:
-    return _URGENCY.get(row.mark, 2)
-
-
-def shown(rows: Sequence[Row], most: int) -> tuple[list[Row], list[Row]]:
-    """Split rows into those to show, at most so many, and the rest; 0 shows all.
-
-    Those whose budget is broken are shown in any case.
-    """
-    ranked = sorted(
-        range(len(rows)), key=lambda at: (rows[at].mark not in _URGENCY, -_usd(rows[at]))
-    )
-    most = max(most or len(rows), sum(row.mark in _URGENCY for row in rows))
-    kept = set(ranked[:most])
-    return (
-        [row for at, row in enumerate(rows) if at in kept],
-        [row for at, row in enumerate(rows) if at not in kept],
-    )

@@ -13,11 +13,18 @@ from typing import NamedTuple
 from pytest_llmcost.amounts import COUNT_COMMAND
 from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
-from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, own_verdicts
-from pytest_llmcost.ledger.totals import amounts_of, counted_calls, spenders_of
+from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
+from pytest_llmcost.ledger.totals import counted_calls, spenders_of
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import dollars, format_count
-from pytest_llmcost.reports.wording import breaking, changed_parts, lacks_count, short_sentence
+from pytest_llmcost.reports.numbers import dollars, first_of, format_count
+from pytest_llmcost.reports.wording import (
+    all_changed_parts,
+    breaking,
+    lacks_count,
+    list_parts,
+    short_sentence,
+    state_of,
+)
 
 _MOST_SHOWN = 3
 """Breaks, and causes of cache misses, in the one line that a summary has for each."""
@@ -59,13 +66,27 @@ def cache_misses(ledger: Ledger) -> str:
     if ledger.stable_prefix == "off" or not details:
         return ""
     shown = [f"{clean(text)}{f' ({n:,} calls)' if n > 1 else ''}" for text, n in details.items()]
-    more = f" and {len(shown) - _MOST_SHOWN:,} more" if len(shown) > _MOST_SHOWN else ""
-    return f"cache misses that the API explains: {'; '.join(sorted(shown)[:_MOST_SHOWN])}{more}"
+    return f"cache misses that the API explains: {first_of(sorted(shown), _MOST_SHOWN, joint='; ')}"
+
+
+def is_least(ledger: Ledger, *, tag: str | None = None) -> bool:
+    """Return whether the list price of a run, or of one tag in it, is a lower bound."""
+    # Of all set-ups of a fixture: the one that counts is the most expensive as far as is known.
+    return any(
+        (call.usd is None or call.usd_high is None) and (tag is None or tag in call.tags)
+        for call in calls_of(ledger)
+    )
+
+
+def suite_budget(ledger: Ledger) -> Verdict | None:
+    """Return what became of the budget in dollars of the whole suite."""
+    verdicts = (each for each in ledger.verdicts if each.scope == "suite" and each.kind == "usd")
+    return next(verdicts, None)
 
 
 def describe_total(ledger: Ledger) -> str:
     """Write the list price of a run."""
-    return dollars(ledger.totals.usd, is_least=amounts_of(ledger).is_least)
+    return dollars(ledger.totals.usd, is_least=is_least(ledger))
 
 
 def describe_partial(ledger: Ledger) -> str:
@@ -103,6 +124,14 @@ def marks_of(ledger: Ledger) -> Iterator[Mark]:
                 yield Mark(verdict, test.nodeid, test.path, test.line)
 
 
+def marks_by_state(ledger: Ledger) -> dict[str, list[Mark]]:
+    """Group them by `exceeded`, `unverified`, `near` and `within`."""
+    found: dict[str, list[Mark]] = {"exceeded": [], "unverified": [], "near": [], "within": []}
+    for mark in marks_of(ledger):
+        found[state_of(mark.verdict)].append(mark)
+    return found
+
+
 def marks_of_run(ledger: Ledger) -> Iterator[Mark]:
     """Yield the budgets over several tests, and increases: what fails a run by itself."""
     yield from map(Mark, ledger.verdicts)
@@ -136,7 +165,6 @@ def describe_keys(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
     yield "Then record these files again. Revoke a key that has been committed or uploaded."
 
 
-_MOST_PARTS = 6
 _MOST_FILES = 3
 """With more of them, a command that counts the whole suite is the better one to read."""
 
@@ -145,15 +173,16 @@ class NotCounted(NamedTuple):
     """Tests that fail for one cause: their prompts are not counted."""
 
     tests: tuple[TestRow, ...]
+    nodeids: frozenset[str]
+    """Theirs."""
     parts: tuple[tuple[str, int], ...]
     """Each changed part with the number of tests in which it changed, the most frequent first."""
     volatile: int = 0
     """In how many tests a prompt differs in every run, so that a count will be missing again."""
 
-    @property
-    def nodeids(self) -> frozenset[str]:
-        """The tests' ids."""
-        return frozenset(test.nodeid for test in self.tests)
+    def explains(self, name: str, state: str) -> bool:
+        """Whether it is all that is to be said of a budget of a test."""
+        return state == "unverified" and name in self.nodeids
 
     def lines(self, root: str = "") -> Iterator[str]:
         """Say how many tests, what changed in them, and the command that counts them all.
@@ -163,15 +192,12 @@ class NotCounted(NamedTuple):
         number = len(self.tests)
         why = f"their prompts {'changed and ' if self.parts else ''}are not counted yet"
         yield f"{format_count(number, 'test')} cannot be checked: {why}."
-        shown = self.parts[:_MOST_PARTS]
         every_one = "both" if number == 2 else f"all {number:,}"
 
         def of_tests(some: int) -> str:
             return every_one if some == number else f"{some:,}"
 
-        changed = [f"{part} in {of_tests(each)}" for part, each in shown]
-        if len(self.parts) > len(shown):
-            changed.append(f"{len(self.parts) - len(shown):,} more parts")
+        changed = list_parts([f"{part} in {of_tests(each)}" for part, each in self.parts])
         volatile = f"; differs in every run in {of_tests(self.volatile)}: see the failures"
         if changed:
             yield f"changed: {', '.join(changed)}{volatile if self.volatile else ''}"
@@ -196,9 +222,9 @@ def not_counted(ledger: Ledger) -> NotCounted | None:
         if lacking and "unverified" in states and test.outcome != "xfailed":
             tests.append(test)
             volatile += any(call.has_caveat("volatile") for call in lacking)
-            changed = {part for call in lacking for part in changed_parts(call).split(", ")}
-            parts.update(changed - {""})
+            parts.update(all_changed_parts(lacking))
     if len(tests) < 2:
         return None
     most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
-    return NotCounted(tuple(tests), tuple(most_frequent), volatile)
+    nodeids = frozenset(test.nodeid for test in tests)
+    return NotCounted(tuple(tests), nodeids, tuple(most_frequent), volatile)

@@ -10,28 +10,29 @@ from itertools import chain, dropwhile
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import PartTokens
-from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.compare.pairing import under_change
-from pytest_llmcost.ledger.ledger import Ledger, calls_of, unpriced_models
-from pytest_llmcost.ledger.totals import amounts_of, counted_calls, live_spenders, parts_of
+from pytest_llmcost.ledger.ledger import Ledger, calls_of
+from pytest_llmcost.ledger.totals import counted_calls, live_spenders, parts_of
 from pytest_llmcost.reports.comparisons import (
     describe_difference,
     render_comparison,
     render_other_model,
 )
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import REFUSED, dollars, format_count, usd_cell
-from pytest_llmcost.reports.rows import Row, rows_of, shown, token_cells
+from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
+from pytest_llmcost.reports.rows import Row, models_of, rows_of, shown, tags_of
 from pytest_llmcost.reports.run_wording import (
     broken_prefixes,
     cache_misses,
     describe_partial,
     describe_total,
-    marks_of,
+    is_least,
+    marks_by_state,
     marks_of_run,
     not_counted,
+    suite_budget,
 )
 from pytest_llmcost.reports.tables import Line, TableRow, text_table, wrap
 from pytest_llmcost.reports.wording import (
@@ -39,16 +40,16 @@ from pytest_llmcost.reports.wording import (
     counts_in_vain,
     describe_parts,
     is_not_counted,
-    limit_of,
     sentence,
     short_sentence,
     split_reason,
+    state_of,
 )
 
 _LONGEST = 2_000
 """A reason may hold a command, which is of no use when it is cut."""
-_MARKS = {"over": "✗", "unknown": "?", "near": "!"}
-_COLOURS = {"over": "red", "unknown": "yellow", "near": "yellow"}
+_SIGNS = {"exceeded": "✗", "unverified": "?", "near": "!", "within": "✓"}
+_COLOURS = {"exceeded": "red", "unverified": "yellow", "near": "yellow", "within": "green"}
 _MOST_LIVE = 5
 _NAME_WIDTH = 44
 """A table gets further columns if a name of this width still has room beside them."""
@@ -128,16 +129,15 @@ def render_short(ledger: Ledger) -> str:
     totals = ledger.totals
     if not totals.calls and _is_quiet(ledger):
         return ""
-    total = describe_total(ledger)
-    for verdict in ledger.verdicts:
-        if verdict.scope == "suite" and verdict.kind == "usd" and verdict.state != "unverified":
-            total = short_sentence(verdict)
-    states = [mark.verdict.state for mark in marks_of(ledger)]
+    total, budget = describe_total(ledger), suite_budget(ledger)
+    if budget and budget.state != "unverified":
+        total = short_sentence(budget)
+    over, unchecked, *_ = map(len, marks_by_state(ledger).values())
     parts = []
     if ledger.comparison is not None:
         parts.append(f"{describe_difference(ledger.comparison)[0]} against the baseline")
-    parts += [f"{states.count('exceeded')} over"] if "exceeded" in states else []
-    parts += [f"{states.count('unverified')} not checked"] if "unverified" in states else []
+    parts += [f"{over} over"] if over else []
+    parts += [f"{unchecked} not checked"] if unchecked else []
     parts += [f"{dollars(totals.live_usd)} spent live"] if totals.live_usd else []
     return ", ".join([f"llmcost: {total}", *parts])
 
@@ -177,7 +177,7 @@ def _table(rows: Sequence[Row], view: View, parts: PartTokens) -> Iterator[Line]
         heads.remove("used")  # the mark is left
     table = [
         TableRow(
-            [f"{view.text(_MARKS.get(row.mark, ' '))} {row.name}", *(line[each] for each in heads)],
+            [f"{view.text(_SIGNS.get(row.mark, ' '))} {row.name}", *(line[each] for each in heads)],
             row.group,
             {_COLOURS[row.mark]: True} if row.mark else {},
             describe_parts(row.calls, parts),
@@ -186,28 +186,25 @@ def _table(rows: Sequence[Row], view: View, parts: PartTokens) -> Iterator[Line]
     ]
     yield from text_table(["", *(f"{head}:" for head in heads)], table, view.width)
     if hidden:
-        rest = _scaled(sum((row.total for row in hidden), Amounts()), view)
-        yield Line(f"… {len(hidden):,} more, {rest} (--llmcost-rows=0 shows all)")
+        rest = Amounts.of(call for row in hidden for call in (*row.calls, *row.folded))
+        usd = dollars(rest.usd, is_least=rest.is_least, per=view.per)
+        yield Line(f"… {len(hidden):,} more, {usd} (--llmcost-rows=0 shows all)")
 
 
 def _cells(row: Row, view: View) -> dict[str, str]:
-    spent, verdict = row.spent, row.verdict
-    is_partial = spent["input_tokens"].best is None
     tokens = ("input", "cache written", "cache read", "output")
     cost = f"cost/{view.per:,}" if view.per != 1 else "cost"
     cells = {
-        "calls": f"{spent.calls:,}",
-        **dict(zip(tokens, token_cells(spent.usage, is_least=is_partial), strict=True)),
-        cost: REFUSED
-        if row.is_refused
-        else usd_cell(row.usd, is_least=spent.is_least, per=view.per),
+        "calls": f"{len(row.calls):,}",
+        **dict(zip(tokens, row.token_cells, strict=True)),
+        cost: row.cost_cell(per=view.per),
     }
     for name, price in view.columns.items():
         usd, unknown = _priced(row.calls, price)
         cells[name] = usd_cell(usd, is_least=bool(unknown), per=view.per)
     return {
         **cells,
-        "budget": re.sub(" tokens?", "", limit_of(verdict)) if verdict else "",
+        "budget": re.sub(" tokens?", "", row.limit),
         "used": row.used if len(row.used) <= len("≥9999%") else ">9999%",
     }
 
@@ -220,32 +217,28 @@ def _priced(calls: Iterable[Call], price: Pricing) -> tuple[Decimal | None, int]
     return (amounts.usd if pair.after or not unknown else None), unknown
 
 
-def _scaled(amounts: Amounts, view: View) -> str:
-    usd = None if amounts.usd is None else amounts.usd * view.per
-    return dollars(usd, is_least=amounts.is_least)
-
-
 def _total(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run costs at list price, and how much of it each model."""
-    totals, models, unpriced = ledger.totals, ledger.totals.by_model, unpriced_models(ledger)
-    total, calls = _scaled(amounts_of(ledger), view), format_count(totals.calls, "call")
-    text = f"{total}{view.per_runs} at list price, {calls}"
+    totals, models, per = ledger.totals, models_of(ledger), view.per
+    total = dollars(totals.usd, is_least=is_least(ledger), per=per)
+    text = f"{total}{view.per_runs} at list price, {format_count(totals.calls, 'call')}"
     if totals.unpriced_calls:
         text += f" ({totals.unpriced_calls:,} of unknown cost)"
     if ledger.cache_state != "as-billed":
         text += f", cache priced {ledger.cache_state}"
     if len(models) > 1:
         parts = [
-            f"{clean(name)} {usd_cell(models[name].usd, is_least=name in unpriced, per=view.per)}"
-            for name in sorted(models, key=lambda each: (-(models[each].usd or 0), each))
+            f"{clean(each.name)} {usd_cell(each.total.usd, is_least=each.is_least, per=per)}"
+            for each in models
         ]
         text += f": {', '.join(parts)}"
     yield from wrap(text, view.width, markup={"bold": True})
-    parts = [
-        f"{clean(name)} {_scaled(amounts_of(ledger, TAG + name), view)}" for name in totals.by_tag
+    tags = [
+        f"{clean(each.name)} {dollars(each.total.usd, is_least=each.is_least, per=per)}"
+        for each in tags_of(ledger)
     ]
-    if parts:
-        yield from wrap(f"by tag: {', '.join(parts)}", view.width)
+    if tags:
+        yield from wrap(f"by tag: {', '.join(tags)}", view.width)
 
 
 def _columns(ledger: Ledger, view: View) -> Iterator[Line]:
@@ -254,7 +247,7 @@ def _columns(ledger: Ledger, view: View) -> Iterator[Line]:
     for name, price in view.columns.items():
         meaning, why_unknown = _COLUMNS[name]
         usd, unknown = _priced(calls, price)
-        total = dollars(None if usd is None else usd * view.per, is_least=bool(unknown))
+        total = dollars(usd, is_least=bool(unknown), per=view.per)
         text = f"{name} {total}{view.per_runs}: {meaning}"
         if unknown:
             text += f"; {format_count(unknown, 'call')} unknown ({why_unknown})"
@@ -269,11 +262,10 @@ def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
     said: set[str] = set()
     for mark in marks_of_run(ledger):
         verdict = mark.verdict
-        name = {"exceeded": "over", "unverified": "unknown"}.get(verdict.state)
-        name = name or ("near" if verdict.is_near else "")
-        markup = {_COLOURS[name]: True, "bold": True} if name else {"green": True}
+        state = state_of(verdict)
+        markup = {_COLOURS[state]: True, "bold": state != "within"}
         about = f"{clean(mark.name)}: " if mark.name else ""
-        yield from wrap(f"{_MARKS.get(name, '✓')} {about}{sentence(verdict)}", width, markup=markup)
+        yield from wrap(f"{_SIGNS[state]} {about}{sentence(verdict)}", width, markup=markup)
         if verdict.state == "unverified" and not (is_named_above and is_not_counted(verdict)):
             new = [reason for reason in verdict.reasons if reason not in said]
             said.update(new)
@@ -286,20 +278,20 @@ def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
 def _live(ledger: Ledger, view: View) -> Iterator[Line]:
     """Name what went live and what it spent, the most expensive first."""
     spent = live_spenders(ledger)
-    if not spent:
-        return
-    yield Line("went live:")
+    if spent:
+        yield Line("went live:")
     for name, amounts in spent[:_MOST_LIVE]:
-        yield from wrap(f"{_scaled(amounts, View()):>9}  {clean(name)}", view.width, indent=2)
+        usd = dollars(amounts.usd, is_least=amounts.is_least)
+        yield from wrap(f"{usd:>9}  {clean(name)}", view.width, indent=2)
     if rest := spent[_MOST_LIVE:]:
-        total = _scaled(sum((amounts for _, amounts in rest), Amounts()), View())
-        yield Line(f"  … {len(rest):,} more, {total}")
+        amounts = sum((amounts for _, amounts in rest), Amounts())
+        usd = dollars(amounts.usd, is_least=amounts.is_least)
+        yield Line(f"  … {len(rest):,} more, {usd}")
 
 
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run spent, of which day the prices are, and what else a reader should know."""
-    states = [mark.verdict.state for mark in marks_of(ledger) if not mark.is_of_run]
-    number = states.count("unverified")
+    number = sum(not mark.is_of_run for mark in marks_by_state(ledger)["unverified"])
     parts = [f"{format_count(number, 'budget')} could not be checked"] if number else []
     parts.append(f"{dollars(ledger.totals.live_usd)} spent live")
     _, *own = ledger.rate_card.version.split("+")  # a user's price files follow the shipped card
@@ -314,7 +306,5 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
             view.width,
         )
     yield from wrap(describe_partial(ledger), view.width)
-    for text in (broken_prefixes(ledger), cache_misses(ledger)):
+    for text in (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes):
         yield from wrap(clean(text, _LONGEST), view.width, markup={"yellow": True})
-    for note in ledger.notes:
-        yield from wrap(clean(note, _LONGEST), view.width, markup={"yellow": True})

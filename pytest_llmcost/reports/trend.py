@@ -6,8 +6,14 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from pytest_llmcost.ledger.run_history import Run, average
-from pytest_llmcost.money import EXACT
-from pytest_llmcost.reports.numbers import dollars, format_count, grown_by, signed, usd_cell
+from pytest_llmcost.reports.numbers import (
+    dollars,
+    first_of,
+    format_count,
+    grown_by,
+    signed,
+    usd_cell,
+)
 
 COMPARED_WITH = 10
 """With the average of how many runs the last one is compared."""
@@ -42,18 +48,16 @@ def compare_runs(last: Run, before: Sequence[Run], number: int) -> Iterator[str]
     mean = average(whole)
     assert mean.usd is not None
     than = f"the average of the {format_count(len(whole), 'run')} before"
-    change = EXACT.subtract(last.usd, mean.usd)
-    share = grown_by(mean.usd, last.usd)
-    yield f"{signed(change)}{share} against {than}: {dollars(mean.usd)} → {dollars(last.usd)}"
+    change = f"{signed(last.usd - mean.usd)}{grown_by(mean.usd, last.usd)}"
+    yield f"{change} against {than}: {dollars(mean.usd)} → {dollars(last.usd)}"
     for kind in ("model", "tag", "path"):
         now, then = getattr(last, f"by_{kind}"), getattr(mean, f"by_{kind}")
         changes = []
         for name in sorted({*now, *then}):
             usd, old = now.get(name, Decimal(0)), then.get(name, Decimal(0))
             if usd is not None and old is not None and usd != old:
-                changes.append((EXACT.subtract(usd, old), name or "outside test files"))
+                changes.append((usd - old, name or "outside test files"))
         changes.sort(key=lambda each: -abs(each[0]))
         if changes:
-            shown = [f"{name} {signed(usd)}" for usd, name in changes[:_MOST_CHANGES]]
-            more = len(changes) - len(shown)
-            yield f"  by {kind}: {', '.join(shown)}{f' and {more} more' if more else ''}"
+            shown = [f"{name} {signed(usd)}" for usd, name in changes]
+            yield f"  by {kind}: {first_of(shown, _MOST_CHANGES)}"

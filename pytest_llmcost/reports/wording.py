@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 
 from msgspec.structs import replace
@@ -20,7 +20,7 @@ from pytest_llmcost.counting.payload import describe_changes
 from pytest_llmcost.counting.segments import FIXED, REST, is_part_of
 from pytest_llmcost.errors import CountError, CountMissingError
 from pytest_llmcost.ledger.totals import largest_prompt
-from pytest_llmcost.money import EXACT, format_share, format_usd, format_whole_usd
+from pytest_llmcost.money import format_share, format_usd, format_whole_usd
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.gates import GATES
 from pytest_llmcost.reports.numbers import (
@@ -30,10 +30,10 @@ from pytest_llmcost.reports.numbers import (
     grown_by,
     percent,
     round_up,
+    write_round_usd,
 )
 
-_NOUNS: dict[Kind, str] = {
-    "usd": "cost",
+_NOUNS: Mapping[Kind, str] = {
     "input_tokens": "input token",
     "uncached_input_tokens": "uncached input token",
     "output_tokens": "output token",
@@ -56,9 +56,9 @@ def limit_of(verdict: Verdict) -> str:
     return format_count(int(verdict.limit), _NOUNS[verdict.quantity]) + per_call
 
 
-def used_of(verdict: Verdict) -> Decimal | None:
-    """Return how much of its limit is used; None if that could not be checked."""
-    return None if verdict.state == "unverified" else figure_of(verdict)[0]
+def state_of(verdict: Verdict) -> str:
+    """Return `exceeded`, `unverified`, `near` or `within`, the first one the worst."""
+    return "near" if verdict.is_near else verdict.state
 
 
 def figure_of(verdict: Verdict) -> tuple[Decimal, str]:
@@ -75,12 +75,11 @@ def sentence(verdict: Verdict) -> str:
     Example: `$0.0113 is $0.0013 (13 %) over the $0.01 budget set at tests/test_rag.py:12`.
     """
     kind, limit, set_at = verdict.quantity, verdict.limit, _set_at(verdict)
-    gate = GATES.get(verdict.kind)
     budget = f"the {_budget(verdict)}{set_at}"
     if verdict.state == "unverified":
         return f"cannot check {budget}: {what_is_unknown(verdict)}"
-    if gate is not None:
-        return _fill(gate.broken if verdict.low else gate.kept, verdict)
+    if gate := GATES.get(verdict.kind):
+        return _fill((not verdict.low and gate.kept) or gate.broken, verdict)
     amount, bound = figure_of(verdict)
     if kind == "usd":
         sign = "+" if verdict.scope == "increase" and amount >= 0 else ""
@@ -91,9 +90,8 @@ def sentence(verdict: Verdict) -> str:
     if verdict.state != "exceeded":
         used = format_share(amount, limit).replace("%", " %")
         return f"{what} within {budget}{f' ({used} used)' if limit else ''}"
-    over = EXACT.subtract(amount, limit)
-    share = f" ({percent(over, limit)})" if limit else ""
-    return f"{what} {_amount(kind, over)}{share} over {budget}"
+    share = f" ({percent(amount - limit, limit)})" if limit else ""
+    return f"{what} {_amount(kind, amount - limit)}{share} over {budget}"
 
 
 def short_sentence(verdict: Verdict) -> str:
@@ -102,8 +100,8 @@ def short_sentence(verdict: Verdict) -> str:
     Examples: `$0.0113 > $0.01 budget (+13 %)`, `cost $0.0225 <= $0.03 max_suite`.
     """
     gate, limit = GATES.get(verdict.kind), limit_of(verdict)
-    if gate is not None and verdict.state != "unverified":
-        return _fill(gate.short_broken if verdict.low else gate.short_kept, verdict)
+    if gate and verdict.state != "unverified":
+        return _fill((not verdict.low and gate.short_kept) or gate.short_broken, verdict)
     budget = _budget(verdict) if gate or verdict.kind in ("usd", "worst") else limit
     if verdict.state == "unverified":
         if is_not_counted(verdict):
@@ -150,17 +148,15 @@ def _amount(kind: Kind, amount: Decimal, *, against: Decimal | None = None) -> s
 
 def _budget(verdict: Verdict) -> str:
     """Name a budget with its limit, or a gate."""
-    noun, limit = "budget", limit_of(verdict)
     of = f" for {verdict.pattern}" if verdict.pattern else ""
     if verdict.kind in GATES:
         return GATES[verdict.kind].name + of
-    if not verdict.is_gate:
-        nouns = {"suite": "suite budget", "increase": "increase limit"}
-        noun = nouns.get(verdict.scope, "budget")
     if verdict.kind == "worst":
-        limit, noun = format_whole_usd(verdict.limit), "worst-case budget"
-    is_usd = verdict.kind in ("usd", "worst")
-    return f"{limit} {noun}{of}" if is_usd else f"{noun} of {limit}{of}"
+        return f"{format_whole_usd(verdict.limit)} worst-case budget{of}"
+    nouns = {"suite": "suite budget", "increase": "increase limit"}
+    noun = "budget" if verdict.is_gate else nouns.get(verdict.scope, "budget")
+    limit = limit_of(verdict)
+    return f"{limit} {noun}{of}" if verdict.kind == "usd" else f"{noun} of {limit}{of}"
 
 
 def _set_at(verdict: Verdict) -> str:
@@ -183,12 +179,13 @@ def what_is_unknown(verdict: Verdict) -> str:
     if route := next(filter(None, map(_UNMETERED.search, verdict.reasons)), None):
         return f"{route[1]} is not metered"
     kind = verdict.quantity
-    what = {"usd": "the cost", "calls": "the number of calls"}.get(kind)
-    what = what or f"the number of {_NOUNS[kind]}s"
-    what = "the worst case" if verdict.kind == "worst" else what
-    what += " of the largest call" if verdict.is_per_call else ""
-    if verdict.part is not None:
+    what = "the cost" if kind == "usd" else f"the number of {_NOUNS[kind]}s"
+    if verdict.kind == "worst":
+        what = "the worst case"
+    elif verdict.part is not None:
         what = f"the size of {clean(verdict.part)}"
+    elif verdict.is_per_call:
+        what += " of the largest call"
     low = _amount(kind, verdict.low, against=verdict.limit)
     if verdict.high is not None:
         high = _amount(kind, verdict.high, against=verdict.limit)
@@ -373,7 +370,13 @@ def changed_parts(call: Call) -> str:
     return ""
 
 
+def all_changed_parts(calls: Iterable[Call]) -> set[str]:
+    """Return each part that changed in the prompt of any of the calls."""
+    return {part for call in calls for part in changed_parts(call).split(", ") if part}
+
+
 _LARGEST_PARTS = 3
+_MOST_PARTS = 6
 
 
 def describe_parts(calls: Iterable[Call], parts: PartTokens) -> str:
@@ -398,6 +401,12 @@ def show_part(name: str, names: Iterable[str]) -> str:
     if group == "messages" and dot:
         return f"{group}.{number} ({kind})"
     return clean(name)
+
+
+def list_parts(parts: Sequence[str], show: Callable[[str], str] = str) -> list[str]:
+    """Name the first parts, and say how many more there are."""
+    more = len(parts) - _MOST_PARTS
+    return [*map(show, parts[:_MOST_PARTS]), *([f"{more:,} more parts"] if more > 0 else [])]
 
 
 def describe_call(call: Call) -> str:
@@ -432,27 +441,27 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         return ""
     if verdict.kind in GATES:
         cost = Amounts.of(calls).usd
-        amount = format_whole_usd(round_up(cost, -9)) if cost else "$0.05"
-        return GATES[verdict.kind].advice.format(budget=amount)
+        return GATES[verdict.kind].advice.format(budget=write_round_usd(cost) if cost else "$0.05")
     quantity = verdict.quantity
     savings = {
+        "worst": "Lower max_tokens, shorten the prompt",
         "output_tokens": "Shorten the reply",
+        "call_output_tokens": "Shorten the reply",
         "calls": "Make fewer calls",
         "uncached_input_tokens": "Let more of the prompt be read from the cache",
     }
-    save = savings.get(quantity, "Shorten the prompt")
-    save = "Lower max_tokens, shorten the prompt" if verdict.kind == "worst" else save
+    save = savings.get(verdict.kind, "Shorten the prompt")
     if verdict.actual is None:
         return f"{save}, or raise the budget if the price is right."
-    limit = round_up(verdict.actual, -9 if quantity == "usd" else 0)
+    limit = int(round_up(verdict.actual, is_usd=False))
     if verdict.part is not None:
-        budget = f"@max_cost(parts={{{json.dumps(verdict.part)}: {int(limit):_}}})"
+        budget = f"@max_cost(parts={{{json.dumps(verdict.part)}: {limit:_}}})"
         return f"Shorten it, or accept it with a new budget: {budget}"
-    budget = f"@max_cost({verdict.kind}={int(limit):_})"
+    budget = f"@max_cost({verdict.kind}={limit:_})"
     if quantity == "usd":
         name = "llmcost.budget" if verdict.scope == "block" else "@max_cost"
         key = "" if verdict.kind == "usd" else f"{verdict.kind}="
-        budget = f'{name}({key}"{format_whole_usd(limit).replace(",", "")}")'
+        budget = f'{name}({key}"{write_round_usd(verdict.actual)}")'
     return f"{save}, or accept the price with a new budget: {budget}"
 
 

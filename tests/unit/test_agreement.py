@@ -18,13 +18,14 @@ from pytest_llmcost.budgets.budget import judge
 from pytest_llmcost.call import Call
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.ledger.builder import Owner
-from pytest_llmcost.ledger.ledger import Ledger, run_verdicts
+from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json, write_ledger
 from pytest_llmcost.ledger.shards import merge_ledgers
 from pytest_llmcost.reports.github import render_annotations
 from pytest_llmcost.reports.junit import suite_properties
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.rows import rows_of
+from pytest_llmcost.reports.run_wording import marks_of_run
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
 from pytest_llmcost.reports.wording import sentence
 
@@ -63,7 +64,7 @@ def test_every_report_says_what_the_ledger_says(case: tuple[Decimal, int, int]) 
     is_over = (report.totals.usd or 0) > limit
     state = "exceeded" if is_over else "within"
 
-    assert {verdict.state for verdict in run_verdicts(report)} == {state}
+    assert {mark.verdict.state for mark in marks_of_run(report)} == {state}
     assert report.tests[0].verdict is not None
     assert report.tests[0].verdict.state == state
 

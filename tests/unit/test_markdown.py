@@ -396,6 +396,17 @@ class TestOneCause:
         ] + [line for line in entries if line.startswith("| ")]
         assert rows_in_sight("\n".join(lines)) == []
 
+    def test_hides_no_budget_that_is_exceeded_beside_it(self) -> None:
+        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
+        report = make_report({a_test(f"t.py::test_{each}"): [stale] for each in "ab"})
+        over = judge("0.5", make_call("1"), origin="t.py:9")
+        rows = [replace(row, outcome="failed", verdict=judge("1", stale)) for row in report.tests]
+        rows[1] = replace(rows[1], verdict=over, blocks=(judge("1", stale),))
+        text = render_markdown(replace(report, tests=tuple(rows)))
+        assert "1 budget exceeded, 2 not checked" in text
+        assert [name for name, *_ in rows_in_sight(text)] == ["❌ test_b t.py"]
+        assert "❌ <code>t.py::test_b</code>: $1.00 is $0.50 (100 %) over the $0.50 budget" in text
+
 
 class TestSize:
     def big(self, number: int, name: str = "`|@" * 50) -> Ledger:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from sample_reports import a_test, make_call, make_report, suite_budget
 from sample_run import sample_run
 
+from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.ledger.builder import LedgerBuilder
@@ -126,10 +127,10 @@ class TestRows:
                 row("t.py::test_c[only]", make_call("0.001")),
             )
         )
-        assert [(each.name, each.spent.usd, each.total.usd) for each in rows] == [
-            ("test_a (2 cases, most expensive)", Decimal("0.2"), Decimal("0.3")),
-            ("test_b (2 attempts, most expensive)", Decimal("0.01"), Decimal("0.02")),
-            ("test_c[only]", Decimal("0.001"), Decimal("0.001")),
+        assert [(each.name, each.usd, Amounts.of(each.folded).usd) for each in rows] == [
+            ("test_a (2 cases, most expensive)", Decimal("0.2"), Decimal("0.1")),
+            ("test_b (2 attempts, most expensive)", Decimal("0.01"), Decimal("0.01")),
+            ("test_c[only]", Decimal("0.001"), Decimal("0")),
         ]
 
     def test_files_in_a_folder_with_brackets_in_its_name_are_not_cases(self) -> None:
@@ -145,7 +146,7 @@ class TestRows:
                 row("t.py::test_a[3]", make_call("0.1"), limit="1"),
             )
         )
-        assert (over.name, over.mark) == ("test_a[1]", "over")
+        assert (over.name, over.mark) == ("test_a[1]", "exceeded")
         assert (rest.name, rest.mark) == ("test_a (2 cases, most expensive)", "")
 
     def test_a_rerun_that_kept_its_budget_has_no_mark(self) -> None:
@@ -160,6 +161,13 @@ class TestRows:
     def test_an_expected_failure_has_no_mark(self) -> None:
         test = replace(row("t.py::test_a", make_call("2"), limit="1"), outcome="xfailed")
         assert line_with("test_a", report_of(test)).startswith("  test_a")
+
+    def test_expected_failures_of_several_cases_have_no_mark(self) -> None:
+        cases = [row(f"t.py::test_a[{each}]", make_call("2"), limit="1") for each in "xy"]
+        expected = report_of(*(replace(each, outcome="xfailed") for each in cases))
+        assert [(each.name, each.mark) for each in rows_of(expected)] == [
+            ("test_a (2 cases, most expensive)", "")
+        ]
 
     def test_files_with_broken_budgets_come_first_and_broken_ones_first_in_them(self) -> None:
         text = text_of(

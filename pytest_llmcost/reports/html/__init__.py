@@ -8,28 +8,28 @@ searches and draws, and never adds up.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from pytest_llmcost.budgets.path_globs import TAG
-from pytest_llmcost.ledger.ledger import Comparison, Ledger, ModelTotals, unpriced_models
+from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.run_history import Run
-from pytest_llmcost.ledger.totals import amounts_of
-from pytest_llmcost.reports import comparisons, numbers, run_wording, wording
+from pytest_llmcost.reports import comparisons, numbers, rows, run_wording, wording
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.html.history_line import history_of
 from pytest_llmcost.reports.html.script_data import page_data, verdict_share
-from pytest_llmcost.reports.rows import Category, categories_of
-from pytest_llmcost.reports.run_wording import Mark, marks_of
+from pytest_llmcost.reports.run_wording import marks_by_state
+from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 
 _LONGEST = 2_000
 """A sentence may hold a command, which is of no use when it is cut."""
 _MOST_MARKS = 10
 _MOST_CHANGES = 100
 """What stands in the page itself is short; the table has every test."""
+_MOST_RUNS = 60
+"""As many as can be told apart on a phone."""
+_WIDTH, _HEIGHT = 1000, 100
 
 
 def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
@@ -46,29 +46,28 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
     # Escapes `<`, `>`, `&` and quotes, so that no name can end the script element.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     data = page_data(ledger)
+    marks = marks_by_state(ledger)
+    # The page shows the first ones of each state.
+    for each in marks.values():
+        each.sort(key=lambda mark: (not mark.is_of_run, -(verdict_share(mark.verdict) or 0)))
     style, script = _text("page.css"), _text("page.js")
     page = environment.from_string(_text("page.html")).render(
         ledger=ledger,
         wording=wording,
         run_wording=run_wording,
         numbers=numbers,
+        rows=rows,
         comparisons=comparisons,
         style=_trusted(style),
         script=_trusted(script),
         style_hash=_hash(style),
         script_hash=_hash(script),
         data=data,
-        history=history_of(history, ledger),
+        history=_history(history, ledger),
         has_parts=any(row.parts for row in data["rows"]),
-        marks=_marks(ledger),
+        marks=marks,
         most_marks=_MOST_MARKS,
         most_changes=_MOST_CHANGES,
-        slices=_slices(ledger.totals, is_partial=amounts_of(ledger).is_least),
-        models=_breakdown(ledger.totals.by_model, unpriced_models(ledger)),
-        tags=_breakdown(
-            ledger.totals.by_tag,
-            [tag for tag in ledger.totals.by_tag if amounts_of(ledger, TAG + tag).is_least],
-        ),
         changes=_changes(ledger.comparison),
         verdict_share=verdict_share,
     )
@@ -95,71 +94,11 @@ def _shown(value: Any) -> Any:
     return clean(value, _LONGEST) if type(value) is str else value
 
 
-def _marks(ledger: Ledger) -> dict[str, list[Mark]]:
-    """Group the verdicts by what became of them; those over the run first, then the worst."""
-    found: dict[str, list[Mark]] = {"exceeded": [], "unverified": [], "near": [], "within": []}
-    for mark in marks_of(ledger):
-        found["near" if mark.verdict.is_near else mark.verdict.state].append(mark)
-    for marks in found.values():
-        marks.sort(key=lambda mark: (not mark.is_of_run, -(verdict_share(mark.verdict) or 0)))
-    return found
-
-
-class Slice(NamedTuple):
-    """A token category with the widths of its bars in percent."""
-
-    category: Category
-    usd_width: float
-    token_width: float
-    cells: Sequence[str]
-    """Its tokens, its cost, and its share of the whole cost."""
-
-
-class Share(NamedTuple):
-    """What a run did, one of its models, or the calls of one tag."""
-
-    name: str
-    total: ModelTotals
-    is_partial: bool
-    width: float
-    """Of its cost, in percent: the most expensive one has 100."""
-    slices: Sequence[Slice]
-
-
-def _breakdown(totals: Mapping[str, ModelTotals], partial: Container[str]) -> list[Share]:
-    most = max((each.usd or Decimal(0) for each in totals.values()), default=Decimal(0))
-    return [
-        Share(
-            name,
-            totals[name],
-            name in partial,
-            float((totals[name].usd or 0) / most * 100) if most else 0.0,
-            _slices(totals[name], is_partial=name in partial),
-        )
-        for name in sorted(totals, key=lambda each: (-(totals[each].usd or 0), each))
-    ]
-
-
-def _slices(totals: ModelTotals, *, is_partial: bool) -> list[Slice]:
-    categories = categories_of(totals)
-    whole = sum(each.tokens or 0 for each in categories)
-    return [
-        Slice(
-            each,
-            float(each.usd / totals.usd * 100) if each.usd and totals.usd else 0.0,
-            (each.tokens or 0) / whole * 100 if whole else 0.0,
-            each.cells(totals.usd, is_least=is_partial),
-        )
-        for each in categories
-    ]
-
-
 class Changes(NamedTuple):
     """The changes of a comparison that the page shows, with what their bars need."""
 
     shown: Sequence[Any]
     left_out: int
-    shared: Sequence[comparisons.SharedPart]
     scale: Decimal
     """What the longest bar stands for."""
     zero: int
@@ -187,7 +126,72 @@ def _changes(comparison: Comparison | None) -> Changes | None:
     return Changes(
         [changes[number] for number in kept],
         len(changes) - len(kept),
-        comparisons.shared_parts(comparison),
         max(map(abs, known), default=Decimal(0)),
         50 if any(each < 0 for each in known) else 0,
+    )
+
+
+# From run to run
+
+
+class Point(NamedTuple):
+    """One run."""
+
+    x: float
+    y: float | None
+    """None if its cost is unknown."""
+    cells: Sequence[str]
+    is_partial: bool
+    is_this: bool
+    """Whether it is the run that the page shows."""
+
+
+class History(NamedTuple):
+    """The last runs, the newest one last."""
+
+    points: Sequence[Point]
+    path: str
+    """The line through the runs of the whole suite, interrupted where the cost is unknown."""
+    most: str
+    """What the top of the drawing stands for."""
+    summary: str
+    compared: Sequence[str]
+    """How the newest run differs from those before."""
+
+
+def _history(runs: Sequence[Run], ledger: Ledger) -> History | None:
+    """Draw the last runs; nothing if there are fewer than two with a known cost."""
+    shown = runs[-_MOST_RUNS:]
+    known = [(run.usd, run) for run in shown if run.usd is not None]
+    if len(known) < 2:
+        return None
+    most, highest = max(known, key=lambda each: each[0])
+    # Two runs may end within one second; the page shows the later one.
+    ended = [number for number, run in enumerate(shown) if run.at == ledger.run.finished_at]
+    points = [
+        Point(
+            number / (len(shown) - 1) * _WIDTH,
+            None if run.usd is None else _HEIGHT - float(run.usd) / (float(most) or 1) * _HEIGHT,
+            run_cells(run),
+            bool(run.incomplete),
+            number in ended[-1:],
+        )
+        for number, run in enumerate(shown)
+    ]
+    path, joint = "", "M"
+    for point in points:
+        if point.y is None:
+            joint = "M"
+        elif not point.is_partial:
+            path, joint = f"{path}{joint}{point.x:.1f} {point.y:.1f}", "L"
+    which = f"The last {len(shown)} of {len(runs):,} runs" if len(runs) > len(shown) else "All runs"
+    (first, *_), (last, *_) = points[0].cells, points[-1].cells
+    top = run_cells(highest)[3]
+    return History(
+        points,
+        path,
+        top,
+        f"{which}, from {first} ({points[0].cells[3]}) to {last} ({points[-1].cells[3]}); "
+        f"the most expensive one cost {top}.",
+        list(compare_runs(runs[-1], runs[:-1], COMPARED_WITH)),
     )
