@@ -9,9 +9,18 @@ import base64
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from collections.abc import Set as AbstractSet
 from datetime import date
+from hashlib import sha256
 from itertools import repeat
 from typing import Any, TypeAlias, TypeVar
 
@@ -68,15 +77,15 @@ def to_json_value(value: object) -> JsonValue:
 
 
 def _convert(value: Any, level: int) -> JsonValue:
-    """Convert one value. Exact types come first, because every payload is read on every run."""
+    """Convert one value; what is nested deeper than any real payload may contain itself."""
     kind = type(value)
     if kind is bool or value is None:
         return value
-    if kind is not dict and kind is not list and isinstance(value, (int, float, str)):
+    if isinstance(value, (int, float, str)):
         return _plain_scalar(value)
     if level >= _MOST_LEVELS:
         raise _NotJson(f"is nested {_MOST_LEVELS} levels deep, or contains itself")
-    if kind is dict or (kind is not list and isinstance(value, Mapping)):
+    if isinstance(value, Mapping):
         return _convert_mapping(value, level + 1)
     if kind is not list:
         if isinstance(value, (bytes, bytearray, memoryview)):
@@ -84,13 +93,24 @@ def _convert(value: Any, level: int) -> JsonValue:
         iterable = isinstance(value, (Sequence, Iterator, KeysView, ValuesView))
         if not iterable or _is_file(value):
             return _convert(_sdk_fields(value), level + 1)
+    return _convert_items(value, level + 1)
+
+
+# Every payload is read on every run, so what nearly all of them consist of is converted in the
+# loops of these two, without a further call.
+
+
+def _convert_items(items: Iterable[Any], level: int) -> list[JsonValue]:
     found: list[JsonValue] = []
     try:
-        for item in value:
-            if type(item) is dict and level + 1 < _MOST_LEVELS:
-                found.append(_convert_mapping(item, level + 2))
+        for item in items:
+            kind = type(item)
+            if kind is str and item.isascii():
+                found.append(item)
+            elif kind is dict and level < _MOST_LEVELS:
+                found.append(_convert_mapping(item, level + 1))
             else:
-                found.append(_convert(item, level + 1))
+                found.append(_convert(item, level))
     except _NotJson as error:
         error.keys.append(len(found))
         raise
@@ -117,12 +137,13 @@ def _convert_mapping(value: Mapping[Any, Any], level: int) -> dict[str, JsonValu
     try:
         for key, item in value.items():
             kind = type(item)
-            if type(key) is str and key.isascii():  # all but a few, so without a further call
+            if type(key) is str and key.isascii():
                 if kind is str and item.isascii():
                     found[key] = item
                     continue
-                if kind is dict and level < _MOST_LEVELS:
-                    found[key] = _convert_mapping(item, level + 1)
+                if level < _MOST_LEVELS and (kind is dict or kind is list):
+                    inner = _convert_mapping if kind is dict else _convert_items
+                    found[key] = inner(item, level + 1)
                     continue
             if not isinstance(key, str):
                 raise _NotJson(f"has a key {_of_type(key)[3:]}; JSON has text keys only")
@@ -212,6 +233,11 @@ def canonical(value: JsonValue, *, sort_keys: bool = True) -> bytes:
         return _encode_sorted(value) if sort_keys else _encode_in_order(value)
     except OverflowError:  # msgspec writes no whole number of more than 64 bits
         return json.dumps(value, sort_keys=sort_keys, separators=(",", ":")).encode()
+
+
+def digests(values: Iterable[JsonValue]) -> list[str]:
+    """Return the SHA-256 of the one byte form of each value, in hexadecimal digits."""
+    return [sha256(canonical(each)).hexdigest() for each in values]
 
 
 def decode_json(data: bytes | bytearray | str) -> object:

@@ -40,10 +40,14 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[str, ...] = ()
     refused: str | None = None
     """What the API said (400)."""
+
+    # What is known once a payload is counted, and is never in a file.
+    caveats: tuple[str, ...] = ()
+    """What makes it a bound, sorted."""
     before: int | None = None
-    """The tokens that were recorded before the payload changed; never in a file."""
+    """The tokens that were recorded before the payload changed."""
     changed: tuple[str, ...] = ()
-    """The parts that have changed since then; never in a file."""
+    """The parts that have changed since then."""
 
 
 class Entry(Count, frozen=True, kw_only=True):
@@ -175,8 +179,15 @@ def _read_interaction(interaction: _Interaction) -> Entry:
         tokens = msgspec.json.decode(body, type=_Counted).input_tokens
         if not is_quantity(tokens, least=1):
             raise ValueError(f"{tokens} input tokens; no prompt has so few or so many")
-    entry: Entry = replace(asked, input_tokens=tokens, refused=refused, before=None, changed=())
-    return entry
+    return Entry(
+        input_tokens=tokens,
+        left_out=asked.left_out,
+        refused=refused,
+        fingerprint=asked.fingerprint,
+        model=asked.model,
+        asked_by=asked.asked_by,
+        parts=asked.parts,
+    )
 
 
 def write_entries(path: Path, entries: Iterable[Entry]) -> None:

@@ -48,35 +48,29 @@ _MOST_REFUSALS = 30
 
 _NEEDS_BETA = frozenset({"billing_policy", "compaction", "context_management", "mcp_servers"})
 """Accepted on the beta route alone."""
+# Server tools, toolsets and `mcp_servers` are tried, not presumed refused.
+# Source: the parameters of count_tokens in anthropic 2.12.0, read 2026-11-22.
 _ACCEPTED = _NEEDS_BETA | {
     "messages", "model", "cache_control", "output_config", "output_format", "speed", "system",
     "thinking", "tool_choice", "tools",
 }  # fmt: skip
-_FOR_CREATE = frozenset(
-    {
-        "max_tokens", "container", "diagnostics", "inference_geo", "metadata", "service_tier",
-        "stop_sequences", "stream", "temperature", "top_p", "top_k", "fallback_credit_token",
-        "fallbacks", "thread",
-    }
-)  # fmt: skip
-"""No tokens of the prompt."""
+_KNOWN = _ACCEPTED | {
+    "max_tokens", "container", "diagnostics", "inference_geo", "metadata", "service_tier",
+    "stop_sequences", "stream", "temperature", "top_p", "top_k", "fallback_credit_token",
+    "fallbacks", "thread",
+}  # fmt: skip
+"""The others are of `create` alone, and no tokens of the prompt."""
 
 
-def countable(payload: Payload) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return what `count_tokens` takes of a body, and the keys that are unknown, sorted.
-
-    Server tools, toolsets and `mcp_servers` are kept: they are tried, not presumed refused.
-
-    Source: the parameters of count_tokens in anthropic 2.12.0, read 2026-11-22.
-    """
-    kept = {key: value for key, value in payload.body.items() if key in _ACCEPTED}
-    return kept, tuple(sorted(payload.body.keys() - _ACCEPTED - _FOR_CREATE))
+def unknown_keys(payload: Payload) -> list[str]:
+    """Return the keys of a body that neither `count_tokens` nor `create` is known to have."""
+    return sorted(payload.body.keys() - _KNOWN)
 
 
-def caveats_of(payload: Payload, count: Count) -> tuple[str, ...]:
+def _caveats(payload: Payload, count: Count) -> tuple[str, ...]:
     """Return what makes the count of a payload a bound, sorted."""
     left_out = [f"left-out: {part}" for part in count.left_out]
-    unknown = [f"unknown-field: {key}" for key in countable(payload)[1]]
+    unknown = [f"unknown-field: {key}" for key in unknown_keys(payload)]
     gone = {part.partition(".")[2] for part in count.left_out}
     sampled = [f"first-call-only: {name}" for name in {*payload.sampling_tools} - gone]
     return tuple(sorted([*left_out, *unknown, *sampled]))
@@ -216,10 +210,11 @@ class Counter:
         if writes:
             cassette.put(Entry.of(payload, count, asker.name))
             cassette.save_soon()
-        if before is None:
-            return count
-        changed = tuple(changed_parts(before.parts, payload.parts))
-        return replace(count, before=before.input_tokens, changed=changed)
+        caveats = _caveats(payload, count)
+        if before is not None:
+            changed = tuple(changed_parts(before.parts, payload.parts))
+            count = replace(count, before=before.input_tokens, changed=changed)
+        return replace(count, caveats=caveats) if caveats else count
 
     def ask(
         self, payload: Payload, retries: int | None = None, patience: Patience | None = None
@@ -295,7 +290,7 @@ def _request(
 ) -> Count:
     """Count with a client, again without each part that is refused alone."""
     options = {} if retries is None else {"max_retries": retries}
-    body = countable(payload)[0]
+    body = {key: value for key, value in payload.body.items() if key in _ACCEPTED}
     of_cloud = "anthropic." in body["model"] or not set("@:[").isdisjoint(body["model"])
     at_cloud = type(client).__name__.startswith(("AnthropicVertex", "AnthropicBedrock"))
     if of_cloud and not at_cloud:

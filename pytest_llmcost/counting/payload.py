@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from types import NoneType
 from typing import NamedTuple
 
 import msgspec
@@ -22,10 +23,10 @@ from pytest_llmcost.counting.prompt import (
     cache_settings,
     read_prompt,
 )
-from pytest_llmcost.errors import PayloadError, UnknownModelError
-from pytest_llmcost.json_values import JsonValue, canonical, to_json_value
+from pytest_llmcost.errors import PayloadError
+from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
-from pytest_llmcost.prices.model_names import mask_account
+from pytest_llmcost.prices.model_names import Resolved, mask_account
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
@@ -49,6 +50,7 @@ _SAMPLING_TOOLS = (
     "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
 )  # fmt: skip
 _DIGEST_DIGITS = 8
+_JOINED_KEYS = {"role", "content"}
 
 
 class Prefix(NamedTuple):
@@ -94,58 +96,13 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     """Where the prompt is cached, in its order, the automatic breakpoint included."""
     compared: Mapping[str, JsonValue] | None = None
     """What a user's hook has made of the body, by which two payloads are compared."""
-
-    @property
-    def longest_reply(self) -> int | None:
-        """The most output tokens that one request can be billed; None if nothing bounds it.
-
-        `max_tokens`, thinking included, bounds one sampling call. What runs on the server makes
-        several of them.
-        """
-        most, tools = self.body.get("max_tokens"), self.body.get("tools")
-        if not isinstance(most, int) or isinstance(most, bool) or most < 0:
-            return None
-        is_odd = tools is not None and not isinstance(tools, list)
-        if is_odd or self.sampling_tools or any(self.body.get(key) for key in _SEVERAL_CALLS):
-            return None
-        # To clear old tool results and thinking takes no model. Source:
-        # https://platform.claude.com/docs/en/build-with-claude/context-editing
-        managed = self.body.get("context_management") or {"edits": []}
-        edits = managed.get("edits") if isinstance(managed, dict) else None
-        clears = isinstance(edits, list) and all(
-            isinstance(each, dict) and str(each.get("type")).startswith("clear_") for each in edits
-        )
-        return most if clears else None
-
-    @property
-    def sampling_tools(self) -> tuple[str, ...]:
-        """The names of the tools that make one request sample several times, sorted."""
-        tools, servers = self.body.get("tools"), self.body.get("mcp_servers")
-        names = {
-            tool_name(tool, index)
-            for index, tool in enumerate(tools if isinstance(tools, list) else ())
-            if isinstance(tool, dict)
-            and "type" in tool  # an own tool seldom has one
-            and str(tool["type"]).startswith(_SAMPLING_TOOLS)
-        }
-        if isinstance(servers, list):
-            names |= {str(each.get("name", "mcp")) for each in servers if isinstance(each, dict)}
-        return tuple(sorted(names))
-
-    @property
-    def task_budget(self) -> int | None:
-        """The tokens that the model is asked to keep to, over the whole loop of a task.
-
-        Advisory: nothing enforces it, and usage does not show it.
-
-        Source: https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
-        """
-        config = self.body.get("output_config")
-        budget = config.get("task_budget") if isinstance(config, Mapping) else None
-        if not isinstance(budget, Mapping):
-            return None
-        tokens = budget.get("remaining") or budget.get("total")
-        return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
+    sampling_tools: tuple[str, ...] = ()
+    """The names of the tools that make one request sample several times, sorted."""
+    longest_reply: int | None = None
+    """The most output tokens that one request can be billed; None if nothing bounds it."""
+    task_budget: int | None = None
+    """The tokens that the model is asked to keep to, over the whole loop of a task. Advisory:
+    nothing enforces it, and usage does not show it."""
 
     @property
     def values(self) -> dict[str, JsonValue]:
@@ -191,11 +148,11 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
         for tier in TIERS[: TIERS.index(upto.group) + 1]:
             for name, setting in cache_settings(prompt, tier).items():
                 yield entry(tier, None, name, setting)
-            names = dict(tool_names(prompt.tools)) if tier == "tools" else {}
+            names = tool_names(prompt.tools) if tier == "tools" else []
             for at, block in prompt.blocks():
                 if at.group == tier and at.order <= upto.order:
                     role = prompt.messages[at.number].get("role") if tier == "messages" else tier
-                    yield entry(tier, at, names.get(at.number, str(at)), [role, block])
+                    yield entry(tier, at, names[at.number] if names else str(at), [role, block])
 
 
 def read_payload(
@@ -203,14 +160,14 @@ def read_payload(
     *,
     betas: Iterable[str] = (),
     model: str | None = None,
-    resolve: Callable[[str], str] | None = None,
+    find: Callable[[str], Resolved | None] | None = None,
 ) -> Payload:
     """Read what a caller or a captured request would send; iterators in it are read once.
 
     Betas come from `betas`, which are those of the request's header, from the payload's own key
     (also Bedrock's `anthropic_beta`), and from `extra_headers`; `extra_body` is laid over the
-    payload. `model` is given if the URL names it (Bedrock, Google Cloud); `resolve` returns a
-    name's exact id, as `RateCard` does, and an unknown name stays as it is.
+    payload. `model` is given if the URL names it (Bedrock, Google Cloud); `find` is
+    `RateCard.find`, without which a name stays as it is.
 
     Raises:
         PayloadError: it is not JSON, or names no model.
@@ -227,25 +184,24 @@ def read_payload(
     for key in ("timeout", "extra_query"):
         body.pop(key, None)
     body |= more
-    names = _listed(betas if isinstance(betas, str) else list(betas), "betas")
-    for key in ("betas", "anthropic_beta"):
-        names += _listed(body.pop(key, None), key)
+    named = [("betas", betas if isinstance(betas, str) else list(betas))]
+    named += [(key, body.pop(key)) for key in ("betas", "anthropic_beta") if key in body]
     for key, value in headers.items():
         if key.lower() == "anthropic-beta":
-            names += _listed(value, "extra_headers.anthropic-beta")
-    found = tuple(sorted({*names} - {""}))
+            named.append(("extra_headers.anthropic-beta", value))
+    found = tuple(sorted({name for path, value in named if value for name in _listed(value, path)}))
     body.pop("anthropic_version", None)  # the clouds' version of the protocol
     asked = body.get("model") or model
     if not isinstance(asked, str):
         raise PayloadError("the payload names no model; add model=", path="model")
     body["model"] = asked
     owner = {_HEADERS[key]: str(body.pop(key)) for key in _HEADERS if body.get(key)}
-    try:
-        exact = resolve(asked) if resolve else mask_account(asked)
-    except UnknownModelError:  # it has no price, but it can be counted and compared
-        exact = mask_account(asked)
+    known = find(asked) if find is not None else None
+    # What has no price can still be counted and compared.
+    exact = mask_account(asked) if known is None else known.model
     prompt = read_prompt(body, exact)
     identity, parts = _identify(prompt, exact, found)
+    sampling_tools = _sampling_tools(body)
     return Payload(
         body=body,
         model=exact,
@@ -254,15 +210,63 @@ def read_payload(
         fingerprint=identity,
         parts=parts,
         breakpoints=prompt.breakpoints,
+        sampling_tools=sampling_tools,
+        longest_reply=None if sampling_tools else _longest_reply(body),
+        task_budget=_task_budget(body),
     )
 
 
-def _listed(betas: JsonValue, path: str) -> list[str]:
+def _sampling_tools(body: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    names = set()
+    tools, servers = body.get("tools"), body.get("mcp_servers")
+    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
+        if (
+            isinstance(tool, dict)
+            and "type" in tool  # an own tool seldom has one
+            and str(tool["type"]).startswith(_SAMPLING_TOOLS)
+        ):
+            names.add(tool_name(tool, index))
+    for server in servers if isinstance(servers, list) else ():
+        if isinstance(server, dict):
+            names.add(str(server.get("name", "mcp")))
+    return tuple(sorted(names))
+
+
+def _longest_reply(body: Mapping[str, JsonValue]) -> int | None:
+    # It bounds one sampling call, thinking included; what runs on the server makes several of them.
+    most = body.get("max_tokens")
+    if not isinstance(most, int) or isinstance(most, bool) or most < 0:
+        return None
+    if not isinstance(body.get("tools"), (list, NoneType)) or any(map(body.get, _SEVERAL_CALLS)):
+        return None
+    # To clear old tool results and thinking takes no model. Source:
+    # https://platform.claude.com/docs/en/build-with-claude/context-editing
+    if managed := body.get("context_management"):
+        edits = managed.get("edits") if isinstance(managed, dict) else None
+        if not isinstance(edits, list):
+            return None
+        for edit in edits:
+            if not (isinstance(edit, dict) and str(edit.get("type")).startswith("clear_")):
+                return None
+    return most
+
+
+def _task_budget(body: Mapping[str, JsonValue]) -> int | None:
+    # Source: https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
+    config = body.get("output_config")
+    budget = config.get("task_budget") if isinstance(config, dict) else None
+    if not isinstance(budget, dict):
+        return None
+    tokens = budget.get("remaining") or budget.get("total")
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
+
+
+def _listed(betas: JsonValue, path: str) -> set[str]:
     """Return names from a list, or from a header's text."""
-    names = betas.split(",") if isinstance(betas, str) else betas or []
+    names = betas.split(",") if isinstance(betas, str) else betas
     if not isinstance(names, (list, tuple)) or not all(isinstance(each, str) for each in names):
         raise PayloadError(f"{path} takes a list of names, got {names!r:.80}", path=path)
-    return [name.strip() for name in names]
+    return {name.strip() for name in names} - {""}
 
 
 def fingerprint(payload: Mapping[str, JsonValue]) -> str:
@@ -282,33 +286,33 @@ def fingerprint(payload: Mapping[str, JsonValue]) -> str:
 
 def _identify(prompt: Prompt, model: str, betas: tuple[str, ...]) -> tuple[str, dict[str, str]]:
     """Return a fingerprint, which is made of the digests of the parts, and the short digests."""
-    whole, parts = [], {}
-    for name, value in _parts(prompt, model, betas):
-        digest = sha256(canonical(value)).hexdigest()
-        parts[name] = digest[:_DIGEST_DIGITS]
-        # Messages are known by their order alone: what the API joins has other numbers.
-        whole.append(f"{'messages' if name.startswith('messages.') else name}={digest};")
-    return f"{RECIPE}:{sha256(''.join(whole).encode()).hexdigest()}", parts
+    names, values = zip(*_parts(prompt, model, betas), strict=True)
+    found = digests(values)
+    # Messages are known by their order alone: what the API joins has other numbers.
+    kinds = ["messages" if name.startswith("messages.") else name for name in names]
+    whole = "".join([f"{kind}={digest};" for kind, digest in zip(kinds, found, strict=True)])
+    short = [digest[:_DIGEST_DIGITS] for digest in found]
+    return f"{RECIPE}:{sha256(whole.encode()).hexdigest()}", dict(zip(names, short, strict=True))
 
 
-def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> Iterator[tuple[str, JsonValue]]:
-    """Yield `model`, `system`, `tools.<name>`, `messages.<index>`, then the rest by name."""
-    yield "model", model
+def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str, JsonValue]]:
+    """Return `model`, `system`, `tools.<name>`, `messages.<index>`, then the rest by name."""
+    parts: list[tuple[str, JsonValue]] = [("model", model)]
     if prompt.system not in (None, []):
-        yield "system", prompt.system
+        parts.append(("system", prompt.system))
     if isinstance(prompt.tools, list):
-        for index, name in tool_names(prompt.tools):
-            yield name, prompt.tools[index]
+        parts += zip(tool_names(prompt.tools), prompt.tools, strict=True)
     elif prompt.tools is not None:
-        yield "tools", prompt.tools
+        parts.append(("tools", prompt.tools))
     if isinstance(prompt.messages, list):
-        yield from _turns(prompt.messages)
+        parts += _turns(prompt.messages)
     elif prompt.messages is not None:
-        yield "messages", prompt.messages
+        parts.append(("messages", prompt.messages))
     if betas:
-        yield "betas", betas
+        parts.append(("betas", betas))
     if prompt.marks:
-        yield "cache_control", [[str(place), mark] for place, mark in prompt.marks.items()]
+        marks = [[str(place), mark] for place, mark in prompt.marks.items()]
+        parts.append(("cache_control", marks))
     for key in sorted(prompt.settings.keys() - _NOT_PROMPT):
         value = prompt.settings[key]
         if key == "mcp_servers" and isinstance(value, list):
@@ -319,7 +323,8 @@ def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> Iterator[tuple
                 else server
                 for server in value
             ]
-        yield key, value
+        parts.append((key, value))
+    return parts
 
 
 def turn_starts(messages: JsonValue) -> list[int]:
@@ -327,46 +332,45 @@ def turn_starts(messages: JsonValue) -> list[int]:
     return [int(name.rpartition(".")[2]) for name, _ in _turns(as_list(messages))]
 
 
-def _turns(messages: Sequence[JsonValue]) -> Iterator[tuple[str, JsonValue]]:
-    """Yield the messages, those joined that the API joins: of one role, one after the other.
+def _turns(messages: Sequence[JsonValue]) -> list[tuple[str, JsonValue]]:
+    """Return the messages, those joined that the API joins: of one role, one after the other.
 
     Source: https://platform.claude.com/docs/en/api/messages/create, messages: "consecutive `user`
     or `assistant` turns in your request will be combined into a single turn".
     """
-    turn: JsonValue = None
-    last_role, name = None, ""
+    turns: list[tuple[str, JsonValue]] = []
+    last_role = None
     for index, message in enumerate(messages):
         role = None
         if (
             isinstance(message, dict)
-            and message.keys() == {"role", "content"}
+            and message.keys() == _JOINED_KEYS
             and message["role"] in ("user", "assistant")
             and isinstance(message["content"], list)
         ):
             role = message["role"]
         if role is not None and role == last_role:
-            turn = {"role": role, "content": [*turn["content"], *message["content"]]}
-            continue
-        if name:
-            yield name, turn
-        name, turn, last_role = f"messages.{index}", message, role
-    if name:
-        yield name, turn
+            name, turn = turns[-1]
+            turns[-1] = name, {**turn, "content": [*turn["content"], *message["content"]]}
+        else:
+            turns.append((f"messages.{index}", message))
+        last_role = role
+    return turns
 
 
 def _digest(encoded: bytes) -> str:
     return sha256(encoded).hexdigest()[:_DIGEST_DIGITS]
 
 
-def tool_names(tools: JsonValue) -> Iterator[tuple[int, str]]:
-    """Yield the part's name of each tool; a name that is there already gets a prime."""
-    seen: set[str] = set()
+def tool_names(tools: JsonValue) -> list[str]:
+    """Return the part's name of each tool; a name that is there already gets a prime."""
+    names: dict[str, None] = {}
     for index, tool in enumerate(as_list(tools)):
         name = f"tools.{tool_name(tool, index)}"
-        while name in seen:
+        while name in names:
             name += "'"
-        seen.add(name)
-        yield index, name
+        names[name] = None
+    return [*names]
 
 
 def tool_name(tool: JsonValue, index: int) -> str:

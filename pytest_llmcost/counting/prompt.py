@@ -46,6 +46,8 @@ DEFAULTS: dict[str, dict[str, JsonValue]] = {
 }
 _NO_DEFAULTS: dict[str, JsonValue] = {}
 _NESTING = frozenset({"cache_control", "content", "source"})
+_SEVERAL_SPELLINGS = {kind: _NESTING | defaults.keys() for kind, defaults in DEFAULTS.items()}
+"""The keys of a tool or a block by its kind, without which it is in its one spelling."""
 
 
 class Place(NamedTuple):
@@ -167,14 +169,10 @@ def _block(value: JsonValue, at: tuple[Any, ...], marks: dict[Place, JsonValue])
         return value
     is_tool, kind = at[0] == "tools", value.get("type")
     name = "tool" if is_tool else kind
-    defaults = DEFAULTS.get(name, _NO_DEFAULTS) if isinstance(name, str) else _NO_DEFAULTS
-    if (
-        _NESTING.isdisjoint(value)
-        and (not defaults or defaults.keys().isdisjoint(value))
-        and None not in value.values()
-    ):
+    name = name if isinstance(name, str) else ""
+    if _SEVERAL_SPELLINGS.get(name, _NESTING).isdisjoint(value) and None not in value.values():
         return value  # most of them, and all payloads are read on every run
-    found = {}
+    defaults, found = DEFAULTS.get(name, _NO_DEFAULTS), {}
     for key, item in value.items():
         if item is None or (key in defaults and _is_same(item, defaults[key])):
             continue

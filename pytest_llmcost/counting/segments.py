@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-from pytest_llmcost.counting.payload import Payload, read_payload, tool_names, turn_starts
+from pytest_llmcost.counting.payload import Payload, tool_names, turn_starts
 from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, read_prompt
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
@@ -61,13 +60,12 @@ def plan_caching(
     payload: Payload,
     *,
     points: Sequence[Breakpoint] | None = None,
-    read: Callable[[Mapping[str, Any]], Payload] | None = None,
+    read: Callable[[Mapping[str, Any]], Payload],
 ) -> CachePlan:
     """Cut a payload at points in the prompt's order, at its own breakpoints unless given.
 
-    `read` makes a Payload of a cut's body, by default with the payload's own model and betas.
+    `read` makes a Payload of a cut's body, with the payload's own betas.
     """
-    read = read or partial(read_payload, betas=payload.betas, resolve=lambda _: payload.model)
     points = payload.breakpoints if points is None else points
     placeholder = read({"model": payload.body["model"], "messages": _PLACEHOLDER})
     return CachePlan(payload, tuple(_cut(payload, each, read) for each in points), placeholder)
@@ -344,7 +342,7 @@ def plan_parts(
     payload: Payload,
     names: Sequence[str] | None = None,
     *,
-    read: Callable[[Mapping[str, Any]], Payload] | None = None,
+    read: Callable[[Mapping[str, Any]], Payload],
 ) -> PartsPlan:
     """Cut a payload at the borders of the parts that are named, or of all; see `plan_caching`.
 
@@ -385,7 +383,7 @@ def plan_parts(
 def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
     """Yield each block of a prompt with the name of the smallest part that it belongs to."""
     prompt = read_prompt(payload.body, payload.model)
-    tools, starts = dict(tool_names(prompt.tools)), turn_starts(prompt.messages)
+    tools, starts = tool_names(prompt.tools), turn_starts(prompt.messages)
     if tools:
         yield FIXED, _FIXED
     is_before_messages = any(payload.body.get(key) for key in _MESSAGE_SETTINGS)

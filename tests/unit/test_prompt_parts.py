@@ -66,7 +66,7 @@ def counted(plan: PartsPlan) -> PromptParts:
 
 
 def parts_of(body: dict[str, Any], *names: str) -> PromptParts:
-    return counted(plan_parts(read_payload(body), names or None))
+    return counted(plan_parts(read_payload(body), names or None, read=read_payload))
 
 
 EVERYTHING = payload(
@@ -118,13 +118,13 @@ def test_one_part_needs_no_more_counts_than_its_ends() -> None:
         (["system", "system.9", "tools.nothing"], 2),
         (["tools.nothing"], 0),
     ):
-        plan = plan_parts(asked, names)
+        plan = plan_parts(asked, names, read=read_payload)
         assert len(plan.payloads) == number, names
         some, every = counted(plan), parts_of(EVERYTHING)
         assert {name: some.get(name, 0) for name in names} == {
             name: every.get(name, 0) for name in names
         }
-    plan = plan_parts(asked)
+    plan = plan_parts(asked, read=read_payload)
     assert len(plan.payloads) == len(plan.spans) + 2  # one more end, and another tool
 
 
@@ -169,7 +169,7 @@ def test_open_tool_calls_are_answered_and_said_to_be_only_nearly_exact() -> None
 
 
 def test_what_is_left_out_of_a_count_makes_its_part_a_lower_bound() -> None:
-    plan = plan_parts(read_payload(payload(tools=TOOLS, system="Rules.")))
+    plan = plan_parts(read_payload(payload(tools=TOOLS, system="Rules.")), read=read_payload)
     counts = {each.fingerprint: count_locally(each.body) for each in plan.payloads}
     _, _, at_ask, *later = [cut.payload.fingerprint for _, _, cut in plan.spans]
     left_out = {each: ["tools.ask"] for each in (at_ask, *later, plan.whole.fingerprint)}
@@ -183,7 +183,7 @@ def test_what_is_left_out_of_a_count_makes_its_part_a_lower_bound() -> None:
 )
 def test_a_payload_without_messages_has_no_parts(messages: Any) -> None:
     with pytest.raises(PayloadError):
-        plan_parts(read_payload(payload(messages=messages)))
+        plan_parts(read_payload(payload(messages=messages)), read=read_payload)
 
 
 WORDS = st.builds(
