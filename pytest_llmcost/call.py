@@ -226,7 +226,7 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
                 parts = ByCategory.of(cost.charges)
                 priced = replace(sampling, model=exact, usd=cost.usd, by_category=parts)
                 sampling_calls.append(priced)
-        whole = costs[0] if len(costs) == 1 else total(costs)  # nearly always
+        whole = total(costs)
         low = whole.low
         if len(costs) == len(sampling_calls):
             usd, high = whole.usd, whole.high

@@ -235,9 +235,13 @@ def canonical(value: JsonValue, *, sort_keys: bool = True) -> bytes:
         return json.dumps(value, sort_keys=sort_keys, separators=(",", ":")).encode()
 
 
-def digests(values: Iterable[JsonValue]) -> list[str]:
+def digests(values: Sequence[JsonValue]) -> list[str]:
     """Return the SHA-256 of the one byte form of each value, in hexadecimal digits."""
-    return [sha256(canonical(each)).hexdigest() for each in values]
+    try:
+        encoded = [*map(_encode_sorted, values)]
+    except OverflowError:
+        encoded = [*map(canonical, values)]
+    return [sha256(each).hexdigest() for each in encoded]
 
 
 def decode_json(data: bytes | bytearray | str) -> object:

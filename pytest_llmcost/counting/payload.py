@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from types import NoneType
 from typing import NamedTuple
 
 import msgspec
@@ -27,6 +26,7 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
+from pytest_llmcost.prices.usage import SAMPLING_TOOLS
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
@@ -43,14 +43,7 @@ _NOT_PROMPT = frozenset(
     }
 )  # fmt: skip
 """Changes neither the prompt's tokens nor a rate."""
-_SEVERAL_CALLS = ("mcp_servers", "fallbacks", "compaction", "container")
-"""With these, or a context management that compacts, one request may be several sampling calls,
-or another model's."""
-_SAMPLING_TOOLS = (
-    "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
-)  # fmt: skip
 _DIGEST_DIGITS = 8
-_JOINED_KEYS = {"role", "content"}
 
 
 class Prefix(NamedTuple):
@@ -98,8 +91,6 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     """What a user's hook has made of the body, by which two payloads are compared."""
     sampling_tools: tuple[str, ...] = ()
     """The names of the tools that make one request sample several times, sorted."""
-    longest_reply: int | None = None
-    """The most output tokens that one request can be billed; None if nothing bounds it."""
     task_budget: int | None = None
     """The tokens that the model is asked to keep to, over the whole loop of a task. Advisory:
     nothing enforces it, and usage does not show it."""
@@ -201,7 +192,6 @@ def read_payload(
     exact = mask_account(asked) if known is None else known.model
     prompt = read_prompt(body, exact)
     identity, parts = _identify(prompt, exact, found)
-    sampling_tools = _sampling_tools(body)
     return Payload(
         body=body,
         model=exact,
@@ -210,8 +200,7 @@ def read_payload(
         fingerprint=identity,
         parts=parts,
         breakpoints=prompt.breakpoints,
-        sampling_tools=sampling_tools,
-        longest_reply=None if sampling_tools else _longest_reply(body),
+        sampling_tools=_sampling_tools(body),
         task_budget=_task_budget(body),
     )
 
@@ -223,32 +212,13 @@ def _sampling_tools(body: Mapping[str, JsonValue]) -> tuple[str, ...]:
         if (
             isinstance(tool, dict)
             and "type" in tool  # an own tool seldom has one
-            and str(tool["type"]).startswith(_SAMPLING_TOOLS)
+            and str(tool["type"]).startswith(SAMPLING_TOOLS)
         ):
             names.add(tool_name(tool, index))
     for server in servers if isinstance(servers, list) else ():
         if isinstance(server, dict):
             names.add(str(server.get("name", "mcp")))
     return tuple(sorted(names))
-
-
-def _longest_reply(body: Mapping[str, JsonValue]) -> int | None:
-    # It bounds one sampling call, thinking included; what runs on the server makes several of them.
-    most = body.get("max_tokens")
-    if not isinstance(most, int) or isinstance(most, bool) or most < 0:
-        return None
-    if not isinstance(body.get("tools"), (list, NoneType)) or any(map(body.get, _SEVERAL_CALLS)):
-        return None
-    # To clear old tool results and thinking takes no model. Source:
-    # https://platform.claude.com/docs/en/build-with-claude/context-editing
-    if managed := body.get("context_management"):
-        edits = managed.get("edits") if isinstance(managed, dict) else None
-        if not isinstance(edits, list):
-            return None
-        for edit in edits:
-            if not (isinstance(edit, dict) and str(edit.get("type")).startswith("clear_")):
-                return None
-    return most
 
 
 def _task_budget(body: Mapping[str, JsonValue]) -> int | None:
@@ -341,21 +311,23 @@ def _turns(messages: Sequence[JsonValue]) -> list[tuple[str, JsonValue]]:
     turns: list[tuple[str, JsonValue]] = []
     last_role = None
     for index, message in enumerate(messages):
-        role = None
-        if (
-            isinstance(message, dict)
-            and message.keys() == _JOINED_KEYS
-            and message["role"] in ("user", "assistant")
-            and isinstance(message["content"], list)
-        ):
-            role = message["role"]
-        if role is not None and role == last_role:
+        role = message.get("role") if isinstance(message, dict) else None
+        if role == last_role and _can_be_joined(message) and _can_be_joined(turns[-1][1]):
             name, turn = turns[-1]
             turns[-1] = name, {**turn, "content": [*turn["content"], *message["content"]]}
         else:
             turns.append((f"messages.{index}", message))
         last_role = role
     return turns
+
+
+def _can_be_joined(message: JsonValue) -> bool:
+    return (
+        isinstance(message, dict)
+        and message.keys() == {"role", "content"}
+        and message["role"] in ("user", "assistant")
+        and isinstance(message["content"], list)
+    )
 
 
 def _digest(encoded: bytes) -> str:

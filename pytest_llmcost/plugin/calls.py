@@ -62,7 +62,7 @@ from pytest_llmcost.plugin.owners import AssumedWarm, Owner, Sender, TestAttempt
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.bill import CacheState, in_cache_state
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.prices.usage import Usage, longest_reply
 from pytest_llmcost.responses.message import Answer
 
 _UNKNOWN = ("truncated-stream", "unreadable-response", "unmetered-route")
@@ -404,7 +404,7 @@ def _record(
         if payload.breakpoints:
             prefixes = {str(each.place): each.digest[:16] for each in payload.prefixes}
             known = replace(known, prefixes=prefixes)
-        facts |= {"fingerprint": payload.fingerprint, "max_tokens": payload.longest_reply}
+        facts |= {"fingerprint": payload.fingerprint, "max_tokens": longest_reply(payload.body)}
     call = price(
         answer,
         session.card,

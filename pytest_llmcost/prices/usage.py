@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Literal, TypeGuard
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeGuard
 
 import msgspec
 
@@ -132,6 +132,37 @@ class SamplingCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 def is_quantity(value: object, *, least: int = 0) -> TypeGuard[int]:
     """Return whether a value can be a number of tokens or searches; `true` is none."""
     return type(value) is int and least <= value <= MOST_TOKENS
+
+
+_SEVERAL_CALLS = ("mcp_servers", "fallbacks", "compaction", "container")
+SAMPLING_TOOLS = (
+    "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
+)  # fmt: skip
+"""How the types of tools begin that run on the server, and make one request sample again."""
+
+
+def longest_reply(request: Mapping[str, Any]) -> int | None:
+    """Return the most output tokens that a request can be billed; None if nothing bounds it.
+
+    `max_tokens`, thinking included, bounds one sampling call. What runs on the server makes several
+    of them, and another model may make some.
+    """
+    most, tools = request.get("max_tokens"), request.get("tools") or []
+    if not is_quantity(most) or not isinstance(tools, (list, tuple)):
+        return None
+    kinds = [str(tool.get("type")) for tool in tools if isinstance(tool, Mapping)]
+    if any(map(request.get, _SEVERAL_CALLS)) or any(
+        kind.startswith(SAMPLING_TOOLS) for kind in kinds
+    ):
+        return None
+    # To clear old tool results and thinking takes no model, to compact does. Source:
+    # https://platform.claude.com/docs/en/build-with-claude/context-editing
+    managed = request.get("context_management") or {"edits": []}
+    edits = managed.get("edits") if isinstance(managed, Mapping) else None
+    clears = isinstance(edits, (list, tuple)) and all(
+        isinstance(each, Mapping) and str(each.get("type")).startswith("clear_") for each in edits
+    )
+    return most if clears else None
 
 
 def find_impossible(sampling_calls: Iterable[SamplingCall]) -> str | None:

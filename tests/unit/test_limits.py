@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pytest_llmcost.compare.model_support import find_rejections
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.prices.rate_card import shipped_card
+from pytest_llmcost.prices.usage import longest_reply
 
 PLAIN: dict[str, Any] = {
     "model": "claude-opus-4-7",
@@ -48,11 +49,11 @@ HOUR = {"type": "text", "text": "rules", "cache_control": {"type": "ephemeral", 
 def test_max_tokens_bounds_the_reply_unless_the_server_calls_again(
     change: dict[str, Any], longest: int | None
 ) -> None:
-    assert read_payload({**PLAIN, **change}).longest_reply == longest
+    assert longest_reply(read_payload({**PLAIN, **change}).body) == longest
 
 
 def test_without_max_tokens_nothing_bounds_the_reply() -> None:
-    assert read_payload({"model": "m", "messages": []}).longest_reply is None
+    assert longest_reply({"model": "m", "messages": []}) is None
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ KEYS = ["tools", "system", "messages", "max_tokens", "output_config", "cache_con
 @given(st.dictionaries(st.sampled_from(KEYS), anything))
 def test_no_payload_of_the_code_under_test_makes_it_fail_here(body: dict[str, Any]) -> None:
     payload = read_payload({"model": "claude-opus-5-5", **body})
-    assert payload.longest_reply is None or payload.longest_reply >= 0
+    assert (longest_reply(payload.body) or 0) >= 0
     assert payload.task_budget is None or isinstance(payload.task_budget, int)
     assert len(payload.prefixes) == len(payload.breakpoints)
     find_rejections(body, "claude-opus-5-5", shipped_card(), on=date(2026, 11, 22))
