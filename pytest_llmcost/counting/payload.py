@@ -6,7 +6,7 @@ spelled. Knows no cassette, client or rate card.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -104,46 +104,37 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
         """The cached prefixes, one for each breakpoint."""
-        if not self.breakpoints:
-            return ()
-        body = self.compared or self.body
-        values = list(self.cached_values(self.breakpoints[-1].place, body))
-        return tuple(self._prefix(point.place, values) for point in self.breakpoints)
+        return tuple(self.prefix_to(each.place) for each in self.breakpoints)
 
     def prefix_to(self, place: Place) -> Prefix:
         """Return the prefix that ends with a block, for comparison with another payload's."""
-        return self._prefix(place, self.cached_values(place, self.compared or self.body))
+        values = self.cached_values(place, self.compared or self.body)
+        parts = {"model": _digest(canonical(self.model))}
+        parts |= {each.name: each.digest for each in values}
+        return Prefix(place, values[-1].prefix if values else "", parts)
 
-    def _prefix(self, place: Place, values: Iterable[CachedValue]) -> Prefix:
-        tiers = TIERS[: TIERS.index(place.group) + 1]
-        kept = [
-            each
-            for each in values
-            if each.tier in tiers and (each.place is None or each.place.order <= place.order)
-        ]
-        parts = {"model": _digest(canonical(self.model))} | {
-            each.name: each.digest for each in kept
-        }
-        return Prefix(place, kept[-1].prefix if kept else "", parts)
-
-    def cached_values(self, upto: Place, body: Mapping[str, JsonValue]) -> Iterator[CachedValue]:
-        """Yield what a prefix is made of, in the cache's order; `body` is this one's in a form."""
+    def cached_values(self, upto: Place, body: Mapping[str, JsonValue]) -> list[CachedValue]:
+        """Return what a prefix is made of, in the cache's order; `body` is this one's in a form."""
         prompt, whole = read_prompt(body, self.model), sha256(self.model.encode())
+        settings, names = cache_settings(prompt), tool_names(prompt.tools)
+        found: list[CachedValue] = []
 
-        def entry(tier: Tier, place: Place | None, name: str, value: JsonValue) -> CachedValue:
+        def add(tier: Tier, place: Place | None, name: str, value: JsonValue) -> None:
             # In the order of keys as sent: the cache has another prefix if they are reordered.
             encoded = canonical(value, sort_keys=False)
             whole.update(b"%d:%b" % (len(encoded), encoded))
-            return CachedValue(tier, place, name, value, _digest(encoded), whole.hexdigest())
+            prefix = whole.hexdigest()
+            found.append(CachedValue(tier, place, name, value, _digest(encoded), prefix))
 
         for tier in TIERS[: TIERS.index(upto.group) + 1]:
-            for name, setting in cache_settings(prompt, tier).items():
-                yield entry(tier, None, name, setting)
-            names = tool_names(prompt.tools) if tier == "tools" else []
+            for name, setting in settings[tier].items():
+                if setting is not None:
+                    add(tier, None, name, setting)
             for at, block in prompt.blocks():
                 if at.group == tier and at.order <= upto.order:
                     role = prompt.messages[at.number].get("role") if tier == "messages" else tier
-                    yield entry(tier, at, names[at.number] if names else str(at), [role, block])
+                    add(tier, at, names[at.number] if tier == "tools" else str(at), [role, block])
+        return found
 
 
 def read_payload(

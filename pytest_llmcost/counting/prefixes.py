@@ -107,7 +107,7 @@ class CachedPrefixes:
         if not payload.breakpoints:
             return None
         # As sent, also where a user's hook leaves something out of comparisons.
-        values = list(payload.cached_values(payload.breakpoints[-1].place, payload.body))
+        values = payload.cached_values(payload.breakpoints[-1].place, payload.body)
         blocks = [each for each in values if each.place is not None]
         if not blocks:
             return None

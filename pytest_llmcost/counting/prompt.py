@@ -89,22 +89,22 @@ class Prompt(NamedTuple):
     breakpoints: tuple[Breakpoint, ...]
     """Where the prompt is cached; a lifetime that does not exist is the API's to refuse."""
 
-    def blocks(self) -> Iterator[tuple[Place, JsonValue]]:
-        """Yield every block of the prompt in order: tools, then system, then messages."""
+    def blocks(self) -> list[tuple[Place, JsonValue]]:
+        """Return every block of the prompt in order: tools, then system, then messages."""
         return _blocks_of(self.tools, self.system, self.messages)
 
 
 def _blocks_of(
     tools: JsonValue, system: JsonValue, messages: JsonValue
-) -> Iterator[tuple[Place, JsonValue]]:
-    for index, value in enumerate(as_list(tools)):
-        yield Place("tools", index), value
-    for index, value in enumerate(as_list(system)):
-        yield Place("system", index), value
-    for index, message in enumerate(as_list(messages)):
+) -> list[tuple[Place, JsonValue]]:
+    found = [(Place("tools", at), tool) for at, tool in enumerate(as_list(tools))]
+    found += [(Place("system", at), block) for at, block in enumerate(as_list(system))]
+    for at, message in enumerate(as_list(messages)):
         content = message.get("content") if isinstance(message, dict) else None
-        for number, value in enumerate(as_list(content)):
-            yield Place("messages", index, number), value
+        found += [
+            (Place("messages", at, number), block) for number, block in enumerate(as_list(content))
+        ]
+    return found
 
 
 def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
@@ -253,8 +253,8 @@ def _settings(body: Mapping[str, JsonValue], model: str) -> dict[str, JsonValue]
     return settings
 
 
-def cache_settings(prompt: Prompt, tier: Tier) -> dict[str, JsonValue]:
-    """Return what breaks the cache of this tier and of those behind it, beside its blocks.
+def cache_settings(prompt: Prompt) -> dict[Tier, dict[str, JsonValue]]:
+    """Return what breaks the cache of a tier and of those behind it, beside its blocks; or None.
 
     Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching, "What
     invalidates the cache"; for the format, .../structured-outputs; for effort, .../effort.
@@ -262,7 +262,7 @@ def cache_settings(prompt: Prompt, tier: Tier) -> dict[str, JsonValue]:
     settings, config = prompt.settings, prompt.settings.get("output_config")
     config = config if isinstance(config, dict) else {}
     used = set(_citations_or_images(block for _, block in prompt.blocks()))
-    found: dict[Tier, dict[str, JsonValue]] = {
+    return {
         "tools": {"mcp_servers": settings.get("mcp_servers")},
         "system": {
             "speed": settings.get("speed"),
@@ -276,7 +276,6 @@ def cache_settings(prompt: Prompt, tier: Tier) -> dict[str, JsonValue]:
             "images": "images" in used or None,
         },
     }
-    return {name: value for name, value in found[tier].items() if value is not None}
 
 
 def _citations_or_images(blocks: Iterable[JsonValue]) -> Iterator[str]:
