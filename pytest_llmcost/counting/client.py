@@ -9,12 +9,11 @@ import inspect
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from datetime import datetime, timezone
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
@@ -400,14 +399,17 @@ def count_all(
     failed, began_at = 0, clock()
     show = progress or (lambda _: None)
 
-    def count(index: int, retries: int | None, patience: Patience) -> Outcome:
+    def count(index: int, patience: Patience, retries: int | None = None) -> Outcome:
         if stopped_by:
             return stopped_by[0]
         under_way.append(patience)
-        outcome = _outcome(counter, jobs[index], retries=retries, patience=patience)
-        if _concerns_all(outcome):
-            stopped_by.append(outcome)
-        return outcome
+        try:
+            return counter.count(jobs[index], retries=retries, patience=patience)
+        except CountError as error:
+            is_of_one = isinstance(error, (CountMissingError, CountCassetteError))
+            if not is_of_one and error.status not in (400, 404, 413):
+                stopped_by.append(error)  # other payloads would meet the same
+            return error.with_traceback(None)
 
     def note(index: int, outcome: Outcome) -> None:
         nonlocal failed
@@ -415,36 +417,39 @@ def count_all(
         failed += isinstance(outcome, CountError)
         show(Progress(len(outcomes), len(jobs), failed, clock() - began_at))
 
-    todo, ended = SimpleQueue[int](), SimpleQueue[tuple[int, Outcome]]()
+    to_ask: list[int] = []
+    todo = iter(to_ask)  # a list's iterator gives each item to one thread
+    ended = SimpleQueue[tuple[int, Outcome]]()
     workers: list[Future[None]] = []
     running: list[None] = []
 
     def work() -> None:
         running.append(None)
         try:
-            for index in _taken_from(todo):
-                ended.put((index, count(index, _RETRIES, Patience(counter.seconds))))
+            for index in todo:
+                ended.put((index, count(index, Patience(counter.seconds), _RETRIES)))
         finally:
             running.pop()
 
     try:
         for index, job in enumerate(jobs):
-            if not job.asks:
-                note(index, _outcome(counter, job))
-        if to_ask := [index for index, job in enumerate(jobs) if job.asks]:
+            if job.asks:
+                to_ask.append(index)
+            else:
+                note(index, count(index, Patience(counter.seconds)))
+        if to_ask:
             counter.client()  # made here: fixtures belong to this thread
-            outcome = count(to_ask[0], None, Patience(counter.seconds, counter.waiting))
+            outcome = count(to_ask[0], Patience(counter.seconds, counter.waiting))
             if stopped_by and stopped_by[0].may_pass and stopped_by[0].status is not None:
                 stopped_by.clear()  # the API is only busy: the first one waits with the others
             else:
-                note(to_ask.pop(0), outcome)
-        for index in to_ask:
-            todo.put(index)
-        workers += [start(work) for _ in to_ask[:at_once]]
-        for number in range(len(to_ask)):
-            note(*_next(ended, workers, len(to_ask) - number, counter))
+                note(next(todo), outcome)
+        workers += [start(work) for _ in range(min(at_once, len(jobs) - len(outcomes)))]
+        while len(outcomes) < len(jobs):
+            note(*_next(ended, workers, len(jobs) - len(outcomes), counter))
     finally:
-        _await_running(todo, running)
+        list(todo)  # start nothing more
+        _await_running(running)
         for patience in under_way:
             patience.left = 0  # what has not come in by now sends nothing any more
         outcomes |= _save_all(jobs)
@@ -462,33 +467,9 @@ def _save_all(jobs: Sequence[Job]) -> dict[int, Outcome]:
     return errors
 
 
-def _outcome(counter: Counter, job: Job, **how: Any) -> Outcome:
-    try:
-        return counter.count(job, **how)
-    except CountError as error:
-        return error.with_traceback(None)
-
-
-def _concerns_all(outcome: Outcome) -> TypeGuard[CountError]:
-    """Return whether other payloads would meet the same."""
-    if not isinstance(outcome, CountError):
-        return False
-    if isinstance(outcome, (CountMissingError, CountCassetteError)):
-        return False
-    return outcome.status not in (400, 404, 413)
-
-
-def _taken_from(todo: SimpleQueue[int]) -> Iterator[int]:
-    """Yield what is left in a queue that several threads take from."""
-    with suppress(Empty):
-        while True:
-            yield todo.get_nowait()
-
-
-def _await_running(todo: SimpleQueue[int], running: Sequence[None]) -> None:
-    """Start nothing more; after an interrupt, what is under way may still come in and is kept."""
+def _await_running(running: Sequence[None]) -> None:
+    """Let what is under way after an interrupt still come in, to be kept."""
     # The threads say themselves that they run, for an interrupt can meet the start of one.
-    list(_taken_from(todo))
     for _ in range(int(_GRACE_SECONDS / _LOOK_SECONDS)):
         if running:
             time.sleep(_LOOK_SECONDS)

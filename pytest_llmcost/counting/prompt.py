@@ -91,20 +91,12 @@ class Prompt(NamedTuple):
 
     def blocks(self) -> list[tuple[Place, JsonValue]]:
         """Return every block of the prompt in order: tools, then system, then messages."""
-        return _blocks_of(self.tools, self.system, self.messages)
-
-
-def _blocks_of(
-    tools: JsonValue, system: JsonValue, messages: JsonValue
-) -> list[tuple[Place, JsonValue]]:
-    found = [(Place("tools", at), tool) for at, tool in enumerate(as_list(tools))]
-    found += [(Place("system", at), block) for at, block in enumerate(as_list(system))]
-    for at, message in enumerate(as_list(messages)):
-        content = message.get("content") if isinstance(message, dict) else None
-        found += [
-            (Place("messages", at, number), block) for number, block in enumerate(as_list(content))
-        ]
-    return found
+        found = [(Place("tools", at), tool) for at, tool in enumerate(as_list(self.tools))]
+        found += [(Place("system", at), block) for at, block in enumerate(as_list(self.system))]
+        for at, message in enumerate(as_list(self.messages)):
+            content = as_list(message.get("content")) if isinstance(message, dict) else []
+            found += [(Place("messages", at, number), it) for number, it in enumerate(content)]
+        return found
 
 
 def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
@@ -118,11 +110,11 @@ def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
         system = [_block(each, ("system", at), marks) for at, each in enumerate(system)]
     if isinstance(messages, list):
         messages = [_message(each, index, marks) for index, each in enumerate(messages)]
+    prompt = Prompt(tools, system, messages, _settings(body, model), marks, ())
     if automatic := body.get("cache_control"):
         # The API sets it on the last block that can be cached, as if it stood there.
         # https://platform.claude.com/docs/en/build-with-claude/prompt-caching
-        blocks = _blocks_of(tools, system, messages)
-        for place in [place for place, block in blocks if _can_be_cached(block)][-1:]:
+        for place in [place for place, block in prompt.blocks() if _can_be_cached(block)][-1:]:
             marks.setdefault(place, _without_defaults(automatic, "cache_control"))
             marks = dict(sorted(marks.items(), key=lambda mark: mark[0].order))
     points = []
@@ -130,7 +122,7 @@ def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
         ttl = mark.get("ttl", "5m") if isinstance(mark, dict) else None
         if ttl in ("5m", "1h"):
             points.append(Breakpoint(place, cast("Ttl", ttl)))
-    return Prompt(tools, system, messages, _settings(body, model), marks, tuple(points))
+    return prompt._replace(marks=marks, breakpoints=tuple(points)) if marks else prompt
 
 
 def as_list(value: JsonValue) -> list[JsonValue]:
