@@ -183,13 +183,10 @@ class Counter:
         self._memo: dict[str, Future[Count]] = {}
         self._lock = threading.Lock()
 
-    def count(
-        self, job: Job, *, retries: int | None = None, patience: Patience | None = None
-    ) -> Count:
+    def count(self, job: Job, patience: Patience | None = None) -> Count:
         """Count a payload as the mode allows; what the API says is saved at once.
 
-        `retries` is how often the SDK tries again, by default as the client is set; `patience`
-        what is left of the time that this count may take, by default all of it.
+        `patience` is what is left of the time that this count may take, by default all of it.
 
         Raises:
             CountMissingError: not recorded, and the mode forbids asking.
@@ -202,7 +199,7 @@ class Counter:
         if count is None:
             if not writes and mode != "live":
                 raise _explain_missing(job)
-            count = self.ask(payload, retries, patience)
+            count = self.ask(payload, patience)
             before = cassette.entry_before(payload, asker.name)
         elif count.refused is not None:
             raise explain_refusal(count.refused, payload.model)
@@ -215,9 +212,7 @@ class Counter:
             count = replace(count, before=before.input_tokens, changed=changed)
         return replace(count, caveats=caveats) if caveats else count
 
-    def ask(
-        self, payload: Payload, retries: int | None = None, patience: Patience | None = None
-    ) -> Count:
+    def ask(self, payload: Payload, patience: Patience | None = None) -> Count:
         """Ask the API, unless it was asked the same in this session."""
         if OWN_REQUEST.get():
             raise CountError("the client of llmcost_client counts while it is sending a count")
@@ -233,7 +228,7 @@ class Counter:
             patience.wait(other, model=payload.model, host=_host(self._client))
             return other.result()
         try:
-            first.set_result(_request(client, payload, retries, patience, self.in_tests))
+            first.set_result(self._request(client, payload, patience))
         except BaseException as error:
             del self._memo[payload.fingerprint]
             first.set_exception(error)
@@ -276,58 +271,54 @@ class Counter:
                 self._client = client
             return self._client
 
+    def _request(self, client: Any, payload: Payload, patience: Patience) -> Count:
+        """Count with a client, again without each part that is refused alone."""
+        body = {key: value for key, value in payload.body.items() if key in _ACCEPTED}
+        of_cloud = "anthropic." in body["model"] or not set("@:[").isdisjoint(body["model"])
+        at_cloud = type(client).__name__.startswith(("AnthropicVertex", "AnthropicBedrock"))
+        if of_cloud and not at_cloud:
+            body["model"] = payload.model
+        left_out: list[str] = []
+        host = _host(client)
+
+        def send() -> int:
+            return _send(past_recorders(client, patience), body, payload)
+
+        while True:
+            asked = start(send)
+            patience.wait(asked, model=payload.model, host=host)
+            error = asked.exception()
+            if error is None:
+                return Count(input_tokens=asked.result(), left_out=tuple(sorted(left_out)))
+            if isinstance(error, NetworkBlocked):
+                raise CountError(
+                    f"counting needs a connection to {host}, and this test forbids connections "
+                    f"({show_body(str(error))}); allow that host (block_network(allowed_hosts=...), "
+                    "--allow-hosts), or run without recording counts"
+                )
+            if isinstance(error, CountError) or not isinstance(error, Exception):
+                raise error
+            # The errors of the SDK, of httpx and of credentials.
+            trimmed = None
+            if getattr(error, "status_code", None) == 400 and len(left_out) < _MOST_REFUSALS:
+                trimmed = leave_out(body, message_of(error))
+            if trimmed is None:
+                raise explain_failure(
+                    error,
+                    model=payload.model,
+                    host=host,
+                    seconds=patience.seconds,
+                    in_tests=self.in_tests,
+                )
+            body = trimmed.body
+            left_out.append(trimmed.left_out)
+
 
 def make_client() -> object:
     """Make the client that is used without an override: key and address from the environment."""
     import anthropic
 
     return anthropic.Anthropic()
-
-
-def _request(
-    client: Any, payload: Payload, retries: int | None, patience: Patience, in_tests: bool
-) -> Count:
-    """Count with a client, again without each part that is refused alone."""
-    options = {} if retries is None else {"max_retries": retries}
-    body = {key: value for key, value in payload.body.items() if key in _ACCEPTED}
-    of_cloud = "anthropic." in body["model"] or not set("@:[").isdisjoint(body["model"])
-    at_cloud = type(client).__name__.startswith(("AnthropicVertex", "AnthropicBedrock"))
-    if of_cloud and not at_cloud:
-        body["model"] = payload.model
-    left_out: list[str] = []
-    host = _host(client)
-
-    def send() -> int:
-        return _send(past_recorders(client, patience, **options), body, payload)
-
-    while True:
-        asked = start(send)
-        patience.wait(asked, model=payload.model, host=host)
-        error = asked.exception()
-        if error is None:
-            return Count(input_tokens=asked.result(), left_out=tuple(sorted(left_out)))
-        if isinstance(error, NetworkBlocked):
-            raise CountError(
-                f"counting needs a connection to {host}, and this test forbids connections "
-                f"({show_body(str(error))}); allow that host "
-                "(block_network(allowed_hosts=...), --allow-hosts), or run without recording counts"
-            )
-        if isinstance(error, CountError) or not isinstance(error, Exception):
-            raise error
-        # The errors of the SDK, of httpx and of credentials.
-        trimmed = None
-        if getattr(error, "status_code", None) == 400 and len(left_out) < _MOST_REFUSALS:
-            trimmed = leave_out(body, message_of(error))
-        if trimmed is None:
-            raise explain_failure(
-                error,
-                model=payload.model,
-                host=host,
-                seconds=patience.seconds,
-                in_tests=in_tests,
-            )
-        body = trimmed.body
-        left_out.append(trimmed.left_out)
 
 
 def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
@@ -399,12 +390,12 @@ def count_all(
     failed, began_at = 0, clock()
     show = progress or (lambda _: None)
 
-    def count(index: int, patience: Patience, retries: int | None = None) -> Outcome:
+    def count(index: int, patience: Patience) -> Outcome:
         if stopped_by:
             return stopped_by[0]
         under_way.append(patience)
         try:
-            return counter.count(jobs[index], retries=retries, patience=patience)
+            return counter.count(jobs[index], patience)
         except CountError as error:
             is_of_one = isinstance(error, (CountMissingError, CountCassetteError))
             if not is_of_one and error.status not in (400, 404, 413):
@@ -427,7 +418,7 @@ def count_all(
         running.append(None)
         try:
             for index in todo:
-                ended.put((index, count(index, Patience(counter.seconds), _RETRIES)))
+                ended.put((index, count(index, Patience(counter.seconds, retries=_RETRIES))))
         finally:
             running.pop()
 

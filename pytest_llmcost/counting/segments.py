@@ -203,21 +203,15 @@ def split_prompt(
     A prefix below the model's `min_cacheable_tokens` is silently not cached; for `opening_tokens`
     see `opening_tokens_of`.
     """
-    whole = counts[plan.whole.fingerprint]
+    whole, least, model = counts[plan.whole.fingerprint], min_cacheable_tokens, plan.whole.model
     closing = counts.get(plan.placeholder.fingerprint, 0)
-    ends: list[int] = []
+    segments, notes, begin = list[Segment](), list[str](), 0
     for cut in plan.cuts:
-        prefix = counts[cut.payload.fingerprint] - (closing if cut.closed else opening_tokens)
-        ends.append(min(max(prefix, ends[-1] if ends else 0), whole))
-    segments = [Segment(upto="end", tokens=whole - (ends[-1] if ends else 0))]
-    ttl: Ttl | None = None
-    begins = [0, *ends][: len(ends)]
-    for cut, end, begin in zip(plan.cuts[::-1], ends[::-1], begins[::-1], strict=True):
-        if end and end >= (min_cacheable_tokens or 0):
-            ttl = cut.point.ttl  # a prefix too short is cached with the next longer one
-        segments.insert(0, Segment(upto=str(cut.point.place), tokens=end - begin, ttl=ttl))
-    model, least, notes = plan.whole.model, min_cacheable_tokens, []
-    for cut, end in zip(plan.cuts, ends, strict=True):
+        end = counts[cut.payload.fingerprint] - (closing if cut.closed else opening_tokens)
+        end = min(max(end, begin), whole)
+        ttl = cut.point.ttl if end and end >= (least or 0) else None
+        segments.append(Segment(upto=str(cut.point.place), tokens=end - begin, ttl=ttl))
+        begin = end
         if least is not None and end < least:
             notes.append(
                 f"the prefix up to {cut.point.place} is {end:,} tokens, and {model} caches none "
@@ -225,6 +219,10 @@ def split_prompt(
             )
         if not cut.exact:
             notes.append(f"up to {cut.point.place} is a few tokens too many: open tool calls")
+    # A prefix that is too short is cached with the next longer one.
+    for at in range(len(segments) - 2, -1, -1):
+        segments[at] = replace(segments[at], ttl=segments[at].ttl or segments[at + 1].ttl)
+    segments.append(Segment(upto="end", tokens=whole - begin))
     if plan.cuts and least is None:
         notes.append(f"how short a prefix {model} still caches is not known")
     return CachedPrompt(segments=tuple(segments), notes=tuple(notes))
