@@ -293,8 +293,9 @@ class Counter:
             if isinstance(error, NetworkBlocked):
                 raise CountError(
                     f"counting needs a connection to {host}, and this test forbids connections "
-                    f"({show_body(str(error))}); allow that host (block_network(allowed_hosts=...), "
-                    "--allow-hosts), or run without recording counts"
+                    f"({show_body(str(error))}); allow that host "
+                    "(block_network(allowed_hosts=...), --allow-hosts), or run without recording "
+                    "counts"
                 )
             if isinstance(error, CountError) or not isinstance(error, Exception):
                 raise error

@@ -2,7 +2,7 @@
 
 Each cut is counted from the beginning of the prompt, never by itself, for tokens join across
 borders; a segment is the difference between two prefixes, so that segments add up to the whole.
-Knows no prices and no cassettes.
+Knows no prices, and not where counts come from.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.payload import Payload, tool_names, turn_starts
 from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, read_prompt
 from pytest_llmcost.errors import PayloadError
@@ -191,24 +192,34 @@ class CachedPrompt(msgspec.Struct, frozen=True, kw_only=True):
         return sum(segment.tokens for segment in self.segments[:last])
 
 
+def _tokens_to(
+    cut: Cut, plan: CachePlan | PartsPlan, counts: Mapping[str, Count], opening_tokens: int
+) -> int:
+    """Return how long a prefix is without what closes it."""
+    tokens = counts[cut.payload.fingerprint].input_tokens
+    if not cut.closed:
+        return tokens - opening_tokens
+    placeholder = counts.get(plan.placeholder.fingerprint)  # not there where it cancels out
+    return tokens if placeholder is None else tokens - placeholder.input_tokens
+
+
 def split_prompt(
     plan: CachePlan,
-    counts: Mapping[str, int],
+    counts: Mapping[str, Count],
     *,
     min_cacheable_tokens: int | None,
     opening_tokens: int = 0,
 ) -> CachedPrompt:
-    """Return a prompt's segments, from the tokens of all `plan.payloads` by fingerprint.
+    """Return a prompt's segments, from the counts of all `plan.payloads` by fingerprint.
 
     A prefix below the model's `min_cacheable_tokens` is silently not cached; for `opening_tokens`
     see `opening_tokens_of`.
     """
-    whole, least, model = counts[plan.whole.fingerprint], min_cacheable_tokens, plan.whole.model
-    closing = counts.get(plan.placeholder.fingerprint, 0)
+    least, model = min_cacheable_tokens, plan.whole.model
+    whole = counts[plan.whole.fingerprint].input_tokens
     segments, notes, begin = list[Segment](), list[str](), 0
     for cut in plan.cuts:
-        end = counts[cut.payload.fingerprint] - (closing if cut.closed else opening_tokens)
-        end = min(max(end, begin), whole)
+        end = min(max(_tokens_to(cut, plan, counts, opening_tokens), begin), whole)
         ttl = cut.point.ttl if end and end >= (least or 0) else None
         segments.append(Segment(upto=str(cut.point.place), tokens=end - begin, ttl=ttl))
         begin = end
@@ -354,28 +365,27 @@ def plan_parts(
         content = message.get("content") if isinstance(message, dict) else None
         if not isinstance(content, (str, list)) or not content:
             raise PayloadError("a message has no content", path=f"messages.{index}")
-    runs: list[tuple[tuple[str, ...], Place]] = []
-    for leaf, place in _leaves(payload):
-        parts = (leaf,) if names is None else tuple(n for n in names if is_part_of(leaf, n))
-        if runs and runs[-1][0] == parts:
-            del runs[-1]
-        runs.append((parts, place))
     with_rest = names is None or REST in names
-    asked = [
-        at for at, (parts, _) in enumerate(runs) if parts or (with_rest and at == len(runs) - 1)
-    ]
-    at_ends = {at for each in asked for at in (each - 1, each)}
-    places = {at: runs[at][1] if at >= 0 else _BEFORE_ALL for at in sorted(at_ends)}
-    plan = plan_caching(payload, points=[*map(Breakpoint, places.values())], read=read)
+    spans: list[tuple[tuple[str, ...], Place, Place]] = []
+    for leaf, end in _leaves(payload):
+        parts = (leaf,) if names is None else tuple(n for n in names if is_part_of(leaf, n))
+        begin = spans[-1][2] if spans else _BEFORE_ALL
+        if spans and spans[-1][0] == parts:
+            begin = spans.pop()[1]
+        spans.append((parts, begin, end))
+    last = spans[-1:] if with_rest else []  # the rest comes behind it
+    spans = [each for each in spans if each[0] or each in last]
+    places = dict.fromkeys(place for _, *ends in spans for place in ends)
+    plan = plan_caching(payload, points=[*map(Breakpoint, places)], read=read)
     cuts, fixed = dict(zip(places, plan.cuts, strict=True)), tuple[Cut, ...]()
-    if _FIXED in places.values():
+    if _FIXED in cuts:
         kept = {key: payload.body[key] for key in ("model", "tool_choice") if key in payload.body}
         tools = replace(payload, body={**kept, "tools": _TOOLS})
         ends = [Breakpoint(Place("tools", number)) for number in (0, 1)]
         fixed = plan_caching(tools, points=ends, read=read).cuts
-        cuts |= {at: fixed[0] for at, place in places.items() if place == _FIXED}
-    spans = tuple((runs[at][0], cuts[at - 1], cuts[at]) for at in asked)
-    return PartsPlan(payload, spans, plan.placeholder, fixed, with_rest)
+        cuts[_FIXED] = fixed[0]
+    between = tuple((parts, cuts[begin], cuts[end]) for parts, begin, end in spans)
+    return PartsPlan(payload, between, plan.placeholder, fixed, with_rest)
 
 
 def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
@@ -400,39 +410,36 @@ def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
 
 
 def split_parts(
-    plan: PartsPlan,
-    counts: Mapping[str, int],
-    left_out: Mapping[str, Sequence[str]] | None = None,
-    *,
-    opening_tokens: int = 0,
+    plan: PartsPlan, counts: Mapping[str, Count], *, opening_tokens: int = 0
 ) -> PromptParts:
-    """Return the tokens of a plan's parts, from the tokens of all `plan.payloads` by fingerprint.
+    """Return the tokens of a plan's parts, from the counts of all `plan.payloads` by fingerprint.
 
-    `left_out` is by fingerprint, too; for `opening_tokens` see `opening_tokens_of`.
+    For `opening_tokens` see `opening_tokens_of`.
     """
-    closing = counts.get(plan.placeholder.fingerprint, 0)
-    with_one = plan.fixed[0] if plan.fixed else None
-    one, two = (counts[cut.payload.fingerprint] for cut in plan.fixed) if plan.fixed else (0, 0)
+    whole, tool = counts.get(plan.whole.fingerprint), 0
+    if plan.fixed:
+        one, two = (counts[cut.payload.fingerprint].input_tokens for cut in plan.fixed)
+        tool = two - one
     tokens: dict[str, int] = {}
-    notes, incomplete, reached, left_out = [], set[str](), 0, left_out or {}
+    notes, incomplete, reached = [], set[str](), 0
     for names, *cuts in plan.spans:
         low, high = (
-            counts[cut.payload.fingerprint]
-            - (closing if cut.closed else opening_tokens)
-            - (two - one if cut is with_one else 0)
+            _tokens_to(cut, plan, counts, opening_tokens)
+            - (tool if plan.fixed and cut is plan.fixed[0] else 0)
             for cut in cuts
         )
         # A cut with open tool calls may be a few tokens too long, even longer than the whole.
         low = max(low, reached)
-        reached = max(low, min(high, counts.get(plan.whole.fingerprint, high)))
+        reached = max(low, high if whole is None else min(high, whole.input_tokens))
         for name in names:
             tokens[name] = tokens.get(name, 0) + reached - low
-        before, behind = (set(left_out.get(cut.payload.fingerprint, ())) for cut in cuts)
+        before, behind = (set(counts[cut.payload.fingerprint].left_out) for cut in cuts)
         if behind - before:
             incomplete.update(names)
             notes.append(f"count_tokens rejects {', '.join(sorted(behind - before))}; left out")
         if not all(cut.exact for cut in cuts):
             notes.append(f"{', '.join(names)} is only nearly exact: open tool calls")
     if plan.with_rest:
-        tokens[REST] = tokens.pop(REST, 0) + counts[plan.whole.fingerprint] - reached
+        whole_tokens = counts[plan.whole.fingerprint].input_tokens
+        tokens[REST] = tokens.pop(REST, 0) + whole_tokens - reached
     return PromptParts(tokens, tuple(notes), frozenset(incomplete))

@@ -585,10 +585,9 @@ def split(
     """
     model = plan.whole.model
     what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts)})"
-    counted = _count_cuts(session, owner, plan, what, options)
     return split_prompt(
         plan,
-        {key: count.input_tokens for key, count in counted.items()},
+        _count_cuts(session, owner, plan, what, options),
         min_cacheable_tokens=least_cacheable(session, model),
         opening_tokens=opening_tokens_of(model, session.tokenizer(model)),
     )
@@ -611,12 +610,8 @@ def count_parts(
     )
     what = f"the parts ({', '.join(names)})" if names else "the parts"
     counted = _count_cuts(session, owner, plan, what)
-    return split_parts(
-        plan,
-        {key: count.input_tokens for key, count in counted.items()},
-        {key: count.left_out for key, count in counted.items()},
-        opening_tokens=opening_tokens_of(model, session.tokenizer(model)),
-    )
+    opening_tokens = opening_tokens_of(model, session.tokenizer(model))
+    return split_parts(plan, counted, opening_tokens=opening_tokens)
 
 
 def _learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) -> None:
