@@ -166,7 +166,8 @@ def read_entries(path: Path) -> dict[str, Entry]:
                 f"{show_path(path)}, interaction {number}: {error!s:.300}; {_REMEDY}"
             ) from None
         # Twice is what a merge leaves.
-        _change(entries, entry.fingerprint, entry.asked_by, entry)
+        asked_by = tuple(sorted({*before.asked_by, *entry.asked_by}))
+        entries[entry.fingerprint] = replace(entry, asked_by=asked_by)
     return entries
 
 
