@@ -66,15 +66,6 @@ def unknown_keys(payload: Payload) -> list[str]:
     return sorted(payload.body.keys() - _KNOWN)
 
 
-def _caveats(payload: Payload, count: Count) -> tuple[str, ...]:
-    """Return what makes the count of a payload a bound, sorted."""
-    left_out = [f"left-out: {part}" for part in count.left_out]
-    unknown = [f"unknown-field: {key}" for key in unknown_keys(payload)]
-    gone = {part.partition(".")[2] for part in count.left_out}
-    sampled = [f"first-call-only: {name}" for name in {*payload.sampling_tools} - gone]
-    return tuple(sorted([*left_out, *unknown, *sampled]))
-
-
 class Asker(NamedTuple):
     """The test or fixture that counts."""
 
@@ -206,7 +197,11 @@ class Counter:
         if writes:
             cassette.put(Entry.of(payload, count, asker.name))
             cassette.save_soon()
-        caveats = _caveats(payload, count)
+        left_out = [f"left-out: {part}" for part in count.left_out]
+        unknown = [f"unknown-field: {key}" for key in unknown_keys(payload)]
+        gone = {part.partition(".")[2] for part in count.left_out}
+        sampled = [f"first-call-only: {name}" for name in {*payload.sampling_tools} - gone]
+        caveats = tuple(sorted([*left_out, *unknown, *sampled]))
         if before is not None:
             changed = tuple(changed_parts(before.parts, payload.parts))
             count = replace(count, before=before.input_tokens, changed=changed)

@@ -166,12 +166,20 @@ def read_payload(
     for key in ("timeout", "extra_query"):
         body.pop(key, None)
     body |= more
-    named = [("betas", betas if isinstance(betas, str) else list(betas))]
+    named: list[tuple[str, JsonValue]] = [
+        ("betas", betas if isinstance(betas, str) else list(betas))
+    ]
     named += [(key, body.pop(key)) for key in ("betas", "anthropic_beta") if key in body]
     for key, value in headers.items():
         if key.lower() == "anthropic-beta":
             named.append(("extra_headers.anthropic-beta", value))
-    found = tuple(sorted({name for path, value in named if value for name in _listed(value, path)}))
+    found = set[str]()
+    for path, value in named:
+        names = value.split(",") if isinstance(value, str) else value or []
+        if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+            raise PayloadError(f"{path} takes a list of names, got {names!r:.80}", path=path)
+        found.update(map(str.strip, names))
+    betas = tuple(sorted(found - {""}))
     body.pop("anthropic_version", None)  # the clouds' version of the protocol
     asked = body.get("model") or model
     if not isinstance(asked, str):
@@ -182,11 +190,11 @@ def read_payload(
     # What has no price can still be counted and compared.
     exact = mask_account(asked) if known is None else known.model
     prompt = read_prompt(body, exact)
-    identity, parts = _identify(prompt, exact, found)
+    identity, parts = _identify(prompt, exact, betas)
     return Payload(
         body=body,
         model=exact,
-        betas=found,
+        betas=betas,
         headers=owner,
         fingerprint=identity,
         parts=parts,
@@ -220,14 +228,6 @@ def _task_budget(body: Mapping[str, JsonValue]) -> int | None:
         return None
     tokens = budget.get("remaining") or budget.get("total")
     return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
-
-
-def _listed(betas: JsonValue, path: str) -> set[str]:
-    """Return names from a list, or from a header's text."""
-    names = betas.split(",") if isinstance(betas, str) else betas
-    if not isinstance(names, (list, tuple)) or not all(isinstance(each, str) for each in names):
-        raise PayloadError(f"{path} takes a list of names, got {names!r:.80}", path=path)
-    return {name.strip() for name in names} - {""}
 
 
 def fingerprint(payload: Mapping[str, JsonValue]) -> str:

@@ -109,7 +109,14 @@ def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
     if isinstance(system, list):
         system = [_block(each, ("system", at), marks) for at, each in enumerate(system)]
     if isinstance(messages, list):
-        messages = [_message(each, index, marks) for index, each in enumerate(messages)]
+        messages = [*messages]
+        for index, message in enumerate(messages):
+            content = _as_blocks(message.get("content")) if isinstance(message, dict) else None
+            if isinstance(content, list):
+                content = [
+                    _block(each, ("messages", index, at), marks) for at, each in enumerate(content)
+                ]
+                messages[index] = {**message, "content": content}
     prompt = Prompt(tools, system, messages, _settings(body, model), marks, ())
     if automatic := body.get("cache_control"):
         # The API sets it on the last block that can be cached, as if it stood there.
@@ -136,16 +143,6 @@ def _as_blocks(content: JsonValue) -> JsonValue:
     Source: the API reference and the SDK's `Union[str, Iterable[...]]` of each.
     """
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def _message(message: JsonValue, index: int, marks: dict[Place, JsonValue]) -> JsonValue:
-    content = _as_blocks(message.get("content")) if isinstance(message, dict) else None
-    if not isinstance(content, list):
-        return message
-    blocks = [
-        _block(each, ("messages", index, number), marks) for number, each in enumerate(content)
-    ]
-    return {**message, "content": blocks}
 
 
 def _can_be_cached(block: JsonValue) -> bool:
