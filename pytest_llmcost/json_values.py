@@ -81,8 +81,18 @@ def _convert(value: Any, level: int) -> JsonValue:
     kind = type(value)
     if kind is bool or value is None:
         return value
-    if isinstance(value, (int, float, str)):
-        return _plain_scalar(value)
+    # Of a subclass, such as an enumeration, the plain value, as `json` has it.
+    if isinstance(value, str):
+        return _checked_text(str.__str__(value))
+    if isinstance(value, int):
+        if abs(value) >= _TOO_LARGE:
+            bits = value.bit_length()
+            raise _NotJson(f"is a whole number of {bits:,} bits; no API takes that")
+        return int.__index__(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _NotJson(f"is {float.__repr__(value)}, which JSON cannot hold")
+        return float.__float__(value)
     if level >= _MOST_LEVELS:
         raise _NotJson(f"is nested {_MOST_LEVELS} levels deep, or contains itself")
     if isinstance(value, Mapping):
@@ -115,20 +125,6 @@ def _convert_items(items: Iterable[Any], level: int) -> list[JsonValue]:
         error.keys.append(len(found))
         raise
     return found
-
-
-def _plain_scalar(value: int | float | str) -> JsonValue:
-    """Return a number or text, also one of a subclass such as an enumeration, as `json` does."""
-    if isinstance(value, str):
-        return _checked_text(str.__str__(value))
-    if isinstance(value, int):
-        if abs(value) >= _TOO_LARGE:
-            bits = value.bit_length()
-            raise _NotJson(f"is a whole number of {bits:,} bits; no API takes that")
-        return int.__index__(value)
-    if not math.isfinite(value):
-        raise _NotJson(f"is {float.__repr__(value)}, which JSON cannot hold")
-    return float.__float__(value)
 
 
 def _convert_mapping(value: Mapping[Any, Any], level: int) -> dict[str, JsonValue]:

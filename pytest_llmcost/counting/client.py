@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import shlex
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -172,7 +171,6 @@ class Counter:
         self._making = Turn()
         self._client: object | None = None
         self._memo: dict[str, Future[Count]] = {}
-        self._lock = threading.Lock()
 
     def count(self, job: Job, patience: Patience | None = None) -> Count:
         """Count a payload as the mode allows; what the API says is saved at once.
@@ -212,23 +210,20 @@ class Counter:
         if OWN_REQUEST.get():
             raise CountError("the client of llmcost_client counts while it is sending a count")
         patience = patience or Patience(self.seconds, self.waiting)
-        first = None
-        if payload.fingerprint not in self._memo:
+        asked = self._memo.get(payload.fingerprint)
+        if asked is None:
             client = self.client(patience)  # user code, which may take a while, and count itself
-            with self._lock:
-                if payload.fingerprint not in self._memo:
-                    first = self._memo[payload.fingerprint] = Future[Count]()
-        if first is None:
-            other = self._memo[payload.fingerprint]
-            patience.wait(other, model=payload.model, host=_host(self._client))
-            return other.result()
-        try:
-            first.set_result(self._request(client, payload, patience))
-        except BaseException as error:
-            del self._memo[payload.fingerprint]
-            first.set_exception(error)
-            raise
-        return first.result()
+            own = Future[Count]()
+            asked = self._memo.setdefault(payload.fingerprint, own)  # one thread's is kept
+            if asked is own:
+                try:
+                    own.set_result(self._request(client, payload, patience))
+                except BaseException as error:
+                    del self._memo[payload.fingerprint]
+                    own.set_exception(error)
+                    raise
+        patience.wait(asked, model=payload.model, host=_host(self._client))
+        return asked.result()
 
     def client(self, patience: Patience | None = None) -> Any:
         """Return the SDK client, made when first needed, and again if it has been closed.

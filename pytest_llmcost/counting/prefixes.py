@@ -109,8 +109,6 @@ class CachedPrefixes:
         # As sent, also where a user's hook leaves something out of comparisons.
         values = payload.cached_values(payload.breakpoints[-1].place, payload.body)
         blocks = [each for each in values if each.place is not None]
-        if not blocks:
-            return None
         # A system prompt tells agents apart better than a tool, which several may have.
         first = next((each for each in blocks if each.tier == "system"), blocks[0])
         key = f"{payload.model} {_blanked(first)}"
