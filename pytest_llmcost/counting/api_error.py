@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pytest_llmcost.counting.own_requests import pause_of, show_seconds
-from pytest_llmcost.counting.payload import is_server_tool, tool_name
+from pytest_llmcost.counting.payload import tool_name
 from pytest_llmcost.counting.prompt import as_list
 from pytest_llmcost.credentials import without_keys
 from pytest_llmcost.errors import CountError
@@ -96,8 +96,8 @@ def leave_out(body: Mapping[str, JsonValue], message: str) -> Trimmed | None:
         return None
     tools = as_list(body.get("tools"))
     for index, tool in enumerate(tools):
-        if not is_server_tool(tool):
-            continue
+        if not isinstance(tool, dict) or tool.get("type") in (None, "", "custom"):
+            continue  # the caller's own schema
         named = re.search(rf"(?<!\w){re.escape(tool['type'])}\b", message)
         if named or path[:2] == ["tools", str(index)]:
             kept = [*tools[:index], *tools[index + 1 :]]

@@ -180,15 +180,9 @@ def _read_interaction(interaction: _Interaction) -> Entry:
         tokens = msgspec.json.decode(body, type=_Counted).input_tokens
         if not is_quantity(tokens, least=1):
             raise ValueError(f"{tokens} input tokens; no prompt has so few or so many")
-    return Entry(
-        input_tokens=tokens,
-        left_out=asked.left_out,
-        refused=refused,
-        fingerprint=asked.fingerprint,
-        model=asked.model,
-        asked_by=asked.asked_by,
-        parts=asked.parts,
-    )
+    counted = {"input_tokens": tokens, "refused": refused}
+    entry: Entry = replace(asked, **counted, caveats=(), before=None, changed=())
+    return entry
 
 
 def write_entries(path: Path, entries: Iterable[Entry]) -> None:

@@ -266,7 +266,7 @@ def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str
     elif prompt.tools is not None:
         parts.append(("tools", prompt.tools))
     if isinstance(prompt.messages, list):
-        parts += _turns(prompt.messages)
+        parts += [(f"messages.{at}", turn) for at, turn in joined_turns(prompt.messages)]
     elif prompt.messages is not None:
         parts.append(("messages", prompt.messages))
     if betas:
@@ -288,26 +288,22 @@ def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str
     return parts
 
 
-def turn_starts(messages: JsonValue) -> list[int]:
-    """Return the numbers by which the parts name the messages; the API joins the others to them."""
-    return [int(name.rpartition(".")[2]) for name, _ in _turns(as_list(messages))]
+def joined_turns(messages: JsonValue) -> list[tuple[int, JsonValue]]:
+    """Return the messages with their numbers, joined to one if the API joins them.
 
-
-def _turns(messages: Sequence[JsonValue]) -> list[tuple[str, JsonValue]]:
-    """Return the messages, those joined that the API joins: of one role, one after the other.
-
-    Source: https://platform.claude.com/docs/en/api/messages/create, messages: "consecutive `user`
-    or `assistant` turns in your request will be combined into a single turn".
+    Those are of one role, one after the other. Source:
+    https://platform.claude.com/docs/en/api/messages/create, messages: "consecutive `user` or
+    `assistant` turns in your request will be combined into a single turn".
     """
-    turns: list[tuple[str, JsonValue]] = []
+    turns: list[tuple[int, JsonValue]] = []
     last_role = None
-    for index, message in enumerate(messages):
+    for number, message in enumerate(as_list(messages)):
         role = message.get("role") if isinstance(message, dict) else None
         if role == last_role and _can_be_joined(message) and _can_be_joined(turns[-1][1]):
-            name, turn = turns[-1]
-            turns[-1] = name, {**turn, "content": [*turn["content"], *message["content"]]}
+            first, turn = turns[-1]
+            turns[-1] = first, {**turn, "content": [*turn["content"], *message["content"]]}
         else:
-            turns.append((f"messages.{index}", message))
+            turns.append((number, message))
         last_role = role
     return turns
 
@@ -343,11 +339,6 @@ def tool_name(tool: JsonValue, index: int) -> str:
             if isinstance(tool.get(key), str):
                 return str(tool[key])
     return str(index)
-
-
-def is_server_tool(tool: JsonValue) -> bool:
-    """Return whether Anthropic defines this tool, rather than the caller's own schema."""
-    return isinstance(tool, dict) and (tool.get("type") or "custom") != "custom"
 
 
 _ORDER = ("model", "system", "tools", "messages")

@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from pytest_llmcost.counting.cassette import Count
-from pytest_llmcost.counting.payload import Payload, tool_names, turn_starts
+from pytest_llmcost.counting.payload import Payload, joined_turns, tool_names
 from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, read_prompt
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
@@ -391,7 +391,7 @@ def plan_parts(
 def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
     """Yield each block of a prompt with the name of the smallest part that it belongs to."""
     prompt = read_prompt(payload.body, payload.model)
-    tools, starts = tool_names(prompt.tools), turn_starts(prompt.messages)
+    tools, starts = tool_names(prompt.tools), [at for at, _ in joined_turns(prompt.messages)]
     if tools:
         yield FIXED, _FIXED
     is_before_messages = any(payload.body.get(key) for key in _MESSAGE_SETTINGS)
