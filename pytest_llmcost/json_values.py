@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import (
     Callable,
+    Collection,
     Iterable,
     Iterator,
     KeysView,
@@ -231,13 +232,12 @@ def canonical(value: JsonValue, *, sort_keys: bool = True) -> bytes:
         return json.dumps(value, sort_keys=sort_keys, separators=(",", ":")).encode()
 
 
-def digests(values: Sequence[JsonValue]) -> list[str]:
+def digests(values: Collection[JsonValue]) -> list[str]:
     """Return the SHA-256 of the one byte form of each value, in hexadecimal digits."""
     try:
-        encoded = [*map(_encode_sorted, values)]
+        return [sha256(_encode_sorted(each)).hexdigest() for each in values]
     except OverflowError:
-        encoded = [*map(canonical, values)]
-    return [sha256(each).hexdigest() for each in encoded]
+        return [sha256(canonical(each)).hexdigest() for each in values]
 
 
 def decode_json(data: bytes | bytearray | str) -> object:

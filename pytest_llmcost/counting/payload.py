@@ -99,7 +99,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     def values(self) -> dict[str, JsonValue]:
         """What the digests in `parts` are of, by the same names."""
         prompt = read_prompt(self.compared or self.body, self.model)
-        return dict(_parts(prompt, self.model, self.betas))
+        return _parts(prompt, self.model, self.betas)
 
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
@@ -247,33 +247,35 @@ def fingerprint(payload: Mapping[str, JsonValue]) -> str:
 
 def _identify(prompt: Prompt, model: str, betas: tuple[str, ...]) -> tuple[str, dict[str, str]]:
     """Return a fingerprint, which is made of the digests of the parts, and the short digests."""
-    names, values = zip(*_parts(prompt, model, betas), strict=True)
-    found = digests(values)
+    parts = _parts(prompt, model, betas)
+    found = dict(zip(parts, digests(parts.values()), strict=True))
     # Messages are known by their order alone: what the API joins has other numbers.
-    kinds = ["messages" if name.startswith("messages.") else name for name in names]
-    whole = "".join([f"{kind}={digest};" for kind, digest in zip(kinds, found, strict=True)])
-    short = [digest[:_DIGEST_DIGITS] for digest in found]
-    return f"{RECIPE}:{sha256(whole.encode()).hexdigest()}", dict(zip(names, short, strict=True))
+    whole = [
+        f"{'messages' if name.startswith('messages.') else name}={digest};"
+        for name, digest in found.items()
+    ]
+    identity = f"{RECIPE}:{sha256(''.join(whole).encode()).hexdigest()}"
+    return identity, {name: digest[:_DIGEST_DIGITS] for name, digest in found.items()}
 
 
-def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str, JsonValue]]:
+def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> dict[str, JsonValue]:
     """Return `model`, `system`, `tools.<name>`, `messages.<index>`, then the rest by name."""
-    parts: list[tuple[str, JsonValue]] = [("model", model)]
+    parts: dict[str, JsonValue] = {"model": model}
     if prompt.system not in (None, []):
-        parts.append(("system", prompt.system))
+        parts["system"] = prompt.system
     if isinstance(prompt.tools, list):
-        parts += zip(tool_names(prompt.tools), prompt.tools, strict=True)
+        parts |= zip(tool_names(prompt.tools), prompt.tools, strict=True)
     elif prompt.tools is not None:
-        parts.append(("tools", prompt.tools))
+        parts["tools"] = prompt.tools
     if isinstance(prompt.messages, list):
-        parts += [(f"messages.{at}", turn) for at, turn in joined_turns(prompt.messages)]
+        for number, turn in joined_turns(prompt.messages).items():
+            parts[f"messages.{number}"] = turn
     elif prompt.messages is not None:
-        parts.append(("messages", prompt.messages))
+        parts["messages"] = prompt.messages
     if betas:
-        parts.append(("betas", betas))
+        parts["betas"] = betas
     if prompt.marks:
-        marks = [[str(place), mark] for place, mark in prompt.marks.items()]
-        parts.append(("cache_control", marks))
+        parts["cache_control"] = [[str(place), mark] for place, mark in prompt.marks.items()]
     for key in sorted(prompt.settings.keys() - _NOT_PROMPT):
         value = prompt.settings[key]
         if key == "mcp_servers" and isinstance(value, list):
@@ -284,27 +286,27 @@ def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str
                 else server
                 for server in value
             ]
-        parts.append((key, value))
+        parts[key] = value
     return parts
 
 
-def joined_turns(messages: JsonValue) -> list[tuple[int, JsonValue]]:
-    """Return the messages with their numbers, joined to one if the API joins them.
+def joined_turns(messages: JsonValue) -> dict[int, JsonValue]:
+    """Return the messages by their numbers, joined to one if the API joins them.
 
     Those are of one role, one after the other. Source:
     https://platform.claude.com/docs/en/api/messages/create, messages: "consecutive `user` or
     `assistant` turns in your request will be combined into a single turn".
     """
-    turns: list[tuple[int, JsonValue]] = []
-    last_role = None
+    turns: dict[int, JsonValue] = {}
+    last, last_role = -1, None
     for number, message in enumerate(as_list(messages)):
         role = message.get("role") if isinstance(message, dict) else None
-        if role == last_role and _can_be_joined(message) and _can_be_joined(turns[-1][1]):
-            first, turn = turns[-1]
-            turns[-1] = first, {**turn, "content": [*turn["content"], *message["content"]]}
+        if role == last_role and _can_be_joined(message) and _can_be_joined(turns[last]):
+            content = [*turns[last]["content"], *message["content"]]
+            turns[last] = {**turns[last], "content": content}
         else:
-            turns.append((number, message))
-        last_role = role
+            turns[number] = message
+            last, last_role = number, role
     return turns
 
 

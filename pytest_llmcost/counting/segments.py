@@ -391,7 +391,7 @@ def plan_parts(
 def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
     """Yield each block of a prompt with the name of the smallest part that it belongs to."""
     prompt = read_prompt(payload.body, payload.model)
-    tools, starts = tool_names(prompt.tools), [at for at, _ in joined_turns(prompt.messages)]
+    tools, starts = tool_names(prompt.tools), joined_turns(prompt.messages)
     if tools:
         yield FIXED, _FIXED
     is_before_messages = any(payload.body.get(key) for key in _MESSAGE_SETTINGS)
