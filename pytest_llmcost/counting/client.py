@@ -301,8 +301,8 @@ class Counter:
                     seconds=patience.seconds,
                     in_tests=self.in_tests,
                 )
-            body = trimmed.body
-            left_out.append(trimmed.left_out)
+            body, part = trimmed
+            left_out.append(part)
 
 
 def make_client() -> object:
