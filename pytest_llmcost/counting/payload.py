@@ -290,7 +290,7 @@ def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> dict[str, Json
     return parts
 
 
-def joined_turns(messages: JsonValue) -> dict[int, JsonValue]:
+def joined_turns(messages: Iterable[JsonValue]) -> dict[int, JsonValue]:
     """Return the messages by their numbers, joined to one if the API joins them.
 
     Those are of one role, one after the other. Source:
@@ -299,7 +299,7 @@ def joined_turns(messages: JsonValue) -> dict[int, JsonValue]:
     """
     turns: dict[int, JsonValue] = {}
     last, last_role = -1, None
-    for number, message in enumerate(as_list(messages)):
+    for number, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
         if role == last_role and _can_be_joined(message) and _can_be_joined(turns[last]):
             content = [*turns[last]["content"], *message["content"]]
@@ -326,7 +326,7 @@ def _digest(encoded: bytes) -> str:
 def tool_names(tools: JsonValue) -> list[str]:
     """Return the part's name of each tool; a name that is there already gets a prime."""
     names: dict[str, None] = {}
-    for index, tool in enumerate(as_list(tools)):
+    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
         name = f"tools.{tool_name(tool, index)}"
         while name in names:
             name += "'"
