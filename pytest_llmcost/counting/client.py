@@ -243,6 +243,7 @@ class Counter:
                     f"another thread has been making llmcost_client for {seconds:g} s; the "
                     "fixture must not wait for this thread"
                 )
+            # The SDK's method; a fixture narrower than the session closes its client.
             is_closed = getattr(self._client, "is_closed", None)
             if self._client is None or (callable(is_closed) and is_closed()):
                 client = self._make_client()
@@ -266,7 +267,7 @@ class Counter:
         body = {key: value for key, value in payload.body.items() if key in _ACCEPTED}
         of_cloud = "anthropic." in body["model"] or not set("@:[").isdisjoint(body["model"])
         at_cloud = type(client).__name__.startswith(("AnthropicVertex", "AnthropicBedrock"))
-        if of_cloud and not at_cloud:
+        if of_cloud and not at_cloud:  # Anthropic's own API does not know the clouds' names
             body["model"] = payload.model
         left_out: list[str] = []
         host = _host(client)

@@ -115,6 +115,8 @@ def _unmarked(value: JsonValue) -> JsonValue:
 
 def _close(turns: list[JsonValue]) -> tuple[list[JsonValue], bool, bool]:
     """Make cut messages ones that the API takes; also return whether closed, and exact."""
+    # It refuses a tool_use without its tool_result at the beginning of the next message, and a
+    # prompt that ends with an answer.
     last = turns[-1]
     asking = last if last["role"] == "assistant" else turns[-2] if len(turns) > 1 else None
     asked = [] if asking is None else _ids(asking, "tool_use", "id")
