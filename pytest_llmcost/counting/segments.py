@@ -194,7 +194,7 @@ class CachedPrompt(msgspec.Struct, frozen=True, kw_only=True):
         return sum(segment.tokens for segment in self.segments[:last])
 
 
-def _tokens_to(
+def _prefix_tokens(
     cut: Cut, plan: CachePlan | PartsPlan, counts: Mapping[str, Count], opening_tokens: int
 ) -> int:
     """Return how long a prefix is without what closes it."""
@@ -221,7 +221,7 @@ def split_prompt(
     whole = counts[plan.whole.fingerprint].input_tokens
     segments, notes, begin = list[Segment](), list[str](), 0
     for cut in plan.cuts:
-        end = min(max(_tokens_to(cut, plan, counts, opening_tokens), begin), whole)
+        end = min(max(_prefix_tokens(cut, plan, counts, opening_tokens), begin), whole)
         ttl = cut.point.ttl if end and end >= (least or 0) else None
         segments.append(Segment(upto=str(cut.point.place), tokens=end - begin, ttl=ttl))
         begin = end
@@ -426,7 +426,7 @@ def split_parts(
     notes, incomplete, reached = [], set[str](), 0
     for names, *cuts in plan.spans:
         low, high = (
-            _tokens_to(cut, plan, counts, opening_tokens)
+            _prefix_tokens(cut, plan, counts, opening_tokens)
             - (tool if plan.fixed and cut is plan.fixed[0] else 0)
             for cut in cuts
         )
