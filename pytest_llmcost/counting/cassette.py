@@ -274,6 +274,7 @@ class CountCassette:
         """Every count by its payload's fingerprint, whichever test asked for it; those not yet
         saved included."""
         self._first = tuple(self.entries.values())
+        self._first_askers = {asker for each in self._first for asker in each.asked_by}
         self._unsaved: list[tuple[str, Collection[str], Entry | None]] = []
         """The arguments of each `_change` since the last save."""
         self._lock = threading.RLock()
@@ -281,7 +282,7 @@ class CountCassette:
 
     def has_recorded(self, asker: str) -> bool:
         """Return whether the file held counts of this asker when it was loaded."""
-        return any(asker in each.asked_by for each in self._first)
+        return asker in self._first_askers
 
     def entry_before(self, payload: Payload, asker: str) -> Entry | None:
         """Return the count of the only payload of this asker, if that has changed.
