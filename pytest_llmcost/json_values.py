@@ -9,9 +9,19 @@ import base64
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from collections.abc import Set as AbstractSet
 from datetime import date
+from hashlib import sha256
 from itertools import repeat
 from typing import Any, TypeAlias, TypeVar
 
@@ -68,37 +78,11 @@ def to_json_value(value: object) -> JsonValue:
 
 
 def _convert(value: Any, level: int) -> JsonValue:
-    """Convert one value. Exact types come first, because every payload is read on every run."""
+    """Convert one value; what is nested deeper than any real payload may contain itself."""
     kind = type(value)
     if kind is bool or value is None:
         return value
-    if kind is not dict and kind is not list and isinstance(value, (int, float, str)):
-        return _plain_scalar(value)
-    if level >= _MOST_LEVELS:
-        raise _NotJson(f"is nested {_MOST_LEVELS} levels deep, or contains itself")
-    if kind is dict or (kind is not list and isinstance(value, Mapping)):
-        return _convert_mapping(value, level + 1)
-    if kind is not list:
-        if isinstance(value, (bytes, bytearray, memoryview)):
-            raise _NotJson(f"{_of_type(value)}; encode it, as base64 for images and documents")
-        iterable = isinstance(value, (Sequence, Iterator, KeysView, ValuesView))
-        if not iterable or _is_file(value):
-            return _convert(_sdk_fields(value), level + 1)
-    found: list[JsonValue] = []
-    try:
-        for item in value:
-            if type(item) is dict and level + 1 < _MOST_LEVELS:
-                found.append(_convert_mapping(item, level + 2))
-            else:
-                found.append(_convert(item, level + 1))
-    except _NotJson as error:
-        error.keys.append(len(found))
-        raise
-    return found
-
-
-def _plain_scalar(value: int | float | str) -> JsonValue:
-    """Return a number or text, also one of a subclass such as an enumeration, as `json` does."""
+    # Of a subclass, such as an enumeration, the plain value, as `json` has it.
     if isinstance(value, str):
         return _checked_text(str.__str__(value))
     if isinstance(value, int):
@@ -106,9 +90,42 @@ def _plain_scalar(value: int | float | str) -> JsonValue:
             bits = value.bit_length()
             raise _NotJson(f"is a whole number of {bits:,} bits; no API takes that")
         return int.__index__(value)
-    if not math.isfinite(value):
-        raise _NotJson(f"is {float.__repr__(value)}, which JSON cannot hold")
-    return float.__float__(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _NotJson(f"is {float.__repr__(value)}, which JSON cannot hold")
+        return float.__float__(value)
+    if level >= _MOST_LEVELS:
+        raise _NotJson(f"is nested {_MOST_LEVELS} levels deep, or contains itself")
+    if isinstance(value, Mapping):
+        return _convert_mapping(value, level + 1)
+    if kind is not list:
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            raise _NotJson(f"{_of_type(value)}; encode it, as base64 for images and documents")
+        iterable = isinstance(value, (Sequence, Iterator, KeysView, ValuesView))
+        if not iterable or _is_file(value):
+            return _convert(_sdk_fields(value), level + 1)
+    return _convert_items(value, level + 1)
+
+
+# Every payload is read on every run, so what nearly all of them consist of is converted in the
+# loops of these two, without a further call.
+
+
+def _convert_items(items: Iterable[Any], level: int) -> list[JsonValue]:
+    found: list[JsonValue] = []
+    try:
+        for item in items:
+            kind = type(item)
+            if kind is str and item.isascii():
+                found.append(item)
+            elif kind is dict and level < _MOST_LEVELS:
+                found.append(_convert_mapping(item, level + 1))
+            else:
+                found.append(_convert(item, level))
+    except _NotJson as error:
+        error.keys.append(len(found))
+        raise
+    return found
 
 
 def _convert_mapping(value: Mapping[Any, Any], level: int) -> dict[str, JsonValue]:
@@ -117,12 +134,13 @@ def _convert_mapping(value: Mapping[Any, Any], level: int) -> dict[str, JsonValu
     try:
         for key, item in value.items():
             kind = type(item)
-            if type(key) is str and key.isascii():  # all but a few, so without a further call
+            if type(key) is str and key.isascii():
                 if kind is str and item.isascii():
                     found[key] = item
                     continue
-                if kind is dict and level < _MOST_LEVELS:
-                    found[key] = _convert_mapping(item, level + 1)
+                if level < _MOST_LEVELS and (kind is dict or kind is list):
+                    inner = _convert_mapping if kind is dict else _convert_items
+                    found[key] = inner(item, level + 1)
                     continue
             if not isinstance(key, str):
                 raise _NotJson(f"has a key {_of_type(key)[3:]}; JSON has text keys only")
@@ -212,6 +230,14 @@ def canonical(value: JsonValue, *, sort_keys: bool = True) -> bytes:
         return _encode_sorted(value) if sort_keys else _encode_in_order(value)
     except OverflowError:  # msgspec writes no whole number of more than 64 bits
         return json.dumps(value, sort_keys=sort_keys, separators=(",", ":")).encode()
+
+
+def digests(values: Collection[JsonValue]) -> list[str]:
+    """Return the SHA-256 of the one byte form of each value, in hexadecimal digits."""
+    try:
+        return [sha256(_encode_sorted(each)).hexdigest() for each in values]
+    except OverflowError:
+        return [sha256(canonical(each)).hexdigest() for each in values]
 
 
 def decode_json(data: bytes | bytearray | str) -> object:

@@ -48,8 +48,15 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
 
 def read_line(line: str) -> tuple[str, str]:
     """Split a line `glob = value`; one without a glob, which then is empty, is for all tests."""
-    glob, _, value = line.rpartition("=")
-    return _read_glob(glob.strip()), value.strip()
+    left, _, value = line.rpartition("=")
+    glob = left.strip()
+    path = _path_of(glob)
+    if path and not glob.startswith(TAG):
+        # As node ids have it: without a backslash, `./` and `folder/..`.
+        name = normpath(path.replace("\\", "/"))
+        end = "/" if path[-1] in "/\\" else ""
+        glob = ("**" if name == "." else name + end) + glob[len(path) :]
+    return glob, value.strip()
 
 
 def values_for(lines: Iterable[str], nodeid: str = "") -> list[str]:
@@ -60,16 +67,6 @@ def values_for(lines: Iterable[str], nodeid: str = "") -> list[str]:
     read = [read_line(line) for line in lines]
     last = [glob for glob, _ in read if not glob or (nodeid and matches(glob, nodeid))][-1:]
     return [value for glob, value in read if [glob] == last]
-
-
-def _read_glob(text: str) -> str:
-    """Return a glob as node ids have it: without a backslash, `./` and `folder/..`."""
-    path = _path_of(text)
-    if not path or text.startswith(TAG):
-        return text
-    name = normpath(path.replace("\\", "/"))
-    end = "/" if path[-1] in "/\\" else ""
-    return ("**" if name == "." else name + end) + text[len(path) :]
 
 
 def _path_of(pattern: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from pytest_llmcost.cli.console import Console
 from pytest_llmcost.counting.cassette import CountCassette
-from pytest_llmcost.counting.client import Asker, Counter, Job, Mode, countable, make_client
+from pytest_llmcost.counting.client import Asker, Counter, Job, Mode, make_client, unknown_keys
 from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.errors import CountError, PayloadError
 from pytest_llmcost.money import parse_quantity
@@ -132,7 +132,7 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
         cassette.save()
     except (PayloadError, CountError) as error:
         return row._replace(problem=str(error))
-    tokens, left_out = count.input_tokens, (*count.left_out, *countable(payload)[1])
+    tokens, left_out = count.input_tokens, (*count.left_out, *unknown_keys(payload))
     row = row._replace(input_tokens=tokens, left_out=left_out, state="within")
     if limit is None:
         return row._replace(state="counted")
@@ -178,7 +178,7 @@ def _read(path: Path, model: str | None) -> Payload:
         body["model"] = model
     if not body.get("model"):
         raise PayloadError("names no model; add --model, for example claude-sonnet-5-5", path="")
-    return read_payload(body, resolve=lambda name: shipped_card().resolve(name).model)
+    return read_payload(body, find=shipped_card().find)
 
 
 def _part_of_a_body(text: str) -> dict[str, Any]:

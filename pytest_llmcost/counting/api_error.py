@@ -9,10 +9,10 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pytest_llmcost.counting.own_requests import pause_of, show_seconds
-from pytest_llmcost.counting.payload import is_server_tool, tool_name
+from pytest_llmcost.counting.payload import tool_name
 from pytest_llmcost.counting.prompt import as_list
 from pytest_llmcost.credentials import without_keys
 from pytest_llmcost.errors import CountError
@@ -67,17 +67,12 @@ _NEEDED = frozenset({"messages", "model", "system", "tools"})
 _OF_SERVER_TOOLS = ("_tool_result", "server_tool_use", "mcp_tool_use", "container_upload")
 
 
-class Trimmed(NamedTuple):
-    """A payload without what was refused."""
+def leave_out(
+    body: Mapping[str, JsonValue], message: str
+) -> tuple[dict[str, JsonValue], str] | None:
+    """Return a body without the part that a refusal (400) names, and which part that is.
 
-    body: dict[str, JsonValue]
-    left_out: str
-    """Which part, as a path in the payload."""
-
-
-def leave_out(body: Mapping[str, JsonValue], message: str) -> Trimmed | None:
-    """Take out the one part that a refusal (400) names, if `create` would take it.
-
+    None unless `create` would take it.
     Such parts are tools that run on the server, optional keys of the body, and blocks whose
     source is fetched by the server or that belong to a server tool. Anything else stays: `create`
     would refuse a custom tool with a broken schema as well, and the user is to read why.
@@ -85,8 +80,8 @@ def leave_out(body: Mapping[str, JsonValue], message: str) -> Trimmed | None:
     Example:
         >>> tools = [{"type": "web_search_20250305", "name": "web_search"}]
         >>> said = "Server tools are not supported in count_tokens: web_search_20250305."
-        >>> leave_out({"tools": tools}, said).left_out
-        'tools.web_search'
+        >>> leave_out({"messages": [], "tools": tools}, said)
+        ({'messages': []}, 'tools.web_search')
     """
     match = _PATH.match(message)
     path = match["path"].split(".") if match else []
@@ -96,8 +91,8 @@ def leave_out(body: Mapping[str, JsonValue], message: str) -> Trimmed | None:
         return None
     tools = as_list(body.get("tools"))
     for index, tool in enumerate(tools):
-        if not is_server_tool(tool):
-            continue
+        if not isinstance(tool, dict) or tool.get("type") in (None, "", "custom"):
+            continue  # the caller's own schema
         named = re.search(rf"(?<!\w){re.escape(tool['type'])}\b", message)
         if named or path[:2] == ["tools", str(index)]:
             kept = [*tools[:index], *tools[index + 1 :]]
@@ -108,14 +103,16 @@ def leave_out(body: Mapping[str, JsonValue], message: str) -> Trimmed | None:
                 trimmed.pop("tool_choice", None)
             if not kept:
                 del trimmed["tools"]
-            return Trimmed(trimmed, f"tools.{tool_name(tool, index)}")
+            return trimmed, f"tools.{tool_name(tool, index)}"
     key = path[0] if path[:1] == ["mcp_servers"] or len(path) == 1 else None
     if key in body.keys() - _NEEDED:
-        return Trimmed({name: body[name] for name in body if name != key}, str(key))
+        return {name: body[name] for name in body if name != key}, str(key)
     return None
 
 
-def _without_block(body: Mapping[str, JsonValue], path: list[str], message: str) -> Trimmed | None:
+def _without_block(
+    body: Mapping[str, JsonValue], path: list[str], message: str
+) -> tuple[dict[str, JsonValue], str] | None:
     """Take out the block at `messages.I.content.J`."""
     try:
         turn_at, block_at = int(path[1]), int(path[3])
@@ -133,9 +130,7 @@ def _without_block(body: Mapping[str, JsonValue], path: list[str], message: str)
     kept = [*content[:block_at], *content[block_at + 1 :]] or [{"type": "text", "text": "."}]
     messages: list[Any] = list(body["messages"])
     messages[turn_at] = {**turn, "content": kept}
-    return Trimmed(
-        {**body, "messages": messages}, f"messages.{turn_at}.content.{block_at} ({kind})"
-    )
+    return {**body, "messages": messages}, f"messages.{turn_at}.content.{block_at} ({kind})"
 
 
 # What went wrong, and what would help

@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,10 +39,14 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[str, ...] = ()
     refused: str | None = None
     """What the API said (400)."""
+
+    # What is known once a payload is counted, and is never in a file.
+    caveats: tuple[str, ...] = ()
+    """What makes it a bound, sorted."""
     before: int | None = None
-    """The tokens that were recorded before the payload changed; never in a file."""
+    """The tokens that were recorded before the payload changed."""
     changed: tuple[str, ...] = ()
-    """The parts that have changed since then; never in a file."""
+    """The parts that have changed since then."""
 
 
 class Entry(Count, frozen=True, kw_only=True):
@@ -162,7 +165,9 @@ def read_entries(path: Path) -> dict[str, Entry]:
             raise CountCassetteError(
                 f"{show_path(path)}, interaction {number}: {error!s:.300}; {_REMEDY}"
             ) from None
-        entries[entry.fingerprint] = _joined(before, entry)  # twice is what a merge leaves
+        # Twice is what a merge leaves.
+        asked_by = tuple(sorted({*before.asked_by, *entry.asked_by}))
+        entries[entry.fingerprint] = replace(entry, asked_by=asked_by)
     return entries
 
 
@@ -175,7 +180,8 @@ def _read_interaction(interaction: _Interaction) -> Entry:
         tokens = msgspec.json.decode(body, type=_Counted).input_tokens
         if not is_quantity(tokens, least=1):
             raise ValueError(f"{tokens} input tokens; no prompt has so few or so many")
-    entry: Entry = replace(asked, input_tokens=tokens, refused=refused, before=None, changed=())
+    counted = {"input_tokens": tokens, "refused": refused}
+    entry: Entry = replace(asked, **counted, caveats=(), before=None, changed=())
     return entry
 
 
@@ -268,13 +274,15 @@ class CountCassette:
         """Every count by its payload's fingerprint, whichever test asked for it; those not yet
         saved included."""
         self._first = tuple(self.entries.values())
-        self._unsaved: list[Callable[[dict[str, Entry]], None]] = []
+        self._first_askers = {asker for each in self._first for asker in each.asked_by}
+        self._unsaved: list[tuple[str, Collection[str], Entry | None]] = []
+        """The arguments of each `_change` since the last save."""
         self._lock = threading.RLock()
         self._next_save_at = 0.0
 
     def has_recorded(self, asker: str) -> bool:
         """Return whether the file held counts of this asker when it was loaded."""
-        return any(asker in each.asked_by for each in self._first)
+        return asker in self._first_askers
 
     def entry_before(self, payload: Payload, asker: str) -> Entry | None:
         """Return the count of the only payload of this asker, if that has changed.
@@ -311,21 +319,20 @@ class CountCassette:
 
     def put(self, entry: Entry) -> None:
         """Add a count, or another asker of a known one; `save` writes it."""
+        name = entry.fingerprint
         with self._lock:
-            known = self.entries.get(entry.fingerprint)
-            if _joined(known, entry) != known:
-                self._change(partial(_add, entry))
+            known = self.entries.get(name)
+            _change(self.entries, name, entry.asked_by, entry)
+            if self.entries[name] != known:
+                self._unsaved.append((name, entry.asked_by, entry))
 
     def prune(self, asker: str, keep: Collection[str]) -> None:
         """Take this asker off every count but those kept; a count without askers goes."""
         with self._lock:
             for name, entry in list(self.entries.items()):
                 if name not in keep and asker in entry.asked_by:
-                    self._change(partial(_release, name, asker))
-
-    def _change(self, change: Callable[[dict[str, Entry]], None]) -> None:
-        change(self.entries)
-        self._unsaved.append(change)
+                    _change(self.entries, name, (asker,), None)
+                    self._unsaved.append((name, (asker,), None))
 
     def save_soon(self) -> None:
         """Save now, unless saving has lately taken more than its share of the time."""
@@ -347,7 +354,7 @@ class CountCassette:
                     merged = read_entries(self.path)
                     before = dict(merged)
                     for change in self._unsaved:
-                        change(merged)
+                        _change(merged, *change)
                     if merged != before:
                         write_entries(self.path, merged.values())
             except OSError as error:
@@ -358,19 +365,13 @@ class CountCassette:
             self._next_save_at = ended_at + _SAVING_SHARE * (ended_at - started_at)
 
 
-def _joined(known: Entry | None, entry: Entry) -> Entry:
-    """Return the newer count, with the askers of both."""
-    if known is None:
-        return entry
-    return replace(entry, asked_by=tuple(sorted({*known.asked_by, *entry.asked_by})))
-
-
-def _add(entry: Entry, entries: dict[str, Entry]) -> None:
-    entries[entry.fingerprint] = _joined(entries.get(entry.fingerprint), entry)
-
-
-def _release(name: str, asker: str, entries: dict[str, Entry]) -> None:
-    if entry := entries.pop(name, None):
-        others = tuple(other for other in entry.asked_by if other != asker)
-        if others:
-            entries[name] = replace(entry, asked_by=others)
+def _change(
+    entries: dict[str, Entry], name: str, askers: Collection[str], entry: Entry | None
+) -> None:
+    """Give askers the newer count of a payload, or take them off it; without askers it goes."""
+    known = entries.pop(name, None)
+    others = {*known.asked_by} if known is not None else set[str]()
+    asked_by = tuple(sorted(others - {*askers} if entry is None else others | {*askers}))
+    found = known if entry is None else entry
+    if found is not None and asked_by:
+        entries[name] = replace(found, asked_by=asked_by)

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import inspect
 import shlex
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from datetime import datetime, timezone
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
@@ -48,38 +46,23 @@ _MOST_REFUSALS = 30
 
 _NEEDS_BETA = frozenset({"billing_policy", "compaction", "context_management", "mcp_servers"})
 """Accepted on the beta route alone."""
+# Server tools, toolsets and `mcp_servers` are tried, not presumed refused.
+# Source: the parameters of count_tokens in anthropic 2.12.0, read 2026-11-22.
 _ACCEPTED = _NEEDS_BETA | {
     "messages", "model", "cache_control", "output_config", "output_format", "speed", "system",
     "thinking", "tool_choice", "tools",
 }  # fmt: skip
-_FOR_CREATE = frozenset(
-    {
-        "max_tokens", "container", "diagnostics", "inference_geo", "metadata", "service_tier",
-        "stop_sequences", "stream", "temperature", "top_p", "top_k", "fallback_credit_token",
-        "fallbacks", "thread",
-    }
-)  # fmt: skip
-"""No tokens of the prompt."""
+_KNOWN = _ACCEPTED | {
+    "max_tokens", "container", "diagnostics", "inference_geo", "metadata", "service_tier",
+    "stop_sequences", "stream", "temperature", "top_p", "top_k", "fallback_credit_token",
+    "fallbacks", "thread",
+}  # fmt: skip
+"""The others are of `create` alone, and no tokens of the prompt."""
 
 
-def countable(payload: Payload) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return what `count_tokens` takes of a body, and the keys that are unknown, sorted.
-
-    Server tools, toolsets and `mcp_servers` are kept: they are tried, not presumed refused.
-
-    Source: the parameters of count_tokens in anthropic 2.12.0, read 2026-11-22.
-    """
-    kept = {key: value for key, value in payload.body.items() if key in _ACCEPTED}
-    return kept, tuple(sorted(payload.body.keys() - _ACCEPTED - _FOR_CREATE))
-
-
-def caveats_of(payload: Payload, count: Count) -> tuple[str, ...]:
-    """Return what makes the count of a payload a bound, sorted."""
-    left_out = [f"left-out: {part}" for part in count.left_out]
-    unknown = [f"unknown-field: {key}" for key in countable(payload)[1]]
-    gone = {part.partition(".")[2] for part in count.left_out}
-    sampled = [f"first-call-only: {name}" for name in {*payload.sampling_tools} - gone]
-    return tuple(sorted([*left_out, *unknown, *sampled]))
+def unknown_keys(payload: Payload) -> list[str]:
+    """Return the keys of a body that neither `count_tokens` nor `create` is known to have."""
+    return sorted(payload.body.keys() - _KNOWN)
 
 
 class Asker(NamedTuple):
@@ -188,15 +171,11 @@ class Counter:
         self._making = Turn()
         self._client: object | None = None
         self._memo: dict[str, Future[Count]] = {}
-        self._lock = threading.Lock()
 
-    def count(
-        self, job: Job, *, retries: int | None = None, patience: Patience | None = None
-    ) -> Count:
+    def count(self, job: Job, patience: Patience | None = None) -> Count:
         """Count a payload as the mode allows; what the API says is saved at once.
 
-        `retries` is how often the SDK tries again, by default as the client is set; `patience`
-        what is left of the time that this count may take, by default all of it.
+        `patience` is what is left of the time that this count may take, by default all of it.
 
         Raises:
             CountMissingError: not recorded, and the mode forbids asking.
@@ -209,42 +188,42 @@ class Counter:
         if count is None:
             if not writes and mode != "live":
                 raise _explain_missing(job)
-            count = self.ask(payload, retries, patience)
+            count = self.ask(payload, patience)
             before = cassette.entry_before(payload, asker.name)
         elif count.refused is not None:
             raise explain_refusal(count.refused, payload.model)
         if writes:
             cassette.put(Entry.of(payload, count, asker.name))
             cassette.save_soon()
-        if before is None:
-            return count
-        changed = tuple(changed_parts(before.parts, payload.parts))
-        return replace(count, before=before.input_tokens, changed=changed)
+        left_out = [f"left-out: {part}" for part in count.left_out]
+        unknown = [f"unknown-field: {key}" for key in unknown_keys(payload)]
+        gone = {part.partition(".")[2] for part in count.left_out}
+        sampled = [f"first-call-only: {name}" for name in {*payload.sampling_tools} - gone]
+        caveats = tuple(sorted([*left_out, *unknown, *sampled]))
+        if before is not None:
+            changed = tuple(changed_parts(before.parts, payload.parts))
+            count = replace(count, before=before.input_tokens, changed=changed)
+        return replace(count, caveats=caveats) if caveats else count
 
-    def ask(
-        self, payload: Payload, retries: int | None = None, patience: Patience | None = None
-    ) -> Count:
+    def ask(self, payload: Payload, patience: Patience | None = None) -> Count:
         """Ask the API, unless it was asked the same in this session."""
         if OWN_REQUEST.get():
             raise CountError("the client of llmcost_client counts while it is sending a count")
         patience = patience or Patience(self.seconds, self.waiting)
-        first = None
-        if payload.fingerprint not in self._memo:
+        asked = self._memo.get(payload.fingerprint)
+        if asked is None:
             client = self.client(patience)  # user code, which may take a while, and count itself
-            with self._lock:
-                if payload.fingerprint not in self._memo:
-                    first = self._memo[payload.fingerprint] = Future[Count]()
-        if first is None:
-            other = self._memo[payload.fingerprint]
-            patience.wait(other, model=payload.model, host=_host(self._client))
-            return other.result()
-        try:
-            first.set_result(_request(client, payload, retries, patience, self.in_tests))
-        except BaseException as error:
-            del self._memo[payload.fingerprint]
-            first.set_exception(error)
-            raise
-        return first.result()
+            own = Future[Count]()
+            asked = self._memo.setdefault(payload.fingerprint, own)  # one thread's is kept
+            if asked is own:
+                try:
+                    own.set_result(self._request(client, payload, patience))
+                except BaseException as error:
+                    del self._memo[payload.fingerprint]
+                    own.set_exception(error)
+                    raise
+        patience.wait(asked, model=payload.model, host=_host(self._client))
+        return asked.result()
 
     def client(self, patience: Patience | None = None) -> Any:
         """Return the SDK client, made when first needed, and again if it has been closed.
@@ -264,6 +243,7 @@ class Counter:
                     f"another thread has been making llmcost_client for {seconds:g} s; the "
                     "fixture must not wait for this thread"
                 )
+            # The SDK's method; a fixture narrower than the session closes its client.
             is_closed = getattr(self._client, "is_closed", None)
             if self._client is None or (callable(is_closed) and is_closed()):
                 client = self._make_client()
@@ -282,58 +262,55 @@ class Counter:
                 self._client = client
             return self._client
 
+    def _request(self, client: Any, payload: Payload, patience: Patience) -> Count:
+        """Count with a client, again without each part that is refused alone."""
+        body = {key: value for key, value in payload.body.items() if key in _ACCEPTED}
+        of_cloud = "anthropic." in body["model"] or not set("@:[").isdisjoint(body["model"])
+        at_cloud = type(client).__name__.startswith(("AnthropicVertex", "AnthropicBedrock"))
+        if of_cloud and not at_cloud:  # Anthropic's own API does not know the clouds' names
+            body["model"] = payload.model
+        left_out: list[str] = []
+        host = _host(client)
+
+        def send() -> int:
+            return _send(past_recorders(client, patience), body, payload)
+
+        while True:
+            asked = start(send)
+            patience.wait(asked, model=payload.model, host=host)
+            error = asked.exception()
+            if error is None:
+                return Count(input_tokens=asked.result(), left_out=tuple(sorted(left_out)))
+            if isinstance(error, NetworkBlocked):
+                raise CountError(
+                    f"counting needs a connection to {host}, and this test forbids connections "
+                    f"({show_body(str(error))}); allow that host "
+                    "(block_network(allowed_hosts=...), --allow-hosts), or run without recording "
+                    "counts"
+                )
+            if isinstance(error, CountError) or not isinstance(error, Exception):
+                raise error
+            # The errors of the SDK, of httpx and of credentials.
+            trimmed = None
+            if getattr(error, "status_code", None) == 400 and len(left_out) < _MOST_REFUSALS:
+                trimmed = leave_out(body, message_of(error))
+            if trimmed is None:
+                raise explain_failure(
+                    error,
+                    model=payload.model,
+                    host=host,
+                    seconds=patience.seconds,
+                    in_tests=self.in_tests,
+                )
+            body, part = trimmed
+            left_out.append(part)
+
 
 def make_client() -> object:
     """Make the client that is used without an override: key and address from the environment."""
     import anthropic
 
     return anthropic.Anthropic()
-
-
-def _request(
-    client: Any, payload: Payload, retries: int | None, patience: Patience, in_tests: bool
-) -> Count:
-    """Count with a client, again without each part that is refused alone."""
-    options = {} if retries is None else {"max_retries": retries}
-    body = countable(payload)[0]
-    of_cloud = "anthropic." in body["model"] or not set("@:[").isdisjoint(body["model"])
-    at_cloud = type(client).__name__.startswith(("AnthropicVertex", "AnthropicBedrock"))
-    if of_cloud and not at_cloud:
-        body["model"] = payload.model
-    left_out: list[str] = []
-    host = _host(client)
-
-    def send() -> int:
-        return _send(past_recorders(client, patience, **options), body, payload)
-
-    while True:
-        asked = start(send)
-        patience.wait(asked, model=payload.model, host=host)
-        error = asked.exception()
-        if error is None:
-            return Count(input_tokens=asked.result(), left_out=tuple(sorted(left_out)))
-        if isinstance(error, NetworkBlocked):
-            raise CountError(
-                f"counting needs a connection to {host}, and this test forbids connections "
-                f"({show_body(str(error))}); allow that host "
-                "(block_network(allowed_hosts=...), --allow-hosts), or run without recording counts"
-            )
-        if isinstance(error, CountError) or not isinstance(error, Exception):
-            raise error
-        # The errors of the SDK, of httpx and of credentials.
-        trimmed = None
-        if getattr(error, "status_code", None) == 400 and len(left_out) < _MOST_REFUSALS:
-            trimmed = leave_out(body, message_of(error))
-        if trimmed is None:
-            raise explain_failure(
-                error,
-                model=payload.model,
-                host=host,
-                seconds=patience.seconds,
-                in_tests=in_tests,
-            )
-        body = trimmed.body
-        left_out.append(trimmed.left_out)
 
 
 def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
@@ -405,14 +382,17 @@ def count_all(
     failed, began_at = 0, clock()
     show = progress or (lambda _: None)
 
-    def count(index: int, retries: int | None, patience: Patience) -> Outcome:
+    def count(index: int, patience: Patience) -> Outcome:
         if stopped_by:
             return stopped_by[0]
         under_way.append(patience)
-        outcome = _outcome(counter, jobs[index], retries=retries, patience=patience)
-        if _concerns_all(outcome):
-            stopped_by.append(outcome)
-        return outcome
+        try:
+            return counter.count(jobs[index], patience)
+        except CountError as error:
+            is_of_one = isinstance(error, (CountMissingError, CountCassetteError))
+            if not is_of_one and error.status not in (400, 404, 413):
+                stopped_by.append(error)  # other payloads would meet the same
+            return error.with_traceback(None)
 
     def note(index: int, outcome: Outcome) -> None:
         nonlocal failed
@@ -420,36 +400,39 @@ def count_all(
         failed += isinstance(outcome, CountError)
         show(Progress(len(outcomes), len(jobs), failed, clock() - began_at))
 
-    todo, ended = SimpleQueue[int](), SimpleQueue[tuple[int, Outcome]]()
+    to_ask: list[int] = []
+    todo = iter(to_ask)  # a list's iterator gives each item to one thread
+    ended = SimpleQueue[tuple[int, Outcome]]()
     workers: list[Future[None]] = []
     running: list[None] = []
 
     def work() -> None:
         running.append(None)
         try:
-            for index in _taken_from(todo):
-                ended.put((index, count(index, _RETRIES, Patience(counter.seconds))))
+            for index in todo:
+                ended.put((index, count(index, Patience(counter.seconds, retries=_RETRIES))))
         finally:
             running.pop()
 
     try:
         for index, job in enumerate(jobs):
-            if not job.asks:
-                note(index, _outcome(counter, job))
-        if to_ask := [index for index, job in enumerate(jobs) if job.asks]:
+            if job.asks:
+                to_ask.append(index)
+            else:
+                note(index, count(index, Patience(counter.seconds)))
+        if to_ask:
             counter.client()  # made here: fixtures belong to this thread
-            outcome = count(to_ask[0], None, Patience(counter.seconds, counter.waiting))
+            outcome = count(to_ask[0], Patience(counter.seconds, counter.waiting))
             if stopped_by and stopped_by[0].may_pass and stopped_by[0].status is not None:
                 stopped_by.clear()  # the API is only busy: the first one waits with the others
             else:
-                note(to_ask.pop(0), outcome)
-        for index in to_ask:
-            todo.put(index)
-        workers += [start(work) for _ in to_ask[:at_once]]
-        for number in range(len(to_ask)):
-            note(*_next(ended, workers, len(to_ask) - number, counter))
+                note(next(todo), outcome)
+        workers += [start(work) for _ in range(min(at_once, len(jobs) - len(outcomes)))]
+        while len(outcomes) < len(jobs):
+            note(*_next(ended, workers, len(jobs) - len(outcomes), counter))
     finally:
-        _await_running(todo, running)
+        list(todo)  # start nothing more
+        _await_running(running)
         for patience in under_way:
             patience.left = 0  # what has not come in by now sends nothing any more
         outcomes |= _save_all(jobs)
@@ -467,33 +450,9 @@ def _save_all(jobs: Sequence[Job]) -> dict[int, Outcome]:
     return errors
 
 
-def _outcome(counter: Counter, job: Job, **how: Any) -> Outcome:
-    try:
-        return counter.count(job, **how)
-    except CountError as error:
-        return error.with_traceback(None)
-
-
-def _concerns_all(outcome: Outcome) -> TypeGuard[CountError]:
-    """Return whether other payloads would meet the same."""
-    if not isinstance(outcome, CountError):
-        return False
-    if isinstance(outcome, (CountMissingError, CountCassetteError)):
-        return False
-    return outcome.status not in (400, 404, 413)
-
-
-def _taken_from(todo: SimpleQueue[int]) -> Iterator[int]:
-    """Yield what is left in a queue that several threads take from."""
-    with suppress(Empty):
-        while True:
-            yield todo.get_nowait()
-
-
-def _await_running(todo: SimpleQueue[int], running: Sequence[None]) -> None:
-    """Start nothing more; after an interrupt, what is under way may still come in and is kept."""
+def _await_running(running: Sequence[None]) -> None:
+    """Let what is under way after an interrupt still come in, to be kept."""
     # The threads say themselves that they run, for an interrupt can meet the start of one.
-    list(_taken_from(todo))
     for _ in range(int(_GRACE_SECONDS / _LOOK_SECONDS)):
         if running:
             time.sleep(_LOOK_SECONDS)

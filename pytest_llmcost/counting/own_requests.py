@@ -47,9 +47,19 @@ def own_request() -> Iterator[None]:
 class Patience:
     """What is left of the time that one count may take, over all its requests."""
 
-    def __init__(self, seconds: float, show: Callable[[str], None] | None = None) -> None:
-        """Allow so many seconds; `show` is given a line about a wait that takes a while."""
+    def __init__(
+        self,
+        seconds: float,
+        show: Callable[[str], None] | None = None,
+        *,
+        retries: int | None = None,
+    ) -> None:
+        """Allow so many seconds; `show` is given a line about a wait that takes a while.
+
+        `retries` is how often the SDK tries again, by default as the client is set.
+        """
         self.seconds = self.left = seconds
+        self.retries = retries
         self._show = show
         self._last_answer = ""
 
@@ -135,11 +145,11 @@ class _GivenUp(BaseException):
     """The count's time is up. No Exception, for the SDK would retry."""
 
 
-def past_recorders(client: Any, patience: Patience, **options: Any) -> Any:
+def past_recorders(client: Any, patience: Patience) -> Any:
     """Return the same SDK client, its requests unseen by VCR: same key, address, transports.
 
-    Options are those of its `with_options`. A client that is not the SDK's is returned as it is.
-    Closing the copy closes nothing: the connections are the original's.
+    A client that is not the SDK's is returned as it is. Closing the copy closes nothing: the
+    connections are the original's.
 
     Raises:
         NetworkBlocked: by the copy's requests, if a plugin forbids connections.
@@ -158,6 +168,7 @@ def past_recorders(client: Any, patience: Patience, **options: Any) -> Any:
     # vcrpy 6 and 7 wrap this method of the client, later ones the transports.
     inner = _beneath_vcr(type(http_client)._send_single_request)
     unrecorded._send_single_request = MethodType(inner, unrecorded)
+    options = {} if patience.retries is None else {"max_retries": patience.retries}
     return copied(http_client=unrecorded, **options)
 
 

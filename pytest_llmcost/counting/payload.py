@@ -6,7 +6,7 @@ spelled. Knows no cassette, client or rate card.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -22,10 +22,10 @@ from pytest_llmcost.counting.prompt import (
     cache_settings,
     read_prompt,
 )
-from pytest_llmcost.errors import PayloadError, UnknownModelError
-from pytest_llmcost.json_values import JsonValue, canonical, to_json_value
+from pytest_llmcost.errors import PayloadError
+from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
-from pytest_llmcost.prices.model_names import mask_account
+from pytest_llmcost.prices.model_names import Resolved, mask_account
 from pytest_llmcost.prices.usage import SAMPLING_TOOLS
 
 RECIPE = "2"
@@ -89,86 +89,52 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     """Where the prompt is cached, in its order, the automatic breakpoint included."""
     compared: Mapping[str, JsonValue] | None = None
     """What a user's hook has made of the body, by which two payloads are compared."""
-
-    @property
-    def sampling_tools(self) -> tuple[str, ...]:
-        """The names of the tools that make one request sample several times, sorted."""
-        tools, servers = self.body.get("tools"), self.body.get("mcp_servers")
-        names = {
-            tool_name(tool, index)
-            for index, tool in enumerate(tools if isinstance(tools, list) else ())
-            if isinstance(tool, dict)
-            and "type" in tool  # an own tool seldom has one
-            and str(tool["type"]).startswith(SAMPLING_TOOLS)
-        }
-        if isinstance(servers, list):
-            names |= {str(each.get("name", "mcp")) for each in servers if isinstance(each, dict)}
-        return tuple(sorted(names))
-
-    @property
-    def task_budget(self) -> int | None:
-        """The tokens that the model is asked to keep to, over the whole loop of a task.
-
-        Advisory: nothing enforces it, and usage does not show it.
-
-        Source: https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
-        """
-        config = self.body.get("output_config")
-        budget = config.get("task_budget") if isinstance(config, Mapping) else None
-        if not isinstance(budget, Mapping):
-            return None
-        tokens = budget.get("remaining") or budget.get("total")
-        return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
+    sampling_tools: tuple[str, ...] = ()
+    """The names of the tools that make one request sample several times, sorted."""
+    task_budget: int | None = None
+    """The tokens that the model is asked to keep to, over the whole loop of a task. Advisory:
+    nothing enforces it, and usage does not show it."""
 
     @property
     def values(self) -> dict[str, JsonValue]:
         """What the digests in `parts` are of, by the same names."""
         prompt = read_prompt(self.compared or self.body, self.model)
-        return dict(_parts(prompt, self.model, self.betas))
+        return _parts(prompt, self.model, self.betas)
 
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
         """The cached prefixes, one for each breakpoint."""
-        if not self.breakpoints:
-            return ()
-        body = self.compared or self.body
-        values = list(self.cached_values(self.breakpoints[-1].place, body))
-        return tuple(self._prefix(point.place, values) for point in self.breakpoints)
+        return tuple(self.prefix_to(each.place) for each in self.breakpoints)
 
     def prefix_to(self, place: Place) -> Prefix:
         """Return the prefix that ends with a block, for comparison with another payload's."""
-        return self._prefix(place, self.cached_values(place, self.compared or self.body))
+        values = self.cached_values(place, self.compared or self.body)
+        parts = {"model": _digest(canonical(self.model))}
+        parts |= {each.name: each.digest for each in values}
+        return Prefix(place, values[-1].prefix if values else "", parts)
 
-    def _prefix(self, place: Place, values: Iterable[CachedValue]) -> Prefix:
-        tiers = TIERS[: TIERS.index(place.group) + 1]
-        kept = [
-            each
-            for each in values
-            if each.tier in tiers and (each.place is None or each.place.order <= place.order)
-        ]
-        parts = {"model": _digest(canonical(self.model))} | {
-            each.name: each.digest for each in kept
-        }
-        return Prefix(place, kept[-1].prefix if kept else "", parts)
-
-    def cached_values(self, upto: Place, body: Mapping[str, JsonValue]) -> Iterator[CachedValue]:
-        """Yield what a prefix is made of, in the cache's order; `body` is this one's in a form."""
+    def cached_values(self, upto: Place, body: Mapping[str, JsonValue]) -> list[CachedValue]:
+        """Return what a prefix is made of, in the cache's order; `body` is this one's in a form."""
         prompt, whole = read_prompt(body, self.model), sha256(self.model.encode())
+        settings, names = cache_settings(prompt), tool_names(prompt.tools)
+        found: list[CachedValue] = []
 
-        def entry(tier: Tier, place: Place | None, name: str, value: JsonValue) -> CachedValue:
+        def add(tier: Tier, place: Place | None, name: str, value: JsonValue) -> None:
             # In the order of keys as sent: the cache has another prefix if they are reordered.
             encoded = canonical(value, sort_keys=False)
             whole.update(b"%d:%b" % (len(encoded), encoded))
-            return CachedValue(tier, place, name, value, _digest(encoded), whole.hexdigest())
+            prefix = whole.hexdigest()
+            found.append(CachedValue(tier, place, name, value, _digest(encoded), prefix))
 
         for tier in TIERS[: TIERS.index(upto.group) + 1]:
-            for name, setting in cache_settings(prompt, tier).items():
-                yield entry(tier, None, name, setting)
-            names = dict(tool_names(prompt.tools)) if tier == "tools" else {}
+            for name, setting in settings[tier].items():
+                if setting is not None:
+                    add(tier, None, name, setting)
             for at, block in prompt.blocks():
                 if at.group == tier and at.order <= upto.order:
                     role = prompt.messages[at.number].get("role") if tier == "messages" else tier
-                    yield entry(tier, at, names.get(at.number, str(at)), [role, block])
+                    add(tier, at, names[at.number] if tier == "tools" else str(at), [role, block])
+        return found
 
 
 def read_payload(
@@ -176,14 +142,14 @@ def read_payload(
     *,
     betas: Iterable[str] = (),
     model: str | None = None,
-    resolve: Callable[[str], str] | None = None,
+    find: Callable[[str], Resolved | None] | None = None,
 ) -> Payload:
     """Read what a caller or a captured request would send; iterators in it are read once.
 
     Betas come from `betas`, which are those of the request's header, from the payload's own key
     (also Bedrock's `anthropic_beta`), and from `extra_headers`; `extra_body` is laid over the
-    payload. `model` is given if the URL names it (Bedrock, Google Cloud); `resolve` returns a
-    name's exact id, as `RateCard` does, and an unknown name stays as it is.
+    payload. `model` is given if the URL names it (Bedrock, Google Cloud); `find` is
+    `RateCard.find`, without which a name stays as it is.
 
     Raises:
         PayloadError: it is not JSON, or names no model.
@@ -200,42 +166,68 @@ def read_payload(
     for key in ("timeout", "extra_query"):
         body.pop(key, None)
     body |= more
-    names = _listed(betas if isinstance(betas, str) else list(betas), "betas")
-    for key in ("betas", "anthropic_beta"):
-        names += _listed(body.pop(key, None), key)
+    named: list[tuple[str, JsonValue]] = [
+        ("betas", betas if isinstance(betas, str) else list(betas))
+    ]
+    named += [(key, body.pop(key)) for key in ("betas", "anthropic_beta") if key in body]
     for key, value in headers.items():
         if key.lower() == "anthropic-beta":
-            names += _listed(value, "extra_headers.anthropic-beta")
-    found = tuple(sorted({*names} - {""}))
+            named.append(("extra_headers.anthropic-beta", value))
+    found = set[str]()
+    for path, value in named:
+        names = value.split(",") if isinstance(value, str) else value or []
+        if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+            raise PayloadError(f"{path} takes a list of names, got {names!r:.80}", path=path)
+        found.update(map(str.strip, names))
+    betas = tuple(sorted(found - {""}))
     body.pop("anthropic_version", None)  # the clouds' version of the protocol
     asked = body.get("model") or model
     if not isinstance(asked, str):
         raise PayloadError("the payload names no model; add model=", path="model")
     body["model"] = asked
     owner = {_HEADERS[key]: str(body.pop(key)) for key in _HEADERS if body.get(key)}
-    try:
-        exact = resolve(asked) if resolve else mask_account(asked)
-    except UnknownModelError:  # it has no price, but it can be counted and compared
-        exact = mask_account(asked)
+    known = find(asked) if find is not None else None
+    # What has no price can still be counted and compared.
+    exact = mask_account(asked) if known is None else known.model
     prompt = read_prompt(body, exact)
-    identity, parts = _identify(prompt, exact, found)
+    identity, parts = _identify(prompt, exact, betas)
     return Payload(
         body=body,
         model=exact,
-        betas=found,
+        betas=betas,
         headers=owner,
         fingerprint=identity,
         parts=parts,
         breakpoints=prompt.breakpoints,
+        sampling_tools=_sampling_tools(body),
+        task_budget=_task_budget(body),
     )
 
 
-def _listed(betas: JsonValue, path: str) -> list[str]:
-    """Return names from a list, or from a header's text."""
-    names = betas.split(",") if isinstance(betas, str) else betas or []
-    if not isinstance(names, (list, tuple)) or not all(isinstance(each, str) for each in names):
-        raise PayloadError(f"{path} takes a list of names, got {names!r:.80}", path=path)
-    return [name.strip() for name in names]
+def _sampling_tools(body: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    names = set()
+    tools, servers = body.get("tools"), body.get("mcp_servers")
+    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
+        if (
+            isinstance(tool, dict)
+            and "type" in tool  # an own tool seldom has one
+            and str(tool["type"]).startswith(SAMPLING_TOOLS)
+        ):
+            names.add(tool_name(tool, index))
+    for server in servers if isinstance(servers, list) else ():
+        if isinstance(server, dict):
+            names.add(str(server.get("name", "mcp")))
+    return tuple(sorted(names))
+
+
+def _task_budget(body: Mapping[str, JsonValue]) -> int | None:
+    # Source: https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
+    config = body.get("output_config")
+    budget = config.get("task_budget") if isinstance(config, dict) else None
+    if not isinstance(budget, dict):
+        return None
+    tokens = budget.get("remaining") or budget.get("total")
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
 
 
 def fingerprint(payload: Mapping[str, JsonValue]) -> str:
@@ -255,33 +247,35 @@ def fingerprint(payload: Mapping[str, JsonValue]) -> str:
 
 def _identify(prompt: Prompt, model: str, betas: tuple[str, ...]) -> tuple[str, dict[str, str]]:
     """Return a fingerprint, which is made of the digests of the parts, and the short digests."""
-    whole, parts = [], {}
-    for name, value in _parts(prompt, model, betas):
-        digest = sha256(canonical(value)).hexdigest()
-        parts[name] = digest[:_DIGEST_DIGITS]
-        # Messages are known by their order alone: what the API joins has other numbers.
-        whole.append(f"{'messages' if name.startswith('messages.') else name}={digest};")
-    return f"{RECIPE}:{sha256(''.join(whole).encode()).hexdigest()}", parts
+    parts = _parts(prompt, model, betas)
+    found = dict(zip(parts, digests(parts.values()), strict=True))
+    # Messages are known by their order alone: what the API joins has other numbers.
+    whole = [
+        f"{'messages' if name.startswith('messages.') else name}={digest};"
+        for name, digest in found.items()
+    ]
+    identity = f"{RECIPE}:{sha256(''.join(whole).encode()).hexdigest()}"
+    return identity, {name: digest[:_DIGEST_DIGITS] for name, digest in found.items()}
 
 
-def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> Iterator[tuple[str, JsonValue]]:
-    """Yield `model`, `system`, `tools.<name>`, `messages.<index>`, then the rest by name."""
-    yield "model", model
+def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> dict[str, JsonValue]:
+    """Return `model`, `system`, `tools.<name>`, `messages.<index>`, then the rest by name."""
+    parts: dict[str, JsonValue] = {"model": model}
     if prompt.system not in (None, []):
-        yield "system", prompt.system
+        parts["system"] = prompt.system
     if isinstance(prompt.tools, list):
-        for index, name in tool_names(prompt.tools):
-            yield name, prompt.tools[index]
+        parts |= zip(tool_names(prompt.tools), prompt.tools, strict=True)
     elif prompt.tools is not None:
-        yield "tools", prompt.tools
+        parts["tools"] = prompt.tools
     if isinstance(prompt.messages, list):
-        yield from _turns(prompt.messages)
+        for number, turn in joined_turns(prompt.messages).items():
+            parts[f"messages.{number}"] = turn
     elif prompt.messages is not None:
-        yield "messages", prompt.messages
+        parts["messages"] = prompt.messages
     if betas:
-        yield "betas", betas
+        parts["betas"] = betas
     if prompt.marks:
-        yield "cache_control", [[str(place), mark] for place, mark in prompt.marks.items()]
+        parts["cache_control"] = [[str(place), mark] for place, mark in prompt.marks.items()]
     for key in sorted(prompt.settings.keys() - _NOT_PROMPT):
         value = prompt.settings[key]
         if key == "mcp_servers" and isinstance(value, list):
@@ -292,54 +286,52 @@ def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> Iterator[tuple
                 else server
                 for server in value
             ]
-        yield key, value
+        parts[key] = value
+    return parts
 
 
-def turn_starts(messages: JsonValue) -> list[int]:
-    """Return the numbers by which the parts name the messages; the API joins the others to them."""
-    return [int(name.rpartition(".")[2]) for name, _ in _turns(as_list(messages))]
+def joined_turns(messages: Iterable[JsonValue]) -> dict[int, JsonValue]:
+    """Return the messages by their numbers, joined to one if the API joins them.
 
-
-def _turns(messages: Sequence[JsonValue]) -> Iterator[tuple[str, JsonValue]]:
-    """Yield the messages, those joined that the API joins: of one role, one after the other.
-
-    Source: https://platform.claude.com/docs/en/api/messages/create, messages: "consecutive `user`
-    or `assistant` turns in your request will be combined into a single turn".
+    Those are of one role, one after the other. Source:
+    https://platform.claude.com/docs/en/api/messages/create, messages: "consecutive `user` or
+    `assistant` turns in your request will be combined into a single turn".
     """
-    turn: JsonValue = None
-    last_role, name = None, ""
-    for index, message in enumerate(messages):
-        role = None
-        if (
-            isinstance(message, dict)
-            and message.keys() == {"role", "content"}
-            and message["role"] in ("user", "assistant")
-            and isinstance(message["content"], list)
-        ):
-            role = message["role"]
-        if role is not None and role == last_role:
-            turn = {"role": role, "content": [*turn["content"], *message["content"]]}
-            continue
-        if name:
-            yield name, turn
-        name, turn, last_role = f"messages.{index}", message, role
-    if name:
-        yield name, turn
+    turns: dict[int, JsonValue] = {}
+    last, last_role = -1, None
+    for number, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else None
+        if role == last_role and _can_be_joined(message) and _can_be_joined(turns[last]):
+            content = [*turns[last]["content"], *message["content"]]
+            turns[last] = {**turns[last], "content": content}
+        else:
+            turns[number] = message
+            last, last_role = number, role
+    return turns
+
+
+def _can_be_joined(message: JsonValue) -> bool:
+    return (
+        isinstance(message, dict)
+        and message.keys() == {"role", "content"}
+        and message["role"] in ("user", "assistant")
+        and isinstance(message["content"], list)
+    )
 
 
 def _digest(encoded: bytes) -> str:
     return sha256(encoded).hexdigest()[:_DIGEST_DIGITS]
 
 
-def tool_names(tools: JsonValue) -> Iterator[tuple[int, str]]:
-    """Yield the part's name of each tool; a name that is there already gets a prime."""
-    seen: set[str] = set()
-    for index, tool in enumerate(as_list(tools)):
+def tool_names(tools: JsonValue) -> list[str]:
+    """Return the part's name of each tool; a name that is there already gets a prime."""
+    names: dict[str, None] = {}
+    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
         name = f"tools.{tool_name(tool, index)}"
-        while name in seen:
+        while name in names:
             name += "'"
-        seen.add(name)
-        yield index, name
+        names[name] = None
+    return [*names]
 
 
 def tool_name(tool: JsonValue, index: int) -> str:
@@ -349,11 +341,6 @@ def tool_name(tool: JsonValue, index: int) -> str:
             if isinstance(tool.get(key), str):
                 return str(tool[key])
     return str(index)
-
-
-def is_server_tool(tool: JsonValue) -> bool:
-    """Return whether Anthropic defines this tool, rather than the caller's own schema."""
-    return isinstance(tool, dict) and (tool.get("type") or "custom") != "custom"
 
 
 _ORDER = ("model", "system", "tools", "messages")

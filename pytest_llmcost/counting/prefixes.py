@@ -107,10 +107,8 @@ class CachedPrefixes:
         if not payload.breakpoints:
             return None
         # As sent, also where a user's hook leaves something out of comparisons.
-        values = list(payload.cached_values(payload.breakpoints[-1].place, payload.body))
+        values = payload.cached_values(payload.breakpoints[-1].place, payload.body)
         blocks = [each for each in values if each.place is not None]
-        if not blocks:
-            return None
         # A system prompt tells agents apart better than a tool, which several may have.
         first = next((each for each in blocks if each.tier == "system"), blocks[0])
         key = f"{payload.model} {_blanked(first)}"
@@ -121,28 +119,22 @@ class CachedPrefixes:
         before = known.last.get(like, [])
         pairs = enumerate(zip(before, values, strict=False))
         at = next((at for at, (old, new) in pairs if old.prefix != new.prefix), None)
-        own = {each.place for each in payload.breakpoints}
-        ends = {
-            number: (each.place, each.prefix)
-            for number, each in enumerate(values, 1)
-            if each.place is not None and each.place in own
-        }
+        numbers = {each.place: number for number, each in enumerate(values, 1)}
         read = [number for number, each in enumerate(values, 1) if each.prefix in known.written]
         most = max(read, default=0)
-        for _, digest in ends.values():
-            known.written.setdefault(digest, 0)
-        known.last.pop(opening, None)
-        known.last[opening] = values
+        own = [each.place for each in payload.breakpoints]
+        within = [place for place in own if numbers[place] <= most]
         readable = Readable(
             group=known,
             opening=opening,
-            breakpoints=tuple(ends.values()),
-            written=(
-                values[most - 1].prefix if most else "",
-                next((end for number, (end, _) in reversed(ends.items()) if number <= most), None),
-            ),
+            breakpoints=tuple((place, values[numbers[place] - 1].prefix) for place in own),
+            written=(values[most - 1].prefix if most else "", within[-1] if within else None),
             broken=None,
         )
+        for _, digest in readable.breakpoints:
+            known.written.setdefault(digest, 0)
+        known.last.pop(opening, None)
+        known.last[opening] = values
         if at is None or most > at:
             return readable
         if all(each.tier == "messages" for each in values[at:]):

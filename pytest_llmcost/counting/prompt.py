@@ -46,6 +46,8 @@ DEFAULTS: dict[str, dict[str, JsonValue]] = {
 }
 _NO_DEFAULTS: dict[str, JsonValue] = {}
 _NESTING = frozenset({"cache_control", "content", "source"})
+_SEVERAL_SPELLINGS = {kind: _NESTING | defaults.keys() for kind, defaults in DEFAULTS.items()}
+"""The keys of a tool or a block by its kind, without which it is in its one spelling."""
 
 
 class Place(NamedTuple):
@@ -87,22 +89,14 @@ class Prompt(NamedTuple):
     breakpoints: tuple[Breakpoint, ...]
     """Where the prompt is cached; a lifetime that does not exist is the API's to refuse."""
 
-    def blocks(self) -> Iterator[tuple[Place, JsonValue]]:
-        """Yield every block of the prompt in order: tools, then system, then messages."""
-        return _blocks_of(self.tools, self.system, self.messages)
-
-
-def _blocks_of(
-    tools: JsonValue, system: JsonValue, messages: JsonValue
-) -> Iterator[tuple[Place, JsonValue]]:
-    for index, value in enumerate(as_list(tools)):
-        yield Place("tools", index), value
-    for index, value in enumerate(as_list(system)):
-        yield Place("system", index), value
-    for index, message in enumerate(as_list(messages)):
-        content = message.get("content") if isinstance(message, dict) else None
-        for number, value in enumerate(as_list(content)):
-            yield Place("messages", index, number), value
+    def blocks(self) -> list[tuple[Place, JsonValue]]:
+        """Return every block of the prompt in order: tools, then system, then messages."""
+        found = [(Place("tools", at), tool) for at, tool in enumerate(as_list(self.tools))]
+        found += [(Place("system", at), block) for at, block in enumerate(as_list(self.system))]
+        for at, message in enumerate(as_list(self.messages)):
+            content = as_list(message.get("content")) if isinstance(message, dict) else []
+            found += [(Place("messages", at, number), it) for number, it in enumerate(content)]
+        return found
 
 
 def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
@@ -115,12 +109,19 @@ def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
     if isinstance(system, list):
         system = [_block(each, ("system", at), marks) for at, each in enumerate(system)]
     if isinstance(messages, list):
-        messages = [_message(each, index, marks) for index, each in enumerate(messages)]
+        messages = [*messages]
+        for index, message in enumerate(messages):
+            content = _as_blocks(message.get("content")) if isinstance(message, dict) else None
+            if isinstance(content, list):
+                content = [
+                    _block(each, ("messages", index, at), marks) for at, each in enumerate(content)
+                ]
+                messages[index] = {**message, "content": content}
+    prompt = Prompt(tools, system, messages, _settings(body, model), marks, ())
     if automatic := body.get("cache_control"):
         # The API sets it on the last block that can be cached, as if it stood there.
         # https://platform.claude.com/docs/en/build-with-claude/prompt-caching
-        blocks = _blocks_of(tools, system, messages)
-        for place in [place for place, block in blocks if _can_be_cached(block)][-1:]:
+        for place in [place for place, block in prompt.blocks() if _can_be_cached(block)][-1:]:
             marks.setdefault(place, _without_defaults(automatic, "cache_control"))
             marks = dict(sorted(marks.items(), key=lambda mark: mark[0].order))
     points = []
@@ -128,7 +129,7 @@ def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
         ttl = mark.get("ttl", "5m") if isinstance(mark, dict) else None
         if ttl in ("5m", "1h"):
             points.append(Breakpoint(place, cast("Ttl", ttl)))
-    return Prompt(tools, system, messages, _settings(body, model), marks, tuple(points))
+    return prompt._replace(marks=marks, breakpoints=tuple(points)) if marks else prompt
 
 
 def as_list(value: JsonValue) -> list[JsonValue]:
@@ -144,16 +145,6 @@ def _as_blocks(content: JsonValue) -> JsonValue:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _message(message: JsonValue, index: int, marks: dict[Place, JsonValue]) -> JsonValue:
-    content = _as_blocks(message.get("content")) if isinstance(message, dict) else None
-    if not isinstance(content, list):
-        return message
-    blocks = [
-        _block(each, ("messages", index, number), marks) for number, each in enumerate(content)
-    ]
-    return {**message, "content": blocks}
-
-
 def _can_be_cached(block: JsonValue) -> bool:
     """Whether the API sets an automatic breakpoint here: not on thinking, nor an empty text."""
     if not isinstance(block, dict) or block.get("type") in ("thinking", "redacted_thinking"):
@@ -167,14 +158,10 @@ def _block(value: JsonValue, at: tuple[Any, ...], marks: dict[Place, JsonValue])
         return value
     is_tool, kind = at[0] == "tools", value.get("type")
     name = "tool" if is_tool else kind
-    defaults = DEFAULTS.get(name, _NO_DEFAULTS) if isinstance(name, str) else _NO_DEFAULTS
-    if (
-        _NESTING.isdisjoint(value)
-        and (not defaults or defaults.keys().isdisjoint(value))
-        and None not in value.values()
-    ):
+    name = name if isinstance(name, str) else ""
+    if _SEVERAL_SPELLINGS.get(name, _NESTING).isdisjoint(value) and None not in value.values():
         return value  # most of them, and all payloads are read on every run
-    found = {}
+    defaults, found = DEFAULTS.get(name, _NO_DEFAULTS), {}
     for key, item in value.items():
         if item is None or (key in defaults and _is_same(item, defaults[key])):
             continue
@@ -255,8 +242,8 @@ def _settings(body: Mapping[str, JsonValue], model: str) -> dict[str, JsonValue]
     return settings
 
 
-def cache_settings(prompt: Prompt, tier: Tier) -> dict[str, JsonValue]:
-    """Return what breaks the cache of this tier and of those behind it, beside its blocks.
+def cache_settings(prompt: Prompt) -> dict[Tier, dict[str, JsonValue]]:
+    """Return what breaks the cache of a tier and of those behind it, beside its blocks; or None.
 
     Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching, "What
     invalidates the cache"; for the format, .../structured-outputs; for effort, .../effort.
@@ -264,7 +251,7 @@ def cache_settings(prompt: Prompt, tier: Tier) -> dict[str, JsonValue]:
     settings, config = prompt.settings, prompt.settings.get("output_config")
     config = config if isinstance(config, dict) else {}
     used = set(_citations_or_images(block for _, block in prompt.blocks()))
-    found: dict[Tier, dict[str, JsonValue]] = {
+    return {
         "tools": {"mcp_servers": settings.get("mcp_servers")},
         "system": {
             "speed": settings.get("speed"),
@@ -278,7 +265,6 @@ def cache_settings(prompt: Prompt, tier: Tier) -> dict[str, JsonValue]:
             "images": "images" in used or None,
         },
     }
-    return {name: value for name, value in found[tier].items() if value is not None}
 
 
 def _citations_or_images(blocks: Iterable[JsonValue]) -> Iterator[str]:

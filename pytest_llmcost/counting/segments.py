@@ -2,7 +2,7 @@
 
 Each cut is counted from the beginning of the prompt, never by itself, for tokens join across
 borders; a segment is the difference between two prefixes, so that segments add up to the whole.
-Knows no prices and no cassettes.
+Knows no prices, and not where counts come from.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-from pytest_llmcost.counting.payload import Payload, read_payload, tool_names, turn_starts
+from pytest_llmcost.counting.cassette import Count
+from pytest_llmcost.counting.payload import Payload, joined_turns, tool_names
 from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, read_prompt
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
@@ -61,13 +61,12 @@ def plan_caching(
     payload: Payload,
     *,
     points: Sequence[Breakpoint] | None = None,
-    read: Callable[[Mapping[str, Any]], Payload] | None = None,
+    read: Callable[[Mapping[str, Any]], Payload],
 ) -> CachePlan:
     """Cut a payload at points in the prompt's order, at its own breakpoints unless given.
 
-    `read` makes a Payload of a cut's body, by default with the payload's own model and betas.
+    `read` makes a Payload of a cut's body, with the payload's own betas.
     """
-    read = read or partial(read_payload, betas=payload.betas, resolve=lambda _: payload.model)
     points = payload.breakpoints if points is None else points
     placeholder = read({"model": payload.body["model"], "messages": _PLACEHOLDER})
     return CachePlan(payload, tuple(_cut(payload, each, read) for each in points), placeholder)
@@ -116,6 +115,8 @@ def _unmarked(value: JsonValue) -> JsonValue:
 
 def _close(turns: list[JsonValue]) -> tuple[list[JsonValue], bool, bool]:
     """Make cut messages ones that the API takes; also return whether closed, and exact."""
+    # It refuses a tool_use without its tool_result at the beginning of the next message, and a
+    # prompt that ends with an answer.
     last = turns[-1]
     asking = last if last["role"] == "assistant" else turns[-2] if len(turns) > 1 else None
     asked = [] if asking is None else _ids(asking, "tool_use", "id")
@@ -193,33 +194,37 @@ class CachedPrompt(msgspec.Struct, frozen=True, kw_only=True):
         return sum(segment.tokens for segment in self.segments[:last])
 
 
+def _prefix_tokens(
+    cut: Cut, plan: CachePlan | PartsPlan, counts: Mapping[str, Count], opening_tokens: int
+) -> int:
+    """Return how long a prefix is without what closes it."""
+    tokens = counts[cut.payload.fingerprint].input_tokens
+    if not cut.closed:
+        return tokens - opening_tokens
+    placeholder = counts.get(plan.placeholder.fingerprint)  # not there where it cancels out
+    return tokens if placeholder is None else tokens - placeholder.input_tokens
+
+
 def split_prompt(
     plan: CachePlan,
-    counts: Mapping[str, int],
+    counts: Mapping[str, Count],
     *,
     min_cacheable_tokens: int | None,
     opening_tokens: int = 0,
 ) -> CachedPrompt:
-    """Return a prompt's segments, from the tokens of all `plan.payloads` by fingerprint.
+    """Return a prompt's segments, from the counts of all `plan.payloads` by fingerprint.
 
     A prefix below the model's `min_cacheable_tokens` is silently not cached; for `opening_tokens`
     see `opening_tokens_of`.
     """
-    whole = counts[plan.whole.fingerprint]
-    closing = counts.get(plan.placeholder.fingerprint, 0)
-    ends: list[int] = []
+    least, model = min_cacheable_tokens, plan.whole.model
+    whole = counts[plan.whole.fingerprint].input_tokens
+    segments, notes, begin = list[Segment](), list[str](), 0
     for cut in plan.cuts:
-        prefix = counts[cut.payload.fingerprint] - (closing if cut.closed else opening_tokens)
-        ends.append(min(max(prefix, ends[-1] if ends else 0), whole))
-    segments = [Segment(upto="end", tokens=whole - (ends[-1] if ends else 0))]
-    ttl: Ttl | None = None
-    begins = [0, *ends][: len(ends)]
-    for cut, end, begin in zip(plan.cuts[::-1], ends[::-1], begins[::-1], strict=True):
-        if end and end >= (min_cacheable_tokens or 0):
-            ttl = cut.point.ttl  # a prefix too short is cached with the next longer one
-        segments.insert(0, Segment(upto=str(cut.point.place), tokens=end - begin, ttl=ttl))
-    model, least, notes = plan.whole.model, min_cacheable_tokens, []
-    for cut, end in zip(plan.cuts, ends, strict=True):
+        end = min(max(_prefix_tokens(cut, plan, counts, opening_tokens), begin), whole)
+        ttl = cut.point.ttl if end and end >= (least or 0) else None
+        segments.append(Segment(upto=str(cut.point.place), tokens=end - begin, ttl=ttl))
+        begin = end
         if least is not None and end < least:
             notes.append(
                 f"the prefix up to {cut.point.place} is {end:,} tokens, and {model} caches none "
@@ -227,6 +232,10 @@ def split_prompt(
             )
         if not cut.exact:
             notes.append(f"up to {cut.point.place} is a few tokens too many: open tool calls")
+    # A prefix that is too short is cached with the next longer one.
+    for at in range(len(segments) - 2, -1, -1):
+        segments[at] = replace(segments[at], ttl=segments[at].ttl or segments[at + 1].ttl)
+    segments.append(Segment(upto="end", tokens=whole - begin))
     if plan.cuts and least is None:
         notes.append(f"how short a prefix {model} still caches is not known")
     return CachedPrompt(segments=tuple(segments), notes=tuple(notes))
@@ -344,7 +353,7 @@ def plan_parts(
     payload: Payload,
     names: Sequence[str] | None = None,
     *,
-    read: Callable[[Mapping[str, Any]], Payload] | None = None,
+    read: Callable[[Mapping[str, Any]], Payload],
 ) -> PartsPlan:
     """Cut a payload at the borders of the parts that are named, or of all; see `plan_caching`.
 
@@ -358,34 +367,33 @@ def plan_parts(
         content = message.get("content") if isinstance(message, dict) else None
         if not isinstance(content, (str, list)) or not content:
             raise PayloadError("a message has no content", path=f"messages.{index}")
-    runs: list[tuple[tuple[str, ...], Place]] = []
-    for leaf, place in _leaves(payload):
-        parts = (leaf,) if names is None else tuple(n for n in names if is_part_of(leaf, n))
-        if runs and runs[-1][0] == parts:
-            del runs[-1]
-        runs.append((parts, place))
     with_rest = names is None or REST in names
-    asked = [
-        at for at, (parts, _) in enumerate(runs) if parts or (with_rest and at == len(runs) - 1)
-    ]
-    at_ends = {at for each in asked for at in (each - 1, each)}
-    places = {at: runs[at][1] if at >= 0 else _BEFORE_ALL for at in sorted(at_ends)}
-    plan = plan_caching(payload, points=[*map(Breakpoint, places.values())], read=read)
+    spans: list[tuple[tuple[str, ...], Place, Place]] = []
+    for leaf, end in _leaves(payload):
+        parts = (leaf,) if names is None else tuple(n for n in names if is_part_of(leaf, n))
+        begin = spans[-1][2] if spans else _BEFORE_ALL
+        if spans and spans[-1][0] == parts:
+            begin = spans.pop()[1]
+        spans.append((parts, begin, end))
+    last = spans[-1:] if with_rest else []  # the rest comes behind it
+    spans = [each for each in spans if each[0] or each in last]
+    places = dict.fromkeys(place for _, *ends in spans for place in ends)
+    plan = plan_caching(payload, points=[*map(Breakpoint, places)], read=read)
     cuts, fixed = dict(zip(places, plan.cuts, strict=True)), tuple[Cut, ...]()
-    if _FIXED in places.values():
+    if _FIXED in cuts:
         kept = {key: payload.body[key] for key in ("model", "tool_choice") if key in payload.body}
         tools = replace(payload, body={**kept, "tools": _TOOLS})
         ends = [Breakpoint(Place("tools", number)) for number in (0, 1)]
         fixed = plan_caching(tools, points=ends, read=read).cuts
-        cuts |= {at: fixed[0] for at, place in places.items() if place == _FIXED}
-    spans = tuple((runs[at][0], cuts[at - 1], cuts[at]) for at in asked)
-    return PartsPlan(payload, spans, plan.placeholder, fixed, with_rest)
+        cuts[_FIXED] = fixed[0]
+    between = tuple((parts, cuts[begin], cuts[end]) for parts, begin, end in spans)
+    return PartsPlan(payload, between, plan.placeholder, fixed, with_rest)
 
 
 def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
     """Yield each block of a prompt with the name of the smallest part that it belongs to."""
     prompt = read_prompt(payload.body, payload.model)
-    tools, starts = dict(tool_names(prompt.tools)), turn_starts(prompt.messages)
+    tools, starts = tool_names(prompt.tools), joined_turns(prompt.messages)
     if tools:
         yield FIXED, _FIXED
     is_before_messages = any(payload.body.get(key) for key in _MESSAGE_SETTINGS)
@@ -404,39 +412,36 @@ def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
 
 
 def split_parts(
-    plan: PartsPlan,
-    counts: Mapping[str, int],
-    left_out: Mapping[str, Sequence[str]] | None = None,
-    *,
-    opening_tokens: int = 0,
+    plan: PartsPlan, counts: Mapping[str, Count], *, opening_tokens: int = 0
 ) -> PromptParts:
-    """Return the tokens of a plan's parts, from the tokens of all `plan.payloads` by fingerprint.
+    """Return the tokens of a plan's parts, from the counts of all `plan.payloads` by fingerprint.
 
-    `left_out` is by fingerprint, too; for `opening_tokens` see `opening_tokens_of`.
+    For `opening_tokens` see `opening_tokens_of`.
     """
-    closing = counts.get(plan.placeholder.fingerprint, 0)
-    with_one = plan.fixed[0] if plan.fixed else None
-    one, two = (counts[cut.payload.fingerprint] for cut in plan.fixed) if plan.fixed else (0, 0)
+    whole, tool = counts.get(plan.whole.fingerprint), 0
+    if plan.fixed:
+        one, two = (counts[cut.payload.fingerprint].input_tokens for cut in plan.fixed)
+        tool = two - one
     tokens: dict[str, int] = {}
-    notes, incomplete, reached, left_out = [], set[str](), 0, left_out or {}
+    notes, incomplete, reached = [], set[str](), 0
     for names, *cuts in plan.spans:
         low, high = (
-            counts[cut.payload.fingerprint]
-            - (closing if cut.closed else opening_tokens)
-            - (two - one if cut is with_one else 0)
+            _prefix_tokens(cut, plan, counts, opening_tokens)
+            - (tool if plan.fixed and cut is plan.fixed[0] else 0)
             for cut in cuts
         )
         # A cut with open tool calls may be a few tokens too long, even longer than the whole.
         low = max(low, reached)
-        reached = max(low, min(high, counts.get(plan.whole.fingerprint, high)))
+        reached = max(low, high if whole is None else min(high, whole.input_tokens))
         for name in names:
             tokens[name] = tokens.get(name, 0) + reached - low
-        before, behind = (set(left_out.get(cut.payload.fingerprint, ())) for cut in cuts)
+        before, behind = (set(counts[cut.payload.fingerprint].left_out) for cut in cuts)
         if behind - before:
             incomplete.update(names)
             notes.append(f"count_tokens rejects {', '.join(sorted(behind - before))}; left out")
         if not all(cut.exact for cut in cuts):
             notes.append(f"{', '.join(names)} is only nearly exact: open tool calls")
     if plan.with_rest:
-        tokens[REST] = tokens.pop(REST, 0) + counts[plan.whole.fingerprint] - reached
+        whole_tokens = counts[plan.whole.fingerprint].input_tokens
+        tokens[REST] = tokens.pop(REST, 0) + whole_tokens - reached
     return PromptParts(tokens, tuple(notes), frozenset(incomplete))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
-from typing import NamedTuple
 
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.json_values import JsonValue
@@ -37,19 +36,7 @@ LONGEST = 200_000
 """Characters; a longer text is a file and not a prompt."""
 
 
-class Span(NamedTuple):
-    """Characters of a text, the first of which has the number 1."""
-
-    start: int
-    end: int
-    kind: str
-    """`a date`, `a time` or `an id`."""
-
-    def __str__(self) -> str:
-        return f"characters {self.start}-{self.end} ({self.kind})"
-
-
-def volatile_spans(before: str, now: str, at: datetime) -> tuple[list[Span], bool]:
+def volatile_spans(before: str, now: str, at: datetime) -> tuple[list[str], bool]:
     """Return where two texts differ as clocks and random ids do, and whether they differ elsewhere.
 
     A date counts if the new one is that of the run, which is at an aware `at`, and a time if it
@@ -58,8 +45,7 @@ def volatile_spans(before: str, now: str, at: datetime) -> tuple[list[Span], boo
 
     Example:
         >>> at = datetime(2026, 11, 25, tzinfo=timezone.utc)
-        >>> spans, is_edited = volatile_spans("It is 09:41:07.", "It is 10:02:33.", at)
-        >>> [str(span) for span in spans], is_edited
+        >>> volatile_spans("It is 09:41:07.", "It is 10:02:33.", at)
         (['characters 7-14 (a time)'], False)
     """
     if max(len(before), len(now)) > LONGEST:
@@ -75,7 +61,7 @@ def volatile_spans(before: str, now: str, at: datetime) -> tuple[list[Span], boo
     return [_span(token) for token in found], is_edited
 
 
-def suspicious_span(now: str, at: datetime) -> Span | None:
+def suspicious_span(now: str, at: datetime) -> str | None:
     """Return where a text has the present date or time, or else a UUID."""
     tokens = list(_TOKEN.finditer(now)) if len(now) <= LONGEST else []
     clocks = (token for token in tokens if _is_of_the_run(token, at))
@@ -137,8 +123,10 @@ def skeleton(text: str) -> str:
     return _TOKEN.sub(lambda token: f"\0{token.lastgroup}\0", text)
 
 
-def _span(token: re.Match[str]) -> Span:
-    return Span(token.start() + 1, token.end(), _NAMES.get(str(token.lastgroup), "a time"))
+def _span(token: re.Match[str]) -> str:
+    """Return which characters of its text a token is, the first of which has the number 1."""
+    kind = _NAMES.get(str(token.lastgroup), "a time")
+    return f"characters {token.start() + 1}-{token.end()} ({kind})"
 
 
 def _differs_in_every_run(old: re.Match[str], new: re.Match[str], at: datetime) -> bool:

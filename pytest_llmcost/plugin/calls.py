@@ -32,7 +32,7 @@ from pytest_llmcost.capture.changed_prompt import (
 from pytest_llmcost.capture.replay import Fingerprint
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.counting.cassette import Count
-from pytest_llmcost.counting.client import caveats_of, count_all
+from pytest_llmcost.counting.client import count_all
 from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.counting.prefixes import Break, CachedPrefixes, Readable
 from pytest_llmcost.counting.segments import (
@@ -226,7 +226,7 @@ def _compare(
     caveats: tuple[str, ...] = ()
     try:
         if plan is not None:
-            caveats = caveats_of(payload, session.counts.count(owner, payload))
+            caveats = session.counts.count(owner, payload).caveats
             prompt = split(session, owner, plan)
     except CountError as error:
         _note_in_vain(session, error)
@@ -272,7 +272,7 @@ def _mocked(
                 usage = Usage(output_tokens=usage.output_tokens)
             usage = replace(usage, input_tokens=max(0, count.input_tokens - usage.cached_tokens))
             counted = replace(answer, usage=usage, sampling_calls=(replace(sampling, usage=usage),))
-            return with_caveats(counted, *caveats_of(payload, count)), "recounted"
+            return with_caveats(counted, *count.caveats), "recounted"
     unknown = replace(answer, sampling_calls=())
     return with_caveats(unknown, caveat), "mocked"
 
@@ -297,7 +297,7 @@ def read_normalised(
         PayloadError: it is not JSON.
         SettingsError: the hook's result is not.
     """
-    sent = read_payload(body, resolve=session.exact_model, **how)
+    sent = read_payload(body, find=session.card.find, **how)
     hook = session.hook("pytest_llmcost_normalize_payload")
     if not hook.get_hookimpls():
         return sent
@@ -307,7 +307,7 @@ def read_normalised(
         return sent
     how = {**how, "model": how.get("model") or sent.model, "betas": sent.betas}
     try:
-        read = read_payload(normalised, resolve=session.exact_model, **how)
+        read = read_payload(normalised, find=session.card.find, **how)
     except PayloadError as error:
         raise SettingsError(
             f"pytest_llmcost_normalize_payload returned what is not a payload: {error}; "
@@ -318,15 +318,14 @@ def read_normalised(
 
 def record(
     session: Session,
+    sender: Sender,
     answer: Answer,
     payload: Payload | None,
     evidence: Evidence,
     prompt: CachedPrompt | None = None,
 ) -> Call:
-    """Price an answer for the owner that is running, and put it into the ledger."""
-    sender = session.sender()
-    owner = sender.owner
-    prefix = _note_prefix(session, owner, payload, evidence)
+    """Price an answer for its sender, and put it into the ledger."""
+    prefix = _note_prefix(session, sender.owner, payload, evidence)
     how: dict[str, Any] = {"prefix": prefix, "prompt": prompt, "evidence": evidence}
     call = _record(session, sender, answer, sender.blocks, payload, **how)
     _announce(session, sender, call, payload)
@@ -339,19 +338,20 @@ def declare(session: Session, answer: Answer) -> Call:
     A message settles the doubtful call with its id, a usage without an id the only doubtful call
     of the test. Of an agent's session, what its running total has grown by is added.
     """
-    owner, total, agent_session = session.owner, answer.declared_usd, answer.session_id
+    sender, total, agent_session = session.sender(), answer.declared_usd, answer.session_id
+    owner = sender.owner
     if agent_session is not None and total is not None:
         so_far, last = owner.agent_totals.get(agent_session, (Decimal(0), None))
         if last is not None and total <= so_far:
             return last
         growth = replace(answer, declared_usd=EXACT.subtract(total, so_far))
-        call = record(session, growth, None, "declared")
+        call = record(session, sender, growth, None, "declared")
         owner.agent_totals[agent_session] = (total, call)
         return call
     session.settle(owner)
     doubtful = _doubtful_call(owner, answer)
     if doubtful is None:
-        return record(session, answer, None, "declared")
+        return record(session, sender, answer, None, "declared")
     _withdraw(session, owner, doubtful)
     before, lost = doubtful.call, doubtful.call.lost_attempts
     sender = Sender(owner, before.phase, before.tags)
@@ -404,8 +404,10 @@ def _record(
             parts=payload.parts,
             task_budget=payload.task_budget,
             breakpoints=len(payload.breakpoints),
-            prefixes={str(each.place): each.digest[:16] for each in payload.prefixes},
         )
+        if payload.breakpoints:
+            prefixes = {str(each.place): each.digest[:16] for each in payload.prefixes}
+            known = replace(known, prefixes=prefixes)
         facts |= {"fingerprint": payload.fingerprint, "max_tokens": longest_reply(payload.body)}
     call = price(
         answer,
@@ -549,8 +551,7 @@ def _note_change(session: Session, owner: Owner) -> None:
 def _announce(session: Session, sender: Sender, call: Call, payload: Payload | None) -> None:
     session.hook("pytest_llmcost_call")(call=call, item=sender.owner.item)
     if payload is not None:
-        if not call.has_caveat("uncounted"):  # what failed once would only fail, or wait, again
-            _learn_parts(session, sender.owner, payload)
+        _learn_parts(session, sender.owner, call, payload)
         for callback in session.after_call:
             callback(sender, call, payload)
 
@@ -588,10 +589,9 @@ def split(
     """
     model = plan.whole.model
     what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts)})"
-    counted = _count_cuts(session, owner, plan, what, options)
     return split_prompt(
         plan,
-        {key: count.input_tokens for key, count in counted.items()},
+        _count_cuts(session, owner, plan, what, options),
         min_cacheable_tokens=least_cacheable(session, model),
         opening_tokens=opening_tokens_of(model, session.tokenizer(model)),
     )
@@ -614,18 +614,16 @@ def count_parts(
     )
     what = f"the parts ({', '.join(names)})" if names else "the parts"
     counted = _count_cuts(session, owner, plan, what)
-    return split_parts(
-        plan,
-        {key: count.input_tokens for key, count in counted.items()},
-        {key: count.left_out for key, count in counted.items()},
-        opening_tokens=opening_tokens_of(model, session.tokenizer(model)),
-    )
+    opening_tokens = opening_tokens_of(model, session.tokenizer(model))
+    return split_parts(plan, counted, opening_tokens=opening_tokens)
 
 
-def _learn_parts(session: Session, owner: Owner, payload: Payload) -> None:
+def _learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) -> None:
     """Count the parts of a prompt that have a budget, or all if that was asked for."""
     names = parts_with_budget(owner.item, session.settings)
     if payload.fingerprint in owner.parts or not (names or session.settings.parts):
+        return
+    if call.has_caveat("uncounted"):  # what failed once would only fail, or wait, again
         return
     owner.parts[payload.fingerprint] = known = {}
     # Those with a budget may be counted where the others are not.

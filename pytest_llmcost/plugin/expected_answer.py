@@ -7,13 +7,13 @@ from typing import Literal
 import pytest
 from msgspec.structs import replace
 
-from pytest_llmcost.counting.client import caveats_of
 from pytest_llmcost.counting.payload import Payload, describe_changes
 from pytest_llmcost.counting.segments import CachedPrompt, plan_caching
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError, SettingsError
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.plugin.calls import least_cacheable, read_normalised, split
 from pytest_llmcost.plugin.marker import limits_of
+from pytest_llmcost.plugin.owners import Owner
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage, is_quantity
@@ -26,9 +26,10 @@ _STATES = ("cold", "warm", "none")
 
 def expect_answer(
     session: Session,
+    owner: Owner,
     payload: Payload,
     item: pytest.Item,
-    output_tokens: int | None,
+    asked_output: int | str | None,
     state: PromptState | None,
 ) -> tuple[Answer, CachedPrompt | None]:
     """Count a payload, and its cached prefixes if the test, its marker or the run asks for them.
@@ -36,13 +37,14 @@ def expect_answer(
     Without an output, the answer is that of the input alone.
 
     Raises:
-        SettingsError: no such state.
+        SettingsError: no such state, or no such length of a reply.
         PayloadError: breakpoints that the API would refuse.
         CountError: not recorded and not allowed to ask, or the API did not count it.
     """
+    output_tokens = _read_output(payload, asked_output)
     if state is not None and state not in _STATES:
         raise SettingsError(f"cache={state!r} is not one of {', '.join(_STATES)}")
-    owner, is_column = session.owner, False
+    is_column = False
     options: tuple[str, ...] = ()
     if state is None and payload.breakpoints:
         limits, of_run = limits_of(item, session.settings), session.settings.cache
@@ -76,7 +78,7 @@ def expect_answer(
     may_cache = None
     if usage is None:
         usage = Usage(input_tokens=count.input_tokens)
-        least = least_cacheable(session, payload.model)
+        least = least_cacheable(session, payload.model) if payload.breakpoints else None
         if payload.breakpoints and (least is None or count.input_tokens >= least):
             # A prompt priced as plain input may be cached: a bound, the most expensive of several.
             may_cache = read_lifetime(payload.body) or "1h"
@@ -87,7 +89,9 @@ def expect_answer(
         read_lifetime=read_lifetime(payload.body) if usage.cache_read_tokens else None,
         may_cache=may_cache,
     )
-    caveats = [*caveats_of(payload, count), *(("input-only",) if output_tokens is None else ())]
+    caveats = [*count.caveats]
+    if output_tokens is None:
+        caveats.append("input-only")
     if count.changed:
         caveats.append(f"changed-prompt: {describe_changes(count.changed)}")
     answer = Answer(
@@ -95,7 +99,7 @@ def expect_answer(
         usage=usage,
         sampling_calls=(sampling,),
         terms=_terms(payload),
-        caveats=sorted_caveats(caveats),
+        caveats=sorted_caveats(caveats) if caveats else (),
         before=_counted_before(payload, count.before, output_tokens),
     )
     return answer, prompt
@@ -127,7 +131,7 @@ def uncounted_answer(payload: Payload, error: CountError) -> Answer:
     return Answer(model=payload.model, terms=_terms(payload), caveats=caveats, before=before)
 
 
-def read_output(payload: Payload, output_tokens: int | str | None) -> int | None:
+def _read_output(payload: Payload, output_tokens: int | str | None) -> int | None:
     """Return how long a reply is taken to be; `"max"` is the payload's `max_tokens`.
 
     Raises:

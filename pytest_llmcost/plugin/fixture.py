@@ -22,12 +22,7 @@ from pytest_llmcost.counting.segments import calls_until_it_pays
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
 from pytest_llmcost.money import EXACT, parse_usd
 from pytest_llmcost.plugin.calls import calls_of, count_parts, declare, read_normalised, record
-from pytest_llmcost.plugin.expected_answer import (
-    PromptState,
-    expect_answer,
-    read_output,
-    uncounted_answer,
-)
+from pytest_llmcost.plugin.expected_answer import PromptState, expect_answer, uncounted_answer
 from pytest_llmcost.plugin.owners import entered_blocks
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.plugin.tags import tag
@@ -190,14 +185,17 @@ class LlmCost:
             return Counted(None)
         try:
             sent = read_normalised(session, keywords if payload is None else payload, item)
-            output = read_output(sent, output_tokens)
+            sender = session.sender()
             try:
-                answer, prompt = expect_answer(session, sent, item, output, cache)
+                answer, prompt = expect_answer(
+                    session, sender.owner, sent, item, output_tokens, cache
+                )
             except CountError as error:
                 # The payload does not become free if the test catches this, or fails by it.
-                record(session, uncounted_answer(sent, error), sent, "counted")
+                record(session, sender, uncounted_answer(sent, error), sent, "counted")
                 raise
-            return Counted(record(session, answer, sent, "counted", prompt), session, prompt)
+            call = record(session, sender, answer, sent, "counted", prompt)
+            return Counted(call, session, prompt)
         except LlmCostError as error:
             # The message says it all; our own frames would only hide the line that asked.
             raise error.with_traceback(None) from None

@@ -145,7 +145,7 @@ class LiveCap:
         try:
             payload = read_payload(
                 body,
-                resolve=lambda name: self._card.resolve(name).model,
+                find=self._card.find,
                 betas=request.betas,
                 model=endpoint.model,
             )

@@ -110,7 +110,6 @@ class Session:
         """Whose attempts are not counted yet: to ask for each test's id would take long."""
         self._fixtures: list[Sender] = []
         """Fixtures wider than a function that are being set up or torn down, the innermost last."""
-        self._spending: tuple[LedgerBuilder, RateCard, Counts] | None = None
         self._own_client: Any = None
         self._failure: Exception | None = None
         self._children = Children()
@@ -163,33 +162,28 @@ class Session:
     @property
     def has_spending(self) -> bool:
         """Whether the heavy half was needed."""
-        return self._spending is not None
+        return "ledger" in vars(self)
 
-    @property
-    def ledger(self) -> LedgerBuilder:
-        """Every call so far, by owner."""
-        return self._make_spending()[0]
+    ledger: LedgerBuilder
+    """Every call so far, by owner."""
+    card: RateCard
+    """The prices of this session."""
+    counts: Counts
+    """The token counts of this session."""
 
-    @property
-    def card(self) -> RateCard:
-        """The prices of this session."""
-        return self._make_spending()[1]
+    def __getattr__(self, name: str) -> Any:
+        """Make the heavy half when one of the three is first asked for; then they are plain."""
+        if name not in ("ledger", "card", "counts"):
+            raise AttributeError(name)
+        from pytest_llmcost.ledger.builder import LedgerBuilder
+        from pytest_llmcost.plugin.counts import Counts
 
-    @property
-    def counts(self) -> Counts:
-        """The token counts of this session."""
-        return self._make_spending()[2]
-
-    def _make_spending(self) -> tuple[LedgerBuilder, RateCard, Counts]:
-        if self._spending is None:
-            from pytest_llmcost.ledger.builder import LedgerBuilder
-            from pytest_llmcost.plugin.counts import Counts
-
-            counts = Counts(self.config, self.settings, self._make_client, self.notes)
-            made = (LedgerBuilder(), self._read_card(), counts)  # calls a hook: not in the lock
-            with self.lock:
-                self._spending = self._spending or made
-        return self._spending
+        counts = Counts(self.config, self.settings, self._make_client, self.notes)
+        made = {"ledger": LedgerBuilder(), "counts": counts, "card": self._read_card()}
+        with self.lock:  # not around the above, which calls a hook
+            if not self.has_spending:
+                vars(self).update(made)
+        return vars(self)[name]
 
     def _read_card(self) -> RateCard:
         """Read the shipped prices, then the user's file, then ask the hook."""
@@ -255,7 +249,7 @@ class Session:
 
     def save_counts(self) -> None:
         """Save all counts at the end, and close the client that no fixture closes."""
-        if self._spending is not None:
+        if self.has_spending:
             self.counts.save_all()
         if self._own_client is not None:
             self._own_client.close()
@@ -276,7 +270,8 @@ class Session:
             owner, phase = self.outside, None
         else:
             owner = self.attempt_of(test)
-        return Sender(owner, phase, current_tags(owner.uses), owner.blocks_around(phase))
+        blocks = owner.blocks_around(phase) if owner.open_blocks else ()
+        return Sender(owner, phase, current_tags(owner.uses), blocks)
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""

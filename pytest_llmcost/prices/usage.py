@@ -150,7 +150,7 @@ def longest_reply(request: Mapping[str, Any]) -> int | None:
     most, tools = request.get("max_tokens"), request.get("tools") or []
     if not is_quantity(most) or not isinstance(tools, (list, tuple)):
         return None
-    kinds = [str(tool.get("type")) for tool in tools if isinstance(tool, Mapping)]
+    kinds = [str(tool["type"]) for tool in tools if isinstance(tool, dict) and "type" in tool]
     if any(map(request.get, _SEVERAL_CALLS)) or any(
         kind.startswith(SAMPLING_TOOLS) for kind in kinds
     ):

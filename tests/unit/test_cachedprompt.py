@@ -22,7 +22,7 @@ from standin.models import Model, find_model
 from standin.prompt import count_blocks, lay_out
 from standin.rules import check_count
 
-from pytest_llmcost.counting.cassette import CountCassette
+from pytest_llmcost.counting.cassette import Count, CountCassette
 from pytest_llmcost.counting.client import Asker, Counter, Job
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.counting.segments import (
@@ -55,11 +55,13 @@ def foretell(body: dict[str, Any]) -> CachedPrompt:
     payload = read_payload(body)
     model = find_model(payload.model)
     assert model is not None
-    plan = plan_caching(payload)
+    plan = plan_caching(payload, read=read_payload)
     keep = ("max_tokens",)
     counts = {
-        one.fingerprint: count_locally(
-            {key: value for key, value in one.body.items() if key not in keep}, model
+        one.fingerprint: Count(
+            input_tokens=count_locally(
+                {key: value for key, value in one.body.items() if key not in keep}, model
+            )
         )
         for one in plan.payloads
     }
@@ -242,8 +244,10 @@ def test_open_tool_calls_are_answered_and_said_to_be_only_nearly_exact() -> None
 
 def test_an_unknown_minimum_is_said_to_be_unknown() -> None:
     asked = read_payload(PAYLOADS["system"])
-    plan = plan_caching(asked)
-    counts = {one.fingerprint: 10 - place for place, one in enumerate(plan.payloads)}
+    plan = plan_caching(asked, read=read_payload)
+    counts = {
+        one.fingerprint: Count(input_tokens=10 - place) for place, one in enumerate(plan.payloads)
+    }
     found = split_prompt(plan, counts, min_cacheable_tokens=None)
     assert found.notes == ("how short a prefix claude-opus-4-7 still caches is not known",)
     assert [segment.upto for segment in found.segments] == ["system.0", "end"]
@@ -251,7 +255,7 @@ def test_an_unknown_minimum_is_said_to_be_unknown() -> None:
 
 def test_moving_a_breakpoint_needs_no_new_count_of_the_others() -> None:
     def prints(body: dict[str, Any]) -> set[str]:
-        plan = plan_caching(read_payload(body))
+        plan = plan_caching(read_payload(body), read=read_payload)
         return {one.fingerprint for one in plan.payloads} - {plan.whole.fingerprint}
 
     one = payload(tools=cached(1), system=[text(RULES, FIVE)])
@@ -272,13 +276,13 @@ def test_recorded_once_it_is_expected_offline_and_agrees_with_the_bill(
     anthropic = pytest.importorskip("anthropic")
     turns = [*CONVERSATION[:2], {"role": "user", "content": "And now?"}]
     body = payload(tools=cached(1), system=[text(RULES, FIVE)], messages=turns)
-    plan = plan_caching(read_payload(body))
+    plan = plan_caching(read_payload(body), read=read_payload)
     path = tmp_path / "test.llmcost.yaml"
 
     def count(mode: Any, client: Any) -> CachedPrompt:
         counter, cassette = Counter(lambda: client), CountCassette(path)
         counts = {
-            one.fingerprint: counter.count(Job(one, cassette, mode, Asker("test"))).input_tokens
+            one.fingerprint: counter.count(Job(one, cassette, mode, Asker("test")))
             for one in plan.payloads
         }
         cassette.save()
@@ -323,9 +327,9 @@ def test_the_calls_until_it_pays(cold: str, warm: str, none: str, calls: int | N
 
 def test_worked_example_with_opus_4_7s_prices() -> None:
     """10,000 tokens cached, 500 not: 6.25 to write, 0.50 to read, 5 for plain input a million."""
-    plan = plan_caching(read_payload(PAYLOADS["system"]))
-    whole, prefix, placeholder = (one.fingerprint for one in plan.payloads)
-    counts = {whole: 10_500, prefix: 10_008, placeholder: 8}
+    plan = plan_caching(read_payload(PAYLOADS["system"]), read=read_payload)
+    tokens = zip(plan.payloads, (10_500, 10_008, 8), strict=True)
+    counts = {one.fingerprint: Count(input_tokens=number) for one, number in tokens}
     prompt = split_prompt(plan, counts, min_cacheable_tokens=2048)
 
     def usd(usage: Usage) -> Decimal:

@@ -13,9 +13,10 @@ from msgspec.structs import replace
 from standin import StandIn, Step, answer_error, answer_json, fault, rate_limited
 
 from pytest_llmcost.counting.cassette import Count, CountCassette, Entry, write_entries
-from pytest_llmcost.counting.client import Asker, Counter, Job, Mode, caveats_of, make_client
+from pytest_llmcost.counting.client import Asker, Counter, Job, Mode, make_client
 from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.errors import CountError, CountMissingError
+from pytest_llmcost.prices.rate_card import shipped_card
 
 anthropic = pytest.importorskip("anthropic")
 
@@ -235,7 +236,7 @@ def test_a_clouds_name_of_a_model_is_resolved_for_anthropics_own_api(
     kit: CountingKit, asked: str, sent: str
 ) -> None:
     body = {**payload().body, "model": asked}
-    kit.count(read_payload(body, resolve=lambda _: "claude-sonnet-4-5-20250929"))
+    kit.count(read_payload(body, find=shipped_card().find))
     assert kit.api.counted[0].body["model"] == sent
 
 
@@ -246,7 +247,7 @@ def test_what_the_api_refuses_is_left_out_recorded_and_a_lower_bound(kit: Counti
     asked = payload(tools=[SEARCH, FIND], messages=turns)
     counted = kit.count(asked)
     assert counted.left_out == ("messages.0.content.1 (image from url)", "tools.web_search")
-    assert caveats_of(asked, counted) == tuple(f"left-out: {part}" for part in counted.left_out)
+    assert counted.caveats == tuple(f"left-out: {part}" for part in counted.left_out)
     replayed = kit.fresh().count(asked, "none")
     assert replayed.left_out == counted.left_out
 
@@ -254,7 +255,7 @@ def test_what_the_api_refuses_is_left_out_recorded_and_a_lower_bound(kit: Counti
 def test_an_accepted_server_tool_covers_the_first_call_only(kit: CountingKit) -> None:
     asked = payload(tools=[SEARCH, FIND, {"type": "bash_20250124", "name": "bash"}])
     counted = kit.count(asked)
-    assert caveats_of(asked, counted) == ("first-call-only: web_search",)
+    assert counted.caveats == ("first-call-only: web_search",)
     assert counted.left_out == ()
 
 
@@ -262,8 +263,18 @@ def test_create_only_keys_are_dropped_silently_and_unknown_ones_are_not(
     kit: CountingKit,
 ) -> None:
     asked = payload(max_tokens=5, stop_sequences=["x"], never_heard_of=1)
-    assert caveats_of(asked, kit.count(asked)) == ("unknown-field: never_heard_of",)
+    assert kit.count(asked).caveats == ("unknown-field: never_heard_of",)
     assert kit.api.counted[0].body.keys() == {"model", "messages"}
+
+
+def test_count_tokens_gets_all_that_it_takes(kit: CountingKit) -> None:
+    taken: dict[str, Any] = {
+        "cache_control": {"type": "ephemeral"}, "context_management": {"edits": []},
+        "mcp_servers": [], "output_config": {"effort": "low"}, "speed": "fast", "system": "Rules.",
+        "thinking": {"type": "disabled"}, "tool_choice": {"type": "auto"}, "tools": [FIND],
+    }  # fmt: skip
+    kit.count(payload(**taken, max_tokens=5))
+    assert kit.api.counted[0].body == {**payload().body, **taken}
 
 
 def test_a_refused_payload_is_reported_in_the_apis_own_words(kit: CountingKit) -> None:

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standin import StandIn
 
-from pytest_llmcost.counting.client import countable
 from pytest_llmcost.counting.payload import (
     changed_parts,
     describe_changes,
     fingerprint,
     read_payload,
 )
-from pytest_llmcost.errors import PayloadError, UnknownModelError
+from pytest_llmcost.errors import PayloadError
+from pytest_llmcost.prices.rate_card import shipped_card
 
 HELLO: dict[str, Any] = {
     "model": "claude-opus-4-7",
@@ -95,23 +95,16 @@ def test_any_other_text_is_another_fingerprint(text: str) -> None:
 
 
 def test_an_alias_and_the_id_it_stands_for_are_one_payload() -> None:
-    ids = {"claude-sonnet-4-5": "claude-sonnet-4-5-20250929"}
-
-    def resolve(name: str) -> str:
-        return ids.get(name, name)
-
-    alias = read_payload({**HELLO, "model": "claude-sonnet-4-5"}, resolve=resolve)
-    exact = read_payload({**HELLO, "model": "claude-sonnet-4-5-20250929"}, resolve=resolve)
+    find = shipped_card().find
+    alias = read_payload({**HELLO, "model": "claude-sonnet-4-5"}, find=find)
+    exact = read_payload({**HELLO, "model": "claude-sonnet-4-5-20250929"}, find=find)
     assert alias.fingerprint == exact.fingerprint
     assert alias.model == exact.model == "claude-sonnet-4-5-20250929"
     assert alias.body["model"] == "claude-sonnet-4-5", "it is sent as it was asked for"
 
 
 def test_a_model_without_a_price_still_has_a_fingerprint() -> None:
-    def resolve(name: str) -> str:
-        raise UnknownModelError("unknown", model=name)
-
-    assert read_payload({**HELLO, "model": "mine"}, resolve=resolve).model == "mine"
+    assert read_payload({**HELLO, "model": "mine"}, find=shipped_card().find).model == "mine"
 
 
 def test_the_model_may_come_from_the_url() -> None:
@@ -119,7 +112,7 @@ def test_the_model_may_come_from_the_url() -> None:
     bedrock = read_payload(
         {**body, "anthropic_version": "bedrock-2023-05-31"},
         model="us.anthropic.claude-opus-4-7",
-        resolve=lambda name: "claude-opus-4-7",
+        find=shipped_card().find,
     )
     assert bedrock.fingerprint == print_of()
 
@@ -245,16 +238,6 @@ def test_changes_are_told_in_words_and_in_order() -> None:
     assert changes[14:] == ["thinking (new)", "speed (removed)"]
     assert describe_changes(changes, most=1) == "system and 15 more"
     assert changed_parts(old, old) == []
-
-
-def test_count_tokens_gets_what_it_takes_and_no_more() -> None:
-    payload = read_payload({**HELLO, **{key: COUNTED[key] for key in COUNTED if key != "betas"}})
-    kept, unknown = countable(payload)
-    assert sorted(kept) == [
-        "cache_control", "context_management", "mcp_servers", "messages", "model", "output_config",
-        "speed", "system", "thinking", "tool_choice", "tools",
-    ]  # fmt: skip
-    assert unknown == ("never_heard_of",)
 
 
 def test_what_a_test_counts_is_what_the_sdk_then_sends(tmp_path: Path) -> None:

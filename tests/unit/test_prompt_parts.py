@@ -14,6 +14,7 @@ from standin.models import find_model
 from standin.prompt import IMAGE_TOKENS, THINKING_TOKENS, count_blocks, lay_out
 from standin.rules import check_count
 
+from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.counting.segments import (
     PartsPlan,
@@ -60,13 +61,15 @@ def count_locally(body: Any) -> int:
 
 def counted(plan: PartsPlan) -> PromptParts:
     model = plan.whole.model
-    counts = {each.fingerprint: count_locally(each.body) for each in plan.payloads}
+    counts = {
+        each.fingerprint: Count(input_tokens=count_locally(each.body)) for each in plan.payloads
+    }
     opening = opening_tokens_of(model, CARD.tokenizer(model))
     return split_parts(plan, counts, opening_tokens=opening)
 
 
 def parts_of(body: dict[str, Any], *names: str) -> PromptParts:
-    return counted(plan_parts(read_payload(body), names or None))
+    return counted(plan_parts(read_payload(body), names or None, read=read_payload))
 
 
 EVERYTHING = payload(
@@ -118,13 +121,13 @@ def test_one_part_needs_no_more_counts_than_its_ends() -> None:
         (["system", "system.9", "tools.nothing"], 2),
         (["tools.nothing"], 0),
     ):
-        plan = plan_parts(asked, names)
+        plan = plan_parts(asked, names, read=read_payload)
         assert len(plan.payloads) == number, names
         some, every = counted(plan), parts_of(EVERYTHING)
         assert {name: some.get(name, 0) for name in names} == {
             name: every.get(name, 0) for name in names
         }
-    plan = plan_parts(asked)
+    plan = plan_parts(asked, read=read_payload)
     assert len(plan.payloads) == len(plan.spans) + 2  # one more end, and another tool
 
 
@@ -169,11 +172,17 @@ def test_open_tool_calls_are_answered_and_said_to_be_only_nearly_exact() -> None
 
 
 def test_what_is_left_out_of_a_count_makes_its_part_a_lower_bound() -> None:
-    plan = plan_parts(read_payload(payload(tools=TOOLS, system="Rules.")))
-    counts = {each.fingerprint: count_locally(each.body) for each in plan.payloads}
+    plan = plan_parts(read_payload(payload(tools=TOOLS, system="Rules.")), read=read_payload)
     _, _, at_ask, *later = [cut.payload.fingerprint for _, _, cut in plan.spans]
-    left_out = {each: ["tools.ask"] for each in (at_ask, *later, plan.whole.fingerprint)}
-    parts = split_parts(plan, counts, left_out, opening_tokens=2)
+    without = (at_ask, *later, plan.whole.fingerprint)
+    counts = {
+        each.fingerprint: Count(
+            input_tokens=count_locally(each.body),
+            left_out=("tools.ask",) if each.fingerprint in without else (),
+        )
+        for each in plan.payloads
+    }
+    parts = split_parts(plan, counts, opening_tokens=2)
     assert parts.left_out == {"tools.ask"}
     assert parts.notes == ("count_tokens rejects tools.ask; left out",)
 
@@ -183,7 +192,7 @@ def test_what_is_left_out_of_a_count_makes_its_part_a_lower_bound() -> None:
 )
 def test_a_payload_without_messages_has_no_parts(messages: Any) -> None:
     with pytest.raises(PayloadError):
-        plan_parts(read_payload(payload(messages=messages)))
+        plan_parts(read_payload(payload(messages=messages)), read=read_payload)
 
 
 WORDS = st.builds(

@@ -10,8 +10,6 @@ from msgspec.structs import replace
 
 from pytest_llmcost.call import Call, price
 from pytest_llmcost.capture.changed_prompt import obstacle_to_recount, recount, without_figures
-from pytest_llmcost.counting.cassette import Count
-from pytest_llmcost.counting.client import caveats_of
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.counting.segments import CachedPrompt, Segment
 from pytest_llmcost.prices.rate_card import shipped_card
@@ -64,7 +62,7 @@ def recounted(
         CachedPrompt(segments=(Segment(upto="end", tokens=tokens),)),
         sent=now,
         recorded=then,
-        caveats=caveats_of(now, Count(input_tokens=tokens, left_out=left_out)),
+        caveats=tuple(f"left-out: {part}" for part in left_out),
         tokenizer=tokenizer,
     )
     return price(answer_now, shipped_card(), on=ON, evidence="recounted")
