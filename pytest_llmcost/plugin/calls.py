@@ -100,7 +100,8 @@ def capture_of(session: Session) -> Capture:
                 gate=None if cap is None else cap.reserve,
                 settle=None if cap is None else cap.settle,
             )
-            session.capture.when_idle = session.when_idle
+            if session.children is not None:
+                session.capture.when_idle = session.children.when_idle
         return session.capture
 
 
@@ -111,7 +112,7 @@ def _sender_of(request: CapturedRequest) -> Sender:
 
 def record_captured(session: Session, request: CapturedRequest) -> None:
     """Record a captured request, or what has become of one that was recorded before."""
-    if session.send_back(request):
+    if session.children is not None and session.children.send_back(request):
         return
     sender = _sender_of(request)
     owner = sender.owner

@@ -148,13 +148,12 @@ class ItemHooks:
         except BaseException as error:
             self._end_body(item, error)
             raise
-        if session.children_have_sent:
+        if session.children is not None:
             session.catch_up()
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
-        kept = vars(item).get("_excinfo")
-        if session.attempt is None and not kept and not self._has_budget(item):
-            return result  # nearly all tests of nearly all suites
-        self._end_body(item, kept[0].value if kept else None)
+        kept = getattr(item, "_excinfo", None)
+        if session.attempt is not None or kept or self._has_budget(item):  # seldom, in most suites
+            self._end_body(item, kept[0].value if kept else None)
         return result
 
     def _note_skip(self, item: pytest.Item, error: BaseException | None) -> None:
@@ -213,7 +212,7 @@ class ItemHooks:
             is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)
             self._end_teardown(may_fail=is_excuse and not was_broken)
             raise
-        if session.children_have_sent:
+        if session.children is not None:
             session.catch_up()
         if session.attempt is None:
             session.test = session.phase = None

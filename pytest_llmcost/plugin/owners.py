@@ -180,13 +180,21 @@ class SharedFixture(Owner):
         )
 
 
-class Sender(NamedTuple):
+class Sender:
     """Who sends a request, and in which phase; capture gives it back with the answer."""
 
-    owner: Owner
-    phase: Phase | None = None
-    tags: tuple[str, ...] = ()
-    blocks: tuple[list[Call], ...] = ()
+    # Written out, as all here: to make a NamedTuple takes long, in every run.
+    def __init__(
+        self,
+        owner: Owner,
+        phase: Phase | None = None,
+        tags: tuple[str, ...] = (),
+        blocks: Sequence[list[Call]] = (),
+    ) -> None:
+        self.owner = owner
+        self.phase = phase
+        self.tags = tags
+        self.blocks = blocks
 
 
 def worker_of(config: pytest.Config) -> str | None:

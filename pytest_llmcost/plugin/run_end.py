@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from msgspec.structs import replace
@@ -191,9 +191,9 @@ def _selects_itself(session: Session) -> bool:
     return all(getattr(own, name, None) == given[name] for name in words & given.keys())
 
 
-def is_run_broken(ledger: Ledger, settings: Settings) -> bool:
+def is_run_broken(ledger: Ledger, unverified: Literal["fail", "warn"]) -> bool:
     """Return whether a budget fails the run: one over several tests, or of a test that passed."""
-    return any(each.fails(settings.unverified) for each in run_verdicts(ledger)) or bool(
+    return any(each.fails(unverified) for each in run_verdicts(ledger)) or bool(
         _exceeded_but_not_failed(ledger)
     )
 

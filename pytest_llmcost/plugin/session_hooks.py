@@ -46,6 +46,7 @@ class SessionHooks:
             raise
         # The exit status and other plugins read this; it only turns success into failure.
         session.testsfailed += self._close(session) and self._is_broken(session)
+        session.testsfailed += self._has_keys()
         return result
 
     @pytest.hookimpl(wrapper=True, trylast=True)
@@ -56,6 +57,9 @@ class SessionHooks:
 
         The innermost wrapper: pytest's own prints the summary after this.
         """
+        # Also what the last fixtures have written; runs that were stopped come here, too.
+        if session.exitstatus == pytest.ExitCode.OK and self._has_keys():
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         is_interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
         if is_interrupted and "collection-errors" not in self.session.lost_calls:
             self.session.incomplete.add("interrupted")
@@ -98,6 +102,10 @@ class SessionHooks:
         if number := len(self.session.skipped_budgets):
             what = "test with a budget was" if number == 1 else "tests with a budget were"
             terminalreporter.write_line(f"llmcost: {number:,} {what} skipped")
+        if self.session.saved_cassettes and self.session.settings.key_guard != "off":
+            from pytest_llmcost.plugin.key_guard import write_keys
+
+            write_keys(self.session, terminalreporter)
 
     def _close(self, session: pytest.Session) -> bool:
         """Make the ledger of the run, again if there is news; return whether there is one."""
@@ -137,15 +145,21 @@ class SessionHooks:
             write_run_failures(self.ledger, self.session.failures, terminalreporter)
         return result
 
+    def _has_keys(self) -> bool:
+        """Return whether the run fails by credentials in a cassette that it has written."""
+        if not self.session.saved_cassettes or self.session.settings.key_guard != "fail":
+            return False
+        from pytest_llmcost.plugin.key_guard import find_keys
+
+        return bool(find_keys(self.session))
+
     def _is_broken(self, session: pytest.Session) -> bool:
         """Return whether a budget fails the run; one without tests can only exceed some."""
         from pytest_llmcost.plugin.run_end import is_run_broken
 
         assert self.ledger is not None
-        settings = self.session.settings
-        if not session.testscollected:
-            settings = settings._replace(unverified="warn")
-        return is_run_broken(self.ledger, settings)
+        unverified = self.session.settings.unverified if session.testscollected else "warn"
+        return is_run_broken(self.ledger, unverified)
 
     def _publish(self, session: pytest.Session) -> None:
         from pytest_llmcost.plugin.run_end import publish, with_exit_status

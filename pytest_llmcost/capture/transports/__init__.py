@@ -50,8 +50,9 @@ answer is imported by then, and VCR is half imported while it imports httpx2."""
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
 """The request that is being sent in this context."""
 
-_ADDRESSES = re.compile(r"anthropic|claude|/model/|/messages|completions|responses", re.IGNORECASE)
-"""One of these is in every address of Claude, once its escapes are undone."""
+_ADDRESSES = r"(?i)anthropic|claude|/model/|/messages|completions|responses"
+"""One of these is in every address of Claude, once its escapes are undone. Not compiled before the
+first request: `re` keeps it then."""
 RELAYS: set[int] = set()
 """Ports of relays of ours: a request to one is followed when the relay passes it on."""
 _LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, and not listened on
@@ -151,7 +152,7 @@ def begin_light(
     Tells quickly that a URL is no address of Claude, before anything is loaded to look closely:
     suites import these libraries that never call Claude.
     """
-    if not _ADDRESSES.search(unquote(url.partition("?")[0])):
+    if not re.search(_ADDRESSES, unquote(url.partition("?")[0])):
         return None
     if isinstance(body, str):
         body = body.encode("utf-8", "surrogatepass")

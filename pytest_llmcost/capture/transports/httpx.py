@@ -11,11 +11,13 @@ import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import read_failure, was_on_the_wire
-from pytest_llmcost.capture.request import CapturedRequest, guarded
 from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
+
+if TYPE_CHECKING:
+    from pytest_llmcost.capture.request import CapturedRequest
 
 _CLASSES = ("Client", "AsyncClient", "SyncByteStream", "AsyncByteStream")
 _MOCKS = ("MockTransport", "ASGITransport", "WSGITransport")
@@ -73,9 +75,9 @@ class _Library:
                 with _inside(captured):
                     response = original(client, request, **options)
             except BaseException as error:
-                _failed(captured, self, request, error)
+                captured.do(_failed, self, request, error)
                 raise
-            _answered(captured, self, request, response)
+            captured.do(_answered, self, request, response)
             return response
 
         return send
@@ -99,9 +101,9 @@ class _Library:
                 with _inside(captured):
                     response = await original(client, request, **options)
             except BaseException as error:
-                _failed(captured, self, request, error)
+                captured.do(_failed, self, request, error)
                 raise
-            _answered(captured, self, request, response)
+            captured.do(_answered, self, request, response)
             return response
 
         return send
@@ -154,7 +156,6 @@ def _begin(client: Any, request: Any, is_outermost: bool) -> CapturedRequest | N
     )
 
 
-@guarded
 def _failed(captured: CapturedRequest, library: _Library, request: Any, error: Any) -> None:
     failure = read_failure(error)
     response = failure.response
@@ -168,7 +169,6 @@ def _failed(captured: CapturedRequest, library: _Library, request: Any, error: A
     )
 
 
-@guarded
 def _answered(captured: CapturedRequest, library: _Library, request: Any, response: Any) -> None:
     captured.answered(
         status=response.status_code,
