@@ -59,7 +59,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         from pytest_llmcost.plugin.pytest_recording import refuse_pytest_vcr
 
         refuse_pytest_vcr(early_config.pluginmanager)
-    _begin(early_config)
+    session = _begin(early_config)
+    session.options_of_plugins.update(vars(early_config.known_args_namespace))
 
 
 def _begin(config: pytest.Config) -> Session:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import linecache
 import os
-import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import chain
@@ -178,17 +176,15 @@ def _fates(session: Session) -> Fates:
 def _selects_itself(session: Session) -> bool:
     """Return whether the suite deselects the same tests however it is started.
 
-    That is by options which pytest has from the ini file alone, or in a conftest that names none
-    of those that were given beside it.
+    That is by options which pytest has from the ini file alone, or in a conftest, as long as the
+    options that conftests declare are those of the ini file, too.
     """
-    config, words = session.config, {"keyword", "markexpr", "deselect"}
-    for path in session.deselecting:
-        if path.endswith("conftest.py"):
-            text = "".join(linecache.getlines(path))
-            words |= {word.replace("-", "_") for word in re.findall(r"[^\W_][\w-]*", text)}
+    config, names = session.config, {"keyword", "markexpr", "deselect"}
     # pytest's own parser, which has no public name, so that every spelling of an option is read.
-    given, own = vars(config.option), config._parser.parse_known_args(config.getini("addopts"))
-    return all(getattr(own, name, None) == given[name] for name in words & given.keys())
+    own = vars(config._parser.parse_known_args(config.getini("addopts")))
+    if any(path.endswith("conftest.py") for path in session.deselecting):
+        names |= own.keys() - session.options_of_plugins
+    return all(own.get(name) == getattr(config.option, name, None) for name in names)
 
 
 def is_run_broken(ledger: Ledger, unverified: Literal["fail", "warn"]) -> bool:

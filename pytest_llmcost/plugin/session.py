@@ -112,6 +112,8 @@ class Session:
         self._own_client: Any = None
         self._failure: Exception | None = None
         self.is_configured = False
+        self.options_of_plugins: set[str] = set()
+        """The names of all options before conftests declare theirs."""
         self.children: Any = None
         """A `ChildProcesses`, which knows the session, from the first fork or spawn on."""
         self._turn = Turn()
