@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_llmcost.capture.children import Children, Ticket, packed
 from pytest_llmcost.capture.transports import RELAYS
 from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt
-from pytest_llmcost.plugin.session import SETS, Session
+from pytest_llmcost.plugin.session import Session
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -101,11 +101,7 @@ class ChildProcesses:
         # Numbered, for a process id would differ in every run.
         number = len(self._names) + 1
         name = self._names.setdefault(news["pid"], f"{session.worker or ''}fork{number}")
-        if news["ledger"] is not None:
-            session.ledger.absorb(news["ledger"], worker=name, is_child=True)
-            session.changes += 1
-        for each in SETS:
-            getattr(session, each).update(news[each])
+        session.absorb(news, worker=name, is_child=True)
         if report.when == "teardown":
             self._own.all_back(news["pid"])
 
@@ -145,14 +141,9 @@ class ChildProcesses:
 
     def put_on_report(self, report: pytest.TestReport) -> None:
         """Let the report of a test that runs in this child bring the news."""
-        if not self.is_forked_test:
-            return
-        session = self.session
-        news: dict[str, Any] = {name: sorted(getattr(session, name)) for name in SETS}
-        news |= {"pid": os.getpid(), "ledger": None}
-        if session.has_spending:
-            news["ledger"] = session.ledger.take_fragment()
-        report.llmcost_child = json.dumps(news)  # type: ignore[attr-defined]
+        if self.is_forked_test:
+            news = {**self.session.take_news(), "pid": os.getpid()}
+            report.llmcost_child = json.dumps(news)  # type: ignore[attr-defined]
 
 
 class ForkedReports:

@@ -152,7 +152,8 @@ class ItemHooks:
             session.catch_up()
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
-        if session.attempt is not None or kept or self._has_budget(item):  # seldom, in most suites
+        # In this order: it is asked for every test of every suite.
+        if session.attempt is not None or kept or self._has_budget(item):
             self._end_body(item, kept[0].value if kept else None)
         return result
 

@@ -19,15 +19,17 @@ def find_keys(session: Session) -> dict[str, list[str]]:
     return {shown: keys for shown, keys in found.items() if keys}
 
 
-def write_keys(session: Session, terminal: pytest.TerminalReporter) -> None:
-    """Name each cassette with its headers, and what keeps keys out of it."""
+def write_keys(session: Session, terminal: pytest.TerminalReporter) -> list[str]:
+    """Name each cassette with its headers, and what keeps keys out of it.
+
+    Returns what fails the run by that, as lines of pytest's short summary.
+    """
     found = find_keys(session)
     if not found:
-        return
+        return []
     is_failure = session.settings.key_guard == "fail"
     terminal.write_sep("=", "llmcost: keys in cassettes", bold=True, red=is_failure)
     for line in describe_keys(found):
         terminal.write_line(line)
-    if is_failure:
-        files = "1 cassette" if len(found) == 1 else f"{len(found):,} cassettes"
-        session.failures.append(f"FAILED llmcost_key_guard - keys in {files}")
+    files = "1 cassette" if len(found) == 1 else f"{len(found):,} cassettes"
+    return [f"FAILED llmcost_key_guard - keys in {files}"] if is_failure else []

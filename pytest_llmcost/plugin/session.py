@@ -12,7 +12,7 @@ import shlex
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
 from functools import cached_property
@@ -23,7 +23,7 @@ import pluggy
 import pytest
 
 from pytest_llmcost.counting.turn import Turn
-from pytest_llmcost.errors import CountError, SettingsError
+from pytest_llmcost.errors import CountError, SettingsError, UnknownModelError
 from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, worker_of
 from pytest_llmcost.plugin.tags import current_tags
 from pytest_llmcost.settings import Settings
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pytest_llmcost.prices.rate_card import RateCard
 
 KEY = pytest.StashKey["Session"]()
-SETS = (
+_SETS = (
     *("incomplete", "lost_calls", "notes", "not_passed", "saved_cassettes", "unmatched_globs"),
     *("skipped", "skipped_budgets", "deselected", "deselecting"),
 )
@@ -58,8 +58,6 @@ class Session:
         self.started_at = utc_now()
         self.in_history: Run | None = None
         """What was appended to the history of this run."""
-        self.accepted = ""
-        """What was written as the new baseline, in a sentence."""
         self.workers = 0
         self.incomplete: set[str] = set()
         """Why the run does not stand for the whole suite."""
@@ -70,8 +68,6 @@ class Session:
         """Tests that were skipped or failed, and modules and classes that were skipped whole."""
         self.saved_cassettes: set[str] = set()
         """Those that VCR has written in this run."""
-        self.failures: list[str] = []
-        """What fails the run besides its budgets, as lines of pytest's short summary."""
         self.selected: set[str] = set()
         """With a baseline, all tests that are to run; so the next one."""
         self.skipped: set[str] = set()
@@ -150,6 +146,19 @@ class Session:
             return None
         return path
 
+    def take_news(self) -> dict[str, Any]:
+        """Return what the process that owns the run does not know yet, in exact builtins."""
+        fragment = self.ledger.take_fragment() if self.has_spending else None
+        return {"ledger": fragment, **{name: sorted(getattr(self, name)) for name in _SETS}}
+
+    def absorb(self, news: Mapping[str, Any], **process: Any) -> None:
+        """Take in the news of another process."""
+        if news["ledger"] is not None:
+            self.ledger.absorb(news["ledger"], **process)
+            self.changes += 1
+        for name in _SETS:
+            getattr(self, name).update(news[name])
+
     # The heavy half
 
     @property
@@ -208,6 +217,13 @@ class Session:
     def tokenizer(self, model: str) -> str | None:
         """Return the name of a model's tokenizer; None if the card does not know it."""
         return self.card.tokenizer(model) if self.card.find(model) else None
+
+    def least_cacheable(self, model: str) -> int | None:
+        """Return the least number of tokens that a model caches; None if it is unknown."""
+        try:
+            return self.card.min_cacheable_tokens(model, self.price_date)
+        except UnknownModelError:
+            return None
 
     def _make_client(self) -> object:
         """Make the user's `llmcost_client`, which any test can ask for; outside a default one."""
