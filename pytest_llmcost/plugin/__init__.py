@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare flags and ini keys; refuse a plugin that would end pytest while it is loaded."""
-    if find_spec("cassetter") is not None:  # cheap; what refuses it is not
+    is_alone = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    if not is_alone and find_spec("cassetter") is not None:  # cheap; what refuses it is not
         from pytest_llmcost.plugin.pytest_recording import refuse_cassetter
 
         refuse_cassetter(pluginmanager)

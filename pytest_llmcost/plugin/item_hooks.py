@@ -104,10 +104,11 @@ class ItemHooks:
         """Note what is deselected, and by what; of a plugin, such as a shard's, it is a part."""
         if items:
             name, file = _deselecting_module()
+            is_conftest = Path(file).name == "conftest.py"
             # `-m` and `-k`, then `--deselect`; not `--lf` and `--stepwise`.
-            if name in ("_pytest.mark", "_pytest.main") or Path(file).name == "conftest.py":
+            if is_conftest or name in ("_pytest.mark", "_pytest.main"):
                 self.session.deselected.update(map(nodeid_of, items))
-                self.session.deselecting.add(file)
+                self.session.deselecting.update([file] if is_conftest else [])
             else:
                 self.session.incomplete.add("deselected")
 

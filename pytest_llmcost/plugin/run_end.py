@@ -350,7 +350,7 @@ def _selects_itself(session: Session) -> bool:
     config, names = session.config, {"keyword", "markexpr", "deselect"}
     # pytest's own parser, which has no public name, so that every spelling of an option is read.
     own = vars(config._parser.parse_known_args(config.getini("addopts")))
-    if any(path.endswith("conftest.py") for path in session.deselecting):
+    if session.deselecting:
         names |= own.keys() - session.options_of_plugins
     return all(own.get(name) == getattr(config.option, name, None) for name in names)
 

@@ -75,7 +75,7 @@ class Session:
         self.deselected: set[str] = set()
         """Tests that pytest has deselected, for its own options, or a conftest."""
         self.deselecting: set[str] = set()
-        """The files of pytest or conftests that have done so."""
+        """The conftests that have done so."""
         self.skipped_budgets: set[str] = set()
         """Tests with a budget of their own that were skipped."""
         self.unmatched_globs: set[str] = set()
@@ -273,10 +273,15 @@ class Session:
 
     def sender(self) -> Sender:
         """Return whose a request is that is sent now; asked from any thread or task."""
-        test = self.test
-        owner, phase = self.fixtures[-1] if self.fixtures else (self.outside, None)
-        if not self.fixtures and test is not None:
-            owner, phase = self.attempt_of(test), self.phase
+        # Each is read once: the main thread may go on meanwhile.
+        test, phase, fixtures = self.test, self.phase, self.fixtures[-1:]
+        owner = self.outside
+        if fixtures:
+            owner, phase = fixtures[0]
+        elif test is None:
+            phase = None
+        else:
+            owner = self.attempt_of(test)
         return Sender(owner, phase, current_tags(owner.uses), owner.blocks_around(phase))
 
     def begin(self, item: pytest.Item) -> None:
