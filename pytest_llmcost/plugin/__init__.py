@@ -67,7 +67,6 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 def _begin(config: pytest.Config) -> Session:
     """Make the session and capture; a session around this one gets its calls back at the end."""
     session = config.stash[KEY] = Session(config)
-    session.record = partial(_record, session)
     begin = partial(_follow, session)
     follow(begin, session.saved_cassettes, partial(_ticket, session))
     session.stop_following = partial(unfollow, begin)
@@ -115,22 +114,8 @@ def _follow(session: Session, **sent: Any) -> CapturedRequest | None:
 
 
 def _ticket(session: Session) -> Ticket:
-    """Return what a spawned child is given, with the cap on live spend if there is one."""
-    cap = None
-    if session.settings.max_live is not None:
-        import pickle
-
-        from pytest_llmcost.plugin.live_cap import LiveCap
-
-        cap = pickle.dumps(LiveCap(session))
-    return _with_children(session).ticket(cap)
-
-
-def _record(session: Session, request: CapturedRequest) -> None:
-    """Record what a child process has sent."""
-    from pytest_llmcost.plugin.calls import record_captured
-
-    record_captured(session, request)
+    """Return what a spawned child is given."""
+    return _with_children(session).ticket()
 
 
 def pytest_configure(config: pytest.Config) -> None:

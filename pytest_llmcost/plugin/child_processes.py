@@ -60,11 +60,18 @@ class ChildProcesses:
         if not manager.has_plugin(_NAME):
             manager.register(ForkedReports(self), _NAME)
 
-    def ticket(self, cap: bytes | None) -> Ticket:
+    def ticket(self) -> Ticket:
         """Return what lets a spawned child send back what it sends for who is running now.
 
-        `cap` is the pickled cap on live spend, if there is one.
+        With it goes the cap on live spend, if there is one.
         """
+        cap = None
+        if self.session.settings.max_live is not None:
+            import pickle  # seldom needed, and slow to load
+
+            from pytest_llmcost.plugin.live_cap import LiveCap
+
+            cap = pickle.dumps(LiveCap(self.session))
         sender, settings = self.session.sender(), self.session.settings
         token = _token_of(sender.owner)
         self._owners[token] = sender.owner
@@ -78,6 +85,8 @@ class ChildProcesses:
             return
         session = self.session
         for token, (key, how, request) in self._own.take():
+            from pytest_llmcost.plugin.calls import record_captured
+
             owner = self._owners.get(token)
             if owner is None:
                 test = session.test
@@ -89,7 +98,7 @@ class ChildProcesses:
                 owner.key = key
             phase, tags = how
             request.owner = Sender(owner, phase, tags, owner.blocks_around(None))
-            session.record(request)
+            record_captured(session, request)
 
     def are_lost(self, owner: Owner | None = None) -> bool:
         """Whether a child has sent something, for this owner or any, that has not come back."""

@@ -31,7 +31,6 @@ from pytest_llmcost.settings import Settings
 if TYPE_CHECKING:
     from pytest_llmcost.call import Call, Phase
     from pytest_llmcost.capture.capture import Capture
-    from pytest_llmcost.capture.request import CapturedRequest
     from pytest_llmcost.counting.payload import Payload
     from pytest_llmcost.ledger.builder import LedgerBuilder
     from pytest_llmcost.ledger.run_history import Run
@@ -92,8 +91,6 @@ class Session:
         """Called after a call whose payload is known was recorded."""
         self.capture: Capture | None = None
         self.stop_following: Callable[[], None] = lambda: None
-        self.record: Callable[[CapturedRequest], None] = lambda request: None
-        """Records what a child has sent."""
         self.test: pytest.Item | None = None
         self.phase: Phase | None = None
         self.attempt: TestAttempt | None = None
