@@ -4,14 +4,15 @@ Knows how settings are spelled and which source wins, and must know neither pyte
 settings are for: `plugin/options.py` hands the values in.
 """
 
-# Without annotations of the future: NamedTuple would compile each of them, in every run.
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pytest_llmcost.errors import SettingsError
@@ -153,35 +154,37 @@ def parse_part_limit(text: str) -> tuple[str, int]:
     return parse_part(name.strip()), parse_quantity(limit.strip())
 
 
-class Option(NamedTuple):  # making a dataclass takes several times as long, in every run
+class Option:
     """One setting and every way to set it."""
 
-    name: str
-    parse: Callable[[str], Any]
-    metavar: str | None
-    """What the help shows for the flag's value; None if it takes none, or there is no flag."""
-    help: str
-    repeatable: bool = False
-    """A list: the flag may be given several times, the ini key has one value per line."""
-    is_limit: bool = False
-    """An empty value, for example from an unset shell variable, would silently limit nothing."""
-
-    @property
-    def flag(self) -> str | None:
-        """The command line's name for it."""
-        if self.metavar is None and self.parse is not parse_bool:
-            return None
-        return "--no-llmcost" if self.name == "disabled" else f"--{self.ini.replace('_', '-')}"
-
-    @property
-    def ini(self) -> str:
+    # Written out: to make a dataclass or a NamedTuple takes several times as long, in every run.
+    def __init__(
+        self,
+        name: str,
+        parse: Callable[[str], Any],
+        metavar: str | None,
+        help: str,
+        repeatable: bool = False,
+        is_limit: bool = False,
+    ) -> None:
+        self.name = name
+        self.parse = parse
+        self.metavar = metavar
+        """What the help shows for the flag's value; None if it takes none, or there is no flag."""
+        self.help = help
+        self.repeatable = repeatable
+        """A list: the flag may be given several times, the ini key has one value per line."""
+        self.is_limit = is_limit
+        """An empty value, for example from an unset variable, would silently limit nothing."""
+        self.ini = f"llmcost_{name}"
         """The key in pytest's configuration file."""
-        return f"llmcost_{self.name}"
-
-    @property
-    def env(self) -> str:
-        """The environment variable."""
-        return f"PYTEST_{self.ini.upper()}"
+        self.env = f"PYTEST_LLMCOST_{name.upper()}"
+        self.flag: str | None = f"--llmcost-{name.replace('_', '-')}"
+        """The command line's name for it."""
+        if name == "disabled":
+            self.flag = "--no-llmcost"
+        elif metavar is None and parse is not parse_bool:
+            self.flag = None
 
 
 _limit = partial(Option, is_limit=True)
@@ -287,8 +290,11 @@ OPTIONS: tuple[Option, ...] = (
 # fmt: on
 
 
-class Settings(NamedTuple):
+class Settings:
     """The value of every option, and where each was set; the defaults stand here alone."""
+
+    def __init__(self, **values: Any) -> None:
+        vars(self).update(values)
 
     disabled: bool = False
     max_test: Decimal | None = None
@@ -348,10 +354,11 @@ def resolve(
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    here = Path()
     for option in OPTIONS:
         for origin, stated, folder in (
-            (option.flag, flags.get(option.name), Path()),
-            (option.env, env.get(option.env), Path()),
+            (option.flag, flags.get(option.name), here),
+            (option.env, env.get(option.env), here),
             (option.ini, ini.get(option.name), ini_folder),
         ):
             if stated is None or stated is False or origin is None:

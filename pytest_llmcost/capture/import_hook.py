@@ -8,14 +8,17 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
 
 Callback = Callable[[ModuleType], object]
 
 
-class ImportWatcher(MetaPathFinder):
+class ImportWatcher:
     """Meta-path finder that delegates to the others and calls back after a module has run."""
 
     def __init__(self, callbacks: Mapping[str, Callback]) -> None:
@@ -51,14 +54,15 @@ class ImportWatcher(MetaPathFinder):
                     spec = finder.find_spec(fullname, path, target)
                     if spec is not None:
                         if spec.loader is not None:
-                            spec.loader = _Loader(spec.loader, self._callbacks[fullname])
+                            loader = _Loader(spec.loader, self._callbacks[fullname])
+                            spec.loader = cast("Loader", loader)
                         return spec
         finally:
             self._searching.discard(search)
         return None
 
 
-class _Loader(Loader):
+class _Loader:
     """Stands in for a loader until the module is executed, and then puts the real one back."""
 
     def __init__(self, loader: Loader, callback: Callback) -> None:

@@ -6,6 +6,7 @@ Loaded in every run of every suite where the package is installed, so it imports
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -16,9 +17,7 @@ import pytest
 from pytest_llmcost import hookspecs
 from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.errors import LlmCostError
-from pytest_llmcost.plugin.forked import watch_forks
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
-from pytest_llmcost.plugin.key_guard import KeyGuard
 from pytest_llmcost.plugin.options import (
     MARKER_HELP,
     TAG_MARKER_HELP,
@@ -35,12 +34,14 @@ if TYPE_CHECKING:
     from pytest_llmcost.capture.children import Ticket
     from pytest_llmcost.capture.relay import Relay
     from pytest_llmcost.capture.request import CapturedRequest
+    from pytest_llmcost.plugin.child_processes import ChildProcesses
     from pytest_llmcost.plugin.fixture import LlmCost
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare flags and ini keys; refuse a plugin that would end pytest while it is loaded."""
-    if find_spec("cassetter") is not None:  # cheap; what refuses it is not
+    is_alone = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    if not is_alone and find_spec("cassetter") is not None:  # cheap; what refuses it is not
         from pytest_llmcost.plugin.pytest_recording import refuse_cassetter
 
         refuse_cassetter(pluginmanager)
@@ -59,23 +60,54 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         from pytest_llmcost.plugin.pytest_recording import refuse_pytest_vcr
 
         refuse_pytest_vcr(early_config.pluginmanager)
-    _begin(early_config)
+    session = _begin(early_config)
+    session.options_of_plugins.update(vars(early_config.known_args_namespace))
 
 
 def _begin(config: pytest.Config) -> Session:
     """Make the session and capture; a session around this one gets its calls back at the end."""
     session = config.stash[KEY] = Session(config)
-    session.record = partial(_record, session)
     begin = partial(_follow, session)
     follow(begin, session.saved_cassettes, partial(_ticket, session))
     session.stop_following = partial(unfollow, begin)
     config.add_cleanup(session.stop_following)
+    _watch_forks(session)
     return session
+
+
+def _with_children(session: Session) -> ChildProcesses:
+    """Return what a session shares with its child processes; made before the first one begins."""
+    if session.children is None:
+        from pytest_llmcost.plugin.child_processes import ChildProcesses
+
+        session.children = ChildProcesses(session)
+    children: ChildProcesses = session.children
+    return children
+
+
+def _watch_forks(session: Session) -> None:
+    """Make what a session shares with its children before the first one is forked.
+
+    Python keeps what it calls at a fork for good, so that must not keep the session.
+    """
+    watched = weakref.ref(session)
+
+    def before() -> None:
+        if (session := watched()) is not None:
+            _with_children(session).may_begin()
+
+    def after_in_parent() -> None:
+        if (session := watched()) is not None:
+            _with_children(session).watch_reports()
+
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(before=before, after_in_parent=after_in_parent)
 
 
 def _follow(session: Session, *sent: Any) -> CapturedRequest | None:
     """Follow a request; the capture, and all that it imports, is made for the first one."""
-    session.enter_process()
+    if session.children is not None:
+        session.children.enter()
     capture = session.capture
     if capture is None:
         from pytest_llmcost.plugin.calls import capture_of
@@ -85,21 +117,8 @@ def _follow(session: Session, *sent: Any) -> CapturedRequest | None:
 
 
 def _ticket(session: Session) -> Ticket:
-    """Return what a spawned child is given, with the cap on live spend if there is one."""
-    if session.settings.max_live is None:
-        return session.ticket(None)
-    import pickle
-
-    from pytest_llmcost.plugin.live_cap import LiveCap
-
-    return session.ticket(pickle.dumps(LiveCap(session)))
-
-
-def _record(session: Session, request: CapturedRequest) -> None:
-    """Record what a child process has sent."""
-    from pytest_llmcost.plugin.calls import record_captured
-
-    record_captured(session, request)
+    """Return what a spawned child is given."""
+    return _with_children(session).ticket()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -118,16 +137,15 @@ def pytest_configure(config: pytest.Config) -> None:
         check_settings(session)
     except LlmCostError as error:
         raise pytest.UsageError(str(error)) from None
-    session.share_folder()
-    watch_forks(session)
+    session.is_configured = True
+    if session.children is not None:
+        session.children.share_folder()
     register = config.pluginmanager.register
     item_hooks = ItemHooks(session)
     register(item_hooks, "llmcost-items")
     if session.worker is None:
         config.add_cleanup(session.remove_run_folder)
         register(SessionHooks(session), "llmcost-session")
-        if settings.key_guard != "off":
-            register(KeyGuard(session), "llmcost-key-guard")
     if session.worker is not None or hasattr(config.option, "numprocesses"):  # xdist is loaded
         from pytest_llmcost.plugin.xdist import Controller, Worker
 

@@ -11,9 +11,9 @@ from pytest_llmcost.counting.payload import Payload, describe_changes
 from pytest_llmcost.counting.segments import CachedPrompt, plan_caching
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError, SettingsError
 from pytest_llmcost.ledger.ledger import PayloadFacts
-from pytest_llmcost.plugin.calls import least_cacheable, read_normalised, split
 from pytest_llmcost.plugin.marker import limits_of
 from pytest_llmcost.plugin.owners import Owner
+from pytest_llmcost.plugin.prompts import read_normalised, split
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage, is_quantity
@@ -78,7 +78,7 @@ def expect_answer(
     may_cache = None
     if usage is None:
         usage = Usage(input_tokens=count.input_tokens)
-        least = least_cacheable(session, payload.model) if payload.breakpoints else None
+        least = session.least_cacheable(payload.model) if payload.breakpoints else None
         if payload.breakpoints and (least is None or count.input_tokens >= least):
             # A prompt priced as plain input may be cached: a bound, the most expensive of several.
             may_cache = read_lifetime(payload.body) or "1h"

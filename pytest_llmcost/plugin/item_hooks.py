@@ -104,10 +104,11 @@ class ItemHooks:
         """Note what is deselected, and by what; of a plugin, such as a shard's, it is a part."""
         if items:
             name, file = _deselecting_module()
+            is_conftest = Path(file).name == "conftest.py"
             # `-m` and `-k`, then `--deselect`; not `--lf` and `--stepwise`.
-            if name in ("_pytest.mark", "_pytest.main") or Path(file).name == "conftest.py":
+            if is_conftest or name in ("_pytest.mark", "_pytest.main"):
                 self.session.deselected.update(map(nodeid_of, items))
-                self.session.deselecting.add(file)
+                self.session.deselecting.update([file] if is_conftest else [])
             else:
                 self.session.incomplete.add("deselected")
 
@@ -148,13 +149,13 @@ class ItemHooks:
         except BaseException as error:
             self._end_body(item, error)
             raise
-        if session.children_have_sent:
+        if session.children is not None:
             session.catch_up()
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
-        kept = vars(item).get("_excinfo")
-        if session.attempt is None and not kept and not self._has_budget(item):
-            return result  # nearly all tests of nearly all suites
-        self._end_body(item, kept[0].value if kept else None)
+        kept = getattr(item, "_excinfo", None)
+        # In this order: it is asked for every test of every suite.
+        if session.attempt is not None or kept or self._has_budget(item):
+            self._end_body(item, kept[0].value if kept else None)
         return result
 
     def _note_skip(self, item: pytest.Item, error: BaseException | None) -> None:
@@ -213,7 +214,7 @@ class ItemHooks:
             is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)
             self._end_teardown(may_fail=is_excuse and not was_broken)
             raise
-        if session.children_have_sent:
+        if session.children is not None:
             session.catch_up()
         if session.attempt is None:
             session.test = session.phase = None

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import Budget, Limited, Scope
 from pytest_llmcost.budgets.path_globs import (
@@ -104,14 +103,8 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
         for budget in read.budgets:
             budgets.setdefault(budget.subject, budget)
         cache = cache or read.cache
-    of_all = [
-        _budget_of_setting("max_test", "test", settings) if settings.max_test is not None else None,
-        replace(_budget_of_setting("max_worst", "test", settings), kind="worst")
-        if settings.max_worst is not None
-        else None,
-    ]
     nodeid = nodeid_of(item)
-    for budget in (*filter(None, of_all), *_gates(settings, "test", nodeid)):
+    for budget in _of_settings(settings, "test", nodeid):
         budgets.setdefault(budget.subject, budget)
     # `live=True` limits nothing: it takes the setting's gate away.
     order = [*_PARSERS, "refused"]
@@ -126,7 +119,8 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     if settings.require_budget and not {each.kind for each in stated} - gates:
         of_paths = _patterns(each for each in budgets_of_run(settings) if not each.is_gate)
         if not any(matches(pattern, nodeid) for pattern in of_paths):
-            stated = (_gate(settings, "test", "require_budget", "unbudgeted"), *stated)
+            missing = _budget(settings, "test", "require_budget", kind="unbudgeted", **_GATE)
+            stated = (missing, *stated)
     return Limits(stated, cache)
 
 
@@ -184,10 +178,7 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
             check_tag(pattern.removeprefix(TAG))
         except SettingsError as error:
             raise SettingsError(f"{origin}: {error}") from None
-    budgets = [*_gates(settings, "suite"), *paths, *_gates_of_paths(settings)]
-    if settings.max_suite is None:
-        return budgets
-    return [_budget_of_setting("max_suite", "suite", settings), *budgets]
+    return [*_of_settings(settings, "suite"), *paths, *_gates_of_paths(settings)]
 
 
 def _patterns(budgets: Iterable[Budget]) -> list[str]:
@@ -206,25 +197,44 @@ def live_mode(settings: Settings, nodeid: str = "") -> str:
     return ["off", *values_for(settings.live, nodeid)][-1]
 
 
-def _gates(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator[Budget]:
-    """Yield the gates on all tests; those of the suite are on calls that no test made."""
-    gate = partial(_gate, settings, scope)
-    is_without = settings.max_suite is None and settings.max_call is None
-    if scope == "suite" and settings.require_budget and is_without:
-        yield gate("require_budget", "unbudgeted")
+_GATE: Mapping[str, Any] = {"limit": Decimal(0), "warn_at": None}
+"""A gate is one that no call may break, so that there is no share of it from which to warn."""
+
+
+def _budget(settings: Settings, scope: Scope, name: str, **fields: Any) -> Budget:
+    """Return the budget that a setting states, with these fields in place of what is usual."""
+    if "limit" not in fields:
+        fields["limit"] = getattr(settings, name)
+    usual = {"origin": settings.origin(name), "label": name, "warn_at": settings.warn_at}
+    return Budget(scope=scope, **{**usual, **fields})
+
+
+def _of_settings(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator[Budget]:
+    """Yield the budgets of every test, or of the suite; its gates are on calls outside of tests."""
+    budget = partial(_budget, settings, scope)
+    gate = partial(budget, **_GATE)
+    if scope == "suite":
+        if settings.max_suite is not None:
+            yield budget("max_suite")
+        elif settings.require_budget and settings.max_call is None:
+            yield gate("require_budget", kind="unbudgeted")
+    else:
+        if settings.max_test is not None:
+            yield budget("max_test")
+        if settings.max_worst is not None:
+            yield budget("max_worst", kind="worst")
     if live_mode(settings, nodeid) == "fail":
-        yield gate("live", "live")
+        yield gate("live", kind="live")
     if settings.max_live is not None:
-        yield gate("max_live", "refused", reason=format_whole_usd(settings.max_live))
+        yield gate("max_live", kind="refused", reason=format_whole_usd(settings.max_live))
     if settings.max_call is not None:
-        yield replace(_budget_of_setting("max_call", scope, settings), kind="call_usd")
+        yield budget("max_call", kind="call_usd")
     for part, limit in sorted(settings.max_parts, key=itemgetter(1)):  # of two, the lower one holds
-        budget = _budget_of_setting("max_parts", scope, settings)
-        yield replace(budget, kind="parts", part=part, limit=Decimal(limit))
+        yield budget("max_parts", kind="parts", part=part, limit=Decimal(limit))
     if models := values_for(settings.allowed_models, nodeid):
-        yield gate("allowed_models", "models", models=tuple(models))
+        yield gate("allowed_models", kind="models", models=tuple(models))
     if settings.stable_prefix == "fail":
-        yield gate("stable_prefix", "stable_prefix")
+        yield gate("stable_prefix", kind="stable_prefix")
 
 
 def _gates_of_paths(settings: Settings) -> Iterator[Budget]:
@@ -233,23 +243,7 @@ def _gates_of_paths(settings: Settings) -> Iterator[Budget]:
     for name, kind in kinds.items():
         for pattern, value in dict(map(read_line, getattr(settings, name))).items():
             if pattern and value != "off":  # which takes a rule away, so that none is lost
-                yield _gate(settings, "path", name, kind, pattern=pattern)
-
-
-def _gate(settings: Settings, scope: Scope, name: str, kind: Limited, **fields: Any) -> Budget:
-    """Return a gate that no call may break, so that there is no share of it from which to warn."""
-    budget = _budget_of_setting(name, scope, settings)
-    return replace(budget, kind=kind, limit=Decimal(0), warn_at=None, **fields)
-
-
-def _budget_of_setting(name: str, scope: Any, settings: Settings) -> Budget:
-    return Budget(
-        scope=scope,
-        limit=getattr(settings, name),
-        origin=settings.origin(name),
-        label=name,
-        warn_at=settings.warn_at,
-    )
+                yield _budget(settings, "path", name, kind=kind, pattern=pattern, **_GATE)
 
 
 def _nearest_first(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,38 +19,12 @@ if TYPE_CHECKING:
     from pytest_llmcost.budgets.budget import Verdict
     from pytest_llmcost.call import Call, Phase
     from pytest_llmcost.capture.changed_prompt import CachedPrefix
-    from pytest_llmcost.capture.request import CapturedRequest
-    from pytest_llmcost.counting.prefixes import CachedPrefixes, PrefixGroup, Readable
-    from pytest_llmcost.counting.segments import CachedPrompt
     from pytest_llmcost.ledger import builder
-    from pytest_llmcost.responses.message import Answer
+    from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
 
 entered_blocks: ContextVar[tuple[list[Call], ...]] = ContextVar("llmcost_blocks", default=())
 """The calls of each `budget(...)` block that was entered in this context."""
 _LONGEST_PARAM = 80
-
-
-class Unfinished(NamedTuple):
-    """A call that was recorded before its answer was complete, or without one."""
-
-    captured: CapturedRequest
-    answer: Answer
-    call: Call
-    blocks: Sequence[list[Call]]
-    """The `budget(...)` blocks that it counts for."""
-    prefix: Readable | None = None
-    """How much of its cached prefix can be read."""
-    is_doubtful: bool = True
-    """Whether what it cost is still unknown; not after `llmcost.record(...)` has stated it."""
-
-
-class AssumedWarm(NamedTuple):
-    """A call with a cached prefix that may be what an earlier run has sent, too."""
-
-    prefix: Readable
-    prompt: CachedPrompt | None
-    call: Call
-    blocks: Sequence[list[Call]]
 
 
 class Owner:
@@ -70,14 +44,11 @@ class Owner:
         """Of its finished `budget(...)` blocks."""
         self.open_blocks: list[tuple[list[Call], Phase | None]] = []
         """The calls of its blocks under way, and the phase in which each began."""
-        self.unfinished: list[Unfinished] = []
+        self.unfinished: list[RecordedCall] = []
+        """Calls that were recorded before their answers were complete, or without one."""
         self.cached_prefixes: list[CachedPrefix] = []
         """What its replayed calls have left in the prompt cache, the oldest first."""
-        self.prefixes: dict[bool, CachedPrefixes] = {}
-        """The prefixes that its counts (True) and its requests have cached: a payload that was
-        counted and then sent is one call, which must not seem to repeat itself."""
-        self.assumed_warm: dict[PrefixGroup, list[AssumedWarm]] = {}
-        """Its calls in each group in which nothing was found to be volatile yet."""
+        self.warm_cache: WarmCache | None = None
         self.parts: dict[str, dict[str, int]] = {}
         """By fingerprint, the tokens of its payloads' parts that it needs and that are counted."""
         self.agent_totals: dict[str, tuple[Decimal, Call]] = {}
@@ -182,13 +153,24 @@ class SharedFixture(Owner):
         )
 
 
-class Sender(NamedTuple):
+class Sender:
     """Who sends a request, and in which phase; capture gives it back with the answer."""
 
-    owner: Owner
-    phase: Phase | None = None
-    tags: tuple[str, ...] = ()
-    blocks: tuple[list[Call], ...] = ()
+    # Written out, as all here: to make a NamedTuple takes long, in every run.
+    def __init__(
+        self,
+        owner: Owner,
+        phase: Phase | None = None,
+        tags: tuple[str, ...] = (),
+        blocks: Sequence[list[Call]] = (),
+    ) -> None:
+        self.owner = owner
+        self.phase = phase
+        self.tags = tags
+        self.blocks = blocks
+
+    def __eq__(self, other: object) -> bool:  # the next attempt of a request has an equal one
+        return isinstance(other, Sender) and vars(self) == vars(other)
 
 
 def worker_of(config: pytest.Config) -> str | None:

@@ -115,7 +115,6 @@ def refuse_cassetter(pluginmanager: pytest.PytestPluginManager) -> None:
         any(map(pluginmanager.is_blocked, names))
         or all(map(pluginmanager.has_plugin, names))
         or getattr(known, "disable_plugin_autoload", False)
-        or os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     ):
         return
     from importlib.metadata import entry_points

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import linecache
 import os
-import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import chain
@@ -66,9 +64,176 @@ _COMMITS = (
 """Where GitHub, GitLab, Buildkite, CircleCI, Bitbucket, Azure, Travis and Jenkins state it."""
 
 
+class RunEnd:
+    """A run that has ended: its ledger, what it is published as, its exit status and summary."""
+
+    def __init__(self, session: Session, pytest_session: pytest.Session) -> None:
+        """Sum up a run and judge every budget over several tests."""
+        self.session = session
+        self.problems: list[str] = []
+        """What went wrong at the end, a line each: a file that could not be written, a hook."""
+        self.accepted = ""
+        """What was written as the new baseline, in a sentence."""
+        self._pytest = pytest_session
+        self.ledger = _sum_up(session, pytest_session)
+
+    def is_broken(self) -> bool:
+        """Return whether a budget fails the run; one without tests can only exceed some.
+
+        That is one over several tests, or of a test that passed.
+        """
+        unverified = self.session.settings.unverified if self._pytest.testscollected else "warn"
+        of_run = (mark.verdict.fails(unverified) for mark in marks_of_run(self.ledger))
+        return any(of_run) or bool(_exceeded_but_not_failed(self.ledger))
+
+    @exactly()
+    def publish(self) -> None:
+        """Write what was asked for, and settle the exit status."""
+        session, settings = self.session, self.session.settings
+        self.problems = []
+        self._set_status(self._exit_status())
+        ledger = self.ledger
+        self.problems = _write_ledgers(session, ledger)
+        if settings.update_baseline and settings.baseline is not None:
+            self.problems += _try(self._accept, settings.baseline)
+        if settings.history is not None and ledger.run.has_tests:
+            self.problems += _try(_append_to_history, session, settings.history, ledger)
+        history = _history(settings.history)
+        for path in settings.report:
+            if path.suffix != ".json":
+                self.problems += _try(write_report, ledger, path, history)
+        if _is_github(settings):
+            self.problems += _try(_write_job_summary, ledger)
+        self.settle_status()
+
+    def _accept(self, baseline: Path) -> None:
+        """Write the run as the new baseline; tests that did not pass keep their old rows.
+
+        A test that failed for another reason than its budget, and has no row to keep, makes that
+        impossible.
+        """
+        session, ledger = self.session, self.ledger
+        if not ledger.run.has_tests:
+            raise LedgerError(f"{baseline}: not updated, because no test was collected")
+        old = None if session.baseline is None else read_ledger(baseline)
+        kept = set() if old is None else {test.nodeid for test in old.tests} & session.not_passed
+        failed = {test.nodeid for test in last_attempts(ledger.tests) if failed_otherwise(test)}
+        if failed := failed - kept:
+            more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+            raise LedgerError(
+                f"{baseline}: not updated, because {min(failed)}{more} failed: the cost of a "
+                "failing test is not what it will cost"
+            )
+        if old is not None and ledger.complete:
+            ledger = keep_rows(ledger, old, session.not_passed, session.card)
+        write_baseline(ledger, baseline)
+        tests = format_count(len({test.nodeid for test in ledger.tests}), "test")
+        self.accepted = f"baseline written to {baseline}: {describe_total(ledger)}, {tests}"
+
+    def settle_status(self) -> None:
+        """Set the exit status; write the ledger again if it names another one."""
+        status = self._exit_status()
+        if self._pytest.exitstatus != status:
+            self._pytest.exitstatus = status
+        if self.ledger.run.exit_status != status:
+            self._set_status(status)
+            again = _write_ledgers(self.session, self.ledger)
+            self.problems += [each for each in again if each not in self.problems]
+
+    def _exit_status(self) -> int:
+        """Return the status, with success turned into failure by a budget or an unwritten file."""
+        status = int(self._pytest.exitstatus)
+        may_fail = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        if (may_fail and self.is_broken()) or (not status and self.problems):
+            return int(pytest.ExitCode.TESTS_FAILED)
+        return status
+
+    def _set_status(self, status: int) -> None:
+        run = replace(self.ledger.run, finished_at=utc_now(), exit_status=status)
+        self.ledger = replace(self.ledger, run=run)
+
+    @exactly()
+    def add_junit_properties(self) -> None:
+        """Pass the totals to pytest's JUnit file, and what has changed since a test's teardown."""
+        from xml.etree import ElementTree
+
+        from _pytest.junitxml import mangle_test_address, xml_key
+
+        xml = self.session.config.stash.get(xml_key, None)
+        if xml is None:
+            return
+        for name, value in suite_properties(self.ledger):
+            xml.add_global_property(name, value)
+        prefix = [xml.prefix] if xml.prefix else []
+        rows: dict[tuple[str | None, ...], TestRow] = {}
+        for test in self.ledger.tests:
+            *classes, name = [*prefix, *mangle_test_address(test.nodeid)]
+            rows[".".join(classes), name] = test
+        # pytest makes the XML of a test when its teardown is reported, and writes it at the end.
+        for case in (reporter.to_xml() for reporter in xml.node_reporters_ordered):
+            row = rows.get((case.get("classname"), case.get("name")))
+            if row is None:
+                continue
+            properties = case.find("properties")
+            if properties is None:
+                properties = ElementTree.Element("properties")
+                case.insert(0, properties)
+            for each in [*properties]:
+                if each.get("name", "").startswith(PROPERTY_PREFIX):
+                    properties.remove(each)
+            for name, value in test_properties(row):
+                ElementTree.SubElement(properties, "property", name=name, value=value)
+
+    @exactly()
+    def write_summary(self, terminal: pytest.TerminalReporter) -> None:
+        """Write the table and the verdicts, one line under `-q`; problems in any case."""
+        session, ledger = self.session, self.ledger
+        settings, config = session.settings, session.config
+        if config.get_verbosity() < 0:
+            if line := render_short(ledger):
+                terminal.write_line(line)
+        else:
+            writer = config.get_terminal_writer()
+            encoding = getattr(getattr(writer, "_file", None), "encoding", None) or "utf-8"
+            view = View(
+                width=writer.fullwidth,
+                rows=settings.rows,
+                per=settings.per,
+                root=os.path.relpath(config.rootpath, config.invocation_params.dir),
+                unicode=encoding.lower().replace("-", "").startswith("utf"),
+            )
+            if rendered := render_summary(ledger, with_columns(session, ledger, view)):
+                terminal.write_sep("=", "llmcost", blue=True)
+            for each in rendered:
+                terminal.write_line(each.text, **each.markup)
+        unverified = {
+            test.nodeid
+            for test in ledger.tests
+            if test.outcome == "passed"
+            and any(verdict.state == "unverified" for verdict in own_verdicts(test))
+        }
+        if self.accepted:
+            terminal.write_line(self.accepted, green=True)
+        if settings.unverified == "warn" and unverified:
+            tests = "1 test" if len(unverified) == 1 else f"{len(unverified):,} tests"
+            text = f"{tests} passed with an unverified budget (llmcost_unverified=warn)"
+            terminal.write_line(text, yellow=True, bold=True)
+        if settings.stable_prefix == "warn":
+            for excerpt in chain.from_iterable(session.excerpts.values()):
+                terminal.write_line(excerpt)
+        for problem in self.problems:
+            terminal.write_line(problem, red=True, bold=True)
+        if _is_github(settings):
+            root = os.path.relpath(config.rootpath, os.environ.get("GITHUB_WORKSPACE", "."))
+            for command in render_annotations(
+                ledger, unverified=settings.unverified, root=Path(root).as_posix()
+            ):
+                terminal.write_line(command)
+
+
 @exactly()
-def close(session: Session, pytest_session: pytest.Session) -> Ledger:
-    """Sum up a run and judge every budget over several tests."""
+def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
+    """Return the ledger of the run, with every budget judged."""
     judge_late(session)
     session.save_counts()
     if pytest_session.shouldstop or pytest_session.shouldfail:
@@ -182,23 +347,15 @@ def _fates(session: Session) -> Fates:
 def _selects_itself(session: Session) -> bool:
     """Return whether the suite deselects the same tests however it is started.
 
-    That is by options which pytest has from the ini file alone, or in a conftest that names none
-    of those that were given beside it.
+    That is by options which pytest has from the ini file alone, or in a conftest, as long as the
+    options that conftests declare are those of the ini file, too.
     """
-    config, words = session.config, {"keyword", "markexpr", "deselect"}
-    for path in session.deselecting:
-        if path.endswith("conftest.py"):
-            text = "".join(linecache.getlines(path))
-            words |= {word.replace("-", "_") for word in re.findall(r"[^\W_][\w-]*", text)}
+    config, names = session.config, {"keyword", "markexpr", "deselect"}
     # pytest's own parser, which has no public name, so that every spelling of an option is read.
-    given, own = vars(config.option), config._parser.parse_known_args(config.getini("addopts"))
-    return all(getattr(own, name, None) == given[name] for name in words & given.keys())
-
-
-def is_run_broken(ledger: Ledger, settings: Settings) -> bool:
-    """Return whether a budget fails the run: one over several tests, or of a test that passed."""
-    of_run = (mark.verdict.fails(settings.unverified) for mark in marks_of_run(ledger))
-    return any(of_run) or bool(_exceeded_but_not_failed(ledger))
+    own = vars(config._parser.parse_known_args(config.getini("addopts")))
+    if session.deselecting:
+        names |= own.keys() - session.options_of_plugins
+    return all(own.get(name) == getattr(config.option, name, None) for name in names)
 
 
 def _exceeded_but_not_failed(ledger: Ledger) -> list[str]:
@@ -213,11 +370,6 @@ def _exceeded_but_not_failed(ledger: Ledger) -> list[str]:
         if test.outcome in ("", "passed", "skipped")
         and any(verdict.state == "exceeded" for verdict in own_verdicts(test))
     ]
-
-
-def with_exit_status(ledger: Ledger, status: int) -> Ledger:
-    """Return the ledger with the status that pytest ends with."""
-    return replace(ledger, run=replace(ledger.run, finished_at=utc_now(), exit_status=status))
 
 
 def _covers_suite(config: pytest.Config) -> bool:
@@ -243,25 +395,7 @@ def _covers_suite(config: pytest.Config) -> bool:
 
 
 @exactly()
-def publish(session: Session, ledger: Ledger) -> list[str]:
-    """Write what was asked for; return what could not be written, a line each."""
-    settings = session.settings
-    problems = write_ledgers(session, ledger)
-    if settings.update_baseline and settings.baseline is not None:
-        problems += _try(_accept, session, settings.baseline, ledger)
-    if settings.history is not None and ledger.run.has_tests:
-        problems += _try(_append_to_history, session, settings.history, ledger)
-    history = _history(settings.history)
-    for path in settings.report:
-        if path.suffix != ".json":
-            problems += _try(write_report, ledger, path, history)
-    if _is_github(settings):
-        problems += _try(_write_job_summary, ledger)
-    return problems
-
-
-@exactly()
-def write_ledgers(session: Session, ledger: Ledger) -> list[str]:
+def _write_ledgers(session: Session, ledger: Ledger) -> list[str]:
     """Write the JSON reports; return what could not be written."""
     paths = [path for path in session.settings.report if path.suffix == ".json"]
     return [problem for path in paths for problem in _try(write_ledger, ledger, path)]
@@ -273,30 +407,6 @@ def _try(write: Any, *args: Any) -> list[str]:
     except (LlmCostError, OSError) as error:
         return [f"not written: {error}"]
     return []
-
-
-def _accept(session: Session, baseline: Path, ledger: Ledger) -> None:
-    """Write the run as the new baseline; tests that did not pass keep their rows of the old one.
-
-    A test that failed for another reason than its budget, and has no row to keep, makes that
-    impossible.
-    """
-    if not ledger.run.has_tests:
-        raise LedgerError(f"{baseline}: not updated, because no test was collected")
-    old = None if session.baseline is None else read_ledger(baseline)
-    kept = set() if old is None else {test.nodeid for test in old.tests} & session.not_passed
-    failed = {test.nodeid for test in last_attempts(ledger.tests) if failed_otherwise(test)}
-    if failed := failed - kept:
-        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise LedgerError(
-            f"{baseline}: not updated, because {min(failed)}{more} failed: the cost of a failing "
-            "test is not what it will cost"
-        )
-    if old is not None and ledger.complete:
-        ledger = keep_rows(ledger, old, session.not_passed, session.card)
-    write_baseline(ledger, baseline)
-    tests = format_count(len({test.nodeid for test in ledger.tests}), "test")
-    session.accepted = f"baseline written to {baseline}: {describe_total(ledger)}, {tests}"
 
 
 def _append_to_history(session: Session, path: Path, ledger: Ledger) -> None:
@@ -324,90 +434,6 @@ def _write_job_summary(ledger: Ledger) -> None:
         used = path.stat().st_size if path.exists() else 0
         with path.open("a", encoding="utf-8") as summary:
             summary.write(render_job_summary(ledger, used_bytes=used))
-
-
-@exactly()
-def add_junit_properties(config: pytest.Config, ledger: Ledger) -> None:
-    """Pass the totals to pytest's JUnit file, and what has changed since a test's teardown."""
-    from xml.etree import ElementTree
-
-    from _pytest.junitxml import mangle_test_address, xml_key
-
-    xml = config.stash.get(xml_key, None)
-    if xml is None:
-        return
-    for name, value in suite_properties(ledger):
-        xml.add_global_property(name, value)
-    prefix = [xml.prefix] if xml.prefix else []
-    rows: dict[tuple[str | None, ...], TestRow] = {}
-    for test in ledger.tests:
-        *classes, name = [*prefix, *mangle_test_address(test.nodeid)]
-        rows[".".join(classes), name] = test
-    # pytest has made the XML of a test when its teardown was reported, and writes it at the end.
-    for case in (reporter.to_xml() for reporter in xml.node_reporters_ordered):
-        row = rows.get((case.get("classname"), case.get("name")))
-        if row is None:
-            continue
-        properties = case.find("properties")
-        if properties is None:
-            properties = ElementTree.Element("properties")
-            case.insert(0, properties)
-        for each in [*properties]:
-            if each.get("name", "").startswith(PROPERTY_PREFIX):
-                properties.remove(each)
-        for name, value in test_properties(row):
-            ElementTree.SubElement(properties, "property", name=name, value=value)
-
-
-# The terminal
-
-
-@exactly()
-def write_summary(
-    session: Session, ledger: Ledger, problems: Sequence[str], terminal: pytest.TerminalReporter
-) -> None:
-    """Write the table and the verdicts, one line under `-q`; problems in any case."""
-    settings, config = session.settings, session.config
-    if config.get_verbosity() < 0:
-        if line := render_short(ledger):
-            terminal.write_line(line)
-    else:
-        writer = config.get_terminal_writer()
-        encoding = getattr(getattr(writer, "_file", None), "encoding", None) or "utf-8"
-        view = View(
-            width=writer.fullwidth,
-            rows=settings.rows,
-            per=settings.per,
-            root=os.path.relpath(config.rootpath, config.invocation_params.dir),
-            unicode=encoding.lower().replace("-", "").startswith("utf"),
-        )
-        if rendered := render_summary(ledger, with_columns(session, ledger, view)):
-            terminal.write_sep("=", "llmcost", blue=True)
-        for each in rendered:
-            terminal.write_line(each.text, **each.markup)
-    unverified = {
-        test.nodeid
-        for test in ledger.tests
-        if test.outcome == "passed"
-        and any(verdict.state == "unverified" for verdict in own_verdicts(test))
-    }
-    if session.accepted:
-        terminal.write_line(session.accepted, green=True)
-    if settings.unverified == "warn" and unverified:
-        tests = "1 test" if len(unverified) == 1 else f"{len(unverified):,} tests"
-        text = f"{tests} passed with an unverified budget (llmcost_unverified=warn)"
-        terminal.write_line(text, yellow=True, bold=True)
-    if settings.stable_prefix == "warn":
-        for excerpt in chain.from_iterable(session.excerpts.values()):
-            terminal.write_line(excerpt)
-    for problem in problems:
-        terminal.write_line(problem, red=True, bold=True)
-    if _is_github(settings):
-        root = os.path.relpath(config.rootpath, os.environ.get("GITHUB_WORKSPACE", "."))
-        for command in render_annotations(
-            ledger, unverified=settings.unverified, root=Path(root).as_posix()
-        ):
-            terminal.write_line(command)
 
 
 @exactly()

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
 from functools import cached_property
@@ -22,10 +22,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 import pytest
 
-from pytest_llmcost.capture.children import Children, Ticket
-from pytest_llmcost.capture.transports import RELAYS
 from pytest_llmcost.counting.turn import Turn
-from pytest_llmcost.errors import CountError, SettingsError
+from pytest_llmcost.errors import CountError, SettingsError, UnknownModelError
 from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, worker_of
 from pytest_llmcost.plugin.tags import current_tags
 from pytest_llmcost.settings import Settings
@@ -33,7 +31,6 @@ from pytest_llmcost.settings import Settings
 if TYPE_CHECKING:
     from pytest_llmcost.call import Call, Phase
     from pytest_llmcost.capture.capture import Capture
-    from pytest_llmcost.capture.request import CapturedRequest
     from pytest_llmcost.counting.payload import Payload
     from pytest_llmcost.ledger.builder import LedgerBuilder
     from pytest_llmcost.ledger.run_history import Run
@@ -41,7 +38,7 @@ if TYPE_CHECKING:
     from pytest_llmcost.prices.rate_card import RateCard
 
 KEY = pytest.StashKey["Session"]()
-SETS = (
+_SETS = (
     *("incomplete", "lost_calls", "notes", "not_passed", "saved_cassettes", "unmatched_globs"),
     *("skipped", "skipped_budgets", "deselected", "deselecting"),
 )
@@ -60,8 +57,6 @@ class Session:
         self.started_at = utc_now()
         self.in_history: Run | None = None
         """What was appended to the history of this run."""
-        self.accepted = ""
-        """What was written as the new baseline, in a sentence."""
         self.workers = 0
         self.incomplete: set[str] = set()
         """Why the run does not stand for the whole suite."""
@@ -72,8 +67,6 @@ class Session:
         """Tests that were skipped or failed, and modules and classes that were skipped whole."""
         self.saved_cassettes: set[str] = set()
         """Those that VCR has written in this run."""
-        self.failures: list[str] = []
-        """What fails the run besides its budgets, as lines of pytest's short summary."""
         self.selected: set[str] = set()
         """With a baseline, all tests that are to run; so the next one."""
         self.skipped: set[str] = set()
@@ -81,7 +74,7 @@ class Session:
         self.deselected: set[str] = set()
         """Tests that pytest has deselected, for its own options, or a conftest."""
         self.deselecting: set[str] = set()
-        """The files of pytest or conftests that have done so."""
+        """The conftests that have done so."""
         self.skipped_budgets: set[str] = set()
         """Tests with a budget of their own that were skipped."""
         self.unmatched_globs: set[str] = set()
@@ -98,8 +91,6 @@ class Session:
         """Called after a call whose payload is known was recorded."""
         self.capture: Capture | None = None
         self.stop_following: Callable[[], None] = lambda: None
-        self.record: Callable[[CapturedRequest], None] = lambda request: None
-        """Records what a child has sent."""
         self.test: pytest.Item | None = None
         self.phase: Phase | None = None
         self.attempt: TestAttempt | None = None
@@ -108,22 +99,16 @@ class Session:
         self._attempts: dict[str, int] = {}
         self._begun: list[pytest.Item] = []
         """Whose attempts are not counted yet: to ask for each test's id would take long."""
-        self._fixtures: list[Sender] = []
+        self.fixtures: list[tuple[SharedFixture, Phase]] = []
         """Fixtures wider than a function that are being set up or torn down, the innermost last."""
         self._own_client: Any = None
         self._failure: Exception | None = None
-        self._children = Children()
+        self.is_configured = False
+        self.options_of_plugins: set[str] = set()
+        """The names of all options before conftests declare theirs."""
+        self.children: Any = None
+        """A `ChildProcesses`, which knows the session, from the first fork or spawn on."""
         self._turn = Turn()
-        self._process = os.getpid()
-        self._is_child = False
-        """Whether this process was forked while a test ran in its parent, to which its calls go."""
-        self._way_back: Children | None = None
-        self.is_forked_test = False
-        """Whether this process was forked to run a test, of which its reports tell the parent."""
-        self.forked_children: dict[int, str] = {}
-        """By process id, the names of those in which tests have run."""
-        self._owners: dict[str, Owner] = {"outside": self.outside}
-        """By their tokens, owners whose children may send something."""
         self.lock = threading.Lock()
         """Held for a moment, never while code of the user runs."""
 
@@ -156,6 +141,19 @@ class Session:
         if path is None or (self.settings.update_baseline and not path.exists()):
             return None
         return path
+
+    def take_news(self) -> dict[str, Any]:
+        """Return what the process that owns the run does not know yet, in exact builtins."""
+        fragment = self.ledger.take_fragment() if self.has_spending else None
+        return {"ledger": fragment, **{name: sorted(getattr(self, name)) for name in _SETS}}
+
+    def absorb(self, news: Mapping[str, Any], **process: Any) -> None:
+        """Take in the news of another process."""
+        if news["ledger"] is not None:
+            self.ledger.absorb(news["ledger"], **process)
+            self.changes += 1
+        for name in _SETS:
+            getattr(self, name).update(news[name])
 
     # The heavy half
 
@@ -211,6 +209,13 @@ class Session:
         """Return the name of a model's tokenizer; None if the card does not know it."""
         return self.card.tokenizer(model) if self.card.find(model) else None
 
+    def least_cacheable(self, model: str) -> int | None:
+        """Return the least number of tokens that a model caches; None if it is unknown."""
+        try:
+            return self.card.min_cacheable_tokens(model, self.price_date)
+        except UnknownModelError:
+            return None
+
     def _make_client(self) -> object:
         """Make the user's `llmcost_client`, which any test can ask for; outside a default one."""
         from pytest_llmcost.counting.api_error import without_secrets
@@ -238,10 +243,6 @@ class Session:
                     "fixture that sends there ask for it"
                 ) from None
 
-    def share_folder(self) -> None:
-        """Settle where children write, before one can be forked."""
-        self._children.folder = self.run_folder / f"children-{os.getpid()}"
-
     def remove_run_folder(self) -> None:
         """Remove what the processes of the run have shared."""
         if "run_folder" in vars(self):
@@ -263,11 +264,13 @@ class Session:
 
     def sender(self) -> Sender:
         """Return whose a request is that is sent now; asked from any thread or task."""
-        test, phase = self.test, self.phase
-        if self._fixtures:
-            owner, phase = self._fixtures[-1][:2]
+        # Each is read once: the main thread may go on meanwhile.
+        test, phase, fixtures = self.test, self.phase, self.fixtures[-1:]
+        owner = self.outside
+        if fixtures:
+            owner, phase = fixtures[0]
         elif test is None:
-            owner, phase = self.outside, None
+            phase = None
         else:
             owner = self.attempt_of(test)
         blocks = owner.blocks_around(phase) if owner.open_blocks else ()
@@ -275,8 +278,8 @@ class Session:
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
-        if os.getpid() != self._process:
-            self.enter_process(item)
+        if self.children is not None:
+            self.children.enter(item)
         self._begun.append(item)
         self.attempt = None
         self.test, self.phase = item, "setup"
@@ -309,113 +312,39 @@ class Session:
 
     def push(self, fixture: SharedFixture, phase: Phase) -> None:
         """Make a wider fixture the owner, in the midst of a phase of a test."""
-        self._owners[token_of(fixture)] = fixture
-        self._fixtures.append(Sender(fixture, phase))
+        self.fixtures.append((fixture, phase))
 
     def pop(self) -> None:
         """End what `push` began."""
-        ended = self._fixtures.pop() if self._fixtures else None
+        fixture, phase = self.fixtures.pop() if self.fixtures else (None, None)
         self.drain()
-        if ended is not None and ended.phase == "teardown" and ended.owner.has_spent:
-            self.counts.save(ended.owner)
+        if fixture is not None and phase == "teardown" and fixture.has_spent:
+            self.counts.save(fixture)
 
     # Recording what was captured
 
     def note_sent(self) -> Sender:
         """Note that this process, perhaps a forked child, sends a request; return whose it is."""
         sender = self.sender()
-        if self._is_child:
-            self._children.note(token_of(sender.owner))
-        elif self._way_back is not None:
-            self._way_back.note(token_of(sender.owner))
+        if self.children is not None:
+            self.children.note(sender.owner)
         return sender
 
-    def enter_process(self, item: pytest.Item | None = None) -> None:
-        """Begin anew if this is a forked child, which may run a test of its own."""
-        if os.getpid() == self._process:
-            return
-        self._process = os.getpid()
+    def enter_child(self) -> None:
+        """Begin anew in a forked child."""
         # Another thread of the parent may have held them.
         self.lock, self._turn = threading.Lock(), Turn()
         if self.has_spending:
             self.ledger.enter_child()
         self.saved_cassettes.clear()
-        self._is_child = item is None
-        self.is_forked_test = item is not None
-        if item is not None:
-            # Its own children are for it to wait for.
-            self._way_back, self._children = self._children, Children()
-            self._children.folder = self.run_folder / f"children-{os.getpid()}"
-        if self.capture is not None:
-            self.capture.enter_child(self.when_idle)
-
-    @property
-    def when_idle(self) -> Callable[[], None] | None:
-        """What a child's capture calls when all it has sent is back."""
-        return self._children.all_back if self._is_child else None
-
-    def send_back(self, request: CapturedRequest) -> bool:
-        """Send a request to the parent, if this is a forked child of a test."""
-        if not self._is_child:
-            return False
-        sender = request.owner
-        assert isinstance(sender, Sender)
-        from pytest_llmcost.capture.children import packed
-
-        news = (sender.owner.key, sender[1:3], packed(request))
-        self._children.send(token_of(sender.owner), news)
-        return True
-
-    @property
-    def children_have_sent(self) -> bool:
-        """Whether something may have to be brought back."""
-        return self._children.have_sent and not self._is_child
-
-    def bring_back(self) -> None:
-        """Record what children have sent, for the owner that started them."""
-        if not self.children_have_sent:
-            return
-        for token, (key, how, request) in self._children.take():
-            owner = self._owners.get(token)
-            if owner is None:
-                attempt = self.attempt if self.test is None else self.attempt_of(self.test)
-                is_its = attempt is not None and token_of(attempt) == token
-                owner = attempt if is_its else None
-            if owner is None:  # a test that is over
-                owner = Owner()
-                owner.key = key
-            request.owner = Sender(owner, *how)._replace(blocks=owner.blocks_around(None))
-            self.record(request)
-
-    def ticket(self, cap: bytes | None) -> Ticket:
-        """Return what lets a spawned child send back what it sends for who is running now.
-
-        `cap` is the pickled cap on live spend, if there is one.
-        """
-        owner, *how, _ = self.sender()
-        token = token_of(owner)
-        self._owners[token] = owner
-        self._children.may_send()
-        folder, settings = self._children.folder or self.run_folder, self.settings
-        ins, relays = list(settings.stand_ins), list(RELAYS)
-        return Ticket(str(folder), token, tuple(how), cap, ins, relays)
-
-    def is_lost(self, owner: Owner) -> bool:
-        """Whether a child has sent something for an owner that has not come back."""
-        return self._children.is_lost(token_of(owner))
-
-    def forked_test_is_back(self, pid: int) -> None:
-        """Note that the last report of a test that ran in a child has come."""
-        self._children.all_back(pid)
+        if self.capture is not None and self.children is not None:
+            self.capture.enter_child(self.children.when_idle)
 
     def catch_up(self) -> None:
         """Record what is complete."""
-        if self.capture is not None or self.children_have_sent:
-            with self.recording() as may_record:
-                if may_record:
-                    self.bring_back()
-                    if self.capture is not None:
-                        self.capture.drain()
+        with self._catching_up() as capture:
+            if capture is not None:
+                capture.drain()
 
     def drain(self) -> None:
         """Record what is complete.
@@ -429,17 +358,25 @@ class Session:
 
     def settle(self, owner: Owner | None = None) -> None:
         """Record all that was seen of an owner, or of all; what is incomplete as unknown."""
-        if self.capture is not None or self.children_have_sent:
-            with self.recording() as may_record:
-                if may_record:
-                    self.bring_back()
-                if may_record and self.capture is not None:
-                    self.capture.settle(
-                        lambda sender: isinstance(sender, Sender) and owner in (None, sender.owner)
-                    )
-        if owner is None and self._children.is_lost():
+        with self._catching_up() as capture:
+            if capture is not None:
+                capture.settle(
+                    lambda sender: isinstance(sender, Sender) and owner in (None, sender.owner)
+                )
+        if owner is None and self.children is not None and self.children.are_lost():
             self.incomplete.add("forked-child")
             self.lost_calls.add("forked-child")
+
+    @contextmanager
+    def _catching_up(self) -> Iterator[Capture | None]:
+        """Record what children have sent; yield the capture if it may record, too."""
+        if self.capture is None and self.children is None:
+            yield None
+            return
+        with self.recording() as may_record:
+            if may_record and self.children is not None:
+                self.children.bring_back()
+            yield self.capture if may_record else None
 
     @contextmanager
     def recording(self) -> Iterator[bool]:
@@ -478,13 +415,6 @@ class Session:
         """Return a failure that came too late for a test to fail by it."""
         failure, self._failure = self._failure, None
         return failure
-
-
-def token_of(owner: Owner) -> str:
-    """Name an owner in a way that a forked child shares."""
-    if isinstance(owner, TestAttempt):
-        return f"{owner.nodeid} #{owner.number}"
-    return str(id(owner)) if isinstance(owner, SharedFixture) else "outside"
 
 
 def check_settings(session: Session) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pytest_llmcost.plugin.session import Session
 
 if TYPE_CHECKING:
-    from pytest_llmcost.ledger.ledger import Ledger
+    from pytest_llmcost.plugin.run_end import RunEnd
 
 
 class SessionHooks:
@@ -22,9 +22,9 @@ class SessionHooks:
     def __init__(self, session: Session) -> None:
         """Close this session when its tests have run."""
         self.session = session
-        self.ledger: Ledger | None = None
-        self.problems: list[str] = []
-        """What went wrong at the end, a line each: a file that could not be written, a hook."""
+        self._end: RunEnd | None = None
+        self._failures: list[str] = []
+        """What fails the run besides its budgets, as lines of pytest's short summary."""
         self._closed_with: tuple[object, ...] = ()
         self._finished: pytest.Session | None = None
 
@@ -45,7 +45,9 @@ class SessionHooks:
                 self.session.lost_calls.add(why)
             raise
         # The exit status and other plugins read this; it only turns success into failure.
-        session.testsfailed += self._close(session) and self._is_broken(session)
+        end = self._close(session)
+        session.testsfailed += end is not None and end.is_broken()
+        session.testsfailed += self._has_keys()
         return result
 
     @pytest.hookimpl(wrapper=True, trylast=True)
@@ -56,53 +58,55 @@ class SessionHooks:
 
         The innermost wrapper: pytest's own prints the summary after this.
         """
+        # Also what the last fixtures have written; runs that were stopped come here, too.
+        if session.exitstatus == pytest.ExitCode.OK and self._has_keys():
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         is_interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
         if is_interrupted and "collection-errors" not in self.session.lost_calls:
             self.session.incomplete.add("interrupted")
-        if self._close(session):
-            from pytest_llmcost.plugin.run_end import add_junit_properties
-
-            assert self.ledger is not None
-            add_junit_properties(self.session.config, self.ledger)  # pytest is about to write it
+        if end := self._close(session):
+            end.add_junit_properties()  # pytest is about to write them
         try:
             return (yield)
         finally:  # another plugin may call `pytest.exit()` here
             self._finished = session
-            if self._close(session):
-                self._publish(session)
+            if end := self._close(session):
+                end.publish()
                 hook = self.session.hook("pytest_llmcost_report")
                 try:
-                    hook(report=self.ledger, config=self.session.config)
+                    hook(report=end.ledger, config=self.session.config)
                 except Exception as error:  # noqa: BLE001 - or pytest ends without its summary
-                    self.problems.append(f"pytest_llmcost_report failed: {error!r}")
-                    self._settle_status(session)
+                    end.problems.append(f"pytest_llmcost_report failed: {error!r}")
+                    end.settle_status()
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
         """Have the last word on the exit status, and let the ledger name the final one."""
         if self._finished is None:
             return
-        before = self.ledger
-        if self._close(self._finished):
-            if self.ledger is not before:  # another plugin has spent since
-                self._publish(self._finished)
-            self._settle_status(self._finished)
+        before, end = self._end, self._close(self._finished)
+        if end is not None:
+            if end is not before:  # another plugin has spent since
+                end.publish()
+            end.settle_status()
 
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the summary; nothing if nothing was counted."""
-        if self.ledger is not None:
-            from pytest_llmcost.plugin.run_end import write_summary
-
-            write_summary(self.session, self.ledger, self.problems, terminalreporter)
+        if self._end is not None:
+            self._end.write_summary(terminalreporter)
         if number := len(self.session.skipped_budgets):
             what = "test with a budget was" if number == 1 else "tests with a budget were"
             terminalreporter.write_line(f"llmcost: {number:,} {what} skipped")
+        if self.session.saved_cassettes and self.session.settings.key_guard != "off":
+            from pytest_llmcost.plugin.key_guard import write_keys
 
-    def _close(self, session: pytest.Session) -> bool:
-        """Make the ledger of the run, again if there is news; return whether there is one."""
+            self._failures = write_keys(self.session, terminalreporter)
+
+    def _close(self, session: pytest.Session) -> RunEnd | None:
+        """Sum up the run, again if there is news; None if there is nothing to say."""
         if session.config.option.collectonly:
-            return False
+            return None
         self.session.catch_up()
         if failure := self.session.take_failure():
             self.session.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
@@ -113,14 +117,14 @@ class SessionHooks:
         )
         has_calls = self.session.has_spending and bool(self.session.ledger)
         if not has_calls and all(each in (None, ()) for each in asked):
-            return self.ledger is not None
+            return self._end
         news = (self.session.changes, *sorted(self.session.incomplete | self.session.notes))
-        if self.ledger is None or self._closed_with != news:
-            from pytest_llmcost.plugin.run_end import close
+        if self._end is None or self._closed_with != news:
+            from pytest_llmcost.plugin.run_end import RunEnd
 
-            self.ledger = close(self.session, session)
+            self._end = RunEnd(self.session, session)
             self._closed_with = news
-        return True
+        return self._end
 
     @pytest.hookimpl(specname="pytest_terminal_summary", wrapper=True, tryfirst=True)
     def pytest_terminal_summary_ends(
@@ -131,48 +135,17 @@ class SessionHooks:
         Outside of all wrappers: pytest's own writes the short summary once the hooks are through.
         """
         result = yield
-        if self.ledger is not None or self.session.failures:
+        if self._end is not None or self._failures:
             from pytest_llmcost.plugin.run_end import write_run_failures
 
-            write_run_failures(self.ledger, self.session.failures, terminalreporter)
+            ledger = None if self._end is None else self._end.ledger
+            write_run_failures(ledger, self._failures, terminalreporter)
         return result
 
-    def _is_broken(self, session: pytest.Session) -> bool:
-        """Return whether a budget fails the run; one without tests can only exceed some."""
-        from pytest_llmcost.plugin.run_end import is_run_broken
+    def _has_keys(self) -> bool:
+        """Return whether the run fails by credentials in a cassette that it has written."""
+        if not self.session.saved_cassettes or self.session.settings.key_guard != "fail":
+            return False
+        from pytest_llmcost.plugin.key_guard import find_keys
 
-        assert self.ledger is not None
-        settings = self.session.settings
-        if not session.testscollected:
-            settings = settings._replace(unverified="warn")
-        return is_run_broken(self.ledger, settings)
-
-    def _publish(self, session: pytest.Session) -> None:
-        from pytest_llmcost.plugin.run_end import publish, with_exit_status
-
-        assert self.ledger is not None
-        self.problems = []
-        self.ledger = with_exit_status(self.ledger, self._exit_status(session))
-        self.problems = publish(self.session, self.ledger)
-        self._settle_status(session)
-
-    def _exit_status(self, session: pytest.Session) -> int:
-        """Return the status, with success turned into failure by a budget or an unwritten file."""
-        status = int(session.exitstatus)
-        may_fail = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-        if (may_fail and self._is_broken(session)) or (not status and self.problems):
-            return int(pytest.ExitCode.TESTS_FAILED)
-        return status
-
-    def _settle_status(self, session: pytest.Session) -> None:
-        """Set the exit status; write the ledger again if it names another one."""
-        from pytest_llmcost.plugin.run_end import with_exit_status, write_ledgers
-
-        assert self.ledger is not None
-        status = self._exit_status(session)
-        if session.exitstatus != status:
-            session.exitstatus = status
-        if self.ledger.run.exit_status != status:
-            self.ledger = with_exit_status(self.ledger, status)
-            again = write_ledgers(self.session, self.ledger)
-            self.problems += [each for each in again if each not in self.problems]
+        return bool(find_keys(self.session))

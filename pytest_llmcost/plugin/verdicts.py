@@ -78,6 +78,7 @@ def judge_budget(
 ) -> Verdict:
     """Return what became of a budget of a test, or of a block of it."""
     nodeid = owner.nodeid if isinstance(owner, TestAttempt) else ""
+    is_lost = session.children is not None and session.children.are_lost(owner)
     if budget.kind == "worst":
         payloads, card, on = session.ledger.payloads, session.card, session.price_date
         calls = [at_worst(call, payloads, card, on=on) for call in calls]
@@ -87,7 +88,7 @@ def judge_budget(
         parts=owner.parts,
         has_requests=owner.has_requests,  # one that cannot have been billed is no call
         live_requests=owner.live_requests,
-        lost_calls=("forked-child",) if session.is_lost(owner) else (),
+        lost_calls=("forked-child",) if is_lost else (),
         count_command=count_command(session.config, nodeid),
     )
 
@@ -183,10 +184,8 @@ class Reports:
         if attempt is not None and has_spent:
             attempt.has_failed |= report.failed
             _note_report(session, attempt, report, call)
-        if session.is_forked_test:
-            from pytest_llmcost.plugin.forked import put_on_report
-
-            put_on_report(session, report)
+        if session.children is not None:
+            session.children.put_on_report(report)
         if report.outcome != "passed" or session.not_passed:
             self._note_passing(item, report)
             error = call.excinfo.value if report.failed and call.excinfo else None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_llmcost.plugin.session import SETS, Session
+from pytest_llmcost.plugin.session import Session
 
 _KEY = "llmcost"
 _PHASES = ("setup", "call", "teardown")
@@ -37,15 +37,12 @@ class Worker:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Send the rest: calls outside of tests, and why the run is not complete."""
         self.session.settle()
-        fragment = None
         if self.session.has_spending:
             from pytest_llmcost.plugin.verdicts import judge_late
 
             judge_late(self.session)
             self.session.save_counts()
-            fragment = self.session.ledger.take_fragment()
-        output: dict[str, Any] = {name: sorted(getattr(self.session, name)) for name in SETS}
-        output |= {"ledger": fragment, "notes": sorted(self.session.all_notes)}
+        output = {**self.session.take_news(), "notes": sorted(self.session.all_notes)}
         session.config.workeroutput[_KEY] = json.dumps(output)  # type: ignore[attr-defined]
 
 
@@ -83,11 +80,7 @@ class Controller:
         if output[_KEY] is None:  # xdist reports an interrupted worker twice
             return
         sent, output[_KEY] = json.loads(output[_KEY]), None
-        if sent["ledger"] is not None:
-            self.session.ledger.absorb(sent["ledger"], worker=node.gateway.id)
-            self.session.changes += 1
-        for name in SETS:
-            getattr(self.session, name).update(sent[name])
+        self.session.absorb(sent, worker=node.gateway.id)
 
 
 class _Inbox:

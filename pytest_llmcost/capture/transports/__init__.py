@@ -47,10 +47,9 @@ _CLIENTS = {
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
 """The request that is being sent in this context."""
 
-_ADDRESSES = re.compile(
-    r"anthropic|claude|/model/|/messages|complete|completions|responses", re.IGNORECASE
-)
-"""One of these is in every address of Claude, once its escapes are undone."""
+_ADDRESSES = r"(?i)anthropic|claude|/model/|/messages|complete|responses"
+"""One of these is in every address of Claude, once its escapes are undone. Not compiled before the
+first request: `re` keeps it then."""
 HEADERS = ("anthropic-beta", "anthropic-version", "x-stainless-retry-count", "amz-sdk-request")
 """What is read of a request's headers, for it says something about the price; so no key is."""
 RELAYS: set[int] = set()
@@ -155,7 +154,7 @@ def may_be_claude(url: str) -> bool:
 
     Suites import these libraries that never call Claude.
     """
-    return _ADDRESSES.search(unquote(url.partition("?")[0])) is not None
+    return re.search(_ADDRESSES, unquote(url.partition("?")[0])) is not None
 
 
 def _is_to_relay(url: str) -> bool:

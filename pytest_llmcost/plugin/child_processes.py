@@ -1,0 +1,175 @@
+"""Child processes of a session, forked or spawned: whose requests they send, and their way back.
+
+Loaded by the first fork or spawn; where tests themselves run in forked children, as with
+pytest-forked, their reports bring back what they have spent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_llmcost.capture.children import Children, Ticket, packed
+from pytest_llmcost.capture.transports import RELAYS
+from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt
+from pytest_llmcost.plugin.session import Session
+
+if TYPE_CHECKING:
+    from pytest_llmcost.capture.request import CapturedRequest
+
+_NAME = "llmcost-forked"
+
+
+class ChildProcesses:
+    """What a session and its children share; in a forked child it is the child's copy."""
+
+    def __init__(self, session: Session) -> None:
+        """Begin before the first child does: what is shared across a fork is made here."""
+        self.session = session
+        self.is_forked_test = False
+        """Whether this process was forked to run a test, of which its reports tell the parent."""
+        self._is_child = False
+        """Whether this process was forked while a test ran in its parent, to which its calls go."""
+        self._process = os.getpid()
+        self._own = Children()
+        self._way_back: Children | None = None
+        self._owners: dict[str, Owner] = {"outside": session.outside}
+        """By their tokens, owners whose children may send something."""
+        self._names: dict[int, str] = {}
+        """By process id, the names of those in which tests have run."""
+        self.share_folder()
+
+    def share_folder(self) -> None:
+        """Settle where children write; before pytest is configured a worker does not know it."""
+        if self.session.is_configured:
+            self._own.folder = self.session.run_folder / f"children-{os.getpid()}"
+
+    # In the parent
+
+    def may_begin(self) -> None:
+        """Note whose is what a child sends that is about to be forked."""
+        self._owners.update((_token_of(each), each) for each, _ in self.session.fixtures)
+
+    def watch_reports(self) -> None:
+        """Watch reports from the first fork on: else the hook would take longer than it may."""
+        manager = self.session.config.pluginmanager
+        if not manager.has_plugin(_NAME):
+            manager.register(ForkedReports(self), _NAME)
+
+    def ticket(self) -> Ticket:
+        """Return what lets a spawned child send back what it sends for who is running now.
+
+        With it goes the cap on live spend, if there is one.
+        """
+        cap = None
+        if self.session.settings.max_live is not None:
+            import pickle  # seldom needed, and slow to load
+
+            from pytest_llmcost.plugin.live_cap import LiveCap
+
+            cap = pickle.dumps(LiveCap(self.session))
+        sender, settings = self.session.sender(), self.session.settings
+        token = _token_of(sender.owner)
+        self._owners[token] = sender.owner
+        self._own.may_send()
+        folder, how = self._own.folder or self.session.run_folder, (sender.phase, sender.tags)
+        return Ticket(str(folder), token, how, cap, list(settings.stand_ins), list(RELAYS))
+
+    def bring_back(self) -> None:
+        """Record what children have sent, for the owner that started them."""
+        if self._is_child:
+            return
+        session = self.session
+        for token, (key, how, request) in self._own.take():
+            from pytest_llmcost.plugin.calls import record_captured
+
+            owner = self._owners.get(token)
+            if owner is None:
+                test = session.test
+                attempt = session.attempt if test is None else session.attempt_of(test)
+                is_its = attempt is not None and _token_of(attempt) == token
+                owner = attempt if is_its else None
+            if owner is None:  # a test that is over
+                owner = Owner()
+                owner.key = key
+            phase, tags = how
+            request.owner = Sender(owner, phase, tags, owner.blocks_around(None))
+            record_captured(session, request)
+
+    def are_lost(self, owner: Owner | None = None) -> bool:
+        """Whether a child has sent something, for this owner or any, that has not come back."""
+        return self._own.is_lost("" if owner is None else _token_of(owner))
+
+    def absorb(self, report: pytest.TestReport) -> None:
+        """Take what a child has put on the report of the test that ran there."""
+        session, news = self.session, json.loads(vars(report).pop("llmcost_child"))
+        # Numbered, for a process id would differ in every run.
+        number = len(self._names) + 1
+        name = self._names.setdefault(news["pid"], f"{session.worker or ''}fork{number}")
+        session.absorb(news, worker=name, is_child=True)
+        if report.when == "teardown":
+            self._own.all_back(news["pid"])
+
+    # In a forked child
+
+    def enter(self, item: pytest.Item | None = None) -> None:
+        """Begin anew if this is a forked child, which may run a test of its own."""
+        if os.getpid() == self._process:
+            return
+        self._process = os.getpid()
+        self._is_child, self.is_forked_test = item is None, item is not None
+        if item is not None:
+            # Its own children are for it to wait for.
+            self._way_back, self._own = self._own, Children()
+            self.share_folder()
+        self.session.enter_child()
+
+    @property
+    def when_idle(self) -> Callable[[], None] | None:
+        """What a child's capture calls when all it has sent is back."""
+        return self._own.all_back if self._is_child else None
+
+    def note(self, owner: Owner) -> None:
+        """Note that this process, perhaps a child, sends a request."""
+        way_back = self._own if self._is_child else self._way_back
+        if way_back is not None:
+            way_back.note(_token_of(owner))
+
+    def send_back(self, request: CapturedRequest) -> bool:
+        """Send a request to the parent, if this is a forked child of a test."""
+        if self._is_child:
+            sender = request.owner
+            assert isinstance(sender, Sender)
+            news = (sender.owner.key, (sender.phase, sender.tags), packed(request))
+            self._own.send(_token_of(sender.owner), news)
+        return self._is_child
+
+    def put_on_report(self, report: pytest.TestReport) -> None:
+        """Let the report of a test that runs in this child bring the news."""
+        if self.is_forked_test:
+            news = {**self.session.take_news(), "pid": os.getpid()}
+            report.llmcost_child = json.dumps(news)  # type: ignore[attr-defined]
+
+
+class ForkedReports:
+    """The hook of a session that has forked."""
+
+    def __init__(self, children: ChildProcesses) -> None:
+        self._children = children
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take what the report of a test that ran in a forked child brings from there."""
+        if "llmcost_child" in vars(report):
+            self._children.absorb(report)
+
+
+def _token_of(owner: Owner) -> str:
+    """Name an owner in a way that a forked child shares."""
+    if isinstance(owner, TestAttempt):
+        return f"{owner.nodeid} #{owner.number}"
+    return str(id(owner)) if isinstance(owner, SharedFixture) else "outside"
