@@ -152,8 +152,8 @@ def test_doctests_can_count_and_have_the_ceiling_of_the_settings(project: Projec
         >>> llmcost = getfixture("llmcost")
         >>> spent = llmcost.record({"input_tokens": 1000, "output_tokens": 0},
         ...                        model="claude-opus-4-7")
-        >>> llmcost.usd
-        Decimal('0.00500000')
+        >>> print(f"{llmcost.usd:.4f}")
+        0.0050
         """
     ''',
     )
