@@ -183,8 +183,8 @@ def test_it_names_what_no_longer_watches(
     ran = compare(suite, *workers, plugins=("xdist",) if workers else ())
     assert vanished(ran) == found
     assert ran.status == 0, ran.out
-    for name, how in found.items():
-        assert re.search(rf"  {re.escape(name)}: {how} \(baseline: \$0\.\d+ in 1 call", ran.out)
+    for name, state in found.items():
+        assert re.search(rf"  {re.escape(name)}: {state} \(baseline: \$0\.\d+ in 1 call", ran.out)
 
 
 def test_it_is_a_gate_if_that_is_asked_for_and_can_be_turned_off(suite: Path) -> None:
