@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import os
 import signal
@@ -40,7 +39,6 @@ def pytest_configure(config: pytest.Config) -> None:
     The process that waits for workers of xdist runs no test, and the workers wait for it.
     """
     if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
-        importlib.import_module("trio")
         load_everything()
 
 

@@ -50,7 +50,7 @@ os._exit(status)
 """
 
 
-def load_everything() -> list[ModuleType]:
+def load_everything() -> None:
     """Import what the plugin and the suites under test use, but for plugins of others."""
     from _pytest.config import default_plugins
 
@@ -60,8 +60,11 @@ def load_everything() -> list[ModuleType]:
     shipped_card()
     ours = pkgutil.walk_packages(pytest_llmcost.__path__, "pytest_llmcost.")
     theirs = ("anthropic.resources.messages", "httpx", "httpx2", "msgspec", "vcr.cassette", "yaml")
+    # Plugins of others import these, which pytest would rewrite for each run anew.
+    for_plugins = ("hypothesis", "requests", "trio")
     pytests = ("pytest", "pdb", "execnet.multi", *(f"_pytest.{name}" for name in default_plugins))
-    return [import_module(name) for name in (*theirs, *pytests, *(module.name for module in ours))]
+    for name in (*theirs, *for_plugins, *pytests, *(module.name for module in ours)):
+        import_module(name)
 
 
 @functools.cache
