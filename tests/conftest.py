@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -14,7 +15,6 @@ from typing import Any
 
 import certifi
 import pytest
-import trio
 from hypothesis import HealthCheck, settings
 from standin import StandIn
 from warm_python import load_everything, warm_python
@@ -25,15 +25,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A script that runs the tests in the background makes them ignore interrupts; some send one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# In-process runs forget what they import; C extensions do not survive that, and it is slow.
-LOADED_FOR_GOOD = (trio, *load_everything())
-
 # Before a release: pytest --hypothesis-profile=release
 settings.register_profile("quick", max_examples=30, deadline=None)
 settings.register_profile(
     "release", max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck)
 )
 settings.load_profile("quick")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In-process runs forget what they import; C extensions do not survive that, and it is slow.
+
+    The process that waits for workers of xdist runs no test, and the workers wait for it.
+    """
+    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+        load_everything()
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays; each search for garbage would go through all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

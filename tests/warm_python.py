@@ -27,9 +27,11 @@ from multiprocessing import spawn  # remembers the real Python, which it passes 
 from pathlib import Path
 from types import ModuleType
 
+# It is started so often that it takes the C modules: `socket` and `signal` load what doubles it.
 SCRIPT = """#!{python} -IS
-import marshal, os, signal, socket, sys
-name = os.path.basename(sys.argv[0])
+import array, marshal, os, sys
+import _signal as signal, _socket as socket
+name = sys.argv[0].rpartition("/")[2]
 if name == "python" and sys.argv[1][:2] not in ("-u", "-c", "-m") and sys.argv[1][0] == "-":
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 line = socket.socket(socket.AF_UNIX)
@@ -37,7 +39,8 @@ line.connect({path!r})
 given = marshal.dumps((name, sys.argv[1:], os.getcwd(), dict(os.environ)))
 for each in (signal.SIGINT, signal.SIGTERM):
     signal.signal(each, lambda number, frame: line.send(bytes([number])))
-socket.send_fds(line, [len(given).to_bytes(4, "big")], [0, 1, 2])
+files = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))
+line.sendmsg([len(given).to_bytes(4, "big")], [files])
 line.sendall(given)
 status = int(line.recv(9) or 1)
 if status < 0:
@@ -47,15 +50,21 @@ os._exit(status)
 """
 
 
-def load_everything() -> list[ModuleType]:
-    """Import what the plugin and the suites under test use, but for plugins of pytest."""
+def load_everything() -> None:
+    """Import what the plugin and the suites under test use, but for plugins of others."""
+    from _pytest.config import default_plugins
+
     import pytest_llmcost
     from pytest_llmcost.prices.rate_card import shipped_card
 
     shipped_card()
     ours = pkgutil.walk_packages(pytest_llmcost.__path__, "pytest_llmcost.")
     theirs = ("anthropic.resources.messages", "httpx", "httpx2", "msgspec", "vcr.cassette", "yaml")
-    return [import_module(name) for name in (*theirs, "pytest", *(module.name for module in ours))]
+    # Plugins of others import these, which pytest would rewrite for each run anew.
+    for_plugins = ("hypothesis", "requests", "trio")
+    pytests = ("pytest", "pdb", "execnet.multi", *(f"_pytest.{name}" for name in default_plugins))
+    for name in (*theirs, *for_plugins, *pytests, *(module.name for module in ours)):
+        import_module(name)
 
 
 @functools.cache
@@ -167,9 +176,29 @@ def run(name: str, args: list[str]) -> None:
         runpy.run_path(args[0], run_name="__main__")
 
 
+ENDED: list[int] = []
+"""The status of a program that ended of itself."""
+
+
+def end_at_once() -> None:
+    """Leave out that Python takes everything apart, which costs as much as a small run."""
+    if ENDED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ENDED[0])
+
+
 if __name__ == "__main__":
     del sys.path[0]
+    atexit.register(end_at_once)  # the first, so that it is called as the last
     spawn.get_executable()
     load_everything()
     gc.freeze()
-    run(*serve(sys.argv[1]))
+    program = serve(sys.argv[1])
+    try:
+        run(*program)
+        ENDED.append(0)
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            ENDED.append(end.code & 0xFF)
+        raise

@@ -19,7 +19,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,11 @@ SUITE = f"""
 """
 CONFTEST = """
     import os
+
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        os.setpgrp()  # to be killed with its workers, also if another process stands for it
+        with open("group.txt", "w") as file:
+            file.write(str(os.getpid()))
 
     def pytest_runtest_logfinish(nodeid):
         # One short write, which a kill cannot cut in two.
@@ -93,13 +98,14 @@ def started(
         env=env,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
     try:
         yield process
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            group = int((folder / "group.txt").read_text(encoding="utf-8"))
+            with suppress(ProcessLookupError):  # it has just ended
+                os.killpg(group, signal.SIGKILL)
         process.wait()
 
 

@@ -6,13 +6,14 @@ import os
 import re
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import Project
 from faults.kills import bytes_of, complete, counts_in, kill_often, write_suite
 from standin import StandIn
+from warm_python import warm_python
 
 from pytest_llmcost.ledger.ledger_file import read_ledger
 
@@ -33,6 +34,11 @@ FULL_DISK = """
         size = int(os.environ["MOST_BYTES"])
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 """
+
+
+@pytest.fixture(autouse=True)
+def _warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python())
 
 
 def fill_disk(project: Project, monkeypatch: pytest.MonkeyPatch, *, most_bytes: int) -> None:
@@ -58,11 +64,9 @@ def test_two_runs_at_once_write_the_files_of_one(tmp_path: Path) -> None:
         alone = write_suite(tmp_path / "alone")
         complete(alone, api, 0)
         shared = write_suite(tmp_path / "shared")
-        runs = [threading.Thread(target=complete, args=(shared, api, 0)) for _ in range(2)]
-        for each in runs:
-            each.start()
-        for each in runs:
-            each.join()
+        with ThreadPoolExecutor(2) as pool:
+            for _ in pool.map(lambda _: complete(shared, api, 0), range(2)):
+                pass  # a failure of either is one of the test
     assert bytes_of(shared) == bytes_of(alone)
     read_ledger(shared / "ledger.json")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from conftest import Project
 
@@ -21,7 +23,6 @@ INI = """
     addopts = --import-mode=importlib
     markers = xdist_group
     llmcost_budgets =
-        {line} = {limit}
 """
 WAYS = {
     "alone": ((), ()),
@@ -31,9 +32,9 @@ WAYS = {
 }
 
 
-def make(project: Project, line: str, limit: str = "$1") -> None:
+def make(project: Project, *lines: str, limit: str = "$1") -> None:
     project.write(
-        pytest_ini=INI.format(line=line, limit=limit),
+        pytest_ini=INI + "".join(f"        {line} = {limit}\n" for line in lines),
         test_a=SPENDS + "    import pytest\n    pytestmark = pytest.mark.xdist_group('g')\n",
         tests__agents__test_b=SPENDS,
         tests__agents__helper="",
@@ -42,9 +43,13 @@ def make(project: Project, line: str, limit: str = "$1") -> None:
 
 
 def state(project: Project, *args: str, plugins: tuple[str, ...] = ()) -> tuple[str, int]:
+    """The state that each line has, and the status of the run."""
     result = project.run("--llmcost-report=ledger.json", *args, plugins=plugins)
-    (verdict,) = project.ledger()["verdicts"]
-    return verdict["state"], int(result.ret)
+    ini = (project.path / "pytest.ini").read_text(encoding="utf-8")
+    verdicts = project.ledger()["verdicts"]
+    assert len(verdicts) == len(re.findall("^    .* = ", ini, re.M)), verdicts
+    (state,) = {each["state"] for each in verdicts}
+    return state, int(result.ret)
 
 
 TYPOS = [
@@ -63,29 +68,28 @@ TYPOS = [
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("line", [TYPOS[0], "test_a.py::test_typo"])
-def test_a_glob_that_matches_no_test_is_unverified(project: Project, line: str, way: str) -> None:
-    make(project, line)
+def test_a_glob_that_matches_no_test_is_unverified(project: Project, way: str) -> None:
+    make(project, TYPOS[0], "test_a.py::test_typo")
     args, plugins = WAYS[way]
     assert state(project, *args, plugins=plugins) == ("unverified", 1)
     assert project.ledger()["notes"] == []
     assert state(project, *args, "--llmcost-unverified=warn", plugins=plugins)[1] == 0
 
 
-@pytest.mark.parametrize("line", TYPOS)
 @pytest.mark.parametrize(
     "selection", [(), ("-k", "two"), ("test_a.py",), ("test_a.py::test_one",)], ids=str
 )
 def test_a_glob_that_matches_nothing_is_unverified_in_a_partial_run_too(
-    project: Project, line: str, selection: tuple[str, ...]
+    project: Project, selection: tuple[str, ...]
 ) -> None:
-    make(project, line)
+    make(project, *TYPOS)
     assert state(project, *selection) == ("unverified", 1)
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
+@pytest.mark.parametrize("way", ["alone", "xdist"])
+def test_a_glob_for_tests_that_were_not_selected_is_kept(project: Project, way: str) -> None:
+    make(
+        project,
         "tests/agents/**",
         "tests/agents",
         "tests/agents/",
@@ -94,13 +98,7 @@ def test_a_glob_that_matches_nothing_is_unverified_in_a_partial_run_too(
         "tests/agents/test_?.py::*::test_two",
         "tests/**::test_one",
         "tests/**test_one",
-    ],
-)
-@pytest.mark.parametrize("way", ["alone", "xdist"])
-def test_a_glob_for_tests_that_were_not_selected_is_kept(
-    project: Project, line: str, way: str
-) -> None:
-    make(project, line)
+    )
     args, plugins = WAYS[way]
     assert state(project, *args, "test_a.py", plugins=plugins) == ("within", 0)
     if way == "alone":
@@ -128,14 +126,14 @@ def test_a_glob_for_tests_of_another_plugin_is_kept(project: Project) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_path_from_here_holds(project: Project, way: str) -> None:
-    make(project, "./test_a.py::TestMore", "$0.001")
+    make(project, "./test_a.py::TestMore", limit="$0.001")
     args, plugins = WAYS[way]
     assert state(project, *args, plugins=plugins) == ("exceeded", 1)
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
+def test_other_spellings_of_a_path_hold(project: Project) -> None:
+    make(
+        project,
         "tests\\agents\\test_b.py",
         "tests\\agents\\**",
         "tests//agents/",
@@ -146,10 +144,8 @@ def test_a_path_from_here_holds(project: Project, way: str) -> None:
         "typo/../test_a.py",
         "tests\\agents\\..\\**/test_b.py",
         "tests/..",
-    ],
-)
-def test_other_spellings_of_a_path_hold(project: Project, line: str) -> None:
-    make(project, line, "$0.001")
+        limit="$0.001",
+    )
     assert state(project) == ("exceeded", 1)
 
 
@@ -203,7 +199,7 @@ def test_what_is_missing_is_told(project: Project) -> None:
 
 
 def test_a_glob_for_a_shared_fixture_alone_is_judged(project: Project) -> None:
-    make(project, "tests/agents/warm", "$0.001")
+    make(project, "tests/agents/warm", limit="$0.001")
     project.write(
         tests__agents__conftest="""
     import pytest

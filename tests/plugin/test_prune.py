@@ -125,40 +125,35 @@ def test_of_a_shared_file_only_the_dead_counts_go(
     assert read_entries(path) == before
 
 
-@pytest.mark.parametrize(
-    "asker",
-    [
+def test_the_counts_of_a_test_that_exists_stay(
+    suite: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    askers = (
         "tests/test_a.py::test_one",
         "tests/test_a.py::test_kinds[a::b]",
         "tests/test_a.py::test_kinds[[x]]",
         "tests/test_a.py::test_kinds[\\xe9]",
         "tests/test_a.py::TestBox::test_in_class",
         "outside-tests",
-    ],
-)
-def test_the_counts_of_a_test_that_exists_stay(
-    suite: Project, capsys: pytest.CaptureFixture[str], asker: str
+    )
+    for number, asker in enumerate(askers):
+        counts(suite, f"counts-{number}", asker)
+    assert "removed 0 counts and 0 whole files; 6 counts stay" in prune(capsys)
+
+
+def test_the_counts_of_a_test_that_is_gone_are_removed(
+    suite: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    counts(suite, "counts", asker)
-    assert "; 1 count stays" in prune(capsys)
-
-
-@pytest.mark.parametrize(
-    "asker",
-    [
+    askers = (
         GONE,
         "tests/test_a.py::test_kinds[c]",
         "tests/test_a.py::test_in_class",
         "tests/test_a.py::TestGone::test_in_class",
         "tests/gone/test_a.py::test_one",
-    ],
-)
-def test_the_counts_of_a_test_that_is_gone_are_removed(
-    suite: Project, capsys: pytest.CaptureFixture[str], asker: str
-) -> None:
-    path = counts(suite, "counts", asker)
-    assert "removed 1 count and 1 whole file; 0 counts stay" in prune(capsys)
-    assert not path.exists()
+    )
+    paths = [counts(suite, f"counts-{number}", asker) for number, asker in enumerate(askers)]
+    assert "removed 5 counts and 5 whole files; 0 counts stay" in prune(capsys)
+    assert not any(path.exists() for path in paths)
 
 
 @pytest.mark.parametrize(

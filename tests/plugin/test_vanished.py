@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,13 +66,20 @@ def changed(files: Mapping[str, str], old: str, new: str) -> dict[str, str]:
     return {name: text.replace(old, new) for name, text in files.items()}
 
 
-@pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    """A suite with a baseline."""
-    write_files(tmp_path, SUITE)
-    ran = run_suite(tmp_path, "--llmcost-baseline=base.json", "--llmcost-update-baseline")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The suite and its baseline, made once."""
+    path = tmp_path_factory.mktemp("suite")
+    write_files(path, SUITE)
+    ran = run_suite(path, "--llmcost-baseline=base.json", "--llmcost-update-baseline")
     assert ran.status == 0, ran.out
-    return tmp_path
+    return path
+
+
+@pytest.fixture
+def suite(tmp_path: Path, made: Path) -> Path:
+    """A suite with a baseline."""
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
 
 
 def compare(
@@ -143,23 +151,50 @@ FIRES = {
 }
 
 
-@pytest.mark.parametrize(("old", "new", "found"), FIRES.values(), ids=FIRES)
+TOGETHER = {
+    "most": (
+        *("skipped by a mark", "skipped in its body", "skipped as unittest does"),
+        *("a class that is skipped", "deselected by the ini file", "without any budget"),
+        "renamed and without a budget",
+    ),
+    "a module": (
+        *("a module that is skipped", "deleted", "not run as an expected failure"),
+        "without one of two",
+    ),
+    "one that is silent": ("without budget and calls",),
+}
+"""What happens to different tests, so that one run shows it all."""
+
+
+def test_everything_that_no_longer_watches_is_in_a_run() -> None:
+    assert sorted(name for names in TOGETHER.values() for name in names) == sorted(FIRES)
+
+
+@pytest.mark.parametrize("names", TOGETHER.values(), ids=TOGETHER)
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
 def test_it_names_what_no_longer_watches(
-    suite: Path, workers: tuple[str, ...], old: str, new: str, found: dict[str, str]
+    suite: Path, workers: tuple[str, ...], names: tuple[str, ...]
 ) -> None:
-    write_files(suite, changed(SUITE, old, new))
+    files, found = dict(SUITE), dict[str, str]()
+    for old, new, how in map(FIRES.__getitem__, names):
+        files = changed(files, old, new)
+        found |= how
+    write_files(suite, files)
     ran = compare(suite, *workers, plugins=("xdist",) if workers else ())
     assert vanished(ran) == found
     assert ran.status == 0, ran.out
-    name, how = next(iter(found.items()))
-    assert re.search(rf"  {re.escape(name)}: {how} \(baseline: \$0\.\d+ in 1 call", ran.out)
-    # As a gate; and off.
+    for name, state in found.items():
+        assert re.search(rf"  {re.escape(name)}: {state} \(baseline: \$0\.\d+ in 1 call", ran.out)
+
+
+def test_it_is_a_gate_if_that_is_asked_for_and_can_be_turned_off(suite: Path) -> None:
+    old, new, found = FIRES["a module that is skipped"]
+    write_files(suite, changed(SUITE, old, new))
     failed = compare(suite, "--llmcost-vanished=fail")
-    assert failed.status == 1
+    assert (failed.status, vanished(failed)) == (1, found)
     assert f"FAILED --llmcost-vanished - {len(found)} guard" in failed.out, failed.out
     off = compare(suite, env={"PYTEST_LLMCOST_VANISHED": "off"})
-    assert vanished(off) == {}
+    assert (off.status, vanished(off)) == (0, {})
 
 
 def test_each_part_of_a_prompt_is_a_guard_of_its_own(tmp_path: Path) -> None:
@@ -179,21 +214,25 @@ def test_each_part_of_a_prompt_is_a_guard_of_its_own(tmp_path: Path) -> None:
 
 
 HARMLESS = {
-    "nothing": ("x", "x"),
-    "a longer prompt": ("ask(10)", "ask(15)"),
+    "a longer prompt": ("ask(20)", "ask(25)"),
     "another limit": ('"$0.01", calls=3', '"$0.02", calls=4'),
     "a new name for the same prompts": ("test_renamed", "test_named"),
     "a new skipped test": ("def test_nothing", "@pytest.mark.skip\n        def test_new"),
     "a failure in the set-up": ("def test_calls()", "def test_calls(no_such_fixture)"),
     "a failure": ("ask(10)", "ask(10); assert 0"),
-    "no call any more": ("ask(12)", "pass"),
+    "no call any more": ("ask(30)", "pass"),
 }
 
 
-@pytest.mark.parametrize(("old", "new"), HARMLESS.values(), ids=HARMLESS)
-def test_it_names_nothing_after_a_harmless_change(suite: Path, old: str, new: str) -> None:
-    write_files(suite, changed(SUITE, old, new))
+def test_it_names_nothing_after_harmless_changes(suite: Path) -> None:
     assert vanished(compare(suite, "--llmcost-vanished=fail")) == {}
+    files = dict(SUITE)
+    for old, new in HARMLESS.values():
+        files = changed(files, old, new)
+    write_files(suite, files)
+    ran = compare(suite, "--llmcost-vanished=fail")
+    assert vanished(ran) == {}
+    assert "1 failed, 5 passed, 1 skipped, 1 error" in ran.out, ran.out
 
 
 def test_a_new_test_stands_for_no_more_than_one_that_is_gone_and_only_by_its_prompts(
@@ -237,14 +276,15 @@ DESELECT = """
             config.hook.pytest_deselected(items=[*slow, *few])
             items[:] = [item for item in items if item not in (*slow, *few)]
 """
+INI = {"pytest.ini": "[pytest]\nmarkers = slow\naddopts = -m 'not slow'\n"}
 OWN_SELECTION = {
-    "the ini file": {"pytest.ini": "[pytest]\nmarkers = slow\naddopts = -m 'not slow'\n"},
-    "a conftest": {"conftest.py": DESELECT},
+    "the ini file": (INI, ()),
+    "a conftest": ({"conftest.py": DESELECT}, ()),
+    "a conftest of workers": ({"conftest.py": DESELECT}, ("-n2",)),
 }
 
 
-@pytest.mark.parametrize("files", OWN_SELECTION.values(), ids=OWN_SELECTION)
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+@pytest.mark.parametrize(("files", "workers"), OWN_SELECTION.values(), ids=OWN_SELECTION)
 def test_what_the_suite_itself_deselects_leaves_it_whole(
     tmp_path: Path, files: dict[str, str], workers: tuple[str, ...]
 ) -> None:

@@ -7,6 +7,7 @@ than its parts. Frames of turns, images and hidden prompts are borders that join
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,7 +48,11 @@ def count_blocks(blocks: Iterable[Block], model: Model) -> int:
 
 def count_text(text: str, model: Model) -> int:
     """Tokens of a text: each run of letters, blanks or signs, cut into pieces."""
-    size = model.letters_per_token
+    return _count_text(text, model.letters_per_token)
+
+
+@functools.lru_cache(1_000)  # a long prefix is counted again with each prompt that has it
+def _count_text(text: str, size: int) -> int:
     return sum(-(-len(run) // size) for run in _RUN.findall(text))
 
 

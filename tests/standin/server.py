@@ -114,7 +114,7 @@ class StandIn:
         self._server = _Server(("127.0.0.1", self.port), handler)
         self.port = self._server.server_address[1]
         self._stopped.clear()
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.005,))
         self._thread.start()
         return self
 
