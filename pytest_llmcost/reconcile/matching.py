@@ -167,7 +167,7 @@ def parse_instant(text: str) -> datetime:
     """
     try:
         instant = msgspec.convert(text, datetime)
-    except msgspec.ValidationError:
+    except ValueError:  # of msgspec, or half a surrogate pair
         raise ReconcileError(f"{text!r} in the ledger is not a date and time") from None
     return instant.replace(tzinfo=instant.tzinfo or timezone.utc).astimezone(timezone.utc)
 

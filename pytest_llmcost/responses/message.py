@@ -343,6 +343,8 @@ def _unreadable(path: str, what: str) -> UsageDataError:
 def _decode(raw: Any, kind: type[_S]) -> _S:
     try:
         return msgspec.convert(_without_empty(raw), kind)
+    except UnicodeEncodeError:  # a key, or a value of which few are known
+        raise _unreadable("usage", "holds half a surrogate pair") from None
     except msgspec.ValidationError as error:
         what, _, place = str(error).removesuffix("`").partition(" - at `$")
         path = f"usage{place}"

@@ -328,7 +328,7 @@ def test_a_live_run_that_says_nowhere_when_it_was_is_an_error() -> None:
         compare(ledger(but(live(), at=None)), [])
 
 
-@pytest.mark.parametrize("at", ["noon", "2026-13-01T00:00:00Z"])
+@pytest.mark.parametrize("at", ["noon", "2026-13-01T00:00:00Z", "2026-11-26T00:00:00\ud800"])
 def test_an_instant_that_is_none_is_an_error(at: str) -> None:
     with pytest.raises(ReconcileError, match="not a date and time"):
         compare(ledger(live(at=at)), [])

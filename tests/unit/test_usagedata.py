@@ -119,6 +119,14 @@ def test_no_response_has_more_tokens_than_a_thousand_context_windows(key: str) -
             read_usage(raw(**{key: absurd}))
 
 
+@pytest.mark.parametrize(
+    "usage", [raw(**{"\ud800tokens": 1}), raw(cache_creation=split(1, 2) | {"\udc00": 3})]
+)
+def test_half_a_surrogate_pair_in_a_key_is_an_error_as_any_other(usage: dict[str, Any]) -> None:
+    with pytest.raises(UsageDataError, match="usage: holds half a surrogate pair"):
+        read_usage(usage)
+
+
 def test_a_long_value_is_cut_in_an_error() -> None:
     with pytest.raises(UsageDataError) as caught:
         read_usage(raw(input_tokens="1" * 10_000))
