@@ -15,7 +15,8 @@ import pytest
 
 from pytest_llmcost.capture.children import Children, Ticket, packed
 from pytest_llmcost.capture.transports import RELAYS
-from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt
+from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt
+from pytest_llmcost.plugin.sender import Sender, blocks_around
 from pytest_llmcost.plugin.session import Session
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class ChildProcesses:
                 owner = Owner()
                 owner.key = key
             phase, tags = how
-            request.owner = Sender(owner, phase, tags, owner.blocks_around(None))
+            request.owner = Sender(owner, phase, tags, blocks_around(owner, None))
             record_captured(session, request)
 
     def are_lost(self, owner: Owner | None = None) -> bool:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ import pytest
 
 from pytest_llmcost.counting.turn import Turn
 from pytest_llmcost.errors import CountError, SettingsError, UnknownModelError
-from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, worker_of
-from pytest_llmcost.plugin.tags import current_tags
+from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt, worker_of
+from pytest_llmcost.plugin.sender import Sender, sender_of
 from pytest_llmcost.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,6 +81,10 @@ class Session:
         """The paths in settings that match no test."""
         self.late_conftests: set[object] = set()
         """Conftests that were loaded by the collection; our hooks in them are ignored."""
+        self.hook: Callable[[str], pluggy.HookCaller] = partial(
+            config.pluginmanager.subset_hook_caller, remove_plugins=self.late_conftests
+        )
+        """Returns a hook of ours by its name, as plugins and initial conftests implement it."""
         self.changes = 0
         """How often a call was recorded or withdrawn in this process."""
         self.changed_late: dict[TestAttempt, None] = {}
@@ -260,21 +264,18 @@ class Session:
     @property
     def owner(self) -> Owner:
         """Whose is what is sent now."""
-        return self.sender().owner
+        return self._owner_now()[0]
 
     def sender(self) -> Sender:
         """Return whose a request is that is sent now; asked from any thread or task."""
+        return sender_of(*self._owner_now())
+
+    def _owner_now(self) -> tuple[Owner, Phase | None]:
         # Each is read once: the main thread may go on meanwhile.
         test, phase, fixtures = self.test, self.phase, self.fixtures[-1:]
-        owner = self.outside
         if fixtures:
-            owner, phase = fixtures[0]
-        elif test is None:
-            phase = None
-        else:
-            owner = self.attempt_of(test)
-        blocks = owner.blocks_around(phase) if owner.open_blocks else ()
-        return Sender(owner, phase, current_tags(owner.uses), blocks)
+            return fixtures[0]
+        return (self.outside, None) if test is None else (self.attempt_of(test), phase)
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
@@ -402,10 +403,6 @@ class Session:
         return {*self.notes, *(text + each for each in failures)}
 
     # Hooks of the user
-
-    def hook(self, name: str) -> pluggy.HookCaller:
-        """Return a hook of ours, as plugins and initial conftests implement it."""
-        return self.config.pluginmanager.subset_hook_caller(name, self.late_conftests)
 
     def keep_failure(self, error: Exception) -> None:
         """Keep what a user's hook raised for the end of the phase, where a test can fail by it."""
