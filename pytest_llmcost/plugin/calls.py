@@ -112,10 +112,7 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
         payload,
         prefix,
         evidence=evidence,
-        live=request.live,
-        at=request.at,
-        attempts=request.attempts,
-        lost_attempts=request.lost_attempts,
+        **request.sending,
     )
     call = recorded.call
     if call.caveats and call.has_caveat(*_UNKNOWN, "lost-answer", "open-batch"):

@@ -386,14 +386,11 @@ class Session:
         Counting, fixtures and hooks send requests themselves and bring us back here. Their
         requests are recorded by whoever has the turn already, once that is done.
         """
-        if self._turn.is_mine:
-            yield False
-            return
         # Verdicts are due in the main thread: it waits until others have recorded. They in turn
         # may be what a hook in the main thread is waiting for, so they go ahead soon.
         is_main = threading.current_thread() is threading.main_thread()
-        with self._turn.taken(_LONG_WAIT if is_main else _SHORT_WAIT):
-            yield True
+        with self._turn.taken(_LONG_WAIT if is_main else _SHORT_WAIT) as taken:
+            yield taken is not None
 
     @property
     def all_notes(self) -> set[str]:
