@@ -53,7 +53,7 @@ class ChildProcesses:
 
     def may_begin(self) -> None:
         """Note whose is what a child sends that is about to be forked."""
-        self._owners.update((_token_of(each), each) for each, _ in self.session.fixtures)
+        self._owners.update((_token_of(each), each) for each, *_ in self.session.fixtures)
 
     def watch_reports(self) -> None:
         """Watch reports from the first fork on: else the hook would take longer than it may."""

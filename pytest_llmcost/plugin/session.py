@@ -103,8 +103,9 @@ class Session:
         self._attempts: dict[str, int] = {}
         self._begun: list[pytest.Item] = []
         """Whose attempts are not counted yet: to ask for each test's id would take long."""
-        self.fixtures: list[tuple[SharedFixture, Phase]] = []
-        """Fixtures wider than a function that are being set up or torn down, the innermost last."""
+        self.fixtures: list[tuple[SharedFixture, Phase, int | None]] = []
+        """Fixtures wider than a function that are being set up or torn down, the innermost last;
+        each with the thread whose requests are its own, None for all."""
         self._own_client: Any = None
         self._failure: Exception | None = None
         self.is_configured = False
@@ -272,9 +273,10 @@ class Session:
 
     def _owner_now(self) -> tuple[Owner, Phase | None]:
         # Each is read once: the main thread may go on meanwhile.
-        test, phase, fixtures = self.test, self.phase, self.fixtures[-1:]
-        if fixtures:
-            return fixtures[0]
+        test, phase, fixtures = self.test, self.phase, self.fixtures[::-1]
+        for fixture, began, thread in fixtures:
+            if thread is None or thread == threading.get_ident():
+                return fixture, began
         return (self.outside, None) if test is None else (self.attempt_of(test), phase)
 
     def begin(self, item: pytest.Item) -> None:
@@ -313,11 +315,13 @@ class Session:
 
     def push(self, fixture: SharedFixture, phase: Phase) -> None:
         """Make a wider fixture the owner, in the midst of a phase of a test."""
-        self.fixtures.append((fixture, phase))
+        # What we make in the midst of a test, the client, is not what its other threads send for.
+        thread = threading.get_ident() if self._turn.is_mine else None
+        self.fixtures.append((fixture, phase, thread))
 
     def pop(self) -> None:
         """End what `push` began."""
-        fixture, phase = self.fixtures.pop() if self.fixtures else (None, None)
+        fixture, phase, _ = self.fixtures.pop() if self.fixtures else (None, None, None)
         self.drain()
         if fixture is not None and phase == "teardown" and fixture.has_spent:
             self.counts.save(fixture)
