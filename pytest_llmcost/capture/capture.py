@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from pytest_llmcost.capture.batches import Batches
 from pytest_llmcost.capture.replay import Fingerprint, Recordings, VcrPlay
 from pytest_llmcost.capture.request import CapturedRequest
-from pytest_llmcost.capture.transports import CURRENT, HEADERS, follow, unfollow
+from pytest_llmcost.capture.transports import CURRENT, follow, read_headers, unfollow
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, PayloadError
@@ -100,7 +100,7 @@ class Capture:
                 source,
                 client,
                 sent,
-                _read_headers(headers),
+                read_headers(headers),
                 self._owner(),
                 self._clock(),
                 self._over_with,
@@ -252,37 +252,6 @@ class Capture:
     def _note(self, error: Exception) -> None:
         if len(self.failures) < _MOST_FAILURES:
             self.failures.append(f"{type(error).__name__}: {error}")
-
-
-def _read_headers(given: Any) -> dict[str, str]:
-    """Read the headers that are kept, from a library's own object or from a plain dictionary.
-
-    Now, and not when they are asked for: a request is kept until its test is over, and all its
-    headers with it take far more time and space.
-
-    Example:
-        >>> _read_headers({"Anthropic-Beta": ["a", "b"], "x-api-key": "secret"})
-        {'anthropic-beta': 'a,b'}
-    """
-    found = {}
-    if isinstance(given, dict):
-        for key, value in given.items():
-            name = key.lower() if type(key) is str else _text(key).lower()
-            if name in HEADERS:
-                found[name] = value if type(value) is str else _text(value)
-    elif given:  # all others find names in any case
-        for name in HEADERS:
-            value = given.get(name)
-            if value is not None:
-                found[name] = value if type(value) is str else _text(value)
-    return found
-
-
-def _text(value: object) -> str:
-    """Return a name or a value; botocore has some in bytes, VCR lists of values."""
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(_text, value))
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def _fingerprint(body: Mapping[str, Any], betas: tuple[str, ...], model: str | None) -> object:
