@@ -365,9 +365,9 @@ def _tokens(kind: TokenKind, stated: int, call: Call, about_tokens: Sequence[Cav
             less += of(each.usage) - of(each.usage_low)
         if each.usage_high is not None or each.most_output_tokens is not None:
             more += of(each.most_usage) - of(each.usage)
-    if call.lost_usage is not None:
+    if (lost := call.lost_usage) is not None:
         # Attempts without an answer may be billed, at worst with the longest reply.
-        more += (call.lost_attempts or 0) * of(call.lost_usage)
+        more += (call.lost_attempts or 0) * of(lost)
     high = None if loose else Decimal(stated + more)
     return Range(Decimal(stated - less), Decimal(stated), high, reasons)
 

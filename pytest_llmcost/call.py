@@ -224,7 +224,7 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
                 exact, parts = cost.sampling.model, cost.by_category
                 sampling = replace(sampling, model=exact, usd=cost.usd, by_category=parts)
                 sampling_calls.append(sampling)
-        whole = total(costs)
+        whole = costs[0] if len(costs) == 1 else total(costs)
         low = whole.low
         if len(costs) == len(sampling_calls):
             usd, high = whole.usd, whole.high

@@ -96,7 +96,7 @@ class Purse:
                 shipped_card(),
                 on=PRICE_DATE,
                 live=request.live,
-                at=request.at,
+                at=request.sending["at"],
                 attempts=request.attempts,
             )
             for request in self.seen

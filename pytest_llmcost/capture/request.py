@@ -30,6 +30,7 @@ from pytest_llmcost.responses.stream import (
     BatchResult,
     Reader,
     StreamedMessage,
+    read_whole,
 )
 
 _NOT_READ = ("count_tokens", "unmetered")
@@ -151,11 +152,18 @@ class CapturedRequest(_Outcome):
         return read_betas(self.headers.get("anthropic-beta", ""))
 
     @property
-    def at(self) -> str | None:
-        """When it was sent, UTC; None unless it was, or may have been, live."""
-        if self.live is False:
-            return None
-        return datetime.fromtimestamp(self.sent_at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    def sending(self) -> dict[str, Any]:
+        """When, how often and whether over the network it was sent, as fields of a `Call`."""
+        at = None
+        if self.live is not False:
+            sent_at = datetime.fromtimestamp(self.sent_at, timezone.utc)
+            at = sent_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {
+            "live": self.live,
+            "at": at,
+            "attempts": self.attempts,
+            "lost_attempts": self.lost_attempts,
+        }
 
     @property
     def is_claude(self) -> bool:
@@ -335,8 +343,7 @@ class CapturedRequest(_Outcome):
         if self.endpoint.kind != "messages" or not self.is_answered:
             return
         content = self.receipt
-        reader = self._read_on()
-        reader.close()
+        reader = read_whole(content, self._reader)
         if not self.is_claude and not any(each.body.get("usage") for each in reader.messages):
             return
         if reader.messages:

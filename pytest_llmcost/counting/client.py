@@ -231,13 +231,13 @@ class Counter:
         Raises:
             CountError: it is asynchronous, or cannot count.
         """
-        if self._making.is_mine:
-            raise CountError(
-                "llmcost_client counts while it is being made, and there is no client to count "
-                "with; remove the count from the fixture"
-            )
         seconds = self.seconds if patience is None else patience.left
         with self._making.taken(seconds) as is_free:
+            if is_free is None:
+                raise CountError(
+                    "llmcost_client counts while it is being made, and there is no client to count "
+                    "with; remove the count from the fixture"
+                )
             if not is_free:
                 raise CountError(
                     f"another thread has been making llmcost_client for {seconds:g} s; the "

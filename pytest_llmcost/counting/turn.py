@@ -25,8 +25,14 @@ class Turn:
         return self._thread == threading.get_ident()
 
     @contextmanager
-    def taken(self, seconds: float) -> Iterator[bool]:
-        """Take the turn, or wait for it for so long at most; yield whether it was available."""
+    def taken(self, seconds: float) -> Iterator[bool | None]:
+        """Take the turn, or wait for it for so long at most; yield whether it was available.
+
+        None is yielded in the thread that has the turn already.
+        """
+        if self.is_mine:
+            yield None
+            return
         taken = self._lock.acquire(timeout=seconds)
         if taken:
             self._thread = threading.get_ident()

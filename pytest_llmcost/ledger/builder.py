@@ -155,7 +155,8 @@ class LedgerBuilder:
         """Return the calls of one owner so far, without counts of what was sent too."""
         with self._lock:
             account = self._accounts.get(owner)
-            return settled(account.calls) if account else ()
+            calls = account.calls if account else ()
+            return settled(calls) if len(calls) > 1 else tuple(calls)
 
     def __bool__(self) -> bool:
         return bool(self._accounts)

@@ -25,10 +25,10 @@ from pytest_llmcost.counting.segments import CachedPrompt
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.plugin.live_cap import LiveCap
-from pytest_llmcost.plugin.marker import marked_tags
 from pytest_llmcost.plugin.metering import Metered, meter, with_caveats
-from pytest_llmcost.plugin.owners import Owner, Sender, TestAttempt
+from pytest_llmcost.plugin.owners import Owner, TestAttempt
 from pytest_llmcost.plugin.prompts import learn_parts, read_normalised
+from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
 from pytest_llmcost.prices.bill import CacheState, in_cache_state
@@ -112,10 +112,7 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
         payload,
         prefix,
         evidence=evidence,
-        live=request.live,
-        at=request.at,
-        attempts=request.attempts,
-        lost_attempts=request.lost_attempts,
+        **request.sending,
     )
     call = recorded.call
     if call.caveats and call.has_caveat(*_UNKNOWN, "lost-answer", "open-batch"):
@@ -228,7 +225,7 @@ def _record(
         on=session.price_date,
         cache_state=session.settings.cache,
         phase=sender.phase,
-        tags=tuple(sorted({*sender.tags, *marked_tags(owner.item)})),
+        tags=sender.all_tags(),
         **facts,
     )
     recorded = RecordedCall(call, sender.blocks, prefix, prompt)

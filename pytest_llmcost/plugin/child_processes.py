@@ -15,7 +15,8 @@ import pytest
 
 from pytest_llmcost.capture.children import Children, Ticket, packed
 from pytest_llmcost.capture.transports import RELAYS
-from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt
+from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt
+from pytest_llmcost.plugin.sender import Sender, blocks_around
 from pytest_llmcost.plugin.session import Session
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class ChildProcesses:
 
     def may_begin(self) -> None:
         """Note whose is what a child sends that is about to be forked."""
-        self._owners.update((_token_of(each), each) for each, _ in self.session.fixtures)
+        self._owners.update((_token_of(each), each) for each, *_ in self.session.fixtures)
 
     def watch_reports(self) -> None:
         """Watch reports from the first fork on: else the hook would take longer than it may."""
@@ -97,7 +98,7 @@ class ChildProcesses:
                 owner = Owner()
                 owner.key = key
             phase, tags = how
-            request.owner = Sender(owner, phase, tags, owner.blocks_around(None))
+            request.owner = Sender(owner, phase, tags, blocks_around(owner, None))
             record_captured(session, request)
 
     def are_lost(self, owner: Owner | None = None) -> bool:

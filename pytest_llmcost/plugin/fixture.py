@@ -22,11 +22,15 @@ from pytest_llmcost.counting.segments import calls_until_it_pays
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
 from pytest_llmcost.money import EXACT, parse_usd
 from pytest_llmcost.plugin.calls import calls_of, declare, record
-from pytest_llmcost.plugin.expected_answer import PromptState, expect_answer, uncounted_answer
-from pytest_llmcost.plugin.owners import entered_blocks
-from pytest_llmcost.plugin.prompts import count_parts, read_normalised
+from pytest_llmcost.plugin.prompts import (
+    PromptState,
+    count_parts,
+    expect_answer,
+    read_normalised,
+    uncounted_answer,
+)
+from pytest_llmcost.plugin.sender import entered_blocks, tag
 from pytest_llmcost.plugin.session import Session
-from pytest_llmcost.plugin.tags import tag
 from pytest_llmcost.plugin.verdicts import budget_failure, judge_budget
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.prices.usage import SamplingCall, Usage

@@ -18,8 +18,8 @@ import pytest
 from pytest_llmcost.errors import LlmCostError, SettingsError
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt, nodeid_of
+from pytest_llmcost.plugin.sender import holding_tags
 from pytest_llmcost.plugin.session import Session
-from pytest_llmcost.plugin.tags import holding_tags
 
 if TYPE_CHECKING:
     import _pytest.nodes

@@ -29,7 +29,7 @@ from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.money import format_whole_usd, parse_quantity, parse_usd
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import nodeid_of
-from pytest_llmcost.plugin.tags import check_tag
+from pytest_llmcost.plugin.sender import check_tag
 from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.settings import CACHE_STATES, Settings, parse_glob, parse_part
 
@@ -124,16 +124,6 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     return Limits(stated, cache)
 
 
-def parts_with_budget(item: pytest.Item | None, settings: Settings) -> list[str]:
-    """Return the parts of prompts that a test's markers or the settings limit."""
-    names = [name for name, _ in settings.max_parts]
-    # Not all of `limits_of`: this is asked for every call of every test.
-    if item is not None and any("parts" in mark.kwargs for mark in item.iter_markers(MARKER)):
-        limits = limits_of(item, settings)
-        names += [each.part for each in limits.budgets if each.part is not None]
-    return [*dict.fromkeys(names)]
-
-
 def check_markers(item: pytest.Item, settings: Settings) -> None:
     """Check the markers of a test when it is collected.
 
@@ -184,12 +174,6 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
 def _patterns(budgets: Iterable[Budget]) -> list[str]:
     """Return the globs of those that are for paths."""
     return [each.pattern for each in budgets if each.scope == "path" and each.pattern]
-
-
-def marked_tags(item: pytest.Item | None) -> Iterator[str]:
-    """Yield the tags of a test's markers; a wrong one is an error when the test is collected."""
-    for mark in item.iter_markers(TAG_MARKER) if item else ():
-        yield from (name for name in mark.args if isinstance(name, str))
 
 
 def live_mode(settings: Settings, nodeid: str = "") -> str:

@@ -5,8 +5,7 @@ Made only once something is sent, counted or limited. Owners know nothing of pri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Iterator
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from pytest_llmcost.ledger import builder
     from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
 
-entered_blocks: ContextVar[tuple[list[Call], ...]] = ContextVar("llmcost_blocks", default=())
-"""The calls of each `budget(...)` block that was entered in this context."""
 _LONGEST_PARAM = 80
 
 
@@ -60,24 +57,6 @@ class Owner:
         from pytest_llmcost.ledger.builder import OUTSIDE
 
         return OUTSIDE
-
-    def blocks_around(self, phase: Phase | None) -> tuple[list[Call], ...]:
-        """Return the blocks that a call counts for which is sent here and now.
-
-        Tasks that run at once have blocks of their own. What is sent outside of any, for example
-        by a plain thread, which inherits no context, counts for all that are open: a budget should
-        rather see a call too many than miss one. An async fixture has a context of its own, too,
-        so what it began holds for the test.
-        """
-        if not self.open_blocks:
-            return ()
-        entered = {id(calls) for calls in entered_blocks.get()}
-        is_outside = all(id(calls) not in entered for calls, _ in self.open_blocks)
-        return tuple(
-            calls
-            for calls, began in self.open_blocks
-            if is_outside or id(calls) in entered or began != phase
-        )
 
     def uses(self, fixture: SharedFixture) -> bool:
         """Return whether it has a fixture, itself or through another one."""
@@ -151,26 +130,6 @@ class SharedFixture(Owner):
             param=", ".join(_params(self._fixture, self._request)) or None,
             set_up=self._set_up,
         )
-
-
-class Sender:
-    """Who sends a request, and in which phase; capture gives it back with the answer."""
-
-    # Written out, as all here: to make a NamedTuple takes long, in every run.
-    def __init__(
-        self,
-        owner: Owner,
-        phase: Phase | None = None,
-        tags: tuple[str, ...] = (),
-        blocks: Sequence[list[Call]] = (),
-    ) -> None:
-        self.owner = owner
-        self.phase = phase
-        self.tags = tags
-        self.blocks = blocks
-
-    def __eq__(self, other: object) -> bool:  # the next attempt of a request has an equal one
-        return isinstance(other, Sender) and vars(self) == vars(other)
 
 
 def worker_of(config: pytest.Config) -> str | None:

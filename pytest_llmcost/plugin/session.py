@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ import pytest
 
 from pytest_llmcost.counting.turn import Turn
 from pytest_llmcost.errors import CountError, SettingsError, UnknownModelError
-from pytest_llmcost.plugin.owners import Owner, Sender, SharedFixture, TestAttempt, worker_of
-from pytest_llmcost.plugin.tags import current_tags
+from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt, worker_of
+from pytest_llmcost.plugin.sender import Sender, sender_of
 from pytest_llmcost.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,6 +81,10 @@ class Session:
         """The paths in settings that match no test."""
         self.late_conftests: set[object] = set()
         """Conftests that were loaded by the collection; our hooks in them are ignored."""
+        self.hook: Callable[[str], pluggy.HookCaller] = partial(
+            config.pluginmanager.subset_hook_caller, remove_plugins=self.late_conftests
+        )
+        """Returns a hook of ours by its name, as plugins and initial conftests implement it."""
         self.changes = 0
         """How often a call was recorded or withdrawn in this process."""
         self.changed_late: dict[TestAttempt, None] = {}
@@ -99,8 +103,9 @@ class Session:
         self._attempts: dict[str, int] = {}
         self._begun: list[pytest.Item] = []
         """Whose attempts are not counted yet: to ask for each test's id would take long."""
-        self.fixtures: list[tuple[SharedFixture, Phase]] = []
-        """Fixtures wider than a function that are being set up or torn down, the innermost last."""
+        self.fixtures: list[tuple[SharedFixture, Phase, int | None]] = []
+        """Fixtures wider than a function that are being set up or torn down, the innermost last;
+        each with the thread whose requests are its own, None for all."""
         self._own_client: Any = None
         self._failure: Exception | None = None
         self.is_configured = False
@@ -260,21 +265,19 @@ class Session:
     @property
     def owner(self) -> Owner:
         """Whose is what is sent now."""
-        return self.sender().owner
+        return self._owner_now()[0]
 
     def sender(self) -> Sender:
         """Return whose a request is that is sent now; asked from any thread or task."""
+        return sender_of(*self._owner_now())
+
+    def _owner_now(self) -> tuple[Owner, Phase | None]:
         # Each is read once: the main thread may go on meanwhile.
-        test, phase, fixtures = self.test, self.phase, self.fixtures[-1:]
-        owner = self.outside
-        if fixtures:
-            owner, phase = fixtures[0]
-        elif test is None:
-            phase = None
-        else:
-            owner = self.attempt_of(test)
-        blocks = owner.blocks_around(phase) if owner.open_blocks else ()
-        return Sender(owner, phase, current_tags(owner.uses), blocks)
+        test, phase, fixtures = self.test, self.phase, self.fixtures[::-1]
+        for fixture, began, thread in fixtures:
+            if thread is None or thread == threading.get_ident():
+                return fixture, began
+        return (self.outside, None) if test is None else (self.attempt_of(test), phase)
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
@@ -312,11 +315,13 @@ class Session:
 
     def push(self, fixture: SharedFixture, phase: Phase) -> None:
         """Make a wider fixture the owner, in the midst of a phase of a test."""
-        self.fixtures.append((fixture, phase))
+        # What we make in the midst of a test, the client, is not what its other threads send for.
+        thread = threading.get_ident() if self._turn.is_mine else None
+        self.fixtures.append((fixture, phase, thread))
 
     def pop(self) -> None:
         """End what `push` began."""
-        fixture, phase = self.fixtures.pop() if self.fixtures else (None, None)
+        fixture, phase, _ = self.fixtures.pop() if self.fixtures else (None, None, None)
         self.drain()
         if fixture is not None and phase == "teardown" and fixture.has_spent:
             self.counts.save(fixture)
@@ -385,14 +390,11 @@ class Session:
         Counting, fixtures and hooks send requests themselves and bring us back here. Their
         requests are recorded by whoever has the turn already, once that is done.
         """
-        if self._turn.is_mine:
-            yield False
-            return
         # Verdicts are due in the main thread: it waits until others have recorded. They in turn
         # may be what a hook in the main thread is waiting for, so they go ahead soon.
         is_main = threading.current_thread() is threading.main_thread()
-        with self._turn.taken(_LONG_WAIT if is_main else _SHORT_WAIT):
-            yield True
+        with self._turn.taken(_LONG_WAIT if is_main else _SHORT_WAIT) as taken:
+            yield taken is not None
 
     @property
     def all_notes(self) -> set[str]:
@@ -402,10 +404,6 @@ class Session:
         return {*self.notes, *(text + each for each in failures)}
 
     # Hooks of the user
-
-    def hook(self, name: str) -> pluggy.HookCaller:
-        """Return a hook of ours, as plugins and initial conftests implement it."""
-        return self.config.pluginmanager.subset_hook_caller(name, self.late_conftests)
 
     def keep_failure(self, error: Exception) -> None:
         """Keep what a user's hook raised for the end of the phase, where a test can fail by it."""

@@ -73,9 +73,9 @@ _FORMS = {b"{": "json", b"[": "json", b"\0": "frames"}
 """Of a body, by its first byte; any other is one of events."""
 
 
-def read_whole(body: bytes, *, of_batch: bool = False) -> Reader:
-    """Read a body that is there as a whole."""
-    reader = Reader(of_batch=of_batch)
+def read_whole(body: bytes, reader: Reader | None = None, *, of_batch: bool = False) -> Reader:
+    """Read a body that is there as a whole, or the rest of one that a reader has begun."""
+    reader = reader or Reader(of_batch=of_batch)
     reader.feed(body)
     reader.close()
     return reader
