@@ -99,7 +99,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     def values(self) -> dict[str, JsonValue]:
         """What the digests in `parts` are of, by the same names."""
         prompt = read_prompt(self.compared or self.body, self.model)
-        return _parts(prompt, self.model, self.betas)
+        return dict(_parts(prompt, self.model, self.betas))
 
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
@@ -247,35 +247,39 @@ def fingerprint(payload: Mapping[str, JsonValue]) -> str:
 
 def _identify(prompt: Prompt, model: str, betas: tuple[str, ...]) -> tuple[str, dict[str, str]]:
     """Return a fingerprint, which is made of the digests of the parts, and the short digests."""
-    parts = _parts(prompt, model, betas)
-    found = dict(zip(parts, digests(parts.values()), strict=True))
+    names, values = zip(*_parts(prompt, model, betas), strict=True)
+    found = [*zip(names, digests(values), strict=True)]
     # Messages are known by their order alone: what the API joins has other numbers.
     whole = [
         f"{'messages' if name.startswith('messages.') else name}={digest};"
-        for name, digest in found.items()
+        for name, digest in found
     ]
     identity = f"{RECIPE}:{sha256(''.join(whole).encode()).hexdigest()}"
-    return identity, {name: digest[:_DIGEST_DIGITS] for name, digest in found.items()}
+    return identity, {name: digest[:_DIGEST_DIGITS] for name, digest in found}
 
 
-def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> dict[str, JsonValue]:
-    """Return `model`, `system`, `tools.<name>`, `messages.<index>`, then the rest by name."""
-    parts: dict[str, JsonValue] = {"model": model}
+def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str, JsonValue]]:
+    """Return `model`, `system`, `tools.<name>`, `messages.<index>`, then the rest by name.
+
+    A key of the body may be spelled like one of them, and both are part of the payload.
+    """
+    parts: list[tuple[str, JsonValue]] = [("model", model)]
     if prompt.system not in (None, []):
-        parts["system"] = prompt.system
+        parts.append(("system", prompt.system))
     if isinstance(prompt.tools, list):
-        parts |= zip(tool_names(prompt.tools), prompt.tools, strict=True)
+        parts += zip(tool_names(prompt.tools), prompt.tools, strict=True)
     elif prompt.tools is not None:
-        parts["tools"] = prompt.tools
+        parts.append(("tools", prompt.tools))
     if isinstance(prompt.messages, list):
-        for number, turn in joined_turns(prompt.messages).items():
-            parts[f"messages.{number}"] = turn
+        turns = joined_turns(prompt.messages)
+        parts += ((f"messages.{number}", turn) for number, turn in turns.items())
     elif prompt.messages is not None:
-        parts["messages"] = prompt.messages
+        parts.append(("messages", prompt.messages))
     if betas:
-        parts["betas"] = betas
+        parts.append(("betas", betas))
     if prompt.marks:
-        parts["cache_control"] = [[str(place), mark] for place, mark in prompt.marks.items()]
+        marks = [[str(place), mark] for place, mark in prompt.marks.items()]
+        parts.append(("cache_control", marks))
     for key in sorted(prompt.settings.keys() - _NOT_PROMPT):
         value = prompt.settings[key]
         if key == "mcp_servers" and isinstance(value, list):
@@ -286,7 +290,7 @@ def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> dict[str, Json
                 else server
                 for server in value
             ]
-        parts[key] = value
+        parts.append((key, value))
     return parts
 
 
