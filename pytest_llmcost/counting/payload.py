@@ -26,7 +26,6 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
-from pytest_llmcost.prices.usage import SAMPLING_TOOLS
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
@@ -43,6 +42,9 @@ _NOT_PROMPT = frozenset(
     }
 )  # fmt: skip
 """Changes neither the prompt's tokens nor a rate."""
+_SAMPLING_TOOLS = (
+    "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
+)  # fmt: skip
 _DIGEST_DIGITS = 8
 
 
@@ -211,7 +213,7 @@ def _sampling_tools(body: Mapping[str, JsonValue]) -> tuple[str, ...]:
         if (
             isinstance(tool, dict)
             and "type" in tool  # an own tool seldom has one
-            and str(tool["type"]).startswith(SAMPLING_TOOLS)
+            and str(tool["type"]).startswith(_SAMPLING_TOOLS)
         ):
             names.add(tool_name(tool, index))
     for server in servers if isinstance(servers, list) else ():
