@@ -106,14 +106,26 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
         """The cached prefixes, one for each breakpoint."""
-        return tuple(self.prefix_to(each.place) for each in self.breakpoints)
+        if not self.breakpoints:
+            return ()
+        # Read once: the longest one holds the others.
+        values = self.cached_values(self.breakpoints[-1].place, self.compared or self.body)
+        return tuple(self._prefix(each.place, values) for each in self.breakpoints)
 
     def prefix_to(self, place: Place) -> Prefix:
         """Return the prefix that ends with a block, for comparison with another payload's."""
-        values = self.cached_values(place, self.compared or self.body)
+        return self._prefix(place, self.cached_values(place, self.compared or self.body))
+
+    def _prefix(self, place: Place, values: Iterable[CachedValue]) -> Prefix:
+        tiers = TIERS[: TIERS.index(place.group) + 1]
+        within = [
+            each
+            for each in values
+            if each.tier in tiers and (each.place is None or each.place.order <= place.order)
+        ]
         parts = {"model": _digest(canonical(self.model))}
-        parts |= {each.name: each.digest for each in values}
-        return Prefix(place, values[-1].prefix if values else "", parts)
+        parts |= {each.name: each.digest for each in within}
+        return Prefix(place, within[-1].prefix if within else "", parts)
 
     def cached_values(self, upto: Place, body: Mapping[str, JsonValue]) -> list[CachedValue]:
         """Return what a prefix is made of, in the cache's order; `body` is this one's in a form."""
