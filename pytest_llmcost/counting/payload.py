@@ -26,6 +26,7 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
+from pytest_llmcost.prices.usage import mappings, tools_of
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
@@ -219,18 +220,13 @@ def read_payload(
 
 
 def _sampling_tools(body: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    names = set()
-    tools, servers = body.get("tools"), body.get("mcp_servers")
-    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
-        if (
-            isinstance(tool, dict)
-            and "type" in tool  # an own tool seldom has one
-            and str(tool["type"]).startswith(_SAMPLING_TOOLS)
-        ):
-            names.add(tool_name(tool, index))
-    for server in servers if isinstance(servers, list) else ():
-        if isinstance(server, dict):
-            names.add(str(server.get("name", "mcp")))
+    names = {
+        tool_name(tool, index)
+        for index, tool in enumerate(tools_of(body))
+        if "type" in tool  # an own tool seldom has one
+        and str(tool["type"]).startswith(_SAMPLING_TOOLS)
+    }
+    names |= {str(server.get("name", "mcp")) for server in mappings(body.get("mcp_servers"))}
     return tuple(sorted(names))
 
 

@@ -140,6 +140,26 @@ _CLIENT_TOOLS = ("custom", "bash_", "browser_toolset_", "computer_", "memory_", 
 request sample again. Source: the types of tools in anthropic 2.14.0, read 2026-11-26."""
 
 
+def mappings(value: object) -> list[Mapping[str, Any]]:
+    """Return what in a list is a mapping; nothing if it is no list."""
+    listed = value if isinstance(value, (list, tuple)) else ()
+    return [each for each in listed if isinstance(each, Mapping)]
+
+
+def tools_of(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the tools of a request; its messages may define some, too.
+
+    Source: BetaToolChangeToolDefinitionParam in anthropic 2.14.0, read 2026-11-26.
+    """
+    found = mappings(request.get("tools"))
+    for message in mappings(request.get("messages")):
+        for block in mappings(message.get("content")):
+            if block.get("type") == "tool_addition":
+                tool = block.get("tool")
+                found += mappings([tool.get("definition")] if isinstance(tool, Mapping) else ())
+    return found
+
+
 def longest_reply(request: Mapping[str, Any]) -> int | None:
     """Return the most output tokens that a request can be billed; None if nothing bounds it.
 
@@ -149,7 +169,7 @@ def longest_reply(request: Mapping[str, Any]) -> int | None:
     most, tools = request.get("max_tokens"), request.get("tools") or []
     if not is_quantity(most) or not isinstance(tools, (list, tuple)):
         return None
-    kinds = [str(tool.get("type") or "custom") for tool in tools if isinstance(tool, dict)]
+    kinds = [str(tool.get("type") or "custom") for tool in tools_of(request)]
     is_one_call = all(kind.startswith(_CLIENT_TOOLS) for kind in kinds)
     if not is_one_call or any(map(request.get, _SEVERAL_CALLS)):
         return None
