@@ -202,6 +202,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         high: Decimal | None = _ZERO
         money = Reasons()
         inexact: defaultdict[TokenKind, Range] = defaultdict(Range)
+        reasons: defaultdict[TokenKind, Reasons] = defaultdict(Reasons)
         for call in calls:
             number += 1
             usd, usd_low, usd_high = call.usd, call.usd_low, call.usd_high
@@ -239,7 +240,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             about_tokens = [each for each in caveats if each.rule.tokens] if caveats else ()
             if about_tokens or not call.sampling_calls:
                 for kind, tokens in zip(_TOKENS_OF, (prompt, unread, output), strict=True):
-                    inexact[kind] += _tokens(kind, tokens, call, about_tokens)
+                    inexact[kind] += _tokens(kind, tokens, call, about_tokens, reasons[kind])
             else:
                 inputs += prompt
                 uncached += unread
@@ -256,7 +257,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             "calls": _exactly(number),
         }
         for kind, spent in inexact.items():
-            ranges[kind] += spent
+            ranges[kind] += replace(spent, reasons=reasons[kind])
         return Amounts(
             requests=number,
             calls=number,
@@ -346,17 +347,18 @@ _TOKENS_OF: Mapping[TokenKind, Callable[[Usage], int]] = {
 }
 
 
-def _tokens(kind: TokenKind, stated: int, call: Call, about_tokens: Sequence[Caveat]) -> Range:
-    """Bound the tokens of a call that has caveats about them, or no usage at all."""
+def _tokens(
+    kind: TokenKind, stated: int, call: Call, about_tokens: Sequence[Caveat], reasons: Reasons
+) -> Range:
+    """Bound the tokens of a call that has caveats about them, or no usage at all; note why."""
     found = [each for each in about_tokens if kind in each.rule.tokens]
     bounded = call.bounded if found else ()
     loose = [each for each in found if each.name not in bounded]
     is_unknown = not call.sampling_calls or any(each.may_be_lower for each in loose)
-    reasons = Reasons()
     for caveat in found or [Caveat("")] * is_unknown:
         reasons.note(caveat)
     if is_unknown:
-        return Range(_ZERO, None, None, reasons)
+        return Range(_ZERO, None, None)
     of, less, more = _TOKENS_OF[kind], 0, 0
     for each in call.sampling_calls:
         if each.refusal is not None and each.usd == 0:
@@ -369,7 +371,7 @@ def _tokens(kind: TokenKind, stated: int, call: Call, about_tokens: Sequence[Cav
         # Attempts without an answer may be billed, at worst with the longest reply.
         more += (call.lost_attempts or 0) * of(lost)
     high = None if loose else Decimal(stated + more)
-    return Range(Decimal(stated - less), Decimal(stated), high, reasons)
+    return Range(Decimal(stated - less), Decimal(stated), high)
 
 
 def most(alternatives: Sequence[Amounts]) -> Amounts:

@@ -369,9 +369,11 @@ def _change(
     entries: dict[str, Entry], name: str, askers: Collection[str], entry: Entry | None
 ) -> None:
     """Give askers the newer count of a payload, or take them off it; without askers it goes."""
-    known = entries.pop(name, None)
+    known = entries.get(name)
     others = {*known.asked_by} if known is not None else set[str]()
     asked_by = tuple(sorted(others - {*askers} if entry is None else others | {*askers}))
     found = known if entry is None else entry
     if found is not None and asked_by:
-        entries[name] = replace(found, asked_by=asked_by)
+        entries[name] = replace(found, asked_by=asked_by)  # other threads always see one
+    else:
+        entries.pop(name, None)

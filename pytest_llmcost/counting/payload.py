@@ -26,7 +26,7 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
-from pytest_llmcost.prices.usage import SAMPLING_TOOLS
+from pytest_llmcost.prices.usage import mappings, tools_of
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
@@ -43,6 +43,9 @@ _NOT_PROMPT = frozenset(
     }
 )  # fmt: skip
 """Changes neither the prompt's tokens nor a rate."""
+_SAMPLING_TOOLS = (
+    "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
+)  # fmt: skip
 _DIGEST_DIGITS = 8
 
 
@@ -99,19 +102,31 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     def values(self) -> dict[str, JsonValue]:
         """What the digests in `parts` are of, by the same names."""
         prompt = read_prompt(self.compared or self.body, self.model)
-        return _parts(prompt, self.model, self.betas)
+        return dict(_parts(prompt, self.model, self.betas))
 
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
         """The cached prefixes, one for each breakpoint."""
-        return tuple(self.prefix_to(each.place) for each in self.breakpoints)
+        if not self.breakpoints:
+            return ()
+        # Read once: the longest one holds the others.
+        values = self.cached_values(self.breakpoints[-1].place, self.compared or self.body)
+        return tuple(self._prefix(each.place, values) for each in self.breakpoints)
 
     def prefix_to(self, place: Place) -> Prefix:
         """Return the prefix that ends with a block, for comparison with another payload's."""
-        values = self.cached_values(place, self.compared or self.body)
+        return self._prefix(place, self.cached_values(place, self.compared or self.body))
+
+    def _prefix(self, place: Place, values: Iterable[CachedValue]) -> Prefix:
+        tiers = TIERS[: TIERS.index(place.group) + 1]
+        within = [
+            each
+            for each in values
+            if each.tier in tiers and (each.place is None or each.place.order <= place.order)
+        ]
         parts = {"model": _digest(canonical(self.model))}
-        parts |= {each.name: each.digest for each in values}
-        return Prefix(place, values[-1].prefix if values else "", parts)
+        parts |= {each.name: each.digest for each in within}
+        return Prefix(place, within[-1].prefix if within else "", parts)
 
     def cached_values(self, upto: Place, body: Mapping[str, JsonValue]) -> list[CachedValue]:
         """Return what a prefix is made of, in the cache's order; `body` is this one's in a form."""
@@ -205,18 +220,13 @@ def read_payload(
 
 
 def _sampling_tools(body: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    names = set()
-    tools, servers = body.get("tools"), body.get("mcp_servers")
-    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
-        if (
-            isinstance(tool, dict)
-            and "type" in tool  # an own tool seldom has one
-            and str(tool["type"]).startswith(SAMPLING_TOOLS)
-        ):
-            names.add(tool_name(tool, index))
-    for server in servers if isinstance(servers, list) else ():
-        if isinstance(server, dict):
-            names.add(str(server.get("name", "mcp")))
+    names = {
+        tool_name(tool, index)
+        for index, tool in enumerate(tools_of(body))
+        if "type" in tool  # an own tool seldom has one
+        and str(tool["type"]).startswith(_SAMPLING_TOOLS)
+    }
+    names |= {str(server.get("name", "mcp")) for server in mappings(body.get("mcp_servers"))}
     return tuple(sorted(names))
 
 
@@ -247,35 +257,39 @@ def fingerprint(payload: Mapping[str, JsonValue]) -> str:
 
 def _identify(prompt: Prompt, model: str, betas: tuple[str, ...]) -> tuple[str, dict[str, str]]:
     """Return a fingerprint, which is made of the digests of the parts, and the short digests."""
-    parts = _parts(prompt, model, betas)
-    found = dict(zip(parts, digests(parts.values()), strict=True))
+    names, values = zip(*_parts(prompt, model, betas), strict=True)
+    found = [*zip(names, digests(values), strict=True)]
     # Messages are known by their order alone: what the API joins has other numbers.
     whole = [
         f"{'messages' if name.startswith('messages.') else name}={digest};"
-        for name, digest in found.items()
+        for name, digest in found
     ]
     identity = f"{RECIPE}:{sha256(''.join(whole).encode()).hexdigest()}"
-    return identity, {name: digest[:_DIGEST_DIGITS] for name, digest in found.items()}
+    return identity, {name: digest[:_DIGEST_DIGITS] for name, digest in found}
 
 
-def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> dict[str, JsonValue]:
-    """Return `model`, `system`, `tools.<name>`, `messages.<index>`, then the rest by name."""
-    parts: dict[str, JsonValue] = {"model": model}
+def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str, JsonValue]]:
+    """Return `model`, `system`, `tools.<name>`, `messages.<index>`, then the rest by name.
+
+    A key of the body may be spelled like one of them, and both are part of the payload.
+    """
+    parts: list[tuple[str, JsonValue]] = [("model", model)]
     if prompt.system not in (None, []):
-        parts["system"] = prompt.system
+        parts.append(("system", prompt.system))
     if isinstance(prompt.tools, list):
-        parts |= zip(tool_names(prompt.tools), prompt.tools, strict=True)
+        parts += zip(tool_names(prompt.tools), prompt.tools, strict=True)
     elif prompt.tools is not None:
-        parts["tools"] = prompt.tools
+        parts.append(("tools", prompt.tools))
     if isinstance(prompt.messages, list):
-        for number, turn in joined_turns(prompt.messages).items():
-            parts[f"messages.{number}"] = turn
+        turns = joined_turns(prompt.messages)
+        parts += ((f"messages.{number}", turn) for number, turn in turns.items())
     elif prompt.messages is not None:
-        parts["messages"] = prompt.messages
+        parts.append(("messages", prompt.messages))
     if betas:
-        parts["betas"] = betas
+        parts.append(("betas", betas))
     if prompt.marks:
-        parts["cache_control"] = [[str(place), mark] for place, mark in prompt.marks.items()]
+        marks = [[str(place), mark] for place, mark in prompt.marks.items()]
+        parts.append(("cache_control", marks))
     for key in sorted(prompt.settings.keys() - _NOT_PROMPT):
         value = prompt.settings[key]
         if key == "mcp_servers" and isinstance(value, list):
@@ -286,7 +300,7 @@ def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> dict[str, Json
                 else server
                 for server in value
             ]
-        parts[key] = value
+        parts.append((key, value))
     return parts
 
 

@@ -135,10 +135,29 @@ def is_quantity(value: object, *, least: int = 0) -> TypeGuard[int]:
 
 
 _SEVERAL_CALLS = ("mcp_servers", "fallbacks", "compaction", "container")
-SAMPLING_TOOLS = (
-    "web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset",
-)  # fmt: skip
-"""How the types of tools begin that run on the server, and make one request sample again."""
+_CLIENT_TOOLS = ("custom", "bash_", "browser_toolset_", "computer_", "memory_", "text_editor_")
+"""How the types of tools begin that the client runs. Any other may run on the server, and make one
+request sample again. Source: the types of tools in anthropic 2.14.0, read 2026-11-26."""
+
+
+def mappings(value: object) -> list[Mapping[str, Any]]:
+    """Return what in a list is a mapping; nothing if it is no list."""
+    listed = value if isinstance(value, (list, tuple)) else ()
+    return [each for each in listed if isinstance(each, Mapping)]
+
+
+def tools_of(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the tools of a request; its messages may define some, too.
+
+    Source: BetaToolChangeToolDefinitionParam in anthropic 2.14.0, read 2026-11-26.
+    """
+    found = mappings(request.get("tools"))
+    for message in mappings(request.get("messages")):
+        for block in mappings(message.get("content")):
+            if block.get("type") == "tool_addition":
+                tool = block.get("tool")
+                found += mappings([tool.get("definition")] if isinstance(tool, Mapping) else ())
+    return found
 
 
 def longest_reply(request: Mapping[str, Any]) -> int | None:
@@ -150,10 +169,9 @@ def longest_reply(request: Mapping[str, Any]) -> int | None:
     most, tools = request.get("max_tokens"), request.get("tools") or []
     if not is_quantity(most) or not isinstance(tools, (list, tuple)):
         return None
-    kinds = [str(tool["type"]) for tool in tools if isinstance(tool, dict) and "type" in tool]
-    if any(map(request.get, _SEVERAL_CALLS)) or any(
-        kind.startswith(SAMPLING_TOOLS) for kind in kinds
-    ):
+    kinds = [str(tool.get("type") or "custom") for tool in tools_of(request)]
+    is_one_call = all(kind.startswith(_CLIENT_TOOLS) for kind in kinds)
+    if not is_one_call or any(map(request.get, _SEVERAL_CALLS)):
         return None
     # To clear old tool results and thinking takes no model, to compact does. Source:
     # https://platform.claude.com/docs/en/build-with-claude/context-editing

@@ -28,6 +28,8 @@ from pytest_llmcost.prices.usage import (
     find_impossible,
     is_quantity,
     longest_reply,
+    mappings,
+    tools_of,
 )
 from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
 from pytest_llmcost.responses.stream import FILLINGS, StreamedMessage
@@ -300,15 +302,15 @@ def read_message(
     if (impossible := find_impossible(kept)) is not None:
         raise _unreadable("usage", impossible)
 
-    tools = [str(tool.get("type") or "custom") for tool in _mappings(asked.get("tools"))]
+    tools = [str(tool.get("type") or "custom") for tool in tools_of(asked)]
     # Files that are attached to a container are charged even if no code runs.
     # Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
     has_container = content.runs_code or (
         any(tool.startswith("code_execution_") for tool in tools)
         and any(
             block.get("type") == "container_upload"
-            for message in _mappings(asked.get("messages"))
-            for block in _mappings(message.get("content"))
+            for message in mappings(asked.get("messages"))
+            for block in mappings(message.get("content"))
         )
     )
     caveats = _caveats(raw, stated, body, content)
@@ -491,7 +493,7 @@ class _Content:
         if content and not isinstance(content, (list, tuple)):
             # What a recorder put in place of the blocks counts as text.
             content = [{"type": "text", "text": content}]
-        blocks = [*_mappings(content)]
+        blocks = [*mappings(content)]
         self.changes: list[_ModelChange] = []
         self.spoke = False
         """Whether any output stands behind the last change of model."""
@@ -532,8 +534,3 @@ def _text(value: object) -> str | None:
 def _part(value: _Body, key: str) -> _Body:
     part = value.get(key)
     return part if isinstance(part, Mapping) else {}
-
-
-def _mappings(value: object) -> list[_Body]:
-    listed = value if isinstance(value, (list, tuple)) else ()
-    return [each for each in listed if isinstance(each, Mapping)]

@@ -238,10 +238,7 @@ class Reader:
     # The messages that events add up to
 
     def _take_json(self, data: bytes) -> None:
-        try:
-            event: Any = msgspec.json.decode(data)
-        except (ValueError, RecursionError):
-            event = decode_json(data)  # which is lenient, and slower
+        event: Any = decode_json(data)
         if not isinstance(event, dict):
             return
         if self._form == "frames" and isinstance(event.get("bytes"), str):

@@ -289,6 +289,24 @@ def test_threads_on_one_cassette_lose_nothing(path: Path) -> None:
     assert len(CountCassette(path).entries) == 40
 
 
+def test_a_known_count_stays_in_sight_while_further_tests_ask_for_it(path: Path) -> None:
+    # What is missed by another thread would be asked for once more.
+    write_entries(path, [entry("aa"), entry("bb")])
+    cassette, interval = CountCassette(path), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(
+                lambda: [cassette.put(entry("aa", 7, f"test_{at}")) for at in range(1_000)]
+            )
+            while not asking.done():
+                assert "2:aa" in cassette.entries
+            asking.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert list(cassette.entries) == ["2:aa", "2:bb"]
+
+
 def test_saving_soon_does_not_take_all_the_time(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,12 @@ CACHED = {"type": "text", "text": "rules", "cache_control": {"type": "ephemeral"
 HOUR = {"type": "text", "text": "rules", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
 
 
+def added(tool: dict[str, Any]) -> list[dict[str, Any]]:
+    """A message that defines a tool in the middle of a conversation (inline-tools-2026-09-15)."""
+    block = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": tool}}
+    return [{"role": "user", "content": "hi"}, {"role": "system", "content": [block]}]
+
+
 @pytest.mark.parametrize(
     ("change", "longest"),
     [
@@ -33,8 +39,13 @@ HOUR = {"type": "text", "text": "rules", "cache_control": {"type": "ephemeral", 
         ({"max_tokens": True}, None),
         ({"max_tokens": -1}, None),
         ({"tools": [{"name": "find", "input_schema": {}}]}, 100),
+        ({"tools": [{"type": "custom", "name": "find"}, {"type": None, "name": "see"}]}, 100),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, 100),
+        ({"tools": [{"type": "computer_toolset_20260801"}]}, 100),
+        ({"tools": [{"type": "not_known_yet_20270101", "name": "new"}]}, None),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, None),
+        ({"messages": added({"name": "find", "input_schema": {}})}, 100),
+        ({"messages": added({"type": "web_search_20260318", "name": "web_search"})}, None),
         ({"mcp_servers": [{"name": "files", "url": "https://example.com"}]}, None),
         ({"fallbacks": [{"model": "claude-opus-5"}]}, None),
         ({"compaction": {"type": "auto"}}, None),
@@ -50,6 +61,11 @@ def test_max_tokens_bounds_the_reply_unless_the_server_calls_again(
     change: dict[str, Any], longest: int | None
 ) -> None:
     assert longest_reply(read_payload({**PLAIN, **change}).body) == longest
+
+
+def test_a_tool_that_a_message_defines_samples_again_as_any_other() -> None:
+    search = {"type": "web_search_20260318", "name": "web_search"}
+    assert read_payload({**PLAIN, "messages": added(search)}).sampling_tools == ("web_search",)
 
 
 def test_without_max_tokens_nothing_bounds_the_reply() -> None:

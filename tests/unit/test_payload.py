@@ -94,6 +94,20 @@ def test_any_other_text_is_another_fingerprint(text: str) -> None:
     assert changed != print_of()
 
 
+@pytest.mark.parametrize("key", ["messages.0", "tools.find"])
+def test_a_key_that_is_spelled_like_a_part_hides_none(key: str) -> None:
+    hello, bye = ([{"role": "user", "content": text}] for text in ("Hello", "Bye"))
+    tools = [{"name": "find", "input_schema": {"type": "string"}}]
+    found = {
+        print_of(**{key: 1}),
+        print_of(**{key: 2}),
+        print_of(**{key: 1}, messages=bye),
+        print_of(**{key: 1}, messages=hello, tools=tools),
+        print_of(),
+    }
+    assert len(found) == 5
+
+
 def test_an_alias_and_the_id_it_stands_for_are_one_payload() -> None:
     find = shipped_card().find
     alias = read_payload({**HELLO, "model": "claude-sonnet-4-5"}, find=find)
