@@ -293,12 +293,15 @@ def test_a_known_count_stays_in_sight_while_further_tests_ask_for_it(path: Path)
     # What is missed by another thread would be asked for once more.
     write_entries(path, [entry("aa"), entry("bb")])
     cassette, interval = CountCassette(path), sys.getswitchinterval()
+
+    def ask() -> None:
+        for at in range(1_000):
+            cassette.put(entry("aa", 7, f"test_{at}"))
+
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(1) as pool:
-            asking = pool.submit(
-                lambda: [cassette.put(entry("aa", 7, f"test_{at}")) for at in range(1_000)]
-            )
+            asking = pool.submit(ask)
             while not asking.done():
                 assert "2:aa" in cassette.entries
             asking.result()
