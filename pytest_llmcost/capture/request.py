@@ -37,8 +37,8 @@ _NOT_READ = ("count_tokens", "unmetered")
 """Endpoints whose answers say nothing about a bill."""
 _PROMPT = ("system", "tools", "messages", "max_tokens")
 """What a gateway passes on as it is, while it changes the rest of a payload."""
-_ATTEMPT = re.compile(r"attempt=(\d{1,3})\b")
-"""In botocore's header `amz-sdk-request`."""
+_ATTEMPT = re.compile(r"\battempt=(\d{1,3})\b")
+"""In botocore's header `amz-sdk-request`, after a `ttl` if the attempt before was answered."""
 
 
 def _live_cap(error: LiveCapError, how: str = "") -> str:
@@ -142,7 +142,7 @@ class CapturedRequest(_Outcome):
     @functools.cached_property
     def attempts(self) -> int:
         """How often the client has sent this call by now; SDK and botocore say so in a header."""
-        if match := _ATTEMPT.match(self.headers.get("amz-sdk-request", "")):
+        if match := _ATTEMPT.search(self.headers.get("amz-sdk-request", "")):
             return int(match[1])
         return 1 + (read_digits(self.headers.get("x-stainless-retry-count", "0")) or 0)
 

@@ -80,7 +80,8 @@ def _with_children(session: Session) -> ChildProcesses:
     if session.children is None:
         from pytest_llmcost.plugin.child_processes import ChildProcesses
 
-        session.children = ChildProcesses(session)
+        with session.lock:  # threads may fork at once
+            session.children = session.children or ChildProcesses(session)
     children: ChildProcesses = session.children
     return children
 

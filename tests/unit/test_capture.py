@@ -658,6 +658,25 @@ def test_betas_come_from_the_header() -> None:
     assert purse.seen[0].betas == ("a", "b")
 
 
+@library_of
+def test_betas_are_all_that_was_sent_also_what_a_hook_and_a_log_in_add(library: ModuleType) -> None:
+    class LogIn(library.Auth):  # type: ignore[name-defined,misc]
+        def auth_flow(self, request: Any) -> Iterator[Any]:
+            request.headers["anthropic-version"] = "2023-06-01"
+            yield request
+
+    def add(request: Any) -> None:
+        request.headers["anthropic-beta"] += ", late"
+
+    twice = [("anthropic-beta", "b"), ("anthropic-beta", "a")]
+    with capturing() as purse:
+        client = client_of(library, respond(library, JSON_BODY))
+        client.event_hooks = {"request": [add]}
+        client.post(URL, json=ASKED, headers=twice, auth=LogIn())
+    assert purse.seen[0].betas == ("a", "b", "late")
+    assert "anthropic-version" in purse.seen[0].headers
+
+
 def test_each_owner_gets_the_calls_it_sent_and_threads_send_for_who_is_running() -> None:
     client = client_of(httpx2, respond(httpx2, JSON_BODY, kind="application/json"))
     with capturing() as purse:

@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from capture_kit import JSON_BODY, SSE_BODY, Purse, capturing
 from standin import StandIn
 from standin.bedrock import frame
 from standin.cache import PromptCache
-from standin.server import Step
+from standin.server import Step, fault
 
 from pytest_llmcost.prices.usage import Usage
 
@@ -219,6 +220,21 @@ def test_a_retry_of_botocore_after_a_lost_answer_is_one_call(standin: StandIn) -
     assert purse.call.caveats == ("lost-answer",)
 
 
+def test_a_retry_after_a_refusal_counts_what_was_lost_before_and_since(standin: StandIn) -> None:
+    # Once an attempt was answered, botocore says how long the next one has, before its number.
+    lost, refused = Step(cut_after_bytes=0), fault(503)
+    standin.script(lost, refused, lost)
+    client = boto(
+        standin, config=botocore_config.Config(retries={"max_attempts": 3, "mode": "legacy"})
+    )
+    with capturing() as purse:
+        client.converse(**CONVERSE)
+    last = standin.requests[-1].headers["amz-sdk-request"]
+    assert last.startswith("ttl=")
+    assert (purse.call.attempts, purse.call.caveats) == (4, ("lost-answer",))
+    assert purse.seen[-1].lost_attempts == 2
+
+
 def test_a_stream_of_bedrock_that_breaks_off_is_not_priced(standin: StandIn) -> None:
     standin.script(Step(cut_after_bytes=300), Step(cut_after_bytes=300))
     client = boto(standin)
@@ -363,12 +379,18 @@ class Packed(BaseHTTPRequestHandler):
         """Keep still."""
 
 
-@pytest.fixture
-def packed() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Packed) as server:
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/v1/messages"
         server.shutdown()
+
+
+@pytest.fixture
+def packed() -> Iterator[str]:
+    with serving(Packed) as url:
+        yield url
 
 
 @pytest.mark.parametrize("way", WAYS, ids=NAMES)
@@ -378,6 +400,45 @@ def test_a_compressed_body_is_read(way: Callable[[str, Any], int], packed: str) 
         assert way(packed, STREAMED)
     assert [call.usage.input_tokens for call in purse.calls] == [25, 25]
     assert [call.usage.output_tokens for call in purse.calls] == [11, 11]
+
+
+def test_the_last_chunk_of_a_body_is_read_although_its_end_comes_in_the_midst_of_it(
+    standin: StandIn,
+) -> None:
+    async def read_late() -> None:
+        async with (
+            aiohttp.ClientSession(read_bufsize=16) as session,
+            session.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS) as response,
+        ):
+            await asyncio.sleep(0.1)  # more has come by now than is taken before it is read
+            await response.read()
+
+    with capturing() as purse:
+        asyncio.run(read_late())
+    assert (purse.call.caveats, purse.call.usd is None) == ((), False)
+
+
+class Empty(BaseHTTPRequestHandler):
+    """Answers in chunks of which there are none."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep still."""
+
+
+@pytest.mark.parametrize("way", WAYS, ids=NAMES)
+def test_a_body_without_a_byte_is_no_stream_that_was_cut(way: Callable[[str, Any], int]) -> None:
+    with capturing() as purse, serving(Empty) as url:
+        assert way(url, ASKED) == 0
+    assert purse.call.caveats == ("unreadable-response",)
 
 
 def test_a_stream_that_is_left_is_truncated(standin: StandIn) -> None:

@@ -92,8 +92,7 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
         return
     _read_by[id(reader)] = captured
     reader.__class__ = tee
-    if not reader.is_eof():
-        reader.on_eof(functools.partial(_note_eof, reader))
+    reader.on_eof(functools.partial(_note_eof, reader))  # at once, if the end has come already
 
 
 def _note_eof(reader: Any) -> None:

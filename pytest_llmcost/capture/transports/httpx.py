@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import read_failure, was_on_the_wire
-from pytest_llmcost.capture.transports import CURRENT, HEADERS, begin, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, HEADERS, begin, read_headers, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -117,8 +117,12 @@ class _Library:
 
 def _begin(client: Any, request: Any, is_transport: bool) -> CapturedRequest | None:
     """Follow what a client sends, or a transport that is not inside a call that is followed."""
-    if request is None or (is_transport and CURRENT.get() is not None):
-        return None  # without a request the library's own error says what is missing
+    if request is None:
+        return None  # the library's own error says what is missing
+    if is_transport and (current := CURRENT.get()) is not None:
+        if current.gate is not None:
+            current.do(_read_again, request)
+        return None
     captured = _sending.get(id(request)) if is_transport else None
     if captured is None:
         captured = begin(
@@ -142,11 +146,18 @@ def _headers(headers: Any) -> Any:
     listed = getattr(headers, "_list", None)
     if listed is None:
         return headers
-    found = {}
+    found: dict[str, list[bytes]] = {}
     for _, name, value in listed:
         if name in _HEADERS:
-            found[name.decode()] = value.decode("latin-1")
+            found.setdefault(name.decode(), []).append(value)
     return found
+
+
+def _read_again(captured: CapturedRequest, request: Any) -> None:
+    """Read what hooks of the client, or a log-in, have changed since the request was given."""
+    is_its_own = captured.source is request  # and not that of a log-in inside it
+    if is_its_own:
+        captured.headers = read_headers(_headers(request.headers))
 
 
 def _end(
@@ -166,6 +177,7 @@ def _end(
     CURRENT.set(captured.outer)  # no token: a loop may end this in another context
     if _sending.get(id(request)) is captured:
         del _sending[id(request)]
+    captured.do(_read_again, request)
     if error is None:
         captured.do(_answered, library, request, response)
     else:
