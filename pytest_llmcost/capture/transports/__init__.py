@@ -47,7 +47,7 @@ _CLIENTS = {
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
 """The request that is being sent in this context."""
 
-_ADDRESSES = r"(?i)anthropic|claude|/model/|/messages|complete|completions|responses"
+_ADDRESSES = r"(?i)anthropic|claude|/model/|/messages|complet(?:e|ions)|responses"
 """One of these is in every address of Claude, once its escapes are undone. Not compiled before the
 first request: `re` keeps it then."""
 HEADERS = ("anthropic-beta", "anthropic-version", "x-stainless-retry-count", "amz-sdk-request")
