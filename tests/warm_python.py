@@ -63,7 +63,10 @@ def load_everything() -> None:
     # Plugins of others import these, which pytest would rewrite for each run anew.
     for_plugins = ("hypothesis", "requests", "trio")
     pytests = ("pytest", "pdb", "execnet.multi", *(f"_pytest.{name}" for name in default_plugins))
-    for name in (*theirs, *for_plugins, *pytests, *(module.name for module in ours)):
+    for name in for_plugins:
+        with contextlib.suppress(ModuleNotFoundError):  # none of them is ours to require
+            import_module(name)
+    for name in (*theirs, *pytests, *(module.name for module in ours)):
         import_module(name)
 
 
