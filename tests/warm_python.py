@@ -186,6 +186,9 @@ ENDED: list[int] = []
 def end_at_once() -> None:
     """Leave out that Python takes everything apart, which costs as much as a small run."""
     if ENDED:
+        if "coverage" in sys.modules and (measuring := sys.modules["coverage"].Coverage.current()):
+            measuring.stop()
+            measuring.save()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(ENDED[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -252,3 +253,17 @@ def test_an_unknown_arn_is_named_without_its_account(name: str) -> None:
     assert ACCOUNT not in repr(
         reprice(Call(model=name, evidence="declared"), shipped_card(), on=ON)
     )
+
+
+def test_a_card_that_a_child_process_is_given_answers_as_before(tmp_path: Path) -> None:
+    prices = tmp_path / "ours.toml"
+    prices.write_text(
+        '[models."claude-opus-4-7"]\nrates = [{ from = 2026-11-01, factor = 0.8 }]\n',
+        encoding="utf-8",
+    )
+    card = shipped_card().with_overrides(prices)
+    again = pickle.loads(pickle.dumps(card))
+    assert (again.version, again.sha256) == (card.version, card.sha256)
+    for model in card.models:
+        assert again.find(model) == card.find(model)
+    assert again.bands("claude-opus-4-7", on=ON) == card.bands("claude-opus-4-7", on=ON)
