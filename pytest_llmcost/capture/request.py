@@ -72,6 +72,8 @@ class _Outcome:
     """Why the cap would have refused it, had anything shown that it was about to leave."""
     has_left_inside: bool = False
     """Whether its transport has sent the same call by another client, which has the reservation."""
+    headers_mark: int | None = None
+    """Of all headers when these were read, if their library changes them until they are sent."""
     is_over: bool = False
     is_answered: bool = False
     """Whether a successful response came; without one it is free, or lost."""

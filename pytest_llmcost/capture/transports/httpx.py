@@ -136,6 +136,7 @@ def _begin(client: Any, request: Any, is_transport: bool) -> CapturedRequest | N
         )
         if captured is None:
             return None
+        captured.headers_mark = _mark(request.headers)
         _sending.setdefault(id(request), captured)
     CURRENT.set(captured)
     return captured
@@ -153,11 +154,18 @@ def _headers(headers: Any) -> Any:
     return found
 
 
+def _mark(headers: Any) -> int | None:
+    """Tell by one number whether headers are as they were: bytes remember their hash."""
+    listed = getattr(headers, "_list", None)
+    return None if listed is None else hash(tuple(listed))
+
+
 def _read_again(captured: CapturedRequest, request: Any) -> None:
     """Read what hooks of the client, or a log-in, have changed since the request was given."""
     is_its_own = captured.source is request  # and not that of a log-in inside it
-    if is_its_own:
-        captured.headers = read_headers(_headers(request.headers))
+    mark = _mark(request.headers)
+    if is_its_own and (mark is None or mark != captured.headers_mark):
+        captured.headers, captured.headers_mark = read_headers(_headers(request.headers)), mark
 
 
 def _end(
