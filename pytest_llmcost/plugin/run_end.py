@@ -438,15 +438,25 @@ def _write_job_summary(ledger: Ledger) -> None:
 
 @exactly()
 def write_run_failures(
-    ledger: Ledger | None, other: Sequence[str], terminal: pytest.TerminalReporter
+    end: RunEnd | None, other: Sequence[str], terminal: pytest.TerminalReporter
 ) -> None:
-    """End pytest's short summary with the budgets, and what else, that no test fails by."""
-    lines = [*(run_failures(ledger) if ledger is not None else ()), *other]
-    if lines and not (terminal.stats.get("failed") or terminal.stats.get("error")):
+    """End pytest's short summary with the budgets, and what else, that no test fails by.
+
+    They count as failed in pytest's last line, and so does what they leave unsaid, such as a file
+    that was not written: a run that exits with 1 must not end in green.
+    """
+    lines = [*(run_failures(end.ledger) if end is not None else ()), *other]
+    is_red = bool(terminal.stats.get("failed") or terminal.stats.get("error"))
+    if lines and not is_red:
         terminal.write_sep("=", "short test summary info", cyan=True, bold=True)
+    failed = lines
+    if end is not None and not (lines or is_red):
+        failed = [*end.problems, *_exceeded_but_not_failed(end.ledger)]
     for line in lines:
         word, _, rest = line.partition(" ")
         name, dash, text = rest.partition(" - ")
         terminal.write(word, red=True)  # the colours of pytest's own lines
         terminal.write(f" {name}", bold=True)
         terminal.write_line(f"{dash}{text}")
+    if failed:  # by now, all hooks that might take them for reports have run
+        terminal.stats.setdefault("failed", []).extend(failed)

@@ -138,8 +138,7 @@ class SessionHooks:
         if self._end is not None or self._failures:
             from pytest_llmcost.plugin.run_end import write_run_failures
 
-            ledger = None if self._end is None else self._end.ledger
-            write_run_failures(ledger, self._failures, terminalreporter)
+            write_run_failures(self._end, self._failures, terminalreporter)
         return result
 
     def _has_keys(self) -> bool:

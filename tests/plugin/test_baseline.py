@@ -111,7 +111,7 @@ def test_a_grown_prompt_fails_the_run_though_every_test_passes_and_names_what_gr
 ) -> None:
     write_app(accepted, system=200)
     result = compare(accepted, "--llmcost-max-increase=10%")
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=3, failed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.re_match_lines(
         [
@@ -133,18 +133,20 @@ def reproduce(project: Project) -> list[str]:
     return shlex.split(command)[1:]
 
 
-@pytest.mark.parametrize("limit", ["--llmcost-max-increase=10%", "--llmcost-max-test-increase=$0"])
+@pytest.mark.parametrize(
+    ("limit", "failed"), [("--llmcost-max-increase=10%", 1), ("--llmcost-max-test-increase=$0", 3)]
+)
 def test_the_command_of_the_comment_fails_as_a_run_that_only_added_too_much(
-    accepted: Project, limit: str
+    accepted: Project, limit: str, failed: int
 ) -> None:
     write_app(accepted, system=200)
     result = compare(accepted, "--llmcost-report=cost.md", limit)
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=3, failed=failed)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     arguments = reproduce(accepted)
     assert arguments[-2:] == ["--llmcost-baseline=base.json", limit]
     again = accepted.run(*arguments)
-    again.assert_outcomes(passed=3)
+    again.assert_outcomes(passed=3, failed=failed)
     assert again.ret == pytest.ExitCode.TESTS_FAILED
     assert accepted.run(*arguments[:-1]).ret == pytest.ExitCode.OK, "the limit alone failed it"
 

@@ -138,7 +138,7 @@ def test_a_shared_fixture_that_calls_another_model_fails_the_run(online: Project
     """
     )
     result = online.run("--llmcost-allowed-models=claude-haiku-*")
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=1, failed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         ["FAILED --llmcost-allowed-models - claude-opus-4-7 is not allowed"]
@@ -353,8 +353,8 @@ def test_calls_that_no_test_makes_need_a_budget_as_well_if_budgets_are_required(
     def run(*options: str) -> list[str]:
         args = ("--llmcost-require-budget", *options, *workers)
         result = online.run(*args, plugins=XDIST if workers else ())
-        result.assert_outcomes(passed=1)
         failed = [line for line in result.stdout.lines if line.startswith("FAILED")]
+        result.assert_outcomes(passed=1, failed=len(failed))
         assert bool(failed) == bool(result.ret)
         return failed
 

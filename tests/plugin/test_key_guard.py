@@ -58,7 +58,7 @@ def test_a_key_in_a_new_cassette_fails_the_run(
         test_app=suite(own_header if header == "x-api-key" else "api_key=os.environ['KEY']")
     )
     result = online.run(*workers, plugins=("xdist",) if workers else ())
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=3, failed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
@@ -366,7 +366,7 @@ def test_of_boto3_s_signatures_only_those_of_a_real_key_are_found(
         """
     )
     result = project.run()
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=1, failed=int(is_found))
     assert "!!binary" in (project.path / "converse.yaml").read_text()
     assert result.ret == (pytest.ExitCode.TESTS_FAILED if is_found else pytest.ExitCode.OK)
     assert ("what looks like a key is in header `authorization`" in str(result.stdout)) is is_found

@@ -169,7 +169,7 @@ def test_a_shared_fixture_that_goes_live_fails_the_run(online: Project) -> None:
     """
     )
     result = online.run("--llmcost-live=fail")
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=1, failed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["FAILED --llmcost-live - 1 request went live"])
 

@@ -253,7 +253,7 @@ def test_a_shared_fixture_that_swallows_it_fails_the_run(online: Project) -> Non
     """
     )
     result = online.run("--llmcost-max-live=$0.10")
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=1, failed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
 

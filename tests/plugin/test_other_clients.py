@@ -108,7 +108,7 @@ def test_a_live_call_is_priced(project: Project, url: str, library: str) -> None
     """
     )
     result = project.run("--llmcost-max-suite=$0.0001", "--llmcost-report=ledger.json")
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["FAILED --llmcost-max-suite - cost $0.0005 > $0.0001 *"])
     (call,) = calls_of(project)
     assert (call["model"], call["usd"], call["live"]) == ("claude-sonnet-4-6", USD, True)
@@ -130,7 +130,7 @@ def test_anthropic_s_own_host_is_known_behind_a_proxy(project: Project, url: str
             opener.open(asked).read()
     """
     )
-    project.run(SUITE, "--llmcost-report=ledger.json").assert_outcomes(passed=1)
+    project.run(SUITE, "--llmcost-report=ledger.json").assert_outcomes(passed=1, failed=1)
     assert [(call["usd"], call["caveats"]) for call in calls_of(project)] == [
         ("0.00045", []),
         (None, ["unmetered-route: api.anthropic.com/v1/complete"]),
@@ -279,7 +279,7 @@ def test_a_lost_answer_may_have_been_billed(project: Project) -> None:
     """
     )
     result = project.run(SUITE, "--llmcost-report=ledger.json")
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=3, failed=1)
     calls = calls_of(project)
     assert [call["caveats"] for call in calls] == [["lost-answer"]] * 3
     assert all(call["live"] for call in calls)

@@ -51,7 +51,7 @@ def test_a_suite_may_spend_its_ceiling_and_not_a_nanodollar_more(
 ) -> None:
     project.write(test_app=TWO)
     result = project.run(f"--llmcost-max-suite={limit}", "--llmcost-report=ledger.json")
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=2, failed=int(status))
     assert result.ret == status
     result.stdout.fnmatch_lines(
         [f"{'✗ *over' if status else '✓ * within'} the * suite budget set by --llmcost-max-suite*"]
@@ -343,7 +343,7 @@ def test_places_have_ceilings_on_the_sum_of_what_matches(project: Project) -> No
         test_other=TWO,
     )
     result = project.run("--llmcost-report=ledger.json", "--import-mode=importlib")
-    result.assert_outcomes(passed=6)
+    result.assert_outcomes(passed=6, failed=2)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     verdicts = {each["pattern"]: each for each in project.ledger()["verdicts"]}
     assert [verdicts[key]["state"] for key in ("agents/**", "**/test_more.py", "nothing/**")] == [
@@ -407,7 +407,7 @@ def test_an_unverified_ceiling_fails_and_can_be_softened_and_an_exceeded_one_not
 ) -> None:
     project.write(test_app=UNVERIFIED)
     result = project.run("--llmcost-max-suite=$1")
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         ["[?] cannot check the * suite budget *", "  no price for model 'claude-opus-99'*"]
     )
@@ -417,8 +417,24 @@ def test_an_unverified_ceiling_fails_and_can_be_softened_and_an_exceeded_one_not
     result.stdout.fnmatch_lines(["[?] test_unknown *[?]", "[?] cannot check the * suite budget *"])
     project.write(test_app=UNVERIFIED + "        spend(llmcost, 300)\n")
     result = project.run("--llmcost-max-suite=$1", "--llmcost-unverified=warn")
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["✗ at least $1.50 is $0.50 (50 %) over the $1.00 suite budget *"])
+
+
+@pytest.mark.parametrize(
+    ("option", "is_listed"),
+    [("--llmcost-max-suite=$0.001", True), ("--llmcost-report=test_app.py/ledger.json", False)],
+)
+def test_a_run_that_fails_by_itself_does_not_end_in_green(
+    project: Project, option: str, is_listed: bool
+) -> None:
+    project.write(test_app=TWO)
+    result = project.run("--color=yes", option)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    red, last = "\x1b[31m", result.stdout.lines[-1]
+    assert last.startswith(red), last
+    assert result.parseoutcomes() == {"failed": 1, "passed": 2}
+    assert any(f"{red}FAILED" in line for line in result.stdout.lines) is is_listed
 
 
 def test_the_summary_and_the_file_name_the_same_figures(project: Project) -> None:

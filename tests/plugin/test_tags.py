@@ -141,7 +141,7 @@ def test_a_budget_by_tag_counts_every_call_of_the_tag_and_no_other(
         scopes = [(each["scope"], each["pattern"]) for each in ran.ledger()["verdicts"]]
         assert scopes == [("tag", "tag:judge"), ("tag", "tag:setup")]
     assert "budget for tag:judge set by PYTEST_LLMCOST_BUDGETS" in ran.out
-    assert "failed" not in ran.out
+    assert "FAILED test" not in ran.out
 
 
 def test_shards_agree_on_a_budget_by_tag_which_holds_for_their_sum(

@@ -36,7 +36,7 @@ def test_a_caught_failure_leaves_the_ceiling_unverified(project: Project, body: 
     """
     )
     result = project.run("--llmcost-max-suite=$1", "--llmcost-report=ledger.json")
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         [
             "cannot check the * budget set at *: a prompt is not counted yet",
@@ -95,7 +95,7 @@ def test_the_suite_of_a_test_that_fails_by_it_is_unverified(project: Project) ->
     """
     )
     result = project.run("--llmcost-max-suite=$1")
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["[?] cannot check the * suite budget *"])
 
 

@@ -110,7 +110,7 @@ def test_every_way_of_running_tells_the_same(
     suite: Project, plain: dict[str, Any], way: str
 ) -> None:
     result = suite.run(*PLAIN, *WAYS[way], plugins=XDIST)
-    result.assert_outcomes(passed=4, failed=3, skipped=1, xfailed=1)
+    result.assert_outcomes(passed=4, failed=4, skipped=1, xfailed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     ledger = suite.ledger()
     assert told(ledger) == told(plain)
