@@ -26,7 +26,7 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
-from pytest_llmcost.prices.usage import mappings, tools_of
+from pytest_llmcost.prices.usage import longest_reply, mappings, tools_of
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
@@ -94,6 +94,8 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     """What a user's hook has made of the body, by which two payloads are compared."""
     sampling_tools: tuple[str, ...] = ()
     """The names of the tools that make one request sample several times, sorted."""
+    longest_reply: int | None = None
+    """The most output tokens that it can be billed; None if nothing bounds them."""
     task_budget: int | None = None
     """The tokens that the model is asked to keep to, over the whole loop of a task. Advisory:
     nothing enforces it, and usage does not show it."""
@@ -206,6 +208,7 @@ def read_payload(
     exact = mask_account(asked) if known is None else known.model
     prompt = read_prompt(body, exact)
     identity, parts = _identify(prompt, exact, betas)
+    tools = tools_of(body)
     return Payload(
         body=body,
         model=exact,
@@ -214,15 +217,18 @@ def read_payload(
         fingerprint=identity,
         parts=parts,
         breakpoints=prompt.breakpoints,
-        sampling_tools=_sampling_tools(body),
+        sampling_tools=_sampling_tools(body, tools),
+        longest_reply=longest_reply(body, tools),
         task_budget=_task_budget(body),
     )
 
 
-def _sampling_tools(body: Mapping[str, JsonValue]) -> tuple[str, ...]:
+def _sampling_tools(
+    body: Mapping[str, JsonValue], tools: Iterable[Mapping[str, JsonValue]]
+) -> tuple[str, ...]:
     names = {
         tool_name(tool, index)
-        for index, tool in enumerate(tools_of(body))
+        for index, tool in enumerate(tools)
         if "type" in tool  # an own tool seldom has one
         and str(tool["type"]).startswith(_SAMPLING_TOOLS)
     }
@@ -257,15 +263,13 @@ def fingerprint(payload: Mapping[str, JsonValue]) -> str:
 
 def _identify(prompt: Prompt, model: str, betas: tuple[str, ...]) -> tuple[str, dict[str, str]]:
     """Return a fingerprint, which is made of the digests of the parts, and the short digests."""
-    names, values = zip(*_parts(prompt, model, betas), strict=True)
-    found = [*zip(names, digests(values), strict=True)]
-    # Messages are known by their order alone: what the API joins has other numbers.
-    whole = [
-        f"{'messages' if name.startswith('messages.') else name}={digest};"
-        for name, digest in found
-    ]
-    identity = f"{RECIPE}:{sha256(''.join(whole).encode()).hexdigest()}"
-    return identity, {name: digest[:_DIGEST_DIGITS] for name, digest in found}
+    parts = _parts(prompt, model, betas)
+    whole, short = "", dict[str, str]()
+    for (name, _), digest in zip(parts, digests([value for _, value in parts]), strict=True):
+        short[name] = digest[:_DIGEST_DIGITS]
+        # Messages are known by their order alone: what the API joins has other numbers.
+        whole += f"{'messages' if name.startswith('messages.') else name}={digest};"
+    return f"{RECIPE}:{sha256(whole.encode()).hexdigest()}", short
 
 
 def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str, JsonValue]]:
