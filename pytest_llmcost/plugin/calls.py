@@ -288,7 +288,9 @@ def _note_change(session: Session, owner: Owner) -> None:
 
 
 def _announce(session: Session, sender: Sender, call: Call, payload: Payload | None) -> None:
-    session.hook("pytest_llmcost_call")(call=call, item=sender.owner.item)
+    hook = session.hook("pytest_llmcost_call")
+    if hook.get_hookimpls():  # seldom, and to call it takes long even so
+        hook(call=call, item=sender.owner.item)
     if payload is not None:
         learn_parts(session, sender.owner, call, payload)
         for callback in session.after_call:
