@@ -264,15 +264,17 @@ def _settings(body: Mapping[str, JsonValue], model: str) -> dict[str, JsonValue]
     return settings
 
 
-def cache_settings(prompt: Prompt) -> dict[Tier, dict[str, JsonValue]]:
+def cache_settings(
+    settings: Mapping[str, JsonValue], blocks: Iterable[JsonValue]
+) -> dict[Tier, dict[str, JsonValue]]:
     """Return what breaks the cache of a tier and of those behind it, beside its blocks; or None.
 
     Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching, "What
     invalidates the cache"; for the format, .../structured-outputs; for effort, .../effort.
     """
-    settings, config = prompt.settings, prompt.settings.get("output_config")
+    config = settings.get("output_config")
     config = config if isinstance(config, dict) else {}
-    used = set(_citations_or_images(block for _, block in prompt.blocks()))
+    used = set(_citations_or_images(blocks))
     return {
         "tools": {"mcp_servers": settings.get("mcp_servers")},
         "system": {
