@@ -231,13 +231,14 @@ def expect_answer(
         session.ledger.learn(payload.fingerprint, facts)
         usage = prompt.usage(state) if state else None
     may_cache = None
-    if usage is None:
-        usage = Usage(input_tokens=count.input_tokens)
+    if usage is not None:
+        usage = replace(usage, output_tokens=output_tokens or 0)
+    else:
+        usage = Usage(input_tokens=count.input_tokens, output_tokens=output_tokens or 0)
         least = session.least_cacheable(payload.model) if payload.breakpoints else None
         if payload.breakpoints and (least is None or count.input_tokens >= least):
             # A prompt priced as plain input may be cached: a bound, the most expensive of several.
             may_cache = payload.lifetime or "1h"
-    usage = replace(usage, output_tokens=output_tokens or 0)
     sampling = SamplingCall(
         model=payload.model,
         usage=usage,

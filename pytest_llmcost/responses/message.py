@@ -270,7 +270,7 @@ def read_message(
             usage=usage,
             sums_calls=not is_explained and (bool(served) or is_loop),
             refusal=refusal,
-            most_output_tokens=longest_reply(asked, tools_of(asked)) if truncated else None,
+            most_output_tokens=longest_reply(asked) if truncated else None,
             read_lifetime=lifetime if top.cache_read_tokens else None,
         )
         for usage in (usages if is_explained else [top])
