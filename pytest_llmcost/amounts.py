@@ -47,6 +47,11 @@ _LOST = {
 }
 
 
+_Seen = dict[tuple[str, str], tuple[int, str, str]]
+"""How many calls, and their first and last detail, by what stands before the sentence and the
+caveat's name or a whole sentence."""
+
+
 class Reasons:
     """Why a sum is not exact: caveats of many calls by name, in constant memory.
 
@@ -54,27 +59,31 @@ class Reasons:
     alphabetical order, so that the order of the calls never shows.
     """
 
-    __slots__ = ("_seen",)
+    __slots__ = ("_parts",)
 
-    def __init__(self, seen: Mapping[tuple[str, str], tuple[int, str, str]] | None = None) -> None:
-        # Keyed by what stands before the sentence, and the caveat's name or a whole sentence.
-        self._seen = dict(seen or {})
+    def __init__(self, *parts: _Seen) -> None:
+        # Each part has at least twice as many names as the next: to add many sums up, each with
+        # another name, must not copy all names so far each time.
+        self._parts = parts or ({},)
 
     def note(self, caveat: Caveat) -> None:
         """Add a caveat of one call."""
-        self._add(("", caveat.name), 1, caveat.detail, caveat.detail)
+        (part,) = self._parts
+        _join(part, {("", caveat.name): (1, caveat.detail, caveat.detail)})
 
     def __or__(self, other: Reasons) -> Reasons:
-        if not self._seen or not other._seen:
-            return self if self._seen else other
-        joined = Reasons(self._seen)
-        for key, seen in other._seen.items():
-            joined._add(key, *seen)
-        return joined
+        if not self or not other:
+            return self if self else other
+        parts = [*self._parts]
+        for part in other._parts:
+            while parts and len(parts[-1]) < 2 * len(part):
+                part = _join({**parts.pop()}, part)
+            parts.append(part)
+        return Reasons(*parts)
 
-    def _add(self, key: tuple[str, str], number: int, first: str, last: str) -> None:
-        seen, least, greatest = self._seen.get(key, (0, first, last))
-        self._seen[key] = (seen + number, min(least, first), max(greatest, last))
+    @property
+    def _seen(self) -> _Seen:
+        return reduce(_join, self._parts, {})
 
     def of_baseline(self) -> Reasons:
         """Return the same reasons, said of the baseline."""
@@ -82,7 +91,7 @@ class Reasons:
         return Reasons({(side, name): seen for (_, name), seen in self._seen.items()})
 
     def __bool__(self) -> bool:
-        return bool(self._seen)
+        return bool(self._parts[0])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Reasons) and self._seen == other._seen
@@ -105,6 +114,13 @@ class Reasons:
             text = f"{side}{what}{often}{semicolon}{remedy}"
             sentences.append(text.replace("{command}", count_command).replace("{detail}", shown))
         return tuple(sorted(sentences))
+
+
+def _join(joined: _Seen, other: _Seen) -> _Seen:
+    for key, (number, first, last) in other.items():
+        seen, least, greatest = joined.get(key, (0, first, last))
+        joined[key] = (seen + number, min(least, first), max(greatest, last))
+    return joined
 
 
 NO_REASONS = Reasons()

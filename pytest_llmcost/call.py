@@ -229,7 +229,7 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
         if len(costs) == len(sampling_calls):
             usd, high = whole.usd, whole.high
         found_by_card.update(whole.caveats)
-        bounded = call.bounded
+        bounded = call.bounded if own else set()
         lost = call.lost_usage
         if lost is not None and high is not None:
             uncertain = dict.fromkeys(("refusal", "usage_low", "usage_high", "most_output_tokens"))

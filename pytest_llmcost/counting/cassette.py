@@ -6,11 +6,15 @@ could not be counted, `left_out`; never the prompt. The response's body is `{"in
 or, with status 400, the API's error, if `--llmcost-model` asked for a model that does not take
 the payload. Interactions are sorted by fingerprint, with a line for each value, so that two
 branches merge. VCR itself can load a cassette, and is not needed for it.
+
+A file that is as it was written is read by its form: a YAML parser would take most of the time of
+a replay. Any other file, which a merge or a formatter has left, is read as YAML.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -77,7 +81,35 @@ class Entry(Count, frozen=True, kw_only=True):
         return self.fingerprint.startswith(f"{RECIPE}:")
 
 
-# A file, as far as it is read.
+# A file as it is written.
+
+_HEAD, _END = "interactions:\n", "version: 1\n"
+_INTERACTION = """\
+- request:
+    body: |-
+%s
+    headers: {}
+    method: POST
+    uri: https://api.anthropic.com/v1/messages/count_tokens
+  response:
+    body:
+      string: '%s'
+    headers:
+      content-type:
+      - application/json
+    status:
+      code: %s
+      message: %s
+"""
+"""In VCR's format, but with a line for each line of a text, which merges better. Whatever host was
+asked: the name of a private gateway stays out of the file."""
+_INDENT = " " * 6
+_WRITTEN = re.compile(
+    re.escape(_INTERACTION)
+    % (rf"({_INDENT}\{{(?:\n{_INDENT}[ -~]*)*)", "((?:[ -&(-~]|'')*)", "(200|400)", "[A-Za-z ]+")
+)
+
+# Any other file, as far as it is read.
 
 
 class _Request(msgspec.Struct):
@@ -141,7 +173,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
     if not text.strip():
         return {}
     try:
-        file_read = msgspec.convert(load_yaml(text), type=_File)
+        interactions = _read_written(text) or _read_yaml(text)
     except YamlError as error:
         hint = "; it holds unresolved merge conflicts" if "\n<<<<<<< " in f"\n{text}" else ""
         raise CountCassetteError(
@@ -152,9 +184,9 @@ def read_entries(path: Path) -> dict[str, Entry]:
             f"{show_path(path)} is not a count cassette: {error!s:.300}; {_REMEDY}"
         ) from None
     entries: dict[str, Entry] = {}
-    for number, interaction in enumerate(file_read.interactions, start=1):
+    for number, interaction in enumerate(interactions, start=1):
         try:
-            entry = _read_interaction(interaction)
+            entry = _read_interaction(*interaction)
             before = entries.get(entry.fingerprint, entry)
             if (before.input_tokens, before.refused) != (entry.input_tokens, entry.refused):
                 raise ValueError(
@@ -171,10 +203,27 @@ def read_entries(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def _read_interaction(interaction: _Interaction) -> Entry:
-    asked = msgspec.json.decode(interaction.request.body, type=Entry)
-    body, tokens, refused = interaction.response.body.string, 0, None
-    if interaction.response.status.code == 400:
+def _read_written(text: str) -> list[tuple[str, str, int]]:
+    """Return request, answer and status of each interaction, if a file is as it was written."""
+    head, *found = _WRITTEN.split(text)
+    *between, end = found[3::4] or [""]
+    if (head, end) != (_HEAD, _END) or any(between):
+        return []
+    read = zip(found[::4], found[1::4], found[2::4], strict=True)
+    return [(asked, body.replace("''", "'"), int(code)) for asked, body, code in read]
+
+
+def _read_yaml(text: str) -> list[tuple[str, str, int]]:
+    """Return the same of any file."""
+    read = msgspec.convert(load_yaml(text), type=_File).interactions
+    return [
+        (each.request.body, each.response.body.string, each.response.status.code) for each in read
+    ]
+
+
+def _read_interaction(request: str, body: str, code: int) -> Entry:
+    asked, tokens, refused = msgspec.json.decode(request, type=Entry), 0, None
+    if code == 400:
         refused = msgspec.json.decode(body, type=_Refused).error.message
     else:
         tokens = msgspec.json.decode(body, type=_Counted).input_tokens
@@ -194,8 +243,8 @@ def write_entries(path: Path, entries: Iterable[Entry]) -> None:
     kept = sorted(entries, key=lambda entry: entry.fingerprint)
     try:
         if kept:
-            document = {"interactions": [_interaction(each) for each in kept], "version": 1}
-            write_atomic(path, [_dump(document).encode()])
+            written = "".join([_HEAD, *map(_interaction, kept), _END])
+            write_atomic(path, [written.encode()])
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
@@ -210,7 +259,7 @@ def _unwritable(path: Path, error: OSError) -> CountCassetteError:
     )
 
 
-def _interaction(entry: Entry) -> dict[str, Any]:
+def _interaction(entry: Entry) -> str:
     asked: dict[str, Any] = {
         "fingerprint": entry.fingerprint,
         "model": entry.model,
@@ -219,35 +268,19 @@ def _interaction(entry: Entry) -> dict[str, Any]:
     }
     if entry.left_out:
         asked["left_out"] = entry.left_out
-    status: dict[str, Any] = {"code": 200, "message": "OK"}
+    code, message = 200, "OK"
     body: dict[str, Any] = {"input_tokens": entry.input_tokens}
     if entry.refused is not None:
-        status = {"code": 400, "message": "Bad Request"}
+        code, message = 400, "Bad Request"
         error = {"type": "invalid_request_error", "message": entry.refused}
         body = {"type": "error", "error": error}
-    # Whatever host was asked: the name of a private gateway stays out of the file.
-    uri = "https://api.anthropic.com/v1/messages/count_tokens"
-    sent = {"method": "POST", "uri": uri, "headers": {}, "body": json.dumps(asked, indent=1)}
-    headers = {"content-type": ["application/json"]}
-    response = {"status": status, "headers": headers, "body": {"string": json.dumps(body)}}
-    return {"request": sent, "response": response}
+    request = _INDENT + _ascii(asked, indent=1).replace("\n", f"\n{_INDENT}")
+    return _INTERACTION % (request, _ascii(body).replace("'", "''"), code, message)
 
 
-def _dump(document: object) -> str:
-    """Write YAML as VCR does, but with a line for each line of a text, which merges better."""
-    import yaml
-
-    class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-        def ignore_aliases(self, data: object) -> bool:
-            return True
-
-    def represent(dumper: Any, text: str) -> Any:
-        style = "|" if "\n" in text else None
-        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-    Dumper.add_representer(str, represent)
-    dumped: str = yaml.dump(document, Dumper=Dumper, width=10_000, line_break="\n")
-    return dumped
+def _ascii(value: object, **how: Any) -> str:
+    """Write JSON that YAML takes as it is: `json` leaves one control character in its text."""
+    return json.dumps(value, **how).replace("\x7f", r"\u007f")
 
 
 _SAVING_SHARE = 10

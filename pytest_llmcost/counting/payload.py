@@ -6,8 +6,11 @@ spelled. Knows no cassette, client or rate card.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from hashlib import sha256
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
@@ -18,6 +21,7 @@ from pytest_llmcost.counting.prompt import (
     Place,
     Prompt,
     Tier,
+    Ttl,
     as_list,
     cache_settings,
     read_prompt,
@@ -26,7 +30,7 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
-from pytest_llmcost.prices.usage import mappings, tools_of
+from pytest_llmcost.prices.usage import longest_reply, tools_of
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
@@ -49,16 +53,6 @@ _SAMPLING_TOOLS = (
 _DIGEST_DIGITS = 8
 
 
-class Prefix(NamedTuple):
-    """The prompt up to and including one block, as the cache sees it: byte by byte, unmarked."""
-
-    place: Place
-    digest: str
-    parts: Mapping[str, str]
-    """A digest of each block and of each setting that breaks the cache, by its path; see
-    `changed_parts`."""
-
-
 class CachedValue(NamedTuple):
     """A block, or a setting that breaks the cache, within a prefix."""
 
@@ -69,16 +63,34 @@ class CachedValue(NamedTuple):
     """Of the part, as in `Payload.parts`."""
     value: JsonValue
     """Of a block `[role, block]`."""
-    digest: str
+    order: tuple[int, ...]
+    """Its position: the settings of a tier come before its blocks."""
     prefix: str
     """The digest of all up to here."""
 
 
-class Payload(msgspec.Struct, frozen=True, kw_only=True):
+class Prefix(NamedTuple):
+    """The prompt up to and including one block, as the cache sees it: byte by byte, unmarked."""
+
+    place: Place
+    digest: str
+    model: str
+    values: Sequence[CachedValue]
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """A digest of each block and setting in it by its path; see `changed_parts`."""
+        parts = {each.name: _digest(each.value) for each in self.values}
+        return {"model": _digest(self.model), **parts}
+
+
+class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One payload in plain JSON, with everything that distinguishes it from another."""
 
     body: Mapping[str, JsonValue]
     """As it goes out in JSON, without `betas`; the model as it was asked for."""
+    prompt: Prompt
+    """That of the body in its one spelling."""
     model: str
     """The exact id if the name is known, otherwise the name."""
     betas: tuple[str, ...] = ()
@@ -90,10 +102,12 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     """Part -> digest, in the prompt's order: model, system, tools, messages, the rest."""
     breakpoints: tuple[Breakpoint, ...] = ()
     """Where the prompt is cached, in its order, the automatic breakpoint included."""
-    compared: Mapping[str, JsonValue] | None = None
-    """What a user's hook has made of the body, by which two payloads are compared."""
+    compared: Prompt | None = None
+    """What a user's hook has made of the prompt, by which two payloads are compared."""
     sampling_tools: tuple[str, ...] = ()
     """The names of the tools that make one request sample several times, sorted."""
+    longest_reply: int | None = None
+    """The most output tokens that it can be billed; None if nothing bounds them."""
     task_budget: int | None = None
     """The tokens that the model is asked to keep to, over the whole loop of a task. Advisory:
     nothing enforces it, and usage does not show it."""
@@ -101,55 +115,64 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def values(self) -> dict[str, JsonValue]:
         """What the digests in `parts` are of, by the same names."""
-        prompt = read_prompt(self.compared or self.body, self.model)
-        return dict(_parts(prompt, self.model, self.betas))
+        return dict(_parts(self.compared or self.prompt, self.model, self.betas))
+
+    @property
+    def lifetime(self) -> Ttl | None:
+        """How long all its cache entries live; None if they differ, or there are none."""
+        lifetimes = {each.ttl for each in self.breakpoints}
+        return lifetimes.pop() if len(lifetimes) == 1 else None
 
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
         """The cached prefixes, one for each breakpoint."""
-        if not self.breakpoints:
-            return ()
-        # Read once: the longest one holds the others.
-        values = self.cached_values(self.breakpoints[-1].place, self.compared or self.body)
-        return tuple(self._prefix(each.place, values) for each in self.breakpoints)
+        return tuple(self.prefix_to(each.place) for each in self.breakpoints)
 
     def prefix_to(self, place: Place) -> Prefix:
         """Return the prefix that ends with a block, for comparison with another payload's."""
-        return self._prefix(place, self.cached_values(place, self.compared or self.body))
+        values = _values_to(place, self._values_compared)
+        return Prefix(place, values[-1].prefix if values else "", self.model, values)
 
-    def _prefix(self, place: Place, values: Iterable[CachedValue]) -> Prefix:
-        tiers = TIERS[: TIERS.index(place.group) + 1]
-        within = [
-            each
-            for each in values
-            if each.tier in tiers and (each.place is None or each.place.order <= place.order)
-        ]
-        parts = {"model": _digest(canonical(self.model))}
-        parts |= {each.name: each.digest for each in within}
-        return Prefix(place, within[-1].prefix if within else "", parts)
+    @property
+    def cached_values(self) -> list[CachedValue]:
+        """What its longest cached prefix is made of, as sent, in the cache's order."""
+        return _values_to(self.breakpoints[-1].place, self._values) if self.breakpoints else []
 
-    def cached_values(self, upto: Place, body: Mapping[str, JsonValue]) -> list[CachedValue]:
-        """Return what a prefix is made of, in the cache's order; `body` is this one's in a form."""
-        prompt, whole = read_prompt(body, self.model), sha256(self.model.encode())
-        settings, names = cache_settings(prompt), tool_names(prompt.tools)
-        found: list[CachedValue] = []
+    @cached_property
+    def _values(self) -> list[CachedValue]:
+        return _values_of(self.prompt, self.model)
 
-        def add(tier: Tier, place: Place | None, name: str, value: JsonValue) -> None:
-            # In the order of keys as sent: the cache has another prefix if they are reordered.
-            encoded = canonical(value, sort_keys=False)
-            whole.update(b"%d:%b" % (len(encoded), encoded))
-            prefix = whole.hexdigest()
-            found.append(CachedValue(tier, place, name, value, _digest(encoded), prefix))
+    @cached_property
+    def _values_compared(self) -> list[CachedValue]:
+        return self._values if self.compared is None else _values_of(self.compared, self.model)
 
-        for tier in TIERS[: TIERS.index(upto.group) + 1]:
-            for name, setting in settings[tier].items():
-                if setting is not None:
-                    add(tier, None, name, setting)
-            for at, block in prompt.blocks():
-                if at.group == tier and at.order <= upto.order:
-                    role = prompt.messages[at.number].get("role") if tier == "messages" else tier
-                    add(tier, at, names[at.number] if tier == "tools" else str(at), [role, block])
-        return found
+
+def _values_of(prompt: Prompt, model: str) -> list[CachedValue]:
+    """Return what the cache sees of a whole prompt, in its order."""
+    found, whole = list[CachedValue](), sha256(model.encode())
+    blocks, names = prompt.blocks(), tool_names(prompt.tools)
+    settings = cache_settings(prompt.settings, [block for _, block in blocks])
+
+    def add(tier: Tier, place: Place | None, name: str, value: JsonValue) -> None:
+        # In the order of keys as sent: the cache has another prefix if they are reordered.
+        encoded = canonical(value, sort_keys=False)
+        whole.update(b"%d:%b" % (len(encoded), encoded))
+        order = (TIERS.index(tier),) if place is None else place.order
+        found.append(CachedValue(tier, place, name, value, order, whole.hexdigest()))
+
+    for tier in TIERS:
+        for name, setting in settings[tier].items():
+            if setting is not None:
+                add(tier, None, name, setting)
+        for at, block in blocks:
+            if at.group == tier:
+                role = prompt.messages[at.number].get("role") if tier == "messages" else tier
+                add(tier, at, names[at.number] if tier == "tools" else str(at), [role, block])
+    return found
+
+
+def _values_to(place: Place, values: list[CachedValue]) -> list[CachedValue]:
+    return values[: bisect_right(values, place.order, key=attrgetter("order"))]
 
 
 def read_payload(
@@ -206,27 +229,34 @@ def read_payload(
     exact = mask_account(asked) if known is None else known.model
     prompt = read_prompt(body, exact)
     identity, parts = _identify(prompt, exact, betas)
+    tools = tools_of(body)
     return Payload(
         body=body,
+        prompt=prompt,
         model=exact,
         betas=betas,
         headers=owner,
         fingerprint=identity,
         parts=parts,
         breakpoints=prompt.breakpoints,
-        sampling_tools=_sampling_tools(body),
+        sampling_tools=_sampling_tools(body, tools),
+        longest_reply=longest_reply(body, tools),
         task_budget=_task_budget(body),
     )
 
 
-def _sampling_tools(body: Mapping[str, JsonValue]) -> tuple[str, ...]:
+def _sampling_tools(
+    body: Mapping[str, JsonValue], tools: Iterable[Mapping[str, JsonValue]]
+) -> tuple[str, ...]:
     names = {
         tool_name(tool, index)
-        for index, tool in enumerate(tools_of(body))
+        for index, tool in enumerate(tools)
         if "type" in tool  # an own tool seldom has one
         and str(tool["type"]).startswith(_SAMPLING_TOOLS)
     }
-    names |= {str(server.get("name", "mcp")) for server in mappings(body.get("mcp_servers"))}
+    servers = body.get("mcp_servers")
+    if isinstance(servers, list):
+        names |= {str(each.get("name", "mcp")) for each in servers if isinstance(each, dict)}
     return tuple(sorted(names))
 
 
@@ -257,15 +287,13 @@ def fingerprint(payload: Mapping[str, JsonValue]) -> str:
 
 def _identify(prompt: Prompt, model: str, betas: tuple[str, ...]) -> tuple[str, dict[str, str]]:
     """Return a fingerprint, which is made of the digests of the parts, and the short digests."""
-    names, values = zip(*_parts(prompt, model, betas), strict=True)
-    found = [*zip(names, digests(values), strict=True)]
-    # Messages are known by their order alone: what the API joins has other numbers.
-    whole = [
-        f"{'messages' if name.startswith('messages.') else name}={digest};"
-        for name, digest in found
-    ]
-    identity = f"{RECIPE}:{sha256(''.join(whole).encode()).hexdigest()}"
-    return identity, {name: digest[:_DIGEST_DIGITS] for name, digest in found}
+    parts = _parts(prompt, model, betas)
+    whole, short = "", dict[str, str]()
+    for (name, _), digest in zip(parts, digests([value for _, value in parts]), strict=True):
+        short[name] = digest[:_DIGEST_DIGITS]
+        # Messages are known by their order alone: what the API joins has other numbers.
+        whole += f"{'messages' if name.startswith('messages.') else name}={digest};"
+    return f"{RECIPE}:{sha256(whole.encode()).hexdigest()}", short
 
 
 def _parts(prompt: Prompt, model: str, betas: tuple[str, ...]) -> list[tuple[str, JsonValue]]:
@@ -333,8 +361,8 @@ def _can_be_joined(message: JsonValue) -> bool:
     )
 
 
-def _digest(encoded: bytes) -> str:
-    return sha256(encoded).hexdigest()[:_DIGEST_DIGITS]
+def _digest(value: JsonValue) -> str:
+    return sha256(canonical(value, sort_keys=False)).hexdigest()[:_DIGEST_DIGITS]
 
 
 def tool_names(tools: JsonValue) -> list[str]:

@@ -107,7 +107,7 @@ class CachedPrefixes:
         if not payload.breakpoints:
             return None
         # As sent, also where a user's hook leaves something out of comparisons.
-        values = payload.cached_values(payload.breakpoints[-1].place, payload.body)
+        values = payload.cached_values
         blocks = [each for each in values if each.place is not None]
         # A system prompt tells agents apart better than a tool, which several may have.
         first = next((each for each in blocks if each.tier == "system"), blocks[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 from pytest_llmcost.json_values import JsonValue
 
@@ -105,18 +105,18 @@ def read_prompt(body: Mapping[str, JsonValue], model: str) -> Prompt:
     tools, system = body.get("tools"), _as_blocks(body.get("system"))
     messages = body.get("messages")
     if isinstance(tools, list):
-        tools = [_block(each, ("tools", at), marks) for at, each in enumerate(tools)]
+        tools = _spelled(tools, marks, "tools")
     if isinstance(system, list):
-        system = [_block(each, ("system", at), marks) for at, each in enumerate(system)]
+        system = _spelled(system, marks, "system")
     if isinstance(messages, list):
         messages = [*messages]
         for index, message in enumerate(messages):
-            content = _as_blocks(message.get("content")) if isinstance(message, dict) else None
+            given = message.get("content") if isinstance(message, dict) else None
+            content = _as_blocks(given)
             if isinstance(content, list):
-                content = [
-                    _block(each, ("messages", index, at), marks) for at, each in enumerate(content)
-                ]
-                messages[index] = {**message, "content": content}
+                content = _spelled(content, marks, "messages", index)
+                if content is not given:
+                    messages[index] = {**message, "content": content}
     prompt = Prompt(tools, system, messages, _settings(body, model), marks, ())
     if automatic := body.get("cache_control"):
         # The API sets it on the last block that can be cached, as if it stood there.
@@ -152,28 +152,50 @@ def _can_be_cached(block: JsonValue) -> bool:
     return block.get("type") != "text" or bool(block.get("text"))
 
 
-def _block(value: JsonValue, at: tuple[Any, ...], marks: dict[Place, JsonValue]) -> JsonValue:
-    """Spell a tool or a block; its breakpoint, and those inside of it, are noted at its end."""
-    if not isinstance(value, dict):
-        return value
-    is_tool, kind = at[0] == "tools", value.get("type")
-    name = "tool" if is_tool else kind
-    name = name if isinstance(name, str) else ""
-    if _SEVERAL_SPELLINGS.get(name, _NESTING).isdisjoint(value) and None not in value.values():
-        return value  # most of them, and all payloads are read on every run
-    defaults, found = DEFAULTS.get(name, _NO_DEFAULTS), {}
+def _spelled(
+    values: list[JsonValue],
+    marks: dict[Place, JsonValue],
+    group: Tier,
+    number: int | None = None,
+    within: Place | None = None,
+) -> list[JsonValue]:
+    """Spell tools or blocks, or those inside of a block; the list itself if it is spelled so.
+
+    A breakpoint is noted at the end of its block, as are those inside of that.
+    """
+    found, is_tool = values, group == "tools"
+    for at, value in enumerate(values):
+        if not isinstance(value, dict):
+            continue
+        kind = "tool" if is_tool else value.get("type")
+        name = kind if isinstance(kind, str) else ""
+        if _SEVERAL_SPELLINGS.get(name, _NESTING).isdisjoint(value) and None not in value.values():
+            continue  # most of them, and all payloads are read on every run
+        place = within or (Place(group, at) if number is None else Place(group, number, at))
+        if found is values:
+            found = [*values]
+        found[at] = _block(value, name, marks, place)
+    return found
+
+
+def _block(
+    value: dict[str, JsonValue], kind: str, marks: dict[Place, JsonValue], place: Place
+) -> JsonValue:
+    defaults, found = DEFAULTS.get(kind, _NO_DEFAULTS), dict[str, JsonValue]()
     for key, item in value.items():
         if item is None or (key in defaults and _is_same(item, defaults[key])):
             continue
         if key == "cache_control":
-            marks[Place(*at)] = _without_defaults(item, "cache_control")
+            marks[place] = _without_defaults(item, "cache_control")
             continue
-        if key == "content" and not is_tool:
-            item = _as_blocks(item) if kind == "tool_result" else item
-            if isinstance(item, list):
-                item = [_block(inner, at, marks) for inner in item]
+        if key == "content" and place.group != "tools":
+            if kind == "tool_result" and isinstance(item, str):
+                item = _as_blocks(item)
+            elif isinstance(item, list):
+                item = _spelled(item, marks, place.group, within=place)
         elif key == "source" and isinstance(item, dict) and "content" in item:
-            item = _block({**item, "content": _as_blocks(item["content"])}, at, marks)
+            source = {**item, "content": _as_blocks(item["content"])}
+            (item,) = _spelled([source], marks, place.group, within=place)
         found[key] = item
     return found
 
@@ -242,15 +264,17 @@ def _settings(body: Mapping[str, JsonValue], model: str) -> dict[str, JsonValue]
     return settings
 
 
-def cache_settings(prompt: Prompt) -> dict[Tier, dict[str, JsonValue]]:
+def cache_settings(
+    settings: Mapping[str, JsonValue], blocks: Iterable[JsonValue]
+) -> dict[Tier, dict[str, JsonValue]]:
     """Return what breaks the cache of a tier and of those behind it, beside its blocks; or None.
 
     Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching, "What
     invalidates the cache"; for the format, .../structured-outputs; for effort, .../effort.
     """
-    settings, config = prompt.settings, prompt.settings.get("output_config")
+    config = settings.get("output_config")
     config = config if isinstance(config, dict) else {}
-    used = set(_citations_or_images(block for _, block in prompt.blocks()))
+    used = set(_citations_or_images(blocks))
     return {
         "tools": {"mcp_servers": settings.get("mcp_servers")},
         "system": {

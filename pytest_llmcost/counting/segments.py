@@ -382,7 +382,8 @@ def plan_parts(
     cuts, fixed = dict(zip(places, plan.cuts, strict=True)), tuple[Cut, ...]()
     if _FIXED in cuts:
         kept = {key: payload.body[key] for key in ("model", "tool_choice") if key in payload.body}
-        tools = replace(payload, body={**kept, "tools": _TOOLS})
+        body = {**kept, "tools": _TOOLS}
+        tools = replace(payload, body=body, prompt=read_prompt(body, payload.model))
         ends = [Breakpoint(Place("tools", number)) for number in (0, 1)]
         fixed = plan_caching(tools, points=ends, read=read).cuts
         cuts[_FIXED] = fixed[0]
@@ -392,7 +393,7 @@ def plan_parts(
 
 def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
     """Yield each block of a prompt with the name of the smallest part that it belongs to."""
-    prompt = read_prompt(payload.body, payload.model)
+    prompt = payload.prompt
     tools, starts = tool_names(prompt.tools), joined_turns(prompt.messages)
     if tools:
         yield FIXED, _FIXED

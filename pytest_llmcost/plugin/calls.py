@@ -32,7 +32,6 @@ from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
 from pytest_llmcost.prices.bill import CacheState, in_cache_state
-from pytest_llmcost.prices.usage import longest_reply
 from pytest_llmcost.responses.message import Answer
 
 _UNKNOWN = ("truncated-stream", "unreadable-response", "unmetered-route")
@@ -218,7 +217,7 @@ def _record(
         if payload.breakpoints:
             prefixes = {str(each.place): each.digest[:16] for each in payload.prefixes}
             known = replace(known, prefixes=prefixes)
-        facts |= {"fingerprint": payload.fingerprint, "max_tokens": longest_reply(payload.body)}
+        facts |= {"fingerprint": payload.fingerprint, "max_tokens": payload.longest_reply}
     call = price(
         answer,
         session.card,
@@ -289,7 +288,9 @@ def _note_change(session: Session, owner: Owner) -> None:
 
 
 def _announce(session: Session, sender: Sender, call: Call, payload: Payload | None) -> None:
-    session.hook("pytest_llmcost_call")(call=call, item=sender.owner.item)
+    hook = session.hook("pytest_llmcost_call")
+    if hook.get_hookimpls():  # seldom, and to call it takes long even so
+        hook(call=call, item=sender.owner.item)
     if payload is not None:
         learn_parts(session, sender.owner, call, payload)
         for callback in session.after_call:

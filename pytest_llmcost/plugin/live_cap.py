@@ -22,7 +22,7 @@ from pytest_llmcost.files import locked, write_atomic
 from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import Session
-from pytest_llmcost.prices.usage import longest_reply, tools_of
+from pytest_llmcost.prices.usage import tools_of
 from pytest_llmcost.responses.message import Answer, model_of, read_answer
 from pytest_llmcost.responses.stream import StreamedMessage
 
@@ -151,7 +151,7 @@ class LiveCap:
             )
         except LlmCostError as error:
             raise _UnboundedError(str(error)) from None
-        most = longest_reply(payload.body)
+        most = payload.longest_reply
         if most is None:
             tools = ", ".join(payload.sampling_tools)
             why = f"{tools} may call the model again" if tools else "max_tokens does not bound it"

@@ -45,7 +45,7 @@ from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage, is_quantity
 from pytest_llmcost.responses.endpoints import bedrock_platform
-from pytest_llmcost.responses.message import Answer, read_lifetime
+from pytest_llmcost.responses.message import Answer
 
 PromptState = Literal["cold", "warm", "none"]
 _STATES = ("cold", "warm", "none")
@@ -76,7 +76,7 @@ def read_normalised(
             f"pytest_llmcost_normalize_payload returned what is not a payload: {error}; "
             "return plain JSON, as messages.create takes it, or None to leave it as it is"
         ) from error
-    return replace(sent, fingerprint=read.fingerprint, parts=read.parts, compared=read.body)
+    return replace(sent, fingerprint=read.fingerprint, parts=read.parts, compared=read.prompt)
 
 
 def split(
@@ -231,17 +231,18 @@ def expect_answer(
         session.ledger.learn(payload.fingerprint, facts)
         usage = prompt.usage(state) if state else None
     may_cache = None
-    if usage is None:
-        usage = Usage(input_tokens=count.input_tokens)
+    if usage is not None:
+        usage = replace(usage, output_tokens=output_tokens or 0)
+    else:
+        usage = Usage(input_tokens=count.input_tokens, output_tokens=output_tokens or 0)
         least = session.least_cacheable(payload.model) if payload.breakpoints else None
         if payload.breakpoints and (least is None or count.input_tokens >= least):
             # A prompt priced as plain input may be cached: a bound, the most expensive of several.
-            may_cache = read_lifetime(payload.body) or "1h"
-    usage = replace(usage, output_tokens=output_tokens or 0)
+            may_cache = payload.lifetime or "1h"
     sampling = SamplingCall(
         model=payload.model,
         usage=usage,
-        read_lifetime=read_lifetime(payload.body) if usage.cache_read_tokens else None,
+        read_lifetime=payload.lifetime if usage.cache_read_tokens else None,
         may_cache=may_cache,
     )
     caveats = [*count.caveats]

@@ -1,7 +1,8 @@
 """What a recorded count costs: `llmcost.count` of 17 KB, beside `json.dumps` and SHA-256 of it.
 
 The count is that of a test with the fixture, from the count cassette beside it: the payload is
-read, fingerprinted, looked up, priced and recorded.
+read, fingerprinted, looked up, priced and recorded. Of one that is cached, what its breakpoints
+cache is compared with the calls before, too.
 
 Blocks of both alternate, so that a machine which gets busy slows down both; the ratio is that of
 the fastest quarter of each.
@@ -13,6 +14,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -65,12 +67,24 @@ def make_payload() -> dict[str, Any]:
             "messages": turns}  # fmt: skip
 
 
+def make_cached() -> dict[str, Any]:
+    """The same with three breakpoints."""
+    payload, mark = make_payload(), {"cache_control": {"type": "ephemeral"}}
+    for block in (
+        payload["tools"][-1],
+        payload["system"][-1],
+        payload["messages"][-1]["content"][-1],
+    ):
+        block |= mark
+    return payload
+
+
 class Bench:
     """A plugin that measures inside of a test."""
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, payload: dict[str, Any], blocks: int) -> None:
         self.blocks = blocks
-        self.payload = make_payload()
+        self.payload = payload
         self.ratio = 0.0
 
     @pytest.fixture
@@ -106,7 +120,18 @@ def fastest(timings: list[float]) -> float:
 
 def measure(quick: bool) -> list[Figure]:
     """Compare inside of a test, in this process."""
-    bench = Bench(blocks=20 if quick else 60)
+    blocks = 20 if quick else 60
+    plain, cached = Bench(make_payload(), blocks), Bench(make_cached(), blocks)
+    for bench in (plain, cached):
+        run_in_a_test(bench)
+    return [
+        Figure("a recorded count : json.dumps and SHA-256", plain.ratio, target=2.5),
+        Figure("the same with three breakpoints", cached.ratio, target=5.5),
+    ]
+
+
+def run_in_a_test(bench: Bench) -> None:
+    """Record the count, then measure it as it is replayed."""
     with tempfile.TemporaryDirectory() as folder:
         test = Path(folder) / "test_count.py"
         test.write_text(TEST, encoding="utf-8")
@@ -114,7 +139,7 @@ def measure(quick: bool) -> list[Figure]:
         alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         with mock.patch.dict(os.environ, alone), contextlib.redirect_stdout(io.StringIO()) as said:
             for mode in ("once", "none"):
+                sys.modules.pop(test.stem, None)  # of the folder before
                 given = [*options, f"--rootdir={folder}", f"--llmcost-record-mode={mode}"]
                 status = pytest.main([*given, str(test)], plugins=[bench])
                 assert status == 0, said.getvalue()
-    return [Figure("a recorded count : json.dumps and SHA-256", bench.ratio, target=2.5)]

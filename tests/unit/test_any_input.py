@@ -221,3 +221,22 @@ def test_a_damaged_document_is_read_or_refused(
     document = data.draw(changed(whole), label="document")
     with contextlib.suppress(LlmCostError):
         read(document, tmp_path_factory.getbasetemp() / "document")
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_a_damaged_count_cassette_is_read_by_its_form_as_it_is_as_yaml(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    document = data.draw(damaged(READERS["count cassette"][1]), label="document")
+    path = tmp_path_factory.getbasetemp() / "document"
+
+    def read(written: bytes) -> object:
+        path.write_bytes(written)
+        try:
+            return read_entries(path)
+        except LlmCostError:
+            return None
+
+    # As it is never written, with a comment.
+    assert read(document) == read(document + b"\n# read as YAML\n")

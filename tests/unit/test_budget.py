@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Iterable
 from decimal import Decimal, localcontext
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
@@ -229,6 +231,31 @@ class TestReasons:
         began_at = time.process_time()
         assert len(reasons(calls, "input_tokens")) == 12_000
         assert time.process_time() - began_at < 2
+
+    def test_of_sums_take_no_space_of_their_own_for_each_name_so_far(self) -> None:
+        def peak(number: int) -> int:
+            names = (f"odd-{at}" for at in range(number))
+            each = [Amounts.of([priced(None, caveats=sorted_caveats((name,)))]) for name in names]
+            tracemalloc.start()
+            kept = list(accumulate(each))
+            taken = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert len(kept[-1]["usd"].reasons.explain()) == number
+            return taken
+
+        assert peak(800) < 3 * peak(400)  # four times if each sum had copied the names before it
+
+    @given(st.lists(st.lists(st.sampled_from("abcdef: 1"), max_size=3), max_size=12), st.data())
+    def test_are_the_same_in_whatever_order_sums_are_added_up(
+        self, names: list[list[str]], data: st.DataObject
+    ) -> None:
+        calls = [priced(None, caveats=sorted_caveats(each)) for each in names]
+        sums = [Amounts.of([call]) for call in calls]
+        while len(sums) > 1:
+            one = sums.pop(data.draw(st.integers(0, len(sums) - 1)))
+            other = sums.pop(data.draw(st.integers(0, len(sums) - 1)))
+            sums.append(one + other)
+        assert sum(sums, Amounts())["usd"].reasons == Amounts.of(calls)["usd"].reasons
 
 
 class TestVerdict:

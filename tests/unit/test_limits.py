@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pytest_llmcost.compare.model_support import find_rejections
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.prices.rate_card import shipped_card
-from pytest_llmcost.prices.usage import longest_reply
 
 PLAIN: dict[str, Any] = {
     "model": "claude-opus-4-7",
@@ -60,7 +59,7 @@ def added(tool: dict[str, Any]) -> list[dict[str, Any]]:
 def test_max_tokens_bounds_the_reply_unless_the_server_calls_again(
     change: dict[str, Any], longest: int | None
 ) -> None:
-    assert longest_reply(read_payload({**PLAIN, **change}).body) == longest
+    assert read_payload({**PLAIN, **change}).longest_reply == longest
 
 
 def test_a_tool_that_a_message_defines_samples_again_as_any_other() -> None:
@@ -69,7 +68,7 @@ def test_a_tool_that_a_message_defines_samples_again_as_any_other() -> None:
 
 
 def test_without_max_tokens_nothing_bounds_the_reply() -> None:
-    assert longest_reply({"model": "m", "messages": []}) is None
+    assert read_payload({"model": "m", "messages": []}).longest_reply is None
 
 
 @pytest.mark.parametrize(
@@ -124,7 +123,7 @@ KEYS = ["tools", "system", "messages", "max_tokens", "output_config", "cache_con
 @given(st.dictionaries(st.sampled_from(KEYS), anything))
 def test_no_payload_of_the_code_under_test_makes_it_fail_here(body: dict[str, Any]) -> None:
     payload = read_payload({"model": "claude-opus-5-5", **body})
-    assert (longest_reply(payload.body) or 0) >= 0
+    assert (payload.longest_reply or 0) >= 0
     assert payload.task_budget is None or isinstance(payload.task_budget, int)
     assert len(payload.prefixes) == len(payload.breakpoints)
     find_rejections(body, "claude-opus-5-5", shipped_card(), on=date(2026, 11, 22))
