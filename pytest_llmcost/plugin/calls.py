@@ -306,9 +306,13 @@ def calls_of(
     """
     session.settle(owner)
     calls = session.ledger.calls(owner.key)
-    if cache_state is None or cache_state == session.settings.cache == "as-billed":
+    return calls if cache_state is None else calls_in(session, calls, cache_state)
+
+
+def calls_in(session: Session, calls: Sequence[Call], state: CacheState) -> Sequence[Call]:
+    """Return calls with price and tokens in a cache state."""
+    if state == session.settings.cache == "as-billed":
         return calls
-    state = cache_state
 
     def in_state(call: Call) -> Call:
         now = _reprice(session, call, state)

@@ -21,7 +21,8 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.counting.segments import calls_until_it_pays
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
 from pytest_llmcost.money import EXACT, parse_usd
-from pytest_llmcost.plugin.calls import calls_of, declare, record
+from pytest_llmcost.plugin.calls import calls_in, calls_of, declare, record
+from pytest_llmcost.plugin.marker import limits_of
 from pytest_llmcost.plugin.prompts import (
     PromptState,
     count_parts,
@@ -337,6 +338,7 @@ class LlmCost:
         )
         sender, calls = session.sender(), list[Call]()
         owner = sender.owner
+        marked = limits_of(owner.item, session.settings).cache if owner.item else None
         session.settle(owner)
         owner.open_blocks.append((calls, sender.phase))
         entered_blocks.set((*entered_blocks.get(), calls))
@@ -348,7 +350,7 @@ class LlmCost:
             owner.open_blocks[:] = [each for each in owner.open_blocks if each[0] is not calls]
             entered = (each for each in entered_blocks.get() if each is not calls)
             entered_blocks.set(tuple(entered))
-            spent = settled(calls)
+            spent = calls_in(session, settled(calls), marked or session.settings.cache)
             verdict = judge_budget(session, owner, budget, spent, needs_calls=False)
             owner.has_spent = True
             owner.blocks.append(verdict)

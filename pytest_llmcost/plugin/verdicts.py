@@ -81,7 +81,8 @@ def judge_budget(
     is_lost = session.children is not None and session.children.are_lost(owner)
     if budget.kind == "worst":
         payloads, card, on = session.ledger.payloads, session.card, session.price_date
-        calls = [at_worst(call, payloads, card, on=on) for call in calls]
+        # Of the calls as they were sent: a warm cache does not say how long each entry lives.
+        calls = [at_worst(call, payloads, card, on=on) for call in calls_of(session, owner)]
     return judge_calls(
         replace(budget, required=budget.required and needs_calls),
         calls,

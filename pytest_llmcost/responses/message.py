@@ -48,6 +48,12 @@ _UNSPECIFIED = "unspecified"
 """The category of a refusal that states none."""
 _LOOPING = ("server_tool_use", "mcp_tool_use")
 _CODE_TOOLS = ("code_execution", "bash_code_execution", "text_editor_code_execution")
+_TOKENS = (
+    "input_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
+    "output_tokens",
+)
 _KNOWN_TOOLS = ("web_search_requests", "web_fetch_requests", "code_execution_requests")
 _NOTHING = Usage()
 
@@ -259,6 +265,9 @@ def read_message(
     is_explained = bool(usages) and (sum(usages, searches) == top or top == searches)
     if is_explained:
         usages[0] += searches
+    # Passes that add up to more say that the top level may leave something out.
+    beyond = {} if is_explained else _beyond(served, stated)
+    at_most = {**beyond, **(at_most or {})}
     is_loop = content.loops or any((raw.get("server_tool_use") or {}).values())
     refusal = None
     if body.get("stop_reason") == "refusal" and not content.spoke:
@@ -314,7 +323,7 @@ def read_message(
         )
     )
     caveats = _caveats(raw, stated, body, content)
-    caveats |= {f"usage-disagrees: {key}" for key in at_most or ()}
+    caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
     geography = _text(asked.get("inference_geo"))
     return Answer(
@@ -396,6 +405,12 @@ def _split_passes(passes: Sequence[_Pass]) -> tuple[list[_Pass], list[_Pass]]:
     while start - 1 in fallbacks and sampling[start - 1].model == sampling[start].model:
         start -= 1
     return sampling[:start], sampling[start:]
+
+
+def _beyond(served: Sequence[_Pass], stated: _MessageUsage) -> dict[str, int]:
+    """Return the counts that add up to more in the passes than the top level states."""
+    sums = {key: sum(getattr(each, key) or 0 for each in served) for key in _TOKENS}
+    return {key: added for key, added in sums.items() if added > (getattr(stated, key) or 0)}
 
 
 def _declined(

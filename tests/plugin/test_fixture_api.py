@@ -214,6 +214,40 @@ def test_a_block_has_a_ceiling_of_its_own(project: Project, standin: StandIn) ->
     assert test["verdict"]["state"] == "within"
 
 
+def test_a_block_has_the_cache_state_of_the_marker_of_its_test(
+    project: Project, standin: StandIn
+) -> None:
+    run(
+        project,
+        standin,
+        """
+    def block(llmcost, **cached):
+        with llmcost.budget("$0.001"):
+            usage = {"input_tokens": 1, "output_tokens": 0, **cached}
+            llmcost.record(usage, model="claude-opus-4-7")
+
+    @max_cost("$1", cache="cold")
+    def test_cold(llmcost):
+        block(llmcost, cache_read_input_tokens=1_000)
+
+    @max_cost("$1", cache="warm")
+    def test_warm(llmcost):
+        block(llmcost, cache_creation_input_tokens=1_000)
+
+    @max_cost("$1")
+    def test_as_billed(llmcost):
+        block(llmcost, cache_read_input_tokens=1_000)
+    """,
+        "--llmcost-report=ledger.json",
+    ).assert_outcomes(failed=1, passed=2)
+    blocks = [block for row in project.ledger()["tests"] for block in row["blocks"]]
+    assert [(block["state"], block["high"]) for block in blocks] == [
+        ("within", "0.000505"),  # as billed
+        ("exceeded", "0.006255"),  # cold
+        ("within", "0.000505"),  # warm
+    ]
+
+
 def test_turned_off_it_counts_nothing_and_a_test_that_looks_is_skipped(
     project: Project, standin: StandIn
 ) -> None:

@@ -283,6 +283,32 @@ def test_a_worst_case_whose_cached_prefix_is_not_counted_names_the_command(
     )
 
 
+HOUR = """
+    import httpx
+
+    def answer(request):
+        split = {"ephemeral_1h_input_tokens": 1_000}
+        usage = {"input_tokens": 1, "output_tokens": 1, "cache_creation": split}
+        return httpx.Response(200, json={"model": payload()["model"], "usage": usage})
+
+    @max_cost(worst="$0.0025")
+    def test_hour():
+        with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+            client.post("https://api.anthropic.com/v1/messages", json=payload())
+"""
+
+
+@pytest.mark.parametrize("cache", ["as-billed", "cold", "warm"])
+def test_the_worst_case_is_the_same_in_every_cache_state(project: Project, cache: str) -> None:
+    project.write(test_app=SUITE + HOUR)
+    project.run(f"--llmcost-cache={cache}", "--llmcost-report=ledger.json").assert_outcomes(
+        failed=1
+    )
+    (row,) = project.ledger()["tests"]
+    # 1 token at $1, 1,000 written for an hour at $2 and 100 of output at $5, per million.
+    assert row["verdict"]["low"] == row["verdict"]["high"] == "0.002501"
+
+
 BUDGETS = """
     def test_without(llmcost):
         llmcost.count(payload())

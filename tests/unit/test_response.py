@@ -573,6 +573,30 @@ def test_what_another_place_states_higher_is_the_high_bound(
     assert reprice(call, shipped_card(), on=ON) == call
 
 
+@pytest.mark.parametrize(
+    ("passes", "most", "names"),
+    [
+        ([entry("message", 180_000, 3_500), entry("message", 10, 5)], (180_010, 3_505), "io"),
+        ([usage(180_000, 3_500), entry("message", 10, 5)], (180_010, 3_505), "io"),
+        ([entry("message", 10, 2), entry("message", 10, 1)], (20, 5), "i"),
+    ],
+)
+def test_passes_that_add_up_to_more_than_the_top_level_are_the_high_bound(
+    passes: list[dict[str, Any]], most: tuple[int, int], names: str
+) -> None:
+    call = priced(read_message(body(usage(10, 5, iterations=passes))))
+    assert call.usd == call.usd_low == usd(body(usage(10, 5)))
+    assert call.usd_high == usd(body(usage(*most)))
+    assert call.caveats == tuple(
+        f"usage-disagrees: {key}" for key in ("input_tokens", "output_tokens") if key[0] in names
+    )
+
+
+def test_passes_that_add_up_to_less_leave_the_top_level_exact() -> None:
+    call = priced(read_message(body(usage(10, 5, iterations=[entry("message", 4, 5)]))))
+    assert (call.usd_high, call.caveats) == (call.usd, ())
+
+
 def test_writes_without_a_split_live_as_long_as_the_request_asks() -> None:
     raw = usage(0, 0, cache_creation_input_tokens=1_000_000)
     long = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
