@@ -16,7 +16,6 @@ from typing import NamedTuple, TypeVar
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.ledger.ledger import (
     Change,
-    Comparison,
     Ledger,
     PartChange,
     TestRow,
@@ -122,22 +121,23 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
 
     # What matters most takes its room first, wherever it then stands.
     of_run = room.fit(of_run, 3)
-    first = room.table(heads, failed_or_changed[:_MOST_ROWS], 2)
-    more = room.table(heads, failed_or_changed[_MOST_ROWS:], 2)
+    first = room.fit(failed_or_changed[:_MOST_ROWS], 2, heads=heads)
+    more = room.fit(failed_or_changed[_MOST_ROWS:], 2, heads=heads)
     of_tests = room.fit(of_tests, 3)
     notes = filter(None, (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes))
     footnotes = room.fit(notes, 4, _item)
     gone = room.fit(vanished, 4, _item)
-    categories = room.table(("category", "tokens:", "cost:", "share:"), _categories(ledger), 4)
-    models = room.table(("model", *_SHARE_HEADS), models_of(ledger)[:50], 4, _share)
-    tags = room.table(("tag", *_SHARE_HEADS), tags_of(ledger), 4, _share)
+    categories = room.fit(_categories(ledger), 4, heads=("category", "tokens:", "cost:", "share:"))
+    models = room.fit(models_of(ledger)[:50], 4, _share, heads=("model", *_SHARE_HEADS))
+    tags = room.fit(tags_of(ledger), 4, _share, heads=("tag", *_SHARE_HEADS))
     changes = chain.from_iterable(parts_by_owner(ledger).values())
-    parts = room.table(("test", "part", "before:", "tokens:", "change:"), changes, 2, _part)
+    part_heads = ("test", "part", "before:", "tokens:", "change:")
+    parts = room.fit(changes, 2, _part, heads=part_heads)
     others = [
         (f"On {code(other.model)}", room.fit(other_model_section(other), 2))
         for other in ledger.other_models
     ]
-    rows = room.table(_HEADS, rows_of(ledger), 1, _row)
+    rows = room.fit(rows_of(ledger), 1, _row, heads=_HEADS)
     calls = format_count(ledger.totals.calls, "call")
     folds = [
         (f"{len(failed_or_changed) - _MOST_ROWS:,} more that failed or changed", more),
@@ -175,35 +175,29 @@ class _Room:
         self.left = left
 
     def fit(
-        self, items: Iterable[_Item], share: int, write: Callable[[_Item], str] = str
+        self,
+        items: Iterable[_Item],
+        share: int,
+        write: Callable[[_Item], str] = str,
+        *,
+        heads: Sequence[str] = (),
     ) -> list[str]:
-        """Write the items that fit into one part in so many of what is left."""
+        """Write the items that fit into one part in so many of what is left; rows under heads."""
         items, used, kept = list(items), 0, []
         for number, item in enumerate(items):
             line = write(item)
             # GitHub counts characters, of which there are never more than bytes.
             size = len(line.encode()) + 1
             if used + size > self.left // share - _SAYING_SO:
-                start = "| " if line.startswith("|") else "- "
                 out = len(items) - number
-                kept.append(f"{start}… {out:,} more left out; the JSON report has all")
+                start = "|" if line.startswith("|") else "-"
+                kept.append(f"{start} … {out:,} more left out; the JSON report has all")
                 used += _SAYING_SO
                 break
             used += size
             kept.append(line)
         self.left -= used
-        return kept
-
-    def table(
-        self,
-        heads: Sequence[str],
-        items: Iterable[_Item],
-        share: int,
-        write: Callable[[_Item], str] = str,
-    ) -> list[str]:
-        """Put heads over the rows that fit, if there are any."""
-        kept = self.fit(items, share, write)
-        return markdown_table(heads, kept) if kept else []
+        return markdown_table(heads, kept) if heads and kept else kept
 
 
 def _item(text: str) -> str:
@@ -217,43 +211,35 @@ def describe_run(ledger: Ledger) -> str:
     """Say what merging adds, or without a baseline what the suite costs; then what is broken."""
     if not ledger.run.has_tests:
         return "No test ran, so nothing is known of what merging costs"
+    if comparison := ledger.comparison:
+        change = change_of(comparison)
+        what = "the tests that ran" if comparison.partial else "the suite"
+        where = f"in {what}" if comparison.partial else f"per run of {what}"
+        if change is None:
+            text = f"Merging adds an unknown amount {where}"
+        elif not change:
+            text = f"Merging does not change the cost of {what}"
+        else:
+            amount = f"{dollars(abs(change))}{growth_of(comparison)}"
+            text = f"Merging {'adds' if change > 0 else 'saves'} {amount} {where}"
+    else:
+        usd, budget = ledger.totals.usd, suite_budget(ledger)
+        text = "The tests that ran cost" if ledger.incomplete else "The suite costs"
+        if usd is None:
+            text += " an unknown amount"
+        else:
+            limit = budget.limit if budget else None
+            text += f" {dollars(usd, is_least=is_least(ledger), against=limit)}"
+            text += f" of {limit_of(budget)}" if budget else ""
     exceeded, unverified, near, within = map(len, marks_by_state(ledger).values())
-    what = _merging(ledger.comparison) if ledger.comparison else _standing(ledger)
     if exceeded:
         more = f", {unverified:,} not checked" if unverified else ""
-        how = f"{format_count(exceeded, 'budget')} exceeded{more}"
-    elif unverified:
-        how = f"{format_count(unverified, 'budget')} could not be checked"
-    elif number := near + within:
-        named = {1: "its budget", 2: "both budgets"}
-        how = f"within {named.get(number, f'all {number:,} budgets')}"
-    else:
-        return what
-    return f"{what} · {how}"
-
-
-def _merging(comparison: Comparison) -> str:
-    change, what = (
-        change_of(comparison),
-        "the tests that ran" if comparison.partial else "the suite",
-    )
-    where = f"in {what}" if comparison.partial else f"per run of {what}"
-    if change is None:
-        return f"Merging adds an unknown amount {where}"
-    if not change:
-        return f"Merging does not change the cost of {what}"
-    amount = f"{dollars(abs(change))}{growth_of(comparison)}"
-    return f"Merging {'adds' if change > 0 else 'saves'} {amount} {where}"
-
-
-def _standing(ledger: Ledger) -> str:
-    """Say what the suite costs, and of which budget."""
-    usd, budget = ledger.totals.usd, suite_budget(ledger)
-    what = "The tests that ran cost" if ledger.incomplete else "The suite costs"
-    if usd is None:
-        return f"{what} an unknown amount"
-    shown = dollars(usd, is_least=is_least(ledger), against=budget.limit if budget else None)
-    return f"{what} {shown}{f' of {limit_of(budget)}' if budget else ''}"
+        return f"{text} · {format_count(exceeded, 'budget')} exceeded{more}"
+    if unverified:
+        return f"{text} · {format_count(unverified, 'budget')} could not be checked"
+    kept = near + within
+    which = {1: "its budget", 2: "both budgets"}.get(kept, f"all {kept:,} budgets")
+    return f"{text} · within {which}" if kept else text
 
 
 class _Owner(NamedTuple):
@@ -431,24 +417,21 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
         lines.append(f"# {path} is the baseline{commit and f', measured at {commit}'}")
         if comparison.base_fetch:
             lines.append(clean(comparison.base_fetch, 500))
-        command += "".join([f" --llmcost-baseline={path}", *_increase_options(comparison)])
+        command += f" --llmcost-baseline={path}"
+        # The limits by which the run was judged, each once.
+        of_tests = (each for change in comparison.changes for each in change.verdicts)
+        options = []
+        for verdict in (*comparison.verdicts, *of_tests):
+            name, _, text = verdict.label.partition(" ")
+            if verdict.kind == "vanished":
+                options.append(" --llmcost-vanished=fail")
+            elif name in ("max_increase", "max_test_increase"):
+                limit = shlex.quote(clean(text, 40))
+                options.append(f" --llmcost-{name.replace('_', '-')}={limit}")
+        command += "".join(dict.fromkeys(options))
     lines.append(command)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`*", "\n".join(lines)))))
     return [f"{fence}sh", *lines, fence]
-
-
-def _increase_options(comparison: Comparison) -> list[str]:
-    """Return the options that set the limits which a run was judged by."""
-    options: dict[str, None] = {}
-    of_tests = (each for change in comparison.changes for each in change.verdicts)
-    for verdict in (*comparison.verdicts, *of_tests):
-        name, _, text = verdict.label.partition(" ")
-        if verdict.kind == "vanished":
-            options[" --llmcost-vanished=fail"] = None
-        elif name in ("max_increase", "max_test_increase"):
-            limit = shlex.quote(clean(text, 40))
-            options[f" --llmcost-{name.replace('_', '-')}={limit}"] = None
-    return list(options)
 
 
 def _terms(ledger: Ledger) -> str:
