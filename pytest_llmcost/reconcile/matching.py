@@ -42,7 +42,7 @@ Source: https://platform.claude.com/docs/en/manage-claude/usage-cost-api (2026-0
 _LISTED_TIERS = (None, "standard", "batch")
 """Service tiers with a list price; None if a response or a report does not name its tier."""
 _ROUNDING_USD = Decimal("0.005")
-"""Half a cent a day, for the rounding of the cost report."""
+"""A day."""
 _LONGEST_ANSWER = timedelta(minutes=10)
 """The SDK's default timeout. The API may record usage when a request ends, not when it starts."""
 _SEARCHES, _CONTAINERS = "web search", "code execution"
@@ -243,12 +243,21 @@ def reconcile(
             if ledger or billed:
                 agrees = within(ledger, billed, query.tolerance)
                 usage_lines.append(UsageLine(model, category, ledger, billed, agrees))
-    cost_lines = None
-    if cost is not None:
-        length = sum((day.ending_at - day.starting_at).days for day in days)
-        cost_lines = tuple(_cost_lines(ours, theirs, query, _ROUNDING_USD * length))
+    cost_lines = []
+    # Half a cent a day, for the rounding of the cost report.
+    rounding = _ROUNDING_USD * sum((day.ending_at - day.starting_at).days for day in days)
+    items = {*ours.usd, *ours.unpriced, *theirs.usd} if cost is not None else ()
+    for item in sorted(items, key=lambda item: (item in (_SEARCHES, _CONTAINERS), item)):
+        owed, charged = ours.usd[item], theirs.usd[item]
+        decides = query.whole_days and item != _CONTAINERS
+        # The container time of code execution is in no response, so no ledger can have it.
+        if item == _CONTAINERS or item in ours.unpriced:
+            cost_lines.append(CostLine(item, None, charged, decides, None))
+        else:
+            is_equal = abs(owed - charged) <= rounding or within(owed, charged, query.tolerance)
+            cost_lines.append(CostLine(item, owed, charged, decides, is_equal))
     verdicts = [line.agrees for line in usage_lines]
-    verdicts += [bool(line.agrees) for line in cost_lines or () if line.decides]
+    verdicts += [bool(line.agrees) for line in cost_lines if line.decides]
     outcome = Reconciliation(
         state="agrees" if all(verdicts) else "differs",
         terms=query,
@@ -258,7 +267,7 @@ def reconcile(
         unpriced_calls=ours.unpriced_calls,
         replayed_calls=sum(len(calls_of(each)) for each in ledgers) - len(calls),
         usage=tuple(usage_lines),
-        cost=cost_lines,
+        cost=None if cost is None else tuple(cost_lines),
         not_comparable=(*ours.apart, *theirs.apart),
     )
     return msgspec.structs.replace(
@@ -357,19 +366,6 @@ def _sum_rows(usage: Iterable[UsageRow], cost: Iterable[CostRow], card: RateCard
         *(Apart(source="cost report", what=k, usd=dollars[k]) for k in sorted(dollars)),
     ]
     return side
-
-
-def _cost_lines(ours: _Side, theirs: _Side, query: Query, rounding: Decimal) -> Iterator[CostLine]:
-    items = {*ours.usd, *ours.unpriced, *theirs.usd}
-    for item in sorted(items, key=lambda item: (item in (_SEARCHES, _CONTAINERS), item)):
-        ledger, reported = ours.usd[item], theirs.usd[item]
-        agrees = abs(ledger - reported) <= rounding or within(ledger, reported, query.tolerance)
-        decides = query.whole_days and item != _CONTAINERS
-        # The container time of code execution is in no response, so no ledger can have it.
-        if item == _CONTAINERS or item in ours.unpriced:
-            yield CostLine(item, None, reported, decides, None)
-        else:
-            yield CostLine(item, ledger, reported, decides, agrees)
 
 
 def within(ledger: Decimal | int, reported: Decimal | int, tolerance: Decimal) -> bool:

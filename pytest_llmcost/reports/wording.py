@@ -242,7 +242,12 @@ def render_failure(
     facts = [*_prompt_facts(calls), *_call_facts(verdict, calls, parts)]
     if largest := describe_parts(calls, parts):
         facts.append(("largest parts", largest))
-    facts += _open_facts(verdict, calls)
+    is_in_vain = counts_in_vain(calls)
+    for what, remedy in map(split_reason, verdict.reasons):
+        if not remedy.startswith(COUNT_IT):
+            facts += [("unknown", what), *([("to settle it", remedy)] if remedy else [])]
+        elif not is_in_vain:
+            facts.append(("count it (free)", remedy.removeprefix(COUNT_IT)))
     facts += [("differs", clean(excerpt)) for excerpt in excerpts]
     for each in others:
         is_same = each.origin == verdict.origin
@@ -344,18 +349,6 @@ def _call_facts(
         largest = max(calls, key=size)
         if [largest] != _recounted(calls):  # which the line on the prompt's growth shows
             yield of_all, describe_call(largest)
-
-
-def _open_facts(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
-    """Say what is unknown, and how to settle it."""
-    is_in_vain = counts_in_vain(calls)
-    for what, remedy in map(split_reason, verdict.reasons):
-        if not remedy.startswith(COUNT_IT):
-            yield "unknown", what
-            if remedy:
-                yield "to settle it", remedy
-        elif not is_in_vain:
-            yield "count it (free)", remedy.removeprefix(COUNT_IT)
 
 
 def changed_parts(call: Call) -> str:
