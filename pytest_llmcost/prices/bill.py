@@ -23,7 +23,7 @@ CacheState = Literal["as-billed", "cold", "warm"]
 """As billed; with every cache read as the write it would be; with every write as a read."""
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
-_MILLION = 6  # rates are per million: so many places
+_MILLION = 6  # rates are per million tokens: so many places
 _RATE_OF = {f"{key}_tokens": key for key in RATE_KEYS}
 """By field of `Usage`; so is what an amount is called in `ByCategory`."""
 _CATEGORIES = {f"{key}_tokens": f"{key}_usd" for key in RATE_KEYS}
@@ -97,6 +97,7 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
         multiplier=usual,
         multiplier_low=low,
         multiplier_high=high,
+        # A batch does not halve the fee, and no geography raises it.
         search_usd=EXACT.scaleb(card.web_search_usd_per_1000 or _ZERO, -3),
         caveats=tuple(caveats),
     )
@@ -110,7 +111,9 @@ _AT_LIST: _Multiplier = (_ONE, _ONE, _ONE, None)
 
 def _tier(card: CardFile, terms: Terms) -> _Multiplier:
     tier = terms.service_tier
-    if tier == "batch":  # half the price
+    # Half the price of every kind of token, caches included.
+    # Source: https://platform.claude.com/docs/en/build-with-claude/batch-processing (2026-08-22)
+    if tier == "batch":
         return _exactly(card.batch_multiplier)
     # Priority tokens draw on capacity that was paid for ahead; they have no list price of their
     # own and count as standard ones. Source: https://platform.claude.com/docs/en/api/service-tiers
@@ -356,7 +359,9 @@ def in_cache_state(
         return cold
     most, read = sampling.most_read_tokens, usage.cached_tokens
     read = read if most is None else min(most, read)
-    long = min(read, cold.cache_write_1h_tokens)  # 1-hour entries must precede 5-minute ones
+    # The entries at the front are read first, and 1-hour ones must precede 5-minute ones.
+    # Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching (2026-08-22)
+    long = min(read, cold.cache_write_1h_tokens)
     return replace(
         cold,
         cache_write_1h_tokens=cold.cache_write_1h_tokens - long,
@@ -366,15 +371,19 @@ def in_cache_state(
 
 
 def _band(bands: tuple[Rates, ...], sampling: SamplingCall, usage: Usage) -> Rates:
-    """Choose the length band of a whole prompt, caches included.
+    if len(bands) == 1:  # nearly always
+        return bands[0]
+    stated = sampling.band_tokens
+    return band_of(bands, usage.prompt_tokens if stated is None else stated)
+
+
+def band_of(bands: Sequence[Rates], prompt_tokens: int) -> Rates:
+    """Choose the length band of a whole prompt, caches included; it holds for the reply, too.
 
     A prompt of exactly the threshold is still in the lower band.
     Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
     """
-    if len(bands) == 1:
-        return bands[0]
-    length = usage.prompt_tokens if sampling.band_tokens is None else sampling.band_tokens
-    return [rates for rates in bands if not rates.above or length > rates.above][-1]
+    return [rates for rates in bands if not rates.above or prompt_tokens > rates.above][-1]
 
 
 def _amount(usage: Usage, rates: Rates, multiplier: Decimal, search_usd: Decimal) -> Decimal:

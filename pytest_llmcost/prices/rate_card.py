@@ -21,6 +21,7 @@ from pytest_llmcost.prices.bill import (
     PriceList,
     Rates,
     SamplingCost,
+    band_of,
     bill_sampling,
     price_list_of,
     total,
@@ -36,7 +37,6 @@ from pytest_llmcost.prices.price_file import (
     STANDARD,
     CardFile,
     Layers,
-    RateRow,
     check_change,
     merged,
     read_card_file,
@@ -132,8 +132,7 @@ class RateCard:
         Raises:
             UnknownModelError: unknown, not yet priced on that day, or never at that speed.
         """
-        bands = self.bands(model, on=on, speed=speed)
-        return [rates for rates in bands if not rates.above or prompt_tokens > rates.above][-1]
+        return band_of(self.bands(model, on=on, speed=speed), prompt_tokens)
 
     def bands(self, model: str, *, on: date, speed: str | None = None) -> tuple[Rates, ...]:
         """Return a model's rates on a day at one speed, one for each length band."""
@@ -189,7 +188,13 @@ class RateCard:
                     )
                 )
         if not bands or bands[0].above:
-            raise UnknownModelError(_why_none(model, rows, on, speed), model=model)
+            at_speed = "" if speed == STANDARD else f" at speed {speed!r}"
+            why = "its last rates ended before that day"
+            if not rows:
+                why = "the rate card has no rates at that speed"
+            elif (first := min(row.from_on for row in rows)) > on:
+                why = f"its first rates are from {first}"
+            raise UnknownModelError(f"no price for {model}{at_speed} on {on}: {why}", model=model)
         return tuple(bands)
 
     def price(
@@ -205,11 +210,12 @@ class RateCard:
         Raises:
             UnknownModelError: when a model has no price; nothing is ever taken for $0.
         """
-        state = cache_state
-        priced = [
-            self.price_sampling(each, terms, on=on, cache_state=state) for each in sampling_calls
-        ]
-        return total(priced)
+        return total(
+            [
+                self.price_sampling(each, terms, on=on, cache_state=cache_state)
+                for each in sampling_calls
+            ]
+        )
 
     def price_sampling(
         self,
@@ -311,15 +317,6 @@ def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
         yield from ((alias, Resolved(model)) for alias in entry.aliases)
     for model in card.models:  # an id is never an alias of something else
         yield model, Resolved(model)
-
-
-def _why_none(model: str, rows: Sequence[RateRow], on: date, speed: str) -> str:
-    what = f"{model} on {on}" if speed == STANDARD else f"{model} at speed {speed!r} on {on}"
-    if not rows:
-        return f"no price for {what}: the rate card has no rates at that speed"
-    if all(row.from_on > on for row in rows):
-        return f"no price for {what}: its first rates are from {min(r.from_on for r in rows)}"
-    return f"no price for {what}: its last rates ended before that day"
 
 
 @cache
