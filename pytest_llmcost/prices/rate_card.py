@@ -230,7 +230,14 @@ class RateCard:
         model = prices.bands[0].model
         if model != sampling.model:
             sampling = replace(sampling, model=model)
-        billed = True if sampling.refusal is None else self._is_refusal_billed(sampling.refusal, on)
+        billed: bool | None = True
+        if (category := sampling.refusal) is not None:
+            # Whether one before any output is charged depends on its category, and on the day.
+            # Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
+            rules = [rule for rule in self._settings.refusals if rule.from_on <= on]
+            rule = max(rules, key=lambda rule: rule.from_on, default=None)
+            if rule is not None and category not in rule.billed:
+                billed = None if rule.free and category not in rule.free else False
         return bill_sampling(sampling, prices, cache_state=cache_state, refusal_billed=billed)
 
     def _find_price_list(self, name: str, kind: SamplingKind, terms: Terms, on: date) -> PriceList:
@@ -259,19 +266,6 @@ class RateCard:
         high = prices.multiplier_high if fast else None
         caveats = (*prices.caveats, caveat)
         return replace(prices, alternative=fast, multiplier_high=high, caveats=caveats)
-
-    def _is_refusal_billed(self, category: str, on: date) -> bool | None:
-        """Return whether a refusal before any output is charged; None if that is unknown.
-
-        Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
-        """
-        rules = [rule for rule in self._settings.refusals if rule.from_on <= on]
-        if not rules:
-            return True
-        rule = max(rules, key=lambda rule: rule.from_on)
-        if category in rule.billed:
-            return True
-        return None if rule.free and category not in rule.free else False
 
     def is_code_execution_free(self, tools: Iterable[str]) -> bool:
         """Return whether one of a request's tools, by type, makes its container time free.
