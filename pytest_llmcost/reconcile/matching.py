@@ -133,6 +133,70 @@ class _Side:
     unpriced_calls: int = 0
     apart: list[Apart] = field(default_factory=list)
 
+    @staticmethod
+    def of_calls(runs: Iterable[tuple[Ledger, Sequence[Call]]], card: RateCard) -> _Side:
+        """Add up live calls, each priced on the date on which it was made."""
+        side, apart = _Side(), Counter[str]()
+        for ledger, call in [(ledger, call) for ledger, calls in runs for call in calls]:
+            if reason := _not_reported(call):
+                apart[reason] += 1
+                continue
+            on = parse_instant(call.at or f"{ledger.price_date}T00:00:00Z").date()
+            is_priced = True
+            for sampling in call.sampling_calls:
+                try:
+                    cost = card.price_sampling(sampling, call.context, on=on)
+                except UnknownModelError:
+                    is_priced = False
+                    side.usage[sampling.model] += sampling.usage
+                    side.unpriced.add(sampling.model)
+                    continue
+                model = cost.sampling.model
+                searches = cost.by_category.web_search_usd
+                # `billed` instead of the usage: a refusal may be free, and is not reported then.
+                side.usage[model] += cost.billed
+                side.usd[model] += cost.usd - searches
+                if searches:
+                    side.usd[_SEARCHES] += searches
+            side.unpriced_calls += not is_priced
+        side.apart = [Apart(source="ledger", what=k, calls=apart[k]) for k in sorted(apart)]
+        return side
+
+    @staticmethod
+    def of_rows(usage: Iterable[UsageRow], cost: Iterable[CostRow], card: RateCard) -> _Side:
+        """Add up the reports; rows that no ledger can have are listed apart."""
+        side = _Side()
+        tokens: defaultdict[str, Usage] = defaultdict(Usage)
+        dollars: defaultdict[str, Decimal] = defaultdict(Decimal)
+
+        def exact(model: str) -> str:
+            found = card.find(model)
+            return found.model if found else model
+
+        for row in usage:
+            if row.service_tier not in _LISTED_TIERS:
+                tokens[f"service tier {row.service_tier}"] += row.usage
+            elif not row.model:
+                tokens["a row that names no model"] += row.usage
+            else:
+                side.usage[exact(row.model)] += row.usage
+        for item in cost:
+            if item.service_tier not in _LISTED_TIERS:
+                dollars[f"service tier {item.service_tier}"] += item.usd
+            elif item.cost_type in ("web_search", "code_execution"):
+                side.usd[item.cost_type.replace("_", " ")] += item.usd
+            elif item.cost_type != "tokens":
+                dollars[f"cost type {item.cost_type}"] += item.usd
+            elif not item.model:
+                dollars[f"tokens of no model ({item.description})"] += item.usd
+            else:
+                side.usd[exact(item.model)] += item.usd
+        side.apart = [
+            *(Apart(source="usage report", what=k, usage=tokens[k]) for k in sorted(tokens)),
+            *(Apart(source="cost report", what=k, usd=dollars[k]) for k in sorted(dollars)),
+        ]
+        return side
+
 
 def live_runs(ledgers: Sequence[Ledger]) -> list[tuple[Ledger, list[Call]]]:
     """Return the runs that went over the network, each with its live calls.
@@ -231,8 +295,8 @@ def reconcile(
     runs = live_runs(ledgers)
     calls = [call for _, live in runs for call in live]
     days = days_of(query.windows)
-    ours = _sum_calls(runs, card)
-    theirs = _sum_rows(
+    ours = _Side.of_calls(runs, card)
+    theirs = _Side.of_rows(
         _select(usage, query.windows, query.filters), _select(cost or (), days, query.filters), card
     )
     usage_lines = []
@@ -289,35 +353,6 @@ def _not_reported(call: Call) -> str | None:
     return None if call.sampling_calls else "no readable usage"
 
 
-def _sum_calls(runs: Iterable[tuple[Ledger, Sequence[Call]]], card: RateCard) -> _Side:
-    """Add up live calls, each priced on the date on which it was made."""
-    side, apart = _Side(), Counter[str]()
-    for ledger, call in [(ledger, call) for ledger, calls in runs for call in calls]:
-        if reason := _not_reported(call):
-            apart[reason] += 1
-            continue
-        on = parse_instant(call.at or f"{ledger.price_date}T00:00:00Z").date()
-        is_priced = True
-        for sampling in call.sampling_calls:
-            try:
-                cost = card.price_sampling(sampling, call.context, on=on)
-            except UnknownModelError:
-                is_priced = False
-                side.usage[sampling.model] += sampling.usage
-                side.unpriced.add(sampling.model)
-                continue
-            model = cost.sampling.model
-            searches = cost.by_category.web_search_usd
-            # `billed` instead of the usage: a refusal may be free, and is not reported then.
-            side.usage[model] += cost.billed
-            side.usd[model] += cost.usd - searches
-            if searches:
-                side.usd[_SEARCHES] += searches
-        side.unpriced_calls += not is_priced
-    side.apart = [Apart(source="ledger", what=k, calls=apart[k]) for k in sorted(apart)]
-    return side
-
-
 def _select(
     buckets: Iterable[Bucket[Row]], windows: Sequence[Window], filters: Filters
 ) -> list[Row]:
@@ -331,41 +366,6 @@ def _select(
             "group_by[]=api_key_id and group_by[]=workspace_id"
         )
     return kept
-
-
-def _sum_rows(usage: Iterable[UsageRow], cost: Iterable[CostRow], card: RateCard) -> _Side:
-    """Add up the reports; rows that no ledger can have are listed apart."""
-    side = _Side()
-    tokens: defaultdict[str, Usage] = defaultdict(Usage)
-    dollars: defaultdict[str, Decimal] = defaultdict(Decimal)
-
-    def exact(model: str) -> str:
-        found = card.find(model)
-        return found.model if found else model
-
-    for row in usage:
-        if row.service_tier not in _LISTED_TIERS:
-            tokens[f"service tier {row.service_tier}"] += row.usage
-        elif not row.model:
-            tokens["a row that names no model"] += row.usage
-        else:
-            side.usage[exact(row.model)] += row.usage
-    for item in cost:
-        if item.service_tier not in _LISTED_TIERS:
-            dollars[f"service tier {item.service_tier}"] += item.usd
-        elif item.cost_type in ("web_search", "code_execution"):
-            side.usd[item.cost_type.replace("_", " ")] += item.usd
-        elif item.cost_type != "tokens":
-            dollars[f"cost type {item.cost_type}"] += item.usd
-        elif not item.model:
-            dollars[f"tokens of no model ({item.description})"] += item.usd
-        else:
-            side.usd[exact(item.model)] += item.usd
-    side.apart = [
-        *(Apart(source="usage report", what=k, usage=tokens[k]) for k in sorted(tokens)),
-        *(Apart(source="cost report", what=k, usd=dollars[k]) for k in sorted(dollars)),
-    ]
-    return side
 
 
 def within(ledger: Decimal | int, reported: Decimal | int, tolerance: Decimal) -> bool:
