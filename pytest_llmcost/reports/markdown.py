@@ -346,7 +346,7 @@ def _failed_or_changed(
 ) -> Iterator[str]:
     """Yield a row for each, but for those that failed by a cause that is named once for all."""
     comparison = ledger.comparison
-    shared = shared_parts(comparison) if comparison else []
+    shared = shared_parts(comparison) if comparison else {}
     for owner in owners:
         test, change, verdict = owner.test, owner.change, owner.verdict
         is_named = cause is not None and cause.explains(owner.name, owner.state)
