@@ -61,6 +61,7 @@ def _sides(costs: BeforeAndAfter) -> str:
 
 def growth_of(costs: BeforeAndAfter) -> str:
     """Write by how much a cost grew in brackets; nothing if it did not or that is unknown."""
+    # Of two lower bounds the second may be the larger one whatever the true costs are.
     is_least = costs.base_is_least or costs.head_is_least
     return "" if is_least else grown_by(costs.base_usd, costs.head_usd)
 

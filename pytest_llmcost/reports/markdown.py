@@ -310,6 +310,7 @@ def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
     counts = Counter(each.state for each in owners)
     base = ""
     if comparison := ledger.comparison:
+        # Beside a baseline, what is kept and has not changed is counted as unchanged.
         counts["within"] = counts["unlimited"] = 0
         named = sum(each.change is None and counts[each.state] > 0 for each in owners)
         counts["unchanged"] = max(0, comparison.unchanged - named)
@@ -395,6 +396,7 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
     command = "pytest"
     for some in (files, names):
         found = shlex.join(["pytest", *some])
+        # What is invisible could do in a shell what its reader does not see.
         if found.isprintable() and len(found.encode()) <= _COMMAND_BYTES:
             command = found
     lines = []
@@ -405,8 +407,9 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
         ]
     comparison = ledger.comparison
     of_run = (mark.verdict for mark in marks_of_run(ledger) if not mark.name)
+    # A budget of the suite, or on what it adds, needs all tests.
     if any(verdict.fails(ledger.unverified) for verdict in of_run):
-        command = "pytest"  # a budget of the suite, or on what it adds, needs all tests
+        command = "pytest"
     if ledger.price_date:
         command += f" --llmcost-price-date={shlex.quote(clean(ledger.price_date, 20))}"
     if ledger.cache_state != "as-billed":
@@ -430,6 +433,7 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
                 options.append(f" --llmcost-{name.replace('_', '-')}={limit}")
         command += "".join(dict.fromkeys(options))
     lines.append(command)
+    # Longer than any row of backticks in it, so that no name can end the block.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`*", "\n".join(lines)))))
     return [f"{fence}sh", *lines, fence]
 

@@ -277,6 +277,7 @@ def _fold(rows: Sequence[Row]) -> Row:
     name, what = rows[0].owner.partition("::")[2], "attempts"
     if len({row.owner for row in rows}) > 1:
         name, what = name.partition("[")[0], "cases"
+    # The cases of a function mostly have the budget of its one marker.
     judged = shown if shown.verdict else next((row for row in rows if row.verdict), shown)
     return replace(
         shown,

@@ -130,7 +130,7 @@ def render_short(ledger: Ledger) -> str:
     if not totals.calls and _is_quiet(ledger):
         return ""
     total, budget = describe_total(ledger), suite_budget(ledger)
-    if budget and budget.state != "unverified":
+    if budget and budget.state != "unverified":  # its sentence has the total, too
         total = short_sentence(budget)
     over, unchecked, *_ = map(len, marks_by_state(ledger).values())
     parts = []
@@ -167,8 +167,9 @@ def _table(rows: Sequence[Row], view: View, parts: PartTokens) -> Iterator[Line]
     columns["used"] = [each if len(each) <= len("≥9999%") else ">9999%" for each in used]
     for head, cells in [*columns.items()]:
         columns[head] = [view.text(cell) for cell in cells]
+        # A column that says nothing of any row; that a cache is unknown, the input says already.
         if {*cells} <= ({"", "0", "?"} if head.startswith("cache") else {"", "0"}):
-            del columns[head]  # it says nothing of any row
+            del columns[head]
 
     def taken() -> int:
         return sum(2 + max(map(len, (head, *cells))) for head, cells in columns.items())
@@ -248,10 +249,12 @@ def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
         about = f"{clean(mark.name)}: " if mark.name else ""
         yield from wrap(f"{_SIGNS[state]} {about}{sentence(verdict)}", width, markup=markup)
         if verdict.state == "unverified" and not (is_named_above and is_not_counted(verdict)):
+            # Several budgets may be open for one reason.
             new = [reason for reason in verdict.reasons if reason not in said]
             said.update(new)
             for what, remedy in map(split_reason, new):
                 yield from wrap(what, width, indent=2)
+                # No advice to count what differs in every run: it would be missing again.
                 if not (remedy.startswith(COUNT_IT) and counts_in_vain(calls_of(ledger))):
                     yield from wrap(remedy, width, indent=2)
 

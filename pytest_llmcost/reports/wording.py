@@ -78,6 +78,7 @@ def sentence(verdict: Verdict) -> str:
     budget = f"the {_budget(verdict)}{set_at}"
     if verdict.state == "unverified":
         return f"cannot check {budget}: {what_is_unknown(verdict)}"
+    # A gate counts the calls that break it, so it is kept by none.
     if gate := GATES.get(verdict.kind):
         return _fill((not verdict.low and gate.kept) or gate.broken, verdict)
     amount, bound = figure_of(verdict)
@@ -306,6 +307,7 @@ def _prompt_facts(calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
             tokens = f"{call.before.input_tokens:,} input tokens"
             yield "recorded", f"{tokens}, {dollars(call.before.usd)}"
     for parts in sorted({changed_parts(call) for call in changed}):
+        # Only if one part of one prompt changed is all growth that part's.
         is_only = changed == grown and len(changed) == 1 and ", " not in parts
         since = f"{now - before:+,} tokens" if is_only else "since it was recorded"
         yield "changed", f"{parts} ({since})"
@@ -444,7 +446,7 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         "uncached_input_tokens": "Let more of the prompt be read from the cache",
     }
     save = savings.get(verdict.kind, "Shorten the prompt")
-    if verdict.actual is None:
+    if verdict.actual is None:  # of a lower bound no number can be made that the test keeps
         return f"{save}, or raise the budget if the price is right."
     limit = int(round_up(verdict.actual, is_usd=False))
     if verdict.part is not None:
