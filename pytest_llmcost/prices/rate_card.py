@@ -30,7 +30,7 @@ from pytest_llmcost.prices.model_names import (
     Resolved,
     find_model,
     likely_model,
-    show_name,
+    mask_account,
 )
 from pytest_llmcost.prices.price_file import (
     RATE_KEYS,
@@ -46,6 +46,8 @@ from pytest_llmcost.prices.usage import Platform, SamplingCall, SamplingKind, Te
 
 _SHIPPED = Path(__file__).with_name("anthropic.toml")
 _VERSION = re.compile(r"-(\d{1,2})-(\d{1,2})(?!\d)")
+_MOST_SHOWN = 200
+"""Characters of a model's name; longer than any."""
 _DATED_TOOL = re.compile(r"(?P<name>[a-z_]+)_(?P<date>\d{8})")
 
 
@@ -115,7 +117,9 @@ class RateCard:
         found = self.find(name)
         if found is not None:
             return found
-        likely, shown = self._likely(name), show_name(name)
+        likely = self._likely(name)
+        # A foreign name in a message: no account id, nothing invisible, nothing endless.
+        shown = repr(mask_account(name)[:_MOST_SHOWN])[1:-1]
         remedy = f"Did you mean {likely}? If not, add" if likely else "Add"
         raise UnknownModelError(
             f"no price for model '{shown}' in rate card {self.version}. {remedy} its rates to a "
