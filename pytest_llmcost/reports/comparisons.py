@@ -205,6 +205,8 @@ def _split_name(name: str) -> tuple[str, str]:
 
 # On another model
 
+SAME_PROMPTS = "the same prompts counted for it, output as it is now"
+
 
 class OtherModelLine(NamedTuple):
     """Cases and attempts of one test, or what else has calls, as one row."""
@@ -238,8 +240,7 @@ def render_other_model(
     """Render one model's table, and below it which calls are in no figure and why."""
     folded = fold_other_model(other.rows)
     most = folded[:rows] if rows else folded
-    title = f"on {other.model}: the same prompts counted for it, output as it is now"
-    yield Line(title, {"bold": True})
+    yield Line(f"on {other.model}: {SAME_PROMPTS}", {"bold": True})
     table = []
     for row in most:
         group, name = _split_name(row.name)
@@ -286,8 +287,7 @@ def other_model_section(other: OtherModel) -> Iterator[str]:
         text = (
             f"**{signed(other.usd_then - other.usd)}**"
             f"{grown_by(other.usd, other.usd_then)}: {format_usd(other.usd)} → "
-            f"{format_usd(other.usd_then)} for {format_count(other.calls, 'call')}, the same "
-            "prompts counted for it, output as it is now"
+            f"{format_usd(other.usd_then)} for {format_count(other.calls, 'call')}, {SAME_PROMPTS}"
         )
         if other.unknown_calls:
             text += f"; {format_count(other.unknown_calls, 'call')} without a figure"

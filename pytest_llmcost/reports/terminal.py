@@ -20,7 +20,7 @@ from pytest_llmcost.reports.comparisons import (
     render_comparison,
     render_other_model,
 )
-from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.escape import MOST_WITH_COMMAND, clean
 from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
 from pytest_llmcost.reports.rows import Row, models_of, rows_of, shown, tags_of
 from pytest_llmcost.reports.run_wording import (
@@ -37,6 +37,7 @@ from pytest_llmcost.reports.run_wording import (
 from pytest_llmcost.reports.tables import Line, TableRow, text_table, wrap
 from pytest_llmcost.reports.wording import (
     COUNT_IT,
+    SIGNS,
     counts_in_vain,
     describe_parts,
     is_not_counted,
@@ -46,9 +47,6 @@ from pytest_llmcost.reports.wording import (
     state_of,
 )
 
-_LONGEST = 2_000
-"""A reason may hold a command, which is of no use when it is cut."""
-_SIGNS = {"exceeded": "✗", "unverified": "?", "near": "!", "within": "✓"}
 _COLOURS = {"exceeded": "red", "unverified": "yellow", "near": "yellow", "within": "green"}
 _MOST_LIVE = 5
 _NAME_WIDTH = 44
@@ -119,7 +117,7 @@ def render_summary(ledger: Ledger, view: View) -> list[Line]:
     lines += render_comparison(ledger.comparison, view.width) if ledger.comparison else ()
     lines += [*render_verdicts(ledger, view.width), *_notes(ledger, view)]
     return [
-        Line(view.text(clean(line.text, _LONGEST)), line.markup)
+        Line(view.text(clean(line.text, MOST_WITH_COMMAND)), line.markup)
         for line in dropwhile(lambda line: not line.text, lines)
     ]
 
@@ -181,7 +179,7 @@ def _table(rows: Sequence[Row], view: View, parts: PartTokens) -> Iterator[Line]
         columns.pop("used", None)  # the mark is left
     table = [
         TableRow(
-            [f"{view.text(_SIGNS.get(row.mark, ' '))} {row.name}", *cells],
+            [f"{view.text(SIGNS.get(row.mark, ' '))} {row.name}", *cells],
             row.group,
             {_COLOURS[row.mark]: True} if row.mark else {},
             describe_parts(row.calls, parts),
@@ -247,7 +245,7 @@ def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
         state = state_of(verdict)
         markup = {_COLOURS[state]: True, "bold": state != "within"}
         about = f"{clean(mark.name)}: " if mark.name else ""
-        yield from wrap(f"{_SIGNS[state]} {about}{sentence(verdict)}", width, markup=markup)
+        yield from wrap(f"{SIGNS[state]} {about}{sentence(verdict)}", width, markup=markup)
         if verdict.state == "unverified" and not (is_named_above and is_not_counted(verdict)):
             # Several budgets may be open for one reason.
             new = [reason for reason in verdict.reasons if reason not in said]
@@ -286,4 +284,4 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
         )
     yield from wrap(describe_partial(ledger), view.width)
     for text in (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes):
-        yield from wrap(clean(text, _LONGEST), view.width, markup={"yellow": True})
+        yield from wrap(clean(text, MOST_WITH_COMMAND), view.width, markup={"yellow": True})

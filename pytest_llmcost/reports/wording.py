@@ -56,6 +56,10 @@ def limit_of(verdict: Verdict) -> str:
     return format_count(int(verdict.limit), _NOUNS[verdict.quantity]) + per_call
 
 
+SIGNS = {"exceeded": "✗", "unverified": "?", "near": "!", "within": "✓"}
+"""Of each state, the worst first, where colours and single characters are at hand."""
+
+
 def state_of(verdict: Verdict) -> str:
     """Return `exceeded`, `unverified`, `near` or `within`, the first one the worst."""
     return "near" if verdict.is_near else verdict.state

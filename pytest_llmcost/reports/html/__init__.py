@@ -17,13 +17,11 @@ from typing import Any
 from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.reports import comparisons, numbers, rows, run_wording, wording
-from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.escape import MOST_WITH_COMMAND, clean
 from pytest_llmcost.reports.html.script_data import page_data, verdict_share
 from pytest_llmcost.reports.run_wording import marks_by_state
 from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 
-_LONGEST = 2_000
-"""A sentence may hold a command, which is of no use when it is cut."""
 _MOST_MARKS = 10
 _MOST_CHANGES = 100
 """What stands in the page itself is short; the table has every test."""
@@ -39,7 +37,7 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
 
     def shown(value: Any) -> Any:
         # What is invisible in foreign text, for example a mark that turns the reading order.
-        return clean(value, _LONGEST) if type(value) is str else value
+        return clean(value, MOST_WITH_COMMAND) if type(value) is str else value
 
     environment = Environment(
         autoescape=True,
