@@ -70,12 +70,14 @@ from pytest_llmcost.reports.run_wording import (
 )
 from pytest_llmcost.reports.tables import markdown_row, markdown_table
 from pytest_llmcost.reports.wording import (
+    BROKEN,
     all_changed_parts,
     is_not_counted,
     limit_of,
     list_parts,
     sentence,
     short_sentence,
+    urgency,
     what_is_unknown,
 )
 
@@ -87,7 +89,6 @@ COMMENT_BYTES = 65_000
 
 _Item = TypeVar("_Item")
 _SIGNS = {"exceeded": "❌", "unverified": "❓", "near": "⚠️", "within": "✅"}
-_BROKEN = ("exceeded", "unverified")
 _FIXED_BYTES = 4_000
 """What heading, totals, the command and the heads of tables take at most."""
 _MOST_REASONS = 3
@@ -107,7 +108,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     room = _Room(most_bytes - _FIXED_BYTES)
     if room.left < _FIXED_BYTES:
         return ""
-    owners, cause, comparison = _owners(ledger), not_counted(ledger), ledger.comparison
+    owners, cause, comparison = _Owner.all_of(ledger), not_counted(ledger), ledger.comparison
     of_run, of_tests = _verdicts(ledger, cause)
     heads: Sequence[str] = ("test", "cost:", "budget:", "what changed")
     vanished: Iterable[str] = ()
@@ -127,7 +128,11 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     notes = filter(None, (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes))
     footnotes = room.fit(notes, 4, _item)
     gone = room.fit(vanished, 4, _item)
-    categories = room.fit(_categories(ledger), 4, heads=("category", "tokens:", "cost:", "share:"))
+    usd, is_lower = ledger.totals.usd, is_least(ledger)
+    itemised = [each for each in categories_of(ledger.totals) if each.usd is not None]
+    lines = [markdown_row(each.name, *each.cells(usd, is_least=is_lower)) for each in itemised]
+    lines += [markdown_row("total", "", usd_cell(usd, is_least=is_lower), "")] if itemised else []
+    categories = room.fit(lines, 4, heads=("category", "tokens:", "cost:", "share:"))
     models = room.fit(models_of(ledger)[:50], 4, _share, heads=("model", *_SHARE_HEADS))
     tags = room.fit(tags_of(ledger), 4, _share, heads=("tag", *_SHARE_HEADS))
     changes = chain.from_iterable(parts_by_owner(ledger).values())
@@ -153,7 +158,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
 
     marks = marks_by_state(ledger)
     sign = _SIGNS["within"] if any(marks.values()) else ""
-    sign = next((_SIGNS[each] for each in _BROKEN if marks[each]), sign)
+    sign = next((_SIGNS[each] for each in BROKEN if marks[each]), sign)
     lines = [MARKER, " ".join(filter(None, ("###", sign, describe_run(ledger))))]
     for section in ([_counts(ledger, owners)], of_run, first):
         lines += ["", *section] if any(section) else []
@@ -266,6 +271,23 @@ class _Owner(NamedTuple):
             return "unlimited"
         return "near" if verdict.is_near else "within"
 
+    @staticmethod
+    def all_of(ledger: Ledger) -> list[_Owner]:
+        """Return what failed, then what changed, then the rest."""
+        tests = {each.nodeid: each for each in last_attempts(ledger.tests)}
+        pairs: list[tuple[TestRow | None, Change | None]] = [
+            (tests.pop(each.name, None) if each.kind == "test" else None, each)
+            for each in (ledger.comparison.changes if ledger.comparison else ())
+        ]
+        found = []
+        for test, change in (*pairs, *((test, None) for test in tests.values())):
+            verdicts = list(own_verdicts(test)) if test and test.outcome != "xfailed" else []
+            verdicts += change.verdicts if change else ()
+            worst = min(verdicts, key=lambda each: urgency(each.state), default=None)
+            name = change.name if change else test.nodeid if test else ""
+            found.append(_Owner(name, test, change, worst))
+        return sorted(found, key=lambda each: urgency(each.state))
+
 
 _WORDS = {
     "exceeded": "exceeded",
@@ -282,27 +304,6 @@ _WORDS = {
     "unlimited": "without a budget",
     "unchanged": "unchanged",
 }
-
-
-def _owners(ledger: Ledger) -> list[_Owner]:
-    """Return what failed, then what changed, then the rest."""
-    tests: dict[str, TestRow | None] = {each.nodeid: each for each in last_attempts(ledger.tests)}
-    changes = ledger.comparison.changes if ledger.comparison else ()
-    pairs = [
-        (each.name, tests.pop(each.name, None) if each.kind == "test" else None, each)
-        for each in changes
-    ]
-    found = []
-    for name, test, change in (*pairs, *((name, test, None) for name, test in tests.items())):
-        verdicts = list(own_verdicts(test)) if test and test.outcome != "xfailed" else []
-        verdicts += change.verdicts if change else ()
-        worst = min(verdicts, key=lambda each: _rank(each.state), default=None)
-        found.append(_Owner(name, test, change, worst))
-    return sorted(found, key=lambda each: _rank(each.state))
-
-
-def _rank(state: str) -> int:
-    return _BROKEN.index(state) if state in _BROKEN else len(_BROKEN)
 
 
 def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
@@ -351,7 +352,7 @@ def _failed_or_changed(
     for owner in owners:
         test, change, verdict = owner.test, owner.change, owner.verdict
         is_named = cause is not None and cause.explains(owner.name, owner.state)
-        if not change and (is_named or owner.state not in _BROKEN):
+        if not change and (is_named or owner.state not in BROKEN):
             continue
         phrases, parts = what_differs(change, shared) if change else ([], [])
         if test and not parts:
@@ -390,7 +391,7 @@ def _budget(verdict: Verdict | None) -> str:
 
 def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
     """Return a block with the command that runs what failed, or all, as the run was judged."""
-    failed = [each for each in owners if each.test and each.state in _BROKEN]
+    failed = [each for each in owners if each.test and each.state in BROKEN]
     names = [each.name for each in failed]
     files = sorted({name.partition("::")[0] for name in names})
     command = "pytest"
@@ -468,16 +469,6 @@ def _row(row: Row) -> str:
         f"{spent.calls:,}",
         *row.token_cells,
     )
-
-
-def _categories(ledger: Ledger) -> Iterator[str]:
-    """Yield what each token category costs; nothing if the ledger does not say it."""
-    usd, is_lower = ledger.totals.usd, is_least(ledger)
-    found = [each for each in categories_of(ledger.totals) if each.usd is not None]
-    for each in found:
-        yield markdown_row(each.name, *each.cells(usd, is_least=is_lower))
-    if found:
-        yield markdown_row("total", "", usd_cell(usd, is_least=is_lower), "")
 
 
 def _share(share: Share) -> str:

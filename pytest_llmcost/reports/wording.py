@@ -57,12 +57,19 @@ def limit_of(verdict: Verdict) -> str:
 
 
 SIGNS = {"exceeded": "✗", "unverified": "?", "near": "!", "within": "✓"}
-"""Of each state, the worst first, where colours and single characters are at hand."""
+"""Of each state, the worst first, in a terminal and on a page."""
+BROKEN = ("exceeded", "unverified")
+"""The states of which a test or a run may fail."""
 
 
 def state_of(verdict: Verdict) -> str:
     """Return `exceeded`, `unverified`, `near` or `within`, the first one the worst."""
     return "near" if verdict.is_near else verdict.state
+
+
+def urgency(state: str) -> int:
+    """Rank a state, or the mark of a row: what is broken first."""
+    return BROKEN.index(state) if state in BROKEN else len(BROKEN)
 
 
 def figure_of(verdict: Verdict) -> tuple[Decimal, str]:

@@ -86,7 +86,8 @@ class _Page:
         self._most_calls = max(1, _MOST_CALLS // max(1, rows))
         self._most_parts = max(1, _MOST_PARTS // max(1, rows))
 
-    def _text(self, text: str) -> int:
+    def text(self, text: str) -> int:
+        """Return the number of a text."""
         return self.texts.setdefault(clean(text, 1_000), len(self.texts))
 
     def row(self, row: Row, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -98,28 +99,28 @@ class _Page:
             texts = (clean(text, 1_000) for text in (sentence(each), *reasons))
             said.append([state_of(each), *texts])
         return {
-            "group": self._text(row.group),  # text: the file
+            "group": self.text(row.group),  # text: the file
             "name": row.name,
             "mark": _MARKS.get(row.mark, row.mark),
-            "outcome": self._text("" if row.outcome == "passed" else row.outcome),  # text
+            "outcome": self.text("" if row.outcome == "passed" else row.outcome),  # text
             "usd": None if row.usd is None else float(row.usd),
             "cost": row.cost_cell(),
             "calls": len(row.calls),
             **dict(zip(_TOKENS, _tokens(row.spent), strict=True)),
-            "budget": self._text(row.limit),  # text
+            "budget": self.text(row.limit),  # text
             "share": verdict_share(row.verdict),  # how much of its budget is used, 1 for all of it
             "used": row.used,
             "verdicts": said,
             # Fewer than there are if that is too many for a page. One call is all that its row
             # has spent.
             "found": [
-                self._call(call, row.spent if len(row.calls) == 1 else Amounts.of([call]))
+                self.call(call, row.spent if len(row.calls) == 1 else Amounts.of([call]))
                 for call in calls
             ],
-            **self._parts(row),
+            **self.parts(row),
         }
 
-    def _call(self, call: Call, spent: Amounts) -> list[Any]:
+    def call(self, call: Call, spent: Amounts) -> list[Any]:
         """Write a call, in the order of `_CALL_FIELDS`; model and note are texts."""
         is_refused = call.evidence == REFUSED
         # The note says where its figures are from, and what they leave open.
@@ -129,9 +130,9 @@ class _Page:
         notes += [f"changed: {changed}"] if changed else []
         notes += [each.rule.meaning or str(each) for each in call.caveats]
         cost = REFUSED if is_refused else usd_cell(spent.usd, is_least=spent.is_least)
-        return [self._text(call.model), cost, *_tokens(spent), self._text(" · ".join(notes))]
+        return [self.text(call.model), cost, *_tokens(spent), self.text(" · ".join(notes))]
 
-    def _parts(self, row: Row) -> dict[str, Any]:
+    def parts(self, row: Row) -> dict[str, Any]:
         """Write the parts of a row's largest prompt, and what it costs besides its prompts.
 
         Each is its name (text), its width as a share of the row's cost, and its figure (text). A
@@ -152,13 +153,13 @@ class _Page:
             else:
                 how = {"=": " (unchanged)", "new": " (new)"}.get(grown, "")
                 figure = f"{each.after:,} tokens{how}"
-            name = self._text(show_part(each.part, names))
-            written.append((name, round(width * each.after, 4), self._text(figure)))
+            name = self.text(show_part(each.part, names))
+            written.append((name, round(width * each.after, 4), self.text(figure)))
         output = costs.get("output_usd")
         if parts and output and prompt:
             share = round(float(output) / float(whole), 4)
             cost = usd_cell(output, is_least=row.spent.is_least)
-            answer = (self._text("output"), share, self._text(cost))
+            answer = (self.text("output"), share, self.text(cost))
         more = len(parts) - len(written)  # too many for a page
         return {"parts": written, "more_parts": more, "answer": answer}
 
