@@ -8,15 +8,17 @@ https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.prices.rate_card import RateCard
+from pytest_llmcost.prices.usage import mappings
 
-Body = Mapping[str, Any]
+_HARMLESS = frozenset({"sampling", "inference_geo"})
+"""`count_tokens` takes neither, so the count is the same without them."""
 
 
 class Rejections(NamedTuple):
@@ -34,18 +36,14 @@ def find_rejections(
     """Name what a model, by its exact id, rejects of a payload; the API may reject more."""
     blocking: list[str] = []
     harmless: list[str] = []
-    entry = card.models.get(model)
+    features, entry = features_of(body), card.models.get(model)
+    tools = [str(tool.get("type")) for tool in mappings(body.get("tools"))]
     for name in entry.rejects if entry else ():
-        found = harmless if name in _HARMLESS else blocking
-        if name.startswith("tools."):
-            kind, tools = name.removeprefix("tools."), body.get("tools")
-            types = [
-                str(tool.get("type")) if isinstance(tool, Mapping) else ""
-                for tool in (tools if isinstance(tools, list) else ())
-            ]
-            found += [f"tool {each}" for each in types if f"{each}_".startswith(f"{kind}_")]
-        elif name in FEATURES:  # a price file may name features of a later version
-            found += FEATURES[name](body)
+        kind = name.removeprefix("tools.")
+        if kind != name:
+            blocking += [f"tool {each}" for each in tools if f"{each}_".startswith(f"{kind}_")]
+        # A price file may name features of a later version.
+        (harmless if name in _HARMLESS else blocking).extend(features.get(name, ()))
     if body.get("speed") == "fast" and not has_fast_mode(card, model, on):
         blocking.append('speed "fast"')
     return Rejections(tuple(blocking), tuple(harmless))
@@ -59,53 +57,29 @@ def has_fast_mode(card: RateCard, model: str, on: date) -> bool:
         return False
 
 
-def _sampling(body: Body) -> list[str]:
-    # Default values are accepted.
-    settings = [key for key in ("temperature", "top_p") if body.get(key) not in (None, 1)]
-    return settings + ["top_k"] * (body.get("top_k") is not None)
-
-
-def _thinking(kind: str, efforts: tuple[str, ...] = ()) -> Callable[[Body], list[str]]:
-    def find(body: Body) -> list[str]:
-        effort = _part(body, "output_config").get("effort")
-        if _part(body, "thinking").get("type") != kind or (efforts and effort not in efforts):
-            return []
-        return [f'thinking "{kind}"' + (f' with effort "{effort}"' if efforts else "")]
-
-    return find
-
-
-def _forced_choice(body: Body) -> list[str]:
-    kind = _part(body, "tool_choice").get("type")
-    return [f'tool_choice "{kind}"'] if kind in ("any", "tool") else []
-
-
-def _prefill(body: Body) -> list[str]:
+def features_of(body: Mapping[str, JsonValue]) -> dict[str, list[str]]:
+    """Return what a payload has of each feature that `rejects` may name, besides its tools."""
     messages = body.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else None
-    is_prefill = isinstance(last, Mapping) and last.get("role") == "assistant"
-    return ["prefill (the last message is the assistant's)"] * is_prefill
-
-
-def _part(body: Body, key: str) -> Mapping[str, Any]:
-    part = body.get(key)
-    return part if isinstance(part, Mapping) else {}
-
-
-FEATURES: Mapping[str, Callable[[Body], list[str]]] = {
-    "inference_geo": lambda body: ["inference_geo"] if body.get("inference_geo") else [],
-    "prefill": _prefill,
-    "sampling": _sampling,
-    "task_budget": lambda body: (
-        ["output_config.task_budget"] if _part(body, "output_config").get("task_budget") else []
-    ),
-    "thinking.adaptive": _thinking("adaptive"),
-    "thinking.disabled": _thinking("disabled"),
-    "thinking.disabled.xhigh": _thinking("disabled", ("xhigh", "max")),
-    "thinking.enabled": _thinking("enabled"),
-    "tool_choice.forced": _forced_choice,
-}
-"""What a rate card's `rejects` may name, besides `tools.` and a type or its beginning."""
-
-_HARMLESS = frozenset({"sampling", "inference_geo"})
-"""`count_tokens` takes neither, so the count is the same without them."""
+    parts = (body.get("thinking"), body.get("output_config"), body.get("tool_choice"), last)
+    thinking, output, choice, message = (
+        part if isinstance(part, Mapping) else {} for part in parts
+    )
+    kind, effort, chosen = thinking.get("type"), output.get("effort"), choice.get("type")
+    is_disabled, is_prefilled = kind == "disabled", message.get("role") == "assistant"
+    # Default values are accepted.
+    sampling = [key for key in ("temperature", "top_p") if body.get(key) not in (None, 1)]
+    sampling += ["top_k"] if body.get("top_k") is not None else []
+    return {
+        "inference_geo": ["inference_geo"] if body.get("inference_geo") else [],
+        "prefill": ["prefill (the last message is the assistant's)"] if is_prefilled else [],
+        "sampling": sampling,
+        "task_budget": ["output_config.task_budget"] if output.get("task_budget") else [],
+        "thinking.adaptive": ['thinking "adaptive"'] if kind == "adaptive" else [],
+        "thinking.disabled": ['thinking "disabled"'] if is_disabled else [],
+        "thinking.disabled.xhigh": [f'thinking "disabled" with effort "{effort}"']
+        if is_disabled and effort in ("xhigh", "max")
+        else [],
+        "thinking.enabled": ['thinking "enabled"'] if kind == "enabled" else [],
+        "tool_choice.forced": [f'tool_choice "{chosen}"'] if chosen in ("any", "tool") else [],
+    }

@@ -6,6 +6,7 @@ The reply stays as it was recorded or stated, because the other model's reply is
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import date
 from typing import cast
 
@@ -14,7 +15,6 @@ from msgspec.structs import replace
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, reprice
 from pytest_llmcost.compare.pairing import under_change
-from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger, OtherModel, OtherModelRow, make_other_model
 from pytest_llmcost.ledger.totals import spenders_of
 from pytest_llmcost.prices.bill import CacheState
@@ -77,24 +77,22 @@ def obstacle_of(call: Call) -> str | None:
     return SEVERAL_PASSES if more or not is_plain or sampling.usage.web_search_requests else None
 
 
+@dataclass
 class _Move:
     """Moves calls to another model; collects what is missing for that, and what to note."""
 
-    def __init__(self, ledger: Ledger, model: str, card: RateCard, on: date) -> None:
-        self.payloads, self.model, self.card = ledger.payloads, model, card
-        self.on, self.cache_state = on, cast("CacheState", ledger.cache_state)
-        self.missing: set[str] = set()
-        self.notes: set[str] = set()
-        try:
-            self.least_cacheable = card.min_cacheable_tokens(model, on) or 0
-        except UnknownModelError:  # no price on that day: each call will say so
-            self.least_cacheable = 0
+    ledger: Ledger
+    model: str
+    card: RateCard
+    on: date
+    missing: set[str] = field(default_factory=set)
+    notes: set[str] = field(default_factory=set)
 
     def __call__(self, call: Call) -> Call | str:
         """Return the call as it would be on the model, or why that is unknown."""
         if (obstacle := obstacle_of(call)) is not None:
             return obstacle
-        payload = self.payloads.get(call.fingerprint or "")
+        payload = self.ledger.payloads.get(call.fingerprint or "")
         if payload is None:
             return NO_PAYLOAD
         if payload.model == self.model:
@@ -109,12 +107,10 @@ class _Move:
             return f"its prompt is counted without {payload.left_out[self.model]}"
         (sampling,) = call.sampling_calls
         usage = scale_prompt(sampling.usage, tokens)
-        if 0 < usage.cached_tokens < self.least_cacheable:
+        least = self.card.models[self.model].min_cacheable_tokens or 0
+        is_short = 0 < usage.cached_tokens < least
+        if is_short:
             usage = Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
-            self.notes.add(
-                f"{self.model} caches no prefix shorter than {self.least_cacheable:,} tokens: "
-                "shorter ones are priced uncached there"
-            )
         terms = call.context
         if "inference_geo" in payload.dropped.get(self.model, ""):
             terms = replace(terms, inference_geo=None)
@@ -130,12 +126,17 @@ class _Move:
             replace(call, model=self.model, usage=usage, sampling_calls=(moved,), context=terms),
             self.card,
             on=self.on,
-            cache_state=self.cache_state,
+            cache_state=cast("CacheState", self.ledger.cache_state),
         )
         new = set(then.caveats) - set(call.caveats)
         if then.usd is None:
             return "; ".join(sorted(new)) or f"no price on {self.model}"
         self.notes.update(new)
+        if is_short:
+            self.notes.add(
+                f"{self.model} caches no prefix shorter than {least:,} tokens: shorter ones are "
+                "priced uncached there"
+            )
         found = self.card.find(call.model)
         if found and self.card.tokenizer(found.model) != self.card.tokenizer(self.model):
             self.notes.add(

@@ -16,14 +16,14 @@ import msgspec
 from msgspec.structs import replace
 
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.price_file import RATE_KEYS, STANDARD, CardFile, ModelEntry
+from pytest_llmcost.prices.price_file import RATE_KEYS, STANDARD, CardFile
 from pytest_llmcost.prices.usage import SamplingCall, SamplingKind, Terms, Usage
 
 CacheState = Literal["as-billed", "cold", "warm"]
 """As billed; with every cache read as the write it would be; with every write as a read."""
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
-_MILLION = 6  # rates are per million: so many places
+_MILLION = 6  # rates are per million tokens: so many places
 _RATE_OF = {f"{key}_tokens": key for key in RATE_KEYS}
 """By field of `Usage`; so is what an amount is called in `ByCategory`."""
 _CATEGORIES = {f"{key}_tokens": f"{key}_usd" for key in RATE_KEYS}
@@ -71,93 +71,73 @@ class PriceList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: date) -> PriceList:
-    """Work out what requests on some terms cost on a day.
-
-    Batch, geography and endpoint stack on every kind of token, and fees are added after them.
-    Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
-    """
+    """Work out what requests on some terms cost on a day."""
     model = bands[0].model
     entry = card.models[model]
-    usual, low, caveats = _ONE, _ONE, []
-    high: Decimal | None = _ONE
-    for known, least, most, caveat in (
-        _tier(card, terms),
-        _geography(card, entry, terms),
-        _endpoint(card, entry, terms),
-    ):
-        usual, low = EXACT.multiply(usual, known), EXACT.multiply(low, least)
-        high = None if high is None or most is None else EXACT.multiply(high, most)
-        caveats += [caveat] if caveat else []
+    caveats: list[str] = []
+    # What the price of tokens is multiplied by: as it is, at least, and at most.
+    multipliers: list[tuple[Decimal, Decimal, Decimal | None]] = []
+
+    def exactly(multiplier: Decimal | None) -> None:
+        known = _ONE if multiplier is None else multiplier
+        multipliers.append((known, known, known))
+
+    # A batch costs half, caches included.
+    # Source: https://platform.claude.com/docs/en/build-with-claude/batch-processing (2026-08-22)
+    tier = terms.service_tier
+    if tier == "batch":
+        exactly(card.batch_multiplier)
+    elif tier == "priority":
+        # Such tokens draw on capacity that was paid for ahead; they have no list price of their
+        # own and count as standard ones.
+        # Source: https://platform.claude.com/docs/en/api/service-tiers
+        caveats.append("priority-tier")
+    elif tier not in (None, "standard"):
+        multipliers.append((_ONE, _ZERO, None))
+        caveats.append(f"unknown-tier: {tier}")
+
+    # Inference in the US costs a tenth more, from the 4.6 generation on; so does Foundry's US data
+    # zone. Source: https://platform.claude.com/docs/en/manage-claude/data-residency (2026-08-22)
+    geography = "us" if terms.platform == "foundry-us" else terms.inference_geo or ""
+    # `asked-us`: only the request names it. At list price everywhere, it makes no difference.
+    named = geography.removeprefix("asked-")
+    if named and named not in card.geographies_at_list:
+        if geography in entry.geography:
+            exactly(entry.geography[geography])
+        else:
+            # No published multiplier of this place or model: at most the highest one of the card.
+            published = (each.geography.values() for each in card.models.values())
+            multipliers.append((_ONE, _ONE, max(chain([_ONE], *published))))
+            caveats.append(f"unknown-geography: {geography}")
+
+    # Regional endpoints of Bedrock and Google Cloud cost a tenth more, from 4.5 on.
+    # Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
+    # AWS GovCloud costs 1.2 for every model, in place of that tenth. Source: litellm 1.110.2, which
+    # cites the AWS price feed (BerriAI/litellm#39764)
+    cloud, _, endpoint = (terms.platform or "").partition("-")
+    if endpoint == "gov":
+        exactly(card.bedrock_gov_multiplier)
+    elif endpoint == "regional":
+        exactly(entry.regional)
+    elif endpoint == "unknown" and entry.regional is not None:
+        multipliers.append((_ONE, _ONE, max(entry.regional, _ONE)))
+        caveats.append(f"unknown-endpoint: {cloud}")
+
     if entry.retires_on is not None and entry.retires_on <= on:
         caveats.append(f"retired-model: {model} on {entry.retires_on}")
     if bands[0].ended_on is not None:
         caveats.append(f"ended-fast-mode: {model} on {bands[0].ended_on}")
+    # The three stack on every kind of token. The fee of searches is added after them: no batch
+    # halves it. Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
+    usual, low, high = zip(*multipliers, strict=True) if multipliers else ((), (), ())
     return PriceList(
         bands=bands,
-        multiplier=usual,
-        multiplier_low=low,
-        multiplier_high=high,
+        multiplier=reduce(EXACT.multiply, usual, _ONE),
+        multiplier_low=reduce(EXACT.multiply, low, _ONE),
+        multiplier_high=None if None in high else reduce(EXACT.multiply, high, _ONE),
         search_usd=EXACT.scaleb(card.web_search_usd_per_1000 or _ZERO, -3),
         caveats=tuple(caveats),
     )
-
-
-_Multiplier = tuple[Decimal, Decimal, Decimal | None, str | None]
-"""What the price of tokens is multiplied by: as it is, at least, at most, and the caveat if the
-three differ or the first is an assumption."""
-_AT_LIST: _Multiplier = (_ONE, _ONE, _ONE, None)
-
-
-def _tier(card: CardFile, terms: Terms) -> _Multiplier:
-    tier = terms.service_tier
-    if tier == "batch":  # half the price
-        return _exactly(card.batch_multiplier)
-    # Priority tokens draw on capacity that was paid for ahead; they have no list price of their
-    # own and count as standard ones. Source: https://platform.claude.com/docs/en/api/service-tiers
-    if tier == "priority":
-        return _ONE, _ONE, _ONE, "priority-tier"
-    if tier in (None, "standard"):
-        return _AT_LIST
-    return _ONE, _ZERO, None, f"unknown-tier: {tier}"
-
-
-def _geography(card: CardFile, entry: ModelEntry, terms: Terms) -> _Multiplier:
-    """Inference in the US costs a tenth more, from the 4.6 generation on.
-
-    Foundry's US data zone costs what Anthropic's US geography does.
-    Source: https://platform.claude.com/docs/en/manage-claude/data-residency, read 2026-08-22.
-    """
-    geography = "us" if terms.platform == "foundry-us" else terms.inference_geo or ""
-    # `asked-us`: only the request names it. At list price everywhere, it makes no difference.
-    named = geography.removeprefix("asked-")
-    if not named or named in card.geographies_at_list:
-        return _AT_LIST
-    if geography in entry.geography:
-        return _exactly(entry.geography[geography])
-    # A place or a model without a published multiplier: at most the highest one of the card.
-    published = (each.geography.values() for each in card.models.values())
-    return _ONE, _ONE, max(chain([_ONE], *published)), f"unknown-geography: {geography}"
-
-
-def _endpoint(card: CardFile, entry: ModelEntry, terms: Terms) -> _Multiplier:
-    """Regional endpoints of Bedrock and Google Cloud cost a tenth more, from 4.5 on.
-
-    AWS GovCloud costs 1.2 for every model, in place of the regional tenth. Source: litellm 1.110.2,
-    which cites the AWS price feed (BerriAI/litellm#39764).
-    """
-    cloud, _, endpoint = (terms.platform or "").partition("-")
-    if endpoint == "gov":
-        return _exactly(card.bedrock_gov_multiplier)
-    if entry.regional is None or endpoint not in ("regional", "unknown"):
-        return _AT_LIST
-    if endpoint == "regional":
-        return _exactly(entry.regional)
-    return _ONE, _ONE, max(entry.regional, _ONE), f"unknown-endpoint: {cloud}"
-
-
-def _exactly(multiplier: Decimal | None) -> _Multiplier:
-    multiplier = _ONE if multiplier is None else multiplier
-    return multiplier, multiplier, multiplier, None
 
 
 class ByCategory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -356,7 +336,9 @@ def in_cache_state(
         return cold
     most, read = sampling.most_read_tokens, usage.cached_tokens
     read = read if most is None else min(most, read)
-    long = min(read, cold.cache_write_1h_tokens)  # 1-hour entries must precede 5-minute ones
+    # The entries at the front are read first, and 1-hour ones must precede 5-minute ones.
+    # Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching (2026-08-22)
+    long = min(read, cold.cache_write_1h_tokens)
     return replace(
         cold,
         cache_write_1h_tokens=cold.cache_write_1h_tokens - long,
@@ -366,15 +348,19 @@ def in_cache_state(
 
 
 def _band(bands: tuple[Rates, ...], sampling: SamplingCall, usage: Usage) -> Rates:
-    """Choose the length band of a whole prompt, caches included.
+    if len(bands) == 1:  # nearly always
+        return bands[0]
+    stated = sampling.band_tokens
+    return band_of(bands, usage.prompt_tokens if stated is None else stated)
+
+
+def band_of(bands: Sequence[Rates], prompt_tokens: int) -> Rates:
+    """Choose the length band of a whole prompt, caches included; it holds for the reply, too.
 
     A prompt of exactly the threshold is still in the lower band.
     Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
     """
-    if len(bands) == 1:
-        return bands[0]
-    length = usage.prompt_tokens if sampling.band_tokens is None else sampling.band_tokens
-    return [rates for rates in bands if not rates.above or length > rates.above][-1]
+    return [rates for rates in bands if not rates.above or prompt_tokens > rates.above][-1]
 
 
 def _amount(usage: Usage, rates: Rates, multiplier: Decimal, search_usd: Decimal) -> Decimal:

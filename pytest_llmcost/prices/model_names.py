@@ -21,8 +21,6 @@ _LONG_CONTEXT = re.compile(r"\[1m\]$", re.IGNORECASE)
 _BEDROCK_ARN = re.compile(
     r"arn:(?P<partition>[^:]*):bedrock:[^:]*:[^:]*:(?:foundation-model|inference-profile)/(?P<id>.+)"
 )
-_MOST_SHOWN = 200
-"""Characters of a name; longer than any."""
 
 
 class Resolved(NamedTuple):
@@ -42,21 +40,6 @@ def mask_account(text: str) -> str:
         'arn:aws:bedrock:eu-west-1:ACCOUNT:inference-profile/abc'
     """
     return _AWS_ACCOUNT.sub(r"\1ACCOUNT", text)
-
-
-def show_name(name: str) -> str:
-    r"""Write a foreign name for people: no account id, nothing invisible, nothing endless.
-
-    Example:
-        >>> show_name("claude\x1b[31m")
-        'claude\\x1b[31m'
-    """
-    name = mask_account(name)
-    shown = "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode()
-        for each in name[:_MOST_SHOWN]
-    )
-    return shown if len(name) <= _MOST_SHOWN else f"{shown}..."
 
 
 def find_model(spellings: Mapping[str, Resolved], name: str) -> Resolved | None:

@@ -80,6 +80,19 @@ class RateRow(_Table, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
     checked_on: date | None = None
 
+    def __post_init__(self) -> None:
+        """Check what belongs together; msgspec names the row to these errors."""
+        given = [key for key in RATE_KEYS if getattr(self, key) is not None]
+        if self.until_on is not None and self.until_on <= self.from_on:
+            raise ValueError(f"until: {self.until_on} is not after from = {self.from_on}")
+        if self.multiplier is not None and given:
+            raise ValueError(
+                "give rates or a factor on the rates in force, not both; "
+                f"got factor = {self.multiplier} and {given[0]} = {getattr(self, given[0])}"
+            )
+        if self.multiplier is None and not given:
+            raise ValueError(f"gives no rate; write {', '.join(RATE_KEYS)}, or a factor")
+
     def holds_on(self, on: date) -> bool:
         """Return whether the row is in force on a day."""
         return self.from_on <= on and (self.until_on is None or on < self.until_on)
@@ -172,43 +185,29 @@ def read_card_file(path: Path) -> tuple[CardFile, bytes]:
     except (ValueError, ArithmeticError, RecursionError) as error:  # of a number without end, too
         hint = "; names with / or : need quotes" if "table declaration" in str(error) else ""
         raise RateCardError(f"{origin}: not TOML: {error}{hint}") from error
-    models = raw.pop("models", {})
+    models = _convert(raw.pop("models", {}), dict[str, Any], f"{origin}: models")
     settings = _convert(raw, CardFile, origin)
+    entries: dict[str, ModelEntry] = {}
     # One by one, because msgspec's path says `models[...]` and not which model.
-    models = _convert(models, dict[str, Any], f"{origin}: models")
-    # Without account ids from here on: names of a card get into ledgers and messages.
-    masked = {mask_account(name): entry for name, entry in models.items()}
-    if len(masked) < len(models):
-        raise RateCardError(
-            f"{origin}: models: two names differ only in their AWS account; put both into one table"
-        )
-    entries = {name: _parse_model(name, entry, origin) for name, entry in masked.items()}
+    for name, table in models.items():
+        # Without account ids from here on: names of a card get into ledgers and messages.
+        model = mask_account(name)
+        where = f'{origin}: model "{model}"'
+        if model in entries:
+            raise RateCardError(
+                f"{origin}: models: two names differ only in their AWS account; put both into one "
+                "table"
+            )
+        for key, value in table.items() if isinstance(table, dict) else ():
+            # A point in a name without quotes makes a table in a table: opus-4.7 is a 7 in opus-4.
+            if isinstance(value, dict) and key not in ModelEntry.__struct_fields__:
+                raise RateCardError(
+                    f"{where}: unknown field `{key}`; a model's name with a point in it needs "
+                    f'quotes: [models."{model}.{key}"]'
+                )
+        entry = _convert(table, ModelEntry, where)
+        entries[model] = replace(entry, aliases=tuple(map(mask_account, entry.aliases)))
     return replace(settings, models=entries), data
-
-
-def _parse_model(name: str, raw: object, origin: str) -> ModelEntry:
-    where = f'{origin}: model "{name}"'
-    for key, value in raw.items() if isinstance(raw, dict) else ():
-        # A point in a name without quotes makes a table in a table: opus-4.7 is a 7 in opus-4.
-        if isinstance(value, dict) and key not in ModelEntry.__struct_fields__:
-            raise RateCardError(
-                f"{where}: unknown field `{key}`; a model's name with a point in it needs quotes: "
-                f'[models."{name}.{key}"]'
-            )
-    entry = _convert(raw, ModelEntry, where)
-    for number, row in enumerate(entry.rates, start=1):
-        at = f"{where}: rates row {number} (from {row.from_on})"
-        given = [key for key in RATE_KEYS if getattr(row, key) is not None]
-        if row.until_on is not None and row.until_on <= row.from_on:
-            raise RateCardError(f"{at}: until: {row.until_on} is not after from")
-        if row.multiplier is not None and given:
-            raise RateCardError(
-                f"{at}: give rates or a factor on the rates in force, not both; "
-                f"got factor = {row.multiplier} and {given[0]} = {getattr(row, given[0])}"
-            )
-        if row.multiplier is None and not given:
-            raise RateCardError(f"{at}: gives no rate; write {', '.join(RATE_KEYS)}, or a factor")
-    return replace(entry, aliases=tuple(map(mask_account, entry.aliases)))
 
 
 def _convert(raw: object, kind: type[_T], where: str) -> _T:

@@ -21,6 +21,7 @@ from pytest_llmcost.prices.bill import (
     PriceList,
     Rates,
     SamplingCost,
+    band_of,
     bill_sampling,
     price_list_of,
     total,
@@ -29,14 +30,13 @@ from pytest_llmcost.prices.model_names import (
     Resolved,
     find_model,
     likely_model,
-    show_name,
+    mask_account,
 )
 from pytest_llmcost.prices.price_file import (
     RATE_KEYS,
     STANDARD,
     CardFile,
     Layers,
-    RateRow,
     check_change,
     merged,
     read_card_file,
@@ -46,6 +46,8 @@ from pytest_llmcost.prices.usage import Platform, SamplingCall, SamplingKind, Te
 
 _SHIPPED = Path(__file__).with_name("anthropic.toml")
 _VERSION = re.compile(r"-(\d{1,2})-(\d{1,2})(?!\d)")
+_MOST_SHOWN = 200
+"""Characters of a model's name; longer than any."""
 _DATED_TOOL = re.compile(r"(?P<name>[a-z_]+)_(?P<date>\d{8})")
 
 
@@ -115,7 +117,9 @@ class RateCard:
         found = self.find(name)
         if found is not None:
             return found
-        likely, shown = self._likely(name), show_name(name)
+        likely = self._likely(name)
+        # A foreign name in a message: no account id, nothing invisible, nothing endless.
+        shown = repr(mask_account(name)[:_MOST_SHOWN])[1:-1]
         remedy = f"Did you mean {likely}? If not, add" if likely else "Add"
         raise UnknownModelError(
             f"no price for model '{shown}' in rate card {self.version}. {remedy} its rates to a "
@@ -132,8 +136,7 @@ class RateCard:
         Raises:
             UnknownModelError: unknown, not yet priced on that day, or never at that speed.
         """
-        bands = self.bands(model, on=on, speed=speed)
-        return [rates for rates in bands if not rates.above or prompt_tokens > rates.above][-1]
+        return band_of(self.bands(model, on=on, speed=speed), prompt_tokens)
 
     def bands(self, model: str, *, on: date, speed: str | None = None) -> tuple[Rates, ...]:
         """Return a model's rates on a day at one speed, one for each length band."""
@@ -189,7 +192,13 @@ class RateCard:
                     )
                 )
         if not bands or bands[0].above:
-            raise UnknownModelError(_why_none(model, rows, on, speed), model=model)
+            at_speed = "" if speed == STANDARD else f" at speed {speed!r}"
+            why = "its last rates ended before that day"
+            if not rows:
+                why = "the rate card has no rates at that speed"
+            elif (first := min(row.from_on for row in rows)) > on:
+                why = f"its first rates are from {first}"
+            raise UnknownModelError(f"no price for {model}{at_speed} on {on}: {why}", model=model)
         return tuple(bands)
 
     def price(
@@ -205,11 +214,12 @@ class RateCard:
         Raises:
             UnknownModelError: when a model has no price; nothing is ever taken for $0.
         """
-        state = cache_state
-        priced = [
-            self.price_sampling(each, terms, on=on, cache_state=state) for each in sampling_calls
-        ]
-        return total(priced)
+        return total(
+            [
+                self.price_sampling(each, terms, on=on, cache_state=cache_state)
+                for each in sampling_calls
+            ]
+        )
 
     def price_sampling(
         self,
@@ -224,7 +234,14 @@ class RateCard:
         model = prices.bands[0].model
         if model != sampling.model:
             sampling = replace(sampling, model=model)
-        billed = True if sampling.refusal is None else self._is_refusal_billed(sampling.refusal, on)
+        billed: bool | None = True
+        if (category := sampling.refusal) is not None:
+            # Whether one before any output is charged depends on its category, and on the day.
+            # Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
+            rules = [rule for rule in self._settings.refusals if rule.from_on <= on]
+            rule = max(rules, key=lambda rule: rule.from_on, default=None)
+            if rule is not None and category not in rule.billed:
+                billed = None if rule.free and category not in rule.free else False
         return bill_sampling(sampling, prices, cache_state=cache_state, refusal_billed=billed)
 
     def _find_price_list(self, name: str, kind: SamplingKind, terms: Terms, on: date) -> PriceList:
@@ -253,19 +270,6 @@ class RateCard:
         high = prices.multiplier_high if fast else None
         caveats = (*prices.caveats, caveat)
         return replace(prices, alternative=fast, multiplier_high=high, caveats=caveats)
-
-    def _is_refusal_billed(self, category: str, on: date) -> bool | None:
-        """Return whether a refusal before any output is charged; None if that is unknown.
-
-        Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
-        """
-        rules = [rule for rule in self._settings.refusals if rule.from_on <= on]
-        if not rules:
-            return True
-        rule = max(rules, key=lambda rule: rule.from_on)
-        if category in rule.billed:
-            return True
-        return None if rule.free and category not in rule.free else False
 
     def is_code_execution_free(self, tools: Iterable[str]) -> bool:
         """Return whether one of a request's tools, by type, makes its container time free.
@@ -311,15 +315,6 @@ def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
         yield from ((alias, Resolved(model)) for alias in entry.aliases)
     for model in card.models:  # an id is never an alias of something else
         yield model, Resolved(model)
-
-
-def _why_none(model: str, rows: Sequence[RateRow], on: date, speed: str) -> str:
-    what = f"{model} on {on}" if speed == STANDARD else f"{model} at speed {speed!r} on {on}"
-    if not rows:
-        return f"no price for {what}: the rate card has no rates at that speed"
-    if all(row.from_on > on for row in rows):
-        return f"no price for {what}: its first rates are from {min(r.from_on for r in rows)}"
-    return f"no price for {what}: its last rates ended before that day"
 
 
 @cache

@@ -42,7 +42,7 @@ Source: https://platform.claude.com/docs/en/manage-claude/usage-cost-api (2026-0
 _LISTED_TIERS = (None, "standard", "batch")
 """Service tiers with a list price; None if a response or a report does not name its tier."""
 _ROUNDING_USD = Decimal("0.005")
-"""Half a cent a day, for the rounding of the cost report."""
+"""A day."""
 _LONGEST_ANSWER = timedelta(minutes=10)
 """The SDK's default timeout. The API may record usage when a request ends, not when it starts."""
 _SEARCHES, _CONTAINERS = "web search", "code execution"
@@ -132,6 +132,70 @@ class _Side:
     """Models of which some call has no price."""
     unpriced_calls: int = 0
     apart: list[Apart] = field(default_factory=list)
+
+    @staticmethod
+    def of_calls(runs: Iterable[tuple[Ledger, Sequence[Call]]], card: RateCard) -> _Side:
+        """Add up live calls, each priced on the date on which it was made."""
+        side, apart = _Side(), Counter[str]()
+        for ledger, call in [(ledger, call) for ledger, calls in runs for call in calls]:
+            if reason := _not_reported(call):
+                apart[reason] += 1
+                continue
+            on = parse_instant(call.at or f"{ledger.price_date}T00:00:00Z").date()
+            is_priced = True
+            for sampling in call.sampling_calls:
+                try:
+                    cost = card.price_sampling(sampling, call.context, on=on)
+                except UnknownModelError:
+                    is_priced = False
+                    side.usage[sampling.model] += sampling.usage
+                    side.unpriced.add(sampling.model)
+                    continue
+                model = cost.sampling.model
+                searches = cost.by_category.web_search_usd
+                # `billed` instead of the usage: a refusal may be free, and is not reported then.
+                side.usage[model] += cost.billed
+                side.usd[model] += cost.usd - searches
+                if searches:
+                    side.usd[_SEARCHES] += searches
+            side.unpriced_calls += not is_priced
+        side.apart = [Apart(source="ledger", what=k, calls=apart[k]) for k in sorted(apart)]
+        return side
+
+    @staticmethod
+    def of_rows(usage: Iterable[UsageRow], cost: Iterable[CostRow], card: RateCard) -> _Side:
+        """Add up the reports; rows that no ledger can have are listed apart."""
+        side = _Side()
+        tokens: defaultdict[str, Usage] = defaultdict(Usage)
+        dollars: defaultdict[str, Decimal] = defaultdict(Decimal)
+
+        def exact(model: str) -> str:
+            found = card.find(model)
+            return found.model if found else model
+
+        for row in usage:
+            if row.service_tier not in _LISTED_TIERS:
+                tokens[f"service tier {row.service_tier}"] += row.usage
+            elif not row.model:
+                tokens["a row that names no model"] += row.usage
+            else:
+                side.usage[exact(row.model)] += row.usage
+        for item in cost:
+            if item.service_tier not in _LISTED_TIERS:
+                dollars[f"service tier {item.service_tier}"] += item.usd
+            elif item.cost_type in ("web_search", "code_execution"):
+                side.usd[item.cost_type.replace("_", " ")] += item.usd
+            elif item.cost_type != "tokens":
+                dollars[f"cost type {item.cost_type}"] += item.usd
+            elif not item.model:
+                dollars[f"tokens of no model ({item.description})"] += item.usd
+            else:
+                side.usd[exact(item.model)] += item.usd
+        side.apart = [
+            *(Apart(source="usage report", what=k, usage=tokens[k]) for k in sorted(tokens)),
+            *(Apart(source="cost report", what=k, usd=dollars[k]) for k in sorted(dollars)),
+        ]
+        return side
 
 
 def live_runs(ledgers: Sequence[Ledger]) -> list[tuple[Ledger, list[Call]]]:
@@ -231,8 +295,8 @@ def reconcile(
     runs = live_runs(ledgers)
     calls = [call for _, live in runs for call in live]
     days = days_of(query.windows)
-    ours = _sum_calls(runs, card)
-    theirs = _sum_rows(
+    ours = _Side.of_calls(runs, card)
+    theirs = _Side.of_rows(
         _select(usage, query.windows, query.filters), _select(cost or (), days, query.filters), card
     )
     usage_lines = []
@@ -243,12 +307,21 @@ def reconcile(
             if ledger or billed:
                 agrees = within(ledger, billed, query.tolerance)
                 usage_lines.append(UsageLine(model, category, ledger, billed, agrees))
-    cost_lines = None
-    if cost is not None:
-        length = sum((day.ending_at - day.starting_at).days for day in days)
-        cost_lines = tuple(_cost_lines(ours, theirs, query, _ROUNDING_USD * length))
+    cost_lines = []
+    # Half a cent a day, for the rounding of the cost report.
+    rounding = _ROUNDING_USD * sum((day.ending_at - day.starting_at).days for day in days)
+    items = {*ours.usd, *ours.unpriced, *theirs.usd} if cost is not None else ()
+    for item in sorted(items, key=lambda item: (item in (_SEARCHES, _CONTAINERS), item)):
+        owed, charged = ours.usd[item], theirs.usd[item]
+        decides = query.whole_days and item != _CONTAINERS
+        # The container time of code execution is in no response, so no ledger can have it.
+        if item == _CONTAINERS or item in ours.unpriced:
+            cost_lines.append(CostLine(item, None, charged, decides, None))
+        else:
+            is_equal = abs(owed - charged) <= rounding or within(owed, charged, query.tolerance)
+            cost_lines.append(CostLine(item, owed, charged, decides, is_equal))
     verdicts = [line.agrees for line in usage_lines]
-    verdicts += [bool(line.agrees) for line in cost_lines or () if line.decides]
+    verdicts += [bool(line.agrees) for line in cost_lines if line.decides]
     outcome = Reconciliation(
         state="agrees" if all(verdicts) else "differs",
         terms=query,
@@ -258,7 +331,7 @@ def reconcile(
         unpriced_calls=ours.unpriced_calls,
         replayed_calls=sum(len(calls_of(each)) for each in ledgers) - len(calls),
         usage=tuple(usage_lines),
-        cost=cost_lines,
+        cost=None if cost is None else tuple(cost_lines),
         not_comparable=(*ours.apart, *theirs.apart),
     )
     return msgspec.structs.replace(
@@ -280,35 +353,6 @@ def _not_reported(call: Call) -> str | None:
     return None if call.sampling_calls else "no readable usage"
 
 
-def _sum_calls(runs: Iterable[tuple[Ledger, Sequence[Call]]], card: RateCard) -> _Side:
-    """Add up live calls, each priced on the date on which it was made."""
-    side, apart = _Side(), Counter[str]()
-    for ledger, call in [(ledger, call) for ledger, calls in runs for call in calls]:
-        if reason := _not_reported(call):
-            apart[reason] += 1
-            continue
-        on = parse_instant(call.at or f"{ledger.price_date}T00:00:00Z").date()
-        is_priced = True
-        for sampling in call.sampling_calls:
-            try:
-                cost = card.price_sampling(sampling, call.context, on=on)
-            except UnknownModelError:
-                is_priced = False
-                side.usage[sampling.model] += sampling.usage
-                side.unpriced.add(sampling.model)
-                continue
-            model = cost.sampling.model
-            searches = cost.by_category.web_search_usd
-            # `billed` instead of the usage: a refusal may be free, and is not reported then.
-            side.usage[model] += cost.billed
-            side.usd[model] += cost.usd - searches
-            if searches:
-                side.usd[_SEARCHES] += searches
-        side.unpriced_calls += not is_priced
-    side.apart = [Apart(source="ledger", what=k, calls=apart[k]) for k in sorted(apart)]
-    return side
-
-
 def _select(
     buckets: Iterable[Bucket[Row]], windows: Sequence[Window], filters: Filters
 ) -> list[Row]:
@@ -322,54 +366,6 @@ def _select(
             "group_by[]=api_key_id and group_by[]=workspace_id"
         )
     return kept
-
-
-def _sum_rows(usage: Iterable[UsageRow], cost: Iterable[CostRow], card: RateCard) -> _Side:
-    """Add up the reports; rows that no ledger can have are listed apart."""
-    side = _Side()
-    tokens: defaultdict[str, Usage] = defaultdict(Usage)
-    dollars: defaultdict[str, Decimal] = defaultdict(Decimal)
-
-    def exact(model: str) -> str:
-        found = card.find(model)
-        return found.model if found else model
-
-    for row in usage:
-        if row.service_tier not in _LISTED_TIERS:
-            tokens[f"service tier {row.service_tier}"] += row.usage
-        elif not row.model:
-            tokens["a row that names no model"] += row.usage
-        else:
-            side.usage[exact(row.model)] += row.usage
-    for item in cost:
-        if item.service_tier not in _LISTED_TIERS:
-            dollars[f"service tier {item.service_tier}"] += item.usd
-        elif item.cost_type in ("web_search", "code_execution"):
-            side.usd[item.cost_type.replace("_", " ")] += item.usd
-        elif item.cost_type != "tokens":
-            dollars[f"cost type {item.cost_type}"] += item.usd
-        elif not item.model:
-            dollars[f"tokens of no model ({item.description})"] += item.usd
-        else:
-            side.usd[exact(item.model)] += item.usd
-    side.apart = [
-        *(Apart(source="usage report", what=k, usage=tokens[k]) for k in sorted(tokens)),
-        *(Apart(source="cost report", what=k, usd=dollars[k]) for k in sorted(dollars)),
-    ]
-    return side
-
-
-def _cost_lines(ours: _Side, theirs: _Side, query: Query, rounding: Decimal) -> Iterator[CostLine]:
-    items = {*ours.usd, *ours.unpriced, *theirs.usd}
-    for item in sorted(items, key=lambda item: (item in (_SEARCHES, _CONTAINERS), item)):
-        ledger, reported = ours.usd[item], theirs.usd[item]
-        agrees = abs(ledger - reported) <= rounding or within(ledger, reported, query.tolerance)
-        decides = query.whole_days and item != _CONTAINERS
-        # The container time of code execution is in no response, so no ledger can have it.
-        if item == _CONTAINERS or item in ours.unpriced:
-            yield CostLine(item, None, reported, decides, None)
-        else:
-            yield CostLine(item, ledger, reported, decides, agrees)
 
 
 def within(ledger: Decimal | int, reported: Decimal | int, tolerance: Decimal) -> bool:

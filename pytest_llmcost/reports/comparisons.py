@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -61,6 +61,7 @@ def _sides(costs: BeforeAndAfter) -> str:
 
 def growth_of(costs: BeforeAndAfter) -> str:
     """Write by how much a cost grew in brackets; nothing if it did not or that is unknown."""
+    # Of two lower bounds the second may be the larger one whatever the true costs are.
     is_least = costs.base_is_least or costs.head_is_least
     return "" if is_least else grown_by(costs.base_usd, costs.head_usd)
 
@@ -71,37 +72,26 @@ def change_of(comparison: Comparison) -> Decimal | None:
     return None if is_unknown else comparison.change_usd
 
 
-class SharedPart(NamedTuple):
-    """A part of prompts that changed in several tests."""
-
-    name: str
-    tests: int
-    tokens: int | None
-    """By how many input tokens; None if other parts changed, too, or it is unknown."""
-
-    def __str__(self) -> str:
-        grown = "" if self.tokens is None else f": {self.tokens:+,} input tokens"
-        return f"{self.name} changed in {self.tests:,} tests{grown}"
-
-
-def shared_parts(comparison: Comparison) -> list[SharedPart]:
-    """Find the parts that changed in several tests, so that each is named once."""
+def shared_parts(comparison: Comparison) -> dict[str, str]:
+    """Say which parts changed in several tests, by their names, so that each is named once."""
     found: dict[str, list[Change]] = {}
     for change in comparison.changes:
         for part in change.parts:
             found.setdefault(part, []).append(change)
-    shared = []
-    for part, changes in found.items():
+    shared = {}
+    for part, changes in sorted(found.items(), key=lambda each: (-len(each[1]), each[0])):
         if len(changes) > 1:
-            is_known = all(change.parts == (part,) and change.usd is not None for change in changes)
-            tokens = sum(
-                number
-                for change in changes
-                for name, number in change.tokens.items()
-                if name != "output_tokens"
-            )
-            shared.append(SharedPart(part, len(changes), tokens if is_known else None))
-    return sorted(shared, key=lambda each: (-each.tests, each.name))
+            shared[part] = f"{part} changed in {len(changes):,} tests"
+            # By how many tokens is only known if nothing else changed.
+            if all(change.parts == (part,) and change.usd is not None for change in changes):
+                tokens = sum(
+                    number
+                    for change in changes
+                    for name, number in change.tokens.items()
+                    if name != "output_tokens"
+                )
+                shared[part] += f": {tokens:+,} input tokens"
+    return shared
 
 
 def describe_facts(comparison: Comparison) -> Iterator[str]:
@@ -114,7 +104,7 @@ def describe_facts(comparison: Comparison) -> Iterator[str]:
             why += "the same calls change"
         change_usd = signed(comparison.price_change_usd)
         yield f"{why} by {change_usd}, which these figures leave out"
-    yield from map(str, shared_parts(comparison))
+    yield from shared_parts(comparison).values()
     for tag, change in comparison.by_tag.items():
         yield f"tag {clean(tag)}: {_sides(change)}{growth_of(change)}"
     for each in comparison.prefixes[:_MOST_PREFIXES]:
@@ -171,16 +161,15 @@ def cells_of(costs: BeforeAndAfter) -> tuple[str, str]:
     return before, after
 
 
-def what_differs(change: Change, shared: Sequence[SharedPart]) -> tuple[list[str], list[str]]:
-    """Return tokens and calls as phrases, and the names of the changed parts."""
+def what_differs(change: Change, shared: Container[str]) -> tuple[list[str], list[str]]:
+    """Return tokens and calls as phrases, and the changed parts that are not shared with others."""
     phrases = [
         f"{number:+,} {name.removesuffix('_tokens').replace('_', ' ')}"
         for name, number in change.tokens.items()
     ]
     if change.calls:
         phrases.append(f"{change.calls:+,} {'call' if abs(change.calls) == 1 else 'calls'}")
-    named = {each.name for each in shared}
-    return phrases, [part for part in change.parts if part not in named]
+    return phrases, [part for part in change.parts if part not in shared]
 
 
 def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> Iterator[Line]:
@@ -216,6 +205,8 @@ def _split_name(name: str) -> tuple[str, str]:
 
 # On another model
 
+SAME_PROMPTS = "the same prompts counted for it, output as it is now"
+
 
 class OtherModelLine(NamedTuple):
     """Cases and attempts of one test, or what else has calls, as one row."""
@@ -249,8 +240,7 @@ def render_other_model(
     """Render one model's table, and below it which calls are in no figure and why."""
     folded = fold_other_model(other.rows)
     most = folded[:rows] if rows else folded
-    title = f"on {other.model}: the same prompts counted for it, output as it is now"
-    yield Line(title, {"bold": True})
+    yield Line(f"on {other.model}: {SAME_PROMPTS}", {"bold": True})
     table = []
     for row in most:
         group, name = _split_name(row.name)
@@ -297,8 +287,7 @@ def other_model_section(other: OtherModel) -> Iterator[str]:
         text = (
             f"**{signed(other.usd_then - other.usd)}**"
             f"{grown_by(other.usd, other.usd_then)}: {format_usd(other.usd)} → "
-            f"{format_usd(other.usd_then)} for {format_count(other.calls, 'call')}, the same "
-            "prompts counted for it, output as it is now"
+            f"{format_usd(other.usd_then)} for {format_count(other.calls, 'call')}, {SAME_PROMPTS}"
         )
         if other.unknown_calls:
             text += f"; {format_count(other.unknown_calls, 'call')} without a figure"

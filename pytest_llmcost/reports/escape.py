@@ -12,6 +12,8 @@ import unicodedata
 
 MOST_CHARACTERS = 300
 """Of a name or a sentence; more than anyone reads."""
+MOST_WITH_COMMAND = 2_000
+"""Of a sentence that may hold a command, which is of no use when it is cut."""
 
 _SPACE = re.compile(r"\s+")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})

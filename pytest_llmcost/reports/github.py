@@ -43,6 +43,7 @@ def render_annotations(
         level = levels["unverified"]
         commands.append(_command(level, "unverified", cause.lines(), cause.tests[0], root))
 
+    # Warnings last, then what concerns single tests, then what is no money.
     def urgency(mark: Mark) -> tuple[bool, bool, bool, Decimal, str]:
         verdict, is_warning = mark.verdict, levels[mark.verdict.state] != "error"
         return is_warning, bool(mark.path), verdict.kind != "usd", -verdict.low, mark.name
@@ -66,6 +67,7 @@ def _command(level: str, state: str, lines: Iterable[str], where: Mark | TestRow
     if where.path:
         path = f"{root.rstrip('/')}/{where.path}" if root.strip("./") else where.path
         properties |= {"file": path, "line": str(where.line or 1)}
+    # A comma or a colon would end a property; an end of line ends any command.
     listed = ",".join(
         f"{key}={_escape(properties[key]).replace(':', '%3A').replace(',', '%2C')}"
         for key in sorted(properties)

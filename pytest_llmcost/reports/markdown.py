@@ -16,7 +16,6 @@ from typing import NamedTuple, TypeVar
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.ledger.ledger import (
     Change,
-    Comparison,
     Ledger,
     PartChange,
     TestRow,
@@ -71,12 +70,14 @@ from pytest_llmcost.reports.run_wording import (
 )
 from pytest_llmcost.reports.tables import markdown_row, markdown_table
 from pytest_llmcost.reports.wording import (
+    BROKEN,
     all_changed_parts,
     is_not_counted,
     limit_of,
     list_parts,
     sentence,
     short_sentence,
+    urgency,
     what_is_unknown,
 )
 
@@ -88,7 +89,6 @@ COMMENT_BYTES = 65_000
 
 _Item = TypeVar("_Item")
 _SIGNS = {"exceeded": "❌", "unverified": "❓", "near": "⚠️", "within": "✅"}
-_BROKEN = ("exceeded", "unverified")
 _FIXED_BYTES = 4_000
 """What heading, totals, the command and the heads of tables take at most."""
 _MOST_REASONS = 3
@@ -108,7 +108,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     room = _Room(most_bytes - _FIXED_BYTES)
     if room.left < _FIXED_BYTES:
         return ""
-    owners, cause, comparison = _owners(ledger), not_counted(ledger), ledger.comparison
+    owners, cause, comparison = _Owner.all_of(ledger), not_counted(ledger), ledger.comparison
     of_run, of_tests = _verdicts(ledger, cause)
     heads: Sequence[str] = ("test", "cost:", "budget:", "what changed")
     vanished: Iterable[str] = ()
@@ -122,22 +122,27 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
 
     # What matters most takes its room first, wherever it then stands.
     of_run = room.fit(of_run, 3)
-    first = room.table(heads, failed_or_changed[:_MOST_ROWS], 2)
-    more = room.table(heads, failed_or_changed[_MOST_ROWS:], 2)
+    first = room.fit(failed_or_changed[:_MOST_ROWS], 2, heads=heads)
+    more = room.fit(failed_or_changed[_MOST_ROWS:], 2, heads=heads)
     of_tests = room.fit(of_tests, 3)
     notes = filter(None, (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes))
     footnotes = room.fit(notes, 4, _item)
     gone = room.fit(vanished, 4, _item)
-    categories = room.table(("category", "tokens:", "cost:", "share:"), _categories(ledger), 4)
-    models = room.table(("model", *_SHARE_HEADS), models_of(ledger)[:50], 4, _share)
-    tags = room.table(("tag", *_SHARE_HEADS), tags_of(ledger), 4, _share)
+    usd, is_lower = ledger.totals.usd, is_least(ledger)
+    itemised = [each for each in categories_of(ledger.totals) if each.usd is not None]
+    lines = [markdown_row(each.name, *each.cells(usd, is_least=is_lower)) for each in itemised]
+    lines += [markdown_row("total", "", usd_cell(usd, is_least=is_lower), "")] if itemised else []
+    categories = room.fit(lines, 4, heads=("category", "tokens:", "cost:", "share:"))
+    models = room.fit(models_of(ledger)[:50], 4, _share, heads=("model", *_SHARE_HEADS))
+    tags = room.fit(tags_of(ledger), 4, _share, heads=("tag", *_SHARE_HEADS))
     changes = chain.from_iterable(parts_by_owner(ledger).values())
-    parts = room.table(("test", "part", "before:", "tokens:", "change:"), changes, 2, _part)
+    part_heads = ("test", "part", "before:", "tokens:", "change:")
+    parts = room.fit(changes, 2, _part, heads=part_heads)
     others = [
         (f"On {code(other.model)}", room.fit(other_model_section(other), 2))
         for other in ledger.other_models
     ]
-    rows = room.table(_HEADS, rows_of(ledger), 1, _row)
+    rows = room.fit(rows_of(ledger), 1, _row, heads=_HEADS)
     calls = format_count(ledger.totals.calls, "call")
     folds = [
         (f"{len(failed_or_changed) - _MOST_ROWS:,} more that failed or changed", more),
@@ -153,7 +158,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
 
     marks = marks_by_state(ledger)
     sign = _SIGNS["within"] if any(marks.values()) else ""
-    sign = next((_SIGNS[each] for each in _BROKEN if marks[each]), sign)
+    sign = next((_SIGNS[each] for each in BROKEN if marks[each]), sign)
     lines = [MARKER, " ".join(filter(None, ("###", sign, describe_run(ledger))))]
     for section in ([_counts(ledger, owners)], of_run, first):
         lines += ["", *section] if any(section) else []
@@ -175,35 +180,29 @@ class _Room:
         self.left = left
 
     def fit(
-        self, items: Iterable[_Item], share: int, write: Callable[[_Item], str] = str
+        self,
+        items: Iterable[_Item],
+        share: int,
+        write: Callable[[_Item], str] = str,
+        *,
+        heads: Sequence[str] = (),
     ) -> list[str]:
-        """Write the items that fit into one part in so many of what is left."""
+        """Write the items that fit into one part in so many of what is left; rows under heads."""
         items, used, kept = list(items), 0, []
         for number, item in enumerate(items):
             line = write(item)
             # GitHub counts characters, of which there are never more than bytes.
             size = len(line.encode()) + 1
             if used + size > self.left // share - _SAYING_SO:
-                start = "| " if line.startswith("|") else "- "
                 out = len(items) - number
-                kept.append(f"{start}… {out:,} more left out; the JSON report has all")
+                start = "|" if line.startswith("|") else "-"
+                kept.append(f"{start} … {out:,} more left out; the JSON report has all")
                 used += _SAYING_SO
                 break
             used += size
             kept.append(line)
         self.left -= used
-        return kept
-
-    def table(
-        self,
-        heads: Sequence[str],
-        items: Iterable[_Item],
-        share: int,
-        write: Callable[[_Item], str] = str,
-    ) -> list[str]:
-        """Put heads over the rows that fit, if there are any."""
-        kept = self.fit(items, share, write)
-        return markdown_table(heads, kept) if kept else []
+        return markdown_table(heads, kept) if heads and kept else kept
 
 
 def _item(text: str) -> str:
@@ -217,43 +216,35 @@ def describe_run(ledger: Ledger) -> str:
     """Say what merging adds, or without a baseline what the suite costs; then what is broken."""
     if not ledger.run.has_tests:
         return "No test ran, so nothing is known of what merging costs"
+    if comparison := ledger.comparison:
+        change = change_of(comparison)
+        what = "the tests that ran" if comparison.partial else "the suite"
+        where = f"in {what}" if comparison.partial else f"per run of {what}"
+        if change is None:
+            text = f"Merging adds an unknown amount {where}"
+        elif not change:
+            text = f"Merging does not change the cost of {what}"
+        else:
+            amount = f"{dollars(abs(change))}{growth_of(comparison)}"
+            text = f"Merging {'adds' if change > 0 else 'saves'} {amount} {where}"
+    else:
+        usd, budget = ledger.totals.usd, suite_budget(ledger)
+        text = "The tests that ran cost" if ledger.incomplete else "The suite costs"
+        if usd is None:
+            text += " an unknown amount"
+        else:
+            limit = budget.limit if budget else None
+            text += f" {dollars(usd, is_least=is_least(ledger), against=limit)}"
+            text += f" of {limit_of(budget)}" if budget else ""
     exceeded, unverified, near, within = map(len, marks_by_state(ledger).values())
-    what = _merging(ledger.comparison) if ledger.comparison else _standing(ledger)
     if exceeded:
         more = f", {unverified:,} not checked" if unverified else ""
-        how = f"{format_count(exceeded, 'budget')} exceeded{more}"
-    elif unverified:
-        how = f"{format_count(unverified, 'budget')} could not be checked"
-    elif number := near + within:
-        named = {1: "its budget", 2: "both budgets"}
-        how = f"within {named.get(number, f'all {number:,} budgets')}"
-    else:
-        return what
-    return f"{what} · {how}"
-
-
-def _merging(comparison: Comparison) -> str:
-    change, what = (
-        change_of(comparison),
-        "the tests that ran" if comparison.partial else "the suite",
-    )
-    where = f"in {what}" if comparison.partial else f"per run of {what}"
-    if change is None:
-        return f"Merging adds an unknown amount {where}"
-    if not change:
-        return f"Merging does not change the cost of {what}"
-    amount = f"{dollars(abs(change))}{growth_of(comparison)}"
-    return f"Merging {'adds' if change > 0 else 'saves'} {amount} {where}"
-
-
-def _standing(ledger: Ledger) -> str:
-    """Say what the suite costs, and of which budget."""
-    usd, budget = ledger.totals.usd, suite_budget(ledger)
-    what = "The tests that ran cost" if ledger.incomplete else "The suite costs"
-    if usd is None:
-        return f"{what} an unknown amount"
-    shown = dollars(usd, is_least=is_least(ledger), against=budget.limit if budget else None)
-    return f"{what} {shown}{f' of {limit_of(budget)}' if budget else ''}"
+        return f"{text} · {format_count(exceeded, 'budget')} exceeded{more}"
+    if unverified:
+        return f"{text} · {format_count(unverified, 'budget')} could not be checked"
+    kept = near + within
+    which = {1: "its budget", 2: "both budgets"}.get(kept, f"all {kept:,} budgets")
+    return f"{text} · within {which}" if kept else text
 
 
 class _Owner(NamedTuple):
@@ -280,6 +271,23 @@ class _Owner(NamedTuple):
             return "unlimited"
         return "near" if verdict.is_near else "within"
 
+    @staticmethod
+    def all_of(ledger: Ledger) -> list[_Owner]:
+        """Return what failed, then what changed, then the rest."""
+        tests = {each.nodeid: each for each in last_attempts(ledger.tests)}
+        pairs: list[tuple[TestRow | None, Change | None]] = [
+            (tests.pop(each.name, None) if each.kind == "test" else None, each)
+            for each in (ledger.comparison.changes if ledger.comparison else ())
+        ]
+        found = []
+        for test, change in (*pairs, *((test, None) for test in tests.values())):
+            verdicts = list(own_verdicts(test)) if test and test.outcome != "xfailed" else []
+            verdicts += change.verdicts if change else ()
+            worst = min(verdicts, key=lambda each: urgency(each.state), default=None)
+            name = change.name if change else test.nodeid if test else ""
+            found.append(_Owner(name, test, change, worst))
+        return sorted(found, key=lambda each: urgency(each.state))
+
 
 _WORDS = {
     "exceeded": "exceeded",
@@ -298,32 +306,12 @@ _WORDS = {
 }
 
 
-def _owners(ledger: Ledger) -> list[_Owner]:
-    """Return what failed, then what changed, then the rest."""
-    tests: dict[str, TestRow | None] = {each.nodeid: each for each in last_attempts(ledger.tests)}
-    changes = ledger.comparison.changes if ledger.comparison else ()
-    pairs = [
-        (each.name, tests.pop(each.name, None) if each.kind == "test" else None, each)
-        for each in changes
-    ]
-    found = []
-    for name, test, change in (*pairs, *((name, test, None) for name, test in tests.items())):
-        verdicts = list(own_verdicts(test)) if test and test.outcome != "xfailed" else []
-        verdicts += change.verdicts if change else ()
-        worst = min(verdicts, key=lambda each: _rank(each.state), default=None)
-        found.append(_Owner(name, test, change, worst))
-    return sorted(found, key=lambda each: _rank(each.state))
-
-
-def _rank(state: str) -> int:
-    return _BROKEN.index(state) if state in _BROKEN else len(_BROKEN)
-
-
 def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
     """Count tests and shared fixtures by what became of them, each once; name the commits."""
     counts = Counter(each.state for each in owners)
     base = ""
     if comparison := ledger.comparison:
+        # Beside a baseline, what is kept and has not changed is counted as unchanged.
         counts["within"] = counts["unlimited"] = 0
         named = sum(each.change is None and counts[each.state] > 0 for each in owners)
         counts["unchanged"] = max(0, comparison.unchanged - named)
@@ -360,11 +348,11 @@ def _failed_or_changed(
 ) -> Iterator[str]:
     """Yield a row for each, but for those that failed by a cause that is named once for all."""
     comparison = ledger.comparison
-    shared = shared_parts(comparison) if comparison else []
+    shared = shared_parts(comparison) if comparison else {}
     for owner in owners:
         test, change, verdict = owner.test, owner.change, owner.verdict
         is_named = cause is not None and cause.explains(owner.name, owner.state)
-        if not change and (is_named or owner.state not in _BROKEN):
+        if not change and (is_named or owner.state not in BROKEN):
             continue
         phrases, parts = what_differs(change, shared) if change else ([], [])
         if test and not parts:
@@ -403,12 +391,13 @@ def _budget(verdict: Verdict | None) -> str:
 
 def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
     """Return a block with the command that runs what failed, or all, as the run was judged."""
-    failed = [each for each in owners if each.test and each.state in _BROKEN]
+    failed = [each for each in owners if each.test and each.state in BROKEN]
     names = [each.name for each in failed]
     files = sorted({name.partition("::")[0] for name in names})
     command = "pytest"
     for some in (files, names):
         found = shlex.join(["pytest", *some])
+        # What is invisible could do in a shell what its reader does not see.
         if found.isprintable() and len(found.encode()) <= _COMMAND_BYTES:
             command = found
     lines = []
@@ -419,8 +408,9 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
         ]
     comparison = ledger.comparison
     of_run = (mark.verdict for mark in marks_of_run(ledger) if not mark.name)
+    # A budget of the suite, or on what it adds, needs all tests.
     if any(verdict.fails(ledger.unverified) for verdict in of_run):
-        command = "pytest"  # a budget of the suite, or on what it adds, needs all tests
+        command = "pytest"
     if ledger.price_date:
         command += f" --llmcost-price-date={shlex.quote(clean(ledger.price_date, 20))}"
     if ledger.cache_state != "as-billed":
@@ -431,24 +421,22 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
         lines.append(f"# {path} is the baseline{commit and f', measured at {commit}'}")
         if comparison.base_fetch:
             lines.append(clean(comparison.base_fetch, 500))
-        command += "".join([f" --llmcost-baseline={path}", *_increase_options(comparison)])
+        command += f" --llmcost-baseline={path}"
+        # The limits by which the run was judged, each once.
+        of_tests = (each for change in comparison.changes for each in change.verdicts)
+        options = []
+        for verdict in (*comparison.verdicts, *of_tests):
+            name, _, text = verdict.label.partition(" ")
+            if verdict.kind == "vanished":
+                options.append(" --llmcost-vanished=fail")
+            elif name in ("max_increase", "max_test_increase"):
+                limit = shlex.quote(clean(text, 40))
+                options.append(f" --llmcost-{name.replace('_', '-')}={limit}")
+        command += "".join(dict.fromkeys(options))
     lines.append(command)
+    # Longer than any row of backticks in it, so that no name can end the block.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`*", "\n".join(lines)))))
     return [f"{fence}sh", *lines, fence]
-
-
-def _increase_options(comparison: Comparison) -> list[str]:
-    """Return the options that set the limits which a run was judged by."""
-    options: dict[str, None] = {}
-    of_tests = (each for change in comparison.changes for each in change.verdicts)
-    for verdict in (*comparison.verdicts, *of_tests):
-        name, _, text = verdict.label.partition(" ")
-        if verdict.kind == "vanished":
-            options[" --llmcost-vanished=fail"] = None
-        elif name in ("max_increase", "max_test_increase"):
-            limit = shlex.quote(clean(text, 40))
-            options[f" --llmcost-{name.replace('_', '-')}={limit}"] = None
-    return list(options)
 
 
 def _terms(ledger: Ledger) -> str:
@@ -481,16 +469,6 @@ def _row(row: Row) -> str:
         f"{spent.calls:,}",
         *row.token_cells,
     )
-
-
-def _categories(ledger: Ledger) -> Iterator[str]:
-    """Yield what each token category costs; nothing if the ledger does not say it."""
-    usd, is_lower = ledger.totals.usd, is_least(ledger)
-    found = [each for each in categories_of(ledger.totals) if each.usd is not None]
-    for each in found:
-        yield markdown_row(each.name, *each.cells(usd, is_least=is_lower))
-    if found:
-        yield markdown_row("total", "", usd_cell(usd, is_least=is_lower), "")
 
 
 def _share(share: Share) -> str:

@@ -38,12 +38,11 @@ from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import REFUSED, UNKNOWN, growth, percent, token_cell, usd_cell
 from pytest_llmcost.reports.run_wording import is_least, last_attempts
-from pytest_llmcost.reports.wording import figure_of, limit_of, state_of
+from pytest_llmcost.reports.wording import BROKEN, figure_of, limit_of, state_of, urgency
 
 OUTSIDE = "fixtures and calls outside tests"
 """The group of what stands in no test file."""
 _SIGNS = {"at least ": "≥", "at most ": "≤", "": ""}
-_URGENCY = {"exceeded": 0, "unverified": 1}
 
 
 @dataclass(frozen=True)
@@ -225,11 +224,13 @@ def rows_of(ledger: Ledger) -> list[Row]:
     for row in rows:
         groups.setdefault(row.group, []).append(row)
     for members in groups.values():
-        members.sort(key=lambda row: (_urgency(row), -row.known_usd, row.usd is not None, row.name))
+        members.sort(
+            key=lambda row: (urgency(row.mark), -row.known_usd, row.usd is not None, row.name)
+        )
 
     def order(members: Sequence[Row]) -> tuple[bool, int, Decimal, str]:
         spent, first = sum((row.known_usd for row in members), Decimal(0)), members[0]
-        return first.group == OUTSIDE, _urgency(first), -spent, first.group
+        return first.group == OUTSIDE, urgency(first.mark), -spent, first.group
 
     return [row for members in sorted(groups.values(), key=order) for row in members]
 
@@ -277,6 +278,7 @@ def _fold(rows: Sequence[Row]) -> Row:
     name, what = rows[0].owner.partition("::")[2], "attempts"
     if len({row.owner for row in rows}) > 1:
         name, what = name.partition("[")[0], "cases"
+    # The cases of a function mostly have the budget of its one marker.
     judged = shown if shown.verdict else next((row for row in rows if row.verdict), shown)
     return replace(
         shown,
@@ -287,16 +289,12 @@ def _fold(rows: Sequence[Row]) -> Row:
     )
 
 
-def _urgency(row: Row) -> int:
-    return _URGENCY.get(row.mark, len(_URGENCY))
-
-
 def shown(rows: Sequence[Row], most: int) -> tuple[list[Row], list[Row]]:
     """Split rows into those to show, at most so many, and the rest; 0 shows all.
 
     Those whose budget is broken are shown in any case.
     """
-    is_broken = [row.mark in _URGENCY for row in rows]
+    is_broken = [row.mark in BROKEN for row in rows]
     ranked = sorted(range(len(rows)), key=lambda at: (not is_broken[at], -rows[at].known_usd))
     most = max(most or len(rows), sum(is_broken))
     return [rows[at] for at in sorted(ranked[:most])], [rows[at] for at in sorted(ranked[most:])]

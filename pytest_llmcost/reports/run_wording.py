@@ -18,6 +18,7 @@ from pytest_llmcost.ledger.totals import counted_calls, spenders_of
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, first_of, format_count
 from pytest_llmcost.reports.wording import (
+    SIGNS,
     all_changed_parts,
     breaking,
     lacks_count,
@@ -126,7 +127,7 @@ def marks_of(ledger: Ledger) -> Iterator[Mark]:
 
 def marks_by_state(ledger: Ledger) -> dict[str, list[Mark]]:
     """Group them by `exceeded`, `unverified`, `near` and `within`."""
-    found: dict[str, list[Mark]] = {"exceeded": [], "unverified": [], "near": [], "within": []}
+    found: dict[str, list[Mark]] = {state: [] for state in SIGNS}
     for mark in marks_of(ledger):
         found[state_of(mark.verdict)].append(mark)
     return found

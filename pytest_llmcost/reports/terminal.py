@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import chain, dropwhile
+from itertools import dropwhile
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import PartTokens
@@ -20,7 +20,7 @@ from pytest_llmcost.reports.comparisons import (
     render_comparison,
     render_other_model,
 )
-from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.escape import MOST_WITH_COMMAND, clean
 from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
 from pytest_llmcost.reports.rows import Row, models_of, rows_of, shown, tags_of
 from pytest_llmcost.reports.run_wording import (
@@ -37,6 +37,7 @@ from pytest_llmcost.reports.run_wording import (
 from pytest_llmcost.reports.tables import Line, TableRow, text_table, wrap
 from pytest_llmcost.reports.wording import (
     COUNT_IT,
+    SIGNS,
     counts_in_vain,
     describe_parts,
     is_not_counted,
@@ -46,9 +47,6 @@ from pytest_llmcost.reports.wording import (
     state_of,
 )
 
-_LONGEST = 2_000
-"""A reason may hold a command, which is of no use when it is cut."""
-_SIGNS = {"exceeded": "✗", "unverified": "?", "near": "!", "within": "✓"}
 _COLOURS = {"exceeded": "red", "unverified": "yellow", "near": "yellow", "within": "green"}
 _MOST_LIVE = 5
 _NAME_WIDTH = 44
@@ -104,22 +102,22 @@ def render_summary(ledger: Ledger, view: View) -> list[Line]:
     rows = rows_of(ledger)
     if not rows and _is_quiet(ledger):
         return []
-    lines = chain(
-        _not_counted(ledger, view),
-        _table(rows, view, parts_of(ledger)) if rows else (),
-        *(
-            [Line(""), *render_other_model(other, width=view.width, rows=view.rows, per=view.per)]
-            for other in ledger.other_models
-        ),
-        [Line("")],
-        _total(ledger, view),
-        _columns(ledger, view),
-        render_comparison(ledger.comparison, view.width) if ledger.comparison else (),
-        render_verdicts(ledger, view.width),
-        _notes(ledger, view),
-    )
+    lines: list[Line] = []
+    if cause := not_counted(ledger):
+        first, *rest = cause.lines(view.root)
+        lines += wrap(first, view.width, markup={"yellow": True, "bold": True})
+        for text in rest:
+            lines += wrap(text, view.width, indent=2)
+        lines.append(Line(""))
+    lines += _table(rows, view, parts_of(ledger)) if rows else ()
+    for other in ledger.other_models:
+        table = render_other_model(other, width=view.width, rows=view.rows, per=view.per)
+        lines += [Line(""), *table]
+    lines += [Line(""), *_totals(ledger, view)]
+    lines += render_comparison(ledger.comparison, view.width) if ledger.comparison else ()
+    lines += [*render_verdicts(ledger, view.width), *_notes(ledger, view)]
     return [
-        Line(view.text(clean(line.text, _LONGEST)), line.markup)
+        Line(view.text(clean(line.text, MOST_WITH_COMMAND)), line.markup)
         for line in dropwhile(lambda line: not line.text, lines)
     ]
 
@@ -130,7 +128,7 @@ def render_short(ledger: Ledger) -> str:
     if not totals.calls and _is_quiet(ledger):
         return ""
     total, budget = describe_total(ledger), suite_budget(ledger)
-    if budget and budget.state != "unverified":
+    if budget and budget.state != "unverified":  # its sentence has the total, too
         total = short_sentence(budget)
     over, unchecked, *_ = map(len, marks_by_state(ledger).values())
     parts = []
@@ -148,65 +146,51 @@ def _is_quiet(ledger: Ledger) -> bool:
     return kept and ledger.comparison is None and not ledger.notes
 
 
-def _not_counted(ledger: Ledger, view: View) -> Iterator[Line]:
-    if cause := not_counted(ledger):
-        first, *rest = cause.lines(view.root)
-        yield from wrap(first, view.width, markup={"yellow": True, "bold": True})
-        for text in rest:
-            yield from wrap(text, view.width, indent=2)
-        yield Line("")
-
-
 def _table(rows: Sequence[Row], view: View, parts: PartTokens) -> Iterator[Line]:
+    """Show the rows that cost most, in the columns that have something to say and room."""
     kept, hidden = shown(rows, view.rows)
-    cells = [{head: view.text(cell) for head, cell in _cells(row, view).items()} for row in kept]
-
-    def says_something(head: str) -> bool:
-        nothing = ("", "0", "?") if head.startswith("cache") else ("", "0")
-        return any(line[head] not in nothing for line in cells)
-
-    heads = [head for head in cells[0] if says_something(head)]
+    tokens = zip(*(row.token_cells for row in kept), strict=True)
+    columns: dict[str, Sequence[str]] = {
+        "calls": [f"{len(row.calls):,}" for row in kept],
+        **dict(zip(("input", "cache written", "cache read", "output"), tokens, strict=True)),
+        f"cost/{view.per:,}" if view.per != 1 else "cost": [
+            row.cost_cell(per=view.per) for row in kept
+        ],
+    }
+    for name, price in view.columns.items():
+        known = [_priced(row.calls, price) for row in kept]
+        columns[name] = [usd_cell(usd, is_least=bool(some), per=view.per) for usd, some in known]
+    columns["budget"] = [re.sub(" tokens?", "", row.limit) for row in kept]
+    used = (row.used for row in kept)
+    columns["used"] = [each if len(each) <= len("≥9999%") else ">9999%" for each in used]
+    for head, cells in [*columns.items()]:
+        columns[head] = [view.text(cell) for cell in cells]
+        # A column that says nothing of any row; that a cache is unknown, the input says already.
+        if {*cells} <= ({"", "0", "?"} if head.startswith("cache") else {"", "0"}):
+            del columns[head]
 
     def taken() -> int:
-        return sum(2 + max(len(each), *(len(line[each]) for line in cells)) for each in heads)
+        return sum(2 + max(map(len, (head, *cells))) for head, cells in columns.items())
 
     for head in reversed(_OPTIONAL):
-        if head in heads and taken() + _NAME_WIDTH > view.width:
-            heads.remove(head)
-    if "used" in heads and taken() > view.width:
-        heads.remove("used")  # the mark is left
+        if taken() + _NAME_WIDTH > view.width:
+            columns.pop(head, None)
+    if taken() > view.width:
+        columns.pop("used", None)  # the mark is left
     table = [
         TableRow(
-            [f"{view.text(_SIGNS.get(row.mark, ' '))} {row.name}", *(line[each] for each in heads)],
+            [f"{view.text(SIGNS.get(row.mark, ' '))} {row.name}", *cells],
             row.group,
             {_COLOURS[row.mark]: True} if row.mark else {},
             describe_parts(row.calls, parts),
         )
-        for row, line in zip(kept, cells, strict=True)
+        for row, *cells in zip(kept, *columns.values(), strict=True)
     ]
-    yield from text_table(["", *(f"{head}:" for head in heads)], table, view.width)
+    yield from text_table(["", *(f"{head}:" for head in columns)], table, view.width)
     if hidden:
         rest = Amounts.of(call for row in hidden for call in (*row.calls, *row.folded))
         usd = dollars(rest.usd, is_least=rest.is_least, per=view.per)
         yield Line(f"… {len(hidden):,} more, {usd} (--llmcost-rows=0 shows all)")
-
-
-def _cells(row: Row, view: View) -> dict[str, str]:
-    tokens = ("input", "cache written", "cache read", "output")
-    cost = f"cost/{view.per:,}" if view.per != 1 else "cost"
-    cells = {
-        "calls": f"{len(row.calls):,}",
-        **dict(zip(tokens, row.token_cells, strict=True)),
-        cost: row.cost_cell(per=view.per),
-    }
-    for name, price in view.columns.items():
-        usd, unknown = _priced(row.calls, price)
-        cells[name] = usd_cell(usd, is_least=bool(unknown), per=view.per)
-    return {
-        **cells,
-        "budget": re.sub(" tokens?", "", row.limit),
-        "used": row.used if len(row.used) <= len("≥9999%") else ">9999%",
-    }
 
 
 def _priced(calls: Iterable[Call], price: Pricing) -> tuple[Decimal | None, int]:
@@ -217,8 +201,8 @@ def _priced(calls: Iterable[Call], price: Pricing) -> tuple[Decimal | None, int]
     return (amounts.usd if pair.after or not unknown else None), unknown
 
 
-def _total(ledger: Ledger, view: View) -> Iterator[Line]:
-    """Say what the run costs at list price, and how much of it each model."""
+def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
+    """Say what the run costs: at list price, by model and by tag, then in each further column."""
     totals, models, per = ledger.totals, models_of(ledger), view.per
     total = dollars(totals.usd, is_least=is_least(ledger), per=per)
     text = f"{total}{view.per_runs} at list price, {format_count(totals.calls, 'call')}"
@@ -239,15 +223,11 @@ def _total(ledger: Ledger, view: View) -> Iterator[Line]:
     ]
     if tags:
         yield from wrap(f"by tag: {', '.join(tags)}", view.width)
-
-
-def _columns(ledger: Ledger, view: View) -> Iterator[Line]:
-    """Say what each further column means, what the run costs in it, and what it leaves out."""
     calls = list(counted_calls(ledger))
     for name, price in view.columns.items():
         meaning, why_unknown = _COLUMNS[name]
         usd, unknown = _priced(calls, price)
-        total = dollars(usd, is_least=bool(unknown), per=view.per)
+        total = dollars(usd, is_least=bool(unknown), per=per)
         text = f"{name} {total}{view.per_runs}: {meaning}"
         if unknown:
             text += f"; {format_count(unknown, 'call')} unknown ({why_unknown})"
@@ -265,28 +245,16 @@ def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
         state = state_of(verdict)
         markup = {_COLOURS[state]: True, "bold": state != "within"}
         about = f"{clean(mark.name)}: " if mark.name else ""
-        yield from wrap(f"{_SIGNS[state]} {about}{sentence(verdict)}", width, markup=markup)
+        yield from wrap(f"{SIGNS[state]} {about}{sentence(verdict)}", width, markup=markup)
         if verdict.state == "unverified" and not (is_named_above and is_not_counted(verdict)):
+            # Several budgets may be open for one reason.
             new = [reason for reason in verdict.reasons if reason not in said]
             said.update(new)
             for what, remedy in map(split_reason, new):
                 yield from wrap(what, width, indent=2)
+                # No advice to count what differs in every run: it would be missing again.
                 if not (remedy.startswith(COUNT_IT) and counts_in_vain(calls_of(ledger))):
                     yield from wrap(remedy, width, indent=2)
-
-
-def _live(ledger: Ledger, view: View) -> Iterator[Line]:
-    """Name what went live and what it spent, the most expensive first."""
-    spent = live_spenders(ledger)
-    if spent:
-        yield Line("went live:")
-    for name, amounts in spent[:_MOST_LIVE]:
-        usd = dollars(amounts.usd, is_least=amounts.is_least)
-        yield from wrap(f"{usd:>9}  {clean(name)}", view.width, indent=2)
-    if rest := spent[_MOST_LIVE:]:
-        amounts = sum((amounts for _, amounts in rest), Amounts())
-        usd = dollars(amounts.usd, is_least=amounts.is_least)
-        yield Line(f"  … {len(rest):,} more, {usd}")
 
 
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
@@ -297,7 +265,16 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     _, *own = ledger.rate_card.version.split("+")  # a user's price files follow the shipped card
     parts.append(f"prices of {ledger.price_date}{' with ' if own else ''}{' and '.join(own)}")
     yield from wrap(" · ".join(parts), view.width)
-    yield from _live(ledger, view)
+    spent = live_spenders(ledger)
+    if spent:
+        yield Line("went live:")
+    for name, amounts in spent[:_MOST_LIVE]:
+        usd = dollars(amounts.usd, is_least=amounts.is_least)
+        yield from wrap(f"{usd:>9}  {clean(name)}", view.width, indent=2)
+    if rest := spent[_MOST_LIVE:]:
+        amounts = sum((amounts for _, amounts in rest), Amounts())
+        usd = dollars(amounts.usd, is_least=amounts.is_least)
+        yield Line(f"  … {len(rest):,} more, {usd}")
     number = sum("input-only" in call.caveats for call in counted_calls(ledger))
     if number:
         yield from wrap(
@@ -307,4 +284,4 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
         )
     yield from wrap(describe_partial(ledger), view.width)
     for text in (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes):
-        yield from wrap(clean(text, _LONGEST), view.width, markup={"yellow": True})
+        yield from wrap(clean(text, MOST_WITH_COMMAND), view.width, markup={"yellow": True})

@@ -56,9 +56,20 @@ def limit_of(verdict: Verdict) -> str:
     return format_count(int(verdict.limit), _NOUNS[verdict.quantity]) + per_call
 
 
+SIGNS = {"exceeded": "✗", "unverified": "?", "near": "!", "within": "✓"}
+"""Of each state, the worst first, in a terminal and on a page."""
+BROKEN = ("exceeded", "unverified")
+"""The states of which a test or a run may fail."""
+
+
 def state_of(verdict: Verdict) -> str:
     """Return `exceeded`, `unverified`, `near` or `within`, the first one the worst."""
     return "near" if verdict.is_near else verdict.state
+
+
+def urgency(state: str) -> int:
+    """Rank a state, or the mark of a row: what is broken first."""
+    return BROKEN.index(state) if state in BROKEN else len(BROKEN)
 
 
 def figure_of(verdict: Verdict) -> tuple[Decimal, str]:
@@ -78,6 +89,7 @@ def sentence(verdict: Verdict) -> str:
     budget = f"the {_budget(verdict)}{set_at}"
     if verdict.state == "unverified":
         return f"cannot check {budget}: {what_is_unknown(verdict)}"
+    # A gate counts the calls that break it, so it is kept by none.
     if gate := GATES.get(verdict.kind):
         return _fill((not verdict.low and gate.kept) or gate.broken, verdict)
     amount, bound = figure_of(verdict)
@@ -242,7 +254,12 @@ def render_failure(
     facts = [*_prompt_facts(calls), *_call_facts(verdict, calls, parts)]
     if largest := describe_parts(calls, parts):
         facts.append(("largest parts", largest))
-    facts += _open_facts(verdict, calls)
+    is_in_vain = counts_in_vain(calls)
+    for what, remedy in map(split_reason, verdict.reasons):
+        if not remedy.startswith(COUNT_IT):
+            facts += [("unknown", what), *([("to settle it", remedy)] if remedy else [])]
+        elif not is_in_vain:
+            facts.append(("count it (free)", remedy.removeprefix(COUNT_IT)))
     facts += [("differs", clean(excerpt)) for excerpt in excerpts]
     for each in others:
         is_same = each.origin == verdict.origin
@@ -301,6 +318,7 @@ def _prompt_facts(calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
             tokens = f"{call.before.input_tokens:,} input tokens"
             yield "recorded", f"{tokens}, {dollars(call.before.usd)}"
     for parts in sorted({changed_parts(call) for call in changed}):
+        # Only if one part of one prompt changed is all growth that part's.
         is_only = changed == grown and len(changed) == 1 and ", " not in parts
         since = f"{now - before:+,} tokens" if is_only else "since it was recorded"
         yield "changed", f"{parts} ({since})"
@@ -344,18 +362,6 @@ def _call_facts(
         largest = max(calls, key=size)
         if [largest] != _recounted(calls):  # which the line on the prompt's growth shows
             yield of_all, describe_call(largest)
-
-
-def _open_facts(verdict: Verdict, calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
-    """Say what is unknown, and how to settle it."""
-    is_in_vain = counts_in_vain(calls)
-    for what, remedy in map(split_reason, verdict.reasons):
-        if not remedy.startswith(COUNT_IT):
-            yield "unknown", what
-            if remedy:
-                yield "to settle it", remedy
-        elif not is_in_vain:
-            yield "count it (free)", remedy.removeprefix(COUNT_IT)
 
 
 def changed_parts(call: Call) -> str:
@@ -451,7 +457,7 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         "uncached_input_tokens": "Let more of the prompt be read from the cache",
     }
     save = savings.get(verdict.kind, "Shorten the prompt")
-    if verdict.actual is None:
+    if verdict.actual is None:  # of a lower bound no number can be made that the test keeps
         return f"{save}, or raise the budget if the price is right."
     limit = int(round_up(verdict.actual, is_usd=False))
     if verdict.part is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_llmcost.compare.model_support import FEATURES
+from pytest_llmcost.compare.model_support import features_of
 from pytest_llmcost.counting.segments import calls_until_it_pays
 from pytest_llmcost.money import format_usd
 from pytest_llmcost.prices.rate_card import shipped_card
@@ -99,7 +99,7 @@ REJECTED = {
 def test_the_page_names_every_feature_that_the_card_knows() -> None:
     text = (DOCS / "switch-the-model.md").read_text(encoding="utf-8")
     assert all(f"| {title} |" in text for title in REJECTED)
-    assert {*REJECTED.values(), "thinking.disabled.xhigh"} == set(FEATURES)
+    assert {*REJECTED.values(), "thinking.disabled.xhigh"} == set(features_of({}))
     rejecting = {model for model, entry in shipped_card().models.items() if "tools." in str(entry)}
     assert rejecting == {
         "claude-fable-5-2", "claude-mythos-5-2", "claude-opus-5-5", "claude-opus-5",

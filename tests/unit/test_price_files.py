@@ -296,10 +296,10 @@ def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
             "[models.a]\nrates = [{ from = 2026-01-01, above = -1, input = 3 }]",
             ['model "a"', "rates[0].above", "Expected `int` >= 0"],
         ),
-        ("[models.a]\nrates = [{ from = 2026-01-01 }]", ['model "a"', "row 1", "gives no rate"]),
+        ("[models.a]\nrates = [{ from = 2026-01-01 }]", ['model "a"', "rates[0]", "gives no rate"]),
         (
             "[models.a]\nrates = [{ from = 2026-01-01, until = 2026-01-01, input = 3 }]",
-            ['model "a"', "row 1 (from 2026-01-01)", "until", "not after from"],
+            ['model "a"', "rates[0]", "until: 2026-01-01 is not after from"],
         ),
         (
             "[models.claude-opus-5]\nrates = [{ from = 2026-11-01, input = 3, factor = 0.5 }]",

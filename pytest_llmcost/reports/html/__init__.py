@@ -12,18 +12,16 @@ from collections.abc import Sequence
 from decimal import Decimal
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.reports import comparisons, numbers, rows, run_wording, wording
-from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.escape import MOST_WITH_COMMAND, clean
 from pytest_llmcost.reports.html.script_data import page_data, verdict_share
 from pytest_llmcost.reports.run_wording import marks_by_state
 from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 
-_LONGEST = 2_000
-"""A sentence may hold a command, which is of no use when it is cut."""
 _MOST_MARKS = 10
 _MOST_CHANGES = 100
 """What stands in the page itself is short; the table has every test."""
@@ -35,36 +33,47 @@ _WIDTH, _HEIGHT = 1000, 100
 def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
     """Render a run as a page that is complete in itself, with the runs before it as a line."""
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        # What is invisible in foreign text, for example a mark that turns the reading order.
+        return clean(value, MOST_WITH_COMMAND) if type(value) is str else value
 
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        finalize=shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     # Escapes `<`, `>`, `&` and quotes, so that no name can end the script element.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    data = page_data(ledger)
     marks = marks_by_state(ledger)
     # The page shows the first ones of each state.
     for each in marks.values():
         each.sort(key=lambda mark: (not mark.is_of_run, -(verdict_share(mark.verdict) or 0)))
-    style, script = _text("page.css"), _text("page.js")
-    page = environment.from_string(_text("page.html")).render(
+    template, style, script = (
+        files(__package__).joinpath(f"page.{kind}").read_text(encoding="utf-8")
+        for kind in ("html", "css", "js")
+    )
+    # The page's policy names our own style and script by their hash: under it no other one runs.
+    hashes = (
+        Markup(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
+        for text in (style, script)
+    )
+    page = environment.from_string(template).render(
         ledger=ledger,
         wording=wording,
         run_wording=run_wording,
         numbers=numbers,
         rows=rows,
         comparisons=comparisons,
-        style=_trusted(style),
-        script=_trusted(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        data=data,
+        # Not escaped: they are files of ours, which no ledger has a part in.
+        style=Markup(style),
+        script=Markup(script),
+        hashes=list(hashes),
+        data=page_data(ledger),
         history=_history(history, ledger),
-        has_parts=any(row.parts for row in data["rows"]),
         marks=marks,
         most_marks=_MOST_MARKS,
         most_changes=_MOST_CHANGES,
@@ -74,93 +83,30 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
     return page.encode("utf-8", "backslashreplace").decode()
 
 
-def _text(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+def _changes(comparison: Comparison | None) -> dict[str, Any]:
+    """Return the changes that the page shows, each with where its bar begins and how wide it is.
 
-
-def _trusted(text: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(text)  # our own files, which no ledger has a part in
-
-
-def _hash(text: str) -> Any:
-    """Name a style or a script in the page's policy, under which no other one runs."""
-    return _trusted(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
-
-
-def _shown(value: Any) -> Any:
-    """Show what is invisible in foreign text, for example a mark that turns the reading order."""
-    return clean(value, _LONGEST) if type(value) is str else value
-
-
-class Changes(NamedTuple):
-    """The changes of a comparison that the page shows, with what their bars need."""
-
-    shown: Sequence[Any]
-    left_out: int
-    scale: Decimal
-    """What the longest bar stands for."""
-    zero: int
-    """Where the bars begin, in percent: in the middle if something became cheaper."""
-
-    def bar(self, usd: Decimal | None) -> tuple[float, float]:
-        """Return where a bar begins and how wide it is, in percent."""
-        if usd is None or not self.scale:
-            return 0.0, 0.0
-        width = float(abs(usd) / self.scale) * (100 - self.zero)
-        return (self.zero if usd > 0 else self.zero - width), width
-
-
-def _changes(comparison: Comparison | None) -> Changes | None:
-    if comparison is None:
-        return None
-    changes = comparison.changes
+    Both are in percent. `zero` is where no change is: in the middle if something became cheaper.
+    """
+    changes = comparison.changes if comparison else ()
+    known = [each.usd for each in changes if each.usd is not None]
+    zero = 50 if any(usd < 0 for usd in known) else 0
+    largest = max(map(abs, known), default=Decimal(0))
 
     def size(number: int) -> tuple[bool, Decimal]:
         usd = changes[number].usd
         return usd is not None, -abs(usd or Decimal(0))
 
-    kept = sorted(sorted(range(len(changes)), key=size)[:_MOST_CHANGES])
-    known = [each.usd for each in changes if each.usd is not None]
-    return Changes(
-        [changes[number] for number in kept],
-        len(changes) - len(kept),
-        max(map(abs, known), default=Decimal(0)),
-        50 if any(each < 0 for each in known) else 0,
-    )
+    shown = []
+    for number in sorted(sorted(range(len(changes)), key=size)[:_MOST_CHANGES]):
+        usd = changes[number].usd or Decimal(0)
+        width = float(abs(usd) / largest) * (100 - zero) if usd else 0.0
+        shown.append((changes[number], zero - width if usd < 0 else zero, width))
+    return {"shown": shown, "left_out": len(changes) - len(shown), "zero": zero}
 
 
-# From run to run
-
-
-class Point(NamedTuple):
-    """One run."""
-
-    x: float
-    y: float | None
-    """None if its cost is unknown."""
-    cells: Sequence[str]
-    is_partial: bool
-    is_this: bool
-    """Whether it is the run that the page shows."""
-
-
-class History(NamedTuple):
-    """The last runs, the newest one last."""
-
-    points: Sequence[Point]
-    path: str
-    """The line through the runs of the whole suite, interrupted where the cost is unknown."""
-    most: str
-    """What the top of the drawing stands for."""
-    summary: str
-    compared: Sequence[str]
-    """How the newest run differs from those before."""
-
-
-def _history(runs: Sequence[Run], ledger: Ledger) -> History | None:
-    """Draw the last runs; nothing if there are fewer than two with a known cost."""
+def _history(runs: Sequence[Run], ledger: Ledger) -> dict[str, Any] | None:
+    """Draw the last runs, the newest one last; nothing if fewer than two have a known cost."""
     shown = runs[-_MOST_RUNS:]
     known = [(run.usd, run) for run in shown if run.usd is not None]
     if len(known) < 2:
@@ -168,30 +114,29 @@ def _history(runs: Sequence[Run], ledger: Ledger) -> History | None:
     most, highest = max(known, key=lambda each: each[0])
     # Two runs may end within one second; the page shows the later one.
     ended = [number for number, run in enumerate(shown) if run.at == ledger.run.finished_at]
-    points = [
-        Point(
-            number / (len(shown) - 1) * _WIDTH,
-            None if run.usd is None else _HEIGHT - float(run.usd) / (float(most) or 1) * _HEIGHT,
-            run_cells(run),
-            bool(run.incomplete),
-            number in ended[-1:],
-        )
-        for number, run in enumerate(shown)
-    ]
+    points: list[dict[str, Any]] = []
+    # The line goes through the runs of the whole suite, and stops where the cost is unknown.
     path, joint = "", "M"
-    for point in points:
-        if point.y is None:
+    for number, run in enumerate(shown):
+        x = number / (len(shown) - 1) * _WIDTH
+        y = None if run.usd is None else _HEIGHT - float(run.usd) / (float(most) or 1) * _HEIGHT
+        partial, is_this = bool(run.incomplete), number in ended[-1:]
+        points.append(
+            {"x": x, "y": y, "cells": run_cells(run), "is_partial": partial, "is_this": is_this}
+        )
+        if y is None:
             joint = "M"
-        elif not point.is_partial:
-            path, joint = f"{path}{joint}{point.x:.1f} {point.y:.1f}", "L"
+        elif not partial:
+            path, joint = f"{path}{joint}{x:.1f} {y:.1f}", "L"
     which = f"The last {len(shown)} of {len(runs):,} runs" if len(runs) > len(shown) else "All runs"
-    (first, *_), (last, *_) = points[0].cells, points[-1].cells
+    first, _, _, first_usd, _ = run_cells(shown[0])
+    last, _, _, last_usd, _ = run_cells(shown[-1])
     top = run_cells(highest)[3]
-    return History(
-        points,
-        path,
-        top,
-        f"{which}, from {first} ({points[0].cells[3]}) to {last} ({points[-1].cells[3]}); "
+    return {
+        "points": points,
+        "path": path,
+        "most": top,
+        "summary": f"{which}, from {first} ({first_usd}) to {last} ({last_usd}); "
         f"the most expensive one cost {top}.",
-        list(compare_runs(runs[-1], runs[:-1], COMPARED_WITH)),
-    )
+        "compared": list(compare_runs(runs[-1], runs[:-1], COMPARED_WITH)),
+    }

@@ -5,14 +5,14 @@ Figures are text, written as everywhere else; the numbers beside them give only 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
-from pytest_llmcost.ledger.ledger import Ledger, PartChange, own_verdicts
+from pytest_llmcost.ledger.ledger import Ledger, own_verdicts
 from pytest_llmcost.ledger.totals import is_live
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import REFUSED, percent, usd_cell
@@ -39,6 +39,7 @@ _MOST_CALLS = _MOST_PARTS = 50_000
 """In all rows together: what the file may have without becoming slow to open."""
 _MARKS = {"exceeded": "over", "unverified": "unknown"}
 _TOKENS = ("input", "written", "read", "output")
+_CALL_FIELDS = ("model", "cost", *_TOKENS, "note")
 _PROMPT = ("input_usd", "cache_write_5m_usd", "cache_write_1h_usd", "cache_read_usd")
 
 
@@ -47,178 +48,126 @@ def page_data(ledger: Ledger) -> dict[str, Any]:
     # Every test with calls or a budget, cases and attempts apart, then what is shared.
     rows: list[tuple[Row, Sequence[Verdict]]] = []
     for row, test in zip(attempts_of(ledger), ledger.tests, strict=True):
-        verdicts = tuple(own_verdicts(test)) if row.is_last else ()
+        verdicts = own_verdicts(test) if row.is_last else ()
         if row.calls or verdicts:
             rows.append((row, verdicts))
     rows += [(row, ()) for row in shared_rows(ledger)]
-    page = _Page(rows=len(rows), parts=parts_by_owner(ledger))
+    page = _Page(ledger, len(rows))
+    drawn = [page.row(*each) for each in rows]
+
+    ways: list[tuple[Sequence[str], int, Row]] = []
+    for number, (row, _) in enumerate(rows):
+        if row.usd is None or row.usd > 0:
+            *folders, file = row.group.split("/")
+            function, bracket, _ = row.name.partition("[")
+            way = [*(f"{each}/" for each in folders), file, *([function] if bracket else [])]
+            ways.append(([OUTSIDE] if row.group == OUTSIDE else way, number, row))
+    whole = sum((row.known_usd for _, _, row in ways), Decimal(0))
+    name, usd, _, *rest = _node("all tests", ways, whole)
     return {
-        "rowFields": PageRow._fields,
-        "callFields": PageCall._fields,
-        "rows": [page.row(*each) for each in rows],
-        "tree": _tree([row for row, _ in rows], ledger),
+        "rowFields": list(drawn[0]) if drawn else [],
+        "callFields": _CALL_FIELDS,
+        "rows": [list(each.values()) for each in drawn],
+        "hasParts": any(each["parts"] for each in drawn),
+        "tree": [name, usd, describe_total(ledger), *rest],
         "texts": list(page.texts),
     }
 
 
-class PageRow(NamedTuple):
-    """One attempt of a test, a shared fixture, or the calls outside tests."""
-
-    group: int
-    """The number of a text: the file."""
-    name: str
-    mark: str
-    outcome: int
-    """The number of a text."""
-    usd: float | None
-    cost: str
-    calls: int
-    input: str | int
-    written: str | int
-    read: str | int
-    output: str | int
-    budget: int
-    """The number of a text."""
-    share: float | None
-    """How much of its budget is used, 1 for all of it."""
-    used: str
-    verdicts: Sequence[Sequence[str]]
-    """For each budget its state and sentence, then the reasons why it could not be checked."""
-    found: Sequence[PageCall]
-    """Its calls; fewer than `calls` if there are too many for a page."""
-    parts: Sequence[PagePart] = ()
-    """Those of its largest prompt, as far as they are counted, the largest first."""
-    more_parts: int = 0
-    """How many are left out, because there are too many for a page."""
-    answer: PagePart | None = None
-    """What it costs besides its prompts, if these are drawn."""
-
-
-class PagePart(NamedTuple):
-    """A part of a prompt."""
-
-    name: int
-    """The number of a text."""
-    width: float
-    """As a share of the row's cost: of what the prompts cost, as much as of the prompt's tokens."""
-    figure: int
-    """The number of a text: its tokens now, and in the baseline."""
-
-
-class PageCall(NamedTuple):
-    """One call of a row."""
-
-    model: int
-    """The number of a text."""
-    cost: str
-    input: str | int
-    written: str | int
-    read: str | int
-    output: str | int
-    note: int
-    """The number of a text: where its figures are from, and what they leave open."""
-
-
 class _Page:
-    """The rows of a page, with the texts that many of them have in common, each with a number."""
+    """Writes rows; a text that many of them have in common stands once, and they hold its number.
 
-    def __init__(self, *, rows: int, parts: Mapping[str, Sequence[PartChange]]) -> None:
+    What is a number of a text is marked as `text` in the comments below.
+    """
+
+    def __init__(self, ledger: Ledger, rows: int) -> None:
         self.texts: dict[str, int] = {}
-        self._parts_by_owner = parts
+        self._parts_by_owner = parts_by_owner(ledger)
         self._most_calls = max(1, _MOST_CALLS // max(1, rows))
         self._most_parts = max(1, _MOST_PARTS // max(1, rows))
 
-    def _text(self, text: str) -> int:
+    def text(self, text: str) -> int:
+        """Return the number of a text."""
         return self.texts.setdefault(clean(text, 1_000), len(self.texts))
 
-    def row(self, row: Row, verdicts: Sequence[Verdict]) -> PageRow:
+    def row(self, row: Row, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         """Write a row with its calls and the parts of its largest prompt."""
         calls = sorted(row.calls, key=lambda call: -call.usd_low)[: self._most_calls]
-        return PageRow(
-            group=self._text(row.group),
-            name=row.name,
-            mark=_MARKS.get(row.mark, row.mark),
-            outcome=self._text("" if row.outcome == "passed" else row.outcome),
-            usd=None if row.usd is None else float(row.usd),
-            cost=row.cost_cell(),
-            calls=len(row.calls),
-            **_tokens(row.spent),
-            budget=self._text(row.limit),
-            share=verdict_share(row.verdict),
-            used=row.used,
-            verdicts=[_said(each) for each in verdicts],
-            # One call is all that its row has spent.
-            found=[
-                self._call(call, row.spent if len(row.calls) == 1 else Amounts.of([call]))
+        said = []
+        for each in verdicts:
+            reasons = each.reasons if each.state == "unverified" else ()
+            texts = (clean(text, 1_000) for text in (sentence(each), *reasons))
+            said.append([state_of(each), *texts])
+        return {
+            "group": self.text(row.group),  # text: the file
+            "name": row.name,
+            "mark": _MARKS.get(row.mark, row.mark),
+            "outcome": self.text("" if row.outcome == "passed" else row.outcome),  # text
+            "usd": None if row.usd is None else float(row.usd),
+            "cost": row.cost_cell(),
+            "calls": len(row.calls),
+            **dict(zip(_TOKENS, _tokens(row.spent), strict=True)),
+            "budget": self.text(row.limit),  # text
+            "share": verdict_share(row.verdict),  # how much of its budget is used, 1 for all of it
+            "used": row.used,
+            "verdicts": said,
+            # Fewer than there are if that is too many for a page. One call is all that its row
+            # has spent.
+            "found": [
+                self.call(call, row.spent if len(row.calls) == 1 else Amounts.of([call]))
                 for call in calls
             ],
-            **self._parts(row),
-        )
+            **self.parts(row),
+        }
 
-    def _call(self, call: Call, spent: Amounts) -> PageCall:
+    def call(self, call: Call, spent: Amounts) -> list[Any]:
+        """Write a call, in the order of `_CALL_FIELDS`; model and note are texts."""
         is_refused = call.evidence == REFUSED
+        # The note says where its figures are from, and what they leave open.
         notes: list[str] = [] if is_refused or call.evidence == "billed" else [call.evidence]
         notes += ["spent live"] if is_live(call) else []
         changed = changed_parts(call)
         notes += [f"changed: {changed}"] if changed else []
         notes += [each.rule.meaning or str(each) for each in call.caveats]
-        return PageCall(
-            model=self._text(call.model),
-            cost=REFUSED if is_refused else usd_cell(spent.usd, is_least=spent.is_least),
-            **_tokens(spent),
-            note=self._text(" · ".join(notes)),
-        )
+        cost = REFUSED if is_refused else usd_cell(spent.usd, is_least=spent.is_least)
+        return [self.text(call.model), cost, *_tokens(spent), self.text(" · ".join(notes))]
 
-    def _parts(self, row: Row) -> dict[str, Any]:
-        """Return the parts of a row's largest prompt, and what it costs besides its prompts."""
-        parts = self._parts_by_owner.get(row.owner) if row.is_last else None
-        if not parts:
-            return {}
-        whole, size = row.spent.priced_usd, sum(each.after for each in parts)
-        costs = dict(row.spent.by_category.items())
+    def parts(self, row: Row) -> dict[str, Any]:
+        """Write the parts of a row's largest prompt, and what it costs besides its prompts.
+
+        Each is its name (text), its width as a share of the row's cost, and its figure (text). A
+        part's width is its share of the prompt's tokens, of what the row's prompts cost.
+        """
+        parts = self._parts_by_owner.get(row.owner, []) if row.is_last else []
+        names, size = [each.part for each in parts], sum(each.after for each in parts)
+        costs, whole = dict(row.spent.by_category.items()), row.spent.priced_usd
         prompt = sum(costs.get(name, Decimal(0)) for name in _PROMPT)
-        output = costs.get("output_usd", Decimal(0))
         width = float(prompt) / float(whole) / size if whole and size else 0.0
-        names = [each.part for each in parts]
-        found = {
-            "parts": [
-                PagePart(
-                    self._text(show_part(each.part, names)),
-                    round(width * each.after, 4),
-                    self._text(_sized(each)),
-                )
-                for each in parts[: self._most_parts]
-            ],
-            "more_parts": max(0, len(parts) - self._most_parts),
-        }
-        if output and prompt:
+        written, answer = [], None
+        for each in parts[: self._most_parts]:
+            grown = part_growth(each)
+            if not each.after:
+                figure = f"removed, {each.before or 0:,} tokens before"
+            elif each.before and each.before != each.after:
+                figure = f"{each.before:,} → {each.after:,} tokens ({grown})"
+            else:
+                how = {"=": " (unchanged)", "new": " (new)"}.get(grown, "")
+                figure = f"{each.after:,} tokens{how}"
+            name = self.text(show_part(each.part, names))
+            written.append((name, round(width * each.after, 4), self.text(figure)))
+        output = costs.get("output_usd")
+        if parts and output and prompt:
             share = round(float(output) / float(whole), 4)
             cost = usd_cell(output, is_least=row.spent.is_least)
-            found["answer"] = PagePart(self._text("output"), share, self._text(cost))
-        return found
+            answer = (self.text("output"), share, self.text(cost))
+        more = len(parts) - len(written)  # too many for a page
+        return {"parts": written, "more_parts": more, "answer": answer}
 
 
-def _said(verdict: Verdict) -> list[str]:
-    reasons = verdict.reasons if verdict.state == "unverified" else ()
-    return [state_of(verdict), *(clean(text, 1_000) for text in (sentence(verdict), *reasons))]
-
-
-def _sized(each: PartChange) -> str:
-    """Say how many tokens a part has now, and how that differs from the baseline."""
-    if not each.after:
-        return f"removed, {each.before or 0:,} tokens before"
-    grown = part_growth(each)
-    if each.before and each.before != each.after:
-        return f"{each.before:,} → {each.after:,} tokens ({grown})"
-    how = {"=": " (unchanged)", "new": " (new)"}.get(grown, "")
-    return f"{each.after:,} tokens{how}"
-
-
-def _tokens(spent: Amounts) -> dict[str, Any]:
+def _tokens(spent: Amounts) -> Sequence[str | int]:
     """Write the tokens; a number that is exact stays one, which is shorter."""
     is_exact = spent["input_tokens"].best is not None
-    numbers = token_numbers(spent.usage) if is_exact else token_cells(spent.usage, is_least=True)
-    return dict(zip(_TOKENS, numbers, strict=True))
+    return token_numbers(spent.usage) if is_exact else token_cells(spent.usage, is_least=True)
 
 
 def verdict_share(verdict: Verdict | None) -> float | None:
@@ -229,53 +178,33 @@ def verdict_share(verdict: Verdict | None) -> float | None:
     return round(float(max(used, Decimal(0)) / verdict.limit), 4)
 
 
-# The tree
+_Ways = Sequence[tuple[Sequence[str], int, Row]]
+"""Rows with their numbers, and the way to each from where one is: folders, the file, the test."""
 
 
-def _tree(rows: Sequence[Row], ledger: Ledger) -> list[Any]:
-    """Return the whole run as a node: name, cost in dollars, cost, share, and what is in it.
+def _node(name: str, ways: _Ways, whole: Decimal) -> list[Any]:
+    """Return what is on these ways: name, cost in dollars, cost, share, and what is in it.
 
     What is in it are nodes and numbers of rows. Deeper levels need longer ways alone.
     """
-    shown = [number for number, row in enumerate(rows) if row.usd is None or row.usd > 0]
-    whole = sum((rows[number].known_usd for number in shown), Decimal(0))
-    ways = [(_way(rows[number]), number) for number in shown]
-    name, usd, _, share, children = _node("all tests", ways, whole, rows)
-    return [name, usd, describe_total(ledger), share, children]
-
-
-def _way(row: Row) -> list[str]:
-    if row.group == OUTSIDE:
-        return [OUTSIDE]
-    *folders, file = row.group.split("/")
-    way = [*(f"{each}/" for each in folders), file]
-    test, bracket, _ = row.name.partition("[")
-    return [*way, test] if bracket else way
-
-
-def _node(
-    name: str, ways: Sequence[tuple[Sequence[str], int]], whole: Decimal, rows: Sequence[Row]
-) -> list[Any]:
-    """Return a folder, a file, or a test with several cases, with the rows on these ways."""
-    members = [rows[number] for _, number in ways]
-    usd = sum((row.known_usd for row in members), Decimal(0))
+    usd = sum((row.known_usd for _, _, row in ways), Decimal(0))
+    is_least = any(row.spent.is_least for _, _, row in ways)
     while True:
-        leaves = [number for way, number in ways if not way]
-        inner: dict[str, list[tuple[Sequence[str], int]]] = {}
-        for way, number in ways:
+        leaves = [(float(row.known_usd), number) for way, number, row in ways if not way]
+        inner: dict[str, list[tuple[Sequence[str], int, Row]]] = {}
+        for way, number, row in ways:
             if way:
-                inner.setdefault(way[0], []).append((way[1:], number))
+                inner.setdefault(way[0], []).append((way[1:], number, row))
         if leaves or len(inner) != 1:
             break
         ((below, ways),) = inner.items()  # a folder with one folder in it
         name = f"{name}{below}" if name.endswith("/") else name
-    nodes = [_node(below, each, whole, rows) for below, each in inner.items()]
-    children: list[tuple[float, Any]] = [(node[1], node) for node in nodes]
-    children += [(float(rows[number].known_usd), number) for number in leaves]
+    nodes = [_node(below, each, whole) for below, each in inner.items()]
+    children: list[tuple[float, Any]] = [*((node[1], node) for node in nodes), *leaves]
     return [
         clean(name),
         float(usd),
-        usd_cell(usd, is_least=any(row.spent.is_least for row in members)),
+        usd_cell(usd, is_least=is_least),
         percent(usd, whole) if whole else "",
         [each for usd, each in sorted(children, key=lambda pair: -pair[0]) if usd],
     ]
