@@ -87,8 +87,8 @@ def read_card(arguments: Namespace) -> RateCard:
     return card
 
 
-def add_date_option(parser: ArgumentParser) -> None:
-    """Declare `--on`."""
+def add_pricing_options(parser: ArgumentParser) -> None:
+    """Declare `--on` and `--prices`."""
     parser.add_argument(
         "--on",
         type=parse_date,
@@ -96,3 +96,4 @@ def add_date_option(parser: ArgumentParser) -> None:
         metavar="DATE",
         help="prices of that day (default: today, UTC)",
     )
+    add_prices_option(parser)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, price
-from pytest_llmcost.cli.console import Console, add_date_option, add_prices_option, read_card
+from pytest_llmcost.cli.console import Console, add_pricing_options, read_card
 from pytest_llmcost.errors import RecordingError
 from pytest_llmcost.ledger.ledger_file import to_json
 from pytest_llmcost.money import format_usd
@@ -51,8 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="a row for each call (default), or the sum of each file or model",
     )
     parser.add_argument("--format", choices=("text", "json"), default="text")
-    add_date_option(parser)
-    add_prices_option(parser)
+    add_pricing_options(parser)
 
 
 def run(arguments: Namespace, console: Console) -> int:
@@ -80,8 +79,8 @@ def run(arguments: Namespace, console: Console) -> int:
     elif rows:
         render, width = _by_call if arguments.by == "call" else _summed, console.width
         text = f"{_total(rows)}; prices of {on}, rate card {card.version}"
-        parts = (render(rows, arguments.by, width), wrap(text, width))
-        console.print("\n\n".join(map(as_text, parts)))
+        table = render(rows, arguments.by, width)
+        console.print(as_text(chain(table, [Line("")], wrap(text, width))))
     elif not problems:
         console.print("no Claude call found")
     for problem in problems:

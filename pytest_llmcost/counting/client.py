@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
+from pytest_llmcost.concurrency import Turn
 from pytest_llmcost.counting.api_error import (
     explain_failure,
     explain_refusal,
@@ -34,7 +35,6 @@ from pytest_llmcost.counting.own_requests import (
     start,
 )
 from pytest_llmcost.counting.payload import RECIPE, Payload, changed_parts, describe_changes
-from pytest_llmcost.counting.turn import Turn
 from pytest_llmcost.counting.volatile import describe_suspicious
 from pytest_llmcost.errors import CountCassetteError, CountError, CountMissingError
 from pytest_llmcost.files import show_path

@@ -58,18 +58,12 @@ _ODD, _ODD_CHANGE = (
 )
 """No amount of money: `NaN`, `1E+999` (adding that up would be slow without end), `1_0`, and, in
 all but a comparison, one below zero. Something hexadecimal is the digest of a part of that name."""
-_OLD_KEYS = ("cache_basis", "what_if", "legs")
-"""Keys of the first ledgers. To ignore them would be to lose the calls, or how they were priced."""
 _SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")
 
 
 class _Envelope(msgspec.Struct):
     schema: str = ""
     comparison: msgspec.Raw = msgspec.Raw(b"null")
-    # Each ledger of the first versions has this one, whatever others of the old keys it has.
-    cache_basis: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    what_if: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    legs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 def read_ledger(path: str | os.PathLike[str]) -> Ledger:
@@ -105,11 +99,6 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         ) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise LedgerError(f"{source}: is not JSON, or ends too early ({error})") from None
-    for old in (key for key in _OLD_KEYS if getattr(envelope, key) is not msgspec.UNSET):
-        raise LedgerError(
-            f"{source}: has the key `{old}`, which this version does not read; write "
-            "the ledger again: run the tests with --llmcost-report"
-        )
     searches = [(each, data) for each in _ODD]
     if ledger.comparison is not None:
         comparison = bytes(envelope.comparison)

@@ -6,7 +6,6 @@ Loaded in every run of every suite where the package is installed, so it imports
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ import pytest
 
 from pytest_llmcost import hookspecs
 from pytest_llmcost.capture.transports import follow, unfollow
+from pytest_llmcost.concurrency import AtFork
 from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
 from pytest_llmcost.plugin.options import (
@@ -71,7 +71,11 @@ def _begin(config: pytest.Config) -> Session:
     follow(begin, session.saved_cassettes, partial(_ticket, session))
     session.stop_following = partial(unfollow, begin)
     config.add_cleanup(session.stop_following)
-    _watch_forks(session)
+    # Made before the first child is forked, not after: the two share it.
+    session.at_fork = AtFork(
+        lambda: _with_children(session).may_begin(),
+        lambda: _with_children(session).watch_reports(),
+    )
     return session
 
 
@@ -84,25 +88,6 @@ def _with_children(session: Session) -> ChildProcesses:
             session.children = session.children or ChildProcesses(session)
     children: ChildProcesses = session.children
     return children
-
-
-def _watch_forks(session: Session) -> None:
-    """Make what a session shares with its children before the first one is forked.
-
-    Python keeps what it calls at a fork for good, so that must not keep the session.
-    """
-    watched = weakref.ref(session)
-
-    def before() -> None:
-        if (session := watched()) is not None:
-            _with_children(session).may_begin()
-
-    def after_in_parent() -> None:
-        if (session := watched()) is not None:
-            _with_children(session).watch_reports()
-
-    if hasattr(os, "register_at_fork"):  # not on Windows
-        os.register_at_fork(before=before, after_in_parent=after_in_parent)
 
 
 def _follow(session: Session, *sent: Any) -> CapturedRequest | None:
@@ -159,6 +144,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
         register(OtherModels(session), "llmcost-other-models")
     item_hooks.is_started = True
+
+
+def __dir__() -> list[str]:
+    """Show hooks and fixtures alone, for pytest inspects each name of a plugin, in every run."""
+    return [name for name in globals() if name.startswith(("pytest_", "llmcost"))]
 
 
 @pytest.fixture

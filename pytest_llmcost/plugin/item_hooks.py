@@ -19,7 +19,7 @@ from pytest_llmcost.errors import LlmCostError, SettingsError
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt, nodeid_of
 from pytest_llmcost.plugin.sender import holding_tags
-from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.plugin.session import Hooks, Session
 
 if TYPE_CHECKING:
     import _pytest.nodes
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from pytest_llmcost.budgets.budget import Verdict
 
 
-class ItemHooks:
+class ItemHooks(Hooks):
     """The hooks of one session around its tests."""
 
     def __init__(self, session: Session) -> None:
         """Watch the tests of a session."""
-        self.session = session
+        super().__init__(session)
         self.is_started = False
         """Whether all plugins and conftests are loaded whose hooks count."""
+        self._limits_all = session.settings.max_test is not None
         self._set_ups: dict[pytest.FixtureDef[Any], int] = {}
 
     # Collection
@@ -153,8 +154,8 @@ class ItemHooks:
             session.catch_up()
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
-        # In this order: it is asked for every test of every suite.
-        if session.attempt is not None or kept or self._has_budget(item):
+        # In this order, and not by `_has_budget`: it is asked for every test of every suite.
+        if session.attempt is not None or kept or self._limits_all or _has_marker(item):
             self._end_body(item, kept[0].value if kept else None)
         return result
 
@@ -170,7 +171,7 @@ class ItemHooks:
 
     def _has_budget(self, item: pytest.Item) -> bool:
         """Return whether a test has a budget; markers may have been added while it ran."""
-        return self.session.settings.max_test is not None or _has_marker(item)
+        return self._limits_all or _has_marker(item)
 
     def _end_body(self, item: pytest.Item, error: BaseException | None) -> None:
         __tracebackhide__ = True

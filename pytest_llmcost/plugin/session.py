@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 import pytest
 
-from pytest_llmcost.counting.turn import Turn
+from pytest_llmcost.concurrency import AtFork, Turn
 from pytest_llmcost.errors import CountError, SettingsError, UnknownModelError
 from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt, worker_of
 from pytest_llmcost.plugin.sender import Sender, sender_of
@@ -45,6 +45,25 @@ _SETS = (
 """Sets of a session that the process which owns the run joins."""
 _LONG_WAIT, _SHORT_WAIT = 300.0, 5.0
 """Seconds for which the main thread, and any other, waits while another one records calls."""
+
+
+class _Heavy:
+    """What a session makes when it is first asked for.
+
+    A `__getattr__` would do, but Python reads all attributes of such a class far more slowly. And
+    `cached_property` holds a lock, while this calls a hook of the user.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, session: Session, owner: type) -> Any:
+        session.make_heavy_half()
+        return vars(session)[self._name]
+
+
+def _heavy() -> Any:  # for the types say what is made
+    return _Heavy()
 
 
 class Session:
@@ -113,6 +132,7 @@ class Session:
         """The names of all options before conftests declare theirs."""
         self.children: Any = None
         """A `ChildProcesses`, which knows the session, from the first fork or spawn on."""
+        self.at_fork: AtFork | None = None
         self._turn = Turn()
         self.lock = threading.Lock()
         """Held for a moment, never while code of the user runs."""
@@ -167,17 +187,15 @@ class Session:
         """Whether the heavy half was needed."""
         return "ledger" in vars(self)
 
-    ledger: LedgerBuilder
+    ledger: LedgerBuilder = _heavy()
     """Every call so far, by owner."""
-    card: RateCard
+    card: RateCard = _heavy()
     """The prices of this session."""
-    counts: Counts
+    counts: Counts = _heavy()
     """The token counts of this session."""
 
-    def __getattr__(self, name: str) -> Any:
-        """Make the heavy half when one of the three is first asked for; then they are plain."""
-        if name not in ("ledger", "card", "counts"):
-            raise AttributeError(name)
+    def make_heavy_half(self) -> None:
+        """Make all three; from then on they are plain attributes."""
         from pytest_llmcost.ledger.builder import LedgerBuilder
         from pytest_llmcost.plugin.counts import Counts
 
@@ -186,7 +204,6 @@ class Session:
         with self.lock:  # not around the above, which calls a hook
             if not self.has_spending:
                 vars(self).update(made)
-        return vars(self)[name]
 
     def _read_card(self) -> RateCard:
         """Read the shipped prices, then the user's file, then ask the hook."""
@@ -413,6 +430,18 @@ class Session:
         """Return a failure that came too late for a test to fail by it."""
         failure, self._failure = self._failure, None
         return failure
+
+
+class Hooks:
+    """The hooks of one session that pytest is to register."""
+
+    def __init__(self, session: Session) -> None:
+        """Work for a session."""
+        self.session = session
+
+    def __dir__(self) -> list[str]:
+        """Show hooks alone, for pytest inspects each name of a plugin, in every run."""
+        return [name for name in vars(type(self)) if name.startswith("pytest_")]
 
 
 def check_settings(session: Session) -> None:

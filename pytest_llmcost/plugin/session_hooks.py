@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.plugin.session import Hooks, Session
 
 if TYPE_CHECKING:
     from pytest_llmcost.plugin.run_end import RunEnd
 
 
-class SessionHooks:
+class SessionHooks(Hooks):
     """The hooks of one session at its end."""
 
     def __init__(self, session: Session) -> None:
         """Close this session when its tests have run."""
-        self.session = session
+        super().__init__(session)
         self._end: RunEnd | None = None
         self._failures: list[str] = []
         """What fails the run besides its budgets, as lines of pytest's short summary."""

@@ -27,8 +27,9 @@ def _ratio(head: str, tests: int, quick: bool) -> float:
         env = {"PYTHONPYCACHEPREFIX": str(Path(name, "compiled"))}
         # pytest searches the entry points once in every run that loads plugins by itself, and here
         # for each `-p`; so both sides have one, and the other one names a module without hooks.
-        without = pytest_command(suite, "-p", "no:llmcost", "-p", "keyword")
-        with_plugin = pytest_command(suite, "-p", "llmcost")
+        both = ("-p", "bench.full_collections")
+        without = pytest_command(suite, *both, "-p", "no:llmcost", "-p", "keyword")
+        with_plugin = pytest_command(suite, *both, "-p", "llmcost")
         if not has_valgrind():
             sides = (
                 lambda: run(without, env=env).cpu_seconds,

@@ -627,14 +627,6 @@ class TestFiles:
         with pytest.raises(LedgerError, match="1_0 is not an amount"):
             parse_ledger(data, "x")
 
-    @pytest.mark.parametrize(
-        ("key", "value"), [("legs", "[]"), ("cache_basis", '"cold"'), ("what_if", "[]")]
-    )
-    def test_refuse_keys_of_the_first_ledgers_by_name(self, key: str, value: str) -> None:
-        text = f'{{"schema": "pytest-llmcost/1", "outside_tests": [], "{key}": {value}}}'
-        with pytest.raises(LedgerError, match=rf"^old\.json: has the key `{key}`"):
-            parse_ledger(text.encode(), "old.json")
-
     def test_may_have_become_cheaper(self) -> None:
         less = Comparison(change_usd=Decimal("-0.1"), low_usd=None, base_usd=None)
         report = replace(a_full_report(), comparison=less)

@@ -1,9 +1,16 @@
-"""A right that one thread has at a time. Loaded in every run, so it imports nothing heavy."""
+"""Threads and forks: a right that one thread has at a time, and what is called around a fork.
+
+Must not know what either is for. Loaded in every run, so it imports nothing heavy: Python keeps
+what it calls at a fork, with everything that the module of it refers to, until the very end. If
+that were pytest, every exit of Python would tidy up the long way.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -42,3 +49,30 @@ class Turn:
             if taken:
                 self._thread = None
                 self._lock.release()
+
+
+class AtFork:
+    """What is called in this process around each fork, for as long as this object is kept."""
+
+    def __init__(self, before: Callable[[], object], after_in_parent: Callable[[], object]) -> None:
+        """Be called from now on."""
+        self.before = before
+        self.after_in_parent = after_in_parent
+        _watching.add(self)
+
+
+_watching: weakref.WeakSet[AtFork] = weakref.WeakSet()
+
+
+def _before() -> None:
+    for each in [*_watching]:
+        each.before()
+
+
+def _after_in_parent() -> None:
+    for each in [*_watching]:
+        each.after_in_parent()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent)
