@@ -130,10 +130,10 @@ class ItemHooks:
             return (yield)
         except BaseException as error:
             session.catch_up()
-            self._note_skip(item, error)
             self._report_spending(error)
             if session.attempt is not None and session.attempt.has_spent:
                 self._judge(session.attempt, error)
+            self._note_skip(item, error)
             raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -159,7 +159,10 @@ class ItemHooks:
         return result
 
     def _note_skip(self, item: pytest.Item, error: BaseException | None) -> None:
-        """Note a test that is skipped, if its absence says something."""
+        """Note a test that is skipped, if its absence says something.
+
+        After it was judged: one that skips although it is over its budget has failed.
+        """
         is_skip, nodeid = _is_skip(error), nodeid_of(item)
         # `xfail(run=False)` runs as little of a test as a skip.
         is_left_out = is_skip or isinstance(error, pytest.xfail.Exception)
@@ -175,7 +178,6 @@ class ItemHooks:
     def _end_body(self, item: pytest.Item, error: BaseException | None) -> None:
         __tracebackhide__ = True
         session = self.session
-        self._note_skip(item, error)
         try:
             session.drain()
         finally:
@@ -184,6 +186,7 @@ class ItemHooks:
             self._report_spending(error)
             if attempt is not None and (has_budget or attempt.has_spent):
                 self._judge(attempt, error)
+        self._note_skip(item, error)
 
     def _judge(self, attempt: TestAttempt, error: BaseException | None) -> None:
         """Judge a test by how its set-up or body ended; raise what a skip would hide."""
