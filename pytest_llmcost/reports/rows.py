@@ -24,6 +24,7 @@ from pytest_llmcost.ledger.ledger import (
     TestRow,
     fixture_name,
     function_of,
+    own_verdicts,
     unpriced_models,
 )
 from pytest_llmcost.ledger.totals import (
@@ -244,12 +245,15 @@ def row_of(test: TestRow, *, is_last: bool = True) -> Row:
     """Return the row of one attempt; what an earlier one exceeded does not count."""
     group, _, name = test.nodeid.partition("::")
     name = (name or group) if is_last else f"{name} (attempt {test.attempt})"
+    # A block may be over its budget in a test that keeps its own, or has none.
+    broken = [each for each in own_verdicts(test) if each.state in _URGENCY]
+    verdict = min(broken, key=lambda each: _URGENCY[each.state], default=test.verdict)
     return Row(
         clean(group),
         clean(name),
         test.calls,
         test.nodeid,
-        test.verdict if is_last else None,
+        verdict if is_last else None,
         test.outcome,
         is_last,
     )

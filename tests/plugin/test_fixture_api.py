@@ -212,6 +212,7 @@ def test_a_block_has_a_ceiling_of_its_own(project: Project, standin: StandIn) ->
     (test,) = project.ledger()["tests"]
     assert [each["state"] for each in test["blocks"]] == ["within", "exceeded"]
     assert test["verdict"]["state"] == "within"
+    result.stdout.re_match_lines([r"✗ test_blocks .* \$0\.0001  +\d+%$"])
 
 
 def test_turned_off_it_counts_nothing_and_a_test_that_looks_is_skipped(
