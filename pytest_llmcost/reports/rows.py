@@ -274,21 +274,18 @@ def shared_rows(ledger: Ledger) -> list[Row]:
 
 
 def _fold(rows: Sequence[Row]) -> Row:
-    """Show several cases and attempts of a test by the most expensive one."""
-    shown = max(rows, key=attrgetter("known_usd"))
+    """Show cases of a test by the most expensive one, and its attempts by the last: it decides."""
+    shown = max([row for row in rows if row.is_last] or rows, key=attrgetter("known_usd"))
     if len(rows) == 1:
         return shown
-    name, what = rows[0].owner.partition("::")[2], "attempts"
-    if len({row.owner for row in rows}) > 1:
-        name, what = name.partition("[")[0], "cases"
-    judged = shown if shown.verdict else next((row for row in rows if row.verdict), shown)
-    return replace(
-        shown,
-        name=clean(f"{name} ({len(rows)} {what}, most expensive)"),
-        verdict=judged.verdict,
-        outcome=judged.outcome,
-        folded=tuple(chain.from_iterable(row.calls for row in rows if row is not shown)),
-    )
+    name, cases = rows[0].owner.partition("::")[2], len({row.owner for row in rows})
+    if cases > 1:
+        name = f"{name.partition('[')[0]} ({cases} cases, most expensive)"
+    else:
+        which = "last" if shown.is_last else "most expensive"
+        name = f"{name} ({len(rows)} attempts, {which})"
+    others = (row.calls for row in rows if row is not shown)
+    return replace(shown, name=clean(name), folded=tuple(chain.from_iterable(others)))
 
 
 def _urgency(row: Row) -> int:
