@@ -242,10 +242,11 @@ class ItemHooks:
             # A set-up that skipped before it had spent was not judged; fixtures may spend.
             is_open = attempt.blocks or not attempt.has_failed
             if before or (attempt.has_spent and is_open):
-                from pytest_llmcost.plugin.verdicts import judge
+                from pytest_llmcost.plugin.verdicts import judge, judge_again
 
                 needs_calls = bool(before) and before[0].state == "unverified"
-                judge(session, attempt, needs_calls=needs_calls)
+                judge_now = judge_again if attempt.is_failed_by_budget else judge
+                judge_now(session, attempt, needs_calls=needs_calls)
         if may_fail and (broken := self._broken(attempt)):
             self._fail(attempt, broken)
 
@@ -261,6 +262,7 @@ class ItemHooks:
 
         calls = self.session.ledger.calls(attempt.key)
         excerpts = self.session.excerpts.get(attempt, ())
+        attempt.is_failed_by_budget = True
         # This frame is not hidden: if all are, pytest adds a line about that to the message.
         raise budget_failure(attempt, broken[0], calls, broken[1:], excerpts) from None
 
