@@ -104,7 +104,9 @@ class Reasons:
         for (side, name), (number, first, last) in self._seen.items():
             often = f" ({number:,} calls)" if number > 1 else ""
             if name == "unknown-model" and first:
-                sentences.append(side + first + often)  # the error itself says what to add
+                # The error itself says what to add.
+                of_all = often if first == last else f" ({number:,} calls of several models)"
+                sentences.append(side + first + of_all)
                 continue
             shown = f" ({first}{', ...' if last != first else ''})" if first or last else ""
             rule = CAVEATS.get(name)

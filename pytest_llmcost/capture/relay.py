@@ -41,15 +41,17 @@ class Relay:
         self._server = _Server(self.upstream)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         """What to give to the other process as `ANTHROPIC_BASE_URL`."""
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     def start(self) -> None:
         """Begin to listen."""
         RELAYS.add(self._server.server_port)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
         """Stop listening; what is under way is cut off when the process ends."""
-        self._server.shutdown()
+        if self._thread.is_alive():  # a forked child has no such thread, and would wait for it
+            self._server.shutdown()
         self._server.server_close()
         RELAYS.discard(self._server.server_port)
 

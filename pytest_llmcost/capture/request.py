@@ -46,6 +46,21 @@ def _live_cap(error: LiveCapError, how: str = "") -> str:
     return f"live-cap: {how}{str(error).rpartition(' was not sent: ')[2]}"
 
 
+def _answer_pool(error: LiveCapError) -> None:
+    """Give an error to the pool of multiprocessing that runs the code here, if one does.
+
+    A worker of a pool passes on an `Exception` alone. By any other error it dies, and whatever
+    waits for its answer waits forever. The names are those of its loop, from Python 3.10 to 3.14.
+    """
+    pools, frame = sys.modules.get("multiprocessing.pool"), sys._getframe()
+    while pools is not None and frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is pools.worker.__code__:
+            worker = frame.f_locals
+            worker["put"]((worker["job"], worker["i"], (False, error)))
+            return
+
+
 class _Outcome:
     """What becomes of a captured request: at first as the class says, which costs no time."""
 
@@ -226,6 +241,7 @@ class CapturedRequest(_Outcome):
             answer = unknown_answer(self.endpoint, self.payload, _live_cap(error))
             self.answer = replace(answer, declared_usd=Decimal(0))
             self.over(self)
+            _answer_pool(error)
             raise
         if self.outer is not None:
             self.outer.has_left_inside |= self.outer.is_passed_on_by(self)

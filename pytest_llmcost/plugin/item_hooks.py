@@ -131,10 +131,10 @@ class ItemHooks(Hooks):
             return (yield)
         except BaseException as error:
             session.catch_up()
-            self._note_skip(item, error)
             self._report_spending(error)
             if session.attempt is not None and session.attempt.has_spent:
                 self._judge(session.attempt, error)
+            self._note_skip(item, error)
             raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -160,7 +160,10 @@ class ItemHooks(Hooks):
         return result
 
     def _note_skip(self, item: pytest.Item, error: BaseException | None) -> None:
-        """Note a test that is skipped, if its absence says something."""
+        """Note a test that is skipped, if its absence says something.
+
+        After it was judged: one that skips although it is over its budget has failed.
+        """
         is_skip, nodeid = _is_skip(error), nodeid_of(item)
         # `xfail(run=False)` runs as little of a test as a skip.
         is_left_out = is_skip or isinstance(error, pytest.xfail.Exception)
@@ -176,7 +179,6 @@ class ItemHooks(Hooks):
     def _end_body(self, item: pytest.Item, error: BaseException | None) -> None:
         __tracebackhide__ = True
         session = self.session
-        self._note_skip(item, error)
         try:
             session.drain()
         finally:
@@ -185,6 +187,7 @@ class ItemHooks(Hooks):
             self._report_spending(error)
             if attempt is not None and (has_budget or attempt.has_spent):
                 self._judge(attempt, error)
+        self._note_skip(item, error)
 
     def _judge(self, attempt: TestAttempt, error: BaseException | None) -> None:
         """Judge a test by how its set-up or body ended; raise what a skip would hide."""
@@ -240,10 +243,11 @@ class ItemHooks(Hooks):
             # A set-up that skipped before it had spent was not judged; fixtures may spend.
             is_open = attempt.blocks or not attempt.has_failed
             if before or (attempt.has_spent and is_open):
-                from pytest_llmcost.plugin.verdicts import judge
+                from pytest_llmcost.plugin.verdicts import judge, judge_again
 
                 needs_calls = bool(before) and before[0].state == "unverified"
-                judge(session, attempt, needs_calls=needs_calls)
+                judge_now = judge_again if attempt.is_failed_by_budget else judge
+                judge_now(session, attempt, needs_calls=needs_calls)
         if may_fail and (broken := self._broken(attempt)):
             self._fail(attempt, broken)
 
@@ -259,6 +263,7 @@ class ItemHooks(Hooks):
 
         calls = self.session.ledger.calls(attempt.key)
         excerpts = self.session.excerpts.get(attempt, ())
+        attempt.is_failed_by_budget = True
         # This frame is not hidden: if all are, pytest adds a line about that to the message.
         raise budget_failure(attempt, broken[0], calls, broken[1:], excerpts) from None
 

@@ -80,6 +80,7 @@ class TestAttempt(Owner):
         """Whether its set-up or body ended with a skip."""
         self.is_xfailed = False
         """Whether its set-up or body ended with `pytest.xfail()`."""
+        self.is_failed_by_budget = False
         self.has_failed = False
         """Whether any of its reports has failed, including those of subtests."""
         self.is_over = False

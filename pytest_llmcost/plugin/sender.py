@@ -87,6 +87,7 @@ class _Open:
         self.name = name
         self.held_by: Any = None
         """The fixture, wider than a function, that holds it open over its `yield`."""
+        self.is_of_thread = _is_plain_thread()
 
 
 _tags: ContextVar[tuple[_Open, ...]] = ContextVar("llmcost_tags")
@@ -103,7 +104,10 @@ def tag(name: str) -> Iterator[None]:
     """
     check_tag(name)
     opened = _Open(name)
-    mine = (*_current(), opened)
+    around = _current()
+    if _tags.get(None) is None:  # what other threads have opened is beside this one, not around it
+        around = tuple(each for each in around if not each.is_of_thread)
+    mine = (*around, opened)
     token = _tags.set(mine)
     _open.append(opened)
     try:
@@ -124,8 +128,11 @@ def _current() -> tuple[_Open, ...]:
         return tags or ()
     # A plain thread inherits no context. What is open elsewhere has most likely started it, and a
     # budget should rather see a call too many than miss one.
-    is_main = threading.current_thread() is threading.main_thread()
-    return () if is_main else tuple(_open)
+    return tuple(_open) if _is_plain_thread() else ()
+
+
+def _is_plain_thread() -> bool:
+    return threading.current_thread() is not threading.main_thread()
 
 
 @contextmanager

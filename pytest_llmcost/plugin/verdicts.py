@@ -106,21 +106,26 @@ def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
     _store(session, attempt)
 
 
-def judge_late(session: Session) -> None:
-    """Judge again the tests whose calls have changed since their end.
+def judge_again(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
+    """Judge a test that has been judged.
 
     The figures are those of now, but no verdict becomes better: the test has failed by it.
     """
+    before = {verdict.subject: verdict for verdict in attempt.verdicts}
+    attempt.verdicts = _verdicts(session, attempt, needs_calls)
+    for at, now in enumerate(attempt.verdicts):
+        old = before.get(now.subject, now)
+        if _RANK.index(now.state) < _RANK.index(old.state):
+            attempt.verdicts[at] = replace(now, state=old.state, reasons=old.reasons)
+    _store(session, attempt)
+
+
+def judge_late(session: Session) -> None:
+    """Judge again the tests whose calls have changed since their end."""
     session.settle()
     for attempt in session.changed_late:
         if attempt.verdicts:
-            before = {verdict.subject: verdict for verdict in attempt.verdicts}
-            attempt.verdicts = _verdicts(session, attempt, needs_calls=False)
-            for at, now in enumerate(attempt.verdicts):
-                old = before.get(now.subject, now)
-                if _RANK.index(now.state) < _RANK.index(old.state):
-                    attempt.verdicts[at] = replace(now, state=old.state, reasons=old.reasons)
-            _store(session, attempt)
+            judge_again(session, attempt, needs_calls=False)
     session.changed_late.clear()
 
 

@@ -24,6 +24,7 @@ from pytest_llmcost.ledger.ledger import (
     TestRow,
     fixture_name,
     function_of,
+    own_verdicts,
     unpriced_models,
 )
 from pytest_llmcost.ledger.totals import (
@@ -245,12 +246,15 @@ def row_of(test: TestRow, *, is_last: bool = True) -> Row:
     """Return the row of one attempt; what an earlier one exceeded does not count."""
     group, _, name = test.nodeid.partition("::")
     name = (name or group) if is_last else f"{name} (attempt {test.attempt})"
+    # A block may be over its budget in a test that keeps its own, or has none.
+    broken = [each for each in own_verdicts(test) if each.state in _URGENCY]
+    verdict = min(broken, key=lambda each: _URGENCY[each.state], default=test.verdict)
     return Row(
         clean(group),
         clean(name),
         test.calls,
         test.nodeid,
-        test.verdict if is_last else None,
+        verdict if is_last else None,
         test.outcome,
         is_last,
     )
@@ -271,22 +275,18 @@ def shared_rows(ledger: Ledger) -> list[Row]:
 
 
 def _fold(rows: Sequence[Row]) -> Row:
-    """Show several cases and attempts of a test by the most expensive one."""
-    shown = max(rows, key=attrgetter("known_usd"))
+    """Show cases of a test by the most expensive one, and its attempts by the last: it decides."""
+    shown = max([row for row in rows if row.is_last] or rows, key=attrgetter("known_usd"))
     if len(rows) == 1:
         return shown
-    name, what = rows[0].owner.partition("::")[2], "attempts"
-    if len({row.owner for row in rows}) > 1:
-        name, what = name.partition("[")[0], "cases"
-    # The cases of a function mostly have the budget of its one marker.
-    judged = shown if shown.verdict else next((row for row in rows if row.verdict), shown)
-    return replace(
-        shown,
-        name=clean(f"{name} ({len(rows)} {what}, most expensive)"),
-        verdict=judged.verdict,
-        outcome=judged.outcome,
-        folded=tuple(chain.from_iterable(row.calls for row in rows if row is not shown)),
-    )
+    name, cases = rows[0].owner.partition("::")[2], len({row.owner for row in rows})
+    if cases > 1:
+        name = f"{name.partition('[')[0]} ({cases} cases, most expensive)"
+    else:
+        which = "last" if shown.is_last else "most expensive"
+        name = f"{name} ({len(rows)} attempts, {which})"
+    others = (row.calls for row in rows if row is not shown)
+    return replace(shown, name=clean(name), folded=tuple(chain.from_iterable(others)))
 
 
 def shown(rows: Sequence[Row], most: int) -> tuple[list[Row], list[Row]]:

@@ -431,6 +431,7 @@ def describe_call(call: Call) -> str:
     tokens += f" + {usage.output_tokens:,} output" if usage.output_tokens else ""
     searches = usage.web_search_requests
     tokens += f" tokens + {format_count(searches, 'web search request')}" if searches else " tokens"
+    tokens = tokens if call.sampling_calls else "tokens unknown"  # only its price was stated
     price = "cost unknown" if call.usd is None else format_usd(call.usd)
     evidence = "" if call.evidence == "billed" else f" ({call.evidence})"
     return f"{model}, {tokens}, {price}{evidence}{why}"

@@ -235,6 +235,30 @@ def test_a_ceiling_broken_in_teardown_is_rerun_and_every_attempt_is_judged_anew(
     assert [len(row["blocks"]) for row in project.ledger()["tests"]] == [2, 2]
 
 
+@pytest.mark.parametrize("body", ["pass", "assert False"])
+def test_a_teardown_makes_no_verdict_better_by_which_its_test_has_failed(
+    project: Project, body: str
+) -> None:
+    project.write(
+        test_app=SPEND
+        + f"""
+    @pytest.fixture
+    def late(llmcost):
+        yield
+        spend(llmcost, 1)
+
+    @max_cost("$0.02")
+    def test_it(late):
+        {body}
+    """
+    )
+    result = rerun(project, "rerunfailures", "--reruns=0")
+    result.assert_outcomes(failed=1)
+    by_budget = body == "pass"
+    assert states(project) == ["unverified" if by_budget else "within"]
+    result.stdout.re_match_lines([rf"{'[?]' if by_budget else ' '} test_it .*"])
+
+
 def test_a_failed_subtest_is_a_failure_of_its_attempt(project: Project) -> None:
     project.write(
         test_app=SPEND

@@ -212,6 +212,7 @@ def test_a_block_has_a_ceiling_of_its_own(project: Project, standin: StandIn) ->
     (test,) = project.ledger()["tests"]
     assert [each["state"] for each in test["blocks"]] == ["within", "exceeded"]
     assert test["verdict"]["state"] == "within"
+    result.stdout.re_match_lines([r"✗ test_blocks .* \$0\.0001  +\d+%$"])
 
 
 def test_a_block_has_the_cache_state_of_the_marker_of_its_test(

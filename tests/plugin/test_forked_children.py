@@ -326,6 +326,31 @@ def test_a_child_of_a_spawned_child_is_seen_and_under_the_cap(
     assert (project.ledger()["lost_calls"], len(standin.requests)) == ([], 1)
 
 
+@pytest.mark.parametrize("pool", ["ThreadPool(1)", "get_context('fork').Pool(1)"])
+def test_a_pool_of_multiprocessing_does_not_wait_for_what_the_cap_refused(
+    project: Project, standin: StandIn, pool: str
+) -> None:
+    project.online(standin).write(
+        app=APP,
+        test_app=f"""
+        from multiprocessing import get_context
+        from multiprocessing.pool import ThreadPool
+        from app import ask_live
+
+        def test_large():
+            with {pool} as pool:
+                asked = pool.map_async(ask_live, [2_000])
+                asked.get(timeout=10)
+        """,
+    )
+    ignored = ("-W", "ignore::DeprecationWarning")
+    result = project.run_apart(*ignored, "--llmcost-max-live=$0.01")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *left of the $0.01 cap on live spend *"])
+    result.stdout.no_fnmatch_line("E *TimeoutError*")
+    assert standin.requests == []
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_pool_of_processes_and_a_block_s_budget(project: Project, method: str) -> None:
     project.write(

@@ -261,3 +261,28 @@ def test_a_client_that_goes_or_sends_no_http_leaves_no_traceback(online: Project
     """
     )
     online.run_apart().assert_outcomes(passed=4)
+
+
+def test_a_forked_child_that_falls_out_of_its_test_does_not_wait_to_stop_the_relay(
+    project: Project,
+) -> None:
+    project.write(
+        test_app="""
+        import os
+        import time
+
+        def test_fork(llmcost_relay):
+            child = os.fork()
+            if not child:
+                llmcost_relay.stop()
+                os._exit(0)
+            until = time.monotonic() + 10
+            while not (ended := os.waitpid(child, os.WNOHANG)[0]) and time.monotonic() < until:
+                time.sleep(0.01)
+            if not ended:
+                os.kill(child, 9)
+                os.waitpid(child, 0)
+            assert ended
+        """
+    )
+    project.run_apart("-W", "ignore::DeprecationWarning").assert_outcomes(passed=1)

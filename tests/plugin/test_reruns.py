@@ -99,7 +99,7 @@ def test_every_attempt_is_in_the_ledger_and_in_the_spend_and_junit_has_the_last(
     assert dict(cases["test_third_time"][-1])["llmcost_calls"] == "1"
     for told in [each for attempts_told in cases.values() for each in attempts_told]:
         assert len(told) == len(dict(told))
-    result.stdout.fnmatch_lines(["*test_third_time (3 attempts, most expensive) *"])
+    result.stdout.fnmatch_lines(["*test_third_time (3 attempts, last) *"])
 
 
 def test_a_ceiling_applies_to_each_attempt_and_not_to_their_sum(project: Project) -> None:

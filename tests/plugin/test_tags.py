@@ -87,6 +87,19 @@ SUITE = {
             thread.start()
             thread.join()
 
+        def test_threads_with_tags_of_their_own():
+            barrier = threading.Barrier(2)
+
+            def work(name, words):
+                barrier.wait()
+                with tag(name), tag(f"in-{name}"):
+                    barrier.wait()
+                    ask(words)
+                    barrier.wait()
+
+            with tag("whole"), ThreadPoolExecutor(2) as pool:
+                list(pool.map(work, ["left", "right"], [80, 81]))
+
         def test_plain(corpus):
             ask(70)
     """,
@@ -106,11 +119,13 @@ def test_calls_have_all_their_tags_alone_with_workers_and_in_shards(
         for call in row["calls"]:
             for tag in call.get("tags", ()):
                 tags.setdefault(tag, set()).add(call["usage"]["input_tokens"])
-    assert tags == {"judge": JUDGED, "slow": {20, 30}, "retry": {30, 40}, "setup": {1000}}
+    inner = {"whole": {80, 81}, "left": {80}, "right": {81}, "in-left": {80}, "in-right": {81}}
+    outer = {"judge": JUDGED, "slow": {20, 30}, "retry": {30, 40}, "setup": {1000}}
+    assert tags == {**outer, **inner}
     by_tag = ledger["totals"]["by_tag"]
     assert by_tag["judge"]["calls"] == len(JUDGED)
     assert by_tag["judge"]["usage"]["input_tokens"] == sum(JUDGED)
-    assert "by tag: judge $0.0" in ran.out
+    assert "by tag: in-left $0.0" in ran.out
 
     workers = run_suite(tmp_path, "-n2", plugins=("xdist",))
     assert without_workers(workers.ledger()) == without_workers(ledger)

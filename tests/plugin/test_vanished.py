@@ -404,6 +404,19 @@ def test_without_a_baseline_skipped_tests_with_a_budget_are_counted(
             @max_cost("$1")
             def test_three(self): self.skipTest("late")
 
+        @max_cost("$0.001")
+        def test_over_budget(llmcost):
+            llmcost.record({}, usd="1")
+            pytest.skip()
+
+        @pytest.fixture
+        def spent(llmcost):
+            llmcost.record({}, usd="1")
+            pytest.skip()
+
+        @max_cost("$0.001")
+        def test_over_budget_before_it_begins(spent): pass
+
         @pytest.mark.skip
         def test_without(): pass
     """

@@ -211,6 +211,16 @@ class TestReasons:
         assert "(1,200 calls); record its cost" in reason
         assert reasons(reversed(calls)) == (reason,)
 
+    @pytest.mark.parametrize(
+        ("other", "often"), [("a", "2 calls"), ("b", "2 calls of several models")]
+    )
+    def test_a_model_without_a_price_is_not_named_for_the_calls_of_another(
+        self, other: str, often: str
+    ) -> None:
+        unknown = [f"unknown-model: no price for model '{name}'" for name in ("a", other)]
+        calls = [priced(None, caveats=sorted_caveats((each,))) for each in unknown]
+        assert reasons(calls) == (f"no price for model 'a' ({often})",)
+
     def test_leave_out_what_does_not_make_a_figure_inexact(self) -> None:
         call = priced(None, caveats=sorted_caveats(("input-only", "truncated-stream")))
         (reason,) = reasons([call])

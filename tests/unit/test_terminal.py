@@ -117,7 +117,7 @@ def test_nothing_is_printed_when_nothing_was_counted() -> None:
 
 
 class TestRows:
-    def test_cases_are_one_row_that_shows_the_most_expensive_and_so_are_attempts(self) -> None:
+    def test_cases_are_one_row_that_shows_the_most_expensive_and_attempts_the_last(self) -> None:
         rows = rows_of(
             report_of(
                 row("t.py::test_a[1]", make_call("0.1")),
@@ -129,7 +129,7 @@ class TestRows:
         )
         assert [(each.name, each.usd, Amounts.of(each.folded).usd) for each in rows] == [
             ("test_a (2 cases, most expensive)", Decimal("0.2"), Decimal("0.1")),
-            ("test_b (2 attempts, most expensive)", Decimal("0.01"), Decimal("0.01")),
+            ("test_b (2 attempts, last)", Decimal("0.01"), Decimal("0.01")),
             ("test_c[only]", Decimal("0.001"), Decimal("0")),
         ]
 
@@ -156,7 +156,19 @@ class TestRows:
                 row("t.py::test_b", make_call("1"), limit="1", attempt=2),
             )
         )
-        assert [each.mark for each in rows] == [""]
+        shown = [(each.mark, each.name, each.usd, each.used) for each in rows]
+        assert shown == [("", "test_b (2 attempts, last)", 1, "100%")]
+
+    def test_the_budget_of_a_case_does_not_stand_beside_the_cost_of_another(self) -> None:
+        (shown,) = rows_of(
+            report_of(
+                row("t.py::test_a[1]", make_call("0.1"), limit="1"),
+                row("t.py::test_a[2]", make_call("0.2"), attempt=1),
+                row("t.py::test_a[2]", make_call("0.2"), attempt=2),
+            )
+        )
+        name = "test_a (2 cases, most expensive)"
+        assert (shown.name, shown.usd, shown.limit) == (name, Decimal("0.2"), "")
 
     def test_an_expected_failure_has_no_mark(self) -> None:
         test = replace(row("t.py::test_a", make_call("2"), limit="1"), outcome="xfailed")
