@@ -247,8 +247,8 @@ def row_of(test: TestRow, *, is_last: bool = True) -> Row:
     group, _, name = test.nodeid.partition("::")
     name = (name or group) if is_last else f"{name} (attempt {test.attempt})"
     # A block may be over its budget in a test that keeps its own, or has none.
-    broken = [each for each in own_verdicts(test) if each.state in _URGENCY]
-    verdict = min(broken, key=lambda each: _URGENCY[each.state], default=test.verdict)
+    broken = [each for each in own_verdicts(test) if each.state in BROKEN]
+    verdict = min(broken, key=lambda each: urgency(each.state), default=test.verdict)
     return Row(
         clean(group),
         clean(name),

@@ -157,7 +157,7 @@ class TestRows:
             )
         )
         shown = [(each.mark, each.name, each.usd, each.used) for each in rows]
-        assert shown == [("", "test_b (2 attempts, last)", 1, "100%")]
+        assert shown == [("", "test_b (2 attempts, last)", Decimal(1), "100%")]
 
     def test_the_budget_of_a_case_does_not_stand_beside_the_cost_of_another(self) -> None:
         (shown,) = rows_of(
