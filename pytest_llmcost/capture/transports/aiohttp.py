@@ -12,13 +12,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import note_failure
-from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, text_of, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
 
-_text_of = functools.lru_cache(maxsize=256)(str)
-"""The text of an address, which yarl makes anew each time."""
 _read_by: dict[int, CapturedRequest] = {}
 """Whose body a reader with this id brings: readers have slots, so none for an attribute."""
 
@@ -44,7 +42,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
             request,
             getattr(request, "_session", None),
             request.method,
-            _text_of(request.url),
+            text_of(request.url),
             request.headers,
             getattr(body, "_value", body),  # private: of bytes
         )
