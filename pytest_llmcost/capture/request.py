@@ -243,7 +243,7 @@ class CapturedRequest(_Outcome):
             except LiveCapError as error:
                 self.past_cap = _live_cap(error, "not seen to leave; ")
 
-    def do(self, action: Callable[..., object], *facts: Any, **named: Any) -> None:
+    def do(self, action: Callable[..., object], *facts: Any) -> None:
         """Run what a transport has to do with its library's objects, unless the request is over.
 
         A failure of ours is kept from the code under test: the request's cost is unknown then.
@@ -251,10 +251,14 @@ class CapturedRequest(_Outcome):
         if self.is_over:
             return
         try:
-            action(self, *facts, **named)
+            action(self, *facts)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
-            self.error = error
-            self.over(self)
+            self.broke(error)
+
+    def broke(self, error: Exception) -> None:
+        """Following it has failed: its cost is unknown."""
+        self.error = error
+        self.over(self)
 
     def failed(self, *, may_be_billed: bool, is_seen: bool, live: bool | None) -> None:
         """No response came."""

@@ -29,14 +29,14 @@ def wrap(module: ModuleType) -> None:
 
 def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    async def send(request: Any, *args: Any, **options: Any) -> Any:
+    async def send(request: Any, conn: Any) -> Any:
         __tracebackhide__ = True
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
         current = CURRENT.get()
         if current is not None:
             current.leave()
             current.is_on_wire = True
-            return await original(request, *args, **options)
+            return await original(request, conn)
         body = request.body
         captured = begin(
             request,
@@ -47,10 +47,10 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
             getattr(body, "_value", body),  # private: of bytes
         )
         if captured is None:
-            return await original(request, *args, **options)
+            return await original(request, conn)
         captured.leave()
         try:
-            response = await original(request, *args, **options)
+            response = await original(request, conn)
         except BaseException as error:
             captured.do(note_failure, error)
             raise
@@ -62,17 +62,21 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    async def start(response: Any, *args: Any, **options: Any) -> Any:
+    async def start(response: Any, connection: Any) -> Any:
         __tracebackhide__ = True
         captured = getattr(response, "_llmcost", None)
         if captured is None:
-            return await original(response, *args, **options)
+            return await original(response, connection)
         try:
-            result = await original(response, *args, **options)
+            result = await original(response, connection)
         except BaseException as error:
             captured.do(note_failure, error)
             raise
-        captured.do(_answered, response)
+        try:  # as `do`, without its frame
+            if not captured.is_over:
+                _answered(captured, response)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
+            captured.broke(error)
         return result
 
     return start

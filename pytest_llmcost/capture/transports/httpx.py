@@ -178,10 +178,15 @@ def _end(
     CURRENT.set(captured.outer)  # no token: a loop may end this in another context
     if _sending.get(id(request)) is captured:
         del _sending[id(request)]
-    if error is None:
-        captured.do(_answered, library, request, response)
-    else:
-        captured.do(_failed, library, request, error)
+    if captured.is_over:
+        return
+    try:  # as `do`, without its frame
+        if error is None:
+            _answered(captured, library, request, response)
+        else:
+            _failed(captured, library, request, error)
+    except Exception as ours:  # noqa: BLE001 - whatever it is
+        captured.broke(ours)
 
 
 def _failed(captured: CapturedRequest, library: _Library, request: Any, error: Any) -> None:
