@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from pytest_llmcost.capture.batches import Batches
+from pytest_llmcost.capture.headers import read_headers
 from pytest_llmcost.capture.replay import Fingerprint, Recordings, VcrPlay
 from pytest_llmcost.capture.request import CapturedRequest
-from pytest_llmcost.capture.transports import CURRENT, follow, read_headers, unfollow
+from pytest_llmcost.capture.transports import CURRENT, follow, unfollow
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, PayloadError
@@ -100,7 +101,6 @@ class Capture:
                 source,
                 client,
                 sent,
-                read_headers(headers),
                 self._owner(),
                 self._clock(),
                 self._over_with,
@@ -108,6 +108,8 @@ class Capture:
                 self._gate,
                 outer,
             )
+            if headers is not None:
+                request.headers = read_headers(headers)
             if self._lost:
                 for lost in self._take_lost(request.is_retry_of):
                     request.lost_attempts = (lost.lost_attempts or 0) + lost.is_lost
@@ -130,6 +132,7 @@ class Capture:
         request.is_over = True
         self._open.discard(request)
         # Kept until the test is over, what is large costs more time than all that is done here.
+        _ = request.headers
         request.source = None
         if request.reserved is not None and self._settle is not None:
             self._settle(request)

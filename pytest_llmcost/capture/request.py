@@ -18,6 +18,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from pytest_llmcost.capture.headers import read_headers
 from pytest_llmcost.capture.replay import Replay, VcrPlay, read_betas, read_body
 from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
@@ -87,8 +88,6 @@ class _Outcome:
     """Why the cap would have refused it, had anything shown that it was about to leave."""
     has_left_inside: bool = False
     """Whether its transport has sent the same call by another client, which has the reservation."""
-    headers_mark: int | None = None
-    """Of all headers when these were read, if their library changes them until they are sent."""
     is_over: bool = False
     is_answered: bool = False
     """Whether a successful response came; without one it is free, or lost."""
@@ -128,8 +127,6 @@ class CapturedRequest(_Outcome):
     """Who sends it, and would send it again; known until it is answered."""
     sent: bytes
     """Its body, as far as it is known: a stream that has not been read is left alone."""
-    headers: Mapping[str, str]
-    """Those that say something about its price, by their names in lower case; no key."""
     owner: object
     sent_at: float
     """Seconds since 1970."""
@@ -155,6 +152,11 @@ class CapturedRequest(_Outcome):
     def uncountable(self) -> str | None:
         """Why count_tokens does not count this payload, if its form says so."""
         return read_body(self.endpoint, self.sent)[1]
+
+    @functools.cached_property
+    def headers(self) -> Mapping[str, str]:
+        """Those that say something about its price, by their names in lower case; no key."""
+        return read_headers(getattr(self.source, "headers", None))
 
     @functools.cached_property
     def attempts(self) -> int:
@@ -257,7 +259,7 @@ class CapturedRequest(_Outcome):
             except LiveCapError as error:
                 self.past_cap = _live_cap(error, "not seen to leave; ")
 
-    def do(self, action: Callable[..., object], *facts: Any, **named: Any) -> None:
+    def do(self, action: Callable[..., object], *facts: Any) -> None:
         """Run what a transport has to do with its library's objects, unless the request is over.
 
         A failure of ours is kept from the code under test: the request's cost is unknown then.
@@ -265,10 +267,14 @@ class CapturedRequest(_Outcome):
         if self.is_over:
             return
         try:
-            action(self, *facts, **named)
+            action(self, *facts)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
-            self.error = error
-            self.over(self)
+            self.broke(error)
+
+    def broke(self, error: Exception) -> None:
+        """Following it has failed: its cost is unknown."""
+        self.error = error
+        self.over(self)
 
     def failed(self, *, may_be_billed: bool, is_seen: bool, live: bool | None) -> None:
         """No response came."""
@@ -387,6 +393,7 @@ class CapturedRequest(_Outcome):
     def so_far(self) -> CapturedRequest:
         """Return what is known of a message that is still under way."""
         request = self.variant(
+            headers=self.headers,
             _reader=copy.deepcopy(self._reader),
             _unread=[*self._unread],
             _is_whole=self._is_recorded,

@@ -1,23 +1,29 @@
-"""What capture costs: the SDK against a MockTransport, with and without, side by side.
+"""What capture costs in the way of a call: with it and without, side by side in one process.
 
-A stream whose lines nothing parses is shown too, without a target; and processor time of calls
-through the other libraries to a server that answers at once.
+The SDK has a MockTransport, the other libraries a server on loopback in a process of its own. What
+is read of an answer afterwards, at the end of a phase, is not in it.
 
-Blocks with and without capture alternate, so that a machine which gets busy slows down both; the
-ratio is that of the fastest quarter of each.
+Instructions are counted where valgrind is installed, for they hardly differ between runs; what the
+kernel does is not in them, so that the ratio of a library with sockets is rather too high. Else
+processor time is taken: blocks with and without capture alternate, so that a machine which gets
+busy slows down both, and the ratio is that of the fastest quarter of each.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import anthropic
@@ -28,7 +34,7 @@ import requests
 from pytest_llmcost.capture.capture import Capture
 from pytest_llmcost.capture.request import CapturedRequest
 
-from .figures import Figure
+from .figures import Figure, has_valgrind, run
 
 MESSAGE: dict[str, Any] = {
     "id": "msg_1",
@@ -40,7 +46,7 @@ MESSAGE: dict[str, Any] = {
     "stop_sequence": None,
     "usage": {"input_tokens": 25, "output_tokens": 11, "service_tier": "standard"},
 }
-STREAM_BYTES = 10_000_000
+STREAM_BYTES = 1_000_000
 CHUNK_BYTES = 16_384
 STANDIN_TOKENS = (4, 5)
 """Of its reply, by tokenizer."""
@@ -192,6 +198,33 @@ def server() -> Iterator[str]:
             process.kill()
 
 
+class Case(NamedTuple):
+    """One figure."""
+
+    what: str
+    target: float | None
+    call_of: Callable[[str], Callable[[], None]]
+    """Takes the address of the server."""
+    times: int
+    """How often it is called in a block."""
+    blocks: int
+    """Of either kind, where time is taken."""
+    each: int = 1
+    """How many requests it sends."""
+
+
+CASES = (
+    Case("call through requests", 1.05, requests_call, 40, 20),
+    Case("call through boto3", 1.05, boto_call, 40, 20),
+    Case("call through aiohttp", 1.05, aiohttp_calls, 10, 10, AT_ONCE),
+    Case("call through the SDK", 1.03, lambda url: whole_call(), 100, 40),
+    Case("1 MB stream through the SDK", 1.03, lambda url: streamed_call(), 1, 20),
+    Case("1 MB stream of raw lines", None, lambda url: raw_stream(), 1, 40),
+)
+Cost = Callable[[Callable[[], None], int], float]
+"""Calls something so many times, and returns what that took."""
+
+
 def seconds(call: Callable[[], None], times: int) -> float:
     started = time.process_time()  # of this process alone, whatever else the machine does
     for _ in range(times):
@@ -199,23 +232,35 @@ def seconds(call: Callable[[], None], times: int) -> float:
     return time.process_time() - started
 
 
-def ratio(call: Callable[[], None], *, blocks: int, times: int, each: int = 1) -> float:
-    purse = Purse()
+def marked(call: Callable[[], None], times: int) -> float:
+    """Let callgrind write down what was counted, before and after."""
+    os.getppid()
+    for _ in range(times):
+        call()
+    os.getppid()
+    return 0
+
+
+def sides(case: Case, url: str, cost: Cost, blocks: int) -> tuple[list[float], list[float]]:
+    """Return what each block took without capture and with it."""
+    purse, call = Purse(), case.call_of(url)
     capture = Capture(owner=lambda: purse, report=purse.report, clock=time.time)
-    seconds(call, times)
-    without, with_ = [], []
     # A session installs capture once; Python then has to specialise what it has specialised before.
-    again = max(1, times // 4)
+    again = max(2, case.times)
+    seconds(call, again)
+    without, with_ = [], []
     for _ in range(blocks):
         seconds(call, again)
-        without.append(seconds(call, times))
+        gc.collect()
+        without.append(cost(call, case.times))
         capture.install()
         seconds(call, again)
-        with_.append(seconds(call, times))
+        gc.collect()
+        with_.append(cost(call, case.times))
         capture.disable()
         capture.drain()
-    assert purse.calls == blocks * (again + times) * each
-    return fastest(with_) / fastest(without)
+    assert purse.calls == blocks * (again + case.times) * case.each
+    return without, with_
 
 
 def fastest(timings: list[float]) -> float:
@@ -223,20 +268,37 @@ def fastest(timings: list[float]) -> float:
     return sum(quarter) / len(quarter)
 
 
-def measure(quick: bool) -> list[Figure]:
-    few = 3 if quick else 1
-    call = ratio(whole_call(), blocks=120 // few, times=20)
-    stream = ratio(streamed_call(), blocks=6 // few, times=1)
-    lines = ratio(raw_stream(), blocks=12 // few, times=1)
+def timed(quick: bool) -> list[float]:
+    """Return the ratio of each case in processor time."""
     with server() as url:
-        by_requests = ratio(requests_call(url), blocks=20 // few, times=10)
-        by_boto = ratio(boto_call(url), blocks=20 // few, times=10)
-        by_aiohttp = ratio(aiohttp_calls(url), blocks=20 // few, times=1, each=AT_ONCE)
+        taken = [sides(case, url, seconds, case.blocks // (3 if quick else 1)) for case in CASES]
+    return [fastest(with_) / fastest(without) for without, with_ in taken]
+
+
+def counted() -> list[float]:
+    """Return the ratio of each case in instructions."""
+    with tempfile.TemporaryDirectory() as folder:
+        # Written down whenever this function is entered, which nothing else calls.
+        tool = ["valgrind", "--tool=callgrind", "--dump-before=getppid"]
+        run([*tool, f"--callgrind-out-file={folder}/out", sys.executable, "-m", __name__])
+        found = []
+        for number in range(1, 4 * len(CASES) + 1):
+            text = Path(folder, f"out.{number}").read_text(encoding="utf-8")
+            total = re.search(r"^(?:totals|summary): (\d+)", text, re.MULTILINE)
+            assert total
+            found.append(int(total[1]))
+    return [with_ / without for without, with_ in zip(found[1::4], found[3::4], strict=True)]
+
+
+def measure(quick: bool) -> list[Figure]:
+    ratios = counted() if has_valgrind() else timed(quick)
     return [
-        Figure("call through requests, captured : not", by_requests, target=1.05),
-        Figure("call through boto3, captured : not", by_boto, target=1.05),
-        Figure("call through aiohttp, captured : not", by_aiohttp, target=1.05),
-        Figure("call through the SDK, captured : not", call, target=1.03),
-        Figure("10 MB stream through the SDK, captured : not", stream, target=1.03),
-        Figure("10 MB stream of raw lines, captured : not", lines),
+        Figure(f"{case.what}, captured : not", ratio, target=case.target)
+        for case, ratio in zip(CASES, ratios, strict=True)
     ]
+
+
+if __name__ == "__main__":  # under callgrind
+    with server() as address:
+        for each in CASES:
+            sides(each, address, marked, blocks=1)

@@ -50,8 +50,6 @@ CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request
 _ADDRESSES = r"(?i)anthropic|claude|/model/|/messages|complet(?:e|ions)|responses"
 """One of these is in every address of Claude, once its escapes are undone. Not compiled before the
 first request: `re` keeps it then."""
-HEADERS = ("anthropic-beta", "anthropic-version", "x-stainless-retry-count", "amz-sdk-request")
-"""What is read of a request's headers, for it says something about the price; so no key is."""
 RELAYS: set[int] = set()
 """Ports of relays of ours: a request to one is followed when the relay passes it on."""
 _LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, and not listened on
@@ -106,7 +104,8 @@ def begin(
 ) -> CapturedRequest | None:
     """Let the innermost capture follow a request; `source` is the library's own object for it.
 
-    Headers are taken as the library has them. Of bodies that come in pieces, nothing is read.
+    Headers are taken as the library has them; None if `source` has them, and they may change until
+    they are sent. Of bodies that come in pieces, nothing is read.
     """
     if not _captures or not may_be_claude(url) or (RELAYS and _is_to_relay(url)):
         return None
@@ -117,35 +116,8 @@ def begin(
     return _captures[-1](source, client, method, url, headers, body)
 
 
-def read_headers(given: Any) -> dict[str, str]:
-    """Read the headers that are kept, from a library's own object or from a plain dictionary.
-
-    Now, and not when they are asked for: a request is kept until its test is over, and all its
-    headers with it take far more time and space.
-
-    Example:
-        >>> read_headers({"Anthropic-Beta": ["a", "b"], "x-api-key": "secret"})
-        {'anthropic-beta': 'a,b'}
-    """
-    found = {}
-    if isinstance(given, dict):
-        for key, value in given.items():
-            name = key.lower() if type(key) is str else _text(key).lower()
-            if name in HEADERS:
-                found[name] = value if type(value) is str else _text(value)
-    elif given:  # all others find names in any case
-        for name in HEADERS:
-            value = given.get(name)
-            if value is not None:
-                found[name] = value if type(value) is str else _text(value)
-    return found
-
-
-def _text(value: object) -> str:
-    """Return a name or a value; botocore has some in bytes, VCR lists of values."""
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(_text, value))
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+text_of = lru_cache(maxsize=256)(str)
+"""The text of an address, which libraries make anew each time."""
 
 
 @lru_cache(maxsize=256)

@@ -12,13 +12,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import note_failure
-from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, text_of, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
 
-_text_of = functools.lru_cache(maxsize=256)(str)
-"""The text of an address, which yarl makes anew each time."""
 _read_by: dict[int, CapturedRequest] = {}
 """Whose body a reader with this id brings: readers have slots, so none for an attribute."""
 
@@ -31,28 +29,28 @@ def wrap(module: ModuleType) -> None:
 
 def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    async def send(request: Any, *args: Any, **options: Any) -> Any:
+    async def send(request: Any, conn: Any) -> Any:
         __tracebackhide__ = True
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
         current = CURRENT.get()
         if current is not None:
             current.leave()
             current.is_on_wire = True
-            return await original(request, *args, **options)
+            return await original(request, conn)
         body = request.body
         captured = begin(
             request,
             getattr(request, "_session", None),
             request.method,
-            _text_of(request.url),
+            text_of(request.url),
             request.headers,
             getattr(body, "_value", body),  # private: of bytes
         )
         if captured is None:
-            return await original(request, *args, **options)
+            return await original(request, conn)
         captured.leave()
         try:
-            response = await original(request, *args, **options)
+            response = await original(request, conn)
         except BaseException as error:
             captured.do(note_failure, error)
             raise
@@ -64,17 +62,21 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    async def start(response: Any, *args: Any, **options: Any) -> Any:
+    async def start(response: Any, connection: Any) -> Any:
         __tracebackhide__ = True
         captured = getattr(response, "_llmcost", None)
         if captured is None:
-            return await original(response, *args, **options)
+            return await original(response, connection)
         try:
-            result = await original(response, *args, **options)
+            result = await original(response, connection)
         except BaseException as error:
             captured.do(note_failure, error)
             raise
-        captured.do(_answered, response)
+        try:  # as `do`, without its frame
+            if not captured.is_over:
+                _answered(captured, response)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is ours
+            captured.broke(error)
         return result
 
     return start

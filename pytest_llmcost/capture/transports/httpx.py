@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pytest_llmcost.capture.headers import HEADERS, read_headers
 from pytest_llmcost.capture.lost_answer import read_failure, was_on_the_wire
-from pytest_llmcost.capture.transports import CURRENT, HEADERS, begin, read_headers, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, text_of, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _CLASSES = ("Client", "AsyncClient", "SyncByteStream", "AsyncByteStream")
 _MOCKS = ("MockTransport", "ASGITransport", "WSGITransport")
 _OWN = ("HTTPTransport", "AsyncHTTPTransport")
-_HEADERS = frozenset(name.encode() for name in HEADERS)
+_HEADERS = {name.encode(): name for name in HEADERS}
 _sending: dict[int, CapturedRequest] = {}
 """By the id of the library's object, what is being sent: a transport may do so in another thread,
 where `CURRENT` is not set."""
@@ -121,7 +122,7 @@ def _begin(client: Any, request: Any, is_transport: bool) -> CapturedRequest | N
         return None  # the library's own error says what is missing
     if is_transport and (current := CURRENT.get()) is not None:
         if current.gate is not None:
-            current.do(_read_again, request)
+            current.do(_note_headers, request)
         return None
     captured = _sending.get(id(request)) if is_transport else None
     if captured is None:
@@ -129,43 +130,35 @@ def _begin(client: Any, request: Any, is_transport: bool) -> CapturedRequest | N
             request,
             client,
             request.method,
-            str(request.url),
-            _headers(request.headers),
+            # Private: what the address is the text of, which it makes anew each time.
+            text_of(getattr(request.url, "_uri_reference", request.url)),
+            None,  # hooks of the client, and log-ins, change the headers until they are sent
             # Private: `content` raises for a body that is a stream, which is left alone.
             getattr(request, "_content", b""),
         )
         if captured is None:
             return None
-        captured.headers_mark = _mark(request.headers)
         _sending.setdefault(id(request), captured)
     CURRENT.set(captured)
     return captured
 
 
-def _headers(headers: Any) -> Any:
+def _note_headers(captured: CapturedRequest, request: Any) -> None:
+    """Read the headers as they are now."""
+    is_its_own = captured.source is request  # and not that of a log-in inside it
+    if not is_its_own:
+        return
     # Private: to look those up that are kept takes six times as long as to go through all once.
-    listed = getattr(headers, "_list", None)
+    listed = getattr(request.headers, "_list", None)
     if listed is None:
-        return headers
-    found: dict[str, list[bytes]] = {}
+        captured.headers = read_headers(request.headers)
+        return
+    kept: dict[str, str] = {}
     for _, name, value in listed:
         if name in _HEADERS:
-            found.setdefault(name.decode(), []).append(value)
-    return found
-
-
-def _mark(headers: Any) -> int | None:
-    """Tell by one number whether headers are as they were: bytes remember their hash."""
-    listed = getattr(headers, "_list", None)
-    return None if listed is None else hash(tuple(listed))
-
-
-def _read_again(captured: CapturedRequest, request: Any) -> None:
-    """Read what hooks of the client, or a log-in, have changed since the request was given."""
-    is_its_own = captured.source is request  # and not that of a log-in inside it
-    mark = _mark(request.headers)
-    if is_its_own and (mark is None or mark != captured.headers_mark):
-        captured.headers, captured.headers_mark = read_headers(_headers(request.headers)), mark
+            known, text = _HEADERS[name], value.decode("latin-1")
+            kept[known] = f"{kept[known]},{text}" if known in kept else text
+    captured.headers = kept
 
 
 def _end(
@@ -185,14 +178,19 @@ def _end(
     CURRENT.set(captured.outer)  # no token: a loop may end this in another context
     if _sending.get(id(request)) is captured:
         del _sending[id(request)]
-    captured.do(_read_again, request)
-    if error is None:
-        captured.do(_answered, library, request, response)
-    else:
-        captured.do(_failed, library, request, error)
+    if captured.is_over:
+        return
+    try:  # as `do`, without its frame
+        if error is None:
+            _answered(captured, library, request, response)
+        else:
+            _failed(captured, library, request, error)
+    except Exception as ours:  # noqa: BLE001 - whatever it is
+        captured.broke(ours)
 
 
 def _failed(captured: CapturedRequest, library: _Library, request: Any, error: Any) -> None:
+    _note_headers(captured, request)
     failure = read_failure(error)
     response = failure.response
     if response is not None and (_content(response) is not None or response.status_code >= 300):
@@ -206,6 +204,7 @@ def _failed(captured: CapturedRequest, library: _Library, request: Any, error: A
 
 
 def _answered(captured: CapturedRequest, library: _Library, request: Any, response: Any) -> None:
+    _note_headers(captured, request)
     captured.answered(
         status=response.status_code,
         live=_is_live(captured, library, request, response),

@@ -42,7 +42,7 @@ def _then(reader: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             result = original(cassette, *args, **kwargs)
             current = CURRENT.get()
             if current is not None:
-                current.do(_played, reader, result, cassette, *args, **kwargs)
+                current.do(functools.partial(_played, **kwargs), reader, result, cassette, *args)
             elif reader == "vcr_play" and args:
                 _follow(result, cassette, args[0])
             return result

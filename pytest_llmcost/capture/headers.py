@@ -1,0 +1,38 @@
+"""The headers of a request that are kept: those that say something about its price, and no key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+HEADERS = ("anthropic-beta", "anthropic-version", "x-stainless-retry-count", "amz-sdk-request")
+
+
+def read_headers(given: Any) -> dict[str, str]:
+    """Read the headers that are kept, from a library's own object or from a plain dictionary.
+
+    Now, and not when they are asked for: a request is kept until its test is over, and all its
+    headers with it take far more time and space.
+
+    Example:
+        >>> read_headers({"Anthropic-Beta": ["a", "b"], "x-api-key": "secret"})
+        {'anthropic-beta': 'a,b'}
+    """
+    found = {}
+    if isinstance(given, dict):
+        for key, value in given.items():
+            name = key.lower() if type(key) is str else _text(key).lower()
+            if name in HEADERS:
+                found[name] = value if type(value) is str else _text(value)
+    elif given:  # all others find names in any case
+        for name in HEADERS:
+            value = given.get(name)
+            if value is not None:
+                found[name] = value if type(value) is str else _text(value)
+    return found
+
+
+def _text(value: object) -> str:
+    """Return a name or a value; botocore has some in bytes, VCR lists of values."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_text, value))
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
