@@ -77,6 +77,20 @@ def _no_count_outlives_its_test() -> Iterator[None]:
 
 
 @pytest.fixture
+def soon() -> Iterator[None]:
+    """Fail what would take minutes if its time grew with a square; a busy machine takes no part."""
+
+    def end(number: int, frame: object) -> None:
+        pytest.fail("20 s of processor time were not enough")
+
+    before = signal.signal(signal.SIGVTALRM, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 20)
+    yield
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, before)
+
+
+@pytest.fixture
 def standin() -> Iterator[StandIn]:
     """A Messages API of our own on loopback, deterministic and scriptable."""
     with StandIn() as server:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from decimal import Decimal, localcontext
 
@@ -224,11 +223,10 @@ class TestReasons:
     def test_pass_on_a_caveat_that_has_no_sentence_here(self) -> None:
         assert reasons([priced(None, caveats=sorted_caveats(("odd: {0}",)))]) == ("odd ({0})",)
 
+    @pytest.mark.usefixtures("soon")
     def test_take_no_time_however_many_names_a_ledger_has(self) -> None:
-        calls = [priced(None, caveats=sorted_caveats((f"odd-{i}",))) for i in range(12_000)]
-        began_at = time.process_time()
-        assert len(reasons(calls, "input_tokens")) == 12_000
-        assert time.process_time() - began_at < 2
+        calls = [priced(None, caveats=sorted_caveats((f"odd-{i}",))) for i in range(40_000)]
+        assert len(reasons(calls, "input_tokens")) == 40_000
 
 
 class TestVerdict:
