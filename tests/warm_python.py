@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import functools
 import gc
+import inspect
 import marshal
 import os
 import pkgutil
@@ -68,6 +69,8 @@ def load_everything() -> None:
             import_module(name)
     for name in (*theirs, *pytests, *(module.name for module in ours)):
         import_module(name)
+    # It looks for the files of all modules once, as each process that shows a traceback would.
+    inspect.getmodule(load_everything.__code__)
 
 
 @functools.cache
