@@ -17,7 +17,7 @@ import certifi
 import pytest
 from hypothesis import HealthCheck, settings
 from standin import StandIn
-from warm_python import load_everything, warm_python
+from warm_python import load_everything, warm_bin, warm_python
 
 pytest_plugins = ["pytester"]
 
@@ -38,7 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     The process that waits for workers of xdist runs no test, and the workers wait for it.
     """
-    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        os.environ["WARM_BIN"] = str(warm_bin())
+    else:
         load_everything()
 
 
