@@ -15,7 +15,7 @@ from typing import Any
 
 import certifi
 import pytest
-from hypothesis import HealthCheck, settings
+from _pytest.assertion.rewrite import AssertionRewritingHook
 from standin import StandIn
 from warm_python import load_everything, warm_bin, warm_python
 
@@ -25,23 +25,29 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A script that runs the tests in the background makes them ignore interrupts; some send one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Before a release: pytest --hypothesis-profile=release
-settings.register_profile("quick", max_examples=30, deadline=None)
-settings.register_profile(
-    "release", max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck)
-)
-settings.load_profile("quick")
 
-
+@pytest.hookimpl(tryfirst=True)  # before hypothesis looks for the profile that an option names
 def pytest_configure(config: pytest.Config) -> None:
     """In-process runs forget what they import; C extensions do not survive that, and it is slow.
 
     The process that waits for workers of xdist runs no test, and the workers wait for it.
     """
+    # What no test is needs no assertion rewritten, which is slow.
+    rewriting = [each for each in sys.meta_path if isinstance(each, AssertionRewritingHook)]
+    sys.meta_path[:] = [each for each in sys.meta_path if each not in rewriting]
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         os.environ["WARM_BIN"] = str(warm_bin())
     else:
         load_everything()
+    from hypothesis import HealthCheck, settings
+
+    sys.meta_path[:0] = rewriting
+    # Before a release: pytest --hypothesis-profile=release
+    settings.register_profile("quick", max_examples=30, deadline=None)
+    settings.register_profile(
+        "release", max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    settings.load_profile("quick")
 
 
 def pytest_collection_finish() -> None:
