@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from warm_python import warm_python
 
 from pytest_llmcost.cli import main
 from pytest_llmcost.counting.cassette import read_entries
@@ -94,7 +95,7 @@ def test_a_bomb_is_refused_soon_and_within_500_mb(
     path = tmp_path / "bomb.yaml"
     path.write_bytes(make())
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, path], capture_output=True, text=True, timeout=300
+        [warm_python(), "-c", MEASURED, path], capture_output=True, text=True, timeout=300
     )
     status, megabytes = map(int, done.stdout.split()[-2:])
     assert status == 1, done.stderr
