@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ _ARGUMENTS = (
     "--no-first-run",
     "--hide-scrollbars",
 )
+
+_WHERE = "return [location.href, performance.getEntriesByType('navigation')[0].loadEventEnd]"
 
 
 def why_no_browser() -> str:
@@ -58,9 +61,16 @@ class Browser:
     def __init__(self, driver: Any) -> None:
         self.driver = driver
 
-    def open(self, page: Path) -> None:
+    def open(self, page: Path) -> float:
+        """Open a page and return how many seconds it took until all was there."""
         self.driver.get_log("browser")
         self.driver.get(page.as_uri())
+        # On a busy machine the driver returns while the page before is still shown.
+        while True:
+            address, milliseconds = self.run(_WHERE)
+            if address == page.as_uri() and milliseconds > 0:
+                return float(milliseconds) / 1000
+            time.sleep(0.01)
 
     def run(self, script: str, *arguments: object) -> Any:
         """Run a script in the page and return what it returns."""

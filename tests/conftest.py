@@ -15,9 +15,9 @@ from typing import Any
 
 import certifi
 import pytest
-from hypothesis import HealthCheck, settings
+from _pytest.assertion.rewrite import AssertionRewritingHook
 from standin import StandIn
-from warm_python import load_everything, warm_python
+from warm_python import load_everything, warm_bin, warm_python
 
 pytest_plugins = ["pytester"]
 
@@ -25,21 +25,29 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A script that runs the tests in the background makes them ignore interrupts; some send one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Before a release: pytest --hypothesis-profile=release
-settings.register_profile("quick", max_examples=30, deadline=None)
-settings.register_profile(
-    "release", max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck)
-)
-settings.load_profile("quick")
 
-
+@pytest.hookimpl(tryfirst=True)  # before hypothesis looks for the profile that an option names
 def pytest_configure(config: pytest.Config) -> None:
     """In-process runs forget what they import; C extensions do not survive that, and it is slow.
 
     The process that waits for workers of xdist runs no test, and the workers wait for it.
     """
-    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+    # What no test is needs no assertion rewritten, which is slow.
+    rewriting = [each for each in sys.meta_path if isinstance(each, AssertionRewritingHook)]
+    sys.meta_path[:] = [each for each in sys.meta_path if each not in rewriting]
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        os.environ["WARM_BIN"] = str(warm_bin())
+    else:
         load_everything()
+    from hypothesis import HealthCheck, settings
+
+    sys.meta_path[:0] = rewriting
+    # Before a release: pytest --hypothesis-profile=release
+    settings.register_profile("quick", max_examples=30, deadline=None)
+    settings.register_profile(
+        "release", max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    settings.load_profile("quick")
 
 
 def pytest_collection_finish() -> None:
@@ -74,6 +82,20 @@ def _no_count_outlives_its_test() -> Iterator[None]:
     for thread in threading.enumerate():
         if thread.name.startswith("llmcost-count"):
             thread.join(10)
+
+
+@pytest.fixture
+def soon() -> Iterator[None]:
+    """Fail what would take minutes if its time grew with a square; a busy machine takes no part."""
+
+    def end(number: int, frame: object) -> None:
+        pytest.fail("20 s of processor time were not enough")
+
+    before = signal.signal(signal.SIGVTALRM, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 20)
+    yield
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, before)
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ class Walk:
             env=_environment(self._api_url, has_key=has_key, color=self._color),
             capture_output=True,
             encoding="utf-8",
-            timeout=120,
+            timeout=300,
         )
 
     def _example(self, source: Path) -> str:

@@ -52,7 +52,7 @@ APP = """
         worker = os.environ.get("PYTEST_XDIST_WORKER")
         if worker is not None:
             Path(f"here.{worker}").touch()
-            until = time.monotonic() + 20
+            until = time.monotonic() + 120
             while len(list(Path().glob("here.*"))) < 2 and time.monotonic() < until:
                 time.sleep(0.01)
 """
@@ -230,7 +230,7 @@ def run_suite(
         capture_output=True,
         encoding="utf-8",
         errors="replace",
-        timeout=120,
+        timeout=300,
     )
     return Ran(path, done.returncode, done.stdout + done.stderr)
 

@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import functools
 import gc
+import inspect
 import marshal
 import os
 import pkgutil
@@ -59,7 +60,10 @@ def load_everything() -> None:
 
     shipped_card()
     ours = pkgutil.walk_packages(pytest_llmcost.__path__, "pytest_llmcost.")
-    theirs = ("anthropic.resources.messages", "httpx", "httpx2", "msgspec", "vcr.cassette", "yaml")
+    theirs = (
+        *("anthropic.resources.messages", "httpx", "httpx2", "jinja2", "msgspec", "vcr.cassette"),
+        *("yaml", "faulthandler", "getpass", "readline"),
+    )
     # Plugins of others import these, which pytest would rewrite for each run anew.
     for_plugins = ("hypothesis", "requests", "trio")
     pytests = ("pytest", "pdb", "execnet.multi", *(f"_pytest.{name}" for name in default_plugins))
@@ -68,13 +72,20 @@ def load_everything() -> None:
             import_module(name)
     for name in (*theirs, *pytests, *(module.name for module in ours)):
         import_module(name)
+    # It looks for the files of all modules once, as each process that shows a traceback would.
+    inspect.getmodule(load_everything.__code__)
 
 
 @functools.cache
 def warm_bin() -> Path:
-    """Return a folder with `python`, `pytest` and `llmcost`, which work until this process ends."""
+    """Return a folder with `python`, `pytest` and `llmcost`, which work until this process ends.
+
+    Workers of xdist take that of the process which has started them.
+    """
     if sys.platform != "linux":
         return Path(sys.executable).parent
+    if shared := os.environ.get("WARM_BIN"):
+        return Path(shared)
     folder = tempfile.TemporaryDirectory(prefix="warm-")
     bin_path, socket_path = Path(folder.name, "bin"), Path(folder.name, "socket")
     bin_path.mkdir()
@@ -106,26 +117,51 @@ def warm_python() -> str:
 
 
 def serve(path: str) -> tuple[str, list[str]]:
-    """Fork for every program that is started; only in the forks this returns."""
+    """Fork for every program that is started; only in the forks this returns.
+
+    Until a fork ends, signals are passed on to it, and it is killed if the program that stands for
+    it is.
+    """
+    lines: dict[int, tuple[int, socket.socket]] = {}
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(path)
         door.listen(64)
         os.write(1, b".")
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        load_everything()  # those who come meanwhile wait
+        # Each run goes through the names of all modules. Written anew, they lie side by side, and
+        # a fork has few pages of memory to copy for it.
+        for each in [*sys.modules]:
+            sys.modules[each.encode().decode()] = sys.modules.pop(each)
+        gc.freeze()
         while True:
-            if sys.stdin in select.select([door, sys.stdin], [], [])[0]:
+            waiting = [door, sys.stdin, *lines, *(line for _, line in lines.values())]
+            ready = select.select(waiting, [], [])[0]
+            if sys.stdin in ready:
                 os._exit(0)  # the tests are gone
-            line, _ = door.accept()
-            if not os.fork():
-                break
-            line.close()
-    with line:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        size, files, *_ = socket.recv_fds(line, 4, 3)
-        given = line.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
-        child = os.fork()
-        if child:
-            _stand_by(child, line, files)
+            for ended, (child, line) in [*lines.items()]:
+                if ended in ready:
+                    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                    with contextlib.suppress(OSError):
+                        line.sendall(b"%d" % status)
+                    line.close()
+                    os.close(ended)
+                    del lines[ended]
+                elif line in ready:
+                    os.kill(child, ord(line.recv(1) or bytes([signal.SIGKILL])))
+            if door in ready:
+                line, _ = door.accept()
+                size, files, *_ = socket.recv_fds(line, 4, 3)
+                given = line.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
+                child = os.fork()
+                if not child:
+                    break
+                lines[os.pidfd_open(child)] = child, line
+                for file in files:
+                    os.close(file)
+    for ended, (_, other) in lines.items():
+        os.close(ended)
+        other.close()
+    line.close()
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -139,19 +175,6 @@ def serve(path: str) -> tuple[str, list[str]]:
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
     return name, args
-
-
-def _stand_by(child: int, line: socket.socket, files: list[int]) -> None:
-    """Pass signals on until the child ends, and end it if the program that stands for it does."""
-    for file in files:
-        os.close(file)
-    ended = os.pidfd_open(child)
-    while ended not in select.select([ended, line.fileno()], [], [])[0]:
-        os.kill(child, ord(line.recv(1) or bytes([signal.SIGKILL])))
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    with contextlib.suppress(OSError):
-        line.sendall(b"%d" % status)
-    os._exit(0)
 
 
 def run(name: str, args: list[str]) -> None:
@@ -198,8 +221,6 @@ if __name__ == "__main__":
     del sys.path[0]
     atexit.register(end_at_once)  # the first, so that it is called as the last
     spawn.get_executable()
-    load_everything()
-    gc.freeze()
     program = serve(sys.argv[1])
     try:
         run(*program)

@@ -43,7 +43,7 @@ _SETS = (
     *("skipped", "skipped_budgets", "deselected", "deselecting"),
 )
 """Sets of a session that the process which owns the run joins."""
-_LONG_WAIT, _SHORT_WAIT = 300.0, 5.0
+LONG_WAIT, SHORT_WAIT = 300.0, 5.0
 """Seconds for which the main thread, and any other, waits while another one records calls."""
 
 
@@ -410,7 +410,7 @@ class Session:
         # Verdicts are due in the main thread: it waits until others have recorded. They in turn
         # may be what a hook in the main thread is waiting for, so they go ahead soon.
         is_main = threading.current_thread() is threading.main_thread()
-        with self._turn.taken(_LONG_WAIT if is_main else _SHORT_WAIT) as taken:
+        with self._turn.taken(LONG_WAIT if is_main else SHORT_WAIT) as taken:
             yield taken is not None
 
     @property

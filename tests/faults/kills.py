@@ -150,7 +150,7 @@ def complete(folder: Path, api: StandIn, workers: int) -> float:
         while len(api.requests) == seen and process.poll() is None:
             time.sleep(0.002)
         begun = time.monotonic()
-        status = process.wait(timeout=120)
+        status = process.wait(timeout=300)
     assert status == 0, f"a run that nothing disturbs ends with {status}"
     return time.monotonic() - begun
 

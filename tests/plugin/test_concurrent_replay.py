@@ -30,7 +30,7 @@ GATHERS = """
 
     async def ask(client, number, request):
         # The server gets them in this order, and answers the first one last.
-        await asyncio.sleep(number * 0.1)
+        await asyncio.sleep(number * 0.05)
         answer = await client.messages.create(**request)
         if request.get("stream"):
             async for event in answer:
@@ -73,7 +73,8 @@ def test_concurrent_calls_cost_in_replay_what_they_cost_live(
     project: Project, standin: StandIn, kind: str
 ) -> None:
     project.online(standin).write(test_app=GATHERS.format(requests=KINDS[kind]))
-    standin.script(Step(delay_seconds=0.6))
+    others = KINDS[kind].count("asked") - 1
+    standin.script(Step(until=lambda: standin.answered == others, delay_seconds=0.1))
     live = project.run("--record-mode=once", "--llmcost-report=ledger.json", plugins=RECORDING)
     live.assert_outcomes(passed=1)
     cost = spent(project)

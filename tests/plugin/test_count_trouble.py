@@ -65,7 +65,7 @@ def test_it_is_an_error_of_the_test_and_the_run_goes_on(
     assert callable(block)
     block(project, monkeypatch)
     result = project.run_apart(
-        "--llmcost-record-mode=new_episodes", "--llmcost-report=ledger.json", *model, timeout=60
+        "--llmcost-record-mode=new_episodes", "--llmcost-report=ledger.json", *model, timeout=300
     )
     assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
     outcomes = result.parseoutcomes()

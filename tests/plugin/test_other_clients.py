@@ -270,7 +270,7 @@ def test_a_lost_answer_may_have_been_billed(project: Project) -> None:
         async def main():
             with socket.create_server(("127.0.0.1", 0)) as server:
                 url = f"http://127.0.0.1:{server.getsockname()[1]}{PATH}"
-                limit = aiohttp.ClientTimeout(total=0.2)
+                limit = aiohttp.ClientTimeout(sock_read=0.2)
                 async with aiohttp.ClientSession(timeout=limit) as session:
                     await session.post(url, data=BODY)
 

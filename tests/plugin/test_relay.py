@@ -136,7 +136,7 @@ def test_a_stream_passes_piece_by_piece(online: Project) -> None:
             self.send_header("content-type", "text/event-stream")
             self.end_headers()
             self.wfile.write(b"event: ping\\\\ndata: {}\\\\n\\\\n")
-            release.wait(20)
+            release.wait(60)
 
         def log_message(self, *args):
             pass
@@ -241,11 +241,11 @@ def test_a_client_that_goes_or_sends_no_http_leaves_no_traceback(online: Project
     def send(relay, content):
         with socket.create_connection(("127.0.0.1", int(relay.url.rpartition(":")[2]))) as sock:
             sock.sendall(b"POST /v1/messages HTTP/1.1\\r\\n" + content)
-            time.sleep(0.3)
             answer = sock.recv(65_536)
             # As of an agent that is killed: the connection is reset, not closed.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        time.sleep(0.2)
+        while any("process_request" in each.name for each in threading.enumerate()):
+            time.sleep(0.01)  # its thread has not noticed yet
         return answer
 
     @pytest.mark.parametrize("head", [

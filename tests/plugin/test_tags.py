@@ -64,24 +64,27 @@ SUITE = {
             ask(42)
 
         def test_tasks():
-            async def judged():
+            async def judged(is_in_thread):
                 with tag("judge"):
                     await asyncio.sleep(0)
                     ask(50)
                     await asyncio.to_thread(ask, 51)
+                    is_in_thread.set()
+                    await asyncio.sleep(0)
 
-            async def other():
+            async def other(is_in_thread):
                 ask(52)
-                await asyncio.sleep(0)
+                await is_in_thread.wait()  # the ledgers are compared with their order
                 ask(53)
 
             async def both():
-                await asyncio.gather(judged(), other())
+                is_in_thread = asyncio.Event()
+                await asyncio.gather(judged(is_in_thread), other(is_in_thread))
 
             asyncio.run(both())
 
         def test_threads():
-            with tag("judge"), ThreadPoolExecutor(2) as pool:
+            with tag("judge"), ThreadPoolExecutor(1) as pool:
                 list(pool.map(ask, [60, 61]))
             thread = threading.Thread(target=ask, args=(62,))
             thread.start()

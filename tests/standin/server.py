@@ -46,6 +46,8 @@ class Step:
 
     answer: Answer | None = None
     """Given instead of the usual one."""
+    until: Callable[[], bool] | None = None
+    """The answer is held back until this holds."""
     delay_seconds: float = 0
     cut_after_bytes: int | None = None
     """The connection is closed when that much of the body is out; 0 answers nothing at all."""
@@ -81,6 +83,7 @@ class StandIn:
     now: Callable[[], float] = time.monotonic
     """Seconds, for the life of cache entries."""
     requests: list[Seen] = field(default_factory=list)
+    answered: int = 0
     most_at_once: int = 0
     """The largest number of requests that were open at the same time."""
 
@@ -127,9 +130,12 @@ class StandIn:
             self._server.hang_up()
             self._server.server_close()
 
-    def wait(self, seconds: float) -> None:
-        """Let some time pass, unless the server stops."""
-        self._stopped.wait(seconds)
+    def hold_back(self, step: Step) -> None:
+        """Let the time of a step come, unless the server stops."""
+        while step.until is not None and not step.until():
+            if self._stopped.wait(0.002):
+                return
+        self._stopped.wait(step.delay_seconds)
 
     def __enter__(self) -> StandIn:
         return self.start()
@@ -190,6 +196,7 @@ class StandIn:
         """Keep track of how many requests are open."""
         with self._lock:
             self._open += change
+            self.answered += change < 0
             self.most_at_once = max(self.most_at_once, self._open)
 
 
@@ -236,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.api.opened(+1)
         try:
             answer, step = self.api.take(self._read())
-            self.api.wait(step.delay_seconds)
+            self.api.hold_back(step)
             self._write(answer, step.cut_after_bytes)
         finally:
             self.api.opened(-1)

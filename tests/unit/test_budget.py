@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 import tracemalloc
 from collections.abc import Iterable
 from decimal import Decimal, localcontext
@@ -236,11 +235,10 @@ class TestReasons:
     def test_pass_on_a_caveat_that_has_no_sentence_here(self) -> None:
         assert reasons([priced(None, caveats=sorted_caveats(("odd: {0}",)))]) == ("odd ({0})",)
 
+    @pytest.mark.usefixtures("soon")
     def test_take_no_time_however_many_names_a_ledger_has(self) -> None:
-        calls = [priced(None, caveats=sorted_caveats((f"odd-{i}",))) for i in range(12_000)]
-        began_at = time.process_time()
-        assert len(reasons(calls, "input_tokens")) == 12_000
-        assert time.process_time() - began_at < 2
+        calls = [priced(None, caveats=sorted_caveats((f"odd-{i}",))) for i in range(40_000)]
+        assert len(reasons(calls, "input_tokens")) == 40_000
 
     def test_of_sums_take_no_space_of_their_own_for_each_name_so_far(self) -> None:
         def peak(number: int) -> int:

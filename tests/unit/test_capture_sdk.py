@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -220,30 +221,39 @@ def test_a_call_that_never_got_an_answer_is_unknown_once() -> None:
 def test_a_wait_for_a_socket_that_ends_without_an_answer_is_lost(
     library: ModuleType, how: str
 ) -> None:
-    def send(address: str) -> None:
-        with library.Client(timeout=0.1 if how == "time-out" else 9) as client:
-            client.post(f"{address}/v1/messages", json=ASKED)
+    def send() -> None:
+        with library.Client(timeout=0.1 if how == "time-out" else 60) as client:
+            client.post(f"{api.url}/v1/messages", json=ASKED)
 
-    async def send_async(address: str) -> None:
-        async with library.AsyncClient(timeout=9) as client:
-            with anyio.move_on_after(0.2):
-                await client.post(f"{address}/v1/messages", json=ASKED)
+    def send_alarm() -> None:
+        while not api.requests:
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    async def send_async() -> None:
+        async with library.AsyncClient(timeout=60) as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(give_up, tasks.cancel_scope)
+            await client.post(f"{api.url}/v1/messages", json=ASKED)
         raise Alarm
+
+    async def give_up(scope: anyio.CancelScope) -> None:
+        while not api.requests:
+            await anyio.sleep(0.01)
+        scope.cancel()
 
     def ring(*_: object) -> None:
         raise Alarm
 
-    is_async = how in ("asyncio", "trio")
-    with socket.create_server(("127.0.0.1", 0)) as server, capturing() as purse:
-        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+    with StandIn() as api, capturing() as purse:
+        api.script(Step(until=lambda: False))
         before = signal.signal(signal.SIGALRM, ring)
+        thread = threading.Thread(target=send_alarm)
         try:
             if how == "alarm":
-                signal.setitimer(signal.ITIMER_REAL, 0.2)
+                thread.start()
             with pytest.raises((Alarm, library.ReadTimeout)):
-                anyio.run(send_async, address, backend=how) if is_async else send(address)
+                send() if how in ("time-out", "alarm") else anyio.run(send_async, backend=how)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         purse.capture.settle()
     assert (purse.call.caveats, purse.call.live) == (("lost-answer",), True)

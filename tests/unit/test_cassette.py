@@ -296,7 +296,7 @@ def test_many_processes_on_one_file_lose_nothing(path: Path) -> None:
             cassette.save()
     """)
     running = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in "abc"]
-    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert [process.wait(300) for process in running] == [0, 0, 0]
     assert len(CountCassette(path).entries) == 15
     assert [left.name for left in path.parent.iterdir()] == [path.name]
 

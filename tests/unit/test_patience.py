@@ -22,8 +22,8 @@ from pytest_llmcost.errors import CountError
 
 anthropic = pytest.importorskip("anthropic")
 
-SECONDS = 1.0
-"""What a count may take here."""
+SECONDS = 0.5
+"""What a count may take here, of servers that do not answer."""
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n"
 
 
@@ -71,20 +71,20 @@ def serving(answer: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def hang(connection: socket.socket) -> None:
-    """Answer nothing for longer than anybody waits."""
-    connection.settimeout(5)
-    connection.recv(1)
+    """Answer nothing, as long as the test lasts."""
+    while connection.recv(65_536):
+        pass
 
 
 def drip_head(connection: socket.socket) -> None:
-    for byte in HEAD[:-2] + b"x-more: " + b"x" * 300:
+    for byte in HEAD[:-2] + b"x-more: " + b"x" * 1_200:
         connection.sendall(bytes([byte]))
         time.sleep(0.05)
 
 
 def drip_body(connection: socket.socket) -> None:
     connection.sendall(HEAD)
-    for _ in range(300):
+    for _ in range(1_200):
         connection.sendall(b" ")
         time.sleep(0.05)
 
@@ -93,17 +93,22 @@ def drip_body(connection: socket.socket) -> None:
 def test_a_server_that_gives_no_answer_is_waited_for_that_long(
     answer: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own_requests, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(own_requests, "SILENT_SECONDS", 0.25)
     told: list[str] = []
-    began_at = time.monotonic()
-    with serving(answer) as url, counter_at(url, told) as counter:
-        with pytest.raises(CountError, match=r"did not count .* within 1 s; .*-count-timeout"):
+    is_over = threading.Event()
+
+    def answer_to_the_end(connection: socket.socket) -> None:
+        answer(connection)
+        is_over.set()
+
+    with serving(answer_to_the_end) as url, counter_at(url, told) as counter:
+        with pytest.raises(CountError, match=r"did not count .* within 0.5 s; .*-count-timeout"):
             counter.ask(payload())
-        assert time.monotonic() - began_at < 10
+        assert not is_over.is_set()
     (line,) = told
     assert line == (
         "llmcost: waiting for 127.0.0.1 to count a payload of claude-opus-4-7, "
-        "for 1 s at most (--llmcost-count-timeout)"
+        "for 0.5 s at most (--llmcost-count-timeout)"
     )
 
 
@@ -114,26 +119,25 @@ def test_a_server_that_gives_no_answer_is_waited_for_that_long(
         ("9" * 400, "inf s"),
         ("inf", "inf s"),
         ("Wed, 31 Dec 2099 23:59:59 GMT", r"[\d,]+ s"),
-        ("2", "2 s"),
+        ("50", "50 s"),
     ],
 )
 @pytest.mark.parametrize("status", [429, 503, 529])
 def test_a_pause_that_is_too_long_is_not_made(status: int, pause: str, shown: str) -> None:
-    began_at = time.monotonic()
     with StandIn() as api, counter_at(api.url) as counter:
+        counter.seconds = 40.0
         api.script(fault(status, retry_after=pause))
-        match = rf"status {status} \(retry after {shown}\): .*waits for 1 s at most"
+        match = rf"status {status} \(retry after {shown}\): .*waits for 40 s at most"
         with pytest.raises(CountError, match=match):
             counter.ask(payload())
         assert len(api.counted) == 1
-    assert time.monotonic() - began_at < SECONDS
 
 
 @pytest.mark.parametrize("pause", ["0.05", "nan", "soon", "Wed, 21 Oct 2015 07:28:00 GMT", "-5"])
 def test_a_pause_that_is_short_or_none_is_the_sdks_business(pause: str) -> None:
     with StandIn() as api, counter_at(api.url) as counter:
         api.script(rate_limited(pause))
-        counter.seconds = 20.0
+        counter.seconds = 60.0
         assert counter.ask(payload()).input_tokens > 0
         assert len(api.counted) == 2
 
@@ -141,15 +145,18 @@ def test_a_pause_that_is_short_or_none_is_the_sdks_business(pause: str) -> None:
 def test_pauses_that_add_up_are_bounded_and_what_is_waited_for_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(own_requests, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(own_requests, "SILENT_SECONDS", 1.5)  # the first answer is there by then
     told: list[str] = []
     with StandIn() as api, counter_at(api.url, told, max_retries=100) as counter:
+        counter.seconds = 2.0
         api.script(*[rate_limited("0.4")] * 20)
         with pytest.raises(CountError, match=r"429"):
             counter.ask(payload())
         asked = len(api.counted)
-        assert asked < 6
-        time.sleep(1)
+        assert asked < 20
+        for thread in threading.enumerate():
+            if thread.name == "llmcost-count":
+                thread.join(60)
         assert len(api.counted) == asked, "nothing is sent once the count was given up"
     assert "(it answered 429, try again in 0.4 s)" in told[0]
 
@@ -157,20 +164,19 @@ def test_pauses_that_add_up_are_bounded_and_what_is_waited_for_is_named(
 def test_many_counts_end_as_well(tmp_path: Any) -> None:
     cassette = CountCassette(tmp_path / "test.llmcost.yaml")
     jobs = [Job(payload(str(n)), cassette, "new_episodes", Asker("test")) for n in range(20)]
-    began_at = time.monotonic()
     with serving(hang) as url, counter_at(url) as counter:
-        assert all("within 1 s" in str(each) for each in count_all(counter, jobs))
+        assert all("within 0.5 s" in str(each) for each in count_all(counter, jobs))
     with StandIn() as api, counter_at(api.url) as counter:
+        counter.seconds = 60.0
         api.script(*[rate_limited("99999999")] * 20)
         assert all("99,999,999 s" in str(each) for each in count_all(counter, jobs))
-    assert time.monotonic() - began_at < 20
 
 
 def test_whoever_waits_for_the_same_count_of_another_thread_waits_that_long_too() -> None:
     errors: list[CountError] = []
 
     def ask(counter: Counter) -> None:
-        with pytest.raises(CountError, match="within 1 s") as caught:
+        with pytest.raises(CountError, match=r"within 0\.5 s") as caught:
             counter.ask(payload())
         errors.append(caught.value)
 
@@ -179,20 +185,25 @@ def test_whoever_waits_for_the_same_count_of_another_thread_waits_that_long_too(
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
     assert len(errors) == 4
 
 
 def test_a_client_that_another_thread_never_makes_is_a_clear_error() -> None:
-    is_over = threading.Event()
-    counter = Counter(lambda: is_over.wait(20), seconds=0.2)
+    is_making, is_over = threading.Event(), threading.Event()
+
+    def make_client() -> None:
+        is_making.set()
+        is_over.wait(60)
+
+    counter = Counter(make_client, seconds=0.2)
     thread = threading.Thread(target=_ask, args=(counter,))
     thread.start()
-    time.sleep(0.1)
+    assert is_making.wait(60)
     with pytest.raises(CountError, match="another thread has been making llmcost_client"):
         counter.ask(payload())
     is_over.set()
-    thread.join(20)
+    thread.join()
 
 
 def _ask(counter: Counter) -> None:
@@ -203,11 +214,10 @@ def _ask(counter: Counter) -> None:
 # What is shown of an answer
 
 
+@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("text", ["x", " ", "-", "<!-- ", "<title>", "api-key ", "api-key=x "])
 def test_a_long_text_takes_no_time(text: str) -> None:
-    began_at = time.process_time()
     assert len(show_body(text * 200_000)) < 600
-    assert time.process_time() - began_at < 1
 
 
 PAGE = (
@@ -225,7 +235,7 @@ def test_a_proxys_page_is_named_and_not_shown(page: str, status: int) -> None:
         serving(lambda connection: connection.sendall(answer.encode())) as url,
         counter_at(url, max_retries=0) as counter,
     ):
-        counter.seconds = 20.0
+        counter.seconds = 60.0
         with pytest.raises(CountError) as caught:
             counter.ask(payload())
     text = str(caught.value)
@@ -251,7 +261,7 @@ def test_an_answer_without_end_is_not_read(status: int, packed: bool) -> None:
             sent += len(piece)
 
     with serving(answer) as url, counter_at(url, max_retries=0) as counter:
-        counter.seconds = 30.0
+        counter.seconds = 60.0
         with pytest.raises(CountError) as caught:
             counter.ask(payload())
     assert len(str(caught.value)) < 1_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -83,10 +84,14 @@ def test_a_recording_cassette_does_not_record_a_count(
 def test_a_cassette_opened_after_the_request_left_does_not_see_it(
     counter: Counter, api: StandIn, tmp_path: Path
 ) -> None:
-    api.script(Step(delay_seconds=0.3))
+    is_open = threading.Event()
+    api.script(Step(until=is_open.is_set))
     with ThreadPoolExecutor(1) as pool:
         counting = pool.submit(counter.ask, payload())
+        while not api.counted:
+            time.sleep(0.01)
         with vcr.use_cassette(str(tmp_path / "user.yaml"), record_mode="all") as cassette:
+            is_open.set()
             assert counting.result().input_tokens > 0
             assert len(cassette) == 0
 
@@ -108,14 +113,14 @@ def test_counts_and_the_applications_concurrent_calls_do_not_meet(
     start = threading.Barrier(3)
 
     def count_all() -> list[int]:
-        start.wait(10)
+        start.wait(60)
         return [
             counter.count(Job(payload(text), counts, "new_episodes", Asker("test"))).input_tokens
             for text in texts
         ]
 
     def replay_in_threads() -> list[str]:
-        start.wait(10)
+        start.wait(60)
         with ThreadPoolExecutor(3) as pool:
             return list(pool.map(lambda text: say(client, text), texts))
 
@@ -123,7 +128,7 @@ def test_counts_and_the_applications_concurrent_calls_do_not_meet(
         async with anthropic.AsyncAnthropic(
             base_url=api.url, api_key="any", max_retries=0
         ) as waiting:
-            start.wait(10)
+            start.wait(60)
             said = await asyncio.gather(
                 *(
                     waiting.messages.create(

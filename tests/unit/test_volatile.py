@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from uuid import UUID, uuid4
@@ -143,8 +142,7 @@ def test_only_what_has_changed_is_suspicious() -> None:
     assert describe_suspicious(sent, ("system (new)",), NOW) == ""
 
 
+@pytest.mark.usefixtures("soon")
 def test_a_long_text_costs_no_time() -> None:
-    started_at = time.perf_counter()
     for text in ("a1" * 90_000, "1:" * 90_000, "2026-11-25 " * 18_000, "a" * 10**7):
         volatile_spans(f"{text} b", f"{text} c", NOW)
-    assert time.perf_counter() - started_at < 5
