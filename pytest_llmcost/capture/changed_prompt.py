@@ -105,7 +105,7 @@ def recount(
         terms = replace(terms, inference_geo=geography)
     if sent.body.get("speed") == "fast" != recorded.body.get("speed"):
         terms = replace(terms, speed="asked-fast")  # it may be asked for and not given
-    elif terms.speed and sent.body.get("speed") != "fast":
+    elif terms.speed in ("fast", "asked-fast") and sent.body.get("speed") != "fast":
         terms = replace(terms, speed="standard")
     return replace(
         answer,

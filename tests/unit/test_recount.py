@@ -227,3 +227,6 @@ def test_geography_and_speed_are_priced_as_they_are_asked_for_now() -> None:
     for said in ("fast", "asked-fast"):
         was_asked = recounted(reply(speed=said), SHORT, {**SHORT, "speed": "fast"})
         assert was_asked.context.speed == "standard"
+    # A header asks for it, which was read of what is sent now.
+    faster = recounted(reply(latency="optimized"), LONG)
+    assert others(faster) == ("latency-optimized: claude-opus-4-7",)

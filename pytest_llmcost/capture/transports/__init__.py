@@ -50,7 +50,13 @@ CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request
 _ADDRESSES = r"(?i)anthropic|claude|/model/|/messages|complet(?:e|ions)|responses"
 """One of these is in every address of Claude, once its escapes are undone. Not compiled before the
 first request: `re` keeps it then."""
-HEADERS = ("anthropic-beta", "anthropic-version", "x-stainless-retry-count", "amz-sdk-request")
+HEADERS = (
+    "anthropic-beta",
+    "anthropic-version",
+    "x-stainless-retry-count",
+    "amz-sdk-request",
+    "x-amzn-bedrock-performanceconfig-latency",
+)
 """What is read of a request's headers, for it says something about the price; so no key is."""
 RELAYS: set[int] = set()
 """Ports of relays of ours: a request to one is followed when the relay passes it on."""
