@@ -275,10 +275,14 @@ def read_message(
     if body.get("stop_reason") == "refusal" and not content.spoke:
         # Refused before any output, whatever `output_tokens` is. Source: as of fallbacks.
         refusal = _text(_part(body, "stop_details").get("category")) or _UNSPECIFIED
+    # An end that was not seen may be a refusal before any output, which may be free. After a change
+    # of model the start's tokens are those of the other one. A model that spoke is billed anyway.
+    is_open = truncated and (changes or not content.spoke)
     sampling_calls = [
         SamplingCall(
             model=serving,
             usage=usage,
+            usage_low=_NOTHING if is_open else None,
             sums_calls=not is_explained and (bool(served) or is_loop),
             refusal=refusal,
             most_output_tokens=longest_reply(asked) if truncated else None,
