@@ -388,6 +388,9 @@ def _tokens(
     if (lost := call.lost_usage) is not None:
         # Attempts without an answer may be billed, at worst with the longest reply.
         more += (call.lost_attempts or 0) * of(lost)
+    if less and not found:  # a stream that was cut may have ended in a refusal, which is free
+        for caveat in about_tokens:
+            reasons.note(caveat)
     high = None if loose else Decimal(stated + more)
     return Range(Decimal(stated - less), Decimal(stated), high)
 

@@ -57,7 +57,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     origin: str
     """`file:line`, or the flag, variable or ini key it comes from."""
     required: bool = False
-    """Set by a marker on the test itself: without any request it cannot be checked."""
+    """Set by a marker on the test itself: without any request an amount cannot be checked."""
     label: str = written("max_cost")
     """The name that the user knows it by: the marker, option or ini key."""
     reason: str | None = None
@@ -227,8 +227,9 @@ def judge(budget: Budget, amounts: Amounts, *, count_command: str = COUNT_COMMAN
     """Compare a budget with what was spent; spending exactly the limit keeps it.
 
     A required budget without any request is unverified and has no reasons, because nothing is
-    known at all; one on the number of calls is kept by making none. So is a budget of a path that
-    no test matches. The command is what the reasons name for counting a changed prompt.
+    known at all. One on the number of calls, and a gate that only a call can break, is kept by
+    making none. A budget of a path that no test matches is unverified, too. The command is what
+    the reasons name for counting a changed prompt.
     """
     spent = amounts[budget.quantity]
     saw_no_request = budget.required and not amounts.requests and budget.quantity != "calls"

@@ -98,6 +98,7 @@ def recount(
         last = sent.prefixes[-1]
         changes = changed_parts(recorded.prefix_to(last.place).parts, last.parts)
         notes.add(f"changed-cache: {describe_changes(changes) or 'the cached prefix'}")
+    low = least if sampling.usage_low is None else sampling.usage_low
     # What was asked for in another way than then is priced as it is asked for now.
     terms, geography = answer.terms, sent.body.get("inference_geo")
     if geography != recorded.body.get("inference_geo"):
@@ -105,13 +106,13 @@ def recount(
         terms = replace(terms, inference_geo=geography)
     if sent.body.get("speed") == "fast" != recorded.body.get("speed"):
         terms = replace(terms, speed="asked-fast")  # it may be asked for and not given
-    elif terms.speed and sent.body.get("speed") != "fast":
+    elif terms.speed in ("fast", "asked-fast") and sent.body.get("speed") != "fast":
         terms = replace(terms, speed="standard")
     return replace(
         answer,
         model=model,
         usage=usage,
-        sampling_calls=(replace(sampling, model=model, usage=usage, usage_low=least),),
+        sampling_calls=(replace(sampling, model=model, usage=usage, usage_low=low),),
         terms=terms,
         caveats=sorted_caveats(notes),
         before=answer,

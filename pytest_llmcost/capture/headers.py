@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-HEADERS = ("anthropic-beta", "anthropic-version", "x-stainless-retry-count", "amz-sdk-request")
+HEADERS = (
+    "anthropic-beta",
+    "anthropic-version",
+    "x-stainless-retry-count",
+    "amz-sdk-request",
+    "x-amzn-bedrock-performanceconfig-latency",
+)
 
 
 def read_headers(given: Any) -> dict[str, str]:

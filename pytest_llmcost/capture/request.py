@@ -24,6 +24,7 @@ from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.responses.converse import with_latency
 from pytest_llmcost.responses.endpoints import Endpoint
 from pytest_llmcost.responses.message import Answer, model_of, read_answer, unknown_answer
 from pytest_llmcost.responses.recorded_files import Allowance, Recorded, read_interaction
@@ -381,7 +382,7 @@ class CapturedRequest(_Outcome):
 
     def read_messages(self, messages: Sequence[StreamedMessage], batch: bool | None = None) -> None:
         """Read what these messages used."""
-        endpoint, payload = self.endpoint, self.payload
+        endpoint, payload = self.endpoint, with_latency(self.payload, self.headers)
         try:
             self._set(read_answer(messages, endpoint=endpoint, payload=payload, batch=batch))
         except UsageDataError as error:

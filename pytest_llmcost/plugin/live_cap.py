@@ -23,6 +23,7 @@ from pytest_llmcost.money import EXACT, format_usd, format_whole_usd
 from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.usage import tools_of
+from pytest_llmcost.responses.converse import with_latency
 from pytest_llmcost.responses.message import Answer, model_of, read_answer
 from pytest_llmcost.responses.stream import StreamedMessage
 
@@ -184,7 +185,8 @@ class LiveCap:
         }
         is_batch = endpoint.kind == "batch_create"
         message = StreamedMessage(body={"model": payload.model, "usage": usage})
-        answer = read_answer([message], endpoint=endpoint, payload=body, batch=is_batch or None)
+        asked = with_latency(body, request.headers)
+        answer = read_answer([message], endpoint=endpoint, payload=asked, batch=is_batch or None)
         worst = self._most(answer, body)
         if worst is None:
             raise _UnboundedError("its price has no upper bound")

@@ -251,6 +251,13 @@ _PRICING = (
         "fast mode was requested, and the reply does not say whether it was used{detail}",
     ),
     Rule(
+        "latency-optimized",
+        "higher",
+        "Bedrock's latency-optimised inference costs more than standard",
+        "latency-optimised inference costs more than the standard price{detail}; add its rates to "
+        "a price file (--llmcost-prices=FILE)",
+    ),
+    Rule(
         "fallback-without-entry",
         "higher",
         "A declined attempt is billed, but its tokens are not in the usage",

@@ -248,8 +248,9 @@ class RateCard:
         stated = terms.speed or STANDARD
         speed = stated.removeprefix("asked-")
         is_known = speed == stated  # otherwise only the request names it
+        is_latency = speed.startswith("latency-")
         fast, caveat = None, None
-        if speed == STANDARD or (kind == "message" and is_known):
+        if speed == STANDARD or (kind == "message" and is_known and not is_latency):
             bands = self.bands(name, on=on, speed=speed)
         else:
             bands = self.bands(name, on=on)
@@ -259,6 +260,9 @@ class RateCard:
                 fast = self.bands(name, on=on, speed=speed)
             if fast and is_known and kind != "advisor":
                 bands = fast
+            elif is_latency and kind == "message":
+                # The rates are not shipped, so without a price file there is no high bound.
+                caveat = f"latency-optimized: {bands[0].model}"
             elif fast or kind == "message":
                 # Fast mode may be asked for and not given. An advisor's entry has no speed, and
                 # whether a fast request's advisor is fast is documented nowhere. The standard rates

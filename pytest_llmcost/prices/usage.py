@@ -85,7 +85,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     service_tier: str | None = None
     """`standard`, `priority` or `batch`, as the response says."""
     speed: str | None = None
-    """`standard` or `fast`, as the response says; `asked-fast` if only the request names it."""
+    """`standard`, `fast` or, on Bedrock, `latency-optimized`, as the response says; `asked-fast` or
+    `asked-latency-optimized` if only the request names it."""
     inference_geo: str | None = None
     """`us`, `global`, `not_available`, or nothing; `asked-us` if only the request names it."""
     platform: Platform | None = None

@@ -72,6 +72,14 @@ def to_payload(body: _Body) -> tuple[dict[str, Any], str | None]:
     return payload, f"count_tokens does not know Converse's {left[0]}" if left else None
 
 
+def with_latency(payload: _Body | None, headers: Mapping[str, str | None]) -> _Body | None:
+    """Return a payload with what InvokeModel asks for in a header, and Converse in its body."""
+    latency = headers.get("x-amzn-bedrock-performanceconfig-latency")
+    if latency is None:
+        return payload
+    return {**(payload or {}), "performanceConfig": {"latency": latency}}
+
+
 def _blocks(blocks: object, left: list[str]) -> list[dict[str, Any]]:
     said: list[dict[str, Any]] = []
     for block in blocks if isinstance(blocks, list) else ():
@@ -215,6 +223,8 @@ def _usage(body: _Body) -> dict[str, Any]:
             said[f"{key}_prompt_tokens"] = value
     if isinstance(tier, str):
         said["service_tier"] = "standard" if tier == "default" else tier
+    if isinstance(latency := _mapping(body.get("performanceConfig")).get("latency"), str):
+        said["latency"] = latency
     return said
 
 

@@ -118,6 +118,8 @@ class _MessageUsage(_Counts, frozen=True, kw_only=True):
     service_tier: str | None = None
     speed: str | None = None
     inference_geo: str | None = None
+    latency: str | None = None
+    """Bedrock's, as Converse states it beside the usage."""
     iterations: list[_Pass] | None = None
 
 
@@ -273,10 +275,14 @@ def read_message(
     if body.get("stop_reason") == "refusal" and not content.spoke:
         # Refused before any output, whatever `output_tokens` is. Source: as of fallbacks.
         refusal = _text(_part(body, "stop_details").get("category")) or _UNSPECIFIED
+    # An end that was not seen may be a refusal before any output, which may be free. After a change
+    # of model the start's tokens are those of the other one. A model that spoke is billed anyway.
+    is_open = truncated and (changes or not content.spoke)
     sampling_calls = [
         SamplingCall(
             model=serving,
             usage=usage,
+            usage_low=_NOTHING if is_open else None,
             sums_calls=not is_explained and (bool(served) or is_loop),
             refusal=refusal,
             most_output_tokens=longest_reply(asked) if truncated else None,
@@ -335,9 +341,7 @@ def read_message(
         sampling_calls=tuple(kept),
         terms=Terms(
             service_tier="batch" if batch else stated.service_tier or None,
-            # The price follows the speed that the response states, whatever was asked for.
-            # Source: https://platform.claude.com/docs/en/build-with-claude/fast-mode
-            speed=stated.speed or ("asked-fast" if asked.get("speed") == "fast" else None),
+            speed=_speed(stated, asked),
             # If only the request says where it ran, the premium may or may not be paid.
             inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
@@ -345,6 +349,19 @@ def read_message(
         code_beside=tuple(tools) if has_container else None,
         caveats=sorted_caveats(caveats) if caveats else (),
     )
+
+
+def _speed(stated: _MessageUsage, asked: _Body) -> str | None:
+    """Return the speed that the price follows: what the response states, whatever was asked for.
+
+    Sources: https://platform.claude.com/docs/en/build-with-claude/fast-mode and
+    https://docs.aws.amazon.com/bedrock/latest/userguide/latency-optimized-inference.html: beyond
+    its quota Bedrock serves, and bills, at standard latency.
+    """
+    latency = stated.latency or _text(_part(asked, "performanceConfig").get("latency"))
+    if latency not in (None, "standard"):
+        return f"latency-{latency}" if stated.latency else f"asked-latency-{latency}"
+    return stated.speed or ("asked-fast" if asked.get("speed") == "fast" else None)
 
 
 def _unreadable(path: str, what: str) -> UsageDataError:

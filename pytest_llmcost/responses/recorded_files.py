@@ -22,6 +22,7 @@ import msgspec
 from pytest_llmcost.errors import RecordingError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
+from pytest_llmcost.responses.converse import with_latency
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import Answer, model_of, read_answer
 from pytest_llmcost.responses.stream import (
@@ -266,11 +267,7 @@ def _json(value: object) -> bytes:
 def read_interaction(entry: object, source: str, allowance: Allowance) -> Recorded:
     """Read one recorded request with its response, in whichever way the recorder keeps them."""
     request, response = _part(entry, "request"), _part(entry, "response")
-    listed = response.get("headers")
-    if isinstance(listed, list):  # HTTP archives list them as names with values
-        pairs = [each for each in listed if isinstance(each, dict) and "name" in each]
-        listed = {each["name"]: each.get("value") for each in pairs}
-    headers = {str(name).lower(): _first(value) for name, value in _mapping(listed).items()}
+    headers = _headers(response)
     body, problem, asked = b"", None, None
     try:
         body = _decode_body(response, allowance, headers.get("content-encoding"))
@@ -284,11 +281,19 @@ def read_interaction(entry: object, source: str, allowance: Allowance) -> Record
         method=str(request.get("method") or "POST").upper(),
         url=str(request.get("uri") or request.get("url") or ""),
         status=_status(response),
-        request=asked if isinstance(asked, dict) else None,
+        request=with_latency(asked if isinstance(asked, dict) else None, _headers(request)),
         content_type=headers.get("content-type") or mime,
         body=body,
         problem=problem,
     )
+
+
+def _headers(message: Mapping[str, Any]) -> dict[str, str | None]:
+    listed = message.get("headers")
+    if isinstance(listed, list):  # HTTP archives list them as names with values
+        pairs = [each for each in listed if isinstance(each, dict) and "name" in each]
+        listed = {each["name"]: each.get("value") for each in pairs}
+    return {str(name).lower(): _first(value) for name, value in _mapping(listed).items()}
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

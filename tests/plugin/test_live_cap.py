@@ -370,8 +370,12 @@ def test_replays_and_mocks_need_no_room(online: Project, standin: StandIn) -> No
             "says nothing of its tokens",
         ),
         ('model="claude-unheard-of"', "has no upper bound"),
+        (
+            'extra_headers={"X-Amzn-Bedrock-PerformanceConfig-Latency": "optimized"}',
+            "has no upper bound",
+        ),
     ],
-    ids=["server-tool", "image-by-address", "unknown-model"],
+    ids=["server-tool", "image-by-address", "unknown-model", "optimised-latency"],
 )
 def test_what_has_no_worst_case_is_refused(
     online: Project, standin: StandIn, more: str, why: str

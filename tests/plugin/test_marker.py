@@ -194,6 +194,27 @@ def test_a_marked_test_that_makes_no_call_is_unverified(project: Project) -> Non
     project.run("--llmcost-unverified=warn").assert_outcomes(passed=2, skipped=1)
 
 
+def test_without_a_call_an_amount_is_unverified_and_a_rule_on_calls_is_kept(
+    project: Project,
+) -> None:
+    amounts = ("worst='$1'", "output_tokens=1", "call_usd='$1'", "parts={'tools': 9}")
+    rules = ("calls=0", "calls=3", "models=['claude-*']", "live=False", "stable_prefix=True")
+    both = ("'$1', models=['claude-*'], live=False",)
+    project.write(
+        test_app="from pytest_llmcost import max_cost\n"
+        + "".join(
+            f"\n@max_cost({limit})\ndef test_{name}_{number}():\n    pass\n"
+            for name, limits in (("fails", amounts + both), ("passes", rules))
+            for number, limit in enumerate(limits)
+        )
+    )
+    result = project.run()
+    result.assert_outcomes(passed=len(rules), failed=len(amounts + both))
+    shown = result.stdout.str()
+    assert shown.count("FAILED test_app.py::test_fails_") == len(amounts + both)
+    assert shown.count(", no Claude call was seen") == len(amounts + both)
+
+
 def test_a_test_that_fails_by_itself_gets_no_second_failure_but_the_figures(
     project: Project, standin: StandIn
 ) -> None:

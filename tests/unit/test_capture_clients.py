@@ -249,6 +249,23 @@ def test_a_stream_of_bedrock_that_breaks_off_is_not_priced(standin: StandIn) -> 
     assert [call.caveats[0] for call in purse.calls] == ["truncated-stream"] * 2
 
 
+def test_optimised_latency_is_asked_for_in_a_header_or_in_the_body(standin: StandIn) -> None:
+    client = boto(standin)
+    model = {"modelId": "us.anthropic.claude-3-5-haiku-20241022-v1:0"}
+    with capturing() as purse:
+        for latency in ("standard", "optimized"):
+            asked = {**INVOKE, **model, "performanceConfigLatency": latency}
+            client.invoke_model(**asked)["body"].read()
+            [*client.invoke_model_with_response_stream(**asked)["body"]]
+            client.converse(**CONVERSE | model, performanceConfig={"latency": latency})
+    standard, optimized = purse.calls[:3], purse.calls[3:]
+    assert all(call.usd == call.usd_low == call.usd_high for call in standard)
+    for call in optimized:
+        assert call.context.speed == "asked-latency-optimized"
+        assert (call.usd, call.usd_high) == (call.usd_low, None)
+        assert call.has_caveat("latency-optimized")
+
+
 # Spoken by hand
 
 

@@ -443,3 +443,15 @@ def test_an_aws_account_is_not_printed(run: Run, tmp_path: Path, format: str) ->
     done = run(write(tmp_path / "r.json", message(profile)), *ON, "--format", format)
     assert "123456789012" not in done.out + done.err
     assert "us-east-1:ACCOUNT:application-inference-profile/abc" in done.out + done.err
+
+
+def test_the_header_for_optimised_latency_makes_the_price_a_bound(run: Run, tmp_path: Path) -> None:
+    model = "us.anthropic.claude-3-5-haiku-20241022-v1:0"
+    url = f"https://bedrock-runtime.us-east-2.amazonaws.com/model/{model}/invoke"
+    content = cassette(("messages", 200, message("claude-3-5-haiku-20241022")))
+    request = content["interactions"][0]["request"]
+    request |= {"uri": url, "headers": {"X-Amzn-Bedrock-PerformanceConfig-Latency": ["optimized"]}}
+    done = run(write(tmp_path / "a.yaml", content), *ON, "--format", "json")
+    (found,) = json.loads(done.out)
+    assert found["context"]["speed"] == "asked-latency-optimized"
+    assert found["caveats"][0].startswith("latency-optimized: ")

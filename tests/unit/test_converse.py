@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from standin.bedrock import frame
 
+from pytest_llmcost.call import price
 from pytest_llmcost.counting.payload import read_payload
+from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.converse import to_message, to_payload
 from pytest_llmcost.responses.endpoints import recognise
 from pytest_llmcost.responses.message import read_answer
-from pytest_llmcost.responses.stream import Reader
+from pytest_llmcost.responses.stream import Reader, read_whole
 
 CHAT_URL = "https://api.anthropic.com/v1/chat/completions"
 CONVERSE_URL = (
     "https://bedrock-runtime.us-east-1.amazonaws.com/model/anthropic.claude-sonnet-4-6/converse"
 )
+ON = date(2026, 11, 22)
+RETIRED = "retired-model: claude-3-5-haiku-20241022 on 2026-02-19"
 PIXEL = "iVBORw0KGgo="
 CONVERSE: dict[str, Any] = {
     "system": [{"text": "Be brief."}, {"cachePoint": {"type": "default", "ttl": "1h"}}],
@@ -201,6 +209,60 @@ def test_an_unknown_quantity_and_a_tier_are_said() -> None:
     answer = answer_of(CONVERSE_URL, {"usage": said, "serviceTier": {"type": "priority"}})
     assert answer.caveats == ("unknown-usage: oddInputTokens_tokens",)
     assert answer.terms.service_tier == "priority"
+
+
+HAIKU = "claude-3-5-haiku-20241022"
+HAIKU_URL = CONVERSE_URL.replace("anthropic.claude-sonnet-4-6", f"us.anthropic.{HAIKU}-v1:0")
+FASTER = {"performanceConfig": {"latency": "optimized"}}
+STANDARD = {"performanceConfig": {"latency": "standard"}}
+
+
+# A million in of Claude 3.5 Haiku is $0.80; what it costs at optimised latency, no public copy of
+# the price list in reach says.
+@pytest.mark.parametrize(
+    ("asked", "said", "is_exact"),
+    [
+        ({}, {}, True),
+        (STANDARD, {}, True),
+        (FASTER, {}, False),
+        (FASTER, FASTER, False),
+        ({}, FASTER, False),
+        (FASTER, STANDARD, True),  # beyond the quota, which is billed as standard
+    ],
+)
+def test_optimised_latency_costs_more_than_the_standard_price(
+    asked: dict[str, Any], said: dict[str, Any], is_exact: bool
+) -> None:
+    usage = {"usage": {"inputTokens": 1_000_000, "outputTokens": 0}}
+    whole = answer_of(HAIKU_URL, {**usage, **said}, request=asked)
+    reader = read_whole(
+        frame("messageStart", {"role": "assistant"})
+        + frame("messageStop", {"stopReason": "end_turn"})
+        + frame("metadata", {**usage, **said})
+    )
+    endpoint = recognise("POST", f"{HAIKU_URL}-stream")
+    assert endpoint is not None
+    for answer in (whole, read_answer(reader.messages, endpoint=endpoint, payload=asked)):
+        call = price(answer, shipped_card(), on=ON)
+        assert (call.usd, call.usd_low) == (Decimal("0.80"), Decimal("0.80"))
+        assert call.usd_high == (call.usd if is_exact else None)
+        named = "latency-optimized: claude-3-5-haiku-20241022"
+        assert [*call.caveats] == [*([] if is_exact else [named]), RETIRED]
+
+
+def test_the_rates_of_a_price_file_make_optimised_latency_exact(tmp_path: Path) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text(
+        f"[models.{HAIKU}]\n"
+        'rates = [{ from = 2024-12-03, speed = "latency-optimized", input = 1, output = 5, '
+        "cache_write_5m = 1.25, cache_write_1h = 2, cache_read = 0.10 }]\n"
+    )
+    card = shipped_card().with_overrides(file)
+    body = {"usage": {"inputTokens": 1_000_000, "outputTokens": 0}}
+    confirmed = price(answer_of(HAIKU_URL, {**body, **FASTER}), card, on=ON)
+    assert confirmed.usd == confirmed.usd_low == confirmed.usd_high == 1
+    asked = price(answer_of(HAIKU_URL, body, request=FASTER), card, on=ON)
+    assert (asked.usd_low, asked.usd_high) == (Decimal("0.80"), Decimal(1))
 
 
 def test_a_chat_completion_is_read_whole_and_streamed() -> None:

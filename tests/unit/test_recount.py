@@ -212,6 +212,16 @@ def test_what_the_count_left_out_stays_a_caveat() -> None:
     assert others(call) == ("left-out: tools.web_search",)
 
 
+def test_a_recording_cut_before_any_output_stays_one_that_may_be_free() -> None:
+    cut = read_message(
+        {"model": "claude-opus-4-7", "usage": {"input_tokens": 20, "output_tokens": 1}},
+        truncated=True,
+    )
+    call = recounted(cut, LONG)
+    assert call.evidence == "recounted"
+    assert call.usd_low == 0
+
+
 def test_geography_and_speed_are_priced_as_they_are_asked_for_now() -> None:
     us = recounted(reply(), {**SHORT, "inference_geo": "us"})
     assert us.context.inference_geo == "us"
@@ -227,3 +237,6 @@ def test_geography_and_speed_are_priced_as_they_are_asked_for_now() -> None:
     for said in ("fast", "asked-fast"):
         was_asked = recounted(reply(speed=said), SHORT, {**SHORT, "speed": "fast"})
         assert was_asked.context.speed == "standard"
+    # A header asks for it, which was read of what is sent now.
+    faster = recounted(reply(latency="optimized"), LONG)
+    assert others(faster) == ("latency-optimized: claude-opus-4-7",)

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from sample_reports import make_budget
 
+from pytest_llmcost.budgets.budget import judge_calls
 from pytest_llmcost.call import Call, price, reprice
 from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.prices.rate_card import shipped_card
@@ -427,6 +429,8 @@ def test_a_stream_cut_after_a_fallback_is_priced_at_the_serving_model() -> None:
         ("declined", "claude-fable-5", 0, 0),
     ]
     assert call.caveats == ("truncated-stream",)
+    # What the start states are tokens of the model that declined, and the other's cache differs.
+    assert call.usd_low == 0
 
 
 @pytest.mark.parametrize(
@@ -635,6 +639,28 @@ def test_a_cut_stream_is_bounded_by_its_requests_limit(
     assert call.caveats == ("truncated-stream",)
     assert call.usd == call.usd_low == Decimal("0.005025")
     assert call.usd_high == high
+
+
+SILENT: list[list[dict[str, Any]]] = [[], [{"type": "text", "text": ""}]]
+
+
+@pytest.mark.parametrize("content", SILENT, ids=["no-block", "empty-block"])
+@pytest.mark.parametrize("category", ["cyber", "bio"])
+def test_a_stream_cut_before_any_output_may_have_ended_in_a_free_refusal(
+    category: str, content: list[dict[str, Any]]
+) -> None:
+    request = {"max_tokens": 200}
+    so_far = body(usage(1_000, 1), content=content, stop_reason=None)
+    call = priced(read_message(so_far, truncated=True, request=request))
+    assert call.caveats == ("truncated-stream",)
+    assert (call.usd, call.usd_high) == (Decimal("0.005025"), Decimal("0.01"))
+    assert call.usd_low == 0
+    ends = {"stop_reason": "refusal", "stop_details": {"category": category}}
+    refused = usd(so_far | ends, request=request)
+    assert refused == (0 if category == "cyber" else Decimal("0.005025"))
+    for limit, state in (("1000", "within"), ("999", "unverified")):
+        verdict = judge_calls(make_budget(limit, kind="input_tokens"), [call])
+        assert (verdict.state, bool(verdict.reasons)) == (state, True)
 
 
 # What a response hides
