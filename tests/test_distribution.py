@@ -49,7 +49,7 @@ def test_the_source_distribution_holds_what_its_tests_and_pages_need(built: Path
     with tarfile.open(archive) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
     tops = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"}
-    tops |= {"mkdocs.yml", ".pre-commit-hooks.yaml"}
+    tops |= {"mkdocs.yml", ".pre-commit-hooks.yaml", "hatch_build.py"}
     assert tops <= names
     folders = ("pytest_llmcost", "tests", "docs", ".github")
     wanted = {path for folder in folders for path in files_below(folder)}
@@ -71,6 +71,18 @@ def test_the_metadata_leads_to_the_source_and_the_pages(built: Path) -> None:
     for link in links.values():
         below = re.search(r"/blob/main/(.+)", link)
         assert below is None or (ROOT / below[1]).exists(), link
+
+
+def test_the_description_s_links_and_pictures_are_found_from_the_package_index(built: Path) -> None:
+    text = metadata(built).get_payload()
+    targets = re.findall(r'(?:\]\(|src=")([^")]+)', str(text))
+    in_repository = [each for each in targets if "/OWNER/" in each]
+    assert len(in_repository) > 30
+    for target in targets:
+        assert target.startswith(("https://", "#")), target
+    for target in in_repository:
+        path = re.sub(".*/(blob|raw)/main/", "", target.partition("#")[0])
+        assert (ROOT / path).exists(), target
 
 
 def test_every_python_from_the_lowest_on_is_named_without_a_gap() -> None:
