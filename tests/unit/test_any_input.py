@@ -274,7 +274,7 @@ READERS: dict[str, tuple[Callable[[bytes, Path], object], bytes]] = {
         f"llmcost {words[0]}": (command(*words), Path(LEDGER).read_bytes())
         for words in (
             ("render", "{}"),
-            ("merge", "{}"),
+            ("merge", "{}", "--output={}.json"),  # a ledger that is printed is as it is
             ("suggest", "{}"),
             ("badge", "{}"),
             ("compare", "{}", LEDGER),
