@@ -16,6 +16,7 @@ from typing import Any
 import certifi
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.errors import InvalidArgument
 from standin import StandIn
 from warm_python import load_everything, warm_python
 
@@ -25,12 +26,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A script that runs the tests in the background makes them ignore interrupts; some send one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Before a release: pytest --hypothesis-profile=release
-settings.register_profile("quick", max_examples=30, deadline=None)
-settings.register_profile(
-    "release", max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck)
-)
-settings.load_profile("quick")
+try:
+    settings.get_profile("quick")
+except InvalidArgument:  # tests import this file once more, which must not undo what was asked for
+    # Before a release: pytest --hypothesis-profile=release
+    settings.register_profile("quick", max_examples=30, deadline=None)
+    settings.register_profile(
+        "release", max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    settings.load_profile("quick")
 
 
 def pytest_configure(config: pytest.Config) -> None:

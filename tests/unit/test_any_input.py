@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import runpy
 import struct
 import zlib
 from collections.abc import Callable
@@ -282,6 +283,12 @@ READERS: dict[str, tuple[Callable[[bytes, Path], object], bytes]] = {
         )
     },
 }
+
+
+def test_the_number_of_examples_that_was_asked_for_holds_when_tests_import_conftest() -> None:
+    asked_for = settings.default
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "conftest.py"))
+    assert settings.default is asked_for
 
 
 @pytest.mark.parametrize("name", READERS)
