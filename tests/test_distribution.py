@@ -73,6 +73,18 @@ def test_the_metadata_leads_to_the_source_and_the_pages(built: Path) -> None:
         assert below is None or (ROOT / below[1]).exists(), link
 
 
+def test_the_description_s_links_and_pictures_are_found_from_the_package_index(built: Path) -> None:
+    text = metadata(built).get_payload()
+    targets = re.findall(r'(?:\]\(|src=")([^")]+)', str(text))
+    in_repository = [each for each in targets if "/OWNER/" in each]
+    assert len(in_repository) > 30
+    for target in targets:
+        assert target.startswith(("https://", "#")), target
+    for target in in_repository:
+        path = re.sub(".*/(blob|raw)/main/", "", target.partition("#")[0])
+        assert (ROOT / path).exists(), target
+
+
 def test_every_python_from_the_lowest_on_is_named_without_a_gap() -> None:
     named = re.findall(r":: 3\.(\d+)", "\n".join(PROJECT["classifiers"]))
     lowest = int(PROJECT["requires-python"].removeprefix(">=3."))

@@ -32,6 +32,8 @@ _COMMANDS = {
 }
 _INTERRUPTED = 130
 """What a shell reports for Ctrl-C."""
+_LONGEST = 2_000
+"""Of a line of an error."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             status: int = arguments.command.run(arguments, Console(sys.stdout, sys.stderr))
         sys.stdout.flush()
     except LlmCostError as error:
-        print(f"llmcost: {error}", file=sys.stderr)
+        from pytest_llmcost.reports.escape import clean
+
+        # It may quote a foreign file; some are several lines.
+        for line in f"llmcost: {error}".split("\n"):
+            print(clean(line, _LONGEST), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return _INTERRUPTED

@@ -9,7 +9,7 @@ from pytest_llmcost.ledger.ledger_file import to_json
 from pytest_llmcost.money import format_usd, plain_usd
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reconcile.matching import CostLine, Reconciliation, UsageLine
-from pytest_llmcost.reports.escape import prose
+from pytest_llmcost.reports.escape import clean, prose
 from pytest_llmcost.reports.numbers import format_count, signed
 from pytest_llmcost.reports.tables import (
     TableRow,
@@ -34,7 +34,8 @@ def render(outcome: Reconciliation, form: str) -> str:
     if form == "text":
         parts = [f"{outcome.state}: {_headline(outcome)}\n{_query(outcome)}"]
         parts += [as_text(text_table(heads, [*map(TableRow, rows)])) for heads, rows in tables]
-        parts += ["\n  - ".join([f"{title}:", *lines]) for title, lines in _lists(outcome)]
+        for title, lines in _lists(outcome):
+            parts.append("\n  - ".join([f"{title}:", *(clean(line, 1_000) for line in lines)]))
     else:
         mark = "✅" if outcome.state == "agrees" else "❌"
         parts = [f"### {mark} The bill {outcome.state}", f"{_headline(outcome)}."]
@@ -80,19 +81,19 @@ def _usage_row(line: UsageLine) -> list[str]:
     difference = line.reported - line.ledger
     shown = f"{difference:+,}" if difference else "0"
     figures = [f"{line.ledger:,}", f"{line.reported:,}", shown if line.agrees else f"{shown} !"]
-    return [line.model, line.category, *figures]
+    return [clean(line.model), line.category, *figures]
 
 
 def _cost_row(line: CostLine) -> list[str]:
-    ours, theirs = line.ledger_usd, line.reported_usd
+    item, ours, theirs = clean(line.item), line.ledger_usd, line.reported_usd
     if ours is None:
-        return [line.item, "-", format_usd(theirs), "-"]
+        return [item, "-", format_usd(theirs), "-"]
     difference = signed(theirs - ours) + (" !" if line.decides and not line.agrees else "")
     if ours == theirs:
-        return [line.item, format_usd(ours), format_usd(theirs), difference]
+        return [item, format_usd(ours), format_usd(theirs), difference]
     # Different amounts get as many digits as it takes to see that they differ.
     figures = [format_usd(ours, against=theirs), format_usd(theirs, against=ours)]
-    return [line.item, *figures, difference]
+    return [item, *figures, difference]
 
 
 def _lists(outcome: Reconciliation) -> Iterator[tuple[str, Sequence[str]]]:

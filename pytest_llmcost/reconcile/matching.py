@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import MAXYEAR, MINYEAR, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Literal
 
@@ -231,6 +231,8 @@ def parse_instant(text: str) -> datetime:
     """
     try:
         instant = msgspec.convert(text, datetime)
+        if instant.year in (MINYEAR, MAXYEAR):
+            raise ValueError("a later computation would leave the calendar")
     except ValueError:  # of msgspec, or half a surrogate pair
         raise ReconcileError(f"{text!r} in the ledger is not a date and time") from None
     return instant.replace(tzinfo=instant.tzinfo or timezone.utc).astimezone(timezone.utc)

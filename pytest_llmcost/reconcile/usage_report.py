@@ -212,6 +212,6 @@ def _decode(text: bytes, row: type[Row], source: str) -> list[Page[Row]]:
             if is_list
             else msgspec.json.Decoder(page).decode_lines(text)
         )
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # of msgspec, or it is not UTF-8
         raise ReconcileError(f"{source}: not answers of the Usage & Cost API: {error}") from None
     return pages

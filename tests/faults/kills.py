@@ -165,13 +165,16 @@ def write_suite(folder: Path) -> Path:
 
 
 def kill_often(times: int, seed: int, folder: Path, workers: int, *, every: int = 10) -> Outcome:
-    """Kill runs in one folder, which is emptied after some of them."""
-    chance, outcome = random.Random(seed), Outcome()
+    """Kill runs in one folder, which is emptied after some of them.
+
+    How long a run takes is measured anew with each folder, for a machine may become faster.
+    """
+    chance, outcome, number = random.Random(seed), Outcome(), 0
     with StandIn() as api:
         whole = write_suite(folder / f"whole-{workers}")
         seconds = complete(whole, api, workers)
         suite = folder / f"killed-{workers}"
-        for number in range(times):
+        while outcome.killed < times:
             if number % every == 0:
                 suite = write_suite(folder / f"killed-{workers}-{number}")
             (suite / "finished.txt").unlink(missing_ok=True)
@@ -182,9 +185,10 @@ def kill_often(times: int, seed: int, folder: Path, workers: int, *, every: int 
                 outcome.too_late += 1
             outcome.faults += [f"kill {number}: {fault}" for fault in faults_of(suite, before)]
             outcome.counts_kept += sum(map(len, counts_in(suite).values()))
-            if (number + 1) % every == 0 or number + 1 == times:
+            number += 1
+            if number % every == 0 or outcome.killed == times:
                 outcome.drafts += len([*suite.rglob("*.tmp")])
-                complete(suite, api, workers)
+                seconds = complete(suite, api, workers)
                 if bytes_of(suite) != bytes_of(whole):
                     outcome.faults.append(f"kill {number}: the next run leaves other files")
     return outcome

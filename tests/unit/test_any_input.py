@@ -9,6 +9,8 @@ import base64
 import contextlib
 import io
 import json
+import os
+import runpy
 import struct
 import zlib
 from collections.abc import Callable
@@ -23,10 +25,12 @@ from pytest_llmcost.cli.main import main
 from pytest_llmcost.counting.cassette import read_entries
 from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.ledger.ledger_file import parse_ledger
+from pytest_llmcost.plugin.marker import budgets_of_run
 from pytest_llmcost.prices.price_file import read_card_file
 from pytest_llmcost.responses.message import read_usage
 from pytest_llmcost.responses.recorded_files import read_calls, read_recordings
 from pytest_llmcost.responses.stream import Reader
+from pytest_llmcost.settings import resolve
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 PIECES = [
@@ -44,6 +48,7 @@ PIECES = [
         b"\x00",
         b"\xff",
         b"\\ud800",
+        b"\\u001b",
     ),
     *(b"null", b"true", b"-1", b"0", b"1e400", b"NaN", b"9" * 30, b"0.1", b'"x"', b"&a ", b"*a"),
     *(b"claude-opus-4-7", b"1969-12-31", b"2026-11-22", b"input_tokens", b"usd"),
@@ -144,19 +149,38 @@ def read_batch(data: bytes, path: Path) -> None:
     reader.close()
 
 
-def run_price(data: bytes, path: Path) -> None:
-    run("price", path, data)
+def command(*words: str, name: str = "document") -> Callable[[bytes, Path], object]:
+    """A command that is given the document where `{}` stands; it prints nothing invisible."""
+
+    def run(data: bytes, path: Path) -> None:
+        document = path.parent / name
+        document.write_bytes(data)
+        printed = io.TextIOWrapper(io.BytesIO(), "utf-8")
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            assert main([word.format(document) for word in words]) in (0, 1, 2)
+        printed.seek(0)
+        assert all(map(str.isprintable, printed.read().split("\n")))
+
+    return run
 
 
-def run_render(data: bytes, path: Path) -> None:
-    run("render", path, data)
+def run_init(data: bytes, path: Path) -> None:
+    """In a folder of its own, whose settings file is the document."""
+    folder, here = path.parent / "project", Path.cwd()
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    try:
+        command("init", name="project/pyproject.toml")(data, path)
+    finally:
+        os.chdir(here)
 
 
-def run(command: str, path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        assert main([command, str(path)]) in (0, 1, 2)
+def read_settings(data: bytes, path: Path) -> None:
+    """Each line is a name and what an environment variable has: any bytes but NUL."""
+    for line in os.fsdecode(data.replace(b"\0", b"")).split("\n"):
+        name, _, text = line.partition(" ")
+        with contextlib.suppress(LlmCostError):
+            budgets_of_run(resolve({}, {f"PYTEST_LLMCOST_{name}": text}, {}, path))
 
 
 def frame(payload: bytes) -> bytes:
@@ -188,7 +212,35 @@ EVENTS: list[dict[str, Any]] = [
 ]
 STREAM = "".join(f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in EVENTS).encode()
 FRAME = json.dumps({"bytes": base64.b64encode(json.dumps(EVENTS[0]).encode()).decode()}).encode()
+PROMPT = {
+    "model": "claude-opus-4-7", "max_tokens": 9, "tool_choice": {"type": "auto"},
+    "system": [{"type": "text", "text": "é", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+    "tools": [{"name": "find", "input_schema": {"type": "object", "properties": {"x": {}}}}],
+    "messages": [
+        {"role": "user", "content": "Find it."},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "find"}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "x"}]},
+    ],
+    "thinking": {"type": "enabled", "budget_tokens": 2000}, "output_config": {"effort": "low"},
+}  # fmt: skip
+SETTINGS = b"""\
+MAX_SUITE $1,000.00
+MAX_TEST 2.5c
+BUDGETS tests/agents/**::test_a* = $0.50,tag:judge = 2c
+MAX_PARTS tools.find = 3k,system=1.5M
+ALLOWED_MODELS tests/** = claude-haiku-*
+LIVE tests/live/** = off
+STAND_INS http://[::1]:8080/v1
+WARN_AT 12.5 %
+COUNT_TIMEOUT 0.5
+PRICE_DATE 2026-11-22
+REPORT ledger.json,page.html
+MAX_INCREASE 10%,$0.05
+REQUIRE_BUDGET yes
+PER 10k
+COLUMNS worst"""
 COUNTS = EXAMPLES / "triage/tests/cassettes/test_triage"
+LEDGER = str(EXAMPLES / "bill/ledger.json")
 READERS: dict[str, tuple[Callable[[bytes, Path], object], bytes]] = {
     "count cassette": (
         read_cassette,
@@ -206,9 +258,37 @@ READERS: dict[str, tuple[Callable[[bytes, Path], object], bytes]] = {
     "usage": (read_response_usage, json.dumps(USAGE).encode()),
     "stream": (read_stream, STREAM),
     "event frames": (read_frames, FRAME),
-    "llmcost price": (run_price, json.dumps(MESSAGE).encode()),
-    "llmcost render": (run_render, (EXAMPLES / "bill/ledger.json").read_bytes()),
+    "settings": (read_settings, SETTINGS),
+    "llmcost init": (run_init, (EXAMPLES / "triage/pyproject.toml").read_bytes()),
+    "llmcost price": (command("price", "{}"), json.dumps(MESSAGE).encode()),
+    "llmcost count": (command("count", "{}", name="a.json"), json.dumps(PROMPT).encode()),
+    "llmcost history": (command("history", "{}"), (EXAMPLES / "trend/history.jsonl").read_bytes()),
+    "llmcost reconcile --usage": (
+        command("reconcile", LEDGER, "--usage={}"),
+        (EXAMPLES / "bill/usage.json").read_bytes(),
+    ),
+    "llmcost reconcile --cost": (
+        command("reconcile", LEDGER, f"--usage={EXAMPLES / 'bill/usage.json'}", "--cost={}"),
+        (EXAMPLES / "bill/cost.json").read_bytes(),
+    ),
+    **{
+        f"llmcost {words[0]}": (command(*words), Path(LEDGER).read_bytes())
+        for words in (
+            ("render", "{}"),
+            ("merge", "{}", "--output={}.json"),  # a ledger that is printed is as it is
+            ("suggest", "{}"),
+            ("badge", "{}"),
+            ("compare", "{}", LEDGER),
+            ("reconcile", "{}", f"--usage={EXAMPLES / 'bill/usage.json'}"),
+        )
+    },
 }
+
+
+def test_the_number_of_examples_that_was_asked_for_holds_when_tests_import_conftest() -> None:
+    asked_for = settings.default
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "conftest.py"))
+    assert settings.default is asked_for
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -335,6 +335,28 @@ def test_an_endless_rate_limit_ends_the_waiting(organisation: Organisation, ledg
         run(ledger, "--wait")
 
 
+@pytest.mark.parametrize(
+    "at", ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00+05:00"]
+)
+def test_a_time_that_no_other_can_be_counted_from_is_refused(
+    at: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ledger(make_report({OUTSIDE: [replace(live(), at=at)]}), tmp_path / "ledger.json")
+    assert main(["reconcile", str(tmp_path / "ledger.json")]) == 2
+    assert f"'{at}' in the ledger is not a date and time" in capsys.readouterr().err
+
+
+def test_what_the_reports_name_cannot_move_the_cursor(
+    organisation: Organisation, ledger: str
+) -> None:
+    organisation.booked = [booked(model="a\x1b[2J"), booked(service_tier="b\x1b[2J")]
+    organisation.charged = [Charged(at=CALLED_AT, cost_type="c\x1b[2J", cents="5")]
+    _, out, _ = run(ledger)
+    for name in "abc":
+        assert f"{name}\\x1b[2J" in out
+    assert "\x1b" not in out
+
+
 # --- without the network ------------------------------------------------------------------------
 
 

@@ -129,6 +129,17 @@ def test_what_it_proposes_states_the_cache_state_that_it_needs(
     ]
 
 
+@pytest.mark.parametrize("state", ["hot", 'warm"); print("x', "\x1b[2J"])
+def test_a_ledger_s_unknown_cache_state_gets_into_no_proposal(
+    state: str, tmp_path: Path, spent: dict[Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ledger(make_report(spent, cache_state=state), tmp_path / "ledger.json")
+    assert main(["suggest", str(tmp_path / "ledger.json")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"cache_state is {state!r}, none of as-billed, cold, warm" in err
+
+
 def test_what_it_proposes_is_kept_under_a_class_of_another_cache_state(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

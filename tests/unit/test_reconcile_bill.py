@@ -156,7 +156,16 @@ def test_saved_answers_that_stop_early_are_refused(text: str, said: str, tmp_pat
         saved(text, tmp_path)
 
 
-@pytest.mark.parametrize("text", ["[", "[1", "nonsense"])
-def test_a_saved_file_that_is_no_json_is_refused(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"[", b"[1", b"nonsense"),
+        answer({**USAGE_ROW, "model": "caf?"}).encode().replace(b"?", b"\xe9"),
+        b'{"data": [], "x": %b}' % (b"[" * 5_000 + b"]" * 5_000),
+    ],
+    ids=["open", "cut", "words", "Latin-1", "deep"],
+)
+def test_a_saved_file_that_is_no_json_is_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "usage.json").write_bytes(data)
     with pytest.raises(ReconcileError, match=r"usage\.json"):
-        saved(text, tmp_path)
+        read_saved_pages(str(tmp_path / "usage.json"), UsageRow)
