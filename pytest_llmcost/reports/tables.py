@@ -28,7 +28,8 @@ class Screen:
 
 
 _ENDLESS = Screen()
-_WORD = re.compile(r"(\s*)(\S+)")
+_WORD = re.compile(r"(\s*)(\S+(?: %\S*)?)")
+"""A number stays on one line with its percent sign."""
 
 
 def width_of(text: str) -> int:

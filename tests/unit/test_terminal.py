@@ -26,7 +26,7 @@ from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.rows import rows_of
-from pytest_llmcost.reports.tables import Screen
+from pytest_llmcost.reports.tables import Screen, wrap
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
 
 
@@ -160,6 +160,10 @@ class TestWidths:
         table = [line.text for line in lines if "$0.1000" in line.text]
         assert len(table) == 2
         assert len({line.index("  +$") for line in table}) == 1
+
+    def test_a_percent_sign_stays_with_its_number(self) -> None:
+        found = [line.text for line in wrap("$0.02 is $0.01 (10 %) over it", Screen(19))]
+        assert found == ["$0.02 is $0.01", "  (10 %) over it"]
 
     def test_a_long_tag_is_cut(self) -> None:
         call = replace(make_call("0.1"), tags=("x" * 200, "y"))
