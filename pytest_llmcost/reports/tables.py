@@ -28,7 +28,7 @@ class Screen:
 
 
 _ENDLESS = Screen()
-_WORD = re.compile(r"(\s*)(\S+(?: %\S*)?)")
+_WORD = re.compile(r"(\s*)(\S+(?: %(?!\w)\S*)?)")
 """A number stays on one line with its percent sign."""
 
 
