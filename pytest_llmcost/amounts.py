@@ -424,7 +424,7 @@ def most(alternatives: Sequence[Amounts]) -> Amounts:
 
 def is_uncounted(call: Call) -> bool:
     """Return whether a call stands for a count that failed."""
-    return not call.sampling_calls and call.has_caveat("uncounted")
+    return not call.sampling_calls and call.has_caveat("count-failed", "uncounted")
 
 
 def settled(calls: Iterable[Call]) -> tuple[Call, ...]:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from browser import Browser, browser, why_no_browser
 from hostile_report import hostile_report
+from msgspec.structs import replace
 from page_run import big_run, page_history, page_run
-from sample_reports import a_test, make_call, make_report
+from sample_reports import a_test, make_budget, make_call, make_report
 
 from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.budget import judge_calls
 from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts
 from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.reports.html import render_html
@@ -187,8 +189,17 @@ def test_what_can_be_pressed_is_a_button_with_a_name(opened: Pages) -> None:
     assert page.run("return document.querySelectorAll('[onclick], div[tabindex]').length") == 0
 
 
+def a_long_limit() -> Ledger:
+    """A budget of a part of a prompt, whose limit is longer than its column."""
+    call, part = make_call("0.01", fingerprint="1:a"), "tools.search_orders_by_customer"
+    ledger = make_report({a_test("tests/t.py::test_the_tools"): [call]})
+    budget = make_budget("300", kind="parts", part=part)
+    verdict = judge_calls(budget, [call], parts={"1:a": {part: 687}})
+    return replace(ledger, tests=(replace(ledger.tests[0], verdict=verdict, outcome="failed"),))
+
+
 @pytest.mark.parametrize("width", [400, 640, 900, 1200])
-@pytest.mark.parametrize("run", [page_run, hostile_report])
+@pytest.mark.parametrize("run", [page_run, hostile_report, a_long_limit])
 def test_a_page_never_scrolls_sideways(opened: Pages, run: object, width: int) -> None:
     assert callable(run)
     page = opened(run())

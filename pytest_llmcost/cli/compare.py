@@ -77,9 +77,9 @@ def run(arguments: Namespace, console: Console) -> int:
     elif arguments.format == "md":
         console.print(render_markdown(compared).rstrip("\n"))
     else:
-        lines = [*render_comparison(comparison, console.width, most=0)]
-        lines += render_verdicts(alone, console.width) if verdicts else []
-        console.print(as_text(lines))
+        lines = [*render_comparison(comparison, console.screen, most=0)]
+        lines += render_verdicts(alone, console.screen) if verdicts else []
+        console.print(console.screen.text(as_text(lines)))
     for path in arguments.output:
         write_report(compared, path)
     return 1 if any(verdict.state != "within" for verdict in verdicts) else 0

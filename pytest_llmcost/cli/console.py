@@ -11,6 +11,7 @@ from typing import TextIO
 
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 from pytest_llmcost.reports.escape import clean
+from pytest_llmcost.reports.tables import Screen
 from pytest_llmcost.settings import parse_date, parse_report_path
 
 _LONGEST = 2_000
@@ -25,9 +26,9 @@ class Console:
     err: TextIO
 
     @property
-    def width(self) -> int:
-        """How many characters a line of the terminal has."""
-        return shutil.get_terminal_size().columns
+    def screen(self) -> Screen:
+        """How many columns a line of the terminal has, and which characters it can show."""
+        return Screen(shutil.get_terminal_size().columns, self.is_unicode)
 
     @property
     def is_unicode(self) -> bool:

@@ -48,7 +48,7 @@ def run(arguments: Namespace, console: Console) -> int:
         bar = block * max(1, round(run.usd * _BAR / highest)) if run.usd else ""
         *cells, partial = map(clean, run_cells(run))
         rows.append(TableRow([*cells, f"{bar}{partial and f' {partial}'}"]))
-    table = text_table(["run", "commit", "calls:", "cost:", ""], rows, console.width)
+    table = text_table(["run", "commit", "calls:", "cost:", ""], rows, console.screen)
     console.print(as_text(table))
     console.print("")
     for line in compare_runs(runs[-1], runs[:-1], arguments.number):

@@ -21,7 +21,15 @@ from pytest_llmcost.ledger.ledger_file import to_json
 from pytest_llmcost.money import format_usd
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import format_count, usd_cell
-from pytest_llmcost.reports.tables import Line, TableRow, as_text, text_table, wrap
+from pytest_llmcost.reports.tables import (
+    Line,
+    Screen,
+    TableRow,
+    as_text,
+    text_table,
+    width_of,
+    wrap,
+)
 from pytest_llmcost.responses.recorded_files import MOST_BYTES, Found, read_calls, read_recordings
 
 _HEADS = ("input:", "read:", "written:", "output:", "cost:")
@@ -77,10 +85,10 @@ def run(arguments: Namespace, console: Console) -> int:
     if arguments.format == "json":
         console.print_json(to_json(_objects(rows)))
     elif rows:
-        render, width = _by_call if arguments.by == "call" else _summed, console.width
+        render, screen = _by_call if arguments.by == "call" else _summed, console.screen
         text = f"{_total(rows)}; prices of {on}, rate card {card.version}"
-        table = render(rows, arguments.by, width)
-        console.print(as_text(chain(table, [Line("")], wrap(text, width))))
+        table = render(rows, arguments.by, screen)
+        console.print(as_text(chain(table, [Line("")], wrap(text, screen))))
     elif not problems:
         console.print("no Claude call found")
     for problem in problems:
@@ -132,7 +140,7 @@ def _total(rows: Sequence[_Row]) -> str:
     return f"total {least}{format_usd(total.priced_usd)} at list price for {', '.join(counts)}"
 
 
-def _by_call(rows: Iterable[_Row], _: str, width: int) -> Iterator[Line]:
+def _by_call(rows: Iterable[_Row], _: str, screen: Screen) -> Iterator[Line]:
     """Render the calls of each file under its name, in the order of the file."""
     table = []
     for found, call, spent in rows:
@@ -141,11 +149,11 @@ def _by_call(rows: Iterable[_Row], _: str, width: int) -> Iterator[Line]:
         why = [each.name for each in call.caveats] if call else [clean(found.free or "")]
         remark = f" ({', '.join(dict.fromkeys(why))})" if any(why) else ""
         cells = [f"  #{number} {_model(found, call)}{remark}", *_cells(spent)]
-        table.append(TableRow(cells, _shorten(clean(path), width)))
-    return text_table(["", *_HEADS], table, width)
+        table.append(TableRow(cells, _shorten(clean(path), screen.width)))
+    return text_table(["", *_HEADS], table, screen)
 
 
-def _summed(rows: Iterable[_Row], by: str, width: int) -> Iterator[Line]:
+def _summed(rows: Iterable[_Row], by: str, screen: Screen) -> Iterator[Line]:
     """Render one row for each file or model, the most expensive first."""
     sums: defaultdict[str, Amounts] = defaultdict(Amounts)
     for found, call, spent in rows:
@@ -154,12 +162,12 @@ def _summed(rows: Iterable[_Row], by: str, width: int) -> Iterator[Line]:
     cells = {name: [f"{sums[name].calls:,}", *_cells(sums[name])] for name in sums}
     heads = (by, "calls:", *_HEADS)
     numbers = zip((head[:-1] for head in heads[1:]), *cells.values(), strict=True)
-    room = width - sum(2 + max(map(len, column)) for column in numbers) - 2
+    room = screen.width - sum(2 + max(map(width_of, column)) for column in numbers) - 2
     table = [
         TableRow([f"  {_shorten(name, room)}", *cells[name]])
         for name in sorted(sums, key=lambda each: -sums[each].priced_usd)
     ]
-    return text_table(heads, table, width)
+    return text_table(heads, table, screen)
 
 
 def _model(found: Found, call: Call | None) -> str:
@@ -171,7 +179,7 @@ def _shorten(path: str, room: int) -> str:
     folders = path.split("/")
     for first in range(len(folders)):
         short = "/".join([*(["..."] if first else []), *folders[first:]])
-        if len(short) <= room:
+        if width_of(short) <= room:
             return short
     return folders[-1]
 

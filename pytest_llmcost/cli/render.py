@@ -61,7 +61,7 @@ def run(arguments: Namespace, console: Console) -> int:
         runs, problem = read_history(arguments.history)
     if problem is not None:
         console.problem(problem)
-    view = View(console.width, max(0, arguments.rows), unicode=console.is_unicode)
+    view = View(console.screen.width, console.is_unicode, max(0, arguments.rows))
     for path in outputs:
         if path is not None:
             write_report(ledger, path, runs)

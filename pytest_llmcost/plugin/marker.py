@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from fnmatch import fnmatch
 from functools import partial
@@ -242,17 +244,18 @@ def _nearest_first(
     params = () if callspec is None else tuple(callspec.marks)
     for node in reversed(item.listchain()):
         found: list[tuple[int, object, pytest.Mark]] = []
-        # Only of classes: a unittest item makes its instance anew if its `obj` is asked for
-        # after the test.
-        classes = list(_marked_objects(node)) if isinstance(node, pytest.Class) else []
+        # Not of items: that of unittest makes its instance anew if its `obj` is asked for after
+        # the test.
+        has_objects = isinstance(node, (pytest.Class, pytest.Module))
+        objects = list(_marked_objects(node)) if has_objects else []
         for mark in node.own_markers:
             if mark.name == MARKER:
                 # By identity: several places may have equal markers. One that a hook has added to
                 # the node is as near as one on the class.
                 distance, obj = (-1 if any(mark is each for each in params) else 0), None
-                for number, (cls, own) in enumerate(classes):
+                for number, (marked, own) in enumerate(objects):
                     if any(mark is each for each in own):
-                        distance, obj = number, cls
+                        distance, obj = number, marked
                         break
                 found.append((distance, obj, mark))
         yield from ((node, obj, mark) for _, obj, mark in sorted(found, key=itemgetter(0)))
@@ -328,6 +331,9 @@ def _show(mark: pytest.Mark) -> str:
     return f"max_cost({', '.join(given)})"
 
 
+_PYTESTMARK = re.compile(r"pytestmark\b[^=]*=")
+
+
 def _place(node: _pytest.nodes.Node, obj: object) -> str:
     """Return where a marker stands, `file:line` as far as it is known."""
     if isinstance(node, pytest.Item):
@@ -341,6 +347,11 @@ def _place(node: _pytest.nodes.Node, obj: object) -> str:
             suffix = f":{inspect.getsourcelines(marked)[1]}"
         except (OSError, TypeError):
             path, suffix = node.path, f"::{marked.__name__}"
+    elif inspect.ismodule(obj):  # by the text of its lines: to parse a module takes long
+        with suppress(OSError, TypeError):
+            lines = enumerate(inspect.getsourcelines(obj)[0], 1)
+            suffix = "".join(f":{at}" for at, line in lines if _PYTESTMARK.match(line))
+            suffix = suffix if suffix.count(":") == 1 else ""
     return (path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)) + suffix
 
 

@@ -128,7 +128,9 @@ def learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) ->
     names = [*dict.fromkeys(names)]
     if payload.fingerprint in owner.parts or not (names or settings.parts):
         return
-    if call.has_caveat("uncounted"):  # what failed once would only fail, or wait, again
+    if call.has_caveat(
+        "count-failed", "uncounted"
+    ):  # what failed once would only fail, or wait, again
         return
     owner.parts[payload.fingerprint] = known = {}
     # Those with a budget may be counted where the others are not.
@@ -277,13 +279,13 @@ def uncounted_answer(payload: Payload, error: CountError) -> Answer:
     before = None
     if isinstance(error, CountMissingError):
         changes = describe_changes(error.changed)
-        why = f"changed: {changes}" if changes else "no recorded count"
+        why = f"uncounted: changed: {changes}" if changes else "uncounted: no recorded count"
         before = _counted_before(payload, error.before, None)
     elif isinstance(error, CountCassetteError):
-        why = "the count cassette cannot be read"
+        why = "count-failed: the count cassette cannot be read"
     else:
-        why = "the API could not be asked" if error.status is None else f"HTTP {error.status}"
-    caveats = sorted_caveats([f"uncounted: {why}"])
+        why = f"count-failed: {error}"
+    caveats = sorted_caveats([why])
     return Answer(model=payload.model, terms=_terms(payload), caveats=caveats, before=before)
 
 

@@ -184,8 +184,15 @@ _READING = (
     Rule(
         "uncounted",
         "either",
-        "Counting this payload failed, so its price is unknown",
+        "This payload is not counted yet, so its price is unknown",
         "a payload is not counted yet{detail}; count it (free): {command}",
+        _BOTH,
+    ),
+    Rule(
+        "count-failed",
+        "either",
+        "Counting this payload was tried and failed, so its price is unknown",
+        "a payload could not be counted{detail}; once that is settled, count it again: {command}",
         _BOTH,
     ),
     Rule(

@@ -31,6 +31,7 @@ from pytest_llmcost.reports.numbers import (
 from pytest_llmcost.reports.rows import OUTSIDE
 from pytest_llmcost.reports.tables import (
     Line,
+    Screen,
     TableRow,
     markdown_row,
     markdown_table,
@@ -172,7 +173,7 @@ def what_differs(change: Change, shared: Container[str]) -> tuple[list[str], lis
     return phrases, [part for part in change.parts if part not in shared]
 
 
-def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> Iterator[Line]:
+def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) -> Iterator[Line]:
     """Say what a run adds to its baseline, then name the changes that add most; 0 shows all."""
     change, figures = describe_difference(comparison)
     yield Line(f"{change} against the baseline{figures}", {"bold": True})
@@ -181,7 +182,7 @@ def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> I
         *describe_facts(comparison),
         *describe_part_changes(comparison),
     ):
-        yield from wrap(text, width, indent=2)
+        yield from wrap(text, screen, indent=2)
     shown = comparison.changes[:most] if most else comparison.changes
     rows, shared = [], shared_parts(comparison)
     for each in shown:
@@ -191,11 +192,11 @@ def render_comparison(comparison: Comparison, width: int, *, most: int = 5) -> I
         note = clean(", ".join([*phrases, *list_parts(parts)]))
         rows.append(TableRow(cells, group, note=note))
     if rows:
-        yield from text_table(["", "before:", "after:", "change:"], rows, width)
+        yield from text_table(["", "before:", "after:", "change:"], rows, screen)
     if len(comparison.changes) > len(shown):
         yield Line(f"… {len(comparison.changes) - len(shown)} more changes")
     for note in comparison.notes:
-        yield from wrap(clean(note), width, indent=2, markup={"yellow": True})
+        yield from wrap(clean(note), screen, indent=2, markup={"yellow": True})
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -235,7 +236,7 @@ def _base(row: OtherModelRow) -> str:
 
 
 def render_other_model(
-    other: OtherModel, *, width: int = 80, rows: int = 10, per: int = 1
+    other: OtherModel, screen: Screen, *, rows: int = 10, per: int = 1
 ) -> Iterator[Line]:
     """Render one model's table, and below it which calls are in no figure and why."""
     folded = fold_other_model(other.rows)
@@ -247,11 +248,11 @@ def render_other_model(
         table.append(TableRow([f"  {name}", *other_model_cells(row.figures, per)], group))
     table.append(TableRow(["total", *other_model_cells(other, per)], markup={"bold": True}))
     cost = f"cost/{per:,}:" if per != 1 else "cost:"
-    yield from text_table(["", "input:", "then:", ":", cost, "then:", ":"], table, width)
+    yield from text_table(["", "input:", "then:", ":", cost, "then:", ":"], table, screen)
     if len(folded) > len(most):
         yield Line(f"… {len(folded) - len(most)} more (--llmcost-rows=0 shows all)")
     for text in other_model_remarks(other):
-        yield from wrap(text, width, markup={"yellow": True})
+        yield from wrap(text, screen, markup={"yellow": True})
 
 
 def other_model_cells(figures: Figures, per: int = 1) -> list[str]:

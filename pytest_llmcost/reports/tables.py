@@ -2,10 +2,51 @@
 
 from __future__ import annotations
 
+import re
 import sys
-import textwrap
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+_ASCII = str.maketrans(
+    {"✗": "x", "✓": "ok", "≥": ">=", "≤": "<=", "…": "...", "·": "-", "→": "->", "±": "+-"}
+)
+_OF_NO_WIDTH = ("Mn", "Me")
+"""The categories of what is drawn over the character before it."""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What lines are written for: how many columns there are, and which characters."""
+
+    width: int = sys.maxsize
+    unicode: bool = True
+
+    def text(self, line: str) -> str:
+        """Write a line so that the terminal can show it."""
+        return line if self.unicode else line.translate(_ASCII)
+
+
+_ENDLESS = Screen()
+_WORD = re.compile(r"(\s*)(\S+(?: %(?!\w)\S*)?)")
+"""A number stays on one line with its percent sign."""
+
+
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes.
+
+    Example:
+        >>> width_of("test_日本"), width_of("e\u0301")
+        (9, 1)
+    """
+    if text.isascii():
+        return len(text)
+    return sum(
+        0
+        if unicodedata.category(each) in _OF_NO_WIDTH
+        else 1 + (unicodedata.east_asian_width(each) in ("W", "F"))
+        for each in text
+    )
 
 
 @dataclass(frozen=True)
@@ -28,7 +69,7 @@ class TableRow:
 
 
 def text_table(
-    heads: Sequence[str], rows: Sequence[TableRow], width: int = sys.maxsize
+    heads: Sequence[str], rows: Sequence[TableRow], screen: Screen = _ENDLESS
 ) -> Iterator[Line]:
     """Align rows in columns; a head that ends in a colon is over numbers, and so to the right.
 
@@ -36,50 +77,57 @@ def text_table(
     heads. A name that leaves no room for its numbers has a line of its own.
     """
     titles = [head.removesuffix(":") for head in heads]
-    columns = zip(titles, *(row.cells for row in rows), strict=True)
-    _, *widths = (max(map(len, column)) for column in columns)
+    cells_of = [[*map(screen.text, row.cells)] for row in rows]
+    _, *widths = (max(map(width_of, column)) for column in zip(titles, *cells_of, strict=True))
     groups = list(dict.fromkeys(row.group for row in rows)) or [""]
     titles[0] = groups[0] or titles[0]
-    room = width - sum(2 + each for each in widths)
-    names = [titles[0], *(row.cells[0] for row in rows)]
-    name_width = max((len(each) for each in names if len(each) <= room), default=0)
+    room = screen.width - sum(2 + each for each in widths)
+    taken = [width_of(titles[0]), *(width_of(name) for name, *_ in cells_of)]
+    name_width = max((each for each in taken if each <= room), default=0)
 
     def aligned(cells: Sequence[str], markup: Mapping[str, bool]) -> Iterator[Line]:
         name, *rest = cells
         text = "".join(
-            f"  {cell:{'>' if head.endswith(':') else '<'}{each}}"
+            f"  {_padded(cell, each, to_the_right=head.endswith(':'))}"
             for cell, head, each in zip(rest, heads[1:], widths, strict=True)
         ).rstrip()
-        if len(name) > name_width:
+        if width_of(name) > name_width:
             yield Line(name, markup)
             name = ""
         if name or text:
-            yield Line(f"{name:<{name_width}}{text}".rstrip(), markup)
+            yield Line(f"{_padded(name, name_width)}{text}".rstrip(), markup)
 
     for group in groups:
         is_first = group == groups[0]
         yield from aligned(titles if is_first else [group, *[""] * len(widths)], {"bold": True})
-        for row in (each for each in rows if each.group == group):
-            yield from aligned(row.cells, row.markup)
-            yield from wrap(row.note, width, indent=4)
+        for row, cells in zip(rows, cells_of, strict=True):
+            if row.group == group:
+                yield from aligned(cells, row.markup)
+                yield from wrap(row.note, screen, indent=4)
+
+
+def _padded(text: str, width: int, *, to_the_right: bool = False) -> str:
+    spaces = " " * (width - width_of(text))
+    return spaces + text if to_the_right else text + spaces
 
 
 def wrap(
-    text: str, width: int, *, indent: int = 0, markup: Mapping[str, bool] | None = None
+    text: str, screen: Screen, *, indent: int = 0, markup: Mapping[str, bool] | None = None
 ) -> Iterator[Line]:
     """Break a sentence into lines; a command in it stays whole, on a line of its own."""
-    before, colon, command = text.partition(": pytest ")
-    pad = " " * indent
-    lines = textwrap.wrap(
-        f"{before}:" if colon else before,
-        width,
-        initial_indent=pad,
-        subsequent_indent=f"{pad}  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    if colon and len(lines) == 1 and len(lines[0]) + len(command) + len(" pytest ") <= width:
-        lines = [f"{lines[0]} pytest {command}"]
+    before, colon, command = screen.text(text).partition(": pytest ")
+    pad = line = " " * indent
+    lines = []
+    # Not textwrap, for it takes every character to be as wide as the others.
+    for space, word in _WORD.findall(before + colon[:1]):
+        if line != pad and width_of(line + space + word) > screen.width:
+            lines.append(line)
+            line = f"{pad}  {word}"
+        else:
+            line += space + word
+    lines += [line] if line != pad else []
+    if colon and len(lines) == 1 and width_of(f"{line} pytest {command}") <= screen.width:
+        lines = [f"{line} pytest {command}"]
     elif colon:
         lines.append(f"{pad}  pytest {command}")
     yield from (Line(line, markup or {}) for line in lines)

@@ -34,7 +34,7 @@ from pytest_llmcost.reports.run_wording import (
     not_counted,
     suite_budget,
 )
-from pytest_llmcost.reports.tables import Line, TableRow, text_table, wrap
+from pytest_llmcost.reports.tables import Line, Screen, TableRow, text_table, width_of, wrap
 from pytest_llmcost.reports.wording import (
     COUNT_IT,
     SIGNS,
@@ -49,13 +49,11 @@ from pytest_llmcost.reports.wording import (
 
 _COLOURS = {"exceeded": "red", "unverified": "yellow", "near": "yellow", "within": "green"}
 _MOST_LIVE = 5
+_LONGEST_TAG = 40
 _NAME_WIDTH = 44
 """A table gets further columns if a name of this width still has room beside them."""
 _OPTIONAL = ("input", "output", "calls", "cache written", "cache read")
 """What a wider terminal shows, the most telling column first."""
-_ASCII = str.maketrans(
-    {"✗": "x", "✓": "ok", "≥": ">=", "≤": "<=", "…": "...", "·": "-", "→": "->", "±": "+-"}
-)
 
 _NO_CUTS = "no price, or cache breakpoints that are not counted"
 _COLUMNS: Mapping[Column, tuple[str, str]] = {
@@ -73,23 +71,18 @@ Pricing = Callable[[Call], Call | str]
 
 
 @dataclass(frozen=True)
-class View:
+class View(Screen):
     """How the summary is to look."""
 
     width: int = 80
     rows: int = 10
     per: int = 1
-    unicode: bool = True
     root: str = ""
     """The way to pytest's root folder, for commands that are to be pasted."""
     columns: Mapping[Column, Pricing] = field(default_factory=dict)
     """Further columns: `worst`, `cold`, `warm`, and how each prices a call."""
     notes: Sequence[str] = ()
     """What is missing in these columns."""
-
-    def text(self, line: str) -> str:
-        """Write a line so that the terminal can show it."""
-        return line if self.unicode else line.translate(_ASCII)
 
     @property
     def per_runs(self) -> str:
@@ -105,17 +98,17 @@ def render_summary(ledger: Ledger, view: View) -> list[Line]:
     lines: list[Line] = []
     if cause := not_counted(ledger):
         first, *rest = cause.lines(view.root)
-        lines += wrap(first, view.width, markup={"yellow": True, "bold": True})
+        lines += wrap(first, view, markup={"yellow": True, "bold": True})
         for text in rest:
-            lines += wrap(text, view.width, indent=2)
+            lines += wrap(text, view, indent=2)
         lines.append(Line(""))
     lines += _table(rows, view, parts_of(ledger)) if rows else ()
     for other in ledger.other_models:
-        table = render_other_model(other, width=view.width, rows=view.rows, per=view.per)
+        table = render_other_model(other, view, rows=view.rows, per=view.per)
         lines += [Line(""), *table]
     lines += [Line(""), *_totals(ledger, view)]
-    lines += render_comparison(ledger.comparison, view.width) if ledger.comparison else ()
-    lines += [*render_verdicts(ledger, view.width), *_notes(ledger, view)]
+    lines += render_comparison(ledger.comparison, view) if ledger.comparison else ()
+    lines += [*render_verdicts(ledger, view), *_notes(ledger, view)]
     return [
         Line(view.text(clean(line.text, MOST_WITH_COMMAND)), line.markup)
         for line in dropwhile(lambda line: not line.text, lines)
@@ -170,7 +163,7 @@ def _table(rows: Sequence[Row], view: View, parts: PartTokens) -> Iterator[Line]
             del columns[head]
 
     def taken() -> int:
-        return sum(2 + max(map(len, (head, *cells))) for head, cells in columns.items())
+        return sum(2 + max(map(width_of, (head, *cells))) for head, cells in columns.items())
 
     for head in reversed(_OPTIONAL):
         if taken() + _NAME_WIDTH > view.width:
@@ -179,14 +172,14 @@ def _table(rows: Sequence[Row], view: View, parts: PartTokens) -> Iterator[Line]
         columns.pop("used", None)  # the mark is left
     table = [
         TableRow(
-            [f"{view.text(SIGNS.get(row.mark, ' '))} {row.name}", *cells],
+            [f"{SIGNS.get(row.mark, ' ')} {row.name}", *cells],
             row.group,
             {_COLOURS[row.mark]: True} if row.mark else {},
             describe_parts(row.calls, parts),
         )
         for row, *cells in zip(kept, *columns.values(), strict=True)
     ]
-    yield from text_table(["", *(f"{head}:" for head in columns)], table, view.width)
+    yield from text_table(["", *(f"{head}:" for head in columns)], table, view)
     if hidden:
         rest = Amounts.of(call for row in hidden for call in (*row.calls, *row.folded))
         usd = dollars(rest.usd, is_least=rest.is_least, per=view.per)
@@ -216,13 +209,14 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
             for each in models
         ]
         text += f": {', '.join(parts)}"
-    yield from wrap(text, view.width, markup={"bold": True})
+    yield from wrap(text, view, markup={"bold": True})
     tags = [
-        f"{clean(each.name)} {dollars(each.total.usd, is_least=each.is_least, per=per)}"
+        f"{clean(each.name, _LONGEST_TAG)} "
+        f"{dollars(each.total.usd, is_least=each.is_least, per=per)}"
         for each in tags_of(ledger)
     ]
     if tags:
-        yield from wrap(f"by tag: {', '.join(tags)}", view.width)
+        yield from wrap(f"by tag: {', '.join(tags)}", view)
     calls = list(counted_calls(ledger))
     for name, price in view.columns.items():
         meaning, why_unknown = _COLUMNS[name]
@@ -231,12 +225,12 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
         text = f"{name} {total}{view.per_runs}: {meaning}"
         if unknown:
             text += f"; {format_count(unknown, 'call')} unknown ({why_unknown})"
-        yield from wrap(text, view.width)
+        yield from wrap(text, view)
     for note in view.notes:
-        yield from wrap(note, view.width)
+        yield from wrap(note, view)
 
 
-def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
+def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
     """Say what became of the budgets over several tests, and of increases."""
     is_named_above = not_counted(ledger) is not None
     said: set[str] = set()
@@ -245,16 +239,16 @@ def render_verdicts(ledger: Ledger, width: int) -> Iterator[Line]:
         state = state_of(verdict)
         markup = {_COLOURS[state]: True, "bold": state != "within"}
         about = f"{clean(mark.name)}: " if mark.name else ""
-        yield from wrap(f"{SIGNS[state]} {about}{sentence(verdict)}", width, markup=markup)
+        yield from wrap(f"{SIGNS[state]} {about}{sentence(verdict)}", screen, markup=markup)
         if verdict.state == "unverified" and not (is_named_above and is_not_counted(verdict)):
             # Several budgets may be open for one reason.
             new = [reason for reason in verdict.reasons if reason not in said]
             said.update(new)
             for what, remedy in map(split_reason, new):
-                yield from wrap(what, width, indent=2)
+                yield from wrap(what, screen, indent=2)
                 # No advice to count what differs in every run: it would be missing again.
                 if not (remedy.startswith(COUNT_IT) and counts_in_vain(calls_of(ledger))):
-                    yield from wrap(remedy, width, indent=2)
+                    yield from wrap(remedy, screen, indent=2)
 
 
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
@@ -264,13 +258,13 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     parts.append(f"{dollars(ledger.totals.live_usd)} spent live")
     _, *own = ledger.rate_card.version.split("+")  # a user's price files follow the shipped card
     parts.append(f"prices of {ledger.price_date}{' with ' if own else ''}{' and '.join(own)}")
-    yield from wrap(" · ".join(parts), view.width)
+    yield from wrap(" · ".join(parts), view)
     spent = live_spenders(ledger)
     if spent:
         yield Line("went live:")
     for name, amounts in spent[:_MOST_LIVE]:
         usd = dollars(amounts.usd, is_least=amounts.is_least)
-        yield from wrap(f"{usd:>9}  {clean(name)}", view.width, indent=2)
+        yield from wrap(f"{usd:>9}  {clean(name)}", view, indent=2)
     if rest := spent[_MOST_LIVE:]:
         amounts = sum((amounts for _, amounts in rest), Amounts())
         usd = dollars(amounts.usd, is_least=amounts.is_least)
@@ -280,8 +274,8 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
         yield from wrap(
             f"{format_count(number, 'call')} {'is' if number == 1 else 'are'} priced without "
             "output; pass output_tokens= to llmcost.count(...)",
-            view.width,
+            view,
         )
-    yield from wrap(describe_partial(ledger), view.width)
+    yield from wrap(describe_partial(ledger), view)
     for text in (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes):
-        yield from wrap(clean(text, MOST_WITH_COMMAND), view.width, markup={"yellow": True})
+        yield from wrap(clean(text, MOST_WITH_COMMAND), view, markup={"yellow": True})

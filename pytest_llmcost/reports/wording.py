@@ -168,6 +168,8 @@ def _budget(verdict: Verdict) -> str:
     nouns = {"suite": "suite budget", "increase": "increase limit"}
     noun = "budget" if verdict.is_gate else nouns.get(verdict.scope, "budget")
     limit = limit_of(verdict)
+    if verdict.scope == "increase" and verdict.label.endswith("%"):  # which the user wrote
+        limit += f" ({verdict.label.partition(' ')[2].rstrip(' %')} %)"
     return f"{limit} {noun}{of}" if verdict.kind == "usd" else f"{noun} of {limit}{of}"
 
 
@@ -186,6 +188,8 @@ def what_is_unknown(verdict: Verdict) -> str:
         return "a prompt is not counted yet"
     if verdict.saw_nothing:
         return "no test matches it" if verdict.pattern else "no Claude call was seen"
+    if any(_NOT_COUNTABLE in each for each in verdict.reasons):
+        return f"a prompt {_NOT_COUNTABLE}"
     if any(NOT_RUN in each for each in verdict.reasons):
         return NOT_RUN
     if route := next(filter(None, map(_UNMETERED.search, verdict.reasons)), None):
@@ -207,6 +211,8 @@ def what_is_unknown(verdict: Verdict) -> str:
 
 COUNT_IT = "count it (free): "
 """How the sentences of the caveats `stale` and `uncounted` introduce their command."""
+_NOT_COUNTABLE = "could not be counted"
+"""What the sentence of the caveat `count-failed` says of a payload."""
 _UNMETERED = re.compile(r"a route to Claude that is not metered \(([^,)]+)")
 """How the sentence of the caveat `unmetered-route` names the route."""
 

@@ -119,8 +119,9 @@ def test_a_grown_prompt_fails_the_run_though_every_test_passes_and_names_what_gr
             r"  system changed in 3 tests: \+1,800 input tokens",
             r"  test_each\[10\] +\$0\.\d+ +\$0\.\d+ +\+\$0\.\d+",
             r"    \+600 input",
-            r"✗ \+\$0\.\d+ is \$0\.\d+ .* over the \$0\.\d+ increase limit set .*",
-            r"FAILED --llmcost-max-increase - \+\$0\.\d+ > \$0\.\d+ increase limit \(\+\d+ %\)",
+            r"✗ \+\$0\.\d+ is \$0\.\d+ .* over the \$0\.\d+ \(10 %\) increase limit set .*",
+            r"FAILED --llmcost-max-increase - \+\$0\.\d+ > \$0\.\d+ \(10 %\) increase limit "
+            r"\(\+\d+ %\)",
         ]
     )
     assert Decimal(accepted.ledger()["comparison"]["change_usd"]) > 0

@@ -104,6 +104,25 @@ def test_a_wrong_marker_is_a_collection_error_that_names_the_test(
     result.stdout.fnmatch_lines([f"*test_app.py::test_wrong: test_app.py:4: max_cost: *{message}*"])
 
 
+def test_a_budget_of_a_module_is_named_with_its_line(project: Project, standin: StandIn) -> None:
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    pytestmark = [
+        max_cost("$0.00001"),
+    ]
+
+    def test_over(llmcost):
+        llmcost.count(payload())
+    """
+    )
+    result = project.record()
+    result.assert_outcomes(failed=1)
+    lines = (project.pytester.path / "test_app.py").read_text("utf-8").splitlines()
+    line = lines.index("pytestmark = [") + 1
+    result.stdout.fnmatch_lines([f"*over the $0.00001 budget set at test_app.py:{line}"])
+
+
 def test_markers_combine_by_quantity_and_the_nearest_that_states_it_wins(
     project: Project, standin: StandIn
 ) -> None:

@@ -107,9 +107,9 @@ def test_what_the_api_refused_is_named_and_a_later_count_settles_it(
         test_app=f"""{APP}
     @max_cost("$1", calls=1)
     def test_again(llmcost):
-        with pytest.raises(CountError):
+        with pytest.raises(CountError) as caught:
             llmcost.count(REQUEST)
-        assert [call.caveats for call in llmcost.calls] == [("uncounted: HTTP 401",)]
+        assert [call.caveats for call in llmcost.calls] == [("count-failed: " + str(caught.value),)]
         llmcost.count(REQUEST, output_tokens=3)
         assert [call.caveats for call in llmcost.calls] == [()]
     """
@@ -117,6 +117,25 @@ def test_what_the_api_refused_is_named_and_a_later_count_settles_it(
     result = project.record("--llmcost-max-suite=$1")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["✓ * is within the * suite budget *"])
+
+
+def test_every_report_names_why_the_api_did_not_count(project: Project, standin: StandIn) -> None:
+    standin.script(fault(404, "model: claude-next"))
+    project.online(standin).write(
+        test_app=f"""{APP}
+    @max_cost("$1")
+    def test_missing(llmcost):
+        llmcost.count(REQUEST)
+    """
+    )
+    result = project.record("--llmcost-report=cost.md", "--llmcost-max-suite=$1")
+    result.assert_outcomes(failed=2)
+    comment = (project.pytester.path / "cost.md").read_text("utf-8")
+    for text in (comment, str(result.stdout)):
+        assert "failed with status 404: model: claude-next" in text
+        assert "check the model id" in text
+        assert "is not counted yet (" not in text
+        assert "a prompt is not counted yet" not in text
 
 
 def test_sending_it_settles_it_too(project: Project, standin: StandIn) -> None:

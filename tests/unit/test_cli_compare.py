@@ -141,6 +141,9 @@ def test_an_increase_that_cannot_be_told_fails(
     out = capsys.readouterr().out
     assert out.startswith("? against the baseline")
     assert "cannot check the $1.00 increase limit set by --max-increase" in out
+    main(["compare", ledgers[0], str(tmp_path / "new.json"), "--max-increase", "1%"])
+    out = capsys.readouterr().out
+    assert "cannot check the $0.000325 (1 %) increase limit set by --max-increase" in out
 
 
 def test_equal_runs_differ_in_nothing(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -19,11 +20,13 @@ from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.ledger.builder import LedgerBuilder
-from pytest_llmcost.ledger.ledger import CardId, Ledger, TestRow
+from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, TestRow
 from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.rows import rows_of
+from pytest_llmcost.reports.tables import Screen, wrap
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
 
 
@@ -53,6 +56,14 @@ def uncounted(number: int, *parts: str) -> Ledger:
     call = make_call(None, evidence="stale", caveats=sorted_caveats([f"stale: {', '.join(parts)}"]))
     rows = [row(f"tests/t.py::test_{each}", call, limit="0.05") for each in range(number)]
     return report_of(*(replace(each, outcome="failed") for each in rows))
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes, of the scripts that are used here."""
+    return sum(
+        0 if unicodedata.combining(each) or each == "\u0e31" else 2 if each > "\u2e80" else 1
+        for each in text
+    )
 
 
 COLUMNS: tuple[Column, ...] = ("worst", "cold", "warm")
@@ -104,6 +115,60 @@ class TestWidths:
         text = text_of(report, View(width=width, per=1000, columns=prices))
         assert re.search(r"cost/1,000 +worst +cold +warm +budget", text)
         assert re.search(r"(\$500\.0000 +){4}\$1\.00", text)
+
+    @pytest.mark.parametrize("name", ["test_日本語の要約", "test_🚀", "test_cafe\u0301", "test_ฉัน"])
+    def test_columns_line_up_below_names_of_any_script(self, name: str) -> None:
+        plain = row("tests/日本.py::test_a_plain_name", make_call("0.1"), limit="1")
+        report = report_of(plain, row(f"tests/日本.py::{name}", make_call("0.2"), limit="1"))
+        head, *rows = [line for line in lines_of(report) if " cost " in line or " $1.00" in line]
+        end = re.compile(r"(?<=cost)|(?<=\$\d\.\d{4})")
+        ends = [columns(end.split(line)[0]) for line in (head, *rows)]
+        assert len(rows) == 2
+        assert len(set(ends)) == 1
+
+    def test_wide_characters_count_twice_where_a_sentence_breaks(self) -> None:
+        note = " ".join(["日本語"] * 20)
+        lines = lines_of(replace(report_of(row("t.py::a", make_call("1"))), notes=(note,)))
+        found = [line for line in lines if "日" in line]
+        assert [columns(line) for line in found] == [76, 64]
+        assert "".join(found).count("日本語") == 20
+
+    @pytest.mark.parametrize("width", range(60, 101))
+    def test_no_line_grows_when_it_is_written_in_ascii(self, width: int) -> None:
+        ledger = sample_run()
+        long = [
+            line
+            for line in lines_of(ledger, View(width=width, unicode=False))
+            if len(line) > width and not line.lstrip().startswith("pytest ")
+        ]
+        assert [line for line in long if len(line.split()) > 2] == []
+
+    def test_columns_line_up_in_ascii_behind_a_lower_bound(self) -> None:
+        changes = tuple(
+            Change(
+                name=f"t.py::{name}",
+                status="changed",
+                base_usd=Decimal("0.1"),
+                head_usd=Decimal("0.2"),
+                head_is_least=least,
+                usd=Decimal("0.1"),
+            )
+            for name, least in (("a", True), ("b", False))
+        )
+        lines = render_comparison(Comparison(changes=changes), Screen(80, unicode=False))
+        table = [line.text for line in lines if "$0.1000" in line.text]
+        assert len(table) == 2
+        assert len({line.index("  +$") for line in table}) == 1
+
+    def test_a_percent_sign_stays_with_its_number(self) -> None:
+        found = [line.text for line in wrap("$0.02 is $0.01 (10 %) over it", Screen(19))]
+        assert found == ["$0.02 is $0.01", "  (10 %) over it"]
+
+    def test_a_long_tag_is_cut(self) -> None:
+        call = replace(make_call("0.1"), tags=("x" * 200, "y"))
+        lines = lines_of(report_of(row("t.py::test_a", call)))
+        assert max(map(len, lines)) <= 80
+        assert any("y $0.10" in line for line in lines)
 
 
 def test_nothing_hostile_is_printed() -> None:

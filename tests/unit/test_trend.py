@@ -4,6 +4,7 @@ from decimal import Decimal
 
 from pytest_llmcost.ledger.ledger import Change, Comparison
 from pytest_llmcost.reports.comparisons import render_comparison
+from pytest_llmcost.reports.tables import Screen
 
 
 def change(name: str, usd: str | None, **fields: object) -> Change:
@@ -29,7 +30,7 @@ def a_comparison() -> Comparison:
 
 
 def test_the_difference_then_the_changes_that_add_most() -> None:
-    assert [line.text for line in render_comparison(a_comparison(), 80)] == [
+    assert [line.text for line in render_comparison(a_comparison(), Screen(80))] == [
         "+$0.05 against the baseline (+12 %): $0.40 → $0.45, 0 unchanged",
         "  new prices since 2026-10-06 changed the same calls by -$0.10, which these",
         "    figures leave out",
@@ -49,7 +50,7 @@ def test_the_difference_then_the_changes_that_add_most() -> None:
 
 
 def test_all_changes_where_they_are_asked_for() -> None:
-    lines = [line.text for line in render_comparison(a_comparison(), 80, most=0)]
+    lines = [line.text for line in render_comparison(a_comparison(), Screen(80), most=0)]
     assert sum("removed" in line for line in lines) == 4
     assert not any("more changes" in line for line in lines)
 
@@ -59,6 +60,7 @@ def test_a_part_that_changed_in_several_tests_is_named_once() -> None:
         change(f"t.py::{name}", "1", parts=("system",), tokens={"input_tokens": 100})
         for name in "abc"
     ]
-    lines = [line.text for line in render_comparison(Comparison(changes=tuple(changes)), 80)]
+    comparison = Comparison(changes=tuple(changes))
+    lines = [line.text for line in render_comparison(comparison, Screen(80))]
     assert "  system changed in 3 tests: +300 input tokens" in lines
     assert sum("system" in line for line in lines) == 1

@@ -22,6 +22,7 @@ from pytest_llmcost.reports.comparisons import (
 )
 from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.markdown import render_markdown
+from pytest_llmcost.reports.tables import Screen
 from pytest_llmcost.reports.terminal import Pricing, View, render_summary
 
 MODEL = "claude-opus-5-5"
@@ -60,8 +61,8 @@ def a_switch() -> OtherModel:
     )
 
 
-def text_of(other: OtherModel, **how: int) -> str:
-    return "\n".join(line.text for line in render_other_model(other, **how)) + "\n"
+def text_of(other: OtherModel, width: int = 80, **how: int) -> str:
+    return "\n".join(line.text for line in render_other_model(other, Screen(width), **how)) + "\n"
 
 
 @pytest.mark.parametrize("width", [80, 140])
