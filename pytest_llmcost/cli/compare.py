@@ -77,9 +77,10 @@ def run(arguments: Namespace, console: Console) -> int:
     elif arguments.format == "md":
         console.print(render_markdown(compared).rstrip("\n"))
     else:
-        lines = [*render_comparison(comparison, console.screen, most=0)]
-        lines += render_verdicts(alone, console.screen) if verdicts else []
-        console.print(console.screen.text(as_text(lines)))
+        screen = console.screen
+        lines = [*render_comparison(comparison, screen, most=0)]
+        lines += render_verdicts(alone, screen) if verdicts else []
+        console.print(screen.text(as_text(lines)))
     for path in arguments.output:
         write_report(compared, path)
     return 1 if any(verdict.state != "within" for verdict in verdicts) else 0
