@@ -274,13 +274,8 @@ def _interaction(entry: Entry) -> str:
         code, message = 400, "Bad Request"
         error = {"type": "invalid_request_error", "message": entry.refused}
         body = {"type": "error", "error": error}
-    request = _INDENT + _ascii(asked, indent=1).replace("\n", f"\n{_INDENT}")
-    return _INTERACTION % (request, _ascii(body).replace("'", "''"), code, message)
-
-
-def _ascii(value: object, **how: Any) -> str:
-    """Write JSON that YAML takes as it is: `json` leaves one control character in its text."""
-    return json.dumps(value, **how).replace("\x7f", r"\u007f")
+    request = _INDENT + json.dumps(asked, indent=1).replace("\n", f"\n{_INDENT}")
+    return _INTERACTION % (request, json.dumps(body).replace("'", "''"), code, message)
 
 
 _SAVING_SHARE = 10

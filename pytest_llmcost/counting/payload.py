@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from hashlib import sha256
 from operator import attrgetter
 from typing import NamedTuple
@@ -138,13 +137,21 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """What its longest cached prefix is made of, as sent, in the cache's order."""
         return _values_to(self.breakpoints[-1].place, self._values) if self.breakpoints else []
 
-    @cached_property
+    @property
     def _values(self) -> list[CachedValue]:
-        return _values_of(self.prompt, self.model)
+        return self._read_once("sent", self.prompt)
 
-    @cached_property
+    @property
     def _values_compared(self) -> list[CachedValue]:
-        return self._values if self.compared is None else _values_of(self.compared, self.model)
+        return self._values if self.compared is None else self._read_once("compared", self.compared)
+
+    def _read_once(self, name: str, prompt: Prompt) -> list[CachedValue]:
+        # No `cached_property`: up to Python 3.11 its lock may be held for good in a forked child.
+        kept = vars(self)
+        if name not in kept:
+            kept[name] = _values_of(prompt, self.model)
+        found: list[CachedValue] = kept[name]
+        return found
 
 
 def _values_of(prompt: Prompt, model: str) -> list[CachedValue]:

@@ -454,9 +454,10 @@ def write_run_failures(
         failed = [*end.problems, *_exceeded_but_not_failed(end.ledger)]
     for line in lines:
         word, _, rest = line.partition(" ")
-        name, dash, text = rest.partition(" - ")
+        name, dash, why = rest.partition(" - ")
         terminal.write(word, red=True)  # the colours of pytest's own lines
         terminal.write(f" {name}", bold=True)
-        terminal.write_line(f"{dash}{text}")
-    if failed:  # by now, all hooks that might take them for reports have run
-        terminal.stats.setdefault("failed", []).extend(failed)
+        terminal.write_line(f"{dash}{why}")
+    for text in failed:  # as reports, for other plugins may read them even later
+        report = pytest.TestReport("llmcost", ("", None, "llmcost"), {}, "failed", text, "call")
+        terminal.stats.setdefault("failed", []).append(report)

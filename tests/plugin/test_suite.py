@@ -437,6 +437,23 @@ def test_a_run_that_fails_by_itself_does_not_end_in_green(
     assert any(f"{red}FAILED" in line for line in result.stdout.lines) is is_listed
 
 
+def test_what_reads_the_failed_reports_at_the_very_end_finds_a_report_of_the_run(
+    project: Project,
+) -> None:
+    project.write(
+        test_app=TWO,
+        conftest="""
+            def pytest_unconfigure(config):
+                terminal = config.pluginmanager.get_plugin("terminalreporter")
+                for report in terminal.stats["failed"]:
+                    terminal.write_line(f"{report.nodeid}, {report.when}: {report.longreprtext}")
+        """,
+    )
+    result = project.run("--llmcost-max-suite=$0.001")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["llmcost, call: FAILED --llmcost-max-suite - cost $0.01 > *"])
+
+
 def test_the_summary_and_the_file_name_the_same_figures(project: Project) -> None:
     project.write(test_app=TWO)
     result = project.run("--llmcost-max-suite=0.009", "--llmcost-report=ledger.json", "-v")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -222,3 +225,22 @@ def test_what_stands_before_a_clock_and_what_was_written_since_can_be_read() -> 
     assert [each.upto for each in found] == ["tools.0", "system.1", "tools.0"]
     # The first message was written, too, although the longer turn has no breakpoint there.
     assert found[1].written == (found[0].breakpoints[-1][1], Place("system", 1))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_reads_a_prompt_although_a_thread_of_its_parent_is_reading_one() -> None:
+    blocks: list[Body] = [{"type": "text", "text": str(number)} for number in range(50_000)]
+    blocks[-1]["cache_control"] = {"type": "ephemeral"}
+    body: Body = {"model": "claude-opus-4-7", "messages": [{"role": "user", "content": "Hi"}]}
+    large = read_payload({**body, "system": blocks})
+    small = read_payload({**body, "system": blocks[-1:]})
+    thread = threading.Thread(target=lambda: large.prefixes)
+    thread.start()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        os._exit(len(small.prefixes))
+    assert thread.is_alive(), "the child was to begin meanwhile"
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
