@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import note_failure
-from pytest_llmcost.capture.transports import CURRENT, begin, text_of, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -42,7 +42,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
             request,
             getattr(request, "_session", None),
             request.method,
-            text_of(request.url),
+            request.url,
             request.headers,
             getattr(body, "_value", body),  # private: of bytes
         )
