@@ -87,19 +87,12 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
     if captured.is_over:
         return
     reader = response.content  # decompressed
-    kind: Any = type(reader)
-    tee = _tee_of(kind)
-    if tee is None:
+    tee = _tee_of(type(reader))
+    if tee is None or reader.at_eof():
         captured.close(is_whole=True)
         return
     _read_by[id(reader)] = captured
     reader.__class__ = tee
-    reader.on_eof(functools.partial(_note_eof, reader))  # at once, if the end has come already
-
-
-def _note_eof(reader: Any) -> None:
-    if reader.at_eof():
-        _end(reader, is_whole=True)
 
 
 def _end(reader: Any, *, is_whole: bool) -> None:
@@ -109,7 +102,7 @@ def _end(reader: Any, *, is_whole: bool) -> None:
 
 
 @functools.cache
-def _tee_of(kind: Any) -> type[Any] | None:
+def _tee_of(kind: Any) -> Any:
     """Return a reader class whose bytes are read along, so that the reader stays what it is.
 
     None for a reader that brings nothing.
@@ -133,6 +126,11 @@ def _tee_of(kind: Any) -> type[Any] | None:
                 else:
                     _read_by[id(self)] = captured
             return data
+
+        def feed_eof(self) -> None:
+            kind.feed_eof(self)
+            if not self._buffer:
+                _end(self, is_whole=True)
 
         def set_exception(self, *args: Any) -> None:
             # Also what closing or releasing the response does.
