@@ -87,11 +87,13 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
     if captured.is_over:
         return
     reader = response.content  # decompressed
-    tee = _tee_of(type(reader))
+    kind: Any = type(reader)
+    tee = _tee_of(kind)
     if tee is None or reader.at_eof():
         captured.close(is_whole=True)
         return
     _read_by[id(reader)] = captured
+    # For good: Python has to specialise aiohttp's code anew whenever a reader's class changes.
     reader.__class__ = tee
 
 
@@ -102,7 +104,7 @@ def _end(reader: Any, *, is_whole: bool) -> None:
 
 
 @functools.cache
-def _tee_of(kind: Any) -> Any:
+def _tee_of(kind: Any) -> type[Any] | None:
     """Return a reader class whose bytes are read along, so that the reader stays what it is.
 
     None for a reader that brings nothing.
@@ -121,7 +123,6 @@ def _tee_of(kind: Any) -> Any:
             if captured is not None:
                 captured.feed(data)
                 if self._eof and not self._buffer:  # private: as `at_eof`, without its frame
-                    self.__class__ = kind
                     captured.close(is_whole=True)
                 else:
                     _read_by[id(self)] = captured
