@@ -64,15 +64,14 @@ def _answer_pool(error: LiveCapError) -> None:
 
 
 class _Outcome:
-    """What becomes of a captured request: at first as the class says, which costs no time."""
+    """What becomes of a captured request, and is seldom asked for: at first as the class says.
+
+    So it costs no time to set, and each reading costs more than one of a slot.
+    """
 
     answer: Answer | None = None
     """What the response said. None if it costs nothing: a count, a refused request, one that a mock
     answered with an exception, a request of a batch that failed."""
-    live: bool | None = None
-    """Whether it went over the network in this run; None is unknown."""
-    play: VcrPlay | Replay | None = None
-    """What a recorder has played, until it is known which recording counts."""
     replay: Replay | None = None
     """The recorded request whose response counts; None if nothing was replayed."""
     lost_attempts: int | None = None
@@ -83,15 +82,10 @@ class _Outcome:
     """What went wrong on our side."""
     is_refused: bool = False
     """Whether the cap on live spend kept it from being sent."""
-    reserved: Decimal | None = None
-    """What of that cap is reserved for it, in US dollars."""
     past_cap: str | None = None
-    """Why the cap would have refused it, had anything shown that it was about to leave."""
+    """Why that cap would have refused it, had anything shown that it was about to leave."""
     has_left_inside: bool = False
     """Whether its transport has sent the same call by another client, which has the reservation."""
-    is_over: bool = False
-    is_answered: bool = False
-    """Whether a successful response came; without one it is free, or lost."""
     is_lost: bool = False
     """Whether it may be billed although no response came."""
     is_seen: bool = True
@@ -100,21 +94,12 @@ class _Outcome:
     """Whether `http.client` or aiohttp has sent it over a socket."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
-    decoder: Any = None
-    """What undoes the content encoding of what is fed, the library's own with a state for us."""
     _reader: Reader | None = None
-    _unread_bytes: int = 0
-    _most_unread: int = 16_384
-    """Bytes that are kept as they pass, to be read together: most answers are read afterwards."""
     _came_whole: bool = False
     """Whether the client had read the body when it handed out the response."""
-    _is_whole: bool = True
-    """Whether the body was read to its end."""
-    _is_recorded: bool = False
-    """Whether a recorded response is read in the place of what passes."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class CapturedRequest(_Outcome):
     """One request of the code under test.
 
@@ -133,14 +118,32 @@ class CapturedRequest(_Outcome):
     """Seconds since 1970."""
     over: Callable[[CapturedRequest], None]
     """Called once, when nothing more will come; makes it over."""
-    is_to_stand_in: bool = False
+    is_to_stand_in: bool
     """Whether its address is one that spends nothing, so that a socket does not make it live."""
-    gate: Callable[[CapturedRequest], None] | None = None
+    gate: Callable[[CapturedRequest], None] | None
     """Called before it goes over the network; raises what refuses it."""
-    outer: CapturedRequest | None = None
+    outer: CapturedRequest | None
     """The request inside whose `send` this one was sent."""
+    is_over: bool = False
+    is_answered: bool = False
+    """Whether a successful response came; without one it is free, or lost."""
+    live: bool | None = None
+    """Whether it went over the network in this run; None is unknown."""
+    play: VcrPlay | Replay | None = None
+    """What a recorder has played, until it is known which recording counts."""
+    reserved: Decimal | None = None
+    """What of the cap on live spend is reserved for it, in US dollars."""
+    decoder: Any = None
+    """What undoes the content encoding of what is fed, the library's own with a state for us."""
     _unread: list[bytes] = field(default_factory=list)
     """Of the body: what the reader has not been fed, and all of a batch's receipt."""
+    _unread_bytes: int = 0
+    _most_unread: int = 16_384
+    """Bytes that are kept as they pass, to be read together: most answers are read afterwards."""
+    _is_whole: bool = True
+    """Whether the body was read to its end."""
+    _is_recorded: bool = False
+    """Whether a recorded response is read in the place of what passes."""
 
     # What was sent
 
@@ -443,7 +446,8 @@ class CapturedRequest(_Outcome):
     def variant(self, **changes: Any) -> CapturedRequest:
         """Return the same request with other facts: a part of it, or what is known by now."""
         other = copy.copy(self)
-        vars(other).update(changes)
+        for name, value in changes.items():
+            setattr(other, name, value)
         return other
 
     def _set(self, answer: Answer) -> None:

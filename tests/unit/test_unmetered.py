@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pytest_llmcost.capture.transports import may_be_claude
+from pytest_llmcost.capture.transports import claude_address
 from pytest_llmcost.responses.endpoints import find_unmetered, recognise
 
 API = "https://api.anthropic.com"
@@ -39,7 +39,7 @@ def body_of(model: str) -> bytes:
 )
 def test_a_claude_call_on_another_route_is_found(url: str, model: str, route: str | None) -> None:
     endpoint = find_unmetered("post", url, body_of(model))
-    assert may_be_claude(url)  # or no transport would ask
+    assert claude_address(url)  # or no transport would ask
     assert endpoint is not None
     assert endpoint.kind == "unmetered"
     assert route in (None, endpoint.route)

@@ -100,33 +100,34 @@ def unfollow(begin: Begin) -> None:
 
 
 def begin(
-    source: object, client: object, method: str, url: str, headers: Any, body: object
+    source: object, client: object, method: str, url: object, headers: Any, body: object
 ) -> CapturedRequest | None:
     """Let the innermost capture follow a request; `source` is the library's own object for it.
 
-    Headers are taken as the library has them; None if `source` has them, and they may change until
-    they are sent. Of bodies that come in pieces, nothing is read.
+    Address and headers are taken as the library has them; no headers if `source` has them, and they
+    may change until they are sent. Of bodies that come in pieces, nothing is read.
     """
-    if not _captures or not may_be_claude(url) or (RELAYS and _is_to_relay(url)):
+    if not _captures:
+        return None
+    address = claude_address(url)
+    if address is None or (RELAYS and _is_to_relay(address)):
         return None
     if type(body) is not bytes:
         if isinstance(body, str):
             body = body.encode("utf-8", "surrogatepass")
         body = bytes(body) if isinstance(body, (bytes, bytearray)) else b""
-    return _captures[-1](source, client, method, url, headers, body)
-
-
-text_of = lru_cache(maxsize=256)(str)
-"""The text of an address, which libraries make anew each time."""
+    return _captures[-1](source, client, method, address, headers, body)
 
 
 @lru_cache(maxsize=256)
-def may_be_claude(url: str) -> bool:
-    """Tell quickly that a URL is no address of Claude, before anything is loaded to look closely.
+def claude_address(url: object) -> str | None:
+    """Return the text of an address, or None if it cannot be one of Claude.
 
-    Suites import these libraries that never call Claude.
+    Quickly, before anything is loaded to look closely: suites import these libraries that never
+    call Claude. And libraries make the text anew each time.
     """
-    return re.search(_ADDRESSES, unquote(url.partition("?")[0])) is not None
+    text = str(url)
+    return text if re.search(_ADDRESSES, unquote(text.partition("?")[0])) else None
 
 
 def _is_to_relay(url: str) -> bool:

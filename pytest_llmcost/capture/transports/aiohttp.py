@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import note_failure
-from pytest_llmcost.capture.transports import CURRENT, begin, text_of, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -42,7 +42,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
             request,
             getattr(request, "_session", None),
             request.method,
-            text_of(request.url),
+            request.url,
             request.headers,
             getattr(body, "_value", body),  # private: of bytes
         )
@@ -89,17 +89,12 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
     reader = response.content  # decompressed
     kind: Any = type(reader)
     tee = _tee_of(kind)
-    if tee is None:
+    if tee is None or reader.at_eof():
         captured.close(is_whole=True)
         return
     _read_by[id(reader)] = captured
+    # For good: Python has to specialise aiohttp's code anew whenever a reader's class changes.
     reader.__class__ = tee
-    reader.on_eof(functools.partial(_note_eof, reader))  # at once, if the end has come already
-
-
-def _note_eof(reader: Any) -> None:
-    if reader.at_eof():
-        _end(reader, is_whole=True)
 
 
 def _end(reader: Any, *, is_whole: bool) -> None:
@@ -128,11 +123,15 @@ def _tee_of(kind: Any) -> type[Any] | None:
             if captured is not None:
                 captured.feed(data)
                 if self._eof and not self._buffer:  # private: as `at_eof`, without its frame
-                    self.__class__ = kind
                     captured.close(is_whole=True)
                 else:
                     _read_by[id(self)] = captured
             return data
+
+        def feed_eof(self) -> None:
+            kind.feed_eof(self)
+            if not self._buffer:
+                _end(self, is_whole=True)
 
         def set_exception(self, *args: Any) -> None:
             # Also what closing or releasing the response does.

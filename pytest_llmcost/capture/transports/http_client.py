@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import note_failure
-from pytest_llmcost.capture.transports import CURRENT, begin, may_be_claude, url_of, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, claude_address, url_of, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -53,7 +53,7 @@ def _begin(connection: Any, body: Any) -> CapturedRequest | None:
     host = getattr(connection, "_tunnel_host", None) or connection.host
     port = getattr(connection, "_tunnel_port", None) or connection.port
     url = url_of("https", host, port, target)
-    if not may_be_claude(url):
+    if claude_address(url) is None:
         return None
     pairs = (line.decode("latin-1").partition(":") for line in rest)
     headers = {name: value.strip() for name, _, value in pairs}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.headers import HEADERS, read_headers
 from pytest_llmcost.capture.lost_answer import read_failure, was_on_the_wire
-from pytest_llmcost.capture.transports import CURRENT, begin, text_of, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -131,7 +131,7 @@ def _begin(client: Any, request: Any, is_transport: bool) -> CapturedRequest | N
             client,
             request.method,
             # Private: what the address is the text of, which it makes anew each time.
-            text_of(getattr(request.url, "_uri_reference", request.url)),
+            getattr(request.url, "_uri_reference", request.url),
             None,  # hooks of the client, and log-ins, change the headers until they are sent
             # Private: `content` raises for a body that is a stream, which is left alone.
             getattr(request, "_content", b""),

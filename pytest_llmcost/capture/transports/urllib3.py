@@ -149,7 +149,7 @@ def _wrap_build_response(original: Callable[..., Any]) -> Callable[..., Any]:
         # here, too. What an adapter of its own has sent is followed by `urlopen`.
         if not hasattr(raw, "_llmcost") and CURRENT.get() is None:
             captured = begin(
-                request, adapter, request.method, str(request.url), request.headers, request.body
+                request, adapter, request.method, request.url, request.headers, request.body
             )
             if captured is not None:
                 captured.do(_read_along, raw, False)
