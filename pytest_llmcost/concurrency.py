@@ -1,4 +1,4 @@
-"""Threads and forks: a right that one thread has at a time, and what is called around a fork.
+"""Threads and forks: a right that one thread has at a time, what a fork calls, no lock in a child.
 
 Must not know what either is for. Loaded in every run, so it imports nothing heavy: Python keeps
 what it calls at a fork, with everything that the module of it refers to, until the very end. If
@@ -12,6 +12,31 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class cached_property(Generic[T]):
+    """A property that is worked out once for each object.
+
+    Up to Python 3.11 that of functools has a lock that all objects share. A child that is forked
+    while another thread holds it would wait forever.
+    """
+
+    def __init__(self, read: Callable[[Any], T]) -> None:
+        """Take the function that works it out."""
+        self._read = read
+        self.__doc__ = read.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> T:
+        if instance is None:
+            return self  # type: ignore[return-value] # of the class, as functools has it
+        value = vars(instance)[self._name] = self._read(instance)
+        return value
 
 
 class Turn:

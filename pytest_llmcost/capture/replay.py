@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cached_property
 from typing import Any
 
 import msgspec
 
+from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.counting.payload import fingerprint
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.responses.converse import to_payload

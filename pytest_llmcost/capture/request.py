@@ -7,7 +7,6 @@ more than it must in the way of the code under test. The capture reads the answe
 from __future__ import annotations
 
 import copy
-import functools
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.capture.headers import read_headers
 from pytest_llmcost.capture.replay import Replay, VcrPlay, read_betas, read_body
+from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
@@ -147,7 +147,7 @@ class CapturedRequest(_Outcome):
 
     # What was sent
 
-    @functools.cached_property
+    @cached_property
     def payload(self) -> Mapping[str, Any] | None:
         """The request in the Messages API's form; None if its body could not be read."""
         return read_body(self.endpoint, self.sent)[0]
@@ -157,12 +157,12 @@ class CapturedRequest(_Outcome):
         """Why count_tokens does not count this payload, if its form says so."""
         return read_body(self.endpoint, self.sent)[1]
 
-    @functools.cached_property
+    @cached_property
     def headers(self) -> Mapping[str, str]:
         """Those that say something about its price, by their names in lower case; no key."""
         return read_headers(getattr(self.source, "headers", None))
 
-    @functools.cached_property
+    @cached_property
     def attempts(self) -> int:
         """How often the client has sent this call by now; SDK and botocore say so in a header."""
         if match := _ATTEMPT.search(self.headers.get("amz-sdk-request", "")):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.counting.prompt import (
     TIERS,
     Breakpoint,
@@ -137,21 +138,13 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """What its longest cached prefix is made of, as sent, in the cache's order."""
         return _values_to(self.breakpoints[-1].place, self._values) if self.breakpoints else []
 
-    @property
+    @cached_property
     def _values(self) -> list[CachedValue]:
-        return self._read_once("sent", self.prompt)
+        return _values_of(self.prompt, self.model)
 
-    @property
+    @cached_property
     def _values_compared(self) -> list[CachedValue]:
-        return self._values if self.compared is None else self._read_once("compared", self.compared)
-
-    def _read_once(self, name: str, prompt: Prompt) -> list[CachedValue]:
-        # No `cached_property`: up to Python 3.11 its lock may be held for good in a forked child.
-        kept = vars(self)
-        if name not in kept:
-            kept[name] = _values_of(prompt, self.model)
-        found: list[CachedValue] = kept[name]
-        return found
+        return self._values if self.compared is None else _values_of(self.compared, self.model)
 
 
 def _values_of(prompt: Prompt, model: str) -> list[CachedValue]:

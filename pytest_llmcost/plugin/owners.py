@@ -6,11 +6,12 @@ Made only once something is sent, counted or limited. Owners know nothing of pri
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from pytest_llmcost.concurrency import cached_property
 
 if TYPE_CHECKING:
     from decimal import Decimal

@@ -128,9 +128,8 @@ def learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) ->
     names = [*dict.fromkeys(names)]
     if payload.fingerprint in owner.parts or not (names or settings.parts):
         return
-    if call.has_caveat(
-        "count-failed", "uncounted"
-    ):  # what failed once would only fail, or wait, again
+    # What failed once would only fail, or wait, again.
+    if call.has_caveat("count-failed", "uncounted"):
         return
     owner.parts[payload.fingerprint] = known = {}
     # Those with a budget may be counted where the others are not.

@@ -15,14 +15,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 import pytest
 
-from pytest_llmcost.concurrency import AtFork, Turn
+from pytest_llmcost.concurrency import AtFork, Turn, cached_property
 from pytest_llmcost.errors import CountError, SettingsError, UnknownModelError
 from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt, worker_of
 from pytest_llmcost.plugin.sender import Sender, sender_of
@@ -50,8 +50,7 @@ LONG_WAIT, SHORT_WAIT = 300.0, 5.0
 class _Heavy:
     """What a session makes when it is first asked for.
 
-    A `__getattr__` would do, but Python reads all attributes of such a class far more slowly. And
-    `cached_property` holds a lock, while this calls a hook of the user.
+    A `__getattr__` would do, but Python reads all attributes of such a class far more slowly.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
