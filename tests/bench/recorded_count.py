@@ -126,7 +126,11 @@ def measure(quick: bool) -> list[Figure]:
         run_in_a_test(bench)
     return [
         Figure("a recorded count : json.dumps and SHA-256", plain.ratio, target=2.5),
-        Figure("the same with three breakpoints", cached.ratio, target=5.5),
+        Figure(
+            "a recorded count with three breakpoints : json.dumps and SHA-256",
+            cached.ratio,
+            target=5.5,
+        ),
     ]
 
 
