@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Sequence
+from pathlib import Path
+from traceback import walk_tb
+from types import TracebackType
 
 import pytest
 from _pytest.outcomes import Failed
@@ -186,6 +189,10 @@ class Reports:
                 ]
                 added = test_properties(session.ledger.row(attempt.key))
                 item.user_properties[:] = [*kept, *added]
+        if call.excinfo is not None and isinstance(call.excinfo.value, LiveCapError):
+            # Raised deep inside an HTTP library, which has nothing to do with why.
+            refusal = call.excinfo.value.with_traceback(_without_libraries(call.excinfo.tb))
+            call.excinfo = pytest.ExceptionInfo.from_exception(refusal)
         report = yield
         if attempt is not None and has_spent:
             attempt.has_failed |= report.failed
@@ -214,6 +221,17 @@ class Reports:
         elif report.when != "teardown" and not (session.attempt and session.attempt.has_failed):
             # A new attempt, or a test that passed although one of its subtests was skipped.
             session.not_passed.discard(nodeid)
+
+
+def _without_libraries(traceback: TracebackType) -> TracebackType:
+    """Return a traceback of the frames alone that are of what is under test."""
+    own, standard = None, os.path.dirname(os.__file__)
+    for frame, line in reversed([*walk_tb(traceback)]):
+        file = frame.f_code.co_filename
+        is_installed = {"site-packages", "dist-packages"}.intersection(Path(file).parts)
+        if not is_installed and not file.startswith(standard):
+            own = TracebackType(own, frame, frame.f_lasti, line)
+    return own or traceback
 
 
 @exactly()

@@ -43,6 +43,9 @@ def test_a_request_whose_worst_case_does_not_fit_is_not_sent(
             r"\$0\.10 cap on live spend set by --llmcost-max-live",
         ]
     )
+    # The traceback ends where the tested code asks.
+    result.stdout.fnmatch_lines([">           return client.messages.create(*", "test_app.py:*"])
+    result.stdout.no_fnmatch_line("*site-packages*")
     assert standin.requests == []
     (row,) = online.ledger()["tests"]
     (call,) = row["calls"]
