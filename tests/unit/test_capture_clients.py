@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gzip
 import io
 import json
@@ -17,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-from capture_kit import JSON_BODY, SSE_BODY, Purse, capturing
+from capture_kit import JSON_BODY, SSE_BODY, Purse, capturing, chunks
 from standin import StandIn
 from standin.bedrock import frame
 from standin.cache import PromptCache
@@ -502,6 +503,30 @@ def test_a_transport_of_httpx_that_sends_through_another_library_is_live(standin
     with capturing() as purse, httpx.Client(transport=Own()) as client:
         client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
     assert (purse.call.live, len(standin.requests)) == (True, 1)
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "still read"])
+@pytest.mark.parametrize("way", [by_requests, by_urllib3, by_aiohttp, by_urllib])
+def test_what_began_during_a_request_and_sends_after_it_is_seen(
+    way: Callable[[str, Any], int], streams: bool, standin: StandIn
+) -> None:
+    """As a task does, and a thread where threads inherit their context."""
+    url, kept = standin.url + "/v1/messages", list[contextvars.Context]()
+
+    class Own(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            kept.append(contextvars.copy_context())
+            return httpx.Response(200, stream=chunks(httpx, [SSE_BODY]))
+
+    with (
+        capturing() as purse,
+        httpx.Client(transport=Own()) as client,
+        client.stream("POST", url, json=STREAMED, headers=HEADERS) as response,
+    ):
+        if not streams:
+            response.read()
+        kept[0].run(way, url, ASKED)
+    assert (len(purse.calls), len(standin.requests)) == (2, 1)
 
 
 @pytest.mark.parametrize("library", ["requests", "urllib"])

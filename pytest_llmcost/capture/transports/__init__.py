@@ -45,7 +45,7 @@ _CLIENTS = {
 }
 """Library -> the file here whose `wrap(module)` wraps it as soon as it is imported."""
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
-"""The request that is being sent in this context."""
+"""The request that is being sent in this context; `being_sent` reads it."""
 
 _ADDRESSES = r"(?i)anthropic|claude|/model/|/messages|complet(?:e|ions)|responses"
 """One of these is in every address of Claude, once its escapes are undone. Not compiled before the
@@ -117,6 +117,16 @@ def begin(
             body = body.encode("utf-8", "surrogatepass")
         body = bytes(body) if isinstance(body, (bytes, bytearray)) else b""
     return _captures[-1](source, client, method, address, headers, body)
+
+
+def being_sent() -> CapturedRequest | None:
+    """Return the request that is being sent in this context.
+
+    A task, and a thread of some Pythons, has a copy of the context in which it began, which keeps
+    that request when it is long over.
+    """
+    current = CURRENT.get()
+    return None if current is None or current.is_answered or current.is_over else current
 
 
 @lru_cache(maxsize=256)
