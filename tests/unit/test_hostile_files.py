@@ -235,7 +235,11 @@ def test_absurd_nesting_is_an_error_and_not_the_end_of_the_process(text: str) ->
         load_yaml(text)
 
 
-@pytest.mark.parametrize("number", ["9" * 5_000, "1e400", "1" + "0" * 40, "-7", "NaN", "[" * 990])
+@pytest.mark.parametrize(
+    "number",
+    ["9" * 5_000, "1e400", "1" + "0" * 40, "-7", "NaN", "[" * 990, "[" * 4_000, "[" * 1_000_000],
+    ids=lambda each: f"{each[:6]} {len(each)}",
+)
 def test_an_odd_number_in_json_is_no_traceback(
     number: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
