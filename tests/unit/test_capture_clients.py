@@ -494,11 +494,22 @@ def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn)
     assert len(standin.requests) == 2
 
 
-def test_a_transport_of_httpx_that_sends_through_another_library_is_live(standin: StandIn) -> None:
+def by_transport(url: str, body: bytes) -> bytes:
+    with httpx.HTTPTransport() as inner:
+        return inner.handle_request(httpx.Request("POST", url, content=body, headers=HEADERS)).read()
+
+
+@pytest.mark.parametrize(
+    "way",
+    [by_transport, lambda url, body: requests.post(url, data=body, headers=HEADERS).content],
+    ids=["httpx", "requests"],
+)
+def test_a_transport_of_httpx_that_sends_through_another_is_live(
+    way: Callable[[str, bytes], bytes], standin: StandIn
+) -> None:
     class Own(httpx.BaseTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
-            sent = requests.post(str(request.url), data=request.content, headers=HEADERS)
-            return httpx.Response(200, content=sent.content)
+            return httpx.Response(200, content=way(str(request.url), request.content))
 
     with capturing() as purse, httpx.Client(transport=Own()) as client:
         client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)

@@ -58,6 +58,7 @@ def _wrap_wire(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         if (current := being_sent()) is not None:
             current.leave()
+            current.is_on_wire = True
         return original(connection, request, *args, **options)  # a coroutine, where it is one
 
     return handle
