@@ -495,8 +495,9 @@ def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn)
 
 
 def by_transport(url: str, body: bytes) -> bytes:
+    request = httpx.Request("POST", url, content=body, headers=HEADERS)
     with httpx.HTTPTransport() as inner:
-        return inner.handle_request(httpx.Request("POST", url, content=body, headers=HEADERS)).read()
+        return inner.handle_request(request).read()
 
 
 @pytest.mark.parametrize(

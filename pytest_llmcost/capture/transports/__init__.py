@@ -12,6 +12,7 @@ imported by a suite that never calls Claude, and it knows nothing of any library
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -44,6 +45,8 @@ _CLIENTS = {
     "httpcore2._async.connection": "httpx",
 }
 """Library -> the file here whose `wrap(module)` wraps it as soon as it is imported."""
+if getattr(sys.flags, "thread_inherit_context", False):  # from Python 3.14 on, if free-threaded
+    _CLIENTS["threading"] = "threads"
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
 """The request that is being sent in this context; `being_sent` reads it."""
 
