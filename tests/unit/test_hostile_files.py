@@ -269,6 +269,12 @@ def test_bodies_that_unpack_to_100_mb_together_are_refused() -> None:
         read_recordings(data, "f")
 
 
+def test_a_body_of_zstd_that_unpacks_to_more_than_100_mb_is_refused() -> None:
+    zstd = pytest.importorskip("compression.zstd")
+    with pytest.raises(RecordingError, match="f: unpacks to more than 100,000,000 bytes"):
+        read_recordings(cassette(zstd.compress(b"0" * 101 * MB), "zstd"), "f")
+
+
 NUMBERS = ["9" * 5_000, "0x" + "f" * 5_000, "1" + "0" * 40, "1e40", "1e99999999999999999999", "inf"]
 
 
