@@ -1,4 +1,4 @@
-"""Threads and forks: a right that one thread has at a time, what a fork calls, no lock in a child.
+"""Threads and forks: turns and contexts of threads, what a fork calls, no lock in a child.
 
 Must not know what either is for. Loaded in every run, so it imports nothing heavy: Python keeps
 what it calls at a fork, with everything that the module of it refers to, until the very end. If
@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -74,6 +75,22 @@ class Turn:
             if taken:
                 self._thread = None
                 self._lock.release()
+
+
+_of_contexts: list[ContextVar[Any]] = []
+
+
+def context_var(name: str) -> ContextVar[T | None]:
+    """Make a variable that tasks inherit and plain threads do not, in any Python."""
+    made: ContextVar[T | None] = ContextVar(name, default=None)
+    _of_contexts.append(made)
+    return made
+
+
+def begin_thread() -> None:
+    """Set all such variables to None, in the context of a thread that is about to begin."""
+    for each in _of_contexts:
+        each.set(None)
 
 
 class AtFork:

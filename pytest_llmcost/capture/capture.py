@@ -18,7 +18,7 @@ from pytest_llmcost.capture.batches import Batches
 from pytest_llmcost.capture.headers import read_headers
 from pytest_llmcost.capture.replay import Fingerprint, Recordings, VcrPlay
 from pytest_llmcost.capture.request import CapturedRequest
-from pytest_llmcost.capture.transports import CURRENT, follow, unfollow
+from pytest_llmcost.capture.transports import being_sent, follow, unfollow
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, PayloadError
@@ -90,7 +90,7 @@ class Capture:
         `source` is the library's own object for it, `client` who sends it.
         """
         try:
-            outer = CURRENT.get()
+            outer = being_sent()
             if outer is not None and outer.source is source:
                 return None  # the same request: a subclass has called the method of its base
             endpoint = recognise(method, url) or find_unmetered(method, url, sent)

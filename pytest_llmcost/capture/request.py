@@ -91,7 +91,7 @@ class _Outcome:
     is_seen: bool = True
     """Whether it reached anything. A blocked request does not show that the tested code works."""
     is_on_wire: bool = False
-    """Whether `http.client` or aiohttp has sent it over a socket."""
+    """Whether `http.client`, aiohttp or httpcore has sent it over a socket."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _reader: Reader | None = None

@@ -227,4 +227,9 @@ def _with_plain_decimals(node: Any) -> Any:
         return node
     if node.get("format") == "decimal":
         return {"type": "string", "pattern": r"^-?\d+(\.\d+)?$"}
-    return {key: _with_plain_decimals(each) for key, each in node.items()}
+    import inspect  # seldom needed, and slow to load
+
+    plain = {key: _with_plain_decimals(each) for key, each in node.items()}
+    if isinstance(text := plain.get("description"), str):
+        plain["description"] = inspect.cleandoc(text)  # as Python does itself from 3.13 on
+    return plain

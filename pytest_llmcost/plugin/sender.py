@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from pytest_llmcost.concurrency import context_var
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.plugin.options import TAG_MARKER
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_llmcost.call import Call, Phase
     from pytest_llmcost.plugin.owners import Owner
 
-entered_blocks: ContextVar[tuple[list[Call], ...]] = ContextVar("llmcost_blocks", default=())
+entered_blocks: ContextVar[tuple[list[Call], ...] | None] = context_var("llmcost_blocks")
 """The calls of each `budget(...)` block that was entered in this context."""
 
 
@@ -71,7 +72,7 @@ def blocks_around(owner: Owner, phase: Phase | None) -> tuple[list[Call], ...]:
     rather see a call too many than miss one. An async fixture has a context of its own, too,
     so what it began holds for the test.
     """
-    entered = {id(calls) for calls in entered_blocks.get()}
+    entered = {id(calls) for calls in entered_blocks.get() or ()}
     is_outside = all(id(calls) not in entered for calls, _ in owner.open_blocks)
     return tuple(
         calls
@@ -90,7 +91,7 @@ class _Open:
         self.is_of_thread = _is_plain_thread()
 
 
-_tags: ContextVar[tuple[_Open, ...]] = ContextVar("llmcost_tags")
+_tags: ContextVar[tuple[_Open, ...] | None] = context_var("llmcost_tags")
 _open: list[_Open] = []
 """Every tag that is open anywhere in this process."""
 
@@ -105,7 +106,7 @@ def tag(name: str) -> Iterator[None]:
     check_tag(name)
     opened = _Open(name)
     around = _current()
-    if _tags.get(None) is None:  # what other threads have opened is beside this one, not around it
+    if _tags.get() is None:  # what other threads have opened is beside this one, not around it
         around = tuple(each for each in around if not each.is_of_thread)
     mine = (*around, opened)
     token = _tags.set(mine)
@@ -119,11 +120,11 @@ def tag(name: str) -> Iterator[None]:
         with suppress(ValueError):
             _tags.reset(token)
             if now is not mine:  # fixtures do not always end in the reverse order
-                _tags.set(tuple(each for each in now if each is not opened))
+                _tags.set(tuple(each for each in now or () if each is not opened))
 
 
 def _current() -> tuple[_Open, ...]:
-    tags = _tags.get(None)
+    tags = _tags.get()
     if tags is not None or not _open:
         return tags or ()
     # A plain thread inherits no context. What is open elsewhere has most likely started it, and a

@@ -373,6 +373,8 @@ def _decode(raw: Any, kind: type[_S]) -> _S:
         return msgspec.convert(_without_empty(raw), kind)
     except UnicodeEncodeError:  # a key, or a value of which few are known
         raise _unreadable("usage", "holds half a surrogate pair") from None
+    except RecursionError:  # a decoder may have more levels than Python code
+        raise _unreadable("usage", "nested too deeply") from None
     except msgspec.ValidationError as error:
         what, _, place = str(error).removesuffix("`").partition(" - at `$")
         path = f"usage{place}"

@@ -14,6 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from operator import itemgetter
 from typing import Any
 
@@ -374,12 +375,12 @@ def _decode_body(
     try:
         data = _unzip(data, allowance)
         is_encoded = bool(data) and not data.lstrip().startswith(_STARTS)
-        if encoding == "deflate" and is_encoded:
-            data = _inflate(data, allowance)
+        if encoding in _UNPACKED and is_encoded:
+            data = _UNPACKED[encoding](data, allowance)
     except (OSError, EOFError, zlib.error) as error:
         raise _UndecodableBody(f"the compressed body is damaged: {error}") from None
-    if encoding in ("br", "zstd") and is_encoded:
-        raise _UndecodableBody(f"the body is compressed with {encoding}; record it uncompressed")
+    if encoding == "br" and is_encoded:
+        raise _UndecodableBody("the body is compressed with br; record it uncompressed")
     return allowance.take(data)
 
 
@@ -438,3 +439,21 @@ def _inflate(data: bytes, allowance: Allowance) -> bytes:
     if not unpacker.eof:
         raise EOFError("it ends too early")
     return unpacked
+
+
+def _unpack_zstd(data: bytes, allowance: Allowance) -> bytes:
+    try:
+        zstd: Any = import_module("compression.zstd")
+    except ModuleNotFoundError:
+        raise _UndecodableBody(
+            "the body is compressed with zstd, and Python reads it from 3.14 on; record it "
+            "uncompressed"
+        ) from None
+    try:
+        return allowance.check(zstd.ZstdFile(io.BytesIO(data)).read(allowance.bytes + 1))
+    except zstd.ZstdError as error:
+        raise EOFError(error) from None
+
+
+_UNPACKED = {"deflate": _inflate, "zstd": _unpack_zstd}
+"""By the header's word; gzip tells itself."""

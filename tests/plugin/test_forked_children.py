@@ -293,6 +293,35 @@ def test_a_child_s_calls_are_of_the_test_that_started_it(
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_child_that_is_started_in_the_system_s_own_way_is_seen(
+    project: Project, method: str
+) -> None:
+    """The way differs by system and Python: since 3.14 it is `forkserver` on Linux."""
+    project.write(
+        app=APP,
+        test_app=f"""
+        import multiprocessing
+        from app import ask
+
+        class Asking(multiprocessing.Process):
+            def run(self):
+                ask(300)
+
+        def test_children():
+            multiprocessing.set_start_method({method!r})
+            for child in (multiprocessing.Process(target=ask, args=(200,)), Asking()):
+                child.start()
+                child.join()
+                assert child.exitcode == 0
+        """,
+    )
+    ignored = ("-W", "ignore::DeprecationWarning")
+    project.run_apart(*ignored, "--llmcost-report=ledger.json").assert_outcomes(passed=1)
+    (test,) = project.ledger()["tests"]
+    assert sorted(call["usage"]["input_tokens"] for call in test["calls"]) == [200, 300]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_child_of_a_spawned_child_is_seen_and_under_the_cap(
     project: Project, standin: StandIn, method: str
 ) -> None:

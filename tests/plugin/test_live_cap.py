@@ -222,6 +222,9 @@ IN_A_THREAD = """
             thread.join()
             return httpx.Response(answers[0].status_code, content=answers[0].content)
 
+        def close(self):
+            self.inner.close()
+
     def test_once(llmcost):
         head = {"x-api-key": os.environ["ANTHROPIC_API_KEY"], "anthropic-version": "2023-06-01"}
         url, body = os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages", {**ASKED, "max_tokens": 100}

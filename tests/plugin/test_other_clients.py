@@ -182,8 +182,8 @@ def test_what_is_not_for_claude_or_was_never_sent_is_no_call(project: Project, u
                      "/model/anthropic.claude-opus-4-7/count-tokens", "/refused" + PATH):
             try:
                 ask("{url}" + path)
-            except urllib.error.HTTPError:
-                pass
+            except urllib.error.HTTPError as error:
+                error.close()
         with pytest.raises(OSError):
             ask("http://127.0.0.1:9" + PATH)
     """

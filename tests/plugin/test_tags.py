@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,34 @@ def test_an_async_test_has_the_tags_of_its_fixtures(tmp_path: Path, kind: str) -
     tests = ran.ledger()["tests"]
     tags = {(row["nodeid"].partition("[")[0], *row["calls"][0].get("tags", ())) for row in tests}
     assert tags == {("test_async.py::test_one", "judge"), ("test_async.py::test_two",)}, ran.out
+
+
+def test_a_thread_of_a_pool_has_what_is_open_when_it_sends(project: Project) -> None:
+    """Also where threads inherit their context, as in Python 3.14 without its global lock."""
+    project.write(
+        app=APP,
+        test_app="""
+        from concurrent.futures import ThreadPoolExecutor
+        from app import ask
+
+        def test_tags(llmcost):
+            with ThreadPoolExecutor(1) as pool:
+                for name in ("one", "two"):
+                    with llmcost.tag(name):
+                        pool.submit(ask, 1).result()
+            assert [call.tags for call in llmcost.calls] == [("one",), ("two",)]
+
+        def test_blocks(llmcost):
+            with ThreadPoolExecutor(1) as pool, llmcost.budget("$1"):
+                pool.submit(ask, 1).result()
+                with llmcost.budget("$0.001"):
+                    pool.submit(ask, 200).result()
+        """,
+    )
+    python = (sys.executable, "-X", "thread_inherit_context=1", "-m", "pytest")
+    result = project.pytester.run(*python, "-p", "llmcost", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["FAILED test_app.py::test_blocks - $0.0012 > $0.001 budget *"])
 
 
 HELD = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gzip
 import io
 import json
@@ -12,12 +13,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from capture_kit import JSON_BODY, SSE_BODY, Purse, capturing
+from capture_kit import JSON_BODY, SSE_BODY, Purse, capturing, chunks
 from standin import StandIn
 from standin.bedrock import frame
 from standin.cache import PromptCache
@@ -132,7 +134,18 @@ def check_four(purse: Purse, got: list[Any]) -> None:
     }
 
 
-@pytest.mark.parametrize("library", CLIENTS)
+@pytest.mark.parametrize(
+    "library",
+    [
+        "boto3",
+        pytest.param(
+            "aiobotocore",
+            marks=pytest.mark.skipif(
+                version("vcrpy") < "9", reason="what VCR replays has no `raw_headers` before 9"
+            ),
+        ),
+    ],
+)
 def test_bedrock_is_priced_live_recorded_and_replayed(
     library: str, standin: StandIn, tmp_path: Path
 ) -> None:
@@ -382,12 +395,17 @@ class Packed(BaseHTTPRequestHandler):
     """Answers with a compressed body of a known length."""
 
     protocol_version = "HTTP/1.1"
+    encoding = "gzip"
+
+    @staticmethod
+    def compress(data: bytes) -> bytes:
+        return gzip.compress(data)
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        body = gzip.compress(SSE_BODY if asked.get("stream") else JSON_BODY)
+        body = self.compress(SSE_BODY if asked.get("stream") else JSON_BODY)
         self.send_response(200)
-        self.send_header("content-encoding", "gzip")
+        self.send_header("content-encoding", self.encoding)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -404,17 +422,33 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture
-def packed() -> Iterator[str]:
-    with serving(Packed) as url:
-        yield url
+class PackedByZstd(Packed):
+    """As what clients ask for since Python has it."""
+
+    encoding = "zstd"
+
+    @staticmethod
+    def compress(data: bytes) -> bytes:
+        return bytes(pytest.importorskip("compression.zstd").compress(data))
 
 
-@pytest.mark.parametrize("way", WAYS, ids=NAMES)
-def test_a_compressed_body_is_read(way: Callable[[str, Any], int], packed: str) -> None:
-    with capturing() as purse:
-        assert way(packed, ASKED)
-        assert way(packed, STREAMED)
+# Python's own client asks for no compression, and undoes none.
+PACKED = [
+    *((Packed, way) for way in WAYS),
+    *(
+        (PackedByZstd, way)
+        for way, name in zip(WAYS, NAMES, strict=True)
+        if name.split()[0] != "urllib"
+    ),
+]
+
+
+@pytest.mark.parametrize(("handler", "way"), PACKED)
+def test_a_compressed_body_is_read(handler: type[Packed], way: Callable[[str, Any], int]) -> None:
+    handler.compress(b"")  # or skip
+    with capturing() as purse, serving(handler) as url:
+        assert way(url, ASKED)
+        assert way(url, STREAMED)
     assert [call.usage.input_tokens for call in purse.calls] == [25, 25]
     assert [call.usage.output_tokens for call in purse.calls] == [11, 11]
 
@@ -493,15 +527,51 @@ def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn)
     assert len(standin.requests) == 2
 
 
-def test_a_transport_of_httpx_that_sends_through_another_library_is_live(standin: StandIn) -> None:
+def by_transport(url: str, body: bytes) -> bytes:
+    request = httpx.Request("POST", url, content=body, headers=HEADERS)
+    with httpx.HTTPTransport() as inner:
+        return inner.handle_request(request).read()
+
+
+@pytest.mark.parametrize(
+    "way",
+    [by_transport, lambda url, body: requests.post(url, data=body, headers=HEADERS).content],
+    ids=["httpx", "requests"],
+)
+def test_a_transport_of_httpx_that_sends_through_another_is_live(
+    way: Callable[[str, bytes], bytes], standin: StandIn
+) -> None:
     class Own(httpx.BaseTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
-            sent = requests.post(str(request.url), data=request.content, headers=HEADERS)
-            return httpx.Response(200, content=sent.content)
+            return httpx.Response(200, content=way(str(request.url), request.content))
 
     with capturing() as purse, httpx.Client(transport=Own()) as client:
         client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
     assert (purse.call.live, len(standin.requests)) == (True, 1)
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "still read"])
+@pytest.mark.parametrize("way", [by_requests, by_urllib3, by_aiohttp, by_urllib])
+def test_what_began_during_a_request_and_sends_after_it_is_seen(
+    way: Callable[[str, Any], int], streams: bool, standin: StandIn
+) -> None:
+    """As a task does, and a thread where threads inherit their context."""
+    url, kept = standin.url + "/v1/messages", list[contextvars.Context]()
+
+    class Own(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            kept.append(contextvars.copy_context())
+            return httpx.Response(200, stream=chunks(httpx, [SSE_BODY]))
+
+    with (
+        capturing() as purse,
+        httpx.Client(transport=Own()) as client,
+        client.stream("POST", url, json=STREAMED, headers=HEADERS) as response,
+    ):
+        if not streams:
+            response.read()
+        kept[0].run(way, url, ASKED)
+    assert (len(purse.calls), len(standin.requests)) == (2, 1)
 
 
 @pytest.mark.parametrize("library", ["requests", "urllib"])

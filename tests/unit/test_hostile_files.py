@@ -235,7 +235,11 @@ def test_absurd_nesting_is_an_error_and_not_the_end_of_the_process(text: str) ->
         load_yaml(text)
 
 
-@pytest.mark.parametrize("number", ["9" * 5_000, "1e400", "1" + "0" * 40, "-7", "NaN", "[" * 990])
+@pytest.mark.parametrize(
+    "number",
+    ["9" * 5_000, "1e400", "1" + "0" * 40, "-7", "NaN", "[" * 990, "[" * 4_000, "[" * 1_000_000],
+    ids=lambda each: f"{each[:6]} {len(each)}",
+)
 def test_an_odd_number_in_json_is_no_traceback(
     number: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,6 +267,12 @@ def test_bodies_that_unpack_to_100_mb_together_are_refused() -> None:
     data = json.dumps({"interactions": [one] * 4}).encode()
     with pytest.raises(RecordingError, match="f: unpacks to more than 100,000,000 bytes"):
         read_recordings(data, "f")
+
+
+def test_a_body_of_zstd_that_unpacks_to_more_than_100_mb_is_refused() -> None:
+    zstd = pytest.importorskip("compression.zstd")
+    with pytest.raises(RecordingError, match="f: unpacks to more than 100,000,000 bytes"):
+        read_recordings(cassette(zstd.compress(b"0" * 101 * MB), "zstd"), "f")
 
 
 NUMBERS = ["9" * 5_000, "0x" + "f" * 5_000, "1" + "0" * 40, "1e40", "1e99999999999999999999", "inf"]

@@ -161,7 +161,7 @@ def test_saved_answers_that_stop_early_are_refused(text: str, said: str, tmp_pat
     [
         *(b"[", b"[1", b"nonsense"),
         answer({**USAGE_ROW, "model": "caf?"}).encode().replace(b"?", b"\xe9"),
-        b'{"data": [], "x": %b}' % (b"[" * 5_000 + b"]" * 5_000),
+        b'{"data": [], "x": %b}' % (b"[" * 1_000_000 + b"]" * 1_000_000),
     ],
     ids=["open", "cut", "words", "Latin-1", "deep"],
 )

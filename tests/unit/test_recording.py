@@ -4,6 +4,7 @@ import base64
 import contextlib
 import gzip
 import json
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,22 @@ def test_a_deflated_body_is_inflated() -> None:
     assert json.loads(only(data).body) == MESSAGE
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate"])
+def test_a_body_of_zstd_is_read_where_python_has_it() -> None:
+    """Clients on Python 3.14 ask for it, and VCR keeps what came."""
+    zstd = pytest.importorskip("compression.zstd")
+    kept = {"string": zstd.compress(TEXT[:9].encode()) + zstd.compress(TEXT[9:].encode())}
+    data = vcrpy(kept, headers={"Content-Encoding": ["zstd"]})
+    assert json.loads(only(data).body) == MESSAGE
+
+
+@pytest.mark.parametrize("body", [b"(\xb5/\xfd", b"(\xb5/\xfd\xff\xff\xff", b"\x01\x02"])
+def test_a_body_of_zstd_that_cannot_be_read_is_a_problem(body: bytes) -> None:
+    data = vcrpy({"string": body}, headers={"content-encoding": "zstd"})
+    said = "damaged" if sys.version_info >= (3, 14) else "Python reads it from 3.14 on"
+    assert said in (only(data).problem or "")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "zstd"])
 def test_a_header_of_a_compression_that_the_recorder_undid_does_not_matter(encoding: str) -> None:
     recorded = only(vcrpy({"string": TEXT}, headers={"content-encoding": encoding}))
     assert json.loads(recorded.body) == MESSAGE

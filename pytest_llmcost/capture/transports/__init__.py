@@ -12,6 +12,7 @@ imported by a suite that never calls Claude, and it knows nothing of any library
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -44,8 +45,10 @@ _CLIENTS = {
     "httpcore2._async.connection": "httpx",
 }
 """Library -> the file here whose `wrap(module)` wraps it as soon as it is imported."""
+if getattr(sys.flags, "thread_inherit_context", False):  # from Python 3.14 on, if free-threaded
+    _CLIENTS["threading"] = "threads"
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
-"""The request that is being sent in this context."""
+"""The request that is being sent in this context; `being_sent` reads it."""
 
 _ADDRESSES = r"(?i)anthropic|claude|/model/|/messages|complet(?:e|ions)|responses"
 """One of these is in every address of Claude, once its escapes are undone. Not compiled before the
@@ -117,6 +120,16 @@ def begin(
             body = body.encode("utf-8", "surrogatepass")
         body = bytes(body) if isinstance(body, (bytes, bytearray)) else b""
     return _captures[-1](source, client, method, address, headers, body)
+
+
+def being_sent() -> CapturedRequest | None:
+    """Return the request that is being sent in this context.
+
+    A task, and a thread of some Pythons, has a copy of the context in which it began, which keeps
+    that request when it is long over.
+    """
+    current = CURRENT.get()
+    return None if current is None or current.is_answered or current.is_over else current
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import note_failure
-from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
+from pytest_llmcost.capture.transports import begin, being_sent, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -32,7 +32,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
     async def send(request: Any, conn: Any) -> Any:
         __tracebackhide__ = True
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
-        current = CURRENT.get()
+        current = being_sent()
         if current is not None:
             current.leave()
             current.is_on_wire = True

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import note_failure
-from pytest_llmcost.capture.transports import CURRENT, begin, claude_address, url_of, wrap_method
+from pytest_llmcost.capture.transports import begin, being_sent, claude_address, url_of, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -28,7 +28,7 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def endheaders(connection: Any, message_body: Any = None, **options: Any) -> Any:
         __tracebackhide__ = True
-        captured = CURRENT.get()
+        captured = being_sent()
         if captured is not None:  # its client reads the answer
             captured.leave()
             return original(connection, message_body, **options)
@@ -64,7 +64,7 @@ def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def getresponse(connection: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        current = CURRENT.get()
+        current = being_sent()
         if current is not None:
             current.is_on_wire = True
         captured = getattr(connection, "_llmcost", None)

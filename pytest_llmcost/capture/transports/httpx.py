@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.headers import HEADERS, read_headers
 from pytest_llmcost.capture.lost_answer import read_failure, was_on_the_wire
-from pytest_llmcost.capture.transports import CURRENT, begin, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -56,8 +56,9 @@ def _wrap_wire(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def handle(connection: Any, request: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        if (current := CURRENT.get()) is not None:
+        if (current := being_sent()) is not None:
             current.leave()
+            current.is_on_wire = True
         return original(connection, request, *args, **options)  # a coroutine, where it is one
 
     return handle
@@ -120,7 +121,7 @@ def _begin(client: Any, request: Any, is_transport: bool) -> CapturedRequest | N
     """Follow what a client sends, or a transport that is not inside a call that is followed."""
     if request is None:
         return None  # the library's own error says what is missing
-    if is_transport and (current := CURRENT.get()) is not None:
+    if is_transport and (current := being_sent()) is not None:
         if current.gate is not None:
             current.do(_note_headers, request)
         return None

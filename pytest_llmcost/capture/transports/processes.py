@@ -18,13 +18,22 @@ def wrap(module: ModuleType) -> None:
     wrap_method(module.BaseProcess, "start", _wrap_start)
 
 
+class _Given:
+    """What has the child's ticket made when it is pickled.
+
+    Not sooner: a forked child is not pickled, and inherits all that is wrapped. Whether it will be
+    forked is settled in many ways, by the system's default too, which Python 3.14 has changed.
+    """
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"ticket": ticket()}
+
+
 def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def start(process: Any) -> Any:
         __tracebackhide__ = True
-        # A forked one inherits all that is wrapped.
-        if getattr(type(process), "_start_method", None) in ("spawn", "forkserver"):
-            vars(process)["_pytest_llmcost"] = ticket()
+        vars(process)["_pytest_llmcost"] = _Given()
         try:
             return original(process)
         finally:

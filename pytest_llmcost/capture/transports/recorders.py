@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.transports import CURRENT, begin, note_saved, wrap_method
+from pytest_llmcost.capture.transports import begin, being_sent, note_saved, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -40,7 +40,7 @@ def _then(reader: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def method(cassette: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             result = original(cassette, *args, **kwargs)
-            current = CURRENT.get()
+            current = being_sent()
             if current is not None:
                 current.do(functools.partial(_played, **kwargs), reader, result, cassette, *args)
             elif reader == "vcr_play" and args:

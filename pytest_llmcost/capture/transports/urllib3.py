@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import note_failure, read_failure
-from pytest_llmcost.capture.transports import CURRENT, begin, url_of, wrap_method
+from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, url_of, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -42,7 +42,7 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         captured = None
         # Inside a call that is followed already, as of its own retries, its client reads.
-        if CURRENT.get() is None and isinstance(url, str):
+        if being_sent() is None and isinstance(url, str):
             captured = begin(
                 object(),  # urllib3 has none for a request
                 pool,
@@ -147,7 +147,7 @@ def _wrap_build_response(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         # Mocks such as `responses` and `requests-mock` replace the adapters of requests, and come
         # here, too. What an adapter of its own has sent is followed by `urlopen`.
-        if not hasattr(raw, "_llmcost") and CURRENT.get() is None:
+        if not hasattr(raw, "_llmcost") and being_sent() is None:
             captured = begin(
                 request, adapter, request.method, request.url, request.headers, request.body
             )
