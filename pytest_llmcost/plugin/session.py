@@ -210,7 +210,8 @@ class Session:
 
         card, name = shipped_card(), "pytest_llmcost_rate_card"
         if self.settings.prices is not None:
-            card = card.with_overrides(self.settings.prices)
+            with self.settings.naming("prices"):
+                card = card.with_overrides(self.settings.prices)
         replaced = self.hook(name)(config=self.config, card=card)
         if replaced is None:
             return card
@@ -469,15 +470,17 @@ def check_settings(session: Session) -> None:
         if not session.baseline.exists():
             option = f"--llmcost-baseline={shlex.quote(str(session.baseline))}"
             raise SettingsError(
-                f"{session.baseline}: the baseline does not exist; write it with: "
-                f"pytest {option} --llmcost-update-baseline"
+                f"{settings.origin('baseline')}: {session.baseline}: the baseline does not exist; "
+                f"write it with: pytest {option} --llmcost-update-baseline"
             )
-        read_ledger(session.baseline)
+        with settings.naming("baseline"):
+            read_ledger(session.baseline)
     has_hook = session.config.hook.pytest_llmcost_rate_card.get_hookimpls()
     if settings.prices is not None or has_hook or settings.model:
-        for model in settings.model:
-            session.exact_model(model)
         _ = session.card
+        for model in settings.model:
+            with settings.naming("model"):
+                session.exact_model(model)
 
 
 def utc_now() -> str:
