@@ -88,7 +88,8 @@ def sentence(verdict: Verdict) -> str:
     kind, limit, set_at = verdict.quantity, verdict.limit, _set_at(verdict)
     budget = f"the {_budget(verdict)}{set_at}"
     if verdict.state == "unverified":
-        return f"cannot check {budget}: {what_is_unknown(verdict)}"
+        remedy = "; correct its path" if verdict.saw_nothing and verdict.pattern else ""
+        return f"cannot check {budget}: {what_is_unknown(verdict)}{remedy}"
     # A gate counts the calls that break it, so it is kept by none.
     if gate := GATES.get(verdict.kind):
         return _fill((not verdict.low and gate.kept) or gate.broken, verdict)
@@ -130,7 +131,7 @@ def short_sentence(verdict: Verdict) -> str:
     return f"{before}{bound}{shown} {'>' if is_over else '<='} {budget}{more}"
 
 
-def _fill(template: str, verdict: Verdict) -> str:
+def _fill(template: str, verdict: Verdict, **more: str) -> str:
     """Fill in what a gate's words say of a verdict."""
     number, set_at = int(verdict.low), _set_at(verdict)
     found = clean(", ".join(verdict.found))
@@ -145,6 +146,7 @@ def _fill(template: str, verdict: Verdict) -> str:
         requests=format_count(number, "request"),
         guards=format_count(number, "guard"),
         breaking=breaking(number),
+        **more,
     )
 
 
@@ -454,7 +456,8 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         return ""
     if verdict.kind in GATES:
         cost = Amounts.of(calls).usd
-        return GATES[verdict.kind].advice.format(budget=write_round_usd(cost) if cost else "$0.05")
+        budget = write_round_usd(cost) if cost else "$0.05"
+        return _fill(GATES[verdict.kind].advice, verdict, budget=budget)
     quantity = verdict.quantity
     savings = {
         "worst": "Lower max_tokens, shorten the prompt",
