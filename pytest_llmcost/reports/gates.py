@@ -58,8 +58,9 @@ GATES: Mapping[str, Gate] = {
         short_kept="no request went live",
         short_broken="{requests} went live",
         label="went live",
-        advice="Record a cassette, or allow this test to go live: @max_cost(live=True). The "
-        "address of a stand-in that spends nothing belongs in llmcost_stand_ins.",
+        advice="Record a cassette (--record-mode=once --llmcost-live=off), or allow this test to "
+        "go live: @max_cost(live=True). The address of a stand-in that spends nothing belongs in "
+        "llmcost_stand_ins.",
     ),
     "refused": Gate(
         limit="live cap",
