@@ -107,8 +107,8 @@ class Session:
         """How often a call was recorded or withdrawn in this process."""
         self.changed_late: dict[TestAttempt, None] = {}
         """Tests whose calls have changed since their teardown."""
-        self.excerpts: dict[Owner, list[str]] = {}
-        """With `-vv`: what stands where an owner's calls break a cached prefix. In no file."""
+        self.excerpts: list[str] = []
+        """With `-vv`: what stands where calls break a cached prefix. For the terminal, no file."""
         self.after_call: list[Callable[[Sender, Call, Payload], None]] = []
         """Called after a call whose payload is known was recorded."""
         self.capture: Capture | None = None

@@ -251,12 +251,11 @@ def render_failure(
     calls: Sequence[Call],
     others: Sequence[Verdict] = (),
     parts: PartTokens | None = None,
-    excerpts: Sequence[str] = (),
 ) -> str:
     """Explain a broken budget of a test in a few lines that need no traceback.
 
     The others are further budgets that the test broke, a line each; `parts` is what is known of
-    the parts of its prompts; excerpts are of the prompts, for a terminal alone.
+    the parts of its prompts.
     """
     parts = parts or {}
     facts = [*_prompt_facts(calls), *_call_facts(verdict, calls, parts)]
@@ -268,7 +267,6 @@ def render_failure(
             facts += [("unknown", what), *([("to settle it", remedy)] if remedy else [])]
         elif not is_in_vain:
             facts.append(("count it (free)", remedy.removeprefix(COUNT_IT)))
-    facts += [("differs", clean(excerpt)) for excerpt in excerpts]
     for each in others:
         is_same = each.origin == verdict.origin
         facts.append(("also", sentence(replace(each, origin="", reason=None) if is_same else each)))
