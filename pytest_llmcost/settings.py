@@ -17,7 +17,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pytest_llmcost.errors import LlmCostError, SettingsError
-from pytest_llmcost.money import parse_percent, parse_quantity, parse_usd
+from pytest_llmcost.money import parse_percent, parse_quantity, parse_share_or_usd, parse_usd
 
 RECORD_MODES = ("none", "once", "new_episodes", "all", "rewrite")
 CACHE_STATES = ("as-billed", "cold", "warm")
@@ -94,11 +94,7 @@ def parse_seconds(text: str) -> float:
 
 def parse_increase(text: str) -> str:
     """Check a limit on an increase, `10%` or an amount of money, and keep its text."""
-    try:
-        (parse_percent if text.strip().endswith("%") else parse_usd)(text)
-    except SettingsError:
-        wrong = f"{text!r} is neither a percentage nor an amount of money; write 10% or $0.05"
-        raise SettingsError(wrong) from None
+    parse_share_or_usd(text)
     return text.strip()
 
 

@@ -186,7 +186,7 @@ def test_an_increase_is_a_share_or_an_amount(limit: str) -> None:
     assert settle({"max_increase": [limit]}).max_increase == (limit,)
 
 
-@pytest.mark.parametrize("limit", ["ten", "10 percent", "%"])
+@pytest.mark.parametrize("limit", ["ten", "10 percent", "%", "10", "0.05"])
 def test_any_other_increase_is_wrong(limit: str) -> None:
     expected = rf"--llmcost-max-increase: '{limit}' is .*; write 10% or \$0\.05"
     with pytest.raises(SettingsError, match=expected):
