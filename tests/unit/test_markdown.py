@@ -93,7 +93,9 @@ class TestHeading:
     def test_leaves_expected_breaches_out(self) -> None:
         report = make_report({a_test("t"): [make_call("2")]})
         row = replace(report.tests[0], verdict=judge("1", make_call("2")), outcome="xfailed")
-        assert self.heading(replace(report, tests=(row,))) == "### The suite costs $2.00"
+        report = replace(report, tests=(row,))
+        assert self.heading(report) == "### The suite costs $2.00"
+        assert "\n1 expected to fail\n" in render_markdown(report)
 
 
 class TestAmounts:
