@@ -302,7 +302,10 @@ def _read_output(payload: Payload, output_tokens: int | str | None) -> int | Non
     if output_tokens == "max":
         most = payload.body.get("max_tokens")
         if not is_quantity(most):
-            raise SettingsError('output_tokens="max", but the payload has no usable max_tokens')
+            raise SettingsError(
+                'output_tokens="max", but the payload has no usable max_tokens; set it, or pass a '
+                "number as output_tokens="
+            )
         return most
     if output_tokens is not None and not is_quantity(output_tokens):
         raise SettingsError(
