@@ -468,10 +468,12 @@ def check_settings(session: Session) -> None:
         from pytest_llmcost.ledger.ledger_file import read_ledger
 
         if not session.baseline.exists():
-            option = f"--llmcost-baseline={shlex.quote(str(session.baseline))}"
+            origin, command = settings.origin("baseline"), "pytest --llmcost-update-baseline"
+            if origin == "--llmcost-baseline":
+                command += f" {origin}={shlex.quote(str(session.baseline))}"
             raise SettingsError(
-                f"{settings.origin('baseline')}: {session.baseline}: the baseline does not exist; "
-                f"write it with: pytest {option} --llmcost-update-baseline"
+                f"{origin}: {session.baseline}: the baseline does not exist; write it with: "
+                f"{command}"
             )
         with settings.naming("baseline"):
             read_ledger(session.baseline)
