@@ -464,7 +464,10 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         "calls": "Make fewer calls",
         "uncached_input_tokens": "Let more of the prompt be read from the cache",
     }
-    save = savings.get(verdict.kind, "Shorten the prompt")
+    spent = Amounts.of(calls)
+    is_of_replies = quantity == "usd" and spent.by_category.output_usd * 2 > spent.priced_usd
+    most = "Shorten the reply" if is_of_replies and not _recounted(calls) else "Shorten the prompt"
+    save = savings.get(verdict.kind, most)
     if verdict.actual is None:  # of a lower bound no number can be made that the test keeps
         return f"{save}, or raise the budget if the price is right."
     limit = int(round_up(verdict.actual, is_usd=False))
