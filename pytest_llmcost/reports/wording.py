@@ -479,7 +479,8 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         name = "llmcost.budget" if verdict.scope == "block" else "@max_cost"
         key = "" if verdict.kind == "usd" else f"{verdict.kind}="
         budget = f'{name}({key}"{write_round_usd(verdict.actual)}")'
-    return f"{save}, or accept the price with a new budget: {budget}"
+    what = "the price" if quantity == "usd" else "it"
+    return f"{save}, or accept {what} with a new budget: {budget}"
 
 
 def render_section(calls: Sequence[Call], verdict: Verdict | None) -> str:
