@@ -17,7 +17,7 @@ from typing import Any
 from pytest_llmcost.errors import LlmCostError, SettingsError
 
 _COMMANDS = {
-    "init": "write a first budget into pytest's settings",
+    "init": "show the settings for a first budget, or write them",
     "price": "price recorded responses and cassettes",
     "rates": "show what models cost",
     "merge": "add up the ledgers of several shards",
