@@ -179,7 +179,8 @@ def format_usd(amount: Decimal | None, *, against: Decimal | None = None) -> str
             against is None or limit is None or shown.compare(limit) == amount.compare(against)
         ):
             return format_whole_usd(shown)
-        places += 1
+        # Of what four decimals do not show, two digits: $0.000035 is neither $0.00003 nor $0.00004.
+        places = max(places + 1, 0 if shown else 1 - amount.adjusted())
 
 
 def format_whole_usd(amount: Decimal) -> str:
