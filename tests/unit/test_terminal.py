@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from golden_files import assert_golden
@@ -391,7 +392,7 @@ def test_a_budget_of_the_run_that_is_exceeded_names_one_that_would_hold() -> Non
     assert advice not in text_of(report)
     over = make_report({a_test("t.py::test_a"): [make_call("0.61")]}, budgets=[suite_budget("0.5")])
     assert advice in text_of(over)
-    unknown = {a_test("t.py::test_a"): [make_call("0.61"), make_call(None)]}
+    unknown: dict[Any, Any] = {a_test("t.py::test_a"): [make_call("0.61"), make_call(None)]}
     assert "raise" not in text_of(make_report(unknown, budgets=[suite_budget("0.5")]))
 
 
