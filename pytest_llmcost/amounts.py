@@ -253,7 +253,8 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 output += usage.output_tokens
             written_out += output
             caveats = call.caveats
-            if call.evidence == "stale" and not call.has_caveat("stale", "not-recounted"):
+            why_stale = ("stale", "not-recounted", "count-failed")
+            if call.evidence == "stale" and not call.has_caveat(*why_stale):
                 caveats = (Caveat("stale"), *caveats)
             about_tokens = [each for each in caveats if each.rule.tokens] if caveats else ()
             if about_tokens or not call.sampling_calls:
@@ -424,7 +425,8 @@ def most(alternatives: Sequence[Amounts]) -> Amounts:
 
 def is_uncounted(call: Call) -> bool:
     """Return whether a call stands for a count that failed."""
-    return not call.sampling_calls and call.has_caveat("count-failed", "uncounted")
+    is_count = call.evidence == "counted"  # no reply that only lacks the count of its prompt
+    return is_count and not call.sampling_calls and call.has_caveat("count-failed", "uncounted")
 
 
 def settled(calls: Iterable[Call]) -> tuple[Call, ...]:

@@ -181,7 +181,7 @@ def _sdk_fields(value: Any) -> object:
         return described
     hint = ""
     if isinstance(value, AbstractSet):
-        hint = ", which has no order; pass a list"
+        hint = " and has no order; pass a list"
     elif isinstance(value, type):
         hint = "; pass its JSON schema as output_config or input_schema"
     raise _NotJson(_of_type(value) + hint)

@@ -84,6 +84,26 @@ def parse_percent(text: str) -> Decimal:
     return share
 
 
+def parse_share_or_usd(text: str) -> tuple[Decimal | None, Decimal | None]:
+    """Read `10%` as a share or `$0.05` as dollars, and return both, one of them None.
+
+    A number alone is refused, except for 0: 10 for 10% would be ten dollars, and limit nothing.
+
+    Raises:
+        SettingsError: when it is neither.
+    """
+    share = _read(text, _PERCENT) if len(text) <= _MOST_DIGITS else None
+    usd = None if share is not None else _read(text, _AMOUNT)
+    if usd and re.fullmatch(r"[\d.,\s]+", text):
+        usd = None
+    if share is usd is None:
+        raise SettingsError(
+            f"{text!r} is neither a percentage nor an amount of money with its unit; write 10% or "
+            f"$0.05{_comma_hint(text)}"
+        )
+    return share, usd
+
+
 def _read(value: object, form: str) -> Decimal | None:
     """Return a finite number from 0 up, of no more digits than money has, or None."""
     if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
@@ -159,7 +179,8 @@ def format_usd(amount: Decimal | None, *, against: Decimal | None = None) -> str
             against is None or limit is None or shown.compare(limit) == amount.compare(against)
         ):
             return format_whole_usd(shown)
-        places += 1
+        # Of what four decimals do not show, two digits: $0.000035 is neither $0.00003 nor $0.00004.
+        places = max(places + 1, 0 if shown else 1 - amount.adjusted())
 
 
 def format_whole_usd(amount: Decimal) -> str:

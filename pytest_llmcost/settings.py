@@ -6,7 +6,8 @@ settings are for: `plugin/options.py` hands the values in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
 from functools import partial
@@ -15,8 +16,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.money import parse_percent, parse_quantity, parse_usd
+from pytest_llmcost.errors import LlmCostError, SettingsError
+from pytest_llmcost.money import parse_percent, parse_quantity, parse_share_or_usd, parse_usd
 
 RECORD_MODES = ("none", "once", "new_episodes", "all", "rewrite")
 CACHE_STATES = ("as-billed", "cold", "warm")
@@ -93,10 +94,7 @@ def parse_seconds(text: str) -> float:
 
 def parse_increase(text: str) -> str:
     """Check a limit on an increase, `10%` or an amount of money, and keep its text."""
-    if text.strip().endswith("%"):
-        parse_percent(text)
-    else:
-        parse_usd(text)
+    parse_share_or_usd(text)
     return text.strip()
 
 
@@ -132,7 +130,7 @@ def parse_address(text: str) -> str:
     except ValueError:
         host = port = None
     if not host or any(each in address for each in " @"):
-        raise SettingsError(f"{text!r} is no address; write 127.0.0.1 or localhost:8080")
+        raise SettingsError(f"{text!r} is not an address; write 127.0.0.1 or localhost:8080")
     return host if port is None else address
 
 
@@ -140,7 +138,7 @@ def parse_part(name: object) -> str:
     """Read the name of a part of a prompt, such as `system` or `tools.search_orders`."""
     if not isinstance(name, str) or name.partition(".")[0] not in PARTS or name.endswith("."):
         raise SettingsError(
-            f"{name!r} is no part of a prompt; write system, tools, tools.NAME, messages, "
+            f"{name!r} is not a part of a prompt; write system, tools, tools.NAME, messages, "
             "messages.0, messages.0.image, or rest"
         )
     return name
@@ -152,6 +150,10 @@ def parse_part_limit(text: str) -> tuple[str, int]:
     if not equals:
         raise SettingsError(f"{text!r} is not a part and its limit; write tools = 3k")
     return parse_part(name.strip()), parse_quantity(limit.strip())
+
+
+_ENV = "PYTEST_LLMCOST_"
+"""How the names of all environment variables begin."""
 
 
 class Option:
@@ -178,7 +180,7 @@ class Option:
         """An empty value, for example from an unset variable, would silently limit nothing."""
         self.ini = f"llmcost_{name}"
         """The key in pytest's configuration file."""
-        self.env = f"PYTEST_LLMCOST_{name.upper()}"
+        self.env = f"{_ENV}{name.upper()}"
         self.flag: str | None = f"--llmcost-{name.replace('_', '-')}"
         """The command line's name for it."""
         if name == "disabled":
@@ -290,6 +292,15 @@ OPTIONS: tuple[Option, ...] = (
 # fmt: on
 
 
+def _unknown_variable(name: str) -> str:
+    from difflib import get_close_matches
+
+    words = name.removeprefix(_ENV).lower()
+    similar = get_close_matches(words, [option.name for option in OPTIONS], n=1)
+    hint = f". Did you mean {_ENV}{similar[0].upper()}?" if similar else ""
+    return f"{name}: no setting of this version has this name{hint}"
+
+
 class Settings:
     """The value of every option, and where each was set; the defaults stand here alone."""
 
@@ -338,6 +349,14 @@ class Settings:
         """Where a setting was set: its flag, variable or ini key, or `default`."""
         return self.origins.get(name, "default")
 
+    @contextmanager
+    def naming(self, name: str) -> Iterator[None]:
+        """Say in an error about what a setting names (a file, a model) where it was set."""
+        try:
+            yield
+        except LlmCostError as error:
+            raise SettingsError(f"{self.origin(name)}: {error}") from error
+
 
 def resolve(
     flags: Mapping[str, Any],
@@ -350,8 +369,12 @@ def resolve(
     Flags and ini values are keyed by the option's name.
 
     Raises:
-        SettingsError: a wrong value; the message names the flag, variable or key.
+        SettingsError: a wrong value; the message names the flag, variable or key. Also a variable
+            with our prefix that is none of the options: a misspelt limit would limit nothing.
     """
+    for name in set(env) - {option.env for option in OPTIONS}:
+        if name.startswith(_ENV):
+            raise SettingsError(_unknown_variable(name))
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     here = Path()
@@ -367,6 +390,10 @@ def resolve(
                 stated = stated.replace("\n", ",").split(",")
             texts = [str(text).strip() for text in (stated if option.repeatable else [stated])]
             filled = [text for text in texts if text]
+            for text in filled:
+                if len(text) > 1 and text[0] == text[-1] in "\"'" and text[0] not in text[1:-1]:
+                    wrong = f"{text}: the quotes are part of the value; write {text[1:-1]}"
+                    raise SettingsError(f"{origin}: {wrong}")
             # One empty flag of several is a mistake; an ini file may have an empty line.
             is_empty = not filled or (origin == option.flag and len(filled) < len(texts))
             if option.is_limit and texts and is_empty:

@@ -8,7 +8,7 @@ import msgspec
 
 from pytest_llmcost.amounts import Amounts, Range
 from pytest_llmcost.budgets.budget import Budget, Verdict, decide
-from pytest_llmcost.money import EXACT, parse_percent, parse_usd
+from pytest_llmcost.money import EXACT, parse_share_or_usd
 
 _ZERO = Decimal(0)
 
@@ -39,10 +39,10 @@ def parse_increase(
     Raises:
         SettingsError: when it is neither.
     """
-    is_share = text.strip().endswith("%")
+    share, usd = parse_share_or_usd(text)
     return IncreaseLimit(
-        usd=None if is_share else parse_usd(text),
-        share=parse_percent(text) if is_share else None,
+        usd=usd,
+        share=share,
         text=text.strip(),
         origin=origin,
         label=label,

@@ -30,7 +30,7 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
     pattern, amount = read_line(line)
     if pattern in ("", TAG):
         raise SettingsError(
-            f"{origin}: {line.strip()!r} is no `glob = amount`; write `tests/agents/** = $0.50`"
+            f"{origin}: {line.strip()!r} is not `path = amount`; write `tests/agents/** = $0.50`"
         )
     try:
         limit = parse_usd(amount)

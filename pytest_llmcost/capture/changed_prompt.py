@@ -120,16 +120,18 @@ def recount(
 
 
 def without_figures(
-    answer: Answer, obstacle: str | None, *, sent: Payload, recorded: Payload
+    answer: Answer, obstacle: str | None, *, sent: Payload, recorded: Payload, failed: str = ""
 ) -> Answer:
     """Make an unknown of a reply whose prompt has changed and is not recounted.
 
     It keeps no sampling calls: yesterday's price would be taken for today's. The obstacle says why
-    a count does not help; None if there is no count yet.
+    a count does not help; None if there is no count yet, or it was tried and `failed`, a caveat.
     """
     parts = describe_parts(sent, recorded)
-    text = f"not-recounted: {parts}: {obstacle}" if obstacle else f"stale: {parts}"
-    caveats = sorted_caveats([*answer.caveats, text])
+    texts = [f"not-recounted: {parts}: {obstacle}" if obstacle else f"stale: {parts}"]
+    if failed:
+        texts = [f"changed-prompt: {parts}", failed]
+    caveats = sorted_caveats([*answer.caveats, *texts])
     return replace(answer, sampling_calls=(), caveats=caveats, before=answer)
 
 

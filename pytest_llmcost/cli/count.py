@@ -164,6 +164,9 @@ def _read(path: Path, model: str | None) -> Payload:
             data = opened.read(_MOST_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
+        if path.is_dir():
+            wrong = "is a folder; name files, for example prompts/*.md"
+            raise PayloadError(wrong, path="") from None
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise PayloadError(f"cannot be read ({why})", path="") from None
     if len(data) > _MOST_BYTES:

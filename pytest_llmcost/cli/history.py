@@ -39,7 +39,7 @@ def run(arguments: Namespace, console: Console) -> int:
     if problem is not None:
         console.problem(problem)
     if not runs:
-        console.note(f"{arguments.file}: has no run yet")
+        console.note(f"{arguments.file}: has no run yet; add one: pytest --llmcost-history=FILE")
         return 0
     shown, block = runs[-arguments.number :], "█" if console.is_unicode else "#"
     highest = max(run.usd or Decimal(0) for run in shown)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentParser
+from argparse import Action, ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
-from pytest_llmcost.errors import LlmCostError
+from pytest_llmcost.errors import LlmCostError, SettingsError
 
 _COMMANDS = {
-    "init": "write a first budget into pytest's settings",
+    "init": "show the settings for a first budget, or write them",
     "price": "price recorded responses and cassettes",
     "rates": "show what models cost",
     "merge": "add up the ledgers of several shards",
@@ -71,8 +72,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+class _Parser(ArgumentParser):
+    """Names the option in errors about its value, as argparse does in its own."""
+
+    def _get_value(
+        self, action: Action, arg_string: str
+    ) -> Any:  # argparse calls it for each value
+        try:
+            return super()._get_value(action, arg_string)
+        except SettingsError as error:
+            raise SettingsError(f"{action.option_strings[0]}: {error}") from None
+
+
 def _parser(words: Sequence[str]) -> ArgumentParser:
-    parser = ArgumentParser(prog="llmcost", description="What Claude API calls cost.")
+    parser = _Parser(prog="llmcost", description="What Claude API calls cost.")
     # Looked up only when asked for: reading package metadata is slow.
     number = import_module("pytest_llmcost").__version__ if "--version" in words else ""
     parser.add_argument("--version", action="version", version=f"llmcost {number}")

@@ -13,7 +13,12 @@ from pytest_llmcost.ledger.shards import merge_ledgers
 from pytest_llmcost.money import parse_usd
 from pytest_llmcost.reports.numbers import dollars, format_count
 from pytest_llmcost.reports.report_file import write_report
-from pytest_llmcost.reports.run_wording import describe_partial, describe_total, last_attempts
+from pytest_llmcost.reports.run_wording import (
+    describe_partial,
+    describe_total,
+    last_attempts,
+    run_advice,
+)
 from pytest_llmcost.reports.wording import sentence
 
 
@@ -55,7 +60,8 @@ def run(arguments: Namespace, console: Console) -> int:
         f"{dollars(ledger.totals.live_usd)} spent live"
     ]
     for verdict in ledger.verdicts:
-        lines += [sentence(verdict), *(f"  {reason}" for reason in verdict.reasons)]
+        more = filter(None, [*verdict.reasons, run_advice(verdict)])
+        lines += [sentence(verdict), *(f"  {each}" for each in more)]
     lines += [f"{test.nodeid}: {sentence(verdict)}" for test, verdict in broken]
     lines += [] if ledger.complete else [describe_partial(ledger)]
     if arguments.output:

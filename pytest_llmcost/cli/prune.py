@@ -170,5 +170,6 @@ def _collect() -> _Collected:
     raise SettingsError(
         f"nothing was removed: pytest could not collect the tests in {Path.cwd()} (exit status "
         f"{done.returncode}), so it is unknown which counts they ask for:\n\n{said}\n\n"
-        f"Repair that, then run again. To see it: {shlex.join([sys.executable, *_COLLECT])}"
+        "Repair that, or change to the folder in which you start pytest, then run again. To see it:"
+        f" {shlex.join([sys.executable, *_COLLECT])}"
     )

@@ -44,11 +44,12 @@ def run(arguments: Namespace, console: Console) -> int:
         changed = card.with_overrides(arguments.diff)
         models = [changed.resolve(name).model] if name else [*changed.models]
         rows = [row for model in models for row in _changes(card, changed, model, on)]
-        if not rows:
-            console.print(f"{arguments.diff} changes no rate on {on}")
-            return 0
-        heads = ("model", "", "rate", "shipped:", "yours:", "change:")
-        show(changed, heads, rows)
+        names = [line for model in models for line in _new_names(card, changed, model)]
+        if rows:
+            heads = ("model", "", "rate", "shipped:", "yours:", "change:")
+            show(changed, heads, rows, *(["", *names] if names else []))
+        else:
+            console.print("\n".join([f"{arguments.diff} changes no rate on {on}", *names]))
         return 0
     models = [*card.models]
     if name and (card.find(name) or not any(name in each for each in models)):
@@ -118,6 +119,13 @@ def _facts(card: RateCard, model: str, rates: Rates) -> Iterator[str]:
         yield f"retires on {entry.retires_on}; the last rates stay"
     for source in rates.sources:
         yield f"source: {card.source_url(source)}"
+
+
+def _new_names(card: RateCard, changed: RateCard, model: str) -> Iterator[str]:
+    known = card.models[model].aliases if model in card.models else ()
+    names = [each for each in changed.models[model].aliases if each not in known]
+    if names:
+        yield f"{model} is also called {', '.join(names)}"
 
 
 def _changes(card: RateCard, changed: RateCard, model: str, on: date) -> Iterator[list[str]]:

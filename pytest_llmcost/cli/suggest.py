@@ -5,15 +5,18 @@ With `--ratchet` it names the budgets that could be lower. Nothing is written to
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from pathlib import Path
 
 from msgspec.structs import replace
 
 from pytest_llmcost.amounts import Amounts, most
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.cli.console import Console
+from pytest_llmcost.cli.settings_file import find_table
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
     Ledger,
@@ -88,17 +91,27 @@ def run(arguments: Namespace, console: Console) -> int:
             today = f"{clean(name)} costs {dollars(amounts['usd'].high)}"
             console.print(f'@max_cost("{budget}"{cache})  # {today}')
     lines = [
-        f"    {clean(path)} = {budget}"
+        f"{clean(path)} = {budget}"
         for path in sorted(set(map(_file_of, tests)))
         if (budget := limit(path, amounts_of(ledger, path)))
     ]
-    if lines and ledger.cache_state != "as-billed":
-        lines = [*lines, f"llmcost_cache = {ledger.cache_state}"]
     if lines:
-        console.print("\n".join(["", "llmcost_budgets =", *lines]))
+        cache = "" if ledger.cache_state == "as-billed" else ledger.cache_state
+        console.print("\n".join(["", *_settings(lines, cache)]))
     for text in missing:
         console.note(text)
     return 1 if missing else 0
+
+
+def _settings(lines: Iterable[str], cache: str) -> Iterator[str]:
+    """Write path budgets and a cache state as the file wants them that pytest reads here."""
+    if find_table(Path.cwd())[0].suffix == ".toml":
+        texts = [f"    {json.dumps(line, ensure_ascii=False)}," for line in lines]
+        yield from ("llmcost_budgets = [", *texts, "]")
+        yield from [f'llmcost_cache = "{cache}"'] if cache else []
+    else:
+        yield from ("llmcost_budgets =", *(f"    {line}" for line in lines))
+        yield from [f"llmcost_cache = {cache}"] if cache else []
 
 
 def _file_of(nodeid: str) -> str:

@@ -147,7 +147,7 @@ _REMEDIES = {
 _IN_TESTS = {
     401: f"{_REMEDIES[401]}, or {_OVERRIDE} to make a client that has one",
     403: f"{_REMEDIES[403]}, or {_OVERRIDE}",
-    404: f"check the model id, or behind a gateway or on a cloud {_OVERRIDE}",
+    404: f"check the model id (behind a gateway or on a cloud: {_OVERRIDE})",
 }
 """What helps where a fixture makes the client."""
 _RUN_LATER = "run again later; what has been counted so far is kept"

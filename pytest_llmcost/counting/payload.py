@@ -195,7 +195,9 @@ def read_payload(
     body = to_json_value(payload)
     if not isinstance(body, dict):
         raise PayloadError(
-            f"a payload is a mapping of keywords, not {type(body).__name__}", path=""
+            f"a payload is a mapping of keywords, not {type(body).__name__}; pass model=, "
+            "max_tokens= and messages=, as to messages.create",
+            path="",
         )
     more, headers = body.pop("extra_body", None) or {}, body.pop("extra_headers", None) or {}
     for key, value in (("extra_body", more), ("extra_headers", headers)):

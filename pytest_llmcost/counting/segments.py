@@ -362,7 +362,7 @@ def plan_parts(
     """
     messages = payload.body.get("messages")
     if not messages or not isinstance(messages, list):
-        raise PayloadError("the payload has no messages", path="messages")
+        raise PayloadError("the payload has no messages; add messages=", path="messages")
     for index, message in enumerate(messages):
         content = message.get("content") if isinstance(message, dict) else None
         if not isinstance(content, (str, list)) or not content:

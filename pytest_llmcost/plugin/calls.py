@@ -26,7 +26,7 @@ from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.plugin.live_cap import LiveCap
 from pytest_llmcost.plugin.metering import Metered, meter, with_caveats
-from pytest_llmcost.plugin.owners import Owner, TestAttempt
+from pytest_llmcost.plugin.owners import Owner, TestAttempt, nodeid_of
 from pytest_llmcost.plugin.prompts import learn_parts, read_normalised
 from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import Session
@@ -249,8 +249,8 @@ def _note_prefix(
     prefix = _warm_cache(session, owner).note(payload, evidence)
     broken = prefix and prefix.broken
     if broken and broken.excerpt and session.config.get_verbosity() > 1:
-        shown = f"{broken.part} has now: {broken.excerpt!r}"
-        session.excerpts.setdefault(owner, []).append(shown)
+        name = f"{nodeid_of(owner.item)}: " if owner.item is not None else ""
+        session.excerpts.append(f"{name}{broken.part} has now: {broken.excerpt!r}")
     return prefix
 
 

@@ -262,10 +262,9 @@ class ItemHooks(Hooks):
         from pytest_llmcost.plugin.verdicts import budget_failure
 
         calls = self.session.ledger.calls(attempt.key)
-        excerpts = self.session.excerpts.get(attempt, ())
         attempt.is_failed_by_budget = True
         # This frame is not hidden: if all are, pytest adds a line about that to the message.
-        raise budget_failure(attempt, broken[0], calls, broken[1:], excerpts) from None
+        raise budget_failure(attempt, broken[0], calls, broken[1:]) from None
 
     def _report_spending(self, error: BaseException | None) -> None:
         """Have reports filled in, from this phase of this test on, if there is anything to say.

@@ -308,8 +308,10 @@ def _limits(mark: pytest.Mark) -> Iterator[tuple[Limited, str | None, Any]]:
         amounts["usd"] = mark.args[0]
     # A limit that is None, perhaps from a variable that is not set, would silently limit nothing.
     limits = [(kind, amounts[kind]) for kind in _PARSERS if kind in amounts]
-    if is_wrong or not limits or amounts.keys() - {*_PARSERS, "reason", "cache"}:
+    unknown = sorted(amounts.keys() - {*_PARSERS, "reason", "cache"})
+    if is_wrong or not limits or unknown:
         raise SettingsError(
+            f"{f'has no argument {unknown[0]}=; it ' if unknown else ''}"
             'takes an amount such as "$0.05" and optionally '
             f"{', '.join(f'{kind}=' for kind in _PARSERS if kind != 'usd')}, "
             f"cache= and reason=; got {_show(mark)}"

@@ -28,7 +28,7 @@ from pytest_llmcost.counting.segments import CachedPrompt
 from pytest_llmcost.counting.volatile import describe_volatile
 from pytest_llmcost.errors import CountError, CountMissingError, PayloadError
 from pytest_llmcost.plugin.owners import Owner
-from pytest_llmcost.plugin.prompts import read_normalised, split
+from pytest_llmcost.plugin.prompts import describe_failed_count, read_normalised, split
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
@@ -93,9 +93,9 @@ def _compare(
         cut = reply_caveats(answer, payload, recorded, session.tokenizer)
         return with_caveats(answer, *cut), "billed"
     obstacle = obstacle_to_recount(answer) or request.uncountable
-    unknown = without_figures(answer, obstacle, sent=payload, recorded=recorded)
+    unknown = partial(without_figures, answer, obstacle, sent=payload, recorded=recorded)
     if obstacle is not None:
-        return unknown, "stale"
+        return unknown(), "stale"
 
     read = partial(read_normalised, session, item=owner.item, betas=payload.betas)
     plan = plan_recount(payload, recorded, read=read)
@@ -106,8 +106,7 @@ def _compare(
             caveats = session.counts.count(owner, payload).caveats
             prompt = split(session, owner, plan)
     except CountError as error:
-        _note_in_vain(session, error)
-        return unknown, "stale"  # not counted yet; the caveat says how to count it
+        return unknown(failed=_failed_count(session, error)), "stale"
     recounted = recount(
         answer,
         prompt,
@@ -138,8 +137,7 @@ def _mocked(
         try:
             count = session.counts.count(owner, payload)
         except CountError as error:
-            _note_in_vain(session, error)
-            caveat = "uncounted: the answer is a mock's"
+            caveat = _failed_count(session, error) or "uncounted: the answer is a mock's"
         else:
             (sampling,) = answer.sampling_calls
             usage = sampling.usage
@@ -154,10 +152,12 @@ def _mocked(
     return with_caveats(unknown, caveat), "mocked"
 
 
-def _note_in_vain(session: Session, error: CountError) -> None:
-    """Say why a count has failed that was tried; the command that its caveat names would, too."""
-    if not isinstance(error, CountMissingError):
-        session.notes.add(f"not counted: {error}")
+def _failed_count(session: Session, error: CountError) -> str:
+    """Note why a count has failed that was tried, and return its caveat; "" if none was tried."""
+    if isinstance(error, CountMissingError):
+        return ""
+    session.notes.add(f"not counted: {error}")
+    return describe_failed_count(error)
 
 
 def with_caveats(answer: Answer, *caveats: str) -> Answer:

@@ -280,12 +280,17 @@ def uncounted_answer(payload: Payload, error: CountError) -> Answer:
         changes = describe_changes(error.changed)
         why = f"uncounted: changed: {changes}" if changes else "uncounted: no recorded count"
         before = _counted_before(payload, error.before, None)
-    elif isinstance(error, CountCassetteError):
-        why = "count-failed: the count cassette cannot be read"
     else:
-        why = f"count-failed: {error}"
+        why = describe_failed_count(error)
     caveats = sorted_caveats([why])
     return Answer(model=payload.model, terms=_terms(payload), caveats=caveats, before=before)
+
+
+def describe_failed_count(error: CountError) -> str:
+    """Return the caveat of a count that was tried and failed."""
+    if isinstance(error, CountCassetteError):
+        return "count-failed: the count cassette cannot be read"
+    return f"count-failed: {error}"
 
 
 def _read_output(payload: Payload, output_tokens: int | str | None) -> int | None:
@@ -297,7 +302,10 @@ def _read_output(payload: Payload, output_tokens: int | str | None) -> int | Non
     if output_tokens == "max":
         most = payload.body.get("max_tokens")
         if not is_quantity(most):
-            raise SettingsError('output_tokens="max", but the payload has no usable max_tokens')
+            raise SettingsError(
+                'output_tokens="max", but the payload has no usable max_tokens; set it, or pass a '
+                "number as output_tokens="
+            )
         return most
     if output_tokens is not None and not is_quantity(output_tokens):
         raise SettingsError(

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -218,8 +217,8 @@ class RunEnd:
             tests = "1 test" if len(unverified) == 1 else f"{len(unverified):,} tests"
             text = f"{tests} passed with an unverified budget (llmcost_unverified=warn)"
             terminal.write_line(text, yellow=True, bold=True)
-        if settings.stable_prefix == "warn":
-            for excerpt in chain.from_iterable(session.excerpts.values()):
+        if settings.stable_prefix != "off":
+            for excerpt in session.excerpts:
                 terminal.write_line(excerpt)
         for problem in self.problems:
             terminal.write_line(problem, red=True, bold=True)

@@ -107,8 +107,8 @@ class Session:
         """How often a call was recorded or withdrawn in this process."""
         self.changed_late: dict[TestAttempt, None] = {}
         """Tests whose calls have changed since their teardown."""
-        self.excerpts: dict[Owner, list[str]] = {}
-        """With `-vv`: what stands where an owner's calls break a cached prefix. In no file."""
+        self.excerpts: list[str] = []
+        """With `-vv`: what stands where calls break a cached prefix. For the terminal, no file."""
         self.after_call: list[Callable[[Sender, Call, Payload], None]] = []
         """Called after a call whose payload is known was recorded."""
         self.capture: Capture | None = None
@@ -210,7 +210,8 @@ class Session:
 
         card, name = shipped_card(), "pytest_llmcost_rate_card"
         if self.settings.prices is not None:
-            card = card.with_overrides(self.settings.prices)
+            with self.settings.naming("prices"):
+                card = card.with_overrides(self.settings.prices)
         replaced = self.hook(name)(config=self.config, card=card)
         if replaced is None:
             return card
@@ -467,17 +468,21 @@ def check_settings(session: Session) -> None:
         from pytest_llmcost.ledger.ledger_file import read_ledger
 
         if not session.baseline.exists():
-            option = f"--llmcost-baseline={shlex.quote(str(session.baseline))}"
+            origin, command = settings.origin("baseline"), "pytest --llmcost-update-baseline"
+            if origin == "--llmcost-baseline":
+                command += f" {origin}={shlex.quote(str(session.baseline))}"
             raise SettingsError(
-                f"{session.baseline}: the baseline does not exist; write it with: "
-                f"pytest {option} --llmcost-update-baseline"
+                f"{origin}: {session.baseline}: the baseline does not exist; write it with: "
+                f"{command}"
             )
-        read_ledger(session.baseline)
+        with settings.naming("baseline"):
+            read_ledger(session.baseline)
     has_hook = session.config.hook.pytest_llmcost_rate_card.get_hookimpls()
     if settings.prices is not None or has_hook or settings.model:
-        for model in settings.model:
-            session.exact_model(model)
         _ = session.card
+        for model in settings.model:
+            with settings.naming("model"):
+                session.exact_model(model)
 
 
 def utc_now() -> str:

@@ -62,11 +62,9 @@ def budget_failure(
     verdict: Verdict,
     calls: Sequence[Call],
     others: Sequence[Verdict] = (),
-    excerpts: Sequence[str] = (),
 ) -> BaseException:
     """Return the failure of a test, or of a block of it, by a budget, and perhaps others."""
-    is_of_prefix = any(each.kind == "stable_prefix" for each in (verdict, *others))
-    text = render_failure(verdict, calls, others, owner.parts, excerpts if is_of_prefix else ())
+    text = render_failure(verdict, calls, others, owner.parts)
     return _BudgetFailed(text, short_sentence(verdict))
 
 

@@ -192,7 +192,7 @@ _READING = (
         "count-failed",
         "either",
         "Counting this payload was tried and failed, so its price is unknown",
-        "a payload could not be counted{detail}; once that is settled, count it again: {command}",
+        "a payload could not be counted{detail}; resolve this, then run {command}",
         _BOTH,
     ),
     Rule(

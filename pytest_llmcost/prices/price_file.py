@@ -298,12 +298,16 @@ def check_change(
             known = find(alias)
             owner = owners.setdefault(alias, known.model if known else model)
             if not alias.strip():
-                raise RateCardError(f"{where}: aliases: {alias!r} is no name")
+                raise RateCardError(f"{where}: aliases: {alias!r} is not a name")
             if alias in card.models or alias in change.models:
-                raise RateCardError(f"{where}: aliases: {alias!r} is a model of its own")
+                raise RateCardError(
+                    f"{where}: aliases: {alias!r} is a model of its own; remove it here"
+                )
             # A name never moves silently from one model to another: it would re-price its calls.
             if owner != model:
-                raise RateCardError(f"{where}: aliases: {alias!r} already names {owner}")
+                raise RateCardError(
+                    f"{where}: aliases: {alias!r} already names {owner}; remove it here"
+                )
         below = layers.get(model, ())
         rows = tuple(_complete(row, below, where) for row in entry.rates)
         if all(row.multiplier is not None for layer in (*below, rows) for row in layer):

@@ -120,7 +120,11 @@ class RateCard:
         likely = self._likely(name)
         # A foreign name in a message: no account id, nothing invisible, nothing endless.
         shown = repr(mask_account(name)[:_MOST_SHOWN])[1:-1]
-        remedy = f"Did you mean {likely}? If not, add" if likely else "Add"
+        remedy = (
+            f"Did you mean {likely}? If not, add"
+            if likely
+            else "See the models with llmcost rates, or add"
+        )
         raise UnknownModelError(
             f"no price for model '{shown}' in rate card {self.version}. {remedy} its rates to a "
             f'TOML file ([models."{shown}"] rates = [...]) and pass that with --llmcost-prices',

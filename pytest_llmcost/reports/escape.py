@@ -33,6 +33,8 @@ _IN_PROSE = _table("_/.:,;=()?'%$>-", **_JOINED)
 
 _LEFT_OVER = re.compile(r"(?<![^\W_])_|_(?![^\W_])|(?<=:)/|(?<=www)\.|\$(?!\d)", re.IGNORECASE)
 """What means something by its place alone: emphasis, addresses, formulas."""
+_EMAIL = re.compile(r"&#64;(?=[\w-]*\.)")
+"""In code, too, GitHub makes a link of `a@b.c`. Any other name is left as it is, to be copied."""
 
 
 def clean(text: str, most: int = MOST_CHARACTERS) -> str:
@@ -60,7 +62,7 @@ def code(text: str) -> str:
         >>> code("t.py::test_a[x|y]")
         '<code>t.py::test_a&#91;x&#124;y&#93;</code>'
     """
-    return f"<code>{_escape(clean(text), _IN_CODE)}</code>"
+    return f"<code>{_EMAIL.sub(_JOINED['@'], _escape(clean(text), _IN_CODE))}</code>"
 
 
 def prose(text: str, most: int = MOST_CHARACTERS) -> str:

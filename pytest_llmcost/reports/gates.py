@@ -13,7 +13,8 @@ class Gate(NamedTuple):
     braces: `{allowed}` and `{found}` are the verdict's lists; `{set_at}` is where it
     was set, as ` set at tests/test_rag.py:12`, and `{at}` the same without `set`; `{origin}` that
     place alone; `{calls}`, `{requests}`, `{guards}` and `{breaking}` its number with its noun;
-    `{budget}` an amount that the calls keep; `{owners}` is whose calls they are, if no test's.
+    `{owners}` is whose calls they are, if no test's; `{budget}`, in advice alone, an amount that
+    the calls keep.
     """
 
     limit: str
@@ -37,7 +38,7 @@ GATES: Mapping[str, Gate] = {
         short_kept="models: {allowed}",
         short_broken="{found} is not allowed",
         label="not allowed",
-        advice="Call an allowed model, or allow this one where the list is set.",
+        advice="Call an allowed model, or add {found} to the list of {origin}.",
     ),
     "unbudgeted": Gate(
         limit="none",
@@ -57,8 +58,9 @@ GATES: Mapping[str, Gate] = {
         short_kept="no request went live",
         short_broken="{requests} went live",
         label="went live",
-        advice="Record a cassette, or allow this test to go live: @max_cost(live=True). The "
-        "address of a stand-in that spends nothing belongs in llmcost_stand_ins.",
+        advice="Record a cassette (--record-mode=once --llmcost-live=off), or allow this test to "
+        "go live: @max_cost(live=True). The address of a stand-in that spends nothing belongs in "
+        "llmcost_stand_ins.",
     ),
     "refused": Gate(
         limit="live cap",
@@ -69,7 +71,7 @@ GATES: Mapping[str, Gate] = {
         short_broken="{requests} {found}",
         label="the request",
         advice="Replay the request. If its worst case is too large, lower its max_tokens or raise "
-        "the cap; a request without one is never sent.",
+        "the cap. A request whose cost nothing bounds is never sent.",
     ),
     "stable_prefix": Gate(
         limit="stable prefix",

@@ -268,7 +268,8 @@ class _Owner(NamedTuple):
         if change:
             return change.status
         if verdict is None:
-            return "unlimited"
+            is_expected = self.test is not None and self.test.outcome == "xfailed"
+            return "expected" if is_expected else "unlimited"
         return "near" if verdict.is_near else "within"
 
     @staticmethod
@@ -301,6 +302,7 @@ _WORDS = {
     "no calls": "without calls",
     "near": "near the limit",
     "within": "within budget",
+    "expected": "expected to fail",
     "unlimited": "without a budget",
     "unchanged": "unchanged",
 }
@@ -312,7 +314,7 @@ def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
     base = ""
     if comparison := ledger.comparison:
         # Beside a baseline, what is kept and has not changed is counted as unchanged.
-        counts["within"] = counts["unlimited"] = 0
+        counts["within"] = counts["expected"] = counts["unlimited"] = 0
         named = sum(each.change is None and counts[each.state] > 0 for each in owners)
         counts["unchanged"] = max(0, comparison.unchanged - named)
         base = f"against {short_commit(comparison.base_commit) or 'the baseline'}"

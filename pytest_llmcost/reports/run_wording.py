@@ -16,7 +16,7 @@ from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
 from pytest_llmcost.ledger.totals import counted_calls, spenders_of
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import dollars, first_of, format_count
+from pytest_llmcost.reports.numbers import dollars, first_of, format_count, write_round_usd
 from pytest_llmcost.reports.wording import (
     SIGNS,
     all_changed_parts,
@@ -155,6 +155,24 @@ def run_failures(ledger: Ledger) -> Iterator[str]:
         verdict = mark.verdict
         if verdict.fails(ledger.unverified):
             yield f"FAILED {clean(mark.name or verdict.origin)} - {short_sentence(verdict)}"
+
+
+def run_advice(verdict: Verdict) -> str:
+    """Say what to do about a budget over several tests that is exceeded; empty if it is not."""
+    if verdict.state != "exceeded":
+        return ""
+    if verdict.kind == "vanished":
+        return f"bring them back, or accept it: {_ACCEPT}"
+    if verdict.scope == "increase":
+        return (
+            f"reduce it, raise the limit, or accept it in a baseline of the repository: {_ACCEPT}"
+        )
+    if verdict.kind != "usd" or verdict.actual is None:
+        return ""
+    return f"if the price is right, raise the budget to {write_round_usd(verdict.actual)}"
+
+
+_ACCEPT = "pytest --llmcost-update-baseline"
 
 
 def describe_keys(found: Mapping[str, Sequence[str]]) -> Iterator[str]:

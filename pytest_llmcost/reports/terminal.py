@@ -32,6 +32,7 @@ from pytest_llmcost.reports.run_wording import (
     marks_by_state,
     marks_of_run,
     not_counted,
+    run_advice,
     suite_budget,
 )
 from pytest_llmcost.reports.tables import Line, Screen, TableRow, text_table, width_of, wrap
@@ -240,6 +241,8 @@ def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
         markup = {_COLOURS[state]: True, "bold": state != "within"}
         about = f"{clean(mark.name)}: " if mark.name else ""
         yield from wrap(f"{SIGNS[state]} {about}{sentence(verdict)}", screen, markup=markup)
+        if advice := run_advice(verdict):
+            yield from wrap(advice, screen, indent=2)
         if verdict.state == "unverified" and not (is_named_above and is_not_counted(verdict)):
             # Several budgets may be open for one reason.
             new = [reason for reason in verdict.reasons if reason not in said]

@@ -88,7 +88,8 @@ def sentence(verdict: Verdict) -> str:
     kind, limit, set_at = verdict.quantity, verdict.limit, _set_at(verdict)
     budget = f"the {_budget(verdict)}{set_at}"
     if verdict.state == "unverified":
-        return f"cannot check {budget}: {what_is_unknown(verdict)}"
+        remedy = "; correct its path" if verdict.saw_nothing and verdict.pattern else ""
+        return f"cannot check {budget}: {what_is_unknown(verdict)}{remedy}"
     # A gate counts the calls that break it, so it is kept by none.
     if gate := GATES.get(verdict.kind):
         return _fill((not verdict.low and gate.kept) or gate.broken, verdict)
@@ -130,7 +131,7 @@ def short_sentence(verdict: Verdict) -> str:
     return f"{before}{bound}{shown} {'>' if is_over else '<='} {budget}{more}"
 
 
-def _fill(template: str, verdict: Verdict) -> str:
+def _fill(template: str, verdict: Verdict, **more: str) -> str:
     """Fill in what a gate's words say of a verdict."""
     number, set_at = int(verdict.low), _set_at(verdict)
     found = clean(", ".join(verdict.found))
@@ -145,6 +146,7 @@ def _fill(template: str, verdict: Verdict) -> str:
         requests=format_count(number, "request"),
         guards=format_count(number, "guard"),
         breaking=breaking(number),
+        **more,
     )
 
 
@@ -249,12 +251,11 @@ def render_failure(
     calls: Sequence[Call],
     others: Sequence[Verdict] = (),
     parts: PartTokens | None = None,
-    excerpts: Sequence[str] = (),
 ) -> str:
     """Explain a broken budget of a test in a few lines that need no traceback.
 
     The others are further budgets that the test broke, a line each; `parts` is what is known of
-    the parts of its prompts; excerpts are of the prompts, for a terminal alone.
+    the parts of its prompts.
     """
     parts = parts or {}
     facts = [*_prompt_facts(calls), *_call_facts(verdict, calls, parts)]
@@ -266,7 +267,6 @@ def render_failure(
             facts += [("unknown", what), *([("to settle it", remedy)] if remedy else [])]
         elif not is_in_vain:
             facts.append(("count it (free)", remedy.removeprefix(COUNT_IT)))
-    facts += [("differs", clean(excerpt)) for excerpt in excerpts]
     for each in others:
         is_same = each.origin == verdict.origin
         facts.append(("also", sentence(replace(each, origin="", reason=None) if is_same else each)))
@@ -454,7 +454,8 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         return ""
     if verdict.kind in GATES:
         cost = Amounts.of(calls).usd
-        return GATES[verdict.kind].advice.format(budget=write_round_usd(cost) if cost else "$0.05")
+        budget = write_round_usd(cost) if cost else "$0.05"
+        return _fill(GATES[verdict.kind].advice, verdict, budget=budget)
     quantity = verdict.quantity
     savings = {
         "worst": "Lower max_tokens, shorten the prompt",
@@ -463,7 +464,10 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         "calls": "Make fewer calls",
         "uncached_input_tokens": "Let more of the prompt be read from the cache",
     }
-    save = savings.get(verdict.kind, "Shorten the prompt")
+    spent = Amounts.of(calls)
+    is_of_replies = quantity == "usd" and spent.by_category.output_usd * 2 > spent.priced_usd
+    most = "Shorten the reply" if is_of_replies and not _recounted(calls) else "Shorten the prompt"
+    save = savings.get(verdict.kind, most)
     if verdict.actual is None:  # of a lower bound no number can be made that the test keeps
         return f"{save}, or raise the budget if the price is right."
     limit = int(round_up(verdict.actual, is_usd=False))
@@ -475,7 +479,8 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         name = "llmcost.budget" if verdict.scope == "block" else "@max_cost"
         key = "" if verdict.kind == "usd" else f"{verdict.kind}="
         budget = f'{name}({key}"{write_round_usd(verdict.actual)}")'
-    return f"{save}, or accept the price with a new budget: {budget}"
+    what = "the price" if quantity == "usd" else "it"
+    return f"{save}, or accept {what} with a new budget: {budget}"
 
 
 def render_section(calls: Sequence[Call], verdict: Verdict | None) -> str:

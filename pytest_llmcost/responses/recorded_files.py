@@ -209,7 +209,7 @@ def _parse(data: bytes, path: str) -> object:
     try:
         return load_yaml(data, any_tag=True)
     except YamlError as error:
-        raise RecordingError(f"{path}{error.place}: {error.problem}") from None
+        raise RecordingError(f"{path}{error.place}: is not YAML ({error.problem})") from None
 
 
 _Entry = tuple["Callable[[Any, str, Allowance], Recorded]", Any]

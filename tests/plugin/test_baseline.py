@@ -172,8 +172,11 @@ def test_a_missing_baseline_names_the_command_that_writes_it(project: Project) -
     project.write(test_app="def test_nothing(): pass")
     result = project.run("--llmcost-baseline=base.json")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    command = "pytest --llmcost-baseline=base.json --llmcost-update-baseline"
-    result.stderr.fnmatch_lines([f"*: the baseline does not exist; write it with: {command}"])
+    command = "pytest --llmcost-update-baseline"
+    said = f"*base.json: the baseline does not exist; write it with: {command}"
+    result.stderr.fnmatch_lines([f"{said} --llmcost-baseline=base.json"])
+    project.write(pytest_ini="[pytest]\nllmcost_baseline = base.json\n")
+    project.run().stderr.fnmatch_lines([said])
 
 
 def test_a_total_with_a_prompt_that_is_not_counted_yet_is_a_lower_bound(accepted: Project) -> None:

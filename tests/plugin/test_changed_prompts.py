@@ -98,7 +98,18 @@ def test_a_count_that_was_tried_in_vain_says_why(replayed: Project, standin: Sta
     standin.key = "another"
     result = replay(replayed, "--llmcost-record-mode=rewrite")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*not counted: counting claude-opus-4-7 failed with status 401*"])
+    result.stdout.fnmatch_lines(
+        [
+            "cannot check the * budget set at *: a prompt could not be counted",
+            "  recorded          * input tokens, *",
+            "  changed           system (since it was recorded)",
+            "  unknown           *counting claude-opus-4-7 failed with status 401*",
+            "  to settle it      *pytest test_app.py::test_triage --llmcost-record-mode=rewrite",
+        ]
+    )
+    assert "not counted yet" not in result.stdout.str()
+    (call,) = replayed.ledger()["tests"][0]["calls"]
+    assert (call["evidence"], call["usd"], call["usd_high"]) == ("stale", None, None)
 
 
 def test_a_prompt_that_has_grown_tenfold_fails_at_its_new_price_once_counted(

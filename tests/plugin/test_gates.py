@@ -399,7 +399,7 @@ def test_calls_that_no_test_makes_need_a_budget_as_well_if_budgets_are_required(
 def test_budgets_that_are_suggested_from_a_run_are_kept_by_it(
     online: Project, workers: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    online.write(test_app=SUITE + CALLS.replace("=100)", "=100_000)"))
+    online.write(test_app=SUITE + CALLS.replace("=100)", "=100_000)"), pytest_ini="[pytest]\n")
     plugins = XDIST if workers else ()
     online.record("--llmcost-report=ledger.json", *workers, plugins=plugins)
     capsys.readouterr()

@@ -88,7 +88,7 @@ def test_a_live_call_fails_its_test_where_it_should_replay(
         [
             "1 request went live, against the rule set by --llmcost-live",
             "  went live         claude-haiku-4-5-20251001, * tokens, $*",
-            "Record a cassette, or allow this test to go live: @max_cost(live=True). *",
+            "Record a cassette (--record-mode=once --llmcost-live=off), or allow this test *",
             "FAILED test_app.py::test_small - 1 request went live",
         ]
     )

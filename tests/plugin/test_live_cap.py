@@ -107,7 +107,7 @@ def test_a_test_is_measured_against_the_cap_only_if_a_call_of_it_was_refused(
     )
     comment, page = (online.path.joinpath(each).read_text("utf-8") for each in reports[1:])
     assert "test_swallowed</code> | refused | live cap |" in comment
-    assert "test_small</code> | $0.00003 |  |  |" in comment
+    assert "test_small</code> | $0.000028 |  |  |" in comment
     assert '"refused"' in page
     rows = {each["nodeid"].partition("::")[2]: each for each in online.ledger()["tests"]}
     assert rows.keys() == {"test_swallowed", "test_small"}
@@ -156,8 +156,8 @@ def test_what_is_not_seen_to_leave_fails_its_test_where_it_would_have_been_refus
     result.stdout.re_match_lines(
         [
             r"1 request sent past the live cap set by --llmcost-max-live \(\$0\.10\)",
-            r"  the request       claude-haiku-4-5-20251001, 8 input \+ 4 output tokens, \$0\.00003"
-            r": not seen to leave; it may cost \$0\.11\d+ .*, and \$0\.10 is left of ",
+            r"  the request       claude-haiku-4-5-20251001, 8 input \+ 4 output tokens, "
+            r"\$0\.000028: not seen to leave; it may cost \$0\.11\d+ .*, and \$0\.10 is left of ",
             r"FAILED test_app.py::test_large - 1 request sent past the live cap",
         ]
     )

@@ -79,7 +79,7 @@ def test_a_recorded_count_needs_neither_key_nor_network(project: Project, standi
         ("max_cost(-1)", "-1 is not an amount"),
         ("max_cost('$1', '$2')", "takes an amount"),
         ("max_cost('$1', usd='$2')", "takes an amount"),
-        ("max_cost(tokens=3)", "takes an amount"),
+        ("max_cost(tokens=3)", "has no argument tokens=; it takes an amount"),
         ("max_cost(input_tokens='many')", "input_tokens='many' is not a whole number"),
         ("max_cost('$1', reason=3)", "reason=3 is not text"),
         ("max_cost('$1', cache='hot')", "cache='hot' is not one of"),

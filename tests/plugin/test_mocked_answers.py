@@ -219,6 +219,21 @@ def test_whoever_distrusts_mocks_and_has_no_count_cannot_verify(project: Project
     result.stdout.fnmatch_lines(["*--llmcost-record-mode=*"])
 
 
+def test_a_mocks_prompt_that_could_not_be_counted_says_why(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(app=APP, test_app=LONG_PROMPT)
+    standin.key = "another"
+    result = project.record("--llmcost-report=ledger.json", "--llmcost-mocks=count")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "not counted yet" not in result.stdout.str()
+    assert all(
+        caveat.startswith("count-failed: counting claude-")
+        for call in calls_of(project)
+        for caveat in call["caveats"]
+    )
+
+
 def test_by_default_and_on_demand_mocks_are_trusted(project: Project) -> None:
     project.write(app=APP, test_app=LONG_PROMPT)
     result = project.run("--llmcost-report=ledger.json", "--llmcost-mocks=trust")

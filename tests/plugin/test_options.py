@@ -176,9 +176,9 @@ WRONG = [
     ("allowed_models", "a/** = b = c d", "'c d' is not a model id or a glob"),
     ("live", "never", "'never' is not one of off, warn, fail"),
     ("live", "= off", "for a path write `tests/live/** = off`"),
-    ("stand_ins", "a b", "'a b' is no address"),
+    ("stand_ins", "a b", "'a b' is not an address"),
     *(
-        ("stand_ins", text, f"{text!r} is no address; write 127.0.0.1 or localhost:8080")
+        ("stand_ins", text, f"{text!r} is not an address; write 127.0.0.1 or localhost:8080")
         for text in ("http://[::1", "http://", "localhost:port", "localhost:99999")
     ),
     ("stable_prefix", "on", "'on' is not one of off, warn, fail"),
@@ -193,6 +193,14 @@ WRONG = [
     ("columns", "green", "'green' is not one of worst, cold, warm"),
     ("per", "many", "'many' is not a whole number"),
     ("github", "perhaps", "'perhaps' is neither true nor false"),
+    # These are right as they are written; what they name is not there.
+    ("prices", "nowhere.toml", "price file *nowhere.toml: No such file or directory"),
+    (
+        "baseline",
+        "nowhere.json",
+        "nowhere.json: the baseline does not exist; write it with: pytest",
+    ),
+    ("model", "claude-opus-99", "no price for model 'claude-opus-99'"),
 ]
 
 
@@ -252,10 +260,10 @@ def test_paths_are_relative_to_where_they_are_stated(files: Files) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--llmcost-prices=none.toml"], "price file none.toml: *"),
-        (["--llmcost-prices=broken.toml"], "price file broken.toml: not TOML*"),
-        (["--llmcost-baseline=none.json"], "none.json*"),
-        (["--llmcost-baseline=broken.toml"], "broken.toml*"),
+        (["--llmcost-prices=none.toml"], "--llmcost-prices: price file none.toml: *"),
+        (["--llmcost-prices=broken.toml"], "*: price file broken.toml: not TOML*"),
+        (["--llmcost-baseline=none.json"], "--llmcost-baseline: none.json: *"),
+        (["--llmcost-baseline=broken.toml"], "--llmcost-baseline: broken.toml: *"),
         (["--llmcost-model=claude-opus-99"], "*claude-opus-99*"),
         (["-o", "llmcost_budgets=tests/**"], "llmcost_budgets*tests/[*][*]*"),
     ],

@@ -309,9 +309,9 @@ def test_parts_that_are_not_counted_yet_are_a_note_with_the_command(online: Proj
     [
         ("parts={}", "parts={} is not a mapping of parts to tokens"),
         ("parts='tools'", "parts='tools' is not a mapping of parts to tokens"),
-        ("parts={'tool': 3}", "parts='tool' is no part of a prompt; write system, tools, *"),
-        ("parts={'tools.': 3}", "parts='tools.' is no part of a prompt"),
-        ("parts={3: 3}", "parts=3 is no part of a prompt"),
+        ("parts={'tool': 3}", "parts='tool' is not a part of a prompt; write system, tools, *"),
+        ("parts={'tools.': 3}", "parts='tools.' is not a part of a prompt"),
+        ("parts={3: 3}", "parts=3 is not a part of a prompt"),
         ("parts={'tools': 'x'}", "parts='x'"),
     ],
 )

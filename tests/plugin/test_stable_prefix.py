@@ -307,12 +307,13 @@ def test_all_tests_may_fail_warn_or_say_nothing(online: Project) -> None:
 
 def test_an_excerpt_of_the_prompt_is_shown_to_those_who_ask_for_it(online: Project) -> None:
     online.write(test_app=SUITE + TURNS)
-    online.record("-vv").stdout.fnmatch_lines(
-        ["  differs * system.1 has now: 'It is 09:41:19. All that there is to kno'"]
-    )
+    excerpt = "system.1 has now: 'It is 09:41:19. All that there is to kno'"
+    files = ("--junitxml=junit.xml", "--llmcost-report=a.json", "--llmcost-report=a.md")
+    online.record("-vv", *files).stdout.fnmatch_lines([f"test_app.py::test_clock: {excerpt}"])
+    for name in ("junit.xml", "a.json", "a.md"):
+        assert "09:41" not in (online.path / name).read_text(encoding="utf-8")
     for args, shown in ((("-vv", "-k", "unmarked"), 1), (("-v",), 0)):
-        out = online.run(*args).stdout.str()
-        assert out.count("system.1 has now: 'It is 09:41:19. All that there is to kno'") == shown
+        assert online.run(*args).stdout.str().count(excerpt) == shown
 
 
 def test_a_shared_fixture_that_breaks_a_prefix_fails_the_run(online: Project) -> None:

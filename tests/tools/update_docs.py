@@ -22,6 +22,8 @@ from standin import StandIn
 def main() -> None:
     """Rewrite the pages named on the command line, or all of them."""
     wanted = sys.argv[1:]
+    if unknown := set(wanted) - set(map(name_of, PAGES)):
+        sys.exit(f"no page of this name: {', '.join(sorted(unknown))}; write it as how-to/tags.md")
     for page in sorted(PAGES, key=copies):  # those last that show what another page shows
         if wanted and name_of(page) not in wanted:
             continue

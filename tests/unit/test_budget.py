@@ -439,6 +439,13 @@ class TestCountedThenSent:
         assert settled([dear, cheap, sent]) == (dear, sent)
         assert settled([unknown, sent, dear]) == (unknown, sent)
 
+    @pytest.mark.parametrize("evidence", ["stale", "mocked"])
+    def test_keeps_each_reply_whose_prompt_could_not_be_counted(self, evidence: Evidence) -> None:
+        failed = replace(
+            seen("1:a", evidence, None), sampling_calls=(), caveats=sorted_caveats(["count-failed"])
+        )
+        assert settled([failed, failed, seen("1:a", "recounted")])[:2] == (failed, failed)
+
     @given(st.permutations([("1:a", "counted"), ("1:a", "billed"), ("1:b", "counted")] * 2))
     def test_does_not_depend_on_the_order(self, order: list[tuple[str, Evidence]]) -> None:
         left = settled([seen(*each) for each in order])

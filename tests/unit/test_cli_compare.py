@@ -137,7 +137,7 @@ def test_an_increase_that_cannot_be_told_fails(
 ) -> None:
     unknown: dict[Owner, list[Call]] = {a_test("t.py::test_grows"): [call(5, model="claude-next")]}
     write_ledger(make_report(unknown, price_date=ON, rate_card=CARD), tmp_path / "new.json")
-    assert main(["compare", ledgers[0], str(tmp_path / "new.json"), "--max-increase", "1"]) == 1
+    assert main(["compare", ledgers[0], str(tmp_path / "new.json"), "--max-increase", "$1"]) == 1
     out = capsys.readouterr().out
     assert out.startswith("? against the baseline")
     assert "cannot check the $1.00 increase limit set by --max-increase" in out

@@ -142,7 +142,7 @@ def test_a_limit_that_is_none_exits_with_2(
     shards: list[str], limit: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["merge", *shards, f"--max-suite={limit}"]) == 2
-    assert "is not an amount of money" in capsys.readouterr().err
+    assert f"llmcost: --max-suite: '{limit}' is not an amount of money" in capsys.readouterr().err
 
 
 def test_a_comment_may_be_written_beside_the_ledger(

@@ -164,6 +164,19 @@ def test_a_diff_may_be_of_one_model(capsys: pytest.CaptureFixture[str], mine: Pa
     assert text == f"{mine} changes no rate on 2026-11-22\n"
 
 
+def test_names_that_a_price_file_adds_are_among_what_it_changes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    names = tmp_path / "names.toml"
+    names.write_text('[models.claude-opus-5]\naliases = ["acme/best", "acme/a"]\n')
+    added = "claude-opus-5 is also called acme/best, acme/a"
+    assert rates(capsys, "--diff", names, *ON) == (
+        f"{names} changes no rate on 2026-11-22\n{added}\n"
+    )
+    names.write_text(names.read_text() + "rates = [{ from = 2026-11-01, input = 1 }]\n")
+    assert f"\n{added}\n" in rates(capsys, "--diff", names, *ON)
+
+
 def test_a_rate_that_was_nothing_has_no_percentage(
     capsys: pytest.CaptureFixture[str], mine: Path, tmp_path: Path
 ) -> None:

@@ -402,7 +402,7 @@ def test_where_all_agrees_there_is_nothing_to_remark(saved: Path) -> None:
     [
         (["--cost", "cost.json"], "--cost FILE needs --usage FILE"),
         (["--usage", "nowhere.json"], "nowhere.json: cannot be read"),
-        (["--tolerance", "much"], "'much' is not a percentage"),
+        (["--tolerance", "much"], "--tolerance: 'much' is not a percentage"),
         ([], "no Admin key: set ANTHROPIC_ADMIN_KEY"),
     ],
 )

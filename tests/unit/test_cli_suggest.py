@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli
 from conftest import Project
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +34,12 @@ def spent() -> dict[Any, Any]:
     }
 
 
+@pytest.fixture(autouse=True)
+def _in_a_project_with_an_ini_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pytest.ini").touch()
+    monkeypatch.chdir(tmp_path)
+
+
 def suggest(path: Path, spent: dict[Any, Any], *args: str) -> int:
     write_ledger(make_report(spent), path / "ledger.json")
     return main(["suggest", str(path / "ledger.json"), *args])
@@ -50,6 +57,20 @@ def test_it_proposes_a_marker_for_each_test_and_a_line_for_each_file(
         "    t/a.py = $0.063",
         "    t/b.py = $0.19",
     ]
+
+
+def test_in_a_project_with_pyproject_toml_the_lines_are_toml(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pytest.ini").unlink()
+    spent: dict[Any, Any] = {a_test('a"b.py::test'): [make_call("0.01")]}
+    write_ledger(make_report(spent, cache_state="warm"), tmp_path / "warm.json")
+    assert main(["suggest", "warm.json"]) == 0
+    settings = capsys.readouterr().out.partition("\n\n")[2]
+    assert tomli.loads(settings) == {
+        "llmcost_budgets": ['a"b.py = $0.013'],
+        "llmcost_cache": "warm",
+    }
 
 
 @pytest.mark.parametrize("headroom", ["0%", "25%", "300%"])

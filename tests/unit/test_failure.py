@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from sample_reports import make_call
 
 from pytest_llmcost.budgets.budget import Verdict
-from pytest_llmcost.call import Before, Call
+from pytest_llmcost.call import Before, Call, PricedSamplingCall
+from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.numbers import growth, percent, signed
@@ -335,3 +336,12 @@ class TestNumbers:
             assert not re.match("0(\\.0)? %", percent(Decimal(part), Decimal(20_000)))
         assert percent(Decimal("0.00001"), Decimal(1)) == "under 0.1 %"
         assert percent(Decimal(0), Decimal(1)) == "0 %"
+
+
+@pytest.mark.parametrize(("output_usd", "advice"), [("0.6", "reply"), ("0.4", "prompt")])
+def test_it_advises_to_shorten_what_costs_most(output_usd: str, advice: str) -> None:
+    parts = ByCategory(input_usd=1 - Decimal(output_usd), output_usd=Decimal(output_usd))
+    sampling = PricedSamplingCall(model="claude-opus-4-7", usage=Usage(), usd=Decimal(1))
+    call = make_call("1", sampling_calls=(replace(sampling, by_category=parts),))
+    text = render_failure(judge("0.5", call), [call])
+    assert text.splitlines()[-1].startswith(f"Shorten the {advice}, or accept the price")

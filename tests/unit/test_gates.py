@@ -72,7 +72,7 @@ class TestAllowedModels:
             "",
             "  not allowed       claude-opus-4-7, 100 input tokens, $0.50",
             "",
-            "Call an allowed model, or allow this one where the list is set.",
+            "Call an allowed model, or add claude-opus-4-7 to the list of llmcost_allowed_models.",
         ]
         assert short_sentence(verdict) == "claude-opus-4-7 is not allowed"
         kept = judge_calls(allow(HAIKU, origin="t.py:3"), calls[:1])

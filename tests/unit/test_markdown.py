@@ -93,7 +93,9 @@ class TestHeading:
     def test_leaves_expected_breaches_out(self) -> None:
         report = make_report({a_test("t"): [make_call("2")]})
         row = replace(report.tests[0], verdict=judge("1", make_call("2")), outcome="xfailed")
-        assert self.heading(replace(report, tests=(row,))) == "### The suite costs $2.00"
+        report = replace(report, tests=(row,))
+        assert self.heading(report) == "### The suite costs $2.00"
+        assert "\n1 expected to fail\n" in render_markdown(report)
 
 
 class TestAmounts:
@@ -464,9 +466,13 @@ class TestEscaping:
         assert re.fullmatch(r"<code>[^<]*</code>", cells[0])
         assert "<" not in cells[1]
         squeezed = " ".join(clean(name).split())
-        assert " ".join(unescape(cells[0][6:-7]).split()) == squeezed
-        assert " ".join(unescape(cells[1]).replace("\u200b", "").split()) == squeezed
+        shown = [unescape(each).replace("\u200b", "") for each in (cells[0][6:-7], cells[1])]
+        assert [" ".join(each.split()) for each in shown] == [squeezed, squeezed]
         assert not re.search(r"[@#]\w", unescape(cells[1]))
+
+    def test_makes_no_link_of_an_email_in_the_name_of_a_test(self) -> None:
+        assert "<a" not in to_html(code("test_mail[user@example.com]"))
+        assert code("t.py::test@group") == "<code>t.py::test&#64;group</code>"
 
     @pytest.mark.parametrize("text", ["http://e.vil/x", "www.e.vil", "WWW.e.vil", "ftp://e.vil"])
     def test_makes_no_links(self, text: str) -> None:

@@ -193,9 +193,11 @@ def test_an_alias_goes_before_a_clouds_spelling_of_the_same_model(overlay: Overl
     ],
 )
 def test_a_name_never_moves_to_another_model(overlay: Overlay, alias: str, owner: str) -> None:
-    with pytest.raises(RateCardError, match=rf"aliases: '.*' already names {owner}$"):
+    with pytest.raises(
+        RateCardError, match=rf"aliases: '.*' already names {owner}; remove it here$"
+    ):
         overlay(f'[models.claude-haiku-4-5]\naliases = ["{alias}"]')
-    with pytest.raises(RateCardError, match=f"already names {owner}$"):
+    with pytest.raises(RateCardError, match=f"already names {owner}; remove it here$"):
         overlay(f'[models.z]\naliases = ["{alias}"]\nrates = [{{ from = 2026-01-01, {FIVE} }}]')
 
 
@@ -203,7 +205,7 @@ def test_a_name_may_be_stated_again_but_a_second_file_moves_it_nowhere(overlay: 
     card = overlay('[models.claude-opus-5]\naliases = ["acme"]')
     again = overlay('[models.claude-opus-5]\naliases = ["acme"]', card)
     assert again.resolve("acme").model == "claude-opus-5"
-    with pytest.raises(RateCardError, match=r"'acme' already names claude-opus-5$"):
+    with pytest.raises(RateCardError, match=r"'acme' already names claude-opus-5; remove it here$"):
         overlay('[models.claude-haiku-4-5]\naliases = ["acme"]', card)
 
 
@@ -335,7 +337,7 @@ def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
             '[models.claude-opus-5]\naliases = ["a"]\n[models.claude-haiku-4-5]\naliases = ["a"]',
             ['model "claude-haiku-4-5"', "aliases: 'a' already names claude-opus-5"],
         ),
-        ('[models.claude-opus-5]\naliases = [" "]', ["aliases: ' ' is no name"]),
+        ('[models.claude-opus-5]\naliases = [" "]', ["aliases: ' ' is not a name"]),
         (
             "[models.claude-haiku-4-5]\nretires_on = 2030-01-01\n"
             "[models.claude-haiku-4-5-20251001]\nregional = 2",

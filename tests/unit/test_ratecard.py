@@ -142,6 +142,7 @@ def test_a_misspelt_name_is_told_from_another_model(name: str, likely: str | Non
         shipped_card().resolve(name)
     assert caught.value.likely == likely
     assert (f"Did you mean {likely}?" in str(caught.value)) is (likely is not None)
+    assert ("See the models with llmcost rates" in str(caught.value)) is (likely is None)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,36 @@ def test_a_wrong_value_names_where_it_stands(name: str, text: str, words: str) -
         settle(ini={name: text})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_suite", '"$1.00"'), ("prices", "'p.toml'"), ("model", ["claude-opus-5", '"opus"'])],
+)
+def test_quotes_that_no_shell_and_no_toml_took_away_are_a_mistake(
+    name: str, value: str | list[str]
+) -> None:
+    bare = (value if isinstance(value, str) else value[-1])[1:-1]
+    with pytest.raises(SettingsError) as caught:
+        settle(ini={name: value})
+    assert str(caught.value).startswith(f"llmcost_{name}: ")
+    assert str(caught.value).endswith(f"the quotes are part of the value; write {bare}")
+
+
+def test_quotes_inside_a_value_are_its_own() -> None:
+    command = '"a b" run "c"'
+    assert settle(ini={"baseline_fetch": command}).baseline_fetch == command
+
+
+def test_a_variable_that_is_no_setting_is_a_mistake_and_names_the_most_similar_one() -> None:
+    with pytest.raises(SettingsError) as caught:
+        settle(env={"PYTEST_LLMCOST_MAX_SUIT": "$1"})
+    assert str(caught.value) == (
+        "PYTEST_LLMCOST_MAX_SUIT: no setting of this version has this name. "
+        "Did you mean PYTEST_LLMCOST_MAX_SUITE?"
+    )
+    with pytest.raises(SettingsError, match=r"has this name$"):
+        settle(env={"PYTEST_LLMCOST_XYZ": ""})
+
+
 @pytest.mark.parametrize("path", ["ledger", "ledger.yaml", "ledger.JSON"])
 def test_a_report_needs_a_suffix_that_says_what_it_is(path: str) -> None:
     with pytest.raises(SettingsError, match=r"ends in \.json, \.md or \.html"):
@@ -156,9 +186,10 @@ def test_an_increase_is_a_share_or_an_amount(limit: str) -> None:
     assert settle({"max_increase": [limit]}).max_increase == (limit,)
 
 
-@pytest.mark.parametrize("limit", ["ten", "10 percent", "%"])
+@pytest.mark.parametrize("limit", ["ten", "10 percent", "%", "10", "0.05"])
 def test_any_other_increase_is_wrong(limit: str) -> None:
-    with pytest.raises(SettingsError, match="--llmcost-max-increase"):
+    expected = rf"--llmcost-max-increase: '{limit}' is .*; write 10% or \$0\.05"
+    with pytest.raises(SettingsError, match=expected):
         settle({"max_increase": [limit]})
 
 

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from golden_files import assert_golden
@@ -383,6 +384,16 @@ def test_a_share_that_is_a_bound_says_so_in_table_and_sentence(
     text = text_of(replace(suite, tests=(row("t.py::test_a", call, limit=limit),)))
     assert f" {share}\n" in text
     assert said in text
+
+
+def test_a_budget_of_the_run_that_is_exceeded_names_one_that_would_hold() -> None:
+    report = make_report({a_test("t.py::test_a"): [make_call("0.61")]}, budgets=[suite_budget("1")])
+    advice = "  if the price is right, raise the budget to $0.61\n"
+    assert advice not in text_of(report)
+    over = make_report({a_test("t.py::test_a"): [make_call("0.61")]}, budgets=[suite_budget("0.5")])
+    assert advice in text_of(over)
+    unknown: dict[Any, Any] = {a_test("t.py::test_a"): [make_call("0.61"), make_call(None)]}
+    assert "raise" not in text_of(make_report(unknown, budgets=[suite_budget("0.5")]))
 
 
 def test_a_reason_that_several_budgets_share_is_given_once() -> None:
