@@ -62,14 +62,22 @@ def load_everything() -> None:
     ours = pkgutil.walk_packages(pytest_llmcost.__path__, "pytest_llmcost.")
     theirs = (
         *("anthropic.resources.messages", "httpx", "httpx2", "jinja2", "msgspec", "vcr.cassette"),
-        *("yaml", "faulthandler", "getpass", "readline"),
+        *("yaml", "faulthandler", "getpass", "readline", "filelock"),
     )
+    # The first client that is made, and the first cassette that is opened, import these.
+    for_clients = ("httpcore2", "truststore", "vcr.stubs.aiohttp_stubs", "vcr.stubs.httpx_stubs")
     # Plugins of others import these, which pytest would rewrite for each run anew.
     for_plugins = ("hypothesis", "requests", "trio")
     pytests = ("pytest", "pdb", "execnet.multi", *(f"_pytest.{name}" for name in default_plugins))
-    for name in for_plugins:
+    for name in (*for_clients, *for_plugins):
         with contextlib.suppress(ModuleNotFoundError):  # none of them is ours to require
             import_module(name)
+    for plugin in ("pytest_recording", "xdist"):
+        with contextlib.suppress(ModuleNotFoundError):
+            modules = pkgutil.walk_packages(import_module(plugin).__path__, f"{plugin}.")
+            for name in (plugin, *(module.name for module in modules)):
+                # Otherwise pytest warns that it cannot rewrite what is imported.
+                import_module(name).__doc__ = "PYTEST_DONT_REWRITE"
     for name in (*theirs, *pytests, *(module.name for module in ours)):
         import_module(name)
     # It looks for the files of all modules once, as each process that shows a traceback would.
