@@ -304,6 +304,7 @@ def test_xunit_and_unittest_set_ups_are_fixtures_too(online: Project) -> None:
 
 def test_async_fixtures_of_pytest_asyncio(online: Project) -> None:
     online.write(
+        pytest_ini="[pytest]\nasyncio_default_fixture_loop_scope = function",
         test_app=ASK
         + """
     import pytest_asyncio
