@@ -80,6 +80,8 @@ def load_everything() -> None:
                 import_module(name).__doc__ = "PYTEST_DONT_REWRITE"
     for name in (*theirs, *pytests, *(module.name for module in ours)):
         import_module(name)
+    # The SDK tries again at once unless an answer says when; else it spares the API, half a second.
+    sys.modules["anthropic._base_client"].MAX_RETRY_DELAY = 0.0  # type: ignore[attr-defined]
     # It looks for the files of all modules once, as each process that shows a traceback would.
     inspect.getmodule(load_everything.__code__)
 
