@@ -328,7 +328,7 @@ def test_async_fixtures_of_pytest_asyncio(online: Project) -> None:
     @pytest.mark.asyncio(loop_scope="module")
     async def test_two(wide):
         await aask(6)
-    """
+    """,
     )
     found = owned(run(online, plugins=("asyncio",)))
     assert {key: value for key, value in found.items() if value} == {
