@@ -23,7 +23,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from importlib import import_module
+from importlib import import_module, metadata
+from itertools import chain
 from multiprocessing import spawn  # remembers the real Python, which it passes open files to
 from pathlib import Path
 from types import ModuleType
@@ -80,10 +81,28 @@ def load_everything() -> None:
                 import_module(name).__doc__ = "PYTEST_DONT_REWRITE"
     for name in (*theirs, *pytests, *(module.name for module in ours)):
         import_module(name)
-    # The SDK tries again at once unless an answer says when; else it spares the API, half a second.
-    sys.modules["anthropic._base_client"].MAX_RETRY_DELAY = 0.0  # type: ignore[attr-defined]
     # It looks for the files of all modules once, as each process that shows a traceback would.
     inspect.getmodule(load_everything.__code__)
+    spare_each_run()
+
+
+def spare_each_run() -> None:
+    """Leave out what is the same in every run, a third of a small one, and what only waits."""
+    import pytest
+    from _pytest.fixtures import FixtureManager
+
+    patch = pytest.MonkeyPatch()
+    # pytest asks everything that is installed for plugins, which reads a hundred files.
+    found = functools.cache(lambda path: tuple(metadata.Distribution.discover(path=[path])))
+    entry_points = functools.cache(vars(metadata.Distribution)["entry_points"].fget)
+    patch.setattr(metadata, "distributions", lambda: chain.from_iterable(map(found, sys.path)))
+    patch.setattr(metadata.Distribution, "entry_points", property(entry_points))
+    for each in metadata.distributions():
+        entry_points(each)
+    # It unwraps all that is in the modules of plugins, to warn of fixtures that decorators hide.
+    patch.setattr(FixtureManager, "_check_for_wrapped_fixture", lambda *_: None, raising=False)
+    # The SDK tries again at once unless an answer says when; else it spares the API, half a second.
+    patch.setattr("anthropic._base_client.MAX_RETRY_DELAY", 0.0)
 
 
 @functools.cache
