@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from importlib import import_module, metadata
 from itertools import chain
 from multiprocessing import spawn  # remembers the real Python, which it passes open files to
@@ -73,7 +74,7 @@ def load_everything() -> None:
     for name in (*for_clients, *for_plugins):
         with contextlib.suppress(ModuleNotFoundError):  # none of them is ours to require
             import_module(name)
-    for plugin in ("pytest_recording", "xdist"):
+    for plugin in ("pytest_llmcost.plugin", "pytest_recording", "xdist"):
         with contextlib.suppress(ModuleNotFoundError):
             modules = pkgutil.walk_packages(import_module(plugin).__path__, f"{plugin}.")
             for name in (plugin, *(module.name for module in modules)):
@@ -199,6 +200,8 @@ def serve(path: str) -> tuple[str, list[str]]:
     os.environ.clear()
     os.environ.update(env)
     sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
+    sys.warnoptions[:] = filter(None, env.get("PYTHONWARNINGS", "").split(","))
+    warnings._processoptions(sys.warnoptions)  # type: ignore[attr-defined]
     sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     sys.stdin = os.fdopen(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
@@ -216,18 +219,19 @@ def run(name: str, args: list[str]) -> None:
         args.pop(0)
     if args[0][:2] in ("-c", "-m") and args[0][2:]:
         args[:1] = [args[0][:2], args[0][2:]]
+    first = {"-c": "", "-m": os.getcwd()}.get(args[0], str(Path(args[0]).parent))
+    sys.path.insert(0, first)
+    if "xdist.plugin" in sys.modules:  # has kept what it was, for the workers
+        sys.modules["xdist.plugin"]._sys_path[:] = sys.path
     if args[0] == "-c":
         sys.argv = ["-c", *args[2:]]
-        sys.path.insert(0, "")
         sys.modules["__main__"] = ModuleType("__main__")
         exec(args[1], sys.modules["__main__"].__dict__)
     elif args[0] == "-m":
         sys.argv = args[1:]
-        sys.path.insert(0, os.getcwd())
         runpy.run_module(args[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = args
-        sys.path.insert(0, str(Path(args[0]).parent))
         runpy.run_path(args[0], run_name="__main__")
 
 
