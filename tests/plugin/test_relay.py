@@ -193,11 +193,15 @@ def test_an_answer_that_breaks_off_is_of_unknown_cost(online: Project, standin: 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_child_that_sends_through_it_is_counted_once(online: Project, method: str) -> None:
     online.write(
-        test_app=SUITE
-        + f"""
+        test_app=f"""
+    import multiprocessing
+    import httpx  # alone: a spawned child imports all of this
+
     def send(url):
+        asked = {{"model": "claude-haiku-4-5", "max_tokens": 10,
+                 "messages": [{{"role": "user", "content": "hi"}}]}}
         head = {{"x-api-key": "any", "anthropic-version": "2023-06-01"}}
-        httpx.post(url + "/v1/messages", json=ASKED, headers=head)
+        httpx.post(url + "/v1/messages", json=asked, headers=head)
 
     def test_child(llmcost_relay, llmcost):
         context = multiprocessing.get_context({method!r})
