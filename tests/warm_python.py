@@ -67,11 +67,12 @@ def load_everything() -> None:
         *("yaml", "faulthandler", "getpass", "readline", "filelock"),
     )
     # The first client that is made, and the first cassette that is opened, import these.
-    for_clients = ("httpcore2", "truststore", "vcr.stubs.aiohttp_stubs", "vcr.stubs.httpx_stubs")
+    for_clients = ("httpcore", "httpcore2", "truststore")
+    for_cassettes = ("vcr.stubs.aiohttp_stubs", "vcr.stubs.httpx_stubs")
     # Plugins of others import these, which pytest would rewrite for each run anew.
     for_plugins = ("hypothesis", "requests", "trio")
     pytests = ("pytest", "pdb", "execnet.multi", *(f"_pytest.{name}" for name in default_plugins))
-    for name in (*for_clients, *for_plugins):
+    for name in (*for_clients, *for_cassettes, *for_plugins):
         with contextlib.suppress(ModuleNotFoundError):  # none of them is ours to require
             import_module(name)
     for plugin in ("pytest_llmcost.plugin", "pytest_recording", "xdist"):
@@ -91,6 +92,10 @@ def spare_each_run() -> None:
     """Leave out what is the same in every run, a third of a small one, and what only waits."""
     import pytest
     from _pytest.fixtures import FixtureManager
+    from _pytest.terminal import TerminalReporter
+
+    def note(reporter: TerminalReporter, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        reporter._keyboardinterrupt_memo = excinfo.getrepr(style="line")
 
     patch = pytest.MonkeyPatch()
     # pytest asks everything that is installed for plugins, which reads a hundred files.
@@ -102,6 +107,8 @@ def spare_each_run() -> None:
         entry_points(each)
     # It unwraps all that is in the modules of plugins, to warn of fixtures that decorators hide.
     patch.setattr(FixtureManager, "_check_for_wrapped_fixture", lambda *_: None, raising=False)
+    # It parses its own sources for each run that is interrupted, and shows none of it.
+    patch.setattr(TerminalReporter, "pytest_keyboard_interrupt", note)
     # The SDK tries again at once unless an answer says when; else it spares the API, half a second.
     patch.setattr("anthropic._base_client.MAX_RETRY_DELAY", 0.0)
 
