@@ -92,19 +92,27 @@ def spare_each_run() -> None:
     """Leave out what is the same in every run, a third of a small one, and what only waits."""
     import pytest
     from _pytest.fixtures import FixtureManager
+    from _pytest.pytester import SysModulesSnapshot
     from _pytest.terminal import TerminalReporter
 
     def note(reporter: TerminalReporter, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         reporter._keyboardinterrupt_memo = excinfo.getrepr(style="line")
 
+    def snapshot(_: pytest.Pytester) -> SysModulesSnapshot:
+        return SysModulesSnapshot()
+
     patch = pytest.MonkeyPatch()
     # pytest asks everything that is installed for plugins, which reads a hundred files.
-    found = functools.cache(lambda path: tuple(metadata.Distribution.discover(path=[path])))
-    entry_points = functools.cache(vars(metadata.Distribution)["entry_points"].fget)
+    installed = metadata.Distribution
+    found = functools.cache(lambda path: tuple(installed.discover(path=[path])))
     patch.setattr(metadata, "distributions", lambda: chain.from_iterable(map(found, sys.path)))
-    patch.setattr(metadata.Distribution, "entry_points", property(entry_points))
+    patch.setattr(installed, "from_name", functools.cache(installed.from_name))
+    for name in ("entry_points", "metadata"):
+        patch.setattr(installed, name, property(functools.cache(vars(installed)[name].fget)))
     for each in metadata.distributions():
-        entry_points(each)
+        assert each.entry_points is not None
+    # pytester asks of each of thousands of modules whether it is one of two that must stay.
+    patch.setattr(pytest.Pytester, "_Pytester__take_sys_modules_snapshot", snapshot, raising=False)
     # It unwraps all that is in the modules of plugins, to warn of fixtures that decorators hide.
     patch.setattr(FixtureManager, "_check_for_wrapped_fixture", lambda *_: None, raising=False)
     # It parses its own sources for each run that is interrupted, and shows none of it.
