@@ -61,7 +61,7 @@ SWALLOWED = """
 """
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "xdist"])
 def test_whatever_swallows_the_refusal_the_test_fails(
     online: Project, workers: tuple[str, ...]
 ) -> None:
