@@ -144,7 +144,7 @@ def test_a_stream_passes_piece_by_piece(online: Project) -> None:
     @pytest.fixture(scope="session", autouse=True)
     def slow():
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         os.environ["ANTHROPIC_BASE_URL"] = f"http://127.0.0.1:{server.server_port}"
         yield
         server.shutdown()
