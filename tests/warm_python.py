@@ -23,7 +23,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from importlib import import_module
+import warnings
+from importlib import import_module, metadata
+from itertools import chain
 from multiprocessing import spawn  # remembers the real Python, which it passes open files to
 from pathlib import Path
 from types import ModuleType
@@ -62,18 +64,62 @@ def load_everything() -> None:
     ours = pkgutil.walk_packages(pytest_llmcost.__path__, "pytest_llmcost.")
     theirs = (
         *("anthropic.resources.messages", "httpx", "httpx2", "jinja2", "msgspec", "vcr.cassette"),
-        *("yaml", "faulthandler", "getpass", "readline"),
+        *("yaml", "faulthandler", "getpass", "readline", "filelock"),
     )
+    # The first client that is made, and the first cassette that is opened, import these.
+    for_clients = ("httpcore", "httpcore2", "truststore")
+    for_cassettes = ("vcr.stubs.aiohttp_stubs", "vcr.stubs.httpx_stubs")
     # Plugins of others import these, which pytest would rewrite for each run anew.
     for_plugins = ("hypothesis", "requests", "trio")
     pytests = ("pytest", "pdb", "execnet.multi", *(f"_pytest.{name}" for name in default_plugins))
-    for name in for_plugins:
+    for name in (*for_clients, *for_cassettes, *for_plugins):
         with contextlib.suppress(ModuleNotFoundError):  # none of them is ours to require
             import_module(name)
+    for plugin in ("pytest_llmcost.plugin", "pytest_recording", "xdist"):
+        with contextlib.suppress(ModuleNotFoundError):
+            modules = pkgutil.walk_packages(import_module(plugin).__path__, f"{plugin}.")
+            for name in (plugin, *(module.name for module in modules)):
+                # Otherwise pytest warns that it cannot rewrite what is imported.
+                import_module(name).__doc__ = "PYTEST_DONT_REWRITE"
     for name in (*theirs, *pytests, *(module.name for module in ours)):
         import_module(name)
     # It looks for the files of all modules once, as each process that shows a traceback would.
     inspect.getmodule(load_everything.__code__)
+    spare_each_run()
+
+
+def spare_each_run() -> None:
+    """Leave out what is the same in every run, a third of a small one, and what only waits."""
+    import pytest
+    from _pytest.fixtures import FixtureManager
+    from _pytest.pytester import SysModulesSnapshot
+    from _pytest.terminal import TerminalReporter
+
+    def note(reporter: TerminalReporter, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        reporter._keyboardinterrupt_memo = excinfo.getrepr(style="line")
+
+    def snapshot(_: pytest.Pytester) -> SysModulesSnapshot:
+        return SysModulesSnapshot()
+
+    patch = pytest.MonkeyPatch()
+    # pytest asks everything that is installed for plugins, which reads a hundred files.
+    installed = metadata.Distribution
+    found = functools.cache(lambda path: tuple(installed.discover(path=[path])))
+    patch.setattr(metadata, "distributions", lambda: chain.from_iterable(map(found, sys.path)))
+    patch.setattr(installed, "from_name", functools.cache(installed.from_name))
+    for name in ("entry_points", "metadata"):
+        patch.setattr(installed, name, property(functools.cache(vars(installed)[name].fget)))
+    plugins = [each for each in metadata.distributions() if "pytest11" in each.entry_points.groups]
+    for name in ("pytest", *(each.name for each in plugins)):
+        metadata.version(name)
+    # pytester asks of each of thousands of modules whether it is one of two that must stay.
+    patch.setattr(pytest.Pytester, "_Pytester__take_sys_modules_snapshot", snapshot, raising=False)
+    # It unwraps all that is in the modules of plugins, to warn of fixtures that decorators hide.
+    patch.setattr(FixtureManager, "_check_for_wrapped_fixture", lambda *_: None, raising=False)
+    # It parses its own sources for each run that is interrupted, and shows none of it.
+    patch.setattr(TerminalReporter, "pytest_keyboard_interrupt", note)
+    # The SDK tries again at once unless an answer says when; else it spares the API, half a second.
+    patch.setattr("anthropic._base_client.MAX_RETRY_DELAY", 0.0)
 
 
 @functools.cache
@@ -170,6 +216,8 @@ def serve(path: str) -> tuple[str, list[str]]:
     os.environ.clear()
     os.environ.update(env)
     sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
+    sys.warnoptions[:] = filter(None, env.get("PYTHONWARNINGS", "").split(","))
+    warnings._processoptions(sys.warnoptions)  # type: ignore[attr-defined]
     sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     sys.stdin = os.fdopen(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
@@ -187,18 +235,19 @@ def run(name: str, args: list[str]) -> None:
         args.pop(0)
     if args[0][:2] in ("-c", "-m") and args[0][2:]:
         args[:1] = [args[0][:2], args[0][2:]]
+    first = {"-c": "", "-m": os.getcwd()}.get(args[0], str(Path(args[0]).parent))
+    sys.path.insert(0, first)
+    if "xdist.plugin" in sys.modules:  # has kept what it was, for the workers
+        sys.modules["xdist.plugin"]._sys_path[:] = sys.path
     if args[0] == "-c":
         sys.argv = ["-c", *args[2:]]
-        sys.path.insert(0, "")
         sys.modules["__main__"] = ModuleType("__main__")
         exec(args[1], sys.modules["__main__"].__dict__)
     elif args[0] == "-m":
         sys.argv = args[1:]
-        sys.path.insert(0, os.getcwd())
         runpy.run_module(args[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = args
-        sys.path.insert(0, str(Path(args[0]).parent))
         runpy.run_path(args[0], run_name="__main__")
 
 

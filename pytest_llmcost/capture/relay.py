@@ -28,6 +28,8 @@ _OF_ONE_HOP = frozenset(
 """Headers that are not passed on. Without `accept-encoding` the answer comes uncompressed."""
 _SECONDS = 600.0
 """As the SDK waits for an answer, or for its next piece."""
+_LOOK_SECONDS = 0.02
+"""How often it looks whether to stop; a run ends that much later."""
 _PIECE = 65_536
 _NO_BODY = (204, 304)
 
@@ -41,7 +43,9 @@ class Relay:
         self._server = _Server(self.upstream)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         """What to give to the other process as `ANTHROPIC_BASE_URL`."""
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_LOOK_SECONDS,), daemon=True
+        )
 
     def start(self) -> None:
         """Begin to listen."""

@@ -88,16 +88,16 @@ def check_rootdir(config: pytest.Config) -> None:
         pytest.UsageError: the rootdir or the ini file would be another one without our values.
     """
     here = config.invocation_params.dir
+    args = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *config.invocation_params.args]
     ours: dict[str, str] = {}
     for option in OPTIONS:
         stated = None if option.metavar is None else config.getoption(option.ini, None)
         for value in [stated] if isinstance(stated, str) else stated or ():
-            if os.path.exists(here / value):
+            if value in args and os.path.exists(here / value):
                 ours[value] = f"{option.flag}={value}"
     if not ours:
         return
     # As pytest did: the parser knows none of the plugins' options yet.
-    args = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *config.invocation_params.args]
     known, unknown = get_config()._parser.parse_known_and_unknown_args(args)
     taken = [arg for arg in (*known.file_or_dir, *unknown) if not arg.startswith("-")]
 

@@ -304,6 +304,7 @@ def test_xunit_and_unittest_set_ups_are_fixtures_too(online: Project) -> None:
 
 def test_async_fixtures_of_pytest_asyncio(online: Project) -> None:
     online.write(
+        pytest_ini="[pytest]\nasyncio_default_fixture_loop_scope = function",
         test_app=ASK
         + """
     import pytest_asyncio
@@ -327,7 +328,7 @@ def test_async_fixtures_of_pytest_asyncio(online: Project) -> None:
     @pytest.mark.asyncio(loop_scope="module")
     async def test_two(wide):
         await aask(6)
-    """
+    """,
     )
     found = owned(run(online, plugins=("asyncio",)))
     assert {key: value for key, value in found.items() if value} == {

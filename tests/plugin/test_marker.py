@@ -61,47 +61,46 @@ def test_a_recorded_count_needs_neither_key_nor_network(project: Project, standi
     assert len(standin.requests) == seen
 
 
-@pytest.mark.parametrize(
-    ("marker", "message"),
-    [
-        ("max_cost", "takes an amount"),
-        ("max_cost()", "takes an amount"),
-        ("max_cost(None)", "None is not an amount of money"),
-        ("max_cost(None, calls=3)", "None is not an amount of money"),
-        ("max_cost(usd=None)", "None is not an amount of money"),
-        ("max_cost('$1', input_tokens=None)", "input_tokens=None is not a whole number"),
-        ("max_cost('$1', worst=None)", "worst=None is not an amount of money"),
-        ("max_cost('$1', parts=None)", "parts=None is not a mapping"),
-        ("max_cost('$1', models=None)", "models=None is not a list"),
-        ("max_cost('$1', live=None)", "live=None is neither True nor False"),
-        ("max_cost('$1', stable_prefix=None)", "stable_prefix=None is not True"),
-        ("max_cost('cheap')", "'cheap' is not an amount"),
-        ("max_cost(-1)", "-1 is not an amount"),
-        ("max_cost('$1', '$2')", "takes an amount"),
-        ("max_cost('$1', usd='$2')", "takes an amount"),
-        ("max_cost(tokens=3)", "has no argument tokens=; it takes an amount"),
-        ("max_cost(input_tokens='many')", "input_tokens='many' is not a whole number"),
-        ("max_cost('$1', reason=3)", "reason=3 is not text"),
-        ("max_cost('$1', cache='hot')", "cache='hot' is not one of"),
-        ("max_cost(float('nan'))", "is not an amount"),
-    ],
-)
-def test_a_wrong_marker_is_a_collection_error_that_names_the_test(
-    project: Project, marker: str, message: str
-) -> None:
-    project.write(
-        test_app=f"""
+WRONG = [
+    ("max_cost", "takes an amount"),
+    ("max_cost()", "takes an amount"),
+    ("max_cost(None)", "None is not an amount of money"),
+    ("max_cost(None, calls=3)", "None is not an amount of money"),
+    ("max_cost(usd=None)", "None is not an amount of money"),
+    ("max_cost('$1', input_tokens=None)", "input_tokens=None is not a whole number"),
+    ("max_cost('$1', worst=None)", "worst=None is not an amount of money"),
+    ("max_cost('$1', parts=None)", "parts=None is not a mapping"),
+    ("max_cost('$1', models=None)", "models=None is not a list"),
+    ("max_cost('$1', live=None)", "live=None is neither True nor False"),
+    ("max_cost('$1', stable_prefix=None)", "stable_prefix=None is not True"),
+    ("max_cost('cheap')", "'cheap' is not an amount"),
+    ("max_cost(-1)", "-1 is not an amount"),
+    ("max_cost('$1', '$2')", "takes an amount"),
+    ("max_cost('$1', usd='$2')", "takes an amount"),
+    ("max_cost(tokens=3)", "has no argument tokens=; it takes an amount"),
+    ("max_cost(input_tokens='many')", "input_tokens='many' is not a whole number"),
+    ("max_cost('$1', reason=3)", "reason=3 is not text"),
+    ("max_cost('$1', cache='hot')", "cache='hot' is not one of"),
+    ("max_cost(float('nan'))", "is not an amount"),
+]
+
+
+def test_a_wrong_marker_is_a_collection_error_that_names_the_test(project: Project) -> None:
+    for number, (marker, _) in enumerate(WRONG):
+        text = f"""
     from pytest_llmcost import max_cost
 
     @{marker}
     def test_wrong():
         pass
     """
-    )
+        project.write(**{f"test_{number}": text})
     result = project.run("--strict-markers")
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines([f"*test_app.py::test_wrong: test_app.py:4: max_cost: *{message}*"])
+    result.assert_outcomes(errors=len(WRONG))
+    for number, (_, message) in enumerate(WRONG):
+        where = f"test_{number}.py"
+        result.stdout.fnmatch_lines([f"*{where}::test_wrong: {where}:4: max_cost: *{message}*"])
 
 
 def test_a_budget_of_a_module_is_named_with_its_line(project: Project, standin: StandIn) -> None:

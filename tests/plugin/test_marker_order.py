@@ -146,16 +146,17 @@ NAMED = {
 
 
 @pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "xdist"])
-@pytest.mark.parametrize("where", TWICE)
 def test_two_markers_of_one_object_that_set_the_same_are_a_collection_error_naming_both(
-    project: Project, where: str, workers: tuple[str, ...]
+    project: Project, workers: tuple[str, ...]
 ) -> None:
-    project.write(test_app=SPENDS + TWICE[where])
+    modules = {f"test_{where.replace(' ', '_')}": where for where in TWICE}
+    project.write(**{module: SPENDS + TWICE[where] for module, where in modules.items()})
     result = project.run(*workers, plugins=("xdist",) if workers else ())
-    result.assert_outcomes(errors=1)
-    line = next(line for line in result.outlines if "two max_cost markers set" in line)
-    assert "test_it: test_app.py" in line
-    assert all(each in line for each in NAMED.get(where, ["max_cost('$1')", "max_cost('$2'"]))
+    result.assert_outcomes(errors=len(TWICE))
+    found = [line for line in result.outlines if "two max_cost markers set" in line]
+    for module, where in modules.items():
+        (line,) = (line for line in found if f"test_it: {module}.py" in line)
+        assert all(each in line for each in NAMED.get(where, ["max_cost('$1')", "max_cost('$2'"]))
 
 
 def test_markers_of_several_objects_and_added_ones_go_on_working(project: Project) -> None:

@@ -8,8 +8,6 @@ import pytest
 from conftest import Project
 from standin import StandIn
 
-pytest.importorskip("boto3")
-pytest.importorskip("openai")
 APP = """
     import os
     import pytest
@@ -46,6 +44,13 @@ APP = """
                 **more)
             return [*said] if more else said
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loaded() -> None:
+    """Import once what takes half a second, by the worker that runs this and not by all."""
+    pytest.importorskip("boto3")
+    pytest.importorskip("openai")
 
 
 @pytest.fixture

@@ -63,33 +63,37 @@ HOW = {
 }
 
 
-def run(project: Project, how: str, name: str, limit: str) -> tuple[pytest.RunResult, Any]:
-    quoted = name.replace(":", "%3A")
-    body = HOW[how].format(name=name, quoted=quoted)
-    said = "acme-large" if how.startswith("captured") else name
-    project.write(test_app=APP.format(said=said, body=body, limit=limit))
+def run(project: Project, name: str, limit: str) -> tuple[pytest.RunResult, dict[str, Any]]:
+    """Run a test for each way; return what is told of each."""
+    modules = {f"test_{number}": how for number, how in enumerate(HOW)}
+    for module, how in modules.items():
+        body = HOW[how].format(name=name, quoted=name.replace(":", "%3A"))
+        said = "acme-large" if how.startswith("captured") else name
+        project.write(**{module: APP.format(said=said, body=body, limit=limit)})
     (project.path / "prices.toml").write_text(PRICES)
     result = project.run("--llmcost-prices=prices.toml", "--llmcost-report=ledger.json")
-    (test,) = project.ledger()["tests"]
-    return result, test
+    found = {modules[row["nodeid"].partition(".")[0]]: row for row in project.ledger()["tests"]}
+    assert found.keys() == HOW.keys()
+    return result, found
 
 
-@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", REGIONAL)
-def test_a_regional_id_has_the_premium(project: Project, how: str, name: str) -> None:
-    result, test = run(project, how, name, "$0.0105")
-    result.assert_outcomes(failed=1)
-    assert (test["usd"], test["verdict"]["state"]) == (USD[name], "exceeded")
-    (call,) = test["calls"]
-    assert (call["model"], call["usd_low"], call["usd_high"]) == ("acme-large", "0.011", "0.011")
+def test_a_regional_id_has_the_premium(project: Project, name: str) -> None:
+    result, found = run(project, name, "$0.0105")
+    result.assert_outcomes(failed=len(HOW))
+    for how, test in found.items():
+        assert (test["usd"], test["verdict"]["state"]) == (USD[name], "exceeded"), how
+        (call,) = test["calls"]
+        assert call["model"] == "acme-large", how
+        assert (call["usd_low"], call["usd_high"]) == ("0.011", "0.011"), how
 
 
-@pytest.mark.parametrize("how", HOW)
-def test_the_global_id_has_none(project: Project, how: str) -> None:
+def test_the_global_id_has_none(project: Project) -> None:
     name = "global.anthropic.acme-large-v1:0"
-    result, test = run(project, how, name, "$0.0105")
-    result.assert_outcomes(passed=1)
-    assert (test["usd"], test["verdict"]["state"]) == (USD[name], "within")
+    result, found = run(project, name, "$0.0105")
+    result.assert_outcomes(passed=len(HOW))
+    for how, test in found.items():
+        assert (test["usd"], test["verdict"]["state"]) == (USD[name], "within"), how
 
 
 def price(

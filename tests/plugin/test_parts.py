@@ -304,24 +304,24 @@ def test_parts_that_are_not_counted_yet_are_a_note_with_the_command(online: Proj
     online.run("--llmcost-parts").stdout.no_fnmatch_line("*not counted yet*")
 
 
-@pytest.mark.parametrize(
-    ("marker", "words"),
-    [
-        ("parts={}", "parts={} is not a mapping of parts to tokens"),
-        ("parts='tools'", "parts='tools' is not a mapping of parts to tokens"),
-        ("parts={'tool': 3}", "parts='tool' is not a part of a prompt; write system, tools, *"),
-        ("parts={'tools.': 3}", "parts='tools.' is not a part of a prompt"),
-        ("parts={3: 3}", "parts=3 is not a part of a prompt"),
-        ("parts={'tools': 'x'}", "parts='x'"),
-    ],
-)
-def test_a_wrong_part_in_a_marker_is_a_collection_error(
-    project: Project, marker: str, words: str
-) -> None:
-    project.write(test_app=SUITE + f"\n    @max_cost({marker})\n    def test_a(): pass\n")
+WRONG_PARTS = {
+    "parts={}": "parts={} is not a mapping of parts to tokens",
+    "parts='tools'": "parts='tools' is not a mapping of parts to tokens",
+    "parts={'tool': 3}": "parts='tool' is not a part of a prompt; write system, tools, *",
+    "parts={'tools.': 3}": "parts='tools.' is not a part of a prompt",
+    "parts={3: 3}": "parts=3 is not a part of a prompt",
+    "parts={'tools': 'x'}": "parts='x'",
+}
+
+
+def test_a_wrong_part_in_a_marker_is_a_collection_error(project: Project) -> None:
+    for number, marker in enumerate(WRONG_PARTS):
+        text = f"{SUITE}\n    @max_cost({marker})\n    def test_a(): pass\n"
+        project.write(**{f"test_{number}": text})
     result = project.run()
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines([f"*test_app.py:*: max_cost: {words}*"])
+    result.assert_outcomes(errors=len(WRONG_PARTS))
+    for number, words in enumerate(WRONG_PARTS.values()):
+        result.stdout.fnmatch_lines([f"*test_{number}.py:*: max_cost: {words}*"])
 
 
 @pytest.mark.parametrize("line", ["tools", "tools = ", "tool = 3", "tools = -1"])

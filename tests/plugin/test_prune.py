@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Project
 from standin import StandIn
+from warm_python import warm_python
 
 from pytest_llmcost import files
 from pytest_llmcost.cli.main import main
@@ -34,6 +36,7 @@ TESTS = """
 @pytest.fixture
 def project(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The same project, for a pytest that the command starts."""
+    monkeypatch.setattr(sys, "executable", warm_python())
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p llmcost")
     return project
 

@@ -144,7 +144,7 @@ def test_a_stream_passes_piece_by_piece(online: Project) -> None:
     @pytest.fixture(scope="session", autouse=True)
     def slow():
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         os.environ["ANTHROPIC_BASE_URL"] = f"http://127.0.0.1:{server.server_port}"
         yield
         server.shutdown()
@@ -193,11 +193,15 @@ def test_an_answer_that_breaks_off_is_of_unknown_cost(online: Project, standin: 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_child_that_sends_through_it_is_counted_once(online: Project, method: str) -> None:
     online.write(
-        test_app=SUITE
-        + f"""
+        test_app=f"""
+    import multiprocessing
+    import httpx  # alone: a spawned child imports all of this
+
     def send(url):
+        asked = {{"model": "claude-haiku-4-5", "max_tokens": 10,
+                 "messages": [{{"role": "user", "content": "hi"}}]}}
         head = {{"x-api-key": "any", "anthropic-version": "2023-06-01"}}
-        httpx.post(url + "/v1/messages", json=ASKED, headers=head)
+        httpx.post(url + "/v1/messages", json=asked, headers=head)
 
     def test_child(llmcost_relay, llmcost):
         context = multiprocessing.get_context({method!r})

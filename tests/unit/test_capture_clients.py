@@ -233,7 +233,10 @@ def test_a_retry_of_botocore_after_a_lost_answer_is_one_call(standin: StandIn) -
     assert purse.call.caveats == ("lost-answer",)
 
 
-def test_a_retry_after_a_refusal_counts_what_was_lost_before_and_since(standin: StandIn) -> None:
+def test_a_retry_after_a_refusal_counts_what_was_lost_before_and_since(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.0)
     # Once an attempt was answered, botocore says how long the next one has, before its number.
     lost, refused = Step(cut_after_bytes=0), fault(503)
     standin.script(lost, refused, lost)

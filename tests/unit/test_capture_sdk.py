@@ -180,13 +180,6 @@ def _no_socket_left_open() -> Iterator[None]:
         _clients.pop().close()
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "anthropic._base_client.BaseClient._calculate_retry_timeout", lambda *args: 0.0
-    )
-
-
 def test_refused_attempts_are_free_and_joined_with_the_one_that_was_answered() -> None:
     with StandIn() as api, capturing() as purse:
         api.script(rate_limited(), fault(529))

@@ -136,10 +136,10 @@ def test_a_rate_limit_makes_all_wait_and_loses_nothing(
         sleep(seconds)
 
     monkeypatch.setattr(time, "sleep", note)
-    kit.api.script(*[rate_limited("0.3")] * 8)
+    kit.api.script(*[rate_limited("0.1")] * 8)
     tokens(kit.count(kit.jobs(TEXTS)))
     # The first one is given up after two pauses, and asked for again with the others.
-    assert pauses.count(0.3) == 7
+    assert pauses.count(0.1) == 7
     assert len(kit.api.counted) == 48
     assert kit.recorded == 40
 

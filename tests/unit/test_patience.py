@@ -22,7 +22,7 @@ from pytest_llmcost.errors import CountError
 
 anthropic = pytest.importorskip("anthropic")
 
-SECONDS = 0.5
+SECONDS = 0.25
 """What a count may take here, of servers that do not answer."""
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n"
 
@@ -102,13 +102,13 @@ def test_a_server_that_gives_no_answer_is_waited_for_that_long(
         is_over.set()
 
     with serving(answer_to_the_end) as url, counter_at(url, told) as counter:
-        with pytest.raises(CountError, match=r"did not count .* within 0.5 s; .*-count-timeout"):
+        with pytest.raises(CountError, match=r"did not count .* within 0.25 s; .*-count-timeout"):
             counter.ask(payload())
         assert not is_over.is_set()
     (line,) = told
     assert line == (
         "llmcost: waiting for 127.0.0.1 to count a payload of claude-opus-4-7, "
-        "for 0.5 s at most (--llmcost-count-timeout)"
+        "for 0.25 s at most (--llmcost-count-timeout)"
     )
 
 
@@ -165,7 +165,7 @@ def test_many_counts_end_as_well(tmp_path: Any) -> None:
     cassette = CountCassette(tmp_path / "test.llmcost.yaml")
     jobs = [Job(payload(str(n)), cassette, "new_episodes", Asker("test")) for n in range(20)]
     with serving(hang) as url, counter_at(url) as counter:
-        assert all("within 0.5 s" in str(each) for each in count_all(counter, jobs))
+        assert all("within 0.25 s" in str(each) for each in count_all(counter, jobs))
     with StandIn() as api, counter_at(api.url) as counter:
         counter.seconds = 60.0
         api.script(*[rate_limited("99999999")] * 20)
@@ -176,7 +176,7 @@ def test_whoever_waits_for_the_same_count_of_another_thread_waits_that_long_too(
     errors: list[CountError] = []
 
     def ask(counter: Counter) -> None:
-        with pytest.raises(CountError, match=r"within 0\.5 s") as caught:
+        with pytest.raises(CountError, match=r"within 0\.25 s") as caught:
             counter.ask(payload())
         errors.append(caught.value)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.run_history import Run
@@ -21,6 +22,9 @@ from pytest_llmcost.reports.escape import MOST_WITH_COMMAND, clean
 from pytest_llmcost.reports.html.script_data import page_data, verdict_share
 from pytest_llmcost.reports.run_wording import marks_by_state
 from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _MOST_MARKS = 10
 _MOST_CHANGES = 100
@@ -32,36 +36,19 @@ _WIDTH, _HEIGHT = 1000, 100
 
 def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
     """Render a run as a page that is complete in itself, with the runs before it as a line."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    def shown(value: Any) -> Any:
-        # What is invisible in foreign text, for example a mark that turns the reading order.
-        return clean(value, MOST_WITH_COMMAND) if type(value) is str else value
-
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # Escapes `<`, `>`, `&` and quotes, so that no name can end the script element.
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     marks = marks_by_state(ledger)
     # The page shows the first ones of each state.
     for each in marks.values():
         each.sort(key=lambda mark: (not mark.is_of_run, -(verdict_share(mark.verdict) or 0)))
-    template, style, script = (
-        files(__package__).joinpath(f"page.{kind}").read_text(encoding="utf-8")
-        for kind in ("html", "css", "js")
-    )
+    style, script = _read("page.css"), _read("page.js")
     # The page's policy names our own style and script by their hash: under it no other one runs.
     hashes = (
         Markup(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
         for text in (style, script)
     )
-    page = environment.from_string(template).render(
+    page = _template().render(
         ledger=ledger,
         wording=wording,
         run_wording=run_wording,
@@ -81,6 +68,30 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
         verdict_share=verdict_share,
     )
     return page.encode("utf-8", "backslashreplace").decode()
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    def shown(value: Any) -> Any:
+        # What is invisible in foreign text, for example a mark that turns the reading order.
+        return clean(value, MOST_WITH_COMMAND) if type(value) is str else value
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Escapes `<`, `>`, `&` and quotes, so that no name can end the script element.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment.from_string(_read("page.html"))
 
 
 def _changes(comparison: Comparison | None) -> dict[str, Any]:
