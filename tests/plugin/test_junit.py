@@ -37,7 +37,7 @@ def test_each_test_and_the_suite_say_what_they_cost(project: Project, standin: S
     assert free.find("properties") is None
     failure = dear.find("failure")
     assert failure is not None
-    assert failure.get("message", "").startswith("$0.00004 > $0.00001 budget")
+    assert failure.get("message", "").startswith("$0.000035 > $0.00001 budget")
 
 
 def properties(element: ElementTree.Element | None) -> dict[str, str]:
