@@ -49,7 +49,7 @@ _KEYS = "|".join(key for key in _AMOUNTS if "usd" not in key)
 _ODD, _ODD_CHANGE = (
     [
         re.compile(
-            rf'{key}"\s*:(?!\s*(?:null\b|{_PLAIN.format(sign)}|"[0-9a-f]*[a-df]))'
+            rf'{key}"\s*:(?!\s*(?:null\b|[\[{{]|{_PLAIN.format(sign)}|"[0-9a-f]*[a-df]))'
             r'\s*"?([^",}]*)'.encode()
         )
         for key in (r'usd(?<=["_]usd)(?:_\w+)?', f'"(?:{_KEYS})')
@@ -57,7 +57,8 @@ _ODD, _ODD_CHANGE = (
     for sign in ("", "-?")
 )
 """No amount of money: `NaN`, `1E+999` (adding that up would be slow without end), `1_0`, and, in
-all but a comparison, one below zero. Something hexadecimal is the digest of a part of that name."""
+all but a comparison, one below zero. Something hexadecimal is the digest of a part of that name,
+and an object has the figures of a tag of that name."""
 _SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")
 
 
