@@ -278,8 +278,8 @@ def _changes_in(
     status: Status = "new" if pair.base is None else "changed"
     if pair.head is None:
         status = why_without_calls(owner.name, fates if owner.kind == "test" else None)
-    elif not pair.after and owner.name in skipped:  # it has a budget, and so a row
-        status = "skipped"
+    elif not pair.head.calls:  # it has a budget, and so a row
+        status = "skipped" if owner.name in skipped else "no calls"
     is_common_test = owner.kind == "test" and pair.base is not None and pair.head is not None
     yield Change(
         kind=owner.kind,

@@ -110,6 +110,24 @@ class TestComparison:
         ]
         assert comparison.change_usd == tokens_usd(1)
 
+    @pytest.mark.parametrize(
+        ("kept", "outcome", "status"),
+        [
+            (0, "skipped", "skipped"),
+            (0, "passed", "no calls"),
+            (1, "skipped", "changed"),
+            (1, "passed", "changed"),
+        ],
+    )
+    def test_says_of_a_test_with_a_budget_whether_it_has_calls_left(
+        self, kept: int, outcome: str, status: str
+    ) -> None:
+        calls = [call(1000), call(5, "1:b")]
+        base = report({A: calls})
+        row = replace(base.tests[0], calls=tuple(calls[:kept]), outcome=outcome)
+        change = only_change(compare(base, replace(base, tests=(row,)), CARD))
+        assert change.status == status
+
     def test_puts_the_unknown_first_then_what_adds_most(self) -> None:
         unknown = a_test("tests/test_c.py::test_c")
         head = report({A: [call(1)], B: [call(9)], unknown: [call(3, model="who")]})
