@@ -14,7 +14,7 @@ from sample_reports import MODEL, OUTSIDE, a_fixture, a_test, make_report
 
 from pytest_llmcost.budgets.budget import State
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
-from pytest_llmcost.call import Call, PricedSamplingCall
+from pytest_llmcost.call import Before, Call, PricedSamplingCall
 from pytest_llmcost.call import reprice as reprice_call
 from pytest_llmcost.compare.baseline import compare, write_baseline
 from pytest_llmcost.errors import LedgerError, SettingsError
@@ -372,6 +372,14 @@ class TestUnknowns:
         base, head = [unknown("1:x"), call(1000)], [unknown("1:x"), call(1050, "1:b")]
         assert self.states(base, head, self.LIMITS[1:]) == ["within"]
         assert self.states(base, base) == ["within", "within"]
+
+    def test_cancel_out_whatever_was_recorded_before_the_prompt_changed(self) -> None:
+        # The baseline priced its recording on another day.
+        base, head = (
+            [unknown("1:x", evidence="stale", before=Before(input_tokens=900, usd=Decimal(usd)))]
+            for usd in ("0.2", "0.1")
+        )
+        assert self.states(base, head) == ["within", "within"]
 
     def test_do_not_cancel_out_when_made_anew_or_when_nobody_knows_what_was_sent(self) -> None:
         live = [unknown("1:x", live=True)]
