@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Set
 from datetime import date
 from decimal import Decimal
+from itertools import chain
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from msgspec.structs import asdict, replace
@@ -76,9 +77,12 @@ def keep_rows(ledger: Ledger, old: Ledger, not_passed: Iterable[str], card: Rate
         return replace(row, calls=calls, usd=Amounts.of(calls).usd)
 
     new = (test for test in ledger.tests if test.nodeid not in kept)
+    rows = chain[TestRow | FixtureRow](tests, fixtures)
+    sent = {call.fingerprint for row in rows for call in row.calls}
+    payloads = {key: facts for key, facts in old.payloads.items() if key in sent}
     kept_too = replace(
         ledger,
-        payloads={**old.payloads, **ledger.payloads},
+        payloads={**payloads, **ledger.payloads},
         tests=(*map(priced, tests), *new),
         fixtures=(*ledger.fixtures, *map(priced, fixtures)),
     )

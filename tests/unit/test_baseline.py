@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from sample_reports import MODEL, OUTSIDE, a_fixture, a_test, make_report
+from sample_reports import MODEL, OUTSIDE, a_fixture, a_test, make_budget, make_report
 
-from pytest_llmcost.budgets.budget import State
+from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.budget import State, judge
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.call import Before, Call, PricedSamplingCall
 from pytest_llmcost.call import reprice as reprice_call
-from pytest_llmcost.compare.baseline import compare, write_baseline
+from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
 from pytest_llmcost.errors import LedgerError, SettingsError
 from pytest_llmcost.ledger.builder import Owner
-from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, PayloadFacts
+from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, PayloadFacts, TestRow
 from pytest_llmcost.ledger.ledger_file import parse_ledger, read_ledger, render_json
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
@@ -410,3 +411,29 @@ class TestUnknowns:
         zero: list[IncreaseLimit] = [parse_increase("0%")]
         base = [unknown("1:x")]
         assert self.states(base, [unknown("1:x"), call(1, "1:b")], zero) == ["exceeded"]
+
+
+def guard(name: str, limit: str | None = None) -> TestRow:
+    calls = (call(1000),)
+    verdict = judge(make_budget(limit), Amounts.of(calls)) if limit else None
+    return TestRow(nodeid=name, outcome="passed", calls=calls, verdict=verdict)
+
+
+@pytest.mark.parametrize("names", [("test_a", "test_b"), ("test_b", "test_a")])
+def test_of_tests_with_the_same_prompts_each_is_renamed_to_the_one_with_its_budget(
+    names: tuple[str, str],
+) -> None:
+    base = replace(report({}), tests=(guard("old.py::test_a", "1"), guard("old.py::test_b")))
+    limited, free = (f"new.py::{name}" for name in names)
+    head = replace(report({}), tests=tuple(sorted((guard(limited, "1"), guard(free)), key=repr)))
+    assert compare(base, head, CARD, vanished="warn").vanished == ()
+
+
+class TestKeptRows:
+    def test_bring_what_they_sent_and_nothing_else_of_the_older_run(self) -> None:
+        facts = {key: PayloadFacts(model="m") for key in ("1:kept", "1:gone", "1:new")}
+        old = report({A: [call(1, "1:kept")], B: [call(2, "1:gone")]}, payloads=facts)
+        run = report({B: [call(3, "1:new")]}, payloads=facts)
+        kept = keep_rows(run, old, [A.nodeid], CARD)
+        assert [test.nodeid for test in kept.tests] == [A.nodeid, B.nodeid]
+        assert kept.payloads.keys() == {"1:kept", "1:new"}
