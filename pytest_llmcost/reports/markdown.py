@@ -262,7 +262,7 @@ class _Owner(NamedTuple):
         verdict, change = self.verdict, self.change
         if verdict and verdict.state != "within":
             return verdict.state
-        if change and change.status == "changed":
+        if change and change.status == "changed" and change.usd != 0:
             usd = change.usd
             return "unknown" if usd is None else "grew" if usd > 0 else "shrank"
         if change:
@@ -296,6 +296,7 @@ _WORDS = {
     "new": "new",
     "grew": "grew",
     "shrank": "shrank",
+    "changed": "changed at the same cost",
     "removed": "removed",
     "skipped": "skipped",
     "no calls": "without calls",
