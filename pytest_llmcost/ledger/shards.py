@@ -189,31 +189,36 @@ def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
 
 def _budgets(shards: Sequence[tuple[str, Ledger]], max_suite: Budget | None) -> list[Budget]:
     """Return the budgets over several tests; the verdicts of the shards hold them."""
-    stated: dict[tuple[str, str, str], list[tuple[str, Verdict]]] = {}
+    stated: dict[tuple[str, str, str], dict[str, list[Verdict]]] = {}
     for source, facts in shards:
         for verdict in facts.verdicts:
             key = (verdict.scope, verdict.kind, verdict.pattern or verdict.part or "")
-            stated.setdefault(key, []).append((source, verdict))
+            stated.setdefault(key, {}).setdefault(source, []).append(verdict)
     if max_suite is not None:
         stated.pop(("suite", max_suite.kind, ""), None)
     budgets: list[Budget] = [] if max_suite is None else [max_suite]
-    for _, verdicts in sorted(stated.items()):
-        first, verdict = verdicts[0]
-        for source, other in verdicts:
-            if other.limit != verdict.limit:
-                is_suite = verdict.scope == "suite"
-                path = "" if verdict.scope == "tag" else "the path "
-                about = "the suite" if is_suite else f"{path}{verdict.pattern}"
-                raise LedgerError(
-                    f"shards must have the same budget for {about}: {first} has "
-                    f"{plain_usd(verdict.limit)}, {source} has {plain_usd(other.limit)}; run all "
-                    "shards with the same settings"
-                    f"{', or give merge the limit: --max-suite' if is_suite else ''}"
+    for (scope, _, pattern), by_shard in sorted(stated.items()):
+        # A path may have two lines, of which both hold.
+        limits = {source: {each.limit: each for each in by_shard[source]} for source in by_shard}
+        first, *others = limits
+        for source in others:
+            if limits[source].keys() != limits[first].keys():
+                path = "" if scope == "tag" else "the path "
+                about = "the suite" if scope == "suite" else f"{path}{pattern}"
+                ours, theirs = (
+                    ", ".join(map(plain_usd, sorted(limits[each]))) for each in (first, source)
                 )
-        chosen = min((each for _, each in verdicts), key=lambda each: (each.origin, repr(each)))
-        # A path is without any test only if it is so in every shard.
-        is_idle = sum(each.idle for _, each in verdicts) == len(shards)
-        budgets.append(replace(chosen, idle=is_idle))
+                raise LedgerError(
+                    f"shards must have the same budget for {about}: {first} has {ours}, {source} "
+                    f"has {theirs}; run all shards with the same settings"
+                    f"{', or give merge the limit: --max-suite' if scope == 'suite' else ''}"
+                )
+        for limit in limits[first]:
+            alike = [each for found in by_shard.values() for each in found if each.limit == limit]
+            chosen = min(alike, key=lambda each: (each.origin, repr(each)))
+            # A path is without any test only if it is so in every shard.
+            is_idle = len(by_shard) == len(shards) and all(each.idle for each in alike)
+            budgets.append(replace(chosen, idle=is_idle))
     return budgets
 
 

@@ -216,6 +216,16 @@ class TestVerdicts:
         verdicts = merge_ledgers(named(*shards)).verdicts
         assert [each.state for each in verdicts] == (["unverified"] if all(idle) else [])
 
+    @pytest.mark.parametrize("limits", [("1", "2"), ("1", "1")])
+    def test_on_a_place_with_two_lines_hold_both_as_in_each_shard(
+        self, limits: tuple[str, str]
+    ) -> None:
+        budgets = [make_budget(each, scope="path", pattern="a/**", idle=True) for each in limits]
+        shards = [make_report({}, budgets=budgets)] * 2
+        merged = merge_ledgers(named(*shards))
+        assert set(merged.verdicts) == set(shards[0].verdicts)
+        assert {each.state for each in merged.verdicts} == {"unverified"}
+
     def test_on_places_need_one_limit(self) -> None:
         shards = [
             make_report({}, budgets=[make_budget(limit, scope="path", pattern="a/**")])
