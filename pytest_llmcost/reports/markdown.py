@@ -59,6 +59,7 @@ from pytest_llmcost.reports.run_wording import (
     NotCounted,
     broken_prefixes,
     cache_misses,
+    describe_live,
     describe_partial,
     describe_total,
     is_least,
@@ -449,7 +450,7 @@ def _terms(ledger: Ledger) -> str:
     if totals.unpriced_calls:
         calls = format_count(totals.calls, "call")
         text += f" · {totals.unpriced_calls:,} of {calls} of unknown cost"
-    return f"{text} · {dollars(totals.live_usd)} spent live in this run"
+    return f"{text} · {describe_live(ledger)} spent live in this run"
 
 
 _TOKEN_HEADS = ("calls:", "input:", "cache written:", "cache read:", "output:")
