@@ -168,6 +168,12 @@ class TestBaseline:
         text = self.text(changes=(change, replace(change, name="t.py::b")))
         assert text.count("system") == 1
         assert "- system changed in 2 tests: &#43;2,856 input tokens" in text
+        searched = replace(change, tokens={"input_tokens": 1428, "web_search_requests": 1})
+        text = self.text(changes=(searched, replace(change, name="t.py::b")))
+        assert "- system changed in 2 tests: &#43;2,856 input tokens" in text
+        # Some of these tokens are those of another call.
+        text = self.text(changes=(change, replace(change, name="t.py::b", calls=1)))
+        assert "- system changed in 2 tests\n" in text
         other = replace(change, name="t.py::b", parts=("system", "messages.0"))
         text = self.text(changes=(change, other))
         assert "- system changed in 2 tests\n" in text
