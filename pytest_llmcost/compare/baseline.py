@@ -155,9 +155,8 @@ def compare(
     if head.rate_card.sha256 != card.sha256:
         now = priced_now(now)
     if not head.complete:
-        ran = {key for key, spender in now.items() if spender.kind != "outside"}
-        now = {key: spender for key, spender in now.items() if key in ran}
-        then = {key: spender for key, spender in then.items() if key in ran}
+        now = {key: spender for key, spender in now.items() if spender.kind != "outside"}
+        then = {key: spender for key, spender in then.items() if key in now}
     # The same card may be read by another rule in another version.
     terms = (base.generator, base.price_date, base.cache_state, base.rate_card.sha256)
     is_priced_alike = terms == (head.generator, head.price_date, head.cache_state, card.sha256)
@@ -232,8 +231,7 @@ def _changed_tags(before: Spenders, now: Spenders) -> dict[str, BeforeAndAfter]:
             for call in spender.calls:
                 for tag in call.tags:
                     found.setdefault(tag, ([], []))[side].append(call)
-    costs = {tag: _costs(*map(Amounts.of, found[tag])) for tag in sorted(found)}
-    tags = {tag: BeforeAndAfter(**each) for tag, each in costs.items()}
+    tags = {tag: BeforeAndAfter(**_costs(*map(Amounts.of, found[tag]))) for tag in sorted(found)}
     return {tag: each for tag, each in tags.items() if each.base_usd != each.head_usd}
 
 

@@ -14,13 +14,7 @@ from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from pytest_llmcost.budgets.budget import Verdict
-from pytest_llmcost.ledger.ledger import (
-    Change,
-    Ledger,
-    PartChange,
-    TestRow,
-    own_verdicts,
-)
+from pytest_llmcost.ledger.ledger import Change, Ledger, PartChange, TestRow, own_verdicts
 from pytest_llmcost.reports.comparisons import (
     cells_of,
     change_of,
