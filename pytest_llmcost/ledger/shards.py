@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 from msgspec.structs import asdict, force_setattr, replace
@@ -77,7 +78,8 @@ def merge_ledgers(
     versions: dict[str, set[str]] = {}  # a merged shard names several
     for name, found in (pair for each in every for pair in each.generator.items()):
         versions.setdefault(name, set()).update(found.split(", "))
-    sources = {source for each in every for source in each.rate_card.sources}
+    cards = {each.rate_card.sources for each in every}
+    sources = cards.pop() if len(cards) == 1 else tuple(sorted(set(chain(*cards))))
     merged = closed(
         replace(
             every[0],  # all that was found to be alike
@@ -85,7 +87,7 @@ def merge_ledgers(
             incomplete=tuple(incomplete),
             lost_calls=tuple(why for each in every for why in each.lost_calls),
             skipped=tuple(name for each in every for name in each.skipped),
-            rate_card=replace(every[0].rate_card, sources=tuple(sorted(sources))),
+            rate_card=replace(every[0].rate_card, sources=sources),
             comparison=None,
             payloads=payloads,
             tests=tuple(row for each in every for row in each.tests),

@@ -56,7 +56,7 @@ class TestSums:
         assert set(merged.payloads) == {"1:1", "1:2", "1:3"}
 
     def test_of_one_shard_are_its_own(self) -> None:
-        alone = shard(1)
+        alone = shard(1, rate_card=replace(CARD, sources=("built in", "a user's file")))
         assert render_json(merge_ledgers(named(alone))) == render_json(alone)
 
     def test_of_merged_shards_can_be_merged_on(self) -> None:
