@@ -624,7 +624,13 @@ class TestFiles:
     def test_take_a_name_that_looks_like_an_amount_for_what_it_is(self) -> None:
         report = make_report(
             {A: [make_call("1", fingerprint="1:a")]},
-            payloads={"1:a": PayloadFacts(model="m", rejected={"my-usd": "none", "my_low": "no"})},
+            payloads={
+                "1:a": PayloadFacts(
+                    model="m",
+                    parts={"tools.get_usd": "12e456789012"},  # a digest
+                    rejected={"my-usd": "none", "my_low": "no", "my_usd": "none"},
+                )
+            },
         )
         assert parse_ledger(render_json(report), "x") == report
 
