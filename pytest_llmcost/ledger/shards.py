@@ -25,7 +25,7 @@ from pytest_llmcost.ledger.ledger import (
     calls_of,
     make_other_model,
 )
-from pytest_llmcost.ledger.notes import missing_tag_notes, mock_notes
+from pytest_llmcost.ledger.notes import missing_tag_notes, missing_tool_notes, mock_notes
 from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.usage import Terms
@@ -67,7 +67,10 @@ def merge_ledgers(
                 payload = payload if known is None else known.joined(payload)
                 like = alike.setdefault(payload.model, payload)
                 payloads[fingerprint] = like if like == payload else payload
-        seen.append((source, replace(ledger, payloads={})))
+        # What a shard misses may be in another one.
+        missing = {*missing_tag_notes(ledger), *missing_tool_notes(ledger)}
+        notes = tuple(note for note in ledger.notes if note not in missing)
+        seen.append((source, replace(ledger, payloads={}, notes=notes)))
     if not seen:
         raise LedgerError("there is nothing to merge; name at least one ledger")
     _check_apart(seen)  # apart from the loop, so that what it takes is free again
@@ -117,9 +120,7 @@ def _notes(shards: Sequence[Ledger], merged: Ledger) -> set[str]:
     noted = {note for each in shards for note in each.notes}
     # These hold numbers, so the sum has its own.
     of_mocks = noted & {note for each in shards for note in mock_notes(each)}
-    # A shard that takes itself for the whole suite misses what is in another one.
-    of_tags = {note for each in shards for note in missing_tag_notes(each)}
-    notes = {*(noted - of_mocks - of_tags), *missing_tag_notes(merged)}
+    notes = {*(noted - of_mocks), *missing_tag_notes(merged), *missing_tool_notes(merged)}
     notes.update(mock_notes(merged) if of_mocks else ())
     if any(each.comparison is not None for each in shards):
         notes.add(NOT_COMPARED)
