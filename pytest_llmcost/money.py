@@ -207,7 +207,7 @@ def format_share(part: Decimal, whole: Decimal) -> str:
     if not whole:
         return "-"
     percent = EXACT.divide(EXACT.multiply(part, 100), whole)
-    if 0 < percent < Decimal("0.5"):
+    if 0 < percent <= Decimal("0.5"):
         return "<1%"
     rounded = percent.to_integral_value(rounding=ROUND_HALF_EVEN)
     if part < whole:

@@ -11,9 +11,10 @@ from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
 from pytest_llmcost.money import parse_usd
-from pytest_llmcost.reports.numbers import dollars, format_count
+from pytest_llmcost.reports.numbers import format_count
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import (
+    describe_live,
     describe_partial,
     describe_total,
     last_attempts,
@@ -57,7 +58,7 @@ def run(arguments: Namespace, console: Console) -> int:
         f"merged {format_count(len(arguments.shard), 'ledger')}{into}: "
         f"{format_count(len(ledger.tests), 'test attempt')}, "
         f"{format_count(ledger.totals.calls, 'call')}, {describe_total(ledger)} at list price, "
-        f"{dollars(ledger.totals.live_usd)} spent live"
+        f"{describe_live(ledger)} spent live"
     ]
     for verdict in ledger.verdicts:
         more = filter(None, [*verdict.reasons, run_advice(verdict)])

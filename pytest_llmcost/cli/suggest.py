@@ -69,7 +69,7 @@ def run(arguments: Namespace, console: Console) -> int:
     # A marker on a test is for all of its cases.
     stopped = {function_of(test.nodeid) for test in last if _is_stopped(test)}
     stopped |= set(map(function_of, ledger.skipped))
-    stopped |= {_file_of(test.nodeid) for test in last if failed_otherwise(test)}
+    stopped |= {_file_of(test.nodeid) for test in last if _is_cut(test)}
 
     def limit(name: str, amounts: Amounts) -> str | None:
         """Write a round budget above the most that it may have cost."""
@@ -120,7 +120,12 @@ def _file_of(nodeid: str) -> str:
 
 def _is_stopped(test: TestRow) -> bool:
     """Whether a test did not run to its end, so that it will cost more when it does."""
-    return test.outcome in ("skipped", "xfailed") or failed_otherwise(test)
+    return test.outcome in ("skipped", "xfailed") or _is_cut(test)
+
+
+def _is_cut(test: TestRow) -> bool:
+    """Whether it ended by an error, or with the run."""
+    return not test.outcome or failed_otherwise(test)
 
 
 def _needs_cache(ledger: Ledger, cases: Iterable[TestRow]) -> bool:
@@ -142,7 +147,7 @@ def _ratchet(ledger: Ledger, factor: Decimal, console: Console) -> int:
     """
     last = last_attempts(ledger.tests)
     stopped = {test.nodeid for test in last if _is_stopped(test)}
-    if any(map(failed_otherwise, last)):
+    if any(map(_is_cut, last)):
         stopped.add("")
     left_out, in_part = set(), set(map(_file_of, ledger.skipped))
     groups: dict[object, list[Verdict]] = {}

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Set
 from datetime import date
 from decimal import Decimal
+from itertools import chain
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from msgspec.structs import asdict, replace
@@ -76,9 +77,12 @@ def keep_rows(ledger: Ledger, old: Ledger, not_passed: Iterable[str], card: Rate
         return replace(row, calls=calls, usd=Amounts.of(calls).usd)
 
     new = (test for test in ledger.tests if test.nodeid not in kept)
+    rows = chain[TestRow | FixtureRow](tests, fixtures)
+    sent = {call.fingerprint for row in rows for call in row.calls}
+    payloads = {key: facts for key, facts in old.payloads.items() if key in sent}
     kept_too = replace(
         ledger,
-        payloads={**old.payloads, **ledger.payloads},
+        payloads={**payloads, **ledger.payloads},
         tests=(*map(priced, tests), *new),
         fixtures=(*ledger.fixtures, *map(priced, fixtures)),
     )
@@ -151,9 +155,8 @@ def compare(
     if head.rate_card.sha256 != card.sha256:
         now = priced_now(now)
     if not head.complete:
-        ran = {key for key, spender in now.items() if spender.kind != "outside"}
-        now = {key: spender for key, spender in now.items() if key in ran}
-        then = {key: spender for key, spender in then.items() if key in ran}
+        now = {key: spender for key, spender in now.items() if spender.kind != "outside"}
+        then = {key: spender for key, spender in then.items() if key in now}
     # The same card may be read by another rule in another version.
     terms = (base.generator, base.price_date, base.cache_state, base.rate_card.sha256)
     is_priced_alike = terms == (head.generator, head.price_date, head.cache_state, card.sha256)
@@ -228,8 +231,7 @@ def _changed_tags(before: Spenders, now: Spenders) -> dict[str, BeforeAndAfter]:
             for call in spender.calls:
                 for tag in call.tags:
                     found.setdefault(tag, ([], []))[side].append(call)
-    costs = {tag: _costs(*map(Amounts.of, found[tag])) for tag in sorted(found)}
-    tags = {tag: BeforeAndAfter(**each) for tag, each in costs.items()}
+    tags = {tag: BeforeAndAfter(**_costs(*map(Amounts.of, found[tag]))) for tag in sorted(found)}
     return {tag: each for tag, each in tags.items() if each.base_usd != each.head_usd}
 
 
@@ -278,8 +280,8 @@ def _changes_in(
     status: Status = "new" if pair.base is None else "changed"
     if pair.head is None:
         status = why_without_calls(owner.name, fates if owner.kind == "test" else None)
-    elif not pair.after and owner.name in skipped:  # it has a budget, and so a row
-        status = "skipped"
+    elif not pair.head.calls:  # it has a budget, and so a row
+        status = "skipped" if owner.name in skipped else "no calls"
     is_common_test = owner.kind == "test" and pair.base is not None and pair.head is not None
     yield Change(
         kind=owner.kind,

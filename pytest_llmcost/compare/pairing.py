@@ -81,8 +81,8 @@ def _identity(call: Call) -> Call | None:
     """Return what a replayed call is in two runs; None for one that may be made anew each time."""
     if call.live is not False or call.fingerprint is None:
         return None
-    facts = {"phase": None, "tags": (), "at": None, "max_tokens": None, "broken_prefix": None}
-    return replace(call, stream=False, attempts=1, **facts)
+    facts = dict.fromkeys(("phase", "at", "max_tokens", "before", "broken_prefix"))
+    return replace(call, tags=(), stream=False, attempts=1, **facts)
 
 
 def _without(side: Iterable[tuple[Call | None, Call]], common: Counter[Call]) -> Iterator[Call]:

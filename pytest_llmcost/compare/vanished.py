@@ -70,13 +70,14 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
             prompts = _prompts(test)
             if fates and nodeid in fates.selected:
                 how = "without its budget" if budgets else None
-            elif prompts and renamed.get(prompts):
-                row = renamed[prompts].pop()
+            elif prompts and (alike := renamed.get(prompts)):
+                had = _subjects(test)
+                row = min(alike, key=lambda each: len(had ^ _subjects(each)))
+                alike.remove(row)
             elif fates is None or fates.is_searched(nodeid):
                 how = "deleted or renamed" if fates else "not in this run"
         if budgets and how is None and row and row.outcome in ("passed", "xpassed"):
-            kept = {verdict.subject for verdict in own_verdicts(row)}
-            budgets = [verdict for verdict in budgets if verdict.subject not in kept]
+            budgets = [each for each in budgets if each.subject not in _subjects(row)]
             how = "without its budget" if budgets else None
         if how is not None:
             spent = Amounts.of(test.calls)
@@ -84,6 +85,11 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
             yield Vanished(
                 name=nodeid, how=how, base_usd=spent.usd, base_calls=spent.calls, verdict=verdict
             )
+
+
+def _subjects(test: TestRow) -> set[object]:
+    """Return what the budgets of a test limit."""
+    return {verdict.subject for verdict in own_verdicts(test)}
 
 
 def _is_lasting(verdict: Verdict) -> bool:

@@ -14,12 +14,7 @@ from msgspec.structs import asdict, replace
 from pytest_llmcost.amounts import Amounts, settled
 from pytest_llmcost.budgets.budget import Budget, Verdict
 from pytest_llmcost.call import Call
-from pytest_llmcost.ledger.ledger import (
-    FixtureRow,
-    Ledger,
-    PayloadFacts,
-    TestRow,
-)
+from pytest_llmcost.ledger.ledger import FixtureRow, Ledger, PayloadFacts, TestRow
 from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.prices.caveats import decode_caveat, encode_caveat
 

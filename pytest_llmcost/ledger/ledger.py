@@ -434,13 +434,13 @@ def calls_of(ledger: Ledger) -> list[Call]:
     return [*chain.from_iterable(row.calls for row in rows), *ledger.outside_tests]
 
 
-def unpriced_models(ledger: Ledger) -> frozenset[str]:
-    """Return the models of which some call has no price: what they cost is a lower bound."""
+def unbounded_models(ledger: Ledger) -> frozenset[str]:
+    """Return the models of which some call has no price, or none that is bounded from above."""
     found: set[str] = set()
     for call in calls_of(ledger):
-        if call.usd is None:
+        if call.usd is None or call.usd_high is None:
             unpriced = [each.model for each in call.sampling_calls if each.usd is None]
-            found.update(unpriced if call.sampling_calls else [call.model])
+            found.update(unpriced or (call.model, *(each.model for each in call.sampling_calls)))
     return frozenset(found)
 
 

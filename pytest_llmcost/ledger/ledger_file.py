@@ -49,7 +49,7 @@ _KEYS = "|".join(key for key in _AMOUNTS if "usd" not in key)
 _ODD, _ODD_CHANGE = (
     [
         re.compile(
-            rf'{key}"\s*:(?!\s*(?:null\b|{_PLAIN.format(sign)}|"[0-9a-f]*[a-df]))'
+            rf'{key}"\s*:(?!\s*(?:null\b|[\[{{]|{_PLAIN.format(sign)}))'
             r'\s*"?([^",}]*)'.encode()
         )
         for key in (r'usd(?<=["_]usd)(?:_\w+)?', f'"(?:{_KEYS})')
@@ -57,13 +57,14 @@ _ODD, _ODD_CHANGE = (
     for sign in ("", "-?")
 )
 """No amount of money: `NaN`, `1E+999` (adding that up would be slow without end), `1_0`, and, in
-all but a comparison, one below zero. Something hexadecimal is the digest of a part of that name."""
+all but a comparison, one below zero. An object has the figures of a tag of that name."""
 _SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")
 
 
 class _Envelope(msgspec.Struct):
     schema: str = ""
     comparison: msgspec.Raw = msgspec.Raw(b"null")
+    payloads: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 def read_ledger(path: str | os.PathLike[str]) -> Ledger:
@@ -99,6 +100,8 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
         ) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise LedgerError(f"{source}: is not JSON, or ends too early ({error})") from None
+    # There is no amount in payloads, but there are parts of any name.
+    data = data.replace(bytes(envelope.payloads), b"{}", 1)
     searches = [(each, data) for each in _ODD]
     if ledger.comparison is not None:
         comparison = bytes(envelope.comparison)

@@ -67,7 +67,8 @@ def missing_tool_notes(ledger: Ledger) -> Iterator[str]:
             if part.startswith("tools.") and verdict.actual is not None and test.calls:
                 key = (part, verdict.origin)
                 limited[key] = limited.get(key, False) or bool(verdict.actual)
-    names = {name for facts in ledger.payloads.values() for name in facts.parts}
+    payloads = ledger.payloads.values() if limited else ()
+    names = {name for facts in payloads for name in facts.parts}
     for (part, origin), is_there in sorted(limited.items()):
         alike = get_close_matches(part, names, 1)
         if not is_there and (alike or ledger.complete):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 from msgspec.structs import asdict, force_setattr, replace
@@ -24,7 +25,7 @@ from pytest_llmcost.ledger.ledger import (
     calls_of,
     make_other_model,
 )
-from pytest_llmcost.ledger.notes import missing_tag_notes, mock_notes
+from pytest_llmcost.ledger.notes import missing_tag_notes, missing_tool_notes, mock_notes
 from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.usage import Terms
@@ -66,7 +67,10 @@ def merge_ledgers(
                 payload = payload if known is None else known.joined(payload)
                 like = alike.setdefault(payload.model, payload)
                 payloads[fingerprint] = like if like == payload else payload
-        seen.append((source, replace(ledger, payloads={})))
+        # What a shard misses may be in another one.
+        missing = {*missing_tag_notes(ledger), *missing_tool_notes(ledger)}
+        notes = tuple(note for note in ledger.notes if note not in missing)
+        seen.append((source, replace(ledger, payloads={}, notes=notes)))
     if not seen:
         raise LedgerError("there is nothing to merge; name at least one ledger")
     _check_apart(seen)  # apart from the loop, so that what it takes is free again
@@ -77,7 +81,8 @@ def merge_ledgers(
     versions: dict[str, set[str]] = {}  # a merged shard names several
     for name, found in (pair for each in every for pair in each.generator.items()):
         versions.setdefault(name, set()).update(found.split(", "))
-    sources = {source for each in every for source in each.rate_card.sources}
+    cards = {each.rate_card.sources for each in every}
+    sources = cards.pop() if len(cards) == 1 else tuple(sorted(set(chain(*cards))))
     merged = closed(
         replace(
             every[0],  # all that was found to be alike
@@ -85,7 +90,7 @@ def merge_ledgers(
             incomplete=tuple(incomplete),
             lost_calls=tuple(why for each in every for why in each.lost_calls),
             skipped=tuple(name for each in every for name in each.skipped),
-            rate_card=replace(every[0].rate_card, sources=tuple(sorted(sources))),
+            rate_card=replace(every[0].rate_card, sources=sources),
             comparison=None,
             payloads=payloads,
             tests=tuple(row for each in every for row in each.tests),
@@ -115,9 +120,7 @@ def _notes(shards: Sequence[Ledger], merged: Ledger) -> set[str]:
     noted = {note for each in shards for note in each.notes}
     # These hold numbers, so the sum has its own.
     of_mocks = noted & {note for each in shards for note in mock_notes(each)}
-    # A shard that takes itself for the whole suite misses what is in another one.
-    of_tags = {note for each in shards for note in missing_tag_notes(each)}
-    notes = {*(noted - of_mocks - of_tags), *missing_tag_notes(merged)}
+    notes = {*(noted - of_mocks), *missing_tag_notes(merged), *missing_tool_notes(merged)}
     notes.update(mock_notes(merged) if of_mocks else ())
     if any(each.comparison is not None for each in shards):
         notes.add(NOT_COMPARED)
@@ -189,31 +192,36 @@ def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
 
 def _budgets(shards: Sequence[tuple[str, Ledger]], max_suite: Budget | None) -> list[Budget]:
     """Return the budgets over several tests; the verdicts of the shards hold them."""
-    stated: dict[tuple[str, str, str], list[tuple[str, Verdict]]] = {}
+    stated: dict[tuple[str, str, str], dict[str, list[Verdict]]] = {}
     for source, facts in shards:
         for verdict in facts.verdicts:
             key = (verdict.scope, verdict.kind, verdict.pattern or verdict.part or "")
-            stated.setdefault(key, []).append((source, verdict))
+            stated.setdefault(key, {}).setdefault(source, []).append(verdict)
     if max_suite is not None:
         stated.pop(("suite", max_suite.kind, ""), None)
     budgets: list[Budget] = [] if max_suite is None else [max_suite]
-    for _, verdicts in sorted(stated.items()):
-        first, verdict = verdicts[0]
-        for source, other in verdicts:
-            if other.limit != verdict.limit:
-                is_suite = verdict.scope == "suite"
-                path = "" if verdict.scope == "tag" else "the path "
-                about = "the suite" if is_suite else f"{path}{verdict.pattern}"
-                raise LedgerError(
-                    f"shards must have the same budget for {about}: {first} has "
-                    f"{plain_usd(verdict.limit)}, {source} has {plain_usd(other.limit)}; run all "
-                    "shards with the same settings"
-                    f"{', or give merge the limit: --max-suite' if is_suite else ''}"
+    for (scope, _, pattern), by_shard in sorted(stated.items()):
+        # A path may have two lines, of which both hold.
+        limits = {source: {each.limit: each for each in by_shard[source]} for source in by_shard}
+        first, *others = limits
+        for source in others:
+            if limits[source].keys() != limits[first].keys():
+                path = "" if scope == "tag" else "the path "
+                about = "the suite" if scope == "suite" else f"{path}{pattern}"
+                ours, theirs = (
+                    ", ".join(map(plain_usd, sorted(limits[each]))) for each in (first, source)
                 )
-        chosen = min((each for _, each in verdicts), key=lambda each: (each.origin, repr(each)))
-        # A path is without any test only if it is so in every shard.
-        is_idle = sum(each.idle for _, each in verdicts) == len(shards)
-        budgets.append(replace(chosen, idle=is_idle))
+                raise LedgerError(
+                    f"shards must have the same budget for {about}: {first} has {ours}, {source} "
+                    f"has {theirs}; run all shards with the same settings"
+                    f"{', or give merge the limit: --max-suite' if scope == 'suite' else ''}"
+                )
+        for limit in limits[first]:
+            alike = [each for found in by_shard.values() for each in found if each.limit == limit]
+            chosen = min(alike, key=lambda each: (each.origin, repr(each)))
+            # A path is without any test only if it is so in every shard.
+            is_idle = len(by_shard) == len(shards) and all(each.idle for each in alike)
+            budgets.append(replace(chosen, idle=is_idle))
     return budgets
 
 

@@ -361,10 +361,12 @@ def _select(
     """Return the rows of the windows that pass the filters."""
     inside = [row for each in buckets if each.lies_in(windows) for row in each.results]
     kept = [row for row in inside if filters.keeps(row)]
-    is_anonymous = all(isinstance(row, UsageRow) and row.api_key_id is None for row in inside)
+    # Usage of the Console has no API key, so that a workspace must be asked for by itself.
+    by, what = ("api_key_id", "API key") if filters.api_key_ids else ("workspace_id", "workspace")
+    is_anonymous = all(isinstance(row, UsageRow) and getattr(row, by) is None for row in inside)
     if inside and not kept and is_anonymous:
         raise ReconcileError(
-            f"none of the {len(inside)} rows of usage names its API key; save the report with "
+            f"none of the {len(inside)} rows of usage names its {what}; save the report with "
             "group_by[]=api_key_id and group_by[]=workspace_id"
         )
     return kept

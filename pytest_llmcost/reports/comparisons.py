@@ -84,12 +84,15 @@ def shared_parts(comparison: Comparison) -> dict[str, str]:
         if len(changes) > 1:
             shared[part] = f"{part} changed in {len(changes):,} tests"
             # By how many tokens is only known if nothing else changed.
-            if all(change.parts == (part,) and change.usd is not None for change in changes):
+            if all(
+                each.parts == (part,) and not each.calls and each.usd is not None
+                for each in changes
+            ):
                 tokens = sum(
                     number
                     for change in changes
                     for name, number in change.tokens.items()
-                    if name != "output_tokens"
+                    if name not in ("output_tokens", "web_search_requests")
                 )
                 shared[part] += f": {tokens:+,} input tokens"
     return shared

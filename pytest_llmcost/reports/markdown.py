@@ -14,13 +14,7 @@ from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from pytest_llmcost.budgets.budget import Verdict
-from pytest_llmcost.ledger.ledger import (
-    Change,
-    Ledger,
-    PartChange,
-    TestRow,
-    own_verdicts,
-)
+from pytest_llmcost.ledger.ledger import Change, Ledger, PartChange, TestRow, own_verdicts
 from pytest_llmcost.reports.comparisons import (
     cells_of,
     change_of,
@@ -59,6 +53,7 @@ from pytest_llmcost.reports.run_wording import (
     NotCounted,
     broken_prefixes,
     cache_misses,
+    describe_live,
     describe_partial,
     describe_total,
     is_least,
@@ -262,7 +257,7 @@ class _Owner(NamedTuple):
         verdict, change = self.verdict, self.change
         if verdict and verdict.state != "within":
             return verdict.state
-        if change and change.status == "changed":
+        if change and change.status == "changed" and change.usd != 0:
             usd = change.usd
             return "unknown" if usd is None else "grew" if usd > 0 else "shrank"
         if change:
@@ -297,6 +292,7 @@ _WORDS = {
     "new": "new",
     "grew": "grew",
     "shrank": "shrank",
+    "changed": "changed at the same cost",
     "removed": "removed",
     "skipped": "skipped",
     "no calls": "without calls",
@@ -450,7 +446,7 @@ def _terms(ledger: Ledger) -> str:
     if totals.unpriced_calls:
         calls = format_count(totals.calls, "call")
         text += f" · {totals.unpriced_calls:,} of {calls} of unknown cost"
-    return f"{text} · {dollars(totals.live_usd)} spent live in this run"
+    return f"{text} · {describe_live(ledger)} spent live in this run"
 
 
 _TOKEN_HEADS = ("calls:", "input:", "cache written:", "cache read:", "output:")

@@ -25,7 +25,7 @@ from pytest_llmcost.ledger.ledger import (
     fixture_name,
     function_of,
     own_verdicts,
-    unpriced_models,
+    unbounded_models,
 )
 from pytest_llmcost.ledger.totals import (
     largest_prompt,
@@ -149,8 +149,8 @@ def by_cost(shares: Iterable[Share]) -> list[Share]:
 
 def models_of(ledger: Ledger) -> list[Share]:
     """Return what each model did, the most expensive first."""
-    models, unpriced = ledger.totals.by_model.items(), unpriced_models(ledger)
-    return by_cost(Share(name, total, name in unpriced) for name, total in models)
+    models, unbounded = ledger.totals.by_model.items(), unbounded_models(ledger)
+    return by_cost(Share(name, total, name in unbounded) for name, total in models)
 
 
 def tags_of(ledger: Ledger) -> list[Share]:

@@ -14,7 +14,7 @@ from pytest_llmcost.amounts import COUNT_COMMAND
 from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
-from pytest_llmcost.ledger.totals import counted_calls, spenders_of
+from pytest_llmcost.ledger.totals import counted_calls, is_live, spenders_of
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, first_of, format_count, write_round_usd
 from pytest_llmcost.reports.wording import (
@@ -70,11 +70,13 @@ def cache_misses(ledger: Ledger) -> str:
     return f"cache misses that the API explains: {first_of(sorted(shown), _MOST_SHOWN, joint='; ')}"
 
 
-def is_least(ledger: Ledger, *, tag: str | None = None) -> bool:
-    """Return whether the list price of a run, or of one tag in it, is a lower bound."""
+def is_least(ledger: Ledger, *, tag: str | None = None, live: bool = False) -> bool:
+    """Return whether the list price of a run, one tag or its live calls is a lower bound."""
     # Of all set-ups of a fixture: the one that counts is the most expensive as far as is known.
     return any(
-        (call.usd is None or call.usd_high is None) and (tag is None or tag in call.tags)
+        (call.usd is None or call.usd_high is None)
+        and (tag is None or tag in call.tags)
+        and (is_live(call) or not live)
         for call in calls_of(ledger)
     )
 
@@ -88,6 +90,11 @@ def suite_budget(ledger: Ledger) -> Verdict | None:
 def describe_total(ledger: Ledger) -> str:
     """Write the list price of a run."""
     return dollars(ledger.totals.usd, is_least=is_least(ledger))
+
+
+def describe_live(ledger: Ledger) -> str:
+    """Write what a run itself has spent."""
+    return dollars(ledger.totals.live_usd, is_least=is_least(ledger, live=True))
 
 
 def describe_partial(ledger: Ledger) -> str:

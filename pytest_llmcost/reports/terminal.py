@@ -26,6 +26,7 @@ from pytest_llmcost.reports.rows import Row, models_of, rows_of, shown, tags_of
 from pytest_llmcost.reports.run_wording import (
     broken_prefixes,
     cache_misses,
+    describe_live,
     describe_partial,
     describe_total,
     is_least,
@@ -130,7 +131,7 @@ def render_short(ledger: Ledger) -> str:
         parts.append(f"{describe_difference(ledger.comparison)[0]} against the baseline")
     parts += [f"{over} over"] if over else []
     parts += [f"{unchecked} not checked"] if unchecked else []
-    parts += [f"{dollars(totals.live_usd)} spent live"] if totals.live_usd else []
+    parts += [f"{describe_live(ledger)} spent live"] if totals.live_usd else []
     return ", ".join([f"llmcost: {total}", *parts])
 
 
@@ -258,7 +259,7 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run spent, of which day the prices are, and what else a reader should know."""
     number = sum(not mark.is_of_run for mark in marks_by_state(ledger)["unverified"])
     parts = [f"{format_count(number, 'budget')} could not be checked"] if number else []
-    parts.append(f"{dollars(ledger.totals.live_usd)} spent live")
+    parts.append(f"{describe_live(ledger)} spent live")
     _, *own = ledger.rate_card.version.split("+")  # a user's price files follow the shipped card
     parts.append(f"prices of {ledger.price_date}{' with ' if own else ''}{' and '.join(own)}")
     yield from wrap(" · ".join(parts), view)

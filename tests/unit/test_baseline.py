@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from sample_reports import MODEL, OUTSIDE, a_fixture, a_test, make_report
+from sample_reports import MODEL, OUTSIDE, a_fixture, a_test, make_budget, make_report
 
-from pytest_llmcost.budgets.budget import State
+from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.budget import State, judge
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
-from pytest_llmcost.call import Call, PricedSamplingCall
+from pytest_llmcost.call import Before, Call, PricedSamplingCall
 from pytest_llmcost.call import reprice as reprice_call
-from pytest_llmcost.compare.baseline import compare, write_baseline
+from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
 from pytest_llmcost.errors import LedgerError, SettingsError
 from pytest_llmcost.ledger.builder import Owner
-from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, PayloadFacts
+from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, PayloadFacts, TestRow
 from pytest_llmcost.ledger.ledger_file import parse_ledger, read_ledger, render_json
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
@@ -109,6 +110,24 @@ class TestComparison:
             (A.nodeid, "no calls"),
         ]
         assert comparison.change_usd == tokens_usd(1)
+
+    @pytest.mark.parametrize(
+        ("kept", "outcome", "status"),
+        [
+            (0, "skipped", "skipped"),
+            (0, "passed", "no calls"),
+            (1, "skipped", "changed"),
+            (1, "passed", "changed"),
+        ],
+    )
+    def test_says_of_a_test_with_a_budget_whether_it_has_calls_left(
+        self, kept: int, outcome: str, status: str
+    ) -> None:
+        calls = [call(1000), call(5, "1:b")]
+        base = report({A: calls})
+        row = replace(base.tests[0], calls=tuple(calls[:kept]), outcome=outcome)
+        change = only_change(compare(base, replace(base, tests=(row,)), CARD))
+        assert change.status == status
 
     def test_puts_the_unknown_first_then_what_adds_most(self) -> None:
         unknown = a_test("tests/test_c.py::test_c")
@@ -355,6 +374,14 @@ class TestUnknowns:
         assert self.states(base, head, self.LIMITS[1:]) == ["within"]
         assert self.states(base, base) == ["within", "within"]
 
+    def test_cancel_out_whatever_was_recorded_before_the_prompt_changed(self) -> None:
+        # The baseline priced its recording on another day.
+        base, head = (
+            [unknown("1:x", evidence="stale", before=Before(input_tokens=900, usd=Decimal(usd)))]
+            for usd in ("0.2", "0.1")
+        )
+        assert self.states(base, head) == ["within", "within"]
+
     def test_do_not_cancel_out_when_made_anew_or_when_nobody_knows_what_was_sent(self) -> None:
         live = [unknown("1:x", live=True)]
         assert self.states(live, live) == ["unverified", "unverified"]
@@ -384,3 +411,29 @@ class TestUnknowns:
         zero: list[IncreaseLimit] = [parse_increase("0%")]
         base = [unknown("1:x")]
         assert self.states(base, [unknown("1:x"), call(1, "1:b")], zero) == ["exceeded"]
+
+
+def guard(name: str, limit: str | None = None) -> TestRow:
+    calls = (call(1000),)
+    verdict = judge(make_budget(limit), Amounts.of(calls)) if limit else None
+    return TestRow(nodeid=name, outcome="passed", calls=calls, verdict=verdict)
+
+
+@pytest.mark.parametrize("names", [("test_a", "test_b"), ("test_b", "test_a")])
+def test_of_tests_with_the_same_prompts_each_is_renamed_to_the_one_with_its_budget(
+    names: tuple[str, str],
+) -> None:
+    base = replace(report({}), tests=(guard("old.py::test_a", "1"), guard("old.py::test_b")))
+    limited, free = (f"new.py::{name}" for name in names)
+    head = replace(report({}), tests=tuple(sorted((guard(limited, "1"), guard(free)), key=repr)))
+    assert compare(base, head, CARD, vanished="warn").vanished == ()
+
+
+class TestKeptRows:
+    def test_bring_what_they_sent_and_nothing_else_of_the_older_run(self) -> None:
+        facts = {key: PayloadFacts(model="m") for key in ("1:kept", "1:gone", "1:new")}
+        old = report({A: [call(1, "1:kept")], B: [call(2, "1:gone")]}, payloads=facts)
+        run = report({B: [call(3, "1:new")]}, payloads=facts)
+        kept = keep_rows(run, old, [A.nodeid], CARD)
+        assert [test.nodeid for test in kept.tests] == [A.nodeid, B.nodeid]
+        assert kept.payloads.keys() == {"1:kept", "1:new"}

@@ -13,12 +13,14 @@ import tomli
 from conftest import Project
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sample_reports import CARD, a_fixture, a_test, make_budget, make_call, make_report
 
 from pytest_llmcost.budgets.budget import judge_calls
 from pytest_llmcost.budgets.path_globs import matches, parse_path_budget
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.ledger.builder import LedgerBuilder
+from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import write_ledger
 from pytest_llmcost.ledger.totals import amounts_of
 
@@ -41,8 +43,13 @@ def _in_a_project_with_an_ini_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def suggest(path: Path, spent: dict[Any, Any], *args: str) -> int:
-    write_ledger(make_report(spent), path / "ledger.json")
+    write_ledger(passed(spent), path / "ledger.json")
     return main(["suggest", str(path / "ledger.json"), *args])
+
+
+def passed(spent: dict[Any, Any], **fields: Any) -> Ledger:
+    ledger = make_report(spent, **fields)
+    return replace(ledger, tests=tuple(replace(row, outcome="passed") for row in ledger.tests))
 
 
 def test_it_proposes_a_marker_for_each_test_and_a_line_for_each_file(
@@ -119,6 +126,7 @@ def test_of_a_test_that_stopped_halfway_it_proposes_nothing_and_says_so(
         ("t/b.py::test_over", "0.01", tight, "failed"),  # by its budget, after its end
         ("t/c.py::test_skips[1]", "0.01", None),
         ("t/c.py::test_skips[2]", "0.01", None, "skipped"),
+        ("t/d.py::test_is_interrupted", "0.01", None, ""),
     )[:-1]
     assert main(command) == 1
     out, err = capsys.readouterr()
@@ -131,7 +139,8 @@ def test_of_a_test_that_stopped_halfway_it_proposes_nothing_and_says_so(
         "    t/c.py = $0.025",
     ]
     why = "no budget, because a test did not run to its end"
-    names = ("t/a.py::test_fails", "t/c.py::test_skips", "t/a.py")
+    tests = ("t/a.py::test_fails", "t/c.py::test_skips", "t/d.py::test_is_interrupted")
+    names = (*tests, "t/a.py", "t/d.py")
     assert err.splitlines() == [f"llmcost: {name}: {why}" for name in names]
 
 
@@ -139,7 +148,7 @@ def test_what_it_proposes_states_the_cache_state_that_it_needs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spent: dict[Any, Any] = {a_test("t.py::test"): [make_call("0.01")]}
-    write_ledger(make_report(spent, cache_state="warm"), tmp_path / "warm.json")
+    write_ledger(passed(spent, cache_state="warm"), tmp_path / "warm.json")
     assert main(["suggest", str(tmp_path / "warm.json")]) == 0
     assert capsys.readouterr().out.splitlines() == [
         '@max_cost("$0.013", cache="warm")  # t.py::test costs $0.01',

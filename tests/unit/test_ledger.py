@@ -28,7 +28,13 @@ from pytest_llmcost.budgets.budget import judge
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.builder import LedgerBuilder, Owner
-from pytest_llmcost.ledger.ledger import Comparison, Ledger, PayloadFacts, RunRecord
+from pytest_llmcost.ledger.ledger import (
+    BeforeAndAfter,
+    Comparison,
+    Ledger,
+    PayloadFacts,
+    RunRecord,
+)
 from pytest_llmcost.ledger.ledger_file import (
     parse_ledger,
     read_ledger,
@@ -618,8 +624,20 @@ class TestFiles:
     def test_take_a_name_that_looks_like_an_amount_for_what_it_is(self) -> None:
         report = make_report(
             {A: [make_call("1", fingerprint="1:a")]},
-            payloads={"1:a": PayloadFacts(model="m", rejected={"my-usd": "none", "my_low": "no"})},
+            payloads={
+                "1:a": PayloadFacts(
+                    model="m",
+                    parts={"tools.get_usd": "12e456789012"},  # a digest
+                    rejected={"my-usd": "none", "my_low": "no", "my_usd": "none"},
+                )
+            },
         )
+        assert parse_ledger(render_json(report), "x") == report
+
+    @pytest.mark.parametrize("tag", ["low", "limit", "usd", "cost_usd"])
+    def test_take_a_tag_that_is_called_like_an_amount_for_what_it_is(self, tag: str) -> None:
+        report = make_report({A: [make_call("1", tags=(tag,))]})
+        report = replace(report, comparison=Comparison(by_tag={tag: BeforeAndAfter()}))
         assert parse_ledger(render_json(report), "x") == report
 
     def test_refuse_an_amount_behind_an_escaped_key(self) -> None:

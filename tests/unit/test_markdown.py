@@ -170,6 +170,12 @@ class TestBaseline:
         text = self.text(changes=(change, replace(change, name="t.py::b")))
         assert text.count("system") == 1
         assert "- system changed in 2 tests: &#43;2,856 input tokens" in text
+        searched = replace(change, tokens={"input_tokens": 1428, "web_search_requests": 1})
+        text = self.text(changes=(searched, replace(change, name="t.py::b")))
+        assert "- system changed in 2 tests: &#43;2,856 input tokens" in text
+        # Some of these tokens are those of another call.
+        text = self.text(changes=(change, replace(change, name="t.py::b", calls=1)))
+        assert "- system changed in 2 tests\n" in text
         other = replace(change, name="t.py::b", parts=("system", "messages.0"))
         text = self.text(changes=(change, other))
         assert "- system changed in 2 tests\n" in text
@@ -238,12 +244,13 @@ class TestInSight:
         changes = (
             replace(grown, **one, usd=Decimal(-1)),
             replace(grown, **{**one, "name": "t.py::odd"}, usd=None),
+            replace(grown, **{**one, "name": "t.py::free"}, usd=Decimal(0), calls=1),
             replace(grown, **{**one, "name": "t.py::gone"}, status="removed"),
             replace(grown, **{**one, "name": "t.py::odd", "kind": "fixture"}, status="new"),
         )
         text = render_markdown(self.report(changes=changes, unchanged=9))
-        counts = "1 exceeded · 1 of unknown change · 1 new · 1 shrank · 1 removed · 8 unchanged — "
-        assert f"\n{counts}" in text
+        counts = "1 exceeded · 1 of unknown change · 1 new · 1 shrank · 1 changed at the same cost"
+        assert f"\n{counts} · 1 removed · 8 unchanged — " in text
         assert len(rows_in_sight(text)) == len(changes) + 2
 
     def test_an_increase_over_its_limit_is_a_failure_of_its_test(self) -> None:

@@ -19,11 +19,13 @@ from sample_reports import (
     suite_budget,
 )
 
+from pytest_llmcost.budgets.budget import judge_calls
 from pytest_llmcost.call import Call
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.builder import LedgerBuilder, Owner
 from pytest_llmcost.ledger.ledger import CardId, Comparison, Ledger, PayloadFacts, RunRecord
 from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json
+from pytest_llmcost.ledger.notes import missing_tool_notes
 from pytest_llmcost.ledger.shards import NOT_COMPARED, merge_ledgers
 
 Shards = list[tuple[str, Ledger]]
@@ -56,7 +58,7 @@ class TestSums:
         assert set(merged.payloads) == {"1:1", "1:2", "1:3"}
 
     def test_of_one_shard_are_its_own(self) -> None:
-        alone = shard(1)
+        alone = shard(1, rate_card=replace(CARD, sources=("built in", "a user's file")))
         assert render_json(merge_ledgers(named(alone))) == render_json(alone)
 
     def test_of_merged_shards_can_be_merged_on(self) -> None:
@@ -216,6 +218,16 @@ class TestVerdicts:
         verdicts = merge_ledgers(named(*shards)).verdicts
         assert [each.state for each in verdicts] == (["unverified"] if all(idle) else [])
 
+    @pytest.mark.parametrize("limits", [("1", "2"), ("1", "1")])
+    def test_on_a_place_with_two_lines_hold_both_as_in_each_shard(
+        self, limits: tuple[str, str]
+    ) -> None:
+        budgets = [make_budget(each, scope="path", pattern="a/**", idle=True) for each in limits]
+        shards = [make_report({}, budgets=budgets)] * 2
+        merged = merge_ledgers(named(*shards))
+        assert set(merged.verdicts) == set(shards[0].verdicts)
+        assert {each.state for each in merged.verdicts} == {"unverified"}
+
     def test_on_places_need_one_limit(self) -> None:
         shards = [
             make_report({}, budgets=[make_budget(limit, scope="path", pattern="a/**")])
@@ -287,6 +299,22 @@ class TestRuns:
         merged = merge_ledgers(named(compared, shard(2)))
         assert merged.comparison is None
         assert merged.notes == (NOT_COMPARED,)
+
+    @pytest.mark.parametrize("others", [0, 100])
+    def test_miss_a_tool_only_if_no_shard_has_it(self, others: int) -> None:
+        budget = make_budget("500", kind="parts", part="tools.find", origin="t.py:3")
+        shards = []
+        for number, tokens in enumerate((0, others)):
+            key = f"1:{number}"
+            calls = [make_call("1", fingerprint=key)]
+            facts = PayloadFacts(model="m", parts={"tools.fnd": "1"})
+            ran = make_report({a_test(f"t.py::T::{number}"): calls}, payloads={key: facts})
+            verdict = judge_calls(budget, calls, parts={key: {"tools.find": tokens}})
+            ran = replace(ran, tests=(replace(ran.tests[0], verdict=verdict),))
+            shards.append(replace(ran, notes=tuple(missing_tool_notes(ran))))
+        note = "no prompt has tools.find, which t.py:3 limits; did you mean tools.fnd?"
+        assert shards[0].notes == (note,)
+        assert merge_ledgers(named(*shards)).notes == (() if others else (note,))
 
 
 def test_a_merged_ledger_reads_as_any_other() -> None:

@@ -347,6 +347,16 @@ def test_saved_rows_that_do_not_say_whose_they_are_are_an_error() -> None:
         reconcile(ledgers, query, [minute(row())], None, card=shipped_card(), asked_at=None)
 
 
+def test_rows_of_the_console_which_has_no_key_say_whose_they_are_by_their_workspace() -> None:
+    ledgers, mine = [ledger(live())], Filters(workspace_ids=("wrkspc_mine",))
+    query = make_query(ledgers, filters=mine, tolerance=Decimal(0), whole_days=False)
+    other = [minute(row(workspace_id="wrkspc_other"))]
+    outcome = reconcile(ledgers, query, other, None, card=shipped_card(), asked_at=None)
+    assert outcome.state == "differs"
+    with pytest.raises(ReconcileError, match=r"group_by\[\]=workspace_id"):
+        reconcile(ledgers, query, [minute(row())], None, card=shipped_card(), asked_at=None)
+
+
 def test_without_a_filter_the_whole_organisation_is_compared_and_that_is_said() -> None:
     outcome = compare(ledger(live()), [minute(row(), row())], filters=Filters())
     assert outcome.state == "differs"

@@ -26,6 +26,7 @@ from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.comparisons import render_comparison
+from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.rows import rows_of
 from pytest_llmcost.reports.tables import Screen, wrap
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
@@ -310,6 +311,23 @@ class TestUnknown:
         assert line_with("test_a", report, view).split() == ["test_a", "1", "?", "?", "?"]
         cells = line_with("test_b", report, view).split()
         assert cells == ["test_b", "2", "≥1,234", "≥5", "≥$1.0000"]
+
+    def test_what_was_spent_live_is_a_lower_bound_as_the_total_is(self) -> None:
+        unbounded = make_call("1", usd_high=None, live=True)
+        report = report_of(row("t.py::test_a", unbounded, make_call(None), make_call("2")))
+        assert "at least $3.00 at list price" in text_of(report)
+        assert "at least $1.00 spent live · " in text_of(report)
+        assert render_short(report) == "llmcost: at least $3.00, at least $1.00 spent live"
+        assert "at least $1.00 spent live in this run" in render_markdown(report)
+        known = report_of(row("t.py::test_a", make_call(None), make_call("2", live=True)))
+        assert "\n$2.00 spent live · " in text_of(known)
+
+    def test_what_a_model_cost_is_a_lower_bound_as_the_total_is(self) -> None:
+        unbounded = make_call("1", usd_high=None)
+        other = make_call("2", model="claude-opus-4-6")
+        report = report_of(row("t.py::test_a", unbounded, other))
+        said = "at least $3.00 at list price, 2 calls: claude-opus-4-6 $2.0000, claude-opus-4-7"
+        assert f"{said} ≥$1.0000" in " ".join(text_of(report).split())
 
     def test_a_total_of_nothing_known_is_unknown(self) -> None:
         report = report_of(row("t.py::test_a", make_call(None)))
