@@ -14,7 +14,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from pytest_llmcost.amounts import settled
 from pytest_llmcost.call import Call, Evidence, price, reprice
 from pytest_llmcost.capture.capture import Capture
 from pytest_llmcost.capture.replay import Fingerprint
@@ -310,7 +309,7 @@ def calls_of(
 
 
 def calls_in(session: Session, calls: Sequence[Call], state: CacheState) -> Sequence[Call]:
-    """Return calls with price and tokens in a cache state."""
+    """Return calls, which are settled already, with price and tokens in a cache state."""
     if state == session.settings.cache == "as-billed":
         return calls
 
@@ -319,4 +318,4 @@ def calls_in(session: Session, calls: Sequence[Call], state: CacheState) -> Sequ
         used = (replace(each, usage=in_cache_state(each, state)) for each in now.sampling_calls)
         return replace(now, sampling_calls=tuple(used))
 
-    return settled(map(in_state, calls))
+    return tuple(map(in_state, calls))

@@ -271,3 +271,22 @@ def test_a_cached_prompt_that_nobody_asked_how_is_bounded_by_writing_and_reading
         call = calls[f"test_app.py::test_{name}"]
         assert call["usd_low"] == call["usd"] == call["usd_high"]
         assert "cache-unpriced" not in call["caveats"]
+
+
+def test_counts_beside_a_request_are_as_many_calls_in_every_cache_state(
+    project: Project, standin: StandIn
+) -> None:
+    # Two counts and one request of a payload are two calls: the larger of both numbers.
+    project.online(standin).write(
+        test_app=PAYLOAD
+        + """
+    @max_cost(calls=1, cache="cold")
+    def test_cold(llmcost):
+        llmcost.count(payload())
+        llmcost.count(payload())
+        send()
+    """
+    )
+    result = project.run(COUNT)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["FAILED * - 2 > 1 call (+100 %)"])
