@@ -234,6 +234,58 @@ def test_an_internal_error_keeps_its_status_and_the_report_is_written(project: P
     assert project.ledger()["incomplete"] == ["interrupted"]
 
 
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ('pytest.exit("no key today", returncode=0)', pytest.ExitCode.OK),
+        ('raise pytest.UsageError("no key today")', pytest.ExitCode.USAGE_ERROR),
+        ('raise RuntimeError("a plugin\'s own")', pytest.ExitCode.INTERNAL_ERROR),
+    ],
+)
+def test_a_run_that_ends_before_its_first_test_is_not_complete(
+    project: Project, ending: str, status: pytest.ExitCode
+) -> None:
+    project.write(test_app=TWO)
+    project.run("--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    project.write(
+        conftest=f"""
+    import pytest
+
+    def pytest_collection_modifyitems():
+        {ending}
+    """
+    )
+    args = ("--llmcost-baseline=base.json", "--llmcost-vanished=fail")
+    result = project.run(*args, "--llmcost-report=ledger.json")
+    assert result.ret == status
+    assert project.ledger()["incomplete"] == ["interrupted"]
+
+
+@pytest.mark.parametrize("how", ["--fixtures", "--fixtures-per-test", "--cache-show"])
+def test_what_only_shows_something_leaves_the_files_of_the_last_run_alone(
+    project: Project, how: str
+) -> None:
+    project.write(
+        test_app=TWO,
+        pytest_ini="""
+    [pytest]
+    llmcost_report = ledger.json
+    llmcost_baseline = base.json
+    llmcost_history = history.jsonl
+    llmcost_vanished = fail
+    llmcost_max_suite = $1
+    """,
+    )
+    project.run("--llmcost-update-baseline")
+    files = [project.path / name for name in ("ledger.json", "base.json", "history.jsonl")]
+    before = [file.read_bytes() for file in files]
+    result = project.run(how, "-p", "cacheprovider")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.no_fnmatch_line("*suite budget*")
+    result.stdout.no_fnmatch_line("*FAILED*")
+    assert [file.read_bytes() for file in files] == before
+
+
 @pytest.mark.parametrize("how", ["--collect-only", "--setup-plan", "--setup-only"])
 def test_nothing_is_judged_that_does_not_run(project: Project, how: str) -> None:
     project.write(
