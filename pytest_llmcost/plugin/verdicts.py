@@ -187,6 +187,12 @@ class Reports:
                 added = test_properties(session.ledger.row(attempt.key))
                 item.user_properties[:] = [*kept, *added]
         report = yield
+        if attempt is not session.attempt:
+            # A plugin such as pytest-retry has run the test again; the last report is of the last.
+            if attempt is not None and has_spent:
+                session.ledger.judge(attempt.key, outcome="failed")
+            attempt = session.attempt
+            has_spent = attempt is not None and (attempt.has_spent or bool(attempt.verdicts))
         if attempt is not None and has_spent:
             attempt.has_failed |= report.failed
             _note_report(session, attempt, report, call)
