@@ -64,11 +64,14 @@ class Counts:
             self.counter.client()
 
     def save(self, owner: Owner) -> None:
-        """Save what an owner has recorded; `rewrite` drops what it no longer asks for."""
+        """Save what an owner has recorded; `rewrite` drops what it no longer asks for.
+
+        Not of one that ended early: what it did not come to, it may still ask for.
+        """
         if owner not in self._sources:
             return
         cassette, mode, asker = self._sources.pop(owner)
-        if mode == "rewrite":
+        if mode == "rewrite" and owner.is_whole:
             cassette.prune(asker.name, self._asked.get(asker.name, set()))
         if mode not in ("none", "live"):
             cassette.save()

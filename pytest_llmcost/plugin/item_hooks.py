@@ -130,6 +130,7 @@ class ItemHooks(Hooks):
         try:
             return (yield)
         except BaseException as error:
+            session.ended_early = True
             session.catch_up()
             self._report_spending(error)
             if session.attempt is not None and session.attempt.has_spent:
@@ -184,6 +185,11 @@ class ItemHooks(Hooks):
         finally:
             has_budget = self._has_budget(item)
             attempt = session.attempt_of(item) if has_budget else session.attempt
+            # A failed subtest may have come before our reports were watched.
+            has_failed = item.session.testsfailed > session.failed_before
+            session.ended_early |= has_failed or error is not None
+            if attempt is not None:
+                attempt.has_failed |= has_failed
             self._report_spending(error)
             if attempt is not None and (has_budget or attempt.has_spent):
                 self._judge(attempt, error)
@@ -214,6 +220,7 @@ class ItemHooks(Hooks):
         try:
             result = yield
         except BaseException as error:
+            session.ended_early = True
             # A skip or xfail raised in teardown must not hide a broken budget.
             is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)
             self._end_teardown(may_fail=is_excuse and not was_broken)
@@ -296,7 +303,9 @@ class ItemHooks(Hooks):
         session.push(fixture, "setup")
         try:
             with holding_tags(fixture):
-                return (yield)
+                result = yield
+            fixture.is_whole = True
+            return result
         finally:
             session.pop()
             fixturedef.addfinalizer(partial(session.push, fixture, "teardown"))

@@ -117,7 +117,12 @@ class Session:
         self.phase: Phase | None = None
         self.attempt: TestAttempt | None = None
         """Of the running test, until the next one begins; None if it needs none."""
+        self.ended_early = False
+        """Whether a phase of the running test, or a subtest, has raised before its end."""
+        self.failed_before = 0
+        """How many reports had failed when the running test began."""
         self.outside = Owner()  # its token is the same in all processes
+        self.outside.is_whole = True
         self._attempts: dict[str, int] = {}
         self._begun: list[pytest.Item] = []
         """Whose attempts are not counted yet: to ask for each test's id would take long."""
@@ -300,8 +305,9 @@ class Session:
         if self.children is not None:
             self.children.enter(item)
         self._begun.append(item)
-        self.attempt = None
+        self.attempt, self.ended_early = None, False
         self.test, self.phase = item, "setup"
+        self.failed_before = item.session.testsfailed
 
     def attempt_of(self, item: pytest.Item) -> TestAttempt:
         """Return the attempt of a test under way."""
@@ -326,6 +332,7 @@ class Session:
             self.drain()
         finally:
             attempt.is_over = True
+            attempt.is_whole = not self.ended_early
         if attempt.has_spent:
             self.counts.save(attempt)
 

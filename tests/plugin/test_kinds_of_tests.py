@@ -68,6 +68,20 @@ def test_subtests_are_part_of_their_test(project: Project) -> None:
         result.stdout.fnmatch_lines(["*test_all_pass_and_together* - $0.015 > $0.012 budget*"])
 
 
+def test_a_subtest_that_fails_before_anything_is_spent_fails_its_test(project: Project) -> None:
+    project.write(
+        test_app=SPENDS
+        + """
+    def test_one(subtests, llmcost):
+        with subtests.test("first"):
+            assert 0
+        spend(llmcost)
+    """
+    )
+    project.run("--llmcost-report=ledger.json")
+    assert [test["outcome"] for test in project.ledger()["tests"]] == ["failed"]
+
+
 def test_unittest_s_own_kinds(project: Project) -> None:
     project.write(
         test_app=SPENDS
