@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from pytest_llmcost.budgets.budget import Verdict
 
 
+_OURS = (MARKER, TAG_MARKER)
+_IGNORED = (
+    "pytest ignores pytestmark here; write it in the test modules, or a budget for the folder in "
+    "llmcost_budgets"
+)
+
+
 class ItemHooks(Hooks):
     """The hooks of one session around its tests."""
 
@@ -42,8 +49,16 @@ class ItemHooks(Hooks):
 
     @pytest.hookimpl
     def pytest_plugin_registered(self, plugin: object, plugin_name: str) -> None:
-        """Ignore hooks in conftests that the collection loads: prices must not depend on order."""
-        if self.is_started and Path(plugin_name).name == "conftest.py":
+        """Refuse markers of conftests, which pytest ignores; ignore hooks in late ones.
+
+        Those that the collection loads are late: prices must not depend on order.
+        """
+        if Path(plugin_name).name != "conftest.py":
+            return
+        if _is_marked(plugin):
+            kind = pytest.Collector.CollectError if self.is_started else pytest.UsageError
+            raise kind(f"{plugin_name}: {_IGNORED}")
+        if self.is_started:
             names = sorted(name for name in vars(plugin) if name.startswith("pytest_llmcost_"))
             if names:
                 self.session.late_conftests.add(plugin)
@@ -73,12 +88,18 @@ class ItemHooks(Hooks):
     def _problems(
         self, collector: pytest.Collector, nodes: Sequence[_pytest.nodes.Node]
     ) -> Iterator[str]:
-        ours = (MARKER, TAG_MARKER)
-        is_inherited = _has_marker(collector, ours)
+        if nodes and isinstance(collector, pytest.Module):
+            name = getattr(collector.obj, "__package__", None) or ""
+            while name:
+                package = sys.modules.get(name)
+                if package is not collector.obj and _is_marked(package):
+                    yield f"{getattr(package, '__file__', name)}: {_IGNORED}"
+                name = name.rpartition(".")[0]
+        is_inherited = _has_marker(collector, _OURS)
         for node in nodes:
             # In this order: to ask for the class of a node, an abstract one, takes long.
             if (is_inherited or node.own_markers) and isinstance(node, pytest.Item):
-                if not (is_inherited or _has_marker(node, ours)):
+                if not (is_inherited or _has_marker(node, _OURS)):
                     continue
                 from pytest_llmcost.plugin.marker import check_markers
 
@@ -317,6 +338,13 @@ def watch_reports(session: Session) -> None:
         from pytest_llmcost.plugin.verdicts import Reports
 
         session.config.pluginmanager.register(Reports(session), "llmcost-reports")
+
+
+def _is_marked(module: object) -> bool:
+    """Return whether a conftest or a package has a marker of ours."""
+    marks = getattr(module, "pytestmark", ())
+    listed = marks if isinstance(marks, (list, tuple)) else [marks]
+    return any(getattr(mark, "name", None) in _OURS for mark in listed)
 
 
 def _has_marker(node: _pytest.nodes.Node | None, names: Sequence[str] = (MARKER,)) -> bool:
