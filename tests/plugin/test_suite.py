@@ -540,16 +540,34 @@ def test_last_failed_runs_are_not_complete(project: Project) -> None:
         (["tests", "--ignore-glob=*other*"], False),
     ],
 )
+@pytest.mark.parametrize("is_in_environment", [False, True])
 def test_a_run_over_a_part_of_the_test_paths_is_not_complete(
-    project: Project, args: list[str], complete: bool
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    complete: bool,
+    is_in_environment: bool,
 ) -> None:
     project.write(
         pytest_ini="[pytest]\ntestpaths = tests/unit tests/other",
         tests__unit__test_app=TWO,
         tests__other__test_other="def test_other(): pass",
     )
+    if is_in_environment:
+        monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(args))
+        args = []
     project.run("--llmcost-report=ledger.json", *args)
     assert project.ledger()["complete"] is complete
+
+
+def test_what_the_suite_itself_ignores_leaves_it_whole(project: Project) -> None:
+    project.write(
+        pytest_ini="[pytest]\naddopts = --ignore=test_slow.py --ignore-glob=*old*",
+        test_app=TWO,
+        test_slow=TWO,
+    )
+    project.run("--llmcost-report=ledger.json").assert_outcomes(passed=2)
+    assert project.ledger()["complete"] is True
 
 
 def test_leaving_early_with_status_0_does_not_get_round_the_suite_s_ceiling(
