@@ -7,7 +7,7 @@ most suites all of them, passes through without an object made or a module loade
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -320,7 +320,7 @@ class ItemHooks(Hooks):
         session = self.session
         set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
         fixture = SharedFixture(fixturedef, request, set_up)
-        fixturedef.addfinalizer(session.pop)
+        fixturedef.addfinalizer(partial(self._end_fixture, fixturedef))
         session.push(fixture, "setup")
         try:
             with holding_tags(fixture):
@@ -330,6 +330,32 @@ class ItemHooks(Hooks):
         finally:
             session.pop()
             fixturedef.addfinalizer(partial(session.push, fixture, "teardown"))
+            self._own_later_finalizers(fixturedef, fixture)
+
+    def _own_later_finalizers(
+        self, fixturedef: pytest.FixtureDef[Any], fixture: SharedFixture
+    ) -> None:
+        """Let a fixture own what it is given to clean up while tests run, as factories do."""
+        add = fixturedef.addfinalizer
+
+        def add_later(finalizer: Callable[[], object]) -> None:
+            # Fixtures that need this one add how they end; whose that is, they say themselves.
+            owner = getattr(getattr(finalizer, "func", None), "__self__", None)
+            is_fixture = isinstance(owner, type(fixturedef))
+            add(finalizer if is_fixture else partial(self._finalize, fixture, finalizer))
+
+        vars(fixturedef)["addfinalizer"] = add_later
+
+    def _finalize(self, fixture: SharedFixture, finalizer: Callable[[], object]) -> None:
+        self.session.push(fixture, "teardown")
+        try:
+            finalizer()
+        finally:
+            self.session.pop()
+
+    def _end_fixture(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        vars(fixturedef).pop("addfinalizer", None)
+        self.session.pop()
 
 
 def watch_reports(session: Session) -> None:
