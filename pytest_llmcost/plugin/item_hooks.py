@@ -44,6 +44,8 @@ class ItemHooks(Hooks):
         """Whether all plugins and conftests are loaded whose hooks count."""
         self._limits_all = session.settings.max_test is not None
         self._set_ups: dict[pytest.FixtureDef[Any], int] = {}
+        self._deselected: set[str] = set()
+        """What pytest was told of as deselected."""
 
     # Collection
 
@@ -112,27 +114,44 @@ class ItemHooks(Hooks):
     def pytest_collection_modifyitems(
         self, session: pytest.Session, items: Sequence[pytest.Item]
     ) -> Generator[None, None, None]:
-        """Find the paths in settings that match no test, while no test is deselected yet."""
+        """Find the paths in settings that match no test, while no test is deselected yet.
+
+        Then note what is deselected without a word, by taking it off the list.
+        """
         settings = self.session.settings
         lines = (*settings.budgets, *settings.live, *settings.allowed_models)
         if any("=" in line for line in lines):
             from pytest_llmcost.plugin.marker import unmatched_globs
 
             self.session.unmatched_globs.update(unmatched_globs(settings, session, items))
+        before = [*items]
         yield
+        if len(items) < len(before):
+            left = {*map(nodeid_of, items), *self._deselected}
+            gone = [item for item in before if nodeid_of(item) not in left]
+            hooks = session.config.hook.pytest_collection_modifyitems.get_hookimpls()
+            files = [getattr(each.plugin, "__file__", None) or "" for each in hooks]
+            # It is unknown who does it: a conftest, if there is one that may, as in most suites.
+            self._note_deselected(gone, *(f for f in files if Path(f).name == "conftest.py"))
 
     @pytest.hookimpl
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        """Note what is deselected, and by what; of a plugin, such as a shard's, it is a part."""
-        if items:
-            name, file = _deselecting_module()
-            is_conftest = Path(file).name == "conftest.py"
-            # `-m` and `-k`, then `--deselect`; not `--lf` and `--stepwise`.
-            if is_conftest or name in ("_pytest.mark", "_pytest.main"):
-                self.session.deselected.update(map(nodeid_of, items))
-                self.session.deselecting.update([file] if is_conftest else [])
-            else:
-                self.session.incomplete.add("deselected")
+        """Note what is deselected, and by what."""
+        name, file = _deselecting_module()
+        self._deselected.update(map(nodeid_of, items))
+        # `-m` and `-k`, then `--deselect`; not `--lf` and `--stepwise`.
+        if name in ("_pytest.mark", "_pytest.main"):
+            self.session.deselected.update(map(nodeid_of, items))
+        else:
+            self._note_deselected(items, *([file] if Path(file).name == "conftest.py" else []))
+
+    def _note_deselected(self, items: Sequence[pytest.Item], *conftests: str) -> None:
+        """Note what conftests deselect; of a plugin, such as a shard's, it is a part."""
+        if items and conftests:
+            self.session.deselected.update(map(nodeid_of, items))
+            self.session.deselecting.update(conftests)
+        elif items:
+            self.session.incomplete.add("deselected")
 
     @pytest.hookimpl
     def pytest_collection_finish(self, session: pytest.Session) -> None:
