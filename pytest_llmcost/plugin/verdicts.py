@@ -90,7 +90,7 @@ def judge_budget(
         has_requests=owner.has_requests,  # one that cannot have been billed is no call
         live_requests=owner.live_requests,
         lost_calls=("forked-child",) if is_lost else (),
-        count_command=count_command(session.config, nodeid),
+        count_command=count_command(session.config, nodeid, owner.item),
     )
 
 

@@ -190,6 +190,19 @@ def test_from_another_folder_the_command_names_the_test_from_there(
     assert cassettes(online) == {f"sub/{FILE}"}
 
 
+def test_outside_of_the_rootdir_the_command_names_the_test_where_it_is(online: Project) -> None:
+    online.write(suite__test_app=ONE)
+    (online.path / "settings").mkdir()
+    (online.path / "settings" / "pytest.ini").write_text("[pytest]\n")
+    arguments = ("-c", "settings/pytest.ini", "suite")
+    online.run(*arguments).stdout.fnmatch_lines(
+        ["*count it (free) * pytest suite/test_app.py::test_one --llmcost-record-mode=rewrite"]
+    )
+    online.run(*arguments, "--llmcost-max-test=$1").stdout.fnmatch_lines(
+        ["*count it (free) * pytest suite/test_app.py::test_one --llmcost-record-mode=rewrite"]
+    )
+
+
 def test_recording_twice_gives_the_same_bytes_and_no_secret(
     online: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
