@@ -6,7 +6,6 @@ The way of each: what it uses now (`metering`), its price, what a warm cache giv
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import partial
@@ -61,7 +60,7 @@ def capture_of(session: Session) -> Capture:
             session.capture = Capture(
                 owner=session.note_sent,
                 report=partial(record_captured, session),
-                clock=time.time,
+                clock=session.clock,
                 fingerprint=fingerprint_of,
                 stand_ins=session.settings.stand_ins,
                 gate=None if cap is None else cap.reserve,

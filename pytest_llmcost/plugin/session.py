@@ -12,6 +12,7 @@ import shlex
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
@@ -73,6 +74,7 @@ class Session:
         self.config = config
         self.settings = Settings()
         self.started_at = utc_now()
+        self.clock = time.time  # now: freezegun puts another function in its place in each module
         self.in_history: Run | None = None
         """What was appended to the history of this run."""
         self.workers = 0
@@ -152,7 +154,8 @@ class Session:
         sent = getattr(self.config, "workerinput", {}).get("llmcost")
         if sent is not None:
             return date.fromisoformat(sent["price_date"])
-        return self.settings.price_date or datetime.now(timezone.utc).date()
+        # Not of now: a test may have stopped the clock.
+        return self.settings.price_date or date.fromisoformat(self.started_at[:10])
 
     @cached_property
     def run_folder(self) -> Path:

@@ -185,6 +185,7 @@ def read_card_file(path: Path) -> tuple[CardFile, bytes]:
     except (ValueError, ArithmeticError, RecursionError) as error:  # of a number without end, too
         hint = "; names with / or : need quotes" if "table declaration" in str(error) else ""
         raise RateCardError(f"{origin}: not TOML: {error}{hint}") from error
+    raw = _without_stopped_dates(raw)
     models = _convert(raw.pop("models", {}), dict[str, Any], f"{origin}: models")
     settings = _convert(raw, CardFile, origin)
     entries: dict[str, ModelEntry] = {}
@@ -210,11 +211,32 @@ def read_card_file(path: Path) -> tuple[CardFile, bytes]:
     return replace(settings, models=entries), data
 
 
+def _without_stopped_dates(raw: Any) -> Any:
+    """Write dates as text that are not Python's own.
+
+    The rates are read when they are needed first, maybe in a test for which freezegun has stopped
+    the clock: it puts a class of its own in the place of `date`, which msgspec does not take.
+    """
+    if isinstance(raw, dict):
+        return {key: _without_stopped_dates(value) for key, value in raw.items()}
+    if isinstance(raw, list):
+        return [_without_stopped_dates(value) for value in raw]
+    is_stopped = isinstance(raw, date) and type(raw).__module__ != "datetime"
+    return raw.isoformat() if is_stopped else raw
+
+
 def _convert(raw: object, kind: type[_T], where: str) -> _T:
     try:
-        return msgspec.convert(raw, kind, dec_hook=_read_amount)
+        return msgspec.convert(raw, kind, dec_hook=_read_special)
     except msgspec.ValidationError as error:
         raise RateCardError(f"{where}: {error}") from error
+
+
+def _read_special(kind: type[Any], value: Any) -> Any:
+    """Read what msgspec does not know: an amount, or a date where the clock was stopped."""
+    if issubclass(kind, date):  # this module was imported while it was
+        return date.fromisoformat(value) if isinstance(value, str) else value
+    return _read_amount(kind, value)
 
 
 def _read_amount(kind: type[Amount], value: object) -> Amount:
