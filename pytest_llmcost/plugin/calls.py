@@ -78,6 +78,17 @@ def _sender_of(request: CapturedRequest) -> Sender:
 
 def record_captured(session: Session, request: CapturedRequest) -> None:
     """Record a captured request, or what has become of one that was recorded before."""
+    try:
+        _record_captured(session, request)
+    except Exception:
+        # Capture goes on with other calls, and notes what this was.
+        _sender_of(request).owner.has_lost_calls = True
+        session.incomplete.add("internal-error")
+        session.lost_calls.add("internal-error")
+        raise
+
+
+def _record_captured(session: Session, request: CapturedRequest) -> None:
     if session.children is not None and session.children.send_back(request):
         return
     sender = _sender_of(request)

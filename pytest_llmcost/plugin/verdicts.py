@@ -78,7 +78,9 @@ def judge_budget(
 ) -> Verdict:
     """Return what became of a budget of a test, or of a block of it."""
     nodeid = owner.nodeid if isinstance(owner, TestAttempt) else ""
-    is_lost = session.children is not None and session.children.are_lost(owner)
+    lost = ["internal-error"] if owner.has_lost_calls else []
+    if session.children is not None and session.children.are_lost(owner):
+        lost.append("forked-child")
     if budget.kind == "worst":
         payloads, card, on = session.ledger.payloads, session.card, session.price_date
         # Of the calls as they were sent: a warm cache does not say how long each entry lives.
@@ -89,7 +91,7 @@ def judge_budget(
         parts=owner.parts,
         has_requests=owner.has_requests,  # one that cannot have been billed is no call
         live_requests=owner.live_requests,
-        lost_calls=("forked-child",) if is_lost else (),
+        lost_calls=lost,
         count_command=count_command(session.config, nodeid, owner.item),
     )
 

@@ -142,3 +142,42 @@ def test_a_hook_that_fails_where_no_test_is_left_is_told_of(
     result.stdout.fnmatch_lines(
         ["  outside tests *", "a pytest_llmcost hook failed outside of tests: ValueError('no')"]
     )
+
+
+def test_a_rate_card_that_fails_leaves_no_budget_checked(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        conftest="""
+    import copy
+    from pytest_llmcost.prices.rate_card import RateCard
+
+    class Ours(RateCard):
+        def price_sampling(self, *given, **more):
+            raise LookupError("no contract today")
+
+    def pytest_llmcost_rate_card(config, card):
+        ours = copy.copy(card)
+        ours.__class__ = Ours
+        return ours
+    """,
+        test_app="""
+    import anthropic
+    from pytest_llmcost import max_cost
+
+    @max_cost("$1")
+    def test_it():
+        with anthropic.Anthropic() as client:
+            client.messages.create(
+                model="claude-opus-4-7", max_tokens=9, messages=[{"role": "user", "content": "Hi"}]
+            )
+    """,
+    )
+    result = project.run("--llmcost-report=ledger.json", "--llmcost-max-suite=$1")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    ledger = project.ledger()
+    assert ledger["tests"][0]["verdict"]["state"] == "unverified"
+    assert ledger["verdicts"][0]["state"] == "unverified"
+    result.stdout.fnmatch_lines(
+        ["*a call could not be recorded because of the internal error*", "*no contract today*"]
+    )
