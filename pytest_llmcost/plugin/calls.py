@@ -28,7 +28,7 @@ from pytest_llmcost.plugin.metering import Metered, meter, with_caveats
 from pytest_llmcost.plugin.owners import Owner, TestAttempt
 from pytest_llmcost.plugin.prompts import learn_parts, read_normalised
 from pytest_llmcost.plugin.sender import Sender
-from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.plugin.session import FAILURES, Session
 from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
 from pytest_llmcost.prices.bill import CacheState, in_cache_state
 from pytest_llmcost.responses.message import Answer
@@ -49,7 +49,7 @@ def capture_of(session: Session) -> Capture:
             item = _sender_of(request).owner.item
             try:
                 return read_normalised(session, body, item, betas=betas, model=model).fingerprint
-            except Exception:  # noqa: BLE001 - of the user's hook; called again, it raises again
+            except FAILURES:  # of the user's hook; called again, it raises again
                 return None
 
         return fingerprint
@@ -80,8 +80,8 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
     """Record a captured request, or what has become of one that was recorded before."""
     try:
         _record_captured(session, request)
-    except Exception:
-        # Capture goes on with other calls, and notes what this was.
+    except BaseException:
+        # Of an error capture notes what it was, and goes on with other calls.
         _sender_of(request).owner.has_lost_calls = True
         session.incomplete.add("internal-error")
         session.lost_calls.add("internal-error")
@@ -106,8 +106,11 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     metered: Metered = (request.answer, "billed", None)
     try:
         metered = meter(session, owner, request, request.answer)
-    except Exception as error:  # noqa: BLE001 - of a hook of the user, whatever it is
+    except FAILURES as error:  # of a hook of the user, whatever it is
         session.keep_failure(error)
+        if request.live is not True:
+            why = f"not-comparable: {type(error).__name__} while the request was compared"
+            metered = (with_caveats(request.answer, why), "billed", None)
     answer, evidence, payload = metered
     if before:
         sender = Sender(owner, sender.phase, sender.tags, before[0].blocks)
@@ -132,7 +135,7 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
         owner.unfinished.append(recorded)
     try:
         _announce(session, sender, call, payload)
-    except Exception as error:  # noqa: BLE001 - of a hook of the user, whatever it is
+    except FAILURES as error:  # of a hook of the user, whatever it is
         session.keep_failure(error)
 
 

@@ -219,21 +219,25 @@ class ItemHooks(Hooks):
 
     def _end_body(self, item: pytest.Item, error: BaseException | None) -> None:
         __tracebackhide__ = True
-        session = self.session
+        session, failure = self.session, None
         try:
             session.drain()
-        finally:
-            has_budget = self._has_budget(item)
-            attempt = session.attempt_of(item) if has_budget else session.attempt
-            # A failed subtest may have come before our reports were watched.
-            has_failed = item.session.testsfailed > session.failed_before
-            session.ended_early |= has_failed or error is not None
-            if attempt is not None:
-                attempt.has_failed |= has_failed
-            self._report_spending(error)
-            if attempt is not None and (has_budget or attempt.has_spent):
-                self._judge(attempt, error)
+        except BaseException as raised:  # noqa: BLE001 - once the test is judged, it fails by that
+            failure = raised
+        error = error or failure
+        has_budget = self._has_budget(item)
+        attempt = session.attempt_of(item) if has_budget else session.attempt
+        # A failed subtest may have come before our reports were watched.
+        has_failed = item.session.testsfailed > session.failed_before
+        session.ended_early |= has_failed or error is not None
+        if attempt is not None:
+            attempt.has_failed |= has_failed
+        self._report_spending(error)
+        if attempt is not None and (has_budget or attempt.has_spent):
+            self._judge(attempt, error)
         self._note_skip(item, error)
+        if failure is not None:
+            raise failure
 
     def _judge(self, attempt: TestAttempt, error: BaseException | None) -> None:
         """Judge a test by how its set-up or body ended; raise what a skip would hide."""

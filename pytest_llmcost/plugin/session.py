@@ -44,6 +44,8 @@ _SETS = (
     *("skipped", "skipped_budgets", "deselected", "deselecting"),
 )
 """Sets of a session that the process which owns the run joins."""
+FAILURES = (Exception, pytest.fail.Exception, pytest.skip.Exception)
+"""What a hook of the user, or a timeout of the test, may raise; pytest's own are no `Exception`."""
 LONG_WAIT, SHORT_WAIT = 300.0, 5.0
 """Seconds for which the main thread, and any other, waits while another one records calls."""
 
@@ -132,7 +134,7 @@ class Session:
         """Fixtures wider than a function that are being set up or torn down, the innermost last;
         each with the thread whose requests are its own, None for all."""
         self._own_client: Any = None
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self.is_configured = False
         self.options_of_plugins: set[str] = set()
         """The names of all options before conftests declare theirs."""
@@ -431,11 +433,11 @@ class Session:
 
     # Hooks of the user
 
-    def keep_failure(self, error: Exception) -> None:
+    def keep_failure(self, error: BaseException) -> None:
         """Keep what a user's hook raised for the end of the phase, where a test can fail by it."""
         self._failure = self._failure or error
 
-    def take_failure(self) -> Exception | None:
+    def take_failure(self) -> BaseException | None:
         """Return a failure that came too late for a test to fail by it."""
         failure, self._failure = self._failure, None
         return failure
