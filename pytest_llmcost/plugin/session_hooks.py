@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_llmcost.plugin.session import Hooks, Session
+from pytest_llmcost.plugin.session import FAILURES, Hooks, Session
 
 if TYPE_CHECKING:
     from pytest_llmcost.plugin.run_end import RunEnd
@@ -86,7 +86,7 @@ class SessionHooks(Hooks):
                 hook = self.session.hook("pytest_llmcost_report")
                 try:
                     hook(report=end.ledger, config=self.session.config)
-                except Exception as error:  # noqa: BLE001 - or pytest ends without its summary
+                except FAILURES as error:  # or pytest ends without its summary
                     end.problems.append(f"pytest_llmcost_report failed: {error!r}")
                     end.settle_status()
 

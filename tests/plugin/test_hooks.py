@@ -95,15 +95,20 @@ def test_a_hook_that_fails_fails_the_test_it_was_called_for(
     result.stdout.fnmatch_lines(["*ValueError: no*"])
 
 
+@pytest.mark.parametrize(
+    ("raised", "shown"),
+    [("raise ValueError('no')", "ValueError('no')"), ("pytest.fail('no')", "no")],
+)
 def test_a_report_hook_that_fails_fails_the_run_and_leaves_the_summary(
-    project: Project, standin: StandIn
+    project: Project, standin: StandIn, raised: str, shown: str
 ) -> None:
     count(project, standin, "")
-    project.write(conftest="def pytest_llmcost_report(report, config): raise ValueError('no')")
+    hook = f"def pytest_llmcost_report(report, config): {raised}"
+    project.write(conftest=f"import pytest\n{hook}")
     result = project.run("--llmcost-report=cost.json")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*= llmcost =*", "pytest_llmcost_report failed: ValueError('no')"])
+    result.stdout.fnmatch_lines(["*= llmcost =*", f"pytest_llmcost_report failed: {shown}"])
     assert project.ledger("cost.json")["run"]["exit_status"] == 1
 
 
