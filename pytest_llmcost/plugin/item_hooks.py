@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -90,11 +90,12 @@ class ItemHooks(Hooks):
     def _problems(
         self, collector: pytest.Collector, nodes: Sequence[_pytest.nodes.Node]
     ) -> Iterator[str]:
-        if nodes and isinstance(collector, pytest.Module):
-            name = getattr(collector.obj, "__package__", None) or ""
+        # Not `obj`: a doctest's module would be imported anew for it, as a test.
+        if nodes and isinstance(module := getattr(collector, "_obj", None), ModuleType):
+            name = module.__package__ or ""
             while name:
                 package = sys.modules.get(name)
-                if package is not collector.obj and _is_marked(package):
+                if package is not module and _is_marked(package):
                     yield f"{getattr(package, '__file__', name)}: {_IGNORED}"
                 name = name.rpartition(".")[0]
         is_inherited = _has_marker(collector, _OURS)
