@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import Project
+from standin import StandIn
 
 SPENDS = """
     import unittest
@@ -80,6 +81,32 @@ def test_a_subtest_that_fails_before_anything_is_spent_fails_its_test(project: P
     )
     project.run("--llmcost-report=ledger.json")
     assert [test["outcome"] for test in project.ledger()["tests"]] == ["failed"]
+
+
+def test_rewriting_keeps_what_a_subtest_that_failed_did_not_come_to(
+    project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.online(standin).write(
+        test_app="""
+    import os
+
+    def count(llmcost, words):
+        message = {"role": "user", "content": "word " * words}
+        llmcost.count(model="claude-opus-4-7", max_tokens=9, messages=[message])
+
+    def test_one(subtests, llmcost):
+        with subtests.test("first"):
+            assert "FAILS" not in os.environ
+            count(llmcost, 1)
+        count(llmcost, 2)
+    """
+    )
+    project.record().assert_outcomes(passed=1)
+    cassette = project.path / "cassettes" / "test_app" / "test_one.llmcost.yaml"
+    before = cassette.read_bytes()
+    monkeypatch.setenv("FAILS", "1")
+    assert project.run("--llmcost-record-mode=rewrite").ret == pytest.ExitCode.TESTS_FAILED
+    assert cassette.read_bytes() == before
 
 
 def test_unittest_s_own_kinds(project: Project) -> None:
