@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import pytest_llmcost
 from pytest_llmcost.errors import LlmCostError, SettingsError
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt, nodeid_of
@@ -159,6 +160,12 @@ class ItemHooks(Hooks):
         """Note which tests are to run, for the guards of the baseline that are gone."""
         if self.session.baseline is not None:
             self.session.selected.update(map(nodeid_of, session.items))
+        if "pyfakefs" in sys.modules and any(
+            name.partition("_")[0] == "fs"
+            for item in session.items
+            for name in getattr(item, "fixturenames", ())
+        ):
+            _import_all()
 
     # Phases
 
@@ -388,6 +395,20 @@ def watch_reports(session: Session) -> None:
         from pytest_llmcost.plugin.verdicts import Reports
 
         session.config.pluginmanager.register(Reports(session), "llmcost-reports")
+
+
+def _import_all() -> None:
+    """Import all that a session may need.
+
+    After a test with fake files pyfakefs forgets the modules that were imported in it. Those from
+    before keep what they had of these, and the classes of a second copy are others.
+    """
+    from importlib import import_module
+    from pkgutil import walk_packages
+
+    for module in walk_packages(pytest_llmcost.__path__, "pytest_llmcost."):
+        if not module.name.startswith(("pytest_llmcost.cli", "pytest_llmcost.reconcile")):
+            import_module(module.name)
 
 
 def _is_marked(module: object) -> bool:

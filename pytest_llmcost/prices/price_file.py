@@ -170,14 +170,23 @@ def read_card_file(path: Path) -> tuple[CardFile, bytes]:
     Raises:
         RateCardError: when it cannot be read, is not TOML, or holds what it should not.
     """
-    import tomli
-
     origin = f"price file {path}"
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise RateCardError(f"{origin}: {error.strerror or error}") from error
+    return parse_card_file(data, origin), data
+
+
+def parse_card_file(data: bytes, origin: str) -> CardFile:
+    """Parse the bytes of a price file.
+
+    Raises:
+        RateCardError: it is not TOML, or holds what it should not.
+    """
+    import tomli
+
     if len(data) > _MOST_BYTES:
         raise RateCardError(f"{origin}: larger than {_MOST_BYTES:,} bytes, the limit")
     try:
@@ -208,7 +217,7 @@ def read_card_file(path: Path) -> tuple[CardFile, bytes]:
                 )
         entry = _convert(table, ModelEntry, where)
         entries[model] = replace(entry, aliases=tuple(map(mask_account, entry.aliases)))
-    return replace(settings, models=entries), data
+    return replace(settings, models=entries)
 
 
 def _without_stopped_dates(raw: Any) -> Any:
