@@ -44,6 +44,8 @@ _LOST = {
     "again",
     "forked-child": "a child process ended while it called Claude, and what that cost is unknown; "
     "let it wait for its answers, or state it with llmcost.record(...)",
+    "internal-error": "a call could not be recorded because of an interrupt, or of the internal "
+    "error that the summary names; state its cost with llmcost.record(...)",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from typing import Any
 
@@ -29,7 +30,8 @@ class YamlError(ValueError):
 def load_yaml(data: bytes | str, *, any_tag: bool = False) -> Any:
     """Read one YAML document. Dates stay text, and a set is a mapping to nothing.
 
-    With `any_tag`, an unknown tag, for example of a Python object, is read as the data under it.
+    With `any_tag`, an unknown tag, for example of a Python object, is read as the data under it,
+    and of a key that is there twice the last value, as recorders do.
 
     Raises:
         YamlError: it is no YAML, or too large, too deep, circular, or a value is malformed.
@@ -109,6 +111,15 @@ def _loader(any_tag: bool) -> Any:
                 raise ValueError("too many digits")
             number: int = self.construct_yaml_int(node)
             return number
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            if not any_tag and node.id == "mapping":
+                keys = Counter(key.value for key, _ in node.value if key.id == "scalar")
+                if keys.total() > len(keys):
+                    key = keys.most_common(1)[0][0]
+                    raise YamlError(f"{key[:40]!r} is there twice", node.start_mark.line + 1)
+            made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+            return made
 
         def construct_plain(self, node: Any) -> object:
             """Read the data under a tag, such as a date's text."""

@@ -21,6 +21,8 @@ class Batches:
         self._open: dict[_Key, CapturedRequest] = {}
         self._readers: dict[_Key, list[object]] = {}
         """Owners who have read a result, so that reading it twice costs once."""
+        self._bought: set[_Key] = set()
+        """Results of batches that were created in this run."""
 
     @property
     def are_open(self) -> bool:
@@ -53,6 +55,7 @@ class Batches:
             request.set_unknown("open-batch")
             self._open[batch_id, custom_id] = request
             self._readers.pop((batch_id, custom_id), None)
+            self._bought.add((batch_id, custom_id))
 
     def settle(self, results: CapturedRequest, result: BatchResult) -> CapturedRequest | None:
         """Return what a result costs, once: for who created the batch, else for who reads it."""
@@ -60,7 +63,9 @@ class Batches:
         opened = self._open.pop(key, None)
         request = opened or results
         readers = self._readers.setdefault(key, [])
-        if opened is None and request.owner in readers:
+        # Mocks and cassettes of several tests may have an id in common, but the API has each once.
+        is_bought = results.live is not False and key in self._bought
+        if opened is None and (is_bought or request.owner in readers):
             return None
         readers.append(request.owner)
         settled = request.variant(answer=None, attempts=1, lost_attempts=None)

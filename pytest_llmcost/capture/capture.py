@@ -169,14 +169,18 @@ class Capture:
         threads that do.
         """
         while self._over:
-            requests = []
+            requests: deque[CapturedRequest] = deque()
             while self._over:
                 requests.append(self._over.popleft())
-            # All claim before the first is reported: a changed prompt takes what is left.
-            for request in requests:
-                self._choose_recording(request, may_differ=False)
-            for request in requests:
-                self._finish(request)
+            try:
+                # All claim before the first is reported: a changed prompt takes what is left.
+                for request in requests:
+                    self._choose_recording(request, may_differ=False)
+                while requests:
+                    self._finish(requests.popleft())
+            except BaseException:  # an interrupt: the others are still to be reported
+                self._over.extendleft(reversed(requests))
+                raise
         for request in self._open.copy():
             self._report_results(request)
 

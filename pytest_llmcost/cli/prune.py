@@ -130,7 +130,13 @@ def _exists(asker: str, cassette: Path, collected: _Collected) -> bool | None:
     homes = (*cassette.parents, Path(collected.rootdir))
     home = next((folder for folder in homes if (folder / path).exists()), None)
     if home is None:
-        return False
+        # A folder that was moved with its cassettes: is the test in the file of that name now?
+        name = path.rpartition("/")[2]
+        home = next((each for each in cassette.parents if (each / name).is_file()), None)
+        if home is None:
+            return False
+        moved = Path(os.path.relpath(home / name, collected.rootdir)).as_posix()
+        return _exists(moved + asker[len(path) :], cassette, collected)
     if cassette.name.partition(".")[0] in _SCOPES:  # pytest does not list fixtures
         return True
     above = (asker[:at] for at, letter in enumerate(asker) if letter in ":/")

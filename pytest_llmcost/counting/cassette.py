@@ -222,6 +222,8 @@ def _read_yaml(text: str) -> list[tuple[str, str, int]]:
 
 
 def _read_interaction(request: str, body: str, code: int) -> Entry:
+    if (number := request.count('"fingerprint":')) > 1:  # of which a JSON parser takes the last
+        raise ValueError(f"it has {number} fingerprints")
     asked, tokens, refused = msgspec.json.decode(request, type=Entry), 0, None
     if code == 400:
         refused = msgspec.json.decode(body, type=_Refused).error.message

@@ -372,8 +372,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool = True
     incomplete: tuple[str, ...] = ()
     lost_calls: tuple[str, ...] = ()
-    """Why calls may be missing: `worker-crashed`, `interrupted`, `forked-child` or, if pytest ran
-    no test because of them, `collection-errors`.
+    """Why calls may be missing: `worker-crashed`, `interrupted`, `forked-child`, `internal-error`
+    or, if pytest ran no test because of them, `collection-errors`.
     What the run cost then has no upper bound; a run that only left tests out has one."""
     skipped: tuple[str, ...] = ()
     """Tests with a budget of their own that were skipped, sorted."""

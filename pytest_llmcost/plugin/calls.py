@@ -6,7 +6,6 @@ The way of each: what it uses now (`metering`), its price, what a warm cache giv
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import partial
@@ -28,7 +27,7 @@ from pytest_llmcost.plugin.metering import Metered, meter, with_caveats
 from pytest_llmcost.plugin.owners import Owner, TestAttempt, nodeid_of
 from pytest_llmcost.plugin.prompts import learn_parts, read_normalised
 from pytest_llmcost.plugin.sender import Sender
-from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.plugin.session import FAILURES, Session
 from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
 from pytest_llmcost.prices.bill import CacheState, in_cache_state
 from pytest_llmcost.responses.message import Answer
@@ -49,7 +48,7 @@ def capture_of(session: Session) -> Capture:
             item = _sender_of(request).owner.item
             try:
                 return read_normalised(session, body, item, betas=betas, model=model).fingerprint
-            except Exception:  # noqa: BLE001 - of the user's hook; called again, it raises again
+            except FAILURES:  # of the user's hook; called again, it raises again
                 return None
 
         return fingerprint
@@ -60,7 +59,7 @@ def capture_of(session: Session) -> Capture:
             session.capture = Capture(
                 owner=session.note_sent,
                 report=partial(record_captured, session),
-                clock=time.time,
+                clock=session.clock,
                 fingerprint=fingerprint_of,
                 stand_ins=session.settings.stand_ins,
                 gate=None if cap is None else cap.reserve,
@@ -78,6 +77,17 @@ def _sender_of(request: CapturedRequest) -> Sender:
 
 def record_captured(session: Session, request: CapturedRequest) -> None:
     """Record a captured request, or what has become of one that was recorded before."""
+    try:
+        _record_captured(session, request)
+    except BaseException:
+        # Of an error capture notes what it was, and goes on with other calls.
+        _sender_of(request).owner.has_lost_calls = True
+        session.incomplete.add("internal-error")
+        session.lost_calls.add("internal-error")
+        raise
+
+
+def _record_captured(session: Session, request: CapturedRequest) -> None:
     if session.children is not None and session.children.send_back(request):
         return
     sender = _sender_of(request)
@@ -95,8 +105,11 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
     metered: Metered = (request.answer, "billed", None)
     try:
         metered = meter(session, owner, request, request.answer)
-    except Exception as error:  # noqa: BLE001 - of a hook of the user, whatever it is
+    except FAILURES as error:  # of a hook of the user, whatever it is
         session.keep_failure(error)
+        if request.live is not True:
+            why = f"not-comparable: {type(error).__name__} while the request was compared"
+            metered = (with_caveats(request.answer, why), "billed", None)
     answer, evidence, payload = metered
     if before:
         sender = Sender(owner, sender.phase, sender.tags, before[0].blocks)
@@ -121,7 +134,7 @@ def record_captured(session: Session, request: CapturedRequest) -> None:
         owner.unfinished.append(recorded)
     try:
         _announce(session, sender, call, payload)
-    except Exception as error:  # noqa: BLE001 - of a hook of the user, whatever it is
+    except FAILURES as error:  # of a hook of the user, whatever it is
         session.keep_failure(error)
 
 

@@ -64,11 +64,14 @@ class Counts:
             self.counter.client()
 
     def save(self, owner: Owner) -> None:
-        """Save what an owner has recorded; `rewrite` drops what it no longer asks for."""
+        """Save what an owner has recorded; `rewrite` drops what it no longer asks for.
+
+        Not of one that ended early: what it did not come to, it may still ask for.
+        """
         if owner not in self._sources:
             return
         cassette, mode, asker = self._sources.pop(owner)
-        if mode == "rewrite":
+        if mode == "rewrite" and owner.is_whole:
             cassette.prune(asker.name, self._asked.get(asker.name, set()))
         if mode not in ("none", "live"):
             cassette.save()
@@ -104,16 +107,17 @@ class Counts:
             if not cassette.has_recorded(name):
                 self._new_askers.add(name)
             mode = "new_episodes" if name in self._new_askers else "once"
-        source = self._sources[owner] = (cassette, mode, Asker(name, _target(config, node)))
+        asker = Asker(name, _target(config, node, owner.item))
+        source = self._sources[owner] = (cassette, mode, asker)
         return source
 
 
 # Commands that messages tell the user to paste
 
 
-def count_command(config: pytest.Config, nodeid: str) -> str:
+def count_command(config: pytest.Config, nodeid: str, item: pytest.Item | None) -> str:
     """Return the command that counts all that a test sends, and drops its other counts; free."""
-    return command_to_count("rewrite", _target(config, nodeid))
+    return command_to_count("rewrite", _target(config, nodeid, item))
 
 
 def count_command_of_run(config: pytest.Config, options: Sequence[str]) -> str:
@@ -128,11 +132,12 @@ def count_command_of_run(config: pytest.Config, options: Sequence[str]) -> str:
     return command_to_count("new_episodes", *words, *options)
 
 
-def _target(config: pytest.Config, nodeid: str) -> str:
+def _target(config: pytest.Config, nodeid: str, item: pytest.Item | None) -> str:
     """Return what to give to pytest, in the folder where it was started, to run a test."""
     path, separator, names = nodeid.partition("::")
-    here = config.invocation_params.dir
-    return os.path.relpath(config.rootpath / path, here) + separator + names
+    # The id of a test outside of the rootdir does not say where it is.
+    file = config.rootpath / path if item is None else item.path
+    return os.path.relpath(file, config.invocation_params.dir) + separator + names
 
 
 # What the terminal says meanwhile; a terminal reporter is never found in workers

@@ -7,14 +7,15 @@ most suites all of them, passes through without an object made or a module loade
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import pytest_llmcost
 from pytest_llmcost.errors import LlmCostError, SettingsError
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt, nodeid_of
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from pytest_llmcost.budgets.budget import Verdict
 
 
+_OURS = (MARKER, TAG_MARKER)
+_IGNORED = (
+    "pytest ignores pytestmark here; write it in the test modules, or a budget for the folder in "
+    "llmcost_budgets"
+)
+
+
 class ItemHooks(Hooks):
     """The hooks of one session around its tests."""
 
@@ -37,13 +45,23 @@ class ItemHooks(Hooks):
         """Whether all plugins and conftests are loaded whose hooks count."""
         self._limits_all = session.settings.max_test is not None
         self._set_ups: dict[pytest.FixtureDef[Any], int] = {}
+        self._deselected: set[str] = set()
+        """What pytest was told of as deselected."""
 
     # Collection
 
     @pytest.hookimpl
     def pytest_plugin_registered(self, plugin: object, plugin_name: str) -> None:
-        """Ignore hooks in conftests that the collection loads: prices must not depend on order."""
-        if self.is_started and Path(plugin_name).name == "conftest.py":
+        """Refuse markers of conftests, which pytest ignores; ignore hooks in late ones.
+
+        Those that the collection loads are late: prices must not depend on order.
+        """
+        if Path(plugin_name).name != "conftest.py":
+            return
+        if _is_marked(plugin):
+            kind = pytest.Collector.CollectError if self.is_started else pytest.UsageError
+            raise kind(f"{plugin_name}: {_IGNORED}")
+        if self.is_started:
             names = sorted(name for name in vars(plugin) if name.startswith("pytest_llmcost_"))
             if names:
                 self.session.late_conftests.add(plugin)
@@ -73,12 +91,19 @@ class ItemHooks(Hooks):
     def _problems(
         self, collector: pytest.Collector, nodes: Sequence[_pytest.nodes.Node]
     ) -> Iterator[str]:
-        ours = (MARKER, TAG_MARKER)
-        is_inherited = _has_marker(collector, ours)
+        # Not `obj`: a doctest's module would be imported anew for it, as a test.
+        if nodes and isinstance(module := getattr(collector, "_obj", None), ModuleType):
+            name = module.__package__ or ""
+            while name:
+                package = sys.modules.get(name)
+                if package is not module and _is_marked(package):
+                    yield f"{getattr(package, '__file__', name)}: {_IGNORED}"
+                name = name.rpartition(".")[0]
+        is_inherited = _has_marker(collector, _OURS)
         for node in nodes:
             # In this order: to ask for the class of a node, an abstract one, takes long.
             if (is_inherited or node.own_markers) and isinstance(node, pytest.Item):
-                if not (is_inherited or _has_marker(node, ours)):
+                if not (is_inherited or _has_marker(node, _OURS)):
                     continue
                 from pytest_llmcost.plugin.marker import check_markers
 
@@ -91,33 +116,56 @@ class ItemHooks(Hooks):
     def pytest_collection_modifyitems(
         self, session: pytest.Session, items: Sequence[pytest.Item]
     ) -> Generator[None, None, None]:
-        """Find the paths in settings that match no test, while no test is deselected yet."""
+        """Find the paths in settings that match no test, while no test is deselected yet.
+
+        Then note what is deselected without a word, by taking it off the list.
+        """
         settings = self.session.settings
         lines = (*settings.budgets, *settings.live, *settings.allowed_models)
         if any("=" in line for line in lines):
             from pytest_llmcost.plugin.marker import unmatched_globs
 
             self.session.unmatched_globs.update(unmatched_globs(settings, session, items))
+        before = [*items]
         yield
+        if len(items) < len(before):
+            left = {*map(nodeid_of, items), *self._deselected}
+            gone = [item for item in before if nodeid_of(item) not in left]
+            hooks = session.config.hook.pytest_collection_modifyitems.get_hookimpls()
+            files = [getattr(each.plugin, "__file__", None) or "" for each in hooks]
+            # It is unknown who does it: a conftest, if there is one that may, as in most suites.
+            self._note_deselected(gone, *(f for f in files if Path(f).name == "conftest.py"))
 
     @pytest.hookimpl
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        """Note what is deselected, and by what; of a plugin, such as a shard's, it is a part."""
-        if items:
-            name, file = _deselecting_module()
-            is_conftest = Path(file).name == "conftest.py"
-            # `-m` and `-k`, then `--deselect`; not `--lf` and `--stepwise`.
-            if is_conftest or name in ("_pytest.mark", "_pytest.main"):
-                self.session.deselected.update(map(nodeid_of, items))
-                self.session.deselecting.update([file] if is_conftest else [])
-            else:
-                self.session.incomplete.add("deselected")
+        """Note what is deselected, and by what."""
+        name, file = _deselecting_module()
+        self._deselected.update(map(nodeid_of, items))
+        # `-m` and `-k`, then `--deselect`; not `--lf` and `--stepwise`.
+        if name in ("_pytest.mark", "_pytest.main"):
+            self.session.deselected.update(map(nodeid_of, items))
+        else:
+            self._note_deselected(items, *([file] if Path(file).name == "conftest.py" else []))
+
+    def _note_deselected(self, items: Sequence[pytest.Item], *conftests: str) -> None:
+        """Note what conftests deselect; of a plugin, such as a shard's, it is a part."""
+        if items and conftests:
+            self.session.deselected.update(map(nodeid_of, items))
+            self.session.deselecting.update(conftests)
+        elif items:
+            self.session.incomplete.add("deselected")
 
     @pytest.hookimpl
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note which tests are to run, for the guards of the baseline that are gone."""
         if self.session.baseline is not None:
             self.session.selected.update(map(nodeid_of, session.items))
+        if "pyfakefs" in sys.modules and any(
+            name.partition("_")[0] == "fs"
+            for item in session.items
+            for name in getattr(item, "fixturenames", ())
+        ):
+            _import_all()
 
     # Phases
 
@@ -130,6 +178,7 @@ class ItemHooks(Hooks):
         try:
             return (yield)
         except BaseException as error:
+            session.ended_early = True
             session.catch_up()
             self._report_spending(error)
             if session.attempt is not None and session.attempt.has_spent:
@@ -178,16 +227,25 @@ class ItemHooks(Hooks):
 
     def _end_body(self, item: pytest.Item, error: BaseException | None) -> None:
         __tracebackhide__ = True
-        session = self.session
+        session, failure = self.session, None
         try:
             session.drain()
-        finally:
-            has_budget = self._has_budget(item)
-            attempt = session.attempt_of(item) if has_budget else session.attempt
-            self._report_spending(error)
-            if attempt is not None and (has_budget or attempt.has_spent):
-                self._judge(attempt, error)
+        except BaseException as raised:  # noqa: BLE001 - once the test is judged, it fails by that
+            failure = raised
+        error = error or failure
+        has_budget = self._has_budget(item)
+        attempt = session.attempt_of(item) if has_budget else session.attempt
+        # A failed subtest may have come before our reports were watched.
+        has_failed = item.session.testsfailed > session.failed_before
+        session.ended_early |= has_failed or error is not None
+        if attempt is not None:
+            attempt.has_failed |= has_failed
+        self._report_spending(error)
+        if attempt is not None and (has_budget or attempt.has_spent):
+            self._judge(attempt, error)
         self._note_skip(item, error)
+        if failure is not None:
+            raise failure
 
     def _judge(self, attempt: TestAttempt, error: BaseException | None) -> None:
         """Judge a test by how its set-up or body ended; raise what a skip would hide."""
@@ -214,6 +272,7 @@ class ItemHooks(Hooks):
         try:
             result = yield
         except BaseException as error:
+            session.ended_early = True
             # A skip or xfail raised in teardown must not hide a broken budget.
             is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)
             self._end_teardown(may_fail=is_excuse and not was_broken)
@@ -291,14 +350,42 @@ class ItemHooks(Hooks):
         session = self.session
         set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
         fixture = SharedFixture(fixturedef, request, set_up)
-        fixturedef.addfinalizer(session.pop)
+        fixturedef.addfinalizer(partial(self._end_fixture, fixturedef))
         session.push(fixture, "setup")
         try:
             with holding_tags(fixture):
-                return (yield)
+                result = yield
+            fixture.is_whole = True
+            return result
         finally:
             session.pop()
             fixturedef.addfinalizer(partial(session.push, fixture, "teardown"))
+            self._own_later_finalizers(fixturedef, fixture)
+
+    def _own_later_finalizers(
+        self, fixturedef: pytest.FixtureDef[Any], fixture: SharedFixture
+    ) -> None:
+        """Let a fixture own what it is given to clean up while tests run, as factories do."""
+        add = fixturedef.addfinalizer
+
+        def add_later(finalizer: Callable[[], object]) -> None:
+            # Fixtures that need this one add how they end; whose that is, they say themselves.
+            owner = getattr(getattr(finalizer, "func", None), "__self__", None)
+            is_fixture = isinstance(owner, type(fixturedef))
+            add(finalizer if is_fixture else partial(self._finalize, fixture, finalizer))
+
+        vars(fixturedef)["addfinalizer"] = add_later
+
+    def _finalize(self, fixture: SharedFixture, finalizer: Callable[[], object]) -> None:
+        self.session.push(fixture, "teardown")
+        try:
+            finalizer()
+        finally:
+            self.session.pop()
+
+    def _end_fixture(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        vars(fixturedef).pop("addfinalizer", None)
+        self.session.pop()
 
 
 def watch_reports(session: Session) -> None:
@@ -307,6 +394,27 @@ def watch_reports(session: Session) -> None:
         from pytest_llmcost.plugin.verdicts import Reports
 
         session.config.pluginmanager.register(Reports(session), "llmcost-reports")
+
+
+def _import_all() -> None:
+    """Import all that a session may need.
+
+    After a test with fake files pyfakefs forgets the modules that were imported in it. Those from
+    before keep what they had of these, and the classes of a second copy are others.
+    """
+    from importlib import import_module
+    from pkgutil import walk_packages
+
+    for module in walk_packages(pytest_llmcost.__path__, "pytest_llmcost."):
+        if not module.name.startswith(("pytest_llmcost.cli", "pytest_llmcost.reconcile")):
+            import_module(module.name)
+
+
+def _is_marked(module: object) -> bool:
+    """Return whether a conftest or a package has a marker of ours."""
+    marks = getattr(module, "pytestmark", ())
+    listed = marks if isinstance(marks, (list, tuple)) else [marks]
+    return any(getattr(mark, "name", None) in _OURS for mark in listed)
 
 
 def _has_marker(node: _pytest.nodes.Node | None, names: Sequence[str] = (MARKER,)) -> bool:

@@ -38,6 +38,10 @@ class Owner:
         """Whether it has sent a request that a budget is for, even a free one."""
         self.live_requests = 0
         """How many requests it sent over the network, or may have, even free ones."""
+        self.has_lost_calls = False
+        """Whether one of its calls could not be recorded."""
+        self.is_whole = False
+        """Whether it came to all that it asks for: it has not failed before its end."""
         self.blocks: list[Verdict] = []
         """Of its finished `budget(...)` blocks."""
         self.open_blocks: list[tuple[list[Call], Phase | None]] = []

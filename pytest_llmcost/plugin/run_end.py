@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -350,10 +350,20 @@ def _selects_itself(session: Session) -> bool:
     options that conftests declare are those of the ini file, too.
     """
     config, names = session.config, {"keyword", "markexpr", "deselect"}
-    # pytest's own parser, which has no public name, so that every spelling of an option is read.
-    own = vars(config._parser.parse_known_args(config.getini("addopts")))
     if session.deselecting:
-        names |= own.keys() - session.options_of_plugins
+        names |= _own_options(config).keys() - session.options_of_plugins
+    return _are_own(config, names)
+
+
+def _own_options(config: pytest.Config) -> dict[str, object]:
+    """Return the options that pytest has from the ini file alone."""
+    # pytest's own parser, which has no public name, so that every spelling of an option is read.
+    return vars(config._parser.parse_known_args(config.getini("addopts")))
+
+
+def _are_own(config: pytest.Config, names: Iterable[str]) -> bool:
+    """Return whether these options are what the ini file alone says."""
+    own = _own_options(config)
     return all(own.get(name) == getattr(config.option, name, None) for name in names)
 
 
@@ -376,8 +386,8 @@ def _covers_suite(config: pytest.Config) -> bool:
 
     Without `testpaths` that is not known, and folders are taken for all of it.
     """
-    here, args = config.invocation_params.dir, config.invocation_params.args
-    if config.getoption("lf", False) or any(str(arg).startswith("--ignore") for arg in args):
+    here = config.invocation_params.dir
+    if config.getoption("lf", False) or not _are_own(config, ("ignore", "ignore_glob")):
         return False  # `pytest_deselected` is called for neither
     if config.getoption("setuponly", False):  # also set by `--setup-plan`
         return False

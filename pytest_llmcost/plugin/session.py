@@ -12,6 +12,7 @@ import shlex
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
@@ -43,6 +44,8 @@ _SETS = (
     *("skipped", "skipped_budgets", "deselected", "deselecting"),
 )
 """Sets of a session that the process which owns the run joins."""
+FAILURES = (Exception, pytest.fail.Exception, pytest.skip.Exception)
+"""What a hook of the user, or a timeout of the test, may raise; pytest's own are no `Exception`."""
 LONG_WAIT, SHORT_WAIT = 300.0, 5.0
 """Seconds for which the main thread, and any other, waits while another one records calls."""
 
@@ -73,6 +76,7 @@ class Session:
         self.config = config
         self.settings = Settings()
         self.started_at = utc_now()
+        self.clock = time.time  # now: freezegun puts another function in its place in each module
         self.in_history: Run | None = None
         """What was appended to the history of this run."""
         self.workers = 0
@@ -117,7 +121,12 @@ class Session:
         self.phase: Phase | None = None
         self.attempt: TestAttempt | None = None
         """Of the running test, until the next one begins; None if it needs none."""
+        self.ended_early = False
+        """Whether a phase of the running test, or a subtest, has raised before its end."""
+        self.failed_before = 0
+        """How many reports had failed when the running test began."""
         self.outside = Owner()  # its token is the same in all processes
+        self.outside.is_whole = True
         self._attempts: dict[str, int] = {}
         self._begun: list[pytest.Item] = []
         """Whose attempts are not counted yet: to ask for each test's id would take long."""
@@ -125,7 +134,7 @@ class Session:
         """Fixtures wider than a function that are being set up or torn down, the innermost last;
         each with the thread whose requests are its own, None for all."""
         self._own_client: Any = None
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self.is_configured = False
         self.options_of_plugins: set[str] = set()
         """The names of all options before conftests declare theirs."""
@@ -147,7 +156,8 @@ class Session:
         sent = getattr(self.config, "workerinput", {}).get("llmcost")
         if sent is not None:
             return date.fromisoformat(sent["price_date"])
-        return self.settings.price_date or datetime.now(timezone.utc).date()
+        # Not of now: a test may have stopped the clock.
+        return self.settings.price_date or date.fromisoformat(self.started_at[:10])
 
     @cached_property
     def run_folder(self) -> Path:
@@ -301,8 +311,9 @@ class Session:
         if self.children is not None:
             self.children.enter(item)
         self._begun.append(item)
-        self.attempt = None
+        self.attempt, self.ended_early = None, False
         self.test, self.phase = item, "setup"
+        self.failed_before = item.session.testsfailed
 
     def attempt_of(self, item: pytest.Item) -> TestAttempt:
         """Return the attempt of a test under way."""
@@ -327,6 +338,7 @@ class Session:
             self.drain()
         finally:
             attempt.is_over = True
+            attempt.is_whole = not self.ended_early
         if attempt.has_spent:
             self.counts.save(attempt)
 
@@ -422,11 +434,11 @@ class Session:
 
     # Hooks of the user
 
-    def keep_failure(self, error: Exception) -> None:
+    def keep_failure(self, error: BaseException) -> None:
         """Keep what a user's hook raised for the end of the phase, where a test can fail by it."""
         self._failure = self._failure or error
 
-    def take_failure(self) -> Exception | None:
+    def take_failure(self) -> BaseException | None:
         """Return a failure that came too late for a test to fail by it."""
         failure, self._failure = self._failure, None
         return failure

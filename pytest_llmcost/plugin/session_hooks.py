@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_llmcost.plugin.session import Hooks, Session
+from pytest_llmcost.plugin.session import FAILURES, Hooks, Session
 
 if TYPE_CHECKING:
     from pytest_llmcost.plugin.run_end import RunEnd
@@ -27,10 +27,21 @@ class SessionHooks(Hooks):
         """What fails the run besides its budgets, as lines of pytest's short summary."""
         self._closed_with: tuple[object, ...] = ()
         self._finished: pytest.Session | None = None
+        self._runs_tests = False
+        """Whether pytest is to run tests. It shows fixtures and its cache in sessions, too."""
+        self._has_begun = False
+        """Whether the tests have begun to run."""
+
+    @pytest.hookimpl(wrapper=True)  # xdist answers this hook before others are called
+    def pytest_collection(self) -> Generator[None, object, object]:
+        """Note that pytest collects tests in order to run them."""
+        self._runs_tests = True
+        return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Judge the suite when all tests have run, while a failure still sets the exit status."""
+        self._runs_tests = self._has_begun = True
         try:
             result = yield
         except BaseException as error:
@@ -61,7 +72,7 @@ class SessionHooks(Hooks):
         # Also what the last fixtures have written; runs that were stopped come here, too.
         if session.exitstatus == pytest.ExitCode.OK and self._has_keys():
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        is_interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+        is_interrupted = exitstatus == pytest.ExitCode.INTERRUPTED or not self._has_begun
         if is_interrupted and "collection-errors" not in self.session.lost_calls:
             self.session.incomplete.add("interrupted")
         if end := self._close(session):
@@ -75,7 +86,7 @@ class SessionHooks(Hooks):
                 hook = self.session.hook("pytest_llmcost_report")
                 try:
                     hook(report=end.ledger, config=self.session.config)
-                except Exception as error:  # noqa: BLE001 - or pytest ends without its summary
+                except FAILURES as error:  # or pytest ends without its summary
                     end.problems.append(f"pytest_llmcost_report failed: {error!r}")
                     end.settle_status()
 
@@ -105,7 +116,7 @@ class SessionHooks(Hooks):
 
     def _close(self, session: pytest.Session) -> RunEnd | None:
         """Sum up the run, again if there is news; None if there is nothing to say."""
-        if session.config.option.collectonly:
+        if session.config.option.collectonly or not self._runs_tests:
             return None
         self.session.catch_up()
         if failure := self.session.take_failure():

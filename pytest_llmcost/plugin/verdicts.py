@@ -79,7 +79,9 @@ def judge_budget(
 ) -> Verdict:
     """Return what became of a budget of a test, or of a block of it."""
     nodeid = owner.nodeid if isinstance(owner, TestAttempt) else ""
-    is_lost = session.children is not None and session.children.are_lost(owner)
+    lost = ["internal-error"] if owner.has_lost_calls else []
+    if session.children is not None and session.children.are_lost(owner):
+        lost.append("forked-child")
     if budget.kind == "worst":
         payloads, card, on = session.ledger.payloads, session.card, session.price_date
         # Of the calls as they were sent: a warm cache does not say how long each entry lives.
@@ -90,8 +92,8 @@ def judge_budget(
         parts=owner.parts,
         has_requests=owner.has_requests,  # one that cannot have been billed is no call
         live_requests=owner.live_requests,
-        lost_calls=("forked-child",) if is_lost else (),
-        count_command=count_command(session.config, nodeid),
+        lost_calls=lost,
+        count_command=count_command(session.config, nodeid, owner.item),
     )
 
 
@@ -192,6 +194,12 @@ class Reports:
             refusal = call.excinfo.value.with_traceback(_without_libraries(call.excinfo.tb))
             call.excinfo = pytest.ExceptionInfo.from_exception(refusal)
         report = yield
+        if attempt is not session.attempt:
+            # A plugin such as pytest-retry has run the test again; the last report is of the last.
+            if attempt is not None and has_spent:
+                session.ledger.judge(attempt.key, outcome="failed")
+            attempt = session.attempt
+            has_spent = attempt is not None and (attempt.has_spent or bool(attempt.verdicts))
         if attempt is not None and has_spent:
             attempt.has_failed |= report.failed
             _note_report(session, attempt, report, call)

@@ -170,14 +170,23 @@ def read_card_file(path: Path) -> tuple[CardFile, bytes]:
     Raises:
         RateCardError: when it cannot be read, is not TOML, or holds what it should not.
     """
-    import tomli
-
     origin = f"price file {path}"
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise RateCardError(f"{origin}: {error.strerror or error}") from error
+    return parse_card_file(data, origin), data
+
+
+def parse_card_file(data: bytes, origin: str) -> CardFile:
+    """Parse the bytes of a price file.
+
+    Raises:
+        RateCardError: it is not TOML, or holds what it should not.
+    """
+    import tomli
+
     if len(data) > _MOST_BYTES:
         raise RateCardError(f"{origin}: larger than {_MOST_BYTES:,} bytes, the limit")
     try:
@@ -185,6 +194,7 @@ def read_card_file(path: Path) -> tuple[CardFile, bytes]:
     except (ValueError, ArithmeticError, RecursionError) as error:  # of a number without end, too
         hint = "; names with / or : need quotes" if "table declaration" in str(error) else ""
         raise RateCardError(f"{origin}: not TOML: {error}{hint}") from error
+    raw = _without_stopped_dates(raw)
     models = _convert(raw.pop("models", {}), dict[str, Any], f"{origin}: models")
     settings = _convert(raw, CardFile, origin)
     entries: dict[str, ModelEntry] = {}
@@ -207,14 +217,35 @@ def read_card_file(path: Path) -> tuple[CardFile, bytes]:
                 )
         entry = _convert(table, ModelEntry, where)
         entries[model] = replace(entry, aliases=tuple(map(mask_account, entry.aliases)))
-    return replace(settings, models=entries), data
+    return replace(settings, models=entries)
+
+
+def _without_stopped_dates(raw: Any) -> Any:
+    """Write dates as text that are not Python's own.
+
+    The rates are read when they are needed first, maybe in a test for which freezegun has stopped
+    the clock: it puts a class of its own in the place of `date`, which msgspec does not take.
+    """
+    if isinstance(raw, dict):
+        return {key: _without_stopped_dates(value) for key, value in raw.items()}
+    if isinstance(raw, list):
+        return [_without_stopped_dates(value) for value in raw]
+    is_stopped = isinstance(raw, date) and type(raw).__module__ != "datetime"
+    return raw.isoformat() if is_stopped else raw
 
 
 def _convert(raw: object, kind: type[_T], where: str) -> _T:
     try:
-        return msgspec.convert(raw, kind, dec_hook=_read_amount)
+        return msgspec.convert(raw, kind, dec_hook=_read_special)
     except msgspec.ValidationError as error:
         raise RateCardError(f"{where}: {error}") from error
+
+
+def _read_special(kind: type[Any], value: Any) -> Any:
+    """Read what msgspec does not know: an amount, or a date where the clock was stopped."""
+    if issubclass(kind, date):  # this module was imported while it was
+        return date.fromisoformat(value) if isinstance(value, str) else value
+    return _read_amount(kind, value)
 
 
 def _read_amount(kind: type[Amount], value: object) -> Amount:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -39,12 +40,13 @@ from pytest_llmcost.prices.price_file import (
     Layers,
     check_change,
     merged,
+    parse_card_file,
     read_card_file,
     row_on,
 )
 from pytest_llmcost.prices.usage import Platform, SamplingCall, SamplingKind, Terms
 
-_SHIPPED = Path(__file__).with_name("anthropic.toml")
+_SHIPPED = "anthropic.toml"
 _VERSION = re.compile(r"-(\d{1,2})-(\d{1,2})(?!\d)")
 _MOST_SHOWN = 200
 """Characters of a model's name; longer than any."""
@@ -328,6 +330,9 @@ def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
 @cache
 def shipped_card() -> RateCard:
     """Return the prices that come with the package."""
-    card, data = read_card_file(_SHIPPED)
+    # As Python reads its modules: a test may have replaced what opens files.
+    data = pkgutil.get_data(__package__, _SHIPPED)
+    assert data is not None
+    card = parse_card_file(data, f"price file {_SHIPPED}")
     assert card.version is not None  # a test holds it
     return RateCard([card], version=card.version, sha256=hashlib.sha256(data).hexdigest())

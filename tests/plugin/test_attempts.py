@@ -137,6 +137,62 @@ class TestReruns:
         ]
 
 
+AS_PYTEST_RETRY_DOES = """
+    import pytest
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(item, call):
+        report = yield
+        for attempt in (2, 3):
+            if call.when != "call" or not report.failed:
+                break
+            hook = item.ihook
+            hook.pytest_runtest_teardown(item=item, nextitem=None)
+            item._initrequest()
+            hook.pytest_runtest_setup(item=item)
+            call = pytest.CallInfo.from_call(
+                lambda: hook.pytest_runtest_call(item=item), when="call")
+            again = pytest.TestReport.from_item_and_call(item, call)
+            report.outcome, report.longrepr = again.outcome, again.longrepr
+        return report
+"""
+
+
+def test_a_test_that_runs_again_while_its_report_is_made_ends_as_its_last_attempt(
+    project: Project,
+) -> None:
+    project.write(
+        conftest=AS_PYTEST_RETRY_DOES,
+        test_app=SPEND
+        + """
+    @max_cost("$0.02")
+    def test_gets_cheaper(llmcost, seen=[]):
+        seen.append(1)
+        spend(llmcost, 4 - len(seen))
+
+    @max_cost("$0.01")
+    def test_stays_dear(llmcost):
+        spend(llmcost, 2)
+
+    def test_stays_wrong(llmcost):
+        spend(llmcost, 1)
+        assert 0
+    """,
+    )
+    result = project.run(
+        "--llmcost-report=ledger.json",
+        *("--llmcost-baseline=base.json", "--llmcost-update-baseline"),
+    )
+    result.assert_outcomes(passed=1, failed=2)
+    assert rows(project, "attempt", "outcome", "usd") == [
+        *[(1, "failed", "0.03"), (2, "passed", "0.02")],
+        *[(1, "failed", "0.02"), (2, "", "0.02"), (3, "failed", "0.02")],
+        *[(1, "failed", "0.01"), (2, "", "0.01"), (3, "failed", "0.01")],
+    ]
+    result.stdout.no_fnmatch_line("*too late to fail*")
+    result.stdout.fnmatch_lines(["not written: *not updated, because *test_stays_wrong failed*"])
+
+
 def test_a_fixture_is_another_for_every_parameter_of_what_it_needs(project: Project) -> None:
     project.write(
         app=APP,

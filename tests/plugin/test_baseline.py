@@ -257,7 +257,7 @@ def test_a_run_with_a_failing_test_accepts_nothing(accepted: Project) -> None:
 def test_a_run_in_which_no_test_runs_accepts_nothing(accepted: Project, args: list[str]) -> None:
     before = (accepted.path / "base.json").read_bytes()
     compare(accepted, *args, "--llmcost-update-baseline")
-    assert accepted.ledger()["incomplete"] == ["selected"]
+    assert "selected" in accepted.ledger()["incomplete"]
     assert (accepted.path / "base.json").read_bytes() == before
 
 

@@ -193,6 +193,53 @@ def test_a_fixture_asked_for_at_run_time_owns_its_set_up_and_the_test_goes_on(
     }
 
 
+def test_what_a_factory_is_to_clean_up_belongs_to_its_fixture_and_not_to_the_last_test(
+    online: Project,
+) -> None:
+    online.write(
+        test_app=ASK
+        + """
+    @pytest.fixture(scope="module", params=["a", "b"])
+    def make(request):
+        def make(words):
+            ask(words)
+            request.addfinalizer(lambda: ask(words))
+
+        yield make
+        ask(9)
+
+    @pytest.fixture(scope="module")
+    def needs_it(make):
+        yield
+        ask(8)
+
+    @pytest.fixture
+    def of_test(make):
+        make(3)
+        yield
+        ask(7)
+
+    def test_one(make):
+        make(1)
+        make(2)
+
+    def test_last(make, needs_it, of_test):
+        pass
+    """,
+    )
+    assert owned(run(online)) == {
+        "test_one[a]": ["call", "call"],
+        "test_one[b]": ["call", "call"],
+        "test_last[a]": ALL_THREE,
+        "test_last[b]": ALL_THREE,
+        "make test_app.py 'a'": ["teardown"] * 4,
+        "make test_app.py 'b'": ["teardown"] * 4,
+        "needs_it test_app.py make='a'": ["teardown"],
+        "needs_it test_app.py make='b'": ["teardown"],
+        "nobody": [],
+    }
+
+
 def test_what_fails_on_its_way_in_or_out_leaves_the_owners_in_order(online: Project) -> None:
     online.write(
         test_app=ASK

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from conftest import Project
+from spending_suite import APP
 from standin import StandIn
 
 COUNTING = """
@@ -94,15 +95,20 @@ def test_a_hook_that_fails_fails_the_test_it_was_called_for(
     result.stdout.fnmatch_lines(["*ValueError: no*"])
 
 
+@pytest.mark.parametrize(
+    ("raised", "shown"),
+    [("raise ValueError('no')", "ValueError('no')"), ("pytest.fail('no')", "no")],
+)
 def test_a_report_hook_that_fails_fails_the_run_and_leaves_the_summary(
-    project: Project, standin: StandIn
+    project: Project, standin: StandIn, raised: str, shown: str
 ) -> None:
     count(project, standin, "")
-    project.write(conftest="def pytest_llmcost_report(report, config): raise ValueError('no')")
+    hook = f"def pytest_llmcost_report(report, config): {raised}"
+    project.write(conftest=f"import pytest\n{hook}")
     result = project.run("--llmcost-report=cost.json")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*= llmcost =*", "pytest_llmcost_report failed: ValueError('no')"])
+    result.stdout.fnmatch_lines(["*= llmcost =*", f"pytest_llmcost_report failed: {shown}"])
     assert project.ledger("cost.json")["run"]["exit_status"] == 1
 
 
@@ -142,3 +148,98 @@ def test_a_hook_that_fails_where_no_test_is_left_is_told_of(
     result.stdout.fnmatch_lines(
         ["  outside tests *", "a pytest_llmcost hook failed outside of tests: ValueError('no')"]
     )
+
+
+def test_a_rate_card_that_fails_leaves_no_budget_checked(
+    project: Project, standin: StandIn
+) -> None:
+    project.online(standin).write(
+        conftest="""
+    import copy
+    from pytest_llmcost.prices.rate_card import RateCard
+
+    class Ours(RateCard):
+        def price_sampling(self, *given, **more):
+            raise LookupError("no contract today")
+
+    def pytest_llmcost_rate_card(config, card):
+        ours = copy.copy(card)
+        ours.__class__ = Ours
+        return ours
+    """,
+        test_app="""
+    import anthropic
+    from pytest_llmcost import max_cost
+
+    @max_cost("$1")
+    def test_it():
+        with anthropic.Anthropic() as client:
+            client.messages.create(
+                model="claude-opus-4-7", max_tokens=9, messages=[{"role": "user", "content": "Hi"}]
+            )
+    """,
+    )
+    result = project.run("--llmcost-report=ledger.json", "--llmcost-max-suite=$1")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    ledger = project.ledger()
+    assert ledger["tests"][0]["verdict"]["state"] == "unverified"
+    assert ledger["verdicts"][0]["state"] == "unverified"
+    result.stdout.fnmatch_lines(
+        ["*a call could not be recorded because of *internal error*", "*no contract today*"]
+    )
+
+
+@pytest.mark.parametrize("raised", ["pytest.fail('dear')", "pytest.skip('dear')", "1 / 0"])
+def test_a_hook_that_fails_a_test_loses_none_of_its_calls(project: Project, raised: str) -> None:
+    project.write(
+        app=APP,
+        conftest=f"""
+    import pytest
+
+    def pytest_llmcost_call(call, item):
+        {raised}
+    """,
+        test_app="""
+    from app import ask
+
+    def test_it():
+        for words in (1, 2, 3):
+            ask(words)
+    """,
+    )
+    project.run("--llmcost-report=ledger.json").assert_outcomes(
+        **{"skipped" if "skip" in raised else "failed": 1}
+    )
+    assert [len(row["calls"]) for row in project.ledger()["tests"]] == [3]
+
+
+@pytest.mark.parametrize("raised", ["pytest.fail('no')", "1 / 0"])
+def test_a_replayed_call_that_a_hook_kept_from_being_compared_has_no_exact_price(
+    project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch, raised: str
+) -> None:
+    project.online(standin).write(
+        app=APP,
+        conftest=f"""
+    import os
+    import pytest
+
+    def pytest_llmcost_normalize_payload(payload, item):
+        if "FAILS" in os.environ:
+            {raised}
+    """,
+        test_app="""
+    import os
+    import vcr
+    from app import ask_live
+
+    def test_it():
+        with vcr.use_cassette("one.yaml"):
+            ask_live(1000 if "FAILS" in os.environ else 1)
+    """,
+    )
+    project.run().assert_outcomes(passed=1)
+    monkeypatch.setenv("FAILS", "1")
+    args = ("--llmcost-report=ledger.json", "--llmcost-max-suite=$1")
+    assert project.run(*args).ret == pytest.ExitCode.TESTS_FAILED
+    (verdict,) = project.ledger()["verdicts"]
+    assert verdict["state"] == "unverified"

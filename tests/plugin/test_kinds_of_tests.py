@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import Project
+from standin import StandIn
 
 SPENDS = """
     import unittest
@@ -66,6 +67,46 @@ def test_subtests_are_part_of_their_test(project: Project) -> None:
             "test_skipped_in_part": ("0.005", None, [], "passed"),
         }
         result.stdout.fnmatch_lines(["*test_all_pass_and_together* - $0.015 > $0.012 budget*"])
+
+
+def test_a_subtest_that_fails_before_anything_is_spent_fails_its_test(project: Project) -> None:
+    project.write(
+        test_app=SPENDS
+        + """
+    def test_one(subtests, llmcost):
+        with subtests.test("first"):
+            assert 0
+        spend(llmcost)
+    """
+    )
+    project.run("--llmcost-report=ledger.json")
+    assert [test["outcome"] for test in project.ledger()["tests"]] == ["failed"]
+
+
+def test_rewriting_keeps_what_a_subtest_that_failed_did_not_come_to(
+    project: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.online(standin).write(
+        test_app="""
+    import os
+
+    def count(llmcost, words):
+        message = {"role": "user", "content": "word " * words}
+        llmcost.count(model="claude-opus-4-7", max_tokens=9, messages=[message])
+
+    def test_one(subtests, llmcost):
+        with subtests.test("first"):
+            assert "FAILS" not in os.environ
+            count(llmcost, 1)
+        count(llmcost, 2)
+    """
+    )
+    project.record().assert_outcomes(passed=1)
+    cassette = project.path / "cassettes" / "test_app" / "test_one.llmcost.yaml"
+    before = cassette.read_bytes()
+    monkeypatch.setenv("FAILS", "1")
+    assert project.run("--llmcost-record-mode=rewrite").ret == pytest.ExitCode.TESTS_FAILED
+    assert cassette.read_bytes() == before
 
 
 def test_unittest_s_own_kinds(project: Project) -> None:

@@ -361,3 +361,26 @@ def test_a_parameter_s_ceiling_is_nearer_than_its_function_s(
     result = project.record()
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["FAILED test_app.py::test_each[[]1[]] - $* > $0.00001 budget*"])
+
+
+@pytest.mark.parametrize("mark", ['pytest.mark.max_cost("$1")', '[pytest.mark.llmcost_tag("a")]'])
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("conftest.py", pytest.ExitCode.USAGE_ERROR),
+        ("suite/conftest.py", pytest.ExitCode.INTERRUPTED),
+        ("suite/__init__.py", pytest.ExitCode.INTERRUPTED),
+        ("suite/sub/__init__.py", pytest.ExitCode.INTERRUPTED),
+    ],
+)
+def test_a_marker_where_pytest_ignores_it_is_an_error_that_names_the_file(
+    project: Project, mark: str, name: str, status: pytest.ExitCode
+) -> None:
+    project.write(suite__sub__test_app="def test_one(): pass")
+    for package in ("suite", "suite/sub"):
+        (project.path / package / "__init__.py").touch()
+    (project.path / name).write_text(f"import pytest\npytestmark = {mark}")
+    result = project.run()
+    assert result.ret == status
+    said = result.stdout.str() + result.stderr.str()
+    assert f"{project.path / name}: pytest ignores pytestmark here; write it in the" in said

@@ -234,6 +234,26 @@ def test_the_counts_of_test_files_that_were_not_collected_stay_and_are_named(
     )
 
 
+def test_the_counts_of_a_folder_that_was_moved_with_its_tests_stay(
+    project: Project, standin: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = """
+        def test_{}(llmcost):
+            message = {{"role": "user", "content": "{} bells"}}
+            llmcost.count({{"model": "claude-opus-4-7", "max_tokens": 1, "messages": [message]}})
+    """
+    both = test.format("one", "Two") + test.format("gone", "Three")
+    project.online(standin).write(pytest_ini="[pytest]\n", shop__deep__test_a=both)
+    project.run("--llmcost-record-mode=rewrite").assert_outcomes(passed=2)
+    (project.path / "shop").rename(project.path / "store")
+    project.run().assert_outcomes(passed=2)
+    counts(project, "store/deep/cassettes/test_a/module.primed", "shop/deep/test_a.py::primed")
+    assert prune(capsys) == "removed 0 counts and 0 whole files; 3 counts stay\n"
+    project.write(store__deep__test_a=test.format("one", "Two"))
+    assert prune(capsys).endswith("removed 1 count and 1 whole file; 2 counts stay\n")
+    project.run().assert_outcomes(passed=1)
+
+
 def test_the_nearest_test_file_of_that_name_is_meant(
     suite: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import Project
+from spending_suite import APP
 from standin import StandIn
 
 COUNTS = """
@@ -189,6 +190,19 @@ def test_from_another_folder_the_command_names_the_test_from_there(
     assert cassettes(online) == {f"sub/{FILE}"}
 
 
+def test_outside_of_the_rootdir_the_command_names_the_test_where_it_is(online: Project) -> None:
+    online.write(suite__test_app=ONE)
+    (online.path / "settings").mkdir()
+    (online.path / "settings" / "pytest.ini").write_text("[pytest]\n")
+    arguments = ("-c", "settings/pytest.ini", "suite")
+    online.run(*arguments).stdout.fnmatch_lines(
+        ["*count it (free) * pytest suite/test_app.py::test_one --llmcost-record-mode=rewrite"]
+    )
+    online.run(*arguments, "--llmcost-max-test=$1").stdout.fnmatch_lines(
+        ["*count it (free) * pytest suite/test_app.py::test_one --llmcost-record-mode=rewrite"]
+    )
+
+
 def test_recording_twice_gives_the_same_bytes_and_no_secret(
     online: Project, standin: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +350,90 @@ def test_rewriting_a_shared_cassette_prunes_only_what_the_asker_let_go(
     online.run("--llmcost-record-mode=rewrite", "-k", "one").assert_outcomes(passed=1, deselected=1)
     assert len(entries(online, shared)) == 2
     online.run().assert_outcomes(passed=2)
+
+
+ENDS_EARLY = {
+    "error": "raise RuntimeError('too soon')",
+    "skip": "pytest.skip('not today')",
+    "interrupt": "raise KeyboardInterrupt",
+    "fixture": "pass",
+}
+
+
+@pytest.mark.parametrize("how", ENDS_EARLY)
+def test_rewriting_keeps_what_a_test_that_ended_early_did_not_come_to(
+    online: Project, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    online.write(
+        test_app=COUNTS
+        + f"""
+    def ends_early(way):
+        if os.environ.get("HOW") == way:
+            raise RuntimeError("too soon")
+
+    @pytest.fixture
+    def given(llmcost):
+        llmcost.count(payload(20))
+        ends_early("fixture")
+        llmcost.count(payload(21))
+        yield
+        llmcost.count(payload(22))
+
+    def test_one(given, llmcost):
+        llmcost.count(payload(24))
+        if os.environ.get("HOW") == {how!r}:
+            {ENDS_EARLY[how]}
+        llmcost.count(payload(25))
+    """,
+    )
+    online.record().assert_outcomes(passed=1)
+    before = (online.path / FILE).read_bytes()
+    monkeypatch.setenv("HOW", how)
+    online.run("--llmcost-record-mode=rewrite")
+    assert (online.path / FILE).read_bytes() == before
+
+
+def test_rewriting_keeps_what_a_shared_fixture_that_failed_did_not_come_to(
+    online: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online.write(
+        app=APP,
+        test_app="""
+    import os
+    import pytest
+    import vcr
+    from app import ask_live
+
+    @pytest.fixture(scope="module")
+    def primed():
+        with vcr.use_cassette("primed.yaml", match_on=["method"]):
+            ask_live(int(os.environ["WORDS"]))
+            assert "FAILS" not in os.environ
+            ask_live(int(os.environ["WORDS"]) + 1)
+
+    def test_one(primed):
+        pass
+    """,
+    )
+    monkeypatch.setenv("WORDS", "10")
+    online.run().assert_outcomes(passed=1)
+    monkeypatch.setenv("WORDS", "100")
+    online.run("--llmcost-record-mode=rewrite").assert_outcomes(passed=1)
+    counts = "cassettes/test_app/module.primed.llmcost.yaml"
+    assert len(entries(online, counts)) == 2
+    monkeypatch.setenv("FAILS", "1")
+    online.run("--llmcost-record-mode=rewrite").assert_outcomes(errors=1)
+    assert len(entries(online, counts)) == 2
+
+
+def test_rewriting_drops_what_a_test_over_its_budget_no_longer_asks_for(
+    online: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online.write(test_app=ONE)
+    online.record()
+    monkeypatch.setenv("WORDS", "11")
+    online.run("--llmcost-record-mode=rewrite", "--llmcost-max-test=0").assert_outcomes(failed=1)
+    assert len(entries(online)) == 1
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,58 @@ def test_an_internal_error_keeps_its_status_and_the_report_is_written(project: P
     assert project.ledger()["incomplete"] == ["interrupted"]
 
 
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ('pytest.exit("no key today", returncode=0)', pytest.ExitCode.OK),
+        ('raise pytest.UsageError("no key today")', pytest.ExitCode.USAGE_ERROR),
+        ('raise RuntimeError("a plugin\'s own")', pytest.ExitCode.INTERNAL_ERROR),
+    ],
+)
+def test_a_run_that_ends_before_its_first_test_is_not_complete(
+    project: Project, ending: str, status: pytest.ExitCode
+) -> None:
+    project.write(test_app=TWO)
+    project.run("--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    project.write(
+        conftest=f"""
+    import pytest
+
+    def pytest_collection_modifyitems():
+        {ending}
+    """
+    )
+    args = ("--llmcost-baseline=base.json", "--llmcost-vanished=fail")
+    result = project.run(*args, "--llmcost-report=ledger.json")
+    assert result.ret == status
+    assert project.ledger()["incomplete"] == ["interrupted"]
+
+
+@pytest.mark.parametrize("how", ["--fixtures", "--fixtures-per-test", "--cache-show"])
+def test_what_only_shows_something_leaves_the_files_of_the_last_run_alone(
+    project: Project, how: str
+) -> None:
+    project.write(
+        test_app=TWO,
+        pytest_ini="""
+    [pytest]
+    llmcost_report = ledger.json
+    llmcost_baseline = base.json
+    llmcost_history = history.jsonl
+    llmcost_vanished = fail
+    llmcost_max_suite = $1
+    """,
+    )
+    project.run("--llmcost-update-baseline")
+    files = [project.path / name for name in ("ledger.json", "base.json", "history.jsonl")]
+    before = [file.read_bytes() for file in files]
+    result = project.run(how, "-p", "cacheprovider")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.no_fnmatch_line("*suite budget*")
+    result.stdout.no_fnmatch_line("*FAILED*")
+    assert [file.read_bytes() for file in files] == before
+
+
 @pytest.mark.parametrize("how", ["--collect-only", "--setup-plan", "--setup-only"])
 def test_nothing_is_judged_that_does_not_run(project: Project, how: str) -> None:
     project.write(
@@ -488,16 +540,34 @@ def test_last_failed_runs_are_not_complete(project: Project) -> None:
         (["tests", "--ignore-glob=*other*"], False),
     ],
 )
+@pytest.mark.parametrize("is_in_environment", [False, True])
 def test_a_run_over_a_part_of_the_test_paths_is_not_complete(
-    project: Project, args: list[str], complete: bool
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    complete: bool,
+    is_in_environment: bool,
 ) -> None:
     project.write(
         pytest_ini="[pytest]\ntestpaths = tests/unit tests/other",
         tests__unit__test_app=TWO,
         tests__other__test_other="def test_other(): pass",
     )
+    if is_in_environment:
+        monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(args))
+        args = []
     project.run("--llmcost-report=ledger.json", *args)
     assert project.ledger()["complete"] is complete
+
+
+def test_what_the_suite_itself_ignores_leaves_it_whole(project: Project) -> None:
+    project.write(
+        pytest_ini="[pytest]\naddopts = --ignore=test_slow.py --ignore-glob=*old*",
+        test_app=TWO,
+        test_slow=TWO,
+    )
+    project.run("--llmcost-report=ledger.json").assert_outcomes(passed=2)
+    assert project.ledger()["complete"] is True
 
 
 def test_leaving_early_with_status_0_does_not_get_round_the_suite_s_ceiling(

@@ -276,10 +276,12 @@ DESELECT = """
             config.hook.pytest_deselected(items=[*slow, *few])
             items[:] = [item for item in items if item not in (*slow, *few)]
 """
+SILENT = DESELECT.replace("config.hook.pytest_deselected(items=[*slow, *few])", "")
 INI = {"pytest.ini": "[pytest]\nmarkers = slow\naddopts = -m 'not slow'\n"}
 OWN_SELECTION = {
     "the ini file": (INI, ()),
     "a conftest": ({"conftest.py": DESELECT}, ()),
+    "a conftest that does not say so": ({"conftest.py": SILENT}, ()),
     "a conftest of workers": ({"conftest.py": DESELECT}, ("-n2",)),
 }
 
@@ -302,11 +304,12 @@ def test_what_the_suite_itself_deselects_leaves_it_whole(
     assert (vanished(partial), partial.ledger()["incomplete"]) == ({}, ["deselected"])
 
 
+@pytest.mark.parametrize("deselect", [DESELECT, SILENT], ids=["says so", "does not say so"])
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
 def test_an_option_of_a_conftest_selects_a_part_for_one_run(
-    suite: Path, workers: tuple[str, ...]
+    suite: Path, workers: tuple[str, ...], deselect: str
 ) -> None:
-    write_files(suite, {"conftest.py": DESELECT})
+    write_files(suite, {"conftest.py": deselect})
     args, plugins = ("--llmcost-vanished=fail", *workers), ("xdist",) if workers else ()
     few = compare(suite, "--few-tests", *args, plugins=plugins)
     assert (vanished(few), few.ledger()["incomplete"]) == ({}, ["deselected"])
@@ -327,6 +330,7 @@ PARTS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "-x": (("-x",), {"FAIL": "1"}),
     "--deselect": ((f"--deselect={A}::test_calls",), {}),
     "a shard of a plugin": (("-p", "shards"), {}),
+    "a shard that does not say so": (("-p", "silent_shards"), {}),
     "two workers": (("-n2", "-p", "xdist", "-k", "calls"), {}),
     "groups of workers": (("-n2", "-p", "xdist", "--dist=loadgroup"), {}),
     "a stopped run of workers": (("-n2", "-p", "xdist", "-x"), {"FAIL": "1"}),
@@ -346,7 +350,8 @@ def test_a_part_of_the_suite_does_not_cry_wolf(
         SUITE, "ask(10)", 'ask(10)\n            import os; assert "FAIL" not in os.environ'
     )
     ini = changed(fails, "markers = slow", "markers = slow\n    xdist_group\naddopts = -m ''")
-    write_files(suite, {**ini, "shards.py": shards})
+    silent = shards.replace("config.hook.pytest_deselected(items=items[::2])", "")
+    write_files(suite, {**ini, "shards.py": shards, "silent_shards.py": silent})
     ran = compare(suite, "--llmcost-vanished=fail", *args, env=env)
     assert vanished(ran) == {}, ran.out
     assert ran.ledger()["tests"], ran.out

@@ -463,6 +463,16 @@ def test_results_of_a_batch_created_elsewhere_belong_to_who_reads_them_once() ->
     assert [each.owner for each in purse.seen if each.answer] == ["one", "two"]
 
 
+def test_results_that_were_bought_in_this_run_cost_nothing_whoever_else_reads_them() -> None:
+    with StandIn() as api, capturing() as purse:
+        client = quick(api)
+        created = client.messages.batches.create(requests=REQUESTS)  # type: ignore[arg-type]
+        for reader in ("one", "two"):
+            purse.now = reader
+            assert len([*client.messages.batches.results(created.id)]) == 3
+    assert [each.owner for each in purse.seen if each.answer] == ["the test"] * 3
+
+
 def test_a_batch_that_is_created_again_is_open_again() -> None:
     client = sdk(batch_api(result("a")))
     with capturing() as purse:

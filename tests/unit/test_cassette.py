@@ -183,6 +183,16 @@ interactions:
         (f"version: '1'\n{GOOD}", "Expected `int`, got `str` - at `[$].version`"),
         (GOOD.replace("- request", "- 3\n- request"), r"got `int` - at `[$].interactions\[0\]`"),
         (GOOD + GOOD.partition("\n")[2].replace(": 7", ": 8"), "twice, with 7 and 8 tokens"),
+        # A merge that kept the lines of both sides; which of them belong together is unknown.
+        (
+            GOOD.replace('"model"', '"fingerprint": "2:bb", "model"'),
+            "interaction 1: it has 2 fingerprints; restore it",
+        ),
+        (
+            GOOD.replace("{string: ", "{string: '{\"input_tokens\": 8}', string: "),
+            "line 7 is not YAML .'string' is there twice",
+        ),
+        (GOOD + GOOD, "line 1 is not YAML .'interactions' is there twice"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_named_with_the_place_and_left_alone(

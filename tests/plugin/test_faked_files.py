@@ -1,0 +1,68 @@
+"""Tests whose files are fake until their last fixture has ended, as pyfakefs and mocks have it."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Project
+from standin import StandIn
+
+FAKES = """
+    import pathlib
+    import sys
+    import types
+    import pytest
+
+    sys.modules["pyfakefs"] = types.ModuleType("pyfakefs")
+
+    @pytest.fixture
+    def mocked(monkeypatch):
+        def open(*given, **more):
+            raise FileNotFoundError("nothing here")
+
+        monkeypatch.setattr(pathlib.Path, "open", open)
+        monkeypatch.setattr("builtins.open", open)
+
+    @pytest.fixture
+    def fs(mocked):
+        before = {*sys.modules}
+        yield
+        for name in {*sys.modules} - before:  # as pyfakefs does
+            del sys.modules[name]
+"""
+ASKS = """
+    import anthropic
+    import pytest
+
+    @pytest.fixture
+    def client():
+        with anthropic.Anthropic() as client:
+            yield client
+
+    def ask(client):
+        message = {"role": "user", "content": "Hi"}
+        client.messages.create(model="claude-opus-4-7", max_tokens=50, messages=[message])
+"""
+
+
+@pytest.mark.parametrize("fixture", ["mocked", "fs"])
+def test_a_call_is_priced_although_there_are_no_files(
+    project: Project, standin: StandIn, fixture: str
+) -> None:
+    project.online(standin).write(
+        conftest=FAKES,
+        test_app=f"""{ASKS}
+    def test_it(client, {fixture}):
+        ask(client)
+
+    def test_after(client):
+        ask(client)
+    """,
+    )
+    # In a new process, where the first call is what reads the rates, and all that it takes.
+    args = ("-p", "llmcost", "--llmcost-report=ledger.json", "--llmcost-max-suite=$1")
+    result = project.pytester.runpytest_subprocess(*args)
+    result.assert_outcomes(passed=2)
+    assert result.ret == pytest.ExitCode.OK
+    ledger = project.ledger()
+    assert len({row["usd"] for row in ledger["tests"]}) == 1
+    assert [verdict["state"] for verdict in ledger["verdicts"]] == ["within"]
