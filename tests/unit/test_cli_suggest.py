@@ -71,7 +71,7 @@ def test_in_a_project_with_pyproject_toml_the_lines_are_toml(
 ) -> None:
     (tmp_path / "pytest.ini").unlink()
     spent: dict[Any, Any] = {a_test('a"b.py::test'): [make_call("0.01")]}
-    write_ledger(make_report(spent, cache_state="warm"), tmp_path / "warm.json")
+    write_ledger(passed(spent, cache_state="warm"), tmp_path / "warm.json")
     assert main(["suggest", "warm.json"]) == 0
     settings = capsys.readouterr().out.partition("\n\n")[2]
     assert tomli.loads(settings) == {
