@@ -372,7 +372,7 @@ def resolve(
         SettingsError: a wrong value; the message names the flag, variable or key. Also a variable
             with our prefix that is none of the options: a misspelt limit would limit nothing.
     """
-    for name in set(env) - {option.env for option in OPTIONS}:
+    for name in sorted(set(env) - {option.env for option in OPTIONS}):
         if name.startswith(_ENV):
             raise SettingsError(_unknown_variable(name))
     values: dict[str, Any] = {}
@@ -392,7 +392,7 @@ def resolve(
             filled = [text for text in texts if text]
             for text in filled:
                 if len(text) > 1 and text[0] == text[-1] in "\"'" and text[0] not in text[1:-1]:
-                    wrong = f"{text}: the quotes are part of the value; write {text[1:-1]}"
+                    wrong = f"{text}: the quotes are part of the value; remove them"
                     raise SettingsError(f"{origin}: {wrong}")
             # One empty flag of several is a mistake; an ini file may have an empty line.
             is_empty = not filled or (origin == option.flag and len(filled) < len(texts))

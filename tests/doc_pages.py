@@ -6,7 +6,7 @@ A comment before a fenced block says what the block is; the same walk tests the 
     <!-- file: PATH -->        write the block to a file of the page's scratch project
     <!-- run -->               run its `$ ` lines there; `run: 1` expects that exit status, and
                                `run: 1 without a key` has no ANTHROPIC_API_KEY
-    <!-- output: SECTION -->   what the last run printed: `failures`, `llmcost`, `short`
+    <!-- output: SECTION -->   what the last run printed: `failures`, `keys`, `llmcost`, `short`
     <!-- console: FOLDER -->   `$ llmcost ...` lines with their output, run in a folder of docs/
     <!-- example: FOLDER -->   the table that the example in this folder prints
     <!-- shown: PAGE NAME -->  the same as `<!-- output: SECTION as NAME -->` on another page
@@ -178,11 +178,16 @@ def _environment(api_url: str, *, has_key: bool, color: str) -> dict[str, str]:
     env["PYTEST_LLMCOST_PRICE_DATE"] = "2026-11-22"
     env["ANTHROPIC_BASE_URL"] = api_url
     if has_key:
-        env["ANTHROPIC_API_KEY"] = "key-for-the-stand-in"
+        env["ANTHROPIC_API_KEY"] = "key-1-for-the-stand-in"
     return env
 
 
-_TITLES = {"failures": "FAILURES", "llmcost": "llmcost", "short": "short test summary info"}
+_TITLES = {
+    "failures": "FAILURES",
+    "keys": "llmcost: keys in cassettes",
+    "llmcost": "llmcost",
+    "short": "short test summary info",
+}
 
 
 def sections(printed: str, wanted: str) -> str:

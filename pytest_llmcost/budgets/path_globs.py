@@ -18,7 +18,7 @@ from pytest_llmcost.money import parse_usd
 TAG = "tag:"
 _WILDCARD = re.compile(r"\*\*|\*|\?")
 _PIECE = re.compile(r"\*\*|.", re.DOTALL)
-_MEANINGS = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
+_MEANINGS = {"**": "(?:{}.)*", "*": "(?:{}[^/])*", "?": "{}[^/]"}
 
 
 def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None) -> Budget:
@@ -132,7 +132,14 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _regex(pattern: str) -> str:
-    return "".join(_MEANINGS.get(piece) or re.escape(piece) for piece in _PIECE.findall(pattern))
+    # Wildcards before a path's last slash are of folders: a slash in parameters ends none.
+    end = _path_of(pattern).partition("[")[0].rfind("/")
+    texts = []
+    for match in _PIECE.finditer(pattern):
+        of_folder = "(?!::)" if match.start() < end else ""
+        meaning = _MEANINGS.get(match[0])
+        texts.append(meaning.format(of_folder) if meaning else re.escape(match[0]))
+    return "".join(texts)
 
 
 def fixture_matches(pattern: str, name: str, node: str) -> bool:

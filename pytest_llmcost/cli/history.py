@@ -5,6 +5,7 @@ The history is the file of `pytest --llmcost-history`; the first line that is no
 
 from __future__ import annotations
 
+import shlex
 from argparse import ArgumentParser, Namespace
 from decimal import Decimal
 from pathlib import Path
@@ -39,7 +40,8 @@ def run(arguments: Namespace, console: Console) -> int:
     if problem is not None:
         console.problem(problem)
     if not runs:
-        console.note(f"{arguments.file}: has no run yet; add one: pytest --llmcost-history=FILE")
+        option = f"--llmcost-history={shlex.quote(str(arguments.file))}"
+        console.note(f"{arguments.file}: has no run yet; add one: pytest {option}")
         return 0
     shown, block = runs[-arguments.number :], "█" if console.is_unicode else "#"
     highest = max(run.usd or Decimal(0) for run in shown)

@@ -61,7 +61,7 @@ def run(arguments: Namespace, console: Console) -> int:
         f"{describe_live(ledger)} spent live"
     ]
     for verdict in ledger.verdicts:
-        more = filter(None, [*verdict.reasons, run_advice(verdict)])
+        more = filter(None, [*verdict.reasons, run_advice(verdict, ledger)])
         lines += [sentence(verdict), *(f"  {each}" for each in more)]
     lines += [f"{test.nodeid}: {sentence(verdict)}" for test, verdict in broken]
     lines += [] if ledger.complete else [describe_partial(ledger)]

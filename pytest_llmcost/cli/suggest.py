@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.amounts import Amounts, most
 from pytest_llmcost.budgets.budget import Verdict
+from pytest_llmcost.budgets.path_globs import matches
 from pytest_llmcost.cli.console import Console
 from pytest_llmcost.cli.settings_file import find_table
 from pytest_llmcost.errors import LedgerError
@@ -149,7 +150,8 @@ def _ratchet(ledger: Ledger, factor: Decimal, console: Console) -> int:
     stopped = {test.nodeid for test in last if _is_stopped(test)}
     if any(map(_is_cut, last)):
         stopped.add("")
-    left_out, in_part = set(), set(map(_file_of, ledger.skipped))
+    left_out: set[object] = set()
+    skipped = {*ledger.skipped, *(test.nodeid for test in last if test.outcome == "skipped")}
     groups: dict[object, list[Verdict]] = {}
     found = [("", verdict) for verdict in ledger.verdicts]
     found += [(test.nodeid, each) for test in ledger.tests for each in own_verdicts(test)]
@@ -158,7 +160,9 @@ def _ratchet(ledger: Ledger, factor: Decimal, console: Console) -> int:
             key = (verdict.origin, verdict.subject, verdict.pattern, verdict.limit)
             groups.setdefault(key, []).append(verdict)
             is_of_one = verdict.required and nodeid == function_of(nodeid)
-            is_of_all = ledger.complete and _file_of(nodeid) not in in_part
+            # A marker on a class or a module is for what is in its file.
+            path = _file_of(nodeid) or (verdict.scope == "path" and verdict.pattern) or "**"
+            is_of_all = ledger.complete and not any(matches(path, each) for each in skipped)
             if nodeid in stopped or not (is_of_one or is_of_all):
                 left_out.add(key)
     lines = []

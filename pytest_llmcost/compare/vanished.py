@@ -81,9 +81,13 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
             how = "without its budget" if budgets else None
         if how is not None:
             spent = Amounts.of(test.calls)
-            verdict = budgets[0] if budgets else None
             yield Vanished(
-                name=nodeid, how=how, base_usd=spent.usd, base_calls=spent.calls, verdict=verdict
+                name=nodeid,
+                how=how,
+                base_usd=spent.usd,
+                base_calls=spent.calls,
+                base_is_least=spent.is_least,
+                verdict=budgets[0] if budgets else None,
             )
 
 

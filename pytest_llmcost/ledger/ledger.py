@@ -199,6 +199,8 @@ class Vanished(msgspec.Struct, frozen=True, kw_only=True):
     base_usd: Decimal | None
     """What it cost in the baseline, at the prices of that run."""
     base_calls: int
+    base_is_least: bool = False
+    """Whether the amount is a lower bound."""
     verdict: Verdict | None = None
     """The budget that it had."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 from difflib import get_close_matches
@@ -13,7 +13,7 @@ from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger, function_of, own_verdicts
 from pytest_llmcost.ledger.totals import counted_calls, spenders_of
-from pytest_llmcost.money import EXACT, format_usd
+from pytest_llmcost.money import EXACT, format_usd, read_digits
 from pytest_llmcost.prices.rate_card import RateCard
 
 _NEAR = Decimal("0.9")
@@ -21,6 +21,7 @@ _NEAR = Decimal("0.9")
 _FAR_ABOVE = 10
 """Replies to one kind of prompt seldom differ by more than this; a `max_tokens` farther above the
 longest of them cuts none, and only raises the worst case."""
+_MORE = "more prompts just under a length band: "
 _MOST_NOTES = 5
 _MOST_NAMES = 3
 _MILLION = 6
@@ -54,8 +55,14 @@ def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ..
                 found.add((EXACT.subtract(here, beyond), note))
     notes = [note for _, note in sorted(found)]
     more = len(notes) - _MOST_NOTES
-    hidden = [f"{more} more prompts are just under a length band"] if more > 0 else []
-    return (*notes[:_MOST_NOTES], *hidden)
+    return (*notes[:_MOST_NOTES], *([f"{_MORE}{more}"] if more > 0 else []))
+
+
+def added_up(notes: Sequence[str]) -> set[str]:
+    """Return the notes of several shards, with the prompts that they only count in one sum."""
+    more = sum(read_digits(note.removeprefix(_MORE)) or 0 for note in notes)
+    named = {note for note in notes if not note.startswith(_MORE)}
+    return named | ({f"{_MORE}{more}"} if more else set())
 
 
 def missing_tool_notes(ledger: Ledger) -> Iterator[str]:

@@ -25,7 +25,7 @@ from pytest_llmcost.ledger.ledger import (
     calls_of,
     make_other_model,
 )
-from pytest_llmcost.ledger.notes import missing_tag_notes, missing_tool_notes, mock_notes
+from pytest_llmcost.ledger.notes import added_up, missing_tag_notes, missing_tool_notes, mock_notes
 from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.usage import Terms
@@ -117,7 +117,7 @@ def merge_ledgers(
 
 def _notes(shards: Sequence[Ledger], merged: Ledger) -> set[str]:
     """Return the notes of the shards that hold for all of them, and those of their sum."""
-    noted = {note for each in shards for note in each.notes}
+    noted = added_up([note for each in shards for note in each.notes])
     # These hold numbers, so the sum has its own.
     of_mocks = noted & {note for each in shards for note in mock_notes(each)}
     notes = {*(noted - of_mocks), *missing_tag_notes(merged), *missing_tool_notes(merged)}

@@ -142,7 +142,8 @@ def describe_vanished(comparison: Comparison) -> Iterator[str]:
     """Say which guards of the baseline are gone, how, and what they watched."""
     for gone in comparison.vanished[:_MOST_VANISHED]:
         budget = f", budget {limit_of(gone.verdict)}" if gone.verdict else ""
-        figures = f"{dollars(gone.base_usd)} in {format_count(gone.base_calls, 'call')}{budget}"
+        spent = dollars(gone.base_usd, is_least=gone.base_is_least)
+        figures = f"{spent} in {format_count(gone.base_calls, 'call')}{budget}"
         yield f"{clean(gone.name)}: {gone.how} (baseline: {figures})"
     if (more := len(comparison.vanished) - _MOST_VANISHED) > 0:
         yield f"{format_count(more, 'more guard')} of the baseline"

@@ -164,22 +164,22 @@ def run_failures(ledger: Ledger) -> Iterator[str]:
             yield f"FAILED {clean(mark.name or verdict.origin)} - {short_sentence(verdict)}"
 
 
-def run_advice(verdict: Verdict) -> str:
+def run_advice(verdict: Verdict, ledger: Ledger) -> str:
     """Say what to do about a budget over several tests that is exceeded; empty if it is not."""
     if verdict.state != "exceeded":
         return ""
+    accept = "pytest --llmcost-update-baseline"
+    if ledger.comparison and (path := clean(ledger.comparison.base_path, 200)):
+        accept += f" --llmcost-baseline={shlex.quote(path)}"
     if verdict.kind == "vanished":
-        return f"bring them back, or accept it: {_ACCEPT}"
+        return f"bring them back, or accept it: {accept}"
     if verdict.scope == "increase":
-        return (
-            f"reduce it, raise the limit, or accept it in a baseline of the repository: {_ACCEPT}"
-        )
+        return f"reduce it, raise the limit, or accept it in a baseline of the repository: {accept}"
     if verdict.kind != "usd" or verdict.actual is None:
         return ""
-    return f"if the price is right, raise the budget to {write_round_usd(verdict.actual)}"
-
-
-_ACCEPT = "pytest --llmcost-update-baseline"
+    # Of a part of the tests no number can be made that all of them keep.
+    enough = f" to {write_round_usd(verdict.actual)}" if ledger.complete else ""
+    return f"if the price is right, raise the budget{enough}"
 
 
 def describe_keys(found: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -242,7 +242,7 @@ def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
         markup = {_COLOURS[state]: True, "bold": state != "within"}
         about = f"{clean(mark.name)}: " if mark.name else ""
         yield from wrap(f"{SIGNS[state]} {about}{sentence(verdict)}", screen, markup=markup)
-        if advice := run_advice(verdict):
+        if advice := run_advice(verdict, ledger):
             yield from wrap(advice, screen, indent=2)
         if verdict.state == "unverified" and not (is_named_above and is_not_counted(verdict)):
             # Several budgets may be open for one reason.

@@ -464,7 +464,7 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         "calls": "Make fewer calls",
         "uncached_input_tokens": "Let more of the prompt be read from the cache",
     }
-    spent = Amounts.of(calls)
+    spent = Amounts.of(concerned(verdict, calls) if verdict.is_per_call else calls)
     is_of_replies = quantity == "usd" and spent.by_category.output_usd * 2 > spent.priced_usd
     most = "Shorten the reply" if is_of_replies and not _recounted(calls) else "Shorten the prompt"
     save = savings.get(verdict.kind, most)

@@ -192,6 +192,14 @@ def test_a_file_that_is_no_history_is_one_error_that_names_it(
     assert line.endswith("; so are 34 more")
 
 
+def test_a_file_without_a_run_says_what_adds_one_to_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path := tmp_path / "my runs.jsonl").touch()
+    assert main(["history", str(path)]) == 0
+    assert capsys.readouterr().err.endswith(f"add one: pytest --llmcost-history='{path}'\n")
+
+
 def test_a_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
     assert main(["history", str(tmp_path / "none.jsonl")]) == 2
     with pytest.raises(LedgerError, match="cannot be read"):

@@ -193,6 +193,8 @@ def test_it_is_a_gate_if_that_is_asked_for_and_can_be_turned_off(suite: Path) ->
     failed = compare(suite, "--llmcost-vanished=fail")
     assert (failed.status, vanished(failed)) == (1, found)
     assert f"FAILED --llmcost-vanished - {len(found)} guard" in failed.out, failed.out
+    accepted = "accept it: pytest --llmcost-update-baseline --llmcost-baseline=base.json"
+    assert accepted in " ".join(failed.out.split())
     off = compare(suite, env={"PYTEST_LLMCOST_VANISHED": "off"})
     assert (off.status, vanished(off)) == (0, {})
 

@@ -24,6 +24,7 @@ from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, Pay
 from pytest_llmcost.ledger.ledger_file import parse_ledger, read_ledger, render_json
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.reports.comparisons import describe_vanished
 
 CARD = shipped_card()
 TODAY = "2026-11-22"
@@ -427,6 +428,14 @@ def test_of_tests_with_the_same_prompts_each_is_renamed_to_the_one_with_its_budg
     limited, free = (f"new.py::{name}" for name in names)
     head = replace(report({}), tests=tuple(sorted((guard(limited, "1"), guard(free)), key=repr)))
     assert compare(base, head, CARD, vanished="warn").vanished == ()
+
+
+def test_of_a_guard_that_vanished_a_cost_that_is_partly_unknown_is_a_lower_bound() -> None:
+    test = TestRow(nodeid="t.py::test_a", outcome="passed", calls=(call(1000), unknown("1:x")))
+    base = replace(report({}), tests=(test,))
+    compared = compare(base, report({}), CARD, vanished="warn")
+    assert [gone.base_is_least for gone in compared.vanished] == [True]
+    assert "(baseline: at least $" in "".join(describe_vanished(compared))
 
 
 class TestKeptRows:

@@ -309,6 +309,29 @@ def test_the_ratchet_lowers_no_budget_of_which_a_case_is_skipped(
         assert "@max_cost" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("has_spent", [False, True])
+def test_the_ratchet_lowers_no_budget_of_paths_that_may_limit_a_skipped_test(
+    has_spent: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A test that spent something before it was skipped has a row."""
+    lines = [parse_path_budget(f"{path} = $9", "llmcost_budgets") for path in ("a/**", "b/**")]
+    suite = make_budget("9", scope="suite", origin="max_suite")
+    late = [("b/t.py::test_skips", "0.001", None, "skipped")] if has_spent else []
+    command = judged(
+        tmp_path / "a.json",
+        ("a/t.py::test_a", "0.01", None),
+        ("b/t.py::test_b", "0.01", None),
+        *late,
+        budgets=[*lines, suite],
+        skipped=() if has_spent else ("b/t.py::test_skips",),
+    )
+    assert main(command) == 1
+    out, err = capsys.readouterr()
+    assert out == "llmcost_budgets: lower $9.00 for a/** to $0.013 (used: $0.01)\n"
+    assert "max_suite: $9.00 stays" in err
+    assert "$9.00 for b/** stays" in err
+
+
 def test_the_ratchet_lowers_each_part_by_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,9 +9,9 @@ from hostile_report import judge
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from sample_reports import make_call
+from sample_reports import make_budget, make_call
 
-from pytest_llmcost.budgets.budget import Verdict
+from pytest_llmcost.budgets.budget import Verdict, judge_calls
 from pytest_llmcost.call import Before, Call, PricedSamplingCall
 from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.caveats import sorted_caveats
@@ -338,10 +338,23 @@ class TestNumbers:
         assert percent(Decimal(0), Decimal(1)) == "0 %"
 
 
-@pytest.mark.parametrize(("output_usd", "advice"), [("0.6", "reply"), ("0.4", "prompt")])
-def test_it_advises_to_shorten_what_costs_most(output_usd: str, advice: str) -> None:
+def a_dollar(output_usd: str) -> Call:
     parts = ByCategory(input_usd=1 - Decimal(output_usd), output_usd=Decimal(output_usd))
     sampling = PricedSamplingCall(model="claude-opus-4-7", usage=Usage(), usd=Decimal(1))
-    call = make_call("1", sampling_calls=(replace(sampling, by_category=parts),))
+    return make_call("1", sampling_calls=(replace(sampling, by_category=parts),))
+
+
+@pytest.mark.parametrize(("output_usd", "advice"), [("0.6", "reply"), ("0.4", "prompt")])
+def test_it_advises_to_shorten_what_costs_most(output_usd: str, advice: str) -> None:
+    call = a_dollar(output_usd)
     text = render_failure(judge("0.5", call), [call])
     assert text.splitlines()[-1].startswith(f"Shorten the {advice}, or accept the price")
+
+
+def test_of_a_call_that_is_too_large_it_advises_to_shorten_that_one() -> None:
+    largest = replace(
+        a_dollar("0.4"), **dict.fromkeys(("usd", "usd_low", "usd_high"), Decimal("1.1"))
+    )
+    calls = [a_dollar("0.9"), largest, a_dollar("0.9")]
+    verdict = judge_calls(make_budget("0.5", kind="call_usd"), calls)
+    assert "Shorten the prompt, or" in render_failure(verdict, calls)

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmcost.budgets.path_globs import fixture_matches, matches, parse_path_budget
+from pytest_llmcost.budgets.path_globs import (
+    fixture_matches,
+    matches,
+    may_hold_in,
+    parse_path_budget,
+)
 from pytest_llmcost.errors import SettingsError
 
 DEEP = "tests/agents/triage/test_a.py::TestX::test_y[p/q-::]"
@@ -64,6 +69,11 @@ class TestGlob:
         assert matches("tests/*.py", "tests/test_a.py::test")
         assert not matches("tests/*.py", "tests/sub/test_a.py::test")
         assert not matches("tests/a", "tests/ab/test.py::t")
+
+    @pytest.mark.parametrize("pattern", ["te*/*", "te*/", "te**/*.py", "t?st.py*/x*", "**/x*"])
+    def test_takes_a_slash_in_the_parameters_for_no_folder(self, pattern: str) -> None:
+        assert not matches(pattern, "test.py::test_a[x/x.py]")
+        assert not may_hold_in(pattern, "test.py")
 
 
 class TestFixtures:
