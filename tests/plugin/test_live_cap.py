@@ -31,10 +31,24 @@ def online(project: Project, standin: StandIn) -> Project:
     return project.online(standin)
 
 
+PLAIN = """
+    def test_large():
+        ask(20_000)
+"""
+UNITTEST = """
+    import unittest
+
+    class TestIt(unittest.TestCase):
+        def test_large(self):
+            ask(20_000)
+"""
+
+
+@pytest.mark.parametrize("test", [PLAIN, UNITTEST], ids=["plain", "unittest"])
 def test_a_request_whose_worst_case_does_not_fit_is_not_sent(
-    online: Project, standin: StandIn
+    online: Project, standin: StandIn, test: str
 ) -> None:
-    online.write(test_app=SUITE + "\n    def test_large():\n        ask(20_000)\n")
+    online.write(test_app=SUITE + test)
     result = online.run("--llmcost-max-live=$0.10", "--llmcost-report=ledger.json")
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines(
