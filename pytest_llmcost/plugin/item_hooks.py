@@ -56,7 +56,7 @@ class ItemHooks(Hooks):
 
         Those that the collection loads are late: prices must not depend on order.
         """
-        if Path(plugin_name).name != "conftest.py":
+        if not plugin_name.endswith("conftest.py"):  # before a path is made of each of them
             return
         if _is_marked(plugin):
             kind = pytest.Collector.CollectError if self.is_started else pytest.UsageError
@@ -160,10 +160,15 @@ class ItemHooks(Hooks):
         """Note which tests are to run, for the guards of the baseline that are gone."""
         if self.session.baseline is not None:
             self.session.selected.update(map(nodeid_of, session.items))
-        if "pyfakefs" in sys.modules and any(
-            name.partition("_")[0] == "fs"
-            for item in session.items
-            for name in getattr(item, "fixturenames", ())
+        can_send = {"http.client", "aiohttp"} & sys.modules.keys()  # all others import the former
+        if (
+            can_send
+            and "pyfakefs" in sys.modules
+            and any(
+                name.partition("_")[0] == "fs"
+                for item in session.items
+                for name in getattr(item, "fixturenames", ())
+            )
         ):
             _import_all()
 
@@ -377,6 +382,7 @@ class ItemHooks(Hooks):
         vars(fixturedef)["addfinalizer"] = add_later
 
     def _finalize(self, fixture: SharedFixture, finalizer: Callable[[], object]) -> None:
+        __tracebackhide__ = True
         self.session.push(fixture, "teardown")
         try:
             finalizer()
@@ -411,8 +417,11 @@ def _import_all() -> None:
 
 
 def _is_marked(module: object) -> bool:
-    """Return whether a conftest or a package has a marker of ours."""
-    marks = getattr(module, "pytestmark", ())
+    """Return whether a conftest or a package has a marker of ours.
+
+    A `__getattr__` of it may import a module of that name, and fail.
+    """
+    marks = getattr(module, "__dict__", {}).get("pytestmark", ())
     listed = marks if isinstance(marks, (list, tuple)) else [marks]
     return any(getattr(mark, "name", None) in _OURS for mark in listed)
 
