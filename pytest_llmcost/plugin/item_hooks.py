@@ -46,7 +46,7 @@ class ItemHooks(Hooks):
         self._limits_all = session.settings.max_test is not None
         self._set_ups: dict[pytest.FixtureDef[Any], int] = {}
         self._deselected: set[str] = set()
-        """What pytest was told of as deselected."""
+        """What was noted as deselected."""
 
     # Collection
 
@@ -118,7 +118,7 @@ class ItemHooks(Hooks):
     ) -> Generator[None, None, None]:
         """Find the paths in settings that match no test, while no test is deselected yet.
 
-        Then note what is deselected without a word, by taking it off the list.
+        Also note what is deselected without a word, by taking it off the list.
         """
         settings = self.session.settings
         lines = (*settings.budgets, *settings.live, *settings.allowed_models)
@@ -127,14 +127,33 @@ class ItemHooks(Hooks):
 
             self.session.unmatched_globs.update(unmatched_globs(settings, session, items))
         before = [*items]
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            for each in session.config.hook.pytest_collection_modifyitems.get_hookimpls():
+                file = getattr(each.plugin, "__file__", None) or ""
+                # What a wrapper takes off passes for a plugin's.
+                if Path(file).name == "conftest.py" and not (each.wrapper or each.hookwrapper):
+                    patch.setattr(
+                        each, "function", partial(self._watch, items, file, each.function)
+                    )
+            yield
+        self._note_silent(before, items)
+
+    def _watch(
+        self, items: Sequence[pytest.Item], file: str, function: Callable[..., object], *args: Any
+    ) -> object:
+        before = [*items]
+        result = function(*args)
+        self._note_silent(before, items, file)
+        return result
+
+    def _note_silent(
+        self, before: Sequence[pytest.Item], items: Sequence[pytest.Item], *conftests: str
+    ) -> None:
         if len(items) < len(before):
             left = {*map(nodeid_of, items), *self._deselected}
             gone = [item for item in before if nodeid_of(item) not in left]
-            hooks = session.config.hook.pytest_collection_modifyitems.get_hookimpls()
-            files = [getattr(each.plugin, "__file__", None) or "" for each in hooks]
-            # It is unknown who does it: a conftest, if there is one that may, as in most suites.
-            self._note_deselected(gone, *(f for f in files if Path(f).name == "conftest.py"))
+            self._deselected.update(map(nodeid_of, gone))
+            self._note_deselected(gone, *conftests)
 
     @pytest.hookimpl
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:

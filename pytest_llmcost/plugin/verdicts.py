@@ -191,8 +191,8 @@ class Reports:
                 added = test_properties(session.ledger.row(attempt.key))
                 item.user_properties[:] = [*kept, *added]
         call.excinfo = call.excinfo and _without_libraries(call.excinfo)
-        kept = getattr(item, "_excinfo", None) or []  # of unittest: pytest puts it in its place
-        kept[:] = map(_without_libraries, kept)
+        of_unittest = getattr(item, "_excinfo", None) or []  # pytest puts it in its place
+        of_unittest[:] = map(_without_libraries, of_unittest)
         report = yield
         if attempt is not session.attempt:
             # A plugin such as pytest-retry has run the test again; the last report is of the last.

@@ -351,7 +351,9 @@ def test_a_part_of_the_suite_does_not_cry_wolf(
     )
     ini = changed(fails, "markers = slow", "markers = slow\n    xdist_group\naddopts = -m ''")
     silent = shards.replace("config.hook.pytest_deselected(items=items[::2])", "")
-    write_files(suite, {**ini, "shards.py": shards, "silent_shards.py": silent})
+    sorts = "def pytest_collection_modifyitems(items): items.sort(key=str)"
+    plugins = {"shards.py": shards, "silent_shards.py": silent}
+    write_files(suite, {**ini, **plugins, "conftest.py": sorts})
     ran = compare(suite, "--llmcost-vanished=fail", *args, env=env)
     assert vanished(ran) == {}, ran.out
     assert ran.ledger()["tests"], ran.out
