@@ -129,7 +129,7 @@ class ItemHooks(Hooks):
         before = [*items]
         with pytest.MonkeyPatch.context() as patch:
             for each in session.config.hook.pytest_collection_modifyitems.get_hookimpls():
-                file = getattr(each.plugin, "__file__", None) or ""
+                file = getattr(each.function, "__globals__", {}).get("__file__") or ""
                 # What a wrapper takes off passes for a plugin's.
                 if Path(file).name == "conftest.py" and not (each.wrapper or each.hookwrapper):
                     patch.setattr(

@@ -277,11 +277,20 @@ DESELECT = """
             items[:] = [item for item in items if item not in (*slow, *few)]
 """
 SILENT = DESELECT.replace("config.hook.pytest_deselected(items=[*slow, *few])", "")
+IN_A_CLASS = """
+    class Selects:
+        def pytest_collection_modifyitems(self, items):
+            items[:] = [item for item in items if "slow" not in item.keywords]
+
+    def pytest_configure(config):
+        config.pluginmanager.register(Selects())
+"""
 INI = {"pytest.ini": "[pytest]\nmarkers = slow\naddopts = -m 'not slow'\n"}
 OWN_SELECTION = {
     "the ini file": (INI, ()),
     "a conftest": ({"conftest.py": DESELECT}, ()),
     "a conftest that does not say so": ({"conftest.py": SILENT}, ()),
+    "a plugin in a conftest": ({"conftest.py": IN_A_CLASS}, ()),
     "a conftest of workers": ({"conftest.py": DESELECT}, ("-n2",)),
 }
 
