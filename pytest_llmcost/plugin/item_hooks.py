@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pytest_llmcost
-from pytest_llmcost.errors import LlmCostError, SettingsError
+from pytest_llmcost.errors import LiveCapError, LlmCostError, SettingsError
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt, nodeid_of
 from pytest_llmcost.plugin.sender import holding_tags
@@ -297,6 +297,7 @@ class ItemHooks(Hooks):
             result = yield
         except BaseException as error:
             session.ended_early = True
+            self._report_spending(error)
             # A skip or xfail raised in teardown must not hide a broken budget.
             is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)
             self._end_teardown(may_fail=is_excuse and not was_broken)
@@ -355,7 +356,7 @@ class ItemHooks(Hooks):
         Not before: this hook is called three times a test. Whatever sends, counts or has a budget
         has an attempt by the end of the phase, and this comes before the phase's report is made.
         """
-        if self.session.attempt is not None or isinstance(error, LlmCostError):
+        if self.session.attempt is not None or isinstance(error, (LlmCostError, LiveCapError)):
             watch_reports(self.session)
 
     # Fixtures
@@ -370,7 +371,11 @@ class ItemHooks(Hooks):
         """
         __tracebackhide__ = True
         if fixturedef.scope == "function":
-            return (yield)
+            try:
+                return (yield)
+            except LiveCapError as error:
+                _keep_refusal(fixturedef, request, error)
+                raise
         session = self.session
         set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
         fixture = SharedFixture(fixturedef, request, set_up)
@@ -381,6 +386,9 @@ class ItemHooks(Hooks):
                 result = yield
             fixture.is_whole = True
             return result
+        except LiveCapError as error:
+            _keep_refusal(fixturedef, request, error)
+            raise
         finally:
             session.pop()
             fixturedef.addfinalizer(partial(session.push, fixture, "teardown"))
@@ -411,6 +419,16 @@ class ItemHooks(Hooks):
     def _end_fixture(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         vars(fixturedef).pop("addfinalizer", None)
         self.session.pop()
+
+
+def _keep_refusal(fixturedef: pytest.FixtureDef[Any], request: Any, refusal: LiveCapError) -> None:
+    """Keep the refusal by which a set-up has failed, as pytest does with an `Exception`.
+
+    It takes the fixture else for one that is neither set up nor torn down.
+    """
+    has_traceback = pytest.version_tuple >= (8, 3)
+    kept: Any = (refusal, refusal.__traceback__) if has_traceback else refusal
+    fixturedef.cached_result = (None, fixturedef.cache_key(request), kept)
 
 
 def watch_reports(session: Session) -> None:
