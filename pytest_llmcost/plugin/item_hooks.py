@@ -367,7 +367,7 @@ class ItemHooks(Hooks):
     ) -> Generator[None, object, object]:
         """Let a fixture wider than a function own what its set-up and teardown spend.
 
-        Finalizers run last in, first out: ours come after and before the fixture's own.
+        Finalizers run last in, first out: ours comes after the fixture's own.
         """
         __tracebackhide__ = True
         if fixturedef.scope == "function":
@@ -379,7 +379,8 @@ class ItemHooks(Hooks):
         session = self.session
         set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
         fixture = SharedFixture(fixturedef, request, set_up)
-        fixturedef.addfinalizer(partial(self._end_fixture, fixturedef))
+        fixturedef.addfinalizer(partial(self._end_fixture, fixturedef, fixture))
+        self._own_finalizers(fixturedef, fixture)
         session.push(fixture, "setup")
         try:
             with holding_tags(fixture):
@@ -391,34 +392,34 @@ class ItemHooks(Hooks):
             raise
         finally:
             session.pop()
-            fixturedef.addfinalizer(partial(session.push, fixture, "teardown"))
-            self._own_later_finalizers(fixturedef, fixture)
 
-    def _own_later_finalizers(
-        self, fixturedef: pytest.FixtureDef[Any], fixture: SharedFixture
-    ) -> None:
-        """Let a fixture own what it is given to clean up while tests run, as factories do."""
+    def _own_finalizers(self, fixturedef: pytest.FixtureDef[Any], fixture: SharedFixture) -> None:
+        """Let a fixture own its teardown, and what factories add to it while tests run."""
         add = fixturedef.addfinalizer
 
-        def add_later(finalizer: Callable[[], object]) -> None:
+        def add_owned(finalizer: Callable[[], object]) -> None:
             # Fixtures that need this one add how they end; whose that is, they say themselves.
             owner = getattr(getattr(finalizer, "func", None), "__self__", None)
             is_fixture = isinstance(owner, type(fixturedef))
             add(finalizer if is_fixture else partial(self._finalize, fixture, finalizer))
 
-        vars(fixturedef)["addfinalizer"] = add_later
+        vars(fixturedef)["addfinalizer"] = add_owned
 
     def _finalize(self, fixture: SharedFixture, finalizer: Callable[[], object]) -> None:
         __tracebackhide__ = True
         self.session.push(fixture, "teardown")
         try:
             finalizer()
+        except BaseException:
+            fixture.is_whole = False
+            raise
         finally:
             self.session.pop()
 
-    def _end_fixture(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+    def _end_fixture(self, fixturedef: pytest.FixtureDef[Any], fixture: SharedFixture) -> None:
         vars(fixturedef).pop("addfinalizer", None)
-        self.session.pop()
+        if fixture.has_spent:
+            self.session.counts.save(fixture)
 
 
 def _keep_refusal(fixturedef: pytest.FixtureDef[Any], request: Any, refusal: LiveCapError) -> None:
