@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pytest_llmcost
-from pytest_llmcost.errors import LlmCostError, SettingsError
+from pytest_llmcost.errors import LiveCapError, LlmCostError, SettingsError
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt, nodeid_of
 from pytest_llmcost.plugin.sender import holding_tags
@@ -46,7 +46,7 @@ class ItemHooks(Hooks):
         self._limits_all = session.settings.max_test is not None
         self._set_ups: dict[pytest.FixtureDef[Any], int] = {}
         self._deselected: set[str] = set()
-        """What pytest was told of as deselected."""
+        """What was noted as deselected."""
 
     # Collection
 
@@ -56,7 +56,7 @@ class ItemHooks(Hooks):
 
         Those that the collection loads are late: prices must not depend on order.
         """
-        if Path(plugin_name).name != "conftest.py":
+        if not plugin_name.endswith("conftest.py"):  # before a path is made of each of them
             return
         if _is_marked(plugin):
             kind = pytest.Collector.CollectError if self.is_started else pytest.UsageError
@@ -118,7 +118,7 @@ class ItemHooks(Hooks):
     ) -> Generator[None, None, None]:
         """Find the paths in settings that match no test, while no test is deselected yet.
 
-        Then note what is deselected without a word, by taking it off the list.
+        Also note what is deselected without a word, by taking it off the list.
         """
         settings = self.session.settings
         lines = (*settings.budgets, *settings.live, *settings.allowed_models)
@@ -127,14 +127,33 @@ class ItemHooks(Hooks):
 
             self.session.unmatched_globs.update(unmatched_globs(settings, session, items))
         before = [*items]
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            for each in session.config.hook.pytest_collection_modifyitems.get_hookimpls():
+                file = getattr(each.function, "__globals__", {}).get("__file__") or ""
+                # What a wrapper takes off passes for a plugin's.
+                if Path(file).name == "conftest.py" and not (each.wrapper or each.hookwrapper):
+                    patch.setattr(
+                        each, "function", partial(self._watch, items, file, each.function)
+                    )
+            yield
+        self._note_silent(before, items)
+
+    def _watch(
+        self, items: Sequence[pytest.Item], file: str, function: Callable[..., object], *args: Any
+    ) -> object:
+        before = [*items]
+        result = function(*args)
+        self._note_silent(before, items, file)
+        return result
+
+    def _note_silent(
+        self, before: Sequence[pytest.Item], items: Sequence[pytest.Item], *conftests: str
+    ) -> None:
         if len(items) < len(before):
             left = {*map(nodeid_of, items), *self._deselected}
             gone = [item for item in before if nodeid_of(item) not in left]
-            hooks = session.config.hook.pytest_collection_modifyitems.get_hookimpls()
-            files = [getattr(each.plugin, "__file__", None) or "" for each in hooks]
-            # It is unknown who does it: a conftest, if there is one that may, as in most suites.
-            self._note_deselected(gone, *(f for f in files if Path(f).name == "conftest.py"))
+            self._deselected.update(map(nodeid_of, gone))
+            self._note_deselected(gone, *conftests)
 
     @pytest.hookimpl
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
@@ -160,10 +179,15 @@ class ItemHooks(Hooks):
         """Note which tests are to run, for the guards of the baseline that are gone."""
         if self.session.baseline is not None:
             self.session.selected.update(map(nodeid_of, session.items))
-        if "pyfakefs" in sys.modules and any(
-            name.partition("_")[0] == "fs"
-            for item in session.items
-            for name in getattr(item, "fixturenames", ())
+        can_send = {"http.client", "aiohttp"} & sys.modules.keys()  # all others import the former
+        if (
+            can_send
+            and "pyfakefs" in sys.modules
+            and any(
+                name.partition("_")[0] == "fs"
+                for item in session.items
+                for name in getattr(item, "fixturenames", ())
+            )
         ):
             _import_all()
 
@@ -273,6 +297,7 @@ class ItemHooks(Hooks):
             result = yield
         except BaseException as error:
             session.ended_early = True
+            self._report_spending(error)
             # A skip or xfail raised in teardown must not hide a broken budget.
             is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)
             self._end_teardown(may_fail=is_excuse and not was_broken)
@@ -331,7 +356,7 @@ class ItemHooks(Hooks):
         Not before: this hook is called three times a test. Whatever sends, counts or has a budget
         has an attempt by the end of the phase, and this comes before the phase's report is made.
         """
-        if self.session.attempt is not None or isinstance(error, LlmCostError):
+        if self.session.attempt is not None or isinstance(error, (LlmCostError, LiveCapError)):
             watch_reports(self.session)
 
     # Fixtures
@@ -342,50 +367,69 @@ class ItemHooks(Hooks):
     ) -> Generator[None, object, object]:
         """Let a fixture wider than a function own what its set-up and teardown spend.
 
-        Finalizers run last in, first out: ours come after and before the fixture's own.
+        Finalizers run last in, first out: ours comes after the fixture's own.
         """
         __tracebackhide__ = True
         if fixturedef.scope == "function":
-            return (yield)
+            try:
+                return (yield)
+            except LiveCapError as error:
+                _keep_refusal(fixturedef, request, error)
+                raise
         session = self.session
         set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
         fixture = SharedFixture(fixturedef, request, set_up)
-        fixturedef.addfinalizer(partial(self._end_fixture, fixturedef))
+        fixturedef.addfinalizer(partial(self._end_fixture, fixturedef, fixture))
+        self._own_finalizers(fixturedef, fixture)
         session.push(fixture, "setup")
         try:
             with holding_tags(fixture):
                 result = yield
             fixture.is_whole = True
             return result
+        except LiveCapError as error:
+            _keep_refusal(fixturedef, request, error)
+            raise
         finally:
             session.pop()
-            fixturedef.addfinalizer(partial(session.push, fixture, "teardown"))
-            self._own_later_finalizers(fixturedef, fixture)
 
-    def _own_later_finalizers(
-        self, fixturedef: pytest.FixtureDef[Any], fixture: SharedFixture
-    ) -> None:
-        """Let a fixture own what it is given to clean up while tests run, as factories do."""
+    def _own_finalizers(self, fixturedef: pytest.FixtureDef[Any], fixture: SharedFixture) -> None:
+        """Let a fixture own its teardown, and what factories add to it while tests run."""
         add = fixturedef.addfinalizer
 
-        def add_later(finalizer: Callable[[], object]) -> None:
+        def add_owned(finalizer: Callable[[], object]) -> None:
             # Fixtures that need this one add how they end; whose that is, they say themselves.
             owner = getattr(getattr(finalizer, "func", None), "__self__", None)
             is_fixture = isinstance(owner, type(fixturedef))
             add(finalizer if is_fixture else partial(self._finalize, fixture, finalizer))
 
-        vars(fixturedef)["addfinalizer"] = add_later
+        vars(fixturedef)["addfinalizer"] = add_owned
 
     def _finalize(self, fixture: SharedFixture, finalizer: Callable[[], object]) -> None:
+        __tracebackhide__ = True
         self.session.push(fixture, "teardown")
         try:
             finalizer()
+        except BaseException:
+            fixture.is_whole = False
+            raise
         finally:
             self.session.pop()
 
-    def _end_fixture(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+    def _end_fixture(self, fixturedef: pytest.FixtureDef[Any], fixture: SharedFixture) -> None:
         vars(fixturedef).pop("addfinalizer", None)
-        self.session.pop()
+        if fixture.has_spent:
+            self.session.counts.save(fixture)
+
+
+def _keep_refusal(fixturedef: pytest.FixtureDef[Any], request: Any, refusal: LiveCapError) -> None:
+    """Keep the refusal by which a set-up has failed, as pytest does with an `Exception`.
+
+    It takes the fixture else for one that is neither set up nor torn down.
+    """
+    has_traceback = pytest.version_tuple >= (8, 3)
+    kept: Any = (refusal, refusal.__traceback__) if has_traceback else refusal
+    fixturedef.cached_result = (None, fixturedef.cache_key(request), kept)
 
 
 def watch_reports(session: Session) -> None:
@@ -411,8 +455,11 @@ def _import_all() -> None:
 
 
 def _is_marked(module: object) -> bool:
-    """Return whether a conftest or a package has a marker of ours."""
-    marks = getattr(module, "pytestmark", ())
+    """Return whether a conftest or a package has a marker of ours.
+
+    A `__getattr__` of it may import a module of that name, and fail.
+    """
+    marks = getattr(module, "__dict__", {}).get("pytestmark", ())
     listed = marks if isinstance(marks, (list, tuple)) else [marks]
     return any(getattr(mark, "name", None) in _OURS for mark in listed)
 

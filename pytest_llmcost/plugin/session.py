@@ -350,10 +350,8 @@ class Session:
 
     def pop(self) -> None:
         """End what `push` began."""
-        fixture, phase, _ = self.fixtures.pop() if self.fixtures else (None, None, None)
+        self.fixtures.pop()
         self.drain()
-        if fixture is not None and phase == "teardown" and fixture.has_spent:
-            self.counts.save(fixture)
 
     # Recording what was captured
 

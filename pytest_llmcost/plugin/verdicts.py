@@ -40,6 +40,7 @@ from pytest_llmcost.settings import Settings
 _FAILED = "Failed: "
 """What pytest puts in front of the text of `pytest.fail`."""
 _RANK = ("within", "unverified", "exceeded")
+_Raised = pytest.ExceptionInfo[BaseException]
 
 
 class _BudgetFailed(Failed):
@@ -189,16 +190,16 @@ class Reports:
                 ]
                 added = test_properties(session.ledger.row(attempt.key))
                 item.user_properties[:] = [*kept, *added]
-        if call.excinfo is not None and isinstance(call.excinfo.value, LiveCapError):
-            # Raised deep inside an HTTP library, which has nothing to do with why.
-            refusal = call.excinfo.value.with_traceback(_without_libraries(call.excinfo.tb))
-            call.excinfo = pytest.ExceptionInfo.from_exception(refusal)
+        call.excinfo = call.excinfo and _without_libraries(call.excinfo)
+        of_unittest = getattr(item, "_excinfo", None) or []  # pytest puts it in its place
+        of_unittest[:] = map(_without_libraries, of_unittest)
         report = yield
         if attempt is not session.attempt:
             # A plugin such as pytest-retry has run the test again; the last report is of the last.
-            if attempt is not None and has_spent:
-                session.ledger.judge(attempt.key, outcome="failed")
             attempt = session.attempt
+            if session.has_spending:
+                last = None if attempt is None else attempt.key
+                session.ledger.fail_all_but(last, nodeid_of(item))
             has_spent = attempt is not None and (attempt.has_spent or bool(attempt.verdicts))
         if attempt is not None and has_spent:
             attempt.has_failed |= report.failed
@@ -229,15 +230,20 @@ class Reports:
             session.not_passed.discard(nodeid)
 
 
-def _without_libraries(traceback: TracebackType) -> TracebackType:
-    """Return a traceback of the frames alone that are of what is under test."""
+def _without_libraries(raised: _Raised) -> _Raised:
+    """Return what was raised; if by the live cap, with the frames alone that are under test.
+
+    It comes from deep inside an HTTP library, which has nothing to do with why.
+    """
+    if not isinstance(raised.value, LiveCapError):
+        return raised
     own, standard = None, os.path.dirname(os.__file__)
-    for frame, line in reversed([*walk_tb(traceback)]):
+    for frame, line in reversed([*walk_tb(raised.tb)]):
         file = frame.f_code.co_filename
         is_installed = {"site-packages", "dist-packages"}.intersection(Path(file).parts)
         if not is_installed and not file.startswith(standard):
             own = TracebackType(own, frame, frame.f_lasti, line)
-    return own or traceback
+    return pytest.ExceptionInfo.from_exception(raised.value.with_traceback(own or raised.tb))
 
 
 @exactly()

@@ -186,8 +186,8 @@ def test_a_test_that_runs_again_while_its_report_is_made_ends_as_its_last_attemp
     result.assert_outcomes(passed=1, failed=2)
     assert rows(project, "attempt", "outcome", "usd") == [
         *[(1, "failed", "0.03"), (2, "passed", "0.02")],
-        *[(1, "failed", "0.02"), (2, "", "0.02"), (3, "failed", "0.02")],
-        *[(1, "failed", "0.01"), (2, "", "0.01"), (3, "failed", "0.01")],
+        *[(1, "failed", "0.02"), (2, "failed", "0.02"), (3, "failed", "0.02")],
+        *[(1, "failed", "0.01"), (2, "failed", "0.01"), (3, "failed", "0.01")],
     ]
     result.stdout.no_fnmatch_line("*too late to fail*")
     result.stdout.fnmatch_lines(["not written: *not updated, because *test_stays_wrong failed*"])

@@ -66,3 +66,16 @@ def test_a_call_is_priced_although_there_are_no_files(
     ledger = project.ledger()
     assert len({row["usd"] for row in ledger["tests"]}) == 1
     assert [verdict["state"] for verdict in ledger["verdicts"]] == ["within"]
+
+
+def test_a_suite_that_loads_no_client_pays_nothing_for_its_fake_files(project: Project) -> None:
+    project.write(
+        conftest=FAKES,
+        test_app="""
+    import sys
+
+    def test_it(fs):
+        assert not {"msgspec", "yaml", "jinja2"} & sys.modules.keys()
+    """,
+    )
+    project.pytester.runpytest_subprocess("-p", "llmcost").assert_outcomes(passed=1)

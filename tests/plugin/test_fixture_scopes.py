@@ -511,6 +511,23 @@ def test_what_the_last_fixtures_spend_after_an_interrupt_is_in_the_report(online
     result.stdout.fnmatch_lines(["$* at list price, 3 calls*", "✗ * over the * suite budget *"])
 
 
+def test_a_finalizer_that_fails_shows_its_own_frames_alone(project: Project) -> None:
+    project.write(
+        conftest="""
+    import pytest
+
+    @pytest.fixture(scope="module")
+    def divide(request):
+        return lambda: request.addfinalizer(lambda: 1 / 0)
+    """,
+        test_app="def test_one(divide): divide()",
+    )
+    result = project.run()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*ZeroDivisionError*"])
+    result.stdout.no_fnmatch_line("*pytest_llmcost*")
+
+
 LATE = (
     ASK
     + """

@@ -31,10 +31,24 @@ def online(project: Project, standin: StandIn) -> Project:
     return project.online(standin)
 
 
+PLAIN = """
+    def test_large():
+        ask(20_000)
+"""
+UNITTEST = """
+    import unittest
+
+    class TestIt(unittest.TestCase):
+        def test_large(self):
+            ask(20_000)
+"""
+
+
+@pytest.mark.parametrize("test", [PLAIN, UNITTEST], ids=["plain", "unittest"])
 def test_a_request_whose_worst_case_does_not_fit_is_not_sent(
-    online: Project, standin: StandIn
+    online: Project, standin: StandIn, test: str
 ) -> None:
-    online.write(test_app=SUITE + "\n    def test_large():\n        ask(20_000)\n")
+    online.write(test_app=SUITE + test)
     result = online.run("--llmcost-max-live=$0.10", "--llmcost-report=ledger.json")
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines(
@@ -244,6 +258,38 @@ def test_a_request_that_leaves_in_another_thread_is_one_and_under_the_cap(
     assert len(standin.requests) == 1
     online.run("--llmcost-max-live=0").assert_outcomes(failed=1)
     assert len(standin.requests) == 1
+
+
+@pytest.mark.parametrize("scope", ["function", "module"])
+def test_each_test_whose_fixture_was_refused_says_so(online: Project, scope: str) -> None:
+    online.write(
+        test_app=SUITE
+        + f"""
+    @pytest.fixture(scope={scope!r})
+    def primed():
+        ask(20_000)
+
+    @pytest.fixture(scope={scope!r})
+    def ends():
+        yield
+        ask(20_000)
+
+    def test_one(primed): pass
+
+    def test_two(primed): pass
+
+    def test_end(ends): pass
+    """
+    )
+    result = online.run("--llmcost-max-live=$0.10")
+    assert result.parseoutcomes()["errors"] == 3
+    result.stdout.fnmatch_lines(
+        [
+            f"ERROR test_app.py::test_{each} - claude-haiku-4-5 was*"
+            for each in ("one", "two", "end")
+        ]
+    )
+    result.stdout.no_fnmatch_line("*site-packages*")
 
 
 def test_a_shared_fixture_that_swallows_it_fails_the_run(online: Project) -> None:

@@ -384,3 +384,16 @@ def test_a_marker_where_pytest_ignores_it_is_an_error_that_names_the_file(
     assert result.ret == status
     said = result.stdout.str() + result.stderr.str()
     assert f"{project.path / name}: pytest ignores pytestmark here; write it in the" in said
+
+
+def test_a_package_that_imports_its_attributes_when_asked_is_not_asked_for_one(
+    project: Project,
+) -> None:
+    """Above the rootdir, for pytest itself asks the packages of the tests."""
+    project.write(lazy__tests__test_app="def test_one(): pass")
+    (project.path / "lazy" / "tests" / "__init__.py").touch()
+    (project.path / "lazy" / "__init__.py").write_text(
+        "from importlib import import_module\n"
+        "def __getattr__(name): return import_module(f'.{name}', __name__)\n"
+    )
+    project.run("--rootdir=lazy/tests", "lazy/tests").assert_outcomes(passed=1)

@@ -393,8 +393,9 @@ def test_rewriting_keeps_what_a_test_that_ended_early_did_not_come_to(
     assert (online.path / FILE).read_bytes() == before
 
 
+@pytest.mark.parametrize("phase", ["setup", "teardown"])
 def test_rewriting_keeps_what_a_shared_fixture_that_failed_did_not_come_to(
-    online: Project, monkeypatch: pytest.MonkeyPatch
+    online: Project, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     online.write(
         app=APP,
@@ -408,7 +409,9 @@ def test_rewriting_keeps_what_a_shared_fixture_that_failed_did_not_come_to(
     def primed():
         with vcr.use_cassette("primed.yaml", match_on=["method"]):
             ask_live(int(os.environ["WORDS"]))
-            assert "FAILS" not in os.environ
+            assert os.environ.get("FAILS") != "setup"
+            yield
+            assert os.environ.get("FAILS") != "teardown"
             ask_live(int(os.environ["WORDS"]) + 1)
 
     def test_one(primed):
@@ -421,8 +424,8 @@ def test_rewriting_keeps_what_a_shared_fixture_that_failed_did_not_come_to(
     online.run("--llmcost-record-mode=rewrite").assert_outcomes(passed=1)
     counts = "cassettes/test_app/module.primed.llmcost.yaml"
     assert len(entries(online, counts)) == 2
-    monkeypatch.setenv("FAILS", "1")
-    online.run("--llmcost-record-mode=rewrite").assert_outcomes(errors=1)
+    monkeypatch.setenv("FAILS", phase)
+    assert online.run("--llmcost-record-mode=rewrite").parseoutcomes()["errors"] == 1
     assert len(entries(online, counts)) == 2
 
 

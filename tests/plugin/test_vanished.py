@@ -279,11 +279,20 @@ DESELECT = """
             items[:] = [item for item in items if item not in (*slow, *few)]
 """
 SILENT = DESELECT.replace("config.hook.pytest_deselected(items=[*slow, *few])", "")
+IN_A_CLASS = """
+    class Selects:
+        def pytest_collection_modifyitems(self, items):
+            items[:] = [item for item in items if "slow" not in item.keywords]
+
+    def pytest_configure(config):
+        config.pluginmanager.register(Selects())
+"""
 INI = {"pytest.ini": "[pytest]\nmarkers = slow\naddopts = -m 'not slow'\n"}
 OWN_SELECTION = {
     "the ini file": (INI, ()),
     "a conftest": ({"conftest.py": DESELECT}, ()),
     "a conftest that does not say so": ({"conftest.py": SILENT}, ()),
+    "a plugin in a conftest": ({"conftest.py": IN_A_CLASS}, ()),
     "a conftest of workers": ({"conftest.py": DESELECT}, ("-n2",)),
 }
 
@@ -353,7 +362,9 @@ def test_a_part_of_the_suite_does_not_cry_wolf(
     )
     ini = changed(fails, "markers = slow", "markers = slow\n    xdist_group\naddopts = -m ''")
     silent = shards.replace("config.hook.pytest_deselected(items=items[::2])", "")
-    write_files(suite, {**ini, "shards.py": shards, "silent_shards.py": silent})
+    sorts = "def pytest_collection_modifyitems(items): items.sort(key=str)"
+    plugins = {"shards.py": shards, "silent_shards.py": silent}
+    write_files(suite, {**ini, **plugins, "conftest.py": sorts})
     ran = compare(suite, "--llmcost-vanished=fail", *args, env=env)
     assert vanished(ran) == {}, ran.out
     assert ran.ledger()["tests"], ran.out
