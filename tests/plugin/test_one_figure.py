@@ -239,9 +239,10 @@ LATE_CALLS = {
     "a thread that ends in the next test": """
         from app import *
 
-        GO = threading.Event()
+        SENT, GO = threading.Event(), threading.Event()
 
         def wait_and_answer(request):
+            SENT.set()
             GO.wait(20)
             return reply({"input_tokens": 10_000, "output_tokens": 0})
 
@@ -250,6 +251,7 @@ LATE_CALLS = {
         MARKER
         def test_starts():
             THREAD.start()
+            SENT.wait(20)
 
         def test_waits():
             GO.set()
