@@ -75,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Parser(ArgumentParser):
     """Names the option in errors about its value, as argparse does in its own."""
 
-    def _get_value(
-        self, action: Action, arg_string: str
-    ) -> Any:  # argparse calls it for each value
+    def _get_value(self, action: Action, arg_string: str) -> Any:
+        # Private: argparse reads each value by it.
         try:
             return super()._get_value(action, arg_string)
         except SettingsError as error:
