@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.figures import kept_figures
+from clean_environment import clean_environment
 from warm_python import warm_bin
 
 from pytest_llmcost.amounts import COUNT_COMMAND
@@ -168,8 +169,7 @@ class Walk:
 
 def _environment(api_url: str, *, has_key: bool, color: str) -> dict[str, str]:
     """Nothing of ours from outside; only the plugins that a newcomer has; one day's prices."""
-    ours = ("ANTHROPIC_", "PYTEST_", "GITHUB_")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    env = clean_environment()
     env["PATH"] = f"{warm_bin()}{os.pathsep}{env['PATH']}"
     env["COLUMNS"] = "80"
     env["PYTHONDONTWRITEBYTECODE"] = "1"  # a file may be written twice within a second

@@ -6,7 +6,6 @@ Nothing in it is live but `ask_live`; the answers are made where they are asked 
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import textwrap
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clean_environment import clean_environment
 from warm_python import warm_python
 
 APP = """
@@ -237,10 +237,8 @@ def run_suite(
 
 def _clean_environment() -> dict[str, str]:
     """Nothing of ours, and no compiled files, which a test that is written twice might run."""
-    ours = ("ANTHROPIC_", "PYTEST_", "GITHUB_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     added = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return {**kept, **added, "COLUMNS": "200"}
+    return {**clean_environment(), **added, "COLUMNS": "200"}
 
 
 def without_workers(ledger: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from clean_environment import clean_environment
 from warm_python import warm_bin
 
 CASES_PATH = Path(__file__).resolve().parents[1].parent / "shared" / "cases"
@@ -23,8 +23,7 @@ def cases() -> list[object]:
 
 @pytest.mark.parametrize("name", cases())
 def test_a_case_from_a_public_bug_report_has_its_right_value(name: str) -> None:
-    outer = ("ANTHROPIC_", "PYTEST_", "GITHUB_")
-    env = {key: value for key, value in os.environ.items() if not key.startswith(outer)}
+    env = clean_environment()
     # The case runs the pytest and the llmcost of the environment that runs this test.
     env["VENV"] = str(warm_bin().parent)
     # cassetter and pytest-recording both add an option named record_mode, so pytest cannot start

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from clean_environment import clean_environment
+
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = Path(__file__).with_name("figures.json")
 """The figures of the last release."""
@@ -123,11 +125,9 @@ def run(command: Sequence[str], *, cwd: Path = ROOT, env: Mapping[str, str] | No
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
     """Nothing of ours from outside; modules are compiled once; hashing is the same each time."""
-    ours = ("ANTHROPIC_", "PYTEST_", "PYTHONDONTWRITEBYTECODE")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     fixed = {"PYTHONHASHSEED": "0", "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    return {**kept, **fixed, **more}
+    return {**clean_environment(), **fixed, **more}
 
 
 def pytest_command(folder: Path, *options: str) -> list[str]:

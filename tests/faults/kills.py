@@ -25,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from clean_environment import clean_environment
 from standin import StandIn
 
 from pytest_llmcost.counting.cassette import read_entries
@@ -84,9 +85,8 @@ def started(
     plugins = ["-p", "llmcost", *(["-p", "xdist", "-n", str(workers)] if workers else [])]
     quiet = ["-q", "-p", "no:cacheprovider", "--rootdir", str(folder)]
     recording = [f"--llmcost-record-mode={mode}", "--llmcost-report=ledger.json"]
-    ours = ("ANTHROPIC_", "PYTEST_", "GITHUB_", "PYTHONDONTWRITEBYTECODE")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    env |= {
+    env = {
+        **clean_environment(),
         "ANTHROPIC_BASE_URL": api.url,
         "ANTHROPIC_API_KEY": "key-for-the-stand-in",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
