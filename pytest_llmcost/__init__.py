@@ -1,4 +1,4 @@
-"""pytest-llmcost: a price on every prompt, and a ceiling that fails the test.
+"""pytest-llmcost: a price on every prompt, and a budget that fails the test.
 
 Everything here is loaded when first asked for, so that importing the package, which pytest
 does in every run of every suite where it is installed, costs next to nothing.

@@ -16,8 +16,8 @@
 
     LiveCapError           a request that does not fit under the cap on live spend; not sent
 
-A broken ceiling is not an error but a `Verdict`. Only `plugin/` and `cli.py` translate
-these into exit codes and test failures. This module imports nothing.
+A budget that is exceeded is no error but a `Verdict`. Only `plugin/` and `cli/` translate these
+into exit statuses and test failures. This module imports nothing.
 """
 
 from __future__ import annotations

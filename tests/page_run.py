@@ -179,7 +179,7 @@ def _comparison() -> Comparison:
 
 def page_history() -> list[Run]:
     """Twelve runs of the suite: it grows; one is partial, of one the cost is unknown."""
-    run = run_of(page_run(), "1a2b3c4d5e6f")
+    run = replace(run_of(page_run()), commit="1a2b3c4d5e6f")
     costs = ("0.4102", "0.4102", "0.4388", "0.0613", "0.4402", "0.4391", None, "0.4620",
              "0.5174", "0.5174", "0.5201")  # fmt: skip
     before = [

@@ -45,7 +45,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """By test file; what belongs to none is under the folder that shares it, or an empty name."""
 
 
-def run_of(ledger: Ledger, commit: str | None) -> Run:
+def run_of(ledger: Ledger) -> Run:
     """Return what the history keeps of a run."""
     paths: dict[str, Amounts] = {}
     for spender in spenders_of(ledger):
@@ -59,7 +59,7 @@ def run_of(ledger: Ledger, commit: str | None) -> Run:
     return Run(
         schema=SCHEMA,
         at=ledger.run.finished_at or "",
-        commit=commit,
+        commit=ledger.run.commit or None,
         incomplete=ledger.incomplete,
         price_date=ledger.price_date,
         calls=totals.calls,

@@ -327,7 +327,7 @@ def _commit() -> str:
         event = json.loads(Path(os.environ.get("GITHUB_EVENT_PATH", "")).read_bytes())
         return str(event["pull_request"]["head"]["sha"])
     except (OSError, ValueError, LookupError, TypeError):
-        return os.environ.get("GITHUB_SHA") or os.environ.get("CI_COMMIT_SHA", "")
+        return next(filter(None, map(os.environ.get, _COMMITS)), "")
 
 
 def _fates(session: Session) -> Fates:
@@ -419,7 +419,7 @@ def _try(write: Any, *args: Any) -> list[str]:
 
 
 def _append_to_history(session: Session, path: Path, ledger: Ledger) -> None:
-    run = run_of(ledger, next(filter(None, map(os.environ.get, _COMMITS)), None))
+    run = run_of(ledger)
     append_run(path, run, instead_of=session.in_history)
     session.in_history = run
 

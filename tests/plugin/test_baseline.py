@@ -82,18 +82,17 @@ def test_an_equal_run_adds_nothing(accepted: Project) -> None:
         ({"GITHUB_SHA": "9f8e7d6"}, {"head_commit": None}, "9f8e7d6"),
         ({"GITHUB_SHA": "9f8e7d6"}, None, "9f8e7d6"),
         ({"CI_COMMIT_SHA": "0a1b2c3"}, None, "0a1b2c3"),
+        ({"BUILDKITE_COMMIT": "0a1b2c3"}, None, "0a1b2c3"),
         ({}, None, ""),
     ],
 )
-def test_a_run_knows_its_commit_and_a_comparison_that_of_the_baseline(
+def test_a_run_knows_its_commit_and_a_comparison_that_of_the_baseline_and_so_does_the_history(
     project: Project,
     monkeypatch: pytest.MonkeyPatch,
     ci: Mapping[str, str],
     event: Any,
     commit: str,
 ) -> None:
-    for name in ("GITHUB_SHA", "GITHUB_EVENT_PATH", "CI_COMMIT_SHA"):
-        monkeypatch.delenv(name, raising=False)
     for name, value in ci.items():
         monkeypatch.setenv(name, value)
     if event is not None:
@@ -101,9 +100,11 @@ def test_a_run_knows_its_commit_and_a_comparison_that_of_the_baseline(
         monkeypatch.setenv("GITHUB_EVENT_PATH", "event.json")
     project.write(test_app="def test_nothing(): pass")
     project.run("--llmcost-baseline=base.json", "--llmcost-update-baseline")
-    compare(project).assert_outcomes(passed=1)
+    compare(project, "--llmcost-history=history.jsonl").assert_outcomes(passed=1)
     ledger = project.ledger()
     assert (ledger["run"]["commit"], ledger["comparison"]["base_commit"]) == (commit, commit)
+    of_history = json.loads((project.path / "history.jsonl").read_text())["commit"]
+    assert of_history == (commit or None)
 
 
 def test_a_grown_prompt_fails_the_run_though_every_test_passes_and_names_what_grew(

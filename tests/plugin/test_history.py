@@ -295,7 +295,7 @@ def test_paths_add_up_to_the_run_and_shared_fixtures_count_once() -> None:
         a_fixture("other", baseid="t", worker="gw1"): [make_call("3")],
         OUTSIDE: [make_call(None)],
     }
-    run = run_of(make_report(spent), "abc")
+    run = run_of(make_report(spent))
     assert run.by_path == {"t/a.py": 3, "t": 4, "": None}
     assert run.usd == 7
     assert run.is_least

@@ -91,7 +91,7 @@ def test_it_draws_a_history_on_the_page_and_names_its_bad_lines(
 ) -> None:
     history, page = tmp_path / "history.jsonl", tmp_path / "cost.html"
     for usd in ("1", "1.25"):
-        append_run(history, replace(run_of(read_ledger(ledger), None), usd=Decimal(usd)))
+        append_run(history, replace(run_of(read_ledger(ledger)), usd=Decimal(usd)))
     assert main(["render", ledger, f"--history={history}", "-o", str(page)]) == 0
     assert "From run to run" in page.read_text()
     history.write_text(f"no run\n{history.read_text()}")
