@@ -214,4 +214,4 @@ def format_share(part: Decimal, whole: Decimal) -> str:
         rounded = min(rounded, Decimal(99))
     elif part > whole:
         rounded = max(rounded, Decimal(101))
-    return f"{rounded:f}%"
+    return f"{rounded:,f}%"

@@ -157,7 +157,7 @@ def _table(rows: Sequence[Row], view: View, parts: PartTokens) -> Iterator[Line]
         columns[name] = [usd_cell(usd, is_least=bool(some), per=view.per) for usd, some in known]
     columns["budget"] = [re.sub(" tokens?", "", row.limit) for row in kept]
     used = (row.used for row in kept)
-    columns["used"] = [each if len(each) <= len("≥9999%") else ">9999%" for each in used]
+    columns["used"] = [each if len(each) <= len("≥9,999%") else ">9,999%" for each in used]
     for head, cells in [*columns.items()]:
         columns[head] = [view.text(cell) for cell in cells]
         # A column that says nothing of any row; that a cache is unknown, the input says already.

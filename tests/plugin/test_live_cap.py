@@ -53,9 +53,9 @@ def test_a_request_whose_worst_case_does_not_fit_is_not_sent(
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines(
         [
-            r".*LiveCapError: claude-haiku-4-5 was not sent: it may cost \$0\.11\d+ \(\d+ bytes "
-            r"are as many tokens at most, 20,000 output tokens\), and \$0\.10 is left of the "
-            r"\$0\.10 cap on live spend set by --llmcost-max-live",
+            r".*LiveCapError: claude-haiku-4-5 was not sent: it may cost \$0\.11\d+ "
+            r"\(1,\d+ input tokens at most, by its \d+ bytes, 20,000 output tokens\), "
+            r"and \$0\.10 is left of the \$0\.10 cap on live spend set by --llmcost-max-live",
         ]
     )
     # The traceback ends where the tested code asks.
