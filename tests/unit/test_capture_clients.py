@@ -542,7 +542,7 @@ def test_a_try_of_urllib3_that_was_lost_counts_though_the_last_one_found_no_serv
     with capturing() as purse:
         thread = threading.Thread(target=take_one)
         thread.start()
-        with pytest.raises(urllib3.exceptions.MaxRetryError, match="(?i)refused"):
+        with pytest.raises(urllib3.exceptions.MaxRetryError, match=r"(?i)refused"):
             urllib3.PoolManager(retries=retries).request("POST", url, json=ASKED, headers=HEADERS)
         thread.join()
         purse.capture.settle()
