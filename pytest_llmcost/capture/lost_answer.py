@@ -79,8 +79,7 @@ def read_failure(error: BaseException) -> Failure:
 def note_failure(captured: CapturedRequest, error: BaseException, live: bool | None = True) -> None:
     """Tell a captured request what an exception says of it."""
     failure = read_failure(error)
-    may_be_billed = failure.may_be_billed or captured.is_unanswered  # by a try before
-    captured.failed(may_be_billed=may_be_billed, is_seen=failure.is_seen, live=live)
+    captured.failed(may_be_billed=failure.may_be_billed, is_seen=failure.is_seen, live=live)
 
 
 def was_on_the_wire(error: BaseException) -> bool:
