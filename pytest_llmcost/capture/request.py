@@ -22,7 +22,7 @@ from pytest_llmcost.capture.replay import Replay, VcrPlay, read_betas, read_body
 from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.money import read_digits
+from pytest_llmcost.money import EXACT, read_digits
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.responses.converse import with_latency
 from pytest_llmcost.responses.endpoints import Endpoint
@@ -92,6 +92,8 @@ class _Outcome:
     """Whether it reached anything. A blocked request does not show that the tested code works."""
     is_on_wire: bool = False
     """Whether `http.client`, aiohttp or httpcore has sent it over a socket."""
+    is_unanswered: bool = False
+    """Whether `http.client` or aiohttp has sent it for another client, and has no answer yet."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _reader: Reader | None = None
@@ -231,24 +233,30 @@ class CapturedRequest(_Outcome):
 
     # What its transport calls, in the way of the request
 
-    def leave(self) -> None:
+    def leave(self, *, again: bool = False) -> None:
         """Let it go over the network, or refuse it: the one step that may raise.
 
         Raises:
             LiveCapError: its worst case exceeds what is left of the cap.
         """
         __tracebackhide__ = True
-        if self.gate is None or self.is_over or self.is_to_stand_in or self.reserved is not None:
+        if self.gate is None or self.is_over or self.is_to_stand_in:
             return
+        reserved = self.reserved
+        if reserved is not None and not again:
+            return
+        refused = self if reserved is None else self.variant(reserved=None, lost_attempts=None)
         try:
-            self.gate(self)
+            self.gate(refused)
         except LiveCapError as error:
-            self.live, self.is_refused = False, True
+            refused.live, refused.is_refused = False, True
             answer = unknown_answer(self.endpoint, self.payload, _live_cap(error))
-            self.answer = replace(answer, declared_usd=Decimal(0))
-            self.over(self)
+            refused.answer = replace(answer, declared_usd=Decimal(0))
+            self.over(refused)
             _answer_pool(error)
             raise
+        if reserved is not None:
+            self.reserved = EXACT.add(reserved, refused.reserved or Decimal(0))
         if self.outer is not None:
             self.outer.has_left_inside |= self.outer.is_passed_on_by(self)
 
@@ -282,9 +290,13 @@ class CapturedRequest(_Outcome):
 
     def failed(self, *, may_be_billed: bool, is_seen: bool, live: bool | None) -> None:
         """No response came."""
-        self.live, self.is_seen = (False if self.is_to_stand_in else live), is_seen
+        # What was sent is lost, by whatever name: some call each lost connection a `ConnectError`.
+        may_be_billed |= self.is_unanswered
         # What a mock or a recorder has raised was never sent, so it cannot be billed.
         self.is_lost = may_be_billed and live is not False
+        has_left = may_be_billed or self.lost_attempts
+        self.live = live if has_left and not self.is_to_stand_in else False
+        self.is_seen = is_seen
         if self.is_lost:
             self._note_left()
         self.over(self)

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 from conftest import Project
-from standin import StandIn
+from standin import StandIn, Step, fault
 
 SUITE = """
     import asyncio
@@ -562,6 +562,89 @@ def test_no_spelling_of_an_address_slips_past_it(
     result = online.run("--llmcost-max-live=0")
     result.assert_outcomes(failed=len(paths))  # for each request was refused
     assert standin.requests == []
+
+
+TWO_THROUGH_A_PROXY = """
+    URL = "https://api.anthropic.com/v1/messages"
+    HEAD = {"anthropic-version": "2023-06-01"}
+    CONNECTED = {"http": [b"HTTP/1.1 200 OK\\r\\n\\r\\n"],
+                 "socks5": [bytes([5, 0]), bytes([5, 0, 0, 1, *range(6)])]}
+    REFUSED = b"HTTP/1.1 401 No\\r\\ncontent-length: 0\\r\\n\\r\\n"
+
+    def transport_of(kind, backend):
+        transport = kind(proxy=f"{PROXY}://proxy.example")
+        transport._pool._network_backend = backend([*CONNECTED[PROXY], REFUSED, REFUSED])
+        return transport
+
+    def test_sync():
+        transport = transport_of(library.HTTPTransport, core.MockBackend)
+        with library.Client(transport=transport) as client:
+            client.post(URL, json={**ASKED, "max_tokens": 1}, headers=HEAD)
+            client.post(URL, json={**ASKED, "max_tokens": 20_000}, headers=HEAD)
+
+    def test_async():
+        async def main():
+            transport = transport_of(library.AsyncHTTPTransport, core.AsyncMockBackend)
+            async with library.AsyncClient(transport=transport) as client:
+                await client.post(URL, json={**ASKED, "max_tokens": 1}, headers=HEAD)
+                await client.post(URL, json={**ASKED, "max_tokens": 20_000}, headers=HEAD)
+
+        asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+@pytest.mark.parametrize("proxy", ["http", "socks5"])
+def test_what_is_sent_through_a_proxy_that_is_connected_is_refused(
+    online: Project, library: str, proxy: str
+) -> None:
+    if proxy == "socks5":
+        pytest.importorskip("socksio")
+    core = library.replace("x", "core")
+    online.write(
+        test_app=SUITE
+        + f"""
+    import {core} as core
+    import {library} as library
+
+    PROXY = "{proxy}"
+    """
+        + TWO_THROUGH_A_PROXY
+    )
+    result = online.run("--llmcost-max-live=$0.10")
+    result.assert_outcomes(failed=2)
+    for name in ("sync", "async"):
+        result.stdout.fnmatch_lines([f"FAILED *::test_{name} - *claude-haiku-4-5 was not sent*"])
+
+
+def test_a_try_of_urllib3_after_one_that_was_lost_is_reserved_anew(
+    online: Project, standin: StandIn
+) -> None:
+    pytest.importorskip("urllib3")
+    online.write(
+        test_app=SUITE
+        + """
+    import urllib3
+
+    def test_again():
+        retries = urllib3.Retry(2, allowed_methods=None, status_forcelist=[529])
+        urllib3.PoolManager(retries=retries).request(
+            "POST", os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages",
+            json={**ASKED, "max_tokens": 8_000},
+            headers={"anthropic-version": "2023-06-01", "x-api-key": "any"})
+    """
+    )
+    arguments = ("--llmcost-max-live=$0.06", "--llmcost-report=ledger.json")
+    standin.script(fault(529))  # which is free
+    online.run(*arguments).assert_outcomes(passed=1)
+    standin.requests.clear()
+    standin.script(Step(cut_after_bytes=0))
+    online.run(*arguments).assert_outcomes(failed=1)
+    assert len(standin.requests) == 1
+    (row,) = online.ledger()["tests"]
+    evidence = {call["evidence"]: (call["usd"], call["caveats"]) for call in row["calls"]}
+    assert evidence["billed"] == (None, ["lost-answer"])
+    assert evidence["refused"][0] == "0"
 
 
 def test_a_teardown_under_the_cap_warns_of_nothing(online: Project, standin: StandIn) -> None:

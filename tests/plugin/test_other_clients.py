@@ -243,6 +243,42 @@ def test_a_replayed_call_is_read_as_it_was_recorded(
     assert (call["live"], call["evidence"], call["usd"]) == (False, "billed", USD)
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_connection_that_was_never_made_is_free_and_not_live(
+    project: Project, url: str, library: str
+) -> None:
+    """TLS with a server that speaks none, a closed port, and a name that is not found in time."""
+    project.write(
+        test_app=APP
+        + f"""
+    import os
+    import socket
+
+    os.environ["AWS_MAX_ATTEMPTS"] = "1"
+
+    def test_no_tls():
+        with pytest.raises(Exception, match="(?i)ssl"):
+            by_{library}("{url}".replace("http:", "https:") + PATH)
+
+    def test_refused():
+        with pytest.raises(Exception):
+            by_{library}("http://127.0.0.1:9" + PATH)
+
+    def test_no_address(monkeypatch):
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        with pytest.raises(Exception):
+            by_{library}("http://127.0.0.1:9" + PATH)
+
+    def slow(*args, **options):
+        raise TimeoutError("no address in time")
+    """
+    )
+    result = project.run(SUITE, "--llmcost-live=fail", "--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=3)
+    assert result.ret == pytest.ExitCode.OK
+    assert calls_of(project) == []
+
+
 def test_a_lost_answer_may_have_been_billed(project: Project) -> None:
     project.write(
         test_app=APP

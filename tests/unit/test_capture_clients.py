@@ -7,6 +7,7 @@ import contextvars
 import gzip
 import io
 import json
+import socket
 import threading
 import time
 import urllib.request
@@ -528,6 +529,24 @@ def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn)
         )
     assert (purse.call.caveats, purse.call.attempts) == (("lost-answer",), 2)
     assert len(standin.requests) == 2
+
+
+def test_a_try_of_urllib3_that_was_lost_counts_though_the_last_one_found_no_server() -> None:
+    def take_one() -> None:
+        with server, server.accept()[0] as connection:
+            connection.recv(65_536)
+
+    server = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{server.getsockname()[1]}/v1/messages"
+    retries = urllib3.Retry(2, allowed_methods=None, backoff_factor=0)
+    with capturing() as purse:
+        thread = threading.Thread(target=take_one)
+        thread.start()
+        with pytest.raises(urllib3.exceptions.MaxRetryError, match=r"(?i)refused"):
+            urllib3.PoolManager(retries=retries).request("POST", url, json=ASKED, headers=HEADERS)
+        thread.join()
+        purse.capture.settle()
+    assert (purse.call.caveats, purse.call.live, purse.call.usd) == (("lost-answer",), True, None)
 
 
 def by_transport(url: str, body: bytes) -> bytes:

@@ -209,6 +209,31 @@ def test_a_call_that_never_got_an_answer_is_unknown_once() -> None:
     assert (purse.call.sampling_calls, purse.call.live) == ((), True)
 
 
+def test_an_answer_that_was_lost_over_aiohttp_is_lost_though_the_sdk_calls_it_a_connect_error() -> (
+    None
+):
+    pytest.importorskip("aiohttp")
+
+    async def send() -> None:
+        http_client = anthropic.DefaultAioHttpClient()
+        client = anthropic.AsyncAnthropic(
+            base_url=api.url, api_key="any", max_retries=0, http_client=http_client
+        )
+        async with client:
+            with pytest.raises(anthropic.APIConnectionError):
+                await client.messages.create(**ASKED)
+
+    with StandIn() as api, capturing() as purse:
+        api.script(Step(cut_after_bytes=0))
+        asyncio.run(send())
+        purse.capture.settle()
+        assert (purse.call.caveats, purse.call.live) == (("lost-answer",), True)
+    with capturing() as purse:
+        asyncio.run(send())  # nothing listens there now
+        purse.capture.settle()
+    assert (purse.calls, len(purse.seen)) == ([], 1)
+
+
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.__name__)
 @pytest.mark.parametrize("how", ["time-out", "alarm", "asyncio", "trio"])
 def test_a_wait_for_a_socket_that_ends_without_an_answer_is_lost(

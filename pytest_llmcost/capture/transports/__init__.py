@@ -39,10 +39,12 @@ _CLIENTS = {
     "vcr.cassette": "recorders",
     "cassetter.cassette": "recorders",
     "multiprocessing.process": "processes",
-    "httpcore._sync.connection": "httpx",
-    "httpcore._async.connection": "httpx",
-    "httpcore2._sync.connection": "httpx",
-    "httpcore2._async.connection": "httpx",
+    **{
+        f"{library}.{way}.{file}": "httpx"
+        for library in ("httpcore", "httpcore2")
+        for way in ("_sync", "_async")
+        for file in ("connection", "http_proxy", "socks_proxy")
+    },
 }
 """Library -> the file here whose `wrap(module)` wraps it as soon as it is imported."""
 if getattr(sys.flags, "thread_inherit_context", False):  # from Python 3.14 on, if free-threaded

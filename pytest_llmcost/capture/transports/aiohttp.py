@@ -35,7 +35,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
         current = being_sent()
         if current is not None:
             current.leave()
-            current.is_on_wire = True
+            current.is_on_wire = current.is_unanswered = True
             return await original(request, conn)
         body = request.body
         captured = begin(

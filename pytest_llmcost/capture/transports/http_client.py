@@ -1,6 +1,6 @@
 """`http.client`, on which urllib sends, and urllib3: requests as they leave, and bodies as read.
 
-A call that is followed above is seen to wait for its answer on a socket. Light, as `urllib3` is.
+A call that is followed above is seen to leave. Light, as `urllib3` is.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable
+from traceback import walk_tb
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,15 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         captured = being_sent()
         if captured is not None:  # its client reads the answer
-            captured.leave()
-            return original(connection, message_body, **options)
+            captured.leave(again=captured.is_unanswered)
+            if captured.is_unanswered:  # urllib3 tries again by itself
+                captured.note_lost()
+            captured.is_on_wire = captured.is_unanswered = True
+            try:
+                return original(connection, message_body, **options)
+            except BaseException as error:
+                captured.is_unanswered = not _is_connecting(error)
+                raise
         captured = _begin(connection, message_body)
         if captured is None:
             return original(connection, message_body, **options)
@@ -39,12 +47,17 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             result = original(connection, message_body, **options)
         except BaseException as error:
-            captured.do(note_failure, error)
+            captured.do(note_failure, error, not _is_connecting(error))
             raise
         connection._llmcost = captured  # until its answer is asked for
         return result
 
     return endheaders
+
+
+def _is_connecting(error: BaseException) -> bool:
+    """Tell whether an error came from the method that connects, which sending calls if need be."""
+    return any(frame.f_code.co_name == "connect" for frame, _ in walk_tb(error.__traceback__))
 
 
 def _begin(connection: Any, body: Any) -> CapturedRequest | None:
@@ -64,12 +77,12 @@ def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def getresponse(connection: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        current = being_sent()
-        if current is not None:
-            current.is_on_wire = True
         captured = getattr(connection, "_llmcost", None)
         if captured is None:
-            return original(connection, *args, **options)
+            response = original(connection, *args, **options)
+            if (current := being_sent()) is not None:
+                current.is_unanswered = False
+            return response
         connection._llmcost = None
         try:
             response = original(connection, *args, **options)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _CLASSES = ("Client", "AsyncClient", "SyncByteStream", "AsyncByteStream")
 _MOCKS = ("MockTransport", "ASGITransport", "WSGITransport")
 _OWN = ("HTTPTransport", "AsyncHTTPTransport")
+_CONNECTIONS = ("HTTPConnection", "TunnelHTTPConnection", "Socks5Connection")
 _HEADERS = {name.encode(): name for name in HEADERS}
 _sending: dict[int, CapturedRequest] = {}
 """By the id of the library's object, what is being sent: a transport may do so in another thread,
@@ -31,15 +32,14 @@ where `CURRENT` is not set."""
 def wrap(module: ModuleType) -> None:
     """Wrap `send` of both clients, unless the module is a test's stub of that name.
 
-    Of httpcore and httpcore2, wrap a connection, through which those of proxies send, too. All
-    recorders and mocks are above it, so what comes there is live; and it is opened inside these
-    methods, so what is refused has not even opened one.
+    Of httpcore and httpcore2, wrap the connections. All recorders and mocks are above them, so what
+    comes there is live; and they are opened inside these methods, so what is refused has not even
+    opened one.
     """
     if module.__name__.startswith("httpcore"):
-        wrap_method(getattr(module, "HTTPConnection", None), "handle_request", _wrap_wire)
-        wrap_method(
-            getattr(module, "AsyncHTTPConnection", None), "handle_async_request", _wrap_wire
-        )
+        for kind in _CONNECTIONS:
+            wrap_method(getattr(module, kind, None), "handle_request", _wrap_wire)
+            wrap_method(getattr(module, f"Async{kind}", None), "handle_async_request", _wrap_wire)
     elif all(isinstance(getattr(module, name, None), type) for name in _CLASSES):
         library = _Library(module)
         wrap_method(module.Client, "send", library.wrap_send)

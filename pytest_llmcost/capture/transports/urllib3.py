@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.lost_answer import note_failure, read_failure
+from pytest_llmcost.capture.lost_answer import note_failure
 from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, url_of, wrap_method
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
         except BaseException as error:
             reason = getattr(error, "reason", None)  # of a MaxRetryError: what its last try raised
             cause = reason if isinstance(reason, BaseException) else error
-            captured.do(note_failure, cause, captured.is_on_wire or None)
+            captured.do(note_failure, cause, captured.is_on_wire)
             raise
         finally:
             CURRENT.set(None)
@@ -70,9 +70,6 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _answered(captured: CapturedRequest, response: Any) -> None:
-    for each in getattr(getattr(response, "retries", None), "history", ()):
-        if isinstance(each.error, Exception) and read_failure(each.error).may_be_billed:
-            captured.note_lost()
     # VCR answers with a class of its own, whether it plays or records.
     recorded = getattr(response, "recorded_response", None)
     content = getattr(response, "_body", None)  # where `preload_content` has put it
