@@ -482,6 +482,23 @@ def test_rewriting_drops_what_a_test_over_its_budget_no_longer_asks_for(
     assert len(entries(online)) == 1
 
 
+def test_counts_of_another_version_s_recipe_are_named_as_the_cause(online: Project) -> None:
+    online.write(test_app=ONE)
+    online.record()
+    path = online.path / FILE
+    path.write_text(path.read_text().replace('"2:', '"3:'))
+    result = online.run()
+    result.stdout.fnmatch_lines(
+        [
+            "a prompt is not counted yet",
+            f"  cause  * the counts in {FILE} are of another recipe, and this version * recipe 2",
+            "  count it (free) * pytest test_app.py::test_one --llmcost-record-mode=rewrite",
+        ]
+    )
+    run_command(online, result.stdout.str()).assert_outcomes(passed=1)
+    assert len(entries(online)) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
