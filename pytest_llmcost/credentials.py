@@ -37,7 +37,7 @@ _FORMS = (
     (r"\bya29\.", r"[\w.-]"),
     (r"\b(?:AKIA|ASIA)", "[A-Z0-9]"),
     (r"\bABSK", r"[\w+/=]"),
-    (r"\bgh[opsru]_", r"\w"),
+    (r"\bg(?:h[opsru]|ithub_pat)_", r"\w"),
 )
 """How keys begin that are known by their form, and the characters of the rest: of Anthropic and
 others, Google's, AWS's, Bedrock's, GitHub's."""
@@ -53,15 +53,17 @@ _ANYWHERE = re.compile(
 """The same in a recording, where a text about keys is no key."""
 _CARRIER = re.compile(rf"[\w.-]*(?:{_NAME}|(?<![a-z])auth|assertion)", re.IGNORECASE)
 _FIELD = re.compile(
-    rf"""(?:(?:["&?<]|\A)(?P<name>{_CARRIER.pattern})|[&?](?P<short>key|token))"""
-    r"""(?:"\s*:\s*"|=|>)(?P<value>[^\s"&<\\]+)""",
+    rf"""(?:(?:["&?<]|\A)(?P<name>{_CARRIER.pattern})|[&?](?P<short>key|sig|token))"""
+    r"""(?:"\s*:\s*"|=|>)(?P<value>(?:(?:bearer|basic|token)\s+)?[^\s"&<\\]+)""",
     re.IGNORECASE,
 )
 """A field in a query, a form, JSON or XML; in prose and in code, what follows is no credential."""
 _NO_USERS = re.compile(r"(?:expires|domain|path|__cf|_cfuvid|AWSALB|ARRAffinity)", re.IGNORECASE)
 """How the attributes of a cookie begin, and cookies of load balancers, which stand for no user."""
-_USER = re.compile(r"://[^\s/@:]*:([^\s/@]+)@")
+_USER = re.compile(r"://(?:[^\s/@:?#]*:)?([^\s/@?#]+)@")
 _SCHEME = re.compile(r"[a-z]+\s+", re.IGNORECASE)
+_BEARER = re.compile(r"bearer\s+[\w.~+/=-]+\s*\Z", re.IGNORECASE)
+"""A credential under whatever name; in a text, and in `WWW-Authenticate`, more follows."""
 _AWS = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b")
 """The id of an AWS key, which stands in every signature that was made with a real one."""
 _PLACEHOLDER = re.compile(
@@ -71,6 +73,7 @@ _PLACEHOLDER = re.compile(
 )
 _LEAST, _SURE = 16, 60
 """A shorter value is no key; in one this long a placeholder's word is there by chance."""
+_MASKED = re.compile(r"x{8}|0{8}|\*{8}", re.IGNORECASE)
 _MOST_BYTES = 50_000_000
 _OPTIONS = {
     "header": "filter_headers",
@@ -95,7 +98,7 @@ def looks_like_key(value: str) -> bool:
     if value.startswith("AWS4-") or value.endswith("/aws4_request"):
         return any(_PLACEHOLDER.search(each) is None for each in _AWS.findall(value))
     value = _SCHEME.sub("", value, count=1).strip()
-    if len(value) < _LEAST or not any(each.isdigit() for each in value):
+    if len(value) < _LEAST or not any(each.isdigit() for each in value) or _MASKED.search(value):
         return False
     return len(value) >= _SURE or _PLACEHOLDER.search(value) is None
 
@@ -145,7 +148,8 @@ def _search(value: object, kind: str = "field", name: str = "", side: str = "") 
         fields = [each for each in _FIELD.finditer(text) if looks_like_key(unquote(each["value"]))]
         for each in fields:
             field = each["name"] or each["short"]
-            is_nested = kind == "field" and each[0][0] in '"<' and field not in _fields(text)
+            is_form = kind != "field" or not text.lstrip().startswith(("{", "[", "<"))
+            is_nested = not is_form and field not in _fields(text)
             yield f"{kind} `{field}`{side or ' inside the body' * is_nested}"
         if not fields and (_has_key(text) or any(map(looks_like_key, _USER.findall(text)))):
             yield "address" if kind == "query" else f"body{side}"
@@ -161,7 +165,7 @@ def _fields(body: str) -> dict[str, object]:
 
 
 def _carries_key(name: str, value: str) -> bool:
-    if _CARRIER.fullmatch(name) is None:
+    if _CARRIER.fullmatch(name) is None and _BEARER.match(value) is None:
         return False
     values = [value]
     if name.lower().endswith("cookie"):

@@ -100,11 +100,13 @@ class CountMissingError(CountError):
         before: int | None = None,
         what: str = "a prompt is",
         suspicious: str = "",
+        outdated: str = "",
     ) -> None:
         """Keep the payload, what differs from the nearest recorded one, and the remedy.
 
         `before` is the number of tokens that were counted before the payload changed; `what` is
-        what is not counted, with its verb; `suspicious` names what may differ in every run.
+        what is not counted, with its verb; `suspicious` names what may differ in every run;
+        `outdated` says why the recorded counts are of no use, if this version is the reason.
         """
         super().__init__(message)
         self.fingerprint = fingerprint
@@ -113,6 +115,7 @@ class CountMissingError(CountError):
         self.before = before
         self.what = what
         self.suspicious = suspicious
+        self.outdated = outdated
 
 
 class CountCassetteError(CountError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from pytest_llmcost.capture.replay import Replay
+from msgspec.structs import replace
+
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.responses.endpoints import Endpoint
@@ -51,7 +52,7 @@ class Batches:
                 body = (recorded or {}).get(custom_id)
                 obstacle = f"the recorded batch has no request {custom_id!r}" if not body else None
                 is_same = replay.is_same and body is not None
-                request.replay = Replay(body=body, is_same=is_same, obstacle=obstacle)
+                request.replay = replace(replay, body=body, is_same=is_same, obstacle=obstacle)
             request.set_unknown("open-batch")
             self._open[batch_id, custom_id] = request
             self._readers.pop((batch_id, custom_id), None)

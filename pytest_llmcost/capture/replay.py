@@ -74,6 +74,8 @@ class Recordings:
     def __init__(self) -> None:
         self.claimed: set[int] = set()
         """Those whose responses count for calls of this run."""
+        self.taken: set[int] = set()
+        """Those that count for a changed prompt as long as no equal one claims them."""
         self.fingerprints: dict[tuple[int, tuple[str, ...]], object] = {}
         """Of recorded requests, with these betas."""
         self._asked: dict[int, Asked] = {}
@@ -110,19 +112,23 @@ class VcrPlay:
         """
         if self._played is None or not self._now.body:
             return self._played
-        claimed = set() if self.cassette.allow_playback_repeats else recordings.claimed
+        if self.cassette.allow_playback_repeats:
+            recordings.claimed, recordings.taken = set(), set()
         asked = {
             index: recordings.asked(index, self.cassette)
             for index in (self._played, *range(len(self.cassette.data)))
         }
-        free = [i for i, each in asked.items() if i not in claimed and each.kind == self._now.kind]
+        of_kind = [index for index, each in asked.items() if each.kind == self._now.kind]
+        free = [index for index in of_kind if index not in recordings.claimed]
         # A cassette that is rewound plays once more what has been claimed.
         candidates = {index: asked[index] for index in (*free, self._played)}
         equal = self._find_equal(candidates, recordings, fingerprint_of)
         if equal is not None:
             recordings.claimed.add(equal)
         elif may_differ:
-            return next(iter(free), self._played)
+            left = min(free, key=recordings.taken.__contains__, default=self._played)
+            recordings.taken.add(left)
+            return left
         return equal
 
     def _find_equal(

@@ -167,8 +167,10 @@ def read_entries(path: Path) -> dict[str, Entry]:
             text = file.read(MOST_BYTES + 1).decode()
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error  # which would name the path once more
+    except UnicodeDecodeError as error:
+        raise CountCassetteError(f"{show_path(path)} is not UTF-8 ({error}); {_REMEDY}") from None
+    except OSError as error:
+        why = error.strerror or error  # which would name the path once more
         raise CountCassetteError(f"{show_path(path)} cannot be read: {why}") from None
     if not text.strip():
         return {}

@@ -120,11 +120,11 @@ def _explain_missing(job: Job) -> CountMissingError:
     before = cassette.entry_before(payload, asker.name)
     nearest = cassette.nearest(payload.parts, asker.name)
     changed = tuple(changed_parts(nearest.parts, payload.parts)) if nearest else ()
-    where = show_path(cassette.path)
+    where, outdated = show_path(cassette.path), ""
     if cassette.is_outdated(asker.name):
         changed = ()
-        compared = (
-            f"the counts in {where} are of an earlier recipe, and this version of pytest-llmcost "
+        compared = outdated = (
+            f"the counts in {where} are of another recipe, and this version of pytest-llmcost "
             f"uses recipe {RECIPE}"
         )
     elif nearest is None:
@@ -141,6 +141,7 @@ def _explain_missing(job: Job) -> CountMissingError:
         command=asker.command,
         before=None if before is None else before.input_tokens,
         suspicious=describe_suspicious(payload, changed, datetime.now(timezone.utc)),
+        outdated=outdated,
     )
 
 

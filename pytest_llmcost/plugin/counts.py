@@ -63,6 +63,15 @@ class Counts:
         if self._source(owner)[1] != "none":
             self.counter.client()
 
+    def open_to_rewrite(self, owner: Owner) -> None:
+        """Open the cassette that `save` is to rewrite, also if its owner asks for nothing any more.
+
+        Raises:
+            CountCassetteError: it is damaged or something else.
+        """
+        if record_mode(owner.item, self._config, self._settings) == "rewrite":
+            self._source(owner)
+
     def save(self, owner: Owner) -> None:
         """Save what an owner has recorded; `rewrite` drops what it no longer asks for.
 

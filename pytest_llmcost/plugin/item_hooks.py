@@ -19,6 +19,7 @@ import pytest_llmcost
 from pytest_llmcost.errors import LiveCapError, LlmCostError, SettingsError
 from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import SharedFixture, TestAttempt, nodeid_of
+from pytest_llmcost.plugin.pytest_recording import record_mode
 from pytest_llmcost.plugin.sender import holding_tags
 from pytest_llmcost.plugin.session import Hooks, Session
 
@@ -44,6 +45,8 @@ class ItemHooks(Hooks):
         self.is_started = False
         """Whether all plugins and conftests are loaded whose hooks count."""
         self._limits_all = session.settings.max_test is not None
+        mode = record_mode(None, session.config, session.settings)
+        self._rewrites_all = mode == "rewrite"
         self._set_ups: dict[pytest.FixtureDef[Any], int] = {}
         self._deselected: set[str] = set()
         """What was noted as deselected."""
@@ -228,7 +231,8 @@ class ItemHooks(Hooks):
         # unittest keeps its outcome on the item instead of raising it; pytest reports the first.
         kept = getattr(item, "_excinfo", None)
         # In this order, and not by `_has_budget`: it is asked for every test of every suite.
-        if session.attempt is not None or kept or self._limits_all or _has_marker(item):
+        is_judged = kept or self._limits_all or self._rewrites_all or _has_marker(item)
+        if session.attempt is not None or is_judged:
             self._end_body(item, kept[0].value if kept else None)
         return result
 
@@ -254,6 +258,9 @@ class ItemHooks(Hooks):
         session, failure = self.session, None
         try:
             session.drain()
+            if self._rewrites_all or (session.attempt is not None and session.attempt.has_spent):
+                # Now, because its folder is a fixture's value.
+                session.counts.open_to_rewrite(session.attempt_of(item))
         except BaseException as raised:  # noqa: BLE001 - once the test is judged, it fails by that
             failure = raised
         error = error or failure
@@ -418,7 +425,8 @@ class ItemHooks(Hooks):
 
     def _end_fixture(self, fixturedef: pytest.FixtureDef[Any], fixture: SharedFixture) -> None:
         vars(fixturedef).pop("addfinalizer", None)
-        if fixture.has_spent:
+        if fixture.has_spent or self._rewrites_all:
+            self.session.counts.open_to_rewrite(fixture)
             self.session.counts.save(fixture)
 
 

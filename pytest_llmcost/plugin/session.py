@@ -339,7 +339,7 @@ class Session:
         finally:
             attempt.is_over = True
             attempt.is_whole = not self.ended_early
-        if attempt.has_spent:
+        if self.has_spending:
             self.counts.save(attempt)
 
     def push(self, fixture: SharedFixture, phase: Phase) -> None:

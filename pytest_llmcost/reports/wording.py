@@ -288,6 +288,8 @@ def render_missing_count(
         if error.suspicious:
             facts.append(("possible cause", f"may differ in every run: {error.suspicious}"))
             facts.append(("if so, remove it", _BY_HOOK))
+        if error.outdated:
+            facts.append(("cause", error.outdated))
         facts.append(("count it (free)", error.command))
     else:
         what, short = "a prompt could not be counted", str(error)

@@ -379,8 +379,6 @@ def _decode_body(
             data = _UNPACKED[encoding](data, allowance)
     except (OSError, EOFError, zlib.error) as error:
         raise _UndecodableBody(f"the compressed body is damaged: {error}") from None
-    if encoding == "br" and is_encoded:
-        raise _UndecodableBody("the body is compressed with br; record it uncompressed")
     return allowance.take(data)
 
 
@@ -455,5 +453,23 @@ def _unpack_zstd(data: bytes, allowance: Allowance) -> bytes:
         raise EOFError(error) from None
 
 
-_UNPACKED = {"deflate": _inflate, "zstd": _unpack_zstd}
+def _unpack_br(data: bytes, allowance: Allowance) -> bytes:
+    try:
+        brotli: Any = import_module("brotli")
+        unpacker = brotli.Decompressor()
+        # Only version 1.2 and later takes a limit, and a few bytes may unpack to gigabytes.
+        unpacked: bytes = unpacker.process(data, output_buffer_limit=allowance.bytes + 1)
+    except (ModuleNotFoundError, TypeError):
+        raise _UndecodableBody(
+            "the body is compressed with br; install brotli 1.2 or later, or record it uncompressed"
+        ) from None
+    except brotli.error as error:
+        raise EOFError(error) from None
+    allowance.check(unpacked)
+    if not unpacker.is_finished():
+        raise EOFError("it ends too early")
+    return unpacked
+
+
+_UNPACKED = {"br": _unpack_br, "deflate": _inflate, "zstd": _unpack_zstd}
 """By the header's word; gzip tells itself."""

@@ -252,6 +252,25 @@ def test_a_changed_prompt_takes_what_the_others_have_left(project: Project) -> N
     assert (changed["evidence"], changed["usage"]["input_tokens"]) == ("stale", 1000)
 
 
+def test_each_changed_prompt_takes_a_recording_of_its_own(project: Project) -> None:
+    """The last two are played what the first two have claimed."""
+    write_cassette(
+        project, "test_four", A_SHORT, B, interaction("C", 10, 1), interaction("D", 20, 1)
+    )
+    project.write(
+        test_app=SENDS
+        + """
+    @pytest.mark.vcr
+    @max_cost("$1")
+    def test_four():
+        send("C", "D", "A, changed", "B, changed")
+    """
+    )
+    project.run("--llmcost-report=ledger.json", plugins=RECORDING)
+    stale = [call["usage"] for call in calls_of(project) if call["evidence"] == "stale"]
+    assert [usage["input_tokens"] for usage in stale] == [1000, 3000]
+
+
 def test_requests_that_a_hook_makes_equal_are_equal(project: Project) -> None:
     write_cassette(project, "test_two", interaction("B on Monday", 3000, 100), A_SHORT)
     project.write(

@@ -159,7 +159,8 @@ def test_a_cassette_that_a_session_fixture_writes_last_is_searched_too(online: P
     [
         *("DUMMY", "REDACTED", "***", "Bearer REDACTED", "Bearer <filtered-0001>", "any", ""),
         "-".join(("sk", "ant", "test", "0123456789abcdef")),
-        "-".join(("sk", "ant", "api03", "x" * 40)),
+        *("-".join(("sk", "ant", "api03", "x" * length)) for length in (40, 90)),
+        "0" * 32,
         "key-for-the-stand-in",
         "AWS4-HMAC-SHA256 Credential=testing/20261125/us-east-1/bedrock/aws4_request, "
         f"SignedHeaders=host, Signature={'0f' * 32}",
@@ -241,6 +242,7 @@ COMMITTED = {
     ),
     "token.yaml": (cassette(uri=f"https://a.test/m?access_token={HEX}"), ["query `access_token`"]),
     "user.yaml": (cassette(uri=f"https://me:{HEX}@a.test/m"), ["address"]),
+    "token_for_user.yaml": (cassette(uri=f"https://{HEX}@a.test/m"), ["address"]),
     "path.yaml": (cassette(uri=f"https://a.test/{KEY}/v1/messages"), ["address"]),
     "form.yaml": (
         cassette(
@@ -253,6 +255,19 @@ COMMITTED = {
         cassette(body=f'\'{{"mcp_servers": [{{"authorization_token": "{HEX}"}}]}}\''),
         ["field `authorization_token` inside the body"],
     ),
+    "other_header.yaml": (
+        cassette(f"      x-upstream: [Bearer {HEX}]\n      www-authenticate: [Bearer a={HEX!r}]\n"),
+        ["header `x-upstream`"],
+    ),
+    "header_in_body.yaml": (
+        cassette(body=f'\'{{"mcp": {{"headers": {{"Authorization": "Bearer {HEX}"}}}}}}\''),
+        ["field `Authorization` inside the body"],
+    ),
+    "presigned.yaml": (
+        cassette(body=f'\'{{"url": "https://a.test/x.pdf?a=1&sig={HEX}"}}\''),
+        ["field `sig` inside the body"],
+    ),
+    "github.yaml": (cassette(answer="github_pat_" + "11A" * 9), ["body of the response"]),
     "google_token.yaml": (
         cassette(answer=f'\'{{"token":"ya29.c.{HEX}"}}\''),
         ["body of the response"],
@@ -275,7 +290,7 @@ COMMITTED = {
             f"      Proxy-Authorization: ['{signed('AKIA' + 'IOSFODNN7' + 'EXAMPLE')}']\n"
             "      X-Amz-Security-Token: [!!binary dGVzdGluZw==]\n"
             f"      Cookie: ['__cf_bm={HEX}; AWSALB={HEX}; expires={HEX}']\n",
-            uri=f"https://a.test/m?X-Amz-Credential=not-used%2F{SCOPE}&next_token={HEX}",
+            uri=f"https://a.test?X-Amz-Credential=not-used%2F{SCOPE}&next_token={HEX}@a.test",
             body='"how? api_key=settings.oauth2_access_token or sk-learn-based-approach-2024"',
         ),
         [],
@@ -329,13 +344,13 @@ def test_the_lines_that_are_shown_are_those_that_filter_what_was_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = {}
-    for name in ("form.yaml", "sts.yaml", "body.yaml", "mcp.yaml"):
+    for name in ("form.yaml", "sts.yaml", "body.yaml", "mcp.yaml", "presigned.yaml"):
         (tmp_path / name).write_text(COMMITTED[name][0])
         assert main(["cassettes", "--check", str(tmp_path / name)]) == 1
         shown[name] = capsys.readouterr().out
     fields = '"filter_post_data_parameters": ["client_secret", "refresh_token"]'
     assert f"        return {{{fields}}}\n\nThen record" in shown["form.yaml"]
-    for name in ("sts.yaml", "body.yaml", "mcp.yaml"):
+    for name in ("sts.yaml", "body.yaml", "mcp.yaml", "presigned.yaml"):
         assert "vcr_config" not in shown[name]
         assert "No filter changes addresses, responses, nested fields or text." in shown[name]
 

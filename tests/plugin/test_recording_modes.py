@@ -429,6 +429,49 @@ def test_rewriting_keeps_what_a_shared_fixture_that_failed_did_not_come_to(
     assert len(entries(online, counts)) == 2
 
 
+@pytest.mark.parametrize("option", ["--llmcost-record-mode=rewrite", "--record-mode=rewrite"])
+def test_rewriting_drops_the_counts_of_a_test_that_asks_for_none_any_more(
+    online: Project, option: str
+) -> None:
+    online.write(test_app=ONE)
+    online.record().assert_outcomes(passed=1)
+    online.write(test_app="def test_one():\n    pass")
+    online.run().assert_outcomes(passed=1)
+    assert cassettes(online) == {FILE}
+    online.run(option, plugins=("recording",)).assert_outcomes(passed=1)
+    assert cassettes(online) == set()
+
+
+def test_rewriting_drops_the_counts_of_prompts_that_are_as_recorded_again(
+    online: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online.write(
+        app=APP,
+        test_app="""
+    import os
+    import pytest
+    import vcr
+    from app import ask_live
+
+    def ask(name):
+        with vcr.use_cassette(name, match_on=["method"]):
+            ask_live(int(os.environ["WORDS"]))
+
+    @pytest.fixture(scope="module")
+    def primed():
+        ask("primed.yaml")
+
+    def test_one(primed):
+        ask("one.yaml")
+    """,
+    )
+    counts = {FILE, "cassettes/test_app/module.primed.llmcost.yaml"}
+    for words, kept in (("10", set()), ("100", counts), ("10", set())):
+        monkeypatch.setenv("WORDS", words)
+        online.run("--llmcost-record-mode=rewrite").assert_outcomes(passed=1)
+        assert cassettes(online) - {"one.yaml", "primed.yaml"} == kept
+
+
 def test_rewriting_drops_what_a_test_over_its_budget_no_longer_asks_for(
     online: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,6 +479,23 @@ def test_rewriting_drops_what_a_test_over_its_budget_no_longer_asks_for(
     online.record()
     monkeypatch.setenv("WORDS", "11")
     online.run("--llmcost-record-mode=rewrite", "--llmcost-max-test=0").assert_outcomes(failed=1)
+    assert len(entries(online)) == 1
+
+
+def test_counts_of_another_version_s_recipe_are_named_as_the_cause(online: Project) -> None:
+    online.write(test_app=ONE)
+    online.record()
+    path = online.path / FILE
+    path.write_text(path.read_text().replace('"2:', '"3:'))
+    result = online.run()
+    result.stdout.fnmatch_lines(
+        [
+            "a prompt is not counted yet",
+            f"  cause  * the counts in {FILE} are of another recipe, and this version * recipe 2",
+            "  count it (free) * pytest test_app.py::test_one --llmcost-record-mode=rewrite",
+        ]
+    )
+    run_command(online, result.stdout.str()).assert_outcomes(passed=1)
     assert len(entries(online)) == 1
 
 

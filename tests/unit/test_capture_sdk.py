@@ -43,6 +43,7 @@ from standin import StandIn, Step, fault, rate_limited
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, price
+from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.message import Answer
@@ -551,12 +552,33 @@ def test_a_replayed_batch_is_compared_request_by_request(
     tmp_path: Path, recorded: str | None
 ) -> None:
     kept = [{"custom_id": recorded, "params": {**PARAMS, "max_tokens": 1}}] if recorded else None
-    url = "https://api.anthropic.com/v1/messages/batches"
+    request = replayed_batch(tmp_path, kept)
+    assert request.replay is not None
+    body = {**PARAMS, "max_tokens": 1} if recorded == "a" else None
+    assert (request.replay.body, request.payload) == (body, PARAMS)
+    assert (request.replay.obstacle is None) is (recorded == "a")
+
+
+@pytest.mark.parametrize("names", [(), ("context-1m-2025-08-07",)])
+def test_each_request_of_a_replayed_batch_was_recorded_with_the_betas_of_its_batch(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    headers = {"anthropic-version": ["2023-06-01"], "anthropic-beta": [",".join(names)]}
+    kept = [{"custom_id": "a", "params": {**PARAMS, "max_tokens": 1}}]
+    request = replayed_batch(tmp_path, kept, headers)
+    assert request.replay is not None
+    assert request.replay.betas == names
+
+
+def replayed_batch(
+    tmp_path: Path, kept: list[dict[str, Any]] | None, headers: dict[str, list[str]] | None = None
+) -> CapturedRequest:
+    """Send the first of `REQUESTS` as a batch, of which a cassette has kept other requests."""
     interaction = {
         "request": {
             "method": "POST",
-            "uri": url,
-            "headers": {},
+            "uri": "https://api.anthropic.com/v1/messages/batches",
+            "headers": headers or {},
             "body": json.dumps({"requests": kept}) if kept else None,
         },
         "response": {
@@ -575,10 +597,7 @@ def test_a_replayed_batch_is_compared_request_by_request(
         client.messages.batches.create(requests=REQUESTS[:1])  # type: ignore[arg-type]
         purse.capture.settle()
     (request,) = purse.seen
-    assert request.replay is not None
-    body = {**PARAMS, "max_tokens": 1} if recorded == "a" else None
-    assert (request.replay.body, request.payload) == (body, PARAMS)
-    assert (request.replay.obstacle is None) is (recorded == "a")
+    return request
 
 
 def test_the_stand_in_s_batches_over_sockets() -> None:

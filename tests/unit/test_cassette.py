@@ -208,7 +208,7 @@ def test_a_damaged_or_foreign_file_is_named_with_the_place_and_left_alone(
 def test_a_file_that_is_not_text_is_an_error(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(CountCassetteError, match="cannot be read"):
+    with pytest.raises(CountCassetteError, match=r"is not UTF-8 .*; restore it, or delete it"):
         CountCassette(path)
 
 
