@@ -370,28 +370,27 @@ class ItemHooks(Hooks):
         Finalizers run last in, first out: ours comes after the fixture's own.
         """
         __tracebackhide__ = True
-        if fixturedef.scope == "function":
-            try:
-                return (yield)
-            except LiveCapError as error:
-                _keep_refusal(fixturedef, request, error)
-                raise
-        session = self.session
-        set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
-        fixture = SharedFixture(fixturedef, request, set_up)
-        fixturedef.addfinalizer(partial(self._end_fixture, fixturedef, fixture))
-        self._own_finalizers(fixturedef, fixture)
-        session.push(fixture, "setup")
+        session, fixture = self.session, None
+        if fixturedef.scope != "function":
+            set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
+            fixture = SharedFixture(fixturedef, request, set_up)
+            fixturedef.addfinalizer(partial(self._end_fixture, fixturedef, fixture))
+            self._own_finalizers(fixturedef, fixture)
+            session.push(fixture, "setup")
         try:
+            if fixture is None:
+                return (yield)
             with holding_tags(fixture):
                 result = yield
             fixture.is_whole = True
             return result
-        except LiveCapError as error:
-            _keep_refusal(fixturedef, request, error)
+        except BaseException as error:
+            if _is_refusal(error):
+                _keep_refusal(fixturedef, request, error)
             raise
         finally:
-            session.pop()
+            if fixture is not None:
+                session.pop()
 
     def _own_finalizers(self, fixturedef: pytest.FixtureDef[Any], fixture: SharedFixture) -> None:
         """Let a fixture own its teardown, and what factories add to it while tests run."""
@@ -422,7 +421,14 @@ class ItemHooks(Hooks):
             self.session.counts.save(fixture)
 
 
-def _keep_refusal(fixturedef: pytest.FixtureDef[Any], request: Any, refusal: LiveCapError) -> None:
+def _is_refusal(error: BaseException) -> bool:
+    """Return whether a request was refused by the live cap, also one of a group of tasks."""
+    if isinstance(error, (Exception, LiveCapError)):  # a group that holds one is no `Exception`
+        return isinstance(error, LiveCapError)
+    return any(map(_is_refusal, getattr(error, "exceptions", ())))
+
+
+def _keep_refusal(fixturedef: pytest.FixtureDef[Any], request: Any, refusal: BaseException) -> None:
     """Keep the refusal by which a set-up has failed, as pytest does with an `Exception`.
 
     It takes the fixture else for one that is neither set up nor torn down.
