@@ -202,7 +202,7 @@ class ItemHooks(Hooks):
         try:
             return (yield)
         except BaseException as error:
-            session.ended_early = True
+            session.outcome = _outcome_of(item, error, "error")
             session.catch_up()
             self._report_spending(error)
             if session.attempt is not None and session.attempt.has_spent:
@@ -261,7 +261,8 @@ class ItemHooks(Hooks):
         attempt = session.attempt_of(item) if has_budget else session.attempt
         # A failed subtest may have come before our reports were watched.
         has_failed = item.session.testsfailed > session.failed_before
-        session.ended_early |= has_failed or error is not None
+        if has_failed or error is not None:
+            session.outcome = "failed" if has_failed else _outcome_of(item, error, "failed")
         if attempt is not None:
             attempt.has_failed |= has_failed
         self._report_spending(error)
@@ -296,7 +297,7 @@ class ItemHooks(Hooks):
         try:
             result = yield
         except BaseException as error:
-            session.ended_early = True
+            session.outcome = "error"
             self._report_spending(error)
             # A skip or xfail raised in teardown must not hide a broken budget.
             is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)
@@ -493,3 +494,11 @@ def _is_skip(error: BaseException | None) -> bool:
     unittest = sys.modules.get("unittest")
     kinds = (pytest.skip.Exception, *((unittest.SkipTest,) if unittest else ()))
     return isinstance(error, kinds)
+
+
+def _outcome_of(item: pytest.Item, error: BaseException | None, failed: str) -> str:
+    """Return what pytest will most likely report a test as that has not come to its end."""
+    if _is_skip(error):
+        return "skipped"
+    is_expected = item.get_closest_marker("xfail") or isinstance(error, pytest.xfail.Exception)
+    return "xfailed" if is_expected else failed

@@ -121,8 +121,8 @@ class Session:
         self.phase: Phase | None = None
         self.attempt: TestAttempt | None = None
         """Of the running test, until the next one begins; None if it needs none."""
-        self.ended_early = False
-        """Whether a phase of the running test, or a subtest, has raised before its end."""
+        self.outcome = "passed"
+        """What came of the running test so far, other than that if a subtest has failed, too."""
         self.failed_before = 0
         """How many reports had failed when the running test began."""
         self.outside = Owner()  # its token is the same in all processes
@@ -311,7 +311,7 @@ class Session:
         if self.children is not None:
             self.children.enter(item)
         self._begun.append(item)
-        self.attempt, self.ended_early = None, False
+        self.attempt, self.outcome = None, "passed"
         self.test, self.phase = item, "setup"
         self.failed_before = item.session.testsfailed
 
@@ -338,7 +338,7 @@ class Session:
             self.drain()
         finally:
             attempt.is_over = True
-            attempt.is_whole = not self.ended_early
+            attempt.is_whole = self.outcome == "passed"
         if attempt.has_spent:
             self.counts.save(attempt)
 

@@ -260,6 +260,8 @@ def _note_report(
         elif report.failed and report.when != "call":
             outcome = "error"
         session.ledger.judge(attempt.key, outcome=outcome)
+    elif not session.ledger.row(attempt.key).outcome:  # it had spent nothing before
+        session.ledger.judge(attempt.key, outcome=session.outcome)
     if not report.failed:
         return
     verdict = attempt.verdicts[0] if attempt.verdicts else None
