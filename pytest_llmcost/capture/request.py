@@ -405,7 +405,7 @@ class CapturedRequest(_Outcome):
         if request.is_answered:
             request.read()
         else:
-            request.set_unknown("lost-answer: still under way when its owner was judged")
+            request.set_unknown("lost-answer: still under way, let the test wait for it")
         return request
 
     def peek(self) -> Answer | None:

@@ -122,7 +122,7 @@ class Session:
         self.attempt: TestAttempt | None = None
         """Of the running test, until the next one begins; None if it needs none."""
         self.outcome = "passed"
-        """What came of the running test so far, other than that if a subtest has failed, too."""
+        """How the running test has ended so far."""
         self.failed_before = 0
         """How many reports had failed when the running test began."""
         self.outside = Owner()  # its token is the same in all processes
