@@ -323,9 +323,9 @@ class Session:
         with self.lock:
             attempt = self.attempt
             if attempt is None or attempt.item is not item:
-                for nodeid in (begun.nodeid for begun in self._begun):
+                while self._begun:  # one by one: the next test may begin meanwhile
+                    nodeid = self._begun.pop().nodeid
                     self._attempts[nodeid] = self._attempts.get(nodeid, 0) + 1
-                self._begun.clear()
                 attempt = TestAttempt(item, self._attempts.get(item.nodeid, 1))
                 if item is self.test:  # not so if a thread has outlived its test
                     self.attempt = attempt

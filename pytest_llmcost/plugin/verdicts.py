@@ -127,10 +127,10 @@ def judge_again(session: Session, attempt: TestAttempt, *, needs_calls: bool) ->
 def judge_late(session: Session) -> None:
     """Judge again the tests whose calls have changed since their end."""
     session.settle()
-    for attempt in session.changed_late:
+    while session.changed_late:  # one by one: another thread may end a call meanwhile
+        attempt, _ = session.changed_late.popitem()
         if attempt.verdicts:
             judge_again(session, attempt, needs_calls=False)
-    session.changed_late.clear()
 
 
 def _verdicts(session: Session, attempt: TestAttempt, needs_calls: bool) -> list[Verdict]:
