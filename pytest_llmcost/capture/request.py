@@ -401,6 +401,7 @@ class CapturedRequest(_Outcome):
             _reader=copy.deepcopy(self._reader),
             _unread=[*self._unread],
             _is_whole=self._is_recorded,
+            is_over=False,  # although it may have come to its end in another thread by now
         )
         if request.is_answered:
             request.read()

@@ -76,9 +76,7 @@ def blocks_around(owner: Owner, phase: Phase | None) -> tuple[list[Call], ...]:
     around = [*owner.open_blocks.values()]  # at once: other threads open and end blocks
     is_outside = all(id(calls) not in entered for calls, _ in around)
     return tuple(
-        calls
-        for calls, began in around
-        if is_outside or id(calls) in entered or began != phase
+        calls for calls, began in around if is_outside or id(calls) in entered or began != phase
     )
 
 
