@@ -110,7 +110,7 @@ class Reasons:
                 of_all = often if first == last else f" ({number:,} calls of several models)"
                 sentences.append(side + first + of_all)
                 continue
-            shown = f" ({first}{', ...' if last != first else ''})" if first or last else ""
+            shown = f" ({first or last}{', ...' if last != first else ''})" if last else ""
             rule = CAVEATS.get(name)
             template = (rule.sentence if rule else name + "{detail}") if name else _UNEXPLAINED
             # The number before the remedy: a command at the end can then be pasted.

@@ -413,11 +413,12 @@ class CapturedRequest(_Outcome):
             _reader=copy.deepcopy(self._reader),
             _unread=[*self._unread],
             _is_whole=self._is_recorded,
+            is_over=False,  # although it may have come to its end in another thread by now
         )
         if request.is_answered:
             request.read()
         else:
-            request.set_unknown("lost-answer: still under way when its owner was judged")
+            request.set_unknown("lost-answer: still under way, let the test wait for it")
         return request
 
     def peek(self) -> Answer | None:

@@ -126,7 +126,8 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
         **request.sending,
     )
     call = recorded.call
-    if call.caveats and call.has_caveat(*_UNKNOWN, "lost-answer", "open-batch"):
+    is_open = not request.is_over  # it is reported again, even if no more of its usage comes
+    if is_open or (call.caveats and call.has_caveat(*_UNKNOWN, "lost-answer", "open-batch")):
         # A lost answer beside sampling calls is one of the attempts before them.
         is_lost = call.has_caveat("lost-answer") and not call.sampling_calls
         recorded.is_doubtful = is_lost or call.has_caveat(*_UNKNOWN)

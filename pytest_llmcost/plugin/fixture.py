@@ -340,14 +340,14 @@ class LlmCost:
         owner = sender.owner
         marked = limits_of(owner.item, session.settings).cache if owner.item else None
         session.settle(owner)
-        owner.open_blocks.append((calls, sender.phase))
+        owner.open_blocks[id(calls)] = calls, sender.phase
         entered_blocks.set((*(entered_blocks.get() or ()), calls))
         try:
             yield
         finally:  # what a block has spent by the time it raises is spent
             session.settle(owner)
+            del owner.open_blocks[id(calls)]
             # By identity: a block inside this one may hold the very same calls.
-            owner.open_blocks[:] = [each for each in owner.open_blocks if each[0] is not calls]
             entered = (each for each in entered_blocks.get() or () if each is not calls)
             entered_blocks.set(tuple(entered))
             spent = calls_in(session, settled(calls), marked or session.settings.cache)

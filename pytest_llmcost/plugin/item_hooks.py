@@ -205,7 +205,7 @@ class ItemHooks(Hooks):
         try:
             return (yield)
         except BaseException as error:
-            session.ended_early = True
+            session.outcome = _outcome_of(item, error, "error")
             session.catch_up()
             self._report_spending(error)
             if session.attempt is not None and session.attempt.has_spent:
@@ -268,7 +268,8 @@ class ItemHooks(Hooks):
         attempt = session.attempt_of(item) if has_budget else session.attempt
         # A failed subtest may have come before our reports were watched.
         has_failed = item.session.testsfailed > session.failed_before
-        session.ended_early |= has_failed or error is not None
+        if has_failed or error is not None:
+            session.outcome = "failed" if has_failed else _outcome_of(item, error, "failed")
         if attempt is not None:
             attempt.has_failed |= has_failed
         self._report_spending(error)
@@ -303,7 +304,7 @@ class ItemHooks(Hooks):
         try:
             result = yield
         except BaseException as error:
-            session.ended_early = True
+            session.outcome = "error"
             self._report_spending(error)
             # A skip or xfail raised in teardown must not hide a broken budget.
             is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)
@@ -377,28 +378,27 @@ class ItemHooks(Hooks):
         Finalizers run last in, first out: ours comes after the fixture's own.
         """
         __tracebackhide__ = True
-        if fixturedef.scope == "function":
-            try:
-                return (yield)
-            except LiveCapError as error:
-                _keep_refusal(fixturedef, request, error)
-                raise
-        session = self.session
-        set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
-        fixture = SharedFixture(fixturedef, request, set_up)
-        fixturedef.addfinalizer(partial(self._end_fixture, fixturedef, fixture))
-        self._own_finalizers(fixturedef, fixture)
-        session.push(fixture, "setup")
+        session, fixture = self.session, None
+        if fixturedef.scope != "function":
+            set_up = self._set_ups[fixturedef] = self._set_ups.get(fixturedef, 0) + 1
+            fixture = SharedFixture(fixturedef, request, set_up)
+            fixturedef.addfinalizer(partial(self._end_fixture, fixturedef, fixture))
+            self._own_finalizers(fixturedef, fixture)
+            session.push(fixture, "setup")
         try:
+            if fixture is None:
+                return (yield)
             with holding_tags(fixture):
                 result = yield
             fixture.is_whole = True
             return result
-        except LiveCapError as error:
-            _keep_refusal(fixturedef, request, error)
+        except BaseException as error:
+            if _is_refusal(error):
+                _keep_refusal(fixturedef, request, error)
             raise
         finally:
-            session.pop()
+            if fixture is not None:
+                session.pop()
 
     def _own_finalizers(self, fixturedef: pytest.FixtureDef[Any], fixture: SharedFixture) -> None:
         """Let a fixture own its teardown, and what factories add to it while tests run."""
@@ -430,7 +430,14 @@ class ItemHooks(Hooks):
             self.session.counts.save(fixture)
 
 
-def _keep_refusal(fixturedef: pytest.FixtureDef[Any], request: Any, refusal: LiveCapError) -> None:
+def _is_refusal(error: BaseException) -> bool:
+    """Return whether a request was refused by the live cap, also one of a group of tasks."""
+    if isinstance(error, (Exception, LiveCapError)):  # a group that holds one is no `Exception`
+        return isinstance(error, LiveCapError)
+    return any(map(_is_refusal, getattr(error, "exceptions", ())))
+
+
+def _keep_refusal(fixturedef: pytest.FixtureDef[Any], request: Any, refusal: BaseException) -> None:
     """Keep the refusal by which a set-up has failed, as pytest does with an `Exception`.
 
     It takes the fixture else for one that is neither set up nor torn down.
@@ -495,3 +502,11 @@ def _is_skip(error: BaseException | None) -> bool:
     unittest = sys.modules.get("unittest")
     kinds = (pytest.skip.Exception, *((unittest.SkipTest,) if unittest else ()))
     return isinstance(error, kinds)
+
+
+def _outcome_of(item: pytest.Item, error: BaseException | None, failed: str) -> str:
+    """Return what pytest will most likely report a test as that has not come to its end."""
+    if _is_skip(error):
+        return "skipped"
+    is_expected = item.get_closest_marker("xfail") or isinstance(error, pytest.xfail.Exception)
+    return "xfailed" if is_expected else failed

@@ -44,8 +44,8 @@ class Owner:
         """Whether it came to all that it asks for: it has not failed before its end."""
         self.blocks: list[Verdict] = []
         """Of its finished `budget(...)` blocks."""
-        self.open_blocks: list[tuple[list[Call], Phase | None]] = []
-        """The calls of its blocks under way, and the phase in which each began."""
+        self.open_blocks: dict[int, tuple[list[Call], Phase | None]] = {}
+        """The calls of its blocks under way, by their identity, and the phase each began in."""
         self.unfinished: list[RecordedCall] = []
         """Calls that were recorded before their answers were complete, or without one."""
         self.cached_prefixes: list[CachedPrefix] = []

@@ -143,7 +143,10 @@ class RunEnd:
         """Return the status, with success turned into failure by a budget or an unwritten file."""
         status = int(self._pytest.exitstatus)
         may_fail = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-        if (may_fail and self.is_broken()) or (not status and self.problems):
+        last, is_left = self.session.attempt, "interrupted" in self.session.incomplete
+        # `pytest.exit()` sets the status although the test that it leaves has failed.
+        is_hidden = is_left and last and last.has_failed and last.is_failed_by_budget
+        if (may_fail and (is_hidden or self.is_broken())) or (not status and self.problems):
             return int(pytest.ExitCode.TESTS_FAILED)
         return status
 

@@ -73,11 +73,10 @@ def blocks_around(owner: Owner, phase: Phase | None) -> tuple[list[Call], ...]:
     so what it began holds for the test.
     """
     entered = {id(calls) for calls in entered_blocks.get() or ()}
-    is_outside = all(id(calls) not in entered for calls, _ in owner.open_blocks)
+    around = [*owner.open_blocks.values()]  # at once: other threads open and end blocks
+    is_outside = all(id(calls) not in entered for calls, _ in around)
     return tuple(
-        calls
-        for calls, began in owner.open_blocks
-        if is_outside or id(calls) in entered or began != phase
+        calls for calls, began in around if is_outside or id(calls) in entered or began != phase
     )
 
 

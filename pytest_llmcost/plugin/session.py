@@ -121,8 +121,8 @@ class Session:
         self.phase: Phase | None = None
         self.attempt: TestAttempt | None = None
         """Of the running test, until the next one begins; None if it needs none."""
-        self.ended_early = False
-        """Whether a phase of the running test, or a subtest, has raised before its end."""
+        self.outcome = "passed"
+        """How the running test has ended so far."""
         self.failed_before = 0
         """How many reports had failed when the running test began."""
         self.outside = Owner()  # its token is the same in all processes
@@ -311,7 +311,7 @@ class Session:
         if self.children is not None:
             self.children.enter(item)
         self._begun.append(item)
-        self.attempt, self.ended_early = None, False
+        self.attempt, self.outcome = None, "passed"
         self.test, self.phase = item, "setup"
         self.failed_before = item.session.testsfailed
 
@@ -323,9 +323,9 @@ class Session:
         with self.lock:
             attempt = self.attempt
             if attempt is None or attempt.item is not item:
-                for nodeid in (begun.nodeid for begun in self._begun):
+                while self._begun:  # one by one: the next test may begin meanwhile
+                    nodeid = self._begun.pop().nodeid
                     self._attempts[nodeid] = self._attempts.get(nodeid, 0) + 1
-                self._begun.clear()
                 attempt = TestAttempt(item, self._attempts.get(item.nodeid, 1))
                 if item is self.test:  # not so if a thread has outlived its test
                     self.attempt = attempt
@@ -338,7 +338,7 @@ class Session:
             self.drain()
         finally:
             attempt.is_over = True
-            attempt.is_whole = not self.ended_early
+            attempt.is_whole = self.outcome == "passed"
         if self.has_spending:
             self.counts.save(attempt)
 

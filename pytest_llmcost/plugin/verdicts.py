@@ -127,10 +127,10 @@ def judge_again(session: Session, attempt: TestAttempt, *, needs_calls: bool) ->
 def judge_late(session: Session) -> None:
     """Judge again the tests whose calls have changed since their end."""
     session.settle()
-    for attempt in session.changed_late:
+    while session.changed_late:  # one by one: another thread may end a call meanwhile
+        attempt, _ = session.changed_late.popitem()
         if attempt.verdicts:
             judge_again(session, attempt, needs_calls=False)
-    session.changed_late.clear()
 
 
 def _verdicts(session: Session, attempt: TestAttempt, needs_calls: bool) -> list[Verdict]:
@@ -260,6 +260,8 @@ def _note_report(
         elif report.failed and report.when != "call":
             outcome = "error"
         session.ledger.judge(attempt.key, outcome=outcome)
+    elif not session.ledger.row(attempt.key).outcome:  # it had spent nothing before
+        session.ledger.judge(attempt.key, outcome=session.outcome)
     if not report.failed:
         return
     verdict = attempt.verdicts[0] if attempt.verdicts else None

@@ -315,6 +315,42 @@ def test_a_teardown_makes_no_verdict_better_by_which_its_test_has_failed(
     result.stdout.re_match_lines([rf"{'[?]' if by_budget else ' '} test_it .*"])
 
 
+@pytest.mark.parametrize("rerunner", [None, "rerunfailures"], ids=["alone", "rerunner"])
+def test_a_test_that_spends_in_its_teardown_alone_has_the_outcome_of_its_body(
+    project: Project, rerunner: str | None
+) -> None:
+    project.write(
+        test_app=SPEND
+        + """
+    @pytest.fixture
+    def late(llmcost):
+        yield
+        spend(llmcost, 1)
+
+    def test_fails(late):
+        assert False
+
+    def test_passes(late):
+        pass
+
+    def test_skips(late):
+        pytest.skip("late")
+
+    @pytest.mark.xfail
+    def test_xfails(late):
+        assert False
+    """
+    )
+    update = ("--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    if rerunner is None:
+        result = project.run("--llmcost-report=ledger.json", *update)
+    else:
+        result = rerun(project, rerunner, "--reruns=0", *update)
+    outcomes = [(each,) for each in ("failed", "passed", "skipped", "xfailed")]
+    assert rows(project, "outcome") == outcomes
+    result.stdout.fnmatch_lines(["*not updated, because test_app.py::test_fails failed*"])
+
+
 def test_a_failed_subtest_is_a_failure_of_its_attempt(project: Project) -> None:
     project.write(
         test_app=SPEND

@@ -117,3 +117,34 @@ def test_a_call_outside_of_tests_is_nobody_s(project: Project, standin: StandIn)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["  outside tests *", "✗ $* over the $0.000001 suite budget *"])
+
+
+@pytest.mark.parametrize("left", ["stream.close()", "LEFT.append(stream)"], ids=["read", "open"])
+def test_a_stream_whose_usage_has_come_is_one_call_although_it_was_looked_at_before_its_end(
+    project: Project, standin: StandIn, left: str
+) -> None:
+    project.online(standin).write(
+        test_app=APP
+        + f"""
+    LEFT = []
+
+    @max_cost("$1", calls=1)
+    def test_streams(llmcost):
+        stream = ask(stream=True)
+        for event in stream:
+            if event.type == "message_delta":
+                assert [call.usage.output_tokens for call in llmcost.calls] == [5]
+            elif event.type == "message_stop":
+                break
+        {left}
+        assert len(llmcost.calls) == 1
+
+    def test_next():
+        while LEFT:
+            LEFT.pop().close()
+    """
+    )
+    project.run("--llmcost-report=ledger.json").assert_outcomes(passed=2)
+    (row,) = project.ledger()["tests"]
+    assert [call["usage"]["output_tokens"] for call in row["calls"]] == [5]
+    assert project.ledger()["totals"]["calls"] == 1

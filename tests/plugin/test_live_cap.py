@@ -292,6 +292,35 @@ def test_each_test_whose_fixture_was_refused_says_so(online: Project, scope: str
     result.stdout.no_fnmatch_line("*site-packages*")
 
 
+@pytest.mark.parametrize("scope", ["function", "module"])
+def test_so_does_each_whose_fixture_was_refused_in_a_group_of_tasks(
+    online: Project, scope: str
+) -> None:
+    online.write(
+        test_app=SUITE
+        + f"""
+    import anyio
+
+    async def prime():
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, ask, 20_000)
+
+    @pytest.fixture(scope={scope!r})
+    def primed():
+        anyio.run(prime)
+
+    def test_one(primed): pass
+
+    def test_two(primed): pass
+    """
+    )
+    result = online.run("--llmcost-max-live=$0.10")
+    assert result.parseoutcomes()["errors"] == 2
+    result.stdout.fnmatch_lines(
+        [f"ERROR test_app.py::test_{each} - *claude-haiku-4-5 was not*" for each in ("one", "two")]
+    )
+
+
 def test_a_shared_fixture_that_swallows_it_fails_the_run(online: Project) -> None:
     online.write(
         test_app=SUITE

@@ -295,3 +295,21 @@ def test_leaving_with_status_0_does_not_get_round_a_test_s_ceiling(
     if where != "block":
         project.write(test_app=source.replace("LIMIT", "$1"))
         assert project.run().ret == pytest.ExitCode.OK
+
+
+def test_leaving_in_the_teardown_of_a_test_that_has_failed_by_its_budget_does_not_either(
+    project: Project,
+) -> None:
+    source = f"""{SPENDS}
+    @pytest.fixture
+    def leaves():
+        yield
+        pytest.exit("done", returncode=0)
+
+    @max_cost("LIMIT")
+    def test_leaves(llmcost, leaves):
+        spend(llmcost)
+    """
+    for limit, status in (("$0.001", pytest.ExitCode.TESTS_FAILED), ("$1", pytest.ExitCode.OK)):
+        project.write(test_app=source.replace("LIMIT", limit))
+        assert project.run().ret == status

@@ -210,6 +210,13 @@ class TestReasons:
         assert "(1,200 calls); record its cost" in reason
         assert reasons(reversed(calls)) == (reason,)
 
+    def test_show_a_detail_that_only_some_of_the_calls_have(self) -> None:
+        calls = [
+            priced(None, caveats=sorted_caveats((each,)))
+            for each in ("lost-answer", "lost-answer: no. 1")
+        ]
+        assert "(no. 1, ...) (2 calls); " in reasons(calls)[0]
+
     @pytest.mark.parametrize(
         ("other", "often"), [("a", "2 calls"), ("b", "2 calls of several models")]
     )
