@@ -274,7 +274,7 @@ def bill_sampling(
     caveats = [*prices.caveats]
     if refusal_billed is None:
         caveats.append(f"unknown-refusal: {sampling.refusal}")
-    if refusal_billed is not False and is_silent:
+    if is_silent:
         caveats.append(f"fallback-without-entry: {sampling.model}")
     if sampling.may_cache is not None and sampling.usage.input_tokens:
         caveats.append("cache-unpriced")
@@ -289,7 +289,8 @@ def bill_sampling(
         high=high,
         charges=charges,
         by_category=ByCategory.sum((_CATEGORIES[each.category], each.usd) for each in charges),
-        caveats=tuple(caveats),
+        # What is free costs nothing at any rate.
+        caveats=() if refusal_billed is False else tuple(caveats),
     )
 
 

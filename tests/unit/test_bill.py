@@ -269,6 +269,22 @@ def test_a_refusal_before_any_output_is_billed_by_category_and_day(
     assert bool(cost.charges) == bool(expected)
 
 
+# $0 is certain, wherever it ran and at whatever speed.
+@pytest.mark.parametrize(
+    "context",
+    [
+        {"inference_geo": "mars"},
+        {"service_tier": "flex"},
+        {"platform": "vertex-unknown"},
+        {"speed": "asked-fast"},
+    ],
+)
+def test_a_refusal_that_is_free_is_exact(context: dict[str, Any]) -> None:
+    for model in ("claude-haiku-5-5", "claude-3-haiku-20240307", "claude-opus-5-5"):
+        cost = price(model, sampling={"refusal": "cyber", "sums_calls": True}, **context)
+        assert (*bounds(cost), cost.caveats) == ("0", "0", "0", ())
+
+
 def test_a_refusal_of_an_unknown_category_may_be_billed() -> None:
     cost = price(sampling={"refusal": "weather"})
     assert bounds(cost) == ("0", "0", "24")
