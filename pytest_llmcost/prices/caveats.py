@@ -243,7 +243,8 @@ _PRICING = (
         "unknown-endpoint",
         "higher",
         "The endpoint may be a regional one, which costs more",
-        "the endpoint may be a regional one, which costs more{detail}",
+        "the endpoint may be a regional one, which costs more{detail}; if it is not, set "
+        "regional = 1 in a price file (--llmcost-prices=FILE)",
     ),
     Rule(
         "unknown-geography",
