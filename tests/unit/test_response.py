@@ -757,6 +757,15 @@ def test_the_fast_rates_bound_a_speed_that_was_asked_for_and_not_confirmed(
     assert reprice(call, shipped_card(), on=ON) == call
 
 
+def test_a_deployment_that_is_named_as_fast_may_have_been_fast() -> None:
+    request = {"model": "claude-opus-5-fast"}  # as on Foundry
+    call = priced(read_message(body(usage(1_000_000, 0)), request=request))
+    assert (call.usd, call.usd_high, call.caveats) == (5, 10, ("unknown-speed",))
+    said = body(usage(1_000_000, 0, speed="fast"))
+    call = priced(read_message(said, request=request))
+    assert (call.usd, call.usd_high, call.caveats) == (10, 10, ())
+
+
 def test_new_quantities_in_the_usage_are_named() -> None:
     call = read_message(body(usage(1, 1, cache_creation={"ephemeral_24h_input_tokens": 5})))
     assert call.caveats == ("unknown-usage: cache_creation.ephemeral_24h_input_tokens",)
