@@ -175,10 +175,10 @@ def run_advice(verdict: Verdict, ledger: Ledger) -> str:
         return f"bring them back, or accept it: {accept}"
     if verdict.scope == "increase":
         return f"reduce it, raise the limit, or accept it in a baseline of the repository: {accept}"
-    if verdict.kind != "usd" or verdict.actual is None:
+    if verdict.kind != "usd" or verdict.high is None:
         return ""
     # Of a part of the tests no number can be made that all of them keep.
-    enough = f" to {write_round_usd(verdict.actual)}" if ledger.complete else ""
+    enough = f" to {write_round_usd(verdict.high)}" if ledger.complete else ""
     return f"if the price is right, raise the budget{enough}"
 
 

@@ -410,6 +410,9 @@ def test_a_budget_of_the_run_that_is_exceeded_names_one_that_would_hold() -> Non
     assert advice not in text_of(report)
     over = make_report({a_test("t.py::test_a"): [make_call("0.61")]}, budgets=[suite_budget("0.5")])
     assert advice in text_of(over)
+    open_ended = make_call("0.6", usd_high=Decimal("0.61"))
+    spent: dict[Any, Any] = {a_test("t.py::test_a"): [open_ended]}
+    assert advice in text_of(make_report(spent, budgets=[suite_budget("0.5")]))
     # What was left out costs more.
     part = text_of(replace(over, complete=False, incomplete=("deselected",)))
     assert "  if the price is right, raise the budget\n" in part
