@@ -108,7 +108,8 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
             # No published multiplier of this place or model: at most the highest one of the card.
             published = (each.geography.values() for each in card.models.values())
             multipliers.append((_ONE, _ONE, max(chain([_ONE], *published))))
-            caveats.append(f"unknown-geography: {geography}")
+            only = "" if geography == named else ", which only the request names"
+            caveats.append(f"unknown-geography: {named}{only}")
 
     # Regional endpoints of Bedrock and Google Cloud cost a tenth more, from 4.5 on.
     # Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)

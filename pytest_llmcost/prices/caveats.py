@@ -249,8 +249,8 @@ _PRICING = (
     Rule(
         "unknown-geography",
         "higher",
-        "No multiplier is known for this place of inference",
-        "no multiplier is known for the place of inference{detail}",
+        "Inference may have cost more in this place",
+        "inference may have cost more in this place{detail}",
     ),
     Rule(
         "unknown-speed",

@@ -84,7 +84,7 @@ def test_a_geography_asked_for_and_not_stated_opens_the_high_bound_alone() -> No
     silent, request = body(usage(1_000_000, 0)), {"inference_geo": "us"}
     call = priced(read_message(silent, request=request))
     assert (call.usd, call.usd_low, call.usd_high) == (Decimal(5), Decimal(5), Decimal("5.5"))
-    assert call.caveats == ("unknown-geography: asked-us",)
+    assert call.caveats == ("unknown-geography: us, which only the request names",)
 
 
 @pytest.mark.parametrize("asked", ["global", None, ""])
