@@ -75,7 +75,9 @@ def notes_of(ledger: Ledger) -> Iterator[str]:
     usd = amounts_of(ledger)["usd"]
     if usd.high is not None and usd.low != usd.high:
         bounds = f"{dollars(usd.low)} to {dollars(usd.high)}"
-        yield from (f"the cost is not exact, {bounds}: {why}" for why in usd.reasons.explain())
+        yield from (
+            f"the cost of a run is not exact, {bounds}: {why}" for why in usd.reasons.explain()
+        )
     yield from filter(None, (broken_prefixes(ledger), cache_misses(ledger)))
     yield from ledger.notes
 

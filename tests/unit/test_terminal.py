@@ -409,8 +409,8 @@ def test_a_total_that_is_not_exact_says_between_which_bounds_it_lies_and_why() -
     call = make_call("0.5", usd_high=Decimal("0.55"), caveats=caveats)
     report = make_report({a_test("t.py::test_a"): [call, call, make_call("1")]})
     said = (
-        "the cost is not exact, $2.00 to $2.10: the endpoint may be a regional one, which costs "
-        "more (foundry) (2 calls); if it is not, set regional = 1 in a price file "
+        "the cost of a run is not exact, $2.00 to $2.10: the endpoint may be a regional one, which "
+        "costs more (foundry) (2 calls); if it is not, set regional = 1 in a price file "
         "(--llmcost-prices=FILE)\n"
     )
     assert said in text_of(report, View(width=300))
