@@ -74,10 +74,9 @@ def notes_of(ledger: Ledger) -> Iterator[str]:
     """Yield what else a reader should know, first why a total that has a figure is not exact."""
     usd = amounts_of(ledger)["usd"]
     if usd.high is not None and usd.low != usd.high:
-        bounds = f"{dollars(usd.low)} to {dollars(usd.high)}"
-        yield from (
-            f"the cost of a run is not exact, {bounds}: {why}" for why in usd.reasons.explain()
-        )
+        low, high = dollars(usd.low, against=usd.high), dollars(usd.high, against=usd.low)
+        for reason in usd.reasons.explain():
+            yield f"the cost of a run is not exact, {low} to {high}: {reason}"
     yield from filter(None, (broken_prefixes(ledger), cache_misses(ledger)))
     yield from ledger.notes
 

@@ -416,6 +416,8 @@ def test_a_total_that_is_not_exact_says_between_which_bounds_it_lies_and_why() -
     assert said in text_of(report, View(width=300))
     assert f"- {said}" in render_markdown(report)
     assert "not exact" not in text_of(make_report({a_test("t.py::test_a"): [make_call("1")]}))
+    close = make_call("2", usd_high=Decimal("2.000001"), caveats=caveats)
+    assert "$2.00 to $2.000001:" in text_of(make_report({a_test("t.py::test_a"): [close]}))
 
 
 def test_a_budget_of_the_run_that_is_exceeded_names_one_that_would_hold() -> None:
