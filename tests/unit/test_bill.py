@@ -374,15 +374,27 @@ def test_an_advisor_that_has_no_fast_mode_is_exact() -> None:
     assert (*bounds(cost), cost.caveats) == ("12", "12", "12", ())
 
 
-@pytest.mark.parametrize(("model", "usd"), [("claude-opus-5", "60"), ("claude-sonnet-5", "12")])
-@pytest.mark.parametrize("kind", ["compaction", "declined"])
+@pytest.mark.parametrize(
+    ("kind", "model", "usd"),
+    [
+        ("compaction", "claude-opus-5", "60"),
+        ("declined", "claude-opus-5", "60"),
+        ("declined", "claude-sonnet-5", "12"),
+    ],
+)
 def test_what_ran_beside_a_fast_answer_was_fast_where_its_model_can_be(
     kind: str, model: str, usd: str
 ) -> None:
     assert price(model, sampling={"kind": kind}, speed="fast").usd == Decimal(usd)
 
 
-@pytest.mark.parametrize("kind", ["compaction", "declined", "advisor"])
+# On demand it is all that was billed, and it takes the request's own speed.
+def test_a_fast_compaction_of_a_model_without_a_fast_mode_has_no_price() -> None:
+    with pytest.raises(UnknownModelError, match="the rate card has no rates at that speed"):
+        price("claude-sonnet-5", sampling={"kind": "compaction"}, speed="fast")
+
+
+@pytest.mark.parametrize("kind", ["declined", "advisor"])
 def test_what_ran_beside_a_fast_answer_before_its_model_could_be_fast_was_not(kind: str) -> None:
     cost = price("claude-opus-4-7", on=date(2026, 5, 11), sampling={"kind": kind}, speed="fast")
     assert (*bounds(cost), cost.caveats) == ("30", "30", "30", ())
