@@ -96,9 +96,9 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
         multipliers.append((_ONE, _ZERO, None))
         caveats.append(f"unknown-tier: {tier}")
 
-    # Inference in the US costs a tenth more, from the 4.6 generation on; so does Foundry's US data
-    # zone. Source: https://platform.claude.com/docs/en/manage-claude/data-residency (2026-08-22)
-    geography = "us" if terms.platform == "foundry-us" else terms.inference_geo or ""
+    # Inference in the US costs a tenth more, from the 4.6 generation on.
+    # Source: https://platform.claude.com/docs/en/manage-claude/data-residency (2026-08-22)
+    geography = terms.inference_geo or ""
     # `asked-us`: only the request names it. At list price everywhere, it makes no difference.
     named = geography.removeprefix("asked-")
     if named and named not in card.geographies_at_list:
@@ -108,19 +108,24 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
             # No published multiplier of this place or model: at most the highest one of the card.
             published = (each.geography.values() for each in card.models.values())
             multipliers.append((_ONE, _ONE, max(chain([_ONE], *published))))
-            caveats.append(f"unknown-geography: {geography}")
+            only = "" if geography == named else ", which only the request names"
+            caveats.append(f"unknown-geography: {named}{only}")
 
     # Regional endpoints of Bedrock and Google Cloud cost a tenth more, from 4.5 on.
     # Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
     # AWS GovCloud costs 1.2 for every model, in place of that tenth. Source: litellm 1.110.2, which
     # cites the AWS price feed (BerriAI/litellm#39764)
     cloud, _, endpoint = (terms.platform or "").partition("-")
+    regional = entry.regional or _ONE
+    # So does Foundry's US data zone, and no URL there says what kind of deployment it is of.
+    # Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
+    is_open = endpoint == "unknown" or (cloud == "foundry" and not geography)
     if endpoint == "gov":
         exactly(card.bedrock_gov_multiplier)
     elif endpoint == "regional":
-        exactly(entry.regional)
-    elif endpoint == "unknown" and entry.regional is not None:
-        multipliers.append((_ONE, _ONE, max(entry.regional, _ONE)))
+        exactly(regional)
+    elif is_open and regional != 1:
+        multipliers.append((_ONE, _ONE, max(regional, _ONE)))
         caveats.append(f"unknown-endpoint: {cloud}")
 
     if entry.retires_on is not None and entry.retires_on <= on:
@@ -274,7 +279,7 @@ def bill_sampling(
     caveats = [*prices.caveats]
     if refusal_billed is None:
         caveats.append(f"unknown-refusal: {sampling.refusal}")
-    if refusal_billed is not False and is_silent:
+    if is_silent:
         caveats.append(f"fallback-without-entry: {sampling.model}")
     if sampling.may_cache is not None and sampling.usage.input_tokens:
         caveats.append("cache-unpriced")
@@ -289,7 +294,8 @@ def bill_sampling(
         high=high,
         charges=charges,
         by_category=ByCategory.sum((_CATEGORIES[each.category], each.usd) for each in charges),
-        caveats=tuple(caveats),
+        # What is free costs nothing at any rate.
+        caveats=() if refusal_billed is False else tuple(caveats),
     )
 
 

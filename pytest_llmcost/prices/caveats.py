@@ -243,13 +243,14 @@ _PRICING = (
         "unknown-endpoint",
         "higher",
         "The endpoint may be a regional one, which costs more",
-        "the endpoint may be a regional one, which costs more{detail}",
+        "the endpoint may be a regional one, which costs more{detail}; if it is not, set "
+        "regional = 1 in a price file (--llmcost-prices=FILE)",
     ),
     Rule(
         "unknown-geography",
         "higher",
-        "No multiplier is known for this place of inference",
-        "no multiplier is known for the place of inference{detail}",
+        "Inference may have cost more in this place",
+        "inference may have cost more in this place{detail}",
     ),
     Rule(
         "unknown-speed",

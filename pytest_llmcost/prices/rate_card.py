@@ -256,12 +256,13 @@ class RateCard:
         is_known = speed == stated  # otherwise only the request names it
         is_latency = speed.startswith("latency-")
         fast, caveat = None, None
-        if speed == STANDARD or (kind == "message" and is_known and not is_latency):
+        is_own = kind in ("message", "compaction")
+        if speed == STANDARD or (is_own and is_known and not is_latency):
             bands = self.bands(name, on=on, speed=speed)
         else:
             bands = self.bands(name, on=on)
-            # What declined, compacted or advised may be another model than the one that answered,
-            # and have no fast rates.
+            # What declined or advised may be another model than the one that answered, and have no
+            # fast rates.
             with suppress(UnknownModelError):
                 fast = self.bands(name, on=on, speed=speed)
             if fast and is_known and kind != "advisor":
@@ -269,7 +270,7 @@ class RateCard:
             elif is_latency and kind == "message":
                 # The rates are not shipped, so without a price file there is no high bound.
                 caveat = f"latency-optimized: {bands[0].model}"
-            elif fast or kind == "message":
+            elif fast or is_own:
                 # Fast mode may be asked for and not given. An advisor's entry has no speed, and
                 # whether a fast request's advisor is fast is documented nowhere. The standard rates
                 # are the price, the fast ones the high bound.

@@ -27,7 +27,6 @@ Platform = Literal[
     "vertex-regional",
     "vertex-unknown",
     "foundry",
-    "foundry-us",
 ]
 """A cloud and its kind of endpoint; `-unknown` if nothing says whether it was a regional one."""
 Lifetime = Literal["5m", "1h"]

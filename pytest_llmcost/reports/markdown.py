@@ -51,8 +51,6 @@ from pytest_llmcost.reports.rows import (
 )
 from pytest_llmcost.reports.run_wording import (
     NotCounted,
-    broken_prefixes,
-    cache_misses,
     describe_live,
     describe_partial,
     describe_total,
@@ -61,6 +59,7 @@ from pytest_llmcost.reports.run_wording import (
     marks_by_state,
     marks_of_run,
     not_counted,
+    notes_of,
     suite_budget,
 )
 from pytest_llmcost.reports.tables import markdown_row, markdown_table
@@ -120,8 +119,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     first = room.fit(failed_or_changed[:_MOST_ROWS], 2, heads=heads)
     more = room.fit(failed_or_changed[_MOST_ROWS:], 2, heads=heads)
     of_tests = room.fit(of_tests, 3)
-    notes = filter(None, (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes))
-    footnotes = room.fit(notes, 4, _item)
+    footnotes = room.fit(notes_of(ledger), 4, _item)
     gone = room.fit(vanished, 4, _item)
     usd, is_lower = ledger.totals.usd, is_least(ledger)
     itemised = [each for each in categories_of(ledger.totals) if each.usd is not None]

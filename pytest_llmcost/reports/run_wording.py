@@ -14,7 +14,7 @@ from pytest_llmcost.amounts import COUNT_COMMAND
 from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
-from pytest_llmcost.ledger.totals import counted_calls, is_live, spenders_of
+from pytest_llmcost.ledger.totals import amounts_of, counted_calls, is_live, spenders_of
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, first_of, format_count, write_round_usd
 from pytest_llmcost.reports.wording import (
@@ -68,6 +68,17 @@ def cache_misses(ledger: Ledger) -> str:
         return ""
     shown = [f"{clean(text)}{f' ({n:,} calls)' if n > 1 else ''}" for text, n in details.items()]
     return f"cache misses that the API explains: {first_of(sorted(shown), _MOST_SHOWN, joint='; ')}"
+
+
+def notes_of(ledger: Ledger) -> Iterator[str]:
+    """Yield what else a reader should know, first why a total that has a figure is not exact."""
+    usd = amounts_of(ledger)["usd"]
+    if usd.high is not None and usd.low != usd.high:
+        low, high = dollars(usd.low, against=usd.high), dollars(usd.high, against=usd.low)
+        for reason in usd.reasons.explain():
+            yield f"the cost of a run is not exact, {low} to {high}: {reason}"
+    yield from filter(None, (broken_prefixes(ledger), cache_misses(ledger)))
+    yield from ledger.notes
 
 
 def is_least(ledger: Ledger, *, tag: str | None = None, live: bool = False) -> bool:
@@ -175,10 +186,10 @@ def run_advice(verdict: Verdict, ledger: Ledger) -> str:
         return f"bring them back, or accept it: {accept}"
     if verdict.scope == "increase":
         return f"reduce it, raise the limit, or accept it in a baseline of the repository: {accept}"
-    if verdict.kind != "usd" or verdict.actual is None:
+    if verdict.kind != "usd" or verdict.high is None:
         return ""
     # Of a part of the tests no number can be made that all of them keep.
-    enough = f" to {write_round_usd(verdict.actual)}" if ledger.complete else ""
+    enough = f" to {write_round_usd(verdict.high)}" if ledger.complete else ""
     return f"if the price is right, raise the budget{enough}"
 
 

@@ -24,8 +24,6 @@ from pytest_llmcost.reports.escape import MOST_WITH_COMMAND, clean
 from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
 from pytest_llmcost.reports.rows import Row, models_of, rows_of, shown, tags_of
 from pytest_llmcost.reports.run_wording import (
-    broken_prefixes,
-    cache_misses,
     describe_live,
     describe_partial,
     describe_total,
@@ -33,6 +31,7 @@ from pytest_llmcost.reports.run_wording import (
     marks_by_state,
     marks_of_run,
     not_counted,
+    notes_of,
     run_advice,
     suite_budget,
 )
@@ -281,5 +280,5 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
             view,
         )
     yield from wrap(describe_partial(ledger), view)
-    for text in (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes):
+    for text in notes_of(ledger):
         yield from wrap(clean(text, MOST_WITH_COMMAND), view, markup={"yellow": True})

@@ -455,7 +455,8 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
     if verdict.state != "exceeded":
         return ""
     if verdict.kind in GATES:
-        cost = Amounts.of(calls).usd
+        spent = Amounts.of(calls)["usd"]
+        cost = spent.high or spent.low
         budget = write_round_usd(cost) if cost else "$0.05"
         return _fill(GATES[verdict.kind].advice, verdict, budget=budget)
     quantity = verdict.quantity
@@ -466,13 +467,13 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
         "calls": "Make fewer calls",
         "uncached_input_tokens": "Let more of the prompt be read from the cache",
     }
-    spent = Amounts.of(concerned(verdict, calls) if verdict.is_per_call else calls)
-    is_of_replies = quantity == "usd" and spent.by_category.output_usd * 2 > spent.priced_usd
+    whole = Amounts.of(concerned(verdict, calls) if verdict.is_per_call else calls)
+    is_of_replies = quantity == "usd" and whole.by_category.output_usd * 2 > whole.priced_usd
     most = "Shorten the reply" if is_of_replies and not _recounted(calls) else "Shorten the prompt"
     save = savings.get(verdict.kind, most)
-    if verdict.actual is None:  # of a lower bound no number can be made that the test keeps
+    if verdict.high is None:  # of a lower bound no number can be made that the test keeps
         return f"{save}, or raise the budget if the price is right."
-    limit = int(round_up(verdict.actual, is_usd=False))
+    limit = int(round_up(verdict.high, is_usd=False))
     if verdict.part is not None:
         budget = f"@max_cost(parts={{{json.dumps(verdict.part)}: {limit:_}}})"
         return f"Shorten it, or accept it with a new budget: {budget}"
@@ -480,7 +481,7 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
     if quantity == "usd":
         name = "llmcost.budget" if verdict.scope == "block" else "@max_cost"
         key = "" if verdict.kind == "usd" else f"{verdict.kind}="
-        budget = f'{name}({key}"{write_round_usd(verdict.actual)}")'
+        budget = f'{name}({key}"{write_round_usd(verdict.high)}")'
     what = "the price" if quantity == "usd" else "it"
     return f"{save}, or accept {what} with a new budget: {budget}"
 

@@ -341,7 +341,8 @@ def read_message(
         sampling_calls=tuple(kept),
         terms=Terms(
             service_tier="batch" if batch else stated.service_tier or None,
-            speed=_speed(stated, asked),
+            # Foundry's deployments in fast mode have names of their own: the model's, then `-fast`.
+            speed=_speed(stated, asked, fast=named == f"{own}-fast"),
             # If only the request says where it ran, the premium may or may not be paid.
             inference_geo=stated.inference_geo or (f"asked-{geography}" if geography else None),
             platform=platform,
@@ -351,7 +352,7 @@ def read_message(
     )
 
 
-def _speed(stated: _MessageUsage, asked: _Body) -> str | None:
+def _speed(stated: _MessageUsage, asked: _Body, *, fast: bool) -> str | None:
     """Return the speed that the price follows: what the response states, whatever was asked for.
 
     Sources: https://platform.claude.com/docs/en/build-with-claude/fast-mode and
@@ -361,7 +362,7 @@ def _speed(stated: _MessageUsage, asked: _Body) -> str | None:
     latency = stated.latency or _text(_part(asked, "performanceConfig").get("latency"))
     if latency not in (None, "standard"):
         return f"latency-{latency}" if stated.latency else f"asked-latency-{latency}"
-    return stated.speed or ("asked-fast" if asked.get("speed") == "fast" else None)
+    return stated.speed or ("asked-fast" if fast or asked.get("speed") == "fast" else None)
 
 
 def _unreadable(path: str, what: str) -> UsageDataError:

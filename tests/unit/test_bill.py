@@ -107,9 +107,8 @@ def test_a_published_or_recomputed_figure_is_met_exactly(usd: str, cost: Cost) -
         ({"inference_geo": ""}, "1"),
         ({"service_tier": "batch"}, "0.5"),
         ({"inference_geo": "us"}, "1.1"),
-        ({"platform": "foundry-us"}, "1.1"),
-        ({"platform": "foundry-us", "inference_geo": "us"}, "1.1"),
-        ({"platform": "foundry"}, "1"),
+        ({"platform": "foundry", "inference_geo": "us"}, "1.1"),
+        ({"platform": "foundry", "inference_geo": "global"}, "1"),
         ({"platform": "bedrock"}, "1"),
         ({"platform": "vertex"}, "1"),
         ({"platform": "bedrock-regional"}, "1.1"),
@@ -269,6 +268,22 @@ def test_a_refusal_before_any_output_is_billed_by_category_and_day(
     assert bool(cost.charges) == bool(expected)
 
 
+# $0 is certain, wherever it ran and at whatever speed.
+@pytest.mark.parametrize(
+    "context",
+    [
+        {"inference_geo": "mars"},
+        {"service_tier": "flex"},
+        {"platform": "vertex-unknown"},
+        {"speed": "asked-fast"},
+    ],
+)
+def test_a_refusal_that_is_free_is_exact(context: dict[str, Any]) -> None:
+    for model in ("claude-haiku-5-5", "claude-3-haiku-20240307", "claude-opus-5-5"):
+        cost = price(model, sampling={"refusal": "cyber", "sums_calls": True}, **context)
+        assert (*bounds(cost), cost.caveats) == ("0", "0", "0", ())
+
+
 def test_a_refusal_of_an_unknown_category_may_be_billed() -> None:
     cost = price(sampling={"refusal": "weather"})
     assert bounds(cost) == ("0", "0", "24")
@@ -285,6 +300,7 @@ def test_a_refusal_of_an_unknown_category_may_be_billed() -> None:
         (price("claude-opus-4-5", inference_geo="us"), "30", "33", "unknown-geography: us"),
         (price(platform="vertex-unknown"), "24", "26.4", "unknown-endpoint: vertex"),
         (price(platform="bedrock-unknown"), "24", "26.4", "unknown-endpoint: bedrock"),
+        (price(platform="foundry"), "24", "26.4", "unknown-endpoint: foundry"),
         (
             price(platform="bedrock-unknown", inference_geo="us", service_tier="batch"),
             "13.2",
@@ -311,8 +327,9 @@ def test_what_a_response_leaves_open_bounds_the_figure(
     assert cost.caveats == (caveat,)
 
 
-def test_an_unknown_endpoint_leaves_the_price_of_an_old_model_exact() -> None:
-    cost = price("claude-opus-4-1", on=date(2026, 8, 4), platform="vertex-unknown")
+@pytest.mark.parametrize("platform", ["vertex-unknown", "foundry"])
+def test_an_unknown_endpoint_leaves_the_price_of_an_old_model_exact(platform: str) -> None:
+    cost = price("claude-opus-4-1", on=date(2026, 8, 4), platform=platform)
     assert cost.low == cost.usd == cost.high
     assert cost.caveats == ()
 
@@ -357,15 +374,27 @@ def test_an_advisor_that_has_no_fast_mode_is_exact() -> None:
     assert (*bounds(cost), cost.caveats) == ("12", "12", "12", ())
 
 
-@pytest.mark.parametrize(("model", "usd"), [("claude-opus-5", "60"), ("claude-sonnet-5", "12")])
-@pytest.mark.parametrize("kind", ["compaction", "declined"])
+@pytest.mark.parametrize(
+    ("kind", "model", "usd"),
+    [
+        ("compaction", "claude-opus-5", "60"),
+        ("declined", "claude-opus-5", "60"),
+        ("declined", "claude-sonnet-5", "12"),
+    ],
+)
 def test_what_ran_beside_a_fast_answer_was_fast_where_its_model_can_be(
     kind: str, model: str, usd: str
 ) -> None:
     assert price(model, sampling={"kind": kind}, speed="fast").usd == Decimal(usd)
 
 
-@pytest.mark.parametrize("kind", ["compaction", "declined", "advisor"])
+# On demand it is all that was billed, and it takes the request's own speed.
+def test_a_fast_compaction_of_a_model_without_a_fast_mode_has_no_price() -> None:
+    with pytest.raises(UnknownModelError, match="the rate card has no rates at that speed"):
+        price("claude-sonnet-5", sampling={"kind": "compaction"}, speed="fast")
+
+
+@pytest.mark.parametrize("kind", ["declined", "advisor"])
 def test_what_ran_beside_a_fast_answer_before_its_model_could_be_fast_was_not(kind: str) -> None:
     cost = price("claude-opus-4-7", on=date(2026, 5, 11), sampling={"kind": kind}, speed="fast")
     assert (*bounds(cost), cost.caveats) == ("30", "30", "30", ())

@@ -287,6 +287,21 @@ def test_the_new_budget_is_round_and_kept(spent: str, kind: str, advised: str) -
     assert text.endswith(f"new budget: {advised}")
 
 
+# An endpoint of Foundry's may cost a tenth more; a cut stream without max_tokens has no bound.
+@pytest.mark.parametrize(
+    ("high", "advice"),
+    [
+        ("0.0066", 'accept the price with a new budget: @max_cost("$0.0066")'),
+        (None, "raise the budget if the price is right."),
+    ],
+)
+def test_the_new_budget_is_one_that_the_most_it_may_have_cost_keeps(
+    high: str | None, advice: str
+) -> None:
+    call = make_call("0.006", usd_high=None if high is None else Decimal(high))
+    assert render_failure(judge("0.005", call), [call]).endswith(f", or {advice}")
+
+
 @given(amount=st.integers(1, 10**12), limit=st.integers(0, 10**12))
 def test_a_sentence_never_shows_two_equal_amounts_for_a_breach(amount: int, limit: int) -> None:
     spent, most = Decimal(amount).scaleb(-12), Decimal(limit).scaleb(-12)

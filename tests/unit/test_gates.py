@@ -280,6 +280,8 @@ class TestRequiredBudget:
             "path in llmcost_budgets.",
         ]
         assert short_sentence(verdict) == "2 calls without a budget"
+        most = [SMALL, make_call("0.04", usd_high=Decimal("0.05"))]
+        assert '@max_cost("$0.052")' in render_failure(judge_calls(self.BUDGET, most), most)
 
 
 class TestTags:

@@ -35,7 +35,7 @@ contexts = st.builds(
     service_tier=st.sampled_from([None, "standard", "batch", "priority", "flex"]),
     speed=st.sampled_from([None, "standard", "fast"]),
     inference_geo=st.sampled_from([None, "global", "not_available", "us", "mars"]),
-    platform=st.sampled_from([None, "bedrock-regional", "vertex-unknown", "foundry-us"]),
+    platform=st.sampled_from([None, "bedrock-regional", "vertex-unknown", "foundry"]),
 )
 sampling_calls = st.builds(
     SamplingCall,

@@ -84,7 +84,7 @@ def test_a_geography_asked_for_and_not_stated_opens_the_high_bound_alone() -> No
     silent, request = body(usage(1_000_000, 0)), {"inference_geo": "us"}
     call = priced(read_message(silent, request=request))
     assert (call.usd, call.usd_low, call.usd_high) == (Decimal(5), Decimal(5), Decimal("5.5"))
-    assert call.caveats == ("unknown-geography: asked-us",)
+    assert call.caveats == ("unknown-geography: us, which only the request names",)
 
 
 @pytest.mark.parametrize("asked", ["global", None, ""])
@@ -755,6 +755,15 @@ def test_the_fast_rates_bound_a_speed_that_was_asked_for_and_not_confirmed(
     assert (call.usd, call.usd_low) == (Decimal(expected), Decimal(expected))
     assert (call.usd_high, call.caveats) == (None if high is None else Decimal(high), caveats)
     assert reprice(call, shipped_card(), on=ON) == call
+
+
+def test_a_deployment_that_is_named_as_fast_may_have_been_fast() -> None:
+    request = {"model": "claude-opus-5-fast"}  # as on Foundry
+    call = priced(read_message(body(usage(1_000_000, 0)), request=request))
+    assert (call.usd, call.usd_high, call.caveats) == (5, 10, ("unknown-speed",))
+    said = body(usage(1_000_000, 0, speed="fast"))
+    call = priced(read_message(said, request=request))
+    assert (call.usd, call.usd_high, call.caveats) == (10, 10, ())
 
 
 def test_new_quantities_in_the_usage_are_named() -> None:

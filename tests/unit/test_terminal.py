@@ -410,12 +410,31 @@ def test_a_share_that_is_a_bound_says_so_in_table_and_sentence(
     assert said in text
 
 
+def test_a_total_that_is_not_exact_says_between_which_bounds_it_lies_and_why() -> None:
+    caveats = sorted_caveats(["unknown-endpoint: foundry"])
+    call = make_call("0.5", usd_high=Decimal("0.55"), caveats=caveats)
+    report = make_report({a_test("t.py::test_a"): [call, call, make_call("1")]})
+    said = (
+        "the cost of a run is not exact, $2.00 to $2.10: the endpoint may be a regional one, which "
+        "costs more (foundry) (2 calls); if it is not, set regional = 1 in a price file "
+        "(--llmcost-prices=FILE)\n"
+    )
+    assert said in text_of(report, View(width=300))
+    assert f"- {said}" in render_markdown(report)
+    assert "not exact" not in text_of(make_report({a_test("t.py::test_a"): [make_call("1")]}))
+    close = make_call("2", usd_high=Decimal("2.000001"), caveats=caveats)
+    assert "$2.00 to $2.000001:" in text_of(make_report({a_test("t.py::test_a"): [close]}))
+
+
 def test_a_budget_of_the_run_that_is_exceeded_names_one_that_would_hold() -> None:
     report = make_report({a_test("t.py::test_a"): [make_call("0.61")]}, budgets=[suite_budget("1")])
     advice = "  if the price is right, raise the budget to $0.61\n"
     assert advice not in text_of(report)
     over = make_report({a_test("t.py::test_a"): [make_call("0.61")]}, budgets=[suite_budget("0.5")])
     assert advice in text_of(over)
+    open_ended = make_call("0.6", usd_high=Decimal("0.61"))
+    spent: dict[Any, Any] = {a_test("t.py::test_a"): [open_ended]}
+    assert advice in text_of(make_report(spent, budgets=[suite_budget("0.5")]))
     # What was left out costs more.
     part = text_of(replace(over, complete=False, incomplete=("deselected",)))
     assert "  if the price is right, raise the budget\n" in part
