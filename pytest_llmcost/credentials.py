@@ -107,17 +107,15 @@ def keys_in_cassette(path: Path) -> list[str]:
     """Return where a recorded file holds what looks like a credential: sorted, without its text.
 
     For example ``header `authorization` ``. A file that is not a cassette is searched as well.
+
+    Raises:
+        OSError: it cannot be read.
     """
+    text = _text(path.read_bytes())
     try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES)
-    except OSError:  # removed since, or kept elsewhere by a persister of the user's
-        return []
-    try:
-        return sorted(set(_search(load_yaml(data, any_tag=True))))
+        return sorted(set(_search(load_yaml(text, any_tag=True))))
     except YamlError:
         # Damaged, or too large to be read as a whole: by its lines, as VCR writes them.
-        text = data.decode("utf-8", "replace")
         headers = re.findall(r'([\w-]+)"?:[ \t]*(?:\n\s*-\s*|\[\s*)?"?(.+)', text)
         found = {
             f"header `{name.lower()}`"
@@ -130,6 +128,8 @@ def keys_in_cassette(path: Path) -> list[str]:
 def _search(value: object, kind: str = "field", name: str = "", side: str = "") -> Iterator[str]:
     """Search what a recording holds under a name, of a header or of any other kind."""
     if isinstance(value, Mapping):
+        if value.keys() >= {"name", "value"}:  # in an HTTP archive
+            yield from _search(value["value"], kind, _text(value["name"]), side)
         for key, inner in value.items():
             key = _text(key)
             inner_kind = {"headers": "header", "uri": "query", "url": "query"}.get(key, kind)

@@ -28,14 +28,33 @@ def show_path(path: Path) -> str:
         return str(path)
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Return all that is in a folder and below it and is no folder itself, sorted.
+
+    Raises:
+        OSError: a folder cannot be read, so that not all is known.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = os.walk(folder, onerror=fail)
+    return sorted(Path(parent, name) for parent, _, names in found for name in names)
+
+
 def write_atomic(path: Path, chunks: Iterable[bytes]) -> None:
     """Replace a file by one that is complete; missing folders are made.
 
-    A link is followed, and the permissions of an existing file are kept.
+    A link is followed, and the permissions of an existing file are kept. A device or a pipe, such
+    as /dev/stdout, is written to.
 
     Raises:
         OSError: it cannot be written; the old file is then still there.
     """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            file.writelines(chunks)
+        return
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the file, because a rename is atomic only within one file system.

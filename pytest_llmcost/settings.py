@@ -6,6 +6,7 @@ settings are for: `plugin/options.py` hands the values in.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -55,9 +56,14 @@ def parse_date(text: str) -> date:
         raise SettingsError(f"{text!r} is not a date; write it as 2026-11-22") from None
 
 
+def parse_path(text: str) -> Path:
+    """Read a path; no shell has read the `~` of an ini file, nor the one behind `--option=`."""
+    return Path(os.path.expanduser(text))
+
+
 def parse_report_path(text: str) -> Path:
     """Read the path of a report, whose suffix chooses the format."""
-    path = Path(text)
+    path = parse_path(text)
     if path.suffix not in REPORT_SUFFIXES:
         *most, last = REPORT_SUFFIXES
         formats = f"{', '.join(most)} or {last}"
@@ -177,7 +183,8 @@ class Option:
         self.repeatable = repeatable
         """A list: the flag may be given several times, the ini key has one value per line."""
         self.is_limit = is_limit
-        """An empty value, for example from an unset variable, would silently limit nothing."""
+        """An empty value, for example from an unset variable, would silently limit nothing, or
+        compare with nothing."""
         self.ini = f"llmcost_{name}"
         """The key in pytest's configuration file."""
         self.env = f"{_ENV}{name.upper()}"
@@ -247,7 +254,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("key_guard", parse_choice("fail", "warn", "off"), "fail|warn|off",
         "What happens if a cassette that VCR wrote in this run holds what looks like a key: the "
         "run fails (default), the summary warns, or nothing."),
-    Option("prices", Path, "FILE",
+    Option("prices", parse_path, "FILE",
         "TOML file with your own prices: new models, other rates, discounts."),
     Option("price_date", parse_date, "DATE",
         "Price everything as of this date. Default: today, UTC."),
@@ -257,9 +264,9 @@ OPTIONS: tuple[Option, ...] = (
         "Write the ledger (.json), a pull-request comment (.md) or a page (.html) to this path. "
         "Repeatable.",
         repeatable=True),
-    Option("history", Path, "FILE",
+    Option("history", parse_path, "FILE",
         "Append a line of JSON about the run to this file, for `llmcost history` and the page."),
-    Option("baseline", Path, "PATH", "Ledger of an earlier run to compare this run with."),
+    _limit("baseline", parse_path, "PATH", "Ledger of an earlier run to compare this run with."),
     Option("baseline_fetch", str, "COMMAND",
         "Command that fetches the baseline to that path; the comment shows it to those who want to "
         "reproduce the run."),
@@ -396,9 +403,9 @@ def resolve(
                     raise SettingsError(f"{origin}: {wrong}")
             # One empty flag of several is a mistake; an ini file may have an empty line.
             is_empty = not filled or (origin == option.flag and len(filled) < len(texts))
-            if option.is_limit and texts and is_empty:
+            if texts and is_empty and (option.is_limit or origin == option.flag):
                 raise SettingsError(
-                    f"{origin}: is empty. Set a limit or remove the option (an unset shell "
+                    f"{origin}: is empty. Set a value or remove the option (an unset shell "
                     "variable expands to an empty string)."
                 )
             if not filled:

@@ -62,11 +62,13 @@ def read_line(line: str) -> tuple[str, str]:
 def values_for(lines: Iterable[str], nodeid: str = "") -> list[str]:
     """Return what holds for a test: the last glob that matches applies, with all its lines.
 
-    Without a node id, what holds for calls that no test made.
+    Lines without a glob, wherever they stand, hold where no glob matches. Without a node id, what
+    holds for calls that no test made.
     """
     read = [read_line(line) for line in lines]
-    last = [glob for glob, _ in read if not glob or (nodeid and matches(glob, nodeid))][-1:]
-    return [value for glob, value in read if [glob] == last]
+    matching = [glob for glob, _ in read if glob and nodeid and matches(glob, nodeid)]
+    last = matching[-1] if matching else ""
+    return [value for glob, value in read if glob == last]
 
 
 def _path_of(pattern: str) -> str:

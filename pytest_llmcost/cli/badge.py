@@ -11,6 +11,7 @@ import msgspec
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.cli.console import Console
+from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_file
 from pytest_llmcost.money import plain_usd
@@ -34,7 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("ledger", type=read_ledger, help="a JSON ledger written with --llmcost-report")
     add("-o", "--output", metavar="FILE", help="where to write (default: -, which prints it)")
-    add("--label", default="prompts", help="the left side of the badge (default: %(default)s)")
+    add("--label", help="the left side of the badge (default: prompts)")
     add(
         "--format",
         choices=("shields", "benchmark-action", "github-output"),
@@ -47,16 +48,19 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, console: Console) -> int:
     """Write or print the figures."""
     ledger = arguments.ledger
+    label = "prompts" if arguments.label is None else arguments.label
+    if arguments.label is not None and arguments.format != "shields":
+        raise SettingsError("--label is of --format=shields alone")
     if arguments.format == "github-output":
         text = "".join(f"{name}={value}\n" for name, value in _outputs(ledger).items()).encode()
     else:
         is_badge = arguments.format == "shields"
-        value = _badge(ledger, arguments.label) if is_badge else list(_trend(ledger))
+        value = _badge(ledger, label) if is_badge else list(_trend(ledger))
         text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
     if arguments.output not in (None, "-"):
         write_file(arguments.output, [text])
     else:
-        console.print(text.decode().rstrip("\n"))
+        console.print_document(text.decode().rstrip("\n"))
     return 0
 
 

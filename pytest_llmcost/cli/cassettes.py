@@ -11,11 +11,11 @@ from pathlib import Path
 from pytest_llmcost.cli.console import Console
 from pytest_llmcost.credentials import keys_in_cassette
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.files import show_path
+from pytest_llmcost.files import files_below, show_path
 from pytest_llmcost.reports.numbers import format_count
 from pytest_llmcost.reports.run_wording import describe_keys
 
-_SUFFIXES = (".yaml", ".yml", ".json")
+_SUFFIXES = (".har", ".json", ".yaml", ".yml")
 _START = b"interactions:"
 """Of VCR's YAML, which may be in a file of any name."""
 
@@ -38,7 +38,7 @@ def run(arguments: Namespace, console: Console) -> int:
         if not Path(name).exists():
             raise SettingsError(f"{name} does not exist; name a folder of cassettes")
         is_file = Path(name).is_file()
-        inside = [Path(name)] if is_file else list(filter(_is_cassette, Path(name).rglob("*")))
+        inside = [Path(name)] if is_file else list(filter(_is_cassette, files_below(Path(name))))
         if not inside:
             raise SettingsError(f"{name} holds no cassette; name a folder of cassettes")
         paths.update(inside)
@@ -54,7 +54,7 @@ def run(arguments: Namespace, console: Console) -> int:
 def _is_cassette(path: Path) -> bool:
     if not path.is_file():
         return False
-    if path.suffix in _SUFFIXES:
+    if path.name.removesuffix(".gz").endswith(_SUFFIXES):
         return True
     with path.open("rb") as file:
         return file.read(len(_START)) == _START

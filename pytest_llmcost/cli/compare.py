@@ -75,12 +75,12 @@ def run(arguments: Namespace, console: Console) -> int:
     if arguments.format == "json":
         console.print_json(to_json(comparison))
     elif arguments.format == "md":
-        console.print(render_markdown(compared).rstrip("\n"))
+        console.print_document(render_markdown(compared).rstrip("\n"))
     else:
         screen = console.screen
         lines = [*render_comparison(comparison, screen, most=0)]
         lines += render_verdicts(alone, screen) if verdicts else []
-        console.print(screen.text(as_text(lines)))
+        console.print(as_text(lines))
     for path in arguments.output:
         write_report(compared, path)
     return 1 if any(verdict.state != "within" for verdict in verdicts) else 0

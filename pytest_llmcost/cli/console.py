@@ -7,6 +7,7 @@ import shutil
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from io import TextIOWrapper
 from typing import TextIO
 
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
@@ -41,8 +42,16 @@ class Console:
         self.print(json.dumps(value, indent=2))
 
     def print(self, text: str) -> None:
-        """Write a result."""
-        self.out.write(text + "\n")
+        """Write a result; what the stream cannot show, in ASCII."""
+        shown = Screen(unicode=self.is_unicode).text(text)
+        encoding = getattr(self.out, "encoding", None) or "utf-8"
+        self.out.write(shown.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+    def print_document(self, text: str) -> None:
+        """Write what goes into a file or to another program: UTF-8, whatever the locale is."""
+        if isinstance(self.out, TextIOWrapper):
+            self.out.reconfigure(encoding="utf-8")
+        self.print(text)
 
     def note(self, text: str) -> None:
         """Write what is no result: progress, a problem."""

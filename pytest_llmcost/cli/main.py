@@ -52,24 +52,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             status: int = arguments.command.run(arguments, Console(sys.stdout, sys.stderr))
         sys.stdout.flush()
     except LlmCostError as error:
-        from pytest_llmcost.reports.escape import clean
-
-        # It may quote a foreign file; some are several lines.
-        for line in f"llmcost: {error}".split("\n"):
-            print(clean(line, _LONGEST), file=sys.stderr)
-        return 2
+        return _fail(str(error))
     except KeyboardInterrupt:
         return _INTERRUPTED
     except OSError as error:
         if error.filename is not None:
-            raise
+            return _fail(f"{error.filename}: {error.strerror}")
         # Of standard output. Keep Python from complaining about it once more on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 1  # the reader has gone (`| head`)
-        print(f"llmcost: the output cannot be written ({error.strerror})", file=sys.stderr)
-        return 2
+        return _fail(f"the output cannot be written ({error.strerror})")
     return status
+
+
+def _fail(problem: str) -> int:
+    from pytest_llmcost.reports.escape import clean
+
+    # It may quote a foreign file; some are several lines.
+    for line in f"llmcost: {problem}".split("\n"):
+        print(clean(line, _LONGEST), file=sys.stderr)
+    return 2
 
 
 class _Parser(ArgumentParser):

@@ -68,7 +68,7 @@ def run(arguments: Namespace, console: Console) -> int:
     if arguments.output:
         console.print("\n".join(lines))
     else:
-        console.print(render_json(ledger).decode().rstrip("\n"))
+        console.print_document(render_json(ledger).decode().rstrip("\n"))
         console.note("\n".join(lines))
     is_broken = any(each.fails(ledger.unverified) for each in ledger.verdicts)
     has_lost = arguments.whole and ledger.lost_calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import defaultdict
@@ -16,7 +17,8 @@ from typing import NamedTuple
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, price
 from pytest_llmcost.cli.console import Console, add_pricing_options, read_card
-from pytest_llmcost.errors import RecordingError
+from pytest_llmcost.errors import RecordingError, SettingsError
+from pytest_llmcost.files import files_below
 from pytest_llmcost.ledger.ledger_file import to_json
 from pytest_llmcost.money import format_usd
 from pytest_llmcost.reports.escape import clean
@@ -64,6 +66,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, console: Console) -> int:
     """Price and print everything that can be; return 1 if something could not."""
+    if arguments.by != "call" and arguments.format == "json":
+        raise SettingsError(f"--by={arguments.by} adds up in text alone; JSON has each call")
     card, on = read_card(arguments), arguments.on
     rows: list[_Row] = []
     problems: list[str] = []
@@ -99,10 +103,10 @@ def run(arguments: Namespace, console: Console) -> int:
 def _files(paths: Iterable[str]) -> Iterator[str]:
     """Yield the files, and in place of a folder the recordings in it, but no recorded counts."""
     for path in paths:
-        if path == "-" or not Path(path).is_dir():
+        if path == "-" or not os.path.isdir(path):
             yield path
             continue
-        for each in sorted(Path(path).rglob("*")):
+        for each in files_below(Path(path)):
             is_recording = each.name.removesuffix(".gz").endswith(_SUFFIXES)
             if is_recording and ".llmcost." not in each.name and each.is_file():
                 yield str(each)

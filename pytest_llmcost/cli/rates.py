@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 
 from pytest_llmcost.cli.console import Console, add_pricing_options, read_card
-from pytest_llmcost.errors import UnknownModelError
+from pytest_llmcost.errors import SettingsError, UnknownModelError
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.bill import Rates
 from pytest_llmcost.prices.price_file import RATE_KEYS
@@ -40,9 +40,18 @@ def run(arguments: Namespace, console: Console) -> int:
         table = as_text(text_table(heads, [*map(TableRow, rows)]))
         console.print("\n".join([table, *facts, "", footer]))
 
+    def named(card: RateCard) -> list[str]:
+        if name and (card.find(name) or not any(name in each for each in card.models)):
+            return [card.resolve(name).model]
+        return [each for each in card.models if not name or name in each]
+
     if arguments.diff:
+        if arguments.format == "json":
+            raise SettingsError(
+                "--diff is text alone; for the rates with a price file laid over: --prices FILE"
+            )
         changed = card.with_overrides(arguments.diff)
-        models = [changed.resolve(name).model] if name else [*changed.models]
+        models = named(changed)
         rows = [row for model in models for row in _changes(card, changed, model, on)]
         names = [line for model in models for line in _new_names(card, changed, model)]
         if rows:
@@ -51,12 +60,9 @@ def run(arguments: Namespace, console: Console) -> int:
         else:
             console.print("\n".join([f"{arguments.diff} changes no rate on {on}", *names]))
         return 0
-    models = [*card.models]
-    if name and (card.find(name) or not any(name in each for each in models)):
-        models = [card.resolve(name).model]
+    models = named(card)
+    if name and card.find(name):
         card.rates(models[0], on=on)  # no price at all on that day is an error that says why
-    elif name:
-        models = [each for each in models if name in each]
     rates = [each for model in models for each in _rates_of(card, model, on)]
     if arguments.format == "json":
         console.print_json([_as_json(each, on) for each in rates])

@@ -72,6 +72,8 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
     """Compare, print the outcome, and return 0 if both sides agree and 1 if they differ."""
     if arguments.cost and not arguments.usage:
         raise SettingsError("--cost FILE needs --usage FILE")
+    if arguments.wait and arguments.usage:
+        raise SettingsError("--wait asks the API again, and --usage FILE asks nothing; remove one")
     card = read_card(arguments)
     ledgers = _read_ledgers(arguments.ledger)
     query = make_query(
@@ -98,7 +100,8 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
         last = last_call_at(call for _, calls in live_runs(ledgers) for call in calls)
         due = last + FRESH_AFTER if last else clock.now()
         outcome = _ask_until_complete(ask, due, console, clock) if arguments.wait else ask()
-    console.print(render(outcome, arguments.format))
+    show = console.print if arguments.format == "text" else console.print_document
+    show(render(outcome, arguments.format))
     return 0 if outcome.state == "agrees" else 1
 
 

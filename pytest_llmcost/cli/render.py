@@ -9,6 +9,7 @@ from pytest_llmcost.cli.console import Console
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.run_history import Run, read_history
+from pytest_llmcost.money import parse_quantity
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.tables import as_text
 from pytest_llmcost.reports.terminal import View, render_summary
@@ -42,10 +43,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--rows",
         "--llmcost-rows",  # as pytest spells it, and the summary with it
-        type=int,
-        default=View.rows,
+        type=parse_quantity,
         metavar="N",
-        help="how many rows the summary has at most, 0 for all (default: %(default)s)",
+        help=f"how many rows the summary has at most, 0 for all (default: {View.rows})",
     )
 
 
@@ -61,7 +61,10 @@ def run(arguments: Namespace, console: Console) -> int:
         runs, problem = read_history(arguments.history)
     if problem is not None:
         console.problem(problem)
-    view = View(console.screen.width, console.is_unicode, max(0, arguments.rows))
+    if arguments.rows is not None and None not in outputs:
+        raise SettingsError("--rows is of the summary alone; add -o -")
+    rows = View.rows if arguments.rows is None else arguments.rows
+    view = View(console.screen.width, console.is_unicode, rows)
     for path in outputs:
         if path is not None:
             write_report(ledger, path, runs)

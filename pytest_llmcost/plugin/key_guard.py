@@ -15,7 +15,8 @@ from pytest_llmcost.reports.run_wording import describe_keys
 def find_keys(session: Session) -> dict[str, list[str]]:
     """Return where each cassette that was written holds what looks like a key."""
     searched = {show_path(Path(path)): Path(path) for path in sorted(session.saved_cassettes)}
-    found = {shown: keys_in_cassette(path) for shown, path in searched.items()}
+    # One may be removed since, or kept elsewhere by a persister of the user's.
+    found = {shown: keys_in_cassette(path) for shown, path in searched.items() if path.exists()}
     return {shown: keys for shown, keys in found.items() if keys}
 
 

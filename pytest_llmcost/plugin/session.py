@@ -463,9 +463,10 @@ def check_settings(session: Session) -> None:
     settings = session.settings
     if settings.baseline is None:
         # In an ini file it is allowed: CI may add the baseline.
-        for name in ("max_increase", "max_test_increase", "update_baseline"):
+        for name in ("max_increase", "max_test_increase", "update_baseline", "vanished"):
             origin = settings.origin(name)
-            if getattr(settings, name) and not origin.startswith("llmcost_"):
+            is_set = getattr(settings, name) not in ((), False, "off", "warn")
+            if is_set and not origin.startswith("llmcost_"):
                 raise SettingsError(
                     f"{origin}: needs a baseline; name the ledger of an earlier run with "
                     "--llmcost-baseline=PATH"

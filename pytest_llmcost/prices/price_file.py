@@ -190,7 +190,7 @@ def parse_card_file(data: bytes, origin: str) -> CardFile:
     if len(data) > _MOST_BYTES:
         raise RateCardError(f"{origin}: larger than {_MOST_BYTES:,} bytes, the limit")
     try:
-        raw = tomli.loads(data.decode("utf-8"), parse_float=Decimal)
+        raw = tomli.loads(data.decode("utf-8-sig"), parse_float=Decimal)
     except (ValueError, ArithmeticError, RecursionError) as error:  # of a number without end, too
         hint = "; names with / or : need quotes" if "table declaration" in str(error) else ""
         raise RateCardError(f"{origin}: not TOML: {error}{hint}") from error
@@ -341,8 +341,22 @@ def check_change(
                 )
         below = layers.get(model, ())
         rows = tuple(_complete(row, below, where) for row in entry.rates)
-        if all(row.multiplier is not None for layer in (*below, rows) for row in layer):
-            raise RateCardError(f"{where}: a new model needs rates, got none")
+        stated = [row for layer in (*below, rows) for row in layer if row.multiplier is None]
+        if not stated:
+            known = find(name)
+            hint = f'; for {known.model} write [models."{known.model}"]' if known else ""
+            raise RateCardError(f"{where}: a new model needs rates, got none{hint}")
+        for row in rows:
+            kind = f"of speed {row.speed}" if row.speed else ""
+            kind += f" above {row.above:,} tokens" if row.above else ""
+            if row.multiplier is not None and not any(
+                row.speed in (None, each.speed or STANDARD) and row.above in (None, each.above or 0)
+                for each in stated
+            ):
+                raise RateCardError(
+                    f"{where}: rates row from {row.from_on}: there are no rates {kind.strip()} to "
+                    f"multiply by {row.multiplier}"
+                )
         models[model] = replace(entry, rates=rows)
     return replace(change, models=models)
 

@@ -211,6 +211,11 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
         ]
         text += f": {', '.join(parts)}"
     yield from wrap(text, view, markup={"bold": True})
+    if totals.unpriced_calls and not marks_by_state(ledger)["unverified"]:  # no budget says why
+        unpriced = Amounts.of(call for call in counted_calls(ledger) if call.usd is None)
+        for reason in unpriced["usd"].reasons.explain():
+            for part in filter(None, split_reason(reason)):
+                yield from wrap(part, view, indent=2)
     tags = [
         f"{clean(each.name, _LONGEST_TAG)} "
         f"{dollars(each.total.usd, is_least=each.is_least, per=per)}"

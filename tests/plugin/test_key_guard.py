@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -295,6 +296,12 @@ COMMITTED = {
         ),
         [],
     ),
+    "archive.har": (
+        '{"log": {"entries": [{"request": {"url": "https://a.test", "headers": '
+        '[{"name": "X-Api-Key", "value": "' + HEX + '"}, {"name": "a", "value": "b"}], '
+        '"postData": {"params": [{"name": "client_secret", "value": "' + HEX + '"}]}}}]}}',
+        ["field `client_secret`", "header `x-api-key`"],
+    ),
     "clean.yaml": (cassette("      x-api-key:\n      - REDACTED\n"), []),
     "list.json": ("[1, 2]", []),
 }
@@ -338,6 +345,43 @@ def test_a_cassette_of_any_name_is_searched_and_a_folder_without_one_is_an_error
     (tmp_path / "test_a").write_text("# no cassette\n")
     assert main(["cassettes", "--check", str(tmp_path)]) == 2
     assert "holds no cassette" in capsys.readouterr().err
+
+
+def test_a_cassette_is_searched_to_its_end_packed_or_not(tmp_path: Path) -> None:
+    whole = COMMITTED["body.yaml"][0].encode()
+    (tmp_path / "packed.yaml.gz").write_bytes(gzip.compress(whole))
+    long = b"interactions:\n- request: {body: '%b'}\n" % (b"a b " * 13_000_000)
+    (tmp_path / "long.yaml").write_bytes(long + whole.partition(b"\n")[2])
+    assert keys_in_cassette(tmp_path / "packed.yaml.gz") == ["body"]
+    assert keys_in_cassette(tmp_path / "long.yaml") == ["body or another header"]
+
+
+@pytest.mark.parametrize("closed", ["cassettes/test_a", "cassettes/b.yaml", "cassettes/more"])
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="users and permissions of POSIX")
+def test_what_cannot_be_read_is_an_error_and_no_all_clear(
+    closed: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("a.yaml", "test_a", "b.yaml", "more/c.yaml"):
+        (tmp_path / "cassettes" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "cassettes" / name).write_text(COMMITTED["clean.yaml"][0])
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o755)
+    assert main(["cassettes", "--check", "cassettes"]) == 0
+    assert capsys.readouterr().out == "no keys in 4 files\n"
+    (tmp_path / closed).chmod(0)
+    if is_root := os.geteuid() == 0:  # who may read everything
+        os.seteuid(65534)
+    try:
+        assert main(["cassettes", "--check", "cassettes"]) == 2
+    finally:
+        if is_root:
+            os.seteuid(0)
+        (tmp_path / closed).chmod(0o755)
+    message = f"llmcost: {closed}: Permission denied\n"
+    assert capsys.readouterr() == ("", message)
 
 
 def test_the_lines_that_are_shown_are_those_that_filter_what_was_found(

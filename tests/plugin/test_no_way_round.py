@@ -219,6 +219,7 @@ def test_long_parameters_that_begin_the_same_are_different_fixtures(project: Pro
         ("--llmcost-max-increase=10%", "--llmcost-max-increase"),
         ("--llmcost-max-test-increase=10%", "--llmcost-max-test-increase"),
         ("--llmcost-update-baseline", "--llmcost-update-baseline"),
+        ("--llmcost-vanished=fail", "--llmcost-vanished"),
     ],
 )
 def test_a_comparison_with_nothing_is_a_usage_error(

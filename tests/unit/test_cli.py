@@ -8,9 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from sample_reports import MODEL
+from sample_reports import MODEL, a_test, make_call, make_report
 
 from pytest_llmcost.cli.main import main
+from pytest_llmcost.ledger.ledger_file import write_ledger
 
 COMMANDS = (
     "init",
@@ -111,6 +112,41 @@ def test_an_output_that_cannot_be_written_is_one_line_and_exits_with_2() -> None
         )
     message = "llmcost: the output cannot be written (No space left on device)\n"
     assert (done.returncode, done.stderr) == (2, message)
+
+
+def test_a_path_that_cannot_be_looked_at_is_one_line_and_exits_with_2() -> None:
+    name = "a" * 300  # longer than any file system takes
+    done = llmcost("cassettes", "--check", name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"llmcost: {name}: File name too long\n"
+
+
+def test_what_the_encoding_of_the_output_lacks_is_written_in_ascii(tmp_path: Path) -> None:
+    usage = {"input_tokens": 10, "output_tokens": 5}
+    path = tmp_path / "answer.json"
+    path.write_text(json.dumps({"model": "ä→🚲", "usage": usage}))
+    history = Path(__file__).parents[2] / "docs/examples/trend/history.jsonl"
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    priced, shown = llmcost("price", str(path), env=env), llmcost("history", str(history), env=env)
+    assert (priced.returncode, shown.returncode) == (1, 0)
+    assert r"#0 \xe4->\U0001f6b2 (unknown-model)" in priced.stdout
+    assert "$0.1072 -> $0.1463" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["merge"], ["badge", "--format=benchmark-action"], ["compare", "--format=md"]]
+)
+def test_what_is_for_programs_is_utf_8_whatever_the_locale(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "cost.json")
+    write_ledger(make_report({a_test("t.py::test_ä"): [make_call("1")]}), path)
+    command, *options = arguments
+    paths = [path, path] if command == "compare" else [path]
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = llmcost(command, *paths, *options, env=env, encoding="utf-8")
+    assert done.stderr.startswith("llmcost: merged" if command == "merge" else "")
+    assert ("—" if command == "compare" else "t.py::test_ä") in done.stdout
 
 
 def test_an_interrupt_ends_it_quietly(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,29 @@ def test_a_dash_prints_it(
     assert main(["badge", "cost.json", "-o", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["message"] == "$1.75"
     assert [each.name for each in tmp_path.iterdir()] == ["cost.json"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and devices of POSIX")
+def test_a_pipe_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    write_ledger(a_run(), tmp_path / "cost.json")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert main(["badge", str(tmp_path / "cost.json"), "-o", str(pipe)]) == 0
+        assert json.loads(os.read(reader, 1_000))["message"] == "$1.75"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_a_label_that_nothing_would_show_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ledger(a_run(), tmp_path / "cost.json")
+    options = ["--label=cost", "--format=github-output"]
+    assert main(["badge", str(tmp_path / "cost.json"), *options]) == 2
+    assert capsys.readouterr() == ("", "llmcost: --label is of --format=shields alone\n")
 
 
 def test_a_test_over_its_own_budget_is_red(tmp_path: Path) -> None:

@@ -168,6 +168,13 @@ def test_no_line_is_wider_than_the_terminal_unless_a_name_is(
             assert any("100,00" in line for line in lines)  # no number is broken
 
 
+def test_sums_are_text_alone(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "answer.json", message())
+    done = run(path, "--by=model", "--format=json")
+    assert (done.status, done.out) == (2, "")
+    assert "--by=model adds up in text alone" in done.err
+
+
 def test_what_cannot_be_priced_is_listed_and_the_rest_still_printed(
     run: Run, tmp_path: Path
 ) -> None:

@@ -164,6 +164,19 @@ def test_a_diff_may_be_of_one_model(capsys: pytest.CaptureFixture[str], mine: Pa
     assert text == f"{mine} changes no rate on 2026-11-22\n"
 
 
+def test_a_diff_may_be_of_models_with_a_part_of_their_name_in_common(
+    capsys: pytest.CaptureFixture[str], mine: Path
+) -> None:
+    text = rates(capsys, "opus-4", "--diff", mine, *ON)
+    assert len(rows(text, "claude-opus-4-6")) == 5
+    assert rows(text, "gateway") == []
+
+
+def test_a_diff_is_text_alone(capsys: pytest.CaptureFixture[str], mine: Path) -> None:
+    assert main(["rates", f"--diff={mine}", "--format=json"]) == 2
+    assert "--prices" in capsys.readouterr().err
+
+
 def test_names_that_a_price_file_adds_are_among_what_it_changes(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from pytest_llmcost.budgets.path_globs import (
     matches,
     may_hold_in,
     parse_path_budget,
+    values_for,
 )
 from pytest_llmcost.errors import SettingsError
 
@@ -113,3 +114,12 @@ class TestLines:
             parse_path_budget(line, "llmcost_budgets")
         assert said in str(raised.value)
         assert str(raised.value).startswith("llmcost_budgets: ")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_line_for_a_path_holds_before_and_behind_the_lines_for_all(order: int) -> None:
+    lines = ["claude-*", "tests/agents/** = claude-haiku-*", "acme/*"]
+    inside, outside = ("tests/agents/test_a.py::test_a", "tests/test_b.py::test_b")
+    assert values_for(lines[::order], inside) == ["claude-haiku-*"]
+    assert values_for(lines[::order], outside) == ["claude-*", "acme/*"][::order]
+    assert values_for(lines[::order]) == ["claude-*", "acme/*"][::order]

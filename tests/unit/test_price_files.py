@@ -142,6 +142,11 @@ def test_a_model_whose_last_row_has_ended_has_no_price(overlay: Overlay) -> None
         card.rates("acme/large", on=ON)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(overlay: Overlay) -> None:
+    card = overlay("\ufeff[models.claude-opus-5-5]\r\nrates = [{ from = 2026-11-01, input = 3 }]")
+    assert rates(card, "claude-opus-5-5")[0] == "3"
+
+
 def test_a_second_file_lies_over_the_first(tmp_path: Path) -> None:
     first, second = tmp_path / "a.toml", tmp_path / "b.toml"
     first.write_text("[models.claude-opus-5-5]\nrates = [{ from = 2026-11-01, input = 3 }]")
@@ -314,6 +319,22 @@ def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
         (
             "[models.a]\nrates = [{ from = 2026-01-01, until = 2026-01-01, input = 3 }]",
             ['model "a"', "rates[0]", "until: 2026-01-01 is not after from"],
+        ),
+        (
+            '[models.claude-opus-5]\nrates = [{ from = 2026-11-01, speed = "Fast", factor = 0.5 }]',
+            ['model "claude-opus-5"', "2026-11-01", "no rates of speed Fast to multiply by 0.5"],
+        ),
+        (
+            "[models.claude-opus-5]\nrates = [{ from = 2026-11-01, above = 5, factor = 0.5 }]",
+            ['model "claude-opus-5"', "no rates above 5 tokens to multiply by 0.5"],
+        ),
+        (
+            '[models."acme/claude-opus-4.7"]\nrates = [{ from = 2026-11-01, factor = 0.5 }]',
+            ["a new model needs rates, got none"],
+        ),
+        (
+            '[models."anthropic/claude-opus-4.7"]\nrates = [{ from = 2026-11-01, factor = 0.5 }]',
+            ['got none; for claude-opus-4-7 write [models."claude-opus-4-7"]'],
         ),
         (
             "[models.claude-opus-5]\nrates = [{ from = 2026-11-01, input = 3, factor = 0.5 }]",

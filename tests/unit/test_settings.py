@@ -41,14 +41,19 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_ini_file() -> None:
         assert settings.origin("max_test") == origin
 
 
-def test_an_empty_value_is_none_at_all() -> None:
+def test_an_empty_value_is_none_at_all_but_an_empty_flag_is_a_mistake() -> None:
     settings = settle({"report": []}, {"PYTEST_LLMCOST_PRICES": ""}, {"prices": " "})
     assert (settings.prices, settings.report) == (None, ())
+    with pytest.raises(SettingsError, match=r"^--llmcost-prices: is empty"):
+        settle({"prices": ""})
+    with pytest.raises(SettingsError, match=r"^--llmcost-report: is empty"):
+        settle({"report": [""]})
 
 
 LIMITS = (
     *("max_test", "max_call", "max_worst", "max_suite", "budgets", "allowed_models", "live"),
     *("max_live", "warn_at", "max_increase", "max_test_increase"),
+    "baseline",  # without which an increase is not limited
 )
 
 
@@ -89,6 +94,14 @@ def test_paths_of_the_ini_file_are_relative_to_it_and_those_of_flags_to_where_on
     assert settings.report == (INI_FOLDER / "out" / "cost.md",)
     assert settle({"baseline": "base.json"}).baseline == Path("base.json")
     assert settle({"baseline": "/abs/base.json"}).baseline == Path("/abs/base.json")
+
+
+def test_a_path_may_begin_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, "/home/me")
+    settings = settle({"report": ["~/cost.md"]}, ini={"history": "~/history.jsonl"})
+    assert settings.report == (Path("/home/me/cost.md"),)
+    assert settings.history == Path("/home/me/history.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,15 @@ class TestUnknown:
         assert "? at list price, 1 call (1 of unknown cost)" in text_of(report)
         assert render_short(report) == "llmcost: ?"
 
+    def test_has_its_reason_below_the_total_unless_a_budget_gives_it(self) -> None:
+        no_price = "unknown-model: no price for model 'acme'. Did you mean acme-1?"
+        unknown = make_call(None, caveats=sorted_caveats((no_price,)))
+        text = text_of(report_of(row("t.py::test_a", unknown, unknown)))
+        reason = "no price for model 'acme'. Did you mean acme-1? (2 calls)"
+        assert f"2 calls (2 of unknown cost)\n  {reason}\n$0.00 spent live" in text
+        judged = make_report({a_test("t.py::test_a"): [unknown]}, budgets=[suite_budget("1")])
+        assert text_of(judged).count("Did you mean acme-1?") == 1
+
 
 def test_a_price_per_thousand_runs_reads_as_a_bill() -> None:
     text = text_of(report_of(row("t.py::test_a", make_call("0.0012"))), View(per=1000))
