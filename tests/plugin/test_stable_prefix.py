@@ -399,6 +399,56 @@ def test_a_prompt_too_short_to_be_cached_breaks_nothing(online: Project) -> None
     online.record("--llmcost-stable-prefix=fail").assert_outcomes(passed=1)
 
 
+LONG_TURNS = """
+    def turns(book, pages):
+        cached = {"cache_control": CACHED}
+        first = {"role": "user", "content": book}
+        answer = [{"type": "text", "text": f"Page {n}. {BOOK}"} for n in range(pages)]
+        after = [{"role": "assistant", "content": answer}, {"role": "user", "content": "And?"}]
+        body = {"model": "claude-opus-4-7", "max_tokens": 100}
+        return [{**body, **cached, "messages": [first]},
+                {**body, **cached, "messages": [first, *after]}]
+
+    @pytest.mark.parametrize("pages", [18, 19])
+    @pytest.mark.parametrize("book", ["Why? " + BOOK, "Why?"], ids=["long", "short"])
+    def test_counted(llmcost, book, pages):
+        for body in turns(book, pages):
+            llmcost.count(body, cache="warm", output_tokens=5)
+
+    @pytest.mark.parametrize("pages", [18, 19])
+    @pytest.mark.parametrize("book", ["Why? " + BOOK, "Why?"], ids=["long", "short"])
+    def test_sent(book, pages):
+        for body in turns(book + "!" * pages, pages):
+            send(body)
+"""
+
+
+def test_the_cache_looks_back_over_twenty_blocks(online: Project) -> None:
+    """A first turn that was too short to be cached is not missed."""
+    online.write(test_app=SUITE.replace("* 440", "* 150") + LONG_TURNS)
+    online.record("--llmcost-stable-prefix=fail", "--llmcost-report=ledger.json")
+    broken = {
+        (name, call["broken_prefix"]["part"])
+        for name, test in rows(online).items()
+        for call in test["calls"]
+        if "broken_prefix" in call
+    }
+    part = "20 or more blocks after messages.0.content.0"
+    assert broken == {("test_counted[long-19]", part), ("test_sent[long-19]", part)}
+    # The stand-in bills it so, and a warm cache holds no more.
+    read = {
+        name: test["calls"][1]["usage"].get("cache_read_tokens", 0) > 0
+        for name, test in rows(online).items()
+        if "long" in name
+    }
+    assert read == {
+        "test_counted[long-18]": True,
+        "test_counted[long-19]": False,
+        "test_sent[long-18]": True,
+        "test_sent[long-19]": False,
+    }
+
+
 @pytest.mark.parametrize("value", ["False", "1", "'yes'"])
 def test_a_marker_can_only_require_a_stable_prefix(project: Project, value: str) -> None:
     project.write(
