@@ -75,26 +75,27 @@ def missing_tool_notes(ledger: Ledger) -> Iterator[str]:
                 key = (part, verdict.origin)
                 limited[key] = limited.get(key, False) or bool(verdict.actual)
     payloads = ledger.payloads.values() if limited else ()
-    names = {name for facts in payloads for name in facts.parts}
+    parts = (part for facts in payloads for part in facts.parts if part.startswith("tools."))
+    names = {part.removeprefix("tools.") for part in parts}
     for (part, origin), is_there in sorted(limited.items()):
-        alike = get_close_matches(part, names, 1)
+        alike = get_close_matches(part.removeprefix("tools."), names, 1)
         if not is_there and (alike or ledger.complete):
-            hint = f"; did you mean {alike[0]}?" if alike else ""
+            hint = f"; did you mean tools.{alike[0]}?" if alike else ""
             yield f"no prompt has {part}, which {origin} limits{hint}"
 
 
 def missing_tag_notes(ledger: Ledger) -> Iterator[str]:
     """Yield a sentence for each budget of a tag that no call of a whole run has."""
-    known = [TAG + tag for tag in ledger.totals.by_tag]
+    known = ledger.totals.by_tag
     for budget in ledger.verdicts:
-        tag = budget.pattern or ""
+        tag = (budget.pattern or "").removeprefix(TAG)
         if budget.scope == "tag" and ledger.complete and tag not in known:
             alike, hint = get_close_matches(tag, known, 1), ""
             if alike:
-                hint = f"; did you mean {alike[0]}?"
+                hint = f"; did you mean {TAG}{alike[0]}?"
             elif known:
-                hint = f"; the tags of the run are {', '.join(ledger.totals.by_tag)}"
-            yield f"no call has the tag of the budget for {tag}{hint}"
+                hint = f"; the tags of the run are {', '.join(known)}"
+            yield f"no call has the tag of the budget for {TAG}{tag}{hint}"
 
 
 def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[str]:
