@@ -6,6 +6,7 @@ Knows no prices, no answers, and not whose calls they are.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
@@ -44,6 +45,8 @@ class PrefixGroup:
         """By digest, the tokens of the prefixes that its calls have written; None if unknown."""
         self.last: dict[str, list[CachedValue]] = {}
         """The last prefix with each first message; the last one of all stands last."""
+        self.ends: Counter[str] = Counter()
+        """By digest, how many of its calls end with a message that none has gone on from yet."""
         self.volatile: dict[str, Place] = {}
         """The first block found to differ by a clock or a random id: under the first message if it
         is in one, otherwise under the empty text, for all."""
@@ -109,7 +112,8 @@ class CachedPrefixes:
 
     Two agents in one test have different system prompts and are two groups. Two questions
     to one agent have different first messages: they share what stands before these, and no more.
-    A group may go on from an earlier turn with another message; it must not change old ones.
+    A group may go on from an earlier turn with another message, and from the same turn as often as
+    it was sent; it must not change old ones.
     """
 
     def __init__(self) -> None:
@@ -136,9 +140,9 @@ class CachedPrefixes:
         own = [each.place for each in payload.breakpoints]
         written = [number for number, each in enumerate(values, 1) if each.prefix in known.written]
         longest, steps = max(written, default=0), _steps(values)
-        ends = [(numbers[place], steps[numbers[place] - 1] - _LOOK_BACK) for place in own]
+        spans = [(steps[numbers[place] - 1] - _LOOK_BACK, numbers[place]) for place in own]
         most = max(
-            (at for at in written if any(at <= end and steps[at - 1] > far for end, far in ends)),
+            (at for at in written if any(far < steps[at - 1] and at <= end for far, end in spans)),
             default=0,
         )
         within = [place for place in own if numbers[place] <= most]
@@ -152,7 +156,13 @@ class CachedPrefixes:
             known.written.setdefault(digest, None)
         known.last.pop(opening, None)
         known.last[opening] = values
-        goes_on = at is None or longest > at
+        # The same question, asked several times at once, has several answers to go on from.
+        ends = [each.prefix for each in values if each.tier == "messages"]
+        earlier = next((each for each in reversed(ends) if known.ends[each]), None)
+        known.ends.update(ends[-1:])
+        if earlier is not None and earlier != ends[-1]:
+            known.ends[earlier] -= 1
+        goes_on = at is None or longest > at or earlier is not None
         if at is not None and all(each.tier == "messages" for each in values[at:]):
             here, last = values[at].place, values[-1].place
             is_last = here is not None and last is not None and here.number == last.number

@@ -94,6 +94,14 @@ HARMLESS: dict[str, list[Body]] = {
         ask(**PLAIN, messages=say("Why?", "So.", "And?")),
         ask(**PLAIN, messages=say("How?", "So.", "And?")),
     ],
+    "one question, asked twice at once": [
+        ask(**PLAIN),
+        ask(**PLAIN),
+        ask(**PLAIN, messages=say("Why?", "So.", "And?")),
+        ask(**PLAIN, messages=say("Why?", "Thus.", "And?")),
+        ask(**PLAIN, messages=say("Why?", "So.", "And?", "No.", "Why?")),
+        ask(**PLAIN, messages=say("Why?", "Thus.", "And?", "Yes.", "Why?")),
+    ],
     "two agents": [ask(), ask(system=[text("Be kind."), text("Other rules.", marked=True)])],
     "two agents with the same tools": [
         ask(tools=[tool("find")], system=[text(name, marked=True)]) for name in ("support", "sales")
