@@ -446,6 +446,7 @@ def _billed_less(
     if not any(line.reported for line in outcome.usage):
         mistake = "the Admin key is" if asked_at else "the saved answers are of another time, or"
         yield (
-            f"nothing is reported at all: {mistake} of another organisation, a gateway used "
-            "its own key, or the API no longer keeps that time"
+            f"nothing is reported at all: {mistake} of another organisation, a gateway's own key "
+            "or Claude Platform on AWS or Google Cloud was used, or the API no longer keeps that "
+            "time"
         )
