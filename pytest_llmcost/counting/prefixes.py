@@ -156,17 +156,18 @@ class CachedPrefixes:
             known.written.setdefault(digest, None)
         known.last.pop(opening, None)
         known.last[opening] = values
+        goes_on = False
+        if at is not None and all(each.tier == "messages" for each in values[at:]):
+            here, last = values[at].place, values[-1].place
+            is_last = here is not None and last is not None and here.number == last.number
+            goes_on = like != opening or (message in values[:longest] and is_last)
         # The same question, asked several times at once, has several answers to go on from.
         ends = [each.prefix for each in values if each.tier == "messages"]
         earlier = next((each for each in reversed(ends) if known.ends[each]), None)
         known.ends.update(ends[-1:])
-        if earlier is not None and earlier != ends[-1]:
+        if earlier is not None and earlier != ends[-1] and not goes_on:
             known.ends[earlier] -= 1
-        goes_on = at is None or longest > at or earlier is not None
-        if at is not None and all(each.tier == "messages" for each in values[at:]):
-            here, last = values[at].place, values[-1].place
-            is_last = here is not None and last is not None and here.number == last.number
-            goes_on |= like != opening or (message in values[:longest] and is_last)
+        goes_on |= at is None or longest > at or earlier is not None
         if at is None or goes_on:
             if most == longest:
                 return readable

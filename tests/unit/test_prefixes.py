@@ -98,6 +98,7 @@ HARMLESS: dict[str, list[Body]] = {
         ask(**PLAIN),
         ask(**PLAIN),
         ask(**PLAIN, messages=say("Why?", "So.", "And?")),
+        ask(**PLAIN, messages=say("Why?", "So.", "When?")),
         ask(**PLAIN, messages=say("Why?", "Thus.", "And?")),
         ask(**PLAIN, messages=say("Why?", "So.", "And?", "No.", "Why?")),
         ask(**PLAIN, messages=say("Why?", "Thus.", "And?", "Yes.", "Why?")),
