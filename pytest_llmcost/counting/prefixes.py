@@ -6,6 +6,7 @@ Knows no prices, no answers, and not whose calls they are.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
@@ -18,13 +19,18 @@ from pytest_llmcost.json_values import JsonValue, canonical
 
 _EXCERPT, _BEFORE = 40, 12
 """Characters of a prompt that a report may show, and how many of them stand before the break."""
+_LOOK_BACK = 20
+"""How many blocks the API goes back from a breakpoint, itself the first, to find what was written.
+
+Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching (2026-09-23)
+"""
 
 
 class Break(NamedTuple):
     """Where the prefix of a call stops being one that an earlier call has left in the cache."""
 
     part: str
-    """The block, or the setting, that differs first."""
+    """The block, or the setting, that differs first; or what lies too far back."""
     character: int | None
     """The first one that differs, from 1; None if it is no text that differs."""
     excerpt: str
@@ -35,10 +41,12 @@ class PrefixGroup:
     """Calls of one model whose first cached block is the same, but for clocks and random ids."""
 
     def __init__(self) -> None:
-        self.written: dict[str, int] = {}
-        """By digest, the tokens of the prefixes that its calls have written; 0 if unknown."""
+        self.written: dict[str, int | None] = {}
+        """By digest, the tokens of the prefixes that its calls have written; None if unknown."""
         self.last: dict[str, list[CachedValue]] = {}
         """The last prefix with each first message; the last one of all stands last."""
+        self.ends: Counter[str] = Counter()
+        """By digest, how many of its calls end with a message that none has gone on from yet."""
         self.volatile: dict[str, Place] = {}
         """The first block found to differ by a clock or a random id: under the first message if it
         is in one, otherwise under the empty text, for all."""
@@ -55,8 +63,10 @@ class Readable(NamedTuple):
     written: tuple[str, Place | None]
     """The digest of the longest part of it that an earlier call has written, empty for none, and
     the last of its own breakpoints in there."""
-    broken: Break | None
+    broken: Break | None = None
     """Where it breaks the prefix of an earlier call, if it does."""
+    lost: str = ""
+    """The digest of the prefix that it breaks."""
 
     @property
     def volatile(self) -> Place | None:
@@ -83,12 +93,18 @@ class Readable(NamedTuple):
     def read_tokens(self, prompt: CachedPrompt) -> int:
         """Return how much of the counted prompt can be read if it is limited."""
         # An earlier call may have written up to where this one has no breakpoint.
-        return max(prompt.tokens_to(self.upto), self.group.written.get(self.written[0], 0))
+        return max(prompt.tokens_to(self.upto), self.group.written.get(self.written[0]) or 0)
 
-    def learn(self, prompt: CachedPrompt) -> None:
-        """Note what the call has written, for those that follow."""
-        for place, digest in self.breakpoints:
-            self.group.written[digest] = prompt.tokens_to(str(place))
+    def loses_nothing(self, least: int | None) -> bool:
+        """Whether what it breaks was not cached, as the model caches no less than `least`."""
+        tokens = self.group.written.get(self.lost)
+        return tokens is not None and tokens < (least or 1)
+
+    def learn(self, prompt: CachedPrompt | None, cached_tokens: int) -> None:
+        """Note what the call has written, for those that follow; without a count as billed."""
+        for place, digest in self.breakpoints[-1:] if prompt is None else self.breakpoints:
+            tokens = cached_tokens if prompt is None else prompt.tokens_to(str(place))
+            self.group.written[digest] = max(tokens, self.group.written.get(digest) or 0)
 
 
 class CachedPrefixes:
@@ -96,7 +112,8 @@ class CachedPrefixes:
 
     Two agents in one test have different system prompts and are two groups. Two questions
     to one agent have different first messages: they share what stands before these, and no more.
-    A group may go on from an earlier turn with another message; it must not change old ones.
+    A group may go on from an earlier turn with another message, and from the same turn as often as
+    it was sent; it must not change old ones.
     """
 
     def __init__(self) -> None:
@@ -120,28 +137,42 @@ class CachedPrefixes:
         pairs = enumerate(zip(before, values, strict=False))
         at = next((at for at, (old, new) in pairs if old.prefix != new.prefix), None)
         numbers = {each.place: number for number, each in enumerate(values, 1)}
-        read = [number for number, each in enumerate(values, 1) if each.prefix in known.written]
-        most = max(read, default=0)
         own = [each.place for each in payload.breakpoints]
+        written = [number for number, each in enumerate(values, 1) if each.prefix in known.written]
+        longest, steps = max(written, default=0), _steps(values)
+        spans = [(steps[numbers[place] - 1] - _LOOK_BACK, numbers[place]) for place in own]
+        most = max(
+            (at for at in written if any(far < steps[at - 1] and at <= end for far, end in spans)),
+            default=0,
+        )
         within = [place for place in own if numbers[place] <= most]
         readable = Readable(
             group=known,
             opening=opening,
             breakpoints=tuple((place, values[numbers[place] - 1].prefix) for place in own),
             written=(values[most - 1].prefix if most else "", within[-1] if within else None),
-            broken=None,
         )
         for _, digest in readable.breakpoints:
-            known.written.setdefault(digest, 0)
+            known.written.setdefault(digest, None)
         known.last.pop(opening, None)
         known.last[opening] = values
-        if at is None or most > at:
-            return readable
-        if all(each.tier == "messages" for each in values[at:]):
+        goes_on = False
+        if at is not None and all(each.tier == "messages" for each in values[at:]):
             here, last = values[at].place, values[-1].place
             is_last = here is not None and last is not None and here.number == last.number
-            if like != opening or (message in values[:most] and is_last):
+            goes_on = like != opening or (message in values[:longest] and is_last)
+        # The same question, asked several times at once, has several answers to go on from.
+        ends = [each.prefix for each in values if each.tier == "messages"]
+        earlier = next((each for each in reversed(ends) if known.ends[each]), None)
+        known.ends.update(ends[-1:])
+        if earlier is not None and earlier != ends[-1] and not goes_on:
+            known.ends[earlier] -= 1
+        goes_on |= at is None or longest > at or earlier is not None
+        if at is None or goes_on:
+            if most == longest:
                 return readable
+            part = f"{_LOOK_BACK} or more blocks after {values[longest - 1].name}"
+            return readable._replace(broken=Break(part, None, ""), lost=values[longest - 1].prefix)
         old, new = before[at], values[at]
         if old.place is None or new.place is None:  # a setting that was set, changed or removed
             broken = Break(new.name if new.place is None else old.name, None, "")
@@ -150,7 +181,20 @@ class CachedPrefixes:
             where = opening if new.tier == "messages" else ""
             if where not in known.volatile and _is_volatile(old, new):
                 known.volatile[where] = new.place
-        return readable._replace(broken=broken)
+        return readable._replace(broken=broken, lost=before[-1].prefix)
+
+
+def _steps(values: list[CachedValue]) -> list[int]:
+    """Number the blocks as the look-back does, for which a run of tool calls or results is one."""
+    steps, number, before = list[int](), 0, ""
+    for each in values:
+        if each.place is not None:
+            block = each.value[1]
+            kind = str(block.get("type")) if isinstance(block, dict) else ""
+            number += kind != before or kind not in ("tool_use", "tool_result")
+            before = kind
+        steps.append(number)
+    return steps
 
 
 def _is_volatile(old: CachedValue, new: CachedValue) -> bool:

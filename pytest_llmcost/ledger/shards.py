@@ -25,7 +25,7 @@ from pytest_llmcost.ledger.ledger import (
     calls_of,
     make_other_model,
 )
-from pytest_llmcost.ledger.notes import added_up, missing_tag_notes, missing_tool_notes, mock_notes
+from pytest_llmcost.ledger.notes import added_up, missing_notes, mock_notes
 from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.usage import Terms
@@ -68,7 +68,7 @@ def merge_ledgers(
                 like = alike.setdefault(payload.model, payload)
                 payloads[fingerprint] = like if like == payload else payload
         # What a shard misses may be in another one.
-        missing = {*missing_tag_notes(ledger), *missing_tool_notes(ledger)}
+        missing = {*missing_notes(ledger)}
         notes = tuple(note for note in ledger.notes if note not in missing)
         seen.append((source, replace(ledger, payloads={}, notes=notes)))
     if not seen:
@@ -120,7 +120,7 @@ def _notes(shards: Sequence[Ledger], merged: Ledger) -> set[str]:
     noted = added_up([note for each in shards for note in each.notes])
     # These hold numbers, so the sum has its own.
     of_mocks = noted & {note for each in shards for note in mock_notes(each)}
-    notes = {*(noted - of_mocks), *missing_tag_notes(merged), *missing_tool_notes(merged)}
+    notes = {*(noted - of_mocks), *missing_notes(merged)}
     notes.update(mock_notes(merged) if of_mocks else ())
     if any(each.comparison is not None for each in shards):
         notes.add(NOT_COMPARED)

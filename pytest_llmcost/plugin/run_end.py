@@ -29,8 +29,7 @@ from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
 from pytest_llmcost.ledger.notes import (
     length_band_notes,
     max_tokens_notes,
-    missing_tag_notes,
-    missing_tool_notes,
+    missing_notes,
     mock_notes,
     task_budget_notes,
 )
@@ -280,8 +279,7 @@ def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
         *(length_band_notes(ledger, card, on) if session.ledger else ()),
         *task_budget_notes(ledger, card, on=on),
         *max_tokens_notes(ledger, every_test="worst" in settings.columns),
-        *missing_tool_notes(ledger),
-        *missing_tag_notes(ledger),
+        *missing_notes(ledger),
     ]
     for nodeid in _exceeded_but_not_failed(ledger):
         notes.append(f"{nodeid} exceeded its budget too late to fail, so the run fails")

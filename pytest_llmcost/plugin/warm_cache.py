@@ -71,6 +71,8 @@ class WarmCache:
         prefix, changed = added.prefix, list[tuple[RecordedCall, Call]]()
         if prefix is None:
             return changed
+        if prefix.loses_nothing(self._least_cacheable(added.call.model)):
+            prefix = added.prefix = prefix._replace(broken=None)
         assumed = self._assumed.setdefault(prefix.group, [])
         if not prefix.is_limited:
             assumed.append(added)
@@ -86,8 +88,9 @@ class WarmCache:
                 if each.prefix is not None and each.prefix.is_limited:
                     changed.append((each, self._limited(each, each.prefix, stable)))
                     assumed.remove(each)
-        if added.prompt is not None:
-            prefix.learn(added.prompt)
+        billed = added.call.sampling_calls if added.call.evidence == "billed" else ()
+        if added.prompt is not None or billed:
+            prefix.learn(added.prompt, sum(each.usage.cached_tokens for each in billed))
         return changed
 
     def forget(self, withdrawn: RecordedCall) -> None:

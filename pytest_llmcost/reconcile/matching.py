@@ -294,8 +294,12 @@ def reconcile(
     `query` is made from the same ledgers; buckets outside its windows are ignored. `asked_at` is
     when the API answered, None for saved answers.
     """
-    runs = live_runs(ledgers)
+    runs, usage = live_runs(ledgers), [*usage]
     calls = [call for _, live in runs for call in live]
+    # Saved answers may have other buckets than would be asked for.
+    lengths = {each.ending_at - each.starting_at for each in usage}
+    saved = [width for width, (length, _) in BUCKETS.items() if length in lengths]
+    query = msgspec.structs.replace(query, bucket_width=[query.bucket_width, *saved][-1])
     days = days_of(query.windows)
     ours = _Side.of_calls(runs, card)
     theirs = _Side.of_rows(
@@ -362,13 +366,14 @@ def _select(
     inside = [row for each in buckets if each.lies_in(windows) for row in each.results]
     kept = [row for row in inside if filters.keeps(row)]
     # Usage of the Console has no API key, so that a workspace must be asked for by itself.
-    by, what = ("api_key_id", "API key") if filters.api_key_ids else ("workspace_id", "workspace")
-    is_anonymous = all(isinstance(row, UsageRow) and getattr(row, by) is None for row in inside)
-    if inside and not kept and is_anonymous:
-        raise ReconcileError(
-            f"none of the {len(inside)} rows of usage names its {what}; save the report with "
-            "group_by[]=api_key_id and group_by[]=workspace_id"
-        )
+    owner = "api_key_id" if filters.api_key_ids else "workspace_id"
+    usage = [row for row in inside if isinstance(row, UsageRow)]
+    for name in ("model",) if kept else ("model", owner):
+        if usage and all(getattr(row, name) is None for row in usage):
+            raise ReconcileError(
+                f"none of the {len(usage)} rows of usage names its {name}; save the report with "
+                "group_by[]=model, group_by[]=api_key_id and group_by[]=workspace_id"
+            )
     return kept
 
 
@@ -439,7 +444,9 @@ def _billed_less(
     if any(call.context.service_tier == "batch" for call in calls):
         yield "batches are billed when they are processed, not when their results are fetched"
     if not any(line.reported for line in outcome.usage):
+        mistake = "the Admin key is" if asked_at else "the saved answers are of another time, or"
         yield (
-            "nothing is reported at all: the Admin key is of another organisation, a gateway used "
-            "its own key, or the API no longer keeps that time"
+            f"nothing is reported at all: {mistake} of another organisation, a gateway's own key "
+            "or Claude Platform on AWS or Google Cloud was used, or the API no longer keeps that "
+            "time"
         )

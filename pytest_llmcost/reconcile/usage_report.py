@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -186,7 +187,7 @@ def read_saved_pages(source: str, row: type[Row]) -> tuple[Bucket[Row], ...]:
     """Read a file of saved answers: a single one, a JSON list, or one after another.
 
     Raises:
-        ReconcileError: if one is malformed, or the last one is not the last page.
+        ReconcileError: if one is malformed, two overlap, or the last one is not the last page.
     """
     try:
         text = Path(source).read_bytes()
@@ -200,7 +201,15 @@ def read_saved_pages(source: str, row: type[Row]) -> tuple[Bucket[Row], ...]:
             f"{source}: the last of {len(pages)} saved answers has a next page; "
             "save the remaining pages in the same file"
         )
-    return tuple(bucket for page in pages for bucket in page.data)
+    buckets = [bucket for page in pages for bucket in page.data]
+    in_order = sorted(buckets, key=lambda each: each.starting_at)
+    for one, other in pairwise(in_order):
+        if other.starting_at < one.ending_at:
+            raise ReconcileError(
+                f"{source}: two saved buckets have the time of {other.starting_at:%Y-%m-%d %H:%M}, "
+                "which would count twice; save each answer once"
+            )
+    return tuple(buckets)
 
 
 def _decode(text: bytes, row: type[Row], source: str) -> list[Page[Row]]:

@@ -81,8 +81,8 @@ GATES: Mapping[str, Gate] = {
         short_kept="stable prefix",
         short_broken="cached prefix broken: {found}",
         label="not read",
-        advice="Move what changes from call to call behind the last cache_control, and keep "
-        "tools, keys and settings the same.",
+        advice="Move what changes from call to call behind the last cache_control, keep tools, "
+        "keys and settings the same, and set a cache_control at least every 19 blocks.",
     ),
     "vanished": Gate(
         limit="none",

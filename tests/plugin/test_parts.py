@@ -237,6 +237,10 @@ def test_a_misspelt_tool_is_a_note_that_names_the_right_one(online: Project) -> 
     def test_a(llmcost):
         llmcost.count(payload())
 
+    @max_cost(parts={"tools.cut": 20})
+    def test_other(llmcost):
+        llmcost.count(payload())
+
     @max_cost(parts={"tools": 1_000, "tools.ask": 1_000})
     def test_b(llmcost):
         llmcost.count(payload(tools=()))
@@ -244,9 +248,12 @@ def test_a_misspelt_tool_is_a_note_that_names_the_right_one(online: Project) -> 
     """
     )
     result = online.record()
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(
-        ["no prompt has tools.fnd, which test_app.py:*limits; did you mean tools.find?"]
+        [
+            "no prompt has tools.cut, which test_app.py:* limits",
+            "no prompt has tools.fnd, which test_app.py:*limits; did you mean tools.find?",
+        ]
     )
     result.stdout.no_fnmatch_line("*which*tools.ask*")
 

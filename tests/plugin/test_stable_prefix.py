@@ -285,6 +285,28 @@ def test_a_test_fails_whose_calls_break_their_cached_prefix(
     assert "09:41" not in (online.path / "ledger.json").read_text()
 
 
+def test_a_stable_prefix_of_prompts_that_cache_nothing_is_a_note(online: Project) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    @max_cost(stable_prefix=True)
+    def test_plain(llmcost):
+        llmcost.count(ask(system="Be brief."), output_tokens=0)
+
+    @max_cost(stable_prefix=True)
+    @pytest.mark.parametrize("system", ["Be brief.", ask()["system"]])
+    def test_either(llmcost, system):
+        llmcost.count(ask(system=system), cache="warm", output_tokens=0)
+    """
+    )
+    result = online.record("--llmcost-stable-prefix=fail")
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(
+        ["no prompt has a cache_control, where test_app.py:* requires a stable prefix"]
+    )
+    assert result.stdout.str().count("no prompt has") == 1
+
+
 def test_all_tests_may_fail_warn_or_say_nothing(online: Project) -> None:
     online.write(test_app=SUITE + TURNS.replace("@max_cost(stable_prefix=True)", ""))
     online.record().assert_outcomes(passed=3)
@@ -397,6 +419,56 @@ def test_a_prompt_too_short_to_be_cached_breaks_nothing(online: Project) -> None
     """
     )
     online.record("--llmcost-stable-prefix=fail").assert_outcomes(passed=1)
+
+
+LONG_TURNS = """
+    def turns(book, pages):
+        cached = {"cache_control": CACHED}
+        first = {"role": "user", "content": book}
+        answer = [{"type": "text", "text": f"Page {n}. {BOOK}"} for n in range(pages)]
+        after = [{"role": "assistant", "content": answer}, {"role": "user", "content": "And?"}]
+        body = {"model": "claude-opus-4-7", "max_tokens": 100}
+        return [{**body, **cached, "messages": [first]},
+                {**body, **cached, "messages": [first, *after]}]
+
+    @pytest.mark.parametrize("pages", [18, 19])
+    @pytest.mark.parametrize("book", ["Why? " + BOOK, "Why?"], ids=["long", "short"])
+    def test_counted(llmcost, book, pages):
+        for body in turns(book, pages):
+            llmcost.count(body, cache="warm", output_tokens=5)
+
+    @pytest.mark.parametrize("pages", [18, 19])
+    @pytest.mark.parametrize("book", ["Why? " + BOOK, "Why?"], ids=["long", "short"])
+    def test_sent(book, pages):
+        for body in turns(book + "!" * pages, pages):
+            send(body)
+"""
+
+
+def test_the_cache_looks_back_over_twenty_blocks(online: Project) -> None:
+    """A first turn that was too short to be cached is not missed."""
+    online.write(test_app=SUITE.replace("* 440", "* 150") + LONG_TURNS)
+    online.record("--llmcost-stable-prefix=fail", "--llmcost-report=ledger.json")
+    broken = {
+        (name, call["broken_prefix"]["part"])
+        for name, test in rows(online).items()
+        for call in test["calls"]
+        if "broken_prefix" in call
+    }
+    part = "20 or more blocks after messages.0.content.0"
+    assert broken == {("test_counted[long-19]", part), ("test_sent[long-19]", part)}
+    # The stand-in bills it so, and a warm cache holds no more.
+    read = {
+        name: test["calls"][1]["usage"].get("cache_read_tokens", 0) > 0
+        for name, test in rows(online).items()
+        if "long" in name
+    }
+    assert read == {
+        "test_counted[long-18]": True,
+        "test_counted[long-19]": False,
+        "test_sent[long-18]": True,
+        "test_sent[long-19]": False,
+    }
 
 
 @pytest.mark.parametrize("value", ["False", "1", "'yes'"])

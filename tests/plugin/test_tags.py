@@ -434,10 +434,10 @@ def test_a_tag_of_another_shard_is_there_and_one_like_no_other_is_named_beside_a
 ) -> None:
     project.online(standin).write(test_app=SMALL % 10, test_more=SMALL % 11)
     project.record()
-    budgets = ("-o", "llmcost_budgets=tag:judge = $1\n tag:translation = $1")
+    budgets = ("-o", "llmcost_budgets=tag:judge = $1\n tag:agent = $1")
     result = project.run(*budgets)
     result.stdout.fnmatch_lines(
-        ["no call has the tag of the budget for tag:translation; the tags of the run are answer,*"]
+        ["no call has the tag of the budget for tag:agent; the tags of the run are answer,*"]
     )
     # Each shard takes itself for a whole run, because a plugin or a script has divided the suite.
     project.write(
@@ -459,8 +459,7 @@ def test_a_tag_of_another_shard_is_there_and_one_like_no_other_is_named_beside_a
     assert main(["merge", *shards, "-o", merged]) == 0
     notes = [each for each in read_ledger(merged).notes if "has the tag" in each]
     assert notes == [
-        "no call has the tag of the budget for tag:translation; the tags of the run are answer, "
-        "judge"
+        "no call has the tag of the budget for tag:agent; the tags of the run are answer, judge"
     ]
 
 

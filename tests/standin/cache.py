@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +71,7 @@ class PromptCache:
         model: Model,
     ) -> int:
         for point in reversed(points):
-            for index in range(point.index, max(point.index - LOOK_BACK_BLOCKS, -1), -1):
+            for index in _look_back(blocks, point.index):
                 key = _hash(body, blocks[: index + 1], model)
                 end, seconds = self._ends.get(key, (0.0, 0))
                 if end > self.now():
@@ -81,6 +81,20 @@ class PromptCache:
 
     def _keep(self, key: str, seconds: int) -> None:
         self._ends[key] = (self.now() + seconds, seconds)
+
+
+def _look_back(blocks: list[Block], index: int) -> Iterator[int]:
+    """Go back over 20 blocks, of which a run of tool calls, or of their results, is one."""
+    seen, before = 0, ""
+    for at in range(index, -1, -1):
+        kind = blocks[at].kind
+        if not kind:
+            continue
+        seen += kind != before or kind not in ("tool_use", "tool_result")
+        before = kind
+        if seen > LOOK_BACK_BLOCKS:
+            return
+        yield at
 
 
 def _hash(body: Mapping[str, Any], blocks: list[Block], model: Model) -> str:

@@ -32,6 +32,8 @@ class Block:
     cache_control: Mapping[str, Any] | None = None
     cacheable: bool = False
     """Whether an automatic breakpoint may sit here."""
+    kind: str = ""
+    """Its type, if it is a block of the request and no border."""
 
 
 def count_blocks(blocks: Iterable[Block], model: Model) -> int:
@@ -106,9 +108,10 @@ def _part(part: Mapping[str, Any]) -> Iterator[Block]:
     if kind == "text":
         yield _block(part, part["text"])
     elif kind == "image":
-        yield Block(tokens=IMAGE_TOKENS, cache_control=part.get("cache_control"), cacheable=True)
+        mark = part.get("cache_control")
+        yield Block(tokens=IMAGE_TOKENS, cache_control=mark, cacheable=True, kind="image")
     elif kind in ("thinking", "redacted_thinking"):
-        yield Block(text=part.get("thinking") or part.get("data") or "")
+        yield Block(text=part.get("thinking") or part.get("data") or "", kind="thinking")
     else:
         yield Block(tokens=1)
         yield _block(part, _inner_text(part))
@@ -122,7 +125,8 @@ def _inner_text(part: Mapping[str, Any]) -> str:
 
 
 def _block(part: Mapping[str, Any], text: str) -> Block:
-    return Block(text=text, cache_control=part.get("cache_control"), cacheable=bool(text))
+    mark, kind = part.get("cache_control"), part.get("type") or "text"
+    return Block(text=text, cache_control=mark, cacheable=bool(text), kind=kind)
 
 
 def _bare(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.builder import LedgerBuilder, Owner
 from pytest_llmcost.ledger.ledger import CardId, Comparison, Ledger, PayloadFacts, RunRecord
 from pytest_llmcost.ledger.ledger_file import parse_ledger, render_json
-from pytest_llmcost.ledger.notes import missing_tool_notes
+from pytest_llmcost.ledger.notes import missing_notes
 from pytest_llmcost.ledger.shards import NOT_COMPARED, merge_ledgers
 
 Shards = list[tuple[str, Ledger]]
@@ -318,7 +318,7 @@ class TestRuns:
             ran = make_report({a_test(f"t.py::T::{number}"): calls}, payloads={key: facts})
             verdict = judge_calls(budget, calls, parts={key: {"tools.find": tokens}})
             ran = replace(ran, tests=(replace(ran.tests[0], verdict=verdict),))
-            shards.append(replace(ran, notes=tuple(missing_tool_notes(ran))))
+            shards.append(replace(ran, notes=tuple(missing_notes(ran))))
         note = "no prompt has tools.find, which t.py:3 limits; did you mean tools.fnd?"
         assert shards[0].notes == (note,)
         assert merge_ledgers(named(*shards)).notes == (() if others else (note,))

@@ -45,6 +45,14 @@ def read(*bodies: Mapping[str, Any]) -> list[Readable | None]:
     return [prefixes.note(read_payload(copy.deepcopy(dict(body)))) for body in bodies]
 
 
+def uses(number: int) -> list[Body]:
+    return [{"type": "tool_use", "id": f"t{n}", "name": "a", "input": {}} for n in range(number)]
+
+
+def results(number: int) -> list[Body]:
+    return [{"type": "tool_result", "tool_use_id": f"t{n}"} for n in range(number)]
+
+
 AUTO: Body = {"cache_control": CACHED}
 PLAIN = {"system": RULES, **AUTO}
 ORDERED = tool("find", properties={"a": {"type": "string"}, "b": {"type": "string"}}, marked=True)
@@ -56,6 +64,21 @@ HARMLESS: dict[str, list[Body]] = {
         ask(**PLAIN),
         ask(**PLAIN, messages=say("Why?", "So.", "How?")),
         ask(**PLAIN, messages=say("Why?", "So.", "How?", "Thus.", "And?")),
+    ],
+    "nineteen blocks at once": [
+        ask(**PLAIN),
+        ask(**PLAIN, messages=say("Why?", [text(str(page)) for page in range(19)])),
+    ],
+    "many tool calls at once, and their results": [
+        ask(**PLAIN),
+        ask(**PLAIN, messages=say("Why?", uses(40), results(40))),
+    ],
+    "many blocks at once, with a breakpoint between": [
+        ask(**PLAIN),
+        ask(
+            **PLAIN,
+            messages=say("Why?", [text(str(page), marked=page == 9) for page in range(29)]),
+        ),
     ],
     "a conversation that goes on from an earlier turn": [
         ask(**PLAIN),
@@ -70,6 +93,15 @@ HARMLESS: dict[str, list[Body]] = {
         ask(**PLAIN, messages=say("How?")),
         ask(**PLAIN, messages=say("Why?", "So.", "And?")),
         ask(**PLAIN, messages=say("How?", "So.", "And?")),
+    ],
+    "one question, asked twice at once": [
+        ask(**PLAIN),
+        ask(**PLAIN),
+        ask(**PLAIN, messages=say("Why?", "So.", "And?")),
+        ask(**PLAIN, messages=say("Why?", "So.", "When?")),
+        ask(**PLAIN, messages=say("Why?", "Thus.", "And?")),
+        ask(**PLAIN, messages=say("Why?", "So.", "And?", "No.", "Why?")),
+        ask(**PLAIN, messages=say("Why?", "Thus.", "And?", "Yes.", "Why?")),
     ],
     "two agents": [ask(), ask(system=[text("Be kind."), text("Other rules.", marked=True)])],
     "two agents with the same tools": [
@@ -161,6 +193,15 @@ BROKEN: dict[str, tuple[Body, Body, tuple[str, int | None, str | None]]] = {
             )
         ),
         ("images", None, "system.1"),
+    ),
+    "the look-back is too short": (
+        ask(messages=say([text("Why?", marked=True)])),
+        ask(
+            messages=say(
+                "Why?", [*(text(str(page)) for page in range(19)), text("And?", marked=True)]
+            )
+        ),
+        ("20 or more blocks after messages.0.content.0", None, "system.1"),
     ),
     "thinking was turned on": (
         ask(**PLAIN),

@@ -343,8 +343,9 @@ def test_saved_rows_of_other_keys_and_workspaces_are_left_out() -> None:
 def test_saved_rows_that_do_not_say_whose_they_are_are_an_error() -> None:
     ledgers = [ledger(live())]
     query = make_query(ledgers, filters=OWN_KEY, tolerance=Decimal(0), whole_days=False)
-    with pytest.raises(ReconcileError, match=r"group_by\[\]=api_key_id"):
-        reconcile(ledgers, query, [minute(row())], None, card=shipped_card(), asked_at=None)
+    for rows, said in ((row(), "api_key_id"), (own(row(model=None)), "model")):
+        with pytest.raises(ReconcileError, match=rf"names its {said}; .* group_by\[\]={said}"):
+            reconcile(ledgers, query, [minute(rows)], None, card=shipped_card(), asked_at=None)
 
 
 def test_rows_of_the_console_which_has_no_key_say_whose_they_are_by_their_workspace() -> None:
@@ -487,11 +488,19 @@ def test_data_that_may_not_be_there_yet_is_named_as_a_reason(
 
 def test_nothing_reported_at_all_has_reasons_of_its_own() -> None:
     outcome = compare(ledger(live(context=Terms(service_tier="batch"))), [])
-    assert any("nothing is reported at all" in reason for reason in outcome.likely_reasons)
+    assert any("saved answers are of another time" in each for each in outcome.likely_reasons)
     assert any("batches" in reason for reason in outcome.likely_reasons)
 
 
 def test_wide_buckets_are_named_as_a_reason() -> None:
     run = RunRecord(started_at="2026-11-18T00:00:00Z", finished_at="2026-11-21T00:00:00Z")
-    outcome = compare(ledger(live(), run=run), [minute(row(), row())])
-    assert any("buckets of 1h" in reason for reason in outcome.likely_reasons)
+    hour = Bucket(
+        starting_at=NOON.replace(second=0),
+        ending_at=NOON.replace(hour=13, second=0),
+        results=(row(), row()),
+    )
+    # The second run would be asked for by minutes; its answers were saved by hours.
+    for report in (ledger(live(), run=run), ledger(live())):
+        outcome = compare(report, [hour])
+        assert outcome.terms.bucket_width == "1h"
+        assert any("buckets of 1h" in reason for reason in outcome.likely_reasons)

@@ -139,8 +139,15 @@ def test_a_saved_answer_may_stand_alone_or_in_a_list(text: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("form", ["[{},{}]", "{}\n{}\n", "{}\n\n{}"])
 def test_saved_pages_are_read_one_after_another(form: str, tmp_path: Path) -> None:
-    text = form.format(answer(USAGE_ROW, has_more=True), answer(USAGE_ROW))
-    assert len(saved(text, tmp_path)) == 2
+    day: Any = {"starting_at": "2026-11-23T00:00:00Z", "ending_at": "2026-11-24T00:00:00Z"}
+    pages = answer(USAGE_ROW, has_more=True), answer(USAGE_ROW, **day)
+    assert len(saved(form.format(*pages), tmp_path)) == 2
+
+
+def test_a_time_that_was_saved_twice_would_count_twice(tmp_path: Path) -> None:
+    hour: Any = {"starting_at": "2026-11-22T09:00:00Z", "ending_at": "2026-11-22T10:00:00Z"}
+    with pytest.raises(ReconcileError, match="two saved buckets have the time of 2026-11-22 09:00"):
+        saved(answer(USAGE_ROW) + answer(USAGE_ROW, **hour), tmp_path)
 
 
 @pytest.mark.parametrize(
