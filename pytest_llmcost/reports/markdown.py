@@ -152,7 +152,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     ]
 
     marks = marks_by_state(ledger)
-    sign = _SIGNS["within"] if any(marks.values()) else ""
+    sign = _SIGNS["within"] if any(marks.values()) and not ledger.run.exit_status else ""
     sign = next((_SIGNS[each] for each in BROKEN if marks[each]), sign)
     lines = [MARKER, " ".join(filter(None, ("###", sign, describe_run(ledger))))]
     for section in ([_counts(ledger, owners)], of_run, first):
@@ -213,8 +213,11 @@ def describe_run(ledger: Ledger) -> str:
         return "No test ran, so nothing is known of what merging costs"
     if comparison := ledger.comparison:
         change = change_of(comparison)
-        what = "the tests that ran" if comparison.partial else "the suite"
-        where = f"in {what}" if comparison.partial else f"per run of {what}"
+        what, where = "the suite", "per run of the suite"
+        if comparison.partial or comparison.failed:
+            tests = format_count(len(comparison.failed), "failed test")
+            what = "the tests that ran" if comparison.partial else f"a run with {tests}"
+            where = f"in {what}"
         if change is None:
             text = f"Merging adds an unknown amount {where}"
         elif not change:

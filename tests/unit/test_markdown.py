@@ -134,6 +134,12 @@ class TestBaseline:
         assert "### Merging saves $0.25 (-25 %) per run of the suite\n" in shrunk
         tiny = self.text(change_usd=Decimal("0.00001"), head_usd=Decimal("1.00001"))
         assert "### Merging adds $0.00001 (+under 0.1 %) per run" in tiny
+        failed = self.text(
+            change_usd=Decimal("-0.25"), head_usd=Decimal("0.75"), failed=["t.py::a"]
+        )
+        assert "### Merging saves $0.25 (-25 %) in a run with 1 failed test\n" in failed
+        equal = self.text(failed=["t.py::a"])
+        assert "### Merging does not change the cost of a run with 1 failed test\n" in equal
         unknown = self.text(change_usd=None)
         assert "### Merging adds an unknown amount per run of the suite\n" in unknown
 
