@@ -324,7 +324,10 @@ def test_a_test_that_fails_for_another_reason_fails_the_job_too(job: Job, github
     write(job, 1000, holds=False)
     job.run(PULL_REQUEST)
     assert (job.status, job.outputs["passed"], job.outputs["exceeded"]) == (1, "false", "0")
-    assert github.checks[0]["conclusion"] == "failure"
+    (job.path / "shards.json").write_bytes(job.artifact["cost.json"])
+    job.run(PULL_REQUEST, ledger="shards.json")
+    assert (job.status, job.outputs["passed"], job.outputs["exceeded"]) == (1, "false", "0")
+    assert [check["conclusion"] for check in github.checks] == ["failure"] * 2
 
 
 def test_the_command_may_be_anything_that_runs_pytest(job: Job) -> None:

@@ -102,11 +102,12 @@ def _outputs(ledger: Ledger) -> dict[str, str]:
     if base and change is not None and not comparison.base_is_least:
         share = str((change * 100 / base).quantize(Decimal("0.1")))
     verdicts = [mark.verdict for mark in marks_of(ledger)]
+    is_broken = any(each.fails(ledger.unverified) for each in verdicts)
     return {
         "total-usd": "" if ledger.totals.usd is None else plain_usd(ledger.totals.usd),
         "change-usd": "" if change is None else plain_usd(change),
         "change-percent": share,
-        "passed": str(not any(each.fails(ledger.unverified) for each in verdicts)).lower(),
+        "passed": str(not (is_broken or ledger.run.exit_status)).lower(),
         "exceeded": str(sum(each.state == "exceeded" for each in verdicts)),
         "title": describe_run(ledger),
     }

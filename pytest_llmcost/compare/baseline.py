@@ -32,6 +32,7 @@ from pytest_llmcost.ledger.ledger import (
     PartChange,
     Status,
     TestRow,
+    failed_otherwise,
 )
 from pytest_llmcost.ledger.ledger_file import write_ledger
 from pytest_llmcost.ledger.totals import fixture_key, largest_prompt, parts_of, spenders_of, summed
@@ -192,6 +193,7 @@ def compare(
         base_commit=base.run.commit,
         base_cache_state="" if base.cache_state == head.cache_state else base.cache_state,
         partial=not head.complete,
+        failed=tuple(sorted(_failed(base, head, fates))),
         base_usd_then=old_usd,
         **costs,
         price_change_usd=price_change,
@@ -222,6 +224,15 @@ def _costs(before: Amounts, now: Amounts) -> dict[str, Any]:
         "base_is_least": before.is_least,
         "head_is_least": now.is_least,
     }
+
+
+def _failed(base: Ledger, head: Ledger, fates: Fates | None) -> Iterator[str]:
+    """Yield the tests that failed by something else than a budget, perhaps before their calls."""
+    now = {test.nodeid: test for test in head.tests}  # of several attempts the last one
+    yield from (name for name, test in now.items() if failed_otherwise(test))
+    if fates:
+        without_row = {test.nodeid for test in base.tests} - now.keys()
+        yield from without_row & (fates.not_passed - fates.skipped)
 
 
 def _changed_tags(before: Spenders, now: Spenders) -> dict[str, BeforeAndAfter]:

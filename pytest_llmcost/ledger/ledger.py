@@ -237,6 +237,8 @@ class Comparison(BeforeAndAfter, frozen=True, kw_only=True):
     """The command that fetches it to there, where it was named."""
     partial: bool = False
     """The run left tests out; only those that ran are compared."""
+    failed: tuple[str, ...] = ()
+    """Tests that failed by something else than a budget: what they cost is not what they will."""
     base_usd_then: Decimal | None = _ZERO
     """The baseline's calls at its own prices and in its own cache state."""
     price_change_usd: Decimal | None = _ZERO

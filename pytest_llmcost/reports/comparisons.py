@@ -40,6 +40,7 @@ from pytest_llmcost.reports.tables import (
 )
 from pytest_llmcost.reports.wording import limit_of, list_parts, show_part
 
+_MOST_FAILED = 3
 _MOST_GROWN = 3
 _MOST_PREFIXES = 3
 _MOST_VANISHED = 10
@@ -99,7 +100,10 @@ def shared_parts(comparison: Comparison) -> dict[str, str]:
 
 
 def describe_facts(comparison: Comparison) -> Iterator[str]:
-    """Say what new prices changed, which parts changed in several tests, and which tags' cost."""
+    """Say what the figures leave out, which parts changed in several tests, which tags' cost."""
+    if failed := comparison.failed:
+        names = first_of([*map(clean, failed)], _MOST_FAILED)
+        yield f"{format_count(len(failed), 'test')} failed, and may cost more when passing: {names}"
     if comparison.price_change_usd:
         on, state = comparison.base_price_date, comparison.base_cache_state
         why = f"new prices since {on} changed the same calls"

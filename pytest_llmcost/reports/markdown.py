@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.ledger.ledger import Change, Ledger, PartChange, TestRow, own_verdicts
+from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports.comparisons import (
     cells_of,
     change_of,
@@ -53,13 +54,17 @@ from pytest_llmcost.reports.run_wording import (
     NotCounted,
     describe_live,
     describe_partial,
+    describe_prices,
     describe_total,
     is_least,
     last_attempts,
     marks_by_state,
+    marks_of,
     marks_of_run,
+    new_reasons,
     not_counted,
     notes_of,
+    own_prices,
     suite_budget,
 )
 from pytest_llmcost.reports.tables import markdown_row, markdown_table
@@ -73,6 +78,7 @@ from pytest_llmcost.reports.wording import (
     short_sentence,
     urgency,
     what_is_unknown,
+    worst_of,
 )
 
 MARKER = "<!-- pytest-llmcost -->"
@@ -90,6 +96,8 @@ _MOST_ROWS = 20
 """In sight; a longer table nobody reads, and it pushes the rest of the page away."""
 _COMMAND_BYTES = 600
 """Of the tests in a command; above that, one that runs their files is the better one to read."""
+_AMOUNTS = ("max_suite", "max_test", "max_call", "max_worst")
+"""Options that a command repeats where no file sets them."""
 _SAYING_SO = 100
 """What the line takes that says how much was left out."""
 
@@ -117,6 +125,10 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     # What matters most takes its room first, wherever it then stands.
     of_run = room.fit(of_run, 3)
     first = room.fit(failed_or_changed[:_MOST_ROWS], 2, heads=heads)
+    if first and comparison and comparison.changes:
+        change_usd = f"{signed_cell(change_of(comparison))}{growth_of(comparison)}"
+        budget = _budget(suite_budget(ledger))
+        first.append(markdown_row("total", *cells_of(comparison), change_usd, budget, ""))
     more = room.fit(failed_or_changed[_MOST_ROWS:], 2, heads=heads)
     of_tests = room.fit(of_tests, 3)
     footnotes = room.fit(notes_of(ledger), 4, _item)
@@ -150,7 +162,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     ]
 
     marks = marks_by_state(ledger)
-    sign = _SIGNS["within"] if any(marks.values()) else ""
+    sign = _SIGNS["within"] if any(marks.values()) and not ledger.run.exit_status else ""
     sign = next((_SIGNS[each] for each in BROKEN if marks[each]), sign)
     lines = [MARKER, " ".join(filter(None, ("###", sign, describe_run(ledger))))]
     for section in ([_counts(ledger, owners)], of_run, first):
@@ -211,8 +223,11 @@ def describe_run(ledger: Ledger) -> str:
         return "No test ran, so nothing is known of what merging costs"
     if comparison := ledger.comparison:
         change = change_of(comparison)
-        what = "the tests that ran" if comparison.partial else "the suite"
-        where = f"in {what}" if comparison.partial else f"per run of {what}"
+        what, where = "the suite", "per run of the suite"
+        if comparison.partial or comparison.failed:
+            tests = format_count(len(comparison.failed), "failed test")
+            what = "the tests that ran" if comparison.partial else f"a run with {tests}"
+            where = f"in {what}"
         if change is None:
             text = f"Merging adds an unknown amount {where}"
         elif not change:
@@ -277,7 +292,7 @@ class _Owner(NamedTuple):
         for test, change in (*pairs, *((test, None) for test in tests.values())):
             verdicts = list(own_verdicts(test)) if test and test.outcome != "xfailed" else []
             verdicts += change.verdicts if change else ()
-            worst = min(verdicts, key=lambda each: urgency(each.state), default=None)
+            worst = worst_of(verdicts) or next(iter(verdicts), None)
             name = change.name if change else test.nodeid if test else ""
             found.append(_Owner(name, test, change, worst))
         return sorted(found, key=lambda each: urgency(each.state))
@@ -322,6 +337,7 @@ def _verdicts(ledger: Ledger, cause: NotCounted | None) -> tuple[list[str], list
     """Return what is broken or nearly so of the run as a whole, and the other verdicts."""
     of_run: list[str] = []
     of_tests: list[str] = []
+    said: set[str] = set()
     if cause:
         first, *rest = map(prose, cause.lines())
         of_run += [f"- {_SIGNS['unverified']} {first}", *(f"  - {text}" for text in rest)]
@@ -333,7 +349,8 @@ def _verdicts(ledger: Ledger, cause: NotCounted | None) -> tuple[list[str], list
             name = f"{code(mark.name)}: " if mark.name else ""
             lines = [f"- {_SIGNS[state]} {name}{prose(sentence(mark.verdict))}"]
             if state == "unverified":
-                lines += [f"  - {prose(each)}" for each in mark.verdict.reasons[:_MOST_REASONS]]
+                reasons = new_reasons(mark.verdict, cause, set() if mark.name else said)
+                lines += [f"  - {prose(each)}" for each in reasons[:_MOST_REASONS]]
             found = of_tests if mark.name or state == "within" else of_run
             found += lines
     return of_run, of_tests
@@ -369,10 +386,6 @@ def _failed_or_changed(
         if verdict and verdict.state == "unverified":
             what.append(what_is_unknown(verdict))
         yield markdown_row(*cells, _budget(verdict), "; ".join(filter(None, what)))
-    if comparison and comparison.changes:
-        change_usd = f"{signed_cell(change_of(comparison))}{growth_of(comparison)}"
-        budget = _budget(suite_budget(ledger))
-        yield markdown_row("total", *cells_of(comparison), change_usd, budget, "")
 
 
 def _budget(verdict: Verdict | None) -> str:
@@ -402,15 +415,22 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
             "# count what is not counted yet (free)",
             f"{command} --llmcost-record-mode=rewrite",
         ]
+    if own := own_prices(ledger):
+        lines.append(f"# at the prices of {clean(own, 100)} (llmcost_prices)")
     comparison = ledger.comparison
     of_run = (mark.verdict for mark in marks_of_run(ledger) if not mark.name)
     # A budget of the suite, or on what it adds, needs all tests.
     if any(verdict.fails(ledger.unverified) for verdict in of_run):
         command = "pytest"
     if ledger.price_date:
-        command += f" --llmcost-price-date={shlex.quote(clean(ledger.price_date, 20))}"
+        command += _option("price_date", clean(ledger.price_date, 20))
     if ledger.cache_state != "as-billed":
-        command += f" --llmcost-cache={shlex.quote(clean(ledger.cache_state, 40))}"
+        command += _option("cache", clean(ledger.cache_state, 40))
+    options = [
+        _option(verdict.label, f"${plain_usd(verdict.limit)}")
+        for verdict in (mark.verdict for mark in marks_of(ledger))
+        if verdict.label in _AMOUNTS and not verdict.origin.startswith("llmcost_")
+    ]
     if comparison and comparison.base_path:
         path = shlex.quote(clean(comparison.base_path, 200))
         commit = short_commit(comparison.base_commit)
@@ -420,24 +440,25 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
         command += f" --llmcost-baseline={path}"
         # The limits by which the run was judged, each once.
         of_tests = (each for change in comparison.changes for each in change.verdicts)
-        options = []
         for verdict in (*comparison.verdicts, *of_tests):
             name, _, text = verdict.label.partition(" ")
             if verdict.kind == "vanished":
                 options.append(" --llmcost-vanished=fail")
             elif name in ("max_increase", "max_test_increase"):
-                limit = shlex.quote(clean(text, 40))
-                options.append(f" --llmcost-{name.replace('_', '-')}={limit}")
-        command += "".join(dict.fromkeys(options))
-    lines.append(command)
+                options.append(_option(name, clean(text, 40)))
+    lines.append(command + "".join(dict.fromkeys(options)))
     # Longer than any row of backticks in it, so that no name can end the block.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`*", "\n".join(lines)))))
     return [f"{fence}sh", *lines, fence]
 
 
+def _option(name: str, value: str) -> str:
+    return f" --llmcost-{name.replace('_', '-')}={shlex.quote(value)}"
+
+
 def _terms(ledger: Ledger) -> str:
     """Say at which prices, how much is unknown, and what the run itself has spent."""
-    text = f"Prices of {prose(ledger.price_date, most=20)}"
+    text = f"P{prose(describe_prices(ledger).removeprefix('p'), most=100)}"
     if ledger.cache_state != "as-billed":
         text += f", cache priced {prose(ledger.cache_state, most=40)}"
     totals = ledger.totals

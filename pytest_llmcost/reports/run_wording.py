@@ -18,6 +18,7 @@ from pytest_llmcost.ledger.totals import amounts_of, counted_calls, is_live, spe
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, first_of, format_count, write_round_usd
 from pytest_llmcost.reports.wording import (
+    COUNT_IT,
     SIGNS,
     all_changed_parts,
     breaking,
@@ -106,6 +107,17 @@ def describe_total(ledger: Ledger) -> str:
 def describe_live(ledger: Ledger) -> str:
     """Write what a run itself has spent."""
     return dollars(ledger.totals.live_usd, is_least=is_least(ledger, live=True))
+
+
+def own_prices(ledger: Ledger) -> str:
+    """Return the name of the user's price file, which follows the shipped card; or nothing."""
+    return ledger.rate_card.version.partition("+")[2]
+
+
+def describe_prices(ledger: Ledger) -> str:
+    """Say of which day the prices are, and of which file beside the shipped card."""
+    own = own_prices(ledger)
+    return f"prices of {ledger.price_date}{f' with {own}' if own else ''}"
 
 
 def describe_partial(ledger: Ledger) -> str:
@@ -265,3 +277,14 @@ def not_counted(ledger: Ledger) -> NotCounted | None:
     most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
     nodeids = frozenset(test.nodeid for test in tests)
     return NotCounted(tuple(tests), nodeids, tuple(most_frequent), volatile)
+
+
+def new_reasons(verdict: Verdict, cause: NotCounted | None, said: set[str]) -> list[str]:
+    """Return why a budget is open, but for what several tests share and what has been said.
+
+    Several budgets may be open for one reason.
+    """
+    reasons = [each for each in verdict.reasons if not (cause and COUNT_IT in each)]
+    new = [each for each in reasons if each not in said]
+    said.update(new)
+    return new

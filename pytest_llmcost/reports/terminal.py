@@ -9,7 +9,6 @@ from decimal import Decimal
 from itertools import dropwhile
 
 from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.budgets.budget import PartTokens
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.compare.pairing import under_change
@@ -26,10 +25,12 @@ from pytest_llmcost.reports.rows import Row, models_of, rows_of, shown, tags_of
 from pytest_llmcost.reports.run_wording import (
     describe_live,
     describe_partial,
+    describe_prices,
     describe_total,
     is_least,
     marks_by_state,
     marks_of_run,
+    new_reasons,
     not_counted,
     notes_of,
     run_advice,
@@ -41,7 +42,6 @@ from pytest_llmcost.reports.wording import (
     SIGNS,
     counts_in_vain,
     describe_parts,
-    is_not_counted,
     sentence,
     short_sentence,
     split_reason,
@@ -103,7 +103,7 @@ def render_summary(ledger: Ledger, view: View) -> list[Line]:
         for text in rest:
             lines += wrap(text, view, indent=2)
         lines.append(Line(""))
-    lines += _table(rows, view, parts_of(ledger)) if rows else ()
+    lines += _table(rows, view, ledger) if rows else ()
     for other in ledger.other_models:
         table = render_other_model(other, view, rows=view.rows, per=view.per)
         lines += [Line(""), *table]
@@ -140,9 +140,10 @@ def _is_quiet(ledger: Ledger) -> bool:
     return kept and ledger.comparison is None and not ledger.notes
 
 
-def _table(rows: Sequence[Row], view: View, parts: PartTokens) -> Iterator[Line]:
+def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
     """Show the rows that cost most, in the columns that have something to say and room."""
-    kept, hidden = shown(rows, view.rows)
+    kept, hidden = shown(rows, view.rows, not_counted(ledger))
+    parts = parts_of(ledger)
     tokens = zip(*(row.token_cells for row in kept), strict=True)
     columns: dict[str, Sequence[str]] = {
         "calls": [f"{len(row.calls):,}" for row in kept],
@@ -238,21 +239,18 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
 
 def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
     """Say what became of the budgets over several tests, and of increases."""
-    is_named_above = not_counted(ledger) is not None
-    said: set[str] = set()
+    cause, said = not_counted(ledger), set[str]()
     for mark in marks_of_run(ledger):
         verdict = mark.verdict
         state = state_of(verdict)
         markup = {_COLOURS[state]: True, "bold": state != "within"}
         about = f"{clean(mark.name)}: " if mark.name else ""
         yield from wrap(f"{SIGNS[state]} {about}{sentence(verdict)}", screen, markup=markup)
-        if advice := run_advice(verdict, ledger):
+        if (advice := run_advice(verdict, ledger)) not in said:
+            said.add(advice)
             yield from wrap(advice, screen, indent=2)
-        if verdict.state == "unverified" and not (is_named_above and is_not_counted(verdict)):
-            # Several budgets may be open for one reason.
-            new = [reason for reason in verdict.reasons if reason not in said]
-            said.update(new)
-            for what, remedy in map(split_reason, new):
+        if verdict.state == "unverified":
+            for what, remedy in map(split_reason, new_reasons(verdict, cause, said)):
                 yield from wrap(what, screen, indent=2)
                 # No advice to count what differs in every run: it would be missing again.
                 if not (remedy.startswith(COUNT_IT) and counts_in_vain(calls_of(ledger))):
@@ -261,11 +259,9 @@ def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
 
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run spent, of which day the prices are, and what else a reader should know."""
-    number = sum(not mark.is_of_run for mark in marks_by_state(ledger)["unverified"])
+    number = len(marks_by_state(ledger)["unverified"])
     parts = [f"{format_count(number, 'budget')} could not be checked"] if number else []
-    parts.append(f"{describe_live(ledger)} spent live")
-    _, *own = ledger.rate_card.version.split("+")  # a user's price files follow the shipped card
-    parts.append(f"prices of {ledger.price_date}{' with ' if own else ''}{' and '.join(own)}")
+    parts += [f"{describe_live(ledger)} spent live", describe_prices(ledger)]
     yield from wrap(" · ".join(parts), view)
     spent = live_spenders(ledger)
     if spent:

@@ -254,6 +254,47 @@ def test_a_run_with_a_failing_test_accepts_nothing(accepted: Project) -> None:
     assert (accepted.path / "base.json").read_bytes() == before
 
 
+def test_what_a_test_cost_until_it_failed_is_not_said_to_be_what_merging_saves(
+    project: Project,
+) -> None:
+    text = """
+        import pytest
+        from pytest_llmcost import max_cost
+
+        def spend(llmcost, input_tokens):
+            usage = {{"input_tokens": input_tokens, "output_tokens": 1}}
+            llmcost.record(usage, model="claude-opus-4-7")
+
+        @pytest.fixture
+        def ready():
+            assert {holds}
+
+        def test_set_up(ready, llmcost): spend(llmcost, 1000)
+
+        def test_half(llmcost):
+            spend(llmcost, 1000)
+            assert {holds}
+            spend(llmcost, 1000)
+
+        @max_cost("$1")
+        def test_over(llmcost): spend(llmcost, {over})
+    """
+    project.write(test_app=text.format(holds=True, over=100))
+    project.run("--llmcost-baseline=base.json", "--llmcost-update-baseline")
+    project.write(test_app=text.format(holds=False, over=1_000_000))
+    result = compare(project, "--llmcost-report=cost.md")
+    result.assert_outcomes(failed=2, errors=1)
+    failed = ["test_app.py::test_half", "test_app.py::test_set_up"]
+    assert project.ledger()["comparison"]["failed"] == failed, "by its budget is at its cost"
+    said = "2 tests failed, and may cost more when passing: test_app.py::test_half,"
+    result.stdout.fnmatch_lines([f"*{said}*"])
+    comment = (project.path / "cost.md").read_text(encoding="utf-8")
+    assert f"- {said}" in comment
+    assert re.search(
+        r"^### ❌ Merging adds \$\S+ \(\S+ %\) in a run with 2 failed tests ·", comment, re.M
+    )
+
+
 @pytest.mark.parametrize("args", [["--setup-plan"], ["--setup-only"], ["test_misspelt.py"]])
 def test_a_run_in_which_no_test_runs_accepts_nothing(accepted: Project, args: list[str]) -> None:
     before = (accepted.path / "base.json").read_bytes()

@@ -15,8 +15,9 @@ from sample_reports import a_test, make_budget, make_call, make_report, suite_bu
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import judge
 from pytest_llmcost.cli.main import main
-from pytest_llmcost.ledger.ledger import Comparison, Ledger
+from pytest_llmcost.ledger.ledger import Comparison, Ledger, RunRecord
 from pytest_llmcost.ledger.ledger_file import write_ledger
+from pytest_llmcost.reports.markdown import render_markdown
 
 
 def badge(ledger: Ledger, folder: Path, *options: str) -> Any:
@@ -151,6 +152,19 @@ def test_a_step_of_github_actions_hands_on_exact_figures(
         "exceeded": "1",
         "title": "Merging adds $0.25 (+17 %) per run of the suite · 1 budget exceeded",
     }
+
+
+@pytest.mark.parametrize(("status", "passed"), [(0, "true"), (1, "false"), (5, "false")])
+def test_a_run_has_passed_only_if_its_tests_have(
+    status: int, passed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = make_report(
+        {a_test("t.py::a"): [make_call("0.5")]},
+        budgets=[suite_budget("1")],
+        run=RunRecord(exit_status=status),
+    )
+    assert outputs(ledger, capsys, tmp_path)["passed"] == passed
+    assert ("### ✅ " in render_markdown(ledger)) == (passed == "true")
 
 
 @pytest.mark.parametrize(("unverified", "passed"), [("fail", "false"), ("warn", "true")])

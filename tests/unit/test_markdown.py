@@ -17,13 +17,15 @@ from page_run import page_run
 from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
 from sample_run import sample_run
 
-from pytest_llmcost.budgets.budget import Verdict, judge_calls
+from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.vanished import judge_vanished
 from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger, RunRecord
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.reports.escape import clean, code, prose
 from pytest_llmcost.reports.markdown import COMMENT_BYTES, MARKER, render_markdown
+from pytest_llmcost.reports.tables import as_text
+from pytest_llmcost.reports.terminal import View, render_summary
 
 NASTY = st.text(alphabet=st.sampled_from("ab/:._*`|<>&@#~[]()!\\$%_-+={}\n\r\t\x00\x1b\u202e "))
 
@@ -134,6 +136,12 @@ class TestBaseline:
         assert "### Merging saves $0.25 (-25 %) per run of the suite\n" in shrunk
         tiny = self.text(change_usd=Decimal("0.00001"), head_usd=Decimal("1.00001"))
         assert "### Merging adds $0.00001 (+under 0.1 %) per run" in tiny
+        failed = self.text(
+            change_usd=Decimal("-0.25"), head_usd=Decimal("0.75"), failed=["t.py::a"]
+        )
+        assert "### Merging saves $0.25 (-25 %) in a run with 1 failed test\n" in failed
+        equal = self.text(failed=["t.py::a"])
+        assert "### Merging does not change the cost of a run with 1 failed test\n" in equal
         unknown = self.text(change_usd=None)
         assert "### Merging adds an unknown amount per run of the suite\n" in unknown
 
@@ -291,8 +299,12 @@ class TestInSight:
         (grown,) = self.report().comparison.changes  # type: ignore[union-attr]
         changes = tuple(replace(grown, name=f"t.py::test_{each}") for each in range(30))
         text = render_markdown(self.report(changes=changes))
-        assert len(rows_in_sight(text)) == 20
-        assert "<summary>12 more that failed or changed</summary>" in text
+        *rows, total = rows_in_sight(text)
+        assert (len(rows), total[0]) == (20, "total")
+        assert "<summary>11 more that failed or changed</summary>" in text
+        text = render_markdown(self.report(changes=changes[:19]))
+        assert len(rows_in_sight(text)) == 21
+        assert "that failed or changed" not in text
 
 
 def test_guards_that_vanished_are_a_footnote_and_both_commits_are_named() -> None:
@@ -319,6 +331,28 @@ class TestReproduce:
         assert self.commands("t.py::b[x y]", "t.py::a") == [
             "pytest t.py::a 't.py::b[x y]' --llmcost-price-date=2026-11-22"
         ]
+
+    @pytest.mark.parametrize("origin", ["--llmcost-max-suite", "PYTEST_LLMCOST_MAX_SUITE"])
+    def test_a_budget_that_no_file_sets_is_set_by_the_command(self, origin: str) -> None:
+        def command(*budgets: Budget) -> str:
+            report = make_report({a_test("t.py::a"): [make_call("2")]}, budgets=budgets)
+            return render_markdown(report).partition("```sh\n")[2].partition("\n```")[0]
+
+        suite = replace(suite_budget("1234.5"), origin=origin)
+        assert command(suite) == (
+            "pytest --llmcost-price-date=2026-11-22 --llmcost-max-suite='$1234.5'"
+        )
+        assert command(replace(suite, origin="llmcost_max_suite")) == (
+            "pytest --llmcost-price-date=2026-11-22"
+        )
+
+    def test_prices_of_the_users_own_are_named(self) -> None:
+        report = make_report({a_test("t.py::a"): [make_call("1")]})
+        card = replace(report.rate_card, version="2026-11-22+our\n```own.toml")
+        text = render_markdown(replace(report, rate_card=card))
+        assert "\n# at the prices of our ```own.toml (llmcost_prices)\npytest " in text
+        assert "\n````sh\n" in text
+        assert "<sub>Prices of 2026-11-22 with our &#96;&#96;&#96;own.toml ·" in text
 
     def test_many_tests_are_their_files_and_many_files_are_all(self) -> None:
         many = [f"t.py::test_{each}" for each in range(100)]
@@ -405,6 +439,25 @@ class TestOneCause:
         ] + [line for line in entries if line.startswith("| ")]
         assert rows_in_sight("\n".join(lines)) == []
 
+    def test_is_said_once_and_so_is_each_other_cause_of_the_run(self) -> None:
+        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
+        odd = make_call(None, caveats=sorted_caveats(["unreadable-response"]))
+        path = make_budget("1", scope="path", pattern="t.py", origin="llmcost_budgets")
+        report = make_report(
+            {a_test("t.py::a"): [stale], a_test("t.py::b"): [stale], a_test("t.py::c"): [odd]},
+            budgets=[suite_budget("1"), path],
+        )
+        rows = [replace(row, verdict=judge("1", *row.calls)) for row in report.tests]
+        report = replace(report, tests=tuple(rows))
+        cause = "the usage of a reply cannot be read"
+        in_sight = render_markdown(report).partition("<details>")[0]
+        assert in_sight.count(f"  - {cause}") == 1
+        assert in_sight.count("(free)") == 1
+        summary = as_text(render_summary(report, View()))
+        assert summary.count(f"\n  {cause}") == summary.count("(free)") == 1
+        assert "\n5 budgets could not be checked" in summary
+        assert "5 budgets could not be checked" in in_sight
+
     def test_hides_no_budget_that_is_exceeded_beside_it(self) -> None:
         stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
         report = make_report({a_test(f"t.py::test_{each}"): [stale] for each in "ab"})
@@ -452,13 +505,14 @@ class TestSize:
 class TestEscaping:
     def test_shows_a_hostile_name_as_it_is(self) -> None:
         html = to_html(render_markdown(hostile_report()))
-        assert unescape(html).count(clean(HOSTILE)) == 3  # verdict, increase, row
+        shown = unescape(html.replace("<wbr>", ""))
+        assert shown.count(clean(HOSTILE)) == 3  # verdict, increase, row
 
     def test_lets_no_name_make_markup(self) -> None:
         html = to_html(render_markdown(hostile_report()))
         tags = set(re.findall(r"</?([a-z0-9]+)", html))
         ours = {"h3", "h4", "p", "strong", "ul", "li", "code", "table", "thead", "tbody", "tr"}
-        assert tags <= ours | {"th", "td", "details", "summary", "sub", "pre", "br"}
+        assert tags <= ours | {"th", "td", "details", "summary", "sub", "pre", "br", "wbr"}
         assert html.count("<pre") == 1  # the command
 
     def test_never_begins_a_line_with_a_workflow_command(self) -> None:
@@ -487,6 +541,12 @@ class TestEscaping:
 
     def test_shows_what_is_invisible(self) -> None:
         assert clean("a\x1b[31m\u202e\udc80\nb") == "a\\x1b[31m\\u202e\\udc80 b"
+
+    def test_lets_a_long_name_be_broken_so_that_the_figures_beside_it_stay_in_sight(self) -> None:
+        name = f"t.py::test_{'x' * 200}"
+        written = code(name).removeprefix("<code>").removesuffix("</code>")
+        assert written.replace("<wbr>", "") == name
+        assert max(map(len, written.split("<wbr>"))) == 40
 
     def test_cuts_what_nobody_reads(self) -> None:
         assert clean("x" * 301) == "x" * 297 + "..."
