@@ -96,8 +96,8 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
         multipliers.append((_ONE, _ZERO, None))
         caveats.append(f"unknown-tier: {tier}")
 
-    # Inference in the US costs a tenth more, from the 4.6 generation on.
-    # Source: https://platform.claude.com/docs/en/manage-claude/data-residency (2026-08-22)
+    # Inference in the US costs a tenth more, from the 4.6 generation on; so does Foundry's US data
+    # zone. Source: https://platform.claude.com/docs/en/manage-claude/data-residency (2026-08-22)
     geography = terms.inference_geo or ""
     # `asked-us`: only the request names it. At list price everywhere, it makes no difference.
     named = geography.removeprefix("asked-")
@@ -117,14 +117,11 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
     # cites the AWS price feed (BerriAI/litellm#39764)
     cloud, _, endpoint = (terms.platform or "").partition("-")
     regional = entry.regional or _ONE
-    # So does Foundry's US data zone, and no URL there says what kind of deployment it is of.
-    # Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
-    is_open = endpoint == "unknown" or (cloud == "foundry" and not geography)
     if endpoint == "gov":
         exactly(card.bedrock_gov_multiplier)
     elif endpoint == "regional":
         exactly(regional)
-    elif is_open and regional != 1:
+    elif endpoint == "unknown" and regional != 1:
         multipliers.append((_ONE, _ONE, max(regional, _ONE)))
         caveats.append(f"unknown-endpoint: {cloud}")
 

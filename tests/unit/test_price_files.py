@@ -238,14 +238,14 @@ def test_facts_of_a_model_and_of_the_card_can_be_changed(overlay: Overlay) -> No
     assert us.usd == Decimal("4.4")
 
 
-# Foundry's data zone costs a tenth more, and no URL shows it.
+# An endpoint may be regional, and no URL shows it.
 @pytest.mark.parametrize(
     ("rates", "usd"), [("", "4"), ("{ from = 2026-11-01, factor = 1.1 }", "4.4")]
 )
 def test_a_file_can_settle_what_an_endpoint_costs(overlay: Overlay, rates: str, usd: str) -> None:
     card = overlay(f"[models.claude-opus-5-5]\nregional = 1\nrates = [{rates}]")
     sampling = SamplingCall(model="claude-opus-5-5", usage=Usage(input_tokens=1_000_000))
-    cost = card.price([sampling], Terms(platform="foundry"), on=ON)
+    cost = card.price([sampling], Terms(platform="vertex-unknown"), on=ON)
     assert cost.usd == cost.low == cost.high == Decimal(usd)
     assert cost.caveats == ()
 
