@@ -114,8 +114,12 @@ class Verdict(Budget, frozen=True, kw_only=True):
 
     @property
     def is_near(self) -> bool:
-        """Whether it is kept, but has reached the share of the limit from which to warn."""
-        if self.state != "within" or self.warn_at is None or not self.high:
+        """Whether it is kept, but has reached the share of the limit from which to warn.
+
+        As many calls as allowed are what a test is to make, and no sign of growth.
+        """
+        is_open = self.state == "within" and self.quantity != "calls"
+        if not is_open or self.warn_at is None or not self.high:
             return False
         return self.high >= EXACT.multiply(self.limit, self.warn_at)
 

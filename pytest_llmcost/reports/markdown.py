@@ -60,6 +60,7 @@ from pytest_llmcost.reports.run_wording import (
     last_attempts,
     marks_by_state,
     marks_of_run,
+    new_reasons,
     not_counted,
     suite_budget,
 )
@@ -74,6 +75,7 @@ from pytest_llmcost.reports.wording import (
     short_sentence,
     urgency,
     what_is_unknown,
+    worst_of,
 )
 
 MARKER = "<!-- pytest-llmcost -->"
@@ -282,7 +284,7 @@ class _Owner(NamedTuple):
         for test, change in (*pairs, *((test, None) for test in tests.values())):
             verdicts = list(own_verdicts(test)) if test and test.outcome != "xfailed" else []
             verdicts += change.verdicts if change else ()
-            worst = min(verdicts, key=lambda each: urgency(each.state), default=None)
+            worst = worst_of(verdicts) or next(iter(verdicts), None)
             name = change.name if change else test.nodeid if test else ""
             found.append(_Owner(name, test, change, worst))
         return sorted(found, key=lambda each: urgency(each.state))
@@ -327,6 +329,7 @@ def _verdicts(ledger: Ledger, cause: NotCounted | None) -> tuple[list[str], list
     """Return what is broken or nearly so of the run as a whole, and the other verdicts."""
     of_run: list[str] = []
     of_tests: list[str] = []
+    said: set[str] = set()
     if cause:
         first, *rest = map(prose, cause.lines())
         of_run += [f"- {_SIGNS['unverified']} {first}", *(f"  - {text}" for text in rest)]
@@ -338,7 +341,8 @@ def _verdicts(ledger: Ledger, cause: NotCounted | None) -> tuple[list[str], list
             name = f"{code(mark.name)}: " if mark.name else ""
             lines = [f"- {_SIGNS[state]} {name}{prose(sentence(mark.verdict))}"]
             if state == "unverified":
-                lines += [f"  - {prose(each)}" for each in mark.verdict.reasons[:_MOST_REASONS]]
+                reasons = new_reasons(mark.verdict, cause, set() if mark.name else said)
+                lines += [f"  - {prose(each)}" for each in reasons[:_MOST_REASONS]]
             found = of_tests if mark.name or state == "within" else of_run
             found += lines
     return of_run, of_tests

@@ -39,7 +39,7 @@ from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import REFUSED, UNKNOWN, growth, percent, token_cell, usd_cell
 from pytest_llmcost.reports.run_wording import is_least, last_attempts
-from pytest_llmcost.reports.wording import BROKEN, figure_of, limit_of, state_of, urgency
+from pytest_llmcost.reports.wording import BROKEN, figure_of, limit_of, state_of, urgency, worst_of
 
 OUTSIDE = "fixtures and calls outside tests"
 """The group of what stands in no test file."""
@@ -247,8 +247,7 @@ def row_of(test: TestRow, *, is_last: bool = True) -> Row:
     group, _, name = test.nodeid.partition("::")
     name = (name or group) if is_last else f"{name} (attempt {test.attempt})"
     # A block may be over its budget in a test that keeps its own, or has none.
-    broken = [each for each in own_verdicts(test) if each.state in BROKEN]
-    verdict = min(broken, key=lambda each: urgency(each.state), default=test.verdict)
+    verdict = worst_of(own_verdicts(test)) or test.verdict
     return Row(
         clean(group),
         clean(name),

@@ -18,6 +18,7 @@ from pytest_llmcost.ledger.totals import counted_calls, is_live, spenders_of
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, first_of, format_count, write_round_usd
 from pytest_llmcost.reports.wording import (
+    COUNT_IT,
     SIGNS,
     all_changed_parts,
     breaking,
@@ -254,3 +255,14 @@ def not_counted(ledger: Ledger) -> NotCounted | None:
     most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
     nodeids = frozenset(test.nodeid for test in tests)
     return NotCounted(tuple(tests), nodeids, tuple(most_frequent), volatile)
+
+
+def new_reasons(verdict: Verdict, cause: NotCounted | None, said: set[str]) -> list[str]:
+    """Return why a budget is open, but for what several tests share and what has been said.
+
+    Several budgets may be open for one reason.
+    """
+    reasons = [each for each in verdict.reasons if not (cause and COUNT_IT in each)]
+    new = [each for each in reasons if each not in said]
+    said.update(new)
+    return new

@@ -32,6 +32,7 @@ from pytest_llmcost.reports.run_wording import (
     is_least,
     marks_by_state,
     marks_of_run,
+    new_reasons,
     not_counted,
     run_advice,
     suite_budget,
@@ -42,7 +43,6 @@ from pytest_llmcost.reports.wording import (
     SIGNS,
     counts_in_vain,
     describe_parts,
-    is_not_counted,
     sentence,
     short_sentence,
     split_reason,
@@ -234,8 +234,7 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
 
 def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
     """Say what became of the budgets over several tests, and of increases."""
-    is_named_above = not_counted(ledger) is not None
-    said: set[str] = set()
+    cause, said = not_counted(ledger), set[str]()
     for mark in marks_of_run(ledger):
         verdict = mark.verdict
         state = state_of(verdict)
@@ -244,11 +243,8 @@ def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
         yield from wrap(f"{SIGNS[state]} {about}{sentence(verdict)}", screen, markup=markup)
         if advice := run_advice(verdict, ledger):
             yield from wrap(advice, screen, indent=2)
-        if verdict.state == "unverified" and not (is_named_above and is_not_counted(verdict)):
-            # Several budgets may be open for one reason.
-            new = [reason for reason in verdict.reasons if reason not in said]
-            said.update(new)
-            for what, remedy in map(split_reason, new):
+        if verdict.state == "unverified":
+            for what, remedy in map(split_reason, new_reasons(verdict, cause, said)):
                 yield from wrap(what, screen, indent=2)
                 # No advice to count what differs in every run: it would be missing again.
                 if not (remedy.startswith(COUNT_IT) and counts_in_vain(calls_of(ledger))):
@@ -257,7 +253,7 @@ def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
 
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run spent, of which day the prices are, and what else a reader should know."""
-    number = sum(not mark.is_of_run for mark in marks_by_state(ledger)["unverified"])
+    number = len(marks_by_state(ledger)["unverified"])
     parts = [f"{format_count(number, 'budget')} could not be checked"] if number else []
     parts.append(f"{describe_live(ledger)} spent live")
     _, *own = ledger.rate_card.version.split("+")  # a user's price files follow the shipped card

@@ -67,6 +67,12 @@ def state_of(verdict: Verdict) -> str:
     return "near" if verdict.is_near else verdict.state
 
 
+def worst_of(verdicts: Iterable[Verdict]) -> Verdict | None:
+    """Return the first in the worst state; None if all are within, and none nearly reached."""
+    marked = [each for each in verdicts if state_of(each) != "within"]
+    return min(marked, key=lambda each: [*SIGNS].index(state_of(each)), default=None)
+
+
 def urgency(state: str) -> int:
     """Rank a state, or the mark of a row: what is broken first."""
     return BROKEN.index(state) if state in BROKEN else len(BROKEN)
@@ -309,20 +315,18 @@ def _aligned(facts: Sequence[tuple[str, str]]) -> list[str]:
 def _prompt_facts(calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
     """Say how the prompts have changed since they were recorded."""
     grown = _recounted(calls)
-    before = sum(call.before.input_tokens for call in grown if call.before)
+    before, usd = _as_recorded(grown)
     now = sum(call.billed_usage.prompt_tokens for call in grown)
     if grown:
         text = f"{before:,} -> {now:,} input tokens{grown_by(before, now)}"
-        costs = [call.before.usd for call in grown if call.before and call.before.usd is not None]
-        if len(costs) == len(grown):
-            text += f", {dollars(sum(costs, Decimal(0)))} -> {dollars(Amounts.of(grown).usd)}"
+        text += "" if usd is None else f", {dollars(usd)} -> {dollars(Amounts.of(grown).usd)}"
         verb = "grew" if now > before else "shrank" if now < before else "changed"
         yield f"the prompt {verb}" if len(grown) == 1 else f"{len(grown)} prompts {verb}", text
     changed = [call for call in calls if changed_parts(call)]
-    for call in changed:
-        if call.before is not None and not call.sampling_calls:
-            tokens = f"{call.before.input_tokens:,} input tokens"
-            yield "recorded", f"{tokens}, {dollars(call.before.usd)}"
+    if lacking := [call for call in changed if call.before and not call.sampling_calls]:
+        tokens, usd = _as_recorded(lacking)
+        of = f" of {len(lacking):,} calls" if len(lacking) > 1 else ""
+        yield "recorded", f"{tokens:,} input tokens{of}, {dollars(usd)}"
     for parts in sorted({changed_parts(call) for call in changed}):
         # Only if one part of one prompt changed is all growth that part's.
         is_only = changed == grown and len(changed) == 1 and ", " not in parts
@@ -332,6 +336,14 @@ def _prompt_facts(calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
     if volatile:
         yield "cause", f"differs in every run: {'; '.join(sorted(volatile))}"
         yield "remove it", _BY_HOOK
+
+
+def _as_recorded(calls: Iterable[Call]) -> tuple[int, Decimal | None]:
+    """Return the input tokens that calls were recorded with, and what they cost then."""
+    recorded = [call.before for call in calls if call.before is not None]
+    usd = [each.usd for each in recorded if each.usd is not None]
+    is_known = len(usd) == len(recorded)
+    return sum(each.input_tokens for each in recorded), sum(usd, Decimal(0)) if is_known else None
 
 
 def _recounted(calls: Iterable[Call]) -> list[Call]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 import pytest
@@ -426,6 +427,14 @@ NEAR = (
         spend(llmcost)
         with llmcost.budget("$0.005"):
             spend(llmcost)
+
+    @max_cost("$1", calls=1, input_tokens=1_200)
+    def test_near_in_tokens(llmcost):
+        spend(llmcost)
+
+    @max_cost("$1", calls=1)
+    def test_as_many_calls_as_allowed(llmcost):
+        spend(llmcost)
 """
 )
 
@@ -436,12 +445,17 @@ def test_every_report_agrees_on_a_test_that_has_nearly_reached_its_budget(
     project.write(test_app=NEAR)
     options = ("--llmcost-report=ledger.json", "--llmcost-report=cost.md")
     result = project.run("--llmcost-warn-at=80%", *options)
-    result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["! test_near * 100%"])
-    (row,) = project.ledger()["tests"]
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["! test_near * 100%", "! test_near_in_tokens *1,200 input*83%"])
+    result.stdout.no_fnmatch_line("! test_as_many*")
+    _, row, _ = project.ledger()["tests"]
     assert [each["warn_at"] for each in (row["verdict"], *row["blocks"])] == ["0.8", "0.8"]
     comment = (project.path / "cost.md").read_text(encoding="utf-8")
-    assert "⚠️" in comment
+    assert "\n2 near the limit · 1 within budget\n" in comment
+    assert set(re.findall(r"- ⚠️ <code>test_app.py::(\w+)", comment)) == {
+        "test_near",
+        "test_near_in_tokens",
+    }
 
 
 UNVERIFIED = (

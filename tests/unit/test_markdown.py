@@ -24,6 +24,8 @@ from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger, RunRecord
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.reports.escape import clean, code, prose
 from pytest_llmcost.reports.markdown import COMMENT_BYTES, MARKER, render_markdown
+from pytest_llmcost.reports.tables import as_text
+from pytest_llmcost.reports.terminal import View, render_summary
 
 NASTY = st.text(alphabet=st.sampled_from("ab/:._*`|<>&@#~[]()!\\$%_-+={}\n\r\t\x00\x1b\u202e "))
 
@@ -410,6 +412,25 @@ class TestOneCause:
             "  - count them all (free): pytest t.py --llmcost-record-mode=rewrite",
         ] + [line for line in entries if line.startswith("| ")]
         assert rows_in_sight("\n".join(lines)) == []
+
+    def test_is_said_once_and_so_is_each_other_cause_of_the_run(self) -> None:
+        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
+        odd = make_call(None, caveats=sorted_caveats(["unreadable-response"]))
+        path = make_budget("1", scope="path", pattern="t.py", origin="llmcost_budgets")
+        report = make_report(
+            {a_test("t.py::a"): [stale], a_test("t.py::b"): [stale], a_test("t.py::c"): [odd]},
+            budgets=[suite_budget("1"), path],
+        )
+        rows = [replace(row, verdict=judge("1", *row.calls)) for row in report.tests]
+        report = replace(report, tests=tuple(rows))
+        cause = "the usage of a reply cannot be read"
+        in_sight = render_markdown(report).partition("<details>")[0]
+        assert in_sight.count(f"  - {cause}") == 1
+        assert in_sight.count("(free)") == 1
+        summary = as_text(render_summary(report, View()))
+        assert summary.count(f"\n  {cause}") == summary.count("(free)") == 1
+        assert "\n5 budgets could not be checked" in summary
+        assert "5 budgets could not be checked" in in_sight
 
     def test_hides_no_budget_that_is_exceeded_beside_it(self) -> None:
         stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
