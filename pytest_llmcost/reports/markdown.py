@@ -120,6 +120,10 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     # What matters most takes its room first, wherever it then stands.
     of_run = room.fit(of_run, 3)
     first = room.fit(failed_or_changed[:_MOST_ROWS], 2, heads=heads)
+    if first and comparison and comparison.changes:
+        change_usd = f"{signed_cell(change_of(comparison))}{growth_of(comparison)}"
+        budget = _budget(suite_budget(ledger))
+        first.append(markdown_row("total", *cells_of(comparison), change_usd, budget, ""))
     more = room.fit(failed_or_changed[_MOST_ROWS:], 2, heads=heads)
     of_tests = room.fit(of_tests, 3)
     notes = filter(None, (broken_prefixes(ledger), cache_misses(ledger), *ledger.notes))
@@ -378,10 +382,6 @@ def _failed_or_changed(
         if verdict and verdict.state == "unverified":
             what.append(what_is_unknown(verdict))
         yield markdown_row(*cells, _budget(verdict), "; ".join(filter(None, what)))
-    if comparison and comparison.changes:
-        change_usd = f"{signed_cell(change_of(comparison))}{growth_of(comparison)}"
-        budget = _budget(suite_budget(ledger))
-        yield markdown_row("total", *cells_of(comparison), change_usd, budget, "")
 
 
 def _budget(verdict: Verdict | None) -> str:

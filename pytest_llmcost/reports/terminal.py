@@ -241,7 +241,8 @@ def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
         markup = {_COLOURS[state]: True, "bold": state != "within"}
         about = f"{clean(mark.name)}: " if mark.name else ""
         yield from wrap(f"{SIGNS[state]} {about}{sentence(verdict)}", screen, markup=markup)
-        if advice := run_advice(verdict, ledger):
+        if (advice := run_advice(verdict, ledger)) not in said:
+            said.add(advice)
             yield from wrap(advice, screen, indent=2)
         if verdict.state == "unverified":
             for what, remedy in map(split_reason, new_reasons(verdict, cause, said)):

@@ -299,8 +299,12 @@ class TestInSight:
         (grown,) = self.report().comparison.changes  # type: ignore[union-attr]
         changes = tuple(replace(grown, name=f"t.py::test_{each}") for each in range(30))
         text = render_markdown(self.report(changes=changes))
-        assert len(rows_in_sight(text)) == 20
-        assert "<summary>12 more that failed or changed</summary>" in text
+        *rows, total = rows_in_sight(text)
+        assert (len(rows), total[0]) == (20, "total")
+        assert "<summary>11 more that failed or changed</summary>" in text
+        text = render_markdown(self.report(changes=changes[:19]))
+        assert len(rows_in_sight(text)) == 21
+        assert "that failed or changed" not in text
 
 
 def test_guards_that_vanished_are_a_footnote_and_both_commits_are_named() -> None:

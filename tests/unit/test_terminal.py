@@ -427,6 +427,17 @@ def test_a_reason_that_several_budgets_share_is_given_once() -> None:
     assert text.count("was not read to its end") == text.count("read it to the end") == 1
 
 
+def test_what_to_do_about_many_tests_that_grew_is_said_once() -> None:
+    over = judge("1", make_call("2"), scope="increase", origin="--llmcost-max-test-increase")
+    changes = tuple(
+        Change(kind="test", name=f"t.py::test_{each}", status="changed", usd=None, verdicts=(over,))
+        for each in range(3)
+    )
+    text = text_of(replace(make_report({}), comparison=Comparison(changes=changes)))
+    assert text.count(" over the $1.00 increase limit") == 3
+    assert text.count("pytest --llmcost-update-baseline") == 1
+
+
 class TestOneCause:
     def test_is_named_once_with_what_changed_and_one_command(self) -> None:
         lines = lines_of(uncounted(12, "system", "tools.find (new)"))
