@@ -55,6 +55,7 @@ from pytest_llmcost.reports.run_wording import (
     cache_misses,
     describe_live,
     describe_partial,
+    describe_prices,
     describe_total,
     is_least,
     last_attempts,
@@ -62,6 +63,7 @@ from pytest_llmcost.reports.run_wording import (
     marks_of_run,
     new_reasons,
     not_counted,
+    own_prices,
     suite_budget,
 )
 from pytest_llmcost.reports.tables import markdown_row, markdown_table
@@ -411,6 +413,8 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
             "# count what is not counted yet (free)",
             f"{command} --llmcost-record-mode=rewrite",
         ]
+    if own := own_prices(ledger):
+        lines.append(f"# at the prices of {clean(own, 100)} (llmcost_prices)")
     comparison = ledger.comparison
     of_run = (mark.verdict for mark in marks_of_run(ledger) if not mark.name)
     # A budget of the suite, or on what it adds, needs all tests.
@@ -446,7 +450,7 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
 
 def _terms(ledger: Ledger) -> str:
     """Say at which prices, how much is unknown, and what the run itself has spent."""
-    text = f"Prices of {prose(ledger.price_date, most=20)}"
+    text = f"P{prose(describe_prices(ledger).removeprefix('p'), most=100)}"
     if ledger.cache_state != "as-billed":
         text += f", cache priced {prose(ledger.cache_state, most=40)}"
     totals = ledger.totals

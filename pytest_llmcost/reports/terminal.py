@@ -28,6 +28,7 @@ from pytest_llmcost.reports.run_wording import (
     cache_misses,
     describe_live,
     describe_partial,
+    describe_prices,
     describe_total,
     is_least,
     marks_by_state,
@@ -256,9 +257,7 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run spent, of which day the prices are, and what else a reader should know."""
     number = len(marks_by_state(ledger)["unverified"])
     parts = [f"{format_count(number, 'budget')} could not be checked"] if number else []
-    parts.append(f"{describe_live(ledger)} spent live")
-    _, *own = ledger.rate_card.version.split("+")  # a user's price files follow the shipped card
-    parts.append(f"prices of {ledger.price_date}{' with ' if own else ''}{' and '.join(own)}")
+    parts += [f"{describe_live(ledger)} spent live", describe_prices(ledger)]
     yield from wrap(" · ".join(parts), view)
     spent = live_spenders(ledger)
     if spent:

@@ -15,7 +15,13 @@ from page_run import big_run, page_history, page_run
 from sample_reports import a_test, make_call, make_report, suite_budget
 from sample_run import sample_run
 
-from pytest_llmcost.ledger.ledger import Comparison, Ledger, PartChange, PayloadFacts
+from pytest_llmcost.ledger.ledger import (
+    Comparison,
+    Ledger,
+    PartChange,
+    PayloadFacts,
+    RunRecord,
+)
 from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import EXACT
@@ -168,6 +174,9 @@ def test_a_run_without_calls_is_a_page_too() -> None:
     assert "No budgets are set" in Page(render_html(make_report({}))).text
     kept = make_report({}, budgets=[suite_budget("1")])
     assert "Within its 1 budget" in Page(render_html(kept)).text
+    text = Page(render_html(replace(kept, run=RunRecord(exit_status=5)))).text
+    assert "No test ran" in text
+    assert "Within its" not in text
 
 
 def test_a_page_needs_no_network_whatever_names_try() -> None:

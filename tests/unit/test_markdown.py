@@ -332,6 +332,14 @@ class TestReproduce:
             "pytest t.py::a 't.py::b[x y]' --llmcost-price-date=2026-11-22"
         ]
 
+    def test_prices_of_the_users_own_are_named(self) -> None:
+        report = make_report({a_test("t.py::a"): [make_call("1")]})
+        card = replace(report.rate_card, version="2026-11-22+our\n```own.toml")
+        text = render_markdown(replace(report, rate_card=card))
+        assert "\n# at the prices of our ```own.toml (llmcost_prices)\npytest " in text
+        assert "\n````sh\n" in text
+        assert "<sub>Prices of 2026-11-22 with our &#96;&#96;&#96;own.toml ·" in text
+
     def test_many_tests_are_their_files_and_many_files_are_all(self) -> None:
         many = [f"t.py::test_{each}" for each in range(100)]
         assert self.commands(*many) == ["pytest t.py --llmcost-price-date=2026-11-22"]
