@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from pytest_llmcost.amounts import Amounts, Kind
@@ -10,6 +10,8 @@ from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports.numbers import UNKNOWN
+from pytest_llmcost.reports.run_wording import marks_of_run
+from pytest_llmcost.reports.wording import urgency
 
 PROPERTY_PREFIX = "llmcost_"
 """Every property of ours begins with it."""
@@ -30,15 +32,14 @@ def test_properties(row: TestRow) -> Iterator[tuple[str, str]]:
         is_unknown = amounts[kind].best is None and not number
         yield f"llmcost_{kind}", UNKNOWN if is_unknown else str(number)
     yield from (_limit(verdict) for verdict in own_verdicts(row) if verdict.scope == "test")
-    if row.verdict is not None:
-        yield "llmcost_verdict", row.verdict.state
+    yield from _worst(own_verdicts(row))
 
 
 test_properties.__test__ = False  # type: ignore[attr-defined]
 
 
 def suite_properties(ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Yield the totals of a run, and whether the suite kept its budget."""
+    """Yield the totals of a run, and whether all budgets over several tests were kept."""
     totals = ledger.totals
     yield "llmcost_usd", _known(totals.usd)
     yield "llmcost_live_usd", _known(totals.live_usd)
@@ -47,10 +48,14 @@ def suite_properties(ledger: Ledger) -> Iterator[tuple[str, str]]:
     yield "llmcost_input_tokens", str(totals.usage.prompt_tokens)
     yield "llmcost_output_tokens", str(totals.usage.output_tokens)
     yield "llmcost_price_date", ledger.price_date
-    for verdict in ledger.verdicts:
-        if verdict.scope == "suite":
-            yield _limit(verdict)
-            yield "llmcost_verdict", verdict.state
+    yield from (_limit(verdict) for verdict in ledger.verdicts if verdict.scope == "suite")
+    yield from _worst([mark.verdict for mark in marks_of_run(ledger)])
+
+
+def _worst(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str]]:
+    """Yield the worst state alone, because a name that comes twice has one value to most tools."""
+    if verdicts:
+        yield "llmcost_verdict", min((each.state for each in verdicts), key=urgency)
 
 
 def _known(usd: Decimal | None) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from hostile_report import judge
 from msgspec.structs import replace
-from sample_reports import a_test, make_call, make_report, suite_budget
+from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
 
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.junit import suite_properties, test_properties
@@ -52,6 +52,20 @@ def test_the_suite_states_its_totals_and_its_verdict() -> None:
     assert properties["llmcost_limit_usd"] == "2.5"
     assert properties["llmcost_verdict"] == "exceeded"
     assert properties["llmcost_price_date"] == "2026-11-22"
+
+
+def test_of_several_verdicts_the_worst_is_the_one_that_is_stated() -> None:
+    call = make_call("1")
+    owner = a_test("t.py::a")
+    path = make_budget("0.5", scope="path", pattern="t.py")
+    for budgets in ([suite_budget("2"), path], [suite_budget("2"), suite_budget("0.5")]):
+        stated = [*suite_properties(make_report({owner: [call]}, budgets=budgets))]
+        assert [each for name, each in stated if name == "llmcost_verdict"] == ["exceeded"]
+    (row,) = make_report({owner: [call]}).tests
+    over = judge("0.5", call, scope="block")
+    for verdict in (judge("2", call), None):
+        stated = [*test_properties(replace(row, verdict=verdict, blocks=(over,)))]
+        assert [each for name, each in stated if name == "llmcost_verdict"] == ["exceeded"]
 
 
 def test_the_suite_has_no_verdict_without_a_ceiling() -> None:
