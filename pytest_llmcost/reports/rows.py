@@ -38,7 +38,7 @@ from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import REFUSED, UNKNOWN, growth, percent, token_cell, usd_cell
-from pytest_llmcost.reports.run_wording import is_least, last_attempts
+from pytest_llmcost.reports.run_wording import NotCounted, is_least, last_attempts
 from pytest_llmcost.reports.wording import BROKEN, figure_of, limit_of, state_of, urgency, worst_of
 
 OUTSIDE = "fixtures and calls outside tests"
@@ -288,12 +288,14 @@ def _fold(rows: Sequence[Row]) -> Row:
     return replace(shown, name=clean(name), folded=tuple(chain.from_iterable(others)))
 
 
-def shown(rows: Sequence[Row], most: int) -> tuple[list[Row], list[Row]]:
+def shown(rows: Sequence[Row], most: int, cause: NotCounted | None) -> tuple[list[Row], list[Row]]:
     """Split rows into those to show, at most so many, and the rest; 0 shows all.
 
-    Those whose budget is broken are shown in any case.
+    Those whose budget is broken are shown in any case, but for a cause that several tests share.
     """
-    is_broken = [row.mark in BROKEN for row in rows]
+    is_broken = [
+        row.mark in BROKEN and not (cause and cause.explains(row.owner, row.mark)) for row in rows
+    ]
     ranked = sorted(range(len(rows)), key=lambda at: (not is_broken[at], -rows[at].known_usd))
     most = max(most or len(rows), sum(is_broken))
     return [rows[at] for at in sorted(ranked[:most])], [rows[at] for at in sorted(ranked[most:])]

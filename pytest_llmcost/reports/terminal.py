@@ -9,7 +9,6 @@ from decimal import Decimal
 from itertools import dropwhile
 
 from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.budgets.budget import PartTokens
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.cache_states import Column
 from pytest_llmcost.compare.pairing import under_change
@@ -105,7 +104,7 @@ def render_summary(ledger: Ledger, view: View) -> list[Line]:
         for text in rest:
             lines += wrap(text, view, indent=2)
         lines.append(Line(""))
-    lines += _table(rows, view, parts_of(ledger)) if rows else ()
+    lines += _table(rows, view, ledger) if rows else ()
     for other in ledger.other_models:
         table = render_other_model(other, view, rows=view.rows, per=view.per)
         lines += [Line(""), *table]
@@ -142,9 +141,10 @@ def _is_quiet(ledger: Ledger) -> bool:
     return kept and ledger.comparison is None and not ledger.notes
 
 
-def _table(rows: Sequence[Row], view: View, parts: PartTokens) -> Iterator[Line]:
+def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
     """Show the rows that cost most, in the columns that have something to say and room."""
-    kept, hidden = shown(rows, view.rows)
+    kept, hidden = shown(rows, view.rows, not_counted(ledger))
+    parts = parts_of(ledger)
     tokens = zip(*(row.token_cells for row in kept), strict=True)
     columns: dict[str, Sequence[str]] = {
         "calls": [f"{len(row.calls):,}" for row in kept],
