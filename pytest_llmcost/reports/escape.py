@@ -15,6 +15,8 @@ MOST_CHARACTERS = 300
 MOST_WITH_COMMAND = 2_000
 """Of a sentence that may hold a command, which is of no use when it is cut."""
 
+_UNBROKEN = re.compile(r"(\S{40})(?=\S)")
+"""Where a long name may be broken, so that the figures in its table stay in sight."""
 _SPACE = re.compile(r"\s+")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -62,7 +64,9 @@ def code(text: str) -> str:
         >>> code("t.py::test_a[x|y]")
         '<code>t.py::test_a&#91;x&#124;y&#93;</code>'
     """
-    return f"<code>{_EMAIL.sub(_JOINED['@'], _escape(clean(text), _IN_CODE))}</code>"
+    shown = _UNBROKEN.sub("\\1\0", clean(text))  # which is printable
+    written = _EMAIL.sub(_JOINED["@"], _escape(shown, _IN_CODE))
+    return f"<code>{written.replace(chr(0), '<wbr>')}</code>"
 
 
 def prose(text: str, most: int = MOST_CHARACTERS) -> str:
