@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.ledger.ledger import Change, Ledger, PartChange, TestRow, own_verdicts
+from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports.comparisons import (
     cells_of,
     change_of,
@@ -60,6 +61,7 @@ from pytest_llmcost.reports.run_wording import (
     is_least,
     last_attempts,
     marks_by_state,
+    marks_of,
     marks_of_run,
     new_reasons,
     not_counted,
@@ -95,6 +97,8 @@ _MOST_ROWS = 20
 """In sight; a longer table nobody reads, and it pushes the rest of the page away."""
 _COMMAND_BYTES = 600
 """Of the tests in a command; above that, one that runs their files is the better one to read."""
+_AMOUNTS = ("max_suite", "max_test", "max_call", "max_worst")
+"""Options that a command repeats where no file sets them."""
 _SAYING_SO = 100
 """What the line takes that says how much was left out."""
 
@@ -421,9 +425,14 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
     if any(verdict.fails(ledger.unverified) for verdict in of_run):
         command = "pytest"
     if ledger.price_date:
-        command += f" --llmcost-price-date={shlex.quote(clean(ledger.price_date, 20))}"
+        command += _option("price_date", clean(ledger.price_date, 20))
     if ledger.cache_state != "as-billed":
-        command += f" --llmcost-cache={shlex.quote(clean(ledger.cache_state, 40))}"
+        command += _option("cache", clean(ledger.cache_state, 40))
+    options = [
+        _option(verdict.label, f"${plain_usd(verdict.limit)}")
+        for verdict in (mark.verdict for mark in marks_of(ledger))
+        if verdict.label in _AMOUNTS and not verdict.origin.startswith("llmcost_")
+    ]
     if comparison and comparison.base_path:
         path = shlex.quote(clean(comparison.base_path, 200))
         commit = short_commit(comparison.base_commit)
@@ -433,19 +442,20 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
         command += f" --llmcost-baseline={path}"
         # The limits by which the run was judged, each once.
         of_tests = (each for change in comparison.changes for each in change.verdicts)
-        options = []
         for verdict in (*comparison.verdicts, *of_tests):
             name, _, text = verdict.label.partition(" ")
             if verdict.kind == "vanished":
                 options.append(" --llmcost-vanished=fail")
             elif name in ("max_increase", "max_test_increase"):
-                limit = shlex.quote(clean(text, 40))
-                options.append(f" --llmcost-{name.replace('_', '-')}={limit}")
-        command += "".join(dict.fromkeys(options))
-    lines.append(command)
+                options.append(_option(name, clean(text, 40)))
+    lines.append(command + "".join(dict.fromkeys(options)))
     # Longer than any row of backticks in it, so that no name can end the block.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`*", "\n".join(lines)))))
     return [f"{fence}sh", *lines, fence]
+
+
+def _option(name: str, value: str) -> str:
+    return f" --llmcost-{name.replace('_', '-')}={shlex.quote(value)}"
 
 
 def _terms(ledger: Ledger) -> str:

@@ -17,7 +17,7 @@ from page_run import page_run
 from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
 from sample_run import sample_run
 
-from pytest_llmcost.budgets.budget import Verdict, judge_calls
+from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.vanished import judge_vanished
 from pytest_llmcost.ledger.ledger import Change, Comparison, Ledger, RunRecord
@@ -331,6 +331,20 @@ class TestReproduce:
         assert self.commands("t.py::b[x y]", "t.py::a") == [
             "pytest t.py::a 't.py::b[x y]' --llmcost-price-date=2026-11-22"
         ]
+
+    @pytest.mark.parametrize("origin", ["--llmcost-max-suite", "PYTEST_LLMCOST_MAX_SUITE"])
+    def test_a_budget_that_no_file_sets_is_set_by_the_command(self, origin: str) -> None:
+        def command(*budgets: Budget) -> str:
+            report = make_report({a_test("t.py::a"): [make_call("2")]}, budgets=budgets)
+            return render_markdown(report).partition("```sh\n")[2].partition("\n```")[0]
+
+        suite = replace(suite_budget("1234.5"), origin=origin)
+        assert command(suite) == (
+            "pytest --llmcost-price-date=2026-11-22 --llmcost-max-suite='$1234.5'"
+        )
+        assert command(replace(suite, origin="llmcost_max_suite")) == (
+            "pytest --llmcost-price-date=2026-11-22"
+        )
 
     def test_prices_of_the_users_own_are_named(self) -> None:
         report = make_report({a_test("t.py::a"): [make_call("1")]})
