@@ -549,6 +549,10 @@ class TestEscaping:
         assert max(map(len, written.split("<wbr>"))) == 40
 
     def test_cuts_what_nobody_reads(self) -> None:
-        assert clean("x" * 301) == "x" * 297 + "..."
+        assert clean("x" * 301) == f"{'x' * 197}...{'x' * 100}"
+        names = {clean(f"t.py::test[{'x' * 10_000}-{number}]", 2_000) for number in range(20)}
+        assert len(names) == 20
+        assert max(map(len, names)) == 2_000
+        assert clean(("\n" * 500).join("abc")) == "a ... c"
         assert clean("x" * 300) == "x" * 300
         assert len(clean("\x00" * 300)) == 300
