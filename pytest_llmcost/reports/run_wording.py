@@ -122,14 +122,9 @@ class Mark(NamedTuple):
 
     verdict: Verdict
     name: str = ""
-    """Empty for the budget of a suite or a path, whose sentence names it."""
+    """Empty if it is about several tests: its sentence names the path or the tag."""
     path: str = ""
     line: int | None = None
-
-    @property
-    def is_of_run(self) -> bool:
-        """Whether it is about several tests, so that no test fails by it."""
-        return self.verdict.scope in ("suite", "path", "tag", "increase")
 
 
 def marks_of(ledger: Ledger) -> Iterator[Mark]:

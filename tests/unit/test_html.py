@@ -9,13 +9,14 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from hostile_report import hostile_report
+from hostile_report import hostile_report, judge
 from msgspec.structs import replace
 from page_run import big_run, page_history, page_run
 from sample_reports import a_test, make_call, make_report, suite_budget
 from sample_run import sample_run
 
 from pytest_llmcost.ledger.ledger import (
+    Change,
     Comparison,
     Ledger,
     PartChange,
@@ -168,6 +169,14 @@ def test_every_attempt_is_a_row_and_the_last_one_has_the_budget() -> None:
     rows = {row["name"]: row for row in rows_of_page(render_html(hostile_report()))}
     assert rows["test_fix (attempt 1)"]["verdicts"] == []
     assert rows["test_fix"]["mark"] == "unknown"
+
+
+def test_the_budgets_have_no_section_where_tests_alone_have_limits_and_keep_them() -> None:
+    kept = judge("1", make_call("0.1"), scope="increase")
+    change = Change(kind="test", name="t.py::a", status="changed", usd=None, verdicts=(kept,))
+    html = render_html(replace(make_report({}), comparison=Comparison(changes=(change,))))
+    assert "Within its 1 budget" in Page(html).text
+    assert "budgets-title" not in html
 
 
 def test_a_run_without_calls_is_a_page_too() -> None:
