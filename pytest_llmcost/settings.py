@@ -82,8 +82,9 @@ def parse_scale(text: str) -> int:
 def parse_warning(text: str) -> Decimal:
     """Read from which share of a budget on reports warn."""
     share = parse_percent(text)
-    if not share:
-        raise SettingsError(f"{text!r} would warn of every budget; write 80%")
+    if not 0 < share <= 1:
+        which = "every budget" if not share else "no budget that is kept"
+        raise SettingsError(f"{text!r} would warn of {which}; write 80%")
     return share
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 from msgspec.structs import asdict, replace
 
-from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.amounts import Amounts, is_uncounted
 from pytest_llmcost.budgets.increase import IncreaseLimit, judge_increase
 from pytest_llmcost.call import Call, reprice
 from pytest_llmcost.compare.pairing import (
@@ -227,9 +227,14 @@ def _costs(before: Amounts, now: Amounts) -> dict[str, Any]:
 
 
 def _failed(base: Ledger, head: Ledger, fates: Fates | None) -> Iterator[str]:
-    """Yield the tests that failed by something else than a budget, perhaps before their calls."""
+    """Yield the tests that failed by something else than a budget, perhaps before their calls.
+
+    Of one that failed for want of a count the reports say so, and what it adds is unknown.
+    """
     now = {test.nodeid: test for test in head.tests}  # of several attempts the last one
-    yield from (name for name, test in now.items() if failed_otherwise(test))
+    for name, test in now.items():
+        if failed_otherwise(test) and not any(map(is_uncounted, test.calls)):
+            yield name
     if fates:
         without_row = {test.nodeid for test in base.tests} - now.keys()
         yield from without_row & (fates.not_passed - fates.skipped)

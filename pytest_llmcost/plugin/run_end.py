@@ -226,9 +226,7 @@ class RunEnd:
             terminal.write_line(problem, red=True, bold=True)
         if _is_github(settings):
             root = os.path.relpath(config.rootpath, os.environ.get("GITHUB_WORKSPACE", "."))
-            for command in render_annotations(
-                ledger, unverified=settings.unverified, root=Path(root).as_posix()
-            ):
+            for command in render_annotations(ledger, root=Path(root).as_posix()):
                 terminal.write_line(command)
 
 

@@ -42,11 +42,13 @@ _EMAIL = re.compile(r"&#64;(?=[\w-]*\.)")
 def clean(text: str, most: int = MOST_CHARACTERS) -> str:
     r"""Put text on one line, show what is invisible (`\x1b`), and cut what is too long.
 
+    The end is kept: by it alone the names of two tests may differ.
+
     Example:
-        >>> clean("a\tb\x1b[31m")
-        'a b\\x1b[31m'
+        >>> clean("a\tb\x1b[31m"), clean("test_a[a very long prompt-1]", 20)
+        ('a b\\x1b[31m', 'test_a[a ve...mpt-1]')
     """
-    line = text[: most + 1]
+    line = text if len(text) <= most else f"{text[:most]}...{text[-most:]}"
     if not line.isprintable():
         line = "".join(
             each.encode("unicode_escape").decode()
@@ -54,7 +56,8 @@ def clean(text: str, most: int = MOST_CHARACTERS) -> str:
             else each
             for each in _SPACE.sub(" ", line)
         ).strip()
-    return line if len(line) <= most else f"{line[: most - 3]}..."
+    end = most // 3
+    return line if len(line) <= most else f"{line[: most - end - 3]}...{line[-end:]}"
 
 
 def code(text: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Literal
 
 from pytest_llmcost.ledger.ledger import Ledger, TestRow
 from pytest_llmcost.reports.escape import clean
@@ -27,16 +26,15 @@ def render_job_summary(ledger: Ledger, *, used_bytes: int = 0) -> str:
     return render_markdown(ledger, most_bytes=_SUMMARY_BYTES - used_bytes)
 
 
-def render_annotations(
-    ledger: Ledger, *, unverified: Literal["fail", "warn"] = "fail", root: str = ""
-) -> list[str]:
+def render_annotations(ledger: Ledger, *, root: str = "") -> list[str]:
     """Render the broken budgets as workflow commands, the most expensive first, at most ten.
 
     Budgets over the whole run come first. Tests that all lack a count share one annotation, on the
     first of them. `root` is pytest's root folder relative to the repository's, for example
     `services/api`.
     """
-    levels = {"exceeded": "error", "unverified": "error" if unverified == "fail" else "warning"}
+    is_hard = ledger.unverified == "fail"
+    levels = {"exceeded": "error", "unverified": "error" if is_hard else "warning"}
     cause = not_counted(ledger)
     commands = []
     if cause is not None:

@@ -343,8 +343,7 @@ def _verdicts(ledger: Ledger, cause: NotCounted | None) -> tuple[list[str], list
         of_run += [f"- {_SIGNS['unverified']} {first}", *(f"  - {text}" for text in rest)]
     for state, marks in marks_by_state(ledger).items():
         for mark in marks:
-            is_kept = state == "within" and (mark.name or not mark.is_of_run)
-            if is_kept or (cause and cause.explains(mark.name, state)):
+            if (mark.name and state == "within") or (cause and cause.explains(mark.name, state)):
                 continue
             name = f"{code(mark.name)}: " if mark.name else ""
             lines = [f"- {_SIGNS[state]} {name}{prose(sentence(mark.verdict))}"]

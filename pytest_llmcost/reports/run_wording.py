@@ -133,14 +133,9 @@ class Mark(NamedTuple):
 
     verdict: Verdict
     name: str = ""
-    """Empty for the budget of a suite or a path, whose sentence names it."""
+    """Empty if it is about several tests: its sentence names the path or the tag."""
     path: str = ""
     line: int | None = None
-
-    @property
-    def is_of_run(self) -> bool:
-        """Whether it is about several tests, so that no test fails by it."""
-        return self.verdict.scope in ("suite", "path", "tag", "increase")
 
 
 def marks_of(ledger: Ledger) -> Iterator[Mark]:
@@ -226,8 +221,10 @@ class NotCounted(NamedTuple):
     """Theirs."""
     parts: tuple[tuple[str, int], ...]
     """Each changed part with the number of tests in which it changed, the most frequent first."""
-    volatile: int = 0
+    volatile: int
     """In how many tests a prompt differs in every run, so that a count will be missing again."""
+    files: frozenset[str]
+    """Of all tests that lack a count, also without a budget; none if a shared fixture lacks one."""
 
     def explains(self, name: str, state: str) -> bool:
         """Whether it is all that is to be said of a budget of a test."""
@@ -252,8 +249,7 @@ class NotCounted(NamedTuple):
             yield f"changed: {', '.join(changed)}{volatile if self.volatile else ''}"
         if self.volatile < number:  # otherwise the counts would be missing again in the next run
             base = root or "."
-            files = {test.nodeid.partition("::")[0] for test in self.tests}
-            paths = sorted({os.path.normpath(f"{base}/{file}") for file in files})
+            paths = sorted({os.path.normpath(f"{base}/{file}") for file in self.files})
             first, *rest = shlex.split(COUNT_COMMAND)
             words = [first, *(paths if len(paths) <= _MOST_FILES else []), *rest]
             yield f"count them all (free): {shlex.join(words)}"
@@ -261,10 +257,12 @@ class NotCounted(NamedTuple):
 
 def not_counted(ledger: Ledger) -> NotCounted | None:
     """Find the tests that share this cause; None if they are not several."""
-    tests, volatile = [], 0
+    tests, volatile, files = [], 0, set[str]()
     parts: Counter[str] = Counter()
     for test in last_attempts(ledger.tests):
         lacking = [call for call in test.calls if lacks_count(call)]
+        if lacking:
+            files.add(test.nodeid.partition("::")[0])
         states = {each.state for each in own_verdicts(test)}
         if not states and test.outcome == "failed":  # by the missing count itself
             states = {"unverified"}
@@ -276,7 +274,10 @@ def not_counted(ledger: Ledger) -> NotCounted | None:
         return None
     most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
     nodeids = frozenset(test.nodeid for test in tests)
-    return NotCounted(tuple(tests), nodeids, tuple(most_frequent), volatile)
+    shared = [call for fixture in ledger.fixtures for call in fixture.calls]
+    if any(map(lacks_count, (*shared, *ledger.outside_tests))):
+        files.clear()
+    return NotCounted(tuple(tests), nodeids, tuple(most_frequent), volatile, files=frozenset(files))
 
 
 def new_reasons(verdict: Verdict, cause: NotCounted | None, said: set[str]) -> list[str]:

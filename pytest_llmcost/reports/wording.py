@@ -483,6 +483,8 @@ def _advice(verdict: Verdict, calls: Sequence[Call]) -> str:
     is_of_replies = quantity == "usd" and whole.by_category.output_usd * 2 > whole.priced_usd
     most = "Shorten the reply" if is_of_replies and not _recounted(calls) else "Shorten the prompt"
     save = savings.get(verdict.kind, most)
+    if quantity == "usd" and "model" in all_changed_parts(calls):
+        save = f"Keep the model, {save[0].lower()}{save[1:]}"
     if verdict.high is None:  # of a lower bound no number can be made that the test keeps
         return f"{save}, or raise the budget if the price is right."
     limit = int(round_up(verdict.high, is_usd=False))

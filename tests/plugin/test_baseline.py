@@ -182,7 +182,8 @@ def test_a_missing_baseline_names_the_command_that_writes_it(project: Project) -
 
 def test_a_total_with_a_prompt_that_is_not_counted_yet_is_a_lower_bound(accepted: Project) -> None:
     write_app(accepted, more=NEW_TEST)
-    result = accepted.run("--llmcost-baseline=base.json")
+    result = accepted.run("--llmcost-baseline=base.json", "--llmcost-report=ledger.json")
+    assert accepted.ledger()["comparison"]["failed"] == [], "its cost is unknown, not too low"
     result.stdout.fnmatch_lines(["? against the baseline: $0.* → at least $0.*, 3 unchanged"])
 
 

@@ -232,6 +232,12 @@ class TestGrowth:
         lines = self.lines(self.call(parts="system, tools.find"))
         assert "changed           system, tools.find (since it was recorded)" in lines
 
+    def test_by_another_model_is_not_said_to_be_the_prompts_alone(self) -> None:
+        *_, advice = self.lines(self.call(parts="model, system"))
+        assert advice.startswith("Keep the model, shorten the prompt, or accept the price")
+        *_, advice = self.lines(self.call())
+        assert advice.startswith("Shorten the prompt, or accept the price")
+
     def test_of_several_prompts_is_added_up(self) -> None:
         lines = self.lines(self.call(), self.call(1_000))
         assert "2 prompts grew    5,528 -> 6,620 input tokens (+20 %), $0.0112 -> $0.0226" in lines

@@ -63,7 +63,7 @@ class TestAnnotations:
     def test_warn_of_the_unverified_where_it_does_not_fail(self) -> None:
         report = many([None, "0.02"])
         assert [line.split()[0] for line in render_annotations(report)] == ["::error"] * 3
-        softened = render_annotations(report, unverified="warn")
+        softened = render_annotations(replace(report, unverified="warn"))
         assert [line.split()[0] for line in softened] == ["::error", "::error", "::warning"]
 
     def test_are_none_for_breaches_that_are_expected(self) -> None:

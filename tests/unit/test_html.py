@@ -9,13 +9,14 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from hostile_report import hostile_report
+from hostile_report import hostile_report, judge
 from msgspec.structs import replace
 from page_run import big_run, page_history, page_run
 from sample_reports import a_test, make_call, make_report, suite_budget
 from sample_run import sample_run
 
 from pytest_llmcost.ledger.ledger import (
+    Change,
     Comparison,
     Ledger,
     PartChange,
@@ -170,6 +171,14 @@ def test_every_attempt_is_a_row_and_the_last_one_has_the_budget() -> None:
     assert rows["test_fix"]["mark"] == "unknown"
 
 
+def test_the_budgets_have_no_section_where_tests_alone_have_limits_and_keep_them() -> None:
+    kept = judge("1", make_call("0.1"), scope="increase")
+    change = Change(kind="test", name="t.py::a", status="changed", usd=None, verdicts=(kept,))
+    html = render_html(replace(make_report({}), comparison=Comparison(changes=(change,))))
+    assert "Within its 1 budget" in Page(html).text
+    assert "budgets-title" not in html
+
+
 def test_a_run_without_calls_is_a_page_too() -> None:
     assert "No budgets are set" in Page(render_html(make_report({}))).text
     kept = make_report({}, budgets=[suite_budget("1")])
@@ -217,7 +226,7 @@ def page_parts(run: Ledger) -> dict[str, dict[str, tuple[float, str]]]:
 
 def test_the_parts_of_a_prompt_have_the_figures_of_the_comment() -> None:
     ledger = page_run()
-    comment = render_markdown(ledger)
+    comment = render_markdown(ledger).replace("<wbr>", "")
     found = page_parts(ledger)["test_answer_with_sources"]
     assert {name: figure for name, (_, figure) in found.items()} == {
         "system": "1,428 tokens (new)",

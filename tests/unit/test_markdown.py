@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from page_run import page_run
-from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
+from sample_reports import a_fixture, a_test, make_budget, make_call, make_report, suite_budget
 from sample_run import sample_run
 
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
@@ -439,6 +439,19 @@ class TestOneCause:
         ] + [line for line in entries if line.startswith("| ")]
         assert rows_in_sight("\n".join(lines)) == []
 
+    def test_has_a_command_for_all_that_the_budgets_of_the_run_wait_for(self) -> None:
+        stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
+
+        def command(owner: Any) -> str:
+            spent = {a_test("t.py::a"): [stale], a_test("t.py::b"): [stale], owner: [stale]}
+            report = make_report(spent, budgets=[suite_budget("1")])
+            rows = [replace(row, verdict=judge("1", stale)) for row in report.tests[:2]]
+            text = render_markdown(replace(report, tests=(*rows, *report.tests[2:])))
+            return text.partition("count them all (free): ")[2].partition("\n")[0]
+
+        assert command(a_test("u.py::c")) == "pytest t.py u.py --llmcost-record-mode=rewrite"
+        assert command(a_fixture("client")) == "pytest --llmcost-record-mode=rewrite"
+
     def test_is_said_once_and_so_is_each_other_cause_of_the_run(self) -> None:
         stale = make_call(None, caveats=sorted_caveats(["stale: system"]), sampling_calls=())
         odd = make_call(None, caveats=sorted_caveats(["unreadable-response"]))
@@ -549,6 +562,10 @@ class TestEscaping:
         assert max(map(len, written.split("<wbr>"))) == 40
 
     def test_cuts_what_nobody_reads(self) -> None:
-        assert clean("x" * 301) == "x" * 297 + "..."
+        assert clean("x" * 301) == f"{'x' * 197}...{'x' * 100}"
+        names = {clean(f"t.py::test[{'x' * 10_000}-{number}]", 2_000) for number in range(20)}
+        assert len(names) == 20
+        assert max(map(len, names)) == 2_000
+        assert clean(("\n" * 500).join("abc")) == "a ... c"
         assert clean("x" * 300) == "x" * 300
         assert len(clean("\x00" * 300)) == 300

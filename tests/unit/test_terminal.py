@@ -444,6 +444,11 @@ def test_a_budget_of_the_run_that_is_exceeded_names_one_that_would_hold() -> Non
     open_ended = make_call("0.6", usd_high=Decimal("0.61"))
     spent: dict[Any, Any] = {a_test("t.py::test_a"): [open_ended]}
     assert advice in text_of(make_report(spent, budgets=[suite_budget("0.5")]))
+    path = replace(suite_budget("0.6"), scope="path", pattern="t.py")
+    both = make_report(
+        {a_test("t.py::test_a"): [make_call("0.61")]}, budgets=[suite_budget("0.5"), path]
+    )
+    assert text_of(both).count(advice) == 2
     # What was left out costs more.
     part = text_of(replace(over, complete=False, incomplete=("deselected",)))
     assert "  if the price is right, raise the budget\n" in part

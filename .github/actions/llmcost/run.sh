@@ -53,8 +53,8 @@ if [ ! -f llmcost/cost.html ]; then
   if [ -n "$LEDGER" ]; then
     echo "::error title=LLM cost::No report of the ledger $LEDGER was written, for the reason above."
   else
-    echo "::error title=LLM cost::No ledger was written. The command must run pytest with pytest-llmcost," \
-      "without --llmcost-report, and hand PYTEST_LLMCOST_REPORT on (tox: passenv)."
+    echo "::error title=LLM cost::No ledger was written. If the command ended with an error, see above; otherwise" \
+      "it must run pytest with pytest-llmcost, without --llmcost-report, and hand PYTEST_LLMCOST_REPORT on (tox: passenv)."
   fi
   exit "$((status == 0 ? 1 : status))"
 fi

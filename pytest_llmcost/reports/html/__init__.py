@@ -41,7 +41,7 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
     marks = marks_by_state(ledger)
     # The page shows the first ones of each state.
     for each in marks.values():
-        each.sort(key=lambda mark: (not mark.is_of_run, -(verdict_share(mark.verdict) or 0)))
+        each.sort(key=lambda mark: (bool(mark.name), -(verdict_share(mark.verdict) or 0)))
     style, script = _read("page.css"), _read("page.js")
     # The page's policy names our own style and script by their hash: under it no other one runs.
     hashes = (
