@@ -37,7 +37,7 @@ from pytest_llmcost.responses.recorded_files import MOST_BYTES, Found, read_call
 _HEADS = ("input:", "read:", "written:", "output:", "cost:")
 _SUFFIXES = (".har", ".json", ".jsonl", ".sse", ".yaml", ".yml")
 """Of the files in a folder that are read."""
-_FREE = Call(model="", evidence="billed", usd=Decimal(0))
+_FREE = Call(model="", evidence="billed", usd=Decimal(0), usd_high=Decimal(0))
 
 
 class _Row(NamedTuple):
@@ -124,7 +124,7 @@ def _bytes(path: str) -> bytes:
 
 def _objects(rows: Iterable[_Row]) -> list[dict[str, object]]:
     """One object a call, with the ledger's names; what is free has no sampling calls."""
-    names = ("usage", "sampling_calls", "context", "usd", "caveats")
+    names = ("usage", "sampling_calls", "context", "usd", "usd_low", "usd_high", "caveats")
     return [
         {
             "source": found.source,

@@ -119,7 +119,6 @@ class _Move:
             sampling,
             model=self.model,
             usage=usage,
-            band_tokens=None,
             most_read_tokens=most and most * tokens // max(1, sampling.usage.prompt_tokens),
         )
         then = reprice(

@@ -30,20 +30,21 @@ _MILLION = 6
 def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ...]:
     """Note the prompts that are within 10% under a length band, and what crossing it costs.
 
-    The most expensive crossings come first, at most five; the rest are counted.
+    The most expensive prompts come first, at most five; the rest are counted.
     """
     found: set[tuple[Decimal, str]] = set()
     for spender in spenders_of(ledger):
         for call in spender.calls:
             for each in call.sampling_calls:
-                tokens = each.usage.prompt_tokens if each.band_tokens is None else each.band_tokens
+                usage, tokens = each.usage, each.usage.prompt_tokens
                 try:
                     bands = card.bands(each.model, on=on, speed=call.context.speed)
                     above = next((band.above for band in bands if tokens <= band.above), 0)
                     if not above or tokens < _NEAR * above:
                         continue
                     here = card.price_sampling(each, call.context, on=on).usd
-                    longer = replace(each, band_tokens=above + 1)
+                    more = usage.input_tokens + above + 1 - tokens
+                    longer = replace(each, usage=replace(usage, input_tokens=more))
                     beyond = card.price_sampling(longer, call.context, on=on).usd
                 except UnknownModelError:
                     continue
@@ -52,7 +53,7 @@ def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ..
                     f"the band of {each.model}; above {above:,} the request costs "
                     f"{format_usd(beyond)} instead of {format_usd(here)}"
                 )
-                found.add((EXACT.subtract(here, beyond), note))
+                found.add((here.copy_negate(), note))
     notes = [note for _, note in sorted(found)]
     more = len(notes) - _MOST_NOTES
     return (*notes[:_MOST_NOTES], *([f"{_MORE}{more}"] if more > 0 else []))

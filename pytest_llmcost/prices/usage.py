@@ -108,8 +108,6 @@ class SamplingCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     refusal: str | None = None
     """Refused before any output: the category, `unspecified` if the response gives none.
     Whether that is billed depends on the date."""
-    band_tokens: int | None = None
-    """Prompt length that chooses the length band, if it is not the one of this usage."""
     sums_calls: bool = False
     """The usage is the sum of several sampling calls, so the band of each is unknown."""
     most_output_tokens: int | None = None

@@ -169,14 +169,6 @@ def test_a_bill_of_several_sampling_calls_prices_each_by_its_own_model_and_band(
     assert cost.usd == cost.low == cost.high == Decimal("0.0653005")
 
 
-def test_the_prompt_that_chooses_the_band_may_be_another_than_its_own() -> None:
-    usage = Usage(input_tokens=1_000)
-    assert price("claude-haiku-5-5", usage, sampling={"band_tokens": 100_001}).usd == Decimal(
-        "0.0005"
-    )
-    assert price("claude-haiku-5-5", usage).usd == Decimal("0.0001")
-
-
 def test_caches_count_for_the_length_of_a_prompt_and_output_does_not() -> None:
     cached = Usage(cache_read_tokens=100_000, input_tokens=1)
     assert price("claude-haiku-5-5", cached).usd == Decimal("0.0050005")

@@ -94,6 +94,8 @@ def test_a_row_has_exactly_the_ledgers_names_and_plain_amounts(run: Run, tmp_pat
                 "platform": None,
             },
             "usd": "0.0075",
+            "usd_low": "0.0075",
+            "usd_high": "0.0075",
             "caveats": [],
         }
     ]
@@ -255,6 +257,8 @@ def test_a_stream_that_was_cut_off_says_so(run: Run, tmp_path: Path) -> None:
     path = write(tmp_path / "s.txt", stream(EVENTS[:1]))
     done = run(path, *ON)
     assert "truncated-stream" in done.out
+    [row] = json.loads(run(path, *ON, "--format", "json").out)
+    assert (row["usd_low"], row["usd_high"]) == ("0", None)
 
 
 def test_a_stream_of_an_error_alone_cannot_be_priced(run: Run, tmp_path: Path) -> None:
@@ -290,7 +294,8 @@ BATCH = [
 def test_batch_results_cost_half_and_only_where_they_succeeded(run: Run, tmp_path: Path) -> None:
     lines = "\n".join(json.dumps(line) for line in BATCH).encode()
     rows = json.loads(run(write(tmp_path / "b.jsonl", lines), *ON, "--format", "json").out)
-    assert [row["usd"] for row in rows] == ["0.00375", "0", "0"]
+    for name in ("usd", "usd_low", "usd_high"):
+        assert [row[name] for row in rows] == ["0.00375", "0", "0"]
 
 
 def test_a_cassettes_batch_results_are_rows_of_one_source(run: Run, tmp_path: Path) -> None:
