@@ -139,12 +139,8 @@ class CachedPrefixes:
         numbers = {each.place: number for number, each in enumerate(values, 1)}
         own = [each.place for each in payload.breakpoints]
         written = [number for number, each in enumerate(values, 1) if each.prefix in known.written]
-        longest, steps = max(written, default=0), _steps(values)
-        spans = [(steps[numbers[place] - 1] - _LOOK_BACK, numbers[place]) for place in own]
-        most = max(
-            (at for at in written if any(far < steps[at - 1] and at <= end for far, end in spans)),
-            default=0,
-        )
+        longest = max(written, default=0)
+        most = _last_reached(values, written, [numbers[place] for place in own])
         within = [place for place in own if numbers[place] <= most]
         readable = Readable(
             group=known,
@@ -184,9 +180,12 @@ class CachedPrefixes:
         return readable._replace(broken=broken, lost=before[-1].prefix)
 
 
-def _steps(values: list[CachedValue]) -> list[int]:
-    """Number the blocks as the look-back does, for which a run of tool calls or results is one."""
-    steps, number, before = list[int](), 0, ""
+def _last_reached(values: list[CachedValue], written: list[int], ends: list[int]) -> int:
+    """Return the last written prefix that the API finds from one of the breakpoints; 0 for none.
+
+    Each is the number of its last value. A run of tool calls, or of results, is one step back.
+    """
+    steps, number, before = [0], 0, ""
     for each in values:
         if each.place is not None:
             block = each.value[1]
@@ -194,7 +193,9 @@ def _steps(values: list[CachedValue]) -> list[int]:
             number += kind != before or kind not in ("tool_use", "tool_result")
             before = kind
         steps.append(number)
-    return steps
+    spans = [(steps[end] - _LOOK_BACK, end) for end in ends]
+    reached = (at for at in written if any(far < steps[at] and at <= end for far, end in spans))
+    return max(reached, default=0)
 
 
 def _is_volatile(old: CachedValue, new: CachedValue) -> bool:
