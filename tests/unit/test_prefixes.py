@@ -107,6 +107,15 @@ HARMLESS: dict[str, list[Body]] = {
     "two agents with the same tools": [
         ask(tools=[tool("find")], system=[text(name, marked=True)]) for name in ("support", "sales")
     ],
+    "two agents with the same question and rules, each with turns of its own": [
+        ask(system=[text(f"You are {name}. {RULES}", marked=True)], messages=say("Why?", *more))
+        for more in ((), ("So.", "And?"))
+        for name in ("Ann", "Bob")
+    ],
+    "another agent goes on with the messages": [
+        ask(),
+        ask(system=[text("Sell bells. " * 40, marked=True)], messages=say("Why?", "So.", "And?")),
+    ],
     "two documents": [
         ask(system=None, messages=say([text(name, marked=True), text("Why?")]))
         for name in ("The first.", "The second.")
@@ -140,6 +149,14 @@ BROKEN: dict[str, tuple[Body, Body, tuple[str, int | None, str | None]]] = {
         ask(**PLAIN, messages=say("Ticket 6f1c0de2-1111-4222-8333-444455556666")),
         ask(**PLAIN, messages=say("Ticket 7f1c0de2-1111-4222-8333-444455556666")),
         ("messages.0.content.0", 8, None),
+    ),
+    "an edit of the system prompt from turn to turn": (
+        ask(system=[text(f"Turn 1 of many. {RULES}", marked=True)]),
+        ask(
+            system=[text(f"Turn 2 of many. {RULES}", marked=True)],
+            messages=say("Why?", "So.", "And?"),
+        ),
+        ("system.0", 6, None),
     ),
     "another block behind the first": (
         ask(),
