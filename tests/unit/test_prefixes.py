@@ -128,6 +128,10 @@ HARMLESS: dict[str, list[Body]] = {
     ],
     "the breakpoint has moved": [ask(), ask(system=[text("Be brief.", marked=True), text(RULES)])],
     "another spelling": [ask(**PLAIN), ask(system=[text(RULES)], **AUTO, tools=[])],
+    "another effort of a model that reads its tools and system all the same": [
+        ask(model="claude-sonnet-4-6", output_config={"effort": effort})
+        for effort in ("low", "medium")
+    ],
     "sampling settings": [ask(temperature=0), ask(temperature=1, max_tokens=5)],
     "back to an earlier prefix": [ask(), ask(system=[text("Other."), text(RULES, marked=True)])],
 }
@@ -197,6 +201,11 @@ BROKEN: dict[str, tuple[Body, Body, tuple[str, int | None, str | None]]] = {
         ask(**PLAIN, thinking={"type": "enabled", "budget_tokens": 2_000}),
         ask(**PLAIN),
         ("thinking", None, None),
+    ),
+    "another effort of a later model": (
+        ask(output_config={"effort": "low"}),
+        ask(output_config={"effort": "medium"}),
+        ("output_config.effort", None, None),
     ),
     "an image came into a conversation": (
         ask(messages=say("Why?", "So.", [text("How?", marked=True)])),
