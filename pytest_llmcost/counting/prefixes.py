@@ -149,7 +149,9 @@ class CachedPrefixes:
         own = [each.place for each in payload.breakpoints]
         written = [number for number, each in enumerate(values, 1) if each.prefix in known.written]
         longest = max(written, default=0)
-        most = _last_reached(values, written, [numbers[place] for place in own])
+        most = longest  # most turns are short
+        if len(values) - longest >= _LOOK_BACK:
+            most = _last_reached(values, written, [numbers[place] for place in own])
         within = [place for place in own if numbers[place] <= most]
         readable = Readable(
             group=known,
