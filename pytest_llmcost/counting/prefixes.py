@@ -173,8 +173,13 @@ class CachedPrefixes:
         earlier = next((each for each in reversed(ends) if known.ends[each]), None)
         known.ends.update(ends[-1:])
         if earlier is not None and earlier != ends[-1] and not goes_on:
-            known.ends[earlier] -= 1
-        goes_on |= at is None or longest > at or earlier is not None
+            at_end = next(number for number, each in enumerate(values, 1) if each.prefix == earlier)
+            later = [
+                each for each in values[at_end:] if each.place and each.value[0] == "assistant"
+            ]
+            goes_on = len({each.place.number for each in later if each.place}) <= 1
+            known.ends[earlier] -= goes_on
+        goes_on |= at is None or longest > at
         if at is None or goes_on:
             if most == longest:
                 return readable

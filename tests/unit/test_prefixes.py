@@ -258,6 +258,20 @@ def test_what_was_written_by_a_broken_call_can_be_read_by_the_next() -> None:
     assert broken == [False, True, False, False, False]
 
 
+def test_an_edit_breaks_the_prefix_also_of_turns_that_are_counted_twice() -> None:
+    turns = [
+        ask(**PLAIN, messages=say(*said))
+        for said in (
+            ("Why?",),
+            ("Why?", "So it is.", "How?"),
+            ("Why?", "So it was.", "How?", "Thus.", "And?"),
+        )
+    ]
+    found = read(*(turn for turn in turns for _ in range(2)))
+    broken = [each is not None and each.broken is not None for each in found]
+    assert broken == [False, False, False, False, True, False]
+
+
 def test_an_excerpt_is_short_and_shows_what_stands_there_now() -> None:
     clocks = ("09:41:07", "09:41:19")
     _, found = read(*(ask(system=[text(f"It is {each}. {RULES}", marked=True)]) for each in clocks))
