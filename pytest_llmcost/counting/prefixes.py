@@ -174,10 +174,9 @@ class CachedPrefixes:
         known.ends.update(ends[-1:])
         if earlier is not None and earlier != ends[-1] and not goes_on:
             at_end = next(number for number, each in enumerate(values, 1) if each.prefix == earlier)
-            later = [
-                each for each in values[at_end:] if each.place and each.value[0] == "assistant"
-            ]
-            goes_on = len({each.place.number for each in later if each.place}) <= 1
+            later = [(each.place, each.value) for each in values[at_end:]]
+            answers = {place.number for place, value in later if place and value[0] == "assistant"}
+            goes_on = len(answers) <= 1
             known.ends[earlier] -= goes_on
         goes_on |= at is None or longest > at
         if at is None or goes_on:
