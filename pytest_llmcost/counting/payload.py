@@ -151,7 +151,7 @@ def _values_of(prompt: Prompt, model: str) -> list[CachedValue]:
     """Return what the cache sees of a whole prompt, in its order."""
     found, whole = list[CachedValue](), sha256(model.encode())
     blocks, names = prompt.blocks(), tool_names(prompt.tools)
-    settings = cache_settings(prompt.settings, [block for _, block in blocks])
+    settings = cache_settings(prompt.settings, [block for _, block in blocks], model)
 
     def add(tier: Tier, place: Place | None, name: str, value: JsonValue) -> None:
         # In the order of keys as sent: the cache has another prefix if they are reordered.

@@ -6,7 +6,7 @@ Knows no prices, no answers, and not whose calls they are.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
@@ -19,6 +19,8 @@ from pytest_llmcost.json_values import JsonValue, canonical
 
 _EXCERPT, _BEFORE = 40, 12
 """Characters of a prompt that a report may show, and how many of them stand before the break."""
+_RECENT = 50
+"""Calls among which the turn before is looked for."""
 _LOOK_BACK = 20
 """How many blocks the API goes back from a breakpoint, itself the first, to find what was written.
 
@@ -110,14 +112,16 @@ class Readable(NamedTuple):
 class CachedPrefixes:
     """What the calls of one owner have left in the cache so far.
 
-    Two agents in one test have different system prompts and are two groups. Two questions
-    to one agent have different first messages: they share what stands before these, and no more.
-    A group may go on from an earlier turn with another message, and from the same turn as often as
-    it was sent; it must not change old ones.
+    Two agents in one test have different system prompts and are two groups, unless the next turn of
+    a conversation has the prompt of the turn before, edited. Two questions to one agent have
+    different first messages: they share what stands before these, and no more. A group may go on
+    from an earlier turn with another message, and from the same turn as often as it was sent; it
+    must not change old ones.
     """
 
     def __init__(self) -> None:
         self._groups: dict[str, PrefixGroup] = {}
+        self._turns: deque[tuple[list[str], CachedValue, PrefixGroup]] = deque(maxlen=_RECENT)
 
     def note(self, payload: Payload) -> Readable | None:
         """Add a call; return how much of its prefix can be read; None if nothing is cached."""
@@ -129,7 +133,12 @@ class CachedPrefixes:
         # A system prompt tells agents apart better than a tool, which several may have.
         first = next((each for each in blocks if each.tier == "system"), blocks[0])
         key = f"{payload.model} {_blanked(first)}"
-        known = self._groups.setdefault(key, PrefixGroup())
+        parts = payload.parts.items()
+        turn = [digest for name, digest in parts if name.partition(".")[0] in ("model", "messages")]
+        if key not in self._groups:
+            self._groups[key] = self._group_of_turn_before(turn, first) or PrefixGroup()
+        known = self._groups[key]
+        self._turns.append((turn, first, known))
         message = next((each for each in blocks if each.tier == "messages"), None)
         opening = "" if message is None else _blanked(message)
         like = opening if opening in known.last else next(reversed(known.last), opening)
@@ -139,12 +148,10 @@ class CachedPrefixes:
         numbers = {each.place: number for number, each in enumerate(values, 1)}
         own = [each.place for each in payload.breakpoints]
         written = [number for number, each in enumerate(values, 1) if each.prefix in known.written]
-        longest, steps = max(written, default=0), _steps(values)
-        spans = [(steps[numbers[place] - 1] - _LOOK_BACK, numbers[place]) for place in own]
-        most = max(
-            (at for at in written if any(far < steps[at - 1] and at <= end for far, end in spans)),
-            default=0,
-        )
+        longest = max(written, default=0)
+        most = longest  # most turns are short
+        if len(values) - longest >= _LOOK_BACK:
+            most = _last_reached(values, written, [numbers[place] for place in own])
         within = [place for place in own if numbers[place] <= most]
         readable = Readable(
             group=known,
@@ -166,8 +173,12 @@ class CachedPrefixes:
         earlier = next((each for each in reversed(ends) if known.ends[each]), None)
         known.ends.update(ends[-1:])
         if earlier is not None and earlier != ends[-1] and not goes_on:
-            known.ends[earlier] -= 1
-        goes_on |= at is None or longest > at or earlier is not None
+            at_end = next(number for number, each in enumerate(values, 1) if each.prefix == earlier)
+            later = [(each.place, each.value) for each in values[at_end:]]
+            answers = {place.number for place, value in later if place and value[0] == "assistant"}
+            goes_on = len(answers) <= 1
+            known.ends[earlier] -= goes_on
+        goes_on |= at is None or longest > at
         if at is None or goes_on:
             if most == longest:
                 return readable
@@ -183,10 +194,31 @@ class CachedPrefixes:
                 known.volatile[where] = new.place
         return readable._replace(broken=broken, lost=before[-1].prefix)
 
+    def _group_of_turn_before(self, turn: list[str], first: CachedValue) -> PrefixGroup | None:
+        """Return the group of the turn that a call goes on from, with an edit in its first block.
 
-def _steps(values: list[CachedValue]) -> list[int]:
-    """Number the blocks as the look-back does, for which a run of tool calls or results is one."""
-    steps, number, before = list[int](), 0, ""
+        Of a turn there are the digests of its model and messages.
+        """
+        for earlier, block, group in reversed(self._turns):
+            is_later = len(earlier) < len(turn) and turn[: len(earlier)] == earlier
+            if is_later and _is_edited(block, first):
+                return group
+        return None
+
+
+def _is_edited(old: CachedValue, new: CachedValue) -> bool:
+    """Whether more than half of a block is that of the other, and so of the same agent."""
+    one, other = (canonical(each.value, sort_keys=False).decode() for each in (old, new))
+    same = _same_characters(one, other) + _same_characters(one[::-1], other[::-1])
+    return 2 * same > max(len(one), len(other))
+
+
+def _last_reached(values: list[CachedValue], written: list[int], ends: list[int]) -> int:
+    """Return the last written prefix that the API finds from one of the breakpoints; 0 for none.
+
+    Each is the number of its last value. A run of tool calls, or of results, is one step back.
+    """
+    steps, number, before = [0], 0, ""
     for each in values:
         if each.place is not None:
             block = each.value[1]
@@ -194,7 +226,9 @@ def _steps(values: list[CachedValue]) -> list[int]:
             number += kind != before or kind not in ("tool_use", "tool_result")
             before = kind
         steps.append(number)
-    return steps
+    spans = [(steps[end] - _LOOK_BACK, end) for end in ends]
+    reached = (at for at in written if any(far < steps[at] and at <= end for far, end in spans))
+    return max(reached, default=0)
 
 
 def _is_volatile(old: CachedValue, new: CachedValue) -> bool:
@@ -225,11 +259,15 @@ def _first_difference(old: JsonValue, new: JsonValue, path: str) -> tuple[str, i
             if not _is_same(one, other):
                 return _first_difference(one, other, f"{path}.{index}")
     if isinstance(old, str) and isinstance(new, str):
-        pairs = enumerate(zip(old, new, strict=False))
-        same = next((at for at, (a, b) in pairs if a != b), min(len(old), len(new)))
+        same = _same_characters(old, new)
         start = max(0, same - _BEFORE)
         return path, same + 1, new[start : start + _EXCERPT]
     return path, None, ""
+
+
+def _same_characters(old: str, new: str) -> int:
+    pairs = enumerate(zip(old, new, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(old), len(new)))
 
 
 def _is_same(one: JsonValue, other: JsonValue) -> bool:

@@ -264,19 +264,26 @@ def _settings(body: Mapping[str, JsonValue], model: str) -> dict[str, JsonValue]
     return settings
 
 
+_THINKING_IS_LAST = re.compile(r"claude-(3|[a-z]+-4(?!-[78]))")
+
+
 def cache_settings(
-    settings: Mapping[str, JsonValue], blocks: Iterable[JsonValue]
+    settings: Mapping[str, JsonValue], blocks: Iterable[JsonValue], model: str
 ) -> dict[Tier, dict[str, JsonValue]]:
     """Return what breaks the cache of a tier and of those behind it, beside its blocks; or None.
 
     Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching, "What
-    invalidates the cache"; for the format, .../structured-outputs; for effort, .../effort.
+    invalidates the cache"; for the format, .../structured-outputs; for effort, .../effort. Up to
+    Claude 4.6 thinking and effort break the messages' cache alone (2026-03). Of later models the
+    page no longer says which do, and .../thinking to take any for a new cache (2026-11).
     """
     config = settings.get("output_config")
     config = config if isinstance(config, dict) else {}
     used = set(_citations_or_images(blocks))
+    thinking = {"thinking": settings.get("thinking"), "output_config.effort": config.get("effort")}
+    is_last = _THINKING_IS_LAST.match(model)
     return {
-        "tools": {"mcp_servers": settings.get("mcp_servers")},
+        "tools": {"mcp_servers": settings.get("mcp_servers"), **({} if is_last else thinking)},
         "system": {
             "speed": settings.get("speed"),
             "output_config.format": config.get("format"),
@@ -284,8 +291,7 @@ def cache_settings(
         },
         "messages": {
             "tool_choice": settings.get("tool_choice"),
-            "thinking": settings.get("thinking"),
-            "output_config.effort": config.get("effort"),
+            **(thinking if is_last else {}),
             "images": "images" in used or None,
         },
     }

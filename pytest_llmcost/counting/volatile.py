@@ -27,7 +27,7 @@ _FORMS = {
     rf"|{_MONTH} {_DAY},? \d{{4}}|{_DAY} {_MONTH},? \d{{4}})",
     "time": _TIME,
     "epoch": r"1\d{9}(?:\d{3}|\d{6}|\d{9}|\.\d+)?",
-    "hex": r"(?=[a-f]*\d)(?=\d*[a-f])[\da-f]{8,64}",
+    "hex": r"(?:0x)?(?=[a-f]*\d)(?=\d*[a-f])[\da-f]{8,64}",
 }
 _ANY = "|".join(f"(?P<{kind}>{form})" for kind, form in _FORMS.items())
 _TOKEN = re.compile(rf"(?<![\da-z])(?:{_ANY})(?![\da-z])", re.IGNORECASE)

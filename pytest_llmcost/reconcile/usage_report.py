@@ -3,7 +3,8 @@
 Knows no ledger and no network. Fields that are not compared are not declared and so ignored.
 
 Source: https://platform.claude.com/docs/en/api/admin/usage_report/retrieve_messages and
-https://platform.claude.com/docs/en/api/admin/cost_report/retrieve (2026-08-22).
+https://platform.claude.com/docs/en/api/admin/cost_report/retrieve (2026-08-22). Since 2026-10-29
+Anthropic calls this API legacy; it is supported, and the one that follows it is in beta.
 """
 
 from __future__ import annotations

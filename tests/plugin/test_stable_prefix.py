@@ -285,6 +285,28 @@ def test_a_test_fails_whose_calls_break_their_cached_prefix(
     assert "09:41" not in (online.path / "ledger.json").read_text()
 
 
+def test_a_system_prompt_that_changes_from_turn_to_turn_is_not_read(online: Project) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    @max_cost(cache="warm", stable_prefix=True, usd="$1")
+    def test_turns(llmcost):
+        for turn in range(3):
+            more = [{"role": "assistant", "content": "So."}, {"role": "user", "content": "And?"}]
+            messages = [{"role": "user", "content": "Why?"}, *(more * turn)]
+            system = [{"type": "text", "text": f"Turn {turn}. {BOOK}", "cache_control": CACHED}]
+            llmcost.count(ask(system=system, messages=messages), output_tokens=0)
+    """
+    )
+    result = online.record("--llmcost-report=ledger.json")
+    result.stdout.fnmatch_lines(
+        ["2 calls break the cached prefix of an earlier one: system.0 at *"]
+    )
+    usages = [call["usage"] for call in rows(online)["test_turns"]["calls"]]
+    # As in any other prompt that was edited, the first turn was sent by the last run.
+    assert [usage.get("cache_read_tokens", 0) > 0 for usage in usages] == [True, False, False]
+
+
 def test_a_stable_prefix_of_prompts_that_cache_nothing_is_a_note(online: Project) -> None:
     online.write(
         test_app=SUITE

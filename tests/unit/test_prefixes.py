@@ -107,6 +107,15 @@ HARMLESS: dict[str, list[Body]] = {
     "two agents with the same tools": [
         ask(tools=[tool("find")], system=[text(name, marked=True)]) for name in ("support", "sales")
     ],
+    "two agents with the same question and rules, each with turns of its own": [
+        ask(system=[text(f"You are {name}. {RULES}", marked=True)], messages=say("Why?", *more))
+        for more in ((), ("So.", "And?"))
+        for name in ("Ann", "Bob")
+    ],
+    "another agent goes on with the messages": [
+        ask(),
+        ask(system=[text("Sell bells. " * 40, marked=True)], messages=say("Why?", "So.", "And?")),
+    ],
     "two documents": [
         ask(system=None, messages=say([text(name, marked=True), text("Why?")]))
         for name in ("The first.", "The second.")
@@ -119,6 +128,10 @@ HARMLESS: dict[str, list[Body]] = {
     ],
     "the breakpoint has moved": [ask(), ask(system=[text("Be brief.", marked=True), text(RULES)])],
     "another spelling": [ask(**PLAIN), ask(system=[text(RULES)], **AUTO, tools=[])],
+    "another effort of a model that reads its tools and system all the same": [
+        ask(model="claude-sonnet-4-6", output_config={"effort": effort})
+        for effort in ("low", "medium")
+    ],
     "sampling settings": [ask(temperature=0), ask(temperature=1, max_tokens=5)],
     "back to an earlier prefix": [ask(), ask(system=[text("Other."), text(RULES, marked=True)])],
 }
@@ -140,6 +153,14 @@ BROKEN: dict[str, tuple[Body, Body, tuple[str, int | None, str | None]]] = {
         ask(**PLAIN, messages=say("Ticket 6f1c0de2-1111-4222-8333-444455556666")),
         ask(**PLAIN, messages=say("Ticket 7f1c0de2-1111-4222-8333-444455556666")),
         ("messages.0.content.0", 8, None),
+    ),
+    "an edit of the system prompt from turn to turn": (
+        ask(system=[text(f"Turn 1 of many. {RULES}", marked=True)]),
+        ask(
+            system=[text(f"Turn 2 of many. {RULES}", marked=True)],
+            messages=say("Why?", "So.", "And?"),
+        ),
+        ("system.0", 6, None),
     ),
     "another block behind the first": (
         ask(),
@@ -180,6 +201,11 @@ BROKEN: dict[str, tuple[Body, Body, tuple[str, int | None, str | None]]] = {
         ask(**PLAIN, thinking={"type": "enabled", "budget_tokens": 2_000}),
         ask(**PLAIN),
         ("thinking", None, None),
+    ),
+    "another effort of a later model": (
+        ask(output_config={"effort": "low"}),
+        ask(output_config={"effort": "medium"}),
+        ("output_config.effort", None, None),
     ),
     "an image came into a conversation": (
         ask(messages=say("Why?", "So.", [text("How?", marked=True)])),
@@ -230,6 +256,20 @@ def test_what_was_written_by_a_broken_call_can_be_read_by_the_next() -> None:
     found = read(ask(), new, new, ask(), new)
     broken = [each is not None and each.broken is not None for each in found]
     assert broken == [False, True, False, False, False]
+
+
+def test_an_edit_breaks_the_prefix_also_of_turns_that_are_counted_twice() -> None:
+    turns = [
+        ask(**PLAIN, messages=say(*said))
+        for said in (
+            ("Why?",),
+            ("Why?", "So it is.", "How?"),
+            ("Why?", "So it was.", "How?", "Thus.", "And?"),
+        )
+    ]
+    found = read(*(turn for turn in turns for _ in range(2)))
+    broken = [each is not None and each.broken is not None for each in found]
+    assert broken == [False, False, False, False, True, False]
 
 
 def test_an_excerpt_is_short_and_shows_what_stands_there_now() -> None:

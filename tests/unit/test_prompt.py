@@ -197,8 +197,8 @@ def test_marks_are_in_no_prefix() -> None:
     [
         ({"max_tokens": 5, "temperature": 1, "metadata": {"user_id": "u"}}, [[], [], []]),
         ({"tool_choice": {"type": "any"}}, [[], [], ["tool_choice (new)"]]),
-        ({"thinking": {"type": "adaptive"}}, [[], [], ["thinking (new)"]]),
-        ({"output_config": {"effort": "low"}}, [[], [], ["output_config.effort (new)"]]),
+        ({"thinking": {"type": "adaptive"}}, [["thinking (new)"]] * 3),
+        ({"output_config": {"effort": "low"}}, [["output_config.effort (new)"]] * 3),
         ({"output_config": {"format": {}}}, [[], *[["output_config.format (new)"]] * 2]),
         ({"speed": "fast"}, [[], *[["speed (new)"]] * 2]),
         ({"mcp_servers": [{"name": "m"}]}, [["mcp_servers (new)"]] * 3),
@@ -213,6 +213,13 @@ def test_a_setting_breaks_the_prefixes_that_the_documentation_says(
     change: Body, changed: list[list[str]]
 ) -> None:
     assert changed_at(cached(**change)) == changed
+
+
+def test_thinking_and_effort_of_earlier_models_break_the_messages_alone() -> None:
+    for model in ("claude-sonnet-4-6", "claude-haiku-4-5-20251001", "claude-3-7-sonnet-20250219"):
+        for setting in ({"thinking": {"type": "adaptive"}}, {"output_config": {"effort": "low"}}):
+            changed = [names[1:] for names in changed_at(cached(model=model, **setting))]
+            assert [len(names) for names in changed] == [0, 0, 1]
 
 
 def test_an_image_breaks_the_messages_and_citations_the_system_prompt() -> None:

@@ -32,6 +32,7 @@ IDS = [
     (UUID(int=2**127 + 10).hex, UUID(int=2**126 + 11).hex),
     ("run_3f9a1c22", "run_07bc11e4"),
     ("3F9A1C22D0", "07BC11E4A1"),
+    ("<function find at 0x7f8b1c2d3e40>", "<function find at 0x7fa207bc11e0>"),
 ]
 
 
