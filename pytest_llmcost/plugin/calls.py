@@ -249,7 +249,7 @@ def _record(
     for block in sender.blocks:
         block.append(recorded.call)
     owner.has_spent = True
-    _note_change(session, owner)
+    note_change(session, owner)
     return recorded
 
 
@@ -291,10 +291,11 @@ def _replace_call(session: Session, owner: Owner, recorded: RecordedCall, *by: C
     for block in recorded.blocks:
         at = block.index(recorded.call)
         block[at : at + 1] = by
-    _note_change(session, owner)
+    note_change(session, owner)
 
 
-def _note_change(session: Session, owner: Owner) -> None:
+def note_change(session: Session, owner: Owner) -> None:
+    """Note that what an owner has spent, or a verdict on it, is another by now."""
     session.changes += 1
     if isinstance(owner, TestAttempt) and owner.is_over:
         session.changed_late[owner] = None
