@@ -94,9 +94,12 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     owner = sender.owner
     is_count = request.endpoint.kind == "count_tokens"
     owner.has_requests |= not is_count
-    if request.live is not False and request.supersedes is None and not is_count:
-        owner.live_requests += 1
-        owner.has_spent |= bool(session.settings.live)  # a gate may be about it, a call or not
+    if not is_count:
+        is_live, earlier = request.live is not False, request.supersedes
+        # Of one that is under way it is not known yet.
+        owner.live_requests += is_live - (earlier is not None and earlier.live is not False)
+        # A gate may be about it, a call or not.
+        owner.has_spent |= is_live and bool(session.settings.live)
     before = [each for each in owner.unfinished if each.captured is request.supersedes]
     for each in before:
         _withdraw(session, owner, each)
