@@ -101,6 +101,13 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
         # A gate may be about it, a call or not.
         owner.has_spent |= is_live and bool(session.settings.live)
     before = [each for each in owner.unfinished if each.captured is request.supersedes]
+    if before and before[0].call.evidence == "declared":
+        stated = before[0]
+        if request.answer and any(each.name in _UNKNOWN for each in request.answer.caveats):
+            return  # what the test has stated stands
+        is_same = request.answer is not None and request.answer.usage == stated.call.usage
+        if not (stated.ids or is_same):  # it has stated a call that was under way beside this one
+            owner.unfinished.remove(before.pop())
     for each in before:
         _withdraw(session, owner, each)
     if request.answer is None:
@@ -132,7 +139,7 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     is_open = not request.is_over  # it is reported again, even if no more of its usage comes
     if is_open or (call.caveats and call.has_caveat(*_UNKNOWN, "lost-answer", "open-batch")):
         # A lost answer beside sampling calls is one of the attempts before them.
-        is_lost = call.has_caveat("lost-answer") and not call.sampling_calls
+        is_lost = call.has_caveat("lost-answer") and not (call.sampling_calls or is_open)
         recorded.is_doubtful = is_lost or call.has_caveat(*_UNKNOWN)
         recorded.captured, recorded.ids = request, request.answer.ids
         owner.unfinished.append(recorded)
@@ -195,7 +202,7 @@ def declare(session: Session, answer: Answer) -> Call:
         lost_attempts=lost,
     )
     # Kept, because its stream may still be read to the end, and says the same once more.
-    recorded.captured, recorded.ids = doubtful.captured, doubtful.ids
+    recorded.captured, recorded.ids = doubtful.captured, answer.ids
     owner.unfinished.append(recorded)
     _announce(session, sender, recorded.call, None)
     return recorded.call
