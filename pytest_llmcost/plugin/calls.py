@@ -100,16 +100,17 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
         owner.live_requests += is_live - (earlier is not None and earlier.live is not False)
         # A gate may be about it, a call or not.
         owner.has_spent |= is_live and bool(session.settings.live)
-    before = [each for each in owner.unfinished if each.captured is request.supersedes]
-    if before and before[0].call.evidence == "declared":
-        stated = before[0]
-        if request.answer and any(each.name in _UNKNOWN for each in request.answer.caveats):
+    unfinished = (each for each in owner.unfinished if each.captured is request.supersedes)
+    before = next(unfinished, None)
+    if before is not None:
+        is_stated, said = before.call.evidence == "declared", request.answer
+        if is_stated and said and any(each.name in _UNKNOWN for each in said.caveats):
             return  # what the test has stated stands
-        is_same = request.answer is not None and request.answer.usage == stated.call.usage
-        if not (stated.ids or is_same):  # it has stated a call that was under way beside this one
-            owner.unfinished.remove(before.pop())
-    for each in before:
-        _withdraw(session, owner, each)
+        is_same = said is not None and said.usage == before.call.usage
+        if not is_stated or before.ids or is_same:
+            _withdraw(session, owner, before)
+        else:  # it has stated a call that was made while this one was under way
+            owner.unfinished.remove(before)
     if request.answer is None:
         return
     metered: Metered = (request.answer, "billed", None)
@@ -121,9 +122,9 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
             why = f"not-comparable: {type(error).__name__} while the request was compared"
             metered = (with_caveats(request.answer, why), "billed", None)
     answer, evidence, payload = metered
-    if before:
-        sender = Sender(owner, sender.phase, sender.tags, before[0].blocks)
-        prefix = before[0].prefix
+    if before is not None:
+        sender = Sender(owner, sender.phase, sender.tags, before.blocks)
+        prefix = before.prefix
     else:
         prefix = _note_prefix(session, owner, payload, evidence)
     recorded = _record(
