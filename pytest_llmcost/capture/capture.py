@@ -195,7 +195,7 @@ class Capture:
         """
         self.drain()
         for request in self._open.copy():
-            is_new = request.supersedes is None and matches(request.owner)
+            is_new = request.supersedes is None and not request.is_outer and matches(request.owner)
             if is_new and request.endpoint.is_sampling:
                 self._choose_recording(request, may_differ=True)
                 so_far = request.so_far()
@@ -230,7 +230,7 @@ class Capture:
             outer = request.outer
             if outer is not None and request.answer is not None and outer.endpoint.is_sampling:
                 outer.is_passed_on |= outer.is_passed_on_by(request)
-            if request.is_passed_on and request.live is not True:
+            if request.is_outer:
                 request.answer = None
             is_known = request.answer is not None or request.supersedes is not None
             if is_known or (request.is_seen and request.is_claude):
