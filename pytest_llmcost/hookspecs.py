@@ -60,6 +60,8 @@ def pytest_llmcost_normalize_payload(
 def pytest_llmcost_call(call: Call, item: pytest.Item | None) -> None:
     """Observe a call with its usage, price, bounds and caveats, in the process that made it.
 
+    One that was still under way when a budget was checked is passed again when it has ended.
+
     `item` is the test that made it, or None for shared fixtures and outside of tests.
 
     Example::

@@ -68,7 +68,8 @@ class Capture:
         self._open: set[CapturedRequest] = set()
         self._over: deque[CapturedRequest] = deque()
         self._lost: list[CapturedRequest] = []
-        """Requests without an answer, of which an attempt may be billed, until they are retried."""
+        """Requests without an answer, of which an attempt may be billed, until they are retried;
+        those that were reported meanwhile have an unknown one."""
         self._batches = Batches()
         self._recordings: WeakKeyDictionary[Any, Recordings] = WeakKeyDictionary()
 
@@ -113,6 +114,7 @@ class Capture:
             if self._lost:
                 for lost in self._take_lost(request.is_retry_of):
                     request.lost_attempts = (lost.lost_attempts or 0) + lost.is_lost
+                    request.supersedes = lost if lost.answer is not None else lost.supersedes
             self._open.add(request)
         except Exception as error:
             self._note(error)
@@ -144,7 +146,8 @@ class Capture:
                 self._lost.append(request)
         if self.when_idle is not None:
             self.drain()
-            if not (self._open or self._lost or self._batches.are_open):
+            is_lost = any(each.answer is None for each in self._lost)
+            if not (self._open or is_lost or self._batches.are_open):
                 self.when_idle()
 
     def enter_child(self, when_idle: Callable[[], None] | None) -> None:
@@ -192,14 +195,19 @@ class Capture:
         """
         self.drain()
         for request in self._open.copy():
-            is_new = request.supersedes is None and matches(request.owner)
+            is_new = request.supersedes is None and not request.is_outer and matches(request.owner)
             if is_new and request.endpoint.is_sampling:
                 self._choose_recording(request, may_differ=True)
                 so_far = request.so_far()
                 request.supersedes = so_far
                 self._tell(so_far)
-        for request in self._take_lost(lambda lost: matches(lost.owner)):
-            request.set_unknown("lost-answer")
+        with self._lock:
+            # Those of other owners that were reported will hardly be retried.
+            self._lost = [each for each in self._lost if each.answer is None or matches(each.owner)]
+            lost = [each for each in self._lost if each.answer is None and matches(each.owner)]
+            for request in lost:
+                request.set_unknown("lost-answer")
+        for request in lost:
             self._tell(request)
         for request in self._batches.report_open(matches):
             self._tell(request)
@@ -222,7 +230,7 @@ class Capture:
             outer = request.outer
             if outer is not None and request.answer is not None and outer.endpoint.is_sampling:
                 outer.is_passed_on |= outer.is_passed_on_by(request)
-            if request.is_passed_on and request.live is not True:
+            if request.is_outer:
                 request.answer = None
             is_known = request.answer is not None or request.supersedes is not None
             if is_known or (request.is_seen and request.is_claude):

@@ -98,9 +98,9 @@ def _digest(token: str) -> str:
 
 def packed(request: CapturedRequest) -> CapturedRequest:
     """Return a request as it can leave its process: what it used, and nothing of any library."""
-    none = dict.fromkeys(("source", "client", "owner", "over", "gate", "outer", "error"))
+    of_process = ("source", "client", "owner", "over", "gate", "outer", "error", "supersedes")
     return request.variant(
-        **none,
+        **dict.fromkeys(of_process),
         play=request.replay,
         decoder=None,
         _reader=None,

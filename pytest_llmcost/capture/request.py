@@ -215,6 +215,11 @@ class CapturedRequest(_Outcome):
             and self.sent == lost.sent
         )
 
+    @property
+    def is_outer(self) -> bool:
+        """Whether a call inside this one's `send` counts instead; what went live is one itself."""
+        return self.is_passed_on and self.live is not True
+
     def is_passed_on_by(self, inner: CapturedRequest) -> bool:
         """Tell whether a call inside this one's `send` is this very one; then it counts instead.
 

@@ -94,12 +94,23 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     owner = sender.owner
     is_count = request.endpoint.kind == "count_tokens"
     owner.has_requests |= not is_count
-    if request.live is not False and request.supersedes is None and not is_count:
-        owner.live_requests += 1
-        owner.has_spent |= bool(session.settings.live)  # a gate may be about it, a call or not
-    before = [each for each in owner.unfinished if each.captured is request.supersedes]
-    for each in before:
-        _withdraw(session, owner, each)
+    if not is_count:
+        is_live, earlier = request.live is not False, request.supersedes
+        # Of one that is under way it is not known yet.
+        owner.live_requests += is_live - (earlier is not None and earlier.live is not False)
+        # A gate may be about it, a call or not.
+        owner.has_spent |= is_live and bool(session.settings.live)
+    unfinished = (each for each in owner.unfinished if each.captured is request.supersedes)
+    before = next(unfinished, None)
+    if before is not None:
+        is_stated, said = before.call.evidence == "declared", request.answer
+        if is_stated and said and any(each.name in _UNKNOWN for each in said.caveats):
+            return  # what the test has stated stands
+        is_same = said is not None and said.usage == before.call.usage
+        if not is_stated or before.ids or is_same:
+            _withdraw(session, owner, before)
+        else:  # it has stated a call that was made while this one was under way
+            owner.unfinished.remove(before)
     if request.answer is None:
         return
     metered: Metered = (request.answer, "billed", None)
@@ -111,9 +122,9 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
             why = f"not-comparable: {type(error).__name__} while the request was compared"
             metered = (with_caveats(request.answer, why), "billed", None)
     answer, evidence, payload = metered
-    if before:
-        sender = Sender(owner, sender.phase, sender.tags, before[0].blocks)
-        prefix = before[0].prefix
+    if before is not None:
+        sender = Sender(owner, sender.phase, sender.tags, before.blocks)
+        prefix = before.prefix
     else:
         prefix = _note_prefix(session, owner, payload, evidence)
     recorded = _record(
@@ -129,7 +140,7 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     is_open = not request.is_over  # it is reported again, even if no more of its usage comes
     if is_open or (call.caveats and call.has_caveat(*_UNKNOWN, "lost-answer", "open-batch")):
         # A lost answer beside sampling calls is one of the attempts before them.
-        is_lost = call.has_caveat("lost-answer") and not call.sampling_calls
+        is_lost = call.has_caveat("lost-answer") and not (call.sampling_calls or is_open)
         recorded.is_doubtful = is_lost or call.has_caveat(*_UNKNOWN)
         recorded.captured, recorded.ids = request, request.answer.ids
         owner.unfinished.append(recorded)
@@ -192,7 +203,7 @@ def declare(session: Session, answer: Answer) -> Call:
         lost_attempts=lost,
     )
     # Kept, because its stream may still be read to the end, and says the same once more.
-    recorded.captured, recorded.ids = doubtful.captured, doubtful.ids
+    recorded.captured, recorded.ids = doubtful.captured, answer.ids
     owner.unfinished.append(recorded)
     _announce(session, sender, recorded.call, None)
     return recorded.call
@@ -249,7 +260,7 @@ def _record(
     for block in sender.blocks:
         block.append(recorded.call)
     owner.has_spent = True
-    _note_change(session, owner)
+    note_change(session, owner)
     return recorded
 
 
@@ -291,10 +302,11 @@ def _replace_call(session: Session, owner: Owner, recorded: RecordedCall, *by: C
     for block in recorded.blocks:
         at = block.index(recorded.call)
         block[at : at + 1] = by
-    _note_change(session, owner)
+    note_change(session, owner)
 
 
-def _note_change(session: Session, owner: Owner) -> None:
+def note_change(session: Session, owner: Owner) -> None:
+    """Note that what an owner has spent, or a verdict on it, is another by now."""
     session.changes += 1
     if isinstance(owner, TestAttempt) and owner.is_over:
         session.changed_late[owner] = None

@@ -141,8 +141,8 @@ class ChildProcesses:
             way_back.note(_token_of(owner))
 
     def send_back(self, request: CapturedRequest) -> bool:
-        """Send a request to the parent, if this is a forked child of a test."""
-        if self._is_child:
+        """Send a request to the parent, once it is over, if this is a forked child of a test."""
+        if self._is_child and request.is_over:
             sender = request.owner
             assert isinstance(sender, Sender)
             news = (sender.owner.key, (sender.phase, sender.tags), packed(request))

@@ -21,7 +21,7 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.counting.segments import calls_until_it_pays
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
 from pytest_llmcost.money import EXACT, parse_usd
-from pytest_llmcost.plugin.calls import calls_in, calls_of, declare, record
+from pytest_llmcost.plugin.calls import calls_in, calls_of, declare, note_change, record
 from pytest_llmcost.plugin.marker import limits_of
 from pytest_llmcost.plugin.prompts import (
     PromptState,
@@ -354,5 +354,6 @@ class LlmCost:
             verdict = judge_budget(session, owner, budget, spent, needs_calls=False)
             owner.has_spent = True
             owner.blocks.append(verdict)
+            note_change(session, owner)
         if verdict.fails(session.settings.unverified):
             raise budget_failure(owner, verdict, spent)

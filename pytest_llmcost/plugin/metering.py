@@ -74,7 +74,8 @@ def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answ
         places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
         now = with_caveats(now, *([f"volatile: {places}"] if places else ()))
     left = left_in_the_cache(answer.usage, now.usage, sent=payload, recorded=recorded)
-    if left is not None and evidence != "stale":
+    # A call that is still under way is metered once more, and must not seem to repeat itself.
+    if left is not None and evidence != "stale" and request.is_over:
         owner.cached_prefixes.append(left)
     return now, evidence, payload
 

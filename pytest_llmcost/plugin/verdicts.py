@@ -129,7 +129,7 @@ def judge_late(session: Session) -> None:
     session.settle()
     while session.changed_late:  # one by one: another thread may end a call meanwhile
         attempt, _ = session.changed_late.popitem()
-        if attempt.verdicts:
+        if attempt.verdicts or attempt.blocks:
             judge_again(session, attempt, needs_calls=False)
 
 

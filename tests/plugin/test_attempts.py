@@ -621,3 +621,40 @@ def test_a_lost_attempt_before_an_answer_costs_its_prompt_and_max_tokens_at_most
         call["usd_high"],
     )
     assert Decimal(call["usd_high"]) >= Decimal(call["usd"]) + 50 * Decimal("0.000025")
+
+
+@pytest.mark.parametrize("looks", ["under way", "before the retry"])
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_call_that_is_looked_at_between_its_attempts_is_one(
+    project: Project, standin: StandIn, looks: str, lost: int
+) -> None:
+    """As by another thread or task, where a block ends."""
+    standin.script(*[Step(cut_after_bytes=0)] * lost)
+    project.online(standin).write(
+        test_app=f"""
+    import anthropic
+    import time
+    from pytest_llmcost import max_cost
+
+    @max_cost("$1", calls=1)
+    def test_a(llmcost, monkeypatch):
+        seen = []
+
+        def look(*_):
+            seen.extend(call.caveats for call in llmcost.calls)
+
+        hooks = {{"request": [look]}} if {looks == "under way"} else {{}}
+        if not hooks:
+            monkeypatch.setattr(time, "sleep", look)
+        transport = anthropic.DefaultHttpxClient(event_hooks=hooks)
+        with anthropic.Anthropic(http_client=transport) as client:
+            client.messages.create(model="claude-opus-4-7", max_tokens=50, messages=[
+                {{"role": "user", "content": "Hi"}}])
+        assert seen
+        (call,) = llmcost.calls
+        assert (call.attempts, call.lost_attempts) == ({lost + 1}, {lost})
+    """
+    )
+    project.run("--llmcost-report=ledger.json").assert_outcomes(passed=1)
+    (row,) = project.ledger()["tests"]
+    assert [call["lost_attempts"] for call in row["calls"]] == [lost]

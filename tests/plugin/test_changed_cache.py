@@ -231,6 +231,22 @@ def test_a_prefix_that_was_read_and_has_changed_lies_between_read_and_written(
     assert_told(row, where)
 
 
+def test_it_does_so_if_the_call_was_looked_at_before_its_end(project: Project) -> None:
+    """What it had written by then is no proof that it has read it."""
+    recorded, sent = ask(), ask(system=f"{BOOK}And more.")
+    write_project(project, one=[Exchange(recorded, sent, usage(warm(recorded)))])
+    app = project.path / "test_app.py"
+    code = app.read_text().replace("test_one()", "test_one(llmcost)")
+    look = """headers=headers) as response:
+                for _ in response.iter_bytes():
+                    assert len(llmcost.calls) == 1"""
+    code = code.replace("response = httpx2.post(", "with httpx2.stream('POST', ")
+    app.write_text(code.replace("headers=headers)", look))
+    row = count_and_replay(project)["one"]
+    assert bounds(row) == (usd(warm(sent)), usd(cold(sent)))
+    assert_told(row, "system")
+
+
 def test_a_budget_between_the_bounds_of_a_changed_prefix_cannot_be_checked(
     project: Project,
 ) -> None:

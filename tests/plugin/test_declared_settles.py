@@ -29,6 +29,26 @@ APP = """
                 "model": MODEL, "max_tokens": 10_000,
                 "messages": [{"role": "user", "content": "hi"}]})
 
+    def under_way(state, *more, before=None):
+        '''A stream of which a test states something when it has begun, or before that.'''
+        message = {**reply(1000, 1), "content": [], "stop_reason": None}
+        events = [{"type": "message_start", "message": message}, *more]
+        pieces = (f"event: {each['type']}\\ndata: {json.dumps(each)}\\n\\n" for each in events)
+        def answer(request):
+            before and before()
+            return httpx.Response(200, headers={"content-type": "text/event-stream"},
+                                  content=map(str.encode, pieces))
+        body = {"model": MODEL, "max_tokens": 10_000,
+                "messages": [{"role": "user", "content": "hi"}]}
+        with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+            with client.stream("POST", URL, json=body) as response:
+                for at, _ in enumerate(response.iter_bytes()):
+                    at or state()
+
+    END = ({"type": "message_delta", "delta": {"stop_reason": "end_turn"},
+            "usage": {"output_tokens": 100}},
+           {"type": "message_stop"})
+
     def cut(id="msg_1"):
         '''A stream that ends after its first event.'''
         message = {**reply(1000, 1, id), "content": [], "stop_reason": None}
@@ -43,6 +63,7 @@ APP = """
         call(json=body)
 
     USAGE = {"input_tokens": 1000, "output_tokens": 100}
+    OTHER = {"input_tokens": 500, "output_tokens": 0}
 """
 SETTLED: dict[str, tuple[str, int, str]] = {
     "a cut stream by its message": ("cut(); llmcost.record(reply(1000, 50))", 1, "0.00375"),
@@ -67,6 +88,31 @@ SETTLED: dict[str, tuple[str, int, str]] = {
         " llmcost.record(reply(1000, 100, 'msg_2')); llmcost.record(reply(1000, 50, 'msg_1'))",
         2,
         "0.00825",
+    ),
+    "a stream that is left after that": (
+        "under_way(lambda: llmcost.record(USAGE, model=MODEL))",
+        1,
+        "0.0045",
+    ),
+    "a stream that says the same later": (
+        "under_way(lambda: llmcost.record(USAGE, model=MODEL), *END)",
+        1,
+        "0.0045",
+    ),
+    "a stream that goes on, by its message so far": (
+        "under_way(lambda: llmcost.record(reply(1000, 1)), *END)",
+        1,
+        "0.0045",
+    ),
+    "another call than the stream that is under way": (
+        "under_way(lambda: llmcost.record(OTHER, model=MODEL), *END)",
+        2,
+        "0.006",
+    ),
+    "another call than the request that is under way": (
+        "under_way(int, *END, before=lambda: llmcost.record(OTHER, model=MODEL))",
+        2,
+        "0.006",
     ),
     "two of them by a message and by a usage": (
         "cut('msg_1'); unreadable('msg_2');"

@@ -402,6 +402,39 @@ def test_a_pool_of_processes_and_a_block_s_budget(project: Project, method: str)
     project.run_apart("-W", "ignore::DeprecationWarning").assert_outcomes(passed=1)
 
 
+def test_a_call_that_is_looked_at_in_the_child_while_it_is_under_way_comes_back_once(
+    project: Project,
+) -> None:
+    """As by another thread of the child, where a block ends."""
+    project.write(
+        app=APP,
+        test_app="""
+        import os
+        import httpx
+        from app import answer, send
+
+        def test_forks(llmcost):
+            def look(request):
+                llmcost.calls
+                return answer(request)
+
+            child = os.fork()
+            if child == 0:
+                try:
+                    with httpx.Client(transport=httpx.MockTransport(look)) as client:
+                        send(client, "https://api.anthropic.com", 200, "claude-opus-4-7")
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+            (call,) = llmcost.calls
+            assert (call.usage.input_tokens, call.caveats) == (200, ())
+        """,
+    )
+    result = project.run_apart("-W", "ignore::DeprecationWarning", "--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=1)
+    assert project.ledger()["lost_calls"] == []
+
+
 def test_what_a_child_sends_back_holds_no_key() -> None:
     keys = {"x-api-key": "the-secret", "authorization": "the-secret", "Anthropic-Beta": "b"}
     client = client_of(httpx2, respond(httpx2, JSON_BODY, kind="application/json"))

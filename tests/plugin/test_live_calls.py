@@ -110,6 +110,30 @@ def test_a_request_that_the_api_refused_has_gone_out_all_the_same(
     project.run("--llmcost-live=off").assert_outcomes(passed=1)
 
 
+def test_a_mock_that_was_looked_at_before_it_answered_is_not_live(online: Project) -> None:
+    """As by another thread or task, where a block ends."""
+    online.write(
+        test_app=SUITE
+        + """
+    @pytest.mark.parametrize("goes_live", [False, True])
+    def test_looks(llmcost, goes_live):
+        def look(request):
+            assert [call.live for call in llmcost.calls] == [None]
+            return mocked(request)
+
+        class Looks(httpx.HTTPTransport):
+            def handle_request(self, request):
+                look(request)
+                return super().handle_request(request)
+
+        ask(transport=Looks() if goes_live else httpx.MockTransport(look))
+    """
+    )
+    result = online.run("--llmcost-live=fail", "-k", "looks")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["FAILED test_app.py::test_looks[[]True[]] - 1 request went live"])
+
+
 @pytest.mark.parametrize("by", ["marker", "path"])
 def test_one_test_alone_may_not_go_live(online: Project, by: str) -> None:
     name = "def test_small"

@@ -114,6 +114,38 @@ def test_a_broken_block_fails_its_test_whatever_becomes_of_its_error(
     assert [block["state"] for block in test["blocks"]] == ["exceeded"]
 
 
+@pytest.mark.parametrize("ceiling", ["", '@max_cost("$1")'], ids=["alone", "ceiling"])
+def test_a_block_that_a_thread_ends_after_its_test_fails_the_run(
+    project: Project, ceiling: str
+) -> None:
+    project.write(
+        test_app=f"""{SPENDS}
+    from threading import Event, Thread
+    SPENT, GO = Event(), Event()
+
+    {ceiling}
+    def test_block(llmcost):
+        def late():
+            with pytest.raises(pytest.fail.Exception), llmcost.budget("$0.001"):
+                spend(llmcost)
+                SPENT.set()
+                GO.wait(10)
+        global thread
+        thread = Thread(target=late)
+        thread.start()
+        SPENT.wait(10)
+
+    def test_next():
+        GO.set()
+        thread.join()
+    """
+    )
+    result = project.run("--llmcost-report=ledger.json")
+    result.assert_outcomes(passed=2, failed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*::test_block exceeded its budget too late to fail*"])
+
+
 def test_a_block_that_raises_within_its_ceiling_is_noted_and_fails_nothing(
     project: Project,
 ) -> None:
