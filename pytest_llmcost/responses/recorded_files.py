@@ -378,7 +378,8 @@ def _decode_body(
         if encoding in _UNPACKED and is_encoded:
             data = _UNPACKED[encoding](data, allowance)
     except (OSError, EOFError, zlib.error) as error:
-        raise _UndecodableBody(f"the compressed body is damaged: {error}") from None
+        how = encoding if encoding in _UNPACKED else "gzip"
+        raise _UndecodableBody(f"the body is compressed with {how}, and damaged: {error}") from None
     return allowance.take(data)
 
 
