@@ -107,12 +107,12 @@ def keys_in_cassette(path: Path) -> list[str]:
     """Return where a recorded file holds what looks like a credential: sorted, without its text.
 
     For example ``header `authorization` ``. A file that is not a cassette is searched as well.
+
+    Raises:
+        OSError: it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES)
-    except OSError:  # removed since, or kept elsewhere by a persister of the user's
-        return []
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES)
     try:
         return sorted(set(_search(load_yaml(data, any_tag=True))))
     except YamlError:

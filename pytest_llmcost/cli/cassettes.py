@@ -34,15 +34,19 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, console: Console) -> int:
     """Print each cassette that holds a key, and how to keep keys out of it."""
     paths: set[Path] = set()
-    for name in arguments.check:
-        if not Path(name).exists():
-            raise SettingsError(f"{name} does not exist; name a folder of cassettes")
-        is_file = Path(name).is_file()
-        inside = [Path(name)] if is_file else list(filter(_is_cassette, Path(name).rglob("*")))
-        if not inside:
-            raise SettingsError(f"{name} holds no cassette; name a folder of cassettes")
-        paths.update(inside)
-    searched = {show_path(path): keys_in_cassette(path) for path in sorted(paths)}
+    try:
+        for name in arguments.check:
+            if not Path(name).exists():
+                raise SettingsError(f"{name} does not exist; name a folder of cassettes")
+            is_file = Path(name).is_file()
+            inside = [Path(name)] if is_file else list(filter(_is_cassette, Path(name).rglob("*")))
+            if not inside:
+                raise SettingsError(f"{name} holds no cassette; name a folder of cassettes")
+            paths.update(inside)
+        searched = {show_path(path): keys_in_cassette(path) for path in sorted(paths)}
+    except OSError as error:
+        where = error.filename or "a cassette"
+        raise SettingsError(f"{where} cannot be read: {error.strerror}") from None
     found = {path: where for path, where in searched.items() if where}
     for line in describe_keys(found) if found else ():
         console.print(line)

@@ -340,6 +340,16 @@ def test_a_cassette_of_any_name_is_searched_and_a_folder_without_one_is_an_error
     assert "holds no cassette" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that root cannot read")
+def test_a_file_that_cannot_be_read_is_not_free_of_keys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").symlink_to("/proc/self/mem")
+    assert main(["cassettes", "--check", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, "cannot be read: Input/output error" in printed.err) == ("", True)
+
+
 def test_the_lines_that_are_shown_are_those_that_filter_what_was_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
