@@ -315,3 +315,22 @@ def test_a_response_that_was_recorded_compressed_is_read_in_the_place_of_another
     result = project.run("--llmcost-report=ledger.json", plugins=RECORDING)
     result.assert_outcomes(passed=1)
     assert spent(project) == {(MODEL, "0.0045"): 1, (MODEL, "0.0105"): 1}
+
+
+def test_of_a_recording_that_cannot_be_unpacked_the_reason_is_said(project: Project) -> None:
+    packed = interaction("A", 1000, 100)
+    packed["response"]["headers"]["content-encoding"] = ["zstd"]
+    packed["response"]["body"]["string"] = b"(\xb5/\xfd"
+    write_cassette(project, "test_two", B, packed)
+    project.write(
+        test_app=SENDS
+        + """
+    @pytest.mark.vcr
+    @max_cost("$1")
+    def test_two():
+        send("A")
+    """
+    )
+    result = project.run(plugins=RECORDING)
+    said = "the usage of a reply cannot be read (the body is compressed with zstd, and *)"
+    result.stdout.fnmatch_lines([f"  unknown * {said}"])
