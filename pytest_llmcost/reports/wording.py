@@ -321,10 +321,12 @@ def _prompt_facts(calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
         verb = "grew" if now > before else "shrank" if now < before else "changed"
         yield f"the prompt {verb}" if len(grown) == 1 else f"{len(grown)} prompts {verb}", text
     changed = [call for call in calls if changed_parts(call)]
-    for call in changed:
-        if call.before is not None and not call.sampling_calls:
-            tokens = f"{call.before.input_tokens:,} input tokens"
-            yield "recorded", f"{tokens}, {dollars(call.before.usd)}"
+    if stale := [call.before for call in changed if call.before and not call.sampling_calls]:
+        text = f"{sum(each.input_tokens for each in stale):,} input tokens"
+        text += f" in {format_count(len(stale), 'call')}" if len(stale) > 1 else ""
+        costs = [each.usd for each in stale if each.usd is not None]
+        total = sum(costs, Decimal(0)) if len(costs) == len(stale) else None
+        yield "recorded", f"{text}, {dollars(total)}"
     for parts in sorted({changed_parts(call) for call in changed}):
         # Only if one part of one prompt changed is all growth that part's.
         is_only = changed == grown and len(changed) == 1 and ", " not in parts

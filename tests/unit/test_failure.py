@@ -242,6 +242,8 @@ class TestGrowth:
     def test_of_a_prompt_that_is_not_counted_yet_shows_what_was_recorded(self) -> None:
         stale = replace(STALE, before=Before(input_tokens=2_764, usd=Decimal("0.0056")))
         assert "recorded          2,764 input tokens, $0.0056" in self.lines(stale)
+        lines = self.lines(stale, replace(stale, fingerprint="2:b"))
+        assert "recorded          5,528 input tokens in 2 calls, $0.0112" in lines
 
 
 def test_a_call_is_described_with_all_that_one_pays_for() -> None:
