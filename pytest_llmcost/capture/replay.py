@@ -20,6 +20,7 @@ from pytest_llmcost.counting.payload import fingerprint
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.responses.converse import to_payload
 from pytest_llmcost.responses.endpoints import Endpoint, find_unmetered, recognise
+from pytest_llmcost.responses.recorded_files import read_status
 
 _VERSION = re.compile(r"\d{4}-\d\d-\d\d")
 _BETA = re.compile(r"[a-z][a-z\d.-]*")
@@ -76,6 +77,8 @@ class Recordings:
         """Those whose responses count for calls of this run."""
         self.taken: set[int] = set()
         """Those that count for a changed prompt as long as no equal one claims them."""
+        self.played: set[int] = set()
+        """Those that VCR has played for calls that have a recording by now."""
         self.fingerprints: dict[tuple[int, tuple[str, ...]], object] = {}
         """Of recorded requests, with these betas."""
         self._asked: dict[int, Asked] = {}
@@ -112,24 +115,32 @@ class VcrPlay:
         """
         if self._played is None or not self._now.body:
             return self._played
-        if self.cassette.allow_playback_repeats:
-            recordings.claimed, recordings.taken = set(), set()
+        # A cassette that plays what it has played begins anew: it may repeat, or was rewound.
+        is_again = self.cassette.allow_playback_repeats or self._played in recordings.played
         asked = {
             index: recordings.asked(index, self.cassette)
             for index in (self._played, *range(len(self.cassette.data)))
         }
-        of_kind = [index for index, each in asked.items() if each.kind == self._now.kind]
-        free = [index for index in of_kind if index not in recordings.claimed]
-        # A cassette that is rewound plays once more what has been claimed.
-        candidates = {index: asked[index] for index in (*free, self._played)}
-        equal = self._find_equal(candidates, recordings, fingerprint_of)
-        if equal is not None:
-            recordings.claimed.add(equal)
+        # One that was played an error is sent again, and its retry is played a success.
+        is_success = self._is_success(self._played)
+        free = {
+            index: each
+            for index, each in asked.items()
+            if each.kind == self._now.kind
+            and self._is_success(index) == is_success
+            and (is_again or index not in recordings.claimed)
+        }
+        chosen = self._find_equal(free, recordings, fingerprint_of)
+        if chosen is not None:
+            recordings.claimed.add(chosen)
         elif may_differ:
-            left = min(free, key=recordings.taken.__contains__, default=self._played)
-            recordings.taken.add(left)
-            return left
-        return equal
+            taken = set() if is_again else recordings.taken
+            chosen = min(free, key=taken.__contains__, default=self._played)
+            recordings.taken.add(chosen)
+        else:
+            return None
+        recordings.played.add(self._played)
+        return chosen
 
     def _find_equal(
         self, candidates: Mapping[int, Asked], recordings: Recordings, fingerprint_of: Fingerprint
@@ -154,6 +165,9 @@ class VcrPlay:
         # A serializer may write the same JSON in other bytes. `max_tokens` costs nothing by itself.
         same = (index for index in equal if candidates[index].json == sent)
         return next(same, equal[0] if equal else None)
+
+    def _is_success(self, index: int) -> bool:
+        return 200 <= read_status(self.cassette.data[index][1]) < 300
 
     def response(self, index: int) -> Any:
         """Return a recorded response; None if it is the one that was played."""

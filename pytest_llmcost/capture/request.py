@@ -99,6 +99,8 @@ class _Outcome:
     _reader: Reader | None = None
     _came_whole: bool = False
     """Whether the client had read the body when it handed out the response."""
+    _problem: str | None = None
+    """Why a recorded body cannot be read."""
 
 
 @dataclass(eq=False, slots=True)
@@ -336,7 +338,9 @@ class CapturedRequest(_Outcome):
 
     def read_recorded(self, response: Mapping[str, Any]) -> bytes:
         """Return the body of a response as VCR keeps it, decompressed."""
-        return read_interaction({"response": response}, "", Allowance()).body
+        recorded = read_interaction({"response": response}, "", Allowance())
+        self._problem = recorded.problem
+        return recorded.body
 
     def feed(self, chunk: bytes) -> None:
         """Some of the body passes."""
@@ -378,7 +382,7 @@ class CapturedRequest(_Outcome):
     def use(self, recorded: Recorded) -> None:
         """Read a recorded response in the place of what passed."""
         self.is_answered = 200 <= recorded.status < 300
-        self._unread = [recorded.body]
+        self._unread, self._problem = [recorded.body], recorded.problem
         self._reader, self._is_recorded = None, True
 
     def read(self) -> None:
@@ -398,7 +402,9 @@ class CapturedRequest(_Outcome):
         elif not reader.error and not (
             self.is_mocked and self._came_whole and decode_json(content) is None
         ):
-            self.set_unknown("unreadable-response" if self._is_whole else "truncated-stream")
+            why = f": {self._problem}" if self._problem else ""
+            caveat = f"unreadable-response{why}" if self._is_whole else "truncated-stream"
+            self.set_unknown(caveat)
 
     def read_messages(self, messages: Sequence[StreamedMessage], batch: bool | None = None) -> None:
         """Read what these messages used."""

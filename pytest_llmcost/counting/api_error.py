@@ -151,6 +151,9 @@ _IN_TESTS = {
 }
 """What helps where a fixture makes the client."""
 _RUN_LATER = "run again later; what has been counted so far is kept"
+ELSEWHERE = (
+    "it may not be the Messages API: check ANTHROPIC_BASE_URL, or what the client is made with"
+)
 _ACCOUNT = re.compile(r"credit|billing|organi[sz]ation|workspace|usage limit", re.IGNORECASE)
 """Refusals with the same status that are not about the payload."""
 
@@ -166,14 +169,15 @@ def explain_failure(
     if isinstance(status, int):
         headers = getattr(getattr(error, "response", None), "headers", None)
         pause = pause_of(headers) if headers else None
-        remedy = remedies.get(status, _RUN_LATER)
+        may_pass = status in (408, 409, 429) or status >= 500
+        remedy = remedies.get(status, _RUN_LATER if may_pass else ELSEWHERE)
         if pause is not None and pause > seconds:
             remedy += f". A count waits for {seconds:g} s at most (--llmcost-count-timeout)"
         after = f" (retry after {show_seconds(pause)} s)" if pause is not None else ""
         return CountError(
             f"counting {model} failed with status {status}{after}: {said}; {remedy}",
             status=status,
-            may_pass=status in (408, 409, 429) or status >= 500,
+            may_pass=may_pass,
         )
     if isinstance(error, TypeError) and "authentication" in str(error):
         return CountError(f"no credentials to count {model} with; {remedies[401]}")

@@ -164,7 +164,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
     """
     try:
         with path.open("rb") as file:
-            text = file.read(MOST_BYTES + 1).decode()
+            text = file.read(MOST_BYTES + 1).decode().replace("\r\n", "\n")  # Git's on Windows
     except FileNotFoundError:
         return {}
     except UnicodeDecodeError as error:

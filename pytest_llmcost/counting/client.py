@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.concurrency import Turn
 from pytest_llmcost.counting.api_error import (
+    ELSEWHERE,
     explain_failure,
     explain_refusal,
     leave_out,
@@ -332,8 +333,7 @@ def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
         shown = show_body(counted if isinstance(counted, str) else repr(counted))
         raise CountError(
             f"{_host(client)} answered without a number of tokens that a prompt can have "
-            f"({shown}); it may not be the Messages API: check ANTHROPIC_BASE_URL, or what "
-            "the client is made with"
+            f"({shown}); {ELSEWHERE}"
         )
     return tokens
 

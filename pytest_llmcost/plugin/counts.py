@@ -18,6 +18,7 @@ from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt
 from pytest_llmcost.plugin.pytest_recording import cassette_path, fixture_cassette_path, record_mode
 from pytest_llmcost.settings import Settings
 
+_NOT_SAVED = "counts were not saved"
 _SECONDS_BETWEEN = 0.1
 """Between two lines of progress: a slow terminal must not slow the counting down."""
 
@@ -66,17 +67,30 @@ class Counts:
     def open_to_rewrite(self, owner: Owner) -> None:
         """Open the cassette that `save` is to rewrite, also if its owner asks for nothing any more.
 
-        Raises:
-            CountCassetteError: it is damaged or something else.
+        Fails the running test if the file is damaged or something else.
         """
         if record_mode(owner.item, self._config, self._settings) == "rewrite":
-            self._source(owner)
+            with _failing():
+                self._source(owner)
 
     def save(self, owner: Owner) -> None:
         """Save what an owner has recorded; `rewrite` drops what it no longer asks for.
 
-        Not of one that ended early: what it did not come to, it may still ask for.
+        Not of one that ended early: what it did not come to, it may still ask for. Fails the
+        running test if the file cannot be written.
         """
+        with _failing():
+            self._save(owner)
+
+    def save_all(self) -> None:
+        """Save what all owners have recorded; no test is left to fail, so an error is a note."""
+        for owner in list(self._sources):
+            try:
+                self._save(owner)
+            except CountCassetteError as error:
+                self._notes.add(f"{_NOT_SAVED}: {error}")
+
+    def _save(self, owner: Owner) -> None:
         if owner not in self._sources:
             return
         cassette, mode, asker = self._sources.pop(owner)
@@ -84,14 +98,6 @@ class Counts:
             cassette.prune(asker.name, self._asked.get(asker.name, set()))
         if mode not in ("none", "live"):
             cassette.save()
-
-    def save_all(self) -> None:
-        """Save what all owners have recorded; no test is left to fail, so an error is a note."""
-        for owner in list(self._sources):
-            try:
-                self.save(owner)
-            except CountCassetteError as error:
-                self._notes.add(f"counts were not saved: {error}")
 
     def _source(self, owner: Owner) -> tuple[CountCassette, Mode, Asker]:
         if owner in self._sources:
@@ -119,6 +125,16 @@ class Counts:
         asker = Asker(name, _target(config, node, owner.item))
         source = self._sources[owner] = (cassette, mode, asker)
         return source
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Fail the running test without a traceback, which would be one of ours."""
+    __tracebackhide__ = True
+    try:
+        yield
+    except CountCassetteError as error:
+        raise pytest.fail.Exception(f"{_NOT_SAVED}: {error}", pytrace=False) from None
 
 
 # Commands that messages tell the user to paste

@@ -258,7 +258,8 @@ class ItemHooks(Hooks):
         session, failure = self.session, None
         try:
             session.drain()
-            if self._rewrites_all or (session.attempt is not None and session.attempt.has_spent):
+            has_spent = session.attempt is not None and session.attempt.has_spent
+            if error is None and (has_spent or self._rewrites_all):
                 # Now, because its folder is a fixture's value.
                 session.counts.open_to_rewrite(session.attempt_of(item))
         except BaseException as raised:  # noqa: BLE001 - once the test is judged, it fails by that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from pytest_llmcost.reports.run_wording import describe_keys
 
 def find_keys(session: Session) -> dict[str, list[str]]:
     """Return where each cassette that was written holds what looks like a key."""
-    searched = {show_path(Path(path)): Path(path) for path in sorted(session.saved_cassettes)}
-    # One may be removed since, or kept elsewhere by a persister of the user's.
-    found = {shown: keys_in_cassette(path) for shown, path in searched.items() if path.exists()}
+    found = {}
+    for path in map(Path, sorted(session.saved_cassettes)):
+        with suppress(OSError):  # removed since, or kept elsewhere by a persister of the user's
+            found[show_path(path)] = keys_in_cassette(path)
     return {shown: keys for shown, keys in found.items() if keys}
 
 

@@ -289,7 +289,7 @@ def uncounted_answer(payload: Payload, error: CountError) -> Answer:
 def describe_failed_count(error: CountError) -> str:
     """Return the caveat of a count that was tried and failed."""
     if isinstance(error, CountCassetteError):
-        return "count-failed: the count cassette cannot be read"
+        return "count-failed: the test's count cassette cannot be read; restore or delete it"
     return f"count-failed: {error}"
 
 

@@ -281,7 +281,7 @@ def read_interaction(entry: object, source: str, allowance: Allowance) -> Record
         source=source,
         method=str(request.get("method") or "POST").upper(),
         url=str(request.get("uri") or request.get("url") or ""),
-        status=_status(response),
+        status=read_status(response),
         request=with_latency(asked if isinstance(asked, dict) else None, _headers(request)),
         content_type=headers.get("content-type") or mime,
         body=body,
@@ -314,7 +314,7 @@ def _first(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _status(response: Mapping[str, Any]) -> int:
+def read_status(response: Mapping[str, Any]) -> int:
     """Read `{code: 200}`, `{status_code: 200}`, `code: 200`, `status_code: 200` or `200 OK`."""
     status = response.get("status")
     nested = status if isinstance(status, dict) else response
@@ -378,7 +378,8 @@ def _decode_body(
         if encoding in _UNPACKED and is_encoded:
             data = _UNPACKED[encoding](data, allowance)
     except (OSError, EOFError, zlib.error) as error:
-        raise _UndecodableBody(f"the compressed body is damaged: {error}") from None
+        how = encoding if encoding in _UNPACKED else "gzip"
+        raise _UndecodableBody(f"the body is compressed with {how}, and damaged: {error}") from None
     return allowance.take(data)
 
 

@@ -177,8 +177,11 @@ def test_equal_requests_take_each_a_recording_of_their_own(
     assert spent(project) == each
 
 
-def test_a_recording_that_another_call_has_claimed_is_nobody_else_s(project: Project) -> None:
-    write_cassette(project, "test_two", A_SHORT, B)
+@pytest.mark.parametrize("recorded", [(A_SHORT, B), (B, A_SHORT)])
+def test_a_recording_that_another_call_has_claimed_is_nobody_else_s(
+    project: Project, recorded: tuple[dict[str, Any], ...]
+) -> None:
+    write_cassette(project, "test_two", *recorded)
     project.write(
         test_app=SENDS
         + """
@@ -271,6 +274,28 @@ def test_each_changed_prompt_takes_a_recording_of_its_own(project: Project) -> N
     assert [usage["input_tokens"] for usage in stale] == [1000, 3000]
 
 
+@pytest.mark.parametrize("texts", ['"B", "B", "A"', '"B", "A", "B"'])
+def test_a_call_that_was_played_another_s_error_costs_nothing_and_its_retry_its_own(
+    project: Project, texts: str
+) -> None:
+    """A was overloaded in the recording; now B is sent first."""
+    overloaded = interaction("A", 1, 1)
+    overloaded["response"]["status"]["code"] = 529
+    write_cassette(project, "test_two", overloaded, B, A_SHORT)
+    project.write(
+        test_app=SENDS
+        + f"""
+    @pytest.mark.vcr
+    @max_cost("$0.015")
+    def test_two():
+        send({texts})
+    """
+    )
+    result = project.run("--llmcost-report=ledger.json", plugins=RECORDING)
+    result.assert_outcomes(passed=1)
+    assert spent(project) == {(MODEL, "0.0045"): 1, (MODEL, "0.0105"): 1}
+
+
 def test_requests_that_a_hook_makes_equal_are_equal(project: Project) -> None:
     write_cassette(project, "test_two", interaction("B on Monday", 3000, 100), A_SHORT)
     project.write(
@@ -315,3 +340,22 @@ def test_a_response_that_was_recorded_compressed_is_read_in_the_place_of_another
     result = project.run("--llmcost-report=ledger.json", plugins=RECORDING)
     result.assert_outcomes(passed=1)
     assert spent(project) == {(MODEL, "0.0045"): 1, (MODEL, "0.0105"): 1}
+
+
+def test_of_a_recording_that_cannot_be_unpacked_the_reason_is_said(project: Project) -> None:
+    packed = interaction("A", 1000, 100)
+    packed["response"]["headers"]["content-encoding"] = ["zstd"]
+    packed["response"]["body"]["string"] = b"(\xb5/\xfd"
+    write_cassette(project, "test_two", B, packed)
+    project.write(
+        test_app=SENDS
+        + """
+    @pytest.mark.vcr
+    @max_cost("$1")
+    def test_two():
+        send("A")
+    """
+    )
+    result = project.run(plugins=RECORDING)
+    said = "the usage of a reply cannot be read (the body is compressed with zstd, and *)"
+    result.stdout.fnmatch_lines([f"  unknown * {said}"])

@@ -519,6 +519,11 @@ def test_a_damaged_count_cassette_is_an_error_and_stays_as_it_is(
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines([f"  cause *{message}"])
         assert path.read_text() == text
+        result.stdout.fnmatch_lines(["  asked for at *test_app.py:*"])
+    online.write(test_app="def test_one():\n    pass")
+    online.run().assert_outcomes(passed=1)
+    result = online.run("--llmcost-record-mode=rewrite")
+    result.stdout.fnmatch_lines([f"counts were not saved: {message}; restore it, or *"])
     assert standin.requests == []
 
 

@@ -100,6 +100,9 @@ def test_a_file_as_it_was_written_is_read_without_a_yaml_parser(path: Path) -> N
 
     assert loads_yaml() == "False\n"
     assert read_entries(path) == {one.fingerprint: one for one in entries}
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))  # as Git does on Windows
+    assert loads_yaml() == "False\n"
+    assert read_entries(path) == {one.fingerprint: one for one in entries}
     path.write_bytes(path.read_bytes() + b"# formatted\n")
     assert read_entries(path) == {one.fingerprint: one for one in entries}
     assert loads_yaml() == "True\n"

@@ -300,6 +300,7 @@ def test_a_server_that_refuses_without_end_is_given_up(kit: CountingKit) -> None
         (fault(413, "too big"), "status 413: too big; send a smaller payload"),
         (rate_limited("7"), r"status 429 \(retry after 7 s\): .*rate limit; wait, then run"),
         (fault(529, "Overloaded"), "status 529: Overloaded; run again later"),
+        (fault(405, "no such method"), "no such method; it may not be the Messages API: check"),
         (fault(500, f"oops {KEY}"), r"status 500: oops \[key\]; run again later"),
         (Step(cut_after_bytes=0), "no answer from 127.0.0.1 while counting"),
         (Step(answer_json({"tokens": 3})), "127.0.0.1 answered without a number of tokens"),

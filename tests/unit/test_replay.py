@@ -378,6 +378,19 @@ def test_a_cassette_that_plays_again_is_claimed_again(cassette: Path) -> None:
     assert [each.replay for each in (*purse.seen, *again.seen)] == [Replay(body=ASKED)] * 4
 
 
+def test_a_cassette_that_plays_again_gives_each_call_its_own_again(tmp_path: Path) -> None:
+    cassette = cassette_of(tmp_path / "two.yaml", KEPT, json.dumps(LONGER))
+    changed = {**ASKED, "messages": [{"role": "user", "content": "Ho"}]}
+    with (
+        capturing() as purse,
+        vcr.use_cassette(str(cassette), record_mode="none") as opened,
+    ):
+        for asked in (LONGER, ASKED, None, LONGER, ASKED, None, changed, None, changed):
+            ask(asked) if asked else opened.rewind()
+    recorded = [each.replay and each.replay.body for each in purse.seen]
+    assert recorded == [LONGER, ASKED, LONGER, ASKED, ASKED, ASKED]
+
+
 def test_of_equal_requests_the_very_same_comes_first(tmp_path: Path) -> None:
     """`max_tokens` costs nothing by itself, but tells how the reply was cut."""
     longer = {**ASKED, "max_tokens": 200}
