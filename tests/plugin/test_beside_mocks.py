@@ -121,6 +121,31 @@ def test_mocks_of_requests(project: Project, mock: str, asked: str) -> None:
         def test_mocked():{mocked[mock].replace("ASKED", asked)}""",
     )
     check(project)
+    assert project.ledger()["tests"][0]["outcome"] == "passed"
+
+
+@pytest.mark.parametrize("mock", ["responses.RequestsMock", "requests_mock.Mocker"])
+def test_what_is_no_answer_of_claude_is_free_from_mocks_of_requests(
+    project: Project, mock: str
+) -> None:
+    library = mock.partition(".")[0]
+    pytest.importorskip(library)
+    text = "body" if library == "responses" else "text"
+    project.write(
+        app=SENT,
+        mocked=REQUESTED,
+        test_app=f"""
+        import {library}
+        from mocked import URL, ask
+        from pytest_llmcost import max_cost
+
+        @max_cost("$0.0075")
+        def test_busy():
+            with {mock}() as mock:
+                mock.post(URL, {text}="<html>busy</html>")
+                assert "busy" in ask().text""",
+    )
+    project.run().assert_outcomes(passed=1)
 
 
 def test_what_a_mock_of_requests_lets_through_is_one_live_call(
