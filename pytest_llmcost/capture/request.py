@@ -385,8 +385,8 @@ class CapturedRequest(_Outcome):
             return
         if reader.messages:
             self.read_messages(reader.messages)
-        # A mock's answer that is neither JSON nor events, or an error, samples nothing. What lacks a
-        # usage may be an oversight of who wrote the mock.
+        # A mock's answer that is neither JSON nor events, or an error, samples nothing. One without
+        # a usage may be an oversight of who wrote the mock.
         elif not reader.error and not (
             self.is_mocked
             and self._is_whole
