@@ -97,8 +97,6 @@ class _Outcome:
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _reader: Reader | None = None
-    _came_whole: bool = False
-    """Whether the client had read the body when it handed out the response."""
     _problem: str | None = None
     """Why a recorded body cannot be read."""
 
@@ -321,7 +319,6 @@ class CapturedRequest(_Outcome):
             self._note_left()
         kind = self.endpoint.kind
         if content is not None:
-            self._came_whole = True
             self._unread.append(content)
             self.over(self)
         elif not self.is_answered or kind in _NOT_READ:
@@ -397,10 +394,14 @@ class CapturedRequest(_Outcome):
             return
         if reader.messages:
             self.read_messages(reader.messages)
-        # A mock's answer that is no JSON at all, or an error, samples nothing. JSON without a
-        # usage may be an oversight of who wrote the mock.
+        # A mock's answer that is neither JSON nor events, or an error, samples nothing. One without
+        # a usage may be an oversight of who wrote the mock.
         elif not reader.error and not (
-            self.is_mocked and self._came_whole and decode_json(content) is None
+            self.is_mocked
+            and self._is_whole
+            and not self._reader
+            and b"data:" not in content
+            and decode_json(content) is None
         ):
             why = f": {self._problem}" if self._problem else ""
             caveat = f"unreadable-response{why}" if self._is_whole else "truncated-stream"

@@ -123,6 +123,36 @@ def test_mocks_of_requests(project: Project, mock: str, asked: str) -> None:
     check(project)
 
 
+@pytest.mark.parametrize("mock", ["responses.RequestsMock", "requests_mock.Mocker"])
+def test_a_body_from_a_mock_of_requests_is_over_when_it_is_read_and_free_if_it_is_no_answer(
+    project: Project, mock: str
+) -> None:
+    library = mock.partition(".")[0]
+    pytest.importorskip(library)
+    text = "body" if library == "responses" else "text"
+    project.write(
+        app=SENT,
+        mocked=REQUESTED,
+        test_app=f"""
+        import {library}
+        from mocked import REPLY, URL, ask
+        from pytest_llmcost import max_cost
+
+        def test_answer():
+            with {mock}() as mock:
+                mock.post(URL, json=REPLY)
+                ask()
+
+        @max_cost("$0.0075")
+        def test_busy():
+            with {mock}() as mock:
+                mock.post(URL, {text}="<html>busy</html>")
+                assert "busy" in ask().text""",
+    )
+    project.run("--llmcost-report=ledger.json").assert_outcomes(passed=2)
+    assert [row["outcome"] for row in project.ledger()["tests"]] == ["passed", "passed"]
+
+
 def test_what_a_mock_of_requests_lets_through_is_one_live_call(
     project: Project, standin: StandIn
 ) -> None:

@@ -653,13 +653,14 @@ def test_a_try_of_urllib3_after_one_that_was_lost_is_reserved_anew(
     online.write(
         test_app=SUITE
         + """
+    import json
     import urllib3
 
     def test_again():
         retries = urllib3.Retry(2, allowed_methods=None, status_forcelist=[529])
         urllib3.PoolManager(retries=retries).request(
             "POST", os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages",
-            json={**ASKED, "max_tokens": 8_000},
+            body=json.dumps({**ASKED, "max_tokens": 8_000}),
             headers={"anthropic-version": "2023-06-01", "x-api-key": "any"})
     """
     )

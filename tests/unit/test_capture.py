@@ -567,7 +567,8 @@ def test_broken_json_of_a_mock_is_seen_and_free(body: bytes, kind: str | None) -
 
 
 @pytest.mark.parametrize(
-    "body", [b"{}", b'{"type":"message","usage":{"input_tokens":"x"}}', b'{"type":"message"}']
+    "body",
+    [b"{}", b'{"type":"message","usage":{"input_tokens":"x"}}', b'{"type":"message"}', TEXT + STOP],
 )
 def test_a_mocks_answer_without_a_usage_may_be_an_oversight_and_is_unknown(body: bytes) -> None:
     with capturing() as purse:

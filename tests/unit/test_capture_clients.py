@@ -543,7 +543,9 @@ def test_a_try_of_urllib3_that_was_lost_counts_though_the_last_one_found_no_serv
         thread = threading.Thread(target=take_one)
         thread.start()
         with pytest.raises(urllib3.exceptions.MaxRetryError, match=r"(?i)refused"):
-            urllib3.PoolManager(retries=retries).request("POST", url, json=ASKED, headers=HEADERS)
+            urllib3.PoolManager(retries=retries).request(
+                "POST", url, body=json.dumps(ASKED), headers=HEADERS
+            )
         thread.join()
         purse.capture.settle()
     assert (purse.call.caveats, purse.call.live, purse.call.usd) == (("lost-answer",), True, None)

@@ -115,7 +115,9 @@ def _tee_of(kind: Any) -> type[Any]:
         def _fp_read(self, *args: Any, **how: Any) -> Any:
             data = along(kind._fp_read, self, *args, **how)
             is_closed = getattr(self._fp, "isclosed", None)
-            if not data or (is_closed is not None and is_closed()):
+            is_over = not data or (is_closed is not None and is_closed())
+            # That of `responses` closes it instead, and says so the next time.
+            if is_over or getattr(self._fp, "closed", False):
                 # `length_remaining` is not brought up to date yet.
                 self._llmcost.close(is_whole=not getattr(self._fp, "length", None))
             return data
