@@ -84,6 +84,8 @@ def parse_warning(text: str) -> Decimal:
     share = parse_percent(text)
     if not share:
         raise SettingsError(f"{text!r} would warn of every budget; write 80%")
+    if share > 1:
+        raise SettingsError(f"{text!r} would warn of none, as above 100% one fails; write 80%")
     return share
 
 
