@@ -131,13 +131,6 @@ def test_an_output_that_cannot_be_written_is_one_line_and_exits_with_2() -> None
     assert (done.returncode, done.stderr) == (2, message)
 
 
-def test_a_path_that_cannot_be_looked_at_is_one_line_and_exits_with_2() -> None:
-    name = "a" * 300  # longer than any file system takes
-    done = llmcost("cassettes", "--check", name)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"llmcost: {name}: File name too long\n"
-
-
 def test_what_the_encoding_of_the_output_lacks_is_written_in_ascii(tmp_path: Path) -> None:
     usage = {"input_tokens": 10, "output_tokens": 5}
     path = tmp_path / "answer.json"
