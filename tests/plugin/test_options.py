@@ -184,6 +184,7 @@ WRONG = [
     ("stable_prefix", "on", "'on' is not one of off, warn, fail"),
     ("warn_at", "80", "'80' is not a percentage"),
     ("warn_at", "0%", "'0%' would warn of every budget; write 80%"),
+    ("warn_at", "101%", "'101%' would warn of none, as above 100% one fails; write 80%"),
     ("unverified", "maybe", "'maybe' is not one of fail, warn"),
     ("record_mode", "sometimes", "'sometimes' is not one of none, once"),
     ("count_timeout", "0", "'0' is not a number of seconds between 0 and 86,400"),
