@@ -41,7 +41,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add(
         "--baseline-fetch",
-        default="",
         metavar="COMMAND",
         help="how to fetch the earlier ledger, for those who want to reproduce the run",
     )
@@ -67,7 +66,7 @@ def run(arguments: Namespace, console: Console) -> int:
         vanished_origin="--vanished",
     )
     comparison = replace(
-        comparison, base_path=arguments.base.as_posix(), base_fetch=arguments.baseline_fetch
+        comparison, base_path=arguments.base.as_posix(), base_fetch=arguments.baseline_fetch or ""
     )
     compared = replace(arguments.head, comparison=comparison)
     alone = Ledger(comparison=comparison)

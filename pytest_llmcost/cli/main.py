@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import Action, ArgumentParser
+from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -80,10 +80,15 @@ class _Parser(ArgumentParser):
 
     def _get_value(self, action: Action, arg_string: str) -> Any:
         # Private: argparse reads each value by it.
+        name = (*action.option_strings, action.dest)[0]
+        # A badge may have no label; the rest of the line is the subcommand's to read.
+        if not arg_string.strip() and name not in ("--label", SUPPRESS):
+            why = "an unset shell variable expands to an empty string"
+            raise SettingsError(f"{name}: is empty ({why})")
         try:
             return super()._get_value(action, arg_string)
         except SettingsError as error:
-            raise SettingsError(f"{action.option_strings[0]}: {error}") from None
+            raise SettingsError(f"{name}: {error}") from None
 
 
 def _parser(words: Sequence[str]) -> ArgumentParser:

@@ -71,7 +71,8 @@ def run(arguments: Namespace, console: Console) -> int:
     card, on = read_card(arguments), arguments.on
     rows: list[_Row] = []
     problems: list[str] = []
-    for path in _files(arguments.file):
+    # A file that is named twice, or is in a folder that is named as well, is priced once.
+    for path in {os.path.realpath(each): each for each in _files(arguments.file)}.values():
         try:
             recordings = read_recordings(_bytes(path), path)
         except RecordingError as error:

@@ -471,6 +471,14 @@ def check_settings(session: Session) -> None:
                     f"{origin}: needs a baseline; name the ledger of an earlier run with "
                     "--llmcost-baseline=PATH"
                 )
+    reports = {path.resolve() for path in settings.report}
+    for name in ("baseline", "history"):
+        path = getattr(settings, name)
+        if path is not None and path.resolve() in reports:
+            raise SettingsError(
+                f"{settings.origin('report')}: {path} is the file of {settings.origin(name)}, and "
+                "would be replaced; write the report to another one"
+            )
     if settings.budgets:
         from pytest_llmcost.plugin.marker import budgets_of_run
 

@@ -86,6 +86,9 @@ def figure_of(verdict: Verdict) -> tuple[Decimal, str]:
     return amount, "" if verdict.actual == amount else bound
 
 
+_CORRECT_PATH = "; correct its path, to one that this shows: pytest --collect-only -q"
+
+
 def sentence(verdict: Verdict) -> str:
     """Say what became of a budget, the amount first, and where it was set.
 
@@ -94,7 +97,7 @@ def sentence(verdict: Verdict) -> str:
     kind, limit, set_at = verdict.quantity, verdict.limit, _set_at(verdict)
     budget = f"the {_budget(verdict)}{set_at}"
     if verdict.state == "unverified":
-        remedy = "; correct its path" if verdict.saw_nothing and verdict.pattern else ""
+        remedy = _CORRECT_PATH if verdict.saw_nothing and verdict.pattern else ""
         return f"cannot check {budget}: {what_is_unknown(verdict)}{remedy}"
     # A gate counts the calls that break it, so it is kept by none.
     if gate := GATES.get(verdict.kind):

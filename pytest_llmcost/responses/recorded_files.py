@@ -293,7 +293,7 @@ def _headers(message: Mapping[str, Any]) -> dict[str, str | None]:
     listed = message.get("headers")
     if isinstance(listed, list):  # HTTP archives list them as names with values
         pairs = [each for each in listed if isinstance(each, dict) and "name" in each]
-        listed = {each["name"]: each.get("value") for each in pairs}
+        listed = {str(each["name"]): each.get("value") for each in pairs}
     return {str(name).lower(): _first(value) for name, value in _mapping(listed).items()}
 
 

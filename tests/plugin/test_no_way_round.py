@@ -263,6 +263,17 @@ def test_a_comparison_with_nothing_is_a_usage_error(
     result.stderr.fnmatch_lines([f"ERROR: {origin}: needs a baseline*--llmcost-baseline=PATH"])
 
 
+@pytest.mark.parametrize("name", ["baseline", "history"])
+def test_a_report_never_replaces_what_a_run_is_compared_with(project: Project, name: str) -> None:
+    project.write(test_app="def test_nothing(): pass")
+    (project.path / "old.json").write_text("{}")
+    result = project.run(f"--llmcost-{name}=old.json", "--llmcost-report=./old.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    message = f"ERROR: --llmcost-report: old.json is the file of --llmcost-{name}, and would be*"
+    result.stderr.fnmatch_lines([message])
+    assert (project.path / "old.json").read_text() == "{}"
+
+
 def test_an_ini_file_may_limit_what_only_ci_compares(project: Project) -> None:
     project.write(
         test_app="def test_nothing(): pass",

@@ -42,7 +42,7 @@ VALUES: Mapping[str, tuple[str, str, Any, Any]] = {
     "prices": ("a.toml", "b.toml", "a.toml", "b.toml"),
     "price_date": ("2026-11-01", "2026-10-01", date(2026, 11, 1), date(2026, 10, 1)),
     "cache": ("cold", "warm", "cold", "warm"),
-    "report": ("a.json", "b.md", ("a.json",), ("b.md",)),
+    "report": ("r.json", "r.md", ("r.json",), ("r.md",)),
     "history": ("a.jsonl", "b.jsonl", "a.jsonl", "b.jsonl"),
     "vanished": ("off", "fail", "off", "fail"),
     "baseline": ("a.json", "b.json", "a.json", "b.json"),

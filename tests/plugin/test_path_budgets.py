@@ -194,7 +194,10 @@ def test_what_is_missing_is_told(project: Project) -> None:
     make(project, "tests/typo/**")
     result = project.run()
     result.stdout.fnmatch_lines(
-        ["[?] cannot check the $1.00 budget for tests/typo/[*][*] *: no test matches it;*"]
+        [
+            "[?] cannot check the $1.00 budget for tests/typo/[*][*] *: no test matches it;*",
+            "  pytest --collect-only -q",
+        ]
     )
 
 

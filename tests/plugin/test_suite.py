@@ -408,14 +408,19 @@ def test_places_have_ceilings_on_the_sum_of_what_matches(project: Project) -> No
     assert verdicts["agents/**"]["origin"] == "llmcost_budgets"
 
 
-@pytest.mark.parametrize(("share", "near"), [("100%", True), ("50%", True), ("100.1%", False)])
+@pytest.mark.parametrize(
+    ("limit", "share", "near"),
+    [("$0.01", "100%", True), ("$0.01", "50%", True), ("$0.011", "100%", False)],
+)
 def test_a_warning_threshold_shows_but_never_fails(
-    project: Project, share: str, near: bool
+    project: Project, limit: str, share: str, near: bool
 ) -> None:
     project.write(test_app=TWO)
-    result = project.run("--llmcost-max-suite=$0.01", f"--llmcost-warn-at={share}", "--color=yes")
+    result = project.run(
+        f"--llmcost-max-suite={limit}", f"--llmcost-warn-at={share}", "--color=yes"
+    )
     assert result.ret == pytest.ExitCode.OK
-    (line,) = (line for line in result.outlines if "within the $0.01 suite budget" in line)
+    (line,) = (line for line in result.outlines if f"within the {limit} suite budget" in line)
     assert ("\x1b[33m" in line) == near
 
 

@@ -70,6 +70,23 @@ def test_bad_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.startswith("usage: llmcost")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["price", ""], "file"),
+        (["cassettes", "--check", ""], "--check"),
+        (["rates", "--diff="], "--diff"),
+        (["reconcile", "ledger.json", "--usage", " "], "--usage"),
+    ],
+)
+def test_an_empty_value_is_neither_this_folder_nor_the_absence_of_an_option(
+    arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    why = "an unset shell variable expands to an empty string"
+    assert capsys.readouterr() == ("", f"llmcost: {name}: is empty ({why})\n")
+
+
 def test_an_error_of_ours_is_one_message_and_exits_with_2() -> None:
     done = llmcost("rates", "claude-opus-9")
     assert (done.returncode, done.stdout) == (2, "")
@@ -112,13 +129,6 @@ def test_an_output_that_cannot_be_written_is_one_line_and_exits_with_2() -> None
         )
     message = "llmcost: the output cannot be written (No space left on device)\n"
     assert (done.returncode, done.stderr) == (2, message)
-
-
-def test_a_path_that_cannot_be_looked_at_is_one_line_and_exits_with_2() -> None:
-    name = "a" * 300  # longer than any file system takes
-    done = llmcost("cassettes", "--check", name)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"llmcost: {name}: File name too long\n"
 
 
 def test_what_the_encoding_of_the_output_lacks_is_written_in_ascii(tmp_path: Path) -> None:

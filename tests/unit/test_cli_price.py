@@ -170,6 +170,13 @@ def test_no_line_is_wider_than_the_terminal_unless_a_name_is(
             assert any("100,00" in line for line in lines)  # no number is broken
 
 
+def test_a_file_that_is_named_twice_is_priced_once(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "answer.json", message())
+    (tmp_path / "latest.json").symlink_to(path)
+    done = run(path, tmp_path, tmp_path / ".." / tmp_path.name / path.name, "--by=model")
+    assert "for 1 call;" in done.out
+
+
 def test_sums_are_text_alone(run: Run, tmp_path: Path) -> None:
     path = write(tmp_path / "answer.json", message())
     done = run(path, "--by=model", "--format=json")

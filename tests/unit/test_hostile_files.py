@@ -170,6 +170,10 @@ PLACES = {
         " response: {status: {code: %s}, headers: {content-type: %s, content-encoding: %s},"
         " body: {model: %s, usage: {input_tokens: %s, iterations: %s}, content: %s}}}]"
     ),
+    "archive": (
+        "log: {entries: [{request: {url: '" + URL + "', headers: [{name: %s, value: %s}]}, "
+        "response: {status: %s, content: {text: %s, mimeType: %s, encoding: %s}}}]}"
+    ),
     "event": "[{type: message_start, message: {usage: {input_tokens: %s}}, x: %s}]",
 }
 
