@@ -13,7 +13,6 @@ import contextlib
 import functools
 import gc
 import inspect
-import io
 import marshal
 import os
 import pkgutil
@@ -32,8 +31,6 @@ from multiprocessing import spawn  # remembers the real Python, which it passes 
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
-
-from clean_environment import clean_environment
 
 if TYPE_CHECKING:
     import pytest
@@ -190,7 +187,7 @@ def warm_bin() -> Path:
         [sys.executable, __file__, str(socket_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={name: value for name, value in clean_environment().items() if "PYTHON" not in name},
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
     )
     assert server.stdin is not None
     assert server.stdout is not None
@@ -210,21 +207,6 @@ def warm_python() -> str:
     return str(warm_bin() / "python") if sys.platform == "linux" else sys.executable
 
 
-def run_once() -> None:
-    """Run a little suite: what a first run finds and adapts, each fork would have to anew."""
-    import pytest
-
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        path = Path(folder, "test_warm.py")
-        path.write_text("def test_passes(): pass\ndef test_fails(tmp_path): assert not tmp_path\n")
-        alone = ("-c", os.devnull, f"--rootdir={folder}", f"--basetemp={folder}/temp")
-        plugins = ("-pllmcost", "-pno:cacheprovider", "--import-mode=importlib")
-        for _ in range(10):  # Python adapts what has run eight times
-            pytest.main([*plugins, *alone, folder])
-    del sys.modules["test_warm"]
-
-
 def serve(path: str) -> tuple[str, list[str]]:
     """Fork for every program that is started; only in the forks this returns.
 
@@ -237,7 +219,6 @@ def serve(path: str) -> tuple[str, list[str]]:
         door.listen(64)
         os.write(1, b".")
         load_everything()  # those who come meanwhile wait
-        run_once()
         # Each run goes through the names of all modules. Written anew, they lie side by side, and
         # a fork has few pages of memory to copy for it.
         for each in [*sys.modules]:
