@@ -24,11 +24,16 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Iterable
 from importlib import import_module, metadata
 from itertools import chain
 from multiprocessing import spawn  # remembers the real Python, which it passes open files to
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
 
 # It is started so often that it takes the C modules: `socket` and `signal` load what doubles it.
 SCRIPT = """#!{python} -IS
@@ -114,12 +119,52 @@ def spare_each_run() -> None:
         metadata.version(name)
     # pytester asks of each of thousands of modules whether it is one of two that must stay.
     patch.setattr(pytest.Pytester, "_Pytester__take_sys_modules_snapshot", snapshot, raising=False)
+    look_at_plugins_once(patch)
     # It unwraps all that is in the modules of plugins, to warn of fixtures that decorators hide.
     patch.setattr(FixtureManager, "_check_for_wrapped_fixture", lambda *_: None, raising=False)
     # It parses its own sources for each run that is interrupted, and shows none of it.
     patch.setattr(TerminalReporter, "pytest_keyboard_interrupt", note)
     # The SDK tries again at once unless an answer says when; else it spares the API, half a second.
     patch.setattr("anthropic._base_client.MAX_RETRY_DELAY", 0.0)
+
+
+def look_at_plugins_once(patch: pytest.MonkeyPatch) -> None:
+    """Find hooks and fixtures once in what is loaded by now, which is the same in every run."""
+    import _pytest.fixtures
+    import pluggy._manager
+    from _pytest.compat import safe_getattr
+
+    kinds = (ModuleType, type)
+    loaded = {id(each) for each in gc.get_objects() if issubclass(type(each), kinds)}
+
+    def once(look: Callable[..., Any]) -> Callable[..., Any]:
+        known = functools.cache(look)
+
+        def seen(holder: object, *name: object) -> Any:
+            kind = holder if isinstance(holder, kinds) else type(holder)
+            return (known if id(kind) in loaded else look)(kind, *name)
+
+        return seen
+
+    def named(names: Iterable[str]) -> list[str]:
+        return [name for name in names if name.startswith("pytest_")]
+
+    hooks_of_kind = once(lambda kind: named(dir(kind)))
+
+    def hooks(holder: object) -> list[str]:
+        own = () if isinstance(holder, kinds) else named(getattr(holder, "__dict__", ()))
+        return sorted({*hooks_of_kind(holder), *own})
+
+    def fixtures(kind: object) -> list[str]:
+        return [name for name in dir(kind) if type(safe_getattr(kind, name, None)) is fixture]
+
+    patch.setattr(pluggy._manager, "dir", hooks, raising=False)
+    if fixture := getattr(_pytest.fixtures, "FixtureFunctionDefinition", None):  # since pytest 8.4
+        patch.setattr(_pytest.fixtures, "dir", once(fixtures), raising=False)
+    # pluggy asks this of an object only for what is not in the object's own dictionary.
+    looking = SimpleNamespace(**vars(inspect))
+    looking.getattr_static = once(inspect.getattr_static)
+    patch.setattr(pluggy._manager, "inspect", looking)
 
 
 @functools.cache
