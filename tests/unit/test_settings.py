@@ -143,7 +143,7 @@ def test_an_address_is_a_host_with_or_without_a_port(text: str, address: str) ->
         ("max_suite", "cheap", "is not an amount of money"),
         ("max_test", "-1", "is not an amount of money"),
         ("warn_at", "0.8", "is not a percentage"),
-        ("warn_at", "101%", "would warn of none"),
+        ("warn_at", "101%", "would warn of no budget that is kept"),
         ("price_date", "22.11.2026", "is not a date"),
         ("record_mode", "always", "is not one of none, once, new_episodes, all, rewrite"),
         ("cache", "hot", "is not one of as-billed, cold, warm"),
