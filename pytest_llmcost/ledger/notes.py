@@ -117,7 +117,7 @@ def _missing_caches(ledger: Ledger) -> Iterator[str]:
                 found[verdict.origin] = found.get(verdict.origin, False) or may_cache
     for origin, may_cache in sorted(found.items()):
         if ledger.complete and not may_cache:
-            yield f"no prompt has a cache_control, where {origin} requires a stable prefix"
+            yield f"no prompt has a cache_control, although {origin} requires a stable prefix"
 
 
 def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[str]:
