@@ -347,6 +347,10 @@ class TestUnknown:
         assert "\nanother reason: no price for model 'acme'. Did you mean acme-1?\n" in both
         judged = make_report({a_test("t.py::test_a"): [unknown]}, budgets=[suite_budget("1")])
         assert text_of(judged).count("Did you mean acme-1?") == 1
+        open_test = row("t.py::test_a", unknown, limit="1")
+        assert "acme-1?" not in text_of(report_of(open_test)), "the failure of the test has it"
+        warned = replace(report_of(open_test), unverified="warn")
+        assert text_of(warned).count("Did you mean acme-1?") == 1
 
     def test_has_no_reason_that_several_tests_share_and_no_count_in_vain(self) -> None:
         ledger = uncounted(2, "system")
