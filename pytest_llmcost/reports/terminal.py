@@ -276,6 +276,7 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
             "output; pass output_tokens= to llmcost.count(...)",
             view,
         )
-    yield from wrap(describe_partial(ledger), view)
+    if ledger.comparison is None:  # otherwise it says so
+        yield from wrap(describe_partial(ledger), view)
     for text in notes_of(ledger):
         yield from wrap(clean(text, MOST_WITH_COMMAND), view, markup={"yellow": True})
