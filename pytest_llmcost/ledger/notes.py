@@ -166,7 +166,8 @@ def max_tokens_notes(ledger: Ledger, *, every_test: bool) -> tuple[str, ...]:
         (
             used - most,
             f"{name}: max_tokens of {most:,} is {most // used:,} times its longest "
-            f"reply ({used:,} tokens), and the worst case pays for all of it",
+            f"reply ({used:,} token{'s' if used > 1 else ''}), and the worst case pays for all "
+            "of it",
         )
         for name, (most, used) in longest.items()
         if most > _FAR_ABOVE * used
