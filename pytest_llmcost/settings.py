@@ -406,7 +406,7 @@ def resolve(
             is_empty = not filled or (origin == option.flag and len(filled) < len(texts))
             if texts and is_empty and (option.is_limit or origin == option.flag):
                 raise SettingsError(
-                    f"{origin}: is empty. Set a value or remove the option (an unset shell "
+                    f"{origin}: is empty. Set a value or remove it (an unset shell "
                     "variable expands to an empty string)."
                 )
             if not filled:

@@ -116,10 +116,11 @@ class Verdict(Budget, frozen=True, kw_only=True):
     def is_near(self) -> bool:
         """Whether it is kept, but has reached the share of the limit from which to warn.
 
-        As many calls as allowed are what a test is to make, and no sign of growth.
+        Not of calls: a test that makes as many as it may does not grow.
         """
-        is_open = self.state == "within" and self.quantity != "calls"
-        if not is_open or self.warn_at is None or not self.high:
+        if self.state != "within" or self.quantity == "calls":
+            return False
+        if self.warn_at is None or not self.high:
             return False
         return self.high >= EXACT.multiply(self.limit, self.warn_at)
 

@@ -47,7 +47,7 @@ def parse_path_budget(line: str, origin: str, *, warn_at: Decimal | None = None)
 
 
 def read_line(line: str) -> tuple[str, str]:
-    """Split a line `glob = value`; one without a glob, which then is empty, is for all tests."""
+    """Split a line `glob = value`; one for all other tests has an empty glob."""
     left, _, value = line.rpartition("=")
     glob = left.strip()
     path = _path_of(glob)

@@ -50,7 +50,7 @@ def run(arguments: Namespace, console: Console) -> int:
     ledger = arguments.ledger
     label = "prompts" if arguments.label is None else arguments.label
     if arguments.label is not None and arguments.format != "shields":
-        raise SettingsError("--label is of --format=shields alone")
+        raise SettingsError("--label is only for --format=shields")
     if arguments.format == "github-output":
         text = "".join(f"{name}={value}\n" for name, value in _outputs(ledger).items()).encode()
     else:

@@ -67,7 +67,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, console: Console) -> int:
     """Price and print everything that can be; return 1 if something could not."""
     if arguments.by != "call" and arguments.format == "json":
-        raise SettingsError(f"--by={arguments.by} adds up in text alone; JSON has each call")
+        raise SettingsError(f"--by={arguments.by} adds up in text only; JSON lists each call")
     card, on = read_card(arguments), arguments.on
     rows: list[_Row] = []
     problems: list[str] = []

@@ -48,7 +48,7 @@ def run(arguments: Namespace, console: Console) -> int:
     if arguments.diff:
         if arguments.format == "json":
             raise SettingsError(
-                "--diff is text alone; for the rates with a price file laid over: --prices FILE"
+                "--diff is for text only; for the rates of a price file as JSON use --prices FILE"
             )
         changed = card.with_overrides(arguments.diff)
         models = named(changed)

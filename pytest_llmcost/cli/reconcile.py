@@ -73,7 +73,7 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
     if arguments.cost and not arguments.usage:
         raise SettingsError("--cost FILE needs --usage FILE")
     if arguments.wait and arguments.usage:
-        raise SettingsError("--wait asks the API again, and --usage FILE asks nothing; remove one")
+        raise SettingsError("--wait asks the API again, but --usage FILE is no request; remove one")
     card = read_card(arguments)
     ledgers = _read_ledgers(arguments.ledger)
     query = make_query(

@@ -62,7 +62,7 @@ def run(arguments: Namespace, console: Console) -> int:
     if problem is not None:
         console.problem(problem)
     if arguments.rows is not None and None not in outputs:
-        raise SettingsError("--rows is of the summary alone; add -o -")
+        raise SettingsError("--rows is only for the summary; add -o -")
     rows = View.rows if arguments.rows is None else arguments.rows
     view = View(console.screen.width, console.is_unicode, rows)
     for path in outputs:

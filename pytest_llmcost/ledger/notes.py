@@ -117,7 +117,7 @@ def _missing_caches(ledger: Ledger) -> Iterator[str]:
                 found[verdict.origin] = found.get(verdict.origin, False) or may_cache
     for origin, may_cache in sorted(found.items()):
         if ledger.complete and not may_cache:
-            yield f"no prompt has a cache_control, where {origin} requires a stable prefix"
+            yield f"no prompt has a cache_control, although {origin} requires a stable prefix"
 
 
 def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[str]:
@@ -166,7 +166,8 @@ def max_tokens_notes(ledger: Ledger, *, every_test: bool) -> tuple[str, ...]:
         (
             used - most,
             f"{name}: max_tokens of {most:,} is {most // used:,} times its longest "
-            f"reply ({used:,} tokens), and the worst case pays for all of it",
+            f"reply ({used:,} token{'s' if used > 1 else ''}), and the worst case pays for all "
+            "of it",
         )
         for name, (most, used) in longest.items()
         if most > _FAR_ABOVE * used

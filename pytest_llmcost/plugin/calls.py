@@ -306,7 +306,7 @@ def _replace_call(session: Session, owner: Owner, recorded: RecordedCall, *by: C
 
 
 def note_change(session: Session, owner: Owner) -> None:
-    """Note that what an owner has spent, or a verdict on it, is another by now."""
+    """Note that an owner's spending, or the verdict on a block of it, has changed."""
     session.changes += 1
     if isinstance(owner, TestAttempt) and owner.is_over:
         session.changed_late[owner] = None

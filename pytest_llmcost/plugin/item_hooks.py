@@ -305,7 +305,7 @@ class ItemHooks(Hooks):
         try:
             result = yield
         except BaseException as error:
-            session.outcome = "error"
+            session.outcome = _outcome_of(item, error, "error")
             self._report_spending(error)
             # A skip or xfail raised in teardown must not hide a broken budget.
             is_excuse = _is_skip(error) or isinstance(error, pytest.xfail.Exception)

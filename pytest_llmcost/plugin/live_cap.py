@@ -166,7 +166,7 @@ class LiveCap:
             # A token is a byte at least, and what JSON escapes only makes it longer.
             number = 1 + len(tools_of(body))
             tokens = size + _MOST_ADDED * number + _MOST_PER_IMAGE * len(kinds)
-            how = f"{tokens:,} input tokens at most, by its {size:,} bytes, {most:,} output tokens"
+            how = f"at most {tokens:,} input tokens for {size:,} bytes, {most:,} output tokens"
         written = {5: 0, 60: 0}
         if payload.breakpoints:
             written[60 if b'"1h"' in msgspec.json.encode(body) else 5] = tokens

@@ -476,8 +476,8 @@ def check_settings(session: Session) -> None:
         path = getattr(settings, name)
         if path is not None and path.resolve() in reports:
             raise SettingsError(
-                f"{settings.origin('report')}: {path} is the file of {settings.origin(name)}, and "
-                "would be replaced; write the report to another one"
+                f"{settings.origin('report')}: {path} is the file of {settings.origin(name)}, "
+                "which it would overwrite; write the report to another file"
             )
     if settings.budgets:
         from pytest_llmcost.plugin.marker import budgets_of_run

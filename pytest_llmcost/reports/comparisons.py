@@ -103,7 +103,9 @@ def describe_facts(comparison: Comparison) -> Iterator[str]:
     """Say what the figures leave out, which parts changed in several tests, which tags' cost."""
     if failed := comparison.failed:
         names = first_of([*map(clean, failed)], _MOST_FAILED)
-        yield f"{format_count(len(failed), 'test')} failed, and may cost more when passing: {names}"
+        passing = "it passes" if len(failed) == 1 else "they pass"
+        tests = format_count(len(failed), "test")
+        yield f"{tests} failed and may cost more when {passing}: {names}"
     if comparison.price_change_usd:
         on, state = comparison.base_price_date, comparison.base_cache_state
         why = f"new prices since {on} changed the same calls"

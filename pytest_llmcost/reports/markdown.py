@@ -457,7 +457,7 @@ def _option(name: str, value: str) -> str:
 
 def _terms(ledger: Ledger) -> str:
     """Say at which prices, how much is unknown, and what the run itself has spent."""
-    text = f"P{prose(describe_prices(ledger).removeprefix('p'), most=100)}"
+    text = prose(describe_prices(ledger), most=100).replace("p", "P", 1)
     if ledger.cache_state != "as-billed":
         text += f", cache priced {prose(ledger.cache_state, most=40)}"
     totals = ledger.totals

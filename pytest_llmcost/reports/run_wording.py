@@ -22,9 +22,11 @@ from pytest_llmcost.reports.wording import (
     SIGNS,
     all_changed_parts,
     breaking,
+    counts_in_vain,
     lacks_count,
     list_parts,
     short_sentence,
+    split_reason,
     state_of,
 )
 
@@ -72,14 +74,34 @@ def cache_misses(ledger: Ledger) -> str:
 
 
 def notes_of(ledger: Ledger) -> Iterator[str]:
-    """Yield what else a reader should know, first why a total that has a figure is not exact."""
-    usd = amounts_of(ledger)["usd"]
-    if usd.high is not None and usd.low != usd.high:
-        low, high = dollars(usd.low, against=usd.high), dollars(usd.high, against=usd.low)
-        for reason in usd.reasons.explain():
-            yield f"the cost of a run is not exact, {low} to {high}: {reason}"
+    """Yield what else a reader should know, first why a total is not exact."""
+    yield from _why_not_exact(ledger)
     yield from filter(None, (broken_prefixes(ledger), cache_misses(ledger)))
     yield from ledger.notes
+
+
+def _why_not_exact(ledger: Ledger) -> Iterator[str]:
+    """Say within which bounds a total lies, and each reason, unless an open budget says them.
+
+    A test that only warns has no failure that could.
+    """
+    usd, open_budgets = amounts_of(ledger)["usd"], marks_by_state(ledger)["unverified"]
+    are_said = any(
+        mark.verdict.reasons and (not mark.name or ledger.unverified == "fail")
+        for mark in open_budgets
+    )
+    if are_said or usd.low == usd.high:
+        return
+    low, high = usd.low, None if ledger.lost_calls else usd.high
+    bounds = f"at least {dollars(low)}" if low else "unknown"
+    if high is not None:
+        bounds = f"between {dollars(low, against=high)} and {dollars(high, against=low)}"
+    about = f"the cost of a run is {bounds}"
+    for reason in without_shared(usd.reasons.explain(), not_counted(ledger)):
+        what, remedy = split_reason(reason)
+        is_in_vain = remedy.startswith(COUNT_IT) and counts_in_vain(calls_of(ledger))
+        yield f"{about}: {what if is_in_vain else reason}"
+        about = "another reason"
 
 
 def is_least(ledger: Ledger, *, tag: str | None = None, live: bool = False) -> bool:
@@ -280,12 +302,16 @@ def not_counted(ledger: Ledger) -> NotCounted | None:
     return NotCounted(tuple(tests), nodeids, tuple(most_frequent), volatile, files=frozenset(files))
 
 
+def without_shared(reasons: Iterable[str], cause: NotCounted | None) -> list[str]:
+    """Leave out the reason that several tests share, and that is named above."""
+    return [each for each in reasons if not (cause and COUNT_IT in each)]
+
+
 def new_reasons(verdict: Verdict, cause: NotCounted | None, said: set[str]) -> list[str]:
     """Return why a budget is open, but for what several tests share and what has been said.
 
     Several budgets may be open for one reason.
     """
-    reasons = [each for each in verdict.reasons if not (cause and COUNT_IT in each)]
-    new = [each for each in reasons if each not in said]
+    new = [each for each in without_shared(verdict.reasons, cause) if each not in said]
     said.update(new)
     return new

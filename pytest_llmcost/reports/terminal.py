@@ -212,9 +212,6 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
         ]
         text += f": {', '.join(parts)}"
     yield from wrap(text, view, markup={"bold": True})
-    if totals.unpriced_calls and not marks_by_state(ledger)["unverified"]:  # no budget says why
-        unpriced = Amounts.of(call for call in counted_calls(ledger) if call.usd is None)
-        yield from _explain(unpriced["usd"].reasons.explain(), ledger, view)
     tags = [
         f"{clean(each.name, _LONGEST_TAG)} "
         f"{dollars(each.total.usd, is_least=each.is_least, per=per)}"
@@ -249,15 +246,11 @@ def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
             said.add(advice)
             yield from wrap(advice, screen, indent=2)
         if verdict.state == "unverified":
-            yield from _explain(new_reasons(verdict, cause, said), ledger, screen)
-
-
-def _explain(reasons: Iterable[str], ledger: Ledger, screen: Screen) -> Iterator[Line]:
-    for what, remedy in map(split_reason, reasons):
-        yield from wrap(what, screen, indent=2)
-        # No advice to count what differs in every run: it would be missing again.
-        if not (remedy.startswith(COUNT_IT) and counts_in_vain(calls_of(ledger))):
-            yield from wrap(remedy, screen, indent=2)
+            for what, remedy in map(split_reason, new_reasons(verdict, cause, said)):
+                yield from wrap(what, screen, indent=2)
+                # No advice to count what differs in every run: it would be missing again.
+                if not (remedy.startswith(COUNT_IT) and counts_in_vain(calls_of(ledger))):
+                    yield from wrap(remedy, screen, indent=2)
 
 
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
@@ -283,6 +276,7 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
             "output; pass output_tokens= to llmcost.count(...)",
             view,
         )
-    yield from wrap(describe_partial(ledger), view)
+    if ledger.comparison is None:  # otherwise it says so
+        yield from wrap(describe_partial(ledger), view)
     for text in notes_of(ledger):
         yield from wrap(clean(text, MOST_WITH_COMMAND), view, markup={"yellow": True})

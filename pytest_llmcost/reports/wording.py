@@ -86,7 +86,7 @@ def figure_of(verdict: Verdict) -> tuple[Decimal, str]:
     return amount, "" if verdict.actual == amount else bound
 
 
-_CORRECT_PATH = "; correct its path, to one that this shows: pytest --collect-only -q"
+_CORRECT_PATH = "; correct its path. This lists the paths of all tests: pytest --collect-only -q"
 
 
 def sentence(verdict: Verdict) -> str:

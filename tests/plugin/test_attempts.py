@@ -336,6 +336,10 @@ def test_a_test_that_spends_in_its_teardown_alone_has_the_outcome_of_its_body(
     def test_skips(late):
         pytest.skip("late")
 
+    def test_skips_late(request, llmcost):
+        request.addfinalizer(lambda: pytest.skip("late"))
+        request.addfinalizer(lambda: spend(llmcost, 1))
+
     @pytest.mark.xfail
     def test_xfails(late):
         assert False
@@ -346,7 +350,7 @@ def test_a_test_that_spends_in_its_teardown_alone_has_the_outcome_of_its_body(
         result = project.run("--llmcost-report=ledger.json", *update)
     else:
         result = rerun(project, rerunner, "--reruns=0", *update)
-    outcomes = [(each,) for each in ("failed", "passed", "skipped", "xfailed")]
+    outcomes = [(each,) for each in ("failed", "passed", "skipped", "skipped", "xfailed")]
     assert rows(project, "outcome") == outcomes
     result.stdout.fnmatch_lines(["*not updated, because test_app.py::test_fails failed*"])
 

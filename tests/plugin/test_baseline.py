@@ -287,7 +287,7 @@ def test_what_a_test_cost_until_it_failed_is_not_said_to_be_what_merging_saves(
     result.assert_outcomes(failed=2, errors=1)
     failed = ["test_app.py::test_half", "test_app.py::test_set_up"]
     assert project.ledger()["comparison"]["failed"] == failed, "by its budget is at its cost"
-    said = "2 tests failed, and may cost more when passing: test_app.py::test_half,"
+    said = "2 tests failed and may cost more when they pass: test_app.py::test_half,"
     result.stdout.fnmatch_lines([f"*{said}*"])
     comment = (project.path / "cost.md").read_text(encoding="utf-8")
     assert f"- {said}" in comment

@@ -54,7 +54,7 @@ def test_a_request_whose_worst_case_does_not_fit_is_not_sent(
     result.stdout.re_match_lines(
         [
             r".*LiveCapError: claude-haiku-4-5 was not sent: it may cost \$0\.11\d+ "
-            r"\(1,\d+ input tokens at most, by its \d+ bytes, 20,000 output tokens\), "
+            r"\(at most 1,\d+ input tokens for \d+ bytes, 20,000 output tokens\), "
             r"and \$0\.10 is left of the \$0\.10 cap on live spend set by --llmcost-max-live",
         ]
     )

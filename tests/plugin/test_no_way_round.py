@@ -269,7 +269,7 @@ def test_a_report_never_replaces_what_a_run_is_compared_with(project: Project, n
     (project.path / "old.json").write_text("{}")
     result = project.run(f"--llmcost-{name}=old.json", "--llmcost-report=./old.json")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    message = f"ERROR: --llmcost-report: old.json is the file of --llmcost-{name}, and would be*"
+    message = f"ERROR: --llmcost-report: old.json is the file of --llmcost-{name}, which it would*"
     result.stderr.fnmatch_lines([message])
     assert (project.path / "old.json").read_text() == "{}"
 

@@ -324,7 +324,7 @@ def test_a_stable_prefix_of_prompts_that_cache_nothing_is_a_note(online: Project
     result = online.record("--llmcost-stable-prefix=fail")
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(
-        ["no prompt has a cache_control, where test_app.py:* requires a stable prefix"]
+        ["no prompt has a cache_control, although test_app.py:* requires a stable prefix"]
     )
     assert result.stdout.str().count("no prompt has") == 1
 

@@ -88,7 +88,7 @@ def test_a_label_that_nothing_would_show_is_refused(
     write_ledger(a_run(), tmp_path / "cost.json")
     options = ["--label=cost", "--format=github-output"]
     assert main(["badge", str(tmp_path / "cost.json"), *options]) == 2
-    assert capsys.readouterr() == ("", "llmcost: --label is of --format=shields alone\n")
+    assert capsys.readouterr() == ("", "llmcost: --label is only for --format=shields\n")
 
 
 def test_a_test_over_its_own_budget_is_red(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_sums_are_text_alone(run: Run, tmp_path: Path) -> None:
     path = write(tmp_path / "answer.json", message())
     done = run(path, "--by=model", "--format=json")
     assert (done.status, done.out) == (2, "")
-    assert "--by=model adds up in text alone" in done.err
+    assert "--by=model adds up in text only" in done.err
 
 
 def test_what_cannot_be_priced_is_listed_and_the_rest_still_printed(

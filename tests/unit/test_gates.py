@@ -241,9 +241,10 @@ class TestWorstCase:
         assert worst.state != "within" or cost.state == "within"
 
     def test_a_limit_far_above_every_reply_is_noted(self) -> None:
-        usage = Usage(input_tokens=1, output_tokens=100)
-
-        def noted(most: int, kind: str = "worst", evidence: str = "billed") -> tuple[str, ...]:
+        def noted(
+            most: int, kind: str = "worst", evidence: str = "billed", used: int = 100
+        ) -> tuple[str, ...]:
+            usage = Usage(input_tokens=1, output_tokens=used)
             call = make_call("1", usage=usage, max_tokens=most, evidence=evidence)
             ledger = LedgerBuilder()
             for name in ("t.py::test[a]", "t.py::test[b]"):
@@ -257,6 +258,7 @@ class TestWorstCase:
             "t.py::test: max_tokens of 1,001 is 10 times its longest reply (100 tokens), and the "
             "worst case pays for all of it",
         )
+        assert "11 times its longest reply (1 token), and" in noted(11, used=1)[0]
         assert noted(1_000) == noted(9_999, kind="usd") == noted(9_999, evidence="counted") == ()
 
 

@@ -27,12 +27,13 @@ from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import ByCategory
+from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.rows import categories_of
-from pytest_llmcost.reports.run_wording import describe_total, marks_of
+from pytest_llmcost.reports.run_wording import describe_total, marks_of, notes_of
 from pytest_llmcost.reports.terminal import View, render_summary
 from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.reports.wording import sentence
@@ -163,6 +164,15 @@ def test_the_sums_of_the_tree_are_the_total() -> None:
 def test_what_is_unknown_is_never_zero() -> None:
     (row,) = rows_of_page(render_html(make_report({a_test("t.py::test"): [make_call(None)]})))
     assert (row["usd"], row["cost"]) == (None, "?")
+
+
+def test_the_notes_are_those_of_the_comment() -> None:
+    caveats = sorted_caveats(["cache-miss: system_changed (4,200 tokens)"])
+    ledger = make_report({a_test("t.py::t"): [make_call("1", usd_high=None, caveats=caveats)]})
+    ledger = replace(ledger, notes=("a prompt is near a length band",))
+    notes = list(notes_of(ledger))
+    assert len(notes) == 3
+    assert all(note in Page(render_html(ledger)).text for note in notes)
 
 
 def test_every_attempt_is_a_row_and_the_last_one_has_the_budget() -> None:

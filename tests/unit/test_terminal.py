@@ -334,14 +334,34 @@ class TestUnknown:
         assert "? at list price, 1 call (1 of unknown cost)" in text_of(report)
         assert render_short(report) == "llmcost: ?"
 
-    def test_has_its_reason_below_the_total_unless_a_budget_gives_it(self) -> None:
+    def test_has_its_reasons_in_the_notes_unless_a_budget_gives_them(self) -> None:
         no_price = "unknown-model: no price for model 'acme'. Did you mean acme-1?"
         unknown = make_call(None, caveats=sorted_caveats((no_price,)))
-        text = text_of(report_of(row("t.py::test_a", unknown, unknown)))
-        reason = "no price for model 'acme'. Did you mean acme-1? (2 calls)"
-        assert f"2 calls (2 of unknown cost)\n  {reason}\n$0.00 spent live" in text
+        report = report_of(row("t.py::test_a", unknown, unknown))
+        said = "the cost of a run is unknown: no price for model 'acme'. Did you mean acme-1?"
+        assert f"{said} (2 calls)\n" in text_of(report, View(width=200))
+        assert f"- {said} (2 calls)\n" in render_markdown(report)
+        cut = make_call("1", usd_high=None, caveats=sorted_caveats(("truncated-stream",)))
+        both = text_of(report_of(row("t.py::test_a", unknown, cut)), View(width=200))
+        assert "the cost of a run is at least $1.00: a stream" in both
+        assert "\nanother reason: no price for model 'acme'. Did you mean acme-1?\n" in both
         judged = make_report({a_test("t.py::test_a"): [unknown]}, budgets=[suite_budget("1")])
         assert text_of(judged).count("Did you mean acme-1?") == 1
+        open_test = row("t.py::test_a", unknown, limit="1")
+        assert "acme-1?" not in text_of(report_of(open_test)), "the failure of the test has it"
+        warned = replace(report_of(open_test), unverified="warn")
+        assert text_of(warned).count("Did you mean acme-1?") == 1
+
+    def test_has_no_reason_that_several_tests_share_and_no_count_in_vain(self) -> None:
+        ledger = uncounted(2, "system")
+        failed = [replace(test, verdict=None, outcome="failed") for test in ledger.tests]
+        text = text_of(replace(ledger, tests=tuple(failed)))
+        assert text.count("--llmcost-record-mode=rewrite") == text.count("not counted yet") == 1
+        caveats = sorted_caveats(["stale: system", "volatile: system, a time"])
+        call = make_call(None, evidence="stale", sampling_calls=(), caveats=caveats)
+        text = text_of(report_of(row("t.py::test", call)))
+        assert "the cost of a run is unknown: " in text
+        assert "count it" not in text
 
 
 def test_a_price_per_thousand_runs_reads_as_a_bill() -> None:
@@ -424,15 +444,20 @@ def test_a_total_that_is_not_exact_says_between_which_bounds_it_lies_and_why() -
     call = make_call("0.5", usd_high=Decimal("0.55"), caveats=caveats)
     report = make_report({a_test("t.py::test_a"): [call, call, make_call("1")]})
     said = (
-        "the cost of a run is not exact, $2.00 to $2.10: the endpoint may be a regional one, which "
+        "the cost of a run is between $2.00 and $2.10: the endpoint may be a regional one, which "
         "costs more (foundry) (2 calls); if it is not, set regional = 1 in a price file "
         "(--llmcost-prices=FILE)\n"
     )
     assert said in text_of(report, View(width=300))
     assert f"- {said}" in render_markdown(report)
-    assert "not exact" not in text_of(make_report({a_test("t.py::test_a"): [make_call("1")]}))
+    assert "between" not in text_of(make_report({a_test("t.py::test_a"): [make_call("1")]}))
+    judged = make_report({a_test("t.py::test_a"): [call]}, budgets=[suite_budget("0.52")])
+    assert text_of(judged).count("a regional one") == 1, "below the budget"
+    assert render_markdown(judged).count("a regional one") == 1
+    lost = text_of(replace(report, lost_calls=("worker-crashed",)))
+    assert "the cost of a run is at least $2.00: " in lost
     close = make_call("2", usd_high=Decimal("2.000001"), caveats=caveats)
-    assert "$2.00 to $2.000001:" in text_of(make_report({a_test("t.py::test_a"): [close]}))
+    assert "between $2.00 and $2.000001:" in text_of(make_report({a_test("t.py::test_a"): [close]}))
 
 
 def test_a_budget_of_the_run_that_is_exceeded_names_one_that_would_hold() -> None:
