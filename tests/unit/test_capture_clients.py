@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -250,6 +250,26 @@ def test_a_retry_after_a_refusal_counts_what_was_lost_before_and_since(
     assert last.startswith("ttl=")
     assert (purse.call.attempts, purse.call.caveats) == (4, ("lost-answer",))
     assert purse.seen[-1].lost_attempts == 2
+
+
+@pytest.mark.parametrize("looked_at", ["afterwards", "between"])
+def test_equal_requests_that_are_lost_at_once_and_tried_again_are_two_calls(
+    standin: StandIn, looked_at: str
+) -> None:
+    standin.script(*[Step(cut_after_bytes=0)] * 2)
+    url = standin.url + "/v1/messages"
+    with capturing() as purse, httpx.Client() as client:
+        for count in "0011":
+            headers = {**HEADERS, "x-stainless-retry-count": count}
+            with suppress(httpx.RemoteProtocolError):
+                client.post(url, json=ASKED, headers=headers)
+            if looked_at == "between":
+                purse.capture.settle()
+        purse.capture.settle()
+    answered = purse.seen[-2:]
+    assert [each.lost_attempts for each in answered] == [1, 1]
+    lost = purse.seen[:-2]
+    assert [each.supersedes for each in answered] == (lost or [None, None])
 
 
 def test_a_stream_of_bedrock_that_breaks_off_is_not_priced(standin: StandIn) -> None:
