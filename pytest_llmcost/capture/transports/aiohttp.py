@@ -66,7 +66,10 @@ def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         captured = getattr(response, "_llmcost", None)
         if captured is None:
-            return await original(response, connection)
+            result = await original(response, connection)
+            if (current := being_sent()) is not None:
+                current.is_unanswered = False
+            return result
         try:
             result = await original(response, connection)
         except BaseException as error:
