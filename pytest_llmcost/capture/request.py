@@ -22,7 +22,7 @@ from pytest_llmcost.capture.replay import Replay, VcrPlay, read_betas, read_body
 from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.money import EXACT, read_digits
+from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.responses.converse import with_latency
 from pytest_llmcost.responses.endpoints import Endpoint
@@ -247,21 +247,19 @@ class CapturedRequest(_Outcome):
         __tracebackhide__ = True
         if self.gate is None or self.is_over or self.is_to_stand_in:
             return
-        reserved = self.reserved
-        if reserved is not None and not again:
+        if self.reserved is not None and not again:
             return
-        refused = self if reserved is None else self.variant(reserved=None, lost_attempts=None)
+        attempt = self.variant(reserved=None, lost_attempts=None) if again else self
         try:
-            self.gate(refused)
+            self.gate(attempt)
         except LiveCapError as error:
-            refused.live, refused.is_refused = False, True
+            attempt.live, attempt.is_refused = False, True
             answer = unknown_answer(self.endpoint, self.payload, _live_cap(error))
-            refused.answer = replace(answer, declared_usd=Decimal(0))
-            self.over(refused)
+            attempt.answer = replace(answer, declared_usd=Decimal(0))
+            self.over(attempt)
             _answer_pool(error)
             raise
-        if reserved is not None:
-            self.reserved = EXACT.add(reserved, refused.reserved or Decimal(0))
+        self.reserved = attempt.reserved  # that of one before stays: it was lost
         if self.outer is not None:
             self.outer.has_left_inside |= self.outer.is_passed_on_by(self)
 
