@@ -302,6 +302,13 @@ COMMITTED = {
         '"postData": {"params": [{"name": "client_secret", "value": "' + HEX + '"}]}}}]}}',
         ["field `client_secret`", "header `x-api-key`"],
     ),
+    "mails.yaml": (
+        cassette(
+            body='\'{"url":"https://a.test","mail":"customer-service-2024@firm.com"}\'',
+            answer="'https://a.test,customer-service-2024@firm.com'",
+        ),
+        [],
+    ),
     "clean.yaml": (cassette("      x-api-key:\n      - REDACTED\n"), []),
     "list.json": ("[1, 2]", []),
 }
