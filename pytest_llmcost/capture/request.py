@@ -432,8 +432,10 @@ class CapturedRequest(_Outcome):
         return request
 
     def peek(self) -> Answer | None:
-        """Return what its answer used, without reading it in the place of who will."""
-        twin = self.variant(_reader=copy.deepcopy(self._reader), _unread=[*self._unread])
+        """Return what its own answer used, without reading it in the place of who will."""
+        twin = self.variant(
+            lost_attempts=None, _reader=copy.deepcopy(self._reader), _unread=[*self._unread]
+        )
         twin.read()
         return twin.answer
 

@@ -702,6 +702,23 @@ def test_what_is_reserved_for_a_lost_try_of_urllib3_is_kept_though_the_next_one_
     assert len(standin.requests) == 2
 
 
+def test_what_is_reserved_for_a_retry_that_is_answered_is_settled_beside_the_lost_attempt(
+    online: Project, standin: StandIn
+) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_one(number):
+        ask(8_000)
+    """
+    )
+    standin.script(Step(cut_after_bytes=0))
+    result = online.run("--llmcost-max-live=$0.12")
+    result.assert_outcomes(passed=2)
+    assert len(standin.requests) == 3
+
+
 def test_a_teardown_under_the_cap_warns_of_nothing(online: Project, standin: StandIn) -> None:
     online.write(
         test_app=SUITE
