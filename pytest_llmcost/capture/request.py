@@ -92,8 +92,8 @@ class _Outcome:
     """Whether it reached anything. A blocked request does not show that the tested code works."""
     is_on_wire: bool = False
     """Whether `http.client`, aiohttp or httpcore has sent it over a socket."""
-    is_unanswered: bool = False
-    """Whether `http.client` or aiohttp has sent it for another client, and has no answer yet."""
+    is_unrefused: bool = False
+    """Whether `http.client` or aiohttp has sent it for another client, and no refusal came yet."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _reader: Reader | None = None
@@ -294,7 +294,7 @@ class CapturedRequest(_Outcome):
     def failed(self, *, may_be_billed: bool, is_seen: bool, live: bool | None) -> None:
         """No response came."""
         # What was sent is lost, by whatever name: some call each lost connection a `ConnectError`.
-        may_be_billed |= self.is_unanswered
+        may_be_billed |= self.is_unrefused
         # What a mock or a recorder has raised was never sent, so it cannot be billed.
         self.is_lost = may_be_billed and live is not False
         has_left = may_be_billed or self.lost_attempts

@@ -536,8 +536,9 @@ def test_a_stream_that_is_left_is_truncated(standin: StandIn) -> None:
     assert [call.caveats for call in purse.calls] == [("truncated-stream",)] * 3
 
 
-def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn) -> None:
-    standin.script(Step(cut_after_bytes=0))
+@pytest.mark.parametrize("cut", [0, 20], ids=["before the head", "in the body"])
+def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn, cut: int) -> None:
+    standin.script(Step(cut_after_bytes=cut))
     retries = urllib3.Retry(2, allowed_methods=None, backoff_factor=0)
     with capturing() as purse:
         urllib3.PoolManager().request(

@@ -35,7 +35,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
         current = being_sent()
         if current is not None:
             current.leave()
-            current.is_on_wire = current.is_unanswered = True
+            current.is_on_wire = current.is_unrefused = True
             return await original(request, conn)
         body = request.body
         captured = begin(
@@ -68,7 +68,7 @@ def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
         if captured is None:
             result = await original(response, connection)
             if (current := being_sent()) is not None:
-                current.is_unanswered = False
+                current.is_unrefused = 200 <= response.status < 300
             return result
         try:
             result = await original(response, connection)

@@ -31,14 +31,14 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         captured = being_sent()
         if captured is not None:  # its client reads the answer
-            captured.leave(again=captured.is_unanswered)
-            if captured.is_unanswered:  # urllib3 tries again by itself
+            captured.leave(again=captured.is_unrefused)
+            if captured.is_unrefused:  # urllib3 tries again by itself
                 captured.note_lost()
-            captured.is_on_wire = captured.is_unanswered = True
+            captured.is_on_wire = captured.is_unrefused = True
             try:
                 return original(connection, message_body, **options)
             except BaseException as error:
-                captured.is_unanswered = not _is_connecting(error)
+                captured.is_unrefused = not _is_connecting(error)
                 raise
         captured = _begin(connection, message_body)
         if captured is None:
@@ -81,7 +81,7 @@ def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
         if captured is None:
             response = original(connection, *args, **options)
             if (current := being_sent()) is not None:
-                current.is_unanswered = False
+                current.is_unrefused = 200 <= response.status < 300
             return response
         connection._llmcost = None
         try:
