@@ -22,6 +22,7 @@ import httpx
 import pytest
 from capture_kit import JSON_BODY, SSE_BODY, Purse, capturing, chunks
 from standin import StandIn
+from standin.answers import answer_json
 from standin.bedrock import frame
 from standin.cache import PromptCache
 from standin.server import Step, fault
@@ -550,6 +551,22 @@ def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn,
         )
     assert (purse.call.caveats, purse.call.attempts) == (("lost-answer",), 2)
     assert len(standin.requests) == 2
+
+
+def test_log_ins_inside_a_call_are_no_tries_of_it(standin: StandIn) -> None:
+    """As those of Google's and Azure's credentials, which ask once for an address."""
+    standin.script(*[Step(answer_json({"token": "any"}), path="/token")] * 2)
+
+    class LogIn(httpx.Auth):
+        def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:
+            for _ in range(2):
+                requests.get(f"{standin.url}/token").raise_for_status()
+            yield request
+
+    with capturing() as purse, httpx.Client(auth=LogIn()) as client:
+        client.post(f"{standin.url}/v1/messages", json=ASKED, headers=HEADERS).raise_for_status()
+    assert (purse.call.caveats, purse.call.attempts) == ((), 1)
+    assert len(standin.requests) == 3
 
 
 def test_a_try_of_urllib3_that_was_lost_counts_though_the_last_one_found_no_server() -> None:
