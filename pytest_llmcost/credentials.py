@@ -129,7 +129,7 @@ def _search(value: object, kind: str = "field", name: str = "", side: str = "") 
     """Search what a recording holds under a name, of a header or of any other kind."""
     if isinstance(value, Mapping):
         if value.keys() >= {"name", "value"}:  # in an HTTP archive
-            yield from _search(value["value"], kind, _text(value["name"]), side)
+            value = {**value, "value": None, _text(value["name"]): value["value"]}
         for key, inner in value.items():
             key = _text(key)
             inner_kind = {"headers": "header", "uri": "query", "url": "query"}.get(key, kind)

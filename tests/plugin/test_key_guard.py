@@ -298,7 +298,7 @@ COMMITTED = {
     ),
     "archive.har": (
         '{"log": {"entries": [{"request": {"url": "https://a.test", "headers": '
-        '[{"name": "X-Api-Key", "value": "' + HEX + '"}, {"name": "a", "value": "b"}], '
+        '[{"name": "X-Api-Key", "value": "' + KEY + '"}, {"name": "a", "value": "b"}], '
         '"postData": {"params": [{"name": "client_secret", "value": "' + HEX + '"}]}}}]}}',
         ["field `client_secret`", "header `x-api-key`"],
     ),
