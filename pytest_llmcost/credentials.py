@@ -60,7 +60,7 @@ _FIELD = re.compile(
 """A field in a query, a form, JSON or XML; in prose and in code, what follows is no credential."""
 _NO_USERS = re.compile(r"(?:expires|domain|path|__cf|_cfuvid|AWSALB|ARRAffinity)", re.IGNORECASE)
 """How the attributes of a cookie begin, and cookies of load balancers, which stand for no user."""
-_USER = re.compile(r"://(?:[^\s/@:?#]*:)?([^\s/@?#]+)@")
+_USER = re.compile(r"""://(?:[^\s/@:?#"',<>\\]*:)?([^\s/@?#"',<>\\]+)@""")
 _SCHEME = re.compile(r"[a-z]+\s+", re.IGNORECASE)
 _BEARER = re.compile(r"bearer\s+[\w.~+/=-]+\s*\Z", re.IGNORECASE)
 """A credential under whatever name; in a text, and in `WWW-Authenticate`, more follows."""
@@ -129,7 +129,7 @@ def _search(value: object, kind: str = "field", name: str = "", side: str = "") 
     """Search what a recording holds under a name, of a header or of any other kind."""
     if isinstance(value, Mapping):
         if value.keys() >= {"name", "value"}:  # in an HTTP archive
-            yield from _search(value["value"], kind, _text(value["name"]), side)
+            value = {**value, "value": None, _text(value["name"]): value["value"]}
         for key, inner in value.items():
             key = _text(key)
             inner_kind = {"headers": "header", "uri": "query", "url": "query"}.get(key, kind)

@@ -111,10 +111,10 @@ class Capture:
             )
             if headers is not None:
                 request.headers = read_headers(headers)
-            if self._lost:
-                for lost in self._take_lost(request.is_retry_of):
-                    request.lost_attempts = (lost.lost_attempts or 0) + lost.is_lost
-                    request.supersedes = lost if lost.answer is not None else lost.supersedes
+            lost = self._take_lost(request) if self._lost else None
+            if lost is not None:
+                request.lost_attempts = (lost.lost_attempts or 0) + lost.is_lost
+                request.supersedes = lost if lost.answer is not None else lost.supersedes
             self._open.add(request)
         except Exception as error:
             self._note(error)
@@ -157,10 +157,10 @@ class Capture:
         self._over.clear()
         self.when_idle = when_idle
 
-    def _take_lost(self, matches: Callable[[CapturedRequest], bool]) -> list[CapturedRequest]:
+    def _take_lost(self, retry: CapturedRequest) -> CapturedRequest | None:
         with self._lock:
-            taken = [request for request in self._lost if matches(request)]
-            self._lost = [request for request in self._lost if request not in taken]
+            taken = next((each for each in self._lost if retry.is_retry_of(each)), None)
+            self._lost = [each for each in self._lost if each is not taken]
         return taken
 
     # What is asked for afterwards

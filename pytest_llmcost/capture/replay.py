@@ -124,18 +124,19 @@ class VcrPlay:
         # One that was played an error is sent again, and its retry is played a success.
         is_success = self._is_success(self._played)
         free = {
-            index: each
-            for index, each in asked.items()
-            if each.kind == self._now.kind
+            index: asked[index]
+            for index in sorted(asked, key=recordings.claimed.__contains__)
+            if (is_again or index not in recordings.claimed)
+            and asked[index].kind == self._now.kind
             and self._is_success(index) == is_success
-            and (is_again or index not in recordings.claimed)
         }
         chosen = self._find_equal(free, recordings, fingerprint_of)
         if chosen is not None:
             recordings.claimed.add(chosen)
         elif may_differ:
-            taken = set() if is_again else recordings.taken
-            chosen = min(free, key=taken.__contains__, default=self._played)
+            chosen = self._played
+            if not is_again:
+                chosen = min(free, key=recordings.taken.__contains__, default=chosen)
             recordings.taken.add(chosen)
         else:
             return None

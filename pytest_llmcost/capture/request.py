@@ -22,7 +22,7 @@ from pytest_llmcost.capture.replay import Replay, VcrPlay, read_betas, read_body
 from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.errors import LiveCapError, UsageDataError
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.money import EXACT, read_digits
+from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.responses.converse import with_latency
 from pytest_llmcost.responses.endpoints import Endpoint
@@ -92,8 +92,8 @@ class _Outcome:
     """Whether it reached anything. A blocked request does not show that the tested code works."""
     is_on_wire: bool = False
     """Whether `http.client`, aiohttp or httpcore has sent it over a socket."""
-    is_unanswered: bool = False
-    """Whether `http.client` or aiohttp has sent it for another client, and has no answer yet."""
+    is_unrefused: bool = False
+    """Whether `http.client` or aiohttp has sent it for another client, and no refusal came yet."""
     is_passed_on: bool = False
     """Whether another Claude call in this process passed it on, and counts instead."""
     _reader: Reader | None = None
@@ -247,21 +247,19 @@ class CapturedRequest(_Outcome):
         __tracebackhide__ = True
         if self.gate is None or self.is_over or self.is_to_stand_in:
             return
-        reserved = self.reserved
-        if reserved is not None and not again:
+        if self.reserved is not None and not again:
             return
-        refused = self if reserved is None else self.variant(reserved=None, lost_attempts=None)
+        attempt = self.variant(reserved=None, lost_attempts=None) if again else self
         try:
-            self.gate(refused)
+            self.gate(attempt)
         except LiveCapError as error:
-            refused.live, refused.is_refused = False, True
+            attempt.live, attempt.is_refused = False, True
             answer = unknown_answer(self.endpoint, self.payload, _live_cap(error))
-            refused.answer = replace(answer, declared_usd=Decimal(0))
-            self.over(refused)
+            attempt.answer = replace(answer, declared_usd=Decimal(0))
+            self.over(attempt)
             _answer_pool(error)
             raise
-        if reserved is not None:
-            self.reserved = EXACT.add(reserved, refused.reserved or Decimal(0))
+        self.reserved = attempt.reserved  # that of one before stays: it was lost
         if self.outer is not None:
             self.outer.has_left_inside |= self.outer.is_passed_on_by(self)
 
@@ -296,7 +294,7 @@ class CapturedRequest(_Outcome):
     def failed(self, *, may_be_billed: bool, is_seen: bool, live: bool | None) -> None:
         """No response came."""
         # What was sent is lost, by whatever name: some call each lost connection a `ConnectError`.
-        may_be_billed |= self.is_unanswered
+        may_be_billed |= self.is_unrefused
         # What a mock or a recorder has raised was never sent, so it cannot be billed.
         self.is_lost = may_be_billed and live is not False
         has_left = may_be_billed or self.lost_attempts
@@ -434,8 +432,10 @@ class CapturedRequest(_Outcome):
         return request
 
     def peek(self) -> Answer | None:
-        """Return what its answer used, without reading it in the place of who will."""
-        twin = self.variant(_reader=copy.deepcopy(self._reader), _unread=[*self._unread])
+        """Return what its own answer used, without reading it in the place of who will."""
+        twin = self.variant(
+            lost_attempts=None, _reader=copy.deepcopy(self._reader), _unread=[*self._unread]
+        )
         twin.read()
         return twin.answer
 

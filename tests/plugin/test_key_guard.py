@@ -298,9 +298,16 @@ COMMITTED = {
     ),
     "archive.har": (
         '{"log": {"entries": [{"request": {"url": "https://a.test", "headers": '
-        '[{"name": "X-Api-Key", "value": "' + HEX + '"}, {"name": "a", "value": "b"}], '
+        '[{"name": "X-Api-Key", "value": "' + KEY + '"}, {"name": "a", "value": "b"}], '
         '"postData": {"params": [{"name": "client_secret", "value": "' + HEX + '"}]}}}]}}',
         ["field `client_secret`", "header `x-api-key`"],
+    ),
+    "mails.yaml": (
+        cassette(
+            body='\'{"url":"https://a.test","mail":"customer-service-2024@firm.com"}\'',
+            answer="'https://a.test,customer-service-2024@firm.com'",
+        ),
+        [],
     ),
     "clean.yaml": (cassette("      x-api-key:\n      - REDACTED\n"), []),
     "list.json": ("[1, 2]", []),

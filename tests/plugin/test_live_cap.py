@@ -677,6 +677,48 @@ def test_a_try_of_urllib3_after_one_that_was_lost_is_reserved_anew(
     assert evidence["refused"][0] == "0"
 
 
+def test_what_is_reserved_for_a_lost_try_of_urllib3_is_kept_though_the_next_one_is_free(
+    online: Project, standin: StandIn
+) -> None:
+    pytest.importorskip("urllib3")
+    online.write(
+        test_app=SUITE
+        + """
+    import json
+    import urllib3
+
+    @pytest.mark.parametrize("max_tokens", [8_000, 16_000])
+    def test_one(max_tokens):
+        retries = urllib3.Retry(2, allowed_methods=None)
+        urllib3.PoolManager(retries=retries).request(
+            "POST", os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages",
+            body=json.dumps({**ASKED, "max_tokens": max_tokens}),
+            headers={"anthropic-version": "2023-06-01", "x-api-key": "any"})
+    """
+    )
+    standin.script(Step(cut_after_bytes=0), fault(400))
+    result = online.run("--llmcost-max-live=$0.12")
+    result.assert_outcomes(passed=1, failed=1)
+    assert len(standin.requests) == 2
+
+
+def test_what_is_reserved_for_a_retry_that_is_answered_is_settled_beside_the_lost_attempt(
+    online: Project, standin: StandIn
+) -> None:
+    online.write(
+        test_app=SUITE
+        + """
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_one(number):
+        ask(8_000)
+    """
+    )
+    standin.script(Step(cut_after_bytes=0))
+    result = online.run("--llmcost-max-live=$0.12")
+    result.assert_outcomes(passed=2)
+    assert len(standin.requests) == 3
+
+
 def test_a_teardown_under_the_cap_warns_of_nothing(online: Project, standin: StandIn) -> None:
     online.write(
         test_app=SUITE

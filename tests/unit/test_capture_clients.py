@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ import httpx
 import pytest
 from capture_kit import JSON_BODY, SSE_BODY, Purse, capturing, chunks
 from standin import StandIn
+from standin.answers import answer_json
 from standin.bedrock import frame
 from standin.cache import PromptCache
 from standin.server import Step, fault
@@ -250,6 +251,26 @@ def test_a_retry_after_a_refusal_counts_what_was_lost_before_and_since(
     assert last.startswith("ttl=")
     assert (purse.call.attempts, purse.call.caveats) == (4, ("lost-answer",))
     assert purse.seen[-1].lost_attempts == 2
+
+
+@pytest.mark.parametrize("looked_at", ["afterwards", "between"])
+def test_equal_requests_that_are_lost_at_once_and_tried_again_are_two_calls(
+    standin: StandIn, looked_at: str
+) -> None:
+    standin.script(*[Step(cut_after_bytes=0)] * 2)
+    url = standin.url + "/v1/messages"
+    with capturing() as purse, httpx.Client() as client:
+        for count in "0011":
+            headers = {**HEADERS, "x-stainless-retry-count": count}
+            with suppress(httpx.RemoteProtocolError):
+                client.post(url, json=ASKED, headers=headers)
+            if looked_at == "between":
+                purse.capture.settle()
+        purse.capture.settle()
+    answered = purse.seen[-2:]
+    assert [each.lost_attempts for each in answered] == [1, 1]
+    reported = purse.seen[:-2]
+    assert [each.supersedes for each in answered if each.supersedes] == reported
 
 
 def test_a_stream_of_bedrock_that_breaks_off_is_not_priced(standin: StandIn) -> None:
@@ -516,8 +537,9 @@ def test_a_stream_that_is_left_is_truncated(standin: StandIn) -> None:
     assert [call.caveats for call in purse.calls] == [("truncated-stream",)] * 3
 
 
-def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn) -> None:
-    standin.script(Step(cut_after_bytes=0))
+@pytest.mark.parametrize("cut", [0, 20], ids=["before the head", "in the body"])
+def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn, cut: int) -> None:
+    standin.script(Step(cut_after_bytes=cut))
     retries = urllib3.Retry(2, allowed_methods=None, backoff_factor=0)
     with capturing() as purse:
         urllib3.PoolManager().request(
@@ -529,6 +551,22 @@ def test_tries_of_urllib3_that_were_lost_make_the_cost_a_bound(standin: StandIn)
         )
     assert (purse.call.caveats, purse.call.attempts) == (("lost-answer",), 2)
     assert len(standin.requests) == 2
+
+
+def test_log_ins_inside_a_call_are_no_tries_of_it(standin: StandIn) -> None:
+    """As those of Google's and Azure's credentials, which ask once for an address."""
+    standin.script(*[Step(answer_json({"token": "any"}), path="/token")] * 2)
+
+    class LogIn(httpx.Auth):
+        def auth_flow(self, request: httpx.Request) -> Any:
+            for _ in range(2):
+                requests.get(f"{standin.url}/token").raise_for_status()
+            yield request
+
+    with capturing() as purse, httpx.Client(auth=LogIn()) as client:
+        client.post(f"{standin.url}/v1/messages", json=ASKED, headers=HEADERS).raise_for_status()
+    assert (purse.call.caveats, purse.call.attempts) == ((), 1)
+    assert len(standin.requests) == 3
 
 
 def test_a_try_of_urllib3_that_was_lost_counts_though_the_last_one_found_no_server() -> None:

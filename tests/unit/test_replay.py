@@ -14,7 +14,7 @@ import httpx2
 import pytest
 import vcr  # type: ignore[import-untyped]
 import yaml
-from capture_kit import ASKED, JSON_BODY, LIBRARIES, SSE_BODY, URL, capturing
+from capture_kit import ASKED, JSON_BODY, LIBRARIES, MESSAGE, SSE_BODY, URL, USAGE, capturing
 from msgspec import to_builtins
 from vcr.cassette import Cassette  # type: ignore[import-untyped]
 
@@ -389,6 +389,24 @@ def test_a_cassette_that_plays_again_gives_each_call_its_own_again(tmp_path: Pat
             ask(asked) if asked else opened.rewind()
     recorded = [each.replay and each.replay.body for each in purse.seen]
     assert recorded == [LONGER, ASKED, LONGER, ASKED, ASKED, ASKED]
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_equal_calls_count_an_answer_each_also_where_a_cassette_may_repeat_them(
+    tmp_path: Path, repeats: bool
+) -> None:
+    cassette = cassette_of(tmp_path / "three.yaml", KEPT, json.dumps(LONGER), KEPT)
+    data = yaml.safe_load(cassette.read_text())
+    other = {**MESSAGE, "usage": {**USAGE, "output_tokens": 90}}
+    data["interactions"][2]["response"]["body"]["string"] = json.dumps(other)
+    cassette.write_text(yaml.safe_dump(data))
+    with (
+        capturing() as purse,
+        vcr.use_cassette(str(cassette), record_mode="none", allow_playback_repeats=repeats),
+    ):
+        for asked in (ASKED, ASKED, LONGER):
+            ask(asked)
+    assert [call.usage.output_tokens for call in purse.calls] == [11, 90, 11]
 
 
 def test_of_equal_requests_the_very_same_comes_first(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.lost_answer import note_failure
-from pytest_llmcost.capture.transports import begin, being_sent, wrap_method
+from pytest_llmcost.capture.transports import begin, being_sent, claude_address, wrap_method
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
@@ -35,7 +35,8 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
         current = being_sent()
         if current is not None:
             current.leave()
-            current.is_on_wire = current.is_unanswered = True
+            current.is_on_wire = True
+            current.is_unrefused |= claude_address(request.url) is not None  # else it is a log-in
             return await original(request, conn)
         body = request.body
         captured = begin(
@@ -66,7 +67,10 @@ def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         captured = getattr(response, "_llmcost", None)
         if captured is None:
-            return await original(response, connection)
+            result = await original(response, connection)
+            if (current := being_sent()) is not None:
+                current.is_unrefused &= 200 <= response.status < 300
+            return result
         try:
             result = await original(response, connection)
         except BaseException as error:

@@ -31,14 +31,17 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         captured = being_sent()
         if captured is not None:  # its client reads the answer
-            captured.leave(again=captured.is_unanswered)
-            if captured.is_unanswered:  # urllib3 tries again by itself
+            is_log_in = claude_address(_url(connection)) is None
+            is_again = captured.is_unrefused and not is_log_in
+            captured.leave(again=is_again)
+            if is_again:  # urllib3 tries again by itself
                 captured.note_lost()
-            captured.is_on_wire = captured.is_unanswered = True
+            captured.is_on_wire = True
+            captured.is_unrefused |= not is_log_in
             try:
                 return original(connection, message_body, **options)
             except BaseException as error:
-                captured.is_unanswered = not _is_connecting(error)
+                captured.is_unrefused &= not _is_connecting(error)
                 raise
         captured = _begin(connection, message_body)
         if captured is None:
@@ -60,14 +63,20 @@ def _is_connecting(error: BaseException) -> bool:
     return any(frame.f_code.co_name == "connect" for frame, _ in walk_tb(error.__traceback__))
 
 
-def _begin(connection: Any, body: Any) -> CapturedRequest | None:
-    first, *rest = connection._buffer  # private, and the same in all versions of Python 3
-    method, target, _ = first.decode("latin-1").split(" ")
+def _url(connection: Any) -> str:
+    # `_buffer` is private, and the same in all versions of Python 3.
+    _, target, _ = connection._buffer[0].decode("latin-1").split(" ")
     host = getattr(connection, "_tunnel_host", None) or connection.host
     port = getattr(connection, "_tunnel_port", None) or connection.port
-    url = url_of("https", host, port, target)
+    return url_of("https", host, port, target)
+
+
+def _begin(connection: Any, body: Any) -> CapturedRequest | None:
+    url = _url(connection)
     if claude_address(url) is None:
         return None
+    first, *rest = connection._buffer
+    method = first.decode("latin-1").partition(" ")[0]
     pairs = (line.decode("latin-1").partition(":") for line in rest)
     headers = {name: value.strip() for name, _, value in pairs}
     return begin(connection, connection, method, url, headers, body)
@@ -81,7 +90,7 @@ def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
         if captured is None:
             response = original(connection, *args, **options)
             if (current := being_sent()) is not None:
-                current.is_unanswered = False
+                current.is_unrefused &= 200 <= response.status < 300
             return response
         connection._llmcost = None
         try:
