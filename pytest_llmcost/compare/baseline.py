@@ -233,7 +233,8 @@ def _failed(base: Ledger, head: Ledger, fates: Fates | None) -> Iterator[str]:
     """
     now = {test.nodeid: test for test in head.tests}  # of several attempts the last one
     for name, test in now.items():
-        if failed_otherwise(test) and not any(map(is_uncounted, test.calls)):
+        has_failed = test.outcome != "passed" and failed_otherwise(test)
+        if has_failed and not any(map(is_uncounted, test.calls)):
             yield name
     if fates:
         without_row = {test.nodeid for test in base.tests} - now.keys()

@@ -427,9 +427,10 @@ def fixture_name(row: FixtureRow) -> str:
 
 def failed_otherwise(test: TestRow) -> bool:
     """Whether a test failed by something else than its budget: it will cost more when it passes."""
+    if test.outcome not in ("failed", "error"):
+        return False
     is_within = all(verdict.state == "within" for verdict in own_verdicts(test))
-    is_stopped = any(map(is_uncounted, test.calls))  # the error has probably ended the test
-    return test.outcome in ("failed", "error") and (is_within or is_stopped)
+    return is_within or any(map(is_uncounted, test.calls))  # the error has probably ended the test
 
 
 def calls_of(ledger: Ledger) -> list[Call]:

@@ -245,7 +245,7 @@ def bill_sampling(
     """
     usage = in_cache_state(sampling, cache_state)
     billed = usage if refusal_billed else Usage()
-    rates = band_of(prices.bands, sampling.usage.prompt_tokens)
+    rates = _band(prices.bands, sampling.usage)
     charges = _charges(sampling, billed, rates, prices)
     usd = reduce(EXACT.add, (charge.usd for charge in charges), _ZERO)
 
@@ -254,7 +254,7 @@ def bill_sampling(
         least = in_cache_state(sampling, cache_state, sampling.usage_low)
     # The documentation does not say whether a server tool's loop has one length band for each of
     # its sampling calls or one for their sum; the sum, which costs more, is the price.
-    low_rates = band_of(prices.bands, 0 if sampling.sums_calls else least.prompt_tokens)
+    low_rates = prices.bands[0] if sampling.sums_calls else _band(prices.bands, least)
     if sampling.may_cache is not None and low_rates.cache_read < low_rates.input:
         least = _cached_as(least, "cache_read_tokens")
     low = _amount(least, low_rates, prices.multiplier_low, prices.search_usd)
@@ -268,7 +268,7 @@ def bill_sampling(
         most = usage
         if sampling.usage_high is not None or sampling.most_output_tokens is not None:
             most = in_cache_state(sampling, cache_state, sampling.most_usage)
-        high_rates = band_of(prices.alternative or prices.bands, most.prompt_tokens)
+        high_rates = _band(prices.alternative or prices.bands, most)
         if sampling.may_cache is not None:
             most = _cached_as(most, f"cache_write_{sampling.may_cache}_tokens")
         high = max(usd, _amount(most, high_rates, prices.multiplier_high, prices.search_usd))
@@ -348,6 +348,11 @@ def in_cache_state(
         cache_write_5m_tokens=cold.cache_write_5m_tokens - (read - long),
         cache_read_tokens=read,
     )
+
+
+def _band(bands: Sequence[Rates], usage: Usage) -> Rates:
+    # Nearly always there is one.
+    return bands[0] if len(bands) == 1 else band_of(bands, usage.prompt_tokens)
 
 
 def band_of(bands: Sequence[Rates], prompt_tokens: int) -> Rates:
