@@ -78,6 +78,11 @@ class TestHeading:
         report = make_report({a_test("t"): [make_call(usd)]}, budgets=[suite_budget("1")])
         assert self.heading(report) == heading
 
+    def test_has_no_green_sign_in_a_run_that_failed_otherwise(self) -> None:
+        report = make_report({a_test("t"): [make_call("1")]}, budgets=[suite_budget("1")])
+        failed = replace(report, run=replace(report.run, exit_status=1))
+        assert self.heading(failed).startswith("### The suite costs $1.00 of $1.00")
+
     def test_counts_the_last_attempt_alone(self) -> None:
         call = make_call("2")
         base = make_report({a_test("t"): [call], a_test("t", attempt=2): [make_call("1")]})
