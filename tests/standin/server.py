@@ -227,6 +227,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     api: StandIn
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # buffered: an answer that is no stream leaves in one piece
     disable_nagle_algorithm = True
     """Otherwise the end of an answer waits 40 ms for the client to acknowledge its beginning."""
 
@@ -271,7 +272,8 @@ class _Handler(BaseHTTPRequestHandler):
         for chunk in answer.chunks:
             piece = chunk if left is None else chunk[:left]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-            self.wfile.flush()
+            if len(answer.chunks) > 1:
+                self.wfile.flush()
             if left is not None:
                 left -= len(piece)
                 if left <= 0:
@@ -282,4 +284,5 @@ class _Handler(BaseHTTPRequestHandler):
     def _hang_up(self) -> None:
         self.close_connection = True
         with suppress(OSError):
+            self.wfile.flush()
             self.connection.shutdown(socket.SHUT_RDWR)

@@ -494,6 +494,30 @@ def test_the_last_chunk_of_a_body_is_read_although_its_end_comes_in_the_midst_of
     assert (purse.call.caveats, purse.call.usd is None) == ((), False)
 
 
+class AtOnce(Packed):
+    """Answers with its head and its body in one piece, not compressed."""
+
+    wbufsize = -1
+    encoding = "identity"
+
+    @staticmethod
+    def compress(data: bytes) -> bytes:
+        return data
+
+
+def test_aiohttps_message_that_came_with_its_head_counts_unread() -> None:
+    async def look(url: str) -> int:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json=ASKED, headers=HEADERS) as response,
+        ):
+            return response.status
+
+    with capturing() as purse, serving(AtOnce) as url:
+        assert asyncio.run(look(url)) == 200
+    assert (purse.call.caveats, purse.call.usage.output_tokens) == ((), 11)
+
+
 class Empty(BaseHTTPRequestHandler):
     """Answers in chunks of which there are none."""
 

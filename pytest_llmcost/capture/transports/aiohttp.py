@@ -87,10 +87,14 @@ def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _answered(captured: CapturedRequest, response: Any) -> None:
-    captured.answered(status=response.status, live=True)
+    reader = response.content  # decompressed
+    # Most answers have come whole with their head; nothing has been read of them yet. How much of a
+    # stream counts is for its reader to say, or it would be a question of timing.
+    came = b"".join(reader._buffer) if reader.is_eof() and hasattr(reader, "_buffer") else b""
+    is_message = came.startswith(b"{")
+    captured.answered(status=response.status, live=True, content=came if is_message else None)
     if captured.is_over:
         return
-    reader = response.content  # decompressed
     kind: Any = type(reader)
     tee = _tee_of(kind)
     if tee is None or reader.at_eof():
