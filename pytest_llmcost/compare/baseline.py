@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from msgspec.structs import asdict, replace
 
 from pytest_llmcost.amounts import Amounts, is_uncounted
-from pytest_llmcost.budgets.increase import IncreaseLimit, judge_increase
+from pytest_llmcost.budgets.budget import IncreaseLimit, judge_increase
 from pytest_llmcost.call import Call, reprice
 from pytest_llmcost.compare.pairing import (
     Pair,

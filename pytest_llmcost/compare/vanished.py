@@ -110,6 +110,5 @@ def _prompts(test: TestRow) -> tuple[str, ...]:
 
 def judge_vanished(number: int, origin: str) -> Verdict:
     """Return the verdict that fails a run by guards that vanished."""
-    gone = Decimal(number)
     budget = Budget(scope="increase", kind="vanished", limit=Decimal(0), origin=origin)
-    return decide(budget, Range(gone, gone, gone), budget.limit, budget.limit)
+    return decide(budget, Range.exactly(number), budget.limit, budget.limit)

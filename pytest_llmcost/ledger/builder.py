@@ -67,13 +67,10 @@ class _Account(msgspec.Struct, kw_only=True):
     blocks: tuple[Verdict, ...] = ()
 
     def test_row(self) -> TestRow:
-        assert isinstance(self.owner, TestOwner)
-        calls = settled(self.calls)
+        owner, calls = asdict(self.owner), settled(self.calls)
+        del owner["worker"]
         return TestRow(
-            nodeid=self.owner.nodeid,
-            path=self.owner.path,
-            line=self.owner.line,
-            attempt=self.owner.attempt,
+            **owner,
             outcome=self.outcome,
             usd=Amounts.of(calls).usd,
             verdict=self.verdict,

@@ -210,29 +210,3 @@ def write_file(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> None:
         write_atomic(Path(path), chunks)
     except OSError as error:
         raise LedgerError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
-def ledger_schema() -> dict[str, Any]:
-    """Return the JSON Schema of ledgers, made from the types."""
-    schema = msgspec.json.schema(
-        Ledger, ref_template="#/$defs/{name}", schema_hook=lambda kind: {"type": "string"}
-    )
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = f"A ledger of pytest-llmcost, schema {SCHEMA}"
-    plain: dict[str, Any] = _with_plain_decimals(schema)
-    return plain
-
-
-def _with_plain_decimals(node: Any) -> Any:
-    if isinstance(node, list):
-        return [_with_plain_decimals(each) for each in node]
-    if not isinstance(node, dict):
-        return node
-    if node.get("format") == "decimal":
-        return {"type": "string", "pattern": r"^-?\d+(\.\d+)?$"}
-    import inspect  # seldom needed, and slow to load
-
-    plain = {key: _with_plain_decimals(each) for key, each in node.items()}
-    if isinstance(text := plain.get("description"), str):
-        plain["description"] = inspect.cleandoc(text)  # as Python does itself from 3.13 on
-    return plain

@@ -118,21 +118,23 @@ def summed(ledger: Ledger) -> tuple[Ledger, Amounts]:
         outside_tests=_sorted_calls(ledger.outside_tests),
     )
     by_model, whole = _by_model(counted_calls(ledger))
-    live = by_model
     if len(shared_fixtures(ledger.fixtures)) < len(ledger.fixtures):  # set up more than once
         whole = amounts_of(ledger)
-        live, _ = _by_model(filter(is_live, calls_of(ledger)))
+    live_calls = [call for call in calls_of(ledger) if is_live(call)]
+    live, spent = _by_model(live_calls)
     totals = Totals(
-        **asdict(_share_of(whole, whole)),
+        **asdict(_share_of(whole, spent)),
         unpriced_calls=whole.unpriced,
         by_model={
             model: _share_of(by_model.get(model, Amounts()), live.get(model, Amounts()))
             for model in sorted({*by_model, *live})
         },
         by_tag={
-            tag: _share_of(amounts, amounts)
+            tag: _share_of(
+                amounts_of(ledger, TAG + tag),
+                Amounts.of(call for call in live_calls if tag in call.tags),
+            )
             for tag in sorted({tag for call in calls_of(ledger) for tag in call.tags})
-            for amounts in [amounts_of(ledger, TAG + tag)]
         },
     )
     return replace(ledger, totals=totals), whole
@@ -159,7 +161,7 @@ def _by_model(calls: Iterable[Call]) -> tuple[dict[str, Amounts], Amounts]:
 def _share_of(amounts: Amounts, live: Amounts) -> ModelTotals:
     return ModelTotals(
         usd=amounts.usd,
-        live_usd=live.live_usd,
+        live_usd=live.usd,
         by_category=amounts.by_category,
         calls=amounts.calls,
         usage=amounts.usage,
