@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from itertools import chain
 from typing import Any, Literal, TypeVar, cast, get_args
 
@@ -70,11 +71,15 @@ def keep_rows(ledger: Ledger, old: Ledger, not_passed: Iterable[str], card: Rate
     fixtures = [
         row
         for row in old.fixtures
-        if fixture_key(row) not in known and any(_share(row, node) for node in nodes)
+        for owner in [row.node or row.baseid]
+        if fixture_key(row) not in known
+        and any(_is_in(node, owner) or _is_in(owner, node) for node in nodes)
     ]
 
+    price = _pricing(ledger, card)
+
     def priced(row: _Row) -> _Row:
-        calls = _priced(row.calls, ledger, card)
+        calls = tuple(map(price, row.calls))
         return replace(row, calls=calls, usd=Amounts.of(calls).usd)
 
     new = (test for test in ledger.tests if test.nodeid not in kept)
@@ -98,14 +103,8 @@ def _is_in(nodeid: str, node: str) -> bool:
     return not node or nodeid == node or nodeid.startswith((f"{node}/", f"{node}::"))
 
 
-def _share(fixture: FixtureRow, node: str) -> bool:
-    """Whether a test of a node may use a fixture."""
-    owner = fixture.node or fixture.baseid
-    return _is_in(node, owner) or _is_in(owner, node)
-
-
-def _priced(calls: Iterable[Call], ledger: Ledger, card: RateCard) -> tuple[Call, ...]:
-    """Price calls anew, on the date and in the cache state of a ledger."""
+def _pricing(ledger: Ledger, card: RateCard) -> Callable[[Call], Call]:
+    """Return what prices a call anew, on the date and in the cache state of a ledger."""
     try:
         on = date.fromisoformat(ledger.price_date)
     except ValueError:
@@ -117,8 +116,7 @@ def _priced(calls: Iterable[Call], ledger: Ledger, card: RateCard) -> tuple[Call
         raise LedgerError(
             f"the ledger's cache_state is {ledger.cache_state!r}, none of {', '.join(states)}"
         )
-    state = cast("CacheState", ledger.cache_state)
-    return tuple(reprice(call, card, on=on, cache_state=state) for call in calls)
+    return partial(reprice, card=card, on=on, cache_state=cast("CacheState", ledger.cache_state))
 
 
 def compare(
@@ -142,14 +140,14 @@ def compare(
     Raises:
         LedgerError: the run does not say on which date or in which cache state it was priced.
     """
+    price = _pricing(head, card)
 
     def priced_now(spenders: Spenders) -> Spenders:
         return {
-            key: replace(spender, calls=_priced(spender.calls, head, card))
+            key: replace(spender, calls=tuple(map(price, spender.calls)))
             for key, spender in spenders.items()
         }
 
-    _priced((), head, card)  # a date or a state that makes no sense is an error in any case
     # Attempts of a test have the same key, and the last one comes last.
     now: Spenders = {each.key: each for each in spenders_of(head)}
     then: Spenders = {each.key: each for each in spenders_of(base)}
@@ -162,28 +160,56 @@ def compare(
     terms = (base.generator, base.price_date, base.cache_state, base.rate_card.sha256)
     is_priced_alike = terms == (head.generator, head.price_date, head.cache_state, card.sha256)
     before = then if is_priced_alike else priced_now(then)
-
-    pairs = pair_up(before, now)
     test_limits = tuple(test_limits)
     skipped = {test.nodeid for test in head.tests if test.outcome == "skipped"}
+
+    def changed(pair: Pair, added: Amounts) -> Iterator[Change]:
+        """Yield what changed for one owner, if anything did."""
+        owner, tokens = pair.head or pair.base, _differing_tokens(added)
+        assert owner is not None
+        if added.usd == 0 and not tokens and not added.calls:
+            return
+        old, new = (Amounts.of(each.calls if each else ()) for each in (pair.base, pair.head))
+        status: Status = "new" if pair.base is None else "changed"
+        if pair.head is None:
+            status = why_without_calls(owner.name, fates if owner.kind == "test" else None)
+        elif not pair.head.calls:  # it has a budget, and so a row
+            status = "skipped" if owner.name in skipped else "no calls"
+        # A new test has nothing to add to, so it counts for the run alone.
+        is_common = owner.kind == "test" and pair.base is not None and pair.head is not None
+        yield Change(
+            kind=owner.kind,
+            name=owner.name,
+            path=owner.path,
+            line=owner.line,
+            status=status,
+            **_costs(old, new),
+            usd=added.usd,
+            tokens=tokens,
+            calls=added.calls,
+            parts=differing_parts(pair, base.payloads, head.payloads),
+            verdicts=tuple(judge_increase(each, old, added) for each in test_limits if is_common),
+        )
+
+    def order(change: Change) -> tuple[bool, Decimal, str, str]:
+        return change.usd is not None, -(change.usd or _ZERO), change.kind, change.name
+
+    pairs = pair_up(before, now)
     changes, whole = list[Change](), Amounts()
     for pair in pairs:
         if pair.before or pair.after:
             added = Amounts.of(pair.after) - Amounts.of(pair.before)
             whole += added
-            changes += _changes_in(pair, added, base, head, test_limits, fates, skipped)
+            changes += changed(pair, added)
     was, would_be, is_now = (
         Amounts.of([call for spender in spenders.values() for call in spender.calls])
         for spenders in (then, before, now)
     )
-    costs = _costs(would_be, is_now)
-    old_usd, base_usd, bounds = was.usd, costs["base_usd"], whole.ranges["usd"]
-    price_change = None
-    if old_usd is not None and base_usd is not None and was.unpriced == would_be.unpriced:
-        price_change = EXACT.subtract(base_usd, old_usd)
-    verdicts = [
-        judge_increase(limit, would_be, whole.with_lost_calls(head.lost_calls)) for limit in limits
-    ]
+    bounds, price_change = whole["usd"], None
+    if was.usd is not None and would_be.usd is not None and was.unpriced == would_be.unpriced:
+        price_change = EXACT.subtract(would_be.usd, was.usd)
+    at_most = whole.with_lost_calls(head.lost_calls)
+    verdicts = [judge_increase(limit, would_be, at_most) for limit in limits]
     gone = () if vanished == "off" else tuple(find_vanished(base, head, fates))
     if gone and vanished == "fail":
         verdicts.append(judge_vanished(len(gone), vanished_origin))
@@ -194,8 +220,8 @@ def compare(
         base_cache_state="" if base.cache_state == head.cache_state else base.cache_state,
         partial=not head.complete,
         failed=tuple(sorted(_failed(base, head, fates))),
-        base_usd_then=old_usd,
-        **costs,
+        base_usd_then=was.usd,
+        **_costs(would_be, is_now),
         price_change_usd=price_change,
         change_usd=bounds.best,
         low_usd=bounds.low,
@@ -203,12 +229,7 @@ def compare(
         tokens=_differing_tokens(whole),
         unchanged=len(pairs) - len(changes),
         by_tag=_changed_tags(before, now),
-        changes=tuple(
-            sorted(
-                changes,
-                key=lambda each: (each.usd is not None, -(each.usd or _ZERO), each.kind, each.name),
-            )
-        ),
+        changes=tuple(sorted(changes, key=order)),
         prefixes=changed_prefixes(then, now, base, head, card),
         vanished=gone,
         parts=tuple(_part_changes(pairs, base, head)),
@@ -274,47 +295,6 @@ def _differing_tokens(change: Amounts) -> dict[str, int]:
         if number
         and change["output_tokens" if name == "output_tokens" else "input_tokens"].best is not None
     }
-
-
-def _changes_in(
-    pair: Pair,
-    added: Amounts,
-    base: Ledger,
-    head: Ledger,
-    limits: Iterable[IncreaseLimit],
-    fates: Fates | None,
-    skipped: Set[str],
-) -> Iterator[Change]:
-    """Yield what changed for one owner, and in which parts of its payloads, if anything did.
-
-    A new test has nothing to add to, so it counts for the run alone.
-    """
-    owner, tokens = pair.head or pair.base, _differing_tokens(added)
-    assert owner is not None
-    if added.usd == 0 and not tokens and not added.calls:
-        return
-    old = Amounts.of(pair.base.calls if pair.base else ())
-    status: Status = "new" if pair.base is None else "changed"
-    if pair.head is None:
-        status = why_without_calls(owner.name, fates if owner.kind == "test" else None)
-    elif not pair.head.calls:  # it has a budget, and so a row
-        status = "skipped" if owner.name in skipped else "no calls"
-    is_common_test = owner.kind == "test" and pair.base is not None and pair.head is not None
-    yield Change(
-        kind=owner.kind,
-        name=owner.name,
-        path=owner.path,
-        line=owner.line,
-        status=status,
-        **_costs(old, Amounts.of(pair.head.calls if pair.head else ())),
-        usd=added.usd,
-        tokens=tokens,
-        calls=added.calls,
-        parts=differing_parts(pair, base.payloads, head.payloads),
-        verdicts=tuple(
-            judge_increase(limit, old, added) for limit in (limits if is_common_test else ())
-        ),
-    )
 
 
 def _notes(base: Ledger, head: Ledger, card: RateCard) -> Iterator[str]:

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, reprice
-from pytest_llmcost.compare.pairing import under_change
 from pytest_llmcost.ledger.ledger import Ledger, OtherModel, OtherModelRow, make_other_model
 from pytest_llmcost.ledger.totals import spenders_of
 from pytest_llmcost.prices.bill import CacheState
@@ -37,16 +36,18 @@ def on_other_model(ledger: Ledger, model: str, card: RateCard, *, on: date) -> O
     move = _Move(ledger, model, card, on)
     rows = []
     for spender in spenders:
-        pair = under_change(spender.calls, move)
-        now, then = Amounts.of(pair.before), Amounts.of(pair.after)
-        is_known = bool(pair.before)
+        moved = [(call, move(call)) for call in spender.calls]
+        unknown = [why for _, why in moved if isinstance(why, str)]
+        now = Amounts.of(call for call, then in moved if not isinstance(then, str))
+        then = Amounts.of(then for _, then in moved if not isinstance(then, str))
+        is_known = len(unknown) < len(moved)
         rows.append(
             OtherModelRow(
                 kind=spender.kind,
                 name=spender.name,
                 attempt=spender.attempt,
-                unknown_calls=len(pair.obstacles),
-                reasons=tuple(sorted(set(pair.obstacles))),
+                unknown_calls=len(unknown),
+                reasons=tuple(sorted(set(unknown))),
                 calls=now.calls,
                 input_tokens=now.usage.prompt_tokens if is_known else None,
                 input_tokens_then=then.usage.prompt_tokens if is_known else None,

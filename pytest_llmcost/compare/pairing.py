@@ -1,13 +1,13 @@
 """Calls before and after a change, paired, so that what is the same in both cancels out.
 
-Two runs are paired by owner, and then by call; what differs in their payloads is named. A single
-run is paired with itself, call by call, under a change such as another model.
+Two runs are paired by owner, and then by call; what differs in their payloads is named.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 
@@ -38,21 +38,6 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     before: tuple[Call, ...] = ()
     """Without the calls that are the same in both runs."""
     after: tuple[Call, ...] = ()
-    obstacles: tuple[str, ...] = ()
-    """Of each call that cannot be compared, the reason; it is on neither side."""
-
-
-def under_change(calls: Iterable[Call], change: Callable[[Call], Call | str]) -> Pair:
-    """Pair calls with themselves under a change, which returns a call or why it is unknown."""
-    before, after, obstacles = [], [], []
-    for call in calls:
-        changed = change(call)
-        if isinstance(changed, str):
-            obstacles.append(changed)
-        else:
-            before.append(call)
-            after.append(changed)
-    return Pair(before=tuple(before), after=tuple(after), obstacles=tuple(obstacles))
 
 
 def pair_up(base: Spenders, head: Spenders) -> list[Pair]:
@@ -122,6 +107,7 @@ def changed_prefixes(
     because it holds the others. What a new test caches is new, and what an old one caches for the
     first time, or behind what it cached before, is too.
     """
+    on = date.fromisoformat(head.price_date)
     known = {each for facts in base.payloads.values() for each in facts.prefixes.values()}
     found: dict[frozenset[str], ChangedPrefix] = {}
     for key, spender in now.items():
@@ -135,12 +121,20 @@ def changed_prefixes(
             similar = _most_similar(facts, like)
             if {*similar.prefixes.values()} <= {*facts.prefixes.values()}:
                 continue  # it has only got longer
-            usage = _written(call, facts)
+            usage, usd = _written(call, facts), None
+            if usage is not None:
+                sampling = call.sampling_calls[0]
+                sampling = replace(sampling, usage=usage, usage_low=None, usage_high=None)
+                with suppress(UnknownModelError):
+                    usd = card.price_sampling(sampling, call.context, on=on).usd
+            differing = changed_parts(similar.parts, facts.parts)
+            if not any(place.startswith("messages") for place in new):
+                differing = [each for each in differing if each.startswith(("system", "tools"))]
             change = ChangedPrefix(
                 name=spender.name,
-                parts=_parts(similar, facts, new),
+                parts=tuple(differing) or ("the order of keys",),
                 tokens=None if usage is None else usage.cached_tokens,
-                usd=None if usage is None else _price(call, usage, card, head),
+                usd=usd,
                 is_most=len(new) < len(facts.prefixes),
             )
             size = (change.tokens or 0, frozenset(new.values()), change)
@@ -158,17 +152,6 @@ def _facts_of(spender: Spender | None, ledger: Ledger) -> Iterator[tuple[Call, P
             yield call, facts
 
 
-def _parts(old: PayloadFacts, now: PayloadFacts, new: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the parts of a changed prefix that differ."""
-    has_messages = any(place.startswith("messages") for place in new)
-    changes = (
-        change
-        for change in changed_parts(old.parts, now.parts)
-        if has_messages or change.partition(".")[0].partition(" ")[0] in ("system", "tools")
-    )
-    return tuple(changes) or ("the order of keys",)
-
-
 def _written(call: Call, facts: PayloadFacts) -> Usage | None:
     """Return what a call with a cold cache writes; None where that is unknown."""
     if len(call.sampling_calls) == 1:
@@ -179,12 +162,3 @@ def _written(call: Call, facts: PayloadFacts) -> Usage | None:
         short, long = facts.cached.get("5m", 0), facts.cached.get("1h", 0)
         return Usage(cache_write_5m_tokens=short, cache_write_1h_tokens=long)
     return None
-
-
-def _price(call: Call, usage: Usage, card: RateCard, head: Ledger) -> Decimal | None:
-    sampling = replace(call.sampling_calls[0], usage=usage, usage_low=None, usage_high=None)
-    try:
-        on = date.fromisoformat(head.price_date)
-        return card.price_sampling(sampling, call.context, on=on).usd
-    except UnknownModelError:
-        return None

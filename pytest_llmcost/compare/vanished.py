@@ -56,7 +56,14 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
         if name not in before:
             renamed.setdefault(_prompts(test), []).append(test)
     for nodeid, test in before.items():
-        budgets = [each for each in own_verdicts(test) if _is_lasting(each)]
+        budgets = [
+            each
+            for each in own_verdicts(test)
+            if each.scope == "test"
+            and each.kind != "unbudgeted"
+            # One of the suite's own files, and not of how it was once started.
+            and not each.origin.startswith(("--", "PYTEST_"))
+        ]
         if test.outcome == "skipped" or not (budgets or test.calls):
             continue
         row, how = now.get(nodeid), cast("How | None", None)
@@ -94,12 +101,6 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
 def _subjects(test: TestRow) -> set[object]:
     """Return what the budgets of a test limit."""
     return {verdict.subject for verdict in own_verdicts(test)}
-
-
-def _is_lasting(verdict: Verdict) -> bool:
-    """Whether a budget is one of the suite's own files, and not of how it was once started."""
-    is_kind = verdict.scope == "test" and verdict.kind != "unbudgeted"
-    return is_kind and not verdict.origin.startswith(("--", "PYTEST_"))
 
 
 def _prompts(test: TestRow) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -54,7 +54,7 @@ class PayloadFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     def joined(self, other: PayloadFacts) -> PayloadFacts:
         """Return all that two sources know of the same payload, whichever came first."""
         base = min(self, other, key=lambda each: (each.model, sorted(each.parts.items())))
-        facts = {}
+        facts: dict[str, Any] = {}
         for name in self.__struct_fields__:
             one, two = getattr(self, name), getattr(other, name)
             # Where the two differ the greater, so that their order never shows.
