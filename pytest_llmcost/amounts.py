@@ -216,8 +216,8 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 caveats = (Caveat("stale"), *caveats)
             about_tokens = [each for each in caveats if each.rule.tokens] if caveats else ()
             if about_tokens or not call.sampling_calls:
-                for kind, tokens in zip(_TOKENS_OF, (prompt, unread, output), strict=True):
-                    inexact[kind] += _tokens(kind, tokens, call, about_tokens, reasons[kind])
+                for kind in _TOKENS_OF:
+                    inexact[kind] += _tokens(kind, call, about_tokens, reasons[kind])
             else:
                 inputs += prompt
                 uncached += unread
@@ -308,9 +308,7 @@ _TOKENS_OF: Mapping[TokenKind, Callable[[Usage], int]] = {
 }
 
 
-def _tokens(
-    kind: TokenKind, stated: int, call: Call, about_tokens: Sequence[Caveat], reasons: Reasons
-) -> Range:
+def _tokens(kind: TokenKind, call: Call, about_tokens: Sequence[Caveat], reasons: Reasons) -> Range:
     """Bound the tokens of a call that has caveats about them, or no usage at all; note why."""
     found = [each for each in about_tokens if kind in each.rule.tokens]
     bounded = call.bounded if found else ()
@@ -320,22 +318,18 @@ def _tokens(
         reasons.note(caveat.name, caveat.detail)
     if is_unknown:
         return Range(_ZERO, None, None)
-    of, less, more = _TOKENS_OF[kind], 0, 0
-    for each in call.sampling_calls:
-        if each.refusal is not None and each.usd == 0:
-            continue  # not billed
-        if each.usage_low is not None:
-            less += of(each.usage) - of(each.usage_low)
-        if each.usage_high is not None or each.most_output_tokens is not None:
-            more += of(each.most_usage) - of(each.usage)
+    of = _TOKENS_OF[kind]
+    paid = [each for each in call.sampling_calls if each.refusal is None or each.usd != 0]
+    least = sum(of(each.usage if each.usage_low is None else each.usage_low) for each in paid)
+    stated = sum(of(each.usage) for each in paid)
+    most = sum(of(each.most_usage) for each in paid)
     if (lost := call.lost_usage) is not None:
         # Attempts without an answer may be billed, at worst with the longest reply.
-        more += (call.lost_attempts or 0) * of(lost)
-    if less and not found:  # a stream that was cut may have ended in a refusal, which is free
+        most += (call.lost_attempts or 0) * of(lost)
+    if least < stated and not found:  # a stream that was cut may have ended in a free refusal
         for caveat in about_tokens:
             reasons.note(caveat.name, caveat.detail)
-    high = None if loose else Decimal(stated + more)
-    return Range(Decimal(stated - less), Decimal(stated), high)
+    return Range(Decimal(least), Decimal(stated), None if loose else Decimal(most))
 
 
 def most(alternatives: Sequence[Amounts]) -> Amounts:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -33,14 +33,9 @@ PartTokens: TypeAlias = Mapping[str, Mapping[str, int]]
 """The fingerprint of a payload -> the tokens of its parts, as far as they are counted."""
 _NO_PARTS: PartTokens = MappingProxyType({})
 
-_QUANTITIES: dict[Limited, Kind] = {
-    "worst": "usd",
-    "models": "calls",
-    "unbudgeted": "calls",
-    "live": "calls",
-    "stable_prefix": "calls",
-    "vanished": "calls",
-    "refused": "calls",
+_SUMS: Mapping[str, Kind] = {**{kind: kind for kind in get_args(Kind)}, "worst": "usd"}
+_QUANTITIES: Mapping[str, Kind] = {
+    **_SUMS,
     "call_usd": "usd",
     "call_input_tokens": "input_tokens",
     "call_output_tokens": "output_tokens",
@@ -81,7 +76,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def quantity(self) -> Kind:
         """What its figures are of; those of other gates are of the calls that break it."""
-        return _QUANTITIES.get(self.kind) or cast("Kind", self.kind)
+        return _QUANTITIES.get(self.kind, "calls")
 
     @property
     def is_per_call(self) -> bool:
@@ -91,7 +86,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def is_gate(self) -> bool:
         """Whether it limits single calls, so that a sum of calls cannot be judged by it."""
-        return self.kind in _QUANTITIES and self.kind != "worst"
+        return self.kind not in _SUMS
 
 
 class Verdict(Budget, frozen=True, kw_only=True):

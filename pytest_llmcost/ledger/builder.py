@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from operator import itemgetter
 from threading import RLock
 from types import MappingProxyType
@@ -235,39 +236,29 @@ class LedgerBuilder:
         with self._lock:
             accounts = list(self._accounts.values())
             payloads = dict(self._payloads)
+        # Two workers that ran the same test both called theirs the first attempt. Of these the one
+        # of the older worker comes first: gw10 took over where gw2 died.
+        attempts = {
+            (owner.nodeid, owner.attempt, len(owner.worker or ""), owner.worker or ""): account
+            for account in accounts
+            if isinstance(owner := account.owner, TestOwner)
+            and (account.calls or account.verdict or account.blocks)
+        }
+        tests: list[TestRow] = []
+        for key in sorted(attempts):
+            row = attempts[key].test_row()
+            if tests and tests[-1].nodeid == row.nodeid and row.attempt <= tests[-1].attempt:
+                row = replace(row, attempt=tests[-1].attempt + 1)
+            tests.append(row)
+        fixtures = [
+            each for each in accounts if isinstance(each.owner, FixtureOwner) and each.calls
+        ]
+        outside = [each.calls for each in accounts if isinstance(each.owner, Outside)]
         ledger = Ledger(
             payloads=payloads,
-            tests=tuple(_numbered(accounts)),
-            fixtures=tuple(
-                account.fixture_row()
-                for account in accounts
-                if isinstance(account.owner, FixtureOwner) and account.calls
-            ),
-            outside_tests=settled(
-                call
-                for account in accounts
-                if isinstance(account.owner, Outside)
-                for call in account.calls
-            ),
+            tests=tuple(tests),
+            fixtures=tuple(each.fixture_row() for each in fixtures),
+            outside_tests=settled(chain.from_iterable(outside)),
             **facts,
         )
         return closed(ledger, budgets)
-
-
-def _numbered(accounts: Iterable[_Account]) -> Iterator[TestRow]:
-    """Make the rows of tests that have a call or a budget, each attempt with its own number.
-
-    Two workers that ran the same test both called theirs the first attempt. Of these the one of
-    the older worker comes first: gw10 took over where gw2 died.
-    """
-    found = {
-        (owner.nodeid, owner.attempt, len(owner.worker or ""), owner.worker or ""): account
-        for account in accounts
-        if isinstance(owner := account.owner, TestOwner)
-        and (account.calls or account.verdict or account.blocks)
-    }
-    last: dict[str, int] = {}
-    for key in sorted(found):
-        row = found[key].test_row()
-        attempt = last[row.nodeid] = max(row.attempt, last.get(row.nodeid, 0) + 1)
-        yield row if attempt == row.attempt else replace(row, attempt=attempt)

@@ -14,7 +14,7 @@ import msgspec
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.files import write_atomic
 from pytest_llmcost.ledger.ledger import SCHEMA, Comparison, Ledger, Totals, calls_of
-from pytest_llmcost.money import plain_usd
+from pytest_llmcost.money import plain_usd, read_digits
 from pytest_llmcost.prices.caveats import decode_caveat, encode_caveat
 from pytest_llmcost.prices.usage import find_impossible
 
@@ -58,7 +58,6 @@ _ODD, _ODD_CHANGE = (
 )
 """No amount of money: `NaN`, `1E+999` (adding that up would be slow without end), `1_0`, and, in
 all but a comparison, one below zero. An object has the figures of a tag of that name."""
-_SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")
 
 
 class _Envelope(msgspec.Struct):
@@ -81,14 +80,20 @@ def read_ledger(path: str | os.PathLike[str]) -> Ledger:
 
 
 def parse_ledger(data: bytes, source: str) -> Ledger:
-    """Read a ledger's JSON; the source names it in errors.
-
-    Raises:
-        LedgerError: as `read_ledger`.
-    """
+    """Read a ledger's JSON as `read_ledger` does; the source names it in errors."""
     try:
         envelope = msgspec.json.decode(data, type=_Envelope)
-        _check_schema(envelope.schema, source)
+        name, _, version = envelope.schema.rpartition("/")
+        if f"{name}/1" == SCHEMA and (read_digits(version) or 0) > 1:
+            raise LedgerError(
+                f"{source}: has the schema {envelope.schema}, newer than {SCHEMA}, the newest that "
+                "this version reads; update pytest-llmcost"
+            )
+        if envelope.schema != SCHEMA:
+            raise LedgerError(
+                f"{source}: has the schema {envelope.schema!r}, not {SCHEMA}; "
+                "it is not a ledger of pytest-llmcost"
+            )
         # A key may be written in escape sequences; the search for one byte is much faster.
         if b"\\" in data and b"\\u" in data:
             data = msgspec.json.encode(msgspec.json.decode(data))
@@ -115,20 +120,6 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
     if (impossible := find_impossible(sampling_calls)) is not None:
         raise LedgerError(f"{source}: is damaged, a call has {impossible}")
     return ledger
-
-
-def _check_schema(schema: str, source: str) -> None:
-    match = _SCHEMA_NAME.fullmatch(schema)
-    if match is not None and int(match["version"]) > int(SCHEMA.rpartition("/")[2]):
-        raise LedgerError(
-            f"{source}: has the schema {schema}, newer than {SCHEMA}, the newest that this "
-            "version reads; update pytest-llmcost"
-        )
-    if schema != SCHEMA:
-        raise LedgerError(
-            f"{source}: has the schema {schema!r}, not {SCHEMA}; "
-            "it is not a ledger of pytest-llmcost"
-        )
 
 
 def write_ledger(ledger: Ledger, path: str | os.PathLike[str]) -> None:

@@ -192,35 +192,32 @@ def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
 
 def _budgets(shards: Sequence[tuple[str, Ledger]], max_suite: Budget | None) -> list[Budget]:
     """Return the budgets over several tests; the verdicts of the shards hold them."""
-    stated: dict[tuple[str, str, str], dict[str, list[Verdict]]] = {}
+    # By what it limits and by shard; a path may have two lines, of which both hold.
+    stated: dict[tuple[str, str, str], dict[str, dict[Decimal, Verdict]]] = {}
     for source, facts in shards:
-        for verdict in facts.verdicts:
+        for verdict in facts.verdicts:  # sorted: of equal limits the same one comes first
             key = (verdict.scope, verdict.kind, verdict.pattern or verdict.part or "")
-            stated.setdefault(key, {}).setdefault(source, []).append(verdict)
+            stated.setdefault(key, {}).setdefault(source, {}).setdefault(verdict.limit, verdict)
     if max_suite is not None:
         stated.pop(("suite", max_suite.kind, ""), None)
     budgets: list[Budget] = [] if max_suite is None else [max_suite]
     for (scope, _, pattern), by_shard in sorted(stated.items()):
-        # A path may have two lines, of which both hold.
-        limits = {source: {each.limit: each for each in by_shard[source]} for source in by_shard}
-        first, *others = limits
-        for source in others:
-            if limits[source].keys() != limits[first].keys():
+        (first, limits), *others = by_shard.items()
+        for source, other in others:
+            if other.keys() != limits.keys():
                 path = "" if scope == "tag" else "the path "
                 about = "the suite" if scope == "suite" else f"{path}{pattern}"
-                ours, theirs = (
-                    ", ".join(map(plain_usd, sorted(limits[each]))) for each in (first, source)
-                )
+                ours, theirs = (", ".join(map(plain_usd, sorted(each))) for each in (limits, other))
                 raise LedgerError(
                     f"shards must have the same budget for {about}: {first} has {ours}, {source} "
                     f"has {theirs}; run all shards with the same settings"
                     f"{', or give merge the limit: --max-suite' if scope == 'suite' else ''}"
                 )
-        for limit in limits[first]:
-            alike = [each for found in by_shard.values() for each in found if each.limit == limit]
-            chosen = min(alike, key=lambda each: (each.origin, repr(each)))
+        for limit in limits:
+            alike = [each[limit] for each in by_shard.values()]
             # A path is without any test only if it is so in every shard.
-            is_idle = len(by_shard) == len(shards) and all(each.idle for each in alike)
+            is_idle = len(alike) == len(shards) and all(each.idle for each in alike)
+            chosen = min(alike, key=lambda each: (each.origin, repr(each)))
             budgets.append(replace(chosen, idle=is_idle))
     return budgets
 
@@ -231,16 +228,31 @@ def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherMod
     A fixture that several shards set up counts once, by its most expensive set-up. A payload that
     several shards sent without its count is missing in each.
     """
+
+    def expense(row: OtherModelRow) -> tuple[Decimal, Decimal, int, str]:
+        nothing = Decimal(0)
+        return row.usd or nothing, row.usd_then or nothing, row.unknown_calls, repr(row)
+
     merged = []
     for model in sorted({other.model for shard in shards for other in shard}):
         found = [other for shard in shards for other in shard if other.model == model]
         notes = {note for other in found for note in other.notes}
         if len(found) < len(shards):
             notes.add(f"{len(shards) - len(found)} of {len(shards)} shards did not ask for {model}")
+        rows: dict[tuple[str, str, int], OtherModelRow] = {}
+        for row in chain.from_iterable(other.rows for other in found):
+            key = (row.kind, row.name, row.attempt)
+            known = rows.setdefault(key, row)
+            if row.kind == "fixture":
+                rows[key] = max(known, row, key=expense)
+            elif known is not row:
+                reasons = {*known.reasons, *row.reasons}
+                figures: Figures = known + row
+                rows[key] = replace(row, **asdict(figures), reasons=tuple(sorted(reasons)))
         merged.append(
             make_other_model(
                 model,
-                _merged_rows(row for other in found for row in other.rows),
+                rows.values(),
                 missing=sum(other.missing for other in found),
                 rejected=sum((Counter(other.rejected) for other in found), Counter()),
                 dropped=sum((Counter(other.dropped) for other in found), Counter()),
@@ -248,25 +260,3 @@ def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherMod
             )
         )
     return tuple(merged)
-
-
-def _merged_rows(rows: Iterable[OtherModelRow]) -> list[OtherModelRow]:
-    def expense(row: OtherModelRow) -> tuple[Decimal, Decimal, int, str]:
-        nothing = Decimal(0)
-        return row.usd or nothing, row.usd_then or nothing, row.unknown_calls, repr(row)
-
-    kept: list[OtherModelRow] = []
-    joined: dict[tuple[str, str], OtherModelRow] = {}
-    for row in rows:
-        key = (row.kind, row.name)
-        if row.kind == "test":
-            kept.append(row)
-        elif key not in joined:
-            joined[key] = row
-        elif row.kind == "fixture":
-            joined[key] = max(joined[key], row, key=expense)
-        else:
-            reasons = {*joined[key].reasons, *row.reasons}
-            figures: Figures = joined[key] + row
-            joined[key] = replace(row, **asdict(figures), reasons=tuple(sorted(reasons)))
-    return [*kept, *joined.values()]

@@ -10,7 +10,7 @@ from itertools import dropwhile
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call
-from pytest_llmcost.compare.cache_states import Column
+from pytest_llmcost.compare.repriced import Column
 from pytest_llmcost.ledger.ledger import Ledger, calls_of
 from pytest_llmcost.ledger.totals import counted_calls, live_spenders, parts_of
 from pytest_llmcost.reports.comparisons import (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.call import reprice as reprice_call
-from pytest_llmcost.compare.cache_states import Column, in_column
+from pytest_llmcost.compare.repriced import Column, in_column
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
