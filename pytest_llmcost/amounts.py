@@ -372,6 +372,8 @@ def settled(calls: Iterable[Call]) -> tuple[Call, ...]:
     as one attempt of a test.
     """
     calls = tuple(calls)
+    if len(calls) < 2:
+        return calls
     payloads: dict[str, list[int]] = {}
     for index, call in enumerate(calls):
         if call.fingerprint:

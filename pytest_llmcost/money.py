@@ -78,7 +78,7 @@ def parse_percent(text: str) -> Decimal:
     Raises:
         SettingsError: when it is no percentage.
     """
-    share = _read(text, _PERCENT) if len(text) <= _MOST_DIGITS else None
+    share = _read(text, _PERCENT)
     if share is None:
         raise SettingsError(f'{text!r} is not a percentage; write "80%"{_comma_hint(text)}')
     return share
@@ -92,7 +92,7 @@ def parse_share_or_usd(text: str) -> tuple[Decimal | None, Decimal | None]:
     Raises:
         SettingsError: when it is neither.
     """
-    share = _read(text, _PERCENT) if len(text) <= _MOST_DIGITS else None
+    share = _read(text, _PERCENT)
     usd = None if share is not None else _read(text, _AMOUNT)
     if usd and re.fullmatch(r"[\d.,\s]+", text):
         usd = None

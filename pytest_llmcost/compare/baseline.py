@@ -1,9 +1,14 @@
-"""A run against an earlier one; a change of prices is kept apart from one of prompts."""
+"""A run against an earlier one; a change of prices is kept apart from one of prompts.
+
+Owners are paired by their keys, and what is the same in both runs, call by call, cancels out.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 from functools import partial
@@ -15,33 +20,41 @@ from msgspec.structs import asdict, replace
 from pytest_llmcost.amounts import Amounts, is_uncounted
 from pytest_llmcost.budgets.budget import IncreaseLimit, judge_increase
 from pytest_llmcost.call import Call, reprice
-from pytest_llmcost.compare.pairing import (
-    Pair,
-    Spenders,
-    changed_prefixes,
-    differing_parts,
-    pair_up,
-)
 from pytest_llmcost.compare.vanished import Fates, find_vanished, judge_vanished, why_without_calls
-from pytest_llmcost.errors import LedgerError
+from pytest_llmcost.counting.payload import changed_parts
+from pytest_llmcost.errors import LedgerError, UnknownModelError
 from pytest_llmcost.ledger.ledger import (
     BeforeAndAfter,
     Change,
+    ChangedPrefix,
     Comparison,
     FixtureRow,
     Ledger,
     PartChange,
+    PayloadFacts,
     Status,
     TestRow,
     failed_otherwise,
 )
 from pytest_llmcost.ledger.ledger_file import write_ledger
-from pytest_llmcost.ledger.totals import fixture_key, largest_prompt, parts_of, spenders_of, summed
+from pytest_llmcost.ledger.totals import (
+    Spender,
+    fixture_key,
+    largest_prompt,
+    parts_of,
+    spenders_of,
+    summed,
+)
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.bill import CacheState
+from pytest_llmcost.prices.bill import CacheState, in_cache_state
 from pytest_llmcost.prices.rate_card import RateCard
+from pytest_llmcost.prices.usage import Usage
 
 _ZERO = Decimal(0)
+_MOST_PAIRINGS = 10_000
+"""Above this, payloads are paired in their order instead of each with the most similar one."""
+
+Spenders = Mapping[tuple[str | None, ...], Spender]
 
 
 def write_baseline(ledger: Ledger, path: str | os.PathLike[str]) -> None:
@@ -163,44 +176,47 @@ def compare(
     test_limits = tuple(test_limits)
     skipped = {test.nodeid for test in head.tests if test.outcome == "skipped"}
 
-    def changed(pair: Pair, added: Amounts) -> Iterator[Change]:
-        """Yield what changed for one owner, if anything did."""
-        owner, tokens = pair.head or pair.base, _differing_tokens(added)
-        assert owner is not None
-        if added.usd == 0 and not tokens and not added.calls:
-            return
-        old, new = (Amounts.of(each.calls if each else ()) for each in (pair.base, pair.head))
-        status: Status = "new" if pair.base is None else "changed"
-        if pair.head is None:
-            status = why_without_calls(owner.name, fates if owner.kind == "test" else None)
-        elif not pair.head.calls:  # it has a budget, and so a row
-            status = "skipped" if owner.name in skipped else "no calls"
-        # A new test has nothing to add to, so it counts for the run alone.
-        is_common = owner.kind == "test" and pair.base is not None and pair.head is not None
-        yield Change(
-            kind=owner.kind,
-            name=owner.name,
-            path=owner.path,
-            line=owner.line,
-            status=status,
-            **_costs(old, new),
-            usd=added.usd,
-            tokens=tokens,
-            calls=added.calls,
-            parts=differing_parts(pair, base.payloads, head.payloads),
-            verdicts=tuple(judge_increase(each, old, added) for each in test_limits if is_common),
-        )
-
     def order(change: Change) -> tuple[bool, Decimal, str, str]:
         return change.usd is not None, -(change.usd or _ZERO), change.kind, change.name
 
-    pairs = pair_up(before, now)
+    keys = sorted({**before, **now}, key=str)
     changes, whole = list[Change](), Amounts()
-    for pair in pairs:
-        if pair.before or pair.after:
-            added = Amounts.of(pair.after) - Amounts.of(pair.before)
-            whole += added
-            changes += changed(pair, added)
+    for key in keys:
+        old, new = before.get(key), now.get(key)
+        lost, gained = _differing_calls(old, new)
+        if not lost and not gained:
+            continue
+        added = Amounts.of(gained) - Amounts.of(lost)
+        whole += added
+        owner, tokens = new or old, _differing_tokens(added)
+        assert owner is not None
+        if added.usd == 0 and not tokens and not added.calls:
+            continue
+        status: Status = "new" if old is None else "changed"
+        if new is None:
+            status = why_without_calls(owner.name, fates if owner.kind == "test" else None)
+        elif not new.calls:  # it has a budget, and so a row
+            status = "skipped" if owner.name in skipped else "no calls"
+        spent, spends = (Amounts.of(each.calls if each else ()) for each in (old, new))
+        # A new test has nothing to add to, so it counts for the run alone.
+        is_common = owner.kind == "test" and old is not None and new is not None
+        changes.append(
+            Change(
+                kind=owner.kind,
+                name=owner.name,
+                path=owner.path,
+                line=owner.line,
+                status=status,
+                **_costs(spent, spends),
+                usd=added.usd,
+                tokens=tokens,
+                calls=added.calls,
+                parts=_differing_parts(lost, gained, base, head),
+                verdicts=tuple(
+                    judge_increase(each, spent, added) for each in test_limits if is_common
+                ),
+            )
+        )
     was, would_be, is_now = (
         Amounts.of([call for spender in spenders.values() for call in spender.calls])
         for spenders in (then, before, now)
@@ -227,15 +243,59 @@ def compare(
         low_usd=bounds.low,
         high_usd=bounds.high,
         tokens=_differing_tokens(whole),
-        unchanged=len(pairs) - len(changes),
+        unchanged=len(keys) - len(changes),
         by_tag=_changed_tags(before, now),
         changes=tuple(sorted(changes, key=order)),
-        prefixes=changed_prefixes(then, now, base, head, card),
+        prefixes=_changed_prefixes(then, now, base, head, card),
         vanished=gone,
-        parts=tuple(_part_changes(pairs, base, head)),
+        parts=tuple(_part_changes(then, now, base, head)),
         verdicts=tuple(verdicts),
         notes=tuple(_notes(base, head, card)),
     )
+
+
+def _differing_calls(old: Spender | None, new: Spender | None) -> list[list[Call]]:
+    """Return the calls of both sides without those that are the same in both runs."""
+    sides = [
+        [(_identity(call), call) for call in (spender.calls if spender else ())]
+        for spender in (old, new)
+    ]
+    before, after = (Counter(same for same, _ in side if same) for side in sides)
+    differing = []
+    for side in sides:
+        common, rest = before & after, []
+        for identity, call in side:
+            if identity is not None and common[identity]:
+                common[identity] -= 1
+            else:
+                rest.append(call)
+        differing.append(rest)
+    return differing
+
+
+def _identity(call: Call) -> Call | None:
+    """Return what a replayed call is in two runs; None for one that may be made anew each time."""
+    if call.live is not False or call.fingerprint is None:
+        return None
+    facts = dict.fromkeys(("phase", "at", "max_tokens", "before", "broken_prefix"))
+    return replace(call, tags=(), stream=False, attempts=1, **facts)
+
+
+def _differing_parts(
+    lost: Iterable[Call], gained: Iterable[Call], base: Ledger, head: Ledger
+) -> tuple[str, ...]:
+    """Return what differs between each new payload and the most similar one before it."""
+    old, new = (
+        [each for call in calls if (each := ledger.payloads.get(call.fingerprint or ""))]
+        for calls, ledger in ((lost, base), (gained, head))
+    )
+    in_order = len(old) * len(new) > _MOST_PAIRINGS
+    parts: dict[str, None] = {}
+    for payload in new[: len(old)]:
+        similar = old[0] if in_order else _most_similar(payload, old)
+        old.remove(similar)
+        parts.update(dict.fromkeys(changed_parts(similar.parts, payload.parts)))
+    return tuple(parts)
 
 
 def _costs(before: Amounts, now: Amounts) -> dict[str, Any]:
@@ -273,18 +333,19 @@ def _changed_tags(before: Spenders, now: Spenders) -> dict[str, BeforeAndAfter]:
     return {tag: each for tag, each in tags.items() if each.base_usd != each.head_usd}
 
 
-def _part_changes(pairs: Iterable[Pair], base: Ledger, head: Ledger) -> Iterator[PartChange]:
+def _part_changes(
+    before: Spenders, now: Spenders, base: Ledger, head: Ledger
+) -> Iterator[PartChange]:
     """Yield the parts of each owner's largest prompt, the largest part first."""
     if not any(facts.parts_tokens for facts in head.payloads.values()):
         return
     old_parts, new_parts = parts_of(base), parts_of(head)
-    for pair in pairs:
-        new = largest_prompt(pair.head.calls, new_parts) if pair.head else {}
-        old = largest_prompt(pair.base.calls, old_parts) if pair.base and new else {}
+    for key in sorted(now, key=str):
+        name, new = now[key].name, largest_prompt(now[key].calls, new_parts)
+        old = largest_prompt(before[key].calls, old_parts) if new and key in before else {}
         for part in sorted({*old, *new}, key=lambda each: (-new.get(each, 0), each)):
-            before = old.get(part, 0) if old else None
-            assert pair.head is not None
-            yield PartChange(name=pair.head.name, part=part, before=before, after=new.get(part, 0))
+            then = old.get(part, 0) if old else None
+            yield PartChange(name=name, part=part, before=then, after=new.get(part, 0))
 
 
 def _differing_tokens(change: Amounts) -> dict[str, int]:
@@ -310,3 +371,76 @@ def _notes(base: Ledger, head: Ledger, card: RateCard) -> Iterator[str]:
             f"the run was priced with the rate card {head.rate_card.version}; both sides are "
             f"compared at the prices of {card.version}"
         )
+
+
+def _most_similar(payload: PayloadFacts, others: Iterable[PayloadFacts]) -> PayloadFacts:
+    def alike(other: PayloadFacts) -> int:
+        return len(other.parts.items() & payload.parts.items()) + (other.model == payload.model)
+
+    return max(others, key=alike)
+
+
+def _changed_prefixes(
+    before: Spenders, now: Spenders, base: Ledger, head: Ledger, card: RateCard
+) -> tuple[ChangedPrefix, ...]:
+    """Return the cached prefixes of a run that its baseline has not, the most expensive first.
+
+    A prefix that several tests share is one. Of several turns the longest counts,
+    because it holds the others. What a new test caches is new, and what an old one caches for the
+    first time, or behind what it cached before, is too.
+    """
+    on = date.fromisoformat(head.price_date)
+    known = {each for facts in base.payloads.values() for each in facts.prefixes.values()}
+    found: dict[frozenset[str], ChangedPrefix] = {}
+    for key, spender in now.items():
+        old = [facts for _, facts in _facts_of(before.get(key), base)]
+        longest: dict[str, tuple[int, frozenset[str], ChangedPrefix]] = {}
+        for call, facts in _facts_of(spender, head):
+            new = {place: each for place, each in facts.prefixes.items() if each not in known}
+            like = [each for each in old if each.model == facts.model]
+            if not new or not like:
+                continue
+            similar = _most_similar(facts, like)
+            if {*similar.prefixes.values()} <= {*facts.prefixes.values()}:
+                continue  # it has only got longer
+            usage, usd = _written(call, facts), None
+            if usage is not None:
+                sampling = call.sampling_calls[0]
+                sampling = replace(sampling, usage=usage, usage_low=None, usage_high=None)
+                with suppress(UnknownModelError):
+                    usd = card.price_sampling(sampling, call.context, on=on).usd
+            differing = changed_parts(similar.parts, facts.parts)
+            if not any(place.startswith("messages") for place in new):
+                differing = [each for each in differing if each.startswith(("system", "tools"))]
+            change = ChangedPrefix(
+                name=spender.name,
+                parts=tuple(differing) or ("the order of keys",),
+                tokens=None if usage is None else usage.cached_tokens,
+                usd=usd,
+                is_most=len(new) < len(facts.prefixes),
+            )
+            size = (change.tokens or 0, frozenset(new.values()), change)
+            longest[facts.model] = max(longest.get(facts.model, size), size, key=lambda it: it[0])
+        for _, digests, change in longest.values():
+            first = found.get(digests, change)
+            found[digests] = replace(first, owners=first.owners + (digests in found))
+    return tuple(sorted(found.values(), key=lambda each: (-(each.usd or Decimal(0)), each.name)))
+
+
+def _facts_of(spender: Spender | None, ledger: Ledger) -> Iterator[tuple[Call, PayloadFacts]]:
+    for call in spender.calls if spender else ():
+        facts = ledger.payloads.get(call.fingerprint or "")
+        if facts is not None and facts.prefixes:
+            yield call, facts
+
+
+def _written(call: Call, facts: PayloadFacts) -> Usage | None:
+    """Return what a call with a cold cache writes; None where that is unknown."""
+    if len(call.sampling_calls) == 1:
+        cold = in_cache_state(call.sampling_calls[0], "cold")
+        if cold.cached_tokens:
+            return replace(cold, input_tokens=0, output_tokens=0, web_search_requests=0)
+    if facts.cached and call.sampling_calls:
+        short, long = facts.cached.get("5m", 0), facts.cached.get("1h", 0)
+        return Usage(cache_write_5m_tokens=short, cache_write_1h_tokens=long)
+    return None

@@ -7,7 +7,7 @@ from itertools import chain
 from operator import itemgetter
 from threading import RLock
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import asdict, replace
@@ -56,6 +56,7 @@ class Outside(msgspec.Struct, frozen=True, kw_only=True, tag="outside"):
 
 Owner = TestOwner | FixtureOwner | Outside
 OUTSIDE = Outside()
+_Row = TypeVar("_Row", TestRow, FixtureRow)
 
 
 class _Account(msgspec.Struct, kw_only=True):
@@ -67,22 +68,10 @@ class _Account(msgspec.Struct, kw_only=True):
     verdict: Verdict | None = None
     blocks: tuple[Verdict, ...] = ()
 
-    def test_row(self) -> TestRow:
-        owner, calls = asdict(self.owner), settled(self.calls)
-        del owner["worker"]
-        return TestRow(
-            **owner,
-            outcome=self.outcome,
-            usd=Amounts.of(calls).usd,
-            verdict=self.verdict,
-            blocks=self.blocks,
-            calls=calls,
-        )
-
-    def fixture_row(self) -> FixtureRow:
-        owner, calls = asdict(self.owner), settled(self.calls)
-        del owner["set_up"]
-        return FixtureRow(**owner, usd=Amounts.of(calls).usd, calls=calls)
+    def row(self, kind: type[_Row]) -> _Row:
+        calls = settled(self.calls)
+        spent = {**asdict(self.owner), **asdict(self), "calls": calls, "usd": Amounts.of(calls).usd}
+        return kind(**{name: spent[name] for name in kind.__struct_fields__})
 
 
 class _Fragment(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,8 +137,7 @@ class LedgerBuilder:
         """Return the calls of one owner so far, without counts of what was sent too."""
         with self._lock:
             account = self._accounts.get(owner)
-            calls = account.calls if account else ()
-            return settled(calls) if len(calls) > 1 else tuple(calls)
+            return settled(account.calls) if account else ()
 
     def __bool__(self) -> bool:
         return bool(self._accounts)
@@ -162,7 +150,7 @@ class LedgerBuilder:
     def row(self, owner: TestOwner) -> TestRow:
         """Return how one attempt of a test stands so far."""
         with self._lock:
-            return self._accounts.get(owner, _Account(owner=owner)).test_row()
+            return self._accounts.get(owner, _Account(owner=owner)).row(TestRow)
 
     def take_fragment(self) -> dict[str, Any] | None:
         """Return what has changed since the last time, in builtins that cross processes."""
@@ -246,7 +234,7 @@ class LedgerBuilder:
         }
         tests: list[TestRow] = []
         for key in sorted(attempts):
-            row = attempts[key].test_row()
+            row = attempts[key].row(TestRow)
             if tests and tests[-1].nodeid == row.nodeid and row.attempt <= tests[-1].attempt:
                 row = replace(row, attempt=tests[-1].attempt + 1)
             tests.append(row)
@@ -257,7 +245,7 @@ class LedgerBuilder:
         ledger = Ledger(
             payloads=payloads,
             tests=tuple(tests),
-            fixtures=tuple(each.fixture_row() for each in fixtures),
+            fixtures=tuple(each.row(FixtureRow) for each in fixtures),
             outside_tests=settled(chain.from_iterable(outside)),
             **facts,
         )

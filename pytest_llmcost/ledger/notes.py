@@ -88,23 +88,17 @@ def missing_notes(ledger: Ledger) -> Iterator[str]:
             hint = f"; did you mean tools.{alike[0]}?" if alike else ""
             yield f"no prompt has {part}, which {origin} limits{hint}"
     if ledger.complete:
-        yield from _missing_tags(ledger)
+        tags = ledger.totals.by_tag
+        for budget in ledger.verdicts:
+            tag = (budget.pattern or "").removeprefix(TAG)
+            if budget.scope == "tag" and tag not in tags:
+                hint = f"; the tags of the run are {', '.join(tags)}" if tags else ""
+                for name in get_close_matches(tag, tags, 1):
+                    hint = f"; did you mean {TAG}{name}?"
+                yield f"no call has the tag of the budget for {TAG}{tag}{hint}"
         for origin, may_cache in sorted(caches.items()):
             if not may_cache:
                 yield f"no prompt has a cache_control, although {origin} requires a stable prefix"
-
-
-def _missing_tags(ledger: Ledger) -> Iterator[str]:
-    known = ledger.totals.by_tag
-    for budget in ledger.verdicts:
-        tag = (budget.pattern or "").removeprefix(TAG)
-        if budget.scope == "tag" and tag not in known:
-            alike, hint = get_close_matches(tag, known, 1), ""
-            if alike:
-                hint = f"; did you mean {TAG}{alike[0]}?"
-            elif known:
-                hint = f"; the tags of the run are {', '.join(known)}"
-            yield f"no call has the tag of the budget for {TAG}{tag}{hint}"
 
 
 def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[str]:

@@ -73,7 +73,15 @@ def merge_ledgers(
         seen.append((source, replace(ledger, payloads={}, notes=notes)))
     if not seen:
         raise LedgerError("there is nothing to merge; name at least one ledger")
-    _check_apart(seen)  # apart from the loop, so that what it takes is free again
+    attempts: dict[tuple[str, int], str] = {}
+    for source, test in ((source, test) for source, ledger in seen for test in ledger.tests):
+        if (key := (test.nodeid, test.attempt)) in attempts:
+            raise LedgerError(
+                f"attempt {test.attempt} of {test.nodeid} is both in {attempts[key]} and in "
+                f"{source}; each test belongs in one shard, and each shard is merged once"
+            )
+        attempts[key] = source
+    attempts.clear()  # a long run has many
     every = [ledger for _, ledger in seen]
     incomplete = {why for each in every for why in each.incomplete}
     if is_whole:
@@ -88,15 +96,14 @@ def merge_ledgers(
             every[0],  # all that was found to be alike
             generator={name: ", ".join(sorted(versions[name])) for name in sorted(versions)},
             incomplete=tuple(incomplete),
-            lost_calls=tuple(why for each in every for why in each.lost_calls),
-            skipped=tuple(name for each in every for name in each.skipped),
             rate_card=replace(every[0].rate_card, sources=sources),
             comparison=None,
             payloads=payloads,
-            tests=tuple(row for each in every for row in each.tests),
-            fixtures=tuple(row for each in every for row in each.fixtures),
-            outside_tests=tuple(call for each in every for call in each.outside_tests),
             other_models=merge_other_models([each.other_models for each in every]),
+            **{
+                name: tuple(chain.from_iterable(getattr(each, name) for each in every))
+                for name in ("lost_calls", "skipped", "tests", "fixtures", "outside_tests")
+            },
         ),
         _budgets(seen, max_suite),
     )
@@ -112,19 +119,13 @@ def merge_ledgers(
         workers=sum(run.workers for run in runs),
         commit=commits.pop() if len(commits) == 1 else "",
     )
-    return replace(merged, run=run, notes=tuple(sorted(_notes(every, merged))))
-
-
-def _notes(shards: Sequence[Ledger], merged: Ledger) -> set[str]:
-    """Return the notes of the shards that hold for all of them, and those of their sum."""
-    noted = added_up([note for each in shards for note in each.notes])
-    # These hold numbers, so the sum has its own.
-    of_mocks = noted & {note for each in shards for note in mock_notes(each)}
-    notes = {*(noted - of_mocks), *missing_notes(merged)}
-    notes.update(mock_notes(merged) if of_mocks else ())
-    if any(each.comparison is not None for each in shards):
-        notes.add(NOT_COMPARED)
-    return notes
+    # Of the shards the notes that hold for all of them; those with numbers are of the sum.
+    noted = added_up([note for each in every for note in each.notes])
+    of_mocks = noted & {note for each in every for note in mock_notes(each)}
+    held = {*(noted - of_mocks), *missing_notes(merged), *(mock_notes(merged) if of_mocks else ())}
+    if any(each.comparison is not None for each in every):
+        held.add(NOT_COMPARED)
+    return replace(merged, run=run, notes=tuple(sorted(held)))
 
 
 def _share(ledger: Ledger, shared: defaultdict[type, dict[Any, Any]]) -> None:
@@ -153,19 +154,6 @@ def _share(ledger: Ledger, shared: defaultdict[type, dict[Any, Any]]) -> None:
         for name in ("input_tokens", "output_tokens"):  # the other kinds are often 0
             tokens = getattr(call.usage, name)
             force_setattr(call.usage, name, numbers.setdefault(tokens, tokens))
-
-
-def _check_apart(shards: Iterable[tuple[str, Ledger]]) -> None:
-    origins: dict[tuple[str, int], str] = {}
-    for source, ledger in shards:
-        for test in ledger.tests:
-            key = (test.nodeid, test.attempt)
-            if key in origins:
-                raise LedgerError(
-                    f"attempt {test.attempt} of {test.nodeid} is both in {origins[key]} and in "
-                    f"{source}; each test belongs in one shard, and each shard is merged once"
-                )
-            origins[key] = source
 
 
 def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
