@@ -146,9 +146,8 @@ def average(runs: list[Run]) -> Run:
 
     def mean(usds: list[Decimal | None]) -> Decimal | None:
         known = [usd for usd in usds if usd is not None]
-        if len(known) < len(usds):
-            return None
-        return EXACT.divide(reduce(EXACT.add, known), Decimal(len(known)))
+        whole = reduce(EXACT.add, known, Decimal(0))
+        return EXACT.divide(whole, len(known)) if len(known) == len(usds) else None
 
     def shares(of_runs: list[Shares]) -> Shares:
         names = sorted({name for each in of_runs for name in each})

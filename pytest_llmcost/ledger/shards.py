@@ -39,10 +39,7 @@ _NO_TESTS = 5
 
 
 def merge_ledgers(
-    shards: Iterable[tuple[str, Ledger]],
-    *,
-    max_suite: Budget | None = None,
-    is_whole: bool = False,
+    shards: Iterable[tuple[str, Ledger]], *, max_suite: Budget | None = None, is_whole: bool = False
 ) -> Ledger:
     """Add up the ledgers of one suite's shards, each with the name of its file.
 
