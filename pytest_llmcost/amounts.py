@@ -174,13 +174,12 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         """
         add = EXACT.add  # never rounds, whatever the caller's own decimal context
         number = unpriced = 0
-        fresh = written_5m = written_1h = read = written_out = searches = 0
-        inputs = uncached = outputs = 0  # of calls whose tokens are exact
+        fresh = written_5m = written_1h = read = output = searches = 0
         priced = low = _ZERO
         categories: dict[str, Decimal] = {}
         high: Decimal | None = _ZERO
         money = Reasons()
-        inexact: defaultdict[TokenKind, Range] = defaultdict(Range)
+        inexact: defaultdict[TokenKind, Range] = defaultdict(Range)  # by how much
         reasons: defaultdict[TokenKind, Reasons] = defaultdict(Reasons)
         for call in calls:
             number += 1
@@ -194,22 +193,16 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 unpriced += 1
             for name, part in _by_category(call, known):
                 categories[name] = add(categories.get(name, _ZERO), part)
-            prompt = unread = output = 0
             for sampling in call.sampling_calls:
                 if sampling.refusal is not None and sampling.usd == 0:
                     continue  # a refusal before any output that is not billed: its tokens are free
                 usage = sampling.usage
-                plain, short = usage.input_tokens, usage.cache_write_5m_tokens
-                long, cached = usage.cache_write_1h_tokens, usage.cache_read_tokens
-                fresh += plain
-                written_5m += short
-                written_1h += long
-                read += cached
-                searches += usage.web_search_requests
-                unread += plain + short + long
-                prompt += plain + short + long + cached
+                fresh += usage.input_tokens
+                written_5m += usage.cache_write_5m_tokens
+                written_1h += usage.cache_write_1h_tokens
+                read += usage.cache_read_tokens
                 output += usage.output_tokens
-            written_out += output
+                searches += usage.web_search_requests
             caveats = call.caveats
             why_stale = ("stale", "not-recounted", "count-failed")
             if call.evidence == "stale" and not call.has_caveat(*why_stale):
@@ -218,19 +211,16 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             if about_tokens or not call.sampling_calls:
                 for kind in _TOKENS_OF:
                     inexact[kind] += _tokens(kind, call, about_tokens, reasons[kind])
-            else:
-                inputs += prompt
-                uncached += unread
-                outputs += output
             if usd is None or usd_high is None or not usd_low == usd == usd_high:
                 found = [each for each in caveats if each.rule.direction != "none"]
                 for caveat in found or [Caveat("")]:
                     money.note(caveat.name, caveat.detail)
+        unread = fresh + written_5m + written_1h
         ranges: dict[Kind, Range] = {
             "usd": Range(low, None if unpriced else priced, high, money),
-            "input_tokens": Range.exactly(inputs),
-            "uncached_input_tokens": Range.exactly(uncached),
-            "output_tokens": Range.exactly(outputs),
+            "input_tokens": Range.exactly(unread + read),
+            "uncached_input_tokens": Range.exactly(unread),
+            "output_tokens": Range.exactly(output),
             "calls": Range.exactly(number),
         }
         for kind, spent in inexact.items():
@@ -242,7 +232,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 cache_write_5m_tokens=written_5m,
                 cache_write_1h_tokens=written_1h,
                 cache_read_tokens=read,
-                output_tokens=written_out,
+                output_tokens=output,
                 web_search_requests=searches,
             ),
             priced_usd=priced,
@@ -309,19 +299,19 @@ _TOKENS_OF: Mapping[TokenKind, Callable[[Usage], int]] = {
 
 
 def _tokens(kind: TokenKind, call: Call, about_tokens: Sequence[Caveat], reasons: Reasons) -> Range:
-    """Bound the tokens of a call that has caveats about them, or no usage at all; note why."""
+    """Return by how much a call with caveats about tokens, or no usage, is inexact; note why."""
     found = [each for each in about_tokens if kind in each.rule.tokens]
     bounded = call.bounded if found else ()
     loose = [each for each in found if each.name not in bounded]
     is_unknown = not call.sampling_calls or any(each.may_be_lower for each in loose)
     for caveat in found or [Caveat("")] * is_unknown:
         reasons.note(caveat.name, caveat.detail)
-    if is_unknown:
-        return Range(_ZERO, None, None)
     of = _TOKENS_OF[kind]
     paid = [each for each in call.sampling_calls if each.refusal is None or each.usd != 0]
-    least = sum(of(each.usage if each.usage_low is None else each.usage_low) for each in paid)
     stated = sum(of(each.usage) for each in paid)
+    if is_unknown:
+        return Range(Decimal(-stated), None, None)
+    least = sum(of(each.usage if each.usage_low is None else each.usage_low) for each in paid)
     most = sum(of(each.most_usage) for each in paid)
     if (lost := call.lost_usage) is not None:
         # Attempts without an answer may be billed, at worst with the longest reply.
@@ -329,7 +319,7 @@ def _tokens(kind: TokenKind, call: Call, about_tokens: Sequence[Caveat], reasons
     if least < stated and not found:  # a stream that was cut may have ended in a free refusal
         for caveat in about_tokens:
             reasons.note(caveat.name, caveat.detail)
-    return Range(Decimal(least), Decimal(stated), None if loose else Decimal(most))
+    return Range(Decimal(least - stated), _ZERO, None if loose else Decimal(most - stated))
 
 
 def most(alternatives: Sequence[Amounts]) -> Amounts:

@@ -30,17 +30,6 @@ from pytest_llmcost.prices.usage import Usage
 
 Column = Literal["worst", "cold", "warm"]
 
-NO_PRICE = "no price"
-NOT_SPLIT = "cache breakpoints that are not counted apart"
-NO_BOUND = "no max_tokens"
-SEVERAL_CALLS = "server tools"
-_CAVEATS = {
-    NOT_SPLIT: "uncounted: cached prefixes",
-    NO_BOUND: "unbounded-output: no max_tokens, or server tools",
-    SEVERAL_CALLS: "unbounded-output: several sampling calls",
-}
-"""What makes the worst case of a call unknown, unless the call has no price at all."""
-
 SEVERAL_PASSES = "several sampling calls in one, whose prompts cannot be counted"
 NO_PAYLOAD = "its payload was not seen"
 NO_PRICE_NOW = "its price now is unknown"
@@ -51,17 +40,17 @@ _KINDS = ("input_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "cac
 def in_column(
     call: Call, column: Column, payloads: Mapping[str, PayloadFacts], card: RateCard, *, on: date
 ) -> Call | str:
-    """Return a call as it would be in one of the columns, or the reason why that is unknown.
+    """Return a call as it would be in one of the columns, or the caveat for which that is unknown.
 
     `cold`: everything that is cached is written. `warm`: all of it is read. `worst`: cold, with
-    a reply of `max_tokens`.
+    a reply of `max_tokens`. The caveat is empty if it only has no price.
     """
     sampling, *more = call.sampling_calls or (None,)
     payload = payloads.get(call.fingerprint or "")
     # The bill of a reply says itself what is cached. For a count, the payload's breakpoints do.
     if call.evidence == "counted" and payload is not None and payload.breakpoints:
         if not payload.cached or sampling is None or more:
-            return NOT_SPLIT
+            return "uncounted: cached prefixes"
         short, long = payload.cached.get("5m", 0), payload.cached.get("1h", 0)
         usage = Usage(
             input_tokens=sampling.usage.prompt_tokens - short - long,
@@ -73,11 +62,11 @@ def in_column(
         call = replace(call, usage=usage, sampling_calls=(sampling,))
     if column != "worst":
         priced = reprice(call, card, on=on, cache_state=column)
-        return NO_PRICE if priced.usd is None else priced
+        return "" if priced.usd is None else priced
     if call.max_tokens is None:
-        return NO_BOUND
+        return "unbounded-output: no max_tokens, or server tools"
     if sampling is None or more or sampling.kind != "message" or sampling.sums_calls:
-        return SEVERAL_CALLS
+        return "unbounded-output: several sampling calls"
     most = max(sampling.usage.output_tokens, call.max_tokens)
     usage = replace(sampling.usage, output_tokens=most)
     # What was refused this time may be answered the next time.
@@ -87,7 +76,7 @@ def in_column(
     call = replace(call, usage=usage, sampling_calls=(longest,), caveats=settled)
     worst = reprice(call, card, on=on, cache_state="cold")
     high = worst.usd_high
-    return NO_PRICE if high is None else replace(worst, usd=high, usd_low=high)
+    return "" if high is None else replace(worst, usd=high, usd_low=high)
 
 
 def at_worst(call: Call, payloads: Mapping[str, PayloadFacts], card: RateCard, *, on: date) -> Call:
@@ -95,8 +84,8 @@ def at_worst(call: Call, payloads: Mapping[str, PayloadFacts], card: RateCard, *
     worst = in_column(call, "worst", payloads, card, on=on)
     if not isinstance(worst, str):
         return worst
-    why = () if call.usd is None or worst == NO_PRICE else (_CAVEATS[worst],)
-    return replace(call, usd=None, usd_high=None, caveats=sorted_caveats([*call.caveats, *why]))
+    caveats = [*call.caveats] if call.usd is None or not worst else [*call.caveats, worst]
+    return replace(call, usd=None, usd_high=None, caveats=sorted_caveats(caveats))
 
 
 def on_other_model(ledger: Ledger, model: str, card: RateCard, *, on: date) -> OtherModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -145,8 +146,10 @@ def _compact(value: Any, order: Literal["sorted"] | None = None) -> bytes:
     try:
         text = msgspec.json.encode(value, enc_hook=encode_caveat, order=order)
     except UnicodeEncodeError:  # a node id from a file name that is no UTF-8
-        whole = msgspec.to_builtins(value, enc_hook=encode_caveat)
-        text = msgspec.json.encode(_escape(whole), order=order)
+        whole = msgspec.to_builtins(value, enc_hook=encode_caveat, order=order)
+        written = json.dumps(whole, ensure_ascii=False, separators=(",", ":"))
+        # As the text of its escape sequence: a reader refuses the sequence itself.
+        text = re.sub("[\ud800-\udfff]", lambda half: f"\\\\u{ord(half[0]):x}", written).encode()
 
     def plain(amount: re.Match[bytes]) -> bytes:
         return b'":"' + plain_usd(Decimal(amount[1].decode())).encode()
@@ -155,17 +158,6 @@ def _compact(value: Any, order: Literal["sorted"] | None = None) -> bytes:
     if isinstance(value, (Totals, Comparison)):
         text = text.replace(b'"by_tag":{},', b"").replace(b'"vanished":[],', b"")
     return _UNUSUAL.sub(plain, text)
-
-
-def _escape(value: Any) -> Any:
-    """Write half characters as their escape sequences, in every text of a value."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, (list, tuple)):
-        return [_escape(each) for each in value]
-    if isinstance(value, dict):
-        return {_escape(key): _escape(each) for key, each in value.items()}
-    return value
 
 
 def _batches(rows: Any) -> Iterator[Any]:

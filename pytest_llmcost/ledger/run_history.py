@@ -20,7 +20,7 @@ from pytest_llmcost.money import EXACT, count_digits, plain_usd
 from pytest_llmcost.prices.usage import Count
 
 SCHEMA = "pytest-llmcost-history/1"
-_MOST_DIGITS = 72
+_MOST_DIGITS = 73
 """Of an amount; to add up longer ones could be slow without end."""
 
 Shares = Mapping[str, Decimal | None]

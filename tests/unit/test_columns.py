@@ -147,4 +147,4 @@ def test_what_nothing_bounds_is_left_out_with_the_reason() -> None:
     longest, why = (in_column(each, "worst", {}, shipped_card(), on=NOV) for each in calls)
     assert isinstance(longest, Call)
     assert longest.usd == Decimal("0.03")
-    assert why == "no max_tokens"
+    assert why == "unbounded-output: no max_tokens, or server tools"
