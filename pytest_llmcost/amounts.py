@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from functools import partial, reduce
-from operator import attrgetter, or_
+from functools import reduce
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -49,61 +49,35 @@ _LOST = {
 }
 
 
-_Seen = dict[tuple[str, str], tuple[int, str, str]]
-"""How many calls, and their first and last detail, by what stands before the sentence and the
-caveat's name or a whole sentence."""
-
-
-class Reasons:
+class Reasons(dict[tuple[str, str], tuple[int, str, str]]):
     """Why a sum is not exact: caveats of many calls by name, in constant memory.
 
-    For each name, how many calls have it and the first and the last of their details in
-    alphabetical order, so that the order of the calls never shows.
+    By what stands before the sentence, and the caveat's name or a whole sentence: how many calls
+    have it, and the first and the last of their details in alphabetical order, so that the order of
+    the calls never shows.
     """
 
-    __slots__ = ("_parts",)
+    def note(self, name: str, detail: str = "") -> None:
+        """Add a caveat, or a whole sentence, of one call."""
+        self._join(("", name), 1, detail, detail)
 
-    def __init__(self, *parts: _Seen) -> None:
-        # Each part has at least twice as many names as the next: to add many sums up, each with
-        # another name, must not copy all names so far each time.
-        self._parts = parts or ({},)
+    def _join(self, key: tuple[str, str], number: int, first: str, last: str) -> None:
+        seen, least, greatest = self.get(key, (0, first, last))
+        self[key] = (seen + number, min(least, first), max(greatest, last))
 
-    def note(self, caveat: Caveat) -> None:
-        """Add a caveat of one call."""
-        (part,) = self._parts
-        _join(part, {("", caveat.name): (1, caveat.detail, caveat.detail)})
-
-    def __or__(self, other: Reasons) -> Reasons:
+    def joined(self, other: Reasons) -> Reasons:
+        """Return the reasons of both."""
         if not self or not other:
-            return self if self else other
-        parts = [*self._parts]
-        for part in other._parts:
-            while parts and len(parts[-1]) < 2 * len(part):
-                part = _join({**parts.pop()}, part)
-            parts.append(part)
-        return Reasons(*parts)
-
-    @property
-    def _seen(self) -> _Seen:
-        return reduce(_join, self._parts, {})
-
-    def of_baseline(self) -> Reasons:
-        """Return the same reasons, said of the baseline."""
-        side = "in the baseline: "
-        return Reasons({(side, name): seen for (_, name), seen in self._seen.items()})
-
-    def __bool__(self) -> bool:
-        return bool(self._parts[0])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reasons) and self._seen == other._seen
-
-    __hash__ = None  # type: ignore[assignment]
+            return self or other
+        both = Reasons(self)
+        for key, seen in other.items():
+            both._join(key, *seen)
+        return both
 
     def explain(self, count_command: str = COUNT_COMMAND) -> tuple[str, ...]:
         """Write each as a sentence that says what would settle it; sorted."""
         sentences = []
-        for (side, name), (number, first, last) in self._seen.items():
+        for (side, name), (number, first, last) in self.items():
             often = f" ({number:,} calls)" if number > 1 else ""
             if name == "unknown-model" and first:
                 # The error itself says what to add.
@@ -120,13 +94,6 @@ class Reasons:
         return tuple(sorted(sentences))
 
 
-def _join(joined: _Seen, other: _Seen) -> _Seen:
-    for key, (number, first, last) in other.items():
-        seen, least, greatest = joined.get(key, (0, first, last))
-        joined[key] = (seen + number, min(least, first), max(greatest, last))
-    return joined
-
-
 NO_REASONS = Reasons()
 
 
@@ -140,26 +107,28 @@ class Range(msgspec.Struct, frozen=True):
 
     def __add__(self, other: Range) -> Range:
         return Range(
-            _known(EXACT.add, self.low, other.low),
-            _known(EXACT.add, self.best, other.best),
-            _known(EXACT.add, self.high, other.high),
-            self.reasons | other.reasons,
+            _sum(self.low, other.low),
+            _sum(self.best, other.best),
+            _sum(self.high, other.high),
+            self.reasons.joined(other.reasons),
         )
 
     def __sub__(self, baseline: Range) -> Range:
-        return Range(
-            _known(EXACT.subtract, self.low, baseline.high),
-            _known(EXACT.subtract, self.best, baseline.best),
-            _known(EXACT.subtract, self.high, baseline.low),
-            self.reasons | baseline.reasons.of_baseline(),
+        low, best, high = (
+            each and each.copy_negate() for each in (baseline.high, baseline.best, baseline.low)
         )
+        seen = {("in the baseline: ", name): seen for (_, name), seen in baseline.reasons.items()}
+        return self + Range(low, best, high, Reasons(seen))
+
+    @staticmethod
+    def exactly(number: int) -> Range:
+        """Return the range of a quantity that is known."""
+        exact = Decimal(number)
+        return Range(exact, exact, exact)
 
 
-def _known(
-    join: Callable[[Decimal, Decimal], Decimal], one: Decimal | None, other: Decimal | None
-) -> Decimal | None:
-    """Join two amounts; unknown if one of them is."""
-    return None if one is None or other is None else join(one, other)
+def _sum(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    return None if one is None or other is None else EXACT.add(one, other)
 
 
 _NOTHING: Mapping[Kind, Range] = MappingProxyType({kind: Range() for kind in get_args(Kind)})
@@ -172,8 +141,6 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
     unknown where that of either is not exact.
     """
 
-    requests: int = 0
-    """Requests to Claude that were seen, also those that can cost nothing."""
     calls: int = 0
     usage: Usage = Usage()
     """The tokens that are paid for, in all sampling calls."""
@@ -183,9 +150,6 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
     """The same by what it is for."""
     unpriced: int = 0
     """Calls whose list price is unknown."""
-    live_priced_usd: Decimal = _ZERO
-    live_unpriced: int = 0
-    """The same of the calls that went over the network in this run, or may have."""
     ranges: Mapping[Kind, Range] = _NOTHING
 
     def __getitem__(self, kind: Kind) -> Range:
@@ -201,11 +165,6 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         """Whether some calls may have cost more than their list price."""
         return bool(self.unpriced) or self["usd"].high is None
 
-    @property
-    def live_usd(self) -> Decimal | None:
-        """What this run itself has spent, known as far as `usd` is."""
-        return self.live_priced_usd if self.live_priced_usd or not self.live_unpriced else None
-
     @staticmethod
     def of(calls: Iterable[Call]) -> Amounts:
         """Add up calls.
@@ -214,14 +173,13 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         prompt, caches included, and `uncached_input_tokens` all of it that is not read from them.
         """
         add = EXACT.add  # never rounds, whatever the caller's own decimal context
-        number = unpriced = live_unpriced = 0
-        fresh = written_5m = written_1h = read = written_out = searches = 0
-        inputs = uncached = outputs = 0  # of calls whose tokens are exact
-        priced = live = low = _ZERO
+        number = unpriced = 0
+        fresh = written_5m = written_1h = read = output = searches = 0
+        priced = low = _ZERO
         categories: dict[str, Decimal] = {}
         high: Decimal | None = _ZERO
         money = Reasons()
-        inexact: defaultdict[TokenKind, Range] = defaultdict(Range)
+        inexact: defaultdict[TokenKind, Range] = defaultdict(Range)  # by how much
         reasons: defaultdict[TokenKind, Reasons] = defaultdict(Reasons)
         for call in calls:
             number += 1
@@ -233,91 +191,73 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 high = None if usd_high is None else add(high, usd_high)
             if usd is None:
                 unpriced += 1
-            if call.live is not False:  # None: it may have gone over the network
-                live = add(live, known)
-                live_unpriced += usd is None
             for name, part in _by_category(call, known):
                 categories[name] = add(categories.get(name, _ZERO), part)
-            prompt = unread = output = 0
             for sampling in call.sampling_calls:
                 if sampling.refusal is not None and sampling.usd == 0:
                     continue  # a refusal before any output that is not billed: its tokens are free
                 usage = sampling.usage
-                plain, short = usage.input_tokens, usage.cache_write_5m_tokens
-                long, cached = usage.cache_write_1h_tokens, usage.cache_read_tokens
-                fresh += plain
-                written_5m += short
-                written_1h += long
-                read += cached
-                searches += usage.web_search_requests
-                unread += plain + short + long
-                prompt += plain + short + long + cached
+                fresh += usage.input_tokens
+                written_5m += usage.cache_write_5m_tokens
+                written_1h += usage.cache_write_1h_tokens
+                read += usage.cache_read_tokens
                 output += usage.output_tokens
-            written_out += output
+                searches += usage.web_search_requests
             caveats = call.caveats
             why_stale = ("stale", "not-recounted", "count-failed")
             if call.evidence == "stale" and not call.has_caveat(*why_stale):
                 caveats = (Caveat("stale"), *caveats)
             about_tokens = [each for each in caveats if each.rule.tokens] if caveats else ()
             if about_tokens or not call.sampling_calls:
-                for kind, tokens in zip(_TOKENS_OF, (prompt, unread, output), strict=True):
-                    inexact[kind] += _tokens(kind, tokens, call, about_tokens, reasons[kind])
-            else:
-                inputs += prompt
-                uncached += unread
-                outputs += output
+                for kind in _TOKENS_OF:
+                    inexact[kind] += _tokens(kind, call, about_tokens, reasons[kind])
             if usd is None or usd_high is None or not usd_low == usd == usd_high:
                 found = [each for each in caveats if each.rule.direction != "none"]
                 for caveat in found or [Caveat("")]:
-                    money.note(caveat)
+                    money.note(caveat.name, caveat.detail)
+        unread = fresh + written_5m + written_1h
         ranges: dict[Kind, Range] = {
             "usd": Range(low, None if unpriced else priced, high, money),
-            "input_tokens": _exactly(inputs),
-            "uncached_input_tokens": _exactly(uncached),
-            "output_tokens": _exactly(outputs),
-            "calls": _exactly(number),
+            "input_tokens": Range.exactly(unread + read),
+            "uncached_input_tokens": Range.exactly(unread),
+            "output_tokens": Range.exactly(output),
+            "calls": Range.exactly(number),
         }
         for kind, spent in inexact.items():
             ranges[kind] += replace(spent, reasons=reasons[kind])
         return Amounts(
-            requests=number,
             calls=number,
             usage=Usage(
                 input_tokens=fresh,
                 cache_write_5m_tokens=written_5m,
                 cache_write_1h_tokens=written_1h,
                 cache_read_tokens=read,
-                output_tokens=written_out,
+                output_tokens=output,
                 web_search_requests=searches,
             ),
             priced_usd=priced,
             by_category=ByCategory(**categories),
             unpriced=unpriced,
-            live_priced_usd=live,
-            live_unpriced=live_unpriced,
             ranges=ranges,
         )
 
     def with_lost_calls(self, why: Iterable[str]) -> Amounts:
         """Take off the upper bounds if calls were made that are not in it, and give the reason."""
-        ranges = dict(self.ranges)
+        reasons = Reasons()
         for each in why:
-            text = _LOST.get(each, f"calls were lost ({each})")
-            reason = Reasons({("", text): (1, "", "")})
-            for kind, spent in ranges.items():
-                ranges[kind] = Range(spent.low, None, None, spent.reasons | reason)
-        return replace(self, ranges=ranges)
+            reasons.note(_LOST.get(each, f"calls were lost ({each})"))
+        if not reasons:
+            return self
+        lost = Range(_ZERO, None, None, reasons)
+        return replace(self, ranges={kind: spent + lost for kind, spent in self.ranges.items()})
 
     def __add__(self, other: Amounts) -> Amounts:
         return Amounts(
-            requests=self.requests + other.requests,
             calls=self.calls + other.calls,
             usage=self.usage + other.usage,
             priced_usd=EXACT.add(self.priced_usd, other.priced_usd),
             by_category=self.by_category + other.by_category,
             unpriced=self.unpriced + other.unpriced,
-            live_priced_usd=EXACT.add(self.live_priced_usd, other.live_priced_usd),
-            live_unpriced=self.live_unpriced + other.live_unpriced,
             ranges={kind: spent + other.ranges[kind] for kind, spent in self.ranges.items()},
         )
 
@@ -325,24 +265,14 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         """Return what this has more than the baseline, negative where it has less."""
         ranges = {kind: spent - baseline.ranges[kind] for kind, spent in self.ranges.items()}
         old = asdict(baseline.usage)
-        live_unpriced = self.live_unpriced + baseline.live_unpriced
-        live = EXACT.subtract(self.live_priced_usd, baseline.live_priced_usd)
         return Amounts(
-            requests=self.requests - baseline.requests,
             calls=self.calls - baseline.calls,
             usage=Usage(**{key: n - old[key] for key, n in asdict(self.usage).items()}),
             priced_usd=ranges["usd"].best or _ZERO,
             by_category=self.by_category - baseline.by_category,
             unpriced=self.unpriced + baseline.unpriced,
-            live_priced_usd=_ZERO if live_unpriced else live,
-            live_unpriced=live_unpriced,
             ranges=ranges,
         )
-
-
-def _exactly(number: int) -> Range:
-    exact = Decimal(number)
-    return Range(exact, exact, exact)
 
 
 def _by_category(call: Call, known: Decimal) -> list[tuple[str, Decimal]]:
@@ -368,61 +298,53 @@ _TOKENS_OF: Mapping[TokenKind, Callable[[Usage], int]] = {
 }
 
 
-def _tokens(
-    kind: TokenKind, stated: int, call: Call, about_tokens: Sequence[Caveat], reasons: Reasons
-) -> Range:
-    """Bound the tokens of a call that has caveats about them, or no usage at all; note why."""
+def _tokens(kind: TokenKind, call: Call, about_tokens: Sequence[Caveat], reasons: Reasons) -> Range:
+    """Return by how much a call with caveats about tokens, or no usage, is inexact; note why."""
     found = [each for each in about_tokens if kind in each.rule.tokens]
     bounded = call.bounded if found else ()
     loose = [each for each in found if each.name not in bounded]
     is_unknown = not call.sampling_calls or any(each.may_be_lower for each in loose)
     for caveat in found or [Caveat("")] * is_unknown:
-        reasons.note(caveat)
+        reasons.note(caveat.name, caveat.detail)
+    of = _TOKENS_OF[kind]
+    paid = [each for each in call.sampling_calls if each.refusal is None or each.usd != 0]
+    stated = sum(of(each.usage) for each in paid)
     if is_unknown:
-        return Range(_ZERO, None, None)
-    of, less, more = _TOKENS_OF[kind], 0, 0
-    for each in call.sampling_calls:
-        if each.refusal is not None and each.usd == 0:
-            continue  # not billed
-        if each.usage_low is not None:
-            less += of(each.usage) - of(each.usage_low)
-        if each.usage_high is not None or each.most_output_tokens is not None:
-            more += of(each.most_usage) - of(each.usage)
+        return Range(Decimal(-stated), None, None)
+    least = sum(of(each.usage if each.usage_low is None else each.usage_low) for each in paid)
+    most = sum(of(each.most_usage) for each in paid)
     if (lost := call.lost_usage) is not None:
         # Attempts without an answer may be billed, at worst with the longest reply.
-        more += (call.lost_attempts or 0) * of(lost)
-    if less and not found:  # a stream that was cut may have ended in a refusal, which is free
+        most += (call.lost_attempts or 0) * of(lost)
+    if least < stated and not found:  # a stream that was cut may have ended in a free refusal
         for caveat in about_tokens:
-            reasons.note(caveat)
-    high = None if loose else Decimal(stated + more)
-    return Range(Decimal(stated - less), Decimal(stated), high)
+            reasons.note(caveat.name, caveat.detail)
+    return Range(Decimal(least - stated), _ZERO, None if loose else Decimal(most - stated))
 
 
 def most(alternatives: Sequence[Amounts]) -> Amounts:
     """Return what stands for several alternatives, such as set-ups of one fixture in two workers.
 
-    Each bound is the highest of all. Calls and tokens are those of the most expensive one. The
-    live spend is the sum, because each of them was paid for.
+    Each bound is the highest of all. Calls and tokens are those of the most expensive one.
     """
     if len(alternatives) == 1:
         return alternatives[0]
     first = max(alternatives, key=lambda each: (each.priced_usd, each.unpriced))
-    ranges, highest = {}, partial(_known, max)
+    ranges = {}
     for kind in first.ranges:
-        several = [each.ranges[kind] for each in alternatives]
+        several = [each[kind] for each in alternatives]
         ranges[kind] = Range(
-            reduce(highest, [each.low for each in several]),
-            reduce(highest, [each.best for each in several]),
-            reduce(highest, [each.high for each in several]),
-            reduce(or_, [each.reasons for each in several]),
+            _highest([each.low for each in several]),
+            _highest([each.best for each in several]),
+            _highest([each.high for each in several]),
+            reduce(Reasons.joined, [each.reasons for each in several]),
         )
-    return replace(
-        first,
-        unpriced=max(each.unpriced for each in alternatives),
-        live_priced_usd=reduce(EXACT.add, (each.live_priced_usd for each in alternatives)),
-        live_unpriced=sum(each.live_unpriced for each in alternatives),
-        ranges=ranges,
-    )
+    return replace(first, unpriced=max(each.unpriced for each in alternatives), ranges=ranges)
+
+
+def _highest(bounds: Sequence[Decimal | None]) -> Decimal | None:
+    known = [each for each in bounds if each is not None]
+    return max(known) if len(known) == len(bounds) else None
 
 
 def is_uncounted(call: Call) -> bool:
@@ -440,6 +362,8 @@ def settled(calls: Iterable[Call]) -> tuple[Call, ...]:
     as one attempt of a test.
     """
     calls = tuple(calls)
+    if len(calls) < 2:
+        return calls
     payloads: dict[str, list[int]] = {}
     for index, call in enumerate(calls):
         if call.fingerprint:

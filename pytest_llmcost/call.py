@@ -6,7 +6,6 @@ is no call without a price list, so calls without a price cannot be added up by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from pytest_llmcost.prices.bill import NOT_ITEMISED, ByCategory, CacheState, in_
 from pytest_llmcost.prices.caveats import Caveat, sorted_caveats
 from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.rate_card import RateCard
-from pytest_llmcost.prices.usage import Platform, SamplingCall, Terms, Usage
+from pytest_llmcost.prices.usage import SamplingCall, Terms, Usage
 from pytest_llmcost.responses.message import Answer
 
 Evidence = Literal["billed", "counted", "recounted", "stale", "declared", "mocked", "refused"]
@@ -34,10 +33,6 @@ _BOUNDED_BY = {
     "changed-cache": "usage_low",
 }
 """Caveats whose bound a sampling call states, in this field, so that the bill has it already."""
-_UNKNOWN_ENDPOINT: Mapping[str, Platform] = {
-    "bedrock": "bedrock-unknown",
-    "vertex": "vertex-unknown",
-}
 
 
 class PricedSamplingCall(SamplingCall, frozen=True, kw_only=True, gc=False):
@@ -196,9 +191,9 @@ def reprice(call: Call, card: RateCard, *, on: date, cache_state: CacheState = "
     # What a card found is for the new card to find again; it was never the answer's own.
     own = tuple(each for each in call.caveats if not each.rule.by_card)
     terms = call.context
-    if any(each.name == "unknown-endpoint" for each in call.caveats):
+    if terms.platform in ("bedrock", "vertex") and call.has_caveat("unknown-endpoint"):
         # A card without a regional multiplier prices the plain cloud; another may have one.
-        terms = replace(terms, platform=_UNKNOWN_ENDPOINT.get(terms.platform or "", terms.platform))
+        terms = replace(terms, platform=f"{terms.platform}-unknown")
     names = dict.fromkeys([call.model, *(each.model for each in call.sampling_calls)])
     known = {name: card.find(name) for name in names}
     if terms.platform is None:  # a model's spelling may name the cloud if nothing else does

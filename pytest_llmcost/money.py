@@ -78,7 +78,7 @@ def parse_percent(text: str) -> Decimal:
     Raises:
         SettingsError: when it is no percentage.
     """
-    share = _read(text, _PERCENT) if len(text) <= _MOST_DIGITS else None
+    share = _read(text, _PERCENT)
     if share is None:
         raise SettingsError(f'{text!r} is not a percentage; write "80%"{_comma_hint(text)}')
     return share
@@ -92,7 +92,7 @@ def parse_share_or_usd(text: str) -> tuple[Decimal | None, Decimal | None]:
     Raises:
         SettingsError: when it is neither.
     """
-    share = _read(text, _PERCENT) if len(text) <= _MOST_DIGITS else None
+    share = _read(text, _PERCENT)
     usd = None if share is not None else _read(text, _AMOUNT)
     if usd and re.fullmatch(r"[\d.,\s]+", text):
         usd = None
@@ -174,10 +174,10 @@ def format_usd(amount: Decimal | None, *, against: Decimal | None = None) -> str
     while True:
         unit = EXACT.scaleb(Decimal(1), -places)
         shown = amount.quantize(unit, ROUND_HALF_EVEN, EXACT)
-        limit = None if against is None else against.quantize(unit, ROUND_HALF_EVEN, EXACT)
-        if bool(shown) == bool(amount) and (
-            against is None or limit is None or shown.compare(limit) == amount.compare(against)
-        ):
+        is_told_apart = against is None or amount.compare(against) == shown.compare(
+            against.quantize(unit, ROUND_HALF_EVEN, EXACT)
+        )
+        if is_told_apart and bool(shown) == bool(amount):
             return format_whole_usd(shown)
         # Of what four decimals do not show, two digits: $0.000035 is neither $0.00003 nor $0.00004.
         places = max(places + 1, 0 if shown else 1 - amount.adjusted())

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from pytest_llmcost.amounts import COUNT_COMMAND, Amounts, Kind, Range, Reasons, most
 from pytest_llmcost.call import Call
 from pytest_llmcost.json_values import written
-from pytest_llmcost.money import EXACT, format_usd
+from pytest_llmcost.money import EXACT, format_usd, parse_share_or_usd
 
 Scope = Literal["suite", "test", "block", "path", "tag", "increase"]
 State = Literal["within", "exceeded", "unverified"]
@@ -33,14 +33,9 @@ PartTokens: TypeAlias = Mapping[str, Mapping[str, int]]
 """The fingerprint of a payload -> the tokens of its parts, as far as they are counted."""
 _NO_PARTS: PartTokens = MappingProxyType({})
 
-_QUANTITIES: dict[Limited, Kind] = {
-    "worst": "usd",
-    "models": "calls",
-    "unbudgeted": "calls",
-    "live": "calls",
-    "stable_prefix": "calls",
-    "vanished": "calls",
-    "refused": "calls",
+_SUMS: Mapping[str, Kind] = {**{kind: kind for kind in get_args(Kind)}, "worst": "usd"}
+_QUANTITIES: Mapping[str, Kind] = {
+    **_SUMS,
     "call_usd": "usd",
     "call_input_tokens": "input_tokens",
     "call_output_tokens": "output_tokens",
@@ -81,7 +76,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def quantity(self) -> Kind:
         """What its figures are of; those of other gates are of the calls that break it."""
-        return _QUANTITIES.get(self.kind) or cast("Kind", self.kind)
+        return _QUANTITIES.get(self.kind, "calls")
 
     @property
     def is_per_call(self) -> bool:
@@ -91,7 +86,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def is_gate(self) -> bool:
         """Whether it limits single calls, so that a sum of calls cannot be judged by it."""
-        return self.kind in _QUANTITIES and self.kind != "worst"
+        return self.kind not in _SUMS
 
 
 class Verdict(Budget, frozen=True, kw_only=True):
@@ -156,21 +151,23 @@ def judge_calls(
     if budget.is_per_call:  # the largest is unknown if one of them is
         amounts = most([_amounts_of(budget, each, parts) for each in calls] or [amounts])
     if budget.kind == "live":  # a request that was refused with 401 is no call, but went out
-        number = Decimal(max(len(counting), live_requests))
-        ranges = {**amounts.ranges, "calls": Range(number, number, number)}
-        amounts = replace(amounts, ranges=ranges)
-    amounts = replace(amounts, requests=max(len(calls), int(has_requests)))
-    verdict = judge(budget, amounts.with_lost_calls(lost_calls), count_command=count_command)
+        number = Range.exactly(max(len(counting), live_requests))
+        amounts = replace(amounts, ranges={**amounts.ranges, "calls": number})
+    verdict = judge(
+        budget,
+        amounts.with_lost_calls(lost_calls),
+        has_requests=has_requests,
+        count_command=count_command,
+    )
+    found: Iterable[str] = ()
     if budget.kind == "stable_prefix":
-        found = set(describe_breaks(counting))
+        found = describe_breaks(counting)
     elif budget.kind == "models":
         found = {name for call in counting for name in _foreign(call, budget.models)}
     elif budget.kind == "refused":
         past, refused = "sent past the live cap", "refused by the live cap"
         found = {refused if each.evidence == "refused" else past for each in counting}
-    else:
-        return verdict
-    return replace(verdict, found=tuple(sorted(found)))
+    return replace(verdict, found=tuple(sorted(found))) if found else verdict
 
 
 def concerned(
@@ -205,20 +202,16 @@ def _amounts_of(budget: Budget, call: Call, parts: PartTokens) -> Amounts:
     amounts = Amounts.of([call])
     if budget.kind != "parts" or budget.part is None:
         return amounts
-    tokens = parts.get(call.fingerprint or "", {}).get(budget.part)
+    whole, tokens = amounts[budget.quantity], parts.get(call.fingerprint or "", {}).get(budget.part)
+    why = f"{budget.part} of a prompt is not counted; count it (free): {{command}}"
+    if call.fingerprint is None:
+        why = f"how large {budget.part} is in a prompt is unknown, as the prompt was not seen"
+    reasons = whole.reasons if call.has_caveat("left-out") else Reasons({("", why): (1, "", "")})
+    # No part is larger than its prompt; what a mock states is not of the prompt that is sent.
+    high = None if call.evidence == "mocked" else whole.high
+    spent = Range(best=None, high=high, reasons=reasons)
     if tokens is not None:
-        exact = Decimal(tokens)
-        spent = Range(exact, exact, exact)
-    else:
-        whole = amounts[budget.quantity]
-        why = f"{budget.part} of a prompt is not counted; count it (free): {{command}}"
-        if call.fingerprint is None:
-            why = f"how large {budget.part} is in a prompt is unknown, as the prompt was not seen"
-        is_left_out = call.has_caveat("left-out")
-        reasons = whole.reasons if is_left_out else Reasons({("", why): (1, "", "")})
-        # No part is larger than its prompt; what a mock states is not of the prompt that is sent.
-        high = None if call.evidence == "mocked" else whole.high
-        spent = Range(best=None, high=high, reasons=reasons)
+        spent = Range.exactly(tokens)
     return replace(amounts, ranges={**amounts.ranges, budget.quantity: spent})
 
 
@@ -228,7 +221,13 @@ def _foreign(call: Call, globs: Iterable[str]) -> list[str]:
     return [name for name in names if not any(fnmatchcase(name, glob) for glob in globs)]
 
 
-def judge(budget: Budget, amounts: Amounts, *, count_command: str = COUNT_COMMAND) -> Verdict:
+def judge(
+    budget: Budget,
+    amounts: Amounts,
+    *,
+    has_requests: bool = False,
+    count_command: str = COUNT_COMMAND,
+) -> Verdict:
     """Compare a budget with what was spent; spending exactly the limit keeps it.
 
     A required budget without any request is unverified and has no reasons, because nothing is
@@ -237,7 +236,8 @@ def judge(budget: Budget, amounts: Amounts, *, count_command: str = COUNT_COMMAN
     the reasons name for counting a changed prompt.
     """
     spent = amounts[budget.quantity]
-    saw_no_request = budget.required and not amounts.requests and budget.quantity != "calls"
+    saw_request = has_requests or amounts.calls > 0
+    saw_no_request = budget.required and not saw_request and budget.quantity != "calls"
     if saw_no_request or (budget.idle and not spent.high and spent.best == 0):
         spent = Range(best=None, high=None, reasons=spent.reasons)
     return decide(budget, spent, budget.limit, budget.limit, count_command)
@@ -265,3 +265,52 @@ def decide(
         state=state,
         reasons=spent.reasons.explain(count_command),
     )
+
+
+class IncreaseLimit(Budget, frozen=True, kw_only=True):
+    """How much a run, or a test, may add to its baseline: `limit`, or a share of the baseline."""
+
+    share: Decimal | None = None
+
+    def of(self, base: Decimal | None) -> Decimal | None:
+        """Return what may be added to a baseline; None where that depends on what is unknown."""
+        if not self.share:
+            return self.limit
+        return None if base is None else EXACT.multiply(base, self.share)
+
+
+def parse_increase(
+    text: str, *, origin: str = "", label: str = "max_increase", warn_at: Decimal | None = None
+) -> IncreaseLimit:
+    """Read a limit on an increase, `10%` or `$0.05`.
+
+    Raises:
+        SettingsError: when it is neither.
+    """
+    share, usd = parse_share_or_usd(text)
+    return IncreaseLimit(
+        scope="increase",
+        limit=usd or Decimal(0),
+        share=share,
+        origin=origin,
+        label=f"{label} {text.strip()}",
+        warn_at=warn_at,
+    )
+
+
+def judge_increase(allowed: IncreaseLimit, base: Amounts, change: Amounts) -> Verdict:
+    """Judge what was added to a baseline; spending less is an increase of nothing.
+
+    A share is one of the baseline's cost at today's prices. Where that is not exact, the limit
+    lies between two bounds: the increase is exceeded above the higher one, and within the
+    budget up to the lower one.
+    """
+    before, added = base["usd"], change["usd"]
+    least, most = allowed.of(before.low), allowed.of(before.high)
+    limit = least if before.best is None else allowed.of(before.best)
+    low, best, high = (
+        None if bound is None else max(bound, Decimal(0))
+        for bound in (added.low, added.best, added.high)
+    )
+    spent = Range(low, best, high, added.reasons)
+    return decide(replace(allowed, limit=limit or Decimal(0)), spent, least, most)

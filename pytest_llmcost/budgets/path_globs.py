@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 from functools import lru_cache
+from itertools import accumulate
 from posixpath import normpath
 
 from pytest_llmcost.budgets.budget import Budget
@@ -105,13 +106,8 @@ def may_hold_in(pattern: str, path: str) -> bool:
     # a dot or a slash before its parameters is the end of a path, not such a name.
     named = _path_of(pattern)
     latest = max(named.rfind("/"), named.rfind(".")) + 1
-    pieces = _PIECE.findall(pattern)
-    beginnings = ("".join(pieces[:end]) for end in range(1, len(pieces) + 1))
-    return any(
-        re.fullmatch(_regex(each), f"{path}::", re.DOTALL)
-        for each in beginnings
-        if len(each) >= latest
-    )
+    beginnings = [each for each in accumulate(_PIECE.findall(pattern)) if len(each) >= latest]
+    return any(re.fullmatch(_regex(each), f"{path}::", re.DOTALL) for each in beginnings)
 
 
 def folder_of(pattern: str) -> str:

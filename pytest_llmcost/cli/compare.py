@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from pytest_llmcost.budgets.increase import parse_increase
+from pytest_llmcost.budgets.budget import parse_increase
 from pytest_llmcost.cli.console import Console, add_output_option, add_prices_option, read_card
 from pytest_llmcost.compare.baseline import compare
 from pytest_llmcost.ledger.ledger import Ledger

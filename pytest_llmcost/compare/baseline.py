@@ -1,46 +1,60 @@
-"""A run against an earlier one; a change of prices is kept apart from one of prompts."""
+"""A run against an earlier one; a change of prices is kept apart from one of prompts.
+
+Owners are paired by their keys, and what is the same in both runs, call by call, cancels out.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Set
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from itertools import chain
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from msgspec.structs import asdict, replace
 
 from pytest_llmcost.amounts import Amounts, is_uncounted
-from pytest_llmcost.budgets.increase import IncreaseLimit, judge_increase
+from pytest_llmcost.budgets.budget import IncreaseLimit, judge_increase
 from pytest_llmcost.call import Call, reprice
-from pytest_llmcost.compare.pairing import (
-    Pair,
-    Spenders,
-    changed_prefixes,
-    differing_parts,
-    pair_up,
-)
 from pytest_llmcost.compare.vanished import Fates, find_vanished, judge_vanished, why_without_calls
-from pytest_llmcost.errors import LedgerError
+from pytest_llmcost.counting.payload import changed_parts
+from pytest_llmcost.errors import LedgerError, UnknownModelError
 from pytest_llmcost.ledger.ledger import (
     BeforeAndAfter,
     Change,
+    ChangedPrefix,
     Comparison,
     FixtureRow,
     Ledger,
     PartChange,
+    PayloadFacts,
     Status,
     TestRow,
     failed_otherwise,
 )
 from pytest_llmcost.ledger.ledger_file import write_ledger
-from pytest_llmcost.ledger.totals import fixture_key, largest_prompt, parts_of, spenders_of, summed
+from pytest_llmcost.ledger.totals import (
+    Spender,
+    fixture_key,
+    largest_prompt,
+    parts_of,
+    spenders_of,
+    summed,
+)
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.bill import CacheState
+from pytest_llmcost.prices.bill import CacheState, in_cache_state
 from pytest_llmcost.prices.rate_card import RateCard
+from pytest_llmcost.prices.usage import Usage
 
 _ZERO = Decimal(0)
+_MOST_PAIRINGS = 10_000
+"""Above this, payloads are paired in their order instead of each with the most similar one."""
+
+Spenders = Mapping[tuple[str | None, ...], Spender]
 
 
 def write_baseline(ledger: Ledger, path: str | os.PathLike[str]) -> None:
@@ -70,11 +84,15 @@ def keep_rows(ledger: Ledger, old: Ledger, not_passed: Iterable[str], card: Rate
     fixtures = [
         row
         for row in old.fixtures
-        if fixture_key(row) not in known and any(_share(row, node) for node in nodes)
+        for owner in [row.node or row.baseid]
+        if fixture_key(row) not in known
+        and any(_is_in(node, owner) or _is_in(owner, node) for node in nodes)
     ]
 
+    price = _pricing(ledger, card)
+
     def priced(row: _Row) -> _Row:
-        calls = _priced(row.calls, ledger, card)
+        calls = tuple(map(price, row.calls))
         return replace(row, calls=calls, usd=Amounts.of(calls).usd)
 
     new = (test for test in ledger.tests if test.nodeid not in kept)
@@ -98,14 +116,8 @@ def _is_in(nodeid: str, node: str) -> bool:
     return not node or nodeid == node or nodeid.startswith((f"{node}/", f"{node}::"))
 
 
-def _share(fixture: FixtureRow, node: str) -> bool:
-    """Whether a test of a node may use a fixture."""
-    owner = fixture.node or fixture.baseid
-    return _is_in(node, owner) or _is_in(owner, node)
-
-
-def _priced(calls: Iterable[Call], ledger: Ledger, card: RateCard) -> tuple[Call, ...]:
-    """Price calls anew, on the date and in the cache state of a ledger."""
+def _pricing(ledger: Ledger, card: RateCard) -> Callable[[Call], Call]:
+    """Return what prices a call anew, on the date and in the cache state of a ledger."""
     try:
         on = date.fromisoformat(ledger.price_date)
     except ValueError:
@@ -117,8 +129,7 @@ def _priced(calls: Iterable[Call], ledger: Ledger, card: RateCard) -> tuple[Call
         raise LedgerError(
             f"the ledger's cache_state is {ledger.cache_state!r}, none of {', '.join(states)}"
         )
-    state = cast("CacheState", ledger.cache_state)
-    return tuple(reprice(call, card, on=on, cache_state=state) for call in calls)
+    return partial(reprice, card=card, on=on, cache_state=cast("CacheState", ledger.cache_state))
 
 
 def compare(
@@ -142,14 +153,14 @@ def compare(
     Raises:
         LedgerError: the run does not say on which date or in which cache state it was priced.
     """
+    price = _pricing(head, card)
 
     def priced_now(spenders: Spenders) -> Spenders:
         return {
-            key: replace(spender, calls=_priced(spender.calls, head, card))
+            key: replace(spender, calls=tuple(map(price, spender.calls)))
             for key, spender in spenders.items()
         }
 
-    _priced((), head, card)  # a date or a state that makes no sense is an error in any case
     # Attempts of a test have the same key, and the last one comes last.
     now: Spenders = {each.key: each for each in spenders_of(head)}
     then: Spenders = {each.key: each for each in spenders_of(base)}
@@ -162,28 +173,59 @@ def compare(
     terms = (base.generator, base.price_date, base.cache_state, base.rate_card.sha256)
     is_priced_alike = terms == (head.generator, head.price_date, head.cache_state, card.sha256)
     before = then if is_priced_alike else priced_now(then)
-
-    pairs = pair_up(before, now)
     test_limits = tuple(test_limits)
     skipped = {test.nodeid for test in head.tests if test.outcome == "skipped"}
+
+    def order(change: Change) -> tuple[bool, Decimal, str, str]:
+        return change.usd is not None, -(change.usd or _ZERO), change.kind, change.name
+
+    keys = sorted({**before, **now}, key=str)
     changes, whole = list[Change](), Amounts()
-    for pair in pairs:
-        if pair.before or pair.after:
-            added = Amounts.of(pair.after) - Amounts.of(pair.before)
-            whole += added
-            changes += _changes_in(pair, added, base, head, test_limits, fates, skipped)
+    for key in keys:
+        old, new = before.get(key), now.get(key)
+        lost, gained = _differing_calls(old, new)
+        if not lost and not gained:
+            continue
+        added = Amounts.of(gained) - Amounts.of(lost)
+        whole += added
+        owner, tokens = new or old, _differing_tokens(added)
+        assert owner is not None
+        if added.usd == 0 and not tokens and not added.calls:
+            continue
+        status: Status = "new" if old is None else "changed"
+        if new is None:
+            status = why_without_calls(owner.name, fates if owner.kind == "test" else None)
+        elif not new.calls:  # it has a budget, and so a row
+            status = "skipped" if owner.name in skipped else "no calls"
+        spent, spends = (Amounts.of(each.calls if each else ()) for each in (old, new))
+        # A new test has nothing to add to, so it counts for the run alone.
+        is_common = owner.kind == "test" and old is not None and new is not None
+        changes.append(
+            Change(
+                kind=owner.kind,
+                name=owner.name,
+                path=owner.path,
+                line=owner.line,
+                status=status,
+                **_costs(spent, spends),
+                usd=added.usd,
+                tokens=tokens,
+                calls=added.calls,
+                parts=_differing_parts(lost, gained, base, head),
+                verdicts=tuple(
+                    judge_increase(each, spent, added) for each in test_limits if is_common
+                ),
+            )
+        )
     was, would_be, is_now = (
         Amounts.of([call for spender in spenders.values() for call in spender.calls])
         for spenders in (then, before, now)
     )
-    costs = _costs(would_be, is_now)
-    old_usd, base_usd, bounds = was.usd, costs["base_usd"], whole.ranges["usd"]
-    price_change = None
-    if old_usd is not None and base_usd is not None and was.unpriced == would_be.unpriced:
-        price_change = EXACT.subtract(base_usd, old_usd)
-    verdicts = [
-        judge_increase(limit, would_be, whole.with_lost_calls(head.lost_calls)) for limit in limits
-    ]
+    bounds, price_change = whole["usd"], None
+    if was.usd is not None and would_be.usd is not None and was.unpriced == would_be.unpriced:
+        price_change = EXACT.subtract(would_be.usd, was.usd)
+    at_most = whole.with_lost_calls(head.lost_calls)
+    verdicts = [judge_increase(limit, would_be, at_most) for limit in limits]
     gone = () if vanished == "off" else tuple(find_vanished(base, head, fates))
     if gone and vanished == "fail":
         verdicts.append(judge_vanished(len(gone), vanished_origin))
@@ -194,27 +236,66 @@ def compare(
         base_cache_state="" if base.cache_state == head.cache_state else base.cache_state,
         partial=not head.complete,
         failed=tuple(sorted(_failed(base, head, fates))),
-        base_usd_then=old_usd,
-        **costs,
+        base_usd_then=was.usd,
+        **_costs(would_be, is_now),
         price_change_usd=price_change,
         change_usd=bounds.best,
         low_usd=bounds.low,
         high_usd=bounds.high,
         tokens=_differing_tokens(whole),
-        unchanged=len(pairs) - len(changes),
+        unchanged=len(keys) - len(changes),
         by_tag=_changed_tags(before, now),
-        changes=tuple(
-            sorted(
-                changes,
-                key=lambda each: (each.usd is not None, -(each.usd or _ZERO), each.kind, each.name),
-            )
-        ),
-        prefixes=changed_prefixes(then, now, base, head, card),
+        changes=tuple(sorted(changes, key=order)),
+        prefixes=_changed_prefixes(then, now, base, head, card),
         vanished=gone,
-        parts=tuple(_part_changes(pairs, base, head)),
+        parts=tuple(_part_changes(then, now, base, head)),
         verdicts=tuple(verdicts),
         notes=tuple(_notes(base, head, card)),
     )
+
+
+def _differing_calls(old: Spender | None, new: Spender | None) -> list[list[Call]]:
+    """Return the calls of both sides without those that are the same in both runs."""
+    sides = [
+        [(_identity(call), call) for call in (spender.calls if spender else ())]
+        for spender in (old, new)
+    ]
+    before, after = (Counter(same for same, _ in side if same) for side in sides)
+    differing = []
+    for side in sides:
+        common, rest = before & after, []
+        for identity, call in side:
+            if identity is not None and common[identity]:
+                common[identity] -= 1
+            else:
+                rest.append(call)
+        differing.append(rest)
+    return differing
+
+
+def _identity(call: Call) -> Call | None:
+    """Return what a replayed call is in two runs; None for one that may be made anew each time."""
+    if call.live is not False or call.fingerprint is None:
+        return None
+    facts = dict.fromkeys(("phase", "at", "max_tokens", "before", "broken_prefix"))
+    return replace(call, tags=(), stream=False, attempts=1, **facts)
+
+
+def _differing_parts(
+    lost: Iterable[Call], gained: Iterable[Call], base: Ledger, head: Ledger
+) -> tuple[str, ...]:
+    """Return what differs between each new payload and the most similar one before it."""
+    old, new = (
+        [each for call in calls if (each := ledger.payloads.get(call.fingerprint or ""))]
+        for calls, ledger in ((lost, base), (gained, head))
+    )
+    in_order = len(old) * len(new) > _MOST_PAIRINGS
+    parts: dict[str, None] = {}
+    for payload in new[: len(old)]:
+        similar = old[0] if in_order else _most_similar(payload, old)
+        old.remove(similar)
+        parts.update(dict.fromkeys(changed_parts(similar.parts, payload.parts)))
+    return tuple(parts)
 
 
 def _costs(before: Amounts, now: Amounts) -> dict[str, Any]:
@@ -252,18 +333,19 @@ def _changed_tags(before: Spenders, now: Spenders) -> dict[str, BeforeAndAfter]:
     return {tag: each for tag, each in tags.items() if each.base_usd != each.head_usd}
 
 
-def _part_changes(pairs: Iterable[Pair], base: Ledger, head: Ledger) -> Iterator[PartChange]:
+def _part_changes(
+    before: Spenders, now: Spenders, base: Ledger, head: Ledger
+) -> Iterator[PartChange]:
     """Yield the parts of each owner's largest prompt, the largest part first."""
     if not any(facts.parts_tokens for facts in head.payloads.values()):
         return
     old_parts, new_parts = parts_of(base), parts_of(head)
-    for pair in pairs:
-        new = largest_prompt(pair.head.calls, new_parts) if pair.head else {}
-        old = largest_prompt(pair.base.calls, old_parts) if pair.base and new else {}
+    for key in sorted(now, key=str):
+        name, new = now[key].name, largest_prompt(now[key].calls, new_parts)
+        old = largest_prompt(before[key].calls, old_parts) if new and key in before else {}
         for part in sorted({*old, *new}, key=lambda each: (-new.get(each, 0), each)):
-            before = old.get(part, 0) if old else None
-            assert pair.head is not None
-            yield PartChange(name=pair.head.name, part=part, before=before, after=new.get(part, 0))
+            then = old.get(part, 0) if old else None
+            yield PartChange(name=name, part=part, before=then, after=new.get(part, 0))
 
 
 def _differing_tokens(change: Amounts) -> dict[str, int]:
@@ -274,47 +356,6 @@ def _differing_tokens(change: Amounts) -> dict[str, int]:
         if number
         and change["output_tokens" if name == "output_tokens" else "input_tokens"].best is not None
     }
-
-
-def _changes_in(
-    pair: Pair,
-    added: Amounts,
-    base: Ledger,
-    head: Ledger,
-    limits: Iterable[IncreaseLimit],
-    fates: Fates | None,
-    skipped: Set[str],
-) -> Iterator[Change]:
-    """Yield what changed for one owner, and in which parts of its payloads, if anything did.
-
-    A new test has nothing to add to, so it counts for the run alone.
-    """
-    owner, tokens = pair.head or pair.base, _differing_tokens(added)
-    assert owner is not None
-    if added.usd == 0 and not tokens and not added.calls:
-        return
-    old = Amounts.of(pair.base.calls if pair.base else ())
-    status: Status = "new" if pair.base is None else "changed"
-    if pair.head is None:
-        status = why_without_calls(owner.name, fates if owner.kind == "test" else None)
-    elif not pair.head.calls:  # it has a budget, and so a row
-        status = "skipped" if owner.name in skipped else "no calls"
-    is_common_test = owner.kind == "test" and pair.base is not None and pair.head is not None
-    yield Change(
-        kind=owner.kind,
-        name=owner.name,
-        path=owner.path,
-        line=owner.line,
-        status=status,
-        **_costs(old, Amounts.of(pair.head.calls if pair.head else ())),
-        usd=added.usd,
-        tokens=tokens,
-        calls=added.calls,
-        parts=differing_parts(pair, base.payloads, head.payloads),
-        verdicts=tuple(
-            judge_increase(limit, old, added) for limit in (limits if is_common_test else ())
-        ),
-    )
 
 
 def _notes(base: Ledger, head: Ledger, card: RateCard) -> Iterator[str]:
@@ -330,3 +371,76 @@ def _notes(base: Ledger, head: Ledger, card: RateCard) -> Iterator[str]:
             f"the run was priced with the rate card {head.rate_card.version}; both sides are "
             f"compared at the prices of {card.version}"
         )
+
+
+def _most_similar(payload: PayloadFacts, others: Iterable[PayloadFacts]) -> PayloadFacts:
+    def alike(other: PayloadFacts) -> int:
+        return len(other.parts.items() & payload.parts.items()) + (other.model == payload.model)
+
+    return max(others, key=alike)
+
+
+def _changed_prefixes(
+    before: Spenders, now: Spenders, base: Ledger, head: Ledger, card: RateCard
+) -> tuple[ChangedPrefix, ...]:
+    """Return the cached prefixes of a run that its baseline has not, the most expensive first.
+
+    A prefix that several tests share is one. Of several turns the longest counts,
+    because it holds the others. What a new test caches is new, and what an old one caches for the
+    first time, or behind what it cached before, is too.
+    """
+    on = date.fromisoformat(head.price_date)
+    known = {each for facts in base.payloads.values() for each in facts.prefixes.values()}
+    found: dict[frozenset[str], ChangedPrefix] = {}
+    for key, spender in now.items():
+        old = [facts for _, facts in _facts_of(before.get(key), base)]
+        longest: dict[str, tuple[int, frozenset[str], ChangedPrefix]] = {}
+        for call, facts in _facts_of(spender, head):
+            new = {place: each for place, each in facts.prefixes.items() if each not in known}
+            like = [each for each in old if each.model == facts.model]
+            if not new or not like:
+                continue
+            similar = _most_similar(facts, like)
+            if {*similar.prefixes.values()} <= {*facts.prefixes.values()}:
+                continue  # it has only got longer
+            usage, usd = _written(call, facts), None
+            if usage is not None:
+                sampling = call.sampling_calls[0]
+                sampling = replace(sampling, usage=usage, usage_low=None, usage_high=None)
+                with suppress(UnknownModelError):
+                    usd = card.price_sampling(sampling, call.context, on=on).usd
+            differing = changed_parts(similar.parts, facts.parts)
+            if not any(place.startswith("messages") for place in new):
+                differing = [each for each in differing if each.startswith(("system", "tools"))]
+            change = ChangedPrefix(
+                name=spender.name,
+                parts=tuple(differing) or ("the order of keys",),
+                tokens=None if usage is None else usage.cached_tokens,
+                usd=usd,
+                is_most=len(new) < len(facts.prefixes),
+            )
+            size = (change.tokens or 0, frozenset(new.values()), change)
+            longest[facts.model] = max(longest.get(facts.model, size), size, key=lambda it: it[0])
+        for _, digests, change in longest.values():
+            first = found.get(digests, change)
+            found[digests] = replace(first, owners=first.owners + (digests in found))
+    return tuple(sorted(found.values(), key=lambda each: (-(each.usd or Decimal(0)), each.name)))
+
+
+def _facts_of(spender: Spender | None, ledger: Ledger) -> Iterator[tuple[Call, PayloadFacts]]:
+    for call in spender.calls if spender else ():
+        facts = ledger.payloads.get(call.fingerprint or "")
+        if facts is not None and facts.prefixes:
+            yield call, facts
+
+
+def _written(call: Call, facts: PayloadFacts) -> Usage | None:
+    """Return what a call with a cold cache writes; None where that is unknown."""
+    if len(call.sampling_calls) == 1:
+        cold = in_cache_state(call.sampling_calls[0], "cold")
+        if cold.cached_tokens:
+            return replace(cold, input_tokens=0, output_tokens=0, web_search_requests=0)
+    if facts.cached and call.sampling_calls:
+        short, long = facts.cached.get("5m", 0), facts.cached.get("1h", 0)
+        return Usage(cache_write_5m_tokens=short, cache_write_1h_tokens=long)
+    return None

@@ -56,7 +56,14 @@ def find_vanished(base: Ledger, head: Ledger, fates: Fates | None = None) -> Ite
         if name not in before:
             renamed.setdefault(_prompts(test), []).append(test)
     for nodeid, test in before.items():
-        budgets = [each for each in own_verdicts(test) if _is_lasting(each)]
+        budgets = [
+            each
+            for each in own_verdicts(test)
+            if each.scope == "test"
+            and each.kind != "unbudgeted"
+            # One of the suite's own files, and not of how it was once started.
+            and not each.origin.startswith(("--", "PYTEST_"))
+        ]
         if test.outcome == "skipped" or not (budgets or test.calls):
             continue
         row, how = now.get(nodeid), cast("How | None", None)
@@ -96,12 +103,6 @@ def _subjects(test: TestRow) -> set[object]:
     return {verdict.subject for verdict in own_verdicts(test)}
 
 
-def _is_lasting(verdict: Verdict) -> bool:
-    """Whether a budget is one of the suite's own files, and not of how it was once started."""
-    is_kind = verdict.scope == "test" and verdict.kind != "unbudgeted"
-    return is_kind and not verdict.origin.startswith(("--", "PYTEST_"))
-
-
 def _prompts(test: TestRow) -> tuple[str, ...]:
     """Return what a test sends; empty if it is unknown of a call."""
     prompts = tuple(sorted(filter(None, (call.fingerprint for call in test.calls))))
@@ -110,6 +111,5 @@ def _prompts(test: TestRow) -> tuple[str, ...]:
 
 def judge_vanished(number: int, origin: str) -> Verdict:
     """Return the verdict that fails a run by guards that vanished."""
-    gone = Decimal(number)
     budget = Budget(scope="increase", kind="vanished", limit=Decimal(0), origin=origin)
-    return decide(budget, Range(gone, gone, gone), budget.limit, budget.limit)
+    return decide(budget, Range.exactly(number), budget.limit, budget.limit)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from operator import itemgetter
 from threading import RLock
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import asdict, replace
@@ -55,6 +56,7 @@ class Outside(msgspec.Struct, frozen=True, kw_only=True, tag="outside"):
 
 Owner = TestOwner | FixtureOwner | Outside
 OUTSIDE = Outside()
+_Row = TypeVar("_Row", TestRow, FixtureRow)
 
 
 class _Account(msgspec.Struct, kw_only=True):
@@ -66,25 +68,10 @@ class _Account(msgspec.Struct, kw_only=True):
     verdict: Verdict | None = None
     blocks: tuple[Verdict, ...] = ()
 
-    def test_row(self) -> TestRow:
-        assert isinstance(self.owner, TestOwner)
+    def row(self, kind: type[_Row]) -> _Row:
         calls = settled(self.calls)
-        return TestRow(
-            nodeid=self.owner.nodeid,
-            path=self.owner.path,
-            line=self.owner.line,
-            attempt=self.owner.attempt,
-            outcome=self.outcome,
-            usd=Amounts.of(calls).usd,
-            verdict=self.verdict,
-            blocks=self.blocks,
-            calls=calls,
-        )
-
-    def fixture_row(self) -> FixtureRow:
-        owner, calls = asdict(self.owner), settled(self.calls)
-        del owner["set_up"]
-        return FixtureRow(**owner, usd=Amounts.of(calls).usd, calls=calls)
+        spent = {**asdict(self.owner), **asdict(self), "calls": calls, "usd": Amounts.of(calls).usd}
+        return kind(**{name: spent[name] for name in kind.__struct_fields__})
 
 
 class _Fragment(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,8 +137,7 @@ class LedgerBuilder:
         """Return the calls of one owner so far, without counts of what was sent too."""
         with self._lock:
             account = self._accounts.get(owner)
-            calls = account.calls if account else ()
-            return settled(calls) if len(calls) > 1 else tuple(calls)
+            return settled(account.calls) if account else ()
 
     def __bool__(self) -> bool:
         return bool(self._accounts)
@@ -164,7 +150,7 @@ class LedgerBuilder:
     def row(self, owner: TestOwner) -> TestRow:
         """Return how one attempt of a test stands so far."""
         with self._lock:
-            return self._accounts.get(owner, _Account(owner=owner)).test_row()
+            return self._accounts.get(owner, _Account(owner=owner)).row(TestRow)
 
     def take_fragment(self) -> dict[str, Any] | None:
         """Return what has changed since the last time, in builtins that cross processes."""
@@ -238,39 +224,29 @@ class LedgerBuilder:
         with self._lock:
             accounts = list(self._accounts.values())
             payloads = dict(self._payloads)
+        # Two workers that ran the same test both called theirs the first attempt. Of these the one
+        # of the older worker comes first: gw10 took over where gw2 died.
+        attempts = {
+            (owner.nodeid, owner.attempt, len(owner.worker or ""), owner.worker or ""): account
+            for account in accounts
+            if isinstance(owner := account.owner, TestOwner)
+            and (account.calls or account.verdict or account.blocks)
+        }
+        tests: list[TestRow] = []
+        for key in sorted(attempts):
+            row = attempts[key].row(TestRow)
+            if tests and tests[-1].nodeid == row.nodeid and row.attempt <= tests[-1].attempt:
+                row = replace(row, attempt=tests[-1].attempt + 1)
+            tests.append(row)
+        fixtures = [
+            each for each in accounts if isinstance(each.owner, FixtureOwner) and each.calls
+        ]
+        outside = [each.calls for each in accounts if isinstance(each.owner, Outside)]
         ledger = Ledger(
             payloads=payloads,
-            tests=tuple(_numbered(accounts)),
-            fixtures=tuple(
-                account.fixture_row()
-                for account in accounts
-                if isinstance(account.owner, FixtureOwner) and account.calls
-            ),
-            outside_tests=settled(
-                call
-                for account in accounts
-                if isinstance(account.owner, Outside)
-                for call in account.calls
-            ),
+            tests=tuple(tests),
+            fixtures=tuple(each.row(FixtureRow) for each in fixtures),
+            outside_tests=settled(chain.from_iterable(outside)),
             **facts,
         )
         return closed(ledger, budgets)
-
-
-def _numbered(accounts: Iterable[_Account]) -> Iterator[TestRow]:
-    """Make the rows of tests that have a call or a budget, each attempt with its own number.
-
-    Two workers that ran the same test both called theirs the first attempt. Of these the one of
-    the older worker comes first: gw10 took over where gw2 died.
-    """
-    found = {
-        (owner.nodeid, owner.attempt, len(owner.worker or ""), owner.worker or ""): account
-        for account in accounts
-        if isinstance(owner := account.owner, TestOwner)
-        and (account.calls or account.verdict or account.blocks)
-    }
-    last: dict[str, int] = {}
-    for key in sorted(found):
-        row = found[key].test_row()
-        attempt = last[row.nodeid] = max(row.attempt, last.get(row.nodeid, 0) + 1)
-        yield row if attempt == row.attempt else replace(row, attempt=attempt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -54,24 +54,16 @@ class PayloadFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     def joined(self, other: PayloadFacts) -> PayloadFacts:
         """Return all that two sources know of the same payload, whichever came first."""
         base = min(self, other, key=lambda each: (each.model, sorted(each.parts.items())))
-        budgets = [each.task_budget for each in (self, other) if each.task_budget is not None]
-        # Where the two differ the greater, so that their order never shows.
-        return msgspec.structs.replace(
-            base,
-            task_budget=max(budgets, default=None),
-            breakpoints=max(self.breakpoints, other.breakpoints),
-            **{
-                name: {
-                    key: max(each[key] for each in (one, two) if key in each)
-                    for key in sorted({*one, *two})
-                }
-                for name in (
-                    *("counts", "rejected", "dropped", "left_out", "prefixes", "cached"),
-                    "parts_tokens",
-                )
-                for one, two in [(getattr(self, name), getattr(other, name))]
-            },
-        )
+        facts: dict[str, Any] = {}
+        for name in self.__struct_fields__:
+            one, two = getattr(self, name), getattr(other, name)
+            # Where the two differ the greater, so that their order never shows.
+            if isinstance(one, Mapping):
+                names = sorted({*one, *two})
+                facts[name] = {key: max(x[key] for x in (one, two) if key in x) for key in names}
+            else:
+                facts[name] = max((x for x in (one, two) if x is not None), default=None)
+        return PayloadFacts(**{**facts, "model": base.model, "parts": base.parts})
 
 
 class TestRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ import msgspec
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.files import write_atomic
 from pytest_llmcost.ledger.ledger import SCHEMA, Comparison, Ledger, Totals, calls_of
-from pytest_llmcost.money import plain_usd
+from pytest_llmcost.money import plain_usd, read_digits
 from pytest_llmcost.prices.caveats import decode_caveat, encode_caveat
 from pytest_llmcost.prices.usage import find_impossible
 
@@ -58,7 +59,6 @@ _ODD, _ODD_CHANGE = (
 )
 """No amount of money: `NaN`, `1E+999` (adding that up would be slow without end), `1_0`, and, in
 all but a comparison, one below zero. An object has the figures of a tag of that name."""
-_SCHEMA_NAME = re.compile(r"pytest-llmcost/(?P<version>\d{1,9})")
 
 
 class _Envelope(msgspec.Struct):
@@ -81,14 +81,20 @@ def read_ledger(path: str | os.PathLike[str]) -> Ledger:
 
 
 def parse_ledger(data: bytes, source: str) -> Ledger:
-    """Read a ledger's JSON; the source names it in errors.
-
-    Raises:
-        LedgerError: as `read_ledger`.
-    """
+    """Read a ledger's JSON as `read_ledger` does; the source names it in errors."""
     try:
         envelope = msgspec.json.decode(data, type=_Envelope)
-        _check_schema(envelope.schema, source)
+        name, _, version = envelope.schema.rpartition("/")
+        if f"{name}/1" == SCHEMA and (read_digits(version) or 0) > 1:
+            raise LedgerError(
+                f"{source}: has the schema {envelope.schema}, newer than {SCHEMA}, the newest that "
+                "this version reads; update pytest-llmcost"
+            )
+        if envelope.schema != SCHEMA:
+            raise LedgerError(
+                f"{source}: has the schema {envelope.schema!r}, not {SCHEMA}; "
+                "it is not a ledger of pytest-llmcost"
+            )
         # A key may be written in escape sequences; the search for one byte is much faster.
         if b"\\" in data and b"\\u" in data:
             data = msgspec.json.encode(msgspec.json.decode(data))
@@ -117,20 +123,6 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
     return ledger
 
 
-def _check_schema(schema: str, source: str) -> None:
-    match = _SCHEMA_NAME.fullmatch(schema)
-    if match is not None and int(match["version"]) > int(SCHEMA.rpartition("/")[2]):
-        raise LedgerError(
-            f"{source}: has the schema {schema}, newer than {SCHEMA}, the newest that this "
-            "version reads; update pytest-llmcost"
-        )
-    if schema != SCHEMA:
-        raise LedgerError(
-            f"{source}: has the schema {schema!r}, not {SCHEMA}; "
-            "it is not a ledger of pytest-llmcost"
-        )
-
-
 def write_ledger(ledger: Ledger, path: str | os.PathLike[str]) -> None:
     """Write a ledger as JSON, whole or not at all; its folders are made.
 
@@ -154,8 +146,10 @@ def _compact(value: Any, order: Literal["sorted"] | None = None) -> bytes:
     try:
         text = msgspec.json.encode(value, enc_hook=encode_caveat, order=order)
     except UnicodeEncodeError:  # a node id from a file name that is no UTF-8
-        whole = msgspec.to_builtins(value, enc_hook=encode_caveat)
-        text = msgspec.json.encode(_escape(whole), order=order)
+        whole = msgspec.to_builtins(value, enc_hook=encode_caveat, order=order)
+        written = json.dumps(whole, ensure_ascii=False, separators=(",", ":"))
+        # As the text of its escape sequence: a reader refuses the sequence itself.
+        text = re.sub("[\ud800-\udfff]", lambda half: f"\\\\u{ord(half[0]):x}", written).encode()
 
     def plain(amount: re.Match[bytes]) -> bytes:
         return b'":"' + plain_usd(Decimal(amount[1].decode())).encode()
@@ -164,17 +158,6 @@ def _compact(value: Any, order: Literal["sorted"] | None = None) -> bytes:
     if isinstance(value, (Totals, Comparison)):
         text = text.replace(b'"by_tag":{},', b"").replace(b'"vanished":[],', b"")
     return _UNUSUAL.sub(plain, text)
-
-
-def _escape(value: Any) -> Any:
-    """Write half characters as their escape sequences, in every text of a value."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, (list, tuple)):
-        return [_escape(each) for each in value]
-    if isinstance(value, dict):
-        return {_escape(key): _escape(each) for key, each in value.items()}
-    return value
 
 
 def _batches(rows: Any) -> Iterator[Any]:
@@ -210,29 +193,3 @@ def write_file(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> None:
         write_atomic(Path(path), chunks)
     except OSError as error:
         raise LedgerError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
-def ledger_schema() -> dict[str, Any]:
-    """Return the JSON Schema of ledgers, made from the types."""
-    schema = msgspec.json.schema(
-        Ledger, ref_template="#/$defs/{name}", schema_hook=lambda kind: {"type": "string"}
-    )
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = f"A ledger of pytest-llmcost, schema {SCHEMA}"
-    plain: dict[str, Any] = _with_plain_decimals(schema)
-    return plain
-
-
-def _with_plain_decimals(node: Any) -> Any:
-    if isinstance(node, list):
-        return [_with_plain_decimals(each) for each in node]
-    if not isinstance(node, dict):
-        return node
-    if node.get("format") == "decimal":
-        return {"type": "string", "pattern": r"^-?\d+(\.\d+)?$"}
-    import inspect  # seldom needed, and slow to load
-
-    plain = {key: _with_plain_decimals(each) for key, each in node.items()}
-    if isinstance(text := plain.get("description"), str):
-        plain["description"] = inspect.cleandoc(text)  # as Python does itself from 3.13 on
-    return plain

@@ -68,56 +68,37 @@ def added_up(notes: Sequence[str]) -> set[str]:
 
 def missing_notes(ledger: Ledger) -> Iterator[str]:
     """Yield a sentence for each budget of something that a run does not have; shards may."""
-    yield from _missing_tools(ledger)
-    yield from _missing_tags(ledger)
-    yield from _missing_caches(ledger)
-
-
-def _missing_tools(ledger: Ledger) -> Iterator[str]:
-    """Yield a sentence for each budget of a tool that no prompt has: its name may be misspelt."""
-    limited: dict[tuple[str, str], bool] = {}
+    tools: dict[tuple[str, str], bool] = {}
+    caches: dict[str, bool] = {}
+    """For each budget or marker, by its origin, whether something is there that it limits."""
     for test in ledger.tests:
-        for verdict in own_verdicts(test):
-            part = verdict.part or ""
-            if part.startswith("tools.") and verdict.actual is not None and test.calls:
-                key = (part, verdict.origin)
-                limited[key] = limited.get(key, False) or bool(verdict.actual)
-    payloads = ledger.payloads.values() if limited else ()
-    parts = (part for facts in payloads for part in facts.parts if part.startswith("tools."))
-    names = {part.removeprefix("tools.") for part in parts}
-    for (part, origin), is_there in sorted(limited.items()):
+        prompts = [ledger.payloads.get(call.fingerprint or "") for call in test.calls]
+        for verdict in own_verdicts(test) if prompts else ():
+            origin, part = verdict.origin, verdict.part or ""
+            if part.startswith("tools.") and verdict.actual is not None:
+                tools[part, origin] = tools.get((part, origin), False) or bool(verdict.actual)
+            elif verdict.kind == "stable_prefix" and verdict.label == "max_cost":
+                may_cache = any(each is None or each.breakpoints for each in prompts)
+                caches[origin] = caches.get(origin, False) or may_cache
+    parts = {part for facts in ledger.payloads.values() if tools for part in facts.parts}
+    names = [part.removeprefix("tools.") for part in parts if part.startswith("tools.")]
+    for (part, origin), is_there in sorted(tools.items()):
         alike = get_close_matches(part.removeprefix("tools."), names, 1)
         if not is_there and (alike or ledger.complete):
             hint = f"; did you mean tools.{alike[0]}?" if alike else ""
             yield f"no prompt has {part}, which {origin} limits{hint}"
-
-
-def _missing_tags(ledger: Ledger) -> Iterator[str]:
-    """Yield a sentence for each budget of a tag that no call of a whole run has."""
-    known = ledger.totals.by_tag
-    for budget in ledger.verdicts:
-        tag = (budget.pattern or "").removeprefix(TAG)
-        if budget.scope == "tag" and ledger.complete and tag not in known:
-            alike, hint = get_close_matches(tag, known, 1), ""
-            if alike:
-                hint = f"; did you mean {TAG}{alike[0]}?"
-            elif known:
-                hint = f"; the tags of the run are {', '.join(known)}"
-            yield f"no call has the tag of the budget for {TAG}{tag}{hint}"
-
-
-def _missing_caches(ledger: Ledger) -> Iterator[str]:
-    """Yield a sentence for each marker that requires a stable prefix where nothing is cached."""
-    found: dict[str, bool] = {}
-    for test in ledger.tests:
-        prompts = [ledger.payloads.get(call.fingerprint or "") for call in test.calls]
-        for verdict in own_verdicts(test):
-            if verdict.kind == "stable_prefix" and verdict.label == "max_cost" and prompts:
-                may_cache = any(each is None or each.breakpoints for each in prompts)
-                found[verdict.origin] = found.get(verdict.origin, False) or may_cache
-    for origin, may_cache in sorted(found.items()):
-        if ledger.complete and not may_cache:
-            yield f"no prompt has a cache_control, although {origin} requires a stable prefix"
+    if ledger.complete:
+        tags = ledger.totals.by_tag
+        for budget in ledger.verdicts:
+            tag = (budget.pattern or "").removeprefix(TAG)
+            if budget.scope == "tag" and tag not in tags:
+                hint = f"; the tags of the run are {', '.join(tags)}" if tags else ""
+                for name in get_close_matches(tag, tags, 1):
+                    hint = f"; did you mean {TAG}{name}?"
+                yield f"no call has the tag of the budget for {TAG}{tag}{hint}"
+        for origin, may_cache in sorted(caches.items()):
+            if not may_cache:
+                yield f"no prompt has a cache_control, although {origin} requires a stable prefix"
 
 
 def task_budget_notes(ledger: Ledger, card: RateCard, *, on: date) -> Iterator[str]:

@@ -16,11 +16,12 @@ from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.files import locked, write_atomic
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.totals import amounts_of, spenders_of
-from pytest_llmcost.money import EXACT, plain_usd
+from pytest_llmcost.money import EXACT, count_digits, plain_usd
+from pytest_llmcost.prices.usage import Count
 
 SCHEMA = "pytest-llmcost-history/1"
-_HIGHEST, _LOWEST_DIGIT = 12, -60
-"""Powers of ten of an amount; to add up others could be slow without end."""
+_MOST_DIGITS = 73
+"""Of an amount; to add up longer ones could be slow without end."""
 
 Shares = Mapping[str, Decimal | None]
 
@@ -35,7 +36,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     incomplete: tuple[str, ...] = ()
     """Why it was not the whole suite."""
     price_date: str
-    calls: int
+    calls: Count
     usd: Decimal | None
     is_least: bool = False
     """Whether it may have cost more, because something is unknown."""
@@ -131,13 +132,9 @@ def read_history(path: Path) -> tuple[list[Run], str | None]:
 def _check(run: Run) -> None:
     if run.schema != SCHEMA:
         raise ValueError(f"its schema is {run.schema!r:.80}, not {SCHEMA}")
-    if run.calls < 0:
-        raise ValueError(f"{run.calls} is not a number of calls")
     for shares in ({"": run.usd}, run.by_model, run.by_tag, run.by_path):
         for usd in filter(None, shares.values()):
-            exponent = usd.as_tuple().exponent
-            is_plain = isinstance(exponent, int) and exponent >= _LOWEST_DIGIT
-            if not is_plain or usd < 0 or usd.adjusted() > _HIGHEST:
+            if not usd.is_finite() or usd < 0 or count_digits(usd) > _MOST_DIGITS:
                 raise ValueError(f"{usd!s:.40} is not an amount of money")
 
 
@@ -149,9 +146,8 @@ def average(runs: list[Run]) -> Run:
 
     def mean(usds: list[Decimal | None]) -> Decimal | None:
         known = [usd for usd in usds if usd is not None]
-        if len(known) < len(usds):
-            return None
-        return EXACT.divide(reduce(EXACT.add, known), Decimal(len(known)))
+        whole = reduce(EXACT.add, known, Decimal(0))
+        return EXACT.divide(whole, len(known)) if len(known) == len(usds) else None
 
     def shares(of_runs: list[Shares]) -> Shares:
         names = sorted({name for each in of_runs for name in each})

@@ -39,10 +39,7 @@ _NO_TESTS = 5
 
 
 def merge_ledgers(
-    shards: Iterable[tuple[str, Ledger]],
-    *,
-    max_suite: Budget | None = None,
-    is_whole: bool = False,
+    shards: Iterable[tuple[str, Ledger]], *, max_suite: Budget | None = None, is_whole: bool = False
 ) -> Ledger:
     """Add up the ledgers of one suite's shards, each with the name of its file.
 
@@ -73,7 +70,15 @@ def merge_ledgers(
         seen.append((source, replace(ledger, payloads={}, notes=notes)))
     if not seen:
         raise LedgerError("there is nothing to merge; name at least one ledger")
-    _check_apart(seen)  # apart from the loop, so that what it takes is free again
+    attempts: dict[tuple[str, int], str] = {}
+    for source, test in ((source, test) for source, ledger in seen for test in ledger.tests):
+        if (key := (test.nodeid, test.attempt)) in attempts:
+            raise LedgerError(
+                f"attempt {test.attempt} of {test.nodeid} is both in {attempts[key]} and in "
+                f"{source}; each test belongs in one shard, and each shard is merged once"
+            )
+        attempts[key] = source
+    attempts.clear()  # a long run has many
     every = [ledger for _, ledger in seen]
     incomplete = {why for each in every for why in each.incomplete}
     if is_whole:
@@ -88,15 +93,14 @@ def merge_ledgers(
             every[0],  # all that was found to be alike
             generator={name: ", ".join(sorted(versions[name])) for name in sorted(versions)},
             incomplete=tuple(incomplete),
-            lost_calls=tuple(why for each in every for why in each.lost_calls),
-            skipped=tuple(name for each in every for name in each.skipped),
             rate_card=replace(every[0].rate_card, sources=sources),
             comparison=None,
             payloads=payloads,
-            tests=tuple(row for each in every for row in each.tests),
-            fixtures=tuple(row for each in every for row in each.fixtures),
-            outside_tests=tuple(call for each in every for call in each.outside_tests),
             other_models=merge_other_models([each.other_models for each in every]),
+            **{
+                name: tuple(chain.from_iterable(getattr(each, name) for each in every))
+                for name in ("lost_calls", "skipped", "tests", "fixtures", "outside_tests")
+            },
         ),
         _budgets(seen, max_suite),
     )
@@ -112,19 +116,13 @@ def merge_ledgers(
         workers=sum(run.workers for run in runs),
         commit=commits.pop() if len(commits) == 1 else "",
     )
-    return replace(merged, run=run, notes=tuple(sorted(_notes(every, merged))))
-
-
-def _notes(shards: Sequence[Ledger], merged: Ledger) -> set[str]:
-    """Return the notes of the shards that hold for all of them, and those of their sum."""
-    noted = added_up([note for each in shards for note in each.notes])
-    # These hold numbers, so the sum has its own.
-    of_mocks = noted & {note for each in shards for note in mock_notes(each)}
-    notes = {*(noted - of_mocks), *missing_notes(merged)}
-    notes.update(mock_notes(merged) if of_mocks else ())
-    if any(each.comparison is not None for each in shards):
-        notes.add(NOT_COMPARED)
-    return notes
+    # Of the shards the notes that hold for all of them; those with numbers are of the sum.
+    noted = added_up([note for each in every for note in each.notes])
+    of_mocks = noted & {note for each in every for note in mock_notes(each)}
+    held = {*(noted - of_mocks), *missing_notes(merged), *(mock_notes(merged) if of_mocks else ())}
+    if any(each.comparison is not None for each in every):
+        held.add(NOT_COMPARED)
+    return replace(merged, run=run, notes=tuple(sorted(held)))
 
 
 def _share(ledger: Ledger, shared: defaultdict[type, dict[Any, Any]]) -> None:
@@ -155,19 +153,6 @@ def _share(ledger: Ledger, shared: defaultdict[type, dict[Any, Any]]) -> None:
             force_setattr(call.usage, name, numbers.setdefault(tokens, tokens))
 
 
-def _check_apart(shards: Iterable[tuple[str, Ledger]]) -> None:
-    origins: dict[tuple[str, int], str] = {}
-    for source, ledger in shards:
-        for test in ledger.tests:
-            key = (test.nodeid, test.attempt)
-            if key in origins:
-                raise LedgerError(
-                    f"attempt {test.attempt} of {test.nodeid} is both in {origins[key]} and in "
-                    f"{source}; each test belongs in one shard, and each shard is merged once"
-                )
-            origins[key] = source
-
-
 def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
     """Refuse shards whose figures cannot be added up, or whose verdicts mean different things."""
     ours, theirs = (
@@ -192,35 +177,32 @@ def _check_alike(first: str, one: Ledger, source: str, two: Ledger) -> None:
 
 def _budgets(shards: Sequence[tuple[str, Ledger]], max_suite: Budget | None) -> list[Budget]:
     """Return the budgets over several tests; the verdicts of the shards hold them."""
-    stated: dict[tuple[str, str, str], dict[str, list[Verdict]]] = {}
+    # By what it limits and by shard; a path may have two lines, of which both hold.
+    stated: dict[tuple[str, str, str], dict[str, dict[Decimal, Verdict]]] = {}
     for source, facts in shards:
-        for verdict in facts.verdicts:
+        for verdict in facts.verdicts:  # sorted: of equal limits the same one comes first
             key = (verdict.scope, verdict.kind, verdict.pattern or verdict.part or "")
-            stated.setdefault(key, {}).setdefault(source, []).append(verdict)
+            stated.setdefault(key, {}).setdefault(source, {}).setdefault(verdict.limit, verdict)
     if max_suite is not None:
         stated.pop(("suite", max_suite.kind, ""), None)
     budgets: list[Budget] = [] if max_suite is None else [max_suite]
     for (scope, _, pattern), by_shard in sorted(stated.items()):
-        # A path may have two lines, of which both hold.
-        limits = {source: {each.limit: each for each in by_shard[source]} for source in by_shard}
-        first, *others = limits
-        for source in others:
-            if limits[source].keys() != limits[first].keys():
+        (first, limits), *others = by_shard.items()
+        for source, other in others:
+            if other.keys() != limits.keys():
                 path = "" if scope == "tag" else "the path "
                 about = "the suite" if scope == "suite" else f"{path}{pattern}"
-                ours, theirs = (
-                    ", ".join(map(plain_usd, sorted(limits[each]))) for each in (first, source)
-                )
+                ours, theirs = (", ".join(map(plain_usd, sorted(each))) for each in (limits, other))
                 raise LedgerError(
                     f"shards must have the same budget for {about}: {first} has {ours}, {source} "
                     f"has {theirs}; run all shards with the same settings"
                     f"{', or give merge the limit: --max-suite' if scope == 'suite' else ''}"
                 )
-        for limit in limits[first]:
-            alike = [each for found in by_shard.values() for each in found if each.limit == limit]
-            chosen = min(alike, key=lambda each: (each.origin, repr(each)))
+        for limit in limits:
+            alike = [each[limit] for each in by_shard.values()]
             # A path is without any test only if it is so in every shard.
-            is_idle = len(by_shard) == len(shards) and all(each.idle for each in alike)
+            is_idle = len(alike) == len(shards) and all(each.idle for each in alike)
+            chosen = min(alike, key=lambda each: (each.origin, repr(each)))
             budgets.append(replace(chosen, idle=is_idle))
     return budgets
 
@@ -231,16 +213,31 @@ def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherMod
     A fixture that several shards set up counts once, by its most expensive set-up. A payload that
     several shards sent without its count is missing in each.
     """
+
+    def expense(row: OtherModelRow) -> tuple[Decimal, Decimal, int, str]:
+        nothing = Decimal(0)
+        return row.usd or nothing, row.usd_then or nothing, row.unknown_calls, repr(row)
+
     merged = []
     for model in sorted({other.model for shard in shards for other in shard}):
         found = [other for shard in shards for other in shard if other.model == model]
         notes = {note for other in found for note in other.notes}
         if len(found) < len(shards):
             notes.add(f"{len(shards) - len(found)} of {len(shards)} shards did not ask for {model}")
+        rows: dict[tuple[str, str, int], OtherModelRow] = {}
+        for row in chain.from_iterable(other.rows for other in found):
+            key = (row.kind, row.name, row.attempt)
+            known = rows.setdefault(key, row)
+            if row.kind == "fixture":
+                rows[key] = max(known, row, key=expense)
+            elif known is not row:
+                reasons = {*known.reasons, *row.reasons}
+                figures: Figures = known + row
+                rows[key] = replace(row, **asdict(figures), reasons=tuple(sorted(reasons)))
         merged.append(
             make_other_model(
                 model,
-                _merged_rows(row for other in found for row in other.rows),
+                rows.values(),
                 missing=sum(other.missing for other in found),
                 rejected=sum((Counter(other.rejected) for other in found), Counter()),
                 dropped=sum((Counter(other.dropped) for other in found), Counter()),
@@ -248,25 +245,3 @@ def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherMod
             )
         )
     return tuple(merged)
-
-
-def _merged_rows(rows: Iterable[OtherModelRow]) -> list[OtherModelRow]:
-    def expense(row: OtherModelRow) -> tuple[Decimal, Decimal, int, str]:
-        nothing = Decimal(0)
-        return row.usd or nothing, row.usd_then or nothing, row.unknown_calls, repr(row)
-
-    kept: list[OtherModelRow] = []
-    joined: dict[tuple[str, str], OtherModelRow] = {}
-    for row in rows:
-        key = (row.kind, row.name)
-        if row.kind == "test":
-            kept.append(row)
-        elif key not in joined:
-            joined[key] = row
-        elif row.kind == "fixture":
-            joined[key] = max(joined[key], row, key=expense)
-        else:
-            reasons = {*joined[key].reasons, *row.reasons}
-            figures: Figures = joined[key] + row
-            joined[key] = replace(row, **asdict(figures), reasons=tuple(sorted(reasons)))
-    return [*kept, *joined.values()]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import reduce
 from itertools import chain
-from operator import attrgetter, lt
+from operator import attrgetter, itemgetter, lt
 from typing import TypeVar
 
 import msgspec
@@ -118,21 +118,23 @@ def summed(ledger: Ledger) -> tuple[Ledger, Amounts]:
         outside_tests=_sorted_calls(ledger.outside_tests),
     )
     by_model, whole = _by_model(counted_calls(ledger))
-    live = by_model
     if len(shared_fixtures(ledger.fixtures)) < len(ledger.fixtures):  # set up more than once
         whole = amounts_of(ledger)
-        live, _ = _by_model(filter(is_live, calls_of(ledger)))
+    live_calls = [call for call in calls_of(ledger) if is_live(call)]
+    live, spent = _by_model(live_calls)
     totals = Totals(
-        **asdict(_share_of(whole, whole)),
+        **asdict(_share_of(whole, spent)),
         unpriced_calls=whole.unpriced,
         by_model={
             model: _share_of(by_model.get(model, Amounts()), live.get(model, Amounts()))
             for model in sorted({*by_model, *live})
         },
         by_tag={
-            tag: _share_of(amounts, amounts)
+            tag: _share_of(
+                amounts_of(ledger, TAG + tag),
+                Amounts.of(call for call in live_calls if tag in call.tags),
+            )
             for tag in sorted({tag for call in calls_of(ledger) for tag in call.tags})
-            for amounts in [amounts_of(ledger, TAG + tag)]
         },
     )
     return replace(ledger, totals=totals), whole
@@ -159,7 +161,7 @@ def _by_model(calls: Iterable[Call]) -> tuple[dict[str, Amounts], Amounts]:
 def _share_of(amounts: Amounts, live: Amounts) -> ModelTotals:
     return ModelTotals(
         usd=amounts.usd,
-        live_usd=live.live_usd,
+        live_usd=live.usd,
         by_category=amounts.by_category,
         calls=amounts.calls,
         usage=amounts.usage,
@@ -176,15 +178,15 @@ def _sorted_calls(calls: tuple[Call, ...]) -> tuple[Call, ...]:
     keys = [(_PHASES.index(call.phase), call.fingerprint or "") for call in calls]
     if all(map(lt, keys, keys[1:])):
         return calls
-    return tuple(sorted(calls, key=_call_order))
 
+    def rest(call: Call) -> bytes:
+        try:
+            return msgspec.json.encode(call, enc_hook=encode_caveat)
+        except UnicodeEncodeError:  # a model's name with half a character in it
+            return repr(call).encode("utf-8", "backslashreplace")
 
-def _call_order(call: Call) -> tuple[int, str, bytes]:
-    try:
-        rest = msgspec.json.encode(call, enc_hook=encode_caveat)
-    except UnicodeEncodeError:  # a model's name with half a character in it
-        rest = repr(call).encode("utf-8", "backslashreplace")
-    return _PHASES.index(call.phase), call.fingerprint or "", rest
+    ordered = sorted(zip(keys, map(rest, calls), calls, strict=True), key=itemgetter(0, 1))
+    return tuple(call for _, _, call in ordered)
 
 
 def shared_fixtures(fixtures: Iterable[FixtureRow]) -> list[list[FixtureRow]]:
@@ -252,18 +254,18 @@ def counted_calls(ledger: Ledger) -> Iterator[Call]:
 
 def amounts_of(ledger: Ledger, pattern: str | None = None) -> Amounts:
     """Add up a run, or the part of it that a glob over node ids or `tag:...` names."""
-    tag = None
+    tag, glob = None, pattern
     if pattern is not None and pattern.startswith(TAG):
-        tag, pattern = pattern.removeprefix(TAG), None
+        tag, glob = pattern.removeprefix(TAG), None
 
     def chosen(calls: Iterable[Call]) -> Iterable[Call]:
         return calls if tag is None else (call for call in calls if tag in call.tags)
 
-    rows = (test for test in ledger.tests if pattern is None or matches(pattern, test.nodeid))
-    outside = ledger.outside_tests if pattern is None else ()
-    total = Amounts.of(chosen(chain(chain.from_iterable(row.calls for row in rows), outside)))
+    tests = (row.calls for row in ledger.tests if glob is None or matches(glob, row.nodeid))
+    outside = ledger.outside_tests if glob is None else ()
+    total = Amounts.of(chosen(chain(chain.from_iterable(tests), outside)))
     for group in shared_fixtures(ledger.fixtures):
-        if pattern is None or _is_of(pattern, group[0]):
+        if glob is None or _is_of(glob, group[0]):
             total += most([Amounts.of(chosen(row.calls)) for row in group])
     return total
 

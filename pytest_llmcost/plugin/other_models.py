@@ -15,9 +15,8 @@ import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.call import Call
-from pytest_llmcost.compare.cache_states import Column, in_column
 from pytest_llmcost.compare.model_support import find_rejections
-from pytest_llmcost.compare.other_model import obstacle_of, on_other_model
+from pytest_llmcost.compare.repriced import Column, in_column, obstacle_of, on_other_model
 from pytest_llmcost.counting.cassette import Count, Entry
 from pytest_llmcost.counting.client import Job, count_all
 from pytest_llmcost.counting.payload import Payload

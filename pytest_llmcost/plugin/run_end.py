@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
+from pytest_llmcost.budgets.budget import IncreaseLimit, parse_increase
 from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
 from pytest_llmcost.compare.vanished import Fates
 from pytest_llmcost.counting.segments import REST

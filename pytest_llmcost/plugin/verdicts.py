@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
 from pytest_llmcost.call import Call
-from pytest_llmcost.compare.cache_states import at_worst
+from pytest_llmcost.compare.repriced import at_worst
 from pytest_llmcost.errors import (
     CountError,
     CountMissingError,

@@ -10,8 +10,7 @@ from itertools import dropwhile
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call
-from pytest_llmcost.compare.cache_states import Column
-from pytest_llmcost.compare.pairing import under_change
+from pytest_llmcost.compare.repriced import Column
 from pytest_llmcost.ledger.ledger import Ledger, calls_of
 from pytest_llmcost.ledger.totals import counted_calls, live_spenders, parts_of
 from pytest_llmcost.reports.comparisons import (
@@ -190,10 +189,11 @@ def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
 
 def _priced(calls: Iterable[Call], price: Pricing) -> tuple[Decimal | None, int]:
     """Return what calls cost in another state, and of how many of them that is unknown."""
-    pair = under_change(calls, price)
-    amounts = Amounts.of(pair.after)
-    unknown = len(pair.obstacles) + amounts.unpriced
-    return (amounts.usd if pair.after or not unknown else None), unknown
+    changed = [price(call) for call in calls]
+    known = [each for each in changed if not isinstance(each, str)]
+    amounts = Amounts.of(known)
+    unknown = len(changed) - len(known) + amounts.unpriced
+    return (amounts.usd if known or not unknown else None), unknown
 
 
 def _totals(ledger: Ledger, view: View) -> Iterator[Line]:

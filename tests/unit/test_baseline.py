@@ -13,8 +13,7 @@ from msgspec.structs import replace
 from sample_reports import MODEL, OUTSIDE, a_fixture, a_test, make_budget, make_report
 
 from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.budgets.budget import State, judge
-from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
+from pytest_llmcost.budgets.budget import IncreaseLimit, State, judge, parse_increase
 from pytest_llmcost.call import Before, Call, PricedSamplingCall
 from pytest_llmcost.call import reprice as reprice_call
 from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
@@ -272,7 +271,7 @@ class TestLimits:
     )
     def test_are_a_share_or_an_amount(self, text: str, usd: str | None, share: str | None) -> None:
         limit = parse_increase(text)
-        assert limit.usd == (None if usd is None else Decimal(usd))
+        assert limit.limit == Decimal(usd or 0)
         assert limit.share == (None if share is None else Decimal(share))
 
     @pytest.mark.parametrize("text", ["", "%", "ten percent", "-5%", "-$1", "$5%c"])

@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.call import reprice as reprice_call
-from pytest_llmcost.compare.cache_states import Column, in_column
-from pytest_llmcost.compare.pairing import under_change
+from pytest_llmcost.compare.repriced import Column, in_column
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
@@ -144,9 +142,9 @@ def test_nothing_costs_more_than_the_worst_case_nor_warm_more_than_cold(
     assert worst >= cold >= call.usd >= warm
 
 
-def test_a_sum_leaves_out_what_it_does_not_know_and_gives_the_reason() -> None:
+def test_what_nothing_bounds_is_left_out_with_the_reason() -> None:
     calls = [a_call(Usage(input_tokens=1_000)), a_call(Usage(input_tokens=1), max_tokens=None)]
-    pair = under_change(calls, lambda call: in_column(call, "worst", {}, shipped_card(), on=NOV))
-    assert Amounts.of(pair.after).usd == Decimal("0.03")
-    assert pair.before == (calls[0],)
-    assert pair.obstacles == ("no max_tokens",)
+    longest, why = (in_column(each, "worst", {}, shipped_card(), on=NOV) for each in calls)
+    assert isinstance(longest, Call)
+    assert longest.usd == Decimal("0.03")
+    assert why == "unbounded-output: no max_tokens, or server tools"

@@ -15,7 +15,7 @@ from sample_reports import CARD, OUTSIDE, a_fixture, a_test, make_budget, make_c
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
 from pytest_llmcost.budgets.path_globs import parse_path_budget
 from pytest_llmcost.call import BrokenPrefix, Call, PricedSamplingCall, reprice
-from pytest_llmcost.compare.cache_states import at_worst
+from pytest_llmcost.compare.repriced import at_worst
 from pytest_llmcost.ledger.builder import LedgerBuilder
 from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts
 from pytest_llmcost.ledger.notes import max_tokens_notes

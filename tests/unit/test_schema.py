@@ -1,17 +1,44 @@
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from sample_reports import OUTSIDE, a_fixture, a_test, make_call, make_report, suite_budget
 
-from pytest_llmcost.ledger.ledger import Ledger, PayloadFacts
-from pytest_llmcost.ledger.ledger_file import ledger_schema, render_json
+from pytest_llmcost.ledger.ledger import SCHEMA, Ledger, PayloadFacts
+from pytest_llmcost.ledger.ledger_file import render_json
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "ledger.schema.json"
+
+
+def ledger_schema() -> dict[str, Any]:
+    """Return the JSON Schema of ledgers, made from the types."""
+    schema = msgspec.json.schema(
+        Ledger, ref_template="#/$defs/{name}", schema_hook=lambda kind: {"type": "string"}
+    )
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = f"A ledger of pytest-llmcost, schema {SCHEMA}"
+    plain: dict[str, Any] = _with_plain_decimals(schema)
+    return plain
+
+
+def _with_plain_decimals(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_with_plain_decimals(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("format") == "decimal":
+        return {"type": "string", "pattern": r"^-?\d+(\.\d+)?$"}
+    plain = {key: _with_plain_decimals(each) for key, each in node.items()}
+    if isinstance(text := plain.get("description"), str):
+        plain["description"] = inspect.cleandoc(text)  # as Python does itself from 3.13 on
+    return plain
 
 
 def render_schema() -> str:

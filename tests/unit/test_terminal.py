@@ -19,7 +19,7 @@ from sample_run import sample_run
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call
-from pytest_llmcost.compare.cache_states import Column
+from pytest_llmcost.compare.repriced import Column
 from pytest_llmcost.ledger.builder import LedgerBuilder
 from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, TestRow
 from pytest_llmcost.ledger.totals import closed

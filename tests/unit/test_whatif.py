@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from sample_reports import OUTSIDE, a_fixture, a_test, make_report
 
 from pytest_llmcost.call import Call, PricedSamplingCall, reprice
-from pytest_llmcost.compare.other_model import (
+from pytest_llmcost.compare.repriced import (
     NO_PAYLOAD,
     NO_PRICE_NOW,
     SEVERAL_PASSES,

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from sample_reports import a_fixture, a_test, make_call, make_report
 
 from pytest_llmcost.call import Call
-from pytest_llmcost.compare.cache_states import Column
+from pytest_llmcost.compare.repriced import Column
 from pytest_llmcost.ledger.ledger import Ledger, OtherModel, OtherModelRow, make_other_model
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.reports.comparisons import (
