@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import datetime, timezone
-from queue import Empty, SimpleQueue
+from functools import partial
+from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
@@ -344,10 +346,10 @@ def _host(client: object) -> str:
 
 # Many at once
 
-AT_ONCE = 8
 _RETRIES = 6
 """Of the SDK, in a long recording: it waits as long as a rate limit says."""
-_GRACE_SECONDS, _LOOK_SECONDS = 5.0, 0.01
+_LOOK_SECONDS = 0.01
+_GRACE_SECONDS = 5.0
 """How long an interrupt waits for the counts that are under way."""
 
 Outcome: TypeAlias = Count | CountError
@@ -367,7 +369,7 @@ def count_all(
     counter: Counter,
     jobs: Sequence[Job],
     *,
-    at_once: int = AT_ONCE,
+    at_once: int = 8,
     progress: Callable[[Progress], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
@@ -379,14 +381,15 @@ def count_all(
     """
     outcomes: dict[int, Outcome] = {}
     stopped_by: list[CountError] = []
-    under_way: list[Patience] = []
     failed, began_at = 0, clock()
     show = progress or (lambda _: None)
+    to_ask: list[int] = []
+    todo = iter(to_ask)
+    asked: dict[int, tuple[Patience, Future[Outcome]]] = {}
 
     def count(index: int, patience: Patience) -> Outcome:
         if stopped_by:
             return stopped_by[0]
-        under_way.append(patience)
         try:
             return counter.count(jobs[index], patience)
         except CountError as error:
@@ -394,26 +397,14 @@ def count_all(
             if not is_of_one and error.status not in (400, 404, 413):
                 stopped_by.append(error)  # other payloads would meet the same
             return error.with_traceback(None)
+        finally:
+            patience.left = 0  # after an interrupt its request sends nothing any more
 
     def note(index: int, outcome: Outcome) -> None:
         nonlocal failed
         outcomes[index] = outcome
         failed += isinstance(outcome, CountError)
         show(Progress(len(outcomes), len(jobs), failed, clock() - began_at))
-
-    to_ask: list[int] = []
-    todo = iter(to_ask)  # a list's iterator gives each item to one thread
-    ended = SimpleQueue[tuple[int, Outcome]]()
-    workers: list[Future[None]] = []
-    running: list[None] = []
-
-    def work() -> None:
-        running.append(None)
-        try:
-            for index in todo:
-                ended.put((index, count(index, Patience(counter.seconds, retries=_RETRIES))))
-        finally:
-            running.pop()
 
     try:
         for index, job in enumerate(jobs):
@@ -428,60 +419,48 @@ def count_all(
                 stopped_by.clear()  # the API is only busy: the first one waits with the others
             else:
                 note(next(todo), outcome)
-        workers += [start(work) for _ in range(min(at_once, len(jobs) - len(outcomes)))]
         while len(outcomes) < len(jobs):
-            note(*_next(ended, workers, len(jobs) - len(outcomes), counter))
+            for index in islice(todo, at_once - len(asked)):
+                patience = Patience(counter.seconds, retries=_RETRIES)
+                asked[index] = patience, start(partial(count, index, patience))
+            index = _next(asked, counter, len(jobs) - len(outcomes))
+            note(index, asked.pop(index)[1].result())
     finally:
-        list(todo)  # start nothing more
-        _await_running(running)
-        for patience in under_way:
+        grace = Patience(_GRACE_SECONDS)
+        for patience, under_way in asked.values():
+            with suppress(CountError):
+                grace.wait(under_way, model="", host="")
             patience.left = 0  # what has not come in by now sends nothing any more
         outcomes |= _save_all(jobs)
     return [outcomes[index] for index in range(len(jobs))]
 
 
+def _next(
+    asked: Mapping[int, tuple[Patience, Future[Outcome]]], counter: Counter, pending: int
+) -> int:
+    """Return which of these has ended; if none does for a while, say so."""
+    # An interrupt that meets `concurrent.futures.wait` can leave a future locked for ever, and the
+    # thread that is to set its result; and on Windows it ends no wait without a time-out.
+    silent = 0.0
+    while True:
+        for index, (_, outcome) in asked.items():
+            if outcome.done():
+                return index
+        time.sleep(_LOOK_SECONDS)
+        silent += _LOOK_SECONDS
+        if silent - _LOOK_SECONDS < SILENT_SECONDS <= silent and counter.waiting is not None:
+            counter.waiting(
+                f"llmcost: waiting for {pending:,} counts, for {counter.seconds:g} s each at "
+                "most (--llmcost-count-timeout)"
+            )
+
+
 def _save_all(jobs: Sequence[Job]) -> dict[int, Outcome]:
     """Save all cassettes; return the error of each that cannot be written, for its jobs."""
     errors: dict[int, Outcome] = {}
-    for cassette in {id(job.cassette): job.cassette for job in jobs}.values():
+    for cassette in dict.fromkeys(job.cassette for job in jobs):
         try:
             cassette.save()
         except CountCassetteError as error:
             errors |= {at: error for at, job in enumerate(jobs) if job.cassette is cassette}
     return errors
-
-
-def _await_running(running: Sequence[None]) -> None:
-    """Let what is under way after an interrupt still come in, to be kept."""
-    # The threads say themselves that they run, for an interrupt can meet the start of one.
-    for _ in range(int(_GRACE_SECONDS / _LOOK_SECONDS)):
-        if running:
-            time.sleep(_LOOK_SECONDS)
-
-
-def _next(
-    ended: SimpleQueue[tuple[int, Outcome]],
-    workers: Sequence[Future[None]],
-    pending: int,
-    counter: Counter,
-) -> tuple[int, Outcome]:
-    """Return what ends next; if nothing does for a while, say so.
-
-    A queue, because an interrupt that meets `concurrent.futures.wait` can leave a future locked for
-    ever, and the thread that is to set its result.
-    """
-    silent = 0.0
-    while True:
-        try:
-            # With a time-out: on Windows an interrupt ends no wait without one.
-            return ended.get(timeout=0.5)
-        except Empty:
-            for worker in workers:
-                if worker.done():
-                    worker.result()  # an error of ours
-        silent += 0.5
-        if silent == SILENT_SECONDS and counter.waiting is not None:
-            counter.waiting(
-                f"llmcost: waiting for {pending:,} counts, for {counter.seconds:g} s each at "
-                "most (--llmcost-count-timeout)"
-            )
