@@ -275,12 +275,8 @@ class Counter:
             body["model"] = payload.model
         left_out: list[str] = []
         host = _host(client)
-
-        def send() -> int:
-            return _send(past_recorders(client, patience), body, payload)
-
         while True:
-            asked = start(send)
+            asked = start(partial(_send, past_recorders(client, patience), body, payload))
             patience.wait(asked, model=payload.model, host=host)
             error = asked.exception()
             if error is None:

@@ -203,12 +203,10 @@ def read_payload(
     for key, value in (("extra_body", more), ("extra_headers", headers)):
         if not isinstance(value, dict):
             raise PayloadError(f"{key} is a {type(value).__name__}, not a mapping", path=key)
-    for key in ("timeout", "extra_query"):
-        body.pop(key, None)
     body |= more
-    named: list[tuple[str, JsonValue]] = [
-        ("betas", betas if isinstance(betas, str) else list(betas))
-    ]
+    for key in ("timeout", "extra_query", "anthropic_version"):  # the last is of the clouds
+        body.pop(key, None)
+    named = [("betas", betas if isinstance(betas, str) else list(betas))]
     named += [(key, body.pop(key)) for key in ("betas", "anthropic_beta") if key in body]
     for key, value in headers.items():
         if key.lower() == "anthropic-beta":
@@ -220,7 +218,6 @@ def read_payload(
             raise PayloadError(f"{path} takes a list of names, got {names!r:.80}", path=path)
         found.update(map(str.strip, names))
     betas = tuple(sorted(found - {""}))
-    body.pop("anthropic_version", None)  # the clouds' version of the protocol
     asked = body.get("model") or model
     if not isinstance(asked, str):
         raise PayloadError("the payload names no model; add model=", path="model")

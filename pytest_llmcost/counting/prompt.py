@@ -231,7 +231,7 @@ def _settings(body: Mapping[str, JsonValue], model: str) -> dict[str, JsonValue]
     config = settings.pop("output_config", None)
     if "output_format" in settings and (config is None or isinstance(config, dict)):
         config = {"format": settings.pop("output_format"), **(config or {})}
-    config = _without_defaults(config, "output_config")
+    config = settings["output_config"] = _without_defaults(config, "output_config")
     if isinstance(config, dict):
         # "Equivalent to not setting the parameter", by the model's own default:
         # https://platform.claude.com/docs/en/build-with-claude/effort
@@ -243,24 +243,22 @@ def _settings(body: Mapping[str, JsonValue], model: str) -> dict[str, JsonValue]
             if "total" in budget and _is_same(budget.get("remaining"), budget["total"]):
                 del budget["remaining"]
             config["task_budget"] = budget
-    if config is not None and config != {}:
-        settings["output_config"] = config
-
     # `auto` is the default if there are tools, `none` if there are none:
     # https://platform.claude.com/docs/en/agents-and-tools/tool-use/define-tools
-    choice = _without_defaults(settings.pop("tool_choice", None), "tool_choice")
-    has_tools = bool(body.get("tools") or body.get("mcp_servers"))
-    if choice is not None and choice != {"type": "auto" if has_tools else "none"}:
-        settings["tool_choice"] = choice
-
+    choice = "auto" if body.get("tools") or body.get("mcp_servers") else "none"
     # Models of generations 3 and 4 think if asked to, later ones unless asked not to:
     # https://platform.claude.com/docs/en/build-with-claude/thinking
-    thinking = _without_defaults(settings.pop("thinking", None), "thinking")
-    is_default = (thinking == {"type": "disabled"} and _THINKS_IF_ASKED.match(model)) or (
-        thinking == {"type": "adaptive"} and _THINKS_BY_ITSELF.match(model)
-    )
-    if thinking is not None and not is_default:
-        settings["thinking"] = thinking
+    thinking = "disabled" if _THINKS_IF_ASKED.match(model) else ""
+    thinking = "adaptive" if _THINKS_BY_ITSELF.match(model) else thinking
+    defaults = {
+        "output_config": {},
+        "tool_choice": {"type": choice},
+        "thinking": {"type": thinking},
+    }
+    for key, default in defaults.items():
+        value = _without_defaults(settings.pop(key, None), key)
+        if value is not None and value != default:
+            settings[key] = value
     return settings
 
 
