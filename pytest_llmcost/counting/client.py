@@ -33,7 +33,6 @@ from pytest_llmcost.counting.own_requests import (
     SILENT_SECONDS,
     NetworkBlocked,
     Patience,
-    own_request,
     past_recorders,
     start,
 )
@@ -314,18 +313,18 @@ def make_client() -> object:
 
 
 def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
-    """Call the SDK's `count_tokens` once, marked as ours."""
+    """Call the SDK's `count_tokens` once, marked as ours, in the context of a thread of its own."""
+    OWN_REQUEST.set(True)
     rest = {key: value for key, value in body.items() if key not in ("model", "messages")}
     asked: dict[str, Any] = {"model": body["model"], "messages": body.get("messages", [])}
     if rest:  # as the SDK's own extra, so that an older one takes what it does not know
         asked["extra_body"] = rest
     if payload.headers:
         asked["extra_headers"] = dict(payload.headers)
-    with own_request():
-        if payload.betas or not _NEEDS_BETA.isdisjoint(rest):
-            counted = client.beta.messages.count_tokens(betas=list(payload.betas), **asked)
-        else:
-            counted = client.messages.count_tokens(**asked)
+    if payload.betas or not _NEEDS_BETA.isdisjoint(rest):
+        counted = client.beta.messages.count_tokens(betas=list(payload.betas), **asked)
+    else:
+        counted = client.messages.count_tokens(**asked)
     tokens = getattr(counted, "input_tokens", None)
     if not is_quantity(tokens, least=1):
         shown = show_body(counted if isinstance(counted, str) else repr(counted))

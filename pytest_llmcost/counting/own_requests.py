@@ -15,9 +15,9 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
 from types import MethodType
 from typing import Any, TypeVar
@@ -32,16 +32,6 @@ _LOOK_SECONDS = 0.25
 _LONGEST_BODY = 65_536
 """Bytes of a body, as sent; packed by gzip, they unpack to 64 MB at most."""
 T = TypeVar("T")
-
-
-@contextmanager
-def own_request() -> Iterator[None]:
-    """Mark what is sent inside as ours."""
-    token = OWN_REQUEST.set(True)
-    try:
-        yield
-    finally:
-        OWN_REQUEST.reset(token)
 
 
 class Patience:

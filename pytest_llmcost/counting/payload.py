@@ -30,7 +30,7 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
-from pytest_llmcost.prices.usage import longest_reply, tools_of
+from pytest_llmcost.prices.usage import longest_reply, mappings, tools_of
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
@@ -250,13 +250,10 @@ def _sampling_tools(
     names = {
         tool_name(tool, index)
         for index, tool in enumerate(tools)
-        if "type" in tool  # an own tool seldom has one
-        and str(tool["type"]).startswith(_SAMPLING_TOOLS)
+        if str(tool.get("type")).startswith(_SAMPLING_TOOLS)
     }
-    servers = body.get("mcp_servers")
-    if isinstance(servers, list):
-        names |= {str(each.get("name", "mcp")) for each in servers if isinstance(each, dict)}
-    return tuple(sorted(names))
+    servers = {str(each.get("name", "mcp")) for each in mappings(body.get("mcp_servers"))}
+    return tuple(sorted(names | servers))
 
 
 def _task_budget(body: Mapping[str, JsonValue]) -> int | None:

@@ -44,7 +44,6 @@ DEFAULTS: dict[str, dict[str, JsonValue]] = {
     "search_result": {"citations": _CITATIONS},  # [API] off by default
     "cache_control": {"ttl": "5m"},  # [SDK] CacheControlEphemeralParam.ttl: defaults to 5m
 }
-_NO_DEFAULTS: dict[str, JsonValue] = {}
 _NESTING = frozenset({"cache_control", "content", "source"})
 _SEVERAL_SPELLINGS = {kind: _NESTING | defaults.keys() for kind, defaults in DEFAULTS.items()}
 """The keys of a tool or a block by its kind, without which it is in its one spelling."""
@@ -181,17 +180,15 @@ def _spelled(
 def _block(
     value: dict[str, JsonValue], kind: str, marks: dict[Place, JsonValue], place: Place
 ) -> JsonValue:
-    defaults, found = DEFAULTS.get(kind, _NO_DEFAULTS), dict[str, JsonValue]()
-    for key, item in value.items():
-        if item is None or (key in defaults and _is_same(item, defaults[key])):
-            continue
+    found: dict[str, JsonValue] = {}
+    for key, item in _without_defaults(value, kind).items():
         if key == "cache_control":
             marks[place] = _without_defaults(item, "cache_control")
             continue
         if key == "content" and place.group != "tools":
-            if kind == "tool_result" and isinstance(item, str):
+            if kind == "tool_result":
                 item = _as_blocks(item)
-            elif isinstance(item, list):
+            if isinstance(item, list):
                 item = _spelled(item, marks, place.group, within=place)
         elif key == "source" and isinstance(item, dict) and "content" in item:
             source = {**item, "content": _as_blocks(item["content"])}
@@ -203,7 +200,7 @@ def _block(
 def _without_defaults(value: JsonValue, of: str) -> JsonValue:
     if not isinstance(value, dict):
         return value
-    defaults = DEFAULTS.get(of, _NO_DEFAULTS)
+    defaults = DEFAULTS.get(of, {})
     return {
         key: item
         for key, item in value.items()

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.payload import Payload, joined_turns, tool_names
-from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, read_prompt
+from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.money import EXACT
@@ -117,20 +117,19 @@ def _close(turns: list[JsonValue]) -> tuple[list[JsonValue], bool, bool]:
     """Make cut messages ones that the API takes; also return whether closed, and exact."""
     # It refuses a tool_use without its tool_result at the beginning of the next message, and a
     # prompt that ends with an answer.
-    last = turns[-1]
-    asking = last if last["role"] == "assistant" else turns[-2] if len(turns) > 1 else None
-    asked = [] if asking is None else _ids(asking, "tool_use", "id")
-    answered = [] if asking is last else _ids(last, "tool_result", "tool_use_id")
+    closed = turns[-1]["role"] == "assistant"
+    *before, last = [*turns, {"role": "user", "content": []}] if closed else turns
+    asked = [name for turn in before[-1:] for name in _ids(turn, "tool_use", "id")]
+    answered = _ids(last, "tool_result", "tool_use_id")
     open_calls = [name for name in asked if name not in answered]
-    answers = [{"type": "tool_result", "tool_use_id": name} for name in open_calls]
-    if asking is last:
-        closing = [{"role": "user", "content": answers}] if answers else _PLACEHOLDER
-        return [*turns, *closing], True, not answers
-    if not answers:
-        return turns, False, True
-    content = last["content"]
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    return [*turns[:-1], {**last, "content": [*blocks, *answers]}], False, False
+    if open_calls:
+        content = last["content"]
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        answers = [{"type": "tool_result", "tool_use_id": name} for name in open_calls]
+        last = {**last, "content": [*blocks, *answers]}
+    elif closed:
+        (last,) = _PLACEHOLDER
+    return [*before, last], closed, not open_calls
 
 
 def _ids(turn: Mapping[str, Any], kind: str, key: str) -> list[str]:
@@ -369,12 +368,13 @@ def plan_parts(
             raise PayloadError("a message has no content", path=f"messages.{index}")
     with_rest = names is None or REST in names
     spans: list[tuple[tuple[str, ...], Place, Place]] = []
+    begin = _BEFORE_ALL
     for leaf, end in _leaves(payload):
         parts = (leaf,) if names is None else tuple(n for n in names if is_part_of(leaf, n))
-        begin = spans[-1][2] if spans else _BEFORE_ALL
         if spans and spans[-1][0] == parts:
             begin = spans.pop()[1]
         spans.append((parts, begin, end))
+        begin = end
     last = spans[-1:] if with_rest else []  # the rest comes behind it
     spans = [each for each in spans if each[0] or each in last]
     places = dict.fromkeys(place for _, *ends in spans for place in ends)
@@ -382,10 +382,8 @@ def plan_parts(
     cuts, fixed = dict(zip(places, plan.cuts, strict=True)), tuple[Cut, ...]()
     if _FIXED in cuts:
         kept = {key: payload.body[key] for key in ("model", "tool_choice") if key in payload.body}
-        body = {**kept, "tools": _TOOLS}
-        tools = replace(payload, body=body, prompt=read_prompt(body, payload.model))
-        ends = [Breakpoint(Place("tools", number)) for number in (0, 1)]
-        fixed = plan_caching(tools, points=ends, read=read).cuts
+        tools = replace(payload, body={**kept, "tools": _TOOLS})
+        fixed = tuple(_cut(tools, Breakpoint(Place("tools", at)), read) for at in (0, 1))
         cuts[_FIXED] = fixed[0]
     between = tuple((parts, cuts[begin], cuts[end]) for parts, begin, end in spans)
     return PartsPlan(payload, between, plan.placeholder, fixed, with_rest)

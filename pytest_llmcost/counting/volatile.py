@@ -144,7 +144,15 @@ def _is_of_the_run(token: re.Match[str], at: datetime) -> bool:
     if kind == "epoch":
         return abs(float(text[:10]) - at.timestamp()) < timedelta(days=1).total_seconds()
     if kind in ("moment", "day"):
-        return _is_today(text[:10] if text[:4].isdigit() else re.sub(_TIME, "", text), at)
+        # In any order; beside the date line, it is that of a day beside it.
+        day = text[:10] if text[:4].isdigit() else re.sub(_TIME, "", text)
+        numbers = sorted(map(int, re.findall(r"\d+", day)))
+        month = re.search("|".join(_MONTHS), day, re.IGNORECASE)
+        days = [at + timedelta(days=shift) for shift in (-1, 0, 1)]
+        if month is None:
+            return numbers in [sorted((each.year, each.month, each.day)) for each in days]
+        found = (_MONTHS.index(month.group().lower()) + 1, numbers)
+        return found in [(each.month, [each.day, each.year]) for each in days]
     if kind != "time":
         return False
     hour, minute = map(int, re.findall(r"\d+", text)[:2])
@@ -152,16 +160,3 @@ def _is_of_the_run(token: re.Match[str], at: datetime) -> bool:
     hour = hour % 12 + 12 * (half == "pm") if half in ("am", "pm") else hour
     clocks = (at.astimezone(timezone.utc), at.astimezone())
     return any(abs(hour * 60 + minute - each.hour * 60 - each.minute) <= 2 for each in clocks)
-
-
-def _is_today(text: str, at: datetime) -> bool:
-    """Whether a date, in any order, is today's; beside the date line, that of a day beside it."""
-    numbers = sorted(map(int, re.findall(r"\d+", text)))
-    month = re.search("|".join(_MONTHS), text, re.IGNORECASE)
-    for days in (-1, 0, 1):
-        day = at + timedelta(days=days)
-        if month is None and numbers == sorted((day.year, day.month, day.day)):
-            return True
-        if month is not None and numbers == [day.day, day.year]:
-            return _MONTHS[day.month - 1] == month.group().lower()
-    return False
