@@ -121,10 +121,8 @@ def _explain_missing(job: Job) -> CountMissingError:
     payload, cassette, _, asker = job
     before = cassette.entry_before(payload, asker.name)
     nearest = cassette.nearest(payload.parts, asker.name)
-    changed = tuple(changed_parts(nearest.parts, payload.parts)) if nearest else ()
-    where, outdated = show_path(cassette.path), ""
+    where, outdated, changed = show_path(cassette.path), "", tuple[str, ...]()
     if cassette.is_outdated(asker.name):
-        changed = ()
         compared = outdated = (
             f"the counts in {where} are of another recipe, and this version of pytest-llmcost "
             f"uses recipe {RECIPE}"
@@ -132,6 +130,7 @@ def _explain_missing(job: Job) -> CountMissingError:
     elif nearest is None:
         compared = f"{where} holds no counts yet"
     else:
+        changed = tuple(changed_parts(nearest.parts, payload.parts))
         others = "" if asker.name in nearest.asked_by else f" of {nearest.asked_by[0]}"
         parts = describe_changes(changed) or "a part that has no digest"
         compared = f"since the nearest count{others} in {where}, {parts} changed"
@@ -198,15 +197,14 @@ class Counter:
         if writes:
             cassette.put(Entry.of(payload, count, asker.name))
             cassette.save_soon()
-        left_out = [f"left-out: {part}" for part in count.left_out]
-        unknown = [f"unknown-field: {key}" for key in unknown_keys(payload)]
+        caveats = [f"left-out: {part}" for part in count.left_out]
+        caveats += [f"unknown-field: {key}" for key in unknown_keys(payload)]
         gone = {part.partition(".")[2] for part in count.left_out}
-        sampled = [f"first-call-only: {name}" for name in {*payload.sampling_tools} - gone]
-        caveats = tuple(sorted([*left_out, *unknown, *sampled]))
+        caveats += [f"first-call-only: {name}" for name in {*payload.sampling_tools} - gone]
         if before is not None:
             changed = tuple(changed_parts(before.parts, payload.parts))
             count = replace(count, before=before.input_tokens, changed=changed)
-        return replace(count, caveats=caveats) if caveats else count
+        return replace(count, caveats=tuple(sorted(caveats))) if caveats else count
 
     def ask(self, payload: Payload, patience: Patience | None = None) -> Count:
         """Ask the API, unless it was asked the same in this session."""
@@ -219,14 +217,13 @@ class Counter:
             own = Future[Count]()
             asked = self._memo.setdefault(payload.fingerprint, own)  # one thread's is kept
             if asked is own:
-                try:
-                    own.set_result(self._request(client, payload, patience))
-                except BaseException as error:
-                    del self._memo[payload.fingerprint]
-                    own.set_exception(error)
-                    raise
-        patience.wait(asked, model=payload.model, host=_host(self._client))
-        return asked.result()
+                start(partial(self._request, client, payload, patience), own)
+        try:
+            patience.wait(asked, model=payload.model, host=_host(self._client))
+            return asked.result()
+        except BaseException:
+            self._memo.pop(payload.fingerprint, None)
+            raise
 
     def client(self, patience: Patience | None = None) -> Any:
         """Return the SDK client, made when first needed, and again if it has been closed.
@@ -266,7 +263,11 @@ class Counter:
             return self._client
 
     def _request(self, client: Any, payload: Payload, patience: Patience) -> Count:
-        """Count with a client, again without each part that is refused alone."""
+        """Count with a client, again without each part that is refused alone.
+
+        In a thread of its own, hence also in a context of its own, which marks what is sent.
+        """
+        OWN_REQUEST.set(True)
         body = {key: value for key, value in payload.body.items() if key in _ACCEPTED}
         of_cloud = "anthropic." in body["model"] or not set("@:[").isdisjoint(body["model"])
         at_cloud = type(client).__name__.startswith(("AnthropicVertex", "AnthropicBedrock"))
@@ -275,34 +276,32 @@ class Counter:
         left_out: list[str] = []
         host = _host(client)
         while True:
-            asked = start(partial(_send, past_recorders(client, patience), body, payload))
-            patience.wait(asked, model=payload.model, host=host)
-            error = asked.exception()
-            if error is None:
-                return Count(input_tokens=asked.result(), left_out=tuple(sorted(left_out)))
-            if isinstance(error, NetworkBlocked):
+            try:
+                tokens = _send(past_recorders(client, patience), body, payload)
+                return Count(input_tokens=tokens, left_out=tuple(sorted(left_out)))
+            except CountError:
+                raise
+            except NetworkBlocked as error:
                 raise CountError(
                     f"counting needs a connection to {host}, and this test forbids connections "
                     f"({show_body(str(error))}); allow that host "
                     "(block_network(allowed_hosts=...), --allow-hosts), or run without recording "
                     "counts"
-                )
-            if isinstance(error, CountError) or not isinstance(error, Exception):
-                raise error
-            # The errors of the SDK, of httpx and of credentials.
-            trimmed = None
-            if getattr(error, "status_code", None) == 400 and len(left_out) < _MOST_REFUSALS:
-                trimmed = leave_out(body, message_of(error))
-            if trimmed is None:
-                raise explain_failure(
-                    error,
-                    model=payload.model,
-                    host=host,
-                    seconds=patience.seconds,
-                    in_tests=self.in_tests,
-                )
-            body, part = trimmed
-            left_out.append(part)
+                ) from None
+            except Exception as error:  # noqa: BLE001 - of the SDK, of httpx and of credentials
+                trimmed = None
+                if getattr(error, "status_code", None) == 400 and len(left_out) < _MOST_REFUSALS:
+                    trimmed = leave_out(body, message_of(error))
+                if trimmed is None:
+                    raise explain_failure(
+                        error,
+                        model=payload.model,
+                        host=host,
+                        seconds=patience.seconds,
+                        in_tests=self.in_tests,
+                    ) from None
+                body, part = trimmed
+                left_out.append(part)
 
 
 def make_client() -> object:
@@ -313,8 +312,7 @@ def make_client() -> object:
 
 
 def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
-    """Call the SDK's `count_tokens` once, marked as ours, in the context of a thread of its own."""
-    OWN_REQUEST.set(True)
+    """Call the SDK's `count_tokens` once."""
     rest = {key: value for key, value in body.items() if key not in ("model", "messages")}
     asked: dict[str, Any] = {"model": body["model"], "messages": body.get("messages", [])}
     if rest:  # as the SDK's own extra, so that an older one takes what it does not know

@@ -61,9 +61,9 @@ class Patience:
         Raises:
             CountError: the time is up.
         """
-        # Its thread may see first that the time is up.
+        # Its thread may see first that the time is up, which may be another count's.
         while not future.done() or isinstance(future.exception(), _GivenUp):
-            if self.left <= 0:
+            if self.left <= 0 or future.done():
                 raise CountError(
                     f"{host} did not count a payload of {model} within "
                     f"{self.seconds:g} s{self._last_answer}; run again, or allow a count more "
@@ -113,9 +113,9 @@ def show_seconds(seconds: float) -> str:
     return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:g}"
 
 
-def start(work: Callable[[], T]) -> Future[T]:
+def start(work: Callable[[], T], future: Future[T] | None = None) -> Future[T]:
     """Do some work in a thread that nothing waits for, not even the end of the process."""
-    future: Future[T] = Future()
+    future = future or Future()
     context = contextvars.copy_context()
 
     def run() -> None:
