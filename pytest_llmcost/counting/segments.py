@@ -75,9 +75,9 @@ def plan_caching(
 def _cut(payload: Payload, point: Breakpoint, read: Callable[[Mapping[str, Any]], Payload]) -> Cut:
     body, (group, number, block) = payload.body, point.place
     messages = body.get("messages") or []
-    if group == "messages" and number == len(messages) - 1:
+    if group == "messages" and number >= len(messages) - 1:
         content = messages[-1]["content"]
-        if isinstance(content, str) or block == len(content) - 1:
+        if number == len(messages) or isinstance(content, str) or block == len(content) - 1:
             return Cut(point, payload, closed=False)  # nothing of the prompt comes after it
     kept = {"model": body["model"]}
     tools = body.get("tools") or []
@@ -336,13 +336,12 @@ class PartsPlan(NamedTuple):
     placeholder: Payload
     fixed: tuple[Cut, ...]
     """With one tool and with two, if the fixed prompt must be told from the first tool."""
-    with_rest: bool
 
     @property
     def payloads(self) -> tuple[Payload, ...]:
         """All that must be counted, each once."""
         cuts = [*(cut for _, *ends in self.spans for cut in ends), *self.fixed]
-        needed = [*([self.whole] if self.with_rest else []), *(cut.payload for cut in cuts)]
+        needed = [cut.payload for cut in cuts]
         if len({cut.closed for cut in cuts}) > 1:  # otherwise it cancels out
             needed.append(self.placeholder)
         return tuple({one.fingerprint: one for one in needed}.values())
@@ -366,17 +365,15 @@ def plan_parts(
         content = message.get("content") if isinstance(message, dict) else None
         if not isinstance(content, (str, list)) or not content:
             raise PayloadError("a message has no content", path=f"messages.{index}")
-    with_rest = names is None or REST in names
     spans: list[tuple[tuple[str, ...], Place, Place]] = []
     begin = _BEFORE_ALL
-    for leaf, end in _leaves(payload):
+    for leaf, end in (*_leaves(payload), (REST, Place("messages", len(messages)))):
         parts = (leaf,) if names is None else tuple(n for n in names if is_part_of(leaf, n))
         if spans and spans[-1][0] == parts:
             begin = spans.pop()[1]
         spans.append((parts, begin, end))
         begin = end
-    last = spans[-1:] if with_rest else []  # the rest comes behind it
-    spans = [each for each in spans if each[0] or each in last]
+    spans = [each for each in spans if each[0]]
     places = dict.fromkeys(place for _, *ends in spans for place in ends)
     plan = plan_caching(payload, points=[*map(Breakpoint, places)], read=read)
     cuts, fixed = dict(zip(places, plan.cuts, strict=True)), tuple[Cut, ...]()
@@ -386,7 +383,7 @@ def plan_parts(
         fixed = tuple(_cut(tools, Breakpoint(Place("tools", at)), read) for at in (0, 1))
         cuts[_FIXED] = fixed[0]
     between = tuple((parts, cuts[begin], cuts[end]) for parts, begin, end in spans)
-    return PartsPlan(payload, between, plan.placeholder, fixed, with_rest)
+    return PartsPlan(payload, between, plan.placeholder, fixed)
 
 
 def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
@@ -431,7 +428,9 @@ def split_parts(
         )
         # A cut with open tool calls may be a few tokens too long, even longer than the whole.
         low = max(low, reached)
-        reached = max(low, high if whole is None else min(high, whole.input_tokens))
+        reached = max(
+            low, high if whole is None else min(high, whole.input_tokens - opening_tokens)
+        )
         for name in names:
             tokens[name] = tokens.get(name, 0) + reached - low
         before, behind = (set(counts[cut.payload.fingerprint].left_out) for cut in cuts)
@@ -440,7 +439,6 @@ def split_parts(
             notes.append(f"count_tokens rejects {', '.join(sorted(behind - before))}; left out")
         if not all(cut.exact for cut in cuts):
             notes.append(f"{', '.join(names)} is only nearly exact: open tool calls")
-    if plan.with_rest:
-        whole_tokens = counts[plan.whole.fingerprint].input_tokens
-        tokens[REST] = tokens.pop(REST, 0) + whole_tokens - reached
+    if REST in tokens:
+        tokens[REST] = tokens.pop(REST) + opening_tokens  # as the last one
     return PromptParts(tokens, tuple(notes), frozenset(incomplete))
