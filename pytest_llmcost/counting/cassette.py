@@ -270,13 +270,7 @@ _SAVING_SHARE = 10
 
 
 class CountCassette:
-    """One file of counts. Several may be open on the same file; saving merges.
-
-    Example:
-        >>> cassette = CountCassette(Path("cassettes/test_triage/test_refund.llmcost.yaml"))
-        >>> "2:3f9a" in cassette.entries
-        False
-    """
+    """One file of counts. Several may be open on the same file; saving merges."""
 
     def __init__(self, path: Path) -> None:
         """Read a file; one that is not there yet is empty.

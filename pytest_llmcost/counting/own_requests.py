@@ -13,12 +13,10 @@ import copy
 import math
 import socket
 import threading
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import closing, suppress
-from email.utils import parsedate_to_datetime
 from types import MethodType
 from typing import Any, TypeVar
 
@@ -92,14 +90,12 @@ class Patience:
 
 
 def pause_of(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that an answer asks to wait, in any of the forms that the SDK knows."""
+    """Return the seconds that an answer asks to wait, if it says so in numbers."""
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         stated = headers.get(name, "")
         with suppress(ValueError):
             seconds = float(stated) / scale
             return None if math.isnan(seconds) else max(0.0, seconds)
-    with suppress(ValueError, OverflowError):
-        return max(0.0, parsedate_to_datetime(stated).timestamp() - time.time())
     return None
 
 

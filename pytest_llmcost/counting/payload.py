@@ -78,10 +78,10 @@ class Prefix(NamedTuple):
     values: Sequence[CachedValue]
 
     @property
-    def parts(self) -> dict[str, str]:
-        """A digest of each block and setting in it by its path; see `changed_parts`."""
-        parts = {each.name: _digest(each.value) for each in self.values}
-        return {"model": _digest(self.model), **parts}
+    def parts(self) -> dict[str, bytes | str]:
+        """The bytes of each block and setting in it by its path; see `changed_parts`."""
+        parts = {each.name: canonical(each.value, sort_keys=False) for each in self.values}
+        return {"model": self.model, **parts}
 
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -357,19 +357,9 @@ def _can_be_joined(message: JsonValue) -> bool:
     )
 
 
-def _digest(value: JsonValue) -> str:
-    return sha256(canonical(value, sort_keys=False)).hexdigest()[:_DIGEST_DIGITS]
-
-
 def tool_names(tools: JsonValue) -> list[str]:
-    """Return the part's name of each tool; a name that is there already gets a prime."""
-    names: dict[str, None] = {}
-    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
-        name = f"tools.{tool_name(tool, index)}"
-        while name in names:
-            name += "'"
-        names[name] = None
-    return [*names]
+    """Return the part's name of each tool."""
+    return [f"tools.{tool_name(tool, index)}" for index, tool in enumerate(as_list(tools))]
 
 
 def tool_name(tool: JsonValue, index: int) -> str:
@@ -384,7 +374,7 @@ def tool_name(tool: JsonValue, index: int) -> str:
 _ORDER = ("model", "system", "tools", "messages")
 
 
-def changed_parts(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+def changed_parts(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """Return what differs from the old payload to the new one, in words and in prompt order.
 
     Example:

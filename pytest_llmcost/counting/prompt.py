@@ -214,6 +214,7 @@ def _is_same(one: JsonValue, other: JsonValue) -> bool:
 
 _THINKS_IF_ASKED = re.compile(r"claude-(3|[a-z]+-4)\b")
 _THINKS_BY_ITSELF = re.compile(r"claude-([a-z]+-5|mythos-preview)\b")
+_WITH_MODELS_DEFAULT = frozenset({"output_config", "output_format", "tool_choice", "thinking"})
 _MEDIUM_EFFORT = re.compile(r"claude-(opus|haiku)-5-5\b")
 
 
@@ -223,23 +224,19 @@ def _settings(body: Mapping[str, JsonValue], model: str) -> dict[str, JsonValue]
         {key: value for key, value in body.items() if key not in TIERS}, "request"
     )
     settings.pop("cache_control", None)
+    if _WITH_MODELS_DEFAULT.isdisjoint(settings):
+        return settings  # most of them, and all payloads are read on every run
 
     # Moved: https://platform.claude.com/docs/en/build-with-claude/structured-outputs
     config = settings.pop("output_config", None)
     if "output_format" in settings and (config is None or isinstance(config, dict)):
         config = {"format": settings.pop("output_format"), **(config or {})}
-    config = settings["output_config"] = _without_defaults(config, "output_config")
-    if isinstance(config, dict):
-        # "Equivalent to not setting the parameter", by the model's own default:
-        # https://platform.claude.com/docs/en/build-with-claude/effort
-        if config.get("effort") == ("medium" if _MEDIUM_EFFORT.match(model) else "high"):
-            del config["effort"]
-        # anthropic.types.beta.BetaTokenTaskBudgetParam: defaults to total
-        budget = _without_defaults(config.get("task_budget"), "task_budget")
-        if isinstance(budget, dict):
-            if "total" in budget and _is_same(budget.get("remaining"), budget["total"]):
-                del budget["remaining"]
-            config["task_budget"] = budget
+    # "Equivalent to not setting the parameter", by the model's own default:
+    # https://platform.claude.com/docs/en/build-with-claude/effort
+    effort = "medium" if _MEDIUM_EFFORT.match(model) else "high"
+    if isinstance(config, dict) and config.get("effort") == effort:
+        config = {**config, "effort": None}
+    settings["output_config"] = config
     # `auto` is the default if there are tools, `none` if there are none:
     # https://platform.claude.com/docs/en/agents-and-tools/tool-use/define-tools
     choice = "auto" if body.get("tools") or body.get("mcp_servers") else "none"

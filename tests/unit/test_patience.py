@@ -119,7 +119,6 @@ def test_a_server_that_gives_no_answer_is_waited_for_that_long(
         ("99999999", "99,999,999 s"),
         ("9" * 400, "inf s"),
         ("inf", "inf s"),
-        ("Wed, 31 Dec 2099 23:59:59 GMT", r"[\d,]+ s"),
         ("50", "50 s"),
     ],
 )
