@@ -339,6 +339,7 @@ def _host(client: object) -> str:
 
 # Many at once
 
+_AT_ONCE = 8
 _RETRIES = 6
 """Of the SDK, in a long recording: it waits as long as a rate limit says."""
 _LOOK_SECONDS = 0.01
@@ -362,7 +363,6 @@ def count_all(
     counter: Counter,
     jobs: Sequence[Job],
     *,
-    at_once: int = 8,
     progress: Callable[[Progress], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
@@ -413,7 +413,7 @@ def count_all(
             else:
                 note(next(todo), outcome)
         while len(outcomes) < len(jobs):
-            for index in islice(todo, at_once - len(asked)):
+            for index in islice(todo, _AT_ONCE - len(asked)):
                 patience = Patience(counter.seconds, retries=_RETRIES)
                 asked[index] = patience, start(partial(count, index, patience))
             index = _next(asked, counter, len(jobs) - len(outcomes))

@@ -336,15 +336,15 @@ def joined_turns(messages: Iterable[JsonValue]) -> dict[int, JsonValue]:
     `assistant` turns in your request will be combined into a single turn".
     """
     turns: dict[int, JsonValue] = {}
-    last, last_role = -1, None
+    last = -1
+    before: JsonValue = None
     for number, message in enumerate(messages):
-        role = message.get("role") if isinstance(message, dict) else None
-        if role == last_role and _can_be_joined(message) and _can_be_joined(turns[last]):
-            content = [*turns[last]["content"], *message["content"]]
-            turns[last] = {**turns[last], "content": content}
+        can_be = _can_be_joined(message) and _can_be_joined(before)
+        if can_be and message["role"] == before["role"]:
+            message = {**before, "content": [*before["content"], *message["content"]]}
         else:
-            turns[number] = message
-            last, last_role = number, role
+            last = number
+        before = turns[last] = message
     return turns
 
 

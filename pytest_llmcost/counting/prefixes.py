@@ -190,7 +190,7 @@ class CachedPrefixes:
         if old.place is None or new.place is None:  # a setting that was set, changed or removed
             broken = Break(new.name if new.place is None else old.name, None, "")
         else:
-            broken = Break(*_first_difference(old.value[1], new.value[1], new.name))
+            broken = _first_difference(old.value[1], new.value[1], new.name)
             where = opening if new.tier == "messages" else ""
             if where not in known.volatile and _is_volatile(old, new):
                 known.volatile[where] = new.place
@@ -249,12 +249,12 @@ def _skeleton_digest(text: str) -> str:
     return sha256(skeleton(text).encode()).hexdigest()
 
 
-def _first_difference(old: JsonValue, new: JsonValue, path: str) -> tuple[str, int | None, str]:
-    """Return the path of the first text that differs, its first such character, and an excerpt."""
+def _first_difference(old: JsonValue, new: JsonValue, path: str) -> Break:
+    """Return where the first text differs, or the path of a value that does and is no text."""
     if isinstance(old, str) and isinstance(new, str):
         same = _same_characters(old, new)
         start = max(0, same - _BEFORE)
-        return path, same + 1, new[start : start + _EXCERPT]
+        return Break(path, same + 1, new[start : start + _EXCERPT])
     inner: Iterable[tuple[object, JsonValue, JsonValue]] = ()
     if isinstance(old, dict) and isinstance(new, dict) and [*old] == [*new]:
         inner = zip(new, old.values(), new.values(), strict=True)
@@ -264,7 +264,7 @@ def _first_difference(old: JsonValue, new: JsonValue, path: str) -> tuple[str, i
         if canonical(one, sort_keys=False) != canonical(other, sort_keys=False):
             is_itself = key in ("content", "text")
             return _first_difference(one, other, path if is_itself else f"{path}.{key}")
-    return path, None, ""
+    return Break(path, None, "")
 
 
 def _same_characters(old: str, new: str) -> int:
