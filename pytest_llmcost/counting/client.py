@@ -72,15 +72,13 @@ class Asker(NamedTuple):
 
     name: str
     """As it stands in the cassette."""
-    run: str | None = None
-    """What to give to pytest to have it counted; the name unless given."""
-    options: tuple[str, ...] = ()
-    """Further options that the count needs, for example `--llmcost-model X`."""
+    words: tuple[str, ...] = ()
+    """Of the command that records its counts."""
 
     @property
     def command(self) -> str:
-        """The command that records its counts."""
-        return command_to_count("rewrite", self.run or self.name, *self.options)
+        """This command, to be pasted."""
+        return shlex.join(self.words)
 
 
 def command_to_count(mode: Mode, *words: str) -> str:
