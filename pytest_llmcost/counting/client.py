@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -209,14 +210,14 @@ class Counter:
         if OWN_REQUEST.get():
             raise CountError("the client of llmcost_client counts while it is sending a count")
         patience = patience or Patience(self.seconds, self.waiting)
-        asked = self._memo.get(payload.fingerprint)
-        if asked is None:
-            client = self.client(patience)  # user code, which may take a while, and count itself
-            own = Future[Count]()
-            asked = self._memo.setdefault(payload.fingerprint, own)  # one thread's is kept
-            if asked is own:
-                start(partial(self._request, client, payload, patience), own)
         try:
+            asked = self._memo.get(payload.fingerprint)
+            if asked is None:
+                client = self.client(patience)  # user code, which may take long, and count itself
+                own = Future[Count]()
+                asked = self._memo.setdefault(payload.fingerprint, own)  # one thread's is kept
+                if asked is own:
+                    start(partial(self._request, client, payload, patience), own)
             patience.wait(asked, model=payload.model, host=_host(self._client))
             return asked.result()
         except BaseException:
@@ -431,13 +432,14 @@ def _next(
 ) -> int:
     """Return which of these has ended; if none does for a while, say so."""
     # An interrupt that meets `concurrent.futures.wait` can leave a future locked for ever, and the
-    # thread that is to set its result; and on Windows it ends no wait without a time-out.
+    # thread that is to set its result; on Windows it ends no wait without a time-out; and tests
+    # replace `time.sleep`.
     silent = 0.0
     while True:
         for index, (_, outcome) in asked.items():
             if outcome.done():
                 return index
-        time.sleep(_LOOK_SECONDS)
+        threading.Event().wait(_LOOK_SECONDS)
         silent += _LOOK_SECONDS
         if silent - _LOOK_SECONDS < SILENT_SECONDS <= silent and counter.waiting is not None:
             counter.waiting(

@@ -59,15 +59,7 @@ class Patience:
         Raises:
             CountError: the time is up.
         """
-        # Its thread may see first that the time is up, which may be another count's.
-        while not future.done() or isinstance(future.exception(), _GivenUp):
-            if self.left <= 0 or future.done():
-                raise CountError(
-                    f"{host} did not count a payload of {model} within "
-                    f"{self.seconds:g} s{self._last_answer}; run again, or allow a count more "
-                    "time with --llmcost-count-timeout=SECONDS",
-                    may_pass=True,
-                )
+        while not future.done() and self.left > 0:
             seconds = min(_LOOK_SECONDS, self.left)
             if not wait([future], timeout=seconds).done:
                 self.left -= seconds
@@ -77,6 +69,14 @@ class Patience:
                     f"{self._last_answer}, for {self.seconds:g} s at most (--llmcost-count-timeout)"
                 )
                 self._show = None
+        # Its thread may see first that the time is up, which may be another count's.
+        if not future.done() or isinstance(future.exception(), _GivenUp):
+            raise CountError(
+                f"{host} did not count a payload of {model} within {self.seconds:g} s"
+                f"{self._last_answer}; run again, or allow a count more time with "
+                "--llmcost-count-timeout=SECONDS",
+                may_pass=True,
+            )
 
     def note(self, response: Any) -> None:
         """Note an answer; keep the SDK from trying again if it would have to wait for too long."""
