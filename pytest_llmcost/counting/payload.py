@@ -108,9 +108,18 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The names of the tools that make one request sample several times, sorted."""
     longest_reply: int | None = None
     """The most output tokens that it can be billed; None if nothing bounds them."""
-    task_budget: int | None = None
-    """The tokens that the model is asked to keep to, over the whole loop of a task. Advisory:
-    nothing enforces it, and usage does not show it."""
+
+    @property
+    def task_budget(self) -> int | None:
+        """The tokens that the model is asked to keep to, over the whole loop of a task.
+
+        Advisory: nothing enforces it, and usage does not show it. Source:
+        https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
+        """
+        config = self.body.get("output_config")
+        budget = config.get("task_budget") if isinstance(config, dict) else None
+        tokens = isinstance(budget, dict) and (budget.get("remaining") or budget.get("total"))
+        return tokens if type(tokens) is int else None
 
     @property
     def values(self) -> dict[str, JsonValue]:
@@ -240,7 +249,6 @@ def read_payload(
         breakpoints=prompt.breakpoints,
         sampling_tools=_sampling_tools(body, tools),
         longest_reply=longest_reply(body, tools),
-        task_budget=_task_budget(body),
     )
 
 
@@ -254,16 +262,6 @@ def _sampling_tools(
     }
     servers = {str(each.get("name", "mcp")) for each in mappings(body.get("mcp_servers"))}
     return tuple(sorted(names | servers))
-
-
-def _task_budget(body: Mapping[str, JsonValue]) -> int | None:
-    # Source: https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
-    config = body.get("output_config")
-    budget = config.get("task_budget") if isinstance(config, dict) else None
-    if not isinstance(budget, dict):
-        return None
-    tokens = budget.get("remaining") or budget.get("total")
-    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
 
 
 def fingerprint(payload: Mapping[str, JsonValue]) -> str:
