@@ -8,7 +8,6 @@ only a --record-mode that records sends something, and it sends `count_tokens`, 
 from __future__ import annotations
 
 import json
-import shlex
 from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,20 +44,6 @@ class _Row(NamedTuple):
     max_input_tokens: int | None = None
     state: Literal["counted", "within", "exceeded", "unverified", "unknown"] = "unknown"
     problem: str | None = None
-
-
-class _FileAsker(Asker):
-    """A file that is counted; its counts are recorded by this command instead of pytest."""
-
-    __slots__ = ()
-
-    @property
-    def command(self) -> str:
-        """The command that records the count."""
-        file = self.run or ""
-        if file.startswith("-"):
-            file = f"./{file}"  # which is no option
-        return shlex.join(["llmcost", "count", file, *self.options, "--record-mode=rewrite"])
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -122,9 +107,11 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
     try:
         payload = _read(path, arguments.model)
         row = row._replace(model=payload.model)
+        name = f"./{file}" if file.startswith("-") else file  # which is no option
         options = (f"--model={arguments.model}",) if arguments.model else ()
-        # Independent of the folder that the command is called in.
-        asker = _FileAsker(clean(f"{path.name} for {payload.model}"), run=file, options=options)
+        words = ("llmcost", "count", name, *options, "--record-mode=rewrite")
+        # Its own name is independent of the folder that the command is called in.
+        asker = Asker(clean(f"{path.name} for {payload.model}"), words)
         cassette = CountCassette(path.parent / _FOLDER / f"{path.name}.llmcost.yaml")
         count = counter.count(Job(payload, cassette, mode, asker))
         if mode == "rewrite":

@@ -175,7 +175,10 @@ def read_entries(path: Path) -> dict[str, Entry]:
     if not text.strip():
         return {}
     try:
-        interactions = _read_written(text) or _read_yaml(text)
+        interactions = _read_written(text) or [
+            (each.request.body, each.response.body.string, each.response.status.code)
+            for each in msgspec.convert(load_yaml(text), type=_File).interactions
+        ]
     except YamlError as error:
         hint = "; it holds unresolved merge conflicts" if "\n<<<<<<< " in f"\n{text}" else ""
         raise CountCassetteError(
@@ -215,14 +218,6 @@ def _read_written(text: str) -> list[tuple[str, str, int]]:
     return [(asked, body.replace("''", "'"), int(code)) for asked, body, code in read]
 
 
-def _read_yaml(text: str) -> list[tuple[str, str, int]]:
-    """Return the same of any file."""
-    read = msgspec.convert(load_yaml(text), type=_File).interactions
-    return [
-        (each.request.body, each.response.body.string, each.response.status.code) for each in read
-    ]
-
-
 def _read_interaction(request: str, body: str, code: int) -> Entry:
     if (number := request.count('"fingerprint":')) > 1:  # of which a JSON parser takes the last
         raise ValueError(f"it has {number} fingerprints")
@@ -242,25 +237,13 @@ def write_entries(path: Path, entries: Iterable[Entry]) -> None:
     """Replace the file by one that holds these counts; remove it if there are none.
 
     Raises:
-        CountCassetteError: it cannot be written; the old file is then still there.
+        OSError: it cannot be written; the old file is then still there.
     """
     kept = sorted(entries, key=lambda entry: entry.fingerprint)
-    try:
-        if kept:
-            written = "".join([_HEAD, *map(_interaction, kept), _END])
-            write_atomic(path, [written.encode()])
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def _unwritable(path: Path, error: OSError) -> CountCassetteError:
-    what = f"cannot be written: {error.strerror or error}; make the folder writable"
-    return CountCassetteError(
-        f"{show_path(path)} {error if isinstance(error, LockError) else what}, or count without "
-        "recording (--disable-recording)"
-    )
+    if kept:
+        write_atomic(path, ["".join([_HEAD, *map(_interaction, kept), _END]).encode()])
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _interaction(entry: Entry) -> str:
@@ -287,13 +270,7 @@ _SAVING_SHARE = 10
 
 
 class CountCassette:
-    """One file of counts. Several may be open on the same file; saving merges.
-
-    Example:
-        >>> cassette = CountCassette(Path("cassettes/test_triage/test_refund.llmcost.yaml"))
-        >>> "2:3f9a" in cassette.entries
-        False
-    """
+    """One file of counts. Several may be open on the same file; saving merges."""
 
     def __init__(self, path: Path) -> None:
         """Read a file; one that is not there yet is empty.
@@ -390,7 +367,11 @@ class CountCassette:
                     if merged != before:
                         write_entries(self.path, merged.values())
             except OSError as error:
-                raise _unwritable(self.path, error) from None
+                why = f"cannot be written: {error.strerror or error}; make the folder writable"
+                raise CountCassetteError(
+                    f"{show_path(self.path)} {error if isinstance(error, LockError) else why}, or "
+                    "count without recording (--disable-recording)"
+                ) from None
             self.entries = merged
             self._unsaved.clear()
             ended_at = time.monotonic()

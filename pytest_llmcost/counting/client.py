@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import inspect
 import shlex
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import datetime, timezone
-from queue import Empty, SimpleQueue
+from functools import partial
+from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
@@ -31,7 +34,6 @@ from pytest_llmcost.counting.own_requests import (
     SILENT_SECONDS,
     NetworkBlocked,
     Patience,
-    own_request,
     past_recorders,
     start,
 )
@@ -71,15 +73,13 @@ class Asker(NamedTuple):
 
     name: str
     """As it stands in the cassette."""
-    run: str | None = None
-    """What to give to pytest to have it counted; the name unless given."""
-    options: tuple[str, ...] = ()
-    """Further options that the count needs, for example `--llmcost-model X`."""
+    words: tuple[str, ...] = ()
+    """Of the command that records its counts."""
 
     @property
     def command(self) -> str:
-        """The command that records its counts."""
-        return command_to_count("rewrite", self.run or self.name, *self.options)
+        """This command, to be pasted."""
+        return shlex.join(self.words)
 
 
 def command_to_count(mode: Mode, *words: str) -> str:
@@ -120,10 +120,8 @@ def _explain_missing(job: Job) -> CountMissingError:
     payload, cassette, _, asker = job
     before = cassette.entry_before(payload, asker.name)
     nearest = cassette.nearest(payload.parts, asker.name)
-    changed = tuple(changed_parts(nearest.parts, payload.parts)) if nearest else ()
-    where, outdated = show_path(cassette.path), ""
+    where, outdated, changed = show_path(cassette.path), "", tuple[str, ...]()
     if cassette.is_outdated(asker.name):
-        changed = ()
         compared = outdated = (
             f"the counts in {where} are of another recipe, and this version of pytest-llmcost "
             f"uses recipe {RECIPE}"
@@ -131,6 +129,7 @@ def _explain_missing(job: Job) -> CountMissingError:
     elif nearest is None:
         compared = f"{where} holds no counts yet"
     else:
+        changed = tuple(changed_parts(nearest.parts, payload.parts))
         others = "" if asker.name in nearest.asked_by else f" of {nearest.asked_by[0]}"
         parts = describe_changes(changed) or "a part that has no digest"
         compared = f"since the nearest count{others} in {where}, {parts} changed"
@@ -197,35 +196,33 @@ class Counter:
         if writes:
             cassette.put(Entry.of(payload, count, asker.name))
             cassette.save_soon()
-        left_out = [f"left-out: {part}" for part in count.left_out]
-        unknown = [f"unknown-field: {key}" for key in unknown_keys(payload)]
+        caveats = [f"left-out: {part}" for part in count.left_out]
+        caveats += [f"unknown-field: {key}" for key in unknown_keys(payload)]
         gone = {part.partition(".")[2] for part in count.left_out}
-        sampled = [f"first-call-only: {name}" for name in {*payload.sampling_tools} - gone]
-        caveats = tuple(sorted([*left_out, *unknown, *sampled]))
+        caveats += [f"first-call-only: {name}" for name in {*payload.sampling_tools} - gone]
         if before is not None:
             changed = tuple(changed_parts(before.parts, payload.parts))
             count = replace(count, before=before.input_tokens, changed=changed)
-        return replace(count, caveats=caveats) if caveats else count
+        return replace(count, caveats=tuple(sorted(caveats))) if caveats else count
 
     def ask(self, payload: Payload, patience: Patience | None = None) -> Count:
         """Ask the API, unless it was asked the same in this session."""
         if OWN_REQUEST.get():
             raise CountError("the client of llmcost_client counts while it is sending a count")
         patience = patience or Patience(self.seconds, self.waiting)
-        asked = self._memo.get(payload.fingerprint)
-        if asked is None:
-            client = self.client(patience)  # user code, which may take a while, and count itself
-            own = Future[Count]()
-            asked = self._memo.setdefault(payload.fingerprint, own)  # one thread's is kept
-            if asked is own:
-                try:
-                    own.set_result(self._request(client, payload, patience))
-                except BaseException as error:
-                    del self._memo[payload.fingerprint]
-                    own.set_exception(error)
-                    raise
-        patience.wait(asked, model=payload.model, host=_host(self._client))
-        return asked.result()
+        try:
+            asked = self._memo.get(payload.fingerprint)
+            if asked is None:
+                client = self.client(patience)  # user code, which may take long, and count itself
+                own = Future[Count]()
+                asked = self._memo.setdefault(payload.fingerprint, own)  # one thread's is kept
+                if asked is own:
+                    start(partial(self._request, client, payload, patience), own)
+            patience.wait(asked, model=payload.model, host=_host(self._client))
+            return asked.result()
+        except BaseException:
+            self._memo.pop(payload.fingerprint, None)
+            raise
 
     def client(self, patience: Patience | None = None) -> Any:
         """Return the SDK client, made when first needed, and again if it has been closed.
@@ -265,7 +262,11 @@ class Counter:
             return self._client
 
     def _request(self, client: Any, payload: Payload, patience: Patience) -> Count:
-        """Count with a client, again without each part that is refused alone."""
+        """Count with a client, again without each part that is refused alone.
+
+        In a thread of its own, hence also in a context of its own, which marks what is sent.
+        """
+        OWN_REQUEST.set(True)
         body = {key: value for key, value in payload.body.items() if key in _ACCEPTED}
         of_cloud = "anthropic." in body["model"] or not set("@:[").isdisjoint(body["model"])
         at_cloud = type(client).__name__.startswith(("AnthropicVertex", "AnthropicBedrock"))
@@ -273,39 +274,33 @@ class Counter:
             body["model"] = payload.model
         left_out: list[str] = []
         host = _host(client)
-
-        def send() -> int:
-            return _send(past_recorders(client, patience), body, payload)
-
         while True:
-            asked = start(send)
-            patience.wait(asked, model=payload.model, host=host)
-            error = asked.exception()
-            if error is None:
-                return Count(input_tokens=asked.result(), left_out=tuple(sorted(left_out)))
-            if isinstance(error, NetworkBlocked):
+            try:
+                tokens = _send(past_recorders(client, patience), body, payload)
+                return Count(input_tokens=tokens, left_out=tuple(sorted(left_out)))
+            except CountError:
+                raise
+            except NetworkBlocked as error:
                 raise CountError(
                     f"counting needs a connection to {host}, and this test forbids connections "
                     f"({show_body(str(error))}); allow that host "
                     "(block_network(allowed_hosts=...), --allow-hosts), or run without recording "
                     "counts"
-                )
-            if isinstance(error, CountError) or not isinstance(error, Exception):
-                raise error
-            # The errors of the SDK, of httpx and of credentials.
-            trimmed = None
-            if getattr(error, "status_code", None) == 400 and len(left_out) < _MOST_REFUSALS:
-                trimmed = leave_out(body, message_of(error))
-            if trimmed is None:
-                raise explain_failure(
-                    error,
-                    model=payload.model,
-                    host=host,
-                    seconds=patience.seconds,
-                    in_tests=self.in_tests,
-                )
-            body, part = trimmed
-            left_out.append(part)
+                ) from None
+            except Exception as error:  # noqa: BLE001 - of the SDK, of httpx and of credentials
+                trimmed = None
+                if getattr(error, "status_code", None) == 400 and len(left_out) < _MOST_REFUSALS:
+                    trimmed = leave_out(body, message_of(error))
+                if trimmed is None:
+                    raise explain_failure(
+                        error,
+                        model=payload.model,
+                        host=host,
+                        seconds=patience.seconds,
+                        in_tests=self.in_tests,
+                    ) from None
+                body, part = trimmed
+                left_out.append(part)
 
 
 def make_client() -> object:
@@ -316,18 +311,17 @@ def make_client() -> object:
 
 
 def _send(client: Any, body: dict[str, Any], payload: Payload) -> int:
-    """Call the SDK's `count_tokens` once, marked as ours."""
+    """Call the SDK's `count_tokens` once."""
     rest = {key: value for key, value in body.items() if key not in ("model", "messages")}
     asked: dict[str, Any] = {"model": body["model"], "messages": body.get("messages", [])}
     if rest:  # as the SDK's own extra, so that an older one takes what it does not know
         asked["extra_body"] = rest
     if payload.headers:
         asked["extra_headers"] = dict(payload.headers)
-    with own_request():
-        if payload.betas or not _NEEDS_BETA.isdisjoint(rest):
-            counted = client.beta.messages.count_tokens(betas=list(payload.betas), **asked)
-        else:
-            counted = client.messages.count_tokens(**asked)
+    if payload.betas or not _NEEDS_BETA.isdisjoint(rest):
+        counted = client.beta.messages.count_tokens(betas=list(payload.betas), **asked)
+    else:
+        counted = client.messages.count_tokens(**asked)
     tokens = getattr(counted, "input_tokens", None)
     if not is_quantity(tokens, least=1):
         shown = show_body(counted if isinstance(counted, str) else repr(counted))
@@ -344,10 +338,11 @@ def _host(client: object) -> str:
 
 # Many at once
 
-AT_ONCE = 8
+_AT_ONCE = 8
 _RETRIES = 6
 """Of the SDK, in a long recording: it waits as long as a rate limit says."""
-_GRACE_SECONDS, _LOOK_SECONDS = 5.0, 0.01
+_LOOK_SECONDS = 0.01
+_GRACE_SECONDS = 5.0
 """How long an interrupt waits for the counts that are under way."""
 
 Outcome: TypeAlias = Count | CountError
@@ -367,7 +362,6 @@ def count_all(
     counter: Counter,
     jobs: Sequence[Job],
     *,
-    at_once: int = AT_ONCE,
     progress: Callable[[Progress], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
@@ -379,14 +373,15 @@ def count_all(
     """
     outcomes: dict[int, Outcome] = {}
     stopped_by: list[CountError] = []
-    under_way: list[Patience] = []
     failed, began_at = 0, clock()
     show = progress or (lambda _: None)
+    to_ask: list[int] = []
+    todo = iter(to_ask)
+    asked: dict[int, tuple[Patience, Future[Outcome]]] = {}
 
     def count(index: int, patience: Patience) -> Outcome:
         if stopped_by:
             return stopped_by[0]
-        under_way.append(patience)
         try:
             return counter.count(jobs[index], patience)
         except CountError as error:
@@ -394,26 +389,14 @@ def count_all(
             if not is_of_one and error.status not in (400, 404, 413):
                 stopped_by.append(error)  # other payloads would meet the same
             return error.with_traceback(None)
+        finally:
+            patience.left = 0  # after an interrupt its request sends nothing any more
 
     def note(index: int, outcome: Outcome) -> None:
         nonlocal failed
         outcomes[index] = outcome
         failed += isinstance(outcome, CountError)
         show(Progress(len(outcomes), len(jobs), failed, clock() - began_at))
-
-    to_ask: list[int] = []
-    todo = iter(to_ask)  # a list's iterator gives each item to one thread
-    ended = SimpleQueue[tuple[int, Outcome]]()
-    workers: list[Future[None]] = []
-    running: list[None] = []
-
-    def work() -> None:
-        running.append(None)
-        try:
-            for index in todo:
-                ended.put((index, count(index, Patience(counter.seconds, retries=_RETRIES))))
-        finally:
-            running.pop()
 
     try:
         for index, job in enumerate(jobs):
@@ -428,60 +411,49 @@ def count_all(
                 stopped_by.clear()  # the API is only busy: the first one waits with the others
             else:
                 note(next(todo), outcome)
-        workers += [start(work) for _ in range(min(at_once, len(jobs) - len(outcomes)))]
         while len(outcomes) < len(jobs):
-            note(*_next(ended, workers, len(jobs) - len(outcomes), counter))
+            for index in islice(todo, _AT_ONCE - len(asked)):
+                patience = Patience(counter.seconds, retries=_RETRIES)
+                asked[index] = patience, start(partial(count, index, patience))
+            index = _next(asked, counter, len(jobs) - len(outcomes))
+            note(index, asked.pop(index)[1].result())
     finally:
-        list(todo)  # start nothing more
-        _await_running(running)
-        for patience in under_way:
+        grace = Patience(_GRACE_SECONDS)
+        for patience, under_way in asked.values():
+            with suppress(CountError):
+                grace.wait(under_way, model="", host="")
             patience.left = 0  # what has not come in by now sends nothing any more
         outcomes |= _save_all(jobs)
     return [outcomes[index] for index in range(len(jobs))]
 
 
+def _next(
+    asked: Mapping[int, tuple[Patience, Future[Outcome]]], counter: Counter, pending: int
+) -> int:
+    """Return which of these has ended; if none does for a while, say so."""
+    # An interrupt that meets `concurrent.futures.wait` can leave a future locked for ever, and the
+    # thread that is to set its result; on Windows it ends no wait without a time-out; and tests
+    # replace `time.sleep`.
+    silent = 0.0
+    while True:
+        for index, (_, outcome) in asked.items():
+            if outcome.done():
+                return index
+        threading.Event().wait(_LOOK_SECONDS)
+        silent += _LOOK_SECONDS
+        if silent - _LOOK_SECONDS < SILENT_SECONDS <= silent and counter.waiting is not None:
+            counter.waiting(
+                f"llmcost: waiting for {pending:,} counts, for {counter.seconds:g} s each at "
+                "most (--llmcost-count-timeout)"
+            )
+
+
 def _save_all(jobs: Sequence[Job]) -> dict[int, Outcome]:
     """Save all cassettes; return the error of each that cannot be written, for its jobs."""
     errors: dict[int, Outcome] = {}
-    for cassette in {id(job.cassette): job.cassette for job in jobs}.values():
+    for cassette in dict.fromkeys(job.cassette for job in jobs):
         try:
             cassette.save()
         except CountCassetteError as error:
             errors |= {at: error for at, job in enumerate(jobs) if job.cassette is cassette}
     return errors
-
-
-def _await_running(running: Sequence[None]) -> None:
-    """Let what is under way after an interrupt still come in, to be kept."""
-    # The threads say themselves that they run, for an interrupt can meet the start of one.
-    for _ in range(int(_GRACE_SECONDS / _LOOK_SECONDS)):
-        if running:
-            time.sleep(_LOOK_SECONDS)
-
-
-def _next(
-    ended: SimpleQueue[tuple[int, Outcome]],
-    workers: Sequence[Future[None]],
-    pending: int,
-    counter: Counter,
-) -> tuple[int, Outcome]:
-    """Return what ends next; if nothing does for a while, say so.
-
-    A queue, because an interrupt that meets `concurrent.futures.wait` can leave a future locked for
-    ever, and the thread that is to set its result.
-    """
-    silent = 0.0
-    while True:
-        try:
-            # With a time-out: on Windows an interrupt ends no wait without one.
-            return ended.get(timeout=0.5)
-        except Empty:
-            for worker in workers:
-                if worker.done():
-                    worker.result()  # an error of ours
-        silent += 0.5
-        if silent == SILENT_SECONDS and counter.waiting is not None:
-            counter.waiting(
-                f"llmcost: waiting for {pending:,} counts, for {counter.seconds:g} s each at "
-                "most (--llmcost-count-timeout)"
-            )

@@ -13,12 +13,10 @@ import copy
 import math
 import socket
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
-from email.utils import parsedate_to_datetime
+from contextlib import closing, suppress
 from types import MethodType
 from typing import Any, TypeVar
 
@@ -32,16 +30,6 @@ _LOOK_SECONDS = 0.25
 _LONGEST_BODY = 65_536
 """Bytes of a body, as sent; packed by gzip, they unpack to 64 MB at most."""
 T = TypeVar("T")
-
-
-@contextmanager
-def own_request() -> Iterator[None]:
-    """Mark what is sent inside as ours."""
-    token = OWN_REQUEST.set(True)
-    try:
-        yield
-    finally:
-        OWN_REQUEST.reset(token)
 
 
 class Patience:
@@ -71,14 +59,7 @@ class Patience:
         Raises:
             CountError: the time is up.
         """
-        while not future.done():
-            if self.left <= 0:
-                raise CountError(
-                    f"{host} did not count a payload of {model} within "
-                    f"{self.seconds:g} s{self._last_answer}; run again, or allow a count more "
-                    "time with --llmcost-count-timeout=SECONDS",
-                    may_pass=True,
-                )
+        while not future.done() and self.left > 0:
             seconds = min(_LOOK_SECONDS, self.left)
             if not wait([future], timeout=seconds).done:
                 self.left -= seconds
@@ -88,6 +69,14 @@ class Patience:
                     f"{self._last_answer}, for {self.seconds:g} s at most (--llmcost-count-timeout)"
                 )
                 self._show = None
+        # Its thread may see first that the time is up, which may be another count's.
+        if not future.done() or isinstance(future.exception(), _GivenUp):
+            raise CountError(
+                f"{host} did not count a payload of {model} within {self.seconds:g} s"
+                f"{self._last_answer}; run again, or allow a count more time with "
+                "--llmcost-count-timeout=SECONDS",
+                may_pass=True,
+            )
 
     def note(self, response: Any) -> None:
         """Note an answer; keep the SDK from trying again if it would have to wait for too long."""
@@ -101,14 +90,12 @@ class Patience:
 
 
 def pause_of(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that an answer asks to wait, in any of the forms that the SDK knows."""
+    """Return the seconds that an answer asks to wait, if it says so in numbers."""
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         stated = headers.get(name, "")
         with suppress(ValueError):
             seconds = float(stated) / scale
             return None if math.isnan(seconds) else max(0.0, seconds)
-    with suppress(ValueError, OverflowError):
-        return max(0.0, parsedate_to_datetime(stated).timestamp() - time.time())
     return None
 
 
@@ -122,9 +109,9 @@ def show_seconds(seconds: float) -> str:
     return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:g}"
 
 
-def start(work: Callable[[], T]) -> Future[T]:
+def start(work: Callable[[], T], future: Future[T] | None = None) -> Future[T]:
     """Do some work in a thread that nothing waits for, not even the end of the process."""
-    future: Future[T] = Future()
+    future = future or Future()
     context = contextvars.copy_context()
 
     def run() -> None:
@@ -175,8 +162,8 @@ def past_recorders(client: Any, patience: Patience) -> Any:
 class _Unrecorded:
     """A transport, or a pool inside one, whose `handle_request` is the one before VCR.
 
-    With a patience, which the client's own transports have, its answers are timed, and not read
-    at length.
+    With a patience, which the client's own transports have, an answer is read here, in its time
+    and only its beginning: a count, or an error of the API, is far shorter.
     """
 
     def __init__(self, inner: Any, patience: Patience | None = None, levels: int = 4) -> None:
@@ -212,58 +199,37 @@ class _Unrecorded:
                 if isinstance(left_open, socket.SocketType):
                     left_open.close()
             raise NetworkBlocked(str(error)) from None
-        if patience is not None:
-            patience.note(response)
-            if not hasattr(response, "_content"):  # httpx's, of a body that was read already
-                response.stream = _shortened(response.stream, patience)
-        return response
+        if patience is None:
+            return response
+        patience.note(response)
+        body = b""
+        with closing(response.stream):
+            for chunk in response.stream:
+                if patience.left <= 0:
+                    raise _GivenUp
+                body += chunk
+                if len(body) >= _LONGEST_BODY:
+                    break
+        # Of httpx or of httpx2, which unpacks the body.
+        return type(response)(
+            response.status_code,
+            headers=response.headers,
+            content=body[:_LONGEST_BODY],
+            extensions=response.extensions,
+        )
 
-    def __enter__(self) -> _Unrecorded:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
         """Leave the connections open: they are the original client's."""
-
-    close = __exit__
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
 
-def _shortened(stream: Any, patience: Patience) -> Any:
-    """Return the beginning of a body: a count, or an error of the API, is far shorter."""
-    # httpx and httpx2 each ask whether it is a SyncByteStream of their own.
-    kinds = (kind for kind in type(stream).__mro__ if kind.__name__ == "SyncByteStream")
-    base: Any = next(kinds, object)
-
-    class Shortened(base):  # type: ignore[misc]
-        @property
-        def elapsed(self) -> Any:  # httpx2 asks its streams for it
-            return getattr(stream, "elapsed", None)
-
-        def __iter__(self) -> Iterator[bytes]:
-            left = _LONGEST_BODY
-            for chunk in stream:
-                if patience.left <= 0:
-                    raise _GivenUp
-                yield chunk[:left]
-                left -= len(chunk)
-                if left <= 0:
-                    return
-
-        def close(self) -> None:
-            stream.close()
-
-    return Shortened()
-
-
-def _beneath_vcr(method: Callable[..., Any]) -> Callable[..., Any]:
+def _beneath_vcr(method: Any) -> Any:
     """Return what VCR has wrapped, or the method itself if VCR has not."""
-    found = method
-    layer: Any = method
-    while layer is not None:
-        wrapped = getattr(layer, "__wrapped__", None)
+    found = layer = method
+    while inner := getattr(layer, "__wrapped__", None):
         if getattr(layer, "__globals__", {}).get("__name__", "").startswith("vcr."):
-            found = wrapped or found
-        layer = wrapped
+            found = inner
+        layer = inner
     return found

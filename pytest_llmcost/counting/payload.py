@@ -30,7 +30,7 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
-from pytest_llmcost.prices.usage import longest_reply, tools_of
+from pytest_llmcost.prices.usage import longest_reply, mappings, tools_of
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
@@ -78,10 +78,10 @@ class Prefix(NamedTuple):
     values: Sequence[CachedValue]
 
     @property
-    def parts(self) -> dict[str, str]:
-        """A digest of each block and setting in it by its path; see `changed_parts`."""
-        parts = {each.name: _digest(each.value) for each in self.values}
-        return {"model": _digest(self.model), **parts}
+    def parts(self) -> dict[str, bytes | str]:
+        """The bytes of each block and setting in it by its path; see `changed_parts`."""
+        parts = {each.name: canonical(each.value, sort_keys=False) for each in self.values}
+        return {"model": self.model, **parts}
 
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -108,9 +108,18 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The names of the tools that make one request sample several times, sorted."""
     longest_reply: int | None = None
     """The most output tokens that it can be billed; None if nothing bounds them."""
-    task_budget: int | None = None
-    """The tokens that the model is asked to keep to, over the whole loop of a task. Advisory:
-    nothing enforces it, and usage does not show it."""
+
+    @property
+    def task_budget(self) -> int | None:
+        """The tokens that the model is asked to keep to, over the whole loop of a task.
+
+        Advisory: nothing enforces it, and usage does not show it. Source:
+        https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
+        """
+        config = self.body.get("output_config")
+        budget = config.get("task_budget") if isinstance(config, dict) else None
+        tokens = isinstance(budget, dict) and (budget.get("remaining") or budget.get("total"))
+        return tokens if type(tokens) is int else None
 
     @property
     def values(self) -> dict[str, JsonValue]:
@@ -203,12 +212,10 @@ def read_payload(
     for key, value in (("extra_body", more), ("extra_headers", headers)):
         if not isinstance(value, dict):
             raise PayloadError(f"{key} is a {type(value).__name__}, not a mapping", path=key)
-    for key in ("timeout", "extra_query"):
-        body.pop(key, None)
     body |= more
-    named: list[tuple[str, JsonValue]] = [
-        ("betas", betas if isinstance(betas, str) else list(betas))
-    ]
+    for key in ("timeout", "extra_query", "anthropic_version"):  # the last is of the clouds
+        body.pop(key, None)
+    named = [("betas", betas if isinstance(betas, str) else list(betas))]
     named += [(key, body.pop(key)) for key in ("betas", "anthropic_beta") if key in body]
     for key, value in headers.items():
         if key.lower() == "anthropic-beta":
@@ -220,7 +227,6 @@ def read_payload(
             raise PayloadError(f"{path} takes a list of names, got {names!r:.80}", path=path)
         found.update(map(str.strip, names))
     betas = tuple(sorted(found - {""}))
-    body.pop("anthropic_version", None)  # the clouds' version of the protocol
     asked = body.get("model") or model
     if not isinstance(asked, str):
         raise PayloadError("the payload names no model; add model=", path="model")
@@ -243,7 +249,6 @@ def read_payload(
         breakpoints=prompt.breakpoints,
         sampling_tools=_sampling_tools(body, tools),
         longest_reply=longest_reply(body, tools),
-        task_budget=_task_budget(body),
     )
 
 
@@ -253,23 +258,10 @@ def _sampling_tools(
     names = {
         tool_name(tool, index)
         for index, tool in enumerate(tools)
-        if "type" in tool  # an own tool seldom has one
-        and str(tool["type"]).startswith(_SAMPLING_TOOLS)
+        if str(tool.get("type")).startswith(_SAMPLING_TOOLS)
     }
-    servers = body.get("mcp_servers")
-    if isinstance(servers, list):
-        names |= {str(each.get("name", "mcp")) for each in servers if isinstance(each, dict)}
-    return tuple(sorted(names))
-
-
-def _task_budget(body: Mapping[str, JsonValue]) -> int | None:
-    # Source: https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
-    config = body.get("output_config")
-    budget = config.get("task_budget") if isinstance(config, dict) else None
-    if not isinstance(budget, dict):
-        return None
-    tokens = budget.get("remaining") or budget.get("total")
-    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
+    servers = {str(each.get("name", "mcp")) for each in mappings(body.get("mcp_servers"))}
+    return tuple(sorted(names | servers))
 
 
 def fingerprint(payload: Mapping[str, JsonValue]) -> str:
@@ -342,15 +334,15 @@ def joined_turns(messages: Iterable[JsonValue]) -> dict[int, JsonValue]:
     `assistant` turns in your request will be combined into a single turn".
     """
     turns: dict[int, JsonValue] = {}
-    last, last_role = -1, None
+    last = -1
+    before: JsonValue = None
     for number, message in enumerate(messages):
-        role = message.get("role") if isinstance(message, dict) else None
-        if role == last_role and _can_be_joined(message) and _can_be_joined(turns[last]):
-            content = [*turns[last]["content"], *message["content"]]
-            turns[last] = {**turns[last], "content": content}
+        can_be = _can_be_joined(message) and _can_be_joined(before)
+        if can_be and message["role"] == before["role"]:
+            message = {**before, "content": [*before["content"], *message["content"]]}
         else:
-            turns[number] = message
-            last, last_role = number, role
+            last = number
+        before = turns[last] = message
     return turns
 
 
@@ -363,19 +355,9 @@ def _can_be_joined(message: JsonValue) -> bool:
     )
 
 
-def _digest(value: JsonValue) -> str:
-    return sha256(canonical(value, sort_keys=False)).hexdigest()[:_DIGEST_DIGITS]
-
-
 def tool_names(tools: JsonValue) -> list[str]:
-    """Return the part's name of each tool; a name that is there already gets a prime."""
-    names: dict[str, None] = {}
-    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
-        name = f"tools.{tool_name(tool, index)}"
-        while name in names:
-            name += "'"
-        names[name] = None
-    return [*names]
+    """Return the part's name of each tool."""
+    return [f"tools.{tool_name(tool, index)}" for index, tool in enumerate(as_list(tools))]
 
 
 def tool_name(tool: JsonValue, index: int) -> str:
@@ -390,7 +372,7 @@ def tool_name(tool: JsonValue, index: int) -> str:
 _ORDER = ("model", "system", "tools", "messages")
 
 
-def changed_parts(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+def changed_parts(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """Return what differs from the old payload to the new one, in words and in prompt order.
 
     Example:

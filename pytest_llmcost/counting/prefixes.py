@@ -7,8 +7,10 @@ Knows no prices, no answers, and not whose calls they are.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
+from itertools import count
 from typing import NamedTuple
 
 from pytest_llmcost.counting.payload import CachedValue, Payload
@@ -188,7 +190,7 @@ class CachedPrefixes:
         if old.place is None or new.place is None:  # a setting that was set, changed or removed
             broken = Break(new.name if new.place is None else old.name, None, "")
         else:
-            broken = Break(*_first_difference(old.value[1], new.value[1], new.name))
+            broken = _first_difference(old.value[1], new.value[1], new.name)
             where = opening if new.tier == "messages" else ""
             if where not in known.volatile and _is_volatile(old, new):
                 known.volatile[where] = new.place
@@ -247,28 +249,24 @@ def _skeleton_digest(text: str) -> str:
     return sha256(skeleton(text).encode()).hexdigest()
 
 
-def _first_difference(old: JsonValue, new: JsonValue, path: str) -> tuple[str, int | None, str]:
-    """Return the path of the first text that differs, its first such character, and an excerpt."""
-    if isinstance(old, dict) and isinstance(new, dict) and [*old] == [*new]:
-        for key, value in new.items():
-            if not _is_same(old[key], value):
-                inner = path if key in ("content", "text") else f"{path}.{key}"
-                return _first_difference(old[key], value, inner)
-    if isinstance(old, list) and isinstance(new, list):
-        for index, (one, other) in enumerate(zip(old, new, strict=False)):
-            if not _is_same(one, other):
-                return _first_difference(one, other, f"{path}.{index}")
+def _first_difference(old: JsonValue, new: JsonValue, path: str) -> Break:
+    """Return where the first text differs, or the path of a value that does and is no text."""
     if isinstance(old, str) and isinstance(new, str):
         same = _same_characters(old, new)
         start = max(0, same - _BEFORE)
-        return path, same + 1, new[start : start + _EXCERPT]
-    return path, None, ""
+        return Break(path, same + 1, new[start : start + _EXCERPT])
+    inner: Iterable[tuple[object, JsonValue, JsonValue]] = ()
+    if isinstance(old, dict) and isinstance(new, dict) and [*old] == [*new]:
+        inner = zip(new, old.values(), new.values(), strict=True)
+    elif isinstance(old, list) and isinstance(new, list):
+        inner = zip(count(), old, new, strict=False)
+    for key, one, other in inner:
+        if canonical(one, sort_keys=False) != canonical(other, sort_keys=False):
+            is_itself = key in ("content", "text")
+            return _first_difference(one, other, path if is_itself else f"{path}.{key}")
+    return Break(path, None, "")
 
 
 def _same_characters(old: str, new: str) -> int:
     pairs = enumerate(zip(old, new, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(old), len(new)))
-
-
-def _is_same(one: JsonValue, other: JsonValue) -> bool:
-    return canonical(one, sort_keys=False) == canonical(other, sort_keys=False)

@@ -44,7 +44,6 @@ DEFAULTS: dict[str, dict[str, JsonValue]] = {
     "search_result": {"citations": _CITATIONS},  # [API] off by default
     "cache_control": {"ttl": "5m"},  # [SDK] CacheControlEphemeralParam.ttl: defaults to 5m
 }
-_NO_DEFAULTS: dict[str, JsonValue] = {}
 _NESTING = frozenset({"cache_control", "content", "source"})
 _SEVERAL_SPELLINGS = {kind: _NESTING | defaults.keys() for kind, defaults in DEFAULTS.items()}
 """The keys of a tool or a block by its kind, without which it is in its one spelling."""
@@ -181,17 +180,15 @@ def _spelled(
 def _block(
     value: dict[str, JsonValue], kind: str, marks: dict[Place, JsonValue], place: Place
 ) -> JsonValue:
-    defaults, found = DEFAULTS.get(kind, _NO_DEFAULTS), dict[str, JsonValue]()
-    for key, item in value.items():
-        if item is None or (key in defaults and _is_same(item, defaults[key])):
-            continue
+    found: dict[str, JsonValue] = {}
+    for key, item in _without_defaults(value, kind).items():
         if key == "cache_control":
             marks[place] = _without_defaults(item, "cache_control")
             continue
         if key == "content" and place.group != "tools":
-            if kind == "tool_result" and isinstance(item, str):
+            if kind == "tool_result":
                 item = _as_blocks(item)
-            elif isinstance(item, list):
+            if isinstance(item, list):
                 item = _spelled(item, marks, place.group, within=place)
         elif key == "source" and isinstance(item, dict) and "content" in item:
             source = {**item, "content": _as_blocks(item["content"])}
@@ -203,7 +200,7 @@ def _block(
 def _without_defaults(value: JsonValue, of: str) -> JsonValue:
     if not isinstance(value, dict):
         return value
-    defaults = DEFAULTS.get(of, _NO_DEFAULTS)
+    defaults = DEFAULTS.get(of, {})
     return {
         key: item
         for key, item in value.items()
@@ -217,6 +214,7 @@ def _is_same(one: JsonValue, other: JsonValue) -> bool:
 
 _THINKS_IF_ASKED = re.compile(r"claude-(3|[a-z]+-4)\b")
 _THINKS_BY_ITSELF = re.compile(r"claude-([a-z]+-5|mythos-preview)\b")
+_WITH_MODELS_DEFAULT = frozenset({"output_config", "output_format", "tool_choice", "thinking"})
 _MEDIUM_EFFORT = re.compile(r"claude-(opus|haiku)-5-5\b")
 
 
@@ -226,41 +224,35 @@ def _settings(body: Mapping[str, JsonValue], model: str) -> dict[str, JsonValue]
         {key: value for key, value in body.items() if key not in TIERS}, "request"
     )
     settings.pop("cache_control", None)
+    if _WITH_MODELS_DEFAULT.isdisjoint(settings):
+        return settings  # most of them, and all payloads are read on every run
 
     # Moved: https://platform.claude.com/docs/en/build-with-claude/structured-outputs
     config = settings.pop("output_config", None)
     if "output_format" in settings and (config is None or isinstance(config, dict)):
         config = {"format": settings.pop("output_format"), **(config or {})}
-    config = _without_defaults(config, "output_config")
-    if isinstance(config, dict):
-        # "Equivalent to not setting the parameter", by the model's own default:
-        # https://platform.claude.com/docs/en/build-with-claude/effort
-        if config.get("effort") == ("medium" if _MEDIUM_EFFORT.match(model) else "high"):
-            del config["effort"]
-        # anthropic.types.beta.BetaTokenTaskBudgetParam: defaults to total
-        budget = _without_defaults(config.get("task_budget"), "task_budget")
-        if isinstance(budget, dict):
-            if "total" in budget and _is_same(budget.get("remaining"), budget["total"]):
-                del budget["remaining"]
-            config["task_budget"] = budget
-    if config is not None and config != {}:
-        settings["output_config"] = config
-
+    # "Equivalent to not setting the parameter", by the model's own default:
+    # https://platform.claude.com/docs/en/build-with-claude/effort
+    effort = "medium" if _MEDIUM_EFFORT.match(model) else "high"
+    if isinstance(config, dict) and config.get("effort") == effort:
+        config = {**config, "effort": None}
+    settings["output_config"] = config
     # `auto` is the default if there are tools, `none` if there are none:
     # https://platform.claude.com/docs/en/agents-and-tools/tool-use/define-tools
-    choice = _without_defaults(settings.pop("tool_choice", None), "tool_choice")
-    has_tools = bool(body.get("tools") or body.get("mcp_servers"))
-    if choice is not None and choice != {"type": "auto" if has_tools else "none"}:
-        settings["tool_choice"] = choice
-
+    choice = "auto" if body.get("tools") or body.get("mcp_servers") else "none"
     # Models of generations 3 and 4 think if asked to, later ones unless asked not to:
     # https://platform.claude.com/docs/en/build-with-claude/thinking
-    thinking = _without_defaults(settings.pop("thinking", None), "thinking")
-    is_default = (thinking == {"type": "disabled"} and _THINKS_IF_ASKED.match(model)) or (
-        thinking == {"type": "adaptive"} and _THINKS_BY_ITSELF.match(model)
-    )
-    if thinking is not None and not is_default:
-        settings["thinking"] = thinking
+    thinking = "disabled" if _THINKS_IF_ASKED.match(model) else ""
+    thinking = "adaptive" if _THINKS_BY_ITSELF.match(model) else thinking
+    defaults = {
+        "output_config": {},
+        "tool_choice": {"type": choice},
+        "thinking": {"type": thinking},
+    }
+    for key, default in defaults.items():
+        value = _without_defaults(settings.pop(key, None), key)
+        if value is not None and value != default:
+            settings[key] = value
     return settings
 
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.payload import Payload, joined_turns, tool_names
-from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl, read_prompt
+from pytest_llmcost.counting.prompt import Breakpoint, Place, Ttl
 from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue
 from pytest_llmcost.money import EXACT
@@ -75,9 +75,9 @@ def plan_caching(
 def _cut(payload: Payload, point: Breakpoint, read: Callable[[Mapping[str, Any]], Payload]) -> Cut:
     body, (group, number, block) = payload.body, point.place
     messages = body.get("messages") or []
-    if group == "messages" and number == len(messages) - 1:
+    if group == "messages" and number >= len(messages) - 1:
         content = messages[-1]["content"]
-        if isinstance(content, str) or block == len(content) - 1:
+        if number == len(messages) or isinstance(content, str) or block == len(content) - 1:
             return Cut(point, payload, closed=False)  # nothing of the prompt comes after it
     kept = {"model": body["model"]}
     tools = body.get("tools") or []
@@ -117,20 +117,19 @@ def _close(turns: list[JsonValue]) -> tuple[list[JsonValue], bool, bool]:
     """Make cut messages ones that the API takes; also return whether closed, and exact."""
     # It refuses a tool_use without its tool_result at the beginning of the next message, and a
     # prompt that ends with an answer.
-    last = turns[-1]
-    asking = last if last["role"] == "assistant" else turns[-2] if len(turns) > 1 else None
-    asked = [] if asking is None else _ids(asking, "tool_use", "id")
-    answered = [] if asking is last else _ids(last, "tool_result", "tool_use_id")
+    closed = turns[-1]["role"] == "assistant"
+    *before, last = [*turns, {"role": "user", "content": []}] if closed else turns
+    asked = [name for turn in before[-1:] for name in _ids(turn, "tool_use", "id")]
+    answered = _ids(last, "tool_result", "tool_use_id")
     open_calls = [name for name in asked if name not in answered]
-    answers = [{"type": "tool_result", "tool_use_id": name} for name in open_calls]
-    if asking is last:
-        closing = [{"role": "user", "content": answers}] if answers else _PLACEHOLDER
-        return [*turns, *closing], True, not answers
-    if not answers:
-        return turns, False, True
-    content = last["content"]
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    return [*turns[:-1], {**last, "content": [*blocks, *answers]}], False, False
+    if open_calls:
+        content = last["content"]
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        answers = [{"type": "tool_result", "tool_use_id": name} for name in open_calls]
+        last = {**last, "content": [*blocks, *answers]}
+    elif closed:
+        (last,) = _PLACEHOLDER
+    return [*before, last], closed, not open_calls
 
 
 def _ids(turn: Mapping[str, Any], kind: str, key: str) -> list[str]:
@@ -337,13 +336,12 @@ class PartsPlan(NamedTuple):
     placeholder: Payload
     fixed: tuple[Cut, ...]
     """With one tool and with two, if the fixed prompt must be told from the first tool."""
-    with_rest: bool
 
     @property
     def payloads(self) -> tuple[Payload, ...]:
         """All that must be counted, each once."""
         cuts = [*(cut for _, *ends in self.spans for cut in ends), *self.fixed]
-        needed = [*([self.whole] if self.with_rest else []), *(cut.payload for cut in cuts)]
+        needed = [cut.payload for cut in cuts]
         if len({cut.closed for cut in cuts}) > 1:  # otherwise it cancels out
             needed.append(self.placeholder)
         return tuple({one.fingerprint: one for one in needed}.values())
@@ -367,28 +365,25 @@ def plan_parts(
         content = message.get("content") if isinstance(message, dict) else None
         if not isinstance(content, (str, list)) or not content:
             raise PayloadError("a message has no content", path=f"messages.{index}")
-    with_rest = names is None or REST in names
     spans: list[tuple[tuple[str, ...], Place, Place]] = []
-    for leaf, end in _leaves(payload):
+    begin = _BEFORE_ALL
+    for leaf, end in (*_leaves(payload), (REST, Place("messages", len(messages)))):
         parts = (leaf,) if names is None else tuple(n for n in names if is_part_of(leaf, n))
-        begin = spans[-1][2] if spans else _BEFORE_ALL
         if spans and spans[-1][0] == parts:
             begin = spans.pop()[1]
         spans.append((parts, begin, end))
-    last = spans[-1:] if with_rest else []  # the rest comes behind it
-    spans = [each for each in spans if each[0] or each in last]
+        begin = end
+    spans = [each for each in spans if each[0]]
     places = dict.fromkeys(place for _, *ends in spans for place in ends)
     plan = plan_caching(payload, points=[*map(Breakpoint, places)], read=read)
     cuts, fixed = dict(zip(places, plan.cuts, strict=True)), tuple[Cut, ...]()
     if _FIXED in cuts:
         kept = {key: payload.body[key] for key in ("model", "tool_choice") if key in payload.body}
-        body = {**kept, "tools": _TOOLS}
-        tools = replace(payload, body=body, prompt=read_prompt(body, payload.model))
-        ends = [Breakpoint(Place("tools", number)) for number in (0, 1)]
-        fixed = plan_caching(tools, points=ends, read=read).cuts
+        tools = replace(payload, body={**kept, "tools": _TOOLS})
+        fixed = tuple(_cut(tools, Breakpoint(Place("tools", at)), read) for at in (0, 1))
         cuts[_FIXED] = fixed[0]
     between = tuple((parts, cuts[begin], cuts[end]) for parts, begin, end in spans)
-    return PartsPlan(payload, between, plan.placeholder, fixed, with_rest)
+    return PartsPlan(payload, between, plan.placeholder, fixed)
 
 
 def _leaves(payload: Payload) -> Iterator[tuple[str, Place]]:
@@ -433,7 +428,9 @@ def split_parts(
         )
         # A cut with open tool calls may be a few tokens too long, even longer than the whole.
         low = max(low, reached)
-        reached = max(low, high if whole is None else min(high, whole.input_tokens))
+        reached = max(
+            low, high if whole is None else min(high, whole.input_tokens - opening_tokens)
+        )
         for name in names:
             tokens[name] = tokens.get(name, 0) + reached - low
         before, behind = (set(counts[cut.payload.fingerprint].left_out) for cut in cuts)
@@ -442,7 +439,6 @@ def split_parts(
             notes.append(f"count_tokens rejects {', '.join(sorted(behind - before))}; left out")
         if not all(cut.exact for cut in cuts):
             notes.append(f"{', '.join(names)} is only nearly exact: open tool calls")
-    if plan.with_rest:
-        whole_tokens = counts[plan.whole.fingerprint].input_tokens
-        tokens[REST] = tokens.pop(REST, 0) + whole_tokens - reached
+    if REST in tokens:
+        tokens[REST] = tokens.pop(REST) + opening_tokens  # as the last one
     return PromptParts(tokens, tuple(notes), frozenset(incomplete))

@@ -8,8 +8,9 @@ places in it.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
+from itertools import chain, islice
 
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.json_values import JsonValue
@@ -61,15 +62,6 @@ def volatile_spans(before: str, now: str, at: datetime) -> tuple[list[str], bool
     return [_span(token) for token in found], is_edited
 
 
-def suspicious_span(now: str, at: datetime) -> str | None:
-    """Return where a text has the present date or time, or else a UUID."""
-    tokens = list(_TOKEN.finditer(now)) if len(now) <= LONGEST else []
-    clocks = (token for token in tokens if _is_of_the_run(token, at))
-    ids = (token for token in tokens if token.lastgroup == "uuid")
-    found = next(clocks, None) or next(ids, None)
-    return _span(found) if found is not None else None
-
-
 def describe_volatile(before: Payload, now: Payload, at: datetime) -> str:
     """Name the places at which a payload differs from its recording in every run; empty if none.
 
@@ -85,20 +77,23 @@ def describe_volatile(before: Payload, now: Payload, at: datetime) -> str:
 
 
 def describe_suspicious(now: Payload, changed: Collection[str], at: datetime) -> str:
-    """Name what may differ in every run, in the changed parts of a payload; empty if nothing."""
-    return _listed(
-        f"{place}, {span}"
-        for name, value in now.values.items()
-        if name in changed
-        for place, _, text in _texts(name, None, value)
-        if (span := suspicious_span(text, at)) is not None
-    )
+    """Name what may differ in every run, in the changed parts of a payload; empty if nothing.
+
+    That is the first present date or time of a text, or else its first UUID.
+    """
+    found = []
+    for name, value in now.values.items():
+        for place, _, text in _texts(name, None, value) if name in changed else ():
+            tokens = list(_TOKEN.finditer(text)) if len(text) <= LONGEST else []
+            clocks = (token for token in tokens if _is_of_the_run(token, at))
+            ids = (token for token in tokens if token.lastgroup == "uuid")
+            found += [f"{place}, {_span(token)}" for token in islice(chain(clocks, ids), 1)]
+    return _listed(found)
 
 
-def _listed(found: Iterable[str], most: int = 2) -> str:
-    places = list(found)
-    more = len(places) - most
-    return "; ".join(places[:most]) + (f"; {more} more" if more > 0 else "")
+def _listed(places: Sequence[str]) -> str:
+    more = len(places) - 2
+    return "; ".join(places[:2]) + (f"; {more} more" if more > 0 else "")
 
 
 def _texts(place: str, before: JsonValue, now: JsonValue) -> Iterator[tuple[str, str, str]]:
@@ -144,7 +139,15 @@ def _is_of_the_run(token: re.Match[str], at: datetime) -> bool:
     if kind == "epoch":
         return abs(float(text[:10]) - at.timestamp()) < timedelta(days=1).total_seconds()
     if kind in ("moment", "day"):
-        return _is_today(text[:10] if text[:4].isdigit() else re.sub(_TIME, "", text), at)
+        # In any order; beside the date line, it is that of a day beside it.
+        day = text[:10] if text[:4].isdigit() else re.sub(_TIME, "", text)
+        numbers = sorted(map(int, re.findall(r"\d+", day)))
+        month = re.search("|".join(_MONTHS), day, re.IGNORECASE)
+        days = [at + timedelta(days=shift) for shift in (-1, 0, 1)]
+        if month is None:
+            return numbers in [sorted((each.year, each.month, each.day)) for each in days]
+        found = (_MONTHS.index(month.group().lower()) + 1, numbers)
+        return found in [(each.month, [each.day, each.year]) for each in days]
     if kind != "time":
         return False
     hour, minute = map(int, re.findall(r"\d+", text)[:2])
@@ -152,16 +155,3 @@ def _is_of_the_run(token: re.Match[str], at: datetime) -> bool:
     hour = hour % 12 + 12 * (half == "pm") if half in ("am", "pm") else hour
     clocks = (at.astimezone(timezone.utc), at.astimezone())
     return any(abs(hour * 60 + minute - each.hour * 60 - each.minute) <= 2 for each in clocks)
-
-
-def _is_today(text: str, at: datetime) -> bool:
-    """Whether a date, in any order, is today's; beside the date line, that of a day beside it."""
-    numbers = sorted(map(int, re.findall(r"\d+", text)))
-    month = re.search("|".join(_MONTHS), text, re.IGNORECASE)
-    for days in (-1, 0, 1):
-        day = at + timedelta(days=days)
-        if month is None and numbers == sorted((day.year, day.month, day.day)):
-            return True
-        if month is not None and numbers == [day.day, day.year]:
-            return _MONTHS[day.month - 1] == month.group().lower()
-    return False

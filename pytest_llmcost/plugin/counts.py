@@ -122,7 +122,8 @@ class Counts:
             if not cassette.has_recorded(name):
                 self._new_askers.add(name)
             mode = "new_episodes" if name in self._new_askers else "once"
-        asker = Asker(name, _target(config, node, owner.item))
+        target = _target(config, node, owner.item)
+        asker = Asker(name, ("pytest", target, "--llmcost-record-mode=rewrite"))
         source = self._sources[owner] = (cassette, mode, asker)
         return source
 

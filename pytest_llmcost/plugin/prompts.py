@@ -165,7 +165,8 @@ def _count_cuts(
         else:
             raise outcome
     if is_missing:
-        command = jobs[0].asker._replace(options=options).command
+        asker = jobs[0].asker
+        command = asker._replace(words=(*asker.words, *options)).command
         raise CountMissingError(
             f"{what} of this prompt are not counted yet for {plan.whole.model}. Count them (free): "
             f"{command}",

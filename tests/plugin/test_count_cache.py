@@ -164,8 +164,8 @@ def test_the_run_s_cache_state_is_that_of_counts_too_and_a_miss_says_what_record
     result.stdout.fnmatch_lines(
         [
             "the cached prefixes (tools.0, system.0) of a prompt are not counted yet",
-            "  count it (free) * pytest test_app.py::test_one --llmcost-cache=cold "
-            "--llmcost-record-mode=rewrite",
+            "  count it (free) * pytest test_app.py::test_one --llmcost-record-mode=rewrite "
+            "--llmcost-cache=cold",
         ]
     )
     project.run("test_app.py::test_one", "--llmcost-cache=cold", COUNT)

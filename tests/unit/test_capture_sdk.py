@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextvars import copy_context
 from datetime import date
 from pathlib import Path
 from types import ModuleType
@@ -690,10 +691,14 @@ def test_vertex_counts_at_a_model_of_their_own_and_costs_nothing() -> None:
 
 
 def test_counts_of_our_own_are_not_seen() -> None:
-    from pytest_llmcost.counting.own_requests import own_request
+    from pytest_llmcost.counting.own_requests import OWN_REQUEST
 
-    with capturing() as purse, own_request():
+    def ask() -> None:
+        OWN_REQUEST.set(True)
         sdk().messages.create(**ASKED)
+
+    with capturing() as purse:
+        copy_context().run(ask)
     assert purse.seen == []
 
 

@@ -368,10 +368,17 @@ def test_saving_soon_does_not_take_all_the_time(
     assert len(CountCassette(path).entries) == 200
 
 
-def test_a_folder_that_cannot_be_written_is_named(path: Path) -> None:
-    path.parent.write_text("a file where the folder should be")
-    with pytest.raises(CountCassetteError, match=r"cannot be written: .*writable"):
-        write_entries(path, [entry()])
+def test_a_folder_that_cannot_be_written_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    cassette = CountCassette(path)
+    cassette.put(entry())
+    with pytest.raises(CountCassetteError, match=r"cannot be written: Read-only .*writable"):
+        cassette.save()
 
 
 def test_a_lock_that_is_not_given_is_an_error_and_not_a_hang(

@@ -21,7 +21,8 @@ from pytest_llmcost.prices.rate_card import shipped_card
 anthropic = pytest.importorskip("anthropic")
 
 KEY = "sk-" + "ant-" + "api03-secret"
-ME = Asker("tests/test_triage.py::test_refund[big one]")
+NAME = "tests/test_triage.py::test_refund[big one]"
+ME = Asker(NAME, ("pytest", NAME, "--llmcost-record-mode=rewrite"))
 SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 FIND = {"name": "find", "input_schema": {"type": "object"}}
 
@@ -118,12 +119,10 @@ def test_a_miss_says_what_changed_and_how_to_record_it(kit: CountingKit) -> None
 
 
 def test_a_miss_without_a_recording_says_so(kit: CountingKit) -> None:
-    asker = Asker("session.corpus", run="tests/test_a.py", options=("--llmcost-model", "m"))
+    asker = Asker("session.corpus", ("pytest", "a test.py", "--llmcost-record-mode=rewrite"))
     with pytest.raises(CountMissingError, match="holds no counts yet") as caught:
         kit.count(mode="none", asker=asker)
-    assert caught.value.command == (
-        "pytest tests/test_a.py --llmcost-model m --llmcost-record-mode=rewrite"
-    )
+    assert caught.value.command == "pytest 'a test.py' --llmcost-record-mode=rewrite"
 
 
 def test_a_miss_names_the_test_it_was_compared_with(kit: CountingKit) -> None:

@@ -95,12 +95,6 @@ def test_everything_is_counted_in_order_a_few_at_a_time(kit: CountingKit) -> Non
     assert tokens(offline) == counted
 
 
-def test_how_many_are_in_flight_can_be_set(kit: CountingKit) -> None:
-    kit.api.script(*[Step(delay_seconds=0.02)] * 10)
-    kit.count(kit.jobs(TEXTS[:10]), at_once=2)
-    assert kit.api.most_at_once <= 2
-
-
 def test_equal_payloads_are_asked_for_once(kit: CountingKit) -> None:
     assert len(set(tokens(kit.count(kit.jobs(["same"] * 20))))) == 1
     assert len(kit.api.counted) == 1

@@ -57,10 +57,6 @@ SAME: dict[str, tuple[Body, Body]] = {
     ),
     "no servers": (ask(), ask(mcp_servers=[])),
     "an empty output_config": (ask(), ask(output_config={})),
-    "what remains of a budget": (
-        ask(output_config={"task_budget": {"type": "tokens", "total": 9}}),
-        ask(output_config={"task_budget": {"type": "tokens", "total": 9, "remaining": 9}}),
-    ),
     "effort medium, where that is the default": (
         ask(model="claude-opus-5-5"),
         ask(model="claude-opus-5-5", output_config={"effort": "medium"}),
