@@ -49,7 +49,8 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
         )
         if captured is None:
             return await original(request, conn)
-        captured.leave()
+        if captured.gate is not None:  # as `leave` asks, without its frame
+            captured.leave()
         try:
             response = await original(request, conn)
         except BaseException as error:
@@ -90,9 +91,9 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
     reader = response.content  # decompressed
     # Most answers have come whole with their head; nothing has been read of them yet. How much of a
     # stream counts is for its reader to say, or it would be a question of timing.
-    came = b"".join(reader._buffer) if reader.is_eof() and hasattr(reader, "_buffer") else b""
-    is_message = came.startswith(b"{")
-    captured.answered(status=response.status, live=True, content=came if is_message else None)
+    came = b"".join(getattr(reader, "_buffer", ())) if reader.is_eof() else b""
+    message = came if came.startswith(b"{") else None
+    captured.answered(status=response.status, live=True, content=message)
     if captured.is_over:
         return
     kind: Any = type(reader)
