@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -34,16 +34,18 @@ from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.message import Answer
 
-Metered: TypeAlias = tuple[Answer, Evidence, "Payload | None"]
-"""A captured reply as it is to be priced, and what was sent; None if that could not be read."""
 
+def meter(
+    session: Session, owner: Owner, request: CapturedRequest, answer: Answer
+) -> tuple[Answer, Payload | None, Evidence]:
+    """Compare what was sent with what was recorded, and return what the reply uses now.
 
-def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answer) -> Metered:
-    """Compare what was sent with what was recorded, and return what the reply uses now."""
+    Also what was sent; None if that could not be read.
+    """
     if request.is_refused:
-        return answer, "refused" if answer.declared_usd is not None else "billed", None
+        return answer, None, "refused" if answer.declared_usd is not None else "billed"
     if request.endpoint.kind == "unmetered":  # nothing to compare: there are no figures
-        return answer, "mocked" if request.is_mocked else "billed", None
+        return answer, None, "mocked" if request.is_mocked else "billed"
 
     def read(body: Mapping[str, Any] | None, **how: Any) -> Payload | None:
         try:
@@ -54,9 +56,10 @@ def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answ
     replay, model = request.replay, request.endpoint.model
     payload = read(request.payload, betas=request.betas, model=model)
     if request.is_mocked:
-        return *_mocked(session, owner, request, answer, payload), payload
+        now, evidence = _mocked(session, owner, request, answer, payload)
+        return now, payload, evidence
     if replay is None or replay.is_same:
-        return answer, "billed", payload
+        return answer, payload, "billed"
     # If the cassette hides its betas, they are taken for those of today.
     betas = request.betas if replay.betas is None else replay.betas
     recorded = payload and read(replay.body, betas=betas, model=replay.model or model)
@@ -68,7 +71,7 @@ def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answ
             f"replayed replies cannot be checked against what is sent now: {obstacle}; keep the "
             "request's body in the cassette (see docs/how-it-works/changed-prompts.md)"
         )
-        return with_caveats(answer, f"not-comparable: {obstacle}"), "billed", payload
+        return with_caveats(answer, f"not-comparable: {obstacle}"), payload, "billed"
     now, evidence = _compare(session, owner, request, answer, payload, recorded)
     if now.before is not None:
         places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
@@ -77,7 +80,7 @@ def meter(session: Session, owner: Owner, request: CapturedRequest, answer: Answ
     # A call that is still under way is metered once more, and must not seem to repeat itself.
     if left is not None and evidence != "stale" and request.is_over:
         owner.cached_prefixes.append(left)
-    return now, evidence, payload
+    return now, payload, evidence
 
 
 def _compare(
