@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -33,8 +33,7 @@ from pytest_llmcost.plugin.prompts import (
 from pytest_llmcost.plugin.sender import entered_blocks, tag
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.plugin.verdicts import budget_failure, judge_budget
-from pytest_llmcost.prices.bill import CacheState
-from pytest_llmcost.prices.usage import SamplingCall, Usage
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.declared import read_declared
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Counted:
     @property
     def cost(self) -> Cost:
         """The itemised bill, with its bounds."""
-        return self._bill(self._known().sampling_calls)
+        return self._bill()
 
     @property
     def usd(self) -> Decimal:
@@ -91,17 +90,17 @@ class Counted:
     @property
     def cold(self) -> Cost:
         """The bill of the first call, which writes everything that is cached."""
-        return self._bill_of(self._cached().usage("cold"))
+        return self._bill("cold")
 
     @property
     def warm(self) -> Cost:
         """The bill of each later call within the life of the cache, which reads all of it."""
-        return self._bill_of(self._cached().usage("warm"))
+        return self._bill("warm")
 
     @property
     def uncached(self) -> Cost:
         """The bill of a call without caching."""
-        return self._bill_of(self._cached().usage("none"))
+        return self._bill("none")
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -129,22 +128,18 @@ class Counted:
             )
         return self.prompt
 
-    def _bill_of(self, usage: Usage) -> Cost:
-        (sampling,) = self._known().sampling_calls
-        usage = replace(usage, output_tokens=sampling.usage.output_tokens)
-        return self._bill([replace(sampling, usage=usage)], "as-billed")
-
-    def _bill(
-        self, sampling_calls: Sequence[SamplingCall], cache_state: CacheState | None = None
-    ) -> Cost:
-        session = self.session
+    def _bill(self, state: PromptState | None = None) -> Cost:
+        """Return the bill of the call, or of its prompt in a state of the cache."""
+        call, session = self._known(), self.session
         assert session is not None
-        return session.card.price(
-            sampling_calls,
-            self._known().context,
-            on=session.price_date,
-            cache_state=cache_state or session.settings.cache,
-        )
+        sampling_calls, cache_state = call.sampling_calls, session.settings.cache
+        if state is not None:
+            usage = self._cached().usage(state)
+            (sampling,), cache_state = sampling_calls, "as-billed"
+            usage = replace(usage, output_tokens=sampling.usage.output_tokens)
+            sampling_calls = (replace(sampling, usage=usage),)
+        on = session.price_date
+        return session.card.price(sampling_calls, call.context, on=on, cache_state=cache_state)
 
     def _known(self) -> Call:
         if self.call is None:

@@ -9,7 +9,7 @@ import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 from msgspec.structs import replace
@@ -48,7 +48,7 @@ from pytest_llmcost.responses.endpoints import bedrock_platform
 from pytest_llmcost.responses.message import Answer
 
 PromptState = Literal["cold", "warm", "none"]
-_STATES = ("cold", "warm", "none")
+_STATES = get_args(PromptState)
 
 
 def read_normalised(
@@ -212,78 +212,78 @@ def expect_answer(
         else:
             has_worst = any(budget.kind == "worst" for budget in limits.budgets)
             is_column = has_worst or bool(session.settings.columns)
-    plan = None
+    plan, prompt = None, None
     if state is not None or is_column:
-        plan = plan_caching(
-            payload, read=lambda body: read_normalised(session, body, item, betas=payload.betas)
-        )
+        read = partial(read_normalised, session, item=item, betas=payload.betas)
+        plan = plan_caching(payload, read=read)
     count = session.counts.count(owner, payload)
-    prompt, usage = None, None
     if plan is not None:
-        try:
+        # A column that cannot be filled fails no test; a budget may.
+        with contextlib.suppress(*[CountError] if is_column else []):
             prompt = split(session, owner, plan, options)
-        except CountError:
-            if not is_column:  # a column that cannot be filled fails no test; a budget may
-                raise
-    if prompt is not None:
-        cold = prompt.usage("cold")
-        written = {"5m": cold.cache_write_5m_tokens, "1h": cold.cache_write_1h_tokens}
-        facts = PayloadFacts(model=payload.model, parts=payload.parts, cached=written)
-        session.ledger.learn(payload.fingerprint, facts)
-        usage = prompt.usage(state) if state else None
-    may_cache = None
-    if usage is not None:
-        usage = replace(usage, output_tokens=output_tokens or 0)
-    else:
-        usage = Usage(input_tokens=count.input_tokens, output_tokens=output_tokens or 0)
-        least = session.least_cacheable(payload.model) if payload.breakpoints else None
-        if payload.breakpoints and (least is None or count.input_tokens >= least):
+            cold = prompt.usage("cold")
+            written = {"5m": cold.cache_write_5m_tokens, "1h": cold.cache_write_1h_tokens}
+            facts = PayloadFacts(model=payload.model, parts=payload.parts, cached=written)
+            session.ledger.learn(payload.fingerprint, facts)
+    usage = Usage(input_tokens=count.input_tokens, output_tokens=output_tokens or 0)
+    cached: dict[str, Any] = {}
+    if prompt is not None and state is not None:
+        usage = replace(prompt.usage(state), output_tokens=usage.output_tokens)
+        cached["read_lifetime"] = payload.lifetime if usage.cache_read_tokens else None
+    elif payload.breakpoints:
+        least = session.least_cacheable(payload.model)
+        if least is None or count.input_tokens >= least:
             # A prompt priced as plain input may be cached: a bound, the most expensive of several.
-            may_cache = payload.lifetime or "1h"
-    sampling = SamplingCall(
-        model=payload.model,
-        usage=usage,
-        read_lifetime=payload.lifetime if usage.cache_read_tokens else None,
-        may_cache=may_cache,
-    )
+            cached["may_cache"] = payload.lifetime or "1h"
     caveats = [*count.caveats]
     if output_tokens is None:
         caveats.append("input-only")
     if count.changed:
         caveats.append(f"changed-prompt: {describe_changes(count.changed)}")
-    answer = Answer(
-        model=payload.model,
-        usage=usage,
-        sampling_calls=(sampling,),
-        terms=_terms(payload),
-        caveats=sorted_caveats(caveats) if caveats else (),
-        before=_counted_before(payload, count.before, output_tokens),
-    )
+    answer = _answer(payload, usage, caveats=caveats, before=count.before, **cached)
     return answer, prompt
-
-
-def _counted_before(
-    payload: Payload, tokens: int | None, output_tokens: int | None
-) -> Answer | None:
-    """Return what the payload was expected to use before it changed."""
-    if tokens is None:
-        return None
-    usage = Usage(input_tokens=tokens, output_tokens=output_tokens or 0)
-    sampling = SamplingCall(model=payload.model, usage=usage)
-    return Answer(model=payload.model, sampling_calls=(sampling,), terms=_terms(payload))
 
 
 def uncounted_answer(payload: Payload, error: CountError) -> Answer:
     """Return what is known of a payload whose count failed: an unknown price, not $0."""
-    before = None
+    why, before = describe_failed_count(error), None
     if isinstance(error, CountMissingError):
         changes = describe_changes(error.changed)
         why = f"uncounted: changed: {changes}" if changes else "uncounted: no recorded count"
-        before = _counted_before(payload, error.before, None)
-    else:
-        why = describe_failed_count(error)
-    caveats = sorted_caveats([why])
-    return Answer(model=payload.model, terms=_terms(payload), caveats=caveats, before=before)
+        before = error.before
+    return _answer(payload, None, caveats=[why], before=before)
+
+
+def _answer(
+    payload: Payload,
+    usage: Usage | None,
+    *,
+    caveats: Sequence[str] = (),
+    before: int | None = None,
+    **cached: Any,
+) -> Answer:
+    """Return what a payload uses, None if unknown; `before` its input tokens until it changed."""
+    asked = str(payload.body.get("model", ""))
+    speed, geography = payload.body.get("speed"), payload.body.get("inference_geo")
+    then = None
+    if before is not None:
+        output_tokens = 0 if usage is None else usage.output_tokens
+        then = _answer(payload, Usage(input_tokens=before, output_tokens=output_tokens))
+    sampling_calls: tuple[SamplingCall, ...] = ()
+    if usage is not None:
+        sampling_calls = (SamplingCall(model=payload.model, usage=usage, **cached),)
+    return Answer(
+        model=payload.model,
+        usage=usage or Usage(),
+        sampling_calls=sampling_calls,
+        terms=Terms(  # a response may say otherwise
+            speed=speed if isinstance(speed, str) else None,
+            inference_geo=geography if isinstance(geography, str) else None,
+            platform=bedrock_platform(asked) if "anthropic." in asked else None,
+        ),
+        caveats=sorted_caveats(caveats) if caveats else (),
+        before=then,
+    )
 
 
 def describe_failed_count(error: CountError) -> str:
@@ -312,14 +312,3 @@ def _read_output(payload: Payload, output_tokens: int | str | None) -> int | Non
             f'output_tokens={output_tokens!r:.80} is neither a number from 0 to 10^9 nor "max"'
         )
     return output_tokens
-
-
-def _terms(payload: Payload) -> Terms:
-    """Return what the payload asks for that changes its price; a response may say otherwise."""
-    asked = str(payload.body.get("model", ""))
-    speed, geography = payload.body.get("speed"), payload.body.get("inference_geo")
-    return Terms(
-        speed=speed if isinstance(speed, str) else None,
-        inference_geo=geography if isinstance(geography, str) else None,
-        platform=bedrock_platform(asked) if "anthropic." in asked else None,
-    )
