@@ -239,7 +239,7 @@ def _record(
         **facts,
     )
     recorded = RecordedCall(call, sender.blocks, prefix, prompt)
-    if prefix is not None and owner.warm_cache is not None:
+    if owner.warm_cache is not None:
         for earlier, now in owner.warm_cache.admit(recorded):
             _replace_call(session, owner, earlier, now)
             earlier.call = now

@@ -169,8 +169,6 @@ def _count_cuts(
         raise CountMissingError(
             f"{what} of this prompt are not counted yet for {plan.whole.model}. Count them (free): "
             f"{command}",
-            fingerprint=plan.whole.fingerprint,
-            changed=(),
             command=command,
             what=f"{what} of a prompt are",
         )

@@ -7,6 +7,7 @@ another must not take calls out of the outer one's budget.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -153,11 +154,7 @@ def check_tag(name: object) -> None:
     Raises:
         SettingsError: it is no text, empty, or has blanks, a comma or an equals sign.
     """
-    if (
-        not isinstance(name, str)
-        or not name
-        or any(each.isspace() or each in ",=" for each in name)
-    ):
+    if not isinstance(name, str) or not re.fullmatch(r"[^\s,=]+", name):
         raise SettingsError(
             f"{name!r:.80} is not a tag; write a word without blanks, commas and equals signs, "
             'for example "judge"'
