@@ -1,6 +1,6 @@
 """Recording calls: an answer that was captured, counted or declared is priced, and kept.
 
-The way of each: what it uses now (`metering`), its price, what a warm cache gives it
+The way of each: what it uses now (`prompts`), its price, what a warm cache gives it
 (`warm_cache`), the ledger and the blocks that it counts for, and whoever wants to know of it.
 """
 
@@ -22,9 +22,8 @@ from pytest_llmcost.counting.segments import CachedPrompt
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.plugin.live_cap import LiveCap
-from pytest_llmcost.plugin.metering import meter, with_caveats
 from pytest_llmcost.plugin.owners import Owner, TestAttempt, nodeid_of
-from pytest_llmcost.plugin.prompts import learn_parts, read_normalised
+from pytest_llmcost.plugin.prompts import learn_parts, meter, read_normalised, with_caveats
 from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import FAILURES, Session
 from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
@@ -164,21 +163,11 @@ def declare(session: Session, answer: Answer) -> Call:
     if doubtful is None:
         return record(session, sender, answer, None, "declared")
     _withdraw(session, owner, doubtful)
-    before, lost = doubtful.call, doubtful.call.lost_attempts
-    recorded = _record(
-        session,
-        sender,
-        with_caveats(answer, "lost-answer") if lost else answer,
-        None,
-        "declared",
-        in_place_of=doubtful,
-        fingerprint=before.fingerprint,
-        max_tokens=before.max_tokens,
-        live=before.live,
-        at=before.at,
-        attempts=before.attempts,
-        lost_attempts=lost,
-    )
+    if doubtful.call.lost_attempts:
+        answer = with_caveats(answer, "lost-answer")
+    sending = ("fingerprint", "max_tokens", "live", "at", "attempts", "lost_attempts")
+    facts = {name: getattr(doubtful.call, name) for name in sending}
+    recorded = _record(session, sender, answer, None, "declared", in_place_of=doubtful, **facts)
     # Kept, because its stream may still be read to the end, and says the same once more.
     recorded.captured, recorded.ids = doubtful.captured, answer.ids
     owner.unfinished.append(recorded)
@@ -303,16 +292,10 @@ def _announce(session: Session, sender: Sender, call: Call, payload: Payload | N
             callback(sender, call, payload)
 
 
-def calls_of(
-    session: Session, owner: Owner, cache_state: CacheState | None = None
-) -> Sequence[Call]:
-    """Return an owner's calls so far, with price and tokens in a cache state if asked.
-
-    A payload that was counted and then sent is one call.
-    """
+def calls_of(session: Session, owner: Owner) -> Sequence[Call]:
+    """Return an owner's calls so far; a payload that was counted and then sent is one."""
     session.settle(owner)
-    calls = session.ledger.calls(owner.key)
-    return calls if cache_state is None else calls_in(session, calls, cache_state)
+    return session.ledger.calls(owner.key)
 
 
 def calls_in(session: Session, calls: Sequence[Call], state: CacheState) -> Sequence[Call]:

@@ -204,8 +204,6 @@ def _sources(value: Any) -> Iterator[tuple[object, object]]:
         source = value.get("source")
         if isinstance(source, Mapping) and source.get("type") not in ("text", "content"):
             yield value.get("type"), source.get("type")
-        for each in value.values():
-            yield from _sources(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _sources(each)
+        value = [*value.values()]
+    for each in value if isinstance(value, list) else ():
+        yield from _sources(each)

@@ -164,7 +164,13 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
             check_tag(pattern.removeprefix(TAG))
         except SettingsError as error:
             raise SettingsError(f"{origin}: {error}") from None
-    return [*_of_settings(settings, "suite"), *paths, *_gates_of_paths(settings)]
+    # A gate for each path that has a line of its own; what breaks it fails its own test.
+    gates: Mapping[str, Limited] = {"live": "live", "allowed_models": "models"}
+    for name, kind in gates.items():
+        for pattern, value in dict(map(read_line, getattr(settings, name))).items():
+            if pattern and value != "off":  # which takes a rule away, so that none is lost
+                paths.append(_budget(settings, "path", name, kind=kind, pattern=pattern, **_GATE))
+    return [*_of_settings(settings, "suite"), *paths]
 
 
 def _patterns(budgets: Iterable[Budget]) -> list[str]:
@@ -213,15 +219,6 @@ def _of_settings(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator
         yield gate("allowed_models", kind="models", models=tuple(models))
     if settings.stable_prefix == "fail":
         yield gate("stable_prefix", kind="stable_prefix")
-
-
-def _gates_of_paths(settings: Settings) -> Iterator[Budget]:
-    """Yield a gate for each path that has a line of its own; what breaks it fails its own test."""
-    kinds: Mapping[str, Limited] = {"live": "live", "allowed_models": "models"}
-    for name, kind in kinds.items():
-        for pattern, value in dict(map(read_line, getattr(settings, name))).items():
-            if pattern and value != "off":  # which takes a rule away, so that none is lost
-                yield _budget(settings, "path", name, kind=kind, pattern=pattern, **_GATE)
 
 
 def _nearest_first(
