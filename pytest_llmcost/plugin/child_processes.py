@@ -49,11 +49,11 @@ class ChildProcesses:
     # In the parent
 
     def may_begin(self) -> None:
-        """Note whose is what a child sends that is about to be forked."""
-        self._owners.update((_token_of(each), each) for each, *_ in self.session.fixtures)
+        """Note whose is what a child sends that is about to be forked; watch reports from now on.
 
-    def watch_reports(self) -> None:
-        """Watch reports from the first fork on: else the hook would take longer than it may."""
+        Not before: our hook would take longer than it may.
+        """
+        self._owners.update((_token_of(each), each) for each, *_ in self.session.fixtures)
         manager = self.session.config.pluginmanager
         if not manager.is_registered(self):
             manager.register(self, "llmcost-forked")

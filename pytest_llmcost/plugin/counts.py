@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Literal, cast
 
 import pytest
@@ -41,7 +40,7 @@ class Counts:
         """Fingerprints by the asker's name, over all attempts of a test or set-ups of a fixture."""
         self._new_askers: set[str] = set()
         self.counter = Counter(
-            make_client, seconds=settings.count_timeout, waiting=partial(_show_waiting, config)
+            make_client, seconds=settings.count_timeout, waiting=self._show_waiting
         )
 
     def count(self, owner: Owner, payload: Payload) -> Count:
@@ -93,6 +92,15 @@ class Counts:
                 self.save(owner)
             except pytest.fail.Exception as failure:
                 self._notes.add(str(failure))
+
+    def _show_waiting(self, text: str) -> None:
+        """Say what a count is waiting for, on any terminal and in any log."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None:
+            with _uncaptured(self._config):
+                terminal.ensure_newline()
+                terminal.write_line(text)
+                terminal.flush()
 
     def _source(self, owner: Owner) -> tuple[CountCassette, Mode, Asker]:
         if owner in self._sources:
@@ -195,16 +203,6 @@ def showing_progress(config: pytest.Config) -> Iterator[Callable[[Progress], Non
         finally:
             if shown_at is not None:
                 terminal.write_line("")
-
-
-def _show_waiting(config: pytest.Config, text: str) -> None:
-    """Say what a count is waiting for, on any terminal and in any log."""
-    terminal = config.pluginmanager.get_plugin("terminalreporter")
-    if terminal is not None:
-        with _uncaptured(config):
-            terminal.ensure_newline()
-            terminal.write_line(text)
-            terminal.flush()
 
 
 def _uncaptured(config: pytest.Config) -> AbstractContextManager[None]:

@@ -319,16 +319,15 @@ def _place(node: _pytest.nodes.Node, obj: object) -> str:
     path, suffix, root = node.path, "", node.config.rootpath
     marked = obj or getattr(node, "obj", None)
     if inspect.isclass(marked):
-        try:
-            path = Path(inspect.getsourcefile(marked) or node.path)
+        suffix = f"::{marked.__name__}"
+        with suppress(OSError, TypeError):
             suffix = f":{inspect.getsourcelines(marked)[1]}"
-        except (OSError, TypeError):
-            path, suffix = node.path, f"::{marked.__name__}"
+            path = Path(inspect.getsourcefile(marked) or path)
     elif inspect.ismodule(obj):  # by the text of its lines: to parse a module takes long
         with suppress(OSError, TypeError):
             lines = enumerate(inspect.getsourcelines(obj)[0], 1)
-            suffix = "".join(f":{at}" for at, line in lines if _PYTESTMARK.match(line))
-            suffix = suffix if suffix.count(":") == 1 else ""
+            found = [at for at, line in lines if _PYTESTMARK.match(line)]
+            suffix = f":{found[0]}" if len(found) == 1 else ""
     return (path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)) + suffix
 
 

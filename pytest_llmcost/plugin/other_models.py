@@ -93,7 +93,7 @@ class OtherModels:
         return result
 
     def _count_waiting(self, *, is_last: bool) -> None:
-        """Count what waits, many at once; an interrupt keeps what was counted.
+        """Count what waits, many at once.
 
         What got no answer, for example in a test that forbids connections, waits for the last time.
         """
@@ -107,12 +107,6 @@ class OtherModels:
         except CountError as error:  # there is no client
             self._session.notes.add(f"not counted for another model: {error}")
             return
-        except KeyboardInterrupt:
-            for job, asked in zip(first, waiting.values(), strict=True):
-                entry = job.cassette.entries.get(job.payload.fingerprint)
-                if entry is not None and entry.refused is None:  # it was counted before
-                    self._learn(asked, entry)
-            raise
         for (fingerprint, asked), outcome in zip(waiting.items(), outcomes, strict=True):
             jobs, model = [job for job, *_ in asked], asked[0][0].payload.model
             if isinstance(outcome, Count):

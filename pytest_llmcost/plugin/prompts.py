@@ -98,9 +98,6 @@ def split(
     """Count all that a plan needs, and return the prompt by what is cached of it.
 
     The options are further ones that the command needs which counts it.
-
-    Raises:
-        CountError: not recorded and not allowed to ask, or the API did not count it.
     """
     model = plan.whole.model
     what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts)})"
@@ -115,12 +112,7 @@ def split(
 def count_parts(
     session: Session, owner: Owner, payload: Payload, names: Sequence[str] | None = None
 ) -> PromptParts:
-    """Count the parts of a prompt that are named, or all.
-
-    Raises:
-        PayloadError: it has no messages.
-        CountError: not recorded and not allowed to ask, or the API did not count it.
-    """
+    """Count the parts of a prompt that are named, or all; its errors are those of `parts(...)`."""
     model = payload.model
     read = partial(read_normalised, session, item=owner.item, betas=payload.betas)
     plan = plan_parts(payload, names, read=read)
@@ -141,8 +133,7 @@ def learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) ->
     names = [*dict.fromkeys(names)]
     if payload.fingerprint in owner.parts or not (names or settings.parts):
         return
-    # What failed once would only fail, or wait, again.
-    if call.has_caveat("count-failed", "uncounted"):
+    if call.has_caveat("count-failed", "uncounted"):  # it would only fail, or wait, again
         return
     owner.parts[payload.fingerprint] = known = {}
     # Those with a budget may be counted where the others are not.
@@ -201,12 +192,7 @@ def expect_answer(
 ) -> tuple[Answer, CachedPrompt | None]:
     """Count a payload, and its cached prefixes if the test, its marker or the run asks for them.
 
-    Without an output, the answer is that of the input alone.
-
-    Raises:
-        SettingsError: no such state, or no such length of a reply.
-        PayloadError: breakpoints that the API would refuse.
-        CountError: not recorded and not allowed to ask, or the API did not count it.
+    Without an output, the answer is that of the input alone. Its errors are those of `count(...)`.
     """
     output_tokens = _read_output(payload, asked_output)
     if state is not None and state not in _STATES:
@@ -305,11 +291,7 @@ def describe_failed_count(error: CountError) -> str:
 
 
 def _read_output(payload: Payload, output_tokens: int | str | None) -> int | None:
-    """Return how long a reply is taken to be; `"max"` is the payload's `max_tokens`.
-
-    Raises:
-        SettingsError: not a number of tokens, or `"max"` without a `max_tokens`.
-    """
+    """Return how long a reply is taken to be; `"max"` is the payload's `max_tokens`."""
     if output_tokens == "max":
         most = payload.body.get("max_tokens")
         if not is_quantity(most):
