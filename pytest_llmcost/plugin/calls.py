@@ -159,31 +159,26 @@ def declare(session: Session, answer: Answer) -> Call:
         owner.agent_totals[agent_session] = (total, call)
         return call
     session.settle(owner)
-    doubtful = _doubtful_call(owner, answer)
-    if doubtful is None:
-        return record(session, sender, answer, None, "declared")
-    _withdraw(session, owner, doubtful)
-    if doubtful.call.lost_attempts:
-        answer = with_caveats(answer, "lost-answer")
-    sending = ("fingerprint", "max_tokens", "live", "at", "attempts", "lost_attempts")
-    facts = {name: getattr(doubtful.call, name) for name in sending}
-    recorded = _record(session, sender, answer, None, "declared", in_place_of=doubtful, **facts)
-    # Kept, because its stream may still be read to the end, and says the same once more.
-    recorded.captured, recorded.ids = doubtful.captured, answer.ids
-    owner.unfinished.append(recorded)
-    _announce(session, sender, recorded.call, None)
-    return recorded.call
-
-
-def _doubtful_call(owner: Owner, answer: Answer) -> RecordedCall | None:
     doubtful = [each for each in owner.unfinished if each.is_doubtful]
     unread = [each for each in doubtful if each.call.has_caveat("unmetered-route")]
     if answer.ids:
         doubtful = [each for each in doubtful if set(each.ids) == set(answer.ids)]
-    if len(doubtful) == 1:
-        return doubtful[0]
-    # Their ids were not read, so what is stated settles those calls in their order.
-    return unread[0] if unread else None
+    if len(doubtful) != 1:
+        doubtful = unread[:1]  # their ids were not read: it settles them in their order
+    if not doubtful:
+        return record(session, sender, answer, None, "declared")
+    (before,) = doubtful
+    _withdraw(session, owner, before)
+    if before.call.lost_attempts:
+        answer = with_caveats(answer, "lost-answer")
+    sending = ("fingerprint", "max_tokens", "live", "at", "attempts", "lost_attempts")
+    facts = {name: getattr(before.call, name) for name in sending}
+    recorded = _record(session, sender, answer, None, "declared", in_place_of=before, **facts)
+    # Kept, because its stream may still be read to the end, and says the same once more.
+    recorded.captured, recorded.ids = before.captured, answer.ids
+    owner.unfinished.append(recorded)
+    _announce(session, sender, recorded.call, None)
+    return recorded.call
 
 
 def _record(
