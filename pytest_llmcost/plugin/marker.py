@@ -109,8 +109,9 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     for budget in _of_settings(settings, "test", nodeid):
         budgets.setdefault(budget.subject, budget)
     # `live=True` limits nothing: it takes the setting's gate away.
-    finite = [each for each in budgets.values() if each.limit.is_finite()]
-    stated = [each for kind in (*_PARSERS, "refused") for each in finite if each.kind == kind]
+    finite = (each for each in budgets.values() if each.limit.is_finite())
+    order = [*_PARSERS, "refused"]
+    stated = sorted(finite, key=lambda each: order.index(each.kind))
     # A budget is one on an amount, of the test or of its path; gates without one are none.
     gates = {"models", "live", "refused", "stable_prefix", "parts"}
     if settings.require_budget and not {each.kind for each in stated} - gates:
