@@ -233,6 +233,9 @@ def _nearest_first(
     callspec = getattr(item, "callspec", None)
     params = () if callspec is None else tuple(callspec.marks)
     for node in reversed(item.listchain()):
+        own = [mark for mark in node.own_markers if mark.name == MARKER]
+        if not own:
+            continue
         # By identity: several places may have equal markers.
         nearness: dict[int, tuple[int, object]] = {id(mark): (-1, None) for mark in params}
         # Not of items: that of unittest makes its instance anew if its `obj` is asked for after
@@ -242,11 +245,7 @@ def _nearest_first(
                 for mark in marks:
                     nearness.setdefault(id(mark), (number, obj))
         # One that a hook has added to the node is as near as one on the class.
-        found = [
-            (*nearness.get(id(mark), (0, None)), mark)
-            for mark in node.own_markers
-            if mark.name == MARKER
-        ]
+        found = [(*nearness.get(id(mark), (0, None)), mark) for mark in own]
         yield from ((node, obj, mark) for _, obj, mark in sorted(found, key=itemgetter(0)))
 
 
