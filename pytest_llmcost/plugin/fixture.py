@@ -20,6 +20,7 @@ from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.segments import calls_until_it_pays
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
+from pytest_llmcost.files import show_path
 from pytest_llmcost.money import EXACT, parse_usd
 from pytest_llmcost.plugin.calls import calls_in, calls_of, declare, note_change, record
 from pytest_llmcost.plugin.marker import limits_of
@@ -290,8 +291,7 @@ class LlmCost:
             PriceError: a call has no price; the message says why.
         """
         calls = self.calls
-        unpriced = [call for call in calls if call.usd is None]
-        if unpriced:
+        if unpriced := [call for call in calls if call.usd is None]:
             caveats = sorted({caveat for call in unpriced for caveat in call.caveats})
             raise PriceError("no price: " + ("; ".join(caveats) or "unknown"))
         return reduce(EXACT.add, (call.usd for call in calls if call.usd is not None), Decimal(0))
@@ -320,9 +320,7 @@ class LlmCost:
             frame = frame.f_back
         origin, here = "budget(...)", session.config.invocation_params.dir
         if frame is not None:  # where the block stands
-            path = Path(frame.f_code.co_filename)
-            shown = path.relative_to(here) if path.is_relative_to(here) else path
-            origin = f"{shown}:{frame.f_lineno}"
+            origin = f"{show_path(Path(frame.f_code.co_filename), here)}:{frame.f_lineno}"
         budget = Budget(
             scope="block",
             limit=amount,

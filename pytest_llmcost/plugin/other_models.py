@@ -93,7 +93,7 @@ class OtherModels:
         return result
 
     def _count_waiting(self, *, is_last: bool) -> None:
-        """Count what waits, many at once.
+        """Count what waits, many at once; an interrupt keeps what was counted.
 
         What got no answer, for example in a test that forbids connections, waits for the last time.
         """
@@ -107,6 +107,12 @@ class OtherModels:
         except CountError as error:  # there is no client
             self._session.notes.add(f"not counted for another model: {error}")
             return
+        except KeyboardInterrupt:
+            for fingerprint, asked in waiting.items():
+                entry = asked[0][0].cassette.entries.get(fingerprint)
+                if entry is not None and entry.refused is None:  # it was counted before
+                    self._learn(asked, entry)
+            raise
         for (fingerprint, asked), outcome in zip(waiting.items(), outcomes, strict=True):
             jobs, model = [job for job, *_ in asked], asked[0][0].payload.model
             if isinstance(outcome, Count):
@@ -131,8 +137,9 @@ class OtherModels:
                     self._session.notes.add(f"counts were not saved: {error}")
 
     def _learn(self, asked: Sequence[_Waiting], count: Count) -> None:
-        for job, known, facts in asked:
-            self._session.ledger.learn(known, _with_count(facts, job.payload.model, count))
+        model = asked[0][0].payload.model
+        for known, facts in {known: facts for _, known, facts in asked}.items():
+            self._session.ledger.learn(known, _with_count(facts, model, count))
 
 
 def models_of(session: Session) -> tuple[str, ...]:
