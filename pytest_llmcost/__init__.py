@@ -12,22 +12,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_llmcost.budgets.budget import Budget as Budget
-    from pytest_llmcost.budgets.budget import Verdict as Verdict
-    from pytest_llmcost.call import Call as Call
-    from pytest_llmcost.errors import LiveCapError as LiveCapError
-    from pytest_llmcost.errors import LlmCostError as LlmCostError
-    from pytest_llmcost.ledger.ledger import Ledger as Ledger
-    from pytest_llmcost.plugin.fixture import Counted as Counted
-    from pytest_llmcost.plugin.fixture import LlmCost as LlmCost
-    from pytest_llmcost.plugin.sender import tag as tag
-    from pytest_llmcost.prices.bill import Cost as Cost
-    from pytest_llmcost.prices.bill import Rates as Rates
-    from pytest_llmcost.prices.rate_card import RateCard as RateCard
-    from pytest_llmcost.prices.usage import Usage as Usage
+    from pytest_llmcost.budgets.budget import Budget, Verdict
+    from pytest_llmcost.call import Call
+    from pytest_llmcost.errors import LiveCapError, LlmCostError
+    from pytest_llmcost.ledger.ledger import Ledger
+    from pytest_llmcost.plugin.fixture import Counted, LlmCost
+    from pytest_llmcost.plugin.sender import tag
+    from pytest_llmcost.prices.bill import Cost, Rates
+    from pytest_llmcost.prices.rate_card import RateCard
+    from pytest_llmcost.prices.usage import Usage
 
     max_cost: pytest.MarkDecorator
     __version__: str
+
+__all__ = [
+    "Budget",
+    "Call",
+    "Cost",
+    "Counted",
+    "Ledger",
+    "LiveCapError",
+    "LlmCost",
+    "LlmCostError",
+    "RateCard",
+    "Rates",
+    "Usage",
+    "Verdict",
+    "__version__",
+    "max_cost",
+    "tag",
+]
 
 _HOMES = {
     "Budget": "budgets.budget",
@@ -44,7 +58,6 @@ _HOMES = {
     "Verdict": "budgets.budget",
     "tag": "plugin.sender",
 }
-__all__ = [*_HOMES, "__version__", "max_cost"]
 
 
 def __getattr__(name: str) -> object:
