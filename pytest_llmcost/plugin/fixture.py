@@ -50,8 +50,8 @@ OFF = "llmcost is off (--no-llmcost), so there is no figure to look at"
 class Counted:
     """What a payload costs, by a count of its tokens.
 
-    A figure raises PriceError if the model has no price. Those of the cache need
-    `count(..., cache=...)` and raise SettingsError without it.
+    A figure raises PriceError if the model has no price, and the bill if the price was stated.
+    Those of the cache need `count(..., cache=...)` and raise SettingsError without it.
     """
 
     call: Call | None
@@ -85,8 +85,9 @@ class Counted:
 
     @property
     def usd(self) -> Decimal:
-        """The list price in US dollars."""
-        return self.cost.usd
+        """The list price in US dollars, or what `record` was told."""
+        stated = self._known().declared_usd
+        return self.cost.usd if stated is None else stated
 
     @property
     def cold(self) -> Cost:
@@ -139,6 +140,8 @@ class Counted:
             (sampling,), cache_state = sampling_calls, "as-billed"
             usage = replace(usage, output_tokens=sampling.usage.output_tokens)
             sampling_calls = (replace(sampling, usage=usage),)
+        elif call.declared_usd is not None:  # whatever its tokens would cost
+            raise PriceError("a price that was stated has no itemised bill; read usd instead")
         on = session.price_date
         return session.card.price(sampling_calls, call.context, on=on, cache_state=cache_state)
 
