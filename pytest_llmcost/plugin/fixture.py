@@ -50,8 +50,8 @@ OFF = "llmcost is off (--no-llmcost), so there is no figure to look at"
 class Counted:
     """What a payload costs, by a count of its tokens.
 
-    A figure raises PriceError if the model has no price, and the bill if the price was stated.
-    Those of the cache need `count(..., cache=...)` and raise SettingsError without it.
+    A figure raises PriceError if the model has no price, and one that `record` was not told. Those
+    of the cache need `count(..., cache=...)` and raise SettingsError without it.
     """
 
     call: Call | None
@@ -61,7 +61,10 @@ class Counted:
     @property
     def input_tokens(self) -> int:
         """The whole prompt in tokens, as `count_tokens` states it."""
-        return self._known().usage.prompt_tokens
+        tokens = self._known().usage.prompt_tokens
+        if not tokens:  # no prompt is empty
+            raise PriceError("the tokens of this call were not stated; its price was")
+        return tokens
 
     @property
     def fingerprint(self) -> str | None:
