@@ -94,12 +94,11 @@ def begin_thread() -> None:
 
 
 class AtFork:
-    """What is called in this process around each fork, for as long as this object is kept."""
+    """What is called in this process before each fork, for as long as this object is kept."""
 
-    def __init__(self, before: Callable[[], object], after_in_parent: Callable[[], object]) -> None:
+    def __init__(self, before: Callable[[], object]) -> None:
         """Be called from now on."""
         self.before = before
-        self.after_in_parent = after_in_parent
         _watching.add(self)
 
 
@@ -111,10 +110,5 @@ def _before() -> None:
         each.before()
 
 
-def _after_in_parent() -> None:
-    for each in [*_watching]:
-        each.after_in_parent()
-
-
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(before=_before, after_in_parent=_after_in_parent)
+    os.register_at_fork(before=_before)

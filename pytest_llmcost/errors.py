@@ -38,12 +38,6 @@ class PriceError(LlmCostError):
 class UnknownModelError(PriceError, LookupError):
     """No price for this model on this date; never taken for $0."""
 
-    def __init__(self, message: str, *, model: str, likely: str | None = None) -> None:
-        """Keep the model as asked for and the id that it probably misspells."""
-        super().__init__(message)
-        self.model = model
-        self.likely = likely
-
 
 class RateCardError(PriceError):
     """A price file that does not hold what it should; names file, model, key and value."""
@@ -94,22 +88,20 @@ class CountMissingError(CountError):
         self,
         message: str,
         *,
-        fingerprint: str,
-        changed: tuple[str, ...],
+        changed: tuple[str, ...] = (),
         command: str,
         before: int | None = None,
         what: str = "a prompt is",
         suspicious: str = "",
         outdated: str = "",
     ) -> None:
-        """Keep the payload, what differs from the nearest recorded one, and the remedy.
+        """Keep what differs from the nearest recorded payload, and the remedy.
 
         `before` is the number of tokens that were counted before the payload changed; `what` is
         what is not counted, with its verb; `suspicious` names what may differ in every run;
         `outdated` says why the recorded counts are of no use, if this version is the reason.
         """
         super().__init__(message)
-        self.fingerprint = fingerprint
         self.changed = changed
         self.command = command
         self.before = before

@@ -136,7 +136,6 @@ def _explain_missing(job: Job) -> CountMissingError:
     return CountMissingError(
         f"this prompt is not counted yet for {payload.model}: {compared}. "
         f"Count it (free): {asker.command}",
-        fingerprint=payload.fingerprint,
         changed=changed,
         command=asker.command,
         before=None if before is None else before.input_tokens,

@@ -72,10 +72,7 @@ def _begin(config: pytest.Config) -> Session:
     session.stop_following = partial(unfollow, begin)
     config.add_cleanup(session.stop_following)
     # Made before the first child is forked, not after: the two share it.
-    session.at_fork = AtFork(
-        lambda: _with_children(session).may_begin(),
-        lambda: _with_children(session).watch_reports(),
-    )
+    session.at_fork = AtFork(lambda: _with_children(session).may_begin())
     return session
 
 

@@ -1,6 +1,6 @@
 """Recording calls: an answer that was captured, counted or declared is priced, and kept.
 
-The way of each: what it uses now (`metering`), its price, what a warm cache gives it
+The way of each: what it uses now (`prompts`), its price, what a warm cache gives it
 (`warm_cache`), the ledger and the blocks that it counts for, and whoever wants to know of it.
 """
 
@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from pytest_llmcost.call import Call, Evidence, price, reprice
 from pytest_llmcost.capture.capture import Capture
-from pytest_llmcost.capture.replay import Fingerprint
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.counting.prefixes import Readable
@@ -23,9 +22,8 @@ from pytest_llmcost.counting.segments import CachedPrompt
 from pytest_llmcost.ledger.ledger import PayloadFacts
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.plugin.live_cap import LiveCap
-from pytest_llmcost.plugin.metering import Metered, meter, with_caveats
 from pytest_llmcost.plugin.owners import Owner, TestAttempt, nodeid_of
-from pytest_llmcost.plugin.prompts import learn_parts, read_normalised
+from pytest_llmcost.plugin.prompts import learn_parts, meter, read_normalised, with_caveats
 from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import FAILURES, Session
 from pytest_llmcost.plugin.warm_cache import RecordedCall, WarmCache
@@ -39,19 +37,15 @@ _UNKNOWN = ("truncated-stream", "unreadable-response", "unmetered-route")
 def capture_of(session: Session) -> Capture:
     """Return the session's capture; made, with all that it imports, for the first request."""
 
-    def fingerprint_of(request: CapturedRequest) -> Fingerprint:
+    def fingerprint(
+        request: CapturedRequest, body: Mapping[str, Any], betas: tuple[str, ...], model: str | None
+    ) -> str | None:
         """Give equal requests one fingerprint, as the user's hook normalises them."""
-
-        def fingerprint(
-            body: Mapping[str, Any], betas: tuple[str, ...], model: str | None
-        ) -> str | None:
-            item = _sender_of(request).owner.item
-            try:
-                return read_normalised(session, body, item, betas=betas, model=model).fingerprint
-            except FAILURES:  # of the user's hook; called again, it raises again
-                return None
-
-        return fingerprint
+        item = _sender_of(request).owner.item
+        try:
+            return read_normalised(session, body, item, betas=betas, model=model).fingerprint
+        except FAILURES:  # of the user's hook; called again, it raises again
+            return None
 
     cap = None if session.settings.max_live is None else LiveCap(session)
     with session.lock:
@@ -60,7 +54,7 @@ def capture_of(session: Session) -> Capture:
                 owner=session.note_sent,
                 report=partial(record_captured, session),
                 clock=session.clock,
-                fingerprint=fingerprint_of,
+                fingerprint=lambda request: partial(fingerprint, request),
                 stand_ins=session.settings.stand_ins,
                 gate=None if cap is None else cap.reserve,
                 settle=None if cap is None else cap.settle,
@@ -92,9 +86,8 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
         return
     sender = _sender_of(request)
     owner = sender.owner
-    is_count = request.endpoint.kind == "count_tokens"
-    owner.has_requests |= not is_count
-    if not is_count:
+    if request.endpoint.kind != "count_tokens":
+        owner.has_requests = True
         is_live, earlier = request.live is not False, request.supersedes
         # Of one that is under way it is not known yet.
         owner.live_requests += is_live - (earlier is not None and earlier.live is not False)
@@ -113,30 +106,15 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
             owner.unfinished.remove(before)
     if request.answer is None:
         return
-    metered: Metered = (request.answer, "billed", None)
     try:
         metered = meter(session, owner, request, request.answer)
     except FAILURES as error:  # of a hook of the user, whatever it is
         session.keep_failure(error)
-        if request.live is not True:
-            why = f"not-comparable: {type(error).__name__} while the request was compared"
-            metered = (with_caveats(request.answer, why), "billed", None)
-    answer, evidence, payload = metered
-    if before is not None:
-        sender = Sender(owner, sender.phase, sender.tags, before.blocks)
-        prefix = before.prefix
-    else:
-        prefix = _note_prefix(session, owner, payload, evidence)
-    recorded = _record(
-        session,
-        sender,
-        answer,
-        payload,
-        prefix,
-        evidence=evidence,
-        **request.sending,
-    )
-    call = recorded.call
+        why = f"not-comparable: {type(error).__name__} while the request was compared"
+        more = () if request.live is True else (why,)
+        metered = with_caveats(request.answer, *more), None, "billed"
+    recorded = _record(session, sender, *metered, in_place_of=before, **request.sending)
+    call, payload = recorded.call, metered[1]
     is_open = not request.is_over  # it is reported again, even if no more of its usage comes
     if is_open or (call.caveats and call.has_caveat(*_UNKNOWN, "lost-answer", "open-batch")):
         # A lost answer beside sampling calls is one of the attempts before them.
@@ -159,8 +137,7 @@ def record(
     prompt: CachedPrompt | None = None,
 ) -> Call:
     """Price an answer for its sender, and put it into the ledger."""
-    prefix = _note_prefix(session, sender.owner, payload, evidence)
-    call = _record(session, sender, answer, payload, prefix, prompt, evidence=evidence).call
+    call = _record(session, sender, answer, payload, evidence, prompt).call
     _announce(session, sender, call, payload)
     return call
 
@@ -182,42 +159,26 @@ def declare(session: Session, answer: Answer) -> Call:
         owner.agent_totals[agent_session] = (total, call)
         return call
     session.settle(owner)
-    doubtful = _doubtful_call(owner, answer)
-    if doubtful is None:
-        return record(session, sender, answer, None, "declared")
-    _withdraw(session, owner, doubtful)
-    before, lost = doubtful.call, doubtful.call.lost_attempts
-    sender = Sender(owner, before.phase, before.tags, doubtful.blocks)
-    recorded = _record(
-        session,
-        sender,
-        with_caveats(answer, "lost-answer") if lost else answer,
-        None,
-        doubtful.prefix,
-        evidence="declared",
-        fingerprint=before.fingerprint,
-        max_tokens=before.max_tokens,
-        live=before.live,
-        at=before.at,
-        attempts=before.attempts,
-        lost_attempts=lost,
-    )
-    # Kept, because its stream may still be read to the end, and says the same once more.
-    recorded.captured, recorded.ids = doubtful.captured, answer.ids
-    owner.unfinished.append(recorded)
-    _announce(session, sender, recorded.call, None)
-    return recorded.call
-
-
-def _doubtful_call(owner: Owner, answer: Answer) -> RecordedCall | None:
     doubtful = [each for each in owner.unfinished if each.is_doubtful]
     unread = [each for each in doubtful if each.call.has_caveat("unmetered-route")]
     if answer.ids:
         doubtful = [each for each in doubtful if set(each.ids) == set(answer.ids)]
-    if len(doubtful) == 1:
-        return doubtful[0]
-    # Their ids were not read, so what is stated settles those calls in their order.
-    return unread[0] if unread else None
+    if len(doubtful) != 1:
+        doubtful = unread[:1]  # their ids were not read: it settles them in their order
+    if not doubtful:
+        return record(session, sender, answer, None, "declared")
+    (before,) = doubtful
+    _withdraw(session, owner, before)
+    if before.call.lost_attempts:
+        answer = with_caveats(answer, "lost-answer")
+    sending = ("fingerprint", "max_tokens", "live", "at", "attempts", "lost_attempts")
+    facts = {name: getattr(before.call, name) for name in sending}
+    recorded = _record(session, sender, answer, None, "declared", in_place_of=before, **facts)
+    # Kept, because its stream may still be read to the end, and says the same once more.
+    recorded.captured, recorded.ids = before.captured, answer.ids
+    owner.unfinished.append(recorded)
+    _announce(session, sender, recorded.call, None)
+    return recorded.call
 
 
 def _record(
@@ -225,12 +186,16 @@ def _record(
     sender: Sender,
     answer: Answer,
     payload: Payload | None,
-    prefix: Readable | None,
+    evidence: Evidence,
     prompt: CachedPrompt | None = None,
+    in_place_of: RecordedCall | None = None,
     **facts: Any,
 ) -> RecordedCall:
-    """Price an answer, limit what it reads from a warm cache, and put it into the ledger."""
-    owner, known = sender.owner, None
+    """Price an answer, limit what it reads from a warm cache, and put it into the ledger.
+
+    In place of a call that was taken back, it is of the same sender, and has the same prefix.
+    """
+    owner, known, prefix = sender.owner, None, None
     if payload is not None:
         known = PayloadFacts(
             model=payload.model,
@@ -241,19 +206,25 @@ def _record(
         if payload.breakpoints:
             prefixes = {str(each.place): each.digest[:16] for each in payload.prefixes}
             known = replace(known, prefixes=prefixes)
+            if in_place_of is None:
+                prefix = _note_prefix(session, owner, payload, evidence)
         facts |= {"fingerprint": payload.fingerprint, "max_tokens": payload.longest_reply}
+    if in_place_of is not None:
+        before, prefix = in_place_of.call, in_place_of.prefix
+        sender = Sender(owner, before.phase, before.tags, in_place_of.blocks)
     call = price(
         answer,
         session.card,
         on=session.price_date,
+        evidence=evidence,
         cache_state=session.settings.cache,
         phase=sender.phase,
         tags=sender.all_tags(),
         **facts,
     )
     recorded = RecordedCall(call, sender.blocks, prefix, prompt)
-    if prefix is not None:
-        for earlier, now in _warm_cache(session, owner).admit(recorded):
+    if owner.warm_cache is not None:
+        for earlier, now in owner.warm_cache.admit(recorded):
             _replace_call(session, owner, earlier, now)
             earlier.call = now
     session.ledger.add(owner.key, recorded.call, known)
@@ -265,23 +236,17 @@ def _record(
 
 
 def _note_prefix(
-    session: Session, owner: Owner, payload: Payload | None, evidence: Evidence
+    session: Session, owner: Owner, payload: Payload, evidence: Evidence
 ) -> Readable | None:
     """Return how much of a call's cached prefix the earlier ones of its owner let it read."""
-    if payload is None or not payload.breakpoints:
-        return None
-    prefix = _warm_cache(session, owner).note(payload, evidence)
+    if owner.warm_cache is None:
+        owner.warm_cache = WarmCache(partial(_reprice, session), session.least_cacheable)
+    prefix = owner.warm_cache.note(payload, evidence)
     broken = prefix and prefix.broken
     if broken and broken.excerpt and session.config.get_verbosity() > 1:
         name = f"{nodeid_of(owner.item)}: " if owner.item is not None else ""
         session.excerpts.append(f"{name}{broken.part} has now: {broken.excerpt!r}")
     return prefix
-
-
-def _warm_cache(session: Session, owner: Owner) -> WarmCache:
-    if owner.warm_cache is None:
-        owner.warm_cache = WarmCache(partial(_reprice, session), session.least_cacheable)
-    return owner.warm_cache
 
 
 def _reprice(session: Session, call: Call, cache_state: CacheState | None = None) -> Call:
@@ -322,16 +287,10 @@ def _announce(session: Session, sender: Sender, call: Call, payload: Payload | N
             callback(sender, call, payload)
 
 
-def calls_of(
-    session: Session, owner: Owner, cache_state: CacheState | None = None
-) -> Sequence[Call]:
-    """Return an owner's calls so far, with price and tokens in a cache state if asked.
-
-    A payload that was counted and then sent is one call.
-    """
+def calls_of(session: Session, owner: Owner) -> Sequence[Call]:
+    """Return an owner's calls so far; a payload that was counted and then sent is one."""
     session.settle(owner)
-    calls = session.ledger.calls(owner.key)
-    return calls if cache_state is None else calls_in(session, calls, cache_state)
+    return session.ledger.calls(owner.key)
 
 
 def calls_in(session: Session, calls: Sequence[Call], state: CacheState) -> Sequence[Call]:

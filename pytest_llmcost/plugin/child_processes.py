@@ -22,8 +22,6 @@ from pytest_llmcost.plugin.session import Session
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
 
-_NAME = "llmcost-forked"
-
 
 class ChildProcesses:
     """What a session and its children share; in a forked child it is the child's copy."""
@@ -31,13 +29,12 @@ class ChildProcesses:
     def __init__(self, session: Session) -> None:
         """Begin before the first child does: what is shared across a fork is made here."""
         self.session = session
-        self.is_forked_test = False
-        """Whether this process was forked to run a test, of which its reports tell the parent."""
         self._is_child = False
         """Whether this process was forked while a test ran in its parent, to which its calls go."""
         self._process = os.getpid()
         self._own = Children()
         self._way_back: Children | None = None
+        """In a forked child, those of its parent."""
         self._owners: dict[str, Owner] = {"outside": session.outside}
         """By their tokens, owners whose children may send something."""
         self._names: dict[int, str] = {}
@@ -52,14 +49,14 @@ class ChildProcesses:
     # In the parent
 
     def may_begin(self) -> None:
-        """Note whose is what a child sends that is about to be forked."""
-        self._owners.update((_token_of(each), each) for each, *_ in self.session.fixtures)
+        """Note whose is what a child sends that is about to be forked; watch reports from now on.
 
-    def watch_reports(self) -> None:
-        """Watch reports from the first fork on: else the hook would take longer than it may."""
+        Not before: our hook would take longer than it may.
+        """
+        self._owners.update((_token_of(each), each) for each, *_ in self.session.fixtures)
         manager = self.session.config.pluginmanager
-        if not manager.has_plugin(_NAME):
-            manager.register(ForkedReports(self), _NAME)
+        if not manager.is_registered(self):
+            manager.register(self, "llmcost-forked")
 
     def ticket(self) -> Ticket:
         """Return what lets a spawned child send back what it sends for who is running now.
@@ -88,12 +85,10 @@ class ChildProcesses:
         for token, (key, how, request) in self._own.take():
             from pytest_llmcost.plugin.calls import record_captured
 
+            attempt = session.attempt if session.test is None else session.attempt_of(session.test)
             owner = self._owners.get(token)
-            if owner is None:
-                test = session.test
-                attempt = session.attempt if test is None else session.attempt_of(test)
-                is_its = attempt is not None and _token_of(attempt) == token
-                owner = attempt if is_its else None
+            if owner is None and attempt is not None and _token_of(attempt) == token:
+                owner = attempt
             if owner is None:  # a test that is over
                 owner = Owner()
                 owner.key = key
@@ -105,8 +100,11 @@ class ChildProcesses:
         """Whether a child has sent something, for this owner or any, that has not come back."""
         return self._own.is_lost("" if owner is None else _token_of(owner))
 
-    def absorb(self, report: pytest.TestReport) -> None:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take what a child has put on the report of the test that ran there."""
+        if "llmcost_child" not in vars(report):
+            return
         session, news = self.session, json.loads(vars(report).pop("llmcost_child"))
         # Numbered, for a process id would differ in every run.
         number = len(self._names) + 1
@@ -122,10 +120,9 @@ class ChildProcesses:
         if os.getpid() == self._process:
             return
         self._process = os.getpid()
-        self._is_child, self.is_forked_test = item is None, item is not None
-        if item is not None:
-            # Its own children are for it to wait for.
-            self._way_back, self._own = self._own, Children()
+        self._is_child, self._way_back = item is None, self._own
+        if item is not None:  # its own children are for it to wait for
+            self._own = Children()
             self.share_folder()
         self.session.enter_child()
 
@@ -136,9 +133,8 @@ class ChildProcesses:
 
     def note(self, owner: Owner) -> None:
         """Note that this process, perhaps a child, sends a request."""
-        way_back = self._own if self._is_child else self._way_back
-        if way_back is not None:
-            way_back.note(_token_of(owner))
+        if self._way_back is not None:
+            self._way_back.note(_token_of(owner))
 
     def send_back(self, request: CapturedRequest) -> bool:
         """Send a request to the parent, once it is over, if this is a forked child of a test."""
@@ -151,22 +147,9 @@ class ChildProcesses:
 
     def put_on_report(self, report: pytest.TestReport) -> None:
         """Let the report of a test that runs in this child bring the news."""
-        if self.is_forked_test:
+        if self._way_back is not None and not self._is_child:
             news = {**self.session.take_news(), "pid": os.getpid()}
             report.llmcost_child = json.dumps(news)  # type: ignore[attr-defined]
-
-
-class ForkedReports:
-    """The hook of a session that has forked."""
-
-    def __init__(self, children: ChildProcesses) -> None:
-        self._children = children
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take what the report of a test that ran in a forked child brings from there."""
-        if "llmcost_child" in vars(report):
-            self._children.absorb(report)
 
 
 def _token_of(owner: Owner) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 
@@ -18,7 +17,6 @@ from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt
 from pytest_llmcost.plugin.pytest_recording import cassette_path, fixture_cassette_path, record_mode
 from pytest_llmcost.settings import Settings
 
-_NOT_SAVED = "counts were not saved"
 _SECONDS_BETWEEN = 0.1
 """Between two lines of progress: a slow terminal must not slow the counting down."""
 
@@ -42,7 +40,7 @@ class Counts:
         """Fingerprints by the asker's name, over all attempts of a test or set-ups of a fixture."""
         self._new_askers: set[str] = set()
         self.counter = Counter(
-            make_client, seconds=settings.count_timeout, waiting=partial(_show_waiting, config)
+            make_client, seconds=settings.count_timeout, waiting=self._show_waiting
         )
 
     def count(self, owner: Owner, payload: Payload) -> Count:
@@ -79,25 +77,30 @@ class Counts:
         Not of one that ended early: what it did not come to, it may still ask for. Fails the
         running test if the file cannot be written.
         """
-        with _failing():
-            self._save(owner)
-
-    def save_all(self) -> None:
-        """Save what all owners have recorded; no test is left to fail, so an error is a note."""
-        for owner in list(self._sources):
-            try:
-                self._save(owner)
-            except CountCassetteError as error:
-                self._notes.add(f"{_NOT_SAVED}: {error}")
-
-    def _save(self, owner: Owner) -> None:
         if owner not in self._sources:
             return
         cassette, mode, asker = self._sources.pop(owner)
         if mode == "rewrite" and owner.is_whole:
             cassette.prune(asker.name, self._asked.get(asker.name, set()))
-        if mode not in ("none", "live"):
+        with _failing():
             cassette.save()
+
+    def save_all(self) -> None:
+        """Save what all owners have recorded; no test is left to fail, so an error is a note."""
+        for owner in list(self._sources):
+            try:
+                self.save(owner)
+            except pytest.fail.Exception as failure:
+                self._notes.add(str(failure))
+
+    def _show_waiting(self, text: str) -> None:
+        """Say what a count is waiting for, on any terminal and in any log."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None:
+            with _uncaptured(self._config):
+                terminal.ensure_newline()
+                terminal.write_line(text)
+                terminal.flush()
 
     def _source(self, owner: Owner) -> tuple[CountCassette, Mode, Asker]:
         if owner in self._sources:
@@ -117,11 +120,10 @@ class Counts:
             path = fixture_cassette_path(config, "", "session", name)
         cassette = CountCassette(path)
         mode = cast("Mode", record_mode(owner.item, config, self._settings))
-        if mode == "once":
+        if mode == "once" and (name in self._new_askers or not cassette.has_recorded(name)):
             # `once` is once per session: a rerun may count what the first attempt did not reach.
-            if not cassette.has_recorded(name):
-                self._new_askers.add(name)
-            mode = "new_episodes" if name in self._new_askers else "once"
+            self._new_askers.add(name)
+            mode = "new_episodes"
         target = _target(config, node, owner.item)
         asker = Asker(name, ("pytest", target, "--llmcost-record-mode=rewrite"))
         source = self._sources[owner] = (cassette, mode, asker)
@@ -135,7 +137,7 @@ def _failing() -> Iterator[None]:
     try:
         yield
     except CountCassetteError as error:
-        raise pytest.fail.Exception(f"{_NOT_SAVED}: {error}", pytrace=False) from None
+        raise pytest.fail.Exception(f"counts were not saved: {error}", pytrace=False) from None
 
 
 # Commands that messages tell the user to paste
@@ -146,8 +148,13 @@ def count_command(config: pytest.Config, nodeid: str, item: pytest.Item | None) 
     return command_to_count("rewrite", _target(config, nodeid, item))
 
 
-def count_command_of_run(config: pytest.Config, options: Sequence[str]) -> str:
-    """Return the command that repeats this run with permission to count, and these options."""
+def count_command_of_run(
+    config: pytest.Config, settings: Settings, name: Literal["model", "columns", "parts"]
+) -> str:
+    """Return the command that repeats this run with permission to count.
+
+    The setting that needs the counts is among its options, also if it is set elsewhere.
+    """
     words, flag = [], "--llmcost-record-mode"
     given = iter(map(str, config.invocation_params.args))
     for word in given:
@@ -155,7 +162,10 @@ def count_command_of_run(config: pytest.Config, options: Sequence[str]) -> str:
             next(given, None)
         elif word != "--disable-recording" and not word.startswith(f"{flag}="):
             words.append(word)
-    return command_to_count("new_episodes", *words, *options)
+    option, value = f"--llmcost-{name}", getattr(settings, name)
+    if settings.origin(name) != option:
+        words += [option] if value is True else [f"{option}={each}" for each in value]
+    return command_to_count("new_episodes", *words)
 
 
 def _target(config: pytest.Config, nodeid: str, item: pytest.Item | None) -> str:
@@ -194,16 +204,6 @@ def showing_progress(config: pytest.Config) -> Iterator[Callable[[Progress], Non
         finally:
             if shown_at is not None:
                 terminal.write_line("")
-
-
-def _show_waiting(config: pytest.Config, text: str) -> None:
-    """Say what a count is waiting for, on any terminal and in any log."""
-    terminal = config.pluginmanager.get_plugin("terminalreporter")
-    if terminal is not None:
-        with _uncaptured(config):
-            terminal.ensure_newline()
-            terminal.write_line(text)
-            terminal.flush()
 
 
 def _uncaptured(config: pytest.Config) -> AbstractContextManager[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -20,6 +20,7 @@ from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.call import Call
 from pytest_llmcost.counting.segments import calls_until_it_pays
 from pytest_llmcost.errors import CountError, LlmCostError, PriceError, SettingsError
+from pytest_llmcost.files import show_path
 from pytest_llmcost.money import EXACT, parse_usd
 from pytest_llmcost.plugin.calls import calls_in, calls_of, declare, note_change, record
 from pytest_llmcost.plugin.marker import limits_of
@@ -33,8 +34,7 @@ from pytest_llmcost.plugin.prompts import (
 from pytest_llmcost.plugin.sender import entered_blocks, tag
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.plugin.verdicts import budget_failure, judge_budget
-from pytest_llmcost.prices.bill import CacheState
-from pytest_llmcost.prices.usage import SamplingCall, Usage
+from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.responses.declared import read_declared
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ OFF = "llmcost is off (--no-llmcost), so there is no figure to look at"
 class Counted:
     """What a payload costs, by a count of its tokens.
 
-    A figure raises PriceError if the model has no price. Those of the cache need
-    `count(..., cache=...)` and raise SettingsError without it.
+    A figure raises PriceError if the model has no price, and one that `record` was not told. Those
+    of the cache need `count(..., cache=...)` and raise SettingsError without it.
     """
 
     call: Call | None
@@ -61,7 +61,10 @@ class Counted:
     @property
     def input_tokens(self) -> int:
         """The whole prompt in tokens, as `count_tokens` states it."""
-        return self._known().usage.prompt_tokens
+        tokens = self._known().usage.prompt_tokens
+        if not tokens:  # no prompt is empty
+            raise PriceError("the tokens of this call were not stated; its price was")
+        return tokens
 
     @property
     def fingerprint(self) -> str | None:
@@ -81,27 +84,28 @@ class Counted:
     @property
     def cost(self) -> Cost:
         """The itemised bill, with its bounds."""
-        return self._bill(self._known().sampling_calls)
+        return self._bill()
 
     @property
     def usd(self) -> Decimal:
-        """The list price in US dollars."""
-        return self.cost.usd
+        """The list price in US dollars, or what `record` was told."""
+        stated = self._known().declared_usd
+        return self.cost.usd if stated is None else stated
 
     @property
     def cold(self) -> Cost:
         """The bill of the first call, which writes everything that is cached."""
-        return self._bill_of(self._cached().usage("cold"))
+        return self._bill("cold")
 
     @property
     def warm(self) -> Cost:
         """The bill of each later call within the life of the cache, which reads all of it."""
-        return self._bill_of(self._cached().usage("warm"))
+        return self._bill("warm")
 
     @property
     def uncached(self) -> Cost:
         """The bill of a call without caching."""
-        return self._bill_of(self._cached().usage("none"))
+        return self._bill("none")
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -129,22 +133,20 @@ class Counted:
             )
         return self.prompt
 
-    def _bill_of(self, usage: Usage) -> Cost:
-        (sampling,) = self._known().sampling_calls
-        usage = replace(usage, output_tokens=sampling.usage.output_tokens)
-        return self._bill([replace(sampling, usage=usage)], "as-billed")
-
-    def _bill(
-        self, sampling_calls: Sequence[SamplingCall], cache_state: CacheState | None = None
-    ) -> Cost:
-        session = self.session
+    def _bill(self, state: PromptState | None = None) -> Cost:
+        """Return the bill of the call, or of its prompt in a state of the cache."""
+        call, session = self._known(), self.session
         assert session is not None
-        return session.card.price(
-            sampling_calls,
-            self._known().context,
-            on=session.price_date,
-            cache_state=cache_state or session.settings.cache,
-        )
+        sampling_calls, cache_state = call.sampling_calls, session.settings.cache
+        if state is not None:
+            usage = self._cached().usage(state)
+            (sampling,), cache_state = sampling_calls, "as-billed"
+            usage = replace(usage, output_tokens=sampling.usage.output_tokens)
+            sampling_calls = (replace(sampling, usage=usage),)
+        elif call.declared_usd is not None:  # whatever its tokens would cost
+            raise PriceError("a price that was stated has no itemised bill; read usd instead")
+        on = session.price_date
+        return session.card.price(sampling_calls, call.context, on=on, cache_state=cache_state)
 
     def _known(self) -> Call:
         if self.call is None:
@@ -295,8 +297,7 @@ class LlmCost:
             PriceError: a call has no price; the message says why.
         """
         calls = self.calls
-        unpriced = [call for call in calls if call.usd is None]
-        if unpriced:
+        if unpriced := [call for call in calls if call.usd is None]:
             caveats = sorted({caveat for call in unpriced for caveat in call.caveats})
             raise PriceError("no price: " + ("; ".join(caveats) or "unknown"))
         return reduce(EXACT.add, (call.usd for call in calls if call.usd is not None), Decimal(0))
@@ -325,9 +326,7 @@ class LlmCost:
             frame = frame.f_back
         origin, here = "budget(...)", session.config.invocation_params.dir
         if frame is not None:  # where the block stands
-            path = Path(frame.f_code.co_filename)
-            shown = path.relative_to(here) if path.is_relative_to(here) else path
-            origin = f"{shown}:{frame.f_lineno}"
+            origin = f"{show_path(Path(frame.f_code.co_filename), here)}:{frame.f_lineno}"
         budget = Budget(
             scope="block",
             limit=amount,

@@ -70,15 +70,12 @@ class LiveCap:
         name = model_of(request.endpoint, request.payload) or "a request"
         try:
             worst, how = self._worst(request)
-            fits = False
 
             def reserve(spent: Decimal) -> Decimal:
-                nonlocal fits
                 together = EXACT.add(spent, worst)
-                fits = together <= cap
-                return together if fits else spent
+                return together if together <= cap else spent
 
-            before = self._change(reserve)
+            left = EXACT.subtract(cap, self._change(reserve))
         except _UnboundedError as error:
             raise LiveCapError(
                 f"{name} was not sent: {error}, so {set_by} cannot allow it"
@@ -87,11 +84,10 @@ class LiveCap:
             raise LiveCapError(
                 f"{name} was not sent: {set_by} cannot be checked: {error}"
             ) from error
-        if not fits:
-            left = format_usd(max(_ZERO, EXACT.subtract(cap, before)))
+        if worst > left:
             raise LiveCapError(
-                f"{name} was not sent: it may cost {format_usd(worst)} ({how}), and {left} is left "
-                f"of {set_by}"
+                f"{name} was not sent: it may cost {format_usd(worst)} ({how}), and "
+                f"{format_usd(max(_ZERO, left))} is left of {set_by}"
             )
         request.reserved = worst
 
@@ -144,12 +140,8 @@ class LiveCap:
         """Return what the prompt, written to the cache if asked for, and the reply may cost."""
         endpoint = request.endpoint
         try:
-            payload = read_payload(
-                body,
-                find=self._card.find,
-                betas=request.betas,
-                model=endpoint.model,
-            )
+            find, model = self._card.find, endpoint.model
+            payload = read_payload(body, find=find, betas=request.betas, model=model)
         except LlmCostError as error:
             raise _UnboundedError(str(error)) from None
         most = payload.longest_reply
@@ -167,16 +159,12 @@ class LiveCap:
             number = 1 + len(tools_of(body))
             tokens = size + _MOST_ADDED * number + _MOST_PER_IMAGE * len(kinds)
             how = f"at most {tokens:,} input tokens for {size:,} bytes, {most:,} output tokens"
-        written = {5: 0, 60: 0}
-        if payload.breakpoints:
-            written[60 if b'"1h"' in msgspec.json.encode(body) else 5] = tokens
+        written = tokens if payload.breakpoints else 0
+        lifetime = "1h" if b'"1h"' in msgspec.json.encode(body) else "5m"
         usage = {
-            "input_tokens": 0 if payload.breakpoints else tokens,
-            "cache_creation_input_tokens": sum(written.values()),
-            "cache_creation": {
-                "ephemeral_5m_input_tokens": written[5],
-                "ephemeral_1h_input_tokens": written[60],
-            },
+            "input_tokens": tokens - written,
+            "cache_creation_input_tokens": written,
+            "cache_creation": {f"ephemeral_{lifetime}_input_tokens": written},
             "output_tokens": most,
             "speed": body.get("speed") or "standard",
             "service_tier": "standard",
@@ -206,8 +194,8 @@ class LiveCap:
         return entry.input_tokens if entry is not None and is_whole else None
 
     def _most(self, answer: Answer, body: Mapping[str, Any] | None) -> Decimal | None:
-        facts: dict[str, Any] = {"max_tokens": (body or {}).get("max_tokens")}
-        return price(answer, self._card, on=self._on, **facts).usd_high
+        most = (body or {}).get("max_tokens")
+        return price(answer, self._card, on=self._on, max_tokens=most).usd_high
 
 
 def _sources(value: Any) -> Iterator[tuple[object, object]]:
@@ -216,8 +204,6 @@ def _sources(value: Any) -> Iterator[tuple[object, object]]:
         source = value.get("source")
         if isinstance(source, Mapping) and source.get("type") not in ("text", "content"):
             yield value.get("type"), source.get("type")
-        for each in value.values():
-            yield from _sources(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _sources(each)
+        value = [*value.values()]
+    for each in value if isinstance(value, list) else ():
+        yield from _sources(each)

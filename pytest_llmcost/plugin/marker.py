@@ -109,21 +109,17 @@ def limits_of(item: pytest.Item, settings: Settings) -> Limits:
     for budget in _of_settings(settings, "test", nodeid):
         budgets.setdefault(budget.subject, budget)
     # `live=True` limits nothing: it takes the setting's gate away.
+    finite = (each for each in budgets.values() if each.limit.is_finite())
     order = [*_PARSERS, "refused"]
-    stated = tuple(
-        sorted(
-            (each for each in budgets.values() if each.limit.is_finite()),
-            key=lambda each: order.index(each.kind),
-        )
-    )
+    stated = sorted(finite, key=lambda each: order.index(each.kind))
     # A budget is one on an amount, of the test or of its path; gates without one are none.
     gates = {"models", "live", "refused", "stable_prefix", "parts"}
     if settings.require_budget and not {each.kind for each in stated} - gates:
         of_paths = _patterns(each for each in budgets_of_run(settings) if not each.is_gate)
         if not any(matches(pattern, nodeid) for pattern in of_paths):
             missing = _budget(settings, "test", "require_budget", kind="unbudgeted", **_GATE)
-            stated = (missing, *stated)
-    return Limits(stated, cache)
+            stated.insert(0, missing)
+    return Limits(tuple(stated), cache)
 
 
 def check_markers(item: pytest.Item, settings: Settings) -> None:
@@ -145,15 +141,14 @@ def check_markers(item: pytest.Item, settings: Settings) -> None:
     for node in item.listchain():
         for obj, marks in _marked_objects(node):
             for one, other in combinations(marks, 2):
-                stated = [
-                    {f"{part} in parts" if part else kind for kind, part, _ in _limits(mark)}
-                    for mark in (one, other)
-                ]
-                both = sorted(stated[0] & stated[1])
-                if both:
+                place = _place(node, obj)
+                read = [_read_marker(mark, place, settings, is_own=False) for mark in (one, other)]
+                mine, others = ({each.subject for each in limits.budgets} for limits in read)
+                if both := [f"{part} in parts" if part else kind for kind, part in mine & others]:
                     raise SettingsError(
-                        f"{_place(node, obj)}: two max_cost markers set the same limit "
-                        f"({', '.join(both)}): {_show(one)} and {_show(other)}; remove one of them"
+                        f"{place}: two max_cost markers set the same limit "
+                        f"({', '.join(sorted(both))}): {_show(one)} and {_show(other)}; remove one "
+                        "of them"
                     )
 
 
@@ -170,7 +165,13 @@ def budgets_of_run(settings: Settings) -> list[Budget]:
             check_tag(pattern.removeprefix(TAG))
         except SettingsError as error:
             raise SettingsError(f"{origin}: {error}") from None
-    return [*_of_settings(settings, "suite"), *paths, *_gates_of_paths(settings)]
+    # A gate for each path that has a line of its own; what breaks it fails its own test.
+    gates: Mapping[str, Limited] = {"live": "live", "allowed_models": "models"}
+    for name, kind in gates.items():
+        for pattern, value in dict(map(read_line, getattr(settings, name))).items():
+            if pattern and value != "off":  # which takes a rule away, so that none is lost
+                paths.append(_budget(settings, "path", name, kind=kind, pattern=pattern, **_GATE))
+    return [*_of_settings(settings, "suite"), *paths]
 
 
 def _patterns(budgets: Iterable[Budget]) -> list[str]:
@@ -189,10 +190,8 @@ _GATE: Mapping[str, Any] = {"limit": Decimal(0), "warn_at": None}
 
 def _budget(settings: Settings, scope: Scope, name: str, **fields: Any) -> Budget:
     """Return the budget that a setting states, with these fields in place of what is usual."""
-    if "limit" not in fields:
-        fields["limit"] = getattr(settings, name)
-    usual = {"origin": settings.origin(name), "label": name, "warn_at": settings.warn_at}
-    return Budget(scope=scope, **{**usual, **fields})
+    usual = {"limit": getattr(settings, name), "label": name, "warn_at": settings.warn_at}
+    return Budget(scope=scope, origin=settings.origin(name), **{**usual, **fields})
 
 
 def _of_settings(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator[Budget]:
@@ -223,15 +222,6 @@ def _of_settings(settings: Settings, scope: Scope, nodeid: str = "") -> Iterator
         yield gate("stable_prefix", kind="stable_prefix")
 
 
-def _gates_of_paths(settings: Settings) -> Iterator[Budget]:
-    """Yield a gate for each path that has a line of its own; what breaks it fails its own test."""
-    kinds: Mapping[str, Limited] = {"live": "live", "allowed_models": "models"}
-    for name, kind in kinds.items():
-        for pattern, value in dict(map(read_line, getattr(settings, name))).items():
-            if pattern and value != "off":  # which takes a rule away, so that none is lost
-                yield _budget(settings, "path", name, kind=kind, pattern=pattern, **_GATE)
-
-
 def _nearest_first(
     item: pytest.Item,
 ) -> Iterator[tuple[_pytest.nodes.Node, object, pytest.Mark]]:
@@ -243,88 +233,73 @@ def _nearest_first(
     callspec = getattr(item, "callspec", None)
     params = () if callspec is None else tuple(callspec.marks)
     for node in reversed(item.listchain()):
-        found: list[tuple[int, object, pytest.Mark]] = []
+        own = [mark for mark in node.own_markers if mark.name == MARKER]
+        if not own:
+            continue
+        # By identity: several places may have equal markers.
+        nearness: dict[int, tuple[int, object]] = {id(mark): (-1, None) for mark in params}
         # Not of items: that of unittest makes its instance anew if its `obj` is asked for after
         # the test.
-        has_objects = isinstance(node, (pytest.Class, pytest.Module))
-        objects = list(_marked_objects(node)) if has_objects else []
-        for mark in node.own_markers:
-            if mark.name == MARKER:
-                # By identity: several places may have equal markers. One that a hook has added to
-                # the node is as near as one on the class.
-                distance, obj = (-1 if any(mark is each for each in params) else 0), None
-                for number, (marked, own) in enumerate(objects):
-                    if any(mark is each for each in own):
-                        distance, obj = number, marked
-                        break
-                found.append((distance, obj, mark))
+        if isinstance(node, (pytest.Class, pytest.Module)):
+            for number, (obj, marks) in enumerate(_marked_objects(node)):
+                for mark in marks:
+                    nearness.setdefault(id(mark), (number, obj))
+        # One that a hook has added to the node is as near as one on the class.
+        found = [(*nearness.get(id(mark), (0, None)), mark) for mark in own]
         yield from ((node, obj, mark) for _, obj, mark in sorted(found, key=itemgetter(0)))
 
 
 def _marked_objects(node: _pytest.nodes.Node) -> Iterator[tuple[object, list[pytest.Mark]]]:
     """Yield a node's function, class or module, and a class's bases, each with its markers."""
     obj: Any = getattr(node, "obj", None)
-    is_class = inspect.isclass(obj)
-    for marked in obj.__mro__ if is_class else (obj,):
-        # Of a class its own alone, for the attribute is inherited.
-        own = vars(marked).get if is_class else partial(getattr, marked)
-        stated = own("pytestmark", [])
+    for marked in obj.__mro__ if inspect.isclass(obj) else (obj,):
+        # Its own alone, for classes inherit the attribute.
+        stated = getattr(marked, "__dict__", {}).get("pytestmark", [])
         listed = stated if isinstance(stated, list) else [stated]
         marks: list[Any] = [getattr(each, "mark", each) for each in listed]
         yield marked, [mark for mark in marks if getattr(mark, "name", None) == MARKER]
 
 
 def _read_marker(mark: pytest.Mark, origin: str, settings: Settings, *, is_own: bool) -> Limits:
+    stated, where = dict(mark.kwargs), "max_cost: "
+    is_wrong = len(mark.args) > 1 or (mark.args and "usd" in stated)
+    if mark.args:
+        stated["usd"] = mark.args[0]
+    reason, cache = stated.pop("reason", None), stated.pop("cache", None)
+    unknown = sorted(stated.keys() - _PARSERS.keys())
+    budgets = []
     try:
-        limits = list(_limits(mark))
-        reason, cache = mark.kwargs.get("reason"), mark.kwargs.get("cache")
+        if is_wrong or not stated or unknown:
+            raise SettingsError(
+                f"{f'has no argument {unknown[0]}=; it ' if unknown else ''}"
+                'takes an amount such as "$0.05" and optionally '
+                f"{', '.join(f'{kind}=' for kind in _PARSERS if kind != 'usd')}, "
+                f"cache= and reason=; got {_show(mark)}"
+            )
         if reason is not None and not isinstance(reason, str):
             raise SettingsError(f"reason={reason!r} is not text")
         if cache is not None and cache not in CACHE_STATES:
             raise SettingsError(f"cache={cache!r} is not one of {', '.join(CACHE_STATES)}")
+        for kind in (each for each in _PARSERS if each in stated):
+            where = "max_cost: " if kind == "usd" else f"max_cost: {kind}="
+            # None, perhaps from a variable that is not set, is an error: it would limit nothing.
+            read = _PARSERS[kind](stated[kind])
+            for part, limit in read.items() if kind == "parts" else [(None, read)]:
+                budget = Budget(
+                    scope="test",
+                    kind=kind,
+                    limit=Decimal(0 if kind == "models" else limit),
+                    models=limit if kind == "models" else (),
+                    part=part,
+                    origin=origin,
+                    required=is_own,
+                    reason=reason,
+                    warn_at=settings.warn_at,
+                )
+                budgets.append(budget)
     except SettingsError as error:
-        raise SettingsError(f"{origin}: max_cost: {error}") from None
-    budgets = tuple(
-        Budget(
-            scope="test",
-            kind=kind,
-            limit=Decimal(0 if kind == "models" else limit),
-            models=limit if kind == "models" else (),
-            part=part,
-            origin=origin,
-            required=is_own,
-            reason=reason,
-            warn_at=settings.warn_at,
-        )
-        for kind, part, limit in limits
-    )
-    return Limits(budgets, cache)
-
-
-def _limits(mark: pytest.Mark) -> Iterator[tuple[Limited, str | None, Any]]:
-    amounts = dict(mark.kwargs)
-    is_wrong = len(mark.args) > 1 or (mark.args and "usd" in amounts)
-    if mark.args:
-        amounts["usd"] = mark.args[0]
-    # A limit that is None, perhaps from a variable that is not set, would silently limit nothing.
-    limits = [(kind, amounts[kind]) for kind in _PARSERS if kind in amounts]
-    unknown = sorted(amounts.keys() - {*_PARSERS, "reason", "cache"})
-    if is_wrong or not limits or unknown:
-        raise SettingsError(
-            f"{f'has no argument {unknown[0]}=; it ' if unknown else ''}"
-            'takes an amount such as "$0.05" and optionally '
-            f"{', '.join(f'{kind}=' for kind in _PARSERS if kind != 'usd')}, "
-            f"cache= and reason=; got {_show(mark)}"
-        )
-    for kind, limit in limits:
-        try:
-            parsed = _PARSERS[kind](limit)
-        except SettingsError as error:
-            raise SettingsError(str(error) if kind == "usd" else f"{kind}={error}") from None
-        if kind == "parts":
-            yield from ((kind, part, tokens) for part, tokens in parsed.items())
-        else:
-            yield kind, None, parsed
+        raise SettingsError(f"{origin}: {where}{error}") from None
+    return Limits(tuple(budgets), cache)
 
 
 def _show(mark: pytest.Mark) -> str:
@@ -344,16 +319,15 @@ def _place(node: _pytest.nodes.Node, obj: object) -> str:
     path, suffix, root = node.path, "", node.config.rootpath
     marked = obj or getattr(node, "obj", None)
     if inspect.isclass(marked):
-        try:
-            path = Path(inspect.getsourcefile(marked) or node.path)
+        suffix = f"::{marked.__name__}"
+        with suppress(OSError, TypeError):
             suffix = f":{inspect.getsourcelines(marked)[1]}"
-        except (OSError, TypeError):
-            path, suffix = node.path, f"::{marked.__name__}"
+            path = Path(inspect.getsourcefile(marked) or path)
     elif inspect.ismodule(obj):  # by the text of its lines: to parse a module takes long
         with suppress(OSError, TypeError):
             lines = enumerate(inspect.getsourcelines(obj)[0], 1)
-            suffix = "".join(f":{at}" for at, line in lines if _PYTESTMARK.match(line))
-            suffix = suffix if suffix.count(":") == 1 else ""
+            found = [at for at, line in lines if _PYTESTMARK.match(line)]
+            suffix = f":{found[0]}" if len(found) == 1 else ""
     return (path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)) + suffix
 
 

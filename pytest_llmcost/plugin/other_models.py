@@ -7,9 +7,9 @@ not recorded waits until the tests have run, and is then counted, many at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
-from typing import Literal, cast
+from typing import TypeAlias, cast
 
 import pytest
 from msgspec.structs import replace
@@ -28,8 +28,8 @@ from pytest_llmcost.plugin.sender import Sender
 from pytest_llmcost.plugin.session import Session
 from pytest_llmcost.reports.terminal import View
 
-_KEEPS = ("new_episodes", "all", "rewrite")
-"""Modes that write what the API said."""
+_Waiting: TypeAlias = tuple[Job, str, PayloadFacts]
+"""A count of a payload for the other model; the payload that was sent or counted, and its facts."""
 
 
 class OtherModels:
@@ -38,48 +38,44 @@ class OtherModels:
     def __init__(self, session: Session) -> None:
         """Look up every payload that the session records from now on."""
         self._session = session
-        self._waiting: dict[str, list[Job]] = {}
+        self._waiting: dict[str, list[_Waiting]] = {}
         """By the fingerprint of the payload for the other model."""
-        self._stands_for: dict[str, dict[str, PayloadFacts]] = {}
-        """That fingerprint -> those of the payloads that were sent or counted."""
         session.after_call.append(self.look_up)
 
     def look_up(self, sender: Sender, call: Call, payload: Payload) -> None:
         """Note what is known of a call's payload on each model, and what is to be counted."""
-        if call.fingerprint is not None and obstacle_of(call) is None:
-            for model in models_of(self._session):
-                if model != payload.model:
-                    facts = self._look_up(sender, call.fingerprint, payload, model)
-                    self._session.ledger.learn(call.fingerprint, facts)
-
-    def _look_up(
-        self, sender: Sender, fingerprint: str, payload: Payload, model: str
-    ) -> PayloadFacts:
-        session = self._session
-        found = find_rejections(payload.body, model, session.card, on=session.price_date)
-        facts = PayloadFacts(model=payload.model, parts=payload.parts)
-        if found.harmless:
-            facts = replace(facts, dropped={model: ", ".join(found.harmless)})
-        if found.blocking:
-            return replace(facts, rejected={model: ", ".join(found.blocking)})
-        # The same payload for another model, with the fingerprint that the user's hook gives it.
-        body = {**payload.body, "model": model}
-        other = read_normalised(session, body, sender.owner.item, betas=payload.betas)
-        job = session.counts.job(sender.owner, replace(other, headers=payload.headers))
-        if job.mode not in ("all", "rewrite", "live"):
-            entry = job.cassette.entries.get(other.fingerprint)
-            if entry is not None:
-                return _with_count(facts, model, entry)
-        if job.mode == "live" or job.mode in _KEEPS:
-            try:
-                if sender.phase != "teardown":  # the user's client is a fixture, and is torn down
-                    session.counts.counter.client()
-            except CountError as error:
-                session.notes.add(f"not counted for {model}: {error}")
+        session, known = self._session, call.fingerprint
+        if known is None or obstacle_of(call) is not None:
+            return
+        for model in models_of(session):
+            if model == payload.model:
+                continue
+            found = find_rejections(payload.body, model, session.card, on=session.price_date)
+            facts = PayloadFacts(model=payload.model, parts=payload.parts)
+            if found.harmless:
+                facts = replace(facts, dropped={model: ", ".join(found.harmless)})
+            if found.blocking:
+                facts = replace(facts, rejected={model: ", ".join(found.blocking)})
             else:
-                self._waiting.setdefault(other.fingerprint, []).append(job)
-                self._stands_for.setdefault(other.fingerprint, {})[fingerprint] = facts
-        return facts
+                # The same payload for another model, as the user's hook normalises it.
+                body = {**payload.body, "model": model}
+                other = read_normalised(session, body, sender.owner.item, betas=payload.betas)
+                job = session.counts.job(sender.owner, replace(other, headers=payload.headers))
+                if job.recorded is not None:
+                    facts = _with_count(facts, model, job.recorded)
+                elif job.asks and self._has_client(sender, model):
+                    self._waiting.setdefault(other.fingerprint, []).append((job, known, facts))
+            session.ledger.learn(known, facts)
+
+    def _has_client(self, sender: Sender, model: str) -> bool:
+        """Have the user's client made while the test is there, whose fixture it is."""
+        try:
+            if sender.phase != "teardown":  # then the fixture is torn down
+                self._session.counts.counter.client()
+        except CountError as error:
+            self._session.notes.add(f"not counted for {model}: {error}")
+            return False
+        return True
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_teardown(self, nextitem: pytest.Item | None) -> None:
@@ -103,7 +99,7 @@ class OtherModels:
         waiting, self._waiting = self._waiting, {}
         if not waiting:
             return
-        counter, first = self._session.counts.counter, [jobs[0] for jobs in waiting.values()]
+        counter, first = self._session.counts.counter, [asked[0][0] for asked in waiting.values()]
         try:
             with showing_progress(self._session.config) as progress:
                 outcomes = count_all(counter, first, progress=progress)
@@ -111,38 +107,38 @@ class OtherModels:
             self._session.notes.add(f"not counted for another model: {error}")
             return
         except KeyboardInterrupt:
-            for job in first:  # what was counted before is in the cassettes by now
-                entry = job.cassette.entries.get(job.payload.fingerprint)
-                if entry is not None and entry.refused is None:
-                    self._learn(job.payload, entry)
+            for fingerprint, asked in waiting.items():
+                entry = asked[0][0].cassette.entries.get(fingerprint)
+                if entry is not None and entry.refused is None:  # it was counted before
+                    self._learn(asked, entry)
             raise
-        for (fingerprint, jobs), outcome in zip(waiting.items(), outcomes, strict=True):
-            payload = jobs[0].payload
+        for (fingerprint, asked), outcome in zip(waiting.items(), outcomes, strict=True):
+            jobs, model = [job for job, *_ in asked], asked[0][0].payload.model
             if isinstance(outcome, Count):
-                self._learn(payload, outcome)
+                self._learn(asked, outcome)
                 count_all(counter, jobs[1:])  # from memory, into each test's own cassette
             elif outcome.refusal is not None:
                 refused = Count(refused=outcome.refusal)
-                self._learn(payload, refused)
+                self._learn(asked, refused)
                 self._keep(jobs, refused)
             elif outcome.status is None and not is_last:
-                self._waiting[fingerprint] = jobs
+                self._waiting[fingerprint] = asked
             else:
-                self._stands_for.pop(fingerprint, None)
-                self._session.notes.add(f"not counted for {payload.model}: {outcome}")
+                self._session.notes.add(f"not counted for {model}: {outcome}")
 
-    def _keep(self, jobs: Iterable[Job], refused: Count) -> None:
+    def _keep(self, jobs: Sequence[Job], refused: Count) -> None:
         for job in jobs:
-            if job.mode in _KEEPS:
+            if job.writes:
                 job.cassette.put(Entry.of(job.payload, refused, job.asker.name))
                 try:
                     job.cassette.save()
                 except CountCassetteError as error:
                     self._session.notes.add(f"counts were not saved: {error}")
 
-    def _learn(self, payload: Payload, count: Count) -> None:
-        for known, facts in self._stands_for.pop(payload.fingerprint, {}).items():
-            self._session.ledger.learn(known, _with_count(facts, payload.model, count))
+    def _learn(self, asked: Sequence[_Waiting], count: Count) -> None:
+        model = asked[0][0].payload.model
+        for known, facts in {known: facts for _, known, facts in asked}.items():
+            self._session.ledger.learn(known, _with_count(facts, model, count))
 
 
 def models_of(session: Session) -> tuple[str, ...]:
@@ -167,7 +163,7 @@ def with_other_models(session: Session, ledger: Ledger) -> Ledger:
     )
     notes = list(ledger.notes)
     if missing := [f"{other.missing:,} for {other.model}" for other in others if other.missing]:
-        command = count_command_of_run(session.config, _given_again(session, "model"))
+        command = count_command_of_run(session.config, session.settings, "model")
         notes.append(
             f"prompts not counted yet: {', '.join(missing)}; count them all, free: {command}"
         )
@@ -188,15 +184,7 @@ def with_columns(session: Session, ledger: Ledger, view: View) -> View:
     )
     notes = []
     if columns and any(each and each.breakpoints and not each.cached for each in payloads):
-        command = count_command_of_run(session.config, _given_again(session, "columns"))
+        command = count_command_of_run(session.config, session.settings, "columns")
         notes.append(f"cache breakpoints not counted yet; count them all, free: {command}")
     priced = {column: partial(price, column) for column in columns}
     return dataclasses.replace(view, columns=priced, notes=notes)
-
-
-def _given_again(session: Session, name: Literal["model", "columns"]) -> Sequence[str]:
-    """Return the options for the command line that are set in the environment or the ini file."""
-    flag = f"--llmcost-{name}"
-    if session.settings.origin(name) == flag:
-        return ()
-    return [f"{flag}={value}" for value in getattr(session.settings, name)]

@@ -1,6 +1,7 @@
 """Prompts as a session reads and counts them: whole, by what is cached of them, and by part.
 
-And the answer that a payload is expected to get, by its count.
+And what answers use by these counts: the one that a payload is expected to get, a mock's, and a
+replayed one, which counts for what was sent when it was recorded; here alone the two are compared.
 """
 
 from __future__ import annotations
@@ -8,13 +9,24 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 from msgspec.structs import replace
 
-from pytest_llmcost.call import Call
+from pytest_llmcost.call import Call, Evidence
+from pytest_llmcost.capture.changed_prompt import (
+    is_as_recorded,
+    left_in_the_cache,
+    obstacle_to_recount,
+    plan_recount,
+    recount,
+    reply_caveats,
+    without_figures,
+)
+from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.client import count_all
 from pytest_llmcost.counting.payload import Payload, describe_changes, read_payload
@@ -30,6 +42,7 @@ from pytest_llmcost.counting.segments import (
     split_parts,
     split_prompt,
 )
+from pytest_llmcost.counting.volatile import describe_volatile
 from pytest_llmcost.errors import (
     CountCassetteError,
     CountError,
@@ -48,7 +61,7 @@ from pytest_llmcost.responses.endpoints import bedrock_platform
 from pytest_llmcost.responses.message import Answer
 
 PromptState = Literal["cold", "warm", "none"]
-_STATES = ("cold", "warm", "none")
+_STATES = get_args(PromptState)
 
 
 def read_normalised(
@@ -85,9 +98,6 @@ def split(
     """Count all that a plan needs, and return the prompt by what is cached of it.
 
     The options are further ones that the command needs which counts it.
-
-    Raises:
-        CountError: not recorded and not allowed to ask, or the API did not count it.
     """
     model = plan.whole.model
     what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts)})"
@@ -102,12 +112,7 @@ def split(
 def count_parts(
     session: Session, owner: Owner, payload: Payload, names: Sequence[str] | None = None
 ) -> PromptParts:
-    """Count the parts of a prompt that are named, or all.
-
-    Raises:
-        PayloadError: it has no messages.
-        CountError: not recorded and not allowed to ask, or the API did not count it.
-    """
+    """Count the parts of a prompt that are named, or all; its errors are those of `parts(...)`."""
     model = payload.model
     read = partial(read_normalised, session, item=owner.item, betas=payload.betas)
     plan = plan_parts(payload, names, read=read)
@@ -128,8 +133,7 @@ def learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) ->
     names = [*dict.fromkeys(names)]
     if payload.fingerprint in owner.parts or not (names or settings.parts):
         return
-    # What failed once would only fail, or wait, again.
-    if call.has_caveat("count-failed", "uncounted"):
+    if call.has_caveat("count-failed", "uncounted"):  # it would only fail, or wait, again
         return
     owner.parts[payload.fingerprint] = known = {}
     # Those with a budget may be counted where the others are not.
@@ -170,8 +174,6 @@ def _count_cuts(
         raise CountMissingError(
             f"{what} of this prompt are not counted yet for {plan.whole.model}. Count them (free): "
             f"{command}",
-            fingerprint=plan.whole.fingerprint,
-            changed=(),
             command=command,
             what=f"{what} of a prompt are",
         )
@@ -191,12 +193,7 @@ def expect_answer(
 ) -> tuple[Answer, CachedPrompt | None]:
     """Count a payload, and its cached prefixes if the test, its marker or the run asks for them.
 
-    Without an output, the answer is that of the input alone.
-
-    Raises:
-        SettingsError: no such state, or no such length of a reply.
-        PayloadError: breakpoints that the API would refuse.
-        CountError: not recorded and not allowed to ask, or the API did not count it.
+    Without an output, the answer is that of the input alone. Its errors are those of `count(...)`.
     """
     output_tokens = _read_output(payload, asked_output)
     if state is not None and state not in _STATES:
@@ -213,78 +210,78 @@ def expect_answer(
         else:
             has_worst = any(budget.kind == "worst" for budget in limits.budgets)
             is_column = has_worst or bool(session.settings.columns)
-    plan = None
+    plan, prompt = None, None
     if state is not None or is_column:
-        plan = plan_caching(
-            payload, read=lambda body: read_normalised(session, body, item, betas=payload.betas)
-        )
+        read = partial(read_normalised, session, item=item, betas=payload.betas)
+        plan = plan_caching(payload, read=read)
     count = session.counts.count(owner, payload)
-    prompt, usage = None, None
     if plan is not None:
-        try:
+        # A column that cannot be filled fails no test; a budget may.
+        with contextlib.suppress(*[CountError] if is_column else []):
             prompt = split(session, owner, plan, options)
-        except CountError:
-            if not is_column:  # a column that cannot be filled fails no test; a budget may
-                raise
-    if prompt is not None:
-        cold = prompt.usage("cold")
-        written = {"5m": cold.cache_write_5m_tokens, "1h": cold.cache_write_1h_tokens}
-        facts = PayloadFacts(model=payload.model, parts=payload.parts, cached=written)
-        session.ledger.learn(payload.fingerprint, facts)
-        usage = prompt.usage(state) if state else None
-    may_cache = None
-    if usage is not None:
-        usage = replace(usage, output_tokens=output_tokens or 0)
-    else:
-        usage = Usage(input_tokens=count.input_tokens, output_tokens=output_tokens or 0)
-        least = session.least_cacheable(payload.model) if payload.breakpoints else None
-        if payload.breakpoints and (least is None or count.input_tokens >= least):
+            cold = prompt.usage("cold")
+            written = {"5m": cold.cache_write_5m_tokens, "1h": cold.cache_write_1h_tokens}
+            facts = PayloadFacts(model=payload.model, parts=payload.parts, cached=written)
+            session.ledger.learn(payload.fingerprint, facts)
+    usage = Usage(input_tokens=count.input_tokens, output_tokens=output_tokens or 0)
+    cached: dict[str, Any] = {}
+    if prompt is not None and state is not None:
+        usage = replace(prompt.usage(state), output_tokens=usage.output_tokens)
+        cached["read_lifetime"] = payload.lifetime if usage.cache_read_tokens else None
+    elif payload.breakpoints:
+        least = session.least_cacheable(payload.model)
+        if least is None or count.input_tokens >= least:
             # A prompt priced as plain input may be cached: a bound, the most expensive of several.
-            may_cache = payload.lifetime or "1h"
-    sampling = SamplingCall(
-        model=payload.model,
-        usage=usage,
-        read_lifetime=payload.lifetime if usage.cache_read_tokens else None,
-        may_cache=may_cache,
-    )
+            cached["may_cache"] = payload.lifetime or "1h"
     caveats = [*count.caveats]
     if output_tokens is None:
         caveats.append("input-only")
     if count.changed:
         caveats.append(f"changed-prompt: {describe_changes(count.changed)}")
-    answer = Answer(
-        model=payload.model,
-        usage=usage,
-        sampling_calls=(sampling,),
-        terms=_terms(payload),
-        caveats=sorted_caveats(caveats) if caveats else (),
-        before=_counted_before(payload, count.before, output_tokens),
-    )
+    answer = _answer(payload, usage, caveats=caveats, before=count.before, **cached)
     return answer, prompt
-
-
-def _counted_before(
-    payload: Payload, tokens: int | None, output_tokens: int | None
-) -> Answer | None:
-    """Return what the payload was expected to use before it changed."""
-    if tokens is None:
-        return None
-    usage = Usage(input_tokens=tokens, output_tokens=output_tokens or 0)
-    sampling = SamplingCall(model=payload.model, usage=usage)
-    return Answer(model=payload.model, sampling_calls=(sampling,), terms=_terms(payload))
 
 
 def uncounted_answer(payload: Payload, error: CountError) -> Answer:
     """Return what is known of a payload whose count failed: an unknown price, not $0."""
-    before = None
+    why, before = describe_failed_count(error), None
     if isinstance(error, CountMissingError):
         changes = describe_changes(error.changed)
         why = f"uncounted: changed: {changes}" if changes else "uncounted: no recorded count"
-        before = _counted_before(payload, error.before, None)
-    else:
-        why = describe_failed_count(error)
-    caveats = sorted_caveats([why])
-    return Answer(model=payload.model, terms=_terms(payload), caveats=caveats, before=before)
+        before = error.before
+    return _answer(payload, None, caveats=[why], before=before)
+
+
+def _answer(
+    payload: Payload,
+    usage: Usage | None,
+    *,
+    caveats: Sequence[str] = (),
+    before: int | None = None,
+    **cached: Any,
+) -> Answer:
+    """Return what a payload uses, None if unknown; `before` its input tokens until it changed."""
+    asked = str(payload.body.get("model", ""))
+    speed, geography = payload.body.get("speed"), payload.body.get("inference_geo")
+    then = None
+    if before is not None:
+        output_tokens = 0 if usage is None else usage.output_tokens
+        then = _answer(payload, Usage(input_tokens=before, output_tokens=output_tokens))
+    sampling_calls: tuple[SamplingCall, ...] = ()
+    if usage is not None:
+        sampling_calls = (SamplingCall(model=payload.model, usage=usage, **cached),)
+    return Answer(
+        model=payload.model,
+        usage=usage or Usage(),
+        sampling_calls=sampling_calls,
+        terms=Terms(  # a response may say otherwise
+            speed=speed if isinstance(speed, str) else None,
+            inference_geo=geography if isinstance(geography, str) else None,
+            platform=bedrock_platform(asked) if "anthropic." in asked else None,
+        ),
+        caveats=sorted_caveats(caveats) if caveats else (),
+        before=then,
+    )
 
 
 def describe_failed_count(error: CountError) -> str:
@@ -295,11 +292,7 @@ def describe_failed_count(error: CountError) -> str:
 
 
 def _read_output(payload: Payload, output_tokens: int | str | None) -> int | None:
-    """Return how long a reply is taken to be; `"max"` is the payload's `max_tokens`.
-
-    Raises:
-        SettingsError: not a number of tokens, or `"max"` without a `max_tokens`.
-    """
+    """Return how long a reply is taken to be; `"max"` is the payload's `max_tokens`."""
     if output_tokens == "max":
         most = payload.body.get("max_tokens")
         if not is_quantity(most):
@@ -315,12 +308,138 @@ def _read_output(payload: Payload, output_tokens: int | str | None) -> int | Non
     return output_tokens
 
 
-def _terms(payload: Payload) -> Terms:
-    """Return what the payload asks for that changes its price; a response may say otherwise."""
-    asked = str(payload.body.get("model", ""))
-    speed, geography = payload.body.get("speed"), payload.body.get("inference_geo")
-    return Terms(
-        speed=speed if isinstance(speed, str) else None,
-        inference_geo=geography if isinstance(geography, str) else None,
-        platform=bedrock_platform(asked) if "anthropic." in asked else None,
+# What a captured answer uses now
+
+
+def meter(
+    session: Session, owner: Owner, request: CapturedRequest, answer: Answer
+) -> tuple[Answer, Payload | None, Evidence]:
+    """Compare what was sent with what was recorded, and return what the reply uses now.
+
+    Also what was sent; None if that could not be read.
+    """
+    if request.is_refused:
+        return answer, None, "refused" if answer.declared_usd is not None else "billed"
+    if request.endpoint.kind == "unmetered":  # nothing to compare: there are no figures
+        return answer, None, "mocked" if request.is_mocked else "billed"
+
+    def read(body: Mapping[str, Any] | None, **how: Any) -> Payload | None:
+        try:
+            return None if body is None else read_normalised(session, body, owner.item, **how)
+        except PayloadError:  # a live API will have refused it, too
+            return None
+
+    replay, model = request.replay, request.endpoint.model
+    payload = read(request.payload, betas=request.betas, model=model)
+    if request.is_mocked:
+        now, evidence = _mocked(session, owner, request, answer, payload)
+        return now, payload, evidence
+    if replay is None or replay.is_same:
+        return answer, payload, "billed"
+    # If the cassette hides its betas, they are taken for those of today.
+    betas = request.betas if replay.betas is None else replay.betas
+    recorded = payload and read(replay.body, betas=betas, model=replay.model or model)
+    if payload is None or recorded is None:
+        obstacle = replay.obstacle or "the recorded request is unknown"
+        if payload is None:
+            obstacle = "what is sent now cannot be read"
+        session.notes.add(
+            f"replayed replies cannot be checked against what is sent now: {obstacle}; keep the "
+            "request's body in the cassette (see docs/how-it-works/changed-prompts.md)"
+        )
+        return with_caveats(answer, f"not-comparable: {obstacle}"), payload, "billed"
+    now, evidence = _compare(session, owner, request, answer, payload, recorded)
+    if now.before is not None:
+        places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
+        now = with_caveats(now, *([f"volatile: {places}"] if places else ()))
+    left = left_in_the_cache(answer.usage, now.usage, sent=payload, recorded=recorded)
+    # A call that is still under way is metered once more, and must not seem to repeat itself.
+    if left is not None and evidence != "stale" and request.is_over:
+        owner.cached_prefixes.append(left)
+    return now, payload, evidence
+
+
+def _compare(
+    session: Session,
+    owner: Owner,
+    request: CapturedRequest,
+    answer: Answer,
+    payload: Payload,
+    recorded: Payload,
+) -> tuple[Answer, Evidence]:
+    """Return what a replayed reply uses for the payload that is sent now."""
+    if is_as_recorded(answer, sent=payload, recorded=recorded):
+        # The prompt is the same; a reply that was cut may be longer now.
+        cut = reply_caveats(answer, payload, recorded, session.tokenizer)
+        return with_caveats(answer, *cut), "billed"
+    obstacle = obstacle_to_recount(answer) or request.uncountable
+    unknown = partial(without_figures, answer, obstacle, sent=payload, recorded=recorded)
+    if obstacle is not None:
+        return unknown(), "stale"
+
+    read = partial(read_normalised, session, item=owner.item, betas=payload.betas)
+    plan = plan_recount(payload, recorded, read=read)
+    prompt: CachedPrompt | None = None
+    caveats: tuple[str, ...] = ()
+    try:
+        if plan is not None:
+            caveats = session.counts.count(owner, payload).caveats
+            prompt = split(session, owner, plan)
+    except CountError as error:
+        return unknown(failed=_failed_count(session, error)), "stale"
+    recounted = recount(
+        answer,
+        prompt,
+        sent=payload,
+        recorded=recorded,
+        earlier=owner.cached_prefixes,
+        caveats=caveats,
+        tokenizer=session.tokenizer,
     )
+    return recounted, "recounted"
+
+
+def _mocked(
+    session: Session,
+    owner: Owner,
+    request: CapturedRequest,
+    answer: Answer,
+    payload: Payload | None,
+) -> tuple[Answer, Evidence]:
+    """Trust a mock's figures, or take the input from a count, as `llmcost_mocks` says."""
+    if session.settings.mocks == "trust" or not answer.sampling_calls:
+        return answer, "mocked"
+    obstacle = obstacle_to_recount(answer) or request.uncountable
+    if payload is None:
+        obstacle = "the request cannot be read"
+    caveat = f"not-recounted: {obstacle}"
+    if payload is not None and obstacle is None:
+        try:
+            count = session.counts.count(owner, payload)
+        except CountError as error:
+            caveat = _failed_count(session, error) or "uncounted: the answer is a mock's"
+        else:
+            (sampling,) = answer.sampling_calls
+            usage = sampling.usage
+            # A count says nothing of the cache: a prompt that marks nothing is uncached, and of one
+            # that does, what the mock reads or writes is a part.
+            if not payload.breakpoints:
+                usage = Usage(output_tokens=usage.output_tokens)
+            usage = replace(usage, input_tokens=max(0, count.input_tokens - usage.cached_tokens))
+            counted = replace(answer, usage=usage, sampling_calls=(replace(sampling, usage=usage),))
+            return with_caveats(counted, *count.caveats), "recounted"
+    unknown = replace(answer, sampling_calls=())
+    return with_caveats(unknown, caveat), "mocked"
+
+
+def _failed_count(session: Session, error: CountError) -> str:
+    """Note why a count has failed that was tried, and return its caveat; "" if none was tried."""
+    if isinstance(error, CountMissingError):
+        return ""
+    session.notes.add(f"not counted: {error}")
+    return describe_failed_count(error)
+
+
+def with_caveats(answer: Answer, *caveats: str) -> Answer:
+    """Return an answer with further caveats."""
+    return replace(answer, caveats=sorted_caveats([*answer.caveats, *caveats]))

@@ -286,8 +286,7 @@ def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
         more = f" and {len(live) - 1:,} more" if len(live) > 1 else ""
         notes.append(f"{live[0]}{more} went live ({settings.origin('live')}=warn)")
     if settings.parts and any(REST not in each for each in parts_of(ledger).values()):
-        options = () if settings.origin("parts") == "--llmcost-parts" else ("--llmcost-parts",)
-        command = count_command_of_run(session.config, options)
+        command = count_command_of_run(session.config, settings, "parts")
         notes.append(f"parts of prompts not counted yet; count them all, free: {command}")
     if settings.mocks == "trust":
         notes += mock_notes(ledger)

@@ -7,9 +7,10 @@ another must not take calls out of the outer one's budget.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -103,23 +104,21 @@ def tag(name: str) -> Iterator[None]:
         SettingsError: the name is empty, or could not stand in `llmcost_budgets`.
     """
     check_tag(name)
-    opened = _Open(name)
-    around = _current()
-    if _tags.get() is None:  # what other threads have opened is beside this one, not around it
+    opened, before, around = _Open(name), _tags.get(), _current()
+    if before is None:  # what other threads have opened is beside this one, not around it
         around = tuple(each for each in around if not each.is_of_thread)
     mine = (*around, opened)
-    token = _tags.set(mine)
+    _tags.set(mine)
     _open.append(opened)
     try:
         yield
     finally:
         _open.remove(opened)
-        now = _tags.get(mine)
-        # An async fixture may be torn down in another context; its own has ended by then.
-        with suppress(ValueError):
-            _tags.reset(token)
-            if now is not mine:  # fixtures do not always end in the reverse order
-                _tags.set(tuple(each for each in now or () if each is not opened))
+        now = _tags.get()  # of another context if an async fixture is torn down there
+        if now is mine:
+            _tags.set(before)
+        elif now is not None:  # fixtures do not always end in the reverse order
+            _tags.set(tuple(each for each in now if each is not opened))
 
 
 def _current() -> tuple[_Open, ...]:
@@ -153,11 +152,7 @@ def check_tag(name: object) -> None:
     Raises:
         SettingsError: it is no text, empty, or has blanks, a comma or an equals sign.
     """
-    if (
-        not isinstance(name, str)
-        or not name
-        or any(each.isspace() or each in ",=" for each in name)
-    ):
+    if not isinstance(name, str) or not re.fullmatch(r"[^\s,=]+", name):
         raise SettingsError(
             f"{name!r:.80} is not a tag; write a word without blanks, commas and equals signs, "
             'for example "judge"'

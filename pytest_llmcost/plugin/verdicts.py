@@ -23,7 +23,7 @@ from pytest_llmcost.errors import (
     SettingsError,
 )
 from pytest_llmcost.money import exactly
-from pytest_llmcost.plugin.calls import calls_of
+from pytest_llmcost.plugin.calls import calls_in, calls_of
 from pytest_llmcost.plugin.counts import count_command
 from pytest_llmcost.plugin.marker import limits_of
 from pytest_llmcost.plugin.owners import Owner, TestAttempt, nodeid_of
@@ -135,7 +135,8 @@ def judge_late(session: Session) -> None:
 
 def _verdicts(session: Session, attempt: TestAttempt, needs_calls: bool) -> list[Verdict]:
     limits = limits_of(attempt.item, session.settings)
-    calls = calls_of(session, attempt, limits.cache or session.settings.cache)
+    state = limits.cache or session.settings.cache
+    calls = calls_in(session, calls_of(session, attempt), state)
     return [
         judge_budget(session, attempt, budget, calls, needs_calls=needs_calls)
         for budget in limits.budgets

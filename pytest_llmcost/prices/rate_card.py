@@ -129,9 +129,7 @@ class RateCard:
         )
         raise UnknownModelError(
             f"no price for model '{shown}' in rate card {self.version}. {remedy} its rates to a "
-            f'TOML file ([models."{shown}"] rates = [...]) and pass that with --llmcost-prices',
-            model=name,
-            likely=likely,
+            f'TOML file ([models."{shown}"] rates = [...]) and pass that with --llmcost-prices'
         )
 
     def rates(
@@ -204,7 +202,7 @@ class RateCard:
                 why = "the rate card has no rates at that speed"
             elif (first := min(row.from_on for row in rows)) > on:
                 why = f"its first rates are from {first}"
-            raise UnknownModelError(f"no price for {model}{at_speed} on {on}: {why}", model=model)
+            raise UnknownModelError(f"no price for {model}{at_speed} on {on}: {why}")
         return tuple(bands)
 
     def price(

@@ -141,6 +141,34 @@ def test_what_cannot_be_seen_can_be_stated(project: Project, standin: StandIn) -
     ).assert_outcomes(passed=1)
 
 
+def test_a_stated_price_is_the_price_and_has_no_bill(project: Project, standin: StandIn) -> None:
+    run(
+        project,
+        standin,
+        """
+    from pytest_llmcost import LlmCostError
+
+    USAGE = {"input_tokens": 1000, "output_tokens": 100}
+
+    @pytest.mark.parametrize(("response", "how", "usd", "tokens"), [
+        ({"total_cost_usd": "0.02"}, {}, "0.02", None),
+        (USAGE, {"usd": "$3", "model": "claude-opus-4-7"}, "3", 1000),
+        ({"total_cost_usd": 0}, {}, "0", None),
+    ])
+    def test_declared(llmcost, response, how, usd, tokens):
+        recorded = llmcost.record(response, **how)
+        assert recorded.usd == llmcost.usd == Decimal(usd)
+        if tokens is not None:
+            assert recorded.input_tokens == tokens
+        else:
+            with pytest.raises(LlmCostError, match="were not stated"):
+                recorded.input_tokens
+        with pytest.raises(LlmCostError, match="stated.* has no itemised bill"):
+            recorded.cost
+    """,
+    ).assert_outcomes(passed=3)
+
+
 def test_results_of_one_agents_session_are_a_running_total(
     project: Project, standin: StandIn
 ) -> None:

@@ -114,7 +114,6 @@ def test_a_miss_says_what_changed_and_how_to_record_it(kit: CountingKit) -> None
     command = "pytest 'tests/test_triage.py::test_refund[big one]' --llmcost-record-mode=rewrite"
     assert text.endswith(command)
     assert caught.value.changed == ("system", "tools.web_search (new)")
-    assert caught.value.fingerprint == changed.fingerprint
     assert len(kit.api.counted) == 1
 
 

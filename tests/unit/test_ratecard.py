@@ -121,7 +121,6 @@ def test_anything_else_is_unknown_and_names_the_remedy(name: str) -> None:
         shipped_card().resolve(name)
     error = caught.value
     assert shipped_card().find(name) is None
-    assert error.model == name
     assert f"no price for model {name!r}" in str(error)
     assert f'[models."{name}"] rates = [...]' in str(error)
     assert "aliases" not in str(error)  # nothing is proposed as if it were the same model
@@ -140,7 +139,6 @@ def test_anything_else_is_unknown_and_names_the_remedy(name: str) -> None:
 def test_a_misspelt_name_is_told_from_another_model(name: str, likely: str | None) -> None:
     with pytest.raises(UnknownModelError) as caught:
         shipped_card().resolve(name)
-    assert caught.value.likely == likely
     assert (f"Did you mean {likely}?" in str(caught.value)) is (likely is not None)
     assert ("See the models with llmcost rates" in str(caught.value)) is (likely is None)
 
@@ -220,7 +218,6 @@ def test_an_unknown_models_name_is_shown_without_what_a_terminal_or_a_file_choke
     assert text.encode()
     assert r"'claude\x1b[31mX\n::error::\ud800\u202eyyy" in text
     assert len(text) < 2_000
-    assert caught.value.model == name
 
 
 ACCOUNT = "123456789012"
