@@ -50,24 +50,6 @@ LONG_WAIT, SHORT_WAIT = 300.0, 5.0
 """Seconds for which the main thread, and any other, waits while another one records calls."""
 
 
-class _Heavy:
-    """What a session makes when it is first asked for.
-
-    A `__getattr__` would do, but Python reads all attributes of such a class far more slowly.
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, session: Session, owner: type) -> Any:
-        session.make_heavy_half()
-        return vars(session)[self._name]
-
-
-def _heavy() -> Any:  # for the types say what is made
-    return _Heavy()
-
-
 class Session:
     """The settings of a session, who is running in it, and what it has spent so far."""
 
@@ -193,29 +175,26 @@ class Session:
 
     @property
     def has_spending(self) -> bool:
-        """Whether the heavy half was needed."""
+        """Whether anything was sent, counted or limited."""
         return "ledger" in vars(self)
 
-    ledger: LedgerBuilder = _heavy()
-    """Every call so far, by owner."""
-    card: RateCard = _heavy()
-    """The prices of this session."""
-    counts: Counts = _heavy()
-    """The token counts of this session."""
-
-    def make_heavy_half(self) -> None:
-        """Make all three; from then on they are plain attributes."""
+    @cached_property
+    def ledger(self) -> LedgerBuilder:
+        """Every call so far, by owner."""
         from pytest_llmcost.ledger.builder import LedgerBuilder
+
+        return LedgerBuilder()
+
+    @cached_property
+    def counts(self) -> Counts:
+        """The token counts of this session."""
         from pytest_llmcost.plugin.counts import Counts
 
-        counts = Counts(self.config, self.settings, self._make_client, self.notes)
-        made = {"ledger": LedgerBuilder(), "counts": counts, "card": self._read_card()}
-        with self.lock:  # not around the above, which calls a hook
-            if not self.has_spending:
-                vars(self).update(made)
+        return Counts(self.config, self.settings, self._make_client, self.notes)
 
-    def _read_card(self) -> RateCard:
-        """Read the shipped prices, then the user's file, then ask the hook."""
+    @cached_property
+    def card(self) -> RateCard:
+        """The prices of this session: the shipped ones, then the user's file, then the hook's."""
         from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 
         card, name = shipped_card(), "pytest_llmcost_rate_card"
@@ -228,14 +207,6 @@ class Session:
         if not isinstance(replaced, RateCard):
             raise SettingsError(f"{name} returned {type(replaced).__name__}, not a RateCard")
         return replaced
-
-    def exact_model(self, name: str) -> str:
-        """Return a model's exact id.
-
-        Raises:
-            UnknownModelError: the card has no row and no alias of this name.
-        """
-        return self.card.resolve(name).model
 
     def tokenizer(self, model: str) -> str | None:
         """Return the name of a model's tokenizer; None if the card does not know it."""
@@ -282,7 +253,7 @@ class Session:
 
     def save_counts(self) -> None:
         """Save all counts at the end, and close the client that no fixture closes."""
-        if self.has_spending:
+        if "counts" in vars(self):
             self.counts.save_all()
         if self._own_client is not None:
             self._own_client.close()
@@ -292,19 +263,18 @@ class Session:
     @property
     def owner(self) -> Owner:
         """Whose is what is sent now."""
-        return self._owner_now()[0]
+        return self.sender().owner
 
     def sender(self) -> Sender:
         """Return whose a request is that is sent now; asked from any thread or task."""
-        return sender_of(*self._owner_now())
-
-    def _owner_now(self) -> tuple[Owner, Phase | None]:
         # Each is read once: the main thread may go on meanwhile.
         test, phase, fixtures = self.test, self.phase, self.fixtures[::-1]
         for fixture, began, thread in fixtures:
             if thread is None or thread == threading.get_ident():
-                return fixture, began
-        return (self.outside, None) if test is None else (self.attempt_of(test), phase)
+                return sender_of(fixture, began)
+        if test is None:
+            return sender_of(self.outside, None)
+        return sender_of(self.attempt_of(test), phase)
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
@@ -339,7 +309,7 @@ class Session:
         finally:
             attempt.is_over = True
             attempt.is_whole = self.outcome == "passed"
-        if self.has_spending:
+        if "counts" in vars(self):
             self.counts.save(attempt)
 
     def push(self, fixture: SharedFixture, phase: Phase) -> None:
@@ -372,11 +342,21 @@ class Session:
         if self.capture is not None and self.children is not None:
             self.capture.enter_child(self.children.when_idle)
 
-    def catch_up(self) -> None:
-        """Record what is complete."""
-        with self._catching_up() as capture:
-            if capture is not None:
-                capture.drain()
+    def catch_up(self, is_due: Callable[[Any], bool] | None = None) -> None:
+        """Record what is complete; of the senders that are due the rest as unknown, too."""
+        if self.capture is None and self.children is None:
+            return
+        with self.recording() as may_record:
+            if not may_record:
+                return
+            if self.children is not None:
+                self.children.bring_back()
+            if self.capture is None:
+                return
+            if is_due is None:
+                self.capture.drain()
+            else:
+                self.capture.settle(is_due)
 
     def drain(self) -> None:
         """Record what is complete.
@@ -390,25 +370,10 @@ class Session:
 
     def settle(self, owner: Owner | None = None) -> None:
         """Record all that was seen of an owner, or of all; what is incomplete as unknown."""
-        with self._catching_up() as capture:
-            if capture is not None:
-                capture.settle(
-                    lambda sender: isinstance(sender, Sender) and owner in (None, sender.owner)
-                )
+        self.catch_up(lambda sender: owner in (None, sender.owner))
         if owner is None and self.children is not None and self.children.are_lost():
             self.incomplete.add("forked-child")
             self.lost_calls.add("forked-child")
-
-    @contextmanager
-    def _catching_up(self) -> Iterator[Capture | None]:
-        """Record what children have sent; yield the capture if it may record, too."""
-        if self.capture is None and self.children is None:
-            yield None
-            return
-        with self.recording() as may_record:
-            if may_record and self.children is not None:
-                self.children.bring_back()
-            yield self.capture if may_record else None
 
     @contextmanager
     def recording(self) -> Iterator[bool]:
@@ -501,7 +466,7 @@ def check_settings(session: Session) -> None:
         _ = session.card
         for model in settings.model:
             with settings.naming("model"):
-                session.exact_model(model)
+                session.card.resolve(model)
 
 
 def utc_now() -> str:
