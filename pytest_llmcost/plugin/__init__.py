@@ -31,7 +31,6 @@ from pytest_llmcost.plugin.session_hooks import SessionHooks
 if TYPE_CHECKING:
     import anthropic
 
-    from pytest_llmcost.capture.children import Ticket
     from pytest_llmcost.capture.relay import Relay
     from pytest_llmcost.capture.request import CapturedRequest
     from pytest_llmcost.plugin.child_processes import ChildProcesses
@@ -68,7 +67,7 @@ def _begin(config: pytest.Config) -> Session:
     """Make the session and capture; a session around this one gets its calls back at the end."""
     session = config.stash[KEY] = Session(config)
     begin = partial(_follow, session)
-    follow(begin, session.saved_cassettes, partial(_ticket, session))
+    follow(begin, session.saved_cassettes, lambda: _with_children(session).ticket())
     session.stop_following = partial(unfollow, begin)
     config.add_cleanup(session.stop_following)
     # Made before the first child is forked, not after: the two share it.
@@ -102,11 +101,6 @@ def _follow(session: Session, *sent: Any) -> CapturedRequest | None:
     return capture.begin(*sent)
 
 
-def _ticket(session: Session) -> Ticket:
-    """Return what a spawned child is given."""
-    return _with_children(session).ticket()
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Settle the options of the run, or turn the plugin off; the markers are known either way."""
     for text in (MARKER_HELP, TAG_MARKER_HELP):
@@ -123,16 +117,12 @@ def pytest_configure(config: pytest.Config) -> None:
         check_settings(session)
     except LlmCostError as error:
         raise pytest.UsageError(str(error)) from None
-    session.is_configured = True
-    if session.children is not None:
-        session.children.share_folder()
     register = config.pluginmanager.register
-    item_hooks = ItemHooks(session)
-    register(item_hooks, "llmcost-items")
+    register(ItemHooks(session), "llmcost-items")
     if session.worker is None:
         config.add_cleanup(session.remove_run_folder)
         register(SessionHooks(session), "llmcost-session")
-    if session.worker is not None or hasattr(config.option, "numprocesses"):  # xdist is loaded
+    if session.worker is not None or getattr(config.option, "dist", "no") != "no":
         from pytest_llmcost.plugin.xdist import Controller, Worker
 
         side = Controller if session.worker is None else Worker
@@ -143,7 +133,9 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_llmcost.plugin.other_models import OtherModels
 
         register(OtherModels(session), "llmcost-other-models")
-    item_hooks.is_started = True
+    session.is_configured = True
+    if session.children is not None:
+        session.children.share_folder()
 
 
 def __dir__() -> list[str]:

@@ -42,8 +42,6 @@ class ItemHooks(Hooks):
     def __init__(self, session: Session) -> None:
         """Watch the tests of a session."""
         super().__init__(session)
-        self.is_started = False
-        """Whether all plugins and conftests are loaded whose hooks count."""
         self._limits_all = session.settings.max_test is not None
         mode = record_mode(None, session.config, session.settings)
         self._rewrites_all = mode == "rewrite"
@@ -62,9 +60,10 @@ class ItemHooks(Hooks):
         if not plugin_name.endswith("conftest.py"):  # before a path is made of each of them
             return
         if _is_marked(plugin):
-            kind = pytest.Collector.CollectError if self.is_started else pytest.UsageError
+            is_late = self.session.is_configured
+            kind = pytest.Collector.CollectError if is_late else pytest.UsageError
             raise kind(f"{plugin_name}: {_IGNORED}")
-        if self.is_started:
+        if self.session.is_configured:
             names = sorted(name for name in vars(plugin) if name.startswith("pytest_llmcost_"))
             if names:
                 self.session.late_conftests.add(plugin)

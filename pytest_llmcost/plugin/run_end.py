@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -16,7 +16,9 @@ from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
 from pytest_llmcost.compare.vanished import Fates
 from pytest_llmcost.counting.segments import REST
+from pytest_llmcost.credentials import keys_in_cassette
 from pytest_llmcost.errors import LedgerError, LlmCostError
+from pytest_llmcost.files import show_path
 from pytest_llmcost.ledger.ledger import (
     CardId,
     Ledger,
@@ -25,7 +27,7 @@ from pytest_llmcost.ledger.ledger import (
     failed_otherwise,
     own_verdicts,
 )
-from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
+from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.notes import (
     length_band_notes,
     max_tokens_notes,
@@ -46,13 +48,13 @@ from pytest_llmcost.reports.junit import PROPERTY_PREFIX, suite_properties, test
 from pytest_llmcost.reports.numbers import format_count
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import (
+    describe_keys,
     describe_total,
     last_attempts,
     marks_of_run,
     run_failures,
 )
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
-from pytest_llmcost.settings import Settings
 
 _STALE_CARD_DAYS = 90
 _COMMITS = (
@@ -73,6 +75,7 @@ class RunEnd:
         self.accepted = ""
         """What was written as the new baseline, in a sentence."""
         self._pytest = pytest_session
+        self._is_github = session.settings.github and os.environ.get("GITHUB_ACTIONS") == "true"
         self.ledger = _sum_up(session, pytest_session)
 
     def is_broken(self) -> bool:
@@ -88,21 +91,36 @@ class RunEnd:
     def publish(self) -> None:
         """Write what was asked for, and settle the exit status."""
         session, settings = self.session, self.session.settings
-        self.problems = []
-        self._set_status(self._exit_status())
-        ledger = self.ledger
-        self.problems = _write_ledgers(session, ledger)
-        if settings.update_baseline and settings.baseline is not None:
-            self.problems += _try(self._accept, settings.baseline)
-        if settings.history is not None and ledger.run.has_tests:
-            self.problems += _try(_append_to_history, session, settings.history, ledger)
-        history = _history(settings.history)
-        for path in settings.report:
-            if path.suffix != ".json":
-                self.problems += _try(write_report, ledger, path, history)
-        if _is_github(settings):
-            self.problems += _try(_write_job_summary, ledger)
         self.settle_status()
+        ledger, history = self.ledger, list[Run]()
+        if settings.update_baseline and settings.baseline is not None:
+            with self._noting_problems():
+                self._accept(settings.baseline)
+        if settings.history is not None:
+            if ledger.run.has_tests:
+                with self._noting_problems():
+                    run = run_of(ledger)
+                    append_run(settings.history, run, instead_of=session.in_history)
+                    session.in_history = run
+            with suppress(LedgerError):  # appending to it has said why
+                history, _ = read_history(settings.history)
+        for path in settings.report:
+            with self._noting_problems():
+                write_report(ledger, path, history)
+        if self._is_github and (job := os.environ.get("GITHUB_STEP_SUMMARY")):
+            # Append, because all steps of the job share the file.
+            with self._noting_problems(), open(job, "a", encoding="utf-8") as summary:
+                summary.write(render_job_summary(ledger, used_bytes=os.path.getsize(job)))
+        self.settle_status()
+
+    @contextmanager
+    def _noting_problems(self) -> Iterator[None]:
+        try:
+            yield
+        except (LlmCostError, OSError) as error:
+            problem = f"not written: {error}"
+            if problem not in self.problems:
+                self.problems.append(problem)
 
     def _accept(self, baseline: Path) -> None:
         """Write the run as the new baseline; tests that did not pass keep their old rows.
@@ -128,30 +146,28 @@ class RunEnd:
         tests = format_count(len({test.nodeid for test in ledger.tests}), "test")
         self.accepted = f"baseline written to {baseline}: {describe_total(ledger)}, {tests}"
 
+    @exactly()
     def settle_status(self) -> None:
-        """Set the exit status; write the ledger again if it names another one."""
-        status = self._exit_status()
-        if self._pytest.exitstatus != status:
-            self._pytest.exitstatus = status
-        if self.ledger.run.exit_status != status:
-            self._set_status(status)
-            again = _write_ledgers(self.session, self.ledger)
-            self.problems += [each for each in again if each not in self.problems]
+        """Turn success into failure by a budget or an unwritten file; let the ledger name it.
 
-    def _exit_status(self) -> int:
-        """Return the status, with success turned into failure by a budget or an unwritten file."""
+        One that was published with another status is written again.
+        """
         status = int(self._pytest.exitstatus)
         may_fail = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
         last, is_left = self.session.attempt, "interrupted" in self.session.incomplete
         # `pytest.exit()` sets the status although the test that it leaves has failed.
         is_hidden = is_left and last and last.has_failed and last.is_failed_by_budget
         if (may_fail and (is_hidden or self.is_broken())) or (not status and self.problems):
-            return int(pytest.ExitCode.TESTS_FAILED)
-        return status
-
-    def _set_status(self, status: int) -> None:
+            self._pytest.exitstatus = status = int(pytest.ExitCode.TESTS_FAILED)
+        before = self.ledger.run.exit_status
+        if before == status:
+            return
         run = replace(self.ledger.run, finished_at=utc_now(), exit_status=status)
         self.ledger = replace(self.ledger, run=run)
+        for path in self.session.settings.report:
+            if before is not None and path.suffix == ".json":
+                with self._noting_problems():
+                    write_report(self.ledger, path)
 
     @exactly()
     def add_junit_properties(self) -> None:
@@ -179,9 +195,9 @@ class RunEnd:
             if properties is None:
                 properties = ElementTree.Element("properties")
                 case.insert(0, properties)
-            for each in [*properties]:
-                if each.get("name", "").startswith(PROPERTY_PREFIX):
-                    properties.remove(each)
+            properties[:] = [
+                each for each in properties if not each.get("name", "").startswith(PROPERTY_PREFIX)
+            ]
             for name, value in test_properties(row):
                 ElementTree.SubElement(properties, "property", name=name, value=value)
 
@@ -216,7 +232,7 @@ class RunEnd:
         if self.accepted:
             terminal.write_line(self.accepted, green=True)
         if settings.unverified == "warn" and unverified:
-            tests = "1 test" if len(unverified) == 1 else f"{len(unverified):,} tests"
+            tests = format_count(len(unverified), "test")
             text = f"{tests} passed with an unverified budget (llmcost_unverified=warn)"
             terminal.write_line(text, yellow=True, bold=True)
         if settings.stable_prefix != "off":
@@ -224,7 +240,7 @@ class RunEnd:
                 terminal.write_line(excerpt)
         for problem in self.problems:
             terminal.write_line(problem, red=True, bold=True)
-        if _is_github(settings):
+        if self._is_github:
             root = os.path.relpath(config.rootpath, os.environ.get("GITHUB_WORKSPACE", "."))
             for command in render_annotations(ledger, root=Path(root).as_posix()):
                 terminal.write_line(command)
@@ -235,12 +251,7 @@ def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
     """Return the ledger of the run, with every budget judged."""
     judge_late(session)
     session.save_counts()
-    if pytest_session.shouldstop or pytest_session.shouldfail:
-        session.incomplete.add("stopped")
-    if session.deselected and not _selects_itself(session):
-        session.incomplete.add("deselected")
-    if not _covers_suite(session.config):
-        session.incomplete.add("selected")
+    session.incomplete.update(_why_incomplete(session, pytest_session))
     settings, card, on, notes = session.settings, session.card, session.price_date, []
     if session.ledger and (age := (on - card.checked_on).days) > _STALE_CARD_DAYS:
         notes.append(
@@ -342,28 +353,39 @@ def _fates(session: Session) -> Fates:
     return Fates(is_searched, session.selected, session.skipped, session.not_passed, deselected)
 
 
-def _selects_itself(session: Session) -> bool:
-    """Return whether the suite deselects the same tests however it is started.
+def _why_incomplete(session: Session, pytest_session: pytest.Session) -> Iterator[str]:
+    """Yield why the run does not stand for the whole suite: pytest was stopped, or told to select.
 
-    That is by options which pytest has from the ini file alone, or in a conftest, as long as the
-    options that conftests declare are those of the ini file, too.
+    What the suite deselects however it is started is no part of it.
     """
-    config, names = session.config, {"keyword", "markexpr", "deselect"}
-    if session.deselecting:
-        names |= _own_options(config).keys() - session.options_of_plugins
-    return _are_own(config, names)
-
-
-def _own_options(config: pytest.Config) -> dict[str, object]:
-    """Return the options that pytest has from the ini file alone."""
+    config, here = session.config, session.config.invocation_params.dir
     # pytest's own parser, which has no public name, so that every spelling of an option is read.
-    return vars(config._parser.parse_known_args(config.getini("addopts")))
+    own = vars(config._parser.parse_known_args(config.getini("addopts")))
 
+    def are_own(names: Iterable[str]) -> bool:
+        """Return whether these options are what the ini file alone says."""
+        return all(own.get(name) == getattr(config.option, name, None) for name in names)
 
-def _are_own(config: pytest.Config, names: Iterable[str]) -> bool:
-    """Return whether these options are what the ini file alone says."""
-    own = _own_options(config)
-    return all(own.get(name) == getattr(config.option, name, None) for name in names)
+    if pytest_session.shouldstop or pytest_session.shouldfail:
+        yield "stopped"
+    # A conftest goes by the options that conftests declare.
+    of_conftests = own.keys() - session.options_of_plugins if session.deselecting else ()
+    if session.deselected and not are_own(("keyword", "markexpr", "deselect", *of_conftests)):
+        yield "deselected"
+    # A file, a test, or a misspelt name; with `--pyargs` a package is all of it, too.
+    is_folder = [(here / arg).is_dir() or config.option.pyargs for arg in config.args]
+    given = [(here / arg).resolve() for arg in config.args]
+    # Without `testpaths` it is not known what the suite is, and folders are taken for all of it.
+    whole = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
+    if (
+        config.getoption("lf", False)
+        or config.getoption("setuponly", False)  # also set by `--setup-plan`
+        or not are_own(("ignore", "ignore_glob"))
+        or not all(is_folder)
+        or any("::" in arg for arg in config.args)
+        or not all(any(path.is_relative_to(folder) for folder in given) for path in whole)
+    ):
+        yield "selected"
 
 
 def _exceeded_but_not_failed(ledger: Ledger) -> list[str]:
@@ -378,70 +400,6 @@ def _exceeded_but_not_failed(ledger: Ledger) -> list[str]:
         if test.outcome in ("", "passed", "skipped")
         and any(verdict.state == "exceeded" for verdict in own_verdicts(test))
     ]
-
-
-def _covers_suite(config: pytest.Config) -> bool:
-    """Return whether pytest is to run all that it would run by itself.
-
-    Without `testpaths` that is not known, and folders are taken for all of it.
-    """
-    here = config.invocation_params.dir
-    if config.getoption("lf", False) or not _are_own(config, ("ignore", "ignore_glob")):
-        return False  # `pytest_deselected` is called for neither
-    if config.getoption("setuponly", False):  # also set by `--setup-plan`
-        return False
-    # A file, a test, or a misspelt name; with `--pyargs` a package is all of it, too.
-    is_folder = [(here / arg).is_dir() or config.option.pyargs for arg in config.args]
-    if not all(is_folder) or any("::" in arg for arg in config.args):
-        return False
-    given = [(here / arg).resolve() for arg in config.args]
-    whole = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
-    return all(any(path.is_relative_to(folder) for folder in given) for path in whole)
-
-
-# Files
-
-
-@exactly()
-def _write_ledgers(session: Session, ledger: Ledger) -> list[str]:
-    """Write the JSON reports; return what could not be written."""
-    paths = [path for path in session.settings.report if path.suffix == ".json"]
-    return [problem for path in paths for problem in _try(write_ledger, ledger, path)]
-
-
-def _try(write: Any, *args: Any) -> list[str]:
-    try:
-        write(*args)
-    except (LlmCostError, OSError) as error:
-        return [f"not written: {error}"]
-    return []
-
-
-def _append_to_history(session: Session, path: Path, ledger: Ledger) -> None:
-    run = run_of(ledger)
-    append_run(path, run, instead_of=session.in_history)
-    session.in_history = run
-
-
-def _history(path: Path | None) -> list[Run]:
-    """Return the runs of a history; none if it cannot be read, which appending to it has said."""
-    try:
-        return [] if path is None else read_history(path)[0]
-    except LedgerError:
-        return []
-
-
-def _is_github(settings: Settings) -> bool:
-    return settings.github and os.environ.get("GITHUB_ACTIONS") == "true"
-
-
-def _write_job_summary(ledger: Ledger) -> None:
-    """Append, because all steps of the job share the file."""
-    path = Path(os.environ.get("GITHUB_STEP_SUMMARY", ""))
-    if path.name:
-        used = path.stat().st_size if path.exists() else 0
-        with path.open("a", encoding="utf-8") as summary:
-            summary.write(render_job_summary(ledger, used_bytes=used))
 
 
 @exactly()
@@ -469,3 +427,31 @@ def write_run_failures(
     for text in failed:  # as reports, for other plugins may read them even later
         report = pytest.TestReport("llmcost", ("", None, "llmcost"), {}, "failed", text, "call")
         terminal.stats.setdefault("failed", []).append(report)
+
+
+# Key guard: the cassettes that VCR wrote in a run are searched for credentials at its end
+
+
+def find_keys(session: Session) -> dict[str, list[str]]:
+    """Return where each cassette that was written holds what looks like a key."""
+    found = {}
+    for path in map(Path, sorted(session.saved_cassettes)):
+        with suppress(OSError):  # removed since, or kept elsewhere by a persister of the user's
+            found[show_path(path)] = keys_in_cassette(path)
+    return {shown: keys for shown, keys in found.items() if keys}
+
+
+def write_keys(session: Session, terminal: pytest.TerminalReporter) -> list[str]:
+    """Name each cassette with its headers, and what keeps keys out of it.
+
+    Returns what fails the run by that, as lines of pytest's short summary.
+    """
+    found = find_keys(session)
+    if not found:
+        return []
+    is_failure = session.settings.key_guard == "fail"
+    terminal.write_sep("=", "llmcost: keys in cassettes", bold=True, red=is_failure)
+    for line in describe_keys(found):
+        terminal.write_line(line)
+    files = format_count(len(found), "cassette")
+    return [f"FAILED llmcost_key_guard - keys in {files}"] if is_failure else []

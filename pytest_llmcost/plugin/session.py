@@ -118,6 +118,7 @@ class Session:
         self._own_client: Any = None
         self._failure: BaseException | None = None
         self.is_configured = False
+        """Whether all plugins and conftests are loaded whose hooks count."""
         self.options_of_plugins: set[str] = set()
         """The names of all options before conftests declare theirs."""
         self.children: Any = None

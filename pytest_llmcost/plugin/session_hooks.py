@@ -110,7 +110,7 @@ class SessionHooks(Hooks):
             what = "test with a budget was" if number == 1 else "tests with a budget were"
             terminalreporter.write_line(f"llmcost: {number:,} {what} skipped")
         if self.session.saved_cassettes and self.session.settings.key_guard != "off":
-            from pytest_llmcost.plugin.key_guard import write_keys
+            from pytest_llmcost.plugin.run_end import write_keys
 
             self._failures = write_keys(self.session, terminalreporter)
 
@@ -156,6 +156,6 @@ class SessionHooks(Hooks):
         """Return whether the run fails by credentials in a cassette that it has written."""
         if not self.session.saved_cassettes or self.session.settings.key_guard != "fail":
             return False
-        from pytest_llmcost.plugin.key_guard import find_keys
+        from pytest_llmcost.plugin.run_end import find_keys
 
         return bool(find_keys(self.session))

@@ -12,17 +12,14 @@ from typing import Any
 
 import pytest
 
-from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.plugin.session import Hooks
 
 _KEY = "llmcost"
 _PHASES = ("setup", "call", "teardown")
 
 
-class Worker:
+class Worker(Hooks):
     """The hooks in a worker process."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -46,17 +43,12 @@ class Worker:
         session.config.workeroutput[_KEY] = json.dumps(output)  # type: ignore[attr-defined]
 
 
-class Controller:
-    """The hooks in the process that workers report to; idle in a run without workers."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
+class Controller(Hooks):
+    """The hooks in the process that workers report to."""
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Send the price date, so that a run around midnight has one."""
-        if not self.session.workers:
-            self.session.config.pluginmanager.register(_Inbox(self.session), "llmcost-inbox")
         self.session.workers += 1
         node.workerinput[_KEY] = {
             "price_date": self.session.price_date.isoformat(),
@@ -82,16 +74,9 @@ class Controller:
         sent, output[_KEY] = json.loads(output[_KEY]), None
         self.session.absorb(sent, worker=node.gateway.id)
 
-
-class _Inbox:
-    """The hook that takes in what workers put on their reports."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take it off the report, too: plugins that write reports down have no use for it."""
+        """Take news off a report: plugins that write reports down have no use for them."""
         fragment = report.__dict__.pop(_KEY, None)
         if fragment is not None:
             worker = getattr(report, "worker_id", None)
