@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +24,7 @@ from pytest_llmcost.plugin.options import (
     check_rootdir,
     read_settings,
 )
+from pytest_llmcost.plugin.pytest_recording import refusal, refuse_cassetter
 from pytest_llmcost.plugin.session import KEY, Session, check_settings
 from pytest_llmcost.plugin.session_hooks import SessionHooks
 
@@ -39,11 +39,7 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare flags and ini keys; refuse a plugin that would end pytest while it is loaded."""
-    is_alone = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-    if not is_alone and find_spec("cassetter") is not None:  # cheap; what refuses it is not
-        from pytest_llmcost.plugin.pytest_recording import refuse_cassetter
-
-        refuse_cassetter(pluginmanager)
+    refuse_cassetter(pluginmanager)
     add_options(parser)
 
 
@@ -55,10 +51,9 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Begin to capture before a conftest is imported, because it may send requests."""
-    if early_config.pluginmanager.has_plugin("vcr"):
-        from pytest_llmcost.plugin.pytest_recording import refuse_pytest_vcr
-
-        refuse_pytest_vcr(early_config.pluginmanager)
+    has_plugin = early_config.pluginmanager.has_plugin
+    if has_plugin("vcr") and has_plugin("recording"):
+        raise refusal("pytest-vcr", "pytest-recording raises an error")
     session = _begin(early_config)
     session.options_of_plugins.update(vars(early_config.known_args_namespace))
 
@@ -72,8 +67,7 @@ def _begin(config: pytest.Config) -> Session:
     config.add_cleanup(session.stop_following)
     # Made before the first child is forked, not after: the two share it.
     session.at_fork = AtFork(
-        lambda: _with_children(session).may_begin(),
-        lambda: _with_children(session).watch_reports(),
+        lambda: _with_children(session).may_begin(), lambda: _with_children(session).watch_reports()
     )
     return session
 
@@ -106,21 +100,20 @@ def pytest_configure(config: pytest.Config) -> None:
     for text in (MARKER_HELP, TAG_MARKER_HELP):
         config.addinivalue_line("markers", text)
     session = config.stash.get(KEY, None) or _begin(config)
-    session.settings = settings = read_settings(config)
-    if settings.disabled:
-        del config.stash[KEY]
-        session.stop_following()
-        return
-    if session.worker is None:
-        check_rootdir(config)
     try:
+        session.settings = settings = read_settings(config)
+        if settings.disabled:
+            del config.stash[KEY]
+            session.stop_following()
+            return
+        if session.worker is None:
+            check_rootdir(config)
         check_settings(session)
     except LlmCostError as error:
         raise pytest.UsageError(str(error)) from None
     register = config.pluginmanager.register
     register(ItemHooks(session), "llmcost-items")
     if session.worker is None:
-        config.add_cleanup(session.remove_run_folder)
         register(SessionHooks(session), "llmcost-session")
     if session.worker is not None or getattr(config.option, "dist", "no") != "no":
         from pytest_llmcost.plugin.xdist import Controller, Worker

@@ -14,7 +14,7 @@ from _pytest.config import get_config
 from _pytest.config.findpaths import determine_setup
 
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.settings import OPTIONS, Option, Settings, resolve
+from pytest_llmcost.settings import OPTIONS, Settings, resolve
 
 MARKER, TAG_MARKER = "max_cost", "llmcost_tag"
 TAG_MARKER_HELP = (
@@ -54,26 +54,20 @@ def read_settings(config: pytest.Config) -> Settings:
     """Settle all options of this run.
 
     Raises:
-        pytest.UsageError: a wrong value; the message names the flag, variable or ini key.
+        SettingsError: a wrong value; the message names the flag, variable or ini key.
     """
     flags = {option.name: config.getoption(option.ini, None) for option in OPTIONS}
     ini_folder = config.inipath.parent if config.inipath else config.rootpath
-    try:
-        ini = {option.name: _read_ini(config, option) for option in OPTIONS}
-        return resolve(flags, os.environ, ini, Path(ini_folder))
-    except SettingsError as error:
-        raise pytest.UsageError(str(error)) from None
-
-
-def _read_ini(config: pytest.Config, option: Option) -> str | list[str] | None:
-    try:
-        value: str | list[str] | None = config.getini(option.ini)
-    except (TypeError, pytest.UsageError) as error:
-        # pytest's native TOML table is strictly typed: `llmcost_max_test = 0.02` is no string.
-        how = '["...", "..."], a list of texts' if option.repeatable else '"...", in quotes'
-        message = f"{option.ini}: {error}; write it as {option.ini} = {how}"
-        raise SettingsError(message) from None
-    return value
+    ini: dict[str, str | list[str] | None] = {}
+    for option in OPTIONS:
+        try:
+            ini[option.name] = config.getini(option.ini)
+        except (TypeError, pytest.UsageError) as error:
+            # pytest's native TOML table is strictly typed: `llmcost_max_test = 0.02` is no string.
+            how = '["...", "..."], a list of texts' if option.repeatable else '"...", in quotes'
+            message = f"{option.ini}: {error}; write it as {option.ini} = {how}"
+            raise SettingsError(message) from None
+    return resolve(flags, os.environ, ini, Path(ini_folder))
 
 
 def check_rootdir(config: pytest.Config) -> None:

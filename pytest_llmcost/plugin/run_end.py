@@ -12,22 +12,21 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from pytest_llmcost.budgets.budget import State
 from pytest_llmcost.budgets.increase import IncreaseLimit, parse_increase
 from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
 from pytest_llmcost.compare.vanished import Fates
 from pytest_llmcost.counting.segments import REST
-from pytest_llmcost.credentials import keys_in_cassette
 from pytest_llmcost.errors import LedgerError, LlmCostError
-from pytest_llmcost.files import show_path
 from pytest_llmcost.ledger.ledger import (
     CardId,
+    Comparison,
     Ledger,
     RunRecord,
     TestRow,
     failed_otherwise,
     own_verdicts,
 )
-from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.notes import (
     length_band_notes,
     max_tokens_notes,
@@ -45,10 +44,9 @@ from pytest_llmcost.plugin.session import Session, utc_now
 from pytest_llmcost.plugin.verdicts import judge_late
 from pytest_llmcost.reports.github import render_annotations, render_job_summary
 from pytest_llmcost.reports.junit import PROPERTY_PREFIX, suite_properties, test_properties
-from pytest_llmcost.reports.numbers import format_count
+from pytest_llmcost.reports.numbers import first_of, format_count
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import (
-    describe_keys,
     describe_total,
     last_attempts,
     marks_of_run,
@@ -85,7 +83,7 @@ class RunEnd:
         """
         unverified = self.session.settings.unverified if self._pytest.testscollected else "warn"
         of_run = (mark.verdict.fails(unverified) for mark in marks_of_run(self.ledger))
-        return any(of_run) or bool(_exceeded_but_not_failed(self.ledger))
+        return any(of_run) or bool(_tests_with("exceeded", self.ledger))
 
     @exactly()
     def publish(self) -> None:
@@ -128,17 +126,15 @@ class RunEnd:
         A test that failed for another reason than its budget, and has no row to keep, makes that
         impossible.
         """
-        session, ledger = self.session, self.ledger
+        session, ledger, old = self.session, self.ledger, self.session.base
         if not ledger.run.has_tests:
             raise LedgerError(f"{baseline}: not updated, because no test was collected")
-        old = None if session.baseline is None else read_ledger(baseline)
         kept = set() if old is None else {test.nodeid for test in old.tests} & session.not_passed
         failed = {test.nodeid for test in last_attempts(ledger.tests) if failed_otherwise(test)}
         if failed := failed - kept:
-            more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
             raise LedgerError(
-                f"{baseline}: not updated, because {min(failed)}{more} failed: the cost of a "
-                "failing test is not what it will cost"
+                f"{baseline}: not updated, because {first_of(sorted(failed), 1)} failed: the cost "
+                "of a failing test is not what it will cost"
             )
         if old is not None and ledger.complete:
             ledger = keep_rows(ledger, old, session.not_passed, session.card)
@@ -223,14 +219,9 @@ class RunEnd:
                 terminal.write_sep("=", "llmcost", blue=True)
             for each in rendered:
                 terminal.write_line(each.text, **each.markup)
-        unverified = {
-            test.nodeid
-            for test in ledger.tests
-            if test.outcome == "passed"
-            and any(verdict.state == "unverified" for verdict in own_verdicts(test))
-        }
         if self.accepted:
             terminal.write_line(self.accepted, green=True)
+        unverified = _tests_with("unverified", ledger, ("passed",))
         if settings.unverified == "warn" and unverified:
             tests = format_count(len(unverified), "test")
             text = f"{tests} passed with an unverified budget (llmcost_unverified=warn)"
@@ -290,12 +281,11 @@ def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
         *max_tokens_notes(ledger, every_test="worst" in settings.columns),
         *missing_notes(ledger),
     ]
-    for nodeid in _exceeded_but_not_failed(ledger):
+    for nodeid in _tests_with("exceeded", ledger):
         notes.append(f"{nodeid} exceeded its budget too late to fail, so the run fails")
     live = [name for name, _ in live_spenders(ledger) if live_mode(settings, name) == "warn"]
     if live:
-        more = f" and {len(live) - 1:,} more" if len(live) > 1 else ""
-        notes.append(f"{live[0]}{more} went live ({settings.origin('live')}=warn)")
+        notes.append(f"{first_of(live, 1)} went live ({settings.origin('live')}=warn)")
     if settings.parts and any(REST not in each for each in parts_of(ledger).values()):
         options = () if settings.origin("parts") == "--llmcost-parts" else ("--llmcost-parts",)
         command = count_command_of_run(session.config, options)
@@ -303,29 +293,39 @@ def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
     if settings.mocks == "trust":
         notes += mock_notes(ledger)
     ledger = replace(ledger, notes=(*ledger.notes, *notes))
-    if session.baseline is None:
+    if session.base is None or settings.baseline is None:
         return ledger
+    return replace(ledger, comparison=_compare(session, session.base, settings.baseline, ledger))
+
+
+def _compare(session: Session, base: Ledger, path: Path, ledger: Ledger) -> Comparison:
+    """Compare the run with its baseline; a run that is to replace it breaks no limit."""
+    settings, config, here = session.settings, session.config, session.config.invocation_params.dir
+    roots = [(here / arg).resolve() for arg in config.args]
+
+    def is_searched(nodeid: str) -> bool:
+        path = config.rootpath / nodeid.partition("::")[0]
+        return any(path.resolve().is_relative_to(root) for root in roots)
 
     def increases(name: str) -> list[IncreaseLimit]:
         origin, warn_at = settings.origin(name), settings.warn_at
         texts = () if settings.update_baseline else getattr(settings, name)
         return [parse_increase(text, origin=origin, label=name, warn_at=warn_at) for text in texts]
 
+    deselected = set() if "deselected" in session.incomplete else session.deselected
     comparison = compare(
-        read_ledger(session.baseline),
+        base,
         ledger,
-        card,
+        session.card,
         limits=increases("max_increase"),
         test_limits=increases("max_test_increase"),
         vanished="off" if settings.update_baseline else settings.vanished,
         vanished_origin=settings.origin("vanished"),
-        fates=_fates(session),
+        fates=Fates(is_searched, session.selected, session.skipped, session.not_passed, deselected),
     )
-    path, here = session.baseline, session.config.invocation_params.dir
     if path.is_relative_to(here):  # as it is on other machines, too
         path = path.relative_to(here)
-    comparison = replace(comparison, base_path=path.as_posix(), base_fetch=settings.baseline_fetch)
-    return replace(ledger, comparison=comparison)
+    return replace(comparison, base_path=path.as_posix(), base_fetch=settings.baseline_fetch)
 
 
 def _commit() -> str:
@@ -338,19 +338,6 @@ def _commit() -> str:
         return str(event["pull_request"]["head"]["sha"])
     except (OSError, ValueError, LookupError, TypeError):
         return next(filter(None, map(os.environ.get, _COMMITS)), "")
-
-
-def _fates(session: Session) -> Fates:
-    """Return what became of the tests, for the guards of the baseline that are gone."""
-    config = session.config
-    roots = [(config.invocation_params.dir / arg).resolve() for arg in config.args]
-
-    def is_searched(nodeid: str) -> bool:
-        path = config.rootpath / nodeid.partition("::")[0]
-        return any(path.resolve().is_relative_to(root) for root in roots)
-
-    deselected = set() if "deselected" in session.incomplete else session.deselected
-    return Fates(is_searched, session.selected, session.skipped, session.not_passed, deselected)
 
 
 def _why_incomplete(session: Session, pytest_session: pytest.Session) -> Iterator[str]:
@@ -372,8 +359,6 @@ def _why_incomplete(session: Session, pytest_session: pytest.Session) -> Iterato
     of_conftests = own.keys() - session.options_of_plugins if session.deselecting else ()
     if session.deselected and not are_own(("keyword", "markexpr", "deselect", *of_conftests)):
         yield "deselected"
-    # A file, a test, or a misspelt name; with `--pyargs` a package is all of it, too.
-    is_folder = [(here / arg).is_dir() or config.option.pyargs for arg in config.args]
     given = [(here / arg).resolve() for arg in config.args]
     # Without `testpaths` it is not known what the suite is, and folders are taken for all of it.
     whole = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
@@ -381,24 +366,27 @@ def _why_incomplete(session: Session, pytest_session: pytest.Session) -> Iterato
         config.getoption("lf", False)
         or config.getoption("setuponly", False)  # also set by `--setup-plan`
         or not are_own(("ignore", "ignore_glob"))
-        or not all(is_folder)
+        # A file, or a misspelt name; with `--pyargs` a package is all of it, too.
+        or not (config.option.pyargs or all(path.is_dir() for path in given))
         or any("::" in arg for arg in config.args)
         or not all(any(path.is_relative_to(folder) for folder in given) for path in whole)
     ):
         yield "selected"
 
 
-def _exceeded_but_not_failed(ledger: Ledger) -> list[str]:
-    """Return the tests that exceeded a budget without failing.
+def _tests_with(
+    state: State, ledger: Ledger, outcomes: Sequence[str] = ("", "passed", "skipped")
+) -> list[str]:
+    """Return the tests with such a verdict that have not failed.
 
-    `pytest.exit()` ended the run in them, or a call has ended after its test.
+    They have exceeded it if `pytest.exit()` ended the run in them, or a call has ended after them.
     """
     last = {test.nodeid: test for test in ledger.tests}
     return [
         test.nodeid
         for test in last.values()
-        if test.outcome in ("", "passed", "skipped")
-        and any(verdict.state == "exceeded" for verdict in own_verdicts(test))
+        if test.outcome in outcomes
+        and any(verdict.state == state for verdict in own_verdicts(test))
     ]
 
 
@@ -417,7 +405,7 @@ def write_run_failures(
         terminal.write_sep("=", "short test summary info", cyan=True, bold=True)
     failed = lines
     if end is not None and not (lines or is_red):
-        failed = [*end.problems, *_exceeded_but_not_failed(end.ledger)]
+        failed = [*end.problems, *_tests_with("exceeded", end.ledger)]
     for line in lines:
         word, _, rest = line.partition(" ")
         name, dash, why = rest.partition(" - ")
@@ -427,31 +415,3 @@ def write_run_failures(
     for text in failed:  # as reports, for other plugins may read them even later
         report = pytest.TestReport("llmcost", ("", None, "llmcost"), {}, "failed", text, "call")
         terminal.stats.setdefault("failed", []).append(report)
-
-
-# Key guard: the cassettes that VCR wrote in a run are searched for credentials at its end
-
-
-def find_keys(session: Session) -> dict[str, list[str]]:
-    """Return where each cassette that was written holds what looks like a key."""
-    found = {}
-    for path in map(Path, sorted(session.saved_cassettes)):
-        with suppress(OSError):  # removed since, or kept elsewhere by a persister of the user's
-            found[show_path(path)] = keys_in_cassette(path)
-    return {shown: keys for shown, keys in found.items() if keys}
-
-
-def write_keys(session: Session, terminal: pytest.TerminalReporter) -> list[str]:
-    """Name each cassette with its headers, and what keeps keys out of it.
-
-    Returns what fails the run by that, as lines of pytest's short summary.
-    """
-    found = find_keys(session)
-    if not found:
-        return []
-    is_failure = session.settings.key_guard == "fail"
-    terminal.write_sep("=", "llmcost: keys in cassettes", bold=True, red=is_failure)
-    for line in describe_keys(found):
-        terminal.write_line(line)
-    files = format_count(len(found), "cassette")
-    return [f"FAILED llmcost_key_guard - keys in {files}"] if is_failure else []

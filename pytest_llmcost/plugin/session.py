@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_llmcost.capture.capture import Capture
     from pytest_llmcost.counting.payload import Payload
     from pytest_llmcost.ledger.builder import LedgerBuilder
+    from pytest_llmcost.ledger.ledger import Ledger
     from pytest_llmcost.ledger.run_history import Run
     from pytest_llmcost.plugin.counts import Counts
     from pytest_llmcost.prices.rate_card import RateCard
@@ -59,6 +60,8 @@ class Session:
         self.settings = Settings()
         self.started_at = utc_now()
         self.clock = time.time  # now: freezegun puts another function in its place in each module
+        self.base: Ledger | None = None
+        """The baseline as it was when the run began; none in workers."""
         self.in_history: Run | None = None
         """What was appended to the history of this run."""
         self.workers = 0
@@ -115,7 +118,6 @@ class Session:
         self.fixtures: list[tuple[SharedFixture, Phase, int | None]] = []
         """Fixtures wider than a function that are being set up or torn down, the innermost last;
         each with the thread whose requests are its own, None for all."""
-        self._own_client: Any = None
         self._failure: BaseException | None = None
         self.is_configured = False
         """Whether all plugins and conftests are loaded whose hooks count."""
@@ -144,25 +146,19 @@ class Session:
 
     @cached_property
     def run_folder(self) -> Path:
-        """A folder of this run alone, shared by its workers and children; made when needed."""
+        """A folder of this run alone, shared by its workers and children, and then removed."""
         sent = getattr(self.config, "workerinput", {}).get("llmcost")
         if sent is not None:
             return Path(sent["run_folder"])
-        name = f"pytest-llmcost-run-{os.urandom(8).hex()}"
-        return Path(tempfile.gettempdir(), name)
-
-    @property
-    def baseline(self) -> Path | None:
-        """The ledger to compare with; None if this run is to write the first one."""
-        path = self.settings.baseline
-        if path is None or (self.settings.update_baseline and not path.exists()):
-            return None
+        path = Path(tempfile.gettempdir(), f"pytest-llmcost-run-{os.urandom(8).hex()}")
+        self.config.add_cleanup(partial(shutil.rmtree, path, ignore_errors=True))
         return path
 
     def take_news(self) -> dict[str, Any]:
         """Return what the process that owns the run does not know yet, in exact builtins."""
         fragment = self.ledger.take_fragment() if self.has_spending else None
-        return {"ledger": fragment, **{name: sorted(getattr(self, name)) for name in _SETS}}
+        sets = {name: sorted(getattr(self, name)) for name in _SETS}
+        return {"ledger": fragment, **sets, "notes": sorted(self.all_notes)}
 
     def absorb(self, news: Mapping[str, Any], **process: Any) -> None:
         """Take in the news of another process."""
@@ -228,8 +224,9 @@ class Session:
         sender = self.sender()
         request = getattr(sender.owner.item, "_request", None)
         if request is None:
-            self._own_client = make_client()
-            return self._own_client
+            client: Any = make_client()
+            self.config.add_cleanup(client.close)  # which no fixture does
+            return client
         with self.recording() as is_asked_by_test:
             try:
                 return request.getfixturevalue("llmcost_client")
@@ -247,17 +244,10 @@ class Session:
                     "fixture that sends there ask for it"
                 ) from None
 
-    def remove_run_folder(self) -> None:
-        """Remove what the processes of the run have shared."""
-        if "run_folder" in vars(self):
-            shutil.rmtree(self.run_folder, ignore_errors=True)
-
     def save_counts(self) -> None:
-        """Save all counts at the end, and close the client that no fixture closes."""
+        """Save all counts at the end."""
         if "counts" in vars(self):
             self.counts.save_all()
-        if self._own_client is not None:
-            self._own_client.close()
 
     # Who is running
 
@@ -302,27 +292,17 @@ class Session:
                     self.attempt = attempt
             return attempt
 
-    def end(self, attempt: TestAttempt) -> None:
-        """End the teardown of a test that has an attempt: what is sent from now on is not its."""
-        self.test = self.phase = None
-        try:
-            self.drain()
-        finally:
-            attempt.is_over = True
-            attempt.is_whole = self.outcome == "passed"
-        if "counts" in vars(self):
-            self.counts.save(attempt)
-
-    def push(self, fixture: SharedFixture, phase: Phase) -> None:
+    @contextmanager
+    def owning(self, fixture: SharedFixture, phase: Phase) -> Iterator[None]:
         """Make a wider fixture the owner, in the midst of a phase of a test."""
         # What we make in the midst of a test, the client, is not what its other threads send for.
         thread = threading.get_ident() if self._turn.is_mine else None
         self.fixtures.append((fixture, phase, thread))
-
-    def pop(self) -> None:
-        """End what `push` began."""
-        self.fixtures.pop()
-        self.drain()
+        try:
+            yield
+        finally:
+            self.fixtures.pop()
+            self.drain()
 
     # Recording what was captured
 
@@ -352,19 +332,13 @@ class Session:
                 return
             if self.children is not None:
                 self.children.bring_back()
-            if self.capture is None:
-                return
-            if is_due is None:
-                self.capture.drain()
-            else:
+            if self.capture is not None and is_due is not None:
                 self.capture.settle(is_due)
+            elif self.capture is not None:
+                self.capture.drain()
 
     def drain(self) -> None:
-        """Record what is complete.
-
-        Raises:
-            Exception: whatever a hook of the user has raised meanwhile.
-        """
+        """Record what is complete; raise whatever a hook of the user has raised meanwhile."""
         self.catch_up()
         if not self._turn.is_mine and (failure := self.take_failure()) is not None:
             raise failure
@@ -449,19 +423,19 @@ def check_settings(session: Session) -> None:
         from pytest_llmcost.plugin.marker import budgets_of_run
 
         budgets_of_run(settings)
-    if session.worker is None and session.baseline is not None:
+    path = settings.baseline
+    if session.worker is None and path is not None and path.exists():
         from pytest_llmcost.ledger.ledger_file import read_ledger
 
-        if not session.baseline.exists():
-            origin, command = settings.origin("baseline"), "pytest --llmcost-update-baseline"
-            if origin == "--llmcost-baseline":
-                command += f" {origin}={shlex.quote(str(session.baseline))}"
-            raise SettingsError(
-                f"{origin}: {session.baseline}: the baseline does not exist; write it with: "
-                f"{command}"
-            )
         with settings.naming("baseline"):
-            read_ledger(session.baseline)
+            session.base = read_ledger(path)
+    elif session.worker is None and path is not None and not settings.update_baseline:
+        origin, command = settings.origin("baseline"), "pytest --llmcost-update-baseline"
+        if origin == "--llmcost-baseline":
+            command += f" {origin}={shlex.quote(str(path))}"
+        raise SettingsError(
+            f"{origin}: {path}: the baseline does not exist; write it with: {command}"
+        )
     has_hook = session.config.hook.pytest_llmcost_rate_card.get_hookimpls()
     if settings.prices is not None or has_hook or settings.model:
         _ = session.card

@@ -15,7 +15,6 @@ import pytest
 from pytest_llmcost.plugin.session import Hooks
 
 _KEY = "llmcost"
-_PHASES = ("setup", "call", "teardown")
 
 
 class Worker(Hooks):
@@ -25,10 +24,8 @@ class Worker(Hooks):
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Put on the report what is new since the last one."""
         self.session.catch_up()
-        if self.session.has_spending:
-            fragment = self.session.ledger.take_fragment()
-            if fragment is not None:
-                report.llmcost = json.dumps(fragment)  # type: ignore[attr-defined]
+        if self.session.has_spending and (news := self.session.ledger.take_fragment()) is not None:
+            report.llmcost = json.dumps(news)  # type: ignore[attr-defined]
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -38,9 +35,9 @@ class Worker(Hooks):
             from pytest_llmcost.plugin.verdicts import judge_late
 
             judge_late(self.session)
-            self.session.save_counts()
-        output = {**self.session.take_news(), "notes": sorted(self.session.all_notes)}
-        session.config.workeroutput[_KEY] = json.dumps(output)  # type: ignore[attr-defined]
+        self.session.save_counts()
+        news = json.dumps(self.session.take_news())
+        session.config.workeroutput[_KEY] = news  # type: ignore[attr-defined]
 
 
 class Controller(Hooks):
@@ -58,7 +55,7 @@ class Controller(Hooks):
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
         """Note which tests are to run; xdist appends the name of a group after an `@`."""
-        if self.session.baseline is not None:
+        if self.session.settings.baseline is not None:
             self.session.selected.update(ids, (each.rpartition("@")[0] for each in ids))
 
     @pytest.hookimpl(optionalhook=True)
@@ -68,20 +65,18 @@ class Controller(Hooks):
         if _KEY not in output:
             self.session.incomplete.add("worker-crashed")
             self.session.lost_calls.add("worker-crashed")
-            return
-        if output[_KEY] is None:  # xdist reports an interrupted worker twice
-            return
-        sent, output[_KEY] = json.loads(output[_KEY]), None
-        self.session.absorb(sent, worker=node.gateway.id)
+        elif output[_KEY] is not None:  # xdist reports an interrupted worker twice
+            sent, output[_KEY] = json.loads(output[_KEY]), None
+            self.session.absorb(sent, worker=node.gateway.id)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take news off a report: plugins that write reports down have no use for them."""
         fragment = report.__dict__.pop(_KEY, None)
+        node, worker = getattr(report, "node", None), getattr(report, "worker_id", None)
         if fragment is not None:
-            worker = getattr(report, "worker_id", None)
             self.session.ledger.absorb(json.loads(fragment), worker=worker)
-        node = getattr(report, "node", None)
-        if report.when not in _PHASES and node is not None and self.session.has_spending:
+        is_crash = report.when not in ("setup", "call", "teardown")
+        if is_crash and node is not None and self.session.has_spending:
             # The test has killed its worker; its set-up had passed.
             self.session.ledger.fail_last(report.nodeid, worker=node.gateway.id)
