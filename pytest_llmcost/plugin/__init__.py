@@ -17,13 +17,7 @@ from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.concurrency import AtFork
 from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
-from pytest_llmcost.plugin.options import (
-    MARKER_HELP,
-    TAG_MARKER_HELP,
-    add_options,
-    check_rootdir,
-    read_settings,
-)
+from pytest_llmcost.plugin.options import MARKERS, add_options, check_rootdir, read_settings
 from pytest_llmcost.plugin.pytest_recording import refusal, refuse_cassetter
 from pytest_llmcost.plugin.session import KEY, Session, check_settings
 from pytest_llmcost.plugin.session_hooks import SessionHooks
@@ -97,7 +91,7 @@ def _follow(session: Session, *sent: Any) -> CapturedRequest | None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Settle the options of the run, or turn the plugin off; the markers are known either way."""
-    for text in (MARKER_HELP, TAG_MARKER_HELP):
+    for text in MARKERS:
         config.addinivalue_line("markers", text)
     session = config.stash.get(KEY, None) or _begin(config)
     try:

@@ -124,7 +124,7 @@ class ItemHooks(Hooks):
                     patch.setattr(each, "function", self._watching(items, module)(each.function))
                 elif module.get("__name__") not in (__name__, "_pytest.cacheprovider"):
                     wrapping.append(module)
-            # Whose it is what wrappers take off is known if all are of one kind.
+            # Which of several wrappers took a test off is not known: only if all are of one kind.
             is_known = len({_is_conftest(module) for module in wrapping}) == 1
             with self._watching(items, wrapping[0] if is_known else {}):
                 yield
@@ -136,14 +136,16 @@ class ItemHooks(Hooks):
         yield
         if len(items) >= len(before):
             return
-        session = self.session
-        gone = {*map(nodeid_of, before)} - {*map(nodeid_of, items)} - session.deselected
-        if gone and _is_conftest(module):
+        session, left = self.session, {*map(id, items)}
+        gone = {nodeid_of(each) for each in before if id(each) not in left} - session.deselected
+        if not gone or gone.issubset(map(nodeid_of, items)):  # known already, or duplicates
+            return
+        if _is_conftest(module):
             session.deselecting.add(module["__file__"])
         # `-m` and `-k`, then `--deselect`; not `--lf` and `--stepwise`.
         if _is_conftest(module) or module.get("__name__") in ("_pytest.mark", "_pytest.main"):
             session.deselected.update(gone)
-        elif gone:  # by a plugin, such as a shard's: the run is a part
+        else:  # by a plugin, such as a shard's: the run is a part
             session.incomplete.add("deselected")
 
     @pytest.hookimpl

@@ -17,11 +17,7 @@ from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.settings import OPTIONS, Settings, resolve
 
 MARKER, TAG_MARKER = "max_cost", "llmcost_tag"
-TAG_MARKER_HELP = (
-    "llmcost_tag(*tags): tag the Claude calls of the test, for totals and budgets by tag. "
-    "(pytest-llmcost)"
-)
-MARKER_HELP = (
+MARKERS = (
     "max_cost(usd, *, input_tokens=None, uncached_input_tokens=None, output_tokens=None, "
     "calls=None, worst=None, call_usd=None, call_input_tokens=None, call_output_tokens=None, "
     "parts=None, models=None, live=None, stable_prefix=None, cache=None, "
@@ -29,8 +25,11 @@ MARKER_HELP = (
     'fail the test if its Claude calls cost more than usd ("$0.02", "2c", 0.02), or use more '
     'tokens or calls ("8k") than allowed, in all, in one call or in a part of a prompt '
     '({"tools": "3k"}), are of other models, or live. '
-    "(pytest-llmcost)"
+    "(pytest-llmcost)",
+    "llmcost_tag(*tags): tag the Claude calls of the test, for totals and budgets by tag. "
+    "(pytest-llmcost)",
 )
+"""As `pytest --markers` shows them."""
 
 
 def add_options(parser: pytest.Parser) -> None:

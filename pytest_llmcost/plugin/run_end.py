@@ -363,7 +363,7 @@ def _why_incomplete(session: Session, pytest_session: pytest.Session) -> Iterato
     # Without `testpaths` it is not known what the suite is, and folders are taken for all of it.
     whole = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
     if (
-        config.getoption("lf", False)
+        config.getoption("lf", False)  # leaves files out that are then not collected
         or config.getoption("setuponly", False)  # also set by `--setup-plan`
         or not are_own(("ignore", "ignore_glob"))
         # A file, or a misspelt name; with `--pyargs` a package is all of it, too.
