@@ -36,7 +36,8 @@ class cached_property(Generic[T]):
     def __get__(self, instance: object, owner: type | None = None) -> T:
         if instance is None:
             return self  # type: ignore[return-value] # of the class, as functools has it
-        value = vars(instance)[self._name] = self._read(instance)
+        # Of threads that are here at once, all get what the first one sets.
+        value: T = vars(instance).setdefault(self._name, self._read(instance))
         return value
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pytest_llmcost.ledger.ledger import Ledger
     from pytest_llmcost.prices.rate_card import RateCard
 
-
 hookspec = pluggy.HookspecMarker("pytest")
 
 

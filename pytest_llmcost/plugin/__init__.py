@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,20 +17,14 @@ from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.concurrency import AtFork
 from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
-from pytest_llmcost.plugin.options import (
-    MARKER_HELP,
-    TAG_MARKER_HELP,
-    add_options,
-    check_rootdir,
-    read_settings,
-)
+from pytest_llmcost.plugin.options import MARKERS, add_options, check_rootdir, read_settings
+from pytest_llmcost.plugin.pytest_recording import refusal, refuse_cassetter
 from pytest_llmcost.plugin.session import KEY, Session, check_settings
 from pytest_llmcost.plugin.session_hooks import SessionHooks
 
 if TYPE_CHECKING:
     import anthropic
 
-    from pytest_llmcost.capture.children import Ticket
     from pytest_llmcost.capture.relay import Relay
     from pytest_llmcost.capture.request import CapturedRequest
     from pytest_llmcost.plugin.child_processes import ChildProcesses
@@ -40,11 +33,7 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare flags and ini keys; refuse a plugin that would end pytest while it is loaded."""
-    is_alone = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-    if not is_alone and find_spec("cassetter") is not None:  # cheap; what refuses it is not
-        from pytest_llmcost.plugin.pytest_recording import refuse_cassetter
-
-        refuse_cassetter(pluginmanager)
+    refuse_cassetter(pluginmanager)
     add_options(parser)
 
 
@@ -56,10 +45,9 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Begin to capture before a conftest is imported, because it may send requests."""
-    if early_config.pluginmanager.has_plugin("vcr"):
-        from pytest_llmcost.plugin.pytest_recording import refuse_pytest_vcr
-
-        refuse_pytest_vcr(early_config.pluginmanager)
+    has_plugin = early_config.pluginmanager.has_plugin
+    if has_plugin("vcr") and has_plugin("recording"):
+        raise refusal("pytest-vcr", "pytest-recording raises an error")
     session = _begin(early_config)
     session.options_of_plugins.update(vars(early_config.known_args_namespace))
 
@@ -68,7 +56,7 @@ def _begin(config: pytest.Config) -> Session:
     """Make the session and capture; a session around this one gets its calls back at the end."""
     session = config.stash[KEY] = Session(config)
     begin = partial(_follow, session)
-    follow(begin, session.saved_cassettes, partial(_ticket, session))
+    follow(begin, session.saved_cassettes, lambda: _with_children(session).ticket())
     session.stop_following = partial(unfollow, begin)
     config.add_cleanup(session.stop_following)
     # Made before the first child is forked, not after: the two share it.
@@ -99,37 +87,27 @@ def _follow(session: Session, *sent: Any) -> CapturedRequest | None:
     return capture.begin(*sent)
 
 
-def _ticket(session: Session) -> Ticket:
-    """Return what a spawned child is given."""
-    return _with_children(session).ticket()
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Settle the options of the run, or turn the plugin off; the markers are known either way."""
-    for text in (MARKER_HELP, TAG_MARKER_HELP):
+    for text in MARKERS:
         config.addinivalue_line("markers", text)
     session = config.stash.get(KEY, None) or _begin(config)
-    session.settings = settings = read_settings(config)
-    if settings.disabled:
-        del config.stash[KEY]
-        session.stop_following()
-        return
-    if session.worker is None:
-        check_rootdir(config)
     try:
+        session.settings = settings = read_settings(config)
+        if settings.disabled:
+            del config.stash[KEY]
+            session.stop_following()
+            return
+        if session.worker is None:
+            check_rootdir(config)
         check_settings(session)
     except LlmCostError as error:
         raise pytest.UsageError(str(error)) from None
-    session.is_configured = True
-    if session.children is not None:
-        session.children.share_folder()
     register = config.pluginmanager.register
-    item_hooks = ItemHooks(session)
-    register(item_hooks, "llmcost-items")
+    register(ItemHooks(session), "llmcost-items")
     if session.worker is None:
-        config.add_cleanup(session.remove_run_folder)
         register(SessionHooks(session), "llmcost-session")
-    if session.worker is not None or hasattr(config.option, "numprocesses"):  # xdist is loaded
+    if session.worker is not None or getattr(config.option, "dist", "no") != "no":
         from pytest_llmcost.plugin.xdist import Controller, Worker
 
         side = Controller if session.worker is None else Worker
@@ -140,7 +118,9 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_llmcost.plugin.other_models import OtherModels
 
         register(OtherModels(session), "llmcost-other-models")
-    item_hooks.is_started = True
+    session.is_configured = True
+    if session.children is not None:
+        session.children.share_folder()
 
 
 def __dir__() -> list[str]:

@@ -28,25 +28,19 @@ class _Collected:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._tests: set[str] = set()
-        self._files: set[str] = set()
-        self._skipped: set[str] = set()
+        self._found: dict[str, set[str]] = {"tests": set(), "files": set(), "skipped": set()}
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """Keep a test, also one that is deselected later."""
-        self._tests.add(item.nodeid)
+        self._found["tests"].add(item.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Keep what was searched for tests, and what skipped itself."""
-        (self._files if report.passed else self._skipped).add(str(report.nodeid))
+        self._found["files" if report.passed else "skipped"].add(str(report.nodeid))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Write all of it, with names that a conftest has given to tests."""
-        self._tests.update(item.nodeid for item in session.items)
-        collected = {
-            "rootdir": str(session.config.rootpath),
-            "tests": sorted(self._tests),
-            "files": sorted(self._files),
-            "skipped": sorted(self._skipped),
-        }
+        self._found["tests"].update(item.nodeid for item in session.items)
+        found = {name: sorted(nodeids) for name, nodeids in self._found.items()}
+        collected = {"rootdir": str(session.config.rootpath), **found}
         self._path.write_text(json.dumps(collected), encoding="utf-8")

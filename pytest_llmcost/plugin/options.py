@@ -14,14 +14,10 @@ from _pytest.config import get_config
 from _pytest.config.findpaths import determine_setup
 
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.settings import OPTIONS, Option, Settings, resolve
+from pytest_llmcost.settings import OPTIONS, Settings, resolve
 
 MARKER, TAG_MARKER = "max_cost", "llmcost_tag"
-TAG_MARKER_HELP = (
-    "llmcost_tag(*tags): tag the Claude calls of the test, for totals and budgets by tag. "
-    "(pytest-llmcost)"
-)
-MARKER_HELP = (
+MARKERS = (
     "max_cost(usd, *, input_tokens=None, uncached_input_tokens=None, output_tokens=None, "
     "calls=None, worst=None, call_usd=None, call_input_tokens=None, call_output_tokens=None, "
     "parts=None, models=None, live=None, stable_prefix=None, cache=None, "
@@ -29,8 +25,11 @@ MARKER_HELP = (
     'fail the test if its Claude calls cost more than usd ("$0.02", "2c", 0.02), or use more '
     'tokens or calls ("8k") than allowed, in all, in one call or in a part of a prompt '
     '({"tools": "3k"}), are of other models, or live. '
-    "(pytest-llmcost)"
+    "(pytest-llmcost)",
+    "llmcost_tag(*tags): tag the Claude calls of the test, for totals and budgets by tag. "
+    "(pytest-llmcost)",
 )
+"""As `pytest --markers` shows them."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -54,26 +53,20 @@ def read_settings(config: pytest.Config) -> Settings:
     """Settle all options of this run.
 
     Raises:
-        pytest.UsageError: a wrong value; the message names the flag, variable or ini key.
+        SettingsError: a wrong value; the message names the flag, variable or ini key.
     """
     flags = {option.name: config.getoption(option.ini, None) for option in OPTIONS}
     ini_folder = config.inipath.parent if config.inipath else config.rootpath
-    try:
-        ini = {option.name: _read_ini(config, option) for option in OPTIONS}
-        return resolve(flags, os.environ, ini, Path(ini_folder))
-    except SettingsError as error:
-        raise pytest.UsageError(str(error)) from None
-
-
-def _read_ini(config: pytest.Config, option: Option) -> str | list[str] | None:
-    try:
-        value: str | list[str] | None = config.getini(option.ini)
-    except (TypeError, pytest.UsageError) as error:
-        # pytest's native TOML table is strictly typed: `llmcost_max_test = 0.02` is no string.
-        how = '["...", "..."], a list of texts' if option.repeatable else '"...", in quotes'
-        message = f"{option.ini}: {error}; write it as {option.ini} = {how}"
-        raise SettingsError(message) from None
-    return value
+    ini: dict[str, str | list[str] | None] = {}
+    for option in OPTIONS:
+        try:
+            ini[option.name] = config.getini(option.ini)
+        except (TypeError, pytest.UsageError) as error:
+            # pytest's native TOML table is strictly typed: `llmcost_max_test = 0.02` is no string.
+            how = '["...", "..."], a list of texts' if option.repeatable else '"...", in quotes'
+            message = f"{option.ini}: {error}; write it as {option.ini} = {how}"
+            raise SettingsError(message) from None
+    return resolve(flags, os.environ, ini, Path(ini_folder))
 
 
 def check_rootdir(config: pytest.Config) -> None:

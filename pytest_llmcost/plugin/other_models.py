@@ -143,7 +143,7 @@ class OtherModels:
 
 def models_of(session: Session) -> tuple[str, ...]:
     """Return the models of `--llmcost-model`, each once, whatever it is called."""
-    return tuple(dict.fromkeys(map(session.exact_model, session.settings.model)))
+    return tuple(dict.fromkeys(session.card.resolve(each).model for each in session.settings.model))
 
 
 def _with_count(facts: PayloadFacts, model: str, count: Count) -> PayloadFacts:

@@ -5,9 +5,8 @@ Made only once something is sent, counted or limited. Owners know nothing of pri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -81,10 +80,10 @@ class TestAttempt(Owner):
         self.number = number
         self.verdicts: list[Verdict] = []
         """On the budgets of the test, the worst first."""
-        self.is_skipped = False
-        """Whether its set-up or body ended with a skip."""
-        self.is_xfailed = False
-        """Whether its set-up or body ended with `pytest.xfail()`."""
+        self.excuse: Literal["skip", "xfail"] | None = None
+        """With what its set-up or body ended instead of a failure."""
+        self.is_broken = False
+        """Whether it breaks a budget, also if it has failed by something else."""
         self.is_failed_by_budget = False
         self.has_failed = False
         """Whether any of its reports has failed, including those of subtests."""
@@ -127,13 +126,23 @@ class SharedFixture(Owner):
         """Its name in the ledger."""
         from pytest_llmcost.ledger.builder import FixtureOwner
 
+        fixture, request = self._fixture, self._request
+        # Its own parameter, and those of fixtures that it needs: another one makes another fixture.
+        params, callspec = [], getattr(getattr(request, "_pyfuncitem", None), "callspec", None)
+        if hasattr(request, "param"):
+            index = getattr(request, "param_index", "")
+            params.append(_show_param(request.param, self.name, index))
+        if callspec is not None:
+            for name in sorted(_needed(fixture, request) & callspec.params.keys()):
+                index = callspec.indices.get(name, "")
+                params.append(f"{name}={_show_param(callspec.params[name], name, index)}")
         return FixtureOwner(
             name=self.name,
-            scope=self._fixture.scope,
-            baseid=self._fixture.baseid,
-            node=self._request.node.nodeid,
-            worker=worker_of(self._request.config),
-            param=", ".join(_params(self._fixture, self._request)) or None,
+            scope=fixture.scope,
+            baseid=fixture.baseid,
+            node=request.node.nodeid,
+            worker=worker_of(request.config),
+            param=", ".join(params) or None,
             set_up=self._set_up,
         )
 
@@ -151,22 +160,6 @@ def nodeid_of(item: pytest.Item) -> str:
         if item.nodeid.startswith(f"{own}@"):
             return own
     return item.nodeid
-
-
-def _params(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Iterator[str]:
-    """Yield the parameters that a fixture is set up for: its own, and those of fixtures it needs.
-
-    Another parameter makes another fixture; the same one again is the same fixture.
-    """
-    if hasattr(request, "param"):
-        yield _show_param(request.param, fixturedef.argname, getattr(request, "param_index", ""))
-    item = getattr(request, "_pyfuncitem", None)
-    callspec = getattr(item, "callspec", None)
-    if callspec is None:
-        return
-    for name in sorted(_needed(fixturedef, request) & callspec.params.keys()):
-        index = callspec.indices.get(name, "")
-        yield f"{name}={_show_param(callspec.params[name], name, index)}"
 
 
 def _needed(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> set[str]:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +53,9 @@ def cassette_path(item: pytest.Item) -> Path:
     is_pytest_vcrs = [each.func.__module__ for each in found][-1:] == ["pytest_vcr"]
     folder = None if is_pytest_vcrs else _fixture_value(item, "vcr_cassette_dir")
     name = _fixture_value(item, "default_cassette_name")
-    if not name:
-        marker = item.get_closest_marker("default_cassette")
-        name = marker.args[0] if marker is not None and marker.args else None
+    marker = item.get_closest_marker("default_cassette")
+    if not name and marker is not None and marker.args:
+        name = marker.args[0]
     if not name:
         test_class = getattr(item, "cls", None)
         name = f"{test_class.__name__}.{item.name}" if test_class else item.name
@@ -105,14 +106,13 @@ def refuse_cassetter(pluginmanager: pytest.PytestPluginManager) -> None:
     """Refuse cassetter before it is loaded: it or pytest-recording fails while it is.
 
     If both are loaded before us, we are not asked any more.
-
-    Raises:
-        pytest.UsageError: pytest is about to load both.
     """
     names = ("recording", "cassetter")
     known = getattr(pluginmanager.get_plugin("pytestconfig"), "known_args_namespace", None)
     if (
-        any(map(pluginmanager.is_blocked, names))
+        os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+        or find_spec("cassetter") is None  # cheap, unlike to read all entry points
+        or any(map(pluginmanager.is_blocked, names))
         or all(map(pluginmanager.has_plugin, names))
         or getattr(known, "disable_plugin_autoload", False)
     ):
@@ -120,20 +120,11 @@ def refuse_cassetter(pluginmanager: pytest.PytestPluginManager) -> None:
     from importlib.metadata import entry_points
 
     if {each.name for each in entry_points(group="pytest11")}.issuperset(names):
-        raise _refusal("cassetter", "both define --record-mode")
+        raise refusal("cassetter", "both define --record-mode")
 
 
-def refuse_pytest_vcr(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Refuse pytest-vcr: pytest-recording raises beside it as soon as it is configured.
-
-    Raises:
-        pytest.UsageError: both are loaded.
-    """
-    if pluginmanager.has_plugin("recording") and pluginmanager.has_plugin("vcr"):
-        raise _refusal("pytest-vcr", "pytest-recording raises an error")
-
-
-def _refusal(rival: str, why: str) -> pytest.UsageError:
+def refusal(rival: str, why: str) -> pytest.UsageError:
+    """Return the error that says how to run a rival."""
     return pytest.UsageError(
         f"{rival} cannot run beside pytest-recording, which pytest-llmcost installs ({why}); "
         "add -p no:recording to addopts; token counts stay at the same paths"

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from pytest_llmcost.budgets.budget import IncreaseLimit, parse_increase
+from pytest_llmcost.budgets.budget import IncreaseLimit, State, parse_increase
 from pytest_llmcost.compare.baseline import compare, keep_rows, write_baseline
 from pytest_llmcost.compare.vanished import Fates
 from pytest_llmcost.counting.segments import REST
 from pytest_llmcost.errors import LedgerError, LlmCostError
 from pytest_llmcost.ledger.ledger import (
     CardId,
+    Comparison,
     Ledger,
     RunRecord,
     TestRow,
     failed_otherwise,
     own_verdicts,
 )
-from pytest_llmcost.ledger.ledger_file import read_ledger, write_ledger
 from pytest_llmcost.ledger.notes import (
     length_band_notes,
     max_tokens_notes,
@@ -43,7 +43,7 @@ from pytest_llmcost.plugin.session import Session, utc_now
 from pytest_llmcost.plugin.verdicts import judge_late
 from pytest_llmcost.reports.github import render_annotations, render_job_summary
 from pytest_llmcost.reports.junit import PROPERTY_PREFIX, suite_properties, test_properties
-from pytest_llmcost.reports.numbers import format_count
+from pytest_llmcost.reports.numbers import first_of, format_count
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import (
     describe_total,
@@ -52,7 +52,6 @@ from pytest_llmcost.reports.run_wording import (
     run_failures,
 )
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
-from pytest_llmcost.settings import Settings
 
 _STALE_CARD_DAYS = 90
 _COMMITS = (
@@ -73,6 +72,7 @@ class RunEnd:
         self.accepted = ""
         """What was written as the new baseline, in a sentence."""
         self._pytest = pytest_session
+        self._is_github = session.settings.github and os.environ.get("GITHUB_ACTIONS") == "true"
         self.ledger = _sum_up(session, pytest_session)
 
     def is_broken(self) -> bool:
@@ -82,27 +82,42 @@ class RunEnd:
         """
         unverified = self.session.settings.unverified if self._pytest.testscollected else "warn"
         of_run = (mark.verdict.fails(unverified) for mark in marks_of_run(self.ledger))
-        return any(of_run) or bool(_exceeded_but_not_failed(self.ledger))
+        return any(of_run) or bool(_tests_with("exceeded", self.ledger))
 
     @exactly()
     def publish(self) -> None:
         """Write what was asked for, and settle the exit status."""
         session, settings = self.session, self.session.settings
-        self.problems = []
-        self._set_status(self._exit_status())
-        ledger = self.ledger
-        self.problems = _write_ledgers(session, ledger)
-        if settings.update_baseline and settings.baseline is not None:
-            self.problems += _try(self._accept, settings.baseline)
-        if settings.history is not None and ledger.run.has_tests:
-            self.problems += _try(_append_to_history, session, settings.history, ledger)
-        history = _history(settings.history)
-        for path in settings.report:
-            if path.suffix != ".json":
-                self.problems += _try(write_report, ledger, path, history)
-        if _is_github(settings):
-            self.problems += _try(_write_job_summary, ledger)
         self.settle_status()
+        ledger, history = self.ledger, list[Run]()
+        if settings.update_baseline and settings.baseline is not None:
+            with self._noting_problems():
+                self._accept(settings.baseline)
+        if settings.history is not None:
+            if ledger.run.has_tests:
+                with self._noting_problems():
+                    run = run_of(ledger)
+                    append_run(settings.history, run, instead_of=session.in_history)
+                    session.in_history = run
+            with suppress(LedgerError):  # appending to it has said why
+                history, _ = read_history(settings.history)
+        for path in settings.report:
+            with self._noting_problems():
+                write_report(ledger, path, history)
+        if self._is_github and (job := os.environ.get("GITHUB_STEP_SUMMARY")):
+            # Append, because all steps of the job share the file.
+            with self._noting_problems(), open(job, "a", encoding="utf-8") as summary:
+                summary.write(render_job_summary(ledger, used_bytes=os.path.getsize(job)))
+        self.settle_status()
+
+    @contextmanager
+    def _noting_problems(self) -> Iterator[None]:
+        try:
+            yield
+        except (LlmCostError, OSError) as error:
+            problem = f"not written: {error}"
+            if problem not in self.problems:
+                self.problems.append(problem)
 
     def _accept(self, baseline: Path) -> None:
         """Write the run as the new baseline; tests that did not pass keep their old rows.
@@ -110,17 +125,15 @@ class RunEnd:
         A test that failed for another reason than its budget, and has no row to keep, makes that
         impossible.
         """
-        session, ledger = self.session, self.ledger
+        session, ledger, old = self.session, self.ledger, self.session.base
         if not ledger.run.has_tests:
             raise LedgerError(f"{baseline}: not updated, because no test was collected")
-        old = None if session.baseline is None else read_ledger(baseline)
         kept = set() if old is None else {test.nodeid for test in old.tests} & session.not_passed
         failed = {test.nodeid for test in last_attempts(ledger.tests) if failed_otherwise(test)}
         if failed := failed - kept:
-            more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
             raise LedgerError(
-                f"{baseline}: not updated, because {min(failed)}{more} failed: the cost of a "
-                "failing test is not what it will cost"
+                f"{baseline}: not updated, because {first_of(sorted(failed), 1)} failed: the cost "
+                "of a failing test is not what it will cost"
             )
         if old is not None and ledger.complete:
             ledger = keep_rows(ledger, old, session.not_passed, session.card)
@@ -128,30 +141,28 @@ class RunEnd:
         tests = format_count(len({test.nodeid for test in ledger.tests}), "test")
         self.accepted = f"baseline written to {baseline}: {describe_total(ledger)}, {tests}"
 
+    @exactly()
     def settle_status(self) -> None:
-        """Set the exit status; write the ledger again if it names another one."""
-        status = self._exit_status()
-        if self._pytest.exitstatus != status:
-            self._pytest.exitstatus = status
-        if self.ledger.run.exit_status != status:
-            self._set_status(status)
-            again = _write_ledgers(self.session, self.ledger)
-            self.problems += [each for each in again if each not in self.problems]
+        """Turn success into failure by a budget or an unwritten file; let the ledger name it.
 
-    def _exit_status(self) -> int:
-        """Return the status, with success turned into failure by a budget or an unwritten file."""
+        One that was published with another status is written again.
+        """
         status = int(self._pytest.exitstatus)
         may_fail = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
         last, is_left = self.session.attempt, "interrupted" in self.session.incomplete
         # `pytest.exit()` sets the status although the test that it leaves has failed.
         is_hidden = is_left and last and last.has_failed and last.is_failed_by_budget
         if (may_fail and (is_hidden or self.is_broken())) or (not status and self.problems):
-            return int(pytest.ExitCode.TESTS_FAILED)
-        return status
-
-    def _set_status(self, status: int) -> None:
+            self._pytest.exitstatus = status = int(pytest.ExitCode.TESTS_FAILED)
+        before = self.ledger.run.exit_status
+        if before == status:
+            return
         run = replace(self.ledger.run, finished_at=utc_now(), exit_status=status)
         self.ledger = replace(self.ledger, run=run)
+        for path in self.session.settings.report:
+            if before is not None and path.suffix == ".json":
+                with self._noting_problems():
+                    write_report(self.ledger, path)
 
     @exactly()
     def add_junit_properties(self) -> None:
@@ -179,9 +190,9 @@ class RunEnd:
             if properties is None:
                 properties = ElementTree.Element("properties")
                 case.insert(0, properties)
-            for each in [*properties]:
-                if each.get("name", "").startswith(PROPERTY_PREFIX):
-                    properties.remove(each)
+            properties[:] = [
+                each for each in properties if not each.get("name", "").startswith(PROPERTY_PREFIX)
+            ]
             for name, value in test_properties(row):
                 ElementTree.SubElement(properties, "property", name=name, value=value)
 
@@ -207,16 +218,11 @@ class RunEnd:
                 terminal.write_sep("=", "llmcost", blue=True)
             for each in rendered:
                 terminal.write_line(each.text, **each.markup)
-        unverified = {
-            test.nodeid
-            for test in ledger.tests
-            if test.outcome == "passed"
-            and any(verdict.state == "unverified" for verdict in own_verdicts(test))
-        }
         if self.accepted:
             terminal.write_line(self.accepted, green=True)
+        unverified = _tests_with("unverified", ledger, ("passed",))
         if settings.unverified == "warn" and unverified:
-            tests = "1 test" if len(unverified) == 1 else f"{len(unverified):,} tests"
+            tests = format_count(len(unverified), "test")
             text = f"{tests} passed with an unverified budget (llmcost_unverified=warn)"
             terminal.write_line(text, yellow=True, bold=True)
         if settings.stable_prefix != "off":
@@ -224,7 +230,7 @@ class RunEnd:
                 terminal.write_line(excerpt)
         for problem in self.problems:
             terminal.write_line(problem, red=True, bold=True)
-        if _is_github(settings):
+        if self._is_github:
             root = os.path.relpath(config.rootpath, os.environ.get("GITHUB_WORKSPACE", "."))
             for command in render_annotations(ledger, root=Path(root).as_posix()):
                 terminal.write_line(command)
@@ -235,12 +241,7 @@ def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
     """Return the ledger of the run, with every budget judged."""
     judge_late(session)
     session.save_counts()
-    if pytest_session.shouldstop or pytest_session.shouldfail:
-        session.incomplete.add("stopped")
-    if session.deselected and not _selects_itself(session):
-        session.incomplete.add("deselected")
-    if not _covers_suite(session.config):
-        session.incomplete.add("selected")
+    session.incomplete.update(_why_incomplete(session, pytest_session))
     settings, card, on, notes = session.settings, session.card, session.price_date, []
     if session.ledger and (age := (on - card.checked_on).days) > _STALE_CARD_DAYS:
         notes.append(
@@ -279,41 +280,50 @@ def _sum_up(session: Session, pytest_session: pytest.Session) -> Ledger:
         *max_tokens_notes(ledger, every_test="worst" in settings.columns),
         *missing_notes(ledger),
     ]
-    for nodeid in _exceeded_but_not_failed(ledger):
+    for nodeid in _tests_with("exceeded", ledger):
         notes.append(f"{nodeid} exceeded its budget too late to fail, so the run fails")
     live = [name for name, _ in live_spenders(ledger) if live_mode(settings, name) == "warn"]
     if live:
-        more = f" and {len(live) - 1:,} more" if len(live) > 1 else ""
-        notes.append(f"{live[0]}{more} went live ({settings.origin('live')}=warn)")
+        notes.append(f"{first_of(live, 1)} went live ({settings.origin('live')}=warn)")
     if settings.parts and any(REST not in each for each in parts_of(ledger).values()):
         command = count_command_of_run(session.config, settings, "parts")
         notes.append(f"parts of prompts not counted yet; count them all, free: {command}")
     if settings.mocks == "trust":
         notes += mock_notes(ledger)
     ledger = replace(ledger, notes=(*ledger.notes, *notes))
-    if session.baseline is None:
+    if session.base is None or settings.baseline is None:
         return ledger
+    return replace(ledger, comparison=_compare(session, session.base, settings.baseline, ledger))
+
+
+def _compare(session: Session, base: Ledger, path: Path, ledger: Ledger) -> Comparison:
+    """Compare the run with its baseline; a run that is to replace it breaks no limit."""
+    settings, config, here = session.settings, session.config, session.config.invocation_params.dir
+    roots = [(here / arg).resolve() for arg in config.args]
+
+    def is_searched(nodeid: str) -> bool:
+        path = config.rootpath / nodeid.partition("::")[0]
+        return any(path.resolve().is_relative_to(root) for root in roots)
 
     def increases(name: str) -> list[IncreaseLimit]:
         origin, warn_at = settings.origin(name), settings.warn_at
         texts = () if settings.update_baseline else getattr(settings, name)
         return [parse_increase(text, origin=origin, label=name, warn_at=warn_at) for text in texts]
 
+    deselected = set() if "deselected" in session.incomplete else session.deselected
     comparison = compare(
-        read_ledger(session.baseline),
+        base,
         ledger,
-        card,
+        session.card,
         limits=increases("max_increase"),
         test_limits=increases("max_test_increase"),
         vanished="off" if settings.update_baseline else settings.vanished,
         vanished_origin=settings.origin("vanished"),
-        fates=_fates(session),
+        fates=Fates(is_searched, session.selected, session.skipped, session.not_passed, deselected),
     )
-    path, here = session.baseline, session.config.invocation_params.dir
     if path.is_relative_to(here):  # as it is on other machines, too
         path = path.relative_to(here)
-    comparison = replace(comparison, base_path=path.as_posix(), base_fetch=settings.baseline_fetch)
-    return replace(ledger, comparison=comparison)
+    return replace(comparison, base_path=path.as_posix(), base_fetch=settings.baseline_fetch)
 
 
 def _commit() -> str:
@@ -328,119 +338,54 @@ def _commit() -> str:
         return next(filter(None, map(os.environ.get, _COMMITS)), "")
 
 
-def _fates(session: Session) -> Fates:
-    """Return what became of the tests, for the guards of the baseline that are gone."""
-    config = session.config
-    roots = [(config.invocation_params.dir / arg).resolve() for arg in config.args]
+def _why_incomplete(session: Session, pytest_session: pytest.Session) -> Iterator[str]:
+    """Yield why the run does not stand for the whole suite: pytest was stopped, or told to select.
 
-    def is_searched(nodeid: str) -> bool:
-        path = config.rootpath / nodeid.partition("::")[0]
-        return any(path.resolve().is_relative_to(root) for root in roots)
-
-    deselected = set() if "deselected" in session.incomplete else session.deselected
-    return Fates(is_searched, session.selected, session.skipped, session.not_passed, deselected)
-
-
-def _selects_itself(session: Session) -> bool:
-    """Return whether the suite deselects the same tests however it is started.
-
-    That is by options which pytest has from the ini file alone, or in a conftest, as long as the
-    options that conftests declare are those of the ini file, too.
+    What the suite deselects however it is started is no part of it.
     """
-    config, names = session.config, {"keyword", "markexpr", "deselect"}
-    if session.deselecting:
-        names |= _own_options(config).keys() - session.options_of_plugins
-    return _are_own(config, names)
-
-
-def _own_options(config: pytest.Config) -> dict[str, object]:
-    """Return the options that pytest has from the ini file alone."""
+    config, here = session.config, session.config.invocation_params.dir
     # pytest's own parser, which has no public name, so that every spelling of an option is read.
-    return vars(config._parser.parse_known_args(config.getini("addopts")))
+    own = vars(config._parser.parse_known_args(config.getini("addopts")))
+
+    def are_own(names: Iterable[str]) -> bool:
+        """Return whether these options are what the ini file alone says."""
+        return all(own.get(name) == getattr(config.option, name, None) for name in names)
+
+    if pytest_session.shouldstop or pytest_session.shouldfail:
+        yield "stopped"
+    # A conftest goes by the options that conftests declare.
+    of_conftests = own.keys() - session.options_of_plugins if session.deselecting else ()
+    if session.deselected and not are_own(("keyword", "markexpr", "deselect", *of_conftests)):
+        yield "deselected"
+    given = [(here / arg).resolve() for arg in config.args]
+    # Without `testpaths` it is not known what the suite is, and folders are taken for all of it.
+    whole = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
+    if (
+        config.getoption("lf", False)  # leaves files out that are then not collected
+        or config.getoption("setuponly", False)  # also set by `--setup-plan`
+        or not are_own(("ignore", "ignore_glob"))
+        # A file, or a misspelt name; with `--pyargs` a package is all of it, too.
+        or not (config.option.pyargs or all(path.is_dir() for path in given))
+        or any("::" in arg for arg in config.args)
+        or not all(any(path.is_relative_to(folder) for folder in given) for path in whole)
+    ):
+        yield "selected"
 
 
-def _are_own(config: pytest.Config, names: Iterable[str]) -> bool:
-    """Return whether these options are what the ini file alone says."""
-    own = _own_options(config)
-    return all(own.get(name) == getattr(config.option, name, None) for name in names)
+def _tests_with(
+    state: State, ledger: Ledger, outcomes: Sequence[str] = ("", "passed", "skipped")
+) -> list[str]:
+    """Return the tests with such a verdict that have not failed.
 
-
-def _exceeded_but_not_failed(ledger: Ledger) -> list[str]:
-    """Return the tests that exceeded a budget without failing.
-
-    `pytest.exit()` ended the run in them, or a call has ended after its test.
+    They have exceeded it if `pytest.exit()` ended the run in them, or a call has ended after them.
     """
     last = {test.nodeid: test for test in ledger.tests}
     return [
         test.nodeid
         for test in last.values()
-        if test.outcome in ("", "passed", "skipped")
-        and any(verdict.state == "exceeded" for verdict in own_verdicts(test))
+        if test.outcome in outcomes
+        and any(verdict.state == state for verdict in own_verdicts(test))
     ]
-
-
-def _covers_suite(config: pytest.Config) -> bool:
-    """Return whether pytest is to run all that it would run by itself.
-
-    Without `testpaths` that is not known, and folders are taken for all of it.
-    """
-    here = config.invocation_params.dir
-    if config.getoption("lf", False) or not _are_own(config, ("ignore", "ignore_glob")):
-        return False  # `pytest_deselected` is called for neither
-    if config.getoption("setuponly", False):  # also set by `--setup-plan`
-        return False
-    # A file, a test, or a misspelt name; with `--pyargs` a package is all of it, too.
-    is_folder = [(here / arg).is_dir() or config.option.pyargs for arg in config.args]
-    if not all(is_folder) or any("::" in arg for arg in config.args):
-        return False
-    given = [(here / arg).resolve() for arg in config.args]
-    whole = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
-    return all(any(path.is_relative_to(folder) for folder in given) for path in whole)
-
-
-# Files
-
-
-@exactly()
-def _write_ledgers(session: Session, ledger: Ledger) -> list[str]:
-    """Write the JSON reports; return what could not be written."""
-    paths = [path for path in session.settings.report if path.suffix == ".json"]
-    return [problem for path in paths for problem in _try(write_ledger, ledger, path)]
-
-
-def _try(write: Any, *args: Any) -> list[str]:
-    try:
-        write(*args)
-    except (LlmCostError, OSError) as error:
-        return [f"not written: {error}"]
-    return []
-
-
-def _append_to_history(session: Session, path: Path, ledger: Ledger) -> None:
-    run = run_of(ledger)
-    append_run(path, run, instead_of=session.in_history)
-    session.in_history = run
-
-
-def _history(path: Path | None) -> list[Run]:
-    """Return the runs of a history; none if it cannot be read, which appending to it has said."""
-    try:
-        return [] if path is None else read_history(path)[0]
-    except LedgerError:
-        return []
-
-
-def _is_github(settings: Settings) -> bool:
-    return settings.github and os.environ.get("GITHUB_ACTIONS") == "true"
-
-
-def _write_job_summary(ledger: Ledger) -> None:
-    """Append, because all steps of the job share the file."""
-    path = Path(os.environ.get("GITHUB_STEP_SUMMARY", ""))
-    if path.name:
-        used = path.stat().st_size if path.exists() else 0
-        with path.open("a", encoding="utf-8") as summary:
-            summary.write(render_job_summary(ledger, used_bytes=used))
 
 
 @exactly()
@@ -458,7 +403,7 @@ def write_run_failures(
         terminal.write_sep("=", "short test summary info", cyan=True, bold=True)
     failed = lines
     if end is not None and not (lines or is_red):
-        failed = [*end.problems, *_exceeded_but_not_failed(end.ledger)]
+        failed = [*end.problems, *_tests_with("exceeded", end.ledger)]
     for line in lines:
         word, _, rest = line.partition(" ")
         name, dash, why = rest.partition(" - ")

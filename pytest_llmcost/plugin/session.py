@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_llmcost.capture.capture import Capture
     from pytest_llmcost.counting.payload import Payload
     from pytest_llmcost.ledger.builder import LedgerBuilder
+    from pytest_llmcost.ledger.ledger import Ledger
     from pytest_llmcost.ledger.run_history import Run
     from pytest_llmcost.plugin.counts import Counts
     from pytest_llmcost.prices.rate_card import RateCard
@@ -50,24 +51,6 @@ LONG_WAIT, SHORT_WAIT = 300.0, 5.0
 """Seconds for which the main thread, and any other, waits while another one records calls."""
 
 
-class _Heavy:
-    """What a session makes when it is first asked for.
-
-    A `__getattr__` would do, but Python reads all attributes of such a class far more slowly.
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, session: Session, owner: type) -> Any:
-        session.make_heavy_half()
-        return vars(session)[self._name]
-
-
-def _heavy() -> Any:  # for the types say what is made
-    return _Heavy()
-
-
 class Session:
     """The settings of a session, who is running in it, and what it has spent so far."""
 
@@ -77,6 +60,8 @@ class Session:
         self.settings = Settings()
         self.started_at = utc_now()
         self.clock = time.time  # now: freezegun puts another function in its place in each module
+        self.base: Ledger | None = None
+        """The baseline as it was when the run began; none in workers."""
         self.in_history: Run | None = None
         """What was appended to the history of this run."""
         self.workers = 0
@@ -133,9 +118,9 @@ class Session:
         self.fixtures: list[tuple[SharedFixture, Phase, int | None]] = []
         """Fixtures wider than a function that are being set up or torn down, the innermost last;
         each with the thread whose requests are its own, None for all."""
-        self._own_client: Any = None
         self._failure: BaseException | None = None
         self.is_configured = False
+        """Whether all plugins and conftests are loaded whose hooks count."""
         self.options_of_plugins: set[str] = set()
         """The names of all options before conftests declare theirs."""
         self.children: Any = None
@@ -161,25 +146,19 @@ class Session:
 
     @cached_property
     def run_folder(self) -> Path:
-        """A folder of this run alone, shared by its workers and children; made when needed."""
+        """A folder of this run alone, shared by its workers and children, and then removed."""
         sent = getattr(self.config, "workerinput", {}).get("llmcost")
         if sent is not None:
             return Path(sent["run_folder"])
-        name = f"pytest-llmcost-run-{os.urandom(8).hex()}"
-        return Path(tempfile.gettempdir(), name)
-
-    @property
-    def baseline(self) -> Path | None:
-        """The ledger to compare with; None if this run is to write the first one."""
-        path = self.settings.baseline
-        if path is None or (self.settings.update_baseline and not path.exists()):
-            return None
+        path = Path(tempfile.gettempdir(), f"pytest-llmcost-run-{os.urandom(8).hex()}")
+        self.config.add_cleanup(partial(shutil.rmtree, path, ignore_errors=True))
         return path
 
     def take_news(self) -> dict[str, Any]:
         """Return what the process that owns the run does not know yet, in exact builtins."""
         fragment = self.ledger.take_fragment() if self.has_spending else None
-        return {"ledger": fragment, **{name: sorted(getattr(self, name)) for name in _SETS}}
+        sets = {name: sorted(getattr(self, name)) for name in _SETS}
+        return {"ledger": fragment, **sets, "notes": sorted(self.all_notes)}
 
     def absorb(self, news: Mapping[str, Any], **process: Any) -> None:
         """Take in the news of another process."""
@@ -193,29 +172,26 @@ class Session:
 
     @property
     def has_spending(self) -> bool:
-        """Whether the heavy half was needed."""
+        """Whether anything was sent, counted or limited."""
         return "ledger" in vars(self)
 
-    ledger: LedgerBuilder = _heavy()
-    """Every call so far, by owner."""
-    card: RateCard = _heavy()
-    """The prices of this session."""
-    counts: Counts = _heavy()
-    """The token counts of this session."""
-
-    def make_heavy_half(self) -> None:
-        """Make all three; from then on they are plain attributes."""
+    @cached_property
+    def ledger(self) -> LedgerBuilder:
+        """Every call so far, by owner."""
         from pytest_llmcost.ledger.builder import LedgerBuilder
+
+        return LedgerBuilder()
+
+    @cached_property
+    def counts(self) -> Counts:
+        """The token counts of this session."""
         from pytest_llmcost.plugin.counts import Counts
 
-        counts = Counts(self.config, self.settings, self._make_client, self.notes)
-        made = {"ledger": LedgerBuilder(), "counts": counts, "card": self._read_card()}
-        with self.lock:  # not around the above, which calls a hook
-            if not self.has_spending:
-                vars(self).update(made)
+        return Counts(self.config, self.settings, self._make_client, self.notes)
 
-    def _read_card(self) -> RateCard:
-        """Read the shipped prices, then the user's file, then ask the hook."""
+    @cached_property
+    def card(self) -> RateCard:
+        """The prices of this session: the shipped ones, then the user's file, then the hook's."""
         from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 
         card, name = shipped_card(), "pytest_llmcost_rate_card"
@@ -228,14 +204,6 @@ class Session:
         if not isinstance(replaced, RateCard):
             raise SettingsError(f"{name} returned {type(replaced).__name__}, not a RateCard")
         return replaced
-
-    def exact_model(self, name: str) -> str:
-        """Return a model's exact id.
-
-        Raises:
-            UnknownModelError: the card has no row and no alias of this name.
-        """
-        return self.card.resolve(name).model
 
     def tokenizer(self, model: str) -> str | None:
         """Return the name of a model's tokenizer; None if the card does not know it."""
@@ -256,8 +224,9 @@ class Session:
         sender = self.sender()
         request = getattr(sender.owner.item, "_request", None)
         if request is None:
-            self._own_client = make_client()
-            return self._own_client
+            client: Any = make_client()
+            self.config.add_cleanup(client.close)  # which no fixture does
+            return client
         with self.recording() as is_asked_by_test:
             try:
                 return request.getfixturevalue("llmcost_client")
@@ -275,36 +244,28 @@ class Session:
                     "fixture that sends there ask for it"
                 ) from None
 
-    def remove_run_folder(self) -> None:
-        """Remove what the processes of the run have shared."""
-        if "run_folder" in vars(self):
-            shutil.rmtree(self.run_folder, ignore_errors=True)
-
     def save_counts(self) -> None:
-        """Save all counts at the end, and close the client that no fixture closes."""
-        if self.has_spending:
+        """Save all counts at the end."""
+        if "counts" in vars(self):
             self.counts.save_all()
-        if self._own_client is not None:
-            self._own_client.close()
 
     # Who is running
 
     @property
     def owner(self) -> Owner:
         """Whose is what is sent now."""
-        return self._owner_now()[0]
+        return self.sender().owner
 
     def sender(self) -> Sender:
         """Return whose a request is that is sent now; asked from any thread or task."""
-        return sender_of(*self._owner_now())
-
-    def _owner_now(self) -> tuple[Owner, Phase | None]:
         # Each is read once: the main thread may go on meanwhile.
         test, phase, fixtures = self.test, self.phase, self.fixtures[::-1]
         for fixture, began, thread in fixtures:
             if thread is None or thread == threading.get_ident():
-                return fixture, began
-        return (self.outside, None) if test is None else (self.attempt_of(test), phase)
+                return sender_of(fixture, began)
+        if test is None:
+            return sender_of(self.outside, None)
+        return sender_of(self.attempt_of(test), phase)
 
     def begin(self, item: pytest.Item) -> None:
         """Begin the next attempt of a test. This makes no object: most tests send nothing."""
@@ -331,27 +292,17 @@ class Session:
                     self.attempt = attempt
             return attempt
 
-    def end(self, attempt: TestAttempt) -> None:
-        """End the teardown of a test that has an attempt: what is sent from now on is not its."""
-        self.test = self.phase = None
-        try:
-            self.drain()
-        finally:
-            attempt.is_over = True
-            attempt.is_whole = self.outcome == "passed"
-        if self.has_spending:
-            self.counts.save(attempt)
-
-    def push(self, fixture: SharedFixture, phase: Phase) -> None:
+    @contextmanager
+    def owning(self, fixture: SharedFixture, phase: Phase) -> Iterator[None]:
         """Make a wider fixture the owner, in the midst of a phase of a test."""
         # What we make in the midst of a test, the client, is not what its other threads send for.
         thread = threading.get_ident() if self._turn.is_mine else None
         self.fixtures.append((fixture, phase, thread))
-
-    def pop(self) -> None:
-        """End what `push` began."""
-        self.fixtures.pop()
-        self.drain()
+        try:
+            yield
+        finally:
+            self.fixtures.pop()
+            self.drain()
 
     # Recording what was captured
 
@@ -372,43 +323,32 @@ class Session:
         if self.capture is not None and self.children is not None:
             self.capture.enter_child(self.children.when_idle)
 
-    def catch_up(self) -> None:
-        """Record what is complete."""
-        with self._catching_up() as capture:
-            if capture is not None:
-                capture.drain()
+    def catch_up(self, is_due: Callable[[Any], bool] | None = None) -> None:
+        """Record what is complete; of the senders that are due the rest as unknown, too."""
+        if self.capture is None and self.children is None:
+            return
+        with self.recording() as may_record:
+            if not may_record:
+                return
+            if self.children is not None:
+                self.children.bring_back()
+            if self.capture is not None and is_due is not None:
+                self.capture.settle(is_due)
+            elif self.capture is not None:
+                self.capture.drain()
 
     def drain(self) -> None:
-        """Record what is complete.
-
-        Raises:
-            Exception: whatever a hook of the user has raised meanwhile.
-        """
+        """Record what is complete; raise whatever a hook of the user has raised meanwhile."""
         self.catch_up()
         if not self._turn.is_mine and (failure := self.take_failure()) is not None:
             raise failure
 
     def settle(self, owner: Owner | None = None) -> None:
         """Record all that was seen of an owner, or of all; what is incomplete as unknown."""
-        with self._catching_up() as capture:
-            if capture is not None:
-                capture.settle(
-                    lambda sender: isinstance(sender, Sender) and owner in (None, sender.owner)
-                )
+        self.catch_up(lambda sender: owner in (None, sender.owner))
         if owner is None and self.children is not None and self.children.are_lost():
             self.incomplete.add("forked-child")
             self.lost_calls.add("forked-child")
-
-    @contextmanager
-    def _catching_up(self) -> Iterator[Capture | None]:
-        """Record what children have sent; yield the capture if it may record, too."""
-        if self.capture is None and self.children is None:
-            yield None
-            return
-        with self.recording() as may_record:
-            if may_record and self.children is not None:
-                self.children.bring_back()
-            yield self.capture if may_record else None
 
     @contextmanager
     def recording(self) -> Iterator[bool]:
@@ -483,25 +423,25 @@ def check_settings(session: Session) -> None:
         from pytest_llmcost.plugin.marker import budgets_of_run
 
         budgets_of_run(settings)
-    if session.worker is None and session.baseline is not None:
+    path = settings.baseline
+    if session.worker is None and path is not None and path.exists():
         from pytest_llmcost.ledger.ledger_file import read_ledger
 
-        if not session.baseline.exists():
-            origin, command = settings.origin("baseline"), "pytest --llmcost-update-baseline"
-            if origin == "--llmcost-baseline":
-                command += f" {origin}={shlex.quote(str(session.baseline))}"
-            raise SettingsError(
-                f"{origin}: {session.baseline}: the baseline does not exist; write it with: "
-                f"{command}"
-            )
         with settings.naming("baseline"):
-            read_ledger(session.baseline)
+            session.base = read_ledger(path)
+    elif session.worker is None and path is not None and not settings.update_baseline:
+        origin, command = settings.origin("baseline"), "pytest --llmcost-update-baseline"
+        if origin == "--llmcost-baseline":
+            command += f" {origin}={shlex.quote(str(path))}"
+        raise SettingsError(
+            f"{origin}: {path}: the baseline does not exist; write it with: {command}"
+        )
     has_hook = session.config.hook.pytest_llmcost_rate_card.get_hookimpls()
     if settings.prices is not None or has_hook or settings.model:
         _ = session.card
         for model in settings.model:
             with settings.naming("model"):
-                session.exact_model(model)
+                session.card.resolve(model)
 
 
 def utc_now() -> str:

@@ -6,6 +6,8 @@ Only in the process that owns the run, never in a worker.
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,23 +27,23 @@ class SessionHooks(Hooks):
         self._end: RunEnd | None = None
         self._failures: list[str] = []
         """What fails the run besides its budgets, as lines of pytest's short summary."""
+        self._fails_by_keys = session.settings.key_guard == "fail"
         self._closed_with: tuple[object, ...] = ()
-        self._finished: pytest.Session | None = None
-        self._runs_tests = False
-        """Whether pytest is to run tests. It shows fixtures and its cache in sessions, too."""
+        self._pytest: pytest.Session | None = None
+        """Set when pytest is to run tests. It shows fixtures and its cache in sessions, too."""
         self._has_begun = False
         """Whether the tests have begun to run."""
 
     @pytest.hookimpl(wrapper=True)  # xdist answers this hook before others are called
-    def pytest_collection(self) -> Generator[None, object, object]:
+    def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
         """Note that pytest collects tests in order to run them."""
-        self._runs_tests = True
+        self._pytest = session
         return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Judge the suite when all tests have run, while a failure still sets the exit status."""
-        self._runs_tests = self._has_begun = True
+        self._pytest, self._has_begun = session, True
         try:
             result = yield
         except BaseException as error:
@@ -56,9 +58,9 @@ class SessionHooks(Hooks):
                 self.session.lost_calls.add(why)
             raise
         # The exit status and other plugins read this; it only turns success into failure.
-        end = self._close(session)
+        end = self._close()
         session.testsfailed += end is not None and end.is_broken()
-        session.testsfailed += self._has_keys()
+        session.testsfailed += self._fails_by_keys and bool(self._find_keys())
         return result
 
     @pytest.hookimpl(wrapper=True, trylast=True)
@@ -70,18 +72,18 @@ class SessionHooks(Hooks):
         The innermost wrapper: pytest's own prints the summary after this.
         """
         # Also what the last fixtures have written; runs that were stopped come here, too.
-        if session.exitstatus == pytest.ExitCode.OK and self._has_keys():
+        is_ok = session.exitstatus == pytest.ExitCode.OK
+        if is_ok and self._fails_by_keys and self._find_keys():
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         is_interrupted = exitstatus == pytest.ExitCode.INTERRUPTED or not self._has_begun
         if is_interrupted and "collection-errors" not in self.session.lost_calls:
             self.session.incomplete.add("interrupted")
-        if end := self._close(session):
+        if end := self._close():
             end.add_junit_properties()  # pytest is about to write them
         try:
             return (yield)
         finally:  # another plugin may call `pytest.exit()` here
-            self._finished = session
-            if end := self._close(session):
+            if end := self._close():
                 end.publish()
                 hook = self.session.hook("pytest_llmcost_report")
                 try:
@@ -93,9 +95,7 @@ class SessionHooks(Hooks):
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
         """Have the last word on the exit status, and let the ledger name the final one."""
-        if self._finished is None:
-            return
-        before, end = self._end, self._close(self._finished)
+        before, end = self._end, self._close()
         if end is not None:
             if end is not before:  # another plugin has spent since
                 end.publish()
@@ -109,31 +109,34 @@ class SessionHooks(Hooks):
         if number := len(self.session.skipped_budgets):
             what = "test with a budget was" if number == 1 else "tests with a budget were"
             terminalreporter.write_line(f"llmcost: {number:,} {what} skipped")
-        if self.session.saved_cassettes and self.session.settings.key_guard != "off":
-            from pytest_llmcost.plugin.key_guard import write_keys
+        if keys := self._find_keys():
+            from pytest_llmcost.reports.numbers import format_count
+            from pytest_llmcost.reports.run_wording import describe_keys
 
-            self._failures = write_keys(self.session, terminalreporter)
+            cassettes, fails = format_count(len(keys), "cassette"), self._fails_by_keys
+            terminalreporter.write_sep("=", "llmcost: keys in cassettes", bold=True, red=fails)
+            for line in describe_keys(keys):
+                terminalreporter.write_line(line)
+            if fails:
+                self._failures.append(f"FAILED llmcost_key_guard - keys in {cassettes}")
 
-    def _close(self, session: pytest.Session) -> RunEnd | None:
+    def _close(self) -> RunEnd | None:
         """Sum up the run, again if there is news; None if there is nothing to say."""
-        if session.config.option.collectonly or not self._runs_tests:
+        if self._pytest is None or self._pytest.config.option.collectonly:
             return None
         self.session.catch_up()
         if failure := self.session.take_failure():
             self.session.notes.add(f"a pytest_llmcost hook failed outside of tests: {failure!r}")
         settings = self.session.settings
-        asked = (
-            *(settings.max_suite, settings.budgets, settings.report),
-            *(settings.baseline, settings.history, tuple(self.session.unmatched_globs)),
-        )
-        has_calls = self.session.has_spending and bool(self.session.ledger)
-        if not has_calls and all(each in (None, ()) for each in asked):
+        asked = (settings.budgets, settings.report, settings.baseline, settings.history)
+        is_asked = any(asked) or settings.max_suite is not None or self.session.unmatched_globs
+        if not (is_asked or (self.session.has_spending and self.session.ledger)):
             return self._end
         news = (self.session.changes, *sorted(self.session.incomplete | self.session.notes))
         if self._end is None or self._closed_with != news:
             from pytest_llmcost.plugin.run_end import RunEnd
 
-            self._end = RunEnd(self.session, session)
+            self._end = RunEnd(self.session, self._pytest)
             self._closed_with = news
         return self._end
 
@@ -152,10 +155,15 @@ class SessionHooks(Hooks):
             write_run_failures(self._end, self._failures, terminalreporter)
         return result
 
-    def _has_keys(self) -> bool:
-        """Return whether the run fails by credentials in a cassette that it has written."""
-        if not self.session.saved_cassettes or self.session.settings.key_guard != "fail":
-            return False
-        from pytest_llmcost.plugin.key_guard import find_keys
+    def _find_keys(self) -> dict[str, list[str]]:
+        """Return where each cassette that VCR wrote in this run holds what looks like a key."""
+        found = dict[str, list[str]]()
+        if self.session.saved_cassettes and self.session.settings.key_guard != "off":
+            from pytest_llmcost.credentials import keys_in_cassette
+            from pytest_llmcost.files import show_path
 
-        return bool(find_keys(self.session))
+            for path in map(Path, sorted(self.session.saved_cassettes)):
+                with suppress(OSError):  # removed since, or kept elsewhere by the user's persister
+                    if keys := keys_in_cassette(path):
+                        found[show_path(path)] = keys
+        return found

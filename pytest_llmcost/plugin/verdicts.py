@@ -7,27 +7,23 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
+from typing import NoReturn
 
 import pytest
+from _pytest._code import Traceback
 from _pytest.outcomes import Failed
 from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import Budget, Verdict, judge_calls
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.repriced import at_worst
-from pytest_llmcost.errors import (
-    CountError,
-    CountMissingError,
-    LiveCapError,
-    LlmCostError,
-    SettingsError,
-)
+from pytest_llmcost.errors import CountError, LiveCapError, LlmCostError, SettingsError
 from pytest_llmcost.money import exactly
 from pytest_llmcost.plugin.calls import calls_in, calls_of
 from pytest_llmcost.plugin.counts import count_command
 from pytest_llmcost.plugin.marker import limits_of
 from pytest_llmcost.plugin.owners import Owner, TestAttempt, nodeid_of
-from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.plugin.session import Hooks, Session
 from pytest_llmcost.reports.junit import PROPERTY_PREFIX, test_properties
 from pytest_llmcost.reports.wording import (
     render_failure,
@@ -35,10 +31,7 @@ from pytest_llmcost.reports.wording import (
     render_section,
     short_sentence,
 )
-from pytest_llmcost.settings import Settings
 
-_FAILED = "Failed: "
-"""What pytest puts in front of the text of `pytest.fail`."""
 _RANK = ("within", "unverified", "exceeded")
 _Raised = pytest.ExceptionInfo[BaseException]
 
@@ -59,10 +52,7 @@ _BudgetFailed.__qualname__ = _BudgetFailed.__name__ = "Failed"
 
 @exactly()
 def budget_failure(
-    owner: Owner,
-    verdict: Verdict,
-    calls: Sequence[Call],
-    others: Sequence[Verdict] = (),
+    owner: Owner, verdict: Verdict, calls: Sequence[Call], others: Sequence[Verdict] = ()
 ) -> BaseException:
     """Return the failure of a test, or of a block of it, by a budget, and perhaps others."""
     text = render_failure(verdict, calls, others, owner.parts)
@@ -98,30 +88,39 @@ def judge_budget(
     )
 
 
-def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
-    """Judge every budget of a test, and store the verdicts.
+def judge(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> list[Verdict]:
+    """Judge every budget of a test, and store the verdicts; return those that fail it.
 
-    `needs_calls` says whether a marker on a test that has sent nothing is a budget unverified.
+    `needs_calls` says whether a marker on a test that has sent nothing is a budget unverified. The
+    figures are those of now, but no verdict becomes better by which the test has failed.
     """
+    before = {each.subject: each for each in attempt.verdicts if attempt.is_failed_by_budget}
     try:
-        attempt.verdicts = _verdicts(session, attempt, needs_calls)
+        limits = limits_of(attempt.item, session.settings)
     except SettingsError as error:  # a marker that was added while the test ran
         pytest.fail(str(error), pytrace=False)
-    _store(session, attempt)
-
-
-def judge_again(session: Session, attempt: TestAttempt, *, needs_calls: bool) -> None:
-    """Judge a test that has been judged.
-
-    The figures are those of now, but no verdict becomes better: the test has failed by it.
-    """
-    before = {verdict.subject: verdict for verdict in attempt.verdicts}
-    attempt.verdicts = _verdicts(session, attempt, needs_calls)
-    for at, now in enumerate(attempt.verdicts):
+    state = limits.cache or session.settings.cache
+    calls = calls_in(session, calls_of(session, attempt), state)
+    verdicts = list[Verdict]()
+    for budget in limits.budgets:
+        now = judge_budget(session, attempt, budget, calls, needs_calls=needs_calls)
         old = before.get(now.subject, now)
         if _RANK.index(now.state) < _RANK.index(old.state):
-            attempt.verdicts[at] = replace(now, state=old.state, reasons=old.reasons)
-    _store(session, attempt)
+            now = replace(now, state=old.state, reasons=old.reasons)
+        verdicts.append(now)
+    attempt.verdicts = sorted(verdicts, key=lambda each: -_RANK.index(each.state))
+    # The cap on live spend is the run's: of a test it says something only if it refused a call.
+    own = [each for each in attempt.verdicts if (each.kind, each.state) != ("refused", "within")]
+    blocks = [*own[1:], *attempt.blocks]
+    if own or blocks:
+        session.ledger.judge(attempt.key, verdict=own[0] if own else None, blocks=blocks)
+    # A skipped test had no chance to show that it keeps a budget, so it fails only by what is
+    # exceeded; one that ended with `pytest.xfail()` stays an xfail.
+    unverified = "warn" if attempt.excuse == "skip" else session.settings.unverified
+    judged = (*attempt.verdicts, *attempt.blocks)
+    broken = [each for each in judged if each.fails(unverified)]
+    attempt.is_broken = bool(broken) and attempt.excuse != "xfail"
+    return broken if attempt.is_broken else []
 
 
 def judge_late(session: Session) -> None:
@@ -130,129 +129,76 @@ def judge_late(session: Session) -> None:
     while session.changed_late:  # one by one: another thread may end a call meanwhile
         attempt, _ = session.changed_late.popitem()
         if attempt.verdicts or attempt.blocks:
-            judge_again(session, attempt, needs_calls=False)
+            judge(session, attempt, needs_calls=False)
 
 
-def _verdicts(session: Session, attempt: TestAttempt, needs_calls: bool) -> list[Verdict]:
-    limits = limits_of(attempt.item, session.settings)
-    state = limits.cache or session.settings.cache
-    calls = calls_in(session, calls_of(session, attempt), state)
-    return [
-        judge_budget(session, attempt, budget, calls, needs_calls=needs_calls)
-        for budget in limits.budgets
-    ]
+def fail(session: Session, attempt: TestAttempt, broken: Sequence[Verdict]) -> NoReturn:
+    """Fail a test by its broken budgets."""
+    attempt.is_failed_by_budget = True
+    # pytest would report unittest's skip in place of what is raised here.
+    vars(attempt.item).pop("_excinfo", None)
+    calls = session.ledger.calls(attempt.key)
+    # This frame is not hidden: if all are, pytest adds a line about that to the message.
+    raise budget_failure(attempt, broken[0], calls, broken[1:]) from None
 
 
-def _store(session: Session, attempt: TestAttempt) -> None:
-    attempt.verdicts.sort(key=lambda each: -_RANK.index(each.state))
-    # The cap on live spend is the run's: of a test it says something only if it refused a call.
-    own = [each for each in attempt.verdicts if (each.kind, each.state) != ("refused", "within")]
-    blocks = [*own[1:], *attempt.blocks]
-    if own or blocks:
-        session.ledger.judge(attempt.key, verdict=own[0] if own else None, blocks=blocks)
-
-
-def broken_verdicts(attempt: TestAttempt, settings: Settings) -> list[Verdict]:
-    """Return the verdicts that fail a test, the worst first, those of blocks last.
-
-    A skipped test had no chance to show that it keeps a budget, so it fails only by what is
-    exceeded; one that ended with `pytest.xfail()` stays an xfail.
-    """
-    if attempt.is_xfailed:
-        return []
-    return [
-        each
-        for each in (*attempt.verdicts, *attempt.blocks)
-        if each.state == "exceeded" or (not attempt.is_skipped and each.fails(settings.unverified))
-    ]
-
-
-class Reports:
+class Reports(Hooks):
     """The hook that fills in the reports of tests; registered once there is anything to say."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Note the outcome; show what the test cost on its report."""
-        session, attempt, is_last = self._session, self._session.attempt, call.when == "teardown"
-        has_spent = False
-        if attempt is not None and attempt.item is item:
-            if is_last:
-                session.settle(attempt)  # of what is still under way, only that it is unknown
-            has_spent = attempt.has_spent or bool(attempt.verdicts)
-            if has_spent and is_last:
+        session, before = self.session, self.session.attempt
+        if call.when == "teardown" and before is not None and before.item is item:
+            session.settle(before)  # of what is still under way, only that it is unknown
+            if before.has_spent or before.verdicts:
                 # JUnit shows the last attempt alone, so without the figures of earlier ones.
                 kept = [
                     each for each in item.user_properties if not each[0].startswith(PROPERTY_PREFIX)
                 ]
-                added = test_properties(session.ledger.row(attempt.key))
+                added = test_properties(session.ledger.row(before.key))
                 item.user_properties[:] = [*kept, *added]
-        call.excinfo = call.excinfo and _without_libraries(call.excinfo)
-        of_unittest = getattr(item, "_excinfo", None) or []  # pytest puts it in its place
-        of_unittest[:] = map(_without_libraries, of_unittest)
+        # The first of unittest's own takes the place of the other.
+        for raised in (call.excinfo, *(getattr(item, "_excinfo", None) or ())):
+            if raised is not None and isinstance(raised.value, LiveCapError):
+                _hide_libraries(raised)
         report = yield
-        if attempt is not session.attempt:
+        attempt = session.attempt
+        if attempt is not before and session.has_spending:
             # A plugin such as pytest-retry has run the test again; the last report is of the last.
-            attempt = session.attempt
-            if session.has_spending:
-                last = None if attempt is None else attempt.key
-                session.ledger.fail_all_but(last, nodeid_of(item))
-            has_spent = attempt is not None and (attempt.has_spent or bool(attempt.verdicts))
-        if attempt is not None and has_spent:
-            attempt.has_failed |= report.failed
-            _note_report(session, attempt, report, call)
+            last = None if attempt is None else attempt.key
+            session.ledger.fail_all_but(last, nodeid_of(item))
+        if attempt and not (attempt.item is item and (attempt.has_spent or attempt.verdicts)):
+            attempt = None  # the ledger has nothing of it
+        _note_outcome(session, item, attempt, report)
         if session.children is not None:
             session.children.put_on_report(report)
-        if report.outcome != "passed" or session.not_passed:
-            self._note_passing(item, report)
-            error = call.excinfo.value if report.failed and call.excinfo else None
-            crash = getattr(report.longrepr, "reprcrash", None)
-            is_ours = isinstance(error, (LlmCostError, LiveCapError))
-            is_ours = is_ours and not isinstance(error, CountMissingError)
-            if crash is not None and is_ours:
-                # An error's module path would fill the summary's line.
-                crash.message = str(error)
+        if report.failed:
+            _explain(session, item, attempt, report, call.excinfo)
         return report
 
-    def _note_passing(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """Note whether a test has passed so far; of several attempts the last one counts."""
-        session, nodeid = self._session, nodeid_of(item)
-        if report.failed:
-            session.attempt_of(item).has_failed = True
-        is_skipped = report.skipped and report.when != "teardown"
-        if report.failed or (is_skipped and not hasattr(report, "wasxfail")):
-            session.not_passed.add(nodeid)
-        elif report.when != "teardown" and not (session.attempt and session.attempt.has_failed):
-            # A new attempt, or a test that passed although one of its subtests was skipped.
-            session.not_passed.discard(nodeid)
 
-
-def _without_libraries(raised: _Raised) -> _Raised:
-    """Return what was raised; if by the live cap, with the frames alone that are under test.
-
-    It comes from deep inside an HTTP library, which has nothing to do with why.
-    """
-    if not isinstance(raised.value, LiveCapError):
-        return raised
+def _hide_libraries(raised: _Raised) -> None:
+    """Leave the frames alone that are under test, of what comes from deep inside a library."""
     own, standard = None, os.path.dirname(os.__file__)
     for frame, line in reversed([*walk_tb(raised.tb)]):
-        file = frame.f_code.co_filename
-        is_installed = {"site-packages", "dist-packages"}.intersection(Path(file).parts)
-        if not is_installed and not file.startswith(standard):
+        path = Path(frame.f_code.co_filename)
+        is_installed = {"site-packages", "dist-packages"}.intersection(path.parts)
+        if not (is_installed or path.is_relative_to(standard)):
             own = TracebackType(own, frame, frame.f_lasti, line)
-    return pytest.ExceptionInfo.from_exception(raised.value.with_traceback(own or raised.tb))
+    if own is not None:
+        raised.traceback = Traceback(own)
 
 
-@exactly()
-def _note_report(
-    session: Session, attempt: TestAttempt, report: pytest.TestReport, call: pytest.CallInfo[None]
+def _note_outcome(
+    session: Session, item: pytest.Item, attempt: TestAttempt | None, report: pytest.TestReport
 ) -> None:
-    """Note the outcome; show on a failed report what the test cost."""
-    if report.when != "teardown" or report.failed:
+    """Note in the ledger how a test ends, and for the baseline whether it has passed so far."""
+    if report.failed:
+        session.attempt_of(item).has_failed = True
+    if attempt is not None:
         outcome = str(report.outcome)
         if attempt.has_failed and report.passed:  # all but a subtest
             outcome = "failed"
@@ -260,27 +206,45 @@ def _note_report(
             outcome = "xpassed" if report.passed else "xfailed"
         elif report.failed and report.when != "call":
             outcome = "error"
-        session.ledger.judge(attempt.key, outcome=outcome)
-    elif not session.ledger.row(attempt.key).outcome:  # it had spent nothing before
-        session.ledger.judge(attempt.key, outcome=session.outcome)
-    if not report.failed:
-        return
-    verdict = attempt.verdicts[0] if attempt.verdicts else None
-    info = call.excinfo
-    error = None if info is None else info.value
-    if info is not None and isinstance(error, CountError):
+        if report.when != "teardown" or report.failed:
+            session.ledger.judge(attempt.key, outcome=outcome)
+        elif not session.ledger.row(attempt.key).outcome:  # it had spent nothing before
+            session.ledger.judge(attempt.key, outcome=session.outcome)
+    is_skipped = report.skipped and report.when != "teardown"
+    if report.failed or (is_skipped and not hasattr(report, "wasxfail")):
+        session.not_passed.add(nodeid_of(item))
+    elif report.when != "teardown" and not (session.attempt and session.attempt.has_failed):
+        # A new attempt, or a test that passed although one of its subtests was skipped.
+        session.not_passed.discard(nodeid_of(item))
+
+
+@exactly()
+def _explain(
+    session: Session,
+    item: pytest.Item,
+    attempt: TestAttempt | None,
+    report: pytest.TestReport,
+    raised: _Raised | None,
+) -> None:
+    """Let the report of a failure begin with the numbers, and show what the test cost."""
+    error = None if raised is None else raised.value
+    verdict = attempt.verdicts[0] if attempt and attempt.verdicts else None
+    if attempt is not None and raised is not None and isinstance(error, CountError):
         # A traceback would bury what is missing, and the command: the user's own line is enough.
-        frames = info.traceback.filter(info)
+        frames = raised.traceback.filter(raised)
         where = f"{frames[-1].path}:{frames[-1].lineno + 1}" if frames else ""
         where = where and os.path.relpath(where, session.config.invocation_params.dir)
         text, short = render_missing_count(error, verdict, where)
         error = _BudgetFailed(text, short).with_traceback(error.__traceback__)
-        report.longrepr = attempt.item.repr_failure(pytest.ExceptionInfo.from_exception(error))
+        report.longrepr = item.repr_failure(pytest.ExceptionInfo.from_exception(error))
+    crash = getattr(report.longrepr, "reprcrash", None)
     if isinstance(error, _BudgetFailed):
-        # Let the summary's line begin with the numbers, and annotations point at the test.
-        crash = getattr(report.longrepr, "reprcrash", None)
-        if crash is not None and crash.message.startswith(_FAILED):
+        # For the line in the summary, where pytest has a type; annotations point at the test.
+        if crash is not None and crash.message.startswith("Failed: "):
             crash.message = error.short
-            crash.path, crash.lineno = str(attempt.item.path), (attempt.item.location[1] or 0) + 1
-    elif calls := session.ledger.calls(attempt.key):
+            crash.path, crash.lineno = str(item.path), (item.location[1] or 0) + 1
+        return
+    if crash is not None and isinstance(error, (LlmCostError, LiveCapError)):
+        crash.message = _sendable(str(error))  # its module path would fill the summary's line
+    if attempt is not None and (calls := session.ledger.calls(attempt.key)):
         report.sections.append(("llmcost", _sendable(render_section(calls, verdict))))

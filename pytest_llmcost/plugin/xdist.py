@@ -12,26 +12,20 @@ from typing import Any
 
 import pytest
 
-from pytest_llmcost.plugin.session import Session
+from pytest_llmcost.plugin.session import Hooks
 
 _KEY = "llmcost"
-_PHASES = ("setup", "call", "teardown")
 
 
-class Worker:
+class Worker(Hooks):
     """The hooks in a worker process."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Put on the report what is new since the last one."""
         self.session.catch_up()
-        if self.session.has_spending:
-            fragment = self.session.ledger.take_fragment()
-            if fragment is not None:
-                report.llmcost = json.dumps(fragment)  # type: ignore[attr-defined]
+        if self.session.has_spending and (news := self.session.ledger.take_fragment()) is not None:
+            report.llmcost = json.dumps(news)  # type: ignore[attr-defined]
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -41,22 +35,17 @@ class Worker:
             from pytest_llmcost.plugin.verdicts import judge_late
 
             judge_late(self.session)
-            self.session.save_counts()
-        output = {**self.session.take_news(), "notes": sorted(self.session.all_notes)}
-        session.config.workeroutput[_KEY] = json.dumps(output)  # type: ignore[attr-defined]
+        self.session.save_counts()
+        news = json.dumps(self.session.take_news())
+        session.config.workeroutput[_KEY] = news  # type: ignore[attr-defined]
 
 
-class Controller:
-    """The hooks in the process that workers report to; idle in a run without workers."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
+class Controller(Hooks):
+    """The hooks in the process that workers report to."""
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Send the price date, so that a run around midnight has one."""
-        if not self.session.workers:
-            self.session.config.pluginmanager.register(_Inbox(self.session), "llmcost-inbox")
         self.session.workers += 1
         node.workerinput[_KEY] = {
             "price_date": self.session.price_date.isoformat(),
@@ -66,7 +55,7 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
         """Note which tests are to run; xdist appends the name of a group after an `@`."""
-        if self.session.baseline is not None:
+        if self.session.settings.baseline is not None:
             self.session.selected.update(ids, (each.rpartition("@")[0] for each in ids))
 
     @pytest.hookimpl(optionalhook=True)
@@ -76,27 +65,18 @@ class Controller:
         if _KEY not in output:
             self.session.incomplete.add("worker-crashed")
             self.session.lost_calls.add("worker-crashed")
-            return
-        if output[_KEY] is None:  # xdist reports an interrupted worker twice
-            return
-        sent, output[_KEY] = json.loads(output[_KEY]), None
-        self.session.absorb(sent, worker=node.gateway.id)
-
-
-class _Inbox:
-    """The hook that takes in what workers put on their reports."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
+        elif output[_KEY] is not None:  # xdist reports an interrupted worker twice
+            sent, output[_KEY] = json.loads(output[_KEY]), None
+            self.session.absorb(sent, worker=node.gateway.id)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take it off the report, too: plugins that write reports down have no use for it."""
+        """Take news off a report: plugins that write reports down have no use for them."""
         fragment = report.__dict__.pop(_KEY, None)
+        node, worker = getattr(report, "node", None), getattr(report, "worker_id", None)
         if fragment is not None:
-            worker = getattr(report, "worker_id", None)
             self.session.ledger.absorb(json.loads(fragment), worker=worker)
-        node = getattr(report, "node", None)
-        if report.when not in _PHASES and node is not None and self.session.has_spending:
+        is_crash = report.when not in ("setup", "call", "teardown")
+        if is_crash and node is not None and self.session.has_spending:
             # The test has killed its worker; its set-up had passed.
             self.session.ledger.fail_last(report.nodeid, worker=node.gateway.id)

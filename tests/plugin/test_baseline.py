@@ -35,6 +35,10 @@ NEW_TEST = """
     def test_new(llmcost):
         llmcost.count(payload(3000), output_tokens=5)
 """
+REMOVES = """
+    def test_removes():
+        __import__("pathlib").Path("base.json").unlink()
+"""
 
 
 def write_app(project: Project, system: int = 100, more: str = "") -> None:
@@ -55,6 +59,15 @@ def compare(project: Project, *args: str) -> pytest.RunResult:
     return project.run(
         RECORD, "--llmcost-baseline=base.json", "--llmcost-report=ledger.json", *args
     )
+
+
+def test_a_baseline_that_is_gone_by_the_end_is_the_one_of_the_beginning(
+    accepted: Project,
+) -> None:
+    write_app(accepted, more=REMOVES)
+    result = compare(accepted, "--llmcost-max-increase=0%")
+    assert result.ret == pytest.ExitCode.OK
+    assert accepted.ledger()["comparison"]["unchanged"] == 3
 
 
 @pytest.mark.parametrize("quiet", [(), ("-q",)])
