@@ -413,7 +413,9 @@ def count_all(
         while len(outcomes) < len(jobs):
             for index in islice(todo, _AT_ONCE - len(asked)):
                 patience = Patience(counter.seconds, retries=_RETRIES)
-                asked[index] = patience, start(partial(count, index, patience))
+                own = Future[Outcome]()
+                asked[index] = patience, own  # first: an interrupt can meet the start
+                start(partial(count, index, patience), own)
             index = _next(asked, counter, len(jobs) - len(outcomes))
             note(index, asked.pop(index)[1].result())
     finally:
