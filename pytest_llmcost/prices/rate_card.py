@@ -27,12 +27,7 @@ from pytest_llmcost.prices.bill import (
     price_list_of,
     total,
 )
-from pytest_llmcost.prices.model_names import (
-    Resolved,
-    find_model,
-    likely_model,
-    mask_account,
-)
+from pytest_llmcost.prices.model_names import Resolved, find_model, likely_model, mask_account
 from pytest_llmcost.prices.price_file import (
     RATE_KEYS,
     STANDARD,
@@ -44,7 +39,7 @@ from pytest_llmcost.prices.price_file import (
     read_card_file,
     row_on,
 )
-from pytest_llmcost.prices.usage import Platform, SamplingCall, SamplingKind, Terms
+from pytest_llmcost.prices.usage import Platform, SamplingCall, SamplingKind, Terms, Usage
 
 _SHIPPED = "anthropic.toml"
 _VERSION = re.compile(r"-(\d{1,2})-(\d{1,2})(?!\d)")
@@ -142,7 +137,7 @@ class RateCard:
         Raises:
             UnknownModelError: unknown, not yet priced on that day, or never at that speed.
         """
-        return band_of(self.bands(model, on=on, speed=speed), prompt_tokens)
+        return band_of(self.bands(model, on=on, speed=speed), Usage(input_tokens=prompt_tokens))
 
     def bands(self, model: str, *, on: date, speed: str | None = None) -> tuple[Rates, ...]:
         """Return a model's rates on a day at one speed, one for each length band."""
