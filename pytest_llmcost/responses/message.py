@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec.structs import asdict, replace
@@ -70,8 +70,8 @@ class _ServerTools(msgspec.Struct, frozen=True):
     web_search_requests: _Tokens | None = None
 
 
-class _Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """The quantities of a response, or of one of its iterations.
+class _Stated(msgspec.Struct, frozen=True, kw_only=True):
+    """The `usage` of a message, or one of its iterations, which have a type and a model.
 
     All but two may be null or missing. Source: the anthropic SDK's usage types, release 2.12.0.
     """
@@ -82,6 +82,14 @@ class _Counts(msgspec.Struct, frozen=True, kw_only=True):
     cache_read_input_tokens: _Tokens | None = None
     cache_creation: _Split | None = None
     server_tool_use: _ServerTools | None = None
+    type: str | None = None
+    model: str | None = None
+    service_tier: str | None = None
+    speed: str | None = None
+    inference_geo: str | None = None
+    latency: str | None = None
+    """Bedrock's, as Converse states it beside the usage."""
+    iterations: list[_Stated] | None = None
 
     @property
     def usage(self) -> Usage:
@@ -105,28 +113,7 @@ class _Counts(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class _Pass(_Counts, frozen=True, kw_only=True):
-    """One entry of `usage.iterations`."""
-
-    type: str | None = None
-    model: str | None = None
-
-
-class _MessageUsage(_Counts, frozen=True, kw_only=True):
-    """The `usage` of a message."""
-
-    service_tier: str | None = None
-    speed: str | None = None
-    inference_geo: str | None = None
-    latency: str | None = None
-    """Bedrock's, as Converse states it beside the usage."""
-    iterations: list[_Pass] | None = None
-
-
-_S = TypeVar("_S", bound=_Counts)
-
-
-prepare(_Counts, _MessageUsage)
+prepare(_Stated)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,7 +217,7 @@ def read_message(
         UsageDataError: naming the path of what cannot be read, or what no request can have used.
     """
     raw, asked = body.get("usage") or {}, request or {}
-    stated = _decode(raw, _MessageUsage)
+    stated = _decode(raw)
     top, passes = stated.usage, stated.iterations or []
     if withdrawn and not passes:  # a compaction may leave less; its passes say so
         what = "restated as 0 at the end of the stream, after more before"
@@ -268,7 +255,12 @@ def read_message(
     if is_explained:
         usages[0] += searches
     # Passes that add up to more say that the top level may leave something out.
-    beyond = {} if is_explained else _beyond(served, stated)
+    sums = {key: sum(getattr(each, key) or 0 for each in served) for key in _TOKENS}
+    beyond = (
+        {}
+        if is_explained
+        else {key: sums[key] for key in _TOKENS if sums[key] > (getattr(stated, key) or 0)}
+    )
     at_most = {**beyond, **(at_most or {})}
     is_loop = content.loops or any((raw.get("server_tool_use") or {}).values())
     refusal = None
@@ -352,7 +344,7 @@ def read_message(
     )
 
 
-def _speed(stated: _MessageUsage, asked: _Body, *, fast: bool) -> str | None:
+def _speed(stated: _Stated, asked: _Body, *, fast: bool) -> str | None:
     """Return the speed that the price follows: what the response states, whatever was asked for.
 
     Sources: https://platform.claude.com/docs/en/build-with-claude/fast-mode and
@@ -369,10 +361,10 @@ def _unreadable(path: str, what: str) -> UsageDataError:
     return UsageDataError(f"{path}: {what}", path=path)
 
 
-def _decode(raw: Any, kind: type[_S]) -> _S:
+def _decode(raw: Any) -> _Stated:
     try:
-        return msgspec.convert(_without_empty(raw), kind)
-    except UnicodeEncodeError:  # a key, or a value of which few are known
+        return msgspec.convert(_without_empty(raw), _Stated)
+    except UnicodeEncodeError:
         raise _unreadable("usage", "holds half a surrogate pair") from None
     except RecursionError:  # a decoder may have more levels than Python code
         raise _unreadable("usage", "nested too deeply") from None
@@ -406,13 +398,13 @@ def read_usage(raw: _Body) -> Usage:
         >>> read_usage({"input_tokens": 3, "output_tokens": 5}).prompt_tokens
         3
     """
-    return _decode(raw, _Counts).usage
+    return _decode(raw).usage
 
 
 # The sampling calls
 
 
-def _split_passes(passes: Sequence[_Pass]) -> tuple[list[_Pass], list[_Pass]]:
+def _split_passes(passes: Sequence[_Stated]) -> tuple[list[_Stated], list[_Stated]]:
     """Return the sampling passes that were declined and those that served.
 
     Without a fallback all of them served; with one, those from the last fallback's model on.
@@ -427,14 +419,8 @@ def _split_passes(passes: Sequence[_Pass]) -> tuple[list[_Pass], list[_Pass]]:
     return sampling[:start], sampling[start:]
 
 
-def _beyond(served: Sequence[_Pass], stated: _MessageUsage) -> dict[str, int]:
-    """Return the counts that add up to more in the passes than the top level states."""
-    sums = {key: sum(getattr(each, key) or 0 for each in served) for key in _TOKENS}
-    return {key: added for key, added in sums.items() if added > (getattr(stated, key) or 0)}
-
-
 def _declined(
-    declined: Sequence[_Pass], changes: Sequence[_ModelChange], *, requested: str
+    declined: Sequence[_Stated], changes: Sequence[_ModelChange], *, requested: str
 ) -> Iterator[SamplingCall]:
     """Yield the declined attempts; one that only the content names has no usage.
 
@@ -472,7 +458,7 @@ def read_lifetime(request: _Body) -> Lifetime | None:
     return "5m" if lifetimes == {"5m"} else None
 
 
-def _caveats(raw: _Body, stated: _MessageUsage, body: _Body, content: _Content) -> set[str]:
+def _caveats(raw: _Body, stated: _Stated, body: _Body, content: _Content) -> set[str]:
     kinds = [each.type for each in stated.iterations or ()]
     caveats = {f"unknown-usage: {each}" for each in unknown_quantities(raw)}
     caveats |= {f"unknown-usage: iterations of type {each}" for each in {*kinds}.difference(_KINDS)}
@@ -497,7 +483,7 @@ def unknown_quantities(raw: _Body) -> Iterator[str]:
     """
     for key, value in raw.items():
         is_quantity = key.endswith(("_tokens", "_requests"))
-        if value and is_quantity and key not in _Counts.__struct_fields__:
+        if value and is_quantity and key not in _Stated.__struct_fields__:
             yield key
     tables = {"cache_creation": _Split.__struct_fields__, "server_tool_use": _KNOWN_TOOLS}
     for table, known in tables.items():
