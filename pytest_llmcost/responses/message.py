@@ -28,6 +28,7 @@ from pytest_llmcost.prices.usage import (
     find_impossible,
     is_quantity,
     longest_reply,
+    mapping,
     mappings,
     tools_of,
 )
@@ -236,7 +237,7 @@ def read_message(
     # Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
     fallbacks = [each.model for each in passes if each.type == "fallback_message" and each.model]
     fallbacks = fallbacks or [each.serving for each in changes if each.serving]
-    named, own = model or _text(asked.get("model")), _text(body.get("model"))
+    named, own = model or text_of(asked.get("model")), text_of(body.get("model"))
     serving = fallbacks[-1] if fallbacks else own or named
     if not serving:
         raise _unreadable("model", "expected the model's name, got nothing")
@@ -254,19 +255,17 @@ def read_message(
     is_explained = bool(usages) and (sum(usages, searches) == top or top == searches)
     if is_explained:
         usages[0] += searches
-    # Passes that add up to more say that the top level may leave something out.
-    sums = {key: sum(getattr(each, key) or 0 for each in served) for key in _TOKENS}
-    beyond = (
-        {}
-        if is_explained
-        else {key: sums[key] for key in _TOKENS if sums[key] > (getattr(stated, key) or 0)}
-    )
-    at_most = {**beyond, **(at_most or {})}
+    at_most = dict(at_most or {})
+    for key in _TOKENS if served and not is_explained else ():
+        added = sum(getattr(each, key) or 0 for each in served)
+        # Passes that add up to more say that the top level may leave something out.
+        if added > (getattr(stated, key) or 0):
+            at_most.setdefault(key, added)
     is_loop = content.loops or any((raw.get("server_tool_use") or {}).values())
     refusal = None
     if body.get("stop_reason") == "refusal" and not content.spoke:
         # Refused before any output, whatever `output_tokens` is. Source: as of fallbacks.
-        refusal = _text(_part(body, "stop_details").get("category")) or _UNSPECIFIED
+        refusal = text_of(mapping(body.get("stop_details")).get("category")) or _UNSPECIFIED
     # An end that was not seen may be a refusal before any output, which may be free. After a change
     # of model the start's tokens are those of the other one. A model that spoke is billed anyway.
     is_open = truncated and (changes or not content.spoke)
@@ -291,16 +290,7 @@ def read_message(
         high = sampling_calls[0].usage + Usage(**raised)
         sampling_calls[0] = replace(sampling_calls[0], usage_high=high)
     answering = sampling_calls[0]
-    for index, each in enumerate(passes):
-        kind = _KINDS.get(each.type)
-        if kind is None or kind == "message":
-            continue  # one of the answer, or of a type that a caveat names
-        if kind == "advisor" and not each.model:
-            where = f"usage.iterations[{index}].model"
-            raise _unreadable(where, "expected the advisor's model, got nothing")
-        its = each.model or requested
-        sampling_calls.append(SamplingCall(kind=kind, model=its, usage=each.usage))
-    sampling_calls += _declined(declined, changes, requested=requested)
+    sampling_calls += _beside(passes, declined, changes, requested)
     # A pass that used nothing is none. The answer itself stays, for it has had a prompt, unless it
     # was a compaction alone, on demand.
     kept = [each for each in sampling_calls if each.usage != _NOTHING or each.kind == "declined"]
@@ -323,12 +313,12 @@ def read_message(
     caveats = _caveats(raw, stated, body, content)
     caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
-    geography = _text(asked.get("inference_geo"))
+    geography = text_of(asked.get("inference_geo"))
     return Answer(
         model=serving,
         asked_model=named,
-        ids=(message_id,) if (message_id := _text(body.get("id"))) else (),
-        stop_reason=_text(body.get("stop_reason")),
+        ids=(message_id,) if (message_id := text_of(body.get("id"))) else (),
+        stop_reason=text_of(body.get("stop_reason")),
         usage=top,
         sampling_calls=tuple(kept),
         terms=Terms(
@@ -351,7 +341,7 @@ def _speed(stated: _Stated, asked: _Body, *, fast: bool) -> str | None:
     https://docs.aws.amazon.com/bedrock/latest/userguide/latency-optimized-inference.html: beyond
     its quota Bedrock serves, and bills, at standard latency.
     """
-    latency = stated.latency or _text(_part(asked, "performanceConfig").get("latency"))
+    latency = stated.latency or text_of(mapping(asked.get("performanceConfig")).get("latency"))
     if latency not in (None, "standard"):
         return f"latency-{latency}" if stated.latency else f"asked-latency-{latency}"
     return stated.speed or ("asked-fast" if fast or asked.get("speed") == "fast" else None)
@@ -419,14 +409,26 @@ def _split_passes(passes: Sequence[_Stated]) -> tuple[list[_Stated], list[_State
     return sampling[:start], sampling[start:]
 
 
-def _declined(
-    declined: Sequence[_Stated], changes: Sequence[_ModelChange], *, requested: str
+def _beside(
+    passes: Sequence[_Stated],
+    declined: Sequence[_Stated],
+    changes: Sequence[_ModelChange],
+    requested: str,
 ) -> Iterator[SamplingCall]:
-    """Yield the declined attempts; one that only the content names has no usage.
+    """Yield what is paid for beside the answer: compactions, advisors and declined attempts.
 
-    An attempt is paired with the change of model that names it. If the model had said something
-    by then, the attempt is billed like any other; otherwise its category decides.
+    An attempt that only the content names has no usage. Any other is paired with the change of
+    model that names it. If the model had said something by then, the attempt is billed like any
+    other; otherwise its category decides.
     """
+    for index, each in enumerate(passes):
+        kind = _KINDS.get(each.type)
+        if kind is None or kind == "message":
+            continue  # one of the answer, or of a type that a caveat names
+        if kind == "advisor" and not each.model:
+            where = f"usage.iterations[{index}].model"
+            raise _unreadable(where, "expected the advisor's model, got nothing")
+        yield SamplingCall(kind=kind, model=each.model or requested, usage=each.usage)
     left = list(changes)
     unpaired = _ModelChange(None, None, _UNSPECIFIED)
     for each in declined:
@@ -453,9 +455,7 @@ def read_lifetime(request: _Body) -> Lifetime | None:
             if isinstance(mark, dict) and mark.get("type") == "ephemeral":
                 lifetimes.add(str(mark.get("ttl") or "5m"))
         ahead += [each for each in inner if isinstance(each, (dict, list, tuple))]
-    if lifetimes == {"1h"}:
-        return "1h"
-    return "5m" if lifetimes == {"5m"} else None
+    return next((each for each in ("5m", "1h") if lifetimes == {each}), None)
 
 
 def _caveats(raw: _Body, stated: _Stated, body: _Body, content: _Content) -> set[str]:
@@ -467,8 +467,8 @@ def _caveats(raw: _Body, stated: _Stated, body: _Body, content: _Content) -> set
     # Why the prompt was not read from the cache, if the request asked for diagnostics; the two
     # reasons that are left out say that the API has nothing to compare with. Source:
     # https://platform.claude.com/docs/en/build-with-claude/cache-diagnostics
-    reason = _part(_part(body, "diagnostics"), "cache_miss_reason")
-    kind = _text(reason.get("type"))
+    reason = mapping(mapping(body.get("diagnostics")).get("cache_miss_reason"))
+    kind = text_of(reason.get("type"))
     if kind and kind not in ("previous_message_not_found", "unavailable"):
         tokens = reason.get("cache_missed_input_tokens")
         shown = f", {tokens:,} tokens" if is_quantity(tokens) else ""
@@ -529,8 +529,8 @@ class _Content:
             kind = str(block.get("type"))
             tool = block.get("name") if kind == "server_tool_use" else None
             if kind == "fallback":
-                old, new = (_text(_part(block, key).get("model")) for key in ("from", "to"))
-                category = _text(_part(block, "trigger").get("category")) or _UNSPECIFIED
+                old, new = (text_of(mapping(block.get(key)).get("model")) for key in ("from", "to"))
+                category = text_of(mapping(block.get("trigger")).get("category")) or _UNSPECIFIED
                 self.changes.append(_ModelChange(old, new, None if self.spoke else category))
             # Every block is output but those of text that hold none.
             fillings = FILLINGS.get(kind)
@@ -538,20 +538,16 @@ class _Content:
             self.spoke = kind != "fallback" and (self.spoke or says)
             self.loops |= kind in _LOOPING
             self.runs_code |= kind.endswith("code_execution_tool_result") or tool in _CODE_TOOLS
-            caller = str(_part(block, "caller").get("type"))
+            caller = str(mapping(block.get("caller")).get("type"))
             self.resumes_code &= kind == "tool_use" and caller.startswith("code_execution")
             asked += tool == "advisor"
             if kind == "advisor_tool_result":
                 answers += 1
-                failed += str(_part(block, "content").get("type")).endswith("_error")
+                failed += str(mapping(block.get("content")).get("type")).endswith("_error")
         self.advice = max(asked, answers) - failed
         """How often an advisor answered. One that failed has not, and is not billed."""
 
 
-def _text(value: object) -> str | None:
+def text_of(value: object) -> str | None:
+    """Return a value if it is a text that is not empty."""
     return value if isinstance(value, str) and value else None
-
-
-def _part(value: _Body, key: str) -> _Body:
-    part = value.get(key)
-    return part if isinstance(part, Mapping) else {}

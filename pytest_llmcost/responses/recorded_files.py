@@ -23,14 +23,11 @@ import msgspec
 from pytest_llmcost.errors import RecordingError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
+from pytest_llmcost.prices.usage import mapping
 from pytest_llmcost.responses.converse import with_latency
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import Answer, model_of, read_answer
-from pytest_llmcost.responses.stream import (
-    BatchResult,
-    StreamedMessage,
-    read_whole,
-)
+from pytest_llmcost.responses.stream import BatchResult, StreamedMessage, read_whole
 from pytest_llmcost.yaml_file import YamlError, load_yaml
 
 MOST_BYTES = 100_000_000
@@ -187,7 +184,7 @@ def _state(value: Mapping[str, Any]) -> tuple[object, int] | None:
     name, model = value.get("id"), value.get("model")
     if not isinstance(name, str) or not isinstance(model, str):
         return None
-    tokens = _part(value, "usage").get("output_tokens")
+    tokens = mapping(value.get("usage")).get("output_tokens")
     return (name, model), tokens if isinstance(tokens, int) else 0
 
 
@@ -224,7 +221,7 @@ def _entries(value: object) -> Iterator[_Entry]:
             yield _events, value
         else:
             for each in value:
-                yield from _single(_mapping(each))
+                yield from _single(mapping(each))
     elif isinstance(value, dict):
         yield from _single(value)
         for name in _CONTAINERS:
@@ -235,7 +232,7 @@ def _entries(value: object) -> Iterator[_Entry]:
 def _single(value: Mapping[str, Any]) -> Iterator[_Entry]:
     held = next((value[name] for name in _INTERACTIONS if name in value), None)
     if held is None:
-        held = _part(value, "log").get("entries")  # HTTP archives (HAR)
+        held = mapping(value.get("log")).get("entries")  # HTTP archives (HAR)
     is_bare = value.get("type") in ("message", "error") or "usage" in value
     if held is not None:
         for each in held if isinstance(held, list) else ():
@@ -267,7 +264,7 @@ def _json(value: object) -> bytes:
 
 def read_interaction(entry: object, source: str, allowance: Allowance) -> Recorded:
     """Read one recorded request with its response, in whichever way the recorder keeps them."""
-    request, response = _part(entry, "request"), _part(entry, "response")
+    request, response = (mapping(mapping(entry).get(each)) for each in ("request", "response"))
     headers = _headers(response)
     body, problem, asked = b"", None, None
     try:
@@ -276,7 +273,7 @@ def read_interaction(entry: object, source: str, allowance: Allowance) -> Record
         problem = str(error)
     with contextlib.suppress(_UndecodableBody):
         asked = decode_json(_decode_body(request, allowance))
-    mime = _first(_part(response, "content").get("mimeType"))
+    mime = _first(mapping(response.get("content")).get("mimeType"))
     return Recorded(
         source=source,
         method=str(request.get("method") or "POST").upper(),
@@ -294,15 +291,7 @@ def _headers(message: Mapping[str, Any]) -> dict[str, str | None]:
     if isinstance(listed, list):  # HTTP archives list them as names with values
         pairs = [each for each in listed if isinstance(each, dict) and "name" in each]
         listed = {str(each["name"]): each.get("value") for each in pairs}
-    return {str(name).lower(): _first(value) for name, value in _mapping(listed).items()}
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _part(entry: object, name: str) -> Mapping[str, Any]:
-    return _mapping(_mapping(entry).get(name))
+    return {str(name).lower(): _first(value) for name, value in mapping(listed).items()}
 
 
 def _first(value: object) -> str | None:
@@ -388,7 +377,7 @@ def _stored_bytes(value: object) -> bytes:
         return bytes(value)
     if isinstance(value, str):
         return _text_bytes(value)
-    wrapped = _mapping(value)
+    wrapped = mapping(value)
     packed = next((wrapped[key] for key in ("base64_string", "base64") if key in wrapped), None)
     inner = next((wrapped[key] for key in ("string", "text") if key in wrapped), None)
     if wrapped.get("encoding") == "base64":
