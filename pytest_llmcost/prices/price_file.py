@@ -245,16 +245,12 @@ def _read_special(kind: type[Any], value: Any) -> Any:
     """Read what msgspec does not know: an amount, or a date where the clock was stopped."""
     if issubclass(kind, date):  # this module was imported while it was
         return date.fromisoformat(value) if isinstance(value, str) else value
-    return _read_amount(kind, value)
-
-
-def _read_amount(kind: type[Amount], value: object) -> Amount:
     shown = repr(value) if isinstance(value, str) else str(value)
     shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
     is_number = isinstance(value, (int, Decimal)) and not isinstance(value, bool)
     is_text = isinstance(value, str) and _PLAIN.fullmatch(value)
     try:
-        number = Decimal(value) if is_number or is_text else None  # type: ignore[arg-type]
+        number = Decimal(value) if is_number or is_text else None
     except ArithmeticError:
         number = None
     if number is None:

@@ -109,7 +109,10 @@ def find_unmetered(method: str, url: str, body: bytes) -> Endpoint | None:
 @functools.lru_cache(maxsize=256)
 def _endpoint_of(method: str, url: str) -> Endpoint | None:
     """Return where a request goes, as far as its URL says; `unmetered` may be another API's."""
-    url = _plain(url)
+    scheme, separator, rest = url.partition("://")
+    host, slash, target = rest.partition("/")
+    target = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), target)
+    url = f"{scheme}{separator}{host.lower()}{slash}{target}"
     is_near = url.partition("?")[0].rstrip("/").endswith(_ENDS)
     if not is_near and "messages" not in url and "/model" not in url and _HOST not in url:
         return None
@@ -146,19 +149,6 @@ def _endpoint_of(method: str, url: str) -> Endpoint | None:
         return None
     # Ahead of it, a gateway may have an account or a key.
     return Endpoint(kind="unmetered", route=f"{host}{'/…' if match.start() else ''}{match[0]}")
-
-
-def _plain(url: str) -> str:
-    """Return an address without needless escapes, and with its host in lower case.
-
-    Example:
-        >>> _plain("https://API.anthropic.com/v1/%6Dessages")
-        'https://api.anthropic.com/v1/messages'
-    """
-    scheme, separator, rest = url.partition("://")
-    host, slash, target = rest.partition("/")
-    target = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), target)
-    return f"{scheme}{separator}{host.lower()}{slash}{target}"
 
 
 def _bedrock_endpoint(model: str, verb: str, host: str) -> Endpoint | None:

@@ -6,16 +6,14 @@ Knows how recorders store an exchange; what an answer says it used is `message.p
 from __future__ import annotations
 
 import base64
-import binascii
-import contextlib
 import gzip
 import io
 import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
-from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -169,23 +167,18 @@ def _read(data: bytes, path: str) -> Iterator[Recorded]:
             f"{path}: neither a cassette nor a Messages response, event stream or batch result"
         )
     # Logs hold earlier states of one response: of the same message, the longest reply counts.
-    kept: dict[object, tuple[int, int, _Entry]] = {}
+    longest: dict[object, tuple[int, int]] = {}
     for index, (read, value) in enumerate(entries):
-        key, tokens = (_state(value) if read is _bare else None) or (index, 0)
-        if key not in kept or tokens >= kept[key][1]:
-            kept[key] = (index, tokens, (read, value))
+        name, model = (value.get("id"), value.get("model")) if read is _bare else (None, None)
+        is_named = isinstance(name, str) and isinstance(model, str)
+        tokens = mapping(value.get("usage")).get("output_tokens") if is_named else 0
+        state = (tokens if isinstance(tokens, int) else 0, index)
+        key = (name, model) if is_named else index
+        longest[key] = max(longest.get(key, state), state)
     allowance = Allowance()
-    for index, _, (read, value) in sorted(kept.values(), key=itemgetter(0)):
+    for index in sorted(index for _, index in longest.values()):
+        read, value = entries[index]
         yield read(value, f"{path}#{index}", allowance)
-
-
-def _state(value: Mapping[str, Any]) -> tuple[object, int] | None:
-    """Return the id and model of a bare response, and how long its reply is so far."""
-    name, model = value.get("id"), value.get("model")
-    if not isinstance(name, str) or not isinstance(model, str):
-        return None
-    tokens = mapping(value.get("usage")).get("output_tokens")
-    return (name, model), tokens if isinstance(tokens, int) else 0
 
 
 def _parse(data: bytes, path: str) -> object:
@@ -271,7 +264,7 @@ def read_interaction(entry: object, source: str, allowance: Allowance) -> Record
         body = _decode_body(response, allowance, headers.get("content-encoding"))
     except _UndecodableBody as error:
         problem = str(error)
-    with contextlib.suppress(_UndecodableBody):
+    with suppress(_UndecodableBody):
         asked = decode_json(_decode_body(request, allowance))
     mime = _first(mapping(response.get("content")).get("mimeType"))
     return Recorded(
@@ -385,7 +378,7 @@ def _stored_bytes(value: object) -> bytes:
     if isinstance(packed, str):
         try:
             return base64.b64decode("".join(packed.split()), validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise _UndecodableBody(f"the body is said to be base64, but is not: {error}") from None
     if wrapped.keys() & {"string", "text"} and not wrapped.keys() - _BESIDE_TEXT:
         return b"" if inner is None else _stored_bytes(inner)
@@ -402,7 +395,7 @@ def _text_bytes(text: str) -> bytes:
     if _HEX.fullmatch(compact):
         decoded = bytes.fromhex(compact)
     elif _BASE64.fullmatch(compact):
-        with contextlib.suppress(binascii.Error):
+        with suppress(ValueError):
             decoded = base64.b64decode(compact, validate=True)
     if decoded.startswith(_STARTS):
         return decoded
