@@ -16,6 +16,7 @@ from pytest_llmcost.errors import RateCardError
 from pytest_llmcost.json_values import prepare
 from pytest_llmcost.money import EXACT, count_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
+from pytest_llmcost.prices.usage import Platform
 
 RATE_KEYS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
 """The rates of a row, by their keys in the file; US dollars per million tokens."""
@@ -135,13 +136,6 @@ class RefusalRule(_Table, frozen=True, kw_only=True):
     checked_on: date | None = None
 
 
-class CodeExecution(_Table, frozen=True, kw_only=True):
-    """Container time; no response shows it, so it is a caveat and never a charge."""
-
-    free_beside: tuple[str, ...]
-    """Tools beside which it is free, each as `name_date`; later dates count too."""
-
-
 class CardFile(_Table, frozen=True, kw_only=True):
     """A price file: the shipped card, or a user's changes to it."""
 
@@ -150,13 +144,13 @@ class CardFile(_Table, frozen=True, kw_only=True):
     batch_multiplier: Multiplier | None = None
     web_search_usd_per_1000: Amount | None = None
     geographies_at_list: tuple[str, ...] = ()
-    bedrock_prefixes: tuple[str, ...] = ()
-    bedrock_global_prefix: str | None = None
-    bedrock_gov_prefix: str | None = None
+    bedrock_prefixes: Mapping[str, Platform] = {}
     bedrock_gov_multiplier: Multiplier | None = None
     """Of every model's tokens in AWS GovCloud (US), in place of its regional multiplier."""
     refusals: tuple[RefusalRule, ...] = ()
-    code_execution: CodeExecution | None = None
+    code_execution_free_beside: Mapping[str, str] = {}
+    """Tools beside which container time is free, each with the date of its first such version.
+    No response shows that time, so it is a caveat and never a charge."""
     sources: Mapping[str, str] = {}
     models: Mapping[str, ModelEntry] = {}
 
@@ -324,8 +318,6 @@ def check_change(
         for alias in entry.aliases:
             known = find(alias)
             owner = owners.setdefault(alias, known.model if known else model)
-            if not alias.strip():
-                raise RateCardError(f"{where}: aliases: {alias!r} is not a name")
             if alias in card.models or alias in change.models:
                 raise RateCardError(
                     f"{where}: aliases: {alias!r} is a model of its own; remove it here"

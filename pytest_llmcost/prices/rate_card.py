@@ -39,7 +39,7 @@ from pytest_llmcost.prices.price_file import (
     read_card_file,
     row_on,
 )
-from pytest_llmcost.prices.usage import Platform, SamplingCall, SamplingKind, Terms, Usage
+from pytest_llmcost.prices.usage import SamplingCall, SamplingKind, Terms, Usage
 
 _SHIPPED = "anthropic.toml"
 _VERSION = re.compile(r"-(\d{1,2})-(\d{1,2})(?!\d)")
@@ -280,16 +280,12 @@ class RateCard:
     def is_code_execution_free(self, tools: Iterable[str]) -> bool:
         """Return whether one of a request's tools, by type, makes its container time free.
 
-        A tool does if it is one that the card names, or a later version of it.
+        A tool does if the card names it, from the version there on.
         Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
         """
-        known = self._settings.code_execution
-        free = filter(None, map(_DATED_TOOL.fullmatch, known.free_beside if known else ()))
-        since = {tool["name"]: tool["date"] for tool in free}
-        return any(
-            tool["name"] in since and tool["date"] >= since[tool["name"]]
-            for tool in filter(None, map(_DATED_TOOL.fullmatch, tools))
-        )
+        since = self._settings.code_execution_free_beside
+        dated = filter(None, map(_DATED_TOOL.fullmatch, tools))
+        return any(each["name"] in since and each["date"] >= since[each["name"]] for each in dated)
 
 
 def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
@@ -298,11 +294,6 @@ def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
     Source: public configurations of tools for Google Cloud (`name@default`) and of gateways
     (`anthropic/name`, OpenRouter's with a point: `anthropic/claude-sonnet-5.5`), read 2026-11-25.
     """
-    prefixes: dict[str | None, Platform] = {
-        **dict.fromkeys(card.bedrock_prefixes, "bedrock-regional"),
-        card.bedrock_global_prefix: "bedrock",
-        card.bedrock_gov_prefix: "bedrock-gov",
-    }
     for model, entry in card.models.items():
         at_google = Resolved(model, "vertex-unknown")
         yield f"{(entry.vertex or model).partition('@')[0]}@default", at_google
@@ -311,7 +302,7 @@ def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
         if entry.bedrock is not None:
             # Without a prefix it is the region's own endpoint.
             yield entry.bedrock, Resolved(model, "bedrock-regional")
-            for prefix, platform in prefixes.items():
+            for prefix, platform in card.bedrock_prefixes.items():
                 yield f"{prefix}.{entry.bedrock}", Resolved(model, platform)
         for name in (model, *entry.aliases):
             if name.startswith("claude-"):
