@@ -289,15 +289,15 @@ def row_on(layers: Layers, on: date, speed: str, above: int) -> tuple[RateRow, D
 
 def check_change(
     card: CardFile,
-    layers: Mapping[str, Layers],
     change: CardFile,
+    layers_of: Callable[[str], Layers],
     find: Callable[[str], Resolved | None],
     *,
     origin: str,
 ) -> CardFile:
     """Return a price file with exact ids and complete rows, ready to be laid over a card.
 
-    `layers` are each model's rows so far, and `find` says which model of the card a name is.
+    `layers_of` returns a model's rows so far, and `find` says which model of the card a name is.
 
     Raises:
         RateCardError: when a row of a new model lacks a rate, one is absurdly cheap, a model has
@@ -307,51 +307,45 @@ def check_change(
     tables: dict[str, str] = {}  # model -> as the file names it
     owners: dict[str, str] = {}  # alias -> model
     for name, entry in change.models.items():
-        where = f'price file {origin}: model "{name}"'
         aliased = (each for each, known in card.models.items() if name in known.aliases)
         model = name if name in card.models else next(aliased, name)
-        if model in models:  # of two tables one would be lost
-            raise RateCardError(
-                f'{where}: is the same model as "{tables[model]}"; put both into one table'
-            )
-        tables[model] = name
-        for alias in entry.aliases:
-            known = find(alias)
-            owner = owners.setdefault(alias, known.model if known else model)
-            if alias in card.models or alias in change.models:
-                raise RateCardError(
-                    f"{where}: aliases: {alias!r} is a model of its own; remove it here"
-                )
-            # A name never moves silently from one model to another: it would re-price its calls.
-            if owner != model:
-                raise RateCardError(
-                    f"{where}: aliases: {alias!r} already names {owner}; remove it here"
-                )
-        below = layers.get(model, ())
-        rows = tuple(_complete(row, below, where) for row in entry.rates)
-        stated = [row for layer in (*below, rows) for row in layer if row.multiplier is None]
-        if not stated:
-            known = find(name)
-            hint = f'; for {known.model} write [models."{known.model}"]' if known else ""
-            raise RateCardError(f"{where}: a new model needs rates, got none{hint}")
-        for row in rows:
-            kind = f"of speed {row.speed}" if row.speed else ""
-            kind += f" above {row.above:,} tokens" if row.above else ""
-            if row.multiplier is not None and not any(
-                row.speed in (None, each.speed or STANDARD) and row.above in (None, each.above or 0)
-                for each in stated
-            ):
-                raise RateCardError(
-                    f"{where}: rates row from {row.from_on}: there are no rates {kind.strip()} to "
-                    f"multiply by {row.multiplier}"
-                )
-        models[model] = replace(entry, rates=rows)
+        try:
+            if model in models:  # of two tables one would be lost
+                raise ValueError(f'is the same model as "{tables[model]}"; put both into one table')
+            tables[model] = name
+            for alias in entry.aliases:
+                known = find(alias)
+                owner = owners.setdefault(alias, known.model if known else model)
+                if alias in card.models or alias in change.models:
+                    raise ValueError(f"aliases: {alias!r} is a model of its own; remove it here")
+                # It would re-price a name's calls to move it silently to another model.
+                if owner != model:
+                    raise ValueError(f"aliases: {alias!r} already names {owner}; remove it here")
+            layers = [*layers_of(model), entry.rates]
+            stated = [row for rows in layers for row in rows if row.multiplier is None]
+            if not stated:
+                known = find(name)
+                hint = f'; for {known.model} write [models."{known.model}"]' if known else ""
+                raise ValueError(f"a new model needs rates, got none{hint}")
+            rows = tuple(_complete(row, layers[:-1], stated) for row in entry.rates)
+            models[model] = replace(entry, rates=rows)
+        except ValueError as error:
+            raise RateCardError(f'price file {origin}: model "{name}": {error}') from None
     return replace(change, models=models)
 
 
-def _complete(row: RateRow, below: Layers, where: str) -> RateRow:
+def _complete(row: RateRow, below: Layers, stated: Sequence[RateRow]) -> RateRow:
     """Fill in what a row leaves out from the row that it replaces on its first day."""
-    where = f"{where}: rates row from {row.from_on}"
+    where = f"rates row from {row.from_on}"
+    if row.multiplier is not None:
+        if not any(
+            row.speed in (None, each.speed or STANDARD) and row.above in (None, each.above or 0)
+            for each in stated
+        ):
+            kind = f" of speed {row.speed}" if row.speed else ""
+            kind += f" above {row.above:,} tokens" if row.above else ""
+            raise ValueError(f"{where}: there are no rates{kind} to multiply by {row.multiplier}")
+        return row
     for key in RATE_KEYS:
         rate = getattr(row, key)
         known = [getattr(each, key) for rows in below for each in rows if each.multiplier is None]
@@ -359,19 +353,19 @@ def _complete(row: RateRow, below: Layers, where: str) -> RateRow:
             continue  # a local model may be free, and so may a gateway's cache
         # Rates for one token, or for a thousand, instead of a million are the likeliest mistake.
         if rate <= (EXACT.divide(min(known), _TOO_CHEAP) if known else _LEAST_RATE):
-            least = (
-                f"a thousandth of the {min(known):f} known so far" if known else f"${_LEAST_RATE}"
-            )
-            raise RateCardError(
+            least = f"${_LEAST_RATE}"
+            if known:
+                least = f"a thousandth of the {min(known):f} known so far"
+            raise ValueError(
                 f"{where}: {key}: {rate:f} is not more than {least}; rates are US dollars per "
                 "million tokens"
             )
     missing = [key for key in RATE_KEYS if getattr(row, key) is None]
-    if row.multiplier is not None or not missing:
+    if not missing:
         return row
     found = row_on(below, row.from_on, row.speed or STANDARD, row.above or 0)
     if found is None:
-        raise RateCardError(
+        raise ValueError(
             f"{where}: {', '.join(missing)}: missing, and there is no earlier row of that speed "
             "and length to take them from"
         )

@@ -97,8 +97,7 @@ class RateCard:
         """
         path = Path(path)
         change, data = read_card_file(path)
-        layers = {model: self._layers(model) for model in self.models}
-        change = check_change(self._settings, layers, change, self.find, origin=str(path))
+        change = check_change(self._settings, change, self._layers, self.find, origin=str(path))
         return RateCard(
             (*self._files, change),
             version=f"{self.version}+{path.name}",
@@ -117,11 +116,9 @@ class RateCard:
         likely = self._likely(name)
         # A foreign name in a message: no account id, nothing invisible, nothing endless.
         shown = repr(mask_account(name)[:_MOST_SHOWN])[1:-1]
-        remedy = (
-            f"Did you mean {likely}? If not, add"
-            if likely
-            else "See the models with llmcost rates, or add"
-        )
+        remedy = "See the models with llmcost rates, or add"
+        if likely:
+            remedy = f"Did you mean {likely}? If not, add"
         raise UnknownModelError(
             f"no price for model '{shown}' in rate card {self.version}. {remedy} its rates to a "
             f'TOML file ([models."{shown}"] rates = [...]) and pass that with --llmcost-prices',
@@ -145,7 +142,7 @@ class RateCard:
 
     def speeds(self, model: str) -> tuple[str, ...]:
         """Return the speeds that a model has or had rates for, the standard one first."""
-        rows = [row for layer in self._layers(self.resolve(model).model) for row in layer]
+        rows = self.models[self.resolve(model).model].rates
         speeds = {row.speed or STANDARD for row in rows if row.multiplier is None}
         return tuple(sorted(speeds, key=lambda speed: (speed != STANDARD, speed)))
 
@@ -162,13 +159,8 @@ class RateCard:
         return [file.models[model].rates for file in self._files if model in file.models]
 
     def _find_rates(self, model: str, on: date, speed: str) -> tuple[Rates, ...]:
-        layers = self._layers(model)
-        rows = [
-            row
-            for layer in layers
-            for row in layer
-            if row.multiplier is None and (row.speed or STANDARD) == speed
-        ]
+        stated = (row for row in self.models[model].rates if row.multiplier is None)
+        rows = [row for row in stated if (row.speed or STANDARD) == speed]
         # The last rates of a fast mode that has ended stay, so that no suite fails by the clock.
         begun = [row for row in rows if not row.above and row.from_on <= on]
         ends = [row.until_on for row in begun if row.until_on is not None and row.until_on <= on]
@@ -177,7 +169,7 @@ class RateCard:
         day = ended_on - timedelta(days=1) if ended_on else on
         bands = []
         for above in sorted({row.above or 0 for row in rows}):
-            if found := row_on(layers, day, speed, above):
+            if found := row_on(self._layers(model), day, speed, above):
                 row, multiplier = found
                 amounts = {key: EXACT.multiply(getattr(row, key), multiplier) for key in RATE_KEYS}
                 bands.append(
@@ -215,12 +207,8 @@ class RateCard:
         Raises:
             UnknownModelError: when a model has no price; nothing is ever taken for $0.
         """
-        return total(
-            [
-                self.price_sampling(each, terms, on=on, cache_state=cache_state)
-                for each in sampling_calls
-            ]
-        )
+        price = partial(self.price_sampling, terms=terms, on=on, cache_state=cache_state)
+        return total([*map(price, sampling_calls)])
 
     def price_sampling(
         self,
