@@ -11,8 +11,9 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -97,7 +98,7 @@ def read_calls(recorded: Recorded) -> list[Found]:
 
     A batch's results are several calls; a batch that is only submitted is billed with them.
     """
-    source, request = recorded.source, recorded.request
+    request = recorded.request
     # A response without its request is taken for one of Anthropic's own API.
     endpoint: Endpoint | None = Endpoint(kind="messages")
     if recorded.url is not None:
@@ -105,16 +106,14 @@ def read_calls(recorded: Recorded) -> list[Found]:
     if endpoint is None or endpoint.kind == "batch_create":
         return []
 
-    def without_answer(*, free: str | None = None, problem: str | None = None) -> Found:
-        model = model_of(endpoint, request)
-        return Found(source=source, model=model, free=free, problem=problem)
+    without_answer = partial(Found, source=recorded.source, model=model_of(endpoint, request))
 
     def answered(messages: Sequence[StreamedMessage], batch: bool | None = None) -> Found:
         try:
             answer = read_answer(messages, endpoint=endpoint, payload=request, batch=batch)
         except UsageDataError as error:
             return without_answer(problem=str(error))
-        return Found(source=source, answer=answer)
+        return Found(source=recorded.source, answer=answer)
 
     def in_batch(result: BatchResult) -> Found:
         if result.body is not None:
@@ -168,8 +167,9 @@ def _read(data: bytes, path: str) -> Iterator[Recorded]:
         )
     # Logs hold earlier states of one response: of the same message, the longest reply counts.
     longest: dict[object, tuple[int, int]] = {}
-    for index, (read, value) in enumerate(entries):
-        name, model = (value.get("id"), value.get("model")) if read is _bare else (None, None)
+    for index, entry in enumerate(entries):
+        value = {} if "request" in entry else mapping(entry["response"].get("parsed_body"))
+        name, model = value.get("id"), value.get("model")
         is_named = isinstance(name, str) and isinstance(model, str)
         tokens = mapping(value.get("usage")).get("output_tokens") if is_named else 0
         state = (tokens if isinstance(tokens, int) else 0, index)
@@ -177,8 +177,7 @@ def _read(data: bytes, path: str) -> Iterator[Recorded]:
         longest[key] = max(longest.get(key, state), state)
     allowance = Allowance()
     for index in sorted(index for _, index in longest.values()):
-        read, value = entries[index]
-        yield read(value, f"{path}#{index}", allowance)
+        yield read_interaction(entries[index], f"{path}#{index}", allowance)
 
 
 def _parse(data: bytes, path: str) -> object:
@@ -202,16 +201,13 @@ def _parse(data: bytes, path: str) -> object:
         raise RecordingError(f"{path}{error.place}: is not YAML ({error.problem})") from None
 
 
-_Entry = tuple["Callable[[Any, str, Allowance], Recorded]", Any]
-"""A part of a parsed file, with the function that reads it."""
-
-
-def _entries(value: object) -> Iterator[_Entry]:
-    """Find every exchange, response, stream and batch result in a parsed file."""
+def _entries(value: object) -> Iterator[dict[str, Any]]:
+    """Find every exchange in a parsed file; a response, stream or batch result has no request."""
     if isinstance(value, list):
         # A list is one stream if it holds events; otherwise each element stands for itself.
         if any(isinstance(each, dict) and each.get("type") in _STREAM_EVENTS for each in value):
-            yield _events, value
+            lines = (json.dumps(each, default=repr, skipkeys=True) for each in value)
+            yield _bare("text/event-stream", "".join(f"data: {line}\n\n" for line in lines))
         else:
             for each in value:
                 yield from _single(mapping(each))
@@ -222,42 +218,29 @@ def _entries(value: object) -> Iterator[_Entry]:
                 yield from _entries(value[name])
 
 
-def _single(value: Mapping[str, Any]) -> Iterator[_Entry]:
+def _single(value: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     held = next((value[name] for name in _INTERACTIONS if name in value), None)
     if held is None:
         held = mapping(value.get("log")).get("entries")  # HTTP archives (HAR)
     is_bare = value.get("type") in ("message", "error") or "usage" in value
     if held is not None:
         for each in held if isinstance(held, list) else ():
-            yield read_interaction, each
+            yield {"request": None, **mapping(each)}
     elif isinstance(value.get("request"), dict) and isinstance(value.get("response"), dict):
-        yield read_interaction, value
+        yield {**value}
     elif is_bare or {"custom_id", "result"} <= value.keys():
-        yield _bare, value
+        kind = _BATCH_RESULT if "custom_id" in value else "application/json"
+        yield _bare(kind, value, status=400 if value.get("type") == "error" else 200)
 
 
-def _events(events: Sequence[object], source: str, allowance: Allowance) -> Recorded:
-    lines = b"".join(b"data: " + _json(each) + b"\n\n" for each in events)
-    return Recorded(source=source, content_type="text/event-stream", body=lines)
+def _bare(kind: str, body: object, status: int = 200) -> dict[str, Any]:
+    headers = {"content-type": kind}
+    return {"response": {"status": status, "headers": headers, "parsed_body": body}}
 
 
-def _bare(value: Mapping[str, Any], source: str, allowance: Allowance) -> Recorded:
-    return Recorded(
-        source=source,
-        status=400 if value.get("type") == "error" else 200,
-        content_type=_BATCH_RESULT if "custom_id" in value else "application/json",
-        body=_json(value),
-    )
-
-
-def _json(value: object) -> bytes:
-    """Write a parsed value as JSON; bytes and odd keys of YAML are no part of a response."""
-    return json.dumps(value, default=repr, skipkeys=True).encode()
-
-
-def read_interaction(entry: object, source: str, allowance: Allowance) -> Recorded:
+def read_interaction(entry: Mapping[str, Any], source: str, allowance: Allowance) -> Recorded:
     """Read one recorded request with its response, in whichever way the recorder keeps them."""
-    request, response = (mapping(mapping(entry).get(each)) for each in ("request", "response"))
+    request, response = mapping(entry.get("request")), mapping(entry.get("response"))
     headers = _headers(response)
     body, problem, asked = b"", None, None
     try:
@@ -270,7 +253,7 @@ def read_interaction(entry: object, source: str, allowance: Allowance) -> Record
     return Recorded(
         source=source,
         method=str(request.get("method") or "POST").upper(),
-        url=str(request.get("uri") or request.get("url") or ""),
+        url=str(request.get("uri") or request.get("url") or "") if "request" in entry else None,
         status=read_status(response),
         request=with_latency(asked if isinstance(asked, dict) else None, _headers(request)),
         content_type=headers.get("content-type") or mime,
