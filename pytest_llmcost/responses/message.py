@@ -383,10 +383,6 @@ def read_usage(raw: _Body) -> Usage:
 
     Raises:
         UsageDataError: naming the path of what is not a whole number from 0 to 10^9.
-
-    Example:
-        >>> read_usage({"input_tokens": 3, "output_tokens": 5}).prompt_tokens
-        3
     """
     return _decode(raw).usage
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.prices.usage import is_quantity
+from pytest_llmcost.prices.usage import is_quantity, mapping, mappings
 from pytest_llmcost.responses.converse import counts_of, to_events, to_message
 
 _MOST_MESSAGES = 1_000
@@ -232,8 +232,7 @@ class Reader:
     def _take(self, event: Mapping[str, Any]) -> None:
         kind, message = event.get("type"), event.get("message")
         if kind == "error":
-            error = event.get("error")
-            self.error = str(error.get("type")) if isinstance(error, dict) else "error"
+            self.error = str(mapping(event.get("error")).get("type") or "error")
         elif kind == "message_start" and isinstance(message, dict):
             body = self._body
             if body is None or not body.get("id") or body["id"] != message.get("id"):
@@ -308,26 +307,20 @@ class Reader:
         Source: BerriAI/litellm#34373, #36878 and #24850, read 2026-11-25.
         """
         metrics = event.get("amazon-bedrock-invocationMetrics")
-        for stated in (event.get("usage"), counts_of(metrics)):
-            if not isinstance(stated, dict):
-                continue
+        for stated in (mapping(event.get("usage")), counts_of(metrics)):
             if not self._is_final:
                 self._restate(body, stated)
                 self._is_final = is_quantity(stated.get("output_tokens"))
                 continue
             for key, value in stated.items():
-                if value is None:
-                    continue
-                before = body["usage"].setdefault(key, value)
+                before = value if value is None else body["usage"].setdefault(key, value)
                 if is_quantity(before) and is_quantity(value) and value > before:
                     self._at_most[key] = max(value, self._at_most.get(key, 0))
         self._finish()
 
 
 def _reduced(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    content = message.get("content")
-    blocks = content[:_MOST_BLOCKS] if isinstance(content, list) else []
-    return [_reduce(block) for block in blocks if isinstance(block, dict)]
+    return [_reduce(block) for block in mappings(message.get("content"))[:_MOST_BLOCKS]]
 
 
 def _reduce(block: Mapping[str, Any]) -> dict[str, Any]:
