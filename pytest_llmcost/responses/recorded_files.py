@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -209,16 +210,9 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
             lines = (json.dumps(each, default=repr, skipkeys=True) for each in value)
             yield _bare("text/event-stream", "".join(f"data: {line}\n\n" for line in lines))
         else:
-            for each in value:
-                yield from _single(mapping(each))
-    elif isinstance(value, dict):
-        yield from _single(value)
-        for name in _CONTAINERS:
-            if isinstance(value.get(name), list):
-                yield from _entries(value[name])
-
-
-def _single(value: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+            yield from chain.from_iterable(map(_entries, value))
+    if not isinstance(value, dict):
+        return
     held = next((value[name] for name in _INTERACTIONS if name in value), None)
     if held is None:
         held = mapping(value.get("log")).get("entries")  # HTTP archives (HAR)
@@ -231,6 +225,9 @@ def _single(value: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     elif is_bare or {"custom_id", "result"} <= value.keys():
         kind = _BATCH_RESULT if "custom_id" in value else "application/json"
         yield _bare(kind, value, status=400 if value.get("type") == "error" else 200)
+    for name in _CONTAINERS:
+        if isinstance(value.get(name), list):
+            yield from _entries(value[name])
 
 
 def _bare(kind: str, body: object, status: int = 200) -> dict[str, Any]:

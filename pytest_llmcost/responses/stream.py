@@ -200,23 +200,20 @@ class Reader:
         """
         head, newline, rest = chunk.rpartition(b"\n")
         if newline:
-            for line in (bytes(self._tail) + head).splitlines():
-                self._take_result(decode_json(line))
+            for line in map(decode_json, (bytes(self._tail) + head).splitlines()):
+                custom_id, result = (mapping(line).get(key) for key in ("custom_id", "result"))
+                if not isinstance(custom_id, str) or not isinstance(result, dict):
+                    continue
+                outcome: Any = result.get("type")
+                message, body = result.get("message"), None
+                if outcome == "succeeded" and isinstance(message, dict):
+                    body = {**message, "content": _reduced(message)}
+                elif outcome not in ("errored", "canceled", "expired"):
+                    outcome = "unreadable"
+                self.results.append(BatchResult(custom_id=custom_id, outcome=outcome, body=body))
             self._tail.clear()
         if len(self._tail) <= _LARGEST:
             self._tail += rest
-
-    def _take_result(self, line: Any) -> None:
-        result = line.get("result") if isinstance(line, dict) else None
-        if not isinstance(result, dict) or not isinstance(line.get("custom_id"), str):
-            return
-        outcome: Any = result.get("type")
-        message, body = result.get("message"), None
-        if outcome == "succeeded" and isinstance(message, dict):
-            body = {**message, "content": _reduced(message)}
-        elif outcome not in ("errored", "canceled", "expired"):
-            outcome = "unreadable"
-        self.results.append(BatchResult(custom_id=line["custom_id"], outcome=outcome, body=body))
 
     # The messages that events add up to
 
