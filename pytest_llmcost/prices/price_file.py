@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -35,6 +35,8 @@ _LEAST_RATE = Decimal("0.0001")
 _PLAIN = re.compile(r"[0-9.eE+-]+")
 """How an amount in quotes may be written; `Decimal` also reads `1_0` and ` 10 `."""
 
+_OF_TOML = (Decimal, date, datetime, time)
+"""What a file's values may be besides those of JSON."""
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 
 
@@ -188,7 +190,9 @@ def parse_card_file(data: bytes, origin: str) -> CardFile:
     except (ValueError, ArithmeticError, RecursionError) as error:  # of a number without end, too
         hint = "; names with / or : need quotes" if "table declaration" in str(error) else ""
         raise RateCardError(f"{origin}: not TOML: {error}{hint}") from error
-    raw = _without_stopped_dates(raw)
+    # The rates are read when they are needed first, maybe in a test for which freezegun has stopped
+    # the clock: it puts a class of its own in the place of `date`, which msgspec does not take.
+    raw = msgspec.to_builtins(raw, builtin_types=_OF_TOML, enc_hook=date.isoformat)
     models = _convert(raw.pop("models", {}), dict[str, Any], f"{origin}: models")
     settings = _convert(raw, CardFile, origin)
     entries: dict[str, ModelEntry] = {}
@@ -212,20 +216,6 @@ def parse_card_file(data: bytes, origin: str) -> CardFile:
         entry = _convert(table, ModelEntry, where)
         entries[model] = replace(entry, aliases=tuple(map(mask_account, entry.aliases)))
     return replace(settings, models=entries)
-
-
-def _without_stopped_dates(raw: Any) -> Any:
-    """Write dates as text that are not Python's own.
-
-    The rates are read when they are needed first, maybe in a test for which freezegun has stopped
-    the clock: it puts a class of its own in the place of `date`, which msgspec does not take.
-    """
-    if isinstance(raw, dict):
-        return {key: _without_stopped_dates(value) for key, value in raw.items()}
-    if isinstance(raw, list):
-        return [_without_stopped_dates(value) for value in raw]
-    is_stopped = isinstance(raw, date) and type(raw).__module__ != "datetime"
-    return raw.isoformat() if is_stopped else raw
 
 
 def _convert(raw: object, kind: type[_T], where: str) -> _T:
