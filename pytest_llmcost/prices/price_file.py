@@ -192,7 +192,7 @@ def parse_card_file(data: bytes, origin: str) -> CardFile:
         raise RateCardError(f"{origin}: not TOML: {error}{hint}") from error
     # The rates are read when they are needed first, maybe in a test for which freezegun has stopped
     # the clock: it puts a class of its own in the place of `date`, which msgspec does not take.
-    raw = msgspec.to_builtins(raw, builtin_types=_OF_TOML, enc_hook=date.isoformat)
+    raw = msgspec.to_builtins(raw, builtin_types=_OF_TOML, enc_hook=lambda day: day.isoformat())
     models = _convert(raw.pop("models", {}), dict[str, Any], f"{origin}: models")
     settings = _convert(raw, CardFile, origin)
     entries: dict[str, ModelEntry] = {}

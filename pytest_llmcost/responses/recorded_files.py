@@ -208,7 +208,8 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
         # A list is one stream if it holds events; otherwise each element stands for itself.
         if any(isinstance(each, dict) and each.get("type") in _STREAM_EVENTS for each in value):
             lines = (json.dumps(each, default=repr, skipkeys=True) for each in value)
-            yield _bare("text/event-stream", "".join(f"data: {line}\n\n" for line in lines))
+            stream = "".join(f"data: {line}\n\n" for line in lines)
+            yield _bare("text/event-stream", stream.encode())
         else:
             yield from chain.from_iterable(map(_entries, value))
     if not isinstance(value, dict):
@@ -231,6 +232,7 @@ def _entries(value: object) -> Iterator[dict[str, Any]]:
 
 
 def _bare(kind: str, body: object, status: int = 200) -> dict[str, Any]:
+    """Return what came without its request as a recorder would keep it."""
     headers = {"content-type": kind}
     return {"response": {"status": status, "headers": headers, "parsed_body": body}}
 
