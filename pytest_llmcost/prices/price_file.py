@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -16,7 +16,7 @@ from pytest_llmcost.errors import RateCardError
 from pytest_llmcost.json_values import prepare
 from pytest_llmcost.money import EXACT, count_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
-from pytest_llmcost.prices.usage import Platform
+from pytest_llmcost.prices.usage import Platform, TokenCount
 
 RATE_KEYS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
 """The rates of a row, by their keys in the file; US dollars per million tokens."""
@@ -37,7 +37,6 @@ _PLAIN = re.compile(r"[0-9.eE+-]+")
 
 _OF_TOML = (Decimal, date, datetime, time)
 """What a file's values may be besides those of JSON."""
-_Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 
 
 class Amount(Decimal):
@@ -72,7 +71,7 @@ class RateRow(_Table, frozen=True, kw_only=True):
     """The first day on which it no longer holds."""
     speed: str | None = None
     """`fast`, or nothing for the standard speed; on a multiplier, nothing is every speed."""
-    above: _Tokens | None = None
+    above: TokenCount | None = None
     """Holds for prompts longer than this; on a multiplier, nothing is every length."""
     input: Amount | None = None
     cache_write_5m: Amount | None = None
@@ -117,7 +116,7 @@ class ModelEntry(_Table, frozen=True, kw_only=True):
     """Multiplier by `usage.inference_geo`."""
     regional: Multiplier | None = None
     """Of a cloud's regional and multi-region endpoints."""
-    min_cacheable_tokens: _Tokens | None = None
+    min_cacheable_tokens: TokenCount | None = None
     tokenizer: str | None = None
     """Models of one name count the same text alike."""
     rejects: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 MOST_TOKENS = 10**9
 """A thousand times the largest context window: no answer and no prompt has more."""
+TokenCount = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 PromptCount = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
 """What `count_tokens` may say: no prompt is empty."""
 

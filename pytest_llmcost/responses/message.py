@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import asdict, replace
@@ -24,6 +24,7 @@ from pytest_llmcost.prices.usage import (
     SamplingCall,
     SamplingKind,
     Terms,
+    TokenCount,
     Usage,
     find_impossible,
     is_quantity,
@@ -59,16 +60,15 @@ _KNOWN_TOOLS = ("web_search_requests", "web_fetch_requests", "code_execution_req
 _NOTHING = Usage()
 
 _Body = Mapping[str, Any]
-_Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 
 
 class _Split(msgspec.Struct, frozen=True):
-    ephemeral_5m_input_tokens: _Tokens | None = None
-    ephemeral_1h_input_tokens: _Tokens | None = None
+    ephemeral_5m_input_tokens: TokenCount | None = None
+    ephemeral_1h_input_tokens: TokenCount | None = None
 
 
 class _ServerTools(msgspec.Struct, frozen=True):
-    web_search_requests: _Tokens | None = None
+    web_search_requests: TokenCount | None = None
 
 
 class _Stated(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,10 +77,10 @@ class _Stated(msgspec.Struct, frozen=True, kw_only=True):
     All but two may be null or missing. Source: the anthropic SDK's usage types, release 2.12.0.
     """
 
-    input_tokens: _Tokens
-    output_tokens: _Tokens
-    cache_creation_input_tokens: _Tokens | None = None
-    cache_read_input_tokens: _Tokens | None = None
+    input_tokens: TokenCount
+    output_tokens: TokenCount
+    cache_creation_input_tokens: TokenCount | None = None
+    cache_read_input_tokens: TokenCount | None = None
     cache_creation: _Split | None = None
     server_tool_use: _ServerTools | None = None
     type: str | None = None
