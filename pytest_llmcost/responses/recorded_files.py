@@ -340,7 +340,10 @@ def _decode_body(
         data = _unzip(data, allowance)
         is_encoded = bool(data) and not data.lstrip().startswith(_STARTS)
         if encoding in _UNPACKED and is_encoded:
-            data = _UNPACKED[encoding](data, allowance)
+            data, is_whole = _UNPACKED[encoding](data, allowance.bytes + 1)
+            allowance.check(data)
+            if not is_whole:
+                raise EOFError("it ends too early")
     except (OSError, EOFError, zlib.error) as error:
         how = encoding if encoding in _UNPACKED else "gzip"
         raise _UndecodableBody(f"the body is compressed with {how}, and damaged: {error}") from None
@@ -398,15 +401,15 @@ def _unzip(data: bytes, allowance: Allowance) -> bytes:
     raise _TooLarge(f"is compressed with gzip {_MOST_LAYERS} times or more")
 
 
-def _inflate(data: bytes, allowance: Allowance) -> bytes:
+# Each returns as many bytes as asked for, and whether the data has its end.
+
+
+def _inflate(data: bytes, most: int) -> tuple[bytes, bool]:
     unpacker = zlib.decompressobj()
-    unpacked = allowance.check(unpacker.decompress(data, allowance.bytes + 1))
-    if not unpacker.eof:
-        raise EOFError("it ends too early")
-    return unpacked
+    return unpacker.decompress(data, most), unpacker.eof
 
 
-def _unpack_zstd(data: bytes, allowance: Allowance) -> bytes:
+def _unpack_zstd(data: bytes, most: int) -> tuple[bytes, bool]:
     try:
         zstd: Any = import_module("compression.zstd")
     except ModuleNotFoundError:
@@ -415,27 +418,23 @@ def _unpack_zstd(data: bytes, allowance: Allowance) -> bytes:
             "uncompressed"
         ) from None
     try:
-        return allowance.check(zstd.ZstdFile(io.BytesIO(data)).read(allowance.bytes + 1))
+        return zstd.ZstdFile(io.BytesIO(data)).read(most), True
     except zstd.ZstdError as error:
         raise EOFError(error) from None
 
 
-def _unpack_br(data: bytes, allowance: Allowance) -> bytes:
+def _unpack_br(data: bytes, most: int) -> tuple[bytes, bool]:
     try:
         brotli: Any = import_module("brotli")
         unpacker = brotli.Decompressor()
         # Only version 1.2 and later takes a limit, and a few bytes may unpack to gigabytes.
-        unpacked: bytes = unpacker.process(data, output_buffer_limit=allowance.bytes + 1)
+        return unpacker.process(data, output_buffer_limit=most), unpacker.is_finished()
     except (ModuleNotFoundError, TypeError):
         raise _UndecodableBody(
             "the body is compressed with br; install brotli 1.2 or later, or record it uncompressed"
         ) from None
     except brotli.error as error:
         raise EOFError(error) from None
-    allowance.check(unpacked)
-    if not unpacker.is_finished():
-        raise EOFError("it ends too early")
-    return unpacked
 
 
 _UNPACKED = {"br": _unpack_br, "deflate": _inflate, "zstd": _unpack_zstd}
