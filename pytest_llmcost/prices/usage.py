@@ -139,6 +139,11 @@ _CLIENT_TOOLS = ("custom", "bash_", "browser_toolset_", "computer_", "memory_", 
 request sample again. Source: the types of tools in anthropic 2.14.0, read 2026-11-26."""
 
 
+def text_of(value: object) -> str | None:
+    """Return a value if it is a text that is not empty."""
+    return value if isinstance(value, str) and value else None
+
+
 def mapping(value: object) -> Mapping[str, Any]:
     """Return a value if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pytest_llmcost.prices.usage import mapping
+from pytest_llmcost.prices.usage import mapping, text_of
 
 _Body = Mapping[str, Any]
 _COUNTS = {
@@ -203,7 +203,7 @@ def counts_of(stated: object) -> dict[str, Any]:
 
 
 def _usage(body: _Body) -> dict[str, Any]:
-    usage, tier = mapping(body.get("usage")), mapping(body.get("serviceTier")).get("type")
+    usage = mapping(body.get("usage"))
     said = counts_of(usage)
     details = usage.get("cacheDetails")
     if isinstance(details, list) and details:
@@ -218,8 +218,8 @@ def _usage(body: _Body) -> dict[str, Any]:
     for key, value in mapping(usage.get("prompt_tokens_details")).items():
         if isinstance(value, int) and value:
             said[f"{key}_prompt_tokens"] = value
-    if isinstance(tier, str):
+    if tier := text_of(mapping(body.get("serviceTier")).get("type")):
         said["service_tier"] = "standard" if tier == "default" else tier
-    if isinstance(latency := mapping(body.get("performanceConfig")).get("latency"), str):
+    if latency := text_of(mapping(body.get("performanceConfig")).get("latency")):
         said["latency"] = latency
     return said

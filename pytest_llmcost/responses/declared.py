@@ -11,7 +11,8 @@ from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.json_values import to_json_value
 from pytest_llmcost.money import parse_usd
 from pytest_llmcost.prices.caveats import sorted_caveats
-from pytest_llmcost.responses.message import Answer, read_message, text_of
+from pytest_llmcost.prices.usage import text_of
+from pytest_llmcost.responses.message import Answer, read_message
 
 _FIELDS = ("usage", "total_cost_usd", "model", "session_id")
 

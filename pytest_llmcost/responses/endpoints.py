@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.prices.usage import Platform
+from pytest_llmcost.prices.usage import Platform, mapping, text_of
 
 Kind = Literal["messages", "count_tokens", "batch_create", "batch_results", "unmetered"]
 Form = Literal["messages", "converse", "chat"]
@@ -97,11 +97,10 @@ def find_unmetered(method: str, url: str, body: bytes) -> Endpoint | None:
     route = _endpoint_of(method, url)
     if route is None or route.kind != "unmetered":
         return None
-    model: object = None
+    model = None
     if any(name in body.lower() for name in (b"claude", b"anthropic")):
-        value = decode_json(body)  # not before: to decode what is OpenAI's takes far longer
-        model = value.get("model") if isinstance(value, dict) else None
-    model = model if isinstance(model, str) else None
+        # Not before: to decode what is OpenAI's takes far longer.
+        model = text_of(mapping(decode_json(body)).get("model"))
     is_claude = str(route.route).startswith(f"{_HOST}/") or (model and _CLAUDE.search(model))
     return msgspec.structs.replace(route, model=model) if is_claude else None
 

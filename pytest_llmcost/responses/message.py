@@ -31,6 +31,7 @@ from pytest_llmcost.prices.usage import (
     longest_reply,
     mapping,
     mappings,
+    text_of,
     tools_of,
 )
 from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
@@ -542,8 +543,3 @@ class _Content:
                 failed += str(mapping(block.get("content")).get("type")).endswith("_error")
         self.advice = max(asked, answers) - failed
         """How often an advisor answered. One that failed has not, and is not billed."""
-
-
-def text_of(value: object) -> str | None:
-    """Return a value if it is a text that is not empty."""
-    return value if isinstance(value, str) and value else None
