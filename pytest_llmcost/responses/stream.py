@@ -304,7 +304,7 @@ class Reader:
         Source: BerriAI/litellm#34373, #36878 and #24850, read 2026-11-25.
         """
         metrics = event.get("amazon-bedrock-invocationMetrics")
-        for stated in (mapping(event.get("usage")), counts_of(metrics)):
+        for stated in (mapping(event.get("usage")), counts_of(metrics) if metrics else {}):
             if not self._is_final:
                 self._restate(body, stated)
                 self._is_final = is_quantity(stated.get("output_tokens"))
