@@ -254,15 +254,13 @@ def _option_names(option: Option) -> str:
 
 
 def caveats_table(*, by_card: bool) -> str:
-    """Every caveat with its direction, its meaning, its words in a message, and what settles it."""
-    lines = ["| caveat | true cost | meaning, and the words of the message | what settles it |"]
+    """Every caveat with its direction, its words in a message, and what settles it."""
+    lines = ["| caveat | true cost | meaning, in the words of messages | what settles it |"]
     lines.append("|---|---|---|---|")
-    for rule in CAVEATS.values():
+    for name, rule in CAVEATS.items():
         if rule.by_card is by_card:
-            said, _, remedy = rule.sentence.replace("{detail}", "").partition("; ")
-            words = f"<br>“{said.replace(' {command}', ' ...')}”" if said else ""
-            remedy = (remedy[:1].upper() + remedy[1:]).replace("{command}", f"`{COUNT_COMMAND}`")
-            cells = (f"`{rule.name}`", rule.direction, f"{rule.meaning}.{words}", remedy)
+            remedy = rule.remedy.replace("{command}", f"`{COUNT_COMMAND}`")
+            cells = (f"`{name}`", rule.direction, rule.meaning, remedy)
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -72,7 +72,7 @@ def in_column(
     # What was refused this time may be answered the next time.
     longest = replace(sampling, usage=usage, refusal=None, most_output_tokens=None)
     # `max_tokens` settles every doubt about the length of the reply.
-    settled = tuple(each for each in call.caveats if not each.rule.of_the_reply)
+    settled = tuple(each for each in call.caveats if each.rule.tokens != {"output_tokens"})
     call = replace(call, usage=usage, sampling_calls=(longest,), caveats=settled)
     worst = reprice(call, card, on=on, cache_state="cold")
     high = worst.usd_high

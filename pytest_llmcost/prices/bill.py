@@ -75,25 +75,22 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
     model = bands[0].model
     entry = card.models[model]
     caveats: list[str] = []
-    # What the price of tokens is multiplied by: as it is, at least, and at most.
-    multipliers: list[tuple[Decimal, Decimal, Decimal | None]] = []
-
-    def exactly(multiplier: Decimal | None) -> None:
-        known = _ONE if multiplier is None else multiplier
-        multipliers.append((known, known, known))
+    # What the price of tokens is multiplied by, None for 1; and what may come on top of that.
+    multipliers: list[Decimal | None] = []
+    surcharges: list[Decimal] = []
 
     # A batch costs half, caches included.
     # Source: https://platform.claude.com/docs/en/build-with-claude/batch-processing (2026-08-22)
     tier = terms.service_tier
+    is_odd_tier = tier not in (None, "standard", "batch", "priority")
     if tier == "batch":
-        exactly(card.batch_multiplier)
+        multipliers.append(card.batch_multiplier)
     elif tier == "priority":
         # Such tokens draw on capacity that was paid for ahead; they have no list price of their
         # own and count as standard ones.
         # Source: https://platform.claude.com/docs/en/api/service-tiers
         caveats.append("priority-tier")
-    elif tier not in (None, "standard"):
-        multipliers.append((_ONE, _ZERO, None))
+    elif is_odd_tier:
         caveats.append(f"unknown-tier: {tier}")
 
     # Inference in the US costs a tenth more, from the 4.6 generation on; so does Foundry's US data
@@ -103,11 +100,11 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
     named = geography.removeprefix("asked-")
     if named and named not in card.geographies_at_list:
         if geography in entry.geography:
-            exactly(entry.geography[geography])
+            multipliers.append(entry.geography[geography])
         else:
             # No published multiplier of this place or model: at most the highest one of the card.
             published = (each.geography.values() for each in card.models.values())
-            multipliers.append((_ONE, _ONE, max(chain([_ONE], *published))))
+            surcharges.append(max(chain([_ONE], *published)))
             only = "" if geography == named else ", which only the request names"
             caveats.append(f"unknown-geography: {named}{only}")
 
@@ -118,11 +115,11 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
     cloud, _, endpoint = (terms.platform or "").partition("-")
     regional = entry.regional or _ONE
     if endpoint == "gov":
-        exactly(card.bedrock_gov_multiplier)
+        multipliers.append(card.bedrock_gov_multiplier)
     elif endpoint == "regional":
-        exactly(regional)
+        multipliers.append(regional)
     elif endpoint == "unknown" and regional != 1:
-        multipliers.append((_ONE, _ONE, max(regional, _ONE)))
+        surcharges.append(max(regional, _ONE))
         caveats.append(f"unknown-endpoint: {cloud}")
 
     if entry.retires_on is not None and entry.retires_on <= on:
@@ -131,12 +128,12 @@ def price_list_of(card: CardFile, bands: tuple[Rates, ...], terms: Terms, on: da
         caveats.append(f"ended-fast-mode: {model} on {bands[0].ended_on}")
     # The three stack on every kind of token. The fee of searches is added after them: no batch
     # halves it. Source: https://platform.claude.com/docs/en/about-claude/pricing (2026-10-08)
-    usual, low, high = zip(*multipliers, strict=True) if multipliers else ((), (), ())
+    multiplier = reduce(EXACT.multiply, filter(None, multipliers), _ONE)
     return PriceList(
         bands=bands,
-        multiplier=reduce(EXACT.multiply, usual, _ONE),
-        multiplier_low=reduce(EXACT.multiply, low, _ONE),
-        multiplier_high=None if None in high else reduce(EXACT.multiply, high, _ONE),
+        multiplier=multiplier,
+        multiplier_low=_ZERO if is_odd_tier else multiplier,
+        multiplier_high=None if is_odd_tier else reduce(EXACT.multiply, surcharges, multiplier),
         search_usd=EXACT.scaleb(card.web_search_usd_per_1000 or _ZERO, -3),
         caveats=tuple(caveats),
     )
@@ -245,7 +242,7 @@ def bill_sampling(
     """
     usage = in_cache_state(sampling, cache_state)
     billed = usage if refusal_billed else Usage()
-    rates = _band(prices.bands, sampling.usage)
+    rates = band_of(prices.bands, sampling.usage)
     charges = _charges(sampling, billed, rates, prices)
     usd = reduce(EXACT.add, (charge.usd for charge in charges), _ZERO)
 
@@ -254,7 +251,7 @@ def bill_sampling(
         least = in_cache_state(sampling, cache_state, sampling.usage_low)
     # The documentation does not say whether a server tool's loop has one length band for each of
     # its sampling calls or one for their sum; the sum, which costs more, is the price.
-    low_rates = prices.bands[0] if sampling.sums_calls else _band(prices.bands, least)
+    low_rates = prices.bands[0] if sampling.sums_calls else band_of(prices.bands, least)
     if sampling.may_cache is not None and low_rates.cache_read < low_rates.input:
         least = _cached_as(least, "cache_read_tokens")
     low = _amount(least, low_rates, prices.multiplier_low, prices.search_usd)
@@ -268,7 +265,7 @@ def bill_sampling(
         most = usage
         if sampling.usage_high is not None or sampling.most_output_tokens is not None:
             most = in_cache_state(sampling, cache_state, sampling.most_usage)
-        high_rates = _band(prices.alternative or prices.bands, most)
+        high_rates = band_of(prices.alternative or prices.bands, most)
         if sampling.may_cache is not None:
             most = _cached_as(most, f"cache_write_{sampling.may_cache}_tokens")
         high = max(usd, _amount(most, high_rates, prices.multiplier_high, prices.search_usd))
@@ -350,18 +347,15 @@ def in_cache_state(
     )
 
 
-def _band(bands: Sequence[Rates], usage: Usage) -> Rates:
-    # Nearly always there is one.
-    return bands[0] if len(bands) == 1 else band_of(bands, usage.prompt_tokens)
-
-
-def band_of(bands: Sequence[Rates], prompt_tokens: int) -> Rates:
+def band_of(bands: Sequence[Rates], usage: Usage) -> Rates:
     """Choose the length band of a whole prompt, caches included; it holds for the reply, too.
 
     A prompt of exactly the threshold is still in the lower band.
     Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
     """
-    return [rates for rates in bands if not rates.above or prompt_tokens > rates.above][-1]
+    if len(bands) == 1:  # nearly always
+        return bands[0]
+    return [rates for rates in bands if not rates.above or usage.prompt_tokens > rates.above][-1]
 
 
 def _amount(usage: Usage, rates: Rates, multiplier: Decimal, search_usd: Decimal) -> Decimal:

@@ -23,282 +23,202 @@ _BOTH = _INPUT | _OUTPUT
 class Rule(NamedTuple):
     """What one kind of caveat means."""
 
-    name: str
     direction: Direction
     """On which side of the figure the true cost may lie; `none` leaves the figure exact."""
-    meaning: str
-    """For the documentation, one sentence without its full stop."""
-    sentence: str = ""
-    """For a message: what is uncertain and how to resolve it, with `{detail}` and `{command}`."""
+    what: str
+    """What a message says of a call, with `{detail}`."""
+    remedy: str = ""
+    """What settles it, with `{command}`."""
     tokens: frozenset[TokenKind] = frozenset()
     """Which stated tokens it makes uncertain; without any it concerns the price alone."""
     by_card: bool = False
     """Found by the rate card each time it prices a call, which then sets the bounds itself."""
 
     @property
-    def of_the_reply(self) -> bool:
-        """Whether it is about the length of the reply, which `max_tokens` bounds."""
-        return self.tokens == _OUTPUT
+    def meaning(self) -> str:
+        """What it says of any call, without a detail."""
+        return self.what.replace("{detail}", "")
+
+    @property
+    def sentence(self) -> str:
+        """What a message says, with `{detail}` and `{command}`."""
+        return f"{self.what}; {self.remedy}" if self.remedy else self.what
 
 
-_READING = (
-    Rule(
-        "truncated-stream",
+_READING = {
+    "truncated-stream": Rule(
         "higher",
-        "The stream ended before its final usage, so its output is unknown",
-        "a streamed reply was not read to its end{detail}; read it to the end, or pass its final "
-        "message to llmcost.record(...)",
+        "a streamed reply was not read to its end{detail}",
+        "read it to the end, or pass its final message to llmcost.record(...)",
         _OUTPUT,
     ),
-    Rule(
-        "lost-answer",
+    "lost-answer": Rule(
         "higher",
-        "The request got no answer and may have been billed",
-        "a request got no answer and may have been billed{detail}; record its cost with "
-        "llmcost.record(...)",
+        "a request got no answer and may have been billed{detail}",
+        "record its cost with llmcost.record(...)",
         _BOTH,
     ),
-    Rule(
-        "unreadable-response",
+    "unreadable-response": Rule(
         "either",
-        "The response has no usage that can be read",
-        "the usage of a reply cannot be read{detail}; record it with llmcost.record(...)",
+        "the usage of a reply cannot be read{detail}",
+        "record it with llmcost.record(...)",
         _BOTH,
     ),
-    Rule(
-        "unmetered-route",
+    "unmetered-route": Rule(
         "higher",
-        "The request took a route to Claude whose answers are not read",
-        "a request took a route to Claude that is not metered{detail}; state its usage with "
-        "llmcost.record(...)",
+        "a request took a route to Claude that is not metered{detail}",
+        "state its usage with llmcost.record(...)",
         _BOTH,
     ),
-    Rule(
-        "left-out",
+    "left-out": Rule(
         "higher",
-        "count_tokens rejected this part, so it is not counted",
-        "count_tokens rejected a part of the payload{detail}, so the count is too low; a recorded "
-        "reply has the true usage",
+        "count_tokens rejected a part of the payload{detail}, so the count is too low",
+        "a recorded reply has the true usage",
         _INPUT,
     ),
-    Rule(
-        "unknown-field",
+    "unknown-field": Rule(
         "higher",
-        "The payload has a key whose tokens are unknown",
-        "this version does not know a field of the payload{detail}; update pytest-llmcost",
+        "this version does not know a field of the payload{detail}",
+        "update pytest-llmcost",
         _INPUT,
     ),
-    Rule(
-        "unknown-usage",
-        "higher",
-        "The usage has a quantity without a known price",
-        "the usage has a quantity without a price{detail}; update pytest-llmcost",
+    "unknown-usage": Rule(
+        "higher", "the usage has a quantity without a price{detail}", "update pytest-llmcost"
     ),
-    Rule(
-        "usage-disagrees",
+    "usage-disagrees": Rule(
         "higher",
-        "Two places of the response state different usage",
-        "two places of a response disagree{detail}; state the usage with llmcost.record(...)",
+        "two places of a response disagree{detail}",
+        "state the usage with llmcost.record(...)",
         _BOTH,
     ),
-    Rule(
-        "first-call-only",
+    "first-call-only": Rule(
         "higher",
-        "Server tools: the count covers the first sampling call",
-        "the count covers only the first call of a server tool's loop{detail}; a recorded reply "
-        "has the true usage",
+        "the count covers only the first call of a server tool's loop{detail}",
+        "a recorded reply has the true usage",
         _BOTH,
     ),
-    Rule(
-        "input-only",
-        "none",
-        "The prompt alone was priced, as asked",
-        "no output was counted; pass output_tokens= to llmcost.count(...)",
-        _OUTPUT,
+    "input-only": Rule(
+        "none", "no output was counted", "pass output_tokens= to llmcost.count(...)", _OUTPUT
     ),
-    Rule(
-        "unbounded-output",
-        "higher",
-        "Nothing limits the length of the reply",
-        "nothing limits the output{detail}; pass output_tokens= or max_tokens",
-        _OUTPUT,
+    "unbounded-output": Rule(
+        "higher", "nothing limits the output{detail}", "pass output_tokens= or max_tokens", _OUTPUT
     ),
-    Rule(
-        "code-execution-hours",
-        "higher",
-        "Container time is billed but not shown in responses",
-        "code execution is also billed by the hour, which replies do not state",
+    "code-execution-hours": Rule(
+        "higher", "code execution is also billed by the hour, which replies do not state"
     ),
-    Rule(
-        "advisor-without-entry",
+    "advisor-without-entry": Rule(
         "higher",
-        "An advisor answered, but its tokens are not in the usage",
         "an advisor answered, but the usage does not list its tokens{detail}",
-        _BOTH,
+        tokens=_BOTH,
     ),
-    Rule(
-        "other-tokenizer",
+    "other-tokenizer": Rule(
         "either",
-        "The output was recorded with another tokenizer",
-        "the recorded reply was counted by another model's tokenizer{detail}; record it again",
+        "the recorded reply was counted by another model's tokenizer{detail}",
+        "record it again",
         _OUTPUT,
     ),
-    Rule(
-        "cut-reply",
+    "cut-reply": Rule(
         "higher",
-        "The recorded reply was cut by a limit that has changed since",
-        "the recorded reply was cut by a limit that has changed{detail}; record it again",
+        "the recorded reply was cut by a limit that has changed{detail}",
+        "record it again",
         _OUTPUT,
     ),
-    Rule(
-        "open-batch",
-        "higher",
-        "The results of the batch were not read",
-        "a batch was created but its results were not read{detail}; read them",
-        _BOTH,
+    "open-batch": Rule(
+        "higher", "a batch was created but its results were not read{detail}", "read them", _BOTH
     ),
-    Rule(
-        "not-comparable",
+    "not-comparable": Rule(
         "either",
-        "The recorded request cannot be compared with the new one",
-        "the recorded request cannot be compared with what is sent now{detail}; record it with its "
-        "body in the cassette",
+        "the recorded request cannot be compared with what is sent now{detail}",
+        "record it with its body in the cassette",
         _INPUT,
     ),
-    Rule(
-        "stale",
+    "stale": Rule(
         "either",
-        "The payload has changed, and the new one is not counted yet",
-        "the prompt changed since its reply was recorded{detail} and is not counted yet; count it "
-        "(free): {command}",
+        "the prompt changed since its reply was recorded{detail} and is not counted yet",
+        "count it (free): {command}",
         _INPUT,
     ),
-    Rule(
-        "not-recounted",
+    "not-recounted": Rule(
         "either",
-        "The prompt changed, and a count cannot give the new cost of its reply",
-        "a count cannot give the cost of a reply{detail}; record it again, or state its cost with "
-        "llmcost.record(...)",
+        "a count cannot give the cost of a reply{detail}",
+        "record it again, or state its cost with llmcost.record(...)",
         _BOTH,
     ),
-    Rule(
-        "uncounted",
+    "uncounted": Rule(
+        "either", "a payload is not counted yet{detail}", "count it (free): {command}", _BOTH
+    ),
+    "count-failed": Rule(
         "either",
-        "This payload is not counted yet, so its price is unknown",
-        "a payload is not counted yet{detail}; count it (free): {command}",
+        "a payload could not be counted{detail}",
+        "resolve this, then run {command}",
         _BOTH,
     ),
-    Rule(
-        "count-failed",
-        "either",
-        "Counting this payload was tried and failed, so its price is unknown",
-        "a payload could not be counted{detail}; resolve this, then run {command}",
-        _BOTH,
-    ),
-    Rule(
-        "changed-cache",
+    "changed-cache": Rule(
         "lower",
-        "The cached prefix changed since it was read, so it may have to be written again",
-        "the cached prefix changed{detail}, so it is either read or written again; an earlier call "
-        "of the test that writes it would settle this",
+        "the cached prefix changed{detail}, so it is either read or written again",
+        "an earlier call of the test that writes it would settle this",
         _UNCACHED,
     ),
-    Rule("changed-prompt", "none", "The prompt changed since its reply or its count was recorded"),
-    Rule("volatile", "none", "Part of the prompt differs in every run, as a clock or a random id"),
-    Rule("cache-miss", "none", "The API says why the prompt was not read from the cache"),
-    Rule(
-        "chat/completions",
-        "none",
-        "Sent to Anthropic's OpenAI-compatible API; such prompts cannot be counted",
+    "changed-prompt": Rule("none", "the prompt changed since its reply or its count was recorded"),
+    "volatile": Rule("none", "part of the prompt differs in every run, as a clock or a random id"),
+    "cache-miss": Rule("none", "the API says why the prompt was not read from the cache"),
+    "chat/completions": Rule(
+        "none", "it was sent to Anthropic's OpenAI-compatible API; such prompts cannot be counted"
     ),
-    Rule("live-cap", "none", "The cap on live spend refused it, or did not see it leave"),
-    Rule("declared-price", "none", "The test stated this price itself"),
-)
-
-_PRICING = (
-    Rule(
-        "unknown-model",
-        "either",
-        "The card has no price for this model on this date",
-        "a model has no price{detail}; add it to a price file (--llmcost-prices=FILE)",
+    "live-cap": Rule("none", "the cap on live spend refused it, or did not see it leave"),
+    "declared-price": Rule("none", "the test stated this price itself"),
+}
+_PRICING = {
+    "unknown-model": Rule(
+        "either", "a model has no price{detail}", "add it to a price file (--llmcost-prices=FILE)"
     ),
-    Rule(
-        "cache-unpriced",
+    "cache-unpriced": Rule(
         "either",
-        "The prompt is cached, and was priced as plain input",
-        "a prompt with cache_control was counted without saying what is cached; pass "
-        'llmcost.count(..., cache="cold"), "warm" or "none"',
+        "a prompt with cache_control was counted without saying what is cached",
+        'pass llmcost.count(..., cache="cold"), "warm" or "none"',
         _UNCACHED,
     ),
-    Rule("retired-model", "none", "The model is retired; its last rates were used"),
-    Rule("ended-fast-mode", "none", "Fast mode has ended; its last rates were used"),
-    Rule("priority-tier", "none", "Priority tokens are priced at the standard tier"),
-    Rule(
-        "unknown-tier",
-        "either",
-        "No price is published for this service tier",
-        "no price is published for the service tier{detail}; see llmcost_prices",
+    "retired-model": Rule("none", "the model is retired; its last rates were used"),
+    "ended-fast-mode": Rule("none", "fast mode has ended; its last rates were used"),
+    "priority-tier": Rule("none", "priority tokens are priced at the standard tier"),
+    "unknown-tier": Rule(
+        "either", "no price is published for the service tier{detail}", "see llmcost_prices"
     ),
-    Rule(
-        "unknown-endpoint",
+    "unknown-endpoint": Rule(
         "higher",
-        "The endpoint may be a regional one, which costs more",
-        "the endpoint may be a regional one, which costs more{detail}; if it is not, set "
-        "regional = 1 in a price file (--llmcost-prices=FILE)",
+        "the endpoint may be a regional one, which costs more{detail}",
+        "if it is not, set regional = 1 in a price file (--llmcost-prices=FILE)",
     ),
-    Rule(
-        "unknown-geography",
-        "higher",
-        "Inference may have cost more in this place",
-        "inference may have cost more in this place{detail}",
+    "unknown-geography": Rule("higher", "inference may have cost more in this place{detail}"),
+    "unknown-speed": Rule(
+        "higher", "fast mode was requested, and the reply does not say whether it was used{detail}"
     ),
-    Rule(
-        "unknown-speed",
+    "latency-optimized": Rule(
         "higher",
-        "Fast mode was requested, and the response does not confirm it",
-        "fast mode was requested, and the reply does not say whether it was used{detail}",
+        "latency-optimised inference costs more than the standard price{detail}",
+        "add its rates to a price file (--llmcost-prices=FILE)",
     ),
-    Rule(
-        "latency-optimized",
+    "fallback-without-entry": Rule(
         "higher",
-        "Bedrock's latency-optimised inference costs more than standard",
-        "latency-optimised inference costs more than the standard price{detail}; add its rates to "
-        "a price file (--llmcost-prices=FILE)",
-    ),
-    Rule(
-        "fallback-without-entry",
-        "higher",
-        "A declined attempt is billed, but its tokens are not in the usage",
         "a declined attempt is billed, but its tokens are not in the usage{detail}",
-        _BOTH,
+        tokens=_BOTH,
     ),
-    Rule(
-        "unknown-refusal",
-        "higher",
-        "It is unknown whether this kind of refusal is billed",
-        "it is unknown whether this kind of refusal is billed{detail}",
+    "unknown-refusal": Rule(
+        "higher", "it is unknown whether this kind of refusal is billed{detail}"
     ),
-    Rule(
-        "band-on-total",
-        "lower",
-        "The length band was chosen by the sum of several sampling calls",
-        "the length band was chosen by the sum of several sampling calls{detail}",
+    "band-on-total": Rule(
+        "lower", "the length band was chosen by the sum of several sampling calls{detail}"
     ),
-    Rule(
-        "advisor-fast",
-        "higher",
-        "It is unknown whether a fast request's advisor is fast too",
-        "it is unknown whether a fast request's advisor is fast too{detail}",
+    "advisor-fast": Rule(
+        "higher", "it is unknown whether a fast request's advisor is fast too{detail}"
     ),
-)
-
+}
 CAVEATS: Mapping[str, Rule] = MappingProxyType(
-    {rule.name: rule for rule in _READING}
-    | {rule.name: rule._replace(by_card=True) for rule in _PRICING}
+    _READING | {name: rule._replace(by_card=True) for name, rule in _PRICING.items()}
 )
-"""Every rule by name."""
+"""Every rule by its name."""
 
-_FROM_A_NEWER_VERSION = Rule("", "either", "", tokens=_BOTH)
+_FROM_A_NEWER_VERSION = Rule("either", "", tokens=_BOTH)
 """An unknown name: the figure may be off in either direction."""
 
 

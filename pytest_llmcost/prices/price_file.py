@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -16,6 +16,7 @@ from pytest_llmcost.errors import RateCardError
 from pytest_llmcost.json_values import prepare
 from pytest_llmcost.money import EXACT, count_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
+from pytest_llmcost.prices.usage import Platform, TokenCount
 
 RATE_KEYS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
 """The rates of a row, by their keys in the file; US dollars per million tokens."""
@@ -34,7 +35,8 @@ _LEAST_RATE = Decimal("0.0001")
 _PLAIN = re.compile(r"[0-9.eE+-]+")
 """How an amount in quotes may be written; `Decimal` also reads `1_0` and ` 10 `."""
 
-_Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+_OF_TOML = (Decimal, date, datetime, time)
+"""What a file's values may be besides those of JSON."""
 
 
 class Amount(Decimal):
@@ -69,7 +71,7 @@ class RateRow(_Table, frozen=True, kw_only=True):
     """The first day on which it no longer holds."""
     speed: str | None = None
     """`fast`, or nothing for the standard speed; on a multiplier, nothing is every speed."""
-    above: _Tokens | None = None
+    above: TokenCount | None = None
     """Holds for prompts longer than this; on a multiplier, nothing is every length."""
     input: Amount | None = None
     cache_write_5m: Amount | None = None
@@ -114,7 +116,7 @@ class ModelEntry(_Table, frozen=True, kw_only=True):
     """Multiplier by `usage.inference_geo`."""
     regional: Multiplier | None = None
     """Of a cloud's regional and multi-region endpoints."""
-    min_cacheable_tokens: _Tokens | None = None
+    min_cacheable_tokens: TokenCount | None = None
     tokenizer: str | None = None
     """Models of one name count the same text alike."""
     rejects: tuple[str, ...] = ()
@@ -135,13 +137,6 @@ class RefusalRule(_Table, frozen=True, kw_only=True):
     checked_on: date | None = None
 
 
-class CodeExecution(_Table, frozen=True, kw_only=True):
-    """Container time; no response shows it, so it is a caveat and never a charge."""
-
-    free_beside: tuple[str, ...]
-    """Tools beside which it is free, each as `name_date`; later dates count too."""
-
-
 class CardFile(_Table, frozen=True, kw_only=True):
     """A price file: the shipped card, or a user's changes to it."""
 
@@ -150,13 +145,13 @@ class CardFile(_Table, frozen=True, kw_only=True):
     batch_multiplier: Multiplier | None = None
     web_search_usd_per_1000: Amount | None = None
     geographies_at_list: tuple[str, ...] = ()
-    bedrock_prefixes: tuple[str, ...] = ()
-    bedrock_global_prefix: str | None = None
-    bedrock_gov_prefix: str | None = None
+    bedrock_prefixes: Mapping[str, Platform] = {}
     bedrock_gov_multiplier: Multiplier | None = None
     """Of every model's tokens in AWS GovCloud (US), in place of its regional multiplier."""
     refusals: tuple[RefusalRule, ...] = ()
-    code_execution: CodeExecution | None = None
+    code_execution_free_beside: Mapping[str, str] = {}
+    """Tools beside which container time is free, each with the date of its first such version.
+    No response shows that time, so it is a caveat and never a charge."""
     sources: Mapping[str, str] = {}
     models: Mapping[str, ModelEntry] = {}
 
@@ -194,7 +189,9 @@ def parse_card_file(data: bytes, origin: str) -> CardFile:
     except (ValueError, ArithmeticError, RecursionError) as error:  # of a number without end, too
         hint = "; names with / or : need quotes" if "table declaration" in str(error) else ""
         raise RateCardError(f"{origin}: not TOML: {error}{hint}") from error
-    raw = _without_stopped_dates(raw)
+    # The rates are read when they are needed first, maybe in a test for which freezegun has stopped
+    # the clock: it puts a class of its own in the place of `date`, which msgspec does not take.
+    raw = msgspec.to_builtins(raw, builtin_types=_OF_TOML, enc_hook=lambda day: day.isoformat())
     models = _convert(raw.pop("models", {}), dict[str, Any], f"{origin}: models")
     settings = _convert(raw, CardFile, origin)
     entries: dict[str, ModelEntry] = {}
@@ -220,20 +217,6 @@ def parse_card_file(data: bytes, origin: str) -> CardFile:
     return replace(settings, models=entries)
 
 
-def _without_stopped_dates(raw: Any) -> Any:
-    """Write dates as text that are not Python's own.
-
-    The rates are read when they are needed first, maybe in a test for which freezegun has stopped
-    the clock: it puts a class of its own in the place of `date`, which msgspec does not take.
-    """
-    if isinstance(raw, dict):
-        return {key: _without_stopped_dates(value) for key, value in raw.items()}
-    if isinstance(raw, list):
-        return [_without_stopped_dates(value) for value in raw]
-    is_stopped = isinstance(raw, date) and type(raw).__module__ != "datetime"
-    return raw.isoformat() if is_stopped else raw
-
-
 def _convert(raw: object, kind: type[_T], where: str) -> _T:
     try:
         return msgspec.convert(raw, kind, dec_hook=_read_special)
@@ -245,16 +228,12 @@ def _read_special(kind: type[Any], value: Any) -> Any:
     """Read what msgspec does not know: an amount, or a date where the clock was stopped."""
     if issubclass(kind, date):  # this module was imported while it was
         return date.fromisoformat(value) if isinstance(value, str) else value
-    return _read_amount(kind, value)
-
-
-def _read_amount(kind: type[Amount], value: object) -> Amount:
     shown = repr(value) if isinstance(value, str) else str(value)
     shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
     is_number = isinstance(value, (int, Decimal)) and not isinstance(value, bool)
     is_text = isinstance(value, str) and _PLAIN.fullmatch(value)
     try:
-        number = Decimal(value) if is_number or is_text else None  # type: ignore[arg-type]
+        number = Decimal(value) if is_number or is_text else None
     except ArithmeticError:
         number = None
     if number is None:
@@ -299,15 +278,15 @@ def row_on(layers: Layers, on: date, speed: str, above: int) -> tuple[RateRow, D
 
 def check_change(
     card: CardFile,
-    layers: Mapping[str, Layers],
     change: CardFile,
+    layers_of: Callable[[str], Layers],
     find: Callable[[str], Resolved | None],
     *,
     origin: str,
 ) -> CardFile:
     """Return a price file with exact ids and complete rows, ready to be laid over a card.
 
-    `layers` are each model's rows so far, and `find` says which model of the card a name is.
+    `layers_of` returns a model's rows so far, and `find` says which model of the card a name is.
 
     Raises:
         RateCardError: when a row of a new model lacks a rate, one is absurdly cheap, a model has
@@ -317,53 +296,45 @@ def check_change(
     tables: dict[str, str] = {}  # model -> as the file names it
     owners: dict[str, str] = {}  # alias -> model
     for name, entry in change.models.items():
-        where = f'price file {origin}: model "{name}"'
         aliased = (each for each, known in card.models.items() if name in known.aliases)
         model = name if name in card.models else next(aliased, name)
-        if model in models:  # of two tables one would be lost
-            raise RateCardError(
-                f'{where}: is the same model as "{tables[model]}"; put both into one table'
-            )
-        tables[model] = name
-        for alias in entry.aliases:
-            known = find(alias)
-            owner = owners.setdefault(alias, known.model if known else model)
-            if not alias.strip():
-                raise RateCardError(f"{where}: aliases: {alias!r} is not a name")
-            if alias in card.models or alias in change.models:
-                raise RateCardError(
-                    f"{where}: aliases: {alias!r} is a model of its own; remove it here"
-                )
-            # A name never moves silently from one model to another: it would re-price its calls.
-            if owner != model:
-                raise RateCardError(
-                    f"{where}: aliases: {alias!r} already names {owner}; remove it here"
-                )
-        below = layers.get(model, ())
-        rows = tuple(_complete(row, below, where) for row in entry.rates)
-        stated = [row for layer in (*below, rows) for row in layer if row.multiplier is None]
-        if not stated:
-            known = find(name)
-            hint = f'; for {known.model} write [models."{known.model}"]' if known else ""
-            raise RateCardError(f"{where}: a new model needs rates, got none{hint}")
-        for row in rows:
-            kind = f"of speed {row.speed}" if row.speed else ""
-            kind += f" above {row.above:,} tokens" if row.above else ""
-            if row.multiplier is not None and not any(
-                row.speed in (None, each.speed or STANDARD) and row.above in (None, each.above or 0)
-                for each in stated
-            ):
-                raise RateCardError(
-                    f"{where}: rates row from {row.from_on}: there are no rates {kind.strip()} to "
-                    f"multiply by {row.multiplier}"
-                )
-        models[model] = replace(entry, rates=rows)
+        try:
+            if model in models:  # of two tables one would be lost
+                raise ValueError(f'is the same model as "{tables[model]}"; put both into one table')
+            tables[model] = name
+            for alias in entry.aliases:
+                known = find(alias)
+                owner = owners.setdefault(alias, known.model if known else model)
+                if alias in card.models or alias in change.models:
+                    raise ValueError(f"aliases: {alias!r} is a model of its own; remove it here")
+                # It would re-price a name's calls to move it silently to another model.
+                if owner != model:
+                    raise ValueError(f"aliases: {alias!r} already names {owner}; remove it here")
+            layers = [*layers_of(model), entry.rates]
+            stated = [row for rows in layers for row in rows if row.multiplier is None]
+            if not stated:
+                known = find(name)
+                hint = f'; for {known.model} write [models."{known.model}"]' if known else ""
+                raise ValueError(f"a new model needs rates, got none{hint}")
+            rows = tuple(_complete(row, layers[:-1], stated) for row in entry.rates)
+            models[model] = replace(entry, rates=rows)
+        except ValueError as error:
+            raise RateCardError(f'price file {origin}: model "{name}": {error}') from None
     return replace(change, models=models)
 
 
-def _complete(row: RateRow, below: Layers, where: str) -> RateRow:
+def _complete(row: RateRow, below: Layers, stated: Sequence[RateRow]) -> RateRow:
     """Fill in what a row leaves out from the row that it replaces on its first day."""
-    where = f"{where}: rates row from {row.from_on}"
+    where = f"rates row from {row.from_on}"
+    if row.multiplier is not None:
+        if not any(
+            row.speed in (None, each.speed or STANDARD) and row.above in (None, each.above or 0)
+            for each in stated
+        ):
+            kind = f" of speed {row.speed}" if row.speed else ""
+            kind += f" above {row.above:,} tokens" if row.above else ""
+            raise ValueError(f"{where}: there are no rates{kind} to multiply by {row.multiplier}")
+        return row
     for key in RATE_KEYS:
         rate = getattr(row, key)
         known = [getattr(each, key) for rows in below for each in rows if each.multiplier is None]
@@ -371,19 +342,19 @@ def _complete(row: RateRow, below: Layers, where: str) -> RateRow:
             continue  # a local model may be free, and so may a gateway's cache
         # Rates for one token, or for a thousand, instead of a million are the likeliest mistake.
         if rate <= (EXACT.divide(min(known), _TOO_CHEAP) if known else _LEAST_RATE):
-            least = (
-                f"a thousandth of the {min(known):f} known so far" if known else f"${_LEAST_RATE}"
-            )
-            raise RateCardError(
+            least = f"${_LEAST_RATE}"
+            if known:
+                least = f"a thousandth of the {min(known):f} known so far"
+            raise ValueError(
                 f"{where}: {key}: {rate:f} is not more than {least}; rates are US dollars per "
                 "million tokens"
             )
     missing = [key for key in RATE_KEYS if getattr(row, key) is None]
-    if row.multiplier is not None or not missing:
+    if not missing:
         return row
     found = row_on(below, row.from_on, row.speed or STANDARD, row.above or 0)
     if found is None:
-        raise RateCardError(
+        raise ValueError(
             f"{where}: {', '.join(missing)}: missing, and there is no earlier row of that speed "
             "and length to take them from"
         )

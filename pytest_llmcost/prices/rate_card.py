@@ -27,12 +27,7 @@ from pytest_llmcost.prices.bill import (
     price_list_of,
     total,
 )
-from pytest_llmcost.prices.model_names import (
-    Resolved,
-    find_model,
-    likely_model,
-    mask_account,
-)
+from pytest_llmcost.prices.model_names import Resolved, find_model, likely_model, mask_account
 from pytest_llmcost.prices.price_file import (
     RATE_KEYS,
     STANDARD,
@@ -44,7 +39,7 @@ from pytest_llmcost.prices.price_file import (
     read_card_file,
     row_on,
 )
-from pytest_llmcost.prices.usage import Platform, SamplingCall, SamplingKind, Terms
+from pytest_llmcost.prices.usage import SamplingCall, SamplingKind, Terms, Usage
 
 _SHIPPED = "anthropic.toml"
 _VERSION = re.compile(r"-(\d{1,2})-(\d{1,2})(?!\d)")
@@ -102,8 +97,7 @@ class RateCard:
         """
         path = Path(path)
         change, data = read_card_file(path)
-        layers = {model: self._layers(model) for model in self.models}
-        change = check_change(self._settings, layers, change, self.find, origin=str(path))
+        change = check_change(self._settings, change, self._layers, self.find, origin=str(path))
         return RateCard(
             (*self._files, change),
             version=f"{self.version}+{path.name}",
@@ -122,11 +116,9 @@ class RateCard:
         likely = self._likely(name)
         # A foreign name in a message: no account id, nothing invisible, nothing endless.
         shown = repr(mask_account(name)[:_MOST_SHOWN])[1:-1]
-        remedy = (
-            f"Did you mean {likely}? If not, add"
-            if likely
-            else "See the models with llmcost rates, or add"
-        )
+        remedy = "See the models with llmcost rates, or add"
+        if likely:
+            remedy = f"Did you mean {likely}? If not, add"
         raise UnknownModelError(
             f"no price for model '{shown}' in rate card {self.version}. {remedy} its rates to a "
             f'TOML file ([models."{shown}"] rates = [...]) and pass that with --llmcost-prices'
@@ -140,7 +132,7 @@ class RateCard:
         Raises:
             UnknownModelError: unknown, not yet priced on that day, or never at that speed.
         """
-        return band_of(self.bands(model, on=on, speed=speed), prompt_tokens)
+        return band_of(self.bands(model, on=on, speed=speed), Usage(input_tokens=prompt_tokens))
 
     def bands(self, model: str, *, on: date, speed: str | None = None) -> tuple[Rates, ...]:
         """Return a model's rates on a day at one speed, one for each length band."""
@@ -148,7 +140,7 @@ class RateCard:
 
     def speeds(self, model: str) -> tuple[str, ...]:
         """Return the speeds that a model has or had rates for, the standard one first."""
-        rows = [row for layer in self._layers(self.resolve(model).model) for row in layer]
+        rows = self.models[self.resolve(model).model].rates
         speeds = {row.speed or STANDARD for row in rows if row.multiplier is None}
         return tuple(sorted(speeds, key=lambda speed: (speed != STANDARD, speed)))
 
@@ -165,13 +157,8 @@ class RateCard:
         return [file.models[model].rates for file in self._files if model in file.models]
 
     def _find_rates(self, model: str, on: date, speed: str) -> tuple[Rates, ...]:
-        layers = self._layers(model)
-        rows = [
-            row
-            for layer in layers
-            for row in layer
-            if row.multiplier is None and (row.speed or STANDARD) == speed
-        ]
+        stated = (row for row in self.models[model].rates if row.multiplier is None)
+        rows = [row for row in stated if (row.speed or STANDARD) == speed]
         # The last rates of a fast mode that has ended stay, so that no suite fails by the clock.
         begun = [row for row in rows if not row.above and row.from_on <= on]
         ends = [row.until_on for row in begun if row.until_on is not None and row.until_on <= on]
@@ -180,7 +167,7 @@ class RateCard:
         day = ended_on - timedelta(days=1) if ended_on else on
         bands = []
         for above in sorted({row.above or 0 for row in rows}):
-            if found := row_on(layers, day, speed, above):
+            if found := row_on(self._layers(model), day, speed, above):
                 row, multiplier = found
                 amounts = {key: EXACT.multiply(getattr(row, key), multiplier) for key in RATE_KEYS}
                 bands.append(
@@ -218,12 +205,8 @@ class RateCard:
         Raises:
             UnknownModelError: when a model has no price; nothing is ever taken for $0.
         """
-        return total(
-            [
-                self.price_sampling(each, terms, on=on, cache_state=cache_state)
-                for each in sampling_calls
-            ]
-        )
+        price = partial(self.price_sampling, terms=terms, on=on, cache_state=cache_state)
+        return total([*map(price, sampling_calls)])
 
     def price_sampling(
         self,
@@ -283,16 +266,12 @@ class RateCard:
     def is_code_execution_free(self, tools: Iterable[str]) -> bool:
         """Return whether one of a request's tools, by type, makes its container time free.
 
-        A tool does if it is one that the card names, or a later version of it.
+        A tool does if the card names it, from the version there on.
         Source: https://platform.claude.com/docs/en/about-claude/pricing, read 2026-10-08.
         """
-        known = self._settings.code_execution
-        free = filter(None, map(_DATED_TOOL.fullmatch, known.free_beside if known else ()))
-        since = {tool["name"]: tool["date"] for tool in free}
-        return any(
-            tool["name"] in since and tool["date"] >= since[tool["name"]]
-            for tool in filter(None, map(_DATED_TOOL.fullmatch, tools))
-        )
+        since = self._settings.code_execution_free_beside
+        dated = filter(None, map(_DATED_TOOL.fullmatch, tools))
+        return any(each["name"] in since and each["date"] >= since[each["name"]] for each in dated)
 
 
 def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
@@ -301,11 +280,6 @@ def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
     Source: public configurations of tools for Google Cloud (`name@default`) and of gateways
     (`anthropic/name`, OpenRouter's with a point: `anthropic/claude-sonnet-5.5`), read 2026-11-25.
     """
-    prefixes: dict[str | None, Platform] = {
-        **dict.fromkeys(card.bedrock_prefixes, "bedrock-regional"),
-        card.bedrock_global_prefix: "bedrock",
-        card.bedrock_gov_prefix: "bedrock-gov",
-    }
     for model, entry in card.models.items():
         at_google = Resolved(model, "vertex-unknown")
         yield f"{(entry.vertex or model).partition('@')[0]}@default", at_google
@@ -314,7 +288,7 @@ def _spellings(card: CardFile) -> Iterator[tuple[str, Resolved]]:
         if entry.bedrock is not None:
             # Without a prefix it is the region's own endpoint.
             yield entry.bedrock, Resolved(model, "bedrock-regional")
-            for prefix, platform in prefixes.items():
+            for prefix, platform in card.bedrock_prefixes.items():
                 yield f"{prefix}.{entry.bedrock}", Resolved(model, platform)
         for name in (model, *entry.aliases):
             if name.startswith("claude-"):

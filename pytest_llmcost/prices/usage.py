@@ -13,6 +13,7 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 MOST_TOKENS = 10**9
 """A thousand times the largest context window: no answer and no prompt has more."""
+TokenCount = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 PromptCount = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
 """What `count_tokens` may say: no prompt is empty."""
 
@@ -138,6 +139,16 @@ _CLIENT_TOOLS = ("custom", "bash_", "browser_toolset_", "computer_", "memory_", 
 request sample again. Source: the types of tools in anthropic 2.14.0, read 2026-11-26."""
 
 
+def text_of(value: object) -> str | None:
+    """Return a value if it is a text that is not empty."""
+    return value if isinstance(value, str) and value else None
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return a value if it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def mappings(value: object) -> list[Mapping[str, Any]]:
     """Return what in a list is a mapping; nothing if it is no list."""
     listed = value if isinstance(value, (list, tuple)) else ()
@@ -154,8 +165,7 @@ def tools_of(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     for message in mappings(request.get("messages")):
         for block in mappings(message.get("content")):
             if block.get("type") == "tool_addition":
-                tool = block.get("tool")
-                found += mappings([tool.get("definition")] if isinstance(tool, Mapping) else ())
+                found += mappings([mapping(block.get("tool")).get("definition")])
     return found
 
 
@@ -178,9 +188,9 @@ def longest_reply(
     # To clear old tool results and thinking takes no model, to compact does. Source:
     # https://platform.claude.com/docs/en/build-with-claude/context-editing
     managed = request.get("context_management") or {"edits": []}
-    edits = managed.get("edits") if isinstance(managed, Mapping) else None
+    edits = mapping(managed).get("edits")
     clears = isinstance(edits, (list, tuple)) and all(
-        isinstance(each, Mapping) and str(each.get("type")).startswith("clear_") for each in edits
+        str(mapping(each).get("type")).startswith("clear_") for each in edits
     )
     return most if clears else None
 

@@ -14,10 +14,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pytest_llmcost.prices.usage import mapping, text_of
+
 _Body = Mapping[str, Any]
-_USAGE = {
+_COUNTS = {
     "inputTokens": "input_tokens",
     "outputTokens": "output_tokens",
+    "inputTokenCount": "input_tokens",
+    "outputTokenCount": "output_tokens",
     # Some responses state both names of the same count.
     "cacheReadInputTokenCount": "cache_read_input_tokens",
     "cacheReadInputTokens": "cache_read_input_tokens",
@@ -26,8 +30,8 @@ _USAGE = {
     "prompt_tokens": "input_tokens",
     "completion_tokens": "output_tokens",
 }
-"""Converse's names, then OpenAI's; as in the Messages API, Converse's input is what neither cache
-holds."""
+"""Converse's names and those of a Bedrock stream's metrics, then OpenAI's; as in the Messages API,
+Bedrock's input is what neither cache holds."""
 _INFERENCE = {
     "maxTokens": "max_tokens",
     "temperature": "temperature",
@@ -58,15 +62,14 @@ def to_payload(body: _Body) -> tuple[dict[str, Any], str | None]:
             for turn in turns
             if isinstance(turn, dict)
         ]
-    config = _mapping(rest.pop("toolConfig", None))
+    config = mapping(rest.pop("toolConfig", None))
     if isinstance(config.get("tools"), list):
         payload["tools"] = _blocks(config["tools"], left)
-    for kind, choice in _mapping(config.get("toolChoice")).items():
-        payload["tool_choice"] = {"type": kind, **_mapping(choice)}
-    for key, value in _mapping(rest.pop("inferenceConfig", None)).items():
+    for kind, choice in mapping(config.get("toolChoice")).items():
+        payload["tool_choice"] = {"type": kind, **mapping(choice)}
+    for key, value in mapping(rest.pop("inferenceConfig", None)).items():
         payload[_INFERENCE.get(key, key)] = value
-    more = rest.pop("additionalModelRequestFields", None)
-    payload.update(_mapping(more))
+    payload.update(mapping(rest.pop("additionalModelRequestFields", None)))
     payload.update(rest)
     left += rest
     return payload, f"count_tokens does not know Converse's {left[0]}" if left else None
@@ -83,28 +86,21 @@ def with_latency(payload: _Body | None, headers: Mapping[str, str | None]) -> _B
 def _blocks(blocks: object, left: list[str]) -> list[dict[str, Any]]:
     said: list[dict[str, Any]] = []
     for block in blocks if isinstance(blocks, list) else ():
-        for kind, value in _mapping(block).items():
-            if kind == "cachePoint":
-                if said:  # it stands behind what it marks
-                    ttl = _mapping(value).get("ttl")
-                    said[-1]["cache_control"] = {
-                        "type": "ephemeral",
-                        **({"ttl": ttl} if ttl else {}),
-                    }
-                continue
-            converted = _block(kind, value, left)
-            if converted is None:
-                left.append(kind)
-                converted = {"type": kind, kind: value}
-            said.append(converted)
+        for kind, value in mapping(block).items():
+            if kind != "cachePoint":
+                said.append(_block(kind, value, left))
+            elif said:  # it stands behind what it marks
+                ttl = mapping(value).get("ttl")
+                mark = {"type": "ephemeral", "ttl": ttl} if ttl else {"type": "ephemeral"}
+                said[-1]["cache_control"] = mark
     return said
 
 
-def _block(kind: str, value: Any, left: list[str]) -> dict[str, Any] | None:
-    """Return one block as the Messages API has it; None if it knows no such block."""
-    part = _mapping(value)
-    source = _mapping(part.get("source"))
-    thought = _mapping(part.get("reasoningText"))
+def _block(kind: str, value: Any, left: list[str]) -> dict[str, Any]:
+    """Return one block as the Messages API has it, or as it is if that knows no such block."""
+    part = mapping(value)
+    source = mapping(part.get("source"))
+    thought = mapping(part.get("reasoningText"))
     if kind == "text":
         return {"type": "text", "text": value}
     if kind == "json":
@@ -129,15 +125,13 @@ def _block(kind: str, value: Any, left: list[str]) -> dict[str, Any] | None:
             **({"is_error": True} if part.get("status") == "error" else {}),
         }
     if kind == "reasoningContent" and thought:
-        return {
-            "type": "thinking",
-            "thinking": thought.get("text"),
-            "signature": thought.get("signature"),
-        }
+        said, signature = thought.get("text"), thought.get("signature")
+        return {"type": "thinking", "thinking": said, "signature": signature}
     if kind == "toolSpec":
-        named = {key: each for key, each in part.items() if key != "inputSchema"}
-        return {**named, "input_schema": _mapping(part.get("inputSchema")).get("json")}
-    return None
+        tool = {key: each for key, each in part.items() if key != "inputSchema"}
+        return {**tool, "input_schema": mapping(part.get("inputSchema")).get("json")}
+    left.append(kind)
+    return {"type": kind, kind: value}
 
 
 # What comes back
@@ -150,23 +144,23 @@ def to_message(body: _Body) -> _Body | None:
         >>> to_message({"usage": {"inputTokens": 3, "outputTokens": 5}})["usage"]
         {'input_tokens': 3, 'output_tokens': 5}
     """
-    usage = _mapping(body.get("usage"))
+    usage = mapping(body.get("usage"))
     choices = body.get("choices")
     if "prompt_tokens" in usage:
         # Without caches: this route has none. Source: the page named above.
-        choice = _mapping(choices[0]) if isinstance(choices, list) and choices else {}
-        said, reason = _mapping(choice.get("message")), choice.get("finish_reason")
+        choice = mapping(choices[0]) if isinstance(choices, list) and choices else {}
+        reason = choice.get("finish_reason")
         return {
             "id": body.get("id"),
             "type": "message",
             "model": body.get("model"),
-            "content": [{"type": "text", "text": said.get("content") or "x"}],
+            "content": [{"type": "text", "text": "x"}],  # only whether there is any matters
             "stop_reason": "max_tokens" if reason == "length" else reason,
             "usage": _usage(body),
         }
     if "inputTokens" not in usage:
         return None
-    message = _mapping(_mapping(body.get("output")).get("message"))
+    message = mapping(mapping(body.get("output")).get("message"))
     return {
         "type": "message",
         "content": _blocks(message.get("content"), []),
@@ -177,14 +171,14 @@ def to_message(body: _Body) -> _Body | None:
 
 def to_events(payload: _Body) -> Iterator[_Body]:
     """Yield what one event of a Converse stream, or chunk of a chat, is in a message's stream."""
-    usage, delta = _mapping(payload.get("usage")), _mapping(payload.get("delta"))
+    usage, delta = mapping(payload.get("usage")), mapping(payload.get("delta"))
     index = payload.get("contentBlockIndex")
     if payload.get("object") == "chat.completion.chunk":
-        opened = {key: payload.get(key) for key in ("id", "model")}
-        yield {"type": "message_start", "message": {**opened, "type": "message"}}
+        opened = {"id": payload.get("id"), "model": payload.get("model"), "type": "message"}
+        yield {"type": "message_start", "message": opened}
         choices = payload.get("choices")
         for choice in choices if isinstance(choices, list) else ():
-            if reason := _mapping(choice).get("finish_reason"):
+            if reason := mapping(choice).get("finish_reason"):
                 reason = "max_tokens" if reason == "length" else reason
                 yield {"type": "message_delta", "delta": {"stop_reason": reason}}
         if usage:
@@ -193,11 +187,8 @@ def to_events(payload: _Body) -> Iterator[_Body]:
         yield {"type": "message_start", "message": {"type": "message"}}
     elif index is not None and ("start" in payload or delta):
         # Text comes without a start. Only whether there is any matters.
-        yield {
-            "type": "content_block_start",
-            "index": index,
-            "content_block": {"type": "text", "text": "x"},
-        }
+        block = {"type": "text", "text": "x"}
+        yield {"type": "content_block_start", "index": index, "content_block": block}
     elif "stopReason" in payload:
         yield {"type": "message_delta", "delta": {"stop_reason": payload["stopReason"]}}
     elif usage:
@@ -205,28 +196,30 @@ def to_events(payload: _Body) -> Iterator[_Body]:
         yield {"type": "message_stop"}
 
 
+def counts_of(stated: object) -> dict[str, Any]:
+    """Return counts by their names in the Messages API; nothing if they are not known by others."""
+    usage = mapping(stated)
+    return {name: usage[key] for key, name in _COUNTS.items() if usage.get(key) is not None}
+
+
 def _usage(body: _Body) -> dict[str, Any]:
-    usage, tier = _mapping(body.get("usage")), _mapping(body.get("serviceTier")).get("type")
-    said: dict[str, Any] = {_USAGE[key]: usage[key] for key in _USAGE if usage.get(key) is not None}
+    usage = mapping(body.get("usage"))
+    said = counts_of(usage)
     details = usage.get("cacheDetails")
     if isinstance(details, list) and details:
         split: dict[str, int] = {}
-        for each in map(_mapping, details):
+        for each in map(mapping, details):
             name = f"ephemeral_{each.get('ttl')}_input_tokens"
             split[name] = split.get(name, 0) + (each.get("inputTokens") or 0)
         said["cache_creation"] = split
     # Another count of tokens may cost something, and is said to be unknown.
-    odd = {key for key in usage if key.endswith(("Tokens", "TokenCount"))} - {*_USAGE}
+    odd = {key for key in usage if key.endswith(("Tokens", "TokenCount"))} - {*_COUNTS}
     said |= {f"{key}_tokens": usage[key] for key in odd - {"totalTokens"} if usage[key]}
-    for key, value in _mapping(usage.get("prompt_tokens_details")).items():
+    for key, value in mapping(usage.get("prompt_tokens_details")).items():
         if isinstance(value, int) and value:
             said[f"{key}_prompt_tokens"] = value
-    if isinstance(tier, str):
+    if tier := text_of(mapping(body.get("serviceTier")).get("type")):
         said["service_tier"] = "standard" if tier == "default" else tier
-    if isinstance(latency := _mapping(body.get("performanceConfig")).get("latency"), str):
+    if latency := text_of(mapping(body.get("performanceConfig")).get("latency")):
         said["latency"] = latency
     return said
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -11,6 +11,7 @@ from pytest_llmcost.errors import UsageDataError
 from pytest_llmcost.json_values import to_json_value
 from pytest_llmcost.money import parse_usd
 from pytest_llmcost.prices.caveats import sorted_caveats
+from pytest_llmcost.prices.usage import text_of
 from pytest_llmcost.responses.message import Answer, read_message
 
 _FIELDS = ("usage", "total_cost_usd", "model", "session_id")
@@ -36,7 +37,7 @@ def read_declared(response: Any, *, model: str | None = None, usd: Decimal | Non
     total = None if body.get("total_cost_usd") is None else parse_usd(body["total_cost_usd"])
     stated = usd if usd is not None else total
     usage = body.get("usage") or (body if "input_tokens" in body else None)
-    name = model or _text(body.get("model"))
+    name = model or text_of(body.get("model"))
     if usage is None and stated is None:
         raise UsageDataError(
             "record takes a Messages response, a usage, or a result with total_cost_usd; "
@@ -64,11 +65,7 @@ def read_declared(response: Any, *, model: str | None = None, usd: Decimal | Non
         declared_usd=stated,
         # The total of an agent's result is that of its session so far, not of this turn.
         # Source: https://github.com/anthropics/claude-code/issues/83239, read 2026-11-25.
-        session_id=None if usd is not None else _text(body.get("session_id")),
+        session_id=None if usd is not None else text_of(body.get("session_id")),
         code_beside=None,
         caveats=sorted_caveats(["declared-price"]),
     )
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

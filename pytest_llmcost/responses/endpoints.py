@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.prices.usage import Platform
+from pytest_llmcost.prices.usage import Platform, mapping, text_of
 
 Kind = Literal["messages", "count_tokens", "batch_create", "batch_results", "unmetered"]
 Form = Literal["messages", "converse", "chat"]
@@ -97,11 +97,10 @@ def find_unmetered(method: str, url: str, body: bytes) -> Endpoint | None:
     route = _endpoint_of(method, url)
     if route is None or route.kind != "unmetered":
         return None
-    model: object = None
+    model = None
     if any(name in body.lower() for name in (b"claude", b"anthropic")):
-        value = decode_json(body)  # not before: to decode what is OpenAI's takes far longer
-        model = value.get("model") if isinstance(value, dict) else None
-    model = model if isinstance(model, str) else None
+        # Not before: to decode what is OpenAI's takes far longer.
+        model = text_of(mapping(decode_json(body)).get("model"))
     is_claude = str(route.route).startswith(f"{_HOST}/") or (model and _CLAUDE.search(model))
     return msgspec.structs.replace(route, model=model) if is_claude else None
 
@@ -109,7 +108,10 @@ def find_unmetered(method: str, url: str, body: bytes) -> Endpoint | None:
 @functools.lru_cache(maxsize=256)
 def _endpoint_of(method: str, url: str) -> Endpoint | None:
     """Return where a request goes, as far as its URL says; `unmetered` may be another API's."""
-    url = _plain(url)
+    scheme, separator, rest = url.partition("://")
+    host, slash, target = rest.partition("/")
+    target = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), target)
+    url = f"{scheme}{separator}{host.lower()}{slash}{target}"
     is_near = url.partition("?")[0].rstrip("/").endswith(_ENDS)
     if not is_near and "messages" not in url and "/model" not in url and _HOST not in url:
         return None
@@ -146,19 +148,6 @@ def _endpoint_of(method: str, url: str) -> Endpoint | None:
         return None
     # Ahead of it, a gateway may have an account or a key.
     return Endpoint(kind="unmetered", route=f"{host}{'/…' if match.start() else ''}{match[0]}")
-
-
-def _plain(url: str) -> str:
-    """Return an address without needless escapes, and with its host in lower case.
-
-    Example:
-        >>> _plain("https://API.anthropic.com/v1/%6Dessages")
-        'https://api.anthropic.com/v1/messages'
-    """
-    scheme, separator, rest = url.partition("://")
-    host, slash, target = rest.partition("/")
-    target = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), target)
-    return f"{scheme}{separator}{host.lower()}{slash}{target}"
 
 
 def _bedrock_endpoint(model: str, verb: str, host: str) -> Endpoint | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import asdict, replace
@@ -24,11 +24,14 @@ from pytest_llmcost.prices.usage import (
     SamplingCall,
     SamplingKind,
     Terms,
+    TokenCount,
     Usage,
     find_impossible,
     is_quantity,
     longest_reply,
+    mapping,
     mappings,
+    text_of,
     tools_of,
 )
 from pytest_llmcost.responses.endpoints import Endpoint, bedrock_platform
@@ -58,30 +61,37 @@ _KNOWN_TOOLS = ("web_search_requests", "web_fetch_requests", "code_execution_req
 _NOTHING = Usage()
 
 _Body = Mapping[str, Any]
-_Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 
 
 class _Split(msgspec.Struct, frozen=True):
-    ephemeral_5m_input_tokens: _Tokens | None = None
-    ephemeral_1h_input_tokens: _Tokens | None = None
+    ephemeral_5m_input_tokens: TokenCount | None = None
+    ephemeral_1h_input_tokens: TokenCount | None = None
 
 
 class _ServerTools(msgspec.Struct, frozen=True):
-    web_search_requests: _Tokens | None = None
+    web_search_requests: TokenCount | None = None
 
 
-class _Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """The quantities of a response, or of one of its iterations.
+class _Stated(msgspec.Struct, frozen=True, kw_only=True):
+    """The `usage` of a message, or one of its iterations, which have a type and a model.
 
     All but two may be null or missing. Source: the anthropic SDK's usage types, release 2.12.0.
     """
 
-    input_tokens: _Tokens
-    output_tokens: _Tokens
-    cache_creation_input_tokens: _Tokens | None = None
-    cache_read_input_tokens: _Tokens | None = None
+    input_tokens: TokenCount
+    output_tokens: TokenCount
+    cache_creation_input_tokens: TokenCount | None = None
+    cache_read_input_tokens: TokenCount | None = None
     cache_creation: _Split | None = None
     server_tool_use: _ServerTools | None = None
+    type: str | None = None
+    model: str | None = None
+    service_tier: str | None = None
+    speed: str | None = None
+    inference_geo: str | None = None
+    latency: str | None = None
+    """Bedrock's, as Converse states it beside the usage."""
+    iterations: list[_Stated] | None = None
 
     @property
     def usage(self) -> Usage:
@@ -105,28 +115,7 @@ class _Counts(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class _Pass(_Counts, frozen=True, kw_only=True):
-    """One entry of `usage.iterations`."""
-
-    type: str | None = None
-    model: str | None = None
-
-
-class _MessageUsage(_Counts, frozen=True, kw_only=True):
-    """The `usage` of a message."""
-
-    service_tier: str | None = None
-    speed: str | None = None
-    inference_geo: str | None = None
-    latency: str | None = None
-    """Bedrock's, as Converse states it beside the usage."""
-    iterations: list[_Pass] | None = None
-
-
-_S = TypeVar("_S", bound=_Counts)
-
-
-prepare(_Counts, _MessageUsage)
+prepare(_Stated)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,7 +219,7 @@ def read_message(
         UsageDataError: naming the path of what cannot be read, or what no request can have used.
     """
     raw, asked = body.get("usage") or {}, request or {}
-    stated = _decode(raw, _MessageUsage)
+    stated = _decode(raw)
     top, passes = stated.usage, stated.iterations or []
     if withdrawn and not passes:  # a compaction may leave less; its passes say so
         what = "restated as 0 at the end of the stream, after more before"
@@ -249,7 +238,7 @@ def read_message(
     # Source: https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
     fallbacks = [each.model for each in passes if each.type == "fallback_message" and each.model]
     fallbacks = fallbacks or [each.serving for each in changes if each.serving]
-    named, own = model or _text(asked.get("model")), _text(body.get("model"))
+    named, own = model or text_of(asked.get("model")), text_of(body.get("model"))
     serving = fallbacks[-1] if fallbacks else own or named
     if not serving:
         raise _unreadable("model", "expected the model's name, got nothing")
@@ -267,14 +256,17 @@ def read_message(
     is_explained = bool(usages) and (sum(usages, searches) == top or top == searches)
     if is_explained:
         usages[0] += searches
-    # Passes that add up to more say that the top level may leave something out.
-    beyond = {} if is_explained else _beyond(served, stated)
-    at_most = {**beyond, **(at_most or {})}
+    at_most = dict(at_most or {})
+    for key in _TOKENS if served and not is_explained else ():
+        added = sum(getattr(each, key) or 0 for each in served)
+        # Passes that add up to more say that the top level may leave something out.
+        if added > (getattr(stated, key) or 0):
+            at_most.setdefault(key, added)
     is_loop = content.loops or any((raw.get("server_tool_use") or {}).values())
     refusal = None
     if body.get("stop_reason") == "refusal" and not content.spoke:
         # Refused before any output, whatever `output_tokens` is. Source: as of fallbacks.
-        refusal = _text(_part(body, "stop_details").get("category")) or _UNSPECIFIED
+        refusal = text_of(mapping(body.get("stop_details")).get("category")) or _UNSPECIFIED
     # An end that was not seen may be a refusal before any output, which may be free. After a change
     # of model the start's tokens are those of the other one. A model that spoke is billed anyway.
     is_open = truncated and (changes or not content.spoke)
@@ -299,16 +291,7 @@ def read_message(
         high = sampling_calls[0].usage + Usage(**raised)
         sampling_calls[0] = replace(sampling_calls[0], usage_high=high)
     answering = sampling_calls[0]
-    for index, each in enumerate(passes):
-        kind = _KINDS.get(each.type)
-        if kind is None or kind == "message":
-            continue  # one of the answer, or of a type that a caveat names
-        if kind == "advisor" and not each.model:
-            where = f"usage.iterations[{index}].model"
-            raise _unreadable(where, "expected the advisor's model, got nothing")
-        its = each.model or requested
-        sampling_calls.append(SamplingCall(kind=kind, model=its, usage=each.usage))
-    sampling_calls += _declined(declined, changes, requested=requested)
+    sampling_calls += _beside(passes, declined, changes, requested)
     # A pass that used nothing is none. The answer itself stays, for it has had a prompt, unless it
     # was a compaction alone, on demand.
     kept = [each for each in sampling_calls if each.usage != _NOTHING or each.kind == "declined"]
@@ -331,12 +314,12 @@ def read_message(
     caveats = _caveats(raw, stated, body, content)
     caveats |= {f"usage-disagrees: {key}" for key in at_most}
     caveats |= {"truncated-stream"} if truncated else set()
-    geography = _text(asked.get("inference_geo"))
+    geography = text_of(asked.get("inference_geo"))
     return Answer(
         model=serving,
         asked_model=named,
-        ids=(message_id,) if (message_id := _text(body.get("id"))) else (),
-        stop_reason=_text(body.get("stop_reason")),
+        ids=(message_id,) if (message_id := text_of(body.get("id"))) else (),
+        stop_reason=text_of(body.get("stop_reason")),
         usage=top,
         sampling_calls=tuple(kept),
         terms=Terms(
@@ -352,14 +335,14 @@ def read_message(
     )
 
 
-def _speed(stated: _MessageUsage, asked: _Body, *, fast: bool) -> str | None:
+def _speed(stated: _Stated, asked: _Body, *, fast: bool) -> str | None:
     """Return the speed that the price follows: what the response states, whatever was asked for.
 
     Sources: https://platform.claude.com/docs/en/build-with-claude/fast-mode and
     https://docs.aws.amazon.com/bedrock/latest/userguide/latency-optimized-inference.html: beyond
     its quota Bedrock serves, and bills, at standard latency.
     """
-    latency = stated.latency or _text(_part(asked, "performanceConfig").get("latency"))
+    latency = stated.latency or text_of(mapping(asked.get("performanceConfig")).get("latency"))
     if latency not in (None, "standard"):
         return f"latency-{latency}" if stated.latency else f"asked-latency-{latency}"
     return stated.speed or ("asked-fast" if fast or asked.get("speed") == "fast" else None)
@@ -369,10 +352,10 @@ def _unreadable(path: str, what: str) -> UsageDataError:
     return UsageDataError(f"{path}: {what}", path=path)
 
 
-def _decode(raw: Any, kind: type[_S]) -> _S:
+def _decode(raw: Any) -> _Stated:
     try:
-        return msgspec.convert(_without_empty(raw), kind)
-    except UnicodeEncodeError:  # a key, or a value of which few are known
+        return msgspec.convert(_without_empty(raw), _Stated)
+    except UnicodeEncodeError:
         raise _unreadable("usage", "holds half a surrogate pair") from None
     except RecursionError:  # a decoder may have more levels than Python code
         raise _unreadable("usage", "nested too deeply") from None
@@ -401,18 +384,14 @@ def read_usage(raw: _Body) -> Usage:
 
     Raises:
         UsageDataError: naming the path of what is not a whole number from 0 to 10^9.
-
-    Example:
-        >>> read_usage({"input_tokens": 3, "output_tokens": 5}).prompt_tokens
-        3
     """
-    return _decode(raw, _Counts).usage
+    return _decode(raw).usage
 
 
 # The sampling calls
 
 
-def _split_passes(passes: Sequence[_Pass]) -> tuple[list[_Pass], list[_Pass]]:
+def _split_passes(passes: Sequence[_Stated]) -> tuple[list[_Stated], list[_Stated]]:
     """Return the sampling passes that were declined and those that served.
 
     Without a fallback all of them served; with one, those from the last fallback's model on.
@@ -427,20 +406,26 @@ def _split_passes(passes: Sequence[_Pass]) -> tuple[list[_Pass], list[_Pass]]:
     return sampling[:start], sampling[start:]
 
 
-def _beyond(served: Sequence[_Pass], stated: _MessageUsage) -> dict[str, int]:
-    """Return the counts that add up to more in the passes than the top level states."""
-    sums = {key: sum(getattr(each, key) or 0 for each in served) for key in _TOKENS}
-    return {key: added for key, added in sums.items() if added > (getattr(stated, key) or 0)}
-
-
-def _declined(
-    declined: Sequence[_Pass], changes: Sequence[_ModelChange], *, requested: str
+def _beside(
+    passes: Sequence[_Stated],
+    declined: Sequence[_Stated],
+    changes: Sequence[_ModelChange],
+    requested: str,
 ) -> Iterator[SamplingCall]:
-    """Yield the declined attempts; one that only the content names has no usage.
+    """Yield what is paid for beside the answer: compactions, advisors and declined attempts.
 
-    An attempt is paired with the change of model that names it. If the model had said something
-    by then, the attempt is billed like any other; otherwise its category decides.
+    An attempt that only the content names has no usage. Any other is paired with the change of
+    model that names it. If the model had said something by then, the attempt is billed like any
+    other; otherwise its category decides.
     """
+    for index, each in enumerate(passes):
+        kind = _KINDS.get(each.type)
+        if kind is None or kind == "message":
+            continue  # one of the answer, or of a type that a caveat names
+        if kind == "advisor" and not each.model:
+            where = f"usage.iterations[{index}].model"
+            raise _unreadable(where, "expected the advisor's model, got nothing")
+        yield SamplingCall(kind=kind, model=each.model or requested, usage=each.usage)
     left = list(changes)
     unpaired = _ModelChange(None, None, _UNSPECIFIED)
     for each in declined:
@@ -467,12 +452,10 @@ def read_lifetime(request: _Body) -> Lifetime | None:
             if isinstance(mark, dict) and mark.get("type") == "ephemeral":
                 lifetimes.add(str(mark.get("ttl") or "5m"))
         ahead += [each for each in inner if isinstance(each, (dict, list, tuple))]
-    if lifetimes == {"1h"}:
-        return "1h"
-    return "5m" if lifetimes == {"5m"} else None
+    return next((each for each in ("5m", "1h") if lifetimes == {each}), None)
 
 
-def _caveats(raw: _Body, stated: _MessageUsage, body: _Body, content: _Content) -> set[str]:
+def _caveats(raw: _Body, stated: _Stated, body: _Body, content: _Content) -> set[str]:
     kinds = [each.type for each in stated.iterations or ()]
     caveats = {f"unknown-usage: {each}" for each in unknown_quantities(raw)}
     caveats |= {f"unknown-usage: iterations of type {each}" for each in {*kinds}.difference(_KINDS)}
@@ -481,8 +464,8 @@ def _caveats(raw: _Body, stated: _MessageUsage, body: _Body, content: _Content) 
     # Why the prompt was not read from the cache, if the request asked for diagnostics; the two
     # reasons that are left out say that the API has nothing to compare with. Source:
     # https://platform.claude.com/docs/en/build-with-claude/cache-diagnostics
-    reason = _part(_part(body, "diagnostics"), "cache_miss_reason")
-    kind = _text(reason.get("type"))
+    reason = mapping(mapping(body.get("diagnostics")).get("cache_miss_reason"))
+    kind = text_of(reason.get("type"))
     if kind and kind not in ("previous_message_not_found", "unavailable"):
         tokens = reason.get("cache_missed_input_tokens")
         shown = f", {tokens:,} tokens" if is_quantity(tokens) else ""
@@ -497,7 +480,7 @@ def unknown_quantities(raw: _Body) -> Iterator[str]:
     """
     for key, value in raw.items():
         is_quantity = key.endswith(("_tokens", "_requests"))
-        if value and is_quantity and key not in _Counts.__struct_fields__:
+        if value and is_quantity and key not in _Stated.__struct_fields__:
             yield key
     tables = {"cache_creation": _Split.__struct_fields__, "server_tool_use": _KNOWN_TOOLS}
     for table, known in tables.items():
@@ -543,8 +526,8 @@ class _Content:
             kind = str(block.get("type"))
             tool = block.get("name") if kind == "server_tool_use" else None
             if kind == "fallback":
-                old, new = (_text(_part(block, key).get("model")) for key in ("from", "to"))
-                category = _text(_part(block, "trigger").get("category")) or _UNSPECIFIED
+                old, new = (text_of(mapping(block.get(key)).get("model")) for key in ("from", "to"))
+                category = text_of(mapping(block.get("trigger")).get("category")) or _UNSPECIFIED
                 self.changes.append(_ModelChange(old, new, None if self.spoke else category))
             # Every block is output but those of text that hold none.
             fillings = FILLINGS.get(kind)
@@ -552,20 +535,11 @@ class _Content:
             self.spoke = kind != "fallback" and (self.spoke or says)
             self.loops |= kind in _LOOPING
             self.runs_code |= kind.endswith("code_execution_tool_result") or tool in _CODE_TOOLS
-            caller = str(_part(block, "caller").get("type"))
+            caller = str(mapping(block.get("caller")).get("type"))
             self.resumes_code &= kind == "tool_use" and caller.startswith("code_execution")
             asked += tool == "advisor"
             if kind == "advisor_tool_result":
                 answers += 1
-                failed += str(_part(block, "content").get("type")).endswith("_error")
+                failed += str(mapping(block.get("content")).get("type")).endswith("_error")
         self.advice = max(asked, answers) - failed
         """How often an advisor answered. One that failed has not, and is not billed."""
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _part(value: _Body, key: str) -> _Body:
-    part = value.get(key)
-    return part if isinstance(part, Mapping) else {}

@@ -6,16 +6,16 @@ Knows how recorders store an exchange; what an answer says it used is `message.p
 from __future__ import annotations
 
 import base64
-import binascii
-import contextlib
 import gzip
 import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
-from operator import itemgetter
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -23,14 +23,11 @@ import msgspec
 from pytest_llmcost.errors import RecordingError, UsageDataError
 from pytest_llmcost.json_values import decode_json
 from pytest_llmcost.money import read_digits
+from pytest_llmcost.prices.usage import mapping
 from pytest_llmcost.responses.converse import with_latency
 from pytest_llmcost.responses.endpoints import Endpoint, recognise
 from pytest_llmcost.responses.message import Answer, model_of, read_answer
-from pytest_llmcost.responses.stream import (
-    BatchResult,
-    StreamedMessage,
-    read_whole,
-)
+from pytest_llmcost.responses.stream import BatchResult, StreamedMessage, read_whole
 from pytest_llmcost.yaml_file import YamlError, load_yaml
 
 MOST_BYTES = 100_000_000
@@ -102,7 +99,7 @@ def read_calls(recorded: Recorded) -> list[Found]:
 
     A batch's results are several calls; a batch that is only submitted is billed with them.
     """
-    source, request = recorded.source, recorded.request
+    request = recorded.request
     # A response without its request is taken for one of Anthropic's own API.
     endpoint: Endpoint | None = Endpoint(kind="messages")
     if recorded.url is not None:
@@ -110,16 +107,14 @@ def read_calls(recorded: Recorded) -> list[Found]:
     if endpoint is None or endpoint.kind == "batch_create":
         return []
 
-    def without_answer(*, free: str | None = None, problem: str | None = None) -> Found:
-        model = model_of(endpoint, request)
-        return Found(source=source, model=model, free=free, problem=problem)
+    without_answer = partial(Found, source=recorded.source, model=model_of(endpoint, request))
 
     def answered(messages: Sequence[StreamedMessage], batch: bool | None = None) -> Found:
         try:
             answer = read_answer(messages, endpoint=endpoint, payload=request, batch=batch)
         except UsageDataError as error:
             return without_answer(problem=str(error))
-        return Found(source=source, answer=answer)
+        return Found(source=recorded.source, answer=answer)
 
     def in_batch(result: BatchResult) -> Found:
         if result.body is not None:
@@ -172,23 +167,18 @@ def _read(data: bytes, path: str) -> Iterator[Recorded]:
             f"{path}: neither a cassette nor a Messages response, event stream or batch result"
         )
     # Logs hold earlier states of one response: of the same message, the longest reply counts.
-    kept: dict[object, tuple[int, int, _Entry]] = {}
-    for index, (read, value) in enumerate(entries):
-        key, tokens = (_state(value) if read is _bare else None) or (index, 0)
-        if key not in kept or tokens >= kept[key][1]:
-            kept[key] = (index, tokens, (read, value))
+    longest: dict[object, tuple[int, int]] = {}
+    for index, entry in enumerate(entries):
+        value = {} if "request" in entry else mapping(entry["response"].get("parsed_body"))
+        name, model = value.get("id"), value.get("model")
+        is_named = isinstance(name, str) and isinstance(model, str)
+        tokens = mapping(value.get("usage")).get("output_tokens") if is_named else 0
+        state = (tokens if isinstance(tokens, int) else 0, index)
+        key = (name, model) if is_named else index
+        longest[key] = max(longest.get(key, state), state)
     allowance = Allowance()
-    for index, _, (read, value) in sorted(kept.values(), key=itemgetter(0)):
-        yield read(value, f"{path}#{index}", allowance)
-
-
-def _state(value: Mapping[str, Any]) -> tuple[object, int] | None:
-    """Return the id and model of a bare response, and how long its reply is so far."""
-    name, model = value.get("id"), value.get("model")
-    if not isinstance(name, str) or not isinstance(model, str):
-        return None
-    tokens = _part(value, "usage").get("output_tokens")
-    return (name, model), tokens if isinstance(tokens, int) else 0
+    for index in sorted(index for _, index in longest.values()):
+        yield read_interaction(entries[index], f"{path}#{index}", allowance)
 
 
 def _parse(data: bytes, path: str) -> object:
@@ -212,75 +202,57 @@ def _parse(data: bytes, path: str) -> object:
         raise RecordingError(f"{path}{error.place}: is not YAML ({error.problem})") from None
 
 
-_Entry = tuple["Callable[[Any, str, Allowance], Recorded]", Any]
-"""A part of a parsed file, with the function that reads it."""
-
-
-def _entries(value: object) -> Iterator[_Entry]:
-    """Find every exchange, response, stream and batch result in a parsed file."""
+def _entries(value: object) -> Iterator[dict[str, Any]]:
+    """Find every exchange in a parsed file; a response, stream or batch result has no request."""
     if isinstance(value, list):
         # A list is one stream if it holds events; otherwise each element stands for itself.
         if any(isinstance(each, dict) and each.get("type") in _STREAM_EVENTS for each in value):
-            yield _events, value
+            lines = (json.dumps(each, default=repr, skipkeys=True) for each in value)
+            stream = "".join(f"data: {line}\n\n" for line in lines)
+            yield _bare("text/event-stream", stream.encode())
         else:
-            for each in value:
-                yield from _single(_mapping(each))
-    elif isinstance(value, dict):
-        yield from _single(value)
-        for name in _CONTAINERS:
-            if isinstance(value.get(name), list):
-                yield from _entries(value[name])
-
-
-def _single(value: Mapping[str, Any]) -> Iterator[_Entry]:
+            yield from chain.from_iterable(map(_entries, value))
+    if not isinstance(value, dict):
+        return
     held = next((value[name] for name in _INTERACTIONS if name in value), None)
     if held is None:
-        held = _part(value, "log").get("entries")  # HTTP archives (HAR)
+        held = mapping(value.get("log")).get("entries")  # HTTP archives (HAR)
     is_bare = value.get("type") in ("message", "error") or "usage" in value
     if held is not None:
         for each in held if isinstance(held, list) else ():
-            yield read_interaction, each
+            yield {"request": None, **mapping(each)}
     elif isinstance(value.get("request"), dict) and isinstance(value.get("response"), dict):
-        yield read_interaction, value
+        yield {**value}
     elif is_bare or {"custom_id", "result"} <= value.keys():
-        yield _bare, value
+        kind = _BATCH_RESULT if "custom_id" in value else "application/json"
+        yield _bare(kind, value, status=400 if value.get("type") == "error" else 200)
+    for name in _CONTAINERS:
+        if isinstance(value.get(name), list):
+            yield from _entries(value[name])
 
 
-def _events(events: Sequence[object], source: str, allowance: Allowance) -> Recorded:
-    lines = b"".join(b"data: " + _json(each) + b"\n\n" for each in events)
-    return Recorded(source=source, content_type="text/event-stream", body=lines)
+def _bare(kind: str, body: object, status: int = 200) -> dict[str, Any]:
+    """Return what came without its request as a recorder would keep it."""
+    headers = {"content-type": kind}
+    return {"response": {"status": status, "headers": headers, "parsed_body": body}}
 
 
-def _bare(value: Mapping[str, Any], source: str, allowance: Allowance) -> Recorded:
-    return Recorded(
-        source=source,
-        status=400 if value.get("type") == "error" else 200,
-        content_type=_BATCH_RESULT if "custom_id" in value else "application/json",
-        body=_json(value),
-    )
-
-
-def _json(value: object) -> bytes:
-    """Write a parsed value as JSON; bytes and odd keys of YAML are no part of a response."""
-    return json.dumps(value, default=repr, skipkeys=True).encode()
-
-
-def read_interaction(entry: object, source: str, allowance: Allowance) -> Recorded:
+def read_interaction(entry: Mapping[str, Any], source: str, allowance: Allowance) -> Recorded:
     """Read one recorded request with its response, in whichever way the recorder keeps them."""
-    request, response = _part(entry, "request"), _part(entry, "response")
+    request, response = mapping(entry.get("request")), mapping(entry.get("response"))
     headers = _headers(response)
     body, problem, asked = b"", None, None
     try:
         body = _decode_body(response, allowance, headers.get("content-encoding"))
     except _UndecodableBody as error:
         problem = str(error)
-    with contextlib.suppress(_UndecodableBody):
+    with suppress(_UndecodableBody):
         asked = decode_json(_decode_body(request, allowance))
-    mime = _first(_part(response, "content").get("mimeType"))
+    mime = _first(mapping(response.get("content")).get("mimeType"))
     return Recorded(
         source=source,
         method=str(request.get("method") or "POST").upper(),
-        url=str(request.get("uri") or request.get("url") or ""),
+        url=str(request.get("uri") or request.get("url") or "") if "request" in entry else None,
         status=read_status(response),
         request=with_latency(asked if isinstance(asked, dict) else None, _headers(request)),
         content_type=headers.get("content-type") or mime,
@@ -294,15 +266,7 @@ def _headers(message: Mapping[str, Any]) -> dict[str, str | None]:
     if isinstance(listed, list):  # HTTP archives list them as names with values
         pairs = [each for each in listed if isinstance(each, dict) and "name" in each]
         listed = {str(each["name"]): each.get("value") for each in pairs}
-    return {str(name).lower(): _first(value) for name, value in _mapping(listed).items()}
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _part(entry: object, name: str) -> Mapping[str, Any]:
-    return _mapping(_mapping(entry).get(name))
+    return {str(name).lower(): _first(value) for name, value in mapping(listed).items()}
 
 
 def _first(value: object) -> str | None:
@@ -376,7 +340,10 @@ def _decode_body(
         data = _unzip(data, allowance)
         is_encoded = bool(data) and not data.lstrip().startswith(_STARTS)
         if encoding in _UNPACKED and is_encoded:
-            data = _UNPACKED[encoding](data, allowance)
+            data, is_whole = _UNPACKED[encoding](data, allowance.bytes + 1)
+            allowance.check(data)
+            if not is_whole:
+                raise EOFError("it ends too early")
     except (OSError, EOFError, zlib.error) as error:
         how = encoding if encoding in _UNPACKED else "gzip"
         raise _UndecodableBody(f"the body is compressed with {how}, and damaged: {error}") from None
@@ -388,7 +355,7 @@ def _stored_bytes(value: object) -> bytes:
         return bytes(value)
     if isinstance(value, str):
         return _text_bytes(value)
-    wrapped = _mapping(value)
+    wrapped = mapping(value)
     packed = next((wrapped[key] for key in ("base64_string", "base64") if key in wrapped), None)
     inner = next((wrapped[key] for key in ("string", "text") if key in wrapped), None)
     if wrapped.get("encoding") == "base64":
@@ -396,13 +363,15 @@ def _stored_bytes(value: object) -> bytes:
     if isinstance(packed, str):
         try:
             return base64.b64decode("".join(packed.split()), validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise _UndecodableBody(f"the body is said to be base64, but is not: {error}") from None
     if wrapped.keys() & {"string", "text"} and not wrapped.keys() - _BESIDE_TEXT:
         return b"" if inner is None else _stored_bytes(inner)
     try:
         return msgspec.json.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (UnicodeEncodeError, OverflowError):  # half a surrogate pair, or more than 64 bits
+        return json.dumps(value, default=repr, skipkeys=True).encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise _UndecodableBody(f"the parsed body is no JSON: {error}") from None
 
 
@@ -413,7 +382,7 @@ def _text_bytes(text: str) -> bytes:
     if _HEX.fullmatch(compact):
         decoded = bytes.fromhex(compact)
     elif _BASE64.fullmatch(compact):
-        with contextlib.suppress(binascii.Error):
+        with suppress(ValueError):
             decoded = base64.b64decode(compact, validate=True)
     if decoded.startswith(_STARTS):
         return decoded
@@ -432,15 +401,15 @@ def _unzip(data: bytes, allowance: Allowance) -> bytes:
     raise _TooLarge(f"is compressed with gzip {_MOST_LAYERS} times or more")
 
 
-def _inflate(data: bytes, allowance: Allowance) -> bytes:
+# Each returns as many bytes as asked for, and whether the data has its end.
+
+
+def _inflate(data: bytes, most: int) -> tuple[bytes, bool]:
     unpacker = zlib.decompressobj()
-    unpacked = allowance.check(unpacker.decompress(data, allowance.bytes + 1))
-    if not unpacker.eof:
-        raise EOFError("it ends too early")
-    return unpacked
+    return unpacker.decompress(data, most), unpacker.eof
 
 
-def _unpack_zstd(data: bytes, allowance: Allowance) -> bytes:
+def _unpack_zstd(data: bytes, most: int) -> tuple[bytes, bool]:
     try:
         zstd: Any = import_module("compression.zstd")
     except ModuleNotFoundError:
@@ -449,27 +418,23 @@ def _unpack_zstd(data: bytes, allowance: Allowance) -> bytes:
             "uncompressed"
         ) from None
     try:
-        return allowance.check(zstd.ZstdFile(io.BytesIO(data)).read(allowance.bytes + 1))
+        return zstd.ZstdFile(io.BytesIO(data)).read(most), True
     except zstd.ZstdError as error:
         raise EOFError(error) from None
 
 
-def _unpack_br(data: bytes, allowance: Allowance) -> bytes:
+def _unpack_br(data: bytes, most: int) -> tuple[bytes, bool]:
     try:
         brotli: Any = import_module("brotli")
         unpacker = brotli.Decompressor()
         # Only version 1.2 and later takes a limit, and a few bytes may unpack to gigabytes.
-        unpacked: bytes = unpacker.process(data, output_buffer_limit=allowance.bytes + 1)
+        return unpacker.process(data, output_buffer_limit=most), unpacker.is_finished()
     except (ModuleNotFoundError, TypeError):
         raise _UndecodableBody(
             "the body is compressed with br; install brotli 1.2 or later, or record it uncompressed"
         ) from None
     except brotli.error as error:
         raise EOFError(error) from None
-    allowance.check(unpacked)
-    if not unpacker.is_finished():
-        raise EOFError("it ends too early")
-    return unpacked
 
 
 _UNPACKED = {"br": _unpack_br, "deflate": _inflate, "zstd": _unpack_zstd}

@@ -5,42 +5,32 @@ Knows events, frames and batch results, and no prices. Memory does not grow with
 
 from __future__ import annotations
 
-import binascii
-import contextlib
 import struct
 import zlib
 from base64 import b64decode
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
 
 from pytest_llmcost.json_values import decode_json
-from pytest_llmcost.prices.usage import is_quantity
-from pytest_llmcost.responses.converse import to_events, to_message
+from pytest_llmcost.prices.usage import is_quantity, mapping, mappings
+from pytest_llmcost.responses.converse import counts_of, to_events, to_message
 
 _MOST_MESSAGES = 1_000
 _MOST_BLOCKS = 500
 """More than any response has; what a broken stream sends beyond is left out."""
 _LARGEST_EVENT = 4 * 1024 * 1024
 """Bytes. Only content that no bill depends on comes in larger events; they are skipped."""
-_LARGEST_FRAME = 24 * 1024 * 1024
-"""Bytes; the format's own limit is 16 MB of payload and 128 kB of headers."""
-_LARGEST_LINE = 64 * 1024 * 1024
-_LARGEST_BODY = 256 * 1024 * 1024
+_LARGEST = 64 * 1024 * 1024
+"""Bytes of a frame, a batch's result or a whole body: more than the API sends of any of them."""
 _KEPT_KEYS = ("type", "name", "from", "to", "trigger", "caller")
 _INPUT_KEYS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 FILLINGS = {"text": ("text",), "thinking": ("thinking", "signature"), "compaction": ("content",)}
 """Blocks that may be empty, and the keys that hold what they say, in deltas too."""
 _FILLED_KEYS = ("text", "thinking", "signature", "data", "content")
 """Of these only whether they are empty matters: it shows a refusal before any output."""
-_METRICS = {
-    "inputTokenCount": "input_tokens",
-    "outputTokenCount": "output_tokens",
-    "cacheReadInputTokenCount": "cache_read_input_tokens",
-    "cacheWriteInputTokenCount": "cache_creation_input_tokens",
-}
-"""The names in Bedrock's `amazon-bedrock-invocationMetrics`."""
 _BOM = b"\xef\xbb\xbf"
 _PRELUDE = struct.Struct("!III")
 """Of a frame: its length, its headers' length, the checksum of these two."""
@@ -94,7 +84,7 @@ class Reader:
     def __init__(self, *, of_batch: bool = False) -> None:
         """Expect a response, or the results of a batch."""
         self._form = "lines" if of_batch else None
-        """Of the body; None until its first byte is known."""
+        """Of the body; None until its first byte is known, `broken` if it cannot be read on."""
         self.messages: list[StreamedMessage] = []
         """Those that have ended; all of them once the reader is closed."""
         self.results: list[BatchResult] = []
@@ -103,10 +93,6 @@ class Reader:
         """The type of the error that the body states, if it states one."""
         self._tail = bytearray()
         """What is not read yet."""
-        self._last = b""
-        """The last byte that was fed: a boundary may be cut in two."""
-        self._is_skipping = False
-        """Whether the rest of an event, or of all frames, is not read."""
         self._empty_blocks: dict[object, dict[str, Any]] = {}
         """Blocks by index that are empty so far; while there are any, deltas matter."""
         self._start(None)
@@ -124,7 +110,7 @@ class Reader:
             self._feed_frames(chunk)
         elif self._form == "lines":
             self._feed_lines(chunk)
-        elif len(self._tail) <= _LARGEST_BODY:
+        elif self._form == "json" and len(self._tail) <= _LARGEST:
             self._tail += chunk
 
     def close(self) -> None:
@@ -150,21 +136,19 @@ class Reader:
 
         Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
         """
-        seen = self._last + chunk
+        last = self._tail[-1:]  # a blank line may be cut in two
+        seen = last + chunk
         end = seen.rfind(b"\n\n")
         if b"\r" in seen:  # two searches from behind that hardly any stream needs
             end = max(end, seen.rfind(b"\n\r"), seen.rfind(b"\r\r"))
-        end = end + 2 - len(self._last) if end >= 0 else 0  # behind the blank line
-        self._last = chunk[-1:] or self._last
-        if end > 0:
-            self._read_events(b"" if self._is_skipping else bytes(self._tail) + chunk[:end])
+        if end >= 0:
+            end += 2 - len(last)
+            self._read_events(bytes(self._tail) + chunk[:end])
             self._tail[:] = chunk[end:]
-            self._is_skipping = False
-        elif not self._is_skipping:
+        else:
             self._tail += chunk
-            if len(self._tail) > _LARGEST_EVENT:
+            if len(self._tail) > _LARGEST_EVENT:  # without its beginning, the rest is no JSON
                 self._tail.clear()
-                self._is_skipping = True
 
     def _read_events(self, region: bytes) -> None:
         # Whole stretches without an event that matters are skipped without being split, so reading
@@ -192,12 +176,13 @@ class Reader:
         Source: https://docs.aws.amazon.com/AmazonS3/latest/API/RESTSelectObjectAppendix.html
         """
         self._tail += chunk
-        while len(self._tail) >= _PRELUDE.size and not self._is_skipping:
+        while len(self._tail) >= _PRELUDE.size:
             total, headers, checksum = _PRELUDE.unpack_from(self._tail)
             start = _PRELUDE.size + headers
             is_sound = zlib.crc32(self._tail[:8]) == checksum
-            if not is_sound or not start + _CHECKSUM <= total <= _LARGEST_FRAME:
-                self._is_skipping = True
+            if not is_sound or not start + _CHECKSUM <= total <= _LARGEST:
+                self._form = "broken"
+                self._tail.clear()
             elif total > len(self._tail):
                 return
             else:
@@ -207,8 +192,6 @@ class Reader:
                     self.error = "exception"
                 else:
                     self._take_json(frame[start:-_CHECKSUM])
-        if self._is_skipping:
-            self._tail.clear()
 
     def _feed_lines(self, chunk: bytes) -> None:
         """Read a batch's results, in any order; lines that are no result are ignored.
@@ -217,44 +200,36 @@ class Reader:
         """
         head, newline, rest = chunk.rpartition(b"\n")
         if newline:
-            for line in (bytes(self._tail) + head).splitlines():
-                self._take_result(decode_json(line))
+            for line in map(decode_json, (bytes(self._tail) + head).splitlines()):
+                custom_id, result = (mapping(line).get(key) for key in ("custom_id", "result"))
+                if not isinstance(custom_id, str) or not isinstance(result, dict):
+                    continue
+                outcome: Any = result.get("type")
+                message, body = result.get("message"), None
+                if outcome == "succeeded" and isinstance(message, dict):
+                    body = {**message, "content": _reduced(message)}
+                elif outcome not in ("errored", "canceled", "expired"):
+                    outcome = "unreadable"
+                self.results.append(BatchResult(custom_id=custom_id, outcome=outcome, body=body))
             self._tail.clear()
-        if len(self._tail) <= _LARGEST_LINE:
+        if len(self._tail) <= _LARGEST:
             self._tail += rest
-
-    def _take_result(self, line: Any) -> None:
-        result = line.get("result") if isinstance(line, dict) else None
-        if not isinstance(result, dict) or not isinstance(line.get("custom_id"), str):
-            return
-        outcome: Any = result.get("type")
-        message, body = result.get("message"), None
-        if outcome == "succeeded" and isinstance(message, dict):
-            body = {**message, "content": _reduced(message)}
-        elif outcome not in ("errored", "canceled", "expired"):
-            outcome = "unreadable"
-        self.results.append(BatchResult(custom_id=line["custom_id"], outcome=outcome, body=body))
 
     # The messages that events add up to
 
     def _take_json(self, data: bytes) -> None:
-        event: Any = decode_json(data)
-        if not isinstance(event, dict):
-            return
-        if self._form == "frames" and isinstance(event.get("bytes"), str):
-            with contextlib.suppress(binascii.Error, ValueError):
-                self._take_json(b64decode(event["bytes"]))
-        else:
-            self._take(event)
+        event = decode_json(data)
+        if self._form == "frames" and isinstance(event, dict) and "bytes" in event:
+            with suppress(TypeError, ValueError):
+                event = decode_json(b64decode(event["bytes"]))
+        if isinstance(event, dict):
+            for each in to_events(event) if event.get("type") is None else [event]:
+                self._take(each)
 
     def _take(self, event: Mapping[str, Any]) -> None:
         kind, message = event.get("type"), event.get("message")
-        if kind is None:
-            for each in to_events(event):
-                self._take(each)
-        elif kind == "error":
-            error = event.get("error")
-            self.error = str(error.get("type")) if isinstance(error, dict) else "error"
+        if kind == "error":
+            self.error = str(mapping(event.get("error")).get("type") or "error")
         elif kind == "message_start" and isinstance(message, dict):
             body = self._body
             if body is None or not body.get("id") or body["id"] != message.get("id"):
@@ -328,29 +303,21 @@ class Reader:
         rule says which of the two is right if this one is higher, so it is what may have been used.
         Source: BerriAI/litellm#34373, #36878 and #24850, read 2026-11-25.
         """
-        usage, metrics = event.get("usage"), event.get("amazon-bedrock-invocationMetrics")
-        if isinstance(metrics, dict):
-            metrics = {name: metrics.get(key) for key, name in _METRICS.items()}
-        for stated in (usage, metrics):
-            if not isinstance(stated, dict):
-                continue
+        metrics = event.get("amazon-bedrock-invocationMetrics")
+        for stated in (mapping(event.get("usage")), counts_of(metrics) if metrics else {}):
             if not self._is_final:
                 self._restate(body, stated)
                 self._is_final = is_quantity(stated.get("output_tokens"))
                 continue
             for key, value in stated.items():
-                if value is None:
-                    continue
-                before = body["usage"].setdefault(key, value)
+                before = value if value is None else body["usage"].setdefault(key, value)
                 if is_quantity(before) and is_quantity(value) and value > before:
                     self._at_most[key] = max(value, self._at_most.get(key, 0))
         self._finish()
 
 
 def _reduced(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    content = message.get("content")
-    blocks = content[:_MOST_BLOCKS] if isinstance(content, list) else []
-    return [_reduce(block) for block in blocks if isinstance(block, dict)]
+    return [_reduce(block) for block in mappings(message.get("content"))[:_MOST_BLOCKS]]
 
 
 def _reduce(block: Mapping[str, Any]) -> dict[str, Any]:

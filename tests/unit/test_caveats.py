@@ -11,8 +11,8 @@ def test_a_caveat_is_known_by_its_name_and_opens_its_direction(name: str) -> Non
     assert (caveat.name, caveat.detail, caveat.rule) == (name, "some detail: more", rule)
     assert caveat.may_be_lower is (rule.direction in ("lower", "either"))
     assert Caveat(name).may_be_higher is (rule.direction in ("higher", "either"))
-    assert len(rule.meaning) < 80
-    assert not rule.meaning.endswith(".")
+    assert 0 < len(rule.meaning) < 90
+    assert not rule.what.endswith(".")
 
 
 def test_a_caveat_of_a_newer_version_opens_both_directions() -> None:

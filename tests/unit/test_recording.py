@@ -288,6 +288,12 @@ def test_a_parsed_body_that_is_a_list_is_one_too() -> None:
     assert json.loads(only(vcrpy([1, 2])).body) == [1, 2]
 
 
+@pytest.mark.parametrize("odd", ["\ud800", 2**70])
+def test_a_parsed_body_may_hold_what_only_plain_json_can_write(odd: object) -> None:
+    written = json.dumps(parsed(**MESSAGE, odd=odd)).encode()
+    assert json.loads(only(written).body)["odd"] == odd
+
+
 def test_a_request_whose_body_cannot_be_read_is_none() -> None:
     data = vcrpy({"string": TEXT})
     data["interactions"][0]["request"]["body"] = {"base64_string": "?"}

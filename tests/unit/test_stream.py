@@ -309,6 +309,15 @@ def test_memory_stays_flat_on_a_long_stream(size: int, whole: int) -> None:
     assert peak < whole / 20
 
 
+def test_what_follows_an_event_too_large_to_keep_is_read() -> None:
+    reader = Reader()
+    reader.feed(events(START) + b"data: {")
+    reader.feed(b"x" * 5_000_000)
+    reader.feed(b"}\n\n" + events(FINAL, STOP))
+    (message,) = read(reader, [])
+    assert not message.truncated
+
+
 def test_memory_stays_bounded_by_one_endless_event_and_by_endless_blocks() -> None:
     reader = Reader()
     reader.feed(events(START))
