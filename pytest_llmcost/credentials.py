@@ -60,7 +60,11 @@ _FIELD = re.compile(
 """A field in a query, a form, JSON or XML; in prose and in code, what follows is no credential."""
 _NO_USERS = re.compile(r"(?:expires|domain|path|__cf|_cfuvid|AWSALB|ARRAffinity)", re.IGNORECASE)
 """How the attributes of a cookie begin, and cookies of load balancers, which stand for no user."""
-_USER = re.compile(r"""://(?:[^\s/@:?#"',<>\\]*:)?([^\s/@?#"',<>\\]+)@""")
+_USER = re.compile(
+    r"""://(?![0-9a-f]{32}@[\w.-]*\bsentry\.[\w.:-]+/\d)"""
+    r"""(?:[^\s/@:?#"',<>\\]*:)?([^\s/@?#"',<>\\]+)@"""
+)
+"""Who asks, in an address; a DSN of Sentry is public by design, unless it has a secret, too."""
 _SCHEME = re.compile(r"[a-z]+\s+", re.IGNORECASE)
 _BEARER = re.compile(r"bearer\s+[\w.~+/=-]+\s*\Z", re.IGNORECASE)
 """A credential under whatever name; in a text, and in `WWW-Authenticate`, more follows."""
