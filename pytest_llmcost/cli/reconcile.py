@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -24,7 +24,7 @@ from pytest_llmcost.reconcile.matching import (
     FRESH_AFTER,
     Reconciliation,
     last_call_at,
-    live_runs,
+    live_calls,
     make_query,
     reconcile,
 )
@@ -75,9 +75,16 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
     if arguments.wait and arguments.usage:
         raise SettingsError("--wait asks the API again, but --usage FILE is no request; remove one")
     card = read_card(arguments)
-    ledgers = _read_ledgers(arguments.ledger)
+    ledgers: dict[str, Ledger] = {}
+    for path in arguments.ledger:
+        ledger = read_ledger(path)
+        for other, known in ledgers.items():
+            if (known.run, known.totals) == (ledger.run, ledger.totals):  # calls would count twice
+                raise ReconcileError(f"{path} is the same run as {other}; name each run once")
+        ledgers[path] = ledger
+    runs = list(ledgers.values())
     query = make_query(
-        ledgers,
+        runs,
         filters=Filters(
             api_key_ids=tuple(arguments.api_key_id), workspace_ids=tuple(arguments.workspace_id)
         ),
@@ -87,7 +94,7 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
     if arguments.usage:
         usage = read_saved_pages(arguments.usage, UsageRow)
         cost = read_saved_pages(arguments.cost, CostRow) if arguments.cost else None
-        outcome = reconcile(ledgers, query, usage, cost, card=card, asked_at=None)
+        outcome = reconcile(runs, query, usage, cost, card=card, asked_at=None)
     else:
         api = AdminApi(os.environ)
 
@@ -95,26 +102,14 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
             console.note(f"asking {api.host} for usage and cost")
             usage = api.usage(query.windows, query.bucket_width, query.filters)
             cost = api.cost(query.windows)
-            return reconcile(ledgers, query, usage, cost, card=card, asked_at=clock.now())
+            return reconcile(runs, query, usage, cost, card=card, asked_at=clock.now())
 
-        last = last_call_at(call for _, calls in live_runs(ledgers) for call in calls)
+        last = last_call_at(live_calls(*runs))
         due = last + FRESH_AFTER if last else clock.now()
         outcome = _ask_until_complete(ask, due, console, clock) if arguments.wait else ask()
     show = console.print if arguments.format == "text" else console.print_document
     show(render(outcome, arguments.format))
     return 0 if outcome.state == "agrees" else 1
-
-
-def _read_ledgers(paths: Sequence[str]) -> list[Ledger]:
-    """Read the ledgers and refuse a run that is given twice: its calls would count twice."""
-    ledgers: dict[str, Ledger] = {}
-    for path in paths:
-        ledger = read_ledger(path)
-        for other, known in ledgers.items():
-            if (known.run, known.totals) == (ledger.run, ledger.totals):
-                raise ReconcileError(f"{path} is the same run as {other}; name each run once")
-        ledgers[path] = ledger
-    return list(ledgers.values())
 
 
 def _ask_until_complete(

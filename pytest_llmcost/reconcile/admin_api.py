@@ -24,7 +24,7 @@ from pytest_llmcost.reconcile.usage_report import (
     Width,
     Window,
     days_of,
-    read_page,
+    read_pages,
 )
 
 KEY_VARIABLE = "ANTHROPIC_ADMIN_KEY"
@@ -156,8 +156,8 @@ class AdminApi:
             }
             for number in range(1, _MOST_PAGES + 1):
                 source = f"{path}, page {number}"
-                page = read_page(self._get(path, query), row, source=source)
-                found += [bucket for bucket in page.data if bucket.lies_in([window])]
+                page = read_pages(self._get(path, query), row, source=source)[0]
+                found += [bucket for bucket in page.data if bucket.meets([window])]
                 if not page.has_more:
                     break
                 if not page.next_page or page.next_page == query.get("page"):

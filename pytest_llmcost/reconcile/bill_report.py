@@ -28,44 +28,11 @@ def render(outcome: Reconciliation, form: str) -> str:
     """Write it as `text`, `md` or `json`."""
     if form == "json":
         return json.dumps(to_json(outcome), indent=2)
-    tables = [(_USAGE_HEADS, [_usage_row(line) for line in outcome.usage])]
-    if outcome.cost:
-        tables.append((_COST_HEADS, [_cost_row(line) for line in outcome.cost]))
-    if form == "text":
-        parts = [f"{outcome.state}: {_headline(outcome)}\n{_query(outcome)}"]
-        parts += [as_text(text_table(heads, [*map(TableRow, rows)])) for heads, rows in tables]
-        for title, lines in _lists(outcome):
-            parts.append("\n  - ".join([f"{title}:", *(clean(line, 1_000) for line in lines)]))
-    else:
-        mark = "✅" if outcome.state == "agrees" else "❌"
-        parts = [f"### {mark} The bill {outcome.state}", f"{_headline(outcome)}."]
-        parts.append(prose(_query(outcome)))
-        for heads, rows in tables:
-            # Numbers are ours; names are not, and could be markup.
-            cells = [
-                markdown_row(
-                    *(
-                        cell if head.endswith(":") else prose(cell)
-                        for head, cell in zip(heads, row, strict=True)
-                    )
-                )
-                for row in rows
-            ]
-            parts.append("\n".join(markdown_table(heads, cells)))
-        for title, lines in _lists(outcome):
-            parts += [f"**{title}**", "\n".join(f"- {prose(line)}" for line in lines)]
-    return "\n\n".join(parts)
-
-
-def _headline(outcome: Reconciliation) -> str:
     priced = f"{format_usd(outcome.live_usd)} at the list prices of their dates"
     if outcome.unpriced_calls:
         priced = f"at least {priced} ({outcome.unpriced_calls:,} without a price)"
     calls = format_count(outcome.live_calls, "live call")
-    return f"{calls} in {format_count(outcome.ledgers, 'ledger')}, {priced}"
-
-
-def _query(outcome: Reconciliation) -> str:
+    headline = f"{calls} in {format_count(outcome.ledgers, 'ledger')}, {priced}"
     query = outcome.terms
     spans = ", ".join(
         f"{each.starting_at:%Y-%m-%d %H:%M} to {each.ending_at:%Y-%m-%d %H:%M}"
@@ -74,7 +41,26 @@ def _query(outcome: Reconciliation) -> str:
     keys = ", ".join(query.filters.api_key_ids) or "all API keys"
     workspaces = ", ".join(query.filters.workspace_ids) or "all workspaces"
     tolerance = f"tolerance {plain_usd(query.tolerance * 100)}%"
-    return f"{spans} UTC in buckets of {query.bucket_width}; {keys}; {workspaces}; {tolerance}"
+    asked = f"{spans} UTC in buckets of {query.bucket_width}; {keys}; {workspaces}; {tolerance}"
+    tables = [(_USAGE_HEADS, [_usage_row(line) for line in outcome.usage])]
+    if outcome.cost:
+        tables.append((_COST_HEADS, [_cost_row(line) for line in outcome.cost]))
+    if form == "text":
+        parts = [f"{outcome.state}: {headline}\n{asked}"]
+        parts += [as_text(text_table(heads, [*map(TableRow, rows)])) for heads, rows in tables]
+        for title, lines in _lists(outcome):
+            parts.append("\n  - ".join([f"{title}:", *(clean(line, 1_000) for line in lines)]))
+        return "\n\n".join(parts)
+    mark = "✅" if outcome.state == "agrees" else "❌"
+    parts = [f"### {mark} The bill {outcome.state}", f"{headline}.", prose(asked)]
+    for heads, rows in tables:
+        # Numbers are ours; names are not, and could be markup.
+        names = len([head for head in heads if not head.endswith(":")])
+        cells = [markdown_row(*map(prose, row[:names]), *row[names:]) for row in rows]
+        parts.append("\n".join(markdown_table(heads, cells)))
+    for title, lines in _lists(outcome):
+        parts += [f"**{title}**", "\n".join(f"- {prose(line)}" for line in lines)]
+    return "\n\n".join(parts)
 
 
 def _usage_row(line: UsageLine) -> list[str]:

@@ -134,10 +134,10 @@ class _Side:
     apart: list[Apart] = field(default_factory=list)
 
     @staticmethod
-    def of_calls(runs: Iterable[tuple[Ledger, Sequence[Call]]], card: RateCard) -> _Side:
+    def of_calls(ledgers: Iterable[Ledger], card: RateCard) -> _Side:
         """Add up live calls, each priced on the date on which it was made."""
         side, apart = _Side(), Counter[str]()
-        for ledger, call in [(ledger, call) for ledger, calls in runs for call in calls]:
+        for ledger, call in [(run, call) for run in ledgers for call in live_calls(run)]:
             if reason := _not_reported(call):
                 apart[reason] += 1
                 continue
@@ -198,24 +198,9 @@ class _Side:
         return side
 
 
-def live_runs(ledgers: Sequence[Ledger]) -> list[tuple[Ledger, list[Call]]]:
-    """Return the runs that went over the network, each with its live calls.
-
-    A call counts as live if it is unknown whether it was, as it does for live spend.
-
-    Raises:
-        ReconcileError: if there are none; replayed calls cost nothing and are not billed.
-    """
-    runs = [(each, list(filter(is_live, calls_of(each)))) for each in ledgers]
-    live = [(ledger, calls) for ledger, calls in runs if calls]
-    if not live:
-        replayed = sum(len(calls_of(ledger)) for ledger in ledgers)
-        raise ReconcileError(
-            f"nothing to reconcile: all calls in the ledgers ({replayed:,}) were replayed or "
-            "counted, which is free; use the ledger of a run that sends requests to the API, for "
-            "example with --record-mode=rewrite or --disable-recording"
-        )
-    return live
+def live_calls(*ledgers: Ledger) -> list[Call]:
+    """Return the calls that went over the network, or may have, as for live spend."""
+    return [call for ledger in ledgers for call in calls_of(ledger) if is_live(call)]
 
 
 def last_call_at(calls: Iterable[Call]) -> datetime | None:
@@ -249,15 +234,24 @@ def make_query(
     Raises:
         ReconcileError: the ledgers have no live call that Anthropic could report, or no time.
     """
-    runs = live_runs(ledgers)
-    reasons = [_not_reported(call) for _, calls in runs for call in calls]
+    reasons = [_not_reported(call) for call in live_calls(*ledgers)]
+    if not reasons:
+        replayed = sum(len(calls_of(ledger)) for ledger in ledgers)
+        raise ReconcileError(
+            f"nothing to reconcile: all calls in the ledgers ({replayed:,}) were replayed or "
+            "counted, which is free; use the ledger of a run that sends requests to the API, for "
+            "example with --record-mode=rewrite or --disable-recording"
+        )
     if all(reasons):
         raise ReconcileError(
             f"nothing to reconcile: Anthropic's usage report has none of the {len(reasons)} live "
-            f"calls ({'; '.join(sorted({reason for reason in reasons if reason}))})"
+            f"calls ({'; '.join(sorted(set(filter(None, reasons))))})"
         )
     spans = []
-    for ledger, calls in runs:
+    for ledger in ledgers:
+        calls = live_calls(ledger)
+        if not calls:
+            continue
         at = [parse_instant(call.at) for call in calls if call.at]
         start, end = ledger.run.started_at, ledger.run.finished_at
         starts = [*at, parse_instant(start)] if start else at
@@ -294,14 +288,13 @@ def reconcile(
     `query` is made from the same ledgers; buckets outside its windows are ignored. `asked_at` is
     when the API answered, None for saved answers.
     """
-    runs, usage = live_runs(ledgers), [*usage]
-    calls = [call for _, live in runs for call in live]
+    calls, usage = live_calls(*ledgers), [*usage]
     # Saved answers may have other buckets than would be asked for.
     lengths = {each.ending_at - each.starting_at for each in usage}
     saved = [width for width, (length, _) in BUCKETS.items() if length in lengths]
     query = msgspec.structs.replace(query, bucket_width=[query.bucket_width, *saved][-1])
     days = days_of(query.windows)
-    ours = _Side.of_calls(runs, card)
+    ours = _Side.of_calls(ledgers, card)
     theirs = _Side.of_rows(
         _select(usage, query.windows, query.filters), _select(cost or (), days, query.filters), card
     )
@@ -363,7 +356,7 @@ def _select(
     buckets: Iterable[Bucket[Row]], windows: Sequence[Window], filters: Filters
 ) -> list[Row]:
     """Return the rows of the windows that pass the filters."""
-    inside = [row for each in buckets if each.lies_in(windows) for row in each.results]
+    inside = [row for each in buckets if each.meets(windows) for row in each.results]
     kept = [row for row in inside if filters.keeps(row)]
     # Usage of the Console has no API key, so that a workspace must be asked for by itself.
     owner = "api_key_id" if filters.api_key_ids else "workspace_id"

@@ -10,10 +10,11 @@ Anthropic calls this API legacy; it is supported, and the one that follows it is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -30,7 +31,7 @@ BUCKETS: dict[Width, tuple[timedelta, int]] = {
 }
 """The length of each width, and how many buckets one page holds at most."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+_Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 DEFAULT_WORKSPACE = "default"
 """The user's name for the default workspace, whose id is null in the reports."""
 _CENTS = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?", re.ASCII)
@@ -39,8 +40,15 @@ _CENTS = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?", re.ASCII)
 class Window(msgspec.Struct, frozen=True, kw_only=True):
     """A span of time in UTC, without its last instant."""
 
-    starting_at: datetime
-    ending_at: datetime
+    starting_at: _Instant
+    ending_at: _Instant
+
+    def meets(self, windows: Iterable[Window]) -> bool:
+        """Whether a part of it lies in one of the windows."""
+        return any(
+            self.starting_at < each.ending_at and each.starting_at < self.ending_at
+            for each in windows
+        )
 
 
 def cover(spans: Iterable[tuple[datetime, datetime]], width: Width) -> tuple[Window, ...]:
@@ -133,19 +141,10 @@ class CostRow(msgspec.Struct, frozen=True, kw_only=True):
 Row = TypeVar("Row", UsageRow, CostRow)
 
 
-class Bucket(msgspec.Struct, Generic[Row], frozen=True, kw_only=True):
+class Bucket(Window, Generic[Row], frozen=True, kw_only=True):
     """The rows of one span of time."""
 
-    starting_at: Instant
-    ending_at: Instant
     results: tuple[Row, ...]
-
-    def lies_in(self, windows: Sequence[Window]) -> bool:
-        """Whether a part of it lies in one of the windows."""
-        return any(
-            self.starting_at < each.ending_at and each.starting_at < self.ending_at
-            for each in windows
-        )
 
 
 class Page(msgspec.Struct, Generic[Row], frozen=True, kw_only=True):
@@ -169,59 +168,53 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
         """Whether to compare a row. The cost report has no API keys: only its workspace counts."""
         if self.workspace_ids and (row.workspace_id or DEFAULT_WORKSPACE) not in self.workspace_ids:
             return False
-        if isinstance(row, CostRow) or not self.api_key_ids:
-            return True
-        return row.api_key_id in self.api_key_ids
+        key_ids = self.api_key_ids
+        return isinstance(row, CostRow) or not key_ids or row.api_key_id in key_ids
 
 
-def read_page(text: str, row: type[Row], *, source: str) -> Page[Row]:
-    """Decode one answer strictly: a missing field is an error, never a zero.
+def read_pages(data: bytes | str, row: type[Row], *, source: str) -> list[Page[Row]]:
+    """Decode a single answer, a JSON list of them, or one after another.
+
+    It is strict: a missing field is an error, never a zero.
 
     Raises:
-        ReconcileError: with the source and msgspec's own message.
+        ReconcileError: with the source and msgspec's own message; also if there is no answer.
     """
-    (page,) = _decode(f"[{text}]".encode(), row, source)
-    return page
+    page: Any = Page[row]  # type: ignore[valid-type]
+    pages: list[Page[Row]]
+    try:
+        if data.lstrip()[:1] in ("[", b"["):
+            pages = msgspec.json.decode(data, type=list[page])
+        else:
+            pages = msgspec.json.Decoder(page).decode_lines(data)
+    except (ValueError, RecursionError) as error:  # of msgspec, or it is not UTF-8
+        raise ReconcileError(f"{source}: not answers of the Usage & Cost API: {error}") from None
+    if not pages:
+        raise ReconcileError(f"{source}: contains no answer of the Usage & Cost API")
+    return pages
 
 
 def read_saved_pages(source: str, row: type[Row]) -> tuple[Bucket[Row], ...]:
-    """Read a file of saved answers: a single one, a JSON list, or one after another.
+    """Read a file of saved answers.
 
     Raises:
         ReconcileError: if one is malformed, two overlap, or the last one is not the last page.
     """
     try:
-        text = Path(source).read_bytes()
+        data = Path(source).read_bytes()
     except OSError as error:
         raise ReconcileError(f"{source}: cannot be read ({error.strerror or error})") from None
-    pages = _decode(text, row, source)
-    if not pages:
-        raise ReconcileError(f"{source}: contains no saved answer")
+    pages = read_pages(data, row, source=source)
     if pages[-1].has_more:
         raise ReconcileError(
             f"{source}: the last of {len(pages)} saved answers has a next page; "
             "save the remaining pages in the same file"
         )
-    buckets = [bucket for page in pages for bucket in page.data]
-    in_order = sorted(buckets, key=lambda each: each.starting_at)
-    for one, other in pairwise(in_order):
+    buckets = sorted((each for page in pages for each in page.data), key=attrgetter("starting_at"))
+    for one, other in pairwise(buckets):
         if other.starting_at < one.ending_at:
             raise ReconcileError(
                 f"{source}: two saved buckets have the time of {other.starting_at:%Y-%m-%d %H:%M}, "
                 "which would count twice; save each answer once"
             )
     return tuple(buckets)
-
-
-def _decode(text: bytes, row: type[Row], source: str) -> list[Page[Row]]:
-    page: Any = Page[row]  # type: ignore[valid-type]
-    is_list = text.lstrip().startswith(b"[")
-    try:
-        pages: list[Page[Row]] = (
-            msgspec.json.decode(text, type=list[page])
-            if is_list
-            else msgspec.json.Decoder(page).decode_lines(text)
-        )
-    except (ValueError, RecursionError) as error:  # of msgspec, or it is not UTF-8
-        raise ReconcileError(f"{source}: not answers of the Usage & Cost API: {error}") from None
-    return pages

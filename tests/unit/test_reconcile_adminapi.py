@@ -179,7 +179,7 @@ def test_a_span_that_the_api_no_longer_keeps_is_told_in_its_words(
     [
         '{"data": [], "has_more": true}',
         '{"data": [], "has_more": true, "next_page": ""}',
-        "<html>gateway</html>",
+        *("", "[]", "<html>gateway</html>"),
         '{"data": [{"starting_at": "2026-11-22T12:00:00Z"}]}',
     ],
 )
