@@ -15,9 +15,6 @@ from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import Screen
 from pytest_llmcost.settings import parse_date, parse_report_path
 
-_LONGEST = 2_000
-"""Of a problem; a name in it may be without end."""
-
 
 @dataclass(frozen=True)
 class Console:
@@ -28,14 +25,14 @@ class Console:
 
     @property
     def screen(self) -> Screen:
-        """How many columns a line of the terminal has, and which characters it can show."""
-        return Screen(shutil.get_terminal_size().columns, self.is_unicode)
+        """How many columns a line of the terminal has, and whether it can show all characters."""
+        is_unicode = self._encoding.lower().startswith("utf")
+        return Screen(shutil.get_terminal_size().columns, is_unicode)
 
     @property
-    def is_unicode(self) -> bool:
-        """Whether signs beyond ASCII can be written."""
+    def _encoding(self) -> str:
         # A pipe on Windows has a code page, and a stream in memory no encoding at all.
-        return (getattr(self.out, "encoding", None) or "utf-8").lower().startswith("utf")
+        return getattr(self.out, "encoding", None) or "utf-8"
 
     def print_json(self, value: object) -> None:
         """Write a result for a program."""
@@ -43,9 +40,8 @@ class Console:
 
     def print(self, text: str) -> None:
         """Write a result; what the stream cannot show, in ASCII."""
-        shown = Screen(unicode=self.is_unicode).text(text)
-        encoding = getattr(self.out, "encoding", None) or "utf-8"
-        self.out.write(shown.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        shown = self.screen.text(text).encode(self._encoding, "backslashreplace")
+        self.out.write(shown.decode(self._encoding) + "\n")
 
     def print_document(self, text: str) -> None:
         """Write what goes into a file or to another program: UTF-8, whatever the locale is."""
@@ -60,7 +56,7 @@ class Console:
 
     def problem(self, text: str) -> None:
         """Write a problem that names foreign things, on one line of limited length."""
-        self.note(clean(text, _LONGEST))
+        self.note(clean(text, 2_000))
 
 
 def add_output_option(parser: ArgumentParser, what: str) -> None:

@@ -43,7 +43,7 @@ def run(arguments: Namespace, console: Console) -> int:
         option = f"--llmcost-history={shlex.quote(str(arguments.file))}"
         console.note(f"{arguments.file}: has no run yet; add one: pytest {option}")
         return 0
-    shown, block = runs[-arguments.number :], "█" if console.is_unicode else "#"
+    shown, block = runs[-arguments.number :], "█" if console.screen.unicode else "#"
     highest = max(run.usd or Decimal(0) for run in shown)
     rows = []
     for run in shown:

@@ -37,6 +37,7 @@ from pytest_llmcost.responses.recorded_files import MOST_BYTES, Found, read_call
 _HEADS = ("input:", "read:", "written:", "output:", "cost:")
 _SUFFIXES = (".har", ".json", ".jsonl", ".sse", ".yaml", ".yml")
 """Of the files in a folder that are read."""
+_FIELDS = ("usage", "sampling_calls", "context", "usd", "usd_low", "usd_high", "caveats")
 _FREE = Call(model="", evidence="billed", usd=Decimal(0), usd_high=Decimal(0))
 
 
@@ -47,6 +48,11 @@ class _Row(NamedTuple):
     call: Call | None
     """None if it costs nothing."""
     spent: Amounts
+
+    @property
+    def model(self) -> str | None:
+        """As the price names it, or the file."""
+        return self.call.model if self.call else self.found.model
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -74,7 +80,11 @@ def run(arguments: Namespace, console: Console) -> int:
     # A file that is named twice, or is in a folder that is named as well, is priced once.
     for path in {os.path.realpath(each): each for each in _files(arguments.file)}.values():
         try:
-            recordings = read_recordings(_bytes(path), path)
+            with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
+                recordings = read_recordings(file.read(MOST_BYTES + 1), path)
+        except OSError as error:
+            problems.append(f"{path}: cannot be read ({error.strerror or error})")
+            continue
         except RecordingError as error:
             problems.append(str(error))
             continue
@@ -88,7 +98,13 @@ def run(arguments: Namespace, console: Console) -> int:
         if call is not None and call.usd is None:
             problems.append(f"{found.source}: {'; '.join(call.caveats) or 'no price'}")
     if arguments.format == "json":
-        console.print_json(to_json(_objects(rows)))
+        # With the ledger's names; what is free has no sampling calls.
+        objects = [
+            {"source": row.found.source, "model": row.model}
+            | {name: getattr(row.call or _FREE, name) for name in _FIELDS}
+            for row in rows
+        ]
+        console.print_json(to_json(objects))
     elif rows:
         render, screen = _by_call if arguments.by == "call" else _summed, console.screen
         text = f"{_total(rows)}; prices of {on}, rate card {card.version}"
@@ -113,29 +129,6 @@ def _files(paths: Iterable[str]) -> Iterator[str]:
                 yield str(each)
 
 
-def _bytes(path: str) -> bytes:
-    try:
-        if path == "-":
-            return sys.stdin.buffer.read(MOST_BYTES + 1)
-        with Path(path).open("rb") as file:
-            return file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _objects(rows: Iterable[_Row]) -> list[dict[str, object]]:
-    """One object a call, with the ledger's names; what is free has no sampling calls."""
-    names = ("usage", "sampling_calls", "context", "usd", "usd_low", "usd_high", "caveats")
-    return [
-        {
-            "source": found.source,
-            "model": call.model if call else found.model,
-            **{name: getattr(call or _FREE, name) for name in names},
-        }
-        for found, call, _ in rows
-    ]
-
-
 def _total(rows: Sequence[_Row]) -> str:
     total = reduce(add, (row.spent for row in rows))
     counts = [format_count(total.calls, "call")]
@@ -148,12 +141,13 @@ def _total(rows: Sequence[_Row]) -> str:
 def _by_call(rows: Iterable[_Row], _: str, screen: Screen) -> Iterator[Line]:
     """Render the calls of each file under its name, in the order of the file."""
     table = []
-    for found, call, spent in rows:
-        path, _, number = found.source.rpartition("#")
+    for row in rows:
+        path, _, number = row.found.source.rpartition("#")
         # A caveat's name is enough here: its detail is on standard error, or in the JSON.
-        why = [each.name for each in call.caveats] if call else [clean(found.free or "")]
+        caveats = row.call.caveats if row.call else ()
+        why = [each.name for each in caveats] or [clean(row.found.free or "")]
         remark = f" ({', '.join(dict.fromkeys(why))})" if any(why) else ""
-        cells = [f"  #{number} {_model(found, call)}{remark}", *_cells(spent)]
+        cells = [f"  #{number} {clean(row.model or '-')}{remark}", *_cells(row.spent)]
         table.append(TableRow(cells, _shorten(clean(path), screen.width)))
     return text_table(["", *_HEADS], table, screen)
 
@@ -161,9 +155,9 @@ def _by_call(rows: Iterable[_Row], _: str, screen: Screen) -> Iterator[Line]:
 def _summed(rows: Iterable[_Row], by: str, screen: Screen) -> Iterator[Line]:
     """Render one row for each file or model, the most expensive first."""
     sums: defaultdict[str, Amounts] = defaultdict(Amounts)
-    for found, call, spent in rows:
-        path = clean(found.source.rpartition("#")[0])
-        sums[path if by == "file" else _model(found, call)] += spent
+    for row in rows:
+        name = row.found.source.rpartition("#")[0] if by == "file" else row.model
+        sums[clean(name or "-")] += row.spent
     cells = {name: [f"{sums[name].calls:,}", *_cells(sums[name])] for name in sums}
     heads = (by, "calls:", *_HEADS)
     numbers = zip((head[:-1] for head in heads[1:]), *cells.values(), strict=True)
@@ -175,18 +169,13 @@ def _summed(rows: Iterable[_Row], by: str, screen: Screen) -> Iterator[Line]:
     return text_table(heads, table, screen)
 
 
-def _model(found: Found, call: Call | None) -> str:
-    return clean((call.model if call else found.model) or "-")
-
-
 def _shorten(path: str, room: int) -> str:
     """Leave out the first folders of a path that is too long; its name stays whole."""
-    folders = path.split("/")
-    for first in range(len(folders)):
-        short = "/".join([*(["..."] if first else []), *folders[first:]])
-        if width_of(short) <= room:
-            return short
-    return folders[-1]
+    rest = path
+    while width_of(path) > room and "/" in rest:
+        rest = rest.partition("/")[2]
+        path = f".../{rest}"
+    return path
 
 
 def _cells(amounts: Amounts) -> list[str]:
