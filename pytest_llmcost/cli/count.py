@@ -136,20 +136,15 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
     row = row._replace(input_tokens=tokens, left_out=left_out, state="within")
     if limit is None:
         return row._replace(state="counted")
+    the_limit = f"the limit of {limit:,} set by --max-input-tokens"
     if tokens > limit:
         least = "at least " if left_out else ""
         before = "" if count.before is None else f" (it had {count.before:,} when last recorded)"
-        problem = (
-            f"{least}{tokens:,} input tokens are {tokens - limit:,} more than the limit of "
-            f"{limit:,} set by --max-input-tokens{before}"
-        )
-        return row._replace(state="exceeded", problem=problem)
+        more = f"{tokens - limit:,} more than {the_limit}{before}"
+        return row._replace(state="exceeded", problem=f"{least}{tokens:,} input tokens are {more}")
     if left_out:
-        problem = (
-            f"cannot check the limit of {limit:,} set by --max-input-tokens: the count leaves out "
-            f"{', '.join(left_out)}"
-        )
-        return row._replace(state="unverified", problem=problem)
+        why = f"the count leaves out {', '.join(left_out)}"
+        return row._replace(state="unverified", problem=f"cannot check {the_limit}: {why}")
     return row
 
 
@@ -159,14 +154,13 @@ def _read(path: Path, model: str | None) -> Payload:
     Raises:
         PayloadError: it cannot be read, or is no prompt.
     """
+    if path.is_dir():
+        raise PayloadError("is a folder; name files, for example prompts/*.md", path="")
     try:
         with path.open("rb") as opened:
             data = opened.read(_MOST_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        if path.is_dir():
-            wrong = "is a folder; name files, for example prompts/*.md"
-            raise PayloadError(wrong, path="") from None
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise PayloadError(f"cannot be read ({why})", path="") from None
     if len(data) > _MOST_BYTES:

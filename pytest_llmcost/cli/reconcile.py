@@ -5,10 +5,11 @@ Asks the Usage & Cost Admin API with the key in ANTHROPIC_ADMIN_KEY, or reads sa
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -16,19 +17,36 @@ from typing import Any
 from pytest_llmcost.cli.console import Console, add_prices_option, read_card
 from pytest_llmcost.errors import ReconcileError, SettingsError
 from pytest_llmcost.ledger.ledger import Ledger
-from pytest_llmcost.ledger.ledger_file import read_ledger
-from pytest_llmcost.money import parse_percent
-from pytest_llmcost.reconcile.admin_api import AdminApi, TooManyRequests
-from pytest_llmcost.reconcile.bill_report import render
+from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
+from pytest_llmcost.money import format_usd, parse_percent, plain_usd
+from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.reconcile.admin_api import (
+    AdminApi,
+    CostRow,
+    Filters,
+    TooManyRequests,
+    UsageRow,
+    read_saved_pages,
+)
 from pytest_llmcost.reconcile.matching import (
     FRESH_AFTER,
+    CostLine,
     Reconciliation,
+    UsageLine,
     last_call_at,
     live_calls,
     make_query,
     reconcile,
 )
-from pytest_llmcost.reconcile.usage_report import CostRow, Filters, UsageRow, read_saved_pages
+from pytest_llmcost.reports.escape import clean, prose
+from pytest_llmcost.reports.numbers import format_count, signed
+from pytest_llmcost.reports.tables import (
+    TableRow,
+    as_text,
+    markdown_row,
+    markdown_table,
+    text_table,
+)
 
 _PAUSE = timedelta(minutes=1)
 """The API asks for no more than one request a minute.
@@ -36,6 +54,9 @@ _PAUSE = timedelta(minutes=1)
 Source: https://platform.claude.com/docs/en/manage-claude/usage-cost-api (2026-08-22)
 """
 _PATIENCE = timedelta(minutes=20)
+_USAGE_HEADS: tuple[str, ...] = ("model", "category", "ledger:", "reported:", "difference:")
+_COST_HEADS: tuple[str, ...] = ("cost", "ledger:", "reported:", "difference:")
+"""A colon marks a column of numbers."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +129,7 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
         due = last + FRESH_AFTER if last else clock.now()
         outcome = _ask_until_complete(ask, due, console, clock) if arguments.wait else ask()
     show = console.print if arguments.format == "text" else console.print_document
-    show(render(outcome, arguments.format))
+    show(_render(outcome, arguments.format))
     return 0 if outcome.state == "agrees" else 1
 
 
@@ -135,3 +156,79 @@ def _ask_until_complete(
                 return outcome
             reason = "some usage in the ledgers is not reported yet"
         due = clock.now() + _PAUSE
+
+
+def _render(outcome: Reconciliation, form: str) -> str:
+    """Write it as `text`, `md` or `json`."""
+    if form == "json":
+        return json.dumps(to_json(outcome), indent=2)
+    priced = f"{format_usd(outcome.live_usd)} at the list prices of their dates"
+    if outcome.unpriced_calls:
+        priced = f"at least {priced} ({outcome.unpriced_calls:,} without a price)"
+    calls = format_count(outcome.live_calls, "live call")
+    headline = f"{calls} in {format_count(outcome.ledgers, 'ledger')}, {priced}"
+    query = outcome.terms
+    spans = ", ".join(
+        f"{each.starting_at:%Y-%m-%d %H:%M} to {each.ending_at:%Y-%m-%d %H:%M}"
+        for each in query.windows
+    )
+    keys = ", ".join(query.filters.api_key_ids) or "all API keys"
+    workspaces = ", ".join(query.filters.workspace_ids) or "all workspaces"
+    tolerance = f"tolerance {plain_usd(query.tolerance * 100)}%"
+    asked = f"{spans} UTC in buckets of {query.bucket_width}; {keys}; {workspaces}; {tolerance}"
+    tables = [(_USAGE_HEADS, [_usage_row(line) for line in outcome.usage])]
+    if outcome.cost:
+        tables.append((_COST_HEADS, [_cost_row(line) for line in outcome.cost]))
+    if form == "text":
+        parts = [f"{outcome.state}: {headline}\n{asked}"]
+        parts += [as_text(text_table(heads, [*map(TableRow, rows)])) for heads, rows in tables]
+        for title, lines in _lists(outcome):
+            parts.append("\n  - ".join([f"{title}:", *(clean(line, 1_000) for line in lines)]))
+        return "\n\n".join(parts)
+    mark = "✅" if outcome.state == "agrees" else "❌"
+    parts = [f"### {mark} The bill {outcome.state}", f"{headline}.", prose(asked)]
+    for heads, rows in tables:
+        # Numbers are ours; names are not, and could be markup.
+        names = len([head for head in heads if not head.endswith(":")])
+        cells = [markdown_row(*map(prose, row[:names]), *row[names:]) for row in rows]
+        parts.append("\n".join(markdown_table(heads, cells)))
+    for title, lines in _lists(outcome):
+        parts += [f"**{title}**", "\n".join(f"- {prose(line)}" for line in lines)]
+    return "\n\n".join(parts)
+
+
+def _usage_row(line: UsageLine) -> list[str]:
+    difference = line.reported - line.ledger
+    shown = f"{difference:+,}" if difference else "0"
+    figures = [f"{line.ledger:,}", f"{line.reported:,}", shown if line.agrees else f"{shown} !"]
+    return [clean(line.model), line.category, *figures]
+
+
+def _cost_row(line: CostLine) -> list[str]:
+    item, ours, theirs = clean(line.item), line.ledger_usd, line.reported_usd
+    if ours is None:
+        return [item, "-", format_usd(theirs), "-"]
+    difference = signed(theirs - ours) + (" !" if line.decides and not line.agrees else "")
+    if ours == theirs:
+        return [item, format_usd(ours), format_usd(theirs), difference]
+    # Different amounts get as many digits as it takes to see that they differ.
+    figures = [format_usd(ours, against=theirs), format_usd(theirs, against=ours)]
+    return [item, *figures, difference]
+
+
+def _lists(outcome: Reconciliation) -> Iterator[tuple[str, Sequence[str]]]:
+    apart = []
+    for each in outcome.not_comparable:
+        usage = each.usage or Usage()
+        size = f"{usage.prompt_tokens:,} prompt and {usage.output_tokens:,} output tokens"
+        if each.calls is not None:
+            size = format_count(each.calls, "live call")
+        elif each.usd is not None:
+            size = format_usd(each.usd)
+        apart.append(f"{each.source}: {size}, {each.what}")
+    lists = {
+        "not comparable": apart,
+        "likely reasons": outcome.likely_reasons,
+        "notes": outcome.notes,
+    }
+    yield from ((title, lines) for title, lines in lists.items() if lines)

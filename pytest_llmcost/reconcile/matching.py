@@ -21,7 +21,7 @@ from pytest_llmcost.ledger.ledger import Ledger, calls_of
 from pytest_llmcost.ledger.totals import is_live
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reconcile.usage_report import (
+from pytest_llmcost.reconcile.admin_api import (
     BUCKETS,
     Bucket,
     CostRow,

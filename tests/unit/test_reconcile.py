@@ -17,20 +17,20 @@ from pytest_llmcost.ledger.ledger import Ledger, RunRecord
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.prices.usage import Terms, Usage
-from pytest_llmcost.reconcile.matching import (
-    CostLine,
-    Reconciliation,
-    make_query,
-    reconcile,
-    within,
-)
-from pytest_llmcost.reconcile.usage_report import (
+from pytest_llmcost.reconcile.admin_api import (
     Bucket,
     CacheCreation,
     CostRow,
     Filters,
     ServerToolUse,
     UsageRow,
+)
+from pytest_llmcost.reconcile.matching import (
+    CostLine,
+    Reconciliation,
+    make_query,
+    reconcile,
+    within,
 )
 
 OPUS, HAIKU = "claude-opus-4-7", "claude-haiku-5-5"

@@ -18,8 +18,14 @@ from standin_admin import (
 )
 
 from pytest_llmcost.errors import ReconcileError
-from pytest_llmcost.reconcile.admin_api import AdminApi, TooManyRequests, read_admin_key
-from pytest_llmcost.reconcile.usage_report import Filters, Width, Window
+from pytest_llmcost.reconcile.admin_api import (
+    AdminApi,
+    Filters,
+    TooManyRequests,
+    Width,
+    Window,
+    read_admin_key,
+)
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 HOUR = Window(starting_at=NOON, ending_at=NOON + timedelta(hours=1))

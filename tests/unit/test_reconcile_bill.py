@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_llmcost.errors import ReconcileError
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reconcile.usage_report import (
+from pytest_llmcost.reconcile.admin_api import (
     Bucket,
     CostRow,
     UsageRow,
