@@ -38,7 +38,7 @@ def run(arguments: Namespace, console: Console) -> int:
         if not Path(name).exists():
             raise SettingsError(f"{name} does not exist; name a folder of cassettes")
         is_file = Path(name).is_file()
-        inside = [Path(name)] if is_file else list(filter(_is_cassette, files_below(Path(name))))
+        inside = [Path(name)] if is_file else [*filter(_is_cassette, files_below(Path(name)))]
         if not inside:
             raise SettingsError(f"{name} holds no cassette; name a folder of cassettes")
         paths.update(inside)

@@ -17,8 +17,6 @@ from pytest_llmcost.reports.tables import TableRow, as_text, text_table
 from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.settings import parse_scale
 
-_BAR = 24
-
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
@@ -47,7 +45,7 @@ def run(arguments: Namespace, console: Console) -> int:
     highest = max(run.usd or Decimal(0) for run in shown)
     rows = []
     for run in shown:
-        bar = block * max(1, round(run.usd * _BAR / highest)) if run.usd else ""
+        bar = block * max(1, round(run.usd * 24 / highest)) if run.usd else ""
         *cells, partial = map(clean, run_cells(run))
         rows.append(TableRow([*cells, f"{bar}{partial and f' {partial}'}"]))
     table = text_table(["run", "commit", "calls:", "cost:", ""], rows, console.screen)

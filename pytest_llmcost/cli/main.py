@@ -31,10 +31,6 @@ _COMMANDS = {
     "prune": "remove recorded counts of tests that no longer exist",
     "reconcile": "compare ledgers with the organisation's bill",
 }
-_INTERRUPTED = 130
-"""What a shell reports for Ctrl-C."""
-_LONGEST = 2_000
-"""Of a line of an error."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LlmCostError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return 130  # as a shell reports Ctrl-C
     except OSError as error:
         if error.filename is not None:
             return _fail(f"{error.filename}: {error.strerror}")
@@ -71,7 +67,7 @@ def _fail(problem: str) -> int:
 
     # It may quote a foreign file; some are several lines.
     for line in f"llmcost: {problem}".split("\n"):
-        print(clean(line, _LONGEST), file=sys.stderr)
+        print(clean(line, 2_000), file=sys.stderr)
     return 2
 
 

@@ -53,7 +53,11 @@ def run(arguments: Namespace, console: Console) -> int:
         changed = card.with_overrides(arguments.diff)
         models = named(changed)
         rows = [row for model in models for row in _changes(card, changed, model, on)]
-        names = [line for model in models for line in _new_names(card, changed, model)]
+        names = []
+        for model in models:
+            known = card.models[model].aliases if model in card.models else ()
+            if new := [each for each in changed.models[model].aliases if each not in known]:
+                names.append(f"{model} is also called {', '.join(new)}")
         if rows:
             heads = ("model", "", "rate", "shipped:", "yours:", "change:")
             show(changed, heads, rows, *(["", *names] if names else []))
@@ -64,26 +68,25 @@ def run(arguments: Namespace, console: Console) -> int:
     if name and card.find(name):
         card.rates(models[0], on=on)  # no price at all on that day is an error that says why
     rates = [each for model in models for each in _rates_of(card, model, on)]
-    if arguments.format == "json":
-        console.print_json([_as_json(each, on) for each in rates])
+    if arguments.format == "json":  # with the names of a price file
+        objects = [
+            {"model": each.model, "on": on.isoformat(), "speed": each.speed, "above": each.above}
+            | dict(zip(RATE_KEYS, _dollars(each), strict=True))
+            for each in rates
+        ]
+        console.print_json(objects)
     elif rates:
         facts = ["", *_facts(card, models[0], rates[0])] if name and len(models) == 1 else []
-        show(card, _HEADS, [_row(each, on, card) for each in rates], *facts)
+        rows = [[each.model, _condition(card, each, on), *_dollars(each)] for each in rates]
+        show(card, _HEADS, rows, *facts)
     if not rates:
         first, model = min((min(r.from_on for r in card.models[m].rates), m) for m in models)
         console.note(f"no rate is known on {on}; the first one is of {model}, from {first}")
     return 0 if rates else 1
 
 
-def _as_json(rates: Rates, on: date) -> dict[str, object]:
-    """Return rates with the names of a price file; dollars per million tokens as text."""
-    return {
-        "model": rates.model,
-        "on": on.isoformat(),
-        "speed": rates.speed,
-        "above": rates.above,
-        **{key: plain_usd(getattr(rates, key)) for key in RATE_KEYS},
-    }
+def _dollars(rates: Rates) -> list[str]:
+    return [plain_usd(getattr(rates, key)) for key in RATE_KEYS]
 
 
 def _rates_of(card: RateCard, model: str, on: date) -> Iterator[Rates]:
@@ -95,18 +98,12 @@ def _rates_of(card: RateCard, model: str, on: date) -> Iterator[Rates]:
             continue
 
 
-def _row(rates: Rates, on: date, card: RateCard) -> list[str]:
-    condition, retires_on = _condition(rates, on), card.models[rates.model].retires_on
-    if retires_on and retires_on <= on:
-        condition = f"{condition} retired {retires_on}".strip()
-    return [rates.model, condition, *(plain_usd(getattr(rates, key)) for key in RATE_KEYS)]
-
-
-def _condition(rates: Rates, on: date) -> str:
+def _condition(card: RateCard, rates: Rates, on: date) -> str:
     """When these rates apply; nothing for the ordinary ones."""
     parts = [] if rates.speed == "standard" else [rates.speed]
     parts += [f"above {rates.above:,}"] if rates.above else []
-    parts += [f"ended {rates.ended_on}"] if rates.ended_on and rates.ended_on <= on else []
+    ends = {"ended": rates.ended_on, "retired": card.models[rates.model].retires_on}
+    parts += [f"{what} {when}" for what, when in ends.items() if when and when <= on]
     return " ".join(parts)
 
 
@@ -127,24 +124,19 @@ def _facts(card: RateCard, model: str, rates: Rates) -> Iterator[str]:
         yield f"source: {card.source_url(source)}"
 
 
-def _new_names(card: RateCard, changed: RateCard, model: str) -> Iterator[str]:
-    known = card.models[model].aliases if model in card.models else ()
-    names = [each for each in changed.models[model].aliases if each not in known]
-    if names:
-        yield f"{model} is also called {', '.join(names)}"
-
-
 def _changes(card: RateCard, changed: RateCard, model: str, on: date) -> Iterator[list[str]]:
     known = _rates_of(card, model, on) if model in card.models else ()
     before = {(each.speed, each.above): each for each in known}
     for rates in _rates_of(changed, model, on):
         shipped = before.get((rates.speed, rates.above))
         for key in RATE_KEYS:
-            new = getattr(rates, key)
-            old = getattr(shipped, key) if shipped else None
+            new, old = getattr(rates, key), getattr(shipped, key, None)
             if old != new:
-                share = f"{(new - old) / old:+.1%}" if old else ""
                 how = ["-", plain_usd(new), "new"]
                 if old is not None:
-                    how = [plain_usd(old), plain_usd(new), share]
-                yield [model, _condition(rates, on), key, *how]
+                    how = [
+                        plain_usd(old),
+                        plain_usd(new),
+                        f"{(new - old) / old:+.1%}" if old else "",
+                    ]
+                yield [model, _condition(changed, rates, on), key, *how]

@@ -17,7 +17,7 @@ from pytest_llmcost.amounts import Amounts, most
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.budgets.path_globs import matches
 from pytest_llmcost.cli.console import Console
-from pytest_llmcost.cli.init import find_table
+from pytest_llmcost.cli.settings_file import find_table
 from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
     Ledger,
