@@ -152,20 +152,19 @@ def _search(value: object, kind: str = "field", name: str = "", side: str = "") 
         fields = [each for each in _FIELD.finditer(text) if looks_like_key(unquote(each["value"]))]
         for each in fields:
             field = each["name"] or each["short"]
-            is_form = kind != "field" or not text.lstrip().startswith(("{", "[", "<"))
-            is_nested = not is_form and field not in _fields(text)
+            is_nested = kind == "field" and _is_nested(field, text)
             yield f"{kind} `{field}`{side or ' inside the body' * is_nested}"
         if not fields and (_has_key(text) or any(map(looks_like_key, _USER.findall(text)))):
             yield "address" if kind == "query" else f"body{side}"
 
 
-def _fields(body: str) -> dict[str, object]:
-    """Return the outermost fields of JSON; a filter of VCR reaches no other."""
+def _is_nested(field: str, body: str) -> bool:
+    """Whether a field is none of the outermost ones of JSON; a filter of VCR reaches no other."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return body.lstrip().startswith(("{", "[", "<"))
+    return not isinstance(value, dict) or field not in value
 
 
 def _carries_key(name: str, value: str) -> bool:

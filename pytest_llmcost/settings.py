@@ -24,7 +24,6 @@ RECORD_MODES = ("none", "once", "new_episodes", "all", "rewrite")
 CACHE_STATES = ("as-billed", "cold", "warm")
 PARTS = ("tools", "system", "messages", "rest")
 COLUMNS = ("worst", "cold", "warm")
-REPORT_SUFFIXES = (".json", ".md", ".html")
 
 
 def parse_choice(*choices: str) -> Callable[[str], str]:
@@ -64,10 +63,9 @@ def parse_path(text: str) -> Path:
 def parse_report_path(text: str) -> Path:
     """Read the path of a report, whose suffix chooses the format."""
     path = parse_path(text)
-    if path.suffix not in REPORT_SUFFIXES:
-        *most, last = REPORT_SUFFIXES
-        formats = f"{', '.join(most)} or {last}"
-        raise SettingsError(f"{text!r} has no known suffix; the name of a report ends in {formats}")
+    if path.suffix not in (".json", ".md", ".html"):
+        ends = "the name of a report ends in .json, .md or .html"
+        raise SettingsError(f"{text!r} has no known suffix; {ends}")
     return path
 
 
@@ -300,15 +298,6 @@ OPTIONS: tuple[Option, ...] = (
 # fmt: on
 
 
-def _unknown_variable(name: str) -> str:
-    from difflib import get_close_matches
-
-    words = name.removeprefix(_ENV).lower()
-    similar = get_close_matches(words, [option.name for option in OPTIONS], n=1)
-    hint = f". Did you mean {_ENV}{similar[0].upper()}?" if similar else ""
-    return f"{name}: no setting of this version has this name{hint}"
-
-
 class Settings:
     """The value of every option, and where each was set; the defaults stand here alone."""
 
@@ -382,7 +371,12 @@ def resolve(
     """
     for name in sorted(set(env) - {option.env for option in OPTIONS}):
         if name.startswith(_ENV):
-            raise SettingsError(_unknown_variable(name))
+            from difflib import get_close_matches
+
+            words = name.removeprefix(_ENV).lower()
+            similar = get_close_matches(words, [option.name for option in OPTIONS], n=1)
+            hint = f". Did you mean {_ENV}{similar[0].upper()}?" if similar else ""
+            raise SettingsError(f"{name}: no setting of this version has this name{hint}")
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     here = Path()
