@@ -50,13 +50,10 @@ class Console:
         self.print(text)
 
     def note(self, text: str) -> None:
-        """Write what is no result: progress, a problem."""
-        self.err.write(f"llmcost: {text}\n")
+        """Write what is no result: progress, or a problem, which may quote a foreign file."""
+        for line in f"llmcost: {text}".split("\n"):
+            self.err.write(f"{clean(line, 2_000)}\n")
         self.err.flush()
-
-    def problem(self, text: str) -> None:
-        """Write a problem that names foreign things, on one line of limited length."""
-        self.note(clean(text, 2_000))
 
 
 def add_output_option(parser: ArgumentParser, what: str) -> None:
@@ -73,8 +70,16 @@ def add_output_option(parser: ArgumentParser, what: str) -> None:
     )
 
 
-def add_prices_option(parser: ArgumentParser) -> None:
-    """Declare `--prices`, which may be given more than once."""
+def add_prices_option(parser: ArgumentParser, *, with_date: bool = False) -> None:
+    """Declare `--prices`, which may be given more than once, and `--on` if it is asked for."""
+    if with_date:
+        parser.add_argument(
+            "--on",
+            type=parse_date,
+            default=datetime.now(timezone.utc).date(),
+            metavar="DATE",
+            help="prices of that day (default: today, UTC)",
+        )
     parser.add_argument(
         "--prices",
         "--llmcost-prices",  # as pytest spells it, and messages with it
@@ -91,15 +96,3 @@ def read_card(arguments: Namespace) -> RateCard:
     for path in arguments.prices:
         card = card.with_overrides(path)
     return card
-
-
-def add_pricing_options(parser: ArgumentParser) -> None:
-    """Declare `--on` and `--prices`."""
-    parser.add_argument(
-        "--on",
-        type=parse_date,
-        default=datetime.now(timezone.utc).date(),
-        metavar="DATE",
-        help="prices of that day (default: today, UTC)",
-    )
-    add_prices_option(parser)

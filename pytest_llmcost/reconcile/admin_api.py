@@ -39,11 +39,6 @@ DEFAULT_WORKSPACE = "default"
 """The user's name for the default workspace, whose id is null in the reports."""
 _CENTS = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?", re.ASCII)
 KEY_VARIABLE = "ANTHROPIC_ADMIN_KEY"
-_WRONG_KINDS = {"sk-ant-" + "api": "an ordinary API key", "sk-ant-" + "oat": "an OAuth token"}
-"""What the reports do not take as `x-api-key`. They do take keys of people and service accounts.
-
-Source: https://platform.claude.com/docs/manage-claude/admin-api, read 2026-11-26.
-"""
 _WHERE_TO_GET_A_KEY = (
     "an admin of the organisation creates one in the Claude Console: Settings, Admin keys"
 )
@@ -265,13 +260,6 @@ def read_admin_key(environment: Mapping[str, str]) -> str:
             f"{KEY_VARIABLE} has characters that an HTTP header cannot contain; "
             "check it for line breaks, spaces and quotation marks"
         )
-    for prefix, kind in _WRONG_KINDS.items():
-        if key.startswith(prefix):
-            raise ReconcileError(
-                f"{KEY_VARIABLE} is {kind}; usage and cost need an Admin key "
-                f"({_WHERE_TO_GET_A_KEY}), or a personal or service account key of the whole "
-                "organisation"
-            )
     return key
 
 

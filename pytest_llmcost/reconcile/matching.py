@@ -356,18 +356,8 @@ def _select(
     buckets: Iterable[Bucket[Row]], windows: Sequence[Window], filters: Filters
 ) -> list[Row]:
     """Return the rows of the windows that pass the filters."""
-    inside = [row for each in buckets if each.meets(windows) for row in each.results]
-    kept = [row for row in inside if filters.keeps(row)]
-    # Usage of the Console has no API key, so that a workspace must be asked for by itself.
-    owner = "api_key_id" if filters.api_key_ids else "workspace_id"
-    usage = [row for row in inside if isinstance(row, UsageRow)]
-    for name in ("model",) if kept else ("model", owner):
-        if usage and all(getattr(row, name) is None for row in usage):
-            raise ReconcileError(
-                f"none of the {len(usage)} rows of usage names its {name}; save the report with "
-                "group_by[]=model, group_by[]=api_key_id and group_by[]=workspace_id"
-            )
-    return kept
+    inside = (row for each in buckets if each.meets(windows) for row in each.results)
+    return list(filter(filters.keeps, inside))
 
 
 def within(ledger: Decimal | int, reported: Decimal | int, tolerance: Decimal) -> bool:
@@ -443,3 +433,5 @@ def _billed_less(
             "or Claude Platform on AWS or Google Cloud was used, or the API no longer keeps that "
             "time"
         )
+        if not asked_at:
+            yield "the saved answers are not grouped by model, api_key_id and workspace_id"
