@@ -85,6 +85,21 @@ _OPTIONS = {
     "field": "filter_post_data_parameters",
 }
 """Of VCR, for what is found where."""
+_FIXTURE = """\
+Keep keys out with this fixture in conftest.py, or with the same options of vcr.VCR:
+
+    import pytest
+
+    @pytest.fixture(scope="session")
+    def vcr_config():
+        return {{{}}}
+
+"""
+_NO_FILTER = """\
+No filter changes addresses, responses, nested fields or text. Leave such a host out
+(ignore_hosts), or change them (before_record_request, before_record_response).
+
+"""
 
 
 def without_keys(text: str) -> str:
@@ -196,34 +211,13 @@ def how_to_filter(found: Iterable[str]) -> list[str]:
 
     A field of a request that is not nested has nothing behind its name; an option can filter it.
     """
-    names: dict[str, list[str]] = {kind: [] for kind in _OPTIONS}
     matches = [re.fullmatch(r"(\w+) `(.+)`", where) for where in sorted(set(found))]
-    for match in filter(None, matches):
-        names[match[1]].append(match[2])
-    # The SDK sends its key in one or the other, by its version and by what the user gave it.
-    if names["header"]:
-        names["header"] = [*dict.fromkeys(["authorization", "x-api-key", *names["header"]])]
-    options = [
-        f'"{_OPTIONS[kind]}": {json.dumps(each, ensure_ascii=False)}'
-        for kind, each in names.items()
-        if each
-    ]
-    lines = []
-    if options:
-        lines = [
-            "Keep keys out with this fixture in conftest.py, or with the same options of vcr.VCR:",
-            "",
-            "    import pytest",
-            "",
-            '    @pytest.fixture(scope="session")',
-            "    def vcr_config():",
-            f"        return {{{', '.join(options)}}}",
-            "",
-        ]
-    if None in matches:
-        lines += [
-            "No filter changes addresses, responses, nested fields or text. Leave such a host out",
-            "(ignore_hosts), or change them (before_record_request, before_record_response).",
-            "",
-        ]
-    return lines
+    options = []
+    for kind, option in _OPTIONS.items():
+        names = [match[2] for match in matches if match and match[1] == kind]
+        if names and kind == "header":
+            # The SDK sends its key in one or the other, by its version and what the user gave it.
+            names = [*dict.fromkeys(["authorization", "x-api-key", *names])]
+        options += [f'"{option}": {json.dumps(names, ensure_ascii=False)}'] if names else []
+    text = _FIXTURE.format(", ".join(options)) if options else ""
+    return (text + _NO_FILTER * (None in matches)).splitlines()

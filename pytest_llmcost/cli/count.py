@@ -136,15 +136,15 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
     row = row._replace(input_tokens=tokens, left_out=left_out, state="within")
     if limit is None:
         return row._replace(state="counted")
-    the_limit = f"the limit of {limit:,} set by --max-input-tokens"
+    shown = f"{limit:,} set by --max-input-tokens"
     if tokens > limit:
         least = "at least " if left_out else ""
         before = "" if count.before is None else f" (it had {count.before:,} when last recorded)"
-        more = f"{tokens - limit:,} more than {the_limit}{before}"
+        more = f"{tokens - limit:,} more than the limit of {shown}{before}"
         return row._replace(state="exceeded", problem=f"{least}{tokens:,} input tokens are {more}")
     if left_out:
         why = f"the count leaves out {', '.join(left_out)}"
-        return row._replace(state="unverified", problem=f"cannot check {the_limit}: {why}")
+        return row._replace(state="unverified", problem=f"cannot check the limit of {shown}: {why}")
     return row
 
 
