@@ -53,8 +53,6 @@ def read(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise SettingsError(f"{show_path(path)}, line {line}: is not UTF-8") from None
-    except OSError as error:
-        raise SettingsError(f"{show_path(path)} cannot be read: {error.strerror}") from None
 
 
 def parse(path: Path, text: str) -> dict[str, Any]:

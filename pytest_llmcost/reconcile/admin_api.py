@@ -217,13 +217,10 @@ def read_saved_pages(source: str, row: type[Row]) -> tuple[Bucket[Row], ...]:
     """Read a file of saved answers.
 
     Raises:
+        OSError: it cannot be read.
         ReconcileError: if one is malformed, two overlap, or the last one is not the last page.
     """
-    try:
-        data = Path(source).read_bytes()
-    except OSError as error:
-        raise ReconcileError(f"{source}: cannot be read ({error.strerror or error})") from None
-    pages = read_pages(data, row, source=source)
+    pages = read_pages(Path(source).read_bytes(), row, source=source)
     if pages[-1].has_more:
         raise ReconcileError(
             f"{source}: the last of {len(pages)} saved answers has a next page; "
@@ -292,23 +289,21 @@ class AdminApi:
             "anthropic-version": "2023-06-01",
         }
         self._client = Anthropic(api_key=self._key, base_url=url, default_headers=headers)
-
-    @property
-    def host(self) -> str:
-        """The host that requests go to."""
-        return str(self._client.base_url.host)
+        self.host = target.hostname
+        """Where requests go to."""
 
     def usage(
         self, windows: Iterable[Window], width: Width, filters: Filters
     ) -> tuple[Bucket[UsageRow], ...]:
         """Return the usage in the windows."""
-        groups = ["model", "workspace_id", "api_key_id", "service_tier"]
-        params: dict[str, object] = {"bucket_width": width, "group_by[]": groups}
-        if filters.api_key_ids:
-            params["api_key_ids[]"] = filters.api_key_ids
         # The default workspace has no id to filter by: fetch all, and filter the rows.
-        if filters.workspace_ids and DEFAULT_WORKSPACE not in filters.workspace_ids:
-            params["workspace_ids[]"] = filters.workspace_ids
+        needs_all = DEFAULT_WORKSPACE in filters.workspace_ids
+        params = {
+            "bucket_width": width,
+            "group_by[]": ("model", "workspace_id", "api_key_id", "service_tier"),
+            "api_key_ids[]": filters.api_key_ids,
+            "workspace_ids[]": () if needs_all else filters.workspace_ids,
+        }
         return self._fetch(_USAGE_PATH, UsageRow, windows, width, params)
 
     def cost(self, windows: Iterable[Window]) -> tuple[Bucket[CostRow], ...]:
