@@ -125,10 +125,8 @@ def looks_like_key(value: str) -> bool:
 def keys_in_cassette(path: Path) -> list[str]:
     """Return where a recorded file holds what looks like a credential: sorted, without its text.
 
-    For example ``header `authorization` ``. A file that is not a cassette is searched as well.
-
-    Raises:
-        OSError: it cannot be read.
+    For example ``header `authorization` ``. A file that is not a cassette is searched as well, and
+    one that cannot be read is an OSError.
     """
     text = _text(path.read_bytes())
     try:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from pytest_llmcost.cli.console import Console
 from pytest_llmcost.counting.cassette import CountCassette
-from pytest_llmcost.counting.client import Asker, Counter, Job, Mode, make_client, unknown_keys
+from pytest_llmcost.counting.client import Asker, Counter, Job, make_client, unknown_keys
 from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.errors import CountError, PayloadError
 from pytest_llmcost.money import parse_quantity
@@ -24,10 +24,9 @@ from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import token_cell
 from pytest_llmcost.reports.tables import TableRow, as_text, text_table
-from pytest_llmcost.settings import parse_seconds
+from pytest_llmcost.settings import RECORD_MODES, parse_seconds
 
 _FOLDER = "llmcost-counts"
-_RECORDING: tuple[Mode, ...] = ("once", "new_episodes", "all", "rewrite")
 _MOST_BYTES = 32_000_000
 """Of a request: https://platform.claude.com/docs/en/api/overview (2026-11-25)"""
 _FILLER = "."
@@ -69,7 +68,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--record-mode",
         "--llmcost-record-mode",  # as pytest spells it
-        choices=("none", *_RECORDING),
+        choices=RECORD_MODES,
         default="none",
         help=f"what may be counted and written to {_FOLDER} beside the file (default: none, "
         "which only reads)",
@@ -149,11 +148,7 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
 
 
 def _read(path: Path, model: str | None) -> Payload:
-    """Read the prompt in a file, with the given model if there is one.
-
-    Raises:
-        PayloadError: it cannot be read, or is no prompt.
-    """
+    """Read the prompt in a file, with the given model if there is one."""
     if path.is_dir():
         raise PayloadError("is a folder; name files, for example prompts/*.md", path="")
     try:
@@ -191,8 +186,5 @@ def _part_of_a_body(text: str) -> dict[str, Any]:
             return {"tools": value}
     if isinstance(value, dict) and not value.keys().isdisjoint({"messages", "system", "tools"}):
         return value
-    raise PayloadError(
-        "is no prompt: a JSON file holds what messages.create takes, a list of messages, or a "
-        "list of tools",
-        path="",
-    )
+    what = "what messages.create takes, a list of messages, or a list of tools"
+    raise PayloadError(f"is no prompt: a JSON file holds {what}", path="")

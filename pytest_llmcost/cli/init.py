@@ -66,10 +66,7 @@ def _add(
 
     The lines go below the table's header, or to the end with a new one. A text that looks like
     the header may stand elsewhere, for example in a string. Therefore each candidate is parsed,
-    and must differ by the new settings alone.
-
-    Raises:
-        SettingsError: there is no safe way.
+    and must differ by the new settings alone. It is an error if there is no safe way.
     """
     values, block = {}, []
     for key in keys:

@@ -209,11 +209,7 @@ def last_call_at(calls: Iterable[Call]) -> datetime | None:
 
 
 def parse_instant(text: str) -> datetime:
-    """Read a date and time from a ledger; without an offset it is UTC.
-
-    Raises:
-        ReconcileError: if the text is not a date and time.
-    """
+    """Read a date and time from a ledger, or raise an error; without an offset it is UTC."""
     try:
         instant = msgspec.convert(text, datetime)
         if instant.year in (MINYEAR, MAXYEAR):
