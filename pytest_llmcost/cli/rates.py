@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import date
 
 from pytest_llmcost.cli.console import Console, add_prices_option, read_card
@@ -13,8 +13,6 @@ from pytest_llmcost.prices.bill import Rates
 from pytest_llmcost.prices.price_file import RATE_KEYS
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.reports.tables import TableRow, as_text, text_table
-
-_HEADS = ("model", "", "input:", "5m write:", "1h write:", "read:", "output:")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -32,57 +30,51 @@ def run(arguments: Namespace, console: Console) -> int:
 
     An unknown model is an error.
     """
-    card, on, name = read_card(arguments), arguments.on, arguments.model
-
-    def show(card: RateCard, heads: Sequence[str], rows: list[list[str]], *facts: str) -> None:
-        units = f"US dollars per million tokens on {on}"
-        footer = f"{units}, rate card {card.version}, checked on {card.checked_on}"
-        table = as_text(text_table(heads, [*map(TableRow, rows)]))
-        console.print("\n".join([table, *facts, "", footer]))
-
-    def named(card: RateCard) -> list[str]:
-        if name and (card.find(name) or not any(name in each for each in card.models)):
-            return [card.resolve(name).model]
-        return [each for each in card.models if not name or name in each]
-
+    shipped, on, name = read_card(arguments), arguments.on, arguments.model
+    card = shipped.with_overrides(arguments.diff) if arguments.diff else shipped
+    models = [each for each in card.models if not name or name in each]
+    if name and (card.find(name) or not models):
+        models = [card.resolve(name).model]
+    facts: list[str] = []
     if arguments.diff:
         if arguments.format == "json":
             raise SettingsError(
                 "--diff is for text only; for the rates of a price file as JSON use --prices FILE"
             )
-        changed = card.with_overrides(arguments.diff)
-        models = named(changed)
-        rows = [row for model in models for row in _changes(card, changed, model, on)]
-        names = []
+        heads = ["model", "", "rate", "shipped:", "yours:", "change:"]
+        rows = [row for model in models for row in _changes(shipped, card, model, on)]
         for model in models:
-            known = card.models[model].aliases if model in card.models else ()
-            if new := [each for each in changed.models[model].aliases if each not in known]:
-                names.append(f"{model} is also called {', '.join(new)}")
-        if rows:
-            heads = ("model", "", "rate", "shipped:", "yours:", "change:")
-            show(changed, heads, rows, *(["", *names] if names else []))
-        else:
-            console.print("\n".join([f"{arguments.diff} changes no rate on {on}", *names]))
-        return 0
-    models = named(card)
-    if name and card.find(name):
-        card.rates(models[0], on=on)  # no price at all on that day is an error that says why
-    rates = [each for model in models for each in _rates_of(card, model, on)]
-    if arguments.format == "json":  # with the names of a price file
-        objects = [
-            {"model": each.model, "on": on.isoformat(), "speed": each.speed, "above": each.above}
-            | dict(zip(RATE_KEYS, _dollars(each), strict=True))
-            for each in rates
-        ]
-        console.print_json(objects)
-    elif rates:
-        facts = ["", *_facts(card, models[0], rates[0])] if name and len(models) == 1 else []
+            known = shipped.models[model].aliases if model in shipped.models else ()
+            if new := [each for each in card.models[model].aliases if each not in known]:
+                facts.append(f"{model} is also called {', '.join(new)}")
+        if not rows:
+            console.print("\n".join([f"{arguments.diff} changes no rate on {on}", *facts]))
+            return 0
+    else:
+        if name and card.find(name):
+            card.rates(models[0], on=on)  # no price at all on that day is an error that says why
+        rates = [each for model in models for each in _rates_of(card, model, on)]
+        if arguments.format == "json":  # with the names of a price file
+            day = on.isoformat()
+            objects = [
+                {"model": each.model, "on": day, "speed": each.speed, "above": each.above}
+                | dict(zip(RATE_KEYS, _dollars(each), strict=True))
+                for each in rates
+            ]
+            console.print_json(objects)
+        if not rates:
+            first, model = min((min(r.from_on for r in card.models[m].rates), m) for m in models)
+            console.note(f"no rate is known on {on}; the first one is of {model}, from {first}")
+        if arguments.format == "json" or not rates:
+            return 0 if rates else 1
+        heads = ["model", "", "input:", "5m write:", "1h write:", "read:", "output:"]
         rows = [[each.model, _condition(card, each, on), *_dollars(each)] for each in rates]
-        show(card, _HEADS, rows, *facts)
-    if not rates:
-        first, model = min((min(r.from_on for r in card.models[m].rates), m) for m in models)
-        console.note(f"no rate is known on {on}; the first one is of {model}, from {first}")
-    return 0 if rates else 1
+        facts += _facts(card, models[0], rates[0]) if name and len(models) == 1 else []
+    table = as_text(text_table(heads, [*map(TableRow, rows)]))
+    units = f"US dollars per million tokens on {on}"
+    footer = f"{units}, rate card {card.version}, checked on {card.checked_on}"
+    console.print("\n".join([table, *(["", *facts] if facts else []), "", footer]))
+    return 0
 
 
 def _dollars(rates: Rates) -> list[str]:
