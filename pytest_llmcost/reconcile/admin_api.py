@@ -12,7 +12,7 @@ Anthropic calls this API legacy; it is supported, and the one that follows it is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from itertools import pairwise
@@ -180,15 +180,15 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
     api_key_ids: tuple[str, ...] = ()
     workspace_ids: tuple[str, ...] = ()
 
-    def __bool__(self) -> bool:
-        return bool(self.api_key_ids or self.workspace_ids)
-
-    def keeps(self, row: UsageRow | CostRow) -> bool:
-        """Whether to compare a row. The cost report has no API keys: only its workspace counts."""
-        if self.workspace_ids and (row.workspace_id or DEFAULT_WORKSPACE) not in self.workspace_ids:
-            return False
-        key_ids = self.api_key_ids
-        return isinstance(row, CostRow) or not key_ids or row.api_key_id in key_ids
+    def keep(self, buckets: Iterable[Bucket[Row]], windows: Sequence[Window]) -> Iterator[Row]:
+        """Yield the rows of the windows to compare; of cost, which has no keys, by workspace."""
+        for row in (row for each in buckets if each.meets(windows) for row in each.results):
+            workspace = row.workspace_id or DEFAULT_WORKSPACE
+            is_kept = not self.workspace_ids or workspace in self.workspace_ids
+            if isinstance(row, UsageRow) and self.api_key_ids:
+                is_kept = is_kept and row.api_key_id in self.api_key_ids
+            if is_kept:
+                yield row
 
 
 def read_pages(data: bytes | str, row: type[Row], *, source: str) -> list[Page[Row]]:

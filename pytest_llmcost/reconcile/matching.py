@@ -26,7 +26,6 @@ from pytest_llmcost.reconcile.admin_api import (
     Bucket,
     CostRow,
     Filters,
-    Row,
     UsageRow,
     Width,
     Window,
@@ -291,9 +290,8 @@ def reconcile(
     query = msgspec.structs.replace(query, bucket_width=[query.bucket_width, *saved][-1])
     days = days_of(query.windows)
     ours = _Side.of_calls(ledgers, card)
-    theirs = _Side.of_rows(
-        _select(usage, query.windows, query.filters), _select(cost or (), days, query.filters), card
-    )
+    keep = query.filters.keep
+    theirs = _Side.of_rows(keep(usage, query.windows), keep(cost or (), days), card)
     usage_lines = []
     for model in sorted({*ours.usage, *theirs.usage}):
         for category in Usage.__struct_fields__:
@@ -348,14 +346,6 @@ def _not_reported(call: Call) -> str | None:
     return None if call.sampling_calls else "no readable usage"
 
 
-def _select(
-    buckets: Iterable[Bucket[Row]], windows: Sequence[Window], filters: Filters
-) -> list[Row]:
-    """Return the rows of the windows that pass the filters."""
-    inside = (row for each in buckets if each.meets(windows) for row in each.results)
-    return list(filter(filters.keeps, inside))
-
-
 def within(ledger: Decimal | int, reported: Decimal | int, tolerance: Decimal) -> bool:
     """Whether two figures differ by no more than the tolerance's share of the reported one."""
     return abs(Decimal(ledger) - Decimal(reported)) <= tolerance * abs(Decimal(reported))
@@ -364,7 +354,7 @@ def within(ledger: Decimal | int, reported: Decimal | int, tolerance: Decimal) -
 def _notes(outcome: Reconciliation) -> Iterator[str]:
     if outcome.replayed_calls:
         yield f"replayed or counted calls, left out as free: {outcome.replayed_calls:,}"
-    if not outcome.terms.filters:
+    if outcome.terms.filters == Filters():
         yield "no --api-key-id or --workspace-id: this is the usage of the whole organisation"
     if outcome.cost is not None and not outcome.terms.whole_days:
         yield "the cost report has whole UTC days, so cost is only shown; --whole-days checks it"
@@ -416,7 +406,7 @@ def _billed_less(
     if asked_at and last and asked_at - last < FRESH_AFTER:
         minutes = (asked_at - last) // timedelta(minutes=1)
         yield f"late data: usage takes 5 min, the last call was {minutes} min ago; use --wait"
-    if outcome.terms.filters:
+    if outcome.terms.filters != Filters():
         yield "the runs used another API key or workspace than the given one"
     if unknown := sum(call.live is None for call in calls):
         yield f"calls that may not have been live: {unknown:,}; their transport does not tell"
