@@ -45,14 +45,13 @@ class _Row(NamedTuple):
     """One answer in a file, with its price."""
 
     found: Found
-    call: Call | None
-    """None if it costs nothing."""
+    call: Call
     spent: Amounts
 
     @property
     def model(self) -> str | None:
         """As the price names it, or the file."""
-        return self.call.model if self.call else self.found.model
+        return self.call.model or self.found.model
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -92,16 +91,14 @@ def run(arguments: Namespace, console: Console) -> int:
             if found.problem:
                 problems.append(f"{found.source}: {found.problem}")
             else:
-                call = None if found.answer is None else price(found.answer, card, on=on)
-                rows.append(_Row(found, call, Amounts.of([call] if call else ())))
-    for found, call, _ in rows:
-        if call is not None and call.usd is None:
-            problems.append(f"{found.source}: {'; '.join(call.caveats) or 'no price'}")
-    if arguments.format == "json":
-        # With the ledger's names; what is free has no sampling calls.
+                call = _FREE if found.answer is None else price(found.answer, card, on=on)
+                rows.append(_Row(found, call, Amounts.of(() if call is _FREE else [call])))
+                if call.usd is None:
+                    problems.append(f"{found.source}: {'; '.join(call.caveats) or 'no price'}")
+    if arguments.format == "json":  # with the ledger's names
         objects = [
             {"source": row.found.source, "model": row.model}
-            | {name: getattr(row.call or _FREE, name) for name in _FIELDS}
+            | {name: getattr(row.call, name) for name in _FIELDS}
             for row in rows
         ]
         console.print_json(to_json(objects))
@@ -144,8 +141,7 @@ def _by_call(rows: Iterable[_Row], _: str, screen: Screen) -> Iterator[Line]:
     for row in rows:
         path, _, number = row.found.source.rpartition("#")
         # A caveat's name is enough here: its detail is on standard error, or in the JSON.
-        caveats = row.call.caveats if row.call else ()
-        why = [each.name for each in caveats] or [clean(row.found.free or "")]
+        why = [each.name for each in row.call.caveats] or [clean(row.found.free or "")]
         remark = f" ({', '.join(dict.fromkeys(why))})" if any(why) else ""
         cells = [f"  #{number} {clean(row.model or '-')}{remark}", *_cells(row.spent)]
         table.append(TableRow(cells, _shorten(clean(path), screen.width)))
