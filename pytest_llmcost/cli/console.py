@@ -55,6 +55,10 @@ class Console:
             self.err.write(f"{clean(line, 2_000)}\n")
         self.err.flush()
 
+    def problem(self, text: str) -> None:
+        """Write a problem that names foreign things, on one line."""
+        self.note(clean(text, 2_000))
+
 
 def add_output_option(parser: ArgumentParser, what: str) -> None:
     """Declare `--output`, which may be given more than once."""

@@ -110,7 +110,7 @@ def run(arguments: Namespace, console: Console) -> int:
         console.print(as_text(text_table(("file", "model", "input tokens:"), table)))
     for row in rows:
         if row.problem:
-            console.note(f"{row.file}: {row.problem}")
+            console.problem(f"{row.file}: {row.problem}")
     states = {row.state for row in rows}
     return 2 if "unknown" in states else 0 if states <= {"counted", "within"} else 1
 

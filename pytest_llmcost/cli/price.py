@@ -110,7 +110,7 @@ def run(arguments: Namespace, console: Console) -> int:
     elif not problems:
         console.print("no Claude call found")
     for problem in problems:
-        console.note(problem)
+        console.problem(problem)
     return 1 if problems else 0
 
 

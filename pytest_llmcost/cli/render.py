@@ -59,7 +59,7 @@ def run(arguments: Namespace, console: Console) -> int:
         raise SettingsError("--rows is only for the summary; add -o -")
     runs, problem = read_history(arguments.history) if arguments.history else ([], None)
     if problem is not None:
-        console.note(problem)
+        console.problem(problem)
     rows = View.rows if arguments.rows is None else arguments.rows
     view = View(console.screen.width, console.screen.unicode, rows)
     for path in outputs:
