@@ -7,6 +7,7 @@ import shutil
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import reduce
 from io import TextIOWrapper
 from typing import TextIO
 
@@ -96,7 +97,4 @@ def add_prices_option(parser: ArgumentParser, *, with_date: bool = False) -> Non
 
 def read_card(arguments: Namespace) -> RateCard:
     """Return the shipped prices with the files of `--prices` laid over them, the last on top."""
-    card = shipped_card()
-    for path in arguments.prices:
-        card = card.with_overrides(path)
-    return card
+    return reduce(RateCard.with_overrides, arguments.prices, shipped_card())

@@ -240,26 +240,6 @@ class TooManyRequests(ReconcileError):
     """The API still answered 429 after the SDK's retries."""
 
 
-def read_admin_key(environment: Mapping[str, str]) -> str:
-    """Return the Admin key from the environment.
-
-    Raises:
-        ReconcileError: if there is none, or if the text cannot be an Admin key.
-    """
-    key = environment.get(KEY_VARIABLE, "").strip()
-    if not key:
-        raise ReconcileError(
-            f"no Admin key: set {KEY_VARIABLE} ({_WHERE_TO_GET_A_KEY}), or compare with saved "
-            "answers: --usage FILE"
-        )
-    if not re.fullmatch(r"[\x21-\x7e]+", key):
-        raise ReconcileError(
-            f"{KEY_VARIABLE} has characters that an HTTP header cannot contain; "
-            "check it for line breaks, spaces and quotation marks"
-        )
-    return key
-
-
 class AdminApi:
     """Fetches usage and cost, one GET request a page."""
 
@@ -267,11 +247,21 @@ class AdminApi:
         """Build the client from the environment's key and, as the SDK does, its base URL.
 
         Raises:
-            ReconcileError: there is no key, or the address would expose it.
+            ReconcileError: there is no key, none that can be sent, or the address would expose it.
         """
         from anthropic import Anthropic, Omit
 
-        self._key = read_admin_key(environment)
+        self._key = environment.get(KEY_VARIABLE, "").strip()
+        if not self._key:
+            raise ReconcileError(
+                f"no Admin key: set {KEY_VARIABLE} ({_WHERE_TO_GET_A_KEY}), or compare with saved "
+                "answers: --usage FILE"
+            )
+        if not re.fullmatch(r"[\x21-\x7e]+", self._key):
+            raise ReconcileError(
+                f"{KEY_VARIABLE} has characters that an HTTP header cannot contain; "
+                "check it for line breaks, spaces and quotation marks"
+            )
         url = environment.get("ANTHROPIC_BASE_URL", "").strip() or "https://api.anthropic.com"
         target = urlsplit(url)
         schemes = ("https", "http") if target.hostname in _OWN_MACHINE else ("https",)

@@ -24,7 +24,6 @@ from pytest_llmcost.reconcile.admin_api import (
     TooManyRequests,
     Width,
     Window,
-    read_admin_key,
 )
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
@@ -229,12 +228,14 @@ def test_an_unreachable_api_is_told_with_its_host() -> None:
 )
 def test_a_key_that_cannot_be_right_is_refused_before_anything_is_sent(key: str, said: str) -> None:
     with pytest.raises(ReconcileError, match=said) as caught:
-        read_admin_key({"ANTHROPIC_ADMIN_KEY": key})
+        AdminApi({"ANTHROPIC_ADMIN_KEY": key})
     assert "cret" not in str(caught.value)
 
 
-def test_the_space_around_a_key_is_no_part_of_it() -> None:
-    assert read_admin_key({"ANTHROPIC_ADMIN_KEY": f" {ADMIN_KEY}\n"}) == ADMIN_KEY
+def test_the_space_around_a_key_is_no_part_of_it(organisation: Organisation) -> None:
+    connect(organisation, ANTHROPIC_ADMIN_KEY=f" {ADMIN_KEY}\n").usage([HOUR], "1m", Filters())
+    [(_, _, headers)] = organisation.requests
+    assert headers["x-api-key"] == ADMIN_KEY
 
 
 @pytest.mark.parametrize(
