@@ -29,8 +29,6 @@ from pytest_llmcost.settings import RECORD_MODES, parse_seconds
 _FOLDER = "llmcost-counts"
 _MOST_BYTES = 32_000_000
 """Of a request: https://platform.claude.com/docs/en/api/overview (2026-11-25)"""
-_FILLER = "."
-"""The API counts no prompt without a message."""
 
 
 class _Row(NamedTuple):
@@ -164,7 +162,7 @@ def _read(path: Path, model: str | None) -> Payload:
         raise PayloadError("is empty, so there is nothing to count", path="")
     body: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
     if path.suffix.lower() == ".json":
-        body["messages"][0]["content"] = _FILLER
+        body["messages"][0]["content"] = "."  # the API counts no prompt without a message
         body |= _part_of_a_body(text)
     if model is not None:
         body["model"] = model

@@ -54,9 +54,6 @@ _PAUSE = timedelta(minutes=1)
 Source: https://platform.claude.com/docs/en/manage-claude/usage-cost-api (2026-08-22)
 """
 _PATIENCE = timedelta(minutes=20)
-_USAGE_HEADS: tuple[str, ...] = ("model", "category", "ledger:", "reported:", "difference:")
-_COST_HEADS: tuple[str, ...] = ("cost", "ledger:", "reported:", "difference:")
-"""A colon marks a column of numbers."""
 
 
 @dataclass(frozen=True)
@@ -176,9 +173,10 @@ def _render(outcome: Reconciliation, form: str) -> str:
     workspaces = ", ".join(query.filters.workspace_ids) or "all workspaces"
     tolerance = f"tolerance {plain_usd(query.tolerance * 100)}%"
     asked = f"{spans} UTC in buckets of {query.bucket_width}; {keys}; {workspaces}; {tolerance}"
-    tables = [(_USAGE_HEADS, [_usage_row(line) for line in outcome.usage])]
+    numbers = ("ledger:", "reported:", "difference:")  # a colon marks a column of them
+    tables = [(["model", "category", *numbers], [_usage_row(line) for line in outcome.usage])]
     if outcome.cost:
-        tables.append((_COST_HEADS, [_cost_row(line) for line in outcome.cost]))
+        tables.append((["cost", *numbers], [_cost_row(line) for line in outcome.cost]))
     if form == "text":
         parts = [f"{outcome.state}: {headline}\n{asked}"]
         parts += [as_text(text_table(heads, [*map(TableRow, rows)])) for heads, rows in tables]
@@ -189,8 +187,7 @@ def _render(outcome: Reconciliation, form: str) -> str:
     parts = [f"### {mark} The bill {outcome.state}", f"{headline}.", prose(asked)]
     for heads, rows in tables:
         # Numbers are ours; names are not, and could be markup.
-        names = len([head for head in heads if not head.endswith(":")])
-        cells = [markdown_row(*map(prose, row[:names]), *row[names:]) for row in rows]
+        cells = [markdown_row(*map(prose, row[:-3]), *row[-3:]) for row in rows]
         parts.append("\n".join(markdown_table(heads, cells)))
     for title, lines in _lists(outcome):
         parts += [f"**{title}**", "\n".join(f"- {prose(line)}" for line in lines)]

@@ -42,10 +42,7 @@ KEY_VARIABLE = "ANTHROPIC_ADMIN_KEY"
 _WHERE_TO_GET_A_KEY = (
     "an admin of the organisation creates one in the Claude Console: Settings, Admin keys"
 )
-_USAGE_PATH = "/v1/organizations/usage_report/messages"
-_COST_PATH = "/v1/organizations/cost_report"
 _MOST_PAGES = 1000
-_OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
 _REMEDIES = {
     400: "the API may no longer keep this time, or does not know an id",
     401: f"the key in {KEY_VARIABLE} is wrong, revoked or not an Admin key; {_WHERE_TO_GET_A_KEY}",
@@ -264,7 +261,8 @@ class AdminApi:
             )
         url = environment.get("ANTHROPIC_BASE_URL", "").strip() or "https://api.anthropic.com"
         target = urlsplit(url)
-        schemes = ("https", "http") if target.hostname in _OWN_MACHINE else ("https",)
+        is_own_machine = target.hostname in ("localhost", "127.0.0.1", "::1")
+        schemes = ("https", "http") if is_own_machine else ("https",)
         if not target.hostname or target.scheme not in schemes:
             # The host alone: an address may contain a password.
             raise ReconcileError(
@@ -294,12 +292,14 @@ class AdminApi:
             "api_key_ids[]": filters.api_key_ids,
             "workspace_ids[]": () if needs_all else filters.workspace_ids,
         }
-        return self._fetch(_USAGE_PATH, UsageRow, windows, width, params)
+        path = "/v1/organizations/usage_report/messages"
+        return self._fetch(path, UsageRow, windows, width, params)
 
     def cost(self, windows: Iterable[Window]) -> tuple[Bucket[CostRow], ...]:
         """Return the cost of the windows' days; this report cannot be filtered by API key."""
         params = {"group_by[]": ["workspace_id", "description"]}
-        return self._fetch(_COST_PATH, CostRow, days_of(windows), "1d", params)
+        path = "/v1/organizations/cost_report"
+        return self._fetch(path, CostRow, days_of(windows), "1d", params)
 
     def _fetch(
         self,

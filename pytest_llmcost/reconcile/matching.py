@@ -40,8 +40,6 @@ Source: https://platform.claude.com/docs/en/manage-claude/usage-cost-api (2026-0
 """
 _LISTED_TIERS = (None, "standard", "batch")
 """Service tiers with a list price; None if a response or a report does not name its tier."""
-_ROUNDING_USD = Decimal("0.005")
-"""A day."""
 _LONGEST_ANSWER = timedelta(minutes=10)
 """The SDK's default timeout. The API may record usage when a request ends, not when it starts."""
 _SEARCHES, _CONTAINERS = "web search", "code execution"
@@ -302,7 +300,7 @@ def reconcile(
                 usage_lines.append(UsageLine(model, category, ledger, billed, agrees))
     cost_lines = []
     # Half a cent a day, for the rounding of the cost report.
-    rounding = _ROUNDING_USD * sum((day.ending_at - day.starting_at).days for day in days)
+    rounding = Decimal("0.005") * sum((day.ending_at - day.starting_at).days for day in days)
     items = {*ours.usd, *ours.unpriced, *theirs.usd} if cost is not None else ()
     for item in sorted(items, key=lambda item: (item in (_SEARCHES, _CONTAINERS), item)):
         owed, charged = ours.usd[item], theirs.usd[item]
