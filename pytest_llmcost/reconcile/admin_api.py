@@ -37,7 +37,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 DEFAULT_WORKSPACE = "default"
 """The user's name for the default workspace, whose id is null in the reports."""
-_CENTS = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?", re.ASCII)
+_Cents = Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]{1,30}(\.[0-9]{1,30})?\Z")]
 KEY_VARIABLE = "ANTHROPIC_ADMIN_KEY"
 _WHERE_TO_GET_A_KEY = (
     "an admin of the organisation creates one in the Claude Console: Settings, Admin keys"
@@ -130,8 +130,8 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
 class CostRow(msgspec.Struct, frozen=True, kw_only=True):
     """One item of a day's bill."""
 
-    amount: str
-    currency: str
+    amount: _Cents
+    currency: Literal["USD"]
     cost_type: str | None = None
     model: str | None = None
     service_tier: str | None = None
@@ -140,17 +140,7 @@ class CostRow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def usd(self) -> Decimal:
-        """The amount in US dollars; the API's is a decimal string of cents: "123.45" is $1.2345.
-
-        Raises:
-            ReconcileError: if it is not such a string, or not in US dollars.
-        """
-        if self.currency != "USD":
-            raise ReconcileError(f"the cost report is in {self.currency!r}; list prices are in USD")
-        if not _CENTS.fullmatch(self.amount):
-            raise ReconcileError(
-                f"amount: expected cents as a decimal string such as '123.45', got {self.amount!r}"
-            )
+        """The amount in US dollars; the API's is a decimal string of cents: "123.45" is $1.2345."""
         return Decimal(self.amount).scaleb(-2)
 
 
