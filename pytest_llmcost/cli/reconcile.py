@@ -31,12 +31,13 @@ from pytest_llmcost.reconcile.admin_api import (
 from pytest_llmcost.reconcile.matching import (
     FRESH_AFTER,
     CostLine,
+    Query,
     Reconciliation,
     UsageLine,
     last_call_at,
     live_calls,
-    make_query,
     reconcile,
+    with_windows,
 )
 from pytest_llmcost.reports.escape import clean, prose
 from pytest_llmcost.reports.numbers import format_count, signed
@@ -101,14 +102,11 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
                 raise ReconcileError(f"{path} is the same run as {other}; name each run once")
         ledgers[path] = ledger
     runs = list(ledgers.values())
-    query = make_query(
-        runs,
-        filters=Filters(
-            api_key_ids=tuple(arguments.api_key_id), workspace_ids=tuple(arguments.workspace_id)
-        ),
-        tolerance=arguments.tolerance,
-        whole_days=arguments.whole_days,
+    filters = Filters(
+        api_key_ids=tuple(arguments.api_key_id), workspace_ids=tuple(arguments.workspace_id)
     )
+    days, tolerance = arguments.whole_days, arguments.tolerance
+    query = with_windows(Query(filters=filters, tolerance=tolerance, whole_days=days), runs)
     if arguments.usage:
         usage = read_saved_pages(arguments.usage, UsageRow)
         cost = read_saved_pages(arguments.cost, CostRow) if arguments.cost else None

@@ -83,8 +83,8 @@ class Apart(msgspec.Struct, frozen=True, kw_only=True):
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Which usage is compared, and how closely it must match."""
 
-    windows: tuple[Window, ...]
-    bucket_width: Width
+    windows: tuple[Window, ...] = ()
+    bucket_width: Width = "1d"
     filters: Filters = Filters()
     tolerance: Decimal = Decimal(0)
     """Share of the reported figure; 0 requires equal figures."""
@@ -216,9 +216,7 @@ def parse_instant(text: str) -> datetime:
     return instant.replace(tzinfo=instant.tzinfo or timezone.utc).astimezone(timezone.utc)
 
 
-def make_query(
-    ledgers: Sequence[Ledger], *, filters: Filters, tolerance: Decimal, whole_days: bool
-) -> Query:
+def with_windows(query: Query, ledgers: Sequence[Ledger]) -> Query:
     """Find out for which time to ask: the windows in which the live calls were made.
 
     All windows have buckets of the same width, so that none is counted twice. It is the narrowest
@@ -257,14 +255,8 @@ def make_query(
         spans.append((min(starts), max(ends)))
     longest = max(end - start for start, end in spans)
     fitting = [width for width, (length, most) in BUCKETS.items() if longest <= length * most]
-    width: Width = fitting[0] if fitting and not whole_days else "1d"
-    return Query(
-        windows=cover(spans, width),
-        bucket_width=width,
-        filters=filters,
-        tolerance=tolerance,
-        whole_days=whole_days,
-    )
+    width: Width = fitting[0] if fitting and not query.whole_days else "1d"
+    return msgspec.structs.replace(query, windows=cover(spans, width), bucket_width=width)
 
 
 def reconcile(
@@ -278,7 +270,7 @@ def reconcile(
 ) -> Reconciliation:
     """Compare the ledgers with the reports and explain the differences.
 
-    `query` is made from the same ledgers; buckets outside its windows are ignored. `asked_at` is
+    `query` has windows of the same ledgers; buckets outside of them are ignored. `asked_at` is
     when the API answered, None for saved answers.
     """
     calls, usage = live_calls(*ledgers), [*usage]

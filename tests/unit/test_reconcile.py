@@ -27,9 +27,10 @@ from pytest_llmcost.reconcile.admin_api import (
 )
 from pytest_llmcost.reconcile.matching import (
     CostLine,
+    Query,
     Reconciliation,
-    make_query,
     reconcile,
+    with_windows,
     within,
 )
 
@@ -100,9 +101,8 @@ def compare(
     asked_at: datetime | None = None,
 ) -> Reconciliation:
     ledgers = [reports] if isinstance(reports, Ledger) else reports
-    query = make_query(
-        ledgers, filters=filters, tolerance=Decimal(tolerance), whole_days=whole_days
-    )
+    terms = Query(filters=filters, tolerance=Decimal(tolerance), whole_days=whole_days)
+    query = with_windows(terms, ledgers)
     usage = [
         Bucket(
             starting_at=each.starting_at,
@@ -343,7 +343,7 @@ def test_saved_rows_of_other_keys_and_workspaces_are_left_out() -> None:
 @pytest.mark.parametrize("anonymous", [row(), own(row(model=None))], ids=["key", "model"])
 def test_saved_rows_that_do_not_say_whose_they_are_agree_with_nothing(anonymous: UsageRow) -> None:
     ledgers = [ledger(live())]
-    query = make_query(ledgers, filters=OWN_KEY, tolerance=Decimal(0), whole_days=False)
+    query = with_windows(Query(filters=OWN_KEY), ledgers)
     usage = [minute(anonymous)]
     outcome = reconcile(ledgers, query, usage, None, card=shipped_card(), asked_at=None)
     assert outcome.state == "differs"
@@ -352,7 +352,7 @@ def test_saved_rows_that_do_not_say_whose_they_are_agree_with_nothing(anonymous:
 
 def test_rows_of_the_console_which_has_no_key_say_whose_they_are_by_their_workspace() -> None:
     ledgers, mine = [ledger(live())], Filters(workspace_ids=("wrkspc_mine",))
-    query = make_query(ledgers, filters=mine, tolerance=Decimal(0), whole_days=False)
+    query = with_windows(Query(filters=mine), ledgers)
     for workspace, state in (("wrkspc_mine", "agrees"), ("wrkspc_other", "differs")):
         usage = [minute(row(workspace_id=workspace))]
         outcome = reconcile(ledgers, query, usage, None, card=shipped_card(), asked_at=None)
