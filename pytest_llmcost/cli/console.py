@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import reduce
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TextIO
 
+from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import Screen
@@ -59,6 +61,14 @@ class Console:
     def problem(self, text: str) -> None:
         """Write a problem that names foreign things, on one line."""
         self.note(clean(text, 2_000))
+
+
+def parse_history(text: str) -> Path:
+    """Read the path of a history; to read a device may never end."""
+    path = Path(text)
+    if path.is_char_device():
+        raise SettingsError(f"{text!r} is a device; give the file of pytest --llmcost-history")
+    return path
 
 
 def add_output_option(parser: ArgumentParser, what: str) -> None:

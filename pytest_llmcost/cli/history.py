@@ -8,9 +8,8 @@ from __future__ import annotations
 import shlex
 from argparse import ArgumentParser, Namespace
 from decimal import Decimal
-from pathlib import Path
 
-from pytest_llmcost.cli.console import Console
+from pytest_llmcost.cli.console import Console, parse_history
 from pytest_llmcost.ledger.run_history import read_history
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import TableRow, as_text, text_table
@@ -21,7 +20,7 @@ from pytest_llmcost.settings import parse_scale
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add = parser.add_argument
-    add("file", type=Path, help="the file of pytest --llmcost-history")
+    add("file", type=parse_history, help="the file of pytest --llmcost-history")
     add(
         "-n",
         dest="number",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from pytest_llmcost.cli.console import Console
+from pytest_llmcost.cli.console import Console, parse_history
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.run_history import read_history
@@ -36,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--history",
         "--llmcost-history",  # as pytest spells it
-        type=Path,
+        type=parse_history,
         metavar="FILE",
         help="the file of pytest --llmcost-history, drawn as a line on the page",
     )

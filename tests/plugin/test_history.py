@@ -143,6 +143,18 @@ def test_a_history_that_is_no_file_is_an_error_before_any_test_runs(
     result.stderr.fnmatch_lines([f"ERROR: --llmcost-history: {name} is no regular file, *"])
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [(["history", "/dev/full"], "file"), (["render", "l", "--history=/dev/full"], "--history")],
+)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="devices of POSIX")
+def test_a_device_is_no_history_to_read(words: list[str], name: str) -> None:
+    command = [sys.executable, "-m", "pytest_llmcost.cli.main", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"llmcost: {name}: '/dev/full' is a device")
+
+
 def test_a_line_that_was_cut_does_not_take_the_next_one_with_it(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     path.write_text('{"schema": "pytest-llmc')
