@@ -9,7 +9,13 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from pytest_llmcost.budgets.increase import parse_increase
-from pytest_llmcost.cli.console import Console, add_output_option, add_prices_option, read_card
+from pytest_llmcost.cli.console import (
+    Console,
+    add_output_option,
+    add_prices_option,
+    add_setting,
+    read_card,
+)
 from pytest_llmcost.compare.baseline import compare
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
@@ -33,17 +39,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         label = flag.removeprefix("--").replace("-", "_")
         parse = partial(parse_increase, origin=flag, label=label)
         add(flag, type=parse, action="append", default=[], metavar="LIMIT", help=text)
-    add(
-        "--vanished",
-        choices=("off", "warn", "fail"),
-        default="warn",
-        help="name tests with a budget or calls that only the earlier ledger has, or also return 1",
-    )
-    add(
-        "--baseline-fetch",
-        metavar="COMMAND",
-        help="how to fetch the earlier ledger, for those who want to reproduce the run",
-    )
+    what = "name tests with a budget or calls that only the earlier ledger has, or also return 1"
+    add_setting(parser, "vanished", what)
+    how = "how to fetch the earlier ledger, for those who want to reproduce the run"
+    add_setting(parser, "baseline_fetch", how, default=None)
     add(
         "--format",
         choices=("text", "json", "md"),

@@ -10,13 +10,13 @@ from datetime import datetime, timezone
 from functools import reduce
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import Screen
-from pytest_llmcost.settings import parse_date, parse_report_path
+from pytest_llmcost.settings import OPTIONS, parse_date, parse_report_path
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,13 @@ def parse_history(text: str) -> Path:
     if path.is_char_device():
         raise SettingsError(f"{text!r} is a device; give the file of pytest --llmcost-history")
     return path
+
+
+def add_setting(parser: ArgumentParser, name: str, help: str, **how: Any) -> None:
+    """Declare an option that pytest has as well: as it is spelled there, and without the prefix."""
+    option = next(each for each in OPTIONS if each.name == name)
+    how = {"type": option.parse, "metavar": option.metavar, "default": option.default, **how}
+    parser.add_argument(f"--{name.replace('_', '-')}", str(option.flag), help=help, **how)
 
 
 def add_output_option(parser: ArgumentParser, what: str) -> None:

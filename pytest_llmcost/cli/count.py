@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from pytest_llmcost.cli.console import Console
+from pytest_llmcost.cli.console import Console, add_setting
 from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.counting.client import Asker, Counter, Job, make_client, unknown_keys
 from pytest_llmcost.counting.payload import Payload, read_payload
@@ -24,7 +24,7 @@ from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import token_cell
 from pytest_llmcost.reports.tables import TableRow, as_text, text_table
-from pytest_llmcost.settings import RECORD_MODES, parse_seconds
+from pytest_llmcost.settings import RECORD_MODES
 
 _FOLDER = "llmcost-counts"
 _MOST_BYTES = 32_000_000
@@ -63,28 +63,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("file", nargs="+", help="a text, or with the suffix .json a payload, messages or tools")
     add("--model", help="the model to count for; a payload may name its own")
-    add(
-        "--record-mode",
-        "--llmcost-record-mode",  # as pytest spells it
-        choices=RECORD_MODES,
-        default="none",
-        help=f"what may be counted and written to {_FOLDER} beside the file (default: none, "
-        "which only reads)",
+    what = (
+        f"what may be counted and written to {_FOLDER} beside the file: {', '.join(RECORD_MODES)}"
     )
+    add_setting(parser, "record_mode", f"{what} (default: none, which only reads)", default="none")
     add(
         "--max-input-tokens",
         type=parse_quantity,
         metavar="TOKENS",
         help="the most that each file may have, 3k",
     )
-    add(
-        "--count-timeout",
-        "--llmcost-count-timeout",  # as pytest spells it, and messages with it
-        type=parse_seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="how long one count may take, with all retries and pauses (default: 60)",
-    )
+    how_long = "how long one count may take, with all retries and pauses (default: 60)"
+    add_setting(parser, "count_timeout", how_long)
     add("--format", choices=("text", "json"), default="text")
 
 
