@@ -102,14 +102,8 @@ def add_prices_option(parser: ArgumentParser, *, with_date: bool = False) -> Non
             metavar="DATE",
             help="prices of that day (default: today, UTC)",
         )
-    parser.add_argument(
-        "--prices",
-        "--llmcost-prices",  # as pytest spells it, and messages with it
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a TOML file of your own prices, laid over the shipped ones",
-    )
+    what = "a TOML file of your own prices, laid over the shipped ones"
+    add_setting(parser, "prices", what, action="append", default=[])
 
 
 def read_card(arguments: Namespace) -> RateCard:

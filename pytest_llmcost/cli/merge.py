@@ -5,11 +5,10 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from pytest_llmcost.budgets.budget import Budget
-from pytest_llmcost.cli.console import Console, add_output_option
+from pytest_llmcost.cli.console import Console, add_output_option, add_setting
 from pytest_llmcost.ledger.ledger import own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
-from pytest_llmcost.money import parse_usd
 from pytest_llmcost.reports.numbers import format_count
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import (
@@ -26,12 +25,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("shard", nargs="+", help="a JSON report of --llmcost-report")
     add_output_option(parser, "the merged ledger")
-    parser.add_argument(
-        "--max-suite",
-        type=parse_usd,
-        metavar="USD",
-        help="the budget of the whole suite (default: the one that all shards have)",
-    )
+    what = "the budget of the whole suite (default: the one that all shards have)"
+    add_setting(parser, "max_suite", what)
     parser.add_argument(
         "--whole",
         action="store_true",
