@@ -20,9 +20,8 @@ from pytest_llmcost.cli.console import Console, add_prices_option, read_card
 from pytest_llmcost.errors import RecordingError, SettingsError
 from pytest_llmcost.files import files_below
 from pytest_llmcost.ledger.ledger_file import to_json
-from pytest_llmcost.money import format_usd
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import format_count, usd_cell
+from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
 from pytest_llmcost.reports.tables import (
     Line,
     Screen,
@@ -131,8 +130,8 @@ def _total(rows: Sequence[_Row]) -> str:
     counts = [format_count(total.calls, "call")]
     counts += [f"{total.unpriced:,} without a price"] if total.unpriced else []
     counts += [f"{len(rows) - total.calls:,} free"] if len(rows) > total.calls else []
-    least = "at least " if _is_least(total) else ""
-    return f"total {least}{format_usd(total.priced_usd)} at list price for {', '.join(counts)}"
+    spent = dollars(total.priced_usd, is_least=_is_least(total))
+    return f"total {spent} at list price for {', '.join(counts)}"
 
 
 def _by_call(rows: Iterable[_Row], _: str, screen: Screen) -> Iterator[Line]:
