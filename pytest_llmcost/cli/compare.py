@@ -32,13 +32,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("base", type=Path, help="the earlier ledger")
     add("head", type=read_ledger, help="the ledger to judge")
-    for name, flag, text in (
-        ("max_increase", "--max-increase", "the most that the run may add, 10%% or $0.05"),
-        ("max_test_increase", "--max-test-increase", "the most that any single test may add"),
-    ):
-        parse = partial(parse_increase, origin=flag, label=name)
-        text += "; if repeated, all hold"
-        add_setting(parser, name, text, type=parse, action="append", default=[])
+    for name, whole in (("max_increase", "the run"), ("max_test_increase", "any single test")):
+        parse = partial(parse_increase, origin=f"--{name.replace('_', '-')}", label=name)
+        what = f"the most that {whole} may add, 10%% or $0.05; if repeated, all hold"
+        add_setting(parser, name, what, type=parse, action="append", default=[])
     what = "name tests with a budget or calls that only the earlier ledger has, or also return 1"
     add_setting(parser, "vanished", what)
     how = "how to fetch the earlier ledger, for those who want to reproduce the run"

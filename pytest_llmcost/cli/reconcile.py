@@ -50,10 +50,7 @@ from pytest_llmcost.reports.tables import (
 )
 
 _PAUSE = timedelta(minutes=1)
-"""The API asks for no more than one request a minute.
-
-Source: https://platform.claude.com/docs/en/manage-claude/usage-cost-api (2026-08-22)
-"""
+"""The API asks for no more than one request a minute; the source is that of `FRESH_AFTER`."""
 _PATIENCE = timedelta(minutes=20)
 
 
