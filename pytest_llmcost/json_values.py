@@ -9,16 +9,7 @@ import base64
 import json
 import math
 import os
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    KeysView,
-    Mapping,
-    Sequence,
-    ValuesView,
-)
+from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from datetime import date
 from hashlib import sha256
 from itertools import repeat
@@ -170,13 +161,12 @@ def _sdk_fields(value: Any) -> object:
     """Return the fields of an SDK object (pydantic, or a tool made from a function)."""
     if isinstance(value, date):
         return value.isoformat()
-    dump: Callable[..., object] | None = getattr(value, "model_dump", None)
+    dump = getattr(value, "model_dump", None)
     if callable(dump) and not isinstance(value, type):
         hidden = getattr(value, "__api_exclude__", None)  # the SDK's own fields, as `_client`
         return dump(mode="json", exclude_unset=True, by_alias=True, exclude=hidden, warnings=False)
     if _is_of_sdk(value) and hasattr(value, "to_dict"):
-        described: object = value.to_dict()
-        return described
+        return value.to_dict()
     hint = ""
     if isinstance(value, (set, frozenset)):
         hint = " and has no order; pass a list"
