@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import reduce
@@ -15,7 +16,7 @@ from typing import Any, TextIO
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.tables import Screen
+from pytest_llmcost.reports.tables import Screen, TableRow, as_text, text_table
 from pytest_llmcost.settings import OPTIONS, parse_date, parse_report_path
 
 
@@ -61,6 +62,13 @@ class Console:
     def problem(self, text: str) -> None:
         """Write a problem that names foreign things, on one line."""
         self.note(clean(text, 2_000))
+
+
+def draw_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], screen: Screen | None = None
+) -> str:
+    """Write rows as a table; a head that ends in a colon is over numbers."""
+    return as_text(text_table(heads, [*map(TableRow, rows)], screen or Screen()))
 
 
 def parse_history(text: str) -> Path:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from pytest_llmcost.cli.console import Console, add_setting
+from pytest_llmcost.cli.console import Console, add_setting, draw_table
 from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.counting.client import Asker, Counter, Job, make_client, unknown_keys
 from pytest_llmcost.counting.payload import Payload, read_payload
@@ -23,7 +23,6 @@ from pytest_llmcost.money import parse_quantity
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import token_cell
-from pytest_llmcost.reports.tables import TableRow, as_text, text_table
 from pytest_llmcost.settings import RECORD_MODES
 
 _FOLDER = "llmcost-counts"
@@ -94,8 +93,8 @@ def run(arguments: Namespace, console: Console) -> int:
         table = []
         for file, model, number, left_out, *_ in rows:
             tokens = "?" if number is None else token_cell(number, is_least=bool(left_out))
-            table.append(TableRow([clean(file), clean(model or "-"), tokens]))
-        console.print(as_text(text_table(("file", "model", "input tokens:"), table)))
+            table.append([clean(file), clean(model or "-"), tokens])
+        console.print(draw_table(("file", "model", "input tokens:"), table))
     for row in rows:
         if row.problem:
             console.problem(f"{row.file}: {row.problem}")

@@ -9,10 +9,9 @@ import shlex
 from argparse import ArgumentParser, Namespace
 from decimal import Decimal
 
-from pytest_llmcost.cli.console import Console, parse_history
+from pytest_llmcost.cli.console import Console, draw_table, parse_history
 from pytest_llmcost.ledger.run_history import read_history
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.tables import TableRow, as_text, text_table
 from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.settings import parse_scale
 
@@ -46,10 +45,9 @@ def run(arguments: Namespace, console: Console) -> int:
     for run in shown:
         bar = block * max(1, round(run.usd * 24 / highest)) if run.usd else ""
         *cells, partial = map(clean, run_cells(run))
-        rows.append(TableRow([*cells, f"{bar}{partial and f' {partial}'}"]))
-    table = text_table(["run", "commit", "calls:", "cost:", ""], rows, console.screen)
-    console.print(as_text(table))
-    console.print("")
+        rows.append([*cells, f"{bar}{partial and f' {partial}'}"])
+    table = draw_table(["run", "commit", "calls:", "cost:", ""], rows, console.screen)
+    console.print(f"{table}\n")
     for line in compare_runs(runs[-1], runs[:-1], arguments.number):
         console.print(clean(line, 1_000))
     return 0 if problem is None else 1

@@ -16,21 +16,13 @@ from typing import NamedTuple
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, price
-from pytest_llmcost.cli.console import Console, add_prices_option, read_card
+from pytest_llmcost.cli.console import Console, add_prices_option, draw_table, read_card
 from pytest_llmcost.errors import RecordingError, SettingsError
 from pytest_llmcost.files import files_below
 from pytest_llmcost.ledger.ledger_file import to_json
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
-from pytest_llmcost.reports.tables import (
-    Line,
-    Screen,
-    TableRow,
-    as_text,
-    text_table,
-    width_of,
-    wrap,
-)
+from pytest_llmcost.reports.tables import Screen, TableRow, as_text, text_table, width_of, wrap
 from pytest_llmcost.responses.recorded_files import MOST_BYTES, Found, read_calls, read_recordings
 
 _HEADS = ("input:", "read:", "written:", "output:", "cost:")
@@ -103,9 +95,9 @@ def run(arguments: Namespace, console: Console) -> int:
         console.print_json(to_json(objects))
     elif rows:
         render, screen = _by_call if arguments.by == "call" else _summed, console.screen
+        console.print(f"{render(rows, arguments.by, screen)}\n")
         text = f"{_total(rows)}; prices of {on}, rate card {card.version}"
-        table = render(rows, arguments.by, screen)
-        console.print(as_text(chain(table, [Line("")], wrap(text, screen))))
+        console.print(as_text(wrap(text, screen)))
     elif not problems:
         console.print("no Claude call found")
     for problem in problems:
@@ -134,7 +126,7 @@ def _total(rows: Sequence[_Row]) -> str:
     return f"total {spent} at list price for {', '.join(counts)}"
 
 
-def _by_call(rows: Iterable[_Row], _: str, screen: Screen) -> Iterator[Line]:
+def _by_call(rows: Iterable[_Row], _: str, screen: Screen) -> str:
     """Render the calls of each file under its name, in the order of the file."""
     table = []
     for row in rows:
@@ -144,10 +136,10 @@ def _by_call(rows: Iterable[_Row], _: str, screen: Screen) -> Iterator[Line]:
         remark = f" ({', '.join(dict.fromkeys(why))})" if any(why) else ""
         cells = [f"  #{number} {clean(row.model or '-')}{remark}", *_cells(row.spent)]
         table.append(TableRow(cells, _shorten(clean(path), screen.width)))
-    return text_table(["", *_HEADS], table, screen)
+    return as_text(text_table(["", *_HEADS], table, screen))
 
 
-def _summed(rows: Iterable[_Row], by: str, screen: Screen) -> Iterator[Line]:
+def _summed(rows: Iterable[_Row], by: str, screen: Screen) -> str:
     """Render one row for each file or model, the most expensive first."""
     sums: defaultdict[str, Amounts] = defaultdict(Amounts)
     for row in rows:
@@ -157,11 +149,10 @@ def _summed(rows: Iterable[_Row], by: str, screen: Screen) -> Iterator[Line]:
     heads = (by, "calls:", *_HEADS)
     numbers = zip((head[:-1] for head in heads[1:]), *cells.values(), strict=True)
     room = screen.width - sum(2 + max(map(width_of, column)) for column in numbers) - 2
-    table = [
-        TableRow([f"  {_shorten(name, room)}", *cells[name]])
-        for name in sorted(sums, key=lambda each: -sums[each].priced_usd)
-    ]
-    return text_table(heads, table, screen)
+    names = sorted(sums, key=lambda each: -sums[each].priced_usd)
+    return draw_table(
+        heads, ([f"  {_shorten(each, room)}", *cells[each]] for each in names), screen
+    )
 
 
 def _shorten(path: str, room: int) -> str:

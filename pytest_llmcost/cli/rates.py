@@ -6,13 +6,12 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from datetime import date
 
-from pytest_llmcost.cli.console import Console, add_prices_option, read_card
+from pytest_llmcost.cli.console import Console, add_prices_option, draw_table, read_card
 from pytest_llmcost.errors import SettingsError, UnknownModelError
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.bill import Rates
 from pytest_llmcost.prices.price_file import RATE_KEYS
 from pytest_llmcost.prices.rate_card import RateCard
-from pytest_llmcost.reports.tables import TableRow, as_text, text_table
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -70,10 +69,11 @@ def run(arguments: Namespace, console: Console) -> int:
         heads = ["model", "", "input:", "5m write:", "1h write:", "read:", "output:"]
         rows = [[each.model, _condition(card, each, on), *_dollars(each)] for each in rates]
         facts += _facts(card, models[0], rates[0]) if name and len(models) == 1 else []
-    table = as_text(text_table(heads, [*map(TableRow, rows)]))
     units = f"US dollars per million tokens on {on}"
     footer = f"{units}, rate card {card.version}, checked on {card.checked_on}"
-    console.print("\n".join([table, *(["", *facts] if facts else []), "", footer]))
+    console.print(
+        "\n".join([draw_table(heads, rows), *(["", *facts] if facts else []), "", footer])
+    )
     return 0
 
 

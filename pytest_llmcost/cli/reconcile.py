@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from pytest_llmcost.cli.console import Console, add_prices_option, read_card
+from pytest_llmcost.cli.console import Console, add_prices_option, draw_table, read_card
 from pytest_llmcost.errors import ReconcileError, SettingsError
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
@@ -41,13 +41,7 @@ from pytest_llmcost.reconcile.matching import (
 )
 from pytest_llmcost.reports.escape import clean, prose
 from pytest_llmcost.reports.numbers import format_count, signed
-from pytest_llmcost.reports.tables import (
-    TableRow,
-    as_text,
-    markdown_row,
-    markdown_table,
-    text_table,
-)
+from pytest_llmcost.reports.tables import markdown_row, markdown_table
 
 _PAUSE = timedelta(minutes=1)
 """The API asks for no more than one request a minute; the source is that of `FRESH_AFTER`."""
@@ -174,7 +168,7 @@ def _render(outcome: Reconciliation, form: str) -> str:
         tables.append((["cost", *numbers], [_cost_row(line) for line in outcome.cost]))
     if form == "text":
         parts = [f"{outcome.state}: {headline}\n{asked}"]
-        parts += [as_text(text_table(heads, [*map(TableRow, rows)])) for heads, rows in tables]
+        parts += [draw_table(heads, rows) for heads, rows in tables]
         for title, lines in _lists(outcome):
             parts.append("\n  - ".join([f"{title}:", *(clean(line, 1_000) for line in lines)]))
         return "\n\n".join(parts)
