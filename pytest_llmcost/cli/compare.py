@@ -9,13 +9,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from pytest_llmcost.budgets.increase import parse_increase
-from pytest_llmcost.cli.console import (
-    Console,
-    add_output_option,
-    add_prices_option,
-    add_setting,
-    read_card,
-)
+from pytest_llmcost.cli.console import Console, add_output, add_prices, add_setting, read_card
 from pytest_llmcost.compare.baseline import compare
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
@@ -46,8 +40,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         default="text",
         help="md is the ledger to judge as a pull-request comment, with what it changes",
     )
-    add_output_option(parser, "the ledger to judge, with the comparison in it")
-    add_prices_option(parser)
+    add_output(parser, "the ledger to judge, with the comparison in it")
+    add_prices(parser)
 
 
 def run(arguments: Namespace, console: Console) -> int:

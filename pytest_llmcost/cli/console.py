@@ -86,7 +86,7 @@ def add_setting(parser: ArgumentParser, name: str, help: str, **how: Any) -> Non
     parser.add_argument(f"--{name.replace('_', '-')}", str(option.flag), help=help, **how)
 
 
-def add_output_option(parser: ArgumentParser, what: str) -> None:
+def add_output(parser: ArgumentParser, what: str) -> None:
     """Declare `--output`, which may be given more than once."""
     parser.add_argument(
         "-o",
@@ -100,7 +100,7 @@ def add_output_option(parser: ArgumentParser, what: str) -> None:
     )
 
 
-def add_prices_option(parser: ArgumentParser, *, with_date: bool = False) -> None:
+def add_prices(parser: ArgumentParser, *, with_date: bool = False) -> None:
     """Declare `--prices`, which may be given more than once, and `--on` if it is asked for."""
     if with_date:
         parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from pytest_llmcost.budgets.budget import Budget
-from pytest_llmcost.cli.console import Console, add_output_option, add_setting
+from pytest_llmcost.cli.console import Console, add_output, add_setting
 from pytest_llmcost.ledger.ledger import own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
@@ -24,7 +24,7 @@ from pytest_llmcost.reports.wording import sentence
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("shard", nargs="+", help="a JSON report of --llmcost-report")
-    add_output_option(parser, "the merged ledger")
+    add_output(parser, "the merged ledger")
     what = "the budget of the whole suite (default: the one that all shards have)"
     add_setting(parser, "max_suite", what)
     parser.add_argument(

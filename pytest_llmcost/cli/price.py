@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, price
-from pytest_llmcost.cli.console import Console, add_prices_option, draw_table, read_card
+from pytest_llmcost.cli.console import Console, add_prices, draw_table, read_card
 from pytest_llmcost.errors import RecordingError, SettingsError
 from pytest_llmcost.files import files_below
 from pytest_llmcost.ledger.ledger_file import to_json
@@ -57,7 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="a row for each call (default), or the sum of each file or model",
     )
     parser.add_argument("--format", choices=("text", "json"), default="text")
-    add_prices_option(parser, with_date=True)
+    add_prices(parser, with_date=True)
 
 
 def run(arguments: Namespace, console: Console) -> int:

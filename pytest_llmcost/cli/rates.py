@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from datetime import date
 
-from pytest_llmcost.cli.console import Console, add_prices_option, draw_table, read_card
+from pytest_llmcost.cli.console import Console, add_prices, draw_table, read_card
 from pytest_llmcost.errors import SettingsError, UnknownModelError
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.bill import Rates
@@ -21,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--diff", metavar="FILE", help="show what a price file of yours changes")
-    add_prices_option(parser, with_date=True)
+    add_prices(parser, with_date=True)
 
 
 def run(arguments: Namespace, console: Console) -> int:

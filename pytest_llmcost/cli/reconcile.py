@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from pytest_llmcost.cli.console import Console, add_prices_option, draw_table, read_card
+from pytest_llmcost.cli.console import Console, add_prices, draw_table, read_card
 from pytest_llmcost.errors import ReconcileError, SettingsError
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
@@ -75,7 +75,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--usage", metavar="FILE", help="saved answers of usage_report/messages; no network")
     add("--cost", metavar="FILE", help="saved answers of cost_report, with --usage")
     add("--format", choices=("text", "md", "json"), default="text")
-    add_prices_option(parser)
+    add_prices(parser)
 
 
 def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
