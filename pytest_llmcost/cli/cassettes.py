@@ -22,13 +22,8 @@ _START = b"interactions:"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument(
-        "--check",
-        nargs="+",
-        required=True,
-        metavar="DIR",
-        help="folders of cassettes, or single files; searched with all that is in them",
-    )
+    what = "folders of cassettes, or single files; searched with all that is in them"
+    parser.add_argument("--check", nargs="+", required=True, metavar="DIR", help=what)
 
 
 def run(arguments: Namespace, console: Console) -> int:

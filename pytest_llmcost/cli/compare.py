@@ -34,12 +34,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_setting(parser, "vanished", what)
     how = "how to fetch the earlier ledger, for those who want to reproduce the run"
     add_setting(parser, "baseline_fetch", how, default=None)
-    add(
-        "--format",
-        choices=("text", "json", "md"),
-        default="text",
-        help="md is the ledger to judge as a pull-request comment, with what it changes",
-    )
+    what = "md is the ledger to judge as a pull-request comment, with what it changes"
+    add("--format", choices=("text", "json", "md"), default="text", help=what)
     add_output(parser, "the ledger to judge, with the comparison in it")
     add_prices(parser)
 

@@ -103,13 +103,9 @@ def add_output(parser: ArgumentParser, what: str) -> None:
 def add_prices(parser: ArgumentParser, *, with_date: bool = False) -> None:
     """Declare `--prices`, which may be given more than once, and `--on` if it is asked for."""
     if with_date:
-        parser.add_argument(
-            "--on",
-            type=parse_date,
-            default=datetime.now(timezone.utc).date(),
-            metavar="DATE",
-            help="prices of that day (default: today, UTC)",
-        )
+        today = datetime.now(timezone.utc).date()
+        when = "prices of that day (default: today, UTC)"
+        parser.add_argument("--on", type=parse_date, default=today, metavar="DATE", help=when)
     what = "a TOML file of your own prices, laid over the shipped ones"
     add_setting(parser, "prices", what, action="append", default=[])
 

@@ -66,12 +66,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         f"what may be counted and written to {_FOLDER} beside the file: {', '.join(RECORD_MODES)}"
     )
     add_setting(parser, "record_mode", f"{what} (default: none, which only reads)", default="none")
-    add(
-        "--max-input-tokens",
-        type=parse_quantity,
-        metavar="TOKENS",
-        help="the most that each file may have, 3k",
-    )
+    most = "the most that each file may have, 3k"
+    add("--max-input-tokens", type=parse_quantity, metavar="TOKENS", help=most)
     how_long = "how long one count may take, with all retries and pauses (default: 60)"
     add_setting(parser, "count_timeout", how_long)
     add("--format", choices=("text", "json"), default="text")

@@ -20,14 +20,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add = parser.add_argument
     add("file", type=parse_history, help="the file of pytest --llmcost-history")
-    add(
-        "-n",
-        dest="number",
-        type=parse_scale,
-        default=COMPARED_WITH,
-        metavar="N",
-        help="how many runs to show, and to compare the last one with (default: %(default)s)",
-    )
+    many = f"how many runs to show, and to compare the last one with (default: {COMPARED_WITH})"
+    add("-n", dest="number", type=parse_scale, default=COMPARED_WITH, metavar="N", help=many)
 
 
 def run(arguments: Namespace, console: Console) -> int:

@@ -27,11 +27,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_output(parser, "the merged ledger")
     what = "the budget of the whole suite (default: the one that all shards have)"
     add_setting(parser, "max_suite", what)
-    parser.add_argument(
-        "--whole",
-        action="store_true",
-        help="the shards together are the whole suite, whatever each of them left out",
-    )
+    what = "the shards together are the whole suite, whatever each of them left out"
+    parser.add_argument("--whole", action="store_true", help=what)
 
 
 def run(arguments: Namespace, console: Console) -> int:

@@ -50,12 +50,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "file", nargs="+", help="a recorded file, or a folder of them; - is standard input"
     )
-    parser.add_argument(
-        "--by",
-        choices=("call", "file", "model"),
-        default="call",
-        help="a row for each call (default), or the sum of each file or model",
-    )
+    what = "a row for each call (default), or the sum of each file or model"
+    parser.add_argument("--by", choices=("call", "file", "model"), default="call", help=what)
     parser.add_argument("--format", choices=("text", "json"), default="text")
     add_prices(parser, with_date=True)
 

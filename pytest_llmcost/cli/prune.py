@@ -38,12 +38,8 @@ class _Collected(msgspec.Struct):
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument(
-        "folder",
-        nargs="*",
-        metavar="DIR",
-        help="where to look for count cassettes (default: everywhere under pytest's rootdir)",
-    )
+    where = "where to look for count cassettes (default: everywhere under pytest's rootdir)"
+    parser.add_argument("folder", nargs="*", metavar="DIR", help=where)
     parser.add_argument("--dry-run", action="store_true", help="only list; remove nothing")
 
 

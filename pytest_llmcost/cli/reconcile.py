@@ -63,13 +63,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("ledger", nargs="+", help="a JSON ledger written with --llmcost-report")
     add("--api-key-id", **ids, help="compare usage of this API key only; repeatable")
     add("--workspace-id", **ids, help="compare usage of this workspace only, or `default`")
-    add(
-        "--tolerance",
-        type=parse_percent,
-        default="0%",
-        metavar="PERCENT",
-        help="allowed difference (default: 0%%)",
-    )
+    share = "allowed difference (default: 0%%)"
+    add("--tolerance", type=parse_percent, default="0%", metavar="PERCENT", help=share)
     add("--whole-days", action="store_true", help="the ledgers have all traffic of their UTC days")
     add("--wait", action="store_true", help="ask again, once a minute, until late data is there")
     add("--usage", metavar="FILE", help="saved answers of usage_report/messages; no network")

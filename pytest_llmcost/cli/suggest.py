@@ -40,13 +40,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add = parser.add_argument
     add("ledger", type=read_ledger, help="the ledger of a run, from --llmcost-report=ledger.json")
-    add(
-        "--headroom",
-        type=parse_percent,
-        default="25%",
-        metavar="PERCENT",
-        help="how much a budget is above today's cost (default: 25%%)",
-    )
+    above = "how much a budget is above today's cost (default: 25%%)"
+    add("--headroom", type=parse_percent, default="25%", metavar="PERCENT", help=above)
     add(
         "--ratchet",
         action="store_true",
