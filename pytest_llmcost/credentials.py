@@ -60,7 +60,11 @@ _FIELD = re.compile(
 """A field in a query, a form, JSON or XML; in prose and in code, what follows is no credential."""
 _NO_USERS = re.compile(r"(?:expires|domain|path|__cf|_cfuvid|AWSALB|ARRAffinity)", re.IGNORECASE)
 """How the attributes of a cookie begin, and cookies of load balancers, which stand for no user."""
-_USER = re.compile(r"""://(?:[^\s/@:?#"',<>\\]*:)?([^\s/@?#"',<>\\]+)@""")
+_USER = re.compile(
+    r"""://(?![0-9a-f]{32}@[\w.-]*\bsentry\.[\w.:-]+/\d)"""
+    r"""(?:[^\s/@:?#"',<>\\]*:)?([^\s/@?#"',<>\\]+)@"""
+)
+"""Who asks, in an address; a DSN of Sentry is public by design, unless it has a secret, too."""
 _SCHEME = re.compile(r"[a-z]+\s+", re.IGNORECASE)
 _BEARER = re.compile(r"bearer\s+[\w.~+/=-]+\s*\Z", re.IGNORECASE)
 """A credential under whatever name; in a text, and in `WWW-Authenticate`, more follows."""
@@ -81,6 +85,21 @@ _OPTIONS = {
     "field": "filter_post_data_parameters",
 }
 """Of VCR, for what is found where."""
+_FIXTURE = """\
+Keep keys out with this fixture in conftest.py, or with the same options of vcr.VCR:
+
+    import pytest
+
+    @pytest.fixture(scope="session")
+    def vcr_config():
+        return {{{}}}
+
+"""
+_NO_FILTER = """\
+No filter changes addresses, responses, nested fields or text. Leave such a host out
+(ignore_hosts), or change them (before_record_request, before_record_response).
+
+"""
 
 
 def without_keys(text: str) -> str:
@@ -106,10 +125,8 @@ def looks_like_key(value: str) -> bool:
 def keys_in_cassette(path: Path) -> list[str]:
     """Return where a recorded file holds what looks like a credential: sorted, without its text.
 
-    For example ``header `authorization` ``. A file that is not a cassette is searched as well.
-
-    Raises:
-        OSError: it cannot be read.
+    For example ``header `authorization` ``. A file that is not a cassette is searched as well, and
+    one that cannot be read is an OSError.
     """
     text = _text(path.read_bytes())
     try:
@@ -148,20 +165,19 @@ def _search(value: object, kind: str = "field", name: str = "", side: str = "") 
         fields = [each for each in _FIELD.finditer(text) if looks_like_key(unquote(each["value"]))]
         for each in fields:
             field = each["name"] or each["short"]
-            is_form = kind != "field" or not text.lstrip().startswith(("{", "[", "<"))
-            is_nested = not is_form and field not in _fields(text)
+            is_nested = kind == "field" and _is_nested(field, text)
             yield f"{kind} `{field}`{side or ' inside the body' * is_nested}"
         if not fields and (_has_key(text) or any(map(looks_like_key, _USER.findall(text)))):
             yield "address" if kind == "query" else f"body{side}"
 
 
-def _fields(body: str) -> dict[str, object]:
-    """Return the outermost fields of JSON; a filter of VCR reaches no other."""
+def _is_nested(field: str, body: str) -> bool:
+    """Whether a field is none of the outermost ones of JSON; a filter of VCR reaches no other."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return body.lstrip().startswith(("{", "[", "<"))
+    return not isinstance(value, dict) or field not in value
 
 
 def _carries_key(name: str, value: str) -> bool:
@@ -193,34 +209,13 @@ def how_to_filter(found: Iterable[str]) -> list[str]:
 
     A field of a request that is not nested has nothing behind its name; an option can filter it.
     """
-    names: dict[str, list[str]] = {kind: [] for kind in _OPTIONS}
     matches = [re.fullmatch(r"(\w+) `(.+)`", where) for where in sorted(set(found))]
-    for match in filter(None, matches):
-        names[match[1]].append(match[2])
-    # The SDK sends its key in one or the other, by its version and by what the user gave it.
-    if names["header"]:
-        names["header"] = [*dict.fromkeys(["authorization", "x-api-key", *names["header"]])]
-    options = [
-        f'"{_OPTIONS[kind]}": {json.dumps(each, ensure_ascii=False)}'
-        for kind, each in names.items()
-        if each
-    ]
-    lines = []
-    if options:
-        lines = [
-            "Keep keys out with this fixture in conftest.py, or with the same options of vcr.VCR:",
-            "",
-            "    import pytest",
-            "",
-            '    @pytest.fixture(scope="session")',
-            "    def vcr_config():",
-            f"        return {{{', '.join(options)}}}",
-            "",
-        ]
-    if None in matches:
-        lines += [
-            "No filter changes addresses, responses, nested fields or text. Leave such a host out",
-            "(ignore_hosts), or change them (before_record_request, before_record_response).",
-            "",
-        ]
-    return lines
+    options = []
+    for kind, option in _OPTIONS.items():
+        names = [match[2] for match in matches if match and match[1] == kind]
+        if names and kind == "header":
+            # The SDK sends its key in one or the other, by its version and what the user gave it.
+            names = [*dict.fromkeys(["authorization", "x-api-key", *names])]
+        options += [f'"{option}": {json.dumps(names, ensure_ascii=False)}'] if names else []
+    text = _FIXTURE.format(", ".join(options)) if options else ""
+    return (text + _NO_FILTER * (None in matches)).splitlines()

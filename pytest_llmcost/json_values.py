@@ -9,17 +9,7 @@ import base64
 import json
 import math
 import os
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    KeysView,
-    Mapping,
-    Sequence,
-    ValuesView,
-)
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from datetime import date
 from hashlib import sha256
 from itertools import repeat
@@ -37,7 +27,6 @@ _MOST_LEVELS = 100
 """Deeper than any real payload, and below the interpreter's own limit."""
 _TOO_LARGE = 10**1_000
 """No API takes such a number; Python writes none of more than 4,300 digits, so it has no hash."""
-_LONGEST_PATH = 200
 
 
 def written(default: _T) -> _T:
@@ -73,7 +62,7 @@ def to_json_value(value: object) -> JsonValue:
         return _convert(value, 0)
     except _NotJson as error:
         path = ".".join(map(str, reversed(error.keys)))
-        where = path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}..."
+        where = path if len(path) <= 200 else f"{path[:200]}..."
         raise PayloadError(f"{where or 'the payload'} {error.problem}", path=path) from None
 
 
@@ -172,15 +161,14 @@ def _sdk_fields(value: Any) -> object:
     """Return the fields of an SDK object (pydantic, or a tool made from a function)."""
     if isinstance(value, date):
         return value.isoformat()
-    dump: Callable[..., object] | None = getattr(value, "model_dump", None)
+    dump = getattr(value, "model_dump", None)
     if callable(dump) and not isinstance(value, type):
         hidden = getattr(value, "__api_exclude__", None)  # the SDK's own fields, as `_client`
         return dump(mode="json", exclude_unset=True, by_alias=True, exclude=hidden, warnings=False)
     if _is_of_sdk(value) and hasattr(value, "to_dict"):
-        described: object = value.to_dict()
-        return described
+        return value.to_dict()
     hint = ""
-    if isinstance(value, AbstractSet):
+    if isinstance(value, (set, frozenset)):
         hint = " and has no order; pass a list"
     elif isinstance(value, type):
         hint = "; pass its JSON schema as output_config or input_schema"
@@ -247,8 +235,7 @@ def decode_json(data: bytes | bytearray | str) -> object:
     """
     for decode in (msgspec.json.decode, json.loads):
         try:
-            value: object = decode(data)
+            return decode(data)
         except (ValueError, RecursionError):  # msgspec's DecodeError is a ValueError
             continue
-        return value
     return None

@@ -14,17 +14,18 @@ from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 from pytest_llmcost.errors import LlmCostError, SettingsError
 from pytest_llmcost.money import parse_percent, parse_quantity, parse_share_or_usd, parse_usd
 
+_T = TypeVar("_T")
 RECORD_MODES = ("none", "once", "new_episodes", "all", "rewrite")
 CACHE_STATES = ("as-billed", "cold", "warm")
 PARTS = ("tools", "system", "messages", "rest")
 COLUMNS = ("worst", "cold", "warm")
-REPORT_SUFFIXES = (".json", ".md", ".html")
+_REACTIONS = ("off", "warn", "fail")
 
 
 def parse_choice(*choices: str) -> Callable[[str], str]:
@@ -64,10 +65,9 @@ def parse_path(text: str) -> Path:
 def parse_report_path(text: str) -> Path:
     """Read the path of a report, whose suffix chooses the format."""
     path = parse_path(text)
-    if path.suffix not in REPORT_SUFFIXES:
-        *most, last = REPORT_SUFFIXES
-        formats = f"{', '.join(most)} or {last}"
-        raise SettingsError(f"{text!r} has no known suffix; the name of a report ends in {formats}")
+    if path.suffix not in (".json", ".md", ".html"):
+        ends = "the name of a report ends in .json, .md or .html"
+        raise SettingsError(f"{text!r} has no known suffix; {ends}")
     return path
 
 
@@ -164,28 +164,30 @@ _ENV = "PYTEST_LLMCOST_"
 
 
 class Option:
-    """One setting and every way to set it."""
+    """One setting and every way to set it; declared in `Settings`, where its default stays."""
 
     # Written out: to make a dataclass or a NamedTuple takes several times as long, in every run.
     def __init__(
         self,
-        name: str,
+        default: object,
         parse: Callable[[str], Any],
         metavar: str | None,
         help: str,
-        repeatable: bool = False,
         is_limit: bool = False,
     ) -> None:
-        self.name = name
+        self.default = default
         self.parse = parse
         self.metavar = metavar
         """What the help shows for the flag's value; None if it takes none, or there is no flag."""
         self.help = help
-        self.repeatable = repeatable
+        self.repeatable = isinstance(default, tuple)
         """A list: the flag may be given several times, the ini key has one value per line."""
         self.is_limit = is_limit
         """An empty value, for example from an unset variable, would silently limit nothing, or
         compare with nothing."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
         self.ini = f"llmcost_{name}"
         """The key in pytest's configuration file."""
         self.env = f"{_ENV}{name.upper()}"
@@ -193,165 +195,128 @@ class Option:
         """The command line's name for it."""
         if name == "disabled":
             self.flag = "--no-llmcost"
-        elif metavar is None and parse is not parse_bool:
+        elif self.metavar is None and self.parse is not parse_bool:
             self.flag = None
+        OPTIONS.append(self)
+        setattr(owner, name, self.default)  # as a descriptor it would be slower to read
 
 
-_limit = partial(Option, is_limit=True)
-
-# fmt: off
-OPTIONS: tuple[Option, ...] = (
-    Option("disabled", parse_bool, None,
-        "Turn pytest-llmcost off. The marker and the fixture still exist; nothing is counted."),
-    _limit("max_test", parse_usd, "USD",
-        "Budget of every test that has no max_cost marker, for example $0.02."),
-    _limit("max_worst", parse_usd, "USD",
-        "Worst-case budget of every test that sets none itself: what its calls cost with a cold "
-        "cache if every reply reaches its max_tokens."),
-    _limit("max_call", parse_usd, "USD",
-        "Budget of every single call. A test fails if its most expensive call costs more."),
-    _limit("max_suite", parse_usd, "USD",
-        "Budget of the whole run. The run fails if it costs more."),
-    _limit("budgets", str, None,
-        "Path budgets, one per line: `tests/agents/** = $0.50`; of a tag: `tag:judge = $0.10`.",
-        repeatable=True),
-    _limit("max_parts", parse_part_limit, None,
-        "Budgets of parts of every single prompt, in tokens, one per line: `tools = 3k`.",
-        repeatable=True),
-    _limit("allowed_models", for_path(parse_glob, "tests/agents/** = claude-haiku-*"), "GLOB",
-        "Model that tests may call: an exact id or a glob, for example claude-haiku-*. A call of "
-        "any other model fails its test. Lines `tests/agents/** = claude-haiku-*` are for a path; "
-        "those of the last one that matches apply. Repeatable.", repeatable=True),
-    Option("require_budget", parse_bool, None,
-        "Fail tests that call Claude without a budget, either their own or one for their path, and "
-        "the run if other calls have none."),
-    _limit("live", for_path(parse_choice("off", "warn", "fail"), "tests/live/** = off"),
-        "off|warn|fail",
-        "What happens to a test that sends a request to Claude over a socket instead of replaying "
-        "it: off (default, the summary names it), warn or fail. A line `tests/live/** = off` is "
-        "for a path; the last one that matches applies. Repeatable.", repeatable=True),
-    Option("stand_ins", parse_address, "ADDRESS",
-        "Address of a stand-in that spends nothing, for example 127.0.0.1 or localhost:8080: "
-        "requests to it are not live. Repeatable.", repeatable=True),
-    Option("stable_prefix", parse_choice("off", "warn", "fail"), "off|warn|fail",
-        "What happens if a later call of a test breaks the cached prefix of an earlier one: "
-        "nothing, a line in the summary (warn, default), or the test fails."),
-    _limit("max_live", parse_usd, "USD",
-        "Cap on what this run may spend live. A request whose worst case exceeds what is left is "
-        "refused before it is sent, and its test fails."),
-    _limit("warn_at", parse_warning, "PERCENT",
-        "Warn when this share of a budget is used, for example 80%."),
-    Option("unverified", parse_choice("fail", "warn"), "fail|warn",
-        "What happens if a budget cannot be checked: fail (default), or only warn."),
-    Option("mocks", parse_choice("trust", "count"), "trust|count",
-        "How the answer of a mock is priced: by the usage that it states (trust, default), or "
-        "with the input tokens counted from the request (count)."),
-    Option("record_mode", parse_choice(*RECORD_MODES), "MODE",
-        f"How token counts are recorded: {', '.join(RECORD_MODES)}. Only count_tokens is "
-        "called, which is free. Default: pytest-recording's mode, otherwise none."),
-    Option("count_timeout", parse_seconds, "SECONDS",
-        "Seconds that one count may take, including retries and the pauses that the API asks "
-        "for. Default 60."),
-    Option("key_guard", parse_choice("fail", "warn", "off"), "fail|warn|off",
-        "What happens if a cassette that VCR wrote in this run holds what looks like a key: the "
-        "run fails (default), the summary warns, or nothing."),
-    Option("prices", parse_path, "FILE",
-        "TOML file with your own prices: new models, other rates, discounts."),
-    Option("price_date", parse_date, "DATE",
-        "Price everything as of this date. Default: today, UTC."),
-    Option("cache", parse_choice(*CACHE_STATES), "as-billed|cold|warm",
-        "Price the prompt cache as billed (default), as if cold, or as if warm."),
-    Option("report", parse_report_path, "PATH",
-        "Write the ledger (.json), a pull-request comment (.md) or a page (.html) to this path. "
-        "Repeatable.",
-        repeatable=True),
-    Option("history", parse_path, "FILE",
-        "Append a line of JSON about the run to this file, for `llmcost history` and the page."),
-    _limit("baseline", parse_path, "PATH", "Ledger of an earlier run to compare this run with."),
-    Option("baseline_fetch", str, "COMMAND",
-        "Command that fetches the baseline to that path; the comment shows it to those who want to "
-        "reproduce the run."),
-    _limit("max_increase", parse_increase, "LIMIT",
-        "How much more than the baseline the suite may cost: 10% or $0.05. Repeatable.",
-        repeatable=True),
-    _limit("max_test_increase", parse_increase, "LIMIT",
-        "How much more than in the baseline a single test may cost: 10% or $0.05. Repeatable.",
-        repeatable=True),
-    Option("vanished", parse_choice("off", "warn", "fail"), "off|warn|fail",
-        "What happens if tests with a budget or calls in the baseline are skipped, deselected or "
-        "deleted, or lost their budget: they are named (warn, default), or also fail the run."),
-    Option("update_baseline", parse_bool, None,
-        "Write this run as the new baseline, if it is complete."),
-    Option("model", str, "MODEL",
-        "Count every prompt for this model too, and show what it would cost. Repeatable.",
-        repeatable=True),
-    Option("columns", parse_choice(*COLUMNS), "COLUMN",
-        f"Add a column to the summary: {', '.join(COLUMNS)}. Repeatable.",
-        repeatable=True),
-    Option("parts", parse_bool, None,
-        "Count what each part of the prompts takes: show the largest ones of every test, and "
-        "write all of them to the reports."),
-    Option("per", parse_scale, "N", "Show prices for this many runs, for example 1000."),
-    Option("rows", parse_quantity, "N",
-        "Rows of the table in the summary; 0 shows all. Default 10."),
-    Option("github", parse_bool, "yes|no",
-        "Write a job summary and annotations if GitHub Actions runs pytest. Default yes."),
-)
-# fmt: on
+OPTIONS: list[Option] = []
+"""Those of `Settings`, in its order."""
 
 
-def _unknown_variable(name: str) -> str:
-    from difflib import get_close_matches
+def _setting(
+    default: _T, parse: Callable[[str], Any], metavar: str | None, help: str, is_limit: bool = False
+) -> _T:
+    return cast("_T", Option(default, parse, metavar, help, is_limit))
 
-    words = name.removeprefix(_ENV).lower()
-    similar = get_close_matches(words, [option.name for option in OPTIONS], n=1)
-    hint = f". Did you mean {_ENV}{similar[0].upper()}?" if similar else ""
-    return f"{name}: no setting of this version has this name{hint}"
+
+def _choice(default: _T, choices: Sequence[str], help: str) -> _T:
+    return _setting(default, parse_choice(*choices), "|".join(choices), help)
+
+
+_limit = partial(_setting, is_limit=True)
 
 
 class Settings:
-    """The value of every option, and where each was set; the defaults stand here alone."""
+    """The value of every option, and where each was set."""
+
+    # fmt: off
+    disabled: bool = _setting(False, parse_bool, None,
+        "Turn pytest-llmcost off. The marker and the fixture still exist; nothing is counted.")
+    max_test: Decimal | None = _limit(None, parse_usd, "USD",
+        "Budget of every test that has no max_cost marker, for example $0.02.")
+    max_worst: Decimal | None = _limit(None, parse_usd, "USD",
+        "Worst-case budget of every test that sets none itself: what its calls cost with a cold "
+        "cache if every reply reaches its max_tokens.")
+    max_call: Decimal | None = _limit(None, parse_usd, "USD",
+        "Budget of every single call. A test fails if its most expensive call costs more.")
+    max_suite: Decimal | None = _limit(None, parse_usd, "USD",
+        "Budget of the whole run. The run fails if it costs more.")
+    budgets: tuple[str, ...] = _limit((), str, None,
+        "Path budgets, one per line: `tests/agents/** = $0.50`; of a tag: `tag:judge = $0.10`.")
+    max_parts: tuple[tuple[str, int], ...] = _limit((), parse_part_limit, None,
+        "Budgets of parts of every single prompt, in tokens, one per line: `tools = 3k`.")
+    allowed_models: tuple[str, ...] = _limit(
+        (), for_path(parse_glob, "tests/agents/** = claude-haiku-*"), "GLOB",
+        "Model that tests may call: an exact id or a glob, for example claude-haiku-*. A call of "
+        "any other model fails its test. Lines `tests/agents/** = claude-haiku-*` are for a path; "
+        "those of the last one that matches apply. Repeatable.")
+    require_budget: bool = _setting(False, parse_bool, None,
+        "Fail tests that call Claude without a budget, either their own or one for their path, and "
+        "the run if other calls have none.")
+    live: tuple[str, ...] = _limit(
+        (), for_path(parse_choice(*_REACTIONS), "tests/live/** = off"), "|".join(_REACTIONS),
+        "What happens to a test that sends a request to Claude over a socket instead of replaying "
+        "it: off (default, the summary names it), warn or fail. A line `tests/live/** = off` is "
+        "for a path; the last one that matches applies. Repeatable.")
+    stand_ins: tuple[str, ...] = _setting((), parse_address, "ADDRESS",
+        "Address of a stand-in that spends nothing, for example 127.0.0.1 or localhost:8080: "
+        "requests to it are not live. Repeatable.")
+    stable_prefix: Literal["off", "warn", "fail"] = _choice("warn", _REACTIONS,
+        "What happens if a later call of a test breaks the cached prefix of an earlier one: "
+        "nothing, a line in the summary (warn, default), or the test fails.")
+    max_live: Decimal | None = _limit(None, parse_usd, "USD",
+        "Cap on what this run may spend live. A request whose worst case exceeds what is left is "
+        "refused before it is sent, and its test fails.")
+    warn_at: Decimal | None = _limit(None, parse_warning, "PERCENT",
+        "Warn when this share of a budget is used, for example 80%.")
+    unverified: Literal["fail", "warn"] = _choice("fail", ("fail", "warn"),
+        "What happens if a budget cannot be checked: fail (default), or only warn.")
+    mocks: Literal["trust", "count"] = _choice("trust", ("trust", "count"),
+        "How the answer of a mock is priced: by the usage that it states (trust, default), or "
+        "with the input tokens counted from the request (count).")
+    record_mode: str | None = _setting(None, parse_choice(*RECORD_MODES), "MODE",
+        f"How token counts are recorded: {', '.join(RECORD_MODES)}. Only count_tokens is "
+        "called, which is free. Default: pytest-recording's mode, otherwise none.")
+    count_timeout: float = _setting(60.0, parse_seconds, "SECONDS",
+        "Seconds that one count may take, including retries and the pauses that the API asks "
+        "for. Default 60.")
+    key_guard: Literal["fail", "warn", "off"] = _choice("fail", ("fail", "warn", "off"),
+        "What happens if a cassette that VCR wrote in this run holds what looks like a key: the "
+        "run fails (default), the summary warns, or nothing.")
+    prices: Path | None = _setting(None, parse_path, "FILE",
+        "TOML file with your own prices: new models, other rates, discounts.")
+    price_date: date | None = _setting(None, parse_date, "DATE",
+        "Price everything as of this date. Default: today, UTC.")
+    cache: Literal["as-billed", "cold", "warm"] = _choice("as-billed", CACHE_STATES,
+        "Price the prompt cache as billed (default), as if cold, or as if warm.")
+    report: tuple[Path, ...] = _setting((), parse_report_path, "PATH",
+        "Write the ledger (.json), a pull-request comment (.md) or a page (.html) to this path. "
+        "Repeatable.")
+    history: Path | None = _setting(None, parse_path, "FILE",
+        "Append a line of JSON about the run to this file, for `llmcost history` and the page.")
+    baseline: Path | None = _limit(None, parse_path, "PATH",
+        "Ledger of an earlier run to compare this run with.")
+    baseline_fetch: str = _setting("", str, "COMMAND",
+        "Command that fetches the baseline to that path; the comment shows it to those who want to "
+        "reproduce the run.")
+    max_increase: tuple[str, ...] = _limit((), parse_increase, "LIMIT",
+        "How much more than the baseline the suite may cost: 10% or $0.05. Repeatable.")
+    max_test_increase: tuple[str, ...] = _limit((), parse_increase, "LIMIT",
+        "How much more than in the baseline a single test may cost: 10% or $0.05. Repeatable.")
+    vanished: Literal["off", "warn", "fail"] = _choice("warn", _REACTIONS,
+        "What happens if tests with a budget or calls in the baseline are skipped, deselected or "
+        "deleted, or lost their budget: they are named (warn, default), or also fail the run.")
+    update_baseline: bool = _setting(False, parse_bool, None,
+        "Write this run as the new baseline, if it is complete.")
+    model: tuple[str, ...] = _setting((), str, "MODEL",
+        "Count every prompt for this model too, and show what it would cost. Repeatable.")
+    columns: tuple[str, ...] = _setting((), parse_choice(*COLUMNS), "COLUMN",
+        f"Add a column to the summary: {', '.join(COLUMNS)}. Repeatable.")
+    parts: bool = _setting(False, parse_bool, None,
+        "Count what each part of the prompts takes: show the largest ones of every test, and "
+        "write all of them to the reports.")
+    per: int = _setting(1, parse_scale, "N", "Show prices for this many runs, for example 1000.")
+    rows: int = _setting(10, parse_quantity, "N",
+        "Rows of the table in the summary; 0 shows all. Default 10.")
+    github: bool = _setting(True, parse_bool, "yes|no",
+        "Write a job summary and annotations if GitHub Actions runs pytest. Default yes.")
+    # fmt: on
+    origins: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, **values: Any) -> None:
         vars(self).update(values)
-
-    disabled: bool = False
-    max_test: Decimal | None = None
-    max_worst: Decimal | None = None
-    max_call: Decimal | None = None
-    max_suite: Decimal | None = None
-    budgets: tuple[str, ...] = ()
-    max_parts: tuple[tuple[str, int], ...] = ()
-    allowed_models: tuple[str, ...] = ()
-    require_budget: bool = False
-    live: tuple[str, ...] = ()
-    stand_ins: tuple[str, ...] = ()
-    stable_prefix: Literal["off", "warn", "fail"] = "warn"
-    max_live: Decimal | None = None
-    warn_at: Decimal | None = None
-    unverified: Literal["fail", "warn"] = "fail"
-    mocks: Literal["trust", "count"] = "trust"
-    record_mode: str | None = None
-    count_timeout: float = 60.0
-    key_guard: Literal["fail", "warn", "off"] = "fail"
-    prices: Path | None = None
-    price_date: date | None = None
-    cache: Literal["as-billed", "cold", "warm"] = "as-billed"
-    report: tuple[Path, ...] = ()
-    history: Path | None = None
-    baseline: Path | None = None
-    baseline_fetch: str = ""
-    max_increase: tuple[str, ...] = ()
-    max_test_increase: tuple[str, ...] = ()
-    vanished: Literal["off", "warn", "fail"] = "warn"
-    update_baseline: bool = False
-    model: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    parts: bool = False
-    per: int = 1
-    rows: int = 10
-    github: bool = True
-    origins: Mapping[str, str] = MappingProxyType({})
 
     def origin(self, name: str) -> str:
         """Where a setting was set: its flag, variable or ini key, or `default`."""
@@ -382,7 +347,12 @@ def resolve(
     """
     for name in sorted(set(env) - {option.env for option in OPTIONS}):
         if name.startswith(_ENV):
-            raise SettingsError(_unknown_variable(name))
+            from difflib import get_close_matches
+
+            words = name.removeprefix(_ENV).lower()
+            similar = get_close_matches(words, [option.name for option in OPTIONS], n=1)
+            hint = f". Did you mean {_ENV}{similar[0].upper()}?" if similar else ""
+            raise SettingsError(f"{name}: no setting of this version has this name{hint}")
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     here = Path()

@@ -13,15 +13,15 @@ MOST_NODES = 500_000
 MOST_CHARACTERS = 100_000_000
 """Of all texts together, aliases written out."""
 _MOST_DIGITS = 1_000
-"""Python neither reads nor writes a whole number of more than 4,300."""
+"""Of a whole number; Python neither reads nor writes one of more than 4,300."""
 _TAG = "tag:yaml.org,2002:"
+_INT = f"{_TAG}int"
 
 
 class YamlError(ValueError):
     """What is wrong with a text that should be YAML, and the line, counted from 1, if known."""
 
     def __init__(self, problem: str, line: int | None = None) -> None:
-        """Keep both, for messages that name the file."""
         super().__init__(problem)
         self.problem = problem
         self.place = "" if line is None else f", line {line}"
@@ -85,10 +85,12 @@ class _Bounds:
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
+            if node.tag == _INT and len(node.value) > _MOST_DIGITS:
+                raise ValueError("too many digits")
             return super().construct_object(node, deep=deep)  # type: ignore[misc]
-        except (LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, YamlError):
-                raise
+        except YamlError:
+            raise
+        except (LookupError, AttributeError, TypeError, ValueError, OverflowError):
             kind, value = node.tag.removeprefix(_TAG), str(node.value)[:40]
             raise YamlError(f"{value!r} is not a valid {kind}", node.start_mark.line + 1) from None
 
@@ -106,20 +108,13 @@ def _loader(any_tag: bool) -> Any:
             base.__init__(self, data)
             _Bounds.__init__(self)
 
-        def construct_int(self, node: Any) -> int:
-            if len(node.value) > _MOST_DIGITS:
-                raise ValueError("too many digits")
-            number: int = self.construct_yaml_int(node)
-            return number
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             if not any_tag and node.id == "mapping":
                 keys = Counter(key.value for key, _ in node.value if key.id == "scalar")
                 if keys.total() > len(keys):
                     key = keys.most_common(1)[0][0]
                     raise YamlError(f"{key[:40]!r} is there twice", node.start_mark.line + 1)
-            made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-            return made
+            return super().construct_mapping(node, deep=deep)
 
         def construct_plain(self, node: Any) -> object:
             """Read the data under a tag, such as a date's text."""
@@ -131,7 +126,6 @@ def _loader(any_tag: bool) -> Any:
             construct = self.construct_mapping if is_mapping else self.construct_sequence
             return construct(node, deep=True)
 
-    Loader.add_constructor(f"{_TAG}int", Loader.construct_int)
     for kind in ("timestamp", "set", "omap", "pairs"):
         Loader.add_constructor(_TAG + kind, Loader.construct_plain)
     if any_tag:

@@ -26,15 +26,13 @@ from pytest_llmcost.reports.run_wording import (
     marks_of,
 )
 
-_LONGEST = 2_000
-"""Of a name, which must stay different from all others."""
-
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add = parser.add_argument
     add("ledger", type=read_ledger, help="a JSON ledger written with --llmcost-report")
-    add("-o", "--output", metavar="FILE", help="where to write (default: -, which prints it)")
+    where = "where to write (default: -, which prints it)"
+    add("-o", "--output", default="-", metavar="FILE", help=where)
     add("--label", help="the left side of the badge (default: prompts)")
     add(
         "--format",
@@ -57,10 +55,10 @@ def run(arguments: Namespace, console: Console) -> int:
         is_badge = arguments.format == "shields"
         value = _badge(ledger, label) if is_badge else list(_trend(ledger))
         text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
-    if arguments.output not in (None, "-"):
-        write_file(arguments.output, [text])
-    else:
+    if arguments.output == "-":
         console.print_document(text.decode().rstrip("\n"))
+    else:
+        write_file(arguments.output, [text])
     return 0
 
 
@@ -84,7 +82,7 @@ def _trend(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """
     figures = [("total", ledger.totals.usd, is_least(ledger))]
     figures += [
-        (clean(test.nodeid, _LONGEST), test.usd, Amounts.of(test.calls).is_least)
+        (clean(test.nodeid, 2_000), test.usd, Amounts.of(test.calls).is_least)
         for test in last_attempts(ledger.tests)
         if test.calls
     ]

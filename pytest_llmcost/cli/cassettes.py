@@ -22,33 +22,26 @@ _START = b"interactions:"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument(
-        "--check",
-        nargs="+",
-        required=True,
-        metavar="DIR",
-        help="folders of cassettes, or single files; searched with all that is in them",
-    )
+    what = "folders of cassettes, or single files; searched with all that is in them"
+    parser.add_argument("--check", nargs="+", required=True, metavar="DIR", help=what)
 
 
 def run(arguments: Namespace, console: Console) -> int:
     """Print each cassette that holds a key, and how to keep keys out of it."""
     paths: set[Path] = set()
     for name in arguments.check:
-        if not Path(name).exists():
-            raise SettingsError(f"{name} does not exist; name a folder of cassettes")
         is_file = Path(name).is_file()
-        inside = [Path(name)] if is_file else list(filter(_is_cassette, files_below(Path(name))))
+        inside = [Path(name)] if is_file else [*filter(_is_cassette, files_below(Path(name)))]
         if not inside:
             raise SettingsError(f"{name} holds no cassette; name a folder of cassettes")
         paths.update(inside)
     searched = {show_path(path): keys_in_cassette(path) for path in sorted(paths)}
     found = {path: where for path, where in searched.items() if where}
-    for line in describe_keys(found) if found else ():
-        console.print(line)
     if not found:
         console.print(f"no keys in {format_count(len(searched), 'file')}")
-    return int(bool(found))
+        return 0
+    console.print("\n".join(describe_keys(found)))
+    return 1
 
 
 def _is_cassette(path: Path) -> bool:

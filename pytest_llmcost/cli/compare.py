@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import parse_increase
-from pytest_llmcost.cli.console import Console, add_output_option, add_prices_option, read_card
+from pytest_llmcost.cli.console import Console, add_output, add_prices, add_setting, read_card
 from pytest_llmcost.compare.baseline import compare
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
@@ -26,32 +26,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("base", type=Path, help="the earlier ledger")
     add("head", type=read_ledger, help="the ledger to judge")
-    for flag, text in (
-        ("--max-increase", "the most that the run may add, 10%% or $0.05; if repeated, all hold"),
-        ("--max-test-increase", "the most that any single test may add"),
-    ):
-        label = flag.removeprefix("--").replace("-", "_")
-        parse = partial(parse_increase, origin=flag, label=label)
-        add(flag, type=parse, action="append", default=[], metavar="LIMIT", help=text)
-    add(
-        "--vanished",
-        choices=("off", "warn", "fail"),
-        default="warn",
-        help="name tests with a budget or calls that only the earlier ledger has, or also return 1",
-    )
-    add(
-        "--baseline-fetch",
-        metavar="COMMAND",
-        help="how to fetch the earlier ledger, for those who want to reproduce the run",
-    )
-    add(
-        "--format",
-        choices=("text", "json", "md"),
-        default="text",
-        help="md is the ledger to judge as a pull-request comment, with what it changes",
-    )
-    add_output_option(parser, "the ledger to judge, with the comparison in it")
-    add_prices_option(parser)
+    for name, whole in (("max_increase", "the run"), ("max_test_increase", "any single test")):
+        parse = partial(parse_increase, origin=f"--{name.replace('_', '-')}", label=name)
+        what = f"the most that {whole} may add, 10%% or $0.05; if repeated, all hold"
+        add_setting(parser, name, what, type=parse, action="append", default=[])
+    what = "name tests with a budget or calls that only the earlier ledger has, or also return 1"
+    add_setting(parser, "vanished", what)
+    how = "how to fetch the earlier ledger, for those who want to reproduce the run"
+    add_setting(parser, "baseline_fetch", how, default=None)
+    what = "md is the ledger to judge as a pull-request comment, with what it changes"
+    add("--format", choices=("text", "json", "md"), default="text", help=what)
+    add_output(parser, "the ledger to judge, with the comparison in it")
+    add_prices(parser)
 
 
 def run(arguments: Namespace, console: Console) -> int:

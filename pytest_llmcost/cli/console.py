@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import reduce
 from io import TextIOWrapper
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
+from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.tables import Screen
-from pytest_llmcost.settings import parse_date, parse_report_path
-
-_LONGEST = 2_000
-"""Of a problem; a name in it may be without end."""
+from pytest_llmcost.reports.tables import Screen, TableRow, as_text, text_table
+from pytest_llmcost.settings import OPTIONS, parse_date, parse_report_path
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,14 @@ class Console:
 
     @property
     def screen(self) -> Screen:
-        """How many columns a line of the terminal has, and which characters it can show."""
-        return Screen(shutil.get_terminal_size().columns, self.is_unicode)
+        """How many columns a line of the terminal has, and whether it can show all characters."""
+        is_unicode = self._encoding.lower().startswith("utf")
+        return Screen(shutil.get_terminal_size().columns, is_unicode)
 
     @property
-    def is_unicode(self) -> bool:
-        """Whether signs beyond ASCII can be written."""
+    def _encoding(self) -> str:
         # A pipe on Windows has a code page, and a stream in memory no encoding at all.
-        return (getattr(self.out, "encoding", None) or "utf-8").lower().startswith("utf")
+        return getattr(self.out, "encoding", None) or "utf-8"
 
     def print_json(self, value: object) -> None:
         """Write a result for a program."""
@@ -43,9 +44,8 @@ class Console:
 
     def print(self, text: str) -> None:
         """Write a result; what the stream cannot show, in ASCII."""
-        shown = Screen(unicode=self.is_unicode).text(text)
-        encoding = getattr(self.out, "encoding", None) or "utf-8"
-        self.out.write(shown.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        shown = self.screen.text(text).encode(self._encoding, "backslashreplace")
+        self.out.write(shown.decode(self._encoding) + "\n")
 
     def print_document(self, text: str) -> None:
         """Write what goes into a file or to another program: UTF-8, whatever the locale is."""
@@ -54,16 +54,39 @@ class Console:
         self.print(text)
 
     def note(self, text: str) -> None:
-        """Write what is no result: progress, a problem."""
-        self.err.write(f"llmcost: {text}\n")
+        """Write what is no result: progress, or a problem, which may quote a foreign file."""
+        for line in f"llmcost: {text}".split("\n"):
+            self.err.write(f"{clean(line, 2_000)}\n")
         self.err.flush()
 
     def problem(self, text: str) -> None:
-        """Write a problem that names foreign things, on one line of limited length."""
-        self.note(clean(text, _LONGEST))
+        """Write a problem that names foreign things, on one line."""
+        self.note(clean(text, 2_000))
 
 
-def add_output_option(parser: ArgumentParser, what: str) -> None:
+def draw_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], screen: Screen | None = None
+) -> str:
+    """Write rows as a table; a head that ends in a colon is over numbers."""
+    return as_text(text_table(heads, [*map(TableRow, rows)], screen or Screen()))
+
+
+def parse_history(text: str) -> Path:
+    """Read the path of a history; to read a device may never end."""
+    path = Path(text)
+    if path.is_char_device():
+        raise SettingsError(f"{text!r} is a device; give the file of pytest --llmcost-history")
+    return path
+
+
+def add_setting(parser: ArgumentParser, name: str, help: str, **how: Any) -> None:
+    """Declare an option that pytest has as well: as it is spelled there, and without the prefix."""
+    option = next(each for each in OPTIONS if each.name == name)
+    how = {"type": option.parse, "metavar": option.metavar, "default": option.default, **how}
+    parser.add_argument(f"--{name.replace('_', '-')}", str(option.flag), help=help, **how)
+
+
+def add_output(parser: ArgumentParser, what: str) -> None:
     """Declare `--output`, which may be given more than once."""
     parser.add_argument(
         "-o",
@@ -77,33 +100,16 @@ def add_output_option(parser: ArgumentParser, what: str) -> None:
     )
 
 
-def add_prices_option(parser: ArgumentParser) -> None:
-    """Declare `--prices`, which may be given more than once."""
-    parser.add_argument(
-        "--prices",
-        "--llmcost-prices",  # as pytest spells it, and messages with it
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a TOML file of your own prices, laid over the shipped ones",
-    )
+def add_prices(parser: ArgumentParser, *, with_date: bool = False) -> None:
+    """Declare `--prices`, which may be given more than once, and `--on` if it is asked for."""
+    if with_date:
+        today = datetime.now(timezone.utc).date()
+        when = "prices of that day (default: today, UTC)"
+        parser.add_argument("--on", type=parse_date, default=today, metavar="DATE", help=when)
+    what = "a TOML file of your own prices, laid over the shipped ones"
+    add_setting(parser, "prices", what, action="append", default=[])
 
 
 def read_card(arguments: Namespace) -> RateCard:
     """Return the shipped prices with the files of `--prices` laid over them, the last on top."""
-    card = shipped_card()
-    for path in arguments.prices:
-        card = card.with_overrides(path)
-    return card
-
-
-def add_pricing_options(parser: ArgumentParser) -> None:
-    """Declare `--on` and `--prices`."""
-    parser.add_argument(
-        "--on",
-        type=parse_date,
-        default=datetime.now(timezone.utc).date(),
-        metavar="DATE",
-        help="prices of that day (default: today, UTC)",
-    )
-    add_prices_option(parser)
+    return reduce(RateCard.with_overrides, arguments.prices, shipped_card())

@@ -13,24 +13,20 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from pytest_llmcost.cli.console import Console
+from pytest_llmcost.cli.console import Console, add_setting, draw_table
 from pytest_llmcost.counting.cassette import CountCassette
-from pytest_llmcost.counting.client import Asker, Counter, Job, Mode, make_client, unknown_keys
+from pytest_llmcost.counting.client import Asker, Counter, Job, make_client, unknown_keys
 from pytest_llmcost.counting.payload import Payload, read_payload
 from pytest_llmcost.errors import CountError, PayloadError
 from pytest_llmcost.money import parse_quantity
 from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import token_cell
-from pytest_llmcost.reports.tables import TableRow, as_text, text_table
-from pytest_llmcost.settings import parse_seconds
+from pytest_llmcost.settings import RECORD_MODES
 
 _FOLDER = "llmcost-counts"
-_RECORDING: tuple[Mode, ...] = ("once", "new_episodes", "all", "rewrite")
 _MOST_BYTES = 32_000_000
 """Of a request: https://platform.claude.com/docs/en/api/overview (2026-11-25)"""
-_FILLER = "."
-"""The API counts no prompt without a message."""
 
 
 class _Row(NamedTuple):
@@ -51,28 +47,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("file", nargs="+", help="a text, or with the suffix .json a payload, messages or tools")
     add("--model", help="the model to count for; a payload may name its own")
-    add(
-        "--record-mode",
-        "--llmcost-record-mode",  # as pytest spells it
-        choices=("none", *_RECORDING),
-        default="none",
-        help=f"what may be counted and written to {_FOLDER} beside the file (default: none, "
-        "which only reads)",
+    what = (
+        f"what may be counted and written to {_FOLDER} beside the file: {', '.join(RECORD_MODES)}"
     )
-    add(
-        "--max-input-tokens",
-        type=parse_quantity,
-        metavar="TOKENS",
-        help="the most that each file may have, 3k",
-    )
-    add(
-        "--count-timeout",
-        "--llmcost-count-timeout",  # as pytest spells it, and messages with it
-        type=parse_seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="how long one count may take, with all retries and pauses (default: 60)",
-    )
+    add_setting(parser, "record_mode", f"{what} (default: none, which only reads)", default="none")
+    most = "the most that each file may have, 3k"
+    add("--max-input-tokens", type=parse_quantity, metavar="TOKENS", help=most)
+    how_long = "how long one count may take, with all retries and pauses (default: 60)"
+    add_setting(parser, "count_timeout", how_long)
     add("--format", choices=("text", "json"), default="text")
 
 
@@ -92,8 +74,8 @@ def run(arguments: Namespace, console: Console) -> int:
         table = []
         for file, model, number, left_out, *_ in rows:
             tokens = "?" if number is None else token_cell(number, is_least=bool(left_out))
-            table.append(TableRow([clean(file), clean(model or "-"), tokens]))
-        console.print(as_text(text_table(("file", "model", "input tokens:"), table)))
+            table.append([clean(file), clean(model or "-"), tokens])
+        console.print(draw_table(("file", "model", "input tokens:"), table))
     for row in rows:
         if row.problem:
             console.problem(f"{row.file}: {row.problem}")
@@ -123,37 +105,27 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
     row = row._replace(input_tokens=tokens, left_out=left_out, state="within")
     if limit is None:
         return row._replace(state="counted")
+    shown = f"{limit:,} set by --max-input-tokens"
     if tokens > limit:
         least = "at least " if left_out else ""
         before = "" if count.before is None else f" (it had {count.before:,} when last recorded)"
-        problem = (
-            f"{least}{tokens:,} input tokens are {tokens - limit:,} more than the limit of "
-            f"{limit:,} set by --max-input-tokens{before}"
-        )
-        return row._replace(state="exceeded", problem=problem)
+        more = f"{tokens - limit:,} more than the limit of {shown}{before}"
+        return row._replace(state="exceeded", problem=f"{least}{tokens:,} input tokens are {more}")
     if left_out:
-        problem = (
-            f"cannot check the limit of {limit:,} set by --max-input-tokens: the count leaves out "
-            f"{', '.join(left_out)}"
-        )
-        return row._replace(state="unverified", problem=problem)
+        why = f"the count leaves out {', '.join(left_out)}"
+        return row._replace(state="unverified", problem=f"cannot check the limit of {shown}: {why}")
     return row
 
 
 def _read(path: Path, model: str | None) -> Payload:
-    """Read the prompt in a file, with the given model if there is one.
-
-    Raises:
-        PayloadError: it cannot be read, or is no prompt.
-    """
+    """Read the prompt in a file, with the given model if there is one."""
+    if path.is_dir():
+        raise PayloadError("is a folder; name files, for example prompts/*.md", path="")
     try:
         with path.open("rb") as opened:
             data = opened.read(_MOST_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        if path.is_dir():
-            wrong = "is a folder; name files, for example prompts/*.md"
-            raise PayloadError(wrong, path="") from None
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise PayloadError(f"cannot be read ({why})", path="") from None
     if len(data) > _MOST_BYTES:
@@ -162,7 +134,7 @@ def _read(path: Path, model: str | None) -> Payload:
         raise PayloadError("is empty, so there is nothing to count", path="")
     body: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
     if path.suffix.lower() == ".json":
-        body["messages"][0]["content"] = _FILLER
+        body["messages"][0]["content"] = "."  # the API counts no prompt without a message
         body |= _part_of_a_body(text)
     if model is not None:
         body["model"] = model
@@ -184,8 +156,5 @@ def _part_of_a_body(text: str) -> dict[str, Any]:
             return {"tools": value}
     if isinstance(value, dict) and not value.keys().isdisjoint({"messages", "system", "tools"}):
         return value
-    raise PayloadError(
-        "is no prompt: a JSON file holds what messages.create takes, a list of messages, or a "
-        "list of tools",
-        path="",
-    )
+    what = "what messages.create takes, a list of messages, or a list of tools"
+    raise PayloadError(f"is no prompt: a JSON file holds {what}", path="")

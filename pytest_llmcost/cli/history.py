@@ -8,30 +8,20 @@ from __future__ import annotations
 import shlex
 from argparse import ArgumentParser, Namespace
 from decimal import Decimal
-from pathlib import Path
 
-from pytest_llmcost.cli.console import Console
+from pytest_llmcost.cli.console import Console, draw_table, parse_history
 from pytest_llmcost.ledger.run_history import read_history
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.tables import TableRow, as_text, text_table
 from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.settings import parse_scale
-
-_BAR = 24
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add = parser.add_argument
-    add("file", type=Path, help="the file of pytest --llmcost-history")
-    add(
-        "-n",
-        dest="number",
-        type=parse_scale,
-        default=COMPARED_WITH,
-        metavar="N",
-        help="how many runs to show, and to compare the last one with (default: %(default)s)",
-    )
+    add("file", type=parse_history, help="the file of pytest --llmcost-history")
+    many = f"how many runs to show, and to compare the last one with (default: {COMPARED_WITH})"
+    add("-n", dest="number", type=parse_scale, default=COMPARED_WITH, metavar="N", help=many)
 
 
 def run(arguments: Namespace, console: Console) -> int:
@@ -43,16 +33,15 @@ def run(arguments: Namespace, console: Console) -> int:
         option = f"--llmcost-history={shlex.quote(str(arguments.file))}"
         console.note(f"{arguments.file}: has no run yet; add one: pytest {option}")
         return 0
-    shown, block = runs[-arguments.number :], "█" if console.is_unicode else "#"
+    shown, block = runs[-arguments.number :], "█" if console.screen.unicode else "#"
     highest = max(run.usd or Decimal(0) for run in shown)
     rows = []
     for run in shown:
-        bar = block * max(1, round(run.usd * _BAR / highest)) if run.usd else ""
+        bar = block * max(1, round(run.usd * 24 / highest)) if run.usd else ""
         *cells, partial = map(clean, run_cells(run))
-        rows.append(TableRow([*cells, f"{bar}{partial and f' {partial}'}"]))
-    table = text_table(["run", "commit", "calls:", "cost:", ""], rows, console.screen)
-    console.print(as_text(table))
-    console.print("")
+        rows.append([*cells, f"{bar}{partial and f' {partial}'}"])
+    table = draw_table(["run", "commit", "calls:", "cost:", ""], rows, console.screen)
+    console.print(f"{table}\n")
     for line in compare_runs(runs[-1], runs[:-1], arguments.number):
         console.print(clean(line, 1_000))
     return 0 if problem is None else 1

@@ -12,7 +12,8 @@ from pathlib import Path
 from pytest_llmcost.cli.console import Console
 from pytest_llmcost.cli.settings_file import find_table, lookup, parse, read
 from pytest_llmcost.errors import SettingsError
-from pytest_llmcost.files import show_path, write_atomic
+from pytest_llmcost.files import show_path
+from pytest_llmcost.ledger.ledger_file import write_file
 from pytest_llmcost.reports.numbers import format_count
 
 _SETTINGS: dict[str, tuple[str | list[str], str]] = {
@@ -50,12 +51,7 @@ def run(arguments: Namespace, console: Console) -> int:
         where = f", after line {number}" if number else ""
         console.print("\n".join([f"{name}{where}:", "", *(f"  {each}" for each in added), ""]))
         if arguments.write:
-            try:
-                write_atomic(path, [text.encode()])
-            except OSError as error:
-                raise SettingsError(
-                    f"{name} cannot be written: {error.strerror}; nothing was changed"
-                ) from None
+            write_file(path, [text.encode()])
             console.print(f"wrote {format_count(len(added), 'line')} to {name}")
         else:
             console.print("Nothing is written yet. To write these lines: llmcost init --write")
@@ -70,10 +66,7 @@ def _add(
 
     The lines go below the table's header, or to the end with a new one. A text that looks like
     the header may stand elsewhere, for example in a string. Therefore each candidate is parsed,
-    and must differ by the new settings alone.
-
-    Raises:
-        SettingsError: there is no safe way.
+    and must differ by the new settings alone. It is an error if there is no safe way.
     """
     values, block = {}, []
     for key in keys:
@@ -91,7 +84,7 @@ def _add(
     if isinstance(node, dict):  # else something else has the table's name
         node.update(values)
         words = r"[ \t]*\.[ \t]*".join(map(re.escape, table))
-        line = re.compile(rf"^[ \t]*\[[ \t]*{words}[ \t]*\][ \t]*([#;][^\n]*)?\r?(\n|\Z)", re.M)
+        line = re.compile(rf"^[ \t]*\[[ \t]*{words}[ \t]*\].*(\n|\Z)", re.M)
         candidates = [(match.end(), block) for match in line.finditer(text)]
         candidates.append((len(text), [*([""] if text.strip() else []), header, *block]))
     end = "\r\n" if "\r\n" in text else "\n"

@@ -31,10 +31,6 @@ _COMMANDS = {
     "prune": "remove recorded counts of tests that no longer exist",
     "reconcile": "compare ledgers with the organisation's bill",
 }
-_INTERRUPTED = 130
-"""What a shell reports for Ctrl-C."""
-_LONGEST = 2_000
-"""Of a line of an error."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,27 +47,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         with localcontext(EXACT):
             status: int = arguments.command.run(arguments, Console(sys.stdout, sys.stderr))
         sys.stdout.flush()
+        return status
     except LlmCostError as error:
-        return _fail(str(error))
+        problem = str(error)
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return 130  # as a shell reports Ctrl-C
     except OSError as error:
-        if error.filename is not None:
-            return _fail(f"{error.filename}: {error.strerror}")
-        # Of standard output. Keep Python from complaining about it once more on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return 1  # the reader has gone (`| head`)
-        return _fail(f"the output cannot be written ({error.strerror})")
-    return status
+        problem = f"{error.filename}: {error.strerror}"
+        if error.filename is None:  # of standard output
+            # Keep Python from complaining about it once more on exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):
+                return 1  # the reader has gone (`| head`)
+            problem = f"the output cannot be written ({error.strerror})"
+    from pytest_llmcost.cli.console import Console
 
-
-def _fail(problem: str) -> int:
-    from pytest_llmcost.reports.escape import clean
-
-    # It may quote a foreign file; some are several lines.
-    for line in f"llmcost: {problem}".split("\n"):
-        print(clean(line, _LONGEST), file=sys.stderr)
+    Console(sys.stdout, sys.stderr).note(problem)
     return 2
 
 

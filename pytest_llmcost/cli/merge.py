@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
 
-from pytest_llmcost.budgets.budget import Budget, Verdict
-from pytest_llmcost.cli.console import Console, add_output_option
-from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
+from pytest_llmcost.budgets.budget import Budget
+from pytest_llmcost.cli.console import Console, add_output, add_setting
+from pytest_llmcost.ledger.ledger import own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
-from pytest_llmcost.money import parse_usd
 from pytest_llmcost.reports.numbers import format_count
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import (
@@ -26,18 +24,11 @@ from pytest_llmcost.reports.wording import sentence
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("shard", nargs="+", help="a JSON report of --llmcost-report")
-    add_output_option(parser, "the merged ledger")
-    parser.add_argument(
-        "--max-suite",
-        type=parse_usd,
-        metavar="USD",
-        help="the budget of the whole suite (default: the one that all shards have)",
-    )
-    parser.add_argument(
-        "--whole",
-        action="store_true",
-        help="the shards together are the whole suite, whatever each of them left out",
-    )
+    add_output(parser, "the merged ledger")
+    what = "the budget of the whole suite (default: the one that all shards have)"
+    add_setting(parser, "max_suite", what)
+    what = "the shards together are the whole suite, whatever each of them left out"
+    parser.add_argument("--whole", action="store_true", help=what)
 
 
 def run(arguments: Namespace, console: Console) -> int:
@@ -50,7 +41,14 @@ def run(arguments: Namespace, console: Console) -> int:
         limit = Budget(scope="suite", limit=usd, origin="--max-suite", label="max_suite")
     shards = ((path, read_ledger(path)) for path in arguments.shard)
     ledger = merge_ledgers(shards, max_suite=limit, is_whole=arguments.whole)
-    broken = list(_broken_tests(ledger))
+    broken = []
+    for test in last_attempts(ledger.tests):  # of reruns the last attempt counts
+        # It may have passed although a budget could not be checked: `llmcost_unverified = warn`.
+        is_failed = test.outcome in ("failed", "error")
+        fatal = ("exceeded", "unverified") if is_failed else ("exceeded",)
+        verdicts = [each for each in own_verdicts(test) if each.state in fatal]
+        if verdicts and test.outcome != "xfailed":
+            broken.append(f"{test.nodeid}: {sentence(verdicts[0])}")
     for path in arguments.output:
         write_report(ledger, path)
     into = f" into {', '.join(map(str, arguments.output))}" if arguments.output else ""
@@ -63,8 +61,7 @@ def run(arguments: Namespace, console: Console) -> int:
     for verdict in ledger.verdicts:
         more = filter(None, [*verdict.reasons, run_advice(verdict, ledger)])
         lines += [sentence(verdict), *(f"  {each}" for each in more)]
-    lines += [f"{test.nodeid}: {sentence(verdict)}" for test, verdict in broken]
-    lines += [] if ledger.complete else [describe_partial(ledger)]
+    lines += broken if ledger.complete else [*broken, describe_partial(ledger)]
     if arguments.output:
         console.print("\n".join(lines))
     else:
@@ -73,17 +70,3 @@ def run(arguments: Namespace, console: Console) -> int:
     is_broken = any(each.fails(ledger.unverified) for each in ledger.verdicts)
     has_lost = arguments.whole and ledger.lost_calls
     return 1 if is_broken or has_lost or broken else 0
-
-
-def _broken_tests(ledger: Ledger) -> Iterator[tuple[TestRow, Verdict]]:
-    """Yield the tests that failed by a budget of their own; of reruns the last attempt counts.
-
-    A test may have passed although its budget could not be checked (`llmcost_unverified = warn`).
-    """
-    for test in last_attempts(ledger.tests):
-        failed = test.outcome in ("failed", "error")
-        for verdict in own_verdicts(test):
-            is_hard = verdict.state == "exceeded" and test.outcome != "xfailed"
-            if is_hard or (failed and verdict.state == "unverified"):
-                yield test, verdict
-                break

@@ -16,27 +16,19 @@ from typing import NamedTuple
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, price
-from pytest_llmcost.cli.console import Console, add_pricing_options, read_card
+from pytest_llmcost.cli.console import Console, add_prices, draw_table, read_card
 from pytest_llmcost.errors import RecordingError, SettingsError
 from pytest_llmcost.files import files_below
 from pytest_llmcost.ledger.ledger_file import to_json
-from pytest_llmcost.money import format_usd
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import format_count, usd_cell
-from pytest_llmcost.reports.tables import (
-    Line,
-    Screen,
-    TableRow,
-    as_text,
-    text_table,
-    width_of,
-    wrap,
-)
+from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
+from pytest_llmcost.reports.tables import Screen, TableRow, as_text, text_table, width_of, wrap
 from pytest_llmcost.responses.recorded_files import MOST_BYTES, Found, read_calls, read_recordings
 
 _HEADS = ("input:", "read:", "written:", "output:", "cost:")
 _SUFFIXES = (".har", ".json", ".jsonl", ".sse", ".yaml", ".yml")
 """Of the files in a folder that are read."""
+_FIELDS = ("usage", "sampling_calls", "context", "usd", "usd_low", "usd_high", "caveats")
 _FREE = Call(model="", evidence="billed", usd=Decimal(0), usd_high=Decimal(0))
 
 
@@ -44,9 +36,13 @@ class _Row(NamedTuple):
     """One answer in a file, with its price."""
 
     found: Found
-    call: Call | None
-    """None if it costs nothing."""
+    call: Call
     spent: Amounts
+
+    @property
+    def model(self) -> str | None:
+        """As the price names it, or the file."""
+        return self.call.model or self.found.model
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -54,14 +50,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "file", nargs="+", help="a recorded file, or a folder of them; - is standard input"
     )
-    parser.add_argument(
-        "--by",
-        choices=("call", "file", "model"),
-        default="call",
-        help="a row for each call (default), or the sum of each file or model",
-    )
+    what = "a row for each call (default), or the sum of each file or model"
+    parser.add_argument("--by", choices=("call", "file", "model"), default="call", help=what)
     parser.add_argument("--format", choices=("text", "json"), default="text")
-    add_pricing_options(parser)
+    add_prices(parser, with_date=True)
 
 
 def run(arguments: Namespace, console: Console) -> int:
@@ -74,7 +66,11 @@ def run(arguments: Namespace, console: Console) -> int:
     # A file that is named twice, or is in a folder that is named as well, is priced once.
     for path in {os.path.realpath(each): each for each in _files(arguments.file)}.values():
         try:
-            recordings = read_recordings(_bytes(path), path)
+            with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
+                recordings = read_recordings(file.read(MOST_BYTES + 1), path)
+        except OSError as error:
+            problems.append(f"{path}: cannot be read ({error.strerror or error})")
+            continue
         except RecordingError as error:
             problems.append(str(error))
             continue
@@ -82,18 +78,22 @@ def run(arguments: Namespace, console: Console) -> int:
             if found.problem:
                 problems.append(f"{found.source}: {found.problem}")
             else:
-                call = None if found.answer is None else price(found.answer, card, on=on)
-                rows.append(_Row(found, call, Amounts.of([call] if call else ())))
-    for found, call, _ in rows:
-        if call is not None and call.usd is None:
-            problems.append(f"{found.source}: {'; '.join(call.caveats) or 'no price'}")
-    if arguments.format == "json":
-        console.print_json(to_json(_objects(rows)))
+                call = _FREE if found.answer is None else price(found.answer, card, on=on)
+                rows.append(_Row(found, call, Amounts.of(() if call is _FREE else [call])))
+                if call.usd is None:
+                    problems.append(f"{found.source}: {'; '.join(call.caveats) or 'no price'}")
+    if arguments.format == "json":  # with the ledger's names
+        objects = [
+            {"source": row.found.source, "model": row.model}
+            | {name: getattr(row.call, name) for name in _FIELDS}
+            for row in rows
+        ]
+        console.print_json(to_json(objects))
     elif rows:
         render, screen = _by_call if arguments.by == "call" else _summed, console.screen
+        console.print(f"{render(rows, arguments.by, screen)}\n")
         text = f"{_total(rows)}; prices of {on}, rate card {card.version}"
-        table = render(rows, arguments.by, screen)
-        console.print(as_text(chain(table, [Line("")], wrap(text, screen))))
+        console.print(as_text(wrap(text, screen)))
     elif not problems:
         console.print("no Claude call found")
     for problem in problems:
@@ -113,80 +113,51 @@ def _files(paths: Iterable[str]) -> Iterator[str]:
                 yield str(each)
 
 
-def _bytes(path: str) -> bytes:
-    try:
-        if path == "-":
-            return sys.stdin.buffer.read(MOST_BYTES + 1)
-        with Path(path).open("rb") as file:
-            return file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _objects(rows: Iterable[_Row]) -> list[dict[str, object]]:
-    """One object a call, with the ledger's names; what is free has no sampling calls."""
-    names = ("usage", "sampling_calls", "context", "usd", "usd_low", "usd_high", "caveats")
-    return [
-        {
-            "source": found.source,
-            "model": call.model if call else found.model,
-            **{name: getattr(call or _FREE, name) for name in names},
-        }
-        for found, call, _ in rows
-    ]
-
-
 def _total(rows: Sequence[_Row]) -> str:
     total = reduce(add, (row.spent for row in rows))
     counts = [format_count(total.calls, "call")]
     counts += [f"{total.unpriced:,} without a price"] if total.unpriced else []
     counts += [f"{len(rows) - total.calls:,} free"] if len(rows) > total.calls else []
-    least = "at least " if _is_least(total) else ""
-    return f"total {least}{format_usd(total.priced_usd)} at list price for {', '.join(counts)}"
+    spent = dollars(total.priced_usd, is_least=_is_least(total))
+    return f"total {spent} at list price for {', '.join(counts)}"
 
 
-def _by_call(rows: Iterable[_Row], _: str, screen: Screen) -> Iterator[Line]:
+def _by_call(rows: Iterable[_Row], _: str, screen: Screen) -> str:
     """Render the calls of each file under its name, in the order of the file."""
     table = []
-    for found, call, spent in rows:
-        path, _, number = found.source.rpartition("#")
+    for row in rows:
+        path, _, number = row.found.source.rpartition("#")
         # A caveat's name is enough here: its detail is on standard error, or in the JSON.
-        why = [each.name for each in call.caveats] if call else [clean(found.free or "")]
+        why = [each.name for each in row.call.caveats] or [clean(row.found.free or "")]
         remark = f" ({', '.join(dict.fromkeys(why))})" if any(why) else ""
-        cells = [f"  #{number} {_model(found, call)}{remark}", *_cells(spent)]
+        cells = [f"  #{number} {clean(row.model or '-')}{remark}", *_cells(row.spent)]
         table.append(TableRow(cells, _shorten(clean(path), screen.width)))
-    return text_table(["", *_HEADS], table, screen)
+    return as_text(text_table(["", *_HEADS], table, screen))
 
 
-def _summed(rows: Iterable[_Row], by: str, screen: Screen) -> Iterator[Line]:
+def _summed(rows: Iterable[_Row], by: str, screen: Screen) -> str:
     """Render one row for each file or model, the most expensive first."""
     sums: defaultdict[str, Amounts] = defaultdict(Amounts)
-    for found, call, spent in rows:
-        path = clean(found.source.rpartition("#")[0])
-        sums[path if by == "file" else _model(found, call)] += spent
+    for row in rows:
+        name = row.found.source.rpartition("#")[0] if by == "file" else row.model
+        sums[clean(name or "-")] += row.spent
     cells = {name: [f"{sums[name].calls:,}", *_cells(sums[name])] for name in sums}
     heads = (by, "calls:", *_HEADS)
     numbers = zip((head[:-1] for head in heads[1:]), *cells.values(), strict=True)
     room = screen.width - sum(2 + max(map(width_of, column)) for column in numbers) - 2
-    table = [
-        TableRow([f"  {_shorten(name, room)}", *cells[name]])
-        for name in sorted(sums, key=lambda each: -sums[each].priced_usd)
-    ]
-    return text_table(heads, table, screen)
-
-
-def _model(found: Found, call: Call | None) -> str:
-    return clean((call.model if call else found.model) or "-")
+    names = sorted(sums, key=lambda each: -sums[each].priced_usd)
+    return draw_table(
+        heads, ([f"  {_shorten(each, room)}", *cells[each]] for each in names), screen
+    )
 
 
 def _shorten(path: str, room: int) -> str:
     """Leave out the first folders of a path that is too long; its name stays whole."""
-    folders = path.split("/")
-    for first in range(len(folders)):
-        short = "/".join([*(["..."] if first else []), *folders[first:]])
-        if width_of(short) <= room:
-            return short
-    return folders[-1]
+    rest = path
+    while width_of(path) > room and "/" in rest:
+        rest = rest.partition("/")[2]
+        path = f".../{rest}"
+    return path
 
 
 def _cells(amounts: Amounts) -> list[str]:

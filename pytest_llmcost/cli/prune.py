@@ -23,13 +23,8 @@ from pytest_llmcost.errors import CountCassetteError, SettingsError
 from pytest_llmcost.files import show_path
 from pytest_llmcost.reports.numbers import format_count
 
-_SUFFIX = ".llmcost.yaml"
 _SCOPES = ("session", "package", "module", "class")
 _COLLECT = ("-m", "pytest", "--collect-only", "-q")
-_NOTHING_TO_RUN = 5
-"""The exit status of pytest also if all tests are deselected."""
-_TAIL = 15
-"""Lines of pytest's output that are shown if it fails."""
 
 
 class _Collected(msgspec.Struct):
@@ -43,12 +38,8 @@ class _Collected(msgspec.Struct):
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument(
-        "folder",
-        nargs="*",
-        metavar="DIR",
-        help="where to look for count cassettes (default: everywhere under pytest's rootdir)",
-    )
+    where = "where to look for count cassettes (default: everywhere under pytest's rootdir)"
+    parser.add_argument("folder", nargs="*", metavar="DIR", help=where)
     parser.add_argument("--dry-run", action="store_true", help="only list; remove nothing")
 
 
@@ -72,17 +63,14 @@ def run(arguments: Namespace, console: Console) -> int:
         askers = {asker for entry in entries for asker in entry.asked_by}
         exists = {asker: _exists(asker, path, collected) for asker in askers}
         unsure |= {asker.partition("::")[0] for asker in askers if exists[asker] is None}
-        dead = [
-            entry
-            for entry in entries
-            if entry.asked_by and all(exists[asker] is False for asker in entry.asked_by)
-        ]
+        gone = {asker for asker in askers if exists[asker] is False}
+        dead = [each for each in entries if each.asked_by and gone.issuperset(each.asked_by)]
         removed += len(dead)
         kept += len(entries) - len(dead)
         if not dead:
             continue
         if not arguments.dry_run:
-            living = {each.fingerprint for each in entries} - {each.fingerprint for each in dead}
+            living = cassette.entries.keys() - {each.fingerprint for each in dead}
             for asker in askers:
                 cassette.prune(asker, living)
             cassette.save()
@@ -90,17 +78,12 @@ def run(arguments: Namespace, console: Console) -> int:
         files += is_whole
         console.print(f"{verb} {show_path(path)}{'' if is_whole else ', in part'}")
         for entry in dead:
-            tokens = (
-                "refused by the API" if entry.refused else f"{entry.input_tokens:,} input tokens"
-            )
-            console.print(f"  {tokens}, {entry.model}, asked for by {', '.join(entry.asked_by)}")
+            tokens = f"{entry.input_tokens:,} input tokens"
+            what = "refused by the API" if entry.refused else tokens
+            console.print(f"  {what}, {entry.model}, asked for by {', '.join(entry.asked_by)}")
     if unsure:
-        console.print(
-            "These test files are skipped, or pytest does not collect them here, so their counts "
-            "stay:"
-        )
-        for file in sorted(unsure):
-            console.print(f"  {file}")
+        why = "are skipped, or pytest does not collect them here, so their counts stay"
+        console.print("\n  ".join([f"These test files {why}:", *sorted(unsure)]))
     console.print(
         f"{verb} {format_count(removed, 'count')} and {format_count(files, 'whole file')}; "
         f"{format_count(kept, 'count')} {'stays' if kept == 1 else 'stay'}"
@@ -118,7 +101,7 @@ def _cassettes(folder: Path) -> Iterator[Path]:
             and name != "node_modules"
             and not Path(parent, name, "pyvenv.cfg").exists()
         ]
-        yield from (Path(parent, name) for name in names if name.endswith(_SUFFIX))
+        yield from (Path(parent, name) for name in names if name.endswith(".llmcost.yaml"))
 
 
 def _exists(asker: str, cassette: Path, collected: _Collected) -> bool | None:
@@ -146,11 +129,7 @@ def _exists(asker: str, cassette: Path, collected: _Collected) -> bool | None:
 
 
 def _collect() -> _Collected:
-    """Have pytest collect the tests, in a process of its own.
-
-    Raises:
-        SettingsError: collection failed, so which tests exist is unknown.
-    """
+    """Have pytest collect the tests, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "collected.json"
         plugin = ("-p", "pytest_llmcost.plugin.collected", f"--llmcost-write-collected={answer}")
@@ -168,11 +147,11 @@ def _collect() -> _Collected:
             errors="replace",
             check=False,
         )
-        if done.returncode in (0, _NOTHING_TO_RUN) and answer.exists():
+        if done.returncode in (0, 5) and answer.exists():  # 5 also if all tests are deselected
             collected = msgspec.json.decode(answer.read_bytes(), type=_Collected)
             if collected.tests:
                 return collected
-    said = "\n".join(f"  {line}" for line in done.stdout.strip().splitlines()[-_TAIL:])
+    said = "\n".join(f"  {line}" for line in done.stdout.strip().splitlines()[-15:])
     raise SettingsError(
         f"nothing was removed: pytest could not collect the tests in {Path.cwd()} (exit status "
         f"{done.returncode}), so it is unknown which counts they ask for:\n\n{said}\n\n"

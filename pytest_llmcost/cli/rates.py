@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import date
 
-from pytest_llmcost.cli.console import Console, add_pricing_options, read_card
+from pytest_llmcost.cli.console import Console, add_prices, draw_table, read_card
 from pytest_llmcost.errors import SettingsError, UnknownModelError
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.bill import Rates
 from pytest_llmcost.prices.price_file import RATE_KEYS
 from pytest_llmcost.prices.rate_card import RateCard
-from pytest_llmcost.reports.tables import TableRow, as_text, text_table
-
-_HEADS = ("model", "", "input:", "5m write:", "1h write:", "read:", "output:")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -24,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--diff", metavar="FILE", help="show what a price file of yours changes")
-    add_pricing_options(parser)
+    add_prices(parser, with_date=True)
 
 
 def run(arguments: Namespace, console: Console) -> int:
@@ -32,58 +29,56 @@ def run(arguments: Namespace, console: Console) -> int:
 
     An unknown model is an error.
     """
-    card, on, name = read_card(arguments), arguments.on, arguments.model
-
-    def show(card: RateCard, heads: Sequence[str], rows: list[list[str]], *facts: str) -> None:
-        units = f"US dollars per million tokens on {on}"
-        footer = f"{units}, rate card {card.version}, checked on {card.checked_on}"
-        table = as_text(text_table(heads, [*map(TableRow, rows)]))
-        console.print("\n".join([table, *facts, "", footer]))
-
-    def named(card: RateCard) -> list[str]:
-        if name and (card.find(name) or not any(name in each for each in card.models)):
-            return [card.resolve(name).model]
-        return [each for each in card.models if not name or name in each]
-
+    shipped, on, name = read_card(arguments), arguments.on, arguments.model
+    card = shipped.with_overrides(arguments.diff) if arguments.diff else shipped
+    models = [each for each in card.models if not name or name in each]
+    if name and (card.find(name) or not models):
+        models = [card.resolve(name).model]
+    facts: list[str] = []
     if arguments.diff:
         if arguments.format == "json":
             raise SettingsError(
                 "--diff is for text only; for the rates of a price file as JSON use --prices FILE"
             )
-        changed = card.with_overrides(arguments.diff)
-        models = named(changed)
-        rows = [row for model in models for row in _changes(card, changed, model, on)]
-        names = [line for model in models for line in _new_names(card, changed, model)]
-        if rows:
-            heads = ("model", "", "rate", "shipped:", "yours:", "change:")
-            show(changed, heads, rows, *(["", *names] if names else []))
-        else:
-            console.print("\n".join([f"{arguments.diff} changes no rate on {on}", *names]))
-        return 0
-    models = named(card)
-    if name and card.find(name):
-        card.rates(models[0], on=on)  # no price at all on that day is an error that says why
-    rates = [each for model in models for each in _rates_of(card, model, on)]
-    if arguments.format == "json":
-        console.print_json([_as_json(each, on) for each in rates])
-    elif rates:
-        facts = ["", *_facts(card, models[0], rates[0])] if name and len(models) == 1 else []
-        show(card, _HEADS, [_row(each, on, card) for each in rates], *facts)
-    if not rates:
-        first, model = min((min(r.from_on for r in card.models[m].rates), m) for m in models)
-        console.note(f"no rate is known on {on}; the first one is of {model}, from {first}")
-    return 0 if rates else 1
+        heads = ["model", "", "rate", "shipped:", "yours:", "change:"]
+        rows = [row for model in models for row in _changes(shipped, card, model, on)]
+        for model in models:
+            known = shipped.models[model].aliases if model in shipped.models else ()
+            if new := [each for each in card.models[model].aliases if each not in known]:
+                facts.append(f"{model} is also called {', '.join(new)}")
+        if not rows:
+            console.print("\n".join([f"{arguments.diff} changes no rate on {on}", *facts]))
+            return 0
+    else:
+        if name and card.find(name):
+            card.rates(models[0], on=on)  # no price at all on that day is an error that says why
+        rates = [each for model in models for each in _rates_of(card, model, on)]
+        if arguments.format == "json":  # with the names of a price file
+            day = on.isoformat()
+            objects = [
+                {"model": each.model, "on": day, "speed": each.speed, "above": each.above}
+                | dict(zip(RATE_KEYS, _dollars(each), strict=True))
+                for each in rates
+            ]
+            console.print_json(objects)
+        if not rates:
+            first, model = min((min(r.from_on for r in card.models[m].rates), m) for m in models)
+            console.note(f"no rate is known on {on}; the first one is of {model}, from {first}")
+        if arguments.format == "json" or not rates:
+            return 0 if rates else 1
+        heads = ["model", "", "input:", "5m write:", "1h write:", "read:", "output:"]
+        rows = [[each.model, _condition(card, each, on), *_dollars(each)] for each in rates]
+        facts += _facts(card, models[0], rates[0]) if name and len(models) == 1 else []
+    units = f"US dollars per million tokens on {on}"
+    footer = f"{units}, rate card {card.version}, checked on {card.checked_on}"
+    console.print(
+        "\n".join([draw_table(heads, rows), *(["", *facts] if facts else []), "", footer])
+    )
+    return 0
 
 
-def _as_json(rates: Rates, on: date) -> dict[str, object]:
-    """Return rates with the names of a price file; dollars per million tokens as text."""
-    return {
-        "model": rates.model,
-        "on": on.isoformat(),
-        "speed": rates.speed,
-        "above": rates.above,
-        **{key: plain_usd(getattr(rates, key)) for key in RATE_KEYS},
-    }
+def _dollars(rates: Rates) -> list[str]:
+    return [plain_usd(getattr(rates, key)) for key in RATE_KEYS]
 
 
 def _rates_of(card: RateCard, model: str, on: date) -> Iterator[Rates]:
@@ -95,18 +90,12 @@ def _rates_of(card: RateCard, model: str, on: date) -> Iterator[Rates]:
             continue
 
 
-def _row(rates: Rates, on: date, card: RateCard) -> list[str]:
-    condition, retires_on = _condition(rates, on), card.models[rates.model].retires_on
-    if retires_on and retires_on <= on:
-        condition = f"{condition} retired {retires_on}".strip()
-    return [rates.model, condition, *(plain_usd(getattr(rates, key)) for key in RATE_KEYS)]
-
-
-def _condition(rates: Rates, on: date) -> str:
+def _condition(card: RateCard, rates: Rates, on: date) -> str:
     """When these rates apply; nothing for the ordinary ones."""
     parts = [] if rates.speed == "standard" else [rates.speed]
     parts += [f"above {rates.above:,}"] if rates.above else []
-    parts += [f"ended {rates.ended_on}"] if rates.ended_on and rates.ended_on <= on else []
+    ends = {"ended": rates.ended_on, "retired": card.models[rates.model].retires_on}
+    parts += [f"{what} {when}" for what, when in ends.items() if when and when <= on]
     return " ".join(parts)
 
 
@@ -127,24 +116,19 @@ def _facts(card: RateCard, model: str, rates: Rates) -> Iterator[str]:
         yield f"source: {card.source_url(source)}"
 
 
-def _new_names(card: RateCard, changed: RateCard, model: str) -> Iterator[str]:
-    known = card.models[model].aliases if model in card.models else ()
-    names = [each for each in changed.models[model].aliases if each not in known]
-    if names:
-        yield f"{model} is also called {', '.join(names)}"
-
-
 def _changes(card: RateCard, changed: RateCard, model: str, on: date) -> Iterator[list[str]]:
     known = _rates_of(card, model, on) if model in card.models else ()
     before = {(each.speed, each.above): each for each in known}
     for rates in _rates_of(changed, model, on):
         shipped = before.get((rates.speed, rates.above))
         for key in RATE_KEYS:
-            new = getattr(rates, key)
-            old = getattr(shipped, key) if shipped else None
+            new, old = getattr(rates, key), getattr(shipped, key, None)
             if old != new:
-                share = f"{(new - old) / old:+.1%}" if old else ""
                 how = ["-", plain_usd(new), "new"]
                 if old is not None:
-                    how = [plain_usd(old), plain_usd(new), share]
-                yield [model, _condition(rates, on), key, *how]
+                    how = [
+                        plain_usd(old),
+                        plain_usd(new),
+                        f"{(new - old) / old:+.1%}" if old else "",
+                    ]
+                yield [model, _condition(changed, rates, on), key, *how]

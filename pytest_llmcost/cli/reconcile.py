@@ -5,36 +5,46 @@ Asks the Usage & Cost Admin API with the key in ANTHROPIC_ADMIN_KEY, or reads sa
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from pytest_llmcost.cli.console import Console, add_prices_option, read_card
+from pytest_llmcost.cli.console import Console, add_prices, draw_table, read_card
 from pytest_llmcost.errors import ReconcileError, SettingsError
 from pytest_llmcost.ledger.ledger import Ledger
-from pytest_llmcost.ledger.ledger_file import read_ledger
-from pytest_llmcost.money import parse_percent
-from pytest_llmcost.reconcile.admin_api import AdminApi, TooManyRequests
-from pytest_llmcost.reconcile.bill_report import render
+from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
+from pytest_llmcost.money import format_usd, parse_percent, plain_usd
+from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.reconcile.admin_api import (
+    AdminApi,
+    CostRow,
+    Filters,
+    TooManyRequests,
+    UsageRow,
+    read_saved_pages,
+)
 from pytest_llmcost.reconcile.matching import (
     FRESH_AFTER,
+    CostLine,
+    Query,
     Reconciliation,
+    UsageLine,
     last_call_at,
-    live_runs,
-    make_query,
+    live_calls,
     reconcile,
+    with_windows,
 )
-from pytest_llmcost.reconcile.usage_report import CostRow, Filters, UsageRow, read_saved_pages
+from pytest_llmcost.reports.escape import clean, prose
+from pytest_llmcost.reports.numbers import format_count, signed
+from pytest_llmcost.reports.tables import markdown_row, markdown_table
 
 _PAUSE = timedelta(minutes=1)
-"""The API asks for no more than one request a minute.
-
-Source: https://platform.claude.com/docs/en/manage-claude/usage-cost-api (2026-08-22)
-"""
+"""The API asks for no more than one request a minute; the source is that of `FRESH_AFTER`."""
 _PATIENCE = timedelta(minutes=20)
 
 
@@ -53,19 +63,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("ledger", nargs="+", help="a JSON ledger written with --llmcost-report")
     add("--api-key-id", **ids, help="compare usage of this API key only; repeatable")
     add("--workspace-id", **ids, help="compare usage of this workspace only, or `default`")
-    add(
-        "--tolerance",
-        type=parse_percent,
-        default="0%",
-        metavar="PERCENT",
-        help="allowed difference (default: 0%%)",
-    )
+    share = "allowed difference (default: 0%%)"
+    add("--tolerance", type=parse_percent, default="0%", metavar="PERCENT", help=share)
     add("--whole-days", action="store_true", help="the ledgers have all traffic of their UTC days")
     add("--wait", action="store_true", help="ask again, once a minute, until late data is there")
     add("--usage", metavar="FILE", help="saved answers of usage_report/messages; no network")
     add("--cost", metavar="FILE", help="saved answers of cost_report, with --usage")
     add("--format", choices=("text", "md", "json"), default="text")
-    add_prices_option(parser)
+    add_prices(parser)
 
 
 def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
@@ -75,19 +80,23 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
     if arguments.wait and arguments.usage:
         raise SettingsError("--wait asks the API again, but --usage FILE is no request; remove one")
     card = read_card(arguments)
-    ledgers = _read_ledgers(arguments.ledger)
-    query = make_query(
-        ledgers,
-        filters=Filters(
-            api_key_ids=tuple(arguments.api_key_id), workspace_ids=tuple(arguments.workspace_id)
-        ),
-        tolerance=arguments.tolerance,
-        whole_days=arguments.whole_days,
+    ledgers: dict[str, Ledger] = {}
+    for path in arguments.ledger:
+        ledger = read_ledger(path)
+        for other, known in ledgers.items():
+            if (known.run, known.totals) == (ledger.run, ledger.totals):  # calls would count twice
+                raise ReconcileError(f"{path} is the same run as {other}; name each run once")
+        ledgers[path] = ledger
+    runs = list(ledgers.values())
+    filters = Filters(
+        api_key_ids=tuple(arguments.api_key_id), workspace_ids=tuple(arguments.workspace_id)
     )
+    days, tolerance = arguments.whole_days, arguments.tolerance
+    query = with_windows(Query(filters=filters, tolerance=tolerance, whole_days=days), runs)
     if arguments.usage:
         usage = read_saved_pages(arguments.usage, UsageRow)
         cost = read_saved_pages(arguments.cost, CostRow) if arguments.cost else None
-        outcome = reconcile(ledgers, query, usage, cost, card=card, asked_at=None)
+        outcome = reconcile(runs, query, usage, cost, card=card, asked_at=None)
     else:
         api = AdminApi(os.environ)
 
@@ -95,26 +104,14 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
             console.note(f"asking {api.host} for usage and cost")
             usage = api.usage(query.windows, query.bucket_width, query.filters)
             cost = api.cost(query.windows)
-            return reconcile(ledgers, query, usage, cost, card=card, asked_at=clock.now())
+            return reconcile(runs, query, usage, cost, card=card, asked_at=clock.now())
 
-        last = last_call_at(call for _, calls in live_runs(ledgers) for call in calls)
+        last = last_call_at(live_calls(*runs))
         due = last + FRESH_AFTER if last else clock.now()
         outcome = _ask_until_complete(ask, due, console, clock) if arguments.wait else ask()
     show = console.print if arguments.format == "text" else console.print_document
-    show(render(outcome, arguments.format))
+    show(_render(outcome, arguments.format))
     return 0 if outcome.state == "agrees" else 1
-
-
-def _read_ledgers(paths: Sequence[str]) -> list[Ledger]:
-    """Read the ledgers and refuse a run that is given twice: its calls would count twice."""
-    ledgers: dict[str, Ledger] = {}
-    for path in paths:
-        ledger = read_ledger(path)
-        for other, known in ledgers.items():
-            if (known.run, known.totals) == (ledger.run, ledger.totals):
-                raise ReconcileError(f"{path} is the same run as {other}; name each run once")
-        ledgers[path] = ledger
-    return list(ledgers.values())
 
 
 def _ask_until_complete(
@@ -140,3 +137,79 @@ def _ask_until_complete(
                 return outcome
             reason = "some usage in the ledgers is not reported yet"
         due = clock.now() + _PAUSE
+
+
+def _render(outcome: Reconciliation, form: str) -> str:
+    """Write it as `text`, `md` or `json`."""
+    if form == "json":
+        return json.dumps(to_json(outcome), indent=2)
+    priced = f"{format_usd(outcome.live_usd)} at the list prices of their dates"
+    if outcome.unpriced_calls:
+        priced = f"at least {priced} ({outcome.unpriced_calls:,} without a price)"
+    calls = format_count(outcome.live_calls, "live call")
+    headline = f"{calls} in {format_count(outcome.ledgers, 'ledger')}, {priced}"
+    query = outcome.terms
+    spans = ", ".join(
+        f"{each.starting_at:%Y-%m-%d %H:%M} to {each.ending_at:%Y-%m-%d %H:%M}"
+        for each in query.windows
+    )
+    keys = ", ".join(query.filters.api_key_ids) or "all API keys"
+    workspaces = ", ".join(query.filters.workspace_ids) or "all workspaces"
+    tolerance = f"tolerance {plain_usd(query.tolerance * 100)}%"
+    asked = f"{spans} UTC in buckets of {query.bucket_width}; {keys}; {workspaces}; {tolerance}"
+    numbers = ("ledger:", "reported:", "difference:")  # a colon marks a column of them
+    tables = [(["model", "category", *numbers], [_usage_row(line) for line in outcome.usage])]
+    if outcome.cost:
+        tables.append((["cost", *numbers], [_cost_row(line) for line in outcome.cost]))
+    if form == "text":
+        parts = [f"{outcome.state}: {headline}\n{asked}"]
+        parts += [draw_table(heads, rows) for heads, rows in tables]
+        for title, lines in _lists(outcome):
+            parts.append("\n  - ".join([f"{title}:", *(clean(line, 1_000) for line in lines)]))
+        return "\n\n".join(parts)
+    mark = "✅" if outcome.state == "agrees" else "❌"
+    parts = [f"### {mark} The bill {outcome.state}", f"{headline}.", prose(asked)]
+    for heads, rows in tables:
+        # Numbers are ours; names are not, and could be markup.
+        cells = [markdown_row(*map(prose, row[:-3]), *row[-3:]) for row in rows]
+        parts.append("\n".join(markdown_table(heads, cells)))
+    for title, lines in _lists(outcome):
+        parts += [f"**{title}**", "\n".join(f"- {prose(line)}" for line in lines)]
+    return "\n\n".join(parts)
+
+
+def _usage_row(line: UsageLine) -> list[str]:
+    difference = line.reported - line.ledger
+    shown = f"{difference:+,}" if difference else "0"
+    figures = [f"{line.ledger:,}", f"{line.reported:,}", shown if line.agrees else f"{shown} !"]
+    return [clean(line.model), line.category, *figures]
+
+
+def _cost_row(line: CostLine) -> list[str]:
+    item, ours, theirs = clean(line.item), line.ledger_usd, line.reported_usd
+    if ours is None:
+        return [item, "-", format_usd(theirs), "-"]
+    difference = signed(theirs - ours) + (" !" if line.decides and not line.agrees else "")
+    if ours == theirs:
+        return [item, format_usd(ours), format_usd(theirs), difference]
+    # Different amounts get as many digits as it takes to see that they differ.
+    figures = [format_usd(ours, against=theirs), format_usd(theirs, against=ours)]
+    return [item, *figures, difference]
+
+
+def _lists(outcome: Reconciliation) -> Iterator[tuple[str, Sequence[str]]]:
+    apart = []
+    for each in outcome.not_comparable:
+        usage = each.usage or Usage()
+        size = f"{usage.prompt_tokens:,} prompt and {usage.output_tokens:,} output tokens"
+        if each.calls is not None:
+            size = format_count(each.calls, "live call")
+        elif each.usd is not None:
+            size = format_usd(each.usd)
+        apart.append(f"{each.source}: {size}, {each.what}")
+    lists = {
+        "not comparable": apart,
+        "likely reasons": outcome.likely_reasons,
+        "notes": outcome.notes,
+    }
+    yield from ((title, lines) for title, lines in lists.items() if lines)

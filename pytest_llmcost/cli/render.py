@@ -5,11 +5,10 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from pytest_llmcost.cli.console import Console
+from pytest_llmcost.cli.console import Console, add_setting, parse_history
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.ledger.ledger_file import read_ledger
-from pytest_llmcost.ledger.run_history import Run, read_history
-from pytest_llmcost.money import parse_quantity
+from pytest_llmcost.ledger.run_history import read_history
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.tables import as_text
 from pytest_llmcost.reports.terminal import View, render_summary
@@ -33,38 +32,25 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="where to write: .md is a pull-request comment, .html a page, .json the ledger, "
         "and - the summary as text on the terminal (default: -); repeatable",
     )
-    add(
-        "--history",
-        "--llmcost-history",  # as pytest spells it
-        type=Path,
-        metavar="FILE",
-        help="the file of pytest --llmcost-history, drawn as a line on the page",
-    )
-    add(
-        "--rows",
-        "--llmcost-rows",  # as pytest spells it, and the summary with it
-        type=parse_quantity,
-        metavar="N",
-        help=f"how many rows the summary has at most, 0 for all (default: {View.rows})",
-    )
+    what = "the file of pytest --llmcost-history, drawn as a line on the page"
+    add_setting(parser, "history", what, type=parse_history)
+    most = f"how many rows the summary has at most, 0 for all (default: {View.rows})"
+    add_setting(parser, "rows", most, default=None)
 
 
 def run(arguments: Namespace, console: Console) -> int:
     """Write every report that was asked for; return 1 if the history has a line that is no run."""
     ledger = read_ledger(arguments.ledger)
     outputs = arguments.output or [None]
-    runs: list[Run] = []
-    problem = None
-    if arguments.history is not None:
-        if not any(path is not None and path.suffix == ".html" for path in outputs):
-            raise SettingsError("--history is drawn on the page alone; add -o cost.html")
-        runs, problem = read_history(arguments.history)
-    if problem is not None:
-        console.problem(problem)
+    if arguments.history and not any(path and path.suffix == ".html" for path in outputs):
+        raise SettingsError("--history is drawn on the page alone; add -o cost.html")
     if arguments.rows is not None and None not in outputs:
         raise SettingsError("--rows is only for the summary; add -o -")
+    runs, problem = read_history(arguments.history) if arguments.history else ([], None)
+    if problem is not None:
+        console.problem(problem)
     rows = View.rows if arguments.rows is None else arguments.rows
-    view = View(console.screen.width, console.is_unicode, rows)
+    view = View(console.screen.width, console.screen.unicode, rows)
     for path in outputs:
         if path is not None:
             write_report(ledger, path, runs)

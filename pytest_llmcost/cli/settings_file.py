@@ -10,26 +10,26 @@ from typing import Any
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.files import show_path
 
-PYPROJECT = ("tool", "pytest", "ini_options")
-_NAMES = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+_PYPROJECT = ("tool", "pytest", "ini_options")
+_FILES = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 """Where pytest looks, the first one wins; pytest 9 has these and two before."""
 
 
 def find_table(here: Path) -> tuple[Path, tuple[str, ...]]:
     """Return the file and the table in it that pytest reads if it is started here, or a new one."""
     is_new = int(version("pytest").partition(".")[0]) >= 9
-    names = ("pytest.toml", ".pytest.toml", *_NAMES) if is_new else _NAMES
+    names = ("pytest.toml", ".pytest.toml", *_FILES) if is_new else _FILES
     without_settings: list[Path] = []
     for path in (folder / name for folder in (here, *here.parents) for name in names):
         if not path.is_file():
             continue
         document = parse(path, read(path))
         if path.name == "pyproject.toml":
-            own = lookup(document, PYPROJECT[:2]) or {}
+            own = lookup(document, _PYPROJECT[:2]) or {}
             if "ini_options" in own:
-                return path, PYPROJECT
+                return path, _PYPROJECT
             if own and is_new:  # of native TOML types
-                return path, PYPROJECT[:2]
+                return path, _PYPROJECT[:2]
             without_settings.append(path)
         else:
             section = "tool:pytest" if path.name == "setup.cfg" else "pytest"
@@ -37,19 +37,15 @@ def find_table(here: Path) -> tuple[Path, tuple[str, ...]]:
             if section in document or path.stem.endswith("pytest"):
                 return path, (section,)
     if without_settings:
-        return without_settings[0], PYPROJECT
+        return without_settings[0], _PYPROJECT
     # A pyproject.toml changes how a project that has none is built.
     if any((here / name).exists() for name in ("setup.py", "setup.cfg")):
         return here / "pytest.ini", ("pytest",)
-    return here / "pyproject.toml", PYPROJECT
+    return here / "pyproject.toml", _PYPROJECT
 
 
 def read(path: Path) -> str:
-    """Return the text of a settings file as it is; empty if there is none yet.
-
-    Raises:
-        SettingsError: it cannot be read.
-    """
+    """Return the text of a settings file as it is; empty if there is none yet."""
     try:
         return path.read_bytes().decode()  # with the ends of its lines
     except FileNotFoundError:
@@ -57,16 +53,10 @@ def read(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise SettingsError(f"{show_path(path)}, line {line}: is not UTF-8") from None
-    except OSError as error:
-        raise SettingsError(f"{show_path(path)} cannot be read: {error.strerror}") from None
 
 
 def parse(path: Path, text: str) -> dict[str, Any]:
-    """Read the whole file as pytest does.
-
-    Raises:
-        SettingsError: it is not valid; names the line.
-    """
+    """Read the whole file as pytest does; an error names the line."""
     import iniconfig
     import tomli
 

@@ -40,13 +40,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add = parser.add_argument
     add("ledger", type=read_ledger, help="the ledger of a run, from --llmcost-report=ledger.json")
-    add(
-        "--headroom",
-        type=parse_percent,
-        default="25%",
-        metavar="PERCENT",
-        help="how much a budget is above today's cost (default: 25%%)",
-    )
+    above = "how much a budget is above today's cost (default: 25%%)"
+    add("--headroom", type=parse_percent, default="25%", metavar="PERCENT", help=above)
     add(
         "--ratchet",
         action="store_true",
@@ -150,8 +145,8 @@ def _ratchet(ledger: Ledger, factor: Decimal, console: Console) -> int:
     stopped = {test.nodeid for test in last if _is_stopped(test)}
     if any(map(_is_cut, last)):
         stopped.add("")
-    left_out: set[object] = set()
     skipped = {*ledger.skipped, *(test.nodeid for test in last if test.outcome == "skipped")}
+    left_out: set[object] = set()
     groups: dict[object, list[Verdict]] = {}
     found = [("", verdict) for verdict in ledger.verdicts]
     found += [(test.nodeid, each) for test in ledger.tests for each in own_verdicts(test)]
@@ -168,12 +163,10 @@ def _ratchet(ledger: Ledger, factor: Decimal, console: Console) -> int:
     lines = []
     for what, group in groups.items():
         first, spent = group[0], max(verdict.high or Decimal(0) for verdict in group)
-        # What nothing was spent against may be there for a test that was skipped.
         is_kept = all(verdict.state == "within" for verdict in group)
-        if not spent or not is_kept:
-            continue
         limit = round_up(spent * factor, is_usd=first.quantity == "usd")
-        if limit < first.limit:
+        # What nothing was spent against may be there for a test that was skipped.
+        if spent and is_kept and limit < first.limit:
             now, then, used = (
                 limit_of(replace(first, limit=each)) for each in (first.limit, limit, spent)
             )
@@ -183,6 +176,6 @@ def _ratchet(ledger: Ledger, factor: Decimal, console: Console) -> int:
                 console.note(clean(f"{first.origin}: {now}{about} stays, because {why}"))
             else:
                 lines.append(clean(f"{first.origin}: lower {now}{about} to {then} (used: {used})"))
-    for line in sorted(lines):
-        console.print(line)
+    if lines:
+        console.print("\n".join(sorted(lines)))
     return 1 if lines else 0

@@ -419,6 +419,12 @@ def check_settings(session: Session) -> None:
                 f"{settings.origin('report')}: {path} is the file of {settings.origin(name)}, "
                 "which it would overwrite; write the report to another file"
             )
+    history = settings.history
+    if history is not None and os.path.exists(history) and not os.path.isfile(history):
+        raise SettingsError(  # to read a device may never end
+            f"{settings.origin('history')}: {history} is no regular file, so no run can be "
+            "appended to it; name a file, for example history.jsonl"
+        )
     if settings.budgets:
         from pytest_llmcost.plugin.marker import budgets_of_run
 

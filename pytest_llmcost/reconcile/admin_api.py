@@ -1,45 +1,48 @@
-"""A client of the Usage & Cost Admin API, built on the anthropic SDK.
+"""The Usage & Cost Admin API: its answers, typed, and a client built on the anthropic SDK.
 
-The SDK (2.12) has no resource for these two reports, so its low-level `get` fetches the text and
-`usage_report` decodes it. The Admin key is read from the environment and sent as `x-api-key`; it
-must appear in no message, no exception and no file.
+Fields that are not compared are not declared and so ignored. The SDK (2.12) has no resource for
+these two reports, so its low-level `get` fetches the text. The Admin key is read from the
+environment and sent as `x-api-key`; it must appear in no message, no exception and no file.
+
+Source: https://platform.claude.com/docs/en/api/admin/usage_report/retrieve_messages and
+https://platform.claude.com/docs/en/api/admin/cost_report/retrieve (2026-08-22). Since 2026-10-29
+Anthropic calls this API legacy; it is supported, and the one that follows it is in beta.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from itertools import pairwise
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import urlencode, urlsplit
 
+import msgspec
+
 from pytest_llmcost.errors import ReconcileError
-from pytest_llmcost.reconcile.usage_report import (
-    BUCKETS,
-    DEFAULT_WORKSPACE,
-    Bucket,
-    CostRow,
-    Filters,
-    Row,
-    UsageRow,
-    Width,
-    Window,
-    days_of,
-    read_page,
-)
+from pytest_llmcost.prices.usage import Count, Usage
 
+Width = Literal["1m", "1h", "1d"]
+BUCKETS: dict[Width, tuple[timedelta, int]] = {
+    "1m": (timedelta(minutes=1), 1440),
+    "1h": (timedelta(hours=1), 168),
+    "1d": (timedelta(days=1), 31),
+}
+"""The length of each width, and how many buckets one page holds at most."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+DEFAULT_WORKSPACE = "default"
+"""The user's name for the default workspace, whose id is null in the reports."""
+_Cents = Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]{1,30}(\.[0-9]{1,30})?\Z")]
 KEY_VARIABLE = "ANTHROPIC_ADMIN_KEY"
-_WRONG_KINDS = {"sk-ant-" + "api": "an ordinary API key", "sk-ant-" + "oat": "an OAuth token"}
-"""What the reports do not take as `x-api-key`. They do take keys of people and service accounts.
-
-Source: https://platform.claude.com/docs/manage-claude/admin-api, read 2026-11-26.
-"""
 _WHERE_TO_GET_A_KEY = (
     "an admin of the organisation creates one in the Claude Console: Settings, Admin keys"
 )
-_USAGE_PATH = "/v1/organizations/usage_report/messages"
-_COST_PATH = "/v1/organizations/cost_report"
 _MOST_PAGES = 1000
-_OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
 _REMEDIES = {
     400: "the API may no longer keep this time, or does not know an id",
     401: f"the key in {KEY_VARIABLE} is wrong, revoked or not an Admin key; {_WHERE_TO_GET_A_KEY}",
@@ -50,35 +53,178 @@ _REMEDIES = {
 }
 
 
-class TooManyRequests(ReconcileError):
-    """The API still answered 429 after the SDK's retries."""
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """A span of time in UTC, without its last instant."""
+
+    starting_at: _Instant
+    ending_at: _Instant
+
+    def meets(self, windows: Iterable[Window]) -> bool:
+        """Whether a part of it lies in one of the windows."""
+        return any(
+            self.starting_at < each.ending_at and each.starting_at < self.ending_at
+            for each in windows
+        )
 
 
-def read_admin_key(environment: Mapping[str, str]) -> str:
-    """Return the Admin key from the environment.
+def cover(spans: Iterable[tuple[datetime, datetime]], width: Width) -> tuple[Window, ...]:
+    """Widen the spans to whole buckets, both ends included, and join those that meet."""
+    length, _ = BUCKETS[width]
+    windows: list[Window] = []
+    for start, end in sorted(spans):
+        first = _EPOCH + (start - _EPOCH) // length * length
+        after = _EPOCH + ((end - _EPOCH) // length + 1) * length
+        if windows and first <= windows[-1].ending_at:
+            last = windows.pop()
+            first, after = last.starting_at, max(after, last.ending_at)
+        windows.append(Window(starting_at=first, ending_at=after))
+    return tuple(windows)
+
+
+def days_of(windows: Iterable[Window]) -> tuple[Window, ...]:
+    """Return the UTC days that the windows touch."""
+    tick = timedelta(microseconds=1)  # a window that ends at midnight does not touch the next day
+    return cover([(each.starting_at, each.ending_at - tick) for each in windows], "1d")
+
+
+class CacheCreation(msgspec.Struct, frozen=True, kw_only=True):
+    """Cache writes by lifetime."""
+
+    ephemeral_5m_input_tokens: Count
+    ephemeral_1h_input_tokens: Count
+
+
+class ServerToolUse(msgspec.Struct, frozen=True, kw_only=True):
+    """Server tools that have a fee of their own."""
+
+    web_search_requests: Count = 0
+
+
+class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of one bucket for one model, tier, key and workspace; null if not grouped by it."""
+
+    uncached_input_tokens: Count
+    cache_read_input_tokens: Count
+    cache_creation: CacheCreation
+    output_tokens: Count
+    server_tool_use: ServerToolUse | None = None
+    model: str | None = None
+    service_tier: str | None = None
+    api_key_id: str | None = None
+    workspace_id: str | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """The row in our own categories."""
+        tools = self.server_tool_use or ServerToolUse()
+        return Usage(
+            input_tokens=self.uncached_input_tokens,
+            cache_write_5m_tokens=self.cache_creation.ephemeral_5m_input_tokens,
+            cache_write_1h_tokens=self.cache_creation.ephemeral_1h_input_tokens,
+            cache_read_tokens=self.cache_read_input_tokens,
+            output_tokens=self.output_tokens,
+            web_search_requests=tools.web_search_requests,
+        )
+
+
+class CostRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One item of a day's bill."""
+
+    amount: _Cents
+    currency: Literal["USD"]
+    cost_type: str | None = None
+    model: str | None = None
+    service_tier: str | None = None
+    description: str | None = None
+    workspace_id: str | None = None
+
+    @property
+    def usd(self) -> Decimal:
+        """The amount in US dollars; the API's is a decimal string of cents: "123.45" is $1.2345."""
+        return Decimal(self.amount).scaleb(-2)
+
+
+Row = TypeVar("Row", UsageRow, CostRow)
+
+
+class Bucket(Window, Generic[Row], frozen=True, kw_only=True):
+    """The rows of one span of time."""
+
+    results: tuple[Row, ...]
+
+
+class Page(msgspec.Struct, Generic[Row], frozen=True, kw_only=True):
+    """One answer; if `has_more` is set, `next_page` is the token of the following one."""
+
+    data: tuple[Bucket[Row], ...]
+    has_more: bool = False
+    next_page: str | None = None
+
+
+class Filters(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose usage is compared; without any id it is that of the whole organisation."""
+
+    api_key_ids: tuple[str, ...] = ()
+    workspace_ids: tuple[str, ...] = ()
+
+    def keep(self, buckets: Iterable[Bucket[Row]], windows: Sequence[Window]) -> Iterator[Row]:
+        """Yield the rows of the windows to compare; of cost, which has no keys, by workspace."""
+        for row in (row for each in buckets if each.meets(windows) for row in each.results):
+            workspace = row.workspace_id or DEFAULT_WORKSPACE
+            is_kept = not self.workspace_ids or workspace in self.workspace_ids
+            if isinstance(row, UsageRow) and self.api_key_ids:
+                is_kept = is_kept and row.api_key_id in self.api_key_ids
+            if is_kept:
+                yield row
+
+
+def read_pages(data: bytes | str, row: type[Row], *, source: str) -> list[Page[Row]]:
+    """Decode a single answer, a JSON list of them, or one after another.
+
+    It is strict: a missing field is an error, never a zero.
 
     Raises:
-        ReconcileError: if there is none, or if the text cannot be an Admin key.
+        ReconcileError: with the source and msgspec's own message; also if there is no answer.
     """
-    key = environment.get(KEY_VARIABLE, "").strip()
-    if not key:
+    page: Any = Page[row]  # type: ignore[valid-type]
+    pages: list[Page[Row]]
+    try:
+        if data.lstrip()[:1] in ("[", b"["):
+            pages = msgspec.json.decode(data, type=list[page])
+        else:
+            pages = msgspec.json.Decoder(page).decode_lines(data)
+    except (ValueError, RecursionError) as error:  # of msgspec, or it is not UTF-8
+        raise ReconcileError(f"{source}: not answers of the Usage & Cost API: {error}") from None
+    if not pages:
+        raise ReconcileError(f"{source}: contains no answer of the Usage & Cost API")
+    return pages
+
+
+def read_saved_pages(source: str, row: type[Row]) -> tuple[Bucket[Row], ...]:
+    """Read a file of saved answers.
+
+    Raises:
+        OSError: it cannot be read.
+        ReconcileError: if one is malformed, two overlap, or the last one is not the last page.
+    """
+    pages = read_pages(Path(source).read_bytes(), row, source=source)
+    if pages[-1].has_more:
         raise ReconcileError(
-            f"no Admin key: set {KEY_VARIABLE} ({_WHERE_TO_GET_A_KEY}), or compare with saved "
-            "answers: --usage FILE"
+            f"{source}: the last of {len(pages)} saved answers has a next page; "
+            "save the remaining pages in the same file"
         )
-    if not re.fullmatch(r"[\x21-\x7e]+", key):
-        raise ReconcileError(
-            f"{KEY_VARIABLE} has characters that an HTTP header cannot contain; "
-            "check it for line breaks, spaces and quotation marks"
-        )
-    for prefix, kind in _WRONG_KINDS.items():
-        if key.startswith(prefix):
+    buckets = sorted((each for page in pages for each in page.data), key=attrgetter("starting_at"))
+    for one, other in pairwise(buckets):
+        if other.starting_at < one.ending_at:
             raise ReconcileError(
-                f"{KEY_VARIABLE} is {kind}; usage and cost need an Admin key "
-                f"({_WHERE_TO_GET_A_KEY}), or a personal or service account key of the whole "
-                "organisation"
+                f"{source}: two saved buckets have the time of {other.starting_at:%Y-%m-%d %H:%M}, "
+                "which would count twice; save each answer once"
             )
-    return key
+    return tuple(buckets)
+
+
+class TooManyRequests(ReconcileError):
+    """The API still answered 429 after the SDK's retries."""
 
 
 class AdminApi:
@@ -88,14 +234,25 @@ class AdminApi:
         """Build the client from the environment's key and, as the SDK does, its base URL.
 
         Raises:
-            ReconcileError: there is no key, or the address would expose it.
+            ReconcileError: there is no key, none that can be sent, or the address would expose it.
         """
         from anthropic import Anthropic, Omit
 
-        self._key = read_admin_key(environment)
+        self._key = environment.get(KEY_VARIABLE, "").strip()
+        if not self._key:
+            raise ReconcileError(
+                f"no Admin key: set {KEY_VARIABLE} ({_WHERE_TO_GET_A_KEY}), or compare with saved "
+                "answers: --usage FILE"
+            )
+        if not re.fullmatch(r"[\x21-\x7e]+", self._key):
+            raise ReconcileError(
+                f"{KEY_VARIABLE} has characters that an HTTP header cannot contain; "
+                "check it for line breaks, spaces and quotation marks"
+            )
         url = environment.get("ANTHROPIC_BASE_URL", "").strip() or "https://api.anthropic.com"
         target = urlsplit(url)
-        schemes = ("https", "http") if target.hostname in _OWN_MACHINE else ("https",)
+        is_own_machine = target.hostname in ("localhost", "127.0.0.1", "::1")
+        schemes = ("https", "http") if is_own_machine else ("https",)
         if not target.hostname or target.scheme not in schemes:
             # The host alone: an address may contain a password.
             raise ReconcileError(
@@ -110,29 +267,29 @@ class AdminApi:
             "anthropic-version": "2023-06-01",
         }
         self._client = Anthropic(api_key=self._key, base_url=url, default_headers=headers)
-
-    @property
-    def host(self) -> str:
-        """The host that requests go to."""
-        return str(self._client.base_url.host)
+        self.host = target.hostname
+        """Where requests go to."""
 
     def usage(
         self, windows: Iterable[Window], width: Width, filters: Filters
     ) -> tuple[Bucket[UsageRow], ...]:
         """Return the usage in the windows."""
-        groups = ["model", "workspace_id", "api_key_id", "service_tier"]
-        params: dict[str, object] = {"bucket_width": width, "group_by[]": groups}
-        if filters.api_key_ids:
-            params["api_key_ids[]"] = filters.api_key_ids
         # The default workspace has no id to filter by: fetch all, and filter the rows.
-        if filters.workspace_ids and DEFAULT_WORKSPACE not in filters.workspace_ids:
-            params["workspace_ids[]"] = filters.workspace_ids
-        return self._fetch(_USAGE_PATH, UsageRow, windows, width, params)
+        needs_all = DEFAULT_WORKSPACE in filters.workspace_ids
+        params = {
+            "bucket_width": width,
+            "group_by[]": ("model", "workspace_id", "api_key_id", "service_tier"),
+            "api_key_ids[]": filters.api_key_ids,
+            "workspace_ids[]": () if needs_all else filters.workspace_ids,
+        }
+        path = "/v1/organizations/usage_report/messages"
+        return self._fetch(path, UsageRow, windows, width, params)
 
     def cost(self, windows: Iterable[Window]) -> tuple[Bucket[CostRow], ...]:
         """Return the cost of the windows' days; this report cannot be filtered by API key."""
         params = {"group_by[]": ["workspace_id", "description"]}
-        return self._fetch(_COST_PATH, CostRow, days_of(windows), "1d", params)
+        path = "/v1/organizations/cost_report"
+        return self._fetch(path, CostRow, days_of(windows), "1d", params)
 
     def _fetch(
         self,
@@ -156,8 +313,8 @@ class AdminApi:
             }
             for number in range(1, _MOST_PAGES + 1):
                 source = f"{path}, page {number}"
-                page = read_page(self._get(path, query), row, source=source)
-                found += [bucket for bucket in page.data if bucket.lies_in([window])]
+                page = read_pages(self._get(path, query), row, source=source)[0]
+                found += [bucket for bucket in page.data if bucket.meets([window])]
                 if not page.has_more:
                     break
                 if not page.next_page or page.next_page == query.get("page"):

@@ -21,12 +21,11 @@ from pytest_llmcost.ledger.ledger import Ledger, calls_of
 from pytest_llmcost.ledger.totals import is_live
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reconcile.usage_report import (
+from pytest_llmcost.reconcile.admin_api import (
     BUCKETS,
     Bucket,
     CostRow,
     Filters,
-    Row,
     UsageRow,
     Width,
     Window,
@@ -41,8 +40,6 @@ Source: https://platform.claude.com/docs/en/manage-claude/usage-cost-api (2026-0
 """
 _LISTED_TIERS = (None, "standard", "batch")
 """Service tiers with a list price; None if a response or a report does not name its tier."""
-_ROUNDING_USD = Decimal("0.005")
-"""A day."""
 _LONGEST_ANSWER = timedelta(minutes=10)
 """The SDK's default timeout. The API may record usage when a request ends, not when it starts."""
 _SEARCHES, _CONTAINERS = "web search", "code execution"
@@ -86,8 +83,8 @@ class Apart(msgspec.Struct, frozen=True, kw_only=True):
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Which usage is compared, and how closely it must match."""
 
-    windows: tuple[Window, ...]
-    bucket_width: Width
+    windows: tuple[Window, ...] = ()
+    bucket_width: Width = "1d"
     filters: Filters = Filters()
     tolerance: Decimal = Decimal(0)
     """Share of the reported figure; 0 requires equal figures."""
@@ -134,10 +131,10 @@ class _Side:
     apart: list[Apart] = field(default_factory=list)
 
     @staticmethod
-    def of_calls(runs: Iterable[tuple[Ledger, Sequence[Call]]], card: RateCard) -> _Side:
+    def of_calls(ledgers: Iterable[Ledger], card: RateCard) -> _Side:
         """Add up live calls, each priced on the date on which it was made."""
         side, apart = _Side(), Counter[str]()
-        for ledger, call in [(ledger, call) for ledger, calls in runs for call in calls]:
+        for ledger, call in [(run, call) for run in ledgers for call in live_calls(run)]:
             if reason := _not_reported(call):
                 apart[reason] += 1
                 continue
@@ -198,24 +195,9 @@ class _Side:
         return side
 
 
-def live_runs(ledgers: Sequence[Ledger]) -> list[tuple[Ledger, list[Call]]]:
-    """Return the runs that went over the network, each with its live calls.
-
-    A call counts as live if it is unknown whether it was, as it does for live spend.
-
-    Raises:
-        ReconcileError: if there are none; replayed calls cost nothing and are not billed.
-    """
-    runs = [(each, list(filter(is_live, calls_of(each)))) for each in ledgers]
-    live = [(ledger, calls) for ledger, calls in runs if calls]
-    if not live:
-        replayed = sum(len(calls_of(ledger)) for ledger in ledgers)
-        raise ReconcileError(
-            f"nothing to reconcile: all calls in the ledgers ({replayed:,}) were replayed or "
-            "counted, which is free; use the ledger of a run that sends requests to the API, for "
-            "example with --record-mode=rewrite or --disable-recording"
-        )
-    return live
+def live_calls(*ledgers: Ledger) -> list[Call]:
+    """Return the calls that went over the network, or may have, as for live spend."""
+    return [call for ledger in ledgers for call in calls_of(ledger) if is_live(call)]
 
 
 def last_call_at(calls: Iterable[Call]) -> datetime | None:
@@ -224,11 +206,7 @@ def last_call_at(calls: Iterable[Call]) -> datetime | None:
 
 
 def parse_instant(text: str) -> datetime:
-    """Read a date and time from a ledger; without an offset it is UTC.
-
-    Raises:
-        ReconcileError: if the text is not a date and time.
-    """
+    """Read a date and time from a ledger, or raise an error; without an offset it is UTC."""
     try:
         instant = msgspec.convert(text, datetime)
         if instant.year in (MINYEAR, MAXYEAR):
@@ -238,9 +216,7 @@ def parse_instant(text: str) -> datetime:
     return instant.replace(tzinfo=instant.tzinfo or timezone.utc).astimezone(timezone.utc)
 
 
-def make_query(
-    ledgers: Sequence[Ledger], *, filters: Filters, tolerance: Decimal, whole_days: bool
-) -> Query:
+def with_windows(query: Query, ledgers: Sequence[Ledger]) -> Query:
     """Find out for which time to ask: the windows in which the live calls were made.
 
     All windows have buckets of the same width, so that none is counted twice. It is the narrowest
@@ -249,15 +225,24 @@ def make_query(
     Raises:
         ReconcileError: the ledgers have no live call that Anthropic could report, or no time.
     """
-    runs = live_runs(ledgers)
-    reasons = [_not_reported(call) for _, calls in runs for call in calls]
+    reasons = [_not_reported(call) for call in live_calls(*ledgers)]
+    if not reasons:
+        replayed = sum(len(calls_of(ledger)) for ledger in ledgers)
+        raise ReconcileError(
+            f"nothing to reconcile: all calls in the ledgers ({replayed:,}) were replayed or "
+            "counted, which is free; use the ledger of a run that sends requests to the API, for "
+            "example with --record-mode=rewrite or --disable-recording"
+        )
     if all(reasons):
         raise ReconcileError(
             f"nothing to reconcile: Anthropic's usage report has none of the {len(reasons)} live "
-            f"calls ({'; '.join(sorted({reason for reason in reasons if reason}))})"
+            f"calls ({'; '.join(sorted(set(filter(None, reasons))))})"
         )
     spans = []
-    for ledger, calls in runs:
+    for ledger in ledgers:
+        calls = live_calls(ledger)
+        if not calls:
+            continue
         at = [parse_instant(call.at) for call in calls if call.at]
         start, end = ledger.run.started_at, ledger.run.finished_at
         starts = [*at, parse_instant(start)] if start else at
@@ -270,14 +255,8 @@ def make_query(
         spans.append((min(starts), max(ends)))
     longest = max(end - start for start, end in spans)
     fitting = [width for width, (length, most) in BUCKETS.items() if longest <= length * most]
-    width: Width = fitting[0] if fitting and not whole_days else "1d"
-    return Query(
-        windows=cover(spans, width),
-        bucket_width=width,
-        filters=filters,
-        tolerance=tolerance,
-        whole_days=whole_days,
-    )
+    width: Width = fitting[0] if fitting and not query.whole_days else "1d"
+    return msgspec.structs.replace(query, windows=cover(spans, width), bucket_width=width)
 
 
 def reconcile(
@@ -291,20 +270,18 @@ def reconcile(
 ) -> Reconciliation:
     """Compare the ledgers with the reports and explain the differences.
 
-    `query` is made from the same ledgers; buckets outside its windows are ignored. `asked_at` is
+    `query` has windows of the same ledgers; buckets outside of them are ignored. `asked_at` is
     when the API answered, None for saved answers.
     """
-    runs, usage = live_runs(ledgers), [*usage]
-    calls = [call for _, live in runs for call in live]
+    calls, usage = live_calls(*ledgers), [*usage]
     # Saved answers may have other buckets than would be asked for.
     lengths = {each.ending_at - each.starting_at for each in usage}
     saved = [width for width, (length, _) in BUCKETS.items() if length in lengths]
     query = msgspec.structs.replace(query, bucket_width=[query.bucket_width, *saved][-1])
     days = days_of(query.windows)
-    ours = _Side.of_calls(runs, card)
-    theirs = _Side.of_rows(
-        _select(usage, query.windows, query.filters), _select(cost or (), days, query.filters), card
-    )
+    ours = _Side.of_calls(ledgers, card)
+    keep = query.filters.keep
+    theirs = _Side.of_rows(keep(usage, query.windows), keep(cost or (), days), card)
     usage_lines = []
     for model in sorted({*ours.usage, *theirs.usage}):
         for category in Usage.__struct_fields__:
@@ -315,7 +292,7 @@ def reconcile(
                 usage_lines.append(UsageLine(model, category, ledger, billed, agrees))
     cost_lines = []
     # Half a cent a day, for the rounding of the cost report.
-    rounding = _ROUNDING_USD * sum((day.ending_at - day.starting_at).days for day in days)
+    rounding = Decimal("0.005") * sum((day.ending_at - day.starting_at).days for day in days)
     items = {*ours.usd, *ours.unpriced, *theirs.usd} if cost is not None else ()
     for item in sorted(items, key=lambda item: (item in (_SEARCHES, _CONTAINERS), item)):
         owed, charged = ours.usd[item], theirs.usd[item]
@@ -359,24 +336,6 @@ def _not_reported(call: Call) -> str | None:
     return None if call.sampling_calls else "no readable usage"
 
 
-def _select(
-    buckets: Iterable[Bucket[Row]], windows: Sequence[Window], filters: Filters
-) -> list[Row]:
-    """Return the rows of the windows that pass the filters."""
-    inside = [row for each in buckets if each.lies_in(windows) for row in each.results]
-    kept = [row for row in inside if filters.keeps(row)]
-    # Usage of the Console has no API key, so that a workspace must be asked for by itself.
-    owner = "api_key_id" if filters.api_key_ids else "workspace_id"
-    usage = [row for row in inside if isinstance(row, UsageRow)]
-    for name in ("model",) if kept else ("model", owner):
-        if usage and all(getattr(row, name) is None for row in usage):
-            raise ReconcileError(
-                f"none of the {len(usage)} rows of usage names its {name}; save the report with "
-                "group_by[]=model, group_by[]=api_key_id and group_by[]=workspace_id"
-            )
-    return kept
-
-
 def within(ledger: Decimal | int, reported: Decimal | int, tolerance: Decimal) -> bool:
     """Whether two figures differ by no more than the tolerance's share of the reported one."""
     return abs(Decimal(ledger) - Decimal(reported)) <= tolerance * abs(Decimal(reported))
@@ -385,7 +344,7 @@ def within(ledger: Decimal | int, reported: Decimal | int, tolerance: Decimal) -
 def _notes(outcome: Reconciliation) -> Iterator[str]:
     if outcome.replayed_calls:
         yield f"replayed or counted calls, left out as free: {outcome.replayed_calls:,}"
-    if not outcome.terms.filters:
+    if outcome.terms.filters == Filters():
         yield "no --api-key-id or --workspace-id: this is the usage of the whole organisation"
     if outcome.cost is not None and not outcome.terms.whole_days:
         yield "the cost report has whole UTC days, so cost is only shown; --whole-days checks it"
@@ -437,7 +396,7 @@ def _billed_less(
     if asked_at and last and asked_at - last < FRESH_AFTER:
         minutes = (asked_at - last) // timedelta(minutes=1)
         yield f"late data: usage takes 5 min, the last call was {minutes} min ago; use --wait"
-    if outcome.terms.filters:
+    if outcome.terms.filters != Filters():
         yield "the runs used another API key or workspace than the given one"
     if unknown := sum(call.live is None for call in calls):
         yield f"calls that may not have been live: {unknown:,}; their transport does not tell"
@@ -450,3 +409,5 @@ def _billed_less(
             "or Claude Platform on AWS or Google Cloud was used, or the API no longer keeps that "
             "time"
         )
+        if not asked_at:
+            yield "the saved answers are not grouped by model, api_key_id and workspace_id"

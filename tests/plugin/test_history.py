@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -124,10 +125,34 @@ for number in range(50):
 
 def test_a_history_that_cannot_be_written_fails_the_run_and_says_so(project: Project) -> None:
     project.write(test_app="def test_a(llmcost): llmcost.record({'input_tokens': 1}, model='x')\n")
-    (project.path / "history.jsonl").mkdir()
-    result = project.run(HISTORY)
+    result = project.run("--llmcost-history=test_app.py/history.jsonl")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["not written: history.jsonl: cannot be written (*)"])
+    result.stdout.fnmatch_lines(["not written: test_app.py/history.jsonl: cannot be written (*)"])
+
+
+@pytest.mark.parametrize("name", ["/dev/full", "folder", "pipe"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="pipes and devices of POSIX")
+def test_a_history_that_is_no_file_is_an_error_before_any_test_runs(
+    project: Project, name: str
+) -> None:
+    project.write(test_app="def test_a(llmcost): llmcost.record({'input_tokens': 1}, model='x')\n")
+    (project.path / "folder").mkdir()
+    os.mkfifo(project.path / "pipe")
+    result = project.run_apart(f"--llmcost-history={name}", timeout=30)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: --llmcost-history: {name} is no regular file, *"])
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [(["history", "/dev/full"], "file"), (["render", "l", "--history=/dev/full"], "--history")],
+)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="devices of POSIX")
+def test_a_device_is_no_history_to_read(words: list[str], name: str) -> None:
+    command = [sys.executable, "-m", "pytest_llmcost.cli.main", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"llmcost: {name}: '/dev/full' is a device")
 
 
 def test_a_line_that_was_cut_does_not_take_the_next_one_with_it(tmp_path: Path) -> None:

@@ -302,6 +302,17 @@ COMMITTED = {
         '"postData": {"params": [{"name": "client_secret", "value": "' + HEX + '"}]}}}]}}',
         ["field `client_secret`", "header `x-api-key`"],
     ),
+    "sentry.yaml": (
+        cassette(
+            uri=f"https://{HEX}@o123.ingest.sentry.io/456",
+            body=f'\'{{"dsn": "https://{HEX}@sentry.firm.com:9000/4"}}\'',
+        ),
+        [],
+    ),
+    "sentry_with_a_secret.yaml": (
+        cassette(uri=f"https://{HEX}:{HEX}@sentry.io/4"),
+        ["address"],
+    ),
     "mails.yaml": (
         cassette(
             body='\'{"url":"https://a.test","mail":"customer-service-2024@firm.com"}\'',

@@ -336,6 +336,8 @@ def test_of_a_file_that_cannot_be_read_it_does_not_say_that_it_has_no_call(
     done = run(tmp_path / "missing.json", *ON)
     assert (done.status, done.out) == (1, "")
     assert "missing.json: cannot be read" in done.err
+    done = run("a\nb.json", *ON)
+    assert done.err.startswith("llmcost: a b.json: cannot be read")
 
 
 def test_a_body_that_cannot_be_decoded_is_a_problem_of_its_own(run: Run, tmp_path: Path) -> None:

@@ -402,7 +402,7 @@ def test_where_all_agrees_there_is_nothing_to_remark(saved: Path) -> None:
     [
         (["--cost", "cost.json"], "--cost FILE needs --usage FILE"),
         (["--usage", "usage.json", "--wait"], "--wait asks the API again"),
-        (["--usage", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["--usage", "nowhere.json"], "nowhere.json: No such file or directory"),
         (["--tolerance", "much"], "--tolerance: 'much' is not a percentage"),
         ([], "no Admin key: set ANTHROPIC_ADMIN_KEY"),
     ],
