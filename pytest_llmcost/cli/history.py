@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pytest_llmcost.cli.console import Console
 from pytest_llmcost.ledger.run_history import read_history
+from pytest_llmcost.reports.comparisons import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import TableRow, as_text, text_table
-from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.settings import parse_scale
 
 _BAR = 24

@@ -1,10 +1,9 @@
-"""A run against its baseline or on another model, as text and as Markdown."""
+"""A run against its baseline, another model or the runs before it, as text and as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from decimal import Decimal
-from typing import NamedTuple
 
 from pytest_llmcost.ledger.ledger import (
     BeforeAndAfter,
@@ -15,6 +14,7 @@ from pytest_llmcost.ledger.ledger import (
     OtherModelRow,
     function_of,
 )
+from pytest_llmcost.ledger.run_history import Run, average
 from pytest_llmcost.money import format_usd
 from pytest_llmcost.reports.escape import clean, code, prose
 from pytest_llmcost.reports.numbers import (
@@ -25,7 +25,6 @@ from pytest_llmcost.reports.numbers import (
     grown_by,
     growth,
     signed,
-    signed_cell,
     usd_cell,
 )
 from pytest_llmcost.reports.rows import OUTSIDE
@@ -163,13 +162,10 @@ def count_vanished(comparison: Comparison | None) -> str:
 
 def cells_of(costs: BeforeAndAfter) -> tuple[str, str]:
     """Write what something cost in the baseline and costs now, or that it is new or gone."""
+    status = costs.status if isinstance(costs, Change) else "changed"
     before = usd_cell(costs.base_usd, is_least=costs.base_is_least)
     after = usd_cell(costs.head_usd, is_least=costs.head_is_least)
-    if isinstance(costs, Change) and costs.status == "new":
-        before = "new"
-    elif isinstance(costs, Change) and costs.status != "changed":
-        after = costs.status
-    return before, after
+    return "new" if status == "new" else before, after if status in ("new", "changed") else status
 
 
 def what_differs(change: Change, shared: Container[str]) -> tuple[list[str], list[str]]:
@@ -193,12 +189,11 @@ def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) 
         *describe_part_changes(comparison),
     ):
         yield from wrap(text, screen, indent=2)
-    shown = comparison.changes[:most] if most else comparison.changes
-    rows, shared = [], shared_parts(comparison)
+    shown, shared, rows = comparison.changes[: most or None], shared_parts(comparison), []
     for each in shown:
         group, name = _split_name(each.name)
         phrases, parts = what_differs(each, shared)
-        cells = [f"  {name}", *cells_of(each), signed_cell(each.usd)]
+        cells = [f"  {name}", *cells_of(each), signed(each.usd, form=usd_cell)]
         note = clean(", ".join([*phrases, *list_parts(parts)]))
         rows.append(TableRow(cells, group, note=note))
     if rows:
@@ -219,14 +214,7 @@ def _split_name(name: str) -> tuple[str, str]:
 SAME_PROMPTS = "the same prompts counted for it, output as it is now"
 
 
-class OtherModelLine(NamedTuple):
-    """Cases and attempts of one test, or what else has calls, as one row."""
-
-    name: str
-    figures: Figures
-
-
-def fold_other_model(rows: Sequence[OtherModelRow]) -> list[OtherModelLine]:
+def fold_other_model(rows: Iterable[OtherModelRow]) -> list[tuple[str, Figures]]:
     """Put cases and attempts of a test into one row; the one that costs most now comes first."""
     groups: dict[tuple[str, str], list[OtherModelRow]] = {}
     for row in rows:
@@ -234,11 +222,11 @@ def fold_other_model(rows: Sequence[OtherModelRow]) -> list[OtherModelLine]:
     folded = []
     for (_, base), group in groups.items():
         names = {row.name for row in group}
-        name = next(iter(names)) if len(names) == 1 else f"{base} ({len(names)} cases)"
+        name = group[0].name if len(names) == 1 else f"{base} ({len(names)} cases)"
         attempts = max(row.attempt for row in group)
         name += f" ({attempts} attempts)" if attempts > 1 else ""
-        folded.append(OtherModelLine(name, sum(group, Figures())))
-    return sorted(folded, key=lambda row: (-(row.figures.usd or Decimal(0)), row.name))
+        folded.append((name, sum(group, Figures())))
+    return sorted(folded, key=lambda row: (-(row[1].usd or Decimal(0)), row[0]))
 
 
 def _base(row: OtherModelRow) -> str:
@@ -250,17 +238,17 @@ def render_other_model(
 ) -> Iterator[Line]:
     """Render one model's table, and below it which calls are in no figure and why."""
     folded = fold_other_model(other.rows)
-    most = folded[:rows] if rows else folded
     yield Line(f"on {other.model}: {SAME_PROMPTS}", {"bold": True})
     table = []
-    for row in most:
-        group, name = _split_name(row.name)
-        table.append(TableRow([f"  {name}", *other_model_cells(row.figures, per)], group))
+    for full_name, figures in folded[: rows or None]:
+        group, name = _split_name(full_name)
+        table.append(TableRow([f"  {name}", *other_model_cells(figures, per)], group))
+    left_out = len(folded) - len(table)
     table.append(TableRow(["total", *other_model_cells(other, per)], markup={"bold": True}))
     cost = f"cost/{per:,}:" if per != 1 else "cost:"
     yield from text_table(["", "input:", "then:", ":", cost, "then:", ":"], table, screen)
-    if len(folded) > len(most):
-        yield Line(f"… {len(folded) - len(most)} more (--llmcost-rows=0 shows all)")
+    if left_out:
+        yield Line(f"… {left_out} more (--llmcost-rows=0 shows all)")
     for text in other_model_remarks(other):
         yield from wrap(text, screen, markup={"yellow": True})
 
@@ -308,5 +296,55 @@ def other_model_section(other: OtherModel) -> Iterator[str]:
     if other.rows:
         heads = ("test", "input:", "then:", "", "cost:", "then:", "")
         folded = fold_other_model(other.rows)
-        rows = [markdown_row(code(row.name), *other_model_cells(row.figures)) for row in folded]
+        rows = [markdown_row(code(name), *other_model_cells(each)) for name, each in folded]
         yield from ("", *markdown_table(heads, rows))
+
+
+# From run to run
+
+COMPARED_WITH = 10
+"""With the average of how many runs the last one is compared."""
+_MOST_CHANGES = 3
+_SHORT_COMMIT = 8
+
+
+def run_cells(run: Run) -> tuple[str, str, str, str, str]:
+    """Write when a run ended, its commit, its calls, its cost, and whether it is a partial one."""
+    return (
+        run.at.replace("T", " ").removesuffix("Z"),
+        (run.commit or "")[:_SHORT_COMMIT],
+        f"{run.calls:,}",
+        usd_cell(run.usd, is_least=run.is_least),
+        f"partial ({', '.join(run.incomplete)})" if run.incomplete else "",
+    )
+
+
+def compare_runs(last: Run, before: Sequence[Run], number: int = COMPARED_WITH) -> Iterator[str]:
+    """Say how the last run differs from the average of whole runs before it, and where."""
+    if last.incomplete:
+        yield "the last run is a partial one, so it is not compared"
+        return
+    if last.usd is None or last.is_least:
+        yield "the last run is not compared: the cost of some calls is unknown"
+        return
+    known = (run for run in before if run.usd is not None and not run.is_least)
+    whole = [run for run in known if not run.incomplete][-number:]
+    if not whole:
+        yield "no earlier run of the whole suite with a known cost to compare the last one with"
+        return
+    mean = average(whole)
+    assert mean.usd is not None
+    than = f"the average of the {format_count(len(whole), 'run')} before"
+    change = f"{signed(last.usd - mean.usd)}{grown_by(mean.usd, last.usd)}"
+    yield f"{change} against {than}: {dollars(mean.usd)} → {dollars(last.usd)}"
+    for kind in ("model", "tag", "path"):
+        now, then = getattr(last, f"by_{kind}"), getattr(mean, f"by_{kind}")
+        changes = []
+        for name in sorted({*now, *then}):
+            usd, old = now.get(name, Decimal(0)), then.get(name, Decimal(0))
+            if usd is not None and old is not None and usd != old:
+                changes.append((usd - old, name or "outside test files"))
+        changes.sort(key=lambda each: -abs(each[0]))
+        if changes:
+            shown = [f"{name} {signed(usd)}" for usd, name in changes]
+            yield f"  by {kind}: {first_of(shown, _MOST_CHANGES)}"

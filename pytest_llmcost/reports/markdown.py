@@ -33,7 +33,7 @@ from pytest_llmcost.reports.numbers import (
     dollars,
     format_count,
     short_commit,
-    signed_cell,
+    signed,
     usd_cell,
 )
 from pytest_llmcost.reports.rows import (
@@ -126,7 +126,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     of_run = room.fit(of_run, 3)
     first = room.fit(failed_or_changed[:_MOST_ROWS], 2, heads=heads)
     if first and comparison and comparison.changes:
-        change_usd = f"{signed_cell(change_of(comparison))}{growth_of(comparison)}"
+        change_usd = f"{signed(change_of(comparison), form=usd_cell)}{growth_of(comparison)}"
         budget = _budget(suite_budget(ledger))
         first.append(markdown_row("total", *cells_of(comparison), change_usd, budget, ""))
     more = room.fit(failed_or_changed[_MOST_ROWS:], 2, heads=heads)
@@ -376,7 +376,7 @@ def _failed_or_changed(
         if change:
             is_there = change.status in ("new", "changed")
             grown = growth_of(change) if is_there else ""
-            cells += [*cells_of(change), f"{signed_cell(change.usd)}{grown}"]
+            cells += [*cells_of(change), f"{signed(change.usd, form=usd_cell)}{grown}"]
         elif test:
             row = row_of(test)
             how = "unchanged" if row.usd is not None else "?"

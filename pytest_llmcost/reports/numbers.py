@@ -7,7 +7,7 @@ are exact here: whatever reports is called under `money.exactly()`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import ROUND_CEILING, Decimal
 
 from pytest_llmcost.money import format_usd, format_whole_usd
@@ -33,9 +33,11 @@ def dollars(
     return f"at least {shown}" if is_least else shown
 
 
-def signed(usd: Decimal | None) -> str:
-    """Write a difference with its sign: `+$0.05`, `-$0.05`, `±$0.00`, `?`."""
-    return UNKNOWN if usd is None else f"{_sign(usd)}{format_usd(abs(usd))}"
+def signed(usd: Decimal | None, *, form: Callable[[Decimal], str] = format_usd) -> str:
+    """Write a difference with its sign: `+$0.05`, `-$0.05`, `±$0.00`, `?`; a cell by `usd_cell`."""
+    if usd is None:
+        return UNKNOWN
+    return f"{'-' if usd < 0 else '+' if usd else '±'}{form(abs(usd))}"
 
 
 def short_commit(commit: str) -> str:
@@ -132,15 +134,6 @@ def usd_cell(usd: Decimal | None, *, is_least: bool = False, per: int = 1) -> st
     if 0 < usd * per <= Decimal("0.00005"):  # which would be rounded to zero
         return UNKNOWN if is_least else "<$0.0001"
     return f"{'≥' if is_least else ''}${usd * per:,.4f}"
-
-
-def signed_cell(usd: Decimal | None) -> str:
-    """Write a difference as `usd_cell` writes an amount, with its sign."""
-    return UNKNOWN if usd is None else f"{_sign(usd)}{usd_cell(abs(usd))}"
-
-
-def _sign(usd: Decimal) -> str:
-    return "-" if usd < 0 else "+" if usd else "±"
 
 
 def token_cell(number: int, *, is_least: bool = False) -> str:

@@ -29,13 +29,13 @@ from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.reports.comparisons import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.rows import categories_of
 from pytest_llmcost.reports.run_wording import describe_total, marks_of, notes_of
 from pytest_llmcost.reports.terminal import View, render_summary
-from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.reports.wording import sentence
 
 
@@ -333,7 +333,7 @@ def test_of_a_long_history_the_last_runs_are_drawn_and_no_text_is_markup() -> No
 def test_a_test_of_many_calls_shows_the_most_expensive_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pytest_llmcost.reports.html.script_data._MOST_CALLS", 2)
+    monkeypatch.setattr("pytest_llmcost.reports.html._MOST_INNER", 2)
     calls = [make_call(usd) for usd in ("0.1", "0.3", "0.2")]
     (row,) = rows_of_page(render_html(make_report({a_test("t.py::test"): calls})))
     assert row["calls"] == 3
