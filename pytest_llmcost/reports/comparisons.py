@@ -1,4 +1,4 @@
-"""A run against its baseline, another model or the runs before it, as text and as Markdown."""
+"""A run against its baseline, another model or the runs before it, in words and as text."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from pytest_llmcost.ledger.ledger import (
     function_of,
 )
 from pytest_llmcost.ledger.run_history import Run, average
-from pytest_llmcost.money import format_usd
-from pytest_llmcost.reports.escape import clean, code, prose
+from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import (
     UNKNOWN,
     dollars,
@@ -28,15 +27,7 @@ from pytest_llmcost.reports.numbers import (
     usd_cell,
 )
 from pytest_llmcost.reports.rows import OUTSIDE
-from pytest_llmcost.reports.tables import (
-    Line,
-    Screen,
-    TableRow,
-    markdown_row,
-    markdown_table,
-    text_table,
-    wrap,
-)
+from pytest_llmcost.reports.tables import Line, Screen, TableRow, text_table, wrap
 from pytest_llmcost.reports.wording import limit_of, list_parts, show_part
 
 _MOST_FAILED = 3
@@ -160,12 +151,16 @@ def count_vanished(comparison: Comparison | None) -> str:
     return f"{format_count(number, 'guard')} vanished¹" if number else ""
 
 
-def cells_of(costs: BeforeAndAfter) -> tuple[str, str]:
-    """Write what something cost in the baseline and costs now, or that it is new or gone."""
-    status = costs.status if isinstance(costs, Change) else "changed"
+def cells_of(costs: Change | Comparison, *, with_share: bool = False) -> tuple[str, str, str]:
+    """Write what something cost in the baseline, costs now, or that it is new or gone, and adds."""
     before = usd_cell(costs.base_usd, is_least=costs.base_is_least)
     after = usd_cell(costs.head_usd, is_least=costs.head_is_least)
-    return "new" if status == "new" else before, after if status in ("new", "changed") else status
+    change = signed(costs.usd if isinstance(costs, Change) else change_of(costs), form=usd_cell)
+    if isinstance(costs, Change) and costs.status not in ("new", "changed"):
+        return before, costs.status, change
+    if isinstance(costs, Change) and costs.status == "new":
+        before = "new"
+    return before, after, f"{change}{growth_of(costs)}" if with_share else change
 
 
 def what_differs(change: Change, shared: Container[str]) -> tuple[list[str], list[str]]:
@@ -193,7 +188,7 @@ def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) 
     for each in shown:
         group, name = _split_name(each.name)
         phrases, parts = what_differs(each, shared)
-        cells = [f"  {name}", *cells_of(each), signed(each.usd, form=usd_cell)]
+        cells = [f"  {name}", *cells_of(each)]
         note = clean(", ".join([*phrases, *list_parts(parts)]))
         rows.append(TableRow(cells, group, note=note))
     if rows:
@@ -277,27 +272,6 @@ def other_model_remarks(other: OtherModel) -> Iterator[str]:
     for text, number in other.dropped.items():
         yield f"{other.model} rejects {text}: {format_count(number, 'payload')} priced without it"
     yield from other.notes
-
-
-def other_model_section(other: OtherModel) -> Iterator[str]:
-    """Yield the lines of a Markdown section: the whole in a sentence, remarks, a row for each."""
-    text = "Unknown: none of the calls could be compared"
-    if other.usd is not None and other.usd_then is not None:
-        text = (
-            f"**{signed(other.usd_then - other.usd)}**"
-            f"{grown_by(other.usd, other.usd_then)}: {format_usd(other.usd)} → "
-            f"{format_usd(other.usd_then)} for {format_count(other.calls, 'call')}, {SAME_PROMPTS}"
-        )
-        if other.unknown_calls:
-            text += f"; {format_count(other.unknown_calls, 'call')} without a figure"
-    yield f"{text}."
-    if remarks := [f"- {prose(text)}" for text in other_model_remarks(other)]:
-        yield from ("", *remarks)
-    if other.rows:
-        heads = ("test", "input:", "then:", "", "cost:", "then:", "")
-        folded = fold_other_model(other.rows)
-        rows = [markdown_row(code(name), *other_model_cells(each)) for name, each in folded]
-        yield from ("", *markdown_table(heads, rows))
 
 
 # From run to run

@@ -39,7 +39,9 @@ def render_annotations(ledger: Ledger, *, root: str = "") -> list[str]:
     commands = []
     if cause is not None:
         level = levels["unverified"]
-        commands.append(_command(level, "unverified", cause.lines(), cause.tests[0], root))
+        commands.append(
+            _command(level, "unverified", cause.lines(), next(iter(cause.tests.values())), root)
+        )
 
     # Warnings last, then what concerns single tests, then what is no money.
     def urgency(mark: Mark) -> tuple[bool, bool, bool, Decimal, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import chain
 from typing import NamedTuple
@@ -15,20 +15,9 @@ from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
 from pytest_llmcost.ledger.totals import amounts_of, counted_calls, is_live, spenders_of
+from pytest_llmcost.reports import wording
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, first_of, format_count, write_round_usd
-from pytest_llmcost.reports.wording import (
-    COUNT_IT,
-    SIGNS,
-    all_changed_parts,
-    breaking,
-    counts_in_vain,
-    lacks_count,
-    list_parts,
-    short_sentence,
-    split_reason,
-    state_of,
-)
 
 _MOST_SHOWN = 3
 """Breaks, and causes of cache misses, in the one line that a summary has for each."""
@@ -60,7 +49,7 @@ def broken_prefixes(ledger: Ledger) -> str:
     number = sum(len(calls) for _, _, calls in found)
     more = f", and {format_count(number - len(calls), 'call')} elsewhere" if len(found) > 1 else ""
     places = ", ".join(describe_breaks(calls)[:_MOST_SHOWN])
-    return f"{breaking(number)}: {name}: {places}{more} (llmcost_stable_prefix)"
+    return f"{wording.breaking(number)}: {name}: {places}{more} (llmcost_stable_prefix)"
 
 
 def cache_misses(ledger: Ledger) -> str:
@@ -97,10 +86,8 @@ def _why_not_exact(ledger: Ledger) -> Iterator[str]:
     if high is not None:
         bounds = f"between {dollars(low, against=high)} and {dollars(high, against=low)}"
     about = f"the cost of a run is {bounds}"
-    for reason in without_shared(usd.reasons.explain(), not_counted(ledger)):
-        what, remedy = split_reason(reason)
-        is_in_vain = remedy.startswith(COUNT_IT) and counts_in_vain(calls_of(ledger))
-        yield f"{about}: {what if is_in_vain else reason}"
+    for reason in split_reasons(without_shared(usd.reasons.explain(), not_counted(ledger)), ledger):
+        yield f"{about}: {'; '.join(filter(None, reason))}"
         about = "another reason"
 
 
@@ -174,9 +161,9 @@ def marks_of(ledger: Ledger) -> Iterator[Mark]:
 
 def marks_by_state(ledger: Ledger) -> dict[str, list[Mark]]:
     """Group them by `exceeded`, `unverified`, `near` and `within`."""
-    found: dict[str, list[Mark]] = {state: [] for state in SIGNS}
+    found: dict[str, list[Mark]] = {state: [] for state in wording.SIGNS}
     for mark in marks_of(ledger):
-        found[state_of(mark.verdict)].append(mark)
+        found[wording.state_of(mark.verdict)].append(mark)
     return found
 
 
@@ -201,7 +188,7 @@ def run_failures(ledger: Ledger) -> Iterator[str]:
     for mark in marks_of_run(ledger):
         verdict = mark.verdict
         if verdict.fails(ledger.unverified):
-            yield f"FAILED {clean(mark.name or verdict.origin)} - {short_sentence(verdict)}"
+            yield f"FAILED {clean(mark.name or verdict.origin)} - {wording.short_sentence(verdict)}"
 
 
 def run_advice(verdict: Verdict, ledger: Ledger) -> str:
@@ -238,19 +225,18 @@ _MOST_FILES = 3
 class NotCounted(NamedTuple):
     """Tests that fail for one cause: their prompts are not counted."""
 
-    tests: tuple[TestRow, ...]
-    nodeids: frozenset[str]
-    """Theirs."""
-    parts: tuple[tuple[str, int], ...]
+    tests: Mapping[str, TestRow]
+    """Each by its node id."""
+    parts: Sequence[tuple[str, int]]
     """Each changed part with the number of tests in which it changed, the most frequent first."""
     volatile: int
     """In how many tests a prompt differs in every run, so that a count will be missing again."""
-    files: frozenset[str]
+    files: Collection[str]
     """Of all tests that lack a count, also without a budget; none if a shared fixture lacks one."""
 
     def explains(self, name: str, state: str) -> bool:
         """Whether it is all that is to be said of a budget of a test."""
-        return state == "unverified" and name in self.nodeids
+        return state == "unverified" and name in self.tests
 
     def lines(self, root: str = "") -> Iterator[str]:
         """Say how many tests, what changed in them, and the command that counts them all.
@@ -265,7 +251,7 @@ class NotCounted(NamedTuple):
         def of_tests(some: int) -> str:
             return every_one if some == number else f"{some:,}"
 
-        changed = list_parts([f"{part} in {of_tests(each)}" for part, each in self.parts])
+        changed = wording.list_parts([f"{part} in {of_tests(each)}" for part, each in self.parts])
         volatile = f"; differs in every run in {of_tests(self.volatile)}: see the failures"
         if changed:
             yield f"changed: {', '.join(changed)}{volatile if self.volatile else ''}"
@@ -279,32 +265,36 @@ class NotCounted(NamedTuple):
 
 def not_counted(ledger: Ledger) -> NotCounted | None:
     """Find the tests that share this cause; None if they are not several."""
-    tests, volatile, files = [], 0, set[str]()
-    parts: Counter[str] = Counter()
+    tests, parts, volatile, files = dict[str, TestRow](), Counter[str](), 0, set[str]()
     for test in last_attempts(ledger.tests):
-        lacking = [call for call in test.calls if lacks_count(call)]
-        if lacking:
+        if lacking := [call for call in test.calls if wording.lacks_count(call)]:
             files.add(test.nodeid.partition("::")[0])
         states = {each.state for each in own_verdicts(test)}
         if not states and test.outcome == "failed":  # by the missing count itself
             states = {"unverified"}
         if lacking and "unverified" in states and test.outcome != "xfailed":
-            tests.append(test)
+            tests[test.nodeid] = test
             volatile += any(call.has_caveat("volatile") for call in lacking)
-            parts.update(all_changed_parts(lacking))
+            parts.update(wording.all_changed_parts(lacking))
     if len(tests) < 2:
         return None
     most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
-    nodeids = frozenset(test.nodeid for test in tests)
     shared = [call for fixture in ledger.fixtures for call in fixture.calls]
-    if any(map(lacks_count, (*shared, *ledger.outside_tests))):
+    if any(map(wording.lacks_count, (*shared, *ledger.outside_tests))):
         files.clear()
-    return NotCounted(tuple(tests), nodeids, tuple(most_frequent), volatile, files=frozenset(files))
+    return NotCounted(tests, most_frequent, volatile, files)
+
+
+def split_reasons(reasons: Iterable[str], ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """Split each into what is wrong and what to do; a count in vain is not advised."""
+    for what, remedy in map(wording.split_reason, reasons):
+        is_count = remedy.startswith(wording.COUNT_IT)
+        yield what, "" if is_count and wording.counts_in_vain(calls_of(ledger)) else remedy
 
 
 def without_shared(reasons: Iterable[str], cause: NotCounted | None) -> list[str]:
     """Leave out the reason that several tests share, and that is named above."""
-    return [each for each in reasons if not (cause and COUNT_IT in each)]
+    return [each for each in reasons if not (cause and wording.COUNT_IT in each)]
 
 
 def new_reasons(verdict: Verdict, cause: NotCounted | None, said: set[str]) -> list[str]:
