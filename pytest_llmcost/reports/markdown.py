@@ -278,17 +278,17 @@ def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
     return " — ".join(filter(None, (text, commits)))
 
 
-def _verdicts(ledger: Ledger, cause: run_wording.NotCounted | None) -> tuple[list[str], list[str]]:
+def _verdicts(ledger: Ledger, cause: run_wording.NotCounted) -> tuple[list[str], list[str]]:
     """Return what is broken or nearly so of the run as a whole, and the other verdicts."""
     of_run: list[str] = []
     of_tests: list[str] = []
     said: set[str] = set()
-    if cause:
+    if cause.tests:
         first, *rest = map(prose, cause.lines())
         of_run += [f"- {_SIGNS['unverified']} {first}", *(f"  - {text}" for text in rest)]
     for state, marks in run_wording.marks_by_state(ledger).items():
         for mark in marks:
-            if (mark.name and state == "within") or (cause and cause.explains(mark.name, state)):
+            if (mark.name and state == "within") or cause.explains(mark.name, state):
                 continue
             name = f"{code(mark.name)}: " if mark.name else ""
             lines = [f"- {_SIGNS[state]} {name}{prose(wording.sentence(mark.verdict))}"]
@@ -301,14 +301,14 @@ def _verdicts(ledger: Ledger, cause: run_wording.NotCounted | None) -> tuple[lis
 
 
 def _failed_or_changed(
-    ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCounted | None
+    ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCounted
 ) -> Iterator[str]:
     """Yield a row for each, but for those that failed by a cause that is named once for all."""
     comparison = ledger.comparison
     shared = comparisons.shared_parts(comparison) if comparison else {}
     for owner in owners:
         test, change, verdict = owner.test, owner.change, owner.verdict
-        is_named = cause is not None and cause.explains(owner.name, owner.state)
+        is_named = cause.explains(owner.name, owner.state)
         if not change and (is_named or owner.state not in wording.BROKEN):
             continue
         phrases, parts = comparisons.what_differs(change, shared) if change else ([], [])

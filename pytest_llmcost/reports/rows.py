@@ -288,14 +288,12 @@ def _fold(rows: Sequence[Row]) -> Row:
     return replace(shown, name=clean(name), folded=tuple(chain.from_iterable(others)))
 
 
-def shown(rows: Sequence[Row], most: int, cause: NotCounted | None) -> tuple[list[Row], list[Row]]:
+def shown(rows: Sequence[Row], most: int, cause: NotCounted) -> tuple[list[Row], list[Row]]:
     """Split rows into those to show, at most so many, and the rest; 0 shows all.
 
     Those whose budget is broken are shown in any case, but for a cause that several tests share.
     """
-    is_broken = [
-        row.mark in BROKEN and not (cause and cause.explains(row.owner, row.mark)) for row in rows
-    ]
+    is_broken = [row.mark in BROKEN and not cause.explains(row.owner, row.mark) for row in rows]
     ranked = sorted(range(len(rows)), key=lambda at: (not is_broken[at], -rows[at].known_usd))
     most = max(most or len(rows), sum(is_broken))
     return [rows[at] for at in sorted(ranked[:most])], [rows[at] for at in sorted(ranked[most:])]

@@ -30,18 +30,16 @@ def broken_prefixes(ledger: Ledger) -> str:
     """
     if ledger.stable_prefix != "warn":
         return ""
-    found = []
     said = {
-        (test.nodeid, test.attempt)
+        ("test", test.nodeid, test.attempt)
         for test in ledger.tests
         if any(each.kind == "stable_prefix" and each.found for each in own_verdicts(test))
     }
+    found = []
     for spender in spenders_of(ledger):
-        if spender.kind == "test" and (spender.name, spender.attempt) in said:
-            continue
         calls = [call for call in spender.calls if call.broken_prefix is not None]
         usd = [call.broken_prefix.usd for call in calls if call.broken_prefix is not None]
-        if calls:
+        if calls and (spender.kind, spender.name, spender.attempt) not in said:
             found.append((-sum(filter(None, usd), Decimal(0)), spender.name, calls))
     if not found:
         return ""
@@ -223,7 +221,7 @@ _MOST_FILES = 3
 
 
 class NotCounted(NamedTuple):
-    """Tests that fail for one cause: their prompts are not counted."""
+    """Several tests that fail for one cause, their prompts are not counted; or none."""
 
     tests: Mapping[str, TestRow]
     """Each by its node id."""
@@ -263,8 +261,8 @@ class NotCounted(NamedTuple):
             yield f"count them all (free): {shlex.join(words)}"
 
 
-def not_counted(ledger: Ledger) -> NotCounted | None:
-    """Find the tests that share this cause; None if they are not several."""
+def not_counted(ledger: Ledger) -> NotCounted:
+    """Find the tests that share this cause; none if they are not several."""
     tests, parts, volatile, files = dict[str, TestRow](), Counter[str](), 0, set[str]()
     for test in last_attempts(ledger.tests):
         if lacking := [call for call in test.calls if wording.lacks_count(call)]:
@@ -277,7 +275,7 @@ def not_counted(ledger: Ledger) -> NotCounted | None:
             volatile += any(call.has_caveat("volatile") for call in lacking)
             parts.update(wording.all_changed_parts(lacking))
     if len(tests) < 2:
-        return None
+        return NotCounted({}, (), 0, ())
     most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
     shared = [call for fixture in ledger.fixtures for call in fixture.calls]
     if any(map(wording.lacks_count, (*shared, *ledger.outside_tests))):
@@ -292,12 +290,12 @@ def split_reasons(reasons: Iterable[str], ledger: Ledger) -> Iterator[tuple[str,
         yield what, "" if is_count and wording.counts_in_vain(calls_of(ledger)) else remedy
 
 
-def without_shared(reasons: Iterable[str], cause: NotCounted | None) -> list[str]:
+def without_shared(reasons: Iterable[str], cause: NotCounted) -> list[str]:
     """Leave out the reason that several tests share, and that is named above."""
-    return [each for each in reasons if not (cause and wording.COUNT_IT in each)]
+    return [each for each in reasons if not (cause.tests and wording.COUNT_IT in each)]
 
 
-def new_reasons(verdict: Verdict, cause: NotCounted | None, said: set[str]) -> list[str]:
+def new_reasons(verdict: Verdict, cause: NotCounted, said: set[str]) -> list[str]:
     """Return why a budget is open, but for what several tests share and what has been said.
 
     Several budgets may be open for one reason.

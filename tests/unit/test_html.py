@@ -178,7 +178,7 @@ def test_the_notes_are_those_of_the_comment() -> None:
 def test_every_attempt_is_a_row_and_the_last_one_has_the_budget() -> None:
     rows = {row["name"]: row for row in rows_of_page(render_html(hostile_report()))}
     assert rows["test_fix (attempt 1)"]["verdicts"] == []
-    assert rows["test_fix"]["mark"] == "unknown"
+    assert rows["test_fix"]["mark"] == "unverified"
 
 
 def test_the_budgets_have_no_section_where_tests_alone_have_limits_and_keep_them() -> None:
@@ -314,12 +314,6 @@ def test_guards_that_vanished_are_a_footnote_and_both_commits_are_named() -> Non
 @pytest.mark.parametrize("runs", [[], page_history()[-1:], page_history()[5:7]])
 def test_fewer_than_two_known_runs_are_no_line(runs: list[Run]) -> None:
     assert "From run to run" not in render_html(page_run(), runs)
-
-
-def test_of_two_runs_that_end_within_a_second_the_later_one_is_that_of_the_page() -> None:
-    *before, last = page_history()
-    html = render_html(page_run(), [*before, last, last])
-    assert html.count('class="run this"') == 1
 
 
 def test_of_a_long_history_the_last_runs_are_drawn_and_no_text_is_markup() -> None:

@@ -37,7 +37,6 @@ _MOST_RUNS = 60
 _WIDTH, _HEIGHT = 1000, 100
 _MOST_INNER = 50_000
 """Calls, and as many parts, in all rows together: so that the file opens fast."""
-_MARKS = {"exceeded": "over", "unverified": "unknown"}
 _TOKENS = ("input", "written", "read", "output")
 _CALL_FIELDS = ("model", "cost", *_TOKENS, "note")
 _PROMPT = ("input_usd", "cache_write_5m_usd", "cache_write_1h_usd", "cache_read_usd")
@@ -132,8 +131,6 @@ def _history(runs: Sequence[Run], ledger: Ledger) -> dict[str, Any] | None:
     if len(known) < 2:
         return None
     most, highest = max(known, key=lambda each: each[0])
-    # Two runs may end within one second; the page shows the later one.
-    ended = [number for number, run in enumerate(shown) if run.at == ledger.run.finished_at]
     points: list[dict[str, Any]] = []
     # The line goes through the runs of the whole suite, and stops where the cost is unknown.
     path, joint = "", "M"
@@ -141,7 +138,8 @@ def _history(runs: Sequence[Run], ledger: Ledger) -> dict[str, Any] | None:
         x = number / (len(shown) - 1) * _WIDTH
         y = None if run.usd is None else _HEIGHT - float(run.usd) / (float(most) or 1) * _HEIGHT
         points.append({"x": x, "y": y, "cells": comparisons.run_cells(run)})
-        points[-1] |= {"is_partial": bool(run.incomplete), "is_this": number in ended[-1:]}
+        is_this = run.at == ledger.run.finished_at
+        points[-1] |= {"is_partial": bool(run.incomplete), "is_this": is_this}
         if y is None:
             joint = "M"
         elif not run.incomplete:
@@ -219,7 +217,7 @@ class _Page:
         return {
             "group": self.text(row.group),  # text: the file
             "name": row.name,
-            "mark": _MARKS.get(row.mark, row.mark),
+            "mark": row.mark,
             "outcome": self.text("" if row.outcome == "passed" else row.outcome),  # text
             "usd": None if row.usd is None else float(row.usd),
             "cost": row.cost_cell(),
