@@ -10,11 +10,14 @@ from pytest_llmcost.ledger.ledger import (
     Change,
     Comparison,
     Figures,
+    Ledger,
     OtherModel,
     OtherModelRow,
+    PartChange,
     function_of,
 )
 from pytest_llmcost.ledger.run_history import Run, average
+from pytest_llmcost.ledger.totals import largest_prompt, parts_of, spenders_of
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import (
     UNKNOWN,
@@ -30,9 +33,8 @@ from pytest_llmcost.reports.rows import OUTSIDE
 from pytest_llmcost.reports.tables import Line, Screen, TableRow, text_table, wrap
 from pytest_llmcost.reports.wording import limit_of, list_parts, show_part
 
-_MOST_FAILED = 3
-_MOST_GROWN = 3
-_MOST_PREFIXES = 3
+_MOST_NAMED = 3
+"""Of what differs in one way; how many more there are is said behind them."""
 _MOST_VANISHED = 10
 
 
@@ -92,7 +94,7 @@ def shared_parts(comparison: Comparison) -> dict[str, str]:
 def describe_facts(comparison: Comparison) -> Iterator[str]:
     """Say what the figures leave out, which parts changed in several tests, which tags' cost."""
     if failed := comparison.failed:
-        names = first_of([*map(clean, failed)], _MOST_FAILED)
+        names = first_of([*map(clean, failed)], _MOST_NAMED)
         passing = "it passes" if len(failed) == 1 else "they pass"
         tests = format_count(len(failed), "test")
         yield f"{tests} failed and may cost more when {passing}: {names}"
@@ -102,36 +104,18 @@ def describe_facts(comparison: Comparison) -> Iterator[str]:
         if state:
             why = f"the baseline is of {on} with llmcost_cache={state}; priced as this run, "
             why += "the same calls change"
-        change_usd = signed(comparison.price_change_usd)
-        yield f"{why} by {change_usd}, which these figures leave out"
+        yield f"{why} by {signed(comparison.price_change_usd)}, which these figures leave out"
     yield from shared_parts(comparison).values()
     for tag, change in comparison.by_tag.items():
         yield f"tag {clean(tag)}: {_sides(change)}{growth_of(change)}"
-    for each in comparison.prefixes[:_MOST_PREFIXES]:
+    for each in comparison.prefixes[:_MOST_NAMED]:
         others = f" and {each.owners - 1:,} more" if each.owners > 1 else ""
         what = f"a cached prefix changed ({', '.join(each.parts)}) in {clean(each.name)}{others}"
         size = "it" if each.tokens is None else f"its {each.tokens:,} tokens"
         most = "at most " if each.is_most else ""
         yield f"{what}: writing {size} again costs {most}{dollars(each.usd)} once"
-    if (more := len(comparison.prefixes) - _MOST_PREFIXES) > 0:
+    if (more := len(comparison.prefixes) - _MOST_NAMED) > 0:
         yield f"{more:,} more cached prefixes changed"
-
-
-def describe_part_changes(comparison: Comparison) -> Iterator[str]:
-    """Say by how much the parts of prompts changed that did so most, and where each of them is."""
-    names: dict[tuple[str, int, int], list[str]] = {}
-    for each in comparison.parts:
-        if each.before is not None and each.before != each.after:
-            names.setdefault((each.part, each.before, each.after), []).append(each.name)
-    changed = sorted(names, key=lambda key: (-abs(key[2] - key[1]), key))
-    parts = {each.part for each in comparison.parts}
-    for part, before, after in changed[:_MOST_GROWN]:
-        grown = grown_by(before, after) if after else " (removed)"
-        where = first_of([*map(clean, names[part, before, after])], 1)
-        figures = f"{before:,} → {after:,} tokens{grown if before else ' (new)'}"
-        yield f"{show_part(part, parts)}: {figures} in {where}"
-    if (more := len(changed) - _MOST_GROWN) > 0:
-        yield f"{format_count(more, 'more part')} changed"
 
 
 def describe_vanished(comparison: Comparison) -> Iterator[str]:
@@ -268,17 +252,58 @@ def other_model_remarks(other: OtherModel) -> Iterator[str]:
         for reason in row.reasons:
             reasons.setdefault(reason, {})[clean(_base(row))] = None
     for reason, found in sorted(reasons.items()):
-        yield f"no figure: {reason} ({first_of(list(found), 3)})"
+        yield f"no figure: {reason} ({first_of(list(found), _MOST_NAMED)})"
     for text, number in other.dropped.items():
         yield f"{other.model} rejects {text}: {format_count(number, 'payload')} priced without it"
     yield from other.notes
+
+
+# Parts of prompts
+
+
+def parts_by_owner(ledger: Ledger) -> dict[str, list[PartChange]]:
+    """Return the parts of each owner's largest prompt as far as they are counted, largest first."""
+    found: dict[str, list[PartChange]] = {}
+    if ledger.comparison:
+        for each in ledger.comparison.parts:
+            found.setdefault(each.name, []).append(each)
+        return found
+    tokens = parts_of(ledger)
+    for spender in spenders_of(ledger):  # of several attempts the last one
+        parts = largest_prompt(spender.calls, tokens)
+        found[spender.name] = [
+            PartChange(name=spender.name, part=part, before=None, after=size)
+            for part, size in sorted(parts.items(), key=lambda each: (-each[1], each[0]))
+        ]
+    return found
+
+
+def part_growth(each: PartChange) -> str:
+    """Say by how much a part grew, or that it is new."""
+    return growth(each.before, each.after) or ("new" if each.before == 0 else "")
+
+
+def describe_part_changes(comparison: Comparison) -> Iterator[str]:
+    """Say by how much the parts of prompts changed that did so most, and where each of them is."""
+    names: dict[tuple[str, int, int], list[str]] = {}
+    for each in comparison.parts:
+        if each.before is not None and each.before != each.after:
+            names.setdefault((each.part, each.before, each.after), []).append(each.name)
+    changed = sorted(names, key=lambda key: (-abs(key[2] - key[1]), key))
+    parts = {each.part for each in comparison.parts}
+    for part, before, after in changed[:_MOST_NAMED]:
+        grown = grown_by(before, after) if after else " (removed)"
+        where = first_of([*map(clean, names[part, before, after])], 1)
+        figures = f"{before:,} → {after:,} tokens{grown if before else ' (new)'}"
+        yield f"{show_part(part, parts)}: {figures} in {where}"
+    if (more := len(changed) - _MOST_NAMED) > 0:
+        yield f"{format_count(more, 'more part')} changed"
 
 
 # From run to run
 
 COMPARED_WITH = 10
 """With the average of how many runs the last one is compared."""
-_MOST_CHANGES = 3
 _SHORT_COMMIT = 8
 
 
@@ -321,4 +346,4 @@ def compare_runs(last: Run, before: Sequence[Run], number: int = COMPARED_WITH) 
         changes.sort(key=lambda each: -abs(each[0]))
         if changes:
             shown = [f"{name} {signed(usd)}" for usd, name in changes]
-            yield f"  by {kind}: {first_of(shown, _MOST_CHANGES)}"
+            yield f"  by {kind}: {first_of(shown, _MOST_NAMED)}"

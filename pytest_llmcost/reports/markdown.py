@@ -87,7 +87,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     categories = room.fit(lines, 4, heads=("category", "tokens:", "cost:", "share:"))
     models = room.fit(rows.models_of(ledger)[:50], 4, _share, heads=("model", *_SHARE_HEADS))
     tags = room.fit(rows.tags_of(ledger), 4, _share, heads=("tag", *_SHARE_HEADS))
-    changes = chain.from_iterable(rows.parts_by_owner(ledger).values())
+    changes = chain.from_iterable(comparisons.parts_by_owner(ledger).values())
     part_heads = ("test", "part", "before:", "tokens:", "change:")
     parts = room.fit(changes, 2, _part, heads=part_heads)
     others = [
@@ -444,8 +444,8 @@ def _row(row: rows.Row) -> str:
         numbers.REFUSED
         if row.is_refused
         else numbers.dollars(row.usd, is_least=spent.is_least, against=against),
-        prose(row.limit),
-        row.used,
+        prose(wording.limit_of(verdict)),
+        rows.share_of(verdict),
         f"{spent.calls:,}",
         *row.token_cells,
     )
@@ -460,5 +460,5 @@ def _share(share: rows.Share) -> str:
 
 def _part(each: PartChange) -> str:
     before = "" if each.before is None else f"{each.before:,}"
-    grown = rows.part_growth(each)
+    grown = comparisons.part_growth(each)
     return markdown_row(code(each.name), code(each.part), before, f"{each.after:,}", grown)

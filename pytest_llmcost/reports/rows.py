@@ -20,26 +20,19 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import (
     Ledger,
     ModelTotals,
-    PartChange,
     TestRow,
     fixture_name,
     function_of,
     own_verdicts,
     unbounded_models,
 )
-from pytest_llmcost.ledger.totals import (
-    largest_prompt,
-    most_expensive,
-    parts_of,
-    shared_fixtures,
-    spenders_of,
-)
+from pytest_llmcost.ledger.totals import most_expensive, shared_fixtures
 from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import REFUSED, UNKNOWN, growth, percent, token_cell, usd_cell
+from pytest_llmcost.reports.numbers import REFUSED, UNKNOWN, percent, token_cell, usd_cell
 from pytest_llmcost.reports.run_wording import NotCounted, is_least, last_attempts
-from pytest_llmcost.reports.wording import BROKEN, figure_of, limit_of, state_of, urgency, worst_of
+from pytest_llmcost.reports.wording import BROKEN, figure_of, state_of, urgency, worst_of
 
 OUTSIDE = "fixtures and calls outside tests"
 """The group of what stands in no test file."""
@@ -87,25 +80,13 @@ class Row:
     @cached_property
     def mark(self) -> str:
         """`exceeded`, `unverified`, `near`, or nothing; none if it failed as `xfail` expects."""
-        if self.verdict is None or self.outcome == "xfailed":
-            return ""
-        state = state_of(self.verdict)
+        state = state_of(self.verdict) if self.verdict and self.outcome != "xfailed" else "within"
         return "" if state == "within" else state
 
     @property
     def token_cells(self) -> list[str]:
         """Write its tokens as far as they are known."""
         return token_cells(self.spent.usage, is_least=self.spent["input_tokens"].best is None)
-
-    @property
-    def limit(self) -> str:
-        """Write its budget; nothing if there is none."""
-        return limit_of(self.verdict) if self.verdict else ""
-
-    @property
-    def used(self) -> str:
-        """Which share of its budget it has used."""
-        return share_of(self.verdict) if self.verdict else ""
 
     def cost_cell(self, *, per: int = 1) -> str:
         """Write what it costs, per so many runs."""
@@ -114,24 +95,20 @@ class Row:
         return usd_cell(self.usd, is_least=self.spent.is_least, per=per)
 
 
-def share_of(verdict: Verdict) -> str:
+def share_of(verdict: Verdict | None) -> str:
     """Write which share of a budget is used, with a sign if that is a bound."""
-    if verdict.state == "unverified":
-        return UNKNOWN
+    if verdict is None or verdict.state == "unverified":
+        return UNKNOWN if verdict else ""
     amount, bound = figure_of(verdict)
     share = format_share(amount, verdict.limit)
     return share if share.startswith("<") else f"{_SIGNS[bound]}{share}"
 
 
-def token_numbers(usage: Usage) -> tuple[int, int, int, int]:
-    """Return input, written to cache, read from it, and output."""
-    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    return usage.prompt_tokens, written, usage.cache_read_tokens, usage.output_tokens
-
-
 def token_cells(usage: Usage, *, is_least: bool) -> list[str]:
-    """Write them as far as they are known."""
-    return [token_cell(number, is_least=is_least) for number in token_numbers(usage)]
+    """Write input, written to cache, read from it, and output, as far as they are known."""
+    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    numbers = (usage.prompt_tokens, written, usage.cache_read_tokens, usage.output_tokens)
+    return [token_cell(number, is_least=is_least) for number in numbers]
 
 
 class Share(NamedTuple):
@@ -195,16 +172,13 @@ _CATEGORIES = {
 def categories_of(totals: ModelTotals) -> list[Category]:
     """Return each token category that was used or paid for; the prices add up to the total."""
     is_known = totals.usd == 0 or bool(totals.by_category.items())
-    found = [
-        Category(
-            key,
-            name,
-            getattr(totals.usage, f"{key}_tokens", None),
-            getattr(totals.by_category, f"{key}_usd") if is_known else None,
-        )
-        for key, name in _CATEGORIES.items()
-    ]
-    return [each for each in found if each.tokens or each.usd]
+    found = []
+    for key, name in _CATEGORIES.items():
+        tokens = getattr(totals.usage, f"{key}_tokens", None)
+        usd = getattr(totals.by_category, f"{key}_usd") if is_known else None
+        if tokens or usd:
+            found.append(Category(key, name, tokens, usd))
+    return found
 
 
 def rows_of(ledger: Ledger) -> list[Row]:
@@ -297,25 +271,3 @@ def shown(rows: Sequence[Row], most: int, cause: NotCounted) -> tuple[list[Row],
     ranked = sorted(range(len(rows)), key=lambda at: (not is_broken[at], -rows[at].known_usd))
     most = max(most or len(rows), sum(is_broken))
     return [rows[at] for at in sorted(ranked[:most])], [rows[at] for at in sorted(ranked[most:])]
-
-
-def parts_by_owner(ledger: Ledger) -> dict[str, list[PartChange]]:
-    """Return the parts of each owner's largest prompt as far as they are counted, largest first."""
-    found: dict[str, list[PartChange]] = {}
-    if ledger.comparison:
-        for each in ledger.comparison.parts:
-            found.setdefault(each.name, []).append(each)
-        return found
-    tokens = parts_of(ledger)
-    for spender in spenders_of(ledger):  # of several attempts the last one
-        parts = largest_prompt(spender.calls, tokens)
-        found[spender.name] = [
-            PartChange(name=spender.name, part=part, before=None, after=size)
-            for part, size in sorted(parts.items(), key=lambda each: (-each[1], each[0]))
-        ]
-    return found
-
-
-def part_growth(each: PartChange) -> str:
-    """Say by how much a part grew, or that it is new."""
-    return growth(each.before, each.after) or ("new" if each.before == 0 else "")

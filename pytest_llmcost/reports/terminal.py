@@ -17,7 +17,7 @@ from pytest_llmcost.ledger.totals import counted_calls, live_spenders, parts_of
 from pytest_llmcost.reports import comparisons, run_wording, wording
 from pytest_llmcost.reports.escape import MOST_WITH_COMMAND, clean
 from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
-from pytest_llmcost.reports.rows import Row, models_of, rows_of, shown, tags_of
+from pytest_llmcost.reports.rows import Row, models_of, rows_of, share_of, shown, tags_of
 from pytest_llmcost.reports.tables import Line, Screen, TableRow, text_table, width_of, wrap
 
 _COLOURS = {"exceeded": "red", "unverified": "yellow", "near": "yellow", "within": "green"}
@@ -123,8 +123,8 @@ def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
     for name, price in view.columns.items():
         known = [_priced(row.calls, price) for row in kept]
         columns[name] = [usd_cell(usd, is_least=bool(some), per=view.per) for usd, some in known]
-    columns["budget"] = [re.sub(" tokens?", "", row.limit) for row in kept]
-    used = (row.used for row in kept)
+    columns["budget"] = [re.sub(" tokens?", "", wording.limit_of(row.verdict)) for row in kept]
+    used = (share_of(row.verdict) for row in kept)
     columns["used"] = [each if len(each) <= len("≥9,999%") else ">9,999%" for each in used]
     for head, cells in [*columns.items()]:
         columns[head] = [view.text(cell) for cell in cells]

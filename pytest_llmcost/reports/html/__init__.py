@@ -199,7 +199,7 @@ class _Page:
 
     def __init__(self, ledger: Ledger, rows_in_all: int) -> None:
         self.texts: dict[str, int] = {}
-        self._parts_by_owner = rows.parts_by_owner(ledger)
+        self._parts_by_owner = comparisons.parts_by_owner(ledger)
         self._most = max(1, _MOST_INNER // max(1, rows_in_all))
 
     def text(self, text: str) -> int:
@@ -222,23 +222,18 @@ class _Page:
             "usd": None if row.usd is None else float(row.usd),
             "cost": row.cost_cell(),
             "calls": len(row.calls),
-            **dict(zip(_TOKENS, _tokens(row.spent), strict=True)),
-            "budget": self.text(row.limit),  # text
+            **dict(zip(_TOKENS, row.token_cells, strict=True)),
+            "budget": self.text(wording.limit_of(row.verdict)),  # text
             "share": _verdict_share(row.verdict),  # how much of its budget is used, 1 for all of it
-            "used": row.used,
+            "used": rows.share_of(row.verdict),
             "verdicts": said,
-            # Fewer than there are if that is too many for a page. One call is all that its row
-            # has spent.
-            "found": [
-                self.call(call, row.spent if len(row.calls) == 1 else Amounts.of([call]))
-                for call in calls
-            ],
+            "found": [*map(self.call, calls)],  # fewer than there are if too many for a page
             **self.parts(row),
         }
 
-    def call(self, call: Call, spent: Amounts) -> list[Any]:
+    def call(self, call: Call) -> list[Any]:
         """Write a call, in the order of `_CALL_FIELDS`; model and note are texts."""
-        is_refused = call.evidence == REFUSED
+        spent, is_refused = Amounts.of([call]), call.evidence == REFUSED
         # The note says where its figures are from, and what they leave open.
         notes: list[str] = [] if is_refused or call.evidence == "billed" else [call.evidence]
         notes += ["spent live"] if is_live(call) else []
@@ -246,7 +241,8 @@ class _Page:
         notes += [f"changed: {changed}"] if changed else []
         notes += [each.rule.meaning or str(each) for each in call.caveats]
         cost = REFUSED if is_refused else usd_cell(spent.usd, is_least=spent.is_least)
-        return [self.text(call.model), cost, *_tokens(spent), self.text(" · ".join(notes))]
+        tokens = rows.token_cells(spent.usage, is_least=spent["input_tokens"].best is None)
+        return [self.text(call.model), cost, *tokens, self.text(" · ".join(notes))]
 
     def parts(self, row: Row) -> dict[str, Any]:
         """Write the parts of a row's largest prompt, and what it costs besides its prompts.
@@ -261,7 +257,7 @@ class _Page:
         width = float(prompt) / float(whole) / size if whole and size else 0.0
         written, answer = [], None
         for each in parts[: self._most]:
-            grown = rows.part_growth(each)
+            grown = comparisons.part_growth(each)
             if not each.after:
                 figure = f"removed, {each.before or 0:,} tokens before"
             elif each.before and each.before != each.after:
@@ -278,13 +274,6 @@ class _Page:
             answer = (self.text("output"), share, self.text(cost))
         more = len(parts) - len(written)  # too many for a page
         return {"parts": written, "more_parts": more, "answer": answer}
-
-
-def _tokens(spent: Amounts) -> Sequence[str | int]:
-    """Write the tokens; a number that is exact stays one, which is shorter."""
-    if spent["input_tokens"].best is None:
-        return rows.token_cells(spent.usage, is_least=True)
-    return rows.token_numbers(spent.usage)
 
 
 def _verdict_share(verdict: Verdict | None) -> float | None:

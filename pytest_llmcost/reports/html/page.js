@@ -49,7 +49,6 @@
   ];
 
   function quantity(value) {
-    if (typeof value === "number") return value;
     const digits = value.replace(/\D/g, "");
     return digits ? Number(digits) : null;
   }
@@ -129,7 +128,7 @@
   }
 
   const number = (key, value) =>
-    make("td", { class: `c-${key} number${value === 0 ? " zero" : ""}` }, figure(value));
+    make("td", { class: `c-${key} number${figure(value) === "0" ? " zero" : ""}` }, figure(value));
 
   function budget(row) {
     const limit = text(row.budget);
@@ -205,7 +204,7 @@
     }
     for (const values of row.found) {
       const call = named(data.callFields, values);
-      const tokens = TOKENS.map(([key, title]) => `${title.toLowerCase()} ${figure(call[key])}`).join(" · ");
+      const tokens = TOKENS.map(([key, title]) => `${title.toLowerCase()} ${call[key]}`).join(" · ");
       const note = text(call.note);
       yield make(
         "tr",
