@@ -353,10 +353,8 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
             command = found
     lines = []
     if any(each.verdict and wording.is_not_counted(each.verdict) for each in failed):
-        lines = [
-            "# count what is not counted yet (free)",
-            f"{command} --llmcost-record-mode=rewrite",
-        ]
+        lines.append("# count what is not counted yet (free)")
+        lines.append(f"{command} --llmcost-record-mode=rewrite")
     if own := run_wording.own_prices(ledger):
         lines.append(f"# at the prices of {clean(own, 100)} (llmcost_prices)")
     comparison = ledger.comparison
@@ -439,16 +437,10 @@ def _row(row: rows.Row) -> str:
     against = verdict.limit if verdict and verdict.kind == "usd" else None
     sign = f"{_SIGNS[row.mark]} " if row.mark else ""
     name = code(row.name if row.group in (rows.OUTSIDE, row.name) else f"{row.group}::{row.name}")
-    return markdown_row(
-        f"{sign}{name}",
-        numbers.REFUSED
-        if row.is_refused
-        else numbers.dollars(row.usd, is_least=spent.is_least, against=against),
-        prose(wording.limit_of(verdict)),
-        rows.share_of(verdict),
-        f"{spent.calls:,}",
-        *row.token_cells,
-    )
+    usd = numbers.dollars(row.usd, is_least=spent.is_least, against=against)
+    budget = (prose(wording.limit_of(verdict)), rows.share_of(verdict))
+    cost = numbers.REFUSED if row.is_refused else usd
+    return markdown_row(f"{sign}{name}", cost, *budget, f"{spent.calls:,}", *row.token_cells)
 
 
 def _share(share: rows.Share) -> str:

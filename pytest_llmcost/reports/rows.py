@@ -6,13 +6,14 @@ those that say something of their own: over budget, not checked, nearly over, or
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
 from itertools import chain
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import Verdict
@@ -195,19 +196,17 @@ def rows_of(ledger: Ledger) -> list[Row]:
         elif row.calls:
             cases.setdefault(function_of(row.owner), []).append(row)
     rows = [*rows, *map(_fold, cases.values()), *shared_rows(ledger)]
-    groups: dict[str, list[Row]] = {}
+    spent: defaultdict[str, Decimal] = defaultdict(Decimal)
+    worst = dict[str, int]()
     for row in rows:
-        groups.setdefault(row.group, []).append(row)
-    for members in groups.values():
-        members.sort(
-            key=lambda row: (urgency(row.mark), -row.known_usd, row.usd is not None, row.name)
-        )
+        spent[row.group] += row.known_usd
+        worst[row.group] = min(urgency(row.mark), worst.get(row.group, urgency("")))
 
-    def order(members: Sequence[Row]) -> tuple[bool, int, Decimal, str]:
-        spent, first = sum((row.known_usd for row in members), Decimal(0)), members[0]
-        return first.group == OUTSIDE, urgency(first.mark), -spent, first.group
+    def order(row: Row) -> tuple[Any, ...]:
+        file = row.group == OUTSIDE, worst[row.group], -spent[row.group], row.group
+        return *file, urgency(row.mark), -row.known_usd, row.usd is not None, row.name
 
-    return [row for members in sorted(groups.values(), key=order) for row in members]
+    return sorted(rows, key=order)
 
 
 def attempts_of(ledger: Ledger) -> list[Row]:
@@ -221,16 +220,8 @@ def row_of(test: TestRow, *, is_last: bool = True) -> Row:
     group, _, name = test.nodeid.partition("::")
     name = (name or group) if is_last else f"{name} (attempt {test.attempt})"
     # A block may be over its budget in a test that keeps its own, or has none.
-    verdict = worst_of(own_verdicts(test)) or test.verdict
-    return Row(
-        clean(group),
-        clean(name),
-        test.calls,
-        test.nodeid,
-        verdict if is_last else None,
-        test.outcome,
-        is_last,
-    )
+    verdict = (worst_of(own_verdicts(test)) or test.verdict) if is_last else None
+    return Row(clean(group), clean(name), test.calls, test.nodeid, verdict, test.outcome, is_last)
 
 
 def shared_rows(ledger: Ledger) -> list[Row]:

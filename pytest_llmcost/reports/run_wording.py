@@ -72,11 +72,9 @@ def _why_not_exact(ledger: Ledger) -> Iterator[str]:
 
     A test that only warns has no failure that could.
     """
-    usd, open_budgets = amounts_of(ledger)["usd"], marks_by_state(ledger)["unverified"]
-    are_said = any(
-        mark.verdict.reasons and (not mark.name or ledger.unverified == "fail")
-        for mark in open_budgets
-    )
+    usd, is_hard = amounts_of(ledger)["usd"], ledger.unverified == "fail"
+    open_budgets = marks_by_state(ledger)["unverified"]
+    are_said = any(each.verdict.reasons and (is_hard or not each.name) for each in open_budgets)
     if are_said or usd.low == usd.high:
         return
     low, high = usd.low, None if ledger.lost_calls else usd.high

@@ -113,12 +113,11 @@ def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
     kept, hidden = shown(rows, view.rows, run_wording.not_counted(ledger))
     parts = parts_of(ledger)
     tokens = zip(*(row.token_cells for row in kept), strict=True)
+    cost = f"cost/{view.per:,}" if view.per != 1 else "cost"
     columns: dict[str, Sequence[str]] = {
         "calls": [f"{len(row.calls):,}" for row in kept],
         **dict(zip(("input", "cache written", "cache read", "output"), tokens, strict=True)),
-        f"cost/{view.per:,}" if view.per != 1 else "cost": [
-            row.cost_cell(per=view.per) for row in kept
-        ],
+        cost: [row.cost_cell(per=view.per) for row in kept],
     }
     for name, price in view.columns.items():
         known = [_priced(row.calls, price) for row in kept]
@@ -140,15 +139,12 @@ def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
             columns.pop(head, None)
     if taken() > view.width:
         columns.pop("used", None)  # the mark is left
-    table = [
-        TableRow(
-            [f"{wording.SIGNS.get(row.mark, ' ')} {row.name}", *cells],
-            row.group,
-            {_COLOURS[row.mark]: True} if row.mark else {},
-            wording.describe_parts(row.calls, parts),
-        )
-        for row, *cells in zip(kept, *columns.values(), strict=True)
-    ]
+    table = []
+    for row, *cells in zip(kept, *columns.values(), strict=True):
+        title = f"{wording.SIGNS.get(row.mark, ' ')} {row.name}"
+        markup = {_COLOURS[row.mark]: True} if row.mark else {}
+        note = wording.describe_parts(row.calls, parts)
+        table.append(TableRow([title, *cells], row.group, markup, note))
     yield from text_table(["", *(f"{head}:" for head in columns)], table, view)
     if hidden:
         rest = Amounts.of(call for row in hidden for call in (*row.calls, *row.folded))
@@ -205,8 +201,7 @@ def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
     """Say what became of the budgets over several tests, and of increases."""
     cause, said = run_wording.not_counted(ledger), set[str]()
     for mark in run_wording.marks_of_run(ledger):
-        verdict = mark.verdict
-        state = wording.state_of(verdict)
+        verdict, state = mark.verdict, wording.state_of(mark.verdict)
         markup = {_COLOURS[state]: True, "bold": state != "within"}
         about = f"{clean(mark.name)}: " if mark.name else ""
         text = f"{wording.SIGNS[state]} {about}{wording.sentence(verdict)}"
@@ -238,13 +233,10 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
         amounts = sum((amounts for _, amounts in rest), Amounts())
         usd = dollars(amounts.usd, is_least=amounts.is_least)
         yield Line(f"  … {len(rest):,} more, {usd}")
-    number = sum("input-only" in call.caveats for call in counted_calls(ledger))
-    if number:
-        yield from wrap(
-            f"{format_count(number, 'call')} {'is' if number == 1 else 'are'} priced without "
-            "output; pass output_tokens= to llmcost.count(...)",
-            view,
-        )
+    if number := sum("input-only" in call.caveats for call in counted_calls(ledger)):
+        calls = f"{format_count(number, 'call')} {'is' if number == 1 else 'are'}"
+        remedy = "pass output_tokens= to llmcost.count(...)"
+        yield from wrap(f"{calls} priced without output; {remedy}", view)
     if ledger.comparison is None:  # otherwise it says so
         yield from wrap(run_wording.describe_partial(ledger), view)
     for text in run_wording.notes_of(ledger):

@@ -293,10 +293,8 @@ def render_missing_count(
         what, changed = f"{error.what} not counted yet", describe_changes(error.changed)
         short = f"not counted yet{f': {changed} changed' if changed else ''}"
         recorded = "" if error.before is None else f"{error.before:,} input tokens"
-        facts += [
-            ("recorded", recorded),
-            ("changed", changed and f"{changed} (since it was counted)"),
-        ]
+        facts.append(("recorded", recorded))
+        facts.append(("changed", changed and f"{changed} (since it was counted)"))
         if error.suspicious:
             facts.append(("possible cause", f"may differ in every run: {error.suspicious}"))
             facts.append(("if so, remove it", _BY_HOOK))

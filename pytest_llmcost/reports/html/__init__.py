@@ -29,7 +29,6 @@ from pytest_llmcost.reports.rows import OUTSIDE, Row
 if TYPE_CHECKING:
     from jinja2 import Template
 
-_MOST_MARKS = 10
 _MOST_CHANGES = 100
 """What stands in the page itself is short; the table has every test."""
 _MOST_RUNS = 60
@@ -71,9 +70,8 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
         script=Markup(script),
         hashes=list(hashes),
         data=_page_data(ledger),
-        history=_history(history, ledger),
+        history=_history(history),
         marks=marks,
-        most_marks=_MOST_MARKS,
         most_changes=_MOST_CHANGES,
         changes=_changes(ledger.comparison),
         verdict_share=_verdict_share,
@@ -111,20 +109,17 @@ def _changes(comparison: Comparison | None) -> dict[str, Any]:
     Both are in percent. `zero` is where no change is: in the middle if something became cheaper.
     """
     changes = comparison.changes if comparison else ()
-    known = [each.usd for each in changes if each.usd is not None]
-    zero = 50 if any(usd < 0 for usd in known) else 0
-    largest = max(map(abs, known), default=Decimal(0))
-    sizes = [(each.usd is not None, -abs(each.usd or Decimal(0))) for each in changes]
-    ranked = sorted(range(len(changes)), key=sizes.__getitem__)
+    added = [each.usd or Decimal(0) for each in changes]
+    zero, largest = 50 if any(usd < 0 for usd in added) else 0, max(map(abs, added), default=0)
+    sizes = [(each.usd is not None, -abs(usd)) for each, usd in zip(changes, added, strict=True)]
     shown = []
-    for each in (changes[at] for at in sorted(ranked[:_MOST_CHANGES])):
-        usd = each.usd or Decimal(0)
-        width = float(abs(usd) / largest) * (100 - zero) if usd else 0.0
-        shown.append((each, zero - width if usd < 0 else zero, width))
+    for at in sorted(sorted(range(len(changes)), key=sizes.__getitem__)[:_MOST_CHANGES]):
+        width = float(abs(added[at]) / largest) * (100 - zero) if added[at] else 0.0
+        shown.append((changes[at], zero - width if added[at] < 0 else zero, width))
     return {"shown": shown, "left_out": len(changes) - len(shown), "zero": zero}
 
 
-def _history(runs: Sequence[Run], ledger: Ledger) -> dict[str, Any] | None:
+def _history(runs: Sequence[Run]) -> dict[str, Any] | None:
     """Draw the last runs, the newest one last; nothing if fewer than two have a known cost."""
     shown = runs[-_MOST_RUNS:]
     known = [(run.usd, run) for run in shown if run.usd is not None]
@@ -137,9 +132,7 @@ def _history(runs: Sequence[Run], ledger: Ledger) -> dict[str, Any] | None:
     for number, run in enumerate(shown):
         x = number / (len(shown) - 1) * _WIDTH
         y = None if run.usd is None else _HEIGHT - float(run.usd) / (float(most) or 1) * _HEIGHT
-        points.append({"x": x, "y": y, "cells": comparisons.run_cells(run)})
-        is_this = run.at == ledger.run.finished_at
-        points[-1] |= {"is_partial": bool(run.incomplete), "is_this": is_this}
+        points.append({"x": x, "y": y, "run": run, "cells": comparisons.run_cells(run)})
         if y is None:
             joint = "M"
         elif not run.incomplete:
