@@ -74,20 +74,17 @@ def shared_parts(comparison: Comparison) -> dict[str, str]:
             found.setdefault(part, []).append(change)
     shared = {}
     for part, changes in sorted(found.items(), key=lambda each: (-len(each[1]), each[0])):
-        if len(changes) > 1:
-            shared[part] = f"{part} changed in {len(changes):,} tests"
-            # By how many tokens is only known if nothing else changed.
-            if all(
-                each.parts == (part,) and not each.calls and each.usd is not None
-                for each in changes
-            ):
-                tokens = sum(
-                    number
-                    for change in changes
-                    for name, number in change.tokens.items()
-                    if name not in ("output_tokens", "web_search_requests")
-                )
-                shared[part] += f": {tokens:+,} input tokens"
+        if len(changes) < 2:
+            break
+        shared[part] = f"{part} changed in {len(changes):,} tests"
+        # By how many tokens is only known if nothing else changed.
+        if all(
+            (each.parts, each.calls) == ((part,), 0) and each.usd is not None for each in changes
+        ):
+            tokens = [pair for each in changes for pair in each.tokens.items()]
+            others = ("output_tokens", "web_search_requests")
+            number = sum(number for name, number in tokens if name not in others)
+            shared[part] += f": {number:+,} input tokens"
     return shared
 
 
@@ -283,6 +280,14 @@ def part_growth(each: PartChange) -> str:
     return growth(each.before, each.after) or ("new" if each.before == 0 else "")
 
 
+def describe_part(before: int | None, after: int) -> str:
+    """Say how large a part is and was: `60 tokens (new)`, `200 → 250 tokens (+25 %)`."""
+    if not before or before == after:
+        note = {None: "", 0: " (new)"}.get(before, " (unchanged)")
+        return f"{after:,} tokens{note}"
+    return f"{before:,} → {after:,} tokens{grown_by(before, after) if after else ' (removed)'}"
+
+
 def describe_part_changes(comparison: Comparison) -> Iterator[str]:
     """Say by how much the parts of prompts changed that did so most, and where each of them is."""
     names: dict[tuple[str, int, int], list[str]] = {}
@@ -292,10 +297,8 @@ def describe_part_changes(comparison: Comparison) -> Iterator[str]:
     changed = sorted(names, key=lambda key: (-abs(key[2] - key[1]), key))
     parts = {each.part for each in comparison.parts}
     for part, before, after in changed[:_MOST_NAMED]:
-        grown = grown_by(before, after) if after else " (removed)"
         where = first_of([*map(clean, names[part, before, after])], 1)
-        figures = f"{before:,} → {after:,} tokens{grown if before else ' (new)'}"
-        yield f"{show_part(part, parts)}: {figures} in {where}"
+        yield f"{show_part(part, parts)}: {describe_part(before, after)} in {where}"
     if (more := len(changed) - _MOST_NAMED) > 0:
         yield f"{format_count(more, 'more part')} changed"
 

@@ -11,17 +11,11 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, starmap
+from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 from pytest_llmcost.budgets.budget import Verdict
-from pytest_llmcost.ledger.ledger import (
-    Change,
-    Ledger,
-    OtherModel,
-    PartChange,
-    TestRow,
-    own_verdicts,
-)
+from pytest_llmcost.ledger.ledger import Change, Ledger, OtherModel, PartChange
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports import comparisons, numbers, rows, run_wording, wording
 from pytest_llmcost.reports.escape import clean, code, prose
@@ -206,7 +200,7 @@ class _Owner(NamedTuple):
     """A test with its last attempt, or what else changed."""
 
     name: str
-    test: TestRow | None
+    row: rows.Row | None
     change: Change | None
     verdict: Verdict | None
     """The worst on it; one that is expected, under `xfail`, is none."""
@@ -221,25 +215,26 @@ class _Owner(NamedTuple):
             return "unknown" if change.usd is None else "grew" if change.usd > 0 else "shrank"
         if change:
             return change.status
-        if self.test and self.test.outcome == "xfailed":
+        if self.row and self.row.outcome == "xfailed":
             return "expected"
         return wording.state_of(verdict) if verdict else "unlimited"
 
     @staticmethod
     def all_of(ledger: Ledger) -> list[_Owner]:
         """Return what failed, then what changed, then the rest."""
-        tests = {each.nodeid: each for each in run_wording.last_attempts(ledger.tests)}
-        pairs: list[tuple[TestRow | None, Change | None]] = [
+        last = (row for row in rows.attempts_of(ledger) if row.is_last)
+        tests = {row.owner: row for row in sorted(last, key=attrgetter("owner"))}
+        pairs: list[tuple[rows.Row | None, Change | None]] = [
             (tests.pop(each.name, None) if each.kind == "test" else None, each)
             for each in (ledger.comparison.changes if ledger.comparison else ())
         ]
         found = []
-        for test, change in (*pairs, *((test, None) for test in tests.values())):
-            verdicts = list(own_verdicts(test)) if test and test.outcome != "xfailed" else []
+        for row, change in (*pairs, *((row, None) for row in tests.values())):
+            verdicts = [*row.verdicts] if row and row.outcome != "xfailed" else []
             verdicts += change.verdicts if change else ()
             worst = wording.worst_of(verdicts) or next(iter(verdicts), None)
-            name = change.name if change else test.nodeid if test else ""
-            found.append(_Owner(name, test, change, worst))
+            name = change.name if change else row.owner if row else ""
+            found.append(_Owner(name, row, change, worst))
         return sorted(found, key=lambda each: wording.urgency(each.state))
 
 
@@ -280,9 +275,7 @@ def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
 
 def _verdicts(ledger: Ledger, cause: run_wording.NotCounted) -> tuple[list[str], list[str]]:
     """Return what is broken or nearly so of the run as a whole, and the other verdicts."""
-    of_run: list[str] = []
-    of_tests: list[str] = []
-    said: set[str] = set()
+    of_run, of_tests, said = list[str](), list[str](), set[str]()
     if cause.tests:
         first, *rest = map(prose, cause.lines())
         of_run += [f"- {_SIGNS['unverified']} {first}", *(f"  - {text}" for text in rest)]
@@ -307,21 +300,20 @@ def _failed_or_changed(
     comparison = ledger.comparison
     shared = comparisons.shared_parts(comparison) if comparison else {}
     for owner in owners:
-        test, change, verdict = owner.test, owner.change, owner.verdict
+        row, change, verdict = owner.row, owner.change, owner.verdict
         is_named = cause.explains(owner.name, owner.state)
         if not change and (is_named or owner.state not in wording.BROKEN):
             continue
         phrases, parts = comparisons.what_differs(change, shared) if change else ([], [])
-        if test and not parts:
-            parts = sorted(wording.all_changed_parts(test.calls))
+        if row and not parts:
+            parts = sorted(wording.all_changed_parts(row.calls))
         sign = _SIGNS.get(owner.state, _SIGNS["near"] if verdict and verdict.is_near else "")
         file, _, name = owner.name.partition("::")
         where = f"<br><sub>{prose(file)}</sub>" if name else ""  # beside it, no figure has room
         cells = [f"{sign} {code(name or file)}{where}".strip()]
         if change:
             cells += comparisons.cells_of(change, with_share=True)
-        elif test:
-            row = rows.row_of(test)
+        elif row:
             how = "unchanged" if row.usd is not None else "?"
             cells += ["", row.cost_cell(), how] if comparison else [row.cost_cell()]
         what = [", ".join([*map(prose, phrases), *wording.list_parts(parts, code)])]
@@ -342,7 +334,7 @@ def _budget(verdict: Verdict | None) -> str:
 
 def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
     """Return a block with the command that runs what failed, or all, as the run was judged."""
-    failed = [each for each in owners if each.test and each.state in wording.BROKEN]
+    failed = [each for each in owners if each.row and each.state in wording.BROKEN]
     names = [each.name for each in failed]
     files = sorted({name.partition("::")[0] for name in names})
     command = "pytest"

@@ -21,7 +21,6 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import (
     Ledger,
     ModelTotals,
-    TestRow,
     fixture_name,
     function_of,
     own_verdicts,
@@ -50,7 +49,10 @@ class Row:
     calls: tuple[Call, ...]
     owner: str
     """As `spenders_of` names it."""
+    verdicts: Sequence[Verdict] = ()
+    """All of its own; none if a later attempt decides."""
     verdict: Verdict | None = None
+    """The one to show: the worst, or the decisive one."""
     outcome: str = ""
     is_last: bool = True
     """Whether no later attempt of the test decides."""
@@ -210,18 +212,19 @@ def rows_of(ledger: Ledger) -> list[Row]:
 
 
 def attempts_of(ledger: Ledger) -> list[Row]:
-    """Return a row for each attempt of each test, in the ledger's order."""
+    """Return a row for each attempt of each test; what an earlier one exceeded does not count."""
     last = {(test.nodeid, test.attempt) for test in last_attempts(ledger.tests)}
-    return [row_of(test, is_last=(test.nodeid, test.attempt) in last) for test in ledger.tests]
-
-
-def row_of(test: TestRow, *, is_last: bool = True) -> Row:
-    """Return the row of one attempt; what an earlier one exceeded does not count."""
-    group, _, name = test.nodeid.partition("::")
-    name = (name or group) if is_last else f"{name} (attempt {test.attempt})"
-    # A block may be over its budget in a test that keeps its own, or has none.
-    verdict = (worst_of(own_verdicts(test)) or test.verdict) if is_last else None
-    return Row(clean(group), clean(name), test.calls, test.nodeid, verdict, test.outcome, is_last)
+    found = []
+    for test in ledger.tests:
+        is_last = (test.nodeid, test.attempt) in last
+        group, _, name = test.nodeid.partition("::")
+        name = (name or group) if is_last else f"{name} (attempt {test.attempt})"
+        group, name, owner, outcome = clean(group), clean(name), test.nodeid, test.outcome
+        verdicts = own_verdicts(test) if is_last else ()
+        # A block may be over its budget in a test that keeps its own, or has none.
+        verdict = worst_of(verdicts) or (test.verdict if is_last else None)
+        found.append(Row(group, name, test.calls, owner, verdicts, verdict, outcome, is_last))
+    return found
 
 
 def shared_rows(ledger: Ledger) -> list[Row]:

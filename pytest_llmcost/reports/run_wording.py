@@ -181,10 +181,9 @@ def last_attempts(tests: Iterable[TestRow]) -> list[TestRow]:
 
 def run_failures(ledger: Ledger) -> Iterator[str]:
     """Yield a line for each budget that fails a run by itself, as pytest has one for each test."""
-    for mark in marks_of_run(ledger):
-        verdict = mark.verdict
+    for verdict, name, *_ in marks_of_run(ledger):
         if verdict.fails(ledger.unverified):
-            yield f"FAILED {clean(mark.name or verdict.origin)} - {wording.short_sentence(verdict)}"
+            yield f"FAILED {clean(name or verdict.origin)} - {wording.short_sentence(verdict)}"
 
 
 def run_advice(verdict: Verdict, ledger: Ledger) -> str:

@@ -243,7 +243,7 @@ def test_the_parts_of_a_prompt_have_the_figures_of_the_comment() -> None:
         "messages.0 (document)": "702 tokens (unchanged)",
         "messages.0 (text)": "668 tokens (unchanged)",
         "rest": "12 tokens (unchanged)",
-        "messages.1": "removed, 31 tokens before",
+        "messages.1": "31 → 0 tokens (removed)",
     }
     name = "<code>tests/rag/test&#95;answers.py::test&#95;answer&#95;with&#95;sources</code>"
     for part in ("<code>system.0</code> | 0 | 1,428 | new |", "<code>rest</code> | 12 | 12 | = |"):

@@ -15,10 +15,9 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
-from pytest_llmcost.ledger.ledger import Comparison, Ledger, own_verdicts
+from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.run_history import Run
 from pytest_llmcost.ledger.totals import is_live
 from pytest_llmcost.reports import comparisons, numbers, rows, run_wording, wording
@@ -156,17 +155,13 @@ def _history(runs: Sequence[Run]) -> dict[str, Any] | None:
 def _page_data(ledger: Ledger) -> dict[str, Any]:
     """Return what the script reads, as lists and texts alone."""
     # Every test with calls or a budget, cases and attempts apart, then what is shared.
-    found: list[tuple[Row, Sequence[Verdict]]] = [
-        (row, own_verdicts(test) if row.is_last else ())
-        for row, test in zip(rows.attempts_of(ledger), ledger.tests, strict=True)
-    ]
-    found = [(row, verdicts) for row, verdicts in found if row.calls or verdicts]
-    found += [(row, ()) for row in rows.shared_rows(ledger)]
+    found = [row for row in rows.attempts_of(ledger) if row.calls or row.verdicts]
+    found += rows.shared_rows(ledger)
     page = _Page(ledger, len(found))
-    drawn = [page.row(*each) for each in found]
+    drawn = [*map(page.row, found)]
 
     ways: list[_Way] = []
-    for number, (row, _) in enumerate(found):
+    for number, row in enumerate(found):
         if row.usd is None or row.usd > 0:
             *folders, file = row.group.split("/")
             function, bracket, _ = row.name.partition("[")
@@ -199,11 +194,11 @@ class _Page:
         """Return the number of a text."""
         return self.texts.setdefault(clean(text, 1_000), len(self.texts))
 
-    def row(self, row: Row, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    def row(self, row: Row) -> dict[str, Any]:
         """Write a row with its calls and the parts of its largest prompt."""
         calls = sorted(row.calls, key=lambda call: -call.usd_low)[: self._most]
         said = []
-        for each in verdicts:
+        for each in row.verdicts:
             reasons = each.reasons if each.state == "unverified" else ()
             texts = (clean(text, 1_000) for text in (wording.sentence(each), *reasons))
             said.append([wording.state_of(each), *texts])
@@ -226,16 +221,15 @@ class _Page:
 
     def call(self, call: Call) -> list[Any]:
         """Write a call, in the order of `_CALL_FIELDS`; model and note are texts."""
-        spent, is_refused = Amounts.of([call]), call.evidence == REFUSED
+        alone = Row("", "", (call,), "")
         # The note says where its figures are from, and what they leave open.
-        notes: list[str] = [] if is_refused or call.evidence == "billed" else [call.evidence]
+        notes: list[str] = [] if call.evidence in ("billed", REFUSED) else [call.evidence]
         notes += ["spent live"] if is_live(call) else []
-        changed = wording.changed_parts(call)
-        notes += [f"changed: {changed}"] if changed else []
+        if changed := wording.changed_parts(call):
+            notes.append(f"changed: {changed}")
         notes += [each.rule.meaning or str(each) for each in call.caveats]
-        cost = REFUSED if is_refused else usd_cell(spent.usd, is_least=spent.is_least)
-        tokens = rows.token_cells(spent.usage, is_least=spent["input_tokens"].best is None)
-        return [self.text(call.model), cost, *tokens, self.text(" · ".join(notes))]
+        figures = (alone.cost_cell(), *alone.token_cells)
+        return [self.text(call.model), *figures, self.text(" · ".join(notes))]
 
     def parts(self, row: Row) -> dict[str, Any]:
         """Write the parts of a row's largest prompt, and what it costs besides its prompts.
@@ -250,14 +244,7 @@ class _Page:
         width = float(prompt) / float(whole) / size if whole and size else 0.0
         written, answer = [], None
         for each in parts[: self._most]:
-            grown = comparisons.part_growth(each)
-            if not each.after:
-                figure = f"removed, {each.before or 0:,} tokens before"
-            elif each.before and each.before != each.after:
-                figure = f"{each.before:,} → {each.after:,} tokens ({grown})"
-            else:
-                how = {"=": " (unchanged)", "new": " (new)"}.get(grown, "")
-                figure = f"{each.after:,} tokens{how}"
+            figure = comparisons.describe_part(each.before, each.after)
             name = self.text(wording.show_part(each.part, names))
             written.append((name, round(width * each.after, 4), self.text(figure)))
         output = costs.get("output_usd")
