@@ -8,6 +8,7 @@ from decimal import Decimal
 from pytest_llmcost.amounts import Amounts, Kind
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.ledger.ledger import Ledger, TestRow, own_verdicts
+from pytest_llmcost.ledger.totals import amounts_of
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports.numbers import UNKNOWN
 from pytest_llmcost.reports.run_wording import marks_of_run
@@ -20,17 +21,9 @@ PROPERTY_PREFIX = "llmcost_"
 def test_properties(row: TestRow) -> Iterator[tuple[str, str]]:
     """Yield what one attempt of a test cost and used, and whether it kept its budgets."""
     amounts = Amounts.of(row.calls)
-    yield "llmcost_usd", _known(amounts.usd)
+    yield from _spent(amounts)
     if amounts.unpriced:
         yield "llmcost_unpriced_calls", str(amounts.unpriced)
-    yield "llmcost_calls", str(amounts.calls)
-    tokens: dict[Kind, int] = {
-        "input_tokens": amounts.usage.prompt_tokens,
-        "output_tokens": amounts.usage.output_tokens,
-    }
-    for kind, number in tokens.items():
-        is_unknown = amounts[kind].best is None and not number
-        yield f"llmcost_{kind}", UNKNOWN if is_unknown else str(number)
     yield from (_limit(verdict) for verdict in own_verdicts(row) if verdict.scope == "test")
     yield from _worst(own_verdicts(row))
 
@@ -40,16 +33,24 @@ test_properties.__test__ = False  # type: ignore[attr-defined]
 
 def suite_properties(ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Yield the totals of a run, and whether all budgets over several tests were kept."""
-    totals = ledger.totals
-    yield "llmcost_usd", _known(totals.usd)
-    yield "llmcost_live_usd", _known(totals.live_usd)
-    yield "llmcost_calls", str(totals.calls)
-    yield "llmcost_unpriced_calls", str(totals.unpriced_calls)
-    yield "llmcost_input_tokens", str(totals.usage.prompt_tokens)
-    yield "llmcost_output_tokens", str(totals.usage.output_tokens)
+    yield from _spent(amounts_of(ledger))
+    yield "llmcost_live_usd", _known(ledger.totals.live_usd)
+    yield "llmcost_unpriced_calls", str(ledger.totals.unpriced_calls)
     yield "llmcost_price_date", ledger.price_date
     yield from (_limit(verdict) for verdict in ledger.verdicts if verdict.scope == "suite")
     yield from _worst([mark.verdict for mark in marks_of_run(ledger)])
+
+
+def _spent(amounts: Amounts) -> Iterator[tuple[str, str]]:
+    yield "llmcost_usd", _known(amounts.usd)
+    yield "llmcost_calls", str(amounts.calls)
+    tokens: dict[Kind, int] = {
+        "input_tokens": amounts.usage.prompt_tokens,
+        "output_tokens": amounts.usage.output_tokens,
+    }
+    for kind, number in tokens.items():
+        is_unknown = amounts[kind].best is None and not number
+        yield f"llmcost_{kind}", UNKNOWN if is_unknown else str(number)
 
 
 def _worst(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str]]:
