@@ -159,11 +159,8 @@ def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) 
     """Say what a run adds to its baseline, then name the changes that add most; 0 shows all."""
     change, figures = describe_difference(comparison)
     yield Line(f"{change} against the baseline{figures}", {"bold": True})
-    for text in (
-        *describe_vanished(comparison),
-        *describe_facts(comparison),
-        *describe_part_changes(comparison),
-    ):
+    facts = [*describe_vanished(comparison), *describe_facts(comparison)]
+    for text in (*facts, *describe_part_changes(comparison)):
         yield from wrap(text, screen, indent=2)
     shown, shared, rows = comparison.changes[: most or None], shared_parts(comparison), []
     for each in shown:
