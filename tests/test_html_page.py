@@ -237,7 +237,8 @@ def contrast(page: Browser, selector: str) -> float:
 def test_light_and_dark_are_readable(opened: Pages, dark: bool) -> None:
     page = opened(page_run())
     page.look(1200, dark=dark)
-    texts = ("h1", ".muted", ".hint", "h1 .sign", ".near .sign", ".within .sign", "tr.over .used")
+    signs = ("h1 .sign", ".near .sign", ".within .sign")
+    texts = ("h1", ".muted", ".hint", *signs, "tr.exceeded .used")
     assert all(contrast(page, selector) >= 4.5 for selector in texts)
     background = page.run("return getComputedStyle(document.body).backgroundColor")
     assert (background == WHITE) is not dark

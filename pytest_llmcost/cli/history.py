@@ -11,8 +11,8 @@ from decimal import Decimal
 
 from pytest_llmcost.cli.console import Console, draw_table, parse_history
 from pytest_llmcost.ledger.run_history import read_history
+from pytest_llmcost.reports.comparisons import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.trend import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.settings import parse_scale
 
 

@@ -1,22 +1,24 @@
-"""A run against its baseline or on another model, as text and as Markdown."""
+"""A run against its baseline, another model or the runs before it, in words and as text."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from decimal import Decimal
-from typing import NamedTuple
 
 from pytest_llmcost.ledger.ledger import (
     BeforeAndAfter,
     Change,
     Comparison,
     Figures,
+    Ledger,
     OtherModel,
     OtherModelRow,
+    PartChange,
     function_of,
 )
-from pytest_llmcost.money import format_usd
-from pytest_llmcost.reports.escape import clean, code, prose
+from pytest_llmcost.ledger.run_history import Run, average
+from pytest_llmcost.ledger.totals import largest_prompt, parts_of, spenders_of
+from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import (
     UNKNOWN,
     dollars,
@@ -25,24 +27,14 @@ from pytest_llmcost.reports.numbers import (
     grown_by,
     growth,
     signed,
-    signed_cell,
     usd_cell,
 )
 from pytest_llmcost.reports.rows import OUTSIDE
-from pytest_llmcost.reports.tables import (
-    Line,
-    Screen,
-    TableRow,
-    markdown_row,
-    markdown_table,
-    text_table,
-    wrap,
-)
+from pytest_llmcost.reports.tables import Line, Screen, TableRow, text_table, wrap
 from pytest_llmcost.reports.wording import limit_of, list_parts, show_part
 
-_MOST_FAILED = 3
-_MOST_GROWN = 3
-_MOST_PREFIXES = 3
+_MOST_NAMED = 3
+"""Of what differs in one way; how many more there are is said behind them."""
 _MOST_VANISHED = 10
 
 
@@ -82,27 +74,24 @@ def shared_parts(comparison: Comparison) -> dict[str, str]:
             found.setdefault(part, []).append(change)
     shared = {}
     for part, changes in sorted(found.items(), key=lambda each: (-len(each[1]), each[0])):
-        if len(changes) > 1:
-            shared[part] = f"{part} changed in {len(changes):,} tests"
-            # By how many tokens is only known if nothing else changed.
-            if all(
-                each.parts == (part,) and not each.calls and each.usd is not None
-                for each in changes
-            ):
-                tokens = sum(
-                    number
-                    for change in changes
-                    for name, number in change.tokens.items()
-                    if name not in ("output_tokens", "web_search_requests")
-                )
-                shared[part] += f": {tokens:+,} input tokens"
+        if len(changes) < 2:
+            break
+        shared[part] = f"{part} changed in {len(changes):,} tests"
+        # By how many tokens is only known if nothing else changed.
+        if all(
+            (each.parts, each.calls) == ((part,), 0) and each.usd is not None for each in changes
+        ):
+            tokens = [pair for each in changes for pair in each.tokens.items()]
+            others = ("output_tokens", "web_search_requests")
+            number = sum(number for name, number in tokens if name not in others)
+            shared[part] += f": {number:+,} input tokens"
     return shared
 
 
 def describe_facts(comparison: Comparison) -> Iterator[str]:
     """Say what the figures leave out, which parts changed in several tests, which tags' cost."""
     if failed := comparison.failed:
-        names = first_of([*map(clean, failed)], _MOST_FAILED)
+        names = first_of([*map(clean, failed)], _MOST_NAMED)
         passing = "it passes" if len(failed) == 1 else "they pass"
         tests = format_count(len(failed), "test")
         yield f"{tests} failed and may cost more when {passing}: {names}"
@@ -112,36 +101,18 @@ def describe_facts(comparison: Comparison) -> Iterator[str]:
         if state:
             why = f"the baseline is of {on} with llmcost_cache={state}; priced as this run, "
             why += "the same calls change"
-        change_usd = signed(comparison.price_change_usd)
-        yield f"{why} by {change_usd}, which these figures leave out"
+        yield f"{why} by {signed(comparison.price_change_usd)}, which these figures leave out"
     yield from shared_parts(comparison).values()
     for tag, change in comparison.by_tag.items():
         yield f"tag {clean(tag)}: {_sides(change)}{growth_of(change)}"
-    for each in comparison.prefixes[:_MOST_PREFIXES]:
+    for each in comparison.prefixes[:_MOST_NAMED]:
         others = f" and {each.owners - 1:,} more" if each.owners > 1 else ""
         what = f"a cached prefix changed ({', '.join(each.parts)}) in {clean(each.name)}{others}"
         size = "it" if each.tokens is None else f"its {each.tokens:,} tokens"
         most = "at most " if each.is_most else ""
         yield f"{what}: writing {size} again costs {most}{dollars(each.usd)} once"
-    if (more := len(comparison.prefixes) - _MOST_PREFIXES) > 0:
+    if (more := len(comparison.prefixes) - _MOST_NAMED) > 0:
         yield f"{more:,} more cached prefixes changed"
-
-
-def describe_part_changes(comparison: Comparison) -> Iterator[str]:
-    """Say by how much the parts of prompts changed that did so most, and where each of them is."""
-    names: dict[tuple[str, int, int], list[str]] = {}
-    for each in comparison.parts:
-        if each.before is not None and each.before != each.after:
-            names.setdefault((each.part, each.before, each.after), []).append(each.name)
-    changed = sorted(names, key=lambda key: (-abs(key[2] - key[1]), key))
-    parts = {each.part for each in comparison.parts}
-    for part, before, after in changed[:_MOST_GROWN]:
-        grown = grown_by(before, after) if after else " (removed)"
-        where = first_of([*map(clean, names[part, before, after])], 1)
-        figures = f"{before:,} → {after:,} tokens{grown if before else ' (new)'}"
-        yield f"{show_part(part, parts)}: {figures} in {where}"
-    if (more := len(changed) - _MOST_GROWN) > 0:
-        yield f"{format_count(more, 'more part')} changed"
 
 
 def describe_vanished(comparison: Comparison) -> Iterator[str]:
@@ -161,15 +132,16 @@ def count_vanished(comparison: Comparison | None) -> str:
     return f"{format_count(number, 'guard')} vanished¹" if number else ""
 
 
-def cells_of(costs: BeforeAndAfter) -> tuple[str, str]:
-    """Write what something cost in the baseline and costs now, or that it is new or gone."""
+def cells_of(costs: Change | Comparison, *, with_share: bool = False) -> tuple[str, str, str]:
+    """Write what something cost in the baseline, costs now, or that it is new or gone, and adds."""
     before = usd_cell(costs.base_usd, is_least=costs.base_is_least)
     after = usd_cell(costs.head_usd, is_least=costs.head_is_least)
+    change = signed(costs.usd if isinstance(costs, Change) else change_of(costs), form=usd_cell)
+    if isinstance(costs, Change) and costs.status not in ("new", "changed"):
+        return before, costs.status, change
     if isinstance(costs, Change) and costs.status == "new":
         before = "new"
-    elif isinstance(costs, Change) and costs.status != "changed":
-        after = costs.status
-    return before, after
+    return before, after, f"{change}{growth_of(costs)}" if with_share else change
 
 
 def what_differs(change: Change, shared: Container[str]) -> tuple[list[str], list[str]]:
@@ -187,18 +159,14 @@ def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) 
     """Say what a run adds to its baseline, then name the changes that add most; 0 shows all."""
     change, figures = describe_difference(comparison)
     yield Line(f"{change} against the baseline{figures}", {"bold": True})
-    for text in (
-        *describe_vanished(comparison),
-        *describe_facts(comparison),
-        *describe_part_changes(comparison),
-    ):
+    facts = [*describe_vanished(comparison), *describe_facts(comparison)]
+    for text in (*facts, *describe_part_changes(comparison)):
         yield from wrap(text, screen, indent=2)
-    shown = comparison.changes[:most] if most else comparison.changes
-    rows, shared = [], shared_parts(comparison)
+    shown, shared, rows = comparison.changes[: most or None], shared_parts(comparison), []
     for each in shown:
         group, name = _split_name(each.name)
         phrases, parts = what_differs(each, shared)
-        cells = [f"  {name}", *cells_of(each), signed_cell(each.usd)]
+        cells = [f"  {name}", *cells_of(each)]
         note = clean(", ".join([*phrases, *list_parts(parts)]))
         rows.append(TableRow(cells, group, note=note))
     if rows:
@@ -219,14 +187,7 @@ def _split_name(name: str) -> tuple[str, str]:
 SAME_PROMPTS = "the same prompts counted for it, output as it is now"
 
 
-class OtherModelLine(NamedTuple):
-    """Cases and attempts of one test, or what else has calls, as one row."""
-
-    name: str
-    figures: Figures
-
-
-def fold_other_model(rows: Sequence[OtherModelRow]) -> list[OtherModelLine]:
+def fold_other_model(rows: Iterable[OtherModelRow]) -> list[tuple[str, Figures]]:
     """Put cases and attempts of a test into one row; the one that costs most now comes first."""
     groups: dict[tuple[str, str], list[OtherModelRow]] = {}
     for row in rows:
@@ -234,11 +195,11 @@ def fold_other_model(rows: Sequence[OtherModelRow]) -> list[OtherModelLine]:
     folded = []
     for (_, base), group in groups.items():
         names = {row.name for row in group}
-        name = next(iter(names)) if len(names) == 1 else f"{base} ({len(names)} cases)"
+        name = group[0].name if len(names) == 1 else f"{base} ({len(names)} cases)"
         attempts = max(row.attempt for row in group)
         name += f" ({attempts} attempts)" if attempts > 1 else ""
-        folded.append(OtherModelLine(name, sum(group, Figures())))
-    return sorted(folded, key=lambda row: (-(row.figures.usd or Decimal(0)), row.name))
+        folded.append((name, sum(group, Figures())))
+    return sorted(folded, key=lambda row: (-(row[1].usd or Decimal(0)), row[0]))
 
 
 def _base(row: OtherModelRow) -> str:
@@ -250,17 +211,17 @@ def render_other_model(
 ) -> Iterator[Line]:
     """Render one model's table, and below it which calls are in no figure and why."""
     folded = fold_other_model(other.rows)
-    most = folded[:rows] if rows else folded
     yield Line(f"on {other.model}: {SAME_PROMPTS}", {"bold": True})
     table = []
-    for row in most:
-        group, name = _split_name(row.name)
-        table.append(TableRow([f"  {name}", *other_model_cells(row.figures, per)], group))
+    for full_name, figures in folded[: rows or None]:
+        group, name = _split_name(full_name)
+        table.append(TableRow([f"  {name}", *other_model_cells(figures, per)], group))
+    left_out = len(folded) - len(table)
     table.append(TableRow(["total", *other_model_cells(other, per)], markup={"bold": True}))
     cost = f"cost/{per:,}:" if per != 1 else "cost:"
     yield from text_table(["", "input:", "then:", ":", cost, "then:", ":"], table, screen)
-    if len(folded) > len(most):
-        yield Line(f"… {len(folded) - len(most)} more (--llmcost-rows=0 shows all)")
+    if left_out:
+        yield Line(f"… {left_out} more (--llmcost-rows=0 shows all)")
     for text in other_model_remarks(other):
         yield from wrap(text, screen, markup={"yellow": True})
 
@@ -285,28 +246,104 @@ def other_model_remarks(other: OtherModel) -> Iterator[str]:
         for reason in row.reasons:
             reasons.setdefault(reason, {})[clean(_base(row))] = None
     for reason, found in sorted(reasons.items()):
-        yield f"no figure: {reason} ({first_of(list(found), 3)})"
+        yield f"no figure: {reason} ({first_of(list(found), _MOST_NAMED)})"
     for text, number in other.dropped.items():
         yield f"{other.model} rejects {text}: {format_count(number, 'payload')} priced without it"
     yield from other.notes
 
 
-def other_model_section(other: OtherModel) -> Iterator[str]:
-    """Yield the lines of a Markdown section: the whole in a sentence, remarks, a row for each."""
-    text = "Unknown: none of the calls could be compared"
-    if other.usd is not None and other.usd_then is not None:
-        text = (
-            f"**{signed(other.usd_then - other.usd)}**"
-            f"{grown_by(other.usd, other.usd_then)}: {format_usd(other.usd)} → "
-            f"{format_usd(other.usd_then)} for {format_count(other.calls, 'call')}, {SAME_PROMPTS}"
-        )
-        if other.unknown_calls:
-            text += f"; {format_count(other.unknown_calls, 'call')} without a figure"
-    yield f"{text}."
-    if remarks := [f"- {prose(text)}" for text in other_model_remarks(other)]:
-        yield from ("", *remarks)
-    if other.rows:
-        heads = ("test", "input:", "then:", "", "cost:", "then:", "")
-        folded = fold_other_model(other.rows)
-        rows = [markdown_row(code(row.name), *other_model_cells(row.figures)) for row in folded]
-        yield from ("", *markdown_table(heads, rows))
+# Parts of prompts
+
+
+def parts_by_owner(ledger: Ledger) -> dict[str, list[PartChange]]:
+    """Return the parts of each owner's largest prompt as far as they are counted, largest first."""
+    found: dict[str, list[PartChange]] = {}
+    if ledger.comparison:
+        for each in ledger.comparison.parts:
+            found.setdefault(each.name, []).append(each)
+        return found
+    tokens = parts_of(ledger)
+    for spender in spenders_of(ledger):  # of several attempts the last one
+        parts = largest_prompt(spender.calls, tokens)
+        found[spender.name] = [
+            PartChange(name=spender.name, part=part, before=None, after=size)
+            for part, size in sorted(parts.items(), key=lambda each: (-each[1], each[0]))
+        ]
+    return found
+
+
+def part_growth(each: PartChange) -> str:
+    """Say by how much a part grew, or that it is new."""
+    return growth(each.before, each.after) or ("new" if each.before == 0 else "")
+
+
+def describe_part(before: int | None, after: int) -> str:
+    """Say how large a part is and was: `60 tokens (new)`, `200 → 250 tokens (+25 %)`."""
+    if not before or before == after:
+        note = {None: "", 0: " (new)"}.get(before, " (unchanged)")
+        return f"{after:,} tokens{note}"
+    return f"{before:,} → {after:,} tokens{grown_by(before, after) if after else ' (removed)'}"
+
+
+def describe_part_changes(comparison: Comparison) -> Iterator[str]:
+    """Say by how much the parts of prompts changed that did so most, and where each of them is."""
+    names: dict[tuple[str, int, int], list[str]] = {}
+    for each in comparison.parts:
+        if each.before is not None and each.before != each.after:
+            names.setdefault((each.part, each.before, each.after), []).append(each.name)
+    changed = sorted(names, key=lambda key: (-abs(key[2] - key[1]), key))
+    parts = {each.part for each in comparison.parts}
+    for part, before, after in changed[:_MOST_NAMED]:
+        where = first_of([*map(clean, names[part, before, after])], 1)
+        yield f"{show_part(part, parts)}: {describe_part(before, after)} in {where}"
+    if (more := len(changed) - _MOST_NAMED) > 0:
+        yield f"{format_count(more, 'more part')} changed"
+
+
+# From run to run
+
+COMPARED_WITH = 10
+"""With the average of how many runs the last one is compared."""
+_SHORT_COMMIT = 8
+
+
+def run_cells(run: Run) -> tuple[str, str, str, str, str]:
+    """Write when a run ended, its commit, its calls, its cost, and whether it is a partial one."""
+    return (
+        run.at.replace("T", " ").removesuffix("Z"),
+        (run.commit or "")[:_SHORT_COMMIT],
+        f"{run.calls:,}",
+        usd_cell(run.usd, is_least=run.is_least),
+        f"partial ({', '.join(run.incomplete)})" if run.incomplete else "",
+    )
+
+
+def compare_runs(last: Run, before: Sequence[Run], number: int = COMPARED_WITH) -> Iterator[str]:
+    """Say how the last run differs from the average of whole runs before it, and where."""
+    if last.incomplete:
+        yield "the last run is a partial one, so it is not compared"
+        return
+    if last.usd is None or last.is_least:
+        yield "the last run is not compared: the cost of some calls is unknown"
+        return
+    known = (run for run in before if run.usd is not None and not run.is_least)
+    whole = [run for run in known if not run.incomplete][-number:]
+    if not whole:
+        yield "no earlier run of the whole suite with a known cost to compare the last one with"
+        return
+    mean = average(whole)
+    assert mean.usd is not None
+    than = f"the average of the {format_count(len(whole), 'run')} before"
+    change = f"{signed(last.usd - mean.usd)}{grown_by(mean.usd, last.usd)}"
+    yield f"{change} against {than}: {dollars(mean.usd)} → {dollars(last.usd)}"
+    for kind in ("model", "tag", "path"):
+        now, then = getattr(last, f"by_{kind}"), getattr(mean, f"by_{kind}")
+        changes = []
+        for name in sorted({*now, *then}):
+            usd, old = now.get(name, Decimal(0)), then.get(name, Decimal(0))
+            if usd is not None and old is not None and usd != old:
+                changes.append((usd - old, name or "outside test files"))
+        changes.sort(key=lambda each: -abs(each[0]))
+        if changes:
+            shown = [f"{name} {signed(usd)}" for usd, name in changes]
+            yield f"  by {kind}: {first_of(shown, _MOST_NAMED)}"

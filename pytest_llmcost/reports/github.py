@@ -37,9 +37,9 @@ def render_annotations(ledger: Ledger, *, root: str = "") -> list[str]:
     levels = {"exceeded": "error", "unverified": "error" if is_hard else "warning"}
     cause = not_counted(ledger)
     commands = []
-    if cause is not None:
-        level = levels["unverified"]
-        commands.append(_command(level, "unverified", cause.lines(), cause.tests[0], root))
+    if cause.tests:
+        first = next(iter(cause.tests.values()))
+        commands.append(_command(levels["unverified"], "unverified", cause.lines(), first, root))
 
     # Warnings last, then what concerns single tests, then what is no money.
     def urgency(mark: Mark) -> tuple[bool, bool, bool, Decimal, str]:
@@ -49,8 +49,7 @@ def render_annotations(ledger: Ledger, *, root: str = "") -> list[str]:
     marks = [
         mark
         for mark in marks_of(ledger)
-        if mark.verdict.state != "within"
-        and not (cause and cause.explains(mark.name, mark.verdict.state))
+        if mark.verdict.state != "within" and not cause.explains(mark.name, mark.verdict.state)
     ]
     for mark in sorted(marks, key=urgency)[: MOST_ANNOTATIONS - len(commands)]:
         verdict, state = mark.verdict, mark.verdict.state

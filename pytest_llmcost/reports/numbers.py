@@ -7,7 +7,7 @@ are exact here: whatever reports is called under `money.exactly()`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import ROUND_CEILING, Decimal
 
 from pytest_llmcost.money import format_usd, format_whole_usd
@@ -21,21 +21,18 @@ REFUSED = "refused"
 def dollars(
     usd: Decimal | None, *, is_least: bool = False, against: Decimal | None = None, per: int = 1
 ) -> str:
-    """Write an amount within a sentence: `$0.0312`, `at least $0.0312`, `?`.
-
-    Example:
-        >>> dollars(Decimal("0.5"), is_least=True)
-        'at least $0.50'
-    """
+    """Write an amount within a sentence: `$0.0312`, `at least $0.50`, `?`."""
     if usd is None:
         return UNKNOWN
     shown = format_usd(usd * per, against=against)
     return f"at least {shown}" if is_least else shown
 
 
-def signed(usd: Decimal | None) -> str:
-    """Write a difference with its sign: `+$0.05`, `-$0.05`, `±$0.00`, `?`."""
-    return UNKNOWN if usd is None else f"{_sign(usd)}{format_usd(abs(usd))}"
+def signed(usd: Decimal | None, *, form: Callable[[Decimal], str] = format_usd) -> str:
+    """Write a difference with its sign: `+$0.05`, `-$0.05`, `±$0.00`, `?`; a cell by `usd_cell`."""
+    if usd is None:
+        return UNKNOWN
+    return f"{'-' if usd < 0 else '+' if usd else '±'}{form(abs(usd))}"
 
 
 def short_commit(commit: str) -> str:
@@ -44,12 +41,7 @@ def short_commit(commit: str) -> str:
 
 
 def percent(part: Decimal, whole: Decimal) -> str:
-    """Write how much one amount is of another.
-
-    Example:
-        >>> percent(Decimal("0.0013"), Decimal("0.01"))
-        '13 %'
-    """
+    """Write how much one amount is of another: `13 %`, `0.4 %`, `under 0.1 %`."""
     share = abs(part) * 100 / whole
     if not share or share >= Decimal("0.95"):
         return f"{share.quantize(Decimal(1)):,} %"
@@ -57,12 +49,7 @@ def percent(part: Decimal, whole: Decimal) -> str:
 
 
 def growth(before: Decimal | int | None, after: Decimal | int | None) -> str:
-    """Write by how much something grew; `=` if it is exactly equal, nothing if that is unknown.
-
-    Example:
-        >>> growth(1_000, 1_310)
-        '+31 %'
-    """
+    """Write by how much something grew: `+31 %`, `=` if by nothing; nothing if that is unknown."""
     if before is None or after is None or (not before and after):
         return ""
     if before == after:
@@ -85,32 +72,17 @@ def round_up(spent: Decimal, *, is_usd: bool = True) -> Decimal:
 
 
 def write_round_usd(spent: Decimal) -> str:
-    """Write a round amount above this one as a marker or a setting takes it.
-
-    Example:
-        >>> write_round_usd(Decimal("1234.5"))
-        '$1300.00'
-    """
+    """Write a round amount above this one as a marker or a setting takes it: `$1300.00`."""
     return format_whole_usd(round_up(spent)).replace(",", "")
 
 
 def format_count(number: int, noun: str) -> str:
-    """Write a number with its noun.
-
-    Example:
-        >>> format_count(1, "call"), format_count(2000, "call")
-        ('1 call', '2,000 calls')
-    """
+    """Write a number with its noun: `1 call`, `2,000 calls`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def first_of(names: Sequence[str], most: int, *, joint: str = ", ") -> str:
-    """Name the first ones, and say how many more there are.
-
-    Example:
-        >>> first_of(["a", "b", "c", "d"], 2)
-        'a, b and 2 more'
-    """
+    """Name the first ones, and say how many more there are: `a, b and 2 more`."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return joint.join(names[:most]) + more
 
@@ -132,15 +104,6 @@ def usd_cell(usd: Decimal | None, *, is_least: bool = False, per: int = 1) -> st
     if 0 < usd * per <= Decimal("0.00005"):  # which would be rounded to zero
         return UNKNOWN if is_least else "<$0.0001"
     return f"{'≥' if is_least else ''}${usd * per:,.4f}"
-
-
-def signed_cell(usd: Decimal | None) -> str:
-    """Write a difference as `usd_cell` writes an amount, with its sign."""
-    return UNKNOWN if usd is None else f"{_sign(usd)}{usd_cell(abs(usd))}"
-
-
-def _sign(usd: Decimal) -> str:
-    return "-" if usd < 0 else "+" if usd else "±"
 
 
 def token_cell(number: int, *, is_least: bool = False) -> str:

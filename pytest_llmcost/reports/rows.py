@@ -6,13 +6,14 @@ those that say something of their own: over budget, not checked, nearly over, or
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
 from itertools import chain
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.budgets.budget import Verdict
@@ -20,26 +21,18 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.ledger.ledger import (
     Ledger,
     ModelTotals,
-    PartChange,
-    TestRow,
     fixture_name,
     function_of,
     own_verdicts,
     unbounded_models,
 )
-from pytest_llmcost.ledger.totals import (
-    largest_prompt,
-    most_expensive,
-    parts_of,
-    shared_fixtures,
-    spenders_of,
-)
+from pytest_llmcost.ledger.totals import most_expensive, shared_fixtures
 from pytest_llmcost.money import format_share
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.escape import clean
-from pytest_llmcost.reports.numbers import REFUSED, UNKNOWN, growth, percent, token_cell, usd_cell
+from pytest_llmcost.reports.numbers import REFUSED, UNKNOWN, percent, token_cell, usd_cell
 from pytest_llmcost.reports.run_wording import NotCounted, is_least, last_attempts
-from pytest_llmcost.reports.wording import BROKEN, figure_of, limit_of, state_of, urgency, worst_of
+from pytest_llmcost.reports.wording import BROKEN, figure_of, state_of, urgency, worst_of
 
 OUTSIDE = "fixtures and calls outside tests"
 """The group of what stands in no test file."""
@@ -56,7 +49,10 @@ class Row:
     calls: tuple[Call, ...]
     owner: str
     """As `spenders_of` names it."""
+    verdicts: Sequence[Verdict] = ()
+    """All of its own; none if a later attempt decides."""
     verdict: Verdict | None = None
+    """The one to show: the worst, or the decisive one."""
     outcome: str = ""
     is_last: bool = True
     """Whether no later attempt of the test decides."""
@@ -87,25 +83,13 @@ class Row:
     @cached_property
     def mark(self) -> str:
         """`exceeded`, `unverified`, `near`, or nothing; none if it failed as `xfail` expects."""
-        if self.verdict is None or self.outcome == "xfailed":
-            return ""
-        state = state_of(self.verdict)
+        state = state_of(self.verdict) if self.verdict and self.outcome != "xfailed" else "within"
         return "" if state == "within" else state
 
     @property
     def token_cells(self) -> list[str]:
         """Write its tokens as far as they are known."""
         return token_cells(self.spent.usage, is_least=self.spent["input_tokens"].best is None)
-
-    @property
-    def limit(self) -> str:
-        """Write its budget; nothing if there is none."""
-        return limit_of(self.verdict) if self.verdict else ""
-
-    @property
-    def used(self) -> str:
-        """Which share of its budget it has used."""
-        return share_of(self.verdict) if self.verdict else ""
 
     def cost_cell(self, *, per: int = 1) -> str:
         """Write what it costs, per so many runs."""
@@ -114,24 +98,20 @@ class Row:
         return usd_cell(self.usd, is_least=self.spent.is_least, per=per)
 
 
-def share_of(verdict: Verdict) -> str:
+def share_of(verdict: Verdict | None) -> str:
     """Write which share of a budget is used, with a sign if that is a bound."""
-    if verdict.state == "unverified":
-        return UNKNOWN
+    if verdict is None or verdict.state == "unverified":
+        return UNKNOWN if verdict else ""
     amount, bound = figure_of(verdict)
     share = format_share(amount, verdict.limit)
     return share if share.startswith("<") else f"{_SIGNS[bound]}{share}"
 
 
-def token_numbers(usage: Usage) -> tuple[int, int, int, int]:
-    """Return input, written to cache, read from it, and output."""
-    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    return usage.prompt_tokens, written, usage.cache_read_tokens, usage.output_tokens
-
-
 def token_cells(usage: Usage, *, is_least: bool) -> list[str]:
-    """Write them as far as they are known."""
-    return [token_cell(number, is_least=is_least) for number in token_numbers(usage)]
+    """Write input, written to cache, read from it, and output, as far as they are known."""
+    written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    numbers = (usage.prompt_tokens, written, usage.cache_read_tokens, usage.output_tokens)
+    return [token_cell(number, is_least=is_least) for number in numbers]
 
 
 class Share(NamedTuple):
@@ -195,16 +175,13 @@ _CATEGORIES = {
 def categories_of(totals: ModelTotals) -> list[Category]:
     """Return each token category that was used or paid for; the prices add up to the total."""
     is_known = totals.usd == 0 or bool(totals.by_category.items())
-    found = [
-        Category(
-            key,
-            name,
-            getattr(totals.usage, f"{key}_tokens", None),
-            getattr(totals.by_category, f"{key}_usd") if is_known else None,
-        )
-        for key, name in _CATEGORIES.items()
-    ]
-    return [each for each in found if each.tokens or each.usd]
+    found = []
+    for key, name in _CATEGORIES.items():
+        tokens = getattr(totals.usage, f"{key}_tokens", None)
+        usd = getattr(totals.by_category, f"{key}_usd") if is_known else None
+        if tokens or usd:
+            found.append(Category(key, name, tokens, usd))
+    return found
 
 
 def rows_of(ledger: Ledger) -> list[Row]:
@@ -221,42 +198,33 @@ def rows_of(ledger: Ledger) -> list[Row]:
         elif row.calls:
             cases.setdefault(function_of(row.owner), []).append(row)
     rows = [*rows, *map(_fold, cases.values()), *shared_rows(ledger)]
-    groups: dict[str, list[Row]] = {}
+    spent: defaultdict[str, Decimal] = defaultdict(Decimal)
+    worst = dict[str, int]()
     for row in rows:
-        groups.setdefault(row.group, []).append(row)
-    for members in groups.values():
-        members.sort(
-            key=lambda row: (urgency(row.mark), -row.known_usd, row.usd is not None, row.name)
-        )
+        spent[row.group] += row.known_usd
+        worst[row.group] = min(urgency(row.mark), worst.get(row.group, urgency("")))
 
-    def order(members: Sequence[Row]) -> tuple[bool, int, Decimal, str]:
-        spent, first = sum((row.known_usd for row in members), Decimal(0)), members[0]
-        return first.group == OUTSIDE, urgency(first.mark), -spent, first.group
+    def order(row: Row) -> tuple[Any, ...]:
+        file = row.group == OUTSIDE, worst[row.group], -spent[row.group], row.group
+        return *file, urgency(row.mark), -row.known_usd, row.usd is not None, row.name
 
-    return [row for members in sorted(groups.values(), key=order) for row in members]
+    return sorted(rows, key=order)
 
 
 def attempts_of(ledger: Ledger) -> list[Row]:
-    """Return a row for each attempt of each test, in the ledger's order."""
+    """Return a row for each attempt of each test; what an earlier one exceeded does not count."""
     last = {(test.nodeid, test.attempt) for test in last_attempts(ledger.tests)}
-    return [row_of(test, is_last=(test.nodeid, test.attempt) in last) for test in ledger.tests]
-
-
-def row_of(test: TestRow, *, is_last: bool = True) -> Row:
-    """Return the row of one attempt; what an earlier one exceeded does not count."""
-    group, _, name = test.nodeid.partition("::")
-    name = (name or group) if is_last else f"{name} (attempt {test.attempt})"
-    # A block may be over its budget in a test that keeps its own, or has none.
-    verdict = worst_of(own_verdicts(test)) or test.verdict
-    return Row(
-        clean(group),
-        clean(name),
-        test.calls,
-        test.nodeid,
-        verdict if is_last else None,
-        test.outcome,
-        is_last,
-    )
+    found = []
+    for test in ledger.tests:
+        is_last = (test.nodeid, test.attempt) in last
+        group, _, name = test.nodeid.partition("::")
+        name = (name or group) if is_last else f"{name} (attempt {test.attempt})"
+        group, name, owner, outcome = clean(group), clean(name), test.nodeid, test.outcome
+        verdicts = own_verdicts(test) if is_last else ()
+        # A block may be over its budget in a test that keeps its own, or has none.
+        verdict = worst_of(verdicts) or (test.verdict if is_last else None)
+        found.append(Row(group, name, test.calls, owner, verdicts, verdict, outcome, is_last))
+    return found
 
 
 def shared_rows(ledger: Ledger) -> list[Row]:
@@ -288,36 +256,12 @@ def _fold(rows: Sequence[Row]) -> Row:
     return replace(shown, name=clean(name), folded=tuple(chain.from_iterable(others)))
 
 
-def shown(rows: Sequence[Row], most: int, cause: NotCounted | None) -> tuple[list[Row], list[Row]]:
+def shown(rows: Sequence[Row], most: int, cause: NotCounted) -> tuple[list[Row], list[Row]]:
     """Split rows into those to show, at most so many, and the rest; 0 shows all.
 
     Those whose budget is broken are shown in any case, but for a cause that several tests share.
     """
-    is_broken = [
-        row.mark in BROKEN and not (cause and cause.explains(row.owner, row.mark)) for row in rows
-    ]
+    is_broken = [row.mark in BROKEN and not cause.explains(row.owner, row.mark) for row in rows]
     ranked = sorted(range(len(rows)), key=lambda at: (not is_broken[at], -rows[at].known_usd))
     most = max(most or len(rows), sum(is_broken))
     return [rows[at] for at in sorted(ranked[:most])], [rows[at] for at in sorted(ranked[most:])]
-
-
-def parts_by_owner(ledger: Ledger) -> dict[str, list[PartChange]]:
-    """Return the parts of each owner's largest prompt as far as they are counted, largest first."""
-    found: dict[str, list[PartChange]] = {}
-    if ledger.comparison:
-        for each in ledger.comparison.parts:
-            found.setdefault(each.name, []).append(each)
-        return found
-    tokens = parts_of(ledger)
-    for spender in spenders_of(ledger):  # of several attempts the last one
-        parts = largest_prompt(spender.calls, tokens)
-        found[spender.name] = [
-            PartChange(name=spender.name, part=part, before=None, after=size)
-            for part, size in sorted(parts.items(), key=lambda each: (-each[1], each[0]))
-        ]
-    return found
-
-
-def part_growth(each: PartChange) -> str:
-    """Say by how much a part grew, or that it is new."""
-    return growth(each.before, each.after) or ("new" if each.before == 0 else "")

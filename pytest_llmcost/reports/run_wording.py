@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import chain
 from typing import NamedTuple
@@ -15,20 +15,9 @@ from pytest_llmcost.budgets.budget import Verdict, describe_breaks
 from pytest_llmcost.credentials import how_to_filter
 from pytest_llmcost.ledger.ledger import Comparison, Ledger, TestRow, calls_of, own_verdicts
 from pytest_llmcost.ledger.totals import amounts_of, counted_calls, is_live, spenders_of
+from pytest_llmcost.reports import wording
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, first_of, format_count, write_round_usd
-from pytest_llmcost.reports.wording import (
-    COUNT_IT,
-    SIGNS,
-    all_changed_parts,
-    breaking,
-    counts_in_vain,
-    lacks_count,
-    list_parts,
-    short_sentence,
-    split_reason,
-    state_of,
-)
 
 _MOST_SHOWN = 3
 """Breaks, and causes of cache misses, in the one line that a summary has for each."""
@@ -41,18 +30,16 @@ def broken_prefixes(ledger: Ledger) -> str:
     """
     if ledger.stable_prefix != "warn":
         return ""
-    found = []
     said = {
-        (test.nodeid, test.attempt)
+        ("test", test.nodeid, test.attempt)
         for test in ledger.tests
         if any(each.kind == "stable_prefix" and each.found for each in own_verdicts(test))
     }
+    found = []
     for spender in spenders_of(ledger):
-        if spender.kind == "test" and (spender.name, spender.attempt) in said:
-            continue
         calls = [call for call in spender.calls if call.broken_prefix is not None]
         usd = [call.broken_prefix.usd for call in calls if call.broken_prefix is not None]
-        if calls:
+        if calls and (spender.kind, spender.name, spender.attempt) not in said:
             found.append((-sum(filter(None, usd), Decimal(0)), spender.name, calls))
     if not found:
         return ""
@@ -60,7 +47,7 @@ def broken_prefixes(ledger: Ledger) -> str:
     number = sum(len(calls) for _, _, calls in found)
     more = f", and {format_count(number - len(calls), 'call')} elsewhere" if len(found) > 1 else ""
     places = ", ".join(describe_breaks(calls)[:_MOST_SHOWN])
-    return f"{breaking(number)}: {name}: {places}{more} (llmcost_stable_prefix)"
+    return f"{wording.breaking(number)}: {name}: {places}{more} (llmcost_stable_prefix)"
 
 
 def cache_misses(ledger: Ledger) -> str:
@@ -85,11 +72,9 @@ def _why_not_exact(ledger: Ledger) -> Iterator[str]:
 
     A test that only warns has no failure that could.
     """
-    usd, open_budgets = amounts_of(ledger)["usd"], marks_by_state(ledger)["unverified"]
-    are_said = any(
-        mark.verdict.reasons and (not mark.name or ledger.unverified == "fail")
-        for mark in open_budgets
-    )
+    usd, is_hard = amounts_of(ledger)["usd"], ledger.unverified == "fail"
+    open_budgets = marks_by_state(ledger)["unverified"]
+    are_said = any(each.verdict.reasons and (is_hard or not each.name) for each in open_budgets)
     if are_said or usd.low == usd.high:
         return
     low, high = usd.low, None if ledger.lost_calls else usd.high
@@ -97,10 +82,8 @@ def _why_not_exact(ledger: Ledger) -> Iterator[str]:
     if high is not None:
         bounds = f"between {dollars(low, against=high)} and {dollars(high, against=low)}"
     about = f"the cost of a run is {bounds}"
-    for reason in without_shared(usd.reasons.explain(), not_counted(ledger)):
-        what, remedy = split_reason(reason)
-        is_in_vain = remedy.startswith(COUNT_IT) and counts_in_vain(calls_of(ledger))
-        yield f"{about}: {what if is_in_vain else reason}"
+    for reason in split_reasons(without_shared(usd.reasons.explain(), not_counted(ledger)), ledger):
+        yield f"{about}: {'; '.join(filter(None, reason))}"
         about = "another reason"
 
 
@@ -174,9 +157,9 @@ def marks_of(ledger: Ledger) -> Iterator[Mark]:
 
 def marks_by_state(ledger: Ledger) -> dict[str, list[Mark]]:
     """Group them by `exceeded`, `unverified`, `near` and `within`."""
-    found: dict[str, list[Mark]] = {state: [] for state in SIGNS}
+    found: dict[str, list[Mark]] = {state: [] for state in wording.SIGNS}
     for mark in marks_of(ledger):
-        found[state_of(mark.verdict)].append(mark)
+        found[wording.state_of(mark.verdict)].append(mark)
     return found
 
 
@@ -198,10 +181,9 @@ def last_attempts(tests: Iterable[TestRow]) -> list[TestRow]:
 
 def run_failures(ledger: Ledger) -> Iterator[str]:
     """Yield a line for each budget that fails a run by itself, as pytest has one for each test."""
-    for mark in marks_of_run(ledger):
-        verdict = mark.verdict
+    for verdict, name, *_ in marks_of_run(ledger):
         if verdict.fails(ledger.unverified):
-            yield f"FAILED {clean(mark.name or verdict.origin)} - {short_sentence(verdict)}"
+            yield f"FAILED {clean(name or verdict.origin)} - {wording.short_sentence(verdict)}"
 
 
 def run_advice(verdict: Verdict, ledger: Ledger) -> str:
@@ -236,21 +218,20 @@ _MOST_FILES = 3
 
 
 class NotCounted(NamedTuple):
-    """Tests that fail for one cause: their prompts are not counted."""
+    """Several tests that fail for one cause, their prompts are not counted; or none."""
 
-    tests: tuple[TestRow, ...]
-    nodeids: frozenset[str]
-    """Theirs."""
-    parts: tuple[tuple[str, int], ...]
+    tests: Mapping[str, TestRow]
+    """Each by its node id."""
+    parts: Sequence[tuple[str, int]]
     """Each changed part with the number of tests in which it changed, the most frequent first."""
     volatile: int
     """In how many tests a prompt differs in every run, so that a count will be missing again."""
-    files: frozenset[str]
+    files: Collection[str]
     """Of all tests that lack a count, also without a budget; none if a shared fixture lacks one."""
 
     def explains(self, name: str, state: str) -> bool:
         """Whether it is all that is to be said of a budget of a test."""
-        return state == "unverified" and name in self.nodeids
+        return state == "unverified" and name in self.tests
 
     def lines(self, root: str = "") -> Iterator[str]:
         """Say how many tests, what changed in them, and the command that counts them all.
@@ -265,7 +246,7 @@ class NotCounted(NamedTuple):
         def of_tests(some: int) -> str:
             return every_one if some == number else f"{some:,}"
 
-        changed = list_parts([f"{part} in {of_tests(each)}" for part, each in self.parts])
+        changed = wording.list_parts([f"{part} in {of_tests(each)}" for part, each in self.parts])
         volatile = f"; differs in every run in {of_tests(self.volatile)}: see the failures"
         if changed:
             yield f"changed: {', '.join(changed)}{volatile if self.volatile else ''}"
@@ -277,37 +258,41 @@ class NotCounted(NamedTuple):
             yield f"count them all (free): {shlex.join(words)}"
 
 
-def not_counted(ledger: Ledger) -> NotCounted | None:
-    """Find the tests that share this cause; None if they are not several."""
-    tests, volatile, files = [], 0, set[str]()
-    parts: Counter[str] = Counter()
+def not_counted(ledger: Ledger) -> NotCounted:
+    """Find the tests that share this cause; none if they are not several."""
+    tests, parts, volatile, files = dict[str, TestRow](), Counter[str](), 0, set[str]()
     for test in last_attempts(ledger.tests):
-        lacking = [call for call in test.calls if lacks_count(call)]
-        if lacking:
+        if lacking := [call for call in test.calls if wording.lacks_count(call)]:
             files.add(test.nodeid.partition("::")[0])
         states = {each.state for each in own_verdicts(test)}
         if not states and test.outcome == "failed":  # by the missing count itself
             states = {"unverified"}
         if lacking and "unverified" in states and test.outcome != "xfailed":
-            tests.append(test)
+            tests[test.nodeid] = test
             volatile += any(call.has_caveat("volatile") for call in lacking)
-            parts.update(all_changed_parts(lacking))
+            parts.update(wording.all_changed_parts(lacking))
     if len(tests) < 2:
-        return None
+        return NotCounted({}, (), 0, ())
     most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
-    nodeids = frozenset(test.nodeid for test in tests)
     shared = [call for fixture in ledger.fixtures for call in fixture.calls]
-    if any(map(lacks_count, (*shared, *ledger.outside_tests))):
+    if any(map(wording.lacks_count, (*shared, *ledger.outside_tests))):
         files.clear()
-    return NotCounted(tuple(tests), nodeids, tuple(most_frequent), volatile, files=frozenset(files))
+    return NotCounted(tests, most_frequent, volatile, files)
 
 
-def without_shared(reasons: Iterable[str], cause: NotCounted | None) -> list[str]:
+def split_reasons(reasons: Iterable[str], ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """Split each into what is wrong and what to do; a count in vain is not advised."""
+    for what, remedy in map(wording.split_reason, reasons):
+        is_count = remedy.startswith(wording.COUNT_IT)
+        yield what, "" if is_count and wording.counts_in_vain(calls_of(ledger)) else remedy
+
+
+def without_shared(reasons: Iterable[str], cause: NotCounted) -> list[str]:
     """Leave out the reason that several tests share, and that is named above."""
-    return [each for each in reasons if not (cause and COUNT_IT in each)]
+    return [each for each in reasons if not (cause.tests and wording.COUNT_IT in each)]
 
 
-def new_reasons(verdict: Verdict, cause: NotCounted | None, said: set[str]) -> list[str]:
+def new_reasons(verdict: Verdict, cause: NotCounted, said: set[str]) -> list[str]:
     """Return why a budget is open, but for what several tests share and what has been said.
 
     Several budgets may be open for one reason.

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 _ASCII = str.maketrans(
     {"✗": "x", "✓": "ok", "≥": ">=", "≤": "<=", "…": "...", "·": "-", "→": "->", "±": "+-"}
 )
-_OF_NO_WIDTH = ("Mn", "Me")
-"""The categories of what is drawn over the character before it."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,9 @@ def width_of(text: str) -> int:
     """
     if text.isascii():
         return len(text)
-    return sum(
-        0
-        if unicodedata.category(each) in _OF_NO_WIDTH
-        else 1 + (unicodedata.east_asian_width(each) in ("W", "F"))
-        for each in text
-    )
+    # Those of the categories Mn and Me are drawn over the character before them.
+    shown = [each for each in text if unicodedata.category(each) not in ("Mn", "Me")]
+    return len(shown) + sum(unicodedata.east_asian_width(each) in ("W", "F") for each in shown)
 
 
 @dataclass(frozen=True)
@@ -98,8 +93,8 @@ def text_table(
             yield Line(f"{_padded(name, name_width)}{text}".rstrip(), markup)
 
     for group in groups:
-        is_first = group == groups[0]
-        yield from aligned(titles if is_first else [group, *[""] * len(widths)], {"bold": True})
+        heading = titles if group == groups[0] else [group, *[""] * len(widths)]
+        yield from aligned(heading, {"bold": True})
         for row, cells in zip(rows, cells_of, strict=True):
             if row.group == group:
                 yield from aligned(cells, row.markup)

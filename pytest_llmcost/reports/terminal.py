@@ -6,46 +6,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import dropwhile
+from itertools import chain, dropwhile
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.repriced import Column
-from pytest_llmcost.ledger.ledger import Ledger, calls_of
+from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.totals import counted_calls, live_spenders, parts_of
-from pytest_llmcost.reports.comparisons import (
-    describe_difference,
-    render_comparison,
-    render_other_model,
-)
+from pytest_llmcost.reports import comparisons, run_wording, wording
 from pytest_llmcost.reports.escape import MOST_WITH_COMMAND, clean
 from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
-from pytest_llmcost.reports.rows import Row, models_of, rows_of, shown, tags_of
-from pytest_llmcost.reports.run_wording import (
-    describe_live,
-    describe_partial,
-    describe_prices,
-    describe_total,
-    is_least,
-    marks_by_state,
-    marks_of_run,
-    new_reasons,
-    not_counted,
-    notes_of,
-    run_advice,
-    suite_budget,
-)
+from pytest_llmcost.reports.rows import Row, models_of, rows_of, share_of, shown, tags_of
 from pytest_llmcost.reports.tables import Line, Screen, TableRow, text_table, width_of, wrap
-from pytest_llmcost.reports.wording import (
-    COUNT_IT,
-    SIGNS,
-    counts_in_vain,
-    describe_parts,
-    sentence,
-    short_sentence,
-    split_reason,
-    state_of,
-)
 
 _COLOURS = {"exceeded": "red", "unverified": "yellow", "near": "yellow", "within": "green"}
 _MOST_LIVE = 5
@@ -84,11 +56,6 @@ class View(Screen):
     notes: Sequence[str] = ()
     """What is missing in these columns."""
 
-    @property
-    def per_runs(self) -> str:
-        """What amounts are per, for a sentence."""
-        return f" per {self.per:,} runs" if self.per != 1 else ""
-
 
 def render_summary(ledger: Ledger, view: View) -> list[Line]:
     """Render the whole section; empty when nothing was counted and no budget is broken."""
@@ -96,7 +63,7 @@ def render_summary(ledger: Ledger, view: View) -> list[Line]:
     if not rows and _is_quiet(ledger):
         return []
     lines: list[Line] = []
-    if cause := not_counted(ledger):
+    if (cause := run_wording.not_counted(ledger)).tests:
         first, *rest = cause.lines(view.root)
         lines += wrap(first, view, markup={"yellow": True, "bold": True})
         for text in rest:
@@ -104,10 +71,10 @@ def render_summary(ledger: Ledger, view: View) -> list[Line]:
         lines.append(Line(""))
     lines += _table(rows, view, ledger) if rows else ()
     for other in ledger.other_models:
-        table = render_other_model(other, view, rows=view.rows, per=view.per)
+        table = comparisons.render_other_model(other, view, rows=view.rows, per=view.per)
         lines += [Line(""), *table]
     lines += [Line(""), *_totals(ledger, view)]
-    lines += render_comparison(ledger.comparison, view) if ledger.comparison else ()
+    lines += comparisons.render_comparison(ledger.comparison, view) if ledger.comparison else ()
     lines += [*render_verdicts(ledger, view), *_notes(ledger, view)]
     return [
         Line(view.text(clean(line.text, MOST_WITH_COMMAND)), line.markup)
@@ -120,16 +87,17 @@ def render_short(ledger: Ledger) -> str:
     totals = ledger.totals
     if not totals.calls and _is_quiet(ledger):
         return ""
-    total, budget = describe_total(ledger), suite_budget(ledger)
+    total, budget = run_wording.describe_total(ledger), run_wording.suite_budget(ledger)
     if budget and budget.state != "unverified":  # its sentence has the total, too
-        total = short_sentence(budget)
-    over, unchecked, *_ = map(len, marks_by_state(ledger).values())
+        total = wording.short_sentence(budget)
+    over, unchecked, *_ = map(len, run_wording.marks_by_state(ledger).values())
     parts = []
     if ledger.comparison is not None:
-        parts.append(f"{describe_difference(ledger.comparison)[0]} against the baseline")
+        change, _ = comparisons.describe_difference(ledger.comparison)
+        parts.append(f"{change} against the baseline")
     parts += [f"{over} over"] if over else []
     parts += [f"{unchecked} not checked"] if unchecked else []
-    parts += [f"{describe_live(ledger)} spent live"] if totals.live_usd else []
+    parts += [f"{run_wording.describe_live(ledger)} spent live"] if totals.live_usd else []
     return ", ".join([f"llmcost: {total}", *parts])
 
 
@@ -141,21 +109,20 @@ def _is_quiet(ledger: Ledger) -> bool:
 
 def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
     """Show the rows that cost most, in the columns that have something to say and room."""
-    kept, hidden = shown(rows, view.rows, not_counted(ledger))
+    kept, hidden = shown(rows, view.rows, run_wording.not_counted(ledger))
     parts = parts_of(ledger)
     tokens = zip(*(row.token_cells for row in kept), strict=True)
+    cost = f"cost/{view.per:,}" if view.per != 1 else "cost"
     columns: dict[str, Sequence[str]] = {
         "calls": [f"{len(row.calls):,}" for row in kept],
         **dict(zip(("input", "cache written", "cache read", "output"), tokens, strict=True)),
-        f"cost/{view.per:,}" if view.per != 1 else "cost": [
-            row.cost_cell(per=view.per) for row in kept
-        ],
+        cost: [row.cost_cell(per=view.per) for row in kept],
     }
     for name, price in view.columns.items():
         known = [_priced(row.calls, price) for row in kept]
         columns[name] = [usd_cell(usd, is_least=bool(some), per=view.per) for usd, some in known]
-    columns["budget"] = [re.sub(" tokens?", "", row.limit) for row in kept]
-    used = (row.used for row in kept)
+    columns["budget"] = [re.sub(" tokens?", "", wording.limit_of(row.verdict)) for row in kept]
+    used = (share_of(row.verdict) for row in kept)
     columns["used"] = [each if len(each) <= len("≥9,999%") else ">9,999%" for each in used]
     for head, cells in [*columns.items()]:
         columns[head] = [view.text(cell) for cell in cells]
@@ -171,15 +138,12 @@ def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
             columns.pop(head, None)
     if taken() > view.width:
         columns.pop("used", None)  # the mark is left
-    table = [
-        TableRow(
-            [f"{SIGNS.get(row.mark, ' ')} {row.name}", *cells],
-            row.group,
-            {_COLOURS[row.mark]: True} if row.mark else {},
-            describe_parts(row.calls, parts),
-        )
-        for row, *cells in zip(kept, *columns.values(), strict=True)
-    ]
+    table = []
+    for row, *cells in zip(kept, *columns.values(), strict=True):
+        title = f"{wording.SIGNS.get(row.mark, ' ')} {row.name}"
+        markup = {_COLOURS[row.mark]: True} if row.mark else {}
+        note = wording.describe_parts(row.calls, parts)
+        table.append(TableRow([title, *cells], row.group, markup, note))
     yield from text_table(["", *(f"{head}:" for head in columns)], table, view)
     if hidden:
         rest = Amounts.of(call for row in hidden for call in (*row.calls, *row.folded))
@@ -199,8 +163,9 @@ def _priced(calls: Iterable[Call], price: Pricing) -> tuple[Decimal | None, int]
 def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run costs: at list price, by model and by tag, then in each further column."""
     totals, models, per = ledger.totals, models_of(ledger), view.per
-    total = dollars(totals.usd, is_least=is_least(ledger), per=per)
-    text = f"{total}{view.per_runs} at list price, {format_count(totals.calls, 'call')}"
+    runs = f" per {per:,} runs" if per != 1 else ""
+    total = dollars(totals.usd, is_least=run_wording.is_least(ledger), per=per)
+    text = f"{total}{runs} at list price, {format_count(totals.calls, 'call')}"
     if totals.unpriced_calls:
         text += f" ({totals.unpriced_calls:,} of unknown cost)"
     if ledger.cache_state != "as-billed":
@@ -224,7 +189,7 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
         meaning, why_unknown = _COLUMNS[name]
         usd, unknown = _priced(calls, price)
         total = dollars(usd, is_least=bool(unknown), per=per)
-        text = f"{name} {total}{view.per_runs}: {meaning}"
+        text = f"{name} {total}{runs}: {meaning}"
         if unknown:
             text += f"; {format_count(unknown, 'call')} unknown ({why_unknown})"
         yield from wrap(text, view)
@@ -234,30 +199,29 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
 
 def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
     """Say what became of the budgets over several tests, and of increases."""
-    cause, said = not_counted(ledger), set[str]()
-    for mark in marks_of_run(ledger):
-        verdict = mark.verdict
-        state = state_of(verdict)
+    cause, said = run_wording.not_counted(ledger), set[str]()
+    for mark in run_wording.marks_of_run(ledger):
+        verdict, state = mark.verdict, wording.state_of(mark.verdict)
         markup = {_COLOURS[state]: True, "bold": state != "within"}
         about = f"{clean(mark.name)}: " if mark.name else ""
-        yield from wrap(f"{SIGNS[state]} {about}{sentence(verdict)}", screen, markup=markup)
-        advice = run_advice(verdict, ledger)
+        text = f"{wording.SIGNS[state]} {about}{wording.sentence(verdict)}"
+        yield from wrap(text, screen, markup=markup)
+        advice = run_wording.run_advice(verdict, ledger)
         if not mark.name or advice not in said:  # what to do about many tests that grew
             said.add(advice)
             yield from wrap(advice, screen, indent=2)
         if verdict.state == "unverified":
-            for what, remedy in map(split_reason, new_reasons(verdict, cause, said)):
-                yield from wrap(what, screen, indent=2)
-                # No advice to count what differs in every run: it would be missing again.
-                if not (remedy.startswith(COUNT_IT) and counts_in_vain(calls_of(ledger))):
-                    yield from wrap(remedy, screen, indent=2)
+            reasons = run_wording.new_reasons(verdict, cause, said)
+            for text in chain.from_iterable(run_wording.split_reasons(reasons, ledger)):
+                yield from wrap(text, screen, indent=2)
 
 
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run spent, of which day the prices are, and what else a reader should know."""
-    number = len(marks_by_state(ledger)["unverified"])
+    number = len(run_wording.marks_by_state(ledger)["unverified"])
     parts = [f"{format_count(number, 'budget')} could not be checked"] if number else []
-    parts += [f"{describe_live(ledger)} spent live", describe_prices(ledger)]
+    parts.append(f"{run_wording.describe_live(ledger)} spent live")
+    parts.append(run_wording.describe_prices(ledger))
     yield from wrap(" · ".join(parts), view)
     spent = live_spenders(ledger)
     if spent:
@@ -269,14 +233,11 @@ def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
         amounts = sum((amounts for _, amounts in rest), Amounts())
         usd = dollars(amounts.usd, is_least=amounts.is_least)
         yield Line(f"  … {len(rest):,} more, {usd}")
-    number = sum("input-only" in call.caveats for call in counted_calls(ledger))
-    if number:
-        yield from wrap(
-            f"{format_count(number, 'call')} {'is' if number == 1 else 'are'} priced without "
-            "output; pass output_tokens= to llmcost.count(...)",
-            view,
-        )
+    if number := sum("input-only" in call.caveats for call in counted_calls(ledger)):
+        calls = f"{format_count(number, 'call')} {'is' if number == 1 else 'are'}"
+        remedy = "pass output_tokens= to llmcost.count(...)"
+        yield from wrap(f"{calls} priced without output; {remedy}", view)
     if ledger.comparison is None:  # otherwise it says so
-        yield from wrap(describe_partial(ledger), view)
-    for text in notes_of(ledger):
+        yield from wrap(run_wording.describe_partial(ledger), view)
+    for text in run_wording.notes_of(ledger):
         yield from wrap(clean(text, MOST_WITH_COMMAND), view, markup={"yellow": True})

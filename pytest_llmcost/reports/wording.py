@@ -43,8 +43,10 @@ _NOUNS: Mapping[Kind, str] = {
 # Budgets
 
 
-def limit_of(verdict: Verdict) -> str:
+def limit_of(verdict: Verdict | None) -> str:
     """Write a limit with all its digits; a rounded one might seem kept when it is not."""
+    if verdict is None:
+        return ""
     if verdict.kind in GATES:
         return GATES[verdict.kind].limit.format(allowed=clean(", ".join(verdict.models)))
     if verdict.part is not None:
@@ -268,12 +270,11 @@ def render_failure(
     """
     parts = parts or {}
     facts = [*_prompt_facts(calls), *_call_facts(verdict, calls, parts)]
-    if largest := describe_parts(calls, parts):
-        facts.append(("largest parts", largest))
+    facts.append(("largest parts", describe_parts(calls, parts)))
     is_in_vain = counts_in_vain(calls)
     for what, remedy in map(split_reason, verdict.reasons):
         if not remedy.startswith(COUNT_IT):
-            facts += [("unknown", what), *([("to settle it", remedy)] if remedy else [])]
+            facts += [("unknown", what), ("to settle it", remedy)]
         elif not is_in_vain:
             facts.append(("count it (free)", remedy.removeprefix(COUNT_IT)))
     for each in others:
@@ -287,23 +288,21 @@ def render_missing_count(
     error: CountError, verdict: Verdict | None, asked_at: str
 ) -> tuple[str, str]:
     """Explain a count that a test asked for and did not get; return a short form, too."""
-    facts = [("asked for at", asked_at)] if asked_at else []
+    facts = [("asked for at", asked_at)]
     if isinstance(error, CountMissingError):
         what, changed = f"{error.what} not counted yet", describe_changes(error.changed)
         short = f"not counted yet{f': {changed} changed' if changed else ''}"
-        if error.before is not None:
-            facts.append(("recorded", f"{error.before:,} input tokens"))
-        facts += [("changed", f"{changed} (since it was counted)")] if changed else []
+        recorded = "" if error.before is None else f"{error.before:,} input tokens"
+        facts.append(("recorded", recorded))
+        facts.append(("changed", changed and f"{changed} (since it was counted)"))
         if error.suspicious:
             facts.append(("possible cause", f"may differ in every run: {error.suspicious}"))
             facts.append(("if so, remove it", _BY_HOOK))
-        if error.outdated:
-            facts.append(("cause", error.outdated))
-        facts.append(("count it (free)", error.command))
+        facts += [("cause", error.outdated), ("count it (free)", error.command)]
     else:
         what, short = "a prompt could not be counted", str(error)
         cause, remedy = split_reason(short)
-        facts += [("cause", cause), *([("to settle it", remedy)] if remedy else [])]
+        facts += [("cause", cause), ("to settle it", remedy)]
     if verdict is not None and verdict.state == "unverified":
         what = f"cannot check the {_budget(verdict)}{_set_at(verdict)}: {what}"
         short = short_sentence(verdict) if isinstance(error, CountMissingError) else short
@@ -313,8 +312,9 @@ def render_missing_count(
 _BY_HOOK = "in the hook pytest_llmcost_normalize_payload, for comparisons alone"
 
 
-def _aligned(facts: Sequence[tuple[str, str]]) -> list[str]:
-    return ["", *(f"  {label:<16}  {text}" for label, text in facts)] if facts else []
+def _aligned(facts: Iterable[tuple[str, str]]) -> list[str]:
+    lines = [f"  {label:<16}  {text}" for label, text in facts if text]
+    return ["", *lines] if lines else []
 
 
 def _prompt_facts(calls: Sequence[Call]) -> Iterator[tuple[str, str]]:
@@ -372,10 +372,8 @@ def _call_facts(
             yield label, describe_call(call)
     elif verdict.kind == "worst":
         longest = max(calls, key=lambda call: call.max_tokens or 0)
-        yield (
-            "longest reply",
-            f"max_tokens of {longest.max_tokens or 0:,}: {describe_call(longest)}",
-        )
+        reply = f"max_tokens of {longest.max_tokens or 0:,}"
+        yield "longest reply", f"{reply}: {describe_call(longest)}"
     elif calls:
 
         def size(call: Call) -> tuple[Decimal, int]:

@@ -124,7 +124,7 @@ def test_the_parts_that_changed_most_are_named_with_the_tests_that_have_them(
     assert lines[1:5] == [
         "  tools.find: 890 → 1,402 tokens (+58 %) in t.py::test_a and 2 more",
         "  tools.old: 200 → 0 tokens (removed) in t.py::test_a and 2 more",
-        "  tools.new: 0 → 60 tokens (new) in t.py::test_a and 2 more",
+        "  tools.new: 60 tokens (new) in t.py::test_a and 2 more",
         "  1 more part changed",
     ]
     # Without a count of the parts in both, nothing is said of what they grew by.

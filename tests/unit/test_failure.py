@@ -16,7 +16,15 @@ from pytest_llmcost.call import Before, Call, PricedSamplingCall
 from pytest_llmcost.prices.bill import ByCategory
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
-from pytest_llmcost.reports.numbers import growth, percent, signed
+from pytest_llmcost.reports.numbers import (
+    dollars,
+    first_of,
+    format_count,
+    growth,
+    percent,
+    signed,
+    write_round_usd,
+)
 from pytest_llmcost.reports.wording import (
     describe_call,
     render_failure,
@@ -353,6 +361,14 @@ class TestNumbers:
     )
     def test_differences_have_a_sign(self, usd: str | None, shown: str) -> None:
         assert signed(None if usd is None else Decimal(usd)) == shown
+
+    def test_each_number_has_its_form(self) -> None:
+        assert dollars(Decimal("0.5"), is_least=True) == "at least $0.50"
+        assert percent(Decimal("0.0013"), Decimal("0.01")) == "13 %"
+        assert growth(1_000, 1_310) == "+31 %"
+        assert write_round_usd(Decimal("1234.5")) == "$1300.00"
+        assert [format_count(each, "call") for each in (1, 2000)] == ["1 call", "2,000 calls"]
+        assert first_of(["a", "b", "c", "d"], 2) == "a, b and 2 more"
 
     def test_percentages_never_show_zero(self) -> None:
         for part in range(1, 100):  # the half that rounds to zero among them

@@ -35,11 +35,10 @@ def test_a_test_says_what_has_no_price() -> None:
 
 def test_what_is_unknown_is_a_question_mark() -> None:
     report = make_report({a_test("t"): [make_call(None, sampling_calls=())]})
-    properties = dict(test_properties(report.tests[0]))
-    for name in ("usd", "input_tokens", "output_tokens"):
-        assert properties[f"llmcost_{name}"] == "?"
-    assert properties["llmcost_calls"] == "1"
-    assert dict(suite_properties(report))["llmcost_usd"] == "?"
+    for properties in map(dict, (test_properties(report.tests[0]), suite_properties(report))):
+        for name in ("usd", "input_tokens", "output_tokens"):
+            assert properties[f"llmcost_{name}"] == "?"
+        assert properties["llmcost_calls"] == "1"
 
 
 def test_the_suite_states_its_totals_and_its_verdict() -> None:

@@ -27,9 +27,10 @@ from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.markdown import render_markdown
-from pytest_llmcost.reports.rows import rows_of
+from pytest_llmcost.reports.rows import rows_of, share_of
 from pytest_llmcost.reports.tables import Screen, wrap
 from pytest_llmcost.reports.terminal import View, render_short, render_summary
+from pytest_llmcost.reports.wording import limit_of
 
 
 def report_of(*tests: TestRow) -> Ledger:
@@ -223,7 +224,7 @@ class TestRows:
                 row("t.py::test_b", make_call("1"), limit="1", attempt=2),
             )
         )
-        shown = [(each.mark, each.name, each.usd, each.used) for each in rows]
+        shown = [(each.mark, each.name, each.usd, share_of(each.verdict)) for each in rows]
         assert shown == [("", "test_b (2 attempts, last)", Decimal(1), "100%")]
 
     def test_the_budget_of_a_case_does_not_stand_beside_the_cost_of_another(self) -> None:
@@ -235,7 +236,7 @@ class TestRows:
             )
         )
         name = "test_a (2 cases, most expensive)"
-        assert (shown.name, shown.usd, shown.limit) == (name, Decimal("0.2"), "")
+        assert (shown.name, shown.usd, limit_of(shown.verdict)) == (name, Decimal("0.2"), "")
 
     def test_an_expected_failure_has_no_mark(self) -> None:
         test = replace(row("t.py::test_a", make_call("2"), limit="1"), outcome="xfailed")

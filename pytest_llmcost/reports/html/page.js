@@ -4,9 +4,8 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const text = (number) => data.texts[number];
   const named = (fields, values) => Object.fromEntries(fields.map((name, at) => [name, values[at]]));
-  const SIGNS = { over: "✗", unknown: "?", near: "!" };
-  const STATE_SIGNS = { exceeded: "✗", unverified: "?", near: "!", within: "✓" };
-  const WORDS = { over: "over budget", unknown: "not checked", near: "near its budget" };
+  const SIGNS = { exceeded: "✗", unverified: "?", near: "!", within: "✓" };
+  const WORDS = { exceeded: "over budget", unverified: "not checked", near: "near its budget" };
   const CHUNK = 200;
 
   const rows = data.rows.map((values, number) => {
@@ -50,7 +49,6 @@
   ];
 
   function quantity(value) {
-    if (typeof value === "number") return value;
     const digits = value.replace(/\D/g, "");
     return digits ? Number(digits) : null;
   }
@@ -130,7 +128,7 @@
   }
 
   const number = (key, value) =>
-    make("td", { class: `c-${key} number${value === 0 ? " zero" : ""}` }, figure(value));
+    make("td", { class: `c-${key} number${figure(value) === "0" ? " zero" : ""}` }, figure(value));
 
   function budget(row) {
     const limit = text(row.budget);
@@ -188,7 +186,7 @@
       );
     for (const [became, sentence, ...reasons] of row.verdicts) {
       yield wide(
-        make("p", { class: became }, make("span", { class: "sign", "aria-hidden": "true" }, STATE_SIGNS[became]), ` ${sentence}`),
+        make("p", { class: became }, make("span", { class: "sign", "aria-hidden": "true" }, SIGNS[became]), ` ${sentence}`),
         ...reasons.map((reason) => make("p", { class: "muted" }, reason)),
       );
     }
@@ -206,7 +204,7 @@
     }
     for (const values of row.found) {
       const call = named(data.callFields, values);
-      const tokens = TOKENS.map(([key, title]) => `${title.toLowerCase()} ${figure(call[key])}`).join(" · ");
+      const tokens = TOKENS.map(([key, title]) => `${title.toLowerCase()} ${call[key]}`).join(" · ");
       const note = text(call.note);
       yield make(
         "tr",
@@ -244,7 +242,7 @@
     );
   }
 
-  const marks = ["over", "unknown", "near"].filter((mark) => rows.some((row) => row.mark === mark));
+  const marks = Object.keys(WORDS).filter((mark) => rows.some((row) => row.mark === mark));
   for (const mark of marks.length ? ["", ...marks] : []) {
     const label = mark ? `${SIGNS[mark]} ${figure(rows.filter((row) => row.mark === mark).length)} ${WORDS[mark]}` : "All";
     const press = (event) => {
