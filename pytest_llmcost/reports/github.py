@@ -54,7 +54,8 @@ def render_annotations(ledger: Ledger, *, root: str = "") -> list[str]:
     for mark in sorted(marks, key=urgency)[: MOST_ANNOTATIONS - len(commands)]:
         verdict, state = mark.verdict, mark.verdict.state
         name = f"{clean(mark.name)}: " if mark.name else ""
-        lines = [f"{name}{sentence(verdict)}", *(verdict.reasons if state == "unverified" else ())]
+        reasons = cause.open_reasons(verdict.reasons) if state == "unverified" else ()
+        lines = [f"{name}{sentence(verdict)}", *reasons]
         commands.append(_command(levels[state], state, lines, mark, root))
     return commands
 

@@ -99,7 +99,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
         ("By token category", categories),
         ("By model", models),
         ("By tag", tags),
-        ("Reproduce locally", _commands(ledger, owners)),
+        ("Reproduce locally", _commands(ledger, owners, cause)),
     ]
 
     marks = run_wording.marks_by_state(ledger)
@@ -332,7 +332,7 @@ def _budget(verdict: Verdict | None) -> str:
     return f"{rows.share_of(verdict)} of {limit}" if verdict.limit else limit
 
 
-def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
+def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCounted) -> list[str]:
     """Return a block with the command that runs what failed, or all, as the run was judged."""
     failed = [each for each in owners if each.row and each.state in wording.BROKEN]
     names = [each.name for each in failed]
@@ -344,7 +344,8 @@ def _commands(ledger: Ledger, owners: Iterable[_Owner]) -> list[str]:
         if found.isprintable() and len(found.encode()) <= _COMMAND_BYTES:
             command = found
     lines = []
-    if any(each.verdict and wording.is_not_counted(each.verdict) for each in failed):
+    is_open = any(each.verdict and wording.is_not_counted(each.verdict) for each in failed)
+    if is_open and not cause.is_in_vain:
         lines.append("# count what is not counted yet (free)")
         lines.append(f"{command} --llmcost-record-mode=rewrite")
     if own := run_wording.own_prices(ledger):

@@ -82,8 +82,8 @@ def _why_not_exact(ledger: Ledger) -> Iterator[str]:
     if high is not None:
         bounds = f"between {dollars(low, against=high)} and {dollars(high, against=low)}"
     about = f"the cost of a run is {bounds}"
-    for reason in split_reasons(without_shared(usd.reasons.explain(), not_counted(ledger)), ledger):
-        yield f"{about}: {'; '.join(filter(None, reason))}"
+    for reason in not_counted(ledger).open_reasons(usd.reasons.explain()):
+        yield f"{about}: {reason}"
         about = "another reason"
 
 
@@ -228,10 +228,18 @@ class NotCounted(NamedTuple):
     """In how many tests a prompt differs in every run, so that a count will be missing again."""
     files: Collection[str]
     """Of all tests that lack a count, also without a budget; none if a shared fixture lacks one."""
+    is_in_vain: bool
+    """Whether every prompt of the run that is not counted differs in every run."""
 
     def explains(self, name: str, state: str) -> bool:
         """Whether it is all that is to be said of a budget of a test."""
         return state == "unverified" and name in self.tests
+
+    def open_reasons(self, reasons: Iterable[str]) -> Iterator[str]:
+        """Leave out the reason that these tests share, for it is named for all of them."""
+        for reason in reasons:
+            if not (self.tests and wording.COUNT_IT in reason):
+                yield wording.without_vain(reason, is_in_vain=self.is_in_vain)
 
     def lines(self, root: str = "") -> Iterator[str]:
         """Say how many tests, what changed in them, and the command that counts them all.
@@ -271,25 +279,14 @@ def not_counted(ledger: Ledger) -> NotCounted:
             tests[test.nodeid] = test
             volatile += any(call.has_caveat("volatile") for call in lacking)
             parts.update(wording.all_changed_parts(lacking))
+    is_in_vain = wording.counts_in_vain(calls_of(ledger))
     if len(tests) < 2:
-        return NotCounted({}, (), 0, ())
+        return NotCounted({}, (), 0, (), is_in_vain)
     most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
     shared = [call for fixture in ledger.fixtures for call in fixture.calls]
     if any(map(wording.lacks_count, (*shared, *ledger.outside_tests))):
         files.clear()
-    return NotCounted(tests, most_frequent, volatile, files)
-
-
-def split_reasons(reasons: Iterable[str], ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Split each into what is wrong and what to do; a count in vain is not advised."""
-    for what, remedy in map(wording.split_reason, reasons):
-        is_count = remedy.startswith(wording.COUNT_IT)
-        yield what, "" if is_count and wording.counts_in_vain(calls_of(ledger)) else remedy
-
-
-def without_shared(reasons: Iterable[str], cause: NotCounted) -> list[str]:
-    """Leave out the reason that several tests share, and that is named above."""
-    return [each for each in reasons if not (cause.tests and wording.COUNT_IT in each)]
+    return NotCounted(tests, most_frequent, volatile, files, is_in_vain)
 
 
 def new_reasons(verdict: Verdict, cause: NotCounted, said: set[str]) -> list[str]:
@@ -297,6 +294,6 @@ def new_reasons(verdict: Verdict, cause: NotCounted, said: set[str]) -> list[str
 
     Several budgets may be open for one reason.
     """
-    new = [each for each in without_shared(verdict.reasons, cause) if each not in said]
+    new = [each for each in cause.open_reasons(verdict.reasons) if each not in said]
     said.update(new)
     return new

@@ -212,7 +212,7 @@ def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
             yield from wrap(advice, screen, indent=2)
         if verdict.state == "unverified":
             reasons = run_wording.new_reasons(verdict, cause, said)
-            for text in chain.from_iterable(run_wording.split_reasons(reasons, ledger)):
+            for text in chain.from_iterable(map(wording.split_reason, reasons)):
                 yield from wrap(text, screen, indent=2)
 
 

@@ -26,6 +26,8 @@ from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
 from pytest_llmcost.reports.comparisons import render_comparison
+from pytest_llmcost.reports.github import render_annotations
+from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.rows import rows_of, share_of
 from pytest_llmcost.reports.tables import Screen, wrap
@@ -540,6 +542,17 @@ class TestOneCause:
         text = text_of(make_report({a_test("t.py::test"): [call]}, budgets=[suite_budget("1")]))
         assert "cannot check the $1.00 suite budget" in text
         assert "count it" not in text
+
+    @pytest.mark.parametrize("show", [render_markdown, render_html, render_annotations])
+    def test_nor_in_another_report(self, show: Callable[[Ledger], str | list[str]]) -> None:
+        caveats = sorted_caveats(["stale: system", "volatile: system, a time"])
+        call = make_call(None, evidence="stale", sampling_calls=(), caveats=caveats)
+        for test in (row("t.py::test", call, limit="1"), row("t.py::test", call)):
+            report = make_report({a_test("t.py::test"): [call]}, budgets=[suite_budget("1")])
+            text = str(show(replace(report, tests=(test,))))
+            assert "cannot check the $1.00 suite budget" in text
+            assert "count it" not in text
+            assert "count what" not in text
 
     def test_one_test_is_no_group(self) -> None:
         assert "cannot be checked" not in lines_of(uncounted(1, "system"))[0]

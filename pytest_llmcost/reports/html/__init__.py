@@ -197,11 +197,12 @@ class _Page:
     def row(self, row: Row) -> dict[str, Any]:
         """Write a row with its calls and the parts of its largest prompt."""
         calls = sorted(row.calls, key=lambda call: -call.usd_low)[: self._most]
-        said = []
+        said, is_in_vain = [], wording.counts_in_vain(row.calls)
         for each in row.verdicts:
-            reasons = each.reasons if each.state == "unverified" else ()
-            texts = (clean(text, 1_000) for text in (wording.sentence(each), *reasons))
-            said.append([wording.state_of(each), *texts])
+            texts = [wording.sentence(each)]
+            for reason in each.reasons if each.state == "unverified" else ():
+                texts.append(wording.without_vain(reason, is_in_vain=is_in_vain))
+            said.append([wording.state_of(each), *(clean(text, 1_000) for text in texts)])
         return {
             "group": self.text(row.group),  # text: the file
             "name": row.name,
