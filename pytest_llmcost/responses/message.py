@@ -342,7 +342,9 @@ def _speed(stated: _Stated, asked: _Body, *, fast: bool) -> str | None:
     https://docs.aws.amazon.com/bedrock/latest/userguide/latency-optimized-inference.html: beyond
     its quota Bedrock serves, and bills, at standard latency.
     """
-    latency = stated.latency or text_of(mapping(asked.get("performanceConfig")).get("latency"))
+    latency = stated.latency
+    if not latency and (config := asked.get("performanceConfig")):
+        latency = text_of(mapping(config).get("latency"))
     if latency not in (None, "standard"):
         return f"latency-{latency}" if stated.latency else f"asked-latency-{latency}"
     return stated.speed or ("asked-fast" if fast or asked.get("speed") == "fast" else None)
@@ -464,9 +466,10 @@ def _caveats(raw: _Body, stated: _Stated, body: _Body, content: _Content) -> set
     # Why the prompt was not read from the cache, if the request asked for diagnostics; the two
     # reasons that are left out say that the API has nothing to compare with. Source:
     # https://platform.claude.com/docs/en/build-with-claude/cache-diagnostics
-    reason = mapping(mapping(body.get("diagnostics")).get("cache_miss_reason"))
-    kind = text_of(reason.get("type"))
-    if kind and kind not in ("previous_message_not_found", "unavailable"):
+    diagnostics = body.get("diagnostics")
+    reason = mapping(mapping(diagnostics).get("cache_miss_reason")) if diagnostics else {}
+    kind = text_of(reason.get("type")) if reason else None
+    if kind not in (None, "previous_message_not_found", "unavailable"):
         tokens = reason.get("cache_missed_input_tokens")
         shown = f", {tokens:,} tokens" if is_quantity(tokens) else ""
         caveats.add(f"cache-miss: {kind[:40]}{shown}")
@@ -535,8 +538,9 @@ class _Content:
             self.spoke = kind != "fallback" and (self.spoke or says)
             self.loops |= kind in _LOOPING
             self.runs_code |= kind.endswith("code_execution_tool_result") or tool in _CODE_TOOLS
-            caller = str(mapping(block.get("caller")).get("type"))
-            self.resumes_code &= kind == "tool_use" and caller.startswith("code_execution")
+            if self.resumes_code:
+                caller = kind == "tool_use" and mapping(block.get("caller")).get("type")
+                self.resumes_code = str(caller).startswith("code_execution")
             asked += tool == "advisor"
             if kind == "advisor_tool_result":
                 answers += 1
