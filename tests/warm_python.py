@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-# It is started so often that it takes the C modules: `socket`, `signal` and `os` load what doubles it.
+# It is started so often that it takes the C modules: `socket` and `os` load what doubles it.
 SCRIPT = """#!{python} -IS
 import marshal, posix as os, sys
 import _signal as signal, _socket as socket
