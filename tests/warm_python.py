@@ -29,7 +29,7 @@ from importlib import import_module, metadata
 from itertools import chain
 from multiprocessing import spawn  # remembers the real Python, which it passes open files to
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -134,9 +134,13 @@ def look_at_plugins_once(patch: pytest.MonkeyPatch) -> None:
     import _pytest.fixtures
     import pluggy._manager
     from _pytest.compat import safe_getattr
+    from _pytest.config import PytestPluginManager
 
     kinds = (ModuleType, type)
-    loaded = {id(each) for each in gc.get_objects() if issubclass(type(each), kinds)}
+    # Of a bound method nothing is kept, for it would keep what it is bound to.
+    kept = (*kinds, FunctionType)
+    loaded = {id(each) for each in gc.get_objects() if issubclass(type(each), kept)}
+    hooks_module = sys.modules[pluggy.HookImpl.__module__]  # not the same in each version
 
     def once(look: Callable[..., Any]) -> Callable[..., Any]:
         known = functools.cache(look)
@@ -166,6 +170,20 @@ def look_at_plugins_once(patch: pytest.MonkeyPatch) -> None:
     looking = SimpleNamespace(**vars(inspect))
     looking.getattr_static = once(inspect.getattr_static)
     patch.setattr(pluggy._manager, "inspect", looking)
+    # It reads the decorator of each hook, and the names of its parameters.
+    read, names = PytestPluginManager.parse_hookimpl_opts, hooks_module.varnames
+    read_of_kind = once(functools.partial(read, PytestPluginManager()))
+    names_of_loaded = functools.cache(names)
+
+    def decorated(manager: PytestPluginManager, holder: object, name: str) -> Any:
+        is_own = not isinstance(holder, kinds) and name in getattr(holder, "__dict__", ())
+        return read(manager, holder, name) if is_own else read_of_kind(holder, name)
+
+    def parameters(function: object) -> Any:
+        return (names_of_loaded if id(function) in loaded else names)(function)
+
+    patch.setattr(PytestPluginManager, "parse_hookimpl_opts", decorated)
+    patch.setattr(hooks_module, "varnames", parameters)
 
 
 @functools.cache
