@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import functools
 import gc
+import gettext
 import inspect
 import marshal
 import os
@@ -118,6 +119,8 @@ def spare_each_run() -> None:
     plugins = [each for each in metadata.distributions() if "pytest11" in each.entry_points.groups]
     for name in ("pytest", *(each.name for each in plugins)):
         metadata.version(name)
+    # argparse looks in some folders for a translation of each of its words.
+    patch.setattr(gettext, "find", functools.cache(gettext.find))
     # pytester asks of each of thousands of modules whether it is one of two that must stay.
     patch.setattr(pytest.Pytester, "_Pytester__take_sys_modules_snapshot", snapshot, raising=False)
     look_at_plugins_once(patch)
