@@ -260,7 +260,9 @@ def serve(path: str) -> tuple[str, list[str]]:
         door.bind(path)
         door.listen(64)
         os.write(1, b".")
+        gc.disable()
         load_everything()  # those who come meanwhile wait
+        gc.enable()
         rehearse()
         # Each run goes through the names of all modules. Written anew, they lie side by side, and
         # a fork has few pages of memory to copy for it.
