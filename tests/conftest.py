@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         os.environ["WARM_BIN"] = str(warm_bin())
     else:
+        gc.disable()  # until the tests are collected: all that is made stays
         load_everything()
     from hypothesis import HealthCheck, settings
 
@@ -55,6 +56,7 @@ def pytest_collection_finish() -> None:
     """What is there by now stays; each search for garbage would go through all of it."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

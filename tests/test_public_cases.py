@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,11 @@ def test_a_case_from_a_public_bug_report_has_its_right_value(name: str) -> None:
     env = clean_environment()
     # The case runs the pytest and the llmcost of the environment that runs this test.
     env["VENV"] = str(warm_bin().parent)
-    # cassetter and pytest-recording both add an option named record_mode, so pytest cannot start
-    # with both; the cases need the latter.
-    env["PYTEST_ADDOPTS"] = "-p no:cassetter -W ignore::pytest.PytestAssertRewriteWarning"
+    # The cases need no other plugin, and with cassetter and its --record-mode none would start.
+    ours = {"llmcost", "recording", "xdist"}
+    others = {each.name for each in entry_points(group="pytest11")} - ours
+    without = [f"-p no:{name}" for name in sorted(others)]
+    env["PYTEST_ADDOPTS"] = " ".join([*without, "-W ignore::pytest.PytestAssertRewriteWarning"])
     done = subprocess.run(
         [str(CASES_PATH / "run.sh"), "-v", name],
         env=env,

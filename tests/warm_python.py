@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import functools
 import gc
+import gettext
 import inspect
 import marshal
 import os
@@ -29,25 +30,26 @@ from importlib import import_module, metadata
 from itertools import chain
 from multiprocessing import spawn  # remembers the real Python, which it passes open files to
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pytest
 
-# It is started so often that it takes the C modules: `socket` and `signal` load what doubles it.
+# It is started so often that it takes the C modules: `socket` and `os` load what doubles it.
 SCRIPT = """#!{python} -IS
-import array, marshal, os, sys
+import marshal, posix as os, sys
 import _signal as signal, _socket as socket
 name = sys.argv[0].rpartition("/")[2]
 if name == "python" and sys.argv[1][:2] not in ("-u", "-c", "-m") and sys.argv[1][0] == "-":
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 line = socket.socket(socket.AF_UNIX)
 line.connect({path!r})
-given = marshal.dumps((name, sys.argv[1:], os.getcwd(), dict(os.environ)))
+given = marshal.dumps((name, sys.argv[1:], os.getcwd(), os.environ))
 for each in (signal.SIGINT, signal.SIGTERM):
     signal.signal(each, lambda number, frame: line.send(bytes([number])))
-files = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))
+numbers = b"".join(each.to_bytes(4, sys.byteorder) for each in (0, 1, 2))
+files = (socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)
 line.sendmsg([len(given).to_bytes(4, "big")], [files])
 line.sendall(given)
 status = int(line.recv(9) or 1)
@@ -117,6 +119,8 @@ def spare_each_run() -> None:
     plugins = [each for each in metadata.distributions() if "pytest11" in each.entry_points.groups]
     for name in ("pytest", *(each.name for each in plugins)):
         metadata.version(name)
+    # argparse looks in some folders for a translation of each of its words.
+    patch.setattr(gettext, "find", functools.cache(gettext.find))
     # pytester asks of each of thousands of modules whether it is one of two that must stay.
     patch.setattr(pytest.Pytester, "_Pytester__take_sys_modules_snapshot", snapshot, raising=False)
     look_at_plugins_once(patch)
@@ -133,9 +137,13 @@ def look_at_plugins_once(patch: pytest.MonkeyPatch) -> None:
     import _pytest.fixtures
     import pluggy._manager
     from _pytest.compat import safe_getattr
+    from _pytest.config import PytestPluginManager
 
     kinds = (ModuleType, type)
-    loaded = {id(each) for each in gc.get_objects() if issubclass(type(each), kinds)}
+    # Of a bound method nothing is kept, for it would keep what it is bound to.
+    kept = (*kinds, FunctionType)
+    loaded = {id(each) for each in gc.get_objects() if issubclass(type(each), kept)}
+    hooks_module = sys.modules[pluggy.HookImpl.__module__]  # not the same in each version
 
     def once(look: Callable[..., Any]) -> Callable[..., Any]:
         known = functools.cache(look)
@@ -165,6 +173,20 @@ def look_at_plugins_once(patch: pytest.MonkeyPatch) -> None:
     looking = SimpleNamespace(**vars(inspect))
     looking.getattr_static = once(inspect.getattr_static)
     patch.setattr(pluggy._manager, "inspect", looking)
+    # It reads the decorator of each hook, and the names of its parameters.
+    read, names = PytestPluginManager.parse_hookimpl_opts, hooks_module.varnames
+    read_of_kind = once(functools.partial(read, PytestPluginManager()))
+    names_of_loaded = functools.cache(names)
+
+    def decorated(manager: PytestPluginManager, holder: object, name: str) -> Any:
+        is_own = not isinstance(holder, kinds) and name in getattr(holder, "__dict__", ())
+        return read(manager, holder, name) if is_own else read_of_kind(holder, name)
+
+    def parameters(function: object) -> Any:
+        return (names_of_loaded if id(function) in loaded else names)(function)
+
+    patch.setattr(PytestPluginManager, "parse_hookimpl_opts", decorated)
+    patch.setattr(hooks_module, "varnames", parameters)
 
 
 @functools.cache
@@ -207,6 +229,26 @@ def warm_python() -> str:
     return str(warm_bin() / "python") if sys.platform == "linux" else sys.executable
 
 
+def rehearse() -> None:
+    """Run a suite, so that each fork finds what a first run fills: caches, and Python's own."""
+    import pytest
+    from spending_suite import EVERYTHING, write_files
+
+    path, loaded = [*sys.path], {*sys.modules}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(os.devnull, "w") as nothing,
+        contextlib.redirect_stdout(nothing),
+    ):
+        write_files(Path(folder), EVERYTHING)
+        sys.path.insert(0, folder)
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # each fork is given its environment
+        pytest.main(["-p", "llmcost", "-p", "no:cacheprovider", f"--rootdir={folder}", folder])
+    sys.path[:] = path
+    for name in sys.modules.keys() - loaded:
+        del sys.modules[name]
+
+
 def serve(path: str) -> tuple[str, list[str]]:
     """Fork for every program that is started; only in the forks this returns.
 
@@ -218,7 +260,10 @@ def serve(path: str) -> tuple[str, list[str]]:
         door.bind(path)
         door.listen(64)
         os.write(1, b".")
+        gc.disable()
         load_everything()  # those who come meanwhile wait
+        gc.enable()
+        rehearse()
         # Each run goes through the names of all modules. Written anew, they lie side by side, and
         # a fork has few pages of memory to copy for it.
         for each in [*sys.modules]:
@@ -259,11 +304,11 @@ def serve(path: str) -> tuple[str, list[str]]:
     name, args, cwd, env = marshal.loads(given)
     os.chdir(cwd)
     os.environ.clear()
-    os.environ.update(env)
-    sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
-    sys.warnoptions[:] = filter(None, env.get("PYTHONWARNINGS", "").split(","))
+    os.environb.update(env)
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    sys.warnoptions[:] = filter(None, os.environ.get("PYTHONWARNINGS", "").split(","))
     warnings._processoptions(sys.warnoptions)  # type: ignore[attr-defined]
-    sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.stdin = os.fdopen(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
@@ -312,6 +357,8 @@ def end_at_once() -> None:
 
 
 if __name__ == "__main__":
+    import spending_suite  # noqa: F401 - for the rehearsal
+
     del sys.path[0]
     atexit.register(end_at_once)  # the first, so that it is called as the last
     spawn.get_executable()

@@ -181,25 +181,23 @@ def test_every_body_through_the_asynchronous_sdk() -> None:
 def test_streams_and_whole_messages_bill_the_same() -> None:
     """The SDK's own final message of each recorded stream, sent whole, is the same call."""
     lines = [line for line in billed_lines() if line["stream"] and line["provider"] == "anthropic"]
-    compared = 0
-    for line in lines:
-        if ids_in(line) > 1 or not names_events(line):
-            continue
-        with capturing() as streamed:
+    # The SDK reads nothing of the others.
+    read = [line for line in lines if ids_in(line) == 1 and names_events(line)]
+    assert (len(lines), len(read)) == (285, 255)
+    with capturing() as purse:
+        for line in read:
             transport = httpx2.MockTransport(server(httpx2, line))
             client = sdk_of(line, http_client=httpx2.Client(transport=transport))
             with client.messages.stream(**ASKED) as stream:
                 final = stream.get_final_message()
-        whole = {**line, "stream": False, "content_type": "application/json"}
-        whole["body"] = json.dumps(merged_by_sdk(final, line))
-        with capturing() as posted:
+            whole = {**line, "stream": False, "content_type": "application/json"}
+            whole["body"] = json.dumps(merged_by_sdk(final, line))
             transport = httpx2.MockTransport(server(httpx2, whole))
             sdk_of(line, http_client=httpx2.Client(transport=transport)).messages.create(**ASKED)
-        one, other = streamed.call, posted.call
+    calls = purse.calls
+    for line, one, other in zip(read, calls[::2], calls[1::2], strict=True):
         assert (one.usage, one.sampling_calls) == (other.usage, other.sampling_calls), line["id"]
         assert (one.context, one.caveats) == (other.context, other.caveats), line["id"]
-        compared += 1
-    assert (len(lines), compared) == (285, 255)  # the SDK reads nothing of the others
 
 
 def merged_by_sdk(final: Any, line: Line) -> Any:

@@ -265,7 +265,7 @@ def test_a_file_above_100_mb_is_refused() -> None:
 
 
 def test_bodies_that_unpack_to_100_mb_together_are_refused() -> None:
-    [one] = json.loads(cassette(gzip.compress(b"0" * 30 * MB), "gzip"))["interactions"]
+    [one] = json.loads(cassette(gzip.compress(b"0" * 30 * MB, 1), "gzip"))["interactions"]
     data = json.dumps({"interactions": [one] * 3}).encode()
     assert len(read_recordings(data, "f")) == 3
     data = json.dumps({"interactions": [one] * 4}).encode()

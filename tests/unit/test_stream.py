@@ -319,14 +319,14 @@ def test_what_follows_an_event_too_large_to_keep_is_read() -> None:
 
 
 def test_memory_stays_bounded_by_one_endless_event_and_by_endless_blocks() -> None:
-    reader = Reader()
+    reader, text = Reader(), events(TEXT)
     reader.feed(events(START))
     tracemalloc.start()
     try:
         for _ in range(300):
             reader.feed(b"data: " + b"x" * 100_000)
         for _ in range(20_000):
-            reader.feed(events(TEXT))
+            reader.feed(text)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
