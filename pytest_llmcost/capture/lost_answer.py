@@ -7,7 +7,6 @@ likes, and the API works on.
 
 from __future__ import annotations
 
-import re
 from traceback import walk_tb
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,8 +41,8 @@ _CLIENTS = ("httpx._client", "httpx2._client")
 _AROUND_THE_REQUEST = ("send", "_send_handling_auth", "_send_handling_redirects")
 """The clients' own functions around `_send_single_request`, which calls a transport. If one of them
 is the last of the client's in the traceback, a hook, a log-in or the client itself has raised."""
-_ON_THE_WIRE = re.compile(r"httpcore2?\._(sync|async)\.http(11|2)")
-"""The modules that write to a socket and read from it. No mock and no recorder gets there."""
+_CONNECTING = ("connect", "_connect")
+"""How `http.client` and httpcore name the method that connects."""
 
 
 class Failure(NamedTuple):
@@ -82,19 +81,10 @@ def note_failure(captured: CapturedRequest, error: BaseException, live: bool | N
     captured.failed(may_be_billed=failure.may_be_billed, is_seen=failure.is_seen, live=live)
 
 
-def was_on_the_wire(error: BaseException) -> bool:
-    """Tell whether an exception, or one behind it, came from where httpx talks to a socket.
-
-    httpx raises its own errors instead of httpcore's: those are their causes.
-    """
-    seen: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and not any(cause is each for each in seen):
-        if any(_ON_THE_WIRE.match(_module(frame)) for frame, _ in walk_tb(cause.__traceback__)):
-            return True
-        seen.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    return False
+def is_connecting(error: BaseException) -> bool:
+    """Tell whether an error came from the method that connects, which sending calls if need be."""
+    names = {frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)}
+    return not names.isdisjoint(_CONNECTING)
 
 
 def _module(frame: FrameType) -> str:

@@ -1,7 +1,8 @@
-"""Relay: an endpoint on loopback that passes requests on to the API and follows them.
+"""Relay: an endpoint on loopback that passes requests on to the API.
 
 For what runs in another process: an agent, a server in another language, a container. Everything is
-passed on as it comes, streams piece by piece; nothing is kept.
+passed on as it comes, streams piece by piece; nothing is kept. It sends by `http.client`, whose
+transport follows what passes.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_llmcost.capture.request import CapturedRequest
-from pytest_llmcost.capture.transports import CURRENT, RELAYS, begin
+from pytest_llmcost.capture.lost_answer import is_connecting
+from pytest_llmcost.capture.transports import RELAYS
 from pytest_llmcost.errors import LiveCapError
 
 _OF_ONE_HOP = frozenset(
@@ -86,44 +87,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # where the next request begins is not known
             self._refuse(400, "invalid_request_error", "llmcost_relay cannot read the request")
             return
-        captured = begin(
-            object(), self.server, self.command, upstream + self.path, self.headers, body
-        )
-        CURRENT.set(captured)  # this thread is the connection's alone
         parts = urlsplit(upstream)
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = kind(parts.netloc, timeout=_SECONDS)
-        try:
-            if captured is not None:
-                captured.leave()
-            connection.connect()
-            is_sent = True
-        except LiveCapError as error:
-            self._refuse(403, "permission_error", str(error))  # which no client tries again
-            return
-        except OSError as error:
-            if captured is not None:
-                captured.failed(may_be_billed=False, is_seen=True, live=True)
-            self._refuse(502, "api_error", f"llmcost_relay cannot reach {parts.netloc}: {error}")
-            return
+        response = None
         try:
             headers = dict(_passed_on(self.headers.items()))
             connection.request(self.command, parts.path + self.path, body or None, headers)
             response = connection.getresponse()
-            is_sent = False
-            if captured is not None:
-                captured.answered(status=response.status, live=True)
-            self._pass_back(response, captured)
+            self._pass_back(response)
+        except LiveCapError as error:
+            self._refuse(403, "permission_error", str(error))  # which no client tries again
         except (OSError, HTTPException) as error:
-            if captured is not None:  # the client may have gone, or the API in mid-answer
-                if is_sent:
-                    captured.failed(may_be_billed=True, is_seen=True, live=True)
-                captured.close(is_whole=False)
             self.close_connection = True
-            if is_sent:
-                self._refuse(502, "api_error", f"llmcost_relay got no answer: {error}")
+            if response is None:  # else the client has gone, or the API in mid-answer
+                what = "cannot reach" if is_connecting(error) else "got no answer from"
+                self._refuse(502, "api_error", f"llmcost_relay {what} {parts.netloc}: {error}")
         finally:
-            CURRENT.set(None)
+            if response is not None:
+                response.close()
             connection.close()
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = relay
@@ -142,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
             pass  # trailers
         return b"".join(pieces)
 
-    def _pass_back(self, response: HTTPResponse, captured: CapturedRequest | None) -> None:
+    def _pass_back(self, response: HTTPResponse) -> None:
         self.send_response_only(response.status, response.reason)
         for name, value in _passed_on(response.getheaders()):
             self.send_header(name, value)
@@ -151,11 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         while has_body and (piece := response.read1(_PIECE)):
-            if captured is not None:
-                captured.feed(piece)
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-        if captured is not None:
-            captured.close(is_whole=True)
         if has_body:
             self.wfile.write(b"0\r\n\r\n")
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable
-from traceback import walk_tb
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.lost_answer import note_failure
+from pytest_llmcost.capture.lost_answer import is_connecting, note_failure
 from pytest_llmcost.capture.transports import begin, being_sent, claude_address, url_of, wrap_method
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return original(connection, message_body, **options)
             except BaseException as error:
-                captured.is_unrefused &= not _is_connecting(error)
+                captured.is_unrefused &= not is_connecting(error)
                 raise
         captured = _begin(connection, message_body)
         if captured is None:
@@ -50,17 +49,12 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             result = original(connection, message_body, **options)
         except BaseException as error:
-            captured.do(note_failure, error, not _is_connecting(error))
+            captured.do(note_failure, error, not is_connecting(error))
             raise
         connection._llmcost = captured  # until its answer is asked for
         return result
 
     return endheaders
-
-
-def _is_connecting(error: BaseException) -> bool:
-    """Tell whether an error came from the method that connects, which sending calls if need be."""
-    return any(frame.f_code.co_name == "connect" for frame, _ in walk_tb(error.__traceback__))
 
 
 def _url(connection: Any) -> str:
@@ -79,7 +73,8 @@ def _begin(connection: Any, body: Any) -> CapturedRequest | None:
     method = first.decode("latin-1").partition(" ")[0]
     pairs = (line.decode("latin-1").partition(":") for line in rest)
     headers = {name: value.strip() for name, _, value in pairs}
-    return begin(connection, connection, method, url, headers, body)
+    # The next attempt opens a connection of its own.
+    return begin(connection, type(connection), method, url, headers, body)
 
 
 def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:

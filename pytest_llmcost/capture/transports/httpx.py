@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.headers import HEADERS, read_headers
-from pytest_llmcost.capture.lost_answer import read_failure, was_on_the_wire
+from pytest_llmcost.capture.lost_answer import is_connecting, read_failure
 from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, wrap_method
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def _is_live(
 
     A response from a socket carries httpcore's `network_stream`; replayed and mocked ones do
     not: right in all cases tried, vcrpy 8 and 9, respx and pytest-httpx included. Without a
-    response the exception tells: a mock's has not been where sockets are.
+    response, its connection tells; a blocker of one's own may raise whatever it likes there.
     """
     if response is not None and "network_stream" in response.extensions:
         return True
@@ -239,7 +239,7 @@ def _is_live(
     if isinstance(transport, library.mocks):
         return False
     if response is None and isinstance(transport, library.own) and error is not None:
-        return was_on_the_wire(error)
+        return captured.is_on_wire and not is_connecting(error)
     # The library's own transport, but no socket: patched, to replay or to mock.
     if type(transport) in library.own and response is not None:
         return False
