@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from pytest_llmcost.capture.batches import Batches
 from pytest_llmcost.capture.headers import read_headers
-from pytest_llmcost.capture.replay import Fingerprint, Recordings, VcrPlay
+from pytest_llmcost.capture.replay import Fingerprint, Recording, VcrPlay
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.capture.transports import being_sent, follow, unfollow
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
@@ -71,7 +71,7 @@ class Capture:
         """Requests without an answer, of which an attempt may be billed, until they are retried;
         those that were reported meanwhile have an unknown one."""
         self._batches = Batches()
-        self._recordings: WeakKeyDictionary[Any, Recordings] = WeakKeyDictionary()
+        self._recordings: WeakKeyDictionary[Any, dict[int, Recording]] = WeakKeyDictionary()
 
     def install(self) -> None:
         """Begin to follow requests."""
@@ -249,14 +249,12 @@ class Capture:
         if not isinstance(play, VcrPlay):
             request.replay = play
             return
-        recordings = self._recordings.setdefault(play.cassette, Recordings())
-        index = play.choose(recordings, self._fingerprint(request), may_differ=may_differ)
-        if index is None and not may_differ:
-            return
-        request.replay = play.describe(index)
-        response = None if index is None else play.response(index)
-        if response is not None:
-            request.use(read_interaction({"response": response}, "", Allowance()))
+        recordings = self._recordings.setdefault(play.cassette, {})
+        chosen = play.choose(recordings, self._fingerprint(request), may_differ=may_differ)
+        if chosen is not None:
+            request.replay = play.describe(chosen)
+            if chosen.response is not play.response:
+                request.use(read_interaction({"response": chosen.response}, "", Allowance()))
 
     def _tell(self, request: CapturedRequest) -> None:
         try:

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from pytest_llmcost.capture.headers import as_bytes
 from pytest_llmcost.capture.import_hook import ImportWatcher
 
 if TYPE_CHECKING:
@@ -118,9 +119,7 @@ def begin(
     if address is None or (RELAYS and _is_to_relay(address)):
         return None
     if type(body) is not bytes:
-        if isinstance(body, str):
-            body = body.encode("utf-8", "surrogatepass")
-        body = bytes(body) if isinstance(body, (bytes, bytearray)) else b""
+        body = as_bytes(body)
     return _captures[-1](source, client, method, address, headers, body)
 
 
