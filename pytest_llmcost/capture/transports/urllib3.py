@@ -63,25 +63,19 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
             raise
         finally:
             CURRENT.set(None)
-        captured.do(_answered, response)
+        # Without VCR, nothing tells that it did not go over a socket.
+        captured.do(_answered, response, captured.is_on_wire or None)
         return response
 
     return urlopen
 
 
-def _answered(captured: CapturedRequest, response: Any) -> None:
+def _answered(captured: CapturedRequest, response: Any, live: bool | None) -> None:
     # VCR answers with a class of its own, whether it plays or records.
     recorded = getattr(response, "recorded_response", None)
     content = getattr(response, "_body", None)  # where `preload_content` has put it
     if isinstance(recorded, dict):
         content = captured.read_recorded(recorded)
-    # Without VCR, nothing tells that it did not go over a socket.
-    _read_along(captured, response, captured.is_on_wire or None, content)
-
-
-def _read_along(
-    captured: CapturedRequest, response: Any, live: bool | None, content: Any = None
-) -> None:
     content = content if isinstance(content, bytes) else None
     captured.answered(status=response.status, live=live, content=content)
     response._llmcost = captured
@@ -151,7 +145,7 @@ def _wrap_build_response(original: Callable[..., Any]) -> Callable[..., Any]:
                 request, adapter, request.method, request.url, request.headers, request.body
             )
             if captured is not None:
-                captured.do(_read_along, raw, False)
+                captured.do(_answered, raw, False)
         return original(adapter, request, raw)
 
     return build_response
