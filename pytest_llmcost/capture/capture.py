@@ -23,7 +23,6 @@ from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, PayloadError
 from pytest_llmcost.responses.endpoints import find_unmetered, recognise
-from pytest_llmcost.responses.recorded_files import Allowance, read_interaction
 
 _MOST_FAILURES = 20
 
@@ -254,7 +253,7 @@ class Capture:
         if chosen is not None:
             request.replay = play.describe(chosen)
             if chosen.response is not play.response:
-                request.use(read_interaction({"response": chosen.response}, "", Allowance()))
+                request.use(chosen.response)
 
     def _tell(self, request: CapturedRequest) -> None:
         try:

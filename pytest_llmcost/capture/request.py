@@ -27,13 +27,8 @@ from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.responses.converse import with_latency
 from pytest_llmcost.responses.endpoints import Endpoint
 from pytest_llmcost.responses.message import Answer, model_of, read_answer, unknown_answer
-from pytest_llmcost.responses.recorded_files import Allowance, Recorded, read_interaction
-from pytest_llmcost.responses.stream import (
-    BatchResult,
-    Reader,
-    StreamedMessage,
-    read_whole,
-)
+from pytest_llmcost.responses.recorded_files import Allowance, read_interaction, read_status
+from pytest_llmcost.responses.stream import BatchResult, Reader, StreamedMessage, read_whole
 
 _NOT_READ = ("count_tokens", "unmetered")
 """Endpoints whose answers say nothing about a bill."""
@@ -374,10 +369,10 @@ class CapturedRequest(_Outcome):
 
     # What the capture asks for, afterwards
 
-    def use(self, recorded: Recorded) -> None:
+    def use(self, response: Mapping[str, Any]) -> None:
         """Read a recorded response in the place of what passed."""
-        self.is_answered = 200 <= recorded.status < 300
-        self._unread, self._problem = [recorded.body], recorded.problem
+        self.is_answered = 200 <= read_status(response) < 300
+        self._unread = [self.read_recorded(response)]
         self._reader, self._is_recorded = None, True
 
     def read(self) -> None:

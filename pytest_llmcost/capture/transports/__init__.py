@@ -49,7 +49,7 @@ _CLIENTS = {
 }
 """Library -> the file here whose `wrap(module)` wraps it as soon as it is imported."""
 if getattr(sys.flags, "thread_inherit_context", False):  # from Python 3.14 on, if free-threaded
-    _CLIENTS["threading"] = "threads"
+    _CLIENTS["threading"] = "processes"
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
 """The request that is being sent in this context; `being_sent` reads it."""
 
@@ -65,10 +65,8 @@ Begin = Callable[[object, object, str, str, Any, bytes], "CapturedRequest | None
 
 _captures: list[Begin] = []
 """Captures nest, as pytest does in the tests of plugins; the last one follows the request."""
-_saved: dict[Begin, set[str]] = {}
-"""By capture, the cassettes that VCR has written."""
-_tickets: dict[Begin, Callable[[], object]] = {}
-"""By capture, what makes the ticket of a spawned child."""
+_given: dict[Begin, tuple[set[str], Callable[[], object]]] = {}
+"""By capture, the cassettes that VCR has written, and what makes the ticket of a spawned child."""
 _wrapped: list[tuple[type, str, object, object]] = []
 """Class, attribute, the original, our wrapper."""
 
@@ -83,8 +81,7 @@ def follow(
     """
     if begin not in _captures:
         _captures.append(begin)
-        _saved[begin] = set() if saved is None else saved
-        _tickets[begin] = ticket
+        _given[begin] = set() if saved is None else saved, ticket
     _WATCHER.install()
 
 
@@ -95,7 +92,7 @@ def unfollow(begin: Begin) -> None:
     """
     if begin in _captures:
         _captures.remove(begin)
-        del _saved[begin], _tickets[begin]
+        del _given[begin]
     if _captures:
         return
     for owner, name, original, wrapper in reversed(_wrapped):
@@ -163,12 +160,12 @@ def url_of(scheme: str, host: str, port: int | None, target: str) -> str:
 def note_saved(path: str) -> None:
     """Note that VCR has written a cassette."""
     if _captures:
-        _saved[_captures[-1]].add(path)
+        _given[_captures[-1]][0].add(path)
 
 
 def ticket() -> object:
     """Return what a spawned child is given."""
-    return _tickets[_captures[-1]]() if _captures else None
+    return _given[_captures[-1]][1]() if _captures else None
 
 
 def wrap_method(owner: object, name: str, wrapper_of: Callable[[Any], object]) -> None:

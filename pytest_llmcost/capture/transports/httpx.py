@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.headers import HEADERS, read_headers
-from pytest_llmcost.capture.lost_answer import is_connecting, read_failure
+from pytest_llmcost.capture.lost_answer import is_connecting, note_failure, read_failure
 from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, wrap_method
 
 if TYPE_CHECKING:
@@ -192,16 +192,11 @@ def _end(
 
 def _failed(captured: CapturedRequest, library: _Library, request: Any, error: Any) -> None:
     _note_headers(captured, request)
-    failure = read_failure(error)
-    response = failure.response
+    response = read_failure(error).response
     if response is not None and (_content(response) is not None or response.status_code >= 300):
         _answered(captured, library, request, response)
         return
-    captured.failed(
-        may_be_billed=failure.may_be_billed,
-        is_seen=failure.is_seen,
-        live=_is_live(captured, library, request, response, error),
-    )
+    note_failure(captured, error, _is_live(captured, library, request, response, error))
 
 
 def _answered(captured: CapturedRequest, library: _Library, request: Any, response: Any) -> None:
