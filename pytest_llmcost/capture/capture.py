@@ -58,19 +58,8 @@ class Capture:
         self._stand_ins = frozenset(stand_ins)
         self._gate, self._settle = gate, settle
         self._over_with = self._end  # one object for all requests
-        self.when_idle: Callable[[], None] | None = None
-        """In a child process, where each request is reported when it is over: called when no other
-        one is under way."""
-        # Held for a moment, and never across a call into user code. Reentrant, for the garbage
-        # collector may close a response in the midst of it.
-        self._lock = threading.RLock()
-        self._open: set[CapturedRequest] = set()
-        self._over: deque[CapturedRequest] = deque()
-        self._lost: list[CapturedRequest] = []
-        """Requests without an answer, of which an attempt may be billed, until they are retried;
-        those that were reported meanwhile have an unknown one."""
-        self._batches = Batches()
         self._recordings: WeakKeyDictionary[Any, dict[int, Recording]] = WeakKeyDictionary()
+        self.enter_child(None)
 
     def install(self) -> None:
         """Begin to follow requests."""
@@ -150,11 +139,19 @@ class Capture:
                 self.when_idle()
 
     def enter_child(self, when_idle: Callable[[], None] | None) -> None:
-        """Begin anew in a forked child: what is under way is for the parent to follow."""
-        self._lock = threading.RLock()
-        self._open, self._lost, self._batches = set(), [], Batches()
-        self._over.clear()
+        """Begin anew, as in a forked child: what is under way there is for the parent to follow."""
         self.when_idle = when_idle
+        """In a child process, where each request is reported when it is over: called when no other
+        one is under way."""
+        # Held for a moment, and never across a call into user code. Reentrant, for the garbage
+        # collector may close a response in the midst of it.
+        self._lock = threading.RLock()
+        self._open: set[CapturedRequest] = set()
+        self._over: deque[CapturedRequest] = deque()
+        self._lost: list[CapturedRequest] = []
+        """Requests without an answer, of which an attempt may be billed, until they are retried;
+        those that were reported meanwhile have an unknown one."""
+        self._batches = Batches()
 
     def _take_lost(self, retry: CapturedRequest) -> CapturedRequest | None:
         with self._lock:

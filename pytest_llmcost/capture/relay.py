@@ -11,7 +11,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,38 +35,32 @@ _PIECE = 65_536
 _NO_BODY = (204, 304)
 
 
-class Relay:
+class Relay(ThreadingHTTPServer):
     """The endpoint, between `start` and `stop`."""
+
+    daemon_threads, block_on_close = True, False
 
     def __init__(self, upstream: str) -> None:
         """Pass everything on to this address."""
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = upstream.rstrip("/")
-        self._server = _Server(self.upstream)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"http://127.0.0.1:{self.server_port}"
         """What to give to the other process as `ANTHROPIC_BASE_URL`."""
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_LOOK_SECONDS,), daemon=True
+        self._listening = threading.Thread(
+            target=self.serve_forever, args=(_LOOK_SECONDS,), daemon=True
         )
 
     def start(self) -> None:
         """Begin to listen."""
-        RELAYS.add(self._server.server_port)
-        self._thread.start()
+        RELAYS.add(self.server_port)
+        self._listening.start()
 
     def stop(self) -> None:
         """Stop listening; what is under way is cut off when the process ends."""
-        if self._thread.is_alive():  # a forked child has no such thread, and would wait for it
-            self._server.shutdown()
-        self._server.server_close()
-        RELAYS.discard(self._server.server_port)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads, block_on_close = True, False
-
-    def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream = upstream
+        if self._listening.is_alive():  # a forked child has no such thread, and would wait for it
+            self.shutdown()
+        self.server_close()
+        RELAYS.discard(self.server_port)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Show what went wrong here; that a client has gone, for example killed, is no error."""
@@ -76,7 +70,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: Relay
 
     def relay(self) -> None:
         """Pass one request on, and its answer back."""
@@ -95,7 +89,17 @@ class _Handler(BaseHTTPRequestHandler):
             headers = dict(_passed_on(self.headers.items()))
             connection.request(self.command, parts.path + self.path, body or None, headers)
             response = connection.getresponse()
-            self._pass_back(response)
+            self.send_response_only(response.status, response.reason)
+            for name, value in _passed_on(response.getheaders()):
+                self.send_header(name, value)
+            has_body = self.command != "HEAD" and response.status not in _NO_BODY
+            if has_body:
+                self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            while has_body and (piece := response.read1(_PIECE)):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            if has_body:
+                self.wfile.write(b"0\r\n\r\n")
         except LiveCapError as error:
             self._refuse(403, "permission_error", str(error))  # which no client tries again
         except (OSError, HTTPException) as error:
@@ -123,19 +127,6 @@ class _Handler(BaseHTTPRequestHandler):
         while self.rfile.readline().strip():
             pass  # trailers
         return b"".join(pieces)
-
-    def _pass_back(self, response: HTTPResponse) -> None:
-        self.send_response_only(response.status, response.reason)
-        for name, value in _passed_on(response.getheaders()):
-            self.send_header(name, value)
-        has_body = self.command != "HEAD" and response.status not in _NO_BODY
-        if has_body:
-            self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        while has_body and (piece := response.read1(_PIECE)):
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-        if has_body:
-            self.wfile.write(b"0\r\n\r\n")
 
     def _refuse(self, status: int, kind: str, text: str) -> None:
         content = {"type": "error", "error": {"type": kind, "message": text}}

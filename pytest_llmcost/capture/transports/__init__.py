@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -168,13 +168,13 @@ def ticket() -> object:
     return _given[_captures[-1]][1]() if _captures else None
 
 
-def wrap_method(owner: object, name: str, wrapper_of: Callable[[Any], object]) -> None:
+def wrap_method(owner: object, name: str, wrapper_of: Callable[[Any], Callable[..., Any]]) -> None:
     """Replace a method by a wrapper, once: two names of one library are one class."""
     original = vars(owner).get(name) if isinstance(owner, type) else None
     if original is None or any(original is ours for _, _, _, ours in _wrapped):
         return
     assert isinstance(owner, type)
-    wrapper = wrapper_of(original)
+    wrapper = wraps(original)(wrapper_of(original))
     setattr(owner, name, wrapper)
     _wrapped.append((owner, name, original, wrapper))
 

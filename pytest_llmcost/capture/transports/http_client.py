@@ -25,7 +25,6 @@ def wrap(module: ModuleType) -> None:
 
 
 def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def endheaders(connection: Any, message_body: Any = None, **options: Any) -> Any:
         __tracebackhide__ = True
         captured = being_sent()
@@ -78,7 +77,6 @@ def _begin(connection: Any, body: Any) -> CapturedRequest | None:
 
 
 def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def getresponse(connection: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
         captured = getattr(connection, "_llmcost", None)

@@ -53,7 +53,6 @@ def wrap(module: ModuleType) -> None:
 
 
 def _wrap_wire(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def handle(connection: Any, request: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
         if (current := being_sent()) is not None:
@@ -81,7 +80,6 @@ class _Library:
     def wrap_send(
         self, original: Callable[..., Any], *, is_transport: bool = False
     ) -> Callable[..., Any]:
-        @functools.wraps(original)
         def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
             captured = _begin(client, request, is_transport)
@@ -100,7 +98,6 @@ class _Library:
     def wrap_async_send(
         self, original: Callable[..., Any], *, is_transport: bool = False
     ) -> Callable[..., Any]:
-        @functools.wraps(original)
         async def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
             captured = _begin(client, request, is_transport)

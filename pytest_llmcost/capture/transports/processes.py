@@ -7,7 +7,6 @@ one of a pool serves many, and would keep what was open where it was first neede
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from contextvars import copy_context
 from types import ModuleType
@@ -37,7 +36,6 @@ class _Given:
 
 
 def _wrap_process(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def start(process: Any) -> Any:
         __tracebackhide__ = True
         vars(process)["_pytest_llmcost"] = _Given()
@@ -50,7 +48,6 @@ def _wrap_process(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _wrap_thread(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def start(thread: Any) -> Any:
         __tracebackhide__ = True
         if getattr(thread, "_context", thread) is None:  # private: no context was given for it

@@ -34,7 +34,6 @@ def wrap(module: ModuleType) -> None:
 def _wrap_playing(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     """Make a wrapper that lets the current request read what a method of a cassette returned."""
 
-    @functools.wraps(original)
     def method(cassette: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         result = original(cassette, *args, **kwargs)
@@ -62,7 +61,6 @@ def _played(captured: CapturedRequest, name: str, result: Any, cassette: Any, *a
 
 
 def _wrap_save(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def save(cassette: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
         path = os.path.abspath(getattr(cassette, "_path", None) or "")

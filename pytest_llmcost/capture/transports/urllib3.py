@@ -29,7 +29,6 @@ def wrap(module: ModuleType) -> None:
 
 
 def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def urlopen(
         pool: Any,
         method: Any,
@@ -135,7 +134,6 @@ def _tee_of(kind: Any) -> type[Any]:
 
 
 def _wrap_build_response(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def build_response(adapter: Any, request: Any, raw: Any) -> Any:
         __tracebackhide__ = True
         # Mocks such as `responses` and `requests-mock` replace the adapters of requests, and come
