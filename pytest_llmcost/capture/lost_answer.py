@@ -8,7 +8,6 @@ likes, and the API works on.
 from __future__ import annotations
 
 from traceback import walk_tb
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -63,7 +62,8 @@ def read_failure(error: BaseException) -> Failure:
         return Failure(may_be_billed=False, is_seen=False)
     if names & _NEVER_SENT:
         return Failure(may_be_billed=False)
-    frames = [frame for frame, _ in walk_tb(error.__traceback__) if _module(frame) in _CLIENTS]
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    frames = [frame for frame in frames if frame.f_globals.get("__name__") in _CLIENTS]
     if not frames or frames[-1].f_code.co_name not in _AROUND_THE_REQUEST:
         return Failure(may_be_billed=True)
     # Hooks run before and after the request: only the local variable tells which it was. Taking
@@ -76,16 +76,21 @@ def read_failure(error: BaseException) -> Failure:
 
 
 def note_failure(captured: CapturedRequest, error: BaseException, live: bool | None = True) -> None:
-    """Tell a captured request what an exception says of it."""
+    """Tell a captured request that no response came, and what an exception says of that."""
     failure = read_failure(error)
-    captured.failed(may_be_billed=failure.may_be_billed, is_seen=failure.is_seen, live=live)
+    # What was sent is lost, by whatever name: some call each lost connection a `ConnectError`.
+    may_be_billed = failure.may_be_billed or captured.is_unrefused
+    # What a mock or a recorder has raised was never sent, so it cannot be billed.
+    captured.is_lost = may_be_billed and live is not False
+    has_left = may_be_billed or captured.lost_attempts
+    captured.live = live if has_left and not captured.is_to_stand_in else False
+    captured.is_seen = failure.is_seen
+    if captured.is_lost:
+        captured.note_left()
+    captured.over(captured)
 
 
 def is_connecting(error: BaseException) -> bool:
     """Tell whether an error came from the method that connects, which sending calls if need be."""
     names = {frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)}
     return not names.isdisjoint(_CONNECTING)
-
-
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__"))

@@ -32,7 +32,6 @@ _SECONDS = 600.0
 _LOOK_SECONDS = 0.02
 """How often it looks whether to stop; a run ends that much later."""
 _PIECE = 65_536
-_NO_BODY = (204, 304)
 
 
 class Relay(ThreadingHTTPServer):
@@ -92,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response_only(response.status, response.reason)
             for name, value in _passed_on(response.getheaders()):
                 self.send_header(name, value)
-            has_body = self.command != "HEAD" and response.status not in _NO_BODY
+            has_body = self.command != "HEAD" and response.status not in (204, 304)
             if has_body:
                 self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_llmcost import hookspecs
-from pytest_llmcost.capture.transports import follow, unfollow
+from pytest_llmcost.capture.transports import Ticket, follow, unfollow
 from pytest_llmcost.concurrency import AtFork
 from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
@@ -31,7 +31,6 @@ from pytest_llmcost.plugin.session_hooks import SessionHooks
 if TYPE_CHECKING:
     import anthropic
 
-    from pytest_llmcost.capture.children import Ticket
     from pytest_llmcost.capture.relay import Relay
     from pytest_llmcost.capture.request import CapturedRequest
     from pytest_llmcost.plugin.child_processes import ChildProcesses

@@ -1,9 +1,9 @@
 """What is wrapped in this process, and which captures follow the requests that pass there.
 
 One file a library. Each turns what its library does into the same calls: `begin` when something is
-sent, with `CURRENT` set meanwhile; then on the captured request `failed` or `answered`, `feed` for
-each piece of a body that is read later, and `close`. What has to read objects of a library runs
-inside the captured request's `do`, which keeps its errors from the code under test.
+sent, with `CURRENT` set meanwhile; then `note_failure`, or on the captured request `answered`,
+`feed` for each piece of a body that is read later, and `close`. What has to read objects of a
+library runs inside the captured request's `do`, which keeps its errors from the code under test.
 
 This module is the one with state of the whole process. It is light, for an HTTP library may be
 imported by a suite that never calls Claude, and it knows nothing of any library.
@@ -62,17 +62,19 @@ _LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, and 
 
 Begin = Callable[[object, object, str, str, Any, bytes], "CapturedRequest | None"]
 """As `Capture.begin`; returns None if what is about to be sent is no Claude call."""
+Ticket = tuple[Callable[..., object], tuple[Any, ...]]
+"""What a spawned child calls to follow requests, and with which arguments."""
 
 _captures: list[Begin] = []
 """Captures nest, as pytest does in the tests of plugins; the last one follows the request."""
-_given: dict[Begin, tuple[set[str], Callable[[], object]]] = {}
+_given: dict[Begin, tuple[set[str], Callable[[], Ticket | None]]] = {}
 """By capture, the cassettes that VCR has written, and what makes the ticket of a spawned child."""
 _wrapped: list[tuple[type, str, object, object]] = []
 """Class, attribute, the original, our wrapper."""
 
 
 def follow(
-    begin: Begin, saved: set[str] | None = None, ticket: Callable[[], object] = lambda: None
+    begin: Begin, saved: set[str] | None = None, ticket: Callable[[], Ticket | None] = lambda: None
 ) -> None:
     """Follow requests from now on: wrap what is imported now, and later what will be.
 
@@ -163,7 +165,7 @@ def note_saved(path: str) -> None:
         _given[_captures[-1]][0].add(path)
 
 
-def ticket() -> object:
+def ticket() -> Ticket | None:
     """Return what a spawned child is given."""
     return _given[_captures[-1]][1]() if _captures else None
 

@@ -27,6 +27,8 @@ def wrap(module: ModuleType) -> None:
 def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
     def endheaders(connection: Any, message_body: Any = None, **options: Any) -> Any:
         __tracebackhide__ = True
+        if not connection._buffer:  # nothing was begun: the library's own error says so
+            return original(connection, message_body, **options)
         captured = being_sent()
         if captured is not None:  # its client reads the answer
             is_log_in = claude_address(_url(connection)) is None
@@ -41,7 +43,14 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
             except BaseException as error:
                 captured.is_unrefused &= not is_connecting(error)
                 raise
-        captured = _begin(connection, message_body)
+        url = _url(connection)
+        if claude_address(url) is not None:
+            first, *rest = connection._buffer
+            method = first.decode("latin-1").partition(" ")[0]
+            pairs = (line.decode("latin-1").partition(":") for line in rest)
+            headers = {name: value.strip() for name, _, value in pairs}
+            # As its client, not itself: the next attempt opens a connection of its own.
+            captured = begin(connection, type(connection), method, url, headers, message_body)
         if captured is None:
             return original(connection, message_body, **options)
         captured.leave()  # nothing is sent before: the lines of the head are kept until now
@@ -62,18 +71,6 @@ def _url(connection: Any) -> str:
     host = getattr(connection, "_tunnel_host", None) or connection.host
     port = getattr(connection, "_tunnel_port", None) or connection.port
     return url_of("https", host, port, target)
-
-
-def _begin(connection: Any, body: Any) -> CapturedRequest | None:
-    url = _url(connection)
-    if claude_address(url) is None:
-        return None
-    first, *rest = connection._buffer
-    method = first.decode("latin-1").partition(" ")[0]
-    pairs = (line.decode("latin-1").partition(":") for line in rest)
-    headers = {name: value.strip() for name, _, value in pairs}
-    # The next attempt opens a connection of its own.
-    return begin(connection, type(connection), method, url, headers, body)
 
 
 def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from contextvars import copy_context
 from types import ModuleType
 from typing import Any
 
-from pytest_llmcost.capture.transports import ticket, wrap_method
+from pytest_llmcost.capture.transports import Ticket, ticket, wrap_method
 from pytest_llmcost.concurrency import begin_thread
 
 
@@ -25,14 +25,14 @@ def wrap(module: ModuleType) -> None:
 
 
 class _Given:
-    """What has the child's ticket made when it is pickled.
+    """What the child's ticket is made of when it is pickled.
 
     Not sooner: a forked child is not pickled, and inherits all that is wrapped. Whether it will be
     forked is settled in many ways, by the system's default too, which Python 3.14 has changed.
     """
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"ticket": ticket()}
+    def __reduce__(self) -> Ticket:
+        return ticket() or (_Given, ())
 
 
 def _wrap_process(original: Callable[..., Any]) -> Callable[..., Any]:
