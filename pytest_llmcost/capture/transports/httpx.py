@@ -190,7 +190,8 @@ def _end(
 def _failed(captured: CapturedRequest, library: _Library, request: Any, error: Any) -> None:
     _note_headers(captured, request)
     response = read_failure(error).response
-    if response is not None and (_content(response) is not None or response.status_code >= 300):
+    is_read = getattr(response, "_content", None) is not None
+    if response is not None and (is_read or response.status_code >= 300):
         _answered(captured, library, request, response)
         return
     note_failure(captured, error, _is_live(captured, library, request, response, error))
@@ -201,7 +202,8 @@ def _answered(captured: CapturedRequest, library: _Library, request: Any, respon
     captured.answered(
         status=response.status_code,
         live=_is_live(captured, library, request, response),
-        content=_content(response),
+        # Private: `content` raises unless it has been read.
+        content=getattr(response, "_content", None),
     )
     if not captured.is_over:
         if "content-encoding" in response.headers:
@@ -237,12 +239,6 @@ def _is_live(
         return False
     # A transport of another's may send through a library that shows it, such as aiohttp.
     return captured.is_on_wire or None
-
-
-def _content(response: Any) -> bytes | None:
-    """Return the body if it has been read. Private: `content` raises if it has not."""
-    content: bytes | None = getattr(response, "_content", None)
-    return content
 
 
 class _Tee:

@@ -25,7 +25,7 @@ def wrap(module: ModuleType) -> None:
 
 
 class _Given:
-    """What the child's ticket is made of when it is pickled.
+    """Is pickled as the child's ticket, which is made then.
 
     Not sooner: a forked child is not pickled, and inherits all that is wrapped. Whether it will be
     forked is settled in many ways, by the system's default too, which Python 3.14 has changed.
