@@ -542,6 +542,20 @@ def test_a_body_without_a_byte_is_no_stream_that_was_cut(way: Callable[[str, Any
     assert purse.call.caveats == ("unreadable-response",)
 
 
+@pytest.mark.parametrize("library", [httpx.post, requests.post])
+def test_what_a_blocker_of_one_s_own_keeps_from_connecting_was_not_sent(
+    library: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise RuntimeError("no network here")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with capturing() as purse, pytest.raises(RuntimeError, match="no network here"):
+        library("https://api.anthropic.com/v1/messages", json=ASKED, headers=HEADERS)
+    assert [(each.live, each.answer) for each in purse.seen] == [(False, None)]
+
+
 def test_a_head_that_was_never_begun_is_the_error_of_http_client() -> None:
     with capturing() as purse, pytest.raises(CannotSendHeader):
         HTTPConnection("api.anthropic.com").endheaders()

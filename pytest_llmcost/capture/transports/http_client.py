@@ -108,38 +108,31 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
 def _tee_of(kind: Any) -> type[Any]:
     """Return a response class whose bytes are read along; so the response stays what it is."""
 
-    def along(original: Callable[..., Any], response: Any, *args: Any) -> Any:
-        # The ways of reading that all others use; some of them use one another.
-        captured, response._llmcost = response._llmcost, None
-        try:
-            data = original(response, *args)
-        except BaseException:
+    def along(original: Callable[..., Any]) -> Callable[..., Any]:
+        # Of the ways of reading that all others use, some use one another.
+        def read(response: Any, *args: Any) -> Any:
+            captured, response._llmcost = response._llmcost, None
+            try:
+                data = original(response, *args)
+            except BaseException:
+                if captured is not None:
+                    captured.close(is_whole=False)
+                raise
+            finally:
+                response._llmcost = captured
             if captured is not None:
-                captured.close(is_whole=False)
-            raise
-        finally:
-            response._llmcost = captured
-        if captured is not None:
-            taken = memoryview(args[0]).cast("B")[:data] if isinstance(data, int) else data
-            captured.feed(bytes(taken))
-            if response.isclosed():
-                captured.close(is_whole=not response.length)
-        return data
+                taken = memoryview(args[0]).cast("B")[:data] if isinstance(data, int) else data
+                captured.feed(bytes(taken))
+                if response.isclosed():
+                    captured.close(is_whole=not response.length)
+            return data
+
+        return read
 
     class Tee(kind):  # type: ignore[misc]
         _llmcost: Any
-
-        def read(self, *args: Any) -> Any:
-            return along(kind.read, self, *args)
-
-        def read1(self, *args: Any) -> Any:
-            return along(kind.read1, self, *args)
-
-        def readline(self, *args: Any) -> Any:
-            return along(kind.readline, self, *args)
-
-        def readinto(self, buffer: Any) -> Any:
-            return along(kind.readinto, self, buffer)
+        read, read1 = along(kind.read), along(kind.read1)
+        readline, readinto = along(kind.readline), along(kind.readinto)
 
         def close(self) -> None:
             try:

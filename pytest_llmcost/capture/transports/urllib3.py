@@ -94,19 +94,24 @@ def _tee_of(kind: Any) -> type[Any]:
     All ways of reading end in one of its three private methods, in urllib3 1.26 and 2.
     """
 
-    def along(original: Callable[..., Any], response: Any, *args: Any, **how: Any) -> Any:
-        try:
-            data = original(response, *args, **how)
-        except BaseException:
-            response._llmcost.close(is_whole=False)
-            raise
-        if data:
-            response._llmcost.feed(data)
-        return data
+    def along(original: Callable[..., Any]) -> Callable[..., Any]:
+        def read(response: Any, *args: Any, **how: Any) -> Any:
+            try:
+                data = original(response, *args, **how)
+            except BaseException:
+                response._llmcost.close(is_whole=False)
+                raise
+            if data:
+                response._llmcost.feed(data)
+            return data
+
+        return read
+
+    fp_read = along(kind._fp_read)
 
     class Tee(kind):  # type: ignore[misc]
         def _fp_read(self, *args: Any, **how: Any) -> Any:
-            data = along(kind._fp_read, self, *args, **how)
+            data = fp_read(self, *args, **how)
             is_closed = getattr(self._fp, "isclosed", None)
             is_over = not data or (is_closed is not None and is_closed())
             # That of `responses` closes it instead, and says so the next time.
@@ -115,8 +120,7 @@ def _tee_of(kind: Any) -> type[Any]:
                 self._llmcost.close(is_whole=not getattr(self._fp, "length", None))
             return data
 
-        def _handle_chunk(self, *args: Any) -> Any:
-            return along(kind._handle_chunk, self, *args)
+        _handle_chunk = along(kind._handle_chunk)
 
         def _update_chunk_length(self) -> None:
             kind._update_chunk_length(self)
