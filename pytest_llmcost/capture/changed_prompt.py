@@ -179,7 +179,7 @@ class ReplayedReply(NamedTuple):
     ) -> tuple[Usage, Usage | None]:
         """Return the usage now; and the least it may be, where a read may be a write."""
         sent, total = self.sent, then.prompt_tokens if prompt is None else prompt.input_tokens
-        fixed = {
+        kept = {
             "output_tokens": then.output_tokens,
             "web_search_requests": then.web_search_requests,
         }
@@ -188,7 +188,7 @@ class ReplayedReply(NamedTuple):
             0 < then.cached_tokens <= total
         )
         if not sent.breakpoints and not is_cached_by_others:
-            return Usage(input_tokens=total, **fixed), None
+            return Usage(input_tokens=total, **kept), None
         if is_cached_by_others or self._keeps_cached_tokens():
             # An unchanged prefix keeps its recorded tokens; the rest of the count comes after it.
             short, long = then.cache_write_5m_tokens, then.cache_write_1h_tokens
@@ -200,13 +200,13 @@ class ReplayedReply(NamedTuple):
                 cache_read_tokens=then.cache_read_tokens,
                 cache_write_5m_tokens=short,
                 cache_write_1h_tokens=long,
-                **fixed,
+                **kept,
             )
             return usage, None
         assert prompt is not None
         read, is_known = self._tokens_read(then.cache_read_tokens, prompt, earlier)
-        usage = replace(prompt.usage("warm", most_read=read), **fixed)
-        return usage, None if is_known else replace(prompt.usage("warm"), **fixed)
+        usage = replace(prompt.usage("warm", most_read=read), **kept)
+        return usage, None if is_known else replace(prompt.usage("warm"), **kept)
 
     def _tokens_read(
         self, read: int, prompt: CachedPrompt, earlier: Sequence[CachedPrefix]

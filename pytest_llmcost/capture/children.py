@@ -99,14 +99,10 @@ def _digest(token: str) -> str:
 
 def packed(request: CapturedRequest) -> CapturedRequest:
     """Return a request as it can leave its process: what it used, and nothing of any library."""
-    of_process = ("source", "client", "owner", "over", "gate", "outer", "error", "supersedes")
-    return request.variant(
-        **dict.fromkeys(of_process),
-        play=request.replay,
-        decoder=None,
-        _reader=None,
-        _unread=[],
-    )
+    library = ("source", "client", "decoder", "_reader")
+    process = ("owner", "over", "gate", "outer", "error", "supersedes")
+    left = dict.fromkeys((*library, *process))
+    return request.variant(**left, play=request.replay, _unread=[])
 
 
 def inherit(
