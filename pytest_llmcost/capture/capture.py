@@ -16,14 +16,13 @@ from weakref import WeakKeyDictionary
 
 from pytest_llmcost.capture.batches import Batches
 from pytest_llmcost.capture.headers import read_headers
-from pytest_llmcost.capture.replay import Fingerprint, Recordings, VcrPlay
+from pytest_llmcost.capture.replay import Fingerprint, Recording, VcrPlay
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.capture.transports import being_sent, follow, unfollow
 from pytest_llmcost.counting.own_requests import OWN_REQUEST
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.errors import LiveCapError, PayloadError
 from pytest_llmcost.responses.endpoints import find_unmetered, recognise
-from pytest_llmcost.responses.recorded_files import Allowance, read_interaction
 
 _MOST_FAILURES = 20
 
@@ -59,19 +58,8 @@ class Capture:
         self._stand_ins = frozenset(stand_ins)
         self._gate, self._settle = gate, settle
         self._over_with = self._end  # one object for all requests
-        self.when_idle: Callable[[], None] | None = None
-        """In a child process, where each request is reported when it is over: called when no other
-        one is under way."""
-        # Held for a moment, and never across a call into user code. Reentrant, for the garbage
-        # collector may close a response in the midst of it.
-        self._lock = threading.RLock()
-        self._open: set[CapturedRequest] = set()
-        self._over: deque[CapturedRequest] = deque()
-        self._lost: list[CapturedRequest] = []
-        """Requests without an answer, of which an attempt may be billed, until they are retried;
-        those that were reported meanwhile have an unknown one."""
-        self._batches = Batches()
-        self._recordings: WeakKeyDictionary[Any, Recordings] = WeakKeyDictionary()
+        self._recordings: WeakKeyDictionary[Any, dict[int, Recording]] = WeakKeyDictionary()
+        self.enter_child(None)
 
     def install(self) -> None:
         """Begin to follow requests."""
@@ -151,11 +139,19 @@ class Capture:
                 self.when_idle()
 
     def enter_child(self, when_idle: Callable[[], None] | None) -> None:
-        """Begin anew in a forked child: what is under way is for the parent to follow."""
-        self._lock = threading.RLock()
-        self._open, self._lost, self._batches = set(), [], Batches()
-        self._over.clear()
+        """Begin anew, as in a forked child: what is under way there is for the parent to follow."""
         self.when_idle = when_idle
+        """In a child process, where each request is reported when it is over: called when no other
+        one is under way."""
+        # Held for a moment, and never across a call into user code. Reentrant, for the garbage
+        # collector may close a response in the midst of it.
+        self._lock = threading.RLock()
+        self._open: set[CapturedRequest] = set()
+        self._over: deque[CapturedRequest] = deque()
+        self._lost: list[CapturedRequest] = []
+        """Requests without an answer, of which an attempt may be billed, until they are retried;
+        those that were reported meanwhile have an unknown one."""
+        self._batches = Batches()
 
     def _take_lost(self, retry: CapturedRequest) -> CapturedRequest | None:
         with self._lock:
@@ -249,14 +245,12 @@ class Capture:
         if not isinstance(play, VcrPlay):
             request.replay = play
             return
-        recordings = self._recordings.setdefault(play.cassette, Recordings())
-        index = play.choose(recordings, self._fingerprint(request), may_differ=may_differ)
-        if index is None and not may_differ:
-            return
-        request.replay = play.describe(index)
-        response = None if index is None else play.response(index)
-        if response is not None:
-            request.use(read_interaction({"response": response}, "", Allowance()))
+        recordings = self._recordings.setdefault(play.cassette, {})
+        chosen = play.choose(recordings, self._fingerprint(request), may_differ=may_differ)
+        if chosen is not None:
+            request.replay = play.describe(chosen)
+            if chosen.response is not play.response:
+                request.use(chosen.response)
 
     def _tell(self, request: CapturedRequest) -> None:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_llmcost.capture.request import CapturedRequest
+    from pytest_llmcost.capture.transports import Ticket
 
 _SEEN, _LOST = 1, 2
 
@@ -98,27 +99,13 @@ def _digest(token: str) -> str:
 
 def packed(request: CapturedRequest) -> CapturedRequest:
     """Return a request as it can leave its process: what it used, and nothing of any library."""
-    of_process = ("source", "client", "owner", "over", "gate", "outer", "error", "supersedes")
-    return request.variant(
-        **dict.fromkeys(of_process),
-        play=request.replay,
-        decoder=None,
-        _reader=None,
-        _unread=[],
-    )
+    library = ("source", "client", "decoder", "_reader")
+    process = ("owner", "over", "gate", "outer", "error", "supersedes")
+    left = dict.fromkeys((*library, *process))
+    return request.variant(**left, play=request.replay, _unread=[])
 
 
-class Ticket:
-    """What a spawned child is given; reading it there begins to follow requests."""
-
-    def __init__(self, *facts: Any) -> None:
-        self._facts = facts
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[Any, ...]]:
-        return _inherit, self._facts
-
-
-def _inherit(
+def inherit(
     folder: str,
     token: str,
     how: tuple[Any, ...],
@@ -126,6 +113,7 @@ def _inherit(
     stand_ins: list[str],
     relays: list[int],
 ) -> None:
+    """Begin to follow requests in a spawned child."""
     from pytest_llmcost.capture.transports import RELAYS, follow
 
     RELAYS.update(relays)
@@ -158,7 +146,7 @@ def _inherit(
         return captured
 
     def ticket() -> Ticket:  # for its own children
-        return Ticket(folder, token, how, cap, stand_ins, relays)
+        return inherit, (folder, token, how, cap, stand_ins, relays)
 
     with suppress(Exception):  # what cannot be followed must not end the child
         follow(begin, ticket=ticket)

@@ -1,7 +1,12 @@
-"""The headers of a request that are kept: those that say something about its price, and no key."""
+"""Headers and bodies as libraries have them; of headers those that say something about the price.
+
+No key is kept.
+"""
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from typing import Any
 
 HEADERS = (
@@ -42,3 +47,13 @@ def _text(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(_text, value))
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def as_bytes(body: object) -> bytes:
+    """Return a body as it is sent; of one that comes in pieces, and of none, nothing."""
+    if isinstance(body, dict):  # what aiohttp was given as `json=`
+        with suppress(TypeError, ValueError):
+            body = json.dumps(body)
+    if isinstance(body, str):
+        return body.encode("utf-8", "surrogatepass")
+    return bytes(body) if isinstance(body, (bytes, bytearray)) else b""

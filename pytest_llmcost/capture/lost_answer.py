@@ -7,9 +7,7 @@ likes, and the API works on.
 
 from __future__ import annotations
 
-import re
 from traceback import walk_tb
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -42,8 +40,8 @@ _CLIENTS = ("httpx._client", "httpx2._client")
 _AROUND_THE_REQUEST = ("send", "_send_handling_auth", "_send_handling_redirects")
 """The clients' own functions around `_send_single_request`, which calls a transport. If one of them
 is the last of the client's in the traceback, a hook, a log-in or the client itself has raised."""
-_ON_THE_WIRE = re.compile(r"httpcore2?\._(sync|async)\.http(11|2)")
-"""The modules that write to a socket and read from it. No mock and no recorder gets there."""
+_CONNECTING = ("connect", "_connect")
+"""How `http.client` and httpcore name the method that connects."""
 
 
 class Failure(NamedTuple):
@@ -64,7 +62,8 @@ def read_failure(error: BaseException) -> Failure:
         return Failure(may_be_billed=False, is_seen=False)
     if names & _NEVER_SENT:
         return Failure(may_be_billed=False)
-    frames = [frame for frame, _ in walk_tb(error.__traceback__) if _module(frame) in _CLIENTS]
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    frames = [frame for frame in frames if frame.f_globals.get("__name__") in _CLIENTS]
     if not frames or frames[-1].f_code.co_name not in _AROUND_THE_REQUEST:
         return Failure(may_be_billed=True)
     # Hooks run before and after the request: only the local variable tells which it was. Taking
@@ -77,25 +76,21 @@ def read_failure(error: BaseException) -> Failure:
 
 
 def note_failure(captured: CapturedRequest, error: BaseException, live: bool | None = True) -> None:
-    """Tell a captured request what an exception says of it."""
+    """Tell a captured request that no response came, and what an exception says of that."""
     failure = read_failure(error)
-    captured.failed(may_be_billed=failure.may_be_billed, is_seen=failure.is_seen, live=live)
+    # What was sent is lost, by whatever name: some call each lost connection a `ConnectError`.
+    may_be_billed = failure.may_be_billed or captured.is_unrefused
+    # What a mock or a recorder has raised was never sent, so it cannot be billed.
+    captured.is_lost = may_be_billed and live is not False
+    has_left = may_be_billed or captured.lost_attempts
+    captured.live = live if has_left and not captured.is_to_stand_in else False
+    captured.is_seen = failure.is_seen
+    if captured.is_lost:
+        captured.note_left()
+    captured.over(captured)
 
 
-def was_on_the_wire(error: BaseException) -> bool:
-    """Tell whether an exception, or one behind it, came from where httpx talks to a socket.
-
-    httpx raises its own errors instead of httpcore's: those are their causes.
-    """
-    seen: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and not any(cause is each for each in seen):
-        if any(_ON_THE_WIRE.match(_module(frame)) for frame, _ in walk_tb(cause.__traceback__)):
-            return True
-        seen.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    return False
-
-
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__"))
+def is_connecting(error: BaseException) -> bool:
+    """Tell whether an error came from the method that connects, which sending calls if need be."""
+    names = {frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)}
+    return not names.isdisjoint(_CONNECTING)

@@ -1,7 +1,8 @@
-"""Relay: an endpoint on loopback that passes requests on to the API and follows them.
+"""Relay: an endpoint on loopback that passes requests on to the API.
 
 For what runs in another process: an agent, a server in another language, a container. Everything is
-passed on as it comes, streams piece by piece; nothing is kept.
+passed on as it comes, streams piece by piece; nothing is kept. It sends by `http.client`, whose
+transport follows what passes.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import json
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_llmcost.capture.request import CapturedRequest
-from pytest_llmcost.capture.transports import CURRENT, RELAYS, begin
+from pytest_llmcost.capture.lost_answer import is_connecting
+from pytest_llmcost.capture.transports import RELAYS
 from pytest_llmcost.errors import LiveCapError
 
 _OF_ONE_HOP = frozenset(
@@ -31,41 +32,34 @@ _SECONDS = 600.0
 _LOOK_SECONDS = 0.02
 """How often it looks whether to stop; a run ends that much later."""
 _PIECE = 65_536
-_NO_BODY = (204, 304)
 
 
-class Relay:
+class Relay(ThreadingHTTPServer):
     """The endpoint, between `start` and `stop`."""
+
+    daemon_threads, block_on_close = True, False
 
     def __init__(self, upstream: str) -> None:
         """Pass everything on to this address."""
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = upstream.rstrip("/")
-        self._server = _Server(self.upstream)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"http://127.0.0.1:{self.server_port}"
         """What to give to the other process as `ANTHROPIC_BASE_URL`."""
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_LOOK_SECONDS,), daemon=True
+        self._listening = threading.Thread(
+            target=self.serve_forever, args=(_LOOK_SECONDS,), daemon=True
         )
 
     def start(self) -> None:
         """Begin to listen."""
-        RELAYS.add(self._server.server_port)
-        self._thread.start()
+        RELAYS.add(self.server_port)
+        self._listening.start()
 
     def stop(self) -> None:
         """Stop listening; what is under way is cut off when the process ends."""
-        if self._thread.is_alive():  # a forked child has no such thread, and would wait for it
-            self._server.shutdown()
-        self._server.server_close()
-        RELAYS.discard(self._server.server_port)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads, block_on_close = True, False
-
-    def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream = upstream
+        if self._listening.is_alive():  # a forked child has no such thread, and would wait for it
+            self.shutdown()
+        self.server_close()
+        RELAYS.discard(self.server_port)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Show what went wrong here; that a client has gone, for example killed, is no error."""
@@ -75,7 +69,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: Relay
 
     def relay(self) -> None:
         """Pass one request on, and its answer back."""
@@ -86,44 +80,35 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # where the next request begins is not known
             self._refuse(400, "invalid_request_error", "llmcost_relay cannot read the request")
             return
-        captured = begin(
-            object(), self.server, self.command, upstream + self.path, self.headers, body
-        )
-        CURRENT.set(captured)  # this thread is the connection's alone
         parts = urlsplit(upstream)
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = kind(parts.netloc, timeout=_SECONDS)
-        try:
-            if captured is not None:
-                captured.leave()
-            connection.connect()
-            is_sent = True
-        except LiveCapError as error:
-            self._refuse(403, "permission_error", str(error))  # which no client tries again
-            return
-        except OSError as error:
-            if captured is not None:
-                captured.failed(may_be_billed=False, is_seen=True, live=True)
-            self._refuse(502, "api_error", f"llmcost_relay cannot reach {parts.netloc}: {error}")
-            return
+        response = None
         try:
             headers = dict(_passed_on(self.headers.items()))
             connection.request(self.command, parts.path + self.path, body or None, headers)
             response = connection.getresponse()
-            is_sent = False
-            if captured is not None:
-                captured.answered(status=response.status, live=True)
-            self._pass_back(response, captured)
+            self.send_response_only(response.status, response.reason)
+            for name, value in _passed_on(response.getheaders()):
+                self.send_header(name, value)
+            has_body = self.command != "HEAD" and response.status not in (204, 304)
+            if has_body:
+                self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            while has_body and (piece := response.read1(_PIECE)):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            if has_body:
+                self.wfile.write(b"0\r\n\r\n")
+        except LiveCapError as error:
+            self._refuse(403, "permission_error", str(error))  # which no client tries again
         except (OSError, HTTPException) as error:
-            if captured is not None:  # the client may have gone, or the API in mid-answer
-                if is_sent:
-                    captured.failed(may_be_billed=True, is_seen=True, live=True)
-                captured.close(is_whole=False)
             self.close_connection = True
-            if is_sent:
-                self._refuse(502, "api_error", f"llmcost_relay got no answer: {error}")
+            if response is None:  # else the client has gone, or the API in mid-answer
+                what = "cannot reach" if is_connecting(error) else "got no answer from"
+                self._refuse(502, "api_error", f"llmcost_relay {what} {parts.netloc}: {error}")
         finally:
-            CURRENT.set(None)
+            if response is not None:
+                response.close()
             connection.close()
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = relay
@@ -141,23 +126,6 @@ class _Handler(BaseHTTPRequestHandler):
         while self.rfile.readline().strip():
             pass  # trailers
         return b"".join(pieces)
-
-    def _pass_back(self, response: HTTPResponse, captured: CapturedRequest | None) -> None:
-        self.send_response_only(response.status, response.reason)
-        for name, value in _passed_on(response.getheaders()):
-            self.send_header(name, value)
-        has_body = self.command != "HEAD" and response.status not in _NO_BODY
-        if has_body:
-            self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        while has_body and (piece := response.read1(_PIECE)):
-            if captured is not None:
-                captured.feed(piece)
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-        if captured is not None:
-            captured.close(is_whole=True)
-        if has_body:
-            self.wfile.write(b"0\r\n\r\n")
 
     def _refuse(self, status: int, kind: str, text: str) -> None:
         content = {"type": "error", "error": {"type": kind, "message": text}}

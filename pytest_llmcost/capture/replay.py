@@ -9,12 +9,12 @@ equals what is sent, whichever VCR has played; only if there is none has the pro
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from pytest_llmcost.capture.headers import as_bytes, read_headers
 from pytest_llmcost.concurrency import cached_property
 from pytest_llmcost.counting.payload import fingerprint
 from pytest_llmcost.json_values import decode_json
@@ -51,16 +51,16 @@ class Asked:
 
     def __init__(self, request: Any) -> None:
         """Read its names; None has none, for a filter may drop a request."""
-        self.body = _as_bytes(getattr(request, "body", None))
+        self.body = as_bytes(getattr(request, "body", None))
         method, url = getattr(request, "method", ""), getattr(request, "uri", "")
         endpoint = recognise(method, url) or find_unmetered(method, url, self.body)
         self._endpoint = endpoint
         self.kind = endpoint.kind if endpoint else None
         self.model = endpoint.model if endpoint else None
-        self.betas = read_betas(_header(request, "anthropic-beta"))
+        headers = read_headers(getattr(request, "headers", None))
+        self.betas = read_betas(headers.get("anthropic-beta", ""))
         # Every client sends its version: without it, or redacted, the headers say nothing.
-        version = _header(request, "anthropic-version")
-        is_shown = _VERSION.fullmatch(version) is not None
+        is_shown = _VERSION.fullmatch(headers.get("anthropic-version", "")) is not None
         self.shows_betas = is_shown and all(map(_BETA.fullmatch, self.betas))
 
     @cached_property
@@ -69,25 +69,27 @@ class Asked:
         return read_body(self._endpoint, self.body)[0]
 
 
-class Recordings:
-    """What this run knows of one opened cassette, by the index of the recording."""
+class Recording(Asked):
+    """A recorded request with its response, and what this run has done with them."""
 
-    def __init__(self) -> None:
-        self.claimed: set[int] = set()
-        """Those whose responses count for calls of this run."""
-        self.taken: set[int] = set()
-        """Those that count for a changed prompt as long as no equal one claims them."""
-        self.played: set[int] = set()
-        """Those that VCR has played for calls that have a recording by now."""
-        self.fingerprints: dict[tuple[int, tuple[str, ...]], object] = {}
-        """Of recorded requests, with these betas."""
-        self._asked: dict[int, Asked] = {}
+    is_claimed = False
+    """Whether the response counts for a call of this run."""
+    is_taken = False
+    """Whether it counts for a changed prompt as long as no equal one claims it."""
+    was_played = False
+    """Whether VCR has played it for a call that has a recording by now."""
 
-    def asked(self, index: int, cassette: Any) -> Asked:
-        """Return a recorded request."""
-        if index not in self._asked:
-            self._asked[index] = Asked(cassette.data[index][0])
-        return self._asked[index]
+    def __init__(self, request: Any, response: Any) -> None:
+        """Read a pair of a cassette."""
+        super().__init__(request)
+        self.response = response
+        self.fingerprints: dict[tuple[str, ...], object] = {}
+        """Of the request, with these betas."""
+
+    @cached_property
+    def is_success(self) -> bool:
+        """Whether the response is no error."""
+        return 200 <= read_status(self.response) < 300
 
 
 class VcrPlay:
@@ -99,88 +101,78 @@ class VcrPlay:
         That holds when several threads replay at once.
         """
         self.cassette = cassette
+        self.response = response
         self._request = request
         self._now = Asked(request)
         self._now.body = sent or self._now.body  # of a stream, what VCR has read to the end
-        # `data` is public by habit alone: pairs of recorded request and response, only appended to.
-        pairs = enumerate(cassette.data)
-        self._played = next((index for index, (_, reply) in pairs if reply is response), None)
 
     def choose(
-        self, recordings: Recordings, fingerprint_of: Fingerprint, *, may_differ: bool
-    ) -> int | None:
-        """Return the index of the recording that counts, and claim it if its request is equal.
+        self, recordings: dict[int, Recording], fingerprint_of: Fingerprint, *, may_differ: bool
+    ) -> Recording | None:
+        """Return the recording that counts, and claim it if its request is equal.
 
         Return None if no equal one is left, unless another may be taken: all calls claim first.
+        `recordings` is what this run knows of the opened cassette.
         """
-        if self._played is None or not self._now.body:
-            return self._played
+        # `data` is public by habit alone: pairs of recorded request and response, only appended to.
+        data = self.cassette.data
+        for index in range(len(recordings), len(data)):
+            recordings.setdefault(index, Recording(*data[index]))  # others may drain at once
+        known = [*recordings.values()]
+        played = next((each for each in known if each.response is self.response), None)
+        if played is None or not self._now.body:
+            return played or Recording(None, self.response)
         # A cassette that plays what it has played begins anew: it may repeat, or was rewound.
-        is_again = self.cassette.allow_playback_repeats or self._played in recordings.played
-        asked = {
-            index: recordings.asked(index, self.cassette)
-            for index in (self._played, *range(len(self.cassette.data)))
-        }
-        # One that was played an error is sent again, and its retry is played a success.
-        is_success = self._is_success(self._played)
-        free = {
-            index: asked[index]
-            for index in sorted(asked, key=recordings.claimed.__contains__)
-            if (is_again or index not in recordings.claimed)
-            and asked[index].kind == self._now.kind
-            and self._is_success(index) == is_success
-        }
-        chosen = self._find_equal(free, recordings, fingerprint_of)
+        is_again = self.cassette.allow_playback_repeats or played.was_played
+        free = [
+            each
+            for each in sorted((played, *known), key=lambda each: each.is_claimed)
+            if (is_again or not each.is_claimed)
+            and each.kind == self._now.kind
+            # One that was played an error is sent again, and its retry is played a success.
+            and each.is_success == played.is_success
+        ]
+        chosen = self._find_equal(free, fingerprint_of)
         if chosen is not None:
-            recordings.claimed.add(chosen)
+            chosen.is_claimed = True
         elif may_differ:
-            chosen = self._played
+            chosen = played
             if not is_again:
-                chosen = min(free, key=recordings.taken.__contains__, default=chosen)
-            recordings.taken.add(chosen)
+                chosen = min(free, key=lambda each: each.is_taken, default=played)
+            chosen.is_taken = True
         else:
             return None
-        recordings.played.add(self._played)
+        played.was_played = True
         return chosen
 
     def _find_equal(
-        self, candidates: Mapping[int, Asked], recordings: Recordings, fingerprint_of: Fingerprint
-    ) -> int | None:
+        self, candidates: Sequence[Recording], fingerprint_of: Fingerprint
+    ) -> Recording | None:
         """Find the same request, or else one that differs in nothing that costs."""
-        for index, recorded in candidates.items():
+        for recorded in candidates:
             if self._is_same(recorded):
-                return index
+                return recorded
         sent, betas = self._now.json, self._now.betas
         now = None if sent is None else fingerprint_of(sent, betas, self._now.model)
         if now is None:
             return None
         equal = []
-        for index, recorded in candidates.items():
+        for recorded in candidates:
             known = self._betas_of(recorded)
-            key = (index, betas if known is None else known)  # hidden betas are no difference
-            if recorded.json is not None and key not in recordings.fingerprints:
-                found = fingerprint_of(recorded.json, key[1], recorded.model)
-                recordings.fingerprints[key] = found
-            if now == recordings.fingerprints.get(key):
-                equal.append(index)
+            key = betas if known is None else known  # hidden betas are no difference
+            if recorded.json is not None and key not in recorded.fingerprints:
+                recorded.fingerprints[key] = fingerprint_of(recorded.json, key, recorded.model)
+            if now == recorded.fingerprints.get(key):
+                equal.append(recorded)
         # A serializer may write the same JSON in other bytes. `max_tokens` costs nothing by itself.
-        same = (index for index in equal if candidates[index].json == sent)
-        return next(same, equal[0] if equal else None)
+        return next((each for each in equal if each.json == sent), equal[0] if equal else None)
 
-    def _is_success(self, index: int) -> bool:
-        return 200 <= read_status(self.cassette.data[index][1]) < 300
-
-    def response(self, index: int) -> Any:
-        """Return a recorded response; None if it is the one that was played."""
-        return None if index == self._played else self.cassette.data[index][1]
-
-    def describe(self, index: int | None) -> Replay:
+    def describe(self, recorded: Recording) -> Replay:
         """Tell what is known of a recording.
 
         VCR's filters have run over what was recorded, so a filter that changes what counts hides
         whether the prompt has changed.
         """
-        recorded = Asked(None if index is None else self.cassette.data[index][0])
         if not recorded.body:
             return Replay(obstacle="the cassette holds no request body")
         is_same = self._is_same(recorded)
@@ -195,15 +187,12 @@ class VcrPlay:
     def _filtered(self) -> Asked:
         return Asked(self.cassette.filter_request(self._request))
 
-    def _is_same(self, recorded: Asked) -> bool:
-        same_names = recorded.model == self._now.model
-        return (
-            recorded.body == self._now.body
-            and same_names
-            and (self._betas_of(recorded) == self._now.betas)
-        )
+    def _is_same(self, recorded: Recording) -> bool:
+        now = self._now
+        is_alike = (recorded.body, recorded.model) == (now.body, now.model)
+        return is_alike and self._betas_of(recorded) == now.betas
 
-    def _betas_of(self, recorded: Asked) -> tuple[str, ...] | None:
+    def _betas_of(self, recorded: Recording) -> tuple[str, ...] | None:
         """Return the recorded betas; None if the cassette, or a filter of it, hides them."""
         now = self._now.betas
         is_hidden = recorded.betas != now and self._filtered.betas != now
@@ -216,26 +205,7 @@ class VcrPlay:
             return False
         if filtered is None:
             return True
-        if fingerprint(filtered) == fingerprint(sent):
-            return False
-        return fingerprint(filtered) == fingerprint(recorded)
-
-
-def vcr_obstacle(sent: bytes, can_play: object, cassette: Any, request: Any) -> Replay | None:
-    """Tell what is known once VCR has a response for a request: nothing yet, but that it has."""
-    if not can_play or Asked(request).kind is None:
-        return None
-    return Replay(obstacle="VCR does not tell which recording it replayed")
-
-
-def vcr_play(sent: bytes, response: Any, cassette: Any, request: Any) -> VcrPlay | None:
-    """Keep what VCR plays; None for what is no Claude call, as a log-in inside one."""
-    return VcrPlay(cassette, request, response, sent) if Asked(request).kind else None
-
-
-def cassetter_obstacle(sent: bytes, *played: Any, **how: Any) -> Replay:
-    """Tell what is known of what cassetter plays."""
-    return Replay(obstacle="cassetter replayed it")
+        return fingerprint(sent) != fingerprint(filtered) == fingerprint(recorded)
 
 
 def read_body(
@@ -259,18 +229,3 @@ def read_betas(header: str) -> tuple[str, ...]:
         ('a', 'b')
     """
     return tuple(sorted({name.strip() for name in header.split(",")} - {""}))
-
-
-def _header(request: Any, name: str) -> str:
-    """Return a header that VCR keeps as a text or as a list of texts; "" without a request."""
-    found = getattr(request, "headers", {}).get(name) or ""
-    return found if isinstance(found, str) else ",".join(map(str, found))
-
-
-def _as_bytes(body: object) -> bytes:
-    if isinstance(body, str):
-        return body.encode("utf-8", "surrogatepass")
-    if isinstance(body, dict):  # what aiohttp was given as `json=`
-        with suppress(TypeError):
-            return msgspec.json.encode(body)
-    return bytes(body) if isinstance(body, (bytes, bytearray)) else b""

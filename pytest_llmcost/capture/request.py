@@ -27,13 +27,8 @@ from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.responses.converse import with_latency
 from pytest_llmcost.responses.endpoints import Endpoint
 from pytest_llmcost.responses.message import Answer, model_of, read_answer, unknown_answer
-from pytest_llmcost.responses.recorded_files import Allowance, Recorded, read_interaction
-from pytest_llmcost.responses.stream import (
-    BatchResult,
-    Reader,
-    StreamedMessage,
-    read_whole,
-)
+from pytest_llmcost.responses.recorded_files import Allowance, read_interaction, read_status
+from pytest_llmcost.responses.stream import BatchResult, Reader, StreamedMessage, read_whole
 
 _NOT_READ = ("count_tokens", "unmetered")
 """Endpoints whose answers say nothing about a bill."""
@@ -263,7 +258,7 @@ class CapturedRequest(_Outcome):
         if self.outer is not None:
             self.outer.has_left_inside |= self.outer.is_passed_on_by(self)
 
-    def _note_left(self) -> None:
+    def note_left(self) -> None:
         """Under a cap, note what nothing has shown to leave: it may have sockets of its own."""
         if self.gate is None or self.live is False or self.reserved is not None:
             return
@@ -291,19 +286,6 @@ class CapturedRequest(_Outcome):
         self.error = error
         self.over(self)
 
-    def failed(self, *, may_be_billed: bool, is_seen: bool, live: bool | None) -> None:
-        """No response came."""
-        # What was sent is lost, by whatever name: some call each lost connection a `ConnectError`.
-        may_be_billed |= self.is_unrefused
-        # What a mock or a recorder has raised was never sent, so it cannot be billed.
-        self.is_lost = may_be_billed and live is not False
-        has_left = may_be_billed or self.lost_attempts
-        self.live = live if has_left and not self.is_to_stand_in else False
-        self.is_seen = is_seen
-        if self.is_lost:
-            self._note_left()
-        self.over(self)
-
     def answered(self, *, status: int, live: bool | None, content: bytes | None = None) -> None:
         """A response came. If it is not over with that, what is read of it is to be fed."""
         live = self.live = False if self.is_to_stand_in else live
@@ -314,7 +296,7 @@ class CapturedRequest(_Outcome):
                 self.live = False
         self.is_answered = 200 <= status < 300
         if self.gate is not None and self.is_answered:
-            self._note_left()
+            self.note_left()
         kind = self.endpoint.kind
         if content is not None:
             self._unread.append(content)
@@ -374,10 +356,10 @@ class CapturedRequest(_Outcome):
 
     # What the capture asks for, afterwards
 
-    def use(self, recorded: Recorded) -> None:
+    def use(self, response: Mapping[str, Any]) -> None:
         """Read a recorded response in the place of what passed."""
-        self.is_answered = 200 <= recorded.status < 300
-        self._unread, self._problem = [recorded.body], recorded.problem
+        self.is_answered = 200 <= read_status(response) < 300
+        self._unread = [self.read_recorded(response)]
         self._reader, self._is_recorded = None, True
 
     def read(self) -> None:
@@ -443,12 +425,11 @@ class CapturedRequest(_Outcome):
         """Return the results of a batch that have passed since the last time."""
         if self.endpoint.kind != "batch_results" or not self.is_answered:
             return []
-        reader = self._read_on() if self.is_over else self._reader
-        if reader is None:
-            return []
         if self.is_over:
-            reader.close()
-        results, reader.results = reader.results, []
+            self._read_on().close()
+        if self._reader is None:
+            return []
+        results, self._reader.results = self._reader.results, []
         return results
 
     @property

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_llmcost.capture.children import Children, Ticket, packed
-from pytest_llmcost.capture.transports import RELAYS
+from pytest_llmcost.capture.children import Children, inherit, packed
+from pytest_llmcost.capture.transports import RELAYS, Ticket
 from pytest_llmcost.plugin.owners import Owner, SharedFixture, TestAttempt
 from pytest_llmcost.plugin.sender import Sender, blocks_around
 from pytest_llmcost.plugin.session import Session
@@ -75,7 +75,7 @@ class ChildProcesses:
         self._owners[token] = sender.owner
         self._own.may_send()
         folder, how = self._own.folder or self.session.run_folder, (sender.phase, sender.tags)
-        return Ticket(str(folder), token, how, cap, list(settings.stand_ins), list(RELAYS))
+        return inherit, (str(folder), token, how, cap, list(settings.stand_ins), list(RELAYS))
 
     def bring_back(self) -> None:
         """Record what children have sent, for the owner that started them."""

@@ -17,15 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from pytest_llmcost.call import Call, Evidence
-from pytest_llmcost.capture.changed_prompt import (
-    is_as_recorded,
-    left_in_the_cache,
-    obstacle_to_recount,
-    plan_recount,
-    recount,
-    reply_caveats,
-    without_figures,
-)
+from pytest_llmcost.capture.changed_prompt import ReplayedReply, obstacle_to_recount
 from pytest_llmcost.capture.request import CapturedRequest
 from pytest_llmcost.counting.cassette import Count
 from pytest_llmcost.counting.client import count_all
@@ -348,11 +340,12 @@ def meter(
             "request's body in the cassette (see docs/how-it-works/changed-prompts.md)"
         )
         return with_caveats(answer, f"not-comparable: {obstacle}"), payload, "billed"
-    now, evidence = _compare(session, owner, request, answer, payload, recorded)
+    reply = ReplayedReply(answer, payload, recorded)
+    now, evidence = _compare(session, owner, request, reply)
     if now.before is not None:
         places = describe_volatile(recorded, payload, datetime.now(timezone.utc))
         now = with_caveats(now, *([f"volatile: {places}"] if places else ()))
-    left = left_in_the_cache(answer.usage, now.usage, sent=payload, recorded=recorded)
+    left = reply.left_in_the_cache(now.usage)
     # A call that is still under way is metered once more, and must not seem to repeat itself.
     if left is not None and evidence != "stale" and request.is_over:
         owner.cached_prefixes.append(left)
@@ -360,25 +353,18 @@ def meter(
 
 
 def _compare(
-    session: Session,
-    owner: Owner,
-    request: CapturedRequest,
-    answer: Answer,
-    payload: Payload,
-    recorded: Payload,
+    session: Session, owner: Owner, request: CapturedRequest, reply: ReplayedReply
 ) -> tuple[Answer, Evidence]:
     """Return what a replayed reply uses for the payload that is sent now."""
-    if is_as_recorded(answer, sent=payload, recorded=recorded):
+    answer, payload, _ = reply
+    if reply.is_as_billed():
         # The prompt is the same; a reply that was cut may be longer now.
-        cut = reply_caveats(answer, payload, recorded, session.tokenizer)
-        return with_caveats(answer, *cut), "billed"
+        return with_caveats(answer, *reply.reply_caveats(session.tokenizer)), "billed"
     obstacle = obstacle_to_recount(answer) or request.uncountable
-    unknown = partial(without_figures, answer, obstacle, sent=payload, recorded=recorded)
     if obstacle is not None:
-        return unknown(), "stale"
+        return reply.without_figures(obstacle), "stale"
 
-    read = partial(read_normalised, session, item=owner.item, betas=payload.betas)
-    plan = plan_recount(payload, recorded, read=read)
+    plan = reply.plan(partial(read_normalised, session, item=owner.item, betas=payload.betas))
     prompt: CachedPrompt | None = None
     caveats: tuple[str, ...] = ()
     try:
@@ -386,17 +372,10 @@ def _compare(
             caveats = session.counts.count(owner, payload).caveats
             prompt = split(session, owner, plan)
     except CountError as error:
-        return unknown(failed=_failed_count(session, error)), "stale"
-    recounted = recount(
-        answer,
-        prompt,
-        sent=payload,
-        recorded=recorded,
-        earlier=owner.cached_prefixes,
-        caveats=caveats,
-        tokenizer=session.tokenizer,
-    )
-    return recounted, "recounted"
+        return reply.without_figures(None, _failed_count(session, error)), "stale"
+    earlier, tokenizer = owner.cached_prefixes, session.tokenizer
+    now = reply.recount(prompt, earlier=earlier, caveats=caveats, tokenizer=tokenizer)
+    return now, "recounted"
 
 
 def _mocked(

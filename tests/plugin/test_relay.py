@@ -190,6 +190,29 @@ def test_an_answer_that_breaks_off_is_of_unknown_cost(online: Project, standin: 
     assert (call["usd"], call["caveats"]) == (None, ["lost-answer"]), json.dumps(call)
 
 
+def test_a_retry_of_what_got_no_answer_is_one_call_with_it(
+    online: Project, standin: StandIn
+) -> None:
+    standin.script(Step(cut_after_bytes=0))
+    online.write(
+        test_app=SUITE
+        + """
+    def test_retry(llmcost_relay):
+        for attempt, status in enumerate((502, 200)):
+            head = {
+                "x-api-key": os.environ["ANTHROPIC_API_KEY"],
+                "anthropic-version": "2023-06-01",
+                "x-stainless-retry-count": str(attempt),
+            }
+            url = llmcost_relay.url + "/v1/messages"
+            assert httpx.post(url, json=ASKED, headers=head).status_code == status
+    """
+    )
+    online.run_apart("--llmcost-report=ledger.json").assert_outcomes(passed=1)
+    (call,) = online.ledger()["tests"][0]["calls"]
+    assert (call["attempts"], call["caveats"]) == (2, ["lost-answer"]), json.dumps(call)
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_child_that_sends_through_it_is_counted_once(online: Project, method: str) -> None:
     online.write(

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.client import CannotSendHeader, HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -539,6 +540,26 @@ def test_a_body_without_a_byte_is_no_stream_that_was_cut(way: Callable[[str, Any
     with capturing() as purse, serving(Empty) as url:
         assert way(url, ASKED) == 0
     assert purse.call.caveats == ("unreadable-response",)
+
+
+@pytest.mark.parametrize("library", [httpx.post, requests.post])
+def test_what_a_blocker_of_one_s_own_keeps_from_connecting_was_not_sent(
+    library: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise RuntimeError("no network here")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with capturing() as purse, pytest.raises(RuntimeError, match="no network here"):
+        library("https://api.anthropic.com/v1/messages", json=ASKED, headers=HEADERS)
+    assert [(each.live, each.answer) for each in purse.seen] == [(False, None)]
+
+
+def test_a_head_that_was_never_begun_is_the_error_of_http_client() -> None:
+    with capturing() as purse, pytest.raises(CannotSendHeader):
+        HTTPConnection("api.anthropic.com").endheaders()
+    assert not purse.calls
 
 
 def test_a_stream_that_is_left_is_truncated(standin: StandIn) -> None:

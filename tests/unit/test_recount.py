@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pytest_llmcost.call import Call, price
-from pytest_llmcost.capture.changed_prompt import obstacle_to_recount, recount, without_figures
+from pytest_llmcost.capture.changed_prompt import ReplayedReply, obstacle_to_recount
 from pytest_llmcost.counting.payload import read_payload
 from pytest_llmcost.counting.segments import CachedPrompt, Segment
 from pytest_llmcost.prices.rate_card import shipped_card
@@ -53,15 +53,12 @@ def recounted(
     tokens: int = 1_500,
     left_out: tuple[str, ...] = (),
 ) -> Call:
-    now, then = read_payload(sent), read_payload(recorded)
+    replayed = ReplayedReply(answer, read_payload(sent), read_payload(recorded))
     if obstacle_to_recount(answer) is not None:
-        unknown = without_figures(answer, obstacle_to_recount(answer), sent=now, recorded=then)
+        unknown = replayed.without_figures(obstacle_to_recount(answer))
         return price(unknown, shipped_card(), on=ON, evidence="stale")
-    answer_now = recount(
-        answer,
+    answer_now = replayed.recount(
         CachedPrompt(segments=(Segment(upto="end", tokens=tokens),)),
-        sent=now,
-        recorded=then,
         caveats=tuple(f"left-out: {part}" for part in left_out),
         tokenizer=tokenizer,
     )

@@ -1,9 +1,9 @@
 """What is wrapped in this process, and which captures follow the requests that pass there.
 
 One file a library. Each turns what its library does into the same calls: `begin` when something is
-sent, with `CURRENT` set meanwhile; then on the captured request `failed` or `answered`, `feed` for
-each piece of a body that is read later, and `close`. What has to read objects of a library runs
-inside the captured request's `do`, which keeps its errors from the code under test.
+sent, with `CURRENT` set meanwhile; then `note_failure`, or on the captured request `answered`,
+`feed` for each piece of a body that is read later, and `close`. What has to read objects of a
+library runs inside the captured request's `do`, which keeps its errors from the code under test.
 
 This module is the one with state of the whole process. It is light, for an HTTP library may be
 imported by a suite that never calls Claude, and it knows nothing of any library.
@@ -16,12 +16,13 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from pytest_llmcost.capture.headers import as_bytes
 from pytest_llmcost.capture.import_hook import ImportWatcher
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _CLIENTS = {
 }
 """Library -> the file here whose `wrap(module)` wraps it as soon as it is imported."""
 if getattr(sys.flags, "thread_inherit_context", False):  # from Python 3.14 on, if free-threaded
-    _CLIENTS["threading"] = "threads"
+    _CLIENTS["threading"] = "processes"
 CURRENT: ContextVar[CapturedRequest | None] = ContextVar("pytest_llmcost_request", default=None)
 """The request that is being sent in this context; `being_sent` reads it."""
 
@@ -61,19 +62,19 @@ _LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, and 
 
 Begin = Callable[[object, object, str, str, Any, bytes], "CapturedRequest | None"]
 """As `Capture.begin`; returns None if what is about to be sent is no Claude call."""
+Ticket = tuple[Callable[..., object], tuple[Any, ...]]
+"""What a spawned child calls to follow requests, and with which arguments."""
 
 _captures: list[Begin] = []
 """Captures nest, as pytest does in the tests of plugins; the last one follows the request."""
-_saved: dict[Begin, set[str]] = {}
-"""By capture, the cassettes that VCR has written."""
-_tickets: dict[Begin, Callable[[], object]] = {}
-"""By capture, what makes the ticket of a spawned child."""
+_given: dict[Begin, tuple[set[str], Callable[[], Ticket | None]]] = {}
+"""By capture, the cassettes that VCR has written, and what makes the ticket of a spawned child."""
 _wrapped: list[tuple[type, str, object, object]] = []
 """Class, attribute, the original, our wrapper."""
 
 
 def follow(
-    begin: Begin, saved: set[str] | None = None, ticket: Callable[[], object] = lambda: None
+    begin: Begin, saved: set[str] | None = None, ticket: Callable[[], Ticket | None] = lambda: None
 ) -> None:
     """Follow requests from now on: wrap what is imported now, and later what will be.
 
@@ -82,8 +83,7 @@ def follow(
     """
     if begin not in _captures:
         _captures.append(begin)
-        _saved[begin] = set() if saved is None else saved
-        _tickets[begin] = ticket
+        _given[begin] = set() if saved is None else saved, ticket
     _WATCHER.install()
 
 
@@ -94,7 +94,7 @@ def unfollow(begin: Begin) -> None:
     """
     if begin in _captures:
         _captures.remove(begin)
-        del _saved[begin], _tickets[begin]
+        del _given[begin]
     if _captures:
         return
     for owner, name, original, wrapper in reversed(_wrapped):
@@ -118,9 +118,7 @@ def begin(
     if address is None or (RELAYS and _is_to_relay(address)):
         return None
     if type(body) is not bytes:
-        if isinstance(body, str):
-            body = body.encode("utf-8", "surrogatepass")
-        body = bytes(body) if isinstance(body, (bytes, bytearray)) else b""
+        body = as_bytes(body)
     return _captures[-1](source, client, method, address, headers, body)
 
 
@@ -164,21 +162,21 @@ def url_of(scheme: str, host: str, port: int | None, target: str) -> str:
 def note_saved(path: str) -> None:
     """Note that VCR has written a cassette."""
     if _captures:
-        _saved[_captures[-1]].add(path)
+        _given[_captures[-1]][0].add(path)
 
 
-def ticket() -> object:
+def ticket() -> Ticket | None:
     """Return what a spawned child is given."""
-    return _tickets[_captures[-1]]() if _captures else None
+    return _given[_captures[-1]][1]() if _captures else None
 
 
-def wrap_method(owner: object, name: str, wrapper_of: Callable[[Any], object]) -> None:
+def wrap_method(owner: object, name: str, wrapper_of: Callable[[Any], Callable[..., Any]]) -> None:
     """Replace a method by a wrapper, once: two names of one library are one class."""
     original = vars(owner).get(name) if isinstance(owner, type) else None
     if original is None or any(original is ours for _, _, _, ours in _wrapped):
         return
     assert isinstance(owner, type)
-    wrapper = wrapper_of(original)
+    wrapper = wraps(original)(wrapper_of(original))
     setattr(owner, name, wrapper)
     _wrapped.append((owner, name, original, wrapper))
 

@@ -28,7 +28,6 @@ def wrap(module: ModuleType) -> None:
 
 
 def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     async def send(request: Any, conn: Any) -> Any:
         __tracebackhide__ = True
         # Inside a call that is followed already, as of httpx over aiohttp, its client reads.
@@ -63,7 +62,6 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     async def start(response: Any, connection: Any) -> Any:
         __tracebackhide__ = True
         captured = getattr(response, "_llmcost", None)

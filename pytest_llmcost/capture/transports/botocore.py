@@ -6,7 +6,6 @@ sent. What is sent passes urllib3 or aiohttp, and is captured there, below the s
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable
 from types import ModuleType
@@ -23,37 +22,29 @@ _EVENTS = ("before-call.bedrock-runtime.", "before-send.bedrock-runtime.")
 def wrap(module: ModuleType) -> None:
     """Wrap how an emitter asks its handlers."""
     wrap_method(getattr(module, "HierarchicalEmitter", None), "_emit", _wrap_emit)
-    wrap_method(getattr(module, "AioHierarchicalEmitter", None), "_emit", _wrap_async_emit)
-
-
-# A call emits a dozen events, to most of which nothing listens: so nothing is looked at before
-# there are responses, and arguments are passed one by one, which takes less than as a tuple.
+    wrap_method(getattr(module, "AioHierarchicalEmitter", None), "_emit", _wrap_emit)
 
 
 def _wrap_emit(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
+    # A call emits a dozen events, to most of which nothing listens: so nothing is looked at before
+    # there are responses, and arguments are passed one by one, which takes less than as a tuple.
     def _emit(emitter: Any, event_name: str, kwargs: Any, stop_on_response: bool = False) -> Any:
         __tracebackhide__ = True
         responses = original(emitter, event_name, kwargs, stop_on_response)
         if responses and event_name.startswith(_EVENTS):
+            if hasattr(responses, "__await__"):  # aiobotocore awaits it at once
+                return _follow_later(emitter, kwargs, responses)
             _follow(emitter, kwargs, responses)
         return responses
 
     return _emit
 
 
-def _wrap_async_emit(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    async def _emit(
-        emitter: Any, event_name: str, kwargs: Any, stop_on_response: bool = False
-    ) -> Any:
-        __tracebackhide__ = True
-        responses = await original(emitter, event_name, kwargs, stop_on_response)
-        if responses and event_name.startswith(_EVENTS):
-            _follow(emitter, kwargs, responses)
-        return responses
-
-    return _emit
+async def _follow_later(emitter: Any, kwargs: Any, coming: Any) -> Any:
+    __tracebackhide__ = True
+    responses = await coming
+    _follow(emitter, kwargs, responses)
+    return responses
 
 
 def _follow(emitter: Any, kwargs: Any, responses: Any) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable
-from traceback import walk_tb
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmcost.capture.lost_answer import note_failure
+from pytest_llmcost.capture.lost_answer import is_connecting, note_failure
 from pytest_llmcost.capture.transports import begin, being_sent, claude_address, url_of, wrap_method
 
 if TYPE_CHECKING:
@@ -26,9 +25,10 @@ def wrap(module: ModuleType) -> None:
 
 
 def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def endheaders(connection: Any, message_body: Any = None, **options: Any) -> Any:
         __tracebackhide__ = True
+        if not connection._buffer:  # nothing was begun: the library's own error says so
+            return original(connection, message_body, **options)
         captured = being_sent()
         if captured is not None:  # its client reads the answer
             is_log_in = claude_address(_url(connection)) is None
@@ -41,26 +41,28 @@ def _wrap_endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return original(connection, message_body, **options)
             except BaseException as error:
-                captured.is_unrefused &= not _is_connecting(error)
+                captured.is_unrefused &= not is_connecting(error)
                 raise
-        captured = _begin(connection, message_body)
+        url = _url(connection)
+        if claude_address(url) is not None:
+            first, *rest = connection._buffer
+            method = first.decode("latin-1").partition(" ")[0]
+            pairs = (line.decode("latin-1").partition(":") for line in rest)
+            headers = {name: value.strip() for name, _, value in pairs}
+            # As its client, not itself: the next attempt opens a connection of its own.
+            captured = begin(connection, type(connection), method, url, headers, message_body)
         if captured is None:
             return original(connection, message_body, **options)
         captured.leave()  # nothing is sent before: the lines of the head are kept until now
         try:
             result = original(connection, message_body, **options)
         except BaseException as error:
-            captured.do(note_failure, error, not _is_connecting(error))
+            captured.do(note_failure, error, not is_connecting(error))
             raise
         connection._llmcost = captured  # until its answer is asked for
         return result
 
     return endheaders
-
-
-def _is_connecting(error: BaseException) -> bool:
-    """Tell whether an error came from the method that connects, which sending calls if need be."""
-    return any(frame.f_code.co_name == "connect" for frame, _ in walk_tb(error.__traceback__))
 
 
 def _url(connection: Any) -> str:
@@ -71,19 +73,7 @@ def _url(connection: Any) -> str:
     return url_of("https", host, port, target)
 
 
-def _begin(connection: Any, body: Any) -> CapturedRequest | None:
-    url = _url(connection)
-    if claude_address(url) is None:
-        return None
-    first, *rest = connection._buffer
-    method = first.decode("latin-1").partition(" ")[0]
-    pairs = (line.decode("latin-1").partition(":") for line in rest)
-    headers = {name: value.strip() for name, _, value in pairs}
-    return begin(connection, connection, method, url, headers, body)
-
-
 def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def getresponse(connection: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
         captured = getattr(connection, "_llmcost", None)
@@ -118,38 +108,31 @@ def _answered(captured: CapturedRequest, response: Any) -> None:
 def _tee_of(kind: Any) -> type[Any]:
     """Return a response class whose bytes are read along; so the response stays what it is."""
 
-    def along(original: Callable[..., Any], response: Any, *args: Any) -> Any:
-        # The ways of reading that all others use; some of them use one another.
-        captured, response._llmcost = response._llmcost, None
-        try:
-            data = original(response, *args)
-        except BaseException:
+    def along(original: Callable[..., Any]) -> Callable[..., Any]:
+        # Of the ways of reading that all others use, some use one another.
+        def read(response: Any, *args: Any) -> Any:
+            captured, response._llmcost = response._llmcost, None
+            try:
+                data = original(response, *args)
+            except BaseException:
+                if captured is not None:
+                    captured.close(is_whole=False)
+                raise
+            finally:
+                response._llmcost = captured
             if captured is not None:
-                captured.close(is_whole=False)
-            raise
-        finally:
-            response._llmcost = captured
-        if captured is not None:
-            taken = memoryview(args[0]).cast("B")[:data] if isinstance(data, int) else data
-            captured.feed(bytes(taken))
-            if response.isclosed():
-                captured.close(is_whole=not response.length)
-        return data
+                taken = memoryview(args[0]).cast("B")[:data] if isinstance(data, int) else data
+                captured.feed(bytes(taken))
+                if response.isclosed():
+                    captured.close(is_whole=not response.length)
+            return data
+
+        return read
 
     class Tee(kind):  # type: ignore[misc]
         _llmcost: Any
-
-        def read(self, *args: Any) -> Any:
-            return along(kind.read, self, *args)
-
-        def read1(self, *args: Any) -> Any:
-            return along(kind.read1, self, *args)
-
-        def readline(self, *args: Any) -> Any:
-            return along(kind.readline, self, *args)
-
-        def readinto(self, buffer: Any) -> Any:
-            return along(kind.readinto, self, buffer)
+        read, read1 = along(kind.read), along(kind.read1)
+        readline, readinto = along(kind.readline), along(kind.readinto)
 
         def close(self) -> None:
             try:

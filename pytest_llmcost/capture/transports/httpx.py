@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmcost.capture.headers import HEADERS, read_headers
-from pytest_llmcost.capture.lost_answer import read_failure, was_on_the_wire
+from pytest_llmcost.capture.lost_answer import is_connecting, note_failure, read_failure
 from pytest_llmcost.capture.transports import CURRENT, begin, being_sent, wrap_method
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ def wrap(module: ModuleType) -> None:
 
 
 def _wrap_wire(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def handle(connection: Any, request: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
         if (current := being_sent()) is not None:
@@ -81,7 +80,6 @@ class _Library:
     def wrap_send(
         self, original: Callable[..., Any], *, is_transport: bool = False
     ) -> Callable[..., Any]:
-        @functools.wraps(original)
         def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
             captured = _begin(client, request, is_transport)
@@ -100,7 +98,6 @@ class _Library:
     def wrap_async_send(
         self, original: Callable[..., Any], *, is_transport: bool = False
     ) -> Callable[..., Any]:
-        @functools.wraps(original)
         async def send(client: Any, request: Any = None, **options: Any) -> Any:
             __tracebackhide__ = True
             captured = _begin(client, request, is_transport)
@@ -192,16 +189,12 @@ def _end(
 
 def _failed(captured: CapturedRequest, library: _Library, request: Any, error: Any) -> None:
     _note_headers(captured, request)
-    failure = read_failure(error)
-    response = failure.response
-    if response is not None and (_content(response) is not None or response.status_code >= 300):
+    response = read_failure(error).response
+    is_read = getattr(response, "_content", None) is not None
+    if response is not None and (is_read or response.status_code >= 300):
         _answered(captured, library, request, response)
         return
-    captured.failed(
-        may_be_billed=failure.may_be_billed,
-        is_seen=failure.is_seen,
-        live=_is_live(captured, library, request, response, error),
-    )
+    note_failure(captured, error, _is_live(captured, library, request, response, error))
 
 
 def _answered(captured: CapturedRequest, library: _Library, request: Any, response: Any) -> None:
@@ -209,7 +202,8 @@ def _answered(captured: CapturedRequest, library: _Library, request: Any, respon
     captured.answered(
         status=response.status_code,
         live=_is_live(captured, library, request, response),
-        content=_content(response),
+        # Private: `content` raises unless it has been read.
+        content=getattr(response, "_content", None),
     )
     if not captured.is_over:
         if "content-encoding" in response.headers:
@@ -229,7 +223,7 @@ def _is_live(
 
     A response from a socket carries httpcore's `network_stream`; replayed and mocked ones do
     not: right in all cases tried, vcrpy 8 and 9, respx and pytest-httpx included. Without a
-    response the exception tells: a mock's has not been where sockets are.
+    response, its connection tells; a blocker of one's own may raise whatever it likes there.
     """
     if response is not None and "network_stream" in response.extensions:
         return True
@@ -239,18 +233,12 @@ def _is_live(
     if isinstance(transport, library.mocks):
         return False
     if response is None and isinstance(transport, library.own) and error is not None:
-        return was_on_the_wire(error)
+        return captured.is_on_wire and not is_connecting(error)
     # The library's own transport, but no socket: patched, to replay or to mock.
     if type(transport) in library.own and response is not None:
         return False
     # A transport of another's may send through a library that shows it, such as aiohttp.
     return captured.is_on_wire or None
-
-
-def _content(response: Any) -> bytes | None:
-    """Return the body if it has been read. Private: `content` raises if it has not."""
-    content: bytes | None = getattr(response, "_content", None)
-    return content
 
 
 class _Tee:

@@ -7,7 +7,6 @@ has replaced, or that is not metered: it is read as it was recorded.
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable
 from types import ModuleType
@@ -22,45 +21,46 @@ if TYPE_CHECKING:
 def wrap(module: ModuleType) -> None:
     """Wrap the methods of a recorder's `Cassette` that play a response."""
     cassette = getattr(module, "Cassette", None)
+    names: tuple[str, ...] = ("match",)
     if module.__name__ == "vcr.cassette":
         # Whichever HTTP library VCR patches, its stub asks both (vcrpy 6.0.2 and later); the first
         # is for a cassette class of the user's own, which may play its responses in another way.
-        wrap_method(cassette, "can_play_response_for", _then("vcr_obstacle"))
-        wrap_method(cassette, "play_response", _then("vcr_play"))
+        names = ("can_play_response_for", "play_response")
         wrap_method(cassette, "_save", _wrap_save)  # private: the one way to the file
-    else:
-        wrap_method(cassette, "match", _then("cassetter_obstacle"))
+    for name in names:
+        wrap_method(cassette, name, functools.partial(_wrap_playing, name))
 
 
-def _then(reader: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _wrap_playing(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     """Make a wrapper that lets the current request read what a method of a cassette returned."""
 
-    def wrapper_of(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def method(cassette: Any, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            result = original(cassette, *args, **kwargs)
-            current = being_sent()
-            if current is not None:
-                current.do(functools.partial(_played, **kwargs), reader, result, cassette, *args)
-            elif reader == "vcr_play" and args:
-                _follow(result, cassette, args[0])
-            return result
+    def method(cassette: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        result = original(cassette, *args, **kwargs)
+        current = being_sent()
+        if current is not None:
+            current.do(_played, name, result, cassette, *args, *kwargs.values())
+        elif name == "play_response" and args:
+            _follow(result, cassette, args[0])
+        return result
 
-        return method
-
-    return wrapper_of
+    return method
 
 
-def _played(captured: CapturedRequest, reader: str, *facts: Any, **named: Any) -> None:
+def _played(captured: CapturedRequest, name: str, result: Any, cassette: Any, *args: Any) -> None:
     # Imported with the first call: a suite that never calls Claude may import a recorder.
-    from pytest_llmcost.capture import replay
+    from pytest_llmcost.capture.replay import Asked, Replay, VcrPlay
 
-    captured.play = getattr(replay, reader)(captured.sent, *facts, **named) or captured.play
+    if name == "match":
+        captured.play = Replay(obstacle="cassetter replayed it")
+    elif result and Asked(args[0]).kind is not None:  # and no log-in inside a Claude call
+        # Until it is played, nothing is known but that there is a response.
+        captured.play = Replay(obstacle="VCR does not tell which recording it replayed")
+        if name == "play_response":
+            captured.play = VcrPlay(cassette, args[0], result, captured.sent)
 
 
 def _wrap_save(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def save(cassette: Any, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
         path = os.path.abspath(getattr(cassette, "_path", None) or "")
@@ -83,13 +83,12 @@ def _state(path: str) -> tuple[int, int] | None:
 
 def _follow(response: Any, cassette: Any, request: Any) -> None:
     """Follow a Claude call of a library of which only the recorder is seen, or none is known."""
-    url, body = getattr(request, "uri", None), getattr(request, "body", None)
+    url = getattr(request, "uri", None)
     if not isinstance(url, str) or not isinstance(response, dict):
         return
-    body = json.dumps(body) if isinstance(body, dict) else body  # aiohttp's `json=`
-    captured = begin(response, cassette, request.method, url, request.headers, body)
+    captured = begin(response, cassette, request.method, url, request.headers, request.body)
     if captured is not None:
-        captured.do(_played, "vcr_play", response, cassette, request)
+        captured.do(_played, "play_response", response, cassette, request)
         captured.do(_answered, response)
 
 

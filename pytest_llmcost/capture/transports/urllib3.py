@@ -29,7 +29,6 @@ def wrap(module: ModuleType) -> None:
 
 
 def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def urlopen(
         pool: Any,
         method: Any,
@@ -63,25 +62,19 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
             raise
         finally:
             CURRENT.set(None)
-        captured.do(_answered, response)
+        # Without VCR, nothing tells that it did not go over a socket.
+        captured.do(_answered, response, captured.is_on_wire or None)
         return response
 
     return urlopen
 
 
-def _answered(captured: CapturedRequest, response: Any) -> None:
+def _answered(captured: CapturedRequest, response: Any, live: bool | None) -> None:
     # VCR answers with a class of its own, whether it plays or records.
     recorded = getattr(response, "recorded_response", None)
     content = getattr(response, "_body", None)  # where `preload_content` has put it
     if isinstance(recorded, dict):
         content = captured.read_recorded(recorded)
-    # Without VCR, nothing tells that it did not go over a socket.
-    _read_along(captured, response, captured.is_on_wire or None, content)
-
-
-def _read_along(
-    captured: CapturedRequest, response: Any, live: bool | None, content: Any = None
-) -> None:
     content = content if isinstance(content, bytes) else None
     captured.answered(status=response.status, live=live, content=content)
     response._llmcost = captured
@@ -101,19 +94,24 @@ def _tee_of(kind: Any) -> type[Any]:
     All ways of reading end in one of its three private methods, in urllib3 1.26 and 2.
     """
 
-    def along(original: Callable[..., Any], response: Any, *args: Any, **how: Any) -> Any:
-        try:
-            data = original(response, *args, **how)
-        except BaseException:
-            response._llmcost.close(is_whole=False)
-            raise
-        if data:
-            response._llmcost.feed(data)
-        return data
+    def along(original: Callable[..., Any]) -> Callable[..., Any]:
+        def read(response: Any, *args: Any, **how: Any) -> Any:
+            try:
+                data = original(response, *args, **how)
+            except BaseException:
+                response._llmcost.close(is_whole=False)
+                raise
+            if data:
+                response._llmcost.feed(data)
+            return data
+
+        return read
+
+    fp_read = along(kind._fp_read)
 
     class Tee(kind):  # type: ignore[misc]
         def _fp_read(self, *args: Any, **how: Any) -> Any:
-            data = along(kind._fp_read, self, *args, **how)
+            data = fp_read(self, *args, **how)
             is_closed = getattr(self._fp, "isclosed", None)
             is_over = not data or (is_closed is not None and is_closed())
             # That of `responses` closes it instead, and says so the next time.
@@ -122,8 +120,7 @@ def _tee_of(kind: Any) -> type[Any]:
                 self._llmcost.close(is_whole=not getattr(self._fp, "length", None))
             return data
 
-        def _handle_chunk(self, *args: Any) -> Any:
-            return along(kind._handle_chunk, self, *args)
+        _handle_chunk = along(kind._handle_chunk)
 
         def _update_chunk_length(self) -> None:
             kind._update_chunk_length(self)
@@ -141,7 +138,6 @@ def _tee_of(kind: Any) -> type[Any]:
 
 
 def _wrap_build_response(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def build_response(adapter: Any, request: Any, raw: Any) -> Any:
         __tracebackhide__ = True
         # Mocks such as `responses` and `requests-mock` replace the adapters of requests, and come
@@ -151,7 +147,7 @@ def _wrap_build_response(original: Callable[..., Any]) -> Callable[..., Any]:
                 request, adapter, request.method, request.url, request.headers, request.body
             )
             if captured is not None:
-                captured.do(_read_along, raw, False)
+                captured.do(_answered, raw, False)
         return original(adapter, request, raw)
 
     return build_response
