@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_llmcost import hookspecs
-from pytest_llmcost.capture.transports import Ticket, follow, unfollow
+from pytest_llmcost.capture.transports import follow, unfollow
 from pytest_llmcost.concurrency import AtFork
 from pytest_llmcost.errors import LlmCostError
 from pytest_llmcost.plugin.item_hooks import ItemHooks, watch_reports
