@@ -238,7 +238,7 @@ class NotCounted(NamedTuple):
     def open_reasons(self, reasons: Iterable[str]) -> Iterator[str]:
         """Leave out the reason that these tests share, for it is named for all of them."""
         for reason in reasons:
-            if not (self.tests and wording.COUNT_IT in reason):
+            if not (self.tests and wording.NOT_YET in reason):
                 yield wording.without_vain(reason, is_in_vain=self.is_in_vain)
 
     def lines(self, root: str = "") -> Iterator[str]:
@@ -258,7 +258,7 @@ class NotCounted(NamedTuple):
         volatile = f"; differs in every run in {of_tests(self.volatile)}: see the failures"
         if changed:
             yield f"changed: {', '.join(changed)}{volatile if self.volatile else ''}"
-        if self.volatile < number:  # otherwise the counts would be missing again in the next run
+        if not self.is_in_vain:  # otherwise the counts would be missing again in the next run
             base = root or "."
             paths = sorted({os.path.normpath(f"{base}/{file}") for file in self.files})
             first, *rest = shlex.split(COUNT_COMMAND)
