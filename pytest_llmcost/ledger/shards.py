@@ -227,10 +227,12 @@ def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherMod
         rows: dict[tuple[str, str, int], OtherModelRow] = {}
         for row in chain.from_iterable(other.rows for other in found):
             key = (row.kind, row.name, row.attempt)
-            known = rows.setdefault(key, row)
-            if row.kind == "fixture":
+            known = rows.get(key)
+            if known is None:
+                rows[key] = row
+            elif row.kind == "fixture":
                 rows[key] = max(known, row, key=expense)
-            elif known is not row:
+            else:
                 reasons = {*known.reasons, *row.reasons}
                 figures: Figures = known + row
                 rows[key] = replace(row, **asdict(figures), reasons=tuple(sorted(reasons)))

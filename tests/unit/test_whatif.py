@@ -281,3 +281,4 @@ def test_what_shards_reject_adds_up() -> None:
     other = switched(call, payloads={"1:a": payload})
     (merged,) = merge_other_models([[other], [other]])
     assert merged.rejected == {"prefill": 2}
+    assert merged.unknown_calls == 2
