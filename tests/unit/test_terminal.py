@@ -578,6 +578,7 @@ class TestOneCause:
         for tests in (shared, shared[:1]):
             text = str(show(report_of(*tests, other)))
             assert "tools of a prompt is not counted; count it (free): pytest --llmcost" in text
+            assert show != render_markdown or "# count what is not counted yet (free)" in text
 
     def test_one_test_is_no_group(self) -> None:
         assert "cannot be checked" not in lines_of(uncounted(1, "system"))[0]
