@@ -563,7 +563,7 @@ class TestOneCause:
         ledger = report_of(*tests, row("u.py::test", edited))
         text = text_of(closed(ledger, [suite_budget("1")]))
         assert "differs in every run in both" in text
-        assert "count them all (free): pytest t.py u.py --llmcost-record-mode=rewrite" in text
+        assert "count them all (free): pytest u.py --llmcost-record-mode=rewrite" in text
 
     @pytest.mark.parametrize("show", [render_markdown, render_html, render_annotations])
     @pytest.mark.parametrize("found", [["stale: system"], ["stale: system", "volatile: system"]])
