@@ -68,7 +68,8 @@ def added_up(notes: Sequence[str]) -> set[str]:
 
 def missing_notes(ledger: Ledger) -> Iterator[str]:
     """Yield a sentence for each budget of something that a run does not have; shards may."""
-    # For each budget or marker, by its origin, whether something is there that it limits.
+    # For each budget or marker, by its origin, whether something is there that it limits: a name
+    # that is misspelt limits nothing.
     tools: dict[tuple[str, str], bool] = {}
     caches: dict[str, bool] = {}
     for test in ledger.tests:
