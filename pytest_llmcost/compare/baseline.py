@@ -224,8 +224,8 @@ def compare(
     bounds, price_change = whole["usd"], None
     if was.usd is not None and would_be.usd is not None and was.unpriced == would_be.unpriced:
         price_change = EXACT.subtract(would_be.usd, was.usd)
-    at_most = whole.with_lost_calls(head.lost_calls)
-    verdicts = [judge_increase(limit, would_be, at_most) for limit in limits]
+    with_lost = whole.with_lost_calls(head.lost_calls)
+    verdicts = [judge_increase(limit, would_be, with_lost) for limit in limits]
     gone = () if vanished == "off" else tuple(find_vanished(base, head, fates))
     if gone and vanished == "fail":
         verdicts.append(judge_vanished(len(gone), vanished_origin))

@@ -84,8 +84,9 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
     """Read a ledger's JSON as `read_ledger` does; the source names it in errors."""
     try:
         envelope = msgspec.json.decode(data, type=_Envelope)
+        ours, _, newest = SCHEMA.rpartition("/")
         name, _, version = envelope.schema.rpartition("/")
-        if f"{name}/1" == SCHEMA and (read_digits(version) or 0) > 1:
+        if name == ours and (read_digits(version) or 0) > int(newest):
             raise LedgerError(
                 f"{source}: has the schema {envelope.schema}, newer than {SCHEMA}, the newest that "
                 "this version reads; update pytest-llmcost"

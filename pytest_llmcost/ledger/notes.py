@@ -68,9 +68,10 @@ def added_up(notes: Sequence[str]) -> set[str]:
 
 def missing_notes(ledger: Ledger) -> Iterator[str]:
     """Yield a sentence for each budget of something that a run does not have; shards may."""
+    # For each budget or marker, by its origin, whether something is there that it limits: a name
+    # that is misspelt limits nothing.
     tools: dict[tuple[str, str], bool] = {}
     caches: dict[str, bool] = {}
-    """For each budget or marker, by its origin, whether something is there that it limits."""
     for test in ledger.tests:
         prompts = [ledger.payloads.get(call.fingerprint or "") for call in test.calls]
         for verdict in own_verdicts(test) if prompts else ():
@@ -93,8 +94,8 @@ def missing_notes(ledger: Ledger) -> Iterator[str]:
             tag = (budget.pattern or "").removeprefix(TAG)
             if budget.scope == "tag" and tag not in tags:
                 hint = f"; the tags of the run are {', '.join(tags)}" if tags else ""
-                for name in get_close_matches(tag, tags, 1):
-                    hint = f"; did you mean {TAG}{name}?"
+                if alike := get_close_matches(tag, tags, 1):
+                    hint = f"; did you mean {TAG}{alike[0]}?"
                 yield f"no call has the tag of the budget for {TAG}{tag}{hint}"
         for origin, may_cache in sorted(caches.items()):
             if not may_cache:

@@ -224,16 +224,23 @@ def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherMod
         notes = {note for other in found for note in other.notes}
         if len(found) < len(shards):
             notes.add(f"{len(shards) - len(found)} of {len(shards)} shards did not ask for {model}")
-        rows: dict[tuple[str, str, int], OtherModelRow] = {}
-        for row in chain.from_iterable(other.rows for other in found):
-            key = (row.kind, row.name, row.attempt)
-            known = rows.setdefault(key, row)
-            if row.kind == "fixture":
-                rows[key] = max(known, row, key=expense)
-            elif known is not row:
-                reasons = {*known.reasons, *row.reasons}
-                figures: Figures = known + row
-                rows[key] = replace(row, **asdict(figures), reasons=tuple(sorted(reasons)))
+        rows: dict[tuple[str, str, int, int], OtherModelRow] = {}
+        for other in found:
+            # A fixture and the one that it overrides have one name, and both are set up.
+            namesakes = Counter[tuple[str, str, int]]()
+            for row in other.rows:
+                name = (row.kind, row.name, row.attempt)
+                namesakes[name] += 1
+                key = (*name, namesakes[name])
+                known = rows.get(key)
+                if known is None:
+                    rows[key] = row
+                elif row.kind == "fixture":
+                    rows[key] = max(known, row, key=expense)
+                else:
+                    reasons = {*known.reasons, *row.reasons}
+                    figures: Figures = known + row
+                    rows[key] = replace(row, **asdict(figures), reasons=tuple(sorted(reasons)))
         merged.append(
             make_other_model(
                 model,

@@ -100,8 +100,10 @@ class Row:
 
 def share_of(verdict: Verdict | None) -> str:
     """Write which share of a budget is used, with a sign if that is a bound."""
-    if verdict is None or verdict.state == "unverified":
-        return UNKNOWN if verdict else ""
+    if verdict is None:
+        return ""
+    if verdict.state == "unverified":
+        return UNKNOWN
     amount, bound = figure_of(verdict)
     share = format_share(amount, verdict.limit)
     return share if share.startswith("<") else f"{_SIGNS[bound]}{share}"

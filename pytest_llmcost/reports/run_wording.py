@@ -227,7 +227,7 @@ class NotCounted(NamedTuple):
     volatile: int
     """In how many tests a prompt differs in every run, so that a count will be missing again."""
     files: Collection[str]
-    """Of all tests that lack a count, also without a budget; none if a shared fixture lacks one."""
+    """Of all tests that a count can help, also without a budget; none if it can help a fixture."""
     is_in_vain: bool
     """Whether every prompt of the run that is not counted differs in every run."""
 
@@ -238,7 +238,7 @@ class NotCounted(NamedTuple):
     def open_reasons(self, reasons: Iterable[str]) -> Iterator[str]:
         """Leave out the reason that these tests share, for it is named for all of them."""
         for reason in reasons:
-            if not (self.tests and wording.COUNT_IT in reason):
+            if not (self.tests and wording.NOT_YET in reason):
                 yield wording.without_vain(reason, is_in_vain=self.is_in_vain)
 
     def lines(self, root: str = "") -> Iterator[str]:
@@ -258,7 +258,7 @@ class NotCounted(NamedTuple):
         volatile = f"; differs in every run in {of_tests(self.volatile)}: see the failures"
         if changed:
             yield f"changed: {', '.join(changed)}{volatile if self.volatile else ''}"
-        if self.volatile < number:  # otherwise the counts would be missing again in the next run
+        if not self.is_in_vain:  # otherwise the counts would be missing again in the next run
             base = root or "."
             paths = sorted({os.path.normpath(f"{base}/{file}") for file in self.files})
             first, *rest = shlex.split(COUNT_COMMAND)
@@ -270,7 +270,8 @@ def not_counted(ledger: Ledger) -> NotCounted:
     """Find the tests that share this cause; none if they are not several."""
     tests, parts, volatile, files = dict[str, TestRow](), Counter[str](), 0, set[str]()
     for test in last_attempts(ledger.tests):
-        if lacking := [call for call in test.calls if wording.lacks_count(call)]:
+        lacking = [call for call in test.calls if wording.lacks_count(call)]
+        if not all(call.has_caveat("volatile") for call in lacking):
             files.add(test.nodeid.partition("::")[0])
         states = {each.state for each in own_verdicts(test)}
         if not states and test.outcome == "failed":  # by the missing count itself

@@ -223,7 +223,9 @@ def what_is_unknown(verdict: Verdict) -> str:
 
 
 COUNT_IT = "count it (free): "
-"""How the sentences of the caveats `stale` and `uncounted` introduce their command."""
+"""How the reasons that a count settles introduce its command."""
+NOT_YET = "is not counted yet"
+"""What the sentences of the caveats `stale` and `uncounted` say, but not that of a mere part."""
 _NOT_COUNTABLE = "could not be counted"
 """What the sentence of the caveat `count-failed` says of a payload."""
 _UNMETERED = re.compile(r"a route to Claude that is not metered \(([^,)]+)")
@@ -256,8 +258,7 @@ def split_reason(reason: str) -> tuple[str, str]:
 
 def without_vain(reason: str, *, is_in_vain: bool) -> str:
     """Leave out the advice to count what differs in every run: it would be missing again."""
-    what, remedy = split_reason(reason)
-    return what if is_in_vain and remedy.startswith(COUNT_IT) else reason
+    return split_reason(reason)[0] if is_in_vain and NOT_YET in reason else reason
 
 
 # A test's failure

@@ -14,10 +14,11 @@ from hostile_report import HOSTILE, hostile_report, judge
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from sample_reports import a_test, make_call, make_report, suite_budget
+from sample_reports import a_test, make_budget, make_call, make_report, suite_budget
 from sample_run import sample_run
 
 from pytest_llmcost.amounts import Amounts
+from pytest_llmcost.budgets.budget import judge_calls
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.repriced import Column
 from pytest_llmcost.ledger.builder import LedgerBuilder
@@ -553,6 +554,31 @@ class TestOneCause:
             assert "cannot check the $1.00 suite budget" in text
             assert "count it" not in text
             assert "count what" not in text
+
+    def test_what_a_count_settles_elsewhere_is_to_be_counted(self) -> None:
+        caveats = sorted_caveats(["stale: system", "volatile: system, a time"])
+        call = make_call(None, evidence="stale", sampling_calls=(), caveats=caveats)
+        edited = replace(call, caveats=sorted_caveats(["stale: system"]))
+        tests = [row(f"t.py::test_{each}", call, limit="1") for each in range(2)]
+        ledger = report_of(*tests, row("u.py::test", edited))
+        text = text_of(closed(ledger, [suite_budget("1")]))
+        assert "differs in every run in both" in text
+        assert "count them all (free): pytest u.py --llmcost-record-mode=rewrite" in text
+
+    @pytest.mark.parametrize("show", [render_markdown, render_html, render_annotations])
+    @pytest.mark.parametrize("found", [["stale: system"], ["stale: system", "volatile: system"]])
+    def test_a_part_that_is_not_counted_is_another_cause(
+        self, show: Callable[[Ledger], str | list[str]], found: list[str]
+    ) -> None:
+        call = make_call(None, evidence="stale", sampling_calls=(), caveats=sorted_caveats(found))
+        shared = [row(f"t.py::test_{each}", call, limit="1") for each in range(2)]
+        billed = make_call("0.01", fingerprint="1:a")
+        budget = make_budget("50", kind="parts", part="tools")
+        other = replace(row("u.py::test", billed), verdict=judge_calls(budget, [billed]))
+        for tests in (shared, shared[:1]):
+            text = str(show(report_of(*tests, other)))
+            assert "tools of a prompt is not counted; count it (free): pytest --llmcost" in text
+            assert show != render_markdown or "# count what is not counted yet (free)" in text
 
     def test_one_test_is_no_group(self) -> None:
         assert "cannot be checked" not in lines_of(uncounted(1, "system"))[0]

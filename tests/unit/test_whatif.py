@@ -275,9 +275,29 @@ def test_a_count_of_less_than_the_prompt_prices_no_reply_that_was_billed_in_full
     assert other.usd_then is None
 
 
+def test_a_fixture_and_the_one_that_it_overrides_both_count_in_every_shard() -> None:
+    call = priced(Usage(input_tokens=1_000))
+    node = "tests/test_a.py"
+    other = on_other_model(
+        make_report(
+            {
+                a_fixture(scope="module", node=node, baseid=base): [call]
+                for base in ("tests", "tests/test_a.py")
+            },
+            payloads=COUNTED,
+        ),
+        NEW,
+        shipped_card(),
+        on=NOV,
+    )
+    (merged,) = merge_other_models([[other], [other]])
+    assert (merged.calls, merged.usd) == (other.calls, other.usd) == (2, Decimal("0.01"))
+
+
 def test_what_shards_reject_adds_up() -> None:
     call = priced(Usage(input_tokens=10))
     payload = known(rejected={NEW: "prefill"})
     other = switched(call, payloads={"1:a": payload})
     (merged,) = merge_other_models([[other], [other]])
     assert merged.rejected == {"prefill": 2}
+    assert merged.unknown_calls == 2
