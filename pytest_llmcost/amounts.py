@@ -7,10 +7,9 @@ calls they are nor what was allowed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -209,7 +208,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
                 caveats = (Caveat("stale"), *caveats)
             about_tokens = [each for each in caveats if each.rule.tokens] if caveats else ()
             if about_tokens or not call.sampling_calls:
-                for kind in _TOKENS_OF:
+                for kind in _FIELDS_OF:
                     inexact[kind] += _tokens(kind, call, about_tokens, reasons[kind])
             if usd is None or usd_high is None or not usd_low == usd == usd_high:
                 found = [each for each in caveats if each.rule.direction != "none"]
@@ -291,10 +290,11 @@ def _by_category(call: Call, known: Decimal) -> list[tuple[str, Decimal]]:
     return [*parts, ("unknown_usd", rest)] if rest else parts
 
 
-_TOKENS_OF: Mapping[TokenKind, Callable[[Usage], int]] = {
-    "input_tokens": attrgetter("prompt_tokens"),
-    "uncached_input_tokens": lambda usage: usage.prompt_tokens - usage.cache_read_tokens,
-    "output_tokens": attrgetter("output_tokens"),
+_UNREAD = ("input_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens")
+_FIELDS_OF: Mapping[TokenKind, tuple[str, ...]] = {
+    "input_tokens": (*_UNREAD, "cache_read_tokens"),
+    "uncached_input_tokens": _UNREAD,
+    "output_tokens": ("output_tokens",),
 }
 
 
@@ -306,7 +306,10 @@ def _tokens(kind: TokenKind, call: Call, about_tokens: Sequence[Caveat], reasons
     is_unknown = not call.sampling_calls or any(each.may_be_lower for each in loose)
     for caveat in found or [Caveat("")] * is_unknown:
         reasons.note(caveat.name, caveat.detail)
-    of = _TOKENS_OF[kind]
+
+    def of(usage: Usage) -> int:
+        return sum(getattr(usage, name) for name in _FIELDS_OF[kind])
+
     paid = [each for each in call.sampling_calls if each.refusal is None or each.usd != 0]
     stated = sum(of(each.usage) for each in paid)
     if is_unknown:

@@ -260,8 +260,9 @@ def _sampling_tools(
         for index, tool in enumerate(tools)
         if str(tool.get("type")).startswith(_SAMPLING_TOOLS)
     }
-    servers = {str(each.get("name", "mcp")) for each in mappings(body.get("mcp_servers"))}
-    return tuple(sorted(names | servers))
+    if "mcp_servers" in body:
+        names |= {str(each.get("name", "mcp")) for each in mappings(body["mcp_servers"])}
+    return tuple(sorted(names))
 
 
 def fingerprint(payload: Mapping[str, JsonValue]) -> str:
