@@ -40,7 +40,7 @@ def run(arguments: Namespace, console: Console) -> int:
     if not found:
         console.print(f"no keys in {format_count(len(searched), 'file')}")
         return 0
-    console.print_lines(describe_keys(found))
+    console.print("\n".join(describe_keys(found)))
     return 1
 
 

@@ -49,7 +49,7 @@ class Console:
 
     def print_lines(self, lines: Iterable[str]) -> None:
         """Write a result of lines that may quote a foreign file."""
-        self.print("\n".join(clean(line, 2_000) for line in lines))
+        self.print("\n".join(clean(line, 10_000) for line in lines))
 
     def print_document(self, text: str) -> None:
         """Write what goes into a file or to another program: UTF-8, whatever the locale is."""
