@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
@@ -215,7 +214,8 @@ def _choice(default: _T, choices: Sequence[str], help: str) -> _T:
     return _setting(default, parse_choice(*choices), "|".join(choices), help)
 
 
-_limit = partial(_setting, is_limit=True)
+def _limit(default: _T, parse: Callable[[str], Any], metavar: str | None, help: str) -> _T:
+    return _setting(default, parse, metavar, help, is_limit=True)
 
 
 class Settings:

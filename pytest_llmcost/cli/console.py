@@ -17,7 +17,7 @@ from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import Screen, TableRow, as_text, text_table
-from pytest_llmcost.settings import OPTIONS, parse_date, parse_report_path
+from pytest_llmcost.settings import OPTIONS, parse_date, parse_path, parse_report_path
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Console:
         shown = self.screen.text(text).encode(self._encoding, "backslashreplace")
         self.out.write(shown.decode(self._encoding) + "\n")
 
+    def print_lines(self, lines: Iterable[str]) -> None:
+        """Write a result of lines that may quote a foreign file."""
+        self.print("\n".join(clean(line, 10_000) for line in lines))
+
     def print_document(self, text: str) -> None:
         """Write what goes into a file or to another program: UTF-8, whatever the locale is."""
         if isinstance(self.out, TextIOWrapper):
@@ -67,13 +71,14 @@ class Console:
 def draw_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], screen: Screen | None = None
 ) -> str:
-    """Write rows as a table; a head that ends in a colon is over numbers."""
-    return as_text(text_table(heads, [*map(TableRow, rows)], screen or Screen()))
+    """Write rows as a table, whatever they quote; a head that ends in a colon is over numbers."""
+    table = [TableRow([*map(clean, row)]) for row in rows]
+    return as_text(text_table(heads, table, screen or Screen()))
 
 
 def parse_history(text: str) -> Path:
     """Read the path of a history; to read a device may never end."""
-    path = Path(text)
+    path = parse_path(text)
     if path.is_char_device():
         raise SettingsError(f"{text!r} is a device; give the file of pytest --llmcost-history")
     return path

@@ -74,7 +74,7 @@ def run(arguments: Namespace, console: Console) -> int:
         table = []
         for file, model, number, left_out, *_ in rows:
             tokens = "?" if number is None else token_cell(number, is_least=bool(left_out))
-            table.append([clean(file), clean(model or "-"), tokens])
+            table.append([file, model or "-", tokens])
         console.print(draw_table(("file", "model", "input tokens:"), table))
     for row in rows:
         if row.problem:

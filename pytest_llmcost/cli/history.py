@@ -12,7 +12,6 @@ from decimal import Decimal
 from pytest_llmcost.cli.console import Console, draw_table, parse_history
 from pytest_llmcost.ledger.run_history import read_history
 from pytest_llmcost.reports.comparisons import COMPARED_WITH, compare_runs, run_cells
-from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.settings import parse_scale
 
 
@@ -38,10 +37,9 @@ def run(arguments: Namespace, console: Console) -> int:
     rows = []
     for run in shown:
         bar = block * max(1, round(run.usd * 24 / highest)) if run.usd else ""
-        *cells, partial = map(clean, run_cells(run))
+        *cells, partial = run_cells(run)
         rows.append([*cells, f"{bar}{partial and f' {partial}'}"])
     table = draw_table(["run", "commit", "calls:", "cost:", ""], rows, console.screen)
     console.print(f"{table}\n")
-    for line in compare_runs(runs[-1], runs[:-1], arguments.number):
-        console.print(clean(line, 1_000))
+    console.print_lines(compare_runs(runs[-1], runs[:-1], arguments.number))
     return 0 if problem is None else 1

@@ -63,7 +63,7 @@ def run(arguments: Namespace, console: Console) -> int:
         lines += [sentence(verdict), *(f"  {each}" for each in more)]
     lines += broken if ledger.complete else [*broken, describe_partial(ledger)]
     if arguments.output:
-        console.print("\n".join(lines))
+        console.print_lines(lines)
     else:
         console.print_document(render_json(ledger).decode().rstrip("\n"))
         console.note("\n".join(lines))

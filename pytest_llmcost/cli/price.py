@@ -157,7 +157,7 @@ def _shorten(path: str, room: int) -> str:
     while width_of(path) > room and "/" in rest:
         rest = rest.partition("/")[2]
         path = f".../{rest}"
-    return path
+    return path if width_of(path) <= room else rest
 
 
 def _cells(amounts: Amounts) -> list[str]:

@@ -76,14 +76,15 @@ def run(arguments: Namespace, console: Console) -> int:
             cassette.save()
         is_whole = len(dead) == len(entries)
         files += is_whole
-        console.print(f"{verb} {show_path(path)}{'' if is_whole else ', in part'}")
+        lines = [f"{verb} {show_path(path)}{'' if is_whole else ', in part'}"]
         for entry in dead:
             tokens = f"{entry.input_tokens:,} input tokens"
             what = "refused by the API" if entry.refused else tokens
-            console.print(f"  {what}, {entry.model}, asked for by {', '.join(entry.asked_by)}")
+            lines.append(f"  {what}, {entry.model}, asked for by {', '.join(entry.asked_by)}")
+        console.print_lines(lines)
     if unsure:
         why = "are skipped, or pytest does not collect them here, so their counts stay"
-        console.print("\n  ".join([f"These test files {why}:", *sorted(unsure)]))
+        console.print_lines([f"These test files {why}:", *(f"  {each}" for each in sorted(unsure))])
     console.print(
         f"{verb} {format_count(removed, 'count')} and {format_count(files, 'whole file')}; "
         f"{format_count(kept, 'count')} {'stays' if kept == 1 else 'stay'}"

@@ -47,7 +47,7 @@ def run(arguments: Namespace, console: Console) -> int:
             if new := [each for each in card.models[model].aliases if each not in known]:
                 facts.append(f"{model} is also called {', '.join(new)}")
         if not rows:
-            console.print("\n".join([f"{arguments.diff} changes no rate on {on}", *facts]))
+            console.print_lines([f"{arguments.diff} changes no rate on {on}", *facts])
             return 0
     else:
         if name and card.find(name):
@@ -71,9 +71,8 @@ def run(arguments: Namespace, console: Console) -> int:
         facts += _facts(card, models[0], rates[0]) if name and len(models) == 1 else []
     units = f"US dollars per million tokens on {on}"
     footer = f"{units}, rate card {card.version}, checked on {card.checked_on}"
-    console.print(
-        "\n".join([draw_table(heads, rows), *(["", *facts] if facts else []), "", footer])
-    )
+    console.print(draw_table(heads, rows))
+    console.print_lines([*(["", *facts] if facts else []), "", footer])
     return 0
 
 

@@ -250,14 +250,19 @@ class AdminApi:
                 "check it for line breaks, spaces and quotation marks"
             )
         url = environment.get("ANTHROPIC_BASE_URL", "").strip() or "https://api.anthropic.com"
-        target = urlsplit(url)
-        is_own_machine = target.hostname in ("localhost", "127.0.0.1", "::1")
+        try:
+            target = urlsplit(url)
+            host, _ = target.hostname, target.port
+        except ValueError:  # whose text may quote a part of a password
+            host = None
+        is_own_machine = host in ("localhost", "127.0.0.1", "::1")
         schemes = ("https", "http") if is_own_machine else ("https",)
-        if not target.hostname or target.scheme not in schemes:
+        if not host or target.scheme not in schemes:
             # The host alone: an address may contain a password.
+            start = f"starts with {target.scheme}://{host}" if host else "is not an address"
             raise ReconcileError(
-                "an Admin key is sent over https only, but ANTHROPIC_BASE_URL starts with "
-                f"{target.scheme}://{target.hostname}; unset it or set an https address"
+                f"an Admin key is sent over https only, but ANTHROPIC_BASE_URL {start}; unset it "
+                "or set an https address"
             )
         # SDK 2 sends a key as `Authorization: Bearer`, which these endpoints take for an OAuth
         # token. With an explicit key the SDK looks for no other credential.
@@ -267,7 +272,7 @@ class AdminApi:
             "anthropic-version": "2023-06-01",
         }
         self._client = Anthropic(api_key=self._key, base_url=url, default_headers=headers)
-        self.host = target.hostname
+        self.host = host
         """Where requests go to."""
 
     def usage(
@@ -313,7 +318,9 @@ class AdminApi:
             }
             for number in range(1, _MOST_PAGES + 1):
                 source = f"{path}, page {number}"
-                page = read_pages(self._get(path, query), row, source=source)[0]
+                page, *more = read_pages(self._get(path, query), row, source=source)
+                if more:
+                    raise ReconcileError(f"{source}: {len(more) + 1} answers instead of one")
                 found += [bucket for bucket in page.data if bucket.meets([window])]
                 if not page.has_more:
                     break

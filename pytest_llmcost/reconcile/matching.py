@@ -403,11 +403,12 @@ def _billed_less(
     if any(call.context.service_tier == "batch" for call in calls):
         yield "batches are billed when they are processed, not when their results are fetched"
     if not any(line.reported for line in outcome.usage):
-        mistake = "the Admin key is" if asked_at else "the saved answers are of another time, or"
+        mistake = "the Admin key is"
+        if not asked_at:
+            groups = "model, api_key_id and workspace_id"
+            mistake = f"the saved answers are of another time, not grouped by {groups}, or"
         yield (
             f"nothing is reported at all: {mistake} of another organisation, a gateway's own key "
             "or Claude Platform on AWS or Google Cloud was used, or the API no longer keeps that "
             "time"
         )
-        if not asked_at:
-            yield "the saved answers are not grouped by model, api_key_id and workspace_id"

@@ -280,6 +280,15 @@ def test_counts_of_shared_fixtures_go_only_with_the_test_file_that_set_them_up(
     assert not gone.exists()
 
 
+def test_names_in_a_file_cannot_move_the_cursor(
+    suite: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts(suite, "tests/cassettes/gone", f"{GONE}\x1b[2J")
+    said = prune(capsys, "--dry-run")
+    assert "asked for by tests/test_a.py::test_gone\\x1b[2J" in said
+    assert "\x1b" not in said
+
+
 def test_a_file_that_is_not_understood_is_named_and_left_alone(
     suite: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

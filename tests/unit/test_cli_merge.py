@@ -50,6 +50,20 @@ def test_what_a_ledger_says_cannot_move_the_cursor_in_an_error(
     assert "\x1b" not in err
 
 
+def test_what_a_ledger_says_cannot_move_the_cursor_in_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = [make_call("1")]
+    report = make_report({a_test("t.py::test_a[\x1b[2J]"): calls})
+    verdict = judge(make_budget("0.5"), Amounts.of(calls))
+    path = tmp_path / "shard.json"
+    write_ledger(replace(report, tests=(replace(report.tests[0], verdict=verdict),)), path)
+    assert main(["merge", str(path), "-o", str(tmp_path / "all.json")]) == 1
+    out = capsys.readouterr().out
+    assert "t.py::test_a[\\x1b[2J]: " in out
+    assert "\x1b" not in out
+
+
 def test_without_a_file_the_ledger_is_the_output(
     shards: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -168,6 +168,9 @@ def test_no_line_is_wider_than_the_terminal_unless_a_name_is(
             lines = run(".", *ON, "--by", by).out.splitlines()
             assert max(map(len, lines)) <= width
             assert any("100,00" in line for line in lines)  # no number is broken
+    monkeypatch.setenv("COLUMNS", "60")
+    name = f"{'n' * 53}.json"
+    assert run(write(folder / name, message()), *ON).out.startswith(name)
 
 
 def test_a_file_that_is_named_twice_is_priced_once(run: Run, tmp_path: Path) -> None:

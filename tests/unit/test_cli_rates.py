@@ -190,6 +190,20 @@ def test_names_that_a_price_file_adds_are_among_what_it_changes(
     assert f"\n{added}\n" in rates(capsys, "--diff", names, *ON)
 
 
+def test_names_of_a_price_file_cannot_move_the_cursor(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    odd = tmp_path / "odd.toml"
+    odd.write_text(
+        '[models."mine\\u001b[2J"]\naliases = ["small\\u001b[2J"]\nrates = [{ from = 2026-01-01, '
+        "input = 1, output = 2, cache_write_5m = 1, cache_write_1h = 2, cache_read = 1 }]\n"
+    )
+    for shown in (rates(capsys, "mine", "--prices", odd, *ON), rates(capsys, "--diff", odd, *ON)):
+        assert "mine\\x1b[2J" in shown
+        assert "also called small\\x1b[2J" in shown
+        assert "\x1b" not in shown
+
+
 def test_a_rate_that_was_nothing_has_no_percentage(
     capsys: pytest.CaptureFixture[str], mine: Path, tmp_path: Path
 ) -> None:

@@ -91,15 +91,20 @@ def test_a_run_without_calls_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_it_draws_a_history_on_the_page_and_names_its_bad_lines(
-    ledger: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ledger: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
     history, page = tmp_path / "history.jsonl", tmp_path / "cost.html"
     for usd in ("1", "1.25"):
         append_run(history, replace(run_of(read_ledger(ledger)), usd=Decimal(usd)))
     assert main(["render", ledger, f"--history={history}", "-o", str(page)]) == 0
     assert "From run to run" in page.read_text()
     history.write_text(f"no run\n{history.read_text()}")
-    assert main(["render", ledger, f"--llmcost-history={history}", "-o", str(page)]) == 1
+    assert main(["render", ledger, "--llmcost-history=~/history.jsonl", "-o", str(page)]) == 1
     assert "history.jsonl:1: left out" in capsys.readouterr().err
     assert "From run to run" in page.read_text()
 

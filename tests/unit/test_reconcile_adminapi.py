@@ -186,6 +186,7 @@ def test_a_span_that_the_api_no_longer_keeps_is_told_in_its_words(
         '{"data": [], "has_more": true, "next_page": ""}',
         *("", "[]", "<html>gateway</html>"),
         '{"data": [{"starting_at": "2026-11-22T12:00:00Z"}]}',
+        *('[{"data": []}, {"data": []}]', '{"data": []}\n{"data": []}'),  # one would be lost
     ],
 )
 def test_a_malformed_answer_is_an_error(organisation: Organisation, raw: str) -> None:
@@ -239,7 +240,11 @@ def test_the_space_around_a_key_is_no_part_of_it(organisation: Organisation) -> 
 
 
 @pytest.mark.parametrize(
-    "url", ["http://gateway.example", "ftp://localhost", "nonsense", "https://", "http://u:p@x.y"]
+    "url",
+    [
+        *("http://gateway.example", "ftp://localhost", "nonsense", "https://", "http://u:p@x.y"),
+        *("https://[::1", "https://u:p/w@x.y"),
+    ],
 )
 def test_the_key_is_not_sent_unencrypted_to_another_machine(url: str) -> None:
     with pytest.raises(ReconcileError, match="https only") as caught:
