@@ -120,7 +120,10 @@ def start(work: Callable[[], T], future: Future[T] | None = None) -> Future[T]:
         except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
             future.set_exception(error)
 
-    threading.Thread(target=run, name="llmcost-count", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="llmcost-count", daemon=True).start()
+    except RuntimeError as error:  # there are too many threads
+        future.set_exception(error)
     return future
 
 
