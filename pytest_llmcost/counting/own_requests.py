@@ -120,7 +120,10 @@ def start(work: Callable[[], T], future: Future[T] | None = None) -> Future[T]:
         except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
             future.set_exception(error)
 
-    threading.Thread(target=run, name="llmcost-count", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="llmcost-count", daemon=True).start()
+    except RuntimeError as error:  # there are too many threads
+        future.set_exception(error)
     return future
 
 
@@ -202,21 +205,18 @@ class _Unrecorded:
         if patience is None:
             return response
         patience.note(response)
-        body = b""
-        with closing(response.stream):
-            for chunk in response.stream:
-                if patience.left <= 0:
-                    raise _GivenUp
-                body += chunk
-                if len(body) >= _LONGEST_BODY:
-                    break
-        # Of httpx or of httpx2, which unpacks the body.
-        return type(response)(
-            response.status_code,
-            headers=response.headers,
-            content=body[:_LONGEST_BODY],
-            extensions=response.extensions,
-        )
+        if not hasattr(response, "_content"):  # httpx's, of a body that its transport has read
+            body = b""
+            with closing(response.stream):
+                for chunk in response.stream:
+                    if patience.left <= 0:
+                        raise _GivenUp
+                    body += chunk
+                    if len(body) >= _LONGEST_BODY:
+                        break
+            # Of httpx or of httpx2, each of which takes no other's streams.
+            response.stream = type(response)(200, content=body[:_LONGEST_BODY]).stream
+        return response
 
     def close(self) -> None:
         """Leave the connections open: they are the original client's."""

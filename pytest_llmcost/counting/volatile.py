@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
-from itertools import chain, islice
+from itertools import chain
 
 from pytest_llmcost.counting.payload import Payload
 from pytest_llmcost.json_values import JsonValue
@@ -87,7 +87,8 @@ def describe_suspicious(now: Payload, changed: Collection[str], at: datetime) ->
             tokens = list(_TOKEN.finditer(text)) if len(text) <= LONGEST else []
             clocks = (token for token in tokens if _is_of_the_run(token, at))
             ids = (token for token in tokens if token.lastgroup == "uuid")
-            found += [f"{place}, {_span(token)}" for token in islice(chain(clocks, ids), 1)]
+            if (first := next(chain(clocks, ids), None)) is not None:
+                found.append(f"{place}, {_span(first)}")
     return _listed(found)
 
 

@@ -369,9 +369,10 @@ def _stored_bytes(value: object) -> bytes:
         return b"" if inner is None else _stored_bytes(inner)
     try:
         return msgspec.json.encode(value)
-    except (UnicodeEncodeError, OverflowError):  # half a surrogate pair, or more than 64 bits
+    except (TypeError, UnicodeEncodeError, OverflowError):
+        # A key of YAML that JSON does not have, half a surrogate pair, or more than 64 bits.
         return json.dumps(value, default=repr, skipkeys=True).encode()
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError as error:
         raise _UndecodableBody(f"the parsed body is no JSON: {error}") from None
 
 

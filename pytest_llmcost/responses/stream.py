@@ -310,7 +310,9 @@ class Reader:
                 self._is_final = is_quantity(stated.get("output_tokens"))
                 continue
             for key, value in stated.items():
-                before = value if value is None else body["usage"].setdefault(key, value)
+                if value is None:
+                    continue  # restates nothing
+                before = body["usage"].setdefault(key, value)
                 if is_quantity(before) and is_quantity(value) and value > before:
                     self._at_most[key] = max(value, self._at_most.get(key, 0))
         self._finish()

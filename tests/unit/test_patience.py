@@ -175,6 +175,18 @@ def test_a_request_that_is_given_up_first_in_its_own_thread_is_the_same_error() 
         assert not api.counted
 
 
+def test_a_thread_that_cannot_start_is_an_error_for_all_that_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    future = own_requests.start(lambda: 1)
+    with pytest.raises(RuntimeError, match="new thread"):
+        future.result(timeout=1)
+
+
 def test_many_counts_end_as_well(tmp_path: Any) -> None:
     cassette = CountCassette(tmp_path / "test.llmcost.yaml")
     jobs = [Job(payload(str(n)), cassette, "new_episodes", Asker("test")) for n in range(20)]

@@ -207,7 +207,6 @@ def test_a_header_of_a_compression_that_the_recorder_undid_does_not_matter(encod
         ({"string": b"\x01\x02"}, {"content-encoding": b"deflate"}, "damaged"),
         ({"base64_string": "?"}, {}, "not"),
         ({"base64_string": "abc"}, {}, "base64"),
-        ({None: 1}, {}, "no JSON"),
     ],
 )
 def test_a_body_that_cannot_be_read_is_a_problem_of_that_exchange_alone(
@@ -292,6 +291,14 @@ def test_a_parsed_body_that_is_a_list_is_one_too() -> None:
 def test_a_parsed_body_may_hold_what_only_plain_json_can_write(odd: object) -> None:
     written = json.dumps(parsed(**MESSAGE, odd=odd)).encode()
     assert json.loads(only(written).body)["odd"] == odd
+
+
+@pytest.mark.parametrize("key", [True, None])
+def test_a_parsed_body_may_have_keys_that_only_yaml_knows(key: object) -> None:
+    for data in (vcrpy({**MESSAGE, "input": {key: 1}}), {**MESSAGE, "input": {key: 1}}):
+        recorded = only(yaml.safe_dump(data).encode())
+        assert not recorded.problem
+        assert json.loads(recorded.body)["usage"] == MESSAGE["usage"]
 
 
 def test_a_request_whose_body_cannot_be_read_is_none() -> None:

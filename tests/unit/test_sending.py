@@ -187,6 +187,28 @@ def test_custom_transports_proxies_and_hooks_of_the_client_are_kept(
     assert api.counted[0].headers["x-marked"] == "yes"
 
 
+def test_a_transport_may_read_its_answers_and_a_hook_may_ask_how_long_they_took(
+    api: StandIn,
+) -> None:
+    class Logging(httpx.HTTPTransport):  # type: ignore[misc, name-defined]
+        def handle_request(self, request: Any) -> Any:
+            response = super().handle_request(request)
+            response.read()
+            return response
+
+    took: list[float] = []
+
+    def log(response: Any) -> None:
+        response.read()
+        took.append(response.elapsed.total_seconds())
+
+    for options in ({"transport": Logging()}, {"event_hooks": {"response": [log]}}):
+        http_client = httpx.Client(**options)
+        with anthropic.Anthropic(base_url=api.url, api_key="any", http_client=http_client) as one:
+            assert Counter(lambda: one, seconds=30.0).ask(payload()).input_tokens > 0
+    assert len(took) == 1
+
+
 def test_mounted_transports_are_kept(api: StandIn, tmp_path: Path) -> None:
     mounts = {"http://127.0.0.1": httpx.HTTPTransport(), "https://": None}
     with (
