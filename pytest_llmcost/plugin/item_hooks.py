@@ -23,7 +23,7 @@ from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import SharedFixture, nodeid_of
 from pytest_llmcost.plugin.pytest_recording import record_mode
 from pytest_llmcost.plugin.sender import holding_tags
-from pytest_llmcost.plugin.session import FAILURES, Hooks, Session
+from pytest_llmcost.plugin.session import Hooks, Session
 
 if TYPE_CHECKING:
     import _pytest.nodes
@@ -247,8 +247,11 @@ class ItemHooks(Hooks):
             session.skipped.add(nodeid_of(item))
         if excuse == "skip" and _has_marker(item):
             session.skipped_budgets.add(nodeid_of(item))
-        if failure is not None and (error is failure or isinstance(error, FAILURES)):
-            raise failure  # not in place of an interrupt
+        ends_run = isinstance(error, (KeyboardInterrupt, pytest.exit.Exception))
+        if failure is not None and error is not failure and ends_run:
+            session.keep_failure(failure)  # the end of the run notes it
+        elif failure is not None:
+            raise failure
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
