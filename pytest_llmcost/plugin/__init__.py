@@ -107,7 +107,8 @@ def pytest_configure(config: pytest.Config) -> None:
     register(ItemHooks(session), "llmcost-items")
     if session.worker is None:
         register(SessionHooks(session), "llmcost-session")
-    if session.worker is not None or getattr(config.option, "dist", "no") != "no":
+    # With xdist, also if no workers are asked for yet: a plugin that is configured later may do so.
+    if session.worker is not None or hasattr(config.option, "numprocesses"):
         from pytest_llmcost.plugin.xdist import Controller, Worker
 
         side = Controller if session.worker is None else Worker
