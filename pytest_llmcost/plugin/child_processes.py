@@ -85,7 +85,8 @@ class ChildProcesses:
         for token, (key, how, request) in self._own.take():
             from pytest_llmcost.plugin.calls import record_captured
 
-            attempt = session.attempt if session.test is None else session.attempt_of(session.test)
+            test = session.test  # once: the main thread may go on meanwhile
+            attempt = session.attempt if test is None else session.attempt_of(test)
             owner = self._owners.get(token)
             if owner is None and attempt is not None and _token_of(attempt) == token:
                 owner = attempt
