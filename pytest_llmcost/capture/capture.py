@@ -56,8 +56,7 @@ class Capture:
         self._report = report
         self._clock = clock
         self._fingerprint = fingerprint or (lambda request: _fingerprint)
-        self._stand_ins = frozenset(stand_ins)
-        self._gate, self._settle = gate, settle
+        self.limit(stand_ins, gate, settle)
         self._over_with = self._end  # one object for all requests
         self.when_idle: Callable[[], None] | None = None
         """In a child process, where each request is reported when it is over: called when no other
@@ -72,6 +71,16 @@ class Capture:
         those that were reported meanwhile have an unknown one."""
         self._batches = Batches()
         self._recordings: WeakKeyDictionary[Any, Recordings] = WeakKeyDictionary()
+
+    def limit(
+        self,
+        stand_ins: Collection[str],
+        gate: Callable[[CapturedRequest], None] | None,
+        settle: Callable[[CapturedRequest], None] | None,
+    ) -> None:
+        """Let these hold for what is sent from now on."""
+        self._stand_ins = frozenset(stand_ins)
+        self._gate, self._settle = gate, settle
 
     def install(self) -> None:
         """Begin to follow requests."""

@@ -101,6 +101,10 @@ def pytest_configure(config: pytest.Config) -> None:
         if session.worker is None:
             check_rootdir(config)
         check_settings(session)
+        if session.capture is not None:  # made for what a conftest has sent, without the settings
+            from pytest_llmcost.plugin.calls import limits_on_capture
+
+            session.capture.limit(**limits_on_capture(session))
     except LlmCostError as error:
         raise pytest.UsageError(str(error)) from None
     register = config.pluginmanager.register

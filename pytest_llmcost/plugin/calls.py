@@ -47,7 +47,7 @@ def capture_of(session: Session) -> Capture:
         except FAILURES:  # of the user's hook; called again, it raises again
             return None
 
-    cap = None if session.settings.max_live is None else LiveCap(session)
+    limits = limits_on_capture(session)
     with session.lock:
         if session.capture is None:
             session.capture = Capture(
@@ -55,13 +55,21 @@ def capture_of(session: Session) -> Capture:
                 report=partial(record_captured, session),
                 clock=session.clock,
                 fingerprint=lambda request: partial(fingerprint, request),
-                stand_ins=session.settings.stand_ins,
-                gate=None if cap is None else cap.reserve,
-                settle=None if cap is None else cap.settle,
+                **limits,
             )
             if session.children is not None:
                 session.capture.when_idle = session.children.when_idle
         return session.capture
+
+
+def limits_on_capture(session: Session) -> dict[str, Any]:
+    """Return what the settings, if they are read, say of requests that are about to be sent."""
+    cap = None if session.settings.max_live is None else LiveCap(session)
+    return {
+        "stand_ins": session.settings.stand_ins,
+        "gate": None if cap is None else cap.reserve,
+        "settle": None if cap is None else cap.settle,
+    }
 
 
 def _sender_of(request: CapturedRequest) -> Sender:
