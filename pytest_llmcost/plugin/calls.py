@@ -115,14 +115,16 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     if request.answer is None:
         return
     try:
-        metered = meter(session, owner, request, request.answer)
+        answer, payload, evidence = meter(session, owner, request, request.answer)
     except FAILURES as error:  # of a hook of the user, whatever it is
         session.keep_failure(error)
         why = f"not-comparable: {type(error).__name__} while the request was compared"
         more = () if request.live is True else (why,)
-        metered = with_caveats(request.answer, *more), None, "billed"
-    recorded = _record(session, sender, *metered, in_place_of=before, **request.sending)
-    call, payload = recorded.call, metered[1]
+        answer, payload, evidence = with_caveats(request.answer, *more), None, "billed"
+    recorded = _record(
+        session, sender, answer, payload, evidence, in_place_of=before, **request.sending
+    )
+    call = recorded.call
     is_open = not request.is_over  # it is reported again, even if no more of its usage comes
     if is_open or (call.caveats and call.has_caveat(*_UNKNOWN, "lost-answer", "open-batch")):
         # A lost answer beside sampling calls is one of the attempts before them.
