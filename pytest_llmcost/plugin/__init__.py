@@ -92,6 +92,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for text in MARKERS:
         config.addinivalue_line("markers", text)
     session = config.stash.get(KEY, None) or _begin(config)
+    if session.worker is not None:
+        # That of children of a conftest, from before xdist said which one the run shares.
+        vars(session).pop("run_folder", None)
     try:
         session.settings = settings = read_settings(config)
         if settings.disabled:
@@ -124,8 +127,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
         register(OtherModels(session), "llmcost-other-models")
     session.is_configured = True
-    if session.children is not None:
-        session.children.share_folder()
 
 
 def __dir__() -> list[str]:
