@@ -55,11 +55,20 @@ class Capture:
         self._report = report
         self._clock = clock
         self._fingerprint = fingerprint or (lambda request: _fingerprint)
-        self._stand_ins = frozenset(stand_ins)
-        self._gate, self._settle = gate, settle
+        self.limit(stand_ins, gate, settle)
         self._over_with = self._end  # one object for all requests
         self._recordings: WeakKeyDictionary[Any, dict[int, Recording]] = WeakKeyDictionary()
         self.enter_child(None)
+
+    def limit(
+        self,
+        stand_ins: Collection[str],
+        gate: Callable[[CapturedRequest], None] | None,
+        settle: Callable[[CapturedRequest], None] | None,
+    ) -> None:
+        """Let these hold for what is sent from now on."""
+        self._stand_ins = frozenset(stand_ins)
+        self._gate, self._settle = gate, settle
 
     def install(self) -> None:
         """Begin to follow requests."""

@@ -92,6 +92,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for text in MARKERS:
         config.addinivalue_line("markers", text)
     session = config.stash.get(KEY, None) or _begin(config)
+    if session.worker is not None:
+        # That of children of a conftest, from before xdist said which one the run shares.
+        vars(session).pop("run_folder", None)
     try:
         session.settings = settings = read_settings(config)
         if settings.disabled:
@@ -101,13 +104,18 @@ def pytest_configure(config: pytest.Config) -> None:
         if session.worker is None:
             check_rootdir(config)
         check_settings(session)
+        if session.capture is not None:  # made for what a conftest has sent, without the settings
+            from pytest_llmcost.plugin.calls import limits_on_capture
+
+            session.capture.limit(**limits_on_capture(session))
     except LlmCostError as error:
         raise pytest.UsageError(str(error)) from None
     register = config.pluginmanager.register
     register(ItemHooks(session), "llmcost-items")
     if session.worker is None:
         register(SessionHooks(session), "llmcost-session")
-    if session.worker is not None or getattr(config.option, "dist", "no") != "no":
+    # With xdist, also if no workers are asked for yet: a plugin that is configured later may do so.
+    if session.worker is not None or hasattr(config.option, "numprocesses"):
         from pytest_llmcost.plugin.xdist import Controller, Worker
 
         side = Controller if session.worker is None else Worker
@@ -119,8 +127,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
         register(OtherModels(session), "llmcost-other-models")
     session.is_configured = True
-    if session.children is not None:
-        session.children.share_folder()
 
 
 def __dir__() -> list[str]:

@@ -47,7 +47,7 @@ def capture_of(session: Session) -> Capture:
         except FAILURES:  # of the user's hook; called again, it raises again
             return None
 
-    cap = None if session.settings.max_live is None else LiveCap(session)
+    limits = limits_on_capture(session)
     with session.lock:
         if session.capture is None:
             session.capture = Capture(
@@ -55,13 +55,21 @@ def capture_of(session: Session) -> Capture:
                 report=partial(record_captured, session),
                 clock=session.clock,
                 fingerprint=lambda request: partial(fingerprint, request),
-                stand_ins=session.settings.stand_ins,
-                gate=None if cap is None else cap.reserve,
-                settle=None if cap is None else cap.settle,
+                **limits,
             )
             if session.children is not None:
                 session.capture.when_idle = session.children.when_idle
         return session.capture
+
+
+def limits_on_capture(session: Session) -> dict[str, Any]:
+    """Return what the settings, if they are read, say of requests that are about to be sent."""
+    cap = None if session.settings.max_live is None else LiveCap(session)
+    return {
+        "stand_ins": session.settings.stand_ins,
+        "gate": None if cap is None else cap.reserve,
+        "settle": None if cap is None else cap.settle,
+    }
 
 
 def _sender_of(request: CapturedRequest) -> Sender:
@@ -107,14 +115,16 @@ def _record_captured(session: Session, request: CapturedRequest) -> None:
     if request.answer is None:
         return
     try:
-        metered = meter(session, owner, request, request.answer)
+        answer, payload, evidence = meter(session, owner, request, request.answer)
     except FAILURES as error:  # of a hook of the user, whatever it is
         session.keep_failure(error)
         why = f"not-comparable: {type(error).__name__} while the request was compared"
         more = () if request.live is True else (why,)
-        metered = with_caveats(request.answer, *more), None, "billed"
-    recorded = _record(session, sender, *metered, in_place_of=before, **request.sending)
-    call, payload = recorded.call, metered[1]
+        answer, payload, evidence = with_caveats(request.answer, *more), None, "billed"
+    recorded = _record(
+        session, sender, answer, payload, evidence, in_place_of=before, **request.sending
+    )
+    call = recorded.call
     is_open = not request.is_over  # it is reported again, even if no more of its usage comes
     if is_open or (call.caveats and call.has_caveat(*_UNKNOWN, "lost-answer", "open-batch")):
         # A lost answer beside sampling calls is one of the attempts before them.

@@ -42,9 +42,8 @@ class ChildProcesses:
         self.share_folder()
 
     def share_folder(self) -> None:
-        """Settle where children write; before pytest is configured a worker does not know it."""
-        if self.session.is_configured:
-            self._own.folder = self.session.run_folder / f"children-{os.getpid()}"
+        """Settle where children write."""
+        self._own.folder = self.session.run_folder / f"children-{os.getpid()}"
 
     # In the parent
 
@@ -74,8 +73,8 @@ class ChildProcesses:
         token = _token_of(sender.owner)
         self._owners[token] = sender.owner
         self._own.may_send()
-        folder, how = self._own.folder or self.session.run_folder, (sender.phase, sender.tags)
-        return inherit, (str(folder), token, how, cap, list(settings.stand_ins), list(RELAYS))
+        folder, how = str(self._own.folder), (sender.phase, sender.tags)
+        return inherit, (folder, token, how, cap, list(settings.stand_ins), list(RELAYS))
 
     def bring_back(self) -> None:
         """Record what children have sent, for the owner that started them."""
@@ -85,7 +84,8 @@ class ChildProcesses:
         for token, (key, how, request) in self._own.take():
             from pytest_llmcost.plugin.calls import record_captured
 
-            attempt = session.attempt if session.test is None else session.attempt_of(session.test)
+            test = session.test  # once: the main thread may go on meanwhile
+            attempt = session.attempt if test is None else session.attempt_of(test)
             owner = self._owners.get(token)
             if owner is None and attempt is not None and _token_of(attempt) == token:
                 owner = attempt

@@ -140,9 +140,9 @@ class Counted:
         sampling_calls, cache_state = call.sampling_calls, session.settings.cache
         if state is not None:
             usage = self._cached().usage(state)
-            (sampling,), cache_state = sampling_calls, "as-billed"
+            (sampling,) = sampling_calls
             usage = replace(usage, output_tokens=sampling.usage.output_tokens)
-            sampling_calls = (replace(sampling, usage=usage),)
+            sampling_calls, cache_state = (replace(sampling, usage=usage),), "as-billed"
         elif call.declared_usd is not None:  # whatever its tokens would cost
             raise PriceError("a price that was stated has no itemised bill; read usd instead")
         on = session.price_date

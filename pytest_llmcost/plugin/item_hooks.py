@@ -23,7 +23,7 @@ from pytest_llmcost.plugin.options import MARKER, TAG_MARKER
 from pytest_llmcost.plugin.owners import SharedFixture, nodeid_of
 from pytest_llmcost.plugin.pytest_recording import record_mode
 from pytest_llmcost.plugin.sender import holding_tags
-from pytest_llmcost.plugin.session import FAILURES, Hooks, Session
+from pytest_llmcost.plugin.session import Hooks, Session
 
 if TYPE_CHECKING:
     import _pytest.nodes
@@ -46,6 +46,8 @@ class ItemHooks(Hooks):
         self._limits_all = session.settings.max_test is not None
         self._rewrites_all = record_mode(None, session.config, session.settings) == "rewrite"
         self._set_ups: dict[pytest.FixtureDef[Any], int] = {}
+        self._is_watching = False
+        """Whether it is seen what is deselected, and by what."""
 
     # Collection
 
@@ -126,19 +128,21 @@ class ItemHooks(Hooks):
                     wrapping.append(module)
             # Which of several wrappers took a test off is not known: only if all are of one kind.
             is_known = len({_is_conftest(module) for module in wrapping}) == 1
+            self._is_watching = True
             with self._watching(items, wrapping[0] if is_known else {}):
                 yield
+            self._is_watching = False
 
     @contextmanager
     def _watching(self, items: Sequence[pytest.Item], module: Mapping[str, Any]) -> Iterator[None]:
         """Note the tests that a hook of a module takes off the list, with or without a word."""
         before = [*items]
         yield
-        if len(items) >= len(before):
-            return
         session, left = self.session, {*map(id, items)}
         gone = {nodeid_of(each) for each in before if id(each) not in left} - session.deselected
-        if not gone or gone.issubset(map(nodeid_of, items)):  # known already, or duplicates
+        if gone:
+            gone.difference_update(map(nodeid_of, items))  # of which there is another one
+        if not gone:
             return
         if _is_conftest(module):
             session.deselecting.add(module["__file__"])
@@ -147,6 +151,12 @@ class ItemHooks(Hooks):
             session.deselected.update(gone)
         else:  # by a plugin, such as a shard's: the run is a part
             session.incomplete.add("deselected")
+
+    @pytest.hookimpl
+    def pytest_deselected(self) -> None:
+        """Take the run for a part if a plugin deselects at another time than in the hook for it."""
+        if not self._is_watching:
+            self.session.incomplete.add("deselected")
 
     @pytest.hookimpl
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -247,8 +257,11 @@ class ItemHooks(Hooks):
             session.skipped.add(nodeid_of(item))
         if excuse == "skip" and _has_marker(item):
             session.skipped_budgets.add(nodeid_of(item))
-        if failure is not None and (error is failure or isinstance(error, FAILURES)):
-            raise failure  # not in place of an interrupt
+        ends_run = isinstance(error, (KeyboardInterrupt, pytest.exit.Exception))
+        if failure is not None and error is not failure and ends_run:
+            session.keep_failure(failure)  # the end of the run notes it
+        elif failure is not None:
+            raise failure
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:

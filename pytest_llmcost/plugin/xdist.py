@@ -41,7 +41,7 @@ class Worker(Hooks):
 
 
 class Controller(Hooks):
-    """The hooks in the process that workers report to."""
+    """The hooks in the process that workers report to; idle in a run without workers."""
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:

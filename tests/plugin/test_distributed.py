@@ -76,6 +76,23 @@ class TestEveryWayToDistribute:
         assert Decimal(ledger["totals"]["usd"]) == Decimal(before["totals"]["usd"]) + in_tests
 
 
+def test_hears_workers_that_another_plugin_has_asked_for_late(tmp_path: Path) -> None:
+    late = """
+        import pytest
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_configure(config):
+            if not hasattr(config, "workerinput"):
+                config.option.dist, config.option.tx = "load", ["popen"]
+    """
+    test = "from app import ask\n\ndef test_it(): ask(1000)\n"
+    write_files(tmp_path, {"app.py": APP, "late.py": late, "test_it.py": test})
+    ran = run_suite(tmp_path, "--llmcost-max-suite=$0.001", plugins=("late", *XDIST))
+    assert ran.status == pytest.ExitCode.TESTS_FAILED, ran.out
+    ledger = ran.ledger()
+    assert (ledger["run"]["workers"], len(ledger["tests"])) == (1, 1)
+
+
 def cut_group(line: str) -> str:
     """A line as it is without loadgroup, which hangs its groups behind the tests' ids."""
     return re.sub("@(refunds_slow|refunds|x@y)(?= - )", "", line)

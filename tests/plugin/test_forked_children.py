@@ -547,3 +547,41 @@ def test_pytest_forked_brings_calls_verdicts_and_fixtures_back(
     }
     assert [row["calls"][0]["usage"]["input_tokens"] for row in ledger["fixtures"]] == [7, 7]
     assert ledger["lost_calls"] == []
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "xdist"])
+def test_a_child_of_a_conftest_that_is_imported_is_seen(
+    project: Project, method: str, workers: tuple[str, ...]
+) -> None:
+    project.write(
+        app=APP,
+        conftest=f"""
+        import multiprocessing
+        import os
+        from app import ask
+        from pytest_llmcost.plugin.session import KEY
+
+        def pytest_sessionfinish(session):
+            with open("folders.txt", "a") as file:
+                print(session.config.stash[KEY].run_folder, file=file)
+
+        if "PYTEST_XDIST_WORKER" in os.environ or {not workers}:
+            child = multiprocessing.get_context({method!r}).Process(target=ask, args=(200,))
+            child.start()
+            child.join()
+            assert child.exitcode == 0
+        """,
+        test_app="def test_it(): pass",
+    )
+    ignored = ("-W", "ignore::DeprecationWarning")
+    plugins = ("xdist",) if workers else ()
+    project.run_apart(*ignored, *workers, "--llmcost-report=ledger.json", plugins=plugins)
+    ledger = project.ledger()
+    assert [call["usage"]["input_tokens"] for call in ledger["outside_tests"]] == [200]
+    assert ledger["lost_calls"] == []
+    # What is shared by all processes, for example what is left of the cap, is in one folder.
+    folders = (project.path / "folders.txt").read_text().split()
+    assert len(folders) == 1 + len(workers)
+    assert len({*folders}) == 1
+    assert not os.path.exists(folders[0])

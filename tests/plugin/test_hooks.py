@@ -243,3 +243,37 @@ def test_a_replayed_call_that_a_hook_kept_from_being_compared_has_no_exact_price
     assert project.run(*args).ret == pytest.ExitCode.TESTS_FAILED
     (verdict,) = project.ledger()["verdicts"]
     assert verdict["state"] == "unverified"
+
+
+@pytest.mark.parametrize("leaves", ["pytest.exit('enough')", "raise KeyboardInterrupt"])
+@pytest.mark.parametrize("where", ["set_up", "body"])
+def test_a_hook_that_fails_keeps_no_run_from_ending(
+    project: Project, leaves: str, where: str
+) -> None:
+    project.write(
+        app=APP,
+        conftest="def pytest_llmcost_call(call, item): 1 / 0",
+        test_app=f"""
+    import pytest
+    from app import ask
+
+    def leave():
+        ask(1)
+        {leaves}
+
+    @pytest.fixture
+    def around():
+        leave() if "{where}" == "set_up" else None
+
+    def test_leaves(around):
+        leave()
+
+    def test_after():
+        ask(2)
+    """,
+    )
+    result = project.run("--llmcost-report=ledger.json")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    ledger = project.ledger()
+    assert [row["nodeid"] for row in ledger["tests"]] == ["test_app.py::test_leaves"]
+    assert [each for each in ledger["notes"] if "hook failed" in each and "Zero" in each]

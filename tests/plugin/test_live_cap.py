@@ -751,3 +751,12 @@ def test_the_cap_and_the_price_of_the_worst_case_are_exact(online: Project) -> N
     assert Decimal(4_000) * 5 / 1_000_000 == Decimal("0.02")
     online.run("--llmcost-max-live=$0.022").assert_outcomes(failed=1)
     online.run("--llmcost-max-live=$0.025").assert_outcomes(passed=1)
+
+
+def test_a_request_while_a_conftest_is_imported_takes_no_cap_away(
+    online: Project, standin: StandIn
+) -> None:
+    online.write(conftest=f"{SUITE}\n    ask(1)\n", test_app=SUITE + PLAIN)
+    online.run("--llmcost-max-live=$0.10").assert_outcomes(failed=1)
+    assert len(standin.requests) == 1  # that of the conftest, before any option is known
+    online.run("--llmcost-max-live=0", "--llmcost-stand-ins=127.0.0.1").assert_outcomes(passed=1)

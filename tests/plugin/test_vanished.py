@@ -382,6 +382,27 @@ def test_a_part_of_the_suite_does_not_cry_wolf(
     assert ran.ledger()["tests"], ran.out
 
 
+@pytest.mark.parametrize(
+    "hook",
+    [
+        """
+        def pytest_collection_finish(session):
+            session.config.hook.pytest_deselected(items=session.items[::2])
+            session.items[:] = session.items[1::2]
+        """,
+        """
+        def pytest_collection_modifyitems(items):
+            items[:] = items[1::2] * 3
+        """,
+    ],
+    ids=["after the hook for it", "the rest three times"],
+)
+def test_a_plugin_that_deselects_otherwise_makes_the_run_a_part(suite: Path, hook: str) -> None:
+    write_files(suite, {"shards.py": hook})
+    ran = compare(suite, "--llmcost-vanished=fail", "-p", "shards")
+    assert (vanished(ran), ran.ledger()["incomplete"]) == ({}, ["deselected"]), ran.out
+
+
 @pytest.mark.parametrize("again", ["--lf", "--sw"])
 def test_a_run_of_what_failed_last_is_a_part(suite: Path, again: str) -> None:
     with_cache = ("-p", "cacheprovider", "-p", "stepwise", again)
