@@ -174,10 +174,10 @@ def format_usd(amount: Decimal | None, *, against: Decimal | None = None) -> str
     while True:
         unit = EXACT.scaleb(Decimal(1), -places)
         shown = amount.quantize(unit, ROUND_HALF_EVEN, EXACT)
-        is_told_apart = against is None or amount.compare(against) == shown.compare(
+        differs = against is None or amount.compare(against) == shown.compare(
             against.quantize(unit, ROUND_HALF_EVEN, EXACT)
         )
-        if is_told_apart and bool(shown) == bool(amount):
+        if differs and bool(shown) == bool(amount):
             return format_whole_usd(shown)
         # Of what four decimals do not show, two digits: $0.000035 is neither $0.00003 nor $0.00004.
         places = max(places + 1, 0 if shown else 1 - amount.adjusted())
