@@ -154,6 +154,19 @@ class Counted:
         return self.call
 
 
+def _given(
+    method: str, payload: Mapping[str, Any] | None, keywords: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return the payload, in whichever of the two ways it was given."""
+    __tracebackhide__ = True
+    if payload is not None and keywords:
+        names = ", ".join(f"{name}=" for name in keywords)
+        raise SettingsError(
+            f"{method} takes a payload or keywords, not both; got a payload and {names}"
+        )
+    return keywords if payload is None else payload
+
+
 class LlmCost:
     """What a test can ask; made anew for every attempt of every test."""
 
@@ -186,13 +199,12 @@ class LlmCost:
             PayloadError: the payload is not JSON; names the path inside it.
         """
         __tracebackhide__ = True
-        if payload is not None and keywords:
-            raise SettingsError("count takes a payload or keywords, not both")
+        given = _given("count", payload, keywords)
         session, item = self._session, self._item
         if session is None:
             return Counted(None)
         try:
-            sent = read_normalised(session, keywords if payload is None else payload, item)
+            sent = read_normalised(session, given, item)
             sender = session.sender()
             try:
                 answer, prompt = expect_answer(
@@ -241,14 +253,12 @@ class LlmCost:
             PayloadError: the payload is not JSON, or has no messages.
         """
         __tracebackhide__ = True
-        if payload is not None and keywords:
-            raise SettingsError("parts takes a payload or keywords, not both")
+        given = _given("parts", payload, keywords)
         session = self._session
         if session is None:
             pytest.skip(OFF)
         try:
-            asked = keywords if payload is None else payload
-            sent = read_normalised(session, asked, self._item)
+            sent = read_normalised(session, given, self._item)
             owner = session.owner
             owner.has_spent = True  # so that its counts are saved, and an error is explained
             return count_parts(session, owner, sent)

@@ -54,6 +54,7 @@ def test_a_count_has_tokens_a_price_and_an_itemised_bill(
     ("call", "words"),
     [
         ("count(PAYLOAD, model='x')", "count takes a payload or keywords, not both"),
+        ("count(PAYLOAD, output_token=3)", "not both; got a payload and output_token="),
         ("count(PAYLOAD, output_tokens=-1)", "output_tokens=-1 is neither a number from 0 to"),
         ("count(PAYLOAD, output_tokens=True)", "output_tokens=True is neither a number from"),
         ("count(PAYLOAD, output_tokens=10**30)", "is neither a number from 0 to 10^9 nor"),
