@@ -414,7 +414,10 @@ def split_parts(
 
     For `opening_tokens` see `opening_tokens_of`.
     """
-    whole, tool = counts.get(plan.whole.fingerprint), 0
+    tool, whole = 0, None
+    if any(not cut.closed for _, *cuts in plan.spans for cut in cuts):
+        # Otherwise all ends are alike too long, also one that is the same as the whole prompt.
+        whole = counts.get(plan.whole.fingerprint)
     if plan.fixed:
         one, two = (counts[cut.payload.fingerprint].input_tokens for cut in plan.fixed)
         tool = two - one

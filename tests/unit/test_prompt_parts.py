@@ -132,6 +132,12 @@ def test_one_part_needs_no_more_counts_than_its_ends() -> None:
     assert len(plan.payloads) == len(plan.spans) + 1
 
 
+def test_the_shortest_message_takes_nothing_from_the_part_before_it() -> None:
+    message = {"role": "user", "content": "."}  # as the one that closes a cut
+    body = payload(tools=TOOLS, system="Rules.", messages=[message])
+    assert parts_of(body, "system")["system"] == parts_of(body)["system"]
+
+
 def test_two_spellings_of_a_prompt_have_the_same_parts() -> None:
     one = payload(system="Rules.", messages=[{"role": "user", "content": "Hello"}])
     two = payload(system=[text("Rules.")], messages=[{"role": "user", "content": [text("Hello")]}])
