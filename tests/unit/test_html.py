@@ -316,6 +316,12 @@ def test_fewer_than_two_known_runs_are_no_line(runs: list[Run]) -> None:
     assert "From run to run" not in render_html(page_run(), runs)
 
 
+def test_of_two_runs_that_end_within_a_second_the_later_one_is_that_of_the_page() -> None:
+    *before, last = page_history()
+    html = render_html(page_run(), [*before, last, last])
+    assert html.count('class="run this"') == 1
+
+
 def test_of_a_long_history_the_last_runs_are_drawn_and_no_text_is_markup() -> None:
     evil = "<script>alert(1)</script>"
     runs = [replace(page_history()[0], at=evil, commit=evil, incomplete=(evil,))] * 100

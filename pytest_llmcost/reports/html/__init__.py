@@ -69,7 +69,7 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
         script=Markup(script),
         hashes=list(hashes),
         data=_page_data(ledger),
-        history=_history(history),
+        history=_history(history, ledger),
         marks=marks,
         most_changes=_MOST_CHANGES,
         changes=_changes(ledger.comparison),
@@ -118,20 +118,23 @@ def _changes(comparison: Comparison | None) -> dict[str, Any]:
     return {"shown": shown, "left_out": len(changes) - len(shown), "zero": zero}
 
 
-def _history(runs: Sequence[Run]) -> dict[str, Any] | None:
+def _history(runs: Sequence[Run], ledger: Ledger) -> dict[str, Any] | None:
     """Draw the last runs, the newest one last; nothing if fewer than two have a known cost."""
     shown = runs[-_MOST_RUNS:]
     known = [(run.usd, run) for run in shown if run.usd is not None]
     if len(known) < 2:
         return None
     most, highest = max(known, key=lambda each: each[0])
+    # Two runs may end within one second; the page shows the later one.
+    ended = [number for number, run in enumerate(shown) if run.at == ledger.run.finished_at]
     points: list[dict[str, Any]] = []
     # The line goes through the runs of the whole suite, and stops where the cost is unknown.
     path, joint = "", "M"
     for number, run in enumerate(shown):
         x = number / (len(shown) - 1) * _WIDTH
         y = None if run.usd is None else _HEIGHT - float(run.usd) / (float(most) or 1) * _HEIGHT
-        points.append({"x": x, "y": y, "run": run, "cells": comparisons.run_cells(run)})
+        cells, is_this = comparisons.run_cells(run), number in ended[-1:]
+        points.append({"x": x, "y": y, "run": run, "cells": cells, "is_this": is_this})
         if y is None:
             joint = "M"
         elif not run.incomplete:
