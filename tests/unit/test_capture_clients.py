@@ -367,6 +367,9 @@ def by_urllib(url: str, body: Any, how: str = "read") -> int:
             return len(response.read())
         if how == "lines":
             return sum(map(len, response))
+        if how == "named":
+            first = len(response.read(amt=5)) + len(response.read1(n=5))
+            return first + len(response.readline(limit=5)) + len(response.read(amt=None))
         size, buffer = 0, bytearray(9)
         while piece := response.readinto(buffer) if how == "into" else len(response.read1(9)):
             size += piece
@@ -387,6 +390,7 @@ WAYS: list[Callable[[str, Any], int]] = [
     lambda url, body: by_urllib(url, body, "lines"),
     lambda url, body: by_urllib(url, body, "into"),
     lambda url, body: by_urllib(url, body, "pieces"),
+    lambda url, body: by_urllib(url, body, "named"),
 ]
 NAMES = (
     "requests",
@@ -402,6 +406,7 @@ NAMES = (
     "urllib lines",
     "urllib into",
     "urllib pieces",
+    "urllib named",
 )
 
 
@@ -517,6 +522,16 @@ def test_aiohttps_message_that_came_with_its_head_counts_unread() -> None:
     with capturing() as purse, serving(AtOnce) as url:
         asyncio.run(look(url))
     assert (purse.call.caveats, purse.call.usage.output_tokens) == ((), 11)
+
+
+@pytest.mark.parametrize("name", ["read", "read1", "readline"])
+def test_a_body_of_a_known_length_is_over_with_its_last_byte(name: str) -> None:
+    """What waits for it, as a client of the relay does, may end its test before it is closed."""
+    with capturing() as purse, serving(AtOnce) as url:
+        asked = urllib.request.Request(url, json.dumps(ASKED).encode(), HEADERS)
+        with urllib.request.urlopen(asked) as response:
+            assert getattr(response, name)(len(JSON_BODY)) == JSON_BODY
+            assert [call.caveats for call in purse.calls] == [()]
 
 
 class Empty(BaseHTTPRequestHandler):
