@@ -557,6 +557,16 @@ def test_a_body_without_a_byte_is_no_stream_that_was_cut(way: Callable[[str, Any
     assert purse.call.caveats == ("unreadable-response",)
 
 
+def test_nor_is_one_that_is_not_read_since_its_head_says_that_it_is_empty() -> None:
+    class Nothing(AtOnce):
+        compress = staticmethod(lambda data: b"")
+
+    with capturing() as purse, serving(Nothing) as url:
+        asked = urllib.request.Request(url, json.dumps(ASKED).encode(), HEADERS)
+        urllib.request.urlopen(asked).close()
+    assert purse.call.caveats == ("unreadable-response",)
+
+
 @pytest.mark.parametrize("library", [httpx.post, requests.post])
 def test_what_a_blocker_of_one_s_own_keeps_from_connecting_was_not_sent(
     library: Callable[..., object], monkeypatch: pytest.MonkeyPatch

@@ -96,6 +96,8 @@ def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _answered(captured: CapturedRequest, response: Any) -> None:
     captured.answered(status=response.status, live=True)
+    if response.length == 0:
+        captured.close(is_whole=True)
     if not captured.is_over:
         if response.headers.get("content-encoding") in ("gzip", "x-gzip", "deflate"):
             captured.decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
