@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
-from capture_kit import JSON_BODY, SSE_BODY, Purse, capturing, chunks
+from capture_kit import JSON_BODY, MESSAGE, SSE_BODY, Purse, capturing, chunks
 from standin import StandIn
 from standin.answers import answer_json
 from standin.bedrock import frame
@@ -532,6 +532,28 @@ def test_a_body_of_a_known_length_is_over_with_its_last_byte(name: str) -> None:
         with urllib.request.urlopen(asked) as response:
             assert getattr(response, name)(len(JSON_BODY)) == JSON_BODY
             assert [call.caveats for call in purse.calls] == [()]
+
+
+def test_results_of_a_batch_that_came_with_their_head_count_as_they_are_read() -> None:
+    class Results(AtOnce):
+        def do_GET(self) -> None:
+            result = {"type": "succeeded", "message": MESSAGE}
+            body = json.dumps({"custom_id": "a", "result": result}).encode() + b"\n"
+            self.send_response(200)
+            self.send_header("content-length", str(2 * len(body)))
+            self.end_headers()
+            self.wfile.write(2 * body)
+
+    async def look(url: str) -> None:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{url}/batches/msgbatch_1/results", headers=HEADERS) as response,
+        ):
+            assert response.status == 200
+
+    with capturing() as purse, serving(Results) as url:
+        asyncio.run(look(url))
+    assert not purse.calls
 
 
 class Empty(BaseHTTPRequestHandler):
