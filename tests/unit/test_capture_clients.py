@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
-from capture_kit import JSON_BODY, MESSAGE, SSE_BODY, Purse, capturing, chunks
+from capture_kit import JSON_BODY, LIBRARIES, MESSAGE, SSE_BODY, Purse, capturing, chunks
 from standin import StandIn
 from standin.answers import answer_json
 from standin.bedrock import frame
@@ -600,6 +600,25 @@ def test_what_a_blocker_of_one_s_own_keeps_from_connecting_was_not_sent(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     with capturing() as purse, pytest.raises(RuntimeError, match="no network here"):
         library("https://api.anthropic.com/v1/messages", json=ASKED, headers=HEADERS)
+    assert [(each.live, each.answer) for each in purse.seen] == [(False, None)]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_ends_while_a_proxy_s_tunnel_is_made_was_not_sent(library: Any) -> None:
+    class Tunnel(Packed):
+        def do_CONNECT(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.rfile.read()  # and no word of TLS
+
+    async def ask(url: str) -> None:
+        proxy = url.removesuffix("/v1/messages")
+        async with library.AsyncClient(proxy=proxy, timeout=60) as client:
+            asked = client.post("https://api.anthropic.com/v1/messages", json=ASKED)
+            await asyncio.wait_for(asked, 0.3)
+
+    with capturing() as purse, serving(Tunnel) as url, pytest.raises(asyncio.TimeoutError):
+        asyncio.run(ask(url))
     assert [(each.live, each.answer) for each in purse.seen] == [(False, None)]
 
 
