@@ -11,7 +11,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -97,6 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             while has_body and (piece := response.read1(_PIECE)):
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            if response.length:  # `read1` does not say that some is missing
+                raise IncompleteRead(b"", response.length)
             if has_body:
                 self.wfile.write(b"0\r\n\r\n")
         except LiveCapError as error:

@@ -12,8 +12,9 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import contextmanager, suppress
-from http.client import CannotSendHeader, HTTPConnection
+from http.client import CannotSendHeader, HTTPConnection, IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,7 @@ from standin.bedrock import frame
 from standin.cache import PromptCache
 from standin.server import Step, fault
 
+from pytest_llmcost.capture.relay import Relay
 from pytest_llmcost.prices.usage import Usage
 
 botocore_awsrequest = pytest.importorskip("botocore.awsrequest")
@@ -622,6 +624,25 @@ def test_what_ends_while_a_proxy_s_tunnel_is_made_was_not_sent(library: Any) -> 
     assert [(each.live, each.answer) for each in purse.seen] == [(False, None)]
 
 
+def test_an_answer_that_breaks_off_does_so_for_the_relay_s_client() -> None:
+    class Short(AtOnce):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(JSON_BODY) + 1))
+            self.end_headers()
+            self.wfile.write(JSON_BODY)
+            self.close_connection = True
+
+    with capturing(), serving(Short) as url:
+        relay = Relay(url.removesuffix("/v1/messages"))
+        relay.start()
+        try:
+            with pytest.raises(IncompleteRead):
+                by_urllib(relay.url + "/v1/messages", ASKED)
+        finally:
+            relay.stop()
+
+
 def test_a_head_that_was_never_begun_is_the_error_of_http_client() -> None:
     with capturing() as purse, pytest.raises(CannotSendHeader):
         HTTPConnection("api.anthropic.com").endheaders()
@@ -721,6 +742,27 @@ def test_a_transport_of_httpx_that_sends_through_another_is_live(
     with capturing() as purse, httpx.Client(transport=Own()) as client:
         client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
     assert (purse.call.live, len(standin.requests)) == (True, 1)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_another_thread_has_sent_is_lost_with_who_waits_for_it(library: Any) -> None:
+    is_left = threading.Event()
+
+    class Silent(Packed):
+        def do_POST(self) -> None:
+            self.close_connection = is_left.wait(60)
+
+    class Own(library.HTTPTransport):  # type: ignore[name-defined,misc]
+        def handle_request(self, request: Any) -> Any:
+            return pool.submit(super().handle_request, request).result(timeout=0.3)
+
+    with capturing() as purse, serving(Silent) as url, futures.ThreadPoolExecutor() as pool:
+        with library.Client(transport=Own()) as client:
+            with pytest.raises(futures.TimeoutError):
+                client.post(url, json=ASKED, headers=HEADERS)
+            is_left.set()
+        purse.capture.settle()
+    assert (purse.call.caveats, purse.call.live) == (("lost-answer",), True)
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "still read"])
