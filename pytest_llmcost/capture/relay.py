@@ -85,7 +85,9 @@ class _Handler(BaseHTTPRequestHandler):
         connection = kind(parts.netloc, timeout=_SECONDS)
         response = None
         try:
-            headers = dict(_passed_on(self.headers.items()))
+            headers: dict[str, str] = {}
+            for name, value in _passed_on(self.headers.items()):
+                headers[name] = f"{headers[name]}, {value}" if name in headers else value
             connection.request(self.command, parts.path + self.path, body or None, headers)
             response = connection.getresponse()
             self.send_response_only(response.status, response.reason)

@@ -643,6 +643,31 @@ def test_an_answer_that_breaks_off_does_so_for_the_relay_s_client() -> None:
             relay.stop()
 
 
+def test_the_relay_passes_each_of_two_headers_of_one_name_on() -> None:
+    seen, body = list[str](), json.dumps(ASKED).encode()
+
+    class Beta(AtOnce):
+        def do_POST(self) -> None:
+            seen.extend(self.headers.get_all("anthropic-beta", []))
+            super().do_POST()
+
+    with capturing() as purse, serving(Beta) as url:
+        relay = Relay(url.removesuffix("/v1/messages"))
+        relay.start()
+        try:
+            client = HTTPConnection(relay.url.removeprefix("http://"))
+            client.putrequest("POST", "/v1/messages")
+            client.putheader("content-length", str(len(body)))
+            for beta in ("a", "b"):
+                client.putheader("anthropic-beta", beta)
+            client.endheaders(body)
+            client.getresponse().read()
+            client.close()
+        finally:
+            relay.stop()
+    assert (",".join(seen).replace(" ", ""), purse.seen[0].betas) == ("a,b", ("a", "b"))
+
+
 def test_a_head_that_was_never_begun_is_the_error_of_http_client() -> None:
     with capturing() as purse, pytest.raises(CannotSendHeader):
         HTTPConnection("api.anthropic.com").endheaders()
@@ -752,7 +777,7 @@ def test_what_another_thread_has_sent_is_lost_with_who_waits_for_it(library: Any
         def do_POST(self) -> None:
             self.close_connection = is_left.wait(60)
 
-    class Own(library.HTTPTransport):  # type: ignore[name-defined,misc]
+    class Own(library.HTTPTransport):  # type: ignore[misc]
         def handle_request(self, request: Any) -> Any:
             return pool.submit(super().handle_request, request).result(timeout=0.3)
 
