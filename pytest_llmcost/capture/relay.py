@@ -11,7 +11,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -85,7 +85,9 @@ class _Handler(BaseHTTPRequestHandler):
         connection = kind(parts.netloc, timeout=_SECONDS)
         response = None
         try:
-            headers = dict(_passed_on(self.headers.items()))
+            headers: dict[str, str] = {}
+            for name, value in _passed_on(self.headers.items()):
+                headers[name] = f"{headers[name]}, {value}" if name in headers else value
             connection.request(self.command, parts.path + self.path, body or None, headers)
             response = connection.getresponse()
             self.send_response_only(response.status, response.reason)
@@ -97,6 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             while has_body and (piece := response.read1(_PIECE)):
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            if response.length:  # `read1` does not say that some is missing
+                raise IncompleteRead(b"", response.length)
             if has_body:
                 self.wfile.write(b"0\r\n\r\n")
         except LiveCapError as error:

@@ -12,8 +12,9 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import contextmanager, suppress
-from http.client import CannotSendHeader, HTTPConnection
+from http.client import CannotSendHeader, HTTPConnection, IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -21,13 +22,14 @@ from typing import Any
 
 import httpx
 import pytest
-from capture_kit import JSON_BODY, SSE_BODY, Purse, capturing, chunks
+from capture_kit import JSON_BODY, LIBRARIES, MESSAGE, SSE_BODY, Purse, capturing, chunks
 from standin import StandIn
 from standin.answers import answer_json
 from standin.bedrock import frame
 from standin.cache import PromptCache
 from standin.server import Step, fault
 
+from pytest_llmcost.capture.relay import Relay
 from pytest_llmcost.prices.usage import Usage
 
 botocore_awsrequest = pytest.importorskip("botocore.awsrequest")
@@ -367,6 +369,9 @@ def by_urllib(url: str, body: Any, how: str = "read") -> int:
             return len(response.read())
         if how == "lines":
             return sum(map(len, response))
+        if how == "named":
+            first = len(response.read(amt=5)) + len(response.read1(n=5))
+            return first + len(response.readline(limit=5)) + len(response.read(amt=None))
         size, buffer = 0, bytearray(9)
         while piece := response.readinto(buffer) if how == "into" else len(response.read1(9)):
             size += piece
@@ -387,6 +392,7 @@ WAYS: list[Callable[[str, Any], int]] = [
     lambda url, body: by_urllib(url, body, "lines"),
     lambda url, body: by_urllib(url, body, "into"),
     lambda url, body: by_urllib(url, body, "pieces"),
+    lambda url, body: by_urllib(url, body, "named"),
 ]
 NAMES = (
     "requests",
@@ -402,6 +408,7 @@ NAMES = (
     "urllib lines",
     "urllib into",
     "urllib pieces",
+    "urllib named",
 )
 
 
@@ -519,6 +526,38 @@ def test_aiohttps_message_that_came_with_its_head_counts_unread() -> None:
     assert (purse.call.caveats, purse.call.usage.output_tokens) == ((), 11)
 
 
+@pytest.mark.parametrize("name", ["read", "read1", "readline"])
+def test_a_body_of_a_known_length_is_over_with_its_last_byte(name: str) -> None:
+    """What waits for it, as a client of the relay does, may end its test before it is closed."""
+    with capturing() as purse, serving(AtOnce) as url:
+        asked = urllib.request.Request(url, json.dumps(ASKED).encode(), HEADERS)
+        with urllib.request.urlopen(asked) as response:
+            assert getattr(response, name)(len(JSON_BODY)) == JSON_BODY
+            assert [call.caveats for call in purse.calls] == [()]
+
+
+def test_results_of_a_batch_that_came_with_their_head_count_as_they_are_read() -> None:
+    class Results(AtOnce):
+        def do_GET(self) -> None:
+            result = {"type": "succeeded", "message": MESSAGE}
+            body = json.dumps({"custom_id": "a", "result": result}).encode() + b"\n"
+            self.send_response(200)
+            self.send_header("content-length", str(2 * len(body)))
+            self.end_headers()
+            self.wfile.write(2 * body)
+
+    async def look(url: str) -> None:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{url}/batches/msgbatch_1/results", headers=HEADERS) as response,
+        ):
+            assert response.status == 200
+
+    with capturing() as purse, serving(Results) as url:
+        asyncio.run(look(url))
+    assert not purse.calls
+
+
 class Empty(BaseHTTPRequestHandler):
     """Answers in chunks of which there are none."""
 
@@ -542,6 +581,16 @@ def test_a_body_without_a_byte_is_no_stream_that_was_cut(way: Callable[[str, Any
     assert purse.call.caveats == ("unreadable-response",)
 
 
+def test_nor_is_one_that_is_not_read_since_its_head_says_that_it_is_empty() -> None:
+    class Nothing(AtOnce):
+        compress = staticmethod(lambda data: b"")
+
+    with capturing() as purse, serving(Nothing) as url:
+        asked = urllib.request.Request(url, json.dumps(ASKED).encode(), HEADERS)
+        urllib.request.urlopen(asked).close()
+    assert purse.call.caveats == ("unreadable-response",)
+
+
 @pytest.mark.parametrize("library", [httpx.post, requests.post])
 def test_what_a_blocker_of_one_s_own_keeps_from_connecting_was_not_sent(
     library: Callable[..., object], monkeypatch: pytest.MonkeyPatch
@@ -554,6 +603,69 @@ def test_what_a_blocker_of_one_s_own_keeps_from_connecting_was_not_sent(
     with capturing() as purse, pytest.raises(RuntimeError, match="no network here"):
         library("https://api.anthropic.com/v1/messages", json=ASKED, headers=HEADERS)
     assert [(each.live, each.answer) for each in purse.seen] == [(False, None)]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_ends_while_a_proxy_s_tunnel_is_made_was_not_sent(library: Any) -> None:
+    class Tunnel(Packed):
+        def do_CONNECT(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.rfile.read()  # and no word of TLS
+
+    async def ask(url: str) -> None:
+        proxy = url.removesuffix("/v1/messages")
+        async with library.AsyncClient(proxy=proxy, timeout=60) as client:
+            asked = client.post("https://api.anthropic.com/v1/messages", json=ASKED)
+            await asyncio.wait_for(asked, 0.3)
+
+    with capturing() as purse, serving(Tunnel) as url, pytest.raises(asyncio.TimeoutError):
+        asyncio.run(ask(url))
+    assert [(each.live, each.answer) for each in purse.seen] == [(False, None)]
+
+
+def test_an_answer_that_breaks_off_does_so_for_the_relay_s_client() -> None:
+    class Short(AtOnce):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(JSON_BODY) + 1))
+            self.end_headers()
+            self.wfile.write(JSON_BODY)
+            self.close_connection = True
+
+    with capturing(), serving(Short) as url:
+        relay = Relay(url.removesuffix("/v1/messages"))
+        relay.start()
+        try:
+            with pytest.raises(IncompleteRead):
+                by_urllib(relay.url + "/v1/messages", ASKED)
+        finally:
+            relay.stop()
+
+
+def test_the_relay_passes_each_of_two_headers_of_one_name_on() -> None:
+    seen, body = list[str](), json.dumps(ASKED).encode()
+
+    class Beta(AtOnce):
+        def do_POST(self) -> None:
+            seen.extend(self.headers.get_all("anthropic-beta", []))
+            super().do_POST()
+
+    with capturing() as purse, serving(Beta) as url:
+        relay = Relay(url.removesuffix("/v1/messages"))
+        relay.start()
+        try:
+            client = HTTPConnection(relay.url.removeprefix("http://"))
+            client.putrequest("POST", "/v1/messages")
+            client.putheader("content-length", str(len(body)))
+            for beta in ("a", "b"):
+                client.putheader("anthropic-beta", beta)
+            client.endheaders(body)
+            client.getresponse().read()
+            client.close()
+        finally:
+            relay.stop()
+    assert (",".join(seen).replace(" ", ""), purse.seen[0].betas) == ("a,b", ("a", "b"))
 
 
 def test_a_head_that_was_never_begun_is_the_error_of_http_client() -> None:
@@ -655,6 +767,27 @@ def test_a_transport_of_httpx_that_sends_through_another_is_live(
     with capturing() as purse, httpx.Client(transport=Own()) as client:
         client.post(standin.url + "/v1/messages", json=ASKED, headers=HEADERS)
     assert (purse.call.live, len(standin.requests)) == (True, 1)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_another_thread_has_sent_is_lost_with_who_waits_for_it(library: Any) -> None:
+    is_left = threading.Event()
+
+    class Silent(Packed):
+        def do_POST(self) -> None:
+            self.close_connection = is_left.wait(60)
+
+    class Own(library.HTTPTransport):  # type: ignore[misc]
+        def handle_request(self, request: Any) -> Any:
+            return pool.submit(super().handle_request, request).result(timeout=0.3)
+
+    with capturing() as purse, serving(Silent) as url, futures.ThreadPoolExecutor() as pool:
+        with library.Client(transport=Own()) as client:
+            with pytest.raises(futures.TimeoutError):
+                client.post(url, json=ASKED, headers=HEADERS)
+            is_left.set()
+        purse.capture.settle()
+    assert (purse.call.caveats, purse.call.live) == (("lost-answer",), True)
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "still read"])

@@ -88,9 +88,11 @@ def _wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
 def _answered(captured: CapturedRequest, response: Any) -> None:
     reader = response.content  # decompressed
     # Most answers have come whole with their head; nothing has been read of them yet. How much of a
-    # stream counts is for its reader to say, or it would be a question of timing.
+    # stream, or of a batch's results, counts is for its reader to say, or it would be a question of
+    # timing.
     came = b"".join(getattr(reader, "_buffer", ())) if reader.is_eof() else b""
-    message = came if came.startswith(b"{") else None
+    is_message = captured.endpoint.kind == "messages" and came.startswith(b"{")
+    message = came if is_message else None
     captured.answered(status=response.status, live=True, content=message)
     if captured.is_over:
         return

@@ -96,6 +96,8 @@ def _wrap_getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _answered(captured: CapturedRequest, response: Any) -> None:
     captured.answered(status=response.status, live=True)
+    if response.length == 0:
+        captured.close(is_whole=True)
     if not captured.is_over:
         if response.headers.get("content-encoding") in ("gzip", "x-gzip", "deflate"):
             captured.decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
@@ -110,10 +112,10 @@ def _tee_of(kind: Any) -> type[Any]:
 
     def along(original: Callable[..., Any]) -> Callable[..., Any]:
         # Of the ways of reading that all others use, some use one another.
-        def read(response: Any, *args: Any) -> Any:
+        def read(response: Any, *args: Any, **how: Any) -> Any:
             captured, response._llmcost = response._llmcost, None
             try:
-                data = original(response, *args)
+                data = original(response, *args, **how)
             except BaseException:
                 if captured is not None:
                     captured.close(is_whole=False)
@@ -123,7 +125,8 @@ def _tee_of(kind: Any) -> type[Any]:
             if captured is not None:
                 taken = memoryview(args[0]).cast("B")[:data] if isinstance(data, int) else data
                 captured.feed(bytes(taken))
-                if response.isclosed():
+                # Not all versions close it with the last byte of a known length.
+                if response.isclosed() or response.length == 0:
                     captured.close(is_whole=not response.length)
             return data
 
