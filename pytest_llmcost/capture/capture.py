@@ -130,9 +130,11 @@ class Capture:
     def _end(self, request: CapturedRequest) -> None:
         request.is_over = True
         self._open.discard(request)
-        # Kept until the test is over, what is large costs more time than all that is done here.
-        _ = request.headers
-        request.source = None
+        # Kept until the test is over, what is large costs more time than all that is done here. A
+        # source that is the headers alone is not large: they are read afterwards.
+        if "headers" in vars(request) or hasattr(request.source, "headers"):
+            _ = request.headers
+            request.source = None
         if request.reserved is not None and self._settle is not None:
             self._settle(request)
         if request.is_answered or request.error or not (request.is_lost or request.lost_attempts):

@@ -102,7 +102,7 @@ def packed(request: CapturedRequest) -> CapturedRequest:
     library = ("source", "client", "decoder", "_reader")
     process = ("owner", "over", "gate", "outer", "error", "supersedes")
     left = dict.fromkeys((*library, *process))
-    return request.variant(**left, play=request.replay, _unread=[])
+    return request.variant(**left, headers=request.headers, play=request.replay, _unread=[])
 
 
 def inherit(

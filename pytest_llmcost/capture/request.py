@@ -105,7 +105,7 @@ class CapturedRequest(_Outcome):
 
     endpoint: Endpoint
     source: object
-    """The library's own object for it, while it is under way."""
+    """The library's own object for it, while it is under way, or for its headers."""
     client: object
     """Who sends it, and would send it again; known until it is answered."""
     sent: bytes
@@ -157,7 +157,7 @@ class CapturedRequest(_Outcome):
     @cached_property
     def headers(self) -> Mapping[str, str]:
         """Those that say something about its price, by their names in lower case; no key."""
-        return read_headers(getattr(self.source, "headers", None))
+        return read_headers(getattr(self.source, "headers", self.source))
 
     @cached_property
     def attempts(self) -> int:

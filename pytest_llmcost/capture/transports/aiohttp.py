@@ -39,11 +39,11 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
             return await original(request, conn)
         body = request.body
         captured = begin(
-            request,
+            request.headers,  # its own, and the one thing of it that is looked at afterwards
             getattr(request, "_session", None),
             request.method,
             request.url,
-            request.headers,
+            None,
             getattr(body, "_value", body),  # private: of bytes
         )
         if captured is None:
