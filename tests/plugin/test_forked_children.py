@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from capture_kit import ASKED, JSON_BODY, URL, capturing, client_of, respond
 from conftest import Project
 from spending_suite import APP
-from standin import StandIn
+from standin import StandIn, Step
 
 from pytest_llmcost.capture.children import packed
 
@@ -443,6 +444,27 @@ def test_what_a_child_sends_back_holds_no_key() -> None:
     data = pickle.dumps(packed(purse.seen[0]))
     assert b"the-secret" not in data
     assert pickle.loads(data).betas == ("b",)
+
+
+def test_neither_does_what_it_sends_back_of_a_request_of_aiohttp_that_got_no_answer(
+    standin: StandIn,
+) -> None:
+    aiohttp = pytest.importorskip("aiohttp")
+    standin.script(Step(cut_after_bytes=0))
+    url = f"{standin.url}/model/anthropic.claude-opus-4-7/invoke"
+    headers = {"authorization": "the-secret", "amz-sdk-request": "attempt=2; max=4"}
+
+    async def ask() -> None:
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ServerDisconnectedError):
+                await session.post(url, json=ASKED, headers=headers)
+
+    with capturing() as purse:
+        asyncio.run(ask())
+        purse.capture.settle()
+    data = pickle.dumps(packed(purse.seen[0]))
+    assert b"the-secret" not in data
+    assert pickle.loads(data).attempts == 2
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -110,7 +110,8 @@ def begin(
     """Let the innermost capture follow a request; `source` is the library's own object for it.
 
     Address and headers are taken as the library has them; no headers if `source` has them, and they
-    may change until they are sent. Of bodies that come in pieces, nothing is read.
+    may change until they are sent, or if it is them. Of bodies that come in pieces, nothing is
+    read.
     """
     if not _captures:
         return None
