@@ -13,6 +13,8 @@ import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -49,11 +51,11 @@ def run(arguments: Namespace, console: Console) -> int:
         if not Path(folder).is_dir():
             raise SettingsError(f"{folder} is not a folder; name one that holds count cassettes")
     collected = _collect()
-    folders = [Path(folder) for folder in arguments.folder] or [Path(collected.rootdir)]
+    folders = [Path(folder).resolve() for folder in arguments.folder or [collected.rootdir]]
     verb = "would remove" if arguments.dry_run else "removed"
     removed = files = kept = 0
     unsure: set[str] = set()
-    for path in sorted({each for folder in folders for each in _cassettes(folder.resolve())}):
+    for path in sorted({each for folder in folders for each in _cassettes(folder)}):
         try:
             cassette = CountCassette(path)
         except CountCassetteError as error:
@@ -74,6 +76,9 @@ def run(arguments: Namespace, console: Console) -> int:
             for asker in askers:
                 cassette.prune(asker, living)
             cassette.save()
+            with suppress(OSError):  # a folder that is not empty stays, and so do those above it
+                for parent in takewhile(lambda each: each not in folders, path.parents):
+                    parent.rmdir()
         is_whole = len(dead) == len(entries)
         files += is_whole
         lines = [f"{verb} {show_path(path)}{'' if is_whole else ', in part'}"]

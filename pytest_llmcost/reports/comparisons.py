@@ -333,7 +333,8 @@ def compare_runs(last: Run, before: Sequence[Run], number: int = COMPARED_WITH) 
         return
     mean = average(whole)
     assert mean.usd is not None
-    than = f"the average of the {format_count(len(whole), 'run')} before"
+    runs = len(whole)
+    than = f"the average of the {runs:,} runs before" if runs > 1 else "the run before"
     change = f"{signed(last.usd - mean.usd)}{grown_by(mean.usd, last.usd)}"
     yield f"{change} against {than}: {dollars(mean.usd)} → {dollars(last.usd)}"
     for kind in ("model", "tag", "path"):

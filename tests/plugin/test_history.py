@@ -192,7 +192,7 @@ def test_a_bad_line_is_named_and_the_others_are_read(
     assert main(["history", str(path)]) == 1
     out, err = capsys.readouterr()
     assert f"{path.name}:2: left out" in err
-    assert "+$1.00 (+100 %) against the average of the 1 run before: $1.00 → $2.00" in out
+    assert "+$1.00 (+100 %) against the run before: $1.00 → $2.00" in out
 
 
 def test_a_file_that_is_no_history_is_one_error_that_names_it(
@@ -265,10 +265,10 @@ def test_it_draws_the_last_runs_and_compares_the_last_with_those_before(
         (
             [a_run("1"), a_run("9", is_least=True), a_run(None)],
             a_run("2"),
-            "+$1.00 (+100 %) against the average of the 1 run before: $1.00",
+            "+$1.00 (+100 %) against the run before: $1.00",
         ),
         ([a_run("1")], a_run("1", is_least=True), "the cost of some calls is unknown"),
-        ([a_run("1")], a_run("1"), "±$0.00 against the average of the 1 run before"),
+        ([a_run("1")], a_run("1"), "±$0.00 against the run before"),
     ],
 )
 def test_it_compares_only_what_is_comparable(
@@ -287,7 +287,7 @@ def test_runs_are_in_the_order_of_their_time_whatever_that_of_their_lines(
     append_run(path, a_run("2", at="2026-11-22T10:00:00Z"))
     append_run(path, a_run("1"))
     assert main(["history", str(path)]) == 0
-    assert "+$1.00 (+100 %) against the average of the 1 run" in capsys.readouterr().out
+    assert "+$1.00 (+100 %) against the run before" in capsys.readouterr().out
 
 
 def test_a_share_that_is_unknown_in_one_run_has_no_change(
