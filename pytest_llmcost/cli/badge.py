@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.cli.console import Console
+from pytest_llmcost.cli import console
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_file
@@ -43,7 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """Write or print the figures."""
     ledger = arguments.ledger
     label = "prompts" if arguments.label is None else arguments.label
@@ -56,7 +56,7 @@ def run(arguments: Namespace, console: Console) -> int:
         value = _badge(ledger, label) if is_badge else list(_trend(ledger))
         text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
     if arguments.output == "-":
-        console.print_document(text.decode().rstrip("\n"))
+        console.write_document(text.decode().rstrip("\n"))
     else:
         write_file(arguments.output, [text])
     return 0

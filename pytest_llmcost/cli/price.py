@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, price
-from pytest_llmcost.cli.console import Console, add_prices, draw_table, read_card
+from pytest_llmcost.cli import console
+from pytest_llmcost.cli.console import add_prices, draw_table, read_card
 from pytest_llmcost.errors import RecordingError, SettingsError
 from pytest_llmcost.files import files_below
 from pytest_llmcost.ledger.ledger_file import to_json
@@ -56,7 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_prices(parser, with_date=True)
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """Price and print everything that can be; return 1 if something could not."""
     if arguments.by != "call" and arguments.format == "json":
         raise SettingsError(f"--by={arguments.by} adds up in text only; JSON lists each call")
@@ -88,14 +89,14 @@ def run(arguments: Namespace, console: Console) -> int:
             | {name: getattr(row.call, name) for name in _FIELDS}
             for row in rows
         ]
-        console.print_json(to_json(objects))
+        console.write_json(to_json(objects))
     elif rows:
-        render, screen = _by_call if arguments.by == "call" else _summed, console.screen
-        console.print(f"{render(rows, arguments.by, screen)}\n")
+        render, screen = _by_call if arguments.by == "call" else _summed, console.screen()
+        console.write(f"{render(rows, arguments.by, screen)}\n")
         text = f"{_total(rows)}; prices of {on}, rate card {card.version}"
-        console.print(as_text(wrap(text, screen)))
+        console.write(as_text(wrap(text, screen)))
     elif not problems:
-        console.print("no Claude call found")
+        console.write("no Claude call found")
     for problem in problems:
         console.problem(problem)
     return 1 if problems else 0

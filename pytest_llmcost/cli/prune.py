@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_llmcost.cli.console import Console
+from pytest_llmcost.cli import console
 from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.errors import CountCassetteError, SettingsError
 from pytest_llmcost.files import show_path
@@ -45,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only list; remove nothing")
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """List and remove; return 0 if all went well, whether something was removed or not."""
     for folder in arguments.folder:
         if not Path(folder).is_dir():
@@ -86,11 +86,11 @@ def run(arguments: Namespace, console: Console) -> int:
             tokens = f"{entry.input_tokens:,} input tokens"
             what = "refused by the API" if entry.refused else tokens
             lines.append(f"  {what}, {entry.model}, asked for by {', '.join(entry.asked_by)}")
-        console.print_lines(lines)
+        console.write_lines(lines)
     if unsure:
         why = "are skipped, or pytest does not collect them here, so their counts stay"
-        console.print_lines([f"These test files {why}:", *(f"  {each}" for each in sorted(unsure))])
-    console.print(
+        console.write_lines([f"These test files {why}:", *(f"  {each}" for each in sorted(unsure))])
+    console.write(
         f"{verb} {format_count(removed, 'count')} and {format_count(files, 'whole file')}; "
         f"{format_count(kept, 'count')} {'stays' if kept == 1 else 'stay'}"
     )

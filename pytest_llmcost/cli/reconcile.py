@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from pytest_llmcost.cli.console import Console, add_prices, draw_table, read_card
+from pytest_llmcost.cli import console
+from pytest_llmcost.cli.console import add_prices, draw_table, read_card
 from pytest_llmcost.errors import ReconcileError, SettingsError
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
@@ -73,7 +74,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_prices(parser)
 
 
-def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
+def run(arguments: Namespace, clock: Clock = Clock()) -> int:
     """Compare, print the outcome, and return 0 if both sides agree and 1 if they differ."""
     if arguments.cost and not arguments.usage:
         raise SettingsError("--cost FILE needs --usage FILE")
@@ -108,14 +109,14 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
 
         last = last_call_at(live_calls(*runs))
         due = last + FRESH_AFTER if last else clock.now()
-        outcome = _ask_until_complete(ask, due, console, clock) if arguments.wait else ask()
-    show = console.print if arguments.format == "text" else console.print_document
+        outcome = _ask_until_complete(ask, due, clock) if arguments.wait else ask()
+    show = console.write if arguments.format == "text" else console.write_document
     show(_render(outcome, arguments.format))
     return 0 if outcome.state == "agrees" else 1
 
 
 def _ask_until_complete(
-    ask: Callable[[], Reconciliation], due: datetime, console: Console, clock: Clock
+    ask: Callable[[], Reconciliation], due: datetime, clock: Clock
 ) -> Reconciliation:
     """Ask when the data is due, then every minute until it is complete or patience ends."""
     deadline = max(due, clock.now()) + _PATIENCE

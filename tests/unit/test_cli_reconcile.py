@@ -4,6 +4,7 @@ import io
 import json
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from standin_admin import (
 
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.cli import reconcile
-from pytest_llmcost.cli.console import Console
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.cli.reconcile import Clock
 from pytest_llmcost.ledger.ledger_file import write_ledger
@@ -88,12 +88,11 @@ def run(
 ) -> tuple[int, str, str]:
     parser = ArgumentParser()
     reconcile.add_arguments(parser)
-    console = Console(out=io.StringIO(), err=io.StringIO())
+    out, err = io.StringIO(), io.StringIO()
     hours = hours or Hours(now or CALLED_AT + timedelta(hours=1))
-    status = reconcile.run(parser.parse_args(arguments), console, hours.clock())
-    assert isinstance(console.out, io.StringIO)
-    assert isinstance(console.err, io.StringIO)
-    return status, console.out.getvalue(), console.err.getvalue()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = reconcile.run(parser.parse_args(arguments), hours.clock())
+    return status, out.getvalue(), err.getvalue()
 
 
 def test_what_agrees_exits_with_0_and_shows_both_sides(
