@@ -54,16 +54,11 @@ def write_document(text: str) -> None:
     write(text)
 
 
-def note(text: str) -> None:
-    """Write what is no result: progress, or a problem, which may quote a foreign file."""
-    for line in f"llmcost: {text}".split("\n"):
+def note(text: str, *more: str) -> None:
+    """Write what is no result, progress or a problem; each line may quote a foreign file."""
+    for line in (f"llmcost: {text}", *more):
         sys.stderr.write(f"{clean(line, 2_000)}\n")
     sys.stderr.flush()
-
-
-def problem(text: str) -> None:
-    """Write a problem that names foreign things, on one line."""
-    note(clean(text, 2_000))
 
 
 def draw_table(

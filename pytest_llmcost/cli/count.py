@@ -77,7 +77,7 @@ def run(arguments: Namespace) -> int:
         console.write(draw_table(("file", "model", "input tokens:"), table))
     for row in rows:
         if row.problem:
-            console.problem(f"{row.file}: {row.problem}")
+            console.note(f"{row.file}: {row.problem}")
     states = {row.state for row in rows}
     return 2 if "unknown" in states else 0 if states <= {"counted", "within"} else 1
 

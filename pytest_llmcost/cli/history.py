@@ -28,7 +28,7 @@ def run(arguments: Namespace) -> int:
     """Print the chart and the comparison; return 1 if the file has lines that are no run."""
     runs, problem = read_history(arguments.file)
     if problem is not None:
-        console.problem(problem)
+        console.note(problem)
     if not runs:
         option = f"--llmcost-history={shlex.quote(str(arguments.file))}"
         console.note(f"{arguments.file}: has no run yet; add one: pytest {option}")

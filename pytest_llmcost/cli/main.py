@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             problem = f"the output cannot be written ({error.strerror})"
     from pytest_llmcost.cli.console import note
 
-    note(problem)
+    note(*problem.split("\n"))
     return 2
 
 

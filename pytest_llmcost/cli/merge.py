@@ -67,7 +67,7 @@ def run(arguments: Namespace) -> int:
         console.write_lines(lines)
     else:
         console.write_document(render_json(ledger).decode().rstrip("\n"))
-        console.note("\n".join(lines))
+        console.note(*lines)
     is_broken = any(each.fails(ledger.unverified) for each in ledger.verdicts)
     has_lost = arguments.whole and ledger.lost_calls
     return 1 if is_broken or has_lost or broken else 0

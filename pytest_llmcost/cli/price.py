@@ -98,7 +98,7 @@ def run(arguments: Namespace) -> int:
     elif not problems:
         console.write("no Claude call found")
     for problem in problems:
-        console.problem(problem)
+        console.note(problem)
     return 1 if problems else 0
 
 

@@ -46,7 +46,7 @@ def run(arguments: Namespace) -> int:
         raise SettingsError("--history is drawn on the page alone; add -o cost.html")
     runs, problem = read_history(arguments.history) if arguments.history else ([], None)
     if problem is not None:
-        console.problem(problem)
+        console.note(problem)
     screen = console.screen()
     view = View(screen.width, screen.unicode, arguments.rows)
     for path in outputs:
