@@ -18,7 +18,6 @@ from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.budgets.path_globs import matches
 from pytest_llmcost.cli import console
 from pytest_llmcost.cli.settings_file import find_table
-from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
     Ledger,
     TestRow,
@@ -33,7 +32,6 @@ from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, round_up, write_round_usd
 from pytest_llmcost.reports.run_wording import describe_partial, last_attempts
 from pytest_llmcost.reports.wording import limit_of
-from pytest_llmcost.settings import CACHE_STATES
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -53,10 +51,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     """Print the budgets, and return 1 if one is missing, because a cost is unknown."""
     ledger, factor = arguments.ledger, arguments.headroom + 1
-    if ledger.cache_state not in CACHE_STATES:  # it would stand in what is copied into tests
-        raise LedgerError(
-            f"the ledger's cache_state is {ledger.cache_state!r}, none of {', '.join(CACHE_STATES)}"
-        )
     if not ledger.complete:
         console.note(describe_partial(ledger))
     if arguments.ratchet:
