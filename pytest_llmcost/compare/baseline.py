@@ -210,15 +210,14 @@ def compare(
                 ),
             )
         )
-    was, would_be, is_now = (
-        Amounts.of([call for spender in spenders.values() for call in spender.calls])
-        for spenders in (then, before, now)
-    )
-    bounds, price_change = whole["usd"], None
-    if was.usd is not None and would_be.usd is not None and was.unpriced == would_be.unpriced:
-        price_change = EXACT.subtract(would_be.usd, was.usd)
-    with_lost = whole.with_lost_calls(head.lost_calls)
-    verdicts = [judge_increase(limit, would_be, with_lost) for limit in limits]
+    would_be, is_now = _whole(before), _whole(now)
+    was = would_be if before is then else _whole(then)
+    bounds, price_change, then_usd, base_usd = whole["usd"], None, was.usd, would_be.usd
+    if then_usd is not None and base_usd is not None and was.unpriced == would_be.unpriced:
+        price_change = EXACT.subtract(base_usd, then_usd)
+    verdicts = [
+        judge_increase(limit, would_be, whole.with_lost_calls(head.lost_calls)) for limit in limits
+    ]
     gone = () if vanished == "off" else tuple(find_vanished(base, head, fates))
     if gone and vanished == "fail":
         verdicts.append(judge_vanished(len(gone), vanished_origin))
@@ -229,7 +228,7 @@ def compare(
         base_cache_state="" if base.cache_state == head.cache_state else base.cache_state,
         partial=not head.complete,
         failed=tuple(sorted(_failed(base, head, fates))),
-        base_usd_then=was.usd,
+        base_usd_then=then_usd,
         **_costs(would_be, is_now),
         price_change_usd=price_change,
         change_usd=bounds.best,
@@ -245,6 +244,10 @@ def compare(
         verdicts=tuple(verdicts),
         notes=tuple(_notes(base, head, card)),
     )
+
+
+def _whole(spenders: Spenders) -> Amounts:
+    return Amounts.of([call for spender in spenders.values() for call in spender.calls])
 
 
 def _differing_calls(old: Spender | None, new: Spender | None) -> list[list[Call]]:
