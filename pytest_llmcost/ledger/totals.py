@@ -243,7 +243,9 @@ def spenders_of(ledger: Ledger) -> list[Spender]:
 
 def counted_calls(ledger: Ledger) -> Iterator[Call]:
     """Return the calls that count: of a fixture that several workers set up, one set-up's."""
-    return chain.from_iterable(spender.calls for spender in spenders_of(ledger))
+    set_ups = map(most_expensive, shared_fixtures(ledger.fixtures))
+    rows = chain[TestRow | FixtureRow](ledger.tests, set_ups)
+    return chain(chain.from_iterable(row.calls for row in rows), ledger.outside_tests)
 
 
 def amounts_of(ledger: Ledger, pattern: str | None = None) -> Amounts:
