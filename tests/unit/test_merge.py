@@ -300,13 +300,6 @@ class TestRuns:
         assert merged.comparison is None
         assert merged.notes == (NOT_COMPARED,)
 
-    def test_add_up_what_their_notes_only_count(self) -> None:
-        note = "more prompts just under a length band: "
-        shards = [replace(shard(number), notes=(f"{note}3",)) for number in (1, 2)]
-        merged = merge_ledgers(named(*shards))
-        assert merged.notes == (f"{note}6",)
-        assert merge_ledgers(named(merged, shard(3))).notes == merged.notes
-
     @pytest.mark.parametrize("others", [0, 100])
     def test_miss_a_tool_only_if_no_shard_has_it(self, others: int) -> None:
         budget = make_budget("500", kind="parts", part="tools.find", origin="t.py:3")
