@@ -304,9 +304,8 @@ amounts = st.none() | st.decimals("0", "1000", places=6)
 
 
 @given(st.lists(amounts, min_size=1, max_size=5))
-def test_what_was_appended_is_read_and_an_average_lies_between(usds: list[Decimal | None]) -> None:
-    runs = [a_run(None if usd is None else f"{usd:f}", by_tag={"a\udcff": usd}) for usd in usds]
-    mean = average(runs).usd
+def test_an_average_lies_between_and_is_unknown_if_a_cost_is(usds: list[Decimal | None]) -> None:
+    mean = average(usds)
     known = [usd for usd in usds if usd is not None]
     assert (mean is None) == (len(known) < len(usds))
     assert mean is None or min(known) <= mean <= max(known)
