@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from pytest_llmcost.budgets.budget import IncreaseLimit, parse_increase
 from pytest_llmcost.cli import console
-from pytest_llmcost.cli.console import add_output, add_prices, add_settings, read_card
 from pytest_llmcost.compare.baseline import compare
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
@@ -26,11 +25,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("base", type=Path, help="the earlier ledger")
     add("head", type=read_ledger, help="the ledger to judge")
-    add_settings(parser, "max_increase", "max_test_increase", "vanished", "baseline_fetch")
+    console.add_settings(parser, "max_increase", "max_test_increase", "vanished", "baseline_fetch")
     what = "md is the ledger to judge as a pull-request comment, with what it changes"
     add("--format", choices=("text", "json", "md"), default="text", help=what)
-    add_output(parser, "the ledger to judge, with the comparison in it")
-    add_prices(parser)
+    console.add_output(parser, "the ledger to judge, with the comparison in it")
+    console.add_prices(parser)
 
 
 def run(arguments: Namespace) -> int:
@@ -43,7 +42,7 @@ def run(arguments: Namespace) -> int:
     comparison = compare(
         read_ledger(arguments.base),
         arguments.head,
-        read_card(arguments),
+        console.read_card(arguments),
         limits=increases("max_increase"),
         test_limits=increases("max_test_increase"),
         vanished=arguments.vanished,

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from pytest_llmcost.cli import console
-from pytest_llmcost.cli.console import add_settings, draw_table
 from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.counting.client import Asker, Counter, Job, make_client, unknown_keys
 from pytest_llmcost.counting.payload import Payload, read_payload
@@ -50,10 +49,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--model", help="the model to count for; a payload may name its own")
     what = f"what may be counted and written to {_FOLDER} beside the file (default: none)"
     modes = "|".join(RECORD_MODES)
-    add_settings(parser, "record_mode", default="none", metavar=modes, help=what)
+    console.add_settings(parser, "record_mode", default="none", metavar=modes, help=what)
     most = "the most that each file may have, 3k"
     add("--max-input-tokens", type=parse_quantity, metavar="TOKENS", help=most)
-    add_settings(parser, "count_timeout")
+    console.add_settings(parser, "count_timeout")
     add("--format", choices=("text", "json"), default="text")
 
 
@@ -74,7 +73,7 @@ def run(arguments: Namespace) -> int:
         for file, model, number, left_out, *_ in rows:
             tokens = "?" if number is None else token_cell(number, is_least=bool(left_out))
             table.append([file, model or "-", tokens])
-        console.write(draw_table(("file", "model", "input tokens:"), table))
+        console.write(console.draw_table(("file", "model", "input tokens:"), table))
     for row in rows:
         if row.problem:
             console.note(f"{row.file}: {row.problem}")

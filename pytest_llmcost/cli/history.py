@@ -10,7 +10,6 @@ from argparse import ArgumentParser, Namespace
 from decimal import Decimal
 
 from pytest_llmcost.cli import console
-from pytest_llmcost.cli.console import draw_table, parse_history
 from pytest_llmcost.ledger.run_history import read_history
 from pytest_llmcost.reports.comparisons import COMPARED_WITH, compare_runs, run_cells
 from pytest_llmcost.settings import parse_scale
@@ -19,7 +18,7 @@ from pytest_llmcost.settings import parse_scale
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add = parser.add_argument
-    add("file", type=parse_history, help="the file of pytest --llmcost-history")
+    add("file", type=console.parse_history, help="the file of pytest --llmcost-history")
     many = f"how many runs to show, and to compare the last one with (default: {COMPARED_WITH})"
     add("-n", dest="number", type=parse_scale, default=COMPARED_WITH, metavar="N", help=many)
 
@@ -40,7 +39,7 @@ def run(arguments: Namespace) -> int:
         bar = block * max(1, round(run.usd * 24 / highest)) if run.usd else ""
         *cells, partial = run_cells(run)
         rows.append([*cells, f"{bar}{partial and f' {partial}'}"])
-    table = draw_table(["run", "commit", "calls:", "cost:", ""], rows, console.screen())
+    table = console.draw_table(["run", "commit", "calls:", "cost:", ""], rows, console.screen())
     console.write(f"{table}\n")
     console.write_lines(compare_runs(runs[-1], runs[:-1], arguments.number))
     return 0 if problem is None else 1

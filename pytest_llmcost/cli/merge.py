@@ -6,7 +6,6 @@ from argparse import ArgumentParser, Namespace
 
 from pytest_llmcost.budgets.budget import Budget
 from pytest_llmcost.cli import console
-from pytest_llmcost.cli.console import add_output, add_settings
 from pytest_llmcost.ledger.ledger import own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
@@ -25,9 +24,9 @@ from pytest_llmcost.reports.wording import sentence
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("shard", nargs="+", help="a JSON report of --llmcost-report")
-    add_output(parser, "the merged ledger")
+    console.add_output(parser, "the merged ledger")
     what = "the budget of the whole suite (default: the one that all shards have)"
-    add_settings(parser, "max_suite", help=what)
+    console.add_settings(parser, "max_suite", help=what)
     what = "the shards together are the whole suite, whatever each of them left out"
     parser.add_argument("--whole", action="store_true", help=what)
 

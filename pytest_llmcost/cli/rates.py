@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from datetime import date
 
 from pytest_llmcost.cli import console
-from pytest_llmcost.cli.console import add_prices, draw_table, read_card
 from pytest_llmcost.errors import SettingsError, UnknownModelError
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.bill import Rates
@@ -22,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--diff", metavar="FILE", help="show what a price file of yours changes")
-    add_prices(parser, with_date=True)
+    console.add_prices(parser, with_date=True)
 
 
 def run(arguments: Namespace) -> int:
@@ -30,7 +29,7 @@ def run(arguments: Namespace) -> int:
 
     An unknown model is an error.
     """
-    shipped, on, name = read_card(arguments), arguments.on, arguments.model
+    shipped, on, name = console.read_card(arguments), arguments.on, arguments.model
     card = shipped.with_overrides(arguments.diff) if arguments.diff else shipped
     models = [each for each in card.models if not name or name in each]
     if name and (card.find(name) or not models):
@@ -72,7 +71,7 @@ def run(arguments: Namespace) -> int:
         facts += _facts(card, models[0], rates[0]) if name and len(models) == 1 else []
     units = f"US dollars per million tokens on {on}"
     footer = f"{units}, rate card {card.version}, checked on {card.checked_on}"
-    console.write(draw_table(heads, rows))
+    console.write(console.draw_table(heads, rows))
     console.write_lines([*(["", *facts] if facts else []), "", footer])
     return 0
 

@@ -15,7 +15,6 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from pytest_llmcost.cli import console
-from pytest_llmcost.cli.console import add_prices, draw_table, read_card
 from pytest_llmcost.errors import ReconcileError, SettingsError
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
@@ -71,7 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--usage", metavar="FILE", help="saved answers of usage_report/messages; no network")
     add("--cost", metavar="FILE", help="saved answers of cost_report, with --usage")
     add("--format", choices=("text", "md", "json"), default="text")
-    add_prices(parser)
+    console.add_prices(parser)
 
 
 def run(arguments: Namespace, clock: Clock = Clock()) -> int:
@@ -80,7 +79,7 @@ def run(arguments: Namespace, clock: Clock = Clock()) -> int:
         raise SettingsError("--cost FILE needs --usage FILE")
     if arguments.wait and arguments.usage:
         raise SettingsError("--wait asks the API again, but --usage FILE is no request; remove one")
-    card = read_card(arguments)
+    card = console.read_card(arguments)
     ledgers: dict[str, Ledger] = {}
     for path in arguments.ledger:
         ledger = read_ledger(path)
@@ -164,7 +163,7 @@ def _render(outcome: Reconciliation, form: str) -> str:
         tables.append((["cost", *numbers], [_cost_row(line) for line in outcome.cost]))
     if form == "text":
         parts = [f"{outcome.state}: {headline}\n{asked}"]
-        parts += [draw_table(heads, rows) for heads, rows in tables]
+        parts += [console.draw_table(heads, rows) for heads, rows in tables]
         for title, lines in _lists(outcome):
             parts.append("\n  - ".join([f"{title}:", *(clean(line, 1_000) for line in lines)]))
         return "\n\n".join(parts)

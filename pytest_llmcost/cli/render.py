@@ -6,7 +6,6 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from pytest_llmcost.cli import console
-from pytest_llmcost.cli.console import add_settings, parse_history
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.run_history import read_history
@@ -34,8 +33,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "and - the summary as text on the terminal (default: -); repeatable",
     )
     what = "the file of pytest --llmcost-history, drawn as a line on the page"
-    add_settings(parser, "history", type=parse_history, help=what)
-    add_settings(parser, "rows")
+    console.add_settings(parser, "history", type=console.parse_history, help=what)
+    console.add_settings(parser, "rows")
 
 
 def run(arguments: Namespace) -> int:
