@@ -30,8 +30,6 @@ def run(arguments: Namespace) -> int:
     """Print each cassette that holds a key, and how to keep keys out of it."""
     paths: set[Path] = set()
     for name in arguments.check:
-        if not Path(name).exists():
-            raise SettingsError(f"{name} does not exist; name a folder of cassettes")
         is_file = Path(name).is_file()
         inside = [Path(name)] if is_file else [*filter(_is_cassette, files_below(Path(name)))]
         if not inside:

@@ -117,8 +117,6 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
 
 def _read(path: Path, model: str | None) -> Payload:
     """Read the prompt in a file, with the given model if there is one."""
-    if path.is_dir():
-        raise PayloadError("is a folder; name files, for example prompts/*.md", path="")
     try:
         with path.open("rb") as opened:
             data = opened.read(_MOST_BYTES + 1)
