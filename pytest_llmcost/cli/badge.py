@@ -23,7 +23,7 @@ from pytest_llmcost.reports.run_wording import (
     is_least,
     last_attempts,
     marks_by_state,
-    marks_of,
+    marks_of_run,
 )
 
 
@@ -99,13 +99,13 @@ def _outputs(ledger: Ledger) -> dict[str, str]:
     base, change, share = comparison.base_usd, change_of(comparison), ""
     if base and change is not None and not comparison.base_is_least:
         share = str((change * 100 / base).quantize(Decimal("0.1")))
-    verdicts = [mark.verdict for mark in marks_of(ledger)]
-    is_broken = any(each.fails(ledger.unverified) for each in verdicts)
+    # What a test breaks has failed it, unless it was skipped, and is in the status of the run.
+    is_broken = any(mark.verdict.fails(ledger.unverified) for mark in marks_of_run(ledger))
     return {
         "total-usd": "" if ledger.totals.usd is None else plain_usd(ledger.totals.usd),
         "change-usd": "" if change is None else plain_usd(change),
         "change-percent": share,
         "passed": str(not (is_broken or ledger.run.exit_status)).lower(),
-        "exceeded": str(sum(each.state == "exceeded" for each in verdicts)),
+        "exceeded": str(len(marks_by_state(ledger)["exceeded"])),
         "title": describe_run(ledger),
     }
