@@ -167,11 +167,7 @@ class Option:
 
     # Written out: to make a dataclass or a NamedTuple takes several times as long, in every run.
     def __init__(
-        self,
-        default: object,
-        parse: Callable[[str], Any],
-        metavar: str | None,
-        help: str,
+        self, default: object, parse: Callable[[str], Any], metavar: str | None, help: str
     ) -> None:
         self.default = default
         self.parse = parse

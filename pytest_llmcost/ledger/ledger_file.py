@@ -96,12 +96,10 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
             data = msgspec.json.encode(msgspec.json.decode(data))
             envelope = msgspec.json.decode(data, type=_Envelope)
         ledger = msgspec.json.decode(data, type=Ledger, dec_hook=decode_caveat)
-    except (msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LedgerError(
-            f"{source}: is not a ledger of pytest-llmcost, or damaged ({error})"
+            f"{source}: is not a ledger of pytest-llmcost, or is damaged ({error})"
         ) from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise LedgerError(f"{source}: is not JSON, or ends too early ({error})") from None
     # There is no amount in payloads, but there are parts of any name.
     data = data.replace(bytes(envelope.payloads), b"{}", 1)
     searches = [(each, data) for each in _ODD]
