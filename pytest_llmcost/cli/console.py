@@ -10,14 +10,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from functools import reduce
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Any
 
-from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import Screen, TableRow, as_text, text_table
-from pytest_llmcost.settings import OPTIONS, parse_date, parse_path, parse_report_path
+from pytest_llmcost.settings import OPTIONS, parse_date, parse_report_path
 
 
 def screen() -> Screen:
@@ -67,14 +65,6 @@ def draw_table(
     """Write rows as a table, whatever they quote; a head that ends in a colon is over numbers."""
     table = [TableRow([*map(clean, row)]) for row in rows]
     return as_text(text_table(heads, table, screen or Screen()))
-
-
-def parse_history(text: str) -> Path:
-    """Read the path of a history; to read a device may never end."""
-    path = parse_path(text)
-    if path.is_char_device():
-        raise SettingsError(f"{text!r} is a device; give the file of pytest --llmcost-history")
-    return path
 
 
 def add_settings(parser: ArgumentParser, *names: str, **how: Any) -> None:

@@ -12,13 +12,13 @@ from decimal import Decimal
 from pytest_llmcost.cli import console
 from pytest_llmcost.ledger.run_history import read_history
 from pytest_llmcost.reports.comparisons import COMPARED_WITH, compare_runs, run_cells
-from pytest_llmcost.settings import parse_scale
+from pytest_llmcost.settings import parse_path, parse_scale
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add = parser.add_argument
-    add("file", type=console.parse_history, help="the file of pytest --llmcost-history")
+    add("file", type=parse_path, help="the file of pytest --llmcost-history")
     many = f"how many runs to show, and to compare the last one with (default: {COMPARED_WITH})"
     add("-n", dest="number", type=parse_scale, default=COMPARED_WITH, metavar="N", help=many)
 

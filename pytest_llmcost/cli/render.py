@@ -33,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "and - the summary as text on the terminal (default: -); repeatable",
     )
     what = "the file of pytest --llmcost-history, drawn as a line on the page"
-    console.add_settings(parser, "history", type=console.parse_history, help=what)
+    console.add_settings(parser, "history", help=what)
     console.add_settings(parser, "rows")
 
 

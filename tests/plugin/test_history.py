@@ -20,6 +20,8 @@ from spending_suite import EVERYTHING, run_suite, write_files
 
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.errors import LedgerError
+from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.ledger.ledger_file import write_ledger
 from pytest_llmcost.ledger.run_history import SCHEMA, Run, append_run, average, read_history, run_of
 from pytest_llmcost.reports.numbers import usd_cell
 
@@ -144,15 +146,16 @@ def test_a_history_that_is_no_file_is_an_error_before_any_test_runs(
 
 
 @pytest.mark.parametrize(
-    ("words", "name"),
-    [(["history", "/dev/full"], "file"), (["render", "l", "--history=/dev/full"], "--history")],
+    "words", [["history", "/dev/full"], ["render", "l", "-o", "p.html", "--history=/dev/full"]]
 )
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="devices of POSIX")
-def test_a_device_is_no_history_to_read(words: list[str], name: str) -> None:
+def test_a_device_is_no_history_to_read(words: list[str], tmp_path: Path) -> None:
+    write_ledger(Ledger(), tmp_path / "l")
     command = [sys.executable, "-m", "pytest_llmcost.cli.main", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    how: dict[str, Any] = {"capture_output": True, "text": True, "cwd": tmp_path, "timeout": 30}
+    done = subprocess.run(command, check=False, **how)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"llmcost: {name}: '/dev/full' is a device")
+    assert done.stderr.startswith("llmcost: /dev/full: is a device")
 
 
 def test_a_line_that_was_cut_does_not_take_the_next_one_with_it(tmp_path: Path) -> None:
