@@ -175,24 +175,25 @@ def compare(
     keys = sorted({**before, **now}, key=str)
     changes, whole = list[Change](), Amounts()
     for key in keys:
-        old, new = before.get(key), now.get(key)
+        owner = now.get(key) or before[key]
+        absent = replace(owner, calls=())
+        old, new = before.get(key, absent), now.get(key, absent)
         lost, gained = _differing_calls(old, new)
         if not lost and not gained:
             continue
         added = Amounts.of(gained) - Amounts.of(lost)
         whole += added
-        owner, tokens = new or old, _differing_tokens(added)
-        assert owner is not None
+        tokens = _differing_tokens(added)
         if added.usd == 0 and not tokens and not added.calls:
             continue
-        status: Status = "new" if old is None else "changed"
-        if new is None:
+        status: Status = "new" if old is absent else "changed"
+        if new is absent:
             status = why_without_calls(owner.name, fates if owner.kind == "test" else None)
         elif not new.calls:  # it has a budget, and so a row
             status = "skipped" if owner.name in skipped else "no calls"
-        spent, spends = (Amounts.of(each.calls if each else ()) for each in (old, new))
+        spent, spends = Amounts.of(old.calls), Amounts.of(new.calls)
         # A new test has nothing to add to, so it counts for the run alone.
-        is_common = owner.kind == "test" and old is not None and new is not None
+        is_common = owner.kind == "test" and old is not absent and new is not absent
         changes.append(
             Change(
                 kind=owner.kind,
@@ -250,12 +251,9 @@ def _whole(spenders: Spenders) -> Amounts:
     return Amounts.of([call for spender in spenders.values() for call in spender.calls])
 
 
-def _differing_calls(old: Spender | None, new: Spender | None) -> list[list[Call]]:
+def _differing_calls(old: Spender, new: Spender) -> list[list[Call]]:
     """Return the calls of both sides without those that are the same in both runs."""
-    sides = [
-        [(_identity(call), call) for call in (spender.calls if spender else ())]
-        for spender in (old, new)
-    ]
+    sides = [[(_identity(call), call) for call in spender.calls] for spender in (old, new)]
     before, after = (Counter(same for same, _ in side if same) for side in sides)
     differing = []
     for side in sides:
