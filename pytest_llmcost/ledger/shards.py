@@ -41,15 +41,15 @@ _NO_TESTS = 5
 def merge_ledgers(
     shards: Iterable[tuple[str, Ledger]], *, max_suite: Budget | None = None, is_whole: bool = False
 ) -> Ledger:
-    """Add up the ledgers of one suite's shards, each with the name of its file.
+    """Add up the ledgers of one suite's shards, at least one, each with the name of its file.
 
     The suite is judged by `max_suite`, or else by the budget that the shards have in common; so
     is each path. `is_whole` states that the shards together are the whole suite: what each of
     them left to the others counts as run.
 
     Raises:
-        LedgerError: no shard at all; one attempt of a test in two of them; shards of different
-            prices, settings or budgets. Names the files.
+        LedgerError: one attempt of a test in two of them; shards of different prices, settings or
+            budgets. Names the files.
     """
     seen: list[tuple[str, Ledger]] = []
     payloads: dict[str, PayloadFacts] = {}
@@ -68,8 +68,6 @@ def merge_ledgers(
         missing = {*missing_notes(ledger)}
         notes = tuple(note for note in ledger.notes if note not in missing)
         seen.append((source, replace(ledger, payloads={}, notes=notes)))
-    if not seen:
-        raise LedgerError("there is nothing to merge; name at least one ledger")
     attempts: dict[tuple[str, int], str] = {}
     for source, test in ((source, test) for source, ledger in seen for test in ledger.tests):
         if (key := (test.nodeid, test.attempt)) in attempts:
@@ -190,8 +188,7 @@ def _budgets(shards: Sequence[tuple[str, Ledger]], max_suite: Budget | None) -> 
         (first, limits), *others = by_shard.items()
         for source, other in others:
             if other.keys() != limits.keys():
-                path = "" if scope == "tag" else "the path "
-                about = "the suite" if scope == "suite" else f"{path}{pattern}"
+                about = "the suite" if scope == "suite" else pattern
                 ours, theirs = (", ".join(map(plain_usd, sorted(each))) for each in (limits, other))
                 raise LedgerError(
                     f"shards must have the same budget for {about}: {first} has {ours}, {source} "

@@ -82,10 +82,6 @@ class TestSums:
         merged = render_json(merge_ledgers(named(*(shards[each] for each in order))))
         assert merged == render_json(merge_ledgers(named(*shards)))
 
-    def test_of_nothing_are_refused(self) -> None:
-        with pytest.raises(LedgerError, match="nothing to merge"):
-            merge_ledgers([])
-
 
 class TestConflicts:
     def test_of_the_same_attempt_name_it_and_both_files(self) -> None:
@@ -233,7 +229,7 @@ class TestVerdicts:
             make_report({}, budgets=[make_budget(limit, scope="path", pattern="a/**")])
             for limit in ("1", "2")
         ]
-        with pytest.raises(LedgerError, match=r"the path a/\*\*"):
+        with pytest.raises(LedgerError, match=r"budget for a/\*\*: "):
             merge_ledgers(named(*shards), max_suite=suite_budget("1"))
 
 
