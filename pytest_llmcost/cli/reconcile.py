@@ -15,8 +15,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from pytest_llmcost.cli import console
-from pytest_llmcost.errors import ReconcileError, SettingsError
-from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
 from pytest_llmcost.money import format_usd, parse_percent, plain_usd
 from pytest_llmcost.prices.usage import Usage
@@ -77,17 +76,7 @@ def run(arguments: Namespace, clock: Clock = Clock()) -> int:
     """Compare, print the outcome, and return 0 if both sides agree and 1 if they differ."""
     if arguments.cost and not arguments.usage:
         raise SettingsError("--cost FILE needs --usage FILE")
-    if arguments.wait and arguments.usage:
-        raise SettingsError("--wait asks the API again, but --usage FILE is no request; remove one")
-    card = console.read_card(arguments)
-    ledgers: dict[str, Ledger] = {}
-    for path in arguments.ledger:
-        ledger = read_ledger(path)
-        for other, known in ledgers.items():
-            if (known.run, known.totals) == (ledger.run, ledger.totals):  # calls would count twice
-                raise ReconcileError(f"{path} is the same run as {other}; name each run once")
-        ledgers[path] = ledger
-    runs = list(ledgers.values())
+    card, runs = console.read_card(arguments), [*map(read_ledger, arguments.ledger)]
     filters = Filters(
         api_key_ids=tuple(arguments.api_key_id), workspace_ids=tuple(arguments.workspace_id)
     )
