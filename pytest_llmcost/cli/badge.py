@@ -11,7 +11,6 @@ import msgspec
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.cli import console
-from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_file
 from pytest_llmcost.money import plain_usd
@@ -33,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("ledger", type=read_ledger, help="a JSON ledger written with --llmcost-report")
     where = "where to write (default: -, which prints it)"
     add("-o", "--output", default="-", metavar="FILE", help=where)
-    add("--label", help="the left side of the badge (default: prompts)")
+    add("--label", default="prompts", help="the left side of the badge (default: %(default)s)")
     add(
         "--format",
         choices=("shields", "benchmark-action", "github-output"),
@@ -46,14 +45,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     """Write or print the figures."""
     ledger = arguments.ledger
-    label = "prompts" if arguments.label is None else arguments.label
-    if arguments.label is not None and arguments.format != "shields":
-        raise SettingsError("--label is only for --format=shields")
     if arguments.format == "github-output":
         text = "".join(f"{name}={value}\n" for name, value in _outputs(ledger).items()).encode()
     else:
         is_badge = arguments.format == "shields"
-        value = _badge(ledger, label) if is_badge else list(_trend(ledger))
+        value = _badge(ledger, arguments.label) if is_badge else list(_trend(ledger))
         text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
     if arguments.output == "-":
         console.write_document(text.decode().rstrip("\n"))

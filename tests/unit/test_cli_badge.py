@@ -82,15 +82,6 @@ def test_a_pipe_is_written_to_and_never_replaced(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
-def test_a_label_that_nothing_would_show_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_ledger(a_run(), tmp_path / "cost.json")
-    options = ["--label=cost", "--format=github-output"]
-    assert main(["badge", str(tmp_path / "cost.json"), *options]) == 2
-    assert capsys.readouterr() == ("", "llmcost: --label is only for --format=shields\n")
-
-
 def test_a_test_over_its_own_budget_is_red(tmp_path: Path) -> None:
     ledger = a_run()
     verdict = judge(make_budget("1"), Amounts.of(ledger.tests[0].calls))
