@@ -80,7 +80,8 @@ def parse_percent(text: str) -> Decimal:
     """
     share = _read(text, _PERCENT)
     if share is None:
-        raise SettingsError(f'{text!r} is not a percentage; write "80%"{_comma_hint(text)}')
+        number = text if read_digits(text) else "80"
+        raise SettingsError(f'{text!r} is not a percentage; write "{number}%"{_comma_hint(text)}')
     return share
 
 

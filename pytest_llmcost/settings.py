@@ -43,7 +43,7 @@ def parse_bool(text: str) -> bool:
     word = text.strip().lower()
     if word in ("1", "true", "yes", "on"):
         return True
-    if word in ("0", "false", "no", "off", ""):
+    if word in ("0", "false", "no", "off"):
         return False
     raise SettingsError(f"{text!r} is neither true nor false")
 
@@ -167,12 +167,7 @@ class Option:
 
     # Written out: to make a dataclass or a NamedTuple takes several times as long, in every run.
     def __init__(
-        self,
-        default: object,
-        parse: Callable[[str], Any],
-        metavar: str | None,
-        help: str,
-        is_limit: bool = False,
+        self, default: object, parse: Callable[[str], Any], metavar: str | None, help: str
     ) -> None:
         self.default = default
         self.parse = parse
@@ -181,9 +176,6 @@ class Option:
         self.help = help
         self.repeatable = isinstance(default, tuple)
         """A list: the flag may be given several times, the ini key has one value per line."""
-        self.is_limit = is_limit
-        """An empty value, for example from an unset variable, would silently limit nothing, or
-        compare with nothing."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -204,18 +196,12 @@ OPTIONS: list[Option] = []
 """Those of `Settings`, in its order."""
 
 
-def _setting(
-    default: _T, parse: Callable[[str], Any], metavar: str | None, help: str, is_limit: bool = False
-) -> _T:
-    return cast("_T", Option(default, parse, metavar, help, is_limit))
+def _setting(default: _T, parse: Callable[[str], Any], metavar: str | None, help: str) -> _T:
+    return cast("_T", Option(default, parse, metavar, help))
 
 
 def _choice(default: _T, choices: Sequence[str], help: str) -> _T:
     return _setting(default, parse_choice(*choices), "|".join(choices), help)
-
-
-def _limit(default: _T, parse: Callable[[str], Any], metavar: str | None, help: str) -> _T:
-    return _setting(default, parse, metavar, help, is_limit=True)
 
 
 class Settings:
@@ -224,20 +210,20 @@ class Settings:
     # fmt: off
     disabled: bool = _setting(False, parse_bool, None,
         "Turn pytest-llmcost off. The marker and the fixture still exist; nothing is counted.")
-    max_test: Decimal | None = _limit(None, parse_usd, "USD",
+    max_test: Decimal | None = _setting(None, parse_usd, "USD",
         "Budget of every test that has no max_cost marker, for example $0.02.")
-    max_worst: Decimal | None = _limit(None, parse_usd, "USD",
+    max_worst: Decimal | None = _setting(None, parse_usd, "USD",
         "Worst-case budget of every test that sets none itself: what its calls cost with a cold "
         "cache if every reply reaches its max_tokens.")
-    max_call: Decimal | None = _limit(None, parse_usd, "USD",
+    max_call: Decimal | None = _setting(None, parse_usd, "USD",
         "Budget of every single call. A test fails if its most expensive call costs more.")
-    max_suite: Decimal | None = _limit(None, parse_usd, "USD",
+    max_suite: Decimal | None = _setting(None, parse_usd, "USD",
         "Budget of the whole run. The run fails if it costs more.")
-    budgets: tuple[str, ...] = _limit((), str, None,
+    budgets: tuple[str, ...] = _setting((), str, None,
         "Path budgets, one per line: `tests/agents/** = $0.50`; of a tag: `tag:judge = $0.10`.")
-    max_parts: tuple[tuple[str, int], ...] = _limit((), parse_part_limit, None,
+    max_parts: tuple[tuple[str, int], ...] = _setting((), parse_part_limit, None,
         "Budgets of parts of every single prompt, in tokens, one per line: `tools = 3k`.")
-    allowed_models: tuple[str, ...] = _limit(
+    allowed_models: tuple[str, ...] = _setting(
         (), for_path(parse_glob, "tests/agents/** = claude-haiku-*"), "GLOB",
         "Model that tests may call: an exact id or a glob, for example claude-haiku-*. A call of "
         "any other model fails its test. Lines `tests/agents/** = claude-haiku-*` are for a path; "
@@ -245,7 +231,7 @@ class Settings:
     require_budget: bool = _setting(False, parse_bool, None,
         "Fail tests that call Claude without a budget, either their own or one for their path, and "
         "the run if other calls have none.")
-    live: tuple[str, ...] = _limit(
+    live: tuple[str, ...] = _setting(
         (), for_path(parse_choice(*_REACTIONS), "tests/live/** = off"), "|".join(_REACTIONS),
         "What happens to a test that sends a request to Claude over a socket instead of replaying "
         "it: off (default, the summary names it), warn or fail. A line `tests/live/** = off` is "
@@ -256,10 +242,10 @@ class Settings:
     stable_prefix: Literal["off", "warn", "fail"] = _choice("warn", _REACTIONS,
         "What happens if a later call of a test breaks the cached prefix of an earlier one: "
         "nothing, a line in the summary (warn, default), or the test fails.")
-    max_live: Decimal | None = _limit(None, parse_usd, "USD",
+    max_live: Decimal | None = _setting(None, parse_usd, "USD",
         "Cap on what this run may spend live. A request whose worst case exceeds what is left is "
         "refused before it is sent, and its test fails.")
-    warn_at: Decimal | None = _limit(None, parse_warning, "PERCENT",
+    warn_at: Decimal | None = _setting(None, parse_warning, "PERCENT",
         "Warn when this share of a budget is used, for example 80%.")
     unverified: Literal["fail", "warn"] = _choice("fail", ("fail", "warn"),
         "What happens if a budget cannot be checked: fail (default), or only warn.")
@@ -286,14 +272,14 @@ class Settings:
         "Repeatable.")
     history: Path | None = _setting(None, parse_path, "FILE",
         "Append a line of JSON about the run to this file, for `llmcost history` and the page.")
-    baseline: Path | None = _limit(None, parse_path, "PATH",
+    baseline: Path | None = _setting(None, parse_path, "PATH",
         "Ledger of an earlier run to compare this run with.")
     baseline_fetch: str = _setting("", str, "COMMAND",
         "Command that fetches the baseline to that path; the comment shows it to those who want to "
         "reproduce the run.")
-    max_increase: tuple[str, ...] = _limit((), parse_increase, "LIMIT",
+    max_increase: tuple[str, ...] = _setting((), parse_increase, "LIMIT",
         "How much more than the baseline the suite may cost: 10% or $0.05. Repeatable.")
-    max_test_increase: tuple[str, ...] = _limit((), parse_increase, "LIMIT",
+    max_test_increase: tuple[str, ...] = _setting((), parse_increase, "LIMIT",
         "How much more than in the baseline a single test may cost: 10% or $0.05. Repeatable.")
     vanished: Literal["off", "warn", "fail"] = _choice("warn", _REACTIONS,
         "What happens if tests with a budget or calls in the baseline are skipped, deselected or "
@@ -362,27 +348,24 @@ def resolve(
             (option.env, env.get(option.env), here),
             (option.ini, ini.get(option.name), ini_folder),
         ):
-            if stated is None or stated is False or origin is None:
+            if stated in (None, False, []) or origin is None:
                 continue
             if option.repeatable and isinstance(stated, str):  # in the environment
                 stated = stated.replace("\n", ",").split(",")
             texts = [str(text).strip() for text in (stated if option.repeatable else [stated])]
-            filled = [text for text in texts if text]
-            for text in filled:
-                if len(text) > 1 and text[0] == text[-1] in "\"'" and text[0] not in text[1:-1]:
-                    wrong = f"{text}: the quotes are part of the value; remove them"
-                    raise SettingsError(f"{origin}: {wrong}")
-            # One empty flag of several is a mistake; an ini file may have an empty line.
-            is_empty = not filled or (origin == option.flag and len(filled) < len(texts))
-            if texts and is_empty and (option.is_limit or origin == option.flag):
+            if origin != option.flag:  # a list may have empty lines, or end in a comma
+                texts = [text for text in texts if text] or [""]
+            if not all(texts):  # which would silently limit nothing, or compare with nothing
                 raise SettingsError(
                     f"{origin}: is empty. Set a value or remove it (an unset shell "
                     "variable expands to an empty string)."
                 )
-            if not filled:
-                continue
+            for text in texts:
+                if len(text) > 1 and text[0] == text[-1] in "\"'" and text[0] not in text[1:-1]:
+                    wrong = f"{text}: the quotes are part of the value; remove them"
+                    raise SettingsError(f"{origin}: {wrong}")
             try:
-                parsed = [option.parse(text) for text in filled]
+                parsed = [option.parse(text) for text in texts]
             except SettingsError as error:
                 raise SettingsError(f"{origin}: {error}") from None
             # A path in an ini file is relative to that file.

@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 
 from pytest_llmcost.amounts import Amounts
-from pytest_llmcost.cli.console import Console
-from pytest_llmcost.errors import SettingsError
+from pytest_llmcost.cli import console
 from pytest_llmcost.ledger.ledger import Comparison, Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, write_file
 from pytest_llmcost.money import plain_usd
@@ -23,7 +22,7 @@ from pytest_llmcost.reports.run_wording import (
     is_least,
     last_attempts,
     marks_by_state,
-    marks_of,
+    marks_of_run,
 )
 
 
@@ -33,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("ledger", type=read_ledger, help="a JSON ledger written with --llmcost-report")
     where = "where to write (default: -, which prints it)"
     add("-o", "--output", default="-", metavar="FILE", help=where)
-    add("--label", help="the left side of the badge (default: prompts)")
+    add("--label", default="prompts", help="the left side of the badge (default: %(default)s)")
     add(
         "--format",
         choices=("shields", "benchmark-action", "github-output"),
@@ -43,20 +42,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """Write or print the figures."""
     ledger = arguments.ledger
-    label = "prompts" if arguments.label is None else arguments.label
-    if arguments.label is not None and arguments.format != "shields":
-        raise SettingsError("--label is only for --format=shields")
     if arguments.format == "github-output":
         text = "".join(f"{name}={value}\n" for name, value in _outputs(ledger).items()).encode()
     else:
         is_badge = arguments.format == "shields"
-        value = _badge(ledger, label) if is_badge else list(_trend(ledger))
+        value = _badge(ledger, arguments.label) if is_badge else list(_trend(ledger))
         text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
     if arguments.output == "-":
-        console.print_document(text.decode().rstrip("\n"))
+        console.write_document(text.decode().rstrip("\n"))
     else:
         write_file(arguments.output, [text])
     return 0
@@ -99,13 +95,13 @@ def _outputs(ledger: Ledger) -> dict[str, str]:
     base, change, share = comparison.base_usd, change_of(comparison), ""
     if base and change is not None and not comparison.base_is_least:
         share = str((change * 100 / base).quantize(Decimal("0.1")))
-    verdicts = [mark.verdict for mark in marks_of(ledger)]
-    is_broken = any(each.fails(ledger.unverified) for each in verdicts)
+    # What a test breaks has failed it, unless it was skipped, and is in the status of the run.
+    is_broken = any(mark.verdict.fails(ledger.unverified) for mark in marks_of_run(ledger))
     return {
         "total-usd": "" if ledger.totals.usd is None else plain_usd(ledger.totals.usd),
         "change-usd": "" if change is None else plain_usd(change),
         "change-percent": share,
         "passed": str(not (is_broken or ledger.run.exit_status)).lower(),
-        "exceeded": str(sum(each.state == "exceeded" for each in verdicts)),
+        "exceeded": str(len(marks_by_state(ledger)["exceeded"])),
         "title": describe_run(ledger),
     }

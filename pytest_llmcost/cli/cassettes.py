@@ -8,7 +8,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from pytest_llmcost.cli.console import Console
+from pytest_llmcost.cli import console
 from pytest_llmcost.credentials import keys_in_cassette
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.files import files_below, show_path
@@ -26,12 +26,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--check", nargs="+", required=True, metavar="DIR", help=what)
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """Print each cassette that holds a key, and how to keep keys out of it."""
     paths: set[Path] = set()
     for name in arguments.check:
-        if not Path(name).exists():
-            raise SettingsError(f"{name} does not exist; name a folder of cassettes")
         is_file = Path(name).is_file()
         inside = [Path(name)] if is_file else [*filter(_is_cassette, files_below(Path(name)))]
         if not inside:
@@ -40,9 +38,9 @@ def run(arguments: Namespace, console: Console) -> int:
     searched = {show_path(path): keys_in_cassette(path) for path in sorted(paths)}
     found = {path: where for path, where in searched.items() if where}
     if not found:
-        console.print(f"no keys in {format_count(len(searched), 'file')}")
+        console.write(f"no keys in {format_count(len(searched), 'file')}")
         return 0
-    console.print("\n".join(describe_keys(found)))
+    console.write("\n".join(describe_keys(found)))
     return 1
 
 

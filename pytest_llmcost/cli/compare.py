@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from pytest_llmcost.budgets.budget import parse_increase
-from pytest_llmcost.cli.console import Console, add_output, add_prices, add_setting, read_card
+from pytest_llmcost.budgets.budget import IncreaseLimit, parse_increase
+from pytest_llmcost.cli import console
 from pytest_llmcost.compare.baseline import compare
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
@@ -26,28 +25,26 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("base", type=Path, help="the earlier ledger")
     add("head", type=read_ledger, help="the ledger to judge")
-    for name, whole in (("max_increase", "the run"), ("max_test_increase", "any single test")):
-        parse = partial(parse_increase, origin=f"--{name.replace('_', '-')}", label=name)
-        what = f"the most that {whole} may add, 10%% or $0.05; if repeated, all hold"
-        add_setting(parser, name, what, type=parse, action="append", default=[])
-    what = "name tests with a budget or calls that only the earlier ledger has, or also return 1"
-    add_setting(parser, "vanished", what)
-    how = "how to fetch the earlier ledger, for those who want to reproduce the run"
-    add_setting(parser, "baseline_fetch", how, default=None)
+    console.add_settings(parser, "max_increase", "max_test_increase", "vanished", "baseline_fetch")
     what = "md is the ledger to judge as a pull-request comment, with what it changes"
     add("--format", choices=("text", "json", "md"), default="text", help=what)
-    add_output(parser, "the ledger to judge, with the comparison in it")
-    add_prices(parser)
+    console.add_output(parser, "the ledger to judge, with the comparison in it")
+    console.add_prices(parser)
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """Compare, print, and return 1 if an increase is exceeded or could not be checked."""
+
+    def increases(name: str) -> list[IncreaseLimit]:
+        origin, texts = f"--{name.replace('_', '-')}", getattr(arguments, name)
+        return [parse_increase(text, origin=origin, label=name) for text in texts]
+
     comparison = compare(
         read_ledger(arguments.base),
         arguments.head,
-        read_card(arguments),
-        limits=arguments.max_increase,
-        test_limits=arguments.max_test_increase,
+        console.read_card(arguments),
+        limits=increases("max_increase"),
+        test_limits=increases("max_test_increase"),
         vanished=arguments.vanished,
         vanished_origin="--vanished",
     )
@@ -58,14 +55,14 @@ def run(arguments: Namespace, console: Console) -> int:
     alone = Ledger(comparison=comparison)
     verdicts = [mark.verdict for mark in marks_of_run(alone)]
     if arguments.format == "json":
-        console.print_json(to_json(comparison))
+        console.write_json(to_json(comparison))
     elif arguments.format == "md":
-        console.print_document(render_markdown(compared).rstrip("\n"))
+        console.write_document(render_markdown(compared).rstrip("\n"))
     else:
-        screen = console.screen
+        screen = console.screen()
         lines = [*render_comparison(comparison, screen, most=0)]
         lines += render_verdicts(alone, screen) if verdicts else []
-        console.print(as_text(lines))
+        console.write(as_text(lines))
     for path in arguments.output:
         write_report(compared, path)
     return 1 if any(verdict.state != "within" for verdict in verdicts) else 0

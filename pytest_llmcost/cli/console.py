@@ -1,71 +1,62 @@
-"""Console: where a command's output goes, and the options that several commands have."""
+"""Where a command's output goes, and the options that several commands have."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import reduce
 from io import TextIOWrapper
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.prices.rate_card import RateCard, shipped_card
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.tables import Screen, TableRow, as_text, text_table
-from pytest_llmcost.settings import OPTIONS, parse_date, parse_path, parse_report_path
+from pytest_llmcost.settings import OPTIONS, parse_date, parse_report_path
 
 
-@dataclass(frozen=True)
-class Console:
-    """The standard streams, or those of a test."""
+def screen() -> Screen:
+    """How many columns a line of the terminal has, and whether it can show all characters."""
+    return Screen(shutil.get_terminal_size().columns, _encoding().lower().startswith("utf"))
 
-    out: TextIO
-    err: TextIO
 
-    @property
-    def screen(self) -> Screen:
-        """How many columns a line of the terminal has, and whether it can show all characters."""
-        is_unicode = self._encoding.lower().startswith("utf")
-        return Screen(shutil.get_terminal_size().columns, is_unicode)
+def _encoding() -> str:
+    # A pipe on Windows has a code page, and a stream in memory no encoding at all.
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
 
-    @property
-    def _encoding(self) -> str:
-        # A pipe on Windows has a code page, and a stream in memory no encoding at all.
-        return getattr(self.out, "encoding", None) or "utf-8"
 
-    def print_json(self, value: object) -> None:
-        """Write a result for a program."""
-        self.print(json.dumps(value, indent=2))
+def write(text: str) -> None:
+    """Write a result; what the stream cannot show, in ASCII."""
+    encoding = _encoding()
+    shown = screen().text(text).encode(encoding, "backslashreplace")
+    sys.stdout.write(shown.decode(encoding) + "\n")
 
-    def print(self, text: str) -> None:
-        """Write a result; what the stream cannot show, in ASCII."""
-        shown = self.screen.text(text).encode(self._encoding, "backslashreplace")
-        self.out.write(shown.decode(self._encoding) + "\n")
 
-    def print_lines(self, lines: Iterable[str]) -> None:
-        """Write a result of lines that may quote a foreign file."""
-        self.print("\n".join(clean(line, 10_000) for line in lines))
+def write_json(value: object) -> None:
+    """Write a result for a program."""
+    write(json.dumps(value, indent=2))
 
-    def print_document(self, text: str) -> None:
-        """Write what goes into a file or to another program: UTF-8, whatever the locale is."""
-        if isinstance(self.out, TextIOWrapper):
-            self.out.reconfigure(encoding="utf-8")
-        self.print(text)
 
-    def note(self, text: str) -> None:
-        """Write what is no result: progress, or a problem, which may quote a foreign file."""
-        for line in f"llmcost: {text}".split("\n"):
-            self.err.write(f"{clean(line, 2_000)}\n")
-        self.err.flush()
+def write_lines(lines: Iterable[str]) -> None:
+    """Write a result of lines that may quote a foreign file."""
+    write("\n".join(clean(line, 10_000) for line in lines))
 
-    def problem(self, text: str) -> None:
-        """Write a problem that names foreign things, on one line."""
-        self.note(clean(text, 2_000))
+
+def write_document(text: str) -> None:
+    """Write what goes into a file or to another program: UTF-8, whatever the locale is."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    write(text)
+
+
+def note(text: str, *more: str) -> None:
+    """Write what is no result, progress or a problem; each line may quote a foreign file."""
+    for line in (f"llmcost: {text}", *more):
+        sys.stderr.write(f"{clean(line, 2_000)}\n")
+    sys.stderr.flush()
 
 
 def draw_table(
@@ -76,19 +67,19 @@ def draw_table(
     return as_text(text_table(heads, table, screen or Screen()))
 
 
-def parse_history(text: str) -> Path:
-    """Read the path of a history; to read a device may never end."""
-    path = parse_path(text)
-    if path.is_char_device():
-        raise SettingsError(f"{text!r} is a device; give the file of pytest --llmcost-history")
-    return path
-
-
-def add_setting(parser: ArgumentParser, name: str, help: str, **how: Any) -> None:
-    """Declare an option that pytest has as well: as it is spelled there, and without the prefix."""
-    option = next(each for each in OPTIONS if each.name == name)
-    how = {"type": option.parse, "metavar": option.metavar, "default": option.default, **how}
-    parser.add_argument(f"--{name.replace('_', '-')}", str(option.flag), help=help, **how)
+def add_settings(parser: ArgumentParser, *names: str, **how: Any) -> None:
+    """Declare options that pytest has as well, as they are spelled there and without the prefix."""
+    for option in (each for each in OPTIONS if each.name in names):
+        usual: dict[str, Any] = {
+            "type": option.parse,
+            "metavar": option.metavar,
+            "default": option.default or None,
+            "help": option.help.replace("%", "%%"),
+        }
+        if option.repeatable:
+            usual |= {"action": "append", "default": []}
+        flags = (f"--{option.name.replace('_', '-')}", str(option.flag))
+        parser.add_argument(*flags, **{**usual, **how})
 
 
 def add_output(parser: ArgumentParser, what: str) -> None:
@@ -111,8 +102,7 @@ def add_prices(parser: ArgumentParser, *, with_date: bool = False) -> None:
         today = datetime.now(timezone.utc).date()
         when = "prices of that day (default: today, UTC)"
         parser.add_argument("--on", type=parse_date, default=today, metavar="DATE", help=when)
-    what = "a TOML file of your own prices, laid over the shipped ones"
-    add_setting(parser, "prices", what, action="append", default=[])
+    add_settings(parser, "prices", action="append", default=[])
 
 
 def read_card(arguments: Namespace) -> RateCard:

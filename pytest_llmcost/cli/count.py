@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from pytest_llmcost.cli.console import Console, add_setting, draw_table
+from pytest_llmcost.cli import console
 from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.counting.client import Asker, Counter, Job, make_client, unknown_keys
 from pytest_llmcost.counting.payload import Payload, read_payload
@@ -47,18 +47,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("file", nargs="+", help="a text, or with the suffix .json a payload, messages or tools")
     add("--model", help="the model to count for; a payload may name its own")
-    what = (
-        f"what may be counted and written to {_FOLDER} beside the file: {', '.join(RECORD_MODES)}"
-    )
-    add_setting(parser, "record_mode", f"{what} (default: none, which only reads)", default="none")
+    what = f"what may be counted and written to {_FOLDER} beside the file (default: none)"
+    modes = "|".join(RECORD_MODES)
+    console.add_settings(parser, "record_mode", default="none", metavar=modes, help=what)
     most = "the most that each file may have, 3k"
     add("--max-input-tokens", type=parse_quantity, metavar="TOKENS", help=most)
-    how_long = "how long one count may take, with all retries and pauses (default: 60)"
-    add_setting(parser, "count_timeout", how_long)
+    console.add_settings(parser, "count_timeout")
     add("--format", choices=("text", "json"), default="text")
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """Count and print; return 2 if a file was not counted, 1 if one has too many tokens."""
     with ExitStack() as clients:
         counter = Counter(
@@ -69,16 +67,16 @@ def run(arguments: Namespace, console: Console) -> int:
         )
         rows = [_count(file, arguments, counter) for file in arguments.file]
     if arguments.format == "json":
-        console.print_json([row._asdict() for row in rows])
+        console.write_json([row._asdict() for row in rows])
     else:
         table = []
         for file, model, number, left_out, *_ in rows:
             tokens = "?" if number is None else token_cell(number, is_least=bool(left_out))
             table.append([file, model or "-", tokens])
-        console.print(draw_table(("file", "model", "input tokens:"), table))
+        console.write(console.draw_table(("file", "model", "input tokens:"), table))
     for row in rows:
         if row.problem:
-            console.problem(f"{row.file}: {row.problem}")
+            console.note(f"{row.file}: {row.problem}")
     states = {row.state for row in rows}
     return 2 if "unknown" in states else 0 if states <= {"counted", "within"} else 1
 
@@ -119,8 +117,6 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
 
 def _read(path: Path, model: str | None) -> Payload:
     """Read the prompt in a file, with the given model if there is one."""
-    if path.is_dir():
-        raise PayloadError("is a folder; name files, for example prompts/*.md", path="")
     try:
         with path.open("rb") as opened:
             data = opened.read(_MOST_BYTES + 1)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pytest_llmcost.cli.console import Console
+from pytest_llmcost.cli import console
 from pytest_llmcost.cli.settings_file import find_table, lookup, parse, read
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.files import show_path
@@ -38,24 +38,24 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """Show the lines that are missing; write them if that was asked for."""
     path, table = find_table(Path.cwd())
     text = read(path)
     name, known = show_path(path), lookup(parse(path, text), table) or {}
     for key in (key for key in _SETTINGS if key in known):
-        console.print(f"{name} already sets {key}; it stays as it is")
+        console.write(f"{name} already sets {key}; it stays as it is")
     missing = [key for key in _SETTINGS if key not in known]
     if missing:
         text, number, added = _add(path, table, text, missing)
         where = f", after line {number}" if number else ""
-        console.print("\n".join([f"{name}{where}:", "", *(f"  {each}" for each in added), ""]))
+        console.write("\n".join([f"{name}{where}:", "", *(f"  {each}" for each in added), ""]))
         if arguments.write:
             write_file(path, [text.encode()])
-            console.print(f"wrote {format_count(len(added), 'line')} to {name}")
+            console.write(f"wrote {format_count(len(added), 'line')} to {name}")
         else:
-            console.print("Nothing is written yet. To write these lines: llmcost init --write")
-    console.print(_NEXT)
+            console.write("Nothing is written yet. To write these lines: llmcost init --write")
+    console.write(_NEXT)
     return 0
 
 

@@ -41,11 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser(words).parse_args(words)
         from decimal import localcontext
 
-        from pytest_llmcost.cli.console import Console
         from pytest_llmcost.money import EXACT
 
         with localcontext(EXACT):
-            status: int = arguments.command.run(arguments, Console(sys.stdout, sys.stderr))
+            status: int = arguments.command.run(arguments)
         sys.stdout.flush()
         return status
     except LlmCostError as error:
@@ -60,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(error, BrokenPipeError):
                 return 1  # the reader has gone (`| head`)
             problem = f"the output cannot be written ({error.strerror})"
-    from pytest_llmcost.cli.console import Console
+    from pytest_llmcost.cli.console import note
 
-    Console(sys.stdout, sys.stderr).note(problem)
+    note(*problem.split("\n"))
     return 2
 
 

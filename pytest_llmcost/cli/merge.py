@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from pytest_llmcost.budgets.budget import Budget
-from pytest_llmcost.cli.console import Console, add_output, add_setting
+from pytest_llmcost.cli import console
 from pytest_llmcost.ledger.ledger import own_verdicts
 from pytest_llmcost.ledger.ledger_file import read_ledger, render_json
 from pytest_llmcost.ledger.shards import merge_ledgers
@@ -24,14 +24,14 @@ from pytest_llmcost.reports.wording import sentence
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("shard", nargs="+", help="a JSON report of --llmcost-report")
-    add_output(parser, "the merged ledger")
+    console.add_output(parser, "the merged ledger")
     what = "the budget of the whole suite (default: the one that all shards have)"
-    add_setting(parser, "max_suite", what)
+    console.add_settings(parser, "max_suite", help=what)
     what = "the shards together are the whole suite, whatever each of them left out"
     parser.add_argument("--whole", action="store_true", help=what)
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """Merge, write and judge; return 1 if a budget is exceeded or could not be checked.
 
     A suite is not whole if one of its shards lost calls.
@@ -63,10 +63,10 @@ def run(arguments: Namespace, console: Console) -> int:
         lines += [sentence(verdict), *(f"  {each}" for each in more)]
     lines += broken if ledger.complete else [*broken, describe_partial(ledger)]
     if arguments.output:
-        console.print_lines(lines)
+        console.write_lines(lines)
     else:
-        console.print_document(render_json(ledger).decode().rstrip("\n"))
-        console.note("\n".join(lines))
+        console.write_document(render_json(ledger).decode().rstrip("\n"))
+        console.note(*lines)
     is_broken = any(each.fails(ledger.unverified) for each in ledger.verdicts)
     has_lost = arguments.whole and ledger.lost_calls
     return 1 if is_broken or has_lost or broken else 0

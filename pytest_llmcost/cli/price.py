@@ -16,13 +16,21 @@ from typing import NamedTuple
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call, price
-from pytest_llmcost.cli.console import Console, add_prices, draw_table, read_card
+from pytest_llmcost.cli import console
 from pytest_llmcost.errors import RecordingError, SettingsError
 from pytest_llmcost.files import files_below
 from pytest_llmcost.ledger.ledger_file import to_json
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
-from pytest_llmcost.reports.tables import Screen, TableRow, as_text, text_table, width_of, wrap
+from pytest_llmcost.reports.tables import (
+    Line,
+    Screen,
+    TableRow,
+    as_text,
+    text_table,
+    width_of,
+    wrap,
+)
 from pytest_llmcost.responses.recorded_files import MOST_BYTES, Found, read_calls, read_recordings
 
 _HEADS = ("input:", "read:", "written:", "output:", "cost:")
@@ -53,14 +61,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     what = "a row for each call (default), or the sum of each file or model"
     parser.add_argument("--by", choices=("call", "file", "model"), default="call", help=what)
     parser.add_argument("--format", choices=("text", "json"), default="text")
-    add_prices(parser, with_date=True)
+    console.add_prices(parser, with_date=True)
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """Price and print everything that can be; return 1 if something could not."""
     if arguments.by != "call" and arguments.format == "json":
         raise SettingsError(f"--by={arguments.by} adds up in text only; JSON lists each call")
-    card, on = read_card(arguments), arguments.on
+    card, on = console.read_card(arguments), arguments.on
     rows: list[_Row] = []
     problems: list[str] = []
     # A file that is named twice, or is in a folder that is named as well, is priced once.
@@ -88,16 +96,16 @@ def run(arguments: Namespace, console: Console) -> int:
             | {name: getattr(row.call, name) for name in _FIELDS}
             for row in rows
         ]
-        console.print_json(to_json(objects))
+        console.write_json(to_json(objects))
     elif rows:
-        render, screen = _by_call if arguments.by == "call" else _summed, console.screen
-        console.print(f"{render(rows, arguments.by, screen)}\n")
-        text = f"{_total(rows)}; prices of {on}, rate card {card.version}"
-        console.print(as_text(wrap(text, screen)))
+        by, screen = arguments.by, console.screen()
+        table = _by_call(rows, screen) if by == "call" else _sums(rows, by, screen)
+        footer = wrap(f"{_total(rows)}; prices of {on}, rate card {card.version}", screen)
+        console.write(as_text(chain(table, [Line("")], footer)))
     elif not problems:
-        console.print("no Claude call found")
+        console.write("no Claude call found")
     for problem in problems:
-        console.problem(problem)
+        console.note(problem)
     return 1 if problems else 0
 
 
@@ -122,7 +130,7 @@ def _total(rows: Sequence[_Row]) -> str:
     return f"total {spent} at list price for {', '.join(counts)}"
 
 
-def _by_call(rows: Iterable[_Row], _: str, screen: Screen) -> str:
+def _by_call(rows: Iterable[_Row], screen: Screen) -> Iterator[Line]:
     """Render the calls of each file under its name, in the order of the file."""
     table = []
     for row in rows:
@@ -132,23 +140,22 @@ def _by_call(rows: Iterable[_Row], _: str, screen: Screen) -> str:
         remark = f" ({', '.join(dict.fromkeys(why))})" if any(why) else ""
         cells = [f"  #{number} {clean(row.model or '-')}{remark}", *_cells(row.spent)]
         table.append(TableRow(cells, _shorten(clean(path), screen.width)))
-    return as_text(text_table(["", *_HEADS], table, screen))
+    return text_table(["", *_HEADS], table, screen)
 
 
-def _summed(rows: Iterable[_Row], by: str, screen: Screen) -> str:
+def _sums(rows: Iterable[_Row], by: str, screen: Screen) -> Iterator[Line]:
     """Render one row for each file or model, the most expensive first."""
     sums: defaultdict[str, Amounts] = defaultdict(Amounts)
     for row in rows:
         name = row.found.source.rpartition("#")[0] if by == "file" else row.model
         sums[clean(name or "-")] += row.spent
-    cells = {name: [f"{sums[name].calls:,}", *_cells(sums[name])] for name in sums}
     heads = (by, "calls:", *_HEADS)
+    cells = {name: [f"{sums[name].calls:,}", *_cells(sums[name])] for name in sums}
     numbers = zip((head[:-1] for head in heads[1:]), *cells.values(), strict=True)
     room = screen.width - sum(2 + max(map(width_of, column)) for column in numbers) - 2
     names = sorted(sums, key=lambda each: -sums[each].priced_usd)
-    return draw_table(
-        heads, ([f"  {_shorten(each, room)}", *cells[each]] for each in names), screen
-    )
+    table = [TableRow([f"  {_shorten(each, room)}", *cells[each]]) for each in names]
+    return text_table(heads, table, screen)
 
 
 def _shorten(path: str, room: int) -> str:

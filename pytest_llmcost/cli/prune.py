@@ -13,11 +13,13 @@ import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
 
-from pytest_llmcost.cli.console import Console
+from pytest_llmcost.cli import console
 from pytest_llmcost.counting.cassette import CountCassette
 from pytest_llmcost.errors import CountCassetteError, SettingsError
 from pytest_llmcost.files import show_path
@@ -43,17 +45,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only list; remove nothing")
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """List and remove; return 0 if all went well, whether something was removed or not."""
     for folder in arguments.folder:
         if not Path(folder).is_dir():
             raise SettingsError(f"{folder} is not a folder; name one that holds count cassettes")
     collected = _collect()
-    folders = [Path(folder) for folder in arguments.folder] or [Path(collected.rootdir)]
+    folders = [Path(folder).resolve() for folder in arguments.folder or [collected.rootdir]]
     verb = "would remove" if arguments.dry_run else "removed"
     removed = files = kept = 0
     unsure: set[str] = set()
-    for path in sorted({each for folder in folders for each in _cassettes(folder.resolve())}):
+    for path in sorted({each for folder in folders for each in _cassettes(folder)}):
         try:
             cassette = CountCassette(path)
         except CountCassetteError as error:
@@ -74,6 +76,9 @@ def run(arguments: Namespace, console: Console) -> int:
             for asker in askers:
                 cassette.prune(asker, living)
             cassette.save()
+            with suppress(OSError):  # a folder that is not empty stays, and so do those above it
+                for parent in takewhile(lambda each: each not in folders, path.parents):
+                    parent.rmdir()
         is_whole = len(dead) == len(entries)
         files += is_whole
         lines = [f"{verb} {show_path(path)}{'' if is_whole else ', in part'}"]
@@ -81,11 +86,11 @@ def run(arguments: Namespace, console: Console) -> int:
             tokens = f"{entry.input_tokens:,} input tokens"
             what = "refused by the API" if entry.refused else tokens
             lines.append(f"  {what}, {entry.model}, asked for by {', '.join(entry.asked_by)}")
-        console.print_lines(lines)
+        console.write_lines(lines)
     if unsure:
         why = "are skipped, or pytest does not collect them here, so their counts stay"
-        console.print_lines([f"These test files {why}:", *(f"  {each}" for each in sorted(unsure))])
-    console.print(
+        console.write_lines([f"These test files {why}:", *(f"  {each}" for each in sorted(unsure))])
+    console.write(
         f"{verb} {format_count(removed, 'count')} and {format_count(files, 'whole file')}; "
         f"{format_count(kept, 'count')} {'stays' if kept == 1 else 'stay'}"
     )

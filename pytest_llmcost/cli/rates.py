@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from datetime import date
 
-from pytest_llmcost.cli.console import Console, add_prices, draw_table, read_card
+from pytest_llmcost.cli import console
 from pytest_llmcost.errors import SettingsError, UnknownModelError
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.bill import Rates
@@ -21,15 +21,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--diff", metavar="FILE", help="show what a price file of yours changes")
-    add_prices(parser, with_date=True)
+    console.add_prices(parser, with_date=True)
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """Print the rates, or what a price file changes; return 1 if none is known on that day.
 
     An unknown model is an error.
     """
-    shipped, on, name = read_card(arguments), arguments.on, arguments.model
+    shipped, on, name = console.read_card(arguments), arguments.on, arguments.model
     card = shipped.with_overrides(arguments.diff) if arguments.diff else shipped
     models = [each for each in card.models if not name or name in each]
     if name and (card.find(name) or not models):
@@ -47,7 +47,7 @@ def run(arguments: Namespace, console: Console) -> int:
             if new := [each for each in card.models[model].aliases if each not in known]:
                 facts.append(f"{model} is also called {', '.join(new)}")
         if not rows:
-            console.print_lines([f"{arguments.diff} changes no rate on {on}", *facts])
+            console.write_lines([f"{arguments.diff} changes no rate on {on}", *facts])
             return 0
     else:
         if name and card.find(name):
@@ -60,7 +60,7 @@ def run(arguments: Namespace, console: Console) -> int:
                 | dict(zip(RATE_KEYS, _dollars(each), strict=True))
                 for each in rates
             ]
-            console.print_json(objects)
+            console.write_json(objects)
         if not rates:
             first, model = min((min(r.from_on for r in card.models[m].rates), m) for m in models)
             console.note(f"no rate is known on {on}; the first one is of {model}, from {first}")
@@ -71,8 +71,8 @@ def run(arguments: Namespace, console: Console) -> int:
         facts += _facts(card, models[0], rates[0]) if name and len(models) == 1 else []
     units = f"US dollars per million tokens on {on}"
     footer = f"{units}, rate card {card.version}, checked on {card.checked_on}"
-    console.print(draw_table(heads, rows))
-    console.print_lines([*(["", *facts] if facts else []), "", footer])
+    console.write(console.draw_table(heads, rows))
+    console.write_lines([*(["", *facts] if facts else []), "", footer])
     return 0
 
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from pytest_llmcost.cli.console import Console, add_prices, draw_table, read_card
-from pytest_llmcost.errors import ReconcileError, SettingsError
-from pytest_llmcost.ledger.ledger import Ledger
+from pytest_llmcost.cli import console
+from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
 from pytest_llmcost.money import format_usd, parse_percent, plain_usd
 from pytest_llmcost.prices.usage import Usage
@@ -70,24 +69,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--usage", metavar="FILE", help="saved answers of usage_report/messages; no network")
     add("--cost", metavar="FILE", help="saved answers of cost_report, with --usage")
     add("--format", choices=("text", "md", "json"), default="text")
-    add_prices(parser)
+    console.add_prices(parser)
 
 
-def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
+def run(arguments: Namespace, clock: Clock = Clock()) -> int:
     """Compare, print the outcome, and return 0 if both sides agree and 1 if they differ."""
     if arguments.cost and not arguments.usage:
         raise SettingsError("--cost FILE needs --usage FILE")
-    if arguments.wait and arguments.usage:
-        raise SettingsError("--wait asks the API again, but --usage FILE is no request; remove one")
-    card = read_card(arguments)
-    ledgers: dict[str, Ledger] = {}
-    for path in arguments.ledger:
-        ledger = read_ledger(path)
-        for other, known in ledgers.items():
-            if (known.run, known.totals) == (ledger.run, ledger.totals):  # calls would count twice
-                raise ReconcileError(f"{path} is the same run as {other}; name each run once")
-        ledgers[path] = ledger
-    runs = list(ledgers.values())
+    card, runs = console.read_card(arguments), [*map(read_ledger, arguments.ledger)]
     filters = Filters(
         api_key_ids=tuple(arguments.api_key_id), workspace_ids=tuple(arguments.workspace_id)
     )
@@ -108,14 +97,14 @@ def run(arguments: Namespace, console: Console, clock: Clock = Clock()) -> int:
 
         last = last_call_at(live_calls(*runs))
         due = last + FRESH_AFTER if last else clock.now()
-        outcome = _ask_until_complete(ask, due, console, clock) if arguments.wait else ask()
-    show = console.print if arguments.format == "text" else console.print_document
+        outcome = _ask_until_complete(ask, due, clock) if arguments.wait else ask()
+    show = console.write if arguments.format == "text" else console.write_document
     show(_render(outcome, arguments.format))
     return 0 if outcome.state == "agrees" else 1
 
 
 def _ask_until_complete(
-    ask: Callable[[], Reconciliation], due: datetime, console: Console, clock: Clock
+    ask: Callable[[], Reconciliation], due: datetime, clock: Clock
 ) -> Reconciliation:
     """Ask when the data is due, then every minute until it is complete or patience ends."""
     deadline = max(due, clock.now()) + _PATIENCE
@@ -163,7 +152,7 @@ def _render(outcome: Reconciliation, form: str) -> str:
         tables.append((["cost", *numbers], [_cost_row(line) for line in outcome.cost]))
     if form == "text":
         parts = [f"{outcome.state}: {headline}\n{asked}"]
-        parts += [draw_table(heads, rows) for heads, rows in tables]
+        parts += [console.draw_table(heads, rows) for heads, rows in tables]
         for title, lines in _lists(outcome):
             parts.append("\n  - ".join([f"{title}:", *(clean(line, 1_000) for line in lines)]))
         return "\n\n".join(parts)

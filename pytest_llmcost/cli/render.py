@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from pytest_llmcost.cli.console import Console, add_setting, parse_history
+from pytest_llmcost.cli import console
 from pytest_llmcost.errors import SettingsError
 from pytest_llmcost.ledger.ledger_file import read_ledger
 from pytest_llmcost.ledger.run_history import read_history
@@ -33,29 +33,26 @@ def add_arguments(parser: ArgumentParser) -> None:
         "and - the summary as text on the terminal (default: -); repeatable",
     )
     what = "the file of pytest --llmcost-history, drawn as a line on the page"
-    add_setting(parser, "history", what, type=parse_history)
-    most = f"how many rows the summary has at most, 0 for all (default: {View.rows})"
-    add_setting(parser, "rows", most, default=None)
+    console.add_settings(parser, "history", help=what)
+    console.add_settings(parser, "rows")
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """Write every report that was asked for; return 1 if the history has a line that is no run."""
     ledger = read_ledger(arguments.ledger)
     outputs = arguments.output or [None]
     if arguments.history and not any(path and path.suffix == ".html" for path in outputs):
         raise SettingsError("--history is drawn on the page alone; add -o cost.html")
-    if arguments.rows is not None and None not in outputs:
-        raise SettingsError("--rows is only for the summary; add -o -")
     runs, problem = read_history(arguments.history) if arguments.history else ([], None)
     if problem is not None:
-        console.problem(problem)
-    rows = View.rows if arguments.rows is None else arguments.rows
-    view = View(console.screen.width, console.screen.unicode, rows)
+        console.note(problem)
+    screen = console.screen()
+    view = View(screen.width, screen.unicode, arguments.rows)
     for path in outputs:
         if path is not None:
             write_report(ledger, path, runs)
         elif text := as_text(render_summary(ledger, view)):
-            console.print(text)
+            console.write(text)
         else:
             console.note(f"{arguments.ledger} has no Claude calls and no budgets to show")
     return 0 if problem is None else 1

@@ -16,9 +16,8 @@ from msgspec.structs import replace
 from pytest_llmcost.amounts import Amounts, most
 from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.budgets.path_globs import matches
-from pytest_llmcost.cli.console import Console
+from pytest_llmcost.cli import console
 from pytest_llmcost.cli.settings_file import find_table
-from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
     Ledger,
     TestRow,
@@ -33,7 +32,6 @@ from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.numbers import dollars, round_up, write_round_usd
 from pytest_llmcost.reports.run_wording import describe_partial, last_attempts
 from pytest_llmcost.reports.wording import limit_of
-from pytest_llmcost.settings import CACHE_STATES
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -50,17 +48,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(arguments: Namespace, console: Console) -> int:
+def run(arguments: Namespace) -> int:
     """Print the budgets, and return 1 if one is missing, because a cost is unknown."""
     ledger, factor = arguments.ledger, arguments.headroom + 1
-    if ledger.cache_state not in CACHE_STATES:  # it would stand in what is copied into tests
-        raise LedgerError(
-            f"the ledger's cache_state is {ledger.cache_state!r}, none of {', '.join(CACHE_STATES)}"
-        )
     if not ledger.complete:
         console.note(describe_partial(ledger))
     if arguments.ratchet:
-        return _ratchet(ledger, factor, console)
+        return _ratchet(ledger, factor)
     missing, last = [], last_attempts(ledger.tests)
     # A marker on a test is for all of its cases.
     stopped = {function_of(test.nodeid) for test in last if _is_stopped(test)}
@@ -85,7 +79,7 @@ def run(arguments: Namespace, console: Console) -> int:
         if budget := limit(name, amounts):
             cache = f', cache="{ledger.cache_state}"' if _needs_cache(ledger, cases) else ""
             today = f"{clean(name)} costs {dollars(amounts['usd'].high)}"
-            console.print(f'@max_cost("{budget}"{cache})  # {today}')
+            console.write(f'@max_cost("{budget}"{cache})  # {today}')
     lines = [
         f"{clean(path)} = {budget}"
         for path in sorted(set(map(_file_of, tests)))
@@ -93,7 +87,7 @@ def run(arguments: Namespace, console: Console) -> int:
     ]
     if lines:
         cache = "" if ledger.cache_state == "as-billed" else ledger.cache_state
-        console.print("\n".join(["", *_settings(lines, cache)]))
+        console.write("\n".join(["", *_settings(lines, cache)]))
     for text in missing:
         console.note(text)
     return 1 if missing else 0
@@ -134,7 +128,7 @@ def _needs_cache(ledger: Ledger, cases: Iterable[TestRow]) -> bool:
     )
 
 
-def _ratchet(ledger: Ledger, factor: Decimal, console: Console) -> int:
+def _ratchet(ledger: Ledger, factor: Decimal) -> int:
     """Print the budgets that could be lower, and return 1 if there are any.
 
     A budget may limit many tests one by one: the one that spent most keeps its headroom, and a
@@ -177,5 +171,5 @@ def _ratchet(ledger: Ledger, factor: Decimal, console: Console) -> int:
             else:
                 lines.append(clean(f"{first.origin}: lower {now}{about} to {then} (used: {used})"))
     if lines:
-        console.print("\n".join(sorted(lines)))
+        console.write("\n".join(sorted(lines)))
     return 1 if lines else 0

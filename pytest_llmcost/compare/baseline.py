@@ -8,21 +8,21 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 from functools import partial
 from itertools import chain
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar
 
 from msgspec.structs import asdict, replace
 
 from pytest_llmcost.amounts import Amounts, is_uncounted
 from pytest_llmcost.budgets.budget import IncreaseLimit, judge_increase
 from pytest_llmcost.call import Call, reprice
+from pytest_llmcost.compare.repriced import in_column
 from pytest_llmcost.compare.vanished import Fates, find_vanished, judge_vanished, why_without_calls
 from pytest_llmcost.counting.payload import changed_parts
-from pytest_llmcost.errors import LedgerError, UnknownModelError
+from pytest_llmcost.errors import LedgerError
 from pytest_llmcost.ledger.ledger import (
     BeforeAndAfter,
     Change,
@@ -46,13 +46,11 @@ from pytest_llmcost.ledger.totals import (
     summed,
 )
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.bill import CacheState, in_cache_state
 from pytest_llmcost.prices.rate_card import RateCard
-from pytest_llmcost.prices.usage import Usage
 
 _ZERO = Decimal(0)
-_MOST_PAIRINGS = 10_000
-"""Above this, payloads are paired in their order instead of each with the most similar one."""
+_MOST_CANDIDATES = 100
+"""So many payloads that are left over are looked at for the one that is most similar to another."""
 
 Spenders = Mapping[tuple[str | None, ...], Spender]
 
@@ -124,12 +122,7 @@ def _pricing(ledger: Ledger, card: RateCard) -> Callable[[Call], Call]:
         raise LedgerError(
             f"the ledger's price_date is {ledger.price_date!r}, no date such as 2026-11-22"
         ) from None
-    states = get_args(CacheState)
-    if ledger.cache_state not in states:
-        raise LedgerError(
-            f"the ledger's cache_state is {ledger.cache_state!r}, none of {', '.join(states)}"
-        )
-    return partial(reprice, card=card, on=on, cache_state=cast("CacheState", ledger.cache_state))
+    return partial(reprice, card=card, on=on, cache_state=ledger.cache_state)
 
 
 def compare(
@@ -151,7 +144,7 @@ def compare(
     that both runs have. `vanished` says whether guards that are gone are named, and fail the run.
 
     Raises:
-        LedgerError: the run does not say on which date or in which cache state it was priced.
+        LedgerError: the run does not say on which date it was priced.
     """
     price = _pricing(head, card)
 
@@ -182,24 +175,25 @@ def compare(
     keys = sorted({**before, **now}, key=str)
     changes, whole = list[Change](), Amounts()
     for key in keys:
-        old, new = before.get(key), now.get(key)
+        owner = now.get(key) or before[key]
+        absent = replace(owner, calls=())
+        old, new = before.get(key, absent), now.get(key, absent)
         lost, gained = _differing_calls(old, new)
         if not lost and not gained:
             continue
         added = Amounts.of(gained) - Amounts.of(lost)
         whole += added
-        owner, tokens = new or old, _differing_tokens(added)
-        assert owner is not None
+        tokens = _differing_tokens(added)
         if added.usd == 0 and not tokens and not added.calls:
             continue
-        status: Status = "new" if old is None else "changed"
-        if new is None:
+        status: Status = "new" if old is absent else "changed"
+        if new is absent:
             status = why_without_calls(owner.name, fates if owner.kind == "test" else None)
         elif not new.calls:  # it has a budget, and so a row
             status = "skipped" if owner.name in skipped else "no calls"
-        spent, spends = (Amounts.of(each.calls if each else ()) for each in (old, new))
+        spent, spends = Amounts.of(old.calls), Amounts.of(new.calls)
         # A new test has nothing to add to, so it counts for the run alone.
-        is_common = owner.kind == "test" and old is not None and new is not None
+        is_common = owner.kind == "test" and old is not absent and new is not absent
         changes.append(
             Change(
                 kind=owner.kind,
@@ -217,15 +211,14 @@ def compare(
                 ),
             )
         )
-    was, would_be, is_now = (
-        Amounts.of([call for spender in spenders.values() for call in spender.calls])
-        for spenders in (then, before, now)
-    )
-    bounds, price_change = whole["usd"], None
-    if was.usd is not None and would_be.usd is not None and was.unpriced == would_be.unpriced:
-        price_change = EXACT.subtract(would_be.usd, was.usd)
-    with_lost = whole.with_lost_calls(head.lost_calls)
-    verdicts = [judge_increase(limit, would_be, with_lost) for limit in limits]
+    would_be, is_now = _whole(before), _whole(now)
+    was = would_be if before is then else _whole(then)
+    bounds, price_change, then_usd, base_usd = whole["usd"], None, was.usd, would_be.usd
+    if then_usd is not None and base_usd is not None and was.unpriced == would_be.unpriced:
+        price_change = EXACT.subtract(base_usd, then_usd)
+    verdicts = [
+        judge_increase(limit, would_be, whole.with_lost_calls(head.lost_calls)) for limit in limits
+    ]
     gone = () if vanished == "off" else tuple(find_vanished(base, head, fates))
     if gone and vanished == "fail":
         verdicts.append(judge_vanished(len(gone), vanished_origin))
@@ -236,7 +229,7 @@ def compare(
         base_cache_state="" if base.cache_state == head.cache_state else base.cache_state,
         partial=not head.complete,
         failed=tuple(sorted(_failed(base, head, fates))),
-        base_usd_then=was.usd,
+        base_usd_then=then_usd,
         **_costs(would_be, is_now),
         price_change_usd=price_change,
         change_usd=bounds.best,
@@ -254,12 +247,13 @@ def compare(
     )
 
 
-def _differing_calls(old: Spender | None, new: Spender | None) -> list[list[Call]]:
+def _whole(spenders: Spenders) -> Amounts:
+    return Amounts.of([call for spender in spenders.values() for call in spender.calls])
+
+
+def _differing_calls(old: Spender, new: Spender) -> list[list[Call]]:
     """Return the calls of both sides without those that are the same in both runs."""
-    sides = [
-        [(_identity(call), call) for call in (spender.calls if spender else ())]
-        for spender in (old, new)
-    ]
+    sides = [[(_identity(call), call) for call in spender.calls] for spender in (old, new)]
     before, after = (Counter(same for same, _ in side if same) for side in sides)
     differing = []
     for side in sides:
@@ -289,10 +283,9 @@ def _differing_parts(
         [each for call in calls if (each := ledger.payloads.get(call.fingerprint or ""))]
         for calls, ledger in ((lost, base), (gained, head))
     )
-    in_order = len(old) * len(new) > _MOST_PAIRINGS
     parts: dict[str, None] = {}
     for payload in new[: len(old)]:
-        similar = old[0] if in_order else _most_similar(payload, old)
+        similar = _most_similar(payload, old[:_MOST_CANDIDATES])
         old.remove(similar)
         parts.update(dict.fromkeys(changed_parts(similar.parts, payload.parts)))
     return tuple(parts)
@@ -403,23 +396,22 @@ def _changed_prefixes(
             similar = _most_similar(facts, like)
             if {*similar.prefixes.values()} <= {*facts.prefixes.values()}:
                 continue  # it has only got longer
-            usage, usd = _written(call, facts), None
-            if usage is not None:
-                sampling = call.sampling_calls[0]
-                sampling = replace(sampling, usage=usage, usage_low=None, usage_high=None)
-                with suppress(UnknownModelError):
-                    usd = card.price_sampling(sampling, call.context, on=on).usd
+            cold, tokens, usd = in_column(call, "cold", head.payloads, card, on=on), None, None
+            if not isinstance(cold, str) and len(cold.sampling_calls) == 1:
+                written = cold.sampling_calls[0].by_category
+                tokens = cold.sampling_calls[0].usage.cached_tokens or None
+                usd = EXACT.add(written.cache_write_5m_usd, written.cache_write_1h_usd) or None
             differing = changed_parts(similar.parts, facts.parts)
             if not any(place.startswith("messages") for place in new):
                 differing = [each for each in differing if each.startswith(("system", "tools"))]
             change = ChangedPrefix(
                 name=spender.name,
                 parts=tuple(differing) or ("the order of keys",),
-                tokens=None if usage is None else usage.cached_tokens,
+                tokens=tokens,
                 usd=usd,
                 is_most=len(new) < len(facts.prefixes),
             )
-            size = (change.tokens or 0, frozenset(new.values()), change)
+            size = (tokens or 0, frozenset(new.values()), change)
             longest[facts.model] = max(longest.get(facts.model, size), size, key=lambda it: it[0])
         for _, digests, change in longest.values():
             first = found.get(digests, change)
@@ -432,15 +424,3 @@ def _facts_of(spender: Spender | None, ledger: Ledger) -> Iterator[tuple[Call, P
         facts = ledger.payloads.get(call.fingerprint or "")
         if facts is not None and facts.prefixes:
             yield call, facts
-
-
-def _written(call: Call, facts: PayloadFacts) -> Usage | None:
-    """Return what a call with a cold cache writes; None where that is unknown."""
-    if len(call.sampling_calls) == 1:
-        cold = in_cache_state(call.sampling_calls[0], "cold")
-        if cold.cached_tokens:
-            return replace(cold, input_tokens=0, output_tokens=0, web_search_requests=0)
-    if facts.cached and call.sampling_calls:
-        short, long = facts.cached.get("5m", 0), facts.cached.get("1h", 0)
-        return Usage(cache_write_5m_tokens=short, cache_write_1h_tokens=long)
-    return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from datetime import date
-from typing import Literal, cast
+from typing import Literal
 
 from msgspec.structs import replace
 
@@ -23,7 +23,6 @@ from pytest_llmcost.ledger.ledger import (
     make_other_model,
 )
 from pytest_llmcost.ledger.totals import spenders_of
-from pytest_llmcost.prices.bill import CacheState
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.rate_card import RateCard
 from pytest_llmcost.prices.usage import Usage
@@ -128,7 +127,7 @@ def on_other_model(ledger: Ledger, model: str, card: RateCard, *, on: date) -> O
             replace(call, model=model, usage=usage, sampling_calls=(sampling,), context=terms),
             card,
             on=on,
-            cache_state=cast("CacheState", ledger.cache_state),
+            cache_state=ledger.cache_state,
         )
         new = set(then.caveats) - set(call.caveats)
         if then.usd is None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from operator import itemgetter
 from threading import RLock
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -145,7 +144,7 @@ class LedgerBuilder:
     @property
     def payloads(self) -> Mapping[str, PayloadFacts]:
         """What each fingerprint stands for, as far as it is known by now."""
-        return MappingProxyType(self._payloads)
+        return self._payloads
 
     def row(self, owner: TestOwner) -> TestRow:
         """Return how one attempt of a test stands so far."""

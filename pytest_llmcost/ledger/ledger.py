@@ -14,7 +14,7 @@ from pytest_llmcost.budgets.budget import Verdict
 from pytest_llmcost.call import Call
 from pytest_llmcost.json_values import written
 from pytest_llmcost.money import EXACT
-from pytest_llmcost.prices.bill import ByCategory
+from pytest_llmcost.prices.bill import ByCategory, CacheState
 from pytest_llmcost.prices.usage import Count, PromptCount, Usage
 
 SCHEMA = "pytest-llmcost/1"
@@ -374,7 +374,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     skipped: tuple[str, ...] = ()
     """Tests with a budget of their own that were skipped, sorted."""
     price_date: str = ""
-    cache_state: str = "as-billed"
+    cache_state: CacheState = "as-billed"
     rate_card: CardId = CardId()
     unverified: Literal["fail", "warn"] = "fail"
     """The setting `llmcost_unverified`: whether a budget that could not be checked fails."""

@@ -84,29 +84,22 @@ def parse_ledger(data: bytes, source: str) -> Ledger:
     """Read a ledger's JSON as `read_ledger` does; the source names it in errors."""
     try:
         envelope = msgspec.json.decode(data, type=_Envelope)
-        ours, _, newest = SCHEMA.rpartition("/")
-        name, _, version = envelope.schema.rpartition("/")
-        if name == ours and (read_digits(version) or 0) > int(newest):
-            raise LedgerError(
-                f"{source}: has the schema {envelope.schema}, newer than {SCHEMA}, the newest that "
-                "this version reads; update pytest-llmcost"
-            )
         if envelope.schema != SCHEMA:
-            raise LedgerError(
-                f"{source}: has the schema {envelope.schema!r}, not {SCHEMA}; "
-                "it is not a ledger of pytest-llmcost"
-            )
+            ours, _, newest = SCHEMA.rpartition("/")
+            name, _, version = envelope.schema.rpartition("/")
+            why = f"not {SCHEMA}; it is not a ledger of pytest-llmcost"
+            if name == ours and (read_digits(version) or 0) > int(newest):
+                why = f"newer than {SCHEMA}; update pytest-llmcost"
+            raise LedgerError(f"{source}: has the schema {envelope.schema!r}, {why}")
         # A key may be written in escape sequences; the search for one byte is much faster.
         if b"\\" in data and b"\\u" in data:
             data = msgspec.json.encode(msgspec.json.decode(data))
             envelope = msgspec.json.decode(data, type=_Envelope)
         ledger = msgspec.json.decode(data, type=Ledger, dec_hook=decode_caveat)
-    except (msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LedgerError(
-            f"{source}: is not a ledger of pytest-llmcost, or damaged ({error})"
+            f"{source}: is not a ledger of pytest-llmcost, or is damaged ({error})"
         ) from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise LedgerError(f"{source}: is not JSON, or ends too early ({error})") from None
     # There is no amount in payloads, but there are parts of any name.
     data = data.replace(bytes(envelope.payloads), b"{}", 1)
     searches = [(each, data) for each in _ODD]

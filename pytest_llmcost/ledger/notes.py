@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from difflib import get_close_matches
@@ -13,7 +13,7 @@ from pytest_llmcost.budgets.path_globs import TAG
 from pytest_llmcost.errors import UnknownModelError
 from pytest_llmcost.ledger.ledger import Ledger, function_of, own_verdicts
 from pytest_llmcost.ledger.totals import counted_calls, spenders_of
-from pytest_llmcost.money import EXACT, format_usd, read_digits
+from pytest_llmcost.money import EXACT, format_usd
 from pytest_llmcost.prices.rate_card import RateCard
 
 _NEAR = Decimal("0.9")
@@ -21,7 +21,6 @@ _NEAR = Decimal("0.9")
 _FAR_ABOVE = 10
 """Replies to one kind of prompt seldom differ by more than this; a `max_tokens` farther above the
 longest of them cuts none, and only raises the worst case."""
-_MORE = "more prompts just under a length band: "
 _MOST_NOTES = 5
 _MOST_NAMES = 3
 _MILLION = 6
@@ -30,7 +29,7 @@ _MILLION = 6
 def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ...]:
     """Note the prompts that are within 10% under a length band, and what crossing it costs.
 
-    The most expensive prompts come first, at most five; the rest are counted.
+    The most expensive prompts come first, at most five.
     """
     found: set[tuple[Decimal, str]] = set()
     for spender in spenders_of(ledger):
@@ -54,16 +53,7 @@ def length_band_notes(ledger: Ledger, card: RateCard, on: date) -> tuple[str, ..
                     f"{format_usd(beyond)} instead of {format_usd(here)}"
                 )
                 found.add((here.copy_negate(), note))
-    notes = [note for _, note in sorted(found)]
-    more = len(notes) - _MOST_NOTES
-    return (*notes[:_MOST_NOTES], *([f"{_MORE}{more}"] if more > 0 else []))
-
-
-def added_up(notes: Sequence[str]) -> set[str]:
-    """Return the notes of several shards, with the prompts that they only count in one sum."""
-    more = sum(read_digits(note.removeprefix(_MORE)) or 0 for note in notes)
-    named = {note for note in notes if not note.startswith(_MORE)}
-    return named | ({f"{_MORE}{more}"} if more else set())
+    return tuple(note for _, note in sorted(found)[:_MOST_NOTES])
 
 
 def missing_notes(ledger: Ledger) -> Iterator[str]:

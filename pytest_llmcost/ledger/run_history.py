@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
 from pathlib import Path
@@ -105,6 +105,8 @@ def read_history(path: Path) -> tuple[list[Run], str | None]:
     Raises:
         LedgerError: the file cannot be read, or is something else.
     """
+    if path.is_char_device():  # reading it may never end
+        raise LedgerError(f"{path}: is a device; give the file of pytest --llmcost-history")
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -138,28 +140,9 @@ def _check(run: Run) -> None:
                 raise ValueError(f"{usd!s:.40} is not an amount of money")
 
 
-def average(runs: list[Run]) -> Run:
-    """Return the average of several runs: what is missing in one counts as nothing spent.
-
-    Whatever is unknown in one of them is unknown in the average.
-    """
-
-    def mean(usds: list[Decimal | None]) -> Decimal | None:
-        known = [usd for usd in usds if usd is not None]
-        whole = reduce(EXACT.add, known, Decimal(0))
-        return EXACT.divide(whole, len(known)) if len(known) == len(usds) else None
-
-    def shares(of_runs: list[Shares]) -> Shares:
-        names = sorted({name for each in of_runs for name in each})
-        return {name: mean([each.get(name, Decimal(0)) for each in of_runs]) for name in names}
-
-    return Run(
-        schema=SCHEMA,
-        at="",
-        price_date="",
-        calls=sum(run.calls for run in runs) // len(runs),
-        usd=mean([run.usd for run in runs]),
-        by_model=shares([run.by_model for run in runs]),
-        by_tag=shares([run.by_tag for run in runs]),
-        by_path=shares([run.by_path for run in runs]),
-    )
+def average(amounts: Sequence[Decimal | None]) -> Decimal | None:
+    """Return the average of at least one amount; None if one of them is unknown."""
+    known = [usd for usd in amounts if usd is not None]
+    if len(known) < len(amounts):
+        return None
+    return EXACT.divide(reduce(EXACT.add, known), len(known))

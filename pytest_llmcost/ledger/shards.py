@@ -25,7 +25,7 @@ from pytest_llmcost.ledger.ledger import (
     calls_of,
     make_other_model,
 )
-from pytest_llmcost.ledger.notes import added_up, missing_notes, mock_notes
+from pytest_llmcost.ledger.notes import missing_notes, mock_notes
 from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.prices.usage import Terms
@@ -41,15 +41,15 @@ _NO_TESTS = 5
 def merge_ledgers(
     shards: Iterable[tuple[str, Ledger]], *, max_suite: Budget | None = None, is_whole: bool = False
 ) -> Ledger:
-    """Add up the ledgers of one suite's shards, each with the name of its file.
+    """Add up the ledgers of one suite's shards, at least one, each with the name of its file.
 
     The suite is judged by `max_suite`, or else by the budget that the shards have in common; so
     is each path. `is_whole` states that the shards together are the whole suite: what each of
     them left to the others counts as run.
 
     Raises:
-        LedgerError: no shard at all; one attempt of a test in two of them; shards of different
-            prices, settings or budgets. Names the files.
+        LedgerError: one attempt of a test in two of them; shards of different prices, settings or
+            budgets. Names the files.
     """
     seen: list[tuple[str, Ledger]] = []
     payloads: dict[str, PayloadFacts] = {}
@@ -68,8 +68,6 @@ def merge_ledgers(
         missing = {*missing_notes(ledger)}
         notes = tuple(note for note in ledger.notes if note not in missing)
         seen.append((source, replace(ledger, payloads={}, notes=notes)))
-    if not seen:
-        raise LedgerError("there is nothing to merge; name at least one ledger")
     attempts: dict[tuple[str, int], str] = {}
     for source, test in ((source, test) for source, ledger in seen for test in ledger.tests):
         if (key := (test.nodeid, test.attempt)) in attempts:
@@ -116,8 +114,8 @@ def merge_ledgers(
         workers=sum(run.workers for run in runs),
         commit=commits.pop() if len(commits) == 1 else "",
     )
-    # Of the shards the notes that hold for all of them; those with numbers are of the sum.
-    noted = added_up([note for each in every for note in each.notes])
+    # Of the shards the notes that hold for all of them; the one with a number is of the sum.
+    noted = {note for each in every for note in each.notes}
     of_mocks = noted & {note for each in every for note in mock_notes(each)}
     held = {*(noted - of_mocks), *missing_notes(merged), *(mock_notes(merged) if of_mocks else ())}
     if any(each.comparison is not None for each in every):
@@ -190,8 +188,7 @@ def _budgets(shards: Sequence[tuple[str, Ledger]], max_suite: Budget | None) -> 
         (first, limits), *others = by_shard.items()
         for source, other in others:
             if other.keys() != limits.keys():
-                path = "" if scope == "tag" else "the path "
-                about = "the suite" if scope == "suite" else f"{path}{pattern}"
+                about = "the suite" if scope == "suite" else pattern
                 ours, theirs = (", ".join(map(plain_usd, sorted(each))) for each in (limits, other))
                 raise LedgerError(
                     f"shards must have the same budget for {about}: {first} has {ours}, {source} "
@@ -210,21 +207,15 @@ def _budgets(shards: Sequence[tuple[str, Ledger]], max_suite: Budget | None) -> 
 def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherModel, ...]:
     """Add up what the shards of a run found out, model by model.
 
-    A fixture that several shards set up counts once, by its most expensive set-up. A payload that
-    several shards sent without its count is missing in each.
+    A payload that several shards sent without its count is missing in each.
     """
-
-    def expense(row: OtherModelRow) -> tuple[Decimal, Decimal, int, str]:
-        nothing = Decimal(0)
-        return row.usd or nothing, row.usd_then or nothing, row.unknown_calls, repr(row)
-
     merged = []
     for model in sorted({other.model for shard in shards for other in shard}):
         found = [other for shard in shards for other in shard if other.model == model]
         notes = {note for other in found for note in other.notes}
         if len(found) < len(shards):
             notes.add(f"{len(shards) - len(found)} of {len(shards)} shards did not ask for {model}")
-        rows: dict[tuple[str, str, int, int], OtherModelRow] = {}
+        rows: defaultdict[tuple[str, str, int, int], list[OtherModelRow]] = defaultdict(list)
         for other in found:
             # A fixture and the one that it overrides have one name, and both are set up.
             namesakes = Counter[tuple[str, str, int]]()
@@ -232,19 +223,11 @@ def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherMod
                 name = (row.kind, row.name, row.attempt)
                 namesakes[name] += 1
                 key = (*name, namesakes[name])
-                known = rows.get(key)
-                if known is None:
-                    rows[key] = row
-                elif row.kind == "fixture":
-                    rows[key] = max(known, row, key=expense)
-                else:
-                    reasons = {*known.reasons, *row.reasons}
-                    figures: Figures = known + row
-                    rows[key] = replace(row, **asdict(figures), reasons=tuple(sorted(reasons)))
+                rows[key].append(row)
         merged.append(
             make_other_model(
                 model,
-                rows.values(),
+                map(_one_row, rows.values()),
                 missing=sum(other.missing for other in found),
                 rejected=sum((Counter(other.rejected) for other in found), Counter()),
                 dropped=sum((Counter(other.dropped) for other in found), Counter()),
@@ -252,3 +235,16 @@ def merge_other_models(shards: Sequence[Sequence[OtherModel]]) -> tuple[OtherMod
             )
         )
     return tuple(merged)
+
+
+def _one_row(rows: Sequence[OtherModelRow]) -> OtherModelRow:
+    """Return what stands for the rows of several shards: a fixture's most expensive, or the sum."""
+
+    def expense(row: OtherModelRow) -> tuple[Decimal, Decimal, int, str]:
+        nothing = Decimal(0)
+        return row.usd or nothing, row.usd_then or nothing, row.unknown_calls, repr(row)
+
+    if rows[0].kind == "fixture":
+        return max(rows, key=expense)
+    reasons = {reason for row in rows for reason in row.reasons}
+    return replace(rows[0], **asdict(sum(rows, Figures())), reasons=tuple(sorted(reasons)))

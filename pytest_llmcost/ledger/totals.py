@@ -150,11 +150,8 @@ def _by_model(calls: Iterable[Call]) -> tuple[dict[str, Amounts], Amounts]:
         (alone[call.model] if is_alone else shared).append(call)
     sums = {model: Amounts.of(found) for model, found in alone.items()}
     whole = sum(sums.values(), Amounts.of(shared))
-    shares: defaultdict[str, list[Call]] = defaultdict(list)
     for model, share in chain.from_iterable(map(_shares, shared)):
-        shares[model].append(share)
-    for model, found in shares.items():
-        sums[model] = sums.get(model, Amounts()) + Amounts.of(found)
+        sums[model] = sums.get(model, Amounts()) + Amounts.of([share])
     return sums, whole
 
 
@@ -245,11 +242,10 @@ def spenders_of(ledger: Ledger) -> list[Spender]:
 
 
 def counted_calls(ledger: Ledger) -> Iterator[Call]:
-    """Yield the calls that count: of a fixture that several workers set up, one set-up's."""
+    """Return the calls that count: of a fixture that several workers set up, one set-up's."""
     set_ups = map(most_expensive, shared_fixtures(ledger.fixtures))
-    for row in chain[TestRow | FixtureRow](ledger.tests, set_ups):
-        yield from row.calls
-    yield from ledger.outside_tests
+    rows = chain[TestRow | FixtureRow](ledger.tests, set_ups)
+    return chain(chain.from_iterable(row.calls for row in rows), ledger.outside_tests)
 
 
 def amounts_of(ledger: Ledger, pattern: str | None = None) -> Amounts:

@@ -40,8 +40,6 @@ Source: https://platform.claude.com/docs/en/manage-claude/usage-cost-api (2026-0
 """
 _LISTED_TIERS = (None, "standard", "batch")
 """Service tiers with a list price; None if a response or a report does not name its tier."""
-_LONGEST_ANSWER = timedelta(minutes=10)
-"""The SDK's default timeout. The API may record usage when a request ends, not when it starts."""
 _SEARCHES, _CONTAINERS = "web search", "code execution"
 _PROMPT = ("input_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "cache_read_tokens")
 _CUT_OFF = ("truncated-stream", "lost-answer", "unreadable-response")
@@ -243,16 +241,14 @@ def with_windows(query: Query, ledgers: Sequence[Ledger]) -> Query:
         calls = live_calls(ledger)
         if not calls:
             continue
-        at = [parse_instant(call.at) for call in calls if call.at]
         start, end = ledger.run.started_at, ledger.run.finished_at
-        starts = [*at, parse_instant(start)] if start else at
-        ends = [*at, parse_instant(end)] if end else [each + _LONGEST_ANSWER for each in at]
-        if not starts or not ends:
+        if not start or not end:
             raise ReconcileError(
-                f"the time of {len(calls)} live calls is unknown: the ledger has no time for "
-                "them or for the run; write it again with --llmcost-report"
+                f"the time of {len(calls)} live calls is unknown: the ledger has no time of the "
+                "run; write it again with --llmcost-report"
             )
-        spans.append((min(starts), max(ends)))
+        at = [parse_instant(each) for each in (start, end, *(call.at for call in calls)) if each]
+        spans.append((min(at), max(at)))
     longest = max(end - start for start, end in spans)
     fitting = [width for width, (length, most) in BUCKETS.items() if longest <= length * most]
     width: Width = fitting[0] if fitting and not query.whole_days else "1d"

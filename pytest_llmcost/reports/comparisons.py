@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from decimal import Decimal
+from itertools import chain
 
 from pytest_llmcost.ledger.ledger import (
     BeforeAndAfter,
@@ -331,16 +332,18 @@ def compare_runs(last: Run, before: Sequence[Run], number: int = COMPARED_WITH) 
     if not whole:
         yield "no earlier run of the whole suite with a known cost to compare the last one with"
         return
-    mean = average(whole)
-    assert mean.usd is not None
-    than = f"the average of the {format_count(len(whole), 'run')} before"
-    change = f"{signed(last.usd - mean.usd)}{grown_by(mean.usd, last.usd)}"
-    yield f"{change} against {than}: {dollars(mean.usd)} → {dollars(last.usd)}"
+    mean, runs = average([run.usd for run in whole]), len(whole)
+    assert mean is not None
+    than = f"the average of the {runs:,} runs before" if runs > 1 else "the run before"
+    change = f"{signed(last.usd - mean)}{grown_by(mean, last.usd)}"
+    yield f"{change} against {than}: {dollars(mean)} → {dollars(last.usd)}"
     for kind in ("model", "tag", "path"):
-        now, then = getattr(last, f"by_{kind}"), getattr(mean, f"by_{kind}")
+        now, *then = (getattr(run, f"by_{kind}") for run in (last, *whole))
         changes = []
-        for name in sorted({*now, *then}):
-            usd, old = now.get(name, Decimal(0)), then.get(name, Decimal(0))
+        for name in sorted({*now, *chain.from_iterable(then)}):
+            # What is missing in a run is nothing spent.
+            usd, *spent = (shares.get(name, Decimal(0)) for shares in (now, *then))
+            old = average(spent)
             if usd is not None and old is not None and usd != old:
                 changes.append((usd - old, name or "outside test files"))
         changes.sort(key=lambda each: -abs(each[0]))

@@ -351,7 +351,7 @@ def test_the_command_names_files_and_never_a_key(
     assert main(["cassettes", "--check", str(tmp_path / "clean.yaml")]) == 0
     assert capsys.readouterr().out == "no keys in 1 file\n"
     assert main(["cassettes", "--check", str(tmp_path / "none")]) == 2
-    assert "none does not exist; name a folder of cassettes" in capsys.readouterr().err
+    assert "none: No such file or directory" in capsys.readouterr().err
 
 
 def test_a_cassette_of_any_name_is_searched_and_a_folder_without_one_is_an_error(

@@ -384,10 +384,13 @@ def test_help_markers_and_fixtures_read_well(project: Project) -> None:
     )
 
 
-def test_an_empty_environment_variable_is_none_at_all_but_for_a_limit(files: Files) -> None:
-    limits = {option.name for option in OPTIONS if option.is_limit}
-    files.set_environment(dict.fromkeys(set(VALUES) - limits, ""))
-    assert vars(files.settle()) == {"origins": {}}
+def test_an_empty_environment_variable_is_a_mistake(files: Files) -> None:
+    files.set_environment({"record_mode": ""})
+    result = files.project.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*PYTEST_LLMCOST_RECORD_MODE: is empty. Set a value or remove it*"]
+    )
 
 
 def test_it_all_holds_under_strict_config_and_warnings_as_errors(files: Files) -> None:

@@ -185,6 +185,19 @@ def test_a_test_that_options_leave_out_exists(
     assert "removed 1 count and 1 whole file; 1 count stays" in prune(capsys)
 
 
+def test_a_folder_that_held_nothing_else_is_removed_too(
+    suite: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts(suite, "tests/cassettes/test_gone/a/one", GONE)
+    counts(suite, "tests/cassettes/test_gone/two", GONE)
+    counts(suite, "tests/cassettes/test_a/kept", "tests/test_a.py::test_one")
+    prune(capsys)
+    assert [path.name for path in (suite.path / "tests/cassettes").iterdir()] == ["test_a"]
+    counts(suite, "tests/named/a/one", GONE)
+    prune(capsys, "tests/named")
+    assert [*(suite.path / "tests/named").iterdir()] == []
+
+
 def test_a_hook_that_deselects_or_renames_removes_no_counts(
     suite: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

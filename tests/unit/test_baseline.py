@@ -183,6 +183,20 @@ class TestComparison:
         change = only_change(compare(base, head, CARD))
         assert (change.parts, change.calls) == (("system",), 1)
 
+    def test_prices_a_changed_prefix_at_the_rates_of_its_whole_prompt(self) -> None:
+        model = "claude-haiku-5-5"  # costs five times as much above 100,000 tokens
+        usage = Usage(input_tokens=60_000, cache_write_5m_tokens=50_000)
+        sent = call(0, "1:a", model=model, usage=usage)
+        base, head = (
+            report(
+                {A: [sent]},
+                payloads={"1:a": PayloadFacts(model=model, prefixes={"system.0": digest})},
+            )
+            for digest in ("aaaa", "bbbb")
+        )
+        (prefix,) = compare(base, head, CARD).prefixes
+        assert (prefix.tokens, prefix.usd) == (50_000, Decimal("0.03125"))
+
     def test_pairs_very_many_payloads_as_they_come(self) -> None:
         def many(letter: str) -> Ledger:
             names = [f"1:{letter}{number:03}" for number in range(101)]
@@ -207,10 +221,9 @@ class TestComparison:
         head = report({A: []}, cache_state="cold")
         assert compare(base, head, CARD).base_usd == Decimal("6.25")  # a 5-minute write
 
-    @pytest.mark.parametrize("field", ["price_date", "cache_state"])
-    def test_refuses_a_ledger_that_does_not_say_how_it_was_priced(self, field: str) -> None:
-        head = report({A: [call(1)]}, **{field: "odd"})
-        with pytest.raises(LedgerError, match=f"{field} is 'odd'"):
+    def test_refuses_a_ledger_that_does_not_say_when_it_was_priced(self) -> None:
+        head = report({A: [call(1)]}, price_date="odd")
+        with pytest.raises(LedgerError, match="price_date is 'odd'"):
             compare(report({A: [call(1)]}), head, CARD)
 
     def test_survives_its_own_file(self) -> None:

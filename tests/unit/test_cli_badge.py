@@ -82,15 +82,6 @@ def test_a_pipe_is_written_to_and_never_replaced(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
-def test_a_label_that_nothing_would_show_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_ledger(a_run(), tmp_path / "cost.json")
-    options = ["--label=cost", "--format=github-output"]
-    assert main(["badge", str(tmp_path / "cost.json"), *options]) == 2
-    assert capsys.readouterr() == ("", "llmcost: --label is only for --format=shields\n")
-
-
 def test_a_test_over_its_own_budget_is_red(tmp_path: Path) -> None:
     ledger = a_run()
     verdict = judge(make_budget("1"), Amounts.of(ledger.tests[0].calls))
@@ -182,3 +173,16 @@ def test_what_is_not_known_is_empty_and_never_zero(
         "exceeded": "0",
         "title": "The suite costs an unknown amount · 1 budget could not be checked",
     }
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "passed"), [("skipped", 0, "true"), ("failed", 1, "false")]
+)
+def test_a_run_passes_with_a_skipped_test_whose_budget_could_not_be_checked(
+    outcome: str, status: int, passed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = [make_call(None)]
+    ledger = make_report({a_test("t.py::a"): calls}, run=RunRecord(exit_status=status))
+    verdict = judge(make_budget("1"), Amounts.of(calls))
+    row = replace(ledger.tests[0], outcome=outcome, verdict=verdict)
+    assert outputs(replace(ledger, tests=(row,)), capsys, tmp_path)["passed"] == passed

@@ -181,7 +181,7 @@ def test_a_lower_bound_cannot_pass_a_limit(
         ("a.json", b"[1]", "is no prompt"),
         ("a.json", b'[{"role": "user", "content": "\\ud800"}]', "half a surrogate pair"),
         ("none.md", None, "No such file"),
-        (".", None, "is a folder; name files"),
+        (".", None, "cannot be read (Is a directory)"),
     ],
 )
 def test_what_is_no_prompt_exits_with_2(

@@ -43,7 +43,7 @@ def test_shards_are_added_up_into_one_file(
 def test_what_a_ledger_says_cannot_move_the_cursor_in_an_error(
     shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_ledger(replace(shard(3), cache_state="a\x1b[2J\nb"), tmp_path / "other.json")
+    write_ledger(replace(shard(3), price_date="a\x1b[2J\nb"), tmp_path / "other.json")
     assert main(["merge", str(tmp_path / "other.json"), *shards]) == 2
     err = capsys.readouterr().err
     assert "other.json has a\\x1b[2J" in err

@@ -4,6 +4,7 @@ import io
 import json
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,16 @@ from standin_admin import (
 
 from pytest_llmcost.call import Call, PricedSamplingCall
 from pytest_llmcost.cli import reconcile
-from pytest_llmcost.cli.console import Console
 from pytest_llmcost.cli.main import main
 from pytest_llmcost.cli.reconcile import Clock
+from pytest_llmcost.ledger.ledger import RunRecord
 from pytest_llmcost.ledger.ledger_file import write_ledger
 from pytest_llmcost.prices.usage import Terms, Usage
 from pytest_llmcost.reconcile.admin_api import TooManyRequests
 
 CALLED_AT = datetime(2026, 11, 20, 12, 0, 30, tzinfo=timezone.utc)
 MODEL = "claude-opus-4-7"
+RUN = RunRecord(started_at="2026-11-20T12:00:30Z", finished_at="2026-11-20T12:10:30Z")
 USAGE = Usage(input_tokens=1000, cache_read_tokens=4000, output_tokens=100)
 """At 5, 0.50 and 25 USD per million tokens: $0.0095, or 0.95 cents."""
 
@@ -78,7 +80,7 @@ def live() -> Call:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> str:
-    report = make_report({a_test("t.py::test_a"): [live()], OUTSIDE: [make_call("1")]})
+    report = make_report({a_test("t.py::test_a"): [live()], OUTSIDE: [make_call("1")]}, run=RUN)
     write_ledger(report, tmp_path / "ledger.json")
     return str(tmp_path / "ledger.json")
 
@@ -88,12 +90,11 @@ def run(
 ) -> tuple[int, str, str]:
     parser = ArgumentParser()
     reconcile.add_arguments(parser)
-    console = Console(out=io.StringIO(), err=io.StringIO())
+    out, err = io.StringIO(), io.StringIO()
     hours = hours or Hours(now or CALLED_AT + timedelta(hours=1))
-    status = reconcile.run(parser.parse_args(arguments), console, hours.clock())
-    assert isinstance(console.out, io.StringIO)
-    assert isinstance(console.err, io.StringIO)
-    return status, console.out.getvalue(), console.err.getvalue()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = reconcile.run(parser.parse_args(arguments), hours.clock())
+    return status, out.getvalue(), err.getvalue()
 
 
 def test_what_agrees_exits_with_0_and_shows_both_sides(
@@ -180,7 +181,7 @@ def test_what_stands_on_one_side_alone_is_listed_with_its_size(
         replace(live(), context=cloud),
         replace(live(), sampling_calls=(), model="claude-next"),
     ]
-    write_ledger(make_report({OUTSIDE: calls}), tmp_path / "ledger.json")
+    write_ledger(make_report({OUTSIDE: calls}, run=RUN), tmp_path / "ledger.json")
     status, out, _ = run(str(tmp_path / "ledger.json"))
     assert status == 0
     assert (
@@ -197,7 +198,7 @@ def test_calls_without_a_price_make_the_sum_a_lower_bound(
     organisation.booked = [booked(), booked(model="claude-next", cents="3")]
     sampling_calls = (PricedSamplingCall(model="claude-next", usage=USAGE),)
     calls = [live(), replace(live(), sampling_calls=sampling_calls)]
-    write_ledger(make_report({OUTSIDE: calls}), tmp_path / "ledger.json")
+    write_ledger(make_report({OUTSIDE: calls}, run=RUN), tmp_path / "ledger.json")
     status, out, _ = run(str(tmp_path / "ledger.json"))
     assert status == 0
     assert "2 live calls in 1 ledger, at least $0.0095 at the list prices of their dates " in out
@@ -341,7 +342,9 @@ def test_an_endless_rate_limit_ends_the_waiting(organisation: Organisation, ledg
 def test_a_time_that_no_other_can_be_counted_from_is_refused(
     at: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_ledger(make_report({OUTSIDE: [replace(live(), at=at)]}), tmp_path / "ledger.json")
+    write_ledger(
+        make_report({OUTSIDE: [replace(live(), at=at)]}, run=RUN), tmp_path / "ledger.json"
+    )
     assert main(["reconcile", str(tmp_path / "ledger.json")]) == 2
     assert f"'{at}' in the ledger is not a date and time" in capsys.readouterr().err
 
@@ -389,7 +392,7 @@ def test_saved_answers_need_neither_a_key_nor_the_network(
 
 
 def test_where_all_agrees_there_is_nothing_to_remark(saved: Path) -> None:
-    write_ledger(make_report({OUTSIDE: [live()]}), saved / "live.json")
+    write_ledger(make_report({OUTSIDE: [live()]}, run=RUN), saved / "live.json")
     arguments = (str(saved / "live.json"), "--usage", str(saved / "usage.json"))
     status, out, err = run(*arguments, "--api-key-id", "apikey_ci", "--format", "md")
     assert (status, err) == (0, "")
@@ -401,7 +404,6 @@ def test_where_all_agrees_there_is_nothing_to_remark(saved: Path) -> None:
     ("arguments", "said"),
     [
         (["--cost", "cost.json"], "--cost FILE needs --usage FILE"),
-        (["--usage", "usage.json", "--wait"], "--wait asks the API again"),
         (["--usage", "nowhere.json"], "nowhere.json: No such file or directory"),
         (["--tolerance", "much"], "--tolerance: 'much' is not a percentage"),
         ([], "no Admin key: set ANTHROPIC_ADMIN_KEY"),
@@ -419,7 +421,7 @@ def test_what_cannot_be_done_exits_with_2(
 def test_a_ledger_without_live_calls_asks_nobody(
     organisation: Organisation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_ledger(make_report({OUTSIDE: [make_call("1")]}), tmp_path / "replayed.json")
+    write_ledger(make_report({OUTSIDE: [make_call("1")]}, run=RUN), tmp_path / "replayed.json")
     assert main(["reconcile", str(tmp_path / "replayed.json")]) == 2
     assert "nothing to reconcile" in capsys.readouterr().err
     assert organisation.requests == []
@@ -431,10 +433,3 @@ def test_a_file_that_is_no_ledger_is_refused(
     (tmp_path / "x.json").write_text("{}")
     assert main(["reconcile", str(tmp_path / "x.json")]) == 2
     assert "x.json" in capsys.readouterr().err
-
-
-def test_the_same_run_twice_is_refused_before_anything_is_asked(
-    organisation: Organisation, ledger: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["reconcile", ledger, ledger]) == 2
-    assert "is the same run as" in capsys.readouterr().err

@@ -78,8 +78,6 @@ def test_the_number_of_rows_can_be_set(tmp_path: Path, capsys: pytest.CaptureFix
     assert " more, " not in capsys.readouterr().out
     assert main(["render", str(tmp_path / "cost.json"), "--rows=-1"]) == 2
     assert "--rows: '-1' is not a whole number" in capsys.readouterr().err
-    assert main(["render", str(tmp_path / "cost.json"), "--rows=1", "-o", "cost.md"]) == 2
-    assert "--rows is only for the summary; add -o -" in capsys.readouterr().err
 
 
 def test_a_run_without_calls_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

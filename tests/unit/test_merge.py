@@ -82,10 +82,6 @@ class TestSums:
         merged = render_json(merge_ledgers(named(*(shards[each] for each in order))))
         assert merged == render_json(merge_ledgers(named(*shards)))
 
-    def test_of_nothing_are_refused(self) -> None:
-        with pytest.raises(LedgerError, match="nothing to merge"):
-            merge_ledgers([])
-
 
 class TestConflicts:
     def test_of_the_same_attempt_name_it_and_both_files(self) -> None:
@@ -233,7 +229,7 @@ class TestVerdicts:
             make_report({}, budgets=[make_budget(limit, scope="path", pattern="a/**")])
             for limit in ("1", "2")
         ]
-        with pytest.raises(LedgerError, match=r"the path a/\*\*"):
+        with pytest.raises(LedgerError, match=r"budget for a/\*\*: "):
             merge_ledgers(named(*shards), max_suite=suite_budget("1"))
 
 
@@ -299,13 +295,6 @@ class TestRuns:
         merged = merge_ledgers(named(compared, shard(2)))
         assert merged.comparison is None
         assert merged.notes == (NOT_COMPARED,)
-
-    def test_add_up_what_their_notes_only_count(self) -> None:
-        note = "more prompts just under a length band: "
-        shards = [replace(shard(number), notes=(f"{note}3",)) for number in (1, 2)]
-        merged = merge_ledgers(named(*shards))
-        assert merged.notes == (f"{note}6",)
-        assert merge_ledgers(named(merged, shard(3))).notes == merged.notes
 
     @pytest.mark.parametrize("others", [0, 100])
     def test_miss_a_tool_only_if_no_shard_has_it(self, others: int) -> None:

@@ -133,6 +133,13 @@ def test_what_is_no_percentage_says_so(written: str) -> None:
         parse_percent(written)
 
 
+@pytest.mark.parametrize(("text", "shown"), [("25", "25%"), ("0.25", "80%")])
+def test_a_number_alone_is_shown_as_the_percentage_that_was_meant(text: str, shown: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_percent(text)
+    assert str(caught.value) == f"'{text}' is not a percentage; write \"{shown}\""
+
+
 @pytest.mark.parametrize(
     ("usd", "text"),
     [("0", "0"), ("-0.00", "0"), ("1.500E-7", "0.00000015"), ("1E+3", "1000"), ("10.00", "10"),

@@ -40,6 +40,7 @@ NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=timezone.utc)
 OWN_KEY = Filters(api_key_ids=("apikey_ci",))
 USAGE = Usage(input_tokens=1000, output_tokens=100)
 """At Opus 4.7's 5 and 25 USD per million tokens: $0.0075."""
+RUN = RunRecord(started_at="2026-11-20T12:00:00Z", finished_at="2026-11-20T12:01:00Z")
 
 
 def live(usage: Usage = USAGE, *, model: str = OPUS, at: str | None = None, **fields: Any) -> Call:
@@ -58,7 +59,9 @@ def replayed() -> Call:
 
 
 def ledger(*calls: Call, **fields: Any) -> Ledger:
-    return make_report({a_test("t.py::test_a"): calls}, **fields)
+    times = sorted(call.at for call in calls if call.at) or [""]
+    run = RunRecord(started_at=times[0], finished_at=times[-1])
+    return make_report({a_test("t.py::test_a"): calls}, **{"run": run, **fields})
 
 
 def row(usage: Usage = USAGE, *, model: str | None = OPUS, **fields: Any) -> UsageRow:
@@ -169,13 +172,15 @@ def test_a_model_that_no_ledger_has_makes_them_differ_and_is_named() -> None:
 
 
 def test_calls_of_tests_fixtures_and_outside_are_all_counted() -> None:
-    report = make_report({a_test("t.py::a"): [live()], a_fixture(): [live()], OUTSIDE: [live()]})
+    report = make_report(
+        {a_test("t.py::a"): [live()], a_fixture(): [live()], OUTSIDE: [live()]}, run=RUN
+    )
     outcome = compare(report, [minute(row(), row(), row())])
     assert (outcome.state, outcome.live_calls) == ("agrees", 3)
 
 
 def test_a_fixture_that_several_workers_set_up_is_billed_as_often() -> None:
-    report = make_report({a_fixture(worker=f"gw{n}"): [live()] for n in range(3)})
+    report = make_report({a_fixture(worker=f"gw{n}"): [live()] for n in range(3)}, run=RUN)
     assert compare(report, [minute(row(), row(), row())]).state == "agrees"
 
 
@@ -287,12 +292,6 @@ def test_buckets_outside_the_runs_are_not_theirs() -> None:
     early, late = NOON - timedelta(minutes=1), NOON + timedelta(minutes=30)
     buckets = [minute(row(), at=early), minute(row()), minute(row(), at=late)]
     assert compare(ledger(live()), buckets).state == "agrees"
-
-
-def test_a_request_is_found_in_a_bucket_shortly_after_it_was_sent() -> None:
-    assert (
-        compare(ledger(live()), [minute(row(), at=NOON + timedelta(minutes=9))]).state == "agrees"
-    )
 
 
 def test_the_run_itself_bounds_the_window_where_it_says_when_it_was() -> None:
