@@ -22,8 +22,8 @@ from pytest_llmcost.reports.run_wording import (
     describe_total,
     is_least,
     last_attempts,
-    marks_by_state,
     marks_of,
+    state_of_run,
 )
 
 
@@ -63,13 +63,13 @@ def run(arguments: Namespace, console: Console) -> int:
 
 
 def _badge(ledger: Ledger, label: str) -> dict[str, Any]:
-    """Return the badge: the total as in every report, in the colour of the budgets.
+    """Return the badge: the total as in every report, in the colour of the budgets and the run.
 
     Source: the schema at https://shields.io/badges/endpoint-badge (2026-11-25)
     """
-    marks = marks_by_state(ledger)
-    is_unsure = marks["unverified"] or not ledger.complete or is_least(ledger)
-    color = "red" if marks["exceeded"] else "orange" if is_unsure else "brightgreen"
+    is_sure = not ledger.run.exit_status and ledger.complete and not is_least(ledger)
+    of_broken = {"exceeded": "red", "unverified": "orange"}
+    color = of_broken.get(state_of_run(ledger), "brightgreen" if is_sure else "orange")
     message = describe_total(ledger)
     return {"schemaVersion": 1, "label": clean(label), "message": message, "color": color}
 

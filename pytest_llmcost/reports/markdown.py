@@ -102,9 +102,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
         ("Reproduce locally", _commands(ledger, owners, cause)),
     ]
 
-    marks = run_wording.marks_by_state(ledger)
-    sign = _SIGNS["within"] if any(marks.values()) and not ledger.run.exit_status else ""
-    sign = next((_SIGNS[each] for each in wording.BROKEN if marks[each]), sign)
+    sign = _SIGNS.get(run_wording.state_of_run(ledger), "")
     lines = [MARKER, " ".join(filter(None, ("###", sign, describe_run(ledger))))]
     for section in ([_counts(ledger, owners)], of_run, first):
         lines += ["", *section] if any(section) else []
@@ -185,15 +183,7 @@ def describe_run(ledger: Ledger) -> str:
             limit = budget.limit if budget else None
             text += f" {numbers.dollars(usd, is_least=run_wording.is_least(ledger), against=limit)}"
             text += f" of {wording.limit_of(budget)}" if budget else ""
-    exceeded, unverified, near, within = map(len, run_wording.marks_by_state(ledger).values())
-    if exceeded:
-        more = f", {unverified:,} not checked" if unverified else ""
-        return f"{text} · {numbers.format_count(exceeded, 'budget')} exceeded{more}"
-    if unverified:
-        return f"{text} · {numbers.format_count(unverified, 'budget')} could not be checked"
-    kept = near + within
-    which = {1: "its budget", 2: "both budgets"}.get(kept, f"all {kept:,} budgets")
-    return f"{text} · within {which}" if kept else text
+    return " · ".join(filter(None, (text, run_wording.describe_budgets(ledger))))
 
 
 class _Owner(NamedTuple):

@@ -163,6 +163,33 @@ def marks_by_state(ledger: Ledger) -> dict[str, list[Mark]]:
     return found
 
 
+def state_of_run(ledger: Ledger) -> str:
+    """Return the worst state of its budgets, or nothing.
+
+    `within` is only a run that did not fail otherwise: what a failed test costs is not what it
+    will cost.
+    """
+    marks = marks_by_state(ledger)
+    is_good = any(marks.values()) and not ledger.run.exit_status
+    return next((each for each in wording.BROKEN if marks[each]), "within" if is_good else "")
+
+
+def describe_budgets(ledger: Ledger) -> str:
+    """Say how many budgets are broken, or that all are kept; empty if there are none."""
+    exceeded, unverified, near, within = map(len, marks_by_state(ledger).values())
+    if exceeded:
+        more = f", {unverified:,} not checked" if unverified else ""
+        return f"{format_count(exceeded, 'budget')} exceeded{more}"
+    if unverified:
+        return f"{format_count(unverified, 'budget')} could not be checked"
+    if not ledger.run.has_tests:
+        return "no test ran"
+    kept = near + within
+    which = {1: "its budget", 2: "both budgets"}.get(kept, f"all {kept:,} budgets")
+    but = ", but the run failed" if ledger.run.exit_status else ""
+    return f"within {which}{but}" if kept else ""
+
+
 def marks_of_run(ledger: Ledger) -> Iterator[Mark]:
     """Yield the budgets over several tests, and increases: what fails a run by itself."""
     yield from map(Mark, ledger.verdicts)
