@@ -19,6 +19,7 @@ from pytest_llmcost.ledger.ledger import Change, Ledger, OtherModel, PartChange
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports import comparisons, numbers, rows, run_wording, wording
 from pytest_llmcost.reports.escape import clean, code, prose
+from pytest_llmcost.reports.gates import GATES
 from pytest_llmcost.reports.tables import markdown_row, markdown_table
 
 MARKER = "<!-- pytest-llmcost -->"
@@ -175,14 +176,9 @@ def describe_run(ledger: Ledger) -> str:
             amount = f"{numbers.dollars(abs(change))}{comparisons.growth_of(comparison)}"
             text = f"Merging {'adds' if change > 0 else 'saves'} {amount} {where}"
     else:
-        usd, budget = ledger.totals.usd, run_wording.suite_budget(ledger)
-        text = "The tests that ran cost" if ledger.incomplete else "The suite costs"
-        if usd is None:
-            text += " an unknown amount"
-        else:
-            limit = budget.limit if budget else None
-            text += f" {numbers.dollars(usd, is_least=run_wording.is_least(ledger), against=limit)}"
-            text += f" of {wording.limit_of(budget)}" if budget else ""
+        is_unknown = ledger.totals.usd is None
+        total = "an unknown amount" if is_unknown else run_wording.total_and_budget(ledger)
+        text = f"{'The tests that ran cost' if ledger.incomplete else 'The suite costs'} {total}"
     return " · ".join(filter(None, (text, run_wording.describe_budgets(ledger))))
 
 
@@ -313,13 +309,13 @@ def _failed_or_changed(
 
 
 def _budget(verdict: Verdict | None) -> str:
-    """Write how much of a budget is used."""
+    """Write how much of a budget is used, or how a gate is broken."""
     if verdict is None:
         return ""
-    if verdict.kind in ("models", "unbudgeted"):
+    if verdict.kind in GATES and verdict.state == "exceeded":
         return prose(wording.short_sentence(verdict))
     limit = f"{wording.limit_of(verdict)}{' increase' if verdict.scope == 'increase' else ''}"
-    return f"{rows.share_of(verdict)} of {limit}" if verdict.limit else limit
+    return prose(f"{rows.share_of(verdict)} of {limit}" if verdict.limit else limit)
 
 
 def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCounted) -> list[str]:

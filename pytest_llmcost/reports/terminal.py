@@ -87,9 +87,6 @@ def render_short(ledger: Ledger) -> str:
     totals = ledger.totals
     if not totals.calls and _is_quiet(ledger):
         return ""
-    total, budget = run_wording.describe_total(ledger), run_wording.suite_budget(ledger)
-    if budget and budget.state != "unverified":  # its sentence has the total, too
-        total = wording.short_sentence(budget)
     over, unchecked, *_ = map(len, run_wording.marks_by_state(ledger).values())
     parts = []
     if ledger.comparison is not None:
@@ -98,7 +95,7 @@ def render_short(ledger: Ledger) -> str:
     parts += [f"{over} over"] if over else []
     parts += [f"{unchecked} not checked"] if unchecked else []
     parts += [f"{run_wording.describe_live(ledger)} spent live"] if totals.live_usd else []
-    return ", ".join([f"llmcost: {total}", *parts])
+    return ", ".join([f"llmcost: {run_wording.total_and_budget(ledger)}", *parts])
 
 
 def _is_quiet(ledger: Ledger) -> bool:

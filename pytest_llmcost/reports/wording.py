@@ -106,7 +106,7 @@ def sentence(verdict: Verdict) -> str:
         return _fill((not verdict.low and gate.kept) or gate.broken, verdict)
     amount, bound = figure_of(verdict)
     if kind == "usd":
-        sign = "+" if verdict.scope == "increase" and amount >= 0 else ""
+        sign = "+" if verdict.scope == "increase" else ""
         what = f"{bound}{sign}{format_usd(amount, against=limit)} is"
     else:
         noun = "token" if verdict.part is not None else _NOUNS[kind]
@@ -119,27 +119,23 @@ def sentence(verdict: Verdict) -> str:
 
 
 def short_sentence(verdict: Verdict) -> str:
-    """Say what became of a budget in so few words that pytest's short summary has room for it.
+    """Say why a budget is broken in so few words that pytest's short summary has room for it.
 
-    Examples: `$0.0113 > $0.01 budget (+13 %)`, `cost $0.0225 <= $0.03 max_suite`.
+    Example: `$0.0113 > $0.01 budget (+13 %)`.
     """
-    gate, limit = GATES.get(verdict.kind), limit_of(verdict)
-    if gate and verdict.state != "unverified":
-        return _fill((not verdict.low and gate.short_kept) or gate.short_broken, verdict)
-    budget = _budget(verdict) if gate or verdict.kind in ("usd", "worst") else limit
+    gate = GATES.get(verdict.kind)
+    is_named = gate or verdict.kind in ("usd", "worst")
+    budget = _budget(verdict) if is_named else limit_of(verdict)
     if verdict.state == "unverified":
         if is_not_counted(verdict):
             return f"not counted yet: {budget}"
         return f"not checked: {budget}, {what_is_unknown(verdict)}"
-    is_over = verdict.state == "exceeded"
-    before = ""
-    if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
-        before, budget = "cost ", f"{limit} max_suite"
+    if gate:
+        return _fill(gate.short_broken, verdict)
     amount, bound = figure_of(verdict)
-    sign = "+" if verdict.scope == "increase" and amount >= 0 else ""
+    sign = "+" if verdict.scope == "increase" else ""
     shown = sign + _amount(verdict.quantity, amount, against=verdict.limit)
-    more = grown_by(verdict.limit, amount) if is_over else ""
-    return f"{before}{bound}{shown} {'>' if is_over else '<='} {budget}{more}"
+    return f"{bound}{shown} > {budget}{grown_by(verdict.limit, amount)}"
 
 
 def _fill(template: str, verdict: Verdict, **more: str) -> str:
