@@ -53,7 +53,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
         return ""
     owners, comparison = _Owner.all_of(ledger), ledger.comparison
     cause = run_wording.not_counted(ledger)
-    of_run, of_tests = _verdicts(ledger, cause)
+    of_run, of_tests = _verdicts(ledger)
     heads: Sequence[str] = ("test", "cost:", "budget:", "what changed")
     vanished: Iterable[str] = ()
     if comparison:
@@ -259,23 +259,14 @@ def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
     return " — ".join(filter(None, (text, commits)))
 
 
-def _verdicts(ledger: Ledger, cause: run_wording.NotCounted) -> tuple[list[str], list[str]]:
+def _verdicts(ledger: Ledger) -> tuple[list[str], list[str]]:
     """Return what is broken or nearly so of the run as a whole, and the other verdicts."""
-    of_run, of_tests, said = list[str](), list[str](), set[str]()
-    if cause.tests:
-        first, *rest = map(prose, cause.lines())
-        of_run += [f"- {_SIGNS['unverified']} {first}", *(f"  - {text}" for text in rest)]
-    for state, marks in run_wording.marks_by_state(ledger).items():
-        for mark in marks:
-            if (mark.name and state == "within") or cause.explains(mark.name, state):
-                continue
-            name = f"{code(mark.name)}: " if mark.name else ""
-            lines = [f"- {_SIGNS[state]} {name}{prose(wording.sentence(mark.verdict))}"]
-            if state == "unverified":
-                reasons = run_wording.new_reasons(mark.verdict, cause, set() if mark.name else said)
-                lines += [f"  - {prose(each)}" for each in reasons[:_MOST_REASONS]]
-            found = of_tests if mark.name or state == "within" else of_run
-            found += lines
+    of_run, of_tests = list[str](), list[str]()
+    for each in run_wording.findings(ledger):
+        name = f"{code(each.name)}: " if each.name else ""
+        found = of_tests if each.name or each.state == "within" else of_run
+        found.append(f"- {_SIGNS[each.state]} {name}{prose(each.text)}")
+        found += [f"  - {prose(text)}" for text in each.more[:_MOST_REASONS]]
     return of_run, of_tests
 
 

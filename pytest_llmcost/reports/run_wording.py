@@ -222,8 +222,8 @@ def run_failures(ledger: Ledger) -> Iterator[str]:
 
 
 def run_advice(verdict: Verdict, ledger: Ledger) -> str:
-    """Say what to do about a budget over several tests that is exceeded; empty if it is not."""
-    if verdict.state != "exceeded":
+    """Say what to do about an exceeded budget over several tests; empty of any other one."""
+    if verdict.state != "exceeded" or verdict.scope in ("test", "block"):
         return ""
     accept = "pytest --llmcost-update-baseline"
     if ledger.comparison and (path := clean(ledger.comparison.base_path, 200)):
@@ -325,11 +325,54 @@ def not_counted(ledger: Ledger) -> NotCounted:
     return NotCounted(tests, most_frequent, volatile, files, is_in_vain)
 
 
-def new_reasons(verdict: Verdict, cause: NotCounted, said: set[str]) -> list[str]:
-    """Return why a budget is open, but for what several tests share and what has been said.
+class Finding(NamedTuple):
+    """What every report says of one budget, or of a cause that several tests share."""
 
-    Several budgets may be open for one reason.
+    state: str
+    """A key of `wording.SIGNS`."""
+    text: str
+    more: Sequence[str]
+    """What to do, or why it could not be checked."""
+    name: str = ""
+    """As in `Mark`."""
+    path: str = ""
+    line: int | None = None
+    verdict: Verdict | None = None
+    """None of a cause."""
+
+    @property
+    def is_of_run(self) -> bool:
+        """Whether it is about a budget that no test fails by."""
+        return self.verdict is not None and self.verdict.scope not in ("test", "block")
+
+
+def findings(ledger: Ledger) -> list[Finding]:
+    """Return what is to be said of budgets, the broken ones first, and of these those of the run.
+
+    Budgets of single tests that are kept with room to spare are left out.
     """
-    new = [each for each in cause.open_reasons(verdict.reasons) if each not in said]
-    said.update(new)
-    return new
+    cause, said, found = not_counted(ledger), set[str](), list[Finding]()
+
+    def order(mark: Mark) -> tuple[bool, bool, Decimal, str]:
+        verdict = mark.verdict
+        return bool(mark.name), verdict.kind != "usd", -verdict.low, mark.name
+
+    for state, marks in marks_by_state(ledger).items():
+        if state == "unverified" and cause.tests:
+            first, *rest = cause.lines()
+            test = next(iter(cause.tests.values()))
+            found.append(Finding(state, first, rest, path=test.path, line=test.line))
+        for verdict, name, path, line in sorted(marks, key=order):
+            if (name and state == "within") or cause.explains(name, state):
+                continue
+            advice, reasons = run_advice(verdict, ledger), list[str]()
+            if state == "unverified":
+                reasons += cause.open_reasons(verdict.reasons)
+            new = Finding(state, wording.sentence(verdict), (), name, path, line, verdict)
+            if new.is_of_run:
+                # Several may be open for one reason, and one command accepts all tests that grew.
+                reasons = [each for each in reasons if each not in said]
+                advice = "" if name and advice in said else advice
+                said.update((advice, *reasons))
+            found.append(new._replace(more=[*filter(None, (advice, *reasons))]))
+    return found

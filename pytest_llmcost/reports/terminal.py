@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import chain, dropwhile
+from operator import attrgetter
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call
@@ -196,21 +197,13 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
 
 def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
     """Say what became of the budgets over several tests, and of increases."""
-    cause, said = run_wording.not_counted(ledger), set[str]()
-    for mark in run_wording.marks_of_run(ledger):
-        verdict, state = mark.verdict, wording.state_of(mark.verdict)
-        markup = {_COLOURS[state]: True, "bold": state != "within"}
-        about = f"{clean(mark.name)}: " if mark.name else ""
-        text = f"{wording.SIGNS[state]} {about}{wording.sentence(verdict)}"
+    for each in filter(attrgetter("is_of_run"), run_wording.findings(ledger)):
+        markup = {_COLOURS[each.state]: True, "bold": each.state != "within"}
+        about = f"{clean(each.name)}: " if each.name else ""
+        text = f"{wording.SIGNS[each.state]} {about}{each.text}"
         yield from wrap(text, screen, markup=markup)
-        advice = run_wording.run_advice(verdict, ledger)
-        if not mark.name or advice not in said:  # what to do about many tests that grew
-            said.add(advice)
-            yield from wrap(advice, screen, indent=2)
-        if verdict.state == "unverified":
-            reasons = run_wording.new_reasons(verdict, cause, said)
-            for text in chain.from_iterable(map(wording.split_reason, reasons)):
-                yield from wrap(text, screen, indent=2)
+        for text in chain.from_iterable(map(wording.split_reason, each.more)):
+            yield from wrap(text, screen, indent=2)
 
 
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
