@@ -73,8 +73,10 @@ def _why_not_exact(ledger: Ledger) -> Iterator[str]:
     A test that only warns has no failure that could.
     """
     usd, is_hard = amounts_of(ledger)["usd"], ledger.unverified == "fail"
-    open_budgets = marks_by_state(ledger)["unverified"]
-    are_said = any(each.verdict.reasons and (is_hard or not each.name) for each in open_budgets)
+    are_said = any(
+        each.verdict.state == "unverified" and each.verdict.reasons and (is_hard or not each.name)
+        for each in marks_of(ledger)
+    )
     if are_said or usd.low == usd.high:
         return
     low, high = usd.low, None if ledger.lost_calls else usd.high
@@ -163,12 +165,10 @@ def marks_of(ledger: Ledger) -> Iterator[Mark]:
                 yield Mark(verdict, test.nodeid, test.path, test.line)
 
 
-def marks_by_state(ledger: Ledger) -> dict[str, list[Mark]]:
-    """Group them by `exceeded`, `unverified`, `near` and `within`."""
-    found: dict[str, list[Mark]] = {state: [] for state in wording.SIGNS}
-    for mark in marks_of(ledger):
-        found[wording.state_of(mark.verdict)].append(mark)
-    return found
+def count_states(ledger: Ledger) -> dict[str, int]:
+    """Count them by state, in the order of `wording.SIGNS`."""
+    counts = Counter(wording.state_of(mark.verdict) for mark in marks_of(ledger))
+    return {state: counts[state] for state in wording.SIGNS}
 
 
 def state_of_run(ledger: Ledger) -> str:
@@ -177,14 +177,14 @@ def state_of_run(ledger: Ledger) -> str:
     `within` is only a run that did not fail otherwise: what a failed test costs is not what it
     will cost.
     """
-    marks = marks_by_state(ledger)
-    is_good = any(marks.values()) and not ledger.run.exit_status
-    return next((each for each in wording.BROKEN if marks[each]), "within" if is_good else "")
+    counts = count_states(ledger)
+    is_good = any(counts.values()) and not ledger.run.exit_status
+    return next((each for each in wording.BROKEN if counts[each]), "within" if is_good else "")
 
 
 def describe_budgets(ledger: Ledger) -> str:
     """Say how many budgets are broken, or that all are kept; empty if there are none."""
-    exceeded, unverified, near, within = map(len, marks_by_state(ledger).values())
+    exceeded, unverified, near, within = count_states(ledger).values()
     if exceeded:
         more = f", {unverified:,} not checked" if unverified else ""
         return f"{format_count(exceeded, 'budget')} exceeded{more}"
@@ -352,27 +352,27 @@ def findings(ledger: Ledger) -> list[Finding]:
     Budgets of single tests that are kept with room to spare are left out.
     """
     cause, said, found = not_counted(ledger), set[str](), list[Finding]()
+    if cause.tests:
+        first, *rest = cause.lines()
+        test = next(iter(cause.tests.values()))
+        found.append(Finding("unverified", first, rest, path=test.path, line=test.line))
 
     def order(mark: Mark) -> tuple[bool, bool, Decimal, str]:
         verdict = mark.verdict
         return bool(mark.name), verdict.kind != "usd", -verdict.low, mark.name
 
-    for state, marks in marks_by_state(ledger).items():
-        if state == "unverified" and cause.tests:
-            first, *rest = cause.lines()
-            test = next(iter(cause.tests.values()))
-            found.append(Finding(state, first, rest, path=test.path, line=test.line))
-        for verdict, name, path, line in sorted(marks, key=order):
-            if (name and state == "within") or cause.explains(name, state):
-                continue
-            advice, reasons = run_advice(verdict, ledger), list[str]()
-            if state == "unverified":
-                reasons += cause.open_reasons(verdict.reasons)
-            new = Finding(state, wording.sentence(verdict), (), name, path, line, verdict)
-            if new.is_of_run:
-                # Several may be open for one reason, and one command accepts all tests that grew.
-                reasons = [each for each in reasons if each not in said]
-                advice = "" if name and advice in said else advice
-                said.update((advice, *reasons))
-            found.append(new._replace(more=[*filter(None, (advice, *reasons))]))
-    return found
+    for verdict, name, path, line in sorted(marks_of(ledger), key=order):
+        state = wording.state_of(verdict)
+        if (name and state == "within") or cause.explains(name, state):
+            continue
+        advice, reasons = run_advice(verdict, ledger), list[str]()
+        if state == "unverified":
+            reasons += cause.open_reasons(verdict.reasons)
+        new = Finding(state, wording.sentence(verdict), (), name, path, line, verdict)
+        if new.is_of_run:
+            # Several may be open for one reason, and one command accepts all tests that grew.
+            reasons = [each for each in reasons if each not in said]
+            advice = "" if name and advice in said else advice
+            said.update((advice, *reasons))
+        found.append(new._replace(more=[*filter(None, (advice, *reasons))]))
+    return sorted(found, key=lambda each: [*wording.SIGNS].index(each.state))

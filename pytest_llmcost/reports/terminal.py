@@ -88,7 +88,7 @@ def render_short(ledger: Ledger) -> str:
     totals = ledger.totals
     if not totals.calls and _is_quiet(ledger):
         return ""
-    over, unchecked, *_ = map(len, run_wording.marks_by_state(ledger).values())
+    over, unchecked, *_ = run_wording.count_states(ledger).values()
     parts = []
     if ledger.comparison is not None:
         change, _ = comparisons.describe_difference(ledger.comparison)
@@ -208,7 +208,7 @@ def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
 
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run spent, of which day the prices are, and what else a reader should know."""
-    number = len(run_wording.marks_by_state(ledger)["unverified"])
+    number = run_wording.count_states(ledger)["unverified"]
     parts = [f"{format_count(number, 'budget')} could not be checked"] if number else []
     parts.append(f"{run_wording.describe_live(ledger)} spent live")
     parts.append(run_wording.describe_prices(ledger))
