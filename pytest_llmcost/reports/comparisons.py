@@ -31,7 +31,7 @@ from pytest_llmcost.reports.numbers import (
 )
 from pytest_llmcost.reports.rows import OUTSIDE
 from pytest_llmcost.reports.tables import Line, Screen, TableRow, text_table, wrap
-from pytest_llmcost.reports.wording import limit_of, list_parts, show_part
+from pytest_llmcost.reports.wording import MOST_PARTS, limit_of, show_part
 
 _MOST_NAMED = 3
 """Of what differs in one way; how many more there are is said behind them."""
@@ -144,15 +144,16 @@ def cells_of(costs: Change | Comparison, *, with_share: bool = False) -> tuple[s
     return before, after, f"{change}{growth_of(costs)}" if with_share else change
 
 
-def what_differs(change: Change, shared: Container[str]) -> tuple[list[str], list[str]]:
-    """Return tokens and calls as phrases, and the changed parts that are not shared with others."""
+def what_differs(change: Change, shared: Container[str]) -> str:
+    """Say by how many tokens and calls, and which parts changed that are not shared with others."""
     phrases = [
         f"{number:+,} {name.removesuffix('_tokens').replace('_', ' ')}"
         for name, number in change.tokens.items()
     ]
     if change.calls:
         phrases.append(f"{change.calls:+,} {'call' if abs(change.calls) == 1 else 'calls'}")
-    return phrases, [part for part in change.parts if part not in shared]
+    parts = [part for part in change.parts if part not in shared]
+    return ", ".join(filter(None, (*phrases, first_of(parts, MOST_PARTS))))
 
 
 def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) -> Iterator[Line]:
@@ -165,10 +166,8 @@ def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) 
     shown, shared, rows = comparison.changes[: most or None], shared_parts(comparison), []
     for each in shown:
         group, name = _split_name(each.name)
-        phrases, parts = what_differs(each, shared)
         cells = [f"  {name}", *cells_of(each)]
-        note = clean(", ".join([*phrases, *list_parts(parts)]))
-        rows.append(TableRow(cells, group, note=note))
+        rows.append(TableRow(cells, group, note=clean(what_differs(each, shared))))
     if rows:
         yield from text_table(["", "before:", "after:", "change:"], rows, screen)
     if len(comparison.changes) > len(shown):
@@ -270,11 +269,6 @@ def parts_by_owner(ledger: Ledger) -> dict[str, list[PartChange]]:
             for part, size in sorted(parts.items(), key=lambda each: (-each[1], each[0]))
         ]
     return found
-
-
-def part_growth(each: PartChange) -> str:
-    """Say by how much a part grew, or that it is new."""
-    return growth(each.before, each.after) or ("new" if each.before == 0 else "")
 
 
 def describe_part(before: int | None, after: int) -> str:

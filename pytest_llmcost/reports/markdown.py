@@ -83,8 +83,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
     models = room.fit(rows.models_of(ledger)[:50], 4, _share, heads=("model", *_SHARE_HEADS))
     tags = room.fit(rows.tags_of(ledger), 4, _share, heads=("tag", *_SHARE_HEADS))
     changes = chain.from_iterable(comparisons.parts_by_owner(ledger).values())
-    part_heads = ("test", "part", "before:", "tokens:", "change:")
-    parts = room.fit(changes, 2, _part, heads=part_heads)
+    parts = room.fit(changes, 2, _part, heads=("test", "part", "size"))
     others = [
         (f"On {code(other.model)}", room.fit(_other_model(other), 2))
         for other in ledger.other_models
@@ -281,9 +280,10 @@ def _failed_or_changed(
         is_named = cause.explains(owner.name, owner.state)
         if not change and (is_named or owner.state not in wording.BROKEN):
             continue
-        phrases, parts = comparisons.what_differs(change, shared) if change else ([], [])
-        if row and not parts:
+        what = comparisons.what_differs(change, shared) if change else ""
+        if row and not what:
             parts = sorted(wording.all_changed_parts(row.calls))
+            what = numbers.first_of(parts, wording.MOST_PARTS)
         sign = _SIGNS.get(owner.state, _SIGNS["near"] if verdict and verdict.is_near else "")
         file, _, name = owner.name.partition("::")
         where = f"<br><sub>{prose(file)}</sub>" if name else ""  # beside it, no figure has room
@@ -293,10 +293,10 @@ def _failed_or_changed(
         elif row:
             how = "unchanged" if row.usd is not None else "?"
             cells += ["", row.cost_cell(), how] if comparison else [row.cost_cell()]
-        what = [", ".join([*map(prose, phrases), *wording.list_parts(parts, code)])]
-        if verdict and verdict.state == "unverified":
-            what.append(wording.what_is_unknown(verdict))
-        yield markdown_row(*cells, _budget(verdict), "; ".join(filter(None, what)))
+        is_open = verdict and verdict.state == "unverified"
+        why = wording.what_is_unknown(verdict) if verdict and is_open else ""
+        what = "; ".join(filter(None, (what, why)))
+        yield markdown_row(*cells, _budget(verdict), prose(what))
 
 
 def _budget(verdict: Verdict | None) -> str:
@@ -423,6 +423,5 @@ def _share(share: rows.Share) -> str:
 
 
 def _part(each: PartChange) -> str:
-    before = "" if each.before is None else f"{each.before:,}"
-    grown = comparisons.part_growth(each)
-    return markdown_row(code(each.name), code(each.part), before, f"{each.after:,}", grown)
+    figure = comparisons.describe_part(each.before, each.after)
+    return markdown_row(code(each.name), code(each.part), prose(figure))

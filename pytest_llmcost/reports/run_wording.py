@@ -289,10 +289,11 @@ class NotCounted(NamedTuple):
         def of_tests(some: int) -> str:
             return every_one if some == number else f"{some:,}"
 
-        changed = wording.list_parts([f"{part} in {of_tests(each)}" for part, each in self.parts])
+        parts = [f"{part} in {of_tests(each)}" for part, each in self.parts]
+        changed = first_of(parts, wording.MOST_PARTS)
         volatile = f"; differs in every run in {of_tests(self.volatile)}: see the failures"
         if changed:
-            yield f"changed: {', '.join(changed)}{volatile if self.volatile else ''}"
+            yield f"changed: {changed}{volatile if self.volatile else ''}"
         if not self.is_in_vain:  # otherwise the counts would be missing again in the next run
             base = root or "."
             paths = sorted({os.path.normpath(f"{base}/{file}") for file in self.files})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 
 from msgspec.structs import replace
@@ -406,7 +406,8 @@ def all_changed_parts(calls: Iterable[Call]) -> set[str]:
 
 
 _LARGEST_PARTS = 3
-_MOST_PARTS = 6
+MOST_PARTS = 6
+"""How many parts that changed are named."""
 
 
 def describe_parts(calls: Iterable[Call], parts: PartTokens) -> str:
@@ -431,12 +432,6 @@ def show_part(name: str, names: Iterable[str]) -> str:
     if group == "messages" and dot:
         return f"{group}.{number} ({kind})"
     return clean(name)
-
-
-def list_parts(parts: Sequence[str], show: Callable[[str], str] = str) -> list[str]:
-    """Name the first parts, and say how many more there are."""
-    more = len(parts) - _MOST_PARTS
-    return [*map(show, parts[:_MOST_PARTS]), *([f"{more:,} more parts"] if more > 0 else [])]
 
 
 def describe_call(call: Call) -> str:
