@@ -381,7 +381,7 @@ def _other_model(other: OtherModel) -> Iterator[str]:
     if remarks := [f"- {prose(text)}" for text in comparisons.other_model_remarks(other)]:
         yield from ("", *remarks)
     if other.rows:
-        heads = ("test", "input:", "then:", "", "cost:", "then:", "")
+        heads = ("test", *comparisons.OTHER_MODEL_HEADS)
         folded = comparisons.fold_other_model(other.rows)
         cells = ((code(name), *comparisons.other_model_cells(each)) for name, each in folded)
         yield from ("", *markdown_table(heads, starmap(markdown_row, cells)))
@@ -399,7 +399,7 @@ def _terms(ledger: Ledger) -> str:
     return f"{text} · {run_wording.describe_live(ledger)} spent live in this run"
 
 
-_TOKEN_HEADS = ("calls:", "input:", "cache written:", "cache read:", "output:")
+_TOKEN_HEADS = tuple(f"{head}:" for head in ("calls", *rows.TOKEN_HEADS))
 _HEADS = ("test", "cost:", "budget:", "used:", *_TOKEN_HEADS)
 _SHARE_HEADS = ("cost:", *_TOKEN_HEADS)
 
