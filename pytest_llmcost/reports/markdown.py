@@ -64,51 +64,43 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
         of_run.append(_item(run_wording.describe_partial(ledger)))
     failed_or_changed = list(_failed_or_changed(ledger, owners, cause))
 
-    # What matters most takes its room first, wherever it then stands.
+    sign = _SIGNS.get(run_wording.state_of_run(ledger), "")
+    lines = [MARKER, " ".join(filter(None, ("###", sign, describe_run(ledger))))]
     of_run = room.fit(of_run, 3)
     first = room.fit(failed_or_changed[:_MOST_ROWS], 2, heads=heads)
     if first and comparison and comparison.changes:
         cells = comparisons.cells_of(comparison, with_share=True)
         first.append(markdown_row("total", *cells, _budget(run_wording.suite_budget(ledger)), ""))
-    more = room.fit(failed_or_changed[_MOST_ROWS:], 2, heads=heads)
-    of_tests = room.fit(of_tests, 3)
-    footnotes = room.fit(run_wording.notes_of(ledger), 4, _item)
-    gone = room.fit(vanished, 4, _item)
-    usd, is_lower = ledger.totals.usd, run_wording.is_least(ledger)
-    itemised = [each for each in rows.categories_of(ledger.totals) if each.usd is not None]
-    lines = [markdown_row(each.name, *each.cells(usd, is_least=is_lower)) for each in itemised]
-    if itemised:
-        lines.append(markdown_row("total", "", numbers.usd_cell(usd, is_least=is_lower), ""))
-    categories = room.fit(lines, 4, heads=("category", "tokens:", "cost:", "share:"))
-    models = room.fit(rows.models_of(ledger)[:50], 4, _share, heads=("model", *_SHARE_HEADS))
-    tags = room.fit(rows.tags_of(ledger), 4, _share, heads=("tag", *_SHARE_HEADS))
-    changes = chain.from_iterable(comparisons.parts_by_owner(ledger).values())
-    parts = room.fit(changes, 2, _part, heads=("test", "part", "size"))
-    others = [
-        (f"On {code(other.model)}", room.fit(_other_model(other), 2))
-        for other in ledger.other_models
-    ]
-    tests = room.fit(rows.rows_of(ledger), 1, _row, heads=_HEADS)
-    calls = numbers.format_count(ledger.totals.calls, "call")
-    folds = [
-        (f"{len(failed_or_changed) - _MOST_ROWS:,} more that failed or changed", more),
-        ("Each budget, and where it is set", of_tests),
-        *others,
-        (f"All tests: {run_wording.describe_total(ledger)} at list price, {calls}", tests),
-        ("What is in the prompts", parts),
-        ("By token category", categories),
-        ("By model", models),
-        ("By tag", tags),
-        ("Reproduce locally", _commands(ledger, owners, cause)),
-    ]
-
-    sign = _SIGNS.get(run_wording.state_of_run(ledger), "")
-    lines = [MARKER, " ".join(filter(None, ("###", sign, describe_run(ledger))))]
     for section in ([_counts(ledger, owners)], of_run, first):
         lines += ["", *section] if any(section) else []
-    for title, section in folds:
+
+    # They stand last, but matter more than what is folded, and so take their room before it.
+    footnotes = room.fit(run_wording.notes_of(ledger), 4, _item)
+    gone = room.fit(vanished, 4, _item)
+
+    def fold(title: str, section: Sequence[str]) -> None:
         if section:
-            lines += ["", f"<details><summary>{title}</summary>", "", *section, "", "</details>"]
+            head = f"<details><summary>{title}</summary>"
+            lines.extend(["", head, "", *section, "", "</details>"])
+
+    more = failed_or_changed[_MOST_ROWS:]
+    fold(f"{len(more):,} more that failed or changed", room.fit(more, 2, heads=heads))
+    fold("Each budget, and where it is set", room.fit(of_tests, 3))
+    heads = ("category", "tokens:", "cost:", "share:")
+    fold("By token category", room.fit(_categories(ledger), 4, heads=heads))
+    heads = ("cost:", *_TOKEN_HEADS)
+    models, tags = rows.models_of(ledger)[:50], rows.tags_of(ledger)
+    fold("By model", room.fit(models, 4, _share, heads=("model", *heads)))
+    fold("By tag", room.fit(tags, 4, _share, heads=("tag", *heads)))
+    parts = chain.from_iterable(comparisons.parts_by_owner(ledger).values())
+    fold("What is in the prompts", room.fit(parts, 2, _part, heads=("test", "part", "size")))
+    for other in ledger.other_models:
+        fold(f"On {code(other.model)}", room.fit(_other_model(other), 2))
+    calls = numbers.format_count(ledger.totals.calls, "call")
+    title = f"All tests: {run_wording.describe_total(ledger)} at list price, {calls}"
+    heads = ("test", "cost:", "budget:", "used:", *_TOKEN_HEADS)
+    fold(title, room.fit(rows.rows_of(ledger), 1, _row, heads=heads))
+    fold("Reproduce locally", _commands(ledger, owners, cause))
     lines += ["", f"<sub>{_terms(ledger)}.</sub>"]
     # The footnotes: the guards that vanished, and what concerns the run as a whole.
     if gone:
@@ -366,6 +358,15 @@ def _option(name: str, value: str) -> str:
     return f" --llmcost-{name.replace('_', '-')}={shlex.quote(value)}"
 
 
+def _categories(ledger: Ledger) -> Iterator[str]:
+    usd, is_least = ledger.totals.usd, run_wording.is_least(ledger)
+    found = [each for each in rows.categories_of(ledger.totals) if each.usd is not None]
+    for each in found:
+        yield markdown_row(each.name, *each.cells(usd, is_least=is_least))
+    if found:
+        yield markdown_row("total", "", numbers.usd_cell(usd, is_least=is_least), "")
+
+
 def _other_model(other: OtherModel) -> Iterator[str]:
     """Yield the lines of a Markdown section: the whole in a sentence, remarks, a row for each."""
     text = "Unknown: none of the calls could be compared"
@@ -400,8 +401,6 @@ def _terms(ledger: Ledger) -> str:
 
 
 _TOKEN_HEADS = tuple(f"{head}:" for head in ("calls", *rows.TOKEN_HEADS))
-_HEADS = ("test", "cost:", "budget:", "used:", *_TOKEN_HEADS)
-_SHARE_HEADS = ("cost:", *_TOKEN_HEADS)
 
 
 def _row(row: rows.Row) -> str:
