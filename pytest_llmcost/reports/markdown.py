@@ -32,7 +32,8 @@ _Item = TypeVar("_Item")
 _SIGNS = {"exceeded": "❌", "unverified": "❓", "near": "⚠️", "within": "✅"}
 _FIXED_BYTES = 4_000
 """What heading, totals, the command and the heads of tables take at most."""
-_MOST_REASONS = 3
+_MOST_LINES = 6
+"""Below a budget that is broken."""
 _MOST_ROWS = 20
 """In sight; a longer table nobody reads, and it pushes the rest of the page away."""
 _COMMAND_BYTES = 600
@@ -257,7 +258,7 @@ def _verdicts(ledger: Ledger) -> tuple[list[str], list[str]]:
         name = f"{code(each.name)}: " if each.name else ""
         found = of_tests if each.name or each.state == "within" else of_run
         found.append(f"- {_SIGNS[each.state]} {name}{prose(each.text)}")
-        found += [f"  - {prose(text)}" for text in each.more[:_MOST_REASONS]]
+        found += [f"  - {prose(text)}" for text in each.more[:_MOST_LINES]]
     return of_run, of_tests
 
 

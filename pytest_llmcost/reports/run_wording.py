@@ -333,7 +333,7 @@ class Finding(NamedTuple):
     """A key of `wording.SIGNS`."""
     text: str
     more: Sequence[str]
-    """What to do, or why it could not be checked."""
+    """What to do, or why it could not be checked and what settles that, a line each."""
     name: str = ""
     """As in `Mark`."""
     path: str = ""
@@ -375,5 +375,6 @@ def findings(ledger: Ledger) -> list[Finding]:
             reasons = [each for each in reasons if each not in said]
             advice = "" if name and advice in said else advice
             said.update((advice, *reasons))
-        found.append(new._replace(more=[*filter(None, (advice, *reasons))]))
+        lines = (advice, *chain.from_iterable(map(wording.split_reason, reasons)))
+        found.append(new._replace(more=[*filter(None, lines)]))
     return sorted(found, key=lambda each: [*wording.SIGNS].index(each.state))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import chain, dropwhile
+from itertools import dropwhile
 from operator import attrgetter
 
 from pytest_llmcost.amounts import Amounts
@@ -259,7 +259,7 @@ def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
         about = f"{clean(each.name)}: " if each.name else ""
         text = f"{wording.SIGNS[each.state]} {about}{each.text}"
         yield from wrap(text, screen, markup=markup)
-        for text in chain.from_iterable(map(wording.split_reason, each.more)):
+        for text in each.more:
             yield from wrap(text, screen, indent=2)
 
 
