@@ -286,9 +286,8 @@ def _failed_or_changed(
         elif row:
             how = "unchanged" if row.usd is not None else "?"
             cells += ["", row.cost_cell(), how] if comparison else [row.cost_cell()]
-        is_open = verdict and verdict.state == "unverified"
-        why = wording.what_is_unknown(verdict) if verdict and is_open else ""
-        what = "; ".join(filter(None, (what, why)))
+        if verdict and verdict.state == "unverified":
+            what = "; ".join(filter(None, (what, wording.what_is_unknown(verdict))))
         yield markdown_row(*cells, _budget(verdict), prose(what))
 
 
