@@ -13,11 +13,12 @@ from pytest_llmcost.cli.console import Console, add_output, add_prices, add_sett
 from pytest_llmcost.compare.baseline import compare
 from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.ledger_file import read_ledger, to_json
+from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.report_file import write_report
 from pytest_llmcost.reports.run_wording import marks_of_run
 from pytest_llmcost.reports.tables import as_text
-from pytest_llmcost.reports.terminal import render_comparison, render_verdicts
+from pytest_llmcost.reports.terminal import render_verdicts
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""A run against its baseline, another model or the runs before it, in words and figures."""
+"""A run against its baseline, another model or the runs before it, in words and as text."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ from pytest_llmcost.reports.numbers import (
     signed,
     usd_cell,
 )
+from pytest_llmcost.reports.rows import OUTSIDE
+from pytest_llmcost.reports.tables import Line, Screen, TableRow, text_table, wrap
 from pytest_llmcost.reports.wording import MOST_PARTS, limit_of, show_part
 
 _MOST_NAMED = 3
@@ -154,6 +156,32 @@ def what_differs(change: Change, shared: Container[str]) -> str:
     return ", ".join(filter(None, (*phrases, first_of(parts, MOST_PARTS))))
 
 
+def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) -> Iterator[Line]:
+    """Say what a run adds to its baseline, then name the changes that add most; 0 shows all."""
+    change, figures = describe_difference(comparison)
+    yield Line(f"{change} against the baseline{figures}", {"bold": True})
+    facts = [*describe_vanished(comparison), *describe_facts(comparison)]
+    for text in (*facts, *describe_part_changes(comparison)):
+        yield from wrap(text, screen, indent=2)
+    shown, shared = comparison.changes[: most or None], shared_parts(comparison)
+    rows = []
+    for each in shown:
+        group, name = _split_name(each.name)
+        cells = [f"  {name}", *cells_of(each)]
+        rows.append(TableRow(cells, group, note=clean(what_differs(each, shared))))
+    if rows:
+        yield from text_table(["", "before:", "after:", "change:"], rows, screen)
+    if len(comparison.changes) > len(shown):
+        yield Line(f"… {len(comparison.changes) - len(shown)} more changes")
+    for note in comparison.notes:
+        yield from wrap(clean(note), screen, indent=2, markup={"yellow": True})
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    file, separator, rest = clean(name).partition("::")
+    return (file, rest) if separator else (OUTSIDE, file)
+
+
 # On another model
 
 SAME_PROMPTS = "the same prompts counted for it, output as it is now"
@@ -176,6 +204,28 @@ def fold_other_model(rows: Iterable[OtherModelRow]) -> list[tuple[str, Figures]]
 
 def _base(row: OtherModelRow) -> str:
     return function_of(row.name) if row.kind == "test" else row.name
+
+
+def render_other_model(
+    other: OtherModel, screen: Screen, *, rows: int = 10, per: int = 1
+) -> Iterator[Line]:
+    """Render one model's table, and below it which calls are in no figure and why."""
+    folded = fold_other_model(other.rows)
+    yield Line(f"on {other.model}: {SAME_PROMPTS}", {"bold": True})
+    table = []
+    for full_name, figures in folded[: rows or None]:
+        group, name = _split_name(full_name)
+        table.append(TableRow([f"  {name}", *other_model_cells(figures, per)], group))
+    left_out = len(folded) - len(table)
+    total = other_model_cells(other, per)
+    table.append(TableRow(["total", *total], markup={"bold": True}))
+    cost = f"cost/{per:,}:" if per != 1 else "cost:"
+    heads = (cost if head == "cost:" else head for head in OTHER_MODEL_HEADS)
+    yield from text_table(["", *heads], table, screen)
+    if left_out:
+        yield Line(f"… {left_out} more (--llmcost-rows=0 shows all)")
+    for text in other_model_remarks(other):
+        yield from wrap(text, screen, markup={"yellow": True})
 
 
 OTHER_MODEL_HEADS = ("input:", "then:", "grows:", "cost:", "then:", "grows:")

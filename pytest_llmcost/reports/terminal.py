@@ -12,13 +12,12 @@ from operator import attrgetter
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call
 from pytest_llmcost.compare.repriced import Column
-from pytest_llmcost.ledger.ledger import Comparison, Ledger, OtherModel
+from pytest_llmcost.ledger.ledger import Ledger
 from pytest_llmcost.ledger.totals import counted_calls, live_spenders, parts_of
 from pytest_llmcost.reports import comparisons, run_wording, wording
 from pytest_llmcost.reports.escape import MOST_WITH_COMMAND, clean
 from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
 from pytest_llmcost.reports.rows import (
-    OUTSIDE,
     TOKEN_HEADS,
     Row,
     models_of,
@@ -81,10 +80,10 @@ def render_summary(ledger: Ledger, view: View) -> list[Line]:
         lines.append(Line(""))
     lines += _table(rows, view, ledger) if rows else ()
     for other in ledger.other_models:
-        table = render_other_model(other, view, rows=view.rows, per=view.per)
+        table = comparisons.render_other_model(other, view, rows=view.rows, per=view.per)
         lines += [Line(""), *table]
     lines += [Line(""), *_totals(ledger, view)]
-    lines += render_comparison(ledger.comparison, view) if ledger.comparison else ()
+    lines += comparisons.render_comparison(ledger.comparison, view) if ledger.comparison else ()
     lines += [*render_verdicts(ledger, view), *_notes(ledger, view)]
     return [
         Line(view.text(clean(line.text, MOST_WITH_COMMAND)), line.markup)
@@ -202,54 +201,6 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
         yield from wrap(text, view)
     for note in view.notes:
         yield from wrap(note, view)
-
-
-def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) -> Iterator[Line]:
-    """Say what a run adds to its baseline, then name the changes that add most; 0 shows all."""
-    change, figures = comparisons.describe_difference(comparison)
-    yield Line(f"{change} against the baseline{figures}", {"bold": True})
-    facts = [*comparisons.describe_vanished(comparison), *comparisons.describe_facts(comparison)]
-    for text in (*facts, *comparisons.describe_part_changes(comparison)):
-        yield from wrap(text, screen, indent=2)
-    shown, shared = comparison.changes[: most or None], comparisons.shared_parts(comparison)
-    rows = []
-    for each in shown:
-        group, name = _split_name(each.name)
-        cells = [f"  {name}", *comparisons.cells_of(each)]
-        rows.append(TableRow(cells, group, note=clean(comparisons.what_differs(each, shared))))
-    if rows:
-        yield from text_table(["", "before:", "after:", "change:"], rows, screen)
-    if len(comparison.changes) > len(shown):
-        yield Line(f"… {len(comparison.changes) - len(shown)} more changes")
-    for note in comparison.notes:
-        yield from wrap(clean(note), screen, indent=2, markup={"yellow": True})
-
-
-def render_other_model(
-    other: OtherModel, screen: Screen, *, rows: int = 10, per: int = 1
-) -> Iterator[Line]:
-    """Render one model's table, and below it which calls are in no figure and why."""
-    folded = comparisons.fold_other_model(other.rows)
-    yield Line(f"on {other.model}: {comparisons.SAME_PROMPTS}", {"bold": True})
-    table = []
-    for full_name, figures in folded[: rows or None]:
-        group, name = _split_name(full_name)
-        table.append(TableRow([f"  {name}", *comparisons.other_model_cells(figures, per)], group))
-    left_out = len(folded) - len(table)
-    total = comparisons.other_model_cells(other, per)
-    table.append(TableRow(["total", *total], markup={"bold": True}))
-    cost = f"cost/{per:,}:" if per != 1 else "cost:"
-    heads = (cost if head == "cost:" else head for head in comparisons.OTHER_MODEL_HEADS)
-    yield from text_table(["", *heads], table, screen)
-    if left_out:
-        yield Line(f"… {left_out} more (--llmcost-rows=0 shows all)")
-    for text in comparisons.other_model_remarks(other):
-        yield from wrap(text, screen, markup={"yellow": True})
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    file, separator, rest = clean(name).partition("::")
-    return (file, rest) if separator else (OUTSIDE, file)
 
 
 def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:

@@ -26,12 +26,13 @@ from pytest_llmcost.ledger.ledger import CardId, Change, Comparison, Ledger, Tes
 from pytest_llmcost.ledger.totals import closed
 from pytest_llmcost.prices.caveats import sorted_caveats
 from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.github import render_annotations
 from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.rows import rows_of, share_of
 from pytest_llmcost.reports.tables import Screen, wrap
-from pytest_llmcost.reports.terminal import View, render_comparison, render_short, render_summary
+from pytest_llmcost.reports.terminal import View, render_short, render_summary
 from pytest_llmcost.reports.wording import limit_of
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from decimal import Decimal
 
 from pytest_llmcost.ledger.ledger import Change, Comparison
+from pytest_llmcost.reports.comparisons import render_comparison
 from pytest_llmcost.reports.tables import Screen
-from pytest_llmcost.reports.terminal import render_comparison
 
 
 def change(name: str, usd: str | None, **fields: object) -> Change:

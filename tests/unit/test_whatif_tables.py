@@ -18,11 +18,12 @@ from pytest_llmcost.prices.rate_card import shipped_card
 from pytest_llmcost.reports.comparisons import (
     fold_other_model,
     other_model_cells,
+    render_other_model,
 )
 from pytest_llmcost.reports.html import render_html
 from pytest_llmcost.reports.markdown import render_markdown
 from pytest_llmcost.reports.tables import Screen
-from pytest_llmcost.reports.terminal import Pricing, View, render_other_model, render_summary
+from pytest_llmcost.reports.terminal import Pricing, View, render_summary
 
 MODEL = "claude-opus-5-5"
 
