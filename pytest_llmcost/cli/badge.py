@@ -19,11 +19,11 @@ from pytest_llmcost.reports.comparisons import change_of
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.markdown import describe_run
 from pytest_llmcost.reports.run_wording import (
+    describe_budgets,
     describe_total,
     is_least,
     last_attempts,
     marks_of,
-    state_of_run,
 )
 
 
@@ -69,7 +69,8 @@ def _badge(ledger: Ledger, label: str) -> dict[str, Any]:
     """
     is_sure = not ledger.run.exit_status and ledger.complete and not is_least(ledger)
     of_broken = {"exceeded": "red", "unverified": "orange"}
-    color = of_broken.get(state_of_run(ledger), "brightgreen" if is_sure else "orange")
+    state, _ = describe_budgets(ledger)
+    color = of_broken.get(state, "brightgreen" if is_sure else "orange")
     message = describe_total(ledger)
     return {"schemaVersion": 1, "label": clean(label), "message": message, "color": color}
 

@@ -65,7 +65,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
         of_run.append(_item(run_wording.describe_partial(ledger)))
     failed_or_changed = list(_failed_or_changed(ledger, owners, cause))
 
-    sign = _SIGNS.get(run_wording.state_of_run(ledger), "")
+    sign = _SIGNS.get(run_wording.describe_budgets(ledger)[0], "")
     lines = [MARKER, " ".join(filter(None, ("###", sign, describe_run(ledger))))]
     of_run = room.fit(of_run, 3)
     first = room.fit(failed_or_changed[:_MOST_ROWS], 2, heads=heads)
@@ -171,7 +171,7 @@ def describe_run(ledger: Ledger) -> str:
         is_unknown = ledger.totals.usd is None
         total = "an unknown amount" if is_unknown else run_wording.total_and_budget(ledger)
         text = f"{'The tests that ran cost' if ledger.incomplete else 'The suite costs'} {total}"
-    return " · ".join(filter(None, (text, run_wording.describe_budgets(ledger))))
+    return " · ".join(filter(None, (text, run_wording.describe_budgets(ledger)[1])))
 
 
 class _Owner(NamedTuple):

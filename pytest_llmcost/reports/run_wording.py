@@ -171,31 +171,26 @@ def count_states(ledger: Ledger) -> dict[str, int]:
     return {state: counts[state] for state in wording.SIGNS}
 
 
-def state_of_run(ledger: Ledger) -> str:
-    """Return the worst state of its budgets, or nothing.
+def describe_budgets(ledger: Ledger) -> tuple[str, str]:
+    """Return the worst state of a run's budgets, and say how many are in it.
 
-    `within` is only a run that did not fail otherwise: what a failed test costs is not what it
-    will cost.
+    Both are empty if no budget is set. Of a run that failed otherwise no state is good: what a
+    failed test costs is not what it will cost.
     """
-    counts = count_states(ledger)
-    is_good = any(counts.values()) and not ledger.run.exit_status
-    return next((each for each in wording.BROKEN if counts[each]), "within" if is_good else "")
-
-
-def describe_budgets(ledger: Ledger) -> str:
-    """Say how many budgets are broken, or that all are kept; empty if there are none."""
     exceeded, unverified, near, within = count_states(ledger).values()
     if exceeded:
         more = f", {unverified:,} not checked" if unverified else ""
-        return f"{format_count(exceeded, 'budget')} exceeded{more}"
+        return "exceeded", f"{format_count(exceeded, 'budget')} exceeded{more}"
     if unverified:
-        return f"{format_count(unverified, 'budget')} could not be checked"
+        return "unverified", f"{format_count(unverified, 'budget')} could not be checked"
     if not ledger.run.has_tests:
-        return "no test ran"
+        return "", "no test ran"
     kept = near + within
-    which = {1: "its budget", 2: "both budgets"}.get(kept, f"all {kept:,} budgets")
-    but = ", but the run failed" if ledger.run.exit_status else ""
-    return f"within {which}{but}" if kept else ""
+    which = {0: "", 1: "within its budget", 2: "within both budgets"}
+    text = which.get(kept, f"within all {kept:,} budgets")
+    if ledger.run.exit_status:
+        return "", f"{text}, but the run failed" if kept else ""
+    return "within" if kept else "", text
 
 
 def marks_of_run(ledger: Ledger) -> Iterator[Mark]:
