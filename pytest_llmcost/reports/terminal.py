@@ -148,8 +148,9 @@ def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
     for row, *cells in zip(kept, *columns.values(), strict=True):
         title = f"{wording.SIGNS.get(row.mark, ' ')} {row.name}"
         markup = {_COLOURS[row.mark]: True} if row.mark else {}
-        note = wording.describe_parts(row.calls, parts)
-        table.append(TableRow([title, *cells], row.group, markup, note))
+        why_unmarked = "fails as expected (xfail)" if row.outcome == "xfailed" else ""
+        notes = filter(None, (why_unmarked, wording.describe_parts(row.calls, parts)))
+        table.append(TableRow([title, *cells], row.group, markup, "; ".join(notes)))
     yield from text_table(["", *(f"{head}:" for head in columns)], table, view)
     if hidden:
         rest = Amounts.of(call for row in hidden for call in (*row.calls, *row.folded))
