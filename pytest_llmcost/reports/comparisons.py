@@ -26,6 +26,7 @@ from pytest_llmcost.reports.numbers import (
     format_count,
     grown_by,
     growth,
+    short_commit,
     signed,
     usd_cell,
 )
@@ -304,14 +305,13 @@ def describe_part_changes(comparison: Comparison) -> Iterator[str]:
 
 COMPARED_WITH = 10
 """With the average of how many runs the last one is compared."""
-_SHORT_COMMIT = 8
 
 
 def run_cells(run: Run) -> tuple[str, str, str, str, str]:
     """Write when a run ended, its commit, its calls, its cost, and whether it is a partial one."""
     return (
         run.at.replace("T", " ").removesuffix("Z"),
-        (run.commit or "")[:_SHORT_COMMIT],
+        short_commit(run.commit or ""),
         f"{run.calls:,}",
         usd_cell(run.usd, is_least=run.is_least),
         f"partial ({', '.join(run.incomplete)})" if run.incomplete else "",
