@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import chain
 from typing import NamedTuple
@@ -252,12 +252,8 @@ class NotCounted(NamedTuple):
 
     tests: Mapping[str, TestRow]
     """Each by its node id."""
-    parts: Sequence[tuple[str, int]]
-    """Each changed part with the number of tests in which it changed, the most frequent first."""
-    volatile: int
-    """In how many tests a prompt differs in every run, so that a count will be missing again."""
-    files: Collection[str]
-    """Of all tests that a count can help, also without a budget; none if it can help a fixture."""
+    lines: Sequence[str]
+    """How many they are, what changed in them, and the command that counts them all."""
     is_in_vain: bool
     """Whether every prompt of the run that is not counted differs in every run."""
 
@@ -271,39 +267,17 @@ class NotCounted(NamedTuple):
             if not (self.tests and wording.NOT_YET in reason):
                 yield wording.without_vain(reason, is_in_vain=self.is_in_vain)
 
-    def lines(self, root: str = "") -> Iterator[str]:
-        """Say how many tests, what changed in them, and the command that counts them all.
 
-        `root` is the way to pytest's root folder from where the command is to be typed.
-        """
-        number = len(self.tests)
-        why = f"their prompts {'changed and ' if self.parts else ''}are not counted yet"
-        yield f"{format_count(number, 'test')} cannot be checked: {why}."
-        every_one = "both" if number == 2 else f"all {number:,}"
+def not_counted(ledger: Ledger, root: str = "") -> NotCounted:
+    """Find the tests that share this cause; none if they are not several.
 
-        def of_tests(some: int) -> str:
-            return every_one if some == number else f"{some:,}"
-
-        parts = [f"{part} in {of_tests(each)}" for part, each in self.parts]
-        changed = first_of(parts, wording.MOST_PARTS)
-        volatile = f"; differs in every run in {of_tests(self.volatile)}: see the failures"
-        if changed:
-            yield f"changed: {changed}{volatile if self.volatile else ''}"
-        if not self.is_in_vain:  # otherwise the counts would be missing again in the next run
-            base = root or "."
-            paths = sorted({os.path.normpath(f"{base}/{file}") for file in self.files})
-            first, *rest = shlex.split(COUNT_COMMAND)
-            words = [first, *(paths if len(paths) <= _MOST_FILES else []), *rest]
-            yield f"count them all (free): {shlex.join(words)}"
-
-
-def not_counted(ledger: Ledger) -> NotCounted:
-    """Find the tests that share this cause; none if they are not several."""
+    `root` is the way to pytest's root folder from where the command is to be typed.
+    """
     tests, parts, volatile, files = dict[str, TestRow](), Counter[str](), 0, set[str]()
     for test in last_attempts(ledger.tests):
         lacking = [call for call in test.calls if wording.lacks_count(call)]
         if not all(call.has_caveat("volatile") for call in lacking):
-            files.add(test.nodeid.partition("::")[0])
+            files.add(test.nodeid.partition("::")[0])  # a count helps, also without a budget
         states = {each.state for each in own_verdicts(test)}
         if not states and test.outcome == "failed":  # by the missing count itself
             states = {"unverified"}
@@ -311,14 +285,31 @@ def not_counted(ledger: Ledger) -> NotCounted:
             tests[test.nodeid] = test
             volatile += any(call.has_caveat("volatile") for call in lacking)
             parts.update(wording.all_changed_parts(lacking))
-    is_in_vain = wording.counts_in_vain(calls_of(ledger))
-    if len(tests) < 2:
-        return NotCounted({}, (), 0, (), is_in_vain)
-    most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
-    shared = [call for fixture in ledger.fixtures for call in fixture.calls]
-    if any(map(wording.lacks_count, (*shared, *ledger.outside_tests))):
-        files.clear()
-    return NotCounted(tests, most_frequent, volatile, files, is_in_vain)
+    is_in_vain, number = wording.counts_in_vain(calls_of(ledger)), len(tests)
+    if number < 2:
+        return NotCounted({}, (), is_in_vain)
+    every_one = "both" if number == 2 else f"all {number:,}"
+
+    def of_tests(some: int) -> str:
+        return every_one if some == number else f"{some:,}"
+
+    why = f"their prompts {'changed and ' if parts else ''}are not counted yet"
+    lines = [f"{format_count(number, 'test')} cannot be checked: {why}."]
+    if parts:
+        most_frequent = sorted(parts, key=lambda part: (-parts[part], part))
+        named = [f"{part} in {of_tests(parts[part])}" for part in most_frequent]
+        also = f"; differs in every run in {of_tests(volatile)}: see the failures"
+        changed = first_of(named, wording.MOST_PARTS)
+        lines.append(f"changed: {changed}{also if volatile else ''}")
+    if not is_in_vain:  # otherwise the counts would be missing again in the next run
+        shared = [call for fixture in ledger.fixtures for call in fixture.calls]
+        paths = sorted(os.path.normpath(f"{root or '.'}/{file}") for file in files)
+        needs_all = any(map(wording.lacks_count, (*shared, *ledger.outside_tests)))
+        if needs_all or len(paths) > _MOST_FILES:
+            paths.clear()
+        first, *rest = shlex.split(COUNT_COMMAND)
+        lines.append(f"count them all (free): {shlex.join([first, *paths, *rest])}")
+    return NotCounted(tests, lines, is_in_vain)
 
 
 class Finding(NamedTuple):
@@ -349,7 +340,7 @@ def findings(ledger: Ledger) -> list[Finding]:
     """
     cause, said, found = not_counted(ledger), set[str](), list[Finding]()
     if cause.tests:
-        first, *rest = cause.lines()
+        first, *rest = cause.lines
         test = next(iter(cause.tests.values()))
         found.append(Finding("unverified", first, rest, path=test.path, line=test.line))
 

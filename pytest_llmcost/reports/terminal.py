@@ -72,8 +72,8 @@ def render_summary(ledger: Ledger, view: View) -> list[Line]:
     if not rows and _is_quiet(ledger):
         return []
     lines: list[Line] = []
-    if (cause := run_wording.not_counted(ledger)).tests:
-        first, *rest = cause.lines(view.root)
+    if (cause := run_wording.not_counted(ledger, view.root)).tests:
+        first, *rest = cause.lines
         lines += wrap(first, view, markup={"yellow": True, "bold": True})
         for text in rest:
             lines += wrap(text, view, indent=2)
