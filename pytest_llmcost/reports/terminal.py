@@ -96,13 +96,12 @@ def render_short(ledger: Ledger) -> str:
     totals = ledger.totals
     if not totals.calls and _is_quiet(ledger):
         return ""
-    over, unchecked, *_ = run_wording.count_states(ledger).values()
+    _, budgets = run_wording.describe_budgets(ledger)
     parts = []
     if ledger.comparison is not None:
         change, _ = comparisons.describe_difference(ledger.comparison)
         parts.append(f"{change} against the baseline")
-    parts += [f"{over} over"] if over else []
-    parts += [f"{unchecked} not checked"] if unchecked else []
+    parts += [budgets] if budgets else []
     parts += [f"{run_wording.describe_live(ledger)} spent live"] if totals.live_usd else []
     return ", ".join([f"llmcost: {run_wording.total_and_budget(ledger)}", *parts])
 
