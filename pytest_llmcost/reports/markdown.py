@@ -168,9 +168,14 @@ def describe_run(ledger: Ledger) -> str:
             amount = f"{numbers.dollars(abs(change))}{comparisons.growth_of(comparison)}"
             text = f"Merging {'adds' if change > 0 else 'saves'} {amount} {where}"
     else:
-        is_unknown = ledger.totals.usd is None
-        total = "an unknown amount" if is_unknown else run_wording.total_and_budget(ledger)
-        text = f"{'The tests that ran cost' if ledger.incomplete else 'The suite costs'} {total}"
+        usd, budget = ledger.totals.usd, run_wording.suite_budget(ledger)
+        text = "The tests that ran cost" if ledger.incomplete else "The suite costs"
+        if usd is None:
+            text += " an unknown amount"
+        else:
+            limit = budget.limit if budget else None
+            text += f" {numbers.dollars(usd, is_least=run_wording.is_least(ledger), against=limit)}"
+            text += f" of {wording.limit_of(budget)}" if budget else ""
     return " · ".join(filter(None, (text, run_wording.describe_budgets(ledger)[1])))
 
 

@@ -111,14 +111,6 @@ def describe_total(ledger: Ledger) -> str:
     return dollars(ledger.totals.usd, is_least=is_least(ledger))
 
 
-def total_and_budget(ledger: Ledger) -> str:
-    """Write the list price of a run, and of which budget it is if one is set: `$0.45 of $0.50`."""
-    if (budget := suite_budget(ledger)) is None:
-        return describe_total(ledger)
-    total = dollars(ledger.totals.usd, is_least=is_least(ledger), against=budget.limit)
-    return f"{total} of {wording.limit_of(budget)}"
-
-
 def describe_live(ledger: Ledger) -> str:
     """Write what a run itself has spent."""
     return dollars(ledger.totals.live_usd, is_least=is_least(ledger, live=True))

@@ -96,14 +96,18 @@ def render_short(ledger: Ledger) -> str:
     totals = ledger.totals
     if not totals.calls and _is_quiet(ledger):
         return ""
-    _, budgets = run_wording.describe_budgets(ledger)
+    total, budget = run_wording.describe_total(ledger), run_wording.suite_budget(ledger)
+    if budget and budget.state != "unverified":  # its sentence has the total, too
+        total = wording.short_sentence(budget)
+    over, unchecked, *_ = run_wording.count_states(ledger).values()
     parts = []
     if ledger.comparison is not None:
         change, _ = comparisons.describe_difference(ledger.comparison)
         parts.append(f"{change} against the baseline")
-    parts += [budgets] if budgets else []
+    parts += [f"{over} over"] if over else []
+    parts += [f"{unchecked} not checked"] if unchecked else []
     parts += [f"{run_wording.describe_live(ledger)} spent live"] if totals.live_usd else []
-    return ", ".join([f"llmcost: {run_wording.total_and_budget(ledger)}", *parts])
+    return ", ".join([f"llmcost: {total}", *parts])
 
 
 def _is_quiet(ledger: Ledger) -> bool:

@@ -119,23 +119,27 @@ def sentence(verdict: Verdict) -> str:
 
 
 def short_sentence(verdict: Verdict) -> str:
-    """Say why a budget is broken in so few words that pytest's short summary has room for it.
+    """Say what became of a budget in so few words that pytest's short summary has room for it.
 
-    Example: `$0.0113 > $0.01 budget (+13 %)`.
+    Examples: `$0.0113 > $0.01 budget (+13 %)`, `cost $0.0225 <= $0.03 max_suite`.
     """
-    gate = GATES.get(verdict.kind)
-    is_named = gate or verdict.kind in ("usd", "worst")
-    budget = _budget(verdict) if is_named else limit_of(verdict)
+    gate, limit = GATES.get(verdict.kind), limit_of(verdict)
+    budget = _budget(verdict) if gate or verdict.kind in ("usd", "worst") else limit
     if verdict.state == "unverified":
         if is_not_counted(verdict):
             return f"not counted yet: {budget}"
         return f"not checked: {budget}, {what_is_unknown(verdict)}"
-    if gate:
+    if gate:  # of one that is kept nothing is said in short
         return _fill(gate.short_broken, verdict)
+    before = ""
+    if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
+        before, budget = "cost ", f"{limit} max_suite"
     amount, bound = figure_of(verdict)
     sign = "+" if verdict.scope == "increase" else ""
     shown = sign + _amount(verdict.quantity, amount, against=verdict.limit)
-    return f"{bound}{shown} > {budget}{grown_by(verdict.limit, amount)}"
+    is_over = verdict.state == "exceeded"
+    more = grown_by(verdict.limit, amount) if is_over else ""
+    return f"{before}{bound}{shown} {'>' if is_over else '<='} {budget}{more}"
 
 
 def _fill(template: str, verdict: Verdict, **more: str) -> str:
