@@ -255,14 +255,22 @@ def _option_names(option: Option) -> str:
 
 def caveats_table(*, by_card: bool) -> str:
     """Every caveat with its direction, its words in a message, and what settles it."""
-    lines = ["| caveat | true cost | meaning, in the words of messages | what settles it |"]
-    lines.append("|---|---|---|---|")
+    lines = ["| caveat | true cost | what a message says | what settles it |", "|---|---|---|---|"]
     for name, rule in CAVEATS.items():
         if rule.by_card is by_card:
-            remedy = rule.remedy.replace("{command}", f"`{COUNT_COMMAND}`")
-            cells = (f"`{name}`", rule.direction, rule.meaning, remedy)
+            remedy = rule.remedy.replace("{command}", COUNT_COMMAND)
+            cells = (f"`{name}`", rule.direction, *map(_as_sentence, (rule.meaning, remedy)))
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+_CODE = re.compile(r'pytest --\S+|--[\w=-]+|llmcost\.\w+\([^)]*\)|\b[a-z]+_\w+=?|"\w+"')
+
+
+def _as_sentence(text: str) -> str:
+    """Make a sentence of a part of a message, with code as code."""
+    marked = _CODE.sub(r"`\g<0>`", text)
+    return f"{marked[0].upper()}{marked[1:]}." if marked else ""
 
 
 def figures_table() -> str:

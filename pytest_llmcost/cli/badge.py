@@ -18,10 +18,11 @@ from pytest_llmcost.reports.comparisons import change_of
 from pytest_llmcost.reports.escape import clean
 from pytest_llmcost.reports.markdown import describe_run
 from pytest_llmcost.reports.run_wording import (
+    describe_budgets,
     describe_total,
     is_least,
     last_attempts,
-    marks_by_state,
+    marks_of,
     marks_of_run,
 )
 
@@ -59,13 +60,14 @@ def run(arguments: Namespace) -> int:
 
 
 def _badge(ledger: Ledger, label: str) -> dict[str, Any]:
-    """Return the badge: the total as in every report, in the colour of the budgets.
+    """Return the badge: the total as in every report, in the colour of the budgets and the run.
 
     Source: the schema at https://shields.io/badges/endpoint-badge (2026-11-25)
     """
-    marks = marks_by_state(ledger)
-    is_unsure = marks["unverified"] or not ledger.complete or is_least(ledger)
-    color = "red" if marks["exceeded"] else "orange" if is_unsure else "brightgreen"
+    is_sure = not ledger.run.exit_status and ledger.complete and not is_least(ledger)
+    of_broken = {"exceeded": "red", "unverified": "orange"}
+    state, _ = describe_budgets(ledger)
+    color = of_broken.get(state, "brightgreen" if is_sure else "orange")
     message = describe_total(ledger)
     return {"schemaVersion": 1, "label": clean(label), "message": message, "color": color}
 
@@ -102,6 +104,6 @@ def _outputs(ledger: Ledger) -> dict[str, str]:
         "change-usd": "" if change is None else plain_usd(change),
         "change-percent": share,
         "passed": str(not (is_broken or ledger.run.exit_status)).lower(),
-        "exceeded": str(len(marks_by_state(ledger)["exceeded"])),
+        "exceeded": str(sum(mark.verdict.state == "exceeded" for mark in marks_of(ledger))),
         "title": describe_run(ledger),
     }

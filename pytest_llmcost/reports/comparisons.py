@@ -27,12 +27,13 @@ from pytest_llmcost.reports.numbers import (
     format_count,
     grown_by,
     growth,
+    short_commit,
     signed,
     usd_cell,
 )
 from pytest_llmcost.reports.rows import OUTSIDE
 from pytest_llmcost.reports.tables import Line, Screen, TableRow, text_table, wrap
-from pytest_llmcost.reports.wording import limit_of, list_parts, show_part
+from pytest_llmcost.reports.wording import MOST_PARTS, limit_of, show_part
 
 _MOST_NAMED = 3
 """Of what differs in one way; how many more there are is said behind them."""
@@ -145,15 +146,16 @@ def cells_of(costs: Change | Comparison, *, with_share: bool = False) -> tuple[s
     return before, after, f"{change}{growth_of(costs)}" if with_share else change
 
 
-def what_differs(change: Change, shared: Container[str]) -> tuple[list[str], list[str]]:
-    """Return tokens and calls as phrases, and the changed parts that are not shared with others."""
+def what_differs(change: Change, shared: Container[str]) -> str:
+    """Say by how many tokens and calls, and which parts changed that are not shared with others."""
     phrases = [
         f"{number:+,} {name.removesuffix('_tokens').replace('_', ' ')}"
         for name, number in change.tokens.items()
     ]
     if change.calls:
         phrases.append(f"{change.calls:+,} {'call' if abs(change.calls) == 1 else 'calls'}")
-    return phrases, [part for part in change.parts if part not in shared]
+    parts = [part for part in change.parts if part not in shared]
+    return ", ".join(filter(None, (*phrases, first_of(parts, MOST_PARTS))))
 
 
 def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) -> Iterator[Line]:
@@ -163,13 +165,12 @@ def render_comparison(comparison: Comparison, screen: Screen, *, most: int = 5) 
     facts = [*describe_vanished(comparison), *describe_facts(comparison)]
     for text in (*facts, *describe_part_changes(comparison)):
         yield from wrap(text, screen, indent=2)
-    shown, shared, rows = comparison.changes[: most or None], shared_parts(comparison), []
+    shown, shared = comparison.changes[: most or None], shared_parts(comparison)
+    rows = []
     for each in shown:
         group, name = _split_name(each.name)
-        phrases, parts = what_differs(each, shared)
         cells = [f"  {name}", *cells_of(each)]
-        note = clean(", ".join([*phrases, *list_parts(parts)]))
-        rows.append(TableRow(cells, group, note=note))
+        rows.append(TableRow(cells, group, note=clean(what_differs(each, shared))))
     if rows:
         yield from text_table(["", "before:", "after:", "change:"], rows, screen)
     if len(comparison.changes) > len(shown):
@@ -218,25 +219,30 @@ def render_other_model(
         group, name = _split_name(full_name)
         table.append(TableRow([f"  {name}", *other_model_cells(figures, per)], group))
     left_out = len(folded) - len(table)
-    table.append(TableRow(["total", *other_model_cells(other, per)], markup={"bold": True}))
+    total = other_model_cells(other, per)
+    table.append(TableRow(["total", *total], markup={"bold": True}))
     cost = f"cost/{per:,}:" if per != 1 else "cost:"
-    yield from text_table(["", "input:", "then:", ":", cost, "then:", ":"], table, screen)
+    heads = (cost if head == "cost:" else head for head in OTHER_MODEL_HEADS)
+    yield from text_table(["", *heads], table, screen)
     if left_out:
         yield Line(f"… {left_out} more (--llmcost-rows=0 shows all)")
     for text in other_model_remarks(other):
         yield from wrap(text, screen, markup={"yellow": True})
 
 
+OTHER_MODEL_HEADS = ("input:", "then:", "grows:", "cost:", "then:", "grows:")
+
+
 def other_model_cells(figures: Figures, per: int = 1) -> list[str]:
-    """Write input tokens and cost: now, then, and by how much they grow."""
+    """Write what stands under these heads."""
     least = "≥" if figures.unknown_calls else ""
     tokens = (figures.input_tokens, figures.input_tokens_then)
     usds = (figures.usd, figures.usd_then)
     return [
         *(UNKNOWN if each is None else f"{least}{each:,}" for each in tokens),
-        growth(*tokens).replace(" %", "%"),
+        growth(*tokens),
         *(usd_cell(each, is_least=bool(least), per=per) for each in usds),
-        growth(*usds).replace(" %", "%"),
+        growth(*usds),
     ]
 
 
@@ -273,11 +279,6 @@ def parts_by_owner(ledger: Ledger) -> dict[str, list[PartChange]]:
     return found
 
 
-def part_growth(each: PartChange) -> str:
-    """Say by how much a part grew, or that it is new."""
-    return growth(each.before, each.after) or ("new" if each.before == 0 else "")
-
-
 def describe_part(before: int | None, after: int) -> str:
     """Say how large a part is and was: `60 tokens (new)`, `200 → 250 tokens (+25 %)`."""
     if not before or before == after:
@@ -305,14 +306,13 @@ def describe_part_changes(comparison: Comparison) -> Iterator[str]:
 
 COMPARED_WITH = 10
 """With the average of how many runs the last one is compared."""
-_SHORT_COMMIT = 8
 
 
 def run_cells(run: Run) -> tuple[str, str, str, str, str]:
     """Write when a run ended, its commit, its calls, its cost, and whether it is a partial one."""
     return (
         run.at.replace("T", " ").removesuffix("Z"),
-        (run.commit or "")[:_SHORT_COMMIT],
+        short_commit(run.commit or ""),
         f"{run.calls:,}",
         usd_cell(run.usd, is_least=run.is_least),
         f"partial ({', '.join(run.incomplete)})" if run.incomplete else "",

@@ -23,7 +23,6 @@ class Gate(NamedTuple):
     broken: str
     short_broken: str
     kept: str = ""
-    short_kept: str = ""
     label: str = ""
     """What stands before each call that breaks it."""
     advice: str = ""
@@ -35,7 +34,6 @@ GATES: Mapping[str, Gate] = {
         name="list of allowed models",
         kept="all calls are of the allowed models {allowed}{set_at}",
         broken="{calls} of {found}, not one of the allowed models {allowed}{set_at}",
-        short_kept="models: {allowed}",
         short_broken="{found} is not allowed",
         label="not allowed",
         advice="Call an allowed model, or add {found} to the list of {origin}.",
@@ -55,7 +53,6 @@ GATES: Mapping[str, Gate] = {
         name="rule against live requests",
         kept="no request went live",
         broken="{requests} went live, against the rule{set_at}",
-        short_kept="no request went live",
         short_broken="{requests} went live",
         label="went live",
         advice="Record a cassette (--record-mode=once --llmcost-live=off), or allow this test to "
@@ -67,7 +64,6 @@ GATES: Mapping[str, Gate] = {
         name="live cap",
         kept="no request refused by the live cap{set_at}",
         broken="{requests} {found}{set_at}",
-        short_kept="no request refused by the live cap",
         short_broken="{requests} {found}",
         label="the request",
         advice="Replay the request. If its worst case is too large, lower its max_tokens or raise "
@@ -78,7 +74,6 @@ GATES: Mapping[str, Gate] = {
         name="stable prefix",
         kept="no call breaks a cached prefix; a stable prefix is required{at}",
         broken="{breaking}: {found}; a stable prefix is required{at}",
-        short_kept="stable prefix",
         short_broken="cached prefix broken: {found}",
         label="not read",
         advice="Move what changes from call to call behind the last cache_control, keep tools, "

@@ -19,6 +19,7 @@ from pytest_llmcost.ledger.ledger import Change, Ledger, OtherModel, PartChange
 from pytest_llmcost.money import plain_usd
 from pytest_llmcost.reports import comparisons, numbers, rows, run_wording, wording
 from pytest_llmcost.reports.escape import clean, code, prose
+from pytest_llmcost.reports.gates import GATES
 from pytest_llmcost.reports.tables import markdown_row, markdown_table
 
 MARKER = "<!-- pytest-llmcost -->"
@@ -31,7 +32,8 @@ _Item = TypeVar("_Item")
 _SIGNS = {"exceeded": "❌", "unverified": "❓", "near": "⚠️", "within": "✅"}
 _FIXED_BYTES = 4_000
 """What heading, totals, the command and the heads of tables take at most."""
-_MOST_REASONS = 3
+_MOST_LINES = 6
+"""Below a budget that is broken."""
 _MOST_ROWS = 20
 """In sight; a longer table nobody reads, and it pushes the rest of the page away."""
 _COMMAND_BYTES = 600
@@ -52,7 +54,7 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
         return ""
     owners, comparison = _Owner.all_of(ledger), ledger.comparison
     cause = run_wording.not_counted(ledger)
-    of_run, of_tests = _verdicts(ledger, cause)
+    of_run, of_tests = _verdicts(ledger)
     heads: Sequence[str] = ("test", "cost:", "budget:", "what changed")
     vanished: Iterable[str] = ()
     if comparison:
@@ -63,54 +65,43 @@ def render_markdown(ledger: Ledger, *, most_bytes: int = COMMENT_BYTES) -> str:
         of_run.append(_item(run_wording.describe_partial(ledger)))
     failed_or_changed = list(_failed_or_changed(ledger, owners, cause))
 
-    # What matters most takes its room first, wherever it then stands.
+    sign = _SIGNS.get(run_wording.describe_budgets(ledger)[0], "")
+    lines = [MARKER, " ".join(filter(None, ("###", sign, describe_run(ledger))))]
     of_run = room.fit(of_run, 3)
     first = room.fit(failed_or_changed[:_MOST_ROWS], 2, heads=heads)
     if first and comparison and comparison.changes:
         cells = comparisons.cells_of(comparison, with_share=True)
         first.append(markdown_row("total", *cells, _budget(run_wording.suite_budget(ledger)), ""))
-    more = room.fit(failed_or_changed[_MOST_ROWS:], 2, heads=heads)
-    of_tests = room.fit(of_tests, 3)
-    footnotes = room.fit(run_wording.notes_of(ledger), 4, _item)
-    gone = room.fit(vanished, 4, _item)
-    usd, is_lower = ledger.totals.usd, run_wording.is_least(ledger)
-    itemised = [each for each in rows.categories_of(ledger.totals) if each.usd is not None]
-    lines = [markdown_row(each.name, *each.cells(usd, is_least=is_lower)) for each in itemised]
-    if itemised:
-        lines.append(markdown_row("total", "", numbers.usd_cell(usd, is_least=is_lower), ""))
-    categories = room.fit(lines, 4, heads=("category", "tokens:", "cost:", "share:"))
-    models = room.fit(rows.models_of(ledger)[:50], 4, _share, heads=("model", *_SHARE_HEADS))
-    tags = room.fit(rows.tags_of(ledger), 4, _share, heads=("tag", *_SHARE_HEADS))
-    changes = chain.from_iterable(comparisons.parts_by_owner(ledger).values())
-    part_heads = ("test", "part", "before:", "tokens:", "change:")
-    parts = room.fit(changes, 2, _part, heads=part_heads)
-    others = [
-        (f"On {code(other.model)}", room.fit(_other_model(other), 2))
-        for other in ledger.other_models
-    ]
-    tests = room.fit(rows.rows_of(ledger), 1, _row, heads=_HEADS)
-    calls = numbers.format_count(ledger.totals.calls, "call")
-    folds = [
-        (f"{len(failed_or_changed) - _MOST_ROWS:,} more that failed or changed", more),
-        ("Each budget, and where it is set", of_tests),
-        *others,
-        (f"All tests: {run_wording.describe_total(ledger)} at list price, {calls}", tests),
-        ("What is in the prompts", parts),
-        ("By token category", categories),
-        ("By model", models),
-        ("By tag", tags),
-        ("Reproduce locally", _commands(ledger, owners, cause)),
-    ]
-
-    marks = run_wording.marks_by_state(ledger)
-    sign = _SIGNS["within"] if any(marks.values()) and not ledger.run.exit_status else ""
-    sign = next((_SIGNS[each] for each in wording.BROKEN if marks[each]), sign)
-    lines = [MARKER, " ".join(filter(None, ("###", sign, describe_run(ledger))))]
     for section in ([_counts(ledger, owners)], of_run, first):
         lines += ["", *section] if any(section) else []
-    for title, section in folds:
+
+    # They stand last, but matter more than what is folded, and so take their room before it.
+    footnotes = room.fit(run_wording.notes_of(ledger), 4, _item)
+    gone = room.fit(vanished, 4, _item)
+
+    def fold(title: str, section: Sequence[str]) -> None:
         if section:
-            lines += ["", f"<details><summary>{title}</summary>", "", *section, "", "</details>"]
+            head = f"<details><summary>{title}</summary>"
+            lines.extend(["", head, "", *section, "", "</details>"])
+
+    more = failed_or_changed[_MOST_ROWS:]
+    fold(f"{len(more):,} more that failed or changed", room.fit(more, 2, heads=heads))
+    fold("Each budget, and where it is set", room.fit(of_tests, 3))
+    heads = ("category", "tokens:", "cost:", "share:")
+    fold("By token category", room.fit(_categories(ledger), 4, heads=heads))
+    heads = ("cost:", *_TOKEN_HEADS)
+    models, tags = rows.models_of(ledger)[:50], rows.tags_of(ledger)
+    fold("By model", room.fit(models, 4, _share, heads=("model", *heads)))
+    fold("By tag", room.fit(tags, 4, _share, heads=("tag", *heads)))
+    parts = chain.from_iterable(comparisons.parts_by_owner(ledger).values())
+    fold("What is in the prompts", room.fit(parts, 2, _part, heads=("test", "part", "size")))
+    for other in ledger.other_models:
+        fold(f"On {code(other.model)}", room.fit(_other_model(other), 2))
+    calls = numbers.format_count(ledger.totals.calls, "call")
+    title = f"All tests: {run_wording.describe_total(ledger)} at list price, {calls}"
+    heads = ("test", "cost:", "budget:", "used:", *_TOKEN_HEADS)
+    fold(title, room.fit(rows.rows_of(ledger), 1, _row, heads=heads))
+    fold("Reproduce locally", _commands(ledger, owners, cause))
     lines += ["", f"<sub>{_terms(ledger)}.</sub>"]
     # The footnotes: the guards that vanished, and what concerns the run as a whole.
     if gone:
@@ -185,15 +176,7 @@ def describe_run(ledger: Ledger) -> str:
             limit = budget.limit if budget else None
             text += f" {numbers.dollars(usd, is_least=run_wording.is_least(ledger), against=limit)}"
             text += f" of {wording.limit_of(budget)}" if budget else ""
-    exceeded, unverified, near, within = map(len, run_wording.marks_by_state(ledger).values())
-    if exceeded:
-        more = f", {unverified:,} not checked" if unverified else ""
-        return f"{text} · {numbers.format_count(exceeded, 'budget')} exceeded{more}"
-    if unverified:
-        return f"{text} · {numbers.format_count(unverified, 'budget')} could not be checked"
-    kept = near + within
-    which = {1: "its budget", 2: "both budgets"}.get(kept, f"all {kept:,} budgets")
-    return f"{text} · within {which}" if kept else text
+    return " · ".join(filter(None, (text, run_wording.describe_budgets(ledger)[1])))
 
 
 class _Owner(NamedTuple):
@@ -273,23 +256,14 @@ def _counts(ledger: Ledger, owners: Sequence[_Owner]) -> str:
     return " — ".join(filter(None, (text, commits)))
 
 
-def _verdicts(ledger: Ledger, cause: run_wording.NotCounted) -> tuple[list[str], list[str]]:
+def _verdicts(ledger: Ledger) -> tuple[list[str], list[str]]:
     """Return what is broken or nearly so of the run as a whole, and the other verdicts."""
-    of_run, of_tests, said = list[str](), list[str](), set[str]()
-    if cause.tests:
-        first, *rest = map(prose, cause.lines())
-        of_run += [f"- {_SIGNS['unverified']} {first}", *(f"  - {text}" for text in rest)]
-    for state, marks in run_wording.marks_by_state(ledger).items():
-        for mark in marks:
-            if (mark.name and state == "within") or cause.explains(mark.name, state):
-                continue
-            name = f"{code(mark.name)}: " if mark.name else ""
-            lines = [f"- {_SIGNS[state]} {name}{prose(wording.sentence(mark.verdict))}"]
-            if state == "unverified":
-                reasons = run_wording.new_reasons(mark.verdict, cause, set() if mark.name else said)
-                lines += [f"  - {prose(each)}" for each in reasons[:_MOST_REASONS]]
-            found = of_tests if mark.name or state == "within" else of_run
-            found += lines
+    of_run, of_tests = list[str](), list[str]()
+    for each in run_wording.findings(ledger):
+        name = f"{code(each.name)}: " if each.name else ""
+        found = of_tests if each.name or each.state == "within" else of_run
+        found.append(f"- {_SIGNS[each.state]} {name}{prose(each.text)}")
+        found += [f"  - {prose(text)}" for text in each.more[:_MOST_LINES]]
     return of_run, of_tests
 
 
@@ -304,9 +278,10 @@ def _failed_or_changed(
         is_named = cause.explains(owner.name, owner.state)
         if not change and (is_named or owner.state not in wording.BROKEN):
             continue
-        phrases, parts = comparisons.what_differs(change, shared) if change else ([], [])
-        if row and not parts:
+        what = comparisons.what_differs(change, shared) if change else ""
+        if row and not what:
             parts = sorted(wording.all_changed_parts(row.calls))
+            what = numbers.first_of(parts, wording.MOST_PARTS)
         sign = _SIGNS.get(owner.state, _SIGNS["near"] if verdict and verdict.is_near else "")
         file, _, name = owner.name.partition("::")
         where = f"<br><sub>{prose(file)}</sub>" if name else ""  # beside it, no figure has room
@@ -316,20 +291,19 @@ def _failed_or_changed(
         elif row:
             how = "unchanged" if row.usd is not None else "?"
             cells += ["", row.cost_cell(), how] if comparison else [row.cost_cell()]
-        what = [", ".join([*map(prose, phrases), *wording.list_parts(parts, code)])]
         if verdict and verdict.state == "unverified":
-            what.append(wording.what_is_unknown(verdict))
-        yield markdown_row(*cells, _budget(verdict), "; ".join(filter(None, what)))
+            what = "; ".join(filter(None, (what, wording.what_is_unknown(verdict))))
+        yield markdown_row(*cells, _budget(verdict), prose(what))
 
 
 def _budget(verdict: Verdict | None) -> str:
-    """Write how much of a budget is used."""
+    """Write how much of a budget is used, or how a gate is broken."""
     if verdict is None:
         return ""
-    if verdict.kind in ("models", "unbudgeted"):
+    if verdict.kind in GATES and verdict.state == "exceeded":
         return prose(wording.short_sentence(verdict))
     limit = f"{wording.limit_of(verdict)}{' increase' if verdict.scope == 'increase' else ''}"
-    return f"{rows.share_of(verdict)} of {limit}" if verdict.limit else limit
+    return prose(f"{rows.share_of(verdict)} of {limit}" if verdict.limit else limit)
 
 
 def _commands(ledger: Ledger, owners: Iterable[_Owner], cause: run_wording.NotCounted) -> list[str]:
@@ -389,6 +363,15 @@ def _option(name: str, value: str) -> str:
     return f" --llmcost-{name.replace('_', '-')}={shlex.quote(value)}"
 
 
+def _categories(ledger: Ledger) -> Iterator[str]:
+    usd, is_least = ledger.totals.usd, run_wording.is_least(ledger)
+    found = [each for each in rows.categories_of(ledger.totals) if each.usd is not None]
+    for each in found:
+        yield markdown_row(each.name, *each.cells(usd, is_least=is_least))
+    if found:
+        yield markdown_row("total", "", numbers.usd_cell(usd, is_least=is_least), "")
+
+
 def _other_model(other: OtherModel) -> Iterator[str]:
     """Yield the lines of a Markdown section: the whole in a sentence, remarks, a row for each."""
     text = "Unknown: none of the calls could be compared"
@@ -404,7 +387,7 @@ def _other_model(other: OtherModel) -> Iterator[str]:
     if remarks := [f"- {prose(text)}" for text in comparisons.other_model_remarks(other)]:
         yield from ("", *remarks)
     if other.rows:
-        heads = ("test", "input:", "then:", "", "cost:", "then:", "")
+        heads = ("test", *comparisons.OTHER_MODEL_HEADS)
         folded = comparisons.fold_other_model(other.rows)
         cells = ((code(name), *comparisons.other_model_cells(each)) for name, each in folded)
         yield from ("", *markdown_table(heads, starmap(markdown_row, cells)))
@@ -422,9 +405,7 @@ def _terms(ledger: Ledger) -> str:
     return f"{text} · {run_wording.describe_live(ledger)} spent live in this run"
 
 
-_TOKEN_HEADS = ("calls:", "input:", "cache written:", "cache read:", "output:")
-_HEADS = ("test", "cost:", "budget:", "used:", *_TOKEN_HEADS)
-_SHARE_HEADS = ("cost:", *_TOKEN_HEADS)
+_TOKEN_HEADS = tuple(f"{head}:" for head in ("calls", *rows.TOKEN_HEADS))
 
 
 def _row(row: rows.Row) -> str:
@@ -446,6 +427,5 @@ def _share(share: rows.Share) -> str:
 
 
 def _part(each: PartChange) -> str:
-    before = "" if each.before is None else f"{each.before:,}"
-    grown = comparisons.part_growth(each)
-    return markdown_row(code(each.name), code(each.part), before, f"{each.after:,}", grown)
+    figure = comparisons.describe_part(each.before, each.after)
+    return markdown_row(code(each.name), code(each.part), prose(figure))

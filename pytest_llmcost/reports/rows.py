@@ -109,8 +109,11 @@ def share_of(verdict: Verdict | None) -> str:
     return share if share.startswith("<") else f"{_SIGNS[bound]}{share}"
 
 
+TOKEN_HEADS = ("input", "cache written", "cache read", "output")
+
+
 def token_cells(usage: Usage, *, is_least: bool) -> list[str]:
-    """Write input, written to cache, read from it, and output, as far as they are known."""
+    """Write what stands under these heads, as far as it is known."""
     written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
     numbers = (usage.prompt_tokens, written, usage.cache_read_tokens, usage.output_tokens)
     return [token_cell(number, is_least=is_least) for number in numbers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import chain
 from typing import NamedTuple
@@ -73,8 +73,10 @@ def _why_not_exact(ledger: Ledger) -> Iterator[str]:
     A test that only warns has no failure that could.
     """
     usd, is_hard = amounts_of(ledger)["usd"], ledger.unverified == "fail"
-    open_budgets = marks_by_state(ledger)["unverified"]
-    are_said = any(each.verdict.reasons and (is_hard or not each.name) for each in open_budgets)
+    are_said = any(
+        each.verdict.state == "unverified" and each.verdict.reasons and (is_hard or not each.name)
+        for each in marks_of(ledger)
+    )
     if are_said or usd.low == usd.high:
         return
     low, high = usd.low, None if ledger.lost_calls else usd.high
@@ -155,12 +157,32 @@ def marks_of(ledger: Ledger) -> Iterator[Mark]:
                 yield Mark(verdict, test.nodeid, test.path, test.line)
 
 
-def marks_by_state(ledger: Ledger) -> dict[str, list[Mark]]:
-    """Group them by `exceeded`, `unverified`, `near` and `within`."""
-    found: dict[str, list[Mark]] = {state: [] for state in wording.SIGNS}
-    for mark in marks_of(ledger):
-        found[wording.state_of(mark.verdict)].append(mark)
-    return found
+def count_states(ledger: Ledger) -> dict[str, int]:
+    """Count them by state, in the order of `wording.SIGNS`."""
+    counts = Counter(wording.state_of(mark.verdict) for mark in marks_of(ledger))
+    return {state: counts[state] for state in wording.SIGNS}
+
+
+def describe_budgets(ledger: Ledger) -> tuple[str, str]:
+    """Return the worst state of a run's budgets, and say how many are in it.
+
+    Both are empty if no budget is set. Of a run that failed otherwise no state is good: what a
+    failed test costs is not what it will cost.
+    """
+    exceeded, unverified, near, within = count_states(ledger).values()
+    if exceeded:
+        more = f", {unverified:,} not checked" if unverified else ""
+        return "exceeded", f"{format_count(exceeded, 'budget')} exceeded{more}"
+    if unverified:
+        return "unverified", f"{format_count(unverified, 'budget')} could not be checked"
+    if not ledger.run.has_tests:
+        return "", "no test ran"
+    kept = near + within
+    which = {0: "", 1: "within its budget", 2: "within both budgets"}
+    text = which.get(kept, f"within all {kept:,} budgets")
+    if ledger.run.exit_status:
+        return "", f"{text}, but the run failed" if kept else ""
+    return "within" if kept else "", text
 
 
 def marks_of_run(ledger: Ledger) -> Iterator[Mark]:
@@ -187,8 +209,8 @@ def run_failures(ledger: Ledger) -> Iterator[str]:
 
 
 def run_advice(verdict: Verdict, ledger: Ledger) -> str:
-    """Say what to do about a budget over several tests that is exceeded; empty if it is not."""
-    if verdict.state != "exceeded":
+    """Say what to do about an exceeded budget over several tests; empty of any other one."""
+    if verdict.state != "exceeded" or verdict.scope in ("test", "block"):
         return ""
     accept = "pytest --llmcost-update-baseline"
     if ledger.comparison and (path := clean(ledger.comparison.base_path, 200)):
@@ -222,12 +244,8 @@ class NotCounted(NamedTuple):
 
     tests: Mapping[str, TestRow]
     """Each by its node id."""
-    parts: Sequence[tuple[str, int]]
-    """Each changed part with the number of tests in which it changed, the most frequent first."""
-    volatile: int
-    """In how many tests a prompt differs in every run, so that a count will be missing again."""
-    files: Collection[str]
-    """Of all tests that a count can help, also without a budget; none if it can help a fixture."""
+    lines: Sequence[str]
+    """How many they are, what changed in them, and the command that counts them all."""
     is_in_vain: bool
     """Whether every prompt of the run that is not counted differs in every run."""
 
@@ -241,38 +259,17 @@ class NotCounted(NamedTuple):
             if not (self.tests and wording.NOT_YET in reason):
                 yield wording.without_vain(reason, is_in_vain=self.is_in_vain)
 
-    def lines(self, root: str = "") -> Iterator[str]:
-        """Say how many tests, what changed in them, and the command that counts them all.
 
-        `root` is the way to pytest's root folder from where the command is to be typed.
-        """
-        number = len(self.tests)
-        why = f"their prompts {'changed and ' if self.parts else ''}are not counted yet"
-        yield f"{format_count(number, 'test')} cannot be checked: {why}."
-        every_one = "both" if number == 2 else f"all {number:,}"
+def not_counted(ledger: Ledger, root: str = "") -> NotCounted:
+    """Find the tests that share this cause; none if they are not several.
 
-        def of_tests(some: int) -> str:
-            return every_one if some == number else f"{some:,}"
-
-        changed = wording.list_parts([f"{part} in {of_tests(each)}" for part, each in self.parts])
-        volatile = f"; differs in every run in {of_tests(self.volatile)}: see the failures"
-        if changed:
-            yield f"changed: {', '.join(changed)}{volatile if self.volatile else ''}"
-        if not self.is_in_vain:  # otherwise the counts would be missing again in the next run
-            base = root or "."
-            paths = sorted({os.path.normpath(f"{base}/{file}") for file in self.files})
-            first, *rest = shlex.split(COUNT_COMMAND)
-            words = [first, *(paths if len(paths) <= _MOST_FILES else []), *rest]
-            yield f"count them all (free): {shlex.join(words)}"
-
-
-def not_counted(ledger: Ledger) -> NotCounted:
-    """Find the tests that share this cause; none if they are not several."""
+    `root` is the way to pytest's root folder from where the command is to be typed.
+    """
     tests, parts, volatile, files = dict[str, TestRow](), Counter[str](), 0, set[str]()
     for test in last_attempts(ledger.tests):
         lacking = [call for call in test.calls if wording.lacks_count(call)]
         if not all(call.has_caveat("volatile") for call in lacking):
-            files.add(test.nodeid.partition("::")[0])
+            files.add(test.nodeid.partition("::")[0])  # a count helps, also without a budget
         states = {each.state for each in own_verdicts(test)}
         if not states and test.outcome == "failed":  # by the missing count itself
             states = {"unverified"}
@@ -280,21 +277,82 @@ def not_counted(ledger: Ledger) -> NotCounted:
             tests[test.nodeid] = test
             volatile += any(call.has_caveat("volatile") for call in lacking)
             parts.update(wording.all_changed_parts(lacking))
-    is_in_vain = wording.counts_in_vain(calls_of(ledger))
-    if len(tests) < 2:
-        return NotCounted({}, (), 0, (), is_in_vain)
-    most_frequent = sorted(parts.items(), key=lambda each: (-each[1], each))
-    shared = [call for fixture in ledger.fixtures for call in fixture.calls]
-    if any(map(wording.lacks_count, (*shared, *ledger.outside_tests))):
-        files.clear()
-    return NotCounted(tests, most_frequent, volatile, files, is_in_vain)
+    is_in_vain, number = wording.counts_in_vain(calls_of(ledger)), len(tests)
+    if number < 2:
+        return NotCounted({}, (), is_in_vain)
+    every_one = "both" if number == 2 else f"all {number:,}"
+
+    def of_tests(some: int) -> str:
+        return every_one if some == number else f"{some:,}"
+
+    why = f"their prompts {'changed and ' if parts else ''}are not counted yet"
+    lines = [f"{format_count(number, 'test')} cannot be checked: {why}."]
+    if parts:
+        most_frequent = sorted(parts, key=lambda part: (-parts[part], part))
+        named = [f"{part} in {of_tests(parts[part])}" for part in most_frequent]
+        also = f"; differs in every run in {of_tests(volatile)}: see the failures"
+        changed = first_of(named, wording.MOST_PARTS)
+        lines.append(f"changed: {changed}{also if volatile else ''}")
+    if not is_in_vain:  # otherwise the counts would be missing again in the next run
+        shared = [call for fixture in ledger.fixtures for call in fixture.calls]
+        paths = sorted(os.path.normpath(f"{root or '.'}/{file}") for file in files)
+        needs_all = any(map(wording.lacks_count, (*shared, *ledger.outside_tests)))
+        if needs_all or len(paths) > _MOST_FILES:
+            paths.clear()
+        first, *rest = shlex.split(COUNT_COMMAND)
+        lines.append(f"count them all (free): {shlex.join([first, *paths, *rest])}")
+    return NotCounted(tests, lines, is_in_vain)
 
 
-def new_reasons(verdict: Verdict, cause: NotCounted, said: set[str]) -> list[str]:
-    """Return why a budget is open, but for what several tests share and what has been said.
+class Finding(NamedTuple):
+    """What every report says of one budget, or of a cause that several tests share."""
 
-    Several budgets may be open for one reason.
+    state: str
+    """A key of `wording.SIGNS`."""
+    text: str
+    more: Sequence[str]
+    """What to do, or why it could not be checked and what settles that, a line each."""
+    name: str = ""
+    """As in `Mark`."""
+    path: str = ""
+    line: int | None = None
+    verdict: Verdict | None = None
+    """None of a cause."""
+
+    @property
+    def is_of_run(self) -> bool:
+        """Whether it is about a budget that no test fails by."""
+        return self.verdict is not None and self.verdict.scope not in ("test", "block")
+
+
+def findings(ledger: Ledger) -> list[Finding]:
+    """Return what is to be said of budgets, the broken ones first, and of these those of the run.
+
+    Budgets of single tests that are kept with room to spare are left out.
     """
-    new = [each for each in cause.open_reasons(verdict.reasons) if each not in said]
-    said.update(new)
-    return new
+    cause, said, found = not_counted(ledger), set[str](), list[Finding]()
+    if cause.tests:
+        first, *rest = cause.lines
+        test = next(iter(cause.tests.values()))
+        found.append(Finding("unverified", first, rest, path=test.path, line=test.line))
+
+    def order(mark: Mark) -> tuple[bool, bool, Decimal, str]:
+        verdict = mark.verdict
+        return bool(mark.name), verdict.kind != "usd", -verdict.low, mark.name
+
+    for verdict, name, path, line in sorted(marks_of(ledger), key=order):
+        state = wording.state_of(verdict)
+        if (name and state == "within") or cause.explains(name, state):
+            continue
+        advice, reasons = run_advice(verdict, ledger), list[str]()
+        if state == "unverified":
+            reasons += cause.open_reasons(verdict.reasons)
+        new = Finding(state, wording.sentence(verdict), (), name, path, line, verdict)
+        if new.is_of_run:
+            # Several may be open for one reason, and one command accepts all tests that grew.
+            reasons = [each for each in reasons if each not in said]
+            advice = "" if name and advice in said else advice
+            said.update((advice, *reasons))
+        lines = (advice, *chain.from_iterable(map(wording.split_reason, reasons)))
+        found.append(new._replace(more=[*filter(None, lines)]))
+    return sorted(found, key=lambda each: [*wording.SIGNS].index(each.state))

@@ -25,7 +25,6 @@ class Screen:
         return line if self.unicode else line.translate(_ASCII)
 
 
-_ENDLESS = Screen()
 _WORD = re.compile(r"(\s*)(\S+(?: %(?!\w)\S*)?)")
 """A number stays on one line with its percent sign."""
 
@@ -63,9 +62,7 @@ class TableRow:
     """What is to be said below it."""
 
 
-def text_table(
-    heads: Sequence[str], rows: Sequence[TableRow], screen: Screen = _ENDLESS
-) -> Iterator[Line]:
+def text_table(heads: Sequence[str], rows: Sequence[TableRow], screen: Screen) -> Iterator[Line]:
     """Align rows in columns; a head that ends in a colon is over numbers, and so to the right.
 
     Groups come in the order of their first rows; the title of the first one is in the line of the

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import chain, dropwhile
+from itertools import dropwhile
+from operator import attrgetter
 
 from pytest_llmcost.amounts import Amounts
 from pytest_llmcost.call import Call
@@ -16,7 +17,15 @@ from pytest_llmcost.ledger.totals import counted_calls, live_spenders, parts_of
 from pytest_llmcost.reports import comparisons, run_wording, wording
 from pytest_llmcost.reports.escape import MOST_WITH_COMMAND, clean
 from pytest_llmcost.reports.numbers import dollars, format_count, usd_cell
-from pytest_llmcost.reports.rows import Row, models_of, rows_of, share_of, shown, tags_of
+from pytest_llmcost.reports.rows import (
+    TOKEN_HEADS,
+    Row,
+    models_of,
+    rows_of,
+    share_of,
+    shown,
+    tags_of,
+)
 from pytest_llmcost.reports.tables import Line, Screen, TableRow, text_table, width_of, wrap
 
 _COLOURS = {"exceeded": "red", "unverified": "yellow", "near": "yellow", "within": "green"}
@@ -63,8 +72,8 @@ def render_summary(ledger: Ledger, view: View) -> list[Line]:
     if not rows and _is_quiet(ledger):
         return []
     lines: list[Line] = []
-    if (cause := run_wording.not_counted(ledger)).tests:
-        first, *rest = cause.lines(view.root)
+    if (cause := run_wording.not_counted(ledger, view.root)).tests:
+        first, *rest = cause.lines
         lines += wrap(first, view, markup={"yellow": True, "bold": True})
         for text in rest:
             lines += wrap(text, view, indent=2)
@@ -90,7 +99,7 @@ def render_short(ledger: Ledger) -> str:
     total, budget = run_wording.describe_total(ledger), run_wording.suite_budget(ledger)
     if budget and budget.state != "unverified":  # its sentence has the total, too
         total = wording.short_sentence(budget)
-    over, unchecked, *_ = map(len, run_wording.marks_by_state(ledger).values())
+    over, unchecked, *_ = run_wording.count_states(ledger).values()
     parts = []
     if ledger.comparison is not None:
         change, _ = comparisons.describe_difference(ledger.comparison)
@@ -115,7 +124,7 @@ def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
     cost = f"cost/{view.per:,}" if view.per != 1 else "cost"
     columns: dict[str, Sequence[str]] = {
         "calls": [f"{len(row.calls):,}" for row in kept],
-        **dict(zip(("input", "cache written", "cache read", "output"), tokens, strict=True)),
+        **dict(zip(TOKEN_HEADS, tokens, strict=True)),
         cost: [row.cost_cell(per=view.per) for row in kept],
     }
     for name, price in view.columns.items():
@@ -142,8 +151,9 @@ def _table(rows: Sequence[Row], view: View, ledger: Ledger) -> Iterator[Line]:
     for row, *cells in zip(kept, *columns.values(), strict=True):
         title = f"{wording.SIGNS.get(row.mark, ' ')} {row.name}"
         markup = {_COLOURS[row.mark]: True} if row.mark else {}
-        note = wording.describe_parts(row.calls, parts)
-        table.append(TableRow([title, *cells], row.group, markup, note))
+        why_unmarked = "fails as expected (xfail)" if row.outcome == "xfailed" else ""
+        notes = filter(None, (why_unmarked, wording.describe_parts(row.calls, parts)))
+        table.append(TableRow([title, *cells], row.group, markup, "; ".join(notes)))
     yield from text_table(["", *(f"{head}:" for head in columns)], table, view)
     if hidden:
         rest = Amounts.of(call for row in hidden for call in (*row.calls, *row.folded))
@@ -199,26 +209,18 @@ def _totals(ledger: Ledger, view: View) -> Iterator[Line]:
 
 def render_verdicts(ledger: Ledger, screen: Screen) -> Iterator[Line]:
     """Say what became of the budgets over several tests, and of increases."""
-    cause, said = run_wording.not_counted(ledger), set[str]()
-    for mark in run_wording.marks_of_run(ledger):
-        verdict, state = mark.verdict, wording.state_of(mark.verdict)
-        markup = {_COLOURS[state]: True, "bold": state != "within"}
-        about = f"{clean(mark.name)}: " if mark.name else ""
-        text = f"{wording.SIGNS[state]} {about}{wording.sentence(verdict)}"
+    for each in filter(attrgetter("is_of_run"), run_wording.findings(ledger)):
+        markup = {_COLOURS[each.state]: True, "bold": each.state != "within"}
+        about = f"{clean(each.name)}: " if each.name else ""
+        text = f"{wording.SIGNS[each.state]} {about}{each.text}"
         yield from wrap(text, screen, markup=markup)
-        advice = run_wording.run_advice(verdict, ledger)
-        if not mark.name or advice not in said:  # what to do about many tests that grew
-            said.add(advice)
-            yield from wrap(advice, screen, indent=2)
-        if verdict.state == "unverified":
-            reasons = run_wording.new_reasons(verdict, cause, said)
-            for text in chain.from_iterable(map(wording.split_reason, reasons)):
-                yield from wrap(text, screen, indent=2)
+        for text in each.more:
+            yield from wrap(text, screen, indent=2)
 
 
 def _notes(ledger: Ledger, view: View) -> Iterator[Line]:
     """Say what the run spent, of which day the prices are, and what else a reader should know."""
-    number = len(run_wording.marks_by_state(ledger)["unverified"])
+    number = run_wording.count_states(ledger)["unverified"]
     parts = [f"{format_count(number, 'budget')} could not be checked"] if number else []
     parts.append(f"{run_wording.describe_live(ledger)} spent live")
     parts.append(run_wording.describe_prices(ledger))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 
 from msgspec.structs import replace
@@ -106,7 +106,7 @@ def sentence(verdict: Verdict) -> str:
         return _fill((not verdict.low and gate.kept) or gate.broken, verdict)
     amount, bound = figure_of(verdict)
     if kind == "usd":
-        sign = "+" if verdict.scope == "increase" and amount >= 0 else ""
+        sign = "+" if verdict.scope == "increase" else ""
         what = f"{bound}{sign}{format_usd(amount, against=limit)} is"
     else:
         noun = "token" if verdict.part is not None else _NOUNS[kind]
@@ -124,20 +124,20 @@ def short_sentence(verdict: Verdict) -> str:
     Examples: `$0.0113 > $0.01 budget (+13 %)`, `cost $0.0225 <= $0.03 max_suite`.
     """
     gate, limit = GATES.get(verdict.kind), limit_of(verdict)
-    if gate and verdict.state != "unverified":
-        return _fill((not verdict.low and gate.short_kept) or gate.short_broken, verdict)
     budget = _budget(verdict) if gate or verdict.kind in ("usd", "worst") else limit
     if verdict.state == "unverified":
         if is_not_counted(verdict):
             return f"not counted yet: {budget}"
         return f"not checked: {budget}, {what_is_unknown(verdict)}"
-    is_over = verdict.state == "exceeded"
+    if gate:  # of one that is kept nothing is said in short
+        return _fill(gate.short_broken, verdict)
     before = ""
     if verdict.scope == "suite" and verdict.kind == "usd":  # no test's name is beside it
         before, budget = "cost ", f"{limit} max_suite"
     amount, bound = figure_of(verdict)
-    sign = "+" if verdict.scope == "increase" and amount >= 0 else ""
+    sign = "+" if verdict.scope == "increase" else ""
     shown = sign + _amount(verdict.quantity, amount, against=verdict.limit)
+    is_over = verdict.state == "exceeded"
     more = grown_by(verdict.limit, amount) if is_over else ""
     return f"{before}{bound}{shown} {'>' if is_over else '<='} {budget}{more}"
 
@@ -410,7 +410,8 @@ def all_changed_parts(calls: Iterable[Call]) -> set[str]:
 
 
 _LARGEST_PARTS = 3
-_MOST_PARTS = 6
+MOST_PARTS = 6
+"""How many parts that changed are named."""
 
 
 def describe_parts(calls: Iterable[Call], parts: PartTokens) -> str:
@@ -435,12 +436,6 @@ def show_part(name: str, names: Iterable[str]) -> str:
     if group == "messages" and dot:
         return f"{group}.{number} ({kind})"
     return clean(name)
-
-
-def list_parts(parts: Sequence[str], show: Callable[[str], str] = str) -> list[str]:
-    """Name the first parts, and say how many more there are."""
-    more = len(parts) - _MOST_PARTS
-    return [*map(show, parts[:_MOST_PARTS]), *([f"{more:,} more parts"] if more > 0 else [])]
 
 
 def describe_call(call: Call) -> str:

@@ -248,9 +248,9 @@ def test_it_draws_the_last_runs_and_compares_the_last_with_those_before(
     append_run(path, last)
     assert main(["history", str(path), "-n", "2"]) == 0
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
-        "run                  commit    calls     cost",
-        "2026-11-20 10:00:00                3  $0.2000  ████████████████",
-        "2026-11-20 10:00:00  1a2b3c4d      3  $0.3000  ████████████████████████",
+        "run                  commit   calls     cost",
+        "2026-11-20 10:00:00               3  $0.2000  ████████████████",
+        "2026-11-20 10:00:00  1a2b3c4      3  $0.3000  ████████████████████████",
         "",
         "+$0.15 (+100 %) against the average of the 2 runs before: $0.15 → $0.30",
         "  by tag: judge +$0.05",

@@ -550,7 +550,7 @@ class TestEveryReport:
         system = parts["system.0"]
         assert system["after"] > system["before"] > 100
         page = (project.path / "cost.html").read_text(encoding="utf-8")
-        growth = f"{system['before']:,} \\u2192 {system['after']:,} tokens"
-        assert growth in page
-        row = f"<code>system.0</code> | {system['before']:,} | {system['after']:,} | "
+        growth = f"{system['before']:,} → {system['after']:,} tokens"
+        assert growth.replace("→", "\\u2192") in page
+        row = f"<code>system.0</code> | {growth} "
         assert any(row in line for line in comment_of(project))

@@ -292,8 +292,8 @@ def test_the_largest_parts_are_shown_and_all_of_them_reported_against_a_baseline
     assert (system["before"], system["after"]) == (100, 200)
     comment = (online.path / "report.md").read_text(encoding="utf-8")
     name = "<code>test_app.py::test_a</code>"
-    assert f"| {name} | <code>system.0</code> | 100 | 200 | +100 % |" in comment
-    assert f"| {name} | <code>tools.find</code> | 70 | 70 | = |" in comment
+    assert f"| {name} | <code>system.0</code> | 100 → 200 tokens (&#43;100 %) |" in comment
+    assert f"| {name} | <code>tools.find</code> | 70 tokens (unchanged) |" in comment
 
 
 def test_parts_that_are_not_counted_yet_are_a_note_with_the_command(online: Project) -> None:

@@ -48,10 +48,12 @@ def test_a_badge_has_what_shields_io_requires(tmp_path: Path) -> None:
         (a_run(None), "at least $0.50", "orange"),
         (make_report({a_test("t.py::a"): [make_call(None)]}), "?", "orange"),
         (a_run(incomplete=["deselected"]), "$1.75", "orange"),
+        (a_run(run=RunRecord(exit_status=1)), "$1.75", "orange"),
+        (a_run(limit="1", run=RunRecord(exit_status=1)), "$1.75", "red"),
         (make_report({}), "$0.00", "brightgreen"),
     ],
 )
-def test_its_colour_is_the_state_of_the_budgets(
+def test_its_colour_is_the_state_of_the_budgets_and_the_run(
     ledger: Ledger, message: str, color: str, tmp_path: Path
 ) -> None:
     told = badge(ledger, tmp_path)

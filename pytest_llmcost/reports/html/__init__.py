@@ -47,10 +47,6 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
     """Render a run as a page that is complete in itself, with the runs before it as a line."""
     from markupsafe import Markup
 
-    marks = run_wording.marks_by_state(ledger)
-    # The page shows the first ones of each state.
-    for each in marks.values():
-        each.sort(key=lambda mark: (bool(mark.name), -(_verdict_share(mark.verdict) or 0)))
     style, script = _read("page.css"), _read("page.js")
     # The page's policy names our own style and script by their hash: under it no other one runs.
     hashes = (
@@ -70,7 +66,6 @@ def render_html(ledger: Ledger, history: Sequence[Run] = ()) -> str:
         hashes=list(hashes),
         data=_page_data(ledger),
         history=_history(history, ledger),
-        marks=marks,
         most_changes=_MOST_CHANGES,
         changes=_changes(ledger.comparison),
         verdict_share=_verdict_share,

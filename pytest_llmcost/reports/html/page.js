@@ -142,25 +142,12 @@
     return row.share === null ? [line] : [line, bullet(row.share)];
   }
 
-  /** Draw what is used of a limit, which stands at two thirds of the width. */
+  /** Draw what is used of a limit, as the page does above the table. */
   function bullet(share) {
-    const svg = drawing("svg", { class: "bullet", viewBox: "0 0 150 6", preserveAspectRatio: "none", "aria-hidden": "true" });
-    const bars = [
-      ["track", 0, 100],
-      ["fill", 0, Math.min(share, 1) * 100],
-      ["over", 100, Math.max(0, Math.min(share - 1, 0.5)) * 100],
-    ];
-    for (const [name, x, width] of bars) {
-      svg.append(drawing("rect", { class: name, x, width, height: 6 }));
-    }
-    svg.append(drawing("path", { class: "limit", d: "M100 0V6" }));
+    const svg = document.getElementById("bullet").content.firstElementChild.cloneNode(true);
+    svg.querySelector(".fill").setAttribute("width", Math.min(share, 1) * 100);
+    svg.querySelector(".over").setAttribute("width", Math.max(0, Math.min(share - 1, 0.5)) * 100);
     return svg;
-  }
-
-  function drawing(tag, attributes) {
-    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    return element;
   }
 
   function toggle(row, line) {
