@@ -230,7 +230,7 @@ def render_other_model(
         yield from wrap(text, screen, markup={"yellow": True})
 
 
-OTHER_MODEL_HEADS = ("input:", "then:", "grows:", "cost:", "then:", "grows:")
+OTHER_MODEL_HEADS = ("input:", "then:", "change:", "cost:", "then:", "change:")
 
 
 def other_model_cells(figures: Figures, per: int = 1) -> list[str]:
