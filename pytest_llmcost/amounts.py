@@ -6,8 +6,7 @@ calls they are nor what was allowed.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
 from types import MappingProxyType
@@ -20,7 +19,7 @@ from pytest_llmcost.call import Call
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import NOT_ITEMISED, ByCategory
 from pytest_llmcost.prices.caveats import CAVEATS, Caveat, TokenKind
-from pytest_llmcost.prices.usage import Usage
+from pytest_llmcost.prices.usage import SamplingCall, Usage
 
 Kind = Literal["usd", "input_tokens", "uncached_input_tokens", "output_tokens", "calls"]
 """What can be limited."""
@@ -31,7 +30,7 @@ COUNT_COMMAND = "pytest --llmcost-record-mode=rewrite"
 _ZERO = Decimal(0)
 _CATEGORIES = ByCategory.__struct_fields__
 
-_UNEXPLAINED = "what a call cost is unknown; state it with llmcost.record(...)"
+_UNEXPLAINED = Caveat("what a call cost is unknown; state it with llmcost.record(...)")
 
 NOT_RUN = "tests were not run"
 """How the reason of a budget names a run that ended with its collection."""
@@ -56,9 +55,10 @@ class Reasons(dict[tuple[str, str], tuple[int, str, str]]):
     the calls never shows.
     """
 
-    def note(self, name: str, detail: str = "") -> None:
-        """Add a caveat, or a whole sentence, of one call."""
-        self._join(("", name), 1, detail, detail)
+    def note(self, caveats: Iterable[Caveat]) -> None:
+        """Add the caveats of one call."""
+        for caveat in caveats:
+            self._join(("", caveat.name), 1, caveat.detail, caveat.detail)
 
     def _join(self, key: tuple[str, str], number: int, first: str, last: str) -> None:
         seen, least, greatest = self.get(key, (0, first, last))
@@ -85,7 +85,7 @@ class Reasons(dict[tuple[str, str], tuple[int, str, str]]):
                 continue
             shown = f" ({first or last}{', ...' if last != first else ''})" if last else ""
             rule = CAVEATS.get(name)
-            template = (rule.sentence if rule else name + "{detail}") if name else _UNEXPLAINED
+            template = rule.sentence if rule else name + "{detail}"
             # The number before the remedy: a command at the end can then be pasted.
             what, semicolon, remedy = template.partition("; ")
             text = f"{side}{what}{often}{semicolon}{remedy}"
@@ -173,67 +173,48 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         """
         add = EXACT.add  # never rounds, whatever the caller's own decimal context
         number = unpriced = 0
-        fresh = written_5m = written_1h = read = output = searches = 0
+        used: list[tuple[int, ...]] = []
         priced = low = _ZERO
-        categories: dict[str, Decimal] = {}
         high: Decimal | None = _ZERO
+        categories: dict[str, Decimal] = {}
         money = Reasons()
-        inexact: defaultdict[TokenKind, Range] = defaultdict(Range)  # by how much
-        reasons: defaultdict[TokenKind, Reasons] = defaultdict(Reasons)
+        inexact = {kind: Range() for kind in _FIELDS_OF}  # by how much
+        # Noted in place: to join the reasons of each call takes without end if all have others.
+        reasons = {kind: Reasons() for kind in _FIELDS_OF}
         for call in calls:
             number += 1
             usd, usd_low, usd_high = call.usd, call.usd_low, call.usd_high
             known = usd_low if usd is None else usd
             priced = add(priced, known)
             low = add(low, usd_low)
-            if high is not None:
-                high = None if usd_high is None else add(high, usd_high)
-            if usd is None:
-                unpriced += 1
+            high = _sum(high, usd_high)
+            unpriced += usd is None
             for name, part in _by_category(call, known):
                 categories[name] = add(categories.get(name, _ZERO), part)
-            for sampling in call.sampling_calls:
-                if sampling.refusal is not None and sampling.usd == 0:
-                    continue  # a refusal before any output that is not billed: its tokens are free
-                usage = sampling.usage
-                fresh += usage.input_tokens
-                written_5m += usage.cache_write_5m_tokens
-                written_1h += usage.cache_write_1h_tokens
-                read += usage.cache_read_tokens
-                output += usage.output_tokens
-                searches += usage.web_search_requests
+            paid = call.paid
+            used += [astuple(each.usage) for each in paid]
             caveats = call.caveats
             why_stale = ("stale", "not-recounted", "count-failed")
             if call.evidence == "stale" and not call.has_caveat(*why_stale):
                 caveats = (Caveat("stale"), *caveats)
             about_tokens = [each for each in caveats if each.rule.tokens] if caveats else ()
             if about_tokens or not call.sampling_calls:
-                for kind in _FIELDS_OF:
-                    inexact[kind] += _tokens(kind, call, about_tokens, reasons[kind])
+                for kind, by, why in _inexact_tokens(call, paid, about_tokens):
+                    inexact[kind] += by
+                    reasons[kind].note(why)
             if usd is None or usd_high is None or not usd_low == usd == usd_high:
                 found = [each for each in caveats if each.rule.direction != "none"]
-                for caveat in found or [Caveat("")]:
-                    money.note(caveat.name, caveat.detail)
-        unread = fresh + written_5m + written_1h
-        ranges: dict[Kind, Range] = {
-            "usd": Range(low, None if unpriced else priced, high, money),
-            "input_tokens": Range.exactly(unread + read),
-            "uncached_input_tokens": Range.exactly(unread),
-            "output_tokens": Range.exactly(output),
-            "calls": Range.exactly(number),
-        }
-        for kind, spent in inexact.items():
-            ranges[kind] += replace(spent, reasons=reasons[kind])
+                money.note(found or [_UNEXPLAINED])
+        sums = map(sum, zip(*used, strict=True))  # far faster than to add usage to usage
+        usage = Usage(**dict(zip(Usage.__struct_fields__, sums, strict=True))) if used else Usage()
+        ranges: dict[Kind, Range] = {"usd": Range(low, None if unpriced else priced, high, money)}
+        for kind, fields in _FIELDS_OF.items():
+            tokens = sum(getattr(usage, name) for name in fields)
+            ranges[kind] = Range.exactly(tokens) + replace(inexact[kind], reasons=reasons[kind])
+        ranges["calls"] = Range.exactly(number)
         return Amounts(
             calls=number,
-            usage=Usage(
-                input_tokens=fresh,
-                cache_write_5m_tokens=written_5m,
-                cache_write_1h_tokens=written_1h,
-                cache_read_tokens=read,
-                output_tokens=output,
-                web_search_requests=searches,
-            ),
+            usage=usage,
             priced_usd=priced,
             by_category=ByCategory(**categories),
             unpriced=unpriced,
@@ -242,11 +223,10 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_lost_calls(self, why: Iterable[str]) -> Amounts:
         """Take off the upper bounds if calls were made that are not in it, and give the reason."""
-        reasons = Reasons()
-        for each in why:
-            reasons.note(_LOST.get(each, f"calls were lost ({each})"))
-        if not reasons:
+        sentences = [_LOST.get(each, f"calls were lost ({each})") for each in why]
+        if not sentences:
             return self
+        reasons = Reasons({("", sentence): (1, "", "") for sentence in sentences})
         lost = Range(_ZERO, None, None, reasons)
         return replace(self, ranges={kind: spent + lost for kind, spent in self.ranges.items()})
 
@@ -298,31 +278,31 @@ _FIELDS_OF: Mapping[TokenKind, tuple[str, ...]] = {
 }
 
 
-def _tokens(kind: TokenKind, call: Call, about_tokens: Sequence[Caveat], reasons: Reasons) -> Range:
-    """Return by how much a call with caveats about tokens, or no usage, is inexact; note why."""
-    found = [each for each in about_tokens if kind in each.rule.tokens]
-    bounded = call.bounded if found else ()
-    loose = [each for each in found if each.name not in bounded]
-    is_unknown = not call.sampling_calls or any(each.may_be_lower for each in loose)
-    for caveat in found or [Caveat("")] * is_unknown:
-        reasons.note(caveat.name, caveat.detail)
+def _inexact_tokens(
+    call: Call, paid: Sequence[SamplingCall], about_tokens: Sequence[Caveat]
+) -> Iterator[tuple[TokenKind, Range, Sequence[Caveat]]]:
+    """Yield by how much a call with caveats about tokens, or no usage, is inexact, and why."""
+    stated = [each.usage for each in paid]
+    least = [each.usage if each.usage_low is None else each.usage_low for each in paid]
+    most = [each.most_usage for each in paid]
+    # Attempts without an answer may be billed, at worst with the longest reply.
+    most += [lost] * (call.lost_attempts or 0) if (lost := call.lost_usage) is not None else []
+    bounded = call.bounded
+    for kind, fields in _FIELDS_OF.items():
 
-    def of(usage: Usage) -> int:
-        return sum(getattr(usage, name) for name in _FIELDS_OF[kind])
+        def of(usages: Iterable[Usage], fields: tuple[str, ...] = fields) -> Decimal:
+            return Decimal(sum(getattr(usage, name) for usage in usages for name in fields))
 
-    paid = [each for each in call.sampling_calls if each.refusal is None or each.usd != 0]
-    stated = sum(of(each.usage) for each in paid)
-    if is_unknown:
-        return Range(Decimal(-stated), None, None)
-    least = sum(of(each.usage if each.usage_low is None else each.usage_low) for each in paid)
-    most = sum(of(each.most_usage) for each in paid)
-    if (lost := call.lost_usage) is not None:
-        # Attempts without an answer may be billed, at worst with the longest reply.
-        most += (call.lost_attempts or 0) * of(lost)
-    if least < stated and not found:  # a stream that was cut may have ended in a free refusal
-        for caveat in about_tokens:
-            reasons.note(caveat.name, caveat.detail)
-    return Range(Decimal(least - stated), _ZERO, None if loose else Decimal(most - stated))
+        found: Sequence[Caveat] = [each for each in about_tokens if kind in each.rule.tokens]
+        loose = [each for each in found if each.name not in bounded]
+        low, high = of(least) - of(stated), None if loose else of(most) - of(stated)
+        best: Decimal | None = _ZERO
+        if not call.sampling_calls or any(each.may_be_lower for each in loose):
+            low, best, high = -of(stated), None, None
+            found = found or [_UNEXPLAINED]
+        elif low and not found:  # a stream that was cut may have ended in a free refusal
+            found = about_tokens
+        yield kind, Range(low, best, high), found
 
 
 def most(alternatives: Sequence[Amounts]) -> Amounts:

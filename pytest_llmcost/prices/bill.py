@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import date
 from decimal import Decimal
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain
 from typing import Literal
 
@@ -243,19 +243,7 @@ def bill_sampling(
     usage = in_cache_state(sampling, cache_state)
     billed = usage if refusal_billed else Usage()
     rates = band_of(prices.bands, sampling.usage)
-
-    def charge(usage: Usage, rates: Rates, multiplier: Decimal) -> tuple[Charge, ...]:
-        charges = []
-        for category in _CATEGORIES:
-            if quantity := getattr(usage, category):
-                rate = EXACT.scaleb(prices.search_usd, _MILLION)  # which no multiplier changes
-                if category in _RATE_OF:
-                    rate = EXACT.multiply(getattr(rates, _RATE_OF[category]), multiplier)
-                usd = EXACT.scaleb(EXACT.multiply(rate, quantity), -_MILLION)
-                model = sampling.model
-                charges.append(Charge(sampling.kind, model, category, quantity, rate, usd))
-        return tuple(charges)
-
+    charge = partial(_charge, sampling, prices.search_usd)
     charges = charge(billed, rates, prices.multiplier)
     usd = _sum(charges)
 
@@ -304,6 +292,21 @@ def bill_sampling(
         # What is free costs nothing at any rate.
         caveats=() if refusal_billed is False else tuple(caveats),
     )
+
+
+def _charge(
+    sampling: SamplingCall, search_usd: Decimal, usage: Usage, rates: Rates, multiplier: Decimal
+) -> tuple[Charge, ...]:
+    kind, model = sampling.kind, sampling.model
+    charges = []
+    for category in _CATEGORIES:
+        if quantity := getattr(usage, category):
+            rate = EXACT.scaleb(search_usd, _MILLION)  # which no multiplier changes
+            if category in _RATE_OF:
+                rate = EXACT.multiply(getattr(rates, _RATE_OF[category]), multiplier)
+            usd = EXACT.scaleb(EXACT.multiply(rate, quantity), -_MILLION)
+            charges.append(Charge(kind, model, category, quantity, rate, usd))
+    return tuple(charges)
 
 
 def _sum(charges: Iterable[Charge]) -> Decimal:
