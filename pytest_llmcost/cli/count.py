@@ -8,6 +8,7 @@ only a --record-mode that records sends something, and it sends `count_tokens`, 
 from __future__ import annotations
 
 import json
+import shlex
 from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from pathlib import Path
@@ -91,9 +92,9 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
         row = row._replace(model=payload.model)
         name = f"./{file}" if file.startswith("-") else file  # which is no option
         options = (f"--model={arguments.model}",) if arguments.model else ()
-        words = ("llmcost", "count", name, *options, "--record-mode=rewrite")
+        command = shlex.join(["llmcost", "count", name, *options, "--record-mode=rewrite"])
         # Its own name is independent of the folder that the command is called in.
-        asker = Asker(clean(f"{path.name} for {payload.model}"), words)
+        asker = Asker(clean(f"{path.name} for {payload.model}"), command)
         cassette = CountCassette(path.parent / _FOLDER / f"{path.name}.llmcost.yaml")
         count = counter.count(Job(payload, cassette, mode, asker))
         if mode == "rewrite":

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_llmcost.counting.own_requests import pause_of, show_seconds
+from pytest_llmcost.counting.own_requests import pause_of
 from pytest_llmcost.counting.payload import tool_name
 from pytest_llmcost.counting.prompt import as_list
 from pytest_llmcost.credentials import without_keys
@@ -173,7 +173,7 @@ def explain_failure(
         remedy = remedies.get(status, _RUN_LATER if may_pass else ELSEWHERE)
         if pause is not None and pause > seconds:
             remedy += f". A count waits for {seconds:g} s at most (--llmcost-count-timeout)"
-        after = f" (retry after {show_seconds(pause)} s)" if pause is not None else ""
+        after = f" (retry after {pause:,.9g} s)" if pause is not None else ""
         return CountError(
             f"counting {model} failed with status {status}{after}: {said}; {remedy}",
             status=status,

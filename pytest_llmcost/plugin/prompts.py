@@ -161,8 +161,7 @@ def _count_cuts(
         else:
             raise outcome
     if is_missing:
-        asker = jobs[0].asker
-        command = asker._replace(words=(*asker.words, *options)).command
+        command = " ".join([jobs[0].asker.command, *options])
         raise CountMissingError(
             f"{what} of this prompt are not counted yet for {plan.whole.model}. Count them (free): "
             f"{command}",
