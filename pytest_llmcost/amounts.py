@@ -191,7 +191,8 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             unpriced += usd is None
             for name, part in _by_category(call, known):
                 categories[name] = add(categories.get(name, _ZERO), part)
-            paid = call.paid
+            # The tokens of a refusal before any output that is not billed are free.
+            paid = [each for each in call.sampling_calls if each.refusal is None or each.usd != 0]
             used += [astuple(each.usage) for each in paid]
             caveats = call.caveats
             why_stale = ("stale", "not-recounted", "count-failed")

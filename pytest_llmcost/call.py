@@ -111,14 +111,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     """Sorted; each the name of a rule, with a detail after a colon if there is one."""
 
     @property
-    def paid(self) -> list[PricedSamplingCall]:
-        """Its sampling calls, without refusals that are free: so are their tokens."""
-        return [each for each in self.sampling_calls if each.refusal is None or each.usd != 0]
-
-    @property
     def billed_usage(self) -> Usage:
         """The tokens that are charged: all sampling calls together, without unbilled refusals."""
-        return sum((each.usage for each in self.paid), Usage())
+        billed = (each for each in self.sampling_calls if each.refusal is None or each.usd != 0)
+        return sum((each.usage for each in billed), Usage())
 
     @property
     def lost_usage(self) -> Usage | None:

@@ -30,7 +30,7 @@ from pytest_llmcost.errors import PayloadError
 from pytest_llmcost.json_values import JsonValue, canonical, digests, to_json_value
 from pytest_llmcost.money import read_digits
 from pytest_llmcost.prices.model_names import Resolved, mask_account
-from pytest_llmcost.prices.usage import longest_reply, mappings, tools_of
+from pytest_llmcost.prices.usage import mappings, tools_and_longest_reply
 
 RECIPE = "2"
 """The fingerprint's version. If the recipe changes, raise it: recorded counts are then renewed."""
@@ -108,18 +108,12 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The names of the tools that make one request sample several times, sorted."""
     longest_reply: int | None = None
     """The most output tokens that it can be billed; None if nothing bounds them."""
+    task_budget: int | None = None
+    """The tokens that the model is asked to keep to, over the whole loop of a task.
 
-    @property
-    def task_budget(self) -> int | None:
-        """The tokens that the model is asked to keep to, over the whole loop of a task.
-
-        Advisory: nothing enforces it, and usage does not show it. Source:
-        https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
-        """
-        config = self.body.get("output_config")
-        budget = config.get("task_budget") if isinstance(config, dict) else None
-        tokens = isinstance(budget, dict) and (budget.get("remaining") or budget.get("total"))
-        return tokens if type(tokens) is int else None
+    Advisory: nothing enforces it, and usage does not show it. Source:
+    https://platform.claude.com/docs/en/build-with-claude/task-budgets, read 2026-11-22.
+    """
 
     @property
     def values(self) -> dict[str, JsonValue]:
@@ -237,7 +231,10 @@ def read_payload(
     exact = mask_account(asked) if known is None else known.model
     prompt = read_prompt(body, exact)
     identity, parts = _identify(prompt, exact, betas)
-    tools = tools_of(body)
+    tools, longest_reply = tools_and_longest_reply(body)
+    config = body.get("output_config")
+    budget = config.get("task_budget") if isinstance(config, dict) else None
+    left = isinstance(budget, dict) and (budget.get("remaining") or budget.get("total"))
     return Payload(
         body=body,
         prompt=prompt,
@@ -248,7 +245,8 @@ def read_payload(
         parts=parts,
         breakpoints=prompt.breakpoints,
         sampling_tools=_sampling_tools(body, tools),
-        longest_reply=longest_reply(body, tools),
+        longest_reply=longest_reply,
+        task_budget=left if type(left) is int else None,
     )
 
 

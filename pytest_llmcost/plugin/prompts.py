@@ -264,7 +264,7 @@ def _answer(
         sampling_calls = (SamplingCall(model=payload.model, usage=usage, **cached),)
     return Answer(
         model=payload.model,
-        usage=usage or Usage(),
+        usage=Usage() if usage is None else usage,
         sampling_calls=sampling_calls,
         terms=Terms(  # a response may say otherwise
             speed=speed if isinstance(speed, str) else None,
