@@ -43,6 +43,7 @@ from pytest_llmcost.errors import (
     SettingsError,
 )
 from pytest_llmcost.ledger.ledger import PayloadFacts
+from pytest_llmcost.money import show_value
 from pytest_llmcost.plugin.marker import limits_of
 from pytest_llmcost.plugin.options import MARKER
 from pytest_llmcost.plugin.owners import Owner
@@ -188,7 +189,7 @@ def expect_answer(
     """
     output_tokens = _read_output(payload, asked_output)
     if state is not None and state not in _STATES:
-        raise SettingsError(f"cache={state!r} is not one of {', '.join(_STATES)}")
+        raise SettingsError(f"cache={show_value(state)} is not one of {', '.join(_STATES)}")
     is_column = False
     options: tuple[str, ...] = ()
     if state is None and payload.breakpoints:
@@ -295,7 +296,8 @@ def _read_output(payload: Payload, output_tokens: int | str | None) -> int | Non
         return most
     if output_tokens is not None and not is_quantity(output_tokens):
         raise SettingsError(
-            f'output_tokens={output_tokens!r:.80} is neither a number from 0 to 10^9 nor "max"'
+            f"output_tokens={show_value(output_tokens)} is neither a number from 0 to 10^9 nor "
+            '"max"'
         )
     return output_tokens
 
