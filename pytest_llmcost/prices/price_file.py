@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time
@@ -221,7 +222,15 @@ def _convert(raw: object, kind: type[_T], where: str) -> _T:
     try:
         return msgspec.convert(raw, kind, dec_hook=_read_special)
     except msgspec.ValidationError as error:
-        raise RateCardError(f"{where}: {error}") from error
+        hint, unknown = "", re.search("unknown field `(.+?)`", str(error))
+        if unknown:
+            keys = {
+                key for table in _Table.__subclasses__() for key in table.__struct_encode_fields__
+            }
+            # A key that belongs into another table is no misspelt one.
+            likely = difflib.get_close_matches(unknown[1], sorted(keys - {unknown[1]}), n=1)
+            hint = f". Did you mean {likely[0]}?" if likely else ""
+        raise RateCardError(f"{where}: {error}{hint}") from error
 
 
 def _read_special(kind: type[Any], value: Any) -> Any:

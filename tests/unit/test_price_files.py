@@ -273,6 +273,7 @@ def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
         ("models = 3", ["models: Expected `object`, got `int`"]),
         ("[models]\na = 3", ['model "a"', "got `int`"]),
         ("speed = 1", ["unknown field `speed`"]),
+        ("batch_factr = 1", ["unknown field `batch_factr`. Did you mean batch_factor?"]),
         ('[models.a]\ncolour = "red"', ['model "a"', "unknown field `colour`"]),
         ("[models.a]\nrates = 3", ['model "a"', "$.rates", "array", "got `int`"]),
         (
@@ -281,7 +282,7 @@ def test_a_card_says_what_it_is_made_of(overlay: Overlay) -> None:
         ),
         (
             "[models.a]\nrates = [{ from = 2026-01-01, inptu = 3 }]",
-            ['model "a"', "rates[0]", "unknown field `inptu`"],
+            ['model "a"', "rates[0]", "unknown field `inptu`", "Did you mean input?"],
         ),
         (
             '[models.a]\nrates = [{ from = 2026-01-01, input = "cheap" }]',
