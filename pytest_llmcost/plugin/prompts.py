@@ -24,8 +24,7 @@ from pytest_llmcost.counting.client import count_all
 from pytest_llmcost.counting.payload import Payload, describe_changes, read_payload
 from pytest_llmcost.counting.segments import (
     CachedPrompt,
-    CachePlan,
-    PartsPlan,
+    Plan,
     PromptParts,
     is_part_of,
     opening_tokens_of,
@@ -86,14 +85,14 @@ def read_normalised(
 
 
 def split(
-    session: Session, owner: Owner, plan: CachePlan, options: tuple[str, ...] = ()
+    session: Session, owner: Owner, plan: Plan, options: tuple[str, ...] = ()
 ) -> CachedPrompt:
     """Count all that a plan needs, and return the prompt by what is cached of it.
 
     The options are further ones that the command needs which counts it.
     """
     model = plan.whole.model
-    what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts)})"
+    what = f"the cached prefixes ({', '.join(str(cut.point.place) for cut in plan.cuts[1:])})"
     return split_prompt(
         plan,
         _count_cuts(session, owner, plan, what, options),
@@ -146,7 +145,7 @@ def learn_parts(session: Session, owner: Owner, call: Call, payload: Payload) ->
 def _count_cuts(
     session: Session,
     owner: Owner,
-    plan: CachePlan | PartsPlan,
+    plan: Plan,
     what: str,
     options: tuple[str, ...] = (),
 ) -> dict[str, Count]:
