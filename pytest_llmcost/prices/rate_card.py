@@ -33,6 +33,7 @@ from pytest_llmcost.prices.price_file import (
     STANDARD,
     CardFile,
     Layers,
+    ModelEntry,
     check_change,
     merged,
     parse_card_file,
@@ -140,18 +141,14 @@ class RateCard:
 
     def speeds(self, model: str) -> tuple[str, ...]:
         """Return the speeds that a model has or had rates for, the standard one first."""
-        rows = self.models[self.resolve(model).model].rates
+        rows = self.about(model).rates
         speeds = {row.speed or STANDARD for row in rows if row.multiplier is None}
         return tuple(sorted(speeds, key=lambda speed: (speed != STANDARD, speed)))
 
-    def min_cacheable_tokens(self, model: str, on: date) -> int | None:
-        """Return how long a prompt's prefix must be to be cached, or None if that is unknown."""
-        self.bands(model, on=on)  # a model without a price on that day is an error
-        return self.models[self.resolve(model).model].min_cacheable_tokens
-
-    def tokenizer(self, model: str) -> str | None:
-        """Return the name of a model's tokenizer; models of one name count text alike."""
-        return self.models[self.resolve(model).model].tokenizer
+    def about(self, name: str) -> ModelEntry:
+        """Return what the card says of a model, by whatever name; nothing of an unknown one."""
+        found = self.find(name)
+        return self.models[found.model] if found else ModelEntry()
 
     def _layers(self, model: str) -> Layers:
         return [file.models[model].rates for file in self._files if model in file.models]

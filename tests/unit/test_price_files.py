@@ -233,7 +233,7 @@ def test_facts_of_a_model_and_of_the_card_can_be_changed(overlay: Overlay) -> No
     cost = card.price(sampling_calls, context, on=ON)
     assert cost.usd == Decimal(4) * Decimal("0.4") * Decimal("1.2")
     assert cost.caveats == ("retired-model: claude-opus-5-5 on 2026-11-01",)
-    assert card.min_cacheable_tokens("claude-opus-5-5", ON) == 2_048
+    assert card.about("claude-opus-5-5").min_cacheable_tokens == 2_048
     us = card.price(sampling_calls, Terms(inference_geo="us"), on=ON)
     assert us.usd == Decimal("4.4")
 

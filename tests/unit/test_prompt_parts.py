@@ -64,7 +64,7 @@ def counted(plan: Plan) -> PromptParts:
     counts = {
         each.fingerprint: Count(input_tokens=count_locally(each.body)) for each in plan.payloads
     }
-    opening = opening_tokens_of(model, CARD.tokenizer(model))
+    opening = opening_tokens_of(model, CARD.about(model).tokenizer)
     return split_parts(plan, counts, opening_tokens=opening)
 
 
