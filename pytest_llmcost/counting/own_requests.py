@@ -99,9 +99,8 @@ def pause_of(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def start(work: Callable[[], T], future: Future[T] | None = None) -> Future[T]:
+def start(work: Callable[[], T], future: Future[T]) -> None:
     """Do some work in a thread that nothing waits for, not even the end of the process."""
-    future = future or Future()
     context = contextvars.copy_context()
 
     def run() -> None:
@@ -114,7 +113,6 @@ def start(work: Callable[[], T], future: Future[T] | None = None) -> Future[T]:
         threading.Thread(target=run, name="llmcost-count", daemon=True).start()
     except RuntimeError as error:  # there are too many threads
         future.set_exception(error)
-    return future
 
 
 class NetworkBlocked(BaseException):

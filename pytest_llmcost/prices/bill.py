@@ -232,8 +232,8 @@ def bill_sampling(
     sampling: SamplingCall,
     prices: PriceList,
     *,
-    cache_state: CacheState = "as-billed",
-    refusal_billed: bool | None = True,
+    cache_state: CacheState,
+    refusal_billed: bool | None,
 ) -> SamplingCost:
     """Price one sampling call, whose model is its exact id.
 

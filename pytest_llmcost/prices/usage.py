@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import add
 from typing import Annotated, Any, Literal, TypeGuard
 
 import msgspec
+from msgspec.structs import astuple
 
 from pytest_llmcost.json_values import written
 
@@ -63,14 +65,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def __add__(self, other: Usage) -> Usage:
         if not isinstance(other, Usage):
             return NotImplemented
-        return Usage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            cache_write_5m_tokens=self.cache_write_5m_tokens + other.cache_write_5m_tokens,
-            cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
-            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            web_search_requests=self.web_search_requests + other.web_search_requests,
-        )
+        sums = map(add, astuple(self), astuple(other))
+        return Usage(**dict(zip(self.__struct_fields__, sums, strict=True)))
 
     def __radd__(self, other: Usage | int) -> Usage:
         return self if other == 0 else NotImplemented
