@@ -232,6 +232,14 @@ def read_payload(
     prompt = read_prompt(body, exact)
     identity, parts = _identify(prompt, exact, betas)
     tools, longest_reply = tools_and_longest_reply(body)
+    sampling_tools = {
+        tool_name(tool, index)
+        for index, tool in enumerate(tools)
+        if str(tool.get("type")).startswith(_SAMPLING_TOOLS)
+    }
+    if "mcp_servers" in body:
+        servers = mappings(body["mcp_servers"])
+        sampling_tools |= {str(each.get("name", "mcp")) for each in servers}
     config = body.get("output_config")
     budget = config.get("task_budget") if isinstance(config, dict) else None
     left = isinstance(budget, dict) and (budget.get("remaining") or budget.get("total"))
@@ -244,23 +252,10 @@ def read_payload(
         fingerprint=identity,
         parts=parts,
         breakpoints=prompt.breakpoints,
-        sampling_tools=_sampling_tools(body, tools),
+        sampling_tools=tuple(sorted(sampling_tools)),
         longest_reply=longest_reply,
         task_budget=left if type(left) is int else None,
     )
-
-
-def _sampling_tools(
-    body: Mapping[str, JsonValue], tools: Iterable[Mapping[str, JsonValue]]
-) -> tuple[str, ...]:
-    names = {
-        tool_name(tool, index)
-        for index, tool in enumerate(tools)
-        if str(tool.get("type")).startswith(_SAMPLING_TOOLS)
-    }
-    if "mcp_servers" in body:
-        names |= {str(each.get("name", "mcp")) for each in mappings(body["mcp_servers"])}
-    return tuple(sorted(names))
 
 
 def fingerprint(payload: Mapping[str, JsonValue]) -> str:
