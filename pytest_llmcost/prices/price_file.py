@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from pytest_llmcost.errors import RateCardError
 from pytest_llmcost.json_values import prepare
 from pytest_llmcost.money import EXACT, count_digits
-from pytest_llmcost.prices.model_names import Resolved, mask_account
+from pytest_llmcost.prices.model_names import mask_account
 from pytest_llmcost.prices.usage import Platform, TokenCount
 
 RATE_KEYS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
@@ -285,55 +285,12 @@ def row_on(layers: Layers, on: date, speed: str, above: int) -> tuple[RateRow, D
     return None
 
 
-def check_change(
-    card: CardFile,
-    change: CardFile,
-    layers_of: Callable[[str], Layers],
-    find: Callable[[str], Resolved | None],
-    *,
-    origin: str,
-) -> CardFile:
-    """Return a price file with exact ids and complete rows, ready to be laid over a card.
-
-    `layers_of` returns a model's rows so far, and `find` says which model of the card a name is.
+def complete(row: RateRow, below: Layers, stated: Sequence[RateRow]) -> RateRow:
+    """Fill in what a row of a user's file leaves out, from the row that it replaces.
 
     Raises:
-        RateCardError: when a row of a new model lacks a rate, one is absurdly cheap, a model has
-            two tables, or an alias already names another model.
+        ValueError: a rate is missing or absurdly cheap, or there is none to multiply.
     """
-    models: dict[str, ModelEntry] = {}
-    tables: dict[str, str] = {}  # model -> as the file names it
-    owners: dict[str, str] = {}  # alias -> model
-    for name, entry in change.models.items():
-        aliased = (each for each, known in card.models.items() if name in known.aliases)
-        model = name if name in card.models else next(aliased, name)
-        try:
-            if model in models:  # of two tables one would be lost
-                raise ValueError(f'is the same model as "{tables[model]}"; put both into one table')
-            tables[model] = name
-            for alias in entry.aliases:
-                known = find(alias)
-                owner = owners.setdefault(alias, known.model if known else model)
-                if alias in card.models or alias in change.models:
-                    raise ValueError(f"aliases: {alias!r} is a model of its own; remove it here")
-                # It would re-price a name's calls to move it silently to another model.
-                if owner != model:
-                    raise ValueError(f"aliases: {alias!r} already names {owner}; remove it here")
-            layers = [*layers_of(model), entry.rates]
-            stated = [row for rows in layers for row in rows if row.multiplier is None]
-            if not stated:
-                known = find(name)
-                hint = f'; for {known.model} write [models."{known.model}"]' if known else ""
-                raise ValueError(f"a new model needs rates, got none{hint}")
-            rows = tuple(_complete(row, layers[:-1], stated) for row in entry.rates)
-            models[model] = replace(entry, rates=rows)
-        except ValueError as error:
-            raise RateCardError(f'price file {origin}: model "{name}": {error}') from None
-    return replace(change, models=models)
-
-
-def _complete(row: RateRow, below: Layers, stated: Sequence[RateRow]) -> RateRow:
-    """Fill in what a row leaves out from the row that it replaces on its first day."""
     where = f"rates row from {row.from_on}"
     if row.multiplier is not None:
         if not any(

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from pytest_llmcost.errors import UnknownModelError
+from pytest_llmcost.errors import RateCardError, UnknownModelError
 from pytest_llmcost.money import EXACT
 from pytest_llmcost.prices.bill import (
     CacheState,
@@ -34,7 +34,7 @@ from pytest_llmcost.prices.price_file import (
     CardFile,
     Layers,
     ModelEntry,
-    check_change,
+    complete,
     merged,
     parse_card_file,
     read_card_file,
@@ -98,9 +98,39 @@ class RateCard:
         """
         path = Path(path)
         change, data = read_card_file(path)
-        change = check_change(self._settings, change, self._layers, self.find, origin=str(path))
+        models: dict[str, ModelEntry] = {}  # by exact id, with complete rows
+        tables: dict[str, str] = {}  # model -> as the file names it
+        owners: dict[str, str] = {}  # alias -> model
+        for name, entry in change.models.items():
+            aliased = (each for each, known in self.models.items() if name in known.aliases)
+            model = name if name in self.models else next(aliased, name)
+            try:
+                if model in models:  # of two tables one would be lost
+                    raise ValueError(
+                        f'is the same model as "{tables[model]}"; put both into one table'
+                    )
+                tables[model] = name
+                for alias in entry.aliases:
+                    known = self.find(alias)
+                    owner = owners.setdefault(alias, known.model if known else model)
+                    # It would re-price a name's calls to move it silently to another model.
+                    is_model = alias in self.models or alias in change.models
+                    if is_model or owner != model:
+                        what = "is a model of its own" if is_model else f"already names {owner}"
+                        raise ValueError(f"aliases: {alias!r} {what}; remove it here")
+                below = self._layers(model)
+                rows = (row for layer in (*below, entry.rates) for row in layer)
+                stated = [row for row in rows if row.multiplier is None]
+                if not stated:
+                    known = self.find(name)
+                    hint = f'; for {known.model} write [models."{known.model}"]' if known else ""
+                    raise ValueError(f"a new model needs rates, got none{hint}")
+                rates = tuple(complete(row, below, stated) for row in entry.rates)
+                models[model] = replace(entry, rates=rates)
+            except ValueError as error:
+                raise RateCardError(f'price file {path}: model "{name}": {error}') from None
         return RateCard(
-            (*self._files, change),
+            (*self._files, replace(change, models=models)),
             version=f"{self.version}+{path.name}",
             sha256=hashlib.sha256(self.sha256.encode() + data).hexdigest(),
         )
