@@ -101,7 +101,10 @@ def _count(file: str, arguments: Namespace, counter: Counter) -> _Row:
             cassette.prune(asker.name, {payload.fingerprint})
         cassette.save()
     except (PayloadError, CountError) as error:
-        return row._replace(problem=str(error))
+        card, hint = shipped_card(), ""
+        if row.model and card.find(row.model) is None and (likely := card.likely(row.model)):
+            hint = f"did you mean the model {likely}? "
+        return row._replace(problem=f"{hint}{error}")
     tokens, left_out = count.input_tokens, (*count.left_out, *unknown_keys(payload))
     row = row._replace(input_tokens=tokens, left_out=left_out, state="within")
     if limit is None:

@@ -73,7 +73,8 @@ class RateCard:
         self._rates_on = cache(self._find_rates)
         self._price_list = cache(self._find_price_list)
         # A search through all names, and several calls of a run may misspell alike.
-        self._likely = cache(partial(likely_model, self._spellings))
+        self.likely: Callable[[str], str | None] = cache(partial(likely_model, self._spellings))
+        """Returns the exact id that an unknown name may misspell, or None."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the files, for what is worked out again from them cannot be."""
@@ -144,7 +145,7 @@ class RateCard:
         found = self.find(name)
         if found is not None:
             return found
-        likely = self._likely(name)
+        likely = self.likely(name)
         # A foreign name in a message: no account id, nothing invisible, nothing endless.
         shown = repr(mask_account(name)[:_MOST_SHOWN])[1:-1]
         remedy = "See the models with llmcost rates, or add"
