@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -95,10 +96,6 @@ class RateRow(_Table, frozen=True, kw_only=True):
             )
         if self.multiplier is None and not given:
             raise ValueError(f"gives no rate; write {', '.join(RATE_KEYS)}, or a factor")
-
-    def holds_on(self, on: date) -> bool:
-        """Return whether the row is in force on a day."""
-        return self.from_on <= on and (self.until_on is None or on < self.until_on)
 
 
 Layers = Sequence[Sequence[RateRow]]
@@ -241,12 +238,9 @@ def _read_special(kind: type[Any], value: Any) -> Any:
     shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
     is_number = isinstance(value, (int, Decimal)) and not isinstance(value, bool)
     is_text = isinstance(value, str) and _PLAIN.fullmatch(value)
-    try:
-        number = Decimal(value) if is_number or is_text else None
-    except ArithmeticError:
-        number = None
-    if number is None:
-        raise ValueError(f"Expected an amount, got {shown}")
+    number = Decimal("NaN")
+    with suppress(ArithmeticError):
+        number = Decimal(value) if is_number or is_text else number
     if not number.is_finite() or number < 0 or count_digits(number) > _MOST_DIGITS:
         raise ValueError(
             f"Expected an amount of at least 0 with at most {_MOST_DIGITS} digits, got {shown}"
@@ -267,21 +261,23 @@ def row_on(layers: Layers, on: date, speed: str, above: int) -> tuple[RateRow, D
     """
     multiplier = Decimal(1)
     for rows in reversed(layers):
-        found: RateRow | None = None
-        discount: RateRow | None = None
+        held = [each for each in rows if each.from_on <= on < (each.until_on or date.max)]
         # The sort is stable: of several rows of one day the last one in the file wins.
-        for row in sorted(rows, key=lambda row: row.from_on):
-            if not row.holds_on(on):
-                continue
-            if row.multiplier is None:
-                if (row.speed or STANDARD, row.above or 0) == (speed, above):
-                    found = row
-            elif row.speed in (None, speed) and row.above in (None, above):
-                discount = row
-        if discount is not None:
-            multiplier = EXACT.multiply(multiplier, discount.multiplier or 1)
-        if found is not None:
-            return found, multiplier
+        held.sort(key=lambda row: row.from_on)
+        discounts = [
+            row.multiplier
+            for row in held
+            if row.multiplier and row.speed in (None, speed) and row.above in (None, above)
+        ]
+        stated = [
+            row
+            for row in held
+            if not row.multiplier and (row.speed or STANDARD, row.above or 0) == (speed, above)
+        ]
+        if discounts:
+            multiplier = EXACT.multiply(multiplier, discounts[-1])
+        if stated:
+            return stated[-1], multiplier
     return None
 
 
