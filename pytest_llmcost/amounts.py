@@ -84,11 +84,11 @@ class Reasons(dict[tuple[str, str], tuple[int, str, str]]):
                 sentences.append(side + first + of_all)
                 continue
             shown = f" ({first or last}{', ...' if last != first else ''})" if last else ""
-            rule = CAVEATS.get(name)
-            template = rule.sentence if rule else name + "{detail}"
+            what, _, remedy = f"{name}{{detail}}".partition("; ")
+            if (rule := CAVEATS.get(name)) is not None:
+                what, remedy = rule.what, rule.remedy
             # The number before the remedy: a command at the end can then be pasted.
-            what, semicolon, remedy = template.partition("; ")
-            text = f"{side}{what}{often}{semicolon}{remedy}"
+            text = f"{side}{what}{often}" + (f"; {remedy}" if remedy else "")
             sentences.append(text.replace("{command}", count_command).replace("{detail}", shown))
         return tuple(sorted(sentences))
 
