@@ -6,7 +6,7 @@ calls they are nor what was allowed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
 from types import MappingProxyType
@@ -104,13 +104,14 @@ class Range(msgspec.Struct, frozen=True):
     high: Decimal | None = _ZERO
     reasons: Reasons = NO_REASONS
 
+    def combined(self, other: Range, how: Callable[[Decimal, Decimal], Decimal]) -> Range:
+        """Combine each bound with the other's; it is unknown where either is."""
+        pairs = ((self.low, other.low), (self.best, other.best), (self.high, other.high))
+        low, best, high = (None if a is None or b is None else how(a, b) for a, b in pairs)
+        return Range(low, best, high, self.reasons.joined(other.reasons))
+
     def __add__(self, other: Range) -> Range:
-        return Range(
-            _sum(self.low, other.low),
-            _sum(self.best, other.best),
-            _sum(self.high, other.high),
-            self.reasons.joined(other.reasons),
-        )
+        return self.combined(other, EXACT.add)
 
     def __sub__(self, baseline: Range) -> Range:
         low, best, high = (
@@ -124,10 +125,6 @@ class Range(msgspec.Struct, frozen=True):
         """Return the range of a quantity that is known."""
         exact = Decimal(number)
         return Range(exact, exact, exact)
-
-
-def _sum(one: Decimal | None, other: Decimal | None) -> Decimal | None:
-    return None if one is None or other is None else EXACT.add(one, other)
 
 
 _NOTHING: Mapping[Kind, Range] = MappingProxyType({kind: Range() for kind in get_args(Kind)})
@@ -187,7 +184,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             known = usd_low if usd is None else usd
             priced = add(priced, known)
             low = add(low, usd_low)
-            high = _sum(high, usd_high)
+            high = None if high is None or usd_high is None else add(high, usd_high)
             unpriced += usd is None
             for name, part in _by_category(call, known):
                 categories[name] = add(categories.get(name, _ZERO), part)
@@ -287,23 +284,22 @@ def _inexact_tokens(
     least = [each.usage if each.usage_low is None else each.usage_low for each in paid]
     most = [each.most_usage for each in paid]
     # Attempts without an answer may be billed, at worst with the longest reply.
-    most += [lost] * (call.lost_attempts or 0) if (lost := call.lost_usage) is not None else []
+    lost, attempts = call.lost_usage or Usage(), call.lost_attempts or 0
     bounded = call.bounded
     for kind, fields in _FIELDS_OF.items():
 
-        def of(usages: Iterable[Usage], fields: tuple[str, ...] = fields) -> Decimal:
-            return Decimal(sum(getattr(usage, name) for usage in usages for name in fields))
+        def of(usages: Iterable[Usage], fields: tuple[str, ...] = fields) -> int:
+            return sum(getattr(usage, name) for usage in usages for name in fields)
 
-        found: Sequence[Caveat] = [each for each in about_tokens if kind in each.rule.tokens]
+        found = [each for each in about_tokens if kind in each.rule.tokens]
         loose = [each for each in found if each.name not in bounded]
-        low, high = of(least) - of(stated), None if loose else of(most) - of(stated)
-        best: Decimal | None = _ZERO
         if not call.sampling_calls or any(each.may_be_lower for each in loose):
-            low, best, high = -of(stated), None, None
-            found = found or [_UNEXPLAINED]
-        elif low and not found:  # a stream that was cut may have ended in a free refusal
-            found = about_tokens
-        yield kind, Range(low, best, high), found
+            yield kind, Range(Decimal(-of(stated)), None, None), found or [_UNEXPLAINED]
+            continue
+        low = Decimal(of(least) - of(stated))
+        high = None if loose else Decimal(of(most) + attempts * of([lost]) - of(stated))
+        # A stream that was cut may have ended in a free refusal.
+        yield kind, Range(low, _ZERO, high), found or (about_tokens if low else ())
 
 
 def most(alternatives: Sequence[Amounts]) -> Amounts:
@@ -314,21 +310,12 @@ def most(alternatives: Sequence[Amounts]) -> Amounts:
     if len(alternatives) == 1:
         return alternatives[0]
     first = max(alternatives, key=lambda each: (each.priced_usd, each.unpriced))
-    ranges = {}
-    for kind in first.ranges:
-        several = [each[kind] for each in alternatives]
-        ranges[kind] = Range(
-            _highest([each.low for each in several]),
-            _highest([each.best for each in several]),
-            _highest([each.high for each in several]),
-            reduce(Reasons.joined, [each.reasons for each in several]),
-        )
+
+    def highest(one: Range, other: Range) -> Range:
+        return one.combined(other, max)
+
+    ranges = {kind: reduce(highest, [each[kind] for each in alternatives]) for kind in first.ranges}
     return replace(first, unpriced=max(each.unpriced for each in alternatives), ranges=ranges)
-
-
-def _highest(bounds: Sequence[Decimal | None]) -> Decimal | None:
-    known = [each for each in bounds if each is not None]
-    return max(known) if len(known) == len(bounds) else None
 
 
 def is_uncounted(call: Call) -> bool:
